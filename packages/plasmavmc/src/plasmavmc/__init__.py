@@ -1,0 +1,1 @@
+"""PlasmaVMC: the VM engine of one node."""

@@ -1,0 +1,138 @@
+"""What the host says to a guest's init and hears from it, apart from how it travels.
+
+`GuestChannel` is what the manager holds per VM; `guest.channel` is the real one (frames over a unix socket),
+`guest.memory` a fake. Everything heard is hostile: bounded in size and count, decoded defensively.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import Protocol
+
+from plasmavmc.types import ExecSpec, FileSpec, LogStream, TerminalSize
+
+
+@dataclass(frozen=True, slots=True)
+class GuestNetwork:
+    """eth0 of the guest: a /32 with an on-link gateway."""
+
+    ipv4: IPv4Address
+    gateway: IPv4Address
+    nameservers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GuestConfig:
+    """All that a booting guest must know; sent once over the channel, never by the kernel command line."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
+    """As in an image: `user`, `uid`, `user:group`, `uid:gid`; names are looked up in the guest's own /etc/passwd."""
+    workdir: str = "/"
+    hostname: str = "vm"
+    network: GuestNetwork | None = None
+    files: tuple[FileSpec, ...] = ()
+    entropy: bytes = b""
+    unix_time_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GuestHello:
+    """The guest's init is up and waits for its configuration, or was resynchronised (`configured`)."""
+
+    configured: bool
+    log_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuestReady:
+    """The workload's process exists."""
+
+    guest_pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFailed:
+    """The workload could not be started: no such command, no such user, disk not mountable."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuestExited:
+    """The workload ended; the VM is about to power off."""
+
+    exit_code: int
+    """128 + signal for a death by signal, as a shell has it."""
+    oom: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GuestOutput:
+    """Bytes that the workload wrote. `offset` counts all bytes of both streams; a gap was dropped by the guest."""
+
+    stream: LogStream
+    offset: int
+    data: bytes
+
+
+GuestEvent = GuestHello | GuestReady | GuestFailed | GuestExited | GuestOutput
+
+
+@dataclass(frozen=True, slots=True)
+class ExecOutput:
+    stream: LogStream
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ExecExit:
+    code: int
+
+
+class ExecSession(Protocol):
+    """A command running in the guest. A reader that stalls stops only its own stream."""
+
+    async def send(self, data: bytes) -> None:
+        """Write to its stdin; waits for room."""
+
+    async def send_eof(self) -> None:
+        """Close its stdin."""
+
+    async def resize(self, size: TerminalSize) -> None:
+        """Change the size of its pty."""
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to its process group."""
+
+    def output(self) -> AsyncIterator[ExecOutput | ExecExit]:
+        """What it writes, and last its exit code. Raises `GuestError` where the guest went away first."""
+
+    async def aclose(self) -> None:
+        """Let it go: the command is hung up (SIGHUP), then killed."""
+
+
+class GuestChannel(Protocol):
+    """One guest's channel. Survives a restart of the host's side by resynchronising."""
+
+    async def configure(self, config: GuestConfig) -> None:
+        """Send the configuration once, after `GuestHello(configured=False)`."""
+
+    def events(self) -> AsyncIterator[GuestEvent]:
+        """What the guest says, in order, until the channel ends (end of iteration). One consumer."""
+
+    async def acknowledge(self, offset: int) -> None:
+        """Output before `offset` is safe on the host; the guest may drop it from its ring."""
+
+    async def exec(self, spec: ExecSpec) -> ExecSession:
+        """Start a command. `GuestError` (`exec-…`) where the guest refuses: no such command, too many."""
+
+    async def stop(self, signal: str, grace_s: float) -> None:
+        """Ask for a graceful end: the signal now, SIGKILL after `grace_s`; then `GuestExited` follows."""
+
+    async def aclose(self) -> None:
+        """Close the host's side; the guest goes on."""

@@ -1,0 +1,141 @@
+"""The privileged operations as values: the only things that the unprivileged side can ask of root.
+
+`Host` is the port. The real one (`host.client`) sends each call over a socketpair to the root helper, which checks every
+value again by itself; `host.memory` is a fake that passes the same contract suite. One request at a time.
+
+Descriptors travel beside the message (SCM_RIGHTS). An argument list names them by token: the element
+`fd=@tap0@` is rewritten by the helper to the number that the descriptor has in the child.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """The one bridge of an installation: `swg<installation key>` with the gateway's address."""
+
+    name: str
+    gateway: IPv4Address
+    network: IPv4Network
+
+
+@dataclass(frozen=True, slots=True)
+class TapRequest:
+    """A tap on the bridge, isolated from the other ports, learning off. It lives as long as a descriptor of it."""
+
+    name: str
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One VM's place in the rules: what it may send as, and whom it may talk to (VMs of the same `network_id`)."""
+
+    tap: str
+    mac: str
+    ipv4: IPv4Address
+    network_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """The whole firewall of an installation; applied atomically, replacing the one before."""
+
+    bridge: Bridge
+    members: tuple[Member, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a VMM process may use. Enforced by cgroup v2, else v1, else rlimits; the answer tells which."""
+
+    memory_bytes: int
+    cpu_milli: int
+    pids: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    pid: int
+    start_time: int
+    pidfd: int
+    """Readable when the process has ended. Owned by the caller."""
+    confinement: str
+    """`cgroup-v2`, `cgroup-v1` or `rlimits`."""
+    stdout: int = -1
+    """Read end of a pipe with the VMM's own stdout and stderr (its complaints; the guest's output comes elsewhere)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process that cannot be mistaken for a later one of the same number."""
+
+    pid: int
+    start_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What a sweep must leave: VMs by key, and processes by identity (HAProxy)."""
+
+    vms: Mapping[str, ProcessId] = field(default_factory=dict)
+    processes: tuple[ProcessId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep removed, for the log and the events."""
+
+    processes: tuple[int, ...] = ()
+    taps: tuple[str, ...] = ()
+    cgroups: tuple[str, ...] = ()
+    uids: tuple[int, ...] = ()
+
+
+class Host(Protocol):
+    """Port: the privileged operations of one installation.
+
+    Every method raises `HostError` (permanent, with what the kernel said) or `UnavailableError` (the helper is gone).
+    """
+
+    async def bridge_ensure(self, bridge: Bridge) -> None:
+        """Make the bridge, or bring the present one to this shape; turn on IPv4 forwarding. Idempotent."""
+
+    async def rules_apply(self, rules: RuleSet) -> None:
+        """Replace this installation's firewall tables by those for `rules`, in one transaction."""
+
+    async def tap_open(self, tap: TapRequest) -> int:
+        """Make a tap on the bridge and return a descriptor of it (owned by the caller)."""
+
+    async def uid_take(self, key: str) -> int:
+        """Lease a uid for VM `key`; the same key gets the same uid until it is freed."""
+
+    async def uid_free(self, key: str) -> None:
+        """Give the uid back. It is reused only when no process of it lives. Unknown keys are fine."""
+
+    async def vm_spawn(self, key: str, argv: Sequence[str], limits: Limits, fds: Mapping[str, int]) -> Spawned:
+        """Start a VMM as VM `key`'s uid, in a session, cgroup and sandbox of its own.
+
+        `argv[0]` is the absolute path of a VMM on the helper's list. Descriptors in `fds` are duplicated; the caller
+        keeps (and closes) its own.
+        """
+
+    async def vm_signal(self, key: str, process: ProcessId, signal: int) -> bool:
+        """Send a signal to VM `key`'s process. False where that process is gone (never sent to another)."""
+
+    async def vm_reap(self, key: str, process: ProcessId) -> int | None:
+        """Exit code of an ended VMM (negative: signal), once; removes its cgroup. None where not ours to know."""
+
+    async def cgroup_place(self, name: str, process: ProcessId) -> str:
+        """Move a process of the caller's uid into the installation's cgroup `name`; returns the confinement."""
+
+    async def listen(self, address: str, port: int) -> int:
+        """A listening TCP socket (no SO_REUSEPORT), for an address and port given at the helper's start."""
+
+    async def sweep(self, keep: Keep) -> Swept:
+        """End and remove whatever carries this installation's names and is not in `keep`."""

@@ -1,0 +1,46 @@
+"""Port: the network of one node.
+
+Theory. Every VM sits alone: its tap is an isolated port of the bridge, its address a /32 with the bridge as on-link
+gateway, so each packet passes the host, where one rule set decides. VMs of one `network_id` may talk to each other; a VM
+may open connections to the outside (source NAT) but not to the host, not to link-local addresses (cloud metadata), not
+to other installations; the host may open connections to VMs (checks, the edge). A tap sends only as its own MAC and
+address.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Protocol
+
+from plasmavmc.types import Lease, NetworkSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A VM's interface on this node."""
+
+    key: str
+    tap: str
+    lease: Lease
+    fd: int
+    """Descriptor of the tap, owned by the caller; -1 for an adopted VM, whose VMM holds it."""
+
+
+class NetworkBackend(Protocol):
+    """Raises `CapacityError` when addresses run out and `HostError` for what the kernel refuses."""
+
+    async def configure_bridge(self) -> None:
+        """Make the bridge and the rules for no VM, or bring what exists to shape. Idempotent; called at start."""
+
+    async def setup_tap(self, key: str, spec: NetworkSpec) -> Attachment:
+        """Give VM `key` an address, a tap and its rules; all or nothing. The same key again: `ConflictError`."""
+
+    async def adopt(self, key: str, spec: NetworkSpec, ipv4: IPv4Address) -> Attachment:
+        """Take note of the interface of a VM that lived through a restart; its rules are applied by `settle`."""
+
+    async def settle(self) -> None:
+        """Apply the rules for all adopted VMs in one go."""
+
+    async def release(self, key: str) -> None:
+        """Take address and rules away. Unknown keys are fine. An address rests before it is given out again."""

@@ -1,0 +1,287 @@
+"""The nouns of the engine. Frozen values without I/O.
+
+Units: memory and disk in bytes, CPU in milli-CPU (1000 is one full core), durations in seconds, times in seconds since
+the epoch. Text such as `512m` is parsed at the rim and never arrives here.
+
+Names on the host. An interface name has at most 15 bytes, a socket path 108, a DNS label no underscore, so host names
+are never made from ids: `vm_key(id)` gives 12 characters of base32, from which tap, cgroup and directory are named.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+
+from plasmavmc.errors import InvalidSpecError
+from plasmavmc.states import VmState
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+_ID = re.compile(r"[a-z][a-z0-9_]{2,63}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def vm_key(vm_id: str) -> str:
+    """The host-side short name of a VM: 12 characters of lower-case base32 of sha256(id)."""
+    digest = hashlib.sha256(vm_id.encode()).digest()
+    return base64.b32encode(digest).decode().lower()[:12]
+
+
+def mac_of(network_interface_id: str) -> str:
+    """A stable, locally administered unicast MAC address for an interface id."""
+    octets = bytearray(hashlib.sha256(network_interface_id.encode()).digest()[:6])
+    octets[0] = (octets[0] & 0xFC) | 0x02
+    return ":".join(f"{octet:02x}" for octet in octets)
+
+
+def check_id(field_name: str, value: str) -> str:
+    """Return `value` if it is an id by our allow-list (`a-z0-9_`, 3 to 64 characters).
+
+    Raises:
+        InvalidSpecError: it is not.
+    """
+    if not _ID.fullmatch(value):
+        raise InvalidSpecError(field_name, "an id has 3 to 64 characters of a-z, 0-9 and _")
+    return value
+
+
+def check_digest(field_name: str, value: str) -> str:
+    """Return `value` if it is `sha256:` and 64 hexadecimal digits.
+
+    Raises:
+        InvalidSpecError: it is not.
+    """
+    if not _DIGEST.fullmatch(value):
+        raise InvalidSpecError(field_name, "a digest is sha256: and 64 hexadecimal digits")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose thing it is. VMs of different projects must not reach one another."""
+
+    org: str
+    project: str
+
+
+SYSTEM_SCOPE = Scope("system", "system")
+"""Things that all tenants share, such as a public base image."""
+
+
+@dataclass(frozen=True, slots=True)
+class VmResources:
+    cpu_milli: int = 1000
+    vcpus: int = 1
+    memory_bytes: int = 256 * MIB
+    disk_bytes: int = 4 * GIB
+    """Size of the writable layer, as the guest sees it; sparse on the host."""
+
+
+class DiskSource(StrEnum):
+    IMAGE = "image"
+    EMPTY = "empty"
+    VOLUME = "volume"
+    SNAPSHOT = "snapshot"
+
+
+class DiskFormat(StrEnum):
+    RAW = "raw"
+    QCOW2 = "qcow2"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpec:
+    id: str
+    source: DiskSource
+    read_only: bool = False
+    size_bytes: int = 0
+    reference: str = ""
+    """Image digest, volume id or snapshot id, by `source`."""
+    format: DiskFormat = DiskFormat.RAW
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """One network interface of a VM. `mac` and `ipv4` are chosen by the engine where they are empty."""
+
+    id: str
+    network_id: str
+    """VMs with the same network id may talk to each other; no others may."""
+    mac: str = ""
+    ipv4: IPv4Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileSpec:
+    """A file the guest's init writes before the workload starts (over the channel, never on a host disk)."""
+
+    path: str
+    content: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class VmSpec:
+    """What to run. One-shot: a spec describes one attempt.
+
+    `command` and `entrypoint`: `None` means "what the image says", as do `user` and `workdir`; an empty tuple means none
+    (as `docker run --entrypoint ""`). As in OCI, the process is entrypoint + command, and giving an entrypoint drops the
+    image's command.
+    """
+
+    id: str
+    scope: Scope
+    name: str
+    image: str
+    """Digest of the OCI manifest."""
+    command: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None
+    workdir: str | None = None
+    files: tuple[FileSpec, ...] = ()
+    resources: VmResources = VmResources()
+    networks: tuple[NetworkSpec, ...] = ()
+    volumes: tuple[DiskSpec, ...] = ()
+    hostname: str = ""
+    stop_signal: str | None = None
+    stop_grace_s: float = 10.0
+    snapshot_safe: bool = False
+    backend: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class VmHandle:
+    """Enough to find a running VM again after a restart. A reused pid is told apart by `start_time`."""
+
+    vm_id: str
+    backend: str
+    runtime_dir: str
+    pid: int
+    start_time: int
+    """Field 22 of /proc/<pid>/stat, in clock ticks since boot (proc(5))."""
+    backend_state: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class VmUsage:
+    memory_rss_bytes: int = 0
+    cpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class VmStatus:
+    state: VmState
+    since: float
+    reason: str = ""
+    """One line for people: why it failed or stopped. Empty while all is well."""
+    reason_code: str = ""
+    """Stable code of the reason: `exited`, `oom`, `boot-timeout`, `vmm-died`, `image-…`, `host-…`."""
+    exit_code: int | None = None
+    guest_ready: bool = False
+    """The workload was started in the guest (its process exists)."""
+    endpoints: tuple[str, ...] = ()
+    """Where the VM can be reached: its addresses as `tcp:ip` (any port), or `unix:path`."""
+    backend: str = ""
+    acceleration: str = ""
+    confinement: str = ""
+    """What bounds the VMM: `cgroup-v2`, `cgroup-v1` or `rlimits`."""
+    usage: VmUsage = VmUsage()
+    log_tail: tuple[str, ...] = ()
+    """The last 50 lines of output; filled where the VM failed or stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """A VM as the engine knows it. After a restart of the engine `spec.env` and `spec.files` are empty: they are never
+    written to a disk."""
+
+    spec: VmSpec
+    status: VmStatus
+    handle: VmHandle | None = None
+
+
+class Acceleration(StrEnum):
+    KVM = "kvm"
+    TCG = "tcg"
+    NONE = "none"
+
+
+class Isolation(StrEnum):
+    HARDWARE_VM = "hardware-vm"
+    EMULATED_VM = "emulated-vm"
+    WASM_SANDBOX = "wasm-sandbox"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendCapabilities:
+    """What a backend can do, as data: checked at admission and fed to the scheduler."""
+
+    name: str
+    acceleration: Acceleration
+    isolation: Isolation
+    guest_kinds: tuple[str, ...] = ("linux",)
+    max_vcpus: int = 1
+    max_memory_bytes: int = 0
+    max_disks: int = 0
+    max_nics: int = 0
+    pause: bool = False
+    suspend: bool = False
+    fork: bool = False
+    snapshot: bool = False
+    hotplug_disk: bool = False
+    hotplug_nic: bool = False
+    balloon: bool = False
+    channel: str = "serial"
+    rate_limits: bool = False
+    encryption: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalSize:
+    rows: int = 24
+    columns: int = 80
+
+
+@dataclass(frozen=True, slots=True)
+class ExecSpec:
+    """A command to run in a running guest. With `terminal` it gets a pty of that size, and stderr joins stdout."""
+
+    command: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    workdir: str | None = None
+    user: str | None = None
+    terminal: TerminalSize | None = None
+
+
+class LogStream(StrEnum):
+    STDOUT = "stdout"
+    STDERR = "stderr"
+    SYSTEM = "system"
+    """Lines of the platform itself about this VM (guest kernel panic, dropped output)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    time: float
+    stream: LogStream
+    text: str
+    """Without its newline; undecodable bytes replaced; at most 16 KiB, longer lines are split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An address on the node's network, and what the guest needs to use it."""
+
+    ipv4: IPv4Address
+    network: IPv4Network
+    gateway: IPv4Address
+    mac: str

@@ -1,0 +1,1 @@
+"""ShellWeGo: a sovereign cloud on your own servers."""

@@ -1,0 +1,1 @@
+"""The network face of the control plane."""

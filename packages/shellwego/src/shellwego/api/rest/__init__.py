@@ -1,0 +1,1 @@
+"""REST, the contract of docs/reference: routers, schemas, problems, authorization."""

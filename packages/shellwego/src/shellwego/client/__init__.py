@@ -1,0 +1,1 @@
+"""A typed REST client without pydantic and aiohttp."""

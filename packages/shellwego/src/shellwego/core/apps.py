@@ -1,0 +1,148 @@
+"""Apps and releases.
+
+An app holds its *current config* and, apart from it, how many of each process should run. A release is a frozen copy of
+the config with the image resolved to a digest; the count is not in it, so that a rollback never undoes a scale. What runs
+is compared with what should run by `content_hash` and the app's `generation` (which a restart raises).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+
+MIB = 1024 * 1024
+
+
+class AppState(StrEnum):
+    STOPPED = "stopped"
+    DEPLOYING = "deploying"
+    RUNNING = "running"
+    DEGRADED = "degraded"
+    SLEEPING = "sleeping"
+    FAILED = "failed"
+
+
+class RestartMode(StrEnum):
+    ALWAYS = "always"
+    ON_FAILURE = "on-failure"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartPolicy:
+    mode: RestartMode = RestartMode.ALWAYS
+    retries: int = 3
+    """Ends of the workload, before the instance counts as failed and the control plane replaces it. The count is
+    forgotten after five minutes of health."""
+
+
+class CheckKind(StrEnum):
+    HTTP = "http"
+    TCP = "tcp"
+    EXEC = "exec"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    kind: CheckKind
+    process: str = "web"
+    port: int = 0
+    path: str = "/"
+    command: tuple[str, ...] = ()
+    interval_s: float = 5.0
+    timeout_s: float = 3.0
+    grace_s: float = 0.0
+    """Failures this soon after the start are not counted."""
+    retries: int = 3
+    """Failures in a row that turn a healthy instance unhealthy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A named group of equal instances. `command` and `entrypoint`: None means what the image says."""
+
+    name: str = "web"
+    command: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    memory_bytes: int = 256 * MIB
+    cpu_milli: int = 1000
+    vcpus: int = 1
+    disk_bytes: int = 4096 * MIB
+    restart: RestartPolicy = RestartPolicy()
+    stop_signal: str | None = None
+    stop_grace_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The port of a process that the edge sends requests to."""
+
+    process: str = "web"
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppConfig:
+    """What is frozen into a release, except the image's digest."""
+
+    image: str = ""
+    """The reference as the user gave it: a name loaded before, or a registry reference."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    processes: tuple[Process, ...] = (Process(),)
+    services: tuple[Service, ...] = ()
+    checks: tuple[Check, ...] = ()
+    backend: str | None = None
+    drain_timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class App:
+    id: str
+    project_id: str
+    name: str
+    hostname: str
+    config: AppConfig
+    counts: Mapping[str, int]
+    """Wanted instances of each process; a process that is not named here has one."""
+    stopped: bool = False
+    generation: int = 0
+    release_id: str = ""
+    """The release that the planner aims at: that of the running deployment, or the last that succeeded. Empty: none."""
+    stable_release_id: str = ""
+    """The last release that was rolled out in full; where an automatic rollback returns to."""
+    last_release_number: int = 0
+    created_at: float
+    updated_at: float
+    deleting: bool = False
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    id: str
+    app_id: str
+    number: int
+    config: AppConfig
+    image_digest: str
+    content_hash: str
+    created_at: float
+    created_by: str
+    description: str = ""
+    version: int = 1
+
+
+def content_hash(config: AppConfig, image_digest: str) -> str:
+    """Hash of what a VM of this release is: equal hash, equal VM. The image's *name* is left out, its digest counts."""
+    content = asdict(config) | {"image": image_digest}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def wanted_counts(app: App, config: AppConfig) -> dict[str, int]:
+    """How many instances of each process of `config` should run now."""
+    if app.stopped or app.deleting:
+        return {process.name: 0 for process in config.processes}
+    return {process.name: app.counts.get(process.name, 1) for process in config.processes}

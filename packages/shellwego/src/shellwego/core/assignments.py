@@ -1,0 +1,83 @@
+"""What a node is told to run, and what it tells back: the two messages of the uplink."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from shellwego.core.apps import Check, RestartPolicy
+from shellwego.core.instances import Observed
+from shellwego.core.nodes import NodeFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Everything a VM of the instance needs, resolved: no name to look up, no default to guess."""
+
+    organization_id: str
+    project_id: str
+    network_id: str
+    app_id: str
+    app_name: str
+    process: str
+    release: int
+    image_digest: str
+    command: tuple[str, ...] | None
+    entrypoint: tuple[str, ...] | None
+    env: Mapping[str, str]
+    memory_bytes: int
+    cpu_milli: int
+    vcpus: int
+    disk_bytes: int
+    port: int
+    """The service port; 0 where the process has none."""
+    checks: tuple[Check, ...]
+    restart: RestartPolicy
+    stop_signal: str | None
+    stop_grace_s: float
+    backend: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """One instance on this node. What is not in the list must not be there."""
+
+    instance_id: str
+    workload: Workload
+    present: bool
+    """False: stop it gracefully, and say when it is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignments:
+    """All that a node should hold. The agent keeps the highest epoch it saw and refuses older ones."""
+
+    node_id: str
+    epoch: int
+    items: tuple[Assignment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReport:
+    """What a node saw. `instances` holds those that changed, or all where `complete`.
+
+    Reports are idempotent; the server ignores those of an older epoch, or of a sequence not above the last.
+    """
+
+    node_id: str
+    epoch: int
+    sequence: int
+    facts: NodeFacts
+    instances: Mapping[str, Observed] = field(default_factory=dict)
+    complete: bool = False
+    """Whatever is assigned and not named here does not exist on the node."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """What a node sends at its start; the answer to it is its id and its current epoch."""
+
+    name: str
+    facts: NodeFacts
+    known_node_id: str = ""
+    known_epoch: int = 0

@@ -1,0 +1,31 @@
+"""Images as the platform knows them: a name for people, a digest for machines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ImageState(StrEnum):
+    PENDING = "pending"
+    FETCHING = "fetching"
+    BUILDING = "building"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A manifest known to a project. Its blobs are in the server's store when `state` is ready."""
+
+    id: str
+    project_id: str
+    reference: str
+    """What it was asked for by: a loaded name (`hello:v1`) or a registry reference with its host."""
+    digest: str
+    state: ImageState
+    size_bytes: int = 0
+    exposed_ports: tuple[int, ...] = ()
+    reason: str = ""
+    created_at: float
+    version: int = 1

@@ -1,0 +1,125 @@
+"""Instances: what fills a slot of a process.
+
+An instance keeps its id and its node and is replaced, never moved. Three writers share the row, each with its own
+columns: the control plane says what it wants (`desired`), the node what it saw (`observed`, with epoch and sequence), the
+control plane again how far to believe it (`judged`). Planners read judged over observed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    PENDING = "pending"
+    """No node yet."""
+    ASSIGNED = "assigned"
+    """A node was chosen and has not reported yet."""
+    STARTING = "starting"
+    """The node prepares or boots it, or checks have not passed yet."""
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    ASLEEP = "asleep"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    """Retries are spent, or it can never start."""
+    LOST = "lost"
+    """Its node was judged dead; what becomes of it there no longer matters."""
+
+
+P = Phase
+PHASE_MOVES: Mapping[Phase, frozenset[Phase]] = {
+    P.PENDING: frozenset({P.ASSIGNED, P.STOPPED, P.FAILED}),
+    P.ASSIGNED: frozenset({P.STARTING, P.HEALTHY, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
+    P.STARTING: frozenset({P.HEALTHY, P.UNHEALTHY, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
+    P.HEALTHY: frozenset({P.STARTING, P.UNHEALTHY, P.ASLEEP, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
+    P.UNHEALTHY: frozenset({P.STARTING, P.HEALTHY, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
+    P.ASLEEP: frozenset({P.STARTING, P.HEALTHY, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
+    P.STOPPING: frozenset({P.STOPPED, P.FAILED, P.LOST}),
+    P.STOPPED: frozenset(),
+    P.FAILED: frozenset(),
+    P.LOST: frozenset(),
+}
+TERMINAL = frozenset({P.STOPPED, P.FAILED, P.LOST})
+SERVING = frozenset({P.HEALTHY, P.ASLEEP})
+"""Phases that count as capacity: an instance asleep wakes by a request."""
+
+
+class Desired(StrEnum):
+    SERVE = "serve"
+    """Present, and in the routes while healthy."""
+    DRAIN = "drain"
+    """Present, out of the routes, finishing what it has."""
+    STOP = "stop"
+    """Absent."""
+
+
+class OwnerKind(StrEnum):
+    APP = "app"
+    RUN = "run"
+    """A one-off command (`swg run`); never routed, never restarted, never touched by the rollout planner."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What the node last said about an instance. `sequence` orders reports within an epoch."""
+
+    phase: Phase = Phase.PENDING
+    attempt: int = 0
+    vm_id: str = ""
+    address: str = ""
+    """IPv4 address of its VM, while it has one."""
+    reason: str = ""
+    reason_code: str = ""
+    exit_code: int | None = None
+    ends: int = 0
+    """How often its workload ended without being asked to."""
+    log_tail: tuple[str, ...] = ()
+    detail: str = ""
+    """While starting: what it does now (`image`, `disks`, `boot`, `checks`)."""
+    epoch: int = 0
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    id: str
+    app_id: str
+    owner: OwnerKind = OwnerKind.APP
+    process: str
+    slot: int
+    release_id: str
+    content_hash: str
+    generation: int
+    command: tuple[str, ...] | None = None
+    """Only for one-off runs: what to run in place of the release's command."""
+    memory_bytes: int
+    cpu_milli: int
+    disk_bytes: int
+    node_id: str = ""
+    desired: Desired = Desired.SERVE
+    phase: Phase = Phase.PENDING
+    """Judged: what planners read. Follows `observed.phase` while the node is believed."""
+    observed: Observed = Observed()
+    placement_reason: str = ""
+    """Why it could not be placed yet: the filters' own words."""
+    unrouted_version: int | None = None
+    """The routes version from which on no edge sends it new requests; None while it is routed or never was."""
+    drain_since: float | None = None
+    created_at: float
+    phase_since: float
+    stopped_at: float | None = None
+    version: int = 1
+
+    @property
+    def live(self) -> bool:
+        """It has, or will have, something on a node."""
+        return self.phase not in TERMINAL
+
+    @property
+    def serving(self) -> bool:
+        """It takes requests now."""
+        return self.desired is Desired.SERVE and self.phase in SERVING

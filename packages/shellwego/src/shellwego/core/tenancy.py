@@ -1,0 +1,82 @@
+"""Whose things they are: organizations, projects, users, tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Organization:
+    id: str
+    name: str
+    plan: str
+    created_at: float
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    id: str
+    organization_id: str
+    name: str
+    network_id: str
+    """VMs of one project share a network; those of two never meet."""
+    first: bool
+    """The organization's first project: its apps get the short hostname."""
+    created_at: float
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    id: str
+    email: str
+    created_at: float
+    version: int = 1
+
+
+class TokenKind(StrEnum):
+    PERSONAL = "pat"
+    SERVICE = "sat"
+    SESSION = "ses"
+    TEMPORARY = "tmp"
+    JOIN = "join"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A credential. Only the hash is kept; the secret is shown once, when it is made."""
+
+    id: str
+    kind: TokenKind
+    user_id: str
+    name: str
+    secret_hash: str
+    scopes: tuple[str, ...]
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None = None
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """(principal, role, scope). A grant on a scope holds for all below it; `scope_id` empty is the whole system."""
+
+    id: str
+    user_id: str
+    role: str
+    scope_id: str
+    created_at: float
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Who asks: the user behind the token, the token's scopes, and the grants that hold."""
+
+    user_id: str
+    token_id: str
+    scopes: tuple[str, ...]
+    grants: tuple[Grant, ...]

@@ -1,0 +1,1 @@
+"""Drivers of the ports; only `boot` imports them."""

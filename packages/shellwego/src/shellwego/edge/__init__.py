@@ -1,0 +1,1 @@
+"""Ingress: HAProxy, driven from route tables."""

@@ -1,0 +1,114 @@
+"""Port: what an agent needs of a VM engine, in the platform's words.
+
+`run` and `stop` are orders, answered at once; what became of them is seen by `observe`. All are idempotent by VM id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from shellwego.core.assignments import Workload
+from shellwego.core.nodes import NodeFacts
+from shellwego.ports.streams import StreamRequest
+
+
+class VmPhase(StrEnum):
+    PREPARING = "preparing"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmOrder:
+    vm_id: str
+    instance_id: str
+    attempt: int
+    workload: Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmView:
+    """One VM as the host has it."""
+
+    vm_id: str
+    instance_id: str
+    attempt: int
+    phase: VmPhase
+    address: str = ""
+    detail: str = ""
+    """While preparing: `image`, `disks`, `network`, `boot`."""
+    asked: bool = False
+    """It ended, or ends, because we stopped it."""
+    exit_code: int | None = None
+    reason: str = ""
+    reason_code: str = ""
+    permanent: bool = False
+    """Another attempt would end the same way (unknown command, image refused)."""
+    log_tail: tuple[str, ...] = ()
+    acceleration: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogRecord:
+    time: float
+    stream: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecData:
+    stream: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecDone:
+    code: int
+
+
+class ExecChannel(Protocol):
+    """As `plasmavmc.guest.api.ExecSession`, in the platform's words."""
+
+    async def send(self, data: bytes) -> None: ...
+    async def send_eof(self) -> None: ...
+    async def resize(self, rows: int, columns: int) -> None: ...
+    async def signal(self, number: int) -> None: ...
+    def output(self) -> AsyncIterator[ExecData | ExecDone]: ...
+    async def aclose(self) -> None: ...
+
+
+class Engine(Protocol):
+    """Raises core errors: `NotFoundError` (no such VM), `ConflictError` (not running), `UnavailableError`."""
+
+    async def start(self) -> None:
+        """Adopt what runs, sweep what carries our names and is not ours, begin to watch."""
+
+    async def facts(self) -> NodeFacts:
+        """Capacity, backends, warnings: as they are now."""
+
+    async def run(self, order: VmOrder) -> None: ...
+
+    async def stop(self, vm_id: str, grace_s: float) -> None: ...
+
+    async def delete(self, vm_id: str) -> None:
+        """Remove an ended VM and its disk; its log stays for 24 hours."""
+
+    async def observe(self) -> tuple[VmView, ...]:
+        """All VMs, asked of the host."""
+
+    async def changed(self) -> None:
+        """Return when something may have changed since the last `observe`. Spurious returns are fine."""
+
+    async def exec(self, vm_id: str, request: StreamRequest) -> ExecChannel: ...
+
+    def logs(self, vm_id: str, *, follow: bool, tail: int, since: float) -> AsyncIterator[LogRecord]:
+        """Lines of one VM, oldest first. With `follow` goes on until the VM has ended and all was read."""
+
+    async def close(self, *, keep_vms: bool) -> None:
+        """Let go. Without `keep_vms`, stop every VM gracefully first."""

@@ -1,0 +1,43 @@
+"""Port: images on the control plane's side: resolve a reference, fetch its blobs into the server's store, take a tar."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedImage:
+    digest: str
+    size_bytes: int = 0
+    """Sum of the compressed layers."""
+    exposed_ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedImage:
+    """One image found in a tar, and the names that the tar gave it."""
+
+    image: ResolvedImage
+    names: tuple[str, ...]
+
+
+class Images(Protocol):
+    """Raises `NotFoundError` (no such image or tag), `InvalidError` (malformed reference, corrupt or hostile content:
+    permanent, with the reason), `ForbiddenError` (registry not allowed), `UnavailableError` (try again)."""
+
+    async def resolve(self, reference: str) -> ResolvedImage:
+        """Ask the registry what a reference means now, within ten seconds. Fetches the manifest only."""
+
+    async def fetch(self, reference: str, digest: str) -> ResolvedImage:
+        """Bring manifest, config and all layers into the store, each checked by its digest; keeps what it has."""
+
+    async def load(self, chunks: AsyncIterator[bytes]) -> tuple[LoadedImage, ...]:
+        """Take a `docker save` or OCI-layout tar stream."""
+
+    async def has(self, digest: str) -> bool:
+        """True where all blobs of this manifest are in the store."""
+
+    async def collect(self, keep: frozenset[str]) -> int:
+        """Delete every blob that no manifest in `keep` needs; returns the bytes won."""

@@ -1,0 +1,175 @@
+"""Port: the truth.
+
+`transact(fn)` runs a synchronous function of a transaction, free of outside effects, durably (fsync) and isolated as if
+alone; it may run more than once. What needs the outside happens before it. An exception from `fn` undoes the whole of
+it and reaches the caller.
+
+A `Table` holds one kind of entity: frozen dataclasses with `id`. Entities that change have `version`, by which `update`
+compares and sets. Conditions are values, so that each driver can turn them into its own kind of look-up; only the fields
+that `INDEXES` names (and `id`) can be asked for, so that no query scans by accident.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+from shellwego.core.apps import App, Release
+from shellwego.core.deployments import Deployment
+from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
+from shellwego.core.images import Image
+from shellwego.core.instances import Instance
+from shellwego.core.nodes import Node
+from shellwego.core.routing import Edge
+from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+
+E = TypeVar("E")
+T = TypeVar("T")
+
+Scalar = str | int | float | bool
+
+
+class Op(StrEnum):
+    EQ = "eq"
+    IN = "in"
+    GT = "gt"
+    GTE = "gte"
+    LT = "lt"
+    LTE = "lte"
+    CONTAINS = "contains"
+    """Case-insensitive substring of a text field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    field: str
+    op: Op
+    value: Scalar | tuple[Scalar, ...]
+
+
+def eq(field: str, value: Scalar) -> Where:
+    return Where(field, Op.EQ, value)
+
+
+def within(field: str, values: Sequence[Scalar]) -> Where:
+    return Where(field, Op.IN, tuple(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    field: str = "id"
+    descending: bool = False
+
+
+class Table(Protocol[E]):
+    """Raises `ConflictError` (unique key taken), `StaleError` (another version is stored), `NotFoundError` (update or
+    delete of a row that is not there)."""
+
+    def get(self, id_: str) -> E | None: ...
+
+    def insert(self, entity: E) -> E: ...
+
+    def update(self, entity: E) -> E:
+        """Store the new value if the stored version is still `entity.version`; returns it with the version raised."""
+
+    def delete(self, id_: str) -> None: ...
+
+    def select(
+        self,
+        *conditions: Where,
+        order: Order = Order(),
+        limit: int | None = None,
+        after: tuple[Scalar, str] | None = None,
+    ) -> list[E]:
+        """Rows that fulfil all conditions, by `order` and then by id; `after` is the (order value, id) to go on from."""
+
+    def count(self, *conditions: Where) -> int: ...
+
+
+class Transaction(Protocol):
+    """All tables, seen at one moment."""
+
+    @property
+    def organizations(self) -> Table[Organization]: ...
+    @property
+    def projects(self) -> Table[Project]: ...
+    @property
+    def users(self) -> Table[User]: ...
+    @property
+    def tokens(self) -> Table[Token]: ...
+    @property
+    def grants(self) -> Table[Grant]: ...
+    @property
+    def apps(self) -> Table[App]: ...
+    @property
+    def releases(self) -> Table[Release]: ...
+    @property
+    def deployments(self) -> Table[Deployment]: ...
+    @property
+    def instances(self) -> Table[Instance]: ...
+    @property
+    def nodes(self) -> Table[Node]: ...
+    @property
+    def images(self) -> Table[Image]: ...
+    @property
+    def edges(self) -> Table[Edge]: ...
+    @property
+    def events(self) -> Table[Event]: ...
+    @property
+    def audit(self) -> Table[AuditRecord]: ...
+    @property
+    def idempotency(self) -> Table[IdempotencyRecord]: ...
+    @property
+    def counters(self) -> Table[Counter]: ...
+    @property
+    def leases(self) -> Table[LoopLease]: ...
+
+    def now(self) -> float:
+        """The store's own clock; leases are judged by it alone."""
+
+    def next(self, counter: str) -> int:
+        """Raise a counter and return its new value."""
+
+
+INDEXES: Mapping[str, tuple[str, ...]] = {
+    "organizations": ("name",),
+    "projects": ("organization_id", "name"),
+    "users": ("email",),
+    "tokens": ("secret_hash", "user_id"),
+    "grants": ("user_id",),
+    "apps": ("project_id", "name", "hostname", "created_at", "deleting"),
+    "releases": ("app_id", "number"),
+    "deployments": ("app_id", "state", "created_at"),
+    "instances": ("app_id", "node_id", "phase", "desired", "owner", "created_at"),
+    "nodes": ("name", "health", "created_at"),
+    "images": ("project_id", "reference", "digest", "state", "created_at"),
+    "edges": ("name",),
+    "events": ("seq", "project_id", "organization_id", "type", "resource", "severity", "actor", "time"),
+    "audit": ("actor", "action", "resource", "time"),
+    "idempotency": ("created_at",),
+    "counters": (),
+    "leases": (),
+}
+UNIQUE: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "organizations": (("name",),),
+    "projects": (("organization_id", "name"),),
+    "users": (("email",),),
+    "tokens": (("secret_hash",),),
+    "apps": (("project_id", "name"), ("hostname",)),
+    "releases": (("app_id", "number"),),
+    "nodes": (("name",),),
+    "edges": (("name",),),
+}
+
+
+class Store(Protocol):
+    async def transact(self, fn: Callable[[Transaction], T]) -> T:
+        """Run `fn` in a durable transaction and return what it returned. Raises `UnavailableError` where the disk is
+        full or the store is closed."""
+
+    async def read(self, fn: Callable[[Transaction], T]) -> T:
+        """Run `fn` on a consistent snapshot; writes in it raise `RuntimeError`."""
+
+    async def close(self) -> None: ...

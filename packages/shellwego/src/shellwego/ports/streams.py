@@ -1,0 +1,63 @@
+"""Port: byte streams that reach a VM on any node: logs, exec, console.
+
+A stream is duplex, with credit (a reader that stalls stops only its writer), half-close (`send_eof`) and cancel
+(`aclose`). What the bytes mean is in `wire.streams`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class StreamKind(StrEnum):
+    EXEC = "exec"
+    LOGS = "logs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamRequest:
+    kind: StreamKind
+    instance_id: str
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
+    workdir: str = ""
+    rows: int = 0
+    """With columns: run with a pty of that size."""
+    columns: int = 0
+    follow: bool = False
+    tail: int = 100
+    since: float = 0.0
+
+
+class DuplexStream(Protocol):
+    """Raises `UnavailableError` where the other side went away."""
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes; waits while the other side has no room."""
+
+    async def send_eof(self) -> None:
+        """Nothing more will be sent; receiving goes on."""
+
+    async def receive(self) -> bytes:
+        """Some bytes; empty at the end."""
+
+    async def aclose(self) -> None:
+        """Cancel both directions. Idempotent."""
+
+
+class Streams(Protocol):
+    async def open(self, node_id: str, request: StreamRequest) -> DuplexStream:
+        """Open a stream to a node. `UnavailableError` where the node cannot be reached."""
+
+
+StreamHandler = Callable[[StreamRequest, DuplexStream], Awaitable[None]]
+"""The agent's side: serves one request; the stream is closed when it returns."""
+
+
+class StreamListener(Protocol):
+    async def serve(self, node_id: str, handler: StreamHandler) -> None:
+        """Take requests for this node until cancelled."""

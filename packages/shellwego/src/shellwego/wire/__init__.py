@@ -1,0 +1,1 @@
+"""What crosses processes: the encoding of messages, and the subjects of hints. Truth never rides on it."""
