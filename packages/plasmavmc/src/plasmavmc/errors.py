@@ -63,3 +63,7 @@ class ImageError(PlasmaError):
 
 class GuestError(PlasmaError):
     """The guest misbehaved on its channel, or did not come up in time."""
+
+
+class WorkloadError(GuestError):
+    """The guest is well, but what it was told to run cannot be started: no such command, user or directory."""

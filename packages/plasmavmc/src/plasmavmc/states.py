@@ -33,7 +33,7 @@ class VmState(StrEnum):
 
 S = VmState
 MOVES: Mapping[VmState, frozenset[VmState]] = {
-    S.PENDING: frozenset({S.PREPARING, S.FAILED, S.DELETING}),
+    S.PENDING: frozenset({S.PREPARING, S.STOPPED, S.FAILED, S.DELETING}),
     S.PREPARING: frozenset({S.STARTING, S.STOPPING, S.FAILED}),
     S.STARTING: frozenset({S.RUNNING, S.STOPPING, S.STOPPED, S.FAILED}),
     S.RUNNING: frozenset({S.PAUSED, S.SUSPENDING, S.STOPPING, S.STOPPED, S.FAILED}),

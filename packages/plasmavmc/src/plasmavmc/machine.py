@@ -1,0 +1,476 @@
+"""One VM's life: prepare, boot, supervise, end.
+
+Theory. `Machine` runs one task from PENDING to a terminal state. While it boots, host work goes onto an undo stack, which
+is thrown away when the workload runs and unwound when anything fails before: a failed boot leaves no disk, tap, process
+or cgroup. After the boot two things can happen: the guest says that its workload ended (then the VMM follows by itself),
+or the VMM ends without a word (killed, or the guest's kernel panicked). Both arrive at `_finish`, which takes the host's
+resources away and writes the last status; the writable layer stays until `delete`, the log for a day.
+
+An end that was asked for is STOPPED with reason code `stopped`; one that was not is STOPPED with `exited` (the workload
+ended by itself, with its exit code) or FAILED (it could not start, or the VMM died under it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from plasmavmc.errors import GuestError, ImageError, InvalidSpecError, PlasmaError, WorkloadError
+from plasmavmc.guest.api import (
+    GuestChannel,
+    GuestConfig,
+    GuestEvent,
+    GuestExited,
+    GuestFailed,
+    GuestHello,
+    GuestOutput,
+    GuestReady,
+)
+from plasmavmc.guest.configuration import guest_config
+from plasmavmc.guest.logs import VmLog
+from plasmavmc.hypervisor.backend import DiskPlan, HypervisorBackend, NicPlan, VmmExit, VmPlan
+from plasmavmc.images.source import ImageConfig
+from plasmavmc.network.backend import Attachment
+from plasmavmc.parts import EngineParts
+from plasmavmc.records import VmRecord
+from plasmavmc.states import ENDED, VmState, advance
+from plasmavmc.types import Lease, Vm, VmHandle, VmSpec, VmUsage, vm_key
+
+BOOT_DEADLINE_S = 90.0
+"""From spawn to the workload's start. Emulated CPUs on a busy host are slow; a guest that hangs must still be found."""
+EXIT_GRACE_S = 5.0
+"""From the guest's last word (or its silence) to the end of the VMM."""
+PARTIAL_LINE_S = 0.5
+"""After so long without a newline an unfinished line is stored as it is."""
+TAIL_LINES = 50
+
+log = structlog.get_logger("plasmavmc.machine")
+
+
+class Machine:
+    """A VM and the task that lives its life. The manager holds one per VM id."""
+
+    def __init__(self, record: VmRecord, parts: EngineParts, changed: Callable[[], None]) -> None:
+        self.record = record
+        self.key = vm_key(record.spec.id)
+        self._parts = parts
+        self._changed = changed
+        self._task: asyncio.Task[None] | None = None
+        self._booting = False
+        self._channel: GuestChannel | None = None
+        self._events: AsyncIterator[GuestEvent] | None = None
+        self._exit: GuestExited | None = None
+        self._exit_heard = asyncio.Event()
+        self._ended = asyncio.Event()
+        if record.status.state in ENDED:
+            self._ended.set()
+
+    @property
+    def spec(self) -> VmSpec:
+        return self.record.spec
+
+    @property
+    def state(self) -> VmState:
+        return self.record.status.state
+
+    @property
+    def begun(self) -> bool:
+        """Its life has begun."""
+        return self._task is not None
+
+    @property
+    def channel(self) -> GuestChannel | None:
+        """The way to its guest, while the workload runs."""
+        return self._channel if self.state is VmState.RUNNING else None
+
+    def view(self) -> Vm:
+        """The VM as it is now."""
+        return Vm(self.record.spec, self.record.status, self.record.handle)
+
+    async def usage(self) -> VmUsage:
+        """What its VMM uses now."""
+        handle = self.record.handle
+        if handle is None or self.state in ENDED:
+            return VmUsage()
+        used = await self._backend(handle).usage(handle)
+        return VmUsage(int(used["memory_rss_bytes"]), used["cpu_seconds"])
+
+    # Orders
+
+    def start(self) -> None:
+        """Begin its life."""
+        self._booting = True
+        self._task = asyncio.create_task(self._run(), name=f"vm {self.spec.id}")
+
+    async def stop(self, grace_s: float) -> None:
+        """End the workload gracefully, then the VM; returns when it has ended. Idempotent."""
+        if self._ended.is_set():
+            return
+        self.record = replace(self.record, asked=True)
+        channel = self.channel
+        if self.state is not VmState.PENDING:
+            self._move(VmState.STOPPING)
+        if self._task is None:
+            self._settle(VmState.STOPPED, "stopped", "stopped before it was started")
+        elif self._booting:
+            self._task.cancel()
+        else:
+            await self._stop_guest(channel, grace_s)
+        await self._ended.wait()
+
+    async def _stop_guest(self, channel: GuestChannel | None, grace_s: float) -> None:
+        if channel is not None:
+            with suppress(PlasmaError, TimeoutError):
+                await channel.stop(await self._stop_signal(), grace_s)
+                await asyncio.wait_for(self._ended.wait(), grace_s + EXIT_GRACE_S)
+        if not self._ended.is_set() and self.record.handle is not None:
+            await self._backend(self.record.handle).stop_vm(self.record.handle)
+
+    async def _stop_signal(self) -> str:
+        if self.spec.stop_signal is not None:
+            return self.spec.stop_signal
+        return (await self._parts.images.ensure(self.spec.image, self._parts.source)).config.stop_signal
+
+    async def adopt(self) -> None:
+        """Take over a VM that lived through a restart of the engine, or mark it ended where it did not."""
+        handle = self.record.handle
+        if handle is None or self.state not in (VmState.RUNNING, VmState.STOPPING):
+            await self._discard(handle)
+            return
+        channel = await self._backend(handle).recover(handle)
+        if channel is None:
+            await self._finish(VmState.FAILED, "vmm-died", "the VMM ended while the engine was away")
+            return
+        if self.record.ipv4 is not None:
+            await self._parts.network.adopt(self.key, self.spec.networks[0], self.record.ipv4)
+        self._parts.images.hold(self.spec.image, self.key)
+        self._hear(channel)
+        self._task = asyncio.create_task(self._supervise(handle), name=f"vm {self.spec.id}")
+
+    async def _discard(self, handle: VmHandle | None) -> None:
+        """End a VM that cannot be adopted: its boot was cut short, and its configuration is gone with the engine."""
+        if handle is not None:
+            with suppress(PlasmaError):
+                await self._backend(handle).recover(handle)
+                await self._backend(handle).stop_vm(handle)
+        await self._finish(VmState.FAILED, "engine-restarted", "the engine was restarted while this VM was starting")
+
+    async def let_go(self) -> None:
+        """Stop supervising without touching the VM: the engine ends, the VM stays. One that boots is stopped."""
+        if self._booting:
+            await self.stop(0)
+        elif self._task is not None and not self._ended.is_set():
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._log.flush()
+
+    async def delete(self) -> None:
+        """Remove what is left of an ended VM; its log stays until its day is over."""
+        await self._parts.storage.delete(self.key)
+        self._parts.records.delete(self.spec.id)
+
+    # Boot
+
+    async def _run(self) -> None:
+        try:
+            handle = await self._boot()
+        except asyncio.CancelledError:
+            self._settle(VmState.STOPPED, "stopped", "stopped while it was starting")
+        except PlasmaError as error:
+            permanent = isinstance(error, (ImageError, InvalidSpecError, WorkloadError))
+            self._settle(VmState.FAILED, error.code, str(error), permanent=permanent)
+        except Exception as error:
+            log.exception("vm boot broke", vm=self.spec.id)
+            self._settle(VmState.FAILED, "engine-defect", f"internal error: {type(error).__name__}")
+        else:
+            await self._supervise(handle)
+
+    async def _boot(self) -> VmHandle:
+        parts = self._parts
+        self._move(VmState.PREPARING, "image")
+        backend = parts.registry.select(self.spec)
+        with ExitStack() as descriptors:
+            async with AsyncExitStack() as undo:
+                image = await parts.images.ensure(self.spec.image, parts.source)
+                parts.images.hold(self.spec.image, self.key)
+                undo.callback(parts.images.release, self.key)
+                self._step("disks")
+                disks = await self._disks(image.rootfs, undo, descriptors)
+                self._step("network")
+                attachment = await self._attach(undo, descriptors)
+                self._step("boot")
+                async with parts.boot_slot(backend.capabilities.acceleration):
+                    self._move(VmState.STARTING, "boot")
+                    handle = await self._spawn(backend, disks, attachment, undo)
+                    await self._await_ready(backend, handle, image.config, attachment)
+                undo.pop_all()
+        self._booting = False
+        return handle
+
+    async def _disks(self, rootfs: Path, undo: AsyncExitStack, descriptors: ExitStack) -> tuple[DiskPlan, ...]:
+        storage = self._parts.storage
+        template = await self._parts.disk_template(self.spec.resources.disk_bytes)
+        await storage.clone(template, self.key)
+        undo.push_async_callback(storage.delete, self.key)
+        layer = await storage.open(self.key)
+        descriptors.callback(os.close, layer)
+        root = os.open(rootfs, os.O_RDONLY | os.O_CLOEXEC)
+        descriptors.callback(os.close, root)
+        return (DiskPlan("image", root, read_only=True), DiskPlan("layer", layer, read_only=False))
+
+    async def _attach(self, undo: AsyncExitStack, descriptors: ExitStack) -> Attachment | None:
+        if not self.spec.networks:
+            return None
+        attachment = await self._parts.network.setup_tap(self.key, self.spec.networks[0])
+        undo.push_async_callback(self._parts.network.release, self.key)
+        descriptors.callback(os.close, attachment.fd)
+        self.record = replace(self.record, ipv4=attachment.lease.ipv4)
+        return attachment
+
+    async def _spawn(
+        self,
+        backend: HypervisorBackend,
+        disks: tuple[DiskPlan, ...],
+        attachment: Attachment | None,
+        undo: AsyncExitStack,
+    ) -> VmHandle:
+        runtime_dir = self._parts.runtime_dir(self.key)
+        runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        undo.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
+        nics = () if attachment is None else (NicPlan("n0", attachment.fd, attachment.lease.mac),)
+        assets = self._parts.assets
+        plan = VmPlan(self.key, runtime_dir, assets.kernel, assets.initrd, disks, nics)
+        handle = await backend.create_vm(self.spec, plan)
+        undo.push_async_callback(backend.delete_vm, handle)
+        undo.push_async_callback(backend.stop_vm, handle)
+        self.record = replace(self.record, handle=handle)
+        self._parts.records.save(self.record)
+        self._hear(await backend.start_vm(handle))
+        undo.push_async_callback(self._close_channel)
+        return handle
+
+    async def _await_ready(
+        self, backend: HypervisorBackend, handle: VmHandle, image: ImageConfig, attachment: Attachment | None
+    ) -> None:
+        lease = None if attachment is None else attachment.lease
+        ready = asyncio.create_task(self._converse(image, lease))
+        died = asyncio.create_task(backend.wait_vm(handle))
+        try:
+            await asyncio.wait({ready, died}, timeout=BOOT_DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                ready.result()
+                return
+            timed_out = not died.done()
+            if timed_out:
+                await backend.stop_vm(handle)
+            raise self._boot_error(await died, timed_out=timed_out)
+        finally:
+            ready.cancel()
+            died.cancel()
+
+    async def _converse(self, image: ImageConfig, lease: Lease | None) -> None:
+        """Hear the guest's init, tell it what to run, and hear that it runs."""
+        assert self._events is not None and self._channel is not None  # noqa: S101, PT018 - set by _hear just before
+        async for event in self._events:
+            match event:
+                case GuestHello(configured=False):
+                    await self._channel.configure(self._configuration(image, lease))
+                case GuestReady():
+                    self._begin_running()
+                    return
+                case GuestFailed(code, message):
+                    raise WorkloadError(code, f"the workload could not be started: {message}")
+                case _:
+                    await self._take(event)
+        raise GuestError("guest-channel", "the guest closed its channel while it was starting")
+
+    def _configuration(self, image: ImageConfig, lease: Lease | None) -> GuestConfig:
+        return guest_config(
+            self.spec,
+            image,
+            lease=lease,
+            nameservers=self._parts.nameservers,
+            entropy=self._parts.entropy(64),
+            unix_time_ns=int(self._parts.clock() * 1e9),
+        )
+
+    def _boot_error(self, ended: VmmExit, *, timed_out: bool) -> GuestError:
+        for line in ended.console[-TAIL_LINES:]:
+            self._log.note(line)
+        details = ended.complaint or "\n".join(ended.console[-5:])
+        if timed_out:
+            brief = f"the guest did not start its workload within {BOOT_DEADLINE_S:.0f} s"
+            return GuestError("boot-timeout", brief, details=details)
+        return GuestError("boot-failed", "the VMM ended while the guest was starting", details=details)
+
+    # Supervision
+
+    def _hear(self, channel: GuestChannel) -> None:
+        self._channel = channel
+        self._events = channel.events()
+
+    async def _supervise(self, handle: VmHandle) -> None:
+        watch = asyncio.create_task(self._backend(handle).wait_vm(handle))
+        pump = asyncio.create_task(self._pump())
+        heard = asyncio.create_task(self._exit_heard.wait())
+        try:
+            await asyncio.wait({watch, pump, heard}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({watch}, timeout=EXIT_GRACE_S)
+            if not watch.done():
+                await self._backend(handle).stop_vm(handle)
+            ended = await watch
+            await asyncio.wait({pump}, timeout=1.0)
+        finally:
+            for task in (watch, pump, heard):
+                task.cancel()
+            await self._close_channel()
+        await self._conclude(ended)
+
+    async def _pump(self) -> None:
+        """Take what the guest says until its channel ends; store unfinished lines when it falls silent."""
+        assert self._events is not None  # noqa: S101 - set by _hear before any supervision
+        flusher = asyncio.create_task(self._flush_partial_lines())
+        try:
+            async for event in self._events:
+                await self._take(event)
+        except GuestError as error:
+            self._log.note(f"the guest broke its channel: {error}")
+        finally:
+            flusher.cancel()
+
+    async def _flush_partial_lines(self) -> None:
+        while True:
+            await asyncio.sleep(PARTIAL_LINE_S)
+            before = self._log.acknowledged
+            await asyncio.sleep(PARTIAL_LINE_S)
+            if self._log.has_partial and self._log.acknowledged == before:
+                self._log.flush()
+                await self._acknowledge()
+
+    async def _take(self, event: GuestEvent) -> None:
+        match event:
+            case GuestOutput(stream, offset, data):
+                self._log.write(stream, offset, data)
+                await self._acknowledge()
+            case GuestExited():
+                self._exit = event
+                self._exit_heard.set()
+            case GuestHello() | GuestReady() | GuestFailed():
+                pass
+
+    async def _acknowledge(self) -> None:
+        if self._channel is not None:
+            with suppress(PlasmaError):
+                await self._channel.acknowledge(self._log.acknowledged)
+
+    async def _close_channel(self) -> None:
+        channel, self._channel, self._events = self._channel, None, None
+        if channel is not None:
+            await channel.aclose()
+
+    # End
+
+    async def _conclude(self, ended: VmmExit) -> None:
+        if self._exit is not None:
+            code, reason = self._exit_reason(self._exit)
+            await self._finish(VmState.STOPPED, code, reason, exit_code=self._exit.exit_code)
+        elif self.record.asked:
+            await self._finish(VmState.STOPPED, "stopped", "stopped without an answer from the guest")
+        else:
+            for line in ended.console[-TAIL_LINES:]:
+                self._log.note(line)
+            how = "" if ended.code is None else f" (exit code {ended.code})"
+            details = f": {ended.complaint}" if ended.complaint else ""
+            await self._finish(VmState.FAILED, "vmm-died", f"the VM's process ended unexpectedly{how}{details}")
+
+    def _exit_reason(self, ended: GuestExited) -> tuple[str, str]:
+        if self.record.asked:
+            return "stopped", "stopped as asked"
+        if ended.oom:
+            return "oom", f"the workload ran out of memory ({self.spec.resources.memory_bytes >> 20} MiB)"
+        return "exited", f"the workload ended with exit code {ended.exit_code}"
+
+    async def _finish(self, state: VmState, code: str, reason: str, *, exit_code: int | None = None) -> None:
+        """The end of a VM that had a process: give back what the host lent, then tell."""
+        await self._release()
+        self._settle(state, code, reason, exit_code=exit_code)
+
+    def _settle(
+        self, state: VmState, code: str, reason: str, *, exit_code: int | None = None, permanent: bool = False
+    ) -> None:
+        """Write the last status."""
+        self._booting = False
+        self._log.close()
+        status = replace(
+            self.record.status,
+            state=advance(self.state, state),
+            since=self._parts.clock(),
+            reason=reason,
+            reason_code=code,
+            permanent=permanent,
+            exit_code=exit_code,
+            guest_ready=False,
+            endpoints=(),
+            log_tail=tuple(line.text for line in self._log.tail(TAIL_LINES)),
+        )
+        self.record = replace(self.record, status=status)
+        self._parts.records.save(self.record)
+        self._ended.set()
+        self._changed()
+
+    async def _release(self) -> None:
+        """Give back what the host lent to this VM. One part that fails does not keep the others."""
+        handle = self.record.handle
+        releases = [self._parts.network.release(self.key)]
+        if handle is not None:
+            releases.append(self._backend(handle).delete_vm(handle))
+        for release in releases:
+            try:
+                await release
+            except PlasmaError as error:
+                log.warning("release failed", vm=self.spec.id, error=str(error))
+        self._parts.images.release(self.key)
+        shutil.rmtree(self._parts.runtime_dir(self.key), ignore_errors=True)
+
+    # Small parts
+
+    @property
+    def _log(self) -> VmLog:
+        return self._parts.logs.open(self.key)
+
+    def _backend(self, handle: VmHandle) -> HypervisorBackend:
+        return self._parts.registry.get(handle.backend)
+
+    def _step(self, step: str) -> None:
+        self.record = replace(self.record, status=replace(self.record.status, reason_code=step))
+        self._changed()
+
+    def _move(self, to: VmState, step: str = "") -> None:
+        if self.state is to:
+            return
+        status = replace(self.record.status, state=advance(self.state, to), since=self._parts.clock(), reason_code=step)
+        self.record = replace(self.record, status=status)
+        self._parts.records.save(self.record)
+        self._changed()
+
+    def _begin_running(self) -> None:
+        handle, ipv4 = self.record.handle, self.record.ipv4
+        capabilities = self._backend(handle).capabilities if handle else None
+        status = replace(
+            self.record.status,
+            guest_ready=True,
+            endpoints=() if ipv4 is None else (f"tcp:{ipv4}",),
+            backend=capabilities.name if capabilities else "",
+            acceleration=capabilities.acceleration.value if capabilities else "",
+            confinement=handle.backend_state.get("confinement", "") if handle else "",
+        )
+        self.record = replace(self.record, status=status)
+        self._move(VmState.RUNNING)
