@@ -1,0 +1,1 @@
+"""The port `engine`: `plasmavmc` runs real microVMs on this host, `memory` pretends to, on any clock."""

@@ -1,0 +1,198 @@
+"""The engine port without VMs: for tests and simulation, on any clock, with faults on demand.
+
+A workload's behaviour is chosen by its command: `exit N` ends with that code as soon as it runs, `sleep` and everything
+else runs until it is stopped. `boot_s` of virtual time pass between an order and its running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+
+from shellwego.core.errors import ConflictError, NotFoundError
+from shellwego.core.nodes import Backend, NodeFacts
+from shellwego.ports.clock import Clock
+from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmView
+from shellwego.ports.streams import StreamRequest
+
+MIB = 1024 * 1024
+
+
+@dataclass(slots=True)
+class _MemoryVm:
+    order: VmOrder
+    view: VmView
+    life: asyncio.Task[None] | None = None
+    log: list[LogRecord] = field(default_factory=list)
+
+
+class MemoryExec:
+    """`echo WORDS` writes them, `exit N` ends with N, `cat` gives back what it is sent."""
+
+    def __init__(self, command: tuple[str, ...]) -> None:
+        self._command = command
+        self._input: asyncio.Queue[bytes] = asyncio.Queue(maxsize=16)
+
+    async def send(self, data: bytes) -> None:
+        await self._input.put(data)
+
+    async def send_eof(self) -> None:
+        await self._input.put(b"")
+
+    async def resize(self, rows: int, columns: int) -> None:
+        pass
+
+    async def signal(self, number: int) -> None:
+        await self._input.put(b"")
+
+    async def output(self) -> AsyncIterator[ExecData | ExecDone]:
+        match self._command:
+            case ("echo", *words):
+                yield ExecData(stream="stdout", data=" ".join(words).encode() + b"\n")
+                yield ExecDone(code=0)
+            case ("cat",):
+                while data := await self._input.get():
+                    yield ExecData(stream="stdout", data=data)
+                yield ExecDone(code=0)
+            case ("exit", code):
+                yield ExecDone(code=int(code))
+            case _:
+                yield ExecDone(code=0)
+
+    async def aclose(self) -> None:
+        pass
+
+
+class MemoryEngine:
+    """`ports.engine.Engine` in memory. Faults: `refuse` (VM ids whose boot fails), `die` (as a VMM killed)."""
+
+    def __init__(self, clock: Clock, *, boot_s: float = 0.2, name: str = "memory") -> None:
+        self._clock = clock
+        self._boot_s = boot_s
+        self._name = name
+        self._vms: dict[str, _MemoryVm] = {}
+        self._wake = asyncio.Event()
+        self._addresses = 1
+        self.boots_fail_with = ""
+        """While set, each boot fails with this reason."""
+
+    async def start(self) -> None:
+        self._notify()
+
+    async def facts(self) -> NodeFacts:
+        backend = Backend(name="memory", status="ready", acceleration="none", isolation="none", max_vcpus=64)
+        backend = replace(backend, max_memory_bytes=1 << 40)
+        return NodeFacts(
+            hostname=self._name,
+            version="memory",
+            cpu_milli=64_000,
+            memory_bytes=256 * 1024 * MIB,
+            disk_bytes=1 << 42,
+            backends=(backend,),
+            confinement="none",
+        )
+
+    async def run(self, order: VmOrder) -> None:
+        if order.vm_id in self._vms:
+            return
+        view = VmView(
+            vm_id=order.vm_id,
+            instance_id=order.instance_id,
+            attempt=order.attempt,
+            phase=VmPhase.PREPARING,
+            detail="image",
+        )
+        vm = _MemoryVm(order, view)
+        self._vms[order.vm_id] = vm
+        vm.life = asyncio.create_task(self._live(vm))
+        self._notify()
+
+    async def _live(self, vm: _MemoryVm) -> None:
+        await self._clock.sleep(self._boot_s)
+        if self.boots_fail_with:
+            self._end(vm, reason=self.boots_fail_with, reason_code="boot-failed")
+            return
+        self._addresses += 1
+        address = f"10.64.{self._addresses // 256 % 256}.{self._addresses % 256}"
+        self._set(vm, phase=VmPhase.RUNNING, address=address, detail="")
+        vm.log.append(LogRecord(time=self._clock.now(), stream="stdout", text="hello"))
+        match vm.order.workload.command:
+            case ("exit", code):
+                await self._clock.sleep(0.01)
+                reason = f"the workload ended with exit code {code}"
+                self._end(vm, exit_code=int(code), reason=reason, reason_code="exited")
+            case _:
+                pass
+
+    async def stop(self, vm_id: str, grace_s: float) -> None:
+        vm = self._find(vm_id)
+        if vm.view.phase in (VmPhase.ENDED, VmPhase.STOPPING):
+            return
+        if vm.life is not None:
+            vm.life.cancel()
+        self._set(vm, phase=VmPhase.STOPPING, asked=True, detail="")
+        vm.life = asyncio.create_task(self._stop(vm))
+
+    async def _stop(self, vm: _MemoryVm) -> None:
+        await self._clock.sleep(0.01)
+        self._end(vm, exit_code=143, reason="stopped as asked", reason_code="stopped")
+
+    async def delete(self, vm_id: str) -> None:
+        vm = self._vms.pop(vm_id, None)
+        if vm is not None and vm.life is not None:
+            vm.life.cancel()
+        self._notify()
+
+    def die(self, vm_id: str) -> None:
+        """End a VM as if somebody had killed its VMM."""
+        vm = self._find(vm_id)
+        if vm.life is not None:
+            vm.life.cancel()
+        self._end(vm, reason="the VM's process ended unexpectedly", reason_code="vmm-died")
+
+    async def observe(self) -> tuple[VmView, ...]:
+        self._wake.clear()
+        return tuple(vm.view for vm in self._vms.values())
+
+    async def changed(self) -> None:
+        await self._wake.wait()
+
+    async def exec(self, vm_id: str, request: StreamRequest) -> MemoryExec:
+        if self._find(vm_id).view.phase is not VmPhase.RUNNING:
+            raise ConflictError("vm-not-running", f"VM {vm_id} does not run")
+        return MemoryExec(request.command)
+
+    async def logs(self, vm_id: str, *, follow: bool, tail: int, since: float) -> AsyncIterator[LogRecord]:
+        vm = self._find(vm_id)
+        sent = max(len(vm.log) - tail, 0)
+        while True:
+            while sent < len(vm.log):
+                yield vm.log[sent]
+                sent += 1
+            if not follow or vm.view.phase is VmPhase.ENDED:
+                return
+            await self._clock.sleep(0.05)
+
+    async def close(self, *, keep_vms: bool) -> None:
+        for vm in self._vms.values():
+            if vm.life is not None:
+                vm.life.cancel()
+        if not keep_vms:
+            self._vms.clear()
+
+    def _find(self, vm_id: str) -> _MemoryVm:
+        if vm_id not in self._vms:
+            raise NotFoundError("vm-not-found", f"there is no VM {vm_id}")
+        return self._vms[vm_id]
+
+    def _set(self, vm: _MemoryVm, **changes: object) -> None:
+        vm.view = replace(vm.view, **changes)  # type: ignore[arg-type]  # names and types are the view's own
+        self._notify()
+
+    def _end(self, vm: _MemoryVm, **changes: object) -> None:
+        tail = tuple(record.text for record in vm.log[-50:])
+        self._set(vm, phase=VmPhase.ENDED, address="", detail="", log_tail=tail, **changes)
+
+    def _notify(self) -> None:
+        self._wake.set()

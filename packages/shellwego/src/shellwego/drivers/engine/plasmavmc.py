@@ -1,0 +1,273 @@
+"""The engine port over PlasmaVMC, in this process.
+
+Theory. The platform's words (instance, attempt, workload) ride in a VM's labels, which the engine keeps across its own
+restarts; so what `observe` tells of an adopted VM is complete without any memory of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from plasmavmc import errors as engine_errors
+from plasmavmc.guest.api import ExecExit, ExecSession
+from plasmavmc.host.operations import ProcessId
+from plasmavmc.manager import VmManager
+from plasmavmc.states import VmState
+from plasmavmc.types import (
+    BackendCapabilities,
+    ExecSpec,
+    NetworkSpec,
+    Scope,
+    TerminalSize,
+    Vm,
+    VmResources,
+    VmSpec,
+)
+
+from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError, UnavailableError
+from shellwego.core.nodes import Backend, NodeFacts
+from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmView
+from shellwego.ports.streams import StreamRequest
+
+_PHASES = {
+    VmState.PENDING: VmPhase.PREPARING,
+    VmState.PREPARING: VmPhase.PREPARING,
+    VmState.STARTING: VmPhase.STARTING,
+    VmState.RUNNING: VmPhase.RUNNING,
+    VmState.PAUSED: VmPhase.RUNNING,
+    VmState.SUSPENDING: VmPhase.RUNNING,
+    VmState.SUSPENDED: VmPhase.RUNNING,
+    VmState.RESUMING: VmPhase.RUNNING,
+    VmState.STOPPING: VmPhase.STOPPING,
+    VmState.STOPPED: VmPhase.ENDED,
+    VmState.FAILED: VmPhase.ENDED,
+    VmState.DELETING: VmPhase.ENDED,
+    VmState.DELETED: VmPhase.ENDED,
+}
+HOST_RESERVE_BYTES = 256 << 20
+"""Memory of the host that no VM may have: kernel, platform, HAProxy."""
+
+
+def to_spec(order: VmOrder) -> VmSpec:
+    """The engine's specification of an order. Pure."""
+    work = order.workload
+    return VmSpec(
+        id=order.vm_id,
+        scope=Scope(work.organization_id, work.project_id),
+        name=work.app_name,
+        image=work.image_digest,
+        command=work.command,
+        entrypoint=work.entrypoint,
+        env=dict(work.env),
+        resources=VmResources(work.cpu_milli, work.vcpus, work.memory_bytes, work.disk_bytes),
+        networks=(NetworkSpec(f"nic_{order.vm_id}", work.network_id),),
+        stop_signal=work.stop_signal,
+        stop_grace_s=work.stop_grace_s,
+        backend=work.backend,
+        labels={
+            "instance": order.instance_id,
+            "attempt": str(order.attempt),
+            "app": work.app_id,
+            "process": work.process,
+            "release": str(work.release),
+        },
+    )
+
+
+def to_view(vm: Vm) -> VmView:
+    """What the agent sees of a VM. Pure."""
+    status, labels = vm.status, vm.spec.labels
+    phase = _PHASES[status.state]
+    preparing = phase in (VmPhase.PREPARING, VmPhase.STARTING)
+    addresses = [endpoint.removeprefix("tcp:") for endpoint in status.endpoints if endpoint.startswith("tcp:")]
+    return VmView(
+        vm_id=vm.spec.id,
+        instance_id=labels.get("instance", ""),
+        attempt=int(labels.get("attempt", "0")),
+        phase=phase,
+        address=addresses[0] if addresses else "",
+        detail=status.reason_code if preparing else "",
+        asked=phase is VmPhase.STOPPING or status.reason_code == "stopped",
+        exit_code=status.exit_code,
+        reason=status.reason,
+        reason_code="" if preparing else status.reason_code,
+        permanent=status.permanent,
+        log_tail=status.log_tail,
+        acceleration=status.acceleration,
+        labels=labels,
+    )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The engine's errors in the platform's words."""
+    try:
+        yield
+    except engine_errors.NotFoundError as error:
+        raise NotFoundError(error.code, error.brief, resolution=error.resolution) from error
+    except (engine_errors.ConflictError, engine_errors.GuestError) as error:
+        raise ConflictError(error.code, str(error), resolution=error.resolution) from error
+    except engine_errors.InvalidSpecError as error:
+        raise InvalidError(error.code, error.brief, resolution=error.resolution) from error
+    except engine_errors.PlasmaError as error:
+        kind: type[ShellWeGoError] = UnavailableError if error.temporary else InvalidError
+        raise kind(error.code, str(error), resolution=error.resolution) from error
+
+
+class PlasmaExec:
+    """An exec session of the engine in the platform's words."""
+
+    def __init__(self, session: ExecSession) -> None:
+        self._session = session
+
+    async def send(self, data: bytes) -> None:
+        with _translated():
+            await self._session.send(data)
+
+    async def send_eof(self) -> None:
+        with _translated():
+            await self._session.send_eof()
+
+    async def resize(self, rows: int, columns: int) -> None:
+        with _translated():
+            await self._session.resize(TerminalSize(rows, columns))
+
+    async def signal(self, number: int) -> None:
+        with _translated():
+            await self._session.signal(number)
+
+    async def output(self) -> AsyncIterator[ExecData | ExecDone]:
+        with _translated():
+            async for item in self._session.output():
+                match item:
+                    case ExecExit(code):
+                        yield ExecDone(code=code)
+                    case _:
+                        yield ExecData(stream=item.stream.value, data=item.data)
+
+    async def aclose(self) -> None:
+        await self._session.aclose()
+
+
+class PlasmaEngine:
+    """`ports.engine.Engine` on a `VmManager`."""
+
+    def __init__(
+        self,
+        manager: VmManager,
+        *,
+        backends: Callable[[], tuple[Backend, ...]],
+        disk_dir: Path,
+        version: str,
+        confinement: str,
+        processes: Callable[[], tuple[ProcessId, ...]] = tuple,
+    ) -> None:
+        self._manager = manager
+        self._backends = backends
+        self._disk_dir = disk_dir
+        self._version = version
+        self._confinement = confinement
+        self._processes = processes
+        self._seen = -1
+        self._stops: dict[str, asyncio.Task[Vm]] = {}
+
+    async def start(self) -> None:
+        with _translated():
+            await self._manager.recover(self._processes())
+
+    async def facts(self) -> NodeFacts:
+        cpus = os.cpu_count() or 1
+        backends = self._backends()
+        return NodeFacts(
+            hostname=socket.gethostname(),
+            version=self._version,
+            cpu_milli=cpus * 1000,
+            memory_bytes=max(_memory_bytes() - HOST_RESERVE_BYTES, 0),
+            disk_bytes=_disk_bytes(self._disk_dir),
+            backends=backends,
+            confinement=self._confinement,
+            warnings=_warnings(backends, self._confinement),
+        )
+
+    async def run(self, order: VmOrder) -> None:
+        with _translated():
+            self._manager.create(to_spec(order))
+            self._manager.start(order.vm_id)
+
+    async def stop(self, vm_id: str, grace_s: float) -> None:
+        with _translated():
+            self._manager.get(vm_id)
+        if vm_id not in self._stops:
+            task = asyncio.create_task(self._manager.stop(vm_id, grace_s), name=f"stop {vm_id}")
+            self._stops[vm_id] = task
+            task.add_done_callback(lambda _task: self._stops.pop(vm_id, None))
+
+    async def delete(self, vm_id: str) -> None:
+        with _translated():
+            await self._manager.delete(vm_id)
+
+    async def observe(self) -> tuple[VmView, ...]:
+        self._seen = self._manager.revision
+        return tuple(to_view(vm) for vm in self._manager.list_vms())
+
+    async def changed(self) -> None:
+        await self._manager.changed(self._seen)
+
+    async def exec(self, vm_id: str, request: StreamRequest) -> PlasmaExec:
+        terminal = TerminalSize(request.rows, request.columns) if request.rows and request.columns else None
+        spec = ExecSpec(
+            command=request.command,
+            env=request.env,
+            workdir=request.workdir or None,
+            user=request.user or None,
+            terminal=terminal,
+        )
+        with _translated():
+            return PlasmaExec(await self._manager.exec(vm_id, spec))
+
+    async def logs(self, vm_id: str, *, follow: bool, tail: int, since: float) -> AsyncIterator[LogRecord]:
+        with _translated():
+            async for line in self._manager.logs(vm_id, follow=follow, tail=tail, since=since):
+                yield LogRecord(time=line.time, stream=line.stream.value, text=line.text)
+
+    async def close(self, *, keep_vms: bool) -> None:
+        await self._manager.close(keep_vms=keep_vms)
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _disk_bytes(directory: Path) -> int:
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
+
+
+def _warnings(backends: tuple[Backend, ...], confinement: str) -> tuple[str, ...]:
+    """What is weaker on this host than it should be."""
+    warnings = [
+        f"{backend.name} emulates the CPU (no usable KVM: {backend.reason}); VMs are slow and isolated by software only"
+        for backend in backends
+        if backend.acceleration == "tcg"
+    ]
+    if confinement == "rlimits":
+        warnings.append("no cgroups are available: VMs are bounded by rlimits only, CPU shares are not enforced")
+    return tuple(warnings)
+
+
+def to_backend(capabilities: BackendCapabilities, *, reason: str = "") -> Backend:
+    """A usable backend as the platform tells it."""
+    return Backend(
+        name=capabilities.name,
+        status="ready",
+        acceleration=capabilities.acceleration.value,
+        isolation=capabilities.isolation.value,
+        reason=reason,
+        max_vcpus=capabilities.max_vcpus,
+        max_memory_bytes=capabilities.max_memory_bytes,
+    )
