@@ -1,0 +1,1 @@
+"""Drivers of `ports.bus`: memory, for everything in one process."""

@@ -1,0 +1,80 @@
+"""The bus in memory: a bounded queue a listener; whoever falls behind loses the oldest hints."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from shellwego.ports.bus import Hint
+
+QUEUE_LIMIT = 1024
+"""Hints kept for one listener."""
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """True where the subject fits: `*` is one word, a last `>` one or more (as in NATS)."""
+    wanted, words = pattern.split("."), subject.split(".")
+    if wanted[-1] == ">":
+        wanted = wanted[:-1]
+        if len(words) <= len(wanted):
+            return False
+        words = words[: len(wanted)]
+    return len(wanted) == len(words) and all(want in ("*", word) for want, word in zip(wanted, words, strict=True))
+
+
+class _Listener:
+    def __init__(self, pattern: str, limit: int) -> None:
+        self.pattern = pattern
+        self._hints: deque[Hint] = deque(maxlen=limit)
+        self._arrived = asyncio.Event()
+        self._closed = False
+
+    def put(self, hint: Hint) -> None:
+        self._hints.append(hint)
+        self._arrived.set()
+
+    def close(self) -> None:
+        self._closed = True
+        self._arrived.set()
+
+    async def hints(self) -> AsyncIterator[Hint]:
+        while True:
+            while self._hints:
+                yield self._hints.popleft()
+            if self._closed:
+                return
+            self._arrived.clear()
+            await self._arrived.wait()
+
+
+class MemoryBus:
+    """See `ports.bus.Bus`."""
+
+    def __init__(self, queue_limit: int = QUEUE_LIMIT) -> None:
+        self._limit = queue_limit
+        self._listeners: list[_Listener] = []
+        self._closed = False
+
+    async def publish(self, subject: str, payload: bytes = b"") -> None:
+        for listener in self._listeners:
+            if matches(listener.pattern, subject):
+                listener.put(Hint(subject, payload))
+
+    @asynccontextmanager
+    async def subscribe(self, pattern: str) -> AsyncIterator[AsyncIterator[Hint]]:
+        listener = _Listener(pattern, self._limit)
+        if self._closed:
+            listener.close()
+        self._listeners.append(listener)
+        try:
+            yield listener.hints()
+        finally:
+            self._listeners.remove(listener)
+            listener.close()
+
+    async def close(self) -> None:
+        self._closed = True
+        for listener in self._listeners:
+            listener.close()

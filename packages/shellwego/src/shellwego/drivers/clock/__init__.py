@@ -1,0 +1,1 @@
+"""Drivers of `ports.clock`: the system's clock, and virtual time."""

@@ -1,0 +1,1 @@
+"""Drivers of `ports.store`: memory, and SQLite in WAL mode."""

@@ -1,0 +1,243 @@
+"""The store in memory: dictionaries, and an undo list for each transaction. Nothing survives the process.
+
+A function of a transaction runs to its end inside the event loop, so it is alone by nature. A transaction is over when its
+function returns: using it later is a defect and raises, because on a real store it would touch nothing or somebody else's
+transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar, cast
+
+from shellwego.core.apps import App, Release
+from shellwego.core.deployments import Deployment
+from shellwego.core.errors import UnavailableError
+from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
+from shellwego.core.images import Image
+from shellwego.core.instances import Instance
+from shellwego.core.nodes import Node
+from shellwego.core.routing import Edge
+from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
+from shellwego.ports.clock import Clock
+from shellwego.ports.store import UNIQUE, Op, Order, Scalar, Transaction, Where
+
+E = TypeVar("E")
+T = TypeVar("T")
+R = TypeVar("R", bound=Row)
+
+
+@dataclass(slots=True)
+class _Rows:
+    """One table's rows, and who holds each unique key."""
+
+    name: str
+    by_id: dict[str, Any] = field(default_factory=dict)
+    holders: dict[tuple[tuple[str, ...], tuple[Any, ...]], str] = field(default_factory=dict)
+
+    def put(self, id_: str, row: Any) -> None:
+        """Store, replace, or (None) remove a row.
+
+        Raises:
+            ConflictError: a unique key is another row's.
+        """
+        keys = [] if row is None else [(fields, _values(row, fields)) for fields in UNIQUE.get(self.name, ())]
+        for key in keys:
+            if self.holders.get(key, id_) != id_:
+                raise taken(self.name, key[0])
+        old = self.by_id.pop(id_, None)
+        if old is not None:
+            for fields in UNIQUE.get(self.name, ()):
+                del self.holders[fields, _values(old, fields)]
+        if row is not None:
+            self.by_id[id_] = row
+            self.holders.update(dict.fromkeys(keys, id_))
+
+
+def _values(row: Any, fields: Iterable[str]) -> tuple[Any, ...]:
+    return tuple(getattr(row, name) for name in fields)
+
+
+_FULFILS: Mapping[Op, Callable[[Any, Any], bool]] = {
+    Op.EQ: operator.eq,
+    Op.IN: lambda stored, values: stored in values,
+    Op.GT: operator.gt,
+    Op.GTE: operator.ge,
+    Op.LT: operator.lt,
+    Op.LTE: operator.le,
+    Op.CONTAINS: lambda stored, part: part.lower() in stored.lower(),
+}
+
+
+def _fulfils(row: object, condition: Where) -> bool:
+    return _FULFILS[condition.op](getattr(row, condition.field), condition.value)
+
+
+@dataclass(slots=True)
+class _Scope:
+    """The life of one transaction: whether it may write, and how to undo what it wrote."""
+
+    writable: bool
+    open: bool = True
+    undo: list[tuple[_Rows, str, Any]] = field(default_factory=list)
+
+    def check(self, *, write: bool) -> None:
+        if not self.open:
+            raise RuntimeError("the transaction is over; a use case must not keep it")
+        if write and not self.writable:
+            raise RuntimeError("a read must not write; use transact")
+
+    def roll_back(self) -> None:
+        """Put every row back. Removals come first, so that no unique key is in the way."""
+        first: dict[tuple[int, str], tuple[_Rows, str, Any]] = {}
+        for rows, id_, old in self.undo:
+            first.setdefault((id(rows), id_), (rows, id_, old))
+        for rows, id_, _ in first.values():
+            rows.put(id_, None)
+        for rows, id_, old in first.values():
+            rows.put(id_, old)
+
+
+class MemoryTable(Generic[E]):
+    """See `ports.store.Table`."""
+
+    def __init__(self, scope: _Scope, rows: _Rows) -> None:
+        self._scope = scope
+        self._rows = rows
+        self._versioned = is_versioned(ENTITIES[rows.name])
+
+    def get(self, id_: str) -> E | None:
+        self._scope.check(write=False)
+        return self._rows.by_id.get(id_)
+
+    def insert(self, entity: E) -> E:
+        id_ = cast(Row, entity).id
+        if id_ in self._rows.by_id:
+            raise taken(self._rows.name, ("id",))
+        self._put(id_, entity)
+        return entity
+
+    def update(self, entity: E) -> E:
+        id_ = cast(Row, entity).id
+        stored = self._rows.by_id.get(id_)
+        if stored is None:
+            raise missing(self._rows.name, id_)
+        if self._versioned:
+            raised: Any = entity
+            if stored.version != raised.version:
+                raise stale(self._rows.name, id_)
+            entity = replace(raised, version=raised.version + 1)
+        self._put(id_, entity)
+        return entity
+
+    def delete(self, id_: str) -> None:
+        if id_ not in self._rows.by_id:
+            raise missing(self._rows.name, id_)
+        self._put(id_, None)
+
+    def select(
+        self,
+        *conditions: Where,
+        order: Order = BY_ID,
+        limit: int | None = None,
+        after: tuple[Scalar, str] | None = None,
+    ) -> list[E]:
+        check_question(self._rows.name, conditions, order)
+        rows = self._matching(conditions)
+        rows.sort(key=lambda row: _position(row, order), reverse=order.descending)
+        if after is not None:
+            rows = [row for row in rows if _beyond(_position(row, order), after, order)]
+        return rows if limit is None else rows[:limit]
+
+    def count(self, *conditions: Where) -> int:
+        check_question(self._rows.name, conditions, BY_ID)
+        return len(self._matching(conditions))
+
+    def _matching(self, conditions: tuple[Where, ...]) -> list[E]:
+        self._scope.check(write=False)
+        return [row for row in self._rows.by_id.values() if all(_fulfils(row, where) for where in conditions)]
+
+    def _put(self, id_: str, row: Any) -> None:
+        self._scope.check(write=True)
+        old = self._rows.by_id.get(id_)
+        self._rows.put(id_, row)
+        self._scope.undo.append((self._rows, id_, old))
+
+
+def _position(row: Any, order: Order) -> tuple[Any, str]:
+    return getattr(row, order.field), row.id
+
+
+def _beyond(position: tuple[Any, str], after: tuple[Any, str], order: Order) -> bool:
+    return position < after if order.descending else position > after
+
+
+class MemoryTransaction:
+    """See `ports.store.Transaction`."""
+
+    organizations: MemoryTable[Organization]
+    projects: MemoryTable[Project]
+    users: MemoryTable[User]
+    tokens: MemoryTable[Token]
+    grants: MemoryTable[Grant]
+    apps: MemoryTable[App]
+    releases: MemoryTable[Release]
+    deployments: MemoryTable[Deployment]
+    instances: MemoryTable[Instance]
+    nodes: MemoryTable[Node]
+    images: MemoryTable[Image]
+    edges: MemoryTable[Edge]
+    events: MemoryTable[Event]
+    audit: MemoryTable[AuditRecord]
+    idempotency: MemoryTable[IdempotencyRecord]
+    counters: MemoryTable[Counter]
+    leases: MemoryTable[LoopLease]
+
+    def __init__(self, scope: _Scope, tables: dict[str, _Rows], now: float) -> None:
+        self._now = now
+        for name, rows in tables.items():
+            setattr(self, name, MemoryTable[Any](scope, rows))
+
+    def now(self) -> float:
+        return self._now
+
+    def next(self, counter: str) -> int:
+        stored = self.counters.get(counter)
+        if stored is None:
+            return self.counters.insert(Counter(id=counter, value=1)).value
+        return self.counters.update(replace(stored, value=stored.value + 1)).value
+
+
+class MemoryStore:
+    """See `ports.store.Store`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._tables = {name: _Rows(name) for name in ENTITIES}
+        self._closed = False
+
+    async def transact(self, fn: Callable[[Transaction], T]) -> T:
+        return await self._run(fn, writable=True)
+
+    async def read(self, fn: Callable[[Transaction], T]) -> T:
+        return await self._run(fn, writable=False)
+
+    async def close(self) -> None:
+        self._closed = True
+
+    async def _run(self, fn: Callable[[Transaction], T], *, writable: bool) -> T:
+        await asyncio.sleep(0)  # a real store gives way here, so callers meet the same interleavings
+        if self._closed:
+            raise UnavailableError("store-closed", "the store is closed")
+        scope = _Scope(writable)
+        try:
+            return fn(MemoryTransaction(scope, self._tables, self._clock.now()))
+        except BaseException:
+            scope.roll_back()
+            raise
+        finally:
+            scope.open = False

@@ -1,0 +1,86 @@
+"""What every store driver agrees on: which entities there are, what may be asked, and the words of the errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Protocol
+
+from shellwego.core.apps import App, Release
+from shellwego.core.deployments import Deployment
+from shellwego.core.errors import ConflictError, FieldError, NotFoundError, StaleError
+from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
+from shellwego.core.images import Image
+from shellwego.core.instances import Instance
+from shellwego.core.nodes import Node
+from shellwego.core.routing import Edge
+from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.ports.store import INDEXES, Order, Where
+
+ENTITIES: Mapping[str, type] = {
+    "organizations": Organization,
+    "projects": Project,
+    "users": User,
+    "tokens": Token,
+    "grants": Grant,
+    "apps": App,
+    "releases": Release,
+    "deployments": Deployment,
+    "instances": Instance,
+    "nodes": Node,
+    "images": Image,
+    "edges": Edge,
+    "events": Event,
+    "audit": AuditRecord,
+    "idempotency": IdempotencyRecord,
+    "counters": Counter,
+    "leases": LoopLease,
+}
+"""Table name → entity."""
+
+
+BY_ID = Order()
+
+
+class Row(Protocol):
+    """What every entity has."""
+
+    @property
+    def id(self) -> str: ...
+
+
+def is_versioned(entity: type) -> bool:
+    """True for entities that change by compare-and-set."""
+    return any(field.name == "version" for field in fields(entity))
+
+
+def check_question(table: str, conditions: Sequence[Where], order: Order) -> None:
+    """Refuse a question about a field without an index.
+
+    Raises:
+        ValueError: a defect of the use case, never of a user.
+    """
+    allowed = (*INDEXES[table], "id")
+    for name in (*(condition.field for condition in conditions), order.field):
+        if name not in allowed:
+            raise ValueError(f"{table}.{name} has no index; fields that can be asked for: {', '.join(allowed)}")
+
+
+def taken(table: str, key: Sequence[str]) -> ConflictError:
+    """A unique key is in use. The value is not repeated: it may be the hash of a secret."""
+    name = key[-1]
+    return ConflictError(
+        "already-exists",
+        f"{table}: {' and '.join(key)} already in use",
+        errors=(FieldError(name, "already-exists", f"this {name} is already in use"),),
+    )
+
+
+def stale(table: str, id_: str) -> StaleError:
+    """Another version is stored than the one that was read."""
+    return StaleError("stale", f"{table}: {id_} was changed in between", resolution="Read it again and retry.")
+
+
+def missing(table: str, id_: str) -> NotFoundError:
+    """There is no such row."""
+    return NotFoundError("not-found", f"{table}: there is no {id_}")

@@ -1,0 +1,1 @@
+"""Drivers of `ports.streams`: memory, for everything in one process."""

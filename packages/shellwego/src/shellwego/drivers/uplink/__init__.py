@@ -1,0 +1,1 @@
+"""Drivers of `ports.uplink`: memory, for everything in one process."""
