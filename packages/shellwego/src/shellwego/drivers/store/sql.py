@@ -1,0 +1,192 @@
+"""Tables and transactions over an SQLAlchemy connection, for every SQL driver.
+
+The driver owns the connection, begins and ends the transaction, and says how its database names a violated unique key.
+Statements are built from values and bound parameters only; SQLAlchemy keeps them compiled.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from shellwego.core.apps import App, Release
+from shellwego.core.deployments import Deployment
+from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
+from shellwego.core.images import Image
+from shellwego.core.instances import Instance
+from shellwego.core.nodes import Node
+from shellwego.core.routing import Edge
+from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.drivers.store.rows import RowMapper
+from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
+from shellwego.drivers.store.schema import TABLES
+from shellwego.ports.store import Op, Order, Scalar, Where
+
+E = TypeVar("E")
+
+ViolatedKey = Callable[[IntegrityError], Sequence[str]]
+"""Which fields of a unique key the database refused."""
+
+
+class _Versioned(Protocol):
+    @property
+    def version(self) -> int: ...
+
+
+class _Shape(Generic[E]):
+    """What is known of one table beforehand: its statements and its mapping."""
+
+    def __init__(self, name: str, entity: type[E]) -> None:
+        self.name = name
+        self.mapper = RowMapper(entity)
+        self.versioned = is_versioned(entity)
+        self.table = TABLES[name]
+        self.columns = [self.table.c[column] for column in self.mapper.names]
+        self.by_id = sa.select(*self.columns).where(self.table.c.id == sa.bindparam("key"))
+        self.insert = sa.insert(self.table)
+        self.delete = sa.delete(self.table).where(self.table.c.id == sa.bindparam("key"))
+        self.update = sa.update(self.table).where(self.table.c.id == sa.bindparam("key"))
+        if self.versioned:
+            self.update = self.update.where(self.table.c.version == sa.bindparam("read_version"))
+
+
+_SHAPES: Mapping[str, _Shape[Any]] = {name: _Shape(name, entity) for name, entity in ENTITIES.items()}
+
+_CONDITIONS: Mapping[Op, Callable[[Any, Any], sa.ColumnElement[bool]]] = {
+    Op.EQ: operator.eq,
+    Op.IN: lambda column, values: column.in_(values),
+    Op.GT: operator.gt,
+    Op.GTE: operator.ge,
+    Op.LT: operator.lt,
+    Op.LTE: operator.le,
+    Op.CONTAINS: lambda column, part: sa.func.lower(column).contains(part.lower(), autoescape=True),
+}
+
+
+@dataclass(slots=True)
+class Scope:
+    """The life of one transaction."""
+
+    connection: sa.Connection
+    violated_key: ViolatedKey
+    writable: bool
+    open: bool = True
+
+    def read(self) -> sa.Connection:
+        """The connection, while the transaction lasts."""
+        if not self.open:
+            raise RuntimeError("the transaction is over; a use case must not keep it")
+        return self.connection
+
+    def write(self) -> sa.Connection:
+        """The connection, where the transaction may write."""
+        if not self.writable:
+            raise RuntimeError("a read must not write; use transact")
+        return self.read()
+
+
+class SqlTable(Generic[E]):
+    """See `ports.store.Table`."""
+
+    def __init__(self, scope: Scope, shape: _Shape[E]) -> None:
+        self._scope = scope
+        self._shape = shape
+
+    def get(self, id_: str) -> E | None:
+        row = self._scope.read().execute(self._shape.by_id, {"key": id_}).one_or_none()
+        return None if row is None else self._shape.mapper.to_entity(row)
+
+    def insert(self, entity: E) -> E:
+        self._write(self._shape.insert, self._shape.mapper.to_row(entity))
+        return entity
+
+    def update(self, entity: E) -> E:
+        id_ = cast(Row, entity).id
+        keys: dict[str, Any] = {"key": id_}
+        if self._shape.versioned:
+            read_version = cast(_Versioned, entity).version
+            keys["read_version"] = read_version
+            entity = replace(cast(Any, entity), version=read_version + 1)
+        if self._write(self._shape.update, {**self._shape.mapper.to_row(entity), **keys}) == 0:
+            raise missing(self._shape.name, id_) if self.get(id_) is None else stale(self._shape.name, id_)
+        return entity
+
+    def delete(self, id_: str) -> None:
+        if self._write(self._shape.delete, {"key": id_}) == 0:
+            raise missing(self._shape.name, id_)
+
+    def select(
+        self,
+        *conditions: Where,
+        order: Order = BY_ID,
+        limit: int | None = None,
+        after: tuple[Scalar, str] | None = None,
+    ) -> list[E]:
+        check_question(self._shape.name, conditions, order)
+        columns = self._shape.table.c
+        statement = sa.select(*self._shape.columns).where(*self._fulfilled(conditions))
+        place = [columns[order.field], columns.id]
+        if after is not None:
+            beyond = operator.lt if order.descending else operator.gt
+            statement = statement.where(beyond(sa.tuple_(*place), sa.tuple_(*after)))
+        statement = statement.order_by(*(column.desc() if order.descending else column.asc() for column in place))
+        if limit is not None:
+            statement = statement.limit(limit)
+        return [self._shape.mapper.to_entity(row) for row in self._scope.read().execute(statement)]
+
+    def count(self, *conditions: Where) -> int:
+        check_question(self._shape.name, conditions, BY_ID)
+        statement = sa.select(sa.func.count()).select_from(self._shape.table).where(*self._fulfilled(conditions))
+        return int(self._scope.read().execute(statement).scalar_one())
+
+    def _fulfilled(self, conditions: Sequence[Where]) -> list[sa.ColumnElement[bool]]:
+        columns = self._shape.table.c
+        return [_CONDITIONS[where.op](columns[where.field], where.value) for where in conditions]
+
+    def _write(self, statement: sa.Insert | sa.Update | sa.Delete, values: Mapping[str, Any]) -> int:
+        """Run a statement; returns how many rows it met."""
+        try:
+            return self._scope.write().execute(statement, values).rowcount
+        except IntegrityError as error:
+            raise taken(self._shape.name, self._scope.violated_key(error)) from None
+
+
+class SqlTransaction:
+    """See `ports.store.Transaction`."""
+
+    organizations: SqlTable[Organization]
+    projects: SqlTable[Project]
+    users: SqlTable[User]
+    tokens: SqlTable[Token]
+    grants: SqlTable[Grant]
+    apps: SqlTable[App]
+    releases: SqlTable[Release]
+    deployments: SqlTable[Deployment]
+    instances: SqlTable[Instance]
+    nodes: SqlTable[Node]
+    images: SqlTable[Image]
+    edges: SqlTable[Edge]
+    events: SqlTable[Event]
+    audit: SqlTable[AuditRecord]
+    idempotency: SqlTable[IdempotencyRecord]
+    counters: SqlTable[Counter]
+    leases: SqlTable[LoopLease]
+
+    def __init__(self, scope: Scope, now: float) -> None:
+        self._now = now
+        for name, shape in _SHAPES.items():
+            setattr(self, name, SqlTable(scope, shape))
+
+    def now(self) -> float:
+        return self._now
+
+    def next(self, counter: str) -> int:
+        stored = self.counters.get(counter)
+        if stored is None:
+            return self.counters.insert(Counter(id=counter, value=1)).value
+        return self.counters.update(replace(stored, value=stored.value + 1)).value

@@ -1,0 +1,261 @@
+"""SQLite: one writer thread with group commit, and readers on snapshots.
+
+Measured here: many connections that compete for SQLite's one write lock give long tails (0.8 s), because they back off
+blindly. So all writes go through one thread. While it waits for the disk, others queue up; it then runs them all in one
+transaction, each inside its own savepoint, and pays one fsync for all. A function that fails undoes only itself. Nobody is
+told of success before the COMMIT returned, and with it the fsync (`synchronous=FULL`).
+
+Trap: after some errors (disk full, I/O) SQLite rolls the whole transaction back by itself, the neighbours in the batch
+included. Then the whole batch fails with `UnavailableError`, and each may be tried again.
+
+The connection is in the driver's autocommit mode, so that BEGIN, SAVEPOINT and COMMIT are exactly those written here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.pool import NullPool
+
+from shellwego.core.errors import UnavailableError
+from shellwego.drivers.store.migrate import upgrade
+from shellwego.drivers.store.sql import Scope, SqlTransaction
+from shellwego.ports.clock import Clock
+from shellwego.ports.store import Transaction
+
+T = TypeVar("T")
+
+MAX_BATCH = 256
+READERS = 4
+BUSY_MS = 5000
+
+
+def open_sqlite(path: Path, clock: Clock) -> SqliteStore:
+    """Open the database, made or migrated where needed. The file is for its owner only: it holds apps' environments.
+
+    Raises:
+        UnavailableError: it cannot be opened, or is no database.
+        ConflictError: a newer version of the platform wrote it.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        upgrade(path)
+    except OSError as error:
+        raise UnavailableError("store-unavailable", f"cannot open {path}: {error.strerror}") from error
+    except DBAPIError as error:
+        raise _unavailable(error) from error
+    return SqliteStore(path, clock)
+
+
+def _engine(path: Path) -> sa.Engine:
+    engine = sa.create_engine(
+        "sqlite://",
+        creator=lambda: sqlite3.connect(path, isolation_level=None, check_same_thread=False),
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+    )
+    sa.event.listen(engine, "connect", _prepare)
+    return engine
+
+
+def _prepare(connection: Any, _: object) -> None:
+    connection.create_function("lower", 1, str.lower, deterministic=True)  # SQLite's own knows ASCII only
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _violated_key(error: IntegrityError) -> list[str]:
+    """`UNIQUE constraint failed: apps.project_id, apps.name` → the fields."""
+    _, _, columns = str(error.orig).partition(": ")
+    return [column.partition(".")[2] for column in columns.split(", ")]
+
+
+def _unavailable(error: DBAPIError) -> UnavailableError:
+    if getattr(error.orig, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+        return UnavailableError(
+            "disk-full", "the disk of the platform's database is full", resolution="Free space; nothing was lost."
+        )
+    return UnavailableError("store-unavailable", f"the database does not answer: {error.orig}")
+
+
+def _is_outage(error: BaseException) -> bool:
+    """The database's trouble, not the caller's: no space, I/O error, locked by another process, corrupt."""
+    if not isinstance(error, DBAPIError):
+        return False
+    return isinstance(error.orig, sqlite3.OperationalError) or type(error.orig) is sqlite3.DatabaseError
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One `transact` on its way through the writer."""
+
+    fn: Callable[[Transaction], Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+    def deliver(self) -> None:
+        """Tell the caller; runs in its event loop."""
+        if self.future.done():  # the caller was cancelled
+            return
+        if self.error is None:
+            self.future.set_result(self.result)
+        elif isinstance(self.error, StopIteration):  # a future cannot carry it
+            self.future.set_exception(RuntimeError("the function of the transaction raised StopIteration"))
+        else:
+            self.future.set_exception(self.error)
+
+
+def _deliver(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.deliver()
+
+
+@dataclass(slots=True)
+class _Writer:
+    """The thread that writes."""
+
+    connection: sa.Connection
+    clock: Clock
+    jobs: queue.SimpleQueue[_Job | None] = field(default_factory=queue.SimpleQueue)
+
+    def run(self) -> None:
+        """Work until None arrives."""
+        ended = False
+        while not ended:
+            batch: list[_Job] = []
+            job = self.jobs.get()
+            while job is not None:
+                batch.append(job)
+                if len(batch) == MAX_BATCH or self.jobs.empty():
+                    break
+                job = self.jobs.get_nowait()
+            ended = job is None
+            self._commit(batch)
+        self.connection.close()
+
+    def _commit(self, batch: list[_Job]) -> None:
+        try:
+            self._sql("BEGIN IMMEDIATE")
+            for job in batch:
+                self._run(job)
+            self._sql("COMMIT")
+        except DBAPIError as error:
+            self._undo_all()
+            for job in batch:
+                job.error = _unavailable(error)
+        for loop in {job.loop for job in batch}:
+            own = [job for job in batch if job.loop is loop]
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_deliver, own)
+
+    def _run(self, job: _Job) -> None:
+        """Run one function within its savepoint.
+
+        Raises:
+            DBAPIError: the database fails; SQLite may have rolled all back.
+        """
+        self._sql("SAVEPOINT job")
+        scope = Scope(self.connection, _violated_key, writable=True)
+        try:
+            job.result = job.fn(SqlTransaction(scope, self.clock.now()))
+        except BaseException as error:
+            if _is_outage(error):
+                raise
+            job.error = error
+            self._sql("ROLLBACK TO job")
+        finally:
+            scope.open = False
+        self._sql("RELEASE job")
+
+    def _undo_all(self) -> None:
+        driver: Any = self.connection.connection.driver_connection
+        if driver.in_transaction:
+            self._sql("ROLLBACK")
+
+    def _sql(self, statement: str) -> None:
+        self.connection.exec_driver_sql(statement)
+
+
+class SqliteStore:
+    """See `ports.store.Store`; made by `open_sqlite`."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._clock = clock
+        self._engine = _engine(path)
+        self._writer = _Writer(self._engine.connect(), clock)
+        self._thread = threading.Thread(target=self._writer.run, name="store-writer", daemon=True)
+        self._thread.start()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+        self._idle: list[sa.Connection] = []
+        self._closed = False
+
+    async def transact(self, fn: Callable[[Transaction], T]) -> T:
+        self._check_open()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._writer.jobs.put(_Job(fn, loop, future))
+        return await future
+
+    async def read(self, fn: Callable[[Transaction], T]) -> T:
+        self._check_open()
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, fn)
+
+    async def close(self) -> None:
+        """Finish what was asked before, then let go of the files."""
+        if self._closed:
+            return
+        self._closed = True
+        self._writer.jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._readers.shutdown)
+        for connection in self._idle:
+            connection.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UnavailableError("store-closed", "the store is closed")
+
+    def _read(self, fn: Callable[[Transaction], T]) -> T:
+        with self._snapshot() as connection:
+            scope = Scope(connection, _violated_key, writable=False)
+            try:
+                return fn(SqlTransaction(scope, self._clock.now()))
+            except DBAPIError as error:
+                if _is_outage(error):
+                    raise _unavailable(error) from error
+                raise
+            finally:
+                scope.open = False
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[sa.Connection]:
+        """A connection that sees one moment (WAL) and cannot write."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._open_reader()
+        connection.exec_driver_sql("BEGIN")
+        try:
+            yield connection
+        finally:
+            connection.exec_driver_sql("ROLLBACK")
+            self._idle.append(connection)
+
+    def _open_reader(self) -> sa.Connection:
+        connection = self._engine.connect()
+        connection.exec_driver_sql("PRAGMA query_only=ON")
+        return connection
