@@ -1,4 +1,4 @@
-"""Builds the sample's image as an OCI-layout tar, without any registry: a base from the distribution's archive, then the app.
+"""Builds the sample's image as an OCI-layout tar, without any registry: a base from the archive, then the app.
 
     build.py --base base.tar --version v1 --output hello-v1.tar [--env NAME=VALUE …]
 

@@ -1,0 +1,46 @@
+"""What a platform must not leave on a host: processes, interfaces, mounts, cgroups, firewall tables under our names."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from examples.demo.platform import qemu_processes
+
+
+def _haproxies() -> set[str]:
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            if Path(words[0]).name == "haproxy" and any("shellwego" in word or "swg" in word for word in words):
+                found.add(f"haproxy {entry.name}")
+    return found
+
+
+def _cgroups() -> set[str]:
+    root = Path("/sys/fs/cgroup")
+    return {
+        f"cgroup {path}" for depth in ("*", "*/*", "*/*/*") for path in root.glob(depth) if path.name.startswith("swg-")
+    }
+
+
+def _tables() -> set[str]:
+    if os.geteuid() != 0:
+        return set()
+    listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
+    return {f"nft {line}" for line in listed.splitlines() if " swg" in line}
+
+
+def snapshot() -> frozenset[str]:
+    """Everything on this host that carries our names now."""
+    interfaces = {f"interface {name}" for name in os.listdir("/sys/class/net") if name.startswith("swg")}  # noqa: PTH208
+    mounts = {
+        f"mount {line.split()[1]}" for line in Path("/proc/mounts").read_text().splitlines() if "shellwego" in line
+    }
+    vms = {f"qemu {pid} {name}" for pid, name in qemu_processes().items()}
+    return frozenset(interfaces | mounts | vms | _haproxies() | _cgroups() | _tables())

@@ -1,0 +1,126 @@
+"""One platform on this machine, driven as a user would: `swg up` in the background, the command line for the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from examples.demo.registry import free_port
+
+SWG = str(Path(sys.executable).with_name("swg"))
+
+
+class CommandFailed(RuntimeError):
+    """A command of the platform ended with another code than asked for."""
+
+    def __init__(self, command: list[str], code: int, output: str) -> None:
+        super().__init__(f"{' '.join(command)} ended with {code}:\n{output}")
+        self.code = code
+        self.output = output
+
+
+@dataclass(slots=True)
+class Platform:
+    """`swg up` with its own data directory, ports and command-line configuration."""
+
+    data_dir: Path
+    config_home: Path
+    http_port: int = field(default_factory=free_port)
+    api_port: int = field(default_factory=free_port)
+    extra: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.config_home / "up.log"
+
+    def start(self, ready_within_s: float = 60.0) -> float:
+        """Start it; returns the seconds until it said that it is ready."""
+        self.config_home.mkdir(parents=True, exist_ok=True)
+        command = [SWG, "up", "--data-dir", str(self.data_dir), "--http-port", str(self.http_port)]
+        command += ["--api-port", str(self.api_port), *self.extra]
+        began = time.monotonic()
+        with self.log.open("ab") as output:
+            mark = output.tell()
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=output, env=self._environment(), start_new_session=True
+            )
+        while b"ready" not in self.log.read_bytes()[mark:]:
+            if self.process.poll() is not None or time.monotonic() - began > ready_within_s:
+                raise CommandFailed(command, self.process.poll() or -1, self.log.read_text()[-3000:])
+            time.sleep(0.02)
+        return time.monotonic() - began
+
+    def stop(self, timeout_s: float = 60.0) -> int:
+        """Ask it to end, and wait; returns its exit code."""
+        if self.process is None:
+            return 0
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(timeout_s)
+        self.process = None
+        return code
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "XDG_CONFIG_HOME": str(self.config_home), "NO_COLOR": "1", **self.environment}
+
+    def swg(self, *arguments: str, code: int | None = 0, stdin: str = "", timeout_s: float = 400) -> str:
+        """Run a command; returns its stdout. `code` None accepts any end.
+
+        Raises:
+            CommandFailed: it ended with another code.
+        """
+        command = [SWG, *arguments]
+        result = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=self._environment(),
+            input=stdin,
+            timeout=timeout_s,
+            check=False,
+        )
+        if code is not None and result.returncode != code:
+            raise CommandFailed(command, result.returncode, result.stdout + result.stderr)
+        return result.stdout if code == 0 else result.stdout + result.stderr
+
+    def json(self, *arguments: str) -> Any:
+        """Run a command with `--json`, and parse its document."""
+        return json.loads(self.swg(*arguments, "--json"))
+
+    def __enter__(self) -> Platform:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+
+
+def qemu_processes(data_dir: Path | None = None) -> dict[int, str]:
+    """Living VMMs of ShellWeGo on this machine: pid → the name they carry (`swg-<installation>-<vm>`)."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if "qemu-system" in words[0] and state != "Z" and "-name" in words:
+            name = words[words.index("-name") + 1]
+            if name.startswith("swg-"):
+                found[int(entry.name)] = name
+    return found

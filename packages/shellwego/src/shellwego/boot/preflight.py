@@ -1,0 +1,162 @@
+"""What must hold before the platform starts, checked as root, each failure with its remedy.
+
+Nothing here changes the host except the directories that are the platform's own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+import secrets
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from plasmavmc.host.names import installation_key
+
+from plasmavmc.host.run import PACKAGES
+from shellwego.boot.settings import USER, UpSettings
+from shellwego.core.errors import ShellWeGoError, UnavailableError
+from shellwego.drivers.engine.host import assets_present, installation_key, missing_programs, packages_of
+
+RUN_DIR = Path("/run/shellwego")
+PROGRAMS = ("qemu-system-x86_64", "haproxy", "nft", "tar2sqfs", "mkfs.ext4")
+MIN_FREE_BYTES = 256 << 20
+
+
+class PreflightError(ShellWeGoError):
+    """The host is not ready; the message says what is missing and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """One platform on this host: its id, its directories, the user it runs as, and the lock that keeps it single."""
+
+    id: str
+    key: str
+    data_dir: Path
+    run_dir: Path
+    uid: int
+    gid: int
+    lock: int
+    """Descriptor of the locked file; held as long as a process of the platform lives."""
+
+
+def check_root() -> None:
+    """The platform is started by root, who keeps the helper only."""
+    if os.geteuid() != 0:
+        raise PreflightError(
+            "not-root",
+            "the platform must be started as root: taps, firewall and the start of VMs need it",
+            resolution="Run: sudo swg up …  (all but one small helper drops root at once)",
+        )
+
+
+def check_user() -> tuple[int, int]:
+    """The unprivileged user that everything but the helper runs as."""
+    try:
+        entry = pwd.getpwnam(USER)
+    except KeyError:
+        raise PreflightError(
+            "no-user", f"the system user {USER!r} does not exist", resolution="Run: scripts/setup"
+        ) from None
+    return entry.pw_uid, entry.pw_gid
+
+
+def check_programs() -> None:
+    """Every program that the platform starts is installed."""
+    missing = missing_programs(PROGRAMS)
+    if missing:
+        raise PreflightError(
+            "missing-program",
+            f"not installed: {', '.join(missing)}",
+            resolution=f"Run: scripts/setup, or: apt-get install {' '.join(packages_of(missing))}",
+        )
+
+
+def check_cache(cache: Path) -> None:
+    """Guest kernel and init are in the host's cache."""
+    if not assets_present(cache):
+        raise PreflightError(
+            "no-guest-kernel",
+            f"the guest's kernel and init are not in {cache}",
+            resolution="Run: scripts/setup (or: plasmavmc kernel fetch && plasmavmc guest build)",
+        )
+
+
+def check_space(directory: Path) -> None:
+    """There is room for the database, logs and at least one VM."""
+    status = os.statvfs(directory)
+    free = status.f_bavail * status.f_frsize
+    if free < MIN_FREE_BYTES:
+        raise PreflightError(
+            "disk-full",
+            f"only {free >> 20} MiB are free on the file system of {directory}; {MIN_FREE_BYTES >> 20} MiB are needed",
+            resolution="Free some space, or choose another place with --data-dir.",
+        )
+
+
+def open_installation(settings: UpSettings) -> Installation:
+    """Make or open the data directory, lock it, and make the run directory.
+
+    Raises:
+        PreflightError: it cannot be made, is full, or another `swg up` holds it.
+    """
+    uid, gid = check_user()
+    data_dir = settings.data_dir.absolute()
+    _own_directory(data_dir, uid, gid)
+    check_space(data_dir)
+    lock = _lock(data_dir, uid, gid)
+    installation_id = _installation_id(data_dir, uid, gid)
+    key = installation_key(installation_id)
+    run_dir = RUN_DIR / key
+    RUN_DIR.mkdir(mode=0o755, exist_ok=True)
+    _own_directory(run_dir, uid, gid)
+    return Installation(installation_id, key, data_dir, run_dir, uid, gid, lock)
+
+
+def _own_directory(path: Path, uid: int, gid: int) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.chown(path, uid, gid)
+    except OSError as error:
+        raise PreflightError(
+            "no-directory",
+            f"the directory {path} cannot be made or owned: {error.strerror}",
+            resolution="Choose another place with --data-dir, or mend its file system.",
+        ) from error
+
+
+def _lock(data_dir: Path, uid: int, gid: int) -> int:
+    path = data_dir / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    os.fchown(descriptor, uid, gid)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise PreflightError(
+            "already-running",
+            f"another platform (pid {holder or 'unknown'}) runs on {data_dir}",
+            resolution="Use that one, stop it first, or choose another --data-dir.",
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _installation_id(data_dir: Path, uid: int, gid: int) -> str:
+    path = data_dir / "installation"
+    if path.exists():
+        return path.read_text().strip()
+    installation_id = f"swg_{secrets.token_hex(10)}"
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=data_dir, delete=False) as fresh:
+            fresh.write(installation_id + "\n")
+            os.fchown(fresh.fileno(), uid, gid)
+        Path(fresh.name).replace(path)
+    except OSError as error:
+        raise UnavailableError("data-dir", f"{path} cannot be written: {error.strerror}") from error
+    return installation_id

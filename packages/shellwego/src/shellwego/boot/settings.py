@@ -1,0 +1,97 @@
+"""What an operator may set. Precedence: flag, environment (`SHELLWEGO_…`), `/etc/shellwego/config.toml`, default."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from shellwego.core.errors import InvalidError
+
+CONFIG_FILE = Path("/etc/shellwego/config.toml")
+USER = "shellwego"
+_DOMAIN = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpSettings:
+    data_dir: Path = Path("/var/lib/shellwego")
+    http_port: int = 80
+    http_listen: str = ""
+    """Address of the edge; empty: loopback on a `localhost` domain, else all addresses."""
+    api_port: int = 7080
+    api_listen: str = "127.0.0.1"
+    api_cert: Path | None = None
+    api_key: Path | None = None
+    domain: str = "localhost"
+    keep_vms: bool = False
+    cache: Path = Path("/var/cache/shellwego")
+    registries_allow: tuple[str, ...] | None = None
+    """Registries on private addresses that may be used, such as `10.0.0.5:5000`; None: the default for the domain."""
+
+    @property
+    def edge_address(self) -> str:
+        """Where the edge listens. Nothing listens on a public address unless a domain was given."""
+        return self.http_listen or ("127.0.0.1" if self.local else "0.0.0.0")  # noqa: S104 - asked for by --domain
+
+    @property
+    def local(self) -> bool:
+        """A laptop or a test: the domain resolves to this machine only."""
+        return self.domain == "localhost" or self.domain.endswith(".localhost")
+
+    @property
+    def registry_allow_list(self) -> tuple[str, ...]:
+        if self.registries_allow is not None:
+            return self.registries_allow
+        return ("127.0.0.1:*", "localhost:*") if self.local else ()
+
+    @property
+    def api_url(self) -> str:
+        scheme = "https" if self.api_cert else "http"
+        host = "127.0.0.1" if self.api_listen in ("", "0.0.0.0") else self.api_listen  # noqa: S104 - compared only
+        return f"{scheme}://{host}:{self.api_port}"
+
+    def app_url(self, hostname: str) -> str:
+        """Where an app is reached through the edge."""
+        return f"http://{hostname}" + ("" if self.http_port == 80 else f":{self.http_port}")
+
+
+def check(settings: UpSettings) -> None:
+    """Refuse settings that contradict themselves.
+
+    Raises:
+        InvalidError: naming the flag.
+    """
+    if not _DOMAIN.fullmatch(settings.domain):
+        raise InvalidError("invalid-domain", f"--domain: {settings.domain!r} is not a domain name")
+    for flag, port in (("--http-port", settings.http_port), ("--api-port", settings.api_port)):
+        if not 1 <= port <= 65535:
+            raise InvalidError("invalid-port", f"{flag}: {port} is not a port (1 to 65535)")
+    if settings.http_port == settings.api_port:
+        raise InvalidError("same-port", "--http-port and --api-port must differ")
+    if bool(settings.api_cert) != bool(settings.api_key):
+        raise InvalidError("half-tls", "--api-cert and --api-key go together")
+    if settings.api_listen not in ("127.0.0.1", "::1", "localhost") and not settings.api_cert:
+        raise InvalidError(
+            "public-api-without-tls",
+            f"--api-listen {settings.api_listen}: the API would be reachable from outside without TLS",
+            resolution="Give --api-cert and --api-key, or keep it on 127.0.0.1.",
+        )
+
+
+def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
+    """The `[up]` table of the configuration file; empty where there is none.
+
+    Raises:
+        InvalidError: it cannot be read or parsed.
+    """
+    if not path.exists():
+        return {}
+    try:
+        table = tomllib.loads(path.read_text()).get("up", {})
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidError("invalid-config", f"{path}: {error}") from error
+    if not isinstance(table, dict):
+        raise InvalidError("invalid-config", f"{path}: [up] is not a table")
+    return {str(name).replace("-", "_"): value for name, value in table.items()}

@@ -1,0 +1,103 @@
+"""Rules of the tree that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PLATFORM = ROOT / "packages/shellwego/src/shellwego"
+ENGINE = ROOT / "packages/plasmavmc/src/plasmavmc"
+GENERATED = {PLATFORM / "client/generated.py"}
+PORTS = sorted(path.stem for path in (PLATFORM / "ports").glob("[a-z]*.py"))
+ENGINE_PORTS = {"hypervisor": "hypervisor", "storage": "storage", "network": "network", "host": "host"}
+PROCESS_CALLS = {
+    "create_subprocess_exec",
+    "create_subprocess_shell",
+    "Popen",
+    "posix_spawn",
+    "fork",
+    "execv",
+    "execve",
+    "system",
+}
+
+
+def python_files() -> list[Path]:
+    folders = ("packages", "tests", "bench", "examples")
+    return [path for folder in folders for path in (ROOT / folder).rglob("*.py") if path not in GENERATED]
+
+
+def test_no_hand_written_file_is_longer_than_600_lines() -> None:
+    c_files = [*(ROOT / "packages/plasmavmc/native").rglob("*.c"), *(ROOT / "packages/plasmavmc/native").rglob("*.h")]
+    scripts = [path for path in (ROOT / "scripts").iterdir() if path.is_file()]
+    long = {
+        path.name: count
+        for path in [*python_files(), *c_files, *scripts]
+        if (count := len(path.read_text().splitlines())) > 600
+    }
+    assert long == {}
+
+
+@pytest.mark.parametrize("port", PORTS)
+def test_each_port_has_a_memory_driver_and_a_contract_suite(port: str) -> None:
+    assert (PLATFORM / "drivers" / port / "memory.py").is_file()
+    assert (ROOT / "tests/contract" / f"{port}_contract.py").is_file()
+
+
+@pytest.mark.parametrize("room", sorted(ENGINE_PORTS))
+def test_each_port_of_the_engine_has_a_memory_driver_and_a_contract_suite(room: str) -> None:
+    assert (ENGINE / room / "memory.py").is_file()
+    assert (ROOT / "tests/contract" / f"{ENGINE_PORTS[room]}_contract.py").is_file()
+
+
+def starts_processes(path: Path) -> bool:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in PROCESS_CALLS:
+                return True
+    return False
+
+
+def test_only_the_hosts_rooms_and_the_edge_start_processes() -> None:
+    allowed = {PLATFORM / "edge/haproxy.py"}
+    offenders = [
+        path.relative_to(ROOT).as_posix()
+        for base in (PLATFORM, ENGINE)
+        for path in base.rglob("*.py")
+        if path not in allowed and ENGINE / "host" not in path.parents and starts_processes(path)
+    ]
+    assert offenders == []
+
+
+HEAVY = (
+    "fastapi",
+    "pydantic",
+    "sqlalchemy",
+    "aiohttp",
+    "uvicorn",
+    "plasmavmc",
+    "rich",
+    "websockets",
+    "alembic",
+    "asyncio",
+    "msgspec",
+)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"]])
+def test_the_command_line_starts_without_heavy_modules(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from shellwego.main import main\n"
+        f"sys.argv = ['swg', *{arguments!r}]\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stderr.strip().splitlines()[-1] == "[]"
