@@ -1,0 +1,182 @@
+"""The QEMU command line of a VM, as a value.
+
+Theory. A VMM runs as a uid that can open nothing of ours, so whatever it needs is a descriptor: kernel and initrd by
+`/dev/fd/N` (opened again, so both must be world-readable), disks by `/dev/fdset/N`, the tap by `fd=`, its sockets as
+listening ones that we bound. `@name@` stands for the number which a descriptor gets in the child; the host rewrites it.
+The sandbox is not here: the host adds it, so that no caller can leave it out.
+
+Traps (QEMU 7.2):
+- Devices on virtio-mmio are found by the guest in the order of the command line; disks come first to be vda, vdb, ….
+- `-drive file=/dev/fdset/N` refuses a read-write disk with one O_RDWR descriptor; `-blockdev` takes it.
+- `fd=` on a tap forbids `ifname`, `script` and `vnet_hdr`.
+- Debian's kernel needs `acpi=on` (it cannot take devices from its command line) and, without KVM's clock, the frequency
+  of the TSC: under load nine of ten boots hung calibrating it. `tsc_early_khz` must be the host's true value.
+- `-smp` alone spreads vCPUs over sockets; one socket with n cores is what Linux schedules best on.
+
+Sources: qemu-system-x86_64(1), docs/system/i386/microvm.rst, Documentation/admin-guide/kernel-parameters.rst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import chain
+
+from plasmavmc.hypervisor.backend import DiskPlan, NicPlan
+from plasmavmc.types import MIB, Acceleration, VmResources
+
+CHANNEL_PORT = "ctl"
+"""Name of the virtio-serial port that the guest's init opens."""
+TRANSLATION_CACHE_MIB = 32
+"""TCG's cache of translated code. The default is a fraction of RAM; 32 MiB boots and serves as fast."""
+
+
+class KernelFlavour(StrEnum):
+    """What a guest kernel was built to find its devices by."""
+
+    DISTRIBUTION = "distribution"
+    """Debian's cloud kernel: devices from ACPI tables, drivers as modules."""
+    SMALL = "small"
+    """Our own configuration: devices from the command line that QEMU writes, drivers built in, no PCI."""
+
+
+@dataclass(frozen=True, slots=True)
+class QemuMachine:
+    """What is the same for all VMs of a host."""
+
+    program: str
+    installation: str
+    """Key of the installation; it leads the VMM's name, by which a sweep knows ours from others."""
+    acceleration: Acceleration
+    tsc_khz: int
+    """Frequency of the host's TSC, for guests without KVM's clock; see `guest.tsc`."""
+    flavour: KernelFlavour = KernelFlavour.DISTRIBUTION
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    argv: tuple[str, ...]
+    descriptors: tuple[str, ...]
+    """Names that occur in `argv` as `@name@`; each must come with a descriptor."""
+
+
+def disk_name(index: int) -> str:
+    """Name of the descriptor of the disk at `index`."""
+    return f"disk{index}"
+
+
+def nic_name(index: int) -> str:
+    """Name of the descriptor of the tap at `index`."""
+    return f"tap{index}"
+
+
+def command_line(
+    machine: QemuMachine, key: str, resources: VmResources, disks: Sequence[DiskPlan], nics: Sequence[NicPlan]
+) -> CommandLine:
+    """The command line of VM `key`. The guest does not run until it is told to over QMP (`-S`)."""
+    sections = (
+        _identity(machine, key),
+        _processor(machine, resources),
+        _kernel(machine),
+        *(_disk(index, disk) for index, disk in enumerate(disks)),
+        *(_nic(index, nic) for index, nic in enumerate(nics)),
+        _channel(),
+        _console(),
+        _monitor(),
+    )
+    names = ("kernel", "initrd", "channel", "console", "qmp")
+    taken = (*map(disk_name, range(len(disks))), *map(nic_name, range(len(nics))))
+    return CommandLine(tuple(chain.from_iterable(sections)), (*names, *taken))
+
+
+def kernel_parameters(machine: QemuMachine) -> str:
+    """What the guest kernel is told. Nothing about the workload: that travels over the channel, being secret."""
+    return " ".join((*_COMMON_PARAMETERS, *_FLAVOUR_PARAMETERS[machine.flavour], *_clock_parameters(machine)))
+
+
+_COMMON_PARAMETERS = ("console=ttyS0", "quiet", "reboot=t", "panic=-1")
+"""`reboot=t` with `panic=-1` and `-no-reboot`: a reboot, a power-off and a panic all end QEMU at once."""
+
+_FLAVOUR_PARAMETERS: Mapping[KernelFlavour, tuple[str, ...]] = {
+    KernelFlavour.DISTRIBUTION: (
+        "cryptomgr.notests",
+        "8250.nr_uarts=1",
+        "audit=0",
+        "init_on_alloc=0",
+        "no_timer_check",
+    ),
+    KernelFlavour.SMALL: (),
+}
+
+
+def _clock_parameters(machine: QemuMachine) -> tuple[str, ...]:
+    if machine.acceleration is Acceleration.KVM:
+        return ()
+    return ("tsc=reliable", f"tsc_early_khz={machine.tsc_khz}")
+
+
+def _identity(machine: QemuMachine, key: str) -> tuple[str, ...]:
+    return (
+        machine.program,
+        *("-name", f"swg-{machine.installation}-{key}"),
+        *("-nodefaults", "-no-user-config", "-no-reboot", "-S"),
+        *("-display", "none"),
+    )
+
+
+def _processor(machine: QemuMachine, resources: VmResources) -> tuple[str, ...]:
+    kvm = machine.acceleration is Acceleration.KVM
+    acpi = "on" if machine.flavour is KernelFlavour.DISTRIBUTION else "off"
+    return (
+        *("-M", f"microvm,acpi={acpi}"),
+        *("-accel", "kvm" if kvm else f"tcg,tb-size={TRANSLATION_CACHE_MIB}"),
+        *("-cpu", "host" if kvm else "max"),
+        *("-smp", f"cpus={resources.vcpus},sockets=1,cores={resources.vcpus},threads=1"),
+        *("-m", f"{_mebibytes(resources.memory_bytes)}M"),
+    )
+
+
+def _mebibytes(size: int) -> int:
+    return -(-size // MIB)
+
+
+def _kernel(machine: QemuMachine) -> tuple[str, ...]:
+    return (
+        *("-kernel", "/dev/fd/@kernel@"),
+        *("-initrd", "/dev/fd/@initrd@"),
+        *("-append", kernel_parameters(machine)),
+    )
+
+
+def _disk(index: int, disk: DiskPlan) -> tuple[str, ...]:
+    access = "read-only=on" if disk.read_only else "discard=unmap,file.discard=unmap"
+    file = f"file.driver=file,file.filename=/dev/fdset/{index},file.locking=off"
+    return (
+        *("-add-fd", f"fd=@{disk_name(index)}@,set={index}"),
+        *("-blockdev", f"driver=raw,node-name=d{index},{file},{access}"),
+        *("-device", f"virtio-blk-device,drive=d{index}"),
+    )
+
+
+def _nic(index: int, nic: NicPlan) -> tuple[str, ...]:
+    return (
+        *("-netdev", f"tap,id=n{index},fd=@{nic_name(index)}@"),
+        *("-device", f"virtio-net-device,netdev=n{index},mac={nic.mac}"),
+    )
+
+
+def _channel() -> tuple[str, ...]:
+    return (
+        *("-device", "virtio-serial-device"),
+        *("-chardev", "socket,id=c0,fd=@channel@,server=on,wait=off"),
+        *("-device", f"virtserialport,chardev=c0,name={CHANNEL_PORT},nr=1"),
+    )
+
+
+def _console() -> tuple[str, ...]:
+    return ("-chardev", "socket,id=s0,fd=@console@,server=on,wait=off", "-serial", "chardev:s0")
+
+
+def _monitor() -> tuple[str, ...]:
+    return ("-chardev", "socket,id=q0,fd=@qmp@,server=on,wait=off", "-mon", "chardev=q0,mode=control")

@@ -1,0 +1,285 @@
+"""Backend `kvm`: one QEMU `microvm` a VM, with KVM or, told loudly, with an emulated CPU.
+
+Theory. `create_vm` spawns QEMU with everything attached and its vCPUs held (`-S`), and returns once its monitor answers:
+a QEMU that cannot start says so here, with its own words. That costs nothing: the guest could not run earlier. `start_vm`
+attaches to the guest's channel first and lets it run then, so that no first word is lost. From there the VM is a process
+to watch; it is found again after a restart by number and start time, and its sockets by path.
+
+A running VM is ended over QMP, which lets QEMU finish the writes it has accepted, and by SIGKILL where it does not answer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from plasmavmc.errors import ConflictError, HostError, NotFoundError, PlasmaError, UnavailableError
+from plasmavmc.guest.api import GuestChannel
+from plasmavmc.guest.channel import open_channel
+from plasmavmc.host.operations import Host, Limits, ProcessId
+from plasmavmc.hypervisor.backend import VmmExit, VmPlan
+from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line, disk_name, nic_name
+from plasmavmc.hypervisor.qemu.console import connect_console
+from plasmavmc.hypervisor.qemu.process import VmmProcess, read_stat
+from plasmavmc.hypervisor.qemu.qmp import QmpSession, qmp_session
+from plasmavmc.hypervisor.qemu.sockets import VmSockets
+from plasmavmc.types import (
+    GIB,
+    MIB,
+    Acceleration,
+    BackendCapabilities,
+    Isolation,
+    VmHandle,
+    VmResources,
+    VmSpec,
+    vm_key,
+)
+
+NAME = "kvm"
+START_DEADLINE_S = 20.0
+"""From spawn to the monitor's answer. It takes 30 ms on an idle host."""
+CHANNEL_DEADLINE_S = 10.0
+RECOVER_DEADLINE_S = 10.0
+QUIT_DEADLINE_S = 1.0
+"""For an end over QMP, before SIGKILL."""
+
+VMM_OVERHEAD_BYTES = 128 * MIB
+"""What QEMU needs beside the guest's memory: its program, translated code, TLBs, page tables, threads' stacks."""
+VMM_OVERHEAD_PER_VCPU = 16 * MIB
+VMM_THREADS = 96
+"""Main, RCU and up to 64 threads that wait for disks; vCPUs come on top."""
+
+
+class ChannelOpener(Protocol):
+    """Attaches to a guest's channel: `guest.channel.open_channel`."""
+
+    async def __call__(self, path: Path, *, fresh: bool, deadline_s: float) -> GuestChannel: ...
+
+
+@dataclass(slots=True)
+class _Vm:
+    process: VmmProcess
+    sockets: VmSockets
+    monitor: QmpSession | None = None
+    """Held between create and start only."""
+
+
+class KvmBackend:
+    """QEMU on this host. `machine.acceleration` is what the probe found to work."""
+
+    def __init__(self, host: Host, machine: QemuMachine, *, channel: ChannelOpener = open_channel) -> None:
+        self._host = host
+        self._machine = machine
+        self._open_channel = channel
+        self._vms: dict[str, _Vm] = {}
+
+    @property
+    def capabilities(self) -> BackendCapabilities:
+        return capabilities_of(self._machine.acceleration)
+
+    async def create_vm(self, spec: VmSpec, plan: VmPlan) -> VmHandle:
+        if spec.id in self._vms:
+            raise ConflictError("vm-exists", f"VM {spec.id} exists already")
+        sockets = VmSockets(plan.runtime_dir)
+        async with AsyncExitStack() as undo:
+            undo.callback(sockets.remove)
+            undo.push_async_callback(self._host.uid_free, plan.key)
+            process, confinement = await self._spawn(spec.resources, plan, sockets)
+            undo.callback(process.close)
+            undo.push_async_callback(process.kill)
+            monitor = await self._monitor(process, sockets)
+            undo.pop_all()
+        self._vms[spec.id] = _Vm(process, sockets, monitor)
+        state = {"confinement": confinement, "acceleration": self._machine.acceleration.value}
+        return VmHandle(spec.id, NAME, str(plan.runtime_dir), process.id.pid, process.id.start_time, state)
+
+    async def start_vm(self, handle: VmHandle) -> GuestChannel:
+        vm = self._held(handle)
+        if vm.monitor is None:
+            raise ConflictError("vm-started", f"VM {handle.vm_id} was started already")
+        monitor, vm.monitor = vm.monitor, None
+        try:
+            channel = await self._open_channel(vm.sockets.channel, fresh=True, deadline_s=CHANNEL_DEADLINE_S)
+            try:
+                await monitor.execute("cont")
+            except BaseException:
+                await channel.aclose()
+                raise
+        finally:
+            monitor.close()
+        return channel
+
+    async def stop_vm(self, handle: VmHandle) -> None:
+        vm = self._find(handle)
+        if vm is None:
+            return
+        if vm.process.alive:
+            await self._quit(vm)
+        await vm.process.kill()
+
+    async def wait_vm(self, handle: VmHandle) -> VmmExit:
+        return await self._held(handle).process.wait()
+
+    async def delete_vm(self, handle: VmHandle) -> None:
+        """Forget a VM; one that still runs is ended first, so that none is left without a name."""
+        await self.stop_vm(handle)
+        if self._vms.pop(handle.vm_id, None) is None:  # it ended while nobody watched: its cgroup is still there
+            await self._host.vm_reap(vm_key(handle.vm_id), _process_of(handle))
+        VmSockets(Path(handle.runtime_dir)).remove()
+        await self._host.uid_free(vm_key(handle.vm_id))
+
+    async def recover(self, handle: VmHandle) -> GuestChannel | None:
+        """Adopt a VM. One that was created and never started holds no workload: it is ended, and gone.
+
+        Raises:
+            UnavailableError: `qmp-silent`, the process lives but does not answer; it is left as it is.
+            GuestError: the VMM answers but the guest does not.
+        """
+        if handle.vm_id in self._vms:
+            raise ConflictError("vm-exists", f"VM {handle.vm_id} is held already")
+        vm = self._find(handle)
+        if vm is None:
+            return None
+        async with AsyncExitStack() as undo:
+            undo.callback(vm.process.close)
+            if await _run_state(vm.sockets) == "prelaunch":
+                await vm.process.kill()
+                return None
+            with suppress(OSError):
+                vm.process.console = connect_console(vm.sockets.console)
+            channel = await self._open_channel(vm.sockets.channel, fresh=False, deadline_s=RECOVER_DEADLINE_S)
+            undo.pop_all()
+        self._vms[handle.vm_id] = vm
+        return channel
+
+    async def usage(self, handle: VmHandle) -> Mapping[str, float]:
+        vm = self._held(handle)
+        stat = read_stat(vm.process.id)
+        if stat is None:
+            return {"memory_rss_bytes": 0.0, "cpu_seconds": 0.0}
+        return {"memory_rss_bytes": float(stat.rss_bytes), "cpu_seconds": stat.cpu_seconds}
+
+    async def pause_vm(self, handle: VmHandle) -> None:
+        await self._command(handle, "stop")
+
+    async def unpause_vm(self, handle: VmHandle) -> None:
+        await self._command(handle, "cont")
+
+    def close(self) -> None:
+        """Let go of all VMs; they run on, and another backend may adopt them."""
+        for vm in self._vms.values():
+            if vm.monitor is not None:
+                vm.monitor.close()
+            vm.process.close()
+        self._vms.clear()
+
+    async def _spawn(self, resources: VmResources, plan: VmPlan, sockets: VmSockets) -> tuple[VmmProcess, str]:
+        command = command_line(self._machine, plan.key, resources, plan.disks, plan.nics)
+        with ExitStack() as ours:
+            descriptors = {**sockets.listen(ours), **_boot_files(plan, ours), **_attachments(plan)}
+            assert descriptors.keys() == set(command.descriptors)  # noqa: S101 - both sides are ours
+            await self._host.uid_take(plan.key)
+            spawned = await self._host.vm_spawn(plan.key, command.argv, limits_of(resources), descriptors)
+            return VmmProcess.spawned(self._host, plan.key, spawned), spawned.confinement
+
+    async def _monitor(self, process: VmmProcess, sockets: VmSockets) -> QmpSession:
+        try:
+            process.console = connect_console(sockets.console)
+            return await QmpSession.open(sockets.qmp, START_DEADLINE_S)
+        except (UnavailableError, OSError) as error:
+            if not await process.ended(1.0):
+                raise UnavailableError("vmm-silent", f"QEMU did not come up within {START_DEADLINE_S:g} s") from error
+            ended = await process.wait()
+            raise HostError(
+                "vmm-refused", f"QEMU ended at its start with code {ended.code}", details=ended.complaint
+            ) from error
+
+    async def _quit(self, vm: _Vm) -> None:
+        """Ask QEMU to end, for a second at most."""
+        monitor, vm.monitor = vm.monitor, None
+        with suppress(PlasmaError):
+            if monitor is None:
+                monitor = await QmpSession.open(vm.sockets.qmp, QUIT_DEADLINE_S)
+            await monitor.quit(QUIT_DEADLINE_S)
+            await vm.process.ended(QUIT_DEADLINE_S)
+        if monitor is not None:
+            monitor.close()
+
+    async def _command(self, handle: VmHandle, command: str) -> None:
+        async with qmp_session(self._held(handle).sockets.qmp) as monitor:
+            await monitor.execute(command)
+
+    def _held(self, handle: VmHandle) -> _Vm:
+        try:
+            return self._vms[handle.vm_id]
+        except KeyError:
+            raise NotFoundError("no-such-vm", f"no VM {handle.vm_id} is held by this backend") from None
+
+    def _find(self, handle: VmHandle) -> _Vm | None:
+        """A VM that is held, or lives from an earlier life of ours; None where it is gone."""
+        if handle.vm_id in self._vms:
+            return self._vms[handle.vm_id]
+        process = VmmProcess.adopted(self._host, vm_key(handle.vm_id), _process_of(handle))
+        return None if process is None else _Vm(process, VmSockets(Path(handle.runtime_dir)))
+
+
+def capabilities_of(acceleration: Acceleration) -> BackendCapabilities:
+    """What this backend can do with an acceleration."""
+    kvm = acceleration is Acceleration.KVM
+    return BackendCapabilities(
+        name=NAME,
+        acceleration=acceleration,
+        isolation=Isolation.HARDWARE_VM if kvm else Isolation.EMULATED_VM,
+        max_vcpus=32 if kvm else 8,
+        max_memory_bytes=256 * GIB,
+        max_disks=16,
+        max_nics=4,
+        pause=True,
+        channel="serial",
+    )
+
+
+def limits_of(resources: VmResources) -> Limits:
+    """What a VMM may use, so that a guest which uses all of its memory never gets its VMM killed."""
+    return Limits(
+        memory_bytes=resources.memory_bytes + VMM_OVERHEAD_BYTES + resources.vcpus * VMM_OVERHEAD_PER_VCPU,
+        cpu_milli=resources.cpu_milli,
+        pids=VMM_THREADS + resources.vcpus,
+    )
+
+
+def _boot_files(plan: VmPlan, stack: ExitStack) -> dict[str, int]:
+    return {"kernel": _open_boot_file(plan.kernel, stack), "initrd": _open_boot_file(plan.initrd, stack)}
+
+
+def _open_boot_file(path: Path, stack: ExitStack) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(
+            "boot-file",
+            f"{path} cannot be opened",
+            details=error.strerror or "",
+            resolution="run scripts/setup, which prepares the guest kernel and initrd",
+        ) from error
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _attachments(plan: VmPlan) -> dict[str, int]:
+    disks = {disk_name(index): disk.fd for index, disk in enumerate(plan.disks)}
+    return disks | {nic_name(index): nic.fd for index, nic in enumerate(plan.nics)}
+
+
+def _process_of(handle: VmHandle) -> ProcessId:
+    return ProcessId(handle.pid, handle.start_time)
+
+
+async def _run_state(sockets: VmSockets) -> str:
+    async with qmp_session(sockets.qmp, RECOVER_DEADLINE_S) as monitor:
+        answer = await monitor.execute("query-status")
+    return str(answer.get("status", "")) if isinstance(answer, dict) else ""

@@ -1,0 +1,153 @@
+"""A VMM process seen from outside: who it is, that it ended, and how.
+
+Theory. A process is named by its number and its start time, so that a later one of the same number is never mistaken
+for it. Its end is an event: a pidfd becomes readable. The exit code belongs to the parent, which is the root helper; of
+a process adopted after a restart of the helper nobody knows it.
+
+Trap: a zombie keeps its number and its start time, and a pidfd can be opened for it. It is an ended process, so state Z
+is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from plasmavmc.errors import HostError, PlasmaError
+from plasmavmc.host.operations import Host, ProcessId, Spawned
+from plasmavmc.hypervisor.backend import VmmExit
+from plasmavmc.hypervisor.qemu.console import Tail
+
+COMPLAINT_LINES = 10
+KILL_DEADLINE_S = 15.0
+LAST_WORDS_S = 0.05
+"""How long after the end the rest of pipe and console may take to arrive; both end with the process."""
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStat:
+    """The fields of /proc/<pid>/stat (proc(5)) that matter here."""
+
+    state: str
+    start_time: int
+    cpu_seconds: float
+    rss_bytes: int
+
+
+def parse_stat(text: str) -> ProcessStat:
+    """Parse a line of /proc/<pid>/stat. The second field is a name in brackets that may hold anything."""
+    fields = text.rpartition(")")[2].split()
+    return ProcessStat(
+        state=fields[0],
+        start_time=int(fields[19]),
+        cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS,
+        rss_bytes=int(fields[21]) * _PAGE,
+    )
+
+
+def read_stat(process: ProcessId) -> ProcessStat | None:
+    """What /proc tells of this very process; None where it has ended (a zombie has) or its number is another's."""
+    try:
+        stat = parse_stat(Path(f"/proc/{process.pid}/stat").read_text(encoding="latin-1"))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    if stat.state in "ZXx" or stat.start_time != process.start_time:
+        return None
+    return stat
+
+
+class VmmProcess:
+    """A VMM, watched. Owns the pidfd, the pipe with its complaints and its console."""
+
+    def __init__(self, host: Host, key: str, process: ProcessId, pidfd: int, *, stdout: Tail | None) -> None:
+        self.id = process
+        self.console: Tail | None = None
+        self._host = host
+        self._key = key
+        self._pidfd = pidfd
+        self._stdout = stdout
+        self._loop = asyncio.get_running_loop()
+        self._exit: asyncio.Future[VmmExit] = self._loop.create_future()
+        self._reaper: asyncio.Task[None] | None = None
+        self._loop.add_reader(pidfd, self._on_end)
+
+    @classmethod
+    def spawned(cls, host: Host, key: str, spawned: Spawned) -> VmmProcess:
+        """Watch a process that the host has just started."""
+        stdout = Tail(spawned.stdout) if spawned.stdout >= 0 else None
+        return cls(host, key, ProcessId(spawned.pid, spawned.start_time), spawned.pidfd, stdout=stdout)
+
+    @classmethod
+    def adopted(cls, host: Host, key: str, process: ProcessId) -> VmmProcess | None:
+        """Watch a process of an earlier life of ours; None where it has ended."""
+        try:
+            pidfd = os.pidfd_open(process.pid)
+        except (ProcessLookupError, ValueError):
+            return None
+        if read_stat(process) is None:  # after the pidfd is open, so that it is this process which the pidfd holds
+            os.close(pidfd)
+            return None
+        return cls(host, key, process, pidfd, stdout=None)
+
+    @property
+    def alive(self) -> bool:
+        return self._reaper is None
+
+    async def wait(self) -> VmmExit:
+        """Return when it has ended. Any number of tasks may wait, and be cancelled."""
+        return await asyncio.shield(self._exit)
+
+    async def ended(self, timeout_s: float) -> bool:
+        """Whether it ended within `timeout_s`."""
+        done, _ = await asyncio.wait({self._exit}, timeout=timeout_s)
+        return bool(done)
+
+    async def kill(self) -> None:
+        """SIGKILL, and wait for its end.
+
+        Raises:
+            HostError: `vmm-unkillable`, it is still there `KILL_DEADLINE_S` later (a disk that does not answer).
+            HostError, UnavailableError: the host could not send the signal.
+        """
+        if self.alive:
+            await self._host.vm_signal(self._key, self.id, signal.SIGKILL)
+        if not await self.ended(KILL_DEADLINE_S):
+            raise HostError(
+                "vmm-unkillable", f"process {self.id.pid} is still there {KILL_DEADLINE_S:g} s after SIGKILL"
+            )
+
+    def complaint(self) -> str:
+        """The last lines that the VMM itself printed."""
+        return "\n".join(self._stdout.ring.lines(COMPLAINT_LINES)) if self._stdout is not None else ""
+
+    def close(self) -> None:
+        """Stop watching. The process itself is not touched. Idempotent."""
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        for tail in (self._stdout, self.console):
+            if tail is not None:
+                tail.close()
+
+    def _on_end(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        self._reaper = self._loop.create_task(self._conclude(), name=f"reap {self._key}")
+
+    async def _conclude(self) -> None:
+        tails = [tail for tail in (self._stdout, self.console) if tail is not None]
+        _, code = await asyncio.gather(asyncio.gather(*(tail.ended(LAST_WORDS_S) for tail in tails)), self._reap())
+        console = self.console.ring.lines() if self.console is not None else ()
+        self.close()
+        self._exit.set_result(VmmExit(code, self.complaint(), console))
+
+    async def _reap(self) -> int | None:
+        try:
+            return await self._host.vm_reap(self._key, self.id)
+        except PlasmaError:
+            return None  # the helper is gone: so is the exit code

@@ -1,0 +1,123 @@
+"""Which backends this host has, and which one serves a VM.
+
+Theory. A backend is `probing` until a probe has shown that it boots a guest, then `ready` or `unavailable` with the
+reason; presence of a file proves nothing. `select` asks the candidates in the order of their registration; where none
+can serve, the error carries every candidate's reason, from the code that decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from plasmavmc.errors import HostError, InvalidSpecError, NotFoundError, UnavailableError
+from plasmavmc.hypervisor.backend import HypervisorBackend
+from plasmavmc.hypervisor.capabilities import Refusal, refusals
+from plasmavmc.types import BackendCapabilities, VmSpec
+
+
+class Readiness(StrEnum):
+    PROBING = "probing"
+    READY = "ready"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStatus:
+    """A backend as people see it in `nodes` and `doctor`."""
+
+    name: str
+    readiness: Readiness
+    reason: str = ""
+    """Why it is unavailable, or what is weaker than it could be (an emulated CPU, and why)."""
+    capabilities: BackendCapabilities | None = None
+
+
+@dataclass(slots=True)
+class _Entry:
+    status: BackendStatus
+    backend: HypervisorBackend | None = None
+    by_default: bool = True
+
+
+class HypervisorRegistry:
+    """The backends of one host. Not thread-safe: belongs to the engine's event loop."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, _Entry] = {}
+
+    def probing(self, name: str) -> None:
+        """Announce a backend whose probe runs; VMs for it wait."""
+        self._entries[name] = _Entry(BackendStatus(name, Readiness.PROBING, "its probe is booting a guest"))
+
+    def register(self, backend: HypervisorBackend, *, reason: str = "", by_default: bool = True) -> None:
+        """Offer a backend. Without `by_default` it serves only VMs that name it."""
+        capabilities = backend.capabilities
+        status = BackendStatus(capabilities.name, Readiness.READY, reason, capabilities)
+        self._entries[capabilities.name] = _Entry(status, backend, by_default)
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Note that a backend cannot be used on this host."""
+        self._entries[name] = _Entry(BackendStatus(name, Readiness.UNAVAILABLE, reason))
+
+    def statuses(self) -> tuple[BackendStatus, ...]:
+        """All backends, in the order of their registration."""
+        return tuple(entry.status for entry in self._entries.values())
+
+    def get(self, name: str) -> HypervisorBackend:
+        """The backend of that name.
+
+        Raises:
+            NotFoundError: there is none.
+            UnavailableError: it is being probed.
+            HostError: it cannot be used on this host.
+        """
+        entry = self._entries.get(name)
+        if entry is None:
+            raise NotFoundError("no-such-backend", f"there is no hypervisor backend {name!r}")
+        if entry.backend is None:
+            raise _unusable([entry.status])
+        return entry.backend
+
+    def select(self, spec: VmSpec) -> HypervisorBackend:
+        """The first backend that can serve `spec`.
+
+        Raises:
+            InvalidSpecError: the spec names an unknown backend, or asks for more than any has.
+            UnavailableError: a backend that might serve it is being probed.
+            HostError: no backend can be used on this host.
+        """
+        candidates = self._candidates(spec.backend)
+        ready = [(entry.backend, refusals(spec, entry.backend.capabilities)) for entry in candidates if entry.backend]
+        for backend, reasons in ready:
+            if not reasons:
+                return backend
+        if not ready or any(entry.status.readiness is Readiness.PROBING for entry in candidates):
+            raise _unusable([entry.status for entry in candidates if entry.backend is None])
+        raise _refused([reason for _, reasons in ready for reason in reasons])
+
+    def _candidates(self, name: str | None) -> Sequence[_Entry]:
+        if name is None:
+            return [entry for entry in self._entries.values() if entry.by_default]
+        if name not in self._entries:
+            known = ", ".join(self._entries) or "none"
+            raise InvalidSpecError("backend", f"there is no backend {name!r}", resolution=f"choose one of: {known}")
+        return [self._entries[name]]
+
+
+def _unusable(statuses: Sequence[BackendStatus]) -> UnavailableError | HostError:
+    details = "; ".join(f"{status.name}: {status.reason}" for status in statuses)
+    if any(status.readiness is Readiness.PROBING for status in statuses):
+        return UnavailableError("backend-probing", "the hypervisor is still being probed", details=details)
+    return HostError(
+        "no-backend",
+        "this host has no usable hypervisor",
+        details=details,
+        resolution="run `plasmavmc doctor` on the host",
+    )
+
+
+def _refused(reasons: Sequence[Refusal]) -> InvalidSpecError:
+    brief = "; ".join((reasons[0].reason, *(str(reason) for reason in reasons[1:])))
+    return InvalidSpecError(reasons[0].field, brief)
