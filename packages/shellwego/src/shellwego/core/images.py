@@ -26,6 +26,8 @@ class Image:
     state: ImageState
     size_bytes: int = 0
     exposed_ports: tuple[int, ...] = ()
+    loaded: bool = False
+    """The name was given by a tar: it means this digest, whatever a registry says."""
     reason: str = ""
     created_at: float
     version: int = 1
