@@ -5,22 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from shellwego.core.assignments import Workload
 from shellwego.core.nodes import NodeFacts
+from shellwego.core.vms import VmPhase, VmView
 from shellwego.ports.streams import StreamRequest
 
-
-class VmPhase(StrEnum):
-    PREPARING = "preparing"
-    STARTING = "starting"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    ENDED = "ended"
+__all__ = ["Engine", "ExecChannel", "ExecData", "ExecDone", "LogRecord", "VmOrder", "VmPhase", "VmView"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,29 +23,6 @@ class VmOrder:
     instance_id: str
     attempt: int
     workload: Workload
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VmView:
-    """One VM as the host has it."""
-
-    vm_id: str
-    instance_id: str
-    attempt: int
-    phase: VmPhase
-    address: str = ""
-    detail: str = ""
-    """While preparing: `image`, `disks`, `network`, `boot`."""
-    asked: bool = False
-    """It ended, or ends, because we stopped it."""
-    exit_code: int | None = None
-    reason: str = ""
-    reason_code: str = ""
-    permanent: bool = False
-    """Another attempt would end the same way (unknown command, image refused)."""
-    log_tail: tuple[str, ...] = ()
-    acceleration: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

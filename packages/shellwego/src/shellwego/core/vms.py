@@ -1,0 +1,38 @@
+"""A VM as its host has it, in the platform's words: what the agent's decisions start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class VmPhase(StrEnum):
+    PREPARING = "preparing"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmView:
+    """One VM as the host has it."""
+
+    vm_id: str
+    instance_id: str
+    attempt: int
+    phase: VmPhase
+    address: str = ""
+    detail: str = ""
+    """While preparing: `image`, `disks`, `network`, `boot`."""
+    asked: bool = False
+    """It ended, or ends, because we stopped it."""
+    exit_code: int | None = None
+    reason: str = ""
+    reason_code: str = ""
+    permanent: bool = False
+    """Another attempt would end the same way (unknown command, image refused)."""
+    log_tail: tuple[str, ...] = ()
+    acceleration: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
