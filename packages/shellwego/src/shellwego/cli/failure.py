@@ -1,0 +1,44 @@
+"""How a command ends when it does not succeed: what went wrong, where, what to do, and the exit code of API §3."""
+
+from __future__ import annotations
+
+import click
+
+OK, FAILED, USAGE, AUTH, NOT_FOUND, CONFLICT, NO_CAPACITY, QUOTA, UNHEALTHY = range(9)
+TIMED_OUT = 124
+_BY_STATUS = {
+    400: USAGE,
+    401: AUTH,
+    403: AUTH,
+    404: NOT_FOUND,
+    409: CONFLICT,
+    412: CONFLICT,
+    413: USAGE,
+    422: USAGE,
+    429: QUOTA,
+}
+
+
+class Failure(click.ClickException):
+    """Ends the command with a message on stderr and an exit code."""
+
+    def __init__(self, message: str, *, code: int = FAILED, resolution: str = "", trace_id: str = "") -> None:
+        super().__init__(message)
+        self.exit_code = code
+        self.resolution = resolution
+        self.trace_id = trace_id
+
+    def format_message(self) -> str:
+        lines = [self.message]
+        if self.resolution:
+            lines.append(f"  → {self.resolution}")
+        if self.trace_id:
+            lines.append(f"  trace id: {self.trace_id}")
+        return "\n".join(lines)
+
+
+def exit_code(status: int, code: str) -> int:
+    """The exit code for a problem of the API, by its status and stable code."""
+    if code == "no-capacity":
+        return NO_CAPACITY
+    return _BY_STATUS.get(status, FAILED)

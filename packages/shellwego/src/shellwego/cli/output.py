@@ -1,0 +1,88 @@
+"""Results on stdout: a table for people, one document for machines, or names for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from shellwego.cli.session import Session
+
+Row = Mapping[str, object]
+
+
+def show(session: Session, document: Any, rows: Sequence[Row], *, name: str = "name", empty: str = "") -> None:
+    """Print a result: `document` for machines, `rows` (column title → cell) for people, the `name` column for scripts."""
+    match session.output:
+        case "json":
+            click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        case "yaml":
+            import yaml  # noqa: PLC0415 - asked for seldom
+
+            click.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), nl=False)
+        case "name":
+            for row in rows:
+                click.echo(str(row.get(name, next(iter(row.values()), ""))))
+        case _:
+            if rows:
+                click.echo(table(rows))
+            elif empty:
+                session.say(empty)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Aligned columns under their titles."""
+    titles = list(rows[0])
+    cells = [[title.upper() for title in titles], *([_cell(row.get(title)) for title in titles] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(titles))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells
+    )
+
+
+def fields(pairs: Mapping[str, object]) -> str:
+    """One thing, a line per field."""
+    width = max((len(title) for title in pairs), default=0)
+    return "\n".join(f"{title.ljust(width)}  {_cell(value)}" for title, value in pairs.items())
+
+
+def show_one(session: Session, document: Any, pairs: Mapping[str, object], *, name: str) -> None:
+    """Print one thing, by the same rules as `show`."""
+    if session.output in ("json", "yaml"):
+        show(session, document, [])
+    elif session.output == "name":
+        click.echo(name)
+    else:
+        click.echo(fields(pairs))
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" or amount >= 10 else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
+def age(timestamp: str | None) -> str:
+    """How long ago an RFC 3339 time is."""
+    if not timestamp:
+        return "-"
+    seconds = int((datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds())
+    for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{max(seconds, 0) // divisor} {unit}"
+    return f"{seconds // 86400} d"

@@ -1,0 +1,80 @@
+"""The root of the command line: names and one-line helps of all commands, which are imported only when called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "login": ("shellwego.cli.login:login", "Save how to reach a platform, as a context."),
+    "logout": ("shellwego.cli.login:logout", "Forget a context."),
+    "whoami": ("shellwego.cli.login:whoami", "Show who the token belongs to, and where."),
+    "apps": ("shellwego.cli.apps:apps", "Create, list, show, destroy, start, stop and restart apps."),
+    "deploy": ("shellwego.cli.deploy:deploy", "Deploy an image: a loaded name or a registry reference."),
+    "plan": ("shellwego.cli.deploy:plan", "Show what a deploy would change; change nothing."),
+    "status": ("shellwego.cli.status:status", "Show an app: its release, instances and last deployment."),
+    "scale": ("shellwego.cli.scale:scale", "Change how many instances run, and how large they are."),
+    "releases": ("shellwego.cli.releases:releases", "List an app's releases."),
+    "rollback": ("shellwego.cli.releases:rollback", "Go back to an earlier release."),
+    "env": ("shellwego.cli.env:env", "Show, set, unset and import environment variables."),
+    "logs": ("shellwego.cli.logs:logs", "Show an app's output; -f follows."),
+    "exec": ("shellwego.cli.remote:exec_", "Run a command in a running instance."),
+    "console": ("shellwego.cli.remote:console", "Open a shell in a running instance."),
+    "run": ("shellwego.cli.remote:run", "Run a one-off command in a microVM of its own."),
+    "images": ("shellwego.cli.images:images", "List, pull, load and remove images."),
+    "vms": ("shellwego.cli.vms:vms", "List and show microVMs."),
+    "nodes": ("shellwego.cli.nodes:nodes", "List and show nodes."),
+    "events": ("shellwego.cli.events:events", "Show what happened; -f follows."),
+    "doctor": ("shellwego.cli.doctor:doctor", "Check this machine and the platform, with remedies."),
+    "completion": ("shellwego.cli.completion:completion", "Print a completion script for bash, zsh or fish."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and help, and imports one when it is called."""
+
+    def __init__(self, commands: Mapping[str, tuple[str, str]], **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self._lazy = commands
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._lazy:
+            return None
+        module, attribute = self._lazy[cmd_name][0].split(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)  # noqa: S101 - the table above is ours
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches  # noqa: PLC0415 - only after a mistake
+
+            near = get_close_matches(args[0], self._lazy, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else " See: swg --help"
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_target, text) in self._lazy.items()])
+
+
+def root_group(commands: Mapping[str, tuple[str, str]]) -> click.Group:
+    """The command `swg` itself."""
+    group = LazyGroup(
+        commands,
+        name="swg",
+        help="ShellWeGo: your own cloud. Apps run in microVMs on your servers.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    return click.version_option(version("shellwego"), "--version", "-V", prog_name="swg")(group)

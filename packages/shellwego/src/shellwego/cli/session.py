@@ -1,0 +1,224 @@
+"""What every command shares: the options that mean the same everywhere, and the session they make.
+
+Precedence of each value: flag, environment (`SHELLWEGO_…`), project file (`shellwego.toml` in the working directory),
+context. The options are accepted by every command, after its name, where people type them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from shellwego.cli.failure import AUTH, FAILED, USAGE, Failure
+
+if TYPE_CHECKING:
+    from shellwego.client.context import Context
+    from shellwego.client.generated import Client
+
+F = TypeVar("F", bound=Callable[..., Any])
+OUTPUTS = ("table", "json", "yaml", "name")
+
+
+@dataclass(frozen=True)
+class Session:
+    """The shared options of one call, and what follows from them."""
+
+    app_option: str | None
+    project_option: str | None
+    config: Path | None
+    context_name: str | None
+    output: str
+    quiet: bool
+    yes: bool
+    color: bool
+
+    @property
+    def config_path(self) -> Path:
+        """The file with the contexts."""
+        from shellwego.client.context import default_path  # noqa: PLC0415
+
+        return self.config or default_path()
+
+    @cached_property
+    def context(self) -> Context:
+        """How to reach the platform: environment first, then the chosen context.
+
+        Raises:
+            Failure: neither says how.
+        """
+        from shellwego.client.context import Context, ContextFileError, load  # noqa: PLC0415
+
+        url, token = os.environ.get("SHELLWEGO_API_URL", ""), os.environ.get("SHELLWEGO_TOKEN", "")
+        try:
+            chosen = load(self.config_path).get(self.context_name or "")
+        except ContextFileError as error:
+            raise Failure(str(error), resolution="Mend or remove that file, then: swg login") from error
+        if self.context_name and chosen is None:
+            raise Failure(f"there is no context {self.context_name!r} in {self.config_path}", code=USAGE)
+        if chosen is None and not url:
+            raise Failure(
+                "not logged in: no context is set up",
+                code=AUTH,
+                resolution="On the platform's machine: swg up (it sets one up). Elsewhere: swg login --url URL",
+            )
+        base = chosen or Context(name="environment", api_url=url)
+        return Context(
+            name=base.name,
+            api_url=url or base.api_url,
+            token=token or base.token,
+            project=base.project,
+            ca_file=base.ca_file,
+        )
+
+    @property
+    def project(self) -> str | None:
+        """The project that names are resolved in; None where the token has one only."""
+        return self.project_option or self.context.project or None
+
+    @cached_property
+    def client(self) -> Client:
+        """The client of the platform's API."""
+        from shellwego.client.generated import Client  # noqa: PLC0415
+
+        context = self.context
+        return Client(context.api_url, context.token, ca_file=context.ca_file)
+
+    @cached_property
+    def app(self) -> str:
+        """The app that the command is about.
+
+        Raises:
+            click.UsageError: none was named anywhere.
+        """
+        name = self.app_option or project_file_app(Path.cwd())
+        if not name:
+            raise click.UsageError("Which app? Give -a APP, set SHELLWEGO_APP, or run it beside a shellwego.toml.")
+        return name
+
+    def confirm(self, question: str) -> None:
+        """Ask before something that cannot be undone; without a terminal `--yes` is needed.
+
+        Raises:
+            Failure: the answer was no, or nobody could be asked.
+        """
+        if self.yes:
+            return
+        if not sys.stdin.isatty():
+            raise Failure(f"{question} Nobody can be asked here.", code=USAGE, resolution="Add --yes.")
+        if not click.confirm(question, err=True):
+            raise Failure("stopped: nothing was changed")
+
+    def say(self, text: str) -> None:
+        """A remark for people, on stderr; silent with `--quiet`."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+
+def project_file_app(directory: Path) -> str:
+    """The app named in `shellwego.toml`, or nothing."""
+    import tomllib  # noqa: PLC0415
+
+    path = directory / "shellwego.toml"
+    if not path.is_file():
+        return ""
+    try:
+        return str(tomllib.loads(path.read_text()).get("app", ""))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Failure(f"{path}: {error}", code=USAGE) from error
+
+
+_OPTIONS = (
+    click.option("-a", "--app", "app_option", envvar="SHELLWEGO_APP", metavar="APP", help="The app."),
+    click.option(
+        "-p", "--project", "project_option", envvar="SHELLWEGO_PROJECT", metavar="PROJECT", help="The project."
+    ),
+    click.option(
+        "-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="The file with contexts and tokens."
+    ),
+    click.option("--context", "context_name", envvar="SHELLWEGO_CONTEXT", metavar="NAME", help="The context to use."),
+    click.option(
+        "--output", type=click.Choice(OUTPUTS), envvar="SHELLWEGO_OUTPUT", default="table", help="How to print results."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Same as --output json."),
+    click.option("-q", "--quiet", is_flag=True, help="No remarks and no progress."),
+    click.option("-y", "--yes", is_flag=True, help="Do not ask before what cannot be undone."),
+    click.option("--no-color", is_flag=True, envvar="NO_COLOR", help="No colours."),
+)
+
+
+def shared(command: F) -> F:
+    """Give a command the shared options; it gets a `Session` as its first argument."""
+
+    @wraps(command)
+    def call(
+        *arguments: Any,
+        app_option: str | None,
+        project_option: str | None,
+        config: Path | None,
+        context_name: str | None,
+        output: str,
+        as_json: bool,
+        quiet: bool,
+        yes: bool,
+        no_color: bool,
+        **options: Any,
+    ) -> Any:
+        session = Session(
+            app_option=app_option,
+            project_option=project_option,
+            config=config,
+            context_name=context_name,
+            output="json" if as_json else output,
+            quiet=quiet,
+            yes=yes,
+            color=not no_color and sys.stderr.isatty(),
+        )
+        with told():
+            return command(session, *arguments, **options)
+
+    for option in reversed(_OPTIONS):
+        call = option(call)
+    return call  # type: ignore[return-value]  # click decorates the wrapper; callers use it as a command only
+
+
+class told:  # noqa: N801 - reads as a word of the sentence
+    """Within it, problems of the API and of the way to it end the command with a message and an exit code."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if kind is None or issubclass(kind, (click.ClickException, click.exceptions.Exit, click.Abort)):
+            return False
+        failure = _failure(error)
+        if failure is not None:
+            raise failure from error
+        return False
+
+
+def _failure(error: BaseException | None) -> Failure | None:
+    from shellwego.cli.failure import exit_code  # noqa: PLC0415
+    from shellwego.client.transport import ApiProblem, Unreachable  # noqa: PLC0415
+
+    match error:
+        case ApiProblem():
+            fields = "".join(f"\n  {field.field}: {field.message}" for field in error.errors)
+            return Failure(
+                error.detail + fields,
+                code=exit_code(error.status, error.code),
+                resolution=error.resolution,
+                trace_id=error.trace_id,
+            )
+        case Unreachable():
+            return Failure(str(error), code=FAILED, resolution="Is the platform up? On its machine: swg doctor")
+        case BrokenPipeError():
+            return Failure("the reader of our output went away")
+        case _:
+            return None

@@ -1,0 +1,17 @@
+"""The console script `shellwego`, alias `swg`: the command line's commands and those that start the platform.
+
+Each command is imported when it is called, so that `--version`, `--help` and a typing mistake answer at once.
+"""
+
+from __future__ import annotations
+
+from shellwego.cli.root import COMMANDS, root_group
+
+HOST_COMMANDS = {
+    "up": ("shellwego.boot.up:up", "Run the whole platform on this machine, in the foreground."),
+}
+
+
+def main() -> None:
+    """Entry point; ends the process with an exit code of API §3."""
+    root_group({**HOST_COMMANDS, **COMMANDS}).main(prog_name="swg")
