@@ -1,0 +1,151 @@
+"""Logs of VMs: whole lines, once each, within a budget, and never in the app's way."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from plasmavmc.guest.logs import KEPT_S, MAX_LINE, LogStore, VmLog
+from plasmavmc.types import LogLine, LogStream
+
+OUT, ERR = LogStream.STDOUT, LogStream.STDERR
+
+
+def texts(log: VmLog, count: int = 100) -> list[str]:
+    return [line.text for line in log.tail(count)]
+
+
+def make(tmp_path: Path, budget: int = 1 << 20) -> VmLog:
+    return VmLog(tmp_path / "vm", clock=lambda: 1000.0, budget=budget)
+
+
+def test_lines_are_stored_whole_however_the_bytes_were_cut(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.write(OUT, 0, b"one\ntw")
+    assert texts(log) == ["one"]
+    log.write(OUT, 6, b"o\n")
+    assert texts(log) == ["one", "two"]
+
+
+def test_streams_do_not_mix_within_a_line(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.write(OUT, 0, b"out ")
+    log.write(ERR, 4, b"error\n")
+    log.write(OUT, 10, b"put\n")
+    assert [(line.stream, line.text) for line in log.tail(10)] == [(ERR, "error"), (OUT, "out put")]
+
+
+def test_only_what_is_stored_is_acknowledged(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.write(OUT, 0, b"whole\nhalf")
+    log.write(ERR, 10, b"error\n")
+    assert log.acknowledged == 6
+    log.flush()
+    assert log.acknowledged == 16
+
+
+def test_output_sent_again_after_a_restart_is_stored_once(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.write(OUT, 0, b"one\ntwo\nthr")
+    log.write(ERR, 11, b"error\n")
+    after_restart = make(tmp_path)
+    after_restart.write(OUT, 8, b"thr")
+    after_restart.write(ERR, 11, b"error\n")
+    after_restart.write(OUT, 17, b"ee\n")
+    assert texts(after_restart) == ["one", "two", "error", "three"]
+
+
+def test_a_gap_is_told_as_dropped_output(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.write(OUT, 0, b"first\n")
+    log.write(OUT, 1006, b"later\n")
+    assert texts(log) == ["first", "1000 bytes of output were dropped by the guest", "later"]
+
+
+def test_a_line_without_end_is_split(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.write(OUT, 0, b"x" * (MAX_LINE + 10))
+    log.write(OUT, MAX_LINE + 10, b"\n")
+    assert [len(text) for text in texts(log)] == [MAX_LINE, 10]
+
+
+def test_bytes_that_are_no_text_are_replaced(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.write(OUT, 0, b"\xff\x00ok\r\n")
+    assert texts(log) == ["\ufffd\x00ok"]
+
+
+def test_the_budget_drops_the_oldest(tmp_path: Path) -> None:
+    log = make(tmp_path, budget=8000)
+    for number in range(1000):
+        log.write(OUT, number * 10, f"{number:09d}\n".encode())
+    kept = texts(log, 1000)
+    assert kept[-1] == "000000999"
+    assert 0 < len(kept) < 500
+    assert sum(path.stat().st_size for path in (tmp_path / "vm").iterdir()) <= 8000
+
+
+def test_a_full_disk_loses_lines_and_says_so_but_never_fails(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    directory = tmp_path / "vm"
+    log.write(OUT, 0, b"before\n")
+    for path in directory.iterdir():
+        path.unlink()
+    directory.rmdir()
+    directory.write_text("in the way")  # nothing can be created below it now
+    log.write(OUT, 7, b"lost\n")
+    assert log.acknowledged == 12
+    directory.unlink()
+    directory.mkdir()
+    log.write(OUT, 12, b"after\n")
+    assert texts(log)[0] == "after"
+    assert "were lost" in texts(log)[1]
+
+
+async def collect(log: VmLog, lines: list[LogLine]) -> None:
+    async for line in log.follow(10):
+        lines.append(line)
+
+
+async def test_a_follower_sees_old_and_new_lines_until_the_log_is_closed(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.write(OUT, 0, b"old\n")
+    lines: list[LogLine] = []
+    follower = asyncio.create_task(collect(log, lines))
+    await asyncio.sleep(0)
+    log.write(OUT, 4, b"new\n")
+    log.write(OUT, 8, b"last words")
+    log.close()
+    await asyncio.wait_for(follower, 5)
+    assert [line.text for line in lines] == ["old", "new", "last words"]
+
+
+def test_logs_are_kept_for_a_day_after_their_vm(tmp_path: Path) -> None:
+    now = 2_000_000_000.0
+    store = LogStore(tmp_path, clock=lambda: now)
+    for key in ("living", "ended"):
+        store.open(key).write(OUT, 0, b"line\n")
+    recent = LogStore(tmp_path, clock=lambda: max(path.stat().st_mtime for path in tmp_path.iterdir()) + 60)
+    assert recent.sweep(frozenset({"living"})) == 0
+    late = LogStore(tmp_path, clock=lambda: max(path.stat().st_mtime for path in tmp_path.iterdir()) + KEPT_S + 60)
+    assert late.sweep(frozenset({"living"})) == 1
+    assert late.find("ended") is None
+
+
+async def test_following_the_log_of_an_ended_vm_ends(tmp_path: Path) -> None:
+    LogStore(tmp_path).open("vm").write(OUT, 0, b"line\n")
+    found = LogStore(tmp_path).find("vm")
+    assert found is not None
+    async with asyncio.timeout(5):
+        assert [line.text async for line in found.follow(5)] == ["line"]
+
+
+@pytest.mark.parametrize("raw", ["", "torn", "12.5 o", "12.5 o x text", "x o 1 text", "12.5 z 1 text"])
+def test_a_torn_line_is_passed_over(tmp_path: Path, raw: str) -> None:
+    log = make(tmp_path)
+    log.write(OUT, 0, b"whole\n")
+    with next((tmp_path / "vm").iterdir()).open("a") as segment:
+        segment.write(raw + "\n")
+    assert texts(log) == ["whole"]
