@@ -20,16 +20,16 @@ from typing import Protocol
 from plasmavmc.errors import ConflictError, HostError, NotFoundError, PlasmaError, UnavailableError
 from plasmavmc.guest.api import GuestChannel
 from plasmavmc.guest.channel import open_channel
-from plasmavmc.host.operations import Host, Limits, ProcessId
+from plasmavmc.host.operations import Host, ProcessId
 from plasmavmc.hypervisor.backend import VmmExit, VmPlan
 from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line, disk_name, nic_name
 from plasmavmc.hypervisor.qemu.console import connect_console
+from plasmavmc.hypervisor.qemu.limits import limits_of
 from plasmavmc.hypervisor.qemu.process import VmmProcess, read_stat
 from plasmavmc.hypervisor.qemu.qmp import QmpSession, qmp_session
 from plasmavmc.hypervisor.qemu.sockets import VmSockets
 from plasmavmc.types import (
     GIB,
-    MIB,
     Acceleration,
     BackendCapabilities,
     Isolation,
@@ -46,12 +46,6 @@ CHANNEL_DEADLINE_S = 10.0
 RECOVER_DEADLINE_S = 10.0
 QUIT_DEADLINE_S = 1.0
 """For an end over QMP, before SIGKILL."""
-
-VMM_OVERHEAD_BYTES = 128 * MIB
-"""What QEMU needs beside the guest's memory: its program, translated code, TLBs, page tables, threads' stacks."""
-VMM_OVERHEAD_PER_VCPU = 16 * MIB
-VMM_THREADS = 96
-"""Main, RCU and up to 64 threads that wait for disks; vCPUs come on top."""
 
 
 class ChannelOpener(Protocol):
@@ -240,15 +234,6 @@ def capabilities_of(acceleration: Acceleration) -> BackendCapabilities:
         max_nics=4,
         pause=True,
         channel="serial",
-    )
-
-
-def limits_of(resources: VmResources) -> Limits:
-    """What a VMM may use, so that a guest which uses all of its memory never gets its VMM killed."""
-    return Limits(
-        memory_bytes=resources.memory_bytes + VMM_OVERHEAD_BYTES + resources.vcpus * VMM_OVERHEAD_PER_VCPU,
-        cpu_milli=resources.cpu_milli,
-        pids=VMM_THREADS + resources.vcpus,
     )
 
 

@@ -1,0 +1,87 @@
+"""The QEMU command line as a value."""
+
+from __future__ import annotations
+
+import re
+
+from plasmavmc.hypervisor.backend import DiskPlan, NicPlan
+from plasmavmc.hypervisor.qemu.argv import KernelFlavour, QemuMachine, command_line, kernel_parameters
+from plasmavmc.hypervisor.qemu.limits import limits_of
+from plasmavmc.types import MIB, Acceleration, VmResources
+
+TCG = QemuMachine("/usr/bin/qemu-system-x86_64", "i1", Acceleration.TCG, tsc_khz=2_596_000)
+KVM = QemuMachine("/usr/bin/qemu-system-x86_64", "i1", Acceleration.KVM, tsc_khz=2_596_000)
+IMAGE = DiskPlan("image", 7, read_only=True)
+LAYER = DiskPlan("layer", 8, read_only=False)
+NIC = NicPlan("n0", 9, "02:00:00:00:00:01")
+
+
+def values(argv: tuple[str, ...], option: str) -> list[str]:
+    return [argv[index + 1] for index, word in enumerate(argv) if word == option]
+
+
+def test_an_emulated_vm_is_a_microvm_with_a_full_cpu_and_a_small_translation_cache() -> None:
+    argv = command_line(TCG, "k1", VmResources(vcpus=2, memory_bytes=512 * MIB), (IMAGE, LAYER), (NIC,)).argv
+    assert argv == (
+        *("/usr/bin/qemu-system-x86_64", "-name", "swg-i1-k1"),
+        *("-nodefaults", "-no-user-config", "-no-reboot", "-S", "-display", "none"),
+        *("-M", "microvm,acpi=on", "-accel", "tcg,tb-size=32", "-cpu", "max"),
+        *("-smp", "cpus=2,sockets=1,cores=2,threads=1", "-m", "512M"),
+        *("-kernel", "/dev/fd/@kernel@", "-initrd", "/dev/fd/@initrd@"),
+        "-append",
+        "console=ttyS0 quiet reboot=t panic=-1 cryptomgr.notests 8250.nr_uarts=1 audit=0 init_on_alloc=0 "
+        "no_timer_check tsc=reliable tsc_early_khz=2596000",
+        *("-add-fd", "fd=@disk0@,set=0", "-blockdev"),
+        "driver=raw,node-name=d0,file.driver=file,file.filename=/dev/fdset/0,file.locking=off,read-only=on",
+        *("-device", "virtio-blk-device,drive=d0"),
+        *("-add-fd", "fd=@disk1@,set=1", "-blockdev"),
+        "driver=raw,node-name=d1,file.driver=file,file.filename=/dev/fdset/1,file.locking=off,"
+        "discard=unmap,file.discard=unmap",
+        *("-device", "virtio-blk-device,drive=d1"),
+        *("-netdev", "tap,id=n0,fd=@tap0@", "-device", "virtio-net-device,netdev=n0,mac=02:00:00:00:00:01"),
+        *("-device", "virtio-serial-device", "-chardev", "socket,id=c0,fd=@channel@,server=on,wait=off"),
+        *("-device", "virtserialport,chardev=c0,name=ctl,nr=1"),
+        *("-chardev", "socket,id=s0,fd=@console@,server=on,wait=off", "-serial", "chardev:s0"),
+        *("-chardev", "socket,id=q0,fd=@qmp@,server=on,wait=off", "-mon", "chardev=q0,mode=control"),
+    )
+
+
+def test_a_hardware_vm_has_the_host_s_cpu_and_kvm_s_clock() -> None:
+    argv = command_line(KVM, "k1", VmResources(), (IMAGE,), ()).argv
+    assert values(argv, "-accel") == ["kvm"]
+    assert values(argv, "-cpu") == ["host"]
+    assert "tsc" not in kernel_parameters(KVM)
+
+
+def test_a_small_kernel_is_told_its_devices_on_the_command_line() -> None:
+    machine = QemuMachine("/q", "i1", Acceleration.TCG, 1, KernelFlavour.SMALL)
+    assert values(command_line(machine, "k1", VmResources(), (), ()).argv, "-M") == ["microvm,acpi=off"]
+    assert kernel_parameters(machine) == "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable tsc_early_khz=1"
+
+
+def test_each_token_has_a_descriptor_and_each_descriptor_a_token() -> None:
+    command = command_line(TCG, "k1", VmResources(), (IMAGE, LAYER, LAYER), (NIC, NIC))
+    tokens = re.findall(r"@(\w+)@", " ".join(command.argv))
+    assert sorted(tokens) == sorted(command.descriptors)
+    assert len(set(tokens)) == len(tokens)
+
+
+def test_disks_stand_before_other_devices_and_in_the_order_of_the_plan() -> None:
+    devices = values(command_line(TCG, "k1", VmResources(), (IMAGE, LAYER, LAYER), (NIC,)).argv, "-device")
+    assert [device.partition(",")[2] for device in devices[:3]] == ["drive=d0", "drive=d1", "drive=d2"]
+
+
+def test_memory_that_is_no_whole_number_of_mebibytes_is_rounded_up() -> None:
+    argv = command_line(TCG, "k1", VmResources(memory_bytes=100 * MIB + 1), (), ()).argv
+    assert values(argv, "-m") == ["101M"]
+
+
+def test_the_sandbox_is_left_to_the_host() -> None:
+    assert "-sandbox" not in command_line(TCG, "k1", VmResources(), (), ()).argv
+
+
+def test_the_vmm_may_use_more_memory_than_its_guest_and_as_much_cpu_as_was_bought() -> None:
+    limits = limits_of(VmResources(cpu_milli=1500, vcpus=2, memory_bytes=1024 * MIB))
+    assert limits.memory_bytes == (1024 + 64 + 128 + 32) * MIB
+    assert limits.cpu_milli == 1500
+    assert limits.pids == 98
