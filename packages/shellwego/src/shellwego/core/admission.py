@@ -1,0 +1,72 @@
+"""May this be asked for at all? Judged against what the nodes can do, before anything is stored.
+
+A wish that no node's backend could ever serve is refused here, with the field at fault, not found out on a node minutes
+later. "Ever" leaves room: a backend that still boots its probe's guest, or a node that is full now, is no reason to
+refuse; the deployment waits in stage `placing` and says so. What a config may hold in itself is checked by its use case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from shellwego.core.apps import MIB, AppConfig, Process
+from shellwego.core.errors import FieldError
+from shellwego.core.nodes import Backend, Node
+
+_USABLE = ("ready", "probing")
+
+
+def admit(config: AppConfig, nodes: Iterable[Node]) -> tuple[FieldError, ...]:
+    """The faults of a config on this platform; none where some node could run each process.
+
+    A platform without nodes refuses nothing: its first node may join later.
+    """
+    known = tuple(nodes)
+    if not known:
+        return ()
+    faults = tuple(_backend_faults(config, known))
+    return faults or tuple(fault for process in config.processes for fault in _size_faults(config, process, known))
+
+
+def _backend_faults(config: AppConfig, nodes: Sequence[Node]) -> Iterator[FieldError]:
+    if config.backend is not None and not any(_usable(config, node) for node in nodes):
+        offered = sorted({backend.name for node in nodes for backend in node.facts.backends if _is_usable(backend)})
+        known = f"; the nodes offer {', '.join(offered)}" if offered else ""
+        yield FieldError("backend", "not-offered", f"no node offers the backend “{config.backend[:40]}”{known}")
+
+
+def _size_faults(config: AppConfig, process: Process, nodes: Sequence[Node]) -> Iterator[FieldError]:
+    """Each limit is judged alone, so that the field named is the one to change."""
+    backends = [backend for node in nodes for backend in _usable(config, node)]
+    at = f"processes.{process.name}"
+    limits: tuple[tuple[str, int, Iterable[int], Callable[[int], str]], ...] = (
+        ("memory", process.memory_bytes, (node.facts.memory_bytes for node in nodes), _mib),
+        ("memory", process.memory_bytes, _limits(backend.max_memory_bytes for backend in backends), _mib),
+        ("cpu", process.cpu_milli, (node.facts.cpu_milli for node in nodes), lambda milli: f"{milli}m"),
+        ("vcpus", process.vcpus, _limits(backend.max_vcpus for backend in backends), str),
+        ("disk", process.disk_bytes, (node.facts.disk_bytes for node in nodes), _mib),
+    )
+    told: set[str] = set()
+    for name, need, offers, show in limits:
+        best = max(offers, default=None)
+        if best is not None and need > best and name not in told:
+            told.add(name)
+            yield FieldError(f"{at}.{name}", "too-large", f"{show(need)} asked, the largest node has {show(best)}")
+
+
+def _usable(config: AppConfig, node: Node) -> list[Backend]:
+    return [b for b in node.facts.backends if _is_usable(b) and config.backend in (None, b.name)]
+
+
+def _is_usable(backend: Backend) -> bool:
+    return backend.status in _USABLE
+
+
+def _limits(values: Iterable[int]) -> list[int]:
+    """Limits that bind; one backend without a known limit lifts them all."""
+    known = list(values)
+    return [] if 0 in known else known
+
+
+def _mib(size: int) -> str:
+    return f"{size // MIB} MiB"
