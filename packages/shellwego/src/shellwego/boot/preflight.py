@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plasmavmc.host.names import installation_key
-
-from plasmavmc.host.run import PACKAGES
 from shellwego.boot.settings import USER, UpSettings
 from shellwego.core.errors import ShellWeGoError, UnavailableError
 from shellwego.drivers.engine.host import assets_present, installation_key, missing_programs, packages_of

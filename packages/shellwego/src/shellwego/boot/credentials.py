@@ -1,0 +1,90 @@
+"""The first administrator's token, and the contexts that carry it.
+
+The token is made while the process is still root, kept in the data directory (root's, 0600) and written into the caller's
+own context file, as the caller's user. The platform learns it once and stores its hash only. Nothing secret is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import sys
+from pathlib import Path
+
+from shellwego.boot.preflight import Installation, PreflightError
+from shellwego.boot.settings import UpSettings
+from shellwego.client.context import Context, ContextFileError, default_path, load, save
+
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+TOKEN_FILE = "admin-token"  # noqa: S105 - a file's name
+
+
+def admin_token(installation: Installation) -> str:
+    """The administrator's token of this installation, made at its first start."""
+    path = installation.data_dir / TOKEN_FILE
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return _make(path)
+    with os.fdopen(descriptor) as stream:
+        if os.fstat(stream.fileno()).st_uid != 0:
+            raise PreflightError(
+                "token-file", f"{path} is not root's", resolution=f"Remove it, and see who made it: {path}"
+            )
+        return stream.read().strip()
+
+
+def _make(path: Path) -> str:
+    token = "pat_" + "".join(secrets.choice(_BASE62) for _ in range(43))
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(token + "\n")
+    return token
+
+
+def write_contexts(settings: UpSettings, installation: Installation, token: str) -> str:
+    """Write context `local` and one named by the installation into the caller's file; returns the latter's name.
+
+    With `sudo` the caller is the user behind it: the file is written by a child that became this user first, so that
+    nothing in his home can lead root astray.
+
+    Raises:
+        PreflightError: the file cannot be written.
+    """
+    name = f"local-{installation.key[:6]}"
+    child = os.fork()
+    if child == 0:
+        try:
+            path = _become_caller()
+            _write(path, settings, name, token)
+        except (OSError, ContextFileError) as error:
+            print(f"swg up: the context could not be written: {error}", file=sys.stderr)
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if status != 0:
+        raise PreflightError(
+            "no-context", "the command line's context file could not be written", resolution="Mend it, and start again."
+        )
+    return name
+
+
+def _become_caller() -> Path:
+    uid = int(os.environ.get("SUDO_UID", "0") or "0")
+    if uid == 0:
+        return default_path()
+    entry = pwd.getpwuid(uid)
+    os.setgroups([])
+    os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+    os.setresuid(uid, uid, uid)
+    return default_path({"HOME": entry.pw_dir})
+
+
+def _write(path: Path, settings: UpSettings, name: str, token: str) -> None:
+    ca_file = str(settings.api_cert) if settings.api_cert else ""
+    contexts = load(path)
+    for each in (name, "local"):
+        context = Context(name=each, api_url=settings.api_url, token=token, ca_file=ca_file)
+        contexts = contexts.put(context, make_current=False)
+    save(path, contexts)

@@ -1,0 +1,111 @@
+"""`swg up`: the whole platform on this machine.
+
+The order matters. As root: check the host, open the installation, write the caller's context, then split: the parent keeps
+root and is the helper from there on, the child drops to the user `shellwego` and only then imports and starts the platform.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shellwego.boot.settings import UpSettings, check, config_file_values
+from shellwego.core.errors import InvalidError, ShellWeGoError
+
+FAILED, USAGE = 1, 2
+
+
+class UpFailure(click.ClickException):
+    """The platform did not start: what, and what to do."""
+
+    def __init__(self, error: ShellWeGoError) -> None:
+        super().__init__(error.message + (f"\n  → {error.resolution}" if error.resolution else ""))
+        self.exit_code = USAGE if isinstance(error, InvalidError) else FAILED
+
+
+@click.command()
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where everything is kept. [/var/lib/shellwego]")
+@click.option("--http-port", type=int, help="Port of the edge, where apps are reached. [80]")
+@click.option("--http-listen", metavar="ADDRESS", help="Address of the edge. [127.0.0.1 on localhost, else all]")
+@click.option("--api-port", type=int, help="Port of the API. [7080]")
+@click.option("--api-listen", metavar="ADDRESS", help="Address of the API; elsewhere than on loopback it needs TLS.")
+@click.option("--api-cert", type=click.Path(path_type=Path, exists=True), help="The API's certificate (PEM).")
+@click.option("--api-key", type=click.Path(path_type=Path, exists=True), help="The API's private key (PEM).")
+@click.option("--domain", help="Apps appear as <app>.<domain>. [localhost]")
+@click.option("--keep-vms", is_flag=True, default=None, help="Leave VMs and the edge running when the platform ends.")
+def up(**flags: Any) -> None:
+    """Run the whole platform on this machine, in the foreground.
+
+    SIGTERM ends it: VMs are stopped gracefully, or left running with --keep-vms. Each option can also be set in the
+    environment (SHELLWEGO_HTTP_PORT, ...) or in /etc/shellwego/config.toml, table [up].
+    """
+    try:
+        sys.exit(_up(_settings(flags)))
+    except ShellWeGoError as error:
+        raise UpFailure(error) from error
+
+
+def _settings(flags: Mapping[str, Any]) -> UpSettings:
+    values: dict[str, object] = {**config_file_values(), **_environment()}
+    values.update({name: value for name, value in flags.items() if value is not None})
+    known = UpSettings.__dataclass_fields__
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise InvalidError("unknown-setting", f"unknown settings: {', '.join(unknown)}")
+    settings = UpSettings(**{name: _typed(name, value) for name, value in values.items()})
+    check(settings)
+    return settings
+
+
+def _environment() -> dict[str, object]:
+    names = {f"SHELLWEGO_{name.upper()}": name for name in UpSettings.__dataclass_fields__}
+    return {names[key]: value for key, value in os.environ.items() if key in names}
+
+
+def _typed(name: str, value: object) -> Any:
+    """A setting in its own type, whether it came from a flag, the environment or the file."""
+    kind = str(UpSettings.__dataclass_fields__[name].type)
+    try:
+        if kind.startswith("Path"):
+            return Path(str(value))
+        if kind == "int":
+            return int(str(value))
+        if kind == "bool":
+            return value if isinstance(value, bool) else str(value).lower() in ("1", "true", "yes", "on")
+        if kind.startswith("tuple"):
+            return tuple(value.split(",")) if isinstance(value, str) else tuple(str(item) for item in _listed(value))
+    except ValueError:
+        raise InvalidError("invalid-setting", f"{name}: {value!r} does not fit") from None
+    return str(value)
+
+
+def _listed(value: object) -> list[object]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(value)
+    return list(value)
+
+
+def _up(settings: UpSettings) -> int:
+    from plasmavmc.host.split import split  # noqa: PLC0415 - needed by a real start only
+
+    from shellwego.boot import preflight  # noqa: PLC0415
+    from shellwego.boot.credentials import admin_token, write_contexts  # noqa: PLC0415
+
+    preflight.check_root()
+    preflight.check_user()
+    preflight.check_programs()
+    preflight.check_cache(settings.cache)
+    installation = preflight.open_installation(settings)
+    preflight.check_reach(settings, installation)
+    token = admin_token(installation)
+    context = write_contexts(settings, installation, token)
+    link = split(preflight.helper_configuration(settings, installation))
+
+    from shellwego.boot.platform import run_platform  # noqa: PLC0415 - imported by the unprivileged child only
+
+    return run_platform(settings, installation, link, token, context)
