@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
 
+from plasmavmc.host.names import HostNames
 from plasmavmc.hypervisor.backend import DiskPlan, NicPlan
 from plasmavmc.types import MIB, Acceleration, VmResources
 
@@ -47,7 +48,7 @@ class QemuMachine:
 
     program: str
     installation: str
-    """Key of the installation; it leads the VMM's name, by which a sweep knows ours from others."""
+    """Key of the installation; it is in the VMM's name, by which a sweep knows ours from others."""
     acceleration: Acceleration
     tsc_khz: int
     """Frequency of the host's TSC, for guests without KVM's clock; see `guest.tsc`."""
@@ -119,7 +120,7 @@ def _clock_parameters(machine: QemuMachine) -> tuple[str, ...]:
 def _identity(machine: QemuMachine, key: str) -> tuple[str, ...]:
     return (
         machine.program,
-        *("-name", f"swg-{machine.installation}-{key}"),
+        *("-name", HostNames(machine.installation).process(key)),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-S"),
         *("-display", "none"),
     )

@@ -25,7 +25,7 @@ from plasmavmc.hypervisor.backend import VmmExit, VmPlan
 from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line, disk_name, nic_name
 from plasmavmc.hypervisor.qemu.console import connect_console
 from plasmavmc.hypervisor.qemu.limits import limits_of
-from plasmavmc.hypervisor.qemu.process import VmmProcess, read_stat
+from plasmavmc.hypervisor.qemu.process import VmmProcess, usage_of
 from plasmavmc.hypervisor.qemu.qmp import QmpSession, qmp_session
 from plasmavmc.hypervisor.qemu.sockets import VmSockets
 from plasmavmc.types import (
@@ -151,11 +151,8 @@ class KvmBackend:
         return channel
 
     async def usage(self, handle: VmHandle) -> Mapping[str, float]:
-        vm = self._held(handle)
-        stat = read_stat(vm.process.id)
-        if stat is None:
-            return {"memory_rss_bytes": 0.0, "cpu_seconds": 0.0}
-        return {"memory_rss_bytes": float(stat.rss_bytes), "cpu_seconds": stat.cpu_seconds}
+        used = usage_of(self._held(handle).process.id)
+        return {"memory_rss_bytes": float(used.memory_rss_bytes), "cpu_seconds": used.cpu_seconds}
 
     async def pause_vm(self, handle: VmHandle) -> None:
         await self._command(handle, "stop")

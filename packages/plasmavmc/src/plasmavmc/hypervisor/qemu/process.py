@@ -4,8 +4,7 @@ Theory. A process is named by its number and its start time, so that a later one
 for it. Its end is an event: a pidfd becomes readable. The exit code belongs to the parent, which is the root helper; of
 a process adopted after a restart of the helper nobody knows it.
 
-Trap: a zombie keeps its number and its start time, and a pidfd can be opened for it. It is an ended process, so state Z
-is refused.
+Trap: a zombie keeps its number and its start time, and a pidfd can be opened for it. `host.processes` refuses it.
 """
 
 from __future__ import annotations
@@ -13,13 +12,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.host.operations import Host, ProcessId, Spawned
+from plasmavmc.host.processes import is_alive
 from plasmavmc.hypervisor.backend import VmmExit
 from plasmavmc.hypervisor.qemu.console import Tail
+from plasmavmc.types import VmUsage
 
 COMPLAINT_LINES = 10
 KILL_DEADLINE_S = 15.0
@@ -29,36 +30,14 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessStat:
-    """The fields of /proc/<pid>/stat (proc(5)) that matter here."""
-
-    state: str
-    start_time: int
-    cpu_seconds: float
-    rss_bytes: int
-
-
-def parse_stat(text: str) -> ProcessStat:
-    """Parse a line of /proc/<pid>/stat. The second field is a name in brackets that may hold anything."""
-    fields = text.rpartition(")")[2].split()
-    return ProcessStat(
-        state=fields[0],
-        start_time=int(fields[19]),
-        cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS,
-        rss_bytes=int(fields[21]) * _PAGE,
-    )
-
-
-def read_stat(process: ProcessId) -> ProcessStat | None:
-    """What /proc tells of this very process; None where it has ended (a zombie has) or its number is another's."""
-    try:
-        stat = parse_stat(Path(f"/proc/{process.pid}/stat").read_text(encoding="latin-1"))
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    if stat.state in "ZXx" or stat.start_time != process.start_time:
-        return None
-    return stat
+def usage_of(process: ProcessId) -> VmUsage:
+    """Memory and CPU time of a process (proc(5)); nothing of one that has ended."""
+    if not is_alive(process):
+        return VmUsage()
+    with suppress(OSError):
+        fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()
+        return VmUsage(int(fields[21]) * _PAGE, (int(fields[11]) + int(fields[12])) / _TICKS)
+    return VmUsage()
 
 
 class VmmProcess:
@@ -89,7 +68,7 @@ class VmmProcess:
             pidfd = os.pidfd_open(process.pid)
         except (ProcessLookupError, ValueError):
             return None
-        if read_stat(process) is None:  # after the pidfd is open, so that it is this process which the pidfd holds
+        if not is_alive(process):  # after the pidfd is open, so that it is this process which the pidfd holds
             os.close(pidfd)
             return None
         return cls(host, key, process, pidfd, stdout=None)

@@ -1,0 +1,156 @@
+"""A VMM seen from outside: identity, end, last words. Real processes, no VM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from plasmavmc.host.operations import Host, ProcessId, Spawned
+from plasmavmc.hypervisor.qemu.console import RING_BYTES, Ring, Tail, connect_console
+from plasmavmc.hypervisor.qemu.process import VmmProcess, usage_of
+from plasmavmc.types import VmUsage
+
+
+class ReapingHost:
+    """Knows exit codes of the processes that a test started, as the root helper does."""
+
+    def __init__(self) -> None:
+        self.children: dict[int, subprocess.Popen[bytes]] = {}
+
+    def spawn(self, script: str) -> Spawned:
+        child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.children[child.pid] = child
+        assert child.stdout is not None
+        with child.stdout:
+            stdout = os.dup(child.stdout.fileno())
+        return Spawned(child.pid, start_time(child.pid), os.pidfd_open(child.pid), "none", stdout)
+
+    async def vm_signal(self, _key: str, process: ProcessId, signal: int) -> bool:
+        os.kill(process.pid, signal)
+        return True
+
+    async def vm_reap(self, _key: str, process: ProcessId) -> int | None:
+        return self.children[process.pid].wait()
+
+
+def watch(host: ReapingHost, script: str) -> VmmProcess:
+    return VmmProcess.spawned(as_port(host), "k1", host.spawn(script))
+
+
+def as_port(host: ReapingHost) -> Host:
+    return host  # type: ignore[return-value]  # the part of the port that a watched process uses
+
+
+def start_time(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@contextmanager
+def zombie() -> Iterator[ProcessId]:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    yield ProcessId(child.pid, start_time(child.pid))
+    child.wait()
+
+
+async def test_usage_is_that_of_the_process_and_nothing_after_its_end() -> None:
+    process = watch(ReapingHost(), "import time; time.sleep(60)")
+    assert usage_of(process.id).memory_rss_bytes > 100_000
+    await process.kill()
+    assert usage_of(process.id) == VmUsage()
+
+
+async def test_the_end_brings_the_exit_code_and_the_last_words() -> None:
+    process = watch(ReapingHost(), "print('cannot do it'); raise SystemExit(3)")
+    ended = await process.wait()
+    assert (ended.code, ended.complaint) == (3, "cannot do it")
+    assert not process.alive
+
+
+async def test_several_may_wait_and_one_that_gives_up_disturbs_nobody() -> None:
+    process = watch(ReapingHost(), "import time; time.sleep(60)")
+    first, second = asyncio.create_task(process.wait()), asyncio.create_task(process.wait())
+    await asyncio.sleep(0)
+    first.cancel()
+    await process.kill()
+    assert (await second).code == -9
+    assert (await process.wait()).code == -9
+
+
+async def test_a_watched_process_leaves_no_descriptor_behind() -> None:
+    before = open_descriptors()
+    await watch(ReapingHost(), "").wait()
+    assert open_descriptors() == before
+
+
+async def test_a_zombie_is_not_adopted() -> None:
+    with zombie() as process:
+        assert VmmProcess.adopted(as_port(ReapingHost()), "k1", process) is None
+
+
+async def test_a_later_process_of_the_same_number_is_not_adopted() -> None:
+    host = ReapingHost()
+    process = watch(host, "import time; time.sleep(60)")
+    stranger = ProcessId(process.id.pid, process.id.start_time - 1)
+    assert VmmProcess.adopted(as_port(host), "k1", stranger) is None
+    await process.kill()
+
+
+async def test_an_adopted_process_is_seen_to_end() -> None:
+    host = ReapingHost()
+    first = watch(host, "import time; time.sleep(60)")
+    first.close()
+    second = VmmProcess.adopted(as_port(host), "k1", first.id)
+    assert second is not None
+    await second.kill()
+    assert (await second.wait()).code == -9
+
+
+def test_a_ring_keeps_the_last_lines_and_makes_them_fit_for_a_terminal() -> None:
+    ring = Ring()
+    ring.write(b"one\r\n\r\n\x1b[31mred\x07\xff\n  \nlast")
+    assert ring.lines() == ("one", "\ufffd[31mred\ufffd\ufffd", "last")
+    assert ring.lines(1) == ("last",)
+
+
+def test_a_ring_does_not_grow() -> None:
+    ring = Ring()
+    for _ in range(100):
+        ring.write(b"x" * 10_000)
+    assert len(ring.lines()[0]) == RING_BYTES
+
+
+async def test_a_flood_on_a_pipe_is_read_to_its_end_and_the_last_part_kept() -> None:
+    reading, writing = os.pipe()
+    tail = Tail(reading)
+
+    def flood() -> None:
+        with os.fdopen(writing, "wb") as pipe:
+            for number in range(20_000):
+                pipe.write(b"line %d\n" % number)
+
+    await asyncio.to_thread(flood)
+    await tail.ended(5.0)
+    assert tail.ring.lines(2) == ("line 19998", "line 19999")
+
+
+async def test_a_console_is_connected_before_anybody_accepts(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "console.sock"))
+        listener.listen(1)
+        tail = connect_console(tmp_path / "console.sock")
+        guest, _ = listener.accept()
+        with guest:
+            guest.sendall(b"Kernel panic\n")
+        await tail.ended(5.0)
+    assert tail.ring.lines() == ("Kernel panic",)
