@@ -1,0 +1,229 @@
+#include "config.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "bytes.h"
+#include "tlv.h"
+
+static char *copy_text(const char *text, size_t length)
+{
+    if (memchr(text, '\0', length))
+        return NULL;
+    char *copy = malloc(length + 1);
+    if (!copy)
+        return NULL;
+    memcpy(copy, text, length);
+    copy[length] = '\0';
+    return copy;
+}
+
+bool texts_add(struct texts *texts, const char *text, size_t length)
+{
+    if (texts->count >= TEXTS_MAX)
+        return false;
+    char **items = realloc(texts->items, (texts->count + 2) * sizeof *items);
+    if (!items)
+        return false;
+    texts->items = items;
+    items[texts->count] = copy_text(text, length);
+    if (!items[texts->count])
+        return false;
+    items[++texts->count] = NULL;
+    return true;
+}
+
+void texts_free(struct texts *texts)
+{
+    for (size_t i = 0; i < texts->count; i++)
+        free(texts->items[i]);
+    free(texts->items);
+    *texts = (struct texts){0};
+}
+
+static char **find(const struct texts *texts, const char *key, size_t length)
+{
+    for (size_t i = 0; i < texts->count; i++)
+        if (!strncmp(texts->items[i], key, length) && texts->items[i][length] == '=')
+            return &texts->items[i];
+    return NULL;
+}
+
+const char *texts_value(const struct texts *texts, const char *key)
+{
+    char **item = find(texts, key, strlen(key));
+    return item ? *item + strlen(key) + 1 : NULL;
+}
+
+bool texts_assign(struct texts *texts, const char *assignment)
+{
+    char **item = find(texts, assignment, strcspn(assignment, "="));
+    if (!item)
+        return texts_add(texts, assignment, strlen(assignment));
+    char *copy = copy_text(assignment, strlen(assignment));
+    if (!copy)
+        return false;
+    free(*item);
+    *item = copy;
+    return true;
+}
+
+static bool set_text(char **slot, const struct tlv *field)
+{
+    free(*slot);
+    *slot = copy_text((const char *)field->value, field->length);
+    return *slot != NULL;
+}
+
+static bool set_terminal(struct command *command, const struct tlv *field)
+{
+    if (field->length != 4)
+        return false;
+    command->terminal = true;
+    command->rows = get_u16(field->value);
+    command->columns = get_u16(field->value + 2);
+    return true;
+}
+
+static bool command_field(struct command *command, const struct tlv *field)
+{
+    switch (field->tag) {
+    case TAG_ARG:
+        return texts_add(&command->arguments, (const char *)field->value, field->length);
+    case TAG_ENV:
+        return memchr(field->value, '=', field->length) &&
+               texts_add(&command->environment, (const char *)field->value, field->length);
+    case TAG_USER:
+        return set_text(&command->user, field);
+    case TAG_WORKDIR:
+        return set_text(&command->workdir, field);
+    case TAG_TERMINAL:
+        return set_terminal(command, field);
+    default:
+        return true;
+    }
+}
+
+static bool set_address(struct config *config, uint32_t *slot, const struct tlv *field)
+{
+    if (field->length != 4)
+        return false;
+    memcpy(slot, field->value, 4);
+    config->has_network = true;
+    return true;
+}
+
+static bool add_file(struct config *config, const struct tlv *field)
+{
+    if (field->length < 6 || config->file_count >= FILES_MAX)
+        return false;
+    size_t path_length = get_u16(field->value + 4);
+    if (path_length < 2 || path_length > field->length - 6 || field->value[6] != '/')
+        return false;
+    struct file *files = realloc(config->files, (config->file_count + 1) * sizeof *files);
+    if (!files)
+        return false;
+    config->files = files;
+    char *path = copy_text((const char *)field->value + 6, path_length);
+    if (!path)
+        return false;
+    files[config->file_count++] = (struct file){
+        .path = path,
+        .mode = get_u32(field->value) & 07777,
+        .content = field->value + 6 + path_length,
+        .length = field->length - 6 - path_length,
+    };
+    return true;
+}
+
+static bool set_time(struct config *config, const struct tlv *field)
+{
+    if (field->length != 8)
+        return false;
+    config->unix_time_ns = get_u64(field->value);
+    return true;
+}
+
+static bool config_field(struct config *config, const struct tlv *field)
+{
+    switch (field->tag) {
+    case TAG_HOSTNAME:
+        return set_text(&config->hostname, field);
+    case TAG_IPV4:
+        return set_address(config, &config->ipv4, field);
+    case TAG_GATEWAY:
+        return set_address(config, &config->gateway, field);
+    case TAG_NAMESERVER:
+        return texts_add(&config->nameservers, (const char *)field->value, field->length);
+    case TAG_FILE:
+        return add_file(config, field);
+    case TAG_ENTROPY:
+        config->entropy = field->value;
+        config->entropy_length = field->length;
+        return true;
+    case TAG_TIME:
+        return set_time(config, field);
+    default:
+        return command_field(&config->command, field);
+    }
+}
+
+static bool finish(bool sound, struct command *command, struct failure *failure)
+{
+    if (!sound)
+        return fail(failure, "bad-config", "malformed field");
+    if (!command->arguments.count || !command->arguments.items[0][0])
+        return fail(failure, "bad-config", "no command was given");
+    return true;
+}
+
+bool config_parse(struct config *config, const uint8_t *raw, size_t length, struct failure *failure)
+{
+    struct tlv field;
+    bool sound;
+    const uint8_t *end = raw + length;
+    while (tlv_next(&raw, end, &field, &sound))
+        if (!config_field(config, &field))
+            return fail(failure, "bad-config", "field %u has no meaning", field.tag);
+    return finish(sound, &config->command, failure);
+}
+
+bool command_parse(struct command *command, const uint8_t *raw, size_t length, struct failure *failure)
+{
+    struct tlv field;
+    bool sound;
+    const uint8_t *end = raw + length;
+    while (tlv_next(&raw, end, &field, &sound))
+        if (!command_field(command, &field))
+            return fail(failure, "bad-config", "field %u has no meaning", field.tag);
+    return finish(sound, command, failure);
+}
+
+void config_forget_raw(struct config *config)
+{
+    for (size_t i = 0; i < config->file_count; i++)
+        free(config->files[i].path);
+    free(config->files);
+    config->files = NULL;
+    config->file_count = 0;
+    config->entropy = NULL;
+    config->entropy_length = 0;
+}
+
+void command_free(struct command *command)
+{
+    texts_free(&command->arguments);
+    texts_free(&command->environment);
+    free(command->user);
+    free(command->workdir);
+    *command = (struct command){0};
+}
+
+void config_free(struct config *config)
+{
+    command_free(&config->command);
+    config_forget_raw(config);
+    texts_free(&config->nameservers);
+    free(config->hostname);
+    *config = (struct config){0};
+}

@@ -1,0 +1,66 @@
+/* What the host says to run: parsed from TLV fields, owned, bounded. */
+#ifndef SWG_CONFIG_H
+#define SWG_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "failure.h"
+
+enum { CONFIG_MAX_BYTES = 4 * 1024 * 1024, TEXTS_MAX = 4096, FILES_MAX = 1024 };
+
+/* A NULL-terminated list of texts, as execve takes it. Zeroed: empty. */
+struct texts {
+    char **items;
+    size_t count;
+};
+
+bool texts_add(struct texts *texts, const char *text, size_t length);
+void texts_free(struct texts *texts);
+/* The value of K in a list of K=V, or NULL. */
+const char *texts_value(const struct texts *texts, const char *key);
+/* Set K=V where `assignment` is K=V, in place of an older K. */
+bool texts_assign(struct texts *texts, const char *assignment);
+
+struct file {
+    char *path;
+    uint32_t mode;
+    const uint8_t *content; /* inside the raw configuration */
+    size_t length;
+};
+
+/* What a process is started from: the workload, or a command beside it. */
+struct command {
+    struct texts arguments;
+    struct texts environment;
+    char *user;
+    char *workdir;
+    bool terminal;
+    uint16_t rows, columns;
+};
+
+struct config {
+    struct command command;
+    char *hostname;
+    bool has_network;
+    uint32_t ipv4, gateway; /* network order */
+    struct texts nameservers;
+    struct file *files;
+    size_t file_count;
+    const uint8_t *entropy; /* inside the raw configuration */
+    size_t entropy_length;
+    uint64_t unix_time_ns;
+};
+
+/* Both take a zeroed struct. False with the failure `bad-config` for malformed input; then free what is there. */
+bool config_parse(struct config *config, const uint8_t *raw, size_t length, struct failure *failure);
+bool command_parse(struct command *command, const uint8_t *raw, size_t length, struct failure *failure);
+
+/* The raw configuration is about to go: so must what points into it. */
+void config_forget_raw(struct config *config);
+
+void command_free(struct command *command);
+void config_free(struct config *config);
+
+#endif

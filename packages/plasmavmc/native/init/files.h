@@ -1,0 +1,25 @@
+/* Small helpers for the guest's file tree. */
+#ifndef SWG_FILES_H
+#define SWG_FILES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* Like mkdir -p; what exists is left alone. */
+void make_directories(const char *path, mode_t mode);
+
+/* The same for the directories above a file. */
+void make_parents(const char *path);
+
+/* True where the directory is missing or holds nothing. */
+bool is_empty(const char *directory);
+
+/* Create or replace a file, never through a link in its last part. False with errno. */
+bool write_file(const char *path, const void *content, size_t length, mode_t mode);
+
+/* Write to a file that exists, such as those of /proc/sys. False with errno. */
+bool write_setting(const char *path, const char *value);
+
+#endif

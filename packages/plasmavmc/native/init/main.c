@@ -1,0 +1,49 @@
+/* Pid 1 of a microVM: wake up, hear what to run, run it until it ends, tell how it ended, switch off. */
+
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/reboot.h>
+#include <unistd.h>
+
+#include "failure.h"
+#include "guest.h"
+#include "modules.h"
+#include "port.h"
+#include "prepare.h"
+#include "root.h"
+
+enum { PORT_PATIENCE_MS = 10000 };
+
+static const char channel[] = "ctl";
+
+static void end_all(void)
+{
+    kill(-1, SIGKILL); /* pid 1 itself is spared by the kernel */
+}
+
+/* Under `reboot=t` and QEMU's -no-reboot a reset is the quickest way off. */
+static _Noreturn void switch_off(void)
+{
+    sync();
+    reboot(RB_AUTOBOOT);
+    for (;;)
+        pause();
+}
+
+int main(void)
+{
+    static struct guest guest;
+    static const struct machine machine = {.prepare = prepare_guest, .end_all = end_all};
+    if (getpid() != 1) {
+        say("this is the first process of a microVM and nothing else");
+        return EXIT_FAILURE;
+    }
+    root_mount_early();
+    modules_load("/mods");
+    int port = port_open(channel, PORT_PATIENCE_MS);
+    if (port < 0 || !guest_init(&guest, &machine, port))
+        say("there is no port named %s to the host", channel);
+    else
+        guest_run(&guest);
+    switch_off();
+}

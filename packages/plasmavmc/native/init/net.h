@@ -1,0 +1,15 @@
+/* eth0 as a /32 with an on-link gateway: the guest can send to nobody but the gateway. */
+#ifndef SWG_NET_H
+#define SWG_NET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "failure.h"
+
+void net_loopback_up(void);
+
+/* Addresses in network order. Fails with `bad-network`. */
+bool net_configure(uint32_t ipv4, uint32_t gateway, struct failure *failure);
+
+#endif

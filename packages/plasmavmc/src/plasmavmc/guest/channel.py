@@ -1,0 +1,333 @@
+"""The real guest channel: frames over the unix socket behind the guest's virtio port.
+
+Theory. One task reads the socket and never waits for anybody: what it hears is bounded by credit (output) or by
+count (the rest) and put where its reader finds it. What the guest says after a resync is told again by the guest itself
+(ready, ended, unacknowledged output), so this side keeps no state across connections.
+
+Trap: bytes that the guest wrote for a host side that is gone still arrive; everything before the echo of our nonce is
+passed over. Trap: a virtio port gives no sign that the guest has not opened it yet; so the sync is sent at once and
+answered whenever the guest is up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+from plasmavmc.errors import ConflictError, GuestError, UnavailableError
+from plasmavmc.guest.api import ExecOutput, GuestConfig, GuestEvent, GuestHello, GuestOutput
+from plasmavmc.guest.framing import MAX_PAYLOAD, NONCE_BYTES, Frame, FrameDecoder, FrameType, encode, sync
+from plasmavmc.guest.messages import (
+    decode_exec_output,
+    decode_exited,
+    decode_failed,
+    decode_hello,
+    decode_output,
+    decode_ready,
+    decode_u32,
+    encode_config,
+    encode_exec,
+    encode_stop,
+    encode_u32,
+    encode_u64,
+)
+from plasmavmc.guest.session import SocketExecSession, Window
+from plasmavmc.types import ExecSpec
+
+EXEC_START_S = 30.0
+"""From the request to the guest's word that the command runs. Emulated CPUs on a busy host are slow."""
+_READ = 64 * 1024
+_CONNECT_PAUSE_S = 0.005
+_MAX_EVENTS = 64
+"""Events that are not output, unread. An honest guest has a handful in its life."""
+_LAST_STREAM = 0xFFFF
+_CLOSE_S = 1.0
+
+
+async def open_channel(path: Path, *, fresh: bool, deadline_s: float) -> SocketGuestChannel:
+    """Connect to a guest and synchronise. `fresh` says that this guest has never heard a host yet.
+
+    Raises:
+        GuestError: `guest-silent`, no answer within `deadline_s`; `guest-gone`, the VMM closed the socket; `bad-frame`
+            and `guest-version` for a guest that does not speak our protocol.
+        UnavailableError: `no-channel`, nothing listens at `path` within `deadline_s`.
+    """
+    reader: asyncio.StreamReader | None = None
+    channel: SocketGuestChannel | None = None
+    try:
+        async with asyncio.timeout(deadline_s):
+            reader, writer = await _connect(path)
+            channel = SocketGuestChannel(reader, writer)
+            await channel.synchronise(fresh=fresh)
+    except TimeoutError as error:
+        if reader is None:
+            raise UnavailableError("no-channel", f"no VMM listens at {path} after {deadline_s:g} s") from error
+        raise GuestError(
+            "guest-silent",
+            f"the guest's init did not answer within {deadline_s:g} s",
+            resolution="Its console tells whether its kernel started; the host may be overloaded.",
+        ) from error
+    else:
+        result, channel = channel, None
+        return result
+    finally:
+        if channel is not None:
+            await channel.aclose()
+
+
+async def _connect(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    while True:
+        try:
+            return await asyncio.open_unix_connection(str(path), limit=_READ)
+        except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
+            await asyncio.sleep(_CONNECT_PAUSE_S)
+
+
+class _Events:
+    """The guest's events in order. Cancelling a reader loses none: the next read finds them."""
+
+    def __init__(self, channel: SocketGuestChannel) -> None:
+        self._channel = channel
+
+    def __aiter__(self) -> AsyncIterator[GuestEvent]:
+        return self
+
+    async def __anext__(self) -> GuestEvent:
+        return await self._channel.next_event()
+
+
+class SocketGuestChannel:
+    """One guest's channel over a socket. Implements `GuestChannel`. Made by `open_channel`."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._nonce = secrets.token_bytes(NONCE_BYTES)
+        self._decoder = FrameDecoder(self._nonce)
+        self._log_window = Window(self._grant_log)
+        self._events: deque[tuple[GuestEvent, int]] = deque()
+        self._told = 0
+        self._changed = asyncio.Event()
+        self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sessions: dict[int, SocketExecSession] = {}
+        self._last_stream = 0
+        self._acknowledged = 0
+        self._configured = False
+        self._error: GuestError | None = None
+        self._closed = False
+        self._reading = asyncio.create_task(self._read(), name="guest channel")
+
+    async def synchronise(self, *, fresh: bool) -> None:
+        """Send our nonce and wait until the guest says hello to it."""
+        self._writer.write(sync(self._nonce, fresh=fresh))
+        await asyncio.shield(self._hello)
+
+    # Hearing
+
+    async def _read(self) -> None:
+        error = GuestError("guest-gone", "the guest's channel ended", resolution="The VM ended or is about to.")
+        try:
+            while data := await self._reader.read(_READ):
+                for frame in self._decoder.feed(data):
+                    self._hear(frame)
+        except GuestError as broken:
+            error = broken
+        except OSError as broken:
+            error.details = str(broken)
+        finally:
+            self._end(error)
+
+    def _end(self, error: GuestError) -> None:
+        self._error = error
+        if not self._hello.done():
+            self._hello.set_exception(error)
+            self._hello.exception()  # it may be that nobody waits for it any more
+        for session in list(self._sessions.values()):
+            session.broke(error)
+        self._sessions.clear()
+        self._changed.set()
+        self._writer.close()
+
+    def _hear(self, frame: Frame) -> None:
+        if frame.stream:
+            self._hear_session(frame)
+            return
+        match frame.type:
+            case FrameType.HELLO:
+                self._hear_hello(decode_hello(frame))
+            case FrameType.READY:
+                self._tell(decode_ready(frame))
+            case FrameType.OUTPUT:
+                self._log_window.received(frame.cost)
+                self._events.append((decode_output(frame), frame.cost))
+                self._changed.set()
+            case FrameType.FAILED:
+                self._tell(decode_failed(frame))
+                self._write(encode(FrameType.SEEN_END))
+            case FrameType.EXITED:
+                self._tell(decode_exited(frame))
+                self._write(encode(FrameType.SEEN_END))
+            case _:
+                pass  # a newer guest's word
+
+    def _hear_hello(self, hello: GuestHello) -> None:
+        self._configured = hello.configured
+        self._tell(hello)
+        if not self._hello.done():
+            self._hello.set_result(None)
+
+    def _tell(self, event: GuestEvent) -> None:
+        self._told += 1
+        if self._told > _MAX_EVENTS:
+            raise GuestError("bad-frame", "the guest repeats itself without end")
+        self._events.append((event, 0))
+        self._changed.set()
+
+    def _hear_session(self, frame: Frame) -> None:
+        session = self._sessions.get(frame.stream)
+        if session is None:
+            raise GuestError("bad-frame", f"the guest speaks of a command {frame.stream} that we did not start")
+        match frame.type:
+            case FrameType.EXEC_STARTED if not session.started.done():
+                session.started.set_result(None)
+            case FrameType.EXEC_REFUSED:
+                del self._sessions[frame.stream]
+                failed = decode_failed(frame)
+                session.broke(GuestError(f"exec-{failed.code}", failed.message))
+            case FrameType.EXEC_OUTPUT:
+                session.heard_output(ExecOutput(*decode_exec_output(frame)), frame.cost)
+            case FrameType.CREDIT:
+                session.heard_credit(decode_u32(frame))
+            case FrameType.EXEC_EXIT:
+                del self._sessions[frame.stream]
+                session.heard_exit(decode_u32(frame) & 0xFF)
+            case _:
+                pass  # a newer guest's word
+
+    # Telling
+
+    def _write(self, data: bytes) -> None:
+        if self._error is None and not self._closed:
+            self._writer.write(data)
+
+    async def _drain(self) -> None:
+        if self._error is None and not self._closed:
+            with suppress(OSError):  # the reader finds the end too, and tells it
+                await self._writer.drain()
+
+    def _grant_log(self, cost: int) -> None:
+        self._write(encode(FrameType.CREDIT, encode_u32(cost)))
+
+    def _check_open(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._closed:
+            raise GuestError("channel-closed", "the host's side of the guest channel is closed")
+
+    async def configure(self, config: GuestConfig) -> None:
+        """Send the configuration, once.
+
+        Raises:
+            ConflictError: `configured`, the guest has its configuration already.
+            InvalidSpecError: the configuration cannot be said.
+            GuestError: the channel ended.
+        """
+        self._check_open()
+        if self._configured:
+            raise ConflictError("configured", "the guest has its configuration already")
+        encoded = encode_config(config)
+        self._configured = True
+        for start in range(0, len(encoded), MAX_PAYLOAD):
+            self._write(encode(FrameType.CONFIG_PART, encoded[start : start + MAX_PAYLOAD]))
+            await self._drain()
+        self._write(encode(FrameType.CONFIG_END))
+        await self._drain()
+
+    def events(self) -> AsyncIterator[GuestEvent]:
+        """What the guest says, in order, until the channel ends. One consumer, who may stop and go on.
+
+        Raises:
+            GuestError: `bad-frame`, the guest broke the protocol; what it said before was told.
+        """
+        return _Events(self)
+
+    async def next_event(self) -> GuestEvent:
+        """The next of `events`."""
+        while not self._events:
+            if self._error is not None and self._error.code != "guest-gone":
+                raise self._error
+            if self._error is not None or self._closed:
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        event, cost = self._events.popleft()
+        self._log_window.consumed(cost)
+        if not isinstance(event, GuestOutput):
+            self._told -= 1
+        return event
+
+    async def acknowledge(self, offset: int) -> None:
+        """Output before `offset` is safe on the host; the guest may drop it from its ring."""
+        if offset > self._acknowledged:
+            self._acknowledged = offset
+            self._write(encode(FrameType.ACK, encode_u64(offset)))
+            await self._drain()
+
+    async def exec(self, spec: ExecSpec) -> SocketExecSession:
+        """Start a command.
+
+        Raises:
+            InvalidSpecError: the request cannot be said.
+            GuestError: `exec-…` where the guest refuses; `exec-timeout`; the channel ended.
+        """
+        self._check_open()
+        request = encode_exec(spec)
+        stream = self._next_stream()
+        session = SocketExecSession(stream, self._write, self._drain)
+        self._sessions[stream] = session
+        self._write(encode(FrameType.EXEC_START, request, stream=stream))
+        try:
+            async with asyncio.timeout(EXEC_START_S):
+                await asyncio.shield(session.started)
+        except TimeoutError as error:
+            raise GuestError("exec-timeout", f"the guest did not start the command in {EXEC_START_S:g} s") from error
+        finally:
+            if not session.started.done():
+                await session.aclose()
+        return session
+
+    def _next_stream(self) -> int:
+        """A number that no running command has; the guest's end of a command frees its number."""
+        for _ in range(_LAST_STREAM):
+            self._last_stream = self._last_stream % _LAST_STREAM + 1
+            if self._last_stream not in self._sessions:
+                return self._last_stream
+        raise GuestError("exec-too-many", "the guest has ended none of 65,535 commands")
+
+    async def stop(self, signal: str, grace_s: float) -> None:
+        """Ask for a graceful end: the signal now, SIGKILL after `grace_s`; then `GuestExited` follows.
+
+        Raises:
+            InvalidSpecError: no such signal.
+            GuestError: the channel ended.
+        """
+        self._check_open()
+        self._write(encode(FrameType.STOP, encode_stop(signal, grace_s)))
+        await self._drain()
+
+    async def aclose(self) -> None:
+        """Close the host's side; the guest goes on. What was written is sent first, if the guest takes it. Idempotent."""
+        self._closed = True
+        self._reading.cancel()
+        await asyncio.wait({self._reading})
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._writer.wait_closed()
+        except TimeoutError:
+            self._writer.transport.abort()
+        except OSError:
+            pass  # it was gone already
