@@ -20,7 +20,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,12 +82,13 @@ def _violated_key(error: IntegrityError) -> list[str]:
     return [column.partition(".")[2] for column in columns.split(", ")]
 
 
-def _unavailable(error: DBAPIError) -> UnavailableError:
-    if getattr(error.orig, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+def _unavailable(error: Exception) -> UnavailableError:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if getattr(cause, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
         return UnavailableError(
             "disk-full", "the disk of the platform's database is full", resolution="Free space; nothing was lost."
         )
-    return UnavailableError("store-unavailable", f"the database does not answer: {error.orig}")
+    return UnavailableError("store-unavailable", f"the database does not answer: {cause}")
 
 
 def _is_outage(error: BaseException) -> bool:
@@ -153,7 +154,7 @@ class _Writer:
             for job in batch:
                 self._run(job)
             self._sql("COMMIT")
-        except DBAPIError as error:
+        except Exception as error:  # noqa: BLE001 - this thread must outlive everything, or all callers hang
             self._undo_all()
             for job in batch:
                 job.error = _unavailable(error)
@@ -184,7 +185,8 @@ class _Writer:
     def _undo_all(self) -> None:
         driver: Any = self.connection.connection.driver_connection
         if driver.in_transaction:
-            self._sql("ROLLBACK")
+            with suppress(DBAPIError):  # then BEGIN fails, and it is tried again
+                self._sql("ROLLBACK")
 
     def _sql(self, statement: str) -> None:
         self.connection.exec_driver_sql(statement)
