@@ -2,14 +2,15 @@
 
 Theory. `create_vm` spawns QEMU with everything attached and its vCPUs held (`-S`), and returns once its monitor answers:
 a QEMU that cannot start says so here, with its own words. That costs nothing: the guest could not run earlier. `start_vm`
-attaches to the guest's channel first and lets it run then, so that no first word is lost. From there the VM is a process
-to watch; it is found again after a restart by number and start time, and its sockets by path.
+lets it run and returns when its init has said hello on the channel. From there the VM is a process to watch; it is found
+again after a restart by number and start time, and its sockets by path.
 
 A running VM is ended over QMP, which lets QEMU finish the writes it has accepted, and by SIGKILL where it does not answer.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, ExitStack, suppress
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from plasmavmc.errors import ConflictError, HostError, NotFoundError, PlasmaError, UnavailableError
+from plasmavmc.errors import ConflictError, GuestError, HostError, NotFoundError, PlasmaError, UnavailableError
 from plasmavmc.guest.api import GuestChannel
 from plasmavmc.guest.channel import open_channel
 from plasmavmc.host.operations import Host, ProcessId
@@ -42,10 +43,12 @@ from plasmavmc.types import (
 NAME = "kvm"
 START_DEADLINE_S = 20.0
 """From spawn to the monitor's answer. It takes 30 ms on an idle host."""
-CHANNEL_DEADLINE_S = 10.0
+HELLO_DEADLINE_S = 90.0
+"""From the first instruction to the guest's hello: 1 to 2 s with an emulated CPU of its own, far more on a busy host."""
 RECOVER_DEADLINE_S = 10.0
 QUIT_DEADLINE_S = 1.0
 """For an end over QMP, before SIGKILL."""
+BOOT_ERROR_LINES = 5
 
 
 class ChannelOpener(Protocol):
@@ -92,20 +95,29 @@ class KvmBackend:
         return VmHandle(spec.id, NAME, str(plan.runtime_dir), process.id.pid, process.id.start_time, state)
 
     async def start_vm(self, handle: VmHandle) -> GuestChannel:
+        """Let the guest run; returns when its init has said hello.
+
+        Raises:
+            GuestError: `boot-failed`, the VMM ended first; `boot-timeout`, no hello within `HELLO_DEADLINE_S`. The
+                console's last lines are in the details.
+        """
         vm = self._held(handle)
         if vm.monitor is None:
             raise ConflictError("vm-started", f"VM {handle.vm_id} was started already")
         monitor, vm.monitor = vm.monitor, None
+        hello = asyncio.create_task(
+            self._open_channel(vm.sockets.channel, fresh=True, deadline_s=HELLO_DEADLINE_S),
+            name=f"hello {handle.vm_id}",
+        )
         try:
-            channel = await self._open_channel(vm.sockets.channel, fresh=True, deadline_s=CHANNEL_DEADLINE_S)
-            try:
-                await monitor.execute("cont")
-            except BaseException:
-                await channel.aclose()
-                raise
+            await monitor.execute("cont")
+            return await hello
+        except GuestError as error:
+            raise await _boot_error(vm.process, error) from error
         finally:
             monitor.close()
-        return channel
+            if not hello.done():
+                await _cancel(hello)
 
     async def stop_vm(self, handle: VmHandle) -> None:
         vm = self._find(handle)
@@ -265,3 +277,21 @@ async def _run_state(sockets: VmSockets) -> str:
     async with qmp_session(sockets.qmp, RECOVER_DEADLINE_S) as monitor:
         answer = await monitor.execute("query-status")
     return str(answer.get("status", "")) if isinstance(answer, dict) else ""
+
+
+async def _boot_error(process: VmmProcess, cause: GuestError) -> GuestError:
+    """What is known of a guest that did not come up."""
+    if await process.ended(1.0):
+        ended = await process.wait()
+        details = ended.complaint or "\n".join(ended.console[-BOOT_ERROR_LINES:])
+        return GuestError("boot-failed", "the VMM ended while the guest was starting", details=details)
+    console = process.console.ring.lines(BOOT_ERROR_LINES) if process.console is not None else ()
+    details = "\n".join((cause.brief, *console))
+    return GuestError("boot-timeout", "the guest did not start", details=details, resolution=cause.resolution)
+
+
+async def _cancel(task: asyncio.Task[GuestChannel]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError, PlasmaError):
+        channel = await task
+        await channel.aclose()
