@@ -1,0 +1,157 @@
+"""Apps: made, listed, started, stopped, scaled, destroyed.
+
+These use cases change what is wanted and hint; the rollout loop makes it so. Destroying is a wish too: the row stays,
+`deleting`, until the loop has stopped the last instance, and only then the name and the hostname are free again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from shellwego.control.config import MAX_COUNT, ConfigWish, merge, refuse
+from shellwego.control.unit import Unit
+from shellwego.core import hostnames
+from shellwego.core.apps import App, AppConfig
+from shellwego.core.deployments import FINISHED, Deployment, DeploymentState
+from shellwego.core.errors import ConflictError, FieldError
+from shellwego.core.tenancy import Project
+from shellwego.ports.store import Order, Transaction, eq
+from shellwego.wire import subjects
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppWish:
+    name: str
+    config: ConfigWish = field(default_factory=ConfigWish)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+def create_app(unit: Unit, project: Project, wish: AppWish, domain: str) -> App:
+    """Make an app; nothing of it runs before its first deployment.
+
+    Raises:
+        InvalidError: the name, the config or a count is not possible.
+        ConflictError: the project has an app of this name.
+    """
+    hostnames.check_name(wish.name)
+    if unit.tx.apps.select(eq("project_id", project.id), eq("name", wish.name), limit=1):
+        fault = FieldError("name", "already-exists", "this name is in use in the project")
+        raise ConflictError("app-exists", f"the project has an app “{wish.name}” already", errors=(fault,))
+    config = merge(AppConfig(), wish.config)
+    now = unit.now()
+    app = unit.tx.apps.insert(
+        App(
+            id=unit.new_id("app"),
+            project_id=project.id,
+            name=wish.name,
+            hostname=_free_hostname(unit.tx, project, wish.name, domain),
+            config=config,
+            counts=_checked_counts(config, wish.counts),
+            created_at=now,
+            updated_at=now,
+        )
+    )
+    announce(unit, app, "app.created")
+    return app
+
+
+def _free_hostname(tx: Transaction, project: Project, name: str, domain: str) -> str:
+    for candidate in hostnames.candidates(name, project, domain):
+        if not tx.apps.select(eq("hostname", candidate), limit=1):
+            return candidate
+    raise ConflictError("hostname-taken", f"every hostname for the app “{name}” is taken", resolution="Rename it.")
+
+
+def configure(unit: Unit, app: App, wish: ConfigWish) -> App:
+    """Change the current config without a release: the next deployment takes it along.
+
+    Raises:
+        InvalidError: the result makes no sense.
+    """
+    return save(unit, replace(app, config=merge(app.config, wish)))
+
+
+def destroy_app(unit: Unit, app: App) -> App:
+    """Say that the app is to go; asking again changes nothing."""
+    if app.deleting:
+        return app
+    announce(unit, app, "app.deleting")
+    return save(unit, replace(app, deleting=True))
+
+
+def start_app(unit: Unit, app: App) -> App:
+    """Run the wanted counts again."""
+    return _set_stopped(unit, app, stopped=False)
+
+
+def stop_app(unit: Unit, app: App) -> App:
+    """Stop every instance; counts and release are kept for the next start."""
+    return _set_stopped(unit, app, stopped=True)
+
+
+def _set_stopped(unit: Unit, app: App, *, stopped: bool) -> App:
+    if app.deleting:
+        raise ConflictError("app-deleting", f"the app {app.name} is being destroyed")
+    if app.stopped == stopped:
+        return app
+    announce(unit, app, "app.stopped" if stopped else "app.started")
+    return save(unit, replace(app, stopped=stopped))
+
+
+def scale_app(unit: Unit, app: App, counts: Mapping[str, int]) -> App:
+    """Set how many of some processes should run.
+
+    Raises:
+        InvalidError: the app has no such process, or the count is out of range.
+    """
+    wanted = {**app.counts, **_checked_counts(app.config, counts)}
+    data = {name: str(count) for name, count in counts.items()}
+    announce(unit, app, "app.scaled", data)
+    return save(unit, replace(app, counts=wanted))
+
+
+def _checked_counts(config: AppConfig, counts: Mapping[str, int]) -> dict[str, int]:
+    names = {process.name for process in config.processes}
+    faults = []
+    for name, count in counts.items():
+        if name not in names:
+            faults.append(FieldError(f"counts.{name[:40]}", "no-such-process", f"there is no process “{name[:40]}”"))
+        elif not 0 <= count <= MAX_COUNT:
+            faults.append(FieldError(f"counts.{name}", "out-of-range", f"between 0 and {MAX_COUNT}"))
+    refuse("counts-refused", tuple(faults))
+    return dict(counts)
+
+
+def save(unit: Unit, app: App) -> App:
+    """Store the app, and have it planned again."""
+    unit.hint(subjects.app(app.id))
+    return unit.tx.apps.update(replace(app, updated_at=unit.now()))
+
+
+def announce(unit: Unit, app: App, type_: str, data: Mapping[str, str] | None = None) -> None:
+    """Write an event about the app."""
+    project = unit.tx.projects.get(app.project_id)
+    unit.emit(
+        type_,
+        app.id,
+        organization_id=project.organization_id if project else "",
+        project_id=app.project_id,
+        data={"name": app.name, **(data or {})},
+    )
+
+
+def current_deployment(tx: Transaction, app: App) -> Deployment | None:
+    """The deployment that was asked for last."""
+    newest = Order("created_at", descending=True)
+    return next(iter(tx.deployments.select(eq("app_id", app.id), order=newest, limit=1)), None)
+
+
+def deploying(deployment: Deployment | None) -> bool:
+    """Whether this deployment is still under way."""
+    return deployment is not None and deployment.state not in FINISHED
+
+
+def failed(deployment: Deployment | None) -> bool:
+    """Whether this deployment ended without its release."""
+    return deployment is not None and deployment.state is DeploymentState.FAILED

@@ -1,0 +1,119 @@
+"""From a bearer token to a principal.
+
+Only the SHA-256 of a token is stored: it has 256 random bits, so a slow hash would protect nothing. Principals are kept
+for half a second, because every request asks; revoking a token therefore works within that time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from shellwego.control.unit import Control
+from shellwego.core.errors import UnauthenticatedError
+from shellwego.core.tenancy import Organization, Principal, TokenKind
+from shellwego.ports.store import Transaction, eq
+
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_SECRET_LENGTH = 43  # ceil(256 / log2(62))
+_SECRET = re.compile(r"(?:pat|sat|ses|tmp)_[0-9A-Za-z]{43}")
+_KEPT_S = 0.5
+_KEPT = 4096
+UNLIMITED = "unlimited"
+FREE = "free"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A principal, and the plan by which its requests are limited."""
+
+    principal: Principal
+    plan: str
+
+
+def new_secret(kind: TokenKind) -> str:
+    """A token such as `pat_…` from 32 random bytes. Shown once; store `secret_hash` of it."""
+    number = int.from_bytes(secrets.token_bytes(32), "big")
+    digits = []
+    for _ in range(_SECRET_LENGTH):
+        number, digit = divmod(number, 62)
+        digits.append(_BASE62[digit])
+    return f"{kind.value}_" + "".join(reversed(digits))
+
+
+def secret_hash(secret: str) -> str:
+    """What is stored of a token."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class Authenticator:
+    """Looks tokens up, and remembers them for half a second."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._sessions: OrderedDict[str, tuple[float, Session]] = OrderedDict()
+
+    async def session(self, secret: str) -> Session:
+        """Who holds this token.
+
+        Raises:
+            UnauthenticatedError: it is malformed, unknown, revoked or expired; which of these is not told.
+        """
+        if not _SECRET.fullmatch(secret):
+            raise refused()
+        hashed = secret_hash(secret)
+        now = self._control.clock.monotonic()
+        known = self._sessions.get(hashed)
+        if known is not None and now - known[0] < _KEPT_S:
+            return known[1]
+        self._sessions.pop(hashed, None)
+        session = await self._control.read(lambda tx: look_up(tx, hashed))
+        self._keep(hashed, now, session)
+        return session
+
+    def _keep(self, hashed: str, now: float, session: Session) -> None:
+        self._sessions[hashed] = (now, session)
+        if len(self._sessions) > _KEPT:
+            self._sessions.popitem(last=False)
+
+
+def refused() -> UnauthenticatedError:
+    """The one answer to every bad credential."""
+    return UnauthenticatedError(
+        "unauthenticated",
+        "the request carries no valid token",
+        resolution="Send “Authorization: Bearer <token>” with a token that is neither revoked nor expired.",
+    )
+
+
+def look_up(tx: Transaction, hashed: str) -> Session:
+    """The session of a token by its hash; raises as `Authenticator.session`."""
+    token = next(iter(tx.tokens.select(eq("secret_hash", hashed), limit=1)), None)
+    if token is None or token.revoked_at is not None:
+        raise refused()
+    if token.expires_at is not None and token.expires_at <= tx.now():
+        raise refused()
+    grants = tuple(tx.grants.select(eq("user_id", token.user_id)))
+    principal = Principal(user_id=token.user_id, token_id=token.id, scopes=token.scopes, grants=grants)
+    return Session(principal, _plan(tx, principal))
+
+
+def _plan(tx: Transaction, principal: Principal) -> str:
+    """The plan of the organization in which the caller holds a grant; a grant on the system has no limit."""
+    plans = [organization.plan for organization in _organizations(tx, principal)]
+    if any(not grant.scope_id for grant in principal.grants) or UNLIMITED in plans:
+        return UNLIMITED
+    return plans[0] if plans else FREE
+
+
+def _organizations(tx: Transaction, principal: Principal) -> list[Organization]:
+    found = []
+    for grant in principal.grants:
+        project = tx.projects.get(grant.scope_id)
+        organization = tx.organizations.get(project.organization_id if project else grant.scope_id)
+        if organization is not None:
+            found.append(organization)
+    return found

@@ -1,0 +1,130 @@
+"""The one choke point: nothing behind the API is read or written but through an `Access`.
+
+An access carries one permission, declared by the operation. It finds the target, decides, and runs the work in one
+transaction, so that what was judged is what is changed. Deny by default; what the caller may not even see looks absent.
+Allowed writes are audited with the change; refusals in a transaction of their own, because the first one is undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from shellwego.control.idempotency import Answer, IdempotencyKey, recall, remember
+from shellwego.control.scopes import SYSTEM, Found, Scope, Target
+from shellwego.control.unit import Caller, Control, Unit
+from shellwego.core import iam
+from shellwego.core.errors import ForbiddenError, ShellWeGoError
+from shellwego.core.tenancy import Grant, Principal
+from shellwego.ports.store import Transaction
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class _RefusedError(Exception):
+    """Carries the outward error of a denial past the transaction that it undoes."""
+
+    def __init__(self, outward: ShellWeGoError, resource: str) -> None:
+        super().__init__(outward.message)
+        self.outward = outward
+        self.resource = resource
+
+
+@dataclass(slots=True)
+class Access:
+    """What one request of one principal may do, with the operation's one permission."""
+
+    control: Control
+    principal: Principal
+    permission: str
+    caller: Caller
+    key: IdempotencyKey | None = None
+    decided: bool = field(default=False, init=False)
+    """Whether it was asked at all; an operation that never asks is a fault, and the rim answers so."""
+
+    async def read(self, target: Target[R], fn: Callable[[Transaction, R], T]) -> T:
+        """Read about the target on one snapshot; raises what `Target.find` and `authorize` raise."""
+
+        def run(tx: Transaction) -> T:
+            return fn(tx, self._admit(tx, target).resource)
+
+        return await self._audited(lambda: self.control.read(run))
+
+    async def write(self, target: Target[R], fn: Callable[[Unit, R], T]) -> T:
+        """Change the target in one transaction with its audit record; raises as `read`."""
+
+        def run(unit: Unit) -> T:
+            found = self._admit(unit.tx, target)
+            unit.audit(self.permission, found.id)
+            return fn(unit, found.resource)
+
+        return await self._audited(lambda: self.control.commit(run, self.caller))
+
+    async def write_once(self, target: Target[R], fn: Callable[[Unit, R], Answer]) -> Answer:
+        """As `write`, for an answer that is given again when the request comes again with its key."""
+        key = self.key
+        if key is None:
+            return await self.write(target, fn)
+
+        def run(unit: Unit) -> Answer:
+            known = recall(unit.tx, key)
+            if known is not None:
+                return known
+            found = self._admit(unit.tx, target)
+            unit.audit(self.permission, found.id)
+            answer = fn(unit, found.resource)
+            remember(unit, key, answer)
+            return answer
+
+        return await self._audited(lambda: self.control.commit(run, self.caller))
+
+    async def recalled(self) -> Answer | None:
+        """The answer that was given to this request before, for operations that ask the outside first."""
+        key = self.key
+        return None if key is None else await self.control.read(lambda tx: recall(tx, key))
+
+    async def own(self, fn: Callable[[Unit], T]) -> T:
+        """Work on what belongs to the caller himself: only his token's scopes can forbid it."""
+        self.decided = True
+        everything = Grant(id="", user_id=self.principal.user_id, role="owner", scope_id="", created_at=0.0)
+        if not iam.allowed(replace(self.principal, grants=(everything,)), self.permission, SYSTEM.chain):
+            await self._record_refusal(self.principal.user_id)
+            raise self._forbidden()
+        return await self.control.commit(fn, self.caller)
+
+    def allows(self, scope: Scope, permission: str = "") -> bool:
+        """Whether the caller holds the operation's permission, or the given one, in a scope."""
+        return iam.allowed(self.principal, permission or self.permission, scope.chain)
+
+    def _admit(self, tx: Transaction, target: Target[R]) -> Found[R]:
+        self.decided = True
+        found = target.find(tx, self.principal)
+        if not self.allows(found.scope):
+            raise _RefusedError(self._refusal(found), found.id)
+        return found
+
+    def _refusal(self, found: Found[R]) -> ShellWeGoError:
+        visible = self.allows(found.scope, iam.read_permission(self.permission))
+        return self._forbidden() if visible or found.scope == SYSTEM else found.absent
+
+    def _forbidden(self) -> ForbiddenError:
+        return ForbiddenError(
+            "forbidden",
+            f"the token does not hold the permission {self.permission} here",
+            resolution="Use a token of somebody who does, or ask an owner for a role that has it.",
+        )
+
+    async def _audited(self, work: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await work()
+        except _RefusedError as refused:
+            await self._record_refusal(refused.resource)
+            raise refused.outward from None
+
+    async def _record_refusal(self, resource: str) -> None:
+        def record(unit: Unit) -> None:
+            unit.audit(self.permission, resource, allowed=False)
+
+        await self.control.commit(record, self.caller)

@@ -1,0 +1,86 @@
+"""The first start: the first organization with its project, the administrator, and a token for him.
+
+There is no default password. The caller makes the secret, passes it in, and keeps it (the store may run a use case more
+than once, and learns the hash only). A lost token is replaced by whoever holds the data directory, with
+`issue_admin_token`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shellwego.control.authentication import UNLIMITED, secret_hash
+from shellwego.control.unit import Unit
+from shellwego.core.errors import ConflictError
+from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenKind, User
+from shellwego.ports.store import eq
+
+ADMIN_EMAIL = "admin@localhost"
+ORGANIZATION = "default"
+PROJECT = "default"
+TOKEN_LIFE_S = 365 * 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstStart:
+    organization: Organization
+    project: Project
+    user: User
+    installation_id: str
+    """For the data directory; every name on the host carries it."""
+
+
+def bootstrap(unit: Unit, secret: str) -> FirstStart | None:
+    """Make what the platform needs to be used; None where that was done before."""
+    if unit.tx.organizations.count():
+        return None
+    now = unit.now()
+    organization = unit.tx.organizations.insert(
+        Organization(id=unit.new_id("org"), name=ORGANIZATION, plan=UNLIMITED, created_at=now)
+    )
+    project = unit.tx.projects.insert(
+        Project(
+            id=unit.new_id("prj"),
+            organization_id=organization.id,
+            name=PROJECT,
+            network_id=unit.new_id("net"),
+            first=True,
+            created_at=now,
+        )
+    )
+    user = unit.tx.users.insert(User(id=unit.new_id("usr"), email=ADMIN_EMAIL, created_at=now))
+    unit.tx.grants.insert(Grant(id=unit.new_id("grn"), user_id=user.id, role="owner", scope_id="", created_at=now))
+    _insert_token(unit, user.id, secret)
+    unit.emit("platform.initialized", organization.id, organization_id=organization.id)
+    unit.audit("platform:initialize", organization.id)
+    return FirstStart(organization=organization, project=project, user=user, installation_id=unit.new_id("swg"))
+
+
+def issue_admin_token(unit: Unit, secret: str) -> Token:
+    """A further token for the administrator.
+
+    Raises:
+        ConflictError: there is no administrator; the platform was never started.
+    """
+    users = unit.tx.users.select(eq("email", ADMIN_EMAIL), limit=1)
+    if not users:
+        raise ConflictError("not-initialized", "this platform has no administrator yet", resolution="Start it once.")
+    token = _insert_token(unit, users[0].id, secret)
+    unit.audit("tokens:write", token.id, detail="issued on the host")
+    return token
+
+
+def _insert_token(unit: Unit, user_id: str, secret: str) -> Token:
+    now = unit.now()
+    return unit.tx.tokens.insert(
+        Token(
+            id=unit.new_id("tok"),
+            kind=TokenKind.PERSONAL,
+            user_id=user_id,
+            name="first start",
+            secret_hash=secret_hash(secret),
+            scopes=(),
+            created_at=now,
+            expires_at=now + TOKEN_LIFE_S,
+        )
+    )

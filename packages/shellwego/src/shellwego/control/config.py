@@ -1,0 +1,232 @@
+"""Changes to an app's current config: what a request wishes, merged and checked as a whole.
+
+Nothing here knows of releases; the result is frozen into one by `releases.freeze`. The bounds keep a hostile or mistaken
+request from filling a node, the store or a command line; what a node can serve is judged by `core.admission`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from shellwego.core.apps import MIB, AppConfig, Check, CheckKind, Process, RestartPolicy, Service
+from shellwego.core.errors import FieldError, InvalidError
+
+PROCESS_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+MAX_PROCESSES = 16
+MAX_CHECKS = 32
+MAX_COUNT = 1000
+MAX_ENV = 256
+MAX_ENV_VALUE = 32 * 1024
+MAX_ENV_TOTAL = 128 * 1024
+MAX_ARGUMENTS = 128
+MAX_ARGUMENT = 4096
+_RESERVED_ENV = "SHELLWEGO_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessWish:
+    """Changes to one process; None leaves as it is. An empty `command` or `entrypoint` goes back to the image's own."""
+
+    command: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    memory_bytes: int | None = None
+    cpu_milli: int | None = None
+    vcpus: int | None = None
+    disk_bytes: int | None = None
+    restart: RestartPolicy | None = None
+    stop_signal: str | None = None
+    stop_grace_s: float | None = None
+
+    @property
+    def empty(self) -> bool:
+        return self == ProcessWish()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigWish:
+    """Changes to an app's config; None leaves as it is."""
+
+    image: str | None = None
+    processes: Mapping[str, ProcessWish] = field(default_factory=dict)
+    """Processes to change or to add."""
+    remove_processes: tuple[str, ...] = ()
+    services: tuple[Service, ...] | None = None
+    checks: tuple[Check, ...] | None = None
+    env: Mapping[str, str | None] = field(default_factory=dict)
+    """Variables to set; None unsets."""
+    drain_timeout_s: float | None = None
+
+
+def merge(config: AppConfig, wish: ConfigWish) -> AppConfig:
+    """The config after the wish.
+
+    Raises:
+        InvalidError: the result makes no sense; every fault is named by its field.
+    """
+    merged = replace(
+        config,
+        image=config.image if wish.image is None else wish.image,
+        processes=tuple(_merge_processes(config.processes, wish)),
+        services=config.services if wish.services is None else wish.services,
+        checks=config.checks if wish.checks is None else wish.checks,
+        env=merge_env(config.env, wish.env),
+        drain_timeout_s=config.drain_timeout_s if wish.drain_timeout_s is None else wish.drain_timeout_s,
+    )
+    check_config(merged)
+    return merged
+
+
+def merge_env(env: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    """The variables after the changes, in the order of their names."""
+    merged = {**env, **changes}
+    return {name: value for name, value in sorted(merged.items()) if value is not None}
+
+
+def _merge_processes(processes: Iterable[Process], wish: ConfigWish) -> Iterator[Process]:
+    known = {process.name: process for process in processes if process.name not in wish.remove_processes}
+    for name in {**known, **wish.processes}:
+        yield _merge_process(known.get(name, Process(name=name)), wish.processes.get(name, ProcessWish()))
+
+
+def _merge_process(process: Process, wish: ProcessWish) -> Process:
+    return replace(
+        process,
+        command=process.command if wish.command is None else (wish.command or None),
+        entrypoint=process.entrypoint if wish.entrypoint is None else (wish.entrypoint or None),
+        memory_bytes=_or(wish.memory_bytes, process.memory_bytes),
+        cpu_milli=_or(wish.cpu_milli, process.cpu_milli),
+        vcpus=_vcpus(process, wish),
+        disk_bytes=_or(wish.disk_bytes, process.disk_bytes),
+        restart=wish.restart or process.restart,
+        stop_signal=process.stop_signal if wish.stop_signal is None else (wish.stop_signal or None),
+        stop_grace_s=process.stop_grace_s if wish.stop_grace_s is None else wish.stop_grace_s,
+    )
+
+
+def _or(value: int | None, otherwise: int) -> int:
+    return otherwise if value is None else value
+
+
+def _vcpus(process: Process, wish: ProcessWish) -> int:
+    """A share of more than the vCPUs could never be used, so the vCPUs follow the share unless they are given."""
+    if wish.vcpus is not None:
+        return wish.vcpus
+    return process.vcpus if wish.cpu_milli is None else max(1, -(-wish.cpu_milli // 1000))
+
+
+def check_config(config: AppConfig) -> None:
+    """Refuse a config that no node could ever run, with every fault named by its field.
+
+    Raises:
+        InvalidError: with one `FieldError` for each fault.
+    """
+    faults = (*_process_faults(config), *_service_faults(config), *_check_faults(config), *_env_faults(config.env))
+    if not 0 <= config.drain_timeout_s <= 3600:
+        faults = (*faults, FieldError("drain_timeout", "out-of-range", "between 0 and 3600 seconds"))
+    refuse("config-refused", faults)
+
+
+def refuse(code: str, faults: tuple[FieldError, ...]) -> None:
+    """Raise one error for all the faults, if there are any."""
+    if faults:
+        first = faults[0]
+        raise InvalidError(code, f"{first.field}: {first.message}", errors=faults)
+
+
+def _process_faults(config: AppConfig) -> Iterator[FieldError]:
+    if not 1 <= len(config.processes) <= MAX_PROCESSES:
+        yield FieldError("processes", "out-of-range", f"an app has 1 to {MAX_PROCESSES} processes")
+    for process in config.processes:
+        at = f"processes.{process.name[:40]}"
+        if not PROCESS_NAME.fullmatch(process.name):
+            yield FieldError(at, "bad-name", "a process is named by a-z, 0-9 and -, at most 31 characters")
+        yield from _size_faults(at, process)
+        yield from _argument_faults(f"{at}.command", process.command or ())
+        yield from _argument_faults(f"{at}.entrypoint", process.entrypoint or ())
+
+
+def _size_faults(at: str, process: Process) -> Iterator[FieldError]:
+    if not 32 * MIB <= process.memory_bytes <= 1024 * 1024 * MIB:
+        yield FieldError(f"{at}.memory", "out-of-range", "between 32m and 1tb")
+    if not 50 <= process.cpu_milli <= 256_000:
+        yield FieldError(f"{at}.cpu", "out-of-range", "between 50m and 256 cores")
+    if not 1 <= process.vcpus <= 256:
+        yield FieldError(f"{at}.vcpus", "out-of-range", "between 1 and 256")
+    if not 64 * MIB <= process.disk_bytes <= 1024 * 1024 * MIB:
+        yield FieldError(f"{at}.disk", "out-of-range", "between 64m and 1tb")
+    if not 0 <= process.stop_grace_s <= 600:
+        yield FieldError(f"{at}.stop_grace", "out-of-range", "between 0 and 600 seconds")
+    if not 0 <= process.restart.retries <= 100:
+        yield FieldError(f"{at}.restart.retries", "out-of-range", "between 0 and 100")
+    if process.stop_signal is not None and not re.fullmatch(r"SIG[A-Z0-9]{2,9}", process.stop_signal):
+        yield FieldError(f"{at}.stop_signal", "bad-signal", "a signal's name such as SIGTERM")
+
+
+def _argument_faults(at: str, arguments: tuple[str, ...]) -> Iterator[FieldError]:
+    if len(arguments) > MAX_ARGUMENTS:
+        yield FieldError(at, "too-many", f"at most {MAX_ARGUMENTS} arguments")
+    if any(len(argument.encode()) > MAX_ARGUMENT or "\0" in argument for argument in arguments):
+        yield FieldError(at, "bad-argument", f"an argument has at most {MAX_ARGUMENT} bytes and no NUL")
+
+
+def check_command(command: tuple[str, ...], at: str = "command") -> None:
+    """Refuse a command that cannot be run; raises `InvalidError`."""
+    faults = tuple(_argument_faults(at, command))
+    if not command or not command[0]:
+        faults = (FieldError(at, "missing", "a program to run"), *faults)
+    refuse("command-refused", faults)
+
+
+def _service_faults(config: AppConfig) -> Iterator[FieldError]:
+    names = {process.name for process in config.processes}
+    routed = [service.process for service in config.services]
+    if len(routed) > 1:
+        yield FieldError("services", "too-many", "requests go to one process of an app")
+    for service in config.services:
+        if service.process not in names:
+            yield FieldError("services", "no-such-process", f"there is no process “{service.process[:40]}”")
+        if not 1 <= service.port <= 65535:
+            yield FieldError("services.port", "out-of-range", "a port is between 1 and 65535")
+
+
+def _check_faults(config: AppConfig) -> Iterator[FieldError]:
+    if len(config.checks) > MAX_CHECKS:
+        yield FieldError("checks", "too-many", f"at most {MAX_CHECKS}")
+    names = {process.name for process in config.processes}
+    ports = {service.process: service.port for service in config.services}
+    for number, check in enumerate(config.checks):
+        yield from _one_check_faults(f"checks[{number}]", check, names, ports)
+
+
+def _one_check_faults(at: str, check: Check, names: set[str], ports: Mapping[str, int]) -> Iterator[FieldError]:
+    if check.process not in names:
+        yield FieldError(f"{at}.process", "no-such-process", f"there is no process “{check.process[:40]}”")
+    if check.kind is CheckKind.EXEC:
+        if not check.command:
+            yield FieldError(f"{at}.command", "missing", "an exec check needs a command")
+        yield from _argument_faults(f"{at}.command", check.command)
+    elif not check.port and check.process not in ports:
+        yield FieldError(f"{at}.port", "missing", "the process has no service, so the check needs a port")
+    if not 0 <= check.port <= 65535:
+        yield FieldError(f"{at}.port", "out-of-range", "a port is between 1 and 65535")
+    if not re.fullmatch(r"/[!-~]{0,1023}", check.path):
+        yield FieldError(f"{at}.path", "bad-path", "begins with / and has printable ASCII without spaces")
+    if not (0.1 <= check.interval_s <= 3600 and 0.1 <= check.timeout_s <= 300 and 0 <= check.grace_s <= 3600):
+        yield FieldError(at, "out-of-range", "interval 0.1 to 3600, timeout 0.1 to 300, grace 0 to 3600 seconds")
+    if not 1 <= check.retries <= 100:
+        yield FieldError(f"{at}.retries", "out-of-range", "between 1 and 100")
+
+
+def _env_faults(env: Mapping[str, str]) -> Iterator[FieldError]:
+    if len(env) > MAX_ENV or sum(len(k) + len(v.encode()) for k, v in env.items()) > MAX_ENV_TOTAL:
+        yield FieldError("env", "too-large", f"at most {MAX_ENV} variables and {MAX_ENV_TOTAL} bytes in all")
+    for name, value in env.items():
+        if not ENV_NAME.fullmatch(name):
+            yield FieldError(f"env.{name[:40]}", "bad-name", "letters, digits and _, not beginning with a digit")
+        elif name.startswith(_RESERVED_ENV):
+            yield FieldError(f"env.{name}", "reserved", f"names that begin with {_RESERVED_ENV} are the platform's")
+        if "\0" in value or len(value.encode()) > MAX_ENV_VALUE:
+            yield FieldError(f"env.{name[:40]}", "bad-value", f"at most {MAX_ENV_VALUE} bytes and no NUL")

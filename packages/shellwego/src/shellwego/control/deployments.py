@@ -1,0 +1,192 @@
+"""Deployments: ask for one, ask again for what was, call one off.
+
+A use case here only says what is wanted, and hints; `loops.rollout` does all the rest. An app has one unfinished
+deployment at most: a newer wish supersedes an older one in the same transaction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from shellwego.control.apps import announce, save
+from shellwego.control.config import ConfigWish, merge, refuse
+from shellwego.control.images import ChosenImage, note_image, require_image
+from shellwego.control.releases import find_release, freeze, newest_release, release_before
+from shellwego.control.scopes import missing
+from shellwego.control.unit import Unit
+from shellwego.core.admission import admit
+from shellwego.core.apps import App, AppConfig, Release, Service
+from shellwego.core.deployments import FINISHED, STRATEGIES, Deployment, DeploymentState, Stage
+from shellwego.core.errors import ConflictError, FieldError, InvalidError
+from shellwego.ports.store import Transaction, eq, within
+
+UNFINISHED = tuple(state.value for state in DeploymentState if state not in FINISHED)
+DEFAULT_WAIT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """How a release is to be rolled out."""
+
+    strategy: str = "rolling"
+    wait_timeout_s: float = DEFAULT_WAIT_S
+    rollback_on_failure: bool = True
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A config as a deploy would freeze it."""
+
+    config: AppConfig
+    image_digest: str
+
+
+def request_deployment(
+    unit: Unit, app: App, wish: ConfigWish, image: ChosenImage | None, rollout: Rollout
+) -> Deployment:
+    """Freeze the app's config after the wish into a release, and ask for its rollout.
+
+    `image` is what the wished reference means now; None keeps the image of the newest release.
+
+    Raises:
+        InvalidError: the config makes no sense, or the app has no image yet.
+        ConflictError: the app is being destroyed.
+    """
+    refuse_deleting(app)
+    planned = plan_config(unit.tx, app, wish, image)
+    if image is not None:
+        note_image(unit, app.project_id, image)
+    changed, release = freeze(unit, app, planned.config, planned.image_digest, rollout.description)
+    return begin(unit, changed, release, rollout)
+
+
+def plan_config(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage | None) -> Planned:
+    """What `request_deployment` would freeze; raises as it does, and changes nothing.
+
+    An app without a service whose image exposes one port gets that port as its service.
+    """
+    config = merge(app.config, wish if image is None else replace(wish, image=image.reference))
+    if image is not None and not config.services and len(image.exposed_ports) == 1:
+        service = Service(process=config.processes[0].name, port=image.exposed_ports[0])
+        config = merge(config, ConfigWish(services=(service,)))
+    refuse("cannot-be-placed", admit(config, tx.nodes.select()))
+    return Planned(config, _known_digest(tx, app) if image is None else image.digest)
+
+
+def _known_digest(tx: Transaction, app: App) -> str:
+    newest = newest_release(tx, app)
+    if newest is None:
+        fault = FieldError("image", "missing", "the app has no image yet, so a deploy must name one")
+        raise InvalidError("no-image", fault.message, resolution="Give an image.", errors=(fault,))
+    require_image(tx, app.project_id, newest.image_digest)
+    return newest.image_digest
+
+
+def redeploy(unit: Unit, app: App, rollout: Rollout = Rollout()) -> Deployment | None:
+    """Roll out the app's current config as a new release; None where the app was never deployed."""
+    if not app.last_release_number:
+        save(unit, app)
+        return None
+    return request_deployment(unit, app, ConfigWish(), None, rollout)
+
+
+def restart(unit: Unit, app: App, rollout: Rollout = Rollout()) -> Deployment:
+    """Replace every instance by a new one of the same release.
+
+    Raises:
+        ConflictError: the app is stopped, was never deployed, or is being destroyed.
+    """
+    refuse_deleting(app)
+    release = unit.tx.releases.get(app.release_id) if app.release_id else None
+    if release is None or app.stopped:
+        raise ConflictError("not-running", f"the app {app.name} does not run", resolution="Deploy or start it.")
+    announce(unit, app, "app.restarted")
+    return begin(unit, replace(app, generation=app.generation + 1), release, rollout)
+
+
+def rollback(unit: Unit, app: App, ref: str | None, rollout: Rollout = Rollout()) -> Deployment:
+    """Make a new release with the content of an old one (None: the one before), and roll it out.
+
+    Raises:
+        NotFoundError: the app has no such release.
+        ConflictError: there is none to go back to, or its image was deleted.
+    """
+    refuse_deleting(app)
+    old = release_before(unit.tx, app) if ref is None else find_release(unit.tx, app, ref)
+    require_image(unit.tx, app.project_id, old.image_digest)
+    description = rollout.description or f"rollback to v{old.number}"
+    changed, release = freeze(unit, app, old.config, old.image_digest, description)
+    return begin(unit, changed, release, rollout)
+
+
+def begin(unit: Unit, app: App, release: Release, rollout: Rollout) -> Deployment:
+    """Aim the app at the release; whatever was under way is superseded. Stores the app."""
+    _check(rollout)
+    for older in unfinished(unit.tx, app):
+        _finish(unit, older, DeploymentState.SUPERSEDED, f"superseded by v{release.number}", "superseded")
+    deployment = unit.tx.deployments.insert(
+        Deployment(
+            id=unit.new_id("dep"),
+            app_id=app.id,
+            release_id=release.id,
+            state=DeploymentState.PENDING,
+            stage=Stage.ADMISSION,
+            strategy=rollout.strategy,
+            rollback_on_failure=rollout.rollback_on_failure,
+            wait_timeout_s=rollout.wait_timeout_s,
+            created_at=unit.now(),
+            created_by=unit.caller.actor,
+        )
+    )
+    stored = save(unit, replace(app, release_id=release.id))
+    data = {"deployment": deployment.id, "release": f"v{release.number}"}
+    announce(unit, stored, "app.deployment.requested", data)
+    return deployment
+
+
+def cancel(unit: Unit, app: App, deployment: Deployment) -> Deployment:
+    """Call it off; the app returns to its last good release.
+
+    Raises:
+        ConflictError: it is over already.
+    """
+    if deployment.state in FINISHED:
+        raise ConflictError("deployment-finished", f"the deployment is over already: {deployment.state.value}")
+    cancelled = _finish(unit, deployment, DeploymentState.CANCELLED, f"cancelled by {unit.caller.actor}", "cancelled")
+    save(unit, replace(app, release_id=app.stable_release_id))
+    announce(unit, app, "app.deployment.cancelled", {"deployment": deployment.id})
+    return cancelled
+
+
+def find_deployment(tx: Transaction, app: App, id_: str) -> Deployment:
+    """A deployment of this app; raises `NotFoundError`."""
+    deployment = tx.deployments.get(id_)
+    if deployment is None or deployment.app_id != app.id:
+        raise missing("deployment", id_)
+    return deployment
+
+
+def unfinished(tx: Transaction, app: App) -> list[Deployment]:
+    """The deployment under way, if any."""
+    return tx.deployments.select(eq("app_id", app.id), within("state", UNFINISHED))
+
+
+def refuse_deleting(app: App) -> None:
+    """Raise `ConflictError` for an app that is being destroyed."""
+    if app.deleting:
+        raise ConflictError("app-deleting", f"the app {app.name} is being destroyed")
+
+
+def _check(rollout: Rollout) -> None:
+    if rollout.strategy not in STRATEGIES:
+        fault = FieldError("strategy", "unknown", f"one of {', '.join(sorted(STRATEGIES))}")
+        raise InvalidError("no-such-strategy", f"strategy: {fault.message}", errors=(fault,))
+    if not 1 <= rollout.wait_timeout_s <= 86_400:
+        fault = FieldError("wait_timeout", "out-of-range", "between 1 and 86400 seconds")
+        raise InvalidError("bad-timeout", f"wait_timeout: {fault.message}", errors=(fault,))
+
+
+def _finish(unit: Unit, deployment: Deployment, state: DeploymentState, reason: str, code: str) -> Deployment:
+    over = replace(deployment, state=state, reason=reason, reason_code=code, finished_at=unit.now())
+    return unit.tx.deployments.update(over)

@@ -1,0 +1,59 @@
+"""Instances, as people ask for them: one of an app by its id, or whichever a command or a log should reach."""
+
+from __future__ import annotations
+
+from shellwego.control.scopes import missing
+from shellwego.core.apps import App
+from shellwego.core.errors import ConflictError
+from shellwego.core.instances import SERVING, Instance, OwnerKind, Phase
+from shellwego.ports.store import Order, Transaction, Where, eq, within
+
+_RUNNING = (Phase.HEALTHY, Phase.UNHEALTHY, Phase.STARTING)
+_NEWEST = Order("created_at", descending=True)
+MAX_FOLLOWED = 64
+"""Instances whose logs one request reads at most, the newest first."""
+
+
+def app_instances(tx: Transaction, app: App, *conditions: Where) -> list[Instance]:
+    """The app's own instances, one-off runs left out, newest first."""
+    return tx.instances.select(eq("app_id", app.id), eq("owner", OwnerKind.APP), *conditions, order=_NEWEST)
+
+
+def find_instance(tx: Transaction, app: App, id_: str) -> Instance:
+    """An instance of this app, one-off runs included; raises `NotFoundError`."""
+    instance = tx.instances.get(id_)
+    if instance is None or instance.app_id != app.id:
+        raise missing("instance", id_)
+    return instance
+
+
+def reachable_instance(tx: Transaction, app: App, id_: str = "", process: str = "") -> Instance:
+    """The instance that a command should run in: the one named, or else a serving one, or else any that runs.
+
+    Raises:
+        NotFoundError: the app has no such instance.
+        ConflictError: it does not run, or none does.
+    """
+    if id_:
+        instance = find_instance(tx, app, id_)
+        candidates = [instance] if instance.phase in _RUNNING else []
+    else:
+        running = app_instances(tx, app, within("phase", _RUNNING))
+        candidates = [instance for instance in running if process in ("", instance.process)]
+    if not candidates:
+        what = f"the instance {id_}" if id_ else f"no instance of {app.name}"
+        raise ConflictError("not-running", f"{what} {'does not run' if id_ else 'runs'} now")
+    return min(candidates, key=lambda instance: (instance.phase not in SERVING, instance.slot))
+
+
+def logged_instances(tx: Transaction, app: App, id_: str = "", process: str = "") -> list[Instance]:
+    """Instances whose logs a request asks for, newest first: those that reached a node, alive or not.
+
+    Raises:
+        NotFoundError: the app has no such instance.
+    """
+    if id_:
+        instance = find_instance(tx, app, id_)
+        return [instance] if instance.node_id else []
+    newest = tx.instances.select(eq("app_id", app.id), eq("owner", OwnerKind.APP), order=_NEWEST, limit=MAX_FOLLOWED)
+    return [instance for instance in newest if instance.node_id and process in ("", instance.process)]

@@ -1,0 +1,132 @@
+"""The images loop: fetches what projects asked for, and removes what nothing needs any more.
+
+A row in state `fetching` is the order, and its state the answer; deployments wait for it in stage `image`. One digest is
+fetched once at a time, whoever wants it. A refusal that would come again (no such image, corrupt, not allowed) fails the
+row at once; one that may pass is tried again, with growing pauses, for five minutes. After a restart rows still say
+`fetching`, so it goes on where it was: the store keeps the blobs that came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+import structlog
+
+from shellwego.control.events import changes
+from shellwego.control.images import image_event
+from shellwego.control.imagework import ImageWork
+from shellwego.control.unit import Control, Unit
+from shellwego.core.apps import App
+from shellwego.core.errors import ShellWeGoError
+from shellwego.core.images import Image, ImageState
+from shellwego.ports.images import ResolvedImage
+from shellwego.ports.store import Transaction, eq, within
+from shellwego.wire import subjects
+
+_WAITING = (ImageState.PENDING.value, ImageState.FETCHING.value)
+_AT_ONCE = 4
+_GIVE_UP_S = 300.0
+_PAUSES_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+_LOOK_AGAIN_S = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+class ImagesLoop:
+    """Run by `run` until cancelled."""
+
+    def __init__(self, control: Control, work: ImageWork) -> None:
+        self._control = control
+        self._work = work
+        self._fetching: dict[str, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._known: frozenset[str] | None = None
+
+    async def run(self) -> None:
+        """Look at every hint and on a timer, for ever."""
+        try:
+            async with contextlib.aclosing(changes(self._control, subjects.IMAGES, _LOOK_AGAIN_S)) as ticks:
+                async for _ in ticks:
+                    try:
+                        await self.step()
+                    except ShellWeGoError as error:
+                        _log.warning("images loop failed and tries again", reason=error.message)
+        finally:
+            tasks = list(self._fetching.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def step(self) -> None:
+        """Begin to fetch what waits, and collect if an image went since the last look."""
+        for image in await self._control.read(_waiting):
+            running = self._fetching.get(image.digest)
+            if running is None or running.done():
+                self._fetching[image.digest] = asyncio.ensure_future(self._fetch(image))
+        self._fetching = {digest: task for digest, task in self._fetching.items() if not task.done()}
+        known = await self._control.read(_digests)
+        if self._known is not None and self._known - known:
+            won = await self._work.collect(lambda: self._control.read(_digests))
+            _log.info("removed blobs of deleted images", bytes=won)
+        self._known = known
+
+    async def _fetch(self, image: Image) -> None:
+        """Fetch one digest to its end, good or bad, and tell all rows that wait for it."""
+        started = self._control.clock.monotonic()
+        for attempt in range(10_000):
+            try:
+                async with self._slots:
+                    await self._work.fetch(image.reference, image.digest, self._ready)
+                return
+            except ShellWeGoError as error:
+                if not error.temporary or self._control.clock.monotonic() - started > _GIVE_UP_S:
+                    await self._fail(image.digest, error.message)
+                    return
+            await self._control.clock.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
+
+    async def _ready(self, found: ResolvedImage) -> None:
+        def mark(unit: Unit) -> None:
+            for row in _rows_of(unit.tx, found.digest):
+                ready = replace(
+                    row,
+                    state=ImageState.READY,
+                    size_bytes=found.size_bytes or row.size_bytes,
+                    exposed_ports=found.exposed_ports,
+                    reason="",
+                )
+                _settle(unit, ready, "image.ready")
+
+        await self._control.commit(mark)
+
+    async def _fail(self, digest: str, reason: str) -> None:
+        def mark(unit: Unit) -> None:
+            for row in _rows_of(unit.tx, digest):
+                _settle(unit, replace(row, state=ImageState.FAILED, reason=reason[:500]), "image.failed")
+
+        await self._control.commit(mark)
+
+
+def _settle(unit: Unit, image: Image, type_: str) -> None:
+    """Store the outcome, and have the apps of the project planned again."""
+    unit.tx.images.update(image)
+    image_event(unit, type_, image, severity="info" if image.state is ImageState.READY else "warning")
+    for app in _apps_of(unit.tx, image.project_id):
+        unit.hint(subjects.app(app.id))
+
+
+def _apps_of(tx: Transaction, project_id: str) -> list[App]:
+    return tx.apps.select(eq("project_id", project_id))
+
+
+def _waiting(tx: Transaction) -> list[Image]:
+    return tx.images.select(within("state", _WAITING))
+
+
+def _rows_of(tx: Transaction, digest: str) -> list[Image]:
+    return tx.images.select(eq("digest", digest), within("state", _WAITING))
+
+
+def _digests(tx: Transaction) -> frozenset[str]:
+    return frozenset(image.digest for image in tx.images.select())

@@ -1,0 +1,103 @@
+"""Releases: frozen copies of an app's config, numbered, with the image's name resolved to a digest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from shellwego.control.scopes import missing
+from shellwego.control.unit import Unit
+from shellwego.core.apps import App, AppConfig, Release, content_hash
+from shellwego.core.deployments import DeploymentState
+from shellwego.core.errors import ConflictError
+from shellwego.core.ids import is_id
+from shellwego.ports.store import Op, Order, Transaction, Where, eq
+
+_LOOKED_BACK = 200
+"""How many releases a rollback without a number looks at."""
+
+
+def freeze(unit: Unit, app: App, config: AppConfig, image_digest: str, description: str = "") -> tuple[App, Release]:
+    """Make the next release of the app, and the app's config equal to it."""
+    number = app.last_release_number + 1
+    release = unit.tx.releases.insert(
+        Release(
+            id=unit.new_id("rel"),
+            app_id=app.id,
+            number=number,
+            config=config,
+            image_digest=image_digest,
+            content_hash=content_hash(config, image_digest),
+            created_at=unit.now(),
+            created_by=unit.caller.actor,
+            description=description,
+        )
+    )
+    return replace(app, config=config, last_release_number=number), release
+
+
+def find_release(tx: Transaction, app: App, ref: str) -> Release:
+    """A release of this app by id, by number, or as `v7`.
+
+    Raises:
+        NotFoundError: the app has none such.
+    """
+    if is_id("rel", ref):
+        release = tx.releases.get(ref)
+        if release is None or release.app_id != app.id:
+            raise missing("release", ref)
+        return release
+    number = ref.removeprefix("v")
+    if not (number.isascii() and number.isdecimal() and len(number) < 10):
+        raise missing("release", ref)
+    return release_numbered(tx, app, int(number))
+
+
+def release_numbered(tx: Transaction, app: App, number: int) -> Release:
+    """The release of this number; raises `NotFoundError`."""
+    found = tx.releases.select(eq("app_id", app.id), eq("number", number), limit=1)
+    if not found:
+        raise missing("release", f"v{number}")
+    return found[0]
+
+
+def newest_release(tx: Transaction, app: App) -> Release | None:
+    """What the app's current config was last frozen into."""
+    return release_numbered(tx, app, app.last_release_number) if app.last_release_number else None
+
+
+def release_before(tx: Transaction, app: App) -> Release:
+    """The newest other content that was once rolled out in full, older than what the app runs now.
+
+    Raises:
+        ConflictError: there is none to go back to.
+    """
+    current = tx.releases.get(app.release_id) if app.release_id else newest_release(tx, app)
+    if current is None:
+        raise _nothing_before()
+    proven = _succeeded(tx, app)
+    older = tx.releases.select(
+        eq("app_id", app.id),
+        Where("number", Op.LT, current.number),
+        order=Order("number", descending=True),
+        limit=_LOOKED_BACK,
+    )
+    for release in older:
+        if release.id in proven and release.content_hash != current.content_hash:
+            return release
+    raise _nothing_before()
+
+
+def _succeeded(tx: Transaction, app: App) -> set[str]:
+    newest = Order("created_at", descending=True)
+    done = tx.deployments.select(
+        eq("app_id", app.id), eq("state", DeploymentState.SUCCEEDED), order=newest, limit=_LOOKED_BACK
+    )
+    return {deployment.release_id for deployment in done}
+
+
+def _nothing_before() -> ConflictError:
+    return ConflictError(
+        "no-earlier-release",
+        "no earlier release with another content was ever rolled out in full",
+        resolution="Name the release to go back to; “releases” lists them.",
+    )

@@ -1,0 +1,206 @@
+"""Where a resource lies, and how a request names it.
+
+A name is an id, or a name looked up in the project that the request gives, else in the only project that the caller can
+see. What the caller may not see is looked up like anything else and then refused by `authorization`, in the same words as
+what is not there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from shellwego.core.apps import App
+from shellwego.core.errors import MalformedError, NotFoundError
+from shellwego.core.ids import is_id
+from shellwego.core.images import Image
+from shellwego.core.nodes import Node
+from shellwego.core.tenancy import Organization, Principal, Project
+from shellwego.ports.store import Transaction, eq
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Organization and project that a resource belongs to; both empty: the system."""
+
+    organization_id: str = ""
+    project_id: str = ""
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """The scopes on which a grant would hold here, from the system downwards."""
+        return ("", *filter(None, (self.organization_id, self.project_id)))
+
+
+SYSTEM = Scope()
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[R_co]):
+    resource: R_co
+    scope: Scope
+    id: str
+    """For the audit record."""
+    absent: NotFoundError
+    """What the caller is told where he may not see it: that there is none, in his own words."""
+
+
+class Target(Protocol[R_co]):
+    """Names the resource of a request. `find` raises `NotFoundError`, or `MalformedError` where it names none."""
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[R_co]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SystemTarget:
+    """The platform as a whole."""
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[None]:
+        return Found(None, SYSTEM, "system", missing("page", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTarget:
+    """A node by id or name."""
+
+    ref: str
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[Node]:
+        if is_id("node", self.ref):
+            node = tx.nodes.get(self.ref)
+        else:
+            node = next(iter(tx.nodes.select(eq("name", self.ref), limit=1)), None)
+        if node is None:
+            raise missing("node", self.ref)
+        return Found(node, SYSTEM, node.id, missing("node", self.ref))
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectTarget:
+    """A project by id or name; empty: the only one that the caller can see."""
+
+    ref: str = ""
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[Project]:
+        project = _named_project(tx, principal, self.ref) if self.ref else _only_project(tx, principal)
+        return Found(project, project_scope(project), project.id, missing("project", self.ref))
+
+
+@dataclass(frozen=True, slots=True)
+class OrganizationTarget:
+    """An organization by id or name."""
+
+    ref: str
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[Organization]:
+        organization = tx.organizations.get(self.ref) or next(
+            iter(tx.organizations.select(eq("name", self.ref), limit=1)), None
+        )
+        if organization is None:
+            raise missing("organization", self.ref)
+        return Found(organization, Scope(organization.id), organization.id, missing("organization", self.ref))
+
+
+@dataclass(frozen=True, slots=True)
+class AppTarget:
+    """An app by id, or by name in a project."""
+
+    ref: str
+    project: str = ""
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[App]:
+        app = tx.apps.get(self.ref) if is_id("app", self.ref) else self._named(tx, principal)
+        if app is None:
+            raise missing("app", self.ref)
+        return Found(app, app_scope(tx, app), app.id, missing("app", self.ref))
+
+    def _named(self, tx: Transaction, principal: Principal) -> App | None:
+        project = ProjectTarget(self.project).find(tx, principal).resource
+        return next(iter(tx.apps.select(eq("project_id", project.id), eq("name", self.ref), limit=1)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTarget:
+    """An image by its id."""
+
+    ref: str
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[Image]:
+        image = tx.images.get(self.ref)
+        project = tx.projects.get(image.project_id) if image else None
+        if image is None or project is None:
+            raise missing("image", self.ref)
+        return Found(image, project_scope(project), image.id, missing("image", self.ref))
+
+
+def missing(kind: str, ref: str) -> NotFoundError:
+    """The one wording for what is not there and for what is somebody else's."""
+    return NotFoundError(f"{kind}-not-found", f"there is no {kind} “{ref[:200]}”")
+
+
+def project_scope(project: Project) -> Scope:
+    return Scope(project.organization_id, project.id)
+
+
+def app_scope(tx: Transaction, app: App) -> Scope:
+    """Where the app lies."""
+    project = tx.projects.get(app.project_id)
+    if project is None:
+        raise missing("app", app.id)
+    return project_scope(project)
+
+
+def visible_projects(tx: Transaction, principal: Principal, limit: int) -> list[Project]:
+    """Projects on which, or above which, the caller holds a grant; at most `limit`."""
+    found: dict[str, Project] = {}
+    for grant in principal.grants:
+        for project in _projects_below(tx, grant.scope_id, limit):
+            found[project.id] = project
+    return sorted(found.values(), key=lambda project: project.id)[:limit]
+
+
+def _projects_below(tx: Transaction, scope_id: str, limit: int) -> list[Project]:
+    if not scope_id:
+        return tx.projects.select(limit=limit)
+    if is_id("org", scope_id):
+        return tx.projects.select(eq("organization_id", scope_id), limit=limit)
+    project = tx.projects.get(scope_id)
+    return [project] if project else []
+
+
+def _only_project(tx: Transaction, principal: Principal) -> Project:
+    projects = visible_projects(tx, principal, limit=2)
+    if len(projects) == 1:
+        return projects[0]
+    raise MalformedError(
+        "project-needed",
+        "the request does not say which project it is about",
+        resolution="Add ?project= with the project's id or name.",
+    )
+
+
+def _named_project(tx: Transaction, principal: Principal, ref: str) -> Project:
+    if is_id("prj", ref):
+        project = tx.projects.get(ref)
+        if project is None:
+            raise missing("project", ref)
+        return project
+    found = {project.id: project for grant in principal.grants for project in _projects_named(tx, grant.scope_id, ref)}
+    if not found:
+        raise missing("project", ref)
+    if len(found) > 1:
+        raise MalformedError(
+            "project-ambiguous", f"several organizations have a project “{ref[:80]}”", resolution="Give its id."
+        )
+    return next(iter(found.values()))
+
+
+def _projects_named(tx: Transaction, scope_id: str, name: str) -> list[Project]:
+    if not scope_id:
+        return tx.projects.select(eq("name", name), limit=2)
+    if is_id("org", scope_id):
+        return tx.projects.select(eq("organization_id", scope_id), eq("name", name), limit=1)
+    project = tx.projects.get(scope_id)
+    return [project] if project and project.name == name else []
