@@ -1,0 +1,210 @@
+"""What every engine must do, whatever it runs VMs on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import pytest
+
+from shellwego.core.apps import RestartPolicy
+from shellwego.core.assignments import Workload
+from shellwego.core.errors import ConflictError, NotFoundError
+from shellwego.ports.engine import Engine, ExecData, ExecDone, VmOrder, VmPhase, VmView
+from shellwego.ports.streams import StreamKind, StreamRequest
+
+DEADLINE_S = 120.0
+
+
+@dataclass(slots=True)
+class EngineUnderTest:
+    engine: Engine
+    digest: str
+    """Of an image that every workload can run from."""
+
+
+class MakeEngine(Protocol):
+    async def __call__(self) -> EngineUnderTest: ...
+
+
+def order(under_test: EngineUnderTest, name: str, *command: str, attempt: int = 1) -> VmOrder:
+    """An order for a workload: `serve` runs until stopped, `exit N` ends with N at once."""
+    workload = Workload(
+        organization_id="org_1",
+        project_id="prj_1",
+        network_id="net_1",
+        app_id="app_1",
+        app_name="shop",
+        process="web",
+        release=1,
+        image_digest=under_test.digest,
+        command=command,
+        entrypoint=None,
+        env={"GREETING": "hello"},
+        memory_bytes=128 << 20,
+        cpu_milli=1000,
+        vcpus=1,
+        disk_bytes=4096 << 20,
+        port=8080,
+        checks=(),
+        restart=RestartPolicy(),
+        stop_signal=None,
+        stop_grace_s=5.0,
+    )
+    return VmOrder(vm_id=f"vm_{name}_{attempt}", instance_id=f"ins_{name}", attempt=attempt, workload=workload)
+
+
+async def see(engine: Engine, vm_id: str, holds: Callable[[VmView], bool]) -> VmView:
+    """Wait for a VM to be as described, woken by the engine alone."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            for view in await engine.observe():
+                if view.vm_id == vm_id and holds(view):
+                    return view
+            await engine.changed()
+
+
+def running(view: VmView) -> bool:
+    return view.phase is VmPhase.RUNNING
+
+
+def ended(view: VmView) -> bool:
+    return view.phase is VmPhase.ENDED
+
+
+def exec_request(*command: str) -> StreamRequest:
+    return StreamRequest(kind=StreamKind.EXEC, instance_id="ins_a", command=command)
+
+
+class EngineContract:
+    """Subclass it with a fixture `make`."""
+
+    @pytest.fixture
+    def make(self) -> MakeEngine:
+        raise AssertionError("a subclass provides `make`")
+
+    async def test_an_order_becomes_a_running_vm_that_says_whose_it_is(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "serve", attempt=3))
+        view = await see(engine, "vm_a_3", running)
+        assert (view.instance_id, view.attempt) == ("ins_a", 3)
+        assert view.address.count(".") == 3
+
+    async def test_the_same_order_twice_is_one_vm(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "serve"))
+        await engine.run(order(under_test, "a", "serve"))
+        await see(engine, "vm_a_1", running)
+        assert [view.vm_id for view in await engine.observe()] == ["vm_a_1"]
+
+    async def test_two_vms_have_two_addresses(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        for name in ("a", "b"):
+            await engine.run(order(under_test, name, "serve"))
+        addresses = {(await see(engine, f"vm_{name}_1", running)).address for name in ("a", "b")}
+        assert len(addresses) == 2
+
+    async def test_a_workload_that_ends_by_itself_shows_its_exit_code(self, make: MakeEngine) -> None:
+        under_test = await make()
+        await under_test.engine.run(order(under_test, "a", "exit", "3"))
+        view = await see(under_test.engine, "vm_a_1", ended)
+        assert (view.exit_code, view.asked, view.reason_code) == (3, False, "exited")
+        assert "exit code 3" in view.reason
+
+    async def test_a_stopped_vm_ends_as_asked(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "serve"))
+        await see(engine, "vm_a_1", running)
+        await engine.stop("vm_a_1", 5.0)
+        view = await see(engine, "vm_a_1", ended)
+        assert view.asked
+        assert view.address == ""
+
+    async def test_stopping_twice_is_stopping_once(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "serve"))
+        await see(engine, "vm_a_1", running)
+        await engine.stop("vm_a_1", 5.0)
+        await engine.stop("vm_a_1", 5.0)
+        await see(engine, "vm_a_1", ended)
+        await engine.stop("vm_a_1", 5.0)
+
+    async def test_a_vm_can_be_stopped_before_it_runs(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "serve"))
+        await engine.stop("vm_a_1", 5.0)
+        assert (await see(engine, "vm_a_1", ended)).asked
+
+    async def test_a_deleted_vm_is_gone_and_deleting_it_again_is_fine(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "exit", "0"))
+        await see(engine, "vm_a_1", ended)
+        await engine.delete("vm_a_1")
+        await engine.delete("vm_a_1")
+        assert await engine.observe() == ()
+
+    async def test_an_unknown_vm_cannot_be_stopped_or_entered(self, make: MakeEngine) -> None:
+        engine = (await make()).engine
+        with pytest.raises(NotFoundError):
+            await engine.stop("vm_nobody_1", 1.0)
+        with pytest.raises(NotFoundError):
+            await engine.exec("vm_nobody_1", exec_request("true"))
+
+    async def test_a_command_runs_in_a_running_vm(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "serve"))
+        await see(engine, "vm_a_1", running)
+        session = await engine.exec("vm_a_1", exec_request("echo", "from", "inside"))
+        output = [item async for item in session.output()]
+        assert b"".join(item.data for item in output if isinstance(item, ExecData)) == b"from inside\n"
+        assert output[-1] == ExecDone(code=0)
+
+    async def test_a_command_passes_its_exit_code(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "serve"))
+        await see(engine, "vm_a_1", running)
+        session = await engine.exec("vm_a_1", exec_request("exit", "7"))
+        assert [item async for item in session.output()][-1] == ExecDone(code=7)
+
+    async def test_no_command_runs_in_an_ended_vm(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "exit", "0"))
+        await see(engine, "vm_a_1", ended)
+        with pytest.raises(ConflictError):
+            await engine.exec("vm_a_1", exec_request("true"))
+
+    async def test_the_log_of_an_ended_vm_can_be_read_and_its_end_shows_the_last_lines(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "exit", "1"))
+        view = await see(engine, "vm_a_1", ended)
+        async with asyncio.timeout(DEADLINE_S):
+            lines = [record.text async for record in engine.logs("vm_a_1", follow=True, tail=10, since=0.0)]
+        assert "hello" in lines
+        assert "hello" in view.log_tail
+
+    async def test_closing_without_keeping_stops_every_vm(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "serve"))
+        await see(engine, "vm_a_1", running)
+        await engine.close(keep_vms=False)
+        assert all(view.phase is VmPhase.ENDED for view in await engine.observe())
+
+    async def test_a_node_says_what_it_has(self, make: MakeEngine) -> None:
+        facts = await (await make()).engine.facts()
+        assert facts.cpu_milli > 0
+        assert facts.memory_bytes > 0
+        assert facts.backends[0].status == "ready"
