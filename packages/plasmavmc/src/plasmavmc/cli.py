@@ -1,0 +1,75 @@
+"""The command `plasmavmc`. What a command needs is imported when it runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from plasmavmc.errors import PlasmaError
+
+Result = TypeVar("Result")
+
+CACHE_OPTION = click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="SHELLWEGO_CACHE",
+    default=Path("/var/cache/shellwego"),
+    show_default=True,
+    help="The host's cache.",
+)
+
+
+def run_command(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run to its end; an error of the engine becomes its words on stderr and exit code 1."""
+    try:
+        return asyncio.run(work)
+    except PlasmaError as error:
+        click.echo(f"plasmavmc: {error}", err=True)
+        sys.exit(1)
+
+
+@click.group()
+@click.version_option(package_name="plasmavmc")
+def main() -> None:
+    """PlasmaVMC: microVMs on one host."""
+
+
+@main.group()
+def kernel() -> None:
+    """The guests' kernel."""
+
+
+@kernel.command("fetch")
+@click.option("--update", is_flag=True, help="Fetch the archive's newest, where it is another.")
+@CACHE_OPTION
+def kernel_fetch(cache: Path, *, update: bool) -> None:
+    """Put the distribution's kernel for virtual machines into the cache. Nothing is installed on the host."""
+    from plasmavmc.guest.kernel import fetch_kernel  # noqa: PLC0415
+
+    fetched, new = run_command(fetch_kernel(cache, update=update))
+    click.echo(f"kernel {fetched.release}: {f'fetched to {fetched.directory}' if new else 'up to date'}")
+
+
+@main.group()
+def guest() -> None:
+    """What runs in a microVM beside the workload."""
+
+
+@guest.command("build")
+@CACHE_OPTION
+def guest_build(cache: Path) -> None:
+    """Compile the guest's init, and make initramfs and disk template, where the cache lacks them."""
+    from plasmavmc.guest.boot import DEFAULT_DISK_BYTES, build_guest, disk_template  # noqa: PLC0415
+
+    async def build() -> None:
+        assets, new = await build_guest(cache)
+        click.echo(f"guest {assets.initrd_hash}: {f'built in {assets.initrd.parent}' if new else 'up to date'}")
+        template = await disk_template(cache, DEFAULT_DISK_BYTES)
+        click.echo(f"disk template: {template}")
+
+    run_command(build())
