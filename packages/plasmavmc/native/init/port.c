@@ -62,7 +62,7 @@ int port_open(const char *name, int patience_ms)
 bool port_attach(struct port *port, int fd)
 {
     struct epoll_event interest = {.events = EPOLLIN | EPOLLOUT | EPOLLET};
-    *port = (struct port){.fd = fd, .edges = epoll_create1(EPOLL_CLOEXEC), .changed = true, .ask_again = NEVER};
+    *port = (struct port){.fd = fd, .edges = epoll_create1(EPOLL_CLOEXEC), .ask_again = NEVER};
     return port->edges >= 0 && epoll_ctl(port->edges, EPOLL_CTL_ADD, fd, &interest) == 0;
 }
 
