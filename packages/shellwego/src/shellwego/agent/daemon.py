@@ -1,0 +1,197 @@
+"""The agent of one node: three loops that talk through what they know, none of which waits for another.
+
+`fetch` gets the assignments (on a hint, on a timer), `look` reconciles (when the engine, a check or the assignments changed,
+on a timer), `report` tells what was seen (at once when there is news, and as heart-beat), and streams are served beside. An
+uplink that hangs or is cut holds up no look: VMs are kept, restarted and checked by the last assignments, and nothing is
+stopped that those did not stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from shellwego.agent.checks import Checker
+from shellwego.agent.probes import HostProber, Prober
+from shellwego.agent.reconciler import Reconciler
+from shellwego.agent.report import Reports
+from shellwego.agent.state import NodeState
+from shellwego.agent.streams import StreamServer
+from shellwego.agent.waiting import wait_any
+from shellwego.core.assignments import Assignments, Registration
+from shellwego.core.errors import ForbiddenError, ShellWeGoError
+from shellwego.ports.bus import Bus
+from shellwego.ports.clock import Clock
+from shellwego.ports.engine import Engine
+from shellwego.ports.streams import StreamListener
+from shellwego.ports.uplink import NodeUplink
+from shellwego.wire import subjects
+
+HEARTBEAT_S = 2.0
+LOOK_AGAIN_S = 2.0
+RETRY_S = 1.0
+COALESCE_S = 0.01
+"""Between two reports, so that a flood of changes is told together."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Signals:
+    """What one loop tells another: look again."""
+
+    fetch: asyncio.Event = field(default_factory=asyncio.Event)
+    look: asyncio.Event = field(default_factory=asyncio.Event)
+    report: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Agent:
+    """Runs one node until it is cancelled. VMs outlive it; whoever owns the engine closes it."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        uplink: NodeUplink,
+        listener: StreamListener,
+        bus: Bus,
+        clock: Clock,
+        name: str,
+        state_dir: Path,
+        prober: Prober | None = None,
+    ) -> None:
+        self._engine = engine
+        self._uplink = uplink
+        self._listener = listener
+        self._bus = bus
+        self._clock = clock
+        self._name = name
+        self._signals = _Signals()
+        self._state = NodeState(state_dir)
+        self._checker = Checker(clock, prober or HostProber(engine), self._signals.look.set)
+        self._reconciler = Reconciler(engine, clock, self._checker, self._signals.look.set)
+        self._reports = Reports()
+        self._streams = StreamServer(engine, self._reconciler.vm_of, self._reconciler.successor)
+
+    @property
+    def node_id(self) -> str:
+        """Empty before the first registration of all."""
+        return self._state.node_id
+
+    async def run(self) -> None:
+        """Adopt what runs, register, then serve; a node that the control plane forgot registers anew."""
+        try:
+            await self._engine.start()
+            while True:
+                await self._register()
+                with _until_forgotten():
+                    await self._serve()
+                await self._clock.sleep(RETRY_S)
+        finally:
+            await self._checker.close()
+            await self._reconciler.close()
+
+    async def _serve(self) -> None:
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._listen())
+            loops.create_task(self._for_ever(self._fetch))
+            loops.create_task(self._for_ever(self._look))
+            loops.create_task(self._for_ever(self._report))
+            loops.create_task(self._listener.serve(self.node_id, self._streams.serve))
+
+    async def _for_ever(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Repeat a step. A failure is told and tried again; only a node that is not known must start over."""
+        while True:
+            try:
+                await step()
+            except ForbiddenError:
+                raise
+            except ShellWeGoError as error:
+                _log.warning("agent.step_failed", step=step.__name__, reason=error.message)
+                await self._clock.sleep(RETRY_S)
+            except Exception:  # noqa: BLE001 - a defect in one step must not leave the node without an agent
+                _log.exception("agent.step_failed", step=step.__name__)
+                await self._clock.sleep(RETRY_S)
+
+    async def _register(self) -> None:
+        """Become known, however long it takes; what runs is kept meanwhile."""
+        while True:
+            try:
+                assignments = await self._uplink.register(await self._registration())
+            except ShellWeGoError as error:
+                _log.warning("agent.registration_failed", reason=error.message, resolution=error.resolution)
+            else:
+                if self._accept(assignments):
+                    self._reports.start_over()
+                    return
+            await self._clock.sleep(RETRY_S)
+
+    async def _registration(self) -> Registration:
+        return Registration(
+            name=self._name,
+            facts=await self._engine.facts(),
+            known_node_id=self._state.node_id,
+            known_epoch=self._state.epoch,
+        )
+
+    async def _listen(self) -> None:
+        async with self._bus.subscribe(subjects.assignments(self.node_id)) as hints:
+            async for _ in hints:
+                self._signals.fetch.set()
+
+    async def _fetch(self) -> None:
+        await wait_any(self._clock, LOOK_AGAIN_S, self._signals.fetch.wait())
+        self._signals.fetch.clear()
+        self._accept(await self._uplink.assignments(self.node_id))
+
+    def _accept(self, assignments: Assignments) -> bool:
+        """Take assignments over, unless they are of an older epoch: then somebody speaks who was judged lost."""
+        known = self._state.epoch
+        if not self._state.accept(assignments.node_id, assignments.epoch):
+            _log.warning("agent.assignments_refused", epoch=assignments.epoch, known_epoch=known)
+            return False
+        if assignments.epoch > known:
+            self._reports.start_over()
+        if self._reconciler.assign(assignments.items) or assignments.epoch > known:
+            self._signals.look.set()
+        return True
+
+    async def _look(self) -> None:
+        self._signals.look.clear()
+        wake_at = await self._reconciler.look()
+        if self._reports.has_news(self._reconciler.observed, self._checker.unsettled()):
+            self._signals.report.set()
+        pause = LOOK_AGAIN_S if wake_at is None else min(LOOK_AGAIN_S, wake_at - self._clock.monotonic())
+        await wait_any(self._clock, max(pause, 0), self._signals.look.wait(), self._engine.changed())
+
+    async def _report(self) -> None:
+        self._signals.report.clear()
+        report = self._reports.build(
+            node_id=self.node_id,
+            epoch=self._state.epoch,
+            sequence=self._state.next_sequence(),
+            facts=await self._engine.facts(),
+            observed=self._reconciler.observed,
+            unsettled=self._checker.unsettled(),
+        )
+        current = await self._uplink.report(report)
+        if current > report.epoch:
+            self._signals.fetch.set()
+        else:
+            self._reports.confirm(report, self._reconciler.observed)
+        await self._clock.sleep(COALESCE_S)
+        await wait_any(self._clock, HEARTBEAT_S, self._signals.report.wait())
+
+
+@contextmanager
+def _until_forgotten() -> Iterator[None]:
+    """Let a `ForbiddenError` of any loop end all of them, and pass."""
+    try:
+        yield
+    except* ForbiddenError as errors:
+        _log.error("agent.not_known", reason=str(errors.exceptions[0]))

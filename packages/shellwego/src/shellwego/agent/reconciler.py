@@ -1,0 +1,154 @@
+"""Brings the host to what was assigned: looks, lets `core.convergence` decide, carries the orders out.
+
+Each order runs in a task of its own, so that one VM whose deletion hangs holds up no other; while one is under way for a VM,
+no second is given. What an order came to is seen at a later look, except a refusal to run, which leaves no VM to see and is
+remembered as an attempt that ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from shellwego.agent.checks import Checker, checks_of
+from shellwego.agent.probes import Target
+from shellwego.agent.waiting import cancel_all
+from shellwego.core.assignments import Assignment
+from shellwego.core.convergence import (
+    Action,
+    Convergence,
+    DeleteVm,
+    End,
+    Memory,
+    RunVm,
+    StopVm,
+    converge,
+    refused,
+)
+from shellwego.core.errors import NotFoundError, ShellWeGoError
+from shellwego.core.instances import Observed
+from shellwego.core.vms import VmPhase, VmView
+from shellwego.ports.clock import Clock
+from shellwego.ports.engine import Engine, VmOrder
+
+_log = structlog.get_logger(__name__)
+
+
+class Reconciler:
+    """One host's instances. `changed` is called when another look is worth while."""
+
+    def __init__(self, engine: Engine, clock: Clock, checker: Checker, changed: Callable[[], None]) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._checker = checker
+        self._changed = changed
+        self._assignments: tuple[Assignment, ...] | None = None
+        self._memories: Mapping[str, Memory] = {}
+        self._orders: dict[str, asyncio.Task[None]] = {}
+        self._views: tuple[VmView, ...] = ()
+        self._looked = asyncio.Event()
+        self.observed: Mapping[str, Observed] | None = None
+        """By instance id, as of the last look; None before the first."""
+
+    def assign(self, assignments: tuple[Assignment, ...]) -> bool:
+        """Take new orders; False where they are those we had."""
+        known = self._assignments == assignments
+        self._assignments = assignments
+        return not known
+
+    async def look(self) -> float | None:
+        """Look once and act. Returns the monotonic time at which time alone changes something.
+
+        Before the first assignments nothing is done: an unknown VM may be one that should be kept.
+        """
+        if self._assignments is None:
+            return None
+        views = await self._engine.observe()
+        self._check(self._assignments, views)
+        now = self._clock.monotonic()
+        step = converge(self._assignments, views, self._memories, self._checker.health, now)
+        self._memories = step.memories
+        self._take(views, step)
+        for action in step.actions:
+            self._order(action)
+        return step.wake_at
+
+    def vm_of(self, instance_id: str) -> VmView | None:
+        """The newest attempt of an instance, as of the last look."""
+        own = [view for view in self._views if view.instance_id == instance_id]
+        return max(own, key=lambda view: view.attempt, default=None)
+
+    async def successor(self, vm: VmView) -> VmView | None:
+        """Wait for the next attempt of the same instance; None where none will come."""
+        while (newest := self.vm_of(vm.instance_id)) is None or newest.attempt <= vm.attempt:
+            if not self._goes_on(vm.instance_id):
+                return None
+            await self._looked.wait()
+        return newest
+
+    async def close(self) -> None:
+        """Let go of orders under way; no VM is stopped."""
+        await cancel_all(list(self._orders.values()))
+
+    def _goes_on(self, instance_id: str) -> bool:
+        present = any(item.instance_id == instance_id and item.present for item in self._assignments or ())
+        return present and self._memories.get(instance_id, Memory()).outcome is None
+
+    def _check(self, assignments: tuple[Assignment, ...], views: tuple[VmView, ...]) -> None:
+        workloads = {item.instance_id: item.workload for item in assignments if item.present}
+        running = {
+            view.vm_id: (
+                Target(vm_id=view.vm_id, instance_id=view.instance_id, address=view.address),
+                checks_of(workloads[view.instance_id]),
+            )
+            for view in views
+            if view.phase is VmPhase.RUNNING and view.instance_id in workloads
+        }
+        self._checker.sync(running, adopted=self.observed is None)
+
+    def _take(self, views: tuple[VmView, ...], step: Convergence) -> None:
+        self._views = views
+        self.observed = step.observed
+        self._looked.set()
+        self._looked = asyncio.Event()
+
+    def _order(self, action: Action) -> None:
+        if action.vm_id not in self._orders:
+            task = asyncio.create_task(self._carry_out(action), name=f"{type(action).__name__} {action.vm_id}")
+            self._orders[action.vm_id] = task
+            task.add_done_callback(lambda _: self._orders.pop(action.vm_id, None))
+
+    async def _carry_out(self, action: Action) -> None:
+        try:
+            match action:
+                case RunVm():
+                    await self._run(action)
+                case StopVm():
+                    await self._engine.stop(action.vm_id, action.grace_s)
+                case DeleteVm():
+                    await self._engine.delete(action.vm_id)
+        except NotFoundError:
+            self._changed()  # it is gone, as was wanted
+        except ShellWeGoError as error:
+            _log.warning("agent.order_failed", order=type(action).__name__, vm=action.vm_id, reason=error.message)
+        except Exception:  # noqa: BLE001 - one order must not end the agent; the next look gives it again
+            _log.exception("agent.order_failed", order=type(action).__name__, vm=action.vm_id)
+
+    async def _run(self, order: RunVm) -> None:
+        try:
+            await self._engine.run(
+                VmOrder(
+                    vm_id=order.vm_id,
+                    instance_id=order.instance_id,
+                    attempt=order.attempt,
+                    workload=order.workload,
+                )
+            )
+        except ShellWeGoError as error:
+            end = End(reason=error.message, reason_code=error.code, permanent=not error.temporary)
+            memory = self._memories.get(order.instance_id, Memory())
+            now = self._clock.monotonic()
+            self._memories = {**self._memories, order.instance_id: refused(memory, order, end, now)}
+            self._changed()

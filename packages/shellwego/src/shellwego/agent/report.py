@@ -1,0 +1,65 @@
+"""What to tell the control plane: whatever changed since it last confirmed, and everything once after a registration.
+
+A report that was lost, or whose answer was, is told again under a new sequence. Instances of which nothing can be told yet
+(`Checker.unsettled`) are left out, and as long as there are any, no report claims to be complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from shellwego.core.assignments import NodeReport
+from shellwego.core.instances import Observed
+from shellwego.core.nodes import NodeFacts
+
+
+class Reports:
+    """Builds reports and remembers which were confirmed."""
+
+    def __init__(self) -> None:
+        self._confirmed: dict[str, Observed] = {}
+        self._complete_due = True
+
+    def start_over(self) -> None:
+        """Tell everything again: the control plane may have forgotten, or began a new epoch."""
+        self._confirmed.clear()
+        self._complete_due = True
+
+    def has_news(self, observed: Mapping[str, Observed] | None, unsettled: frozenset[str]) -> bool:
+        """True where a report is worth sending before the next heart-beat."""
+        return bool(self._news(observed or {}, unsettled))
+
+    def build(
+        self,
+        *,
+        node_id: str,
+        epoch: int,
+        sequence: int,
+        facts: NodeFacts,
+        observed: Mapping[str, Observed] | None,
+        unsettled: frozenset[str],
+    ) -> NodeReport:
+        """The next report. `observed` is None before the first look."""
+        complete = self._complete_due and observed is not None and not unsettled
+        told = (observed or {}) if complete else self._news(observed or {}, unsettled)
+        return NodeReport(
+            node_id=node_id,
+            epoch=epoch,
+            sequence=sequence,
+            facts=facts,
+            instances={id_: replace(seen, epoch=epoch, sequence=sequence) for id_, seen in told.items()},
+            complete=complete,
+        )
+
+    def confirm(self, report: NodeReport, observed: Mapping[str, Observed] | None) -> None:
+        """The control plane has taken it; `observed` is what is there now."""
+        self._complete_due = self._complete_due and not report.complete
+        told = {id_: replace(seen, epoch=0, sequence=0) for id_, seen in report.instances.items()}
+        self._confirmed = {id_: seen for id_, seen in (self._confirmed | told).items() if id_ in (observed or {})}
+
+    def _news(self, observed: Mapping[str, Observed], unsettled: frozenset[str]) -> dict[str, Observed]:
+        """What it does not know yet."""
+        return {
+            id_: seen for id_, seen in observed.items() if id_ not in unsettled and self._confirmed.get(id_) != seen
+        }
