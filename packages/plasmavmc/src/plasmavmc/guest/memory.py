@@ -1,0 +1,342 @@
+"""A pretended guest, for tests and simulation: it speaks as the real one does, without a VM.
+
+A `MemoryGuest` outlives its channels, as a VM outlives the engine: `attach` gives a new channel and cuts the one before,
+and tells again what a resync tells. What its workload does is a `Script`; a test may also drive it by hand (`write`,
+`exit`). Commands it knows: `echo WORDS`, `cat`, `exit CODE`, `sleep` (until it is signalled or hung up).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from plasmavmc.errors import ConflictError, GuestError
+from plasmavmc.guest.api import (
+    ExecExit,
+    ExecOutput,
+    GuestConfig,
+    GuestEvent,
+    GuestExited,
+    GuestFailed,
+    GuestHello,
+    GuestOutput,
+    GuestReady,
+)
+from plasmavmc.guest.messages import encode_config, encode_exec, signal_number
+from plasmavmc.types import ExecSpec, LogStream, TerminalSize
+
+SIGKILL = 9
+MAX_COMMANDS = 32
+_WORKLOAD_PID = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What the workload does once it is configured."""
+
+    failure: GuestFailed | None = None
+    """It cannot be started."""
+    output: tuple[tuple[LogStream, bytes], ...] = ()
+    """What it writes at its start."""
+    exit_code: int | None = None
+    """It ends by itself with this, after its output; None: it runs until it is stopped."""
+    oom: bool = False
+    stop_code: int | None = 0
+    """How it answers the stop signal; None: it does not, and is killed when the grace is over."""
+
+
+Scripts = Callable[[GuestConfig], Script]
+
+
+def serve(_config: GuestConfig) -> Script:
+    """Runs until it is stopped."""
+    return Script()
+
+
+class MemoryGuest:
+    """A guest without a VM. Fits `hypervisor.memory.PretendedGuest`."""
+
+    def __init__(self, scripts: Scripts = serve, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        self._scripts = scripts
+        self._sleep = sleep
+        self._script = Script()
+        self._channel: MemoryGuestChannel | None = None
+        self._booted = False
+        self._off = asyncio.Event()
+        self._end: GuestExited | GuestFailed | None = None
+        self._killer: asyncio.Task[None] | None = None
+        self._unacknowledged: deque[GuestOutput] = deque()
+        self._next_offset = 0
+        self.config: GuestConfig | None = None
+        """What the guest was told to run; None before."""
+        self.commands: list[ExecSpec] = []
+        """Commands that were started beside the workload."""
+
+    # The VM's side
+
+    def boot(self) -> None:
+        """Let it run."""
+        self._booted = True
+        self._say_hello()
+
+    def attach(self) -> MemoryGuestChannel:
+        """A channel to it; one made before is cut."""
+        self.cut()
+        self._channel = MemoryGuestChannel(self)
+        if self._booted:
+            self._say_hello()
+        return self._channel
+
+    def cut(self) -> None:
+        """The channel ends: the VM is gone, or the host's side."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.end()
+
+    async def powered_off(self) -> None:
+        """Return when it has switched itself off."""
+        await self._off.wait()
+
+    # The workload's side
+
+    def write(self, data: bytes, stream: LogStream = LogStream.STDOUT) -> None:
+        """The workload writes."""
+        output = GuestOutput(stream, self._next_offset, data)
+        self._next_offset += len(data)
+        self._unacknowledged.append(output)
+        self._tell(output)
+
+    def drop_output(self) -> None:
+        """The ring was full: what was not acknowledged is lost, and shows as a gap."""
+        self._unacknowledged.clear()
+
+    def exit(self, code: int, *, oom: bool = False) -> None:
+        """The workload ends, and with it the VM."""
+        self._finish(GuestExited(code, oom))
+
+    # What the channel asks
+
+    def configure(self, config: GuestConfig) -> None:
+        if self.config is not None:
+            raise ConflictError("configured", "the guest has its configuration already")
+        encode_config(config)
+        self.config = config
+        self._script = self._scripts(config)
+        if self._script.failure is not None:
+            self._finish(self._script.failure)
+            return
+        self._tell(GuestReady(_WORKLOAD_PID))
+        for stream, data in self._script.output:
+            self.write(data, stream)
+        if self._script.exit_code is not None:
+            self.exit(self._script.exit_code, oom=self._script.oom)
+
+    def acknowledge(self, offset: int) -> None:
+        while self._unacknowledged and _end_of(self._unacknowledged[0]) <= offset:
+            self._unacknowledged.popleft()
+
+    def stop(self, number: int, grace_s: float) -> None:
+        if self._end is not None:
+            return
+        if self.config is None:
+            self.exit(128 + number)
+        elif number == SIGKILL:
+            self.exit(128 + SIGKILL)
+        elif self._script.stop_code is not None:
+            self.exit(self._script.stop_code)
+        elif self._killer is None:
+            self._killer = asyncio.get_running_loop().create_task(self._kill_after(grace_s))
+
+    async def _kill_after(self, grace_s: float) -> None:
+        await self._sleep(grace_s)
+        self.exit(128 + SIGKILL)
+
+    def _finish(self, end: GuestExited | GuestFailed) -> None:
+        if self._end is None:
+            self._end = end
+            self._tell(end)
+            self._off.set()
+
+    def _tell(self, event: GuestEvent) -> None:
+        if self._channel is not None:
+            self._channel.hear(event)
+
+    def _say_hello(self) -> None:
+        offset = self._unacknowledged[0].offset if self._unacknowledged else self._next_offset
+        self._tell(GuestHello(self.config is not None, offset))
+        if self.config is not None and not isinstance(self._end, GuestFailed):
+            self._tell(GuestReady(_WORKLOAD_PID))
+        for output in self._unacknowledged:
+            self._tell(output)
+        if self._end is not None:
+            self._tell(self._end)
+
+
+def _end_of(output: GuestOutput) -> int:
+    return output.offset + len(output.data)
+
+
+class _Events:
+    """Events in order; cancelling a reader loses none."""
+
+    def __init__(self, channel: MemoryGuestChannel) -> None:
+        self._channel = channel
+
+    def __aiter__(self) -> AsyncIterator[GuestEvent]:
+        return self
+
+    async def __anext__(self) -> GuestEvent:
+        return await self._channel.next_event()
+
+
+class MemoryGuestChannel:
+    """A channel to a `MemoryGuest`. Implements `GuestChannel`."""
+
+    def __init__(self, guest: MemoryGuest) -> None:
+        self._guest = guest
+        self._heard: deque[GuestEvent] = deque()
+        self._changed = asyncio.Event()
+        self._ended = False
+        self._sessions: list[MemoryExecSession] = []
+
+    def hear(self, event: GuestEvent) -> None:
+        """The guest says something."""
+        if not self._ended:
+            self._heard.append(event)
+            self._changed.set()
+
+    def end(self) -> None:
+        """The other side is gone."""
+        self._ended = True
+        self._changed.set()
+        for session in self._sessions:
+            session.cut()
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise GuestError("guest-gone", "the guest's channel ended")
+
+    async def configure(self, config: GuestConfig) -> None:
+        """Send the configuration, once."""
+        self._check_open()
+        self._guest.configure(config)
+
+    def events(self) -> AsyncIterator[GuestEvent]:
+        """What the guest says, in order, until the channel ends."""
+        return _Events(self)
+
+    async def next_event(self) -> GuestEvent:
+        """The next of `events`."""
+        while not self._heard:
+            if self._ended:
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        return self._heard.popleft()
+
+    async def acknowledge(self, offset: int) -> None:
+        """Output before `offset` is safe."""
+        if not self._ended:
+            self._guest.acknowledge(offset)
+
+    async def exec(self, spec: ExecSpec) -> MemoryExecSession:
+        """Start one of the commands that a pretended guest knows."""
+        self._check_open()
+        encode_exec(spec)
+        if self._guest.config is None:
+            raise GuestError("exec-not-ready", "the VM has no configuration yet")
+        self._sessions = [session for session in self._sessions if not session.ended]
+        if len(self._sessions) >= MAX_COMMANDS:
+            raise GuestError("exec-too-many", f"{MAX_COMMANDS} commands run in this VM already")
+        session = MemoryExecSession(spec)
+        self._guest.commands.append(spec)
+        self._sessions.append(session)
+        return session
+
+    async def stop(self, signal: str, grace_s: float) -> None:
+        """The signal now, SIGKILL after `grace_s`."""
+        self._check_open()
+        self._guest.stop(signal_number(signal), grace_s)
+
+    async def aclose(self) -> None:
+        """Close the host's side; the guest goes on."""
+        self.end()
+
+
+class MemoryExecSession:
+    """One of the known commands, running. Implements `ExecSession`."""
+
+    def __init__(self, spec: ExecSpec) -> None:
+        self._queue: deque[ExecOutput | ExecExit] = deque()
+        self._changed = asyncio.Event()
+        self._cut = False
+        self.ended = False
+        self.size = spec.terminal
+        name, arguments = spec.command[0], spec.command[1:]
+        self._echoes_input = name == "cat"
+        match name:
+            case "echo":
+                self._put(" ".join(arguments).encode() + b"\n")
+                self._end(0)
+            case "exit":
+                self._end(int(arguments[0]) if arguments else 0)
+            case "cat" | "sleep":
+                pass
+            case _:
+                raise GuestError("exec-no-such-command", f"{name} was not found in the image")
+
+    def _put(self, data: bytes) -> None:
+        self._queue.append(ExecOutput(LogStream.STDOUT, data))
+        self._changed.set()
+
+    def _end(self, code: int) -> None:
+        if not self.ended:
+            self.ended = True
+            self._queue.append(ExecExit(code))
+            self._changed.set()
+
+    def cut(self) -> None:
+        """The channel ended."""
+        self._cut = True
+        self.ended = True
+        self._changed.set()
+
+    async def send(self, data: bytes) -> None:
+        """Write to its stdin."""
+        if self._echoes_input and not self.ended:
+            self._put(data)
+
+    async def send_eof(self) -> None:
+        """Close its stdin."""
+        if self._echoes_input:
+            self._end(0)
+
+    async def resize(self, size: TerminalSize) -> None:
+        """Change the size of its pty."""
+        self.size = size
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to its process group."""
+        self._end(128 + number)
+
+    def output(self) -> AsyncIterator[ExecOutput | ExecExit]:
+        """What it writes, and last its exit code."""
+        return self._output()
+
+    async def _output(self) -> AsyncIterator[ExecOutput | ExecExit]:
+        while True:
+            while self._queue:
+                item = self._queue.popleft()
+                yield item
+                if isinstance(item, ExecExit):
+                    return
+            if self._cut:
+                raise GuestError("guest-gone", "the guest's channel ended")
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def aclose(self) -> None:
+        """Let it go."""
+        self._end(129)
