@@ -17,7 +17,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """The one bridge of an installation: `swg<installation key>` with the gateway's address."""
+    """The one bridge of an installation: `swg<code>br` (`host.names`) with the gateway's address."""
 
     name: str
     gateway: IPv4Address
@@ -109,6 +109,9 @@ class Host(Protocol):
     async def rules_apply(self, rules: RuleSet) -> None:
         """Replace this installation's firewall tables by those for `rules`, in one transaction."""
 
+    async def networks_in_use(self) -> tuple[IPv4Network, ...]:
+        """Networks that this host has addresses in or routes to, but for our bridge's. To choose a subnet by."""
+
     async def tap_open(self, tap: TapRequest) -> int:
         """Make a tap on the bridge and return a descriptor of it (owned by the caller)."""
 
@@ -139,3 +142,9 @@ class Host(Protocol):
 
     async def sweep(self, keep: Keep) -> Swept:
         """End and remove whatever carries this installation's names and is not in `keep`."""
+
+    async def dismantle(self) -> None:
+        """Remove bridge, firewall tables, cgroups, leases and run directory of this installation: it has ended.
+
+        `HostError` `vms-left` where a process of a VM still lives; nothing is removed then.
+        """

@@ -1,0 +1,45 @@
+"""What the root helper is told once, at its start, by root: the frame of all it will ever do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from plasmavmc.host.names import RUN_ROOT, HostNames, installation_key
+
+FIRST_UID = 2_000_000_000
+UID_COUNT = 65_536
+QEMU = "/usr/bin/qemu-system-x86_64"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A TCP socket that the unprivileged side may ask for. Port 0 lets the kernel choose one (for tests)."""
+
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class HelperConfiguration:
+    """One installation's helper.
+
+    `uid` and `gid` are the user that everything but the helper runs as. VMs get uids of `vm_uids`, which installations
+    of one host share: leases are files in `run_root`, which is root's.
+    """
+
+    installation_id: str
+    uid: int
+    gid: int
+    listeners: tuple[Listener, ...] = ()
+    vmms: tuple[str, ...] = (QEMU,)
+    vm_uids: range = field(default_factory=lambda: range(FIRST_UID, FIRST_UID + UID_COUNT))
+    run_root: Path = RUN_ROOT
+
+    @property
+    def key(self) -> str:
+        return installation_key(self.installation_id)
+
+    @property
+    def names(self) -> HostNames:
+        return HostNames(self.key)

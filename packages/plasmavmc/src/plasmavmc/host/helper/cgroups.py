@@ -1,0 +1,229 @@
+"""Cgroups of an installation: a parent `swg-<key>`, a child for each VM and for HAProxy.
+
+Theory. cgroup v2 is taken where its controllers memory, cpu and pids can be had, else v1 where all three are mounted,
+else there are none and the VMM is bound by rlimits; which of them it is, the caller is told (`confinement`). The parent
+lies at the root of the hierarchy, not under the service's own cgroup: its place then does not depend on how the platform
+was started, so that a later start finds it again.
+
+A child is made and filled by root; a process joins before it runs its program, so that nothing of it is ever outside.
+
+Traps: controllers cannot be passed on by a v2 group that holds processes (so a container's own root fails here, and v1
+or none is taken); a group can be removed only when its last process has been reaped.
+Source: Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from plasmavmc.errors import HostError
+from plasmavmc.host.operations import Limits
+
+CONTROLLERS = ("memory", "cpu", "pids")
+V2, V1, NONE = "cgroup-v2", "cgroup-v1", "rlimits"
+_PERIOD_US = 100_000
+_MOUNTS = Path("/proc/self/mounts")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the parent group of an installation is: one directory in v2, one for each controller in v1."""
+
+    confinement: str
+    parents: tuple[Path, ...] = ()
+
+
+class Cgroups(Protocol):
+    @property
+    def confinement(self) -> str:
+        """`cgroup-v2`, `cgroup-v1` or `rlimits`."""
+
+    def make(self, name: str, limits: Limits | None) -> tuple[Path, ...]:
+        """Make a child with these limits; the files that a process joins it by writing its pid to."""
+
+    def members(self, name: str) -> frozenset[int]:
+        """Pids in a child."""
+
+    def children(self) -> frozenset[str]:
+        """Names of all children."""
+
+    def remove(self, name: str) -> bool:
+        """Remove a child. False where processes are still in it; one that is not there is fine."""
+
+    def remove_parent(self) -> None:
+        """Remove the parent, once it has no children."""
+
+
+def find_cgroups(parent: str) -> Cgroups:
+    """The best kind that this host can give, with the parent made."""
+    mounts = parse_mounts(_MOUNTS.read_text())
+    for layout in layouts(mounts, parent):
+        with suppress(OSError):
+            return DirectoryCgroups.prepared(layout)
+    return NoCgroups()
+
+
+def parse_mounts(text: str) -> tuple[tuple[str, Path, frozenset[str]], ...]:
+    """The cgroup mounts in /proc/self/mounts as (type, place, options)."""
+    fields = (line.split() for line in text.splitlines())
+    return tuple(
+        (kind, Path(place), frozenset(options.split(",")))
+        for _, place, kind, options, *_ in fields
+        if kind in ("cgroup", "cgroup2")
+    )
+
+
+def layouts(mounts: tuple[tuple[str, Path, frozenset[str]], ...], parent: str) -> list[Layout]:
+    """What could be tried, best first."""
+    unified = [Layout(V2, (place / parent,)) for kind, place, _ in mounts if kind == "cgroup2"]
+    by_controller = {
+        controller: place / parent
+        for kind, place, options in mounts
+        for controller in CONTROLLERS
+        if kind == "cgroup" and controller in options
+    }
+    complete = len(by_controller) == len(CONTROLLERS)
+    places = tuple(dict.fromkeys(by_controller[controller] for controller in CONTROLLERS)) if complete else ()
+    return [*unified, Layout(V1, places)] if complete else unified
+
+
+def settings(confinement: str, limits: Limits) -> Mapping[str, str]:
+    """The files of a group that set these limits."""
+    quota = str(limits.cpu_milli * _PERIOD_US // 1000)
+    if confinement == V2:
+        return {
+            "memory.max": str(limits.memory_bytes),
+            "memory.swap.max": "0",
+            "cpu.max": f"{quota} {_PERIOD_US}",
+            "pids.max": str(limits.pids),
+        }
+    return {
+        "memory.limit_in_bytes": str(limits.memory_bytes),
+        "cpu.cfs_period_us": str(_PERIOD_US),
+        "cpu.cfs_quota_us": quota,
+        "pids.max": str(limits.pids),
+    }
+
+
+_OPTIONAL = frozenset({"memory.swap.max"})
+"""Kernels without swap accounting lack it."""
+
+
+class DirectoryCgroups:
+    """Version 1 or 2: the same but for where and what is written."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    @classmethod
+    def prepared(cls, layout: Layout) -> DirectoryCgroups:
+        """Make the parents, able to hold limited children.
+
+        Raises:
+            OSError: this kind is not to be had here.
+        """
+        if layout.confinement == V2:
+            _delegate(layout.parents[0].parent)
+        for parent in layout.parents:
+            parent.mkdir(exist_ok=True)
+        if layout.confinement == V2:
+            _delegate(layout.parents[0])
+        return cls(layout)
+
+    @property
+    def confinement(self) -> str:
+        return self._layout.confinement
+
+    def make(self, name: str, limits: Limits | None) -> tuple[Path, ...]:
+        places = [parent / name for parent in self._layout.parents]
+        try:
+            for place in places:
+                place.mkdir(exist_ok=True, parents=True)
+            for file, value in (settings(self.confinement, limits) if limits else {}).items():
+                _set(places, file, value)
+        except OSError as error:
+            self.remove(name)
+            raise HostError("host-cgroup", f"the cgroup {name} cannot be made: {error}") from error
+        return tuple(place / "cgroup.procs" for place in places)
+
+    def members(self, name: str) -> frozenset[int]:
+        found: set[int] = set()
+        for parent in self._layout.parents:
+            with suppress(FileNotFoundError, OSError):
+                found.update(int(pid) for pid in (parent / name / "cgroup.procs").read_text().split())
+        return frozenset(found)
+
+    def children(self) -> frozenset[str]:
+        return frozenset(
+            child.name
+            for parent in self._layout.parents
+            if parent.is_dir()
+            for child in parent.iterdir()
+            if child.is_dir()
+        )
+
+    def remove(self, name: str) -> bool:
+        return all([_rmdir(parent / name) for parent in self._layout.parents])
+
+    def remove_parent(self) -> None:
+        for parent in self._layout.parents:
+            _rmdir(parent)
+
+
+class NoCgroups:
+    """A host that gives none."""
+
+    confinement = NONE
+
+    def make(self, name: str, limits: Limits | None) -> tuple[Path, ...]:
+        return ()
+
+    def members(self, name: str) -> frozenset[int]:
+        return frozenset()
+
+    def children(self) -> frozenset[str]:
+        return frozenset()
+
+    def remove(self, name: str) -> bool:
+        return True
+
+    def remove_parent(self) -> None:
+        return
+
+
+def _delegate(group: Path) -> None:
+    """Let the children of a v2 group have our controllers.
+
+    Raises:
+        OSError: the group lacks one, or holds processes itself.
+    """
+    enabled = (group / "cgroup.subtree_control").read_text().split()
+    missing = [controller for controller in CONTROLLERS if controller not in enabled]
+    if missing:
+        (group / "cgroup.subtree_control").write_text(" ".join(f"+{controller}" for controller in missing))
+
+
+def _set(places: list[Path], file: str, value: str) -> None:
+    """Set a limit in the one group that has it."""
+    holders = [place / file for place in places if (place / file).exists()]
+    if not holders and file not in _OPTIONAL:
+        raise FileNotFoundError(errno.ENOENT, "no such limit", file)
+    for holder in holders:
+        holder.write_text(value)
+
+
+def _rmdir(group: Path) -> bool:
+    try:
+        group.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
+            return False
+        raise
+    return True

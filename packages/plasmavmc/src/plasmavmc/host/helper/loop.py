@@ -1,0 +1,109 @@
+"""The helper's life: one request at a time, from one client, until the client's end.
+
+Theory. One thread, no event loop. `poll` waits for a request and for the end of VMMs, which are our children: each is
+reaped at once, so that no zombie looks like a VM, and its code is kept until it is asked for. When the connection ends,
+so does this loop; VMMs stay, inherited by init.
+
+A request is decoded into one of the known types, done, and answered. A refusal is answered and logged. A message that is
+no request ends the helper: its client is our own code, or no longer ours.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+from contextlib import suppress
+
+import msgspec
+
+from plasmavmc.errors import PlasmaError
+from plasmavmc.host import protocol
+from plasmavmc.host.configuration import HelperConfiguration
+from plasmavmc.host.helper.service import Answer, Helper
+
+
+def run_helper(configuration: HelperConfiguration, connection: socket.socket) -> None:
+    """Be the helper of an installation until the client has closed the connection.
+
+    Raises:
+        HostError: it cannot start.
+        ProtocolError: the client is not ours.
+    """
+    _seal_descriptors()
+    helper = Helper(configuration)
+    try:
+        serve(helper, connection)
+    finally:
+        helper.close()
+
+
+def _seal_descriptors() -> None:
+    """Let no VMM inherit what the helper's starter left open."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are numbers here
+        with suppress(OSError):  # the descriptor of this very listing
+            if int(name) > 2:
+                os.set_inheritable(int(name), False)
+
+
+def serve(helper: Helper, connection: socket.socket) -> None:
+    """Answer requests until the client has closed the connection."""
+    assembler = protocol.Assembler()
+    try:
+        while True:
+            _wait(helper, connection)
+            packet, fds = protocol.receive_packet(connection)
+            if not packet:
+                return
+            message = assembler.add(packet, fds)
+            if message is not None:
+                _handle(helper, connection, message)
+    finally:
+        assembler.discard()
+
+
+def _wait(helper: Helper, connection: socket.socket) -> None:
+    """Return when there is something to receive; reap meanwhile."""
+    while True:
+        waiting = select.poll()
+        for fd in (connection.fileno(), *helper.children):
+            waiting.register(fd, select.POLLIN)
+        ready = {fd for fd, _ in waiting.poll()}
+        if ready & helper.children.keys():
+            helper.collect()
+        if connection.fileno() in ready:
+            return
+
+
+def _handle(helper: Helper, connection: socket.socket, message: protocol.Message) -> None:
+    answer = Answer()
+    try:
+        answer = helper.answer(protocol.decode_request(message.data), message.fds)
+        reply = protocol.Reply(value=msgspec.Raw(protocol.encode(answer.value)))
+    except PlasmaError as error:
+        _log(error)
+        reply = protocol.Reply(
+            protocol.Failure(error.code, error.brief, error.details, error.resolution, temporary=error.temporary)
+        )
+    except OSError as error:
+        reply = protocol.Reply(protocol.Failure("host-error", f"the host refused: {error}"))
+    finally:
+        protocol.close_all(message.fds)
+    try:
+        _send(connection, protocol.encode(reply), answer.fds)
+    finally:
+        protocol.close_all(answer.fds)
+
+
+def _send(connection: socket.socket, data: bytes, fds: tuple[int, ...]) -> None:
+    first, *rest = protocol.packets_of(data)
+    with suppress(BrokenPipeError, ConnectionResetError):  # the client has gone: the next read says so
+        socket.send_fds(connection, [first], fds)
+        for packet in rest:
+            connection.send(packet)
+
+
+def _log(error: PlasmaError) -> None:
+    if error.code == "helper-refused":
+        sys.stderr.write(f"plasmavmc helper: {error}\n")

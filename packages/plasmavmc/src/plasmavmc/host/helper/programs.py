@@ -1,0 +1,67 @@
+"""Which programs and devices a VMM may be: judged by who could have changed them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from plasmavmc.errors import HostError
+from plasmavmc.host.helper.checks import refusal
+
+_KVM = Path("/dev/kvm")
+
+
+def check_program(path: Path) -> None:
+    """Accept a program that only root can have written: itself and every directory above it.
+
+    Raises:
+        HostError: `missing-program`, or `helper-refused`.
+    """
+    try:
+        real = path.resolve(strict=True)
+    except OSError as error:
+        raise HostError(
+            "missing-program",
+            f"the VMM {path} cannot be run: {error.strerror}",
+            resolution="apt-get install qemu-system-x86, or run scripts/setup",
+        ) from error
+    if not stat.S_ISREG(real.stat().st_mode):
+        raise refusal("a VMM", f"{real} is not a regular file")
+    for part in (real, *real.parents):
+        status = part.stat()
+        if status.st_uid != 0 or status.st_mode & 0o022:
+            raise refusal("a VMM", f"others than root can write {part}")
+
+
+def kvm_access() -> tuple[int, ...]:
+    """The one group that a VMM needs to open /dev/kvm, if any.
+
+    Raises:
+        HostError: `kvm-closed`, no group could give it.
+    """
+    try:
+        status = _KVM.stat()
+    except OSError as error:
+        raise HostError("no-kvm", f"{_KVM}: {error.strerror}", resolution="load the kvm module of this CPU") from error
+    if status.st_mode & 0o006 == 0o006:
+        return ()
+    if status.st_mode & 0o060 == 0o060 and status.st_gid != 0:
+        return (status.st_gid,)
+    raise HostError(
+        "kvm-closed",
+        f"only root can open {_KVM}",
+        resolution=f"chgrp kvm {_KVM}; chmod 660 {_KVM} (as udev's rule does)",
+    )
+
+
+def open_kvm() -> int:
+    """A descriptor of /dev/kvm.
+
+    Raises:
+        HostError: `no-kvm`.
+    """
+    try:
+        return os.open(_KVM, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError("no-kvm", f"{_KVM}: {error.strerror}", resolution="load the kvm module of this CPU") from error

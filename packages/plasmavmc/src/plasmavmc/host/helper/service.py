@@ -1,0 +1,304 @@
+"""The operations on this host, for one installation: check, then do.
+
+Each request type of `host.protocol` has one method here. Whatever the host refuses is a `HostError` with what it said.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import singledispatchmethod
+from pathlib import Path
+from time import monotonic, sleep
+from typing import NamedTuple
+
+from plasmavmc.errors import HostError
+from plasmavmc.host import protocol
+from plasmavmc.host.configuration import HelperConfiguration, Listener
+from plasmavmc.host.helper import argv, checks, rules, spawn
+from plasmavmc.host.helper.cgroups import NONE, find_cgroups
+from plasmavmc.host.helper.links import Links
+from plasmavmc.host.helper.programs import check_program, kvm_access, open_kvm
+from plasmavmc.host.helper.sockets import listen
+from plasmavmc.host.helper.sweep import Sweeper
+from plasmavmc.host.helper.uids import Uids
+from plasmavmc.host.operations import ProcessId
+from plasmavmc.host.processes import held, processes, uids_of
+from plasmavmc.host.run import PATH, find_program
+
+_NFT_TIMEOUT_S = 20.0
+_CGROUP_WAIT_S = 0.5
+
+
+class Answer(NamedTuple):
+    """What goes back: a value, and descriptors, which are closed once they are sent."""
+
+    value: object = None
+    fds: tuple[int, ...] = ()
+
+
+class Helper:
+    """The operations on this host, for one installation."""
+
+    def __init__(self, configuration: HelperConfiguration) -> None:
+        prepare_run_root(configuration)
+        self._configuration = configuration
+        self._names = configuration.names
+        self._links = Links()
+        self._cgroups = find_cgroups(self._names.cgroup)
+        self._uids = Uids(configuration.run_root / "uids", configuration.key, configuration.vm_uids)
+        self._sweeper = Sweeper(self._names, self._links, self._cgroups, self._uids, configuration.run_root)
+        self.children: dict[int, ProcessId] = {}
+        """VMMs that we started and that have not ended, by a pidfd of ours."""
+        self._codes: dict[ProcessId, int] = {}
+
+    def close(self) -> None:
+        self._links.close()
+        protocol.close_all(self.children)
+
+    def collect(self) -> None:
+        """Reap the VMMs that have ended."""
+        for pidfd, process in list(self.children.items()):
+            pid, status = os.waitpid(process.pid, os.WNOHANG)
+            if pid:
+                self._codes[process] = os.waitstatus_to_exitcode(status)
+                os.close(pidfd)
+                del self.children[pidfd]
+
+    def answer(self, request: protocol.Request, fds: tuple[int, ...]) -> Answer:
+        """Do what is asked.
+
+        Raises:
+            HostError, UnavailableError: it was refused, or the host cannot do it.
+        """
+        if isinstance(request, protocol.VmSpawn):
+            return self._vm_spawn(request, fds)
+        return self._do(request)
+
+    @singledispatchmethod
+    def _do(self, request: object) -> Answer:
+        raise checks.refusal("a request", f"{type(request).__name__} is unknown")
+
+    @_do.register
+    def _(self, request: protocol.BridgeEnsure) -> Answer:
+        checks.check_bridge(self._names, request.bridge)
+        with self._host_locked():
+            self._links.ensure_bridge(request.bridge)
+        return Answer()
+
+    @_do.register
+    def _(self, request: protocol.NetworksInUse) -> Answer:
+        return Answer(tuple(sorted(self._links.networks(besides=self._names.bridge))))
+
+    @_do.register
+    def _(self, request: protocol.RulesApply) -> Answer:
+        checks.check_rules(self._names, request.rules)
+        _nft(rules.render(self._names, request.rules))
+        self._links.set_neighbours(self._names.bridge, {member.ipv4: member.mac for member in request.rules.members})
+        return Answer()
+
+    @_do.register
+    def _(self, request: protocol.TapOpen) -> Answer:
+        checks.check_tap(self._names, request.tap)
+        return Answer(fds=(self._links.open_tap(request.tap, self._names.bridge),))
+
+    @_do.register
+    def _(self, request: protocol.UidTake) -> Answer:
+        checks.check_key(request.key)
+        return Answer(self._uids.take(request.key))
+
+    @_do.register
+    def _(self, request: protocol.UidFree) -> Answer:
+        checks.check_key(request.key)
+        self._uids.free(request.key)
+        return Answer()
+
+    @_do.register
+    def _(self, request: protocol.VmSignal) -> Answer:
+        checks.check_key(request.key)
+        checks.check_signal(request.signal)
+        uid = self._uids.of(request.key)
+        with held(request.process) as pidfd:
+            if pidfd is None:
+                return Answer(False)
+            self._check_is_vm(request.key, uid, request.process.pid)
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, request.signal)
+        return Answer(True)
+
+    @_do.register
+    def _(self, request: protocol.VmReap) -> Answer:
+        checks.check_key(request.key)
+        self.collect()
+        if request.process in self.children.values():
+            raise HostError("vm-running", f"the VMM {request.process.pid} has not ended")
+        self._remove_cgroup(self._names.vm_cgroup(request.key))
+        return Answer(self._codes.pop(request.process, None))
+
+    @_do.register
+    def _(self, request: protocol.CgroupPlace) -> Answer:
+        checks.check_cgroup_name(request.name)
+        with held(request.process) as pidfd:
+            if pidfd is None:
+                raise HostError("no-process", f"the process {request.process.pid} has ended")
+            if uids_of(request.process.pid) != {self._configuration.uid}:
+                raise checks.refusal("a process", f"{request.process.pid} is not of uid {self._configuration.uid}")
+            self._place(request.name, request.process.pid)
+        return Answer(self._cgroups.confinement)
+
+    @_do.register
+    def _(self, request: protocol.Listen) -> Answer:
+        if Listener(request.address, request.port) not in self._configuration.listeners:
+            raise checks.refusal("a listener", f"{request.address!r:.60}:{request.port} was not given at its start")
+        return Answer(fds=(listen(request.address, request.port),))
+
+    @_do.register
+    def _(self, request: protocol.Sweep) -> Answer:
+        for key in request.keep.vms:
+            checks.check_key(key)
+        with self._host_locked():
+            swept = self._sweeper.sweep(request.keep)
+        self.collect()
+        return Answer(swept)
+
+    @_do.register
+    def _(self, request: protocol.Dismantle) -> Answer:
+        left = self._sweeper.living()
+        if left:
+            raise HostError(
+                "vms-left",
+                f"{len(left)} processes of this installation still live",
+                resolution="stop its VMs and its HAProxy first",
+            )
+        _nft(rules.render_removal(self._names))
+        self._sweeper.remove_links()
+        for name in self._cgroups.children():
+            self._cgroups.remove(name)
+        self._cgroups.remove_parent()
+        for key in self._uids.keys:
+            self._uids.free(key)
+        shutil.rmtree(self._names.run_dir(self._configuration.run_root), ignore_errors=True)
+        return Answer()
+
+    def _vm_spawn(self, request: protocol.VmSpawn, fds: tuple[int, ...]) -> Answer:
+        checks.check_key(request.key)
+        checks.check_limits(request.limits)
+        checks.check_fd_names(request.fds)
+        if len(fds) != len(request.fds):
+            raise checks.refusal("descriptors", f"{len(fds)} came for {len(request.fds)} names")
+        argv.check_argv(
+            request.argv,
+            process_name=self._names.process(request.key),
+            vmms=self._configuration.vmms,
+            fds=request.fds,
+        )
+        check_program(Path(request.argv[0]))
+        if self._cgroups.members(self._names.vm_cgroup(request.key)):
+            raise checks.refusal("a VM", f"{request.key} runs already")
+        return self._start(request, fds)
+
+    def _start(self, request: protocol.VmSpawn, fds: tuple[int, ...]) -> Answer:
+        uid = self._uids.of(request.key)
+        names = request.fds
+        kvm: tuple[int, ...] = ()
+        if argv.wants_kvm_descriptor(request.argv):
+            names, kvm = (*names, argv.KVM_DESCRIPTOR), (open_kvm(),)
+        group = self._names.vm_cgroup(request.key)
+        joins = self._cgroups.make(group, request.limits)
+        try:
+            started = spawn.start(
+                spawn.Program(
+                    argv=argv.final_argv(request.argv, spawn.numbered(names)),
+                    identity=spawn.Identity(uid, uid, kvm_access() if argv.wants_kvm(request.argv) and not kvm else ()),
+                    fds=(*fds, *kvm),
+                    joins=joins,
+                    rlimits=spawn.rlimits_for(request.limits, confined=self._cgroups.confinement != NONE),
+                )
+            )
+        except BaseException:
+            self._remove_cgroup(group)
+            raise
+        finally:
+            protocol.close_all(kvm)
+        self.children[os.dup(started.pidfd)] = started.process
+        reply = protocol.SpawnedProcess(started.process.pid, started.process.start_time, self._cgroups.confinement)
+        return Answer(reply, (started.pidfd, started.stdout))
+
+    def _check_is_vm(self, key: str, uid: int, pid: int) -> None:
+        if uids_of(pid) != {uid}:
+            raise checks.refusal("a signal", f"process {pid} is not of VM {key}'s uid")
+        confined = self._cgroups.confinement != NONE
+        if confined and pid not in self._cgroups.members(self._names.vm_cgroup(key)):
+            raise checks.refusal("a signal", f"process {pid} is not in VM {key}'s cgroup")
+
+    def _place(self, name: str, pid: int) -> None:
+        """Move a process and what it started in its session; what it starts later is born there."""
+        joins = self._cgroups.make(name, None)
+        session = [process.id.pid for process in processes() if process.session == pid and process.id.pid != pid]
+        for member in (pid, *session):
+            if uids_of(member) == {self._configuration.uid}:
+                for join in joins:
+                    with suppress(ProcessLookupError):
+                        join.write_text(str(member))
+
+    def _remove_cgroup(self, name: str) -> None:
+        """Remove a group whose process has ended; the kernel may need a moment to forget that process."""
+        deadline = monotonic() + _CGROUP_WAIT_S
+        while not self._cgroups.remove(name) and monotonic() < deadline:
+            sleep(0.005)
+
+    @contextmanager
+    def _host_locked(self) -> Iterator[None]:
+        """One helper of this host at a time: between a look at what others use and the change that relies on it."""
+        fd = os.open(self._configuration.run_root / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+def prepare_run_root(configuration: HelperConfiguration) -> None:
+    """Make the run directories: the common one root's, the installation's own the user's.
+
+    Raises:
+        HostError: `unsafe-run-root`, others than root can write it; `same-code`, another installation has our code.
+    """
+    root = configuration.run_root
+    root.mkdir(mode=0o755, parents=True, exist_ok=True)
+    status = root.lstat()
+    if status.st_uid != 0 or status.st_mode & 0o022:
+        raise HostError(
+            "unsafe-run-root", f"{root} is not root's alone", resolution=f"chown root {root}; chmod 755 {root}"
+        )
+    if any(path.name[:4] == configuration.key[:4] and path.name != configuration.key for path in root.iterdir()):
+        raise HostError(
+            "same-code",
+            f"another installation on this host has names beginning with swg{configuration.key[:4]} too",
+            resolution="give this data directory another installation id (remove its file `installation`)",
+        )
+    own = configuration.names.run_dir(root)
+    own.mkdir(mode=0o700, exist_ok=True)
+    os.chown(own, configuration.uid, configuration.gid)
+
+
+def _nft(text: str) -> None:
+    try:
+        done = subprocess.run(
+            [find_program("nft"), "-f", "-"],
+            input=text.encode(),
+            capture_output=True,
+            timeout=_NFT_TIMEOUT_S,
+            env={"PATH": PATH, "LC_ALL": "C.UTF-8"},
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise HostError("host-firewall", f"nft did not end within {_NFT_TIMEOUT_S:g} s") from error
+    if done.returncode != 0:
+        complaint = done.stderr.decode(errors="replace").strip()[:500]
+        raise HostError("host-firewall", "nft refused the rules", details=complaint)

@@ -1,0 +1,139 @@
+"""Start a VMM: fork, confine, drop, exec.
+
+Theory. The child does, in this order: join its cgroups (as root, before anything of it can run), a session of its own,
+umask, `/` as directory, rlimits, its descriptors to the numbers that the command line names, no groups, gid, uid, and
+execve with an empty environment. The helper has one thread and set PR_SET_NO_NEW_PRIVS, which the child inherits. A step
+that fails is told through a pipe that execve closes, so a spawn either succeeded or raises.
+
+stdout and stderr go to a pipe that never blocks its writer: a VMM must not wait for a reader that is gone.
+
+Trap: descriptors are close-on-exec until the last moment, and their targets may be numbers that others still have; so
+they are first moved above all targets.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from plasmavmc.errors import HostError
+from plasmavmc.host.operations import Limits, ProcessId
+from plasmavmc.host.processes import read_process
+from plasmavmc.types import GIB
+
+FIRST_DESCRIPTOR = 3
+_ABOVE_TARGETS = 128
+_MAX_FILES = 4096
+_ADDRESS_SPACE_EXTRA = 3 * GIB
+"""Beside the guest's memory a VMM maps a translation cache, stacks and libraries; mostly never touched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run. Descriptor i of `fds` becomes number 3 + i; `joins` are files of cgroups to write the pid to."""
+
+    argv: Sequence[str]
+    identity: Identity
+    fds: Sequence[int]
+    joins: Sequence[Path]
+    rlimits: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    process: ProcessId
+    pidfd: int
+    stdout: int
+
+
+def numbered(names: Sequence[str]) -> dict[str, int]:
+    """The numbers that named descriptors get in the child."""
+    return {name: number for number, name in enumerate(names, FIRST_DESCRIPTOR)}
+
+
+def start(program: Program) -> Started:
+    """Run a program. The caller owns pidfd and stdout of the result.
+
+    Raises:
+        HostError: `vmm-spawn`, with the step that failed.
+    """
+    output, output_end = os.pipe2(os.O_CLOEXEC)
+    trouble, trouble_end = os.pipe2(os.O_CLOEXEC)
+    fcntl.fcntl(output_end, fcntl.F_SETFL, os.O_NONBLOCK)
+    pid = os.fork()
+    if pid == 0:
+        _run_child(program, output_end, trouble_end)
+    os.close(output_end)
+    os.close(trouble_end)
+    with os.fdopen(trouble, "rb") as pipe:
+        message = pipe.read(1024)
+    if message:
+        os.waitpid(pid, 0)
+        os.close(output)
+        raise HostError("vmm-spawn", f"the VMM was not started: {message.decode(errors='replace')}")
+    return _started(pid, output)
+
+
+def _started(pid: int, output: int) -> Started:
+    """The new process. It is our child, so its number cannot be another's until we reap it."""
+    pidfd = os.pidfd_open(pid)
+    process = read_process(pid)
+    if process is None:
+        _, status = os.waitpid(pid, 0)
+        os.close(pidfd)
+        with os.fdopen(output, "rb") as pipe:
+            complaint = pipe.read(2048).decode(errors="replace").strip()
+        code = os.waitstatus_to_exitcode(status)
+        raise HostError("vmm-spawn", f"the VMM ended at once with code {code}", details=complaint)
+    return Started(process.id, pidfd, output)
+
+
+def _run_child(program: Program, output: int, trouble: int) -> NoReturn:
+    try:
+        for join in program.joins:
+            join.write_text("0")
+        os.setsid()
+        os.umask(0o077)
+        os.chdir("/")
+        for limit, value in program.rlimits.items():
+            resource.setrlimit(limit, (value, value))
+        _place_descriptors(program.fds, output)
+        os.setgroups(program.identity.groups)
+        os.setresgid(program.identity.gid, program.identity.gid, program.identity.gid)
+        os.setresuid(program.identity.uid, program.identity.uid, program.identity.uid)
+        os.execve(program.argv[0], list(program.argv), {})  # noqa: S606 - no shell is what we want
+    except BaseException as error:  # noqa: BLE001 - nothing of the helper may run on in the child
+        os.write(trouble, f"{type(error).__name__}: {error}".encode()[:1000])
+    finally:
+        os._exit(127)
+
+
+def _place_descriptors(fds: Sequence[int], output: int) -> None:
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    sources = [null, output, output, *fds]
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE_TARGETS) for fd in sources]
+    for target, fd in enumerate(moved):
+        os.dup2(fd, target, inheritable=True)
+
+
+def rlimits_for(limits: Limits, *, confined: bool) -> dict[int, int]:
+    """The rlimits of a VMM; memory and number of threads only where no cgroup bounds them."""
+    always = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: _MAX_FILES}
+    if confined:
+        return always
+    return always | {
+        resource.RLIMIT_AS: limits.memory_bytes + _ADDRESS_SPACE_EXTRA,
+        resource.RLIMIT_NPROC: limits.pids,
+    }

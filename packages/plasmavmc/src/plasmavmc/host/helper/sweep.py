@@ -1,0 +1,124 @@
+"""Remove what carries the installation's names and belongs to nothing that lives.
+
+Theory. After a crash the unprivileged side knows which VMs it still wants (`Keep`, by key, pid and start time); everything
+else under our names is debris. Order matters: processes first, since they hold taps and cgroups; then links, cgroups and
+leases. A zombie is never kept.
+
+Whose is it? A process is ours by its cgroup, or as a VMM whose `-name` has our key; a link by our code; a cgroup by lying
+under our parent. Besides, links that follow our scheme but belong to no installation of this host (none has a run
+directory) are removed where nobody holds their other end. Everything else is foreign and stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from time import monotonic
+
+from plasmavmc.errors import HostError
+from plasmavmc.host.helper.cgroups import Cgroups
+from plasmavmc.host.helper.links import Links
+from plasmavmc.host.helper.uids import Uids
+from plasmavmc.host.names import CODE_OF_LINK, HostNames, is_key
+from plasmavmc.host.operations import Keep, ProcessId, Swept
+from plasmavmc.host.processes import argv_of, is_alive, kill, processes, read_process
+
+_KILL_WAIT_S = 5.0
+
+
+def vmm_key(names: HostNames, argv: tuple[str, ...]) -> str | None:
+    """The key of our VM that a command line runs, if it is a VMM of ours."""
+    if not argv or not PurePath(argv[0]).name.startswith("qemu-system") or "-name" not in argv[:-1]:
+        return None
+    name = argv[argv.index("-name") + 1].partition(",")[0]
+    prefix = names.process("")
+    return name.removeprefix(prefix) if name.startswith(prefix) else None
+
+
+def codes_of(run_root: Path) -> frozenset[str]:
+    """Codes of the installations of this host."""
+    return frozenset(path.name[:4] for path in run_root.iterdir() if is_key(path.name))
+
+
+@dataclass(frozen=True, slots=True)
+class Sweeper:
+    names: HostNames
+    links: Links
+    cgroups: Cgroups
+    uids: Uids
+    run_root: Path
+
+    def sweep(self, keep: Keep) -> Swept:
+        """Remove what is ours and not kept.
+
+        Raises:
+            HostError: `unkillable`, a process survived SIGKILL for 5 s; what comes after it was left as it is.
+        """
+        vms = {key: process for key, process in keep.vms.items() if is_alive(process)}
+        kept = frozenset((*vms.values(), *keep.processes))
+        killed = self._kill_all(self.living() - kept)
+        return Swept(
+            processes=killed,
+            taps=(*self._sweep_links(frozenset(vms)), *self._sweep_nobodys_links()),
+            cgroups=self._sweep_cgroups(frozenset(vms), kept),
+            uids=self._sweep_uids(frozenset(vms)),
+        )
+
+    def living(self) -> frozenset[ProcessId]:
+        """All living processes that are ours."""
+        in_groups = {pid for name in self.cgroups.children() for pid in self.cgroups.members(name)}
+        found = {process.id for pid in in_groups if (process := read_process(pid)) is not None}
+        named = {process.id for process in processes() if vmm_key(self.names, argv_of(process.id.pid)) is not None}
+        return frozenset(found | named)
+
+    def remove_links(self) -> None:
+        """Remove every link of ours, the bridge with them."""
+        for name in self.links.names():
+            if name.startswith(self.names.link_prefix):
+                self.links.delete(name)
+
+    def _kill_all(self, doomed: frozenset[ProcessId]) -> tuple[int, ...]:
+        deadline = monotonic() + _KILL_WAIT_S
+        for process in doomed:
+            kill(process, timeout_s=0)
+        for process in doomed:
+            if not kill(process, timeout_s=max(0.0, deadline - monotonic())):
+                raise HostError("unkillable", f"process {process.pid} is still there {_KILL_WAIT_S:g} s after SIGKILL")
+        return tuple(sorted(process.pid for process in doomed))
+
+    def _sweep_links(self, vms: frozenset[str]) -> tuple[str, ...]:
+        stays = {self.names.bridge, *map(self.names.tap, vms)}
+        swept = []
+        for name, master in self.links.names().items():
+            if name in stays:
+                continue
+            if name.startswith(self.names.link_prefix):
+                self.links.delete(name)
+                swept.append(name)
+            elif master == self.names.bridge:
+                self.links.release(name)
+        return tuple(sorted(swept))
+
+    def _sweep_nobodys_links(self) -> tuple[str, ...]:
+        codes = codes_of(self.run_root) | {self.names.code}
+        swept = []
+        for name in sorted(self.links.names()):
+            match = CODE_OF_LINK.fullmatch(name)
+            if match and match[1] not in codes and self.links.is_idle(name):
+                self.links.delete(name)
+                swept.append(name)
+        return tuple(swept)
+
+    def _sweep_cgroups(self, vms: frozenset[str], kept: frozenset[ProcessId]) -> tuple[str, ...]:
+        stays = {self.names.vm_cgroup(key) for key in vms}
+        pids = {process.pid for process in kept}
+        swept = [
+            name
+            for name in self.cgroups.children() - stays
+            if not pids & self.cgroups.members(name) and self.cgroups.remove(name)
+        ]
+        return tuple(sorted(swept))
+
+    def _sweep_uids(self, vms: frozenset[str]) -> tuple[int, ...]:
+        freed = (self.uids.free(key) for key in self.uids.keys - vms)
+        return tuple(sorted(uid for uid in freed if uid is not None))

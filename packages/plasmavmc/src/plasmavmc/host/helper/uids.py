@@ -1,0 +1,102 @@
+"""Leases of uids for VMs.
+
+Theory. All installations of a host share one range, so a lease is a file `<uid>` in a directory that only root can write,
+made with O_EXCL; its content names installation and VM. A new lease tries uids from a random place on, and takes none of
+which a process lives, or a file lies where every uid may write: what an earlier VM left behind must not become a later
+one's. A VM gets descriptors and can write nowhere else, so no other place can hold a file of it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from plasmavmc.errors import UnavailableError
+from plasmavmc.host.helper.checks import refusal
+from plasmavmc.host.processes import processes, uids_of
+
+WRITABLE_BY_ALL = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/dev/mqueue"))  # noqa: S108 - looked at only
+
+
+class Uids:
+    """The leases of one installation in the host's common table."""
+
+    def __init__(self, directory: Path, installation: str, uids: range) -> None:
+        self._directory = directory
+        self._installation = installation
+        self._range = uids
+        directory.mkdir(mode=0o700, exist_ok=True)
+        self._leases = dict(self._recorded())
+
+    def take(self, key: str) -> int:
+        """The uid of VM `key`, leased now or before.
+
+        Raises:
+            UnavailableError: all are taken.
+        """
+        held = self._leases.get(key)
+        return self._lease(key) if held is None else held
+
+    def free(self, key: str) -> int | None:
+        """End a lease, where there is one."""
+        uid = self._leases.pop(key, None)
+        if uid is not None:
+            (self._directory / str(uid)).unlink(missing_ok=True)
+        return uid
+
+    def of(self, key: str) -> int:
+        """The uid that VM `key` has.
+
+        Raises:
+            HostError: it has none.
+        """
+        if key not in self._leases:
+            raise refusal("a VM", f"{key} has no uid; take one first")
+        return self._leases[key]
+
+    @property
+    def keys(self) -> frozenset[str]:
+        return frozenset(self._leases)
+
+    def _lease(self, key: str) -> int:
+        used = _uids_in_use()
+        start = secrets.randbelow(len(self._range))
+        for offset in range(len(self._range)):
+            uid = self._range[(start + offset) % len(self._range)]
+            if uid not in used and self._record(uid, key):
+                self._leases[key] = uid
+                return uid
+        raise UnavailableError("uids-exhausted", f"all {len(self._range)} uids for VMs are taken")
+
+    def _record(self, uid: int, key: str) -> bool:
+        """Write the lease down; False where another helper was first."""
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+        try:
+            fd = os.open(self._directory / str(uid), flags, 0o600)
+        except FileExistsError:
+            return False
+        with os.fdopen(fd, "w") as file:
+            file.write(f"{self._installation} {key}\n")
+        return True
+
+    def _recorded(self) -> Iterator[tuple[str, int]]:
+        for path in self._directory.iterdir():
+            owner, _, key = path.read_text().strip().partition(" ")
+            if owner == self._installation and path.name.isdecimal() and int(path.name) in self._range:
+                yield key, int(path.name)
+
+
+def _uids_in_use(directories: Collection[Path] = WRITABLE_BY_ALL) -> set[int]:
+    """Uids that have a process, or a file in a place that is open to every uid."""
+    used: set[int] = set()
+    for process in processes():
+        used |= uids_of(process.id.pid)
+    for directory in directories:
+        with suppress(OSError), os.scandir(directory) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    used.add(entry.stat(follow_symlinks=False).st_uid)
+    return used

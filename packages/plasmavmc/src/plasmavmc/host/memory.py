@@ -1,0 +1,179 @@
+"""`Host` without privileges: the same checks and the same answers, on things that exist in memory only.
+
+Descriptors are real (so that callers handle them as such), processes are not: `end` lets one end. Values are checked by
+the very functions that the root helper uses.
+"""
+
+from __future__ import annotations
+
+import os
+import signal as signals
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from itertools import count
+
+from plasmavmc.errors import HostError
+from plasmavmc.host.configuration import HelperConfiguration, Listener
+from plasmavmc.host.helper import checks
+from plasmavmc.host.helper.argv import check_argv
+from plasmavmc.host.helper.sockets import listen
+from plasmavmc.host.operations import Bridge, Keep, Limits, ProcessId, RuleSet, Spawned, Swept, TapRequest
+from plasmavmc.host.processes import is_alive
+
+CONFINEMENT = "rlimits"
+_FIRST_PID = 5_000_000
+"""Above any pid that a kernel gives (4,194,304), so that a fake process is never taken for a real one."""
+
+
+@dataclass(slots=True)
+class MemoryProcess:
+    """A VMM that does nothing."""
+
+    key: str
+    id: ProcessId
+    argv: tuple[str, ...]
+    limits: Limits
+    alive_end: int
+    """Closed when the process ends, which makes the caller's pidfd readable."""
+    stdout_end: int
+    code: int | None = None
+    signals: list[int] = field(default_factory=list)
+
+
+class MemoryHost:
+    """All that a `Host` was asked for, to look at: `bridge`, `rules`, `taps`, `uids`, `vms`, `placed`."""
+
+    def __init__(self, configuration: HelperConfiguration, *, networks: Sequence[IPv4Network] = ()) -> None:
+        self._configuration = configuration
+        self._names = configuration.names
+        self._networks = tuple(networks)
+        self._pids = count(_FIRST_PID)
+        self.bridge: Bridge | None = None
+        self.rules: RuleSet | None = None
+        self.taps: dict[str, TapRequest] = {}
+        self.uids: dict[str, int] = {}
+        self.vms: dict[str, MemoryProcess] = {}
+        self.placed: dict[ProcessId, str] = {}
+
+    def end(self, key: str, code: int) -> None:
+        """Let VM `key`'s process end with this code."""
+        process = self.vms[key]
+        if process.code is None:
+            process.code = code
+            os.close(process.alive_end)
+            os.close(process.stdout_end)
+
+    def close(self) -> None:
+        """End everything, so that no descriptor is left."""
+        for key in self.vms:
+            self.end(key, -signals.SIGKILL)
+
+    async def bridge_ensure(self, bridge: Bridge) -> None:
+        checks.check_bridge(self._names, bridge)
+        if any(network.overlaps(bridge.network) for network in self._networks):
+            raise HostError("subnet-taken", f"{bridge.network} is in use on this host")
+        self.bridge = bridge
+
+    async def rules_apply(self, rules: RuleSet) -> None:
+        checks.check_rules(self._names, rules)
+        self._bridge()
+        self.rules = rules
+
+    async def networks_in_use(self) -> tuple[IPv4Network, ...]:
+        return self._networks
+
+    async def tap_open(self, tap: TapRequest) -> int:
+        checks.check_tap(self._names, tap)
+        self._bridge()
+        if tap.name in self.taps:
+            raise HostError("host-network", f"tap {tap.name}: exists")
+        self.taps[tap.name] = tap
+        return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+
+    async def uid_take(self, key: str) -> int:
+        checks.check_key(key)
+        if key not in self.uids:
+            self.uids[key] = min(uid for uid in self._configuration.vm_uids if uid not in self.uids.values())
+        return self.uids[key]
+
+    async def uid_free(self, key: str) -> None:
+        checks.check_key(key)
+        self.uids.pop(key, None)
+
+    async def vm_spawn(self, key: str, argv: Sequence[str], limits: Limits, fds: Mapping[str, int]) -> Spawned:
+        checks.check_key(key)
+        checks.check_limits(limits)
+        checks.check_fd_names(tuple(fds))
+        names = self._names
+        check_argv(argv, process_name=names.process(key), vmms=self._configuration.vmms, fds=tuple(fds))
+        if key in self.vms and self.vms[key].code is None:
+            raise checks.refusal("a VM", f"{key} runs already")
+        if key not in self.uids:
+            raise checks.refusal("a VM", f"{key} has no uid; take one first")
+        pidfd, alive_end = os.pipe2(os.O_CLOEXEC)
+        stdout, stdout_end = os.pipe2(os.O_CLOEXEC)
+        process = MemoryProcess(key, ProcessId(next(self._pids), 1), tuple(argv), limits, alive_end, stdout_end)
+        self.vms[key] = process
+        return Spawned(process.id.pid, process.id.start_time, pidfd, CONFINEMENT, stdout)
+
+    async def vm_signal(self, key: str, process: ProcessId, signal: int) -> bool:
+        checks.check_key(key)
+        checks.check_signal(signal)
+        if key not in self.uids:
+            raise checks.refusal("a signal", f"{key} has no uid")
+        owner = next((vm for vm in self.vms.values() if vm.id == process and vm.code is None), None)
+        if owner is None:
+            return False
+        if owner.key != key:
+            raise checks.refusal("a signal", f"process {process.pid} is not of VM {key}'s uid")
+        owner.signals.append(signal)
+        if signal in (signals.SIGKILL, signals.SIGTERM, signals.SIGINT):
+            self.end(key, -signal)
+        return True
+
+    async def vm_reap(self, key: str, process: ProcessId) -> int | None:
+        checks.check_key(key)
+        vm = self.vms.get(key)
+        if vm is None or vm.id != process:
+            return None
+        if vm.code is None:
+            raise HostError("vm-running", f"the VMM {process.pid} has not ended")
+        return self.vms.pop(key).code
+
+    async def cgroup_place(self, name: str, process: ProcessId) -> str:
+        checks.check_cgroup_name(name)
+        if not is_alive(process):
+            raise HostError("no-process", f"the process {process.pid} has ended")
+        self.placed[process] = name
+        return CONFINEMENT
+
+    async def listen(self, address: str, port: int) -> int:
+        if Listener(address, port) not in self._configuration.listeners:
+            raise checks.refusal("a listener", f"{address}:{port} was not given at its start")
+        return listen(address, port)
+
+    async def sweep(self, keep: Keep) -> Swept:
+        kept = {key for key, process in keep.vms.items() if key in self.vms and self.vms[key].id == process}
+        doomed = [vm for key, vm in self.vms.items() if key not in kept and vm.code is None]
+        for vm in doomed:
+            self.end(vm.key, -signals.SIGKILL)
+        stays = {self._names.tap(key) for key in kept}
+        taps = tuple(sorted(self.taps.keys() - stays))
+        for name in taps:
+            del self.taps[name]
+        uids = tuple(sorted(self.uids.pop(key) for key in self.uids.keys() - kept))
+        return Swept(processes=tuple(vm.id.pid for vm in doomed), taps=taps, uids=uids)
+
+    async def dismantle(self) -> None:
+        left = [vm for vm in self.vms.values() if vm.code is None]
+        if left:
+            raise HostError("vms-left", f"{len(left)} processes of this installation still live")
+        self.bridge = self.rules = None
+        self.taps.clear()
+        self.uids.clear()
+
+    def _bridge(self) -> Bridge:
+        if self.bridge is None:
+            raise HostError("no-bridge", f"the bridge {self._names.bridge} is not there")
+        return self.bridge

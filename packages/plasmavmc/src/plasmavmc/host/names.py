@@ -1,0 +1,87 @@
+"""The names that an installation's things carry on the host. Pure.
+
+Theory. Several installations share one host, and a sweep must tell at a glance what is whose: every interface, table,
+cgroup, directory and VMM process carries the installation's key, or, where 15 bytes do not hold it, its code (the key's
+first four characters). All names begin with `swg`; what does not is never ours. Base32 has neither `-` nor `_`, so a
+name takes apart in one way only.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from plasmavmc.types import vm_key
+
+RUN_ROOT = Path("/run/shellwego")
+KEY = re.compile(r"[a-z2-7]{12}")
+CODE_OF_LINK = re.compile(r"swg([a-z2-7]{4}).*")
+"""The code in an interface's name that follows our scheme."""
+_CGROUP = re.compile(r"[a-z][a-z0-9]{0,31}")
+
+
+def installation_key(installation_id: str) -> str:
+    """The host-side short name of an installation: 12 characters, as of a VM."""
+    return vm_key(installation_id)
+
+
+def tap_name(code: str, key: str) -> str:
+    """The tap of VM `key`: exactly the 15 bytes that an interface name may have."""
+    return f"swg{code}{key[:8]}"
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` has the form of a key."""
+    return KEY.fullmatch(text) is not None
+
+
+def is_cgroup_name(text: str) -> bool:
+    """Whether a child cgroup other than a VM's may be called so (`vm-…` cannot, for its dash)."""
+    return _CGROUP.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class HostNames:
+    """The names of one installation, all derived from its key."""
+
+    key: str
+
+    @classmethod
+    def of(cls, installation_id: str) -> HostNames:
+        return cls(installation_key(installation_id))
+
+    @property
+    def code(self) -> str:
+        return self.key[:4]
+
+    @property
+    def bridge(self) -> str:
+        return f"swg{self.code}br"
+
+    @property
+    def table(self) -> str:
+        """The nftables tables (one of family inet, one of family bridge)."""
+        return f"swg_{self.key}"
+
+    @property
+    def cgroup(self) -> str:
+        """The parent cgroup; its children are `vm-<key>` and those of `cgroup_place`."""
+        return f"swg-{self.key}"
+
+    @property
+    def link_prefix(self) -> str:
+        return f"swg{self.code}"
+
+    def tap(self, key: str) -> str:
+        return tap_name(self.code, key)
+
+    def vm_cgroup(self, key: str) -> str:
+        return f"vm-{key}"
+
+    def process(self, key: str) -> str:
+        """The value of a VMM's `-name`, by which a sweep knows its process even where there are no cgroups."""
+        return f"swg-{self.key}-{key}"
+
+    def run_dir(self, root: Path = RUN_ROOT) -> Path:
+        return root / self.key

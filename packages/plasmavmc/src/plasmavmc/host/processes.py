@@ -1,0 +1,113 @@
+"""Processes as /proc tells of them, without trust in a number alone.
+
+Theory. A pid is reused, so a process is named by pid and start time. A pidfd opened *before* the identity is read holds
+that very process for good: whoever opens, compares and then signals through it can never hit another.
+
+Trap: a zombie keeps its pid, start time and pidfd. It has ended, so it is never found alive here.
+Source: proc(5), pidfd_open(2).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from select import POLLIN, poll
+
+from plasmavmc.host.operations import ProcessId
+
+PROC = Path("/proc")
+_MAX_PROC_FILE = 64 * 1024
+_ENDED_STATES = "ZXx"
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A living process, as of one reading."""
+
+    id: ProcessId
+    parent: int
+    session: int
+
+
+def parse_stat(pid: int, text: str) -> Process | None:
+    """A living process of a line of /proc/<pid>/stat. Its second field is a name in brackets that may hold anything."""
+    fields = text.rpartition(")")[2].split()
+    if fields[0] in _ENDED_STATES:
+        return None
+    return Process(ProcessId(pid, int(fields[19])), parent=int(fields[1]), session=int(fields[3]))
+
+
+def read_process(pid: int) -> Process | None:
+    """The living process of this number; None where there is none, or only a zombie."""
+    text = _read(pid, "stat")
+    return parse_stat(pid, text) if text else None
+
+
+def is_alive(process: ProcessId) -> bool:
+    """Whether this very process lives."""
+    found = read_process(process.pid)
+    return found is not None and found.id == process
+
+
+def processes() -> Iterator[Process]:
+    """All living processes."""
+    for name in os.listdir(PROC):  # noqa: PTH208 - a Path for each of thousands of entries would cost more than the scan
+        if name.isdecimal() and (process := read_process(int(name))) is not None:
+            yield process
+
+
+def uids_of(pid: int) -> frozenset[int]:
+    """The real, effective, saved and file system uid of a process; empty where it is gone."""
+    for line in _read(pid, "status").splitlines():
+        if line.startswith("Uid:"):
+            return frozenset(int(uid) for uid in line.split()[1:])
+    return frozenset()
+
+
+def argv_of(pid: int) -> tuple[str, ...]:
+    """The command line of a process; empty for a kernel thread and where it is gone."""
+    return tuple(_read(pid, "cmdline").split("\0")[:-1])
+
+
+def cgroups_of(pid: int) -> frozenset[str]:
+    """The cgroup paths of a process, one for each hierarchy."""
+    lines = _read(pid, "cgroup").splitlines()
+    return frozenset(line.split(":", 2)[2] for line in lines if line.count(":") >= 2)
+
+
+@contextmanager
+def held(process: ProcessId) -> Iterator[int | None]:
+    """A pidfd of this very living process for the length of the block, or None where it has ended."""
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except (ProcessLookupError, ValueError):
+        yield None
+        return
+    try:
+        yield pidfd if is_alive(process) else None
+    finally:
+        os.close(pidfd)
+
+
+def kill(process: ProcessId, timeout_s: float) -> bool:
+    """SIGKILL this very process and wait for its end. False where it still lives at the deadline."""
+    with held(process) as pidfd:
+        if pidfd is None:
+            return True
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        waiting = poll()
+        waiting.register(pidfd, POLLIN)
+        return bool(waiting.poll(timeout_s * 1000))
+
+
+def _read(pid: int, name: str) -> str:
+    try:
+        with (PROC / str(pid) / name).open(encoding="latin-1") as file:
+            return file.read(_MAX_PROC_FILE)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return ""

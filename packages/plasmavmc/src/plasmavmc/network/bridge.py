@@ -1,0 +1,67 @@
+"""The network of a node on a Linux bridge, by the privileged operations of `Host`.
+
+Theory. The members in memory are the truth; each change of them is followed by the whole rule set, applied atomically.
+Changes that arrive while a rule set is being applied share the next one, so that a hundred VMs started at once cost a few
+loads and not a hundred. The rules of a VM stand before its tap is handed out, and its tap is gone before they are taken
+away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from ipaddress import IPv4Address, IPv4Network
+
+from plasmavmc.host.names import HostNames
+from plasmavmc.host.operations import Host, TapRequest
+from plasmavmc.network.backend import Attachment
+from plasmavmc.network.members import Members
+from plasmavmc.types import NetworkSpec
+
+
+class BridgeNetwork:
+    """`NetworkBackend` for Linux. `clock` is monotonic, in seconds."""
+
+    def __init__(self, host: Host, names: HostNames, subnet: IPv4Network, clock: Callable[[], float]) -> None:
+        self._host = host
+        self._clock = clock
+        self._members = Members(names, subnet)
+        self._applying = asyncio.Lock()
+        self._changed = 0
+        self._applied = 0
+
+    async def configure_bridge(self) -> None:
+        await self._host.bridge_ensure(self._members.bridge)
+        await self._apply()
+
+    async def setup_tap(self, key: str, spec: NetworkSpec) -> Attachment:
+        async with AsyncExitStack() as undo:
+            member = self._members.add(key, spec, self._clock())
+            undo.push_async_callback(self.release, key)
+            await self._apply()
+            fd = await self._host.tap_open(TapRequest(member.tap, member.mac))
+            undo.pop_all()
+        return Attachment(key, member.tap, self._members.lease_of(member), fd)
+
+    async def adopt(self, key: str, spec: NetworkSpec, ipv4: IPv4Address) -> Attachment:
+        member = self._members.claim(key, spec, ipv4)
+        return Attachment(key, member.tap, self._members.lease_of(member), -1)
+
+    async def settle(self) -> None:
+        await self._apply()
+
+    async def release(self, key: str) -> None:
+        if self._members.remove(key, self._clock()):
+            await self._apply()
+
+    async def _apply(self) -> None:
+        """Return when rules that hold every change made so far are in force."""
+        self._changed += 1
+        wanted = self._changed
+        async with self._applying:
+            if self._applied >= wanted:
+                return
+            covers = self._changed
+            await self._host.rules_apply(self._members.rules())
+            self._applied = covers

@@ -1,0 +1,89 @@
+"""Addresses of VMs and the choice of an installation's subnet. Pure: the time is an argument.
+
+Theory. The lowest free address is taken, so that addresses in use stay together and are easy to read. A released address
+rests for a minute before it is given out again: others may still hold connections to it or remember it in a route. Where
+nothing else is left, the one that rested longest is taken all the same; no VM fails for want of a pause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv4Network
+
+from plasmavmc.errors import CapacityError
+
+POOL = IPv4Network("10.64.0.0/10")
+SUBNET_PREFIX = 20
+REST_S = 60.0
+
+
+def choose_subnet(taken: Collection[IPv4Network]) -> IPv4Network:
+    """The first /20 of 10.64.0.0/10 that overlaps none of the networks taken.
+
+    Raises:
+        CapacityError: there is none.
+    """
+    for subnet in POOL.subnets(new_prefix=SUBNET_PREFIX):
+        if not any(subnet.overlaps(network) for network in taken):
+            return subnet
+    raise CapacityError(
+        "no-subnet",
+        f"no /{SUBNET_PREFIX} of {POOL} is free on this host",
+        resolution="remove unused networks or routes",
+    )
+
+
+def gateway_of(subnet: IPv4Network) -> IPv4Address:
+    """The host's own address in the subnet: the first."""
+    return subnet.network_address + 1
+
+
+class AddressPool:
+    """The addresses of one subnet by the key of who holds them."""
+
+    def __init__(self, subnet: IPv4Network) -> None:
+        self._first = int(subnet.network_address) + 2
+        self._last = int(subnet.broadcast_address) - 1
+        self._held: dict[str, IPv4Address] = {}
+        self._resting: dict[IPv4Address, float] = {}
+
+    def take(self, key: str, now: float) -> IPv4Address:
+        """An address for `key`, which has none.
+
+        Raises:
+            CapacityError: all are held.
+        """
+        self._resting = {address: until for address, until in self._resting.items() if until > now}
+        held = set(self._held.values())
+        for number in range(self._first, self._last + 1):
+            address = IPv4Address(number)
+            if address not in held and address not in self._resting:
+                return self._hold(key, address)
+        if self._resting:
+            return self._hold(key, min(self._resting, key=lambda address: self._resting[address]))
+        raise CapacityError(
+            "no-address", f"all {len(held)} addresses of this node are in use", resolution="stop VMs or add a node"
+        )
+
+    def claim(self, key: str, address: IPv4Address) -> None:
+        """Note that `key` holds this address already.
+
+        Raises:
+            ValueError: it is none of this subnet's, or another holds it.
+        """
+        if not self._first <= int(address) <= self._last:
+            raise ValueError(f"{address} is not a VM's address of this subnet")
+        if any(held == address and holder != key for holder, held in self._held.items()):
+            raise ValueError(f"{address} is held twice")
+        self._hold(key, address)
+
+    def release(self, key: str, now: float) -> None:
+        """Give an address back, to rest. Unknown keys are fine."""
+        address = self._held.pop(key, None)
+        if address is not None:
+            self._resting[address] = now + REST_S
+
+    def _hold(self, key: str, address: IPv4Address) -> IPv4Address:
+        self._resting.pop(address, None)
+        self._held[key] = address
+        return address
