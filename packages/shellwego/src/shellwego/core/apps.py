@@ -113,6 +113,8 @@ class App:
     """The release that the planner aims at: that of the running deployment, or the last that succeeded. Empty: none."""
     stable_release_id: str = ""
     """The last release that was rolled out in full; where an automatic rollback returns to."""
+    stable_generation: int = 0
+    """The generation that was rolled out with it: a restart that fails returns to its instances."""
     last_release_number: int = 0
     created_at: float
     updated_at: float

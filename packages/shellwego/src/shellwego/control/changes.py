@@ -1,0 +1,140 @@
+"""A plan's changes, made in the transaction that they were planned in, with their events and hints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from shellwego.control.facts import releases_of
+from shellwego.control.unit import Unit
+from shellwego.core.apps import App, Release
+from shellwego.core.changes import (
+    Aim,
+    Change,
+    Drain,
+    Forget,
+    Lose,
+    MoveDeployment,
+    Start,
+    Stop,
+    change_instance,
+    move_deployment,
+    new_instance,
+)
+from shellwego.core.deployments import Deployment, DeploymentState
+from shellwego.core.instances import Desired, Instance, Phase
+from shellwego.core.slots import FAILURE_WINDOW_S
+from shellwego.ports.store import Order, Table, eq
+from shellwego.wire import subjects
+
+KEPT_ENDED = 20
+"""Ended instances of an app that are kept for people to look at."""
+_BAD = frozenset({DeploymentState.FAILED, DeploymentState.ROLLED_BACK})
+
+
+def apply(unit: Unit, app: App, changes: Iterable[Change]) -> None:
+    """Make the changes, planned in this transaction from the app as it is in it."""
+    for change in changes:
+        match change:
+            case Start():
+                _start(unit, app, change)
+            case Drain() | Stop() | Lose():
+                _change(unit, app, change)
+            case MoveDeployment():
+                _move(unit, app, change)
+            case Aim():
+                aimed = replace(
+                    app,
+                    release_id=change.release_id,
+                    stable_release_id=change.stable_release_id,
+                    stable_generation=change.stable_generation,
+                    updated_at=unit.now(),
+                )
+                unit.tx.apps.update(aimed)
+            case Forget():
+                _forget(unit, app)
+
+
+def emit(unit: Unit, app: App, type_: str, resource: str, data: Mapping[str, str], *, severity: str = "info") -> None:
+    """An event of something that belongs to the app."""
+    project = unit.tx.projects.get(app.project_id)
+    unit.emit(
+        type_,
+        resource,
+        organization_id=project.organization_id if project else "",
+        project_id=app.project_id,
+        severity=severity,
+        data={"app": app.id, "name": app.name, **data},
+    )
+
+
+def instance_data(instance: Instance) -> dict[str, str]:
+    """What an event tells of an instance."""
+    return {"process": instance.process, "slot": str(instance.slot), "node": instance.node_id}
+
+
+def _start(unit: Unit, app: App, start: Start) -> None:
+    release = releases_of(unit.tx, [start.release_id])[start.release_id]
+    instance = new_instance(start, app.id, release, id_=unit.new_id("ins"), now=unit.now())
+    unit.tx.instances.insert(instance)
+    emit(unit, app, "instance.created", instance.id, {**instance_data(instance), "release": f"v{release.number}"})
+
+
+def _change(unit: Unit, app: App, change: Drain | Stop | Lose) -> None:
+    stored = unit.tx.instances.get(change.instance_id)
+    if stored is None:
+        return
+    changed = unit.tx.instances.update(change_instance(stored, change, unit.now()))
+    if changed.node_id:
+        unit.hint(subjects.assignments(changed.node_id))
+    data = {**instance_data(changed), "reason": change.reason}
+    match change:
+        case Drain():
+            emit(unit, app, "instance.draining", changed.id, data)
+        case Stop():
+            data |= {"cut_sessions": str(change.cut)} if change.cut else {}
+            data |= {"silent_edges": ", ".join(change.silent_edges)} if change.silent_edges else {}
+            severity = "warning" if change.cut or change.silent_edges else "info"
+            emit(unit, app, "instance.stopping", changed.id, data, severity=severity)
+        case Lose():
+            emit(unit, app, "instance.lost", changed.id, data, severity="error")
+
+
+def _move(unit: Unit, app: App, move: MoveDeployment) -> None:
+    stored = unit.tx.deployments.get(move.deployment_id)
+    if stored is None:
+        return
+    moved = unit.tx.deployments.update(move_deployment(stored, move, unit.now()))
+    if (moved.state, moved.stage) == (stored.state, stored.stage):
+        return
+    kind = moved.state.value if moved.state is not stored.state else "stage"
+    data = {"deployment": moved.id, "stage": moved.stage.value, "reason": moved.reason[:500]}
+    severity = "error" if moved.state in _BAD else "info"
+    emit(unit, app, f"app.deployment.{kind}", app.id, data, severity=severity)
+
+
+def _forget(unit: Unit, app: App) -> None:
+    """Remove the app with all its rows; its name and hostname are free again."""
+    emit(unit, app, "app.deleted", app.id, {})
+    _clear(unit.tx.instances, app)
+    _clear(unit.tx.deployments, app)
+    _clear(unit.tx.releases, app)
+    unit.tx.apps.delete(app.id)
+
+
+def _clear(table: Table[Instance] | Table[Deployment] | Table[Release], app: App) -> None:
+    for row in table.select(eq("app_id", app.id)):
+        table.delete(row.id)
+
+
+def prune(unit: Unit, app_id: str) -> None:
+    """Forget ended instances that no plan looks at any more, beyond the newest few.
+
+    What ended by itself and well fills its slot, so it stays.
+    """
+    newest = Order("created_at", descending=True)
+    ended = [row for row in unit.tx.instances.select(eq("app_id", app_id), order=newest) if not row.live]
+    for row in ended[KEPT_ENDED:]:
+        fills_slot = row.phase is Phase.STOPPED and row.desired is Desired.SERVE
+        if not fills_slot and unit.now() - row.phase_since > FAILURE_WINDOW_S:
+            unit.tx.instances.delete(row.id)

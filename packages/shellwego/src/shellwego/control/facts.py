@@ -1,0 +1,128 @@
+"""What the pure planners start from, read in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shellwego.core.apps import App, Release
+from shellwego.core.deployments import FINISHED, DeploymentState
+from shellwego.core.images import ImageState
+from shellwego.core.instances import TERMINAL, Instance, Phase
+from shellwego.core.nodes import NodeHealth
+from shellwego.core.placement import NodeUsage, PlacementRequest
+from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
+from shellwego.core.routes import RouteFacts, route_of
+from shellwego.core.routing import RouteTable
+from shellwego.ports.store import Order, Transaction, eq, within
+
+ROUTES_COUNTER = "routes"
+UNFINISHED = tuple(state.value for state in DeploymentState if state not in FINISHED)
+LIVE = tuple(phase.value for phase in Phase if phase not in TERMINAL)
+_ENDED_WITHOUT_RELEASE = (DeploymentState.FAILED, DeploymentState.CANCELLED)
+
+
+def rollout_facts(tx: Transaction, app: App) -> RolloutFacts:
+    """All that `plan_rollout` needs of an app."""
+    deployments = tuple(tx.deployments.select(eq("app_id", app.id), within("state", UNFINISHED)))
+    instances = tuple(tx.instances.select(eq("app_id", app.id)))
+    named = {app.release_id, app.stable_release_id}
+    named |= {deployment.release_id for deployment in deployments}
+    releases = releases_of(tx, [*named, *(instance.release_id for instance in instances if instance.live)])
+    return RolloutFacts(
+        app=app,
+        releases=releases,
+        deployments=deployments,
+        instances=instances,
+        images={d.release_id: image_facts(tx, app, releases[d.release_id]) for d in deployments},
+        edges=tuple(tx.edges.select()),
+        dead_nodes=_dead_nodes(tx, instances),
+    )
+
+
+def releases_of(tx: Transaction, ids: Iterable[str]) -> dict[str, Release]:
+    """Releases by id, without those that do not exist."""
+    found = ((id_, tx.releases.get(id_)) for id_ in set(ids) if id_)
+    return {id_: release for id_, release in found if release is not None}
+
+
+def image_facts(tx: Transaction, app: App, release: Release) -> ImageFacts:
+    """The state of a release's image in the app's project: one row that is ready is enough."""
+    rows = tx.images.select(eq("project_id", app.project_id), eq("digest", release.image_digest))
+    reference = release.config.image
+    if not rows:
+        reason = "it was deleted from the project"
+        return ImageFacts(state=ImageState.FAILED, reference=reference, reason=reason)
+    if any(row.state is ImageState.READY for row in rows):
+        return ImageFacts(state=ImageState.READY, reference=reference)
+    coming = [row for row in rows if row.state is not ImageState.FAILED]
+    row = coming[0] if coming else rows[-1]
+    return ImageFacts(state=row.state, reference=reference or row.reference, reason=row.reason)
+
+
+def _dead_nodes(tx: Transaction, instances: Iterable[Instance]) -> frozenset[str]:
+    ids = {instance.node_id for instance in instances if instance.live and instance.node_id}
+    nodes = {id_: tx.nodes.get(id_) for id_ in ids}
+    return frozenset(id_ for id_, node in nodes.items() if node is None or node.health is NodeHealth.DOWN)
+
+
+def placement_request(instance: Instance, release: Release) -> PlacementRequest:
+    """What the instance needs of a node."""
+    process = next((p for p in release.config.processes if p.name == instance.process), None)
+    return PlacementRequest(
+        app_id=instance.app_id,
+        process=instance.process,
+        cpu_milli=instance.cpu_milli,
+        memory_bytes=instance.memory_bytes,
+        disk_bytes=instance.disk_bytes,
+        vcpus=process.vcpus if process else 1,
+        backend=release.config.backend,
+    )
+
+
+def node_usage(tx: Transaction) -> dict[str, NodeUsage]:
+    """What is placed on each node: everything that has not ended there."""
+    usage: dict[str, NodeUsage] = {}
+    for instance in tx.instances.select(within("phase", LIVE)):
+        if instance.node_id:
+            request = PlacementRequest(
+                app_id=instance.app_id,
+                process=instance.process,
+                cpu_milli=instance.cpu_milli,
+                memory_bytes=instance.memory_bytes,
+                disk_bytes=instance.disk_bytes,
+            )
+            usage[instance.node_id] = usage.get(instance.node_id, NodeUsage()).plus(request)
+    return usage
+
+
+def route_facts(tx: Transaction, app: App) -> RouteFacts:
+    """What the route of an app follows from."""
+    instances = tuple(tx.instances.select(eq("app_id", app.id), within("phase", LIVE)))
+    newest = Order("created_at", descending=True)
+    last = next(iter(tx.deployments.select(eq("app_id", app.id), order=newest, limit=1)), None)
+    return RouteFacts(
+        app=app,
+        releases=releases_of(tx, [app.release_id, *(instance.release_id for instance in instances)]),
+        instances=instances,
+        deploying=last is not None and last.state not in FINISHED,
+        failed=last is not None and last.state in _ENDED_WITHOUT_RELEASE,
+    )
+
+
+def routes_version(tx: Transaction) -> int:
+    """The newest version of the route table; 0 before there was any."""
+    counter = tx.counters.get(ROUTES_COUNTER)
+    return counter.value if counter else 0
+
+
+def route_table(tx: Transaction) -> RouteTable:
+    """The route table as it is now.
+
+    It may be ahead of its version by changes that the routes loop has not numbered yet, never behind: whatever was given
+    an `unrouted_version` up to this one is not in it.
+    """
+    routes = (route_of(route_facts(tx, app)) for app in tx.apps.select())
+    return RouteTable(
+        version=routes_version(tx),
+        routes=tuple(sorted((route for route in routes if route is not None), key=lambda route: route.host)),
+    )

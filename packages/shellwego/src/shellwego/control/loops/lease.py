@@ -1,0 +1,99 @@
+"""One control plane runs a loop at a time: a lease in the store, judged by the store's clock.
+
+The holder starts its own monotonic timer before it sends the claim, and stops working at two thirds of the term unless it
+could renew; so it has stopped before anybody else may begin, whatever either wall clock says.
+
+A holder that comes back under the same name takes its lease at once: a restarted server does not wait for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+
+import structlog
+
+from shellwego.control.unit import Control, Unit
+from shellwego.core.errors import ShellWeGoError
+from shellwego.core.events import LoopLease
+
+TERM_S = 15.0
+_RENEW_S = TERM_S / 3
+_STOP_S = TERM_S * 2 / 3
+_RETRY_S = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to run one loop."""
+
+    control: Control
+    loop: str
+    holder: str
+
+    async def run(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Do the work while the lease is held, and begin again whenever it ends or fails. Runs until cancelled."""
+        pause = _RETRY_S
+        while True:
+            began = self.control.clock.monotonic()
+            if await self._claim():
+                await self._work_while_held(work, began)
+            healthy = self.control.clock.monotonic() - began >= TERM_S
+            pause = _RETRY_S if healthy else min(pause * 2, TERM_S)
+            await self.control.clock.sleep(pause)
+
+    async def _work_while_held(self, work: Callable[[], Coroutine[None, None, None]], began: float) -> None:
+        task = asyncio.ensure_future(work())
+        renewal = asyncio.ensure_future(self._renew_until_lost(began))
+        try:
+            await asyncio.wait({task, renewal}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            renewal.cancel()
+            task.cancel()
+            ended = (await asyncio.gather(task, return_exceptions=True))[0]
+        if isinstance(ended, Exception):
+            _log.error("loop.failed", loop=self.loop, exc_info=ended)
+
+    async def _renew_until_lost(self, began: float) -> None:
+        """Return when the lease can no longer be counted on; a claim that hangs is one that failed."""
+        clock = self.control.clock
+        while True:
+            await clock.sleep(_RENEW_S)
+            sent = clock.monotonic()
+            left = began + _STOP_S - sent
+            if left > 0 and await self._claim_within(left):
+                began = sent
+            elif clock.monotonic() - began >= _STOP_S:
+                _log.warning("loop.lease_lost", loop=self.loop, holder=self.holder)
+                return
+
+    async def _claim_within(self, seconds: float) -> bool:
+        claim = asyncio.ensure_future(self._claim())
+        limit = asyncio.ensure_future(self.control.clock.sleep(seconds))
+        try:
+            await asyncio.wait({claim, limit}, return_when=asyncio.FIRST_COMPLETED)
+            return claim.done() and claim.result()
+        finally:
+            claim.cancel()
+            limit.cancel()
+
+    async def _claim(self) -> bool:
+        try:
+            return await self.control.commit(self._take)
+        except ShellWeGoError as error:
+            _log.warning("loop.lease_claim_failed", loop=self.loop, error=error.message)
+            return False
+
+    def _take(self, unit: Unit) -> bool:
+        id_, now = f"loop.{self.loop}", unit.now()
+        stored = unit.tx.leases.get(id_)
+        if stored is None:
+            unit.tx.leases.insert(LoopLease(id=id_, holder=self.holder, until=now + TERM_S))
+            return True
+        if stored.holder != self.holder and stored.until > now:
+            return False
+        unit.tx.leases.update(replace(stored, holder=self.holder, until=now + TERM_S))
+        return True

@@ -1,0 +1,194 @@
+"""The rollout loop: facts, plan, placement, guarded apply; for every app that may need a next step.
+
+One step plans on a snapshot first, so that an app that needs nothing costs no write; where something is to be done it plans
+again inside the transaction that makes the changes, so nothing can have moved underneath. Within it steps are repeated
+until the plan is empty: what one change makes possible at once needs no second commit.
+
+Apps are looked at on a hint, at the time that their last plan named, and on a timer: often those with something under way,
+seldom all others. So a lost hint costs latency only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import structlog
+
+from shellwego.control.changes import apply, prune
+from shellwego.control.facts import LIVE, UNFINISHED, node_usage, placement_request, releases_of, rollout_facts
+from shellwego.control.loops.lease import Lease
+from shellwego.control.loops.schedule import Schedule
+from shellwego.control.unit import Control, Unit
+from shellwego.core.apps import App
+from shellwego.core.instances import Desired, Instance, Phase
+from shellwego.core.placement import NodeUsage, Placement, Refusal, place
+from shellwego.core.rollout import plan_rollout
+from shellwego.ports.store import Transaction, eq, within
+from shellwego.wire import subjects
+
+BUSY_EVERY_S = 2.0
+ALL_EVERY_S = 60.0
+_MAX_ROUNDS = 8
+"""Steps in one transaction. A plan converges in three or four; the rest is left to the next look."""
+_BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+_ON_ITS_WAY = (Phase.PENDING.value, Phase.ASSIGNED.value, Phase.STARTING.value, Phase.STOPPING.value)
+
+_log = structlog.get_logger(__name__)
+
+Finder = Callable[[Transaction], set[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    changed: bool
+    next_at: float | None = None
+    """Time of the store at which to look again, if nothing happens before."""
+
+
+async def rollout_step(control: Control, app_id: str) -> StepResult:
+    """Bring one app as far as it can be brought now."""
+    look = await control.read(lambda tx: _look(tx, app_id))
+    if not look.changed:
+        return look
+    return await control.commit(lambda unit: _advance(unit, app_id))
+
+
+def _look(tx: Transaction, app_id: str) -> StepResult:
+    """Whether a step would change anything."""
+    app = tx.apps.get(app_id)
+    if app is None:
+        return StepResult(changed=False)
+    plan = plan_rollout(rollout_facts(tx, app), tx.now())
+    return StepResult(changed=bool(plan.changes or _placements(tx, app)), next_at=plan.next_at)
+
+
+def _advance(unit: Unit, app_id: str) -> StepResult:
+    """Plan and apply until nothing is left to do now."""
+    next_at = None
+    for _ in range(_MAX_ROUNDS):
+        app = unit.tx.apps.get(app_id)
+        if app is None:
+            return StepResult(changed=True)
+        plan = plan_rollout(rollout_facts(unit.tx, app), unit.now())
+        next_at = plan.next_at
+        placed = _store_placements(unit, app)
+        if not plan.changes and not placed:
+            break
+        if plan.changes:
+            apply(unit, app, plan.changes)
+    prune(unit, app_id)
+    unit.hint(subjects.app(app_id))
+    return StepResult(changed=True, next_at=next_at)
+
+
+def _placements(tx: Transaction, app: App) -> list[tuple[Instance, Placement | Refusal]]:
+    """Where the app's waiting instances go; without those for which there is nothing new to say."""
+    waiting = [
+        i
+        for i in tx.instances.select(eq("app_id", app.id), eq("phase", Phase.PENDING.value))
+        if i.desired is not Desired.STOP
+    ]
+    if not waiting:
+        return []
+    nodes, usage = tx.nodes.select(), node_usage(tx)
+    releases = releases_of(tx, [instance.release_id for instance in waiting])
+    outcomes: list[tuple[Instance, Placement | Refusal]] = []
+    for instance in sorted(waiting, key=lambda i: (i.process, i.slot, i.id)):
+        request = placement_request(instance, releases[instance.release_id])
+        outcome = place(request, nodes, usage)
+        match outcome:
+            case Placement(node_id):
+                usage[node_id] = usage.get(node_id, NodeUsage()).plus(request)
+                outcomes.append((instance, outcome))
+            case Refusal(reason) if reason != instance.placement_reason:
+                outcomes.append((instance, outcome))
+            case Refusal():
+                pass
+    return outcomes
+
+
+def _store_placements(unit: Unit, app: App) -> bool:
+    outcomes = _placements(unit.tx, app)
+    for instance, outcome in outcomes:
+        match outcome:
+            case Placement(node_id):
+                unit.tx.instances.update(
+                    replace(
+                        instance,
+                        node_id=node_id,
+                        phase=Phase.ASSIGNED,
+                        phase_since=unit.now(),
+                        placement_reason="",
+                    )
+                )
+                unit.hint(subjects.assignments(node_id))
+            case Refusal(reason):
+                unit.tx.instances.update(replace(instance, placement_reason=reason))
+    return bool(outcomes)
+
+
+class RolloutLoop:
+    """Decides which apps to look at, and when."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._schedule = Schedule(control.clock)
+        self._failures: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Look at apps until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen())
+            tasks.create_task(self._sweep(ALL_EVERY_S, all_apps))
+            tasks.create_task(self._sweep(BUSY_EVERY_S, busy_apps))
+            tasks.create_task(self._work())
+
+    async def _listen(self) -> None:
+        async with self._control.bus.subscribe(subjects.ALL_APPS) as hints:
+            async for hint in hints:
+                self._schedule.add(hint.subject.partition(".")[2])
+
+    async def _sweep(self, every_s: float, find: Finder) -> None:
+        while True:
+            for app_id in await self._control.read(find):
+                self._schedule.add(app_id)
+            await self._control.clock.sleep(every_s)
+
+    async def _work(self) -> None:
+        while True:
+            for app_id in await self._schedule.take():
+                await self._step(app_id)
+
+    async def _step(self, app_id: str) -> None:
+        """One app; a failure is logged, and tried again later and later."""
+        try:
+            result = await rollout_step(self._control, app_id)
+        except Exception:  # noqa: BLE001 - whatever it is, it is logged, and the loop must live on
+            failures = self._failures[app_id] = self._failures.get(app_id, 0) + 1
+            _log.exception("rollout.step_failed", app=app_id, failures=failures)
+            self._schedule.add(app_id, _BACKOFF_S[min(failures, len(_BACKOFF_S)) - 1])
+            return
+        self._failures.pop(app_id, None)
+        if result.next_at is not None:
+            self._schedule.add(app_id, result.next_at - self._control.clock.now())
+
+
+def all_apps(tx: Transaction) -> set[str]:
+    """Every app."""
+    return {app.id for app in tx.apps.select()}
+
+
+def busy_apps(tx: Transaction) -> set[str]:
+    """Apps with something under way: a deployment, an instance that is not where it should be, an end."""
+    busy = {d.app_id for d in tx.deployments.select(within("state", UNFINISHED))}
+    busy |= {i.app_id for i in tx.instances.select(within("phase", _ON_ITS_WAY))}
+    leaving = within("desired", (Desired.DRAIN.value, Desired.STOP.value))
+    busy |= {i.app_id for i in tx.instances.select(leaving, within("phase", LIVE))}
+    return busy | {app.id for app in tx.apps.select(eq("deleting", True))}
+
+
+async def run(control: Control, *, holder: str = "local") -> None:
+    """The loop of this control plane; `holder` is its name among several. Runs until cancelled."""
+    await Lease(control, "rollout", holder).run(RolloutLoop(control).run)

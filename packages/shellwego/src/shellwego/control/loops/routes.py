@@ -1,0 +1,99 @@
+"""The routes loop: numbers the route table.
+
+It compares each app's route with the one it last saw. Where one differs, or an instance drains that has no number yet, the
+counter rises in the transaction that gives those instances the new number as their `unrouted_version`: whoever applies that
+version has a table without them, because a table is read together with its number. One loop numbers; everybody may read.
+
+After a start nothing is known, so the number rises once, and every edge looks once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from shellwego.control.facts import LIVE, ROUTES_COUNTER, route_facts
+from shellwego.control.loops.lease import Lease
+from shellwego.control.loops.schedule import Schedule
+from shellwego.control.unit import Control, Unit
+from shellwego.core.instances import Desired, Instance
+from shellwego.core.routes import route_of
+from shellwego.core.routing import Route
+from shellwego.ports.store import Transaction, eq, within
+from shellwego.wire import subjects
+
+SWEEP_EVERY_S = 30.0
+
+
+@dataclass(slots=True)
+class RoutesLoop:
+    """The routes as last numbered, by app."""
+
+    control: Control
+    _known: dict[str, Route | None] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Keep the numbers until cancelled."""
+        schedule = Schedule(self.control.clock)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen(schedule))
+            tasks.create_task(self._sweep(schedule))
+            tasks.create_task(self._work(schedule))
+
+    async def _listen(self, schedule: Schedule) -> None:
+        async with self.control.bus.subscribe(subjects.ALL_APPS) as hints:
+            async for hint in hints:
+                schedule.add(hint.subject.partition(".")[2])
+
+    async def _sweep(self, schedule: Schedule) -> None:
+        while True:
+            known = await self.control.read(lambda tx: {app.id for app in tx.apps.select()})
+            for app_id in known | self._known.keys():
+                schedule.add(app_id)
+            await self.control.clock.sleep(SWEEP_EVERY_S)
+
+    async def _work(self, schedule: Schedule) -> None:
+        while True:
+            await self.renumber(await schedule.take())
+
+    async def renumber(self, app_ids: Iterable[str]) -> None:
+        """Look at some apps; where a route changed, give the table its next number."""
+        ids = set(app_ids)
+        news = await self.control.read(lambda tx: self._news(tx, ids))
+        if news:
+            self._known.update(await self.control.commit(lambda unit: _number(unit, news)))
+
+    def _news(self, tx: Transaction, app_ids: set[str]) -> set[str]:
+        """The apps whose route differs from the known one, or who have an instance to number."""
+        return {
+            id_
+            for id_ in app_ids
+            if id_ not in self._known or _route(tx, id_) != self._known[id_] or _unnumbered(tx, id_)
+        }
+
+
+def _number(unit: Unit, app_ids: set[str]) -> dict[str, Route | None]:
+    version = unit.tx.next(ROUTES_COUNTER)
+    for app_id in app_ids:
+        for instance in _unnumbered(unit.tx, app_id):
+            unit.tx.instances.update(replace(instance, unrouted_version=version))
+            unit.hint(subjects.app(app_id))
+    unit.hint(subjects.ROUTES)
+    return {app_id: _route(unit.tx, app_id) for app_id in app_ids}
+
+
+def _route(tx: Transaction, app_id: str) -> Route | None:
+    app = tx.apps.get(app_id)
+    return route_of(route_facts(tx, app)) if app else None
+
+
+def _unnumbered(tx: Transaction, app_id: str) -> list[Instance]:
+    """Draining instances that no version was given to."""
+    draining = tx.instances.select(eq("app_id", app_id), eq("desired", Desired.DRAIN.value), within("phase", LIVE))
+    return [instance for instance in draining if instance.unrouted_version is None]
+
+
+async def run(control: Control, *, holder: str = "local") -> None:
+    """The loop of this control plane; `holder` is its name among several. Runs until cancelled."""
+    await Lease(control, "routes", holder).run(lambda: RoutesLoop(control).run())

@@ -1,0 +1,301 @@
+"""Nodes: what they are told, and what is believed of what they say.
+
+`Nodes` is the control plane's end of `ports.uplink.NodeUplink`. A report is guarded three times: by the node's epoch (a node
+that was judged lost must first learn so), by the sequence of each instance's last observation, and by the table of phases.
+What a node sends is input from outside: bounded, and an address must be one that a VM can have.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import replace
+
+import structlog
+
+from shellwego.control.changes import emit, instance_data
+from shellwego.control.facts import LIVE, releases_of
+from shellwego.control.unit import Control, Unit
+from shellwego.core.apps import App, Process, Release
+from shellwego.core.assignments import Assignment, Assignments, NodeReport, Registration, Workload
+from shellwego.core.errors import ForbiddenError, InvalidError
+from shellwego.core.instances import PHASE_MOVES, TERMINAL, Desired, Instance, Observed, Phase
+from shellwego.core.liveness import BEAT_S
+from shellwego.core.nodes import Node, NodeFacts, NodeHealth
+from shellwego.core.routes import service_port
+from shellwego.core.tenancy import Project
+from shellwego.ports.store import Transaction, eq, within
+from shellwego.wire import subjects
+
+MAX_TEXT = 1000
+MAX_LOG_LINES = 50
+MAX_INSTANCES = 10_000
+"""In one report."""
+_REPORTABLE = frozenset(
+    {
+        Phase.STARTING,
+        Phase.HEALTHY,
+        Phase.UNHEALTHY,
+        Phase.ASLEEP,
+        Phase.STOPPING,
+        Phase.STOPPED,
+        Phase.FAILED,
+    }
+)
+_TOLD = frozenset({Phase.HEALTHY, Phase.UNHEALTHY, Phase.ASLEEP, Phase.STOPPED, Phase.FAILED})
+"""Phases whose beginning is an event."""
+_BAD = frozenset({Phase.UNHEALTHY, Phase.FAILED})
+
+_log = structlog.get_logger(__name__)
+
+
+class Nodes:
+    """See `ports.uplink.NodeUplink`."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    async def register(self, registration: Registration) -> Assignments:
+        return await self._control.commit(lambda unit: register(unit, registration))
+
+    async def assignments(self, node_id: str) -> Assignments:
+        return await self._control.read(lambda tx: assignments(tx, node_id))
+
+    async def report(self, report: NodeReport) -> int:
+        return await self._control.commit(lambda unit: accept(unit, report))
+
+
+def register(unit: Unit, registration: Registration) -> Assignments:
+    """Make a node known, or known again: by the id that it kept, else by its name.
+
+    A node may know a higher epoch than we do, when the store was restored from a backup; it would refuse ours for ever, so
+    ours is raised to it.
+
+    Raises:
+        InvalidError: the name is not usable.
+    """
+    if not registration.name or len(registration.name) > 253 or not registration.name.isprintable():
+        raise InvalidError("bad-node-name", "a node's name has 1 to 253 printable characters")
+    known = unit.tx.nodes.get(registration.known_node_id) or next(
+        iter(unit.tx.nodes.select(eq("name", registration.name), limit=1)), None
+    )
+    if known is None:
+        node = _insert_node(unit, registration)
+    else:
+        node = unit.tx.nodes.update(
+            replace(
+                known,
+                facts=_bounded_facts(registration.facts),
+                epoch=max(known.epoch, registration.known_epoch),
+                last_heard_at=unit.now(),
+            )
+        )
+        _restart_sequences(unit, node)
+    _wake_waiting(unit)
+    return assignments(unit.tx, node.id)
+
+
+def _insert_node(unit: Unit, registration: Registration) -> Node:
+    node = Node(
+        id=unit.new_id("node"),
+        name=registration.name,
+        facts=_bounded_facts(registration.facts),
+        epoch=max(1, registration.known_epoch),
+        last_heard_at=unit.now(),
+        created_at=unit.now(),
+    )
+    unit.emit("node.registered", node.id, data={"name": node.name})
+    return unit.tx.nodes.insert(node)
+
+
+def _restart_sequences(unit: Unit, node: Node) -> None:
+    """An agent that registers counts its reports from one."""
+    for instance in _instances_on(unit.tx, node.id):
+        if instance.observed.sequence:
+            unit.tx.instances.update(replace(instance, observed=replace(instance.observed, sequence=0)))
+
+
+def assignments(tx: Transaction, node_id: str) -> Assignments:
+    """All that a node should hold now.
+
+    Raises:
+        ForbiddenError: this node is not known.
+    """
+    node = _known(tx, node_id)
+    instances = _instances_on(tx, node_id)
+    releases = releases_of(tx, {instance.release_id for instance in instances})
+    apps = {app_id: tx.apps.get(app_id) for app_id in {instance.app_id for instance in instances}}
+    items = []
+    for instance in instances:
+        app, release = apps[instance.app_id], releases.get(instance.release_id)
+        project = tx.projects.get(app.project_id) if app else None
+        if app is None or release is None or project is None:
+            _log.error("assignments.dangling", instance=instance.id, app=instance.app_id)
+            continue
+        items.append(
+            Assignment(
+                instance_id=instance.id,
+                workload=workload(instance, app, release, project),
+                present=instance.desired is not Desired.STOP,
+            )
+        )
+    return Assignments(node_id=node_id, epoch=node.epoch, items=tuple(items))
+
+
+def workload(instance: Instance, app: App, release: Release, project: Project) -> Workload:
+    """What a VM of the instance is, with every name resolved."""
+    config = release.config
+    process = next((p for p in config.processes if p.name == instance.process), Process(name=instance.process))
+    return Workload(
+        organization_id=project.organization_id,
+        project_id=project.id,
+        network_id=project.network_id,
+        app_id=app.id,
+        app_name=app.name,
+        process=instance.process,
+        release=release.number,
+        image_digest=release.image_digest,
+        command=instance.command if instance.command is not None else process.command,
+        entrypoint=process.entrypoint,
+        env=dict(config.env),
+        memory_bytes=instance.memory_bytes,
+        cpu_milli=instance.cpu_milli,
+        vcpus=process.vcpus,
+        disk_bytes=instance.disk_bytes,
+        port=service_port(config, instance.process),
+        checks=tuple(check for check in config.checks if check.process == instance.process),
+        restart=process.restart,
+        stop_signal=process.stop_signal,
+        stop_grace_s=process.stop_grace_s,
+        backend=config.backend,
+    )
+
+
+def accept(unit: Unit, report: NodeReport) -> int:
+    """Take what a node saw; returns its epoch. A report of a past epoch changes nothing.
+
+    Raises:
+        ForbiddenError: this node is not known.
+        InvalidError: it names more instances than a node can hold.
+    """
+    node = _known(unit.tx, report.node_id)
+    if report.epoch != node.epoch:
+        return node.epoch
+    if len(report.instances) > MAX_INSTANCES:
+        raise InvalidError("report-too-large", f"a report names at most {MAX_INSTANCES} instances")
+    for instance_id, observed in report.instances.items():
+        instance = unit.tx.instances.get(instance_id)
+        if instance is not None and instance.node_id == node.id and instance.live:
+            _observe(unit, instance, replace(observed, epoch=report.epoch, sequence=report.sequence))
+    _hear(unit, node, _bounded_facts(report.facts))
+    return node.epoch
+
+
+def _hear(unit: Unit, node: Node, facts: NodeFacts) -> None:
+    """Note that the node lives; written once a beat, so that an idle platform hardly writes."""
+    news = facts != node.facts or node.health is not NodeHealth.READY
+    if not news and unit.now() - node.last_heard_at < BEAT_S / 2:
+        return
+    if node.health is not NodeHealth.READY:
+        unit.emit("node.ready", node.id, data={"name": node.name})
+    unit.tx.nodes.update(replace(node, facts=facts, health=NodeHealth.READY, last_heard_at=unit.now()))
+    if news:
+        _wake_waiting(unit)
+
+
+def _wake_waiting(unit: Unit) -> None:
+    """A node came or changed: what could not be placed may fit now."""
+    for instance in unit.tx.instances.select(eq("phase", Phase.PENDING.value)):
+        unit.hint(subjects.app(instance.app_id))
+
+
+def _observe(unit: Unit, instance: Instance, observed: Observed) -> None:
+    before = instance.observed
+    if (observed.epoch, observed.sequence) <= (before.epoch, before.sequence):
+        return
+    if observed.phase not in _REPORTABLE or not _may_follow(instance.phase, observed.phase):
+        _log.warning("report.phase_refused", instance=instance.id, judged=instance.phase, said=observed.phase)
+        return
+    observed = _bounded(observed)
+    if replace(observed, epoch=before.epoch, sequence=before.sequence) == before and observed.phase is instance.phase:
+        return
+    _store_observation(unit, instance, observed)
+
+
+def _may_follow(phase: Phase, said: Phase) -> bool:
+    return said is phase or said in PHASE_MOVES[phase]
+
+
+def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> None:
+    now = unit.now()
+    moved = observed.phase is not instance.phase
+    stored = unit.tx.instances.update(
+        replace(
+            instance,
+            observed=observed,
+            phase=observed.phase,
+            phase_since=now if moved else instance.phase_since,
+            stopped_at=now if observed.phase in TERMINAL else None,
+        )
+    )
+    unit.hint(subjects.app(stored.app_id))
+    app = unit.tx.apps.get(stored.app_id)
+    if app is None:
+        return
+    data = {**instance_data(stored), "reason": observed.reason[:200]}
+    if moved and stored.phase in _TOLD:
+        severity = "warning" if stored.phase in _BAD else "info"
+        emit(unit, app, f"instance.{stored.phase.value}", stored.id, data, severity=severity)
+    elif observed.ends > instance.observed.ends:
+        emit(unit, app, "instance.ended", stored.id, {**data, "ends": str(observed.ends)}, severity="warning")
+
+
+def _bounded(observed: Observed) -> Observed:
+    """The observation within bounds; an address that no VM can have is dropped, because the edge would send to it."""
+    return replace(
+        observed,
+        vm_id=observed.vm_id[:64],
+        address=observed.address if _is_vm_address(observed.address) else "",
+        reason=observed.reason[:MAX_TEXT],
+        reason_code=observed.reason_code[:64],
+        detail=observed.detail[:64],
+        log_tail=tuple(line[:MAX_TEXT] for line in observed.log_tail[-MAX_LOG_LINES:]),
+    )
+
+
+def _is_vm_address(text: str) -> bool:
+    if not text:
+        return True
+    try:
+        address = ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified)
+
+
+def _bounded_facts(facts: NodeFacts) -> NodeFacts:
+    return replace(
+        facts,
+        hostname=facts.hostname[:253],
+        version=facts.version[:64],
+        cpu_milli=max(0, facts.cpu_milli),
+        memory_bytes=max(0, facts.memory_bytes),
+        disk_bytes=max(0, facts.disk_bytes),
+        backends=facts.backends[:16],
+        warnings=_texts(facts.warnings),
+    )
+
+
+def _texts(lines: Iterable[str]) -> tuple[str, ...]:
+    return tuple(line[:MAX_TEXT] for line in list(lines)[:32])
+
+
+def _known(tx: Transaction, node_id: str) -> Node:
+    node = tx.nodes.get(node_id)
+    if node is None:
+        raise ForbiddenError("node-unknown", f"this platform has no node {node_id[:64]}", resolution="Register again.")
+    return node
+
+
+def _instances_on(tx: Transaction, node_id: str) -> list[Instance]:
+    return tx.instances.select(eq("node_id", node_id), within("phase", LIVE))

@@ -1,0 +1,143 @@
+"""What a rollout plan may ask for, and what each change means for the rows it touches.
+
+The same functions serve the loop, which stores their results, and the planner, which looks at the state after its own
+changes to say what is waited for next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from shellwego.core.apps import Release
+from shellwego.core.deployments import FINISHED, Deployment, DeploymentState, Stage
+from shellwego.core.instances import Desired, Instance, Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Make an instance of the target release for a slot; it still has to be placed."""
+
+    process: str
+    slot: int
+    release_id: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Take it out of the routes; it goes on with what it has."""
+
+    instance_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Let the node stop it; what never reached a node is over at once."""
+
+    instance_id: str
+    reason: str
+    cut: int = 0
+    silent_edges: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lose:
+    """Its node is gone, so it is, too."""
+
+    instance_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveDeployment:
+    """The deployment's next state, stage and reason; `log_tail` None keeps what it has."""
+
+    deployment_id: str
+    state: DeploymentState
+    stage: Stage
+    reason: str
+    reason_code: str = ""
+    log_tail: tuple[str, ...] | None = None
+    cut_connections: int = 0
+    """In all, not since the last time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aim:
+    """Change what the app aims at and returns to."""
+
+    release_id: str
+    stable_release_id: str
+    stable_generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Nothing of the app lives any more and it was to be destroyed: its rows may go."""
+
+
+Change = Start | Drain | Stop | Lose | MoveDeployment | Aim | Forget
+
+
+def new_instance(start: Start, app_id: str, release: Release, *, id_: str, now: float) -> Instance:
+    """The row of a start; `release` is the one that it names."""
+    process = next(process for process in release.config.processes if process.name == start.process)
+    return Instance(
+        id=id_,
+        app_id=app_id,
+        process=start.process,
+        slot=start.slot,
+        release_id=release.id,
+        content_hash=release.content_hash,
+        generation=start.generation,
+        memory_bytes=process.memory_bytes,
+        cpu_milli=process.cpu_milli,
+        disk_bytes=process.disk_bytes,
+        created_at=now,
+        phase_since=now,
+    )
+
+
+def change_instance(instance: Instance, change: Drain | Stop | Lose, now: float) -> Instance:
+    """The row after the change."""
+    match change:
+        case Drain():
+            return replace(instance, desired=Desired.DRAIN, drain_since=now)
+        case Stop():
+            stopped = replace(instance, desired=Desired.STOP)
+            return _ended(stopped, Phase.STOPPED, now) if instance.phase is Phase.PENDING else stopped
+        case Lose():
+            return _ended(instance, Phase.LOST, now)
+
+
+def move_deployment(deployment: Deployment, move: MoveDeployment, now: float) -> Deployment:
+    """The row after the move."""
+    started = deployment.started_at
+    if started is None and move.state is DeploymentState.IN_PROGRESS:
+        started = now
+    return replace(
+        deployment,
+        state=move.state,
+        stage=move.stage,
+        reason=move.reason,
+        reason_code=move.reason_code,
+        log_tail=deployment.log_tail if move.log_tail is None else move.log_tail,
+        cut_connections=move.cut_connections,
+        started_at=started,
+        finished_at=now if move.state in FINISHED else deployment.finished_at,
+    )
+
+
+def after(instances: Iterable[Instance], changes: Sequence[Change], now: float) -> list[Instance]:
+    """The instances once the changes are made, without those that are still to be started."""
+    touched = {c.instance_id: c for c in changes if isinstance(c, Drain | Stop | Lose)}
+    return [
+        change_instance(instance, touched[instance.id], now) if instance.id in touched else instance
+        for instance in instances
+    ]
+
+
+def _ended(instance: Instance, phase: Phase, now: float) -> Instance:
+    return replace(instance, phase=phase, phase_since=now, stopped_at=now)

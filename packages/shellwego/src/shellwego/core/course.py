@@ -1,0 +1,190 @@
+"""Which release an app is to run now: the part of the planner that looks at deployments.
+
+Theory. The target is derived, not stored: the release of the deployment that runs, else the last one that was rolled out in
+full (the app's stable release). So a deployment that fails, is cancelled or is superseded needs no undoing: the next plan
+aims elsewhere, and what still runs of the old release is found to be right again.
+
+A deployment that still waits for its image replaces nothing. An older one that runs goes on meanwhile; where there is none,
+the app *holds*: what serves is left as it is, whatever release it belongs to, until it is known what comes next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from shellwego.core.apps import wanted_counts
+from shellwego.core.changes import MoveDeployment
+from shellwego.core.deployments import ROLLING, Deployment, DeploymentState, Stage, Strategy
+from shellwego.core.images import ImageState
+from shellwego.core.instances import OwnerKind
+from shellwego.core.progress import Failure, first_failure, instance_failure, time_out
+from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
+from shellwego.core.slots import SlotFacts, Target, census
+
+_NO_IMAGE = ImageFacts(state=ImageState.FAILED, reason="the image was deleted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """Where the app is to go, and what that says of its deployments."""
+
+    target: Target
+    strategy: Strategy = ROLLING
+    hold: bool = False
+    running: Deployment | None = None
+    """The deployment whose release is the target."""
+    moves: tuple[MoveDeployment, ...] = ()
+    deadlines: tuple[float, ...] = ()
+
+
+def steer(facts: RolloutFacts, now: float) -> Course:
+    """Follow the newest deployment that can begin; without one, keep to the stable release."""
+    queue = sorted(facts.deployments, key=lambda d: (d.created_at, d.id))
+    moves: list[MoveDeployment] = []
+    while queue and queue[-1].state is DeploymentState.PENDING:
+        failure = _cannot_begin(facts, queue[-1], now)
+        if failure is None:
+            break
+        moves.append(_end(queue.pop(), failure, DeploymentState.FAILED))
+    if not queue:
+        return replace(_settled(facts), moves=tuple(moves))
+    newest, older = queue[-1], queue[:-1]
+    if newest.state is DeploymentState.PENDING and not _image_ready(facts, newest):
+        course = _wait_for_image(facts, newest, older, now)
+    else:
+        course = _begin(facts, newest, older, now)
+    return replace(course, moves=(*moves, *course.moves))
+
+
+def wanted_of(facts: RolloutFacts, target: Target) -> dict[str, int]:
+    """How many instances of each process of the target should run."""
+    return wanted_counts(facts.app, target.release.config) if target.release else {}
+
+
+def slot_facts(facts: RolloutFacts, course: Course, process: str, wanted: int) -> SlotFacts:
+    """The part of the facts that concerns one process."""
+    return SlotFacts(
+        process=process,
+        wanted=wanted,
+        target=course.target,
+        strategy=course.strategy,
+        instances=tuple(i for i in facts.instances if i.process == process and i.owner is OwnerKind.APP),
+        releases=facts.releases,
+        hold=course.hold and not facts.app.stopped,
+    )
+
+
+def all_ready(facts: RolloutFacts, course: Course) -> bool:
+    """Every wanted instance of the target is ready."""
+    wanted = wanted_of(facts, course.target)
+    return all(census(slot_facts(facts, course, name, count)).ready >= count for name, count in wanted.items())
+
+
+def _settled(facts: RolloutFacts) -> Course:
+    app = facts.app
+    release = facts.releases.get(app.stable_release_id)
+    return Course(target=Target(release=release, generation=app.stable_generation))
+
+
+def _cannot_begin(facts: RolloutFacts, deployment: Deployment, now: float) -> Failure | None:
+    image = facts.images.get(deployment.release_id, _NO_IMAGE)
+    if image.state is ImageState.FAILED:
+        name = f" {image.reference}" if image.reference else ""
+        reason = f"the image{name} cannot be had: {image.reason or 'no reason was given'}"
+        return Failure(stage=Stage.IMAGE, reason=reason, reason_code="image-failed")
+    if image.state is not ImageState.READY and now >= _deadline(deployment):
+        return time_out(deployment, (), _settled(facts).target)
+    return None
+
+
+def _image_ready(facts: RolloutFacts, deployment: Deployment) -> bool:
+    return facts.images.get(deployment.release_id, _NO_IMAGE).state is ImageState.READY
+
+
+def _wait_for_image(facts: RolloutFacts, newest: Deployment, older: Iterable[Deployment], now: float) -> Course:
+    running = [d for d in older if d.state is DeploymentState.IN_PROGRESS]
+    image = facts.images[newest.release_id]
+    waits = MoveDeployment(
+        deployment_id=newest.id,
+        state=DeploymentState.PENDING,
+        stage=Stage.IMAGE,
+        reason=f"fetches the image {image.reference}".rstrip(),
+    )
+    course = _follow(facts, running[-1], now) if running else replace(_settled(facts), hold=True)
+    superseded = _supersede(d for d in older if d not in running[-1:])
+    return replace(
+        course,
+        moves=(*superseded, *course.moves, *_if_new(newest, waits)),
+        deadlines=(*course.deadlines, _deadline(newest)),
+    )
+
+
+def _begin(facts: RolloutFacts, newest: Deployment, older: Iterable[Deployment], now: float) -> Course:
+    begun: tuple[MoveDeployment, ...] = ()
+    if newest.state is DeploymentState.PENDING:
+        begun = (
+            MoveDeployment(deployment_id=newest.id, state=DeploymentState.IN_PROGRESS, stage=Stage.PLACING, reason=""),
+        )
+        newest = replace(newest, state=DeploymentState.IN_PROGRESS, stage=Stage.PLACING, reason="", started_at=now)
+    course = _follow(facts, newest, now)
+    return replace(course, moves=(*_supersede(older), *begun, *course.moves))
+
+
+def _follow(facts: RolloutFacts, running: Deployment, now: float) -> Course:
+    """Aim at the release of a deployment in progress, or turn back where it failed."""
+    started = running.started_at if running.started_at is not None else running.created_at
+    target = Target(release=facts.releases[running.release_id], generation=facts.app.generation, failures_since=started)
+    course = Course(
+        target=target,
+        strategy=facts.strategies.get(running.strategy, ROLLING),
+        running=running,
+        deadlines=(_deadline(running),),
+    )
+    own = [i for i in facts.instances if i.owner is OwnerKind.APP]
+    failed = first_failure(own, target, started)
+    if failed is not None:
+        return _turn_back(facts, running, instance_failure(running, failed))
+    if now >= _deadline(running) and not all_ready(facts, course):
+        return _turn_back(facts, running, time_out(running, own, target))
+    return course
+
+
+def _turn_back(facts: RolloutFacts, failed: Deployment, failure: Failure) -> Course:
+    """To the stable release, or to nothing where there is none; no release is made for it."""
+    back = facts.app.stable_release_id not in ("", failed.release_id)
+    rolled_back = failed.rollback_on_failure and back
+    state = DeploymentState.ROLLED_BACK if rolled_back else DeploymentState.FAILED
+    return replace(_settled(facts), moves=(_end(failed, failure, state),))
+
+
+def _supersede(older: Iterable[Deployment]) -> tuple[MoveDeployment, ...]:
+    return tuple(
+        _end(
+            deployment,
+            Failure(stage=deployment.stage, reason="a newer deployment took its place", reason_code="superseded"),
+            DeploymentState.SUPERSEDED,
+        )
+        for deployment in older
+    )
+
+
+def _end(deployment: Deployment, failure: Failure, state: DeploymentState) -> MoveDeployment:
+    return MoveDeployment(
+        deployment_id=deployment.id,
+        state=state,
+        stage=failure.stage,
+        reason=failure.reason,
+        reason_code=failure.reason_code,
+        log_tail=failure.log_tail,
+        cut_connections=deployment.cut_connections,
+    )
+
+
+def _if_new(deployment: Deployment, move: MoveDeployment) -> tuple[MoveDeployment, ...]:
+    told = (deployment.state, deployment.stage, deployment.reason)
+    return () if told == (move.state, move.stage, move.reason) else (move,)
+
+
+def _deadline(deployment: Deployment) -> float:
+    return deployment.created_at + deployment.wait_timeout_s

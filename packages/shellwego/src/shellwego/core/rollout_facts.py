@@ -1,0 +1,41 @@
+"""What a rollout plan starts from: everything about one app, seen at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from shellwego.core.apps import App, Release
+from shellwego.core.deployments import BLUE_GREEN, IMMEDIATE, ROLLING, Deployment, Strategy
+from shellwego.core.images import ImageState
+from shellwego.core.instances import Instance
+from shellwego.core.routing import Edge
+
+STRATEGIES: Mapping[str, Strategy] = {s.name: s for s in (ROLLING, IMMEDIATE, BLUE_GREEN)}
+"""All that the planner knows; which of them may be asked for is said in `core.deployments`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFacts:
+    """Whether an image can be run from."""
+
+    state: ImageState
+    reference: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutFacts:
+    app: App
+    releases: Mapping[str, Release]
+    """By id: those that the app, its unfinished deployments and its instances name."""
+    deployments: tuple[Deployment, ...] = ()
+    """Those that are not finished."""
+    instances: tuple[Instance, ...] = ()
+    """Of every owner; one-off runs are only touched when the app goes, or their node."""
+    images: Mapping[str, ImageFacts] = field(default_factory=dict)
+    """By release id, for the unfinished deployments."""
+    edges: tuple[Edge, ...] = ()
+    dead_nodes: frozenset[str] = frozenset()
+    """Nodes that were judged down, or are not known any more."""
+    strategies: Mapping[str, Strategy] = field(default_factory=lambda: STRATEGIES)

@@ -1,0 +1,122 @@
+"""From apps and instances to the table that the edges serve; and whether an instance that left it may be stopped.
+
+Theory. An instance that serves is stopped in two steps. First it leaves the routes, which gives it an `unrouted_version`:
+whoever applied that version or a later one sends it no new request. Then it is stopped, once every edge has applied such a
+version and has no session open to it. Both are told by the edges in one report, so "applied, and nothing open" is one fact.
+
+Two clocks bound the waiting. `drain_timeout` of the app: sessions still open then are cut, and counted. `EDGE_TIMEOUT_S`:
+an edge that did not confirm until then is left behind, and named; it may be dead, or may serve on with old routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from shellwego.core.apps import App, AppConfig, AppState, Release
+from shellwego.core.appstate import app_state
+from shellwego.core.instances import Desired, Instance, OwnerKind, Phase
+from shellwego.core.routing import Edge, Endpoint, Route, RouteState
+
+EDGE_TIMEOUT_S = 60.0
+FORGOTTEN_S = 24 * 3600.0
+"""An edge that was silent for so long was taken down; nobody waits for it any more."""
+
+_STATES: Mapping[AppState, RouteState] = {
+    AppState.STOPPED: RouteState.STOPPED,
+    AppState.FAILED: RouteState.FAILING,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteFacts:
+    """What the route of one app follows from."""
+
+    app: App
+    releases: Mapping[str, Release]
+    """By id: the one that the app aims at, and those of its instances."""
+    instances: tuple[Instance, ...]
+    deploying: bool = False
+    failed: bool = False
+    """The deployment asked for last ended without its release."""
+
+
+def service_port(config: AppConfig, process: str) -> int:
+    """The port of a process that requests go to; 0 where it has none."""
+    return next((service.port for service in config.services if service.process == process), 0)
+
+
+def route_of(facts: RouteFacts) -> Route | None:
+    """The app's route; None for an app that takes no requests.
+
+    During a rollout the endpoints of both releases are in it, each with the port of its own release.
+    """
+    app = facts.app
+    target = facts.releases.get(app.release_id)
+    config = target.config if target else None
+    endpoints = tuple(sorted(_endpoints(facts), key=lambda endpoint: endpoint.instance_id))
+    if app.deleting or (config is not None and not config.services and not endpoints):
+        return None
+    if endpoints:
+        state = RouteState.SERVING
+    else:
+        known = app_state(app, config, facts.instances, deploying=facts.deploying, failed=facts.failed)
+        state = _STATES.get(known, RouteState.STARTING)
+    return Route(host=app.hostname, app_id=app.id, app_name=app.name, state=state, endpoints=endpoints)
+
+
+def _endpoints(facts: RouteFacts) -> Iterator[Endpoint]:
+    for instance in facts.instances:
+        release = facts.releases.get(instance.release_id)
+        port = service_port(release.config, instance.process) if release else 0
+        if port and instance.observed.address and _is_routed(instance):
+            yield Endpoint(instance_id=instance.id, address=f"tcp:{instance.observed.address}:{port}")
+
+
+def _is_routed(instance: Instance) -> bool:
+    return instance.owner is OwnerKind.APP and instance.desired is Desired.SERVE and instance.phase is Phase.HEALTHY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drainage:
+    """How far an instance is emptied."""
+
+    done: bool
+    reason: str = ""
+    """What is waited for."""
+    until: float | None = None
+    """When time alone ends the waiting."""
+    cut: int = 0
+    """Sessions that are cut by stopping it now."""
+    silent: tuple[str, ...] = ()
+    """Edges that never confirmed, by name."""
+
+
+def drained(instance: Instance, edges: Sequence[Edge], drain_timeout_s: float, now: float) -> Drainage:
+    """Whether a draining instance may be stopped at `now` (the time of the store, as the leases)."""
+    if instance.unrouted_version is None or instance.drain_since is None:
+        return Drainage(done=False, reason="waits for the new routes")
+    known = [edge for edge in edges if edge.lease_until >= now - FORGOTTEN_S]
+    behind = [edge for edge in known if not _confirmed(edge, instance.unrouted_version, now)]
+    if behind and now < instance.drain_since + EDGE_TIMEOUT_S:
+        return Drainage(
+            done=False,
+            reason=f"waits for the edge {_names(behind)} to apply the new routes",
+            until=instance.drain_since + EDGE_TIMEOUT_S,
+        )
+    sessions = sum(edge.open_sessions.get(instance.id, 0) for edge in known if edge not in behind)
+    if sessions and now < instance.drain_since + drain_timeout_s:
+        return Drainage(
+            done=False,
+            reason=f"waits for open sessions, at most {drain_timeout_s:g} s",
+            until=instance.drain_since + drain_timeout_s,
+        )
+    return Drainage(done=True, cut=sessions, silent=tuple(edge.name for edge in behind))
+
+
+def _confirmed(edge: Edge, version: int, now: float) -> bool:
+    return edge.lease_until > now and edge.applied_version >= version
+
+
+def _names(edges: Iterable[Edge]) -> str:
+    return ", ".join(sorted(edge.name for edge in edges))

@@ -1,0 +1,224 @@
+"""One process of an app: which instances go, which come, within the strategy's numbers.
+
+Theory. *Fresh* instances have the target's content and the app's generation, *stale* ones have not. Three steps, the same
+for a deploy, a scale, a stop, a restart, a rollback, a failed instance and a lost node:
+
+1. fresh ones beyond the wanted count go, those that do not serve first;
+2. stale ones go as far as the floor allows; those that do not serve are free to go;
+3. missing fresh ones come, as far as the ceiling allows.
+
+The floor holds between plans because only what serves now is counted, the ceiling because it counts what is meant to serve,
+new and old. Instances that drain or stop count for neither: they are on their way out, bounded by the drain time-out.
+
+Two deadlocks are known. A surge in absolute numbers sticks after a scale-up, so it is a share of what is wanted now. And a
+half-finished cutover that a newer release supersedes never yields if all stale ones are held until the new set is complete,
+so a cutover holds one full set of stale instances and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from shellwego.core.apps import Process, Release, RestartMode
+from shellwego.core.changes import Change, Drain, Start, Stop
+from shellwego.core.deployments import Strategy
+from shellwego.core.instances import SERVING, Desired, Instance, Phase
+from shellwego.core.routes import service_port
+
+REPLACE_BACKOFF_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0)
+"""Pause before a slot is filled again after its first failure within the hour, the second, …; the node has spent its own
+retries before each of them."""
+FAILURE_WINDOW_S = 3600.0
+DRAINABLE = frozenset({Phase.HEALTHY, Phase.UNHEALTHY, Phase.ASLEEP})
+"""Phases in which requests may be under way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What the instances should be. Without a release, none should be."""
+
+    release: Release | None
+    generation: int
+    failures_since: float = 0.0
+    """Failures before this do not delay a start: a new deployment begins afresh."""
+
+    def matches(self, instance: Instance) -> bool:
+        """Equal content is equal, whichever release it was started for."""
+        return (
+            self.release is not None
+            and instance.content_hash == self.release.content_hash
+            and instance.generation == self.generation
+        )
+
+    def process(self, name: str) -> Process | None:
+        processes = self.release.config.processes if self.release else ()
+        return next((process for process in processes if process.name == name), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotFacts:
+    """What the plan of one process starts from."""
+
+    process: str
+    wanted: int
+    target: Target
+    strategy: Strategy
+    instances: tuple[Instance, ...]
+    """Of this process, without those that are lost."""
+    releases: Mapping[str, Release]
+    hold: bool = False
+    """Nothing that serves is replaced; only what is missing is made up for."""
+    keep_serving: bool = False
+    """The target has no such process, but the rest of it is not ready yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotPlan:
+    changes: tuple[Change, ...] = ()
+    next_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """The instances of a process, sorted by what they are to the plan."""
+
+    fresh: tuple[Instance, ...]
+    stale: tuple[Instance, ...]
+    completed: tuple[Instance, ...]
+    """Fresh ones that ended well and are not to be restarted: they fill their slots."""
+
+    @property
+    def ready(self) -> int:
+        """Fresh instances that do, or did, what they are for."""
+        return _serving(self.fresh) + len(self.completed)
+
+
+def census(facts: SlotFacts) -> Census:
+    """Sort the instances that are meant to serve."""
+    alive = [i for i in facts.instances if i.live and i.desired is Desired.SERVE]
+    return Census(
+        fresh=tuple(i for i in alive if facts.target.matches(i)),
+        stale=tuple(i for i in alive if not facts.target.matches(i)),
+        completed=tuple(i for i in facts.instances if i.slot < facts.wanted and is_completed(i, facts.target)),
+    )
+
+
+def is_completed(instance: Instance, target: Target) -> bool:
+    """It ended by itself, well, and its process is one that may: no service, no restart after a clean exit."""
+    process = target.process(instance.process)
+    return (
+        instance.phase is Phase.STOPPED
+        and instance.desired is Desired.SERVE
+        and target.matches(instance)
+        and process is not None
+        and process.restart.mode is not RestartMode.ALWAYS
+        and target.release is not None
+        and not service_port(target.release.config, process.name)
+    )
+
+
+def has_failed(instance: Instance, target: Target) -> bool:
+    """It ended by itself without having done what it is for."""
+    if not target.matches(instance) or instance.desired is not Desired.SERVE:
+        return False
+    return instance.phase is Phase.FAILED or (instance.phase is Phase.STOPPED and not is_completed(instance, target))
+
+
+def plan_slots(facts: SlotFacts, now: float) -> SlotPlan:
+    """The changes of one process."""
+    counted = census(facts)
+    leaving = [*_surplus(facts, counted), *_outdated(facts, counted)]
+    starts, next_at = _starts(facts, counted, leaving, now)
+    removals = [remove(instance, facts.releases, "no longer wanted") for instance in leaving]
+    return SlotPlan(changes=(*removals, *starts), next_at=next_at)
+
+
+def remove(instance: Instance, releases: Mapping[str, Release], reason: str) -> Change:
+    """The first step out: drain what may have requests under way, stop what cannot."""
+    release = releases.get(instance.release_id)
+    port = service_port(release.config, instance.process) if release else 0
+    if port and instance.phase in DRAINABLE:
+        return Drain(instance_id=instance.id, reason=reason)
+    return Stop(instance_id=instance.id, reason=reason)
+
+
+def _surplus(facts: SlotFacts, counted: Census) -> list[Instance]:
+    """Fresh ones beyond the wanted count: those that do not serve first, then the highest slots."""
+    beyond = len(counted.fresh) + len(counted.completed) - facts.wanted
+    return sorted(counted.fresh, key=lambda i: (i.phase in SERVING, -i.slot, i.id))[: max(0, beyond)]
+
+
+def _outdated(facts: SlotFacts, counted: Census) -> list[Instance]:
+    """Stale ones that may go now: what does not serve, and of what serves as much as floor and cutover leave."""
+    if facts.hold:
+        return []
+    done = counted.ready >= facts.wanted and not facts.keep_serving
+    serving = _serving(counted.stale)
+    spare = counted.ready + serving - _floor(facts, serving)
+    held = serving
+    going = []
+    for instance in sorted(counted.stale, key=lambda i: (i.phase in SERVING, -i.created_at, i.slot, i.id)):
+        if instance.phase in SERVING and not done:
+            if spare <= 0 or (facts.strategy.cutover and held <= facts.wanted):
+                continue
+            spare -= 1
+            held -= 1
+        going.append(instance)
+    return going
+
+
+def _floor(facts: SlotFacts, serving: int) -> int:
+    """How many must go on serving. A process that is to vanish serves on in full until the rest is ready."""
+    base = serving if facts.keep_serving else facts.wanted
+    return base - facts.strategy.unavailable(base)
+
+
+def _starts(
+    facts: SlotFacts, counted: Census, leaving: Sequence[Instance], now: float
+) -> tuple[list[Start], float | None]:
+    """Starts for free slots within the ceiling; and when the first slot that has to wait may be filled."""
+    release = facts.target.release
+    if release is None:
+        return [], None
+    fresh = [i for i in counted.fresh if i not in leaving]
+    stale = [i for i in counted.stale if i not in leaving]
+    surge = 0 if facts.hold else facts.strategy.surge(facts.wanted)
+    room = facts.wanted + surge - len(fresh) - len(stale) - len(counted.completed)
+    missing = facts.wanted - len(fresh) - len(counted.completed)
+    slots = _free_slots({i.slot for i in (*fresh, *counted.completed)}, missing)
+    due = {slot: _due(facts, slot, now) for slot in slots}
+    ready = [slot for slot in slots if due[slot] <= now][: max(0, room)]
+    starts = [
+        Start(process=facts.process, slot=slot, release_id=release.id, generation=facts.target.generation)
+        for slot in ready
+    ]
+    return starts, min((moment for moment in due.values() if moment > now), default=None)
+
+
+def _free_slots(taken: set[int], count: int) -> list[int]:
+    """The lowest free slots."""
+    free: list[int] = []
+    slot = 0
+    while len(free) < count:
+        if slot not in taken:
+            free.append(slot)
+        slot += 1
+    return free
+
+
+def _due(facts: SlotFacts, slot: int, now: float) -> float:
+    """When the slot may be filled again, by the number and the age of its failures."""
+    oldest = max(facts.target.failures_since, now - FAILURE_WINDOW_S)
+    ends = [
+        i.phase_since
+        for i in facts.instances
+        if i.slot == slot and has_failed(i, facts.target) and i.phase_since >= oldest
+    ]
+    if not ends:
+        return now
+    return max(ends) + REPLACE_BACKOFF_S[min(len(ends), len(REPLACE_BACKOFF_S)) - 1]
+
+
+def _serving(instances: Iterable[Instance]) -> int:
+    return sum(instance.phase in SERVING for instance in instances)
