@@ -101,6 +101,7 @@ TABLES: Mapping[str, Table] = {
             _integer("generation"),
             _text("release_id"),
             _text("stable_release_id"),
+            _integer("stable_generation"),
             _integer("last_release_number"),
             _time("created_at"),
             _time("updated_at"),

@@ -96,6 +96,7 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.Column("release_id", sa.Text(), nullable=False),
         sa.Column("stable_release_id", sa.Text(), nullable=False),
+        sa.Column("stable_generation", sa.Integer(), nullable=False),
         sa.Column("last_release_number", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("updated_at", sa.Double(), nullable=False),
