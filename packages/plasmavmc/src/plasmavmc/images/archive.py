@@ -1,0 +1,252 @@
+"""Taking images from a tar: what `docker save` writes, an OCI image layout, or both in one (Docker 25 and later).
+
+The stream is spooled first (its index may come last), then read in place. An OCI index brings its own manifests. For the
+older form a manifest is built from configuration and layers, always the same for the same content, so that loading a tar
+twice gives one digest.
+
+A tar of either form may itself be compressed. Layers may be named through links within the tar (older Docker and skopeo
+write such); they are followed by name only. Blobs are checked by their digests, uncompressed layers by their diff_ids;
+the content of the layers is judged where it is built.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryFile
+from typing import IO, BinaryIO, TypeVar
+
+from plasmavmc.errors import ImageError
+from plasmavmc.images.blobs import BlobStore
+from plasmavmc.images.config import check_platform, parse_config, parse_diff_ids
+from plasmavmc.images.digests import check_digest, mismatch
+from plasmavmc.images.documents import as_list, as_object, as_text, as_texts, parse_list
+from plasmavmc.images.files import check_room, disk_errors
+from plasmavmc.images.layers import Budget, Layer, LayerStream, media_suffix, too_large
+from plasmavmc.images.limits import CONFIG_BYTES, LAYERS, MANIFEST_BYTES, ImageLimits
+from plasmavmc.images.manifest import (
+    OCI_CONFIG,
+    OCI_LAYER,
+    Descriptor,
+    Platform,
+    build_manifest,
+    choose,
+    is_index,
+    parse_document,
+    parse_index,
+    parse_manifest,
+)
+from plasmavmc.images.reference import parse_loaded_name
+from plasmavmc.images.source import BlobRef, ImageConfig, Manifest
+from plasmavmc.images.tarindex import TarIndex
+from plasmavmc.types import MIB
+
+T = TypeVar("T")
+
+_IMAGES = 64
+_NAMES = 256
+_NESTING = 3
+"""Indexes within indexes."""
+_REF_NAME = "org.opencontainers.image.ref.name"
+_IMAGE_NAME = "io.containerd.image.name"
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedImage:
+    """One image of an archive, now in the blob store."""
+
+    manifest: Manifest
+    config: ImageConfig
+    names: tuple[str, ...]
+    """As the archive names it, each with a tag."""
+
+
+async def load_archive(
+    chunks: AsyncIterator[bytes], store: BlobStore, platform: Platform, limits: ImageLimits
+) -> tuple[ArchivedImage, ...]:
+    """Store every image of a tar stream that runs on `platform`.
+
+    Raises:
+        ImageError: `image-archive` (neither form, or parts are missing), `image-tar`, `image-document`,
+            `image-platform`, `image-too-large`, `digest-mismatch`. Blobs that came in before stay until collected.
+        CapacityError: `disk-full`.
+    """
+    with TemporaryFile(dir=store.spool) as spool:
+        await _spool(chunks, spool, store.spool, limits)
+        with disk_errors(store.spool):
+            plain = await asyncio.to_thread(_decompressed, spool, store.spool, limits)
+        with plain:
+            index = await asyncio.to_thread(TarIndex, plain)
+            return await _Loader(index, store, platform).load()
+
+
+async def _spool(chunks: AsyncIterator[bytes], spool: IO[bytes], directory: Path, limits: ImageLimits) -> None:
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > limits.packed_bytes:
+            raise too_large(f"the archive has more than {limits.packed_bytes >> 20} MiB")
+        check_room(directory, len(chunk))
+        with disk_errors(directory):
+            await asyncio.to_thread(spool.write, chunk)
+    with disk_errors(directory):
+        spool.flush()
+
+
+def _decompressed(spool: BinaryIO, directory: Path, limits: ImageLimits) -> BinaryIO:
+    """The archive itself, or, where it is compressed, another spool with its content."""
+    size = spool.tell()
+    spool.seek(0)
+    if not media_suffix(spool.read(8)):
+        return spool
+    stream = LayerStream(Layer(spool, size, ""), Budget(limits), verify=False)
+    plain = TemporaryFile(dir=directory)  # noqa: SIM115 - the caller's to close
+    try:
+        while chunk := stream.read(MIB):
+            plain.write(chunk)
+    except BaseException:
+        plain.close()
+        raise
+    return plain
+
+
+class _Loader:
+    """Carries the images of one archive into the store."""
+
+    def __init__(self, index: TarIndex, store: BlobStore, platform: Platform) -> None:
+        self._index = index
+        self._store = store
+        self._platform = platform
+
+    async def load(self) -> tuple[ArchivedImage, ...]:
+        if "index.json" in self._index:
+            return await self._load_layout()
+        if "manifest.json" in self._index:
+            return tuple([await self._load_saved(entry) for entry in self._saved_entries()])
+        raise ImageError(
+            "image-archive",
+            "the tar has neither an index.json (OCI layout) nor a manifest.json (docker save)",
+            resolution="write the archive with `docker save` or `skopeo copy … oci-archive:FILE`",
+        )
+
+    # OCI layout
+
+    async def _load_layout(self) -> tuple[ArchivedImage, ...]:
+        tags = self._tags_by_config()
+        names: dict[str, list[str]] = {}
+        for entry in _bounded(parse_index(self._read("index.json", MANIFEST_BYTES))):
+            digest = self._descend(entry, _NESTING)
+            names.setdefault(digest, []).extend(_names_of(entry))
+        if not names:
+            raise ImageError("image-archive", "the index of the archive names no image")
+        return tuple([await self._load_manifest(digest, found, tags) for digest, found in names.items()])
+
+    def _descend(self, entry: Descriptor, nesting: int) -> str:
+        """The manifest for our platform below an entry of an index."""
+        raw = self._read_blob(entry.digest, MANIFEST_BYTES)
+        if not is_index(parse_document(raw)):
+            return entry.digest
+        if not nesting:
+            raise ImageError("image-archive", "the indexes of the archive are nested too deeply")
+        return self._descend(choose(parse_index(raw), self._platform), nesting - 1)
+
+    async def _load_manifest(self, digest: str, names: list[str], tags: Mapping[str, list[str]]) -> ArchivedImage:
+        manifest = parse_manifest(self._read_blob(digest, MANIFEST_BYTES))
+        config = self._check_config(self._read_blob(manifest.config.digest, CONFIG_BYTES), manifest.layers)
+        for ref in (manifest.config, *manifest.layers):
+            if not self._store.has(ref.digest):
+                await self._take(_blob_path(ref.digest), expected=ref)
+        await self._store.put(manifest.raw)
+        return ArchivedImage(manifest, config, _clean(tags.get(manifest.config.digest) or names))
+
+    def _tags_by_config(self) -> Mapping[str, list[str]]:
+        """Names from the manifest.json that Docker writes beside an index: they are what people typed."""
+        if "manifest.json" not in self._index:
+            return {}
+        tags: dict[str, list[str]] = {}
+        for entry in self._saved_entries():
+            digest = "sha256:" + as_text(entry.get("Config"), "Config").rpartition("/")[2].removesuffix(".json")
+            tags.setdefault(digest, []).extend(as_texts(entry.get("RepoTags"), "RepoTags"))
+        return tags
+
+    # docker save
+
+    def _saved_entries(self) -> tuple[Mapping[str, object], ...]:
+        entries = parse_list(self._read("manifest.json", MANIFEST_BYTES), "manifest.json", MANIFEST_BYTES)
+        return _bounded(tuple(as_object(entry, "an entry of manifest.json") for entry in entries))
+
+    async def _load_saved(self, entry: Mapping[str, object]) -> ArchivedImage:
+        names = as_texts(entry.get("RepoTags"), "RepoTags")
+        paths = as_texts(as_list(entry.get("Layers"), "Layers"), "Layers")
+        raw = self._read(as_text(entry.get("Config"), "Config"), CONFIG_BYTES)
+        if len(paths) > LAYERS:
+            raise too_large(f"it has more than {LAYERS} layers")
+        diff_ids = parse_diff_ids(raw)
+        layers = tuple([await self._take(path) for path in paths])
+        config = self._check_config(raw, layers)
+        for layer, diff_id in zip(layers, diff_ids, strict=True):
+            if layer.media_type == OCI_LAYER and layer.digest != diff_id:
+                raise mismatch("a layer of the archive", diff_id, layer.digest)
+        manifest = build_manifest(BlobRef(await self._store.put(raw), len(raw), OCI_CONFIG), layers)
+        await self._store.put(manifest)
+        return ArchivedImage(parse_manifest(manifest), config, _clean(names))
+
+    # Parts
+
+    def _check_config(self, raw: bytes, layers: tuple[BlobRef, ...]) -> ImageConfig:
+        config = parse_config(raw)
+        check_platform(config, self._platform)
+        if len(parse_diff_ids(raw)) != len(layers):
+            raise ImageError("image-document", "the image configuration and the manifest name different layers")
+        return config
+
+    def _read(self, name: str, limit: int) -> bytes:
+        return self._index.read(name, limit)
+
+    def _read_blob(self, digest: str, limit: int) -> bytes:
+        return check_digest(self._read(_blob_path(digest), limit), digest, f"blob {digest} of the archive")
+
+    async def _take(self, name: str, expected: BlobRef | None = None) -> BlobRef:
+        """Move a member into the store; returns what it is."""
+        with _scratch(self._store.spool) as scratch, disk_errors(self._store.spool):
+            digest, size, magic = await asyncio.to_thread(self._index.copy, name, scratch)
+            found = BlobRef(digest, size, OCI_LAYER + media_suffix(magic))
+            if expected is not None and (expected.digest, expected.size) != (digest, size):
+                raise mismatch(f"{name} of the archive", expected.digest, digest)
+            await self._store.adopt(scratch, digest)
+        return found
+
+
+@contextmanager
+def _scratch(directory: Path) -> Iterator[Path]:
+    """A file name of our own, gone afterwards."""
+    with NamedTemporaryFile(dir=directory, delete=False) as file:
+        path = Path(file.name)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _blob_path(digest: str) -> str:
+    return "blobs/" + digest.replace(":", "/")
+
+
+def _names_of(entry: Descriptor) -> list[str]:
+    name = entry.annotations.get(_IMAGE_NAME) or entry.annotations.get(_REF_NAME)
+    return [name] if name else []
+
+
+def _clean(names: Sequence[str]) -> tuple[str, ...]:
+    if len(names) > _NAMES:
+        raise too_large(f"it has more than {_NAMES} names")
+    return tuple(dict.fromkeys(parse_loaded_name(name) for name in names))
+
+
+def _bounded(entries: tuple[T, ...]) -> tuple[T, ...]:
+    if len(entries) > _IMAGES:
+        raise too_large(f"the archive has more than {_IMAGES} images")
+    return entries

@@ -1,0 +1,251 @@
+"""A content-addressed directory of blobs. It is a `BlobSource`, so nodes can pull from it.
+
+    sha256/<first two digits>/<digest>     a whole blob, its digest checked when it was written
+    partial/<digest>                       what arrived of a blob so far; a later `fetch` goes on from its end
+    spool/                                 files of work under way; emptied by `sweep` at start
+
+A name below `sha256/` appears by rename after fsync only, so whatever is there is whole. Disk work runs in threads.
+
+Collection is mark and sweep: a blob stays while a kept manifest names it. What was written or asked for in the last
+`grace_s` seconds stays too, for its manifest may not have reached the caller's list yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from io import RawIOBase
+from pathlib import Path
+from typing import BinaryIO
+
+from plasmavmc.errors import ImageError, UnavailableError
+from plasmavmc.images.digests import digest_of, hex_of, mismatch
+from plasmavmc.images.files import check_room, disk_errors, empty_directory, make_private, publish, sync_file
+from plasmavmc.images.limits import MANIFEST_BYTES
+from plasmavmc.images.locks import KeyedLocks
+from plasmavmc.images.manifest import parse_manifest
+from plasmavmc.images.source import BlobRef, BlobSource
+from plasmavmc.types import MIB
+
+_CHUNK = MIB
+
+
+class BlobStore:
+    """All blobs of one server or node. One process owns a directory."""
+
+    def __init__(self, root: Path, *, grace_s: float = 3600.0, clock: Callable[[], float] = time.time) -> None:
+        self._root = root
+        self._grace_s = grace_s
+        self._clock = clock
+        self._locks = KeyedLocks()
+        for name in ("sha256", "partial", "spool"):
+            make_private(root / name)
+
+    @property
+    def spool(self) -> Path:
+        """Where work under way may write files, to be taken in by `adopt`."""
+        return self._root / "spool"
+
+    def sweep(self) -> None:
+        """Remove what a crash left in the spool. For the start, before any work."""
+        empty_directory(self.spool)
+
+    # What is here
+
+    def path(self, digest: str) -> Path:
+        """Where a blob lies, or would lie."""
+        name = hex_of(digest)
+        return self._root / "sha256" / name[:2] / name
+
+    def local_path(self, ref: BlobRef) -> Path | None:
+        """The file of a whole blob, for readers on this host (`LocalBlobs`)."""
+        path = self.path(ref.digest)
+        return path if path.exists() else None
+
+    def has(self, digest: str) -> bool:
+        return self.path(digest).exists()
+
+    def has_image(self, digest: str) -> bool:
+        """True where a manifest, its configuration and all its layers are here."""
+        try:
+            needed = self._needed(digest)
+        except ImageError:
+            return False
+        return all(self.has(blob) for blob in needed)
+
+    async def manifest(self, digest: str) -> bytes:
+        return await self.read(digest, MANIFEST_BYTES)
+
+    async def read(self, digest: str, limit: int) -> bytes:
+        """A small blob, whole.
+
+        Raises:
+            ImageError: `image-not-found`; `image-too-large` above `limit` bytes.
+        """
+        data = await asyncio.to_thread(self._read, digest, limit + 1)
+        if len(data) > limit:
+            raise ImageError("image-too-large", f"blob {digest} has more than {limit} bytes")
+        return data
+
+    async def blob(self, ref: BlobRef, offset: int = 0) -> AsyncIterator[bytes]:
+        file = await asyncio.to_thread(self._open, ref.digest)
+        with file:
+            file.seek(offset)
+            while chunk := await asyncio.to_thread(file.read, _CHUNK):
+                yield chunk
+
+    # What comes in
+
+    async def put(self, data: bytes) -> str:
+        """Store a small blob; returns its digest.
+
+        Raises:
+            CapacityError: `disk-full`.
+        """
+        digest = digest_of(data)
+        async with self._locks.hold(digest):
+            if not self._touch(digest):
+                await asyncio.to_thread(self._write, digest, data)
+        return digest
+
+    async def adopt(self, file: Path, digest: str) -> None:
+        """Take in a file of the spool whose digest the caller has computed."""
+        async with self._locks.hold(digest):
+            if not self._touch(digest):
+                await asyncio.to_thread(self._publish, file, digest)
+
+    async def fetch(self, ref: BlobRef, source: BlobSource) -> None:
+        """Bring a blob from a source, going on where an earlier try ended. What is here already is not asked for.
+
+        Raises:
+            ImageError: from the source; `digest-mismatch`, after which the bytes that came are gone.
+            UnavailableError: from the source; what arrived is kept for the next try.
+            CapacityError: `disk-full`; nothing is kept.
+        """
+        async with self._locks.hold(ref.digest):
+            if not self._touch(ref.digest):
+                await self._download(ref, source)
+
+    # What goes out
+
+    async def remove(self, digests: Iterable[str]) -> None:
+        """Remove blobs, whole or partial. Unknown ones are fine."""
+        for digest in digests:
+            async with self._locks.hold(digest):
+                self.path(digest).unlink(missing_ok=True)
+                self._partial(digest).unlink(missing_ok=True)
+
+    async def collect(self, keep: frozenset[str]) -> int:
+        """Remove every blob, whole or partial, that no manifest in `keep` needs; returns the bytes won."""
+        needed = await asyncio.to_thread(self._mark, keep)
+        won = 0
+        for path in await asyncio.to_thread(self._all_files):
+            digest = f"sha256:{path.name}"
+            if digest not in needed and not self._locks.is_held(digest):
+                won += self._remove_stale(path)
+        return won
+
+    # Downloads
+
+    async def _download(self, ref: BlobRef, source: BlobSource) -> None:
+        partial = self._partial(ref.digest)
+        try:
+            with disk_errors(self._root), partial.open("ab", buffering=0) as file:
+                hasher, offset = await asyncio.to_thread(_rehash, partial, ref.size)
+                file.truncate(offset)
+                check_room(self._root, ref.size - offset)
+                await self._receive(ref, source, file, hasher, offset)
+            await asyncio.to_thread(self._publish, partial, ref.digest)
+        except (UnavailableError, asyncio.CancelledError):
+            raise
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+    async def _receive(
+        self, ref: BlobRef, source: BlobSource, file: RawIOBase, hasher: hashlib._Hash, offset: int
+    ) -> None:
+        async for chunk in source.blob(ref, offset):
+            offset += len(chunk)
+            if offset > ref.size:
+                raise mismatch(f"blob {ref.digest}", f"{ref.size} bytes", "more")
+            await asyncio.to_thread(_append, file, hasher, chunk)
+        found = f"sha256:{hasher.hexdigest()}"
+        if offset != ref.size or found != ref.digest:
+            raise mismatch(f"blob {ref.digest}", f"{ref.digest} of {ref.size} bytes", f"{found} of {offset} bytes")
+
+    # Files
+
+    def _partial(self, digest: str) -> Path:
+        return self._root / "partial" / hex_of(digest)
+
+    def _touch(self, digest: str) -> bool:
+        """True where the blob is here; it counts as used now."""
+        try:
+            os.utime(self.path(digest), (self._clock(), self._clock()))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _write(self, digest: str, data: bytes) -> None:
+        with disk_errors(self._root):
+            file = self.spool / hex_of(digest)
+            try:
+                file.write_bytes(data)
+                self._publish(file, digest)
+            finally:
+                file.unlink(missing_ok=True)
+
+    def _publish(self, file: Path, digest: str) -> None:
+        with disk_errors(self._root):
+            sync_file(file)
+            publish(file, self.path(digest))
+
+    def _open(self, digest: str) -> BinaryIO:
+        try:
+            return self.path(digest).open("rb")
+        except FileNotFoundError:
+            raise ImageError("image-not-found", f"blob {digest} is not in the store") from None
+
+    def _read(self, digest: str, limit: int) -> bytes:
+        with self._open(digest) as file:
+            return file.read(limit)
+
+    # Marking
+
+    def _mark(self, keep: frozenset[str]) -> frozenset[str]:
+        return frozenset(blob for digest in keep if self.has(digest) for blob in self._needed(digest))
+
+    def _needed(self, digest: str) -> tuple[str, ...]:
+        manifest = parse_manifest(self._read(digest, MANIFEST_BYTES))
+        return (digest, manifest.config.digest, *(layer.digest for layer in manifest.layers))
+
+    def _all_files(self) -> tuple[Path, ...]:
+        return (*self._root.glob("sha256/*/*"), *self._root.glob("partial/*"))
+
+    def _remove_stale(self, path: Path) -> int:
+        found = path.stat()
+        if found.st_mtime > self._clock() - self._grace_s:
+            return 0
+        path.unlink()
+        return found.st_size
+
+
+def _rehash(partial: Path, limit: int) -> tuple[hashlib._Hash, int]:
+    """The running hash of what arrived before, and where it ends (at most `limit`)."""
+    hasher, offset = hashlib.sha256(), 0
+    with partial.open("rb") as file:
+        while chunk := file.read(min(_CHUNK, limit - offset)):
+            hasher.update(chunk)
+            offset += len(chunk)
+    return hasher, offset
+
+
+def _append(file: RawIOBase, hasher: hashlib._Hash, chunk: bytes) -> None:
+    hasher.update(chunk)
+    rest = memoryview(chunk)
+    while rest:
+        rest = rest[file.write(rest) or 0 :]

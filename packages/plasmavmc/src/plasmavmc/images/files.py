@@ -1,0 +1,89 @@
+"""Small file-system moves that must not leave anything half: durable renames, and the disk that is full.
+
+Durable means: data is synced before the rename, the directory after it. A crash leaves the old state or the new one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from plasmavmc.errors import CapacityError, HostError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+RESERVE_BYTES = 64 * 1024 * 1024
+"""Room that images leave on their disk, so that a full store does not stop the host's other work."""
+
+
+@contextmanager
+def disk_errors(directory: Path) -> Iterator[None]:
+    """Turn what the file system refuses into the engine's errors.
+
+    Raises:
+        CapacityError: `disk-full`.
+        HostError: `disk-error`, with what the kernel said.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise disk_full(directory) from error
+        raise HostError("disk-error", f"{directory}: {error.strerror or error}", details=str(error)) from error
+
+
+def disk_full(directory: Path) -> CapacityError:
+    return CapacityError(
+        "disk-full",
+        f"no space left on the disk of {directory}",
+        resolution="free space, remove images that are not used, or give the data directory a larger disk",
+    )
+
+
+def check_room(directory: Path, wanted: int) -> None:
+    """Refuse early what cannot fit.
+
+    Raises:
+        CapacityError: `disk-full`.
+    """
+    if free_bytes(directory) < wanted + RESERVE_BYTES:
+        raise disk_full(directory)
+
+
+def free_bytes(directory: Path) -> int:
+    """What an unprivileged process may still write to the disk of `directory`."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
+def make_private(directory: Path) -> Path:
+    """Make a directory (and its parents) that only our user reads."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return directory
+
+
+def sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(source: Path, target: Path) -> None:
+    """Rename `source` (already synced) to `target` so that it survives a crash."""
+    make_private(target.parent)
+    source.rename(target)
+    sync_file(target.parent)
+
+
+def empty_directory(directory: Path) -> None:
+    """Remove everything below a directory, which stays."""
+    for entry in make_private(directory).iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)

@@ -1,0 +1,176 @@
+"""Merging layers: from stored blobs to one tar stream in which every path comes exactly once.
+
+Theory. Nothing is unpacked: neither to the host's file system, where a hostile layer could escape, nor to a spool, which
+would double the disk an image needs. Instead each layer is decompressed twice. The first pass checks diff_id and
+bounds and builds the tree (`tree.py`) from names and attributes. Then the archive is written in three parts:
+
+    1. directories, empty files, links, devices: from the tree, parents before children, names in order
+    2. files with content, layer after layer: the second pass, in which only what survived is let through
+    3. further names of files (hard links), each after the name it refers to
+
+The same layers give the same bytes, so the same digest gives the same squashfs. Memory holds names and attributes only,
+which the budget bounds; content passes in chunks.
+
+Only `user.*` and `security.*` attributes (file capabilities) are let through: squashfs has no room for POSIX ACLs, and
+`trusted.overlay.*` would talk to the guest's overlay, in which this tree is the lower layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from plasmavmc.images import tarwrite
+from plasmavmc.images.layers import Budget, Layer, LayerStream, too_large
+from plasmavmc.images.limits import PATH_BYTES, ImageLimits
+from plasmavmc.images.tar import Kind, Member, TarReader
+from plasmavmc.images.tree import Directory, Inode, Tree, hostile
+from plasmavmc.types import MIB
+
+_BATCH = MIB // 2
+_PAUSE = 8 * MIB
+_STEP = 512
+"""Members between two chances to stop."""
+_IMPLIED = Member(name=b"", kind=Kind.DIRECTORY, mode=0o755)
+_XATTRS = (b"user.", b"security.")
+
+
+def merge(layers: Sequence[Layer], limits: ImageLimits) -> Generator[bytes, None, None]:
+    """The merged image as a tar stream, in chunks. Yields empty chunks while there is nothing to write yet.
+
+    Raises:
+        ImageError: `image-…` for what is malformed, hostile or too large; `digest-mismatch`.
+    """
+    tree = Tree()
+    yield from _read_tree(tree, layers, limits)
+    outline = _Outline(limits.owners)
+    yield from _batched(outline.write(tree.root))
+    yield from _batched(_contents(layers, outline.wanted, limits))
+    yield from _batched(outline.write_links())
+    yield tarwrite.END
+
+
+def _read_tree(tree: Tree, layers: Sequence[Layer], limits: ImageLimits) -> Iterator[bytes]:
+    budget = Budget(limits)
+    for number, layer in enumerate(layers):
+        stream = LayerStream(layer, budget, verify=True)
+        members: list[tuple[int, Member]] = []
+        yield from _read_members(TarReader(stream), members, budget)
+        stream.check_diff_id()
+        yield from _breathing(tree.apply(number, members))
+
+
+def _read_members(reader: TarReader, members: list[tuple[int, Member]], budget: Budget) -> Iterator[bytes]:
+    for ordinal, member in enumerate(reader):
+        budget.entry(member.metadata_bytes)
+        budget.unpacked(member.size - member.stored)
+        members.append((ordinal, member))
+        if ordinal % _STEP == 0:
+            yield b""
+        yield from _pauses(reader.skip())
+    yield from _pauses(reader.drain())
+
+
+@dataclass(slots=True)
+class _Outline:
+    """Writes what has no content, and notes what has: `wanted[layer][ordinal]` is the file to write there."""
+
+    owners_allowed: int
+    wanted: dict[int, dict[int, Inode]] = field(default_factory=dict)
+    _links: list[tuple[bytes, Inode]] = field(default_factory=list)
+    _owners: set[int] = field(default_factory=set)
+
+    def write(self, root: Directory) -> Iterator[bytes]:
+        yield self._header(root.member or _IMPLIED, b"./")
+        todo = _named(b"", root)
+        while todo:
+            path, node = todo.pop()
+            if isinstance(node, Directory):
+                yield self._header(node.member or _IMPLIED, path)
+                todo.extend(_named(path + b"/", node))
+            elif node.path:
+                self._links.append((path, node))
+            else:
+                node.path = path
+                yield self._inode(node)
+
+    def write_links(self) -> Iterator[bytes]:
+        for path, inode in self._links:
+            yield tarwrite.header(replace(inode.member, kind=Kind.HARD_LINK, size=0, xattrs=()), path, inode.path)
+
+    def _inode(self, inode: Inode) -> bytes:
+        if inode.member.size:
+            self.wanted.setdefault(inode.layer, {})[inode.ordinal] = inode
+            self._count_owners(inode.member)
+            return b""
+        return self._header(inode.member, inode.path)
+
+    def _header(self, member: Member, path: bytes) -> bytes:
+        self._count_owners(member)
+        return _header(member, path)
+
+    def _count_owners(self, member: Member) -> None:
+        self._owners.add(member.uid)
+        self._owners.add(member.gid)
+        if len(self._owners) > self.owners_allowed:
+            raise too_large(f"its files have more than {self.owners_allowed} different owners")
+
+
+def _contents(layers: Sequence[Layer], wanted: dict[int, dict[int, Inode]], limits: ImageLimits) -> Iterator[bytes]:
+    """The files with content, in the order of their layers."""
+    budget = Budget(limits)
+    for number, layer in enumerate(layers):
+        files = wanted.get(number, {})
+        reader = TarReader(LayerStream(layer, budget, verify=False))
+        left = len(files)
+        for ordinal, member in enumerate(reader if left else ()):
+            if (inode := files.get(ordinal)) is not None:
+                yield _header(member, inode.path)
+                yield from reader.data(member)
+                yield tarwrite.padding(member.size)
+                left -= 1
+            yield from _pauses(reader.skip())
+            if not left:
+                break
+
+
+def _header(member: Member, path: bytes) -> bytes:
+    kept = tuple(pair for pair in member.xattrs if pair[0].startswith(_XATTRS))
+    return tarwrite.header(replace(member, xattrs=kept), path, member.link if member.kind is Kind.SYMLINK else b"")
+
+
+def _named(prefix: bytes, directory: Directory) -> list[tuple[bytes, Directory | Inode]]:
+    """The children with their paths, last name first (they go onto a stack)."""
+    longest = max(map(len, directory.children), default=0)
+    if len(prefix) + longest > PATH_BYTES:
+        raise hostile("image-path", "a path in the image is longer than Linux takes", prefix)
+    return [(prefix + name, directory.children[name]) for name in sorted(directory.children, reverse=True)]
+
+
+def _batched(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in larger chunks."""
+    batch: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece)
+        if size >= _BATCH or len(batch) >= _STEP or not piece:
+            yield b"".join(batch)
+            batch, size = [], 0
+    yield b"".join(batch)
+
+
+def _pauses(passed: Iterable[int]) -> Iterator[bytes]:
+    """A chance to stop after every few megabytes that are passed over."""
+    total = 0
+    for count in passed:
+        total += count
+        if total >= _PAUSE:
+            total = 0
+            yield b""
+
+
+def _breathing(steps: Iterable[None]) -> Iterator[bytes]:
+    for count, _ in enumerate(steps):
+        if count % _STEP == 0:
+            yield b""

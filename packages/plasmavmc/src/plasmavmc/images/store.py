@@ -1,0 +1,293 @@
+"""Built root file systems of a node, by manifest digest.
+
+    images/<digest>-<builder>/{rootfs.squashfs, config.json, built.json}     whole images, by one rename
+    building/                                                                work under way; emptied at start
+    blobs/                                                                   layers on their way (`blobs.py`)
+
+Layers are needed only until the image is built, and where the source has them on this host they are read in place.
+What was fetched is kept after a failed build, so that the next try does not fetch it again.
+
+An image in use is *held* by the key of its VM. Holders live in memory: after a restart the engine holds again for each
+VM that it adopts. `collect` never removes a held image, nor one given out in the last minute, which its caller may be
+about to hold. The builder's version is part of the name: images of an older builder are built anew, and collected.
+
+A root file system is hashed when it is built and once more when a process first gives it out, so that a disk that
+lost bytes is told, not booted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, aclosing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol, runtime_checkable
+
+import msgspec
+
+from plasmavmc.errors import ImageError
+from plasmavmc.images.blobs import BlobStore
+from plasmavmc.images.config import check_platform, parse_config, parse_diff_ids
+from plasmavmc.images.digests import check_digest, hex_of
+from plasmavmc.images.fanout import fan_out
+from plasmavmc.images.files import disk_errors, empty_directory, make_private, publish, sync_file
+from plasmavmc.images.layers import Layer, too_large
+from plasmavmc.images.limits import ImageLimits
+from plasmavmc.images.locks import KeyedLocks
+from plasmavmc.images.manifest import Platform, host_platform, parse_manifest
+from plasmavmc.images.merge import merge
+from plasmavmc.images.source import BlobRef, BlobSource, ImageConfig, Manifest
+from plasmavmc.images.squashfs import pack
+from plasmavmc.images.stepping import stepwise
+
+BUILDER = 1
+"""Rises when the same layers would give another root file system."""
+_FETCHES = 3
+_FRESH_S = 60.0
+_ROOTFS = "rootfs.squashfs"
+_CONFIG = "config.json"
+_BUILT = "built.json"
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltImage:
+    """A root file system ready to boot."""
+
+    digest: str
+    """Of the OCI manifest."""
+    rootfs: Path
+    config: ImageConfig
+    size_bytes: int
+
+
+@runtime_checkable
+class LocalBlobs(Protocol):
+    """Optional ability of a `BlobSource`: its blobs lie on this host."""
+
+    def local_path(self, ref: BlobRef) -> Path | None:
+        """The file of a whole, checked blob; None where it is not here."""
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """`built.json`."""
+
+    rootfs_sha256: str
+    size_bytes: int
+
+
+class ImageStore:
+    """All images of one node. One process owns a directory."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        limits: ImageLimits = ImageLimits(),  # noqa: B008 - a frozen value
+        platform: Platform | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._images = make_private(root / "images")
+        self._building = make_private(root / "building")
+        self._blobs = BlobStore(root / "blobs")
+        self._limits = limits
+        self._platform = platform or host_platform()
+        self._clock = clock
+        self._locks = KeyedLocks()
+        self._holders: dict[str, set[str]] = {}
+        self._given: dict[str, float] = {}
+        self._verified: set[str] = set()
+        empty_directory(self._building)
+        self._blobs.sweep()
+
+    async def ensure(
+        self, digest: str, source: BlobSource, *, progress: Callable[[str], None] | None = None
+    ) -> BuiltImage:
+        """The image with this manifest digest: as it is here, or fetched and built. Concurrent calls share one build.
+
+        Raises:
+            ImageError: the image is unknown, corrupt, hostile or for another machine.
+            UnavailableError: the source does not answer; what arrived is kept for the next try.
+            CapacityError: `disk-full`; nothing of the build is left.
+            HostError: `squashfs-failed`, `missing-program`, `disk-error`.
+        """
+        async with self._locks.hold(digest):
+            image = await self._present(digest)
+            if image is None:
+                await self._build(digest, source, progress or _quiet)
+                image = self._read(self._directory(digest))
+                self._verified.add(digest)
+            self._given[digest] = self._clock()
+            os.utime(image.rootfs, (self._clock(), self._clock()))
+            return image
+
+    def hold(self, digest: str, holder: str) -> None:
+        """Keep an image while `holder` lives."""
+        self._holders.setdefault(holder, set()).add(digest)
+
+    def release(self, holder: str) -> None:
+        """Give up all that `holder` held. Unknown holders are fine."""
+        self._holders.pop(holder, None)
+
+    def list(self) -> tuple[BuiltImage, ...]:
+        """All whole images, longest unused first."""
+        entries = sorted(self._entries(), key=lambda entry: (entry / _ROOTFS).stat().st_mtime)
+        return tuple(self._read(entry) for entry in entries)
+
+    async def collect(self, budget_bytes: int) -> int:
+        """Remove unused images, longest unused first, until the rest takes at most the budget; returns bytes won.
+
+        Images of older builders and layers left by failed builds an hour ago go in any case.
+        """
+        won = await self._blobs.collect(frozenset())
+        for directory in self._outdated():
+            won += await self._remove(directory)
+        images = self.list()
+        total = sum(image.size_bytes for image in images)
+        for image in images:
+            if total <= budget_bytes:
+                break
+            if self._is_free(image.digest):
+                total -= image.size_bytes
+                won += await self._remove(self._directory(image.digest))
+        return won
+
+    # What is here
+
+    def _directory(self, digest: str) -> Path:
+        return self._images / f"{hex_of(digest)}-{BUILDER}"
+
+    def _entries(self) -> Iterator[Path]:
+        return (entry for entry in self._images.iterdir() if entry.name.endswith(f"-{BUILDER}"))
+
+    def _outdated(self) -> tuple[Path, ...]:
+        return tuple(entry for entry in self._images.iterdir() if not entry.name.endswith(f"-{BUILDER}"))
+
+    def _read(self, directory: Path) -> BuiltImage:
+        record = msgspec.json.decode((directory / _BUILT).read_bytes(), type=_Record)
+        config = parse_config((directory / _CONFIG).read_bytes())
+        digest = _digest_in(directory)
+        return BuiltImage(digest, directory / _ROOTFS, config, record.size_bytes)
+
+    async def _present(self, digest: str) -> BuiltImage | None:
+        """The image as it is here; one that lost bytes on the disk is removed, and counts as absent."""
+        directory = self._directory(digest)
+        if not directory.exists():
+            return None
+        if digest not in self._verified:
+            record = msgspec.json.decode((directory / _BUILT).read_bytes(), type=_Record)
+            if await asyncio.to_thread(_hash_file, directory / _ROOTFS) != record.rootfs_sha256:
+                await self._remove(directory)
+                return None
+            self._verified.add(digest)
+        return self._read(directory)
+
+    def _is_free(self, digest: str) -> bool:
+        held = any(digest in digests for digests in self._holders.values())
+        fresh = self._clock() - self._given.get(digest, 0.0) < _FRESH_S
+        return not (held or fresh or self._locks.is_held(digest))
+
+    async def _remove(self, directory: Path) -> int:
+        """Remove an image; returns its bytes. Gone by one rename for all who look, then its files."""
+        return await asyncio.to_thread(_remove_tree, self._set_aside(directory))
+
+    def _set_aside(self, directory: Path) -> Path:
+        self._verified.discard(_digest_in(directory))
+        return directory.rename(self._building / f"{directory.name}.trash")
+
+    # Building
+
+    async def _build(self, digest: str, source: BlobSource, progress: Callable[[str], None]) -> None:
+        progress("fetching the manifest")
+        manifest = parse_manifest(check_digest(await source.manifest(digest), digest, "the manifest"))
+        self._check_size(manifest)
+        config = await self._fetch_config(manifest.config, source)
+        diff_ids = parse_diff_ids(config)
+        if len(diff_ids) != len(manifest.layers):
+            raise ImageError("image-document", "the image configuration and the manifest name different layers")
+        with ExitStack() as files:
+            layers = await self._open_layers(manifest, diff_ids, source, files, progress)
+            progress("building the root file system")
+            await self._pack(digest, config, layers)
+        await self._blobs.remove(layer.digest for layer in manifest.layers)
+
+    def _check_size(self, manifest: Manifest) -> None:
+        if sum(layer.size for layer in manifest.layers) > self._limits.packed_bytes:
+            raise too_large(f"its layers have more than {self._limits.packed_bytes >> 20} MiB")
+
+    async def _fetch_config(self, ref: BlobRef, source: BlobSource) -> bytes:
+        data = b""
+        async for chunk in source.blob(ref):
+            data += chunk
+            if len(data) > ref.size:
+                break
+        check_platform(parse_config(check_digest(data, ref.digest, "the image configuration")), self._platform)
+        return data
+
+    async def _open_layers(
+        self,
+        manifest: Manifest,
+        diff_ids: tuple[str, ...],
+        source: BlobSource,
+        files: ExitStack,
+        progress: Callable[[str], None],
+    ) -> tuple[Layer, ...]:
+        async def open_layer(numbered: tuple[int, BlobRef]) -> BinaryIO:
+            number, ref = numbered
+            progress(f"fetching layer {number} of {len(manifest.layers)}")
+            return files.enter_context(await self._open_layer(ref, source))
+
+        opened = await fan_out(open_layer, enumerate(manifest.layers, 1), at_once=_FETCHES)
+        parts = zip(opened, manifest.layers, diff_ids, strict=True)
+        return tuple(Layer(file, ref.size, diff_id) for file, ref, diff_id in parts)
+
+    async def _open_layer(self, ref: BlobRef, source: BlobSource) -> BinaryIO:
+        """Open a layer in place, or once it is fetched. Opened at once, for another build may remove what it fetched."""
+        if isinstance(source, LocalBlobs) and (path := source.local_path(ref)) is not None:
+            with suppress(FileNotFoundError):
+                return path.open("rb")
+        await self._blobs.fetch(ref, source)
+        return self._blobs.path(ref.digest).open("rb")
+
+    async def _pack(self, digest: str, config: bytes, layers: tuple[Layer, ...]) -> None:
+        directory = make_private(self._building / hex_of(digest))
+        try:
+            async with aclosing(stepwise(merge(layers, self._limits))) as tar:
+                await pack(tar, directory / _ROOTFS)
+            await asyncio.to_thread(self._finish, directory, config, self._directory(digest))
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _finish(self, directory: Path, config: bytes, target: Path) -> None:
+        rootfs = directory / _ROOTFS
+        record = _Record(_hash_file(rootfs), rootfs.stat().st_size)
+        with disk_errors(directory):
+            (directory / _CONFIG).write_bytes(config)
+            (directory / _BUILT).write_bytes(msgspec.json.encode(record))
+            for name in (_ROOTFS, _CONFIG, _BUILT):
+                sync_file(directory / name)
+            publish(directory, target)
+
+
+def _digest_in(directory: Path) -> str:
+    """The digest in the name of an image's directory."""
+    return f"sha256:{directory.name.partition('-')[0]}"
+
+
+def _remove_tree(directory: Path) -> int:
+    size = sum(entry.stat().st_size for entry in directory.iterdir())
+    shutil.rmtree(directory, ignore_errors=True)
+    return size
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _quiet(_message: str) -> None:
+    """Progress that nobody asked for."""
