@@ -1,0 +1,68 @@
+"""Driver `memory`: disks in anonymous memory (memfd_create(2)). For tests and simulation; a VMM can use its descriptors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from plasmavmc.errors import CapacityError, ConflictError, HostError, NotFoundError
+from plasmavmc.storage.backend import Disk
+from plasmavmc.storage.directory import check_key
+from plasmavmc.storage.sparse import sparse_copy
+from plasmavmc.types import GIB
+
+_STAT_BLOCK = 512
+
+
+class MemoryStorage:
+    """`StorageBackend` that forgets everything with the process. `capacity_bytes` bounds what is written by clones."""
+
+    def __init__(self, capacity_bytes: int = GIB) -> None:
+        self._capacity = capacity_bytes
+        self._disks: dict[str, int] = {}
+
+    @property
+    def name(self) -> str:
+        return "memory"
+
+    async def clone(self, template: Path, key: str) -> Disk:
+        if check_key(key) in self._disks:
+            raise ConflictError("disk-exists", f"disk {key} exists already")
+        descriptor = os.memfd_create(key, os.MFD_CLOEXEC)
+        try:
+            self._fill(descriptor, template)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._disks[key] = descriptor
+        return self._describe(key)
+
+    async def open(self, key: str) -> int:
+        if check_key(key) not in self._disks:
+            raise NotFoundError("disk-not-found", f"there is no disk {key}")
+        return os.open(f"/proc/self/fd/{self._disks[key]}", os.O_RDWR | os.O_CLOEXEC)
+
+    async def delete(self, key: str) -> None:
+        descriptor = self._disks.pop(check_key(key), None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    async def disks(self) -> tuple[Disk, ...]:
+        return tuple(self._describe(key) for key in sorted(self._disks))
+
+    async def free_bytes(self) -> int:
+        return self._capacity - sum(self._describe(key).used_bytes for key in self._disks)
+
+    def _fill(self, descriptor: int, template: Path) -> None:
+        try:
+            with template.open("rb") as source:
+                sparse_copy(source.fileno(), descriptor)
+        except OSError as error:
+            raise HostError("storage-error", f"{template}: {error.strerror}") from error
+        used = sum(self._describe(key).used_bytes for key in self._disks)
+        if used + os.fstat(descriptor).st_blocks * _STAT_BLOCK > self._capacity:
+            raise CapacityError("disk-full", "no memory left for disks", resolution="use a storage driver with a disk")
+
+    def _describe(self, key: str) -> Disk:
+        found = os.fstat(self._disks[key])
+        return Disk(key, found.st_size, found.st_blocks * _STAT_BLOCK)
