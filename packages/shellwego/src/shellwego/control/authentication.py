@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from shellwego.control.unit import Control
 from shellwego.core.errors import UnauthenticatedError
-from shellwego.core.tenancy import Organization, Principal, TokenKind
+from shellwego.core.tenancy import Organization, Principal, Token, TokenKind
 from shellwego.ports.store import Transaction, eq
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -74,6 +74,18 @@ class Authenticator:
         self._keep(hashed, now, session)
         return session
 
+    async def refresh(self, principal: Principal) -> Principal:
+        """The principal as it is now, for streams that outlive a moment; raises `UnauthenticatedError` once its token
+        was revoked or has expired."""
+
+        def look(tx: Transaction) -> Principal:
+            token = tx.tokens.get(principal.token_id)
+            if token is None or not _is_valid(token, tx.now()):
+                raise refused()
+            return _principal(tx, token)
+
+        return await self._control.read(look)
+
     def _keep(self, hashed: str, now: float, session: Session) -> None:
         self._sessions[hashed] = (now, session)
         if len(self._sessions) > _KEPT:
@@ -92,13 +104,19 @@ def refused() -> UnauthenticatedError:
 def look_up(tx: Transaction, hashed: str) -> Session:
     """The session of a token by its hash; raises as `Authenticator.session`."""
     token = next(iter(tx.tokens.select(eq("secret_hash", hashed), limit=1)), None)
-    if token is None or token.revoked_at is not None:
+    if token is None or not _is_valid(token, tx.now()):
         raise refused()
-    if token.expires_at is not None and token.expires_at <= tx.now():
-        raise refused()
-    grants = tuple(tx.grants.select(eq("user_id", token.user_id)))
-    principal = Principal(user_id=token.user_id, token_id=token.id, scopes=token.scopes, grants=grants)
+    principal = _principal(tx, token)
     return Session(principal, _plan(tx, principal))
+
+
+def _is_valid(token: Token, now: float) -> bool:
+    return token.revoked_at is None and (token.expires_at is None or token.expires_at > now)
+
+
+def _principal(tx: Transaction, token: Token) -> Principal:
+    grants = tuple(tx.grants.select(eq("user_id", token.user_id)))
+    return Principal(user_id=token.user_id, token_id=token.id, scopes=token.scopes, grants=grants)
 
 
 def _plan(tx: Transaction, principal: Principal) -> str:

@@ -83,7 +83,9 @@ class Access:
     async def recalled(self) -> Answer | None:
         """The answer that was given to this request before, for operations that ask the outside first."""
         key = self.key
-        return None if key is None else await self.control.read(lambda tx: recall(tx, key))
+        known = None if key is None else await self.control.read(lambda tx: recall(tx, key))
+        self.decided = self.decided or known is not None
+        return known
 
     async def own(self, fn: Callable[[Unit], T]) -> T:
         """Work on what belongs to the caller himself: only his token's scopes can forbid it."""

@@ -1,14 +1,15 @@
 """Deployments: ask for one, ask again for what was, call one off.
 
-A use case here only says what is wanted, and hints; `loops.rollout` does all the rest. An app has one unfinished
-deployment at most: a newer wish supersedes an older one in the same transaction.
+A use case here only says what is wanted, and hints; `loops.rollout` does all the rest. Which deployment is followed, and
+when an older one is superseded, is the planner's to say: a newer one that still waits for its image replaces nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from shellwego.control.apps import announce, save
+from shellwego.control.apps import announce, configure, save
 from shellwego.control.config import ConfigWish, merge, refuse
 from shellwego.control.images import ChosenImage, note_image, require_image
 from shellwego.control.releases import find_release, freeze, newest_release, release_before
@@ -18,9 +19,8 @@ from shellwego.core.admission import admit
 from shellwego.core.apps import App, AppConfig, Release, Service
 from shellwego.core.deployments import FINISHED, STRATEGIES, Deployment, DeploymentState, Stage
 from shellwego.core.errors import ConflictError, FieldError, InvalidError
-from shellwego.ports.store import Transaction, eq, within
+from shellwego.ports.store import Transaction
 
-UNFINISHED = tuple(state.value for state in DeploymentState if state not in FINISHED)
 DEFAULT_WAIT_S = 300.0
 
 
@@ -83,12 +83,30 @@ def _known_digest(tx: Transaction, app: App) -> str:
     return newest.image_digest
 
 
-def redeploy(unit: Unit, app: App, rollout: Rollout = Rollout()) -> Deployment | None:
-    """Roll out the app's current config as a new release; None where the app was never deployed."""
+def change(unit: Unit, app: App, wish: ConfigWish, rollout: Rollout = Rollout()) -> Deployment | None:
+    """Change the config and roll it out with the image that the app has; None where the app was never deployed, and
+    then the config is changed for its first deployment.
+
+    Raises:
+        InvalidError, ConflictError: as `request_deployment`.
+    """
     if not app.last_release_number:
-        save(unit, app)
+        configure(unit, app, wish)
         return None
-    return request_deployment(unit, app, ConfigWish(), None, rollout)
+    return request_deployment(unit, app, wish, None, rollout)
+
+
+def refuse_unknown(app: App, processes: Iterable[str]) -> None:
+    """Raise `InvalidError` for a process that the app has not: a size is for what there is."""
+    known = {process.name for process in app.config.processes}
+    refuse(
+        "no-such-process",
+        tuple(
+            FieldError(f"sizes.{name[:40]}", "no-such-process", f"there is no process “{name[:40]}”")
+            for name in processes
+            if name not in known
+        ),
+    )
 
 
 def restart(unit: Unit, app: App, rollout: Rollout = Rollout()) -> Deployment:
@@ -121,10 +139,8 @@ def rollback(unit: Unit, app: App, ref: str | None, rollout: Rollout = Rollout()
 
 
 def begin(unit: Unit, app: App, release: Release, rollout: Rollout) -> Deployment:
-    """Aim the app at the release; whatever was under way is superseded. Stores the app."""
+    """Queue the release's deployment and store the app; the planner supersedes what is under way when this can begin."""
     _check(rollout)
-    for older in unfinished(unit.tx, app):
-        _finish(unit, older, DeploymentState.SUPERSEDED, f"superseded by v{release.number}", "superseded")
     deployment = unit.tx.deployments.insert(
         Deployment(
             id=unit.new_id("dep"),
@@ -139,9 +155,8 @@ def begin(unit: Unit, app: App, release: Release, rollout: Rollout) -> Deploymen
             created_by=unit.caller.actor,
         )
     )
-    stored = save(unit, replace(app, release_id=release.id))
-    data = {"deployment": deployment.id, "release": f"v{release.number}"}
-    announce(unit, stored, "app.deployment.requested", data)
+    save(unit, app)
+    announce(unit, app, "app.deployment.requested", {"deployment": deployment.id, "release": f"v{release.number}"})
     return deployment
 
 
@@ -153,8 +168,16 @@ def cancel(unit: Unit, app: App, deployment: Deployment) -> Deployment:
     """
     if deployment.state in FINISHED:
         raise ConflictError("deployment-finished", f"the deployment is over already: {deployment.state.value}")
-    cancelled = _finish(unit, deployment, DeploymentState.CANCELLED, f"cancelled by {unit.caller.actor}", "cancelled")
-    save(unit, replace(app, release_id=app.stable_release_id))
+    cancelled = unit.tx.deployments.update(
+        replace(
+            deployment,
+            state=DeploymentState.CANCELLED,
+            reason=f"cancelled by {unit.caller.actor}",
+            reason_code="cancelled",
+            finished_at=unit.now(),
+        )
+    )
+    save(unit, app)
     announce(unit, app, "app.deployment.cancelled", {"deployment": deployment.id})
     return cancelled
 
@@ -165,11 +188,6 @@ def find_deployment(tx: Transaction, app: App, id_: str) -> Deployment:
     if deployment is None or deployment.app_id != app.id:
         raise missing("deployment", id_)
     return deployment
-
-
-def unfinished(tx: Transaction, app: App) -> list[Deployment]:
-    """The deployment under way, if any."""
-    return tx.deployments.select(eq("app_id", app.id), within("state", UNFINISHED))
 
 
 def refuse_deleting(app: App) -> None:
@@ -185,8 +203,3 @@ def _check(rollout: Rollout) -> None:
     if not 1 <= rollout.wait_timeout_s <= 86_400:
         fault = FieldError("wait_timeout", "out-of-range", "between 1 and 86400 seconds")
         raise InvalidError("bad-timeout", f"wait_timeout: {fault.message}", errors=(fault,))
-
-
-def _finish(unit: Unit, deployment: Deployment, state: DeploymentState, reason: str, code: str) -> Deployment:
-    over = replace(deployment, state=state, reason=reason, reason_code=code, finished_at=unit.now())
-    return unit.tx.deployments.update(over)

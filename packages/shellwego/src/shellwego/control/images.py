@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from shellwego.control.imagework import ImageWork
+from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import ConflictError, FieldError, InvalidError, NotFoundError
 from shellwego.core.images import Image, ImageState
-from shellwego.core.instances import TERMINAL, Phase
 from shellwego.core.tenancy import Project
 from shellwego.ports.images import LoadedImage, ResolvedImage
 from shellwego.ports.store import Order, Transaction, eq, within
@@ -27,7 +27,6 @@ _NAME = re.compile(
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
 )
 MAX_NAME = 512
-_LIVE_PHASES = tuple(phase.value for phase in Phase if phase not in TERMINAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +212,7 @@ def _app_using(tx: Transaction, image: Image) -> App | None:
 
 def _live_digests(tx: Transaction, app: App) -> set[str]:
     """Digests that the app runs, aims at, or would return to."""
-    instances = tx.instances.select(eq("app_id", app.id), within("phase", _LIVE_PHASES))
+    instances = tx.instances.select(eq("app_id", app.id), within("phase", LIVE_PHASES))
     release_ids = {app.release_id, app.stable_release_id, *(instance.release_id for instance in instances)}
     releases = [tx.releases.get(release_id) for release_id in release_ids if release_id]
     return {release.image_digest for release in releases if release is not None}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from shellwego.control.scopes import missing
 from shellwego.core.apps import App
 from shellwego.core.errors import ConflictError
-from shellwego.core.instances import SERVING, Instance, OwnerKind, Phase
+from shellwego.core.instances import SERVING, TERMINAL, Instance, OwnerKind, Phase
 from shellwego.ports.store import Order, Transaction, Where, eq, within
 
 _RUNNING = (Phase.HEALTHY, Phase.UNHEALTHY, Phase.STARTING)
+LIVE_PHASES = tuple(phase.value for phase in Phase if phase not in TERMINAL)
 _NEWEST = Order("created_at", descending=True)
 MAX_FOLLOWED = 64
 """Instances whose logs one request reads at most, the newest first."""
@@ -57,3 +58,8 @@ def logged_instances(tx: Transaction, app: App, id_: str = "", process: str = ""
         return [instance] if instance.node_id else []
     newest = tx.instances.select(eq("app_id", app.id), eq("owner", OwnerKind.APP), order=_NEWEST, limit=MAX_FOLLOWED)
     return [instance for instance in newest if instance.node_id and process in ("", instance.process)]
+
+
+def live_instances(tx: Transaction, app: App) -> list[Instance]:
+    """The app's own instances that have, or will have, something on a node."""
+    return app_instances(tx, app, within("phase", LIVE_PHASES))

@@ -14,6 +14,7 @@ from shellwego.core.apps import App
 from shellwego.core.errors import MalformedError, NotFoundError
 from shellwego.core.ids import is_id
 from shellwego.core.images import Image
+from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
 from shellwego.core.tenancy import Organization, Principal, Project
 from shellwego.ports.store import Transaction, eq
@@ -133,6 +134,20 @@ class ImageTarget:
         if image is None or project is None:
             raise missing("image", self.ref)
         return Found(image, project_scope(project), image.id, missing("image", self.ref))
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceTarget:
+    """An instance of any app, by its id."""
+
+    ref: str
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[Instance]:
+        instance = tx.instances.get(self.ref)
+        app = tx.apps.get(instance.app_id) if instance else None
+        if instance is None or app is None:
+            raise missing("instance", self.ref)
+        return Found(instance, app_scope(tx, app), instance.id, missing("instance", self.ref))
 
 
 def missing(kind: str, ref: str) -> NotFoundError:

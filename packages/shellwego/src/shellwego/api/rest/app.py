@@ -1,0 +1,115 @@
+"""The API as an ASGI application: `create_app` puts together what the server runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.types import Scope
+
+from shellwego.api.rest import problems
+from shellwego.api.rest.context import Context, install_context
+from shellwego.api.rest.document import install_document
+from shellwego.api.rest.guard import check_guarded
+from shellwego.api.rest.middleware import BodyLimitMiddleware, TraceMiddleware
+from shellwego.api.rest.routes import (
+    account,
+    apps,
+    deployments,
+    env,
+    events,
+    images,
+    instances,
+    logs,
+    nodes,
+    sockets,
+    system,
+)
+from shellwego.api.rest.spool import Spool
+from shellwego.api.rest.views import AppUrl
+from shellwego.control.authentication import Authenticator
+from shellwego.control.imagework import ImageWork
+from shellwego.control.unit import Control
+from shellwego.ports.streams import Streams
+
+_DOCUMENT = "/v1/openapi.json"
+_DOCS = ("/docs", "/docs/oauth2-redirect")
+_ROUTERS = (
+    system.probes,
+    system.router,
+    account.router,
+    apps.router,
+    env.router,
+    deployments.router,
+    instances.router,
+    logs.router,
+    images.router,
+    nodes.router,
+    events.router,
+    sockets.router,
+)
+
+
+def create_app(
+    control: Control,
+    *,
+    images: ImageWork,
+    streams: Streams,
+    version: str,
+    spool_dir: Path,
+    domain: str = "localhost",
+    http_port: int = 80,
+) -> FastAPI:
+    """The application. `spool_dir` is emptied when it starts; `http_port` is the edge's, for the URLs of apps.
+
+    Raises:
+        RuntimeError: a route goes around the guard.
+    """
+    context = Context(
+        control=control,
+        images=images,
+        streams=streams,
+        version=version,
+        domain=domain,
+        url=AppUrl(http_port),
+        spool=Spool(spool_dir, control.clock),
+        authenticator=Authenticator(control),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        context.spool.open()
+        yield
+        context.stopping.set()
+
+    app = FastAPI(
+        title="ShellWeGo",
+        version=version,
+        openapi_url=_DOCUMENT,
+        docs_url=_DOCS[0],
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    install_context(app, context)
+    problems.install(app)
+    for router in _ROUTERS:
+        app.router.routes.extend(router.routes)
+    app.add_middleware(BodyLimitMiddleware, unlimited=_is_upload)
+    app.add_middleware(TraceMiddleware, observe=context.metrics.observe)
+    install_document(app)
+    check_guarded(app, own=(_DOCUMENT, *_DOCS))
+    return app
+
+
+def _is_upload(scope: Scope) -> bool:
+    """Parts of an upload are bounded by the spool."""
+    return scope["method"] == "PATCH" and str(scope["path"]).startswith(images.UPLOAD_PATH)
+
+
+def stop(app: FastAPI) -> None:
+    """Have streams and long waits end, before the server stops."""
+    context: Context = app.state.context
+    context.stopping.set()

@@ -1,0 +1,44 @@
+"""What the API stands on, handed to `create_app` once and reached through the request's app."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import cast
+
+from fastapi import FastAPI
+from starlette.requests import HTTPConnection
+
+from shellwego.api.rest.metrics import Metrics
+from shellwego.api.rest.ratelimit import RateLimiter
+from shellwego.api.rest.spool import Spool
+from shellwego.api.rest.views import AppUrl
+from shellwego.control.authentication import Authenticator
+from shellwego.control.imagework import ImageWork
+from shellwego.control.unit import Control
+from shellwego.ports.streams import Streams
+
+
+@dataclass(slots=True)
+class Context:
+    control: Control
+    images: ImageWork
+    streams: Streams
+    version: str
+    domain: str
+    url: AppUrl
+    spool: Spool
+    authenticator: Authenticator
+    limiter: RateLimiter = field(default_factory=RateLimiter)
+    metrics: Metrics = field(default_factory=Metrics)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the server is to stop: long answers end, so that clients come again to another server or later."""
+
+
+def install_context(app: FastAPI, context: Context) -> None:
+    app.state.context = context
+
+
+def context_of(connection: HTTPConnection) -> Context:
+    """The context of the app that serves this request or socket."""
+    return cast(Context, connection.app.state.context)

@@ -1,0 +1,222 @@
+"""The rim's side of the choke point: every operation is added by `operation`, with the permission that it needs.
+
+A guarded route authenticates before it reads the body, counts the request against the token's rate, refuses unknown query
+parameters, and hands the endpoint an `Access`. An endpoint that answers without having asked its access is a defect, and
+its answer is thrown away. `check_guarded` refuses an app in which any route goes around this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from enum import Enum
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Request
+from fastapi.routing import APIRoute, APIWebSocketRoute
+from pydantic import BaseModel
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from shellwego.api.rest.context import context_of
+from shellwego.api.rest.problems import Problem, problem
+from shellwego.api.rest.ratelimit import Verdict
+from shellwego.control.authentication import Session, refused
+from shellwego.control.authorization import Access
+from shellwego.control.idempotency import make_key
+from shellwego.control.unit import Caller
+from shellwego.core.errors import FieldError, MalformedError, QuotaError
+
+PUBLIC = "public"
+"""The permission of an operation that anybody may call."""
+_PERMISSION = "x-permission"
+_ANYWHERE = (400, 413, 422)
+_GUARDED = (401, 403, 404, 429, 503)
+_WRITES = (409,)
+_MAX_KEY = 255
+
+Endpoint = Callable[..., Awaitable[Any]]
+
+
+def operation(
+    router: APIRouter,
+    method: str,
+    path: str,
+    *,
+    permission: str,
+    answer: type[BaseModel] | None,
+    status: int = 200,
+    refusals: Iterable[int] = (),
+    media_type: str = "",
+    extra: dict[str, Any] | None = None,
+) -> Callable[[Endpoint], Endpoint]:
+    """Add an operation under its permission; its name in OpenAPI is that of the function.
+
+    `answer` is the model of the success answer, and `refusals` the statuses that it can give beside those that all can.
+    """
+    guarded = () if permission == PUBLIC else _GUARDED
+    writes = () if method == "GET" else _WRITES
+    statuses = sorted({*_ANYWHERE, *guarded, *writes, *refusals})
+    responses: dict[int | str, dict[str, Any]] = {code: _problem_response() for code in statuses}
+    if media_type:
+        responses[status] = {"content": {media_type: {"schema": {"type": "string"}}}}
+
+    def add(endpoint: Endpoint) -> Endpoint:
+        router.add_api_route(
+            path,
+            endpoint,
+            methods=[method],
+            response_model=answer,
+            status_code=status,
+            responses=responses,
+            operation_id=endpoint.__name__,
+            response_class=Response,
+            dependencies=[] if method == "GET" or permission == PUBLIC else [Depends(_idempotency_key)],
+            openapi_extra={_PERMISSION: permission, **(extra or {})},
+        )
+        return endpoint
+
+    return add
+
+
+def _idempotency_key(
+    key: Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=_MAX_KEY)] = None,
+) -> None:
+    """Only tells the document of the header; the guarded route reads it, before the body is parsed."""
+
+
+def _problem_response() -> dict[str, Any]:
+    return {"model": Problem}
+
+
+class GuardedRoute(APIRoute):
+    """A route that answers only through an `Access`, unless it is public."""
+
+    @property
+    def permission(self) -> str:
+        return str((self.openapi_extra or {}).get(_PERMISSION, ""))
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        allowed = {cast(str, parameter.alias) for parameter in _query_parameters(self)}
+
+        async def guarded(request: Request) -> Response:
+            _refuse_unknown_parameters(request, allowed)
+            if self.permission == PUBLIC:
+                return await handle(request)
+            session = await authenticate(request)
+            verdict = _judge(request, session)
+            if verdict is not None and not verdict.allowed:
+                return _too_many(request, verdict)
+            request.state.access = await _access(request, session, self.permission)
+            response = await handle(request)
+            if not request.state.access.decided:
+                raise RuntimeError(f"{self.operation_id} answered without asking its access")
+            response.headers.update(verdict.headers if verdict else {})
+            return response
+
+        return guarded
+
+
+def _query_parameters(route: APIRoute) -> list[Any]:
+    """The query parameters of the endpoint and of all that it depends on."""
+    found: list[Any] = []
+    queue = [route.dependant]
+    while queue:
+        dependant = queue.pop()
+        found += dependant.query_params
+        queue += dependant.dependencies
+    return found
+
+
+def _refuse_unknown_parameters(request: Request, allowed: set[str]) -> None:
+    unknown = [name for name in request.query_params if name not in allowed]
+    if unknown:
+        fault = FieldError(unknown[0][:80], "unknown-parameter", "the operation has no such query parameter")
+        raise MalformedError("unknown-parameter", f"{fault.field}: {fault.message}", errors=(fault,))
+
+
+async def authenticate(connection: HTTPConnection) -> Session:
+    """Who asks, by the bearer token of the Authorization header; raises `UnauthenticatedError`."""
+    scheme, _, secret = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise refused()
+    return await context_of(connection).authenticator.session(secret.strip())
+
+
+def _judge(connection: HTTPConnection, session: Session) -> Verdict | None:
+    context = context_of(connection)
+    return context.limiter.judge(session.principal.token_id, session.plan, context.control.clock.monotonic())
+
+
+def _too_many(request: Request, verdict: Verdict) -> Response:
+    return problem(
+        request,
+        429,
+        "rate-limited",
+        "the token has used up its requests for now",
+        resolution=f"Try again in {verdict.retry_after_s} s.",
+        headers=verdict.headers,
+    )
+
+
+async def _access(request: Request, session: Session, permission: str) -> Access:
+    access = make_access(request, session, permission)
+    key = request.headers.get("idempotency-key")
+    if key and request.method != "GET":
+        if len(key) > _MAX_KEY:
+            raise MalformedError("bad-idempotency-key", f"an Idempotency-Key has at most {_MAX_KEY} characters")
+        parts = (request.method.encode(), request.url.path.encode(), request.url.query.encode(), await request.body())
+        access.key = make_key(session.principal.user_id, key, *parts)
+    return access
+
+
+def make_access(connection: HTTPConnection, session: Session, permission: str) -> Access:
+    """What this session may do with this permission."""
+    caller = Caller(actor=session.principal.user_id, trace_id=connection.scope.get("trace_id", ""))
+    return Access(context_of(connection).control, session.principal, permission, caller)
+
+
+async def admit_socket(connection: HTTPConnection, permission: str) -> Access:
+    """The access of a WebSocket, before it is accepted; raises as a guarded route answers."""
+    session = await authenticate(connection)
+    verdict = _judge(connection, session)
+    if verdict is not None and not verdict.allowed:
+        raise QuotaError("rate-limited", "the token has used up its requests for now")
+    return make_access(connection, session, permission)
+
+
+def _granted(request: Request) -> Access:
+    return cast(Access, request.state.access)
+
+
+Granted = Annotated[Access, Depends(_granted)]
+"""The parameter by which an endpoint of a guarded route gets its access."""
+
+
+def check_guarded(app: FastAPI, own: Iterable[str]) -> None:
+    """Refuse an app with a route that nobody guards; `own` are paths of the documentation.
+
+    Raises:
+        RuntimeError: names the route.
+    """
+    paths = set(own)
+    for route in _all_routes(app.routes):
+        if isinstance(route, APIRoute):
+            if not (isinstance(route, GuardedRoute) and route.permission):
+                raise RuntimeError(f"the route {route.path} declares no permission")
+        elif isinstance(route, Route) and route.path not in paths:
+            raise RuntimeError(f"the route {route.path} is not guarded")
+        elif isinstance(route, APIWebSocketRoute) and not getattr(route.endpoint, "permission", ""):
+            raise RuntimeError(f"the socket {route.path} declares no permission")
+
+
+def _all_routes(routes: Iterable[BaseRoute]) -> Iterable[BaseRoute]:
+    for route in routes:
+        yield route
+        yield from _all_routes(getattr(route, "routes", None) or ())
+
+
+def tags(*names: str) -> list[str | Enum]:
+    """Tags in the type that a router wants."""
+    return list(names)

@@ -1,0 +1,125 @@
+"""What holds for every request, before any route: a trace id, a bound on the body, an answer even to our own defects.
+
+Written on bare ASGI: a request for a stream or a socket passes through without being buffered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import time
+from collections.abc import Callable
+
+from fastapi import Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shellwego.api.rest.problems import internal_problem, problem
+
+MAX_BODY = 10 * 1000 * 1000
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "X-Frame-Options": "DENY",
+}
+
+Observe = Callable[[Scope, int, float], None]
+
+
+class TraceMiddleware:
+    """Gives each request a trace id (that of a W3C `traceparent`, if there is one), and answers where nobody did."""
+
+    def __init__(self, app: ASGIApp, observe: Observe) -> None:
+        self._app = app
+        self._observe = observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        scope["trace_id"] = _trace_id(Headers(scope=scope))
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+            return
+        await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.monotonic()
+        status = 0
+
+        async def send_traced(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Trace-Id"] = scope["trace_id"]
+                for name, value in _SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_traced)
+        except Exception as error:  # noqa: BLE001 - the last place where a defect can become an answer
+            response = internal_problem(Request(scope), error)
+            if not status:
+                await response(scope, receive, send_traced)
+        self._observe(scope, status, time.monotonic() - started)
+
+
+def _trace_id(headers: Headers) -> str:
+    match = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+    return match[1] if match and match[1].strip("0") else secrets.token_hex(16)
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+class BodyLimitMiddleware:
+    """Refuses bodies over 10 MB with 413; routes that take uploads bound them on their own."""
+
+    def __init__(self, app: ASGIApp, unlimited: Callable[[Scope], bool]) -> None:
+        self._app = app
+        self._unlimited = unlimited
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or self._unlimited(scope):
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "0")
+        if declared.isdecimal() and int(declared[:20]) > MAX_BODY:
+            await _refuse(scope, receive, send)
+            return
+        await self._count(scope, receive, send)
+
+    async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = 0
+        started = False
+
+        async def receive_counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > MAX_BODY:
+                raise _TooLargeError
+            return message
+
+        async def send_unless_too_large(message: Message) -> None:
+            nonlocal started
+            if size <= MAX_BODY:
+                started = True
+                await send(message)
+
+        with contextlib.suppress(_TooLargeError):
+            await self._app(scope, receive_counted, send_unless_too_large)
+        if size > MAX_BODY and not started:
+            await _refuse(scope, receive, send)
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    detail = f"a body has at most {MAX_BODY} bytes"
+    # The rest of the body is not read, so the connection cannot be used again.
+    response = problem(Request(scope), 413, "body-too-large", detail, headers={"Connection": "close"})
+    await response(scope, receive, send)

@@ -1,0 +1,170 @@
+"""Errors as the API tells them: RFC 9457 problems, the same shape for everything that can go wrong.
+
+Core errors carry meaning; this is the one place that knows their HTTP status. What a client sent is repeated in bounded
+pieces only, and what failed inside is logged under the trace id and told as nothing but that id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from shellwego.core import errors as core
+
+MEDIA_TYPE = "application/problem+json"
+_MAX_TEXT = 500
+_MAX_ERRORS = 20
+
+STATUS: Mapping[type[core.ShellWeGoError], int] = {
+    core.MalformedError: 400,
+    core.UnauthenticatedError: 401,
+    core.ForbiddenError: 403,
+    core.NotFoundError: 404,
+    core.ConflictError: 409,
+    core.StaleError: 412,
+    core.InvalidError: 422,
+    core.QuotaError: 429,
+    core.UnavailableError: 503,
+}
+_HTTP_CODES = {404: "not-found", 405: "method-not-allowed", 413: "body-too-large", 400: "malformed"}
+
+_log = structlog.get_logger(__name__)
+
+
+class FieldProblem(BaseModel):
+    """One fault of a request. `field` is a path such as `processes.web.memory`."""
+
+    field: str
+    code: str
+    message: str
+    value: str | None = None
+
+
+class Problem(BaseModel):
+    """What went wrong, in the form of RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    trace_id: str
+    code: str
+    resolution: str | None = None
+    errors: list[FieldProblem] = []
+
+
+def problem(
+    request: Request,
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    resolution: str = "",
+    errors: Iterable[FieldProblem] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The answer that tells of a problem."""
+    body = Problem(
+        type=f"urn:shellwego:problem:{code}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=_text(detail),
+        instance=_text(request.url.path),
+        trace_id=request.scope.get("trace_id", ""),
+        code=code,
+        resolution=resolution or None,
+        errors=list(errors)[:_MAX_ERRORS],
+    )
+    content = msgspec.json.encode(body.model_dump(exclude_none=True))
+    return Response(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def status_of(error: core.ShellWeGoError) -> int:
+    """The HTTP status of a core error."""
+    return next(status for kind, status in STATUS.items() if isinstance(error, kind))
+
+
+def core_problem(request: Request, error: core.ShellWeGoError) -> Response:
+    """A core error as a problem. A stale version that the client did not name is a conflict of two writers."""
+    status = status_of(error)
+    if isinstance(error, core.StaleError) and "if-match" not in request.headers:
+        status = 409
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(status)
+    faults = [FieldProblem(field=_text(e.field), code=e.code, message=_text(e.message)) for e in error.errors]
+    return problem(
+        request, status, error.code, error.message, resolution=error.resolution, errors=faults, headers=headers
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the app a problem."""
+    app.add_exception_handler(core.ShellWeGoError, _on_core_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+
+
+async def _on_core_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, core.ShellWeGoError):
+        raise error
+    return core_problem(request, error)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    status = error.status_code
+    code = _HTTP_CODES.get(status, "http-error")
+    return problem(request, status, code, str(error.detail), headers=error.headers)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    found = error.errors()
+    faults = [_field_problem(each) for each in found[:_MAX_ERRORS]]
+    status = 400 if any(_is_malformed(str(each.get("type"))) for each in found) else 422
+    code = "malformed" if status == 400 else "refused"
+    detail = f"{faults[0].field}: {faults[0].message}" if faults else "the request is malformed"
+    return problem(request, status, code, detail, errors=faults)
+
+
+def _is_malformed(kind: str) -> bool:
+    """Whether the fault is one of form (another type, unknown or missing field) and not of meaning."""
+    return kind in ("missing", "extra_forbidden", "json_invalid", "string_unicode") or kind.endswith(
+        ("_type", "_parsing", "_parsing_size", "_from_float")
+    )
+
+
+def _field_problem(error: Mapping[str, Any]) -> FieldProblem:
+    location = [str(part) for part in error.get("loc", ()) if part not in ("body", "query", "path", "header")]
+    value = error.get("input")
+    return FieldProblem(
+        field=_text(".".join(location) or "body"),
+        code=str(error.get("type", "invalid")).replace("_", "-"),
+        message=_text(str(error.get("msg", ""))),
+        value=_text(str(value), 100) if isinstance(value, str | int | float | bool) else None,
+    )
+
+
+def internal_problem(request: Request, error: Exception) -> Response:
+    """A defect of ours: all of it into the log, nothing of it to the client."""
+    trace_id = request.scope.get("trace_id", "")
+    _log.error("request failed", trace_id=trace_id, method=request.method, path=request.url.path, exc_info=error)
+    return problem(
+        request, 500, "internal", "something failed inside; the log has it under this trace id", resolution="Try again."
+    )
+
+
+def _text(text: str, limit: int = _MAX_TEXT) -> str:
+    """Bounded, and without what JSON in UTF-8 cannot carry."""
+    return text[:limit].encode(errors="replace").decode()

@@ -1,0 +1,77 @@
+"""How many requests a token may make: GCRA, the generic cell rate algorithm (ITU-T I.371).
+
+One number a token: the theoretical time at which its bucket would be empty again. No timer, no window's edge to game.
+Kept in memory of this process: with several servers a token gets its rate from each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_KEPT = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    per_minute: int
+    burst: int
+
+
+PLANS: Mapping[str, Rate] = {
+    "free": Rate(100, 20),
+    "starter": Rate(1_000, 50),
+    "growth": Rate(5_000, 100),
+    "enterprise": Rate(50_000, 500),
+}
+"""A plan that is not named here has no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    allowed: bool
+    limit: int
+    remaining: int
+    reset_s: int
+    """Until the whole burst is there again."""
+    retry_after_s: int
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The fields of the IETF draft on RateLimit headers, and Retry-After where it was refused."""
+        headers = {
+            "RateLimit-Limit": str(self.limit),
+            "RateLimit-Remaining": str(self.remaining),
+            "RateLimit-Reset": str(self.reset_s),
+        }
+        return headers if self.allowed else {**headers, "Retry-After": str(self.retry_after_s)}
+
+
+class RateLimiter:
+    """Judges requests by token; the least recently seen tokens are forgotten first, which gives them a full burst."""
+
+    def __init__(self) -> None:
+        self._empty_at: OrderedDict[str, float] = OrderedDict()
+
+    def judge(self, token_id: str, plan: str, now: float) -> Verdict | None:
+        """Count a request at the monotonic time `now`; None where the plan has no limit."""
+        rate = PLANS.get(plan)
+        if rate is None:
+            return None
+        interval = 60.0 / rate.per_minute
+        tolerance = interval * rate.burst
+        empty_at = max(self._empty_at.get(token_id, now), now) + interval
+        if empty_at - now > tolerance + 1e-9:
+            wait = empty_at - now - tolerance
+            return Verdict(False, rate.burst, 0, math.ceil(empty_at - interval - now), math.ceil(wait))
+        self._keep(token_id, empty_at)
+        remaining = int((tolerance - (empty_at - now)) / interval + 1e-9)
+        return Verdict(True, rate.burst, remaining, math.ceil(empty_at - now), 0)
+
+    def _keep(self, token_id: str, empty_at: float) -> None:
+        self._empty_at[token_id] = empty_at
+        self._empty_at.move_to_end(token_id)
+        if len(self._empty_at) > _KEPT:
+            self._empty_at.popitem(last=False)

@@ -1,0 +1,319 @@
+"""Apps, their processes and their environment."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from shellwego.api.rest.schemas.common import (
+    Arguments,
+    Body,
+    Cpu,
+    Name,
+    Pagination,
+    Seconds,
+    Size,
+    View,
+    parse_cpu,
+    parse_size,
+    when,
+)
+from shellwego.control.config import ConfigWish, ProcessWish
+from shellwego.core.apps import App, AppConfig, Check, CheckKind, Process, RestartMode, RestartPolicy, Service
+from shellwego.core.deployments import Deployment
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+EnvValue = Annotated[str, Field(max_length=32 * 1024)]
+Env = Annotated[dict[Name, EnvValue], Field(max_length=256)]
+EnvChanges = Annotated[dict[Name, EnvValue | None], Field(max_length=256)]
+Counts = Annotated[dict[Name, Annotated[int, Field(ge=0, le=1000)]], Field(max_length=16)]
+
+
+class RestartBody(Body):
+    """When an ended workload is started again on its node."""
+
+    policy: Literal["always", "on-failure", "never"] = "always"
+    retries: Annotated[int, Field(ge=0, le=100)] = 3
+
+    def policy_of(self) -> RestartPolicy:
+        return RestartPolicy(mode=RestartMode(self.policy), retries=self.retries)
+
+
+class ProcessBody(Body):
+    """Changes to a process; what is left out stays as it is. An empty `command` or `entrypoint` is the image's own."""
+
+    command: Arguments | None = None
+    entrypoint: Arguments | None = None
+    memory: Size | None = None
+    cpu: Cpu | None = None
+    vcpus: Annotated[int, Field(ge=1, le=256)] | None = None
+    disk: Size | None = None
+    restart: RestartBody | None = None
+    stop_signal: Annotated[str, Field(max_length=16)] | None = None
+    stop_grace: Seconds | None = None
+
+    def wish(self) -> ProcessWish:
+        return ProcessWish(
+            command=None if self.command is None else tuple(self.command),
+            entrypoint=None if self.entrypoint is None else tuple(self.entrypoint),
+            memory_bytes=None if self.memory is None else parse_size(self.memory),
+            cpu_milli=None if self.cpu is None else parse_cpu(self.cpu),
+            vcpus=self.vcpus,
+            disk_bytes=None if self.disk is None else parse_size(self.disk),
+            restart=None if self.restart is None else self.restart.policy_of(),
+            stop_signal=self.stop_signal,
+            stop_grace_s=self.stop_grace,
+        )
+
+
+class CheckBody(Body):
+    """A health check. `port` is that of the service where it is left out."""
+
+    type: Literal["http", "tcp", "exec"]
+    process: Name = "web"
+    port: Port | None = None
+    path: Annotated[str, Field(max_length=1024)] = "/"
+    command: Arguments = Field(default_factory=list)
+    interval: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
+    timeout: Annotated[float, Field(ge=0.1, le=300)] = 3.0
+    grace: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    retries: Annotated[int, Field(ge=1, le=100)] = 3
+
+    def check(self) -> Check:
+        return Check(
+            kind=CheckKind(self.type),
+            process=self.process,
+            port=self.port or 0,
+            path=self.path,
+            command=tuple(self.command),
+            interval_s=self.interval,
+            timeout_s=self.timeout,
+            grace_s=self.grace,
+            retries=self.retries,
+        )
+
+
+class ServiceBody(Body):
+    """The port of a process that requests go to."""
+
+    process: Name = "web"
+    port: Port
+
+    def service(self) -> Service:
+        return Service(process=self.process, port=self.port)
+
+
+class ConfigBody(Body):
+    """Changes to an app's config; what is left out stays as it is."""
+
+    processes: Annotated[dict[Name, ProcessBody], Field(max_length=16)] = Field(default_factory=dict)
+    remove_processes: Annotated[list[Name], Field(max_length=16)] = Field(default_factory=list)
+    services: Annotated[list[ServiceBody], Field(max_length=1)] | None = None
+    checks: Annotated[list[CheckBody], Field(max_length=32)] | None = None
+    drain_timeout: Seconds | None = None
+
+    def wish(self) -> ConfigWish:
+        return ConfigWish(
+            processes={name: body.wish() for name, body in self.processes.items()},
+            remove_processes=tuple(self.remove_processes),
+            services=None if self.services is None else tuple(body.service() for body in self.services),
+            checks=None if self.checks is None else tuple(body.check() for body in self.checks),
+            drain_timeout_s=self.drain_timeout,
+        )
+
+
+class AppCreate(Body):
+    """A new app. Nothing of it runs before its first deployment."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63, examples=["shop"])]
+    config: ConfigBody = ConfigBody()
+    env: Env = Field(default_factory=dict)
+    counts: Counts = Field(default_factory=dict)
+
+
+class AppPatch(Body):
+    """Changes to the current config; the next deployment takes them along."""
+
+    config: ConfigBody
+
+
+class ScaleBody(Body):
+    """How many of each process should run, and how large. A new size is a new release; a count is not."""
+
+    counts: Counts = Field(default_factory=dict)
+    sizes: Annotated[dict[Name, SizeBody], Field(max_length=16)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> ScaleBody:
+        if not self.counts and not self.sizes:
+            raise ValueError("give counts, sizes, or both")
+        return self
+
+
+class SizeBody(Body):
+    memory: Size | None = None
+    cpu: Cpu | None = None
+    vcpus: Annotated[int, Field(ge=1, le=256)] | None = None
+    disk: Size | None = None
+
+    def wish(self) -> ProcessWish:
+        return ProcessBody(memory=self.memory, cpu=self.cpu, vcpus=self.vcpus, disk=self.disk).wish()
+
+
+class EnvBody(Body):
+    """Variables to set; null unsets. Without `stage` a change is rolled out as a new release."""
+
+    env: EnvChanges
+    stage: bool = False
+
+
+class EnvView(View):
+    env: dict[str, str]
+    deployment_id: str | None = None
+    """The deployment that a change began; null where it is staged or the app was never deployed."""
+
+
+class ProcessView(View):
+    """A process of an app or of a release. `command` null is the image's own."""
+
+    name: str
+    command: list[str] | None
+    entrypoint: list[str] | None
+    memory_bytes: int
+    cpu_milli: int
+    vcpus: int
+    disk_bytes: int
+    restart: str
+    retries: int
+    stop_signal: str | None
+    stop_grace: float
+
+
+class CheckView(View):
+    type: str
+    process: str
+    port: int | None
+    path: str
+    command: list[str]
+    interval: float
+    timeout: float
+    grace: float
+    retries: int
+
+
+class ServiceView(View):
+    process: str
+    port: int
+
+
+class ConfigView(View):
+    """A config. Of the environment it shows names only."""
+
+    image: str
+    env_names: list[str]
+    processes: list[ProcessView]
+    services: list[ServiceView]
+    checks: list[CheckView]
+    drain_timeout: float
+
+
+class AppView(View):
+    id: str
+    project_id: str
+    name: str
+    state: str
+    hostname: str
+    url: str
+    counts: dict[str, int]
+    """How many of each process are wanted."""
+    running: dict[str, int]
+    """How many of each process serve now."""
+    stopped: bool
+    deleting: bool
+    config: ConfigView
+    release: int | None
+    """Number of the release that the app runs or is being rolled out to."""
+    deployment_id: str | None
+    """The deployment that was asked for last."""
+    created_at: datetime
+    updated_at: datetime
+    version: int
+
+
+class AppList(View):
+    data: list[AppView]
+    pagination: Pagination
+
+
+class Accepted(View):
+    """Long work was begun; follow the deployment."""
+
+    app: AppView
+    deployment_id: str | None
+
+
+def config_view(config: AppConfig) -> ConfigView:
+    return ConfigView(
+        image=config.image,
+        env_names=sorted(config.env),
+        processes=[_process_view(process) for process in config.processes],
+        services=[ServiceView(process=service.process, port=service.port) for service in config.services],
+        checks=[_check_view(check) for check in config.checks],
+        drain_timeout=config.drain_timeout_s,
+    )
+
+
+def _process_view(process: Process) -> ProcessView:
+    return ProcessView(
+        name=process.name,
+        command=None if process.command is None else list(process.command),
+        entrypoint=None if process.entrypoint is None else list(process.entrypoint),
+        memory_bytes=process.memory_bytes,
+        cpu_milli=process.cpu_milli,
+        vcpus=process.vcpus,
+        disk_bytes=process.disk_bytes,
+        restart=process.restart.mode.value,
+        retries=process.restart.retries,
+        stop_signal=process.stop_signal,
+        stop_grace=process.stop_grace_s,
+    )
+
+
+def _check_view(check: Check) -> CheckView:
+    return CheckView(
+        type=check.kind.value,
+        process=check.process,
+        port=check.port or None,
+        path=check.path,
+        command=list(check.command),
+        interval=check.interval_s,
+        timeout=check.timeout_s,
+        grace=check.grace_s,
+        retries=check.retries,
+    )
+
+
+def app_view(
+    app: App, *, state: str, url: str, running: dict[str, int], release: int | None, deployment: Deployment | None
+) -> AppView:
+    """An app with what was judged of it."""
+    return AppView(
+        id=app.id,
+        project_id=app.project_id,
+        name=app.name,
+        state=state,
+        hostname=app.hostname,
+        url=url,
+        counts={process.name: app.counts.get(process.name, 1) for process in app.config.processes},
+        running=running,
+        stopped=app.stopped,
+        deleting=app.deleting,
+        config=config_view(app.config),
+        release=release,
+        deployment_id=deployment.id if deployment else None,
+        created_at=when(app.created_at),
+        updated_at=when(app.updated_at),
+        version=app.version,
+    )

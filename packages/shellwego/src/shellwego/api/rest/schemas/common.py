@@ -1,0 +1,103 @@
+"""What all bodies share: strict inputs, quantities as text, times, and the frame of a page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from shellwego.control.pages import E, Page
+
+_SIZE = re.compile(r"(\d{1,12})(?:([kmgt])i?b?|b)?", re.IGNORECASE | re.ASCII)
+_CPU_MILLI = re.compile(r"(\d{1,6})m", re.ASCII)
+_CPU_CORES = re.compile(r"\d{1,3}(\.\d{1,3})?", re.ASCII)
+_POWERS: Mapping[str, int] = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+class Body(BaseModel):
+    """A request's body: no coercion, no unknown field, no infinity."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class View(BaseModel):
+    """An answer's body."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def parse_size(text: str) -> int:
+    """`512m`, `1gb`, `1GiB`, `4096` as bytes; the units are powers of 1,024.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError("a size is a whole number with an optional unit, such as 512m or 1gb")
+    return int(match[1]) << (10 * _POWERS[(match[2] or "").lower()])
+
+
+def parse_cpu(text: str) -> int:
+    """`500m`, `2`, `0.5` as thousandths of a core.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    milli = _CPU_MILLI.fullmatch(text)
+    if milli is not None:
+        return int(milli[1])
+    if not _CPU_CORES.fullmatch(text):
+        raise ValueError("a share of CPU is cores or thousandths of one, such as 2, 0.5 or 500m")
+    return round(float(text) * 1000)
+
+
+def _checked_size(text: str) -> str:
+    parse_size(text)
+    return text
+
+
+def _checked_cpu(text: str) -> str:
+    parse_cpu(text)
+    return text
+
+
+Size = Annotated[str, AfterValidator(_checked_size), Field(max_length=16, examples=["512m", "1gb"])]
+Cpu = Annotated[str, AfterValidator(_checked_cpu), Field(max_length=16, examples=["500m", "2"])]
+Seconds = Annotated[float, Field(ge=0, le=86_400)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+Argument = Annotated[str, StringConstraints(max_length=4096)]
+Arguments = Annotated[list[Argument], Field(max_length=128)]
+
+
+def when(seconds: float) -> datetime:
+    """A stored time as the API shows it."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def when_or_none(seconds: float | None) -> datetime | None:
+    return None if seconds is None else when(seconds)
+
+
+class Pagination(View):
+    """Where a page lies. Cursors are opaque; `total` is there on `include=total` only."""
+
+    limit: int
+    has_more: bool
+    next_cursor: str | None
+    prev_cursor: str | None
+    total: int | None = None
+
+
+def pagination(page: Page[E]) -> Pagination:
+    """The frame of a page."""
+    return Pagination(
+        limit=page.limit,
+        has_more=page.has_more,
+        next_cursor=page.next_cursor,
+        prev_cursor=page.prev_cursor,
+        total=page.total,
+    )

@@ -1,0 +1,202 @@
+"""Deployments, plans and releases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from shellwego.api.rest.schemas.apps import ConfigBody, ConfigView, EnvChanges, Port, config_view
+from shellwego.api.rest.schemas.common import Arguments, Body, Name, Pagination, View, when, when_or_none
+from shellwego.control.config import ConfigWish, ProcessWish
+from shellwego.control.deployments import Rollout
+from shellwego.core.apps import App, Check, CheckKind, Release, Service
+from shellwego.core.deployments import Deployment
+
+StrategyName = Literal["rolling", "immediate"]
+WaitTimeout = Annotated[float, Field(ge=1, le=86_400)]
+Description = Annotated[str, Field(max_length=500)]
+
+
+class RolloutBody(Body):
+    """How to roll out."""
+
+    strategy: StrategyName = "rolling"
+    wait_timeout: WaitTimeout = 300.0
+    """Seconds after which the rollout counts as failed."""
+    rollback_on_failure: bool = True
+    description: Description = ""
+
+    def rollout(self) -> Rollout:
+        return Rollout(
+            strategy=self.strategy,
+            wait_timeout_s=self.wait_timeout,
+            rollback_on_failure=self.rollback_on_failure,
+            description=self.description,
+        )
+
+
+class DeploymentCreate(RolloutBody):
+    """A deploy. What is left out stays as it was; `port`, `check_path` and `command` are short forms for one process."""
+
+    image: Annotated[str, Field(min_length=1, max_length=512, examples=["hello:v1"])] | None = None
+    process: Name = "web"
+    port: Port | None = None
+    check_path: Annotated[str, Field(max_length=1024)] | None = None
+    command: Arguments | None = None
+    config: ConfigBody = ConfigBody()
+    env: EnvChanges = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_clear(self) -> DeploymentCreate:
+        if self.port is not None and self.config.services is not None:
+            raise ValueError("give port or config.services, not both")
+        if self.check_path is not None and self.config.checks is not None:
+            raise ValueError("give check_path or config.checks, not both")
+        return self
+
+    def wish(self, app: App) -> ConfigWish:
+        """The wish in full, given the app whose checks of other processes stay."""
+        wish = self.config.wish()
+        processes = dict(wish.processes)
+        if self.command is not None:
+            processes[self.process] = _with_command(processes.get(self.process), tuple(self.command))
+        return ConfigWish(
+            image=self.image,
+            env=self.env,
+            processes=processes,
+            remove_processes=wish.remove_processes,
+            services=wish.services if self.port is None else (Service(process=self.process, port=self.port),),
+            checks=wish.checks if self.check_path is None else self._checks(app),
+            drain_timeout_s=wish.drain_timeout_s,
+        )
+
+    def _checks(self, app: App) -> tuple[Check, ...]:
+        others = tuple(check for check in app.config.checks if check.process != self.process)
+        return (*others, Check(kind=CheckKind.HTTP, process=self.process, path=self.check_path or "/"))
+
+
+def _with_command(wish: ProcessWish | None, command: tuple[str, ...]) -> ProcessWish:
+    return replace(wish or ProcessWish(), command=command)
+
+
+class RollbackBody(RolloutBody):
+    """`release` is a number or `v7`; left out: the release before."""
+
+    release: Annotated[str, Field(max_length=40)] | None = None
+
+
+class DeploymentView(View):
+    id: str
+    app_id: str
+    release: int
+    release_id: str
+    state: str
+    stage: str
+    strategy: str
+    rollback_on_failure: bool
+    wait_timeout: float
+    reason: str
+    """What it waits for, or why it ended."""
+    reason_code: str
+    log_tail: list[str]
+    cut_connections: int
+    created_at: datetime
+    created_by: str
+    started_at: datetime | None
+    finished_at: datetime | None
+    finished: bool
+    version: int
+
+
+class DeploymentList(View):
+    data: list[DeploymentView]
+    pagination: Pagination
+
+
+class ReleaseView(View):
+    id: str
+    app_id: str
+    number: int
+    config: ConfigView
+    image_digest: str
+    content_hash: str
+    description: str
+    created_at: datetime
+    created_by: str
+    current: bool
+    """The app runs it, or is being rolled out to it."""
+
+
+class ReleaseList(View):
+    data: list[ReleaseView]
+    pagination: Pagination
+
+
+class ChangeView(View):
+    """One difference. Values of environment variables are not shown."""
+
+    field: str
+    before: str | None
+    after: str | None
+
+
+class PlanView(View):
+    """What a deploy would change; nothing was done."""
+
+    changed: bool
+    from_release: int | None
+    to_release: int
+    image_digest: str
+    changes: list[ChangeView]
+    replaced: dict[str, int]
+    """Instances of each process that the deploy would replace or start."""
+
+
+class DiffView(View):
+    """How one release differs from another."""
+
+    from_release: int
+    to_release: int
+    changes: list[ChangeView]
+
+
+def deployment_view(deployment: Deployment, release: int, *, finished: bool) -> DeploymentView:
+    return DeploymentView(
+        id=deployment.id,
+        app_id=deployment.app_id,
+        release=release,
+        release_id=deployment.release_id,
+        state=deployment.state.value,
+        stage=deployment.stage.value,
+        strategy=deployment.strategy,
+        rollback_on_failure=deployment.rollback_on_failure,
+        wait_timeout=deployment.wait_timeout_s,
+        reason=deployment.reason,
+        reason_code=deployment.reason_code,
+        log_tail=list(deployment.log_tail),
+        cut_connections=deployment.cut_connections,
+        created_at=when(deployment.created_at),
+        created_by=deployment.created_by,
+        started_at=when_or_none(deployment.started_at),
+        finished_at=when_or_none(deployment.finished_at),
+        finished=finished,
+        version=deployment.version,
+    )
+
+
+def release_view(release: Release, app: App) -> ReleaseView:
+    return ReleaseView(
+        id=release.id,
+        app_id=release.app_id,
+        number=release.number,
+        config=config_view(release.config),
+        image_digest=release.image_digest,
+        content_hash=release.content_hash,
+        description=release.description,
+        created_at=when(release.created_at),
+        created_by=release.created_by,
+        current=release.id == app.release_id,
+    )

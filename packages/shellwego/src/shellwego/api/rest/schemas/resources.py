@@ -1,0 +1,404 @@
+"""Instances, images, nodes, events, audit records, and the caller's own account."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field
+
+from shellwego.api.rest.schemas.common import Arguments, Body, Name, Pagination, View, when, when_or_none
+from shellwego.core.events import AuditRecord, Event
+from shellwego.core.images import Image
+from shellwego.core.instances import Instance
+from shellwego.core.nodes import Node
+from shellwego.core.tenancy import Organization, Project, Token
+
+
+class InstanceView(View):
+    """An instance, as judged; `address` is that of its VM."""
+
+    id: str
+    app_id: str
+    owner: str
+    process: str
+    slot: int
+    release: int | None
+    release_id: str
+    node_id: str | None
+    vm_id: str | None
+    phase: str
+    desired: str
+    attempt: int
+    address: str | None
+    reason: str
+    reason_code: str
+    detail: str
+    exit_code: int | None
+    log_tail: list[str]
+    memory_bytes: int
+    cpu_milli: int
+    disk_bytes: int
+    command: list[str] | None
+    created_at: datetime
+    phase_since: datetime
+    stopped_at: datetime | None
+
+
+class InstanceList(View):
+    data: list[InstanceView]
+    pagination: Pagination
+
+
+class RunCreate(Body):
+    """A one-off command in a new VM of the app's current release."""
+
+    command: Annotated[Arguments, Field(min_length=1)]
+    process: Name | None = None
+    """Whose size and environment it gets; left out: the app's first process."""
+    memory: Annotated[str, Field(max_length=16)] | None = None
+
+
+class ImageCreate(Body):
+    """A reference of a registry, to be fetched now."""
+
+    reference: Annotated[str, Field(min_length=1, max_length=512, examples=["registry.example/team/app:v1"])]
+
+
+class ImageView(View):
+    id: str
+    project_id: str
+    reference: str
+    digest: str
+    state: str
+    size_bytes: int
+    exposed_ports: list[int]
+    loaded: bool
+    reason: str
+    created_at: datetime
+
+
+class ImageList(View):
+    data: list[ImageView]
+    pagination: Pagination
+
+
+class UploadView(View):
+    """An upload under way; `offset` is the next byte that is expected."""
+
+    id: str
+    offset: int
+    limit_bytes: int
+    chunk_bytes: int
+
+
+class LoadedView(View):
+    """Images that a tar held, under all their names."""
+
+    data: list[ImageView]
+
+
+class BackendView(View):
+    name: str
+    status: str
+    acceleration: str
+    isolation: str
+    reason: str
+
+
+class NodeView(View):
+    id: str
+    name: str
+    region: str
+    zone: str
+    labels: dict[str, str]
+    hostname: str
+    health: str
+    scheduling: str
+    epoch: int
+    version: str
+    cpu_milli: int
+    memory_bytes: int
+    disk_bytes: int
+    instances: int
+    """Instances that live on it."""
+    backends: list[BackendView]
+    confinement: str
+    warnings: list[str]
+    last_heard_at: datetime
+    created_at: datetime
+
+
+class NodeList(View):
+    data: list[NodeView]
+    pagination: Pagination
+
+
+class EventView(View):
+    seq: int
+    id: str
+    time: datetime
+    organization_id: str | None
+    project_id: str | None
+    type: str
+    resource: str
+    actor: str
+    severity: str
+    data: dict[str, str]
+    trace_id: str
+
+
+class EventList(View):
+    data: list[EventView]
+    pagination: Pagination
+
+
+class AuditView(View):
+    id: str
+    time: datetime
+    actor: str
+    action: str
+    resource: str
+    allowed: bool
+    detail: str
+    trace_id: str
+
+
+class AuditList(View):
+    data: list[AuditView]
+    pagination: Pagination
+
+
+class LogLineView(View):
+    time: datetime
+    instance_id: str
+    process: str
+    stream: str
+    text: str
+
+
+class LogList(View):
+    data: list[LogLineView]
+
+
+class ExecBody(Body):
+    """A command to run in an instance to its end. `stdin` is text; output beyond 256 KiB each is dropped."""
+
+    command: Annotated[Arguments, Field(min_length=1)]
+    instance: Annotated[str, Field(max_length=64)] | None = None
+    process: Name | None = None
+    stdin: Annotated[str, Field(max_length=65_536)] = ""
+    timeout: Annotated[float, Field(gt=0, le=600)] = 60.0
+
+
+class ExecView(View):
+    """What the command left. Bytes that are no UTF-8 are replaced."""
+
+    instance_id: str
+    exit_code: int
+    stdout: str
+    stderr: str
+    truncated: bool
+
+
+class GrantView(View):
+    role: str
+    scope_id: str
+
+
+class ProjectView(View):
+    id: str
+    organization_id: str
+    name: str
+    created_at: datetime
+
+
+class ProjectList(View):
+    data: list[ProjectView]
+
+
+class OrganizationView(View):
+    id: str
+    name: str
+    plan: str
+    created_at: datetime
+
+
+class UserView(View):
+    """Who the token belongs to, and what it may."""
+
+    id: str
+    email: str
+    token_id: str
+    scopes: list[str]
+    grants: list[GrantView]
+
+
+class TokenCreate(Body):
+    """A token for the caller himself. It can hold no scope that the asking token lacks."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    scopes: Annotated[list[Annotated[str, Field(max_length=80)]], Field(max_length=64)] = Field(default_factory=list)
+    expires_in: Annotated[int, Field(ge=60, le=365 * 24 * 3600)] = 365 * 24 * 3600
+    """Seconds."""
+
+
+class TokenView(View):
+    id: str
+    kind: str
+    name: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class TokenList(View):
+    data: list[TokenView]
+    pagination: Pagination
+
+
+class NewTokenView(TokenView):
+    """A token, with its secret for the only time."""
+
+    secret: str
+
+
+def instance_view(instance: Instance, release: int | None) -> InstanceView:
+    observed = instance.observed
+    return InstanceView(
+        id=instance.id,
+        app_id=instance.app_id,
+        owner=instance.owner.value,
+        process=instance.process,
+        slot=instance.slot,
+        release=release,
+        release_id=instance.release_id,
+        node_id=instance.node_id or None,
+        vm_id=observed.vm_id or None,
+        phase=instance.phase.value,
+        desired=instance.desired.value,
+        attempt=observed.attempt,
+        address=observed.address or None,
+        reason=observed.reason or instance.placement_reason,
+        reason_code=observed.reason_code,
+        detail=observed.detail,
+        exit_code=observed.exit_code,
+        log_tail=list(observed.log_tail),
+        memory_bytes=instance.memory_bytes,
+        cpu_milli=instance.cpu_milli,
+        disk_bytes=instance.disk_bytes,
+        command=None if instance.command is None else list(instance.command),
+        created_at=when(instance.created_at),
+        phase_since=when(instance.phase_since),
+        stopped_at=when_or_none(instance.stopped_at),
+    )
+
+
+def image_view(image: Image) -> ImageView:
+    return ImageView(
+        id=image.id,
+        project_id=image.project_id,
+        reference=image.reference,
+        digest=image.digest,
+        state=image.state.value,
+        size_bytes=image.size_bytes,
+        exposed_ports=list(image.exposed_ports),
+        loaded=image.loaded,
+        reason=image.reason,
+        created_at=when(image.created_at),
+    )
+
+
+def node_view(node: Node, instances: int) -> NodeView:
+    facts = node.facts
+    return NodeView(
+        id=node.id,
+        name=node.name,
+        region=node.region,
+        zone=node.zone,
+        labels=dict(node.labels),
+        hostname=facts.hostname,
+        health=node.health.value,
+        scheduling=node.scheduling.value,
+        epoch=node.epoch,
+        version=facts.version,
+        cpu_milli=facts.cpu_milli,
+        memory_bytes=facts.memory_bytes,
+        disk_bytes=facts.disk_bytes,
+        instances=instances,
+        backends=[
+            BackendView(
+                name=backend.name,
+                status=backend.status,
+                acceleration=backend.acceleration,
+                isolation=backend.isolation,
+                reason=backend.reason,
+            )
+            for backend in facts.backends
+        ],
+        confinement=facts.confinement,
+        warnings=list(facts.warnings),
+        last_heard_at=when(node.last_heard_at),
+        created_at=when(node.created_at),
+    )
+
+
+def event_view(event: Event) -> EventView:
+    return EventView(
+        seq=event.seq,
+        id=event.id,
+        time=when(event.time),
+        organization_id=event.organization_id or None,
+        project_id=event.project_id or None,
+        type=event.type,
+        resource=event.resource,
+        actor=event.actor,
+        severity=event.severity,
+        data=dict(event.data),
+        trace_id=event.trace_id,
+    )
+
+
+def audit_view(record: AuditRecord) -> AuditView:
+    return AuditView(
+        id=record.id,
+        time=when(record.time),
+        actor=record.actor,
+        action=record.action,
+        resource=record.resource,
+        allowed=record.allowed,
+        detail=record.detail,
+        trace_id=record.trace_id,
+    )
+
+
+def project_view(project: Project) -> ProjectView:
+    return ProjectView(
+        id=project.id,
+        organization_id=project.organization_id,
+        name=project.name,
+        created_at=when(project.created_at),
+    )
+
+
+def organization_view(organization: Organization) -> OrganizationView:
+    return OrganizationView(
+        id=organization.id, name=organization.name, plan=organization.plan, created_at=when(organization.created_at)
+    )
+
+
+def token_view(token: Token) -> TokenView:
+    return TokenView(
+        id=token.id,
+        kind=token.kind.value,
+        name=token.name,
+        scopes=list(token.scopes),
+        created_at=when(token.created_at),
+        expires_at=when_or_none(token.expires_at),
+        revoked_at=when_or_none(token.revoked_at),
+    )
+
+
+def new_token_view(token: Token, secret: str) -> NewTokenView:
+    return NewTokenView(secret=secret, **token_view(token).model_dump())

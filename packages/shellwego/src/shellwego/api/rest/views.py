@@ -1,0 +1,62 @@
+"""What an answer shows of a resource beyond its own row: state, numbers of releases, what runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from shellwego.api.rest.schemas.apps import AppView, app_view
+from shellwego.api.rest.schemas.deployments import DeploymentView, deployment_view
+from shellwego.api.rest.schemas.resources import InstanceView, instance_view
+from shellwego.control.apps import current_deployment, deploying, failed
+from shellwego.control.instances import live_instances
+from shellwego.core.apps import App
+from shellwego.core.appstate import app_state
+from shellwego.core.deployments import FINISHED, Deployment
+from shellwego.core.instances import Instance
+from shellwego.ports.store import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class AppUrl:
+    """How apps are reached from outside: the edge's HTTP port."""
+
+    http_port: int = 80
+
+    def of(self, app: App) -> str:
+        return f"http://{app.hostname}" + ("" if self.http_port == 80 else f":{self.http_port}")
+
+
+def show_app(tx: Transaction, app: App, url: AppUrl) -> AppView:
+    """An app with its state, as judged now."""
+    release = tx.releases.get(app.release_id) if app.release_id else None
+    instances = live_instances(tx, app)
+    deployment = current_deployment(tx, app)
+    state = app_state(
+        app,
+        release.config if release else None,
+        instances,
+        deploying=deploying(deployment),
+        failed=failed(deployment),
+    )
+    running = Counter(instance.process for instance in instances if instance.serving)
+    return app_view(
+        app,
+        state=state.value,
+        url=url.of(app),
+        running=dict(running),
+        release=release.number if release else None,
+        deployment=deployment,
+    )
+
+
+def show_deployment(tx: Transaction, deployment: Deployment) -> DeploymentView:
+    """A deployment with the number of its release."""
+    release = tx.releases.get(deployment.release_id)
+    return deployment_view(deployment, release.number if release else 0, finished=deployment.state in FINISHED)
+
+
+def show_instance(tx: Transaction, instance: Instance) -> InstanceView:
+    """An instance with the number of its release."""
+    release = tx.releases.get(instance.release_id)
+    return instance_view(instance, release.number if release else None)

@@ -1,0 +1,81 @@
+"""The HTTP server: uvicorn on a socket that is already bound, without an access log (paths and queries may tell secrets).
+
+The server installs no signal handlers and no logging of its own: both belong to whoever runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from shellwego.api.rest.app import stop
+
+GRACE_S = 5.0
+_MAX_HEADER_BYTES = 64 * 1024
+_MAX_CONNECTIONS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    certificate: Path
+    key: Path
+
+
+class _Server(uvicorn.Server):
+    """Without uvicorn's handling of signals, which would take them from the program that runs it."""
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._serve(sockets)
+
+
+class ApiServer:
+    """Serves an application on a listening socket."""
+
+    def __init__(self, app: FastAPI, listener: socket.socket, tls: Tls | None = None) -> None:
+        self._app = app
+        self._listener = listener
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="websockets-sansio",
+            ws_max_size=1024 * 1024,
+            ws_per_message_deflate=False,
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+            limit_concurrency=_MAX_CONNECTIONS,
+            timeout_graceful_shutdown=int(GRACE_S),
+            ssl_certfile=tls.certificate if tls else None,
+            ssl_keyfile=tls.key if tls else None,
+            ssl_version=ssl.PROTOCOL_TLS_SERVER,
+        )
+        self._server = _Server(config)
+
+    async def run(self) -> None:
+        """Serve until `stop`, or until cancelled; running requests get a few seconds to end."""
+        serving = asyncio.ensure_future(self._server.serve([self._listener]))
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            self.stop()
+            await serving
+            raise
+
+    async def started(self) -> None:
+        """Return when requests are answered."""
+        while not self._server.started:  # noqa: ASYNC110 - uvicorn tells by this flag only
+            await asyncio.sleep(0.01)
+
+    def stop(self) -> None:
+        """Take no new connections, end streams, finish what runs."""
+        stop(self._app)
+        self._server.should_exit = True

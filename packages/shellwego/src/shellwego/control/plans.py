@@ -1,0 +1,117 @@
+"""What a deploy would change, told before it is done; and how one release differs from another.
+
+Values of environment variables are never told: whoever may see a diff need not be allowed to see those.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+
+from shellwego.control.config import ConfigWish
+from shellwego.control.deployments import plan_config
+from shellwego.control.images import ChosenImage
+from shellwego.control.instances import live_instances
+from shellwego.control.releases import newest_release
+from shellwego.core.apps import App, AppConfig, content_hash, wanted_counts
+from shellwego.core.instances import Desired
+from shellwego.ports.store import Transaction
+
+_SHOWN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a release is, but for its number."""
+
+    config: AppConfig
+    image_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    field: str
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeployPlan:
+    changed: bool
+    from_release: int | None
+    to_release: int
+    image_digest: str
+    changes: tuple[Change, ...]
+    replaced: Mapping[str, int]
+    """Instances that would be started anew, by process."""
+
+
+def plan_deploy(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage | None) -> DeployPlan:
+    """What the deploy would change; raises as `deployments.plan_config`."""
+    planned = plan_config(tx, app, wish, image)
+    newest = newest_release(tx, app)
+    current = tx.releases.get(app.release_id) if app.release_id else newest
+    before = Content(current.config, current.image_digest) if current else Content(AppConfig(processes=()), "")
+    changes = differences(before, Content(planned.config, planned.image_digest))
+    replaced = _replaced(tx, app, planned.config, content_hash(planned.config, planned.image_digest))
+    return DeployPlan(
+        changed=bool(changes or replaced),
+        from_release=current.number if current else None,
+        to_release=app.last_release_number + 1,
+        image_digest=planned.image_digest,
+        changes=changes,
+        replaced=replaced,
+    )
+
+
+def _replaced(tx: Transaction, app: App, config: AppConfig, hashed: str) -> dict[str, int]:
+    """Wanted instances that no living one of the same content and generation fills."""
+    kept = Counter(
+        instance.process
+        for instance in live_instances(tx, app)
+        if instance.content_hash == hashed
+        and instance.generation == app.generation
+        and instance.desired is Desired.SERVE
+    )
+    missing = {name: count - kept[name] for name, count in wanted_counts(app, config).items()}
+    return {name: count for name, count in missing.items() if count > 0}
+
+
+def differences(before: Content, after: Content) -> tuple[Change, ...]:
+    """Every field in which the two differ, in the order of their names."""
+    old, new = dict(_fields(before)), dict(_fields(after))
+    changed = (name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name))
+    return tuple(Change(name, _shown(name, old.get(name)), _shown(name, new.get(name))) for name in changed)
+
+
+def _fields(content: Content) -> Iterator[tuple[str, str]]:
+    config = content.config
+    yield "image", f"{config.image} {content.image_digest}".strip()
+    yield "drain_timeout", f"{config.drain_timeout_s:g}"
+    if config.backend:
+        yield "backend", config.backend
+    for name, value in config.env.items():
+        yield f"env.{name}", value
+    for process in config.processes:
+        for field, value in asdict(process).items():
+            if field != "name" and value is not None:
+                yield f"processes.{process.name}.{field}", _text(value)
+    for service in config.services:
+        yield f"services.{service.process}.port", str(service.port)
+    for number, check in enumerate(config.checks):
+        yield f"checks[{number}]", _text({field: value for field, value in asdict(check).items() if value})
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(each)}" for name, each in value.items())
+    if isinstance(value, tuple | list):
+        return " ".join(str(each) for each in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _shown(name: str, value: str | None) -> str | None:
+    if value is None:
+        return None
+    return "(set)" if name.startswith("env.") else value[:_SHOWN]
