@@ -20,6 +20,7 @@ from plasmavmc.types import GIB, Acceleration, BackendCapabilities, Isolation, V
 
 NAME = "memory"
 KILLED = -9
+_START_TIME = 1
 CAPABILITIES = BackendCapabilities(
     name=NAME,
     acceleration=Acceleration.NONE,
@@ -28,7 +29,6 @@ CAPABILITIES = BackendCapabilities(
     max_memory_bytes=1024 * GIB,
     max_disks=16,
     max_nics=4,
-    pause=True,
 )
 
 
@@ -69,11 +69,13 @@ class _Vmm:
     hang: bool
     exit: asyncio.Future[VmmExit]
     life: asyncio.Task[None] | None = None
-    paused: bool = False
 
     @property
     def started(self) -> bool:
         return self.life is not None
+
+    def is_of(self, handle: VmHandle) -> bool:
+        return (handle.pid, handle.start_time) == (self.pid, _START_TIME)
 
     def end(self, code: int) -> None:
         if not self.exit.done():
@@ -97,6 +99,10 @@ class PretendedVmms:
         """Ids of the VMs whose VMM lives."""
         return frozenset(vm_id for vm_id, vmm in self._vmms.items() if not vmm.exit.done())
 
+    def known(self) -> frozenset[str]:
+        """Ids of the VMs of which something is left, ended ones too."""
+        return frozenset(self._vmms)
+
     def kill(self, vm_id: str, code: int = KILLED) -> None:
         """End a VMM without a word. Until it is deleted it stays as a zombie does: known, and ended."""
         self._vmms[vm_id].end(code)
@@ -118,12 +124,12 @@ class PretendedVmms:
     def find(self, handle: VmHandle) -> _Vmm | None:
         """The living VMM of a handle."""
         vmm = self._vmms.get(handle.vm_id)
-        return vmm if vmm is not None and vmm.pid == handle.pid and not vmm.exit.done() else None
+        return vmm if vmm is not None and vmm.is_of(handle) and not vmm.exit.done() else None
 
     def forget(self, handle: VmHandle) -> None:
         """Remove what is left of an ended VMM."""
         vmm = self._vmms.get(handle.vm_id)
-        if vmm is not None and vmm.pid == handle.pid:
+        if vmm is not None and vmm.is_of(handle):
             del self._vmms[handle.vm_id]
 
     async def _live(self, vmm: _Vmm) -> None:
@@ -135,7 +141,7 @@ class PretendedVmms:
 
 
 class MemoryBackend:
-    """Pretends to run VMs. `Pausable`."""
+    """Pretends to run VMs."""
 
     def __init__(self, vmms: PretendedVmms) -> None:
         self._vmms = vmms
@@ -150,7 +156,7 @@ class MemoryBackend:
             raise ConflictError("vm-exists", f"VM {spec.id} exists already")
         vmm = self._vmms.spawn(spec)
         self._held[spec.id] = vmm
-        return VmHandle(spec.id, NAME, str(plan.runtime_dir), vmm.pid, vmm.pid, {"confinement": "none"})
+        return VmHandle(spec.id, NAME, str(plan.runtime_dir), vmm.pid, _START_TIME, {"confinement": "none"})
 
     async def start_vm(self, handle: VmHandle) -> GuestChannel:
         vmm = self._of(handle)
@@ -188,12 +194,6 @@ class MemoryBackend:
     async def usage(self, handle: VmHandle) -> Mapping[str, float]:
         vmm = self._of(handle)
         return {"memory_rss_bytes": 0.0 if vmm.exit.done() else float(vmm.memory_bytes), "cpu_seconds": 0.0}
-
-    async def pause_vm(self, handle: VmHandle) -> None:
-        self._of(handle).paused = True
-
-    async def unpause_vm(self, handle: VmHandle) -> None:
-        self._of(handle).paused = False
 
     def close(self) -> None:
         """Let go of all VMs; they run on, and another backend may adopt them."""

@@ -45,7 +45,7 @@ START_DEADLINE_S = 20.0
 """From spawn to the monitor's answer. It takes 30 ms on an idle host."""
 HELLO_DEADLINE_S = 90.0
 """From the first instruction to the guest's hello: 1 to 2 s with an emulated CPU of its own, far more on a busy host."""
-RECOVER_DEADLINE_S = 10.0
+RECOVER_DEADLINE_S = 30.0
 QUIT_DEADLINE_S = 1.0
 """For an end over QMP, before SIGKILL."""
 BOOT_ERROR_LINES = 5
@@ -114,10 +114,11 @@ class KvmBackend:
             return await hello
         except GuestError as error:
             raise await _boot_error(vm.process, error) from error
+        except BaseException:
+            await _discard(hello)
+            raise
         finally:
             monitor.close()
-            if not hello.done():
-                await _cancel(hello)
 
     async def stop_vm(self, handle: VmHandle) -> None:
         vm = self._find(handle)
@@ -139,7 +140,8 @@ class KvmBackend:
         await self._host.uid_free(vm_key(handle.vm_id))
 
     async def recover(self, handle: VmHandle) -> GuestChannel | None:
-        """Adopt a VM. One that was created and never started holds no workload: it is ended, and gone.
+        """Adopt a VM. One that was created and never started holds no workload: it is ended, and gone. One that was paused
+        runs on, for its guest must answer.
 
         Raises:
             UnavailableError: `qmp-silent`, the process lives but does not answer; it is left as it is.
@@ -152,7 +154,7 @@ class KvmBackend:
             return None
         async with AsyncExitStack() as undo:
             undo.callback(vm.process.close)
-            if await _run_state(vm.sockets) == "prelaunch":
+            if not await _let_run(vm.sockets):
                 await vm.process.kill()
                 return None
             with suppress(OSError):
@@ -273,10 +275,14 @@ def _process_of(handle: VmHandle) -> ProcessId:
     return ProcessId(handle.pid, handle.start_time)
 
 
-async def _run_state(sockets: VmSockets) -> str:
+async def _let_run(sockets: VmSockets) -> bool:
+    """Whether the guest of a VMM runs, or does again; False where it never did."""
     async with qmp_session(sockets.qmp, RECOVER_DEADLINE_S) as monitor:
-        answer = await monitor.execute("query-status")
-    return str(answer.get("status", "")) if isinstance(answer, dict) else ""
+        answer = await monitor.execute("query-status", deadline_s=RECOVER_DEADLINE_S)
+        state = answer.get("status") if isinstance(answer, dict) else None
+        if state == "paused":
+            await monitor.execute("cont")
+        return state != "prelaunch"
 
 
 async def _boot_error(process: VmmProcess, cause: GuestError) -> GuestError:
@@ -290,8 +296,8 @@ async def _boot_error(process: VmmProcess, cause: GuestError) -> GuestError:
     return GuestError("boot-timeout", "the guest did not start", details=details, resolution=cause.resolution)
 
 
-async def _cancel(task: asyncio.Task[GuestChannel]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError, PlasmaError):
-        channel = await task
-        await channel.aclose()
+async def _discard(opening: asyncio.Task[GuestChannel]) -> None:
+    opening.cancel()
+    await asyncio.wait({opening})
+    if not opening.cancelled() and opening.exception() is None:
+        await opening.result().aclose()

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from plasmavmc.errors import HostError
 from plasmavmc.host.operations import Host
 from plasmavmc.hypervisor.backend import VmPlan
-from plasmavmc.hypervisor.probe import KVM_DEVICE, ProbeCache, ProbeResult, gather_facts, probe
+from plasmavmc.hypervisor.probe import KVM_DEVICE, ProbeCache, ProbeFacts, ProbeResult, gather_facts, probe
 from plasmavmc.hypervisor.qemu.argv import KernelFlavour, QemuMachine
 from plasmavmc.hypervisor.qemu.backend import NAME, KvmBackend
 from plasmavmc.hypervisor.registry import HypervisorRegistry
@@ -56,14 +56,22 @@ async def offer_qemu(registry: HypervisorRegistry, host: Host, site: QemuSite) -
     return result
 
 
+def cached_result(site: QemuSite) -> ProbeResult | None:
+    """What an earlier probe found, where it still holds for this host."""
+    return ProbeCache(site.cache).load(_facts(site))
+
+
+def _facts(site: QemuSite) -> ProbeFacts:
+    return gather_facts(site.program, site.kernel, site.initrd)
+
+
 async def probe_qemu(host: Host, site: QemuSite) -> ProbeResult:
     """What boots with QEMU on this host, from the cache or by trying."""
 
     async def boot(acceleration: Acceleration) -> None:
         await boot_guest(host, site, acceleration)
 
-    facts = gather_facts(site.program, site.kernel, site.initrd)
-    return await probe(boot, facts, ProbeCache(site.cache))
+    return await probe(boot, _facts(site), ProbeCache(site.cache))
 
 
 async def boot_guest(host: Host, site: QemuSite, acceleration: Acceleration) -> None:
