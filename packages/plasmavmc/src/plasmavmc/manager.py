@@ -45,7 +45,7 @@ class VmManager:
     # Start and end of the engine
 
     async def recover(self, processes: tuple[ProcessId, ...] = ()) -> Swept:
-        """Adopt what runs and sweep what is nobody's. `processes` of the installation beside VMs are left alone."""
+        """Adopt what runs and sweep what is nobody's. `processes` of the installation beside VMs are spared."""
         await self._parts.network.configure_bridge()
         for record in self._parts.records.load():
             machine = Machine(record, self._parts, self._notify)

@@ -73,6 +73,7 @@ class Agent:
         self._name = name
         self._signals = _Signals()
         self._state = NodeState(state_dir)
+        self._known = asyncio.Event()
         self._checker = Checker(clock, prober or HostProber(engine), self._signals.look.set)
         self._reconciler = Reconciler(engine, clock, self._checker, self._signals.look.set)
         self._reports = Reports()
@@ -82,6 +83,10 @@ class Agent:
     def node_id(self) -> str:
         """Empty before the first registration of all."""
         return self._state.node_id
+
+    async def registered(self) -> None:
+        """Return when the control plane has taken this node in since `run` began."""
+        await self._known.wait()
 
     async def run(self) -> None:
         """Adopt what runs, register, then serve; a node that the control plane forgot registers anew."""
@@ -127,6 +132,7 @@ class Agent:
                 _log.warning("agent.registration_failed", reason=error.message, resolution=error.resolution)
             else:
                 if self._accept(assignments):
+                    self._known.set()
                     self._reports.start_over()
                     return
             await self._clock.sleep(RETRY_S)

@@ -9,14 +9,24 @@ import fcntl
 import os
 import pwd
 import secrets
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from plasmavmc.host.names import installation_key
+import click
+
 from shellwego.boot.settings import USER, UpSettings
 from shellwego.core.errors import ShellWeGoError, UnavailableError
-from shellwego.drivers.engine.host import assets_present, installation_key, missing_programs, packages_of
+from shellwego.drivers.engine.host import (
+    HelperConfiguration,
+    Listener,
+    assets_present,
+    check_reachable,
+    installation_key,
+    missing_programs,
+    packages_of,
+)
 
 RUN_DIR = Path("/run/shellwego")
 PROGRAMS = ("qemu-system-x86_64", "haproxy", "nft", "tar2sqfs", "mkfs.ext4")
@@ -158,3 +168,34 @@ def _installation_id(data_dir: Path, uid: int, gid: int) -> str:
     except OSError as error:
         raise UnavailableError("data-dir", f"{path} cannot be written: {error.strerror}") from error
     return installation_id
+
+
+def check_reach(settings: UpSettings, installation: Installation) -> None:
+    """Everything that the unprivileged platform reads is reachable for its user: interpreter, packages, data, cache.
+
+    Raises:
+        PreflightError: with the path that is closed, its mode and the remedy.
+    """
+    package = Path(__file__).resolve().parents[1]
+    paths = [Path(sys.executable), package, Path(click.__file__), installation.data_dir, settings.cache]
+    closed = check_reachable(installation.uid, installation.gid, paths)
+    if closed:
+        first = closed[0]
+        raise PreflightError(
+            "unreachable",
+            f"the user {USER!r}, whom the platform runs as, cannot reach {first.path} (mode {first.mode})",
+            resolution=first.remedy,
+        )
+
+
+def helper_configuration(settings: UpSettings, installation: Installation) -> HelperConfiguration:
+    """What the root helper is told once: whom it serves, and the sockets it may open."""
+    return HelperConfiguration(
+        installation_id=installation.id,
+        uid=installation.uid,
+        gid=installation.gid,
+        listeners=(
+            Listener(settings.edge_address, settings.http_port),
+            Listener(settings.api_listen, settings.api_port),
+        ),
+    )

@@ -52,9 +52,10 @@ class UpSettings:
         host = "127.0.0.1" if self.api_listen in ("", "0.0.0.0") else self.api_listen  # noqa: S104 - compared only
         return f"{scheme}://{host}:{self.api_port}"
 
-    def app_url(self, hostname: str) -> str:
-        """Where an app is reached through the edge."""
-        return f"http://{hostname}" + ("" if self.http_port == 80 else f":{self.http_port}")
+    @property
+    def apps_url(self) -> str:
+        """Where apps are reached through the edge."""
+        return f"http://<app>.{self.domain}" + ("" if self.http_port == 80 else f":{self.http_port}")
 
 
 def check(settings: UpSettings) -> None:

@@ -25,7 +25,7 @@ class UpFailure(click.ClickException):
 
     def __init__(self, error: ShellWeGoError) -> None:
         super().__init__(error.message + (f"\n  → {error.resolution}" if error.resolution else ""))
-        self.exit_code = USAGE if isinstance(error, InvalidError) else FAILED
+        self.exit_code = USAGE if isinstance(error, InvalidError) else FAILED  # type: ignore[misc]  # click reads the instance
 
 
 @click.command()
@@ -92,7 +92,6 @@ def _listed(value: object) -> list[object]:
 
 def _up(settings: UpSettings) -> int:
     from plasmavmc.host.split import split  # noqa: PLC0415 - needed by a real start only
-
     from shellwego.boot import preflight  # noqa: PLC0415
     from shellwego.boot.credentials import admin_token, write_contexts  # noqa: PLC0415
 

@@ -24,7 +24,7 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, *, code: int = FAILED, resolution: str = "", trace_id: str = "") -> None:
         super().__init__(message)
-        self.exit_code = code
+        self.exit_code = code  # type: ignore[misc]  # click reads it from the instance, too
         self.resolution = resolution
         self.trace_id = trace_id
 

@@ -188,7 +188,7 @@ def shared(command: F) -> F:
     return call  # type: ignore[return-value]  # click decorates the wrapper; callers use it as a command only
 
 
-class told:  # noqa: N801 - reads as a word of the sentence
+class told:
     """Within it, problems of the API and of the way to it end the command with a message and an exit code."""
 
     def __enter__(self) -> None:

@@ -6,11 +6,20 @@ import shutil
 from collections.abc import Sequence
 
 from plasmavmc.guest.boot import assets_present
+from plasmavmc.host.configuration import HelperConfiguration, Listener
 from plasmavmc.host.names import installation_key
 from plasmavmc.host.run import PACKAGES, PATH
 from plasmavmc.host.split import check_reachable
 
-__all__ = ["assets_present", "check_reachable", "installation_key", "missing_programs", "packages_of"]
+__all__ = [
+    "HelperConfiguration",
+    "Listener",
+    "assets_present",
+    "check_reachable",
+    "installation_key",
+    "missing_programs",
+    "packages_of",
+]
 
 
 def missing_programs(names: Sequence[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,6 @@ from plasmavmc.types import (
     VmResources,
     VmSpec,
 )
-
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.nodes import Backend, NodeFacts
 from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmView
@@ -104,7 +103,7 @@ def to_view(vm: Vm) -> VmView:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """The engine's errors in the platform's words."""
     try:
         yield
@@ -119,6 +118,10 @@ def _translated() -> Iterator[None]:
         raise kind(error.code, str(error), resolution=error.resolution) from error
 
 
+Probe = Callable[[], Coroutine[None, None, None]]
+"""Finds out what boots on this host and offers it; to be run beside, after the first sweep."""
+
+
 class PlasmaExec:
     """An exec session of the engine in the platform's words."""
 
@@ -126,23 +129,23 @@ class PlasmaExec:
         self._session = session
 
     async def send(self, data: bytes) -> None:
-        with _translated():
+        with translated():
             await self._session.send(data)
 
     async def send_eof(self) -> None:
-        with _translated():
+        with translated():
             await self._session.send_eof()
 
     async def resize(self, rows: int, columns: int) -> None:
-        with _translated():
+        with translated():
             await self._session.resize(TerminalSize(rows, columns))
 
     async def signal(self, number: int) -> None:
-        with _translated():
+        with translated():
             await self._session.signal(number)
 
     async def output(self) -> AsyncIterator[ExecData | ExecDone]:
-        with _translated():
+        with translated():
             async for item in self._session.output():
                 match item:
                     case ExecExit(code):
@@ -164,21 +167,26 @@ class PlasmaEngine:
         backends: Callable[[], tuple[Backend, ...]],
         disk_dir: Path,
         version: str,
-        confinement: str,
+        confinement: Callable[[], str],
+        probe: Probe | None = None,
         processes: Callable[[], tuple[ProcessId, ...]] = tuple,
     ) -> None:
         self._manager = manager
+        self._probe = probe
+        self._processes = processes
+        self._probing: asyncio.Task[None] | None = None
         self._backends = backends
         self._disk_dir = disk_dir
         self._version = version
         self._confinement = confinement
-        self._processes = processes
         self._seen = -1
         self._stops: dict[str, asyncio.Task[Vm]] = {}
 
     async def start(self) -> None:
-        with _translated():
+        with translated():
             await self._manager.recover(self._processes())
+        if self._probe is not None:
+            self._probing = asyncio.create_task(self._probe(), name="probe")
 
     async def facts(self) -> NodeFacts:
         cpus = os.cpu_count() or 1
@@ -190,17 +198,17 @@ class PlasmaEngine:
             memory_bytes=max(_memory_bytes() - HOST_RESERVE_BYTES, 0),
             disk_bytes=_disk_bytes(self._disk_dir),
             backends=backends,
-            confinement=self._confinement,
-            warnings=_warnings(backends, self._confinement),
+            confinement=self._confinement(),
+            warnings=_warnings(backends, self._confinement()),
         )
 
     async def run(self, order: VmOrder) -> None:
-        with _translated():
+        with translated():
             self._manager.create(to_spec(order))
             self._manager.start(order.vm_id)
 
     async def stop(self, vm_id: str, grace_s: float) -> None:
-        with _translated():
+        with translated():
             self._manager.get(vm_id)
         if vm_id not in self._stops:
             task = asyncio.create_task(self._manager.stop(vm_id, grace_s), name=f"stop {vm_id}")
@@ -208,7 +216,7 @@ class PlasmaEngine:
             task.add_done_callback(lambda _task: self._stops.pop(vm_id, None))
 
     async def delete(self, vm_id: str) -> None:
-        with _translated():
+        with translated():
             await self._manager.delete(vm_id)
 
     async def observe(self) -> tuple[VmView, ...]:
@@ -227,15 +235,17 @@ class PlasmaEngine:
             user=request.user or None,
             terminal=terminal,
         )
-        with _translated():
+        with translated():
             return PlasmaExec(await self._manager.exec(vm_id, spec))
 
     async def logs(self, vm_id: str, *, follow: bool, tail: int, since: float) -> AsyncIterator[LogRecord]:
-        with _translated():
+        with translated():
             async for line in self._manager.logs(vm_id, follow=follow, tail=tail, since=since):
                 yield LogRecord(time=line.time, stream=line.stream.value, text=line.text)
 
     async def close(self, *, keep_vms: bool) -> None:
+        if self._probing is not None:
+            self._probing.cancel()
         await self._manager.close(keep_vms=keep_vms)
 
 

@@ -1,0 +1,250 @@
+"""The platform in one process: store, control plane, agent, edge and API on one host, joined and run to their end.
+
+Theory. Everything that can fail with a remedy (ports, programs, a broken database) happens before `ready` is said. After
+it, a part that ends takes the platform down, because a half-running platform is worse than one that a supervisor restarts:
+VMs and HAProxy live on, and the next start adopts them. At an asked end without `keep_vms`, VMs are stopped gracefully,
+then HAProxy, then bridge, rules and cgroups are taken away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from shellwego.agent.daemon import Agent
+from shellwego.api.rest.app import create_app
+from shellwego.api.server import ApiServer, Tls
+from shellwego.boot.preflight import Installation
+from shellwego.boot.settings import UpSettings
+from shellwego.control.authentication import secret_hash
+from shellwego.control.bootstrap import bootstrap, issue_admin_token
+from shellwego.control.edges import Edges
+from shellwego.control.imagework import ImageWork
+from shellwego.control.loops import nodes as nodes_loop
+from shellwego.control.loops import rollout as rollout_loop
+from shellwego.control.loops import routes as routes_loop
+from shellwego.control.loops.images import ImagesLoop
+from shellwego.control.loops.outbox import relay_forever
+from shellwego.control.nodes import Nodes
+from shellwego.control.unit import Control, Unit
+from shellwego.core.errors import ShellWeGoError
+from shellwego.drivers.bus.memory import MemoryBus
+from shellwego.drivers.clock.system import SystemClock
+from shellwego.drivers.engine.assembly import EngineSite, HostLink, open_engine
+from shellwego.drivers.engine.plasmavmc import PlasmaEngine
+from shellwego.drivers.images.plasmavmc import PlasmaImages
+from shellwego.drivers.store.sqlite import open_sqlite
+from shellwego.drivers.streams.memory import MemoryStreams
+from shellwego.drivers.uplink.memory import MemoryEdgeUplink, MemoryLink, MemoryNodeUplink
+from shellwego.edge.daemon import Edge
+from shellwego.edge.processes import haproxy_processes
+from shellwego.edge.settings import EdgeSettings, Layout
+from shellwego.ports.store import eq
+
+NODE = "local"
+EDGE = "local"
+
+log = structlog.get_logger("shellwego.boot")
+
+
+def run_platform(settings: UpSettings, installation: Installation, link: int, token: str, context: str) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code. Called as the unprivileged user."""
+    _log_to_stderr()
+    platform = Platform(settings, installation, link, token, context)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(platform.run())
+    except ShellWeGoError as error:
+        print(f"swg up: {error.message}", file=sys.stderr)
+        if error.resolution:
+            print(f"  → {error.resolution}", file=sys.stderr)
+        return 1
+
+
+def _log_to_stderr() -> None:
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+@dataclass(slots=True)
+class Platform:
+    """Everything of one installation, in the order of its making."""
+
+    settings: UpSettings
+    installation: Installation
+    link_descriptor: int
+    token: str
+    context: str
+
+    async def run(self) -> int:
+        """Open, serve, close."""
+        stop = _stop_signal()
+        async with AsyncExitStack() as stack:
+            link = HostLink(self.link_descriptor)
+            stack.callback(link.close)
+            api_socket = await link.listen(self.settings.api_listen, self.settings.api_port)
+            clock, bus = SystemClock(), MemoryBus()
+            store = open_sqlite(self._directory("db") / "state.db", clock)
+            stack.push_async_callback(store.close)
+            control = Control(store, bus, clock)
+            await self._first_start(control)
+            images = PlasmaImages(self._directory("blobs"), allow=self.settings.registry_allow_list)
+            edge_settings = self._edge_settings()
+            engine = await open_engine(link, self._engine_site(), lambda: _edge_processes(edge_settings))
+            streams = MemoryStreams()
+            wire = MemoryLink(clock)
+            edge = Edge(
+                MemoryEdgeUplink(Edges(control), wire),
+                bus,
+                clock,
+                edge_settings,
+                listen=lambda: link.listen(self.settings.edge_address, self.settings.http_port),
+                place=link.place_edge,
+            )
+            await edge.open()
+            agent = Agent(
+                engine=engine,
+                uplink=MemoryNodeUplink(Nodes(control), wire),
+                listener=streams,
+                bus=bus,
+                clock=clock,
+                name=NODE,
+                state_dir=self._directory("agent"),
+            )
+            work = ImageWork(images)
+            app = create_app(
+                control,
+                images=work,
+                streams=streams,
+                version=version("shellwego"),
+                spool_dir=self._directory("spool"),
+                domain=self.settings.domain,
+                http_port=self.settings.http_port,
+            )
+            api = ApiServer(app, socket.socket(fileno=api_socket), self._tls())
+            parts = {
+                "agent": agent.run(),
+                "edge": edge.run(),
+                "api": api.run(),
+                "outbox": relay_forever(control),
+                "images": ImagesLoop(control, work).run(),
+                "rollout": rollout_loop.run(control),
+                "nodes": nodes_loop.run(control),
+                "routes": routes_loop.run(control),
+                "helper": link.gone(),
+            }
+            code = await self._serve(parts, api, agent, stop)
+            await self._end(engine, edge, link)
+        return code
+
+    async def _serve(
+        self, parts: dict[str, Coroutine[None, None, None]], api: ApiServer, agent: Agent, stop: asyncio.Event
+    ) -> int:
+        """Run all parts until the end is asked for (0) or one of them ends by itself (1)."""
+        tasks = {asyncio.create_task(part, name=name) for name, part in parts.items()}
+        asked = asyncio.create_task(stop.wait(), name="stop")
+        ready = asyncio.create_task(self._tell_when_ready(api, agent), name="ready")
+        done, _ = await asyncio.wait({*tasks, asked}, return_when=asyncio.FIRST_COMPLETED)
+        api.stop()
+        for task in (*tasks, ready, asked):
+            task.cancel()
+        await asyncio.gather(*tasks, ready, asked, return_exceptions=True)
+        ended = [task for task in done if task is not asked]
+        for task in ended:
+            error = None if task.cancelled() else task.exception()
+            log.error("a part of the platform ended", part=task.get_name(), error=repr(error))
+        return 1 if ended else 0
+
+    async def _tell_when_ready(self, api: ApiServer, agent: Agent) -> None:
+        await api.started()
+        await agent.registered()
+        url, port = self.settings.api_url, self.settings.http_port
+        host = f"<app>.{self.settings.domain}"
+        print(
+            f"ShellWeGo is ready.\n"
+            f"  API      {url}  (docs: {url}/docs)\n"
+            f"  apps     {self.settings.apps_url}\n"
+            f"           curl -H 'Host: {host}' http://127.0.0.1:{port}/\n"
+            f"  data     {self.installation.data_dir}\n"
+            f"  context  {self.context} (swg --help; swg nodes ls)",
+            flush=True,
+        )
+
+    async def _first_start(self, control: Control) -> None:
+        """Make the first organization, project and administrator, or let the token in that root holds."""
+        token = self.token
+
+        def ensure(unit: Unit) -> None:
+            if bootstrap(unit, token) is None and not _known(unit, token):
+                issue_admin_token(unit, token)
+
+        await control.commit(ensure)
+        self.token = ""
+
+    async def _end(self, engine: PlasmaEngine, edge: Edge, link: HostLink) -> None:
+        keep = self.settings.keep_vms
+        await engine.close(keep_vms=keep)
+        await edge.close(keep=keep)
+        if not keep:
+            with suppress(ShellWeGoError):
+                await link.dismantle()
+
+    def _directory(self, name: str) -> Path:
+        path = self.installation.data_dir / name
+        path.mkdir(mode=0o700, exist_ok=True)
+        return path
+
+    def _tls(self) -> Tls | None:
+        if self.settings.api_cert is None or self.settings.api_key is None:
+            return None
+        return Tls(self.settings.api_cert, self.settings.api_key)
+
+    def _edge_settings(self) -> EdgeSettings:
+        run_dir = self.installation.run_dir / "edge"
+        run_dir.mkdir(mode=0o700, exist_ok=True)
+        return EdgeSettings(name=EDGE, run_dir=run_dir, state_dir=self._directory("edge"))
+
+    def _engine_site(self) -> EngineSite:
+        return EngineSite(
+            installation_id=self.installation.id,
+            data_dir=self.installation.data_dir,
+            run_dir=self.installation.run_dir,
+            cache=self.settings.cache,
+            blobs=self._directory("blobs"),
+            version=version("shellwego"),
+        )
+
+
+def _known(unit: Unit, token: str) -> bool:
+    return bool(unit.tx.tokens.select(eq("secret_hash", secret_hash(token)), limit=1))
+
+
+def _edge_processes(settings: EdgeSettings) -> tuple[tuple[int, int], ...]:
+    return tuple((each.pid, each.start_time) for each in haproxy_processes(Layout(settings.run_dir)))
+
+
+def _stop_signal() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
