@@ -18,7 +18,7 @@ import msgspec
 E = TypeVar("E")
 
 _PLAIN = (str, int, float, bool)
-_encode_json = msgspec.json.Encoder().encode
+_encode_json = msgspec.json.Encoder(enc_hook=dict).encode  # for mappings that are not dictionaries
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,7 @@ def _codec(hint: Any) -> _Codec:
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return _Codec(str, kind)
     decode = msgspec.json.Decoder(kind).decode
-    to_column, to_field = _to_json, decode
-    return _Codec(_unless_none(to_column), _unless_none(to_field)) if optional else _Codec(to_column, to_field)
+    return _Codec(_unless_none(_to_json), _unless_none(decode)) if optional else _Codec(_to_json, decode)
 
 
 def _to_json(value: Any) -> str:

@@ -54,7 +54,7 @@ def open_sqlite(path: Path, clock: Clock) -> SqliteStore:
         upgrade(path)
     except OSError as error:
         raise UnavailableError("store-unavailable", f"cannot open {path}: {error.strerror}") from error
-    except DBAPIError as error:
+    except (DBAPIError, sqlite3.Error) as error:
         raise _unavailable(error) from error
     return SqliteStore(path, clock)
 

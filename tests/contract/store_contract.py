@@ -1,0 +1,431 @@
+"""What every store must do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import pytest
+
+from shellwego.core.apps import App, AppConfig, Check, CheckKind, Process, Release, RestartMode, RestartPolicy, Service
+from shellwego.core.deployments import Deployment, DeploymentState, Stage
+from shellwego.core.errors import ConflictError, NotFoundError, StaleError, UnavailableError
+from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
+from shellwego.core.images import Image, ImageState
+from shellwego.core.instances import Desired, Instance, Observed, Phase
+from shellwego.core.nodes import Backend, Node, NodeFacts
+from shellwego.core.routing import Edge
+from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenKind, User
+from shellwego.ports.store import Op, Order, Scalar, Store, Transaction, Where, eq, within
+
+T = TypeVar("T")
+
+CONFIG = AppConfig(
+    image="hello:v1",
+    env={"GREETING": "héllo “you”\n", "EMPTY": ""},
+    processes=(
+        Process(command=("serve", ""), entrypoint=(), restart=RestartPolicy(mode=RestartMode.NEVER), stop_grace_s=0.5),
+        Process(name="worker", memory_bytes=1 << 40),
+    ),
+    services=(Service(port=8080),),
+    checks=(Check(kind=CheckKind.HTTP, path="/health", interval_s=0.25),),
+    backend="kvm",
+)
+FACTS = NodeFacts(
+    hostname="one",
+    version="1",
+    cpu_milli=2000,
+    memory_bytes=1 << 34,
+    disk_bytes=1 << 50,
+    backends=(Backend(name="kvm", status="ready"),),
+    warnings=("the CPU is emulated",),
+)
+SAMPLES: dict[str, object] = {
+    "organizations": Organization(id="org_1", name="acme", plan="free", created_at=1.5),
+    "projects": Project(id="prj_1", organization_id="org_1", name="p", network_id="n", first=True, created_at=1.5),
+    "users": User(id="usr_1", email="a@b.example", created_at=1.5),
+    "tokens": Token(
+        id="tok_1",
+        kind=TokenKind.SERVICE,
+        user_id="usr_1",
+        name="ci",
+        secret_hash="5f",
+        scopes=("apps:read", "apps:write"),
+        created_at=1.5,
+        expires_at=None,
+        revoked_at=2.5,
+    ),
+    "grants": Grant(id="grt_1", user_id="usr_1", role="owner", scope_id="", created_at=1.5),
+    "apps": App(
+        id="app_1",
+        project_id="prj_1",
+        name="hello",
+        hostname="hello.localhost",
+        config=CONFIG,
+        counts={"web": 3, "worker": 0},
+        created_at=1.5,
+        updated_at=2.5,
+    ),
+    "releases": Release(
+        id="rel_1",
+        app_id="app_1",
+        number=7,
+        config=CONFIG,
+        image_digest="sha256:0",
+        content_hash="ab",
+        created_at=1.5,
+        created_by="usr_1",
+    ),
+    "deployments": Deployment(
+        id="dep_1",
+        app_id="app_1",
+        release_id="rel_1",
+        state=DeploymentState.FAILED,
+        stage=Stage.CHECKING,
+        strategy="rolling",
+        rollback_on_failure=True,
+        wait_timeout_s=300.0,
+        log_tail=("one", "two"),
+        created_at=1.5,
+        created_by="usr_1",
+        started_at=2.0,
+    ),
+    "instances": Instance(
+        id="ins_1",
+        app_id="app_1",
+        process="web",
+        slot=2,
+        release_id="rel_1",
+        content_hash="ab",
+        generation=1,
+        command=("sh", "-c", "true"),
+        memory_bytes=1 << 40,
+        cpu_milli=500,
+        disk_bytes=1 << 42,
+        desired=Desired.DRAIN,
+        phase=Phase.HEALTHY,
+        observed=Observed(phase=Phase.FAILED, exit_code=-1, log_tail=("x",), epoch=3, sequence=1 << 40),
+        unrouted_version=0,
+        created_at=1.5,
+        phase_since=1.5,
+    ),
+    "nodes": Node(id="node_1", name="one", labels={"disk": "ssd"}, facts=FACTS, last_heard_at=1.5, created_at=1.5),
+    "images": Image(
+        id="img_1",
+        project_id="prj_1",
+        reference="hello:v1",
+        digest="sha256:0",
+        state=ImageState.READY,
+        size_bytes=1 << 40,
+        exposed_ports=(80, 443),
+        created_at=1.5,
+    ),
+    "edges": Edge(id="edg_1", name="one", open_sessions={"ins_1": 4}, lease_until=9.5, created_at=1.5),
+    "events": Event(id="evt_1", time=1.5, type="app.created", resource="app_1", data={"name": "hello"}),
+    "audit": AuditRecord(id="aud_1", time=1.5, actor="usr_1", action="apps:write", resource="app_1", allowed=False),
+    "idempotency": IdempotencyRecord(id="idm_1", request_hash="ff", status=201, body="{}", created_at=1.5),
+    "counters": Counter(id="routes", value=1 << 40),
+    "leases": LoopLease(id="rollout", holder="one", until=9.5),
+}
+
+
+def user(name: str, created_at: float = 1.0) -> User:
+    return User(id=f"usr_{name}", email=f"{name}@example.org", created_at=created_at)
+
+
+def app(name: str, *, project: str = "prj_1", created_at: float = 1.0) -> App:
+    return App(
+        id=f"app_{project}_{name}",
+        project_id=project,
+        name=name,
+        hostname=f"{name}.{project}",
+        config=AppConfig(),
+        counts={},
+        created_at=created_at,
+        updated_at=created_at,
+    )
+
+
+def names(apps: list[App]) -> list[str]:
+    return [found.name for found in apps]
+
+
+async def insert(store: Store, *apps: App) -> None:
+    await store.transact(lambda tx: [tx.apps.insert(one) for one in apps])
+
+
+async def select_names(
+    store: Store, *conditions: Where, order: Order | None = None, limit: int | None = None
+) -> list[str]:
+    return names(await store.read(lambda tx: tx.apps.select(*conditions, order=order or Order(), limit=limit)))
+
+
+class StoreContract:
+    """Inherit, and give a fixture `store`."""
+
+    @pytest.mark.parametrize("table", SAMPLES)
+    async def test_every_kind_of_entity_comes_back_as_it_went_in(self, store: Store, table: str) -> None:
+        sample = SAMPLES[table]
+        await store.transact(lambda tx: getattr(tx, table).insert(sample))
+        assert await store.read(lambda tx: getattr(tx, table).get(getattr(sample, "id"))) == sample  # noqa: B009
+        assert await store.read(lambda tx: getattr(tx, table).select()) == [sample]
+
+    async def test_what_is_not_there_is_none(self, store: Store) -> None:
+        assert await store.read(lambda tx: tx.users.get("usr_x")) is None
+
+    async def test_a_transaction_returns_what_its_function_returned(self, store: Store) -> None:
+        assert await store.transact(lambda tx: 42) == 42
+
+    async def test_an_exception_undoes_the_whole_of_a_transaction(self, store: Store) -> None:
+        await store.transact(lambda tx: [tx.users.insert(user("kept")), tx.users.insert(user("old"))])
+
+        def fail(tx: Transaction) -> None:
+            tx.users.insert(user("a"))
+            tx.users.update(replace(user("kept"), email="changed@example.org"))
+            tx.users.delete("usr_old")
+            tx.users.insert(replace(user("old"), id="usr_new"))
+            tx.next("routes")
+            raise LookupError("the use case changed its mind")
+
+        with pytest.raises(LookupError, match="changed its mind"):
+            await store.transact(fail)
+        assert await store.read(lambda tx: tx.users.select()) == [user("kept"), user("old")]
+        assert await store.read(lambda tx: tx.counters.select()) == []
+
+    async def test_a_transaction_sees_its_own_writes(self, store: Store) -> None:
+        def work(tx: Transaction) -> list[str]:
+            tx.users.insert(user("a"))
+            tx.users.insert(user("b"))
+            tx.users.delete("usr_a")
+            return [found.id for found in tx.users.select()]
+
+        assert await store.transact(work) == ["usr_b"]
+
+    async def test_concurrent_changes_of_one_row_lose_nothing(self, store: Store) -> None:
+        await store.transact(lambda tx: tx.counters.insert(Counter(id="n", value=0)))
+
+        def add_one(tx: Transaction) -> None:
+            counter = tx.counters.get("n")
+            assert counter
+            tx.counters.update(replace(counter, value=counter.value + 1))
+
+        await asyncio.gather(*(store.transact(add_one) for _ in range(50)))
+        assert await store.read(lambda tx: tx.counters.get("n")) == Counter(id="n", value=50, version=51)
+
+    async def test_a_reader_never_sees_half_of_a_transaction(self, store: Store) -> None:
+        await store.transact(lambda tx: [tx.counters.insert(Counter(id=id_, value=50)) for id_ in "ab"])
+
+        def move(tx: Transaction) -> None:
+            for id_, change in (("a", 1), ("b", -1)):
+                counter = tx.counters.get(id_)
+                assert counter
+                tx.counters.update(replace(counter, value=counter.value + change))
+
+        def total(tx: Transaction) -> int:
+            return sum(counter.value for counter in tx.counters.select())
+
+        totals, _ = await asyncio.gather(
+            asyncio.gather(*(store.read(total) for _ in range(40))),
+            asyncio.gather(*(store.transact(move) for _ in range(40))),
+        )
+        assert set(totals) == {100}
+
+    async def test_one_that_fails_among_many_undoes_only_itself(self, store: Store) -> None:
+        def work(number: int) -> Callable[[Transaction], User]:
+            def insert_one(tx: Transaction) -> User:
+                inserted = tx.users.insert(user(f"{number:03}"))
+                if number == 17:
+                    raise LookupError("the bad one")
+                return inserted
+
+            return insert_one
+
+        results = await asyncio.gather(*(store.transact(work(n)) for n in range(60)), return_exceptions=True)
+        assert [n for n, result in enumerate(results) if isinstance(result, LookupError)] == [17]
+        stored = await store.read(lambda tx: tx.users.select())
+        assert [one.id for one in stored] == [f"usr_{n:03}" for n in range(60) if n != 17]
+
+    async def test_a_caller_that_leaves_disturbs_nobody(self, store: Store) -> None:
+        leaving = asyncio.ensure_future(store.transact(lambda tx: tx.users.insert(user("a"))))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await store.transact(lambda tx: tx.users.insert(user("b")))
+        assert await store.read(lambda tx: tx.users.get("usr_b"))
+
+    async def test_a_second_row_with_the_same_id_is_refused(self, store: Store) -> None:
+        await store.transact(lambda tx: tx.users.insert(user("a")))
+        with pytest.raises(ConflictError) as caught:
+            await store.transact(lambda tx: tx.users.insert(replace(user("b"), id="usr_a")))
+        assert caught.value.errors[0].field == "id"
+
+    async def test_a_unique_key_that_is_taken_is_refused_and_its_field_named(self, store: Store) -> None:
+        await insert(store, app("shop"))
+        twin = replace(app("shop"), id="app_twin", hostname="other")
+        with pytest.raises(ConflictError) as caught:
+            await insert(store, twin)
+        assert caught.value.errors[0].field == "name"
+        with pytest.raises(ConflictError) as caught:
+            await insert(store, replace(app("other"), hostname="shop.prj_1"))
+        assert caught.value.errors[0].field == "hostname"
+        await insert(store, app("shop", project="prj_2"))
+
+    async def test_the_refusal_of_a_unique_key_does_not_tell_its_value(self, store: Store) -> None:
+        token = SAMPLES["tokens"]
+        assert isinstance(token, Token)
+        await store.transact(lambda tx: tx.tokens.insert(replace(token, secret_hash="deadbeef")))
+        with pytest.raises(ConflictError) as caught:
+            await store.transact(lambda tx: tx.tokens.insert(replace(token, id="tok_2", secret_hash="deadbeef")))
+        assert "deadbeef" not in f"{caught.value.message} {caught.value.errors}"
+
+    async def test_an_update_cannot_take_a_unique_key_either(self, store: Store) -> None:
+        await store.transact(lambda tx: [tx.users.insert(user("a")), tx.users.insert(user("b"))])
+        with pytest.raises(ConflictError):
+            await store.transact(lambda tx: tx.users.update(replace(user("b"), email=user("a").email)))
+        await store.transact(lambda tx: tx.users.update(user("b")))
+
+    async def test_a_unique_key_is_free_again_when_its_row_gave_it_up(self, store: Store) -> None:
+        await store.transact(lambda tx: [tx.users.insert(user("a")), tx.users.insert(user("b"))])
+        await store.transact(lambda tx: tx.users.delete("usr_a"))
+        await store.transact(lambda tx: tx.users.update(replace(user("b"), email="c@example.org")))
+        await store.transact(
+            lambda tx: [tx.users.insert(replace(user(n), id=f"usr_2{n}")) for n in ("a", "b")],
+        )
+
+    async def test_an_update_raises_the_version(self, store: Store) -> None:
+        await store.transact(lambda tx: tx.users.insert(user("a")))
+        updated = await store.transact(lambda tx: tx.users.update(replace(user("a"), email="x@example.org")))
+        assert updated == replace(user("a"), email="x@example.org", version=2)
+        assert await store.read(lambda tx: tx.users.get("usr_a")) == updated
+
+    async def test_an_update_of_another_version_is_stale(self, store: Store) -> None:
+        await store.transact(lambda tx: tx.users.insert(user("a")))
+        await store.transact(lambda tx: tx.users.update(user("a")))
+        with pytest.raises(StaleError):
+            await store.transact(lambda tx: tx.users.update(replace(user("a"), email="x@example.org")))
+        with pytest.raises(StaleError):
+            await store.transact(lambda tx: tx.users.update(replace(user("a"), version=3)))
+        assert await store.read(lambda tx: tx.users.get("usr_a")) == replace(user("a"), version=2)
+
+    async def test_entities_without_a_version_are_simply_replaced(self, store: Store) -> None:
+        event = SAMPLES["events"]
+        assert isinstance(event, Event)
+        await store.transact(lambda tx: tx.events.insert(event))
+        await store.transact(lambda tx: tx.events.update(replace(event, seq=9)))
+        assert await store.read(lambda tx: tx.events.get(event.id)) == replace(event, seq=9)
+
+    async def test_updating_or_deleting_what_is_not_there_is_an_error(self, store: Store) -> None:
+        with pytest.raises(NotFoundError):
+            await store.transact(lambda tx: tx.users.update(user("x")))
+        with pytest.raises(NotFoundError):
+            await store.transact(lambda tx: tx.users.delete("usr_x"))
+
+    @pytest.mark.parametrize(
+        ("where", "found"),
+        [
+            (eq("name", "b"), ["b"]),
+            (eq("deleting", False), ["a", "b", "c", "d"]),
+            (within("name", ["a", "d", "x"]), ["a", "d"]),
+            (within("name", []), []),
+            (Where("created_at", Op.GT, 2.0), ["c", "d"]),
+            (Where("created_at", Op.GTE, 2.0), ["b", "c", "d"]),
+            (Where("created_at", Op.LT, 3), ["a", "b"]),
+            (Where("created_at", Op.LTE, 3.0), ["a", "b", "c"]),
+        ],
+    )
+    async def test_a_condition_selects_the_rows_that_fulfil_it(
+        self, store: Store, where: Where, found: list[str]
+    ) -> None:
+        await insert(store, *(app(name, created_at=at) for at, name in enumerate("abcd", start=1)))
+        assert await select_names(store, where) == found
+        assert await store.read(lambda tx: tx.apps.count(where)) == len(found)
+
+    async def test_all_conditions_must_hold(self, store: Store) -> None:
+        await insert(store, app("a"), app("b"), app("a", project="prj_2"))
+        assert await select_names(store, eq("project_id", "prj_1"), eq("name", "a")) == ["a"]
+
+    @pytest.mark.parametrize(
+        ("part", "found"),
+        [
+            ("SHOP", ["shop", "workshop"]),
+            ("ört", ["Örtchen"]),
+            ("%", ["100%"]),
+            ("_", ["a_b"]),
+            ("\\", []),
+            ("", ["100%", "a_b", "shop", "workshop", "Örtchen"]),
+        ],
+    )
+    async def test_contains_ignores_case_and_takes_every_character_as_itself(
+        self, store: Store, part: str, found: list[str]
+    ) -> None:
+        await insert(store, *(app(name) for name in ("shop", "workshop", "100%", "a_b", "Örtchen")))
+        assert await select_names(store, Where("name", Op.CONTAINS, part)) == found
+
+    @pytest.mark.parametrize("descending", [False, True])
+    async def test_pages_go_through_all_rows_once_also_where_values_are_equal(
+        self, store: Store, descending: bool
+    ) -> None:
+        apps = [app(f"{n:02}", created_at=float(n // 4)) for n in range(11)]
+        await insert(store, *apps)
+        order = Order("created_at", descending=descending)
+        seen: list[App] = []
+        after: tuple[Scalar, str] | None = None
+        while True:
+            from_here = after
+
+            def page(tx: Transaction, start: tuple[Scalar, str] | None = from_here) -> list[App]:
+                return tx.apps.select(order=order, limit=3, after=start)
+
+            rows = await store.read(page)
+            if not rows:
+                break
+            seen += rows
+            after = (rows[-1].created_at, rows[-1].id)
+        assert names(seen) == [f"{n:02}" for n in (reversed(range(11)) if descending else range(11))]
+
+    async def test_only_fields_with_an_index_can_be_asked_for(self, store: Store) -> None:
+        with pytest.raises(ValueError, match="config"):
+            await store.read(lambda tx: tx.apps.select(eq("config", "x")))
+        with pytest.raises(ValueError, match="updated_at"):
+            await store.read(lambda tx: tx.apps.select(order=Order("updated_at")))
+        with pytest.raises(ValueError, match="stopped"):
+            await store.read(lambda tx: tx.apps.count(eq("stopped", True)))
+
+    async def test_a_counter_only_rises(self, store: Store) -> None:
+        numbers = await asyncio.gather(*(store.transact(lambda tx: tx.next("events")) for _ in range(20)))
+        assert sorted(numbers) == list(range(1, 21))
+        assert await store.transact(lambda tx: tx.next("routes")) == 1
+        assert await store.transact(lambda tx: [tx.next("events"), tx.next("events")]) == [21, 22]
+
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda tx: tx.users.insert(user("b")),
+            lambda tx: tx.users.update(user("a")),
+            lambda tx: tx.users.delete("usr_a"),
+            lambda tx: tx.next("routes"),
+        ],
+    )
+    async def test_a_read_cannot_write(self, store: Store, write: Callable[[Transaction], object]) -> None:
+        await store.transact(lambda tx: tx.users.insert(user("a")))
+        with pytest.raises(RuntimeError, match="must not write"):
+            await store.read(write)
+        assert await store.read(lambda tx: (tx.users.select(), tx.counters.select())) == ([user("a")], [])
+
+    async def test_a_transaction_that_is_over_cannot_be_used(self, store: Store) -> None:
+        kept: list[Transaction] = []
+        await store.transact(kept.append)
+        await store.read(kept.append)
+        for tx in kept:
+            with pytest.raises(RuntimeError, match="over"):
+                tx.users.get("usr_a")
+            with pytest.raises(RuntimeError, match="over"):
+                tx.users.select()
+
+    async def test_a_closed_store_says_so(self, store: Store) -> None:
+        await store.close()
+        with pytest.raises(UnavailableError):
+            await store.transact(lambda tx: tx.users.insert(user("a")))
+        with pytest.raises(UnavailableError):
+            await store.read(lambda tx: tx.users.select())

@@ -1,0 +1,157 @@
+"""The way from one schema to the next, and back."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from shellwego.core.errors import ConflictError
+from shellwego.drivers.clock.system import SystemClock
+from shellwego.drivers.store import migrate
+from shellwego.drivers.store.rules import ENTITIES
+from shellwego.drivers.store.schema import TABLES, metadata
+from shellwego.drivers.store.sqlite import open_sqlite
+from tests.contract.store_contract import user
+
+SCRIPTS = Path(migrate.__file__).parent / "migrations"
+SECOND = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.add_column("users", sa.Column("phone", sa.Text(), nullable=False, server_default=""))
+    {then}
+
+
+def downgrade() -> None:
+    with op.batch_alter_table("users") as users:
+        users.drop_column("phone")
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> Path:
+    """The migrations of a later version, which has one more."""
+    return later_version(tmp_path, then="pass")
+
+
+def later_version(directory: Path, then: str) -> Path:
+    scripts = directory / "migrations"
+    shutil.copytree(SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
+    (scripts / "versions" / "second.py").write_text(SECOND.format(then=then))
+    return scripts
+
+
+async def make_database(path: Path) -> None:
+    """A database of this version with a row in it."""
+    store = open_sqlite(path, SystemClock())
+    await store.transact(lambda tx: tx.users.insert(user("a")))
+    await store.close()
+
+
+def columns(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [row[1] for row in connection.execute("PRAGMA table_info(users)")]
+
+
+def emails(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [row[0] for row in connection.execute("SELECT email FROM users")]
+
+
+@pytest.fixture
+def connection(path: Path) -> Iterator[sa.Connection]:
+    migrate.upgrade(path)
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
+
+
+@pytest.mark.parametrize("table", ENTITIES)
+def test_each_field_of_an_entity_has_its_column(table: str) -> None:
+    assert set(TABLES[table].columns.keys()) == {field.name for field in fields(ENTITIES[table])}
+
+
+def test_the_migrations_make_exactly_the_schema_of_this_code(connection: sa.Connection) -> None:
+    context = MigrationContext.configure(connection, opts={"compare_type": True, "target_metadata": metadata})
+    assert compare_metadata(context, metadata) == []
+
+
+def test_the_schemas_revision_is_the_newest_migration() -> None:
+    assert ScriptDirectory(str(SCRIPTS)).get_current_head() == migrate.HEAD
+
+
+def test_a_current_database_is_left_alone(path: Path) -> None:
+    migrate.upgrade(path)
+    before = path.read_bytes()
+    migrate.upgrade(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["state.db"]
+
+
+async def test_an_upgrade_keeps_the_rows_and_a_copy_of_what_was(path: Path, scripts: Path) -> None:
+    await make_database(path)
+    migrate.upgrade(path, scripts=scripts, head="0002")
+    copy = path.with_name("state.db.before-0002")
+    assert (migrate.revision(path), migrate.revision(copy)) == ("0002", "0001")
+    assert emails(path) == emails(copy) == ["a@example.org"]
+    assert "phone" in columns(path)
+    assert "phone" not in columns(copy)
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+
+
+async def test_an_upgrade_can_be_taken_back(path: Path, scripts: Path) -> None:
+    await make_database(path)
+    migrate.upgrade(path, scripts=scripts, head="0002")
+    migrate.downgrade(path, "0001", scripts=scripts)
+    assert migrate.revision(path) == "0001"
+    assert "phone" not in columns(path)
+    store = open_sqlite(path, SystemClock())
+    assert await store.read(lambda tx: tx.users.select()) == [user("a")]
+    await store.close()
+
+
+async def test_everything_can_be_taken_back(path: Path) -> None:
+    await make_database(path)
+    migrate.downgrade(path, "base")
+    assert (migrate.revision(path), columns(path)) == ("", [])
+
+
+async def test_a_newer_schema_is_refused_and_left_alone(path: Path, scripts: Path) -> None:
+    await make_database(path)
+    migrate.upgrade(path, scripts=scripts, head="0002")
+    with pytest.raises(ConflictError, match="schema 0002") as caught:
+        open_sqlite(path, SystemClock())
+    assert caught.value.resolution
+    assert "phone" in columns(path)
+
+
+async def test_a_migration_that_fails_half_way_leaves_the_old_schema(path: Path, tmp_path: Path) -> None:
+    await make_database(path)
+    broken = later_version(tmp_path, then='op.execute("INSERT INTO nowhere VALUES (1)")')
+    with pytest.raises(sa.exc.OperationalError, match="nowhere"):
+        migrate.upgrade(path, scripts=broken, head="0002")
+    assert migrate.revision(path) == "0001"
+    assert "phone" not in columns(path)
+    assert emails(path) == ["a@example.org"]
