@@ -6,13 +6,15 @@ packet (SCM_RIGHTS) in the order that the message names them. Requests are a clo
 or with descriptors cut off is a `ProtocolError`, after which the helper ends: its only client is our own code, so a broken
 message means that the client is no longer ours.
 
-Trap: descriptors arrive even with a message that is then refused, and must be closed on every path.
+Traps: descriptors arrive even with a message that is then refused, and must be closed on every path; `socket.recv_fds`
+ignores its flags, so what it receives would be inherited by every program started.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
@@ -228,7 +230,12 @@ def receive_packet(connection: socket.socket) -> tuple[bytes, tuple[int, ...]]:
     Raises:
         ProtocolError: the packet or its descriptors were cut off.
     """
-    data, fds, flags, _ = socket.recv_fds(connection, PACKET_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+    room = socket.CMSG_SPACE(MAX_DESCRIPTORS * array("i").itemsize)
+    data, extras, flags, _ = connection.recvmsg(PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    fds = array("i")
+    for level, kind, content in extras:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         close_all(fds)
         raise ProtocolError("a packet was cut off")

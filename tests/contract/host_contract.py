@@ -1,0 +1,322 @@
+"""What every `Host` must do, whether it has root behind it or not.
+
+A rig is a host with what a test needs beside it. `vmm` is a program on the host's list; `listener` is the one address
+that it may open; `network_in_use` overlaps something that the machine has already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import socket
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from plasmavmc.errors import HostError
+from plasmavmc.host.configuration import Listener
+from plasmavmc.host.names import HostNames
+from plasmavmc.host.operations import (
+    Bridge,
+    Host,
+    Keep,
+    Limits,
+    Member,
+    ProcessId,
+    RuleSet,
+    Spawned,
+    TapRequest,
+)
+from plasmavmc.types import MIB, mac_of, vm_key
+
+LIMITS = Limits(256 * MIB, 1000)
+ONE, TWO = vm_key("vm_one"), vm_key("vm_two")
+SUBNET = IPv4Network("10.64.16.0/20")
+DEADLINE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class HostRig:
+    host: Host
+    names: HostNames
+    vmm: str
+    listener: Listener
+    network_in_use: IPv4Network
+    uids: range
+
+    @property
+    def bridge(self) -> Bridge:
+        return bridge_in(self.names, SUBNET)
+
+    def tap(self, key: str = ONE) -> TapRequest:
+        return TapRequest(self.names.tap(key), mac_of(key))
+
+    def member(self, key: str, number: int, network: str = "net_a") -> Member:
+        return Member(self.names.tap(key), mac_of(key), SUBNET.network_address + number, network)
+
+    def argv(self, key: str = ONE, *more: str) -> tuple[str, ...]:
+        """A machine without anything, which waits for ever."""
+        name = ("-name", self.names.process(key))
+        return (self.vmm, *name, "-M", "none", "-nodefaults", "-no-user-config", "-display", "none", "-S", *more)
+
+
+def bridge_in(names: HostNames, subnet: IPv4Network) -> Bridge:
+    return Bridge(names.bridge, subnet.network_address + 1, subnet)
+
+
+def identity(spawned: Spawned) -> ProcessId:
+    return ProcessId(spawned.pid, spawned.start_time)
+
+
+def has_ended(spawned: Spawned, timeout_s: float = 0) -> bool:
+    return bool(select.select([spawned.pidfd], [], [], timeout_s)[0])
+
+
+def let_go(spawned: Spawned) -> None:
+    os.close(spawned.pidfd)
+    os.close(spawned.stdout)
+
+
+async def start(rig: HostRig, key: str = ONE) -> Spawned:
+    await rig.host.uid_take(key)
+    return await rig.host.vm_spawn(key, rig.argv(key), LIMITS, {})
+
+
+async def end(rig: HostRig, spawned: Spawned, key: str = ONE) -> int | None:
+    """Kill a VMM and reap it."""
+    await rig.host.vm_signal(key, identity(spawned), signal.SIGKILL)
+    assert await asyncio.to_thread(has_ended, spawned, DEADLINE_S)
+    let_go(spawned)
+    return await rig.host.vm_reap(key, identity(spawned))
+
+
+async def refused(code: str, attempt: object) -> None:
+    with pytest.raises(HostError) as caught:
+        await attempt  # type: ignore[misc]
+    assert caught.value.code == code
+
+
+class HostContract:
+    """Subclasses give the fixture `rig`."""
+
+    # Bridge, taps, rules
+
+    async def test_a_bridge_may_be_ensured_again(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        await rig.host.bridge_ensure(rig.bridge)
+
+    async def test_a_bridge_may_move_to_another_subnet(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        await rig.host.bridge_ensure(bridge_in(rig.names, IPv4Network("10.64.32.0/20")))
+
+    @pytest.mark.parametrize(
+        ("name", "gateway", "network"),
+        [
+            ("eth0", "10.64.16.1", "10.64.16.0/20"),
+            ("swgaaaabr", "10.64.16.1", "10.64.16.0/20"),
+            (None, "10.64.16.9", "10.64.16.0/20"),
+            (None, "192.168.0.1", "192.168.0.0/20"),
+            (None, "10.64.0.1", "10.64.0.0/10"),
+        ],
+    )
+    async def test_only_the_installations_own_bridge_can_be_made(
+        self, rig: HostRig, name: str | None, gateway: str, network: str
+    ) -> None:
+        bridge = Bridge(name or rig.names.bridge, IPv4Address(gateway), IPv4Network(network))
+        await refused("helper-refused", rig.host.bridge_ensure(bridge))
+
+    async def test_a_network_in_use_is_told_and_refused(self, rig: HostRig) -> None:
+        assert any(network.overlaps(rig.network_in_use) for network in await rig.host.networks_in_use())
+        await refused("subnet-taken", rig.host.bridge_ensure(bridge_in(rig.names, rig.network_in_use)))
+
+    async def test_the_own_bridge_is_not_a_network_in_use(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        assert SUBNET not in await rig.host.networks_in_use()
+
+    async def test_a_tap_is_a_descriptor(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        fd = await rig.host.tap_open(rig.tap())
+        os.fstat(fd)
+        assert not os.get_inheritable(fd)
+        os.close(fd)
+
+    async def test_a_tap_needs_the_bridge(self, rig: HostRig) -> None:
+        await refused("no-bridge", rig.host.tap_open(rig.tap()))
+
+    async def test_a_tap_is_made_once(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        fd = await rig.host.tap_open(rig.tap())
+        await refused("host-network", rig.host.tap_open(rig.tap()))
+        os.close(fd)
+
+    async def test_a_tap_cannot_have_a_foreign_name_or_a_strange_mac(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        await refused("helper-refused", rig.host.tap_open(TapRequest("eth0", mac_of("x"))))
+        await refused("helper-refused", rig.host.tap_open(TapRequest("swgaaaabbbbbbbb", mac_of("x"))))
+        await refused("helper-refused", rig.host.tap_open(replace(rig.tap(), mac="ff:ff:ff:ff:ff:ff")))
+
+    async def test_rules_are_replaced_as_a_whole(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        await rig.host.rules_apply(RuleSet(rig.bridge, (rig.member(ONE, 2), rig.member(TWO, 3, "net_b"))))
+        await rig.host.rules_apply(RuleSet(rig.bridge))
+
+    async def test_rules_take_no_address_of_others_and_none_twice(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        outside = replace(rig.member(ONE, 2), ipv4=IPv4Address("192.0.2.1"))
+        for members in (
+            (outside,),
+            (rig.member(ONE, 1),),
+            (rig.member(ONE, 2), rig.member(TWO, 2)),
+            (rig.member(ONE, 2), replace(rig.member(ONE, 3), mac=mac_of("other"))),
+            (replace(rig.member(ONE, 2), network_id='a" drop'),),
+        ):
+            await refused("helper-refused", rig.host.rules_apply(RuleSet(rig.bridge, members)))
+
+    async def test_rules_for_a_full_subnet_are_taken(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        keys = [vm_key(f"vm_{number}") for number in range(1000)]
+        members = tuple(rig.member(key, 2 + number, f"net_{number % 100}") for number, key in enumerate(keys))
+        await rig.host.rules_apply(RuleSet(rig.bridge, members))
+
+    # Uids
+
+    async def test_a_key_has_one_uid_of_the_range_until_it_is_freed(self, rig: HostRig) -> None:
+        uid = await rig.host.uid_take(ONE)
+        assert uid in rig.uids
+        assert await rig.host.uid_take(ONE) == uid
+        assert await rig.host.uid_take(TWO) != uid
+        await rig.host.uid_free(ONE)
+        await rig.host.uid_free(ONE)
+
+    async def test_a_key_that_is_none_is_refused(self, rig: HostRig) -> None:
+        await refused("helper-refused", rig.host.uid_take("../../etc/passwd"))
+        await refused("helper-refused", rig.host.uid_take("UPPERCASE222"))
+
+    # VMMs
+
+    async def test_a_vmm_runs_until_it_is_killed_and_is_reaped_once(self, rig: HostRig) -> None:
+        spawned = await start(rig)
+        assert spawned.confinement in ("cgroup-v2", "cgroup-v1", "rlimits")
+        assert not has_ended(spawned)
+        assert await end(rig, spawned) == -signal.SIGKILL
+        assert await rig.host.vm_reap(ONE, identity(spawned)) is None
+
+    async def test_a_running_vmm_cannot_be_reaped(self, rig: HostRig) -> None:
+        spawned = await start(rig)
+        await refused("vm-running", rig.host.vm_reap(ONE, identity(spawned)))
+        await end(rig, spawned)
+
+    async def test_a_vmm_that_nobody_started_has_no_code(self, rig: HostRig) -> None:
+        assert await rig.host.vm_reap(ONE, ProcessId(1, 1)) is None
+
+    async def test_the_callers_descriptors_stay_the_callers(self, rig: HostRig) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            await rig.host.uid_take(ONE)
+            argv = rig.argv(
+                ONE, "-chardev", "socket,id=q0,fd=@qmp@,server=on,wait=off", "-mon", "chardev=q0,mode=control"
+            )
+            spawned = await rig.host.vm_spawn(ONE, argv, LIMITS, {"qmp": server.fileno()})
+            os.fstat(server.fileno())
+        await end(rig, spawned)
+
+    async def test_a_vmm_needs_a_uid(self, rig: HostRig) -> None:
+        await refused("helper-refused", rig.host.vm_spawn(ONE, rig.argv(), LIMITS, {}))
+
+    async def test_a_key_runs_once(self, rig: HostRig) -> None:
+        spawned = await start(rig)
+        await refused("helper-refused", rig.host.vm_spawn(ONE, rig.argv(), LIMITS, {}))
+        await end(rig, spawned)
+
+    async def test_what_is_not_a_vmm_of_ours_is_refused(self, rig: HostRig) -> None:
+        await rig.host.uid_take(ONE)
+        for argv in (
+            ("/bin/sh", "-name", rig.names.process(ONE)),
+            (),
+            rig.argv(TWO),
+            rig.argv(ONE, "-monitor", "stdio"),
+            rig.argv(ONE, "-chardev", "file,id=x,path=/tmp/x"),
+            rig.argv(ONE, "-add-fd", "fd=@image@,set=1"),
+        ):
+            await refused("helper-refused", rig.host.vm_spawn(ONE, argv, LIMITS, {}))
+
+    async def test_limits_that_make_no_sense_are_refused(self, rig: HostRig) -> None:
+        await rig.host.uid_take(ONE)
+        for limits in (Limits(0, 1000), Limits(256 * MIB, 0), Limits(256 * MIB, 1000, pids=0)):
+            await refused("helper-refused", rig.host.vm_spawn(ONE, rig.argv(), limits, {}))
+
+    async def test_a_signal_never_reaches_another_process(self, rig: HostRig) -> None:
+        spawned = await start(rig)
+        later = replace(identity(spawned), start_time=spawned.start_time + 1)
+        assert await rig.host.vm_signal(ONE, later, signal.SIGKILL) is False
+        await rig.host.uid_take(TWO)
+        await refused("helper-refused", rig.host.vm_signal(TWO, identity(spawned), signal.SIGKILL))
+        await refused("helper-refused", rig.host.vm_signal(ONE, identity(spawned), signal.SIGUSR1))
+        assert not has_ended(spawned)
+        await end(rig, spawned)
+        assert await rig.host.vm_signal(ONE, identity(spawned), signal.SIGKILL) is False
+
+    async def test_an_ended_process_cannot_be_placed(self, rig: HostRig) -> None:
+        await refused("no-process", rig.host.cgroup_place("haproxy", ProcessId(os.getpid(), 1)))
+
+    async def test_a_cgroups_name_is_a_word(self, rig: HostRig) -> None:
+        await refused("helper-refused", rig.host.cgroup_place("../..", ProcessId(os.getpid(), 1)))
+
+    # Listeners
+
+    async def test_a_listener_given_at_the_start_accepts(self, rig: HostRig) -> None:
+        with socket.socket(fileno=await rig.host.listen(rig.listener.address, rig.listener.port)) as listener:
+            assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+            assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
+
+    async def test_a_taken_port_is_told_with_a_remedy(self, rig: HostRig) -> None:
+        fd = await rig.host.listen(rig.listener.address, rig.listener.port)
+        with pytest.raises(HostError) as caught:
+            await rig.host.listen(rig.listener.address, rig.listener.port)
+        assert caught.value.code == "port-taken"
+        assert "ss -ltnp" in caught.value.resolution
+        os.close(fd)
+
+    async def test_another_port_is_refused(self, rig: HostRig) -> None:
+        await refused("helper-refused", rig.host.listen(rig.listener.address, rig.listener.port + 1))
+        await refused("helper-refused", rig.host.listen("0.0.0.0", rig.listener.port))  # noqa: S104 - refused
+
+    # The end of things
+
+    async def test_a_sweep_leaves_what_is_kept_and_removes_the_rest(self, rig: HostRig) -> None:
+        kept, doomed = await start(rig, ONE), await start(rig, TWO)
+        doomed_uid = await rig.host.uid_take(TWO)
+        swept = await rig.host.sweep(Keep({ONE: identity(kept)}))
+        assert doomed.pid in swept.processes
+        assert swept.uids == (doomed_uid,)
+        assert await asyncio.to_thread(has_ended, doomed, DEADLINE_S)
+        assert not has_ended(kept)
+        let_go(doomed)
+        await end(rig, kept)
+
+    async def test_a_sweep_keeps_a_process_and_not_its_number(self, rig: HostRig) -> None:
+        spawned = await start(rig)
+        await rig.host.sweep(Keep({ONE: replace(identity(spawned), start_time=spawned.start_time + 1)}))
+        assert await asyncio.to_thread(has_ended, spawned, DEADLINE_S)
+        let_go(spawned)
+
+    async def test_a_sweep_of_nothing_finds_nothing(self, rig: HostRig) -> None:
+        await rig.host.sweep(Keep())
+        swept = await rig.host.sweep(Keep())
+        assert (swept.processes, swept.taps, swept.cgroups, swept.uids) == ((), (), (), ())
+
+    async def test_an_installation_with_vms_is_not_dismantled(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        spawned = await start(rig)
+        await refused("vms-left", rig.host.dismantle())
+        assert not has_ended(spawned)
+        await end(rig, spawned)
+
+    async def test_after_dismantling_nothing_is_there(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        await rig.host.rules_apply(RuleSet(rig.bridge, (rig.member(ONE, 2),)))
+        await rig.host.dismantle()
+        await rig.host.dismantle()
+        await refused("no-bridge", rig.host.tap_open(rig.tap()))

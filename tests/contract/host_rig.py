@@ -1,0 +1,179 @@
+"""A real root helper for tests, in a network namespace of its own, that leaves nothing behind.
+
+The namespace belongs to an anchor process and goes with it. Run directory, uids and installation id are the test's own,
+so a platform that runs on the same machine is not touched; cgroups carry the installation's key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from plasmavmc.errors import UnavailableError
+from plasmavmc.host.client import HelperHost
+from plasmavmc.host.configuration import QEMU, HelperConfiguration, Listener
+from plasmavmc.host.operations import Keep
+from tests.contract.host_contract import HostRig
+
+NOBODY = 65534
+UIDS = range(2_000_090_000, 2_000_090_064)
+LISTENER = Listener("127.0.0.1", 8099)
+IN_USE = IPv4Network("10.127.0.0/20")
+_HELPER = """
+import json, socket, sys
+from pathlib import Path
+from plasmavmc.host.configuration import HelperConfiguration, Listener
+from plasmavmc.host.helper.loop import run_helper
+told = json.loads(sys.argv[2])
+run_helper(
+    HelperConfiguration(
+        told["id"], told["uid"], told["uid"], listeners=tuple(Listener(*pair) for pair in told["listeners"]),
+        vm_uids=range(*told["uids"]), run_root=Path(told["run_root"]),
+    ),
+    socket.socket(fileno=int(sys.argv[1])),
+)
+"""
+
+
+class Namespace:
+    """A network namespace with loopback up, and a way to run commands in it."""
+
+    def __init__(self) -> None:
+        self._anchor = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec sleep infinity"],
+            stdout=subprocess.PIPE,
+        )
+        assert self._anchor.stdout is not None
+        assert self._anchor.stdout.readline() == b"up\n"
+
+    @property
+    def pid(self) -> int:
+        return self._anchor.pid
+
+    @property
+    def enter(self) -> list[str]:
+        # not `ip netns exec`, which mounts another /sys and hides the cgroups with it
+        return ["nsenter", f"--net=/proc/{self._anchor.pid}/ns/net"]
+
+    def run(self, *argv: str, check: bool = True) -> str:
+        done = subprocess.run([*self.enter, *argv], capture_output=True, text=True, timeout=20, check=False)
+        assert not check or done.returncode == 0, f"{argv}: {done.stderr}"
+        return done.stdout
+
+    def links(self) -> set[str]:
+        return {link["ifname"] for link in json.loads(self.run("ip", "-json", "link"))}
+
+    def close(self) -> None:
+        self._anchor.kill()
+        self._anchor.wait()
+        if self._anchor.stdout is not None:
+            self._anchor.stdout.close()
+
+
+class RealHelper:
+    """A helper process and its client. `restart` is what a crash and a new start of the platform look like."""
+
+    def __init__(self, namespace: Namespace, run_root: Path, installation_id: str | None = None) -> None:
+        self.namespace = namespace
+        self.configuration = HelperConfiguration(
+            installation_id or f"swg_{secrets.token_hex(8)}",
+            NOBODY,
+            NOBODY,
+            listeners=(LISTENER,),
+            vm_uids=UIDS,
+            run_root=run_root,
+        )
+        self.names = self.configuration.names
+        self.start()
+
+    def start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        told = json.dumps(
+            {
+                "id": self.configuration.installation_id,
+                "uid": NOBODY,
+                "listeners": [[listener.address, listener.port] for listener in self.configuration.listeners],
+                "uids": [UIDS.start, UIDS.stop],
+                "run_root": str(self.configuration.run_root),
+            }
+        )
+        with theirs:
+            self.process = subprocess.Popen(
+                [*self.namespace.enter, sys.executable, "-c", _HELPER, str(theirs.fileno()), told],
+                pass_fds=[theirs.fileno()],
+                stderr=subprocess.PIPE,
+            )
+        self.host = HelperHost(ours.detach())
+
+    def stop(self) -> str:
+        """Close the connection; the helper ends by itself. What it complained of."""
+        self.host.close()
+        _, complaints = self.process.communicate(timeout=10)
+        return complaints.decode()
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.stop()
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def cgroups(self) -> set[str]:
+        """The children of our parent cgroup, in any hierarchy."""
+        parents = Path("/sys/fs/cgroup").glob(f"**/{self.names.cgroup}")
+        return {child.name for parent in parents for child in parent.iterdir() if child.is_dir()}
+
+    async def clean(self) -> None:
+        """End everything of this installation, whatever state the test left it in."""
+        if self.process.poll() is not None:
+            self.host.close()
+            self.start()
+        try:
+            await self.host.sweep(Keep())
+            await self.host.dismantle()
+        except UnavailableError:
+            self.restart()
+            await self.host.sweep(Keep())
+            await self.host.dismantle()
+        finally:
+            self.stop()
+
+
+@asynccontextmanager
+async def real_helper(tmp_path: Path) -> AsyncIterator[RealHelper]:
+    """One installation, alone in its namespace, in which `IN_USE` is a network of somebody else."""
+    namespace = Namespace()
+    try:
+        namespace.run("ip", "link", "add", "other", "type", "bridge")
+        namespace.run("ip", "addr", "add", f"{IN_USE[1]}/{IN_USE.prefixlen}", "dev", "other")
+        helper = RealHelper(namespace, tmp_path / "run")
+        try:
+            yield helper
+        finally:
+            await helper.clean()
+    finally:
+        namespace.close()
+
+
+def rig_of(helper: RealHelper) -> HostRig:
+    return HostRig(helper.host, helper.names, QEMU, LISTENER, IN_USE, UIDS)
+
+
+async def eventually(holds: object, what: str, deadline_s: float = 10.0) -> None:
+    """Poll a condition (a callable without arguments) until it holds."""
+    assert callable(holds)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + deadline_s
+    while not holds():
+        assert loop.time() < deadline, f"not within {deadline_s:g} s: {what}"
+        await asyncio.sleep(0.02)
