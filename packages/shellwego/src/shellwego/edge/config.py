@@ -1,0 +1,193 @@
+"""HAProxy's configuration, maps and pages as text. Pure: from settings and what the pool holds to file contents.
+
+Theory. The configuration is read at a start and at a reload only; in between everything goes over the runtime API. A reload
+forgets every server and map entry that was made at run time, so these files always hold the present ones.
+
+What is in it, and why:
+
+- `fd@${SWG_HTTP_FD}`: the listening socket is inherited. HAProxy itself would bind with SO_REUSEPORT, beside another
+  process on the same port, without a word.
+- `retry-on conn-failure` with `option redispatch 1`: a request is tried on another server only while it was not sent.
+- `option idle-close-on-response`: at a reload, the old worker answers one more request on each idle connection instead of
+  closing it under the client's hands.
+- That one more request must not follow the old worker's routes, which nobody can change any more (HAProxy refuses server
+  commands in a stopping worker: "Proxy is disabled"). So a worker is *retired* after a reload: its host map is emptied, and
+  the key `*` in its page map makes the fall-back backend send everything to the newest worker, over a unix socket and with
+  the PROXY protocol, so that the client's address is kept.
+- `fhdr(host)`, not `hdr(host)`: the latter takes the last part of `Host: evil,victim`, and the app would see another host
+  than the one that was routed.
+- Header names are matched with `-` and `_`, because CGI-like apps cannot tell them apart. `Upgrade: h2c` would open a
+  tunnel in which our headers are not set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+
+from shellwego.edge import pages
+from shellwego.edge.pages import Page
+from shellwego.edge.pool import Key, Slot, Wanted, backend_name
+from shellwego.edge.settings import EdgeSettings, Layout
+
+FRONTEND = "swg_http"
+FALLBACK = "swg_fallback"
+SOCKET_VARIABLE = "SWG_HTTP_FD"
+RETIRED_KEY = "*"
+"""In a worker's page map: send everything to the newest worker. No host name, so no route can set it."""
+RETIRED_VALUE = "retired"
+
+
+def files(settings: EdgeSettings, pool_size: int, wanted: Wanted) -> dict[Path, str]:
+    """Everything that HAProxy reads, by path: started with these, it serves `wanted` from the first request on."""
+    layout = Layout(settings.run_dir)
+    errors = {_error_path(layout, page): pages.raw_response(page) for page in pages.PROXY_PAGES.values()}
+    bodies = {_body_path(layout, page): page.body for page in (pages.NO_APP, *pages.HOST_PAGES.values())}
+    return {
+        **errors,
+        **bodies,
+        layout.hosts_map: _map_text(wanted.hosts),
+        layout.pages_map: _map_text(wanted.pages),
+        layout.config: config_text(settings, pool_size, wanted.servers),
+    }
+
+
+def argv(program: str, layout: Layout) -> list[str]:
+    """The command line of the master: quiet, because its words would go to a file that nobody bounds."""
+    return [program, "-q", "-W", "-S", f"{layout.master_socket},mode,600", "-f", str(layout.config)]
+
+
+def check_argv(program: str, layout: Layout) -> list[str]:
+    """The command line that only reads the configuration and says what is wrong with it."""
+    return [program, "-c", "-f", str(layout.config)]
+
+
+def config_text(settings: EdgeSettings, pool_size: int, servers: Mapping[Key, Slot]) -> str:
+    """`haproxy.cfg`, with a pool of this size that holds these servers."""
+    lines = [*_head(settings, version(settings)), *_pool(pool_size, servers), ""]
+    return "\n".join(lines)
+
+
+def version(settings: EdgeSettings) -> str:
+    """Changes whenever a running HAProxy must be reloaded to do what these settings and this code say."""
+    text = "\n".join(_head(settings, "")) + "".join(pages.raw_response(page) for page in _all_pages())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _all_pages() -> tuple[Page, ...]:
+    return pages.NO_APP, *pages.HOST_PAGES.values(), *pages.PROXY_PAGES.values()
+
+
+def _head(settings: EdgeSettings, description: str) -> list[str]:
+    layout = Layout(settings.run_dir)
+    return [
+        *_global(settings, layout, description),
+        *_defaults(settings, layout),
+        *_frontend(layout),
+        *_fallback(layout),
+    ]
+
+
+def _global(settings: EdgeSettings, layout: Layout, description: str) -> list[str]:
+    threads = [f"    nbthread {settings.threads}"] if settings.threads else []
+    return [
+        "global",
+        f"    description {description}",
+        f"    stats socket {layout.admin_socket} mode 600 level admin expose-fd listeners",
+        "    stats timeout 30s",
+        f"    maxconn {settings.max_connections}",
+        f"    hard-stop-after {settings.timeouts.hard_stop}s",
+        "    tune.bufsize 16384",
+        "    tune.maxrewrite 1024",
+        "    tune.http.maxhdr 128",
+        *threads,
+    ]
+
+
+def _defaults(settings: EdgeSettings, layout: Layout) -> list[str]:
+    timeouts = settings.timeouts
+    errors = [f"    errorfile {code} {_error_path(layout, page)}" for code, page in pages.PROXY_PAGES.items()]
+    return [
+        "defaults",
+        "    mode http",
+        "    balance leastconn",
+        "    retries 3",
+        "    retry-on conn-failure",
+        "    option redispatch 1",
+        "    option idle-close-on-response",
+        f"    timeout connect {timeouts.connect}s",
+        f"    timeout client {timeouts.client}s",
+        f"    timeout server {timeouts.server}s",
+        f"    timeout http-request {timeouts.request}s",
+        f"    timeout http-keep-alive {timeouts.keep_alive}s",
+        f"    timeout tunnel {timeouts.tunnel}s",
+        f"    timeout queue {timeouts.connect}s",
+        *errors,
+    ]
+
+
+def _frontend(layout: Layout) -> list[str]:
+    return [
+        f"frontend {FRONTEND}",
+        f"    bind fd@${{{SOCKET_VARIABLE}}}",
+        f"    bind unix@{layout.relay_socket} mode 600 accept-proxy",
+        "    http-request deny deny_status 400 unless { req.fhdr_cnt(host) eq 1 }",
+        "    http-request set-var(txn.host) req.fhdr(host),host_only,lower,rtrim(.)",
+        "    http-request del-header forwarded",
+        "    http-request del-header x-forwarded -m beg",
+        "    http-request del-header x_forwarded -m beg",
+        "    http-request del-header x-real -m beg",
+        "    http-request del-header x_real -m beg",
+        "    http-request del-header proxy",
+        "    http-request del-header upgrade if { req.hdr(upgrade) -m found } !{ req.hdr(upgrade) -i websocket }",
+        "    http-request set-header X-Forwarded-For %[src]",
+        "    http-request set-header X-Forwarded-Proto http",
+        "    http-request set-header X-Forwarded-Host %[req.fhdr(host)]",
+        f"    use_backend %[var(txn.host),map({layout.hosts_map},{FALLBACK})]",
+    ]
+
+
+def _fallback(layout: Layout) -> list[str]:
+    shown = [
+        _return(layout, page, f"if !retired {{ var(txn.host),map({layout.pages_map}) -m str {name} }}")
+        for name, page in pages.HOST_PAGES.items()
+    ]
+    return [
+        f"backend {FALLBACK}",
+        "    http-reuse never",
+        f"    acl retired str({RETIRED_KEY}),map({layout.pages_map}) -m found",
+        *shown,
+        _return(layout, pages.NO_APP, "unless retired"),
+        f"    server relay unix@{layout.relay_socket} send-proxy-v2",
+    ]
+
+
+def _return(layout: Layout, page: Page, condition: str) -> str:
+    headers = " ".join(f'hdr {name} "{value}"' for name, value in page.headers)
+    content = f'content-type "text/html; charset=utf-8" file {_body_path(layout, page)}'
+    return f"    http-request return status {page.status.value} {content} {headers} {condition}"
+
+
+def _pool(size: int, servers: Mapping[Key, Slot]) -> Iterator[str]:
+    lines = {
+        backend: [f"    server {name} {slot.address} weight {slot.weight}" for (_, name), slot in group]
+        for backend, group in groupby(sorted(servers.items()), key=lambda item: item[0][0])
+    }
+    for index in range(size):
+        name = backend_name(index)
+        yield f"backend {name}"
+        yield from lines.get(name, ())
+
+
+def _map_text(entries: Mapping[str, str]) -> str:
+    return "".join(f"{key} {value}\n" for key, value in sorted(entries.items()))
+
+
+def _error_path(layout: Layout, page: Page) -> Path:
+    return layout.pages_dir / f"{page.name}.http"
+
+
+def _body_path(layout: Layout, page: Page) -> Path:
+    return layout.pages_dir / f"{page.name}.html"
