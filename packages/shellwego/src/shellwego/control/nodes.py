@@ -16,10 +16,10 @@ import structlog
 from shellwego.control.changes import emit, instance_data
 from shellwego.control.facts import LIVE, releases_of
 from shellwego.control.unit import Control, Unit
-from shellwego.core.apps import App, Process, Release
+from shellwego.core.apps import App, Process, Release, RestartMode, RestartPolicy
 from shellwego.core.assignments import Assignment, Assignments, NodeReport, Registration, Workload
 from shellwego.core.errors import ForbiddenError, InvalidError
-from shellwego.core.instances import PHASE_MOVES, TERMINAL, Desired, Instance, Observed, Phase
+from shellwego.core.instances import PHASE_MOVES, TERMINAL, Desired, Instance, Observed, OwnerKind, Phase
 from shellwego.core.liveness import BEAT_S
 from shellwego.core.nodes import Node, NodeFacts, NodeHealth
 from shellwego.core.routes import service_port
@@ -90,7 +90,8 @@ def register(unit: Unit, registration: Registration) -> Assignments:
                 last_heard_at=unit.now(),
             )
         )
-        _restart_sequences(unit, node)
+        if registration.known_node_id != node.id:
+            _restart_sequences(unit, node)
     _wake_waiting(unit)
     return assignments(unit.tx, node.id)
 
@@ -109,7 +110,7 @@ def _insert_node(unit: Unit, registration: Registration) -> Node:
 
 
 def _restart_sequences(unit: Unit, node: Node) -> None:
-    """An agent that registers counts its reports from one."""
+    """An agent that lost its memory counts its reports from one."""
     for instance in _instances_on(unit.tx, node.id):
         if instance.observed.sequence:
             unit.tx.instances.update(replace(instance, observed=replace(instance.observed, sequence=0)))
@@ -135,17 +136,19 @@ def assignments(tx: Transaction, node_id: str) -> Assignments:
         items.append(
             Assignment(
                 instance_id=instance.id,
-                workload=workload(instance, app, release, project),
+                workload=workload(instance, app, release, project, node),
                 present=instance.desired is not Desired.STOP,
             )
         )
     return Assignments(node_id=node_id, epoch=node.epoch, items=tuple(items))
 
 
-def workload(instance: Instance, app: App, release: Release, project: Project) -> Workload:
-    """What a VM of the instance is, with every name resolved."""
+def workload(instance: Instance, app: App, release: Release, project: Project, node: Node) -> Workload:
+    """What a VM of the instance is, with every name resolved. A one-off run serves nothing and is tried once."""
     config = release.config
+    run = instance.owner is OwnerKind.RUN
     process = next((p for p in config.processes if p.name == instance.process), Process(name=instance.process))
+    port = 0 if run else service_port(config, instance.process)
     return Workload(
         organization_id=project.organization_id,
         project_id=project.id,
@@ -157,18 +160,30 @@ def workload(instance: Instance, app: App, release: Release, project: Project) -
         image_digest=release.image_digest,
         command=instance.command if instance.command is not None else process.command,
         entrypoint=process.entrypoint,
-        env=dict(config.env),
+        env={**_environment(app, instance.process, release, node, port), **config.env},
         memory_bytes=instance.memory_bytes,
         cpu_milli=instance.cpu_milli,
         vcpus=process.vcpus,
         disk_bytes=instance.disk_bytes,
-        port=service_port(config, instance.process),
-        checks=tuple(check for check in config.checks if check.process == instance.process),
-        restart=process.restart,
+        port=port,
+        checks=() if run else tuple(check for check in config.checks if check.process == instance.process),
+        restart=RestartPolicy(mode=RestartMode.NEVER) if run else process.restart,
         stop_signal=process.stop_signal,
         stop_grace_s=process.stop_grace_s,
         backend=config.backend,
     )
+
+
+def _environment(app: App, process: str, release: Release, node: Node, port: int) -> dict[str, str]:
+    """What every guest is told about itself (API §4); the engine adds the id of its VM."""
+    told = {
+        "SHELLWEGO_APP": app.name,
+        "SHELLWEGO_PROCESS": process,
+        "SHELLWEGO_RELEASE": f"v{release.number}",
+        "SHELLWEGO_REGION": node.region,
+        "SHELLWEGO_NODE": node.name,
+    }
+    return {**told, "PORT": str(port)} if port else told
 
 
 def accept(unit: Unit, report: NodeReport) -> int:

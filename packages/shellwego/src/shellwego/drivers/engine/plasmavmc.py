@@ -62,7 +62,7 @@ def to_spec(order: VmOrder) -> VmSpec:
         image=work.image_digest,
         command=work.command,
         entrypoint=work.entrypoint,
-        env=dict(work.env),
+        env={**work.env, "SHELLWEGO_VM_ID": order.vm_id},
         resources=VmResources(work.cpu_milli, work.vcpus, work.memory_bytes, work.disk_bytes),
         networks=(NetworkSpec(f"nic_{order.vm_id}", work.network_id),),
         stop_signal=work.stop_signal,
