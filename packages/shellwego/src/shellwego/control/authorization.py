@@ -71,6 +71,7 @@ class Access:
         def run(unit: Unit) -> Answer:
             known = recall(unit.tx, key)
             if known is not None:
+                self.decided = True
                 return known
             found = self._admit(unit.tx, target)
             unit.audit(self.permission, found.id)

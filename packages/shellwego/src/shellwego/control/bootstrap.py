@@ -26,8 +26,6 @@ class FirstStart:
     organization: Organization
     project: Project
     user: User
-    installation_id: str
-    """For the data directory; every name on the host carries it."""
 
 
 def bootstrap(unit: Unit, secret: str) -> FirstStart | None:
@@ -53,7 +51,7 @@ def bootstrap(unit: Unit, secret: str) -> FirstStart | None:
     _insert_token(unit, user.id, secret)
     unit.emit("platform.initialized", organization.id, organization_id=organization.id)
     unit.audit("platform:initialize", organization.id)
-    return FirstStart(organization=organization, project=project, user=user, installation_id=unit.new_id("swg"))
+    return FirstStart(organization=organization, project=project, user=user)
 
 
 def issue_admin_token(unit: Unit, secret: str) -> Token:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
-from starlette.types import Scope
+from starlette.types import Lifespan, Scope
 
 from shellwego.api.rest import problems
 from shellwego.api.rest.context import Context, install_context
@@ -84,6 +85,20 @@ def create_app(
         yield
         context.stopping.set()
 
+    app = _application(version, lifespan)
+    install_context(app, context)
+    app.add_middleware(BodyLimitMiddleware, unlimited=_is_upload)
+    app.add_middleware(TraceMiddleware, observe=context.metrics.observe)
+    return app
+
+
+def openapi_document() -> dict[str, Any]:
+    """The API's OpenAPI document, without a platform behind it."""
+    return _application("1", None).openapi()
+
+
+def _application(version: str, lifespan: Lifespan[FastAPI] | None) -> FastAPI:
+    """All routes, with their errors and their document."""
     app = FastAPI(
         title="ShellWeGo",
         version=version,
@@ -93,12 +108,9 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    install_context(app, context)
     problems.install(app)
     for router in _ROUTERS:
         app.router.routes.extend(router.routes)
-    app.add_middleware(BodyLimitMiddleware, unlimited=_is_upload)
-    app.add_middleware(TraceMiddleware, observe=context.metrics.observe)
     install_document(app)
     check_guarded(app, own=(_DOCUMENT, *_DOCS))
     return app

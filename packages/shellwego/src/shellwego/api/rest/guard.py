@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from fastapi.routing import APIRoute, APIWebSocketRoute
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from shellwego.api.rest.context import context_of
@@ -49,10 +49,12 @@ def operation(
     refusals: Iterable[int] = (),
     media_type: str = "",
     extra: dict[str, Any] | None = None,
+    seconds: int = 0,
 ) -> Callable[[Endpoint], Endpoint]:
     """Add an operation under its permission; its name in OpenAPI is that of the function.
 
     `answer` is the model of the success answer, and `refusals` the statuses that it can give beside those that all can.
+    `seconds`: how long an answer may take where that is more than a minute and a half; clients wait as long.
     """
     guarded = () if permission == PUBLIC else _GUARDED
     writes = () if method == "GET" else _WRITES
@@ -70,9 +72,9 @@ def operation(
             status_code=status,
             responses=responses,
             operation_id=endpoint.__name__,
-            response_class=Response,
+            response_class=Response if answer is None else JSONResponse,
             dependencies=[] if method == "GET" or permission == PUBLIC else [Depends(_idempotency_key)],
-            openapi_extra={_PERMISSION: permission, **(extra or {})},
+            openapi_extra={_PERMISSION: permission, **({"x-seconds": seconds} if seconds else {}), **(extra or {})},
         )
         return endpoint
 

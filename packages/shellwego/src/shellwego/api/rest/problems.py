@@ -6,6 +6,7 @@ pieces only, and what failed inside is logged under the trace id and told as not
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -157,9 +158,13 @@ def _field_problem(error: Mapping[str, Any]) -> FieldProblem:
 
 
 def internal_problem(request: Request, error: Exception) -> Response:
-    """A defect of ours: all of it into the log, nothing of it to the client."""
+    """A defect of ours: where it happened into the log, nothing of it to the client.
+
+    The trace-back is text made here: a renderer that shows local variables would show tokens.
+    """
     trace_id = request.scope.get("trace_id", "")
-    _log.error("request failed", trace_id=trace_id, method=request.method, path=request.url.path, exc_info=error)
+    trace = "".join(traceback.format_exception(error))
+    _log.error("request failed", trace_id=trace_id, method=request.method, path=request.url.path, trace=trace)
     return problem(
         request, 500, "internal", "something failed inside; the log has it under this trace id", resolution="Try again."
     )

@@ -123,7 +123,15 @@ async def get_upload(*, here: Here, access: Granted, upload: Id, project: Projec
     return respond(body_answer(_upload_view(here.spool.get(upload, await _project_id(access, project)))))
 
 
-@operation(router, "PUT", "/images/uploads/{upload}", permission="images:write", answer=LoadedView, status=201)
+@operation(
+    router,
+    "PUT",
+    "/images/uploads/{upload}",
+    permission="images:write",
+    answer=LoadedView,
+    status=201,
+    seconds=3600,
+)
 async def finish_upload(
     *,
     here: Here,

@@ -83,7 +83,7 @@ async def stream_logs(
     return EventStream(messages(), here)
 
 
-@operation(router, "POST", "/apps/{app}/exec", permission="instances:exec", answer=ExecView)
+@operation(router, "POST", "/apps/{app}/exec", permission="instances:exec", answer=ExecView, seconds=660)
 async def exec_command(*, here: Here, access: Granted, app: Ref, body: ExecBody, project: Project = "") -> Response:
     """Run a command in an instance to its end. For a terminal, or long output, open a WebSocket on this path."""
     request = StreamRequest(kind=StreamKind.EXEC, instance_id="", command=tuple(body.command))
