@@ -1,0 +1,144 @@
+"""Real QEMU for the hypervisor contract: the root helper in a namespace of its own, the host's kernel and init, and an
+image of one static program."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from plasmavmc.guest.boot import BootAssets, build_guest, disk_template
+from plasmavmc.guest.cache import cache_directory
+from plasmavmc.guest.tsc import tsc_khz
+from plasmavmc.host.configuration import QEMU
+from plasmavmc.host.operations import ProcessId
+from plasmavmc.host.processes import is_alive
+from plasmavmc.hypervisor.backend import DiskPlan, VmPlan
+from plasmavmc.hypervisor.qemu.backend import KvmBackend
+from plasmavmc.hypervisor.qemu.offer import QemuSite
+from plasmavmc.types import MIB, Acceleration, VmHandle, VmSpec, vm_key
+from tests.contract.host_rig import RealHelper, real_helper
+
+WORKLOAD = Path(__file__).resolve().parents[2] / "packages/plasmavmc/native/init/tests/app.c"
+ZOMBIE_S = 2.0
+
+
+def build_image(directory: Path) -> Path:
+    """A squashfs with the static program /app, and nothing else."""
+    tree, image = directory / "tree", directory / "image"
+    tree.mkdir()
+    subprocess.run(["musl-gcc", "-D_GNU_SOURCE", "-static", "-Os", "-s", "-o", tree / "app", WORKLOAD], check=True)
+    tar = subprocess.run(["tar", "-C", tree, "-c", "."], check=True, capture_output=True).stdout
+    subprocess.run(["tar2sqfs", "-q", image], input=tar, check=True)
+    return image
+
+
+class QemuRig:
+    """Implements `PausableRig`."""
+
+    def __init__(self, helper: RealHelper, directory: Path, assets: BootAssets, image: Path, template: Path) -> None:
+        self.helper = helper
+        self.directory = directory
+        """Short: a socket's path has 107 bytes."""
+        self.assets = assets
+        self._image = image
+        self._template = template
+        self._fds: list[int] = []
+        self.site = QemuSite(
+            program=Path(QEMU),
+            installation=helper.configuration.key,
+            tsc_khz=tsc_khz(),
+            kernel=assets.kernel,
+            initrd=assets.initrd,
+            run_dir=directory,
+            cache=directory / "cache",
+        )
+        self.backend = self._new_backend()
+
+    def _new_backend(self) -> KvmBackend:
+        return KvmBackend(self.helper.host, self.site.machine(Acceleration.TCG))
+
+    def plan(self, spec: VmSpec) -> VmPlan:
+        key = vm_key(spec.id)
+        runtime_dir = self.directory / key
+        runtime_dir.mkdir(mode=0o700, exist_ok=True)
+        layer = self.directory / f"{key}.layer"
+        subprocess.run(["cp", "--sparse=always", self._template, layer], check=True)
+        disks = (
+            DiskPlan("image", self._open(self._image, os.O_RDONLY), read_only=True),
+            DiskPlan("layer", self._open(layer, os.O_RDWR), read_only=False),
+        )
+        return VmPlan(key, runtime_dir, self.assets.kernel, self.assets.initrd, disks)
+
+    def broken_plan(self, spec: VmSpec) -> VmPlan:
+        nonsense = self.directory / "nonsense"
+        nonsense.write_text("this is no kernel\n" * 1000)
+        return replace(self.plan(spec), kernel=nonsense)
+
+    def restart(self) -> None:
+        self.backend.close()
+        self.backend = self._new_backend()
+
+    def kill(self, handle: VmHandle) -> None:
+        os.kill(handle.pid, signal.SIGKILL)
+
+    def make_zombie(self, handle: VmHandle) -> None:
+        """The helper, which would reap it, is held for a moment."""
+        self.helper.process.send_signal(signal.SIGSTOP)
+        pidfd = os.pidfd_open(handle.pid)
+        self.kill(handle)
+        select.select([pidfd], [], [], 10.0)
+        os.close(pidfd)
+        asyncio.get_running_loop().call_later(ZOMBIE_S, self.helper.process.send_signal, signal.SIGCONT)
+
+    def lives(self, handle: VmHandle) -> bool:
+        return is_alive(ProcessId(handle.pid, handle.start_time))
+
+    def traces(self) -> frozenset[str]:
+        open_now = {int(link.name) for link in Path("/proc/self/fd").iterdir()}
+        ours = [fd for fd in open_now if _is_open(fd) and fd not in self._fds]
+        sockets = {str(path) for path in self.directory.glob("*/*.sock")}
+        leases = {f"uid {path.name}" for path in (self.helper.configuration.run_root / "uids").glob("*")}
+        return frozenset({f"{len(ours)} descriptors"} | sockets | leases | self.helper.cgroups())
+
+    def _open(self, path: Path, flags: int) -> int:
+        self._fds.append(os.open(path, flags | os.O_CLOEXEC))
+        return self._fds[-1]
+
+    def close(self) -> None:
+        self.backend.close()
+        for fd in self._fds:
+            os.close(fd)
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+@asynccontextmanager
+async def qemu_rig(tmp_path: Path, image: Path) -> AsyncIterator[QemuRig]:
+    """A rig that leaves nothing behind."""
+    assets, _ = await build_guest(cache_directory())
+    template = await disk_template(cache_directory(), 64 * MIB)
+    directory = Path(tempfile.mkdtemp(prefix="swghv-"))
+    try:
+        async with real_helper(tmp_path) as helper:
+            rig = QemuRig(helper, directory, assets, image, template)
+            try:
+                yield rig
+            finally:
+                rig.close()
+    finally:
+        shutil.rmtree(directory)
