@@ -36,11 +36,12 @@ from plasmavmc.images.config import check_platform, parse_config, parse_diff_ids
 from plasmavmc.images.digests import check_digest, hex_of
 from plasmavmc.images.fanout import fan_out
 from plasmavmc.images.files import disk_errors, empty_directory, make_private, publish, sync_file
-from plasmavmc.images.layers import Layer, too_large
+from plasmavmc.images.layers import Layer
 from plasmavmc.images.limits import ImageLimits
 from plasmavmc.images.locks import KeyedLocks
 from plasmavmc.images.manifest import Platform, host_platform, parse_manifest
 from plasmavmc.images.merge import merge
+from plasmavmc.images.pull import check_packed_size
 from plasmavmc.images.source import BlobRef, BlobSource, ImageConfig, Manifest
 from plasmavmc.images.squashfs import pack
 from plasmavmc.images.stepping import stepwise
@@ -204,7 +205,7 @@ class ImageStore:
     async def _build(self, digest: str, source: BlobSource, progress: Callable[[str], None]) -> None:
         progress("fetching the manifest")
         manifest = parse_manifest(check_digest(await source.manifest(digest), digest, "the manifest"))
-        self._check_size(manifest)
+        check_packed_size(manifest, self._limits)
         config = await self._fetch_config(manifest.config, source)
         diff_ids = parse_diff_ids(config)
         if len(diff_ids) != len(manifest.layers):
@@ -214,10 +215,6 @@ class ImageStore:
             progress("building the root file system")
             await self._pack(digest, config, layers)
         await self._blobs.remove(layer.digest for layer in manifest.layers)
-
-    def _check_size(self, manifest: Manifest) -> None:
-        if sum(layer.size for layer in manifest.layers) > self._limits.packed_bytes:
-            raise too_large(f"its layers have more than {self._limits.packed_bytes >> 20} MiB")
 
     async def _fetch_config(self, ref: BlobRef, source: BlobSource) -> bytes:
         data = b""

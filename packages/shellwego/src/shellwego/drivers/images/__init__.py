@@ -1,0 +1,1 @@
+"""Drivers of the port `images`: `plasmavmc` (registries, tars, blobs on disk) and `memory`."""

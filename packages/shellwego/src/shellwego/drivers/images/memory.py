@@ -1,0 +1,117 @@
+"""Driver `memory`: registries and the store as dictionaries. For tests and simulation; obeys the port's contract.
+
+A test publishes images, and takes registries away; layers are counted, not kept. Tars are read with the standard library:
+this driver is for archives that the test made itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from shellwego.core.errors import ForbiddenError, InvalidError, NotFoundError, UnavailableError
+from shellwego.ports.images import LoadedImage, ResolvedImage
+
+_LONGEST = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    image: ResolvedImage
+    corrupt: bool
+
+
+class MemoryImages:
+    """`Images` in memory, with the registries it asks."""
+
+    def __init__(self) -> None:
+        self.unreachable: set[str] = set()
+        """Hosts (as in references) that do not answer."""
+        self.forbidden: set[str] = set()
+        """Hosts that may not be asked."""
+        self._tags: dict[str, _Published] = {}
+        self._manifests: dict[str, _Published] = {}
+        self._stored: dict[str, ResolvedImage] = {}
+
+    def publish(
+        self, reference: str, *, size_bytes: int = 1000, exposed_ports: tuple[int, ...] = (), corrupt: bool = False
+    ) -> str:
+        """Put an image into a registry under a reference; returns its digest, which follows from the arguments."""
+        digest = _digest(f"{reference}\0{size_bytes}\0{exposed_ports}\0{corrupt}".encode())
+        image = ResolvedImage(digest=digest, size_bytes=size_bytes, exposed_ports=exposed_ports)
+        self._tags[reference] = self._manifests[digest] = _Published(image, corrupt)
+        return digest
+
+    async def resolve(self, reference: str) -> ResolvedImage:
+        return self._find(reference).image
+
+    async def fetch(self, reference: str, digest: str) -> ResolvedImage:
+        if digest not in self._stored:
+            found = self._find(f"{reference.partition('@')[0]}@{digest}")
+            if found.corrupt:
+                raise InvalidError("digest-mismatch", f"a layer of {reference} is corrupt")
+            self._stored[digest] = found.image
+        return self._stored[digest]
+
+    async def load(self, chunks: AsyncIterator[bytes]) -> tuple[LoadedImage, ...]:
+        data = bytearray()
+        async for chunk in chunks:
+            data += chunk
+            if len(data) > _LONGEST:
+                raise InvalidError("image-too-large", "the archive is too large")
+        found = _read_archive(bytes(data))
+        self._stored.update((loaded.image.digest, loaded.image) for loaded in found)
+        return found
+
+    async def has(self, digest: str) -> bool:
+        return digest in self._stored
+
+    async def collect(self, keep: frozenset[str]) -> int:
+        unused = [digest for digest in self._stored if digest not in keep]
+        return sum(self._stored.pop(digest).size_bytes for digest in unused)
+
+    def _find(self, reference: str) -> _Published:
+        host, slash, rest = reference.partition("/")
+        if any(character.isspace() for character in reference):
+            raise InvalidError("image-reference", f"{reference!r} is not an image reference")
+        if host in self.forbidden:
+            raise ForbiddenError("registry-forbidden", f"the registry {host} is not allowed")
+        if host in self.unreachable:
+            raise UnavailableError("registry-unreachable", f"the registry {host} does not answer")
+        name, at, digest = reference.partition("@")
+        tagged = name if ":" in rest.partition("@")[0] or not slash else f"{name}:latest"
+        found = self._manifests.get(digest) if at else self._tags.get(tagged)
+        if found is None:
+            raise NotFoundError("image-not-found", f"there is no image {reference}")
+        return found
+
+
+def _read_archive(data: bytes) -> tuple[LoadedImage, ...]:
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
+            opened = ((member.name, archive.extractfile(member)) for member in archive)
+            files = {name: file.read() for name, file in opened if file is not None}
+        return tuple(_read_entry(entry, files) for entry in json.loads(files["manifest.json"]))
+    except (tarfile.TarError, KeyError, ValueError, TypeError, AttributeError, EOFError) as error:
+        raise InvalidError("image-archive", f"the tar is not one of docker save: {error}") from error
+
+
+def _read_entry(entry: dict[str, Any], files: dict[str, bytes]) -> LoadedImage:
+    config = files[entry["Config"]]
+    layers = [files[path] for path in entry["Layers"]]
+    ports = json.loads(config).get("config", {}).get("ExposedPorts", {})
+    image = ResolvedImage(
+        digest=_digest(config + b"".join(hashlib.sha256(layer).digest() for layer in layers)),
+        size_bytes=sum(map(len, layers)),
+        exposed_ports=tuple(sorted(int(port.partition("/")[0]) for port in ports)),
+    )
+    return LoadedImage(image=image, names=tuple(entry.get("RepoTags") or ()))
+
+
+def _digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()

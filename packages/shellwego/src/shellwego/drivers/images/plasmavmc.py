@@ -1,0 +1,140 @@
+"""Driver `plasmavmc`: the engine's registry client and archive reader over the server's blob store.
+
+A loaded image has no registry: its names are the control plane's, and its blobs are here or nowhere. The caller keeps
+intakes and collections apart (`control/imagework.py`), so the store needs no grace period.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from plasmavmc.errors import ImageError, InvalidSpecError, PlasmaError
+from plasmavmc.images.archive import ArchivedImage, load_archive
+from plasmavmc.images.auth import Credentials
+from plasmavmc.images.blobs import BlobStore
+from plasmavmc.images.config import check_platform, parse_config
+from plasmavmc.images.limits import CONFIG_BYTES, ImageLimits
+from plasmavmc.images.manifest import host_platform, parse_manifest
+from plasmavmc.images.policy import RegistryPolicy
+from plasmavmc.images.pull import pull
+from plasmavmc.images.reference import names_registry, parse_reference
+from plasmavmc.images.registry import Repository
+from plasmavmc.images.source import ImageConfig, Manifest
+from shellwego.core.errors import ForbiddenError, InvalidError, NotFoundError, ShellWeGoError, UnavailableError
+from shellwego.ports.images import LoadedImage, ResolvedImage
+
+RESOLVE_TIMEOUT_S = 10.0
+_AT_ONCE = 8
+
+
+class PlasmaImages:
+    """`Images` over a directory of blobs. `allow` and `credentials` are the operator's: see `RegistryPolicy`.
+
+    Raises:
+        InvalidError: a malformed pattern in `allow`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        allow: tuple[str, ...] = (),
+        credentials: Mapping[str, Credentials] | None = None,
+        limits: ImageLimits = ImageLimits(),  # noqa: B008 - a frozen value
+        resolve_timeout_s: float = RESOLVE_TIMEOUT_S,
+    ) -> None:
+        with translated():
+            self._policy = RegistryPolicy(allow)
+        self.blobs = BlobStore(directory, grace_s=0)
+        self.blobs.sweep()
+        self._credentials = credentials or {}
+        self._limits = limits
+        self._resolve_timeout_s = resolve_timeout_s
+        self._platform = host_platform()
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def resolve(self, reference: str) -> ResolvedImage:
+        with translated():
+            try:
+                async with asyncio.timeout(self._resolve_timeout_s), self._slots, self._repository(reference) as source:
+                    manifest = await source.resolve(self._platform)
+                    config = parse_config(await source.config(manifest))
+            except TimeoutError:
+                raise UnavailableError(
+                    "registry-unreachable",
+                    f"the registry of {reference} did not answer within {self._resolve_timeout_s:g} s",
+                    resolution="Try again, or check the registry.",
+                ) from None
+            check_platform(config, self._platform)
+        return _resolved(manifest, config)
+
+    async def fetch(self, reference: str, digest: str) -> ResolvedImage:
+        with translated():
+            if not self.blobs.has_image(digest):
+                async with self._slots, self._repository(reference) as source:
+                    await pull(digest, source, self.blobs, self._limits)
+            manifest = parse_manifest(await self.blobs.manifest(digest))
+            config = parse_config(await self.blobs.read(manifest.config.digest, CONFIG_BYTES))
+        return _resolved(manifest, config)
+
+    async def load(self, chunks: AsyncIterator[bytes]) -> tuple[LoadedImage, ...]:
+        with translated():
+            async with self._slots:
+                found = await load_archive(chunks, self.blobs, self._platform, self._limits)
+        return tuple(_loaded(image) for image in found)
+
+    async def has(self, digest: str) -> bool:
+        with translated():
+            return self.blobs.has_image(digest)
+
+    async def collect(self, keep: frozenset[str]) -> int:
+        with translated():
+            return await self.blobs.collect(keep)
+
+    def _repository(self, reference: str) -> Repository:
+        if not names_registry(reference):
+            raise NotFoundError(
+                "image-not-found",
+                f"no image “{reference[:200]}” was loaded",
+                resolution="Load it from a tar, or give a reference with its registry, such as registry.example/app:v1.",
+            )
+        parsed = parse_reference(reference)
+        return Repository(parsed, self._policy, self._credentials.get(parsed.host))
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Say the engine's errors in the platform's words."""
+    try:
+        yield
+    except PlasmaError as error:
+        raise _translate(error) from error
+
+
+def _translate(error: PlasmaError) -> ShellWeGoError:
+    message = f"{error.brief} ({error.details})" if error.details else error.brief
+    return _kind_of(error)(error.code, message, resolution=error.resolution)
+
+
+def _kind_of(error: PlasmaError) -> type[ShellWeGoError]:
+    match error:
+        case ImageError(code="image-not-found"):
+            return NotFoundError
+        case ImageError(code="registry-forbidden" | "registry-unauthorized"):
+            return ForbiddenError
+        case ImageError() | InvalidSpecError():
+            return InvalidError
+        case _:
+            return UnavailableError
+
+
+def _resolved(manifest: Manifest, config: ImageConfig) -> ResolvedImage:
+    size = sum(layer.size for layer in manifest.layers)
+    return ResolvedImage(digest=manifest.digest, size_bytes=size, exposed_ports=config.exposed_ports)
+
+
+def _loaded(image: ArchivedImage) -> LoadedImage:
+    return LoadedImage(image=_resolved(image.manifest, image.config), names=image.names)
