@@ -36,7 +36,7 @@ static int serve(int code)
     return code;
 }
 
-static int ignore_termination(void)
+static _Noreturn void ignore_termination(void)
 {
     signal(SIGTERM, SIG_IGN);
     puts("deaf");
@@ -126,7 +126,7 @@ int main(int argc, char **argv)
     if (!strcmp(verb, "serve"))
         return serve(number);
     if (!strcmp(verb, "deaf"))
-        return ignore_termination();
+        ignore_termination();
     if (!strcmp(verb, "exit"))
         return printf("leaving with %d\n", number), number;
     if (!strcmp(verb, "flood"))

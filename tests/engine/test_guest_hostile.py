@@ -1,0 +1,201 @@
+"""The host's side against guests that break the protocol: an error with a name, bounded memory, nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from plasmavmc.errors import GuestError, UnavailableError
+from plasmavmc.guest.api import GuestHello, GuestOutput
+from plasmavmc.guest.channel import SocketGuestChannel, open_channel
+from plasmavmc.guest.framing import MAGIC, FrameType, encode, put_field
+from plasmavmc.guest.messages import Tag
+from plasmavmc.types import ExecSpec
+
+Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+HELLO = encode(FrameType.HELLO, b"\x01\0\0\0" + bytes(8))
+DEADLINE_S = 5.0
+
+
+@asynccontextmanager
+async def guest_that(behaves: Behaviour, directory: Path) -> AsyncIterator[Path]:
+    """A guest that answers the sync and then does as told."""
+    done = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            nonce = (await reader.readexactly(32))[16:]
+            writer.write(MAGIC + nonce + HELLO)
+            await behaves(reader, writer)
+            await done.wait()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_unix_server(serve, directory / "ctl")
+    try:
+        yield directory / "ctl"
+    finally:
+        done.set()
+        server.close()
+        await server.wait_closed()
+
+
+async def error_of(behaves: Behaviour, directory: Path) -> GuestError:
+    """The error that the reader of events gets."""
+    async with guest_that(behaves, directory) as path, asyncio.timeout(DEADLINE_S):
+        channel = await open_channel(path, fresh=True, deadline_s=DEADLINE_S)
+        try:
+            with pytest.raises(GuestError) as caught:
+                async for _ in channel.events():
+                    pass
+            return caught.value
+        finally:
+            await channel.aclose()
+
+
+def saying(*frames: bytes) -> Behaviour:
+    async def behave(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for frame in frames:
+            writer.write(frame)
+            await writer.drain()
+
+    return behave
+
+
+OUTPUT = encode(FrameType.OUTPUT, bytes(8) + b"\x01" + b"x" * 16000)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b"\xff" * 100],
+        [bytes(100)],
+        [encode(FrameType.READY, b"")],
+        [encode(FrameType.EXITED, b"12")],
+        [encode(FrameType.OUTPUT, bytes(8) + b"\x09data")],
+        [encode(FrameType.OUTPUT, b"\xff" * 8 + b"\x01data")],
+        [encode(FrameType.FAILED, b"\x20\0\xff\xff\xff\xff")],
+        [encode(FrameType.EXEC_OUTPUT, b"\x01data", stream=9)],
+        [encode(FrameType.EXEC_EXIT, b"\0\0\0\0", stream=9)],
+    ],
+)
+async def test_a_guest_that_breaks_the_protocol_is_cut_off_with_a_named_error(
+    frames: list[bytes], tmp_path: Path
+) -> None:
+    assert (await error_of(saying(*frames), tmp_path)).code == "bad-frame"
+
+
+async def unread(path: Path) -> SocketGuestChannel:
+    """A channel whose events nobody reads, after the guest has misbehaved."""
+    channel = await open_channel(path, fresh=True, deadline_s=DEADLINE_S)
+    async with asyncio.timeout(DEADLINE_S):
+        while channel._error is None:  # noqa: ASYNC110 - the reader ends by itself
+            await asyncio.sleep(0.005)
+    return channel
+
+
+@pytest.mark.parametrize(
+    "frame", [OUTPUT, encode(FrameType.OUTPUT, bytes(8) + b"\x01"), encode(FrameType.READY, bytes(4))]
+)
+async def test_what_nobody_reads_is_bounded_whatever_the_guest_sends(frame: bytes, tmp_path: Path) -> None:
+    async with guest_that(saying(*[frame] * 100_000), tmp_path) as path:
+        channel = await unread(path)
+        assert sum(cost for _, cost in channel._events) <= 256 * 1024
+        assert len(channel._events) < 13_000
+        await channel.aclose()
+
+
+async def test_what_was_said_before_the_breach_is_still_told(tmp_path: Path) -> None:
+    async with guest_that(saying(OUTPUT, b"\xff" * 100), tmp_path) as path:
+        channel = await unread(path)
+        events = channel.events()
+        assert isinstance(await anext(events), GuestHello)
+        assert isinstance(await anext(events), GuestOutput)
+        with pytest.raises(GuestError):
+            await anext(events)
+        await channel.aclose()
+
+
+async def test_a_guest_that_grants_more_input_than_was_sent_is_cut_off(tmp_path: Path) -> None:
+    started = encode(FrameType.EXEC_STARTED, bytes(4), stream=1)
+    greedy = encode(FrameType.CREDIT, b"\xff\xff\xff\xff", stream=1)
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(12)
+        writer.write(started + greedy)
+
+    async with guest_that(behave, tmp_path) as path, asyncio.timeout(DEADLINE_S):
+        channel = await open_channel(path, fresh=True, deadline_s=DEADLINE_S)
+        session = await channel.exec(ExecSpec(("cat",)))
+        with pytest.raises(GuestError):
+            async for _ in session.output():
+                pass
+        await channel.aclose()
+
+
+async def test_a_refusal_is_told_in_printable_words(tmp_path: Path) -> None:
+    reason = put_field(Tag.CODE, b"too-many") + put_field(Tag.MESSAGE, b"no\x1b[31m" + b"x" * 1000)
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(12)
+        writer.write(encode(FrameType.EXEC_REFUSED, reason, stream=1))
+
+    async with guest_that(behave, tmp_path) as path, asyncio.timeout(DEADLINE_S):
+        channel = await open_channel(path, fresh=True, deadline_s=DEADLINE_S)
+        with pytest.raises(GuestError) as refused:
+            await channel.exec(ExecSpec(("cat",)))
+        assert refused.value.code == "exec-too-many"
+        assert refused.value.brief.startswith("no?[31mx")
+        assert len(refused.value.brief) <= 400
+        await channel.aclose()
+
+
+async def test_a_vmm_that_ends_cuts_every_wait_short(tmp_path: Path) -> None:
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(12)
+        writer.close()
+
+    async with guest_that(behave, tmp_path) as path, asyncio.timeout(DEADLINE_S):
+        channel = await open_channel(path, fresh=True, deadline_s=DEADLINE_S)
+        with pytest.raises(GuestError, match="ended"):
+            await channel.exec(ExecSpec(("cat",)))
+        assert [event async for event in channel.events()] == [GuestHello(False, 0)]
+        with pytest.raises(GuestError):
+            await channel.stop("SIGTERM", 1)
+        await channel.acknowledge(5)
+        await channel.aclose()
+
+
+async def test_a_guest_that_never_answers_is_told_as_silent(tmp_path: Path) -> None:
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65536):
+            pass
+        writer.close()
+
+    server = await asyncio.start_unix_server(say_nothing, tmp_path / "ctl")
+    with pytest.raises(GuestError) as silent:
+        await open_channel(tmp_path / "ctl", fresh=False, deadline_s=0.2)
+    assert silent.value.code == "guest-silent"
+    server.close()
+
+
+async def test_a_vmm_that_does_not_listen_is_told_as_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError) as absent:
+        await open_channel(tmp_path / "ctl", fresh=False, deadline_s=0.05)
+    assert absent.value.code == "no-channel"
+
+
+async def test_closing_is_idempotent_and_ends_the_events(tmp_path: Path) -> None:
+    async with guest_that(saying(), tmp_path) as path, asyncio.timeout(DEADLINE_S):
+        channel = await open_channel(path, fresh=True, deadline_s=DEADLINE_S)
+        await channel.aclose()
+        await channel.aclose()
+        assert [event async for event in channel.events()] == [GuestHello(False, 0)]
+        with pytest.raises(GuestError):
+            await channel.exec(ExecSpec(("cat",)))
