@@ -25,7 +25,7 @@ from plasmavmc.hypervisor.backend import DiskPlan, VmPlan
 from plasmavmc.hypervisor.qemu.backend import KvmBackend
 from plasmavmc.hypervisor.qemu.offer import QemuSite
 from plasmavmc.types import MIB, Acceleration, VmHandle, VmSpec, vm_key
-from tests.contract.host_rig import RealHelper, real_helper
+from tests.contract.host_rig import Namespace, RealHelper, real_helper
 
 WORKLOAD = Path(__file__).resolve().parents[2] / "packages/plasmavmc/native/init/tests/app.c"
 ZOMBIE_S = 2.0
@@ -127,14 +127,27 @@ def _is_open(fd: int) -> bool:
     return True
 
 
+class OpenKvm(Namespace):
+    """A namespace of a helper in which every uid may open /dev/kvm, as udev's rule lets a group do elsewhere."""
+
+    _MOUNT = 'mount -t tmpfs none /mnt && mknod -m 666 /mnt/kvm c 10 232 && mount --bind /mnt/kvm /dev/kvm && exec "$@"'
+
+    @property
+    def enter(self) -> list[str]:
+        return [*super().enter, "unshare", "--mount", "sh", "-c", self._MOUNT, "sh"]
+
+
 @asynccontextmanager
-async def qemu_rig(tmp_path: Path, image: Path) -> AsyncIterator[QemuRig]:
+async def qemu_rig(tmp_path: Path, image: Path, *, open_kvm: bool = False) -> AsyncIterator[QemuRig]:
     """A rig that leaves nothing behind."""
     assets, _ = await build_guest(cache_directory())
     template = await disk_template(cache_directory(), 64 * MIB)
     directory = Path(tempfile.mkdtemp(prefix="swghv-"))
     try:
         async with real_helper(tmp_path) as helper:
+            if open_kvm:
+                helper.namespace.__class__ = OpenKvm
+                helper.restart()
             rig = QemuRig(helper, directory, assets, image, template)
             try:
                 yield rig

@@ -14,7 +14,7 @@ import hashlib
 import os
 import platform
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,11 @@ import structlog
 from plasmavmc.errors import PlasmaError
 from plasmavmc.types import Acceleration
 
-DEADLINES_S = {Acceleration.KVM: 10.0, Acceleration.TCG: 60.0}
+DEADLINES_S: Mapping[Acceleration, float] = {Acceleration.KVM: 10.0, Acceleration.TCG: 60.0}
 """From spawn to the guest's hello. With KVM it takes a fraction of a second, emulated on a busy host many."""
 
 KVM_DEVICE = Path("/dev/kvm")
+_LONGEST_REASON = 400
 
 log = structlog.get_logger("plasmavmc.probe")
 
@@ -134,13 +135,15 @@ Boot = Callable[[Acceleration], Awaitable[None]]
 """Boots a guest until its hello and removes it again; raises `PlasmaError` with what was seen."""
 
 
-async def probe(boot: Boot, facts: ProbeFacts, cache: ProbeCache) -> ProbeResult:
+async def probe(
+    boot: Boot, facts: ProbeFacts, cache: ProbeCache, deadlines_s: Mapping[Acceleration, float] = DEADLINES_S
+) -> ProbeResult:
     """What boots on this host: from the cache, or by trying KVM, then TCG, until one comes up."""
     known = cache.load(facts)
     if known is not None:
         return known
     trials: list[Trial] = []
-    for acceleration, deadline_s in DEADLINES_S.items():
+    for acceleration, deadline_s in deadlines_s.items():
         trials.append(await _try(boot, acceleration, deadline_s))
         if trials[-1].booted:
             break
@@ -160,7 +163,7 @@ async def _try(boot: Boot, acceleration: Acceleration, deadline_s: float) -> Tri
     except TimeoutError:
         reason = f"hangs: no heartbeat within {deadline_s:g} s"
     except PlasmaError as error:
-        reason = str(error)
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
     trial = Trial(acceleration, round(clock() - began, 3), reason)
     log.info("probed", acceleration=acceleration.value, seconds=trial.seconds, reason=reason or "booted")
     return trial
