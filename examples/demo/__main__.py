@@ -136,7 +136,7 @@ class Story:
 
     def _healthy(self) -> int:
         instances = self.platform.json("status", "-a", APP)["instances"]
-        return sum(1 for instance in instances if instance["state"] == "healthy")
+        return sum(1 for instance in instances if instance["phase"] == "healthy")
 
 
 def run_check() -> int:

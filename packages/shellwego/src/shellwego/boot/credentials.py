@@ -84,7 +84,7 @@ def _become_caller() -> Path:
 def _write(path: Path, settings: UpSettings, name: str, token: str) -> None:
     ca_file = str(settings.api_cert) if settings.api_cert else ""
     contexts = load(path)
-    for each in (name, "local"):
+    for each in ("local", name):
         context = Context(name=each, api_url=settings.api_url, token=token, ca_file=ca_file)
         contexts = contexts.put(context, make_current=False)
     save(path, contexts)

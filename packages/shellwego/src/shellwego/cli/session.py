@@ -194,13 +194,12 @@ class told:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if kind is None or issubclass(kind, (click.ClickException, click.exceptions.Exit, click.Abort)):
-            return False
+            return
         failure = _failure(error)
         if failure is not None:
             raise failure from error
-        return False
 
 
 def _failure(error: BaseException | None) -> Failure | None:

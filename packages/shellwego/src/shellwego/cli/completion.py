@@ -1,0 +1,17 @@
+"""`swg completion`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a completion script; bash: eval "$(swg completion bash)"."""
+    from click.shell_completion import get_completion_class  # noqa: PLC0415
+
+    kind = get_completion_class(shell)
+    assert kind is not None  # noqa: S101 - the choices above are click's own
+    root = click.get_current_context().find_root().command
+    click.echo(kind(root, {}, "swg", "_SWG_COMPLETE").source())

@@ -1,0 +1,136 @@
+"""`swg deploy` and `swg plan`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from shellwego.cli.output import show, show_one
+from shellwego.cli.rollout import finish, rollout_options
+from shellwego.cli.session import F, Session, shared
+
+if TYPE_CHECKING:
+    from shellwego.client.generated import DeploymentCreate
+
+CHANGES_EXIT_CODE = 10
+
+
+def _wish_options(command: F) -> F:
+    for option in (
+        click.option("--rollback/--no-rollback", default=True, help="Go back by itself when it fails. [default: on]"),
+        click.option("-e", "--env", "env", multiple=True, metavar="NAME=VALUE", help="Set a variable; repeatable."),
+        click.option("--process", default="web", metavar="NAME", show_default=True, help="The process it is about."),
+        click.option("--command", "command_text", metavar="CMD", help="Command in place of the image's."),
+        click.option("--check-path", metavar="PATH", help="Healthy is what answers 2xx or 3xx here."),
+        click.option("--port", type=click.IntRange(1, 65535), help="Port that the app listens on."),
+        click.option("-i", "--image", metavar="IMAGE", help="A loaded name, or a registry reference."),
+    ):
+        command = option(command)
+    return command
+
+
+def _wish(
+    image: str | None,
+    port: int | None,
+    check_path: str | None,
+    command_text: str | None,
+    process: str,
+    env: tuple[str, ...],
+    rollback: bool,
+    strategy: str = "rolling",
+    wait_timeout: float = 300.0,
+) -> DeploymentCreate:
+    import shlex  # noqa: PLC0415
+
+    from shellwego.client.generated import DeploymentCreate  # noqa: PLC0415
+
+    return DeploymentCreate(
+        image=image,
+        port=port,
+        check_path=check_path,
+        command=None if command_text is None else shlex.split(command_text),
+        process=process,
+        env=parse_pairs(env),
+        rollback_on_failure=rollback,
+        strategy=strategy,
+        wait_timeout=wait_timeout,
+    )
+
+
+def parse_pairs(pairs: tuple[str, ...]) -> dict[str, str | None]:
+    """`NAME=VALUE` arguments as a mapping.
+
+    Raises:
+        click.UsageError: one has no `=`.
+    """
+    found: dict[str, str | None] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"{pair!r} is not NAME=VALUE.")
+        found[name] = value
+    return found
+
+
+@click.command()
+@_wish_options
+@rollout_options
+@shared
+def deploy(
+    session: Session,
+    image: str | None,
+    port: int | None,
+    check_path: str | None,
+    command_text: str | None,
+    process: str,
+    env: tuple[str, ...],
+    rollback: bool,
+    strategy: str,
+    wait_timeout: float,
+    detach: bool,
+) -> None:
+    """Roll out an image, or the app's changed configuration.
+
+    New instances are built beside the old ones and get requests when they are healthy. When it fails, the old release goes
+    on serving, and the stage, the reason and the app's last words are shown.
+    """
+    wish = _wish(image, port, check_path, command_text, process, env, rollback, strategy, wait_timeout)
+    deployment = session.client.create_deployment(session.app, wish, project=session.project)
+    finish(session, session.app, deployment, detach=detach)
+
+
+@click.command()
+@_wish_options
+@click.option("--detailed-exitcode", is_flag=True, help="End with 10 where something would change.")
+@shared
+def plan(
+    session: Session,
+    image: str | None,
+    port: int | None,
+    check_path: str | None,
+    command_text: str | None,
+    process: str,
+    env: tuple[str, ...],
+    rollback: bool,
+    detailed_exitcode: bool,
+) -> None:
+    """Show what a deploy with the same options would change. Nothing is done."""
+    import msgspec  # noqa: PLC0415
+
+    wish = _wish(image, port, check_path, command_text, process, env, rollback)
+    planned = session.client.plan_deployment(session.app, wish, project=session.project)
+    document = msgspec.to_builtins(planned)
+    if session.output != "table":
+        show_one(session, document, {}, name=str(planned.to_release))
+    elif not planned.changed:
+        click.echo("nothing would change")
+    else:
+        rows = [{"what": change.field, "before": change.before, "after": change.after} for change in planned.changes]
+        before = f"v{planned.from_release}" if planned.from_release else "nothing"
+        click.echo(f"{before} → v{planned.to_release}")
+        show(session, document, rows)
+        for name, count in planned.replaced.items():
+            click.echo(f"{name}: {count} to be started or replaced")
+    if detailed_exitcode and planned.changed:
+        raise click.exceptions.Exit(CHANGES_EXIT_CODE)

@@ -1,0 +1,88 @@
+"""`swg env`: environment variables of an app."""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from shellwego.cli.deploy import parse_pairs
+from shellwego.cli.failure import USAGE, Failure
+from shellwego.cli.output import show
+from shellwego.cli.rollout import follow
+from shellwego.cli.session import Session, shared
+
+if TYPE_CHECKING:
+    from shellwego.client.generated import EnvView
+
+_stage = click.option("--stage", is_flag=True, help="Only note it; the next deploy takes it along.")
+_detach = click.option("--detach", is_flag=True, help="Return at once.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def env() -> None:
+    """Show, set, unset and import environment variables."""
+
+
+@env.command("ls")
+@shared
+def list_env(session: Session) -> None:
+    """Show the variables with their values."""
+    found = session.client.get_env(session.app, project=session.project).env
+    rows = [{"name": name, "value": value} for name, value in sorted(found.items())]
+    show(session, found, rows, empty="no variables")
+
+
+@env.command("set")
+@click.argument("pairs", nargs=-1, required=True, metavar="NAME=VALUE...")
+@_stage
+@_detach
+@shared
+def set_env(session: Session, pairs: tuple[str, ...], stage: bool, detach: bool) -> None:
+    """Set variables, and roll them out as a new release."""
+    _change(session, parse_pairs(pairs), stage=stage, detach=detach)
+
+
+@env.command("unset")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@_stage
+@_detach
+@shared
+def unset_env(session: Session, names: tuple[str, ...], stage: bool, detach: bool) -> None:
+    """Remove variables, and roll it out as a new release."""
+    _change(session, dict.fromkeys(names), stage=stage, detach=detach)
+
+
+@env.command("import")
+@click.argument("file", type=click.File("r"), default="-")
+@_stage
+@_detach
+@shared
+def import_env(session: Session, file: IO[str], stage: bool, detach: bool) -> None:
+    """Set variables from lines NAME=VALUE of a file or of stdin; # begins a comment."""
+    lines = [line.strip() for line in file.read().splitlines()]
+    pairs = tuple(_unquoted(line) for line in lines if line and not line.startswith("#"))
+    if not pairs:
+        raise Failure("no variables to import", code=USAGE)
+    _change(session, parse_pairs(pairs), stage=stage, detach=detach)
+
+
+def _unquoted(line: str) -> str:
+    """`export NAME="value"` as people keep it in .env files."""
+    name, equals, value = line.removeprefix("export ").partition("=")
+    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1]
+    return f"{name.strip()}{equals}{value}"
+
+
+def _change(session: Session, env: dict[str, str | None], *, stage: bool, detach: bool) -> None:
+    from shellwego.client.generated import EnvBody  # noqa: PLC0415
+
+    changed: EnvView = session.client.change_env(session.app, EnvBody(env=env, stage=stage), project=session.project)
+    if changed.deployment_id is None:
+        session.say("noted; the next deploy takes it along" if stage else "noted; nothing runs yet")
+    elif not detach:
+        deployment = session.client.get_deployment(session.app, changed.deployment_id, project=session.project)
+        follow(session, session.app, deployment)
+    if session.output != "table":
+        show(session, changed.env, [{"name": name} for name in sorted(changed.env)])

@@ -1,0 +1,65 @@
+"""`swg events`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from shellwego.cli.output import show
+from shellwego.cli.session import Session, shared
+
+if TYPE_CHECKING:
+    from shellwego.client.generated import EventView
+
+
+@click.command()
+@click.option("-f", "--follow", is_flag=True, help="Go on with each new event.")
+@click.option("-n", "--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+@click.option("--type", "kind", metavar="TYPE", help="Only events of this type, such as app.deployment.failed.")
+@shared
+def events(session: Session, follow: bool, limit: int, kind: str | None) -> None:
+    """Show what happened, the oldest first."""
+    import msgspec  # noqa: PLC0415
+
+    found = session.client.list_events(project=session.project, type=kind, limit=limit).data[::-1]
+    if not follow:
+        show(session, msgspec.to_builtins(found), [_row(event) for event in found], name="seq", empty="nothing yet")
+        return
+    for event in found:
+        _print(session, event)
+    _follow(session, str(found[-1].seq) if found else "0", kind)
+
+
+def _follow(session: Session, last: str, kind: str | None) -> None:
+    from shellwego.client.generated import EventView  # noqa: PLC0415
+    from shellwego.client.transport import decode  # noqa: PLC0415
+
+    try:
+        for message in session.client.stream_events(project=session.project, last_event_id=last):
+            event = decode(message.data.encode(), EventView)
+            if kind is None or event.type == kind:
+                _print(session, event)
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(130) from None
+
+
+def _row(event: EventView) -> dict[str, object]:
+    details = " ".join(f"{name}={value}" for name, value in event.data.items())
+    return {
+        "seq": event.seq,
+        "time": event.time.strftime("%Y-%m-%d %H:%M:%S"),
+        "severity": event.severity,
+        "type": event.type,
+        "resource": event.resource,
+        "details": details,
+    }
+
+
+def _print(session: Session, event: EventView) -> None:
+    import msgspec  # noqa: PLC0415
+
+    if session.output == "json":
+        click.echo(msgspec.json.encode(event).decode())
+    else:
+        click.echo("  ".join(str(cell) for cell in _row(event).values()))

@@ -1,0 +1,120 @@
+"""`swg images`: list, pull, load, remove."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from shellwego.cli.failure import FAILED, TIMED_OUT, Failure
+from shellwego.cli.output import age, show, size
+from shellwego.cli.progress import StageProgress
+from shellwego.cli.session import Session, shared
+
+if TYPE_CHECKING:
+    from shellwego.client.generated import ImageView
+
+_PULL_S = 1800.0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def images() -> None:
+    """List, pull, load and remove images."""
+
+
+def _show(session: Session, found: list[ImageView]) -> None:
+    import msgspec  # noqa: PLC0415
+
+    rows = [
+        {
+            "reference": image.reference,
+            "state": image.state,
+            "digest": image.digest[7:19],
+            "size": size(image.size_bytes) if image.size_bytes else None,
+            "source": "loaded" if image.loaded else "registry",
+            "age": age(image.created_at.isoformat()),
+            "id": image.id,
+            "reason": image.reason,
+        }
+        for image in found
+    ]
+    show(session, msgspec.to_builtins(found), rows, name="reference", empty="no images yet: swg images load NAME FILE")
+
+
+@images.command("ls")
+@shared
+def list_images(session: Session) -> None:
+    """List the images that the project knows."""
+    found: list[ImageView] = []
+    cursor: str | None = None
+    while True:
+        page = session.client.list_images(project=session.project, limit=100, cursor=cursor)
+        found += page.data
+        cursor = page.pagination.next_cursor
+        if not page.pagination.has_more:
+            break
+    _show(session, found)
+
+
+@images.command("load")
+@click.argument("name")
+@click.argument("file", type=click.File("rb"))
+@shared
+def load_image(session: Session, name: str, file: BinaryIO) -> None:
+    """Load the image of a tar (`docker save` or an OCI layout; - for stdin) under a name, such as shop:v1."""
+    from shellwego.client.uploads import load_image as load  # noqa: PLC0415
+
+    progress = StageProgress(session)
+    loaded = load(
+        session.client,
+        file,
+        name=name,
+        project=session.project,
+        progress=lambda count: progress.update("uploading", size(count)),
+    )
+    progress.done(f"{name} is loaded", good=True)
+    _show(session, loaded.data)
+
+
+@images.command("pull")
+@click.argument("reference")
+@shared
+def pull_image(session: Session, reference: str) -> None:
+    """Fetch an image from its registry, so that a deploy need not wait for it."""
+    from shellwego.client.generated import ImageCreate  # noqa: PLC0415
+
+    progress = StageProgress(session)
+    image = session.client.register_image(ImageCreate(reference=reference), project=session.project)
+    deadline = time.monotonic() + _PULL_S
+    while image.state not in ("ready", "failed"):
+        progress.update(image.state, image.reference)
+        if time.monotonic() > deadline:
+            raise Failure(f"{image.reference} is still {image.state}", code=TIMED_OUT)
+        time.sleep(0.3)
+        image = session.client.get_image(image.id)
+    if image.state == "failed":
+        raise Failure(f"{image.reference} could not be fetched: {image.reason}", code=FAILED)
+    progress.done(f"{image.reference} is here", good=True)
+    _show(session, [image])
+
+
+@images.command("rm")
+@click.argument("image")
+@shared
+def remove_image(session: Session, image: str) -> None:
+    """Remove an image, by its id or name; refused while an app needs it."""
+    found = [each for each in _by_name(session, image)]
+    if not found:
+        session.client.delete_image(image)
+    for each in found:
+        session.client.delete_image(each.id)
+    session.say(f"{image} is removed")
+
+
+def _by_name(session: Session, name: str) -> list[ImageView]:
+    if name.startswith("img_"):
+        return []
+    tagged = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+    page = session.client.list_images(project=session.project, limit=100)
+    return [image for image in page.data if image.reference in (name, tagged)]

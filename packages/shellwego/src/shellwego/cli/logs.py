@@ -1,0 +1,78 @@
+"""`swg logs`."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+
+import click
+
+from shellwego.cli.failure import USAGE, Failure
+from shellwego.cli.session import Session, shared
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@click.command()
+@click.option("-f", "--follow", is_flag=True, help="Go on with each new line, new instances included.")
+@click.option(
+    "-n", "--tail", type=click.IntRange(0, 10_000), default=100, show_default=True, help="Last lines to show."
+)
+@click.option("--since", metavar="AGE", help="Only lines younger than this, such as 90s, 10m, 2h.")
+@click.option("--process", metavar="NAME", help="Only this process.")
+@click.option("--instance", metavar="ID", help="Only this instance.")
+@shared
+def logs(
+    session: Session, follow: bool, tail: int, since: str | None, process: str | None, instance: str | None
+) -> None:
+    """Show an app's output, also of instances that ended."""
+    from shellwego.client.generated import LogLineView  # noqa: PLC0415
+    from shellwego.client.transport import decode  # noqa: PLC0415
+
+    moment = None if since is None else time.time() - seconds(since)
+    choice = {"project": session.project, "process": process, "instance": instance}
+    if not follow:
+        for line in session.client.get_logs(session.app, tail=tail, since=moment, **choice).data:
+            _print(session, line)
+        return
+    try:
+        for event in session.client.stream_logs(session.app, tail=tail, since=moment, **choice):
+            if event.event in ("log", "message"):
+                _print(session, decode(event.data.encode(), LogLineView))
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(130) from None
+
+
+def _print(session: Session, line: object) -> None:
+    import msgspec  # noqa: PLC0415
+
+    from shellwego.client.generated import LogLineView  # noqa: PLC0415
+
+    assert isinstance(line, LogLineView)  # noqa: S101 - both callers decode it
+    if session.output == "json":
+        click.echo(msgspec.json.encode(line).decode())
+        return
+    when = line.time.strftime("%Y-%m-%dT%H:%M:%S.") + f"{line.time.microsecond // 1000:03d}Z"
+    head = f"{when} {line.process}[{line.instance_id[-6:]}]"
+    if session.color and sys.stdout.isatty():
+        head = click.style(head, fg="cyan" if line.stream == "stdout" else "yellow")
+    text = line.text if line.stream != "system" else f"-- {line.text}"
+    click.echo(f"{head} {printable(text)}")
+
+
+def printable(text: str) -> str:
+    """Without control characters other than tab and colour: an app must not drive the reader's terminal."""
+    return re.sub(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f]", "\ufffd", text)
+
+
+def seconds(text: str) -> float:
+    """An age such as `90s`, `10m`, `2h`, `1d`.
+
+    Raises:
+        Failure: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if match is None:
+        raise Failure(f"--since: {text!r} is not an age such as 90s, 10m or 2h", code=USAGE)
+    return float(match[1]) * _UNITS.get(match[2], 1)

@@ -1,0 +1,74 @@
+"""`swg nodes`: the servers that VMs run on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from shellwego.cli.output import age, show, show_one, size
+from shellwego.cli.session import Session, shared
+
+if TYPE_CHECKING:
+    from shellwego.client.generated import BackendView, NodeView
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def nodes() -> None:
+    """List and show nodes."""
+
+
+def _backend(backend: BackendView) -> str:
+    return (
+        f"{backend.name} ({backend.acceleration})" if backend.status == "ready" else f"{backend.name} {backend.status}"
+    )
+
+
+def _row(node: NodeView) -> dict[str, object]:
+    return {
+        "name": node.name,
+        "health": node.health,
+        "scheduling": node.scheduling,
+        "instances": node.instances,
+        "cpu": f"{node.cpu_milli / 1000:g}",
+        "memory": size(node.memory_bytes),
+        "backends": ", ".join(_backend(backend) for backend in node.backends),
+        "heard": age(node.last_heard_at.isoformat()),
+    }
+
+
+@nodes.command("ls")
+@shared
+def list_nodes(session: Session) -> None:
+    """List the nodes."""
+    import msgspec  # noqa: PLC0415
+
+    found = session.client.list_nodes(limit=100).data
+    show(session, msgspec.to_builtins(found), [_row(node) for node in found])
+
+
+@nodes.command("show")
+@click.argument("node")
+@shared
+def show_node(session: Session, node: str) -> None:
+    """Show one node: what it has, what bounds its VMs, and what is weaker than it should be."""
+    import msgspec  # noqa: PLC0415
+
+    found = session.client.get_node(node)
+    pairs = {
+        **_row(found),
+        "id": found.id,
+        "hostname": found.hostname,
+        "region": f"{found.region}/{found.zone}",
+        "disk": size(found.disk_bytes),
+        "confinement": found.confinement,
+        "version": found.version,
+        "epoch": found.epoch,
+    }
+    show_one(session, msgspec.to_builtins(found), pairs, name=found.name)
+    if session.output == "table":
+        for backend in found.backends:
+            isolation = f"{backend.acceleration}, {backend.isolation}" if backend.status == "ready" else backend.status
+            click.echo(f"backend {backend.name}: {isolation}" + (f" — {backend.reason}" if backend.reason else ""))
+        for warning in found.warnings:
+            click.echo(f"warning: {warning}")

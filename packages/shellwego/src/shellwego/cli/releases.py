@@ -1,0 +1,48 @@
+"""`swg releases` and `swg rollback`."""
+
+from __future__ import annotations
+
+import click
+
+from shellwego.cli.output import age, show
+from shellwego.cli.rollout import finish, rollout_options
+from shellwego.cli.session import Session, shared
+
+
+@click.command()
+@click.option("-n", "--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+@shared
+def releases(session: Session, limit: int) -> None:
+    """List an app's releases, the newest first."""
+    import msgspec  # noqa: PLC0415
+
+    found = session.client.list_releases(session.app, project=session.project, limit=limit).data
+    rows = [
+        {
+            "release": f"v{release.number}",
+            "current": "*" if release.current else "",
+            "image": release.config.image,
+            "digest": release.image_digest[7:19],
+            "age": age(release.created_at.isoformat()),
+            "by": release.created_by,
+            "description": release.description,
+        }
+        for release in found
+    ]
+    show(session, msgspec.to_builtins(found), rows, name="release", empty="no releases yet: swg deploy")
+
+
+@click.command()
+@click.argument("release", required=False)
+@rollout_options
+@shared
+def rollback(session: Session, release: str | None, strategy: str, wait_timeout: float, detach: bool) -> None:
+    """Go back to an earlier release (v3), or to the one before.
+
+    It makes a new release with the old content; what runs with the same content already is kept.
+    """
+    from shellwego.client.generated import RollbackBody  # noqa: PLC0415
+
+    body = RollbackBody(release=release, strategy=strategy, wait_timeout=wait_timeout)
+    deployment = session.client.rollback_app(session.app, body, project=session.project)
+    finish(session, session.app, deployment, detach=detach)

@@ -1,0 +1,58 @@
+"""`swg status`: an app at a glance."""
+
+from __future__ import annotations
+
+import click
+
+from shellwego.cli.apps import counts_text
+from shellwego.cli.output import age, fields, show, table
+from shellwego.cli.session import Session, shared
+
+
+@click.command()
+@shared
+def status(session: Session) -> None:
+    """Show an app: its release, instances and last deployment."""
+    import msgspec  # noqa: PLC0415
+
+    client, project = session.client, session.project
+    app = client.get_app(session.app, project=project)
+    deployment = client.get_deployment(app.id, app.deployment_id, project=project) if app.deployment_id else None
+    found = client.list_instances(app.id, project=project, limit=100).data
+    living = [instance for instance in found if instance.phase not in ("stopped", "failed", "lost")]
+    document = {
+        "app": msgspec.to_builtins(app),
+        "deployment": msgspec.to_builtins(deployment),
+        "instances": msgspec.to_builtins(living),
+    }
+    rows = [
+        {
+            "instance": f"{instance.process}.{instance.slot}",
+            "id": instance.id,
+            "phase": instance.phase,
+            "release": f"v{instance.release}" if instance.release else None,
+            "attempt": instance.attempt,
+            "address": instance.address,
+            "age": age(instance.created_at.isoformat()),
+            "reason": instance.reason,
+        }
+        for instance in sorted(living, key=lambda each: (each.process, each.slot))
+    ]
+    if session.output != "table":
+        show(session, document, rows, name="id")
+        return
+    pairs = {
+        "app": app.name,
+        "state": app.state,
+        "url": app.url,
+        "release": f"v{app.release}" if app.release else None,
+        "image": app.config.image,
+        "instances": counts_text(app),
+    }
+    if deployment is not None:
+        pairs["deployment"] = (
+            f"v{deployment.release} {deployment.state} ({deployment.stage}) {deployment.reason}".strip()
+        )
+    click.echo(fields(pairs))
+    if rows:
+        click.echo("\n" + table(rows))

@@ -1,0 +1,65 @@
+"""`swg vms`: microVMs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from shellwego.cli.output import age, show, show_one, size
+from shellwego.cli.session import Session, shared
+
+if TYPE_CHECKING:
+    from shellwego.client.generated import InstanceView
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def vms() -> None:
+    """List and show microVMs."""
+
+
+def _row(vm: InstanceView) -> dict[str, object]:
+    return {
+        "instance": vm.id,
+        "process": vm.process,
+        "phase": vm.phase,
+        "release": f"v{vm.release}" if vm.release else None,
+        "address": vm.address,
+        "memory": size(vm.memory_bytes),
+        "node": vm.node_id,
+        "age": age(vm.created_at.isoformat()),
+    }
+
+
+@vms.command("ls")
+@click.option("--all", "everything", is_flag=True, help="Also those that ended.")
+@shared
+def list_vms(session: Session, everything: bool) -> None:
+    """List the microVMs of the project."""
+    import msgspec  # noqa: PLC0415
+
+    phases = None if everything else "assigned,starting,healthy,unhealthy,asleep,stopping"
+    found = session.client.list_vms(project=session.project, phase=phases, limit=100).data
+    show(session, msgspec.to_builtins(found), [_row(vm) for vm in found], name="instance", empty="no microVMs run")
+
+
+@vms.command("show")
+@click.argument("instance")
+@shared
+def show_vm(session: Session, instance: str) -> None:
+    """Show one microVM, by the id of its instance."""
+    import msgspec  # noqa: PLC0415
+
+    vm = session.client.get_vm(instance)
+    pairs = {
+        **_row(vm),
+        "vm": vm.vm_id,
+        "attempt": vm.attempt,
+        "cpu": f"{vm.cpu_milli}m",
+        "disk": size(vm.disk_bytes),
+        "exit code": vm.exit_code,
+        "reason": vm.reason,
+    }
+    show_one(session, msgspec.to_builtins(vm), pairs, name=vm.id)
+    if session.output == "table" and vm.log_tail:
+        click.echo("\nlast lines:\n" + "\n".join(f"  | {line}" for line in vm.log_tail[-20:]))
