@@ -491,7 +491,6 @@ class ReadinessView(Struct, kw_only=True, frozen=True):
     """`backends` holds, for each, the best status that any ready node has: `ready`, `probing` or `failed`."""
 
     status: str
-    store: str
     nodes: int
     backends: dict[str, str]
 

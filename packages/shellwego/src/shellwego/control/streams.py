@@ -15,7 +15,7 @@ import msgspec
 
 from shellwego.control.events import changes
 from shellwego.control.unit import Control
-from shellwego.core.errors import ShellWeGoError, UnavailableError
+from shellwego.core.errors import NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.instances import Instance
 from shellwego.ports.engine import LogRecord
 from shellwego.ports.streams import DuplexStream, StreamKind, StreamRequest, Streams
@@ -67,6 +67,7 @@ async def records(stream: DuplexStream) -> AsyncGenerator[Record]:
 
     Raises:
         UnavailableError: the other side went away, sent nonsense, or ended with an error record.
+        NotFoundError: the node has no VM of this instance.
     """
     reader = RecordReader()
     while data := await stream.receive():
@@ -79,10 +80,11 @@ async def records(stream: DuplexStream) -> AsyncGenerator[Record]:
             raise UnavailableError("stream-broken", f"the node sent what is not a stream: {error}") from None
 
 
-def stream_error(record: Record) -> UnavailableError:
-    """What an error record says."""
+def stream_error(record: Record) -> ShellWeGoError:
+    """What an error record says: that there is no such VM on the node (any more, or yet), or that something failed."""
     code, _, message = record.payload.decode(errors="replace").partition("\0")
-    return UnavailableError(code or "stream-failed", message or "the stream failed on the node")
+    kind = NotFoundError if code.endswith("-not-found") else UnavailableError
+    return kind(code or "stream-failed", message or "the stream failed on the node")
 
 
 def error_record(error: ShellWeGoError) -> bytes:
@@ -136,7 +138,7 @@ async def _collect(stream: DuplexStream, max_output: int) -> CommandResult:
 
 
 async def read_log(streams: Streams, instance: Instance, query: LogQuery, *, follow: bool) -> AsyncGenerator[LogLine]:
-    """The lines of one instance, oldest first; raises `UnavailableError`."""
+    """The lines of one instance, oldest first; raises as `records`."""
     request = StreamRequest(
         kind=StreamKind.LOGS, instance_id=instance.id, follow=follow, tail=query.tail, since=query.since
     )
@@ -158,8 +160,8 @@ def _parse(record: Record) -> LogRecord:
 
 
 async def read_logs(streams: Streams, instances: list[Instance], query: LogQuery) -> list[LogLine]:
-    """The last lines of several instances in the order of their time. One that cannot be reached is left out, unless
-    none can: then `UnavailableError` says why."""
+    """The last lines of several instances in the order of their time. One that has no VM (any more, or yet) has no lines;
+    one that cannot be reached is left out, unless none can: then `UnavailableError` says why."""
     gathered = await asyncio.gather(
         *(_all_lines(streams, instance, query) for instance in instances), return_exceptions=True
     )
@@ -178,8 +180,11 @@ async def read_logs(streams: Streams, instances: list[Instance], query: LogQuery
 
 
 async def _all_lines(streams: Streams, instance: Instance, query: LogQuery) -> list[LogLine]:
-    async with contextlib.aclosing(read_log(streams, instance, query, follow=False)) as lines:
-        return [line async for line in lines]
+    try:
+        async with contextlib.aclosing(read_log(streams, instance, query, follow=False)) as lines:
+            return [line async for line in lines]
+    except NotFoundError:
+        return []
 
 
 class LogFollower:
@@ -191,6 +196,7 @@ class LogFollower:
         self._query = query
         self._lines: asyncio.Queue[LogLine] = asyncio.Queue(_QUEUE)
         self._readers: dict[str, asyncio.Task[None]] = {}
+        self._live: set[str] = set()
 
     async def lines(self, app_id: str, look: Look) -> AsyncGenerator[LogLine]:
         """Go on until the reader leaves, or `look` raises."""
@@ -214,13 +220,16 @@ class LogFollower:
         query = self._query
         async with contextlib.aclosing(changes(self._control, subjects.app(app_id))) as ticks:
             async for _ in ticks:
-                for instance in await look():
+                found = await look()
+                self._live = {instance.id for instance in found if instance.live}
+                for instance in found:
                     if instance.id not in self._readers:
                         self._readers[instance.id] = asyncio.ensure_future(self._read(instance, query))
                 query = replace(self._query, tail=MAX_TAIL)
 
     async def _read(self, instance: Instance, query: LogQuery) -> None:
-        """One instance until its end; a node that cannot be reached is asked again by itself."""
+        """One instance until its end. A node that cannot be reached, or has no VM of it yet, is asked again; after a break
+        the lines of the last moment may come twice."""
         while True:
             try:
                 async with contextlib.aclosing(read_log(self._streams, instance, query, follow=True)) as lines:
@@ -229,6 +238,7 @@ class LogFollower:
                         query = replace(query, since=line.record.time, tail=MAX_TAIL)
                 return
             except ShellWeGoError as error:
-                if not error.temporary:
+                coming = isinstance(error, NotFoundError) and instance.id in self._live
+                if not (error.temporary or coming):
                     return
-                await self._control.clock.sleep(2.0)
+                await self._control.clock.sleep(1.0)

@@ -12,7 +12,7 @@ from shellwego.control.idempotency import Answer
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.scopes import SystemTarget
 from shellwego.core.deployments import STRATEGIES
-from shellwego.core.errors import ShellWeGoError
+from shellwego.core.errors import UnavailableError
 from shellwego.core.nodes import NodeHealth
 from shellwego.ports.store import Transaction, eq, within
 
@@ -30,12 +30,9 @@ async def healthz() -> Response:
 async def readyz(*, here: Here) -> Response:
     """The platform takes work: the store answers. A backend may still be probing; deploys wait for it and say so."""
     if here.stopping.is_set():
-        return respond(body_answer(ReadinessView(status="stopping", store="ok", nodes=0, backends={}), 503))
-    try:
-        nodes, backends = await here.control.read(_nodes)
-    except ShellWeGoError:
-        return respond(body_answer(ReadinessView(status="unready", store="failing", nodes=0, backends={}), 503))
-    return respond(body_answer(ReadinessView(status="ready", store="ok", nodes=nodes, backends=backends)))
+        raise UnavailableError("stopping", "the platform stops")
+    nodes, backends = await here.control.read(_nodes)
+    return respond(body_answer(ReadinessView(status="ready", nodes=nodes, backends=backends)))
 
 
 def _nodes(tx: Transaction) -> tuple[int, dict[str, str]]:

@@ -13,7 +13,6 @@ class ReadinessView(View):
     """`backends` holds, for each, the best status that any ready node has: `ready`, `probing` or `failed`."""
 
     status: str
-    store: str
     nodes: int
     backends: dict[str, str]
 
