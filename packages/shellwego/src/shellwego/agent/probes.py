@@ -10,6 +10,7 @@ is short at first and grows with the VM's age; that for the answer is the check'
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -62,7 +63,8 @@ class HostProber:
         except ShellWeGoError as error:
             return f"{_name(check)}: {error.message}"
         except OSError as error:
-            return f"{_name(check)}: {(error.strerror or str(error)).lower()}"
+            cause = os.strerror(error.errno) if error.errno else str(error)  # asyncio's own text names no cause
+            return f"{_name(check)}: {cause.lower()}"
 
     async def _exec(self, target: Target, check: Check) -> str:
         request = StreamRequest(kind=StreamKind.EXEC, instance_id=target.instance_id, command=check.command)

@@ -38,12 +38,14 @@ Successor = Callable[[VmView], Awaitable[VmView | None]]
 
 
 class StreamServer:
-    """Serves one request at a call. `find` gives the newest VM of an instance, `successor` waits for the next."""
+    """Serves one request at a call, at most `limit` at once. `find` gives the newest VM of an instance, `successor` waits
+    for the next."""
 
-    def __init__(self, engine: Engine, find: FindVm, successor: Successor) -> None:
+    def __init__(self, engine: Engine, find: FindVm, successor: Successor, limit: int = MAX_STREAMS) -> None:
         self._engine = engine
         self._find = find
         self._successor = successor
+        self._limit = limit
         self._open = 0
 
     async def serve(self, request: StreamRequest, stream: DuplexStream) -> None:
@@ -57,8 +59,8 @@ class StreamServer:
 
     async def _serve(self, request: StreamRequest, stream: DuplexStream) -> None:
         try:
-            if self._open > MAX_STREAMS:
-                raise UnavailableError("too-many-streams", f"the node serves {MAX_STREAMS} streams already")
+            if self._open > self._limit:
+                raise UnavailableError("too-many-streams", f"the node serves {self._limit} streams already")
             vm = self._find(request.instance_id)
             if vm is None:
                 raise NotFoundError("vm-not-found", f"instance {request.instance_id} has no VM on this node")
