@@ -1,0 +1,229 @@
+"""A host with two installations, VMs that are namespaces on the other end of a tap, and an outside; all of it in namespaces.
+
+A VM's tap is driven as a VMM would: a thread carries frames between its descriptor and a tap inside the VM's namespace,
+where the kernel's own stack answers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from time import monotonic
+
+from plasmavmc.host.names import HostNames
+from plasmavmc.network.backend import Attachment
+from plasmavmc.network.bridge import BridgeNetwork
+from plasmavmc.network.ipam import choose_subnet
+from plasmavmc.types import NetworkSpec, vm_key
+from tests.contract.host_rig import Namespace, RealHelper
+
+OUTSIDE = "192.0.2.2"
+HOST_OUTSIDE = "192.0.2.1"
+METADATA = "169.254.169.254"
+_PEER = Path(__file__).with_name("network_peer.py")
+_TAP_IN_NAMESPACE = """
+import fcntl, os, socket, struct, sys
+fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", b"eth0", 0x0002 | 0x1000 | 0x4000))
+socket.send_fds(socket.socket(fileno=int(sys.argv[1])), [b"x"], [fd])
+"""
+
+
+class Peer:
+    """`network_peer.py` in a namespace."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._process = subprocess.Popen(
+            [*namespace.enter, sys.executable, str(_PEER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._read() == "ready\n"
+
+    def ask(self, order: object) -> object:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._read())
+
+    def probe(self, kind: str, address: str, source: str = "") -> str:
+        (answer,) = self.probes([(kind, address, source)])
+        return answer
+
+    def probes(self, orders: list[tuple[str, str, str]]) -> list[str]:
+        answers = self.ask({"probe": orders})
+        assert isinstance(answers, list)
+        return answers
+
+    def seen(self) -> list[str]:
+        answers = self.ask({"seen": None})
+        assert isinstance(answers, list)
+        return answers
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+
+class Wire(threading.Thread):
+    """Carries frames between pairs of descriptors, as a VMM does."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._ends: dict[int, int] = {}
+        self._wake, self._waker = os.pipe()
+        self._stopped = False
+        self.start()
+
+    def join_ends(self, one: int, other: int) -> None:
+        self._ends |= {one: other, other: one}
+        os.write(self._waker, b"x")
+
+    def stop(self) -> None:
+        self._stopped = True
+        os.write(self._waker, b"x")
+        self.join(5)
+        for fd in (*self._ends, self._wake, self._waker):
+            os.close(fd)
+
+    def run(self) -> None:
+        while not self._stopped:
+            ends = dict(self._ends)
+            for fd in select.select([self._wake, *ends], [], [])[0]:
+                if fd == self._wake:
+                    os.read(fd, 100)
+                else:
+                    with suppress(OSError):
+                        os.write(ends[fd], os.read(fd, 70_000))
+
+
+class Vm:
+    """A namespace with an interface that is the other end of a tap, configured as guest init does."""
+
+    def __init__(self, attachment: Attachment, wire: Wire) -> None:
+        self.attachment = attachment
+        self.ip = str(attachment.lease.ipv4)
+        self.namespace = Namespace()
+        wire.join_ends(attachment.fd, self._tap())
+        gateway = str(attachment.lease.gateway)
+        for line in (
+            f"link set eth0 address {attachment.lease.mac}",
+            f"addr add {self.ip}/32 dev eth0",
+            "link set eth0 up",
+            f"route add {gateway} dev eth0",
+            f"route add default via {gateway}",
+        ):
+            self.namespace.run("ip", *line.split())
+        self.peer = Peer(self.namespace)
+
+    def close(self) -> None:
+        self.peer.close()
+        self.namespace.close()
+
+    def _tap(self) -> int:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            command = [*self.namespace.enter, sys.executable, "-c", _TAP_IN_NAMESPACE, str(theirs.fileno())]
+            subprocess.run(command, pass_fds=[theirs.fileno()], check=True, timeout=20)
+            return socket.recv_fds(ours, 1, 1)[1][0]
+
+
+class World:
+    """`vms` by name; the first letter is the project, and `other…` are of the second installation."""
+
+    def __init__(self) -> None:
+        self.host = Namespace()
+        self.outside = Namespace()
+        self.wire = Wire()
+        self.vms: dict[str, Vm] = {}
+        self.peers: dict[str, Peer] = {}
+        self.gateways: list[str] = []
+        self.names: list[HostNames] = []
+        self.networks: list[BridgeNetwork] = []
+
+    def lay_cable(self) -> None:
+        """An uplink from the host to the outside, where a metadata service stands too."""
+        self.host.run(
+            "ip", "link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", str(self.outside.pid)
+        )
+        for namespace, line in (
+            (self.host, f"addr add {HOST_OUTSIDE}/24 dev up0"),
+            (self.host, "link set up0 up"),
+            (self.outside, f"addr add {OUTSIDE}/24 dev eth0"),
+            (self.outside, f"addr add {METADATA}/32 dev lo"),
+            (self.outside, "link set eth0 up"),
+            (self.outside, f"route add 10.64.0.0/10 via {HOST_OUTSIDE}"),
+            (self.host, f"route add {METADATA} via {OUTSIDE}"),
+        ):
+            namespace.run("ip", *line.split())
+        self.peers = {"host": Peer(self.host), "outside": Peer(self.outside)}
+
+    async def add_installation(self, helper: RealHelper) -> BridgeNetwork:
+        subnet = choose_subnet(await helper.host.networks_in_use())
+        network = BridgeNetwork(helper.host, helper.names, subnet, monotonic)
+        await network.configure_bridge()
+        self.networks.append(network)
+        self.names.append(helper.names)
+        self.gateways.append(str(subnet.network_address + 1))
+        return network
+
+    async def add_vm(self, name: str, network: BridgeNetwork, project: str) -> Vm:
+        attachment = await network.setup_tap(vm_key(f"vm_{name}"), NetworkSpec(f"nic_{name}", project))
+        self.vms[name] = Vm(attachment, self.wire)
+        self.peers[name] = self.vms[name].peer
+        return self.vms[name]
+
+    def address(self, name: str) -> str:
+        """Where a place of the truth table is."""
+        fixed = {
+            "outside": OUTSIDE,
+            "metadata": METADATA,
+            "host": HOST_OUTSIDE,
+            "gateway": self.gateways[0],
+            "other gateway": self.gateways[1],
+        }
+        return fixed[name] if name in fixed else self.vms[name].ip
+
+    def close(self) -> None:
+        for vm in self.vms.values():
+            vm.close()
+        for name in ("host", "outside"):
+            if name in self.peers:
+                self.peers[name].close()
+        self.wire.stop()
+        self.outside.close()
+        self.host.close()
+
+
+@asynccontextmanager
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """Projects a (two VMs) and b on one installation, another with one VM, all on one host."""
+    async with AsyncExitStack() as undo:
+        made = World()
+        undo.callback(made.close)
+        made.lay_cable()
+        for number in range(2):
+            helper = RealHelper(made.host, tmp_path / "run")
+            undo.push_async_callback(helper.clean)
+            await made.add_installation(helper)
+            if number == 0:
+                await made.add_vm("a1", made.networks[0], "project_a")
+                await made.add_vm("a2", made.networks[0], "project_a")
+                await made.add_vm("b1", made.networks[0], "project_b")
+            else:
+                await made.add_vm("other1", made.networks[1], "project_a")
+        yield made

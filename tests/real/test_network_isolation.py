@@ -1,0 +1,218 @@
+"""Who can reach whom: the declared truth table, held against real packets.
+
+The world is made once. A test that changes something does so to VMs of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import pytest
+import pytest_asyncio
+
+from plasmavmc.types import NetworkSpec, mac_of, vm_key
+from tests.contract.host_rig import Namespace, eventually
+from tests.real.network_world import HOST_OUTSIDE, Vm, World, world
+
+pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
+KINDS = ("tcp", "udp", "icmp")
+
+OPEN = {
+    ("a1", "a2"),
+    ("a2", "a1"),
+    ("a1", "outside"),
+    ("b1", "outside"),
+    ("other1", "outside"),
+    ("host", "a1"),
+    ("host", "b1"),
+    ("host", "other1"),
+    ("host", "outside"),
+    ("outside", "host"),
+}
+CLOSED = {
+    ("a1", "b1"),
+    ("b1", "a1"),
+    ("b1", "a2"),
+    ("a1", "other1"),
+    ("other1", "a1"),
+    ("other1", "b1"),
+    ("a1", "gateway"),
+    ("a1", "other gateway"),
+    ("other1", "gateway"),
+    ("a1", "host"),
+    ("b1", "host"),
+    ("a1", "metadata"),
+    ("other1", "metadata"),
+    ("outside", "a1"),
+    ("outside", "other1"),
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def a_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    async with world(tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
+async def reached(made: World, pairs: set[tuple[str, str]]) -> set[tuple[str, str, str]]:
+    """Which of these pairs can talk, by which protocol."""
+    found = await asyncio.gather(*(reached_from(made, source, pairs) for source in {source for source, _ in pairs}))
+    return set().union(*found)
+
+
+async def reached_from(made: World, source: str, pairs: set[tuple[str, str]]) -> set[tuple[str, str, str]]:
+    orders = [(target, kind) for start, target in sorted(pairs) if start == source for kind in KINDS]
+    probes = [(kind, made.address(target), "") for target, kind in orders]
+    answers = await asyncio.to_thread(made.peers[source].probes, probes)
+    return {(source, target, kind) for (target, kind), answer in zip(orders, answers, strict=True) if answer}
+
+
+def every_kind(pairs: set[tuple[str, str]]) -> set[tuple[str, str, str]]:
+    return {(source, target, kind) for source, target in pairs for kind in KINDS}
+
+
+@pytest.mark.parametrize("bridge_calls_iptables", ["0", "1"])
+async def test_the_truth_table_holds(a_world: World, bridge_calls_iptables: str) -> None:
+    a_world.host.run("sysctl", "-q", f"net.bridge.bridge-nf-call-iptables={bridge_calls_iptables}")
+    assert await reached(a_world, OPEN | CLOSED) == every_kind(OPEN)
+
+
+async def test_the_truth_table_holds_while_vms_come_and_go(a_world: World) -> None:
+    async def churn() -> None:
+        for number in range(10):
+            key = vm_key(f"vm_churn_{number}")
+            await a_world.networks[0].setup_tap(key, NetworkSpec(f"nic_{number}", "project_b"))
+            await a_world.networks[0].release(key)
+
+    found, _ = await asyncio.gather(reached(a_world, OPEN | CLOSED), churn())
+    assert found == every_kind(OPEN)
+
+
+async def test_the_outside_sees_the_host_and_a_neighbour_sees_the_vm(a_world: World) -> None:
+    vm = a_world.vms["a1"]
+    assert vm.peer.probe("tcp", a_world.address("outside")) == HOST_OUTSIDE
+    assert vm.peer.probe("tcp", a_world.address("a2")) == vm.ip
+
+
+async def test_a_vm_cannot_send_as_another(a_world: World) -> None:
+    """Each forged datagram is followed by an honest one, whose arrival shows that the forged one had its chance."""
+    liar = await a_world.add_vm("liar", a_world.networks[0], "project_b")
+    forged = (a_world.vms["a2"].ip, "10.64.0.77", "192.0.2.9")
+    assert liar.peer.probe("udp", a_world.address("outside"))  # and its stack has found the gateway by an honest name
+    for source in forged:
+        liar.namespace.run("ip", "addr", "add", f"{source}/32", "dev", "lo")
+    for target in ("a1", "b1", "outside", "host"):
+        for source in forged:
+            liar.peer.ask({"send": [a_world.address(target), source, f"forged {source}"]})
+    assert liar.peer.probe("udp", a_world.address("outside"))
+    assert liar.peer.probe("udp", a_world.address("b1"))
+    for target in ("a1", "b1", "outside", "host"):
+        assert not [payload for payload in a_world.peers[target].seen() if payload.startswith("forged")]
+
+
+async def test_a_released_address_opens_nothing_to_its_next_holder(a_world: World) -> None:
+    """The kernel remembers a connection between two VMs; then one's address goes to a VM of another project."""
+    network = a_world.networks[0]
+    friend = await a_world.add_vm("friend", network, "project_c")
+    old = await a_world.add_vm("old", network, "project_c")
+    assert friend.peer.probe("udp", old.ip)
+    await network.release(vm_key("vm_old"))
+    heir = replace(NetworkSpec("nic_old", "project_d"), ipv4=IPv4Address(old.ip))
+    await network.adopt(vm_key("vm_old"), heir, IPv4Address(old.ip))
+    await network.settle()
+    assert old.peer.probe("udp", a_world.address("outside"))
+    assert not friend.peer.probe("udp", old.ip)
+    assert not old.peer.probe("udp", friend.ip)
+
+
+async def test_a_vm_without_rules_is_shut_off(a_world: World) -> None:
+    lost = await a_world.add_vm("lost", a_world.networks[0], "project_a")
+    assert await reached(a_world, {("lost", "a2")}) == every_kind({("lost", "a2")})
+    await a_world.networks[0].release(vm_key("vm_lost"))
+    assert await reached(a_world, {("lost", "a2"), ("lost", "outside"), ("host", "lost"), ("a2", "lost")}) == set()
+    assert lost.attachment.lease.ipv4
+
+
+async def test_configuring_again_disturbs_nobody(a_world: World) -> None:
+    await a_world.networks[0].configure_bridge()
+    await a_world.networks[0].configure_bridge()
+    assert await reached(a_world, OPEN | CLOSED) == every_kind(OPEN)
+
+
+async def test_frames_that_are_not_the_vms_own_enter_nowhere(a_world: World) -> None:
+    """Another MAC, another address, IPv6, a VLAN tag, ARP in another's name, a frame straight to a neighbour."""
+    vm, neighbour = a_world.vms["a1"], a_world.vms["a2"]
+    mac, other, gateway = vm.attachment.lease.mac, neighbour.attachment.lease.mac, mac_of(a_world.names[0].bridge)
+    own, others = vm.attachment.lease.ipv4.packed, neighbour.attachment.lease.ipv4.packed
+    everybody = "ff:ff:ff:ff:ff:ff"
+    sent = (
+        frame(gateway, other, 0x0800, ipv4_from(own)),
+        frame(gateway, mac, 0x0800, ipv4_from(others)),
+        frame(gateway, mac, 0x0800, ipv4_from(bytes(4))),
+        frame(gateway, mac, 0x0800, ipv4_from(vm.attachment.lease.gateway.packed)),
+        frame(gateway, mac, 0x86DD, b"`" + bytes(60)),
+        frame(gateway, mac, 0x8100, b"\x00\x05\x08\x00" + ipv4_from(others)),
+        frame(everybody, mac, 0x0806, arp_from(other, others)),
+        frame(everybody, mac, 0x0806, arp_from(mac, others)),
+        frame(everybody, mac, 0x0806, arp_from(other, own)),
+        frame(everybody, other, 0x0806, arp_from(mac, own)),
+        frame(other, mac, 0x88CC, bytes(60)),
+    )
+    taken, let_in = received(a_world.host, vm.attachment.tap), received(a_world.host, a_world.names[0].bridge)
+    heard = received(neighbour.namespace, "eth0")
+    for data in sent:
+        os.write(vm.attachment.fd, data)
+    await eventually(lambda: received(a_world.host, vm.attachment.tap) >= taken + len(sent), "the tap took the frames")
+    assert received(a_world.host, a_world.names[0].bridge) == let_in
+    os.write(vm.attachment.fd, frame(everybody, mac, 0x0806, arp_from(mac, own)))
+    await eventually(lambda: received(a_world.host, a_world.names[0].bridge) > let_in, "the VM's own frames enter")
+    assert received(neighbour.namespace, "eth0") == heard
+
+
+async def test_a_vm_hears_nothing_that_is_not_for_it(a_world: World) -> None:
+    """No flood, no broadcast, no ARP of others: the host knows each VM's MAC without asking."""
+    listener = a_world.vms["b1"]
+    before = received(listener.namespace, "eth0")
+    assert a_world.vms["a1"].peer.probe("udp", a_world.vms["a2"].ip)
+    assert a_world.peers["host"].probe("tcp", a_world.vms["a1"].ip)
+    assert received(listener.namespace, "eth0") == before
+
+
+async def test_no_guest_is_told_of_a_shorter_way(a_world: World) -> None:
+    """VM to VM leaves by the interface it came by, for which the kernel would send ICMP redirects."""
+    assert a_world.vms["a1"].peer.probe("tcp", a_world.vms["a2"].ip)
+    assert redirects(a_world.vms["a1"]) == 0
+
+
+def frame(destination: str, source: str, kind: int, payload: bytes) -> bytes:
+    """An Ethernet frame behind the 10 bytes of a virtio-net header."""
+    address = bytes.fromhex(destination.replace(":", "")) + bytes.fromhex(source.replace(":", ""))
+    return bytes(10) + address + kind.to_bytes(2, "big") + payload
+
+
+def ipv4_from(source: bytes) -> bytes:
+    """An IPv4 header (RFC 791) of a UDP packet without content."""
+    return bytes.fromhex("4500002800000000401100 00") + source + bytes([192, 0, 2, 2]) + bytes(40)
+
+
+def arp_from(mac: str, address: bytes) -> bytes:
+    """An ARP request (RFC 826)."""
+    return bytes.fromhex("0001080006040001" + mac.replace(":", "")) + address + bytes(10) + bytes(20)
+
+
+def received(namespace: Namespace, link: str) -> int:
+    """Packets that came in by a link."""
+    (shown,) = json.loads(namespace.run("ip", "-json", "-s", "link", "show", link))
+    packets: int = shown["stats64"]["rx"]["packets"]
+    return packets
+
+
+def redirects(vm: Vm) -> int:
+    """ICMP redirects that a guest was sent."""
+    names, values = [line.split() for line in vm.namespace.run("cat", "/proc/net/snmp").splitlines() if "Icmp:" in line]
+    return int(values[names.index("InRedirects")])
