@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from shellwego.agent.streams import StreamServer
-from shellwego.core.errors import UnavailableError
+from shellwego.core.convergence import vm_id
+from shellwego.core.errors import NotFoundError, UnavailableError
 from shellwego.core.vms import VmPhase, VmView
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.engine.memory import MemoryEngine
@@ -133,6 +134,29 @@ async def test_logs_that_follow_end_when_retries_are_spent(one: World) -> None:
     assert lines(await reading) == ["hello"]
 
 
+async def test_the_logs_of_earlier_attempts_are_told_while_there_is_room() -> None:
+    engine = KeepsLogs(
+        {1: ["1a", "1b"], 2: [], 3: ["3a", "3b", "3c"]},
+    )
+    view = VmView(vm_id=vm_id("ins_1", 3), instance_id="ins_1", attempt=3, phase=VmPhase.RUNNING)
+    for tail, told in ((100, ["1a", "1b", "3a", "3b", "3c"]), (4, ["1b", "3a", "3b", "3c"]), (2, ["3b", "3c"])):
+        streams = await serve(StreamServer(engine, lambda _: view, no_successor))
+        assert lines(await records(await streams.open(NODE, logs_request(tail=tail)))) == told
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_the_logs_of_an_instance_that_is_gone_are_told_while_they_are_kept(follow: bool) -> None:
+    streams = await serve(StreamServer(KeepsLogs({1: ["1a"], 2: ["2a"]}), lambda _: None, no_successor))
+    found = await records(await streams.open(NODE, logs_request(follow=follow)))
+    assert lines(found) == ["1a", "2a"]
+
+
+async def test_where_no_log_is_kept_that_is_told() -> None:
+    streams = await serve(StreamServer(KeepsLogs({}), lambda _: None, no_successor))
+    found = await records(await streams.open(NODE, logs_request()))
+    assert [record.kind for record in found] == [RecordKind.ERROR]
+
+
 async def test_a_reader_of_logs_that_leaves_is_forgotten(one: World) -> None:
     stream = await one.streams.open(NODE, logs_request(follow=True))
     await stream.receive()
@@ -175,18 +199,35 @@ class ScriptedEngine(MemoryEngine):
         yield LogRecord(time=1.0, stream="stdout", text="€" * 100_000)
 
 
-async def serve_scripted(channel: ScriptedChannel, limit: int = 8) -> MemoryStreams:
-    view = VmView(vm_id="vm_1", instance_id="ins_1", attempt=1, phase=VmPhase.RUNNING)
+class KeepsLogs(MemoryEngine):
+    """Has the logs of these attempts of `ins_1`, whatever became of their VMs."""
 
-    async def no_successor(_vm: VmView) -> None:
-        return None
+    def __init__(self, kept: dict[int, list[str]]) -> None:
+        super().__init__(VirtualClock())
+        self._kept = {vm_id("ins_1", attempt): texts for attempt, texts in kept.items()}
 
-    server = StreamServer(ScriptedEngine(channel), lambda _: view, no_successor, limit)
+    async def logs(self, vm_id: str, *, follow: bool, tail: int, since: float) -> AsyncIterator[LogRecord]:
+        if vm_id not in self._kept:
+            raise NotFoundError("vm-not-found", "neither the VM nor its log exists")
+        for text in self._kept[vm_id][-tail:] if tail else ():
+            yield LogRecord(time=1.0, stream="stdout", text=text)
+
+
+async def no_successor(_vm: VmView) -> None:
+    return None
+
+
+async def serve(server: StreamServer) -> MemoryStreams:
     streams = MemoryStreams()
     listening = asyncio.ensure_future(streams.serve(NODE, server.serve))
     listening.add_done_callback(lambda _: None)
     await asyncio.sleep(0)
     return streams
+
+
+async def serve_scripted(channel: ScriptedChannel, limit: int = 8) -> MemoryStreams:
+    view = VmView(vm_id="vm_1", instance_id="ins_1", attempt=1, phase=VmPhase.RUNNING)
+    return await serve(StreamServer(ScriptedEngine(channel), lambda _: view, no_successor, limit))
 
 
 async def open_scripted(channel: ScriptedChannel, request: StreamRequest) -> DuplexStream:

@@ -16,6 +16,7 @@ from dataclasses import replace
 import structlog
 
 from shellwego.agent.waiting import cancel_all
+from shellwego.core.convergence import vm_id
 from shellwego.core.errors import NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.vms import VmView
 from shellwego.ports.engine import Engine, ExecChannel, ExecDone, LogRecord
@@ -25,6 +26,8 @@ from shellwego.wire.streams import MAX_PAYLOAD, Record, RecordError, RecordKind,
 
 MAX_STREAMS = 256
 MAX_TAIL = 10_000
+MAX_ATTEMPTS = 10
+"""Of one instance, told in one request for its log."""
 _MAX_TEXT = 15_000
 """Characters of a log line, so that four bytes each fit a record."""
 _SIZE = struct.Struct("!HH")
@@ -62,8 +65,6 @@ class StreamServer:
             if self._open > self._limit:
                 raise UnavailableError("too-many-streams", f"the node serves {self._limit} streams already")
             vm = self._find(request.instance_id)
-            if vm is None:
-                raise NotFoundError("vm-not-found", f"instance {request.instance_id} has no VM on this node")
             match request.kind:
                 case StreamKind.EXEC:
                     await self._exec(vm, request, stream)
@@ -72,7 +73,9 @@ class StreamServer:
         except ShellWeGoError as error:
             await stream.send(pack(_error(error)))
 
-    async def _exec(self, vm: VmView, request: StreamRequest, stream: DuplexStream) -> None:
+    async def _exec(self, vm: VmView | None, request: StreamRequest, stream: DuplexStream) -> None:
+        if vm is None:
+            raise _not_here(request.instance_id)
         channel = await self._engine.exec(vm.vm_id, request)
         feeding = asyncio.create_task(_feed(stream, channel))
         try:
@@ -83,15 +86,65 @@ class StreamServer:
             await cancel_all([feeding])
             await channel.aclose()
 
-    async def _logs(self, vm: VmView, request: StreamRequest, stream: DuplexStream) -> None:
-        tail = max(0, min(request.tail, MAX_TAIL))
-        current: VmView | None = vm
-        while current is not None:
-            lines = self._engine.logs(current.vm_id, follow=request.follow, tail=tail, since=request.since)
-            async for line in lines:
-                await stream.send(pack(_line(line)))
-            current = await self._successor(current) if request.follow else None
-            tail = MAX_TAIL
+    async def _logs(self, vm: VmView | None, request: StreamRequest, stream: DuplexStream) -> None:
+        newest = vm.attempt if vm else await self._last_logged(request.instance_id)
+        plan = await self._history(request, newest)
+        for log_id, tail in plan[:-1]:
+            await self._send_log(log_id, stream, tail=tail, since=request.since, follow=False)
+        log_id, tail = plan[-1]
+        follow = request.follow and vm is not None
+        await self._send_log(log_id, stream, tail=tail, since=request.since, follow=follow)
+        while follow and vm is not None:
+            vm = await self._successor(vm)
+            if vm is not None:
+                await self._send_log(vm.vm_id, stream, tail=MAX_TAIL, since=request.since, follow=True)
+
+    async def _send_log(self, log_id: str, stream: DuplexStream, *, tail: int, since: float, follow: bool) -> None:
+        async for line in self._engine.logs(log_id, follow=follow, tail=tail, since=since):
+            await stream.send(pack(_line(line)))
+
+    async def _history(self, request: StreamRequest, newest: int) -> list[tuple[str, int]]:
+        """Which attempts to tell, oldest first, and how many last lines of each. Why an attempt ended stands in the log
+        of that attempt, so earlier ones are told as well while the wanted number of lines is not full."""
+        left = max(0, min(request.tail, MAX_TAIL))
+        plan: list[tuple[str, int]] = []
+        for attempt in range(newest, max(newest - MAX_ATTEMPTS, 0), -1):
+            log_id = vm_id(request.instance_id, attempt)
+            count = await self._count(log_id, left, request.since)
+            if count is None and plan:
+                break
+            plan.append((log_id, left))
+            left -= count or 0
+            if left <= 0:
+                break
+        return plan[::-1]
+
+    async def _last_logged(self, instance_id: str) -> int:
+        """The last attempt of an instance that is gone and whose log is still kept.
+
+        Raises:
+            NotFoundError: nothing is left of it here.
+        """
+        attempt = 0
+        while await self._count(vm_id(instance_id, attempt + 1), 0, 0.0) is not None:
+            attempt += 1
+        if attempt == 0:
+            raise _not_here(instance_id)
+        return attempt
+
+    async def _count(self, log_id: str, tail: int, since: float) -> int | None:
+        """How many lines a log gives; None where there is no such log."""
+        count = 0
+        try:
+            async for _ in self._engine.logs(log_id, follow=False, tail=tail, since=since):
+                count += 1
+        except NotFoundError:
+            return None
+        return count
+
+
+def _not_here(instance_id: str) -> NotFoundError:
+    return NotFoundError("vm-not-found", f"instance {instance_id} has no VM on this node")
 
 
 async def _feed(stream: DuplexStream, channel: ExecChannel) -> None:
