@@ -48,6 +48,8 @@ class Health:
     verdict: Verdict = Verdict.WAITING
     reason: str = ""
     """Why it does not pass, in the check's words."""
+    log_tail: tuple[str, ...] = ()
+    """The last lines of a VM that does not pass, for whoever wants to know why."""
     since: float = 0.0
     """Monotonic time from which the verdict holds."""
 
@@ -213,10 +215,16 @@ def _checked(memory: Memory, vm: VmView, health: Health) -> Observed:
         case Verdict.PASSING:
             return replace(_observed(memory, vm, Phase.HEALTHY), reason="", reason_code="", log_tail=())
         case Verdict.FAILING:
-            return replace(_observed(memory, vm, Phase.UNHEALTHY), reason=health.reason, reason_code="check-failed")
+            return _complaint(_observed(memory, vm, Phase.UNHEALTHY), health)
         case Verdict.WAITING:
             waiting = _observed(memory, vm, Phase.STARTING, detail="checks")
-            return replace(waiting, reason=health.reason, reason_code="check-failed") if health.reason else waiting
+            return _complaint(waiting, health) if health.reason else waiting
+
+
+def _complaint(observed: Observed, health: Health) -> Observed:
+    """The observation in the words of the check that does not pass."""
+    tail = health.log_tail or observed.log_tail
+    return replace(observed, reason=health.reason, reason_code="check-failed", log_tail=tail)
 
 
 def _observed(memory: Memory, vm: VmView | None, phase: Phase, *, detail: str = "") -> Observed:

@@ -111,10 +111,11 @@ def _wait_for_image(facts: RolloutFacts, newest: Deployment, older: Iterable[Dep
         stage=Stage.IMAGE,
         reason=f"fetches the image {image.reference}".rstrip(),
     )
-    course = _follow(facts, running[-1], now) if running else replace(_settled(facts), hold=True)
+    course = _follow(facts, running[-1], now) if running else _settled(facts)
     superseded = _supersede(d for d in older if d not in running[-1:])
     return replace(
         course,
+        hold=course.running is None,
         moves=(*superseded, *course.moves, *_if_new(newest, waits)),
         deadlines=(*course.deadlines, _deadline(newest)),
     )

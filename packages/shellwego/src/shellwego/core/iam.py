@@ -12,6 +12,9 @@ from types import MappingProxyType
 
 from shellwego.core.tenancy import Principal
 
+_OWN = frozenset({"tokens:*", "user:*"})
+"""What concerns only the caller: each role has it, and what is reached by it is the caller's."""
+
 ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "owner": frozenset({"*:*"}),
@@ -27,9 +30,9 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
                 "members:*",
                 "nodes:*",
                 "projects:*",
-                "tokens:*",
             }
-        ),
+        )
+        | _OWN,
         "developer": frozenset(
             {
                 "apps:*",
@@ -41,7 +44,8 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
                 "organizations:read",
                 "projects:read",
             }
-        ),
+        )
+        | _OWN,
         "viewer": frozenset(
             {
                 "apps:read",
@@ -53,7 +57,8 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
                 "organizations:read",
                 "projects:read",
             }
-        ),
+        )
+        | _OWN,
     }
 )
 """A role that is not here gives nothing."""

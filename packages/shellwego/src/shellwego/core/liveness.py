@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from shellwego.core.nodes import Node, NodeHealth
 
-BEAT_S = 1.0
+BEAT_S = 2.0
 """A node reports at least so often, also when nothing changed."""
 MAX_STEP_S = 1.0
 """The most that one look adds to a silence."""
@@ -27,7 +27,7 @@ MAX_STEP_S = 1.0
 class Terms:
     """Seconds of silence until a node is suspect (nothing new is placed there), and until it is down."""
 
-    suspect_s: float = 2.5
+    suspect_s: float = 3.5
     down_s: float = 5.0
     unheard_s: float = 30.0
     """Until down, for a node that this process never heard."""

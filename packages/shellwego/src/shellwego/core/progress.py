@@ -46,7 +46,7 @@ def progress(
     """
     fresh = [i for i in instances if i.live and i.desired is Desired.SERVE and target.matches(i)]
     waits = [_wait_of(i) for i in fresh if i.phase not in SERVING]
-    waits += [Progress(stage=Stage.PLACING, reason=f"{label(start)} waits for a node") for start in starts]
+    waits += [_to_be_placed(start) for start in starts]
     if waits:
         first = min(waits, key=lambda wait: (_ORDER.index(wait.stage), wait.reason))
         more = len(waits) - 1
@@ -61,7 +61,7 @@ def _wait_of(instance: Instance) -> Progress:
     why = f": {seen.reason}" if seen.reason else ""
     match instance.phase:
         case Phase.PENDING:
-            return Progress(stage=Stage.PLACING, reason=f"{name}: {instance.placement_reason or 'waits for a node'}")
+            return _to_be_placed(instance, instance.placement_reason)
         case Phase.UNHEALTHY:
             return Progress(stage=Stage.CHECKING, reason=f"{name} is unhealthy{why}")
         case Phase.STARTING if seen.detail == CHECKS_DETAIL:
@@ -69,6 +69,10 @@ def _wait_of(instance: Instance) -> Progress:
         case _:
             doing = f" ({seen.detail})" if seen.detail else ""
             return Progress(stage=Stage.STARTING, reason=f"{name} starts{doing}{why}")
+
+
+def _to_be_placed(place: Instance | Start, why: str = "") -> Progress:
+    return Progress(stage=Stage.PLACING, reason=f"{label(place)}: {why or 'waits for a node'}")
 
 
 def first_failure(instances: Iterable[Instance], target: Target, since: float) -> Instance | None:

@@ -36,17 +36,17 @@ class RolloutPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Step:
-    """Changes to instances, and what is still waited for."""
+    """Changes to instances, and when there may be further ones."""
 
     changes: tuple[Change, ...] = ()
-    waits: tuple[str, ...] = ()
     times: tuple[float | None, ...] = ()
 
 
 def plan_rollout(facts: RolloutFacts, now: float) -> RolloutPlan:
     """The changes that bring the app one step nearer to what is wanted of it."""
     lost = _lose(facts)
-    facts = replace(facts, instances=tuple(after(facts.instances, lost, now)))
+    if lost:
+        facts = replace(facts, instances=tuple(after(facts.instances, lost, now)))
     if facts.app.deleting:
         return _plan_deletion(facts, lost, now)
     course = steer(facts, now)
@@ -73,7 +73,7 @@ def _finish(facts: RolloutFacts) -> _Step:
 
 def _drain(facts: RolloutFacts, now: float) -> _Step:
     """Instances that left the routes are stopped once they are empty."""
-    changes, waits, times = [], [], []
+    changes, times = [], []
     for instance in facts.instances:
         if not instance.live or instance.desired is not Desired.DRAIN:
             continue
@@ -81,9 +81,8 @@ def _drain(facts: RolloutFacts, now: float) -> _Step:
         if state.done:
             changes.append(Stop(instance_id=instance.id, reason="drained", cut=state.cut, silent_edges=state.silent))
         else:
-            waits.append(f"{label(instance)} drains: {state.reason}")
             times.append(state.until)
-    return _Step(changes=tuple(changes), waits=tuple(waits), times=tuple(times))
+    return _Step(changes=tuple(changes), times=tuple(times))
 
 
 def _drainage(facts: RolloutFacts, instance: Instance, now: float) -> Drainage:
@@ -97,13 +96,11 @@ def _fill(facts: RolloutFacts, course: Course, now: float) -> _Step:
     """Each process on its own; those that the target does not have any more go last."""
     wanted = wanted_of(facts, course.target)
     leftover = {i.process for i in facts.instances if i.live and i.owner is OwnerKind.APP} - wanted.keys()
-    keep = course.target.release is not None and not facts.app.stopped and not all_ready(facts, course)
-    plans = [
-        plan_slots(replace(slot_facts(facts, course, name, wanted.get(name, 0)), keep_serving=keep), now)
-        if name in leftover
-        else plan_slots(slot_facts(facts, course, name, wanted[name]), now)
-        for name in sorted({*wanted, *leftover})
-    ]
+    parts = [slot_facts(facts, course, name, count) for name, count in sorted(wanted.items())]
+    if leftover:
+        kept = course.target.release is not None and not facts.app.stopped and not all_ready(facts, course)
+        parts += [replace(slot_facts(facts, course, name, 0), keep_serving=kept) for name in sorted(leftover)]
+    plans = [plan_slots(part, now) for part in parts]
     return _Step(
         changes=tuple(change for plan in plans for change in plan.changes),
         times=tuple(plan.next_at for plan in plans),
@@ -113,7 +110,6 @@ def _fill(facts: RolloutFacts, course: Course, now: float) -> _Step:
 def _join(*steps: _Step) -> _Step:
     return _Step(
         changes=tuple(change for step in steps for change in step.changes),
-        waits=tuple(wait for step in steps for wait in step.waits),
         times=tuple(moment for step in steps for moment in step.times),
     )
 
@@ -158,7 +154,10 @@ def _move_running(facts: RolloutFacts, course: Course, running: Deployment, step
         silent = sorted({edge for stop in stops for edge in stop.silent_edges})
         reason = f"without the edge {', '.join(silent)}, which is silent" if silent else ""
         return replace(move, state=DeploymentState.SUCCEEDED, reason=reason)
-    at = progress(seen, starts, course.target, step.waits)
+    draining = [
+        f"{label(i)} drains: {_drainage(facts, i, now).reason}" for i in seen if i.live and i.desired is Desired.DRAIN
+    ]
+    at = progress(seen, starts, course.target, draining)
     return replace(move, stage=at.stage, reason=at.reason)
 
 

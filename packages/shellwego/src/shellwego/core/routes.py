@@ -97,21 +97,22 @@ def drained(instance: Instance, edges: Sequence[Edge], drain_timeout_s: float, n
     if instance.unrouted_version is None or instance.drain_since is None:
         return Drainage(done=False, reason="waits for the new routes")
     known = [edge for edge in edges if edge.lease_until >= now - FORGOTTEN_S]
-    behind = [edge for edge in known if not _confirmed(edge, instance.unrouted_version, now)]
-    if behind and now < instance.drain_since + EDGE_TIMEOUT_S:
-        return Drainage(
-            done=False,
-            reason=f"waits for the edge {_names(behind)} to apply the new routes",
-            until=instance.drain_since + EDGE_TIMEOUT_S,
-        )
-    sessions = sum(edge.open_sessions.get(instance.id, 0) for edge in known if edge not in behind)
-    if sessions and now < instance.drain_since + drain_timeout_s:
-        return Drainage(
-            done=False,
-            reason=f"waits for open sessions, at most {drain_timeout_s:g} s",
-            until=instance.drain_since + drain_timeout_s,
-        )
-    return Drainage(done=True, cut=sessions, silent=tuple(edge.name for edge in behind))
+    confirmed = [edge for edge in known if _confirmed(edge, instance.unrouted_version, now)]
+    behind = [edge for edge in known if edge not in confirmed]
+    give_up, cut = instance.drain_since + EDGE_TIMEOUT_S, instance.drain_since + drain_timeout_s
+    if behind and now < give_up:
+        reason = f"waits for the edge {_names(behind)} to apply the new routes"
+        return Drainage(done=False, reason=reason, until=_soonest(give_up, confirmed))
+    sessions = sum(edge.open_sessions.get(instance.id, 0) for edge in confirmed)
+    if sessions and now < cut:
+        reason = f"waits for open sessions, at most {drain_timeout_s:g} s"
+        return Drainage(done=False, reason=reason, until=_soonest(cut, confirmed))
+    return Drainage(done=True, cut=sessions, silent=tuple(sorted(edge.name for edge in behind)))
+
+
+def _soonest(moment: float, confirmed: Iterable[Edge]) -> float:
+    """The moment, or the end of the first lease: what an edge confirmed counts no longer than that."""
+    return min([moment, *(edge.lease_until for edge in confirmed)])
 
 
 def _confirmed(edge: Edge, version: int, now: float) -> bool:

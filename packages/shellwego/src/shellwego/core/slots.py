@@ -106,12 +106,11 @@ def census(facts: SlotFacts) -> Census:
 
 def is_completed(instance: Instance, target: Target) -> bool:
     """It ended by itself, well, and its process is one that may: no service, no restart after a clean exit."""
+    if instance.phase is not Phase.STOPPED or instance.desired is not Desired.SERVE or not target.matches(instance):
+        return False
     process = target.process(instance.process)
     return (
-        instance.phase is Phase.STOPPED
-        and instance.desired is Desired.SERVE
-        and target.matches(instance)
-        and process is not None
+        process is not None
         and process.restart.mode is not RestartMode.ALWAYS
         and target.release is not None
         and not service_port(target.release.config, process.name)
@@ -120,9 +119,8 @@ def is_completed(instance: Instance, target: Target) -> bool:
 
 def has_failed(instance: Instance, target: Target) -> bool:
     """It ended by itself without having done what it is for."""
-    if not target.matches(instance) or instance.desired is not Desired.SERVE:
-        return False
-    return instance.phase is Phase.FAILED or (instance.phase is Phase.STOPPED and not is_completed(instance, target))
+    ended = instance.phase in (Phase.FAILED, Phase.STOPPED) and instance.desired is Desired.SERVE
+    return ended and target.matches(instance) and not is_completed(instance, target)
 
 
 def plan_slots(facts: SlotFacts, now: float) -> SlotPlan:
@@ -169,9 +167,14 @@ def _outdated(facts: SlotFacts, counted: Census) -> list[Instance]:
 
 
 def _floor(facts: SlotFacts, serving: int) -> int:
-    """How many must go on serving. A process that is to vanish serves on in full until the rest is ready."""
-    base = serving if facts.keep_serving else facts.wanted
-    return base - facts.strategy.unavailable(base)
+    """How many must go on serving.
+
+    A process that is to vanish has no wanted count to take a share of; it serves on in full until the rest is ready, unless
+    the strategy spares nothing.
+    """
+    if facts.keep_serving:
+        return serving if facts.strategy.unavailable(serving) < serving else 0
+    return facts.wanted - facts.strategy.unavailable(facts.wanted)
 
 
 def _starts(
@@ -208,16 +211,16 @@ def _free_slots(taken: set[int], count: int) -> list[int]:
 
 
 def _due(facts: SlotFacts, slot: int, now: float) -> float:
-    """When the slot may be filled again, by the number and the age of its failures."""
-    oldest = max(facts.target.failures_since, now - FAILURE_WINDOW_S)
+    """When the slot may be filled again, by how often it failed in the hour up to its last failure."""
     ends = [
         i.phase_since
         for i in facts.instances
-        if i.slot == slot and has_failed(i, facts.target) and i.phase_since >= oldest
+        if i.slot == slot and i.phase_since >= facts.target.failures_since and has_failed(i, facts.target)
     ]
     if not ends:
         return now
-    return max(ends) + REPLACE_BACKOFF_S[min(len(ends), len(REPLACE_BACKOFF_S)) - 1]
+    recent = sum(end > max(ends) - FAILURE_WINDOW_S for end in ends)
+    return max(ends) + REPLACE_BACKOFF_S[min(recent, len(REPLACE_BACKOFF_S)) - 1]
 
 
 def _serving(instances: Iterable[Instance]) -> int:

@@ -1,0 +1,233 @@
+"""What must hold of every plan in every history; told from the world's own account, not from the planner's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from shellwego.core.apps import Release, wanted_counts
+from shellwego.core.changes import Drain, Lose, MoveDeployment, Start, Stop
+from shellwego.core.deployments import ROLLING, Deployment, DeploymentState, Strategy
+from shellwego.core.instances import SERVING, Desired, Instance, Phase
+from shellwego.core.rollout import RolloutPlan
+from shellwego.core.rollout_facts import RolloutFacts
+
+if TYPE_CHECKING:
+    from tests.core.rollout_history import EdgeSide, History
+
+EDGE_TIMEOUT_S = 60.0
+_OPEN = (*SERVING, Phase.UNHEALTHY)
+"""Phases in which requests may be under way."""
+
+
+def check_before(world: History, plan: RolloutPlan) -> None:
+    """Rules on what a plan takes away, seen before it does."""
+    for change in plan.changes:
+        if isinstance(change, Drain):
+            assert world.instances[change.instance_id].desired is Desired.SERVE
+        if isinstance(change, Stop):
+            _check_stop(world, change)
+    _check_nothing_drains_for_ever(world, plan)
+
+
+def check_after(world: History, facts: RolloutFacts, before: Mapping[str, Instance], plan: RolloutPlan) -> None:
+    """Rules on what a plan leaves."""
+    _check_floor(world, before, plan)
+    _check_ceiling(world, before, plan)
+    _check_kept(world, before, plan)
+    _check_slots(world)
+    _check_back_off(world, before, plan)
+    _check_deployments(world, facts)
+    _check_time_outs(world, facts, before)
+
+
+def _check_stop(world: History, change: Stop) -> None:
+    """What may have requests under way is stopped only once it is drained, or its time is over."""
+    instance = world.instances[change.instance_id]
+    if not world.has_port(instance) or instance.phase not in _OPEN:
+        return
+    assert instance.desired is Desired.DRAIN, "stopped while in the routes"
+    assert instance.unrouted_version is not None, "stopped before it left the routes"
+    for edge in world.edges:
+        _check_edge_let_go(world, edge, instance, change)
+
+
+def _check_edge_let_go(world: History, edge: EdgeSide, instance: Instance, change: Stop) -> None:
+    assert instance.drain_since is not None
+    assert instance.unrouted_version is not None
+    told = edge.told
+    if told is None or told.lease_until <= world.now or told.applied_version < instance.unrouted_version:
+        assert world.now >= instance.drain_since + EDGE_TIMEOUT_S, "an edge was not waited for"
+        assert edge.name in change.silent_edges, "the silent edge is named"
+        return
+    assert instance.id not in world.tables[edge.applied], "an edge still sends to it"
+    sessions = told.open_sessions.get(instance.id, 0)
+    assert not sessions or world.now >= instance.drain_since + world.drain_timeout_of(instance), (
+        "stopped with open sessions"
+    )
+    assert change.cut >= sessions, "cut sessions are counted"
+
+
+def _check_nothing_drains_for_ever(world: History, plan: RolloutPlan) -> None:
+    touched = {change.instance_id for change in plan.changes if isinstance(change, Stop | Lose)}
+    for instance in world.instances.values():
+        if instance.live and instance.desired is Desired.DRAIN and instance.unrouted_version is not None:
+            assert instance.drain_since is not None
+            longest = max(EDGE_TIMEOUT_S, world.drain_timeout_of(instance))
+            assert instance.id in touched or world.now < instance.drain_since + longest, "drains for ever"
+
+
+def _check_floor(world: History, before: Mapping[str, Instance], plan: RolloutPlan) -> None:
+    """No plan takes more from what serves than the strategy may."""
+    target, wanted, strategy, hold = course(world, plan)
+    ready = all_ready(world, target, wanted)
+    was = [i for i in before.values() if i.serving and i.node_id not in world.down]
+    for process in {i.process for i in was} | wanted.keys():
+        old = [i for i in was if i.process == process]
+        now = sum(world.instances[i.id].serving for i in old)
+        count = wanted.get(process, 0)
+        if process in wanted:
+            floor = count if hold else count - strategy.unavailable(count)
+        elif target is None or world.app.stopped or ready:
+            floor = 0
+        else:
+            floor = len(old) if hold or strategy.unavailable(len(old)) < len(old) else 0
+        assert now >= min(len(old), floor), f"availability of {process}: {len(old)} -> {now}, floor {floor}"
+        if strategy.cutover and not hold:
+            _check_cutover(world, old, target, count)
+
+
+def _check_cutover(world: History, serving: Sequence[Instance], target: Release | None, wanted: int) -> None:
+    """No old one goes before all new ones are there, but for what is more than one full set."""
+    stale = [i for i in serving if not world.is_fresh(i, target)]
+    fresh = len(serving) - len(stale)
+    kept = sum(world.instances[i.id].serving for i in stale)
+    assert fresh >= wanted or kept >= min(len(stale), wanted), "cutover before the new set is complete"
+
+
+def _check_ceiling(world: History, before: Mapping[str, Instance], plan: RolloutPlan) -> None:
+    """No plan that adds instances has more of them than the strategy may."""
+    _, wanted, strategy, hold = course(world, plan)
+    for process in {i.process for i in world.instances.values()}:
+        meant = [i for i in world.instances.values() if i.process == process and _meant_to_serve(i)]
+        grew = any(i.id not in before for i in meant)
+        count = wanted.get(process, 0)
+        limit = count + (0 if hold else strategy.surge(count))
+        assert not grew or len(meant) <= limit, f"surge of {process}: {len(meant)} over {limit}"
+
+
+def _check_kept(world: History, before: Mapping[str, Instance], plan: RolloutPlan) -> None:
+    """What serves and is what it should be goes only where there is more of it than wanted."""
+    target, wanted, _, _ = course(world, plan)
+    for process, count in wanted.items():
+        right = [
+            i
+            for i in before.values()
+            if i.process == process and i.serving and world.is_fresh(i, target) and i.node_id not in world.down
+        ]
+        kept = sum(world.instances[i.id].serving for i in right)
+        assert kept >= min(len(right), count), "an instance that is right was replaced"
+
+
+def _check_slots(world: History) -> None:
+    taken = [(i.process, i.slot, i.content_hash, i.generation) for i in world.instances.values() if _meant_to_serve(i)]
+    assert len(taken) == len(set(taken)), "two instances in one slot"
+
+
+def _check_back_off(world: History, before: Mapping[str, Instance], plan: RolloutPlan) -> None:
+    """A slot whose instance just failed is not filled at once, unless a new deployment asks for it."""
+    for change in plan.changes:
+        if not isinstance(change, Start):
+            continue
+        content = world.releases[change.release_id].content_hash
+        begun = [d.started_at or 0.0 for d in world.deployments.values() if d.state is DeploymentState.IN_PROGRESS]
+        for i in before.values():
+            same = (i.process, i.slot, i.generation) == (change.process, change.slot, change.generation)
+            failed = i.phase is Phase.FAILED and i.desired is Desired.SERVE and i.phase_since >= max(begun, default=0.0)
+            if same and failed and i.content_hash == content:
+                assert world.now >= i.phase_since + 1.0, "a failed instance was replaced without a pause"
+
+
+def _check_deployments(world: History, facts: RolloutFacts) -> None:
+    running = [d for d in world.deployments.values() if d.state is DeploymentState.IN_PROGRESS]
+    assert len(running) <= 1, "one deployment at a time"
+    for deployment in running:
+        _check_running(world, deployment)
+    for was in facts.deployments:
+        _check_end(world, was, world.deployments[was.id])
+
+
+def _check_running(world: History, deployment: Deployment) -> None:
+    release = world.releases[deployment.release_id]
+    assert deployment.started_at is not None
+    late = world.now >= deployment.created_at + deployment.wait_timeout_s
+    ready = all_ready(world, release, wanted_counts(world.app, release.config))
+    assert not late or ready, "past its deadline"
+    assert deployment.reason, "a deployment that goes on says what it waits for"
+    assert world.app.release_id == release.id, "the app aims at the release that is rolled out"
+    for i in world.instances.values():
+        failed = i.phase is Phase.FAILED and i.desired is Desired.SERVE and i.phase_since >= deployment.started_at
+        assert not (failed and world.is_fresh(i, release)), "goes on after an instance of it failed"
+
+
+def _check_end(world: History, was: Deployment, now: Deployment) -> None:
+    back = world.app.stable_release_id not in ("", now.release_id)
+    if now.state is DeploymentState.SUCCEEDED:
+        release = world.releases[now.release_id]
+        assert all_ready(world, release, wanted_counts(world.app, release.config)), "succeeded too early"
+        assert world.app.stable_release_id == release.id
+        others = [i for i in world.instances.values() if i.live and not world.is_fresh(i, release)]
+        assert all(i.desired is Desired.STOP for i in others), "succeeded before the old ones were told to stop"
+    if now.state in (DeploymentState.FAILED, DeploymentState.ROLLED_BACK):
+        assert now.reason, "a failure says why"
+        assert now.reason_code
+        if was.state is DeploymentState.IN_PROGRESS:
+            wished = was.rollback_on_failure and back
+            assert (now.state is DeploymentState.ROLLED_BACK) == wished
+
+
+def _check_time_outs(world: History, facts: RolloutFacts, before: Mapping[str, Instance]) -> None:
+    """Time is only over for a deployment that still lacks something; draining never fails one."""
+    for was in facts.deployments:
+        code = world.deployments[was.id].reason_code
+        if was.state is not DeploymentState.IN_PROGRESS or code not in ("timed-out", "no-capacity"):
+            continue
+        release = world.releases[was.release_id]
+        ready = [
+            i
+            for i in before.values()
+            if i.serving
+            and i.node_id not in world.down
+            and (i.content_hash, i.generation) == (release.content_hash, world.app.generation)
+        ]
+        wanted = wanted_counts(world.app, release.config)
+        lacks = [name for name, count in wanted.items() if sum(i.process == name for i in ready) < count]
+        assert lacks, "timed out though all was ready"
+
+
+def course(world: History, plan: RolloutPlan) -> tuple[Release | None, dict[str, int], Strategy, bool]:
+    """Where the plan went: target, wanted counts, strategy, hold."""
+    moved = {c.deployment_id: c.state for c in plan.changes if isinstance(c, MoveDeployment)}
+    following = [
+        d
+        for d in world.deployments.values()
+        if d.state is DeploymentState.IN_PROGRESS
+        or (d.state is DeploymentState.SUCCEEDED and moved.get(d.id) is DeploymentState.SUCCEEDED)
+    ]
+    if following:
+        target = world.releases[following[-1].release_id]
+        return target, wanted_counts(world.app, target.config), world.strategies[following[-1].strategy], False
+    stable = world.releases.get(world.app.stable_release_id)
+    wanted = wanted_counts(world.app, stable.config) if stable else {}
+    pending = any(d.state is DeploymentState.PENDING for d in world.deployments.values())
+    return stable, wanted, ROLLING, pending and not world.app.stopped
+
+
+def all_ready(world: History, target: Release | None, wanted: Mapping[str, int]) -> bool:
+    """As many of each process serve as are wanted."""
+    serving = [i for i in world.instances.values() if i.serving and world.is_fresh(i, target)]
+    return all(sum(i.process == name for i in serving) >= count for name, count in wanted.items())
+
+
+def _meant_to_serve(instance: Instance) -> bool:
+    return instance.live and instance.desired is Desired.SERVE

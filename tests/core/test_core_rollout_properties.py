@@ -1,0 +1,45 @@
+"""Properties of the rollout planner over random histories, and proof that the rules would notice if they were broken."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shellwego.core.rollout import plan_rollout
+from tests.core.rollout_history import EVENTS, Event, first_broken, play, random_events, shrink
+from tests.core.rollout_mutants import MUTANTS, Mutant, planner_of
+
+HISTORIES = 3_000
+NIGHTLY_HISTORIES = 150_000
+MUTANT_HISTORIES = HISTORIES
+"""A mutant must fall within the number that the suite plays."""
+
+
+def test_every_history_keeps_the_rules(request: pytest.FixtureRequest) -> None:
+    count = NIGHTLY_HISTORIES if request.config.getoption("--nightly") else HISTORIES
+    broken = first_broken(plan_rollout, range(count))
+    if broken is not None:
+        seed, error = broken
+        shortest = shrink(plan_rollout, random_events(seed), seed)
+        pytest.fail(f"seed {seed}: {error}\nshortest: {shortest}")
+
+
+@given(
+    events=st.lists(st.tuples(st.sampled_from(sorted(set(EVENTS))), st.integers(0, 99)), max_size=25),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_every_history_that_hypothesis_finds_keeps_the_rules(events: list[Event], seed: int) -> None:
+    play(plan_rollout, events, seed)
+
+
+def test_an_unchanged_copy_of_the_planner_is_not_accused() -> None:
+    with planner_of(None) as planner:
+        assert first_broken(planner, range(100)) is None
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
+def test_a_planted_fault_is_caught(mutant: Mutant) -> None:
+    with planner_of(mutant) as planner:
+        assert first_broken(planner, range(MUTANT_HISTORIES)) is not None, f"“{mutant.name}” was not noticed"
