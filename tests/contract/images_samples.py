@@ -50,6 +50,20 @@ def layer(*entries: tuple[tarfile.TarInfo, bytes], format: int = tarfile.PAX_FOR
     return stream.getvalue()
 
 
+def empty_files(count: int) -> bytes:
+    """A layer of very many empty files in a hundred directories, made faster than `tarfile` can."""
+    plain = bytearray(entry("")[0].tobuf(tarfile.USTAR_FORMAT))
+    plain[148:156] = b" " * 8
+    blocks = []
+    for number in range(count):
+        block = plain.copy()
+        name = b"d%d/f%d" % (number % 100, number)
+        block[: len(name)] = name
+        block[148:156] = b"%06o\0 " % sum(block)
+        blocks.append(bytes(block))
+    return b"".join(blocks) + bytes(1024)
+
+
 @dataclass(frozen=True)
 class Sample:
     """An image: its layers as stored, its configuration, its manifest, and all blobs by digest."""

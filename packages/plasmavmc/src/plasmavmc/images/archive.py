@@ -140,8 +140,6 @@ class _Loader:
         for entry in _bounded(parse_index(self._read("index.json", MANIFEST_BYTES))):
             digest = self._descend(entry, _NESTING)
             names.setdefault(digest, []).extend(_names_of(entry))
-        if not names:
-            raise ImageError("image-archive", "the index of the archive names no image")
         return tuple([await self._load_manifest(digest, found, tags) for digest, found in names.items()])
 
     def _descend(self, entry: Descriptor, nesting: int) -> str:
@@ -247,6 +245,8 @@ def _clean(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _bounded(entries: tuple[T, ...]) -> tuple[T, ...]:
+    if not entries:
+        raise ImageError("image-archive", "the index of the archive names no image")
     if len(entries) > _IMAGES:
         raise too_large(f"the archive has more than {_IMAGES} images")
     return entries

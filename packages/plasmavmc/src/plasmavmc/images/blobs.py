@@ -151,19 +151,30 @@ class BlobStore:
     # Downloads
 
     async def _download(self, ref: BlobRef, source: BlobSource) -> None:
+        """Go on with what arrived before. Where that turns out to be rotten, begin anew, once."""
         partial = self._partial(ref.digest)
+        resumed = partial.exists()
         try:
-            with disk_errors(self._root), partial.open("ab", buffering=0) as file:
-                hasher, offset = await asyncio.to_thread(_rehash, partial, ref.size)
-                file.truncate(offset)
-                check_room(self._root, ref.size - offset)
-                await self._receive(ref, source, file, hasher, offset)
+            try:
+                await self._fill(partial, ref, source)
+            except ImageError as error:
+                if not resumed or error.code != "digest-mismatch":
+                    raise
+                partial.unlink()
+                await self._fill(partial, ref, source)
             await asyncio.to_thread(self._publish, partial, ref.digest)
         except (UnavailableError, asyncio.CancelledError):
             raise
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+    async def _fill(self, partial: Path, ref: BlobRef, source: BlobSource) -> None:
+        with disk_errors(self._root), partial.open("ab", buffering=0) as file:
+            hasher, offset = await asyncio.to_thread(_rehash, partial, ref.size)
+            file.truncate(offset)
+            check_room(self._root, ref.size - offset)
+            await self._receive(ref, source, file, hasher, offset)
 
     async def _receive(
         self, ref: BlobRef, source: BlobSource, file: RawIOBase, hasher: hashlib._Hash, offset: int

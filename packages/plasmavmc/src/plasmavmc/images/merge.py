@@ -135,8 +135,10 @@ def _contents(layers: Sequence[Layer], wanted: dict[int, dict[int, Inode]], limi
 
 
 def _header(member: Member, path: bytes) -> bytes:
-    kept = tuple(pair for pair in member.xattrs if pair[0].startswith(_XATTRS))
-    return tarwrite.header(replace(member, xattrs=kept), path, member.link if member.kind is Kind.SYMLINK else b"")
+    if member.xattrs:
+        kept = tuple(pair for pair in member.xattrs if pair[0].startswith(_XATTRS))
+        member = replace(member, xattrs=kept)
+    return tarwrite.header(member, path, member.link if member.kind is Kind.SYMLINK else b"")
 
 
 def _named(prefix: bytes, directory: Directory) -> list[tuple[bytes, Directory | Inode]]:

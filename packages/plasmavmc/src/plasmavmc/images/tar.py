@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -187,43 +187,43 @@ class TarReader:
         name = _name(fields, extended)
         if kind is Kind.FILE and name.endswith(b"/"):
             kind = Kind.DIRECTORY
-        stored = extended.number(b"size", _number(fields[4], "size")) if kind is Kind.FILE else 0
-        member = Member(
+        segments, size, stored = self._extent(block, kind, extended)
+        return Member(
             name=name,
             kind=kind,
             mode=_number(fields[1], "mode") & 0o7777,
             uid=_owner(extended.number(b"uid", _number(fields[2], "uid"))),
             gid=_owner(extended.number(b"gid", _number(fields[3], "gid"))),
             mtime=extended.number(b"mtime", _number(fields[5], "mtime")),
-            size=stored,
+            size=size,
             link=extended.records.get(b"linkpath") or fields[8].partition(b"\0")[0],
             device=_device(kind, fields),
             xattrs=extended.xattrs,
+            segments=segments,
+            offset=self._position,
             stored=stored,
         )
+
+    def _extent(self, block: bytes, kind: Kind, extended: _Extended) -> tuple[Segments | None, int, int]:
+        """The sparse map of a file (wherever its archive keeps that), its size, and its stored bytes."""
+        if kind is not Kind.FILE:
+            return None, 0, 0
+        records = extended.records
+        stored = extended.number(b"size", _number(block[124:136], "size"))
         if stored < 0:
             raise bad_tar("a negative size")
-        if kind is Kind.FILE:
-            member = self._with_segments(member, block, extended)
-        return replace(member, offset=self._position)
-
-    def _with_segments(self, member: Member, block: bytes, extended: _Extended) -> Member:
-        """The member with its sparse map, wherever its archive keeps that."""
-        records = extended.records
         if block[156:157] == b"S":
             segments, size = self._old_gnu_map(block)
-            stored = member.stored
         elif records.get(b"GNU.sparse.major") == b"1":
-            segments, map_bytes = self._leading_map(member.stored)
-            size, stored = extended.number(b"GNU.sparse.realsize", -1), member.stored - map_bytes
+            segments, map_bytes = self._leading_map(stored)
+            size, stored = extended.number(b"GNU.sparse.realsize", -1), stored - map_bytes
         elif b"GNU.sparse.map" in records or extended.sparse_pairs:
             texts = records[b"GNU.sparse.map"].split(b",") if b"GNU.sparse.map" in records else extended.sparse_pairs
-            segments, stored = sparse.pairs(texts), member.stored
-            size = extended.number(b"GNU.sparse.size", -1)
+            segments, size = sparse.pairs(texts), extended.number(b"GNU.sparse.size", -1)
         else:
-            return member
+            return None, stored, stored
         sparse.check(segments, size, stored)
-        return replace(member, size=size, segments=segments, stored=stored)
+        return segments, size, stored
 
     def _old_gnu_map(self, block: bytes) -> tuple[Segments, int]:
         size = _number(block[483:495], "real size")

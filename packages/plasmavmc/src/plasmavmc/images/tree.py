@@ -32,7 +32,7 @@ from plasmavmc.images.tar import Kind, Member
 _WHITEOUT = b".wh."
 _AUFS = b".wh..wh."
 _OPAQUE = b".wh..wh..opq"
-_DETOURS = 10_000_000
+_DETOURS = 4_000_000
 """Path components that symbolic links may cost in one image; two per entry are usual."""
 
 

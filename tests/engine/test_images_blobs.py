@@ -1,0 +1,217 @@
+"""The blob store: what is in it is whole, what is half is not in it, and what is needed stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from plasmavmc.errors import CapacityError, ImageError, UnavailableError
+from plasmavmc.images.blobs import BlobStore
+from plasmavmc.images.limits import ImageLimits
+from plasmavmc.images.pull import pull
+from plasmavmc.images.source import BlobRef
+from tests.contract.images_samples import MemorySource, digest_of, entry, hello, image, layer, with_layer_blob
+
+DATA = os.urandom(300_000)
+REF = BlobRef(digest_of(DATA), len(DATA))
+
+
+class BreakingSource(MemorySource):
+    """Breaks every connection after so many bytes."""
+
+    def __init__(self, data: bytes, bytes_per_connection: int) -> None:
+        super().__init__()
+        self.blobs = {digest_of(data): data}
+        self._count = bytes_per_connection
+
+    async def blob(self, ref: BlobRef, offset: int = 0) -> AsyncIterator[bytes]:
+        self.asked.append((ref.digest, offset))
+        data = self.blobs[ref.digest]
+        yield data[offset : offset + self._count]
+        if offset + self._count < len(data):
+            raise UnavailableError("registry-unreachable", "cut")
+
+
+def files_of(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path, grace_s=0)
+
+
+async def read(store: BlobStore, ref: BlobRef, offset: int = 0) -> bytes:
+    return b"".join([chunk async for chunk in store.blob(ref, offset)])
+
+
+async def test_a_blob_comes_out_as_it_went_in(store: BlobStore) -> None:
+    assert await store.put(DATA) == REF.digest
+    assert store.has(REF.digest)
+    assert await read(store, REF) == DATA
+    assert await read(store, REF, 299_990) == DATA[-10:]
+    assert store.local_path(REF) == store.path(REF.digest)
+
+
+async def test_an_unknown_blob_is_told(store: BlobStore) -> None:
+    with pytest.raises(ImageError) as caught:
+        await store.manifest(REF.digest)
+    assert caught.value.code == "image-not-found"
+    assert store.local_path(REF) is None
+
+
+@pytest.mark.parametrize("digest", ["sha256:../../etc/passwd", "md5:00", "sha256:" + "A" * 64, ""])
+async def test_only_digests_become_paths(store: BlobStore, digest: str) -> None:
+    with pytest.raises(ImageError, match="not a sha256 digest"):
+        store.path(digest)
+
+
+async def test_a_fetch_goes_on_where_the_last_one_broke(tmp_path: Path) -> None:
+    source = BreakingSource(DATA, 100_000)
+    for _ in range(2):
+        with pytest.raises(UnavailableError):
+            await BlobStore(tmp_path).fetch(REF, source)
+    await BlobStore(tmp_path).fetch(REF, source)
+    assert [offset for _, offset in source.asked] == [0, 100_000, 200_000]
+    assert await read(BlobStore(tmp_path), REF) == DATA
+
+
+async def test_a_fetch_that_was_cancelled_is_resumed(store: BlobStore) -> None:
+    class Stalling(MemorySource):
+        async def blob(self, ref: BlobRef, offset: int = 0) -> AsyncIterator[bytes]:
+            self.asked.append((ref.digest, offset))
+            yield DATA[offset : offset + 100_000]
+            if offset < 200_000:
+                stalled.set()
+                await asyncio.Event().wait()
+
+    stalled, source = asyncio.Event(), Stalling()
+    for _ in range(2):
+        stalled.clear()
+        task = asyncio.create_task(store.fetch(REF, source))
+        await stalled.wait()
+        task.cancel()
+        await asyncio.wait({task})
+    await store.fetch(REF, source)
+    assert [offset for _, offset in source.asked] == [0, 100_000, 200_000]
+
+
+async def test_a_blob_that_is_here_is_not_asked_for(store: BlobStore) -> None:
+    await store.put(DATA)
+    source = MemorySource()
+    await store.fetch(REF, source)
+    assert source.asked == []
+
+
+async def test_concurrent_fetches_of_one_blob_are_one(store: BlobStore) -> None:
+    source = BreakingSource(DATA, len(DATA))
+    await asyncio.gather(*(store.fetch(REF, source) for _ in range(5)))
+    assert len(source.asked) == 1
+
+
+@pytest.mark.parametrize("wrong", [DATA[:-1] + bytes([DATA[-1] ^ 1]), DATA[:-1], DATA + b"x", b""])
+async def test_a_corrupt_blob_leaves_nothing(store: BlobStore, tmp_path: Path, wrong: bytes) -> None:
+    source = MemorySource()
+    source.blobs = {REF.digest: wrong}
+    with pytest.raises(ImageError) as caught:
+        await store.fetch(REF, source)
+    assert caught.value.code == "digest-mismatch"
+    assert files_of(tmp_path) == []
+
+
+async def test_a_partial_file_that_rotted_is_not_believed(store: BlobStore, tmp_path: Path) -> None:
+    source = BreakingSource(DATA, 100_000)
+    with pytest.raises(UnavailableError):
+        await store.fetch(REF, source)
+    next((tmp_path / "partial").iterdir()).write_bytes(b"z" * 500_000)
+    good = BreakingSource(DATA, len(DATA))
+    await store.fetch(REF, good)
+    assert good.asked[-1] == (REF.digest, 0)
+    assert await read(store, REF) == DATA
+
+
+async def test_a_blob_larger_than_the_disk_is_refused_before_it_comes(store: BlobStore, tmp_path: Path) -> None:
+    source = MemorySource()
+    with pytest.raises(CapacityError) as caught:
+        await store.fetch(BlobRef(REF.digest, 1 << 60), source)
+    assert caught.value.code == "disk-full"
+    assert source.asked == []
+    assert files_of(tmp_path) == []
+
+
+async def test_a_manifest_in_the_store_means_a_whole_image(store: BlobStore) -> None:
+    sample = hello()
+    broken = with_layer_blob(sample, 1, b"other")
+    with pytest.raises(ImageError):
+        await pull(sample.digest, MemorySource(broken), store, ImageLimits())
+    assert not store.has_image(sample.digest)
+    manifest = await pull(sample.digest, MemorySource(sample), store, ImageLimits())
+    assert manifest.digest == sample.digest
+    assert store.has_image(sample.digest)
+
+
+async def test_an_image_without_one_of_its_layers_is_not_whole(store: BlobStore) -> None:
+    sample = hello()
+    await pull(sample.digest, MemorySource(sample), store, ImageLimits())
+    await store.remove([digest_of(sample.layers[0])])
+    assert not store.has_image(sample.digest)
+
+
+async def test_an_image_of_more_bytes_than_the_limit_is_not_fetched(store: BlobStore) -> None:
+    source = MemorySource(hello())
+    with pytest.raises(ImageError) as caught:
+        await pull(hello().digest, source, store, ImageLimits(packed_bytes=10))
+    assert caught.value.code == "image-too-large"
+    assert source.asked == []
+
+
+async def test_collecting_keeps_shared_blobs_and_removes_the_rest(store: BlobStore) -> None:
+    base = layer(entry("base", b"shared"))
+    one, two = image(base, layer(entry("one", b"1"))), image(base, layer(entry("two", b"2")))
+    for sample in (one, two):
+        await pull(sample.digest, MemorySource(sample), store, ImageLimits())
+    gone = set(two.blobs) - set(one.blobs)
+    assert await store.collect(frozenset({one.digest})) == sum(len(two.blobs[digest]) for digest in gone)
+    assert store.has_image(one.digest)
+    assert not any(store.has(digest) for digest in gone)
+
+
+async def test_collecting_spares_what_is_being_fetched(store: BlobStore) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Waiting(MemorySource):
+        async def blob(self, ref: BlobRef, offset: int = 0) -> AsyncIterator[bytes]:
+            yield DATA[:1000]
+            begun.set()
+            await go_on.wait()
+            yield DATA[1000:]
+
+    task = asyncio.create_task(store.fetch(REF, Waiting()))
+    await begun.wait()
+    assert await store.collect(frozenset()) == 0
+    go_on.set()
+    await task
+    assert store.has(REF.digest)
+
+
+async def test_collecting_spares_what_came_within_the_grace_period(tmp_path: Path) -> None:
+    now = 1_000_000.0
+    store = BlobStore(tmp_path, grace_s=60, clock=lambda: now)
+    await store.put(DATA)
+    now = 1_000_000.0 + os.stat(store.path(REF.digest)).st_mtime  # noqa: PTH116
+    await store.put(DATA)
+    assert await store.collect(frozenset()) == 0
+    now += 61
+    assert await store.collect(frozenset()) == len(DATA)
+
+
+async def test_a_sweep_empties_the_spool_only(store: BlobStore) -> None:
+    await store.put(DATA)
+    (store.spool / "left").write_bytes(b"x")
+    store.sweep()
+    assert list(store.spool.iterdir()) == []
+    assert store.has(REF.digest)
