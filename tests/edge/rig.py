@@ -143,7 +143,10 @@ class Backend:
         return True
 
     async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+        )
         while data := await reader.read(1024):
             writer.write(data)
             await writer.drain()
@@ -209,7 +212,9 @@ class Client:
 
     async def request(self, method: str, path: str = "/", *, host: str = "", body: bytes = b"") -> Answer:
         size = f"Content-Length: {len(body)}\r\n" if body else ""
-        return await self.raw(f"{method} {path} HTTP/1.1\r\nHost: {host or self._host}\r\n{size}\r\n".encode() + body, method)
+        return await self.raw(
+            f"{method} {path} HTTP/1.1\r\nHost: {host or self._host}\r\n{size}\r\n".encode() + body, method
+        )
 
     async def raw(self, data: bytes, method: str = "GET") -> Answer:
         """Send these bytes and read one answer."""
@@ -241,9 +246,7 @@ async def read_answer(reader: asyncio.StreamReader, method: str = "GET") -> Answ
 
 
 def route(*endpoints: Endpoint, app: str = "hello", host: str = "", state: RouteState = RouteState.SERVING) -> Route:
-    return Route(
-        host=host or f"{app}.localhost", app_id=f"app_{app}", app_name=app, state=state, endpoints=endpoints
-    )
+    return Route(host=host or f"{app}.localhost", app_id=f"app_{app}", app_name=app, state=state, endpoints=endpoints)
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -263,6 +266,8 @@ class Rig:
     port: int
     bus: MemoryBus = field(default_factory=MemoryBus)
     pool_size: int = 16
+    pool_limit: int = 1024
+    answer_s: float = 15.0
     max_connections: int = 2000
     timeouts: Timeouts = field(default_factory=lambda: Timeouts(keep_alive=30, hard_stop=60))
     placed: list[int] = field(default_factory=list)
@@ -278,6 +283,8 @@ class Rig:
             run_dir=self.run_dir,
             state_dir=self.state_dir,
             pool_size=self.pool_size,
+            pool_limit=self.pool_limit,
+            unresponsive_s=self.answer_s,
             threads=2,
             max_connections=self.max_connections,
             timeouts=self.timeouts,
@@ -326,8 +333,12 @@ def bind(port: int = 0) -> socket.socket:
     """A listening socket as the root helper makes it: no SO_REUSEPORT."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
-    listener.listen(1024)
+    try:
+        listener.bind(("127.0.0.1", port))
+        listener.listen(1024)
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 
@@ -383,7 +394,6 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
-
 
 
 def kill(pid: int) -> None:

@@ -17,6 +17,7 @@ from shellwego.core.routing import EdgeReport
 from shellwego.edge.haproxy import Haproxy, Listen, Place
 from shellwego.edge.ingress import Ingress, Status, first
 from shellwego.edge.processes import Process
+from shellwego.edge.routes import RoutesFile
 from shellwego.edge.settings import EdgeSettings
 from shellwego.ports.bus import Bus
 from shellwego.ports.clock import Clock
@@ -50,7 +51,7 @@ class Edge:
         self._bus = bus
         self._clock = clock
         self._haproxy = Haproxy(self._settings, listen, place)
-        self._ingress = Ingress(self._settings, self._haproxy, clock)
+        self._ingress = Ingress(self._settings, self._haproxy, RoutesFile(settings.state_dir), clock)
         self._hint = asyncio.Event()
         self._id = ""
 

@@ -39,10 +39,12 @@ Place = Callable[[int, int], Awaitable[str]]
 T = TypeVar("T")
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-START_S = 15.0
 _SOCKET = 3
 _POLL_S = 0.02
 _END_S = 5.0
+_STOP_POLL_S = 0.1
+_CALM_POLLS = 3
+"""The last bytes of an answer may still be on their way to the client when its server is done."""
 _MAX_RUN_DIR = 80
 
 _log = structlog.get_logger(__name__)
@@ -64,17 +66,17 @@ class HaproxyError(UnavailableError):
     """HAProxy cannot be started, or does not do what it was told."""
 
 
-def find_program() -> str:
-    """The absolute path of haproxy on the fixed PATH.
+def find_program(path: str = PATH) -> str:
+    """The absolute path of haproxy.
 
     Raises:
         HaproxyError: it is not installed.
     """
-    found = shutil.which("haproxy", path=PATH)
+    found = shutil.which("haproxy", path=path)
     if found is None:
         raise HaproxyError(
             "missing-program",
-            f"the program haproxy is not installed (looked in {PATH})",
+            f"the program haproxy is not installed (looked in {path})",
             resolution="apt-get install haproxy, or run scripts/setup",
         )
     return found
@@ -91,6 +93,7 @@ class Haproxy:
                 resolution="use a shorter one; its sockets would not fit",
             )
         self._layout = Layout(settings.run_dir)
+        self._patience_s = settings.unresponsive_s
         self._listen = listen
         self._place = place
         self._socket: int | None = None
@@ -120,7 +123,7 @@ class Haproxy:
             if not self._watch(process):
                 return False
             try:
-                await self._within(START_S, self._settled)
+                await self._within(self._patience_s, self._settled)
             except HaproxyError:
                 _log.warning("edge.haproxy_unresponsive", pid=process.pid)
                 await self.kill()
@@ -146,7 +149,7 @@ class Haproxy:
             raise await self._refusal(program)
         try:
             await self._confine(process)
-            await self._within(START_S, self._settled)
+            await self._within(self._patience_s, self._settled)
         except HaproxyError as error:
             ended = not self.alive
             await self.kill()
@@ -171,7 +174,7 @@ class Haproxy:
                 raise await self._refusal(find_program())
             return now if now is not None and now.worker != before.worker else None
 
-        after = await self._within(START_S, renewed)
+        after = await self._within(self._patience_s, renewed)
         await self._place_workers()
         _log.info("edge.haproxy_reloaded", worker=after.worker, old=after.old)
 
@@ -179,13 +182,23 @@ class Haproxy:
         """Take no new connection, let requests in flight finish within the grace, then end."""
         if not self.alive:
             return
-        for number, seconds in ((signal.SIGUSR1, grace_s), (signal.SIGTERM, 2.0)):
-            self._signal(number)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self.wait_ended()
-                    break
+        workers = [process.pid for process in haproxy_processes(self._layout)[1:]]
+        self._signal(signal.SIGUSR1)
+        calm = 0
+        for _ in range(round(grace_s / _STOP_POLL_S)):
+            calm = 0 if await self._busy(workers) else calm + 1
+            if calm == _CALM_POLLS or not self.alive:
+                break
+            await asyncio.sleep(_STOP_POLL_S)
         await self.kill()
+
+    async def _busy(self, workers: list[int]) -> bool:
+        """Whether any request is in flight. Idle clients would keep a stopping HAProxy for their whole time-out."""
+        try:
+            used = [sum((await self.master.connections(pid)).values()) for pid in workers]
+        except RuntimeApiError:
+            return True
+        return any(used)
 
     async def kill(self) -> None:
         """End master and workers at once."""

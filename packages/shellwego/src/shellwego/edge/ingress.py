@@ -29,6 +29,7 @@ from shellwego.edge.pool import (
     DeleteServer,
     Plan,
     Pool,
+    Progress,
     Wanted,
     apply,
     claim,
@@ -37,7 +38,6 @@ from shellwego.edge.pool import (
     grown,
     occupied,
     plan,
-    touches,
 )
 from shellwego.edge.routes import LastRoutes, RoutesFile
 from shellwego.edge.runtime import Processes, RuntimeApiError
@@ -64,11 +64,11 @@ class Status:
 class Ingress:
     """One HAProxy and its routes."""
 
-    def __init__(self, settings: EdgeSettings, haproxy: Haproxy, clock: Clock) -> None:
+    def __init__(self, settings: EdgeSettings, haproxy: Haproxy, file: RoutesFile, clock: Clock) -> None:
         self._settings = settings
         self._haproxy = haproxy
         self._clock = clock
-        self._file = RoutesFile(settings.state_dir)
+        self._file = file
         self._targets = Targets()
         self._held: dict[str, int] = {}
         self._saved: LastRoutes | None = None
@@ -105,7 +105,7 @@ class Ingress:
             HaproxyError: it does not start.
             ShellWeGoError: the port is taken.
         """
-        self._saved = await asyncio.to_thread(self._file.load)
+        self._saved = await self._file.load()
         if self._saved is not None:
             self.take(self._saved.table)
         if await self._haproxy.adopt():
@@ -222,22 +222,17 @@ class Ingress:
 
     async def _execute(self, present: Pool, todo: Plan) -> bool:
         """Carry out a plan, leaving out what depends on a failed step. False where HAProxy complained of any."""
-        failed: set[str] = set()
+        progress = Progress()
         complained = False
         for phase in todo.phases:
-            possible = []
-            for operation in phase:
-                if failed.isdisjoint(touches(operation)):
-                    possible.append(operation)
-                else:
-                    failed |= touches(operation)
-            complaints = await self._haproxy.worker.execute(possible) if possible else []
+            possible = progress.possible(phase)
+            complaints = await self._haproxy.worker.execute(possible)
             for operation, complaint in zip(possible, complaints, strict=True):
                 if not complaint:
                     apply(present, operation)
                 elif not isinstance(operation, DeleteServer):  # it waits for idle connections, and is tried again
                     _log.warning("edge.operation_failed", operation=str(operation), complaint=complaint[:200])
-                    failed |= touches(operation)
+                    progress.fail(operation)
                     complained = True
         return not complained
 
@@ -247,7 +242,7 @@ class Ingress:
         if last == self._saved:
             return
         try:
-            await asyncio.to_thread(self._file.save, last)
+            await self._file.save(last)
             self._saved = last
         except OSError as error:
             _log.error("edge.routes_not_saved", reason=str(error))

@@ -9,7 +9,7 @@ drains, in phases that never overlap:
 3. *Drain*: servers that left the routes get no new request; weights lowered.
 4. *Clear*: a drained server without a connection is taken out of service and deleted.
 
-Whoever carries out a plan must leave out what depends on a failed step (`touches`): a server that could not be added must
+Whoever carries out a plan must leave out what depends on a failed step (`Progress`): a server that could not be added must
 not cost the old one its place. Deleting waits for connections, so phase 4 is planned again, later, from a new look.
 
 Names. A server is called `<instance id>.<hash of its address>`: an instance whose VM was restarted with another address is
@@ -219,8 +219,29 @@ def _clear(present: Pool, wanted: Wanted) -> Iterator[Operation]:
         yield DeleteServer(key)
 
 
-def touches(operation: Operation) -> frozenset[str]:
-    """The backends that an operation depends on or changes: when it fails, later ones that touch these are left out."""
+class Progress:
+    """What may still be done of a plan of which some operations failed."""
+
+    def __init__(self) -> None:
+        self._failed: set[str] = set()
+
+    def possible(self, phase: Iterable[Operation]) -> list[Operation]:
+        """The operations of a phase that depend on nothing that failed; the others count as failed themselves."""
+        chosen = []
+        for operation in phase:
+            if self._failed.isdisjoint(_touches(operation)):
+                chosen.append(operation)
+            else:
+                self.fail(operation)
+        return chosen
+
+    def fail(self, operation: Operation) -> None:
+        """It was not done."""
+        self._failed |= _touches(operation)
+
+
+def _touches(operation: Operation) -> frozenset[str]:
+    """The backends that an operation changes or depends on."""
     match operation:
         case AddServer(key) | SetState(key) | SetWeight(key) | DeleteServer(key):
             return frozenset({key[0]})

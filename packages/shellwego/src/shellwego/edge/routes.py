@@ -8,6 +8,7 @@ backend that another tenant's servers are still in.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,21 +37,21 @@ class RoutesFile:
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / FILE
 
-    def load(self) -> LastRoutes | None:
+    async def load(self) -> LastRoutes | None:
         """The last routes; None where there are none, or none that can be understood."""
         try:
-            last = msgspec.json.decode(self._path.read_bytes(), type=LastRoutes)
-        except (FileNotFoundError, msgspec.MsgspecError):
+            last = msgspec.json.decode(await asyncio.to_thread(self._path.read_bytes), type=LastRoutes)
+        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
         return last if last.format == FORMAT else None
 
-    def save(self, last: LastRoutes) -> None:
+    async def save(self, last: LastRoutes) -> None:
         """Replace the file, durably.
 
         Raises:
             OSError: the disk is full, or not ours.
         """
-        write_atomic(self._path, msgspec.json.encode(last), sync=True)
+        await asyncio.to_thread(write_atomic, self._path, msgspec.json.encode(last), sync=True)
 
 
 def write_atomic(path: Path, data: bytes, *, sync: bool = False) -> None:
