@@ -95,30 +95,40 @@ def test_an_unknown_backend_is_an_error_that_lists_the_known_ones() -> None:
 
 def test_a_vm_waits_while_a_backend_is_probed() -> None:
     registry = HypervisorRegistry()
-    registry.probing("kvm")
+    registry.probing("small")
     with pytest.raises(UnavailableError) as waiting:
         registry.select(SPEC)
     assert waiting.value.temporary
     with pytest.raises(UnavailableError):
-        registry.get("kvm")
+        registry.get("small")
     assert registry.statuses()[0].readiness is Readiness.PROBING
 
 
 def test_a_vm_too_big_for_the_ready_backend_waits_for_the_one_that_is_probed() -> None:
     registry = HypervisorRegistry()
     registry.register(backend(SMALL))
-    registry.probing("kvm")
+    registry.probing("big")
     with pytest.raises(UnavailableError):
         registry.select(with_vcpus(4))
 
 
 def test_a_host_without_a_usable_backend_says_why() -> None:
     registry = HypervisorRegistry()
-    registry.probing("kvm")
     registry.refuse("kvm", "QEMU is not installed")
     with pytest.raises(HostError, match="kvm: QEMU is not installed") as refused:
         registry.select(SPEC)
     assert not refused.value.temporary
+
+
+def test_a_vm_that_runs_keeps_its_backend_whatever_the_probe_says() -> None:
+    small = backend(SMALL)
+    registry = HypervisorRegistry()
+    registry.probing("small", small)
+    assert registry.get("small") is small
+    registry.refuse("small", "hangs: no heartbeat within 60 s")
+    assert registry.get("small") is small
+    with pytest.raises(HostError, match="hangs"):
+        registry.select(SPEC)
 
 
 def test_a_probed_backend_becomes_ready_with_what_is_weaker_than_it_could_be() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plasmavmc.hypervisor.qemu.offer import offer_qemu, probe_qemu
+from plasmavmc.hypervisor.qemu.offer import announce_qemu, probe_qemu, settle_qemu
 from plasmavmc.hypervisor.registry import HypervisorRegistry, Readiness
 from plasmavmc.types import Acceleration
 from tests.contract.hypervisor_contract import a_spec
@@ -32,13 +32,13 @@ async def rig_with_kvm(tmp_path: Path) -> AsyncIterator[QemuRig]:
 async def test_the_first_start_probes_and_the_second_remembers(rig: QemuRig) -> None:
     before = rig.traces()
     registry = HypervisorRegistry()
-    probing = asyncio.create_task(offer_qemu(registry, rig.helper.host, rig.site))
-    await asyncio.sleep(0)
+    announced = announce_qemu(registry, rig.helper.host, rig.site)
     assert registry.statuses()[0].readiness is Readiness.PROBING
-    first = await probing
+    first = await settle_qemu(registry, announced, rig.helper.host, rig.site)
     assert first.chosen is not None
     assert rig.traces() == before
     backend = registry.select(a_spec())
+    assert backend is announced
     assert backend.capabilities.acceleration is first.chosen.acceleration
     async with asyncio.timeout(1.0):
         assert await probe_qemu(rig.helper.host, rig.site) == first

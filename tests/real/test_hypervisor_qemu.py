@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from plasmavmc.errors import GuestError, HostError
+from plasmavmc.errors import GuestError, HostError, UnavailableError
 from plasmavmc.guest.api import GuestExited
-from plasmavmc.types import MIB, VmResources
+from plasmavmc.hypervisor.qemu.backend import KvmBackend
+from plasmavmc.types import MIB, Acceleration, VmResources
 from tests.contract.hypervisor_contract import (
     CHECKS,
     Check,
@@ -85,3 +86,42 @@ async def test_a_vmm_that_does_not_answer_is_killed(rig: QemuRig) -> None:
         await rig.backend.stop_vm(handle)
     assert (await ended(rig, handle)).code == -9
     await gone(rig, handle, channel)
+
+
+async def test_a_vm_outlives_platform_and_helper_and_its_end_is_then_seen_without_a_code(rig: QemuRig) -> None:
+    before = rig.traces()
+    handle, channel = await booted(rig, a_spec(), "serve")
+    await channel.aclose()
+    rig.helper.restart()
+    rig.restart()
+    adopted = await rig.backend.recover(handle)
+    assert adopted is not None
+    rig.kill(handle)
+    assert (await ended(rig, handle)).code is None
+    await gone(rig, handle, adopted)
+    assert rig.traces() == before
+
+
+async def test_an_adopted_vm_s_console_is_read_again(rig: QemuRig) -> None:
+    handle, channel = await booted(rig, a_spec(), "serve")
+    await channel.aclose()
+    rig.restart()
+    adopted = await rig.backend.recover(handle)
+    assert adopted is not None
+    await adopted.stop("SIGTERM", 5.0)
+    await heard(adopted, GuestExited)
+    assert any("reboot" in line for line in (await ended(rig, handle)).console)
+    await gone(rig, handle, adopted)
+
+
+async def test_a_vmm_that_hangs_is_not_adopted_and_not_taken_for_gone(rig: QemuRig) -> None:
+    handle, channel = await booted(rig, a_spec(), "serve")
+    await channel.aclose()
+    rig.restart()
+    os.kill(handle.pid, signal.SIGSTOP)
+    impatient = KvmBackend(rig.helper.host, rig.site.machine(Acceleration.TCG), recover_deadline_s=0.5)
+    with pytest.raises(UnavailableError):
+        await impatient.recover(handle)
+    assert rig.lives(handle)
+    await gone(rig, handle)
+    assert not rig.lives(handle)

@@ -1,8 +1,9 @@
 """Which backends this host has, and which one serves a VM.
 
 Theory. A backend is `probing` until a probe has shown that it boots a guest, then `ready` or `unavailable` with the
-reason; presence of a file proves nothing. `select` asks the candidates in the order of their registration; where none
-can serve, the error carries every candidate's reason, from the code that decides.
+reason; presence of a file proves nothing. Only new VMs care: one that runs is adopted, watched and ended by its backend
+(`get`) whatever a probe says. `select` asks the candidates in the order of their registration; where none can serve, the
+error carries every candidate's reason, from the code that decides.
 """
 
 from __future__ import annotations
@@ -47,26 +48,37 @@ class HypervisorRegistry:
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
 
-    def probing(self, name: str) -> None:
-        """Announce a backend whose probe runs; VMs for it wait."""
-        self._entries[name] = _Entry(BackendStatus(name, Readiness.PROBING, "its probe is booting a guest"))
+    def probing(self, name: str, backend: HypervisorBackend | None = None) -> None:
+        """Announce a backend whose probe runs; new VMs for it wait. Where it is given, those that run can be adopted."""
+        self._enter(name, Readiness.PROBING, "its probe is booting a guest", backend)
 
     def register(self, backend: HypervisorBackend, *, reason: str = "", by_default: bool = True) -> None:
         """Offer a backend. Without `by_default` it serves only VMs that name it."""
-        capabilities = backend.capabilities
-        status = BackendStatus(capabilities.name, Readiness.READY, reason, capabilities)
-        self._entries[capabilities.name] = _Entry(status, backend, by_default)
+        self._enter(backend.capabilities.name, Readiness.READY, reason, backend, by_default=by_default)
 
     def refuse(self, name: str, reason: str) -> None:
-        """Note that a backend cannot be used on this host."""
-        self._entries[name] = _Entry(BackendStatus(name, Readiness.UNAVAILABLE, reason))
+        """Note that no new VM can be made with a backend on this host."""
+        entry = self._entries.get(name)
+        self._enter(name, Readiness.UNAVAILABLE, reason, entry.backend if entry else None)
+
+    def _enter(
+        self,
+        name: str,
+        readiness: Readiness,
+        reason: str,
+        backend: HypervisorBackend | None,
+        *,
+        by_default: bool = True,
+    ) -> None:
+        capabilities = backend.capabilities if backend is not None and readiness is Readiness.READY else None
+        self._entries[name] = _Entry(BackendStatus(name, readiness, reason, capabilities), backend, by_default)
 
     def statuses(self) -> tuple[BackendStatus, ...]:
         """All backends, in the order of their registration."""
         return tuple(entry.status for entry in self._entries.values())
 
     def get(self, name: str) -> HypervisorBackend:
-        """The backend of that name.
+        """The backend of that name, for VMs that exist, whether or not it may have new ones.
 
         Raises:
             NotFoundError: there is none.
@@ -89,13 +101,17 @@ class HypervisorRegistry:
             HostError: no backend can be used on this host.
         """
         candidates = self._candidates(spec.backend)
-        ready = [(entry.backend, refusals(spec, entry.backend.capabilities)) for entry in candidates if entry.backend]
-        for backend, reasons in ready:
-            if not reasons:
-                return backend
+        ready = [entry for entry in candidates if entry.status.readiness is Readiness.READY]
+        reasons: list[Refusal] = []
+        for entry in ready:
+            assert entry.backend is not None  # noqa: S101 - a ready entry has one
+            refused = refusals(spec, entry.backend.capabilities)
+            if not refused:
+                return entry.backend
+            reasons += refused
         if not ready or any(entry.status.readiness is Readiness.PROBING for entry in candidates):
-            raise _unusable([entry.status for entry in candidates if entry.backend is None])
-        raise _refused([reason for _, reasons in ready for reason in reasons])
+            raise _unusable([entry.status for entry in candidates if entry not in ready])
+        raise _refused(reasons)
 
     def _candidates(self, name: str | None) -> Sequence[_Entry]:
         if name is None:

@@ -46,6 +46,7 @@ START_DEADLINE_S = 20.0
 HELLO_DEADLINE_S = 90.0
 """From the first instruction to the guest's hello: 1 to 2 s with an emulated CPU of its own, far more on a busy host."""
 RECOVER_DEADLINE_S = 30.0
+"""For the monitor, and for the guest, of a VM to adopt. They answer in milliseconds, but many may be asked at once."""
 QUIT_DEADLINE_S = 1.0
 """For an end over QMP, before SIGKILL."""
 BOOT_ERROR_LINES = 5
@@ -66,17 +67,29 @@ class _Vm:
 
 
 class KvmBackend:
-    """QEMU on this host. `machine.acceleration` is what the probe found to work."""
+    """QEMU on this host. New VMs get `machine`, whose acceleration is what the probe found to work."""
 
-    def __init__(self, host: Host, machine: QemuMachine, *, channel: ChannelOpener = open_channel) -> None:
+    def __init__(
+        self,
+        host: Host,
+        machine: QemuMachine,
+        *,
+        channel: ChannelOpener = open_channel,
+        recover_deadline_s: float = RECOVER_DEADLINE_S,
+    ) -> None:
         self._host = host
         self._machine = machine
         self._open_channel = channel
+        self._recover_deadline_s = recover_deadline_s
         self._vms: dict[str, _Vm] = {}
 
     @property
     def capabilities(self) -> BackendCapabilities:
         return capabilities_of(self._machine.acceleration)
+
+    def use(self, machine: QemuMachine) -> None:
+        """Give new VMs another machine; those that run keep theirs."""
+        self._machine = machine
 
     async def create_vm(self, spec: VmSpec, plan: VmPlan) -> VmHandle:
         if spec.id in self._vms:
@@ -154,14 +167,10 @@ class KvmBackend:
             return None
         async with AsyncExitStack() as undo:
             undo.callback(vm.process.close)
-            if not await _let_run(vm.sockets):
-                await vm.process.kill()
-                return None
-            with suppress(OSError):
-                vm.process.console = connect_console(vm.sockets.console)
-            channel = await self._open_channel(vm.sockets.channel, fresh=False, deadline_s=RECOVER_DEADLINE_S)
-            undo.pop_all()
-        self._vms[handle.vm_id] = vm
+            channel = await self._adopt(vm)
+            if channel is not None:
+                self._vms[handle.vm_id] = vm
+                undo.pop_all()
         return channel
 
     async def usage(self, handle: VmHandle) -> Mapping[str, float]:
@@ -202,6 +211,19 @@ class KvmBackend:
             raise HostError(
                 "vmm-refused", f"QEMU ended at its start with code {ended.code}", details=ended.complaint
             ) from error
+
+    async def _adopt(self, vm: _Vm) -> GuestChannel | None:
+        try:
+            if not await _let_run(vm.sockets, self._recover_deadline_s):
+                await vm.process.kill()
+                return None
+            with suppress(OSError):
+                vm.process.console = connect_console(vm.sockets.console)
+            return await self._open_channel(vm.sockets.channel, fresh=False, deadline_s=self._recover_deadline_s)
+        except (GuestError, UnavailableError):
+            if await vm.process.ended(1.0):  # it ended just now
+                return None
+            raise
 
     async def _quit(self, vm: _Vm) -> None:
         """Ask QEMU to end, for a second at most."""
@@ -275,10 +297,10 @@ def _process_of(handle: VmHandle) -> ProcessId:
     return ProcessId(handle.pid, handle.start_time)
 
 
-async def _let_run(sockets: VmSockets) -> bool:
+async def _let_run(sockets: VmSockets, deadline_s: float) -> bool:
     """Whether the guest of a VMM runs, or does again; False where it never did."""
-    async with qmp_session(sockets.qmp, RECOVER_DEADLINE_S) as monitor:
-        answer = await monitor.execute("query-status", deadline_s=RECOVER_DEADLINE_S)
+    async with qmp_session(sockets.qmp, deadline_s) as monitor:
+        answer = await monitor.execute("query-status", deadline_s=deadline_s)
         state = answer.get("status") if isinstance(answer, dict) else None
         if state == "paused":
             await monitor.execute("cont")

@@ -1,4 +1,7 @@
-"""Offers the QEMU backend to a registry: probing first, then ready with what works, or unavailable with the reason."""
+"""Offers the QEMU backend to a registry: announced first, then settled as ready with what works, or unavailable.
+
+At a start: `announce_qemu`, adopt the VMs that run, sweep, and `settle_qemu` beside whatever comes next.
+"""
 
 from __future__ import annotations
 
@@ -41,19 +44,31 @@ class QemuSite:
         return QemuMachine(str(self.program), self.installation, acceleration, self.tsc_khz, self.flavour)
 
 
-async def offer_qemu(registry: HypervisorRegistry, host: Host, site: QemuSite) -> ProbeResult:
-    """Probe this host and register the backend `kvm`. Run it beside: VMs wait meanwhile, and are told so.
+def announce_qemu(registry: HypervisorRegistry, host: Host, site: QemuSite) -> KvmBackend:
+    """Enter the backend `kvm` as probing: VMs of an earlier life can be adopted, new ones wait."""
+    backend = KvmBackend(host, site.machine(Acceleration.TCG))
+    registry.probing(NAME, backend)
+    return backend
 
-    A trial VM is not in any record, so a sweep of the host would end it: sweep first.
+
+async def settle_qemu(registry: HypervisorRegistry, backend: KvmBackend, host: Host, site: QemuSite) -> ProbeResult:
+    """Probe this host, then register the backend with what works, or refuse it. Run it beside.
+
+    A trial VM is in no record, so a sweep of the host would end it: sweep first.
     """
-    registry.probing(NAME)
     result = await probe_qemu(host, site)
     chosen = result.chosen
     if chosen is None:
         registry.refuse(NAME, result.reason)
     else:
-        registry.register(KvmBackend(host, site.machine(chosen.acceleration)), reason=result.reason)
+        backend.use(site.machine(chosen.acceleration))
+        registry.register(backend, reason=result.reason)
     return result
+
+
+async def offer_qemu(registry: HypervisorRegistry, host: Host, site: QemuSite) -> ProbeResult:
+    """Announce and settle in one, for a host whose result is cached or that has no VMs to adopt."""
+    return await settle_qemu(registry, announce_qemu(registry, host, site), host, site)
 
 
 def cached_result(site: QemuSite) -> ProbeResult | None:
