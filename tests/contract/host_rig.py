@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -136,7 +137,7 @@ class RealHelper:
     async def clean(self) -> None:
         """End everything of this installation, whatever state the test left it in."""
         if self.process.poll() is not None:
-            self.host.close()
+            self.stop()
             self.start()
         try:
             await self.host.sweep(Keep())
@@ -163,6 +164,18 @@ async def real_helper(tmp_path: Path) -> AsyncIterator[RealHelper]:
             await helper.clean()
     finally:
         namespace.close()
+
+
+@contextmanager
+def sleeper(*argv: str, uid: int = 0) -> Iterator[int]:
+    """A process in a session of its own, with all that it starts."""
+    process = subprocess.Popen(argv or ("sleep", "600"), user=uid, group=uid, start_new_session=True)
+    try:
+        yield process.pid
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def rig_of(helper: RealHelper) -> HostRig:

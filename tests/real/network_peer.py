@@ -45,9 +45,11 @@ def probe_tcp(address: str, source: str) -> str:
 
 
 def probe_udp(address: str, source: str) -> str:
+    """`source` may be an address, or `:port` to send from the same port again."""
+    host, _, port = source.partition(":")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(PATIENCE_S)
-        client.bind((source, 0))
+        client.bind((host, int(port or 0)))
         client.sendto(b"probe", (address, PORT))
         return client.recv(100).decode()
 

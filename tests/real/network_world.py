@@ -28,6 +28,8 @@ from tests.contract.host_rig import Namespace, RealHelper
 OUTSIDE = "192.0.2.2"
 HOST_OUTSIDE = "192.0.2.1"
 METADATA = "169.254.169.254"
+ANOTHER_HOST = "10.127.255.1"
+"""An address of the pool that all installations share, on a machine elsewhere."""
 _PEER = Path(__file__).with_name("network_peer.py")
 _TAP_IN_NAMESPACE = """
 import fcntl, os, socket, struct, sys
@@ -167,7 +169,9 @@ class World:
             (self.outside, f"addr add {METADATA}/32 dev lo"),
             (self.outside, "link set eth0 up"),
             (self.outside, f"route add 10.64.0.0/10 via {HOST_OUTSIDE}"),
+            (self.outside, f"addr add {ANOTHER_HOST}/32 dev lo"),
             (self.host, f"route add {METADATA} via {OUTSIDE}"),
+            (self.host, f"route add {ANOTHER_HOST} via {OUTSIDE}"),
         ):
             namespace.run("ip", *line.split())
         self.peers = {"host": Peer(self.host), "outside": Peer(self.outside)}
@@ -192,6 +196,7 @@ class World:
         fixed = {
             "outside": OUTSIDE,
             "metadata": METADATA,
+            "another host": ANOTHER_HOST,
             "host": HOST_OUTSIDE,
             "gateway": self.gateways[0],
             "other gateway": self.gateways[1],

@@ -32,6 +32,8 @@ OPEN = {
     ("host", "b1"),
     ("host", "other1"),
     ("host", "outside"),
+    ("host", "metadata"),
+    ("host", "another host"),
     ("outside", "host"),
 }
 CLOSED = {
@@ -48,6 +50,7 @@ CLOSED = {
     ("b1", "host"),
     ("a1", "metadata"),
     ("other1", "metadata"),
+    ("a1", "another host"),
     ("outside", "a1"),
     ("outside", "other1"),
 }
@@ -120,13 +123,13 @@ async def test_a_released_address_opens_nothing_to_its_next_holder(a_world: Worl
     network = a_world.networks[0]
     friend = await a_world.add_vm("friend", network, "project_c")
     old = await a_world.add_vm("old", network, "project_c")
-    assert friend.peer.probe("udp", old.ip)
+    assert friend.peer.probe("udp", old.ip, ":4444")
     await network.release(vm_key("vm_old"))
     heir = replace(NetworkSpec("nic_old", "project_d"), ipv4=IPv4Address(old.ip))
     await network.adopt(vm_key("vm_old"), heir, IPv4Address(old.ip))
     await network.settle()
     assert old.peer.probe("udp", a_world.address("outside"))
-    assert not friend.peer.probe("udp", old.ip)
+    assert not friend.peer.probe("udp", old.ip, ":4444")
     assert not old.peer.probe("udp", friend.ip)
 
 
@@ -176,10 +179,13 @@ async def test_frames_that_are_not_the_vms_own_enter_nowhere(a_world: World) -> 
 
 async def test_a_vm_hears_nothing_that_is_not_for_it(a_world: World) -> None:
     """No flood, no broadcast, no ARP of others: the host knows each VM's MAC without asking."""
-    listener = a_world.vms["b1"]
+    listener = await a_world.add_vm("listener", a_world.networks[0], "project_a")
+    gateway = (str(listener.attachment.lease.gateway), "lladdr", mac_of(a_world.names[0].bridge), "dev", "eth0")
+    listener.namespace.run("ip", "neigh", "replace", *gateway, "nud", "permanent")  # so that it asks nothing itself
     before = received(listener.namespace, "eth0")
     assert a_world.vms["a1"].peer.probe("udp", a_world.vms["a2"].ip)
     assert a_world.peers["host"].probe("tcp", a_world.vms["a1"].ip)
+    assert not a_world.peers["host"].probe("udp", str(IPv4Address(listener.ip) + 1000))  # asks by broadcast who that is
     assert received(listener.namespace, "eth0") == before
 
 

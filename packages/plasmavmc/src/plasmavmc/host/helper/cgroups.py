@@ -7,8 +7,9 @@ was started, so that a later start finds it again.
 
 A child is made and filled by root; a process joins before it runs its program, so that nothing of it is ever outside.
 
-Traps: controllers cannot be passed on by a v2 group that holds processes (so a container's own root fails here, and v1
-or none is taken); a group can be removed only when its last process has been reaped.
+Traps: a group whose last process or child has just gone is busy for some milliseconds more, so removal is patient;
+controllers cannot be passed on by a v2 group that holds processes (so a container's own root fails here, and v1
+or none is taken).
 Source: Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/.
 """
 
@@ -19,6 +20,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Protocol
 
 from plasmavmc.errors import HostError
@@ -27,6 +29,7 @@ from plasmavmc.host.operations import Limits
 CONTROLLERS = ("memory", "cpu", "pids")
 V2, V1, NONE = "cgroup-v2", "cgroup-v1", "rlimits"
 _PERIOD_US = 100_000
+_REMOVAL_WAIT_S = 0.5
 _MOUNTS = Path("/proc/self/mounts")
 
 
@@ -56,7 +59,7 @@ class Cgroups(Protocol):
         """Remove a child. False where processes are still in it; one that is not there is fine."""
 
     def remove_parent(self) -> None:
-        """Remove the parent, once it has no children."""
+        """Remove the parent; it stays where it has children."""
 
 
 def find_cgroups(parent: str) -> Cgroups:
@@ -168,11 +171,15 @@ class DirectoryCgroups:
         )
 
     def remove(self, name: str) -> bool:
-        return all([_rmdir(parent / name) for parent in self._layout.parents])
+        deadline = monotonic() + _REMOVAL_WAIT_S
+        while not all([_rmdir(parent / name) for parent in self._layout.parents]):
+            if self.members(name) or monotonic() > deadline:
+                return False
+            sleep(0.005)
+        return True
 
     def remove_parent(self) -> None:
-        for parent in self._layout.parents:
-            _rmdir(parent)
+        self.remove("")
 
 
 class NoCgroups:

@@ -4,7 +4,8 @@ Theory. A VM sits alone behind its tap: an isolated port of the bridge, its addr
 gateway. So nothing passes from tap to tap as a frame; every packet is routed by the host, through the chains below.
 
 Table `bridge`, at each frame that enters by a tap: IPv4 and ARP only, and only with that tap's own MAC and address (in
-ARP: of the sender). It is one look-up in a concatenated set, whatever the number of VMs.
+ARP: of the sender). It is one look-up in a concatenated set, whatever the number of VMs. At each frame from the host to
+a tap: no broadcast and no multicast, which a bridge floods to all ports where the host itself is the sender.
 
 Table `inet`:
 - input: from a VM to the host, replies to the host's own connections only.
@@ -126,6 +127,10 @@ def _bridge_table(names: HostNames, rules: RuleSet) -> tuple[str, ...]:
         "chain prerouting {",
         "type filter hook prerouting priority -200; policy accept;",
         f'iifname "{names.link_prefix}*" goto from_vm',
+        "}",
+        "chain output {",
+        "type filter hook output priority -200; policy accept;",
+        f'oifname "{names.link_prefix}*" ether daddr & 01:00:00:00:00:00 != 00:00:00:00:00:00 drop',
         "}",
         "chain from_vm {",
         "ether type ip iifname . ether saddr . ip saddr @sources accept",

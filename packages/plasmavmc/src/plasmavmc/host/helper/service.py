@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import singledispatchmethod
 from pathlib import Path
-from time import monotonic, sleep
 from typing import NamedTuple
 
 from plasmavmc.errors import HostError
@@ -32,7 +31,6 @@ from plasmavmc.host.processes import held, processes, uids_of
 from plasmavmc.host.run import PATH, find_program
 
 _NFT_TIMEOUT_S = 20.0
-_CGROUP_WAIT_S = 0.5
 
 
 class Answer(NamedTuple):
@@ -137,7 +135,7 @@ class Helper:
         self.collect()
         if request.process in self.children.values():
             raise HostError("vm-running", f"the VMM {request.process.pid} has not ended")
-        self._remove_cgroup(self._names.vm_cgroup(request.key))
+        self._cgroups.remove(self._names.vm_cgroup(request.key))
         return Answer(self._codes.pop(request.process, None))
 
     @_do.register
@@ -221,7 +219,7 @@ class Helper:
                 )
             )
         except BaseException:
-            self._remove_cgroup(group)
+            self._cgroups.remove(group)
             raise
         finally:
             protocol.close_all(kvm)
@@ -245,12 +243,6 @@ class Helper:
                 for join in joins:
                     with suppress(ProcessLookupError):
                         join.write_text(str(member))
-
-    def _remove_cgroup(self, name: str) -> None:
-        """Remove a group whose process has ended; the kernel may need a moment to forget that process."""
-        deadline = monotonic() + _CGROUP_WAIT_S
-        while not self._cgroups.remove(name) and monotonic() < deadline:
-            sleep(0.005)
 
     @contextmanager
     def _host_locked(self) -> Iterator[None]:
