@@ -289,6 +289,18 @@ async def test_a_raised_epoch_is_taken_over_and_everything_told_again(tmp_path: 
         assert any(report.complete and report.epoch == 5 for report in one.control.reports)
 
 
+async def test_the_answer_to_a_report_tells_of_a_raised_epoch_without_waiting_for_the_timer(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        await one.control.assign("ins_1", workload())
+        await one.clock.until(one.control.is_("healthy"))
+        await one.control.hint()
+        await one.clock.advance(1.0)
+        one.control.epoch = 5
+        one.engine.die(await one.vm_id())
+        await one.clock.advance(0.1)
+        assert one.control.reports[-1].epoch == 5
+
+
 async def test_assignments_of_an_older_epoch_are_refused_also_after_a_restart(tmp_path: Path) -> None:
     async with world(tmp_path) as one:
         one.control.epoch = 5
@@ -339,7 +351,10 @@ async def test_a_deletion_that_hangs_holds_up_no_other_vm(tmp_path: Path) -> Non
         await one.control.assign("ins_1", workload())
         await one.clock.until(one.control.is_("healthy"))
 
-        async def hang(_vm_id: str) -> None:
+        asked: list[str] = []
+
+        async def hang(vm_id: str) -> None:
+            asked.append(vm_id)
             await one.clock.sleep(10_000)
 
         one.engine.delete = hang  # type: ignore[method-assign]
@@ -347,6 +362,8 @@ async def test_a_deletion_that_hangs_holds_up_no_other_vm(tmp_path: Path) -> Non
         await one.clock.until(one.control.is_("stopped"))
         await one.control.assign("ins_2", workload())
         await one.clock.until(one.control.is_("healthy", "ins_2"), timeout=3)
+        await one.clock.advance(60)
+        assert len(asked) == 1
 
 
 async def test_a_flood_of_changes_is_told_in_few_reports(tmp_path: Path) -> None:

@@ -116,6 +116,16 @@ async def test_a_server_that_floods_is_not_listened_to(prober: HostProber) -> No
     assert sent < 64 * 1024 * 1024
 
 
+async def test_a_line_without_an_end_is_judged_by_its_beginning(prober: HostProber) -> None:
+    async def flood(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"A" * 1000)
+            await writer.drain()
+
+    async with serving(flood) as port:
+        assert "not HTTP" in await prober.probe(TARGET, http(port), 1.0)
+
+
 async def test_a_tcp_check_passes_where_somebody_listens(prober: HostProber) -> None:
     async with serving(answering(b"")) as port:
         assert await prober.probe(TARGET, Check(kind=CheckKind.TCP, port=port), 1.0) == ""

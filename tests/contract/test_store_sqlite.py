@@ -132,6 +132,25 @@ async def test_nobody_hears_of_success_before_the_commit(store: SqliteStore) -> 
     await asyncio.gather(*(write(str(number)) for number in range(30)))
 
 
+async def test_a_commit_that_fails_is_told_to_all_of_its_batch_and_the_store_goes_on(store: SqliteStore) -> None:
+    def fail(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement == "COMMIT":
+            raise sqlite3.OperationalError("disk I/O error")
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", fail)
+    try:
+        names = ("a", "b", "c")
+        lost = [
+            asyncio.ensure_future(store.transact(lambda tx, name=name: tx.users.insert(user(name)))) for name in names
+        ]
+        results = await asyncio.gather(*lost, return_exceptions=True)
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", fail)
+    assert [getattr(result, "code", "") for result in results] == ["store-unavailable"] * 3
+    await store.transact(lambda tx: tx.users.insert(user("d")))
+    assert [found.id for found in await store.read(lambda tx: tx.users.select())] == ["usr_d"]
+
+
 async def test_a_reader_keeps_its_snapshot_while_others_commit(store: SqliteStore) -> None:
     looked, go_on = threading.Event(), threading.Event()
 
