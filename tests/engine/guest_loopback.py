@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -139,8 +140,17 @@ async def loopback(program: Path, directory: Path) -> AsyncIterator[Guest]:
             await channel.aclose()
         await guest.proxy.close()
         if process.returncode is None:
-            process.kill()
+            end_tree(process.pid)
         await process.communicate()
+
+
+def end_tree(pid: int) -> None:
+    """Kill a process and all that descends from it (the loop adopts its orphans)."""
+    with suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            end_tree(int(child))
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 async def next_of(channel: SocketGuestChannel, kind: type[GuestEvent]) -> GuestEvent:

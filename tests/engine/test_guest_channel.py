@@ -34,6 +34,10 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return asyncio.run(build("loopback", tmp_path_factory.mktemp("init")))
 
 
+HANG_UP_SCRIPT = "trap 'echo x > {mark}; exit' HUP; echo up; exec >/dev/null 2>&1; while :; do sleep 0.05; done"
+"""Its shell complains about the death of its sleep, and would die of that where nobody reads its stderr any more."""
+
+
 @pytest.fixture
 async def guest(program: Path, tmp_path: Path) -> AsyncIterator[Guest]:
     async with loopback(program, tmp_path) as running:
@@ -273,8 +277,7 @@ async def test_the_end_of_input_reaches_a_command_on_a_terminal(guest: Guest) ->
 async def test_letting_a_command_go_hangs_it_up(guest: Guest, tmp_path: Path) -> None:
     channel = await guest.start(*SLEEP)
     mark = tmp_path / "hung-up"
-    script = f"trap 'echo x > {mark}; exit' HUP; echo up; while :; do sleep 0.05; done"
-    session = await channel.exec(ExecSpec(("/bin/sh", "-c", script)))
+    session = await channel.exec(ExecSpec(("/bin/sh", "-c", HANG_UP_SCRIPT.format(mark=mark))))
     await anext(session.output())
     await session.aclose()
     await until(mark.exists)
@@ -397,8 +400,7 @@ async def test_a_connection_cut_within_a_frame_is_survived(guest: Guest, cut: in
 async def test_commands_of_the_old_connection_are_hung_up(guest: Guest, tmp_path: Path) -> None:
     mark = tmp_path / "hung-up"
     first = await guest.start(*SLEEP)
-    script = f"trap 'echo x > {mark}; exit' HUP; echo up; while :; do sleep 0.05; done"
-    session = await first.exec(ExecSpec(("/bin/sh", "-c", script)))
+    session = await first.exec(ExecSpec(("/bin/sh", "-c", HANG_UP_SCRIPT.format(mark=mark))))
     await anext(session.output())
     await first.aclose()
     second = await guest.open()

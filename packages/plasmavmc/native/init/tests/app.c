@@ -82,6 +82,15 @@ static void show_file(const char *path)
         close(fd);
 }
 
+/* As a server does that logs to /dev/stdout: open it anew, by its name. */
+static int write_to(const char *path)
+{
+    int fd = open(path, O_WRONLY);
+    if (fd < 0)
+        return fprintf(stderr, "%s: %s\n", path, strerror(errno)), 1;
+    return write(fd, "written\n", 8) != 8;
+}
+
 static void show_descriptors(void)
 {
     for (int fd = 0; fd < 256; fd++)
@@ -145,6 +154,8 @@ int main(int argc, char **argv)
     if (!strcmp(verb, "show"))
         for (int i = 2; i < argc; i++)
             show_file(argv[i]);
+    if (!strcmp(verb, "write") && argc > 2)
+        return write_to(argv[2]);
     if (!strcmp(verb, "tty"))
         printf("tty %d\n", isatty(0));
     return 0;
