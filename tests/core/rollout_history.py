@@ -118,7 +118,7 @@ class History:
         self.changes_made = 0
         self._made = 0
 
-    # --- what happens ---------------------------------------------------------------------------------------------------
+    # --- what happens ---
 
     def happen(self, event: Event) -> None:
         name, x = event
@@ -260,7 +260,7 @@ class History:
         )
         self.deployments[deployment.id] = deployment
 
-    # --- the rest of the platform ---------------------------------------------------------------------------------------
+    # --- the rest of the platform ---
 
     def agents(self) -> None:
         """Each node moves some of its instances one step on."""
@@ -353,7 +353,7 @@ class History:
             return 0
         return sessions if sessions > 100 else sessions - self.random.randrange(2)
 
-    # --- the planner's step ---------------------------------------------------------------------------------------------
+    # --- the planner's step ---
 
     def step(self) -> None:
         """Plan, check, apply, check."""
@@ -437,7 +437,7 @@ class History:
     def drain_timeout_of(self, instance: Instance) -> float:
         return self.releases[instance.release_id].config.drain_timeout_s
 
-    # --- the end --------------------------------------------------------------------------------------------------------
+    # --- the end ---
 
     def settle(self) -> None:
         """Everything heals and nothing more happens: the app must come to be what is wanted."""

@@ -1,0 +1,70 @@
+"""What is refused before anything is stored, and with which field."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from shellwego.core.admission import admit
+from shellwego.core.apps import MIB, AppConfig, Process
+from shellwego.core.nodes import Backend, Node, NodeFacts
+
+GIB = 1024 * MIB
+KVM = Backend(name="kvm", status="ready", max_vcpus=8, max_memory_bytes=64 * GIB)
+
+
+def node(*backends: Backend, memory: int = 8 * GIB) -> Node:
+    facts = NodeFacts(
+        hostname="a", version="1", cpu_milli=4000, memory_bytes=memory, disk_bytes=50 * GIB, backends=backends
+    )
+    return Node(id="node_a", name="a", facts=facts, last_heard_at=0.0, created_at=0.0)
+
+
+def config(**changes: object) -> AppConfig:
+    return AppConfig(processes=(replace(Process(), **changes),))  # type: ignore[arg-type]
+
+
+def fields(config: AppConfig, *nodes: Node) -> list[str]:
+    return [fault.field for fault in admit(config, nodes)]
+
+
+def test_what_a_node_can_serve_is_admitted() -> None:
+    assert admit(config(), [node(KVM)]) == ()
+
+
+def test_each_size_beyond_the_largest_node_is_named() -> None:
+    wish = config(memory_bytes=9 * GIB, cpu_milli=5000, vcpus=9, disk_bytes=60 * GIB)
+    assert fields(wish, node(KVM)) == [
+        "processes.web.memory",
+        "processes.web.cpu",
+        "processes.web.vcpus",
+        "processes.web.disk",
+    ]
+
+
+def test_the_message_tells_what_was_asked_and_what_there_is() -> None:
+    (fault,) = admit(config(memory_bytes=9 * GIB), [node(KVM, memory=GIB), node(KVM)])
+    assert fault.message == "9216 MiB asked, the largest node has 8192 MiB"
+
+
+def test_a_backend_s_own_limit_counts() -> None:
+    small = replace(KVM, max_memory_bytes=2 * GIB)
+    assert fields(config(memory_bytes=3 * GIB), node(small)) == ["processes.web.memory"]
+    assert fields(config(memory_bytes=3 * GIB), node(small), node(replace(small, max_memory_bytes=0))) == []
+
+
+def test_a_backend_that_no_node_offers_is_refused_with_those_that_there_are() -> None:
+    (fault,) = admit(replace(config(), backend="firecracker"), [node(KVM)])
+    assert (fault.field, fault.code) == ("backend", "not-offered")
+    assert "the nodes offer kvm" in fault.message
+
+
+def test_a_backend_that_still_probes_is_no_reason_to_refuse() -> None:
+    assert fields(replace(config(), backend="kvm"), node(replace(KVM, status="probing"))) == []
+
+
+def test_a_backend_whose_probe_failed_is_none() -> None:
+    assert fields(replace(config(), backend="kvm"), node(replace(KVM, status="failed"))) == ["backend"]
+
+
+def test_a_platform_without_nodes_refuses_nothing() -> None:
+    assert admit(config(memory_bytes=1 << 50), []) == ()

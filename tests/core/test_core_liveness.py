@@ -1,0 +1,70 @@
+"""Silence counts only while it could have been heard."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shellwego.core.liveness import MAX_STEP_S, Hearing, Terms, judge, listen
+from shellwego.core.nodes import Node, NodeFacts, NodeHealth
+
+FACTS = NodeFacts(hostname="a", version="1", cpu_milli=1, memory_bytes=1, disk_bytes=1)
+NODE = Node(id="node_a", name="a", facts=FACTS, last_heard_at=50.0, created_at=0.0)
+TERMS = Terms(suspect_s=3.5, down_s=5.0, unheard_s=30.0)
+
+
+def silence(seconds: float, *, ever: bool = True, step: float = 0.5) -> Hearing:
+    """The hearing of a node that says nothing for so long."""
+    hearing = replace(listen(None, NODE, 0.0), ever=ever)
+    for _ in range(round(seconds / step)):
+        hearing = listen(hearing, NODE, step)
+    return hearing
+
+
+def test_a_silent_node_is_suspect_then_down() -> None:
+    assert judge(NODE, silence(3.0), TERMS) is NodeHealth.READY
+    assert judge(NODE, silence(3.5), TERMS) is NodeHealth.SUSPECT
+    assert judge(NODE, silence(4.5), TERMS) is NodeHealth.SUSPECT
+    assert judge(NODE, silence(5.0), TERMS) is NodeHealth.DOWN
+
+
+def test_a_beat_ends_the_silence_and_the_suspicion() -> None:
+    heard = listen(silence(4.5), replace(NODE, last_heard_at=54.0), 0.5)
+    assert heard.silence_s == 0
+    assert judge(replace(NODE, health=NodeHealth.SUSPECT), heard, TERMS) is NodeHealth.READY
+
+
+def test_ten_minutes_in_which_nobody_listened_are_no_silence() -> None:
+    """The platform was off: the first look after its start knows nothing, whatever the node's last beat was."""
+    assert listen(None, NODE, 600.0).silence_s == 0
+
+
+def test_a_stall_of_the_listener_counts_as_one_step() -> None:
+    assert listen(silence(0.0), NODE, 600.0).silence_s == MAX_STEP_S
+
+
+def test_a_clock_that_steps_back_adds_nothing() -> None:
+    assert listen(silence(1.0), NODE, -5.0).silence_s == 1.0
+
+
+def test_a_node_that_was_never_heard_gets_the_longer_term() -> None:
+    assert judge(NODE, silence(20.0, ever=False), TERMS) is NodeHealth.SUSPECT
+    assert judge(NODE, silence(30.0, ever=False), TERMS) is NodeHealth.DOWN
+
+
+def test_a_node_that_is_down_stays_so_until_it_reports_its_new_epoch() -> None:
+    heard = listen(silence(9.0), replace(NODE, last_heard_at=60.0), 0.5)
+    assert judge(replace(NODE, health=NodeHealth.DOWN), heard, TERMS) is NodeHealth.DOWN
+
+
+@given(steps=st.lists(st.floats(0, 1e6), max_size=50))
+def test_no_node_is_down_before_one_full_term_of_listening(steps: list[float]) -> None:
+    hearing = replace(listen(None, NODE, 0.0), ever=True)
+    listened = 0.0
+    for step in steps:
+        hearing = listen(hearing, NODE, step)
+        listened += min(step, MAX_STEP_S)
+        if judge(NODE, hearing, TERMS) is NodeHealth.DOWN:
+            assert listened >= TERMS.down_s - 1e-6
