@@ -159,7 +159,7 @@ def workload(instance: Instance, app: App, release: Release, project: Project, n
         release=release.number,
         image_digest=release.image_digest,
         command=instance.command if instance.command is not None else process.command,
-        entrypoint=process.entrypoint,
+        entrypoint=() if run else process.entrypoint,
         env={**_environment(app, instance.process, release, node, port), **config.env},
         memory_bytes=instance.memory_bytes,
         cpu_milli=instance.cpu_milli,
