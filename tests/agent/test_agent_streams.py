@@ -31,7 +31,8 @@ def logs_request(*, follow: bool = False, tail: int = 100) -> StreamRequest:
 
 
 async def records(stream: DuplexStream) -> list[Record]:
-    reader, found = RecordReader(), []
+    reader = RecordReader()
+    found: list[Record] = []
     while data := await stream.receive():
         found += reader.feed(data)
     return found

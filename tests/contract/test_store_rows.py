@@ -34,7 +34,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
         return st.lists(values(arguments[0]), max_size=2).map(tuple)
     if get_origin(hint) is Mapping:
         return st.dictionaries(values(arguments[0]), values(arguments[1]), max_size=2)
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         return st.builds(hint, **{name: values(kind) for name, kind in get_type_hints(hint).items()})
     if issubclass(hint, StrEnum):
         return st.sampled_from(hint)

@@ -9,7 +9,7 @@ import sqlite3
 import stat
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -132,6 +132,10 @@ async def test_nobody_hears_of_success_before_the_commit(store: SqliteStore) -> 
     await asyncio.gather(*(write(str(number)) for number in range(30)))
 
 
+def insert_user(name: str) -> Callable[[Transaction], User]:
+    return lambda tx: tx.users.insert(user(name))
+
+
 async def test_a_commit_that_fails_is_told_to_all_of_its_batch_and_the_store_goes_on(store: SqliteStore) -> None:
     def fail(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         if statement == "COMMIT":
@@ -139,11 +143,8 @@ async def test_a_commit_that_fails_is_told_to_all_of_its_batch_and_the_store_goe
 
     sa.event.listen(sa.Engine, "before_cursor_execute", fail)
     try:
-        names = ("a", "b", "c")
-        lost = [
-            asyncio.ensure_future(store.transact(lambda tx, name=name: tx.users.insert(user(name)))) for name in names
-        ]
-        results = await asyncio.gather(*lost, return_exceptions=True)
+        writes = [store.transact(insert_user(name)) for name in ("a", "b", "c")]
+        results = await asyncio.gather(*writes, return_exceptions=True)
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", fail)
     assert [getattr(result, "code", "") for result in results] == ["store-unavailable"] * 3

@@ -215,14 +215,14 @@ class UplinkContract:
         assert control.got == [REPORT]
 
     async def test_a_call_that_is_held_up_holds_up_no_other(self, join: Join) -> None:
-        control = Recorder(holds_up=asyncio.Event())
+        release = asyncio.Event()
+        control = Recorder(holds_up=release)
         joined = join(control)
         held = asyncio.ensure_future(joined.node.report(REPORT))
         async with asyncio.timeout(5):
             await control.arrived.wait()
-            control.holds_up, release = None, control.holds_up
+            control.holds_up = None
             await joined.edge.register_edge("front")
             assert not held.done()
-            assert release is not None
             release.set()
             assert await held == 3
