@@ -46,7 +46,7 @@ class Precondition:
             )
 
 
-def _if_match(value: Annotated[str | None, Header(alias="If-Match", max_length=512)] = None) -> Precondition:
+async def _if_match(value: Annotated[str | None, Header(alias="If-Match", max_length=512)] = None) -> Precondition:
     return Precondition(frozenset(tag.strip() for tag in (value or "").split(",") if tag.strip()))
 
 

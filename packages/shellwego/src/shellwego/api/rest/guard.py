@@ -81,7 +81,7 @@ def operation(
     return add
 
 
-def _idempotency_key(
+async def _idempotency_key(
     key: Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=_MAX_KEY)] = None,
 ) -> None:
     """Only tells the document of the header; the guarded route reads it, before the body is parsed."""
@@ -188,7 +188,8 @@ async def admit_socket(connection: HTTPConnection, permission: str) -> Access:
     return make_access(connection, session, permission)
 
 
-def _granted(request: Request) -> Access:
+async def _granted(request: Request) -> Access:
+    """Asynchronous, as every dependency here: FastAPI runs others in a thread, which costs more than they do."""
     return cast(Access, request.state.access)
 
 

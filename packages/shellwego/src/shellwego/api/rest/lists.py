@@ -32,7 +32,7 @@ class ListQuery:
         return PageRequest(order=order, sort_type=sort_type, limit=self.limit, cursor=self.cursor, total=self.total)
 
 
-def _list_query(
+async def _list_query(
     limit: Limit = 20,
     cursor: Annotated[str, Query(max_length=1024)] = "",
     sort: Annotated[str, Query(max_length=80, description="field:asc or field:desc")] = "",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shellwego.api.rest.schemas.common import Arguments, Body, Name, Pagination, View, when, when_or_none
+from shellwego.api.rest.schemas.common import Arguments, Body, Name, Pagination, Size, View, when, when_or_none
 from shellwego.core.events import AuditRecord, Event
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
@@ -56,7 +56,7 @@ class RunCreate(Body):
     command: Annotated[Arguments, Field(min_length=1)]
     process: Name | None = None
     """Whose size and environment it gets; left out: the app's first process."""
-    memory: Annotated[str, Field(max_length=16)] | None = None
+    memory: Size | None = None
 
 
 class ImageCreate(Body):

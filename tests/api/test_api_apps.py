@@ -1,0 +1,377 @@
+"""Apps, environment, scale, deployments, releases and runs over the API."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shellwego.core.deployments import DeploymentState
+from shellwego.core.images import ImageState
+from shellwego.core.instances import Phase
+from shellwego.drivers.clock.virtual import VirtualClock
+from tests.api.api_world import FOREIGN, VIEWER, World
+
+
+async def test_a_new_app_has_a_hostname_and_runs_nothing(world: World) -> None:
+    app = await world.made("/v1/apps", {"name": "shop"})
+    assert (app["hostname"], app["url"]) == ("shop.localhost", "http://shop.localhost:8080")
+    assert (app["state"], app["counts"], app["running"], app["release"]) == ("stopped", {"web": 1}, {}, None)
+
+
+async def test_two_tenants_with_one_name_get_two_hostnames(world: World) -> None:
+    first = await world.made("/v1/apps", {"name": "shop"})
+    second = await world.made("/v1/apps", {"name": "shop"}, token=FOREIGN)
+    assert first["hostname"] == "shop.localhost"
+    assert second["hostname"] == "shop-theirs.localhost"
+    assert (await world.post("/v1/apps", {"name": "shop"})).code == "app-exists"
+
+
+async def test_an_app_is_made_whole_with_config_env_and_counts(world: World) -> None:
+    body = {
+        "name": "shop",
+        "env": {"A": "1"},
+        "counts": {"worker": 3},
+        "config": {
+            "processes": {"worker": {"command": ["python", "-m", "jobs"], "memory": "1gb", "cpu": "2"}},
+            "services": [{"port": 8080}],
+            "checks": [{"type": "http", "path": "/healthz", "interval": 1}],
+        },
+    }
+    app = await world.made("/v1/apps", body)
+    assert app["counts"] == {"web": 1, "worker": 3}
+    worker = app["config"]["processes"][1]
+    assert (worker["memory_bytes"], worker["cpu_milli"], worker["vcpus"]) == (1 << 30, 2000, 2)
+    assert worker["command"] == ["python", "-m", "jobs"]
+    assert app["config"]["env_names"] == ["A"]
+    assert app["config"]["checks"][0]["port"] is None
+
+
+async def test_a_deploy_makes_a_release_and_waits_for_its_image(world: World) -> None:
+    deployment = await world.deployed()
+    assert (deployment["state"], deployment["stage"], deployment["release"]) == ("pending", "admission", 1)
+    image = (await world.get("/v1/images")).json["data"][0]
+    assert (image["reference"], image["state"], image["loaded"]) == ("registry.example/hello:v1", "fetching", False)
+    release = (await world.get("/v1/apps/shop/releases/v1")).json
+    assert release["image_digest"] == image["digest"]
+    assert release["config"]["services"] == [{"process": "web", "port": 8080}]
+    assert (await world.get("/v1/apps/shop")).json["state"] == "deploying"
+
+
+@pytest.mark.parametrize(
+    ("image", "status", "code"),
+    [
+        ("hello:v1", 404, "image-not-found"),
+        ("registry.example/nothing:v1", 404, "image-not-found"),
+        ("forbidden.example/x", 403, "registry-forbidden"),
+        ("down.example/x", 503, "registry-unreachable"),
+        ("Hello World", 422, "bad-reference"),
+        ("$(id)", 422, "bad-reference"),
+        ("../../etc/passwd", 422, "bad-reference"),
+        ("a/b\n", 422, "bad-reference"),
+        ("x" * 600, 422, "refused"),
+    ],
+)
+async def test_a_deploy_of_an_image_that_is_not_there_stores_nothing(
+    world: World, image: str, status: int, code: str
+) -> None:
+    world.images.forbidden.add("forbidden.example")
+    world.images.unreachable.add("down.example")
+    await world.made("/v1/apps", {"name": "shop"})
+    answer = await world.post("/v1/apps/shop/deployments", {"image": image})
+    assert (answer.status, answer.code) == (status, code)
+    assert (await world.get("/v1/apps/shop/deployments")).json["data"] == []
+    assert (await world.get("/v1/apps/shop/releases")).json["data"] == []
+    assert (await world.get("/v1/images")).json["data"] == []
+
+
+async def test_a_deploy_without_an_image_needs_an_earlier_one(world: World) -> None:
+    await world.made("/v1/apps", {"name": "shop"})
+    answer = await world.post("/v1/apps/shop/deployments", {})
+    assert (answer.status, answer.code) == (422, "no-image")
+    assert answer.json["errors"][0]["field"] == "image"
+
+
+async def test_the_only_port_that_an_image_exposes_becomes_the_service(world: World) -> None:
+    world.images.publish("registry.example/one:v1", exposed_ports=(3000,))
+    world.images.publish("registry.example/two:v1", exposed_ports=(3000, 4000))
+    for name, ports in (("one", [{"process": "web", "port": 3000}]), ("two", [])):
+        await world.made("/v1/apps", {"name": name})
+        await world.made(f"/v1/apps/{name}/deployments", {"image": f"registry.example/{name}:v1"})
+        assert (await world.get(f"/v1/apps/{name}")).json["config"]["services"] == ports
+
+
+async def test_a_moved_tag_deploys_what_it_means_now(world: World) -> None:
+    await world.deployed()
+    moved = world.images.publish("registry.example/hello:v1", size_bytes=2000)
+    await world.made("/v1/apps/shop/deployments", {"image": "registry.example/hello:v1"})
+    assert (await world.get("/v1/apps/shop/releases/2")).json["image_digest"] == moved
+    await world.made("/v1/apps/shop/deployments", {"description": "same image"})
+    assert (await world.get("/v1/apps/shop/releases/3")).json["image_digest"] == moved
+
+
+async def test_what_no_node_could_serve_is_refused_with_the_field(world: World) -> None:
+    world.images.publish("registry.example/hello:v1")
+    await world.made("/v1/apps", {"name": "shop"})
+    body = {"image": "registry.example/hello:v1", "config": {"processes": {"web": {"memory": "900gb"}}}}
+    answer = await world.post("/v1/apps/shop/deployments", body)
+    assert (answer.status, answer.code) == (422, "cannot-be-placed")
+    assert answer.json["errors"][0]["field"] == "processes.web.memory"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"strategy": "canary"},
+        {"wait_timeout": 0},
+        {"port": 0},
+        {"port": 70000},
+        {"check_path": "no-slash", "port": 80},
+        {"check_path": "/a b", "port": 80},
+        {"check_path": "/"},
+        {"port": 80, "config": {"services": [{"port": 81}]}},
+        {"command": ["a\u0000b"]},
+        {"command": ["x"] * 200},
+        {"config": {"checks": [{"type": "exec"}]}},
+        {"config": {"checks": [{"type": "tcp", "process": "nope", "port": 1}]}},
+        {"config": {"services": [{"process": "nope", "port": 1}]}},
+        {"config": {"remove_processes": ["web"]}},
+        {"config": {"processes": {"web": {"stop_signal": "KILL;reboot"}}}},
+        {"config": {"processes": {f"p{n}": {} for n in range(16)}}},
+    ],
+)
+async def test_a_deploy_that_means_nothing_is_refused_and_leaves_nothing(world: World, body: Any) -> None:
+    world.images.publish("registry.example/hello:v1")
+    await world.made("/v1/apps", {"name": "shop"})
+    before = (await world.get("/v1/apps/shop")).json
+    answer = await world.post("/v1/apps/shop/deployments", {"image": "registry.example/hello:v1", **body})
+    assert answer.status == 422, answer.content
+    assert answer.json["errors"]
+    assert (await world.get("/v1/apps/shop")).json == before
+    assert (await world.get("/v1/images")).json["data"] == []
+
+
+async def test_a_plan_tells_what_a_deploy_would_change_and_does_nothing(world: World) -> None:
+    await world.deployed()
+    await world.running()
+    same = await world.made("/v1/apps/shop/plan", {"image": "registry.example/hello:v1"})
+    assert (same["changed"], same["changes"], same["replaced"]) == (False, [], {})
+    other = await world.made("/v1/apps/shop/plan", {"port": 9000, "env": {"SECRET": "hunter2"}})
+    assert other["replaced"] == {"web": 1}
+    assert {(c["field"], c["before"], c["after"]) for c in other["changes"]} == {
+        ("services.web.port", "8080", "9000"),
+        ("env.SECRET", None, "(set)"),
+    }
+    assert (await world.get("/v1/apps/shop/releases")).json["pagination"]["has_more"] is False
+    assert len((await world.get("/v1/apps/shop/releases")).json["data"]) == 1
+
+
+async def test_a_changed_variable_is_rolled_out_unless_it_is_staged(world: World) -> None:
+    await world.deployed()
+    staged = await world.call("PATCH", "/v1/apps/shop/env", {"env": {"A": "1"}, "stage": True})
+    assert staged.json == {"env": {"A": "1"}, "deployment_id": None}
+    assert len((await world.get("/v1/apps/shop/releases")).json["data"]) == 1
+    changed = await world.call("PATCH", "/v1/apps/shop/env", {"env": {"B": "2"}})
+    assert changed.json["deployment_id"]
+    release = (await world.get("/v1/apps/shop/releases/v2")).json
+    assert release["config"]["env_names"] == ["A", "B"]
+    unset = await world.call("PATCH", "/v1/apps/shop/env", {"env": {"A": None}})
+    assert unset.json["env"] == {"B": "2"}
+
+
+async def test_values_of_variables_are_for_those_who_may_change_them(world: World) -> None:
+    await world.made("/v1/apps", {"name": "shop", "env": {"PASSWORD": "hunter2"}})
+    assert (await world.get("/v1/apps/shop/env")).json["env"] == {"PASSWORD": "hunter2"}
+    assert (await world.get("/v1/apps/shop/env", token=VIEWER)).status == 403
+    for path in ("/v1/apps/shop", "/v1/apps"):
+        assert b"hunter2" not in (await world.get(path, token=VIEWER)).content
+
+
+async def test_a_count_is_no_release_and_a_size_is_one(world: World) -> None:
+    await world.deployed()
+    counted = await world.made("/v1/apps/shop/scale", {"counts": {"web": 3}})
+    assert (counted["app"]["counts"], counted["deployment_id"]) == ({"web": 3}, None)
+    sized = await world.made("/v1/apps/shop/scale", {"sizes": {"web": {"memory": "1gb"}}})
+    assert sized["deployment_id"]
+    release = (await world.get("/v1/apps/shop/releases/v2")).json
+    assert release["config"]["processes"][0]["memory_bytes"] == 1 << 30
+    for body in ({}, {"counts": {"nope": 1}}, {"sizes": {"nope": {"memory": "1gb"}}}, {"counts": {"web": 5000}}):
+        assert (await world.post("/v1/apps/shop/scale", body)).status == 422
+
+
+async def test_start_stop_and_restart(world: World) -> None:
+    await world.made("/v1/apps", {"name": "shop"})
+    assert (await world.post("/v1/apps/shop/actions/restart")).code == "not-running"
+    world.images.publish("registry.example/hello:v1")
+    await world.made("/v1/apps/shop/deployments", {"image": "registry.example/hello:v1"})
+    await world.running()
+    assert (await world.get("/v1/apps/shop")).json["state"] == "running"
+    restarted = await world.made("/v1/apps/shop/actions/restart", {"strategy": "immediate"})
+    deployment = (await world.get(f"/v1/apps/shop/deployments/{restarted['deployment_id']}")).json
+    assert (deployment["release"], deployment["strategy"]) == (1, "immediate")
+    stopped = await world.made("/v1/apps/shop/actions/stop")
+    assert (stopped["app"]["stopped"], stopped["app"]["state"]) == (True, "stopped")
+    assert (await world.post("/v1/apps/shop/actions/restart")).code == "not-running"
+    assert (await world.made("/v1/apps/shop/actions/start"))["app"]["stopped"] is False
+
+
+async def test_a_destroyed_app_takes_no_more_orders(world: World) -> None:
+    await world.deployed()
+    gone = await world.call("DELETE", "/v1/apps/shop")
+    assert (gone.status, gone.json["app"]["deleting"]) == (202, True)
+    assert (await world.call("DELETE", "/v1/apps/shop")).status == 202
+    for path, body in (
+        ("deployments", {"image": "registry.example/hello:v1"}),
+        ("actions/start", None),
+        ("actions/restart", None),
+        ("actions/rollback", {"release": "v1"}),
+        ("scale", {"counts": {"web": 2}}),
+        ("runs", {"command": ["true"]}),
+    ):
+        answer = await world.post(f"/v1/apps/shop/{path}", body)
+        assert (answer.status, answer.code) == (409, "app-deleting"), path
+
+
+async def _succeed(world: World) -> None:
+    """As if the last deployment had been rolled out in full."""
+    await world.running()
+    assert isinstance(world.clock, VirtualClock)
+    await world.clock.advance(1)
+
+
+async def test_a_rollback_makes_a_new_release_with_the_content_before(world: World) -> None:
+    await world.deployed()
+    await _succeed(world)
+    await world.made("/v1/apps/shop/deployments", {"port": 9000})
+    await _succeed(world)
+    back = await world.made("/v1/apps/shop/actions/rollback")
+    assert back["release"] == 3
+    first, third = [(await world.get(f"/v1/apps/shop/releases/v{n}")).json for n in (1, 3)]
+    assert first["content_hash"] == third["content_hash"]
+    assert third["description"] == "rollback to v1"
+    assert (await world.get("/v1/apps/shop")).json["config"]["services"][0]["port"] == 8080
+    diff = (await world.get("/v1/apps/shop/releases/v2/diff?against=1")).json
+    assert [change["field"] for change in diff["changes"]] == ["services.web.port"]
+
+
+async def test_a_rollback_needs_somewhere_to_go(world: World) -> None:
+    await world.deployed()
+    await _succeed(world)
+    assert (await world.post("/v1/apps/shop/actions/rollback")).code == "no-earlier-release"
+    for release in ("v9", "9", "-1", "v", "x" * 30, f"rel_{'0' * 26}", "٣"):
+        answer = await world.post("/v1/apps/shop/actions/rollback", {"release": release})
+        assert (answer.status, answer.code) == (404, "release-not-found")
+
+
+async def test_a_rollback_to_a_deleted_image_is_refused(world: World) -> None:
+    await world.deployed()
+    await _succeed(world)
+    world.images.publish("registry.example/other:v1")
+    await world.made("/v1/apps/shop/deployments", {"image": "registry.example/other:v1"})
+    await _succeed(world)
+    for instance in await world.control.read(lambda tx: tx.instances.select()):
+        await world.commit(lambda unit, row=instance: unit.tx.instances.delete(row.id))
+    images = (await world.get("/v1/images?filter[q]=hello")).json["data"]
+    assert (await world.call("DELETE", f"/v1/images/{images[0]['id']}")).status == 204
+    assert (await world.post("/v1/apps/shop/actions/rollback", {"release": "v1"})).code == "image-deleted"
+
+
+async def test_a_deployment_is_cancelled_once(world: World) -> None:
+    deployment = await world.deployed()
+    path = f"/v1/apps/shop/deployments/{deployment['id']}"
+    cancelled = await world.post(f"{path}/actions/cancel")
+    assert (cancelled.json["state"], cancelled.json["finished"]) == ("cancelled", True)
+    assert (await world.post(f"{path}/actions/cancel")).code == "deployment-finished"
+
+
+async def test_waiting_ends_when_the_deployment_does(world: World) -> None:
+    deployment = await world.deployed()
+    path = f"/v1/apps/shop/deployments/{deployment['id']}"
+    assert isinstance(world.clock, VirtualClock)
+    early = await world.clock.run(world.get(f"{path}/wait?timeout=3"))
+    assert early.json["state"] == "pending"
+
+    async def finish() -> None:
+        await world.clock.sleep(5)
+        await world.running()
+
+    task = asyncio.ensure_future(finish())
+    started = world.clock.monotonic()
+    late = await world.clock.run(world.get(f"{path}/wait?timeout=60"))
+    await task
+    assert late.json["state"] == "succeeded"
+    assert world.clock.monotonic() - started < 8
+    same = await world.get(f"{path}/wait?timeout=0&version={late.json['version']}&state=failed")
+    assert same.json == late.json
+    changed = await world.clock.run(world.get(f"{path}/wait?timeout=60&version=1&state=failed"))
+    assert changed.json == late.json
+
+
+async def test_deployments_are_filtered_by_state(world: World) -> None:
+    await world.deployed()
+    for states, count in (("pending", 1), ("pending,failed", 1), ("failed", 0), (",".join(["x"] * 51), None)):
+        answer = await world.get(f"/v1/apps/shop/deployments?filter[state]={states}")
+        assert (len(answer.json["data"]) if count is not None else answer.status) == (400 if count is None else count)
+
+
+async def test_instances_are_shown_with_their_release(world: World) -> None:
+    await world.deployed()
+    instance = await world.running()
+    listed = (await world.get("/v1/apps/shop/instances?filter[phase]=healthy")).json["data"]
+    assert [(row["id"], row["release"], row["phase"]) for row in listed] == [(instance.id, 1, "healthy")]
+    assert (await world.get("/v1/vms")).json["data"] == listed
+    assert (await world.get(f"/v1/vms/{instance.id}")).json == listed[0]
+    assert (await world.get("/v1/apps/shop/instances?filter[owner]=run")).json["data"] == []
+
+
+async def test_a_run_is_an_instance_of_its_own(world: World) -> None:
+    await world.made("/v1/apps", {"name": "shop"})
+    assert (await world.post("/v1/apps/shop/runs", {"command": ["true"]})).code == "never-deployed"
+    world.images.publish("registry.example/hello:v1")
+    await world.made("/v1/apps/shop/deployments", {"image": "registry.example/hello:v1"})
+    await world.running()
+    run = await world.made("/v1/apps/shop/runs", {"command": ["python", "-m", "migrate"], "memory": "512m"})
+    assert (run["owner"], run["phase"], run["command"]) == ("run", "pending", ["python", "-m", "migrate"])
+    assert run["memory_bytes"] == 512 << 20
+    assert (await world.get("/v1/apps/shop")).json["running"] == {"web": 1}
+    stopped = await world.call("DELETE", f"/v1/apps/shop/runs/{run['id']}")
+    assert stopped.json["desired"] == "stop"
+    web = (await world.get("/v1/apps/shop/instances?filter[owner]=app")).json["data"][0]
+    assert (await world.call("DELETE", f"/v1/apps/shop/runs/{web['id']}")).status == 404
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"command": []},
+        {"command": [""]},
+        {"command": ["a\u0000"]},
+        {"command": ["true"], "process": "nope"},
+        {"command": ["true"], "memory": "900gb"},
+        {"command": ["true"], "memory": "1k"},
+        {"command": ["true"], "memory": "lots"},
+    ],
+)
+async def test_a_run_that_cannot_be_is_refused(world: World, body: Any) -> None:
+    await world.deployed()
+    await world.running()
+    assert (await world.post("/v1/apps/shop/runs", body)).status == 422
+
+
+async def test_a_deployment_in_progress_shows_as_the_apps_state(world: World) -> None:
+    await world.deployed()
+    await world.running(phase=Phase.UNHEALTHY)
+    assert (await world.get("/v1/apps/shop")).json["state"] == "failed"
+
+    def fail(unit: Any) -> None:
+        row = unit.tx.deployments.select()[0]
+        unit.tx.deployments.update(replace(row, state=DeploymentState.FAILED, reason="x", reason_code="y"))
+        image = unit.tx.images.select()[0]
+        unit.tx.images.update(replace(image, state=ImageState.FAILED, reason="corrupt"))
+
+    await world.commit(fail)
+    assert (await world.get("/v1/images")).json["data"][0]["reason"] == "corrupt"
+    await world.made("/v1/apps/shop/deployments", {"image": "registry.example/hello:v1"})
+    assert (await world.get("/v1/images")).json["data"][0]["state"] == "fetching"
