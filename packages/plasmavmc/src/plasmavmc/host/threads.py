@@ -22,6 +22,7 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     except asyncio.CancelledError:
         while not task.done():
             await _outlast(task)
+        task.exception()  # seen, if there is one; the caller gets the cancellation
         raise
 
 

@@ -11,7 +11,6 @@ the content of the layers is judged where it is built.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import IO, BinaryIO, TypeVar
 
 from plasmavmc.errors import ImageError
+from plasmavmc.host.threads import in_thread
 from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.config import check_platform, parse_config, parse_diff_ids
 from plasmavmc.images.digests import check_digest, mismatch
@@ -77,9 +77,9 @@ async def load_archive(
     with TemporaryFile(dir=store.spool) as spool:
         await _spool(chunks, spool, store.spool, limits)
         with disk_errors(store.spool):
-            plain = await asyncio.to_thread(_decompressed, spool, store.spool, limits)
+            plain = await in_thread(_decompressed, spool, store.spool, limits)
         with plain:
-            index = await asyncio.to_thread(TarIndex, plain)
+            index = await in_thread(TarIndex, plain)
             return await _Loader(index, store, platform).load()
 
 
@@ -91,7 +91,7 @@ async def _spool(chunks: AsyncIterator[bytes], spool: IO[bytes], directory: Path
             raise too_large(f"the archive has more than {limits.packed_bytes >> 20} MiB")
         check_room(directory, len(chunk))
         with disk_errors(directory):
-            await asyncio.to_thread(spool.write, chunk)
+            await in_thread(spool.write, chunk)
     with disk_errors(directory):
         spool.flush()
 
@@ -210,7 +210,7 @@ class _Loader:
     async def _take(self, name: str, expected: BlobRef | None = None) -> BlobRef:
         """Move a member into the store; returns what it is."""
         with _scratch(self._store.spool) as scratch, disk_errors(self._store.spool):
-            digest, size, magic = await asyncio.to_thread(self._index.copy, name, scratch)
+            digest, size, magic = await in_thread(self._index.copy, name, scratch)
             found = BlobRef(digest, size, OCI_LAYER + media_suffix(magic))
             if expected is not None and (expected.digest, expected.size) != (digest, size):
                 raise mismatch(f"{name} of the archive", expected.digest, digest)

@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from plasmavmc.errors import ImageError, UnavailableError
+from plasmavmc.host.threads import in_thread
 from plasmavmc.images.digests import digest_of, hex_of, mismatch
 from plasmavmc.images.files import check_room, disk_errors, empty_directory, make_private, publish, sync_file
 from plasmavmc.images.limits import MANIFEST_BYTES
 from plasmavmc.images.locks import KeyedLocks
 from plasmavmc.images.manifest import parse_manifest
 from plasmavmc.images.source import BlobRef, BlobSource
+from plasmavmc.images.stepping import reading
 from plasmavmc.types import MIB
 
 _CHUNK = MIB
@@ -85,16 +87,16 @@ class BlobStore:
         Raises:
             ImageError: `image-not-found`; `image-too-large` above `limit` bytes.
         """
-        data = await asyncio.to_thread(self._read, digest, limit + 1)
+        data = await in_thread(self._read, digest, limit + 1)
         if len(data) > limit:
             raise ImageError("image-too-large", f"blob {digest} has more than {limit} bytes")
         return data
 
     async def blob(self, ref: BlobRef, offset: int = 0) -> AsyncIterator[bytes]:
-        file = await asyncio.to_thread(self._open, ref.digest)
+        file = await in_thread(self._open, ref.digest)
         with file:
             file.seek(offset)
-            while chunk := await asyncio.to_thread(file.read, _CHUNK):
+            while chunk := await in_thread(file.read, _CHUNK):
                 yield chunk
 
     # What comes in
@@ -108,14 +110,14 @@ class BlobStore:
         digest = digest_of(data)
         async with self._locks.hold(digest):
             if not self._touch(digest):
-                await asyncio.to_thread(self._write, digest, data)
+                await in_thread(self._write, digest, data)
         return digest
 
     async def adopt(self, file: Path, digest: str) -> None:
         """Take in a file of the spool whose digest the caller has computed."""
         async with self._locks.hold(digest):
             if not self._touch(digest):
-                await asyncio.to_thread(self._publish, file, digest)
+                await in_thread(self._publish, file, digest)
 
     async def fetch(self, ref: BlobRef, source: BlobSource) -> None:
         """Bring a blob from a source, going on where an earlier try ended. What is here already is not asked for.
@@ -140,9 +142,9 @@ class BlobStore:
 
     async def collect(self, keep: frozenset[str]) -> int:
         """Remove every blob, whole or partial, that no manifest in `keep` needs; returns the bytes won."""
-        needed = await asyncio.to_thread(self._mark, keep)
+        needed = await in_thread(self._mark, keep)
         won = 0
-        for path in await asyncio.to_thread(self._all_files):
+        for path in await in_thread(self._all_files):
             digest = f"sha256:{path.name}"
             if digest not in needed and not self._locks.is_held(digest):
                 won += self._remove_stale(path)
@@ -162,7 +164,7 @@ class BlobStore:
                     raise
                 partial.unlink()
                 await self._fill(partial, ref, source)
-            await asyncio.to_thread(self._publish, partial, ref.digest)
+            await in_thread(self._publish, partial, ref.digest)
         except (UnavailableError, asyncio.CancelledError):
             raise
         except BaseException:
@@ -171,7 +173,7 @@ class BlobStore:
 
     async def _fill(self, partial: Path, ref: BlobRef, source: BlobSource) -> None:
         with disk_errors(self._root), partial.open("ab", buffering=0) as file:
-            hasher, offset = await asyncio.to_thread(_rehash, partial, ref.size)
+            hasher, offset = await in_thread(_rehash, partial, ref.size)
             file.truncate(offset)
             check_room(self._root, ref.size - offset)
             await self._receive(ref, source, file, hasher, offset)
@@ -179,11 +181,12 @@ class BlobStore:
     async def _receive(
         self, ref: BlobRef, source: BlobSource, file: RawIOBase, hasher: hashlib._Hash, offset: int
     ) -> None:
-        async for chunk in source.blob(ref, offset):
-            offset += len(chunk)
-            if offset > ref.size:
-                raise mismatch(f"blob {ref.digest}", f"{ref.size} bytes", "more")
-            await asyncio.to_thread(_append, file, hasher, chunk)
+        async with reading(source.blob(ref, offset)) as chunks:
+            async for chunk in chunks:
+                offset += len(chunk)
+                if offset > ref.size:
+                    raise mismatch(f"blob {ref.digest}", f"{ref.size} bytes", "more")
+                await in_thread(_append, file, hasher, chunk)
         found = f"sha256:{hasher.hexdigest()}"
         if offset != ref.size or found != ref.digest:
             raise mismatch(f"blob {ref.digest}", f"{ref.digest} of {ref.size} bytes", f"{found} of {offset} bytes")

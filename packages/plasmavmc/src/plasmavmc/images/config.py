@@ -27,7 +27,7 @@ def parse_config(raw: bytes) -> ImageConfig:
         ImageError: `image-document`, with the member at fault.
     """
     document = parse_object(raw, "the image configuration", CONFIG_BYTES)
-    config = as_object(document.get("config") or {}, "config")
+    config = as_object(document.get("config"), "config")
     return ImageConfig(
         entrypoint=_arguments(config.get("Entrypoint"), "config.Entrypoint"),
         command=_arguments(config.get("Cmd"), "config.Cmd"),
@@ -45,7 +45,7 @@ def parse_config(raw: bytes) -> ImageConfig:
 def parse_diff_ids(raw: bytes) -> tuple[str, ...]:
     """Digests of the decompressed layers, lowest first. Raises `ImageError` as `parse_config`, and `image-digest`."""
     document = parse_object(raw, "the image configuration", CONFIG_BYTES)
-    rootfs = as_object(document.get("rootfs") or {}, "rootfs")
+    rootfs = as_object(document.get("rootfs"), "rootfs")
     return tuple(parse_digest(item, "rootfs.diff_ids") for item in as_texts(rootfs.get("diff_ids"), "rootfs.diff_ids"))
 
 
@@ -89,7 +89,7 @@ def _workdir(text: str) -> str:
 
 
 def _ports(value: object) -> tuple[int, ...]:
-    ports = as_object(value or {}, "config.ExposedPorts")
+    ports = as_object(value, "config.ExposedPorts")
     matches = (_PORT.fullmatch(name) for name in ports)
     numbers = {int(match[1]) for match in matches if match}
     return tuple(sorted(number for number in numbers if 0 < number < 65536))[:_TEXTS]

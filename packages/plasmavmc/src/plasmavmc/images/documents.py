@@ -15,7 +15,10 @@ def parse_object(data: bytes, what: str, limit: int) -> Mapping[str, object]:
     Raises:
         ImageError: `image-document`: too large, not JSON, nested too deeply, or not an object.
     """
-    return as_object(_decode(data, what, limit), what)
+    value = _decode(data, what, limit)
+    if value is None:
+        raise _wrong(what, "an object")
+    return as_object(value, what)
 
 
 def parse_list(data: bytes, what: str, limit: int) -> Sequence[object]:
@@ -33,13 +36,16 @@ def _decode(data: bytes, what: str, limit: int) -> object:
 
 
 def as_object(value: object, what: str) -> Mapping[str, object]:
+    """An object; `null` and absence mean the empty one, as Go programs write it."""
+    if value is None:
+        return {}
     if not isinstance(value, dict):
         raise _wrong(what, "an object")
     return value
 
 
 def as_list(value: object, what: str) -> Sequence[object]:
-    """A list; `null` and absence mean the empty one, as Go programs write it."""
+    """A list; `null` and absence mean the empty one."""
     if value is None:
         return ()
     if not isinstance(value, list):
@@ -60,8 +66,6 @@ def as_texts(value: object, what: str) -> tuple[str, ...]:
 
 
 def as_text_map(value: object, what: str) -> dict[str, str]:
-    if value is None:
-        return {}
     return {key: as_text(item, what) for key, item in as_object(value, what).items()}
 
 

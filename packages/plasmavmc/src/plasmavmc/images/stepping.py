@@ -2,32 +2,26 @@
 
 A generator does the work and yields what it has so far; each step runs in a thread. So the loop never stalls, the work
 needs no locks, and a caller that gives up stops it at the next step: then the generator is closed, and its own
-`finally` clauses put away what it holds. Trap: a generator must not be closed while a thread runs it, so leaving waits
-for the running step; steps are therefore short.
+`finally` clauses put away what it holds.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import asynccontextmanager
 from typing import TypeVar
+
+from plasmavmc.host.threads import in_thread
 
 T = TypeVar("T")
 
 
 async def stepwise(work: Generator[T, None, None]) -> AsyncGenerator[T, None]:
     """The values of a generator, each made in a thread. Close it (`aclosing`) where it may be left early."""
-    step: asyncio.Future[tuple[T, ...]] | None = None
     try:
-        while True:
-            step = asyncio.ensure_future(asyncio.to_thread(_advance, work))
-            values = await asyncio.shield(step)
-            if not values:
-                return
+        while values := await in_thread(_advance, work):
             yield values[0]
     finally:
-        if step is not None:
-            await asyncio.wait({step})
         work.close()
 
 
@@ -36,3 +30,13 @@ def _advance(work: Generator[T, None, None]) -> tuple[T, ...]:
     for value in work:
         return (value,)
     return ()
+
+
+@asynccontextmanager
+async def reading(chunks: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """Let go of what a stream holds (a connection, a file) when its reader leaves early."""
+    try:
+        yield chunks
+    finally:
+        if isinstance(chunks, AsyncGenerator):
+            await chunks.aclose()

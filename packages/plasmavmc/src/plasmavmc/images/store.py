@@ -17,7 +17,6 @@ lost bytes is told, not booted.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import shutil
@@ -31,6 +30,7 @@ from typing import BinaryIO, Protocol, runtime_checkable
 import msgspec
 
 from plasmavmc.errors import ImageError
+from plasmavmc.host.threads import in_thread
 from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.config import check_platform, parse_config, parse_diff_ids
 from plasmavmc.images.digests import check_digest, hex_of
@@ -44,7 +44,7 @@ from plasmavmc.images.merge import merge
 from plasmavmc.images.pull import check_packed_size
 from plasmavmc.images.source import BlobRef, BlobSource, ImageConfig, Manifest
 from plasmavmc.images.squashfs import pack
-from plasmavmc.images.stepping import stepwise
+from plasmavmc.images.stepping import reading, stepwise
 
 BUILDER = 1
 """Rises when the same layers would give another root file system."""
@@ -181,7 +181,7 @@ class ImageStore:
             return None
         if digest not in self._verified:
             record = msgspec.json.decode((directory / _BUILT).read_bytes(), type=_Record)
-            if await asyncio.to_thread(_hash_file, directory / _ROOTFS) != record.rootfs_sha256:
+            if await in_thread(_hash_file, directory / _ROOTFS) != record.rootfs_sha256:
                 await self._remove(directory)
                 return None
             self._verified.add(digest)
@@ -194,7 +194,7 @@ class ImageStore:
 
     async def _remove(self, directory: Path) -> int:
         """Remove an image; returns its bytes. Gone by one rename for all who look, then its files."""
-        return await asyncio.to_thread(_remove_tree, self._set_aside(directory))
+        return await in_thread(_remove_tree, self._set_aside(directory))
 
     def _set_aside(self, directory: Path) -> Path:
         self._verified.discard(_digest_in(directory))
@@ -217,13 +217,15 @@ class ImageStore:
         await self._blobs.remove(layer.digest for layer in manifest.layers)
 
     async def _fetch_config(self, ref: BlobRef, source: BlobSource) -> bytes:
-        data = b""
-        async for chunk in source.blob(ref):
-            data += chunk
-            if len(data) > ref.size:
-                break
-        check_platform(parse_config(check_digest(data, ref.digest, "the image configuration")), self._platform)
-        return data
+        data = bytearray()
+        async with reading(source.blob(ref)) as chunks:
+            async for chunk in chunks:
+                data += chunk
+                if len(data) > ref.size:
+                    break
+        raw = check_digest(bytes(data), ref.digest, "the image configuration")
+        check_platform(parse_config(raw), self._platform)
+        return raw
 
     async def _open_layers(
         self,
@@ -255,7 +257,7 @@ class ImageStore:
         try:
             async with aclosing(stepwise(merge(layers, self._limits))) as tar:
                 await pack(tar, directory / _ROOTFS)
-            await asyncio.to_thread(self._finish, directory, config, self._directory(digest))
+            await in_thread(self._finish, directory, config, self._directory(digest))
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from plasmavmc.errors import CapacityError, ConflictError, HostError, InvalidSpecError, NotFoundError
+from plasmavmc.host.threads import in_thread
 from plasmavmc.storage.backend import Disk
 
 Copy = Callable[[int, int], None]
@@ -52,8 +53,20 @@ class DiskDirectory:
 
     async def clone(self, template: Path, key: str) -> Disk:
         """Raises `ConflictError`: `disk-exists`; `CapacityError`: `disk-full`; `HostError`: `storage-error`."""
-        path = self._path(key)
-        await asyncio.to_thread(self._clone, template, path)
+        path, made = self._path(key), False
+
+        def work() -> None:
+            nonlocal made
+            with storage_errors(path):
+                self._make(template, path)
+            made = True
+
+        try:
+            await in_thread(work)
+        except asyncio.CancelledError:
+            if made:
+                path.unlink(missing_ok=True)
+            raise
         return _describe(path)
 
     async def open(self, key: str) -> int:
@@ -64,10 +77,10 @@ class DiskDirectory:
 
     async def delete(self, key: str) -> None:
         path = self._path(key)
-        await asyncio.to_thread(path.unlink, missing_ok=True)
+        await in_thread(path.unlink, missing_ok=True)
 
     async def disks(self) -> tuple[Disk, ...]:
-        return await asyncio.to_thread(self._list)
+        return await in_thread(self._list)
 
     async def free_bytes(self) -> int:
         found = os.statvfs(self._directory)
@@ -79,9 +92,8 @@ class DiskDirectory:
     def _list(self) -> tuple[Disk, ...]:
         return tuple(_describe(path) for path in sorted(self._directory.glob("*.disk")))
 
-    def _clone(self, template: Path, path: Path) -> None:
-        with storage_errors(path):
-            make_copy(template, path, self._copy)
+    def _make(self, template: Path, path: Path) -> None:
+        make_copy(template, path, self._copy)
 
 
 def make_copy(template: Path, path: Path, copy: Copy) -> None:

@@ -2,7 +2,8 @@
 
 A clone takes a tenth of a millisecond, whatever the template's size. Both files must lie on one file system, and the
 host's cache may lie on another; so each template is copied into the directory once, and cloned from there. Such a copy
-is named by the template's identity and time: a template that was made anew is copied anew.
+is named by the template's identity and time: a template that was made anew is copied anew. The copies of an earlier run are
+removed at start; disks that share their blocks keep them.
 """
 
 from __future__ import annotations
@@ -42,15 +43,17 @@ class ReflinkStorage(DiskDirectory):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, clone_file)
+        for near in directory.glob("*.template"):
+            near.unlink()
 
     @property
     def name(self) -> str:
         return "reflink"
 
-    def _clone(self, template: Path, path: Path) -> None:
-        super()._clone(self._near(template, path), path)
+    def _make(self, template: Path, path: Path) -> None:
+        super()._make(self._near(template), path)
 
-    def _near(self, template: Path, path: Path) -> Path:
+    def _near(self, template: Path) -> Path:
         """The template's copy in our own directory."""
         found = template.stat()
         identity = f"{template}\0{found.st_ino}\0{found.st_size}\0{found.st_mtime_ns}"
