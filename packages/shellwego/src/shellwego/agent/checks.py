@@ -84,9 +84,15 @@ class _Watch:
     """The checks of one VM, each in a task of its own."""
 
     def __init__(
-        self, target: Target, checks: tuple[Check, ...], *, adopted: bool, clock: Clock, prober: Prober,
+        self,
+        target: Target,
+        checks: tuple[Check, ...],
+        *,
+        adopted: bool,
+        clock: Clock,
+        prober: Prober,
         changed: Callable[[], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.target = target
         self.checks = checks
         self._clock = clock

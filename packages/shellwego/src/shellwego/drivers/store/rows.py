@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from functools import partial
 from types import NoneType, UnionType
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
@@ -52,7 +51,7 @@ class RowMapper(Generic[E]):
     """Turns one kind of entity into column values and back."""
 
     def __init__(self, entity: type[E]) -> None:
-        self._build: Callable[..., E] = partial(entity)
+        self._build: Callable[..., E] = entity
         hints = get_type_hints(entity)
         names = [field.name for field in fields(entity)]  # type: ignore[arg-type]
         codecs = {name: _codec(hints[name]) for name in names}
