@@ -1,0 +1,344 @@
+"""Logs, exec and events over the API, with a node whose guests are played by the test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shellwego.control.events import events_after
+from shellwego.control.loops.outbox import relay
+from shellwego.control.scopes import SYSTEM
+from shellwego.core.errors import UnavailableError
+from shellwego.core.instances import Phase
+from shellwego.drivers.clock.virtual import VirtualClock
+from shellwego.ports.engine import LogRecord
+from shellwego.ports.streams import DuplexStream, StreamHandler, StreamKind, StreamRequest
+from shellwego.wire import codec
+from shellwego.wire.streams import Record, RecordKind, RecordReader, pack
+from tests.api.api_world import ADMIN, FOREIGN, OWNER, World
+
+
+@contextlib.asynccontextmanager
+async def served(world: World, handler: StreamHandler) -> AsyncIterator[None]:
+    """A node that answers streams so."""
+    task = asyncio.ensure_future(world.streams.serve(world.node.id, handler))
+    await asyncio.sleep(0)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def log(time: float, text: str) -> bytes:
+    return pack(Record(RecordKind.LOG, codec.encode(LogRecord(time=time, stream="stdout", text=text))))
+
+
+def says(*lines: tuple[float, str]) -> StreamHandler:
+    async def handler(request: StreamRequest, stream: DuplexStream) -> None:
+        assert request.kind is StreamKind.LOGS
+        for time, text in lines[-request.tail :]:
+            await stream.send(log(time, text))
+
+    return handler
+
+
+async def test_logs_of_several_instances_are_told_in_the_order_of_their_time(world: World) -> None:
+    await world.deployed()
+    one, two = await world.running(), await world.running()
+
+    async def handler(request: StreamRequest, stream: DuplexStream) -> None:
+        lines = ((1.0, "a"), (3.0, "c")) if request.instance_id == one.id else ((2.0, "b"), (4.0, "d"))
+        await says(*lines)(request, stream)
+
+    async with served(world, handler):
+        lines = (await world.get("/v1/apps/shop/logs?tail=3")).json["data"]
+        assert [line["text"] for line in lines] == ["b", "c", "d"]
+        assert {line["instance_id"] for line in lines} == {one.id, two.id}
+        only = (await world.get(f"/v1/apps/shop/logs?instance={two.id}")).json["data"]
+        assert [line["text"] for line in only] == ["b", "d"]
+        assert (await world.get("/v1/apps/shop/logs?process=worker")).json["data"] == []
+        assert (await world.get(f"/v1/apps/shop/logs?instance=ins_{'0' * 26}")).status == 404
+
+
+async def test_a_node_out_of_reach_is_said_and_a_missing_vm_is_silence(world: World) -> None:
+    await world.deployed()
+    await world.running()
+    answer = await world.get("/v1/apps/shop/logs")
+    assert (answer.status, answer.code) == (503, "node-unreachable")
+
+    async def no_vm(request: StreamRequest, stream: DuplexStream) -> None:
+        await stream.send(pack(Record(RecordKind.ERROR, b"vm-not-found\0no VM")))
+
+    async with served(world, no_vm):
+        assert (await world.get("/v1/apps/shop/logs")).json["data"] == []
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        b"\xff" * 100,
+        pack(Record(RecordKind.LOG, b"\xff")),
+        pack(Record(RecordKind.LOG, codec.encode({"time": "x"}))),
+        b"\x08\xff\xff\xff\xff",
+    ],
+)
+async def test_a_node_that_sends_nonsense_is_an_error_with_a_name(world: World, noise: bytes) -> None:
+    await world.deployed()
+    await world.running()
+
+    async def handler(request: StreamRequest, stream: DuplexStream) -> None:
+        await stream.send(noise)
+
+    async with served(world, handler):
+        answer = await world.get("/v1/apps/shop/logs")
+        assert (answer.status, answer.code) == (503, "stream-broken")
+
+
+@pytest.mark.parametrize("time", [-1.0, 1e300, float("inf"), float("nan")])
+async def test_a_line_with_an_impossible_time_is_still_told(world: World, time: float) -> None:
+    await world.deployed()
+    await world.running()
+    async with served(world, says((time, "x"))):
+        answer = await world.get("/v1/apps/shop/logs")
+        assert answer.json["data"][0]["text"] == "x"
+
+
+async def _echo(request: StreamRequest, stream: DuplexStream) -> None:
+    """A guest that answers with its input and its command, and exits with 7."""
+    reader = RecordReader()
+    given = b""
+    ended = False
+    while not ended and (data := await stream.receive()):
+        for record in reader.feed(data):
+            given += record.payload if record.kind is RecordKind.STDIN else b""
+            ended = ended or record.kind is RecordKind.STDIN_EOF
+    await stream.send(pack(Record(RecordKind.STDOUT, given)))
+    await stream.send(pack(Record(RecordKind.STDERR, " ".join(request.command).encode() + b"\xff")))
+    await stream.send(pack(Record(RecordKind.EXIT, (7).to_bytes(4, "big", signed=True))))
+
+
+async def test_a_command_is_run_to_its_end_and_audited(world: World) -> None:
+    await world.deployed()
+    instance = await world.running()
+    async with served(world, _echo):
+        answer = await world.post("/v1/apps/shop/exec", {"command": ["cat", "-"], "stdin": "hé"})
+    assert answer.json == {
+        "instance_id": instance.id,
+        "exit_code": 7,
+        "stdout": "hé",
+        "stderr": "cat -\ufffd",
+        "truncated": False,
+    }
+    records = (await world.get("/v1/audit?filter[action]=instances:exec", token=ADMIN)).json["data"]
+    assert [record["allowed"] for record in records] == [True]
+
+
+async def test_output_beyond_the_bound_is_dropped_and_said(world: World) -> None:
+    await world.deployed()
+    await world.running()
+
+    async def flood(request: StreamRequest, stream: DuplexStream) -> None:
+        for _ in range(40):
+            await stream.send(pack(Record(RecordKind.STDOUT, b"x" * 32 * 1024)))
+        await stream.send(pack(Record(RecordKind.EXIT, b"\0\0\0\0")))
+
+    async with served(world, flood):
+        answer = (await world.post("/v1/apps/shop/exec", {"command": ["yes"]})).json
+    assert (len(answer["stdout"]), answer["truncated"], answer["exit_code"]) == (256 * 1024, True, 0)
+
+
+async def test_a_command_that_does_not_end_is_given_up(world: World) -> None:
+    await world.deployed()
+    await world.running()
+    left = asyncio.Event()
+
+    async def hang(request: StreamRequest, stream: DuplexStream) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    async with served(world, hang):
+        answer = await world.post("/v1/apps/shop/exec", {"command": ["sleep"], "timeout": 0.05})
+        assert (answer.status, answer.code) == (503, "exec-timeout")
+        await asyncio.wait_for(left.wait(), 5)
+
+
+async def test_a_stream_that_breaks_before_the_exit_code_is_no_success(world: World) -> None:
+    await world.deployed()
+    await world.running()
+
+    async def break_off(request: StreamRequest, stream: DuplexStream) -> None:
+        await stream.send(pack(Record(RecordKind.STDOUT, b"half")))
+
+    async with served(world, break_off):
+        assert (await world.post("/v1/apps/shop/exec", {"command": ["x"]})).code == "stream-broken"
+
+
+async def test_a_command_needs_a_running_instance(world: World) -> None:
+    await world.deployed()
+    assert (await world.post("/v1/apps/shop/exec", {"command": ["x"]})).code == "not-running"
+    stopped = await world.running(phase=Phase.STOPPED)
+    answer = await world.post("/v1/apps/shop/exec", {"command": ["x"], "instance": stopped.id})
+    assert answer.code == "not-running"
+
+
+class Listener:
+    """Reads a long answer of the API as a server would send it."""
+
+    def __init__(self, world: World, path: str, token: str = OWNER, headers: dict[str, str] | None = None) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.status = 0
+        self._buffer = b""
+        self._leave = asyncio.Event()
+        sent = {"authorization": f"Bearer {token}", **(headers or {})}
+        self.task = asyncio.ensure_future(self._run(world, path, sent))
+
+    async def _run(self, world: World, path: str, headers: dict[str, str]) -> None:
+        url, _, query = path.partition("?")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": url,
+            "raw_path": url.encode(),
+            "root_path": "",
+            "query_string": query.encode(),
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2),
+        }
+
+        async def receive() -> dict[str, Any]:
+            await self._leave.wait()
+            return {"type": "http.disconnect"}
+
+        await world.app(scope, receive, self._send)
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        if self._leave.is_set():
+            raise OSError("the client has left")
+        self.status = message.get("status", self.status)
+        self._buffer += message.get("body", b"")
+        *whole, self._buffer = self._buffer.split(b"\n\n")
+        for block in whole:
+            fields = dict(line.split(": ", 1) for line in block.decode().splitlines() if not line.startswith(":"))
+            if fields:
+                self.events.append({**fields, "data": json.loads(fields["data"])})
+
+    async def leave(self) -> None:
+        self._leave.set()
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task
+
+
+async def reach(world: World, condition: Callable[[], bool]) -> None:
+    assert isinstance(world.clock, VirtualClock)
+    await world.clock.until(condition, timeout=60)
+
+
+async def test_a_stream_of_events_resumes_without_loss_or_double(world: World) -> None:
+    for name in "abc":
+        await world.made("/v1/apps", {"name": name})
+    await relay(world.control)
+    first = Listener(world, "/v1/events/stream", headers={"last-event-id": "0"})
+    await reach(world, lambda: len(first.events) == 3)
+    await first.leave()
+    for name in "def":
+        await world.made("/v1/apps", {"name": name})
+    await relay(world.control)
+    second = Listener(world, "/v1/events/stream", headers={"last-event-id": first.events[1]["id"]})
+    await reach(world, lambda: len(second.events) == 4)
+    names = [event["data"]["data"]["name"] for event in (*first.events[:2], *second.events)]
+    assert names == list("abcdef")
+    await world.made("/v1/apps", {"name": "g"})
+    await relay(world.control)
+    await reach(world, lambda: second.events[-1]["data"]["data"]["name"] == "g")
+    await second.leave()
+
+
+async def test_events_of_another_tenant_are_not_in_the_stream(world: World) -> None:
+    listener = Listener(world, "/v1/events/stream", headers={"last-event-id": "0"})
+    await world.made("/v1/apps", {"name": "theirs"}, token=FOREIGN)
+    await world.made("/v1/apps", {"name": "ours"})
+    await relay(world.control)
+    await reach(world, lambda: bool(listener.events))
+    await world.clock.advance(10)  # type: ignore[attr-defined]  # a virtual clock
+    assert [event["data"]["data"]["name"] for event in listener.events] == ["ours"]
+    await listener.leave()
+
+
+async def test_a_stream_ends_when_its_token_is_revoked(world: World) -> None:
+    made = await world.made("/v1/user/tokens", {"name": "short"})
+    listener = Listener(world, "/v1/events/stream", token=made["secret"])
+    await reach(world, lambda: listener.status == 200)
+    await world.call("DELETE", f"/v1/user/tokens/{made['id']}")
+    await reach(world, listener.task.done)
+    assert [event["event"] for event in listener.events] == ["error"]
+    assert listener.events[0]["data"]["code"] == "unauthenticated"
+
+
+async def test_a_stream_ends_when_the_server_stops(world: World) -> None:
+    listener = Listener(world, "/v1/events/stream")
+    await reach(world, lambda: listener.status == 200)
+    world.app.state.context.stopping.set()
+    await reach(world, listener.task.done)
+    assert (await world.get("/readyz", token=None)).code == "stopping"
+
+
+@pytest.mark.parametrize("last", ["x", "-1", "1.5", "9" * 19, "٣"])
+async def test_a_malformed_event_id_is_refused(world: World, last: str) -> None:
+    value = last if last.isascii() else last.encode().decode("latin-1")
+    assert (await world.get("/v1/events/stream", headers={"Last-Event-ID": value})).status == 400
+
+
+async def test_events_are_listed_newest_first_and_filtered(world: World) -> None:
+    for name in "abc":
+        await world.made("/v1/apps", {"name": name})
+    assert (await world.get("/v1/events")).json["data"] == []
+    await relay(world.control)
+    listed = (await world.get("/v1/events")).json["data"]
+    assert [event["data"]["name"] for event in listed] == list("cba")
+    assert (await world.get("/v1/events?filter[type]=app.deleted")).json["data"] == []
+    assert len((await world.get(f"/v1/events?filter[resource]={listed[0]['resource']}")).json["data"]) == 1
+    everything = (await world.get("/v1/events", token=ADMIN)).json["data"]
+    assert len(everything) > 3
+    assert (await world.get("/v1/events", token=FOREIGN)).json["data"] == []
+    assert len(await world.control.read(lambda tx: events_after(tx, SYSTEM, 0))) == len(everything)
+
+
+async def test_followed_logs_take_up_new_instances_and_go_on_after_a_break(world: World) -> None:
+    await world.deployed()
+    one = await world.running()
+    said: dict[str, asyncio.Queue[bytes | None]] = {one.id: asyncio.Queue()}
+
+    async def handler(request: StreamRequest, stream: DuplexStream) -> None:
+        while (line := await said[request.instance_id].get()) is not None:
+            await stream.send(line)
+        raise UnavailableError("broken", "the link broke")
+
+    async with served(world, handler):
+        listener = Listener(world, "/v1/apps/shop/logs/stream")
+        said[one.id].put_nowait(log(1.0, "first"))
+        await reach(world, lambda: len(listener.events) == 1)
+        two = replace(await world.running(), slot=1)
+        said[two.id] = asyncio.Queue()
+        said[two.id].put_nowait(log(2.0, "second"))
+        await reach(world, lambda: len(listener.events) == 2)
+        said[one.id].put_nowait(None)
+        said[one.id].put_nowait(log(3.0, "third"))
+        await reach(world, lambda: len(listener.events) == 3)
+        assert [event["data"]["text"] for event in listener.events] == ["first", "second", "third"]
+        await listener.leave()
+    assert not world.streams._served.get(world.node.id)
