@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from examples.demo.images import hello
-from examples.demo.leftovers import snapshot
+from examples.demo.leftovers import of_installation
 from examples.demo.load import Load
 from examples.demo.platform import CommandFailed, Platform, qemu_processes
 from examples.demo.registry import Registry
@@ -110,12 +110,12 @@ class Story:
         show(self.platform.swg("scale", "-a", APP, "web=3"))
         names = {fetch(self.platform.http_port)[1].split(" on ")[-1] for _ in range(30)}
         show(self.platform.swg("status", "-a", APP))
-        expect(len(qemu_processes()) >= 3, "three microVMs run")
+        expect(len(qemu_processes(self.platform.key)) >= 3, "three microVMs run")
         expect(len(names) >= 1, "requests are spread over the instances")
 
     def logs_and_exec(self) -> None:
         tell("logs and exec")
-        logs = self.platform.swg("logs", "-a", APP, "-n", "20")
+        logs = self.platform.swg("logs", "-a", APP, "-n", "200")
         show("\n".join(logs.splitlines()[-5:]))
         expect("listens on 8080" in logs or "journal" in logs, "the app's output is there")
         output = self.platform.swg("exec", "-a", APP, "--", "/bin/sh", "-c", "echo from inside: $(uname -r); id -u")
@@ -126,10 +126,10 @@ class Story:
 
     def kill_a_vm(self) -> None:
         tell("kill one microVM with -9")
-        before = qemu_processes()
+        before = qemu_processes(self.platform.key)
         victim = next(iter(before))
         os.kill(victim, signal.SIGKILL)
-        took = wait_until(lambda: len(set(qemu_processes()) - set(before)) >= 1, 60, "a new microVM")
+        took = wait_until(lambda: len(set(qemu_processes(self.platform.key)) - set(before)) >= 1, 60, "a new microVM")
         show(f"process {victim} was killed; a new microVM runs after {took:.1f} s")
         wait_until(lambda: self._healthy() >= 3, 60, "three healthy instances")
         expect(fetch(self.platform.http_port)[0] == 200, "the app serves with three healthy instances again")
@@ -141,7 +141,6 @@ class Story:
 
 def run_check() -> int:
     """All of it asserted in a scratch place, then torn down."""
-    before = snapshot()
     with tempfile.TemporaryDirectory(prefix="swg-demo-") as scratch:
         root = Path(scratch)
         root.chmod(0o755)
@@ -160,7 +159,7 @@ def run_check() -> int:
             tell("stop the platform")
             ended = platform.stop()
             show(f"it ended with exit code {ended}")
-    left = snapshot() - before
+        left = of_installation(platform.data_dir)
     if left:
         print("demo: FAILED: left behind:\n  " + "\n  ".join(sorted(left)), file=sys.stderr)
     if ended != 0 or left:

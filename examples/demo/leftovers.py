@@ -7,9 +7,10 @@ import subprocess
 from pathlib import Path
 
 from examples.demo.platform import qemu_processes
+from plasmavmc.host.names import installation_key
 
 
-def _haproxies() -> set[str]:
+def _haproxies(key: str) -> set[str]:
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -17,30 +18,27 @@ def _haproxies() -> set[str]:
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
             except OSError:
                 continue
-            if Path(words[0]).name == "haproxy" and any("shellwego" in word or "swg" in word for word in words):
+            if Path(words[0]).name == "haproxy" and any(key in word for word in words):
                 found.add(f"haproxy {entry.name}")
     return found
 
 
-def _cgroups() -> set[str]:
+def _cgroups(key: str) -> set[str]:
     root = Path("/sys/fs/cgroup")
-    return {
-        f"cgroup {path}" for depth in ("*", "*/*", "*/*/*") for path in root.glob(depth) if path.name.startswith("swg-")
-    }
+    return {f"cgroup {path}" for depth in ("*", "*/*", "*/*/*") for path in root.glob(depth) if key in path.name}
 
 
-def _tables() -> set[str]:
+def _tables(key: str) -> set[str]:
     if os.geteuid() != 0:
         return set()
     listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
-    return {f"nft {line}" for line in listed.splitlines() if " swg" in line}
+    return {f"nft {line}" for line in listed.splitlines() if key in line}
 
 
-def snapshot() -> frozenset[str]:
-    """Everything on this host that carries our names now."""
-    interfaces = {f"interface {name}" for name in os.listdir("/sys/class/net") if name.startswith("swg")}  # noqa: PTH208
-    mounts = {
-        f"mount {line.split()[1]}" for line in Path("/proc/mounts").read_text().splitlines() if "shellwego" in line
-    }
-    vms = {f"qemu {pid} {name}" for pid, name in qemu_processes().items()}
-    return frozenset(interfaces | mounts | vms | _haproxies() | _cgroups() | _tables())
+def of_installation(data_dir: Path) -> frozenset[str]:
+    """Everything on this host that carries the names of the installation with this data directory."""
+    key = installation_key((data_dir / "installation").read_text().strip())
+    interfaces = {f"interface {name}" for name in os.listdir("/sys/class/net") if name.startswith(f"swg{key[:4]}")}  # noqa: PTH208
+    mounts = {f"mount {line.split()[1]}" for line in Path("/proc/mounts").read_text().splitlines() if key in line}
+    vms = {f"qemu {pid} {name}" for pid, name in qemu_processes(key).items()}
+    return frozenset(interfaces | mounts | vms | _haproxies(key) | _cgroups(key) | _tables(key))

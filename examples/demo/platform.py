@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from examples.demo.registry import free_port
+from plasmavmc.host.names import installation_key
 
 SWG = str(Path(sys.executable).with_name("swg"))
 
@@ -39,6 +40,11 @@ class Platform:
     extra: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def key(self) -> str:
+        """What the installation's names on the host carry."""
+        return installation_key((self.data_dir / "installation").read_text().strip())
 
     @property
     def log(self) -> Path:
@@ -108,8 +114,8 @@ class Platform:
             self.stop()
 
 
-def qemu_processes(data_dir: Path | None = None) -> dict[int, str]:
-    """Living VMMs of ShellWeGo on this machine: pid → the name they carry (`swg-<installation>-<vm>`)."""
+def qemu_processes(key: str) -> dict[int, str]:
+    """Living VMMs of the installation with this key: pid → the name they carry (`swg-<installation>-<vm>`)."""
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -121,6 +127,6 @@ def qemu_processes(data_dir: Path | None = None) -> dict[int, str]:
             continue
         if "qemu-system" in words[0] and state != "Z" and "-name" in words:
             name = words[words.index("-name") + 1]
-            if name.startswith("swg-"):
+            if name.startswith(f"swg-{key}-"):
                 found[int(entry.name)] = name
     return found

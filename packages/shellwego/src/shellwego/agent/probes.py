@@ -13,7 +13,7 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import quote
@@ -24,6 +24,8 @@ from shellwego.ports.engine import Engine, ExecDone
 from shellwego.ports.streams import StreamKind, StreamRequest
 
 MAX_LINE = 4096
+MAX_ANSWER = 64 * 1024
+HEAR_OUT_S = 0.2
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\r?\n)")
 _PATH_SAFE = "/?&=%:@!$'()*+,;~#[]"
 
@@ -90,7 +92,17 @@ async def _http(target: Target, check: Check, connect_s: float) -> str:
             line = await reader.readline()
         except ValueError:
             line = b""
+        await _hear_out(reader)
     return verdict_on(check, line)
+
+
+async def _hear_out(reader: asyncio.StreamReader) -> None:
+    """Take the rest of a short answer: closing before it would reset the connection, which apps log as an error."""
+    left = MAX_ANSWER
+    with suppress(TimeoutError):
+        async with asyncio.timeout(HEAR_OUT_S):
+            while left > 0 and (data := await reader.read(left)):
+                left -= len(data)
 
 
 def request_bytes(address: str, check: Check) -> bytes:
