@@ -87,6 +87,21 @@ async def test_several_may_wait_and_one_that_gives_up_disturbs_nobody() -> None:
     assert (await process.wait()).code == -9
 
 
+async def test_a_helper_that_is_busy_does_not_hide_the_end() -> None:
+    class BusyHost(ReapingHost):
+        free = asyncio.Event()
+
+        async def vm_reap(self, key: str, process: ProcessId) -> int | None:
+            await self.free.wait()
+            return await super().vm_reap(key, process)
+
+    host = BusyHost()
+    async with asyncio.timeout(3.0):
+        ended = await watch(host, "raise SystemExit(3)").wait()
+    assert ended.code is None
+    host.free.set()
+
+
 async def test_a_watched_process_leaves_no_descriptor_behind() -> None:
     before = open_descriptors()
     await watch(ReapingHost(), "").wait()

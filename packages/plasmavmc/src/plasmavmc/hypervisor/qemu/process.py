@@ -26,6 +26,8 @@ COMPLAINT_LINES = 10
 KILL_DEADLINE_S = 15.0
 LAST_WORDS_S = 0.05
 """How long after the end the rest of pipe and console may take to arrive; both end with the process."""
+REAP_S = 1.0
+"""For the exit code, which a busy helper may tell late: who waits for the end shall not wait for that."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -119,11 +121,16 @@ class VmmProcess:
         self._reaper = self._loop.create_task(self._conclude(), name=f"reap {self._key}")
 
     async def _conclude(self) -> None:
-        tails = [tail for tail in (self._stdout, self.console) if tail is not None]
-        _, code = await asyncio.gather(asyncio.gather(*(tail.ended(LAST_WORDS_S) for tail in tails)), self._reap())
+        reaping = self._loop.create_task(self._reap())
+        for tail in (self._stdout, self.console):
+            if tail is not None:
+                await tail.ended(LAST_WORDS_S)
+        await asyncio.wait({reaping}, timeout=REAP_S)
+        code = reaping.result() if reaping.done() else None
         console = self.console.ring.lines() if self.console is not None else ()
         self.close()
         self._exit.set_result(VmmExit(code, self.complaint(), console))
+        await reaping
 
     async def _reap(self) -> int | None:
         try:
