@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
-from shellwego.core.deployments import DeploymentState
-from tests.control.rollout_world import World
+from shellwego.control.loops import rollout as rollout_loop
+from shellwego.control.loops.rollout import rollout_step
+from shellwego.control.unit import Unit
+from shellwego.core.apps import Process, RestartMode, RestartPolicy
+from shellwego.core.deployments import DeploymentState, Stage
+from shellwego.core.images import ImageState
+from shellwego.core.instances import Desired, Instance, OwnerKind, Phase
+from shellwego.core.nodes import Backend
+from shellwego.core.vms import VmPhase
+from shellwego.ports.store import Transaction, eq
+from tests.control.rollout_world import GIB, World, drains
 
 
 @pytest.fixture
@@ -18,10 +28,349 @@ async def world() -> AsyncIterator[World]:
     await world.end()
 
 
-async def test_a_first_deploy_ends_in_a_routed_instance(world: World) -> None:
-    node, edge = await world.node(), await world.edge()
-    done = await world.finished(await world.deploy("hello:v1"))
+async def deployed(world: World, image: str = "hello:v1") -> Instance:
+    """Deploy, and return the instance that serves."""
+    done = await world.finished(await world.deploy(image))
     assert done.state is DeploymentState.SUCCEEDED
     (instance,) = world.serving()
+    return instance
+
+
+async def test_a_first_deploy_ends_in_a_routed_instance(world: World) -> None:
+    node, edge = await world.node(), await world.edge()
+    instance = await deployed(world)
     await world.clock.until(lambda: edge.endpoints() == {instance.id}, 5)
     assert node.running() == 1
+
+
+async def test_a_second_deploy_replaces_it_and_the_edge_is_never_without_an_endpoint(world: World) -> None:
+    node, edge = await world.node(), await world.edge()
+    old = await deployed(world)
+    await world.clock.until(lambda: edge.endpoints() == {old.id}, 5)
+    seen = len(edge.tables)
+    new = await deployed(world, "hello:v2")
+    assert new.id != old.id
+    await world.clock.until(lambda: node.running() == 1, 20)
+    served = [{e.instance_id for route in table.routes for e in route.endpoints} for table in edge.tables[seen - 1 :]]
+    assert all(served)
+    assert served[-1] == {new.id}
+
+
+async def test_the_old_one_is_stopped_only_when_its_sessions_are_over(world: World) -> None:
+    node, edge = await world.node(), await world.edge()
+    old = await deployed(world)
+    edge.open_sessions = {old.id: 1}
+    deployment = await world.deploy("hello:v2")
+    await world.clock.until(lambda: world.deployment(deployment).stage is Stage.DRAINING, 20)
+    await world.clock.advance(10)
+    assert world.deployment(deployment).reason == "web.0 drains: waits for open sessions, at most 30 s"
+    assert node.running() == 2
+    edge.open_sessions = {}
+    assert (await world.finished(deployment)).cut_connections == 0
+    await world.clock.until(lambda: node.running() == 1, 20)
+
+
+async def test_after_the_drain_time_out_sessions_are_cut_and_counted(world: World) -> None:
+    await world.node()
+    edge = await world.edge()
+    old = await deployed(world)
+    edge.open_sessions = {old.id: 2}
+    began = world.clock.monotonic()
+    done = await world.finished(await world.deploy("hello:v2"))
+    assert (done.state, done.cut_connections) == (DeploymentState.SUCCEEDED, 2)
+    assert 30 <= world.clock.monotonic() - began < 35
+
+
+async def test_a_silent_edge_holds_the_stop_for_its_time_and_is_named(world: World) -> None:
+    node, _ = await world.node(), await world.edge("edge-1")
+    silent = await world.edge("edge-2")
+    await deployed(world)
+    silent.silent = True
+    await world.clock.advance(15)
+    began = world.clock.monotonic()
+    deployment = await world.deploy("hello:v2")
+    await world.clock.advance(40)
+    assert "edge-2" in world.deployment(deployment).reason
+    assert node.running() == 2
+    done = await world.finished(deployment)
+    assert done.state is DeploymentState.SUCCEEDED
+    assert done.reason == "without the edge edge-2, which is silent"
+    assert 60 <= world.clock.monotonic() - began < 65
+
+
+async def test_an_image_that_exits_fails_soon_after_its_third_end_and_the_old_one_serves_on(world: World) -> None:
+    node, edge = await world.node(), await world.edge()
+    node.exits.add("sha256:bad:v2")
+    old = await deployed(world)
+    began = world.clock.monotonic()
+    done = await world.finished(await world.deploy("bad:v2"))
+    assert world.clock.monotonic() - began < 5
+    assert (done.state, done.stage, done.reason_code) == (DeploymentState.ROLLED_BACK, Stage.STARTING, "exited")
+    assert done.reason == "web.0 failed: the workload ended with exit code 1 (3 times)"
+    assert done.log_tail == ("boom",)
+    await world.clock.advance(60)
+    assert node.boots == 4, "no further one was tried"
+    assert [i.id for i in world.serving()] == [old.id]
+    assert all(old.id in {e.instance_id for r in table.routes for e in r.endpoints} for table in edge.tables[-1:])
+    assert world.app().release_id == world.app().stable_release_id
+
+
+async def test_a_first_deploy_that_fails_leaves_nothing_running(world: World) -> None:
+    node = await world.node()
+    node.exits.add("sha256:bad:v1")
+    done = await world.finished(await world.deploy("bad:v1"))
+    assert done.state is DeploymentState.FAILED
+    await world.clock.advance(30)
+    assert (world.app().release_id, world.live(), node.vms) == ("", [], {})
+
+
+async def test_one_that_is_never_healthy_fails_at_its_deadline_with_the_check_s_words(world: World) -> None:
+    node = await world.node()
+    old = await deployed(world)
+    node.sick.add("sha256:deaf:v2")
+    began = world.clock.monotonic()
+    done = await world.finished(await world.deploy("deaf:v2", wait_timeout_s=20))
+    assert 20 <= world.clock.monotonic() - began < 21
+    assert (done.state, done.stage) == (DeploymentState.ROLLED_BACK, Stage.CHECKING)
+    assert "connection refused" in done.reason
+    assert [i.id for i in world.serving()] == [old.id]
+
+
+async def test_it_waits_for_its_image_then_goes_on(world: World) -> None:
+    await world.node()
+    deployment = await world.deploy("hello:v1", state=ImageState.FETCHING)
+    await world.clock.advance(5)
+    waiting = world.deployment(deployment)
+    assert (waiting.state, waiting.stage) == (DeploymentState.PENDING, Stage.IMAGE)
+    assert waiting.reason == "fetches the image hello:v1"
+    await world.image("hello:v1", ImageState.READY)
+    assert (await world.finished(deployment)).state is DeploymentState.SUCCEEDED
+
+
+async def test_an_image_that_cannot_be_fetched_fails_it(world: World) -> None:
+    await world.node()
+    deployment = await world.deploy("hello:v1", state=ImageState.FETCHING)
+    await world.image("hello:v1", ImageState.FAILED, "layer 1 is corrupt")
+    done = await world.finished(deployment, 5)
+    assert (done.state, done.stage) == (DeploymentState.FAILED, Stage.IMAGE)
+    assert "layer 1 is corrupt" in done.reason
+
+
+async def test_while_a_backend_probes_it_waits_in_placing_and_says_so(world: World) -> None:
+    node = await world.node(backends=(Backend(name="kvm", status="probing"),))
+    deployment = await world.deploy("hello:v1")
+    await world.clock.advance(5)
+    waiting = world.deployment(deployment)
+    assert waiting.stage is Stage.PLACING
+    assert waiting.reason == "web.0: no node fits: 1 is still probing (backend kvm)"
+    node.facts = replace(node.facts, backends=(Backend(name="kvm", status="ready"),))
+    assert (await world.finished(deployment, 5)).state is DeploymentState.SUCCEEDED
+
+
+async def test_what_does_not_fit_is_refused_with_the_filters_words(world: World) -> None:
+    await world.node(memory_bytes=GIB)
+    done = await world.finished(await world.deploy("big:v1", process=Process(memory_bytes=2 * GIB), wait_timeout_s=10))
+    assert (done.state, done.stage, done.reason_code) == (DeploymentState.FAILED, Stage.PLACING, "no-capacity")
+    assert "1 lacks memory (need 2 GiB, best has 1 GiB)" in done.reason
+
+
+async def test_a_killed_vm_is_replaced_by_its_node_within_seconds(world: World) -> None:
+    node = await world.node()
+    instance = await deployed(world)
+    node.kill_all()
+    await world.clock.until(lambda: not world.serving(), 3)
+    await world.clock.until(lambda: [i.id for i in world.serving()] == [instance.id], 3)
+    assert world.serving()[0].observed.attempt == 2
+
+
+async def test_an_instance_that_fails_for_good_is_replaced_but_never_in_a_hot_loop(world: World) -> None:
+    node = await world.node()
+    await deployed(world)
+    node.exits.add("sha256:hello:v1")
+    node.kill_all()
+    await world.clock.advance(600)
+    ended = [i for i in world.instances() if i.phase is Phase.FAILED]
+    assert 5 <= len(ended) <= 8
+    node.exits.clear()
+    await world.clock.until(lambda: len(world.serving()) == 1, 301)
+
+
+async def test_scaling_up_and_down_needs_no_deployment(world: World) -> None:
+    node = await world.node()
+    first = await deployed(world)
+    await world.change_app(counts={"web": 3})
+    await world.clock.until(lambda: len(world.serving()) == 3, 10)
+    await world.change_app(counts={"web": 1})
+    await world.clock.until(lambda: node.running() == 1, 60)
+    assert [i.id for i in world.serving()] == [first.id]
+
+
+async def test_stop_and_start(world: World) -> None:
+    node, edge = await world.node(), await world.edge()
+    await deployed(world)
+    await world.change_app(stopped=True)
+    await world.clock.until(lambda: node.running() == 0, 60)
+    await world.clock.until(lambda: [r.state.value for r in edge.table.routes] == ["stopped"], 5)
+    await world.change_app(stopped=False)
+    await world.clock.until(lambda: len(world.serving()) == 1, 10)
+
+
+async def test_a_newer_deployment_takes_the_place_of_the_older(world: World) -> None:
+    node = await world.node()
+    node.sick.add("sha256:deaf:v1")
+    older = await world.deploy("deaf:v1")
+    await world.clock.advance(2)
+    newer = await world.deploy("hello:v2")
+    assert (await world.finished(newer)).state is DeploymentState.SUCCEEDED
+    assert world.deployment(older).state is DeploymentState.SUPERSEDED
+    assert len(world.live()) == 1
+
+
+async def test_a_rollback_to_what_still_runs_keeps_it(world: World) -> None:
+    """Equal content is equal, under whatever number it was released."""
+    node = await world.node()
+    old = await deployed(world)
+    node.sick.add("sha256:deaf:v2")
+    await world.deploy("deaf:v2")
+    await world.clock.advance(2)
+    back = await world.finished(await world.deploy("hello:v1"))
+    assert back.state is DeploymentState.SUCCEEDED
+    assert [i.id for i in world.serving()] == [old.id]
+    assert world.app().stable_release_id == back.release_id
+
+
+async def test_a_one_off_run_is_placed_and_pruned_but_never_restarted(world: World) -> None:
+    node = await world.node()
+    served = await deployed(world)
+
+    def ask(unit: Unit) -> str:
+        run = replace(
+            served,
+            id=unit.new_id("ins"),
+            owner=OwnerKind.RUN,
+            command=("true",),
+            node_id="",
+            phase=Phase.PENDING,
+            version=1,
+        )
+        unit.hint(f"app.{world.app_id}")
+        return unit.tx.instances.insert(run).id
+
+    run_id = await world.control.commit(ask)
+    await world.clock.until(lambda: node.running() == 2, 5)
+    run_vm = next(vm for vm in node.vms.values() if vm.instance_id == run_id)
+    node.vms[run_vm.vm_id] = replace(run_vm, phase=VmPhase.ENDED, exit_code=0)
+    await world.clock.until(lambda: any(i.id == run_id and not i.live for i in world.instances()), 5)
+    await world.clock.advance(30)
+    assert node.boots == 2
+    assert [i.id for i in world.serving()] == [served.id]
+
+
+async def test_a_destroyed_app_is_drained_stopped_and_forgotten(world: World) -> None:
+    node = await world.node()
+    await world.edge()
+    await deployed(world)
+    await world.change_app(deleting=True)
+    await world.clock.until(lambda: world.peek(lambda tx: tx.apps.get(world.app_id)) is None, 60)
+
+    def left(tx: Transaction) -> int:
+        where = eq("app_id", world.app_id)
+        return tx.instances.count(where) + tx.releases.count(where) + tx.deployments.count(where)
+
+    assert world.peek(left) == 0
+    await world.clock.until(lambda: node.vms == {}, 10)
+
+
+async def test_a_job_that_ends_well_is_not_started_again(world: World) -> None:
+    node = await world.node()
+    job = Process(restart=RestartPolicy(mode=RestartMode.ON_FAILURE))
+    await world.finished(await world.deploy("job:v1", port=0, process=job))
+    for vm_id, vm in node.vms.items():
+        node.vms[vm_id] = replace(vm, phase=VmPhase.ENDED, exit_code=0)
+    await world.clock.advance(120)
+    assert node.boots == 1
+    assert [i.phase for i in world.instances()] == [Phase.STOPPED]
+
+
+async def test_an_app_at_rest_costs_no_write(world: World) -> None:
+    await world.node()
+    await deployed(world)
+    await world.clock.advance(60)
+    before = world.app(), world.instances()
+    result = await rollout_step(world.control, world.app_id)
+    assert (result.changed, result.next_at) == (False, None)
+    await world.clock.advance(120)
+    assert (world.app(), world.instances()) == before
+
+
+async def test_hints_may_be_lost() -> None:
+    """Without any hint every step still comes, by the timers alone."""
+    world = World()
+    await world.begin()
+    try:
+        node, _ = await world.node(), await world.edge()
+        await world.control.bus.close()
+        done = await world.finished(await world.deploy("hello:v1"))
+        assert done.state is DeploymentState.SUCCEEDED
+        done = await world.finished(await world.deploy("hello:v2"))
+        assert done.state is DeploymentState.SUCCEEDED
+        await world.clock.until(lambda: node.running() == 1, 60)
+    finally:
+        await world.end()
+
+
+async def test_a_step_that_fails_is_tried_again_and_holds_up_no_other_app(world: World) -> None:
+    await world.node()
+
+    def break_app(unit: Unit) -> str:
+        """A deployment of a release that is not there: a defect that no plan can deal with."""
+        whole = unit.tx.apps.get(world.app_id)
+        assert whole is not None
+        broken = replace(whole, id=unit.new_id("app"), name="broken", hostname="broken.localhost", version=1)
+        unit.tx.apps.insert(broken)
+        (some,) = unit.tx.deployments.select(eq("app_id", world.app_id))
+        unit.tx.deployments.insert(replace(some, id=unit.new_id("dep"), app_id=broken.id, release_id="rel_none"))
+        return broken.id
+
+    deployment = await world.deploy("hello:v1", state=ImageState.FETCHING)
+    await world.control.commit(break_app)
+    await world.clock.advance(5)
+    await world.image("hello:v1", ImageState.READY)
+    assert (await world.finished(deployment, 10)).state is DeploymentState.SUCCEEDED
+
+
+async def test_two_control_planes_do_not_start_twice(world: World) -> None:
+    node = await world.node()
+    world.spawn(rollout_loop.run(world.control, holder="second"))
+    await deployed(world)
+    await world.clock.advance(60)
+    assert node.boots == 1
+
+
+async def test_the_second_control_plane_takes_over_when_the_first_is_gone() -> None:
+    world = World()
+    await world.begin(loops=False)
+    try:
+        await world.node()
+        first = world.spawn(rollout_loop.run(world.control, holder="first"))
+        world.spawn(rollout_loop.run(world.control, holder="second"))
+        await world.clock.advance(5)
+        first.cancel()
+        deployment = await world.deploy("hello:v1")
+        assert (await world.finished(deployment, 20)).state is DeploymentState.SUCCEEDED
+    finally:
+        await world.end()
+
+
+async def test_draining_instances_are_never_in_the_routes_again(world: World) -> None:
+    await world.node()
+    edge = await world.edge()
+    old = await deployed(world)
+    edge.open_sessions = {old.id: 1}
+    await world.deploy("hello:v2")
+    await world.clock.until(lambda: bool(drains(world.instances())), 20)
+    await world.change_app(counts={"web": 2})
+    await world.clock.advance(20)
+    (gone,) = [i for i in world.instances() if i.id == old.id]
+    assert gone.desired is Desired.DRAIN
+    assert old.id not in edge.endpoints()

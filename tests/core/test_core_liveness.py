@@ -17,7 +17,7 @@ TERMS = Terms(suspect_s=3.5, down_s=5.0, unheard_s=30.0)
 
 def silence(seconds: float, *, ever: bool = True, step: float = 0.5) -> Hearing:
     """The hearing of a node that says nothing for so long."""
-    hearing = replace(listen(None, NODE, 0.0), ever=ever)
+    hearing = replace(listen(None, NODE, None), ever=ever)
     for _ in range(round(seconds / step)):
         hearing = listen(hearing, NODE, step)
     return hearing
@@ -38,7 +38,12 @@ def test_a_beat_ends_the_silence_and_the_suspicion() -> None:
 
 def test_ten_minutes_in_which_nobody_listened_are_no_silence() -> None:
     """The platform was off: the first look after its start knows nothing, whatever the node's last beat was."""
-    assert listen(None, NODE, 600.0).silence_s == 0
+    first = listen(None, NODE, None)
+    assert (first.silence_s, first.ever) == (0, False)
+
+
+def test_a_node_that_turns_up_while_we_listen_was_heard() -> None:
+    assert listen(None, NODE, 0.5).ever
 
 
 def test_a_stall_of_the_listener_counts_as_one_step() -> None:
@@ -61,7 +66,7 @@ def test_a_node_that_is_down_stays_so_until_it_reports_its_new_epoch() -> None:
 
 @given(steps=st.lists(st.floats(0, 1e6), max_size=50))
 def test_no_node_is_down_before_one_full_term_of_listening(steps: list[float]) -> None:
-    hearing = replace(listen(None, NODE, 0.0), ever=True)
+    hearing = replace(listen(None, NODE, None), ever=True)
     listened = 0.0
     for step in steps:
         hearing = listen(hearing, NODE, step)

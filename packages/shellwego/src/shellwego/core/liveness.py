@@ -46,10 +46,13 @@ class Hearing:
     """It was heard since this control plane began to listen."""
 
 
-def listen(hearing: Hearing | None, node: Node, elapsed_s: float) -> Hearing:
-    """The hearing after a look, `elapsed_s` of monotonic time after the one before."""
-    if hearing is None:
-        return Hearing(last_heard_at=node.last_heard_at)
+def listen(hearing: Hearing | None, node: Node, elapsed_s: float | None) -> Hearing:
+    """The hearing after a look, `elapsed_s` of monotonic time after the one before; None at the very first.
+
+    A node that turns up at a later look has just registered, so it was heard.
+    """
+    if hearing is None or elapsed_s is None:
+        return Hearing(last_heard_at=node.last_heard_at, ever=elapsed_s is not None)
     if node.last_heard_at != hearing.last_heard_at:
         return Hearing(last_heard_at=node.last_heard_at, ever=True)
     silence = hearing.silence_s + min(max(elapsed_s, 0.0), MAX_STEP_S)

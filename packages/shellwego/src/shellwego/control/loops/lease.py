@@ -41,8 +41,8 @@ class Lease:
             began = self.control.clock.monotonic()
             if await self._claim():
                 await self._work_while_held(work, began)
-            healthy = self.control.clock.monotonic() - began >= TERM_S
-            pause = _RETRY_S if healthy else min(pause * 2, TERM_S)
+                lasted = self.control.clock.monotonic() - began >= TERM_S
+                pause = _RETRY_S if lasted else min(pause * 2, TERM_S)
             await self.control.clock.sleep(pause)
 
     async def _work_while_held(self, work: Callable[[], Coroutine[None, None, None]], began: float) -> None:

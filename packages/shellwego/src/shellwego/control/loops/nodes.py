@@ -41,7 +41,7 @@ class NodesLoop:
         """Look at every node once."""
         nodes = await self.control.read(lambda tx: tx.nodes.select())
         now = self.control.clock.monotonic()
-        elapsed = 0.0 if self._looked_at is None else now - self._looked_at
+        elapsed = None if self._looked_at is None else now - self._looked_at
         self._looked_at = now
         self._hearings = {node.id: listen(self._hearings.get(node.id), node, elapsed) for node in nodes}
         for node in nodes:

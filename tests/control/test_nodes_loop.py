@@ -1,0 +1,128 @@
+"""Nodes that fall silent: what is concluded, and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shellwego.control.loops.nodes import NodesLoop
+from shellwego.core.deployments import DeploymentState
+from shellwego.core.instances import Phase
+from shellwego.core.nodes import Node, NodeHealth
+from shellwego.ports.store import eq
+from tests.control.rollout_world import FakeNode, World
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    world = World()
+    await world.begin()
+    yield world
+    await world.end()
+
+
+def node_row(world: World, node: FakeNode) -> Node:
+    found = world.peek(lambda tx: tx.nodes.get(node.node_id))
+    assert found is not None
+    return found
+
+
+async def two_nodes_with_an_app(world: World) -> tuple[FakeNode, FakeNode]:
+    """Returns the node that runs the app, and the other."""
+    one, two = await world.node("one"), await world.node("two")
+    done = await world.finished(await world.deploy("hello:v1"))
+    assert done.state is DeploymentState.SUCCEEDED
+    return (one, two) if one.running() else (two, one)
+
+
+async def test_a_node_that_dies_is_detected_in_five_seconds_and_its_instances_run_elsewhere(world: World) -> None:
+    dead, other = await two_nodes_with_an_app(world)
+    dead.silent = True
+    began = world.clock.monotonic()
+    await world.clock.until(lambda: node_row(world, dead).health is NodeHealth.DOWN, 10)
+    assert world.clock.monotonic() - began <= 6.5
+    await world.clock.until(lambda: len(world.serving()) == 1, 5)
+    assert world.serving()[0].node_id == other.node_id
+    assert [i.phase for i in world.instances() if i.node_id == dead.node_id] == [Phase.LOST]
+    assert node_row(world, dead).epoch == 2
+
+
+async def test_its_endpoints_leave_the_routes_first(world: World) -> None:
+    edge = await world.edge()
+    dead, _ = await two_nodes_with_an_app(world)
+    (lost,) = world.serving()
+    await world.clock.until(lambda: edge.endpoints() == {lost.id}, 5)
+    dead.silent = True
+    await world.clock.until(lambda: node_row(world, dead).health is NodeHealth.DOWN, 10)
+    await world.clock.until(lambda: lost.id not in edge.endpoints(), 1)
+
+
+async def test_when_it_returns_the_new_epoch_tells_it_what_to_stop(world: World) -> None:
+    dead, _ = await two_nodes_with_an_app(world)
+    dead.silent = True
+    await world.clock.until(lambda: node_row(world, dead).health is NodeHealth.DOWN, 10)
+    await world.clock.until(lambda: len(world.serving()) == 1, 5)
+    dead.silent = False
+    await world.clock.until(lambda: dead.vms == {}, 5)
+    await world.clock.until(lambda: node_row(world, dead).health is NodeHealth.READY, 5)
+    assert (dead.epoch, len(world.live())) == (2, 1)
+
+
+async def test_nothing_new_is_placed_on_a_suspect_node(world: World) -> None:
+    dead, other = await two_nodes_with_an_app(world)
+    dead.silent = True
+    await world.clock.until(lambda: node_row(world, dead).health is NodeHealth.SUSPECT, 10)
+    await world.change_app(counts={"web": 3})
+    await world.clock.until(lambda: other.running() == 2, 1)
+
+
+async def test_a_suspect_node_that_is_heard_again_lost_nothing(world: World) -> None:
+    node, _ = await two_nodes_with_an_app(world)
+    (before,) = world.serving()
+    node.silent = True
+    await world.clock.until(lambda: node_row(world, node).health is NodeHealth.SUSPECT, 10)
+    node.silent = False
+    await world.clock.until(lambda: node_row(world, node).health is NodeHealth.READY, 3)
+    assert (world.serving()[0].id, node.boots, node_row(world, node).epoch) == (before.id, 1, 1)
+
+
+async def test_ten_minutes_without_the_platform_change_nothing() -> None:
+    """The same VMs, the same epoch: silence that nobody could have heard is none."""
+    world = World()
+    await world.begin()
+    try:
+        node = await world.node()
+        await world.finished(await world.deploy("hello:v1"))
+        (before,) = world.serving()
+        await world.end()
+        world.tasks.clear()
+        await world.clock.advance(600)
+        world.start_loops()
+        await world.clock.advance(8)
+        world.spawn(node.run())
+        await world.clock.advance(60)
+        assert [i.id for i in world.serving()] == [before.id]
+        assert (node.boots, node.running(), node_row(world, node).epoch) == (1, 1, 1)
+    finally:
+        await world.end()
+
+
+async def test_a_judgement_falls_when_the_node_was_heard_in_between(world: World) -> None:
+    node = await world.node()
+    seen = node_row(world, node)
+    await world.clock.advance(5)
+    await NodesLoop(world.control)._conclude(seen, NodeHealth.DOWN)
+    assert node_row(world, node).health is NodeHealth.READY
+
+
+async def test_every_judgement_is_an_event(world: World) -> None:
+    node = await world.node()
+    node.silent = True
+    await world.clock.advance(10)
+    told = world.peek(lambda tx: tx.events.select(eq("resource", node.node_id)))
+    assert [(event.type, event.severity) for event in told] == [
+        ("node.registered", "info"),
+        ("node.suspect", "warning"),
+        ("node.down", "error"),
+    ]

@@ -1,0 +1,224 @@
+"""What is believed of what a node says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from shellwego.control.nodes import MAX_INSTANCES, MAX_LOG_LINES, Nodes
+from shellwego.core.assignments import NodeReport, Registration
+from shellwego.core.errors import ForbiddenError, InvalidError
+from shellwego.core.instances import Desired, Instance, Observed, Phase
+from shellwego.core.nodes import NodeHealth
+from shellwego.ports.store import eq
+from tests.control.rollout_world import World, node_facts
+
+
+class Reporter:
+    """A node by hand: one instance is assigned to it, and nobody but the test speaks for it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.nodes = Nodes(world.control)
+        self.node_id = ""
+        self.instance_id = ""
+        self.epoch = 1
+        self.sequence = 0
+
+    async def begin(self) -> None:
+        answer = await self.nodes.register(Registration(name="one", facts=node_facts()))
+        self.node_id = answer.node_id
+        await self.world.deploy("hello:v1")
+        await self.world.clock.until(lambda: bool(self.world.live()), 5)
+        (instance,) = self.world.live()
+        self.instance_id = instance.id
+
+    async def say(self, observed: Observed, *, sequence: int | None = None, epoch: int | None = None) -> Instance:
+        self.sequence = self.sequence + 1 if sequence is None else sequence
+        self.answer = await self.nodes.report(
+            NodeReport(
+                node_id=self.node_id,
+                epoch=self.epoch if epoch is None else epoch,
+                sequence=self.sequence,
+                facts=node_facts(),
+                instances={self.instance_id: observed},
+            )
+        )
+        return self.instance
+
+    @property
+    def instance(self) -> Instance:
+        return next(i for i in self.world.instances() if i.id == self.instance_id)
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Reporter]:
+    world = World()
+    await world.begin()
+    reporter = Reporter(world)
+    await reporter.begin()
+    yield reporter
+    await world.end()
+
+
+def healthy(address: str = "10.64.0.9") -> Observed:
+    return Observed(phase=Phase.HEALTHY, address=address, attempt=1)
+
+
+async def test_a_report_moves_the_judged_phase(node: Reporter) -> None:
+    assert (await node.say(Observed(phase=Phase.STARTING, detail="boot"))).phase is Phase.STARTING
+    assert (await node.say(healthy())).phase is Phase.HEALTHY
+
+
+async def test_an_older_or_repeated_sequence_is_ignored(node: Reporter) -> None:
+    await node.say(healthy(), sequence=7)
+    for sequence in (7, 6):
+        assert (await node.say(Observed(phase=Phase.UNHEALTHY), sequence=sequence)).phase is Phase.HEALTHY
+    assert (await node.say(Observed(phase=Phase.UNHEALTHY), sequence=8)).phase is Phase.UNHEALTHY
+
+
+@pytest.mark.parametrize("epoch", [0, 2, -1])
+async def test_a_report_of_another_epoch_changes_nothing_and_is_told_the_right_one(node: Reporter, epoch: int) -> None:
+    assert (await node.say(healthy(), epoch=epoch)).phase is Phase.ASSIGNED
+    assert node.answer == 1
+
+
+@pytest.mark.parametrize("phase", [Phase.PENDING, Phase.ASSIGNED, Phase.LOST])
+async def test_a_node_cannot_say_what_only_the_control_plane_judges(node: Reporter, phase: Phase) -> None:
+    assert (await node.say(Observed(phase=phase))).phase is Phase.ASSIGNED
+
+
+async def test_a_move_that_the_table_forbids_is_refused(node: Reporter) -> None:
+    await node.say(Observed(phase=Phase.STOPPING))
+    assert (await node.say(healthy())).phase is Phase.STOPPING
+
+
+async def test_what_ended_is_never_brought_back(node: Reporter) -> None:
+    await node.say(Observed(phase=Phase.FAILED, reason="no such command"))
+    assert (await node.say(healthy())).phase is Phase.FAILED
+
+
+NOT_OF_A_VM = ["127.0.0.1", "169.254.169.254", "224.0.0.1", "0.0.0.0", "::1", "a;b", "10.64.0.9 x"]  # noqa: S104
+
+
+@pytest.mark.parametrize("address", NOT_OF_A_VM)
+async def test_an_address_that_no_vm_can_have_never_reaches_the_routes(node: Reporter, address: str) -> None:
+    assert (await node.say(healthy(address))).observed.address == ""
+
+
+async def test_what_a_node_says_is_bounded(node: Reporter) -> None:
+    flood = Observed(phase=Phase.STARTING, reason="x" * 10**6, log_tail=("y" * 10**5,) * 200, detail="z" * 999)
+    seen = (await node.say(flood)).observed
+    assert len(seen.reason) == 1000
+    assert (len(seen.log_tail), len(seen.log_tail[0]), len(seen.detail)) == (MAX_LOG_LINES, 1000, 64)
+
+
+async def test_a_report_of_too_many_instances_is_refused(node: Reporter) -> None:
+    many = {f"ins_{number}": healthy() for number in range(MAX_INSTANCES + 1)}
+    report = NodeReport(node_id=node.node_id, epoch=1, sequence=1, facts=node_facts(), instances=many)
+    with pytest.raises(InvalidError):
+        await node.nodes.report(report)
+
+
+async def test_a_node_speaks_for_its_own_instances_only(node: Reporter) -> None:
+    other = await node.nodes.register(Registration(name="two", facts=node_facts()))
+    report = NodeReport(
+        node_id=other.node_id,
+        epoch=1,
+        sequence=99,
+        facts=node_facts(),
+        instances={node.instance_id: healthy("10.64.0.66")},
+    )
+    await node.nodes.report(report)
+    assert node.instance.phase is Phase.ASSIGNED
+
+
+async def test_an_unknown_node_is_refused(node: Reporter) -> None:
+    with pytest.raises(ForbiddenError):
+        await node.nodes.assignments("node_none")
+    with pytest.raises(ForbiddenError):
+        await node.nodes.report(NodeReport(node_id="node_none", epoch=1, sequence=1, facts=node_facts()))
+
+
+async def test_a_node_that_registers_again_is_the_same_with_the_same_epoch(node: Reporter) -> None:
+    again = await node.nodes.register(
+        Registration(name="one", facts=node_facts(), known_node_id=node.node_id, known_epoch=1)
+    )
+    assert (again.node_id, again.epoch) == (node.node_id, 1)
+    assert [item.instance_id for item in again.items] == [node.instance_id]
+
+
+async def test_a_node_that_forgot_its_id_is_known_by_its_name_and_may_count_from_one(node: Reporter) -> None:
+    await node.say(healthy(), sequence=500)
+    again = await node.nodes.register(Registration(name="one", facts=node_facts()))
+    assert again.node_id == node.node_id
+    assert (await node.say(Observed(phase=Phase.UNHEALTHY), sequence=1)).phase is Phase.UNHEALTHY
+
+
+async def test_a_node_that_knows_a_higher_epoch_raises_ours(node: Reporter) -> None:
+    """The store was restored from a backup: the node would refuse our epoch for ever."""
+    again = await node.nodes.register(
+        Registration(name="one", facts=node_facts(), known_node_id=node.node_id, known_epoch=5)
+    )
+    assert again.epoch == 5
+
+
+@pytest.mark.parametrize("name", ["", "x" * 254, "a\nb"])
+async def test_a_node_name_must_be_usable(node: Reporter, name: str) -> None:
+    with pytest.raises(InvalidError):
+        await node.nodes.register(Registration(name=name, facts=node_facts()))
+
+
+async def test_an_assignment_says_everything_that_a_vm_needs(node: Reporter) -> None:
+    (item,) = (await node.nodes.assignments(node.node_id)).items
+    work = item.workload
+    assert item.present
+    assert (work.image_digest, work.port, work.process, work.release) == ("sha256:hello:v1", 8080, "web", 1)
+    assert (work.network_id, work.organization_id) == ("net_x", "org_x")
+    assert work.env["PORT"] == "8080"
+
+
+async def test_what_is_to_stop_is_assigned_as_absent_until_the_node_says_that_it_is_gone(node: Reporter) -> None:
+    await node.world.change_app(stopped=True)
+    await node.world.clock.until(lambda: node.instance.desired is Desired.STOP, 10)
+    (item,) = (await node.nodes.assignments(node.node_id)).items
+    assert not item.present
+    await node.say(Observed(phase=Phase.STOPPED))
+    assert (await node.nodes.assignments(node.node_id)).items == ()
+    assert node.instance.stopped_at is not None
+
+
+async def test_a_heart_beat_is_written_at_most_twice_a_beat(node: Reporter) -> None:
+    def version() -> int:
+        found = node.world.peek(lambda tx: tx.nodes.get(node.node_id))
+        assert found is not None
+        return found.version
+
+    await node.world.clock.advance(1.5)
+    before = version()
+    for sequence in range(10, 20):
+        await node.say(Observed(phase=Phase.STARTING), sequence=sequence)
+    assert version() == before + 1
+
+
+async def test_every_end_is_an_event(node: Reporter) -> None:
+    await node.say(healthy())
+    await node.say(Observed(phase=Phase.STARTING, ends=1, reason="killed by signal 9"))
+    (event,) = node.world.peek(lambda tx: tx.events.select(eq("type", "instance.ended")))
+    assert event.resource == node.instance_id
+    assert event.data["reason"] == "killed by signal 9"
+
+
+async def test_a_node_that_was_suspect_is_ready_by_its_next_report(node: Reporter) -> None:
+    await node.world.clock.advance(4.5)
+
+    def health() -> NodeHealth:
+        found = node.world.peek(lambda tx: tx.nodes.get(node.node_id))
+        assert found is not None
+        return found.health
+
+    assert health() is NodeHealth.SUSPECT
+    await node.say(replace(healthy()))
+    assert health() is NodeHealth.READY

@@ -1,0 +1,129 @@
+"""The lease of a loop: one holder at a time, whatever happens to the store or to a holder."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import pytest
+
+from shellwego.control.loops.lease import TERM_S, Lease
+from shellwego.control.unit import Control
+from shellwego.core.errors import UnavailableError
+from shellwego.drivers.bus.memory import MemoryBus
+from shellwego.drivers.clock.virtual import VirtualClock
+from shellwego.drivers.store.memory import MemoryStore
+from shellwego.ports.store import Transaction
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class UnreliableStore:
+    """One control plane's way to the store: it may be cut, or hang."""
+
+    store: MemoryStore
+    clock: VirtualClock
+    cut: bool = False
+    hangs: bool = False
+
+    async def transact(self, fn: Callable[[Transaction], T]) -> T:
+        if self.hangs:
+            await self.clock.sleep(1e9)
+        if self.cut:
+            raise UnavailableError("store-closed", "no way to the store")
+        return await self.store.transact(fn)
+
+    async def read(self, fn: Callable[[Transaction], T]) -> T:
+        return await self.store.read(fn)
+
+    async def close(self) -> None:
+        await self.store.close()
+
+
+@dataclass(slots=True)
+class Planes:
+    """Control planes that contend for one loop; `working` are those that work now."""
+
+    clock: VirtualClock = field(default_factory=VirtualClock)
+    working: set[str] = field(default_factory=set)
+    most: int = 0
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    store: MemoryStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store = MemoryStore(self.clock)
+
+    def start(self, holder: str) -> UnreliableStore:
+        way = UnreliableStore(self.store, self.clock)
+        lease = Lease(Control(way, MemoryBus(), self.clock), "x", holder)
+        self.tasks.append(asyncio.ensure_future(lease.run(lambda: self._work(holder))))
+        return way
+
+    async def _work(self, holder: str) -> None:
+        self.working.add(holder)
+        self.most = max(self.most, len(self.working))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.working.discard(holder)
+
+    async def end(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+async def test_one_of_several_works() -> None:
+    planes = Planes()
+    for holder in ("a", "b", "c"):
+        planes.start(holder)
+    await planes.clock.advance(120)
+    assert planes.working == {"a"}
+    assert planes.most == 1
+    await planes.end()
+
+
+@pytest.mark.parametrize("fault", ["cut", "hangs"])
+async def test_a_holder_without_the_store_stops_before_another_begins(fault: str) -> None:
+    planes = Planes()
+    way = planes.start("a")
+    await planes.clock.advance(1)
+    planes.start("b")
+    setattr(way, fault, True)
+    await planes.clock.advance(TERM_S * 2 / 3 + 0.1)
+    assert planes.working == set()
+    await planes.clock.advance(TERM_S)
+    assert planes.working == {"b"}
+    assert planes.most == 1
+    await planes.end()
+
+
+async def test_a_holder_that_comes_back_under_its_name_does_not_wait_for_itself() -> None:
+    planes = Planes()
+    planes.start("a")
+    await planes.clock.advance(7)
+    await planes.end()
+    planes.start("a")
+    await planes.clock.advance(0.1)
+    assert planes.working == {"a"}
+    await planes.end()
+
+
+async def test_work_that_fails_is_begun_again() -> None:
+    clock = VirtualClock()
+    lease = Lease(Control(MemoryStore(clock), MemoryBus(), clock), "x", "a")
+    begun: list[float] = []
+
+    async def work() -> None:
+        begun.append(clock.monotonic())
+        raise ValueError("a defect")
+
+    task = asyncio.ensure_future(lease.run(work))
+    await clock.advance(40)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert len(begun) >= 4
+    assert begun[-1] - begun[-2] > begun[1] - begun[0], "later and later"
