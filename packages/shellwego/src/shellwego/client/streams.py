@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
 _OPEN_S = 30.0
+_CLOSE_S = 1.0
+"""For the closing handshake; a guest that floods may keep its answer from coming in time."""
 _MAX_MESSAGE = 1024 * 1024
 
 
@@ -56,7 +58,7 @@ def events(lines: Iterable[bytes]) -> Iterator[ServerSentEvent]:
 
 
 class RecordSocket:
-    """An open exec or log stream: records go out by `send`, and come in by iterating.
+    """An open exec or log stream, used in a `with`: records go out by `send`, and come in by iterating.
 
     Sending and iterating may happen in two threads.
     """
@@ -66,12 +68,13 @@ class RecordSocket:
         self._reader = RecordReader()
 
     def __enter__(self) -> RecordSocket:
+        self._connection.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._connection.close()
+        self._connection.__exit__(kind, error, trace)
 
     def send(self, record: Record) -> None:
         """Send a record; waits while the other side has no room.
@@ -141,7 +144,12 @@ def _open(transport: Transport, path: str, query: str) -> RecordSocket:
             uri = f"ws://localhost{path}?{query}"
             socket_path = transport.api_url.removeprefix("unix:")
             connection = unix_connect(
-                socket_path, uri, additional_headers=headers, open_timeout=_OPEN_S, max_size=_MAX_MESSAGE
+                socket_path,
+                uri,
+                additional_headers=headers,
+                open_timeout=_OPEN_S,
+                close_timeout=_CLOSE_S,
+                max_size=_MAX_MESSAGE,
             )
         else:
             uri = f"ws{transport.api_url.removeprefix('http')}{path}?{query}"
@@ -149,6 +157,7 @@ def _open(transport: Transport, path: str, query: str) -> RecordSocket:
                 uri,
                 additional_headers=headers,
                 open_timeout=_OPEN_S,
+                close_timeout=_CLOSE_S,
                 max_size=_MAX_MESSAGE,
                 ssl=transport.tls(),
                 proxy=None,
