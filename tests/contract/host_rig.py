@@ -44,6 +44,9 @@ run_helper(
 )
 """
 
+_WITHOUT_CGROUPS = ["unshare", "--mount", "sh", "-c", 'umount --recursive /sys/fs/cgroup && exec "$@"', "sh"]
+"""Run a command on a host that gives no cgroups: they are taken out of its view."""
+
 
 class Namespace:
     """A network namespace with loopback up, and a way to run commands in it."""
@@ -83,10 +86,11 @@ class Namespace:
 class RealHelper:
     """A helper process and its client. `restart` is what a crash and a new start of the platform look like."""
 
-    def __init__(self, namespace: Namespace, run_root: Path, installation_id: str | None = None) -> None:
+    def __init__(self, namespace: Namespace, run_root: Path, *, cgroups: bool = True) -> None:
         self.namespace = namespace
+        self._wrapper = [] if cgroups else _WITHOUT_CGROUPS
         self.configuration = HelperConfiguration(
-            installation_id or f"swg_{secrets.token_hex(8)}",
+            f"swg_{secrets.token_hex(8)}",
             NOBODY,
             NOBODY,
             listeners=(LISTENER,),
@@ -109,7 +113,7 @@ class RealHelper:
         )
         with theirs:
             self.process = subprocess.Popen(
-                [*self.namespace.enter, sys.executable, "-c", _HELPER, str(theirs.fileno()), told],
+                [*self.namespace.enter, *self._wrapper, sys.executable, "-c", _HELPER, str(theirs.fileno()), told],
                 pass_fds=[theirs.fileno()],
                 stderr=subprocess.PIPE,
             )
@@ -151,13 +155,13 @@ class RealHelper:
 
 
 @asynccontextmanager
-async def real_helper(tmp_path: Path) -> AsyncIterator[RealHelper]:
+async def real_helper(tmp_path: Path, *, cgroups: bool = True) -> AsyncIterator[RealHelper]:
     """One installation, alone in its namespace, in which `IN_USE` is a network of somebody else."""
     namespace = Namespace()
     try:
         namespace.run("ip", "link", "add", "other", "type", "bridge")
         namespace.run("ip", "addr", "add", f"{IN_USE[1]}/{IN_USE.prefixlen}", "dev", "other")
-        helper = RealHelper(namespace, tmp_path / "run")
+        helper = RealHelper(namespace, tmp_path / "run", cgroups=cgroups)
         try:
             yield helper
         finally:

@@ -136,6 +136,24 @@ async def test_vms_that_come_together_share_a_load_of_rules() -> None:
     assert host.loads == before + 1
 
 
+async def test_running_vms_keep_their_rules_until_all_are_adopted() -> None:
+    """A restart of the platform: the rules of its last life are in force, and one VM ends while another is adopted."""
+    host = CountingHost(CONFIGURATION)
+    before = bridge_rig(host)
+    await before.backend.configure_bridge()
+    await attach(before, 1)
+    await attach(before, 2)
+    in_force = before.allowed()
+    after = bridge_rig(host)
+    await after.backend.configure_bridge()
+    await after.backend.adopt(key(1), nic(1), IPv4Address("10.64.16.2"))
+    await after.backend.release(key(1))
+    assert after.allowed() == in_force
+    await after.backend.adopt(key(2), nic(2), IPv4Address("10.64.16.3"))
+    await after.backend.settle()
+    assert after.allowed() == {each for each in in_force if each[2] == IPv4Address("10.64.16.3")}
+
+
 def test_names_fit_where_they_must() -> None:
     names = HostNames.of("swg_0123456789")
     assert len(names.tap(key(1))) == 15

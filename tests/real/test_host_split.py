@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,18 +171,19 @@ def test_only_root_can_split(namespace: Namespace, run_root: Path) -> None:
     assert "must be started by root" in done.stderr
 
 
-def test_what_the_user_cannot_reach_is_told_with_the_remedy(tmp_path: Path) -> None:
-    closed, opened = tmp_path / "closed", tmp_path / "open"
-    for directory in (closed, opened):
-        directory.mkdir()
-        (directory / "file").write_text("x")
-    for part in (opened, *opened.parents):
-        if part.owner() == "root" and part.is_relative_to(tmp_path.parent.parent):
-            part.chmod(0o755)
-    closed.chmod(0o700)
-    found = check_reachable(NOBODY, NOBODY, [opened / "file", closed / "file", tmp_path / "absent"])
-    assert [unreachable.path.name for unreachable in found] == ["file", "absent"]
-    assert found[0].path == closed / "file"
-    assert str(closed) in found[0].remedy
-    assert found[0].mode.startswith("0700")
-    assert check_reachable(0, 0, [closed / "file"]) == []
+def test_what_the_user_cannot_reach_is_told_with_the_remedy() -> None:
+    with tempfile.TemporaryDirectory(prefix="swg-test-", dir="/tmp") as name:
+        base = Path(name)
+        base.chmod(0o711)  # may be passed through, though not listed
+        for directory in ("open", "closed"):
+            (base / directory).mkdir()
+            (base / directory / "file").write_text("x")
+            (base / directory).chmod(0o755 if directory == "open" else 0o700)
+        asked = [base / "open/file", base / "closed/file", base / "absent", base, base / "open"]
+        found = {unreachable.path: unreachable for unreachable in check_reachable(NOBODY, NOBODY, asked)}
+        assert found.keys() == {base / "closed/file", base / "absent", base}
+        assert found[base / "closed/file"].mode.startswith("drwx------ uid 0")
+        assert f"chmod o+x {base / 'closed'}," in found[base / "closed/file"].remedy
+        assert found[base / "absent"].mode == "absent"
+        assert f"chmod o+rx {base}," in found[base].remedy
+        assert check_reachable(0, 0, [base / "closed/file"]) == []

@@ -233,3 +233,17 @@ def file_of(uid: int) -> Iterator[None]:
 def session_of(leader: int) -> list[int]:
     numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
     return [pid for pid in numbers if (process := read_process(pid)) is not None and process.session == leader]
+
+
+async def test_without_cgroups_rlimits_bound_a_vmm_and_that_is_told(tmp_path: Path) -> None:
+    async with real_helper(tmp_path, cgroups=False) as bare:
+        rig = rig_of(bare)
+        spawned = await start(rig)
+        assert spawned.confinement == "rlimits"
+        assert int(limit_of(spawned.pid, "Max address space")) > LIMITS.memory_bytes
+        assert limit_of(spawned.pid, "Max processes") == str(LIMITS.pids)
+        with pytest.raises(HostError, match="runs already"):
+            await rig.host.vm_spawn(ONE, rig.argv(), LIMITS, {})
+        swept = await rig.host.sweep(Keep())
+        assert swept.processes == (spawned.pid,)
+        let_go(spawned)

@@ -149,10 +149,12 @@ class HelperHost:
                     await self._send(packet, ())
                 return await self._waiting
         except TimeoutError as error:
-            self._hang_up("the root helper does not answer")
+            self._waiting = None
+            self._hang_up()
             raise _gone("the root helper does not answer") from error
         except (BrokenPipeError, ConnectionResetError) as error:
-            self._hang_up("the root helper has ended")
+            self._waiting = None
+            self._hang_up()
             raise _gone("the root helper has ended") from error
         finally:
             self._waiting = None
@@ -186,7 +188,7 @@ class HelperHost:
             self._hang_up(f"the root helper cannot be understood: {error}")
             return
         if not packet:
-            self._hang_up("the root helper has ended")
+            self._hang_up()
         elif message is not None:
             self._deliver(message)
 
@@ -197,7 +199,7 @@ class HelperHost:
         else:
             self._waiting.set_result(message)
 
-    def _hang_up(self, why: str) -> None:
+    def _hang_up(self, why: str = "the root helper has ended") -> None:
         if self._gone.is_set():
             return
         self._gone.set()

@@ -17,6 +17,7 @@ import ctypes
 import os
 import signal
 import socket
+import stat
 import sys
 import traceback
 from collections.abc import Iterable
@@ -131,7 +132,7 @@ class Unreachable:
 
     path: Path
     mode: str
-    """Of the part of the path that shuts it off, as `ls -l` shows it with its owner."""
+    """Of the part of the path that shuts it off, as `ls -l` shows it, with its owner."""
     remedy: str
 
 
@@ -140,48 +141,56 @@ def check_reachable(uid: int, gid: int, paths: Iterable[Path]) -> list[Unreachab
 
     The kernel is asked, as that user, in a child that drops for good; so access lists and mounts count too.
     """
-    paths = [path.absolute() for path in paths]
+    real = [path.resolve() for path in paths]
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        _report_reachable(uid, gid, paths, writing)
+        _report_shut(uid, gid, real, writing)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        answers = pipe.read()
+        answers = pipe.read().ljust(len(real), bytes([_UNKNOWN]))
     os.waitpid(child, 0)
-    return [
-        _explain(path)
-        for path, answer in zip(paths, answers.ljust(len(paths), b"0"), strict=True)
-        if answer == ord("0")
-    ]
+    return [_explain(path, shut) for path, shut in zip(real, answers, strict=True) if shut != _OPEN]
 
 
-def _report_reachable(uid: int, gid: int, paths: list[Path], writing: int) -> None:
+_OPEN = 255
+_UNKNOWN = 254
+
+
+def _report_shut(uid: int, gid: int, paths: list[Path], writing: int) -> NoReturn:
+    """As the user: one byte a path, the index of its first part that shuts it off."""
     try:
+        modes = [[_wanted(part, part == path) for part in _parts(path)] for path in paths]
         _drop(uid, gid)
-        os.write(writing, b"".join(b"1" if _can_use(path) else b"0" for path in paths))
+        os.write(writing, bytes(_first_shut(_parts(path), wanted) for path, wanted in zip(paths, modes, strict=True)))
     finally:
         os._exit(0)
 
 
-def _can_use(path: Path) -> bool:
-    try:
-        return os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK)
-    except OSError:
-        return False
+def _parts(path: Path) -> list[Path]:
+    """A path's directories from the root on, and itself."""
+    return [*reversed(path.parents), path]
 
 
-def _explain(path: Path) -> Unreachable:
-    """The first part of a path that is not open to others, or the path itself."""
+def _wanted(part: Path, last: bool) -> int:
+    """What the user needs of a part: to pass through a directory; to read, and where it is a directory list, the last."""
+    if not last:
+        return os.X_OK
+    return os.R_OK | os.X_OK if part.is_dir() else os.R_OK
+
+
+def _first_shut(parts: list[Path], wanted: list[int]) -> int:
+    found = (index for index, (part, mode) in enumerate(zip(parts, wanted, strict=True)) if not os.access(part, mode))
+    return next(found, _OPEN)
+
+
+def _explain(path: Path, shut: int) -> Unreachable:
+    """What root sees of the part that shuts a path off."""
     if not path.exists():
         return Unreachable(path, "absent", f"{path} does not exist; make it, or run scripts/setup")
-    resolved = path.resolve()
-    for part in (*reversed(resolved.parents), resolved):
-        status = part.stat()
-        wanted = 0o005 if part.is_dir() else 0o004
-        if status.st_mode & wanted != wanted:
-            mode = f"{status.st_mode & 0o7777:04o} uid {status.st_uid}"
-            return Unreachable(
-                path, mode, f"chmod o+{'rx' if part.is_dir() else 'r'} {part}, or move it to a public place"
-            )
-    return Unreachable(path, f"{resolved.stat().st_mode & 0o7777:04o}", f"an access list or mount shuts {resolved} off")
+    parts = _parts(path)
+    part = parts[shut] if shut < len(parts) else path
+    status = part.stat()
+    mode = f"{stat.filemode(status.st_mode)} uid {status.st_uid} ({part})"
+    need = "r" if not part.is_dir() else "rx" if part == path else "x"
+    return Unreachable(path, mode, f"chmod o+{need} {part}, or move what lies there to a public place")

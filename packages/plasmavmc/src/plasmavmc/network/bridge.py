@@ -2,8 +2,10 @@
 
 Theory. The members in memory are the truth; each change of them is followed by the whole rule set, applied atomically.
 Changes that arrive while a rule set is being applied share the next one, so that a hundred VMs started at once cost a few
-loads and not a hundred. The rules of a VM stand before its tap is handed out, and its tap is gone before they are taken
-away.
+loads and not a hundred. The rules of a VM stand before its tap is handed out.
+
+After a restart VMs run and we do not know them yet. Until they are adopted and `settle` is called, the rules that the last
+life left in force stay as they are, also when one of them ends meanwhile: none is cut off while another is adopted.
 """
 
 from __future__ import annotations
@@ -30,10 +32,12 @@ class BridgeNetwork:
         self._applying = asyncio.Lock()
         self._changed = 0
         self._applied = 0
+        self._settled = False
 
     async def configure_bridge(self) -> None:
         await self._host.bridge_ensure(self._members.bridge)
-        await self._apply()
+        if self._settled:
+            await self._apply()
 
     async def setup_tap(self, key: str, spec: NetworkSpec) -> Attachment:
         async with AsyncExitStack() as undo:
@@ -52,11 +56,12 @@ class BridgeNetwork:
         await self._apply()
 
     async def release(self, key: str) -> None:
-        if self._members.remove(key, self._clock()):
+        if self._members.remove(key, self._clock()) and self._settled:
             await self._apply()
 
     async def _apply(self) -> None:
         """Return when rules that hold every change made so far are in force."""
+        self._settled = True
         self._changed += 1
         wanted = self._changed
         async with self._applying:

@@ -7,9 +7,9 @@ was started, so that a later start finds it again.
 
 A child is made and filled by root; a process joins before it runs its program, so that nothing of it is ever outside.
 
-Traps: a group whose last process or child has just gone is busy for some milliseconds more, so removal is patient;
-controllers cannot be passed on by a v2 group that holds processes (so a container's own root fails here, and v1
-or none is taken).
+Traps: a group whose last process or child has just gone is busy for some milliseconds more (a zombie's other threads are
+still ending, a child group is dying), so removal is patient; controllers cannot be passed on by a v2 group that holds
+processes (so a container's own root fails here, and v1 or none is taken).
 Source: Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/.
 """
 
@@ -25,6 +25,7 @@ from typing import Protocol
 
 from plasmavmc.errors import HostError
 from plasmavmc.host.operations import Limits
+from plasmavmc.host.processes import read_process
 
 CONTROLLERS = ("memory", "cpu", "pids")
 V2, V1, NONE = "cgroup-v2", "cgroup-v1", "rlimits"
@@ -56,7 +57,7 @@ class Cgroups(Protocol):
         """Names of all children."""
 
     def remove(self, name: str) -> bool:
-        """Remove a child. False where processes are still in it; one that is not there is fine."""
+        """Remove a child. False at once where processes live in it; one that is not there is fine."""
 
     def remove_parent(self) -> None:
         """Remove the parent; it stays where it has children."""
@@ -173,7 +174,7 @@ class DirectoryCgroups:
     def remove(self, name: str) -> bool:
         deadline = monotonic() + _REMOVAL_WAIT_S
         while not all([_rmdir(parent / name) for parent in self._layout.parents]):
-            if self.members(name) or monotonic() > deadline:
+            if monotonic() > deadline or any(read_process(pid) for pid in self.members(name)):
                 return False
             sleep(0.005)
         return True

@@ -113,16 +113,17 @@ class Links:
         What is as wide as the whole pool or wider (a default route, a company's 10.0.0.0/8) is left out: a narrower
         network beside it is the usual case, and routing prefers it.
         """
-        own = self._index(besides)
-        found = {
-            IPv4Interface((address.get_attr("IFA_ADDRESS"), address["prefixlen"])).network
-            for address in self._ip.get_addr(family=AF_INET)
-            if address["index"] != own
-        }
-        for route in self._ip.get_routes(family=AF_INET, table=_MAIN_TABLE):
-            destination = route.get_attr("RTA_DST")
-            if destination is not None and route.get_attr("RTA_OIF") != own:
-                found.add(IPv4Network((destination, route["dst_len"])))
+        with _explained("networks of the host"):
+            own = self._index(besides)
+            found = {
+                IPv4Interface((address.get_attr("IFA_ADDRESS"), address["prefixlen"])).network
+                for address in self._ip.get_addr(family=AF_INET)
+                if address["index"] != own
+            }
+            for route in self._ip.get_routes(family=AF_INET, table=_MAIN_TABLE):
+                destination = route.get_attr("RTA_DST")
+                if destination is not None and route.get_attr("RTA_OIF") != own:
+                    found.add(IPv4Network((destination, route["dst_len"])))
         return {network for network in found if not network.supernet_of(POOL)}
 
     # Taps
@@ -166,14 +167,17 @@ class Links:
 
     def names(self) -> dict[str, str]:
         """All links by name, each with its master's name or nothing."""
-        links = list(self._ip.get_links())
+        with _explained("links of the host"):
+            links = list(self._ip.get_links())
         by_index = {link["index"]: link.get_attr("IFLA_IFNAME") for link in links}
         return {link.get_attr("IFLA_IFNAME"): by_index.get(link.get_attr("IFLA_MASTER"), "") for link in links}
 
     def is_idle(self, name: str) -> bool:
         """Whether nobody holds the other end: a tap without a VMM, a bridge without such a port."""
-        found = self._ip.get_links(ifname=name) if self._index(name) else ()
-        return not any(link.get_attr("IFLA_CARRIER") for link in found)
+        with _explained(f"link {name}"), _absent_is_fine():
+            if self._index(name):
+                return not any(link.get_attr("IFLA_CARRIER") for link in self._ip.get_links(ifname=name))
+        return True
 
     def delete(self, name: str) -> None:
         """Remove a link; one that is not there is fine."""

@@ -14,6 +14,7 @@ import os
 import select
 import socket
 import sys
+import traceback
 from contextlib import suppress
 
 import msgspec
@@ -86,8 +87,13 @@ def _handle(helper: Helper, connection: socket.socket, message: protocol.Message
         reply = protocol.Reply(
             protocol.Failure(error.code, error.brief, error.details, error.resolution, temporary=error.temporary)
         )
+    except protocol.ProtocolError:
+        raise
     except OSError as error:
         reply = protocol.Reply(protocol.Failure("host-error", f"the host refused: {error}"))
+    except Exception as error:  # noqa: BLE001 - one request that meets a defect must not end all the others
+        traceback.print_exc()
+        reply = protocol.Reply(protocol.Failure("helper-defect", f"the root helper failed: {type(error).__name__}"))
     finally:
         protocol.close_all(message.fds)
     try:

@@ -26,11 +26,14 @@ from plasmavmc.host.helper.programs import check_program, kvm_access, open_kvm
 from plasmavmc.host.helper.sockets import listen
 from plasmavmc.host.helper.sweep import Sweeper
 from plasmavmc.host.helper.uids import Uids
+from plasmavmc.host.names import is_key
 from plasmavmc.host.operations import ProcessId
 from plasmavmc.host.processes import held, processes, uids_of
 from plasmavmc.host.run import PATH, find_program
 
 _NFT_TIMEOUT_S = 20.0
+_MAX_CODES = 4096
+"""Exit codes kept for who asks later; the oldest are forgotten."""
 
 
 class Answer(NamedTuple):
@@ -65,6 +68,8 @@ class Helper:
             pid, status = os.waitpid(process.pid, os.WNOHANG)
             if pid:
                 self._codes[process] = os.waitstatus_to_exitcode(status)
+                while len(self._codes) > _MAX_CODES:
+                    del self._codes[next(iter(self._codes))]
                 os.close(pidfd)
                 del self.children[pidfd]
 
@@ -196,7 +201,7 @@ class Helper:
             fds=request.fds,
         )
         check_program(Path(request.argv[0]))
-        if self._cgroups.members(self._names.vm_cgroup(request.key)):
+        if self._sweeper.runs(request.key):
             raise checks.refusal("a VM", f"{request.key} runs already")
         return self._start(request, fds)
 
@@ -268,11 +273,12 @@ def prepare_run_root(configuration: HelperConfiguration) -> None:
         raise HostError(
             "unsafe-run-root", f"{root} is not root's alone", resolution=f"chown root {root}; chmod 755 {root}"
         )
-    if any(path.name[:4] == configuration.key[:4] and path.name != configuration.key for path in root.iterdir()):
+    others = {path.name for path in root.iterdir() if is_key(path.name)} - {configuration.key}
+    if any(other[:4] == configuration.names.code for other in others):
         raise HostError(
             "same-code",
             f"another installation on this host has names beginning with swg{configuration.key[:4]} too",
-            resolution="give this data directory another installation id (remove its file `installation`)",
+            resolution=f"if that one has ended, remove its directory in {root}; else give one of them another id",
         )
     own = configuration.names.run_dir(root)
     own.mkdir(mode=0o700, exist_ok=True)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,8 @@ def _run_child(program: Program, output: int, trouble: int) -> NoReturn:
     try:
         for join in program.joins:
             join.write_text("0")
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(ignored, signal.SIG_DFL)  # Python ignores them, and execve passes that on
         os.setsid()
         os.umask(0o077)
         os.chdir("/")

@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from time import monotonic
 
 from plasmavmc.errors import HostError
-from plasmavmc.host.helper.cgroups import Cgroups
+from plasmavmc.host.helper.cgroups import NONE, Cgroups
 from plasmavmc.host.helper.links import Links
 from plasmavmc.host.helper.uids import Uids
 from plasmavmc.host.names import CODE_OF_LINK, HostNames, is_key
@@ -70,6 +70,12 @@ class Sweeper:
         found = {process.id for pid in in_groups if (process := read_process(pid)) is not None}
         named = {process.id for process in processes() if vmm_key(self.names, argv_of(process.id.pid)) is not None}
         return frozenset(found | named)
+
+    def runs(self, key: str) -> bool:
+        """Whether VM `key` has a process."""
+        if self.cgroups.confinement != NONE:
+            return bool(self.cgroups.members(self.names.vm_cgroup(key)))
+        return any(vmm_key(self.names, argv_of(process.id.pid)) == key for process in processes())
 
     def remove_links(self) -> None:
         """Remove every link of ours, the bridge with them."""

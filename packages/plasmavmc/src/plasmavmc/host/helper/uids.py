@@ -84,9 +84,17 @@ class Uids:
 
     def _recorded(self) -> Iterator[tuple[str, int]]:
         for path in self._directory.iterdir():
-            owner, _, key = path.read_text().strip().partition(" ")
+            owner, _, key = _text_of(path).strip().partition(" ")
             if owner == self._installation and path.name.isdecimal() and int(path.name) in self._range:
                 yield key, int(path.name)
+
+
+def _text_of(path: Path) -> str:
+    """Content of a lease; empty where its helper has just ended it."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def _uids_in_use(directories: Collection[Path] = WRITABLE_BY_ALL) -> set[int]:
