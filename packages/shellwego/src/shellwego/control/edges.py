@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from shellwego.control.facts import LIVE, route_table, routes_version
+from shellwego.control.facts import route_table, routes_version
+from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import ForbiddenError, InvalidError
 from shellwego.core.instances import Desired
@@ -97,7 +98,7 @@ def _open_sessions(told: Mapping[str, int]) -> dict[str, int]:
 
 def _wake_draining(unit: Unit) -> None:
     """Whatever drains may be empty now."""
-    draining = unit.tx.instances.select(eq("desired", Desired.DRAIN.value), within("phase", LIVE))
+    draining = unit.tx.instances.select(eq("desired", Desired.DRAIN.value), within("phase", LIVE_PHASES))
     for instance in draining:
         unit.hint(subjects.app(instance.app_id))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from shellwego.control.instances import LIVE_PHASES
 from shellwego.core.apps import App, Release
 from shellwego.core.deployments import FINISHED, DeploymentState
 from shellwego.core.images import ImageState
-from shellwego.core.instances import TERMINAL, Instance, Phase
+from shellwego.core.instances import Instance
 from shellwego.core.nodes import NodeHealth
 from shellwego.core.placement import NodeUsage, PlacementRequest
 from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
@@ -17,7 +18,6 @@ from shellwego.ports.store import Order, Transaction, eq, within
 
 ROUTES_COUNTER = "routes"
 UNFINISHED = tuple(state.value for state in DeploymentState if state not in FINISHED)
-LIVE = tuple(phase.value for phase in Phase if phase not in TERMINAL)
 _ENDED_WITHOUT_RELEASE = (DeploymentState.FAILED, DeploymentState.CANCELLED)
 
 
@@ -82,7 +82,7 @@ def placement_request(instance: Instance, release: Release) -> PlacementRequest:
 def node_usage(tx: Transaction) -> dict[str, NodeUsage]:
     """What is placed on each node: everything that has not ended there."""
     usage: dict[str, NodeUsage] = {}
-    for instance in tx.instances.select(within("phase", LIVE)):
+    for instance in tx.instances.select(within("phase", LIVE_PHASES)):
         if instance.node_id:
             request = PlacementRequest(
                 app_id=instance.app_id,
@@ -97,7 +97,7 @@ def node_usage(tx: Transaction) -> dict[str, NodeUsage]:
 
 def route_facts(tx: Transaction, app: App) -> RouteFacts:
     """What the route of an app follows from."""
-    instances = tuple(tx.instances.select(eq("app_id", app.id), within("phase", LIVE)))
+    instances = tuple(tx.instances.select(eq("app_id", app.id), within("phase", LIVE_PHASES)))
     newest = Order("created_at", descending=True)
     last = next(iter(tx.deployments.select(eq("app_id", app.id), order=newest, limit=1)), None)
     return RouteFacts(

@@ -14,7 +14,8 @@ from dataclasses import replace
 import structlog
 
 from shellwego.control.changes import emit, instance_data
-from shellwego.control.facts import LIVE, releases_of
+from shellwego.control.facts import releases_of
+from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App, Process, Release, RestartMode, RestartPolicy
 from shellwego.core.assignments import Assignment, Assignments, NodeReport, Registration, Workload
@@ -313,4 +314,4 @@ def _known(tx: Transaction, node_id: str) -> Node:
 
 
 def _instances_on(tx: Transaction, node_id: str) -> list[Instance]:
-    return tx.instances.select(eq("node_id", node_id), within("phase", LIVE))
+    return tx.instances.select(eq("node_id", node_id), within("phase", LIVE_PHASES))

@@ -6,8 +6,6 @@ by name, never by chance.
 
 Memory is never promised twice. CPU is a share, and writable layers are sparse, so both are promised `CPU_OVERCOMMIT` and
 `DISK_OVERCOMMIT` times over; one instance still has to fit into what the node has.
-
-A refusal is `waiting` where only time is missing (a backend still boots its probe's guest); otherwise somebody has to act.
 """
 
 from __future__ import annotations
@@ -64,8 +62,6 @@ class Placement:
 @dataclass(frozen=True, slots=True)
 class Refusal:
     reason: str
-    waiting: bool
-    """Nothing to be done: it will fit once a probe is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +74,6 @@ class _Objection:
     best: float = 0.0
     """For resources: what is free here."""
     detail: Callable[[float], str] | None = None
-    waiting: bool = False
 
 
 def place(request: PlacementRequest, nodes: Iterable[Node], usage: Mapping[str, NodeUsage]) -> Placement | Refusal:
@@ -118,7 +113,7 @@ def _objection(request: PlacementRequest, node: Node, used: NodeUsage) -> _Objec
 
 def _health_objection(node: Node) -> _Objection | None:
     if node.health is not NodeHealth.READY:
-        return _Objection(node.health.value, f"is {node.health.value}", f"are {node.health.value}", waiting=True)
+        return _Objection(node.health.value, f"is {node.health.value}", f"are {node.health.value}")
     if node.scheduling is not Scheduling.OPEN:
         return _Objection(node.scheduling.value, f"is {node.scheduling.value}", f"are {node.scheduling.value}")
     return None
@@ -135,7 +130,7 @@ def _backend_objection(request: PlacementRequest, node: Node) -> _Objection | No
     probing = [backend.name for backend in offered if backend.status == "probing"]
     if probing:
         text = f"(backend {probing[0]})"
-        return _Objection("probing", f"is still probing {text}", f"are still probing {text}", waiting=True)
+        return _Objection("probing", f"is still probing {text}", f"are still probing {text}")
     if any(backend.status == "ready" for backend in offered):
         text = "offer no backend for a VM of this size"
         return _Objection("size", text.replace("offer", "offers", 1), text)
@@ -162,13 +157,12 @@ def _room_objection(name: str, need: int, free: int, show: Callable[[float], str
 
 def _refusal(objections: Sequence[_Objection]) -> Refusal:
     if not objections:
-        return Refusal("no node fits: no node has joined yet", waiting=True)
+        return Refusal("no node fits: no node has joined yet")
     groups: dict[str, list[_Objection]] = {}
     for objection in objections:
         groups.setdefault(objection.key, []).append(objection)
     told = sorted(groups.values(), key=lambda group: (-len(group), group[0].key))
-    reason = "no node fits: " + ", ".join(_tell(group) for group in told)
-    return Refusal(reason, waiting=any(objection.waiting for objection in objections))
+    return Refusal("no node fits: " + ", ".join(_tell(group) for group in told))
 
 
 def _tell(group: Sequence[_Objection]) -> str:

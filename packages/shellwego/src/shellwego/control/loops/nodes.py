@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from shellwego.control.changes import apply
-from shellwego.control.facts import LIVE
+from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.lease import Lease
 from shellwego.control.unit import Control, Unit
 from shellwego.core.changes import Lose
@@ -69,7 +69,7 @@ def conclude(unit: Unit, seen: Node, health: NodeHealth) -> None:
 
 def _lose_instances(unit: Unit, node: Node) -> None:
     """What ran there is lost; each app is looked at again."""
-    instances = unit.tx.instances.select(eq("node_id", node.id), within("phase", LIVE))
+    instances = unit.tx.instances.select(eq("node_id", node.id), within("phase", LIVE_PHASES))
     for app_id in {instance.app_id for instance in instances}:
         app = unit.tx.apps.get(app_id)
         if app is not None:

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 import structlog
 
 from shellwego.control.changes import apply, prune
-from shellwego.control.facts import LIVE, UNFINISHED, node_usage, placement_request, releases_of, rollout_facts
+from shellwego.control.facts import UNFINISHED, node_usage, placement_request, releases_of, rollout_facts
+from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.lease import Lease
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.unit import Control, Unit
@@ -185,7 +186,7 @@ def busy_apps(tx: Transaction) -> set[str]:
     busy = {d.app_id for d in tx.deployments.select(within("state", UNFINISHED))}
     busy |= {i.app_id for i in tx.instances.select(within("phase", _ON_ITS_WAY))}
     leaving = within("desired", (Desired.DRAIN.value, Desired.STOP.value))
-    busy |= {i.app_id for i in tx.instances.select(leaving, within("phase", LIVE))}
+    busy |= {i.app_id for i in tx.instances.select(leaving, within("phase", LIVE_PHASES))}
     return busy | {app.id for app in tx.apps.select(eq("deleting", True))}
 
 

@@ -13,7 +13,8 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from shellwego.control.facts import LIVE, ROUTES_COUNTER, route_facts
+from shellwego.control.facts import ROUTES_COUNTER, route_facts
+from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.lease import Lease
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.unit import Control, Unit
@@ -90,7 +91,9 @@ def _route(tx: Transaction, app_id: str) -> Route | None:
 
 def _unnumbered(tx: Transaction, app_id: str) -> list[Instance]:
     """Draining instances that no version was given to."""
-    draining = tx.instances.select(eq("app_id", app_id), eq("desired", Desired.DRAIN.value), within("phase", LIVE))
+    draining = tx.instances.select(
+        eq("app_id", app_id), eq("desired", Desired.DRAIN.value), within("phase", LIVE_PHASES)
+    )
     return [instance for instance in draining if instance.unrouted_version is None]
 
 
