@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from plasmavmc.errors import CapacityError
-from plasmavmc.network.ipam import POOL, REST_S, AddressPool, choose_subnet, gateway_of
+from plasmavmc.host.configuration import POOL
+from plasmavmc.network.ipam import REST_S, AddressPool, choose_subnet, gateway_of
 
 SMALL = IPv4Network("10.64.0.0/28")
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from plasmavmc.host.names import RUN_ROOT, HostNames, installation_key
 
+POOL = IPv4Network("10.64.0.0/10")
+"""All installations take their networks from here."""
 FIRST_UID = 2_000_000_000
 UID_COUNT = 65_536
 QEMU = "/usr/bin/qemu-system-x86_64"

@@ -11,8 +11,8 @@ from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network
 
 from plasmavmc.errors import CapacityError
+from plasmavmc.host.configuration import POOL
 
-POOL = IPv4Network("10.64.0.0/10")
 SUBNET_PREFIX = 20
 REST_S = 60.0
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Collection
-from ipaddress import IPv4Network
 
 from plasmavmc.errors import HostError
+from plasmavmc.host.configuration import POOL
 from plasmavmc.host.names import HostNames, is_cgroup_name, is_key
 from plasmavmc.host.operations import Bridge, Limits, Member, RuleSet, TapRequest
 from plasmavmc.types import GIB, MIB
 
-POOL = IPv4Network("10.64.0.0/10")
-"""All installations take their networks from here."""
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGSTOP, signal.SIGCONT})
 _UNICAST_MAC = re.compile(r"[0-9a-f][26ae](:[0-9a-f]{2}){5}")
 """Locally administered, unicast."""

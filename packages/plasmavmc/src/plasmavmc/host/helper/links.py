@@ -29,7 +29,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from plasmavmc.errors import HostError
-from plasmavmc.host.helper.checks import POOL
+from plasmavmc.host.configuration import POOL
 from plasmavmc.host.operations import Bridge, TapRequest
 from plasmavmc.types import mac_of
 

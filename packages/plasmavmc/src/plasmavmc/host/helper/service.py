@@ -242,12 +242,12 @@ class Helper:
     def _place(self, name: str, pid: int) -> None:
         """Move a process and what it started in its session; what it starts later is born there."""
         joins = self._cgroups.make(name, None)
-        session = [process.id.pid for process in processes() if process.session == pid and process.id.pid != pid]
-        for member in (pid, *session):
-            if uids_of(member) == {self._configuration.uid}:
-                for join in joins:
-                    with suppress(ProcessLookupError):
-                        join.write_text(str(member))
+        for member in [process.id for process in processes() if pid in (process.session, process.id.pid)]:
+            with held(member) as pidfd:
+                if pidfd is not None and uids_of(member.pid) == {self._configuration.uid}:
+                    for join in joins:
+                        with suppress(ProcessLookupError):
+                            join.write_text(str(member.pid))
 
     @contextmanager
     def _host_locked(self) -> Iterator[None]:
