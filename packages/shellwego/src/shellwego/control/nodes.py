@@ -17,7 +17,7 @@ from shellwego.control.changes import emit, instance_data
 from shellwego.control.facts import releases_of
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.unit import Control, Unit
-from shellwego.core.apps import App, Process, Release, RestartMode, RestartPolicy
+from shellwego.core.apps import MIB, App, Process, Release, RestartMode, RestartPolicy
 from shellwego.core.assignments import Assignment, Assignments, NodeReport, Registration, Workload
 from shellwego.core.errors import ForbiddenError, InvalidError
 from shellwego.core.instances import PHASE_MOVES, TERMINAL, Desired, Instance, Observed, OwnerKind, Phase
@@ -32,6 +32,8 @@ MAX_TEXT = 1000
 MAX_LOG_LINES = 50
 MAX_INSTANCES = 10_000
 """In one report."""
+DISK_STEP = 64 * MIB
+"""Free space is noted in steps of this, or every report would be news."""
 _REPORTABLE = frozenset(
     {
         Phase.STARTING,
@@ -296,7 +298,7 @@ def _bounded_facts(facts: NodeFacts) -> NodeFacts:
         version=facts.version[:64],
         cpu_milli=max(0, facts.cpu_milli),
         memory_bytes=max(0, facts.memory_bytes),
-        disk_bytes=max(0, facts.disk_bytes),
+        disk_bytes=max(0, facts.disk_bytes - facts.disk_bytes % DISK_STEP),
         backends=facts.backends[:16],
         warnings=_texts(facts.warnings),
     )
