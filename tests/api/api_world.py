@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -229,7 +229,7 @@ async def call_asgi(
 ) -> Answer:
     """Call the application as a server would, to the end of its answer."""
     chunks = [content[start : start + 65536] for start in range(0, len(content), 65536)] or [b""]
-    sent: list[dict[str, Any]] = []
+    sent: list[MutableMapping[str, Any]] = []
     over = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
@@ -239,7 +239,7 @@ async def call_asgi(
         await over.wait()
         return {"type": "http.disconnect"}
 
-    async def send(message: dict[str, Any]) -> None:
+    async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
 
     scope = {

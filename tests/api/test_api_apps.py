@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shellwego.control.unit import Unit
 from shellwego.core.deployments import DeploymentState
 from shellwego.core.images import ImageState
 from shellwego.core.instances import Phase
@@ -265,14 +266,18 @@ async def test_a_rollback_needs_somewhere_to_go(world: World) -> None:
         assert (answer.status, answer.code) == (404, "release-not-found")
 
 
+def forget_instances(unit: Unit) -> None:
+    for instance in unit.tx.instances.select():
+        unit.tx.instances.delete(instance.id)
+
+
 async def test_a_rollback_to_a_deleted_image_is_refused(world: World) -> None:
     await world.deployed()
     await _succeed(world)
     world.images.publish("registry.example/other:v1")
     await world.made("/v1/apps/shop/deployments", {"image": "registry.example/other:v1"})
     await _succeed(world)
-    for instance in await world.control.read(lambda tx: tx.instances.select()):
-        await world.commit(lambda unit, row=instance: unit.tx.instances.delete(row.id))
+    await world.commit(forget_instances)
     images = (await world.get("/v1/images?filter[q]=hello")).json["data"]
     assert (await world.call("DELETE", f"/v1/images/{images[0]['id']}")).status == 204
     assert (await world.post("/v1/apps/shop/actions/rollback", {"release": "v1"})).code == "image-deleted"

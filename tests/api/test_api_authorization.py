@@ -97,8 +97,9 @@ async def test_an_operation_answers_each_caller_as_its_grants_say(
         path = _path(template, things, absent=absent)
         body = BODIES.get(name)
         raw = b"x" if name == "append_upload" else None
-        options = {"query": _query(operation_, world.project.id), "headers": _headers(operation_), "raw": raw}
-        return (await world.call(method, path, body, token=token, **options)).status
+        query, headers = _query(operation_, world.project.id), _headers(operation_)
+        answer = await world.call(method, path, body, token=token, query=query, headers=headers, raw=raw)
+        return answer.status
 
     before = await _census(world)
     assert await ask(None) == 401

@@ -262,10 +262,12 @@ async def test_a_bad_list_query_is_refused(world: World, query: str) -> None:
 
 
 async def test_a_cursor_with_values_of_another_type_is_refused(world: World) -> None:
-    for value in (1, None, [], {}, True, "\ud800", 1e400):
+    names: tuple[object, ...] = (1, None, [], {}, True, "\ud800", 1e400)
+    for value in names:
         cursor = base64.urlsafe_b64encode(json.dumps(["name:asc", False, value, "x"]).encode()).decode().rstrip("=")
         assert (await world.get(f"/v1/apps?sort=name&cursor={cursor}")).status == 400
-    for value in ("x", 10**400, float("nan"), True):
+    times: tuple[object, ...] = ("x", 10**400, float("nan"), True)
+    for value in times:
         text = json.dumps(["created_at:asc", False, value, "x"])
         cursor = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
         assert (await world.get(f"/v1/apps?sort=created_at&cursor={cursor}")).status == 400

@@ -156,7 +156,7 @@ def test_exec_carries_input_output_resize_and_the_exit_code(running: Running, cl
 
 
 def test_a_refused_socket_is_an_ordinary_problem(running: Running, client: Client) -> None:
-    cases = (
+    cases: tuple[tuple[str, str, list[str], int], ...] = (
         (OWNER, "nothing", ["x"], 404),
         (OWNER, "shop", [], 422),
         (OWNER, "shop", ["a\0"], 422),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from dataclasses import replace
 from typing import Any
 
@@ -225,7 +225,7 @@ class Listener:
 
         await world.app(scope, receive, self._send)
 
-    async def _send(self, message: dict[str, Any]) -> None:
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
         if self._leave.is_set():
             raise OSError("the client has left")
         self.status = message.get("status", self.status)
@@ -274,7 +274,8 @@ async def test_events_of_another_tenant_are_not_in_the_stream(world: World) -> N
     await world.made("/v1/apps", {"name": "ours"})
     await relay(world.control)
     await reach(world, lambda: bool(listener.events))
-    await world.clock.advance(10)  # type: ignore[attr-defined]  # a virtual clock
+    assert isinstance(world.clock, VirtualClock)
+    await world.clock.advance(10)
     assert [event["data"]["data"]["name"] for event in listener.events] == ["ours"]
     await listener.leave()
 
@@ -342,3 +343,13 @@ async def test_followed_logs_take_up_new_instances_and_go_on_after_a_break(world
         assert [event["data"]["text"] for event in listener.events] == ["first", "second", "third"]
         await listener.leave()
     assert not world.streams._served.get(world.node.id)
+
+
+async def test_the_log_of_one_instance_ends_with_it(world: World) -> None:
+    await world.deployed()
+    one = await world.running(phase=Phase.STOPPED)
+    lines = [(float(number), f"line {number}") for number in range(1000)]
+    async with served(world, says(*lines)):
+        listener = Listener(world, f"/v1/apps/shop/logs/stream?tail=1000&instance={one.id}")
+        await reach(world, listener.task.done)
+    assert [event["data"]["text"] for event in listener.events] == [text for _, text in lines]

@@ -182,9 +182,8 @@ async def test_nothing_is_collected_while_an_image_is_being_taken_in(world: Worl
         entered.set()
         await release.wait()
 
-    async def no_chunks() -> AsyncIterator[bytes]:
-        return
-        yield b""
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"tar"
 
     class Source(MemoryImages):
         async def load(self, chunks: AsyncIterator[bytes]) -> tuple[LoadedImage, ...]:
@@ -198,7 +197,7 @@ async def test_nothing_is_collected_while_an_image_is_being_taken_in(world: Worl
         asked = True
         return frozenset()
 
-    loading = asyncio.ensure_future(work.load(no_chunks(), register))
+    loading = asyncio.ensure_future(work.load(chunks(), register))
     await entered.wait()
     collecting = asyncio.ensure_future(work.collect(keep))
     await asyncio.sleep(0.01)

@@ -188,7 +188,8 @@ async def _all_lines(streams: Streams, instance: Instance, query: LogQuery) -> l
 
 
 class LogFollower:
-    """The lines of all instances that `look` gives, those that appear later included, as they are written."""
+    """The lines of all instances that `look` gives, those that appear later included, as they are written. Of one instance
+    that is named in the query, until it has ended and all was read."""
 
     def __init__(self, control: Control, streams: Streams, query: LogQuery) -> None:
         self._control = control
@@ -199,17 +200,17 @@ class LogFollower:
         self._live: set[str] = set()
 
     async def lines(self, app_id: str, look: Look) -> AsyncGenerator[LogLine]:
-        """Go on until the reader leaves, or `look` raises."""
+        """Go on until the reader leaves, or `look` raises, or there can be no more."""
         watcher = asyncio.ensure_future(self._watch(app_id, look))
         try:
-            while True:
+            while not (watcher.done() and self._lines.empty()):
                 line = asyncio.ensure_future(self._lines.get())
+                await asyncio.sleep(0)  # a line that is there already is taken, even after the watcher has ended
                 await asyncio.wait({line, watcher}, return_when=asyncio.FIRST_COMPLETED)
-                if not line.done():
-                    line.cancel()
-                    await watcher
-                    return
-                yield line.result()
+                if line.done():
+                    yield line.result()
+                line.cancel()
+            await watcher
         finally:
             tasks = [watcher, *self._readers.values()]
             for task in tasks:
@@ -226,6 +227,13 @@ class LogFollower:
                     if instance.id not in self._readers:
                         self._readers[instance.id] = asyncio.ensure_future(self._read(instance, query))
                 query = replace(self._query, tail=MAX_TAIL)
+                if self._over():
+                    return
+
+    def _over(self) -> bool:
+        one = self._query.instance_id
+        reader = self._readers.get(one)
+        return bool(one) and one not in self._live and (reader is None or reader.done())
 
     async def _read(self, instance: Instance, query: LogQuery) -> None:
         """One instance until its end. A node that cannot be reached, or has no VM of it yet, is asked again; after a break

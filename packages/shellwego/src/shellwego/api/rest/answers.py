@@ -18,7 +18,7 @@ from shellwego.control.authorization import Access
 from shellwego.control.idempotency import Answer
 from shellwego.control.scopes import Target
 from shellwego.control.unit import Unit
-from shellwego.core.errors import StaleError
+from shellwego.core.errors import ConflictError, StaleError
 from shellwego.ports.store import Transaction
 
 R = TypeVar("R")
@@ -70,6 +70,20 @@ def respond(answer: Answer) -> Response:
     if not answer.body:
         return Response(status_code=answer.status, headers=headers)
     return Response(answer.body, answer.status, headers=headers, media_type=JSON)
+
+
+def refuse_key(access: Access) -> None:
+    """For answers that are not kept, because they hold a secret or are large: refuse to promise that they would be.
+
+    Raises:
+        ConflictError: the request carries an Idempotency-Key.
+    """
+    if access.key is not None:
+        raise ConflictError(
+            "not-repeatable",
+            "the answer of this operation is not kept, so it cannot be asked twice with one key",
+            resolution="Leave Idempotency-Key out.",
+        )
 
 
 async def read(access: Access, target: Target[R], fn: Callable[[Transaction, R], Answer]) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from shellwego.api.rest.answers import body_answer, read, respond
+from shellwego.api.rest.answers import body_answer, read, refuse_key, respond
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Listing
 from shellwego.api.rest.routes.common import Id, Ref, resource_router
@@ -26,12 +26,10 @@ from shellwego.api.rest.schemas.resources import (
 )
 from shellwego.control import tokens
 from shellwego.control.authentication import new_secret
-from shellwego.control.authorization import Access
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
 from shellwego.control.scopes import OrganizationTarget, ProjectTarget, visible_projects
 from shellwego.control.unit import Unit
-from shellwego.core.errors import ConflictError
 from shellwego.core.tenancy import TokenKind
 from shellwego.ports.store import eq
 
@@ -74,7 +72,7 @@ async def list_tokens(*, access: Granted, listing: Listing) -> Response:
 @operation(router, "POST", "/user/tokens", permission="tokens:write", answer=NewTokenView, status=201)
 async def create_token(*, access: Granted, body: TokenCreate) -> Response:
     """Make a token, not stronger than the one that asks. Its secret is in this answer only."""
-    _refuse_key(access)
+    refuse_key(access)
     secret = new_secret(TokenKind.PERSONAL)
 
     def work(unit: Unit) -> Answer:
@@ -89,16 +87,6 @@ async def create_token(*, access: Granted, body: TokenCreate) -> Response:
         return body_answer(new_token_view(token, secret), 201)
 
     return respond(await access.own(work))
-
-
-def _refuse_key(access: Access) -> None:
-    """A kept answer would keep the secret in clear."""
-    if access.key is not None:
-        raise ConflictError(
-            "not-repeatable",
-            "the answer holds a secret, which is not kept to be given twice",
-            resolution="Leave Idempotency-Key out; revoke a token whose answer was lost.",
-        )
 
 
 @operation(router, "DELETE", "/user/tokens/{token}", permission="tokens:write", answer=TokenView)

@@ -96,8 +96,12 @@ async def delete_image(*, access: Granted, image: Id) -> Response:
 @operation(router, "POST", "/images/uploads", permission="images:write", answer=UploadView, status=201)
 async def begin_upload(*, here: Here, access: Granted, project: Project = "") -> Response:
     """Begin to upload a tar (`docker save`, OCI layout). Send its parts with PATCH, and finish with PUT."""
-    project_id = await _project_id(access, project)
-    return respond(body_answer(_upload_view(here.spool.begin(project_id)), 201))
+    known = await access.recalled()
+    if known is not None:
+        return respond(known)
+    upload = here.spool.begin(await _project_id(access, project))
+    answer = body_answer(_upload_view(upload), 201)
+    return await write(access, ProjectTarget(project), lambda unit, row: answer)
 
 
 @operation(router, "PATCH", "/images/uploads/{upload}", permission="images:write", answer=UploadView, extra=_BINARY)
@@ -167,10 +171,13 @@ async def finish_upload(
 @operation(router, "DELETE", "/images/uploads/{upload}", permission="images:write", answer=None, status=204)
 async def cancel_upload(*, here: Here, access: Granted, upload: Id, project: Project = "") -> Response:
     """Throw an upload away."""
+    known = await access.recalled()
+    if known is not None:
+        return respond(known)
     found = here.spool.get(upload, await _project_id(access, project))
     async with here.spool.claimed(found):
         here.spool.remove(found)
-    return Response(status_code=204)
+    return await write(access, ProjectTarget(project), lambda unit, row: Answer(204, ""))
 
 
 async def _project_id(access: Access, project: str) -> str:

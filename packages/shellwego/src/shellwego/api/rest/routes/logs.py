@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
-from shellwego.api.rest.answers import body_answer, respond
+from shellwego.api.rest.answers import body_answer, refuse_key, respond
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Project
 from shellwego.api.rest.routes.common import Here, Ref, resource_router
@@ -86,6 +86,7 @@ async def stream_logs(
 @operation(router, "POST", "/apps/{app}/exec", permission="instances:exec", answer=ExecView, seconds=660)
 async def exec_command(*, here: Here, access: Granted, app: Ref, body: ExecBody, project: Project = "") -> Response:
     """Run a command in an instance to its end. For a terminal, or long output, open a WebSocket on this path."""
+    refuse_key(access)
     request = StreamRequest(kind=StreamKind.EXEC, instance_id="", command=tuple(body.command))
     instance = await access.write(
         AppTarget(app, project),
