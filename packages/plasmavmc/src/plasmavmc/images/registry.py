@@ -41,10 +41,8 @@ from plasmavmc.types import MIB
 _ACCEPT = ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST))
 _CHUNK = MIB // 4
 _TRIES = 5
-_PAUSE_S = 0.2
 _SLOWEST = 16 * 1024
-"""Bytes per second below which a blob is given up, after `_PATIENCE_S`."""
-_PATIENCE_S = 60.0
+"""Bytes per second."""
 _SMALL_BODY_S = 30.0
 _NESTING = 2
 _OK, _PARTIAL, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY = 200, 206, 401, 403, 404, 429
@@ -60,10 +58,18 @@ class Repository:
         credentials: Credentials | None = None,
         *,
         lookup: Lookup = lookup,
+        pause_s: float = 0.2,
+        patience_s: float = 60.0,
     ) -> None:
+        """`pause_s` is the first pause before a broken blob is asked for again; each one without progress doubles it.
+
+        After `patience_s` a blob must have come at the lowest pace, or it is given up.
+        """
         self._reference = reference
         self._credentials = credentials
         self._transport = Transport(policy, reference.host, lookup)
+        self._pause_s = pause_s
+        self._patience_s = patience_s
         self._authorization = ""
         self._asking = asyncio.Lock()
 
@@ -117,7 +123,7 @@ class Repository:
                 failures = failures + 1 if position == before else 0
                 if failures >= _TRIES or self._is_slow(position - offset, time.monotonic() - begun):
                     raise
-                await asyncio.sleep(_PAUSE_S * 2**failures)
+                await asyncio.sleep(self._pause_s * 2**failures)
 
     # Requests
 
@@ -213,7 +219,7 @@ class Repository:
         return self._transport.base.with_path(f"/v2/{self._reference.repository}/{kind}/{selector}")
 
     def _is_slow(self, count: int, elapsed_s: float) -> bool:
-        return elapsed_s > _PATIENCE_S + count / _SLOWEST
+        return elapsed_s > self._patience_s + count / _SLOWEST
 
     def _check_pace(self, count: int, elapsed_s: float) -> None:
         if self._is_slow(count, elapsed_s):

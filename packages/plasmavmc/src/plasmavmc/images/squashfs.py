@@ -4,8 +4,8 @@ lz4, since a guest reads more often than a node builds: it decompresses fastest,
 output depends on the input only (times come from the archive, the superblock's from nowhere).
 
 Traps of tar2sqfs 1.2.0: it skips what it dislikes unless told `--no-skip`; it fails on a name given twice; an entry
-`./` becomes the root's attributes. Its time limit covers the whole build, for it waits where we do. Debian's `unsquashfs`
-cannot read the id table of its lz4 images; the kernel can.
+`./` becomes the root's attributes. On a full disk it says "I/O error" and removes its output, so nothing tells why: we
+look at the room ourselves while we feed it. Debian's `unsquashfs` cannot read its lz4 images; the kernel can.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from plasmavmc.errors import HostError
-from plasmavmc.host.run import Completed, feeding
-from plasmavmc.images.files import disk_full, free_bytes
-from plasmavmc.types import MIB
+from plasmavmc.host.run import feeding
+from plasmavmc.images.files import check_room
 
 BUILD_TIMEOUT_S = 1800.0
-_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
+"""For the whole build: tar2sqfs waits where we do."""
 
 
 def pack_argv(target: Path, jobs: int) -> tuple[str, ...]:
@@ -39,21 +38,16 @@ async def pack(tar: AsyncIterator[bytes], target: Path) -> None:
     try:
         async with feeding(pack_argv(target, os.cpu_count() or 1), timeout_s=BUILD_TIMEOUT_S) as child:
             async for chunk in tar:
+                check_room(target.parent, len(chunk))
                 await child.write(chunk)
             completed = await child.finish()
     except HostError as error:
         if error.code == "program-ended":
-            raise _failure(target, error.details) from error
+            raise _failure(error.details) from error
         raise
     if completed.returncode != 0:
-        raise _failure(target, complaint(completed))
+        raise _failure(completed.complaint)
 
 
-def complaint(completed: Completed) -> str:
-    return completed.complaint or f"exit code {completed.returncode}"
-
-
-def _failure(target: Path, words: str) -> Exception:
-    if any(sign in words for sign in _FULL) or free_bytes(target.parent) < MIB:
-        return disk_full(target.parent)
+def _failure(words: str) -> HostError:
     return HostError("squashfs-failed", "tar2sqfs could not build the root file system", details=words)

@@ -84,7 +84,7 @@ class Transport:
             if response.status not in _REDIRECTS:
                 return response
             target = _target(url, response)
-            if target.origin() != url.origin():
+            if (target.scheme, target.host, target.port) != (url.scheme, url.host, url.port):
                 headers.pop("Authorization", None)
             response.close()
             url = target

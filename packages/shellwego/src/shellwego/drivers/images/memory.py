@@ -11,19 +11,12 @@ import io
 import json
 import tarfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 from shellwego.core.errors import ForbiddenError, InvalidError, NotFoundError, UnavailableError
 from shellwego.ports.images import LoadedImage, ResolvedImage
 
 _LONGEST = 64 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class _Published:
-    image: ResolvedImage
-    corrupt: bool
 
 
 class MemoryImages:
@@ -34,28 +27,31 @@ class MemoryImages:
         """Hosts (as in references) that do not answer."""
         self.forbidden: set[str] = set()
         """Hosts that may not be asked."""
-        self._tags: dict[str, _Published] = {}
-        self._manifests: dict[str, _Published] = {}
+        self._tags: dict[str, ResolvedImage] = {}
+        self._manifests: dict[str, ResolvedImage] = {}
+        self._corrupt: set[str] = set()
         self._stored: dict[str, ResolvedImage] = {}
 
-    def publish(
-        self, reference: str, *, size_bytes: int = 1000, exposed_ports: tuple[int, ...] = (), corrupt: bool = False
-    ) -> str:
-        """Put an image into a registry under a reference; returns its digest, which follows from the arguments."""
-        digest = _digest(f"{reference}\0{size_bytes}\0{exposed_ports}\0{corrupt}".encode())
+    def publish(self, reference: str, *, size_bytes: int = 1000, exposed_ports: tuple[int, ...] = ()) -> str:
+        """Put an image into a registry under a tag; returns its digest, which follows from the arguments."""
+        digest = _digest(f"{reference}\0{size_bytes}\0{exposed_ports}".encode())
         image = ResolvedImage(digest=digest, size_bytes=size_bytes, exposed_ports=exposed_ports)
-        self._tags[reference] = self._manifests[digest] = _Published(image, corrupt)
+        self._tags[reference] = self._manifests[digest] = image
         return digest
 
+    def corrupt(self, reference: str) -> None:
+        """Damage a layer of a published image."""
+        self._corrupt.add(self._tags[reference].digest)
+
     async def resolve(self, reference: str) -> ResolvedImage:
-        return self._find(reference).image
+        return self._find(reference)
 
     async def fetch(self, reference: str, digest: str) -> ResolvedImage:
         if digest not in self._stored:
             found = self._find(f"{reference.partition('@')[0]}@{digest}")
-            if found.corrupt:
+            if digest in self._corrupt:
                 raise InvalidError("digest-mismatch", f"a layer of {reference} is corrupt")
-            self._stored[digest] = found.image
+            self._stored[digest] = found
         return self._stored[digest]
 
     async def load(self, chunks: AsyncIterator[bytes]) -> tuple[LoadedImage, ...]:
@@ -75,7 +71,7 @@ class MemoryImages:
         unused = [digest for digest in self._stored if digest not in keep]
         return sum(self._stored.pop(digest).size_bytes for digest in unused)
 
-    def _find(self, reference: str) -> _Published:
+    def _find(self, reference: str) -> ResolvedImage:
         host, slash, rest = reference.partition("/")
         if any(character.isspace() for character in reference):
             raise InvalidError("image-reference", f"{reference!r} is not an image reference")
