@@ -96,6 +96,11 @@ class Server(ThreadingHTTPServer):
     block_on_close = True
     request_queue_size = 128
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A connection that its client reset is no news; everything else is."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
 
 def main() -> None:
     print(f"hello {VERSION} starts", flush=True)

@@ -144,7 +144,12 @@ class Machine:
         if handle is None or self.state not in (VmState.RUNNING, VmState.STOPPING):
             await self._discard(handle)
             return
-        channel = await self._backend(handle).recover(handle)
+        try:
+            channel = await self._backend(handle).recover(handle)
+        except PlasmaError as error:
+            await self._backend(handle).stop_vm(handle)
+            await self._finish(VmState.FAILED, error.code, f"it did not answer after a restart of the engine: {error}")
+            return
         if channel is None:
             await self._finish(VmState.FAILED, "vmm-died", "the VMM ended while the engine was away")
             return
@@ -158,7 +163,6 @@ class Machine:
         """End a VM that cannot be adopted: its boot was cut short, and its configuration is gone with the engine."""
         if handle is not None:
             with suppress(PlasmaError):
-                await self._backend(handle).recover(handle)
                 await self._backend(handle).stop_vm(handle)
         await self._finish(VmState.FAILED, "engine-restarted", "the engine was restarted while this VM was starting")
 

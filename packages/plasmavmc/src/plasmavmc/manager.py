@@ -48,10 +48,9 @@ class VmManager:
         """Adopt what runs and sweep what is nobody's. `processes` of the installation beside VMs are spared."""
         await self._parts.network.configure_bridge()
         for record in self._parts.records.load():
-            machine = Machine(record, self._parts, self._notify)
-            self._machines[record.spec.id] = machine
-            if machine.state not in ENDED:
-                await machine.adopt()
+            self._machines[record.spec.id] = Machine(record, self._parts, self._notify)
+        living = [machine for machine in self._machines.values() if machine.state not in ENDED]
+        await asyncio.gather(*(machine.adopt() for machine in living))
         await self._parts.network.settle()
         swept = await self._host.sweep(Keep(vms=self._living(), processes=processes))
         await self._drop_unknown_disks()

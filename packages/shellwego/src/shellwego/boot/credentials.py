@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import pwd
 import secrets
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from shellwego.boot.preflight import Installation, PreflightError
@@ -46,39 +47,41 @@ def _make(path: Path) -> str:
 def write_contexts(settings: UpSettings, installation: Installation, token: str) -> str:
     """Write context `local` and one named by the installation into the caller's file; returns the latter's name.
 
-    With `sudo` the caller is the user behind it: the file is written by a child that became this user first, so that
-    nothing in his home can lead root astray.
+    With `sudo` the caller is the user behind it: the file is written with his identity, so that nothing in his home can
+    lead root astray.
 
     Raises:
         PreflightError: the file cannot be written.
     """
     name = f"local-{installation.key[:6]}"
-    child = os.fork()
-    if child == 0:
-        try:
-            path = _become_caller()
+    try:
+        with _as_caller() as path:
             _write(path, settings, name, token)
-        except (OSError, ContextFileError) as error:
-            print(f"swg up: the context could not be written: {error}", file=sys.stderr)
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    if status != 0:
+    except (OSError, ContextFileError) as error:
         raise PreflightError(
-            "no-context", "the command line's context file could not be written", resolution="Mend it, and start again."
-        )
+            "no-context", f"the command line's context could not be written: {error}", resolution="Mend that file."
+        ) from error
     return name
 
 
-def _become_caller() -> Path:
+@contextmanager
+def _as_caller() -> Iterator[Path]:
+    """Act as the user behind `sudo`, within; gives the path of his context file."""
     uid = int(os.environ.get("SUDO_UID", "0") or "0")
     if uid == 0:
-        return default_path()
+        yield default_path()
+        return
     entry = pwd.getpwuid(uid)
-    os.setgroups([])
-    os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
-    os.setresuid(uid, uid, uid)
-    return default_path({"HOME": entry.pw_dir})
+    groups = os.getgroups()
+    os.setgroups([entry.pw_gid])
+    os.setegid(entry.pw_gid)
+    os.seteuid(uid)
+    try:
+        yield default_path({"HOME": entry.pw_dir})
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
 
 
 def _write(path: Path, settings: UpSettings, name: str, token: str) -> None:

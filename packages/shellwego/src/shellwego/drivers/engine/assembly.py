@@ -19,9 +19,7 @@ from plasmavmc.host.client import HelperHost
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import Host, ProcessId
 from plasmavmc.host.run import find_program
-from plasmavmc.hypervisor.qemu.backend import NAME as KVM
-from plasmavmc.hypervisor.qemu.backend import KvmBackend
-from plasmavmc.hypervisor.qemu.offer import QemuSite, cached_result, offer_qemu
+from plasmavmc.hypervisor.qemu.offer import QemuSite, announce_qemu, cached_result, settle_qemu
 from plasmavmc.hypervisor.registry import BackendStatus, HypervisorRegistry, Readiness
 from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.store import ImageStore
@@ -30,9 +28,7 @@ from plasmavmc.network.bridge import BridgeNetwork
 from plasmavmc.network.ipam import choose_subnet
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import Records
-from plasmavmc.states import ENDED
 from plasmavmc.storage.choose import choose_storage
-from plasmavmc.types import Acceleration
 from shellwego.core.nodes import Backend
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine, Probe, to_backend, translated
 
@@ -159,7 +155,7 @@ async def open_engine(
         )
         return PlasmaEngine(
             VmManager(link.host, parts),
-            probe=await _offer(registry, link.host, qemu, parts.records),
+            probe=await _offer(registry, link.host, qemu),
             backends=lambda: tuple(_backend(status) for status in registry.statuses()),
             disk_dir=disk_dir,
             version=site.version,
@@ -168,22 +164,15 @@ async def open_engine(
         )
 
 
-async def _offer(registry: HypervisorRegistry, host: Host, site: QemuSite, records: Records) -> Probe | None:
-    """Offer QEMU at once where it is known what works; else return the probe that is to be run after the first sweep.
-
-    VMs that still run prove what works, also when the cached result is void (QEMU was upgraded under them).
-    """
+async def _offer(registry: HypervisorRegistry, host: Host, site: QemuSite) -> Probe | None:
+    """Enter QEMU at once, so that what runs can be adopted; returns the probe that is to be run after the first sweep,
+    or None where its result is known."""
+    backend = announce_qemu(registry, host, site)
     if cached_result(site) is not None:
-        await offer_qemu(registry, host, site)
+        await settle_qemu(registry, backend, host, site)
         return None
-    handles = [record.handle for record in records.load() if record.handle and record.status.state not in ENDED]
-    if handles:
-        acceleration = Acceleration(handles[0].backend_state["acceleration"])
-        registry.register(KvmBackend(host, site.machine(acceleration)), reason="not probed: its VMs were running")
-        return None
-    registry.probing(KVM)
 
     async def probe() -> None:
-        await offer_qemu(registry, host, site)
+        await settle_qemu(registry, backend, host, site)
 
     return probe
