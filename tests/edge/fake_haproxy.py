@@ -148,6 +148,7 @@ class FakeHaproxy:
         self.runs = False
         self.starts = 0
         self.reloads = 0
+        self.reloads_tried = 0
         self.refuses_start = 0
         self.refuses_reload = False
         self._ended = asyncio.Event()
@@ -172,6 +173,7 @@ class FakeHaproxy:
         self._load(files)
 
     async def reload(self, files: Mapping[Path, str]) -> None:
+        self.reloads_tried += 1
         if self.refuses_reload:
             raise HaproxyError("edge-haproxy", "the new worker did not come up")
         self.reloads += 1

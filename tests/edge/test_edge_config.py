@@ -41,8 +41,8 @@ def test_the_pool_is_declared_in_full_with_its_servers_in_place() -> None:
     assert sum(line.startswith("backend swg_b") for line in text().splitlines()) == 1024
     assert section("backend swg_b0000") == []
     assert section("backend swg_b0001") == [
-        "server ins_a.12345678 10.0.0.1:80 weight 50",
-        "server ins_b.12345678 10.0.0.2:80 weight 100",
+        "server ins_a.12345678 10.0.0.1:80 weight 50 pool-max-conn -1 pool-purge-delay 1s",
+        "server ins_b.12345678 10.0.0.2:80 weight 100 pool-max-conn -1 pool-purge-delay 1s",
     ]
 
 

@@ -140,8 +140,11 @@ async def test_a_server_whose_deletion_waits_is_tried_again_and_holds_nothing_up
         await scene.serve(1, route(at(1)))
         scene.haproxy.worker.refuses = {DeleteServer}
         await scene.serve(2, route(at(2)))
+        looks = scene.haproxy.worker.looks
         await scene.clock.advance(3)
         assert len(scene.haproxy.worker.held.servers) == 2
+        assert scene.haproxy.worker.looks - looks <= 1, "it is no reason to doubt what HAProxy holds"
+        await scene.serve(3, route(at(2)), within=0.0)
         scene.haproxy.worker.refuses = set()
         await scene.clock.advance(1)
         assert len(scene.haproxy.worker.held.servers) == 1
@@ -166,7 +169,21 @@ async def test_a_haproxy_that_died_is_started_with_the_present_routes_even_if_it
         await scene.haproxy.kill()
         await scene.clock.until(lambda: scene.haproxy.starts == 2, 10)
         assert scene.instances == {"ins_1"}
+        await scene.clock.advance(1)
         assert scene.haproxy.worker.held.pages == {"off.localhost": "app-stopped"}
+
+
+async def test_after_a_new_start_haproxy_is_looked_at_instead_of_remembered() -> None:
+    """Backends are given out anew, so what was known of the dead one is wrong."""
+    scene = Scene()
+    async with scene.running():
+        await scene.serve(1, route(at(1), app="zoo"))
+        await scene.serve(2, route(at(1), app="zoo"), route(at(2), app="alpha"))
+        scene.haproxy.worker.done.clear()
+        await scene.haproxy.kill()
+        await scene.clock.advance(5)
+        assert scene.haproxy.worker.held.hosts == {"alpha.localhost": "swg_b0000", "zoo.localhost": "swg_b0001"}
+        assert scene.haproxy.worker.done == []
 
 
 async def test_a_silent_haproxy_is_ended_only_after_its_time() -> None:
@@ -315,6 +332,9 @@ async def test_a_reload_that_fails_leaves_what_fits_served_and_is_tried_again_la
         await scene.serve(2, *apps(5))
         assert len(scene.instances) == 4
         assert scene.haproxy.worker.held.pages == {"app05.localhost": "no-server-ready"}
+        tries = scene.haproxy.reloads_tried
+        await scene.serve(3, *apps(5))
+        assert scene.haproxy.reloads_tried == tries
         scene.haproxy.refuses_reload = False
         await scene.clock.advance(RELOAD_RETRY_S + SETTINGS.observe_s)
         assert len(scene.instances) == 5

@@ -317,6 +317,11 @@ def test_a_backend_with_a_server_left_in_it_is_given_to_nobody_else() -> None:
     assert claim(["app_b"], {}, frozenset(), 2).backends == {"app_b": 0}
 
 
+def test_a_backend_is_occupied_by_a_server_and_by_a_host_that_leads_to_it() -> None:
+    server = Server("10.0.0.1:80", 100, ServerState.MAINT)
+    assert occupied(Pool(4, {("swg_b0001", "i"): server}, {"a.example": "swg_b0002"})) == {"swg_b0001", "swg_b0002"}
+
+
 def test_apps_that_find_no_backend_wait() -> None:
     claims = claim(["app_a", "app_b"], {"app_c": 0}, frozenset({"swg_b0000"}), 2)
     assert claims.backends == {"app_c": 0, "app_a": 1}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,17 @@ LAST = LastRoutes(
 )
 
 
+def names(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
 async def test_what_was_saved_is_loaded_again(tmp_path: Path) -> None:
     file = RoutesFile(tmp_path)
     assert await file.load() is None
     await file.save(LAST)
     await file.save(LAST)
     assert await file.load() == LAST
-    assert os.listdir(tmp_path) == [FILE]
+    assert names(tmp_path) == [FILE]
 
 
 @pytest.mark.parametrize(

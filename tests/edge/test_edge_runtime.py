@@ -65,7 +65,10 @@ PROCESSES = """\
 @pytest.mark.parametrize(
     ("operation", "words"),
     [
-        (AddServer(KEY, Slot("10.0.0.1:80", 7)), "add server swg_b0001/ins_a.12345678 10.0.0.1:80 weight 7"),
+        (
+            AddServer(KEY, Slot("10.0.0.1:80", 7)),
+            "add server swg_b0001/ins_a.12345678 10.0.0.1:80 weight 7 pool-max-conn -1 pool-purge-delay 1s",
+        ),
         (SetState(KEY, ServerState.DRAIN), "set server swg_b0001/ins_a.12345678 state drain"),
         (SetWeight(KEY, 9), "set server swg_b0001/ins_a.12345678 weight 9"),
         (DeleteServer(KEY), "del server swg_b0001/ins_a.12345678"),
@@ -162,6 +165,27 @@ async def test_every_answer_is_compared_with_what_success_looks_like(tmp_path: P
         complaints = await Worker(layout).execute([*operations, AddServer(KEY, Slot("10.0.0.1:80", 1))])
     assert complaints == ["", "", "No such server.", "Already exists a server."]
     assert heard[0].startswith("prompt;add server ")
+
+
+async def test_a_look_joins_servers_with_their_connections_and_both_maps(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    answers = {
+        "show servers state": STATES,
+        "show servers conn": CONNECTIONS,
+        "show backend": "# name\nswg_fallback\nswg_b0000\nswg_b0001\n\n",
+        f"show map {layout.hosts_map}": "0x1 a.example swg_b0001\n\n",
+        f"show map {layout.pages_map}": "0x1 b.example app-stopped\n\n",
+    }
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answers[(await reader.read()).decode().strip()].encode())
+        writer.close()
+
+    async with await asyncio.start_unix_server(serve, str(layout.admin_socket)):
+        pool = await Worker(layout).pool()
+    assert pool.size == 2
+    assert pool.servers["swg_b0001", "a"] == Server("127.0.0.1:18100", 100, ServerState.READY, 2)
+    assert (pool.hosts, pool.pages) == ({"a.example": "swg_b0001"}, {"b.example": "app-stopped"})
 
 
 async def test_a_socket_that_is_gone_is_a_temporary_error(tmp_path: Path) -> None:

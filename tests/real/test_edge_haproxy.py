@@ -135,6 +135,14 @@ async def test_a_request_with_tricks_reaches_no_app(rig: Rig, request_head: str,
         assert (answer.status, a.requests) == (status, [])
 
 
+async def test_the_same_host_given_twice_reaches_the_app_once(rig: Rig) -> None:
+    async with backends("a") as (a,), rig.run(), rig.client() as client:
+        await rig.serve(route(a.endpoint()))
+        doubled = b"GET / HTTP/1.1\r\nHost: hello.localhost\r\nHost: hello.localhost\r\n\r\n"
+        assert (await client.raw(doubled)).status == 200
+        assert a.requests[-1].names.count("host") == 1
+
+
 async def test_each_state_of_an_app_has_its_page(rig: Rig) -> None:
     async with backends("a") as (a,), rig.run(), rig.client() as client:
         await rig.serve(
@@ -504,6 +512,10 @@ async def test_two_edges_side_by_side_never_touch_each_other(rig: Rig) -> None:
 NOBODY = 65534
 
 
+def owner(pid: int) -> int:
+    return Path(f"/proc/{pid}").stat().st_uid
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="already unprivileged: every other test shows it")
 def test_the_edge_works_as_an_unprivileged_user() -> None:
     """In a child that gave up root for good: start, serve, grow, adopt, stop."""
@@ -516,8 +528,7 @@ def test_the_edge_works_as_an_unprivileged_user() -> None:
             async with rig.run():
                 await rig.serve(route(b.endpoint()))
                 assert (await client.get()).text == "b"
-                owners = {os.stat(f"/proc/{process.pid}").st_uid for process in haproxy_processes(layout(rig))}
-                assert owners == {NOBODY}
+                assert {owner(process.pid) for process in haproxy_processes(layout(rig))} == {NOBODY}
         assert haproxy_processes(layout(rig)) == ()
 
     with fresh_rig(NOBODY) as rig:

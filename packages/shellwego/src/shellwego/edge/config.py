@@ -35,9 +35,14 @@ from shellwego.edge.settings import EdgeSettings, Layout
 FRONTEND = "swg_http"
 FALLBACK = "swg_fallback"
 SOCKET_VARIABLE = "SWG_HTTP_FD"
+_HOST = "req.fhdr(host),host_only,lower,rtrim(.)"
 RETIRED_KEY = "*"
 """In a worker's page map: send everything to the newest worker. No host name, so no route can set it."""
 RETIRED_VALUE = "retired"
+
+SERVER_OPTIONS = "pool-max-conn -1 pool-purge-delay 1s"
+"""Of every server, in files and at run time alike. A server made at run time reuses no connection unless told, which triples
+the cost of a request; and idle connections are closed soon, before an app closes one just as a request goes out on it."""
 
 
 def files(settings: EdgeSettings, pool_size: int, wanted: Wanted) -> dict[Path, str]:
@@ -133,31 +138,30 @@ def _frontend(layout: Layout) -> list[str]:
         f"frontend {FRONTEND}",
         f"    bind fd@${{{SOCKET_VARIABLE}}}",
         f"    bind unix@{layout.relay_socket} mode 600 accept-proxy",
-        "    http-request deny deny_status 400 unless { req.fhdr_cnt(host) eq 1 }",
-        "    http-request set-var(txn.host) req.fhdr(host),host_only,lower,rtrim(.)",
         "    http-request del-header forwarded",
         "    http-request del-header x-forwarded -m beg",
-        "    http-request del-header x_forwarded -m beg",
         "    http-request del-header x-real -m beg",
-        "    http-request del-header x_real -m beg",
+        "    http-request del-header x_ -m beg",
         "    http-request del-header proxy",
         "    http-request del-header upgrade if { req.hdr(upgrade) -m found } !{ req.hdr(upgrade) -i websocket }",
         "    http-request set-header X-Forwarded-For %[src]",
         "    http-request set-header X-Forwarded-Proto http",
         "    http-request set-header X-Forwarded-Host %[req.fhdr(host)]",
-        f"    use_backend %[var(txn.host),map({layout.hosts_map},{FALLBACK})]",
+        f"    use_backend %[{_HOST},map({layout.hosts_map},{FALLBACK})]",
+        f"    default_backend {FALLBACK}",
     ]
 
 
 def _fallback(layout: Layout) -> list[str]:
     shown = [
-        _return(layout, page, f"if !retired {{ var(txn.host),map({layout.pages_map}) -m str {name} }}")
+        _return(layout, page, f"if !retired {{ {_HOST},map({layout.pages_map}) -m str {name} }}")
         for name, page in pages.HOST_PAGES.items()
     ]
     return [
         f"backend {FALLBACK}",
         "    http-reuse never",
         f"    acl retired str({RETIRED_KEY}),map({layout.pages_map}) -m found",
+        "    http-request deny deny_status 400 unless { req.fhdr_cnt(host) eq 1 }",
         *shown,
         _return(layout, pages.NO_APP, "unless retired"),
         f"    server relay unix@{layout.relay_socket} send-proxy-v2",
@@ -172,7 +176,9 @@ def _return(layout: Layout, page: Page, condition: str) -> str:
 
 def _pool(size: int, servers: Mapping[Key, Slot]) -> Iterator[str]:
     lines = {
-        backend: [f"    server {name} {slot.address} weight {slot.weight}" for (_, name), slot in group]
+        backend: [
+            f"    server {name} {slot.address} weight {slot.weight} {SERVER_OPTIONS}" for (_, name), slot in group
+        ]
         for backend, group in groupby(sorted(servers.items()), key=lambda item: item[0][0])
     }
     for index in range(size):

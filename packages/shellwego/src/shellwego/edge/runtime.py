@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import assert_never
 
 from shellwego.core.errors import UnavailableError
-from shellwego.edge.config import RETIRED_KEY, RETIRED_VALUE
+from shellwego.edge.config import RETIRED_KEY, RETIRED_VALUE, SERVER_OPTIONS
 from shellwego.edge.pool import (
     POOL_PREFIX,
     AddServer,
@@ -185,7 +185,7 @@ def command(layout: Layout, operation: Operation) -> str:
     """An operation as HAProxy's words. Names and addresses were parsed before (`targets`) or came from HAProxy."""
     match operation:
         case AddServer(key, slot):
-            text = f"add server {_path(key)} {slot.address} weight {slot.weight}"
+            text = f"add server {_path(key)} {slot.address} weight {slot.weight} {SERVER_OPTIONS}"
         case SetState(key, state):
             text = f"set server {_path(key)} state {state}"
         case SetWeight(key, weight):
