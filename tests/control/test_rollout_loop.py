@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from shellwego.control.changes import KEPT_ENDED, prune
 from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops.rollout import rollout_step
 from shellwego.control.unit import Unit
@@ -374,3 +375,23 @@ async def test_draining_instances_are_never_in_the_routes_again(world: World) ->
     (gone,) = [i for i in world.instances() if i.id == old.id]
     assert gone.desired is Desired.DRAIN
     assert old.id not in edge.endpoints()
+
+
+async def test_ended_instances_are_forgotten_but_for_the_newest_and_for_jobs_that_fill_a_slot(world: World) -> None:
+    await world.node()
+    served = await deployed(world)
+
+    def age(unit: Unit) -> None:
+        ended = replace(served, version=1, phase=Phase.STOPPED, phase_since=unit.now() - 3601)
+        for _ in range(30):
+            unit.tx.instances.insert(replace(ended, id=unit.new_id("ins"), desired=Desired.STOP, created_at=2.0))
+            run = replace(ended, id=unit.new_id("ins"), owner=OwnerKind.RUN, created_at=2.0)
+            unit.tx.instances.insert(run)
+        unit.tx.instances.insert(replace(ended, id="ins_job", created_at=1.0))
+        unit.tx.instances.insert(replace(ended, id="ins_old_job", content_hash="other", created_at=1.0))
+
+    await world.control.commit(age)
+    await world.control.commit(lambda unit: prune(unit, world.app_id))
+    left = [i.id for i in world.instances() if not i.live]
+    assert len(left) == KEPT_ENDED + 1
+    assert "ins_job" in left

@@ -63,7 +63,7 @@ MUTANTS = (
     Mutant(
         "no pause after a failure",
         "slots",
-        "return max(ends) + REPLACE_BACKOFF_S",
+        "return max(failures) + REPLACE_BACKOFF_S",
         "return now + 0 * REPLACE_BACKOFF_S",
     ),
     Mutant("a restart replaces nothing", "slots", "and instance.generation == self.generation", ""),

@@ -22,7 +22,7 @@ from shellwego.core.changes import (
     new_instance,
 )
 from shellwego.core.deployments import Deployment, DeploymentState
-from shellwego.core.instances import Desired, Instance, Phase
+from shellwego.core.instances import Desired, Instance, OwnerKind, Phase
 from shellwego.core.slots import FAILURE_WINDOW_S
 from shellwego.ports.store import Order, Table, eq
 from shellwego.wire import subjects
@@ -130,11 +130,15 @@ def _clear(table: Table[Instance] | Table[Deployment] | Table[Release], app: App
 def prune(unit: Unit, app_id: str) -> None:
     """Forget ended instances that no plan looks at any more, beyond the newest few.
 
-    What ended by itself and well fills its slot, so it stays.
+    A job that ended well fills its slot as long as its content is what the app aims at.
     """
     newest = Order("created_at", descending=True)
     ended = [row for row in unit.tx.instances.select(eq("app_id", app_id), order=newest) if not row.live]
-    for row in ended[KEPT_ENDED:]:
-        fills_slot = row.phase is Phase.STOPPED and row.desired is Desired.SERVE
-        if not fills_slot and unit.now() - row.phase_since > FAILURE_WINDOW_S:
+    old = [row for row in ended[KEPT_ENDED:] if unit.now() - row.phase_since > FAILURE_WINDOW_S]
+    app = unit.tx.apps.get(app_id)
+    aims = releases_of(unit.tx, [app.release_id, app.stable_release_id] if app and old else [])
+    contents = {release.content_hash for release in aims.values()}
+    for row in old:
+        job = row.owner is OwnerKind.APP and row.phase is Phase.STOPPED and row.desired is Desired.SERVE
+        if not (job and row.content_hash in contents):
             unit.tx.instances.delete(row.id)

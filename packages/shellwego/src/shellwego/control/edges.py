@@ -93,7 +93,7 @@ def accept_edge(unit: Unit, report: EdgeReport) -> None:
 def _open_sessions(told: Mapping[str, int]) -> dict[str, int]:
     if len(told) > MAX_SESSIONS_TOLD:
         raise InvalidError("report-too-large", f"a report names at most {MAX_SESSIONS_TOLD} instances")
-    return {instance_id: count for instance_id, count in told.items() if count > 0}
+    return {instance_id[:64]: count for instance_id, count in told.items() if count > 0}
 
 
 def _wake_draining(unit: Unit) -> None:

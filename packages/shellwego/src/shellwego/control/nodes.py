@@ -193,11 +193,13 @@ def accept(unit: Unit, report: NodeReport) -> int:
     """Take what a node saw; returns its epoch. A report of a past epoch changes nothing.
 
     Raises:
-        ForbiddenError: this node is not known.
+        ForbiddenError: this node is not known, or knows a higher epoch than we do: it has to register again.
         InvalidError: it names more instances than a node can hold.
     """
     node = _known(unit.tx, report.node_id)
-    if report.epoch != node.epoch:
+    if report.epoch > node.epoch:
+        raise ForbiddenError("node-ahead", f"node {node.id} reports epoch {report.epoch}", resolution="Register again.")
+    if report.epoch < node.epoch:
         return node.epoch
     if len(report.instances) > MAX_INSTANCES:
         raise InvalidError("report-too-large", f"a report names at most {MAX_INSTANCES} instances")

@@ -184,13 +184,15 @@ def _starts(
     release = facts.target.release
     if release is None:
         return [], None
-    fresh = [i for i in counted.fresh if i not in leaving]
-    stale = [i for i in counted.stale if i not in leaving]
+    gone = {i.id for i in leaving}
+    fresh = [i for i in counted.fresh if i.id not in gone]
+    stale = [i for i in counted.stale if i.id not in gone]
     surge = 0 if facts.hold else facts.strategy.surge(facts.wanted)
     room = facts.wanted + surge - len(fresh) - len(stale) - len(counted.completed)
     missing = facts.wanted - len(fresh) - len(counted.completed)
     slots = _free_slots({i.slot for i in (*fresh, *counted.completed)}, missing)
-    due = {slot: _due(facts, slot, now) for slot in slots}
+    failures = _failures(facts)
+    due = {slot: _due(failures.get(slot, ()), now) for slot in slots}
     ready = [slot for slot in slots if due[slot] <= now][: max(0, room)]
     starts = [
         Start(process=facts.process, slot=slot, release_id=release.id, generation=facts.target.generation)
@@ -210,17 +212,21 @@ def _free_slots(taken: set[int], count: int) -> list[int]:
     return free
 
 
-def _due(facts: SlotFacts, slot: int, now: float) -> float:
-    """When the slot may be filled again, by how often it failed in the hour up to its last failure."""
-    ends = [
-        i.phase_since
-        for i in facts.instances
-        if i.slot == slot and i.phase_since >= facts.target.failures_since and has_failed(i, facts.target)
-    ]
-    if not ends:
+def _failures(facts: SlotFacts) -> dict[int, list[float]]:
+    """When which slot failed, as far as it counts for this target."""
+    found: dict[int, list[float]] = {}
+    for instance in facts.instances:
+        if instance.phase_since >= facts.target.failures_since and has_failed(instance, facts.target):
+            found.setdefault(instance.slot, []).append(instance.phase_since)
+    return found
+
+
+def _due(failures: Sequence[float], now: float) -> float:
+    """When a slot may be filled again, by how often it failed in the hour up to its last failure."""
+    if not failures:
         return now
-    recent = sum(end > max(ends) - FAILURE_WINDOW_S for end in ends)
-    return max(ends) + REPLACE_BACKOFF_S[min(recent, len(REPLACE_BACKOFF_S)) - 1]
+    recent = sum(moment > max(failures) - FAILURE_WINDOW_S for moment in failures)
+    return max(failures) + REPLACE_BACKOFF_S[min(recent, len(REPLACE_BACKOFF_S)) - 1]
 
 
 def _serving(instances: Iterable[Instance]) -> int:
