@@ -139,6 +139,22 @@ async def test_a_guest_that_grants_more_input_than_was_sent_is_cut_off(tmp_path:
         await channel.aclose()
 
 
+@pytest.mark.parametrize("end", [encode(FrameType.EXITED, bytes(5)), encode(FrameType.FAILED)])
+async def test_the_end_is_answered_so_that_the_guest_need_not_wait(end: bytes, tmp_path: Path) -> None:
+    answered = asyncio.Event()
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(end)
+        seen = encode(FrameType.SEEN_END)
+        if await reader.readexactly(len(seen)) == seen:
+            answered.set()
+
+    async with guest_that(behave, tmp_path) as path, asyncio.timeout(DEADLINE_S):
+        channel = await open_channel(path, fresh=True, deadline_s=DEADLINE_S)
+        await answered.wait()
+        await channel.aclose()
+
+
 async def test_a_refusal_is_told_in_printable_words(tmp_path: Path) -> None:
     reason = put_field(Tag.CODE, b"too-many") + put_field(Tag.MESSAGE, b"no\x1b[31m" + b"x" * 1000)
 
