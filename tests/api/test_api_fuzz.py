@@ -1,0 +1,105 @@
+"""Random requests, near the schema and far from it: no defect of ours, and no answer that the document does not declare."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.api.api_world import ADMIN, DOCUMENT, OWNER, World, make_world
+
+OPERATIONS = [
+    (method.upper(), path, operation)
+    for path, operations in DOCUMENT["paths"].items()
+    for method, operation in operations.items()
+    if not operation["operationId"].startswith(("wait_", "stream_"))
+]
+TEXT = st.text(max_size=12) | st.sampled_from(
+    ["web", "shop", "512m", "1gb", "2", "v1", "/", "A", "\0", "-1", "../x", "é"]
+)
+SCALAR = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | TEXT
+JSON = st.recursive(
+    SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=8
+)
+
+
+def values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Values that mostly fit a schema."""
+    if "$ref" in schema:
+        return values(DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
+    if "anyOf" in schema:
+        return st.one_of([values(each) for each in schema["anyOf"]])
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"]) | TEXT
+    match schema.get("type"):
+        case "object":
+            return _objects(schema)
+        case "array":
+            return st.lists(values(schema["items"]), max_size=3)
+        case "integer":
+            return st.integers(-2, 70_000) | SCALAR
+        case "number":
+            return st.floats(-1, 4000) | SCALAR
+        case "boolean":
+            return st.booleans()
+        case "null":
+            return st.none()
+        case _:
+            return TEXT
+
+
+def _objects(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    properties, required = schema.get("properties", {}), set(schema.get("required", ()))
+    if not properties:
+        return st.dictionaries(TEXT, values(schema.get("additionalProperties") or {}), max_size=3)
+    return st.fixed_dictionaries(
+        {name: values(each) for name, each in properties.items() if name in required},
+        optional={name: values(each) for name, each in properties.items() if name not in required},
+    )
+
+
+def bodies(operation: dict[str, Any]) -> st.SearchStrategy[Any]:
+    content = operation.get("requestBody", {}).get("content", {})
+    if "application/json" not in content:
+        return st.none()
+    return values(content["application/json"]["schema"]) | JSON
+
+
+def queries(operation: dict[str, Any], place: str) -> st.SearchStrategy[dict[str, str]]:
+    found = [p for p in operation.get("parameters", []) if p["in"] == place]
+    text = TEXT | st.integers(-1, 200).map(str)
+    if place == "header":
+        text = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
+    return st.fixed_dictionaries({}, optional={p["name"]: text for p in found})
+
+
+async def attempt(spool: Path, method: str, path: str, request: dict[str, Any]) -> None:
+    world = await make_world(spool)
+    await world.deployed()
+    await world.running()
+    await send(world, method, path, request)
+
+
+async def send(world: World, method: str, path: str, request: dict[str, Any]) -> None:
+    rows = (await world.get("/v1/apps/shop/instances")).json["data"]
+    path = path.replace("{app}", "shop").replace("{instance}", rows[0]["id"]).replace("{release}", "v1")
+    path = path.replace("{node}", "one").replace("{", "").replace("}", "")
+    for token in (OWNER, ADMIN):
+        await world.call(method, path, token=token, **request)
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=[o[2]["operationId"] for o in OPERATIONS])
+def test_no_request_finds_a_defect(method: str, path: str, operation: Any) -> None:
+    @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+    @given(body=bodies(operation), query=queries(operation, "query"), headers=queries(operation, "header"))
+    def examples(body: Any, query: dict[str, str], headers: dict[str, str]) -> None:
+        with tempfile.TemporaryDirectory() as spool:
+            request = {"body": body, "query": query, "headers": headers}
+            asyncio.run(attempt(Path(spool), method, path, request))
+
+    examples()
