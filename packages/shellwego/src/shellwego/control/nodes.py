@@ -233,6 +233,9 @@ def _observe(unit: Unit, instance: Instance, observed: Observed) -> None:
     before = instance.observed
     if (observed.epoch, observed.sequence) <= (before.epoch, before.sequence):
         return
+    if not _is_vm_address(observed.address):
+        _log.warning("report.address_refused", instance=instance.id, address=observed.address[:64])
+        return
     if observed.phase not in _REPORTABLE or not _may_follow(instance.phase, observed.phase):
         _log.warning("report.phase_refused", instance=instance.id, judged=instance.phase, said=observed.phase)
         return
@@ -271,11 +274,10 @@ def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> No
 
 
 def _bounded(observed: Observed) -> Observed:
-    """The observation within bounds; an address that no VM can have is dropped, because the edge would send to it."""
+    """The observation within bounds."""
     return replace(
         observed,
         vm_id=observed.vm_id[:64],
-        address=observed.address if _is_vm_address(observed.address) else "",
         reason=observed.reason[:MAX_TEXT],
         reason_code=observed.reason_code[:64],
         detail=observed.detail[:64],
@@ -284,6 +286,7 @@ def _bounded(observed: Observed) -> Observed:
 
 
 def _is_vm_address(text: str) -> bool:
+    """None, or one that a VM can have: the edge will send requests to it."""
     if not text:
         return True
     try:
