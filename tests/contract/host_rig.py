@@ -116,6 +116,7 @@ class RealHelper:
                 [*self.namespace.enter, *self._wrapper, sys.executable, "-c", _HELPER, str(theirs.fileno()), told],
                 pass_fds=[theirs.fileno()],
                 stderr=subprocess.PIPE,
+                extra_groups=[NOBODY],  # root's own groups, which no VMM may inherit
             )
         self.host = HelperHost(ours.detach())
 

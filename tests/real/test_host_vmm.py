@@ -244,6 +244,8 @@ async def test_without_cgroups_rlimits_bound_a_vmm_and_that_is_told(tmp_path: Pa
         assert limit_of(spawned.pid, "Max processes") == str(LIMITS.pids)
         with pytest.raises(HostError, match="runs already"):
             await rig.host.vm_spawn(ONE, rig.argv(), LIMITS, {})
+        with sleeper() as pid, pytest.raises(HostError, match="is not of VM"):
+            await rig.host.vm_signal(ONE, id_of(pid), signal.SIGKILL)
         swept = await rig.host.sweep(Keep())
         assert swept.processes == (spawned.pid,)
         let_go(spawned)
