@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
+import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from shellwego.core.routing import EdgeReport, Endpoint, Route, RouteState, Rout
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.edge.daemon import Edge
-from shellwego.edge.settings import EdgeSettings, Timeouts
+from shellwego.edge.processes import haproxy_processes
+from shellwego.edge.settings import EdgeSettings, Layout, Timeouts
 from shellwego.wire import subjects
 
 
@@ -327,6 +330,19 @@ class Rig:
 
     def client(self, host: str = "hello.localhost") -> Client:
         return Client(self.port, host)
+
+
+@contextmanager
+def fresh_rig(owner: int = 0) -> Iterator[Rig]:
+    with tempfile.TemporaryDirectory(prefix="swg-edge-") as directory:
+        run_dir, state_dir = Path(directory, "run"), Path(directory, "state")
+        Path(directory).chmod(0o711)
+        for path in (run_dir, state_dir):
+            path.mkdir(mode=0o700)
+            os.chown(path, owner or os.geteuid(), -1)
+        yield Rig(run_dir, state_dir, free_port())
+        for process in haproxy_processes(Layout(run_dir)):
+            os.kill(process.pid, signal.SIGKILL)
 
 
 def bind(port: int = 0) -> socket.socket:

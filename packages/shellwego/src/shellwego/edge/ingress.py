@@ -119,8 +119,8 @@ class Ingress:
             try:
                 await self._step()
                 pause = self._pause()
-            except ShellWeGoError as error:
-                _log.warning("edge.step_failed", reason=error.message, code=error.code)
+            except Exception as error:  # noqa: BLE001 - whatever it is, HAProxy serves on, and is looked at anew
+                _log.warning("edge.step_failed", reason=str(error), exc_info=not isinstance(error, ShellWeGoError))
                 self._present = None
                 await self._end_if_dumb()
                 pause = RETRY_S

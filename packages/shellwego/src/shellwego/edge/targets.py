@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from shellwego.core.routing import Endpoint, Route, RouteState, RouteTable
@@ -130,9 +131,16 @@ def _slots(targets: Targets, route: Route) -> dict[str, Slot]:
 
 
 def _slot(endpoint: Endpoint) -> tuple[str, Slot]:
-    if not _INSTANCE.fullmatch(endpoint.instance_id):
-        raise ValueError(f"not an instance id: {endpoint.instance_id[:100]!r}")
     if not 0 <= endpoint.weight <= MAX_WEIGHT:
-        raise ValueError(f"{endpoint.instance_id}: the weight {endpoint.weight} is not within 0 to {MAX_WEIGHT}")
-    address = parse_address(endpoint.address)
-    return server_name(endpoint.instance_id, address), Slot(address, endpoint.weight)
+        raise ValueError(f"{endpoint.instance_id[:64]!r}: the weight {endpoint.weight} is not within 0 to {MAX_WEIGHT}")
+    name, address = _server(endpoint.instance_id, endpoint.address)
+    return name, Slot(address, endpoint.weight)
+
+
+@lru_cache(maxsize=65_536)
+def _server(instance_id: str, address: str) -> tuple[str, str]:
+    """Name and address of a server. Kept, because each new table repeats nearly all of the one before."""
+    if not _INSTANCE.fullmatch(instance_id):
+        raise ValueError(f"not an instance id: {instance_id[:100]!r}")
+    parsed = parse_address(address)
+    return server_name(instance_id, parsed), parsed
