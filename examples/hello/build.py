@@ -94,14 +94,38 @@ def build(base: Path, version: str, environment: list[str], output: Path) -> Non
             },
             "rootfs": {"type": "layers", "diff_ids": [sha256(layer) for layer in layers]},
         }
-        config_blob = layout.blob(json.dumps(config).encode(), "application/vnd.oci.image.config.v1+json")
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": config_blob,
-            "layers": descriptors,
+        _finish(layout, config, descriptors, f"hello:{version}")
+
+
+def scratch_image(binary: Path, output: Path, name: str) -> Path:
+    """Write an image that holds one static program and nothing else."""
+    layout = Layout(output)
+    with tempfile.TemporaryDirectory() as scratch:
+        layer = Path(scratch) / "layer.tar"
+        with tarfile.open(layer, "w") as tar:
+            info = tarfile.TarInfo(binary.name)
+            data = binary.read_bytes()
+            info.size, info.mtime, info.mode = len(data), EPOCH, 0o755
+            tar.addfile(info, io.BytesIO(data))
+        descriptors = [layout.blob(compressed(layer), LAYER)]
+        config = {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Entrypoint": [f"/{binary.name}"]},
+            "rootfs": {"type": "layers", "diff_ids": [sha256(layer)]},
         }
-        layout.finish(layout.blob(json.dumps(manifest).encode(), str(manifest["mediaType"])), f"hello:{version}")
+    _finish(layout, config, descriptors, name)
+    return output
+
+
+def _finish(layout: Layout, config: dict[str, object], layers: list[dict[str, object]], name: str) -> None:
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": layout.blob(json.dumps(config).encode(), "application/vnd.oci.image.config.v1+json"),
+        "layers": layers,
+    }
+    layout.finish(layout.blob(json.dumps(manifest).encode(), str(manifest["mediaType"])), name)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import replace
@@ -64,6 +65,7 @@ class Machine:
         self._changed = changed
         self._task: asyncio.Task[None] | None = None
         self._booting = False
+        self._spawned_at = 0.0
         self._channel: GuestChannel | None = None
         self._events: AsyncIterator[GuestEvent] | None = None
         self._exit: GuestExited | None = None
@@ -252,6 +254,7 @@ class Machine:
         nics = () if attachment is None else (NicPlan("n0", attachment.fd, attachment.lease.mac),)
         assets = self._parts.assets
         plan = VmPlan(self.key, runtime_dir, assets.kernel, assets.initrd, disks, nics)
+        self._spawned_at = time.monotonic()
         handle = await backend.create_vm(self.spec, plan)
         undo.push_async_callback(backend.delete_vm, handle)
         undo.push_async_callback(backend.stop_vm, handle)
@@ -478,3 +481,4 @@ class Machine:
         )
         self.record = replace(self.record, status=status)
         self._move(VmState.RUNNING)
+        log.info("vm.running", vm=self.spec.id, boot_s=round(time.monotonic() - self._spawned_at, 3))

@@ -1,0 +1,1 @@
+"""The floor that cold starts are compared with: a microVM started by hand."""

@@ -1,0 +1,1 @@
+"""The sample app and the builder of its image."""
