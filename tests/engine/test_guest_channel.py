@@ -408,8 +408,9 @@ async def test_commands_of_the_old_connection_are_hung_up(guest: Guest, tmp_path
     assert await sh(second, "echo well") == ("well\n", "", 0)
 
 
-async def test_many_reconnects_amid_traffic_lose_and_double_nothing_that_counts(guest: Guest) -> None:
-    script = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; exec sleep 1000"
+async def test_many_reconnects_amid_traffic_lose_and_double_nothing_that_counts(guest: Guest, tmp_path: Path) -> None:
+    mark = tmp_path / "written"
+    script = f"i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; touch {mark}; exec sleep 1000"
     channel = await guest.start("/bin/sh", "-c", script)
     heard = bytearray()
     for _ in range(12):
@@ -424,6 +425,7 @@ async def test_many_reconnects_amid_traffic_lose_and_double_nothing_that_counts(
         await session.send(bytes(1000))
         await channel.aclose()
         channel = await guest.open()
+    await until(mark.exists)
     await channel.stop("SIGKILL", 0)
     output, _ = await collect(channel)
     for event in output:
