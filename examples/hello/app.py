@@ -7,6 +7,7 @@ Standard library only. How it behaves is set by its environment:
     HELLO_MODE      "" serves; "exit" ends at once with code 3; "sick" answers its health check with 500;
                     "late" listens only after HELLO_DELAY seconds
     HELLO_DELAY     seconds (5)
+    HELLO_CHATTER   bytes a second that it writes to stdout beside, in numbered lines (0)
 
 SIGTERM stops it gracefully: no new connection, what is in flight is finished.
 """
@@ -91,6 +92,18 @@ def release() -> str:
     return os.environ.get("SHELLWEGO_RELEASE", "?")
 
 
+def chatter(bytes_per_second: int) -> None:
+    """Write lines of 1,000 bytes that start with `chatter N`, for ever."""
+    number = 0
+    while True:
+        with lock:
+            for _ in range(max(bytes_per_second // 10_000, 1)):
+                number += 1
+                print(f"chatter {number} ".ljust(999, "."))
+            sys.stdout.flush()
+        time.sleep(0.1)
+
+
 class Server(ThreadingHTTPServer):
     daemon_threads = False
     block_on_close = True
@@ -109,6 +122,8 @@ def main() -> None:
         sys.exit(3)
     if MODE == "late":
         time.sleep(float(os.environ.get("HELLO_DELAY", "5")))
+    if rate := int(os.environ.get("HELLO_CHATTER", "0")):
+        threading.Thread(target=chatter, args=(rate,), daemon=True).start()
     server = Server(("", int(os.environ.get("PORT", "8080"))), Handler)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     print(f"hello {VERSION} listens on {server.server_address[1]}", flush=True)

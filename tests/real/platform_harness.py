@@ -1,0 +1,170 @@
+"""One running platform under test: a demo's `Platform` with eyes on its host, and the sample app deployed to it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from examples.demo.leftovers import of_installation
+from examples.demo.platform import Platform, qemu_processes
+
+T = TypeVar("T")
+POLL_S = 0.05
+PATIENCE_S = 90.0
+"""For what takes a boot; CPUs are emulated, and others may use the cores."""
+
+
+def until(look: Callable[[], T], what: str, *, within_s: float = PATIENCE_S) -> T:
+    """Poll until `look` gives something true, and return that."""
+    deadline = time.monotonic() + within_s
+    while not (seen := look()):
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+        time.sleep(POLL_S)
+    return seen
+
+
+def fetch(platform: Platform, app: str, path: str = "/", *, timeout_s: float = 30) -> tuple[int, str]:
+    """One request through the edge."""
+    connection = http.client.HTTPConnection("127.0.0.1", platform.http_port, timeout=timeout_s)
+    try:
+        connection.request("GET", path, headers={"Host": f"{app}.localhost"})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode(errors="replace")
+    finally:
+        connection.close()
+
+
+def api(platform: Platform, path: str) -> Any:
+    """One GET of the REST API as the administrator; cheaper than a command."""
+    config = tomllib.loads((platform.config_home / "shellwego" / "config.toml").read_text())
+    token = config["contexts"][config["current"]]["token"]
+    connection = http.client.HTTPConnection("127.0.0.1", platform.api_port, timeout=30)
+    try:
+        connection.request("GET", f"/v1/{path}", headers={"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        body = answer.read()
+        assert answer.status == 200, f"GET {path}: {answer.status} {body[:300]!r}"
+        return json.loads(body)
+    finally:
+        connection.close()
+
+
+def instances(platform: Platform, app: str) -> list[dict[str, Any]]:
+    """What should serve the app, as the API tells it; those on their way out are left out."""
+    listed: list[dict[str, Any]] = api(platform, f"apps/{app}/instances?limit=100")["data"]
+    return [each for each in listed if each["desired"] == "serve"]
+
+
+def healthy(platform: Platform, app: str, count: int) -> bool:
+    """Whether exactly so many instances should serve, and all do."""
+    phases = [each["phase"] for each in instances(platform, app)]
+    return phases == ["healthy"] * count
+
+
+def arguments_of(pid: int) -> list[str]:
+    """A process's command line; empty for one that has ended, a zombie too."""
+    try:
+        return (Path("/proc") / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def parent_of(pid: int) -> int:
+    return int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+
+
+def pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def haproxy_master(platform: Platform) -> int | None:
+    """The pid of this platform's HAProxy; None while there is none."""
+    mark = f"/run/shellwego/{platform.key}/edge/haproxy.cfg"
+    ours = {pid for pid in pids() if mark in (words := arguments_of(pid)) and Path(words[0]).name == "haproxy"}
+    with suppress(OSError):
+        return next((pid for pid in ours if parent_of(pid) not in ours), None)
+    return None
+
+
+def platform_processes(platform: Platform) -> list[int]:
+    """Root's helper and all that descends from it, but VMMs and HAProxy."""
+    assert platform.process is not None
+    found = [platform.process.pid]
+    for pid in found:
+        with suppress(OSError):
+            tasks = (Path("/proc") / str(pid) / "task").iterdir()
+            children = [int(word) for task in tasks for word in (task / "children").read_text().split()]
+            found += [child for child in children if not _outlives(child)]
+    return found
+
+
+def _outlives(pid: int) -> bool:
+    words = arguments_of(pid)
+    return bool(words) and (Path(words[0]).name == "haproxy" or "qemu-system" in words[0])
+
+
+def kill_platform(platform: Platform) -> None:
+    """SIGKILL for every process of the platform but VMMs and HAProxy, at once."""
+    assert platform.process is not None
+    for pid in platform_processes(platform):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    platform.process.wait(10)
+    platform.process = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a restart of the platform must not change."""
+
+    vmms: dict[int, str]
+    haproxy: int | None
+    instances: dict[str, tuple[str, int]]
+    """Instance id → VM id and attempt, of every app asked for."""
+    node: str
+    epoch: int
+
+
+def snapshot(platform: Platform, apps: Sequence[str]) -> Snapshot:
+    (node,) = api(platform, "nodes")["data"]
+    found = {each["id"]: (each["vm_id"], each["attempt"]) for app in apps for each in instances(platform, app)}
+    return Snapshot(qemu_processes(platform.key), haproxy_master(platform), found, node["id"], node["epoch"])
+
+
+@contextmanager
+def scratch_platform(*extra: str) -> Iterator[Platform]:
+    """A platform with directories of its own, started; nothing of it is left afterwards."""
+    with tempfile.TemporaryDirectory(prefix="swg-test-", ignore_cleanup_errors=True) as name:
+        root = Path(name)
+        root.chmod(0o755)
+        platform = Platform(root / "data", root / "config", extra=extra)
+        platform.start()
+        try:
+            yield platform
+        except BaseException:
+            print(platform.log.read_text()[-8000:])
+            raise
+        finally:
+            take_down(platform)
+
+
+def take_down(platform: Platform) -> None:
+    """Stop it with all its VMs, also where it was killed or told to keep them; nothing may be left."""
+    platform.extra = tuple(flag for flag in platform.extra if flag != "--keep-vms")
+    if platform.process is not None and platform.process.poll() is None:
+        platform.stop()
+    if of_installation(platform.data_dir):
+        platform.start()
+        platform.stop()
+    left = of_installation(platform.data_dir)
+    assert not left, f"left behind: {sorted(left)}"
