@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 import click
 
 from plasmavmc.errors import PlasmaError
+from plasmavmc.guest.cache import CACHE_VARIABLE, DEFAULT_CACHE
 
 Result = TypeVar("Result")
 
 CACHE_OPTION = click.option(
     "--cache",
     type=click.Path(file_okay=False, path_type=Path),
-    envvar="SHELLWEGO_CACHE",
-    default=Path("/var/cache/shellwego"),
+    envvar=CACHE_VARIABLE,
+    default=DEFAULT_CACHE,
     show_default=True,
     help="The host's cache.",
 )
