@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from shellwego.api import protocol
 from shellwego.api.server import ApiServer
 from shellwego.client.generated import AppCreate, Client, DeploymentCreate, ExecBody, TokenCreate
 from shellwego.client.streams import open_exec, open_logs
@@ -221,6 +222,28 @@ def test_the_server_ends_long_streams_when_it_stops(running: Running, client: Cl
         list(stream)
     with pytest.raises(Unreachable):
         client.healthz()
+
+
+def test_an_endless_head_is_cut_off(running: Running, client: Client) -> None:
+    with socket.create_connection(running.listener.getsockname(), timeout=5) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100_000):
+                connection.sendall(b"X: " + b"a" * 1000 + b"\r\n")
+            raise AssertionError("a hundred megabytes of headers were taken")
+    assert client.healthz().status == "ok"
+
+
+def test_a_connection_that_says_nothing_is_closed(
+    running: Running, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_S", 0.1)
+    for first in (b"", b"GET / HT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /"):
+        with socket.create_connection(running.listener.getsockname(), timeout=5) as connection:
+            connection.sendall(first)
+            while connection.recv(65536):
+                pass
+    assert client.healthz().status == "ok"
 
 
 @pytest.mark.parametrize(

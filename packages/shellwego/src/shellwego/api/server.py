@@ -14,10 +14,10 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from shellwego.api.protocol import BoundedHttp
 from shellwego.api.rest.app import stop
 
 GRACE_S = 5.0
-_MAX_HEADER_BYTES = 64 * 1024
 _MAX_CONNECTIONS = 4096
 
 
@@ -42,7 +42,7 @@ class ApiServer:
         self._listener = listener
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=BoundedHttp,
             ws="websockets-sansio",
             ws_max_size=1024 * 1024,
             ws_per_message_deflate=False,
@@ -51,7 +51,6 @@ class ApiServer:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
             limit_concurrency=_MAX_CONNECTIONS,
             timeout_graceful_shutdown=int(GRACE_S),
             ssl_certfile=tls.certificate if tls else None,

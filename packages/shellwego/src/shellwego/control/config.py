@@ -40,10 +40,6 @@ class ProcessWish:
     stop_signal: str | None = None
     stop_grace_s: float | None = None
 
-    @property
-    def empty(self) -> bool:
-        return self == ProcessWish()
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigWish:
