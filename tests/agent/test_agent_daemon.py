@@ -153,6 +153,7 @@ async def test_an_instance_that_never_passes_its_check_stays_starting_and_says_w
         seen = one.control.observed["ins_1"]
         assert (seen.phase, seen.detail) == ("starting", "checks")
         assert "connection refused" in seen.reason
+        assert seen.log_tail == ("hello",)
 
 
 async def test_a_healthy_instance_whose_check_fails_becomes_unhealthy_and_recovers(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import structlog
 
 from shellwego.agent.checks import Checker, checks_of
 from shellwego.agent.probes import Target
+from shellwego.agent.tails import Tails
 from shellwego.agent.waiting import cancel_all
 from shellwego.core.assignments import Assignment
 from shellwego.core.convergence import (
@@ -43,6 +44,7 @@ class Reconciler:
         self._engine = engine
         self._clock = clock
         self._checker = checker
+        self._tails = Tails(engine, clock)
         self._changed = changed
         self._assignments: tuple[Assignment, ...] | None = None
         self._memories: Mapping[str, Memory] = {}
@@ -67,8 +69,8 @@ class Reconciler:
             return None
         views = await self._engine.observe()
         self._check(self._assignments, views)
-        now = self._clock.monotonic()
-        step = converge(self._assignments, views, self._memories, self._checker.health, now)
+        health = await self._tails.joined(self._checker.health)
+        step = converge(self._assignments, views, self._memories, health, self._clock.monotonic())
         self._memories = step.memories
         self._take(views, step)
         for action in step.actions:
