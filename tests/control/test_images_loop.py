@@ -13,11 +13,13 @@ from shellwego.control.images import ChosenImage, delete_image, note_image
 from shellwego.control.imagework import ImageWork
 from shellwego.control.loops.images import ImagesLoop
 from shellwego.control.unit import Control
+from shellwego.core.apps import App, AppConfig
 from shellwego.core.images import Image, ImageState
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.images.memory import MemoryImages
 from shellwego.drivers.store.memory import MemoryStore
+from shellwego.ports.bus import Hint
 from shellwego.ports.images import LoadedImage, ResolvedImage
 from shellwego.wire import subjects
 
@@ -149,13 +151,30 @@ async def test_what_was_under_way_goes_on_after_a_restart(world: World) -> None:
     await world.until_state(ImageState.READY)
 
 
-async def test_the_hint_reaches_the_apps_that_wait(world: World) -> None:
+async def test_the_apps_of_the_project_are_planned_again_when_the_image_is_there(world: World) -> None:
+    app = App(
+        id="app_x",
+        project_id="prj_a",
+        name="shop",
+        hostname="shop.localhost",
+        config=AppConfig(),
+        counts={},
+        created_at=0.0,
+        updated_at=0.0,
+    )
+    await world.control.commit(lambda unit: unit.tx.apps.insert(app))
     digest = world.images.publish(REFERENCE)
-    async with world.control.bus.subscribe(subjects.EVENTS) as hints:
+    async with world.control.bus.subscribe(subjects.app(app.id)) as hints:
+        hint = asyncio.ensure_future(_first(hints))
         await world.order(digest)
-        assert (await anext(aiter(hints))).subject == subjects.EVENTS
+        await world.until_state(ImageState.READY)
+        assert (await hint).subject == subjects.app(app.id)
     kinds = {event.type for event in await world.control.read(lambda tx: tx.events.select())}
     assert "image.ready" in kinds
+
+
+async def _first(hints: AsyncIterator[Hint]) -> Hint:
+    return await anext(hints)
 
 
 async def test_blobs_of_a_deleted_image_go_and_others_stay(world: World) -> None:
