@@ -13,7 +13,7 @@ from plasmavmc.storage.backend import StorageBackend
 from plasmavmc.types import GIB, MIB
 
 SIZE = 4 * GIB
-MARKS = {0: b"superblock", 1 * MIB: b"inode table", SIZE - 512: b"backup at the end"}
+MARKS = {0: b"superblock", 1 * MIB: b"inode table", SIZE - MIB: b"backup near the end"}
 
 
 def make_template(directory: Path) -> Path:

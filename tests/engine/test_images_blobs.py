@@ -134,6 +134,12 @@ async def test_a_partial_file_that_rotted_is_not_believed(store: BlobStore, tmp_
     assert await read(store, REF) == DATA
 
 
+async def test_more_than_the_blob_in_a_partial_file_is_cut_off(store: BlobStore, tmp_path: Path) -> None:
+    (tmp_path / "partial" / REF.digest.removeprefix("sha256:")).write_bytes(DATA + b"more")
+    await store.fetch(REF, BreakingSource(DATA, len(DATA)))
+    assert store.path(REF.digest).read_bytes() == DATA
+
+
 async def test_a_blob_larger_than_the_disk_is_refused_before_it_comes(store: BlobStore, tmp_path: Path) -> None:
     source = MemorySource()
     with pytest.raises(CapacityError) as caught:

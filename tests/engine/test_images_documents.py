@@ -129,7 +129,7 @@ class TestPolicy:
         assert caught.value.code == "registry-forbidden"
         assert "[registries] allow" in caught.value.resolution
 
-    @pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1111", "64:ff9b::101:101"])
+    @pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1111", "64:ff9b::101:101", "::ffff:1.1.1.1"])
     def test_public_addresses_are_allowed(self, address: str) -> None:
         RegistryPolicy().check_address("registry.example", 443, ip_address(address))
 

@@ -363,6 +363,15 @@ class TestForbiddenPlaces:
         assert caught.value.code == "registry-forbidden"
         assert other.seen == []
 
+    async def test_the_list_does_not_help_where_a_registry_sends_us(self, registry: FakeRegistry) -> None:
+        policy = RegistryPolicy(("127.0.0.1:*", "127.0.0.2:*", "localhost:*"))
+        for place in ("https://127.0.0.2/blob", f"http://localhost:{registry.host.rpartition(':')[2]}/blob"):
+            registry.redirect = place
+            async with Repository(Reference(registry.host, "app", "v1"), policy) as source:
+                with pytest.raises(ImageError) as caught:
+                    await read_blob(source, hello())
+            assert caught.value.code == "registry-forbidden"
+
     async def test_a_redirect_within_the_registrys_host_is_followed_without_its_token(
         self, registry: FakeRegistry
     ) -> None:

@@ -25,7 +25,7 @@ def parse_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise bad_tar("a pax record has no length")
         end = position + int(digits)
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
-        if end <= space or end > len(data) or data[end - 1 : end] != b"\n" or not equals:
+        if end <= space or data[end - 1 : end] != b"\n" or not equals:
             raise bad_tar("a pax record has the wrong length")
         yield key, value
         position = end

@@ -186,19 +186,16 @@ class Repository:
     # Authorization
 
     async def _authorize(self, challenge: Challenge | None, used: str) -> None:
-        """Get an Authorization header that is not the one that was refused; concurrent requests share it."""
+        """Get an Authorization header in place of the one that was refused; concurrent requests share it."""
         async with self._asking:
             if self._authorization != used:
                 return
             if challenge is None:
                 raise self._refusal(_UNAUTHORIZED)
-            if challenge.scheme == "basic":
-                header = self._credentials.header if self._credentials else ""
-            else:
-                header = await self._token(challenge)
-            if header in ("", used):
-                raise self._refusal(_UNAUTHORIZED)
-            self._authorization = header
+            if challenge.scheme == "bearer":
+                self._authorization = await self._token(challenge)
+            elif self._credentials is not None:
+                self._authorization = self._credentials.header
 
     async def _token(self, challenge: Challenge) -> str:
         url = token_url(challenge, self._reference.repository)

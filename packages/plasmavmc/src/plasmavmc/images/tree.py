@@ -15,8 +15,8 @@ operation, however much it hides.
     x/y                          x is a file, or nothing     x becomes a directory (root, 0755)
     hard link                    its target                  another name of the target's inode
 
-The last one of doubled entries wins. A leading `/` means the image's root. Names under `.wh..wh.` other than the opaque
-mark belong to aufs and are passed over, as other runtimes do. Device nodes stay as the image has them: they are data
+The last one of doubled entries wins. A leading `/` means the image's root. Marks of aufs (`.wh..wh.plnk` and the like)
+read as whiteouts of names that nothing has. Device nodes stay as the image has them: they are data
 here, and in the guest they give a process no more than the guest's root has by itself.
 """
 
@@ -30,7 +30,6 @@ from plasmavmc.images.limits import LINK_HOPS, NAME_BYTES, PATH_BYTES
 from plasmavmc.images.tar import Kind, Member
 
 _WHITEOUT = b".wh."
-_AUFS = b".wh..wh."
 _OPAQUE = b".wh..wh..opq"
 _DETOURS = 4_000_000
 """Path components that symbolic links may cost in one image; two per entry are usual."""
@@ -106,7 +105,7 @@ class Tree:
         if parts[-1] == _OPAQUE:
             if parent is not None:
                 parent.children.clear()
-        elif not parts[-1].startswith(_AUFS):
+        else:
             hidden = parts[-1].removeprefix(_WHITEOUT)
             if hidden in (b"", b".", b".."):
                 raise hostile("image-path", "a whiteout names no file", parts[-1])
