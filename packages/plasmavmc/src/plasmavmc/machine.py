@@ -1,32 +1,33 @@
-"""One VM's life: prepare, boot, supervise, end.
+"""One VM's life: booted by `booting`, then supervised to its end.
 
-Theory. `Machine` runs one task from PENDING to a terminal state. While it boots, host work goes onto an undo stack, which
-is thrown away when the workload runs and unwound when anything fails before: a failed boot leaves no disk, tap, process
-or cgroup. After the boot two things can happen: the guest says that its workload ended (then the VMM follows by itself),
-or the VMM ends without a word (killed, or the guest's kernel panicked). Both arrive at `_finish`, which takes the host's
-resources away and writes the last status; the writable layer stays until `delete`, the log for a day.
+Theory. `Machine` runs one task from PENDING to a terminal state. Once the workload runs, two things can happen: the guest
+says that it ended (then the VMM follows by itself), or the VMM ends without a word (killed, or the guest's kernel
+panicked). Both arrive at `_finish`, which takes the host's resources away and writes the last status; the writable layer
+stays until `delete`, the log for a day.
 
 An end that was asked for is STOPPED with reason code `stopped`; one that was not is STOPPED with `exited` (the workload
 ended by itself, with its exit code) or FAILED (it could not start, or the VMM died under it).
+
+Trap: RUNNING is told only when the boot's undo stack is gone, so that whoever stops or leaves a running VM never meets a
+boot that would still undo it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
+from ipaddress import IPv4Address
 
 import structlog
 
+from plasmavmc.booting import Boot
 from plasmavmc.errors import GuestError, ImageError, InvalidSpecError, PlasmaError, WorkloadError
 from plasmavmc.guest.api import (
     GuestChannel,
-    GuestConfig,
     GuestEvent,
     GuestExited,
     GuestFailed,
@@ -34,18 +35,13 @@ from plasmavmc.guest.api import (
     GuestOutput,
     GuestReady,
 )
-from plasmavmc.guest.configuration import guest_config
 from plasmavmc.guest.logs import VmLog
-from plasmavmc.hypervisor.backend import DiskPlan, HypervisorBackend, NicPlan, VmmExit, VmPlan
-from plasmavmc.images.source import ImageConfig
-from plasmavmc.network.backend import Attachment
+from plasmavmc.hypervisor.backend import HypervisorBackend, VmmExit
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
 from plasmavmc.states import ENDED, VmState, advance
-from plasmavmc.types import Lease, Vm, VmHandle, VmSpec, VmUsage, vm_key
+from plasmavmc.types import Vm, VmHandle, VmSpec, VmUsage, vm_key
 
-BOOT_DEADLINE_S = 90.0
-"""From spawn to the workload's start. Emulated CPUs on a busy host are slow; a guest that hangs must still be found."""
 EXIT_GRACE_S = 5.0
 """From the guest's last word (or its silence) to the end of the VMM."""
 PARTIAL_LINE_S = 0.5
@@ -183,11 +179,12 @@ class Machine:
         await self._parts.storage.delete(self.key)
         self._parts.records.delete(self.spec.id)
 
-    # Boot
+    # Boot, and what it reports
 
     async def _run(self) -> None:
+        self._move(VmState.PREPARING, "image")
         try:
-            handle = await self._boot()
+            booted = await Boot(self.spec, self.key, self._parts, self).run()
         except asyncio.CancelledError:
             self._settle(VmState.STOPPED, "stopped", "stopped while it was starting")
         except PlasmaError as error:
@@ -197,126 +194,40 @@ class Machine:
             log.exception("vm boot broke", vm=self.spec.id)
             self._settle(VmState.FAILED, "engine-defect", f"internal error: {type(error).__name__}")
         else:
-            await self._supervise(handle)
+            self._booting = False
+            self._channel, self._events = booted.channel, booted.events
+            self._begin_running(booted.handle)
+            await self._supervise(booted.handle)
 
-    async def _boot(self) -> VmHandle:
-        parts = self._parts
-        self._move(VmState.PREPARING, "image")
-        backend = parts.registry.select(self.spec)
-        with ExitStack() as descriptors:
-            async with AsyncExitStack() as undo:
-                image = await parts.images.ensure(self.spec.image, parts.source)
-                parts.images.hold(self.spec.image, self.key)
-                undo.callback(parts.images.release, self.key)
-                self._step("disks")
-                disks = await self._disks(image.rootfs, undo, descriptors)
-                self._step("network")
-                attachment = await self._attach(undo, descriptors)
-                self._step("boot")
-                async with parts.boot_slot(backend.capabilities.acceleration):
-                    self._move(VmState.STARTING, "boot")
-                    handle = await self._spawn(backend, disks, attachment, undo)
-                    await self._await_ready(backend, handle, image.config, attachment)
-                undo.pop_all()
-        self._booting = False
-        return handle
+    def step(self, name: str) -> None:
+        self.record = replace(self.record, status=replace(self.record.status, reason_code=name))
+        self._changed()
 
-    async def _disks(self, rootfs: Path, undo: AsyncExitStack, descriptors: ExitStack) -> tuple[DiskPlan, ...]:
-        storage = self._parts.storage
-        template = await self._parts.disk_template(self.spec.resources.disk_bytes)
-        await storage.clone(template, self.key)
-        undo.push_async_callback(storage.delete, self.key)
-        layer = await storage.open(self.key)
-        descriptors.callback(os.close, layer)
-        root = os.open(rootfs, os.O_RDONLY | os.O_CLOEXEC)
-        descriptors.callback(os.close, root)
-        return (DiskPlan("image", root, read_only=True), DiskPlan("layer", layer, read_only=False))
+    def attached(self, ipv4: IPv4Address) -> None:
+        self.record = replace(self.record, ipv4=ipv4)
 
-    async def _attach(self, undo: AsyncExitStack, descriptors: ExitStack) -> Attachment | None:
-        if not self.spec.networks:
-            return None
-        attachment = await self._parts.network.setup_tap(self.key, self.spec.networks[0])
-        undo.push_async_callback(self._parts.network.release, self.key)
-        descriptors.callback(os.close, attachment.fd)
-        self.record = replace(self.record, ipv4=attachment.lease.ipv4)
-        return attachment
-
-    async def _spawn(
-        self,
-        backend: HypervisorBackend,
-        disks: tuple[DiskPlan, ...],
-        attachment: Attachment | None,
-        undo: AsyncExitStack,
-    ) -> VmHandle:
-        runtime_dir = self._parts.runtime_dir(self.key)
-        runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        undo.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
-        nics = () if attachment is None else (NicPlan("n0", attachment.fd, attachment.lease.mac),)
-        assets = self._parts.assets
-        plan = VmPlan(self.key, runtime_dir, assets.kernel, assets.initrd, disks, nics)
+    def spawning(self) -> None:
         self._spawned_at = time.monotonic()
-        handle = await backend.create_vm(self.spec, plan)
-        undo.push_async_callback(backend.delete_vm, handle)
-        undo.push_async_callback(backend.stop_vm, handle)
+        self._move(VmState.STARTING, "boot")
+
+    def spawned(self, handle: VmHandle) -> None:
         self.record = replace(self.record, handle=handle)
         self._parts.records.save(self.record)
-        self._hear(await backend.start_vm(handle))
-        undo.push_async_callback(self._close_channel)
-        return handle
 
-    async def _await_ready(
-        self, backend: HypervisorBackend, handle: VmHandle, image: ImageConfig, attachment: Attachment | None
-    ) -> None:
-        lease = None if attachment is None else attachment.lease
-        ready = asyncio.create_task(self._converse(image, lease))
-        died = asyncio.create_task(backend.wait_vm(handle))
-        try:
-            await asyncio.wait({ready, died}, timeout=BOOT_DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
-            if ready.done():
-                ready.result()
-                return
-            timed_out = not died.done()
-            if timed_out:
-                await backend.stop_vm(handle)
-            raise self._boot_error(await died, timed_out=timed_out)
-        finally:
-            ready.cancel()
-            died.cancel()
-
-    async def _converse(self, image: ImageConfig, lease: Lease | None) -> None:
-        """Hear the guest's init, tell it what to run, and hear that it runs."""
-        assert self._events is not None and self._channel is not None  # noqa: S101, PT018 - set by _hear just before
-        async for event in self._events:
-            match event:
-                case GuestHello(configured=False):
-                    await self._channel.configure(self._configuration(image, lease))
-                case GuestReady():
-                    self._begin_running()
-                    return
-                case GuestFailed(code, message):
-                    raise WorkloadError(code, f"the workload could not be started: {message}")
-                case _:
-                    await self._take(event)
-        raise GuestError("guest-channel", "the guest closed its channel while it was starting")
-
-    def _configuration(self, image: ImageConfig, lease: Lease | None) -> GuestConfig:
-        return guest_config(
-            self.spec,
-            image,
-            lease=lease,
-            nameservers=self._parts.nameservers,
-            entropy=self._parts.entropy(64),
-            unix_time_ns=int(self._parts.clock() * 1e9),
-        )
-
-    def _boot_error(self, ended: VmmExit, *, timed_out: bool) -> GuestError:
-        for line in ended.console[-TAIL_LINES:]:
+    def console(self, lines: tuple[str, ...]) -> None:
+        for line in lines[-TAIL_LINES:]:
             self._log.note(line)
-        details = ended.complaint or "\n".join(ended.console[-5:])
-        if timed_out:
-            brief = f"the guest did not start its workload within {BOOT_DEADLINE_S:.0f} s"
-            return GuestError("boot-timeout", brief, details=details)
-        return GuestError("boot-failed", "the VMM ended while the guest was starting", details=details)
+
+    async def heard(self, event: GuestEvent) -> None:
+        match event:
+            case GuestOutput(stream, offset, data):
+                self._log.write(stream, offset, data)
+                await self._acknowledge()
+            case GuestExited():
+                self._exit = event
+                self._exit_heard.set()
+            case GuestHello() | GuestReady() | GuestFailed():
+                pass
 
     # Supervision
 
@@ -347,7 +258,7 @@ class Machine:
         flusher = asyncio.create_task(self._flush_partial_lines())
         try:
             async for event in self._events:
-                await self._take(event)
+                await self.heard(event)
         except GuestError as error:
             self._log.note(f"the guest broke its channel: {error}")
         finally:
@@ -361,17 +272,6 @@ class Machine:
             if self._log.has_partial and self._log.acknowledged == before:
                 self._log.flush()
                 await self._acknowledge()
-
-    async def _take(self, event: GuestEvent) -> None:
-        match event:
-            case GuestOutput(stream, offset, data):
-                self._log.write(stream, offset, data)
-                await self._acknowledge()
-            case GuestExited():
-                self._exit = event
-                self._exit_heard.set()
-            case GuestHello() | GuestReady() | GuestFailed():
-                pass
 
     async def _acknowledge(self) -> None:
         if self._channel is not None:
@@ -392,8 +292,7 @@ class Machine:
         elif self.record.asked:
             await self._finish(VmState.STOPPED, "stopped", "stopped without an answer from the guest")
         else:
-            for line in ended.console[-TAIL_LINES:]:
-                self._log.note(line)
+            self.console(ended.console)
             how = "" if ended.code is None else f" (exit code {ended.code})"
             details = f": {ended.complaint}" if ended.complaint else ""
             await self._finish(VmState.FAILED, "vmm-died", f"the VM's process ended unexpectedly{how}{details}")
@@ -456,10 +355,6 @@ class Machine:
     def _backend(self, handle: VmHandle) -> HypervisorBackend:
         return self._parts.registry.get(handle.backend)
 
-    def _step(self, step: str) -> None:
-        self.record = replace(self.record, status=replace(self.record.status, reason_code=step))
-        self._changed()
-
     def _move(self, to: VmState, step: str = "") -> None:
         if self.state is to:
             return
@@ -468,16 +363,15 @@ class Machine:
         self._parts.records.save(self.record)
         self._changed()
 
-    def _begin_running(self) -> None:
-        handle, ipv4 = self.record.handle, self.record.ipv4
-        capabilities = self._backend(handle).capabilities if handle else None
+    def _begin_running(self, handle: VmHandle) -> None:
+        ipv4, capabilities = self.record.ipv4, self._backend(handle).capabilities
         status = replace(
             self.record.status,
             guest_ready=True,
             endpoints=() if ipv4 is None else (f"tcp:{ipv4}",),
-            backend=capabilities.name if capabilities else "",
-            acceleration=capabilities.acceleration.value if capabilities else "",
-            confinement=handle.backend_state.get("confinement", "") if handle else "",
+            backend=capabilities.name,
+            acceleration=capabilities.acceleration.value,
+            confinement=handle.backend_state.get("confinement", ""),
         )
         self.record = replace(self.record, status=status)
         self._move(VmState.RUNNING)

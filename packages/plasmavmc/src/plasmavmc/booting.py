@@ -1,0 +1,190 @@
+"""One VM's way from a specification to a running workload: image, disks, network, VMM, guest.
+
+Theory. Host work goes onto an undo stack, which is thrown away when the workload runs and unwound when anything fails
+before: a failed or cancelled boot leaves no disk, address, process, cgroup or socket. Descriptors are the manager's only
+until the guest runs; the VMM has its own by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Protocol
+
+from plasmavmc.errors import GuestError, WorkloadError
+from plasmavmc.guest.api import GuestChannel, GuestConfig, GuestEvent, GuestFailed, GuestHello, GuestReady
+from plasmavmc.guest.configuration import guest_config
+from plasmavmc.hypervisor.backend import DiskPlan, HypervisorBackend, NicPlan, VmmExit, VmPlan
+from plasmavmc.images.source import ImageConfig
+from plasmavmc.network.backend import Attachment
+from plasmavmc.parts import EngineParts
+from plasmavmc.types import Lease, VmHandle, VmSpec
+
+BOOT_DEADLINE_S = 90.0
+"""From the guest's first word to the workload's start. Emulated CPUs on a busy host are slow; a hang must be found."""
+_COMPLAINT_LINES = 5
+
+
+class BootReport(Protocol):
+    """Told as the boot goes on."""
+
+    def step(self, name: str) -> None:
+        """What is done now: `image`, `disks`, `network`, `boot`."""
+
+    def attached(self, ipv4: IPv4Address) -> None:
+        """The VM has this address."""
+
+    def spawning(self) -> None:
+        """The VMM is about to be started."""
+
+    def spawned(self, handle: VmHandle) -> None:
+        """The VMM exists; from here on it can be found again."""
+
+    def console(self, lines: tuple[str, ...]) -> None:
+        """The guest's console, where the boot failed."""
+
+    async def heard(self, event: GuestEvent) -> None:
+        """The guest said something that is not of the boot itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """A VM whose workload runs."""
+
+    handle: VmHandle
+    channel: GuestChannel
+    events: AsyncIterator[GuestEvent]
+
+
+class Boot:
+    """One boot. `run` it once."""
+
+    def __init__(self, spec: VmSpec, key: str, parts: EngineParts, report: BootReport) -> None:
+        self._spec = spec
+        self._key = key
+        self._parts = parts
+        self._report = report
+
+    async def run(self) -> Booted:
+        """All of it; cancelled or failed it undoes what it did.
+
+        Raises:
+            PlasmaError: what failed, with the reason.
+        """
+        parts = self._parts
+        self._report.step("image")
+        backend = parts.registry.select(self._spec)
+        with ExitStack() as descriptors:
+            async with AsyncExitStack() as undo:
+                image = await parts.images.ensure(self._spec.image, parts.source)
+                parts.images.hold(self._spec.image, self._key)
+                undo.callback(parts.images.release, self._key)
+                self._report.step("disks")
+                disks = await self._disks(image.rootfs, undo, descriptors)
+                self._report.step("network")
+                attachment = await self._attach(undo, descriptors)
+                self._report.step("boot")
+                async with parts.boot_slot(backend.capabilities.acceleration):
+                    booted = await self._spawn(backend, disks, attachment, undo)
+                    await self._await_ready(backend, booted, image.config, attachment)
+                undo.pop_all()
+        return booted
+
+    async def _disks(self, rootfs: Path, undo: AsyncExitStack, descriptors: ExitStack) -> tuple[DiskPlan, ...]:
+        storage = self._parts.storage
+        template = await self._parts.disk_template(self._spec.resources.disk_bytes)
+        await storage.clone(template, self._key)
+        undo.push_async_callback(storage.delete, self._key)
+        layer = await storage.open(self._key)
+        descriptors.callback(os.close, layer)
+        root = os.open(rootfs, os.O_RDONLY | os.O_CLOEXEC)
+        descriptors.callback(os.close, root)
+        return (DiskPlan("image", root, read_only=True), DiskPlan("layer", layer, read_only=False))
+
+    async def _attach(self, undo: AsyncExitStack, descriptors: ExitStack) -> Attachment | None:
+        if not self._spec.networks:
+            return None
+        attachment = await self._parts.network.setup_tap(self._key, self._spec.networks[0])
+        undo.push_async_callback(self._parts.network.release, self._key)
+        descriptors.callback(os.close, attachment.fd)
+        self._report.attached(attachment.lease.ipv4)
+        return attachment
+
+    async def _spawn(
+        self,
+        backend: HypervisorBackend,
+        disks: tuple[DiskPlan, ...],
+        attachment: Attachment | None,
+        undo: AsyncExitStack,
+    ) -> Booted:
+        runtime_dir = self._parts.runtime_dir(self._key)
+        runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        undo.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
+        nics = () if attachment is None else (NicPlan("n0", attachment.fd, attachment.lease.mac),)
+        assets = self._parts.assets
+        self._report.spawning()
+        plan = VmPlan(self._key, runtime_dir, assets.kernel, assets.initrd, disks, nics)
+        handle = await backend.create_vm(self._spec, plan)
+        undo.push_async_callback(backend.delete_vm, handle)
+        undo.push_async_callback(backend.stop_vm, handle)
+        self._report.spawned(handle)
+        channel = await backend.start_vm(handle)
+        undo.push_async_callback(channel.aclose)
+        return Booted(handle, channel, channel.events())
+
+    async def _await_ready(
+        self, backend: HypervisorBackend, booted: Booted, image: ImageConfig, attachment: Attachment | None
+    ) -> None:
+        lease = None if attachment is None else attachment.lease
+        ready = asyncio.create_task(self._converse(booted, image, lease))
+        died = asyncio.create_task(backend.wait_vm(booted.handle))
+        try:
+            await asyncio.wait({ready, died}, timeout=BOOT_DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                ready.result()
+                return
+            timed_out = not died.done()
+            if timed_out:
+                await backend.stop_vm(booted.handle)
+            raise self._error(await died, timed_out=timed_out)
+        finally:
+            ready.cancel()
+            died.cancel()
+
+    async def _converse(self, booted: Booted, image: ImageConfig, lease: Lease | None) -> None:
+        """Hear the guest's init, tell it what to run, and hear that it runs."""
+        async for event in booted.events:
+            match event:
+                case GuestHello(configured=False):
+                    await booted.channel.configure(self._configuration(image, lease))
+                case GuestReady():
+                    return
+                case GuestFailed(code, message):
+                    raise WorkloadError(code, f"the workload could not be started: {message}")
+                case _:
+                    await self._report.heard(event)
+        raise GuestError("guest-channel", "the guest closed its channel while it was starting")
+
+    def _configuration(self, image: ImageConfig, lease: Lease | None) -> GuestConfig:
+        return guest_config(
+            self._spec,
+            image,
+            lease=lease,
+            nameservers=self._parts.nameservers,
+            entropy=self._parts.entropy(64),
+            unix_time_ns=int(self._parts.clock() * 1e9),
+        )
+
+    def _error(self, ended: VmmExit, *, timed_out: bool) -> GuestError:
+        self._report.console(ended.console)
+        details = ended.complaint or "\n".join(ended.console[-_COMPLAINT_LINES:])
+        if timed_out:
+            brief = f"the guest did not start its workload within {BOOT_DEADLINE_S:.0f} s"
+            return GuestError("boot-timeout", brief, details=details)
+        return GuestError("boot-failed", "the VMM ended while the guest was starting", details=details)

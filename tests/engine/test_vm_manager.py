@@ -1,0 +1,203 @@
+"""The manager and its machines: nothing is left after a failure, what runs is adopted, no secret reaches the disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from plasmavmc.errors import CapacityError, ConflictError, HostError, InvalidSpecError, NotFoundError
+from plasmavmc.host.operations import Swept
+from plasmavmc.hypervisor.memory import Faults
+from plasmavmc.manager import VmManager
+from plasmavmc.states import VmState
+from plasmavmc.types import Vm, VmResources
+from tests.engine.engine_rig import EngineRig
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> EngineRig:
+    return EngineRig(tmp_path)
+
+
+async def see(manager: VmManager, vm_id: str, holds: Callable[[Vm], bool]) -> Vm:
+    async with asyncio.timeout(20):
+        revision = -1
+        while not holds(manager.get(vm_id)):
+            revision = await manager.changed(revision)
+    return manager.get(vm_id)
+
+
+def in_state(*states: VmState) -> Callable[[Vm], bool]:
+    return lambda vm: vm.status.state in states
+
+
+async def run(manager: VmManager, rig: EngineRig, *command: str, until: VmState = VmState.RUNNING) -> Vm:
+    spec = rig.spec("a", *command)
+    manager.create(spec)
+    manager.start(spec.id)
+    return await see(manager, spec.id, in_state(until))
+
+
+async def test_a_failed_boot_leaves_no_disk_no_address_and_no_process(rig: EngineRig) -> None:
+    manager = rig.manager()
+    await manager.recover()
+    rig.vmms.faults = Faults(create=HostError("no-vmm", "the VMM could not be started"))
+    vm = await run(manager, rig, "serve", until=VmState.FAILED)
+    assert vm.status.reason_code == "no-vmm"
+    assert not vm.status.permanent
+    assert await rig.storage.disks() == ()
+    assert rig.network.rules is not None
+    assert rig.network.rules.members == ()
+    assert rig.vmms.living() == frozenset()
+    assert not (rig.directory / "run" / "vm").exists() or list((rig.directory / "run" / "vm").iterdir()) == []
+
+
+async def test_a_command_that_does_not_exist_fails_for_good(rig: EngineRig) -> None:
+    manager = rig.manager()
+    vm = await run(manager, rig, "missing", until=VmState.FAILED)
+    assert (vm.status.reason_code, vm.status.permanent) == ("no-such-command", True)
+    assert rig.vmms.living() == frozenset()
+
+
+async def test_an_unknown_image_fails_with_its_reason(rig: EngineRig) -> None:
+    manager = rig.manager()
+    spec = replace(rig.spec("a", "serve"), image="sha256:" + "f" * 64)
+    manager.create(spec)
+    manager.start(spec.id)
+    vm = await see(manager, spec.id, in_state(VmState.FAILED))
+    assert vm.status.reason != ""
+
+
+async def test_a_full_disk_fails_the_vm_and_leaves_nothing(rig: EngineRig) -> None:
+    manager = rig.manager()
+
+    async def full(template: Path, key: str) -> None:
+        raise CapacityError("disk-full", "no space is left for a disk")
+
+    rig.storage.clone = full  # type: ignore[method-assign, assignment]  # a driver whose disk is full
+    vm = await run(manager, rig, "serve", until=VmState.FAILED)
+    assert vm.status.reason_code == "disk-full"
+    assert rig.vmms.living() == frozenset()
+
+
+async def test_a_vmm_that_is_killed_fails_the_vm_and_frees_its_address(rig: EngineRig) -> None:
+    manager = rig.manager()
+    await run(manager, rig, "serve")
+    rig.vmms.kill("vm_a")
+    vm = await see(manager, "vm_a", in_state(VmState.FAILED))
+    assert vm.status.reason_code == "vmm-died"
+    assert "hello" in vm.status.log_tail
+    assert rig.network.rules is not None
+    assert rig.network.rules.members == ()
+
+
+async def test_a_running_vm_is_adopted_with_its_address_and_goes_on(rig: EngineRig) -> None:
+    first = rig.manager()
+    before = await run(first, rig, "serve")
+    await first.close(keep_vms=True)
+    second = rig.manager()
+    await second.recover()
+    after = second.get("vm_a")
+    assert after.status.state is VmState.RUNNING
+    assert after.handle == before.handle
+    assert after.status.endpoints == before.status.endpoints
+    assert rig.network.rules is not None
+    assert [str(member.ipv4) for member in rig.network.rules.members] == [before.status.endpoints[0][4:]]
+    assert (await second.stop("vm_a", 1.0)).status.state is VmState.STOPPED
+
+
+async def test_a_vm_that_ended_while_the_engine_was_away_is_told_as_ended(rig: EngineRig) -> None:
+    first = rig.manager()
+    await run(first, rig, "serve")
+    await first.close(keep_vms=True)
+    rig.vmms.kill("vm_a")
+    second = rig.manager()
+    await second.recover()
+    assert second.get("vm_a").status.reason_code == "vmm-died"
+
+
+async def test_a_vm_whose_boot_was_cut_short_is_ended_not_adopted(rig: EngineRig) -> None:
+    rig.vmms.faults = Faults(hang=True)
+    first = rig.manager()
+    await run(first, rig, "serve", until=VmState.STARTING)
+    await asyncio.sleep(0.05)
+    second = rig.manager()
+    await second.recover()
+    assert second.get("vm_a").status.state is VmState.FAILED
+    assert rig.vmms.living() == frozenset()
+
+
+async def test_a_disk_that_belongs_to_no_vm_is_removed_at_start(rig: EngineRig, tmp_path: Path) -> None:
+    (tmp_path / "template").write_bytes(b"x")
+    await rig.storage.clone(tmp_path / "template", "orphanorphan")
+    await rig.manager().recover()
+    assert await rig.storage.disks() == ()
+
+
+async def test_environment_reaches_the_guest_and_never_the_disk(rig: EngineRig) -> None:
+    manager = rig.manager()
+    await run(manager, rig, "serve")
+    for path in rig.directory.rglob("*"):
+        if path.is_file():
+            assert b"canary-value" not in path.read_bytes(), path
+
+
+async def test_the_same_spec_again_is_the_same_vm_and_another_one_is_refused(rig: EngineRig) -> None:
+    manager = rig.manager()
+    spec = rig.spec("a", "serve")
+    manager.create(spec)
+    manager.create(spec)
+    with pytest.raises(ConflictError):
+        manager.create(replace(spec, hostname="other"))
+    assert len(manager.list_vms()) == 1
+
+
+async def test_closing_without_keeping_stops_vms_that_run_and_that_boot(rig: EngineRig) -> None:
+    manager = rig.manager()
+    await run(manager, rig, "serve")
+    rig.vmms.faults = Faults(hang=True)
+    booting = rig.spec("b", "serve")
+    manager.create(booting)
+    manager.start(booting.id)
+    await see(manager, booting.id, in_state(VmState.STARTING))
+    await manager.close(keep_vms=False)
+    assert {vm.status.state for vm in manager.list_vms()} == {VmState.STOPPED}
+    assert rig.vmms.living() == frozenset()
+
+
+async def test_an_unknown_vm_is_not_found(rig: EngineRig) -> None:
+    manager = rig.manager()
+    with pytest.raises(NotFoundError):
+        manager.get("vm_nobody")
+    await manager.delete("vm_nobody")
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("id", {"id": "../etc"}),
+        ("image", {"image": "latest"}),
+        ("name", {"name": "A b"}),
+        ("env", {"env": {"A=B": "x"}}),
+        ("env", {"env": {"A": "x\0y"}}),
+        ("resources.memory_bytes", {"resources": VmResources(memory_bytes=1)}),
+        ("resources", {"resources": VmResources(cpu_milli=0)}),
+    ],
+)
+def test_a_spec_that_makes_no_sense_is_refused_by_its_field(
+    rig: EngineRig, field: str, change: dict[str, object]
+) -> None:
+    with pytest.raises(InvalidSpecError) as refused:
+        rig.manager().create(replace(rig.spec("a", "serve"), **change))
+    assert refused.value.field == field
+
+
+async def test_the_sweep_spares_what_runs(rig: EngineRig) -> None:
+    manager = rig.manager()
+    await run(manager, rig, "serve")
+    await manager.close(keep_vms=True)
+    assert await rig.manager().recover() == Swept()
