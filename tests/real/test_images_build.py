@@ -307,6 +307,20 @@ class TestTheStore:
         again = await ImageStore(tmp_path / "store").ensure(hello().digest, MemorySource(hello()))
         assert again.rootfs.read_bytes() == good
 
+    @pytest.mark.parametrize("name", ["built.json", "config.json", "rootfs.squashfs"])
+    @pytest.mark.parametrize("data", [None, b"", b"{}", b"rot"])
+    async def test_an_image_that_lost_a_part_is_built_anew(
+        self, store: ImageStore, tmp_path: Path, name: str, data: bytes | None
+    ) -> None:
+        built = await store.ensure(hello().digest, MemorySource(hello()))
+        part = built.rootfs.parent / name
+        part.unlink() if data is None else part.write_bytes(data)
+        again = ImageStore(tmp_path / "store")
+        assert len(again.list()) <= 1
+        found = await again.ensure(hello().digest, MemorySource(hello()))
+        assert found == built
+        assert found.rootfs.stat().st_size == built.size_bytes
+
     async def test_work_left_by_a_crash_is_gone_after_a_start(self, store: ImageStore, tmp_path: Path) -> None:
         half = tmp_path / "store" / "building" / "abc"
         half.mkdir()

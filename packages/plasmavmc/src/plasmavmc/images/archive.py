@@ -11,12 +11,14 @@ the content of the layers is judged where it is built.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import hashlib
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
+from io import FileIO, RawIOBase
 from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryFile
-from typing import IO, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 from plasmavmc.errors import ImageError
 from plasmavmc.host.threads import in_thread
@@ -24,7 +26,7 @@ from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.config import check_platform, parse_config, parse_diff_ids
 from plasmavmc.images.digests import check_digest, mismatch
 from plasmavmc.images.documents import as_list, as_object, as_text, as_texts, parse_list
-from plasmavmc.images.files import check_room, disk_errors
+from plasmavmc.images.files import check_room, disk_errors, write_all
 from plasmavmc.images.layers import Budget, Layer, LayerStream, media_suffix, too_large
 from plasmavmc.images.limits import CONFIG_BYTES, LAYERS, MANIFEST_BYTES, ImageLimits
 from plasmavmc.images.manifest import (
@@ -41,6 +43,7 @@ from plasmavmc.images.manifest import (
 )
 from plasmavmc.images.reference import parse_loaded_name
 from plasmavmc.images.source import BlobRef, ImageConfig, Manifest
+from plasmavmc.images.stepping import stepwise
 from plasmavmc.images.tarindex import TarIndex
 from plasmavmc.types import MIB
 
@@ -74,16 +77,34 @@ async def load_archive(
             `image-platform`, `image-too-large`, `digest-mismatch`. Blobs that came in before stay until collected.
         CapacityError: `disk-full`.
     """
-    with TemporaryFile(dir=store.spool) as spool:
-        await _spool(chunks, spool, store.spool, limits)
-        with disk_errors(store.spool):
-            plain = await in_thread(_decompressed, spool, store.spool, limits)
-        with plain:
-            index = await in_thread(TarIndex, plain)
-            return await _Loader(index, store, platform).load()
+    with ExitStack() as files:
+        spool = files.enter_context(_open_spool(store.spool))
+        size = await _spool(chunks, spool, store.spool, limits)
+        if _is_compressed(spool):
+            plain = files.enter_context(_open_spool(store.spool))
+            layer = Layer(cast(BinaryIO, spool), size, diff_id="")
+            await _run(_inflate(layer, plain, store.spool, limits))
+            spool = plain
+        index = TarIndex(cast(BinaryIO, spool))
+        await _run(index.scan())
+        return await _Loader(index, store, platform).load()
 
 
-async def _spool(chunks: AsyncIterator[bytes], spool: IO[bytes], directory: Path, limits: ImageLimits) -> None:
+def _open_spool(directory: Path) -> FileIO:
+    """An unbuffered file without a name; gone when it is closed, or with the process."""
+    with disk_errors(directory):
+        return TemporaryFile(dir=directory, buffering=0)
+
+
+async def _run(work: Generator[T, None, None]) -> None:
+    """Do work in steps, for its effects."""
+    async with aclosing(stepwise(work)) as steps:
+        async for _ in steps:
+            pass
+
+
+async def _spool(chunks: AsyncIterator[bytes], spool: RawIOBase, directory: Path, limits: ImageLimits) -> int:
+    """Write the stream to the spool; returns its size."""
     size = 0
     async for chunk in chunks:
         size += len(chunk)
@@ -91,26 +112,23 @@ async def _spool(chunks: AsyncIterator[bytes], spool: IO[bytes], directory: Path
             raise too_large(f"the archive has more than {limits.packed_bytes >> 20} MiB")
         check_room(directory, len(chunk))
         with disk_errors(directory):
-            await in_thread(spool.write, chunk)
-    with disk_errors(directory):
-        spool.flush()
+            await in_thread(write_all, spool, chunk)
+    return size
 
 
-def _decompressed(spool: BinaryIO, directory: Path, limits: ImageLimits) -> BinaryIO:
-    """The archive itself, or, where it is compressed, another spool with its content."""
-    size = spool.tell()
+def _is_compressed(spool: FileIO) -> bool:
     spool.seek(0)
-    if not media_suffix(spool.read(8)):
-        return spool
-    stream = LayerStream(Layer(spool, size, ""), Budget(limits), verify=False)
-    plain = TemporaryFile(dir=directory)  # noqa: SIM115 - the caller's to close
-    try:
-        while chunk := stream.read(MIB):
-            plain.write(chunk)
-    except BaseException:
-        plain.close()
-        raise
-    return plain
+    return bool(media_suffix(spool.read(8)))
+
+
+def _inflate(packed: Layer, plain: FileIO, directory: Path, limits: ImageLimits) -> Generator[None, None, None]:
+    """Decompress an archive into another spool, within the bounds of a layer."""
+    stream = LayerStream(packed, Budget(limits), verify=False)
+    while chunk := stream.read(MIB):
+        check_room(directory, len(chunk))
+        with disk_errors(directory):
+            write_all(plain, chunk)
+        yield
 
 
 class _Loader:
@@ -155,7 +173,7 @@ class _Loader:
         manifest = parse_manifest(self._read_blob(digest, MANIFEST_BYTES))
         config = self._check_config(self._read_blob(manifest.config.digest, CONFIG_BYTES), manifest.layers)
         for ref in (manifest.config, *manifest.layers):
-            if not self._store.has(ref.digest):
+            if not self._store.touch(ref.digest):
                 await self._take(_blob_path(ref.digest), expected=ref)
         await self._store.put(manifest.raw)
         return ArchivedImage(manifest, config, _clean(tags.get(manifest.config.digest) or names))
@@ -210,12 +228,27 @@ class _Loader:
     async def _take(self, name: str, expected: BlobRef | None = None) -> BlobRef:
         """Move a member into the store; returns what it is."""
         with _scratch(self._store.spool) as scratch, disk_errors(self._store.spool):
-            digest, size, magic = await in_thread(self._index.copy, name, scratch)
-            found = BlobRef(digest, size, OCI_LAYER + media_suffix(magic))
-            if expected is not None and (expected.digest, expected.size) != (digest, size):
-                raise mismatch(f"{name} of the archive", expected.digest, digest)
-            await self._store.adopt(scratch, digest)
+            found = await self._copy(name, scratch)
+            if expected is not None and (expected.digest, expected.size) != (found.digest, found.size):
+                raise mismatch(f"{name} of the archive", expected.digest, found.digest)
+            await self._store.adopt(scratch, found.digest)
         return found
+
+    async def _copy(self, name: str, target: Path) -> BlobRef:
+        hasher, size, magic = hashlib.sha256(), 0, b""
+
+        def write(file: FileIO) -> Generator[None, None, None]:
+            nonlocal size, magic
+            for chunk in self._index.content(name):
+                check_room(target.parent, len(chunk))
+                hasher.update(chunk)
+                write_all(file, chunk)
+                size, magic = size + len(chunk), magic or chunk[:8]
+                yield
+
+        with target.open("wb", buffering=0) as file:
+            await _run(write(file))
+        return BlobRef(f"sha256:{hasher.hexdigest()}", size, OCI_LAYER + media_suffix(magic))
 
 
 @contextmanager

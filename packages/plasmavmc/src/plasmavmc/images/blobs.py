@@ -24,7 +24,7 @@ from typing import BinaryIO
 from plasmavmc.errors import ImageError, UnavailableError
 from plasmavmc.host.threads import in_thread
 from plasmavmc.images.digests import digest_of, hex_of, mismatch
-from plasmavmc.images.files import check_room, disk_errors, empty_directory, make_private, publish, sync_file
+from plasmavmc.images.files import check_room, disk_errors, empty_directory, make_private, publish, sync_file, write_all
 from plasmavmc.images.limits import MANIFEST_BYTES
 from plasmavmc.images.locks import KeyedLocks
 from plasmavmc.images.manifest import parse_manifest
@@ -70,6 +70,14 @@ class BlobStore:
     def has(self, digest: str) -> bool:
         return self.path(digest).exists()
 
+    def touch(self, digest: str) -> bool:
+        """True where the blob is here; it counts as used now."""
+        try:
+            os.utime(self.path(digest), (self._clock(), self._clock()))
+        except FileNotFoundError:
+            return False
+        return True
+
     def has_image(self, digest: str) -> bool:
         """True where a manifest, its configuration and all its layers are here."""
         try:
@@ -109,14 +117,14 @@ class BlobStore:
         """
         digest = digest_of(data)
         async with self._locks.hold(digest):
-            if not self._touch(digest):
+            if not self.touch(digest):
                 await in_thread(self._write, digest, data)
         return digest
 
     async def adopt(self, file: Path, digest: str) -> None:
         """Take in a file of the spool whose digest the caller has computed."""
         async with self._locks.hold(digest):
-            if not self._touch(digest):
+            if not self.touch(digest):
                 await in_thread(self._publish, file, digest)
 
     async def fetch(self, ref: BlobRef, source: BlobSource) -> None:
@@ -128,7 +136,7 @@ class BlobStore:
             CapacityError: `disk-full`; nothing is kept.
         """
         async with self._locks.hold(ref.digest):
-            if not self._touch(ref.digest):
+            if not self.touch(ref.digest):
                 await self._download(ref, source)
 
     # What goes out
@@ -196,14 +204,6 @@ class BlobStore:
     def _partial(self, digest: str) -> Path:
         return self._root / "partial" / hex_of(digest)
 
-    def _touch(self, digest: str) -> bool:
-        """True where the blob is here; it counts as used now."""
-        try:
-            os.utime(self.path(digest), (self._clock(), self._clock()))
-        except FileNotFoundError:
-            return False
-        return True
-
     def _write(self, digest: str, data: bytes) -> None:
         with disk_errors(self._root):
             file = self.spool / hex_of(digest)
@@ -260,6 +260,4 @@ def _rehash(partial: Path, limit: int) -> tuple[hashlib._Hash, int]:
 
 def _append(file: RawIOBase, hasher: hashlib._Hash, chunk: bytes) -> None:
     hasher.update(chunk)
-    rest = memoryview(chunk)
-    while rest:
-        rest = rest[file.write(rest) or 0 :]
+    write_all(file, chunk)

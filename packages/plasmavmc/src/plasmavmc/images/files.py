@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import RawIOBase
 from pathlib import Path
 
 from plasmavmc.errors import CapacityError, HostError
@@ -57,6 +58,13 @@ def free_bytes(directory: Path) -> int:
     """What an unprivileged process may still write to the disk of `directory`."""
     found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize
+
+
+def write_all(file: RawIOBase, data: bytes) -> None:
+    """Write all of `data` to an unbuffered file. Unbuffered, for a buffer would fail once more when it is closed."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) or 0 :]
 
 
 def make_private(directory: Path) -> Path:

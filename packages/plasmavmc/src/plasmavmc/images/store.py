@@ -17,6 +17,7 @@ lost bytes is told, not booted.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import shutil
@@ -49,6 +50,8 @@ from plasmavmc.images.stepping import reading, stepwise
 BUILDER = 1
 """Rises when the same layers would give another root file system."""
 _FETCHES = 3
+_BUILDS = 2
+"""Builds at once; each holds an index of its image in memory and keeps a core busy."""
 _FRESH_S = 60.0
 _ROOTFS = "rootfs.squashfs"
 _CONFIG = "config.json"
@@ -78,7 +81,7 @@ class _Record(msgspec.Struct, frozen=True):
     """`built.json`."""
 
     rootfs_sha256: str
-    size_bytes: int
+    config_sha256: str
 
 
 class ImageStore:
@@ -99,6 +102,7 @@ class ImageStore:
         self._platform = platform or host_platform()
         self._clock = clock
         self._locks = KeyedLocks()
+        self._builds = asyncio.Semaphore(_BUILDS)
         self._holders: dict[str, set[str]] = {}
         self._given: dict[str, float] = {}
         self._verified: set[str] = set()
@@ -119,8 +123,7 @@ class ImageStore:
         async with self._locks.hold(digest):
             image = await self._present(digest)
             if image is None:
-                await self._build(digest, source, progress or _quiet)
-                image = self._read(self._directory(digest))
+                image = await self._build(digest, source, progress or _quiet)
                 self._verified.add(digest)
             self._given[digest] = self._clock()
             os.utime(image.rootfs, (self._clock(), self._clock()))
@@ -136,8 +139,8 @@ class ImageStore:
 
     def list(self) -> tuple[BuiltImage, ...]:
         """All whole images, longest unused first."""
-        entries = sorted(self._entries(), key=lambda entry: (entry / _ROOTFS).stat().st_mtime)
-        return tuple(self._read(entry) for entry in entries)
+        found = [image for entry in self._entries() if (image := self._read(entry)) is not None]
+        return tuple(sorted(found, key=lambda image: image.rootfs.stat().st_mtime))
 
     async def collect(self, budget_bytes: int) -> int:
         """Remove unused images, longest unused first, until the rest takes at most the budget; returns bytes won.
@@ -168,24 +171,26 @@ class ImageStore:
     def _outdated(self) -> tuple[Path, ...]:
         return tuple(entry for entry in self._images.iterdir() if not entry.name.endswith(f"-{BUILDER}"))
 
-    def _read(self, directory: Path) -> BuiltImage:
-        record = msgspec.json.decode((directory / _BUILT).read_bytes(), type=_Record)
-        config = parse_config((directory / _CONFIG).read_bytes())
-        digest = _digest_in(directory)
-        return BuiltImage(digest, directory / _ROOTFS, config, record.size_bytes)
+    def _read(self, directory: Path) -> BuiltImage | None:
+        """The image in a directory; None where it is not whole, which only a failing disk or a stranger's hand does."""
+        try:
+            size = (directory / _ROOTFS).stat().st_size
+            config = parse_config((directory / _CONFIG).read_bytes())
+        except (OSError, ImageError):
+            return None
+        return BuiltImage(_digest_in(directory), directory / _ROOTFS, config, size)
 
     async def _present(self, digest: str) -> BuiltImage | None:
         """The image as it is here; one that lost bytes on the disk is removed, and counts as absent."""
         directory = self._directory(digest)
         if not directory.exists():
             return None
-        if digest not in self._verified:
-            record = msgspec.json.decode((directory / _BUILT).read_bytes(), type=_Record)
-            if await in_thread(_hash_file, directory / _ROOTFS) != record.rootfs_sha256:
-                await self._remove(directory)
-                return None
+        image = self._read(directory)
+        if image is not None and (digest in self._verified or await in_thread(_is_intact, directory)):
             self._verified.add(digest)
-        return self._read(directory)
+            return image
+        await self._remove(directory)
+        return None
 
     def _is_free(self, digest: str) -> bool:
         held = any(digest in digests for digests in self._holders.values())
@@ -198,23 +203,27 @@ class ImageStore:
 
     def _set_aside(self, directory: Path) -> Path:
         self._verified.discard(_digest_in(directory))
+        self._given.pop(_digest_in(directory), None)
         return directory.rename(self._building / f"{directory.name}.trash")
 
     # Building
 
-    async def _build(self, digest: str, source: BlobSource, progress: Callable[[str], None]) -> None:
+    async def _build(self, digest: str, source: BlobSource, progress: Callable[[str], None]) -> BuiltImage:
         progress("fetching the manifest")
         manifest = parse_manifest(check_digest(await source.manifest(digest), digest, "the manifest"))
         check_packed_size(manifest, self._limits)
-        config = await self._fetch_config(manifest.config, source)
-        diff_ids = parse_diff_ids(config)
+        raw = await self._fetch_config(manifest.config, source)
+        config, diff_ids = parse_config(raw), parse_diff_ids(raw)
+        check_platform(config, self._platform)
         if len(diff_ids) != len(manifest.layers):
             raise ImageError("image-document", "the image configuration and the manifest name different layers")
         with ExitStack() as files:
             layers = await self._open_layers(manifest, diff_ids, source, files, progress)
-            progress("building the root file system")
-            await self._pack(digest, config, layers)
+            async with self._builds:
+                progress("building the root file system")
+                size = await self._pack(digest, raw, layers)
         await self._blobs.remove(layer.digest for layer in manifest.layers)
+        return BuiltImage(digest, self._directory(digest) / _ROOTFS, config, size)
 
     async def _fetch_config(self, ref: BlobRef, source: BlobSource) -> bytes:
         data = bytearray()
@@ -223,9 +232,7 @@ class ImageStore:
                 data += chunk
                 if len(data) > ref.size:
                     break
-        raw = check_digest(bytes(data), ref.digest, "the image configuration")
-        check_platform(parse_config(raw), self._platform)
-        return raw
+        return check_digest(bytes(data), ref.digest, "the image configuration")
 
     async def _open_layers(
         self,
@@ -252,24 +259,38 @@ class ImageStore:
         await self._blobs.fetch(ref, source)
         return self._blobs.path(ref.digest).open("rb")
 
-    async def _pack(self, digest: str, config: bytes, layers: tuple[Layer, ...]) -> None:
+    async def _pack(self, digest: str, config: bytes, layers: tuple[Layer, ...]) -> int:
+        """Build and publish; returns the size of the root file system."""
         directory = make_private(self._building / hex_of(digest))
         try:
             async with aclosing(stepwise(merge(layers, self._limits))) as tar:
                 await pack(tar, directory / _ROOTFS)
-            await in_thread(self._finish, directory, config, self._directory(digest))
+            return await in_thread(_finish, directory, config, self._directory(digest))
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _finish(self, directory: Path, config: bytes, target: Path) -> None:
-        rootfs = directory / _ROOTFS
-        record = _Record(_hash_file(rootfs), rootfs.stat().st_size)
-        with disk_errors(directory):
-            (directory / _CONFIG).write_bytes(config)
-            (directory / _BUILT).write_bytes(msgspec.json.encode(record))
-            for name in (_ROOTFS, _CONFIG, _BUILT):
-                sync_file(directory / name)
-            publish(directory, target)
+
+def _finish(directory: Path, config: bytes, target: Path) -> int:
+    with disk_errors(directory):
+        (directory / _CONFIG).write_bytes(config)
+        (directory / _BUILT).write_bytes(msgspec.json.encode(_record(directory)))
+        size = (directory / _ROOTFS).stat().st_size
+        for name in (_ROOTFS, _CONFIG, _BUILT):
+            sync_file(directory / name)
+        publish(directory, target)
+    return size
+
+
+def _record(directory: Path) -> _Record:
+    return _Record(_hash_file(directory / _ROOTFS), _hash_file(directory / _CONFIG))
+
+
+def _is_intact(directory: Path) -> bool:
+    """True where root file system and configuration are what was built."""
+    try:
+        return msgspec.json.decode((directory / _BUILT).read_bytes(), type=_Record) == _record(directory)
+    except (OSError, msgspec.MsgspecError):
+        return False
 
 
 def _digest_in(directory: Path) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import posixpath
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Generator
 from typing import BinaryIO
 
 from plasmavmc.errors import ImageError
@@ -26,11 +24,20 @@ class TarIndex:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._members: dict[bytes, Member] = {}
-        file.seek(0)
-        for count, member in enumerate(TarReader(file)):
-            if count >= _ENTRIES:
+
+    def scan(self) -> Generator[int, None, None]:
+        """Find the members, in small steps; to be run to its end before anything else.
+
+        Raises:
+            ImageError: `image-tar`, `image-path`, `image-too-large`.
+        """
+        self._file.seek(0)
+        reader = TarReader(self._file)
+        for count, member in enumerate(reader, 1):
+            if count > _ENTRIES:
                 raise too_large(f"the archive has more than {_ENTRIES} entries")
             self._members[b"/".join(split_path(member.name))] = member
+            yield from reader.skip()
 
     def __contains__(self, name: str) -> bool:
         return name.encode() in self._members
@@ -40,19 +47,11 @@ class TarIndex:
         member = self._find(name)
         if member.stored > limit:
             raise too_large(f"{name} in the archive has {member.stored} bytes")
-        return b"".join(self._chunks(member))
+        return b"".join(self.content(name))
 
-    def copy(self, name: str, target: Path) -> tuple[str, int, bytes]:
-        """Write a member to `target`; returns its digest, its size and its first bytes."""
-        member, hasher, magic = self._find(name), hashlib.sha256(), b""
-        with target.open("wb") as file:
-            for chunk in self._chunks(member):
-                magic = magic or chunk[:8]
-                hasher.update(chunk)
-                file.write(chunk)
-        return f"sha256:{hasher.hexdigest()}", member.stored, magic
-
-    def _chunks(self, member: Member) -> Iterator[bytes]:
+    def content(self, name: str) -> Generator[bytes, None, None]:
+        """A member in chunks. Raises `ImageError`: `image-archive` where it is missing."""
+        member = self._find(name)
         at, left = member.offset, member.stored
         while left:
             chunk = os.pread(self._file.fileno(), min(left, MIB), at)
