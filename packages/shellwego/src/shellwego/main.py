@@ -5,13 +5,14 @@ Each command is imported when it is called, so that `--version`, `--help` and a 
 
 from __future__ import annotations
 
-from shellwego.cli.root import COMMANDS, root_group
+from shellwego.cli.root import COMMANDS, root_group, run
 
 HOST_COMMANDS = {
     "up": ("shellwego.boot.up:up", "Run the whole platform on this machine, in the foreground."),
+    "doctor": ("shellwego.boot.doctor:doctor", "Check this machine and the platform, with remedies."),
 }
 
 
 def main() -> None:
     """Entry point; ends the process with an exit code of API §3."""
-    root_group({**HOST_COMMANDS, **COMMANDS}).main(prog_name="swg")
+    run(root_group({**HOST_COMMANDS, **COMMANDS}))

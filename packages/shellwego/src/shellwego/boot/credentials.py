@@ -85,7 +85,7 @@ def _as_caller() -> Iterator[Path]:
 
 
 def _write(path: Path, settings: UpSettings, name: str, token: str) -> None:
-    ca_file = str(settings.api_cert) if settings.api_cert else ""
+    ca_file = str(settings.api_cert.absolute()) if settings.api_cert else ""
     contexts = load(path)
     for each in ("local", name):
         context = Context(name=each, api_url=settings.api_url, token=token, ca_file=ca_file)

@@ -152,7 +152,7 @@ class Platform:
                 "helper": link.gone(),
             }
             code = await self._serve(parts, api, agent, stop)
-            await self._end(engine, edge, link)
+            await self._end(engine, edge, link, keep=self.settings.keep_vms or code != 0)
         return code
 
     async def _serve(
@@ -199,8 +199,7 @@ class Platform:
         await control.commit(ensure)
         self.token = ""
 
-    async def _end(self, engine: PlasmaEngine, edge: Edge, link: HostLink) -> None:
-        keep = self.settings.keep_vms
+    async def _end(self, engine: PlasmaEngine, edge: Edge, link: HostLink, *, keep: bool) -> None:
         await engine.close(keep_vms=keep)
         await edge.close(keep=keep)
         if not keep:

@@ -5,12 +5,16 @@ Nothing here changes the host except the directories that are the platform's own
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pwd
 import secrets
+import socket
+import ssl
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,6 +182,7 @@ def check_reach(settings: UpSettings, installation: Installation) -> None:
     """
     package = Path(__file__).resolve().parents[1]
     paths = [Path(sys.executable), package, Path(click.__file__), installation.data_dir, settings.cache]
+    paths += [path for path in (settings.api_cert, settings.api_key) if path]
     closed = check_reachable(installation.uid, installation.gid, paths)
     if closed:
         first = closed[0]
@@ -186,6 +191,68 @@ def check_reach(settings: UpSettings, installation: Installation) -> None:
             f"the user {USER!r}, whom the platform runs as, cannot reach {first.path} (mode {first.mode})",
             resolution=first.remedy,
         )
+
+
+def check_tls(settings: UpSettings) -> None:
+    """The API's certificate and key can be read, and belong together."""
+    if settings.api_cert is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            settings.api_cert, settings.api_key, password=_no_password
+        )
+    except (OSError, ValueError) as error:
+        raise PreflightError(
+            "bad-certificate",
+            f"--api-cert {settings.api_cert} with --api-key {settings.api_key} cannot be used: {error}",
+            resolution="Give a certificate chain and its own, unencrypted key, both as PEM.",
+        ) from error
+
+
+def _no_password() -> str:
+    """In place of OpenSSL's own question on the terminal."""
+    return ""
+
+
+def check_ports(settings: UpSettings, installation: Installation) -> None:
+    """Both ports are free, before anything is changed; that of the edge may be held by this installation's own HAProxy.
+
+    The helper binds them for good later. This look tells it early, and leaves a running platform's context as it is.
+    """
+    listeners = [("--api-listen", "--api-port", settings.api_listen, settings.api_port)]
+    if not _edge_lives(installation):
+        listeners.append(("--http-listen", "--http-port", settings.edge_address, settings.http_port))
+    for address_flag, port_flag, address, port in listeners:
+        _check_port(address_flag, port_flag, address, port)
+
+
+def _check_port(address_flag: str, port_flag: str, address: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+            probe.listen(1)
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            raise PreflightError(
+                "port-taken" if taken else "port-refused",
+                f"cannot listen on {address}:{port}: {error.strerror}",
+                resolution=f"See who holds it (ss -ltnp 'sport = :{port}'), or choose another {port_flag}."
+                if taken
+                else f"Give {address_flag} an address of this host.",
+            ) from error
+
+
+def _edge_lives(installation: Installation) -> bool:
+    """Whether a HAProxy of this installation was left running, to be adopted."""
+    marker = os.fsencode(installation.run_dir / "edge")
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if words[0].rpartition(b"/")[2] == b"haproxy" and any(marker in word for word in words):
+                return True
+    return False
 
 
 def helper_configuration(settings: UpSettings, installation: Installation) -> HelperConfiguration:

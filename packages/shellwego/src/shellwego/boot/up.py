@@ -18,6 +18,7 @@ from shellwego.boot.settings import UpSettings, check, config_file_values
 from shellwego.core.errors import InvalidError, ShellWeGoError
 
 FAILED, USAGE = 1, 2
+_ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
 class UpFailure(click.ClickException):
@@ -45,12 +46,17 @@ def up(**flags: Any) -> None:
     environment (SHELLWEGO_HTTP_PORT, ...) or in /etc/shellwego/config.toml, table [up].
     """
     try:
-        sys.exit(_up(_settings(flags)))
+        sys.exit(_up(up_settings(flags)))
     except ShellWeGoError as error:
         raise UpFailure(error) from error
 
 
-def _settings(flags: Mapping[str, Any]) -> UpSettings:
+def up_settings(flags: Mapping[str, Any]) -> UpSettings:
+    """The settings of this host: flags (None: not given), environment, configuration file, defaults.
+
+    Raises:
+        InvalidError: one does not fit, naming it.
+    """
     values: dict[str, object] = {**config_file_values(), **_environment()}
     values.update({name: value for name, value in flags.items() if value is not None})
     known = UpSettings.__dataclass_fields__
@@ -76,12 +82,18 @@ def _typed(name: str, value: object) -> Any:
         if kind == "int":
             return int(str(value))
         if kind == "bool":
-            return value if isinstance(value, bool) else str(value).lower() in ("1", "true", "yes", "on")
+            return value if isinstance(value, bool) else _switch(str(value))
         if kind.startswith("tuple"):
             return tuple(value.split(",")) if isinstance(value, str) else tuple(str(item) for item in _listed(value))
     except ValueError:
-        raise InvalidError("invalid-setting", f"{name}: {value!r} does not fit") from None
+        raise InvalidError("invalid-setting", f"{name}, or SHELLWEGO_{name.upper()}: {value!r} does not fit") from None
     return str(value)
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in (*_ON, *_OFF):
+        raise ValueError(text)
+    return text.lower() in _ON
 
 
 def _listed(value: object) -> list[object]:
@@ -101,6 +113,8 @@ def _up(settings: UpSettings) -> int:
     preflight.check_cache(settings.cache)
     installation = preflight.open_installation(settings)
     preflight.check_reach(settings, installation)
+    preflight.check_tls(settings)
+    preflight.check_ports(settings, installation)
     token = admin_token(installation)
     context = write_contexts(settings, installation, token)
     link = split(preflight.helper_configuration(settings, installation))

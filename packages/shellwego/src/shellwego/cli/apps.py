@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _DESTROY_S = 120.0
 _SETTLE_S = 300.0
+_POLL_S = 1.0
+LIVE = "pending,assigned,starting,healthy,unhealthy,asleep,stopping"
+"""The phases of instances that have not ended."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -165,17 +168,20 @@ def settle(session: Session, app: AppView, wanted: str, *, detach: bool) -> None
     """
     progress = StageProgress(session)
     deadline = time.monotonic() + _SETTLE_S
-    while not detach and not _settled(app, wanted):
+    while not detach and not _settled(session, app, wanted):
         progress.update(app.state, counts_text(app))
         if time.monotonic() > deadline:
             raise Failure(f"{app.name} is {app.state}, not {wanted}", code=TIMED_OUT, resolution="See: swg status")
-        app = session.client.wait_app(app.id, project=session.project, state=wanted, version=app.version, timeout=2)
+        state = wanted if app.state != wanted else None
+        app = session.client.wait_app(app.id, project=session.project, state=state, timeout=_POLL_S)
         if app.state == "failed":
             raise Failure(f"{app.name} failed", code=UNHEALTHY, resolution=f"See: swg status -a {app.name}")
     _show(session, app)
 
 
-def _settled(app: AppView, wanted: str) -> bool:
+def _settled(session: Session, app: AppView, wanted: str) -> bool:
+    if app.state != wanted:
+        return False
     if wanted == "running":
-        return app.state == "running" and all(app.running.get(name, 0) == count for name, count in app.counts.items())
-    return app.state == wanted
+        return all(app.running.get(name, 0) == count for name, count in app.counts.items())
+    return not session.client.list_instances(app.id, project=session.project, phase=LIVE, owner="app", limit=1).data

@@ -35,17 +35,14 @@ def _follow(session: Session, last: str, kind: str | None) -> None:
     from shellwego.client.generated import EventView  # noqa: PLC0415
     from shellwego.client.transport import decode  # noqa: PLC0415
 
-    try:
-        for message in session.client.stream_events(project=session.project, last_event_id=last):
-            event = decode(message.data.encode(), EventView)
-            if kind is None or event.type == kind:
-                _print(session, event)
-    except KeyboardInterrupt:
-        raise click.exceptions.Exit(130) from None
+    for message in session.client.stream_events(project=session.project, last_event_id=last):
+        event = decode(message.data.encode(), EventView)
+        if kind is None or event.type == kind:
+            _print(session, event)
 
 
 def _row(event: EventView) -> dict[str, object]:
-    details = " ".join(f"{name}={value}" for name, value in event.data.items())
+    details = " ".join(f"{name}={value}" for name, value in event.data.items() if value)
     return {
         "seq": event.seq,
         "time": event.time.strftime("%Y-%m-%d %H:%M:%S"),

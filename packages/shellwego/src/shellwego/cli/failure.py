@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 OK, FAILED, USAGE, AUTH, NOT_FOUND, CONFLICT, NO_CAPACITY, QUOTA, UNHEALTHY = range(9)
-TIMED_OUT = 124
+TIMED_OUT, INTERRUPTED = 124, 130
 _BY_STATUS = {
     400: USAGE,
     401: AUTH,
@@ -41,4 +41,6 @@ def exit_code(status: int, code: str) -> int:
     """The exit code for a problem of the API, by its status and stable code."""
     if code == "no-capacity":
         return NO_CAPACITY
+    if code == "unknown":
+        return FAILED  # not an answer of our API, so its status means nothing here
     return _BY_STATUS.get(status, FAILED)

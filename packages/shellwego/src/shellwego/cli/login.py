@@ -14,37 +14,49 @@ from shellwego.cli.session import Session, shared
 @click.command()
 @click.option("--url", required=True, metavar="URL", help="The API, such as https://cloud.example:7080.")
 @click.option("--name", default="", metavar="NAME", help="The context's name. [the host]")
-@click.option("--ca-file", default="", metavar="FILE", help="The API's certificate authority, where it is not public.")
+@click.option(
+    "--ca-file",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+    metavar="FILE",
+    help="The API's certificate authority, where it is not public.",
+)
 @shared
-def login(session: Session, url: str, name: str, ca_file: str) -> None:
+def login(session: Session, url: str, name: str, ca_file: str | None) -> None:
     """Save how to reach a platform. The token is read from stdin, or asked for; it is never an argument."""
     from urllib.parse import urlsplit  # noqa: PLC0415
 
-    from shellwego.client.context import Context, load, save  # noqa: PLC0415
+    from shellwego.client.context import Context, save  # noqa: PLC0415
     from shellwego.client.generated import Client  # noqa: PLC0415
 
-    token = click.prompt("Token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.read()
-    name = name or (urlsplit(url).hostname or "").replace(".", "-")
-    if not name:
-        raise Failure(f"--url: {url!r} is not a URL", code=USAGE)
-    context = Context(name=name, api_url=url, token=token.strip(), ca_file=ca_file)
     try:
-        client = Client(context.api_url, context.token, ca_file=context.ca_file)
+        client = Client(url, ca_file=ca_file or "")
     except ValueError as error:
-        raise Failure(str(error), code=USAGE) from error
+        raise Failure(f"--url: {error}", code=USAGE) from error
+    name = name or (urlsplit(url).hostname or "").replace(".", "-") or "local"
+    known = session.known_contexts
+    client.token = _token()
     user = client.get_user()
-    save(session.config_path, load(session.config_path).put(context, make_current=True))
+    context = Context(name=name, api_url=url, token=client.token, ca_file=client.ca_file)
+    save(session.config_path, known.put(context, make_current=True))
     session.say(f"logged in as {user.email}; context {name} is current")
+
+
+def _token() -> str:
+    text: str = click.prompt("Token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.read()
+    token = text.strip()
+    if not token or not token.isprintable():
+        raise Failure("that is not a token", code=USAGE, resolution="Give it on stdin: swg login --url URL < FILE")
+    return token
 
 
 @click.command()
 @shared
 def logout(session: Session) -> None:
     """Forget the current (or named) context and its token."""
-    from shellwego.client.context import load, save  # noqa: PLC0415
+    from shellwego.client.context import save  # noqa: PLC0415
 
     name = session.context.name
-    save(session.config_path, load(session.config_path).without(name))
+    save(session.config_path, session.known_contexts.without(name))
     session.say(f"context {name} is forgotten; the token stays valid until it is revoked")
 
 

@@ -33,15 +33,15 @@ def logs(
     moment = None if since is None else time.time() - seconds(since)
     choice = {"project": session.project, "process": process, "instance": instance}
     if not follow:
-        for line in session.client.get_logs(session.app, tail=tail, since=moment, **choice).data:
+        found = session.client.get_logs(session.app, tail=tail, since=moment, **choice).data
+        for line in found:
             _print(session, line)
+        if tail and not found:
+            session.say("no output yet")
         return
-    try:
-        for event in session.client.stream_logs(session.app, tail=tail, since=moment, **choice):
-            if event.event in ("log", "message"):
-                _print(session, decode(event.data.encode(), LogLineView))
-    except KeyboardInterrupt:
-        raise click.exceptions.Exit(130) from None
+    for event in session.client.stream_logs(session.app, tail=tail, since=moment, **choice):
+        if event.event in ("log", "message"):
+            _print(session, decode(event.data.encode(), LogLineView))
 
 
 def _print(session: Session, line: object) -> None:

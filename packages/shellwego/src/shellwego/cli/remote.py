@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.failure import FAILED, Failure
+from shellwego.cli.failure import FAILED, INTERRUPTED, USAGE, Failure
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.session import Session, shared
 
@@ -36,7 +36,7 @@ def exec_(session: Session, tty: bool, instance: str | None, process: str | None
 def console(session: Session, shell: str, instance: str | None) -> None:
     """Open a shell in a running instance."""
     if not _both_terminals():
-        raise Failure("the console needs a terminal", resolution="Use: swg exec -- COMMAND")
+        raise Failure("the console needs a terminal", code=USAGE, resolution="Use: swg exec -- COMMAND")
     start = (shell,) if shell else ("/bin/sh", "-c", "command -v bash >/dev/null && exec bash || exec sh")
     _attach(session, start, instance=instance, process=None, terminal=True)
 
@@ -86,7 +86,7 @@ def run(session: Session, process: str | None, memory: str | None, detach: bool,
         instance = _follow_run(session, instance)
     except KeyboardInterrupt:
         session.client.stop_run(session.app, instance.id, project=session.project)
-        raise click.exceptions.Exit(130) from None
+        raise click.exceptions.Exit(INTERRUPTED) from None
     if instance.exit_code is None:
         raise Failure(instance.reason or f"the run ended as {instance.phase}", code=FAILED)
     raise click.exceptions.Exit(instance.exit_code)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.failure import NO_CAPACITY, TIMED_OUT, UNHEALTHY, Failure
+from shellwego.cli.failure import INTERRUPTED, NO_CAPACITY, TIMED_OUT, UNHEALTHY, Failure
 from shellwego.cli.output import show_one
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.session import F, Session
@@ -42,6 +42,21 @@ def follow(session: Session, app: str, deployment: DeploymentView) -> Deployment
         Failure: it did not succeed; the exit code says how.
     """
     progress = StageProgress(session)
+    try:
+        deployment = _ended(session, app, deployment, progress)
+    except KeyboardInterrupt:
+        session.say(f"\nthe deployment goes on without us; see: swg status -a {app}")
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    if deployment.state == _GOOD:
+        progress.done(f"v{deployment.release} runs", good=True)
+        if deployment.cut_connections:
+            session.say(f"{deployment.cut_connections} connections were cut when the drain time-out ran out")
+        return deployment
+    progress.done(f"v{deployment.release} {deployment.state.replace('_', ' ')}", good=False)
+    raise _failure(deployment)
+
+
+def _ended(session: Session, app: str, deployment: DeploymentView, progress: StageProgress) -> DeploymentView:
     deadline = time.monotonic() + deployment.wait_timeout + _CLIENT_GRACE_S
     while not deployment.finished:
         progress.update(deployment.stage, deployment.reason)
@@ -50,13 +65,7 @@ def follow(session: Session, app: str, deployment: DeploymentView) -> Deployment
         deployment = session.client.wait_deployment(
             app, deployment.id, project=session.project, version=deployment.version, timeout=_POLL_S
         )
-    if deployment.state == _GOOD:
-        progress.done(f"v{deployment.release} runs", good=True)
-        if deployment.cut_connections:
-            session.say(f"{deployment.cut_connections} connections were cut when the drain time-out ran out")
-        return deployment
-    progress.done(f"v{deployment.release} {deployment.state.replace('_', ' ')}", good=False)
-    raise _failure(deployment)
+    return deployment
 
 
 def _failure(deployment: DeploymentView) -> Failure:

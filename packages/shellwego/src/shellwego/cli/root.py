@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NoReturn
 
 import click
+
+from shellwego.cli.failure import INTERRUPTED
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "login": ("shellwego.cli.login:login", "Save how to reach a platform, as a context."),
@@ -29,7 +32,6 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "vms": ("shellwego.cli.vms:vms", "List and show microVMs."),
     "nodes": ("shellwego.cli.nodes:nodes", "List and show nodes."),
     "events": ("shellwego.cli.events:events", "Show what happened; -f follows."),
-    "doctor": ("shellwego.cli.doctor:doctor", "Check this machine and the platform, with remedies."),
     "completion": ("shellwego.cli.completion:completion", "Print a completion script for bash, zsh or fish."),
 }
 
@@ -78,3 +80,18 @@ def root_group(commands: Mapping[str, tuple[str, str]]) -> click.Group:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     return click.version_option(version("shellwego"), "--version", "-V", prog_name="swg")(group)
+
+
+def run(root: click.Group) -> NoReturn:
+    """Run the command that this process was called with, and end with its exit code.
+
+    Click alone would end an interrupted command with 1.
+    """
+    try:
+        code = root.main(prog_name="swg", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)

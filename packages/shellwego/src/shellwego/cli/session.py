@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +19,7 @@ import click
 from shellwego.cli.failure import AUTH, FAILED, USAGE, Failure
 
 if TYPE_CHECKING:
-    from shellwego.client.context import Context
+    from shellwego.client.context import Context, ContextFile
     from shellwego.client.generated import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,6 +46,20 @@ class Session:
 
         return self.config or default_path()
 
+    @property
+    def known_contexts(self) -> ContextFile:
+        """All contexts.
+
+        Raises:
+            Failure: their file makes no sense.
+        """
+        from shellwego.client.context import ContextFileError, load  # noqa: PLC0415
+
+        try:
+            return load(self.config_path)
+        except ContextFileError as error:
+            raise Failure(str(error), resolution="Mend or remove that file, then: swg login") from error
+
     @cached_property
     def context(self) -> Context:
         """How to reach the platform: environment first, then the chosen context.
@@ -53,15 +67,19 @@ class Session:
         Raises:
             Failure: neither says how.
         """
-        from shellwego.client.context import Context, ContextFileError, load  # noqa: PLC0415
+        from shellwego.client.context import Context  # noqa: PLC0415
 
-        url, token = os.environ.get("SHELLWEGO_API_URL", ""), os.environ.get("SHELLWEGO_TOKEN", "")
-        try:
-            chosen = load(self.config_path).get(self.context_name or "")
-        except ContextFileError as error:
-            raise Failure(str(error), resolution="Mend or remove that file, then: swg login") from error
+        url, token = (os.environ.get(name, "").strip() for name in ("SHELLWEGO_API_URL", "SHELLWEGO_TOKEN"))
+        known = self.known_contexts
+        chosen = known.get(self.context_name or "")
         if self.context_name and chosen is None:
             raise Failure(f"there is no context {self.context_name!r} in {self.config_path}", code=USAGE)
+        if chosen is None and not url and known.contexts:
+            raise Failure(
+                f"no context is current in {self.config_path}",
+                code=USAGE,
+                resolution=f"Choose one with --context: {', '.join(sorted(known.contexts))}",
+            )
         if chosen is None and not url:
             raise Failure(
                 "not logged in: no context is set up",
@@ -69,13 +87,7 @@ class Session:
                 resolution="On the platform's machine: swg up (it sets one up). Elsewhere: swg login --url URL",
             )
         base = chosen or Context(name="environment", api_url=url)
-        return Context(
-            name=base.name,
-            api_url=url or base.api_url,
-            token=token or base.token,
-            project=base.project,
-            ca_file=base.ca_file,
-        )
+        return replace(base, api_url=url or base.api_url, token=token or base.token)
 
     @property
     def project(self) -> str | None:
@@ -88,7 +100,14 @@ class Session:
         from shellwego.client.generated import Client  # noqa: PLC0415
 
         context = self.context
-        return Client(context.api_url, context.token, ca_file=context.ca_file)
+        if context.ca_file and not Path(context.ca_file).is_file():
+            raise Failure(f"context {context.name}: there is no file {context.ca_file} (ca_file)", code=USAGE)
+        if not context.token.isprintable():
+            raise Failure(f"context {context.name}: the token has characters that no token has", code=USAGE)
+        try:
+            return Client(context.api_url, context.token, ca_file=context.ca_file)
+        except ValueError as error:
+            raise Failure(f"context {context.name}: {error}", code=USAGE) from error
 
     @cached_property
     def app(self) -> str:
@@ -129,9 +148,12 @@ def project_file_app(directory: Path) -> str:
     if not path.is_file():
         return ""
     try:
-        return str(tomllib.loads(path.read_text()).get("app", ""))
+        name = tomllib.loads(path.read_text()).get("app", "")
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise Failure(f"{path}: {error}", code=USAGE) from error
+    if not isinstance(name, str):
+        raise Failure(f"{path}: app is not a text", code=USAGE)
+    return name
 
 
 _OPTIONS = (
@@ -208,7 +230,9 @@ def _failure(error: BaseException | None) -> Failure | None:
 
     match error:
         case ApiProblem():
-            fields = "".join(f"\n  {field.field}: {field.message}" for field in error.errors)
+            fields = "".join(
+                f"\n  {field.field}: {field.message}" for field in error.errors if field.message not in error.detail
+            )
             return Failure(
                 error.detail + fields,
                 code=exit_code(error.status, error.code),
@@ -217,7 +241,5 @@ def _failure(error: BaseException | None) -> Failure | None:
             )
         case Unreachable():
             return Failure(str(error), code=FAILED, resolution="Is the platform up? On its machine: swg doctor")
-        case BrokenPipeError():
-            return Failure("the reader of our output went away")
         case _:
             return None

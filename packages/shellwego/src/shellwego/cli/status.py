@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from shellwego.cli.apps import counts_text
+from shellwego.cli.apps import LIVE, counts_text
 from shellwego.cli.output import age, fields, show, table
 from shellwego.cli.session import Session, shared
 
@@ -18,8 +18,7 @@ def status(session: Session) -> None:
     client, project = session.client, session.project
     app = client.get_app(session.app, project=project)
     deployment = client.get_deployment(app.id, app.deployment_id, project=project) if app.deployment_id else None
-    found = client.list_instances(app.id, project=project, limit=100).data
-    living = [instance for instance in found if instance.phase not in ("stopped", "failed", "lost")]
+    living = client.list_instances(app.id, project=project, phase=LIVE, limit=100).data
     document = {
         "app": msgspec.to_builtins(app),
         "deployment": msgspec.to_builtins(deployment),

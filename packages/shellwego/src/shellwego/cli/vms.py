@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shellwego.cli.apps import LIVE
 from shellwego.cli.output import age, show, show_one, size
 from shellwego.cli.session import Session, shared
 
@@ -38,8 +39,7 @@ def list_vms(session: Session, everything: bool) -> None:
     """List the microVMs of the project."""
     import msgspec  # noqa: PLC0415
 
-    phases = None if everything else "assigned,starting,healthy,unhealthy,asleep,stopping"
-    found = session.client.list_vms(project=session.project, phase=phases, limit=100).data
+    found = session.client.list_vms(project=session.project, phase=None if everything else LIVE, limit=100).data
     show(session, msgspec.to_builtins(found), [_row(vm) for vm in found], name="instance", empty="no microVMs run")
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 import msgspec
 
@@ -109,7 +109,7 @@ class Transport:
         self.api_url = api_url.rstrip("/")
         self.token = token
         self.ca_file = ca_file
-        self._parts = urlsplit(self.api_url)
+        self._parts = _parts(self.api_url)
         if self._parts.scheme not in ("http", "https", "unix") or not (self._parts.netloc or self._parts.path):
             raise ValueError(f"not the URL of an API: {api_url!r}")
         self._kept: http.client.HTTPConnection | None = None
@@ -250,6 +250,15 @@ class _told:
             raise Unreachable(f"the API at {self._api_url} cannot be reached: {said}") from error
 
 
+def _parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # parsed when it is asked for
+    except ValueError as error:
+        raise ValueError(f"not the URL of an API: {url!r}: {error}") from error
+    return parts
+
+
 def target(path: str, query: Query | None) -> str:
     """Path and query of a request, without parameters that are None."""
     given = {name: _text(value) for name, value in (query or {}).items() if value is not None}
@@ -287,4 +296,4 @@ def problem(status: int, content: bytes) -> ApiProblem:
     try:
         return ApiProblem(status, msgspec.json.decode(content, type=_Problem))
     except msgspec.MsgspecError:
-        return ApiProblem(status, _Problem(status=status, detail=f"the answer was HTTP {status}"))
+        return ApiProblem(status, _Problem(status=status, detail=f"HTTP {status}, and not from the API; see its URL"))

@@ -25,9 +25,12 @@ def listen(address: str, port: int) -> int:
             listener.bind((address, port))
             listener.listen(_BACKLOG)
         except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
             raise HostError(
-                "port-taken" if error.errno == errno.EADDRINUSE else "port-refused",
+                "port-taken" if taken else "port-refused",
                 f"cannot listen on {address}:{port}: {error.strerror}",
-                resolution=f"see who holds it (ss -ltnp 'sport = :{port}'), or choose another port",
+                resolution=f"see who holds it (ss -ltnp 'sport = :{port}'), or choose another port"
+                if taken
+                else "give an address of this host",
             ) from error
         return listener.detach()

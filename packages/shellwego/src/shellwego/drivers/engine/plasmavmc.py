@@ -110,12 +110,17 @@ def translated() -> Iterator[None]:
     except engine_errors.NotFoundError as error:
         raise NotFoundError(error.code, error.brief, resolution=error.resolution) from error
     except (engine_errors.ConflictError, engine_errors.GuestError) as error:
-        raise ConflictError(error.code, str(error), resolution=error.resolution) from error
+        raise ConflictError(error.code, _told(error), resolution=error.resolution) from error
     except engine_errors.InvalidSpecError as error:
         raise InvalidError(error.code, error.brief, resolution=error.resolution) from error
     except engine_errors.PlasmaError as error:
         kind: type[ShellWeGoError] = UnavailableError if error.temporary else InvalidError
-        raise kind(error.code, str(error), resolution=error.resolution) from error
+        raise kind(error.code, _told(error), resolution=error.resolution) from error
+
+
+def _told(error: engine_errors.PlasmaError) -> str:
+    """What happened and what was seen; the remedy goes its own way."""
+    return " — ".join(filter(None, (error.brief, error.details)))
 
 
 Probe = Callable[[], Coroutine[None, None, None]]

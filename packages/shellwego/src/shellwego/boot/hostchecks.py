@@ -1,0 +1,115 @@
+"""The half of `swg doctor` that looks at this machine: what a start of the platform needs, and what makes VMs weaker.
+
+The checks of a start are asked themselves, so that `doctor` and `up` never differ. Nothing here changes the host.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+from shellwego.boot import preflight
+from shellwego.boot.findings import Finding, fail, ok, warn
+from shellwego.boot.settings import USER, UpSettings
+from shellwego.core.errors import ShellWeGoError
+from shellwego.drivers.engine.host import KVM_DEVICE, Acceleration, cgroup_kinds, probed
+
+_ROOMY_DISK = 4 << 30
+_ROOMY_MEMORY = 1 << 30
+_ENOUGH_FILES = 65_536
+
+
+def check_host(settings: UpSettings) -> list[Finding]:
+    """All checks of this machine."""
+    return [
+        _root(),
+        _asked("user", preflight.check_user, f"{USER} exists"),
+        _asked("programs", preflight.check_programs, ", ".join(preflight.PROGRAMS)),
+        _asked("guest", lambda: preflight.check_cache(settings.cache), f"kernel and init are in {settings.cache}"),
+        _acceleration(settings.cache),
+        _cgroups(),
+        _disk(settings.data_dir),
+        _memory(),
+        _files(),
+    ]
+
+
+def _asked(check: str, ask: Callable[[], object], well: str) -> Finding:
+    """The outcome of one of the checks that a start makes."""
+    try:
+        ask()
+    except ShellWeGoError as error:
+        return fail(check, error.message, error.resolution)
+    return ok(check, well)
+
+
+def _root() -> Finding:
+    if os.geteuid() == 0:
+        return ok("root", "this is root, who may start the platform")
+    return warn("root", "not root: the platform can be used, but not started", "To start it: sudo swg up")
+
+
+def _acceleration(cache: Path) -> Finding:
+    """What the last probe found, if it holds for this host still."""
+    remedy = "" if KVM_DEVICE.exists() else _KVM_REMEDY
+    result = probed(cache)
+    if result is None:
+        if not KVM_DEVICE.exists():
+            return warn("kvm", f"{KVM_DEVICE} is not there: VMs will be emulated, and slow", _KVM_REMEDY)
+        return warn("kvm", "not probed on this host yet", "The first swg up finds out what boots here.")
+    if result.chosen is None:
+        return fail("kvm", f"no guest boots on this host: {result.reason}", remedy)
+    if result.chosen.acceleration is Acceleration.TCG:
+        return warn("kvm", f"VMs are emulated, slow and isolated by software only: {result.reason}", remedy)
+    return ok("kvm", f"guests boot with {result.chosen.acceleration} ({result.chosen.seconds:.1f} s)")
+
+
+_KVM_REMEDY = "Enable virtualisation in the firmware or the outer hypervisor, and: modprobe kvm_intel (or kvm_amd)."
+
+
+def _cgroups() -> Finding:
+    kinds = cgroup_kinds()
+    if kinds:
+        return ok("cgroups", f"{kinds[0]}: memory, CPU and processes of VMs are bounded")
+    return warn(
+        "cgroups",
+        "no cgroup hierarchy with cpu, memory and pids: VMs are bounded by rlimits only, CPU shares are not enforced",
+        "Mount cgroup2 on /sys/fs/cgroup.",
+    )
+
+
+def _disk(data_dir: Path) -> Finding:
+    """Room where the data directory is, or would be."""
+    place = next(path for path in (data_dir.absolute(), *data_dir.absolute().parents) if path.exists())
+    try:
+        preflight.check_space(place)
+    except ShellWeGoError as error:
+        return fail("disk", error.message, error.resolution)
+    status = os.statvfs(place)
+    free = status.f_bavail * status.f_frsize
+    text = f"{free / (1 << 30):.1f} GiB are free for {data_dir}"
+    return (
+        ok("disk", text)
+        if free >= _ROOMY_DISK
+        else warn("disk", text, "Free some space, or choose another --data-dir.")
+    )
+
+
+def _memory() -> Finding:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), 0)
+    text = f"{available / (1 << 30):.1f} GiB are available"
+    return ok("memory", text) if available >= _ROOMY_MEMORY else warn("memory", text, "Each VM needs its memory whole.")
+
+
+def _files() -> Finding:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= _ENOUGH_FILES:
+        return ok("open files", "unlimited" if hard == resource.RLIM_INFINITY else f"{hard} a process")
+    return warn(
+        "open files",
+        f"{hard} a process: the edge takes fewer connections",
+        f"ulimit -Hn {_ENOUGH_FILES}, or LimitNOFILE={_ENOUGH_FILES} in the unit",
+    )
