@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from shellwego.core.routing import Endpoint, Route, RouteState, RouteTable
 from shellwego.edge.pool import (
     AddServer,
+    CutSessions,
     DeleteServer,
     DropHost,
     Operation,
@@ -39,6 +40,7 @@ from shellwego.edge.targets import Targets, read_table, want
 APPS = ("app_a", "app_b", "app_c")
 HOSTS = ("a.example", "b.example", "c.example")
 SIZE = 5
+BACKEND = "swg_b0000"
 
 
 @st.composite
@@ -263,6 +265,18 @@ def test_a_swap_builds_first_then_drains_and_clears_only_what_is_empty() -> None
     assert plan(present, wanted) == Plan(), "three requests are still in flight"
     present.servers[old] = replace(present.servers[old], connections=0)
     assert plan(present, wanted).clear == (SetState(old, ServerState.MAINT), DeleteServer(old))
+
+
+def test_what_waits_for_the_dead_vm_of_an_instance_that_has_a_new_one_is_cut() -> None:
+    """It would wait for its whole time-out. A server whose instance has left altogether is drained in peace."""
+    dead, left, new = (BACKEND, "ins_a.1"), (BACKEND, "ins_b.1"), (BACKEND, "ins_a.2")
+    busy = Server("10.0.0.1:80", 100, ServerState.DRAIN, connections=3)
+    slot = Slot("10.0.0.2:80", 100)
+    present = Pool(1, {dead: busy, left: busy, new: Server(slot.address, 100, ServerState.READY)})
+    todo = plan(present, Wanted({new: slot}))
+    assert todo == Plan(clear=(CutSessions(dead),))
+    apply(present, todo.clear[0])
+    assert plan(present, Wanted({new: slot})).clear == (SetState(dead, ServerState.MAINT), DeleteServer(dead))
 
 
 def test_an_instance_that_comes_back_while_it_drains_is_simply_made_ready() -> None:

@@ -12,6 +12,7 @@ import pytest
 from shellwego.edge import runtime
 from shellwego.edge.pool import (
     AddServer,
+    CutSessions,
     DeleteServer,
     DropHost,
     DropPage,
@@ -71,6 +72,7 @@ PROCESSES = """\
         ),
         (SetState(KEY, ServerState.DRAIN), "set server swg_b0001/ins_a.12345678 state drain"),
         (SetWeight(KEY, 9), "set server swg_b0001/ins_a.12345678 weight 9"),
+        (CutSessions(KEY), "shutdown sessions server swg_b0001/ins_a.12345678"),
         (DeleteServer(KEY), "del server swg_b0001/ins_a.12345678"),
         (TurnHost("a.example", "swg_b0001", None), "add map /run/swg/hosts.map a.example swg_b0001"),
         (TurnHost("a.example", "swg_b0001", "swg_b0000"), "set map /run/swg/hosts.map a.example swg_b0001"),

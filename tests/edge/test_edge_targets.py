@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shellwego.core.routing import Endpoint, Route, RouteState, RouteTable
-from shellwego.edge.pool import Slot
-from shellwego.edge.targets import Targets, instance_of, parse_address, read_table, server_name, want
+from shellwego.edge.pool import Slot, instance_of
+from shellwego.edge.targets import Targets, parse_address, read_table, server_name, want
 from tests.edge.rig import route
 
 

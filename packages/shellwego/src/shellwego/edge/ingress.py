@@ -36,13 +36,14 @@ from shellwego.edge.pool import (
     confirmed,
     draining,
     grown,
+    instance_of,
     occupied,
     plan,
 )
 from shellwego.edge.routes import LastRoutes, RoutesFile
 from shellwego.edge.runtime import Processes, RuntimeApiError
 from shellwego.edge.settings import EdgeSettings
-from shellwego.edge.targets import Targets, instance_of, read_table, want
+from shellwego.edge.targets import Targets, read_table, want
 from shellwego.ports.clock import Clock
 
 RETRY_S = 1.0

@@ -7,7 +7,8 @@ drains, in phases that never overlap:
 1. *Build*: new servers in and ready, weights raised.
 2. *Turn*: hosts lead to their backends; those no longer served lead to a page.
 3. *Drain*: servers that left the routes get no new request; weights lowered.
-4. *Clear*: a drained server without a connection is taken out of service and deleted.
+4. *Clear*: a drained server without a connection is taken out of service and deleted. Where its instance is wanted at
+   another address, its VM is dead (an instance has one at a time) and will never answer: what waits for it is cut.
 
 Whoever carries out a plan must leave out what depends on a failed step (`Progress`): a server that could not be added must
 not cost the old one its place. Deleting waits for connections, so phase 4 is planned again, later, from a new look.
@@ -33,6 +34,11 @@ POOL_PREFIX = "swg_b"
 def backend_name(index: int) -> str:
     """The name of the pool's backend with this number."""
     return f"{POOL_PREFIX}{index:04d}"
+
+
+def instance_of(server: str) -> str:
+    """The instance that a server name stands for."""
+    return server.partition(".")[0]
 
 
 class ServerState(StrEnum):
@@ -106,6 +112,13 @@ class SetWeight:
 
 
 @dataclass(frozen=True, slots=True)
+class CutSessions:
+    """End every session of a server that no longer exists; its clients get an error now, and not after a time-out."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteServer:
     key: Key
 
@@ -135,7 +148,9 @@ class DropPage:
     host: str
 
 
-Operation: TypeAlias = AddServer | SetState | SetWeight | DeleteServer | TurnHost | DropHost | SetPage | DropPage
+Operation: TypeAlias = (
+    AddServer | SetState | SetWeight | CutSessions | DeleteServer | TurnHost | DropHost | SetPage | DropPage
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +226,13 @@ def _drain(present: Pool, wanted: Wanted) -> Iterator[Operation]:
 
 
 def _clear(present: Pool, wanted: Wanted) -> Iterator[Operation]:
+    serving = {(backend, instance_of(name)) for backend, name in wanted.servers}
     for key, server in present.servers.items():
-        if _is_wanted(key, server, wanted) or server.state is ServerState.READY or server.connections:
+        if _is_wanted(key, server, wanted) or server.state is ServerState.READY:
+            continue
+        if server.connections:
+            if key not in wanted.servers and (key[0], instance_of(key[1])) in serving:
+                yield CutSessions(key)
             continue
         if server.state is not ServerState.MAINT:
             yield SetState(key, ServerState.MAINT)
@@ -243,7 +263,7 @@ class Progress:
 def _touches(operation: Operation) -> frozenset[str]:
     """The backends that an operation changes or depends on."""
     match operation:
-        case AddServer(key) | SetState(key) | SetWeight(key) | DeleteServer(key):
+        case AddServer(key) | SetState(key) | SetWeight(key) | CutSessions(key) | DeleteServer(key):
             return frozenset({key[0]})
         case TurnHost(_, backend, previous):
             return frozenset({backend} if previous is None else {backend, previous})
@@ -262,6 +282,8 @@ def apply(pool: Pool, operation: Operation) -> None:
             pool.servers[key] = replace(pool.servers[key], state=state)
         case SetWeight(key, weight):
             pool.servers[key] = replace(pool.servers[key], weight=weight)
+        case CutSessions(key):
+            pool.servers[key] = replace(pool.servers[key], connections=0)
         case DeleteServer(key):
             del pool.servers[key]
         case TurnHost(host, backend):

@@ -24,6 +24,7 @@ from shellwego.edge.config import RETIRED_KEY, RETIRED_VALUE, SERVER_OPTIONS
 from shellwego.edge.pool import (
     POOL_PREFIX,
     AddServer,
+    CutSessions,
     DeleteServer,
     DropHost,
     DropPage,
@@ -190,6 +191,8 @@ def command(layout: Layout, operation: Operation) -> str:
             text = f"set server {_path(key)} state {state}"
         case SetWeight(key, weight):
             text = f"set server {_path(key)} weight {weight}"
+        case CutSessions(key):
+            text = f"shutdown sessions server {_path(key)}"
         case DeleteServer(key):
             text = f"del server {_path(key)}"
         case TurnHost(host, backend, previous):

@@ -75,11 +75,6 @@ def want(targets: Targets, backends: Mapping[str, int]) -> Wanted:
     )
 
 
-def instance_of(server: str) -> str:
-    """The instance that a server name stands for."""
-    return server.partition(".")[0]
-
-
 def server_name(instance_id: str, address: str) -> str:
     """The name of the server for an instance at an address, as `parse_address` gives it."""
     return f"{instance_id}.{hashlib.sha256(address.encode()).hexdigest()[:8]}"
