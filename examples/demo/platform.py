@@ -39,6 +39,8 @@ class Platform:
     api_port: int = field(default_factory=free_port)
     extra: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
+    """What each command is run by, such as `ip netns exec NAME`."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -53,7 +55,7 @@ class Platform:
     def start(self, ready_within_s: float = 60.0) -> float:
         """Start it; returns the seconds until it said that it is ready."""
         self.config_home.mkdir(parents=True, exist_ok=True)
-        command = [SWG, "up", "--data-dir", str(self.data_dir), "--http-port", str(self.http_port)]
+        command = [*self.prefix, SWG, "up", "--data-dir", str(self.data_dir), "--http-port", str(self.http_port)]
         command += ["--api-port", str(self.api_port), *self.extra]
         began = time.monotonic()
         with self.log.open("ab") as output:
@@ -85,7 +87,7 @@ class Platform:
         Raises:
             CommandFailed: it ended with another code.
         """
-        command = [SWG, *arguments]
+        command = [*self.prefix, SWG, *arguments]
         result = subprocess.run(
             command,
             capture_output=True,

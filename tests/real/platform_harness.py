@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import tempfile
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from examples.demo.leftovers import of_installation
+from examples.demo.load import Sample
 from examples.demo.platform import Platform, qemu_processes
 
 T = TypeVar("T")
@@ -69,6 +71,18 @@ def healthy(platform: Platform, app: str, count: int) -> bool:
     """Whether exactly so many instances should serve, and all do."""
     phases = [each["phase"] for each in instances(platform, app)]
     return phases == ["healthy"] * count
+
+
+def log_numbers(platform: Platform, app: str, word: str, *, instance: str = "") -> list[int]:
+    """The numbers that an app wrote after a word at the start of a line, in the order of its log."""
+    chosen = f"&instance={instance}" if instance else ""
+    data = api(platform, f"apps/{app}/logs?tail=10000{chosen}")["data"]
+    return [int(found[1]) for line in data if (found := re.match(rf"{word} (\d+)", line["text"]))]
+
+
+def told(samples: Sequence[Sample]) -> str:
+    """A few failed requests, one a line."""
+    return "\n".join(str(sample) for sample in samples[:5])
 
 
 def arguments_of(pid: int) -> list[str]:
@@ -142,12 +156,12 @@ def snapshot(platform: Platform, apps: Sequence[str]) -> Snapshot:
 
 
 @contextmanager
-def scratch_platform(*extra: str) -> Iterator[Platform]:
+def scratch_platform(*extra: str, prefix: tuple[str, ...] = ()) -> Iterator[Platform]:
     """A platform with directories of its own, started; nothing of it is left afterwards."""
     with tempfile.TemporaryDirectory(prefix="swg-test-", ignore_cleanup_errors=True) as name:
         root = Path(name)
         root.chmod(0o755)
-        platform = Platform(root / "data", root / "config", extra=extra)
+        platform = Platform(root / "data", root / "config", extra=extra, prefix=prefix)
         platform.start()
         try:
             yield platform

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -22,28 +21,31 @@ import pytest
 
 from examples.demo.images import hello
 from examples.demo.leftovers import of_installation
-from examples.demo.load import Load, Sample
+from examples.demo.load import Load
 from examples.demo.platform import Platform, qemu_processes
 from examples.demo.registry import Registry
 from plasmavmc.host.configuration import QEMU
 from plasmavmc.types import vm_key
 from tests.contract.host_rig import sleeper
 from tests.real.platform_harness import (
-    api,
     arguments_of,
     fetch,
     haproxy_master,
     healthy,
     instances,
     kill_platform,
+    log_numbers,
     parent_of,
     scratch_platform,
     snapshot,
+    told,
     until,
 )
 
 pytestmark = pytest.mark.real
 
+IN_FLIGHT = 8
+"""One request on each of the connections of a `Load`: as many may be lost with a VM."""
 PAIR, CHATTY = "pair", "chatty"
 APPS = (PAIR, CHATTY)
 CGROUP_ROOTS = [Path("/sys/fs/cgroup", name) for name in ("", "memory", "cpu", "pids")]
@@ -82,16 +84,6 @@ def host_of(app: str) -> str:
     return f"{app}.localhost"
 
 
-def lines(platform: Platform, app: str, word: str) -> list[int]:
-    """The numbers that an app wrote after a word at the start of a line, in the order of its log."""
-    data = api(platform, f"apps/{app}/logs?tail=10000")["data"]
-    return [int(found[1]) for line in data if (found := re.match(rf"{word} (\d+)", line["text"]))]
-
-
-def told(samples: list[Sample]) -> str:
-    return "\n".join(str(sample) for sample in samples[:5])
-
-
 def test_a_killed_vmm_is_noticed_within_3_s_and_replaced_by_itself(platform: Platform) -> None:
     """Its sibling serves on. What fails is in flight on the killed VM, or sent to it before its death is known."""
     before = {each["id"]: each for each in instances(platform, PAIR)}
@@ -111,7 +103,7 @@ def test_a_killed_vmm_is_noticed_within_3_s_and_replaced_by_itself(platform: Pla
     )
     assert after.keys() == before.keys()
     assert after[victim["id"]]["attempt"] == victim["attempt"] + 1
-    assert len(load.journal.failed) <= 8, told(load.journal.failed)
+    assert len(load.journal.failed) <= IN_FLIGHT, told(load.journal.failed)
 
 
 def noticed(platform: Platform, instance_id: str) -> bool:
@@ -144,7 +136,7 @@ def test_a_killed_platform_interrupts_nobody_and_its_next_start_adopts_everythin
     before = snapshot(platform, APPS)
     with Load(platform.http_port, host_of(PAIR)) as load:
         time.sleep(1)
-        written = lines(platform, CHATTY, "chatter")[-1]
+        written = log_numbers(platform, CHATTY, "chatter")[-1]
         kill_platform(platform)
         until_gone = time.monotonic() + 10
         while time.monotonic() < until_gone:
@@ -159,10 +151,10 @@ def test_a_killed_platform_interrupts_nobody_and_its_next_start_adopts_everythin
     assert not load.journal.failed, told(load.journal.failed)
     assert adopted == before
     assert "inside" in platform.swg("exec", "-a", PAIR, "--", "/bin/sh", "-c", "echo inside")
-    journal = Counter(lines(platform, PAIR, "journal"))
+    journal = Counter(log_numbers(platform, PAIR, "journal"))
     assert [serial for serial in load.journal.acknowledged if journal[serial] < 1] == []
-    until(lambda: lines(platform, CHATTY, "chatter")[-1] > written, "the log goes on")
-    numbers = lines(platform, CHATTY, "chatter")
+    until(lambda: log_numbers(platform, CHATTY, "chatter")[-1] > written, "the log goes on")
+    numbers = log_numbers(platform, CHATTY, "chatter")
     assert len(numbers) == len(set(numbers))
     assert numbers == sorted(numbers)
 
