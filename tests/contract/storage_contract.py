@@ -99,6 +99,10 @@ class StorageContract:
         results = await asyncio.gather(*(storage.clone(template, "vm1") for _ in range(5)), return_exceptions=True)
         assert sorted(isinstance(result, ConflictError) for result in results) == [False, True, True, True, True]
 
+    async def test_many_disks_can_be_made_at_once(self, storage: StorageBackend, template: Path) -> None:
+        await asyncio.gather(*(storage.clone(template, f"vm{number}") for number in range(12)))
+        assert len(await storage.disks()) == 12
+
     async def test_deleting_twice_is_fine_and_frees_the_key(self, storage: StorageBackend, template: Path) -> None:
         await storage.clone(template, "vm1")
         await storage.delete("vm1")

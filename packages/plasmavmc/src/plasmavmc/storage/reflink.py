@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import os
 import tempfile
-from contextlib import suppress
+import threading
 from pathlib import Path
 
 from plasmavmc.storage.directory import DiskDirectory, make_copy
@@ -43,6 +43,7 @@ class ReflinkStorage(DiskDirectory):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, clone_file)
+        self._copying = threading.Lock()
         for near in directory.glob("*.template"):
             near.unlink()
 
@@ -54,11 +55,11 @@ class ReflinkStorage(DiskDirectory):
         super()._make(self._near(template), path)
 
     def _near(self, template: Path) -> Path:
-        """The template's copy in our own directory."""
+        """The template's copy in our own directory; whoever comes first makes it, the others wait."""
         found = template.stat()
         identity = f"{template}\0{found.st_ino}\0{found.st_size}\0{found.st_mtime_ns}"
         near = self._directory / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.template"
-        if not near.exists():
-            with suppress(FileExistsError):
+        with self._copying:
+            if not near.exists():
                 make_copy(template, near, sparse_copy)
         return near
