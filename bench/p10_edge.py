@@ -109,7 +109,7 @@ def _wrk(port: int, connections: int) -> tuple[float, float]:
 @contextmanager
 def _haproxy(config: Path, port: int, answer: str) -> Iterator[None]:
     config.write_text(PLAIN.format(port=port, answer=answer))
-    process = subprocess.Popen(["haproxy", "-q", "-db", "-f", str(config)])
+    process = subprocess.Popen(["haproxy", "-q", "-db", "-f", str(config)], start_new_session=True)
     try:
         _await_port(port)
         yield

@@ -120,6 +120,17 @@ async def test_a_long_request_finishes_across_a_swap_and_is_told_until_then(rig:
         await eventually(lambda: rig.control.last.open_sessions == {})
 
 
+async def test_a_request_that_waits_for_the_dead_vm_of_a_restarted_instance_is_answered_soon(rig: Rig) -> None:
+    async with backends("a", "b") as (a, b), rig.run(), rig.client() as client:
+        await rig.serve(route(a.endpoint()))
+        waiting = asyncio.create_task(client.get("/slow?30"))
+        await eventually(lambda: len(a.requests) == 1)
+        await rig.serve(route(replace(b.endpoint(), instance_id="ins_a")))
+        answer = await asyncio.wait_for(waiting, 5)
+        assert answer.status in (502, 503, 504)
+        assert answer.error
+
+
 async def test_a_long_request_is_still_told_after_a_reload_and_a_restart_of_the_edge(rig: Rig) -> None:
     async with backends("a", "b") as (a, b), rig.client() as client:
         async with rig.run(keep=True):
