@@ -49,13 +49,16 @@ class Journal:
 
 
 class Load:
-    """Sends `rate` requests a second over `connections` keep-alive connections while its context is open."""
+    """Sends `rate` requests a second over `connections` keep-alive connections while its context is open; serial numbers
+    begin at `first`."""
 
-    def __init__(self, port: int, host: str, *, rate: float = 50, connections: int = 8, posts: bool = True) -> None:
+    def __init__(
+        self, port: int, host: str, *, rate: float = 50, connections: int = 8, posts: bool = True, first: int = 1
+    ) -> None:
         self._port, self._host = port, host
         self._interval = connections / rate
         self._posts = posts
-        self._serials = itertools.count(1)
+        self._serials = itertools.count(first)
         self._stop = threading.Event()
         self.journal = Journal()
         self._threads = [

@@ -127,14 +127,21 @@ def _outlives(pid: int) -> bool:
     return bool(words) and (Path(words[0]).name == "haproxy" or "qemu-system" in words[0])
 
 
-def kill_platform(platform: Platform) -> None:
-    """SIGKILL for every process of the platform but VMMs and HAProxy, at once."""
+def kill_platform(platform: Platform, *, only: int | None = None) -> None:
+    """SIGKILL for every process of the platform but VMMs and HAProxy, at once.
+
+    With `only`, for the one at this place (0: root's helper, 1: the unprivileged rest); the others must end by themselves.
+    """
     assert platform.process is not None
-    for pid in platform_processes(platform):
+    present = platform_processes(platform)
+    for pid in present if only is None else [present[only]]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     platform.process.wait(10)
     platform.process = None
+    until(
+        lambda: not any(arguments_of(pid) for pid in present), "all processes of the platform have ended", within_s=10
+    )
 
 
 @dataclass(frozen=True, slots=True)
