@@ -12,9 +12,9 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from shellwego.agent.daemon import Agent
 from shellwego.api.rest.app import create_app
 from shellwego.api.server import ApiServer, Tls
 from shellwego.boot.preflight import Installation
+from shellwego.boot.registries import Login
 from shellwego.boot.settings import UpSettings
 from shellwego.control.authentication import secret_hash
 from shellwego.control.bootstrap import bootstrap, issue_admin_token
@@ -42,7 +43,7 @@ from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.engine.assembly import EngineSite, HostLink, open_engine
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine
-from shellwego.drivers.images.plasmavmc import PlasmaImages
+from shellwego.drivers.images.plasmavmc import Credentials, PlasmaImages
 from shellwego.drivers.store.sqlite import open_sqlite
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.drivers.uplink.memory import MemoryEdgeUplink, MemoryLink, MemoryNodeUplink
@@ -57,10 +58,22 @@ EDGE = "local"
 log = structlog.get_logger("shellwego.boot")
 
 
-def run_platform(settings: UpSettings, installation: Installation, link: int, token: str, context: str) -> int:
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """What the platform gets from the root process it was split off."""
+
+    link: int
+    """Descriptor of the way to the root helper."""
+    token: str = field(repr=False)
+    context: str
+    logins: Mapping[str, Login]
+    """Registry host → login."""
+
+
+def run_platform(settings: UpSettings, installation: Installation, handover: Handover) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code. Called as the unprivileged user."""
     _log_to_stderr()
-    platform = Platform(settings, installation, link, token, context)
+    platform = Platform(settings, installation, handover)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(platform.run())
@@ -90,15 +103,13 @@ class Platform:
 
     settings: UpSettings
     installation: Installation
-    link_descriptor: int
-    token: str
-    context: str
+    handover: Handover
 
     async def run(self) -> int:
         """Open, serve, close."""
         stop = _stop_signal()
         async with AsyncExitStack() as stack:
-            link = HostLink(self.link_descriptor)
+            link = HostLink(self.handover.link)
             stack.callback(link.close)
             api_socket = await link.listen(self.settings.api_listen, self.settings.api_port)
             clock, bus = SystemClock(), MemoryBus()
@@ -106,7 +117,13 @@ class Platform:
             stack.push_async_callback(store.close)
             control = Control(store, bus, clock)
             await self._first_start(control)
-            images = PlasmaImages(self._directory("blobs"), allow=self.settings.registry_allow_list)
+            images = PlasmaImages(
+                self._directory("blobs"),
+                allow=self.settings.registry_allow_list,
+                credentials={
+                    host: Credentials(each.username, each.password) for host, each in self.handover.logins.items()
+                },
+            )
             edge_settings = self._edge_settings()
             engine = await open_engine(link, self._engine_site(), lambda: _edge_processes(edge_settings))
             streams = MemoryStreams()
@@ -184,20 +201,19 @@ class Platform:
             f"  apps     {self.settings.apps_url}\n"
             f"           curl -H 'Host: {host}' http://127.0.0.1:{port}/\n"
             f"  data     {self.installation.data_dir}\n"
-            f"  context  {self.context} (swg --help; swg nodes ls)",
+            f"  context  {self.handover.context} (swg --help; swg nodes ls)",
             flush=True,
         )
 
     async def _first_start(self, control: Control) -> None:
         """Make the first organization, project and administrator, or let the token in that root holds."""
-        token = self.token
+        token = self.handover.token
 
         def ensure(unit: Unit) -> None:
             if bootstrap(unit, token) is None and not _known(unit, token):
                 issue_admin_token(unit, token)
 
         await control.commit(ensure)
-        self.token = ""
 
     async def _end(self, engine: PlasmaEngine, edge: Edge, link: HostLink, *, keep: bool) -> None:
         await engine.close(keep_vms=keep)

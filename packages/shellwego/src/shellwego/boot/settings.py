@@ -29,6 +29,8 @@ class UpSettings:
     cache: Path = Path("/var/cache/shellwego")
     registries_allow: tuple[str, ...] | None = None
     """Registries on private addresses that may be used, such as `10.0.0.5:5000`; None: the default for the domain."""
+    registry_auth: Path | None = None
+    """Logins for registries, as `docker login` writes them; None: /etc/shellwego/registries.json where it exists."""
 
     @property
     def edge_address(self) -> str:

@@ -37,6 +37,7 @@ class UpFailure(click.ClickException):
 @click.option("--api-listen", metavar="ADDRESS", help="Address of the API; elsewhere than on loopback it needs TLS.")
 @click.option("--api-cert", type=click.Path(path_type=Path, exists=True), help="The API's certificate (PEM).")
 @click.option("--api-key", type=click.Path(path_type=Path, exists=True), help="The API's private key (PEM).")
+@click.option("--registry-auth", type=click.Path(path_type=Path), help="Logins for registries, as docker login writes.")
 @click.option("--domain", help="Apps appear as <app>.<domain>. [localhost]")
 @click.option("--keep-vms", is_flag=True, default=None, help="Leave VMs and the edge running when the platform ends.")
 def up(**flags: Any) -> None:
@@ -106,6 +107,7 @@ def _up(settings: UpSettings) -> int:
     from plasmavmc.host.split import split  # noqa: PLC0415 - needed by a real start only
     from shellwego.boot import preflight  # noqa: PLC0415
     from shellwego.boot.credentials import admin_token, write_contexts  # noqa: PLC0415
+    from shellwego.boot.registries import read_logins  # noqa: PLC0415
 
     preflight.check_root()
     preflight.check_user()
@@ -115,10 +117,11 @@ def _up(settings: UpSettings) -> int:
     preflight.check_reach(settings, installation)
     preflight.check_tls(settings)
     preflight.check_ports(settings, installation)
+    logins = read_logins(settings.registry_auth)
     token = admin_token(installation)
     context = write_contexts(settings, installation, token)
     link = split(preflight.helper_configuration(settings, installation))
 
-    from shellwego.boot.platform import run_platform  # noqa: PLC0415 - imported by the unprivileged child only
+    from shellwego.boot.platform import Handover, run_platform  # noqa: PLC0415 - for the unprivileged child only
 
-    return run_platform(settings, installation, link, token, context)
+    return run_platform(settings, installation, Handover(link, token, context, logins))

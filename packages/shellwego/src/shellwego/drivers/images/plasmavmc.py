@@ -30,6 +30,9 @@ RESOLVE_TIMEOUT_S = 10.0
 _AT_ONCE = 8
 
 
+__all__ = ["Credentials", "PlasmaImages"]
+
+
 class PlasmaImages:
     """`Images` over a directory of blobs. `allow` and `credentials` are the operator's: see `RegistryPolicy`.
 
