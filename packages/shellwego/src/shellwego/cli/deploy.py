@@ -21,7 +21,12 @@ def _wish_options(command: F) -> F:
         click.option("--rollback/--no-rollback", default=True, help="Go back by itself when it fails. [default: on]"),
         click.option("-e", "--env", "env", multiple=True, metavar="NAME=VALUE", help="Set a variable; repeatable."),
         click.option("--process", default="web", metavar="NAME", show_default=True, help="The process it is about."),
-        click.option("--command", "command_text", metavar="CMD", help="Command in place of the image's."),
+        click.option(
+            "--command",
+            "command_text",
+            metavar="CMD",
+            help="In place of the image's Cmd: arguments of its Entrypoint, if it has one.",
+        ),
         click.option("--check-path", metavar="PATH", help="Healthy is what answers 2xx or 3xx here."),
         click.option("--port", type=click.IntRange(1, 65535), help="Port that the app listens on."),
         click.option("-i", "--image", metavar="IMAGE", help="A loaded name, or a registry reference."),

@@ -56,6 +56,8 @@ def logout(session: Session) -> None:
     from shellwego.client.context import save  # noqa: PLC0415
 
     name = session.context.name
+    if name not in session.known_contexts.contexts:
+        raise Failure("there is no context to forget; the environment names the platform", code=USAGE)
     save(session.config_path, session.known_contexts.without(name))
     session.say(f"context {name} is forgotten; the token stays valid until it is revoked")
 

@@ -9,6 +9,7 @@ import time
 import click
 
 from shellwego.cli.failure import USAGE, Failure
+from shellwego.cli.output import show
 from shellwego.cli.session import Session, shared
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -27,6 +28,8 @@ def logs(
     session: Session, follow: bool, tail: int, since: str | None, process: str | None, instance: str | None
 ) -> None:
     """Show an app's output, also of instances that ended."""
+    import msgspec  # noqa: PLC0415
+
     from shellwego.client.generated import LogLineView  # noqa: PLC0415
     from shellwego.client.transport import decode  # noqa: PLC0415
 
@@ -34,6 +37,9 @@ def logs(
     choice = {"project": session.project, "process": process, "instance": instance}
     if not follow:
         found = session.client.get_logs(session.app, tail=tail, since=moment, **choice).data
+        if session.output in ("json", "yaml"):
+            show(session, msgspec.to_builtins(found), [])
+            return
         for line in found:
             _print(session, line)
         if tail and not found:

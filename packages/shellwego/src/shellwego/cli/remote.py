@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shellwego.cli.failure import FAILED, INTERRUPTED, USAGE, Failure
+from shellwego.cli.output import show_one
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.session import Session, shared
 
@@ -75,12 +76,14 @@ def _attach(
 @shared
 def run(session: Session, process: str | None, memory: str | None, detach: bool, command: tuple[str, ...]) -> None:
     """Run a one-off command in a microVM of its own, with the app's image and environment; ends with its exit code."""
+    import msgspec  # noqa: PLC0415
+
     from shellwego.client.generated import RunCreate  # noqa: PLC0415
 
     body = RunCreate(command=list(command), process=process, memory=memory)
     instance = session.client.create_run(session.app, body, project=session.project)
     if detach:
-        click.echo(instance.id)
+        show_one(session, msgspec.to_builtins(instance), {"instance": instance.id}, name=instance.id)
         return
     try:
         instance = _follow_run(session, instance)
