@@ -29,7 +29,7 @@ class Registry:
     """Runs while its context is open."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -39,10 +39,10 @@ class Registry:
 
     def start(self) -> None:
         """Start it, and return when it answers."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        config = self._directory / "config.yml"
-        config.write_text(CONFIG.format(root=self._directory / "data", port=self.port))
-        output = (self._directory / "registry.log").open("wb")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        config = self.directory / "config.yml"
+        config.write_text(CONFIG.format(root=self.directory / "data", port=self.port))
+        output = (self.directory / "registry.log").open("wb")
         with output:
             self._process = subprocess.Popen(
                 ["docker-registry", "serve", str(config)], stdout=output, stderr=output, start_new_session=True

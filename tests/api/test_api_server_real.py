@@ -2,105 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import socket
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from shellwego.api import protocol
-from shellwego.api.server import ApiServer
 from shellwego.client.generated import AppCreate, Client, DeploymentCreate, ExecBody, TokenCreate
 from shellwego.client.streams import open_exec, open_logs
 from shellwego.client.transport import ApiProblem, Unreachable
 from shellwego.client.uploads import load_image
-from shellwego.control.loops.outbox import relay_forever
-from shellwego.drivers.clock.system import SystemClock
-from shellwego.ports.streams import DuplexStream, StreamKind, StreamRequest
-from shellwego.wire.streams import Record, RecordKind, RecordReader, pack
-from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, World, make_world
+from shellwego.wire.streams import Record, RecordKind
+from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER
+from tests.api.running_api import Running
 from tests.api.test_api_images import docker_save
-from tests.api.test_api_streams import log
 
 pytestmark = pytest.mark.real
-
-
-class Running:
-    """The API in a thread of its own, as a process would run it."""
-
-    def __init__(self, spool: Path) -> None:
-        self._spool = spool
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        self._ready: Future[World] = Future()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
-        self.loop: asyncio.AbstractEventLoop
-        self.server: ApiServer
-        self.opened: list[StreamRequest] = []
-        self.cancelled = threading.Event()
-
-    def __enter__(self) -> Running:
-        self._thread.start()
-        self.world = self._ready.result(10)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        if self._thread.is_alive():
-            self.loop.call_soon_threadsafe(self.server.stop)
-            self._thread.join(10)
-        assert not self._thread.is_alive()
-
-    def do(self, coroutine: Any) -> Any:
-        """Run something in the server's loop."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(10)
-
-    async def _main(self) -> None:
-        world = await make_world(self._spool, clock=SystemClock())
-        self.server = ApiServer(world.app, self.listener)
-        self.loop = asyncio.get_running_loop()
-        others = [
-            asyncio.ensure_future(world.streams.serve(world.node.id, self._guest)),
-            asyncio.ensure_future(relay_forever(world.control)),
-        ]
-        serving = asyncio.ensure_future(self.server.run())
-        await self.server.started()
-        self._ready.set_result(world)
-        await serving
-        for task in others:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-    async def _guest(self, request: StreamRequest, stream: DuplexStream) -> None:
-        """Echoes input; `flood` writes for ever; logs have three lines."""
-        self.opened.append(request)
-        if request.kind is StreamKind.LOGS:
-            for number in range(3):
-                await stream.send(log(float(number), f"line {number}"))
-            return
-        if request.command == ("flood",):
-            try:
-                while True:
-                    await stream.send(pack(Record(RecordKind.STDOUT, b"x" * 32768)))
-            finally:
-                self.cancelled.set()
-        reader = RecordReader()
-        while data := await stream.receive():
-            for record in reader.feed(data):
-                if record.kind is RecordKind.STDIN_EOF:
-                    await stream.send(pack(Record(RecordKind.EXIT, b"\0\0\0\x03")))
-                    return
-                kind = RecordKind.STDOUT if record.kind is RecordKind.STDIN else RecordKind.STDERR
-                await stream.send(pack(Record(kind, record.payload)))
 
 
 @pytest.fixture

@@ -83,7 +83,10 @@ def run(session: Session, process: str | None, memory: str | None, detach: bool,
     body = RunCreate(command=list(command), process=process, memory=memory)
     instance = session.client.create_run(session.app, body, project=session.project)
     if detach:
-        show_one(session, msgspec.to_builtins(instance), {"instance": instance.id}, name=instance.id)
+        if session.output == "table":
+            click.echo(instance.id)
+        else:
+            show_one(session, msgspec.to_builtins(instance), {}, name=instance.id)
         return
     try:
         instance = _follow_run(session, instance)
