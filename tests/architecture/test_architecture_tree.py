@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,19 @@ def test_only_the_hosts_rooms_and_the_edge_start_processes() -> None:
         for base in (PLATFORM, ENGINE)
         for path in base.rglob("*.py")
         if path not in allowed and ENGINE / "host" not in path.parents and starts_processes(path)
+    ]
+    assert offenders == []
+
+
+def test_nobody_swallows_a_cancellation() -> None:
+    """`wait_for` (before Python 3.12) and a suppressed CancelledError lose one that arrives at the wrong moment; then the
+    platform does not end. `asyncio.timeout`, and `asyncio.wait` or `gather` on what was cancelled, do not."""
+    swallows = re.compile(r"asyncio\.wait_for\(|suppress\([^)]*CancelledError")
+    offenders = [
+        path.relative_to(ROOT).as_posix()
+        for base in (PLATFORM, ENGINE)
+        for path in base.rglob("*.py")
+        if swallows.search(path.read_text())
     ]
     assert offenders == []
 

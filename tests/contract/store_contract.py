@@ -107,6 +107,7 @@ SAMPLES: dict[str, object] = {
         desired=Desired.DRAIN,
         phase=Phase.HEALTHY,
         observed=Observed(phase=Phase.FAILED, exit_code=-1, log_tail=("x",), epoch=3, sequence=1 << 40),
+        routed_version=0,
         unrouted_version=0,
         created_at=1.5,
         phase_since=1.5,

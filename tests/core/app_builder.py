@@ -61,6 +61,7 @@ def instance(of: Release, slot: int = 0, phase: Phase = Phase.HEALTHY, **changes
         node_id="" if phase is Phase.PENDING else "node_a",
         phase=phase,
         observed=seen,
+        routed_version=1 if phase is Phase.HEALTHY else None,
         created_at=float(of.number),
         phase_since=NOW,
     )

@@ -329,6 +329,9 @@ class History:
         self.tables.append(routed)
         for instance in fresh:
             self.instances[instance.id] = replace(instance, unrouted_version=len(self.tables) - 1)
+        for id_ in routed:
+            if self.instances[id_].routed_version is None:
+                self.instances[id_] = replace(self.instances[id_], routed_version=len(self.tables) - 1)
 
     def poll_edges(self) -> None:
         for edge in self.edges:

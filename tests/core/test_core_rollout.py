@@ -14,6 +14,7 @@ from shellwego.core.deployments import Deployment, DeploymentState, Stage
 from shellwego.core.images import ImageState
 from shellwego.core.instances import Desired, Instance, Observed, OwnerKind, Phase
 from shellwego.core.rollout import ImageFacts, RolloutFacts, RolloutPlan, plan_rollout
+from shellwego.core.routes import EDGE_TIMEOUT_S
 from shellwego.core.routing import Edge
 from tests.core.app_builder import NOW, app, deployment, draining, edge, instance, release
 
@@ -138,6 +139,34 @@ def test_a_new_instance_that_is_healthy_lets_an_old_one_leave_the_routes() -> No
 def test_no_old_one_leaves_before() -> None:
     made = plan(STABLE, instance(V1), instance(V2, phase=Phase.STARTING), deployments=[deployment(V2)])
     assert "Drain" not in kinds(made.changes)
+
+
+def test_a_deployment_is_not_done_before_the_edges_serve_the_new() -> None:
+    fresh = instance(V2, routed_version=7)
+    behind = plan(app(), fresh, deployments=[deployment(V2)], edges=[edge("e1", applied=7), edge("e2", applied=6)])
+    assert last_move(behind).stage is Stage.SHIFTING
+    assert "e2" in last_move(behind).reason
+    assert behind.next_at is not None
+    served = plan(app(), fresh, deployments=[deployment(V2)], edges=[edge("e1", applied=7), edge("e2", applied=7)])
+    assert last_move(served).state is DeploymentState.SUCCEEDED
+
+
+def test_an_instance_that_no_route_table_has_yet_is_waited_for() -> None:
+    made = plan(app(), instance(V2, routed_version=None), deployments=[deployment(V2)], edges=[edge()])
+    assert last_move(made).stage is Stage.SHIFTING
+
+
+def test_an_edge_without_a_lease_or_silent_for_long_is_not_waited_for() -> None:
+    gone = edge("e1", applied=0, lease_until=NOW - 1)
+    assert (
+        last_move(plan(app(), instance(V2), deployments=[deployment(V2)], edges=[gone])).state
+        is DeploymentState.SUCCEEDED
+    )
+    long_ago = instance(V2, routed_version=7, phase_since=NOW - EDGE_TIMEOUT_S)
+    stuck = edge("e1", applied=0)
+    assert (
+        last_move(plan(app(), long_ago, deployments=[deployment(V2)], edges=[stuck])).state is DeploymentState.SUCCEEDED
+    )
 
 
 def test_an_old_one_is_stopped_once_drained_and_then_the_deployment_is_done() -> None:

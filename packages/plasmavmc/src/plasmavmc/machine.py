@@ -127,7 +127,8 @@ class Machine:
         if channel is not None:
             with suppress(PlasmaError, TimeoutError):
                 await channel.stop(await self._stop_signal(), grace_s)
-                await asyncio.wait_for(self._ended.wait(), grace_s + EXIT_GRACE_S)
+                async with asyncio.timeout(grace_s + EXIT_GRACE_S):
+                    await self._ended.wait()
         if not self._ended.is_set() and self.record.handle is not None:
             await self._backend(self.record.handle).stop_vm(self.record.handle)
 
@@ -170,8 +171,7 @@ class Machine:
             await self.stop(0)
         elif self._task is not None and not self._ended.is_set():
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
             self._log.flush()
 
     async def delete(self) -> None:

@@ -12,11 +12,12 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvloop
@@ -52,6 +53,8 @@ from shellwego.edge.processes import haproxy_processes
 from shellwego.edge.settings import EdgeSettings, Layout
 from shellwego.ports.store import eq
 
+_END_TRIES, _END_TRY_S = 3, 5.0
+"""Parts get so many times so many seconds to end."""
 NODE = "local"
 EDGE = "local"
 
@@ -181,9 +184,7 @@ class Platform:
         ready = asyncio.create_task(self._tell_when_ready(api, agent), name="ready")
         done, _ = await asyncio.wait({*tasks, asked}, return_when=asyncio.FIRST_COMPLETED)
         api.stop()
-        for task in (*tasks, ready, asked):
-            task.cancel()
-        await asyncio.gather(*tasks, ready, asked, return_exceptions=True)
+        await _end_all([*tasks, ready, asked])
         ended = [task for task in done if task is not asked]
         for task in ended:
             error = None if task.cancelled() else task.exception()
@@ -254,6 +255,17 @@ def _known(unit: Unit, token: str) -> bool:
 
 def _edge_processes(settings: EdgeSettings) -> tuple[tuple[int, int], ...]:
     return tuple((each.pid, each.start_time) for each in haproxy_processes(Layout(settings.run_dir)))
+
+
+async def _end_all(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks, and wait for their end; one that does not end is named, and left behind after a while."""
+    for _ in range(_END_TRIES):
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=_END_TRY_S)
+        if not tasks:
+            return
+        log.warning("parts of the platform do not end", parts=sorted(task.get_name() for task in tasks))
 
 
 def _stop_signal() -> asyncio.Event:

@@ -109,6 +109,11 @@ class Session:
         except ValueError as error:
             raise Failure(f"context {context.name}: {error}", code=USAGE) from error
 
+    def close(self) -> None:
+        """Close the client's connection, if one was made."""
+        if "client" in self.__dict__:
+            self.client.close()
+
     @cached_property
     def app(self) -> str:
         """The app that the command is about.
@@ -203,7 +208,10 @@ def shared(command: F) -> F:
             color=not no_color and sys.stderr.isatty(),
         )
         with told():
-            return command(session, *arguments, **options)
+            try:
+                return command(session, *arguments, **options)
+            finally:
+                session.close()
 
     for option in reversed(_OPTIONS):
         call = option(call)

@@ -102,9 +102,9 @@ async def _next_hint(listener: AsyncIterator[Hint]) -> Hint | None:
 
 
 async def _cancelled(future: asyncio.Future[T]) -> None:
+    """Cancel it and wait until it is gone. Not by awaiting it: its cancellation could not be told from our own."""
     future.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await future
+    await asyncio.wait([future])
 
 
 async def follow(control: Control, read: Callable[[int], Awaitable[list[Event]]], seq: int) -> AsyncGenerator[Event]:

@@ -107,8 +107,7 @@ async def run_command(
             return await _collect(stream, max_output)
         finally:
             sender.cancel()
-            with contextlib.suppress(asyncio.CancelledError, UnavailableError):
-                await sender
+            await asyncio.gather(sender, return_exceptions=True)
     finally:
         await stream.aclose()
 

@@ -106,6 +106,8 @@ class Instance:
     observed: Observed = Observed()
     placement_reason: str = ""
     """Why it could not be placed yet: the filters' own words."""
+    routed_version: int | None = None
+    """The routes version from which on edges send it requests; None while it never was in the routes."""
     unrouted_version: int | None = None
     """The routes version from which on no edge sends it new requests; None while it is routed or never was."""
     drain_since: float | None = None

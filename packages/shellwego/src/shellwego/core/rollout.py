@@ -4,9 +4,10 @@ Theory. A plan is one step, made again whenever something was reported or some t
 steps. `core.course` says which release is the target, `core.slots` brings each process there, and what is left here is the
 way out of instances (drain, then stop), and the judgement of the deployment that runs.
 
-A deployment *is done* when every wanted instance is ready and everything else was told to stop. It *fails* when an instance
-of the new content fails for good (its node has spent the retries), or at its deadline while not all of the new is ready.
-Draining never fails it: that is bounded by itself. Outside deployments failed instances are replaced, ever more slowly.
+A deployment *is done* when every wanted instance is ready, the edges send it requests, and everything else was told to
+stop. It *fails* when an instance of the new content fails for good (its node has spent the retries), or at its deadline
+while not all of the new is ready. Draining and new routes never fail it: they are bounded by themselves. Outside deployments
+failed instances are replaced, ever more slowly.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from dataclasses import dataclass, replace
 
 from shellwego.core.changes import Aim, Change, Forget, Lose, MoveDeployment, Start, Stop, after, move_deployment
 from shellwego.core.course import Course, all_ready, slot_facts, steer, wanted_of
-from shellwego.core.deployments import Deployment, DeploymentState
+from shellwego.core.deployments import Deployment, DeploymentState, Stage
 from shellwego.core.instances import Desired, Instance, OwnerKind, Phase
 from shellwego.core.progress import label, progress
 from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
-from shellwego.core.routes import Drainage, drained
+from shellwego.core.routes import Arrival, Drainage, arrived, drained, service_port
 from shellwego.core.slots import DRAINABLE, plan_slots, remove
 
 __all__ = ["ImageFacts", "RolloutFacts", "RolloutPlan", "plan_rollout"]
@@ -50,7 +51,9 @@ def plan_rollout(facts: RolloutFacts, now: float) -> RolloutPlan:
     if facts.app.deleting:
         return _plan_deletion(facts, lost, now)
     course = steer(facts, now)
-    step = _join(_finish(facts), _drain(facts, now), _fill(facts, course, now))
+    arrivals = _arrivals(facts, course, now)
+    waited = _Step(times=tuple(arrival.until for arrival in arrivals))
+    step = _join(_finish(facts), _drain(facts, now), _fill(facts, course, now), waited)
     judged = _judge(facts, course, step, now)
     due = [moment for moment in (*step.times, *course.deadlines) if moment is not None and moment > now]
     return RolloutPlan(changes=(*lost, *step.changes, *course.moves, *judged), next_at=min(due, default=None))
@@ -114,6 +117,16 @@ def _join(*steps: _Step) -> _Step:
     )
 
 
+def _arrivals(facts: RolloutFacts, course: Course, now: float) -> list[Arrival]:
+    """Of a running deployment: what the edges do not serve yet of the target's ready instances."""
+    release = course.target.release
+    if course.running is None or release is None:
+        return []
+    ready = [i for i in facts.instances if i.phase is Phase.HEALTHY and i.desired is Desired.SERVE]
+    routed = [i for i in ready if course.target.matches(i) and service_port(release.config, i.process)]
+    return [arrival for i in routed if not (arrival := arrived(i, facts.edges, now)).done]
+
+
 def _judge(facts: RolloutFacts, course: Course, step: _Step, now: float) -> list[Change]:
     """What follows for the running deployment and the app's aim."""
     changes: list[Change] = []
@@ -151,6 +164,9 @@ def _move_running(facts: RolloutFacts, course: Course, running: Deployment, step
         cut_connections=running.cut_connections + sum(stop.cut for stop in stops),
     )
     if all_ready(replace(facts, instances=tuple(seen)), course) and _only_target_left(seen, course):
+        pending = _arrivals(facts, course, now)
+        if pending:
+            return replace(move, stage=Stage.SHIFTING, reason=min(arrival.reason for arrival in pending))
         silent = sorted({edge for stop in stops for edge in stop.silent_edges})
         reason = f"without the edge {', '.join(silent)}, which is silent" if silent else ""
         return replace(move, state=DeploymentState.SUCCEEDED, reason=reason)

@@ -110,6 +110,32 @@ def drained(instance: Instance, edges: Sequence[Edge], drain_timeout_s: float, n
     return Drainage(done=True, cut=sessions, silent=tuple(sorted(edge.name for edge in behind)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """Whether the edges send requests to an instance."""
+
+    done: bool
+    reason: str = ""
+    """What is waited for."""
+    until: float | None = None
+    """When time alone ends the waiting."""
+
+
+def arrived(instance: Instance, edges: Sequence[Edge], now: float) -> Arrival:
+    """Whether a healthy instance with a service is served by every edge that holds its lease at `now`.
+
+    As with draining, an edge that does not confirm is left behind after `EDGE_TIMEOUT_S`.
+    """
+    give_up = instance.phase_since + EDGE_TIMEOUT_S
+    held = [edge for edge in edges if edge.lease_until > now]
+    version = instance.routed_version
+    behind = [edge for edge in held if version is None or edge.applied_version < version]
+    if not behind or now >= give_up:
+        return Arrival(done=True)
+    reason = f"waits for the edge {_names(behind)} to apply the new routes"
+    return Arrival(done=False, reason=reason, until=_soonest(give_up, behind))
+
+
 def _soonest(moment: float, confirmed: Iterable[Edge]) -> float:
     """The moment, or the end of the first lease: what an edge confirmed counts no longer than that."""
     return min([moment, *(edge.lease_until for edge in confirmed)])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 RING_BYTES = 64 * 1024
@@ -52,10 +53,9 @@ class Tail:
 
     async def ended(self, timeout_s: float) -> None:
         """Return at the end of the stream, or after `timeout_s`."""
-        try:
-            await asyncio.wait_for(self._ended.wait(), timeout_s)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._ended.wait()
 
     def close(self) -> None:
         """Stop reading; what was read stays. Idempotent."""

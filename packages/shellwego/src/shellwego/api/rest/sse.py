@@ -7,7 +7,6 @@ stream ends when the client leaves, when the server stops, or when the token no 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -62,8 +61,7 @@ async def _kept_alive(messages: AsyncGenerator[bytes], context: Context) -> Asyn
         left: list[asyncio.Future[Any]] = [stopping] if pending is None else [pending, stopping]
         for task in left:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ShellWeGoError):
-                await task
+        await asyncio.gather(*left, return_exceptions=True)
         await messages.aclose()
 
 

@@ -1,8 +1,9 @@
 """The routes loop: numbers the route table.
 
-It compares each app's route with the one it last saw. Where one differs, or an instance drains that has no number yet, the
-counter rises in the transaction that gives those instances the new number as their `unrouted_version`: whoever applies that
-version has a table without them, because a table is read together with its number. One loop numbers; everybody may read.
+It compares each app's route with the one it last saw. Where one differs, or an instance entered or left that has no number
+for it yet, the counter rises in the transaction that gives those instances the new number as their `routed_version` or
+`unrouted_version`: whoever applies that version has a table with, or without, them, because a table is read together with
+its number. One loop numbers; everybody may read.
 
 After a start nothing is known, so the number rises once, and every edge looks once.
 """
@@ -70,15 +71,17 @@ class RoutesLoop:
         return {
             id_
             for id_ in app_ids
-            if id_ not in self._known or _route(tx, id_) != self._known[id_] or _unnumbered(tx, id_)
+            if id_ not in self._known or _route(tx, id_) != self._known[id_] or _leaving(tx, id_) or _entering(tx, id_)
         }
 
 
 def _number(unit: Unit, app_ids: set[str]) -> dict[str, Route | None]:
     version = unit.tx.next(ROUTES_COUNTER)
     for app_id in app_ids:
-        for instance in _unnumbered(unit.tx, app_id):
-            unit.tx.instances.update(replace(instance, unrouted_version=version))
+        leaving = [replace(instance, unrouted_version=version) for instance in _leaving(unit.tx, app_id)]
+        entering = [replace(instance, routed_version=version) for instance in _entering(unit.tx, app_id)]
+        for instance in (*leaving, *entering):
+            unit.tx.instances.update(instance)
             unit.hint(subjects.app(app_id))
     unit.hint(subjects.ROUTES)
     return {app_id: _route(unit.tx, app_id) for app_id in app_ids}
@@ -89,7 +92,14 @@ def _route(tx: Transaction, app_id: str) -> Route | None:
     return route_of(route_facts(tx, app)) if app else None
 
 
-def _unnumbered(tx: Transaction, app_id: str) -> list[Instance]:
+def _entering(tx: Transaction, app_id: str) -> list[Instance]:
+    """Instances in the route that no version was given to."""
+    route = _route(tx, app_id)
+    rows = [tx.instances.get(endpoint.instance_id) for endpoint in route.endpoints] if route else []
+    return [instance for instance in rows if instance is not None and instance.routed_version is None]
+
+
+def _leaving(tx: Transaction, app_id: str) -> list[Instance]:
     """Draining instances that no version was given to."""
     draining = tx.instances.select(
         eq("app_id", app_id), eq("desired", Desired.DRAIN.value), within("phase", LIVE_PHASES)

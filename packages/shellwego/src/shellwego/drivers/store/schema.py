@@ -157,6 +157,7 @@ TABLES: Mapping[str, Table] = {
             _text("phase"),
             _json("observed"),
             _text("placement_reason"),
+            Column("routed_version", BigInteger, nullable=True),
             Column("unrouted_version", BigInteger, nullable=True),
             _time("drain_since", nullable=True),
             _time("created_at"),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 
 import structlog
 
@@ -163,5 +162,4 @@ class MemoryStreams:
         """Break every stream of a node, as a lost connection does."""
         for served in list(self._served.get(node_id, ())):
             await served.cut()
-            with suppress(asyncio.CancelledError):
-                await served.task
+            await asyncio.wait([served.task])

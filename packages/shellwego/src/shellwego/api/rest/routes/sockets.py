@@ -178,5 +178,6 @@ async def _watch(context: Context, access: Access) -> None:
     while not context.stopping.is_set():
         await context.authenticator.refresh(access.principal)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(context.stopping.wait(), _CHECK_TOKEN_S)
+            async with asyncio.timeout(_CHECK_TOKEN_S):
+                await context.stopping.wait()
     raise UnavailableError("server-stopping", "the server stops; come again")

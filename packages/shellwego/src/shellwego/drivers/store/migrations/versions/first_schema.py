@@ -226,6 +226,7 @@ def upgrade() -> None:
         sa.Column("phase", sa.Text(), nullable=False),
         sa.Column("observed", sa.Text(), nullable=False),
         sa.Column("placement_reason", sa.Text(), nullable=False),
+        sa.Column("routed_version", sa.BigInteger(), nullable=True),
         sa.Column("unrouted_version", sa.BigInteger(), nullable=True),
         sa.Column("drain_since", sa.Double(), nullable=True),
         sa.Column("created_at", sa.Double(), nullable=False),
