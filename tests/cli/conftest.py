@@ -1,0 +1,29 @@
+"""A machine of one's own for each test: no context, no project file, nothing from the caller's environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.cli_world import HandMadeApi, Machine
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    for name in [name for name in os.environ if name.startswith("SHELLWEGO_")]:
+        monkeypatch.delenv(name)
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return Machine(tmp_path / "home")
+
+
+@pytest.fixture
+def api(machine: Machine) -> Iterator[HandMadeApi]:
+    """An API by hand, which is the machine's current context."""
+    with HandMadeApi().running() as running:
+        machine.context("here", running.url, token="pat_here")
+        yield running

@@ -1,0 +1,202 @@
+"""How commands end: the exit code of each refusal, what is said and where, and what a deployment's end means."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from shellwego.client.generated import (
+    Accepted,
+    AppList,
+    AppView,
+    DeploymentView,
+    InstanceList,
+    InstanceView,
+    LogLineView,
+    LogList,
+    Pagination,
+)
+from tests.cli.cli_world import HandMadeApi, Machine, view
+
+SWG = [sys.executable, "-c", "from shellwego.main import main; main()"]
+APPS = "/v1/apps"
+DEPLOYMENTS = "/v1/apps/shop/deployments"
+DEPLOY = ("deploy", "-a", "shop", "-i", "x")
+
+
+@pytest.mark.parametrize(
+    ("status", "problem", "code"),
+    [
+        (400, "malformed", 2),
+        (401, "unauthenticated", 3),
+        (403, "forbidden", 3),
+        (404, "not-found", 4),
+        (409, "conflict", 5),
+        (412, "stale", 5),
+        (413, "body-too-large", 2),
+        (422, "invalid", 2),
+        (429, "quota", 7),
+        (500, "internal", 1),
+        (503, "unavailable", 1),
+        (503, "no-capacity", 6),
+        (409, "no-capacity", 6),
+    ],
+)
+def test_a_refusal_ends_with_the_code_of_its_kind(
+    machine: Machine, api: HandMadeApi, status: int, problem: str, code: int
+) -> None:
+    fields = [
+        {"field": "name", "code": "x", "message": "it went wrong"},
+        {"field": "memory", "code": "x", "message": "too small"},
+    ]
+    api.refuse("GET", APPS, status, problem, resolution="Do this.", errors=fields)
+    ended = machine.swg("apps", "ls", "--json")
+    assert (ended.code, ended.out) == (code, "")
+    assert ended.err == "Error: it went wrong\n  memory: too small\n  → Do this.\n  trace id: f00d\n"
+
+
+@pytest.mark.parametrize("status", [404, 502])
+def test_an_answer_of_something_else_is_no_refusal_of_the_api(machine: Machine, api: HandMadeApi, status: int) -> None:
+    api.answer("GET", APPS, b"<html>", status=status)
+    ended = machine.swg("apps", "ls")
+    assert ended.code == 1
+    assert f"HTTP {status}, and not from the API" in ended.err
+
+
+def test_a_platform_that_is_down_is_told_with_its_url(machine: Machine) -> None:
+    machine.context("gone", "http://127.0.0.1:1")
+    ended = machine.swg("apps", "ls")
+    assert ended.code == 1
+    assert "the API at http://127.0.0.1:1 cannot be reached" in ended.err
+    assert "swg doctor" in ended.err
+
+
+def deployment(state: str, **fields: object) -> DeploymentView:
+    finished = state not in ("pending", "in_progress")
+    return view(DeploymentView, id="dep_1", state=state, finished=finished, release=2, wait_timeout=5.0, **fields)
+
+
+@pytest.mark.parametrize(
+    ("state", "reason_code", "code"),
+    [
+        ("succeeded", "", 0),
+        ("rolled_back", "check-failed", 8),
+        ("failed", "wait-timeout", 8),
+        ("failed", "no-capacity", 6),
+        ("superseded", "", 8),
+        ("cancelled", "", 8),
+    ],
+)
+def test_a_deployment_is_followed_to_its_end(
+    machine: Machine, api: HandMadeApi, state: str, reason_code: str, code: int
+) -> None:
+    api.answer("POST", DEPLOYMENTS, deployment("pending", stage="admission"), status=202)
+    end = deployment(state, stage="checking", reason="because", reason_code=reason_code, log_tail=["last words"])
+    api.answer("GET", f"{DEPLOYMENTS}/dep_1/wait", deployment("in_progress", stage="starting", reason="boots"), end)
+    api.answer("GET", "/v1/apps/shop", view(AppView, name="shop", url="http://shop.localhost"))
+    ended = machine.swg(*DEPLOY, "--json")
+    assert ended.code == code
+    assert "admission" in ended.err
+    assert "starting   boots" in ended.err
+    if code:
+        assert "Error: stage checking: because\nthe last lines of its output:\n  | last words\n" in ended.err
+        assert ended.out == ""
+    else:
+        assert json.loads(ended.out)["url"] == "http://shop.localhost"
+
+
+def test_a_deployment_that_never_ends_is_given_up(machine: Machine, api: HandMadeApi) -> None:
+    late = view(DeploymentView, id="dep_1", state="in_progress", wait_timeout=-100.0)
+    api.answer("POST", DEPLOYMENTS, late, status=202)
+    assert machine.swg(*DEPLOY).code == 124
+
+
+def test_quiet_says_nothing_but_the_result(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("POST", DEPLOYMENTS, deployment("succeeded"), status=202)
+    api.answer("GET", "/v1/apps/shop", view(AppView, name="shop", url="http://shop.localhost"))
+    ended = machine.swg(*DEPLOY, "-q", "--output", "name")
+    assert (ended.code, ended.out, ended.err) == (0, "dep_1\n", "")
+
+
+def test_what_cannot_be_undone_needs_yes_where_nobody_can_be_asked(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps/shop", view(AppView, id="app_1", name="shop"))
+    ended = machine.swg("apps", "destroy", "shop")
+    assert ended.code == 2
+    assert "Add --yes." in ended.err
+    assert {asked.method for asked in api.asked} == {"GET"}
+    api.answer("DELETE", "/v1/apps/app_1", view(Accepted), status=202)
+    assert machine.swg("apps", "destroy", "shop", "--yes", "--detach").code == 0
+
+
+def test_a_stop_waits_until_nothing_lives(machine: Machine, api: HandMadeApi) -> None:
+    app = view(AppView, id="app_1", name="shop", state="stopped")
+    api.answer("POST", "/v1/apps/shop/actions/stop", view(Accepted, app=app), status=202)
+    api.answer("GET", "/v1/apps/app_1/wait", app)
+    none = InstanceList(data=[], pagination=view(Pagination))
+    one = InstanceList(data=[view(InstanceView)], pagination=view(Pagination))
+    api.answer("GET", "/v1/apps/app_1/instances", one, one, none)
+    assert machine.swg("apps", "stop", "shop").code == 0
+    assert [asked.path for asked in api.asked].count("/v1/apps/app_1/instances") == 3
+
+
+def test_logs_and_detached_runs_are_one_document_with_json(machine: Machine, api: HandMadeApi) -> None:
+    lines = [view(LogLineView, text=text) for text in ("one", "two")]
+    api.answer("GET", "/v1/apps/shop/logs", LogList(data=lines))
+    assert [line["text"] for line in json.loads(machine.swg("logs", "-a", "shop", "--json").out)] == ["one", "two"]
+    api.answer("POST", "/v1/apps/shop/runs", view(InstanceView, id="ins_1"), status=202)
+    run = ("run", "-a", "shop", "--detach")
+    assert machine.swg(*run, "true").out == "ins_1\n"
+    assert json.loads(machine.swg(*run, "--json", "true").out)["id"] == "ins_1"
+
+
+def test_an_app_cannot_drive_the_terminal_of_who_reads_its_log(machine: Machine, api: HandMadeApi) -> None:
+    line = view(
+        LogLineView, text="\x1b]0;title\x07 \x1b[31mred\x1b[0m \x1b[2J\r", process="web", instance_id="ins_abcdef"
+    )
+    api.answer("GET", "/v1/apps/shop/logs", LogList(data=[line]))
+    shown = machine.swg("logs", "-a", "shop").out
+    assert not {"\x07", "\r", "\x1b"} & set(shown)
+    assert "red" in shown
+
+
+def test_an_interrupted_command_ends_with_130_and_leaves_the_deployment(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("POST", DEPLOYMENTS, deployment("pending"), status=202)
+    api.answer("GET", f"{DEPLOYMENTS}/dep_1/wait", deployment("in_progress"))
+    process = subprocess.Popen(
+        [*SWG, *DEPLOY],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "XDG_CONFIG_HOME": str(machine.home)},
+    )
+    deadline = time.monotonic() + 20
+    while not any("wait" in asked.path for asked in api.asked) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (130, "")
+    assert "the deployment goes on without us; see: swg status -a shop" in err
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_goes_away_ends_a_command_in_silence(machine: Machine, api: HandMadeApi) -> None:
+    apps = [view(AppView, name=f"app-{number}") for number in range(2000)]
+    api.answer("GET", APPS, AppList(data=apps, pagination=view(Pagination)))
+    process = subprocess.Popen(
+        [*SWG, "apps", "ls"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "XDG_CONFIG_HOME": str(machine.home)},
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(20) == 1
