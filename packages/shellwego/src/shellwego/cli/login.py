@@ -35,7 +35,8 @@ def login(session: Session, url: str, name: str, ca_file: str | None) -> None:
     name = name or (urlsplit(url).hostname or "").replace(".", "-") or "local"
     known = session.known_contexts
     client.token = _token()
-    user = client.get_user()
+    with client:
+        user = client.get_user()
     context = Context(name=name, api_url=url, token=client.token, ca_file=client.ca_file)
     save(session.config_path, known.put(context, make_current=True))
     session.say(f"logged in as {user.email}; context {name} is current")

@@ -1,0 +1,103 @@
+"""The tree of commands: each has a help, takes what all take, and costs nothing before it is called."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import pytest
+
+from shellwego.cli.root import COMMANDS
+from shellwego.main import HOST_COMMANDS
+from tests.cli.cli_world import Machine, commands
+
+ALL = dict(commands())
+SHARED = {"--app", "--project", "--config", "--context", "--output", "--json", "--quiet", "--yes", "--no-color"}
+LOCAL = {("up",), ("doctor",), ("completion",)}
+"""Commands about this machine, which speak to no app."""
+PROMISED = [
+    "up",
+    "login",
+    "logout",
+    "whoami",
+    "deploy",
+    "plan",
+    "status",
+    "scale",
+    "releases",
+    "rollback",
+    "logs",
+    "exec",
+    "console",
+    "run",
+    "events",
+    "doctor",
+    "completion",
+    "apps.ls",
+    "apps.create",
+    "apps.show",
+    "apps.destroy",
+    "apps.start",
+    "apps.stop",
+    "apps.restart",
+    "env.ls",
+    "env.set",
+    "env.unset",
+    "env.import",
+    "images.ls",
+    "images.pull",
+    "images.load",
+    "images.rm",
+    "vms.ls",
+    "vms.show",
+    "nodes.ls",
+    "nodes.show",
+]
+
+
+def test_every_promised_command_is_there() -> None:
+    assert {tuple(name.split(".")) for name in PROMISED} <= ALL.keys()
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_command_helps(machine: Machine, words: tuple[str, ...]) -> None:
+    for flag in ("-h", "--help"):
+        ended = machine.swg(*words, flag)
+        assert (ended.code, ended.err) == (0, "")
+        assert ended.out.startswith(f"Usage: swg {' '.join(words)}")
+    assert ALL[words].help
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_command_takes_the_shared_options(words: tuple[str, ...]) -> None:
+    command = ALL[words]
+    options = {text for parameter in command.params for text in parameter.opts}
+    if not isinstance(command, click.Group) and words not in LOCAL:
+        assert options >= SHARED
+
+
+def test_the_one_line_helps_name_what_exists(machine: Machine) -> None:
+    listed = machine.swg("-h").out
+    for name, (_target, text) in {**HOST_COMMANDS, **COMMANDS}.items():
+        assert f"  {name} " in listed
+        assert text in listed
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_that_calls_us(machine: Machine, shell: str) -> None:
+    ended = machine.swg("completion", shell)
+    assert ended.code == 0
+    assert "_SWG_COMPLETE" in ended.out
+
+
+def test_help_imports_the_root_alone() -> None:
+    code = (
+        "import sys\nfrom shellwego.main import main\nsys.argv = ['swg', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(sorted(name for name in sys.modules if name.partition('.')[0] == 'shellwego'), file=sys.stderr)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stderr.strip() == str(
+        ["shellwego", "shellwego.cli", "shellwego.cli.failure", "shellwego.cli.root", "shellwego.main"]
+    )

@@ -1,0 +1,174 @@
+"""Where a command takes its values from, which is decided before anything is sent; and each wrong source has its message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shellwego.client.generated import AppList, AppView, Pagination, UserView
+from tests.cli.cli_world import HandMadeApi, Machine, view
+
+EMPTY = AppList(data=[], pagination=view(Pagination))
+
+
+def project_file(text: str) -> None:
+    Path("shellwego.toml").write_text(text)
+
+
+def test_an_app_is_named_by_flag_then_environment_then_project_file(machine: Machine, api: HandMadeApi) -> None:
+    for name in ("flag", "variable", "file"):
+        api.answer("GET", f"/v1/apps/{name}", view(AppView, name=name))
+    project_file('app = "file"')
+    sources = (("-a", "flag"), {"SHELLWEGO_APP": "variable"})
+    assert machine.swg("apps", "show", *sources[0], "--output", "name", **sources[1]).out == "flag\n"
+    assert machine.swg("apps", "show", "--output", "name", **sources[1]).out == "variable\n"
+    assert machine.swg("apps", "show", "--output", "name").out == "file\n"
+    Path("shellwego.toml").unlink()
+    ended = machine.swg("apps", "show")
+    assert ended.code == 2
+    assert "Which app? Give -a APP" in ended.err
+
+
+def test_a_project_is_named_by_flag_then_environment_then_context(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps", EMPTY)
+    machine.context("here", api.url, project="of-context")
+    machine.swg("apps", "ls", "-p", "flag", SHELLWEGO_PROJECT="variable")
+    machine.swg("apps", "ls", SHELLWEGO_PROJECT="variable")
+    machine.swg("apps", "ls")
+    found = [asked.query.split("project=")[1].split("&")[0] for asked in api.asked]
+    assert found == ["flag", "variable", "of-context"]
+
+
+def test_a_context_is_named_by_flag_then_environment_then_the_current_one(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/user", view(UserView))
+    for name in ("first", "second", "third"):
+        machine.context(name, api.url, token=f"pat_{name}")
+    machine.swg("whoami", "--context", "first", SHELLWEGO_CONTEXT="second")
+    machine.swg("whoami", SHELLWEGO_CONTEXT="second")
+    machine.swg("whoami")
+    machine.swg("whoami", SHELLWEGO_TOKEN="pat_variable")
+    tokens = [asked.headers["Authorization"].removeprefix("Bearer pat_") for asked in api.asked]
+    assert tokens == ["first", "second", "third", "variable"]
+
+
+def test_the_environment_alone_is_enough(machine: Machine) -> None:
+    with HandMadeApi().running() as api:
+        api.answer("GET", "/v1/apps", EMPTY)
+        assert machine.swg("apps", "ls", SHELLWEGO_API_URL=api.url, SHELLWEGO_TOKEN="pat_x\n").code == 0
+        assert api.asked[0].headers["Authorization"] == "Bearer pat_x"
+
+
+def test_the_form_of_output_is_named_by_flag_then_environment(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps", EMPTY)
+    assert machine.swg("apps", "ls", "--json", SHELLWEGO_OUTPUT="yaml").out == "[]\n"
+    assert machine.swg("apps", "ls", SHELLWEGO_OUTPUT="json").out == "[]\n"
+    ended = machine.swg("apps", "ls")
+    assert (ended.out, ended.err) == ("", "no apps yet: swg apps create NAME\n")
+
+
+def test_without_a_context_the_way_to_one_is_told(machine: Machine) -> None:
+    ended = machine.swg("apps", "ls")
+    assert ended.code == 3
+    assert "swg up" in ended.err
+    assert "swg login --url URL" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        ("a = [", 1, "config.toml"),
+        ("\xff", 1, "config.toml"),
+        ("contexts = 1", 1, "[contexts] is not a table"),
+        ("[contexts.x]\ntoken = 'a'", 1, "context 'x' has no api_url"),
+        ("[contexts.x]\napi_url = 'http://x'", 2, "no context is current"),
+        ("current = 'x'\n[contexts.x]\napi_url = 'frob'", 2, "not the URL of an API: 'frob'"),
+        ("current = 'x'\n[contexts.x]\napi_url = 'http://x:abc'", 2, "not the URL of an API"),
+        ("current = 'x'\n[contexts.x]\napi_url = 'http://[::1'", 2, "not the URL of an API"),
+        ("current = 'x'\n[contexts.x]\napi_url = 'https://x'\nca_file = '/nothing'", 2, "there is no file /nothing"),
+        ("current = 'x'\n[contexts.x]\napi_url = 'http://x'\ntoken = \"a\\nb\"", 2, "characters that no token has"),
+    ],
+)
+def test_a_broken_context_file_is_named_with_its_fault(machine: Machine, text: str, code: int, message: str) -> None:
+    machine.config.parent.mkdir(parents=True)
+    machine.config.write_bytes(text.encode("latin-1"))
+    ended = machine.swg("apps", "ls")
+    assert (ended.code, ended.out) == (code, "")
+    assert message in ended.err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("app = [", "shellwego.toml: "), ("app = 3", "app is not a text"), ("\xff", "shellwego.toml: ")],
+)
+def test_a_broken_project_file_is_named(machine: Machine, api: HandMadeApi, text: str, message: str) -> None:
+    Path("shellwego.toml").write_bytes(text.encode("latin-1"))
+    ended = machine.swg("status")
+    assert ended.code == 2
+    assert message in ended.err
+    assert api.asked == []
+
+
+def test_a_login_is_saved_readable_by_its_owner_alone_and_only_when_the_token_is_good(machine: Machine) -> None:
+    with HandMadeApi().running() as api:
+        api.refuse("GET", "/v1/user", 401)
+        assert machine.swg("login", "--url", api.url, stdin="pat_bad").code == 3
+        assert not machine.config.exists()
+        api.answer("GET", "/v1/user", view(UserView, email="me@x"))
+        ended = machine.swg("login", "--url", api.url, "--name", "mine", stdin="pat_good\n")
+        assert (ended.code, ended.out, ended.err) == (0, "", "logged in as me@x; context mine is current\n")
+        assert machine.config.stat().st_mode & 0o777 == 0o600
+        assert machine.swg("whoami", "--output", "name").out == "me@x\n"
+        assert api.asked[-1].headers["Authorization"] == "Bearer pat_good"
+        assert machine.swg("logout").code == 0
+        assert machine.swg("whoami").code == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin"),
+    [
+        (("--url", "frob"), "pat_x"),
+        (("--url", "http://x:abc"), "pat_x"),
+        (("--url", "http://127.0.0.1:1"), ""),
+        (("--url", "http://127.0.0.1:1"), "a\nb"),
+        (("--url", "https://x", "--ca-file", "/nothing"), "pat_x"),
+        ((), "pat_x"),
+    ],
+)
+def test_a_login_that_makes_no_sense_is_a_mistake_of_use(
+    machine: Machine, arguments: tuple[str, ...], stdin: str
+) -> None:
+    assert machine.swg("login", *arguments, stdin=stdin).code == 2
+    assert not machine.config.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("frob",), "No such command 'frob'."),
+        (("aps",), "Did you mean 'apps'?"),
+        (("apps", "create"), "Missing argument 'NAME'"),
+        (("deploy", "-a", "x", "--port", "99999"), "not in the range"),
+        (("deploy", "-a", "x", "--port", "abc"), "'abc' is not"),
+        (("deploy", "-a", "x", "--wait-timeout", "-1"), "not in the range"),
+        (("deploy", "-a", "x", "-e", "A"), "'A' is not NAME=VALUE"),
+        (("deploy", "-a", "x", "--strategy", "hope"), "'hope' is not one of"),
+        (("scale", "-a", "x"), "Nothing to change"),
+        (("scale", "-a", "x", "web=many"), "'web=many' is not PROCESS=COUNT"),
+        (("scale", "-a", "x", "=1"), "'=1' is not PROCESS=COUNT"),
+        (("logs", "-a", "x", "--since", "yesterday"), "is not an age"),
+        (("env", "import", "-a", "x"), "no variables to import"),
+        (("console", "-a", "x"), "the console needs a terminal"),
+        (("images", "load", "x", "/nothing"), "No such file"),
+        (("completion", "ksh"), "'ksh' is not one of"),
+        (("apps", "ls", "--output", "xml"), "'xml' is not one of"),
+        (("apps", "ls", "--context", "nobody"), "there is no context 'nobody'"),
+    ],
+)
+def test_a_mistake_of_use_ends_with_2_before_anything_is_sent(
+    machine: Machine, api: HandMadeApi, arguments: tuple[str, ...], message: str
+) -> None:
+    ended = machine.swg(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert message in ended.err
+    assert api.asked == []
