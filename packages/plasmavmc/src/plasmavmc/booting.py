@@ -35,7 +35,7 @@ class BootReport(Protocol):
     """Told as the boot goes on."""
 
     def step(self, name: str) -> None:
-        """What is done now: `image`, `disks`, `network`, `boot`."""
+        """What is done now: `image`, `disks` (and network), `boot`."""
 
     def attached(self, ipv4: IPv4Address) -> None:
         """The VM has this address."""
@@ -86,15 +86,25 @@ class Boot:
                 parts.images.hold(self._spec.image, self._key)
                 undo.callback(parts.images.release, self._key)
                 self._report.step("disks")
-                disks = await self._disks(image.rootfs, undo, descriptors)
-                self._report.step("network")
-                attachment = await self._attach(undo, descriptors)
+                disks, attachment = await self._prepare(image.rootfs, undo, descriptors)
                 self._report.step("boot")
                 async with parts.boot_slot(backend.capabilities.acceleration):
                     booted = await self._spawn(backend, disks, attachment, undo)
                     await self._await_ready(backend, booted, image.config, attachment)
                 undo.pop_all()
         return booted
+
+    async def _prepare(
+        self, rootfs: Path, undo: AsyncExitStack, descriptors: ExitStack
+    ) -> tuple[tuple[DiskPlan, ...], Attachment | None]:
+        """Disks and network side by side: neither needs the other, and a cold start waits for both."""
+        disks = asyncio.create_task(self._disks(rootfs, undo, descriptors))
+        try:
+            attachment = await self._attach(undo, descriptors)
+            return await disks, attachment
+        finally:
+            disks.cancel()
+            await asyncio.wait([disks])
 
     async def _disks(self, rootfs: Path, undo: AsyncExitStack, descriptors: ExitStack) -> tuple[DiskPlan, ...]:
         storage = self._parts.storage

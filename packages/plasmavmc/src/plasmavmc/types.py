@@ -184,7 +184,7 @@ class VmStatus:
     """One line for people: why it failed or stopped. Empty while all is well."""
     reason_code: str = ""
     """Stable code of the reason: `exited`, `oom`, `boot-timeout`, `vmm-died`, `digest-mismatch` …; while it is being
-    prepared, the step it is at: `image`, `disks`, `network`, `boot`."""
+    prepared, the step it is at: `image`, `disks` (and network), `boot`."""
     permanent: bool = False
     """It failed in a way that another attempt would fail too: unknown command, image refused."""
     exit_code: int | None = None

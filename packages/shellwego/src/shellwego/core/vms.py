@@ -25,7 +25,7 @@ class VmView:
     phase: VmPhase
     address: str = ""
     detail: str = ""
-    """While preparing: `image`, `disks`, `network`, `boot`."""
+    """While preparing: `image`, `disks` (and network), `boot`."""
     asked: bool = False
     """It ended, or ends, because we stopped it."""
     exit_code: int | None = None
