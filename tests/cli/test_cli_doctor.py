@@ -1,0 +1,132 @@
+"""`swg doctor`: each thing that is not well has its line and its remedy, and a failure its exit code."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shellwego.boot import hostchecks
+from shellwego.boot.findings import Finding, State
+from shellwego.boot.platformchecks import check_platform
+from shellwego.boot.settings import UpSettings
+from shellwego.boot.up import up_settings
+from shellwego.client.generated import BackendView, NodeList, NodeView, Pagination, UserView, VersionView
+from shellwego.core.errors import InvalidError
+from tests.cli.cli_world import HandMadeApi, Machine, view
+
+
+def node(**fields: object) -> NodeView:
+    ready = view(BackendView, name="kvm", status="ready", acceleration="kvm")
+    return view(NodeView, **{"name": "one", "health": "ready", "scheduling": "open", "backends": [ready], **fields})
+
+
+def well(api: HandMadeApi, *nodes: NodeView) -> None:
+    api.answer("GET", "/v1/version", view(VersionView, version="1.2"))
+    api.answer("GET", "/v1/user", view(UserView, email="me@x"))
+    api.answer("GET", "/v1/nodes", NodeList(data=list(nodes), pagination=view(Pagination)))
+
+
+def states(found: list[Finding]) -> list[tuple[str, str]]:
+    return [(finding.check, finding.state.value) for finding in found]
+
+
+def test_a_platform_that_is_well_has_no_warning(machine: Machine, api: HandMadeApi) -> None:
+    well(api, node())
+    found = check_platform(machine.config, "")
+    assert states(found) == [(check, "ok") for check in ("context", "api", "token", "node one")]
+
+
+@pytest.mark.parametrize(
+    ("seen", "state", "words"),
+    [
+        (node(health="down"), State.FAIL, "down"),
+        (node(scheduling="draining"), State.WARN, "takes no new instances"),
+        (node(warnings=["it is slow"]), State.WARN, "it is slow"),
+        (
+            node(backends=[view(BackendView, name="kvm", status="failed", reason="no program")]),
+            State.FAIL,
+            "no program",
+        ),
+        (node(backends=[]), State.FAIL, "no backend"),
+    ],
+)
+def test_a_node_that_is_not_well_is_told(
+    machine: Machine, api: HandMadeApi, seen: NodeView, state: State, words: str
+) -> None:
+    well(api, seen)
+    worst = next(finding for finding in check_platform(machine.config, "") if finding.state is not State.OK)
+    assert worst.state is state
+    assert words in worst.message
+
+
+def test_what_a_failed_check_makes_pointless_is_left_out(machine: Machine, api: HandMadeApi) -> None:
+    well(api)
+    assert states(check_platform(machine.config, ""))[-1] == ("nodes", "fail")
+    api.refuse("GET", "/v1/user", 401)
+    assert states(check_platform(machine.config, ""))[-1] == ("token", "fail")
+    machine.context("gone", "http://127.0.0.1:1")
+    assert states(check_platform(machine.config, ""))[-1] == ("api", "fail")
+    assert states(check_platform(machine.config, "nobody")) == [("context", "fail")]
+
+
+def test_a_context_file_that_others_can_read_is_a_warning(machine: Machine, api: HandMadeApi) -> None:
+    well(api, node())
+    machine.config.chmod(0o644)
+    (first, *_) = check_platform(machine.config, "")
+    assert (first.state, first.remedy) == (State.WARN, f"chmod 600 {machine.config}")
+
+
+def test_a_fresh_machine_has_no_platform_and_that_is_no_failure(machine: Machine) -> None:
+    (only,) = check_platform(machine.config, "")
+    assert only.state is State.WARN
+    assert "swg up" in only.remedy
+
+
+def test_an_empty_cache_fails_and_says_how_to_fill_it(tmp_path: Path) -> None:
+    found = {each.check: each for each in hostchecks.check_host(replace(UpSettings(), cache=tmp_path))}
+    assert found["guest"].state is State.FAIL
+    assert "scripts/setup" in found["guest"].remedy
+    assert found["disk"].state is not State.FAIL
+
+
+def test_a_full_disk_fails() -> None:
+    (disk,) = (each for each in hostchecks.check_host(UpSettings(data_dir=Path("/proc/x"))) if each.check == "disk")
+    assert disk.state is State.FAIL
+    assert "--data-dir" in disk.remedy
+
+
+def test_json_is_one_document_and_a_failure_ends_with_1(machine: Machine, api: HandMadeApi, tmp_path: Path) -> None:
+    well(api, node())
+    ended = machine.swg("doctor", "--json", SHELLWEGO_CACHE=str(tmp_path))
+    document = json.loads(ended.out)
+    assert (ended.code, ended.err, document["ok"]) == (1, "", False)
+    assert {"check": "token", "state": "ok", "message": "it is me@x's", "remedy": ""} in document["checks"]
+    shown = machine.swg("doctor", "-q", SHELLWEGO_CACHE=str(tmp_path))
+    assert shown.code == 1
+    assert "fail  guest" in shown.out
+    assert "→ Run: scripts/setup" in shown.out
+    assert "ok  " not in shown.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"http_port": 0}, "--http-port: 0"),
+        ({"http_port": 65536}, "--http-port: 65536"),
+        ({"http_port": 7080}, "must differ"),
+        ({"domain": "a..b"}, "--domain"),
+        ({"domain": "-a"}, "--domain"),
+        ({"api_listen": "192.0.2.1"}, "without TLS"),
+        ({"api_cert": Path("x")}, "go together"),
+        ({"http_port": "many"}, "SHELLWEGO_HTTP_PORT: 'many'"),
+        ({"keep_vms": "maybe"}, "SHELLWEGO_KEEP_VMS: 'maybe'"),
+        ({"colour": "red"}, "unknown settings: colour"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(machine: Machine, flags: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidError, match=words):
+        up_settings(flags)
+    assert machine.swg("up", "--http-port", "0").code == 2
