@@ -50,6 +50,7 @@ IN_FLIGHT = 8
 """One request on each of the connections of a `Load`: as many may be lost with a VM."""
 PAIR, CHATTY = "pair", "chatty"
 APPS = (PAIR, CHATTY)
+AWAY_S = 10
 SERIALS = itertools.count(1, 1_000_000)
 HELPER, CHILD = 0, 1
 CGROUP_ROOTS = [Path("/sys/fs/cgroup", name) for name in ("", "memory", "cpu", "pids")]
@@ -151,8 +152,8 @@ def test_a_killed_platform_interrupts_nobody_and_its_next_start_adopts_everythin
         time.sleep(1)
         written = log_numbers(platform, CHATTY, "chatter")[-1]
         kill_platform(platform)
-        until_gone = time.monotonic() + 10
-        while time.monotonic() < until_gone:
+        back = time.monotonic() + AWAY_S
+        while time.monotonic() < back:
             assert fetch(platform, CHATTY)[0] == 200
             time.sleep(0.2)
         assert qemu_processes(platform.key) == before.vmms
