@@ -99,7 +99,8 @@ def test_a_deployment_is_followed_to_its_end(
     api.answer("POST", DEPLOYMENTS, deployment("pending", stage="admission"), status=202)
     end = deployment(state, stage="checking", reason="because", reason_code=reason_code, log_tail=["last words"])
     api.answer("GET", f"{DEPLOYMENTS}/dep_1/wait", deployment("in_progress", stage="starting", reason="boots"), end)
-    api.answer("GET", "/v1/apps/shop", view(AppView, name="shop", url="http://shop.localhost"))
+    app = view(AppView, name="shop", url="http://shop.localhost", running={"web": 1} if state != "failed" else {})
+    api.answer("GET", "/v1/apps/shop", app)
     ended = machine.swg(*DEPLOY, "--json")
     assert ended.code == code
     assert "admission" in ended.err
@@ -107,6 +108,8 @@ def test_a_deployment_is_followed_to_its_end(
     if code:
         assert "Error: stage checking: because\nthe last lines of its output:\n  | last words\n" in ended.err
         assert ended.out == ""
+        assert ("goes on serving" in ended.err) == (state in ("rolled_back", "cancelled"))
+        assert ("Nothing of the app serves now." in ended.err) == (state == "failed")
     else:
         assert json.loads(ended.out)["url"] == "http://shop.localhost"
 

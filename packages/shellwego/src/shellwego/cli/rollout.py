@@ -53,7 +53,7 @@ def follow(session: Session, app: str, deployment: DeploymentView) -> Deployment
             session.say(f"{deployment.cut_connections} connections were cut when the drain time-out ran out")
         return deployment
     progress.done(f"v{deployment.release} {deployment.state.replace('_', ' ')}", good=False)
-    raise _failure(deployment)
+    raise _failure(deployment, serves=bool(session.client.get_app(app, project=session.project).running))
 
 
 def _ended(session: Session, app: str, deployment: DeploymentView, progress: StageProgress) -> DeploymentView:
@@ -68,12 +68,14 @@ def _ended(session: Session, app: str, deployment: DeploymentView, progress: Sta
     return deployment
 
 
-def _failure(deployment: DeploymentView) -> Failure:
+def _failure(deployment: DeploymentView, *, serves: bool) -> Failure:
     lines = [f"stage {deployment.stage}: {deployment.reason or deployment.state}"]
     if deployment.log_tail:
         lines += ["the last lines of its output:", *(f"  | {line}" for line in deployment.log_tail[-20:])]
+    before = "The release before goes on serving." if serves else "Nothing of the app serves now."
     ends = {
-        "rolled_back": "The release before goes on serving.",
+        "rolled_back": before,
+        "failed": before,
         "superseded": "A newer deployment took over; see: swg status",
         "cancelled": "It was cancelled; the last good release goes on serving.",
     }
