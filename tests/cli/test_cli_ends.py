@@ -45,7 +45,7 @@ DEPLOY = ("deploy", "-a", "shop", "-i", "x")
         (500, "internal", 1),
         (503, "unavailable", 1),
         (503, "no-capacity", 6),
-        (409, "no-capacity", 6),
+        (422, "cannot-be-placed", 6),
     ],
 )
 def test_a_refusal_ends_with_the_code_of_its_kind(

@@ -39,7 +39,7 @@ class Failure(click.ClickException):
 
 def exit_code(status: int, code: str) -> int:
     """The exit code for a problem of the API, by its status and stable code."""
-    if code == "no-capacity":
+    if code in ("no-capacity", "cannot-be-placed"):
         return NO_CAPACITY
     if code == "unknown":
         return FAILED  # not an answer of our API, so its status means nothing here

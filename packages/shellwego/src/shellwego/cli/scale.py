@@ -11,9 +11,10 @@ from shellwego.cli.session import Session, shared
 
 @click.command()
 @click.argument("counts", nargs=-1, metavar="[PROCESS=COUNT]...")
-@click.option("--process", metavar="NAME", help="The process that --memory and --cpu are for. [web]")
+@click.option("--process", metavar="NAME", help="The process that --memory, --cpu and --disk are for. [web]")
 @click.option("--memory", metavar="SIZE", help="Memory of each instance, such as 512m or 1gb.")
 @click.option("--cpu", metavar="CPU", help="CPU of each instance, such as 500m (half a core) or 2.")
+@click.option("--disk", metavar="SIZE", help="Writable space of each instance, such as 512m or 4gb.")
 @click.option("--detach", is_flag=True, help="Return at once.")
 @shared
 def scale(
@@ -22,6 +23,7 @@ def scale(
     process: str | None,
     memory: str | None,
     cpu: str | None,
+    disk: str | None,
     detach: bool,
 ) -> None:
     """Change how many instances run (`web=3`, or just `3`), and how large they are.
@@ -31,9 +33,9 @@ def scale(
     from shellwego.client.generated import ScaleBody, SizeBody  # noqa: PLC0415
 
     wanted = dict(_count(text) for text in counts)
-    sizes = {process or "web": SizeBody(memory=memory, cpu=cpu)} if memory or cpu else {}
+    sizes = {process or "web": SizeBody(memory=memory, cpu=cpu, disk=disk)} if memory or cpu or disk else {}
     if not wanted and not sizes:
-        raise click.UsageError("Nothing to change: give PROCESS=COUNT, --memory or --cpu.")
+        raise click.UsageError("Nothing to change: give PROCESS=COUNT, --memory, --cpu or --disk.")
     accepted = session.client.scale_app(session.app, ScaleBody(counts=wanted, sizes=sizes), project=session.project)
     if accepted.deployment_id and not detach:
         deployment = session.client.get_deployment(session.app, accepted.deployment_id, project=session.project)

@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from shellwego.core.admission import admit
 from shellwego.core.apps import MIB, AppConfig, Check, CheckKind, Process, RestartPolicy, Service
 from shellwego.core.errors import FieldError, InvalidError
+from shellwego.core.nodes import Node
 
 PROCESS_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -125,11 +127,17 @@ def check_config(config: AppConfig) -> None:
     refuse("config-refused", faults)
 
 
-def refuse(code: str, faults: tuple[FieldError, ...]) -> None:
+def refuse(code: str, faults: tuple[FieldError, ...], *, resolution: str = "") -> None:
     """Raise one error for all the faults, if there are any."""
     if faults:
         first = faults[0]
-        raise InvalidError(code, f"{first.field}: {first.message}", errors=faults)
+        raise InvalidError(code, f"{first.field}: {first.message}", resolution=resolution, errors=faults)
+
+
+def refuse_unplaceable(config: AppConfig, nodes: Iterable[Node]) -> None:
+    """Raise an error for what no node could ever run."""
+    resolution = "Ask for less (scale --memory, --cpu, --disk), or give a node more room."
+    refuse("cannot-be-placed", admit(config, nodes), resolution=resolution)
 
 
 def _process_faults(config: AppConfig) -> Iterator[FieldError]:

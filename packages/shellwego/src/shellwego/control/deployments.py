@@ -10,12 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from shellwego.control.apps import announce, configure, save
-from shellwego.control.config import ConfigWish, merge, refuse
+from shellwego.control.config import ConfigWish, merge, refuse, refuse_unplaceable
 from shellwego.control.images import ChosenImage, note_image, require_image
 from shellwego.control.releases import find_release, freeze, newest_release, release_before
 from shellwego.control.scopes import missing
 from shellwego.control.unit import Unit
-from shellwego.core.admission import admit
 from shellwego.core.apps import App, AppConfig, Release, Service
 from shellwego.core.deployments import FINISHED, STRATEGIES, Deployment, DeploymentState, Stage
 from shellwego.core.errors import ConflictError, FieldError, InvalidError
@@ -70,7 +69,7 @@ def plan_config(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage 
     if image is not None and not config.services and len(image.exposed_ports) == 1:
         service = Service(process=config.processes[0].name, port=image.exposed_ports[0])
         config = merge(config, ConfigWish(services=(service,)))
-    refuse("cannot-be-placed", admit(config, tx.nodes.select()))
+    refuse_unplaceable(config, tx.nodes.select())
     return Planned(config, _known_digest(tx, app) if image is None else image.digest)
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from shellwego.control.apps import announce
-from shellwego.control.config import check_command, refuse
+from shellwego.control.config import check_command, refuse, refuse_unplaceable
 from shellwego.control.deployments import refuse_deleting
 from shellwego.control.images import require_image
 from shellwego.control.instances import LIVE_PHASES, find_instance
 from shellwego.control.scopes import missing
 from shellwego.control.unit import Unit
-from shellwego.core.admission import admit
 from shellwego.core.apps import MIB, App, Process, Release
 from shellwego.core.errors import ConflictError, FieldError, QuotaError
 from shellwego.core.instances import Desired, Instance, OwnerKind
@@ -46,7 +45,7 @@ def create_run(unit: Unit, app: App, wish: RunWish) -> Instance:
     check_command(wish.command)
     release = _release(unit.tx, app)
     process = _process(release, wish)
-    refuse("cannot-be-placed", admit(replace(release.config, processes=(process,)), unit.tx.nodes.select()))
+    refuse_unplaceable(replace(release.config, processes=(process,)), unit.tx.nodes.select())
     running = unit.tx.instances.count(eq("app_id", app.id), eq("owner", OwnerKind.RUN), within("phase", LIVE_PHASES))
     if running >= MAX_RUNS:
         raise QuotaError("too-many-runs", f"an app has at most {MAX_RUNS} one-off commands at a time")
