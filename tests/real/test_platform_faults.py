@@ -6,6 +6,7 @@ The tests share one platform and leave it as they found it: running, with every 
 from __future__ import annotations
 
 import ctypes
+import http.client
 import itertools
 import os
 import signal
@@ -296,17 +297,22 @@ def test_vms_kept_at_a_graceful_end_are_adopted(platform: Platform) -> None:
     assert not load.journal.failed, told(load.journal.failed)
 
 
+def answers(platform: Platform, app: str) -> bool:
+    """Whether a request is answered; one that the dying HAProxy had accepted is reset."""
+    try:
+        return fetch(platform, app)[0] == 200
+    except (OSError, http.client.HTTPException):
+        return False
+
+
 def test_a_killed_haproxy_is_rebuilt_at_once_from_the_last_routes(platform: Platform) -> None:
     master = haproxy_master(platform)
     assert master is not None
     killed = time.monotonic()
     os.kill(master, signal.SIGKILL)
     until(lambda: not arguments_of(master), "it is dead", within_s=1)
-    status, _ = fetch(platform, PAIR)
-    took = time.monotonic() - killed
-    print(f"the first request after the kill was answered after {took:.2f} s")
-    assert status == 200
-    assert took < 3
+    until(lambda: answers(platform, PAIR), "the edge answers again", within_s=3)
+    print(f"requests were answered again {time.monotonic() - killed:.2f} s after the kill")
     assert haproxy_master(platform) not in (None, master)
     assert fetch(platform, CHATTY)[0] == 200
 
