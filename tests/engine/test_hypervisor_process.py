@@ -66,7 +66,7 @@ def zombie() -> Iterator[ProcessId]:
 async def test_usage_is_that_of_the_process_and_nothing_after_its_end() -> None:
     process = watch(ReapingHost(), "import time; time.sleep(60)")
     async with asyncio.timeout(10):
-        while usage_of(process.id).memory_rss_bytes < 100_000:  # in the midst of its exec it has no memory at all
+        while usage_of(process.id).memory_rss_bytes < 100_000:  # noqa: ASYNC110 - amid its exec it has no memory at all
             await asyncio.sleep(0.01)
     await process.kill()
     assert usage_of(process.id) == VmUsage()
