@@ -14,7 +14,7 @@ exec /usr/bin/qemu-system-x86_64 -name floor -nodefaults -no-user-config -no-reb
     -blockdev "driver=raw,node-name=d0,file.driver=file,file.filename=$ROOT,file.locking=off,read-only=on" \
     -device virtio-blk-device,drive=d0 \
     -blockdev "driver=raw,node-name=d1,file.driver=file,file.filename=$LAYER,file.locking=off,discard=unmap,file.discard=unmap" \
-    -device virtio-blk-device,drive=d1 \
+    -device virtio-blk-device,drive=d1,werror=report \
     -netdev "tap,id=n0,ifname=$TAP,script=no,downscript=no" -device "virtio-net-device,netdev=n0,mac=$MAC" \
     -device virtio-serial-device \
     -chardev "socket,id=c0,path=$DIR/ctl,server=on,wait=off" -device virtserialport,chardev=c0,name=ctl,nr=1 \

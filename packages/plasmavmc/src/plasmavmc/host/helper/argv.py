@@ -46,6 +46,7 @@ _DEVICE_KEYS = (
     rf"|(share-rw|write-cache|config-wce|discard|mq|packed|event_idx|indirect_desc|csum|gso|disable-legacy|disable-modern"
     rf"|deflate-on-oom|free-page-reporting|iommu_platform|ctrl_vq|guest_csum|guest_tso4|guest_tso6|guest_ecn|guest_ufo"
     rf"|host_tso4|host_tso6|host_ecn|host_ufo|mrg_rxbuf)={_SWITCH}|serial=[A-Za-z0-9_-]{{1,20}}"
+    r"|werror=(report|stop|enospc|ignore)|rerror=(report|stop|ignore)"
 )
 _BLOCK_KEYS = re.compile(
     rf"(driver|file\.driver)=(raw|file)|(node-name|file\.node-name|file)={_ID}|(file\.)?filename={_FDSET}"

@@ -8,6 +8,8 @@ The sandbox is not here: the host adds it, so that no caller can leave it out.
 Traps (QEMU 7.2):
 - Devices on virtio-mmio are found by the guest in the order of the command line; disks come first to be vda, vdb, ….
 - `-drive file=/dev/fdset/N` refuses a read-write disk with one O_RDWR descriptor; `-blockdev` takes it.
+- A write that finds the host's disk full stops the whole VM, for good (`werror=enospc` is the default). So it is reported:
+  the guest's write fails, and an app that needs no disk goes on.
 - `fd=` on a tap forbids `ifname`, `script` and `vnet_hdr`.
 - Debian's kernel needs `acpi=on` (it cannot take devices from its command line) and, without KVM's clock, the frequency
   of the TSC: under load nine of ten boots hung calibrating it. `tsc_early_khz` must be the host's true value.
@@ -152,11 +154,12 @@ def _kernel(machine: QemuMachine) -> tuple[str, ...]:
 
 def _disk(index: int, disk: DiskPlan) -> tuple[str, ...]:
     access = "read-only=on" if disk.read_only else "discard=unmap,file.discard=unmap"
+    on_error = "" if disk.read_only else ",werror=report"
     file = f"file.driver=file,file.filename=/dev/fdset/{index},file.locking=off"
     return (
         *("-add-fd", f"fd=@{disk_name(index)}@,set={index}"),
         *("-blockdev", f"driver=raw,node-name=d{index},{file},{access}"),
-        *("-device", f"virtio-blk-device,drive=d{index}"),
+        *("-device", f"virtio-blk-device,drive=d{index}{on_error}"),
     )
 
 

@@ -55,7 +55,7 @@ def open_sqlite(path: Path, clock: Clock) -> SqliteStore:
     except OSError as error:
         raise UnavailableError("store-unavailable", f"cannot open {path}: {error.strerror}") from error
     except (DBAPIError, sqlite3.Error) as error:
-        raise _unavailable(error) from error
+        raise _unavailable(error, f"the database {path}") from error
     return SqliteStore(path, clock)
 
 
@@ -82,13 +82,13 @@ def _violated_key(error: IntegrityError) -> list[str]:
     return [column.partition(".")[2] for column in columns.split(", ")]
 
 
-def _unavailable(error: Exception) -> UnavailableError:
+def _unavailable(error: Exception, what: str = "the database") -> UnavailableError:
     cause = error.orig if isinstance(error, DBAPIError) else error
     if getattr(cause, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
         return UnavailableError(
             "disk-full", "the disk of the platform's database is full", resolution="Free space; nothing was lost."
         )
-    return UnavailableError("store-unavailable", f"the database does not answer: {cause}")
+    return UnavailableError("store-unavailable", f"{what} does not answer: {cause}")
 
 
 def _is_outage(error: BaseException) -> bool:
