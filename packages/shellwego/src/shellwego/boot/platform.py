@@ -12,7 +12,7 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -114,6 +114,7 @@ class Platform:
         async with AsyncExitStack() as stack:
             link = HostLink(self.handover.link)
             stack.callback(link.close)
+            stack.push_async_exit(_undo(link))
             api_socket = await link.listen(self.settings.api_listen, self.settings.api_port)
             clock, bus = SystemClock(), MemoryBus()
             store = open_sqlite(self._directory("db") / "state.db", clock)
@@ -247,6 +248,17 @@ class Platform:
             blobs=self._directory("blobs"),
             version=version("shellwego"),
         )
+
+
+def _undo(link: HostLink) -> Callable[..., Coroutine[None, None, None]]:
+    """After a start that failed, takes away what it made; the helper refuses that while VMs of an earlier life run."""
+
+    async def undo(kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            with suppress(ShellWeGoError):
+                await link.dismantle()
+
+    return undo
 
 
 def _known(unit: Unit, token: str) -> bool:
