@@ -124,6 +124,17 @@ def test_a_console_is_raw_tells_its_size_and_leaves_the_terminal_as_it_was(machi
         assert termios.tcgetattr(terminal.ours) == before
 
 
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_console_that_is_ended_leaves_the_terminal_as_it_was(machine: Machine, number: signal.Signals) -> None:
+    with on_terminal(machine, "console", "-a", "shop") as (terminal, process):
+        before = termios.tcgetattr(terminal.ours)
+        wait_for(lambda: termios.tcgetattr(terminal.ours) != before)
+        process.send_signal(number)
+        assert process.wait(20) == 128 + number
+        assert termios.tcgetattr(terminal.ours) == before
+
+
 def test_following_a_log_ends_with_130_at_an_interrupt(machine: Machine, running: Running) -> None:
     process = subprocess.Popen(
         [*SWG, "events", "-f"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(machine)
