@@ -108,10 +108,16 @@ class Story:
     def scale(self) -> None:
         tell("scale to 3")
         show(self.platform.swg("scale", "-a", APP, "web=3"))
-        names = {fetch(self.platform.http_port)[1].split(" on ")[-1] for _ in range(30)}
+        answered: set[str] = set()
+        wait_until(lambda: self._gather(answered) >= 3, 15, "answers from three microVMs")
         show(self.platform.swg("status", "-a", APP))
         expect(len(qemu_processes(self.platform.key)) >= 3, "three microVMs run")
-        expect(len(names) >= 1, "requests are spread over the instances")
+        expect(len(answered) == 3, "requests are spread over the three instances")
+
+    def _gather(self, answered: set[str]) -> int:
+        """Ask once more; how many microVMs have answered so far."""
+        answered.add(fetch(self.platform.http_port)[1].split(" on ")[-1])
+        return len(answered)
 
     def logs_and_exec(self) -> None:
         tell("logs and exec")

@@ -58,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         match url.path:
             case "/":
-                self.answer(200, f"Hello from {VERSION} on {socket.gethostname()}, release {release()}\n")
+                self.answer(200, f"Hello from {VERSION} on {machine()}, release {release()}\n")
             case "/healthz":
                 self.answer(500 if MODE == "sick" else 200, "sick\n" if MODE == "sick" else "ok\n")
             case "/counter":
@@ -86,6 +86,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+def machine() -> str:
+    """Which microVM answers; replicas share their host name."""
+    return os.environ.get("SHELLWEGO_VM_ID") or socket.gethostname()
 
 
 def release() -> str:
