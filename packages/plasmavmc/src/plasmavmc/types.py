@@ -158,6 +158,16 @@ class VmSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ForkIdentity:
+    """What a copy of a running VM does not share with its origin. Address, time and entropy are always its own."""
+
+    vm_id: str
+    name: str
+    hostname: str = ""
+    """Empty: the name."""
+
+
+@dataclass(frozen=True, slots=True)
 class VmHandle:
     """Enough to find a running VM again after a restart. A reused pid is told apart by `start_time`."""
 
