@@ -59,6 +59,9 @@ class FakeNode:
     facts: NodeFacts = field(default_factory=node_facts)
     exits: set[str] = field(default_factory=set)
     sick: set[str] = field(default_factory=set)
+    failing: set[str] = field(default_factory=set)
+    """Instances whose checks fail after they had passed."""
+    boots_fail: bool = False
     silent: bool = False
     node_id: str = ""
     epoch: int = 0
@@ -82,14 +85,7 @@ class FakeNode:
         told = await self.uplink.assignments(self.node_id)
         self.epoch = max(self.epoch, told.epoch)
         now = self.clock.monotonic()
-        health = {
-            vm.vm_id: Health(
-                vm_id=vm.vm_id,
-                verdict=Verdict.WAITING if self.images[vm.vm_id] in self.sick else Verdict.PASSING,
-                reason="connection refused" if self.images[vm.vm_id] in self.sick else "",
-            )
-            for vm in self.vms.values()
-        }
+        health = {vm.vm_id: self._check(vm) for vm in self.vms.values()}
         look = converge(told.items, self.vms.values(), self.memories, health, now)
         self.memories = dict(look.memories)
         self.sequence += 1
@@ -112,11 +108,18 @@ class FakeNode:
                 case _:
                     del self.vms[action.vm_id]
 
+    def _check(self, vm: VmView) -> Health:
+        if vm.instance_id in self.failing:
+            return Health(vm_id=vm.vm_id, verdict=Verdict.FAILING, reason="connection refused")
+        if self.images[vm.vm_id] in self.sick:
+            return Health(vm_id=vm.vm_id, verdict=Verdict.WAITING, reason="connection refused")
+        return Health(vm_id=vm.vm_id, verdict=Verdict.PASSING)
+
     def _boot(self, order: RunVm) -> None:
         self.boots += 1
         digest = self.images[order.vm_id] = order.workload.image_digest
         view = VmView(vm_id=order.vm_id, instance_id=order.instance_id, attempt=order.attempt, phase=VmPhase.RUNNING)
-        if digest in self.exits:
+        if digest in self.exits or self.boots_fail:
             view = replace(
                 view,
                 phase=VmPhase.ENDED,

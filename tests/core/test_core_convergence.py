@@ -159,6 +159,16 @@ def test_three_ends_of_a_workload_that_exits_at_once_cost_little_beside_the_boot
     assert host.seen.address == ""
 
 
+def test_an_instance_has_the_address_of_a_vm_only_while_that_lives() -> None:
+    host = Host()
+    host.act()
+    host.look()
+    assert host.seen.address == "10.64.0.2"
+    host.end()
+    host.look()
+    assert (host.seen.phase, host.seen.address) == (Phase.STARTING, "")
+
+
 def test_a_failed_instance_is_tried_no_more_and_keeps_its_vm_as_evidence() -> None:
     host = Host()
     host.run_until_quiet()

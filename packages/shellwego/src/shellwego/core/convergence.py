@@ -229,12 +229,13 @@ def _complaint(observed: Observed, health: Health) -> Observed:
 
 def _observed(memory: Memory, vm: VmView | None, phase: Phase, *, detail: str = "") -> Observed:
     """Reason and exit code are those of the last end, until an attempt is healthy."""
-    end = _end_of(vm) if vm is not None and vm.phase is VmPhase.ENDED else memory.last
+    ended = vm is None or vm.phase is VmPhase.ENDED
+    end = _end_of(vm) if vm is not None and ended else memory.last
     return Observed(
         phase=phase,
         attempt=memory.attempt,
         vm_id=vm.vm_id if vm else "",
-        address=vm.address if vm and phase not in (Phase.STOPPED, Phase.FAILED) else "",
+        address="" if vm is None or ended else vm.address,
         reason=end.reason if end else "",
         reason_code=end.reason_code if end else "",
         exit_code=end.exit_code if end else None,

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from shellwego.control.facts import ROUTES_COUNTER, route_facts
+from shellwego.control.facts import ROUTES_COUNTER, lingering, route_facts
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.lease import Lease
 from shellwego.control.loops.schedule import Schedule
@@ -89,7 +89,7 @@ def _number(unit: Unit, app_ids: set[str]) -> dict[str, Route | None]:
 
 def _route(tx: Transaction, app_id: str) -> Route | None:
     app = tx.apps.get(app_id)
-    return route_of(route_facts(tx, app)) if app else None
+    return route_of(route_facts(tx, app, lingering(tx))) if app else None
 
 
 def _entering(tx: Transaction, app_id: str) -> list[Instance]:
