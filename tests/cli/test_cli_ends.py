@@ -158,6 +158,21 @@ def test_logs_and_detached_runs_are_one_document_with_json(machine: Machine, api
     assert json.loads(machine.swg(*run, "--json", "true").out)["id"] == "ins_1"
 
 
+@pytest.mark.parametrize(
+    ("reason_code", "code", "ends"),
+    [("exited", 3, 3), ("no-such-command", 127, 127), ("oom", 137, 137), ("vmm-died", None, 1)],
+)
+def test_a_run_ends_with_its_code_and_any_end_but_its_own_is_explained(
+    machine: Machine, api: HandMadeApi, reason_code: str, code: int | None, ends: int
+) -> None:
+    over = view(InstanceView, id="ins_1", phase="failed", exit_code=code, reason_code=reason_code, reason="because")
+    api.answer("POST", "/v1/apps/shop/runs", over, status=202)
+    api.refuse("GET", "/v1/apps/shop/logs", 409, "no-logs")
+    ended = machine.swg("run", "-a", "shop", "-q", "nonsense")
+    assert (ended.code, ended.err) == (ends, "" if reason_code == "exited" else "Error: because\n")
+    assert "its output cannot be read: it went wrong" in machine.swg("run", "-a", "shop", "nonsense").err
+
+
 def test_an_app_cannot_drive_the_terminal_of_who_reads_its_log(machine: Machine, api: HandMadeApi) -> None:
     line = view(
         LogLineView, text="\x1b]0;title\x07 \x1b[31mred\x1b[0m \x1b[2J\r", process="web", instance_id="ins_abcdef"

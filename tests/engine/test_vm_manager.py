@@ -60,6 +60,7 @@ async def test_a_command_that_does_not_exist_fails_for_good(rig: EngineRig) -> N
     manager = rig.manager()
     vm = await run(manager, rig, "missing", until=VmState.FAILED)
     assert (vm.status.reason_code, vm.status.permanent) == ("no-such-command", True)
+    assert vm.status.exit_code == 127
     assert rig.vmms.living() == frozenset()
 
 

@@ -27,6 +27,7 @@ import structlog
 from plasmavmc.booting import Boot
 from plasmavmc.errors import GuestError, ImageError, InvalidSpecError, PlasmaError, WorkloadError
 from plasmavmc.guest.api import (
+    NOT_EXECUTED,
     GuestChannel,
     GuestEvent,
     GuestExited,
@@ -189,7 +190,8 @@ class Machine:
             self._settle(VmState.STOPPED, "stopped", "stopped while it was starting")
         except PlasmaError as error:
             permanent = isinstance(error, (ImageError, InvalidSpecError, WorkloadError))
-            self._settle(VmState.FAILED, error.code, str(error), permanent=permanent)
+            exit_code = NOT_EXECUTED.get(error.code) if isinstance(error, WorkloadError) else None
+            self._settle(VmState.FAILED, error.code, str(error), exit_code=exit_code, permanent=permanent)
         except Exception as error:
             log.exception("vm boot broke", vm=self.spec.id)
             self._settle(VmState.FAILED, "engine-defect", f"internal error: {type(error).__name__}")

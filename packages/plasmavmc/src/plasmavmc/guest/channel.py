@@ -196,8 +196,7 @@ class SocketGuestChannel:
                 session.started.set_result(None)
             case FrameType.EXEC_REFUSED:
                 del self._sessions[frame.stream]
-                failed = decode_failed(frame)
-                session.broke(GuestError(f"exec-{failed.code}", failed.message))
+                session.heard_refusal(decode_failed(frame))
             case FrameType.EXEC_OUTPUT:
                 session.heard_output(ExecOutput(*decode_exec_output(frame)), frame.cost)
             case FrameType.CREDIT:
@@ -282,12 +281,13 @@ class SocketGuestChannel:
 
         Raises:
             InvalidSpecError: the request cannot be said.
-            GuestError: `exec-…` where the guest refuses; `exec-timeout`; the channel ended.
+            GuestError: `exec-…` where the guest refuses for another reason than that it cannot execute the command;
+                `exec-timeout`; the channel ended.
         """
         self._check_open()
         request = encode_exec(spec)
         stream = self._next_stream()
-        session = SocketExecSession(stream, self._write, self._drain)
+        session = SocketExecSession(stream, self._write, self._drain, terminal=spec.terminal is not None)
         self._sessions[stream] = session
         self._write(encode(FrameType.EXEC_START, request, stream=stream))
         try:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _pass_through = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 _OVER = "stopped,failed,lost"
+_BY_ITSELF = "exited"
+"""The reason code of a command that ended by itself; every other end is worth a word."""
 
 
 @click.command("exec", context_settings=_pass_through)
@@ -93,8 +95,9 @@ def run(session: Session, process: str | None, memory: str | None, detach: bool,
     except KeyboardInterrupt:
         session.client.stop_run(session.app, instance.id, project=session.project)
         raise click.exceptions.Exit(INTERRUPTED) from None
-    if instance.exit_code is None:
-        raise Failure(instance.reason or f"the run ended as {instance.phase}", code=FAILED)
+    if instance.exit_code is None or (instance.reason_code != _BY_ITSELF and instance.reason):
+        code = FAILED if instance.exit_code is None else instance.exit_code
+        raise Failure(instance.reason or f"the run ended as {instance.phase}", code=code)
     raise click.exceptions.Exit(instance.exit_code)
 
 
@@ -114,14 +117,19 @@ def _follow_run(session: Session, instance: InstanceView) -> InstanceView:
 
 
 def _print_output(session: Session, instance: InstanceView) -> None:
+    """All that it writes. How it ended matters more than a log that cannot be read, such as that of a VM that never was."""
     from shellwego.client.streams import open_logs  # noqa: PLC0415
+    from shellwego.client.transport import ApiProblem  # noqa: PLC0415
     from shellwego.wire.streams import RecordKind  # noqa: PLC0415
 
     query = {"project": session.project, "instance": instance.id, "follow": True, "tail": 10_000}
-    with open_logs(session.client, session.app, query) as stream:
-        for record in stream:
-            if record.kind is RecordKind.LOG:
-                _echo(record.payload)
+    try:
+        with open_logs(session.client, session.app, query) as stream:
+            for record in stream:
+                if record.kind is RecordKind.LOG:
+                    _echo(record.payload)
+    except ApiProblem as problem:
+        session.say(f"its output cannot be read: {problem.detail}")
 
 
 def _echo(payload: bytes) -> None:
