@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from plasmavmc.guest.logs import KEPT_S, MAX_LINE, LogStore, VmLog
+from plasmavmc.guest.logs import BUDGET_BYTES, KEPT_S, MAX_LINE, LogStore, VmLog
 from plasmavmc.types import LogLine, LogStream
 
 OUT, ERR = LogStream.STDOUT, LogStream.STDERR
@@ -149,3 +151,34 @@ def test_a_torn_line_is_passed_over(tmp_path: Path, raw: str) -> None:
     with next((tmp_path / "vm").iterdir()).open("a") as segment:
         segment.write(raw + "\n")
     assert texts(log) == ["whole"]
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def test_a_frame_full_of_empty_lines_does_not_hold_up_the_event_loop(tmp_path: Path) -> None:
+    log = make(tmp_path, budget=BUDGET_BYTES)
+    assert cpu_seconds(lambda: log.write(OUT, 0, b"\n" * 60_000)) < 1.0
+    assert len(log.tail(100_000)) == 60_000
+
+
+def test_the_last_lines_of_a_long_log_cost_no_more_than_they_are(tmp_path: Path) -> None:
+    log = make(tmp_path, budget=BUDGET_BYTES)
+    for number in range(50):
+        log.write(OUT, number * 60_000, (b"x" * 59 + b"\n") * 1000)
+    whole = cpu_seconds(lambda: log.tail(1_000_000))
+    assert cpu_seconds(lambda: log.tail(10)) < whole / 10
+
+
+def test_a_tail_spans_segments_and_ends_at_lines_that_are_too_old(tmp_path: Path) -> None:
+    now = 0.0
+    log = VmLog(tmp_path / "vm", clock=lambda: now, budget=8000)
+    for number in range(100):
+        now = float(number)
+        log.write(OUT, number * 10, f"{number:09d}\n".encode())
+    assert len(list((tmp_path / "vm").iterdir())) > 1
+    assert [int(text) for text in texts(log, 60)] == list(range(40, 100))
+    assert [int(line.text) for line in log.tail(60, since=90.0)] == list(range(90, 100))

@@ -43,7 +43,9 @@ EXEC_START_S = 30.0
 _READ = 64 * 1024
 _CONNECT_PAUSE_S = 0.005
 _MAX_EVENTS = 64
-"""Events that are not output, unread. An honest guest has a handful in its life."""
+"""Events that are not output, of one channel. An honest guest has a handful in its life."""
+_MAX_UNKNOWN = 1024
+"""Frames that mean nothing to us, of one channel. Unlike output, no credit holds them back."""
 _LAST_STREAM = 0xFFFF
 _CLOSE_S = 1.0
 
@@ -111,6 +113,7 @@ class SocketGuestChannel:
         self._log_window = Window(self._grant_log)
         self._events: deque[tuple[GuestEvent, int]] = deque()
         self._told = 0
+        self._unknown = 0
         self._changed = asyncio.Event()
         self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sessions: dict[int, SocketExecSession] = {}
@@ -172,7 +175,7 @@ class SocketGuestChannel:
                 self._tell(decode_exited(frame))
                 self._write(encode(FrameType.SEEN_END))
             case _:
-                pass  # a newer guest's word
+                self._pass_over()
 
     def _hear_hello(self, hello: GuestHello) -> None:
         self._configured = hello.configured
@@ -186,6 +189,12 @@ class SocketGuestChannel:
             raise GuestError("bad-frame", "the guest repeats itself without end")
         self._events.append((event, 0))
         self._changed.set()
+
+    def _pass_over(self) -> None:
+        """A newer guest's word; a flood of them is none, and would keep the event loop busy."""
+        self._unknown += 1
+        if self._unknown > _MAX_UNKNOWN:
+            raise GuestError("bad-frame", "the guest says without end what means nothing")
 
     def _hear_session(self, frame: Frame) -> None:
         session = self._sessions.get(frame.stream)
@@ -205,7 +214,7 @@ class SocketGuestChannel:
                 del self._sessions[frame.stream]
                 session.heard_exit(decode_u32(frame) & 0xFF)
             case _:
-                pass  # a newer guest's word
+                self._pass_over()
 
     # Telling
 
@@ -265,8 +274,6 @@ class SocketGuestChannel:
             await self._changed.wait()
         event, cost = self._events.popleft()
         self._log_window.consumed(cost)
-        if not isinstance(event, GuestOutput):
-            self._told -= 1
         return event
 
     async def acknowledge(self, offset: int) -> None:

@@ -79,7 +79,7 @@ class SocketExecSession:
 
     def heard_credit(self, grant: int) -> None:
         self._stdin_credit += grant
-        if self._stdin_credit > STDIN_WINDOW:
+        if grant == 0 or self._stdin_credit > STDIN_WINDOW:
             raise GuestError("bad-frame", "the guest took more input than it was sent")
         self._stdin_room.set()
 
