@@ -57,6 +57,10 @@ def test_a_tar_is_uploaded_in_parts_and_loaded(client: Client) -> None:
     assert (len(arrived), arrived[-1]) == (3, len(tar))
     with pytest.raises(ApiProblem) as error:
         load_image(client, io.BytesIO(b"no tar"), name="x")
+    unread = io.BytesIO(b"not looked at")
+    with pytest.raises(ApiProblem, match="bad name"):
+        load_image(client, unread, name="bad name")
+    assert unread.tell() == 0
     assert error.value.code == "image-archive"
 
 

@@ -1287,11 +1287,16 @@ class Client(Transport):
         """Delete an image; refused while a release that runs needs it."""
         self.send("DELETE", f"/v1/images/{segment(image)}", headers={"Idempotency-Key": idempotency_key})
 
-    def begin_upload(self, *, project: str | None = None, idempotency_key: str | None = None) -> UploadView:
+    def begin_upload(
+        self, *, name: str | None = None, project: str | None = None, idempotency_key: str | None = None
+    ) -> UploadView:
         """Begin to upload a tar (`docker save`, OCI layout). Send its parts with PATCH, and finish with PUT."""
         return decode(
             self.send(
-                "POST", "/v1/images/uploads", query={"project": project}, headers={"Idempotency-Key": idempotency_key}
+                "POST",
+                "/v1/images/uploads",
+                query={"name": name, "project": project},
+                headers={"Idempotency-Key": idempotency_key},
             ),
             UploadView,
         )
@@ -1334,7 +1339,7 @@ class Client(Transport):
         project: str | None = None,
         idempotency_key: str | None = None,
     ) -> LoadedView:
-        """Load the uploaded tar. The answer names the images that it held."""
+        """Load the uploaded tar, under the name given here or at the beginning. The answer names its images."""
         return decode(
             self.send(
                 "PUT",
