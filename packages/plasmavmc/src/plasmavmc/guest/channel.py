@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from plasmavmc.errors import ConflictError, GuestError, UnavailableError
-from plasmavmc.guest.api import ExecOutput, GuestConfig, GuestEvent, GuestHello, GuestOutput
+from plasmavmc.guest.api import ExecOutput, GuestConfig, GuestEvent, GuestHello
 from plasmavmc.guest.framing import MAX_PAYLOAD, NONCE_BYTES, Frame, FrameDecoder, FrameType, encode, sync
 from plasmavmc.guest.messages import (
     decode_exec_output,
