@@ -25,6 +25,9 @@ async def test_an_unknown_path_and_an_unknown_method_are_problems(world: World) 
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json["trace_id"] == answer.headers["x-trace-id"]
         assert answer.json["instance"] == path
+    slash = await world.get("/v1/apps/a/b")
+    assert slash.json["detail"] == "the API has nothing at this path"
+    assert "no slash" in slash.json["resolution"]
 
 
 async def test_the_trace_id_of_the_caller_is_kept(world: World) -> None:

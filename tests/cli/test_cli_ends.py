@@ -16,6 +16,7 @@ from shellwego.client.generated import (
     AppList,
     AppView,
     DeploymentView,
+    ImageList,
     InstanceList,
     InstanceView,
     LogLineView,
@@ -67,6 +68,33 @@ def test_an_answer_of_something_else_is_no_refusal_of_the_api(machine: Machine, 
     ended = machine.swg("apps", "ls")
     assert ended.code == 1
     assert f"HTTP {status}, and not from the API" in ended.err
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "."])
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("apps show NAME", "app"),
+        ("env ls -a NAME", "app"),
+        ("exec -a NAME -- true", "app"),
+        ("nodes show NAME", "node"),
+        ("vms show NAME", "instance"),
+    ],
+)
+def test_what_can_be_no_name_is_not_asked_for(
+    machine: Machine, api: HandMadeApi, words: str, kind: str, name: str
+) -> None:
+    ended = machine.swg(*words.replace("NAME", name).split())
+    assert (ended.code, api.asked) == (2, [])
+    assert f"“{name}” can be neither the name nor the id of the {kind}" in ended.err
+    assert "have no slash" in ended.err
+
+
+def test_an_image_that_is_not_there_is_told_by_its_name(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/images", ImageList(data=[], pagination=view(Pagination)))
+    ended = machine.swg("images", "rm", "registry.example/shop:v1")
+    assert ended.code == 4
+    assert "the project has no image “registry.example/shop:v1”" in ended.err
 
 
 def test_a_platform_that_is_down_is_told_with_its_url(machine: Machine) -> None:

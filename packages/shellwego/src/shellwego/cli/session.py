@@ -234,7 +234,7 @@ class told:
 
 def _failure(error: BaseException | None) -> Failure | None:
     from shellwego.cli.failure import exit_code  # noqa: PLC0415
-    from shellwego.client.transport import ApiProblem, Unreachable  # noqa: PLC0415
+    from shellwego.client.transport import ApiProblem, Unreachable, UnusableName  # noqa: PLC0415
 
     match error:
         case ApiProblem():
@@ -247,6 +247,8 @@ def _failure(error: BaseException | None) -> Failure | None:
                 resolution=error.resolution,
                 trace_id=error.trace_id,
             )
+        case UnusableName():
+            return Failure(str(error), code=USAGE, resolution="Names and ids are not empty and have no slash.")
         case Unreachable():
             return Failure(str(error), code=FAILED, resolution="Is the platform up? On its machine: swg doctor")
         case _:

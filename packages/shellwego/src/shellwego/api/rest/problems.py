@@ -36,6 +36,7 @@ STATUS: Mapping[type[core.ShellWeGoError], int] = {
     core.QuotaError: 429,
     core.UnavailableError: 503,
 }
+_NO_PATH = ("the API has nothing at this path", "Its document lists all paths; a name or id in one has no slash.")
 _HTTP_CODES = {404: "not-found", 405: "method-not-allowed", 413: "body-too-large", 400: "malformed"}
 
 _log = structlog.get_logger(__name__)
@@ -125,7 +126,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         raise error
     status = error.status_code
     code = _HTTP_CODES.get(status, "http-error")
-    return problem(request, status, code, str(error.detail), headers=error.headers)
+    detail, resolution = _NO_PATH if status == 404 else (str(error.detail), "")
+    return problem(request, status, code, detail, resolution=resolution, headers=error.headers)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
