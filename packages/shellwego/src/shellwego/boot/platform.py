@@ -25,6 +25,7 @@ import uvloop
 from shellwego.agent.daemon import Agent
 from shellwego.api.rest.app import create_app
 from shellwego.api.server import ApiServer, Tls
+from shellwego.boot.logs import log_to_stderr
 from shellwego.boot.preflight import Installation
 from shellwego.boot.registries import Login
 from shellwego.boot.settings import UpSettings
@@ -75,7 +76,7 @@ class Handover:
 
 def run_platform(settings: UpSettings, installation: Installation, handover: Handover) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code. Called as the unprivileged user."""
-    _log_to_stderr()
+    log_to_stderr()
     platform = Platform(settings, installation, handover)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -85,19 +86,6 @@ def run_platform(settings: UpSettings, installation: Installation, handover: Han
         if error.resolution:
             print(f"  → {error.resolution}", file=sys.stderr)
         return 1
-
-
-def _log_to_stderr() -> None:
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 @dataclass(slots=True)
