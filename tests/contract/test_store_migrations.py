@@ -155,10 +155,8 @@ async def test_a_newer_schema_is_refused_and_left_alone(path: Path, scripts: Pat
         ("ALTER TABLE users RENAME COLUMN email TO mail", "users.email is missing; users.mail is not known here"),
     ],
 )
-async def test_a_schema_that_only_says_it_is_ours_is_refused_and_left_alone(
-    path: Path, change: str, fault: str
-) -> None:
-    await make_database(path)
+def test_a_schema_that_only_says_it_is_ours_is_refused_and_left_alone(path: Path, change: str, fault: str) -> None:
+    migrate.upgrade(path)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(change)
     before = path.read_bytes()
