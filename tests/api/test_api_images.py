@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from shellwego.api.rest import spool
+from shellwego.api.rest.middleware import MAX_BODY
 from shellwego.drivers.clock.virtual import VirtualClock
 from tests.api.api_world import FOREIGN, VIEWER, Answer, World
 
@@ -47,6 +48,16 @@ async def upload_tar(world: World, data: bytes, part_size: int = 1 << 16, query:
         answer = await send_part(world, upload, data[start : start + part_size], start)
         assert answer.json["offset"] == min(start + part_size, len(data))
     return f"/v1/images/uploads/{upload}?digest=sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+async def test_a_part_that_must_be_held_in_memory_is_bounded_as_every_body(world: World) -> None:
+    """To tell two requests with one key apart, the server reads the whole body first."""
+    path = f"/v1/images/uploads/{(await world.made('/v1/images/uploads'))['id']}"
+    part = b"x" * (MAX_BODY + 1)
+    headers = {"Content-Range": f"bytes 0-{MAX_BODY}/*", "Content-Type": "application/octet-stream"}
+    refused = await world.call("PATCH", path, raw=part, headers={**headers, "Idempotency-Key": "mine"})
+    assert refused.status == 413
+    assert (await world.call("PATCH", path, raw=part, headers=headers)).status == 200
 
 
 async def test_an_uploaded_tar_is_loaded_under_its_names_and_deployed_by_them(world: World) -> None:

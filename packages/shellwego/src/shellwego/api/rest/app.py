@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.types import Lifespan, Scope
 
 from shellwego.api.rest import problems
@@ -117,8 +118,9 @@ def _application(version: str, lifespan: Lifespan[FastAPI] | None) -> FastAPI:
 
 
 def _is_upload(scope: Scope) -> bool:
-    """Parts of an upload are bounded by the spool."""
-    return scope["method"] == "PATCH" and str(scope["path"]).startswith(images.UPLOAD_PATH)
+    """Parts of an upload are bounded by the spool; but one with an idempotency key is held in memory to know it again."""
+    part = scope["method"] == "PATCH" and str(scope["path"]).startswith(images.UPLOAD_PATH)
+    return part and "idempotency-key" not in Headers(scope=scope)
 
 
 def stop(app: FastAPI) -> None:
