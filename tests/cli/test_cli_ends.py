@@ -17,6 +17,7 @@ from shellwego.client.generated import (
     AppView,
     DeploymentView,
     ImageList,
+    ImageView,
     InstanceList,
     InstanceView,
     LogLineView,
@@ -209,6 +210,32 @@ def test_an_app_cannot_drive_the_terminal_of_who_reads_its_log(machine: Machine,
     shown = machine.swg("logs", "-a", "shop").out
     assert not {"\x07", "\r", "\x1b"} & set(shown)
     assert "red" in shown
+
+
+@pytest.mark.parametrize("output", ["table", "json", "yaml", "name"])
+@pytest.mark.parametrize("nasty", ["\x1b]0;title\x07", "\x9b2J", "\u202egnp.exe", "\x90q\x9c", "\rforged"])
+def test_a_reason_that_a_guest_or_registry_wrote_cannot_drive_the_terminal(
+    machine: Machine, api: HandMadeApi, nasty: str, output: str
+) -> None:
+    end = deployment("failed", stage="checking", reason=f"because {nasty}", log_tail=[f"last {nasty} words"])
+    api.answer("POST", DEPLOYMENTS, end, status=202)
+    api.answer("GET", "/v1/apps/shop", view(AppView, name="shop"))
+    failed = machine.swg("deploy", "-a", "shop", "-i", "shop:v2", "--output", output)
+    assert "because" in failed.err
+    assert "words" in failed.err
+    image = view(ImageView, id="img_1", reference="shop:v1", state="failed", reason=f"because {nasty}")
+    api.answer("GET", "/v1/images", ImageList(data=[image], pagination=view(Pagination)))
+    listed = machine.swg("images", "ls", "--output", output)
+    line = view(LogLineView, text=f"said {nasty}", process="web", instance_id="ins_abcdef")
+    api.answer("GET", "/v1/apps/shop/logs", LogList(data=[line]))
+    logged = machine.swg("logs", "-a", "shop", "--output", output)
+    assert not set("\x1b\x07\x9b\x90\x9c\u202e\r") & set(failed.err + listed.out + logged.out)
+
+
+def test_machines_read_what_was_written(machine: Machine, api: HandMadeApi) -> None:
+    line = view(LogLineView, text="\x9b2J \u202e", process="web", instance_id="ins_abcdef")
+    api.answer("GET", "/v1/apps/shop/logs", LogList(data=[line]))
+    assert json.loads(machine.swg("logs", "-a", "shop", "--json").out)[0]["text"] == "\x9b2J \u202e"
 
 
 def test_an_interrupted_command_ends_with_130_and_leaves_the_deployment(machine: Machine, api: HandMadeApi) -> None:

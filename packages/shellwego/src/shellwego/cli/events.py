@@ -8,6 +8,7 @@ import click
 
 from shellwego.cli.output import show
 from shellwego.cli.session import Session, shared
+from shellwego.cli.text import one_line, safe_json
 
 if TYPE_CHECKING:
     from shellwego.client.generated import EventView
@@ -57,6 +58,6 @@ def _print(session: Session, event: EventView) -> None:
     import msgspec  # noqa: PLC0415
 
     if session.output == "json":
-        click.echo(msgspec.json.encode(event).decode())
+        click.echo(safe_json(msgspec.json.encode(event).decode()))
     else:
-        click.echo("  ".join(str(cell) for cell in _row(event).values()))
+        click.echo("  ".join(one_line(str(cell)) for cell in _row(event).values()))

@@ -29,12 +29,14 @@ class Failure(click.ClickException):
         self.trace_id = trace_id
 
     def format_message(self) -> str:
+        from shellwego.cli.text import printable  # noqa: PLC0415 - only after a failure
+
         lines = [self.message]
         if self.resolution:
             lines.append(f"  → {self.resolution}")
         if self.trace_id:
             lines.append(f"  trace id: {self.trace_id}")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 def exit_code(status: int, code: str) -> int:

@@ -11,6 +11,7 @@ from shellwego.cli.failure import FAILED, INTERRUPTED, USAGE, Failure
 from shellwego.cli.output import show_one
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.session import Session, shared
+from shellwego.cli.text import printable
 
 if TYPE_CHECKING:
     from shellwego.client.generated import InstanceView
@@ -137,4 +138,4 @@ def _echo(payload: bytes) -> None:
 
     line = msgspec.msgpack.decode(payload)
     if line.get("stream") != "system":
-        click.echo(line.get("text", ""), err=line.get("stream") == "stderr")
+        click.echo(printable(line.get("text", "")), err=line.get("stream") == "stderr")
