@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from shellwego.core.apps import RestartMode, RestartPolicy
 from shellwego.core.errors import UnavailableError
@@ -237,6 +238,21 @@ async def test_a_cut_uplink_stops_nothing_and_crashed_vms_are_still_replaced(tmp
         one.link.state = LinkState.UP
         await one.clock.until(one.control.is_("stopped"), timeout=5)
         assert one.control.observed["ins_2"].attempt == 2
+
+
+async def test_an_uplink_that_is_cut_for_long_is_told_in_few_lines_and_when_it_is_over(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        await one.clock.advance(1)
+        with capture_logs() as lines:
+            one.link.state = LinkState.CUT
+            await one.clock.advance(300)
+            one.link.state = LinkState.UP
+            await one.clock.advance(30)
+    for step in ("_report", "_fetch"):
+        told = [line for line in lines if line["event"] == "agent.step_failed" and line["step"] == step]
+        assert 5 <= len(told) <= 6
+        (over,) = [line for line in lines if line["event"] == "agent.step_works_again" and line["step"] == step]
+        assert over["failures"] > 50
 
 
 async def test_a_restart_without_the_control_plane_touches_no_vm(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import ShellWeGoError
 from shellwego.core.images import Image, ImageState
+from shellwego.core.troubles import Troubles
 from shellwego.ports.images import ResolvedImage
 from shellwego.ports.store import Transaction, eq, within
 from shellwego.wire import subjects
@@ -43,21 +44,31 @@ class ImagesLoop:
         self._fetching: dict[str, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._known: frozenset[str] | None = None
+        self._troubles = Troubles()
 
     async def run(self) -> None:
         """Look at every hint and on a timer, for ever."""
         try:
             async with contextlib.aclosing(changes(self._control, subjects.IMAGES, _LOOK_AGAIN_S)) as ticks:
                 async for _ in ticks:
-                    try:
-                        await self.step()
-                    except ShellWeGoError as error:
-                        _log.warning("images loop failed and tries again", reason=error.message)
+                    await self._try_step()
         finally:
             tasks = list(self._fetching.values())
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _try_step(self) -> None:
+        """A step, and a word where it fails, or works again."""
+        clock = self._control.clock
+        try:
+            await self.step()
+        except ShellWeGoError as error:
+            if trouble := self._troubles.failed("step", error.message, clock.monotonic()):
+                _log.warning("images.step_failed", reason=error.message, **trouble.fields)
+        else:
+            if trouble := self._troubles.passed("step", clock.monotonic()):
+                _log.info("images.step_works_again", **trouble.fields)
 
     async def step(self) -> None:
         """Begin to fetch what waits, and collect if an image went since the last look."""
