@@ -59,6 +59,23 @@ def test_output_sent_again_after_a_restart_is_stored_once(tmp_path: Path) -> Non
     assert texts(after_restart) == ["one", "two", "error", "three"]
 
 
+def test_output_sent_again_in_another_cut_is_stored_once(tmp_path: Path) -> None:
+    make(tmp_path).write(OUT, 0, b"one\ntwo\n")
+    after_restart = make(tmp_path)
+    after_restart.write(OUT, 4, b"two\nthree\n")
+    after_restart.write(OUT, 0, b"one\ntwo\nthree\nfour\n")
+    assert texts(after_restart) == ["one", "two", "three", "four"]
+
+
+def test_output_sent_again_after_the_channel_broke_is_stored_once(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.write(OUT, 0, b"one\nthr")
+    log.write(OUT, 0, b"one\n")
+    log.write(OUT, 4, b"thr")
+    log.write(OUT, 7, b"ee\n")
+    assert texts(log) == ["one", "three"]
+
+
 def test_a_gap_is_told_as_dropped_output(tmp_path: Path) -> None:
     log = make(tmp_path)
     log.write(OUT, 0, b"first\n")

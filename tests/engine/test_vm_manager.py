@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from plasmavmc.errors import CapacityError, ConflictError, HostError, InvalidSpecError, NotFoundError
+from plasmavmc.guest.api import GuestHello, GuestReady
+from plasmavmc.guest.memory import MemoryGuest
 from plasmavmc.host.operations import Swept
-from plasmavmc.hypervisor.memory import Faults
+from plasmavmc.hypervisor.memory import Faults, PretendedVmms
 from plasmavmc.manager import VmManager
 from plasmavmc.states import VmState
 from plasmavmc.types import Vm, VmResources
-from tests.engine.engine_rig import EngineRig
+from tests.engine.engine_rig import EngineRig, script
 
 
 @pytest.fixture
@@ -195,6 +197,23 @@ def test_a_spec_that_makes_no_sense_is_refused_by_its_field(
     with pytest.raises(InvalidSpecError) as refused:
         rig.manager().create(replace(rig.spec("a", "serve"), **change))
     assert refused.value.field == field
+
+
+async def test_a_guest_need_not_send_again_what_its_log_holds(rig: EngineRig) -> None:
+    guest = MemoryGuest(script)
+    rig.vmms = PretendedVmms(lambda _spec: guest)
+    manager = rig.manager()
+    await run(manager, rig, "serve")
+    async with asyncio.timeout(20):
+        while not [line async for line in manager.logs("vm_a", follow=False, tail=1)]:  # noqa: ASYNC110 - a log has no event
+            await asyncio.sleep(0)
+    await manager.close(keep_vms=True)
+    channel = guest.attach()
+    told = channel.events()
+    assert await anext(told) == GuestHello(configured=True, log_offset=len("hello\n"))
+    assert isinstance(await anext(told), GuestReady)
+    guest.cut()
+    assert [event async for event in told] == []
 
 
 async def test_the_sweep_spares_what_runs(rig: EngineRig) -> None:
