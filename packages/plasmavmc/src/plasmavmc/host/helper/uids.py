@@ -16,7 +16,7 @@ from pathlib import Path
 
 from plasmavmc.errors import UnavailableError
 from plasmavmc.host.helper.checks import refusal
-from plasmavmc.host.processes import processes, uids_of
+from plasmavmc.host.processes import uids_in_use
 
 WRITABLE_BY_ALL = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/dev/mqueue"))  # noqa: S108 - looked at only
 
@@ -99,9 +99,7 @@ def _text_of(path: Path) -> str:
 
 def _uids_in_use(directories: Collection[Path] = WRITABLE_BY_ALL) -> set[int]:
     """Uids that have a process, or a file in a place that is open to every uid."""
-    used: set[int] = set()
-    for process in processes():
-        used |= uids_of(process.id.pid)
+    used = uids_in_use()
     for directory in directories:
         with suppress(OSError), os.scandir(directory) as entries:
             for entry in entries:
