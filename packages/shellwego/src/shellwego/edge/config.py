@@ -16,8 +16,8 @@ What is in it, and why:
   the PROXY protocol, so that the client's address is kept.
 - `fhdr(host)`, not `hdr(host)`: the latter takes the last part of `Host: evil,victim`, and the app would see another host
   than the one that was routed.
-- A host with other characters than hosts have is refused (RFC 9112, 3.2): `Host: app.example:80@evil` would be routed by what
-  stands before the colon, and apps make links of all of it.
+- A host with other characters than hosts have is refused (RFC 9112, 3.2): `Host: app.example:80@evil` would be routed by
+  what stands before the colon, and apps make links of all of it.
 - `Connection` is written anew: it names headers that the next hop drops, and a client would name those that we set.
 - Header names are matched with `-` and `_`, because CGI-like apps cannot tell them apart. `CONNECT`, or `Upgrade: h2c`, be
   it beside a `websocket`, would open a tunnel in which our headers are not set.
