@@ -345,6 +345,33 @@ async def test_followed_logs_take_up_new_instances_and_go_on_after_a_break(world
     assert not world.streams._served.get(world.node.id)
 
 
+async def test_followed_logs_begin_with_the_last_lines_of_all_in_the_order_of_their_time(world: World) -> None:
+    await world.deployed()
+    one, two, silent = [await world.running() for _ in range(3)]
+    past = {
+        one.id: [(1.0, "a"), (3.0, "c"), (5.0, "e"), (5.0, "e")],
+        two.id: [(2.0, "b"), (4.0, "d"), (6.0, "f")],
+        silent.id: [],
+    }
+
+    async def handler(request: StreamRequest, stream: DuplexStream) -> None:
+        lines = [(time, text) for time, text in past[request.instance_id] if time >= request.since]
+        if request.instance_id == silent.id:
+            await asyncio.Event().wait()
+        await says(*lines)(request, stream)
+        if request.follow:
+            if request.instance_id == one.id:
+                await stream.send(log(5.0, "e") + log(7.0, "g"))
+            await asyncio.Event().wait()
+
+    async with served(world, handler):
+        listener = Listener(world, "/v1/apps/shop/logs/stream?tail=5")
+        await reach(world, lambda: len(listener.events) == 7)
+        texts = [event["data"]["text"] for event in listener.events]
+        assert texts == ["c", "d", "e", "e", "f", "e", "g"], "the tail is that of all, and nothing comes twice"
+        await listener.leave()
+
+
 async def test_the_log_of_one_instance_ends_with_it(world: World) -> None:
     await world.deployed()
     one = await world.running(phase=Phase.STOPPED)

@@ -18,8 +18,9 @@ from shellwego.api.rest.schemas.common import when
 from shellwego.api.rest.schemas.resources import ExecBody, ExecView, LogLineView, LogList
 from shellwego.api.rest.sse import EVENT_STREAM, EventStream, message
 from shellwego.control.instances import logged_instances, reachable_instance
+from shellwego.control.logs import MAX_TAIL, LogFollower, LogLine, LogQuery, read_logs
 from shellwego.control.scopes import AppTarget
-from shellwego.control.streams import MAX_TAIL, LogFollower, LogLine, LogQuery, read_logs, run_command
+from shellwego.control.streams import run_command
 from shellwego.core.errors import UnavailableError
 from shellwego.core.instances import Instance
 from shellwego.ports.streams import StreamKind, StreamRequest
