@@ -26,6 +26,7 @@ from tests.edge.rig import (
     fresh_rig,
     is_alive,
     kill,
+    read_answer,
     route,
     steady_load,
 )
@@ -117,6 +118,28 @@ async def test_a_long_request_finishes_across_a_swap_and_is_told_until_then(rig:
         await rig.serve(route(b.endpoint()))
         assert rig.control.last.open_sessions == {"ins_a": 1}
         assert (await slow).text == "a"
+        await eventually(lambda: rig.control.last.open_sessions == {})
+
+
+async def test_an_upload_of_100_mb_finishes_across_a_swap_and_a_reload(rig: Rig) -> None:
+    piece, pieces = b"x" * 1_000_000, 100
+    async with backends("a", "b") as (a, b), rig.run(), rig.client() as client, rig.client() as other:
+        await rig.serve(route(a.endpoint()))
+        reader, writer = await client.connection()
+        writer.write(
+            f"POST / HTTP/1.1\r\nHost: hello.localhost\r\nContent-Length: {len(piece) * pieces}\r\n\r\n".encode()
+        )
+        for sent in range(pieces):
+            writer.write(piece)
+            await writer.drain()
+            if sent == pieces // 3:
+                await rig.serve(route(b.endpoint()))
+                assert (await other.get()).text == "b"
+                await eventually(lambda: rig.control.last.open_sessions == {"ins_a": 1})
+            if sent == pieces // 2:
+                await reload(rig)
+        assert (await read_answer(reader)).text == "a"
+        assert [len(request.body) for request in a.requests] == [len(piece) * pieces]
         await eventually(lambda: rig.control.last.open_sessions == {})
 
 

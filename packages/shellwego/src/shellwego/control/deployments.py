@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from shellwego.control.apps import announce, configure, save
+from shellwego.control.apps import announce, configure, current_deployment, deploying, save
 from shellwego.control.config import ConfigWish, merge, refuse, refuse_unplaceable
 from shellwego.control.images import ChosenImage, note_image, require_image
 from shellwego.control.releases import find_release, freeze, newest_release, release_before
@@ -109,13 +109,17 @@ def refuse_unknown(app: App, processes: Iterable[str]) -> None:
 
 
 def restart(unit: Unit, app: App, rollout: Rollout = Rollout()) -> Deployment:
-    """Replace every instance by a new one of the same release.
+    """Replace every instance by a new one of the same release, or of the one whose deployment is under way.
+
+    That may still wait for its image: a restart of what runs meanwhile would take its place, and nobody asked for that.
 
     Raises:
         ConflictError: the app is stopped, was never deployed, or is being destroyed.
     """
     refuse_deleting(app)
-    release = unit.tx.releases.get(app.release_id) if app.release_id else None
+    last = current_deployment(unit.tx, app)
+    coming = last.release_id if last is not None and deploying(last) else app.release_id
+    release = unit.tx.releases.get(coming) if app.release_id else None
     if release is None or app.stopped:
         raise ConflictError("not-running", f"the app {app.name} does not run", resolution="Deploy or start it.")
     announce(unit, app, "app.restarted")
