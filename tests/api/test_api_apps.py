@@ -257,6 +257,42 @@ async def test_a_rollback_makes_a_new_release_with_the_content_before(world: Wor
     assert [change["field"] for change in diff["changes"]] == ["services.web.port"]
 
 
+async def test_after_a_release_that_failed_a_rollback_takes_its_change_out_of_the_config(world: World) -> None:
+    await world.deployed()
+    await _succeed(world)
+    await world.made("/v1/apps/shop/deployments", {"port": 7000})
+    await _succeed(world)
+    assert not (await world.get("/v1/apps/shop")).json["config_differs"]
+    broken = await world.made("/v1/apps/shop/deployments", {"port": 9000})
+    await world.post(f"/v1/apps/shop/deployments/{broken['id']}/actions/cancel")
+    app = (await world.get("/v1/apps/shop")).json
+    assert (app["release"], app["config_differs"]) == (2, True)
+    assert app["config"]["services"][0]["port"] == 9000
+
+    back = await world.made("/v1/apps/shop/actions/rollback")
+    assert (await world.get(f"/v1/apps/shop/releases/{back['release']}")).json["description"] == "rollback to v2"
+    app = (await world.get("/v1/apps/shop")).json
+    assert (app["config_differs"], app["config"]["services"][0]["port"]) == (False, 7000)
+
+
+async def test_changes_that_wait_for_a_deployment_are_told(world: World) -> None:
+    await world.deployed()
+    await _succeed(world)
+    await world.call("PATCH", "/v1/apps/shop/env", {"env": {"A": "1"}, "stage": True})
+    assert (await world.get("/v1/apps/shop")).json["config_differs"]
+    await world.call("PATCH", "/v1/apps/shop/env", {"env": {"A": None}, "stage": True})
+    assert not (await world.get("/v1/apps/shop")).json["config_differs"]
+
+
+async def test_a_name_that_moved_to_an_image_that_failed_is_a_difference(world: World) -> None:
+    await world.deployed()
+    await _succeed(world)
+    world.images.publish("registry.example/hello:v1", size_bytes=2000)
+    broken = await world.made("/v1/apps/shop/deployments", {"image": "registry.example/hello:v1"})
+    await world.post(f"/v1/apps/shop/deployments/{broken['id']}/actions/cancel")
+    assert (await world.get("/v1/apps/shop")).json["config_differs"]
+
+
 async def test_a_rollback_needs_somewhere_to_go(world: World) -> None:
     await world.deployed()
     await _succeed(world)

@@ -23,6 +23,7 @@ from shellwego.client.generated import (
     LogLineView,
     LogList,
     Pagination,
+    PlanView,
 )
 from tests.cli.cli_world import HandMadeApi, Machine, view
 
@@ -128,7 +129,9 @@ def test_a_deployment_is_followed_to_its_end(
     api.answer("POST", DEPLOYMENTS, deployment("pending", stage="admission"), status=202)
     end = deployment(state, stage="checking", reason="because", reason_code=reason_code, log_tail=["last words"])
     api.answer("GET", f"{DEPLOYMENTS}/dep_1/wait", deployment("in_progress", stage="starting", reason="boots"), end)
-    app = view(AppView, name="shop", url="http://shop.localhost", running={"web": 1} if state != "failed" else {})
+    running = {"web": 1} if state != "failed" else {}
+    differs = state in ("rolled_back", "cancelled")
+    app = view(AppView, name="shop", url="http://shop.localhost", running=running, config_differs=differs)
     api.answer("GET", "/v1/apps/shop", app)
     ended = machine.swg(*DEPLOY, "--json")
     assert ended.code == code
@@ -139,8 +142,35 @@ def test_a_deployment_is_followed_to_its_end(
         assert ended.out == ""
         assert ("goes on serving" in ended.err) == (state in ("rolled_back", "cancelled"))
         assert ("Nothing of the app serves now." in ended.err) == (state == "failed")
+        assert ("config keeps the change: mend it and deploy, or: swg rollback" in ended.err) == differs
     else:
         assert json.loads(ended.out)["url"] == "http://shop.localhost"
+
+
+@pytest.mark.parametrize(
+    ("state", "number", "differs", "told"),
+    [
+        ("rolled_back", 3, True, "still has the changes of v3, which did not succeed; v2 runs."),
+        ("succeeded", 2, True, "has changes that v2 has not: swg deploy rolls them out"),
+        ("in_progress", 3, True, ""),
+        ("succeeded", 2, False, ""),
+    ],
+)
+def test_status_and_plan_tell_of_a_config_that_does_not_run(
+    machine: Machine, api: HandMadeApi, state: str, number: int, *, differs: bool, told: str
+) -> None:
+    last = view(DeploymentView, id="dep_1", state=state, finished=state != "in_progress", release=number)
+    app = view(AppView, id="app_1", name="shop", release=2, deployment_id="dep_1", config_differs=differs)
+    for name in ("shop", "app_1"):
+        api.answer("GET", f"/v1/apps/{name}", app)
+    api.answer("GET", "/v1/apps/app_1/deployments/dep_1", last)
+    api.answer("GET", "/v1/apps/app_1/instances", InstanceList(data=[], pagination=view(Pagination)))
+    api.answer("POST", "/v1/apps/shop/plan", view(PlanView, changed=True, to_release=4))
+    shown, planned = machine.swg("status", "-a", "shop"), machine.swg("plan", "-a", "shop")
+    assert (shown.code, planned.code) == (0, 0)
+    for said in (shown.out, planned.err):
+        assert told in said
+        assert bool(told) == ("config" in said)
 
 
 def test_a_deployment_that_never_ends_is_given_up(machine: Machine, api: HandMadeApi) -> None:

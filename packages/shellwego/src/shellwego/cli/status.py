@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from shellwego.cli.apps import LIVE, counts_text
 from shellwego.cli.output import age, fields, show, table
 from shellwego.cli.session import Session, shared
+
+if TYPE_CHECKING:
+    from shellwego.client.generated import AppView, DeploymentView
+
+
+def unreleased(app: AppView, deployment: DeploymentView | None) -> str | None:
+    """What to know where the app's config is not that of what runs, and nothing is under way that would change it."""
+    if not app.config_differs or (deployment is not None and not deployment.finished):
+        return None
+    if deployment is not None and deployment.release > (app.release or 0):
+        return (
+            f"still has the changes of v{deployment.release}, which did not succeed; v{app.release} runs."
+            " The next change deploys them again: mend them, or swg rollback (swg plan shows them)"
+        )
+    return f"has changes that v{app.release} has not: swg deploy rolls them out (swg plan shows them)"
 
 
 @click.command()
@@ -52,6 +69,8 @@ def status(session: Session) -> None:
         pairs["deployment"] = (
             f"v{deployment.release} {deployment.state} ({deployment.stage}) {deployment.reason}".strip()
         )
+    if remark := unreleased(app, deployment):
+        pairs["config"] = remark
     click.echo(fields(pairs))
     if rows:
         click.echo("\n" + table(rows))

@@ -54,6 +54,7 @@ class AppView(Struct, kw_only=True, frozen=True):
     deleting: bool
     config: ConfigView
     release: int | None
+    config_differs: bool
     deployment_id: str | None
     created_at: datetime
     updated_at: datetime
