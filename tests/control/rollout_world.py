@@ -96,7 +96,6 @@ class FakeNode:
                 sequence=self.sequence,
                 facts=self.facts,
                 instances=look.observed,
-                complete=True,
             )
         )
         for action in look.actions:
