@@ -367,6 +367,14 @@ async def test_instances_are_shown_with_their_release(world: World) -> None:
     assert (await world.get("/v1/apps/shop/instances?filter[owner]=run")).json["data"] == []
 
 
+async def test_of_an_instance_that_ended_nothing_is_wanted_any_more(world: World) -> None:
+    await world.deployed()
+    serves = await world.running()
+    failed = await world.running(phase=Phase.FAILED)
+    shown = {row["id"]: row["desired"] for row in (await world.get("/v1/vms")).json["data"]}
+    assert shown == {serves.id: "serve", failed.id: "stop"}
+
+
 async def test_a_run_is_an_instance_of_its_own(world: World) -> None:
     await world.made("/v1/apps", {"name": "shop"})
     assert (await world.post("/v1/apps/shop/runs", {"command": ["true"]})).code == "never-deployed"
