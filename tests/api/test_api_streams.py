@@ -311,6 +311,7 @@ async def test_events_are_listed_newest_first_and_filtered(world: World) -> None
     await relay(world.control)
     listed = (await world.get("/v1/events")).json["data"]
     assert [event["data"]["name"] for event in listed] == list("cba")
+    assert all(event["data"]["app"] == event["resource"] for event in listed), "as in every event of an app's parts"
     assert (await world.get("/v1/events?filter[type]=app.deleted")).json["data"] == []
     assert len((await world.get(f"/v1/events?filter[resource]={listed[0]['resource']}")).json["data"]) == 1
     everything = (await world.get("/v1/events", token=ADMIN)).json["data"]

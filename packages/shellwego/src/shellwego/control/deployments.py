@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from shellwego.control.apps import announce, configure, current_deployment, deploying, save
+from shellwego.control.announcements import announce
+from shellwego.control.apps import configure, current_deployment, deploying, save
 from shellwego.control.config import ConfigWish, merge, refuse, refuse_unplaceable
 from shellwego.control.images import ChosenImage, note_image, require_image
 from shellwego.control.releases import find_release, freeze, newest_release, release_before

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 import structlog
 
-from shellwego.control.changes import emit, instance_data
+from shellwego.control.announcements import announce
+from shellwego.control.changes import instance_data
 from shellwego.control.facts import releases_of
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.unit import Control, Unit
@@ -267,9 +268,10 @@ def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> No
     data = {**instance_data(stored), "reason": observed.reason[:200]}
     if moved and stored.phase in _TOLD:
         severity = "warning" if stored.phase in _BAD else "info"
-        emit(unit, app, f"instance.{stored.phase.value}", stored.id, data, severity=severity)
+        announce(unit, app, f"instance.{stored.phase.value}", data, resource=stored.id, severity=severity)
     elif observed.ends > instance.observed.ends:
-        emit(unit, app, "instance.ended", stored.id, {**data, "ends": str(observed.ends)}, severity="warning")
+        ended = {**data, "ends": str(observed.ends)}
+        announce(unit, app, "instance.ended", ended, resource=stored.id, severity="warning")
 
 
 def _bounded(observed: Observed) -> Observed:
