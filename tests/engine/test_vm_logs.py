@@ -199,3 +199,16 @@ def test_a_tail_spans_segments_and_ends_at_lines_that_are_too_old(tmp_path: Path
     assert len(list((tmp_path / "vm").iterdir())) > 1
     assert [int(text) for text in texts(log, 60)] == list(range(40, 100))
     assert [int(line.text) for line in log.tail(60, since=90.0)] == list(range(90, 100))
+
+
+def test_a_log_full_of_empty_lines_is_taken_up_again_at_once(tmp_path: Path) -> None:
+    log = make(tmp_path, budget=BUDGET_BYTES)
+    for number in range(40):
+        log.write(OUT, number * 60_000, b"\n" * 60_000)
+    log.write(ERR, 2_400_000, b"1.000 o 9000000 forged\n")
+    again: list[VmLog] = []
+    assert cpu_seconds(lambda: again.append(make(tmp_path, budget=BUDGET_BYTES))) < 1.0
+    assert again[0].acknowledged == 2_400_023
+    again[0].write(OUT, 2_400_000 - 10, b"\n" * 10)
+    again[0].write(ERR, 2_400_000, b"1.000 o 9000000 forged\n")
+    assert texts(again[0], 2) == ["", "1.000 o 9000000 forged"]

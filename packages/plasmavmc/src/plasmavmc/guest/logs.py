@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -43,6 +44,14 @@ class _Stream:
     """Number of the byte after the last one in `partial`."""
 
 
+_ENDS = {
+    stream: re.compile(rb"^[0-9]+\.[0-9]{3} %c ([0-9]{1,19}) " % letter.encode(), re.MULTILINE)
+    for letter, stream in _STREAMS.items()
+}
+"""The numbers of the last bytes of a stream's lines, in the content of a segment."""
+_RESTORED_SEGMENTS = 5
+"""A guest keeps at most 1 MiB; as lines of one byte each that is 40 MiB here."""
+_NEAR_END = 64 * 1024
 _Line = tuple[LogStream, int, str]
 """Stream, number of the byte after the line, text."""
 
@@ -70,12 +79,17 @@ def _pieces(stream: LogStream, end: int, line: bytes) -> Iterator[_Line]:
         yield stream, end, line[start : start + MAX_LINE].decode("utf-8", "replace").rstrip("\r")
 
 
+def _content(segment: Path) -> bytes:
+    """All of it; nothing where the budget has just taken it."""
+    try:
+        return segment.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
 def _from_end(segment: Path, count: int) -> Iterator[_Stored]:
     """At most so many of its lines, the last one first."""
-    try:
-        data = segment.read_bytes()
-    except FileNotFoundError:
-        return
+    data = _content(segment)
     end = len(data)
     while count > 0 and end > 0:
         start = data.rfind(b"\n", 0, end - 1) + 1
@@ -103,10 +117,14 @@ class VmLog:
         self._restore()
 
     def _restore(self) -> None:
-        for stored in self._stored():
-            stream = self._streams.get(stored.line.stream)
-            if stream is not None:
-                stream.stored = max(stream.stored, stored.offset)
+        """Find where each stream was stored up to. What the guest may send again is younger than the segments looked at."""
+        missing = dict(self._streams)
+        for segment in reversed(self._segments()[-_RESTORED_SEGMENTS:]):
+            data = _content(segment)
+            for part in (data[-_NEAR_END:], data):
+                for stream in list(missing):
+                    if ends := _ENDS[stream].findall(part):
+                        missing.pop(stream).stored = int(ends[-1])
         self._expected = max(stream.stored for stream in self._streams.values())
 
     def write(self, stream: LogStream, offset: int, data: bytes) -> None:
@@ -209,17 +227,6 @@ class VmLog:
         for oldest in segments[:-keep]:
             oldest.unlink(missing_ok=True)
         return self._directory / f"{number:08d}.log", 0
-
-    def _stored(self) -> Iterator[_Stored]:
-        for segment in self._segments():
-            try:
-                with segment.open(encoding="utf-8", errors="replace", newline="\n") as lines:
-                    for raw in lines:
-                        stored = _parse(raw.rstrip("\n"))
-                        if stored is not None:
-                            yield stored
-            except FileNotFoundError:
-                continue
 
     def tail(self, count: int, since: float = 0.0) -> list[LogLine]:
         """The last lines, oldest first, not older than `since`."""
