@@ -16,6 +16,7 @@ from shellwego.api.rest.context import Context, install_context
 from shellwego.api.rest.document import install_document
 from shellwego.api.rest.guard import check_guarded
 from shellwego.api.rest.middleware import BodyLimitMiddleware, TraceMiddleware
+from shellwego.api.rest.reference import install_reference
 from shellwego.api.rest.routes import (
     account,
     apps,
@@ -37,7 +38,7 @@ from shellwego.control.unit import Control
 from shellwego.ports.streams import Streams
 
 _DOCUMENT = "/v1/openapi.json"
-_DOCS = ("/docs", "/docs/oauth2-redirect")
+_DOCS = "/docs"
 _ROUTERS = (
     system.probes,
     system.router,
@@ -104,7 +105,7 @@ def _application(version: str, lifespan: Lifespan[FastAPI] | None) -> FastAPI:
         title="ShellWeGo",
         version=version,
         openapi_url=_DOCUMENT,
-        docs_url=_DOCS[0],
+        docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
@@ -113,7 +114,8 @@ def _application(version: str, lifespan: Lifespan[FastAPI] | None) -> FastAPI:
     for router in _ROUTERS:
         app.router.routes.extend(router.routes)
     install_document(app)
-    check_guarded(app, own=(_DOCUMENT, *_DOCS))
+    install_reference(app, _DOCS)
+    check_guarded(app, own=(_DOCUMENT, _DOCS))
     return app
 
 
