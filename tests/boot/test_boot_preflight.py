@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shellwego.boot import preflight
-from shellwego.boot.credentials import TOKEN_FILE, admin_token
+from shellwego.boot.credentials import TOKEN_FILE, admin_token, write_contexts
 from shellwego.boot.preflight import Installation, PreflightError, open_installation
 from shellwego.boot.settings import UpSettings
 
@@ -105,3 +105,13 @@ def test_what_the_unprivileged_user_planted_leads_root_nowhere(tmp_path: Path, n
     assert caught.value.code == "foreign-file"
     assert "secret" not in caught.value.message
     assert (secret.stat().st_uid, secret.read_text()) == (0, "root:secret")
+
+
+@pytest.mark.parametrize("caller", ["nobody", "54329", "9" * 40])
+def test_a_caller_whom_the_host_does_not_know_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caller: str
+) -> None:
+    monkeypatch.setenv("SUDO_UID", caller)
+    with pytest.raises(PreflightError) as caught:
+        write_contexts(UpSettings(), opened(tmp_path / "data"), "pat_secret")
+    assert caught.value.code == "no-caller"

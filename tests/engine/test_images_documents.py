@@ -120,6 +120,9 @@ class TestPolicy:
             "::ffff:10.0.0.1",
             "64:ff9b::7f00:1",
             "2002:7f00:1::",
+            "fec0::1",
+            "::127.0.0.1",
+            "5f00::1",
         ],
     )
     def test_only_public_addresses_are_public(self, address: str) -> None:

@@ -63,11 +63,19 @@ def write_contexts(settings: UpSettings, installation: Installation, token: str)
 @contextmanager
 def _as_caller() -> Iterator[Path]:
     """Act as the user behind `sudo`, within; gives the path of his context file."""
-    uid = int(os.environ.get("SUDO_UID", "0") or "0")
-    if uid == 0:
+    text = os.environ.get("SUDO_UID", "") or "0"
+    if text == "0":
         yield default_path()
         return
-    entry = pwd.getpwuid(uid)
+    try:
+        uid = int(text)
+        entry = pwd.getpwuid(uid)
+    except (ValueError, KeyError, OverflowError):
+        raise PreflightError(
+            "no-caller",
+            f"SUDO_UID is {text!r:.40}, and there is no such user",
+            resolution="Run it without: env -u SUDO_UID",
+        ) from None
     groups = os.getgroups()
     os.setgroups([entry.pw_gid])
     os.setegid(entry.pw_gid)
