@@ -232,6 +232,19 @@ def test_a_run_ends_with_its_code_and_any_end_but_its_own_is_explained(
     assert "its output cannot be read: it went wrong" in machine.swg("run", "-a", "shop", "nonsense").err
 
 
+def test_an_interactive_run_in_an_image_that_cannot_hold_it_says_what_it_needs(
+    machine: Machine, api: HandMadeApi
+) -> None:
+    over = view(InstanceView, id="ins_1", phase="failed", exit_code=127, reason="sleep was not found in the image")
+    api.answer("POST", "/v1/apps/shop/runs", over, status=202)
+    api.answer("DELETE", "/v1/apps/shop/runs/ins_1", over)
+    ended = machine.swg("run", "-a", "shop", "-it", "--", "sh")
+    assert ended.code == 1
+    assert "sleep was not found in the image" in ended.err
+    assert "leave out -i and -t" in ended.err
+    assert machine.swg("run", "-a", "shop", "-i", "--detach", "sh").code == 2
+
+
 def test_an_app_cannot_drive_the_terminal_of_who_reads_its_log(machine: Machine, api: HandMadeApi) -> None:
     line = view(
         LogLineView, text="\x1b]0;title\x07 \x1b[31mred\x1b[0m \x1b[2J\r", process="web", instance_id="ins_abcdef"
