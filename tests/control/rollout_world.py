@@ -62,6 +62,8 @@ class FakeNode:
     failing: set[str] = field(default_factory=set)
     """Instances whose checks fail after they had passed."""
     boots_fail: bool = False
+    builds: Callable[[str], bool] = lambda _: True
+    """Whether the layers that it gets of an image are what they should be."""
     silent: bool = False
     node_id: str = ""
     epoch: int = 0
@@ -127,6 +129,8 @@ class FakeNode:
                 reason_code="exited",
                 log_tail=("boom",),
             )
+        if not self.builds(digest):
+            view = replace(view, phase=VmPhase.ENDED, reason_code="digest-mismatch", permanent=True)
         self.vms[order.vm_id] = replace(view, address=f"10.64.0.{self.boots % 250 + 2}")
 
     def kill_all(self) -> None:
@@ -238,6 +242,7 @@ class World:
         self,
         image: str,
         *,
+        digest: str = "",
         state: ImageState = ImageState.READY,
         port: int = 8080,
         process: Process = PROCESS,
@@ -247,6 +252,7 @@ class World:
     ) -> str:
         """As the use case does it: a release and a deployment, nothing else."""
         services = (Service(process=process.name, port=port),) if port else ()
+        known = digest or f"sha256:{image}"
         config = AppConfig(image=image, processes=(process,), services=services)
 
         def ask(unit: Unit) -> str:
@@ -257,8 +263,8 @@ class World:
                     app_id=app.id,
                     number=app.last_release_number + 1,
                     config=config,
-                    image_digest=f"sha256:{image}",
-                    content_hash=content_hash(config, f"sha256:{image}"),
+                    image_digest=known,
+                    content_hash=content_hash(config, known),
                     created_at=unit.now(),
                     created_by="me",
                 )

@@ -139,6 +139,13 @@ class BlobStore:
             if not self.touch(ref.digest):
                 await self._download(ref, source)
 
+    async def check(self, digest: str) -> bool:
+        """Hash all blobs of an image again. Those that a failing disk changed are removed; True where none is missing."""
+        if not await self._is_sound(digest):
+            return False
+        sound = [await self._is_sound(blob) for blob in self._needed(digest)]
+        return all(sound)
+
     # What goes out
 
     async def remove(self, digests: Iterable[str]) -> None:
@@ -201,6 +208,16 @@ class BlobStore:
 
     # Files
 
+    async def _is_sound(self, digest: str) -> bool:
+        async with self._locks.hold(digest):
+            if not self.has(digest):
+                return False
+            sound = await in_thread(_is_what_it_was, self.path(digest), digest)
+            if not sound:
+                with disk_errors(self._root):
+                    self.path(digest).unlink()
+            return sound
+
     def _partial(self, digest: str) -> Path:
         return self._root / "partial" / hex_of(digest)
 
@@ -256,6 +273,15 @@ def _rehash(partial: Path, limit: int) -> tuple[hashlib._Hash, int]:
             hasher.update(chunk)
             offset += len(chunk)
     return hasher, offset
+
+
+def _is_what_it_was(path: Path, digest: str) -> bool:
+    """Whether a blob can be read and has its digest."""
+    try:
+        with path.open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" == digest
+    except OSError:
+        return False
 
 
 def _append(file: RawIOBase, hasher: hashlib._Hash, chunk: bytes) -> None:

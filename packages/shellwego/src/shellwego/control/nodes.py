@@ -16,11 +16,13 @@ import structlog
 from shellwego.control.announcements import announce
 from shellwego.control.changes import instance_data
 from shellwego.control.facts import releases_of
+from shellwego.control.images import doubt_image
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App, Process, Release, RestartMode, RestartPolicy
 from shellwego.core.assignments import Assignment, Assignments, NodeReport, Registration, Workload
 from shellwego.core.errors import ForbiddenError, InvalidError
+from shellwego.core.images import blames_image
 from shellwego.core.instances import PHASE_MOVES, TERMINAL, Desired, Instance, Observed, OwnerKind, Phase
 from shellwego.core.liveness import BEAT_S
 from shellwego.core.nodes import Node, NodeFacts, NodeHealth, steady
@@ -252,6 +254,9 @@ def _may_follow(phase: Phase, said: Phase) -> bool:
 def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> None:
     now = unit.now()
     moved = observed.phase is not instance.phase
+    if moved and observed.phase is Phase.FAILED and blames_image(observed.reason_code):
+        release = unit.tx.releases.get(instance.release_id)
+        doubt_image(unit, release.image_digest if release else "")
     stored = unit.tx.instances.update(
         replace(
             instance,

@@ -93,6 +93,10 @@ class PlasmaImages:
         with translated():
             return self.blobs.has_image(digest)
 
+    async def check(self, digest: str) -> bool:
+        with translated():
+            return await self.blobs.check(digest)
+
     async def collect(self, keep: frozenset[str]) -> int:
         with translated():
             return await self.blobs.collect(keep)
