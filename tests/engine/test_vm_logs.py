@@ -141,6 +141,21 @@ async def test_a_follower_sees_old_and_new_lines_until_the_log_is_closed(tmp_pat
     assert [line.text for line in lines] == ["old", "new", "last words"]
 
 
+async def test_a_follower_that_reads_slowly_misses_no_end_beside_a_fast_one(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.write(OUT, 0, b"old\n")
+    slow = log.follow(0)
+    reading = asyncio.ensure_future(anext(slow))
+    fast = asyncio.create_task(collect(log, []))
+    await asyncio.sleep(0)
+    log.write(OUT, 4, b"new\n")
+    assert (await reading).text == "new"
+    log.close()
+    async with asyncio.timeout(5):
+        await fast
+        assert [line async for line in slow] == []
+
+
 def test_logs_are_kept_for_a_day_after_their_vm(tmp_path: Path) -> None:
     now = 2_000_000_000.0
     store = LogStore(tmp_path, clock=lambda: now)

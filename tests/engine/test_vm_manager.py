@@ -216,6 +216,38 @@ async def test_a_guest_need_not_send_again_what_its_log_holds(rig: EngineRig) ->
     assert [event async for event in told] == []
 
 
+async def test_a_log_is_followed_from_before_its_vm_starts_until_its_end(rig: EngineRig) -> None:
+    manager = rig.manager()
+    manager.create(rig.spec("a", "exit", "0"))
+    lines = manager.logs("vm_a", follow=True, tail=10)
+    first = asyncio.ensure_future(anext(lines))
+    await asyncio.sleep(0)
+    manager.start("vm_a")
+    async with asyncio.timeout(20):
+        assert (await first).text == "hello"
+        assert [line async for line in lines] == []
+    assert manager.get("vm_a").status.state is VmState.STOPPED
+
+
+async def test_the_log_of_an_adopted_vm_that_was_silent_so_far_is_followed_until_its_end(rig: EngineRig) -> None:
+    first = rig.manager()
+    await run(first, rig, "serve")
+    await first.close(keep_vms=True)
+    manager = rig.manager()
+    await manager.recover()
+    following = asyncio.ensure_future(anext(manager.logs("vm_a", follow=True, tail=0), None))
+    await asyncio.sleep(0)
+    assert not following.done()
+    await manager.stop("vm_a")
+    async with asyncio.timeout(20):
+        assert await following is None
+
+
+async def test_the_log_of_an_unknown_vm_cannot_be_followed(rig: EngineRig) -> None:
+    with pytest.raises(NotFoundError):
+        await anext(rig.manager().logs("vm_nobody", follow=True, tail=10))
+
+
 async def test_the_sweep_spares_what_runs(rig: EngineRig) -> None:
     manager = rig.manager()
     await run(manager, rig, "serve")

@@ -211,7 +211,12 @@ class VmLog:
             except OSError:
                 self._lost_bytes += len(batch)
             else:
-                self._changed.set()
+                self._tell_followers()
+
+    def _tell_followers(self) -> None:
+        """Wake them by an event that none can clear before another has seen it: one of them may be slow."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _segments(self) -> list[Path]:
         return sorted(self._directory.glob("*.log"))
@@ -244,7 +249,7 @@ class VmLog:
         """No more will be written; followers end."""
         self.flush()
         self.closed = True
-        self._changed.set()
+        self._tell_followers()
 
     async def follow(self, tail: int, since: float = 0.0) -> AsyncIterator[LogLine]:
         """The last lines, then new ones until the log is closed and read."""
@@ -252,13 +257,12 @@ class VmLog:
         for line in known:
             yield line
         while True:
-            self._changed.clear()
-            closed = self.closed
+            changed, closed = self._changed, self.closed
             for line in cursor.fresh():
                 yield line
             if closed:
                 return
-            await self._changed.wait()
+            await changed.wait()
 
 
 class _Cursor:
