@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from shellwego.control.events import events_after
+from shellwego.control.instances import MAX_FOLLOWED
 from shellwego.control.loops.outbox import relay
 from shellwego.control.scopes import SYSTEM
 from shellwego.core.errors import UnavailableError
@@ -66,6 +67,38 @@ async def test_logs_of_several_instances_are_told_in_the_order_of_their_time(wor
         assert [line["text"] for line in only] == ["b", "d"]
         assert (await world.get("/v1/apps/shop/logs?process=worker")).json["data"] == []
         assert (await world.get(f"/v1/apps/shop/logs?instance=ins_{'0' * 26}")).status == 404
+
+
+async def test_logs_of_what_runs_are_told_however_much_ended_or_waited_since(world: World) -> None:
+    await world.deployed()
+    runs = await world.running()
+    assert isinstance(world.clock, VirtualClock)
+    await world.clock.advance(1)
+    for _ in range(MAX_FOLLOWED):
+        await world.running(phase=Phase.STOPPED)
+    asked: set[str] = set()
+
+    async def handler(request: StreamRequest, stream: DuplexStream) -> None:
+        asked.add(request.instance_id)
+        await says((1.0, request.instance_id))(request, stream)
+
+    async with served(world, handler):
+        lines = (await world.get("/v1/apps/shop/logs")).json["data"]
+    assert runs.id in {line["instance_id"] for line in lines}
+    assert len(asked) == MAX_FOLLOWED, "the rest is of the newest that ended"
+
+
+async def test_instances_that_wait_for_a_node_hide_no_log(world: World) -> None:
+    await world.deployed()
+    ended = await world.running(phase=Phase.STOPPED)
+    assert isinstance(world.clock, VirtualClock)
+    await world.clock.advance(1)
+    for _ in range(MAX_FOLLOWED):
+        waits = await world.running(phase=Phase.PENDING)
+        await world.commit(lambda unit, waits=waits: unit.tx.instances.update(replace(waits, node_id="")))
+    async with served(world, says((1.0, "a"))):
+        lines = (await world.get("/v1/apps/shop/logs")).json["data"]
+    assert [line["instance_id"] for line in lines] == [ended.id]
 
 
 async def test_a_node_out_of_reach_is_said_and_a_missing_vm_is_silence(world: World) -> None:
@@ -344,6 +377,23 @@ async def test_followed_logs_take_up_new_instances_and_go_on_after_a_break(world
         assert [event["data"]["text"] for event in listener.events] == ["first", "second", "third"]
         await listener.leave()
     assert not world.streams._served.get(world.node.id)
+
+
+async def test_a_followed_log_that_ends_while_its_instance_lives_is_asked_for_again(world: World) -> None:
+    await world.deployed()
+    await world.running()
+    written = [(1.0, "before the node knew its VM")]
+
+    async def handler(request: StreamRequest, stream: DuplexStream) -> None:
+        await says(*[line for line in written if line[0] >= request.since])(request, stream)
+
+    async with served(world, handler):
+        listener = Listener(world, "/v1/apps/shop/logs/stream")
+        await reach(world, lambda: len(listener.events) == 1)
+        written.append((2.0, "later"))
+        await reach(world, lambda: len(listener.events) == 2)
+        await listener.leave()
+    assert [event["data"]["text"] for event in listener.events] == [text for _, text in written]
 
 
 async def test_followed_logs_begin_with_the_last_lines_of_all_in_the_order_of_their_time(world: World) -> None:

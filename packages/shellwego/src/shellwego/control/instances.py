@@ -6,18 +6,20 @@ from shellwego.control.scopes import missing
 from shellwego.core.apps import App
 from shellwego.core.errors import ConflictError
 from shellwego.core.instances import SERVING, TERMINAL, Instance, OwnerKind, Phase
-from shellwego.ports.store import Order, Transaction, Where, eq, within
+from shellwego.ports.store import Op, Order, Transaction, Where, eq, within
 
 _RUNNING = (Phase.HEALTHY, Phase.UNHEALTHY, Phase.STARTING)
 LIVE_PHASES = tuple(phase.value for phase in Phase if phase not in TERMINAL)
+_ENDED_PHASES = tuple(phase.value for phase in Phase if phase in TERMINAL)
 _NEWEST = Order("created_at", descending=True)
 MAX_FOLLOWED = 64
-"""Instances whose logs one request reads at most, the newest first."""
+"""Instances whose logs one request reads at most: what lives, then the newest of what ended."""
 
 
-def app_instances(tx: Transaction, app: App, *conditions: Where) -> list[Instance]:
+def app_instances(tx: Transaction, app: App, *conditions: Where, limit: int | None = None) -> list[Instance]:
     """The app's own instances, one-off runs left out, newest first."""
-    return tx.instances.select(eq("app_id", app.id), eq("owner", OwnerKind.APP), *conditions, order=_NEWEST)
+    own = (eq("app_id", app.id), eq("owner", OwnerKind.APP))
+    return tx.instances.select(*own, *conditions, order=_NEWEST, limit=limit)
 
 
 def find_instance(tx: Transaction, app: App, id_: str) -> Instance:
@@ -48,7 +50,7 @@ def reachable_instance(tx: Transaction, app: App, id_: str = "", process: str = 
 
 
 def logged_instances(tx: Transaction, app: App, id_: str = "", process: str = "") -> list[Instance]:
-    """Instances whose logs a request asks for, newest first: those that reached a node, alive or not.
+    """Instances whose logs a request asks for: those that reached a node, the living before the ended, newest first.
 
     Raises:
         NotFoundError: the app has no such instance.
@@ -56,8 +58,10 @@ def logged_instances(tx: Transaction, app: App, id_: str = "", process: str = ""
     if id_:
         instance = find_instance(tx, app, id_)
         return [instance] if instance.node_id else []
-    newest = tx.instances.select(eq("app_id", app.id), eq("owner", OwnerKind.APP), order=_NEWEST, limit=MAX_FOLLOWED)
-    return [instance for instance in newest if instance.node_id and process in ("", instance.process)]
+    placed = Where("node_id", Op.GT, "")
+    living = app_instances(tx, app, placed, within("phase", LIVE_PHASES))
+    ended = app_instances(tx, app, placed, within("phase", _ENDED_PHASES), limit=MAX_FOLLOWED)
+    return [instance for instance in (*living, *ended) if process in ("", instance.process)][:MAX_FOLLOWED]
 
 
 def live_instances(tx: Transaction, app: App) -> list[Instance]:

@@ -223,18 +223,20 @@ class LogFollower:
         return bool(one) and one not in self._live and (reader is None or reader.done())
 
     async def _read(self, instance: Instance, query: LogQuery) -> None:
-        """One instance until its end. A node that cannot be reached, or has no VM of it yet, is asked again."""
+        """One instance until its end. A node that cannot be reached, or has no VM of it yet, is asked again; so is one whose
+        log ended before the instance did, such as that of an agent that has just begun."""
         seen = self._seen.setdefault(instance.id, _Seen())
         while True:
-            again = seen.onwards(query)
+            onwards = seen.onwards(query)
             try:
-                async with contextlib.aclosing(read_log(self._streams, instance, again, follow=True)) as lines:
+                async with contextlib.aclosing(read_log(self._streams, instance, onwards, follow=True)) as lines:
                     async for line in lines:
                         if seen.is_new(line.record):
                             await self._lines.put(line)
-                return
+                again = instance.id in self._live
             except ShellWeGoError as error:
                 coming = isinstance(error, NotFoundError) and instance.id in self._live
-                if not (error.temporary or coming):
-                    return
-                await self._control.clock.sleep(1.0)
+                again = error.temporary or coming
+            if not again:
+                return
+            await self._control.clock.sleep(1.0)

@@ -95,7 +95,7 @@ async def exec_socket(socket: WebSocket, context: Context, access: Access) -> No
 
 @_guarded("/apps/{app}/logs", "instances:read")
 async def logs_socket(socket: WebSocket, context: Context, access: Access) -> None:
-    """The log of one instance, followed with `follow=true`; left out, the app's newest instance."""
+    """The log of one instance, followed with `follow=true`; left out, the newest of what lives or ended."""
     query = socket.query_params
     request = StreamRequest(
         kind=StreamKind.LOGS,
