@@ -58,6 +58,22 @@ def test_a_directory_with_the_files_of_others_is_not_given_away(tmp_path: Path) 
     assert [path.name for path in foreign.iterdir()] == ["passwd"]
 
 
+def test_a_directory_of_the_user_that_holds_something_else_is_not_used(tmp_path: Path) -> None:
+    place = tmp_path / "checkout"
+    (place / ".git").mkdir(parents=True)
+    os.chown(place, USER, GROUP)
+    with pytest.raises(PreflightError) as caught:
+        opened(place)
+    assert caught.value.code == "foreign-directory"
+    assert [path.name for path in place.iterdir()] == [".git"]
+
+
+def test_a_first_start_that_ended_early_can_be_repeated(tmp_path: Path) -> None:
+    installation = opened(tmp_path / "data")
+    (installation.data_dir / "installation").unlink()
+    opened(tmp_path / "data")
+
+
 def test_an_empty_directory_is_taken_over_and_shut(tmp_path: Path) -> None:
     place = tmp_path / "mounted"
     (place / "lost+found").mkdir(parents=True)

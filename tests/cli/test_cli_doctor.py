@@ -123,6 +123,7 @@ def test_json_is_one_document_and_a_failure_ends_with_1(machine: Machine, api: H
         ({"api_cert": Path("x")}, "go together"),
         ({"http_port": "many"}, "SHELLWEGO_HTTP_PORT: 'many'"),
         ({"keep_vms": "maybe"}, "SHELLWEGO_KEEP_VMS: 'maybe'"),
+        ({"data_dir": ""}, "SHELLWEGO_DATA_DIR: ''"),
         ({"colour": "red"}, "unknown settings: colour"),
     ],
 )
@@ -130,3 +131,10 @@ def test_settings_that_make_no_sense_are_named(machine: Machine, flags: dict[str
     with pytest.raises(InvalidError, match=words):
         up_settings(flags)
     assert machine.swg("up", "--http-port", "0").code == 2
+
+
+@pytest.mark.parametrize("words", ["up", "doctor"])
+def test_an_unset_variable_as_data_directory_is_not_the_working_directory(machine: Machine, words: str) -> None:
+    for ended in (machine.swg(words, "--data-dir", ""), machine.swg(words, SHELLWEGO_DATA_DIR="")):
+        assert (ended.code, ended.out) == (2, "")
+        assert "data_dir, or SHELLWEGO_DATA_DIR: '' does not fit" in ended.err

@@ -44,6 +44,7 @@ PROGRAMS = ("qemu-system-x86_64", "haproxy", "nft", "tar2sqfs", "mkfs.ext4")
 MIN_FREE_BYTES = 256 << 20
 _INSTALLATION_ID = re.compile(r"swg_[0-9a-f]{20}")
 _MAX_OWN_FILE = 256
+_INSTALLATION, _LOCK = "installation", "lock"
 _OF_A_FILE_SYSTEM = {"lost+found"}
 """What an empty directory may hold."""
 
@@ -129,6 +130,7 @@ def open_installation(settings: UpSettings) -> Installation:
     uid, gid = check_user()
     data_dir = settings.data_dir.absolute()
     _own_directory(data_dir, uid, gid)
+    _check_is_data(data_dir)
     check_space(data_dir)
     lock = _lock(data_dir, uid, gid)
     installation_id = _installation_id(data_dir, uid, gid)
@@ -170,6 +172,17 @@ def _take_over(path: Path, descriptor: int, uid: int, gid: int) -> None:
         os.fchmod(descriptor, 0o700)
 
 
+def _check_is_data(data_dir: Path) -> None:
+    """Refuse a directory with files of something else, such as the current one by a slip, though it is the user's own."""
+    names = {path.name for path in data_dir.iterdir()}
+    if _INSTALLATION not in names and names - _OF_A_FILE_SYSTEM - {_LOCK}:
+        raise PreflightError(
+            "foreign-directory",
+            f"the directory {data_dir} holds files, and none is that of a platform ({_INSTALLATION})",
+            resolution="Choose a new or an empty directory with --data-dir, or that of a platform.",
+        )
+
+
 def open_own(path: Path, flags: int, owners: Collection[int]) -> int:
     """Open a file in the data directory as root: a plain file of these owners, with no second name.
 
@@ -208,7 +221,7 @@ def _not_ours(path: Path, how: str) -> PreflightError:
 
 
 def _lock(data_dir: Path, uid: int, gid: int) -> int:
-    path = data_dir / "lock"
+    path = data_dir / _LOCK
     descriptor = open_own(path, os.O_RDWR | os.O_CREAT, (0, uid))
     os.fchown(descriptor, uid, gid)
     try:
@@ -227,7 +240,7 @@ def _lock(data_dir: Path, uid: int, gid: int) -> int:
 
 
 def _installation_id(data_dir: Path, uid: int, gid: int) -> str:
-    path = data_dir / "installation"
+    path = data_dir / _INSTALLATION
     with suppress(FileNotFoundError):
         return read_own(path, (0, uid), _INSTALLATION_ID)
     installation_id = f"swg_{secrets.token_hex(10)}"
