@@ -267,6 +267,16 @@ def test_a_vm_that_somebody_else_stopped_is_started_again_without_counting() -> 
     assert [type(action) for action in host.act()] == [RunVm]
 
 
+def test_what_is_to_run_once_does_not_run_again_after_somebody_else_stopped_it() -> None:
+    host = Host(restart=RestartPolicy(mode=RestartMode.NEVER))
+    host.act()
+    host.end(143, asked=True)
+    host.act()
+    assert host.seen.phase is Phase.FAILED
+    host.now += 60.0
+    assert host.act() == ()
+
+
 def test_a_refused_order_is_an_attempt_that_ended() -> None:
     host = Host()
     (order,) = host.look()
