@@ -57,6 +57,10 @@ class Uids:
             raise refusal("a VM", f"{key} has no uid; take one first")
         return self._leases[key]
 
+    def lends(self, uid: int) -> bool:
+        """Whether a VM could have this uid, now or once."""
+        return uid in self._range
+
     @property
     def keys(self) -> frozenset[str]:
         return frozenset(self._leases)
