@@ -4,9 +4,9 @@ Theory. After a crash the unprivileged side knows which VMs it still wants (`Kee
 else under our names is debris. Order matters: processes first, since they hold taps and cgroups; then links, cgroups and
 leases. A zombie is never kept.
 
-Whose is it? A process is ours by its cgroup, or as a VMM of root or a VM's uid whose `-name` has our key; a link by our code; a cgroup by lying
-under our parent. Besides, links that follow our scheme but belong to no installation of this host (none has a run
-directory) are removed where nobody holds their other end. Everything else is foreign and stays.
+Whose is it? A process is ours by its cgroup, or as a VMM of root or of a VM's uid whose `-name` has our key; a link by our
+code; a cgroup by lying under our parent. Besides, links that follow our scheme but belong to no installation of this host
+(none has a run directory) are removed where nobody holds their other end. Everything else is foreign and stays.
 """
 
 from __future__ import annotations
