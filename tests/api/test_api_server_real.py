@@ -148,6 +148,29 @@ def test_the_server_ends_long_streams_when_it_stops(running: Running, client: Cl
         client.healthz()
 
 
+def test_a_stream_with_too_long_a_command_is_refused_at_once(running: Running, client: Client) -> None:
+    with pytest.raises(ApiProblem, match="at most 8000 bytes") as refused:
+        open_exec(client, "shop", ["x" * 4000, "y" * 4000])
+    assert (refused.value.status, refused.value.code) == (431, "head-too-large")
+    assert "stdin" in refused.value.resolution
+    with open_exec(client, "shop", ["x" * 4000, "y" * 3000]) as stream:
+        stream.send(Record(RecordKind.STDIN_EOF))
+        assert [record.kind for record in stream] == [RecordKind.EXIT]
+
+
+@pytest.mark.parametrize("more", [b"X: " + b"a" * 8500 + b"\r\n", b"".join(b"X%d: a\r\n" % n for n in range(200))])
+def test_a_handshake_that_cannot_be_parsed_does_not_hold_its_connection(running: Running, more: bytes) -> None:
+    with socket.create_connection(running.listener.getsockname(), timeout=5) as connection:
+        connection.sendall(
+            b"GET /v1/apps/shop/exec HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        )
+        connection.sendall(more + b"\r\n")
+        answer = b""
+        while data := connection.recv(65536):
+            answer += data
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
 def test_an_endless_head_is_cut_off(running: Running, client: Client) -> None:
     with socket.create_connection(running.listener.getsockname(), timeout=5) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\n")

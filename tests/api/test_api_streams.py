@@ -65,7 +65,13 @@ async def test_logs_of_several_instances_are_told_in_the_order_of_their_time(wor
         assert {line["instance_id"] for line in lines} == {one.id, two.id}
         only = (await world.get(f"/v1/apps/shop/logs?instance={two.id}")).json["data"]
         assert [line["text"] for line in only] == ["b", "d"]
-        assert (await world.get("/v1/apps/shop/logs?process=worker")).json["data"] == []
+        unknown = await world.get("/v1/apps/shop/logs?process=nope")
+        assert (unknown.status, unknown.code, unknown.json["resolution"][:17]) == (
+            422,
+            "no-such-process",
+            "The app has: web.",
+        )
+        assert (await world.get("/v1/apps/shop/logs/stream?process=nope")).status == 422
         assert (await world.get(f"/v1/apps/shop/logs?instance=ins_{'0' * 26}")).status == 404
 
 
@@ -201,7 +207,7 @@ async def test_a_command_that_does_not_end_is_given_up(world: World) -> None:
 
     async with served(world, hang):
         answer = await world.post("/v1/apps/shop/exec", {"command": ["sleep"], "timeout": 0.05})
-        assert (answer.status, answer.code) == (503, "exec-timeout")
+        assert (answer.status, answer.code) == (409, "exec-timeout"), "to try again would run it again"
         await asyncio.wait_for(left.wait(), 5)
 
 
@@ -222,6 +228,13 @@ async def test_a_command_needs_a_running_instance(world: World) -> None:
     stopped = await world.running(phase=Phase.STOPPED)
     answer = await world.post("/v1/apps/shop/exec", {"command": ["x"], "instance": stopped.id})
     assert answer.code == "not-running"
+
+
+async def test_a_command_for_a_process_that_is_not_is_refused_as_such(world: World) -> None:
+    await world.deployed()
+    await world.running()
+    answer = await world.post("/v1/apps/shop/exec", {"command": ["x"], "process": "nope"})
+    assert (answer.status, answer.code) == (422, "no-such-process")
 
 
 class Listener:

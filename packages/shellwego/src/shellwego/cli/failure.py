@@ -16,6 +16,7 @@ _BY_STATUS = {
     413: USAGE,
     422: USAGE,
     429: QUOTA,
+    431: USAGE,
 }
 
 

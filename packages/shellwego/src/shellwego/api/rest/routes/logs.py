@@ -21,7 +21,7 @@ from shellwego.control.instances import logged_instances, reachable_instance
 from shellwego.control.logs import MAX_TAIL, LogFollower, LogLine, LogQuery, read_logs
 from shellwego.control.scopes import AppTarget
 from shellwego.control.streams import run_command
-from shellwego.core.errors import UnavailableError
+from shellwego.core.errors import ConflictError
 from shellwego.core.instances import Instance
 from shellwego.ports.streams import StreamKind, StreamRequest
 
@@ -69,15 +69,20 @@ async def stream_logs(
     """An app's log as server-sent events: the last lines, then each as it is written, new instances included."""
     target = AppTarget(app, project)
     query = LogQuery(tail=tail, since=since, instance_id=instance, process=process)
-    app_id = await access.read(target, lambda tx, row: row.id)
 
     async def look() -> list[Instance]:
-        access.principal = await here.authenticator.refresh(access.principal)
         return await access.read(target, lambda tx, row: logged_instances(tx, row, instance, process))
+
+    async def look_again() -> list[Instance]:
+        access.principal = await here.authenticator.refresh(access.principal)
+        return await look()
+
+    await look()  # what cannot be followed is a problem, not the end of a stream
+    app_id = await access.read(target, lambda tx, row: row.id)
 
     async def messages() -> AsyncGenerator[bytes]:
         follower = LogFollower(here.control, here.streams, query)
-        async with contextlib.aclosing(follower.lines(app_id, look)) as lines:
+        async with contextlib.aclosing(follower.lines(app_id, look_again)) as lines:
             async for line in lines:
                 yield message(_line_view(line).model_dump_json(), event="log")
 
@@ -97,7 +102,11 @@ async def exec_command(*, here: Here, access: Granted, app: Ref, body: ExecBody,
         async with asyncio.timeout(body.timeout):
             result = await run_command(here.streams, instance, request, body.stdin.encode(), _MAX_OUTPUT)
     except TimeoutError:
-        raise UnavailableError("exec-timeout", f"the command did not end within {body.timeout:g} s") from None
+        raise ConflictError(
+            "exec-timeout",
+            f"the command did not end within {body.timeout:g} s, and was ended",
+            resolution="Give it more time, or open a WebSocket on this path.",
+        ) from None
     view = ExecView(
         instance_id=instance.id,
         exit_code=result.exit_code,
