@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from shellwego.boot import hostchecks
 from shellwego.boot.findings import Finding, State
 from shellwego.boot.platformchecks import check_platform
-from shellwego.boot.settings import UpSettings
+from shellwego.boot.settings import UpSettings, config_file_values
 from shellwego.boot.up import up_settings
 from shellwego.client.generated import BackendView, NodeList, NodeView, Pagination, UserView, VersionView
 from shellwego.core.errors import InvalidError
@@ -131,6 +132,22 @@ def test_settings_that_make_no_sense_are_named(machine: Machine, flags: dict[str
     with pytest.raises(InvalidError, match=words):
         up_settings(flags)
     assert machine.swg("up", "--http-port", "0").code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[registries]\nallow = ["10.0.0.5:5000"]', "unknown: registries"),
+        ("http_port = 80", "unknown: http_port"),
+        ("up = 1", "[up] is not a table"),
+        ("[up", "config.toml: "),
+    ],
+)
+def test_a_configuration_file_that_makes_no_sense_is_named(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(InvalidError, match=re.escape(words)):
+        config_file_values(path)
 
 
 @pytest.mark.parametrize("words", ["up", "doctor"])

@@ -41,6 +41,8 @@ class RegistryPolicy:
 
     allow: tuple[str, ...] = ()
     plain_http: bool = True
+    setting: str = "allow"
+    """How operators know the list, for remedies."""
 
     def __post_init__(self) -> None:
         for pattern in self.allow:
@@ -77,7 +79,7 @@ class RegistryPolicy:
             raise ImageError(
                 "registry-forbidden",
                 f"the registry {host}:{port} is at {address}, which is not a public address",
-                resolution=f'an operator can allow it: [registries] allow = ["{host}:{port}"]',
+                resolution=f'An operator can allow it: "{host}:{port}" in {self.setting}.',
             )
 
     def without_list(self) -> RegistryPolicy:

@@ -28,7 +28,7 @@ from shellwego.api.server import ApiServer, Tls
 from shellwego.boot.logs import log_to_stderr
 from shellwego.boot.preflight import Installation
 from shellwego.boot.registries import Login
-from shellwego.boot.settings import UpSettings
+from shellwego.boot.settings import CONFIG_FILE, UpSettings
 from shellwego.control.authentication import secret_hash
 from shellwego.control.bootstrap import bootstrap, issue_admin_token
 from shellwego.control.edges import Edges
@@ -112,6 +112,7 @@ class Platform:
             images = PlasmaImages(
                 self._directory("blobs"),
                 allow=self.settings.registry_allow_list,
+                allow_setting=f"registries_allow, table [up] of {CONFIG_FILE}",
                 credentials={
                     host: Credentials(each.username, each.password) for host, each in self.handover.logins.items()
                 },
