@@ -139,6 +139,8 @@ async def test_what_no_node_could_serve_is_refused_with_the_field(world: World) 
         {"config": {"checks": [{"type": "tcp", "process": "nope", "port": 1}]}},
         {"config": {"services": [{"process": "nope", "port": 1}]}},
         {"config": {"remove_processes": ["web"]}},
+        {"process": "nope"},
+        {"process": "nope", "port": 80},
         {"config": {"processes": {"web": {"stop_signal": "KILL;reboot"}}}},
         {"config": {"processes": {f"p{n}": {} for n in range(16)}}},
     ],
@@ -152,6 +154,13 @@ async def test_a_deploy_that_means_nothing_is_refused_and_leaves_nothing(world: 
     assert answer.json["errors"]
     assert (await world.get("/v1/apps/shop")).json == before
     assert (await world.get("/v1/images")).json["data"] == []
+
+
+async def test_a_command_makes_a_process_of_a_new_name(world: World) -> None:
+    await world.deployed()
+    await world.made("/v1/apps/shop/deployments", {"process": "worker", "command": ["work"]})
+    processes = (await world.get("/v1/apps/shop")).json["config"]["processes"]
+    assert [(process["name"], process["command"]) for process in processes] == [("web", None), ("worker", ["work"])]
 
 
 async def test_a_plan_tells_what_a_deploy_would_change_and_does_nothing(world: World) -> None:

@@ -21,7 +21,13 @@ def _wish_options(command: F) -> F:
     for option in (
         click.option("--rollback/--no-rollback", default=True, help="Go back by itself when it fails. [default: on]"),
         click.option("-e", "--env", "env", multiple=True, metavar="NAME=VALUE", help="Set a variable; repeatable."),
-        click.option("--process", default="web", metavar="NAME", show_default=True, help="The process it is about."),
+        click.option(
+            "--process",
+            default="web",
+            metavar="NAME",
+            show_default=True,
+            help="The process it is about; a new one needs --command.",
+        ),
         click.option(
             "--command",
             "command_text",

@@ -134,6 +134,18 @@ def refuse(code: str, faults: tuple[FieldError, ...], *, resolution: str = "") -
         raise InvalidError(code, f"{first.field}: {first.message}", resolution=resolution, errors=faults)
 
 
+def refuse_unknown(config: AppConfig, processes: Mapping[str, str]) -> None:
+    """Raise an error for names of processes that the config has not; each by the field that gave it."""
+    known = [process.name for process in config.processes]
+    faults = tuple(
+        FieldError(at, "no-such-process", f"there is no process “{name[:40]}”")
+        for at, name in processes.items()
+        if name not in known
+    )
+    resolution = f"The app has: {', '.join(known)}. A deploy with --process and --command makes a new one."
+    refuse("no-such-process", faults, resolution=resolution)
+
+
 def refuse_unplaceable(config: AppConfig, nodes: Iterable[Node]) -> None:
     """Raise an error for what no node could ever run."""
     resolution = "Ask for less (scale --memory, --cpu, --disk), or give a node more room."

@@ -6,7 +6,6 @@ when an older one is superseded, is the planner's to say: a newer one that still
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from shellwego.control.announcements import announce
@@ -94,19 +93,6 @@ def change(unit: Unit, app: App, wish: ConfigWish, rollout: Rollout = Rollout())
         configure(unit, app, wish)
         return None
     return request_deployment(unit, app, wish, None, rollout)
-
-
-def refuse_unknown(app: App, processes: Iterable[str]) -> None:
-    """Raise `InvalidError` for a process that the app has not: a size is for what there is."""
-    known = {process.name for process in app.config.processes}
-    refuse(
-        "no-such-process",
-        tuple(
-            FieldError(f"sizes.{name[:40]}", "no-such-process", f"there is no process “{name[:40]}”")
-            for name in processes
-            if name not in known
-        ),
-    )
 
 
 def restart(unit: Unit, app: App, rollout: Rollout = Rollout()) -> Deployment:

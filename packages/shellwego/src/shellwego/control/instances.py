@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shellwego.control.config import refuse_unknown
 from shellwego.control.scopes import missing
 from shellwego.core.apps import App
 from shellwego.core.errors import ConflictError
@@ -35,6 +36,7 @@ def reachable_instance(tx: Transaction, app: App, id_: str = "", process: str = 
 
     Raises:
         NotFoundError: the app has no such instance.
+        InvalidError: the app has no such process.
         ConflictError: it does not run, or none does.
     """
     if id_:
@@ -44,7 +46,9 @@ def reachable_instance(tx: Transaction, app: App, id_: str = "", process: str = 
         running = app_instances(tx, app, within("phase", _RUNNING))
         candidates = [instance for instance in running if process in ("", instance.process)]
     if not candidates:
-        what = f"the instance {id_}" if id_ else f"no instance of {app.name}"
+        if process:
+            refuse_unknown(app.config, {"process": process})
+        what = f"the instance {id_}" if id_ else f"no instance of {app.name}{process and f' {process}'}"
         raise ConflictError("not-running", f"{what} {'does not run' if id_ else 'runs'} now")
     return min(candidates, key=lambda instance: (instance.phase not in SERVING, instance.slot))
 
@@ -54,6 +58,7 @@ def logged_instances(tx: Transaction, app: App, id_: str = "", process: str = ""
 
     Raises:
         NotFoundError: the app has no such instance.
+        InvalidError: the app has no such process, and has no instance left of when it had one.
     """
     if id_:
         instance = find_instance(tx, app, id_)
@@ -61,7 +66,10 @@ def logged_instances(tx: Transaction, app: App, id_: str = "", process: str = ""
     placed = Where("node_id", Op.GT, "")
     living = app_instances(tx, app, placed, within("phase", LIVE_PHASES))
     ended = app_instances(tx, app, placed, within("phase", _ENDED_PHASES), limit=MAX_FOLLOWED)
-    return [instance for instance in (*living, *ended) if process in ("", instance.process)][:MAX_FOLLOWED]
+    found = [instance for instance in (*living, *ended) if process in ("", instance.process)]
+    if process and not found:
+        refuse_unknown(app.config, {"process": process})
+    return found[:MAX_FOLLOWED]
 
 
 def live_instances(tx: Transaction, app: App) -> list[Instance]:
