@@ -56,12 +56,8 @@ def _named(session: Session, name: str | None) -> str:
     return name or session.app
 
 
-@apps.command("ls")
-@shared
-def list_apps(session: Session) -> None:
-    """List the apps of the project."""
-    import msgspec  # noqa: PLC0415
-
+def all_apps(session: Session) -> list[AppView]:
+    """Every app of the project."""
     found: list[AppView] = []
     cursor: str | None = None
     while True:
@@ -69,7 +65,16 @@ def list_apps(session: Session) -> None:
         found += page.data
         cursor = page.pagination.next_cursor
         if not page.pagination.has_more:
-            break
+            return found
+
+
+@apps.command("ls")
+@shared
+def list_apps(session: Session) -> None:
+    """List the apps of the project."""
+    import msgspec  # noqa: PLC0415
+
+    found = all_apps(session)
     show(session, msgspec.to_builtins(found), [_row(app) for app in found], empty="no apps yet: swg apps create NAME")
 
 
