@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from shellwego.control.announcements import announce
 from shellwego.control.apps import configure, current_deployment, deploying, save
-from shellwego.control.config import ConfigWish, merge, refuse, refuse_unplaceable
+from shellwego.control.config import ConfigWish, merge, refuse_unplaceable
 from shellwego.control.images import ChosenImage, note_image, require_image
 from shellwego.control.releases import find_release, freeze, newest_release, release_before
 from shellwego.control.scopes import missing
