@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from shellwego.api import protocol
+from shellwego.boot.logs import REFUSED_HANDSHAKE
 from shellwego.client.generated import AppCreate, Client, DeploymentCreate, ExecBody, TokenCreate
 from shellwego.client.streams import open_exec, open_logs
 from shellwego.client.transport import ApiProblem, Unreachable
@@ -80,7 +82,9 @@ def test_exec_carries_input_output_resize_and_the_exit_code(running: Running, cl
     assert client.exec_command("shop", ExecBody(command=["x"], stdin="in")).stdout == "in"
 
 
-def test_a_refused_socket_is_an_ordinary_problem(running: Running, client: Client) -> None:
+def test_a_refused_socket_is_an_ordinary_problem(
+    running: Running, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
     cases: tuple[tuple[str, str, list[str], int], ...] = (
         (OWNER, "nothing", ["x"], 404),
         (OWNER, "shop", [], 422),
@@ -95,6 +99,8 @@ def test_a_refused_socket_is_an_ordinary_problem(running: Running, client: Clien
         assert error.value.status == status
         assert error.value.trace_id
     assert running.opened == []
+    errors = {record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR}
+    assert errors == {REFUSED_HANDSHAKE}, "uvicorn says so of each; the platform's log leaves it out"
     with Client(running.url, ADMIN) as admin:
         refused = [r for r in admin.list_audit(action="instances:exec").data if not r.allowed]
     assert len(refused) == 1, "the foreign owner names an app of his own project; the viewer is refused"

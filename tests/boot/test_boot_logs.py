@@ -39,5 +39,6 @@ except ValueError:
 def test_what_a_stranger_may_cause_at_will_and_what_is_of_no_value_is_not_said() -> None:
     assert not said(
         "logging.getLogger('uvicorn.error').warning('Invalid HTTP request received.');"
+        "logging.getLogger('uvicorn.error').error('ASGI callable returned without completing handshake.');"
         "logging.getLogger('alembic.runtime.migration').info('Running upgrade')"
     )

@@ -3,6 +3,7 @@
 Libraries (uvicorn, asyncio, Alembic) speak through `logging`; without a handler their warnings would be printed as bare
 lines. They go through the same renderer, from `warning` on. Uvicorn's own warnings tell of what any stranger may send it
 (“Invalid HTTP request received.”), once for each try: they have no value and could fill a disk, so only its errors stay.
+Of these it says one also where nothing is wrong: each time that we answer a WebSocket's handshake with a refusal.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import structlog
 from structlog.typing import Processor
 
 _STRANGERS_CAUSE = "uvicorn"
+REFUSED_HANDSHAKE = "ASGI callable returned without completing handshake."
 
 
 def log_to_stderr() -> None:
@@ -36,3 +38,4 @@ def log_to_stderr() -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(capture=True)
     logging.getLogger(_STRANGERS_CAUSE).setLevel(logging.ERROR)
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.getMessage() != REFUSED_HANDSHAKE)

@@ -173,6 +173,9 @@ class Platform:
         asked = asyncio.create_task(stop.wait(), name="stop")
         ready = asyncio.create_task(self._tell_when_ready(api, agent), name="ready")
         done, _ = await asyncio.wait({*tasks, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if asked in done:
+            vms = "microVMs go on running" if self.settings.keep_vms else "microVMs are stopped first"
+            print(f"swg up: stopping; {vms}", file=sys.stderr)
         api.stop()
         await _end_all([*tasks, ready, asked])
         ended = [task for task in done if task is not asked]
