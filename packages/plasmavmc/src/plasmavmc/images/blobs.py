@@ -122,10 +122,9 @@ class BlobStore:
         return digest
 
     async def adopt(self, file: Path, digest: str) -> None:
-        """Take in a file of the spool whose digest the caller has computed."""
+        """Take in a file of the spool whose digest the caller has computed, in place of what a disk may have damaged."""
         async with self._locks.hold(digest):
-            if not self.touch(digest):
-                await in_thread(self._publish, file, digest)
+            await in_thread(self._publish, file, digest)
 
     async def fetch(self, ref: BlobRef, source: BlobSource) -> None:
         """Bring a blob from a source, going on where an earlier try ended. What is here already is not asked for.
