@@ -104,6 +104,19 @@ async def test_the_only_port_that_an_image_exposes_becomes_the_service(world: Wo
         assert (await world.get(f"/v1/apps/{name}")).json["config"]["services"] == ports
 
 
+async def test_a_check_uses_the_only_port_that_an_image_exposes_and_else_asks_for_one(world: World) -> None:
+    world.images.publish("registry.example/one:v1", exposed_ports=(3000,))
+    world.images.publish("registry.example/two:v1", exposed_ports=(3000, 4000))
+    await world.made("/v1/apps", {"name": "shop"})
+    refused = await world.post(
+        "/v1/apps/shop/deployments", {"image": "registry.example/two:v1", "check_path": "/healthz"}
+    )
+    assert (refused.status, refused.json["errors"][0]["field"]) == (422, "checks[0].port")
+    assert "--port" in refused.json["detail"]
+    await world.made("/v1/apps/shop/deployments", {"image": "registry.example/one:v1", "check_path": "/healthz"})
+    assert (await world.get("/v1/apps/shop")).json["config"]["services"] == [{"process": "web", "port": 3000}]
+
+
 async def test_a_moved_tag_deploys_what_it_means_now(world: World) -> None:
     await world.deployed()
     moved = world.images.publish("registry.example/hello:v1", size_bytes=2000)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from shellwego.control.announcements import announce
 from shellwego.control.apps import configure, current_deployment, deploying, save
-from shellwego.control.config import ConfigWish, merge, refuse_unplaceable
+from shellwego.control.config import ConfigWish, check_config, merge_unchecked, refuse_unplaceable
 from shellwego.control.images import ChosenImage, note_image, require_image
 from shellwego.control.releases import find_release, freeze, newest_release, release_before
 from shellwego.control.scopes import missing
@@ -65,10 +65,11 @@ def plan_config(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage 
 
     An app without a service whose image exposes one port gets that port as its service.
     """
-    config = merge(app.config, wish if image is None else replace(wish, image=image.reference))
-    if image is not None and not config.services and len(image.exposed_ports) == 1:
+    config = merge_unchecked(app.config, wish if image is None else replace(wish, image=image.reference))
+    if image is not None and config.processes and not config.services and len(image.exposed_ports) == 1:
         service = Service(process=config.processes[0].name, port=image.exposed_ports[0])
-        config = merge(config, ConfigWish(services=(service,)))
+        config = replace(config, services=(service,))
+    check_config(config)
     refuse_unplaceable(config, tx.nodes.select())
     return Planned(config, _known_digest(tx, app) if image is None else image.digest)
 
