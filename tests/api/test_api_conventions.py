@@ -92,6 +92,23 @@ async def test_a_problem_names_each_field(world: World) -> None:
     assert {error["field"] for error in answer.json["errors"]} == {"env.1", "env.B C"}
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"name": ""}, "at most 40 characters"),
+        ({"name": "a" * 64}, "at most 40 characters"),
+        ({"name": "a", "config": {"processes": {"": {}}}}, "is empty"),
+        ({"name": "a", "config": {"processes": {"web": {"stop_signal": "x" * 17}}}}, "at most 16 characters"),
+        ({"name": "a", "config": {"processes": {"web": {"memory": "lots"}}}}, "a size is a whole number"),
+    ],
+)
+async def test_a_fault_is_told_in_words_for_people(world: World, body: object, words: str) -> None:
+    detail = (await world.post("/v1/apps", body)).json["detail"]
+    assert words in detail
+    assert "String should" not in detail
+    assert "Value error" not in detail
+
+
 async def test_an_unknown_query_parameter_is_refused(world: World) -> None:
     answer = await world.get("/v1/apps?limt=3")
     assert (answer.status, answer.code) == (400, "unknown-parameter")

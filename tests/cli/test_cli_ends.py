@@ -37,7 +37,6 @@ DEPLOY = ("deploy", "-a", "shop", "-i", "x")
     ("status", "problem", "code"),
     [
         (400, "malformed", 2),
-        (401, "unauthenticated", 3),
         (403, "forbidden", 3),
         (404, "not-found", 4),
         (409, "conflict", 5),
@@ -62,6 +61,14 @@ def test_a_refusal_ends_with_the_code_of_its_kind(
     ended = machine.swg("apps", "ls", "--json")
     assert (ended.code, ended.out) == (code, "")
     assert ended.err == "Error: it went wrong\n  memory: too small\n  → Do this.\n  trace id: f00d\n"
+
+
+def test_a_token_that_does_not_hold_is_answered_with_the_way_to_log_in(machine: Machine, api: HandMadeApi) -> None:
+    api.refuse("GET", APPS, 401, resolution="Send “Authorization: Bearer <token>”.")
+    ended = machine.swg("apps", "ls")
+    assert ended.code == 3
+    assert "swg login --url URL" in ended.err
+    assert "Bearer" not in ended.err
 
 
 @pytest.mark.parametrize("status", [404, 502])

@@ -180,6 +180,9 @@ _OPTIONS = (
 )
 
 
+_LOG_IN = "Log in with a token that holds: swg login --url URL"
+
+
 def shared(command: F) -> F:
     """Give a command the shared options; it gets a `Session` as its first argument."""
 
@@ -244,7 +247,7 @@ def _failure(error: BaseException | None) -> Failure | None:
             return Failure(
                 error.detail + fields,
                 code=exit_code(error.status, error.code),
-                resolution=error.resolution,
+                resolution=_LOG_IN if error.status == 401 else error.resolution,
                 trace_id=error.trace_id,
             )
         case UnusableName():

@@ -154,9 +154,21 @@ def _field_problem(error: Mapping[str, Any]) -> FieldProblem:
     return FieldProblem(
         field=_text(".".join(location) or "body"),
         code=str(error.get("type", "invalid")).replace("_", "-"),
-        message=_text(str(error.get("msg", ""))),
+        message=_text(_words(error)),
         value=_text(str(value), 100) if isinstance(value, str | int | float | bool) else None,
     )
+
+
+def _words(error: Mapping[str, Any]) -> str:
+    """The fault for people: not in the words of the library that found it."""
+    limits: Mapping[str, Any] = error.get("ctx", {})
+    match error.get("type"):
+        case "string_too_short":
+            return f"at least {limits.get('min_length')} characters" if limits.get("min_length") != 1 else "is empty"
+        case "string_too_long":
+            return f"at most {limits.get('max_length')} characters"
+        case _:
+            return str(error.get("msg", "")).removeprefix("Value error, ")
 
 
 def internal_problem(request: Request, error: Exception) -> Response:

@@ -127,7 +127,8 @@ class ConfigBody(Body):
 class AppCreate(Body):
     """A new app. Nothing of it runs before its first deployment."""
 
-    name: Annotated[str, Field(min_length=1, max_length=63, examples=["shop"])]
+    name: Annotated[str, Field(max_length=255, examples=["shop"])]
+    """a-z, 0-9 and single hyphens, beginning with a letter, at most 40 characters."""
     config: ConfigBody = ConfigBody()
     env: Env = Field(default_factory=dict)
     counts: Counts = Field(default_factory=dict)
