@@ -389,6 +389,19 @@ async def test_instances_are_shown_with_their_release(world: World) -> None:
     assert (await world.get("/v1/apps/shop/instances?filter[owner]=run")).json["data"] == []
 
 
+async def test_an_instance_is_named_by_a_part_of_its_id_or_by_its_place(world: World) -> None:
+    await world.deployed()
+    ended = await world.running(phase=Phase.STOPPED)
+    one = await world.running()
+    for ref in (one.id, one.id[-6:], one.id.removeprefix("ins_"), "web.0"):
+        answer = await world.get(f"/v1/apps/shop/instances/{ref}")
+        assert (answer.status, answer.json["id"]) == (200, one.id), ref
+    assert (await world.get(f"/v1/apps/shop/instances/{ended.id[-6:]}")).json["id"] == ended.id
+    assert (await world.get(f"/v1/apps/shop/instances/{one.id[:8]}")).code == "ambiguous-instance"
+    for ref in (one.id[-3:], "web.1", "nope.0", "web.x", "zzzzzz"):
+        assert (await world.get(f"/v1/apps/shop/instances/{ref}")).status == 404, ref
+
+
 async def test_of_an_instance_that_ended_nothing_is_wanted_any_more(world: World) -> None:
     await world.deployed()
     serves = await world.running()

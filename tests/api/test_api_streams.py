@@ -438,9 +438,10 @@ async def test_followed_logs_begin_with_the_last_lines_of_all_in_the_order_of_th
 
 async def test_the_log_of_one_instance_ends_with_it(world: World) -> None:
     await world.deployed()
+    await world.running()
     one = await world.running(phase=Phase.STOPPED)
     lines = [(float(number), f"line {number}") for number in range(1000)]
     async with served(world, says(*lines)):
-        listener = Listener(world, f"/v1/apps/shop/logs/stream?tail=1000&instance={one.id}")
+        listener = Listener(world, f"/v1/apps/shop/logs/stream?tail=1000&instance={one.id[-6:]}")
         await reach(world, listener.task.done)
     assert [event["data"]["text"] for event in listener.events] == [text for _, text in lines]

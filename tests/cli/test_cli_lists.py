@@ -43,6 +43,11 @@ def test_the_microvms_of_an_app_are_listed_with_its_name(machine: Machine, api: 
     assert machine.swg("vms", "ls", "-a", "shop", "--output", "name").out == "ins_1\n"
 
 
+def test_a_microvm_of_an_app_is_shown_by_its_place(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps/shop/instances/web.0", view(InstanceView, id="ins_1"))
+    assert machine.swg("vms", "show", "web.0", "-a", "shop", "--output", "name").out == "ins_1\n"
+
+
 def test_an_app_or_a_project_that_is_not_there_is_told_by_listings_and_by_whoami(
     machine: Machine, api: HandMadeApi
 ) -> None:

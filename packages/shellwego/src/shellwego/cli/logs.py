@@ -23,7 +23,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 )
 @click.option("--since", metavar="AGE", help="Only lines younger than this, such as 90s, 10m, 2h.")
 @click.option("--process", metavar="NAME", help="Only this process.")
-@click.option("--instance", metavar="ID", help="Only this instance.")
+@click.option("--instance", metavar="ID", help="Only this instance: its id, an end of it, or web.0.")
 @shared
 def logs(
     session: Session, follow: bool, tail: int, since: str | None, process: str | None, instance: str | None

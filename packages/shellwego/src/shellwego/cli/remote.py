@@ -15,7 +15,7 @@ PASS_THROUGH = {"ignore_unknown_options": True, "allow_interspersed_args": False
 
 @click.command("exec", context_settings=PASS_THROUGH)
 @click.option("-t", "--tty", is_flag=True, help="With a terminal. [when stdin and stdout are terminals]")
-@click.option("--instance", metavar="ID", help="This instance. [the first healthy one]")
+@click.option("--instance", metavar="ID", help="This instance: its id, an end of it, or web.0. [the first healthy one]")
 @click.option("--process", metavar="NAME", help="An instance of this process.")
 @click.argument("command", nargs=-1, required=True)
 @shared
@@ -26,7 +26,7 @@ def exec_(session: Session, tty: bool, instance: str | None, process: str | None
 
 @click.command()
 @click.option("--shell", default="", metavar="PATH", help="The shell. [bash where there is one, else sh]")
-@click.option("--instance", metavar="ID", help="This instance. [the first healthy one]")
+@click.option("--instance", metavar="ID", help="This instance: its id, an end of it, or web.0. [the first healthy one]")
 @shared
 def console(session: Session, shell: str, instance: str | None) -> None:
     """Open a shell in a running instance."""

@@ -83,6 +83,7 @@ def _show_detached(session: Session, instance: InstanceView) -> None:
 
     if session.output == "table":
         click.echo(instance.id)
+        session.say(f"its output: swg logs -a {session.app} --instance {instance.id[-6:]}")
     else:
         show_one(session, msgspec.to_builtins(instance), {}, name=instance.id)
 

@@ -53,10 +53,13 @@ def list_vms(session: Session, everything: bool) -> None:
 @click.argument("instance")
 @shared
 def show_vm(session: Session, instance: str) -> None:
-    """Show one microVM, by the id of its instance."""
+    """Show one microVM, by the id of its instance; with -a APP also by an end of it, or by its place such as web.0."""
     import msgspec  # noqa: PLC0415
 
-    vm = session.client.get_vm(instance)
+    if session.app_option:
+        vm = session.client.get_instance(session.app_option, instance, project=session.project)
+    else:
+        vm = session.client.get_vm(instance)
     pairs = {
         **_row(vm),
         "vm": vm.vm_id,

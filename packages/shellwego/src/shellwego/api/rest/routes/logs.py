@@ -17,12 +17,14 @@ from shellwego.api.rest.routes.common import Here, Ref, resource_router
 from shellwego.api.rest.schemas.common import when
 from shellwego.api.rest.schemas.resources import ExecBody, ExecView, LogLineView, LogList
 from shellwego.api.rest.sse import EVENT_STREAM, EventStream, message
-from shellwego.control.instances import logged_instances, reachable_instance
+from shellwego.control.instances import find_instance, logged_instances, reachable_instance
 from shellwego.control.logs import MAX_TAIL, LogFollower, LogLine, LogQuery, read_logs
 from shellwego.control.scopes import AppTarget
 from shellwego.control.streams import run_command
+from shellwego.core.apps import App
 from shellwego.core.errors import ConflictError
 from shellwego.core.instances import Instance
+from shellwego.ports.store import Transaction
 from shellwego.ports.streams import StreamKind, StreamRequest
 
 router = resource_router("logs")
@@ -68,21 +70,22 @@ async def stream_logs(
 ) -> Response:
     """An app's log as server-sent events: the last lines, then each as it is written, new instances included."""
     target = AppTarget(app, project)
-    query = LogQuery(tail=tail, since=since, instance_id=instance, process=process)
+
+    def first_look(tx: Transaction, row: App) -> tuple[str, str]:
+        """Ids of app and instance. What cannot be followed is a problem here, and not the end of a stream."""
+        logged_instances(tx, row, instance, process)
+        return row.id, find_instance(tx, row, instance).id if instance else ""
+
+    app_id, instance_id = await access.read(target, first_look)
+    query = LogQuery(tail=tail, since=since, instance_id=instance_id, process=process)
 
     async def look() -> list[Instance]:
-        return await access.read(target, lambda tx, row: logged_instances(tx, row, instance, process))
-
-    async def look_again() -> list[Instance]:
         access.principal = await here.authenticator.refresh(access.principal)
-        return await look()
-
-    await look()  # what cannot be followed is a problem, not the end of a stream
-    app_id = await access.read(target, lambda tx, row: row.id)
+        return await access.read(target, lambda tx, row: logged_instances(tx, row, instance_id, process))
 
     async def messages() -> AsyncGenerator[bytes]:
         follower = LogFollower(here.control, here.streams, query)
-        async with contextlib.aclosing(follower.lines(app_id, look_again)) as lines:
+        async with contextlib.aclosing(follower.lines(app_id, look)) as lines:
             async for line in lines:
                 yield message(_line_view(line).model_dump_json(), event="log")
 
