@@ -166,7 +166,9 @@ def test_a_deployment_is_followed_to_its_end(
 def test_status_and_plan_tell_of_a_config_that_does_not_run(
     machine: Machine, api: HandMadeApi, state: str, number: int, *, differs: bool, told: str
 ) -> None:
-    last = view(DeploymentView, id="dep_1", state=state, finished=state != "in_progress", release=number)
+    last = view(
+        DeploymentView, id="dep_1", state=state, finished=state != "in_progress", release=number, stage="admission"
+    )
     app = view(AppView, id="app_1", name="shop", release=2, deployment_id="dep_1", config_differs=differs)
     for name in ("shop", "app_1"):
         api.answer("GET", f"/v1/apps/{name}", app)
@@ -178,6 +180,8 @@ def test_status_and_plan_tell_of_a_config_that_does_not_run(
     for said in (shown.out, planned.err):
         assert told in said
         assert bool(told) == ("config" in said)
+    finished = state == "succeeded"
+    assert (f"{state} (admission)" in shown.out) == (not finished), "what is done is at no stage"
 
 
 def test_a_deployment_that_never_ends_is_given_up(machine: Machine, api: HandMadeApi) -> None:
@@ -210,7 +214,9 @@ def test_a_stop_waits_until_nothing_lives(machine: Machine, api: HandMadeApi) ->
     none = InstanceList(data=[], pagination=view(Pagination))
     one = InstanceList(data=[view(InstanceView)], pagination=view(Pagination))
     api.answer("GET", "/v1/apps/app_1/instances", one, one, none)
-    assert machine.swg("apps", "stop", "shop").code == 0
+    ended = machine.swg("apps", "stop", "shop")
+    assert ended.code == 0
+    assert ended.err.startswith("  stopping "), "what goes on, not the state that was asked for"
     assert [asked.path for asked in api.asked].count("/v1/apps/app_1/instances") == 3
 
 

@@ -174,7 +174,7 @@ def settle(session: Session, app: AppView, wanted: str, *, detach: bool) -> None
     progress = StageProgress(session)
     deadline = time.monotonic() + _SETTLE_S
     while not detach and not _settled(session, app, wanted):
-        progress.update(app.state, counts_text(app))
+        progress.update("starting" if wanted == "running" else "stopping", counts_text(app))
         if time.monotonic() > deadline:
             raise Failure(f"{app.name} is {app.state}, not {wanted}", code=TIMED_OUT, resolution="See: swg status")
         state = wanted if app.state != wanted else None

@@ -66,9 +66,8 @@ def status(session: Session) -> None:
         "instances": counts_text(app),
     }
     if deployment is not None:
-        pairs["deployment"] = (
-            f"v{deployment.release} {deployment.state} ({deployment.stage}) {deployment.reason}".strip()
-        )
+        at = "" if deployment.state == "succeeded" else f" ({deployment.stage})"
+        pairs["deployment"] = f"v{deployment.release} {deployment.state}{at} {deployment.reason}".strip()
     if remark := unreleased(app, deployment):
         pairs["config"] = remark
     click.echo(fields(pairs))
