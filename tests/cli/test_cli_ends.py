@@ -58,9 +58,23 @@ def test_a_refusal_ends_with_the_code_of_its_kind(
         {"field": "memory", "code": "x", "message": "too small"},
     ]
     api.refuse("GET", APPS, status, problem, resolution="Do this.", errors=fields)
-    ended = machine.swg("apps", "ls", "--json")
+    ended = machine.swg("apps", "ls")
     assert (ended.code, ended.out) == (code, "")
     assert ended.err == "Error: it went wrong\n  memory: too small\n  → Do this.\n  trace id: f00d\n"
+
+
+def test_with_json_a_failure_is_one_line_of_json_on_stderr(machine: Machine, api: HandMadeApi) -> None:
+    api.refuse("GET", APPS, 404, "app-not-found", resolution="Do this.")
+    told = machine.swg("apps", "ls", "--json")
+    assert (told.code, told.out) == (4, "")
+    assert json.loads(told.err) == {
+        "code": "app-not-found",
+        "message": "it went wrong",
+        "resolution": "Do this.",
+        "trace_id": "f00d",
+        "exit_code": 4,
+    }
+    assert json.loads(machine.swg("status", "--json").err)["code"] == "usage"
 
 
 def test_a_token_that_does_not_hold_is_answered_with_the_way_to_log_in(machine: Machine, api: HandMadeApi) -> None:
@@ -145,7 +159,7 @@ def test_a_deployment_is_followed_to_its_end(
     assert "admission" in ended.err
     assert "starting   boots" in ended.err
     if code:
-        assert "Error: stage checking: because\nthe last lines of its output:\n  | last words\n" in ended.err
+        assert json.loads(ended.err.splitlines()[-1])["message"].endswith("of its output:\n  | last words")
         assert ended.out == ""
         assert ("goes on serving" in ended.err) == (state in ("rolled_back", "cancelled"))
         assert ("Nothing of the app serves now." in ended.err) == (state == "failed")
@@ -216,7 +230,7 @@ def test_a_stop_waits_until_nothing_lives(machine: Machine, api: HandMadeApi) ->
     api.answer("GET", "/v1/apps/app_1/instances", one, one, none)
     ended = machine.swg("apps", "stop", "shop")
     assert ended.code == 0
-    assert ended.err.startswith("  stopping "), "what goes on, not the state that was asked for"
+    assert ended.err == "  stopping\n", "what goes on, not the state that was asked for"
     assert [asked.path for asked in api.asked].count("/v1/apps/app_1/instances") == 3
 
 

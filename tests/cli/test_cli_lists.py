@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from shellwego.client.generated import (
     AppList,
     AppView,
@@ -59,3 +61,12 @@ def test_an_app_or_a_project_that_is_not_there_is_told_by_listings_and_by_whoami
         assert (ended.code, ended.out) == (4, "")
     api.answer("GET", "/v1/projects/prj_1", view(ProjectView, name="first"))
     assert "project  first" in machine.swg("whoami", "-p", "prj_1").out
+
+
+def test_status_has_its_instances_by_process_and_slot_in_every_form(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps/shop", view(AppView, id="app_1", name="shop"))
+    newest_first = [view(InstanceView, id=f"ins_{slot}", process="web", slot=slot) for slot in (1, 2, 0)]
+    api.answer("GET", "/v1/apps/app_1/instances", InstanceList(data=newest_first, pagination=LAST))
+    assert machine.swg("status", "-a", "shop", "--output", "name").out == "ins_0\nins_1\nins_2\n"
+    document = json.loads(machine.swg("status", "-a", "shop", "--json").out)
+    assert [instance["slot"] for instance in document["instances"]] == [0, 1, 2]

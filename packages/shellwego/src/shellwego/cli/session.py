@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from shellwego.cli.failure import AUTH, FAILED, USAGE, Failure
+from shellwego.cli.failure import AUTH, FAILED, USAGE, Failure, JsonFailure
 
 if TYPE_CHECKING:
     from shellwego.client.context import Context, ContextFile
@@ -210,11 +210,15 @@ def shared(command: F) -> F:
             yes=yes,
             color=not no_color and sys.stderr.isatty(),
         )
-        with told():
-            try:
+        try:
+            with told():
                 return command(session, *arguments, **options)
-            finally:
-                session.close()
+        except click.ClickException as error:
+            if session.output != "json":
+                raise
+            raise JsonFailure(error) from error
+        finally:
+            session.close()
 
     for option in reversed(_OPTIONS):
         call = option(call)
@@ -249,6 +253,7 @@ def _failure(error: BaseException | None) -> Failure | None:
                 code=exit_code(error.status, error.code),
                 resolution=_LOG_IN if error.status == 401 else error.resolution,
                 trace_id=error.trace_id,
+                kind=error.code,
             )
         case UnusableName():
             return Failure(str(error), code=USAGE, resolution="Names and ids are not empty and have no slash.")

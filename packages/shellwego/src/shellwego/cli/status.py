@@ -35,7 +35,8 @@ def status(session: Session) -> None:
     client, project = session.client, session.project
     app = client.get_app(session.app, project=project)
     deployment = client.get_deployment(app.id, app.deployment_id, project=project) if app.deployment_id else None
-    living = client.list_instances(app.id, project=project, phase=LIVE, limit=100).data
+    found = client.list_instances(app.id, project=project, phase=LIVE, limit=100).data
+    living = sorted(found, key=lambda each: (each.process, each.slot))
     document = {
         "app": msgspec.to_builtins(app),
         "deployment": msgspec.to_builtins(deployment),
@@ -52,7 +53,7 @@ def status(session: Session) -> None:
             "age": age(instance.created_at.isoformat()),
             "reason": instance.reason,
         }
-        for instance in sorted(living, key=lambda each: (each.process, each.slot))
+        for instance in living
     ]
     if session.output != "table":
         show(session, document, rows, name="id")
