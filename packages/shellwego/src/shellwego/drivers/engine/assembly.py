@@ -20,7 +20,7 @@ from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import Host, ProcessId
 from plasmavmc.host.run import find_program
 from plasmavmc.hypervisor.qemu.offer import QemuSite, announce_qemu, cached_result, settle_qemu
-from plasmavmc.hypervisor.registry import BackendStatus, HypervisorRegistry, Readiness
+from plasmavmc.hypervisor.registry import HypervisorRegistry
 from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.store import ImageStore
 from plasmavmc.manager import VmManager
@@ -29,6 +29,7 @@ from plasmavmc.network.ipam import choose_subnet
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import Records
 from plasmavmc.storage.choose import choose_storage
+from plasmavmc.types import BackendStatus, Readiness
 from shellwego.core.nodes import Backend
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine, Probe, to_backend, translated
 
