@@ -155,6 +155,7 @@ class RegisterImageStart(_message.Message):
     WASM_UPLOAD_FIELD_NUMBER: _builtins.int
     CREDENTIALS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """A remark: the same bytes are the same image, so registering twice changes nothing."""
     name: _builtins.str
     """Under which name it is kept. Empty: the reference itself, or for an upload the digest alone."""
     reference: _builtins.str

@@ -487,7 +487,7 @@ class VmStatus(_message.Message):
     def usage(self) -> Global___VmUsage: ...
     @_builtins.property
     def log_tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The last lines of output; filled where the VM failed or stopped."""
+        """The last lines of output; filled where the VM failed or stopped. Lists and watches leave them out."""
 
     def __init__(
         self,

@@ -435,8 +435,9 @@ class WatchVmsResponse(_message.Message):
     SNAPSHOT_COMPLETE_FIELD_NUMBER: _builtins.int
     SNAPSHOT_BEGIN_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
+    """Empty within a snapshot, which cannot be resumed half."""
     deleted_vm_id: _builtins.str
-    """A VM that is gone."""
+    """A VM that is gone, or no longer matches the filter."""
     @_builtins.property
     def vm(self) -> _types_pb2.Vm: ...
     @_builtins.property

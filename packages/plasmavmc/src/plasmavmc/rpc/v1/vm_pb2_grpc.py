@@ -157,7 +157,8 @@ class VmServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteVm(self, request, context):
-        """Ends a VM now and removes it with its disks and memory. An absent one is fine.
+        """Ends a VM now and removes it with its disks and memory. An absent one is fine; one that the caller may not see is
+        left alone, and told as absent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,7 +49,9 @@ class VmServiceStub:
     ForkVm: _grpc.UnaryUnaryMultiCallable[_vm_pb2.ForkVmRequest, _vm_pb2.ForkVmResponse]
     """Copies of a running VM that go on from where it is, each with its own identity, address, time and entropy."""
     DeleteVm: _grpc.UnaryUnaryMultiCallable[_vm_pb2.DeleteVmRequest, _vm_pb2.DeleteVmResponse]
-    """Ends a VM now and removes it with its disks and memory. An absent one is fine."""
+    """Ends a VM now and removes it with its disks and memory. An absent one is fine; one that the caller may not see is
+    left alone, and told as absent.
+    """
     GetVm: _grpc.UnaryUnaryMultiCallable[_vm_pb2.GetVmRequest, _types_pb2.Vm]
     ListVms: _grpc.UnaryUnaryMultiCallable[_vm_pb2.ListVmsRequest, _vm_pb2.ListVmsResponse]
     WatchVms: _grpc.UnaryStreamMultiCallable[_vm_pb2.WatchVmsRequest, _vm_pb2.WatchVmsResponse]
@@ -80,7 +82,9 @@ class VmServiceAsyncStub(VmServiceStub):
     ForkVm: _aio.UnaryUnaryMultiCallable[_vm_pb2.ForkVmRequest, _vm_pb2.ForkVmResponse]  # type: ignore[assignment]
     """Copies of a running VM that go on from where it is, each with its own identity, address, time and entropy."""
     DeleteVm: _aio.UnaryUnaryMultiCallable[_vm_pb2.DeleteVmRequest, _vm_pb2.DeleteVmResponse]  # type: ignore[assignment]
-    """Ends a VM now and removes it with its disks and memory. An absent one is fine."""
+    """Ends a VM now and removes it with its disks and memory. An absent one is fine; one that the caller may not see is
+    left alone, and told as absent.
+    """
     GetVm: _aio.UnaryUnaryMultiCallable[_vm_pb2.GetVmRequest, _types_pb2.Vm]  # type: ignore[assignment]
     ListVms: _aio.UnaryUnaryMultiCallable[_vm_pb2.ListVmsRequest, _vm_pb2.ListVmsResponse]  # type: ignore[assignment]
     WatchVms: _aio.UnaryStreamMultiCallable[_vm_pb2.WatchVmsRequest, _vm_pb2.WatchVmsResponse]  # type: ignore[assignment]
@@ -156,7 +160,9 @@ class VmServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vm_pb2.DeleteVmRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vm_pb2.DeleteVmResponse, _abc.Awaitable[_vm_pb2.DeleteVmResponse]]:
-        """Ends a VM now and removes it with its disks and memory. An absent one is fine."""
+        """Ends a VM now and removes it with its disks and memory. An absent one is fine; one that the caller may not see is
+        left alone, and told as absent.
+        """
 
     @_abc_1.abstractmethod
     def GetVm(
