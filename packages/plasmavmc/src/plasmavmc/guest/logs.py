@@ -7,7 +7,8 @@ streams is what may be acknowledged.
 
 The app never waits for us: where the disk is full, output is dropped and counted, and acknowledged all the same.
 
-Format of a line: `<seconds> <stream letter> <end offset> <text>`, undecodable bytes replaced, one newline at the end.
+Format of a line: `<seconds> <stream letter> <end offset> <text>`, undecodable bytes replaced, one newline at the end. A
+line of ours with the offset -1 says that a new run begins, whose guest numbers from 0 again.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ MAX_LINE = 16 * 1024
 SEGMENT_BYTES = 8 * MIB
 BUDGET_BYTES = 64 * MIB
 KEPT_S = 24 * 3600.0
+_NEW_RUN = -1
 _LETTERS = {LogStream.STDOUT: "o", LogStream.STDERR: "e", LogStream.SYSTEM: "s"}
 _STREAMS = {letter: stream for stream, letter in _LETTERS.items()}
 
@@ -76,6 +78,8 @@ class VmLog:
 
     def _restore(self) -> None:
         for stored in self._stored():
+            if stored.offset == _NEW_RUN:
+                self._streams = {each: _Stream() for each in self._streams}
             stream = self._streams.get(stored.line.stream)
             if stream is not None:
                 stream.stored = max(stream.stored, stored.offset)
@@ -113,6 +117,14 @@ class VmLog:
     def _append_long(self, stream: LogStream, end: int, line: bytes) -> None:
         for start in range(0, max(len(line), 1), MAX_LINE):
             self._append(stream, end, line[start : start + MAX_LINE].decode("utf-8", "replace").rstrip("\r"))
+
+    def begin_anew(self) -> None:
+        """Another run of the same VM: what comes is numbered from 0 again, and the log is open."""
+        self.flush()
+        self._streams = {each: _Stream() for each in self._streams}
+        self._expected = 0
+        self._append(LogStream.SYSTEM, _NEW_RUN, "a new run of this VM begins")
+        self.closed = False
 
     def note(self, text: str) -> None:
         """A line of the platform itself."""
@@ -251,6 +263,11 @@ class LogStore:
         if key not in self._logs:
             self._logs[key] = VmLog(self._root / key, clock=self._clock)
         return self._logs[key]
+
+    def begin(self, key: str) -> None:
+        """A VM is made: where one of this key has written before, a new run begins."""
+        if (self._root / key).is_dir():
+            self.open(key).begin_anew()
 
     def find(self, key: str) -> VmLog | None:
         """The log of a VM, if one exists; that of an ended VM is closed already."""
