@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import cast
+from typing import TypeAlias, cast
 
 import grpc
 
@@ -16,7 +16,7 @@ from plasmavmc.rpc.errors import error_of
 from plasmavmc.rpc.v1 import vm_pb2
 from plasmavmc.types import ExecSpec, TerminalSize
 
-Call = grpc.aio.StreamStreamCall[vm_pb2.ExecVmRequest, vm_pb2.ExecVmResponse]
+Call: TypeAlias = "grpc.aio.StreamStreamCall[vm_pb2.ExecVmRequest, vm_pb2.ExecVmResponse]"
 
 _CHUNK = 64 * 1024
 
