@@ -164,6 +164,16 @@ async def test_an_upload_that_is_broken_off_leaves_nothing(rig: RpcRig) -> None:
         assert [image.names async for image in client.images.list_images()] == [("sample:latest",)]
 
 
+async def test_chunks_that_cannot_be_read_are_the_callers_own_error(rig: RpcRig) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise OSError("the disk is gone")
+
+    async with rig.client("operator") as client:
+        with pytest.raises(OSError, match="the disk is gone"):
+            [told async for told in client.images.register(upload("app"), broken())]
+
+
 async def test_a_name_moves_to_the_image_that_got_it_last(rig: RpcRig) -> None:
     async with rig.client("operator") as client:
         first = await register(client, upload("app:v1"), oci_layout(hello()))

@@ -12,6 +12,7 @@ to repeat one yourself.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
@@ -273,20 +274,30 @@ class ImageClient:
     ) -> AsyncIterator[ImageProgress | Image]:
         """Progress, and last the image. `chunks` are the bytes of an upload."""
         start = image_pb2.RegisterImageRequest(start=order_to_pb(order, _id(request_id)))
+        failure: list[Exception] = []
 
         async def requests() -> AsyncIterator[image_pb2.RegisterImageRequest]:
             yield start
-            async for chunk in chunks or _nothing():
-                for begin in range(0, len(chunk), _UPLOAD_CHUNK):
-                    yield image_pb2.RegisterImageRequest(chunk=chunk[begin : begin + _UPLOAD_CHUNK])
+            try:
+                async for chunk in chunks or _nothing():
+                    for begin in range(0, len(chunk), _UPLOAD_CHUNK):
+                        yield image_pb2.RegisterImageRequest(chunk=chunk[begin : begin + _UPLOAD_CHUNK])
+            except Exception as error:
+                failure.append(error)
+                raise
 
         call = self._stub.RegisterImage(requests(), metadata=self._metadata)
-        async with aclosing(_answers(call, call)) as answers:
-            async for answer in answers:
-                if answer.HasField("image"):
-                    yield image_from_pb(answer.image)
-                else:
-                    yield progress_from_pb(answer.progress)
+        try:
+            async with aclosing(_answers(call, call)) as answers:
+                async for answer in answers:
+                    if answer.HasField("image"):
+                        yield image_from_pb(answer.image)
+                    else:
+                        yield progress_from_pb(answer.progress)
+        except asyncio.CancelledError:
+            if failure:  # gRPC cancels a call whose chunks cannot be had; nobody cancelled us
+                raise failure[0] from None
+            raise
 
     async def get(self, image: str, scope: Scope | None = None) -> Image:
         """By digest or name."""
