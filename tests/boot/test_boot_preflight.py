@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shellwego.boot import preflight
+from plasmavmc.host import installation
 from shellwego.boot.credentials import TOKEN_FILE, admin_token, write_contexts
 from shellwego.boot.preflight import Installation, PreflightError, open_installation
 from shellwego.boot.settings import UpSettings
@@ -22,14 +22,14 @@ Plant = Callable[[Path, Path], None]
 
 @pytest.fixture(autouse=True)
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "RUN_DIR", tmp_path / "run")
-    monkeypatch.setattr(preflight, "check_user", lambda: (USER, GROUP))
+    monkeypatch.setattr(installation, "RUN_ROOT", tmp_path / "run")
+    monkeypatch.setattr(installation, "check_user", lambda: (USER, GROUP))
 
 
 def opened(directory: Path) -> Installation:
-    installation = open_installation(UpSettings(data_dir=directory))
-    os.close(installation.lock)
-    return installation
+    found = open_installation(UpSettings(data_dir=directory))
+    os.close(found.lock)
+    return found
 
 
 def mode_of(path: Path) -> int:
@@ -69,8 +69,8 @@ def test_a_directory_of_the_user_that_holds_something_else_is_not_used(tmp_path:
 
 
 def test_a_first_start_that_ended_early_can_be_repeated(tmp_path: Path) -> None:
-    installation = opened(tmp_path / "data")
-    (installation.data_dir / "installation").unlink()
+    first = opened(tmp_path / "data")
+    (first.data_dir / "installation").unlink()
     opened(tmp_path / "data")
 
 

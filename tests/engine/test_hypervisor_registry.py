@@ -10,7 +10,7 @@ import pytest
 from plasmavmc.errors import HostError, InvalidSpecError, NotFoundError, UnavailableError
 from plasmavmc.hypervisor.backend import HypervisorBackend
 from plasmavmc.hypervisor.capabilities import refusals
-from plasmavmc.hypervisor.registry import HypervisorRegistry, Readiness
+from plasmavmc.hypervisor.registry import HypervisorRegistry
 from plasmavmc.types import (
     GIB,
     SYSTEM_SCOPE,
@@ -20,6 +20,7 @@ from plasmavmc.types import (
     DiskSpec,
     Isolation,
     NetworkSpec,
+    Readiness,
     VmResources,
     VmSpec,
 )

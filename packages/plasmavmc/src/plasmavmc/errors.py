@@ -41,6 +41,14 @@ class ConflictError(PlasmaError):
     """The thing exists already, or its state forbids the move."""
 
 
+class UnauthenticatedError(PlasmaError):
+    """Nobody whom we know asks: no token, certificate or socket of a principal, or one that is not valid."""
+
+
+class ForbiddenError(PlasmaError):
+    """The caller may see the thing, but may not do this with it."""
+
+
 class CapacityError(PlasmaError):
     """The host has no room: memory, addresses, disk, descriptors."""
 

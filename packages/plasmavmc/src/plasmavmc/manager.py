@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import structlog
@@ -23,7 +23,7 @@ from plasmavmc.machine import Machine
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
 from plasmavmc.states import ENDED, VmState
-from plasmavmc.types import ExecSpec, LogLine, Vm, VmSpec, VmStatus, check_digest, check_id, vm_key
+from plasmavmc.types import ExecSpec, ForkIdentity, LogLine, Vm, VmSpec, VmStatus, check_digest, check_id, vm_key
 
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,255}")
@@ -90,7 +90,7 @@ class VmManager:
         check_spec(spec)
         present = self._machines.get(spec.id)
         if present is not None:
-            if _same(present.spec, spec):
+            if _same(present.record, spec):
                 return present.view()
             raise ConflictError("vm-exists", f"VM {spec.id} exists with another specification")
         if any(machine.key == vm_key(spec.id) for machine in self._machines.values()):
@@ -99,6 +99,7 @@ class VmManager:
         record = VmRecord(spec, VmStatus(VmState.PENDING, self._parts.clock()))
         machine = Machine(record, self._parts, self._notify)
         self._parts.records.save(record)
+        self._parts.logs.begin(machine.key)
         self._machines[spec.id] = machine
         self._notify()
         return machine.view()
@@ -129,6 +130,45 @@ class VmManager:
         await machine.delete()
         self._machines.pop(vm_id, None)
         self._notify()
+
+    async def restart(self, vm_id: str) -> Vm:
+        """End a VM gracefully and run its specification anew, with a fresh writable layer, under the same id.
+
+        Raises:
+            NotFoundError: there is none.
+            ConflictError: `spec-forgotten`, its environment or files were lost with an earlier life of the engine.
+            InvalidSpecError, UnavailableError, HostError: no backend can serve it now; nothing was done.
+        """
+        machine = self._machine(vm_id)
+        if machine.record.forgotten:
+            raise ConflictError(
+                "spec-forgotten",
+                f"VM {vm_id} was given environment or files, which are never written to a disk; the engine has been"
+                " restarted since and does not know them any more",
+                resolution="Delete the VM, and create it again with them.",
+            )
+        self._parts.registry.select(machine.spec)
+        await machine.stop(machine.spec.stop_grace_s)
+        await self.delete(vm_id)
+        self.create(machine.spec)
+        return self.start(vm_id)
+
+    async def suspend(self, vm_id: str) -> Vm:
+        """Put a running VM on disk.
+
+        Raises:
+            NotFoundError: there is none.
+            ConflictError: `cannot-suspend`, its backend has not that ability.
+        """
+        raise self._incapable(vm_id, "suspend")
+
+    async def resume(self, vm_id: str) -> Vm:
+        """Wake a suspended VM; raises as `suspend`."""
+        raise self._incapable(vm_id, "suspend")
+
+    async def fork(self, vm_id: str, copies: Sequence[ForkIdentity]) -> tuple[Vm, ...]:
+        """Copies of a running VM; raises as `suspend`, with `cannot-fork`."""
+        raise self._incapable(vm_id, "fork")
 
     def get(self, vm_id: str) -> Vm:
         """A VM as it is now.
@@ -210,16 +250,18 @@ class VmManager:
         except KeyError:
             raise NotFoundError("vm-not-found", f"there is no VM {vm_id}") from None
 
+    def _incapable(self, vm_id: str, ability: str) -> ConflictError:
+        backend = self._machine(vm_id).view().status.backend or "its backend"
+        return ConflictError(f"cannot-{ability}", f"VM {vm_id} cannot be put to that: {backend} has no {ability}")
+
     def _notify(self) -> None:
         self._revision += 1
         self._wake.set()
 
 
-def _same(stored: VmSpec, given: VmSpec) -> bool:
+def _same(stored: VmRecord, given: VmSpec) -> bool:
     """Equal, but for what a restart of the engine forgets on purpose."""
-    if not stored.env and not stored.files:
-        given = replace(given, env={}, files=())
-    return stored == given
+    return stored.spec == (replace(given, env={}, files=()) if stored.forgotten else given)
 
 
 def check_spec(spec: VmSpec) -> None:

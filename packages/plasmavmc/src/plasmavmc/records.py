@@ -1,7 +1,8 @@
 """What the engine remembers of a VM across its own restarts: one small file a VM, written whole and swapped in.
 
 Environment and files of a spec are left out: they may hold secrets, and no secret is written to a disk in clear. A VM is
-one-shot, so they are never needed again once the guest has them.
+one-shot, so they are not needed again once the guest has them; a record knows that there were some, for a restart needs
+them.
 
 No fsync: a record is only worth something while its VM lives, and no VM outlives the host's page cache.
 """
@@ -38,6 +39,8 @@ class VmRecord:
     ipv4: IPv4Address | None = None
     asked: bool = False
     """Somebody asked for its end."""
+    forgotten: bool = False
+    """Environment or files were given, and are lost: this was read from the disk."""
 
 
 class Records:
@@ -52,7 +55,8 @@ class Records:
 
     def save(self, record: VmRecord) -> None:
         """Store a record, atomically; without environment and files."""
-        redacted = replace(record, spec=replace(record.spec, env={}, files=()))
+        forgotten = record.forgotten or bool(record.spec.env or record.spec.files)
+        redacted = replace(record, spec=replace(record.spec, env={}, files=()), forgotten=forgotten)
         path = self._path(record.spec.id)
         fresh = path.with_suffix(".new")
         with fresh.open("wb") as stream:

@@ -83,6 +83,14 @@ class VmResources:
     """Size of the writable layer, as the guest sees it; sparse on the host."""
 
 
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """A token bucket. Zero means no limit."""
+
+    bytes_per_second: int = 0
+    operations_per_second: int = 0
+
+
 class DiskSource(StrEnum):
     IMAGE = "image"
     EMPTY = "empty"
@@ -104,6 +112,7 @@ class DiskSpec:
     reference: str = ""
     """Image digest, volume id or snapshot id, by `source`."""
     format: DiskFormat = DiskFormat.RAW
+    limit: RateLimit = RateLimit()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +124,8 @@ class NetworkSpec:
     """VMs with the same network id may talk to each other; no others may."""
     mac: str = ""
     ipv4: IPv4Address | None = None
+    receive: RateLimit = RateLimit()
+    transmit: RateLimit = RateLimit()
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +268,23 @@ class BackendCapabilities:
     channel: str = "serial"
     rate_limits: bool = False
     encryption: bool = False
+
+
+class Readiness(StrEnum):
+    PROBING = "probing"
+    READY = "ready"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStatus:
+    """A backend as people see it in `nodes` and `doctor`."""
+
+    name: str
+    readiness: Readiness
+    reason: str = ""
+    """Why it is unavailable, or what is weaker than it could be (an emulated CPU, and why)."""
+    capabilities: BackendCapabilities | None = None
 
 
 @dataclass(frozen=True, slots=True)

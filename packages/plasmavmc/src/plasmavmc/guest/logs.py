@@ -10,7 +10,8 @@ The app never waits for us: where the disk is full, output is dropped and counte
 Trap: one frame of a guest may hold 65,536 lines, and all guests share one event loop with the API. So what one call brings
 is written with as few calls to the disk as segments allow, and the last lines are read from the end.
 
-Format of a line: `<seconds> <stream letter> <end offset> <text>`, undecodable bytes replaced, one newline at the end.
+Format of a line: `<seconds> <stream letter> <end offset> <text>`, undecodable bytes replaced, one newline at the end. A
+line of ours with the offset -1 says that a new run begins, whose guest numbers from 0 again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ MAX_LINE = 16 * 1024
 SEGMENT_BYTES = 8 * MIB
 BUDGET_BYTES = 64 * MIB
 KEPT_S = 24 * 3600.0
+_NEW_RUN = -1
+_NEW_RUN_TEXT = "a new run of this VM begins"
+_MAX_RUNS_LOOKED_AT = 100
 _LETTERS = {LogStream.STDOUT: "o", LogStream.STDERR: "e", LogStream.SYSTEM: "s"}
 _STREAMS = {letter: stream for stream, letter in _LETTERS.items()}
 
@@ -87,6 +91,21 @@ def _content(segment: Path) -> bytes:
         return b""
 
 
+def _start_of_run(data: bytes) -> int:
+    """Where the last line stands that says that a new run begins; 0 where none does. An app that writes the same words
+    without end is not followed: it hurts its own log."""
+    mark = f" {_LETTERS[LogStream.SYSTEM]} {_NEW_RUN} {_NEW_RUN_TEXT}\n".encode()
+    position = len(data)
+    for _ in range(_MAX_RUNS_LOOKED_AT):
+        position = data.rfind(mark, 0, position)
+        if position < 0:
+            break
+        start = data.rfind(b"\n", 0, position) + 1
+        if data[start:position].replace(b".", b"").isdigit():
+            return start
+    return 0
+
+
 def _from_end(segment: Path, count: int) -> Iterator[_Stored]:
     """At most so many of its lines, the last one first."""
     data = _content(segment)
@@ -117,14 +136,18 @@ class VmLog:
         self._restore()
 
     def _restore(self) -> None:
-        """Find where each stream was stored up to. What the guest may send again is younger than the segments looked at."""
+        """Find where each stream of this run was stored up to. What the guest may send again is younger than the segments
+        looked at."""
         missing = dict(self._streams)
         for segment in reversed(self._segments()[-_RESTORED_SEGMENTS:]):
-            data = _content(segment)
+            content = _content(segment)
+            data = content[_start_of_run(content) :]
             for part in (data[-_NEAR_END:], data):
                 for stream in list(missing):
                     if ends := _ENDS[stream].findall(part):
                         missing.pop(stream).stored = int(ends[-1])
+            if len(data) < len(content):
+                break
         self._expected = max(stream.stored for stream in self._streams.values())
 
     def write(self, stream: LogStream, offset: int, data: bytes) -> None:
@@ -156,6 +179,14 @@ class VmLog:
             yield from _pieces(stream, position, rest[:MAX_LINE])
             rest = rest[MAX_LINE:]
         state.partial = bytearray(rest)
+
+    def begin_anew(self) -> None:
+        """Another run of the same VM: what comes is numbered from 0 again, and the log is open."""
+        self.flush()
+        self._streams = {each: _Stream() for each in self._streams}
+        self._expected = 0
+        self._append([(LogStream.SYSTEM, _NEW_RUN, _NEW_RUN_TEXT)])
+        self.closed = False
 
     def note(self, text: str) -> None:
         """A line of the platform itself."""
@@ -311,6 +342,11 @@ class LogStore:
         if key not in self._logs:
             self._logs[key] = VmLog(self._root / key, clock=self._clock)
         return self._logs[key]
+
+    def begin(self, key: str) -> None:
+        """A VM is made: where one of this key has written before, a new run begins."""
+        if (self._root / key).is_dir():
+            self.open(key).begin_anew()
 
     def find(self, key: str) -> VmLog | None:
         """The log of a VM, if one exists; that of an ended VM is closed already."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from plasmavmc.types import GIB, MIB, BackendCapabilities, DiskSource, VmSpec
+from plasmavmc.types import GIB, MIB, BackendCapabilities, DiskSource, RateLimit, VmSpec
 
 OWN_DISKS = 2
 """Image and writable layer, which every VM has beside its volumes."""
@@ -42,6 +42,21 @@ def _refusals(spec: VmSpec, can: BackendCapabilities) -> Iterator[Refusal]:
     for index, volume in enumerate(spec.volumes):
         if volume.source is DiskSource.SNAPSHOT and not can.snapshot:
             yield Refusal(f"volumes[{index}].source", f"{can.name} cannot start from a snapshot")
+    if not can.rate_limits:
+        for field in _limited(spec):
+            yield Refusal(field, f"{can.name} has no rate limits")
+
+
+def _limited(spec: VmSpec) -> Iterator[str]:
+    """Paths of the rate limits that are asked for."""
+    for index, volume in enumerate(spec.volumes):
+        if volume.limit != RateLimit():
+            yield f"volumes[{index}].limit"
+    for index, network in enumerate(spec.networks):
+        if network.receive != RateLimit():
+            yield f"networks[{index}].receive"
+        if network.transmit != RateLimit():
+            yield f"networks[{index}].transmit"
 
 
 def _size(count: int) -> str:

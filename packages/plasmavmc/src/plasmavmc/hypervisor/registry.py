@@ -10,29 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from plasmavmc.errors import HostError, InvalidSpecError, NotFoundError, UnavailableError
 from plasmavmc.hypervisor.backend import HypervisorBackend
 from plasmavmc.hypervisor.capabilities import Refusal, refusals
-from plasmavmc.types import BackendCapabilities, VmSpec
-
-
-class Readiness(StrEnum):
-    PROBING = "probing"
-    READY = "ready"
-    UNAVAILABLE = "unavailable"
-
-
-@dataclass(frozen=True, slots=True)
-class BackendStatus:
-    """A backend as people see it in `nodes` and `doctor`."""
-
-    name: str
-    readiness: Readiness
-    reason: str = ""
-    """Why it is unavailable, or what is weaker than it could be (an emulated CPU, and why)."""
-    capabilities: BackendCapabilities | None = None
+from plasmavmc.types import BackendStatus, Readiness, VmSpec
 
 
 @dataclass(slots=True)

@@ -88,6 +88,20 @@ def publish(source: Path, target: Path) -> None:
     sync_file(target.parent)
 
 
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace a small file, whole.
+
+    Raises:
+        CapacityError: `disk-full`.
+        HostError: `disk-error`.
+    """
+    with disk_errors(path.parent):
+        fresh = path.with_name(f"{path.name}.new")
+        fresh.write_bytes(data)
+        sync_file(fresh)
+        publish(fresh, path)
+
+
 def empty_directory(directory: Path) -> None:
     """Remove everything below a directory, which stays."""
     for entry in make_private(directory).iterdir():

@@ -30,7 +30,7 @@ from typing import BinaryIO, Protocol, runtime_checkable
 
 import msgspec
 
-from plasmavmc.errors import ImageError
+from plasmavmc.errors import ConflictError, ImageError
 from plasmavmc.host.threads import in_thread
 from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.config import check_platform, parse_config, parse_diff_ids
@@ -159,6 +159,18 @@ class ImageStore:
                 total -= image.size_bytes
                 won += await self._remove(self._directory(image.digest))
         return won
+
+    async def remove(self, digest: str) -> None:
+        """Remove an image now. One that is not here is fine.
+
+        Raises:
+            ConflictError: `image-in-use`, a VM holds it.
+        """
+        async with self._locks.hold(digest):
+            if any(digest in digests for digests in self._holders.values()):
+                raise ConflictError("image-in-use", f"a VM runs from image {digest}")
+            if self._directory(digest).exists():
+                await self._remove(self._directory(digest))
 
     # What is here
 

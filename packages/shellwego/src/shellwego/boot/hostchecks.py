@@ -13,9 +13,9 @@ from pathlib import Path
 from shellwego.boot import preflight
 from shellwego.boot.findings import Finding, fail, ok, warn
 from shellwego.boot.limits import ENOUGH_FILES, raise_file_limit
-from shellwego.boot.settings import USER, UpSettings
+from shellwego.boot.settings import UpSettings
 from shellwego.core.errors import ShellWeGoError
-from shellwego.drivers.engine.host import KVM_DEVICE, Acceleration, cgroup_kinds, probed
+from shellwego.drivers.engine.host import KVM_DEVICE, Acceleration, cgroup_kinds, installation, probed
 
 _ROOMY_DISK = 4 << 30
 _ROOMY_MEMORY = 1 << 30
@@ -25,7 +25,7 @@ def check_host(settings: UpSettings) -> list[Finding]:
     """All checks of this machine."""
     return [
         _root(),
-        _asked("user", preflight.check_user, f"{USER} exists"),
+        _asked("user", preflight.check_user, f"{installation.USER} exists"),
         _asked("programs", preflight.check_programs, ", ".join(preflight.PROGRAMS)),
         _asked("guest", lambda: preflight.check_cache(settings.cache), f"kernel and init are in {settings.cache}"),
         _acceleration(settings.cache),

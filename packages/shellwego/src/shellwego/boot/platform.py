@@ -43,7 +43,7 @@ from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import ShellWeGoError
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
-from shellwego.drivers.engine.assembly import EngineSite, HostLink, open_engine
+from shellwego.drivers.engine.assembly import EngineSite, HostLink, open_plasma
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine
 from shellwego.drivers.images.plasmavmc import Credentials, PlasmaImages
 from shellwego.drivers.store.sqlite import open_sqlite
@@ -118,7 +118,9 @@ class Platform:
                 },
             )
             edge_settings = self._edge_settings()
-            engine = await open_engine(link, self._engine_site(), lambda: _edge_processes(edge_settings))
+            engine = await open_plasma(
+                link, self._engine_site(), version("shellwego"), lambda: _edge_processes(edge_settings)
+            )
             streams = MemoryStreams()
             wire = MemoryLink(clock)
             edge = Edge(
@@ -238,7 +240,6 @@ class Platform:
             run_dir=self.installation.run_dir,
             cache=self.settings.cache,
             blobs=self._directory("blobs"),
-            version=version("shellwego"),
         )
 
 

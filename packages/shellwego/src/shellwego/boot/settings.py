@@ -10,7 +10,6 @@ from pathlib import Path
 from shellwego.core.errors import InvalidError
 
 CONFIG_FILE = Path("/etc/shellwego/config.toml")
-USER = "shellwego"
 _DOMAIN = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
 

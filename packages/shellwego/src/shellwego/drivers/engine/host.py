@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-from plasmavmc.errors import HostError
+from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.guest.boot import assets_present, load_assets
+from plasmavmc.host import installation, ownership
 from plasmavmc.host.configuration import HelperConfiguration, Listener
 from plasmavmc.host.helper.cgroups import CONTROLLERS, V2, layouts, parse_mounts
-from plasmavmc.host.names import installation_key
-from plasmavmc.host.run import PACKAGES, PATH, find_program
-from plasmavmc.host.split import check_reachable
+from plasmavmc.host.installation import Installation, Product
+from plasmavmc.host.run import find_program
 from plasmavmc.hypervisor.probe import KVM_DEVICE, ProbeCache, ProbeResult, gather_facts
 from plasmavmc.types import Acceleration
 
@@ -20,26 +18,17 @@ __all__ = [
     "KVM_DEVICE",
     "Acceleration",
     "HelperConfiguration",
+    "Installation",
     "Listener",
+    "PlasmaError",
     "ProbeResult",
+    "Product",
     "assets_present",
     "cgroup_kinds",
-    "check_reachable",
-    "installation_key",
-    "missing_programs",
-    "packages_of",
+    "installation",
+    "ownership",
     "probed",
 ]
-
-
-def missing_programs(names: Sequence[str]) -> tuple[str, ...]:
-    """Those of the programs that are not installed."""
-    return tuple(name for name in names if shutil.which(name, path=PATH) is None)
-
-
-def packages_of(names: Sequence[str]) -> tuple[str, ...]:
-    """The distribution's packages that hold these programs."""
-    return tuple(sorted({PACKAGES.get(name, name) for name in names}))
 
 
 def probed(cache: Path) -> ProbeResult | None:

@@ -7,16 +7,17 @@ restarts; so what `observe` tells of an adopted VM is complete without any memor
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from plasmavmc import errors as engine_errors
 from plasmavmc.guest.api import ExecExit, ExecSession
+from plasmavmc.host import capacity
 from plasmavmc.host.operations import ProcessId
 from plasmavmc.manager import VmManager
+from plasmavmc.server.assembly import Probe
 from plasmavmc.states import VmState
 from plasmavmc.types import (
     BackendCapabilities,
@@ -48,8 +49,6 @@ _PHASES = {
     VmState.DELETING: VmPhase.ENDED,
     VmState.DELETED: VmPhase.ENDED,
 }
-HOST_RESERVE_BYTES = 256 << 20
-"""Memory of the host that no VM may have: kernel, platform, HAProxy."""
 
 
 def to_spec(order: VmOrder) -> VmSpec:
@@ -123,10 +122,6 @@ def _told(error: engine_errors.PlasmaError) -> str:
     return " — ".join(filter(None, (error.brief, error.details)))
 
 
-Probe = Callable[[], Coroutine[None, None, None]]
-"""Finds out what boots on this host and offers it; to be run beside, after the first sweep."""
-
-
 class PlasmaExec:
     """An exec session of the engine in the platform's words."""
 
@@ -194,19 +189,17 @@ class PlasmaEngine:
             self._probing = asyncio.create_task(self._probe(), name="probe")
 
     async def facts(self) -> NodeFacts:
-        cpus = os.cpu_count() or 1
         backends = self._backends()
-        disk_bytes, disk_free_bytes = _disk_bytes(self._disk_dir)
         return NodeFacts(
             hostname=socket.gethostname(),
             version=self._version,
-            cpu_milli=cpus * 1000,
-            memory_bytes=max(_memory_bytes() - HOST_RESERVE_BYTES, 0),
-            disk_bytes=disk_bytes,
+            cpu_milli=capacity.cpu_milli(),
+            memory_bytes=capacity.memory_bytes(),
+            disk_bytes=capacity.disk_bytes(self._disk_dir),
             backends=backends,
             confinement=self._confinement(),
             warnings=_warnings(backends, self._confinement()),
-            disk_free_bytes=disk_free_bytes,
+            disk_free_bytes=capacity.disk_free_bytes(self._disk_dir),
         )
 
     async def run(self, order: VmOrder) -> None:
@@ -254,17 +247,6 @@ class PlasmaEngine:
         if self._probing is not None:
             self._probing.cancel()
         await self._manager.close(keep_vms=keep_vms)
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _disk_bytes(directory: Path) -> tuple[int, int]:
-    """What its file system could give us in all, and now; what it keeps for root is never ours (statvfs(3))."""
-    status = os.statvfs(directory)
-    kept = status.f_bfree - status.f_bavail
-    return (status.f_blocks - kept) * status.f_frsize, status.f_bavail * status.f_frsize
 
 
 def _warnings(backends: tuple[Backend, ...], confinement: str) -> tuple[str, ...]:

@@ -1,0 +1,280 @@
+"""What the gRPC services need of an engine, in the engine's own types. Implemented by `server.engine` over this host's
+`VmManager`; a control plane over many hosts is another implementation.
+
+Theory. Whoever calls these protocols has asked the authorizer: an implementation checks no rights. It gets a `Reach`
+where it must leave out of a list what the caller may not see. All of them raise `PlasmaError`: `NotFoundError` for what
+does not exist, `ConflictError` for a state that forbids the move, `CapacityError`, `InvalidSpecError` with the path of the
+field in the engine's type.
+
+Lists are ordered by key (`key_of_image`, a VM's id) and cut by "after this key, so many", so that a page stays right
+while things come and go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from plasmavmc.guest.api import ExecSession
+from plasmavmc.rpc.access import Reach
+from plasmavmc.states import VmState
+from plasmavmc.types import BackendStatus, ExecSpec, ForkIdentity, LogLine, Scope, Vm, VmSpec
+
+# VMs
+
+
+@dataclass(frozen=True, slots=True)
+class VmFilter:
+    """Which VMs are meant."""
+
+    states: frozenset[VmState] = frozenset()
+    """Any of these; none means all."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """All of these."""
+    scope: Scope | None = None
+
+    def admits(self, vm: Vm) -> bool:
+        """Whether a VM is meant."""
+        return (
+            (not self.states or vm.status.state in self.states)
+            and (self.scope is None or vm.spec.scope == self.scope)
+            and all(vm.spec.labels.get(name) == value for name, value in self.labels.items())
+        )
+
+
+ALL_VMS = VmFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the history of VMs. It means something to the server of this `epoch` only."""
+
+    epoch: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotBegun:
+    """Forget what you have: all VMs follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotVm:
+    """A VM of the snapshot."""
+
+    vm: Vm
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotDone:
+    """That was all; `position` is where changes go on."""
+
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class VmChange:
+    """A VM became `after`; None: it is gone. `before` is None where it is new."""
+
+    before: Vm | None
+    after: Vm | None
+    position: Position
+
+
+VmEvent = SnapshotBegun | SnapshotVm | SnapshotDone | VmChange
+
+
+class VmApi(Protocol):
+    """VMs."""
+
+    async def create(self, spec: VmSpec, *, start: bool) -> Vm:
+        """Take note of a VM, and start it where asked. The same id with the same spec again changes nothing.
+
+        `spec.image` is a digest, or a name that is looked up in the VM's scope and then among what all may use.
+        """
+
+    async def start(self, vm_id: str) -> Vm:
+        """Let a VM begin; one that has begun and not ended is left alone."""
+
+    async def stop(self, vm_id: str, grace_s: float | None) -> Vm:
+        """End a VM gracefully; returns when it has ended. None: the specification's grace."""
+
+    async def restart(self, vm_id: str) -> Vm:
+        """End a VM and run its specification anew, with a fresh writable layer, under the same id."""
+
+    async def suspend(self, vm_id: str) -> Vm:
+        """Put a running VM on disk; returns when it is there. Cancelled, it wakes the VM again."""
+
+    async def resume(self, vm_id: str) -> Vm:
+        """Wake a suspended VM."""
+
+    async def fork(self, vm_id: str, copies: Sequence[ForkIdentity]) -> tuple[Vm, ...]:
+        """Copies of a running VM, in the order asked, all or none."""
+
+    async def delete(self, vm_id: str) -> None:
+        """End a VM now and remove it. An absent one is fine."""
+
+    async def scope_of(self, vm_id: str) -> Scope:
+        """Whose VM it is."""
+
+    async def get(self, vm_id: str) -> Vm:
+        """A VM as it is now, with what it uses."""
+
+    async def list_vms(self, chosen: VmFilter, reach: Reach, *, after: str, limit: int) -> Sequence[Vm]:
+        """VMs within reach in the order of their ids, those above `after` only."""
+
+    def watch(self, after: Position | None) -> AsyncIterator[VmEvent]:
+        """Every change since a position; a snapshot first without one, or where it is no longer (or never was) known.
+
+        A reader that falls too far behind gets a snapshot again. All VMs are told: the caller chooses.
+        """
+
+    async def exec(self, vm_id: str, spec: ExecSpec) -> ExecSession:
+        """Start a command in a running VM."""
+
+    def logs(self, vm_id: str, *, follow: bool, tail: int, since: float) -> AsyncIterator[LogLine]:
+        """What a VM wrote: the last `tail` lines not older than `since`, then new ones where `follow` is set."""
+
+
+# Images
+
+
+class ImageKind(StrEnum):
+    LINUX = "linux"
+    WASM = "wasm"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image as a scope has it. The same content may be registered in several scopes."""
+
+    scope: Scope
+    digest: str
+    names: tuple[str, ...]
+    kind: ImageKind
+    size_bytes: int
+    created: float
+    """When it was registered, in seconds since the epoch."""
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    user: str = ""
+    workdir: str = "/"
+    exposed_ports: tuple[int, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def key_of_image(image: Image) -> str:
+    """What lists of images are ordered by."""
+    return f"{image.scope.org}/{image.scope.project}/{image.digest}"
+
+
+class Upload(StrEnum):
+    """What the bytes of an upload are."""
+
+    TAR = "tar"
+    """What `docker save` writes, or an OCI image layout."""
+    WASM = "wasm"
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryLogin:
+    """Used for one call and never kept."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOrder:
+    """An image that is to be registered: from a registry by `reference`, or from uploaded bytes."""
+
+    scope: Scope
+    source: str | Upload
+    """A reference with its registry, or what is uploaded."""
+    name: str = ""
+    """Under which name it is kept. Empty: the reference itself, or for an upload the digest alone."""
+    login: RegistryLogin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProgress:
+    stage: str
+    """`upload`, `resolve`, `fetch`, `build`."""
+    done_bytes: int = 0
+    total_bytes: int = 0
+    """0 where it is not known."""
+
+
+class ImageApi(Protocol):
+    """Images."""
+
+    def register(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> AsyncIterator[ImageProgress | Image]:
+        """Progress, and last the image. `chunks` are the upload's bytes."""
+
+    async def get_image(self, scope: Scope, image: str) -> Image:
+        """An image by digest or name: that of the scope, else the one that all may use."""
+
+    async def list_images(self, scope: Scope | None, reach: Reach, *, after: str, limit: int) -> Sequence[Image]:
+        """Images within reach (of one scope only, where it is given) by `key_of_image`, those above `after` only."""
+
+    async def delete_image(self, scope: Scope, image: str) -> None:
+        """Remove an image of this very scope; a name alone is taken away while others point to it.
+
+        Raises:
+            ConflictError: `image-in-use`, a VM is made from it.
+        """
+
+
+# Nodes
+
+
+class Scheduling(StrEnum):
+    OPEN = "open"
+    CORDONED = "cordoned"
+    DRAINING = "draining"
+    DRAINED = "drained"
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    vms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A host."""
+
+    id: str
+    name: str
+    scheduling: Scheduling
+    capacity: Amount
+    promised: Amount
+    """To VMs that have not ended."""
+    backends: tuple[BackendStatus, ...]
+    version: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class NodeApi(Protocol):
+    """Hosts. An empty id means the only one."""
+
+    async def get_node(self, node_id: str) -> Node: ...
+
+    async def list_nodes(self, *, after: str, limit: int) -> Sequence[Node]:
+        """Nodes in the order of their ids, those above `after` only."""
+
+    def watch_nodes(self) -> AsyncIterator[Node]:
+        """Each node as it is, then as it changes. A slow reader skips states between."""
+
+    async def cordon(self, node_id: str) -> Node:
+        """No new VM is started there."""
+
+    async def uncordon(self, node_id: str) -> Node: ...
+
+    async def drain(self, node_id: str, deadline_s: float) -> Node:
+        """Cordon, and end what runs; returns when nothing does or the deadline is over."""

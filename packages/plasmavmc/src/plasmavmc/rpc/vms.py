@@ -1,0 +1,301 @@
+"""`plasmavmc.v1.VmService` over the protocol `VmApi`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from typing import Any, TypeVar, cast
+
+from plasmavmc.errors import GuestError, InvalidSpecError, NotFoundError
+from plasmavmc.guest.api import ExecExit, ExecOutput, ExecSession
+from plasmavmc.rpc.access import Action, Reach, Request
+from plasmavmc.rpc.api import (
+    ALL_VMS,
+    SnapshotBegun,
+    SnapshotDone,
+    SnapshotVm,
+    VmApi,
+    VmChange,
+    VmEvent,
+    VmFilter,
+)
+from plasmavmc.rpc.conversions.streams import (
+    exec_from_pb,
+    line_to_pb,
+    output_to_pb,
+    signal_from_pb,
+    size_from_pb,
+)
+from plasmavmc.rpc.conversions.values import duration_from_pb, text, time_from_pb
+from plasmavmc.rpc.conversions.vms import copies_from_pb, filter_from_pb, spec_from_pb, vm_to_pb
+from plasmavmc.rpc.gate import Call, Context, current_call
+from plasmavmc.rpc.idempotency import Answers
+from plasmavmc.rpc.identifiers import choose_id, name_of
+from plasmavmc.rpc.paging import after_of, cut, page_size
+from plasmavmc.rpc.v1 import vm_pb2, vm_pb2_grpc
+from plasmavmc.rpc.v1.types_pb2 import Vm as VmMessage
+from plasmavmc.rpc.watch import position_of, token_of
+from plasmavmc.types import Scope, Vm, VmSpec
+
+START_DEADLINE_S = 30.0
+"""From the opening of an exec stream to its first message."""
+MAX_TAIL = 100_000
+
+Item = TypeVar("Item")
+
+
+def vm_not_found(vm_id: str) -> NotFoundError:
+    return NotFoundError("vm-not-found", f"there is no VM {vm_id}")
+
+
+class VmServicer(vm_pb2_grpc.VmServiceServicer):
+    """See the module's head. Each method asks the gate before it does or tells anything."""
+
+    def __init__(self, api: VmApi, answers: Answers) -> None:
+        self._api = api
+        self._answers = answers
+
+    # Writes
+
+    async def CreateVm(self, request: vm_pb2.CreateVmRequest, context: Context) -> VmMessage:
+        async def work() -> VmMessage:
+            call = current_call()
+            asked = spec_from_pb(request.spec)
+            scope = call.home(asked.scope, "spec.scope")
+            vm_id = asked.id or choose_id("vm", call.principal.id, request.request_id)
+            call.subject = vm_id
+            await call.admit(scope, vm_id)
+            spec = replace(asked, id=vm_id, scope=scope, name=asked.name or name_of(vm_id))
+            return vm_to_pb(await self._create(spec, start=request.start))
+
+        return await self._answers.once(request, work)
+
+    async def StartVm(self, request: vm_pb2.StartVmRequest, context: Context) -> VmMessage:
+        return await self._answers.once(request, lambda: self._told(request.vm_id, self._api.start))
+
+    async def StopVm(self, request: vm_pb2.StopVmRequest, context: Context) -> VmMessage:
+        grace_s = duration_from_pb("grace", request.grace) if request.HasField("grace") else None
+
+        async def stop(vm_id: str) -> Vm:
+            return await self._api.stop(vm_id, grace_s)
+
+        return await self._answers.once(request, lambda: self._told(request.vm_id, stop))
+
+    async def RestartVm(self, request: vm_pb2.RestartVmRequest, context: Context) -> VmMessage:
+        return await self._answers.once(request, lambda: self._told(request.vm_id, self._api.restart))
+
+    async def SuspendVm(self, request: vm_pb2.SuspendVmRequest, context: Context) -> VmMessage:
+        return await self._answers.once(request, lambda: self._told(request.vm_id, self._api.suspend), abandon=True)
+
+    async def ResumeVm(self, request: vm_pb2.ResumeVmRequest, context: Context) -> VmMessage:
+        return await self._answers.once(request, lambda: self._told(request.vm_id, self._api.resume))
+
+    async def ForkVm(self, request: vm_pb2.ForkVmRequest, context: Context) -> vm_pb2.ForkVmResponse:
+        async def work() -> vm_pb2.ForkVmResponse:
+            call = current_call()
+            scope = await self._admit(call, request.vm_id)
+            await call.admit_all([Request(Action.VM_CREATE, scope)])
+            copies = tuple(
+                replace(each, vm_id=vm_id, name=each.name or name_of(vm_id))
+                for number, each in enumerate(copies_from_pb(request))
+                for vm_id in (each.vm_id or choose_id("vm", call.principal.id, request.request_id, number),)
+            )
+            forked = await self._api.fork(request.vm_id, copies)
+            return vm_pb2.ForkVmResponse(vms=[vm_to_pb(vm) for vm in forked])
+
+        return await self._answers.once(request, work)
+
+    async def DeleteVm(self, request: vm_pb2.DeleteVmRequest, context: Context) -> vm_pb2.DeleteVmResponse:
+        async def work() -> vm_pb2.DeleteVmResponse:
+            call = current_call()
+            try:
+                await self._admit(call, request.vm_id)
+            except NotFoundError:
+                call.checked = True  # absent or foreign: both are told as gone, and nothing is done
+            else:
+                await self._api.delete(request.vm_id)
+            return vm_pb2.DeleteVmResponse()
+
+        return await self._answers.once(request, work)
+
+    # Reads
+
+    async def GetVm(self, request: vm_pb2.GetVmRequest, context: Context) -> VmMessage:
+        return await self._told(request.vm_id, self._api.get)
+
+    async def ListVms(self, request: vm_pb2.ListVmsRequest, context: Context) -> vm_pb2.ListVmsResponse:
+        chosen, size = filter_from_pb(request.filter), page_size(request.page_size)
+        after = after_of(request.page_token, request.filter)
+        reach = await current_call().reach()
+        found = await self._api.list_vms(chosen, reach, after=after, limit=size + 1)
+        page, token = cut(found, size, key_of=lambda vm: vm.spec.id, to_pb=listed, question=request.filter)
+        return vm_pb2.ListVmsResponse(vms=page, next_page_token=token)
+
+    async def WatchVms(
+        self, request: vm_pb2.WatchVmsRequest, context: Context
+    ) -> AsyncIterator[vm_pb2.WatchVmsResponse]:
+        call, chosen = current_call(), filter_from_pb(request.filter)
+        events = self._api.watch(position_of(request.resume_token))
+        async with aclosing(cast("Any", events)):
+            async for event in events:
+                answer = told_event(event, chosen, await call.reach())
+                if answer is not None:
+                    yield answer
+
+    async def StreamLogs(self, request: vm_pb2.StreamLogsRequest, context: Context) -> AsyncIterator[vm_pb2.LogLine]:
+        await self._admit(current_call(), request.vm_id)
+        since = time_from_pb(request.since) if request.HasField("since") else 0.0
+        lines = self._api.logs(request.vm_id, follow=request.follow, tail=min(request.tail, MAX_TAIL), since=since)
+        async with aclosing(cast("Any", lines)):
+            async for line in lines:
+                yield line_to_pb(line)
+
+    # Commands
+
+    async def ExecVm(
+        self, request_iterator: AsyncIterator[vm_pb2.ExecVmRequest], context: Context
+    ) -> AsyncIterator[vm_pb2.ExecVmResponse]:
+        start = await first_message(request_iterator, START_DEADLINE_S)
+        if start.WhichOneof("message") != "start":
+            raise InvalidSpecError("start", "the first message starts the command")
+        await self._admit(current_call(), start.start.vm_id)
+        session = await self._api.exec(start.start.vm_id, exec_from_pb(start.start))
+        pump = asyncio.create_task(_feed(request_iterator, session), name="exec input")
+        try:
+            yield vm_pb2.ExecVmResponse(started=vm_pb2.ExecStarted())
+            async with aclosing(_until_end(session, pump)) as items:
+                async for item in items:
+                    yield output_to_pb(item)
+        finally:
+            pump.cancel()
+            await asyncio.gather(pump, return_exceptions=True)
+            await session.aclose()
+
+    # Small parts
+
+    async def _create(self, spec: VmSpec, *, start: bool) -> Vm:
+        try:
+            return await self._api.create(spec, start=start)
+        except InvalidSpecError as error:
+            words = error.brief.removeprefix(f"{error.field}: ")
+            raise InvalidSpecError(f"spec.{error.field}", words, resolution=error.resolution) from error
+
+    async def _told(self, vm_id: str, move: Callable[[str], Awaitable[Vm]]) -> VmMessage:
+        """Do something with a VM and tell how it is then."""
+        await self._admit(current_call(), vm_id)
+        return vm_to_pb(await move(vm_id))
+
+    async def _admit(self, call: Call, vm_id: str) -> Scope:
+        """Go on only where the principal may do this to that VM; returns whose it is."""
+        absent = vm_not_found(_checked_id(vm_id))
+        try:
+            scope = await self._api.scope_of(vm_id)
+        except NotFoundError:
+            raise absent from None
+        await call.admit(scope, vm_id, absent=absent)
+
+        async def state() -> str:
+            return (await self._api.get(vm_id)).status.state.value
+
+        call.subject, call.state = vm_id, state
+        return scope
+
+
+def _checked_id(vm_id: str) -> str:
+    if not vm_id:
+        raise InvalidSpecError("vm_id", "it is needed")
+    return text("vm_id", vm_id, 64)
+
+
+def listed(vm: Vm) -> VmMessage:
+    """A VM in a list or a watch: without the last lines of its output, which may be long."""
+    return vm_to_pb(replace(vm, status=replace(vm.status, log_tail=())))
+
+
+def told_event(event: VmEvent, chosen: VmFilter, reach: Reach) -> vm_pb2.WatchVmsResponse | None:
+    """What a watcher hears of an event; None for nothing. A VM that is no longer what it asked for is told as gone."""
+    match event:
+        case SnapshotBegun():
+            return vm_pb2.WatchVmsResponse(snapshot_begin=vm_pb2.SnapshotBegin())
+        case SnapshotVm(vm):
+            return vm_pb2.WatchVmsResponse(vm=listed(vm)) if _concerns(vm, chosen, reach) else None
+        case SnapshotDone(position):
+            return vm_pb2.WatchVmsResponse(resume_token=token_of(position), snapshot_complete=vm_pb2.SnapshotComplete())
+        case VmChange(before, after, position):
+            token = token_of(position)
+            if after is not None and _concerns(after, chosen, reach):
+                return vm_pb2.WatchVmsResponse(resume_token=token, vm=listed(after))
+            if before is not None and _concerns(before, chosen, reach):
+                return vm_pb2.WatchVmsResponse(resume_token=token, deleted_vm_id=before.spec.id)
+            return None
+
+
+def _concerns(vm: Vm, chosen: VmFilter, reach: Reach) -> bool:
+    return reach.covers(vm.spec.scope) and (chosen is ALL_VMS or chosen.admits(vm))
+
+
+async def first_message(messages: AsyncIterator[Item], deadline_s: float) -> Item:
+    """The first message of a stream.
+
+    Raises:
+        InvalidSpecError: none came in time.
+    """
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await anext(messages)
+    except (TimeoutError, StopAsyncIteration):
+        raise InvalidSpecError("start", f"no first message came within {deadline_s:g} s") from None
+
+
+async def _feed(messages: AsyncIterator[vm_pb2.ExecVmRequest], session: ExecSession) -> None:
+    """Carry input into a command. The next message is read when the last one found room, so a command that does not
+    read holds its client back, and no memory. The end of the stream is the end of the input.
+
+    A command that is gone needs no input: its end is told by its output.
+    """
+    ended = False
+    with suppress(GuestError):
+        async for message in messages:
+            if ended and message.WhichOneof("message") in ("stdin", "stdin_eof"):
+                raise InvalidSpecError("stdin", "the end of the input was told before")
+            ended = ended or message.WhichOneof("message") == "stdin_eof"
+            await _pass_on(message, session)
+        if not ended:
+            await session.send_eof()
+
+
+async def _pass_on(message: vm_pb2.ExecVmRequest, session: ExecSession) -> None:
+    match message.WhichOneof("message"):
+        case "stdin":
+            await session.send(message.stdin)
+        case "stdin_eof":
+            await session.send_eof()
+        case "resize":
+            await session.resize(size_from_pb("resize", message.resize))
+        case "signal":
+            await session.signal(signal_from_pb(message.signal))
+        case _:
+            raise InvalidSpecError("message", "only input, sizes and signals follow the start")
+
+
+async def _until_end(session: ExecSession, pump: asyncio.Task[None]) -> AsyncGenerator[ExecOutput | ExecExit, None]:
+    """What a command writes, and last its end. Input that makes no sense ends it, by its error."""
+    output = session.output()
+    while True:
+        item = asyncio.ensure_future(anext(output))
+        try:
+            await asyncio.wait({item, pump} if not pump.done() else {item}, return_when=asyncio.FIRST_COMPLETED)
+            if pump.done():
+                pump.result()
+                await asyncio.wait({item})
+        finally:
+            item.cancel()
+        try:
+            told = item.result()
+        except StopAsyncIteration:
+            return
+        yield told
+        if isinstance(told, ExecExit):
+            return

@@ -1,0 +1,1 @@
+"""The gRPC server over this host's `VmManager`: `plasmavmc serve`."""

@@ -1,0 +1,146 @@
+"""Joins the engine's parts on this host: for `plasmavmc serve`, and for whoever embeds the engine.
+
+Theory. This process is unprivileged by now; whatever needs root goes over the helper's link. The probe of the hypervisor
+is run beside when its result is not cached yet: VMs wait for it, and the node says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from plasmavmc.guest.boot import load_assets
+from plasmavmc.guest.logs import LogStore
+from plasmavmc.guest.tsc import tsc_khz
+from plasmavmc.host.names import HostNames
+from plasmavmc.host.operations import Host
+from plasmavmc.host.run import find_program
+from plasmavmc.hypervisor.qemu.offer import QemuSite, announce_qemu, cached_result, settle_qemu
+from plasmavmc.hypervisor.registry import HypervisorRegistry
+from plasmavmc.images.blobs import BlobStore
+from plasmavmc.images.store import ImageStore
+from plasmavmc.manager import VmManager
+from plasmavmc.network.bridge import BridgeNetwork
+from plasmavmc.network.ipam import choose_subnet
+from plasmavmc.parts import EngineParts
+from plasmavmc.records import Records
+from plasmavmc.storage.choose import choose_storage
+
+SUBNET_FILE = "subnet"
+RESOLVERS = (Path("/run/systemd/resolve/resolv.conf"), Path("/etc/resolv.conf"))
+_OWN_ADDRESSES = 3
+"""Of a subnet: network, gateway, broadcast."""
+
+Probe = Callable[[], Coroutine[None, None, None]]
+"""Finds out what boots on this host and offers it; to be run beside, after the first sweep."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSite:
+    """Where the engine of one installation lives on this host."""
+
+    installation_id: str
+    data_dir: Path
+    run_dir: Path
+    cache: Path
+    blobs: Path
+    """The blob store from which images are built."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """The joined parts. Nothing was touched yet: `manager.recover` comes first."""
+
+    manager: VmManager
+    parts: EngineParts
+    probe: Probe | None
+    """None where its result is known already."""
+    disk_dir: Path
+    max_vms: int
+    """Addresses there are."""
+
+
+def nameservers() -> tuple[str, ...]:
+    """Resolvers that a guest can reach: those of the host, but for its own stubs on loopback."""
+    for path in RESOLVERS:
+        if path.is_file():
+            words = [line.split() for line in path.read_text(errors="replace").splitlines()]
+            found = [line[1] for line in words if len(line) > 1 and line[0] == "nameserver"]
+            usable = tuple(each for each in found if "." in each and not each.startswith("127."))
+            if usable:
+                return usable[:3]
+    return ()
+
+
+async def open_subnet(host: Host, data_dir: Path) -> IPv4Network:
+    """The installation's subnet: the one it had, or the first that is free on this host."""
+    path = data_dir / SUBNET_FILE
+    taken = await host.networks_in_use()
+    if path.exists():
+        kept = IPv4Network(path.read_text().strip())
+        if not any(kept.overlaps(network) for network in taken):
+            return kept
+    subnet = choose_subnet(taken)
+    path.write_text(f"{subnet}\n")
+    return subnet
+
+
+async def open_engine(host: Host, site: EngineSite, blobs: BlobStore | None = None) -> Engine:
+    """Join the parts. `blobs` is the store at `site.blobs`, where somebody else holds it too.
+
+    Raises:
+        HostError: the host's cache is not filled, or a program is missing.
+        CapacityError: no subnet is free.
+    """
+    names = HostNames.of(site.installation_id)
+    registry = HypervisorRegistry()
+    assets = load_assets(site.cache)
+    disk_dir = site.data_dir / "disks"
+    disk_dir.mkdir(mode=0o700, exist_ok=True)
+    subnet = await open_subnet(host, site.data_dir)
+    parts = EngineParts(
+        images=ImageStore(site.data_dir / "images"),
+        source=blobs or BlobStore(site.blobs),
+        storage=choose_storage(disk_dir),
+        network=BridgeNetwork(host, names, subnet, time.monotonic),
+        registry=registry,
+        assets=assets,
+        cache=site.cache,
+        logs=LogStore(site.data_dir / "logs"),
+        records=Records(site.data_dir / "vms"),
+        run_dir=site.run_dir,
+        nameservers=nameservers(),
+    )
+    qemu = QemuSite(
+        program=Path(find_program("qemu-system-x86_64")),
+        installation=names.key,
+        tsc_khz=tsc_khz(),
+        kernel=assets.kernel,
+        initrd=assets.initrd,
+        run_dir=site.run_dir,
+        cache=site.cache / "probes",
+    )
+    return Engine(
+        manager=VmManager(host, parts),
+        parts=parts,
+        probe=await _offer(registry, host, qemu),
+        disk_dir=disk_dir,
+        max_vms=subnet.num_addresses - _OWN_ADDRESSES,
+    )
+
+
+async def _offer(registry: HypervisorRegistry, host: Host, site: QemuSite) -> Probe | None:
+    """Enter QEMU at once, so that what runs can be adopted; returns the probe that is to be run after the first sweep,
+    or None where its result is known."""
+    backend = announce_qemu(registry, host, site)
+    if cached_result(site) is not None:
+        await settle_qemu(registry, backend, host, site)
+        return None
+
+    async def probe() -> None:
+        await settle_qemu(registry, backend, host, site)
+
+    return probe

@@ -1,0 +1,186 @@
+"""This host's VMs for the gRPC services. Implements `VmApi` over `VmManager`.
+
+Theory. What the manager knows is one host; what is added here is that several tenants share it. Network ids are each
+project's own: inside they carry the project's key, so that nobody joins another's network by its name. A MAC address is
+made from the VM's id, and one that is given must be free. Images are looked up in the VM's project, then among what all
+may use.
+
+Orders on one VM that end or remake it come one after another: two of them at once would take each other's disk away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from plasmavmc.errors import ConflictError, InvalidSpecError
+from plasmavmc.guest.api import ExecSession
+from plasmavmc.images.locks import KeyedLocks
+from plasmavmc.manager import VmManager
+from plasmavmc.rpc.access import Reach
+from plasmavmc.rpc.api import Position, VmEvent, VmFilter
+from plasmavmc.rpc.watch import KEPT_CHANGES, History
+from plasmavmc.server.catalogue import Catalogue
+from plasmavmc.server.node import EngineNode
+from plasmavmc.states import ENDED, VmState
+from plasmavmc.types import ExecSpec, ForkIdentity, LogLine, NetworkSpec, Scope, Vm, VmSpec, mac_of, vm_key
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A specification as the manager has it, and as its tenant knows it."""
+
+    inside: VmSpec
+    outside: VmSpec
+
+
+class EngineVms:
+    """See the module's head. `follow` must run for watchers to hear of anything."""
+
+    def __init__(
+        self, manager: VmManager, catalogue: Catalogue, node: EngineNode, *, kept_changes: int = KEPT_CHANGES
+    ) -> None:
+        self._manager = manager
+        self._catalogue = catalogue
+        self._node = node
+        self._history = History(kept=kept_changes)
+        self._locks = KeyedLocks()
+        self._shown: dict[str, _Shown] = {}
+
+    async def follow(self) -> None:
+        """Take note of every change, for ever."""
+        while True:
+            revision = self._manager.revision
+            self._history.note(self._all())
+            self._node.tell_news()
+            await self._manager.changed(revision)
+
+    # VmApi
+
+    async def create(self, spec: VmSpec, *, start: bool) -> Vm:
+        inside = self._inside(spec)
+        async with self._locks.hold(spec.id):
+            if not self._is_known(spec.id):
+                self._node.check_open()
+                self._node.check_room(spec.resources)
+                self._check_macs(inside)
+            vm = self._manager.create(inside)
+            return self._outside(self._start(vm) if start else vm)
+
+    async def start(self, vm_id: str) -> Vm:
+        return self._outside(self._start(self._manager.get(vm_id)))
+
+    async def stop(self, vm_id: str, grace_s: float | None) -> Vm:
+        return self._outside(await self._manager.stop(vm_id, grace_s))
+
+    async def restart(self, vm_id: str) -> Vm:
+        self._node.check_open()
+        async with self._locks.hold(vm_id):
+            present = self._manager.get(vm_id)
+            if present.status.state in ENDED:
+                self._node.check_room(present.spec.resources)
+                self._check_macs(present.spec)
+            return self._outside(await self._manager.restart(vm_id))
+
+    async def suspend(self, vm_id: str) -> Vm:
+        return self._outside(await self._manager.suspend(vm_id))
+
+    async def resume(self, vm_id: str) -> Vm:
+        return self._outside(await self._manager.resume(vm_id))
+
+    async def fork(self, vm_id: str, copies: Sequence[ForkIdentity]) -> tuple[Vm, ...]:
+        self._node.check_open()
+        return tuple(self._outside(vm) for vm in await self._manager.fork(vm_id, copies))
+
+    async def delete(self, vm_id: str) -> None:
+        async with self._locks.hold(vm_id):
+            await self._manager.delete(vm_id)
+
+    async def scope_of(self, vm_id: str) -> Scope:
+        return self._manager.get(vm_id).spec.scope
+
+    async def get(self, vm_id: str) -> Vm:
+        return self._outside(await self._manager.describe(vm_id))
+
+    async def list_vms(self, chosen: VmFilter, reach: Reach, *, after: str, limit: int) -> Sequence[Vm]:
+        matching = (
+            vm for vm in self._all() if vm.spec.id > after and reach.covers(vm.spec.scope) and chosen.admits(vm)
+        )
+        return tuple(islice(matching, limit))
+
+    def watch(self, after: Position | None) -> AsyncIterator[VmEvent]:
+        return self._history.read(after)
+
+    async def exec(self, vm_id: str, spec: ExecSpec) -> ExecSession:
+        return await self._manager.exec(vm_id, spec)
+
+    def logs(self, vm_id: str, *, follow: bool, tail: int, since: float) -> AsyncIterator[LogLine]:
+        return self._manager.logs(vm_id, follow=follow, tail=tail, since=since)
+
+    # Starting
+
+    def _start(self, vm: Vm) -> Vm:
+        if vm.status.state in ENDED:
+            raise ConflictError(
+                "vm-ended",
+                f"VM {vm.spec.id} has run and is {vm.status.state.value}",
+                resolution="Restart it, or create another.",
+            )
+        if vm.status.state is VmState.PENDING:
+            self._node.check_open()
+        return self._manager.start(vm.spec.id)
+
+    def _is_known(self, vm_id: str) -> bool:
+        return any(vm.spec.id == vm_id for vm in self._manager.list_vms())
+
+    def _check_macs(self, spec: VmSpec) -> None:
+        taken = {
+            network.mac
+            for vm in self._manager.list_vms()
+            if vm.status.state not in ENDED
+            for network in vm.spec.networks
+        }
+        for index, network in enumerate(spec.networks):
+            if network.mac in taken:
+                raise InvalidSpecError(f"networks[{index}].mac", "another VM of this host has it")
+
+    # Inside and outside
+
+    def _inside(self, spec: VmSpec) -> VmSpec:
+        """A tenant's specification as the manager gets it."""
+        if spec.volumes:
+            raise InvalidSpecError("volumes", "this node has no volumes", resolution="Leave them out.")
+        image = self._catalogue.find(spec.scope, spec.image)
+        networks = tuple(
+            replace(
+                network,
+                id=network.id or f"nic{index}",
+                network_id=f"{_scope_key(spec.scope)}-{network.network_id}",
+                mac=network.mac or mac_of(f"{spec.id}/{network.id or index}"),
+            )
+            for index, network in enumerate(spec.networks)
+        )
+        return replace(spec, image=image.digest, networks=networks)
+
+    def _outside(self, vm: Vm) -> Vm:
+        """A VM as its tenant knows it. The same specification gives the same object, so that comparing is quick."""
+        shown = self._shown.get(vm.spec.id)
+        if shown is None or shown.inside is not vm.spec:
+            networks = tuple(_own_name(network, vm.spec.scope) for network in vm.spec.networks)
+            shown = self._shown[vm.spec.id] = _Shown(vm.spec, replace(vm.spec, networks=networks))
+        return replace(vm, spec=shown.outside)
+
+    def _all(self) -> tuple[Vm, ...]:
+        present = self._manager.list_vms()
+        for vm_id in self._shown.keys() - {vm.spec.id for vm in present}:
+            del self._shown[vm_id]
+        return tuple(self._outside(vm) for vm in present)
+
+
+def _scope_key(scope: Scope) -> str:
+    return vm_key(f"{scope.org}/{scope.project}")
+
+
+def _own_name(network: NetworkSpec, scope: Scope) -> NetworkSpec:
+    return replace(network, network_id=network.network_id.removeprefix(f"{_scope_key(scope)}-"))

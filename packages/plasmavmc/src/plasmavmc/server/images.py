@@ -1,0 +1,247 @@
+"""This host's images for the gRPC services. Implements `ImageApi` over registry client, archive reader and image store.
+
+Theory. An image is brought into the blob store (from a registry, or from an uploaded tar), built, and entered in the
+catalogue; so what is registered boots without asking anybody. Blobs stay beside the built root file system, for a later
+builder makes it anew from them. A removed image takes its blobs along, unless another is being brought in: blobs without
+an entry are its own for that while, and go the next time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+from plasmavmc.errors import ConflictError, ImageError, InvalidSpecError, NotFoundError, UnavailableError
+from plasmavmc.images.archive import load_archive
+from plasmavmc.images.auth import Credentials
+from plasmavmc.images.blobs import BlobStore
+from plasmavmc.images.limits import ImageLimits
+from plasmavmc.images.manifest import host_platform
+from plasmavmc.images.policy import RegistryPolicy
+from plasmavmc.images.pull import pull
+from plasmavmc.images.reference import names_registry, parse_loaded_name, parse_reference
+from plasmavmc.images.registry import Repository
+from plasmavmc.images.source import BlobRef, BlobSource
+from plasmavmc.images.store import BuiltImage, ImageStore
+from plasmavmc.rpc.access import Reach
+from plasmavmc.rpc.api import Image, ImageKind, ImageOrder, ImageProgress, Upload, key_of_image
+from plasmavmc.server.catalogue import Catalogue
+from plasmavmc.types import SYSTEM_SCOPE, Scope, Vm
+
+RESOLVE_S = 10.0
+TOLD_EVERY_S = 0.2
+_AT_ONCE = 4
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(slots=True)
+class _Report:
+    """How far a registration is."""
+
+    latest: ImageProgress
+
+    def stage(self, name: str, total_bytes: int = 0) -> None:
+        self.latest = ImageProgress(name, 0, total_bytes)
+
+    def came(self, count: int) -> None:
+        now = self.latest
+        self.latest = ImageProgress(now.stage, now.done_bytes + count, now.total_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A `BlobSource` whose bytes are counted."""
+
+    source: BlobSource
+    report: _Report
+
+    async def manifest(self, digest: str) -> bytes:
+        return await self.source.manifest(digest)
+
+    async def blob(self, ref: BlobRef, offset: int = 0) -> AsyncIterator[bytes]:
+        async for chunk in self.source.blob(ref, offset):
+            self.report.came(len(chunk))
+            yield chunk
+
+
+class EngineImages:
+    """See the module's head. `vms` are all VMs there are: an image that one is made from stays."""
+
+    def __init__(
+        self,
+        store: ImageStore,
+        blobs: BlobStore,
+        catalogue: Catalogue,
+        *,
+        vms: Callable[[], Sequence[Vm]],
+        policy: RegistryPolicy,
+        limits: ImageLimits = ImageLimits(),  # noqa: B008 - a frozen value
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._catalogue = catalogue
+        self._vms = vms
+        self._policy = policy
+        self._limits = limits
+        self._clock = clock
+        self._platform = host_platform()
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._intakes = 0
+
+    # ImageApi
+
+    async def register(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> AsyncIterator[ImageProgress | Image]:
+        report = _Report(ImageProgress("upload" if isinstance(order.source, Upload) else "resolve"))
+        match order.source:
+            case Upload.TAR:
+                work = self._take_tar(order, chunks, report)
+            case Upload.WASM:
+                raise InvalidSpecError("start.wasm_upload", "this node takes no WebAssembly modules")
+            case reference:
+                work = self._take_reference(order, reference, report)
+        task = asyncio.create_task(work, name="register image")
+        told: ImageProgress | None = None
+        try:
+            while not task.done():
+                if report.latest != told:
+                    told = report.latest
+                    yield told
+                await asyncio.wait({task}, timeout=TOLD_EVERY_S)
+            yield task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def get_image(self, scope: Scope, image: str) -> Image:
+        return self._catalogue.find(scope, image)
+
+    async def list_images(self, scope: Scope | None, reach: Reach, *, after: str, limit: int) -> Sequence[Image]:
+        matching = (
+            image
+            for image in self._catalogue.all()
+            if key_of_image(image) > after and reach.covers(image.scope) and scope in (None, image.scope)
+        )
+        return tuple(islice(matching, limit))
+
+    async def delete_image(self, scope: Scope, image: str) -> None:
+        entry = self._catalogue.find_own(scope, image)
+        if entry is None:
+            raise NotFoundError("image-not-found", f"there is no image {image}")
+        if image in entry.names and len(entry.names) > 1:
+            self._catalogue.take_name(entry, image)
+            return
+        self._check_unused(entry)
+        self._catalogue.remove(entry)
+        await self._collect(entry.digest)
+
+    # Bringing in
+
+    async def _take_reference(self, order: ImageOrder, reference: str, report: _Report) -> Image:
+        if not names_registry(reference):
+            raise InvalidSpecError(
+                "start.reference",
+                f"{reference[:100]!r} names no registry",
+                resolution="Write HOST[:PORT]/NAME[:TAG], such as registry.example/app:v1.",
+            )
+        parsed = parse_reference(reference)
+        name = _checked_name(order.name or str(parsed))
+        login = None if order.login is None else Credentials(order.login.username, order.login.password)
+        with self._intake():
+            async with self._slots, Repository(parsed, self._policy, login) as source:
+                try:
+                    async with asyncio.timeout(RESOLVE_S):
+                        manifest = await source.resolve(self._platform)
+                except TimeoutError:
+                    raise UnavailableError(
+                        "registry-unreachable", f"the registry did not answer within {RESOLVE_S:g} s"
+                    ) from None
+                report.stage("fetch", manifest.config.size + sum(layer.size for layer in manifest.layers))
+                await pull(manifest.digest, _Counted(source, report), self._blobs, self._limits)
+                return await self._enter(order.scope, manifest.digest, name, report)
+
+    async def _take_tar(self, order: ImageOrder, chunks: AsyncIterator[bytes], report: _Report) -> Image:
+        name = _checked_name(order.name) if order.name else ""
+
+        async def counted() -> AsyncIterator[bytes]:
+            async for chunk in chunks:
+                report.came(len(chunk))
+                yield chunk
+
+        with self._intake():
+            async with self._slots:
+                found = await load_archive(counted(), self._blobs, self._platform, self._limits)
+                if len(found) != 1:
+                    raise ImageError(
+                        "image-archive",
+                        f"the archive holds {len(found)} images; one at a time is taken",
+                        resolution="Save one image: docker save NAME",
+                    )
+                return await self._enter(order.scope, found[0].manifest.digest, name, report)
+
+    async def _enter(self, scope: Scope, digest: str, name: str, report: _Report) -> Image:
+        report.stage("build")
+        built = await self._store.ensure(digest, self._blobs)
+        return self._catalogue.add(_image_of(built, scope, self._clock()), name)
+
+    @contextmanager
+    def _intake(self) -> Iterator[None]:
+        self._intakes += 1
+        try:
+            yield
+        finally:
+            self._intakes -= 1
+
+    # Taking out
+
+    def _check_unused(self, entry: Image) -> None:
+        shared = entry.scope == SYSTEM_SCOPE
+        users = [
+            vm.spec.id
+            for vm in self._vms()
+            if vm.spec.image == entry.digest and (shared or vm.spec.scope == entry.scope)
+        ]
+        if users:
+            who = f"VM {users[0]}" if not shared else f"{len(users)} VMs"
+            raise ConflictError(
+                "image-in-use", f"{who} is made from image {entry.digest}", resolution="Delete the VMs first."
+            )
+
+    async def _collect(self, digest: str) -> None:
+        """Remove from the disk what no entry needs any more."""
+        if digest not in self._catalogue.digests():
+            await self._store.remove(digest)
+        if not self._intakes:
+            await self._blobs.collect(self._catalogue.digests())
+
+
+def _checked_name(name: str) -> str:
+    """A name for an image. Raises `InvalidSpecError`: it would be taken for a digest, or is none."""
+    if _DIGEST.fullmatch(name):
+        raise InvalidSpecError("start.name", "a digest is no name")
+    if "@" in name:
+        return str(parse_reference(name))
+    return parse_loaded_name(name)
+
+
+def _image_of(built: BuiltImage, scope: Scope, now: float) -> Image:
+    config = built.config
+    return Image(
+        scope=scope,
+        digest=built.digest,
+        names=(),
+        kind=ImageKind.LINUX,
+        size_bytes=built.size_bytes,
+        created=now,
+        entrypoint=config.entrypoint,
+        command=config.command,
+        user=config.user,
+        workdir=config.workdir,
+        exposed_ports=config.exposed_ports,
+        labels=config.labels,
+    )
