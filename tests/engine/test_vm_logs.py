@@ -76,6 +76,34 @@ def test_output_sent_again_after_the_channel_broke_is_stored_once(tmp_path: Path
     assert texts(log) == ["one", "three"]
 
 
+def test_another_run_numbers_from_nothing_again(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.write(OUT, 0, b"a long first line\n")
+    log.close()
+    log.begin_anew()
+    assert not log.closed
+    log.write(OUT, 0, b"short\n")
+    assert log.acknowledged == 6
+    make(tmp_path).write(OUT, 0, b"short\n")
+    assert texts(log) == ["a long first line", "a new run of this VM begins", "short"]
+
+
+def test_an_app_that_writes_the_words_of_a_new_run_begins_none(tmp_path: Path) -> None:
+    words = b"1.000 s -1 a new run of this VM begins\n"
+    make(tmp_path).write(OUT, 0, words)
+    make(tmp_path).write(OUT, 0, words)
+    assert texts(make(tmp_path)) == [words.decode().rstrip()]
+
+
+def test_a_store_begins_anew_only_where_there_is_a_log(tmp_path: Path) -> None:
+    store = LogStore(tmp_path / "logs")
+    store.begin("k1")
+    assert store.find("k1") is None
+    store.open("k1").write(OUT, 0, b"one\n")
+    store.begin("k1")
+    assert texts(store.open("k1")) == ["one", "a new run of this VM begins"]
+
+
 def test_a_gap_is_told_as_dropped_output(tmp_path: Path) -> None:
     log = make(tmp_path)
     log.write(OUT, 0, b"first\n")

@@ -147,15 +147,14 @@ async def register(client: EngineClient, directory: Path) -> Image:
 
 async def created(client: EngineClient, wanted: VmSpec) -> None:
     """Create and start it; where the host is still being probed, again until it is known."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            await client.vms.create(wanted, start=True)
-        except UnavailableError as error:
-            assert time.monotonic() < deadline, error
-            await asyncio.sleep(0.2)
-        else:
-            return
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                await client.vms.create(wanted, start=True)
+            except UnavailableError:
+                await asyncio.sleep(0.2)
+            else:
+                return
 
 
 async def first_life(server: Server, directory: Path) -> Vm:
