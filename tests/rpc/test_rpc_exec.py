@@ -11,6 +11,7 @@ import pytest
 
 from plasmavmc.errors import ConflictError, GuestError, InvalidSpecError, NotFoundError, UnavailableError
 from plasmavmc.guest.api import ExecExit, ExecOutput
+from plasmavmc.guest.memory import MAX_COMMANDS
 from plasmavmc.rpc import vms as vm_service
 from plasmavmc.rpc.client import EngineClient
 from plasmavmc.rpc.v1 import vm_pb2
@@ -127,9 +128,11 @@ async def test_sizes_and_signals_arrive(rig: RpcRig, monkeypatch: pytest.MonkeyP
 async def test_what_a_guest_refuses_is_told(rig: RpcRig) -> None:
     async with rig.client("operator") as client:
         await start(rig, client)
-        with pytest.raises(GuestError, match="was not found") as refused:
-            await output(client, "nonsense")
-        assert refused.value.code == "exec-no-such-command"
+        for _ in range(MAX_COMMANDS):
+            await client.vms.exec("vm_one", ExecSpec(("sleep",)))
+        with pytest.raises(GuestError) as refused:
+            await output(client, "echo")
+        assert refused.value.code == "exec-too-many"
         with pytest.raises(NotFoundError, match="there is no VM vm_two"):
             await client.vms.exec("vm_two", ExecSpec(("echo",)))
         await client.vms.stop("vm_one")
