@@ -224,6 +224,19 @@ async def test_a_count_is_no_release_and_a_size_is_one(world: World) -> None:
         assert (await world.post("/v1/apps/shop/scale", body)).status == 422
 
 
+async def test_a_count_that_the_nodes_could_never_hold_is_refused(world: World) -> None:
+    await world.deployed()
+    answer = await world.post("/v1/apps/shop/scale", {"counts": {"web": 1000}})
+    assert (answer.status, answer.code, answer.json["errors"][0]["field"]) == (422, "cannot-be-placed", "counts.web")
+    smaller = await world.post("/v1/apps/shop/scale", {"counts": {"web": 100}, "sizes": {"web": {"memory": "64mb"}}})
+    assert smaller.status == 202, "its new size counts"
+    assert (await world.made("/v1/apps/shop/scale", {"sizes": {"web": {"memory": "4gb"}}}))["app"]["counts"][
+        "web"
+    ] == 100
+    fewer = await world.post("/v1/apps/shop/scale", {"counts": {"web": 50}})
+    assert fewer.status == 202, "less than what is wanted is always taken"
+
+
 async def test_start_stop_and_restart(world: World) -> None:
     await world.made("/v1/apps", {"name": "shop"})
     assert (await world.post("/v1/apps/shop/actions/restart")).code == "not-running"

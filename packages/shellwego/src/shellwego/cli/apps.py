@@ -174,7 +174,9 @@ def settle(session: Session, app: AppView, wanted: str, *, detach: bool) -> None
     progress = StageProgress(session)
     deadline = time.monotonic() + _SETTLE_S
     while not detach and not _settled(session, app, wanted):
-        progress.update("starting" if wanted == "running" else "stopping", counts_text(app))
+        waits = _waits_for(session, app) if wanted == "running" else ""
+        stage = "placing" if waits else ("starting" if wanted == "running" else "stopping")
+        progress.update(stage, ": ".join(filter(None, (counts_text(app), waits))))
         if time.monotonic() > deadline:
             raise Failure(f"{app.name} is {app.state}, not {wanted}", code=TIMED_OUT, resolution="See: swg status")
         state = wanted if app.state != wanted else None
@@ -182,6 +184,12 @@ def settle(session: Session, app: AppView, wanted: str, *, detach: bool) -> None
         if app.state == "failed":
             raise Failure(f"{app.name} failed", code=UNHEALTHY, resolution=f"See: swg status -a {app.name}")
     _show(session, app)
+
+
+def _waits_for(session: Session, app: AppView) -> str:
+    """Why an instance has no node yet, if one has none."""
+    found = session.client.list_instances(app.id, project=session.project, phase="pending", owner="app", limit=1).data
+    return found[0].reason if found else ""
 
 
 def _settled(session: Session, app: AppView, wanted: str) -> bool:
