@@ -12,7 +12,7 @@ from shellwego.control.announcements import announce
 from shellwego.control.apps import configure, current_deployment, deploying, save
 from shellwego.control.config import ConfigWish, check_config, merge_unchecked, refuse_unplaceable
 from shellwego.control.images import ChosenImage, note_image, require_image
-from shellwego.control.releases import find_release, freeze, newest_release, release_before
+from shellwego.control.releases import find_release, freeze, newest_release, refuse_failed, release_before
 from shellwego.control.scopes import missing
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App, AppConfig, Release, Service
@@ -119,10 +119,11 @@ def rollback(unit: Unit, app: App, ref: str | None, rollout: Rollout = Rollout()
 
     Raises:
         NotFoundError: the app has no such release.
-        ConflictError: there is none to go back to, or its image was deleted.
+        ConflictError: there is none to go back to, it failed, or its image was deleted.
     """
     refuse_deleting(app)
     old = release_before(unit.tx, app) if ref is None else find_release(unit.tx, app, ref)
+    refuse_failed(unit.tx, app, old)
     require_image(unit.tx, app.project_id, old.image_digest)
     description = rollout.description or f"rollback to v{old.number}"
     changed, release = freeze(unit, app, old.config, old.image_digest, description)

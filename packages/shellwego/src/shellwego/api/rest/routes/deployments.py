@@ -23,9 +23,8 @@ from shellwego.api.rest.schemas.deployments import (
     ReleaseList,
     ReleaseView,
     RollbackBody,
-    release_view,
 )
-from shellwego.api.rest.views import show_deployment
+from shellwego.api.rest.views import show_deployment, show_releases
 from shellwego.api.rest.waiting import SeenVersion, States, Timeout, wait_for
 from shellwego.control import deployments, plans, releases
 from shellwego.control.authorization import Access
@@ -222,7 +221,7 @@ async def list_releases(*, access: Granted, listing: Listing, app: Ref, project:
 
     def look(tx: Transaction, row: App) -> Answer:
         found = page(tx.releases, request, eq("app_id", row.id))
-        views = [release_view(release, row) for release in found.items]
+        views = show_releases(tx, row, found.items)
         return body_answer(ReleaseList(data=views, pagination=pagination(found)))
 
     return await read(access, AppTarget(app, project), look)
@@ -233,7 +232,8 @@ async def get_release(*, access: Granted, app: Ref, release: Id, project: Projec
     """One release, by id, number, or as `v7`."""
 
     def look(tx: Transaction, row: App) -> Answer:
-        return body_answer(release_view(releases.find_release(tx, row, release), row))
+        (view,) = show_releases(tx, row, [releases.find_release(tx, row, release)])
+        return body_answer(view)
 
     return await read(access, AppTarget(app, project), look)
 
