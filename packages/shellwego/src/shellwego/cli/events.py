@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("-f", "--follow", is_flag=True, help="Go on with each new event.")
-@click.option("-n", "--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+@click.option("-n", "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="How many.")
 @click.option("--type", "kind", metavar="TYPE", help="Only events of this type, such as app.deployment.failed.")
 @shared
 def events(session: Session, follow: bool, limit: int, kind: str | None) -> None:

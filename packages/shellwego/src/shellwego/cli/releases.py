@@ -10,7 +10,7 @@ from shellwego.cli.session import Session, shared
 
 
 @click.command()
-@click.option("-n", "--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+@click.option("-n", "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="How many.")
 @shared
 def releases(session: Session, limit: int) -> None:
     """List an app's releases, the newest first."""
