@@ -97,6 +97,16 @@ def test_a_broken_context_file_is_named_with_its_fault(machine: Machine, text: s
     assert message in ended.err
 
 
+def test_a_context_file_that_is_not_there_or_cannot_be_read_is_told_as_such(machine: Machine) -> None:
+    ended = machine.swg("apps", "ls", "-c", "/nothing/config.toml")
+    assert (ended.code, ended.out) == (2, "")
+    assert "there is no file /nothing/config.toml" in ended.err
+    machine.config.mkdir(parents=True)
+    ended = machine.swg("apps", "ls")
+    assert ended.code == 1
+    assert "Make it readable" in ended.err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("app = [", "shellwego.toml: "), ("app = 3", "app is not a text"), ("\xff", "shellwego.toml: ")],

@@ -58,7 +58,9 @@ class Session:
         try:
             return load(self.config_path)
         except ContextFileError as error:
-            raise Failure(str(error), resolution="Mend or remove that file, then: swg login") from error
+            unread = isinstance(error.__cause__, OSError)
+            remedy = "Make it readable, or name another: -c FILE" if unread else "Mend or remove it, then: swg login"
+            raise Failure(str(error), resolution=remedy) from error
 
     @cached_property
     def context(self) -> Context:
@@ -80,6 +82,8 @@ class Session:
                 code=USAGE,
                 resolution=f"Choose one with --context: {', '.join(sorted(known.contexts))}",
             )
+        if chosen is None and not url and self.config is not None and not self.config.exists():
+            raise Failure(f"there is no file {self.config} (--config)", code=USAGE)
         if chosen is None and not url:
             raise Failure(
                 "not logged in: no context is set up",
