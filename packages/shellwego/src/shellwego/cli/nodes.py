@@ -19,9 +19,9 @@ def nodes() -> None:
 
 
 def _backend(backend: BackendView) -> str:
-    return (
-        f"{backend.name} ({backend.acceleration})" if backend.status == "ready" else f"{backend.name} {backend.status}"
-    )
+    if backend.status != "ready":
+        return f"{backend.name} {backend.status}"
+    return f"{backend.name} ({'emulated' if backend.acceleration == 'tcg' else backend.acceleration})"
 
 
 def _row(node: NodeView) -> dict[str, object]:
