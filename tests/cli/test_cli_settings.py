@@ -134,6 +134,16 @@ def test_a_login_is_saved_readable_by_its_owner_alone_and_only_when_the_token_is
         assert machine.swg("whoami").code == 3
 
 
+def test_a_logout_promises_nothing_that_is_not_there_and_tells_the_contexts_that_are_left(machine: Machine) -> None:
+    machine.context("other", "http://x", current=False)
+    machine.context("mine", "http://y")
+    ended = machine.swg("logout")
+    assert (ended.code, ended.out) == (0, "")
+    assert "revoked" not in ended.err
+    assert "SHELLWEGO_CONTEXT, of: other" in ended.err
+    assert "SHELLWEGO_CONTEXT, of: other" in machine.swg("apps", "ls").err
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin"),
     [

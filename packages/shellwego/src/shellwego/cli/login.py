@@ -8,7 +8,7 @@ import click
 
 from shellwego.cli.failure import USAGE, Failure
 from shellwego.cli.output import show_one
-from shellwego.cli.session import Session, shared
+from shellwego.cli.session import Session, choice, shared
 
 
 @click.command()
@@ -57,10 +57,14 @@ def logout(session: Session) -> None:
     from shellwego.client.context import save  # noqa: PLC0415
 
     name = session.context.name
-    if name not in session.known_contexts.contexts:
+    known = session.known_contexts
+    if name not in known.contexts:
         raise Failure("there is no context to forget; the environment names the platform", code=USAGE)
-    save(session.config_path, session.known_contexts.without(name))
-    session.say(f"context {name} is forgotten; the token stays valid until it is revoked")
+    left = known.without(name)
+    save(session.config_path, left)
+    session.say(f"context {name} is forgotten here; its token stays valid")
+    if left.contexts and not left.current:
+        session.say(f"no context is current now: {choice(left)}")
 
 
 @click.command()

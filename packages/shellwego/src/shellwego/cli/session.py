@@ -80,7 +80,7 @@ class Session:
             raise Failure(
                 f"no context is current in {self.config_path}",
                 code=USAGE,
-                resolution=f"Choose one with --context: {', '.join(sorted(known.contexts))}",
+                resolution=choice(known),
             )
         if chosen is None and not url and self.config is not None and not self.config.exists():
             raise Failure(f"there is no file {self.config} (--config)", code=USAGE)
@@ -147,6 +147,11 @@ class Session:
         """A remark for people, on stderr; silent with `--quiet`."""
         if not self.quiet:
             click.echo(text, err=True)
+
+
+def choice(known: ContextFile) -> str:
+    """How to say which context is meant."""
+    return f"Choose one with --context or SHELLWEGO_CONTEXT, of: {', '.join(sorted(known.contexts))}"
 
 
 def project_file_app(directory: Path) -> str:
