@@ -40,3 +40,12 @@ async def test_a_release_that_failed_is_nothing_to_go_back_to(world: World, stat
     await world.made("/v1/apps/shop/deployments", {"port": 7000})
     answer = await world.post("/v1/apps/shop/actions/rollback", {"release": "v1"})
     assert (answer.status, answer.code) == (409, "release-failed")
+
+
+async def test_while_a_registry_is_down_the_way_to_deploy_what_the_app_has_is_told(world: World) -> None:
+    await world.deployed()
+    world.images.unreachable.add("registry.example")
+    answer = await world.post("/v1/apps/shop/deployments", {"image": "registry.example/hello:v1"})
+    assert (answer.status, answer.code) == (503, "registry-unreachable")
+    assert "A deploy without an image keeps the one that the app has." in answer.json["resolution"]
+    assert await world.made("/v1/apps/shop/deployments", {"port": 7000})

@@ -34,6 +34,7 @@ from shellwego.control.pages import page
 from shellwego.control.scopes import AppTarget
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App
+from shellwego.core.errors import UnavailableError
 from shellwego.ports.store import Transaction, eq
 from shellwego.wire import subjects
 
@@ -45,8 +46,16 @@ _DEFAULT_ROLLBACK = RollbackBody()
 
 async def _chosen(here: Context, access: Access, target: AppTarget, image: str | None) -> ChosenImage | None:
     """What the reference means, asked before the transaction, and only for who may deploy."""
-    project_id = await access.read(target, lambda tx, app: app.project_id)
-    return None if image is None else await choose_image(here.control, here.images, project_id, image)
+    app = await access.read(target, lambda tx, row: row)
+    if image is None:
+        return None
+    try:
+        return await choose_image(here.control, here.images, app.project_id, image)
+    except UnavailableError as error:
+        if not app.last_release_number:
+            raise
+        remedy = f"{error.resolution} A deploy without an image keeps the one that the app has.".strip()
+        raise UnavailableError(error.code, error.message, resolution=remedy) from error
 
 
 @operation(
