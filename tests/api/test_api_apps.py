@@ -191,6 +191,34 @@ async def test_a_plan_tells_what_a_deploy_would_change_and_does_nothing(world: W
     assert len((await world.get("/v1/apps/shop/releases")).json["data"]) == 1
 
 
+async def test_a_deploy_that_would_change_nothing_is_the_one_that_was(world: World) -> None:
+    first = await world.deployed()
+    await world.running()
+    again = await world.made("/v1/apps/shop/deployments", {"image": "registry.example/hello:v1", "port": 8080})
+    assert (again["id"], again["state"]) == (first["id"], "succeeded")
+    unset = await world.call("PATCH", "/v1/apps/shop/env", {"env": {"NOPE": None}})
+    assert unset.json["deployment_id"] == first["id"]
+    assert len((await world.get("/v1/apps/shop/releases")).json["data"]) == 1
+
+
+async def test_a_deploy_makes_up_for_what_is_missing_though_nothing_changed(world: World) -> None:
+    first = await world.deployed()
+    await world.running(phase=Phase.FAILED)
+    again = await world.made("/v1/apps/shop/deployments", {})
+    assert (again["id"] != first["id"], again["release"]) == (True, 2)
+
+
+async def test_an_instance_that_a_later_release_keeps_counts_as_of_that_one(world: World) -> None:
+    await world.deployed()
+    kept = await world.running()
+    await world.made("/v1/apps/shop/deployments", {"env": {"A": "1"}})
+    old = (await world.get(f"/v1/apps/shop/instances/{kept.id}")).json
+    back = await world.made("/v1/apps/shop/actions/rollback", {"release": "v1"})
+    await world.running()
+    same = (await world.get(f"/v1/apps/shop/instances/{kept.id}")).json
+    assert (old["release"], same["release"], same["release_id"]) == (1, back["release"], back["release_id"])
+
+
 async def test_a_changed_variable_is_rolled_out_unless_it_is_staged(world: World) -> None:
     await world.deployed()
     staged = await world.call("PATCH", "/v1/apps/shop/env", {"env": {"A": "1"}, "stage": True})

@@ -75,6 +75,10 @@ def show_releases(tx: Transaction, app: App, releases: Sequence[Release]) -> lis
 
 
 def show_instance(tx: Transaction, instance: Instance) -> InstanceView:
-    """An instance with the number of its release."""
+    """An instance with its release. One that lives on because a later release has the same content is of that release."""
     release = tx.releases.get(instance.release_id)
-    return instance_view(instance, release.number if release else None)
+    app = tx.apps.get(instance.app_id) if instance.live else None
+    current = tx.releases.get(app.release_id) if app else None
+    if current is not None and current.content_hash == instance.content_hash:
+        release = current
+    return instance_view(instance, release)
