@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shellwego.cli.failure import TIMED_OUT, UNHEALTHY, Failure
+from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.rollout import follow, rollout_options
@@ -23,7 +24,7 @@ LIVE = "pending,assigned,starting,healthy,unhealthy,asleep,stopping"
 """The phases of instances that have not ended."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def apps() -> None:
     """Create, list, show, destroy, start, stop and restart apps."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from shellwego.cli.failure import FAILED, NOT_FOUND, TIMED_OUT, Failure
+from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, size
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.session import Session, shared
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _PULL_S = 1800.0
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def images() -> None:
     """List, pull, load and remove images."""
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one, size
 from shellwego.cli.session import Session, shared
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from shellwego.client.generated import BackendView, NodeView
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def nodes() -> None:
     """List and show nodes."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shellwego.cli.apps import LIVE, all_apps
+from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one, size
 from shellwego.cli.session import Session, shared
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from shellwego.client.generated import InstanceView
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def vms() -> None:
     """List and show microVMs."""
 
