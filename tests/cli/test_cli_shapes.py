@@ -48,3 +48,18 @@ def test_help_is_a_command_too(machine: Machine) -> None:
 
 def test_the_exit_codes_are_told(machine: Machine) -> None:
     assert "8 unhealthy or rolled back" in machine.swg("--help").out
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["apps ls", "apps create x", "images ls", "images rm x", "images pull x", "nodes ls", "nodes show x", "whoami"],
+)
+def test_an_app_is_refused_where_it_would_say_nothing(machine: Machine, api: HandMadeApi, words: str) -> None:
+    ended = machine.swg(*words.split(), "-a", "nope")
+    assert (ended.code, ended.out, api.asked) == (2, "", [])
+    assert "is about no app: leave out -a" in ended.err
+
+
+def test_an_app_of_the_environment_disturbs_no_command(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps", APPS)
+    assert machine.swg("apps", "ls", SHELLWEGO_APP="nope").code == 0

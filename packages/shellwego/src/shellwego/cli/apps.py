@@ -12,7 +12,7 @@ from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.rollout import follow, rollout_options
-from shellwego.cli.session import Session, shared
+from shellwego.cli.session import Session, about_no_app, shared
 
 if TYPE_CHECKING:
     from shellwego.client.generated import AppView
@@ -71,6 +71,7 @@ def all_apps(session: Session) -> list[AppView]:
 
 @apps.command("ls")
 @shared
+@about_no_app
 def list_apps(session: Session) -> None:
     """List the apps of the project."""
     import msgspec  # noqa: PLC0415
@@ -82,6 +83,7 @@ def list_apps(session: Session) -> None:
 @apps.command("create")
 @click.argument("name")
 @shared
+@about_no_app
 def create_app(session: Session, name: str) -> None:
     """Make an app. Nothing of it runs before its first deploy."""
     from shellwego.client.generated import AppCreate  # noqa: PLC0415

@@ -8,7 +8,7 @@ import click
 
 from shellwego.cli.failure import USAGE, Failure
 from shellwego.cli.output import show_one
-from shellwego.cli.session import Session, choice, shared
+from shellwego.cli.session import Session, about_no_app, choice, shared
 
 
 @click.command()
@@ -21,6 +21,7 @@ from shellwego.cli.session import Session, choice, shared
     help="The API's certificate authority, where it is not public.",
 )
 @shared
+@about_no_app
 def login(session: Session, url: str, name: str, ca_file: str | None) -> None:
     """Save how to reach a platform. The token is read from stdin, or asked for; it is never an argument."""
     from urllib.parse import urlsplit  # noqa: PLC0415
@@ -52,6 +53,7 @@ def _token() -> str:
 
 @click.command()
 @shared
+@about_no_app
 def logout(session: Session) -> None:
     """Forget the current (or named) context and its token."""
     from shellwego.client.context import save  # noqa: PLC0415
@@ -69,6 +71,7 @@ def logout(session: Session) -> None:
 
 @click.command()
 @shared
+@about_no_app
 def whoami(session: Session) -> None:
     """Show who the token belongs to, and where."""
     import msgspec  # noqa: PLC0415

@@ -8,7 +8,7 @@ import click
 
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one, size
-from shellwego.cli.session import Session, shared
+from shellwego.cli.session import Session, about_no_app, shared
 
 if TYPE_CHECKING:
     from shellwego.client.generated import BackendView, NodeView
@@ -40,6 +40,7 @@ def _row(node: NodeView) -> dict[str, object]:
 
 @nodes.command("ls")
 @shared
+@about_no_app
 def list_nodes(session: Session) -> None:
     """List the nodes."""
     import msgspec  # noqa: PLC0415
@@ -51,6 +52,7 @@ def list_nodes(session: Session) -> None:
 @nodes.command("show")
 @click.argument("node")
 @shared
+@about_no_app
 def show_node(session: Session, node: str) -> None:
     """Show one node: what it has, what bounds its VMs, and what is weaker than it should be."""
     import msgspec  # noqa: PLC0415

@@ -234,6 +234,21 @@ def shared(command: F) -> F:
     return call  # type: ignore[return-value]  # click decorates the wrapper; callers use it as a command only
 
 
+def about_no_app(command: F) -> F:
+    """Have a command refuse `-a`, which would say nothing to it. The environment may name an app nevertheless."""
+
+    @wraps(command)
+    def call(session: Session, *arguments: Any, **options: Any) -> Any:
+        from click.core import ParameterSource  # noqa: PLC0415
+
+        context = click.get_current_context()
+        if context.get_parameter_source("app_option") is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{context.command_path} is about no app: leave out -a.")
+        return command(session, *arguments, **options)
+
+    return call  # type: ignore[return-value]  # used as a command only
+
+
 class told:
     """Within it, problems of the API and of the way to it end the command with a message and an exit code."""
 
