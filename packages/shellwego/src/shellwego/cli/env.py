@@ -30,7 +30,7 @@ def env() -> None:
 def list_env(session: Session) -> None:
     """Show the variables with their values."""
     found = session.client.get_env(session.app, project=session.project).env
-    rows = [{"name": name, "value": value} for name, value in sorted(found.items())]
+    rows = [{"name": name, "value": value or '""'} for name, value in sorted(found.items())]
     show(session, found, rows, empty="no variables")
 
 

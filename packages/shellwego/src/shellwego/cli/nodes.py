@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, show, show_one, size
+from shellwego.cli.output import age, cores, show, show_one, size
 from shellwego.cli.session import Session, about_no_app, shared
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def _row(node: NodeView) -> dict[str, object]:
         "health": node.health,
         "scheduling": node.scheduling,
         "instances": node.instances,
-        "cpu": f"{node.cpu_milli / 1000:g}",
+        "cpu": cores(node.cpu_milli),
         "memory": size(node.memory_bytes),
         "backends": ", ".join(_backend(backend) for backend in node.backends),
         "heard": age(node.last_heard_at.isoformat()),

@@ -100,7 +100,7 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             from difflib import get_close_matches  # noqa: PLC0415 - only after a mistake
 
-            near = get_close_matches(args[0], self._lazy, n=1)
+            near = get_close_matches(args[0], self._lazy, n=1, cutoff=0.7)
             hint = f" Did you mean {near[0]!r}?" if near else " See: swg --help"
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx) from error
 
