@@ -38,6 +38,8 @@ class VmRecord:
     ipv4: IPv4Address | None = None
     asked: bool = False
     """Somebody asked for its end."""
+    generation: int = 0
+    """How often it was restored from a snapshot."""
 
 
 class Records:

@@ -41,8 +41,9 @@ class GuestConfig:
 
 @dataclass(frozen=True, slots=True)
 class GuestCard:
-    """What no two guests may share, told to a guest that was held before anything of the user's runs on: always the time
-    and fresh entropy; where it was restored its generation; where it is a copy, or its address is another one, the rest."""
+    """What no two guests may share, told to a guest that was held before anything of the user's runs on: always the
+    time and fresh entropy; where it was restored its generation; where it is a copy, or its address is another one,
+    the rest."""
 
     unix_time_ns: int
     entropy: bytes
@@ -155,11 +156,12 @@ class GuestChannel(Protocol):
         """Ask for a graceful end: the signal now, SIGKILL after `grace_s`; then `GuestExited` follows."""
 
     async def freeze(self) -> None:
-        """Hold every process of the guest but its init, with nothing unwritten. `GuestError` (`freeze-…`) where it cannot;
-        then it runs on. A guest that was held and has lost its host runs on by itself after a while."""
+        """Hold every process of the guest but its init, with nothing unwritten. `GuestError` (`freeze-…`) where it
+        cannot; then it runs on. A guest that was held and has lost its host runs on by itself after a while."""
 
     async def thaw(self, card: GuestCard) -> None:
-        """Let a held guest run on as the card says. `GuestError` (`thaw-…`) where it cannot become that: it stays held."""
+        """Let a held guest run on as the card says. `GuestError` (`thaw-…`) where it cannot become that: it stays
+        held."""
 
     async def aclose(self) -> None:
         """Close the host's side; the guest goes on."""

@@ -70,8 +70,8 @@ async def open_channel(path: Path, *, fresh: bool, deadline_s: float) -> SocketG
 async def wake_channel(
     path: Path, card: GuestCard, let_run: Callable[[], Awaitable[None]], *, deadline_s: float
 ) -> SocketGuestChannel:
-    """Connect to a restored guest that stands still, and let it go on as the card says. What it must know lies in its port
-    before `let_run` lets its first instruction run, so that nothing depends on who is quicker.
+    """Connect to a restored guest that stands still, and let it go on as the card says. What it must know lies in its
+    port before `let_run` lets its first instruction run, so that nothing depends on who is quicker.
 
     Raises:
         GuestError: as `open_channel`, and `thaw-…` for a guest that could not become what the card says.
@@ -415,7 +415,8 @@ class SocketGuestChannel:
         await self._drain()
 
     async def aclose(self) -> None:
-        """Close the host's side; the guest goes on. What was written is sent first, if the guest takes it. Idempotent."""
+        """Close the host's side; the guest goes on. What was written is sent first, if the guest takes it.
+        Idempotent."""
         self._closed = True
         self._reading.cancel()
         await asyncio.wait({self._reading})

@@ -114,6 +114,11 @@ class VmLog:
         for start in range(0, max(len(line), 1), MAX_LINE):
             self._append(stream, end, line[start : start + MAX_LINE].decode("utf-8", "replace").rstrip("\r"))
 
+    def begin_at(self, offset: int) -> None:
+        """What the guest wrote before this number belongs to another's log; only where this one holds nothing yet."""
+        if self._expected == 0:
+            self._expected = offset
+
     def note(self, text: str) -> None:
         """A line of the platform itself."""
         self._append(LogStream.SYSTEM, 0, text)

@@ -28,6 +28,7 @@ from plasmavmc.network.bridge import BridgeNetwork
 from plasmavmc.network.ipam import choose_subnet
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import Records
+from plasmavmc.snapshots.files import SnapshotStore
 from plasmavmc.storage.choose import choose_storage
 from shellwego.core.nodes import Backend
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine, Probe, to_backend, translated
@@ -141,6 +142,7 @@ async def open_engine(
             cache=site.cache,
             logs=LogStore(site.data_dir / "logs"),
             records=Records(site.data_dir / "vms"),
+            snapshots=SnapshotStore(site.data_dir / "snapshots"),
             run_dir=site.run_dir,
             nameservers=nameservers(),
         )
