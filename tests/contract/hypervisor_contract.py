@@ -79,7 +79,7 @@ class ForkableRig(Rig, Protocol):
     def restored_plan(self, spec: VmSpec, origin: VmSpec, memory: MemoryPlan) -> VmPlan:
         """A plan with `memory`, and the disks that `origin` has (its very own for itself, copies for another)."""
 
-    def guest_runs(self, handle: VmHandle) -> bool:
+    async def guest_runs(self, handle: VmHandle) -> bool:
         """Whether vCPUs run, seen from outside."""
 
 
@@ -423,13 +423,13 @@ async def a_vm_whose_state_was_saved_goes_on_as_if_nothing_had_been(rig: Forkabl
     with state_file() as state:
         await channel.freeze()
         memory = await rig.backend.save_state(handle, state)
-        assert not rig.guest_runs(handle)
+        assert not await rig.guest_runs(handle)
         assert os.fstat(state).st_size > 0
         assert memory is not None
         os.close(memory)
         await rig.backend.go_on(handle)
         await rig.backend.go_on(handle)
-    assert rig.guest_runs(handle)
+    assert await rig.guest_runs(handle)
     await channel.thaw(ON)
     await channel.stop("SIGTERM", 5.0)
     await heard(channel, GuestExited)
@@ -450,7 +450,7 @@ async def a_save_that_is_given_up_leaves_a_vm_that_goes_on_and_can_be_saved(rig:
             if not saving.cancelled() and (memory := saving.result()) is not None:
                 os.close(memory)
             await rig.backend.go_on(handle)
-        assert rig.guest_runs(handle)
+        assert await rig.guest_runs(handle)
     with state_file() as state:
         memory = await rig.backend.save_state(handle, state)
         assert memory is not None
@@ -472,7 +472,7 @@ async def a_vm_that_is_loaded_goes_on_where_it_was_and_leaves_nothing(rig: Forka
             plan = rig.restored_plan(spec, spec, MemoryPlan(memory))
             again = await rig.backend.create_vm(spec, plan)
             await rig.backend.load_state(again, state)
-            assert not rig.guest_runs(again)
+            assert not await rig.guest_runs(again)
             woken = await rig.backend.wake_vm(again, CARD)
     hello = await heard(woken, GuestHello)
     assert isinstance(hello, GuestHello)
@@ -523,7 +523,7 @@ async def several_vms_begin_with_one_memory_and_live_apart(rig: ForkableRig) -> 
     await heard(first_channel, GuestExited)
     await ended(rig, first)
     for other, other_channel in (copies[1], (handle, channel)):
-        assert rig.guest_runs(other)
+        assert await rig.guest_runs(other)
         await other_channel.stop("SIGTERM", 5.0)
         await heard(other_channel, GuestExited)
     for each, each_channel in (*copies, (handle, channel)):

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -79,17 +78,11 @@ class QemuRig:
             subprocess.run(["cp", "--sparse=always", self._layer(origin), self._layer(spec)], check=True)
         return replace(self._plan(spec), memory=memory)
 
-    def guest_runs(self, handle: VmHandle) -> bool:
-        """By a monitor's word, in an event loop of its own."""
-
-        async def ask() -> bool:
-            async with qmp_session(VmSockets(Path(handle.runtime_dir)).qmp) as monitor:
-                return await run_state(monitor) == "running"
-
+    async def guest_runs(self, handle: VmHandle) -> bool:
         if self.backend._vms[handle.vm_id].monitor is not None:
             return False  # it is held by a session that waits for `wake_vm`, and QEMU serves one at a time
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(asyncio.run, ask()).result()
+        async with qmp_session(VmSockets(Path(handle.runtime_dir)).qmp) as monitor:
+            return await run_state(monitor) == "running"
 
     def _layer(self, spec: VmSpec) -> Path:
         return self.directory / f"{vm_key(spec.id)}.layer"

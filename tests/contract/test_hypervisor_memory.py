@@ -47,7 +47,7 @@ class MemoryRig:
     def restored_plan(self, spec: VmSpec, _origin: VmSpec, memory: MemoryPlan) -> VmPlan:
         return replace(self.plan(spec), memory=memory)
 
-    def guest_runs(self, handle: VmHandle) -> bool:
+    async def guest_runs(self, handle: VmHandle) -> bool:
         vmm = self.vmms._vmms[handle.vm_id]
         return vmm.started and not vmm.stands_still
 

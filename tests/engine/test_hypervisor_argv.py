@@ -27,7 +27,7 @@ def test_an_emulated_vm_is_a_microvm_with_a_full_cpu_and_a_small_translation_cac
         *("-nodefaults", "-no-user-config", "-no-reboot", "-S", "-display", "none"),
         *("-M", "microvm,acpi=on,memory-backend=mem", "-accel", "tcg,tb-size=32", "-cpu", "max"),
         *("-smp", "cpus=2,sockets=1,cores=2,threads=1", "-m", "512M"),
-        *("-object", "memory-backend-memfd,id=mem,size=256M,share=on"),
+        *("-object", "memory-backend-memfd,id=mem,size=512M,share=on"),
         *("-kernel", "/dev/fd/@kernel@", "-initrd", "/dev/fd/@initrd@"),
         "-append",
         "console=ttyS0 quiet reboot=t panic=-1 cryptomgr.notests 8250.nr_uarts=1 audit=0 init_on_alloc=0 "

@@ -19,8 +19,9 @@ Source: docs/devel/migration.rst, qapi/migration.json.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.hypervisor.qemu.qmp import QmpSession
@@ -39,7 +40,8 @@ async def save(monitor: QmpSession, state: int, *, leave_memory: bool) -> None:
         HostError: `state-not-saved`, with what QEMU said.
         UnavailableError: the VMM does not answer.
     """
-    await _prepare(monitor, state, leave_memory=leave_memory)
+    with _reopened(state, os.O_WRONLY) as ours:
+        await _prepare(monitor, ours, leave_memory=leave_memory)
     await monitor.execute("migrate", {"uri": f"fd:{_NAME}"})
 
     async def is_over() -> bool:
@@ -73,7 +75,8 @@ async def load(monitor: QmpSession, state: int, *, leave_memory: bool) -> None:
         HostError: `state-refused`.
         UnavailableError: the VMM ended, or does not answer: its own words say why.
     """
-    await _prepare(monitor, state, leave_memory=leave_memory)
+    with _reopened(state, os.O_RDONLY) as ours:
+        await _prepare(monitor, ours, leave_memory=leave_memory)
     await monitor.execute("migrate-incoming", {"uri": f"fd:{_NAME}"})
 
     async def is_over() -> bool:
@@ -88,6 +91,16 @@ async def run_state(monitor: QmpSession, deadline_s: float = 5.0) -> str:
     """QEMU's word for what the vCPUs do: `running`, `paused`, `prelaunch`, `postmigrate`, …"""
     answer = await monitor.execute("query-status", deadline_s=deadline_s)
     return str(answer.get("status")) if isinstance(answer, dict) else ""
+
+
+@contextmanager
+def _reopened(state: int, flags: int) -> Iterator[int]:
+    """The same file from its start: several may read it at once, and a descriptor that is passed shares its position."""
+    descriptor = os.open(f"/proc/self/fd/{state}", flags | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 async def _prepare(monitor: QmpSession, state: int, *, leave_memory: bool) -> None:
