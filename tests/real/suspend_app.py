@@ -15,6 +15,7 @@ SIGUSR2 (sent by the image's hook after a restore) makes OpenSSL's generator dif
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import signal
@@ -30,8 +31,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 seen: list[tuple[float, str]] = []
-counter = 0
-lock = threading.Lock()
+counter = itertools.count(1)
 
 
 def watch() -> None:
@@ -97,12 +97,9 @@ def handshake() -> str:
 
 
 def answer(path: str, query: str) -> str:
-    global counter
     match path:
         case "/count":
-            with lock:
-                counter += 1
-                return str(counter)
+            return str(next(counter))
         case "/time":
             return str(time.time())
         case "/uuid":

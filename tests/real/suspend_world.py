@@ -7,7 +7,9 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -15,7 +17,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 from pathlib import Path
-
 
 from examples.demo.images import base
 from plasmavmc.guest.boot import build_guest
@@ -48,7 +49,7 @@ for process in /proc/[0-9]*; do
 done
 exit 0
 """
-"""Tells the program, which stands still, to renew what it drew from the kernel before; it does so first of all when it goes on."""
+"""Tells the program, which stands still, to renew what it once drew from the kernel; it does so when it goes on."""
 
 
 def certificate(into: Path) -> bytes:
@@ -128,14 +129,38 @@ class World:
         return self.manager
 
     async def crash(self) -> VmManager:
-        """The platform is killed, helper and all, and starts again; nobody had a last word."""
-        for machine in self.manager._machines.values():
-            for task in (machine._pausing, machine._task):
-                if task is not None:
-                    machine._paused = lambda _task: None  # type: ignore[method-assign]
-                    task.remove_done_callback(machine._paused)
-                    task.cancel()
+        """The platform is killed, helper and all, while it does nothing, and starts again."""
+        await self.manager.close(keep_vms=True)
         self.helper.restart()
+        return await self.engine()
+
+    async def crash_while_suspending(self, vm_id: str, moment_s: float) -> VmManager:
+        """Another process takes the platform over, begins to suspend, and is killed so long after that, helper and all."""
+        await self.manager.close(keep_vms=True)
+        self.helper.stop()
+        told = {
+            "id": self.helper.configuration.installation_id,
+            "run_root": str(self.helper.configuration.run_root),
+            "namespace": self.helper.namespace.pid,
+            "directory": str(self.directory),
+            "images": str(self.images),
+            "vm": vm_id,
+        }
+        owner = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.real.suspend_owner", json.dumps(told)),
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert owner.stdout is not None
+        async for line in owner.stdout:  # the engine's log lines come there too
+            if line == b"suspending\n":
+                break
+        else:
+            raise AssertionError("the owner ended before it suspended")
+        await asyncio.sleep(moment_s)
+        os.killpg(owner.pid, signal.SIGKILL)
+        await owner.wait()
+        self.helper.start()
         return await self.engine()
 
     def spec(self, name: str, **changes: object) -> VmSpec:
@@ -232,7 +257,7 @@ NOTHING: dict[str, set[object]] = {
 async def world(tmp_path: Path, sample: Sample, images: Path) -> AsyncIterator[World]:
     """An engine that runs nothing yet, and leaves nothing behind."""
     short = Path(tempfile.mkdtemp(prefix="swgsus-"))
-    short.chmod(0o755)
+    os.chmod(short, 0o755)  # noqa: PTH101 - at once, and no method of a Path in a coroutine
     try:
         async with real_helper(tmp_path) as helper:
             made = World(helper, short, sample, images)

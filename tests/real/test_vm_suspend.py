@@ -6,9 +6,9 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def host(tmp_path: Path, sample: Sample, images: Path) -> AsyncIterator[World]:
     async with world(tmp_path, sample, images) as made:
         yield made
+
+
+async def run(*command: str) -> None:
+    assert await (await asyncio.create_subprocess_exec(*command)).wait() == 0
 
 
 def near(seen: str) -> bool:
@@ -103,7 +107,7 @@ async def test_no_code_of_a_copy_runs_before_it_knows_who_and_when_it_is(host: W
     woken_at = time.time()
     await host.manager.resume(vm)
     seen = json.loads(await host.ask(vm, "/watch"))
-    jumps = [(before, after) for (before, _), (after, _) in zip(seen, seen[1:], strict=False) if after - before > 2.0]
+    jumps = [(before, after) for (before, _), (after, _) in pairwise(seen) if after - before > 2.0]
     assert jumps
     assert abs(jumps[-1][1] - woken_at) < 2.0, "the first time it saw is the right one"
     await host.manager.fork(vm, [ForkIdentity("vm_copy", "copy")])
@@ -179,15 +183,13 @@ async def test_a_damaged_snapshot_is_never_loaded(host: World) -> None:
 
 async def test_a_suspend_that_is_cancelled_at_any_moment_lets_the_program_go_on(host: World) -> None:
     vm = await host.started("one")
-    count = 0
-    for patience_s in (0.0, 0.02, 0.05, 0.1, 0.2, 0.4):
+    for count, patience_s in enumerate((0.0, 0.02, 0.05, 0.1, 0.2, 0.4), start=1):
         suspending = asyncio.create_task(host.manager.suspend(vm))
         await asyncio.sleep(patience_s)
         suspending.cancel()
         await asyncio.wait({suspending})
         if host.manager.get(vm).status.state is VmState.SUSPENDED:
             await host.manager.resume(vm)
-        count += 1
         assert await host.ask(vm, "/count") == str(count)
         assert near(await host.ask(vm, "/time"))
         assert not set(host.snapshots.iterdir())
@@ -197,7 +199,7 @@ async def test_a_suspend_that_is_cancelled_at_any_moment_lets_the_program_go_on(
 
 async def test_a_full_disk_while_suspending_lets_the_program_go_on(host: World) -> None:
     vm = await host.started("one")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=0700", "tmpfs", host.snapshots], check=True)
+    await run("mount", "-t", "tmpfs", "-o", "size=16m,mode=0700", "tmpfs", str(host.snapshots))
     try:
         with pytest.raises(PlasmaError) as failed:
             await host.manager.suspend(vm)
@@ -205,21 +207,19 @@ async def test_a_full_disk_while_suspending_lets_the_program_go_on(host: World) 
         assert await host.ask(vm, "/count") == "1"
         assert not set(host.snapshots.iterdir())
     finally:
-        subprocess.run(["umount", host.snapshots], check=True)
+        await run("umount", str(host.snapshots))
     await host.manager.suspend(vm)
     await host.manager.resume(vm)
     assert await host.ask(vm, "/count") == "2"
 
 
-@pytest.mark.parametrize("moment_s", [0.0, 0.05, 0.15])
+@pytest.mark.parametrize("moment_s", [0.0, 0.05, 0.15, 0.3, 1.0])
 async def test_a_platform_that_dies_while_suspending_finds_the_vm_running_or_suspended(
     host: World, moment_s: float
 ) -> None:
     vm = await host.started("one")
     assert await host.ask(vm, "/count") == "1"
-    asyncio.create_task(host.manager.suspend(vm)).add_done_callback(lambda task: task.cancelled() or task.exception())
-    await asyncio.sleep(moment_s)
-    await host.crash()
+    await host.crash_while_suspending(vm, moment_s)
     state = host.manager.get(vm).status.state
     assert state in (VmState.RUNNING, VmState.SUSPENDED)
     if state is VmState.SUSPENDED:

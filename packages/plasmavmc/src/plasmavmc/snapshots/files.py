@@ -14,6 +14,7 @@ a copy that was verified.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import shutil
@@ -86,8 +87,13 @@ class SnapshotStore:
             yield Draft(key, state, memory)
 
     async def commit(self, draft: Draft, manifest: Manifest) -> None:
-        """Make the draft the VM's snapshot: durable first, then named."""
-        await in_thread(self._commit, draft, manifest)
+        """Make the draft the VM's snapshot: durable first, then named. Who is cancelled when it has its name is not heard:
+        the snapshot counts, and what counts must not run on."""
+        try:
+            await in_thread(self._commit, draft, manifest)
+        except asyncio.CancelledError:
+            if not self.has(draft.key):
+                raise
 
     def _commit(self, draft: Draft, manifest: Manifest) -> None:
         place, final = self._place(draft.key, _NEW), self._place(draft.key)
