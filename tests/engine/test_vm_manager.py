@@ -225,19 +225,6 @@ async def test_an_engine_that_was_restarted_knows_what_it_forgot(rig: EngineRig)
     await third.restart("vm_a")
 
 
-@pytest.mark.parametrize("ability", ["suspend", "resume"])
-async def test_what_no_backend_can_is_refused(rig: EngineRig, ability: str) -> None:
-    manager = rig.manager()
-    await run(manager, rig, "serve")
-    with pytest.raises(ConflictError) as refused:
-        await getattr(manager, ability)("vm_a")
-    assert refused.value.code == "cannot-suspend"
-    with pytest.raises(ConflictError) as refused:
-        await manager.fork("vm_a", [])
-    assert refused.value.code == "cannot-fork"
-    with pytest.raises(NotFoundError):
-        await getattr(manager, ability)("vm_nobody")
-
 
 async def test_closing_without_keeping_stops_vms_that_run_and_that_boot(rig: EngineRig) -> None:
     manager = rig.manager()

@@ -17,7 +17,9 @@ from plasmavmc.hypervisor.qemu.backend import KvmBackend
 from plasmavmc.types import MIB, Acceleration, VmResources
 from tests.contract.hypervisor_contract import (
     CHECKS,
+    FORK_CHECKS,
     Check,
+    ForkCheck,
     a_paused_vm_says_nothing_until_it_runs_again,
     a_spec,
     booted,
@@ -46,6 +48,11 @@ async def rig(tmp_path: Path, image: Path) -> AsyncIterator[QemuRig]:
     "check", [*CHECKS, a_paused_vm_says_nothing_until_it_runs_again], ids=lambda check: check.__name__
 )
 async def test_the_qemu_backend_keeps_the_contract(rig: QemuRig, check: Check) -> None:
+    await check(rig)
+
+
+@pytest.mark.parametrize("check", FORK_CHECKS, ids=lambda check: check.__name__)
+async def test_the_qemu_backend_suspends_and_forks_by_the_contract(rig: QemuRig, check: ForkCheck) -> None:
     await check(rig)
 
 

@@ -80,6 +80,11 @@ class VmSignal(_Request):
     signal: int
 
 
+class VmMemory(_Request):
+    key: str
+    process: ProcessId
+
+
 class VmReap(_Request):
     key: str
     process: ProcessId
@@ -112,6 +117,7 @@ Request = (
     | UidFree
     | VmSpawn
     | VmSignal
+    | VmMemory
     | VmReap
     | CgroupPlace
     | Listen
