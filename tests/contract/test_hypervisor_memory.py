@@ -17,7 +17,8 @@ from plasmavmc.guest.memory import MemoryGuest, Script
 from plasmavmc.hypervisor.backend import MemoryPlan, VmmExit, VmPlan
 from plasmavmc.hypervisor.memory import Faults, MemoryBackend, PretendedVmms
 from plasmavmc.types import VmHandle, VmSpec, vm_key
-from tests.contract.hypervisor_contract import CHECKS, FORK_CHECKS, Check, ForkCheck, a_spec, gone
+from tests.contract.hypervisor_contract import CHECKS, Check, a_spec, gone
+from tests.contract.hypervisor_fork_contract import FORK_CHECKS, ForkCheck
 
 
 def workload(config: GuestConfig) -> Script:

@@ -40,6 +40,10 @@ def a_manifest(**changes: object) -> Manifest:
     return Manifest(**{**values, **changes})  # type: ignore[arg-type]
 
 
+def nothing_in(directory: Path) -> bool:
+    return not any(directory.iterdir())
+
+
 @contextmanager
 def memory() -> Iterator[int]:
     descriptor = new_memory(SIZE)
@@ -184,14 +188,14 @@ async def test_a_snapshot_counts_when_it_is_committed_and_until_it_is_used(tmp_p
         store.use(KEY)
     assert not store.has(KEY)
     assert SnapshotStore(tmp_path).keys() == frozenset()
-    assert not list(tmp_path.iterdir())
+    assert nothing_in(tmp_path)
 
 
 async def test_a_draft_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path)
     with pytest.raises(RuntimeError), store.draft(KEY):
         raise RuntimeError("given up")
-    assert not list(tmp_path.iterdir())
+    assert nothing_in(tmp_path)
 
 
 async def test_a_commit_that_was_cancelled_too_late_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

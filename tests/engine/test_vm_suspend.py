@@ -1,4 +1,4 @@
-"""Suspending, resuming and copying VMs, on memory parts and with faults: what is left, what is told, what goes on."""
+"""Suspending and resuming VMs, on memory parts and with faults: what is left, what is told, what goes on."""
 
 from __future__ import annotations
 
@@ -9,80 +9,32 @@ from pathlib import Path
 
 import pytest
 
-from plasmavmc.errors import CapacityError, ConflictError, GuestError, HostError, NotFoundError, PlasmaError
+from plasmavmc.errors import CapacityError, ConflictError, GuestError, HostError, NotFoundError
 from plasmavmc.guest.api import GuestConfig
 from plasmavmc.guest.memory import MemoryGuest, Script
 from plasmavmc.hypervisor.memory import Faults, PretendedVmms
 from plasmavmc.manager import VmManager
-from plasmavmc.states import VmState
-from plasmavmc.types import ExecSpec, ForkIdentity, VmSpec, vm_key
+from plasmavmc.types import ExecSpec, vm_key
 from tests.engine.engine_rig import EngineRig
-
-DEADLINE_S = 5.0
-S = VmState
+from tests.engine.suspend_rig import (
+    S,
+    eventually,
+    flip,
+    guest,
+    leftovers,
+    members,
+    reaches,
+    running,
+    runs_on,
+    slowly,
+    snapshot,
+    started,
+)
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> EngineRig:
     return EngineRig(tmp_path)
-
-
-async def running(rig: EngineRig, name: str = "one", *, safe: bool = False) -> VmManager:
-    manager = rig.manager()
-    await started(manager, replace(rig.spec(name, "serve"), snapshot_safe=safe))
-    return manager
-
-
-async def started(manager: VmManager, spec: VmSpec) -> None:
-    manager.create(spec)
-    manager.start(spec.id)
-    await reaches(manager, spec.id, S.RUNNING)
-
-
-async def reaches(manager: VmManager, vm_id: str, state: VmState) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        revision = manager.revision
-        while manager.get(vm_id).status.state is not state:
-            revision = await manager.changed(revision)
-
-
-async def eventually(holds: Callable[[], object]) -> None:
-    for _ in range(10_000):
-        if holds():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never came to that")
-
-
-async def only_disks(rig: EngineRig, *vm_ids: str) -> None:
-    """In a moment there are the disks of these VMs and no others."""
-    wanted = {vm_key(vm_id) for vm_id in vm_ids}
-    await eventually(lambda: set(rig.storage._disks) == wanted)
-
-
-def guest(rig: EngineRig, vm_id: str = "vm_one") -> MemoryGuest:
-    found = rig.vmms.guest(vm_id)
-    assert isinstance(found, MemoryGuest)
-    return found
-
-
-def leftovers(rig: EngineRig) -> set[str]:
-    return {path.name for path in (rig.directory / "snapshots").iterdir()}
-
-
-def members(rig: EngineRig) -> int:
-    assert rig.network.rules is not None
-    return len(rig.network.rules.members)
-
-
-def flip(path: Path, at: int) -> None:
-    raw = bytearray(path.read_bytes())
-    raw[at] ^= 1
-    path.write_bytes(raw)
-
-
-def snapshot(rig: EngineRig, vm_id: str = "vm_one") -> Path:
-    return rig.directory / "snapshots" / vm_key(vm_id)
 
 
 # Suspend and resume
@@ -225,21 +177,6 @@ async def test_a_suspended_vm_can_be_stopped_and_deleted_without_a_trace(rig: En
 # Suspends that fail
 
 
-async def runs_on(rig: EngineRig, manager: VmManager) -> None:
-    """It runs as if nothing had been, and can still be suspended."""
-    vm = manager.get("vm_one")
-    assert vm.status.state is S.RUNNING
-    assert not guest(rig).held
-    assert not rig.vmms.standing_still()
-    assert leftovers(rig) == set()
-    rig.vmms.faults = Faults()
-    session = await manager.exec("vm_one", ExecSpec(("echo", "alive")))
-    await session.aclose()
-    await manager.suspend("vm_one")
-    await manager.resume("vm_one")
-    await manager.stop("vm_one")
-
-
 async def test_a_state_that_cannot_be_saved_lets_the_vm_run_on_with_the_right_time(rig: EngineRig) -> None:
     manager = await running(rig)
     rig.vmms.faults.save = HostError("state-not-saved", "QEMU could not write the guest's state")
@@ -278,11 +215,6 @@ async def test_a_guest_that_cannot_hold_its_workload_runs_on(tmp_path: Path) -> 
     assert leftovers(rig) == set()
     assert not rig.vmms.standing_still()
     await manager.stop("vm_one")
-
-
-async def slowly(rig: EngineRig) -> None:
-    """Saving takes for ever, until it is given up."""
-    rig.vmms.faults.save_s = 3600
 
 
 async def test_a_cancelled_suspend_lets_the_vm_run_on(rig: EngineRig) -> None:
@@ -461,271 +393,3 @@ async def test_a_vm_that_is_stopped_while_it_is_resumed_ends(rig: EngineRig) -> 
     assert manager.get("vm_one").status.state is S.STOPPED
     assert leftovers(rig) == set()
     assert not rig.vmms.living()
-
-
-# The engine ends and starts again
-
-
-async def test_a_suspended_vm_outlives_the_engine(rig: EngineRig) -> None:
-    manager = await running(rig)
-    await manager.suspend("vm_one")
-    await manager.close(keep_vms=True)
-    again = rig.manager()
-    await again.recover()
-    assert again.get("vm_one").status.state is S.SUSPENDED
-    assert (await again.resume("vm_one")).status.state is S.RUNNING
-    assert guest(rig).config is not None
-
-
-async def test_a_suspended_vm_whose_snapshot_is_gone_has_failed(rig: EngineRig) -> None:
-    manager = await running(rig)
-    await manager.suspend("vm_one")
-    snapshot(rig).rename(rig.directory / "elsewhere")
-    again = rig.manager()
-    await again.recover()
-    status = again.get("vm_one").status
-    assert (status.state, status.reason_code) == (S.FAILED, "snapshot-missing")
-
-
-def crash(rig: EngineRig, state: VmState) -> None:
-    """The engine is gone; the record of the VM says that it was in this state."""
-    (record,) = rig.parts.records.load()
-    rig.parts.records.save(replace(record, status=replace(record.status, state=state)))
-
-
-async def abandoned(manager: VmManager) -> None:
-    """Its tasks end as with the process, without a word to the VMs."""
-    for machine in manager._machines.values():
-        for task in (machine._pausing, machine._task):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait({task})
-
-
-async def test_a_vm_that_stood_still_for_a_snapshot_that_never_counted_runs_on_after_a_restart(rig: EngineRig) -> None:
-    manager = await running(rig)
-    held = guest(rig)
-    await abandoned(manager)
-    held.freeze()
-    crash(rig, S.SUSPENDING)
-    (rig.directory / "snapshots" / f"{vm_key('vm_one')}.new").mkdir()
-    again = rig.manager()
-    await again.recover()
-    await reaches(again, "vm_one", S.RUNNING)
-    assert not held.held
-    assert held.cards[-1].generation == 0
-    assert leftovers(rig) == set()
-    await again.stop("vm_one")
-
-
-async def test_a_vm_whose_snapshot_counts_is_suspended_and_its_process_ended_after_a_restart(rig: EngineRig) -> None:
-    manager = await running(rig)
-    (before,) = rig.parts.records.load()
-    await manager.suspend("vm_one")
-    kept = rig.directory / "kept"
-    snapshot(rig).rename(kept)
-    await manager.delete("vm_one")
-    await started(manager, rig.spec("one", "serve"))
-    await abandoned(manager)
-    kept.rename(snapshot(rig))
-    crash(rig, S.SUSPENDING)
-    again = rig.manager()
-    await again.recover()
-    assert again.get("vm_one").status.state is S.SUSPENDED
-    assert not rig.vmms.known()
-    assert before.ipv4 is not None
-    assert (await again.resume("vm_one")).status.state is S.RUNNING
-
-
-async def test_a_vm_that_was_just_woken_runs_on_after_a_restart(rig: EngineRig) -> None:
-    manager = await running(rig)
-    await manager.suspend("vm_one")
-    await manager.resume("vm_one")
-    held = guest(rig)
-    await abandoned(manager)
-    held.freeze()
-    crash(rig, S.RESUMING)
-    again = rig.manager()
-    await again.recover()
-    await reaches(again, "vm_one", S.RUNNING)
-    card = held.cards[-1]
-    assert not held.held
-    assert card.generation > 0
-    assert card.network is not None
-
-
-@pytest.mark.parametrize("state", [S.SUSPENDING, S.RESUMING])
-async def test_a_vm_whose_process_and_snapshot_are_gone_has_failed(rig: EngineRig, state: VmState) -> None:
-    manager = await running(rig)
-    await abandoned(manager)
-    rig.vmms.kill("vm_one")
-    crash(rig, state)
-    again = rig.manager()
-    await again.recover()
-    assert again.get("vm_one").status.state is S.FAILED
-    assert not rig.vmms.known()
-
-
-async def test_a_snapshot_of_nobody_is_swept(rig: EngineRig) -> None:
-    manager = await running(rig)
-    await manager.suspend("vm_one")
-    rig.parts.records.delete("vm_one")
-    again = rig.manager()
-    await again.recover()
-    assert leftovers(rig) == set()
-    assert await rig.storage.disks() == ()
-
-
-async def test_an_engine_that_ends_without_its_vms_leaves_no_snapshot(rig: EngineRig) -> None:
-    manager = await running(rig)
-    await manager.suspend("vm_one")
-    await manager.close(keep_vms=False)
-    assert leftovers(rig) == set()
-
-
-async def test_an_engine_that_lets_go_gives_up_a_suspend(rig: EngineRig) -> None:
-    manager = await running(rig)
-    await slowly(rig)
-    suspending = asyncio.create_task(manager.suspend("vm_one"))
-    await eventually(rig.vmms.standing_still)
-    await manager.close(keep_vms=True)
-    await asyncio.gather(suspending, return_exceptions=True)
-    assert rig.vmms.living() == {"vm_one"}
-    assert not guest(rig).held
-
-
-# Copies
-
-
-def identities(count: int) -> list[ForkIdentity]:
-    return [ForkIdentity(f"vm_copy{number}", f"copy{number}") for number in range(count)]
-
-
-async def test_copies_are_vms_with_everything_of_their_own(rig: EngineRig) -> None:
-    manager = await running(rig, safe=True)
-    await manager.fork("vm_one", identities(3))
-    for number in range(3):
-        await reaches(manager, f"vm_copy{number}", S.RUNNING)
-    vms = manager.list_vms()
-    assert len({vm.status.endpoints for vm in vms}) == 4
-    assert not guest(rig).held
-    assert guest(rig).cards[-1].generation == 0
-    cards = [guest(rig, f"vm_copy{number}").cards[-1] for number in range(3)]
-    assert [card.hostname for card in cards] == ["copy0", "copy1", "copy2"]
-    assert {card.generation for card in cards} == {1}
-    for values in (
-        {card.entropy for card in cards},
-        {card.machine_id for card in cards},
-        {card.mac for card in cards},
-        {card.network for card in cards},
-    ):
-        assert len(values) == 3
-    await only_disks(rig, *(vm.spec.id for vm in vms))
-    await manager.stop("vm_copy1")
-    assert manager.get("vm_one").status.state is S.RUNNING
-    await manager.close(keep_vms=False)
-    assert not rig.vmms.living()
-
-
-async def test_what_a_copy_writes_is_in_its_own_log_from_the_start(rig: EngineRig) -> None:
-    manager = await running(rig, safe=True)
-    guest(rig).write(b"before\n")
-    await eventually(lambda: not guest(rig)._unacknowledged)
-    await manager.fork("vm_one", identities(1))
-    await reaches(manager, "vm_copy0", S.RUNNING)
-    guest(rig, "vm_copy0").write(b"mine\n")
-    await manager.stop("vm_copy0")
-    assert [line.text async for line in manager.logs("vm_copy0", follow=False, tail=10)] == ["mine"]
-
-
-async def test_a_vm_that_is_not_declared_safe_is_not_copied(rig: EngineRig) -> None:
-    manager = await running(rig)
-    with pytest.raises(ConflictError) as refused:
-        await manager.fork("vm_one", identities(1))
-    assert refused.value.code == "not-snapshot-safe"
-    assert len(manager.list_vms()) == 1
-    assert not guest(rig).cards
-
-
-@pytest.mark.parametrize(
-    ("identity", "error"),
-    [
-        (ForkIdentity("vm_one", "x"), ConflictError),
-        (ForkIdentity("VM", "x"), PlasmaError),
-        (ForkIdentity("vm_x", "Not A Name"), PlasmaError),
-    ],
-)
-async def test_a_copy_that_cannot_be_is_refused_before_anything_is_done(
-    rig: EngineRig, identity: ForkIdentity, error: type[PlasmaError]
-) -> None:
-    manager = await running(rig, safe=True)
-    for copies in ([identity], [*identities(1), *identities(1)]):
-        with pytest.raises(error if len(copies) == 1 else ConflictError):
-            await manager.fork("vm_one", copies)
-    assert len(manager.list_vms()) == 1
-    assert not guest(rig).cards
-
-
-async def test_a_fork_that_fails_leaves_the_origin_running_and_no_copy(rig: EngineRig) -> None:
-    manager = await running(rig, safe=True)
-    rig.vmms.faults.save = HostError("state-not-saved", "QEMU could not write the guest's state")
-    with pytest.raises(HostError):
-        await manager.fork("vm_one", identities(2))
-    assert len(manager.list_vms()) == 1
-    assert [disk.key for disk in await rig.storage.disks()] == [vm_key("vm_one")]
-    await runs_on(rig, manager)
-
-
-async def test_a_copy_that_fails_is_alone_and_leaves_nothing(rig: EngineRig) -> None:
-    manager = await running(rig, safe=True)
-    rig.vmms.faults.load = HostError("state-refused", "QEMU did not take the guest's state")
-    await manager.fork("vm_one", identities(2))
-    for number in range(2):
-        await reaches(manager, f"vm_copy{number}", S.FAILED)
-    assert manager.get("vm_one").status.state is S.RUNNING
-    assert rig.vmms.known() == {"vm_one"}
-    await only_disks(rig, "vm_one")
-    assert members(rig) == 1
-
-
-async def test_a_copy_can_be_suspended_and_resumed_and_only_then_copied(rig: EngineRig) -> None:
-    manager = await running(rig, safe=True)
-    await manager.fork("vm_one", identities(1))
-    await reaches(manager, "vm_copy0", S.RUNNING)
-    with pytest.raises(ConflictError) as refused:
-        await manager.fork("vm_copy0", [ForkIdentity("vm_grandchild", "grandchild")])
-    assert refused.value.code == "copy-of-copy"
-    await manager.suspend("vm_copy0")
-    assert {path.name for path in snapshot(rig, "vm_copy0").iterdir()} == {"state", "manifest"}
-    await manager.resume("vm_copy0")
-    assert guest(rig, "vm_copy0").cards[-1].generation == 2
-    await manager.fork("vm_copy0", [ForkIdentity("vm_grandchild", "grandchild")])
-    await reaches(manager, "vm_grandchild", S.RUNNING)
-
-
-async def test_a_copy_is_adopted_after_a_restart_of_the_engine(rig: EngineRig) -> None:
-    manager = await running(rig, safe=True)
-    await manager.fork("vm_one", identities(1))
-    await reaches(manager, "vm_copy0", S.RUNNING)
-    await manager.close(keep_vms=True)
-    again = rig.manager()
-    await again.recover()
-    assert {vm.status.state for vm in again.list_vms()} == {S.RUNNING}
-    await again.suspend("vm_copy0")
-    await again.resume("vm_copy0")
-
-
-async def test_a_template_leaves_no_descriptor_and_no_disk(rig: EngineRig) -> None:
-    manager = await running(rig, safe=True)
-
-    def descriptors() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
-    before = descriptors()
-    await manager.fork("vm_one", identities(2))
-    for number in range(2):
-        await reaches(manager, f"vm_copy{number}", S.RUNNING)
-        await manager.delete(f"vm_copy{number}")
-    await manager.suspend("vm_one")
-    await manager.resume("vm_one")
-    assert descriptors() == before

@@ -257,7 +257,6 @@ NOTHING: dict[str, set[object]] = {
 async def world(tmp_path: Path, sample: Sample, images: Path) -> AsyncIterator[World]:
     """An engine that runs nothing yet, and leaves nothing behind."""
     short = Path(tempfile.mkdtemp(prefix="swgsus-"))
-    os.chmod(short, 0o755)  # noqa: PTH101 - at once, and no method of a Path in a coroutine
     try:
         async with real_helper(tmp_path) as helper:
             made = World(helper, short, sample, images)

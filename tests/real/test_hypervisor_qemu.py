@@ -17,9 +17,7 @@ from plasmavmc.hypervisor.qemu.backend import KvmBackend
 from plasmavmc.types import MIB, Acceleration, VmResources
 from tests.contract.hypervisor_contract import (
     CHECKS,
-    FORK_CHECKS,
     Check,
-    ForkCheck,
     a_paused_vm_says_nothing_until_it_runs_again,
     a_spec,
     booted,
@@ -28,6 +26,7 @@ from tests.contract.hypervisor_contract import (
     heard,
     started,
 )
+from tests.contract.hypervisor_fork_contract import FORK_CHECKS, ForkCheck
 from tests.contract.hypervisor_rig import QemuRig, build_image, qemu_rig
 
 pytestmark = pytest.mark.real
