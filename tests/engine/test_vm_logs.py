@@ -65,8 +65,8 @@ def test_another_run_numbers_from_nothing_again(tmp_path: Path) -> None:
     assert not log.closed
     log.write(OUT, 0, b"short\n")
     assert log.acknowledged == 6
-    make(tmp_path).write(OUT, 0, b"short\n")
-    assert texts(log) == ["a long first line", "a new run of this VM begins", "short"]
+    make(tmp_path).write(OUT, 0, b"short\nmore\n")
+    assert texts(log) == ["a long first line", "a new run of this VM begins", "short", "more"]
 
 
 def test_a_store_begins_anew_only_where_there_is_a_log(tmp_path: Path) -> None:
