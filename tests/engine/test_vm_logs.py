@@ -84,8 +84,8 @@ def test_another_run_numbers_from_nothing_again(tmp_path: Path) -> None:
     assert not log.closed
     log.write(OUT, 0, b"short\n")
     assert log.acknowledged == 6
-    make(tmp_path).write(OUT, 0, b"short\n")
-    assert texts(log) == ["a long first line", "a new run of this VM begins", "short"]
+    make(tmp_path).write(OUT, 0, b"short\nmore\n")
+    assert texts(log) == ["a long first line", "a new run of this VM begins", "short", "more"]
 
 
 def test_an_app_that_writes_the_words_of_a_new_run_begins_none(tmp_path: Path) -> None:
