@@ -149,3 +149,13 @@ def test_a_torn_line_is_passed_over(tmp_path: Path, raw: str) -> None:
     with next((tmp_path / "vm").iterdir()).open("a") as segment:
         segment.write(raw + "\n")
     assert texts(log) == ["whole"]
+
+
+def test_a_copys_log_begins_where_the_copy_does_and_misses_nothing(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.begin_at(5000)
+    log.write(OUT, 5000, b"mine\n")
+    assert texts(log) == ["mine"]
+    log.begin_at(9000)
+    log.write(OUT, 5010, b"later\n")
+    assert texts(log) == ["mine", "5 bytes of output were dropped by the guest", "later"]
