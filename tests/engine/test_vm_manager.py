@@ -320,3 +320,14 @@ async def test_the_sweep_spares_what_runs(rig: EngineRig) -> None:
     await run(manager, rig, "serve")
     await manager.close(keep_vms=True)
     assert await rig.manager().recover() == Swept()
+
+
+async def test_a_vm_that_is_stopped_in_the_very_moment_it_is_started_ends(rig: EngineRig) -> None:
+    manager = rig.manager()
+    vm_id = manager.create(rig.spec("one", "serve")).spec.id
+    manager.start(vm_id)
+    async with asyncio.timeout(5.0):
+        vm = await manager.stop(vm_id)
+    assert (vm.status.state, vm.status.reason_code) == (VmState.STOPPED, "stopped")
+    await manager.delete(vm_id)
+    assert not rig.vmms.known()

@@ -121,6 +121,8 @@ def answer(path: str, query: str) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
         body = answer(path, query).encode()
