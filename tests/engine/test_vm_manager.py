@@ -225,7 +225,6 @@ async def test_an_engine_that_was_restarted_knows_what_it_forgot(rig: EngineRig)
     await third.restart("vm_a")
 
 
-
 async def test_closing_without_keeping_stops_vms_that_run_and_that_boot(rig: EngineRig) -> None:
     manager = rig.manager()
     await run(manager, rig, "serve")
