@@ -185,7 +185,7 @@ async def test_a_client_comes_back_without_a_loss(rig: RpcRig) -> None:
         await root.vms.create(rig.spec("two"))
         await root.vms.delete("vm_one")
         again = await events_until(rig, "operator", VmFilter(), first[-1].resume_token, "deleted_vm_id")
-        assert [event.vm.spec.id for event in again if event.vm][0] == "vm_two"
+        assert next(event.vm.spec.id for event in again if event.vm) == "vm_two"
         assert [event.deleted_vm_id for event in again if not event.vm] == ["vm_one"]
 
 
