@@ -19,6 +19,7 @@ void guest_lose_host(struct guest *guest)
     guest->synced = false;
     outbuf_clear(&guest->out);
     execs_hang_up(&guest->execs);
+    console_forget(&guest->console);
 }
 
 static void forget_raw(struct guest *guest)
@@ -87,6 +88,7 @@ static void take_config_end(struct guest *guest)
         workload_start(&guest->workload, &guest->config.command);
     else
         workload_refuse(&guest->workload, &failure);
+    console_open(&guest->console, &guest->workload);
 }
 
 static void take_log_credit(struct guest *guest, uint32_t grant)
@@ -110,6 +112,8 @@ static void take_frame(struct guest *guest, const struct frame *frame)
         workload_stop(&guest->workload, (int)get_u32(frame->payload), get_u32(frame->payload + 4));
     else if (frame->type == FRAME_SEEN_END)
         guest->end_seen = true;
+    else
+        console_take(&guest->console, &guest->workload, frame);
 }
 
 /* An answer may be due for each frame, so none is taken without room for one. */
@@ -203,6 +207,7 @@ static bool tell_round(struct guest *guest)
     bool moved = tell_ready(guest);
     moved = tell_log(guest) || moved;
     moved = execs_send(&guest->execs, &guest->out) || moved;
+    moved = console_tell(&guest->console, &guest->out) || moved;
     return tell_end(guest) || moved;
 }
 

@@ -16,6 +16,7 @@ bool guest_init(struct guest *guest, const struct machine *machine, int port)
     guest->end_at = NEVER;
     guest->input_at = guest->input_end = guest->input;
     workload_init(&guest->workload);
+    console_init(&guest->console);
     signal(SIGPIPE, SIG_IGN);
     sigemptyset(&handled);
     sigaddset(&handled, SIGCHLD);
@@ -65,7 +66,9 @@ static void wait_for_work(struct guest *guest)
     struct watch watch;
     watch_begin(&watch);
     watch_for(&watch, guest->signals, POLLIN, &guest->signals_ready);
+    workload_hold_back(&guest->workload, guest->synced && !guest->port.away && guest->end_at == NEVER);
     workload_watch(&guest->workload, &watch);
+    console_watch(&guest->console, &watch);
     execs_watch(&guest->execs, &watch, guest->synced && outbuf_takes_data(&guest->out));
     port_watch(&guest->port, &watch, outbuf_pending(&guest->out) > 0);
     watch_until(&watch, guest->end_at);
@@ -85,6 +88,7 @@ void guest_run(struct guest *guest)
         reap(guest);
         workload_turn(&guest->workload);
         guest_hear(guest);
+        console_turn(&guest->console);
         execs_turn(&guest->execs);
         if (workload_over(&guest->workload) && guest->end_at == NEVER)
             begin_end(guest);

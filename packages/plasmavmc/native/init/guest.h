@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "config.h"
+#include "console.h"
 #include "exec.h"
 #include "frame.h"
 #include "outbuf.h"
@@ -40,6 +41,7 @@ struct guest {
     struct outbuf out;
     struct workload workload;
     struct execs execs;
+    struct console console;
     struct config config;
     bool configured;
     uint8_t *raw_config;
