@@ -33,6 +33,11 @@ VIOLATIONS: dict[str, tuple[str, str]] = {
     ),
     "Core has no clock, no randomness, no input or output": ("shellwego/core/ids.py", "import time"),
     "The engine's layers: imports go down": ("plasmavmc/host/operations.py", "import plasmavmc.manager"),
+    "The engine's services know it by their protocols only": (
+        "plasmavmc/rpc/api.py",
+        "import plasmavmc.hypervisor.registry",
+    ),
+    "gRPC stays in its rooms": ("plasmavmc/manager.py", "import grpc"),
     "The engine knows nothing of the platform": ("plasmavmc/types.py", "import shellwego.core.ids"),
     "Only the host's rooms start processes": ("shellwego/control/unit.py", "import subprocess"),
     "Only the root helper touches netlink": ("plasmavmc/network/backend.py", "import pyroute2"),
@@ -59,6 +64,28 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for package in ("plasmavmc", "shellwego"):
         shutil.copytree(ROOT / "packages" / package / "src" / package, target / package)
     return target
+
+
+@pytest.mark.parametrize(
+    ("name", "statement"),
+    [
+        ("plasmavmc/rpc/api.py", "import plasmavmc.manager"),
+        ("plasmavmc/manager.py", "import plasmavmc.rpc.api"),
+        ("plasmavmc/rpc/api.py", "import plasmavmc.server.engine"),
+        ("plasmavmc/server/engine.py", "import plasmavmc.cli"),
+    ],
+)
+def test_the_engines_server_stands_above_its_services_and_beside_them_the_manager(
+    sources: Path, name: str, statement: str
+) -> None:
+    path = sources / name
+    before = path.read_text()
+    path.write_text(f"{before}\n{statement}\n")
+    try:
+        result = lint(sources)
+    finally:
+        path.write_text(before)
+    assert "The engine's layers: imports go down BROKEN" in result.stdout
 
 
 def test_every_contract_has_a_planted_violation() -> None:

@@ -12,13 +12,14 @@ to repeat one yourself.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest
@@ -48,6 +49,7 @@ _OPTIONS = (
 )
 _UPLOAD_CHUNK = MIB
 
+Answer = TypeVar("Answer")
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -126,6 +128,16 @@ def _credentials(tls: ClientTls) -> grpc.ChannelCredentials:
     except OSError as error:
         raise HostError("tls-files", f"{error.filename} cannot be read: {error.strerror}") from error
     return grpc.ssl_channel_credentials(authority, key, certificate)
+
+
+async def _answers(call: grpc.aio.Call, answers: AsyncIterable[Answer]) -> AsyncGenerator[Answer, None]:
+    """What a stream tells, as long as somebody reads it: then the call ends, too."""
+    try:
+        with _translated():
+            async for answer in answers:
+                yield answer
+    finally:
+        call.cancel()
 
 
 @contextmanager
@@ -216,8 +228,9 @@ class VmClient:
     async def watch(self, chosen: VmFilter = ALL_VMS, *, resume_token: str = "") -> AsyncIterator[WatchEvent]:
         """A snapshot, then changes, until it is closed or the server goes away."""
         request = vm_pb2.WatchVmsRequest(filter=filter_to_pb(chosen), resume_token=resume_token)
-        with _translated():
-            async for answer in self._stub.WatchVms(request, metadata=self._metadata):
+        call = self._stub.WatchVms(request, metadata=self._metadata)
+        async with aclosing(_answers(call, call)) as answers:
+            async for answer in answers:
                 yield _event(answer)
 
     async def exec(self, vm_id: str, spec: ExecSpec) -> ExecSession:
@@ -230,8 +243,9 @@ class VmClient:
         """The last lines, then new ones where `follow` is set, until the VM ends."""
         moment = time_to_pb(since) if since else None
         request = vm_pb2.StreamLogsRequest(vm_id=vm_id, follow=follow, tail=tail, since=moment)
-        with _translated():
-            async for line in self._stub.StreamLogs(request, metadata=self._metadata):
+        call = self._stub.StreamLogs(request, metadata=self._metadata)
+        async with aclosing(_answers(call, call)) as lines:
+            async for line in lines:
                 yield line_from_pb(line)
 
 
@@ -260,19 +274,30 @@ class ImageClient:
     ) -> AsyncIterator[ImageProgress | Image]:
         """Progress, and last the image. `chunks` are the bytes of an upload."""
         start = image_pb2.RegisterImageRequest(start=order_to_pb(order, _id(request_id)))
+        failure: list[Exception] = []
 
         async def requests() -> AsyncIterator[image_pb2.RegisterImageRequest]:
             yield start
-            async for chunk in chunks or _nothing():
-                for begin in range(0, len(chunk), _UPLOAD_CHUNK):
-                    yield image_pb2.RegisterImageRequest(chunk=chunk[begin : begin + _UPLOAD_CHUNK])
+            try:
+                async for chunk in chunks or _nothing():
+                    for begin in range(0, len(chunk), _UPLOAD_CHUNK):
+                        yield image_pb2.RegisterImageRequest(chunk=chunk[begin : begin + _UPLOAD_CHUNK])
+            except Exception as error:
+                failure.append(error)
+                raise
 
-        with _translated():
-            async for answer in self._stub.RegisterImage(requests(), metadata=self._metadata):
-                if answer.HasField("image"):
-                    yield image_from_pb(answer.image)
-                else:
-                    yield progress_from_pb(answer.progress)
+        call = self._stub.RegisterImage(requests(), metadata=self._metadata)
+        try:
+            async with aclosing(_answers(call, call)) as answers:
+                async for answer in answers:
+                    if answer.HasField("image"):
+                        yield image_from_pb(answer.image)
+                    else:
+                        yield progress_from_pb(answer.progress)
+        except asyncio.CancelledError:
+            if failure:  # gRPC cancels a call whose chunks cannot be had; nobody cancelled us
+                raise failure[0] from None
+            raise
 
     async def get(self, image: str, scope: Scope | None = None) -> Image:
         """By digest or name."""
@@ -335,8 +360,9 @@ class NodeClient:
 
     async def watch(self) -> AsyncIterator[Node]:
         """Each node as it is, then as it changes."""
-        with _translated():
-            async for node in self._stub.WatchNodes(node_pb2.WatchNodesRequest(), metadata=self._metadata):
+        call = self._stub.WatchNodes(node_pb2.WatchNodesRequest(), metadata=self._metadata)
+        async with aclosing(_answers(call, call)) as nodes:
+            async for node in nodes:
                 yield node_from_pb(node)
 
     async def cordon(self, node_id: str = "", *, request_id: str = "") -> Node:

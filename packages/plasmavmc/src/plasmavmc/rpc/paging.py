@@ -46,13 +46,13 @@ def after_of(token: str, question: Message) -> str:
         version, mark, key = raw[:1], raw[1 : 1 + _MARK], raw[1 + _MARK :].decode()
     except (binascii.Error, ValueError):
         raise _refused() from None
-    if version != _VERSION or mark != _mark(question) or not key:
+    if version != _VERSION or not key or mark != _mark(key, question):
         raise _refused()
     return key
 
 
 def token_for(key: str, question: Message) -> str:
-    return base64.urlsafe_b64encode(_VERSION + _mark(question) + key.encode()).decode()
+    return base64.urlsafe_b64encode(_VERSION + _mark(key, question) + key.encode()).decode()
 
 
 def cut(
@@ -79,8 +79,8 @@ def cut(
     return page, token_for(key_of(found[len(page) - 1]), question) if more else ""
 
 
-def _mark(question: Message) -> bytes:
-    return hashlib.sha256(question.SerializeToString(deterministic=True)).digest()[:_MARK]
+def _mark(key: str, question: Message) -> bytes:
+    return hashlib.sha256(key.encode() + b"\0" + question.SerializeToString(deterministic=True)).digest()[:_MARK]
 
 
 def _refused() -> InvalidSpecError:

@@ -20,7 +20,7 @@ from plasmavmc.images.locks import KeyedLocks
 from plasmavmc.manager import VmManager
 from plasmavmc.rpc.access import Reach
 from plasmavmc.rpc.api import Position, VmEvent, VmFilter
-from plasmavmc.rpc.watch import History
+from plasmavmc.rpc.watch import KEPT_CHANGES, History
 from plasmavmc.server.catalogue import Catalogue
 from plasmavmc.server.node import EngineNode
 from plasmavmc.states import ENDED, VmState
@@ -38,11 +38,13 @@ class _Shown:
 class EngineVms:
     """See the module's head. `follow` must run for watchers to hear of anything."""
 
-    def __init__(self, manager: VmManager, catalogue: Catalogue, node: EngineNode) -> None:
+    def __init__(
+        self, manager: VmManager, catalogue: Catalogue, node: EngineNode, *, kept_changes: int = KEPT_CHANGES
+    ) -> None:
         self._manager = manager
         self._catalogue = catalogue
         self._node = node
-        self._history = History()
+        self._history = History(kept=kept_changes)
         self._locks = KeyedLocks()
         self._shown: dict[str, _Shown] = {}
 

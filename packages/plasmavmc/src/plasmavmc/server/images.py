@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 from plasmavmc.errors import ConflictError, ImageError, InvalidSpecError, NotFoundError, UnavailableError
@@ -43,7 +43,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 class _Report:
     """How far a registration is."""
 
-    latest: ImageProgress = field(default_factory=lambda: ImageProgress("resolve"))
+    latest: ImageProgress
 
     def stage(self, name: str, total_bytes: int = 0) -> None:
         self.latest = ImageProgress(name, 0, total_bytes)
@@ -97,7 +97,7 @@ class EngineImages:
     # ImageApi
 
     async def register(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> AsyncIterator[ImageProgress | Image]:
-        report = _Report()
+        report = _Report(ImageProgress("upload" if isinstance(order.source, Upload) else "resolve"))
         match order.source:
             case Upload.TAR:
                 work = self._take_tar(order, chunks, report)
@@ -167,7 +167,6 @@ class EngineImages:
 
     async def _take_tar(self, order: ImageOrder, chunks: AsyncIterator[bytes], report: _Report) -> Image:
         name = _checked_name(order.name) if order.name else ""
-        report.stage("upload")
 
         async def counted() -> AsyncIterator[bytes]:
             async for chunk in chunks:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -96,8 +97,12 @@ def _bind(server: grpc.aio.Server, address: str, bind: Callable[[str], int]) -> 
 
 def _make_way(path: Path) -> None:
     """Remove a socket that nobody serves any more."""
-    if not path.exists():
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
         return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise HostError("bad-socket", f"{path} is in the way: it is no socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(os.fspath(path))

@@ -1,0 +1,265 @@
+"""ImageService over a real server: uploads, a registry, names, scopes, and what may not be removed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+
+from plasmavmc.errors import ConflictError, ForbiddenError, ImageError, InvalidSpecError, NotFoundError
+from plasmavmc.rpc import images as image_service
+from plasmavmc.rpc.api import Image, ImageKind, ImageOrder, ImageProgress, RegistryLogin, Upload
+from plasmavmc.rpc.client import EngineClient
+from plasmavmc.rpc.v1 import image_pb2
+from plasmavmc.rpc.v1.image_pb2_grpc import ImageServiceStub
+from plasmavmc.types import SYSTEM_SCOPE, Scope
+from tests.contract.images_samples import chunked, docker_save, entry, hello, layer, oci_layout
+from tests.contract.registry_server import RegistryServer, registry_server
+from tests.rpc.rpc_rig import ACME, OTHER, TOKENS, RpcRig, running, until
+
+METADATA = (("authorization", f"Bearer {TOKENS['operator']}"),)
+OURS = Scope("", "")
+"""The caller's only one."""
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[RegistryServer]:
+    with registry_server(tmp_path / "registry") as server:
+        yield server
+
+
+async def register(client: EngineClient, order: ImageOrder, data: bytes = b"") -> Image:
+    """Register an image; returns what was told last."""
+    last: ImageProgress | Image | None = None
+    async for told in client.images.register(order, chunked(data)):
+        last = told
+    assert isinstance(last, Image)
+    return last
+
+
+def upload(name: str = "", scope: Scope = OURS) -> ImageOrder:
+    return ImageOrder(scope, Upload.TAR, name)
+
+
+@pytest.mark.parametrize("form", ["oci", "docker"])
+async def test_a_tar_is_uploaded_and_its_image_told(rig: RpcRig, form: str) -> None:
+    data = oci_layout(hello()) if form == "oci" else docker_save([layer(entry("a", b"x" * 3_000_000))])
+    async with rig.client("operator") as client:
+        told = [each async for each in client.images.register(upload("app:v1"), chunked(data))]
+        assert isinstance(told[0], ImageProgress)
+        assert told[0].stage == "upload"
+        image = told[-1]
+        assert isinstance(image, Image)
+        assert (image.scope, image.names, image.kind) == (ACME, ("app:v1",), ImageKind.LINUX)
+        assert image.size_bytes > 0
+        if form == "oci":
+            assert image.digest == hello().digest
+            assert (image.entrypoint, image.command, image.exposed_ports) == (("/bin/hello",), ("x",), (8080,))
+        assert await client.images.get("app:v1") == await client.images.get(image.digest) == image
+
+
+async def test_registering_twice_changes_nothing(rig: RpcRig) -> None:
+    async with rig.client("operator") as client:
+        first = await register(client, upload(), oci_layout(hello()))
+        assert first.names == ()
+        assert await register(client, upload(), oci_layout(hello())) == first
+        named = await register(client, upload("app"), oci_layout(hello()))
+        assert named == replace(first, names=("app:latest",))
+        assert (await client.images.get("app")).digest == first.digest
+
+
+async def test_a_reference_is_pulled_with_progress_and_keeps_its_name(rig: RpcRig, registry: RegistryServer) -> None:
+    registry.push(hello(), "app:v1")
+    reference = f"{registry.host}/app:v1"
+    async with rig.client("operator") as client:
+        told = [each async for each in client.images.register(ImageOrder(OURS, reference))]
+        assert told[-1] == await client.images.get(reference)
+        assert isinstance(told[-1], Image)
+        assert told[-1].digest == hello().digest
+        assert {each.stage for each in told[:-1] if isinstance(each, ImageProgress)} <= {"resolve", "fetch", "build"}
+        with pytest.raises(ImageError, match="there is no image") as refused:
+            await register(client, ImageOrder(OURS, f"{registry.host}/absent:v1"))
+        assert refused.value.code == "image-not-found"
+
+
+async def test_a_registry_on_a_private_address_must_be_allowed(registry: RegistryServer) -> None:
+    registry.push(hello(), "app:v1")
+    async with running(registries=()) as rig, rig.client("operator") as client:
+        with pytest.raises(ImageError, match="not a public address") as refused:
+            await register(client, ImageOrder(OURS, f"{registry.host}/app:v1", login=RegistryLogin("me", "canary")))
+        assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("order", "field"),
+    [
+        (ImageOrder(OURS, "hello:v1"), "start.reference"),
+        (ImageOrder(OURS, Upload.WASM), "start.wasm_upload"),
+        (ImageOrder(OURS, Upload.TAR, "sha256:" + "0" * 64), "start.name"),
+    ],
+)
+async def test_an_order_that_makes_no_sense_is_refused(rig: RpcRig, order: ImageOrder, field: str) -> None:
+    async with rig.client("operator") as client:
+        with pytest.raises(InvalidSpecError) as refused:
+            await register(client, order)
+        assert refused.value.field == field
+
+
+@pytest.mark.parametrize("data", [b"", b"no tar", layer(entry("a", b"b")), oci_layout(hello())[:2000]])
+async def test_what_is_no_image_is_refused_and_leaves_nothing(rig: RpcRig, data: bytes) -> None:
+    async with rig.client("operator") as client:
+        with pytest.raises(ImageError):
+            await register(client, upload("app"), data)
+        assert [image.names async for image in client.images.list_images()] == [("sample:latest",)]
+
+
+async def test_an_archive_of_several_images_is_refused(rig: RpcRig) -> None:
+    one, two = oci_layout(hello()), docker_save([layer(entry("a", b"b"))])
+    assert one != two
+    index = docker_save([layer(entry("a", b"b"))], names=("a:1", "b:2"))
+    async with rig.client("operator") as client:
+        assert (await register(client, upload(), index)).names == (), "names of the archive are its maker's"
+
+
+async def test_an_uploads_messages_are_bounded_and_in_order(rig: RpcRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = image_pb2.RegisterImageRequest(start=image_pb2.RegisterImageStart(tar_upload=True))
+    cases = [
+        ([image_pb2.RegisterImageRequest(chunk=b"x")], "start"),
+        ([start, start], "chunk"),
+        ([start, image_pb2.RegisterImageRequest(chunk=bytes((1 << 20) + 1))], "chunk"),
+        ([image_pb2.RegisterImageRequest(start=image_pb2.RegisterImageStart())], "start"),
+    ]
+    async with grpc.aio.insecure_channel(rig.address) as channel:
+        for messages, field in cases:
+            call = ImageServiceStub(channel).RegisterImage(iter(messages), metadata=METADATA)
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                [answer async for answer in call]
+            assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert str(error.value.details()).startswith(f"{field}: ")
+        monkeypatch.setattr(image_service, "CHUNK_DEADLINE_S", 0.1)
+        stalls = ImageServiceStub(channel).RegisterImage(metadata=METADATA)
+        await stalls.write(start)
+        with pytest.raises(grpc.aio.AioRpcError, match="no chunk came"):
+            [answer async for answer in stalls]
+
+
+async def test_an_upload_that_is_broken_off_leaves_nothing(rig: RpcRig) -> None:
+    async def half() -> AsyncIterator[bytes]:
+        yield oci_layout(hello())[:1000]
+        await asyncio.sleep(60)
+
+    async with rig.client("operator") as client:
+        told = client.images.register(upload("app"), half())
+        assert isinstance(await anext(told), ImageProgress)
+        await told.aclose()  # type: ignore[attr-defined]
+
+        async def gone() -> bool:
+            return rig.images._intakes == 0
+
+        await until(gone, "the upload is given up")
+        assert [image.names async for image in client.images.list_images()] == [("sample:latest",)]
+
+
+async def test_chunks_that_cannot_be_read_are_the_callers_own_error(rig: RpcRig) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise OSError("the disk is gone")
+
+    async with rig.client("operator") as client:
+        with pytest.raises(OSError, match="the disk is gone"):
+            [told async for told in client.images.register(upload("app"), broken())]
+
+
+async def test_a_name_moves_to_the_image_that_got_it_last(rig: RpcRig) -> None:
+    async with rig.client("operator") as client:
+        first = await register(client, upload("app:v1"), oci_layout(hello()))
+        second = await register(client, upload("app:v1"), docker_save([layer(entry("a", b"b"))]))
+        assert (await client.images.get("app:v1")).digest == second.digest != first.digest
+        assert (await client.images.get(first.digest)).names == ()
+
+
+async def test_what_one_project_registered_another_cannot_use(rig: RpcRig) -> None:
+    async with rig.client("operator") as ours, rig.client("stranger") as theirs:
+        image = await register(ours, upload("app:v1"), oci_layout(hello()))
+        for wanted in ("app:v1", image.digest):
+            with pytest.raises(NotFoundError):
+                await theirs.images.get(wanted)
+            with pytest.raises(NotFoundError):
+                await theirs.vms.create(replace(rig.spec("thief", OTHER), image=wanted))
+            with pytest.raises(NotFoundError):
+                await theirs.images.delete(wanted)
+        await ours.images.get("app:v1")
+
+
+async def test_the_systems_images_are_everybodys_to_use_and_nobodys_to_change(rig: RpcRig) -> None:
+    async with rig.client("stranger") as client:
+        assert (await client.images.get("sample", SYSTEM_SCOPE)).names == ("sample:latest",)
+        await client.vms.create(rig.spec("theirs", OTHER))
+        with pytest.raises(NotFoundError):
+            await client.images.delete("sample", SYSTEM_SCOPE)
+        with pytest.raises(NotFoundError):
+            await register(client, upload("sample", SYSTEM_SCOPE), oci_layout(hello()))
+    async with rig.client("viewer") as client:
+        with pytest.raises(ForbiddenError):
+            await register(client, upload("app"), oci_layout(hello()))
+
+
+async def test_an_image_stays_while_a_vm_is_made_from_it(rig: RpcRig) -> None:
+    async with rig.client() as root:
+        await root.vms.create(rig.spec())
+        for wanted in ("sample", rig.engine.sample.digest):
+            with pytest.raises(ConflictError, match="made from image") as refused:
+                await root.images.delete(wanted, SYSTEM_SCOPE)
+            assert refused.value.code == "image-in-use"
+        await root.vms.delete("vm_one")
+        await root.images.delete("sample", SYSTEM_SCOPE)
+        with pytest.raises(NotFoundError):
+            await root.images.get("sample", SYSTEM_SCOPE)
+
+
+async def test_a_removed_image_leaves_the_disk_with_its_last_entry(rig: RpcRig) -> None:
+    blobs = rig.engine.directory / "blobs" / "sha256"
+    built = rig.engine.directory / "images" / "images"
+    async with rig.client() as root:
+        for scope in (ACME, OTHER):
+            await register(root, upload("app", scope), oci_layout(hello()))
+        await root.images.delete("app", ACME)
+        assert list(built.iterdir())
+        assert list(blobs.glob("*/*"))
+        await root.images.delete("app", OTHER)
+        assert list(built.iterdir()) == []
+        assert list(blobs.glob("*/*")) == []
+
+
+async def test_a_name_alone_is_taken_away_while_others_point_to_the_image(rig: RpcRig) -> None:
+    async with rig.client("operator") as client:
+        for name in ("app:v1", "app:v2"):
+            image = await register(client, upload(name), oci_layout(hello()))
+        assert image.names == ("app:v1", "app:v2")
+        await client.images.delete("app:v1")
+        assert (await client.images.get(image.digest)).names == ("app:v2",)
+        await client.images.delete(image.digest)
+        with pytest.raises(NotFoundError):
+            await client.images.get("app:v2")
+
+
+async def test_the_catalogue_outlives_the_server(rig: RpcRig) -> None:
+    async with rig.client("operator") as client:
+        image = await register(client, upload("app:v1"), oci_layout(hello()))
+    async with running(engine=rig.engine) as after, after.client("operator") as client:
+        assert await client.images.get("app:v1") == image
+
+
+async def test_images_come_in_pages(rig: RpcRig) -> None:
+    async with rig.client() as root:
+        for number in range(3):
+            scope = Scope("acme", f"p{number}")
+            await register(root, upload(f"app{number}", scope), oci_layout(hello()))
+        names = [image.names async for image in root.images.list_images(page_size=1)]
+        assert names == [("app0:latest",), ("app1:latest",), ("app2:latest",), ("sample:latest",)]
+        one = [image.names async for image in root.images.list_images(Scope("acme", "p1"))]
+        assert one == [("app1:latest",)]
