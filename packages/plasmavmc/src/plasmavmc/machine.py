@@ -27,6 +27,9 @@ import structlog
 from plasmavmc.booting import Boot
 from plasmavmc.errors import GuestError, ImageError, InvalidSpecError, PlasmaError, WorkloadError
 from plasmavmc.guest.api import (
+    AttachableChannel,
+    ExecExit,
+    ExecSession,
     GuestChannel,
     GuestEvent,
     GuestExited,
@@ -35,12 +38,13 @@ from plasmavmc.guest.api import (
     GuestOutput,
     GuestReady,
 )
+from plasmavmc.guest.attachment import Attachments
 from plasmavmc.guest.logs import VmLog
 from plasmavmc.hypervisor.backend import HypervisorBackend, VmmExit
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
 from plasmavmc.states import ENDED, VmState, advance
-from plasmavmc.types import Vm, VmHandle, VmSpec, VmUsage, vm_key
+from plasmavmc.types import Stdio, TerminalSize, Vm, VmHandle, VmSpec, VmUsage, vm_key
 
 EXIT_GRACE_S = 5.0
 """From the guest's last word (or its silence) to the end of the VMM."""
@@ -67,6 +71,7 @@ class Machine:
         self._exit: GuestExited | None = None
         self._exit_heard = asyncio.Event()
         self._ended = asyncio.Event()
+        self._attachments = Attachments(self._acknowledge)
         if record.status.state in ENDED:
             self._ended.set()
 
@@ -87,6 +92,14 @@ class Machine:
     def channel(self) -> GuestChannel | None:
         """The way to its guest, while the workload runs."""
         return self._channel if self.state is VmState.RUNNING else None
+
+    def attach(self, size: TerminalSize | None) -> ExecSession:
+        """Join the workload's own stdin and output, also before it runs."""
+        return self._attachments.attach(size)
+
+    @property
+    def terminal_size(self) -> TerminalSize:
+        return self._attachments.size
 
     def view(self) -> Vm:
         """The VM as it is now."""
@@ -196,6 +209,7 @@ class Machine:
         else:
             self._booting = False
             self._channel, self._events = booted.channel, booted.events
+            self._open_attachments(booted.channel)
             self._begin_running(booted.handle)
             await self._supervise(booted.handle)
 
@@ -222,6 +236,7 @@ class Machine:
         match event:
             case GuestOutput(stream, offset, data):
                 self._log.write(stream, offset, data)
+                self._attachments.heard(event)
                 await self._acknowledge()
             case GuestExited():
                 self._exit = event
@@ -234,6 +249,10 @@ class Machine:
     def _hear(self, channel: GuestChannel) -> None:
         self._channel = channel
         self._events = channel.events()
+        self._open_attachments(channel)
+
+    def _open_attachments(self, channel: GuestChannel) -> None:
+        self._attachments.opened(channel.workload if isinstance(channel, AttachableChannel) else None)
 
     async def _supervise(self, handle: VmHandle) -> None:
         watch = asyncio.create_task(self._backend(handle).wait_vm(handle))
@@ -275,8 +294,11 @@ class Machine:
 
     async def _acknowledge(self) -> None:
         if self._channel is not None:
+            safe = self._log.acknowledged
+            if self.spec.stdio is not Stdio.LOGGED:
+                safe = self._attachments.holding(safe)
             with suppress(PlasmaError):
-                await self._channel.acknowledge(self._log.acknowledged)
+                await self._channel.acknowledge(safe)
 
     async def _close_channel(self) -> None:
         channel, self._channel, self._events = self._channel, None, None
@@ -330,6 +352,7 @@ class Machine:
         self.record = replace(self.record, status=status)
         self._parts.records.save(self.record)
         self._ended.set()
+        self._attachments.ended(GuestError(code, reason) if exit_code is None else ExecExit(exit_code))
         self._changed()
 
     async def _release(self) -> None:

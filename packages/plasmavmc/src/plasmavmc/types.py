@@ -23,6 +23,8 @@ from plasmavmc.states import VmState
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
+LOOPBACK = IPv4Address("127.0.0.1")
+
 _ID = re.compile(r"[a-z][a-z0-9_]{2,63}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -156,7 +158,7 @@ class PublishedPort:
 
     host_port: int
     guest_port: int
-    address: IPv4Address = IPv4Address("127.0.0.1")
+    address: IPv4Address = LOOPBACK
     """Of the host."""
 
 

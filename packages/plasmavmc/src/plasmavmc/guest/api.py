@@ -38,7 +38,7 @@ class GuestConfig:
     entropy: bytes = b""
     unix_time_ns: int = 0
     stdio: Stdio = Stdio.LOGGED
-    terminal_size: TerminalSize = TerminalSize()
+    terminal_size: TerminalSize = field(default_factory=TerminalSize)
     """Of the workload's terminal at its start, where it has one."""
 
 
