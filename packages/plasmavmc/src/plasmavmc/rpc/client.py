@@ -250,8 +250,10 @@ class VmClient:
                 for begin in range(0, len(chunk), _UPLOAD_CHUNK):
                     yield vm_pb2.CopyIntoVmRequest(chunk=chunk[begin : begin + _UPLOAD_CHUNK])
 
-        with _translated():
-            await self._stub.CopyIntoVm(requests(), metadata=self._metadata)
+        call = self._stub.CopyIntoVm(requests(), metadata=self._metadata)
+        async with aclosing(_answers(call, call)) as answers:
+            async for _ in answers:
+                pass
 
     async def copy_out(self, vm_id: str, path: str) -> AsyncIterator[bytes | str]:
         """Copy a tree out of a running VM: a tar stream in pieces, and words (str) about what was left out."""

@@ -138,9 +138,6 @@ class Gate(grpc.aio.ServerInterceptor):
         elif handler.unary_stream:
             make = grpc.unary_stream_rpc_method_handler
             behaviour = self._many(cast("Any", handler.unary_stream), action, method)
-        elif handler.stream_unary:
-            make = grpc.stream_unary_rpc_method_handler
-            behaviour = self._one(cast("Any", handler.stream_unary), action, method)
         else:
             make = grpc.stream_stream_rpc_method_handler
             behaviour = self._many(cast("Any", handler.stream_stream), action, method)
@@ -159,7 +156,7 @@ class Gate(grpc.aio.ServerInterceptor):
     ) -> Callable[[Any, Context], Awaitable[Any]]:
         async def guarded(request: Any, context: Context) -> Any:
             async with self._passage(context, action, method) as call:
-                answer = await inner(_whole_all(request), context)
+                answer = await inner(_whole(request), context)
                 _hold_back(call, method)
                 return answer
 

@@ -173,14 +173,14 @@ class VmServicer(vm_pb2_grpc.VmServiceServicer):
 
     async def CopyIntoVm(
         self, request_iterator: AsyncIterator[vm_pb2.CopyIntoVmRequest], context: Context
-    ) -> vm_pb2.CopyIntoVmResponse:
+    ) -> AsyncIterator[vm_pb2.CopyIntoVmResponse]:
         start = await first_message(request_iterator, START_DEADLINE_S)
         if start.WhichOneof("message") != "start":
             raise InvalidSpecError("start", "the first message says what is copied where")
         await self._admit(current_call(), start.start.vm_id)
         session = await self._api.copy_in(start.start.vm_id, copy_target_from_pb(start.start))
         await copied_in(request_iterator, session)
-        return vm_pb2.CopyIntoVmResponse()
+        yield vm_pb2.CopyIntoVmResponse()
 
     async def CopyFromVm(
         self, request: vm_pb2.CopyFromVmRequest, context: Context

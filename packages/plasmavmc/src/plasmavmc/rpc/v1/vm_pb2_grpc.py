@@ -102,7 +102,7 @@ class VmServiceStub:
                 request_serializer=plasmavmc_dot_v1_dot_vm__pb2.AttachVmRequest.SerializeToString,
                 response_deserializer=plasmavmc_dot_v1_dot_vm__pb2.ExecVmResponse.FromString,
                 _registered_method=True)
-        self.CopyIntoVm = channel.stream_unary(
+        self.CopyIntoVm = channel.stream_stream(
                 '/plasmavmc.v1.VmService/CopyIntoVm',
                 request_serializer=plasmavmc_dot_v1_dot_vm__pb2.CopyIntoVmRequest.SerializeToString,
                 response_deserializer=plasmavmc_dot_v1_dot_vm__pb2.CopyIntoVmResponse.FromString,
@@ -216,6 +216,7 @@ class VmServiceServicer:
 
     def CopyIntoVm(self, request_iterator, context):
         """Copies one file or directory into a running VM: a tar stream of one tree, whose first component is its name.
+        The only answer comes at its end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -302,7 +303,7 @@ def add_VmServiceServicer_to_server(servicer, server):
                     request_deserializer=plasmavmc_dot_v1_dot_vm__pb2.AttachVmRequest.FromString,
                     response_serializer=plasmavmc_dot_v1_dot_vm__pb2.ExecVmResponse.SerializeToString,
             ),
-            'CopyIntoVm': grpc.stream_unary_rpc_method_handler(
+            'CopyIntoVm': grpc.stream_stream_rpc_method_handler(
                     servicer.CopyIntoVm,
                     request_deserializer=plasmavmc_dot_v1_dot_vm__pb2.CopyIntoVmRequest.FromString,
                     response_serializer=plasmavmc_dot_v1_dot_vm__pb2.CopyIntoVmResponse.SerializeToString,
@@ -692,7 +693,7 @@ class VmService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.stream_unary(
+        return grpc.experimental.stream_stream(
             request_iterator,
             target,
             '/plasmavmc.v1.VmService/CopyIntoVm',

@@ -64,8 +64,10 @@ class VmServiceStub:
     """Joins the workload's own stdin, stdout and stderr, from before its start to its end. The first message says which VM;
     what follows is as for ExecVm. Input goes nowhere where the specification's stdio does not open it.
     """
-    CopyIntoVm: _grpc.StreamUnaryMultiCallable[_vm_pb2.CopyIntoVmRequest, _vm_pb2.CopyIntoVmResponse]
-    """Copies one file or directory into a running VM: a tar stream of one tree, whose first component is its name."""
+    CopyIntoVm: _grpc.StreamStreamMultiCallable[_vm_pb2.CopyIntoVmRequest, _vm_pb2.CopyIntoVmResponse]
+    """Copies one file or directory into a running VM: a tar stream of one tree, whose first component is its name.
+    The only answer comes at its end.
+    """
     CopyFromVm: _grpc.UnaryStreamMultiCallable[_vm_pb2.CopyFromVmRequest, _vm_pb2.CopyFromVmResponse]
     """Copies one file or directory out of it, likewise."""
     StreamLogs: _grpc.UnaryStreamMultiCallable[_vm_pb2.StreamLogsRequest, _vm_pb2.LogLine]
@@ -105,8 +107,10 @@ class VmServiceAsyncStub(VmServiceStub):
     """Joins the workload's own stdin, stdout and stderr, from before its start to its end. The first message says which VM;
     what follows is as for ExecVm. Input goes nowhere where the specification's stdio does not open it.
     """
-    CopyIntoVm: _aio.StreamUnaryMultiCallable[_vm_pb2.CopyIntoVmRequest, _vm_pb2.CopyIntoVmResponse]  # type: ignore[assignment]
-    """Copies one file or directory into a running VM: a tar stream of one tree, whose first component is its name."""
+    CopyIntoVm: _aio.StreamStreamMultiCallable[_vm_pb2.CopyIntoVmRequest, _vm_pb2.CopyIntoVmResponse]  # type: ignore[assignment]
+    """Copies one file or directory into a running VM: a tar stream of one tree, whose first component is its name.
+    The only answer comes at its end.
+    """
     CopyFromVm: _aio.UnaryStreamMultiCallable[_vm_pb2.CopyFromVmRequest, _vm_pb2.CopyFromVmResponse]  # type: ignore[assignment]
     """Copies one file or directory out of it, likewise."""
     StreamLogs: _aio.UnaryStreamMultiCallable[_vm_pb2.StreamLogsRequest, _vm_pb2.LogLine]  # type: ignore[assignment]
@@ -227,8 +231,10 @@ class VmServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request_iterator: _MaybeAsyncIterator[_vm_pb2.CopyIntoVmRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_vm_pb2.CopyIntoVmResponse, _abc.Awaitable[_vm_pb2.CopyIntoVmResponse]]:
-        """Copies one file or directory into a running VM: a tar stream of one tree, whose first component is its name."""
+    ) -> _typing.Union[_abc.Iterator[_vm_pb2.CopyIntoVmResponse], _abc.AsyncIterator[_vm_pb2.CopyIntoVmResponse]]:
+        """Copies one file or directory into a running VM: a tar stream of one tree, whose first component is its name.
+        The only answer comes at its end.
+        """
 
     @_abc_1.abstractmethod
     def CopyFromVm(
