@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from plasmavmc.cli.connection import connection, with_engine
+from plasmavmc.cli.connection import connection
 from plasmavmc.cli.ends import USAGE, Failure, failure_of
 from plasmavmc.cli.lazy import HELP
 from plasmavmc.cli.output import result_options, show, show_done, show_one
 from plasmavmc.cli.progress import Progress
 from plasmavmc.cli.views import image_document, image_row
 from plasmavmc.cli.vm.wish import pull_image, taken_in
+from plasmavmc.cli.working import with_engine
 
 if TYPE_CHECKING:
     from plasmavmc.rpc.api import Image

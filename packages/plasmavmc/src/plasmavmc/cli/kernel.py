@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from plasmavmc.cli.connection import run_work
 from plasmavmc.cli.ends import FAILED, Failure
 from plasmavmc.cli.lazy import HELP
 from plasmavmc.cli.options import cache_option
 from plasmavmc.cli.output import result_options, show_one
+from plasmavmc.cli.working import run_work
 
 
 @click.group(context_settings=dict(HELP))

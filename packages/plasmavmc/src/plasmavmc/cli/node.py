@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from plasmavmc.cli.connection import with_engine
 from plasmavmc.cli.lazy import HELP
 from plasmavmc.cli.output import result_options, show_one
 from plasmavmc.cli.views import node_document, node_pairs
+from plasmavmc.cli.working import with_engine
 
 if TYPE_CHECKING:
     from plasmavmc.rpc.api import Node

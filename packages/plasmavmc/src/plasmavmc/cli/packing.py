@@ -40,7 +40,8 @@ def _entry(parent: int, name: str, path: bytes, shown: str, say: Say) -> Iterato
     try:
         found = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
-            yield from _directory(parent, name, path, shown, found, say)
+            yield header(_member(path, Kind.DIRECTORY, found), path)
+            yield from _listed(parent, name, path, shown, say)
         elif stat.S_ISREG(found.st_mode):
             yield from _file(parent, name, path, shown)
         elif stat.S_ISLNK(found.st_mode):
@@ -56,11 +57,10 @@ def _member(path: bytes, kind: Kind, found: os.stat_result, size: int = 0) -> Me
     return Member(path, kind, mode=stat.S_IMODE(found.st_mode), mtime=int(found.st_mtime), size=size)
 
 
-def _directory(parent: int, name: str, path: bytes, shown: str, found: os.stat_result, say: Say) -> Iterator[bytes]:
-    yield header(_member(path, Kind.DIRECTORY, found), path)
+def _listed(parent: int, name: str, path: bytes, shown: str, say: Say) -> Iterator[bytes]:
     descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        for entry in sorted(os.listdir(descriptor)):
+        for entry in sorted(os.listdir(descriptor)):  # noqa: PTH208 - of a descriptor, which no path has
             yield from _entry(descriptor, entry, path + b"/" + os.fsencode(entry), f"{shown}/{entry}", say)
     finally:
         os.close(descriptor)

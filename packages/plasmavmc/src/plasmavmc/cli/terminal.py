@@ -36,7 +36,7 @@ def raw_terminal() -> Iterator[None]:
     """Every key goes to the guest, ^C too; what the terminal was before is restored whatever happens."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
-    tty.setraw(descriptor)
+    tty.setraw(descriptor, termios.TCSADRAIN)  # what was typed already is kept
     try:
         yield
     finally:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from plasmavmc.cli.connection import connection, with_engine
+from plasmavmc.cli.connection import connection
 from plasmavmc.cli.ends import USAGE, Failure
 from plasmavmc.cli.find import find
 from plasmavmc.cli.lazy import HELP
 from plasmavmc.cli.output import cell, output_option, say, show_one
 from plasmavmc.cli.values import Size
+from plasmavmc.cli.working import with_engine
 
 if TYPE_CHECKING:
     from plasmavmc.cli.unpacking import Unpacked

@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
-from plasmavmc.cli.connection import connection, with_engine
+from plasmavmc.cli.connection import connection
 from plasmavmc.cli.lazy import HELP
 from plasmavmc.cli.output import result_options, show_one
 from plasmavmc.cli.views import vm_document
 from plasmavmc.cli.vm.wish import Wish, make, wish_options
+from plasmavmc.cli.working import with_engine
 
 
 @click.command(context_settings={**HELP, "allow_interspersed_args": False})

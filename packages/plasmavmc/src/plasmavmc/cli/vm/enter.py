@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from plasmavmc.cli import values
-from plasmavmc.cli.connection import connection, with_engine
+from plasmavmc.cli.connection import connection
 from plasmavmc.cli.ends import INTERRUPTED, RUN_FAILED, Failure
 from plasmavmc.cli.find import find
 from plasmavmc.cli.joining import Detached, How, Interrupted, join
 from plasmavmc.cli.lazy import HELP
 from plasmavmc.cli.output import say
 from plasmavmc.cli.terminal import DEFAULT_KEYS, parse_keys, size_of_terminal
+from plasmavmc.cli.working import with_engine
 
 if TYPE_CHECKING:
     from plasmavmc.guest.api import ExecSession

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from plasmavmc.cli.connection import connection, with_engine
+from plasmavmc.cli.connection import connection
 from plasmavmc.cli.ends import CONFLICT, Failure, failure_of
 from plasmavmc.cli.find import find
 from plasmavmc.cli.lazy import HELP
 from plasmavmc.cli.output import result_options, show, show_done
 from plasmavmc.cli.views import vm_document, vm_row
 from plasmavmc.cli.vm.run import until_runs
+from plasmavmc.cli.working import with_engine
 
 if TYPE_CHECKING:
     from plasmavmc.rpc.client import EngineClient

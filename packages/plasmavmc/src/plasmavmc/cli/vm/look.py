@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from plasmavmc.cli import values
-from plasmavmc.cli.connection import connection, with_engine
+from plasmavmc.cli.connection import connection
 from plasmavmc.cli.find import find
 from plasmavmc.cli.lazy import HELP
 from plasmavmc.cli.output import cell, result_options, show, show_one
 from plasmavmc.cli.views import vm_document, vm_pairs, vm_row
+from plasmavmc.cli.working import with_engine
 
 if TYPE_CHECKING:
     from plasmavmc.rpc.client import EngineClient

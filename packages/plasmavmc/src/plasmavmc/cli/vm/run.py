@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from plasmavmc.cli import values
-from plasmavmc.cli.connection import connection, with_engine
+from plasmavmc.cli.connection import connection
 from plasmavmc.cli.ends import INTERRUPTED, RUN_FAILED, USAGE, Failure, run_code
 from plasmavmc.cli.joining import Detached, How, Interrupted, join
 from plasmavmc.cli.lazy import HELP
@@ -25,6 +25,7 @@ from plasmavmc.cli.output import result_options, say, show_one
 from plasmavmc.cli.terminal import DEFAULT_KEYS, parse_keys, size_of_terminal
 from plasmavmc.cli.views import vm_document
 from plasmavmc.cli.vm.wish import Wish, make, wish_options
+from plasmavmc.cli.working import with_engine
 
 if TYPE_CHECKING:
     from plasmavmc.rpc.client import EngineClient
