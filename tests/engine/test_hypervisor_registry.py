@@ -20,6 +20,7 @@ from plasmavmc.types import (
     DiskSpec,
     Isolation,
     NetworkSpec,
+    RateLimit,
     Readiness,
     VmResources,
     VmSpec,
@@ -149,6 +150,9 @@ def test_a_probed_backend_becomes_ready_with_what_is_weaker_than_it_could_be() -
         (replace(SPEC, networks=(NetworkSpec("n1", "net"), NetworkSpec("n2", "net"))), "networks"),
         (replace(SPEC, volumes=(DiskSpec("v", DiskSource.VOLUME),) * 3), "volumes"),
         (replace(SPEC, volumes=(DiskSpec("v", DiskSource.SNAPSHOT),)), "volumes[0].source"),
+        (replace(SPEC, volumes=(DiskSpec("v", DiskSource.VOLUME, limit=RateLimit(1)),)), "volumes[0].limit"),
+        (replace(SPEC, networks=(NetworkSpec("n", "net", receive=RateLimit(1)),)), "networks[0].receive"),
+        (replace(SPEC, networks=(NetworkSpec("n", "net", transmit=RateLimit(0, 1)),)), "networks[0].transmit"),
     ],
 )
 def test_each_limit_is_checked_and_named(spec: VmSpec, field: str) -> None:

@@ -57,6 +57,27 @@ def test_output_sent_again_after_a_restart_is_stored_once(tmp_path: Path) -> Non
     assert texts(after_restart) == ["one", "two", "error", "three"]
 
 
+def test_another_run_numbers_from_nothing_again(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.write(OUT, 0, b"a long first line\n")
+    log.close()
+    log.begin_anew()
+    assert not log.closed
+    log.write(OUT, 0, b"short\n")
+    assert log.acknowledged == 6
+    make(tmp_path).write(OUT, 0, b"short\nmore\n")
+    assert texts(log) == ["a long first line", "a new run of this VM begins", "short", "more"]
+
+
+def test_a_store_begins_anew_only_where_there_is_a_log(tmp_path: Path) -> None:
+    store = LogStore(tmp_path / "logs")
+    store.begin("k1")
+    assert store.find("k1") is None
+    store.open("k1").write(OUT, 0, b"one\n")
+    store.begin("k1")
+    assert texts(store.open("k1")) == ["one", "a new run of this VM begins"]
+
+
 def test_a_gap_is_told_as_dropped_output(tmp_path: Path) -> None:
     log = make(tmp_path)
     log.write(OUT, 0, b"first\n")

@@ -156,6 +156,86 @@ async def test_the_same_spec_again_is_the_same_vm_and_another_one_is_refused(rig
     assert len(manager.list_vms()) == 1
 
 
+async def test_a_spec_without_environment_is_not_the_same_as_one_with(rig: EngineRig) -> None:
+    manager = rig.manager()
+    spec = rig.spec("a", "serve")
+    manager.create(replace(spec, env={}))
+    with pytest.raises(ConflictError):
+        manager.create(spec)
+
+
+async def test_a_restarted_vm_runs_anew_under_its_id_with_a_fresh_disk(rig: EngineRig) -> None:
+    manager = rig.manager()
+    before = await run(manager, rig, "serve")
+    await manager.restart("vm_a")
+    after = await see(manager, "vm_a", in_state(VmState.RUNNING))
+    assert before.handle is not None
+    assert after.handle is not None
+    assert after.handle.pid != before.handle.pid
+    assert after.spec == before.spec
+    assert len(rig.vmms.living()) == len(await rig.storage.disks()) == 1
+    async with asyncio.timeout(20):
+        followed = manager.logs("vm_a", follow=True, tail=10)
+        lines = [(await anext(followed)).text for _ in range(3)]
+    assert lines == ["hello", "a new run of this VM begins", "hello"]
+
+
+async def test_a_vm_that_ended_is_restarted_too(rig: EngineRig) -> None:
+    manager = rig.manager()
+    await run(manager, rig, "exit", "3", until=VmState.STOPPED)
+    await manager.restart("vm_a")
+    assert (await see(manager, "vm_a", in_state(VmState.STOPPED))).status.exit_code == 3
+
+
+async def test_a_restart_that_no_backend_can_serve_leaves_the_vm_alone(rig: EngineRig) -> None:
+    manager = rig.manager()
+    await run(manager, rig, "serve")
+    rig.parts.registry.refuse("memory", "it is broken")
+    with pytest.raises(HostError, match="no usable hypervisor"):
+        await manager.restart("vm_a")
+    assert manager.get("vm_a").status.state is VmState.RUNNING
+    with pytest.raises(NotFoundError):
+        await manager.restart("vm_nobody")
+
+
+async def test_an_engine_that_was_restarted_knows_what_it_forgot(rig: EngineRig) -> None:
+    manager = rig.manager()
+    spec = rig.spec("a", "serve")
+    await run(manager, rig, "serve")
+    await manager.close(keep_vms=True)
+    again = rig.manager()
+    await again.recover()
+    assert again.create(spec).spec.env == {}, "the same, as far as it can know"
+    with pytest.raises(ConflictError, match="never written to a disk") as refused:
+        await again.restart("vm_a")
+    assert refused.value.code == "spec-forgotten"
+    assert again.get("vm_a").status.state is VmState.RUNNING
+    await again.close(keep_vms=True)
+    third = rig.manager()
+    await third.recover()
+    with pytest.raises(ConflictError):
+        await third.restart("vm_a")
+    await third.delete("vm_a")
+    third.create(spec)
+    third.start("vm_a")
+    await see(third, "vm_a", in_state(VmState.RUNNING))
+    await third.restart("vm_a")
+
+
+@pytest.mark.parametrize("ability", ["suspend", "resume"])
+async def test_what_no_backend_can_is_refused(rig: EngineRig, ability: str) -> None:
+    manager = rig.manager()
+    await run(manager, rig, "serve")
+    with pytest.raises(ConflictError) as refused:
+        await getattr(manager, ability)("vm_a")
+    assert refused.value.code == "cannot-suspend"
+    with pytest.raises(ConflictError) as refused:
+        await manager.fork("vm_a", [])
+    assert refused.value.code == "cannot-fork"
+    with pytest.raises(NotFoundError):
+        await getattr(manager, ability)("vm_nobody")
+
+
 async def test_closing_without_keeping_stops_vms_that_run_and_that_boot(rig: EngineRig) -> None:
     manager = rig.manager()
     await run(manager, rig, "serve")

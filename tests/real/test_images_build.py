@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from plasmavmc.errors import CapacityError, ImageError, PlasmaError, UnavailableError
+from plasmavmc.errors import CapacityError, ConflictError, ImageError, PlasmaError, UnavailableError
 from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.limits import ImageLimits
 from plasmavmc.images.pull import pull
@@ -383,6 +383,17 @@ class TestCollecting:
         now[0] += 100
         await store.collect(0)
         await store.ensure(hello().digest, MemorySource(hello()))
+
+    async def test_a_removed_image_is_gone_unless_a_vm_holds_it(self, tmp_path: Path) -> None:
+        store, _ = self.make(tmp_path)
+        digest = (await store.ensure(hello().digest, MemorySource(hello()))).digest
+        store.hold(digest, "vm1")
+        with pytest.raises(ConflictError, match="runs from image"):
+            await store.remove(digest)
+        store.release("vm1")
+        await store.remove(digest)
+        await store.remove(digest)
+        assert store.list() == ()
 
     async def test_images_of_another_builder_go(self, tmp_path: Path) -> None:
         store, _ = self.make(tmp_path)

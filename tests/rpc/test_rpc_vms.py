@@ -104,8 +104,12 @@ async def test_a_vm_that_has_ended_is_not_started_but_restarted(rig: RpcRig) -> 
         assert "Restart" in refused.value.resolution
         await client.vms.restart("vm_one")
         await reached(client, "vm_one", VmState.RUNNING)
-        lines = [line.text async for line in client.vms.logs("vm_one")]
-        assert lines == ["hello", "a new run of this VM begins", "hello"]
+
+        async def both_told() -> bool:
+            lines = [line.text async for line in client.vms.logs("vm_one")]
+            return lines == ["hello", "a new run of this VM begins", "hello"]
+
+        await until(both_told, "both runs are in the log")
 
 
 async def test_a_vm_whose_environment_was_forgotten_is_not_restarted(rig: RpcRig) -> None:

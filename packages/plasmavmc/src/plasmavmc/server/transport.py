@@ -26,6 +26,8 @@ from plasmavmc.server.settings import ServerTls
 from plasmavmc.types import MIB
 
 MAX_REQUEST = 4 * MIB
+MAX_CALLS = 2048
+"""At once on one listener, watches and commands included; more are told RESOURCE_EXHAUSTED."""
 ROOT_UID = 0
 _MAX_PATH = 107
 """Bytes of a socket's path (unix(7))."""
@@ -81,7 +83,7 @@ def listen_tls(address: str, tls: ServerTls, gate: Gate, enter: Enter) -> tuple[
 
 
 def _server(gate: Gate, enter: Enter) -> grpc.aio.Server:
-    server = grpc.aio.server(interceptors=(gate,), options=_OPTIONS)
+    server = grpc.aio.server(interceptors=(gate,), options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
     enter(server)
     return server
 
