@@ -44,7 +44,7 @@ class _Published:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def close(self) -> None:
-        """Each task closes its own sockets as it ends: a number that the loop still watches is not given away before."""
+        """Each task's socket is closed as it ends: a number that the loop still watches is not given away before."""
         for task in self.tasks:
             task.cancel()
 
@@ -71,7 +71,7 @@ class PublishedPorts:
             undo.pop_all()
         published = self._by_vm[vm_id] = _Published()
         for port, listener in listeners:
-            self._spawn(published, self._accept(published, port, listener), f"port {port.host_port}")
+            self._spawn(published, self._accept(published, port, listener), listener)
 
     def close(self, vm_id: str) -> None:
         """Give them back; connections are cut."""
@@ -103,25 +103,26 @@ class PublishedPorts:
         for vm_id in list(self._by_vm):
             self.close(vm_id)
 
-    def _spawn(self, published: _Published, work: Coroutine[None, None, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
+    def _spawn(self, published: _Published, work: Coroutine[None, None, None], owned: socket.socket) -> None:
+        """A task and the socket that ends with it, also where it never came to begin."""
+        task = asyncio.create_task(work, name="published port")
         published.tasks.add(task)
         task.add_done_callback(published.tasks.discard)
+        task.add_done_callback(lambda _: owned.close())
 
     async def _accept(self, published: _Published, port: PublishedPort, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        with listener:
-            while True:
-                try:
-                    client, _ = await loop.sock_accept(listener)
-                except OSError as error:
-                    log.warning("port accept", port=port.host_port, error=str(error))
-                    await asyncio.sleep(_ACCEPT_PAUSE_S)
-                    continue
-                if published.target is None or len(published.tasks) >= MAX_CONNECTIONS:
-                    client.close()
-                else:
-                    self._spawn(published, _serve(client, published.target, port.guest_port), "port connection")
+        while True:
+            try:
+                client, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                log.warning("port accept", port=port.host_port, error=str(error))
+                await asyncio.sleep(_ACCEPT_PAUSE_S)
+                continue
+            if published.target is None or len(published.tasks) >= MAX_CONNECTIONS:
+                client.close()
+            else:
+                self._spawn(published, _serve(client, published.target, port.guest_port), client)
 
 
 def _listen(port: PublishedPort) -> socket.socket:
@@ -170,19 +171,14 @@ def _address(vm: Vm) -> IPv4Address | None:
 async def _serve(client: socket.socket, target: IPv4Address, port: int) -> None:
     """One connection, to its end."""
     loop = asyncio.get_running_loop()
-    guest = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as guest, suppress(OSError, TimeoutError):
         for end in (client, guest):
             end.setblocking(False)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with suppress(OSError, TimeoutError):
-            async with asyncio.timeout(CONNECT_S):
-                await loop.sock_connect(guest, (str(target), port))
-            await _splice(client, guest)
-    finally:
-        client.close()
-        guest.close()
+        async with asyncio.timeout(CONNECT_S):
+            await loop.sock_connect(guest, (str(target), port))
+        await _splice(client, guest)
 
 
 async def _splice(one: socket.socket, other: socket.socket) -> None:
