@@ -103,14 +103,12 @@ async def _copy_in(engine: EngineClient, vm_id: str, source: Place, destination:
     pieces = pack(_checked_source(source), say)
 
     async def archive() -> AsyncIterator[bytes]:
+        """It is not closed by hand: a thread may be within it yet; the last who holds it closes its files."""
         while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
             yield piece
 
-    try:
-        target = CopyTarget(destination.path, source.name, contents=source.contents)
-        await engine.vms.copy_in(vm_id, target, _batched(archive()))
-    finally:
-        pieces.close()  # type: ignore[attr-defined]
+    target = CopyTarget(destination.path, source.name, contents=source.contents)
+    await engine.vms.copy_in(vm_id, target, _batched(archive()))
 
 
 def _checked_source(source: Place) -> Path:
