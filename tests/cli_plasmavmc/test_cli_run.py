@@ -179,6 +179,7 @@ def test_a_terminal_passes_every_key_but_those_that_let_go(rig: CliRig) -> None:
     terminal.expect(b"runs on")
     assert terminal.end() == 0
     assert specs(rig)[0].stdio is Stdio.TERMINAL
+    assert not rig.guest().workload.ended, "letting go is not the end of the input"
 
     again = Terminal(rig, "vm", "attach", "--detach-keys", "ctrl-x", "tty")
     again.type(b"z")
@@ -186,6 +187,20 @@ def test_a_terminal_passes_every_key_but_those_that_let_go(rig: CliRig) -> None:
     again.type(b"\x18")
     assert again.end() == 0
     assert rig.well("vm", "ls", "-q") == specs(rig)[0].id
+
+
+def test_letting_go_of_an_open_stdin_leaves_it_open(rig: CliRig) -> None:
+    vm = rig.well("vm", "run", "-d", "-i", "app", "echo")
+    process = rig.start("vm", "attach", vm)
+    assert process.stdin is not None
+    process.stdin.write(b"one\n")
+    process.stdin.flush()
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"one\n"
+    process.kill()
+    process.communicate()
+    done = rig.call("vm", "attach", vm, stdin=b"two")
+    assert (done.exit_code, done.stdout) == (0, "two")
 
 
 def test_exec_passes_stdin_and_code(rig: CliRig) -> None:

@@ -205,6 +205,7 @@ class MemoryWorkload:
     def __init__(self, guest: MemoryGuest) -> None:
         self._guest = guest
         self.sizes: list[TerminalSize] = []
+        self.ended = False
         self.signals: list[int] = []
 
     async def send(self, data: bytes) -> None:
@@ -213,6 +214,7 @@ class MemoryWorkload:
 
     async def send_eof(self) -> None:
         """Close its stdin."""
+        self.ended = True
         self._guest.hear_eof()
 
     async def resize(self, size: TerminalSize) -> None:

@@ -244,8 +244,11 @@ class VmClient:
     async def copy_in(self, vm_id: str, target: CopyTarget, archive: AsyncIterator[bytes]) -> None:
         """Copy a tree into a running VM: a tar stream, the first component of whose names is the tree's own."""
 
+        admitted = asyncio.Event()
+
         async def requests() -> AsyncIterator[vm_pb2.CopyIntoVmRequest]:
             yield vm_pb2.CopyIntoVmRequest(start=copy_target_to_pb(vm_id, target))
+            await admitted.wait()  # a refusal is told by the answer; a write that meets it would hide it
             async for chunk in archive:
                 for begin in range(0, len(chunk), _UPLOAD_CHUNK):
                     yield vm_pb2.CopyIntoVmRequest(chunk=chunk[begin : begin + _UPLOAD_CHUNK])
@@ -253,7 +256,7 @@ class VmClient:
         call = self._stub.CopyIntoVm(requests(), metadata=self._metadata)
         async with aclosing(_answers(call, call)) as answers:
             async for _ in answers:
-                pass
+                admitted.set()
 
     async def copy_out(self, vm_id: str, path: str) -> AsyncIterator[bytes | str]:
         """Copy a tree out of a running VM: a tar stream in pieces, and words (str) about what was left out."""

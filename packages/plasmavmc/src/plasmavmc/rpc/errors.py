@@ -153,6 +153,8 @@ def _plain(code: grpc.StatusCode, message: str) -> PlasmaError:
             return ForbiddenError("forbidden", message)
         case grpc.StatusCode.NOT_FOUND:
             return NotFoundError("not-found", message)
+        case grpc.StatusCode.INTERNAL if message == "Internal error from Core":
+            return UnavailableError("stream-cut", "the server ended the stream while more was being sent")
         case _:
             return PlasmaError(f"grpc-{code.name.lower().replace('_', '-')}", message or code.name)
 

@@ -37,9 +37,12 @@ async def first_message(messages: AsyncIterator[Item], deadline_s: float) -> Ite
         raise InvalidSpecError("start", f"no first message came within {deadline_s:g} s") from None
 
 
-async def joined(messages: AsyncIterator[Input], session: ExecSession) -> AsyncGenerator[vm_pb2.ExecVmResponse, None]:
-    """Carry input in and output out until the command's end, and let it go whatever happens."""
-    pump = asyncio.create_task(_feed(messages, session), name="session input")
+async def joined(
+    messages: AsyncIterator[Input], session: ExecSession, *, ends: bool
+) -> AsyncGenerator[vm_pb2.ExecVmResponse, None]:
+    """Carry input in and output out until the command's end, and let it go whatever happens. `ends`: the end of the stream
+    is the end of the input, too."""
+    pump = asyncio.create_task(_feed(messages, session, ends=ends), name="session input")
     try:
         yield vm_pb2.ExecVmResponse(started=vm_pb2.ExecStarted())
         async with aclosing(_until_end(session, pump)) as items:
@@ -122,9 +125,9 @@ def _lines(complaint: bytes) -> list[str]:
     return [line for line in printable.split("\n") if line]
 
 
-async def _feed(messages: AsyncIterator[Input], session: ExecSession) -> None:
+async def _feed(messages: AsyncIterator[Input], session: ExecSession, *, ends: bool) -> None:
     """Carry input into a command. The next message is read when the last one found room, so a command that does not
-    read holds its client back, and no memory. The end of the stream is the end of the input.
+    read holds its client back, and no memory.
 
     A command that is gone needs no input: its end is told by its output.
     """
@@ -135,7 +138,7 @@ async def _feed(messages: AsyncIterator[Input], session: ExecSession) -> None:
                 raise InvalidSpecError("stdin", "the end of the input was told before")
             ended = ended or message.WhichOneof("message") == "stdin_eof"
             await _pass_on(message, session)
-        if not ended:
+        if ends and not ended:
             await session.send_eof()
 
 

@@ -151,7 +151,7 @@ class VmServicer(vm_pb2_grpc.VmServiceServicer):
             raise InvalidSpecError("start", "the first message starts the command")
         await self._admit(current_call(), start.start.vm_id)
         session = await self._api.exec(start.start.vm_id, exec_from_pb(start.start))
-        async with aclosing(joined(request_iterator, session)) as answers:
+        async with aclosing(joined(request_iterator, session, ends=True)) as answers:
             async for answer in answers:
                 yield answer
 
@@ -165,7 +165,7 @@ class VmServicer(vm_pb2_grpc.VmServiceServicer):
         told = start.start.HasField("terminal")
         size = size_from_pb("start.terminal", start.start.terminal) if told else None
         session = await self._api.attach(start.start.vm_id, size)
-        async with aclosing(joined(request_iterator, session)) as answers:
+        async with aclosing(joined(request_iterator, session, ends=False)) as answers:
             async for answer in answers:
                 yield answer
 
@@ -179,8 +179,9 @@ class VmServicer(vm_pb2_grpc.VmServiceServicer):
             raise InvalidSpecError("start", "the first message says what is copied where")
         await self._admit(current_call(), start.start.vm_id)
         session = await self._api.copy_in(start.start.vm_id, copy_target_from_pb(start.start))
-        await copied_in(request_iterator, session)
         yield vm_pb2.CopyIntoVmResponse()
+        await copied_in(request_iterator, session)
+        yield vm_pb2.CopyIntoVmResponse(done=True)
 
     async def CopyFromVm(
         self, request: vm_pb2.CopyFromVmRequest, context: Context

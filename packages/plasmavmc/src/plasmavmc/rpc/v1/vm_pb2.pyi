@@ -792,12 +792,16 @@ Global___CopyIntoVmRequest: _TypeAlias = CopyIntoVmRequest  # noqa: Y015
 class CopyIntoVmResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    DONE_FIELD_NUMBER: _builtins.int
+    done: _builtins.bool
     def __init__(
         self,
+        *,
+        done: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

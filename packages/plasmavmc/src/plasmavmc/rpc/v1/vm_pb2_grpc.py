@@ -216,7 +216,7 @@ class VmServiceServicer:
 
     def CopyIntoVm(self, request_iterator, context):
         """Copies one file or directory into a running VM: a tar stream of one tree, whose first component is its name.
-        The only answer comes at its end.
+        The first answer says that it may come; send no chunk before. The second says that it is there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

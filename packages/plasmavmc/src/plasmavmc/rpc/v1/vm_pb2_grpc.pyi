@@ -66,7 +66,7 @@ class VmServiceStub:
     """
     CopyIntoVm: _grpc.StreamStreamMultiCallable[_vm_pb2.CopyIntoVmRequest, _vm_pb2.CopyIntoVmResponse]
     """Copies one file or directory into a running VM: a tar stream of one tree, whose first component is its name.
-    The only answer comes at its end.
+    The first answer says that it may come; send no chunk before. The second says that it is there.
     """
     CopyFromVm: _grpc.UnaryStreamMultiCallable[_vm_pb2.CopyFromVmRequest, _vm_pb2.CopyFromVmResponse]
     """Copies one file or directory out of it, likewise."""
@@ -109,7 +109,7 @@ class VmServiceAsyncStub(VmServiceStub):
     """
     CopyIntoVm: _aio.StreamStreamMultiCallable[_vm_pb2.CopyIntoVmRequest, _vm_pb2.CopyIntoVmResponse]  # type: ignore[assignment]
     """Copies one file or directory into a running VM: a tar stream of one tree, whose first component is its name.
-    The only answer comes at its end.
+    The first answer says that it may come; send no chunk before. The second says that it is there.
     """
     CopyFromVm: _aio.UnaryStreamMultiCallable[_vm_pb2.CopyFromVmRequest, _vm_pb2.CopyFromVmResponse]  # type: ignore[assignment]
     """Copies one file or directory out of it, likewise."""
@@ -233,7 +233,7 @@ class VmServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_vm_pb2.CopyIntoVmResponse], _abc.AsyncIterator[_vm_pb2.CopyIntoVmResponse]]:
         """Copies one file or directory into a running VM: a tar stream of one tree, whose first component is its name.
-        The only answer comes at its end.
+        The first answer says that it may come; send no chunk before. The second says that it is there.
         """
 
     @_abc_1.abstractmethod
