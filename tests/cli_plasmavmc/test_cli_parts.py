@@ -58,7 +58,7 @@ def test_keys_are_written_as_people_know_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("512m", 512 << 20), ("1.5g", 3 << 29), ("2GiB", 2 << 30), ("64MB", 64 << 20), ("7", 7)]
+    ("text", "count"), [("512m", 512 << 20), ("1.5g", 3 << 29), ("2GiB", 2 << 30), ("64MB", 64 << 20), ("7b", 7)]
 )
 def test_sizes_are_read_as_people_write_them(text: str, count: int) -> None:
     assert values.Size().convert(text, None, None) == count

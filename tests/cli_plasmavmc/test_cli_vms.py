@@ -161,7 +161,9 @@ def test_a_mistake_ends_with_its_code_and_without_a_traceback(rig: CliRig, words
 
 
 def test_a_word_that_is_nearly_right_is_offered(rig: CliRig) -> None:
-    assert "'start'" in rig.call("vm", "strat").stderr
+    assert "'plasmavmc vm start'" in rig.call("vm", "strat").stderr
+    assert "'plasmavmc vm run'" in rig.call("run", "app").stderr
+    assert "'plasmavmc vm ls'" in rig.call("vm", "ps").stderr
 
 
 def test_a_token_that_nobody_has_is_told_as_such(rig: CliRig) -> None:

@@ -33,6 +33,25 @@ _RUN_BY_CODE: Mapping[str, int] = {
 }
 
 
+_FIELDS: Mapping[str, str] = {
+    "spec.resources.memory_bytes": "--memory",
+    "spec.resources.vcpus": "--cpus",
+    "spec.resources.disk_bytes": "--disk",
+    "spec.networks[0].network_id": "--network",
+    "spec.stop_signal": "--stop-signal",
+    "spec.backend": "--backend",
+    "spec.user": "--user",
+    "spec.workdir": "-w",
+    "spec.env": "-e",
+    "spec.labels": "--label",
+    "spec.published": "-p",
+    "spec.image": "IMAGE",
+    "start.reference": "IMAGE",
+    "start.name": "--name",
+}
+"""Fields of the services, as this command line calls them."""
+
+
 class Failure(click.ClickException):
     """Ends the command with words on stderr and an exit code."""
 
@@ -53,7 +72,12 @@ def failure_of(error: PlasmaError, *, running: bool = False) -> Failure:
         code = _RUN_BY_CODE.get(error.code, RUN_FAILED)
     else:
         code = _BY_CODE.get(error.code, _BY_KIND.get(type(error).__name__, FAILED))
-    return Failure(error.brief, code=code, details=error.details, resolution=_ours(error.resolution))
+    return Failure(_in_our_words(error.brief), code=code, details=error.details, resolution=_ours(error.resolution))
+
+
+def _in_our_words(brief: str) -> str:
+    field, colon, words = brief.partition(": ")
+    return f"{_FIELDS[field]}: {words}" if colon and field in _FIELDS else brief
 
 
 def run_code(reason_code: str) -> int:

@@ -15,9 +15,13 @@ HELP: Mapping[str, Any] = {"help_option_names": ["-h", "--help"]}
 class LazyGroup(click.Group):
     """Knows its commands by name, place (`module:attribute`) and one line of help."""
 
-    def __init__(self, commands: Mapping[str, tuple[str, str]], **attributes: Any) -> None:
+    def __init__(
+        self, commands: Mapping[str, tuple[str, str]], *, hints: Mapping[str, str] | None = None, **attributes: Any
+    ) -> None:
+        """`hints`: words that people bring along from elsewhere, and what they are called here."""
         super().__init__(**{"context_settings": dict(HELP), **attributes})
         self._places = commands
+        self._hints = hints or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._places)
@@ -38,8 +42,8 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             from difflib import get_close_matches  # noqa: PLC0415 - only after a mistake
 
-            near = get_close_matches(args[0], self._places, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" See: {ctx.command_path} --help"
+            near = [self._hints[args[0]]] if args[0] in self._hints else get_close_matches(args[0], self._places, n=1)
+            hint = f" Did you mean '{ctx.command_path} {near[0]}'?" if near else f" See: {ctx.command_path} --help"
             raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -23,6 +23,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "completion": ("plasmavmc.cli.completion:completion", "Print a completion script for bash, zsh or fish."),
 }
 
+_OF_VMS = ("run", "create", "start", "stop", "suspend", "resume", "fork", "rm", "ls", "inspect", "logs", "exec", "cp")
+HINTS: Mapping[str, str] = {
+    **{word: f"vm {word}" for word in (*_OF_VMS, "attach")},
+    **{"ps": "vm ls", "pull": "image pull", "load": "image load", "images": "image ls", "info": "node info"},
+}
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
@@ -60,5 +65,9 @@ def _root(ctx: click.Context, **given: Any) -> None:
 
 
 main = click.command(
-    "plasmavmc", cls=LazyGroup, commands=COMMANDS, help="PlasmaVMC: microVMs on one host, as simple as containers."
+    "plasmavmc",
+    cls=LazyGroup,
+    commands=COMMANDS,
+    hints=HINTS,
+    help="PlasmaVMC: microVMs on one host, as simple as containers.",
 )(reduce(lambda function, option: option(function), reversed(_OPTIONS), _root))

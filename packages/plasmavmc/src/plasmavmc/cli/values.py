@@ -40,7 +40,10 @@ class Size(click.ParamType[int]):
         match = _SIZE.fullmatch(value.strip())
         if match is None:
             self.fail(f"{value[:40]!r} is no size; write 512m or 2g", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2].lower()])
+        count = int(float(match[1]) * _UNITS[match[2].lower()])
+        if not (match[2] or match[3]) and count < _UNITS["m"]:
+            self.fail(f"{value} is a number of bytes; write {value}m or {value}g", param, ctx)
+        return count
 
 
 class Cpus(click.ParamType[int]):

@@ -21,6 +21,7 @@ vm = LazyGroup(
         "attach": ("plasmavmc.cli.vm.enter:attach", "Join a VM's own stdin and output."),
         "cp": ("plasmavmc.cli.vm.cp:cp", "Copy files between this host and a running VM."),
     },
+    hints={"ps": "ls", "list": "ls", "delete": "rm", "show": "inspect", "kill": "stop -t 0", "restart": "start"},
     name="vm",
     help="Run, start, stop, look at and enter microVMs. A VM is named by its id, its name, or the beginning of its id.",
 )

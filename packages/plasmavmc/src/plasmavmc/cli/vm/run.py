@@ -75,6 +75,8 @@ def _order(given: dict[str, Any], output: str) -> _Order:
     restart, detach, remove = values.restart(given["restart"]), given["detach"], given["remove"]
     if output == "json" and not detach:
         raise Failure("-o json tells of a VM that runs detached: give -d, too", code=USAGE)
+    if detach and remove:
+        raise Failure("--rm does not go with -d: nobody waits for the end of it", code=USAGE)
     if restart != values.NO_RESTART:
         for option, there in (("-d", detach), ("--rm", remove), ("-i", given["interactive"])):
             if there:
@@ -116,8 +118,6 @@ async def _detached(engine: EngineClient, spec: VmSpec, order: _Order, output: s
     except BaseException:
         await _finished(engine, vm, remove=order.remove)
         raise
-    if order.remove:
-        say("plasmavmc: --rm with -d: nobody waits for its end; remove it with: plasmavmc vm rm " + vm.spec.id)
     show_one("name" if output == "table" else output, vm_document(vm), {}, name=vm.spec.id)
     return 0
 
