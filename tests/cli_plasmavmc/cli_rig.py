@@ -30,11 +30,13 @@ DEADLINE_S = 30.0
 
 
 def script(config: GuestConfig) -> Script:
-    """`exit N`, `echo` (writes what it reads), `missing`, `locked`; all else runs until it is stopped."""
+    """`exit N`, `echo` (writes what it reads), `deaf` (to signals), `missing`, `locked`; all else runs until stopped."""
     hello = ((LogStream.STDOUT, b"hello\n"), (LogStream.STDERR, b"careful\n"))
     match config.argv[1:]:
         case ("exit", code):
             return Script(output=hello, exit_code=int(code))
+        case ("deaf",):
+            return Script(output=hello, deaf=True)
         case ("echo",):
             return Script(echoes=True)
         case ("missing",):

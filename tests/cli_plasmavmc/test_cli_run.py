@@ -121,6 +121,20 @@ def test_an_interrupt_is_passed_on(rig: CliRig) -> None:
     assert rig.guest().workload.signals == [signal.SIGINT]
 
 
+def test_a_second_interrupt_waits_no_longer_and_leaves_nothing_running(rig: CliRig) -> None:
+    process = rig.start("vm", "run", "app", "deaf")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == b"hello\n"
+    process.send_signal(signal.SIGINT)
+    while b"once more" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130
+    assert rig.well("vm", "ls", "-q") == ""
+
+
 def test_a_port_is_given_back_at_the_end(rig: CliRig) -> None:
     for _ in range(2):
         assert rig.call("vm", "run", "--rm", "-p", "18081:80", "app", "exit", "0").exit_code == 0

@@ -51,6 +51,8 @@ class Script:
     oom: bool = False
     stop_code: int | None = 0
     """How it answers the stop signal; None: it does not, and is killed when the grace is over."""
+    deaf: bool = False
+    """It takes no notice of signals that are passed on."""
     echoes: bool = False
     """It writes what it reads, and ends with 0 at the end of its input."""
 
@@ -84,6 +86,11 @@ class MemoryGuest:
         self.workload = MemoryWorkload(self)
         self.copied: dict[str, bytes] = {}
         """Tar streams by the path that they were copied to, and are given out from."""
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many pieces of output the host has not acknowledged."""
+        return len(self._unacknowledged)
 
     # The VM's side
 
@@ -136,6 +143,11 @@ class MemoryGuest:
         """The end of its stdin."""
         if self._script.echoes and self.config is not None and self.config.stdio is not Stdio.TERMINAL:
             self.exit(0)
+
+    def hear_signal(self, number: int) -> None:
+        """A signal to its process."""
+        if not self._script.deaf:
+            self.exit(128 + number)
 
     # What the channel asks
 
@@ -222,9 +234,9 @@ class MemoryWorkload:
         self.sizes.append(size)
 
     async def signal(self, number: int) -> None:
-        """It dies of every signal."""
+        """It dies of it, unless it is deaf."""
         self.signals.append(number)
-        self._guest.exit(128 + number)
+        self._guest.hear_signal(number)
 
 
 class _Events:
