@@ -154,6 +154,25 @@ def test_a_failure_is_restarted_as_often_as_allowed(rig: CliRig) -> None:
     assert len(specs(rig)) == 1
 
 
+def test_what_was_asked_to_end_is_not_restarted_and_one_that_waits_for_a_restart_can_be_interrupted(
+    rig: CliRig,
+) -> None:
+    asked = rig.start("vm", "run", "--restart", "always", "app", "serve")
+    assert asked.stdout is not None
+    assert asked.stdout.readline() == b"hello\n"
+    asked.send_signal(signal.SIGTERM)
+    _, errors = asked.communicate(timeout=DEADLINE_S)
+    assert (asked.returncode, b"restart" in errors) == (143, False)
+
+    waits = rig.start("vm", "run", "--restart", "always", "app", "exit", "3")
+    assert waits.stderr is not None
+    while b"restart 4 in" not in waits.stderr.readline():
+        assert waits.poll() is None
+    waits.send_signal(signal.SIGINT)
+    _, errors = waits.communicate(timeout=DEADLINE_S)
+    assert (waits.returncode, b"Traceback" in errors) == (130, False)
+
+
 def test_success_is_not_restarted_on_failure(rig: CliRig) -> None:
     assert rig.call("vm", "run", "--restart", "on-failure", "app", "exit", "0").stdout == "hello\n"
 
