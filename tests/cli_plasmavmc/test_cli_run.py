@@ -7,11 +7,14 @@ import pty
 import select
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from plasmavmc.types import PublishedPort, Stdio, VmSpec
 from tests.cli_plasmavmc.cli_rig import DEADLINE_S, CliRig
+from tests.contract.images_samples import hello
+from tests.contract.registry_server import registry_server
 
 
 def specs(rig: CliRig) -> list[VmSpec]:
@@ -22,6 +25,19 @@ def test_output_and_code_are_passed(rig: CliRig) -> None:
     done = rig.call("vm", "run", "app", "exit", "7")
     assert (done.exit_code, done.stdout, done.stderr) == (7, "hello\n", "careful\n")
     assert len(specs(rig)) == 1
+
+
+def test_an_image_that_is_missing_is_pulled_and_told_on_stderr_only(rig: CliRig, tmp_path: Path) -> None:
+    with registry_server(tmp_path / "registry") as registry:
+        registry.push(hello(), "app:v1")
+        reference = f"{registry.host}/app:v1"
+        done = rig.call("vm", "run", "--rm", reference, "exit", "0")
+        assert (done.exit_code, done.stdout) == (0, "hello\n"), done.stderr
+        assert f"{reference}: asking the registry" in done.stderr
+        again = rig.call("vm", "run", "--rm", reference, "exit", "0")
+        assert "asking" not in again.stderr
+        assert rig.call("vm", "run", "--rm", f"{registry.host}/nothing", "exit", "0").exit_code == 125
+        assert rig.well("image", "pull", "-q", reference).startswith("sha256:")
 
 
 def test_rm_leaves_nothing(rig: CliRig) -> None:
