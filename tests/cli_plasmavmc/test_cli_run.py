@@ -7,11 +7,14 @@ import pty
 import select
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from plasmavmc.types import PublishedPort, Stdio, VmSpec
 from tests.cli_plasmavmc.cli_rig import DEADLINE_S, CliRig
+from tests.contract.images_samples import hello
+from tests.contract.registry_server import registry_server
 
 
 def specs(rig: CliRig) -> list[VmSpec]:
@@ -22,6 +25,19 @@ def test_output_and_code_are_passed(rig: CliRig) -> None:
     done = rig.call("vm", "run", "app", "exit", "7")
     assert (done.exit_code, done.stdout, done.stderr) == (7, "hello\n", "careful\n")
     assert len(specs(rig)) == 1
+
+
+def test_an_image_that_is_missing_is_pulled_and_told_on_stderr_only(rig: CliRig, tmp_path: Path) -> None:
+    with registry_server(tmp_path / "registry") as registry:
+        registry.push(hello(), "app:v1")
+        reference = f"{registry.host}/app:v1"
+        done = rig.call("vm", "run", "--rm", reference, "exit", "0")
+        assert (done.exit_code, done.stdout) == (0, "hello\n"), done.stderr
+        assert f"{reference}: asking the registry" in done.stderr
+        again = rig.call("vm", "run", "--rm", reference, "exit", "0")
+        assert "asking" not in again.stderr
+        assert rig.call("vm", "run", "--rm", f"{registry.host}/nothing", "exit", "0").exit_code == 125
+        assert rig.well("image", "pull", "-q", reference).startswith("sha256:")
 
 
 def test_rm_leaves_nothing(rig: CliRig) -> None:
@@ -152,6 +168,25 @@ def test_a_failure_is_restarted_as_often_as_allowed(rig: CliRig) -> None:
     assert (done.exit_code, done.stdout) == (3, "hello\n" * 3)
     assert done.stderr.count("restart") == 2
     assert len(specs(rig)) == 1
+
+
+def test_what_was_asked_to_end_is_not_restarted_and_one_that_waits_for_a_restart_can_be_interrupted(
+    rig: CliRig,
+) -> None:
+    asked = rig.start("vm", "run", "--restart", "always", "app", "serve")
+    assert asked.stdout is not None
+    assert asked.stdout.readline() == b"hello\n"
+    asked.send_signal(signal.SIGTERM)
+    _, errors = asked.communicate(timeout=DEADLINE_S)
+    assert (asked.returncode, b"restart" in errors) == (143, False)
+
+    waits = rig.start("vm", "run", "--restart", "always", "app", "exit", "3")
+    assert waits.stderr is not None
+    while b"restart 4 in" not in waits.stderr.readline():
+        assert waits.poll() is None
+    waits.send_signal(signal.SIGINT)
+    _, errors = waits.communicate(timeout=DEADLINE_S)
+    assert (waits.returncode, b"Traceback" in errors) == (130, False)
 
 
 def test_success_is_not_restarted_on_failure(rig: CliRig) -> None:

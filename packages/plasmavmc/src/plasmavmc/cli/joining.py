@@ -17,12 +17,13 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from plasmavmc.cli.terminal import KeyWatch, raw_terminal, size_of_terminal
+from plasmavmc.cli.working import rearm
 
 if TYPE_CHECKING:
     from plasmavmc.guest.api import ExecSession
@@ -43,6 +44,8 @@ class How:
     """What lets go, where it is typed at a terminal."""
     signals: bool = True
     """Signals are passed on."""
+    passed: set[signal.Signals] = field(default_factory=set)
+    """Those that were, for one who wants to know why it ended."""
 
 
 class Detached(Exception):
@@ -63,12 +66,13 @@ async def join(session: ExecSession, how: How) -> int:
     output = asyncio.ensure_future(_write(session))
     helpers = []
     with ExitStack() as stack:
+        stack.callback(rearm)
         if how.terminal and how.stdin and sys.stdin.isatty():
             stack.enter_context(raw_terminal())
         if how.terminal:
             helpers.append(asyncio.ensure_future(_sizes(session, stack)))
         if how.signals:
-            helpers.append(asyncio.ensure_future(_signals(session, stack)))
+            helpers.append(asyncio.ensure_future(_signals(session, how, stack)))
         if how.stdin:
             helpers.append(asyncio.ensure_future(_read(session, how)))
         try:
@@ -154,7 +158,7 @@ async def _sizes(session: ExecSession, stack: ExitStack) -> None:
         await session.resize(size_of_terminal())
 
 
-async def _signals(session: ExecSession, stack: ExitStack) -> None:
+async def _signals(session: ExecSession, how: How, stack: ExitStack) -> None:
     """Pass on what is sent to this process."""
     arrived: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in PASSED_ON:
@@ -163,6 +167,7 @@ async def _signals(session: ExecSession, stack: ExitStack) -> None:
     passing: set[asyncio.Future[None]] = set()
     while True:
         number = await arrived.get()
+        how.passed.add(number)
         interrupts += number is signal.SIGINT
         if interrupts > 1:
             raise Interrupted
@@ -174,7 +179,7 @@ async def _signals(session: ExecSession, stack: ExitStack) -> None:
 
 
 def _on(number: signal.Signals, call: Callable[[], object], stack: ExitStack) -> None:
-    """Do this at a signal until the stack unwinds; then it does what it does by default."""
+    """Do this at a signal until the stack unwinds."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(number, call)
     stack.callback(loop.remove_signal_handler, number)

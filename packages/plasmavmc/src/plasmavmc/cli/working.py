@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -49,16 +50,31 @@ def run_work(work: Coroutine[Any, Any, Result], *, running: bool = False) -> Res
         raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
 
 
+_arming: ContextVar[Callable[[], None]] = ContextVar("arming")
+
+
+def rearm() -> None:
+    """Let signals end the command again, after something else has listened to them."""
+    arm = _arming.get(None)
+    if arm is not None:
+        arm()
+
+
 async def _interruptible(work: Coroutine[Any, Any, Result]) -> Result:
-    loop, task, ended_by = asyncio.get_running_loop(), asyncio.ensure_future(work), 0
+    loop, ended_by = asyncio.get_running_loop(), 0
 
     def end(number: int) -> None:
         nonlocal ended_by
         ended_by = number
         task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end, number)
+    def arm() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, end, number)
+
+    _arming.set(arm)
+    task = asyncio.ensure_future(work)
+    arm()
     try:
         return await task
     except asyncio.CancelledError:

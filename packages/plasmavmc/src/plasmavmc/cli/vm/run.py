@@ -100,7 +100,7 @@ async def _run(engine: EngineClient, order: _Order, scope: Any, output: str) -> 
     while True:
         began = time.monotonic()
         vm, code = await _attached(engine, spec, order)
-        if code is None or not order.restart.again(code, starts):
+        if code is None or order.how.passed or not order.restart.again(code, starts):
             return code or 0
         pause = FIRST_PAUSE_S if time.monotonic() - began > GOOD_RUN_S else min(2 * pause, LONGEST_PAUSE_S)
         starts += 1
