@@ -367,7 +367,9 @@ async def test_a_resume_that_fails_before_the_guest_runs_leaves_it_suspended_and
     assert not rig.vmms.known()
     assert members(rig) == 0
     rig.vmms.faults = Faults()
-    assert (await manager.resume("vm_one")).status.reason_code == ""
+    assert "QEMU ended" in vm.status.reason
+    status = (await manager.resume("vm_one")).status
+    assert (status.state, status.reason_code, status.reason) == (S.RUNNING, "", "")
 
 
 async def test_a_guest_that_does_not_wake_has_ended_and_its_snapshot_with_it(rig: EngineRig) -> None:
