@@ -45,8 +45,8 @@ class GuestConfig:
 @dataclass(frozen=True, slots=True)
 class GuestCard:
     """What no two guests may share, told to a guest that was held before anything of the user's runs on: always the
-    time and fresh entropy; where it was restored its generation; where it is a copy, or its address is another one,
-    the rest."""
+    time and fresh entropy; where it was restored its generation and its place in the network; where it is a copy, the
+    rest."""
 
     unix_time_ns: int
     entropy: bytes
