@@ -62,7 +62,7 @@ def test_a_vm_sleeps_and_wakes(rig: CliRig) -> None:
     vm = rig.well("vm", "run", "-d", "app", "serve")
     assert rig.well("vm", "suspend", vm) == vm
     asleep = rig.call("vm", "exec", vm, "echo")
-    assert (asleep.exit_code, "suspended" in asleep.stderr) == (5, True)
+    assert (asleep.exit_code, "suspended" in asleep.stderr) == (125, True)
     assert rig.well("vm", "resume", vm) == vm
 
 

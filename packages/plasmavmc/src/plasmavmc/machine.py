@@ -391,8 +391,8 @@ class Machine:
         self.record = replace(self.record, status=status)
         self._parts.records.save(self.record)
         self._ended.set()
-        ran = state is VmState.STOPPED and exit_code is not None
-        self._attachments.ended(ExecExit(exit_code) if ran else GuestError(code, reason))
+        failed = state is VmState.FAILED or exit_code is None
+        self._attachments.ended(GuestError(code, reason) if failed else ExecExit(exit_code or 0))
         self._changed()
 
     async def _release(self, *, keep_image: bool = False) -> None:

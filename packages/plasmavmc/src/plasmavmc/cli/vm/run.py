@@ -139,10 +139,11 @@ async def until_runs(engine: EngineClient, vm: Vm) -> Vm:
                 break
             if event.vm is None or event.vm.spec.id != vm.spec.id:
                 continue
-            if event.vm.status.state is VmState.RUNNING or event.vm.status.exit_code is not None:
+            status = event.vm.status
+            ran = status.state is not VmState.FAILED and status.exit_code is not None
+            if status.state is VmState.RUNNING or ran:
                 return await engine.vms.get(vm.spec.id)
-            if event.vm.status.state in ENDED:
-                status = event.vm.status
+            if status.state in ENDED:
                 raise Failure(status.reason or "it ended before it ran", code=run_code(status.reason_code))
     raise Failure(f"VM {vm.spec.id} was removed before it ran", code=RUN_FAILED)
 
