@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from shellwego.core.apps import RestartMode, RestartPolicy
 from shellwego.core.errors import UnavailableError
@@ -49,7 +50,7 @@ async def test_an_idle_node_beats_every_two_seconds_and_says_nothing_twice(tmp_p
         await one.clock.advance(20)
         beats = one.control.reports[before:]
         assert 9 <= len(beats) <= 10
-        assert all(not beat.instances and not beat.complete for beat in beats)
+        assert all(not beat.instances for beat in beats)
 
 
 async def test_a_healthy_instance_that_is_asked_to_stop_stops_and_says_so(tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ async def test_a_restart_of_the_agent_never_makes_a_healthy_instance_look_otherw
         await one.clock.advance(10)
         told = [report for report in one.control.reports[before:]]
         assert {seen.phase.value for report in told for seen in report.instances.values()} == {"healthy"}
-        assert [report.complete for report in told].count(True) == 1
+        assert [bool(report.instances) for report in told].count(True) == 1
 
 
 async def test_an_adopted_instance_that_is_broken_is_told_in_the_end(tmp_path: Path) -> None:
@@ -237,6 +238,21 @@ async def test_a_cut_uplink_stops_nothing_and_crashed_vms_are_still_replaced(tmp
         one.link.state = LinkState.UP
         await one.clock.until(one.control.is_("stopped"), timeout=5)
         assert one.control.observed["ins_2"].attempt == 2
+
+
+async def test_an_uplink_that_is_cut_for_long_is_told_in_few_lines_and_when_it_is_over(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        await one.clock.advance(1)
+        with capture_logs() as lines:
+            one.link.state = LinkState.CUT
+            await one.clock.advance(300)
+            one.link.state = LinkState.UP
+            await one.clock.advance(30)
+    for step in ("_report", "_fetch"):
+        told = [line for line in lines if line["event"] == "agent.step_failed" and line["step"] == step]
+        assert 5 <= len(told) <= 6
+        (over,) = [line for line in lines if line["event"] == "agent.step_works_again" and line["step"] == step]
+        assert over["failures"] > 50
 
 
 async def test_a_restart_without_the_control_plane_touches_no_vm(tmp_path: Path) -> None:
@@ -287,7 +303,7 @@ async def test_a_raised_epoch_is_taken_over_and_everything_told_again(tmp_path: 
         one.control.observed.clear()
         await one.clock.until(one.control.is_("healthy"), timeout=5)
         assert one.control.observed["ins_1"].epoch == 5
-        assert any(report.complete and report.epoch == 5 for report in one.control.reports)
+        assert any(report.instances and report.epoch == 5 for report in one.control.reports)
 
 
 async def test_the_answer_to_a_report_tells_of_a_raised_epoch_without_waiting_for_the_timer(tmp_path: Path) -> None:

@@ -166,7 +166,14 @@ async def running_vm() -> MemoryEngine:
     return engine
 
 
-@pytest.mark.parametrize(("command", "reason"), [(("exit", "0"), ""), (("exit", "7"), "exit code 7")])
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (("exit", "0"), ""),
+        (("exit", "7"), "exit code 7"),
+        (("pg_isready",), "exit code 127, pg_isready was not found in the image"),
+    ],
+)
 async def test_an_exec_check_passes_with_exit_code_0_only(command: tuple[str, ...], reason: str) -> None:
     prober = HostProber(await running_vm())
     told = await prober.probe(TARGET, Check(kind=CheckKind.EXEC, command=command), 1.0)

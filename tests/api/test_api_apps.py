@@ -104,6 +104,19 @@ async def test_the_only_port_that_an_image_exposes_becomes_the_service(world: Wo
         assert (await world.get(f"/v1/apps/{name}")).json["config"]["services"] == ports
 
 
+async def test_a_check_uses_the_only_port_that_an_image_exposes_and_else_asks_for_one(world: World) -> None:
+    world.images.publish("registry.example/one:v1", exposed_ports=(3000,))
+    world.images.publish("registry.example/two:v1", exposed_ports=(3000, 4000))
+    await world.made("/v1/apps", {"name": "shop"})
+    refused = await world.post(
+        "/v1/apps/shop/deployments", {"image": "registry.example/two:v1", "check_path": "/healthz"}
+    )
+    assert (refused.status, refused.json["errors"][0]["field"]) == (422, "checks[0].port")
+    assert "--port" in refused.json["detail"]
+    await world.made("/v1/apps/shop/deployments", {"image": "registry.example/one:v1", "check_path": "/healthz"})
+    assert (await world.get("/v1/apps/shop")).json["config"]["services"] == [{"process": "web", "port": 3000}]
+
+
 async def test_a_moved_tag_deploys_what_it_means_now(world: World) -> None:
     await world.deployed()
     moved = world.images.publish("registry.example/hello:v1", size_bytes=2000)
@@ -139,6 +152,8 @@ async def test_what_no_node_could_serve_is_refused_with_the_field(world: World) 
         {"config": {"checks": [{"type": "tcp", "process": "nope", "port": 1}]}},
         {"config": {"services": [{"process": "nope", "port": 1}]}},
         {"config": {"remove_processes": ["web"]}},
+        {"process": "nope"},
+        {"process": "nope", "port": 80},
         {"config": {"processes": {"web": {"stop_signal": "KILL;reboot"}}}},
         {"config": {"processes": {f"p{n}": {} for n in range(16)}}},
     ],
@@ -152,6 +167,13 @@ async def test_a_deploy_that_means_nothing_is_refused_and_leaves_nothing(world: 
     assert answer.json["errors"]
     assert (await world.get("/v1/apps/shop")).json == before
     assert (await world.get("/v1/images")).json["data"] == []
+
+
+async def test_a_command_makes_a_process_of_a_new_name(world: World) -> None:
+    await world.deployed()
+    await world.made("/v1/apps/shop/deployments", {"process": "worker", "command": ["work"]})
+    processes = (await world.get("/v1/apps/shop")).json["config"]["processes"]
+    assert [(process["name"], process["command"]) for process in processes] == [("web", None), ("worker", ["work"])]
 
 
 async def test_a_plan_tells_what_a_deploy_would_change_and_does_nothing(world: World) -> None:
@@ -257,6 +279,42 @@ async def test_a_rollback_makes_a_new_release_with_the_content_before(world: Wor
     assert [change["field"] for change in diff["changes"]] == ["services.web.port"]
 
 
+async def test_after_a_release_that_failed_a_rollback_takes_its_change_out_of_the_config(world: World) -> None:
+    await world.deployed()
+    await _succeed(world)
+    await world.made("/v1/apps/shop/deployments", {"port": 7000})
+    await _succeed(world)
+    assert not (await world.get("/v1/apps/shop")).json["config_differs"]
+    broken = await world.made("/v1/apps/shop/deployments", {"port": 9000})
+    await world.post(f"/v1/apps/shop/deployments/{broken['id']}/actions/cancel")
+    app = (await world.get("/v1/apps/shop")).json
+    assert (app["release"], app["config_differs"]) == (2, True)
+    assert app["config"]["services"][0]["port"] == 9000
+
+    back = await world.made("/v1/apps/shop/actions/rollback")
+    assert (await world.get(f"/v1/apps/shop/releases/{back['release']}")).json["description"] == "rollback to v2"
+    app = (await world.get("/v1/apps/shop")).json
+    assert (app["config_differs"], app["config"]["services"][0]["port"]) == (False, 7000)
+
+
+async def test_changes_that_wait_for_a_deployment_are_told(world: World) -> None:
+    await world.deployed()
+    await _succeed(world)
+    await world.call("PATCH", "/v1/apps/shop/env", {"env": {"A": "1"}, "stage": True})
+    assert (await world.get("/v1/apps/shop")).json["config_differs"]
+    await world.call("PATCH", "/v1/apps/shop/env", {"env": {"A": None}, "stage": True})
+    assert not (await world.get("/v1/apps/shop")).json["config_differs"]
+
+
+async def test_a_name_that_moved_to_an_image_that_failed_is_a_difference(world: World) -> None:
+    await world.deployed()
+    await _succeed(world)
+    world.images.publish("registry.example/hello:v1", size_bytes=2000)
+    broken = await world.made("/v1/apps/shop/deployments", {"image": "registry.example/hello:v1"})
+    await world.post(f"/v1/apps/shop/deployments/{broken['id']}/actions/cancel")
+    assert (await world.get("/v1/apps/shop")).json["config_differs"]
+
+
 async def test_a_rollback_needs_somewhere_to_go(world: World) -> None:
     await world.deployed()
     await _succeed(world)
@@ -329,6 +387,27 @@ async def test_instances_are_shown_with_their_release(world: World) -> None:
     assert (await world.get("/v1/vms")).json["data"] == listed
     assert (await world.get(f"/v1/vms/{instance.id}")).json == listed[0]
     assert (await world.get("/v1/apps/shop/instances?filter[owner]=run")).json["data"] == []
+
+
+async def test_an_instance_is_named_by_a_part_of_its_id_or_by_its_place(world: World) -> None:
+    await world.deployed()
+    ended = await world.running(phase=Phase.STOPPED)
+    one = await world.running()
+    for ref in (one.id, one.id[-6:], one.id.removeprefix("ins_"), "web.0"):
+        answer = await world.get(f"/v1/apps/shop/instances/{ref}")
+        assert (answer.status, answer.json["id"]) == (200, one.id), ref
+    assert (await world.get(f"/v1/apps/shop/instances/{ended.id[-6:]}")).json["id"] == ended.id
+    assert (await world.get(f"/v1/apps/shop/instances/{one.id[:8]}")).code == "ambiguous-instance"
+    for ref in (one.id[-3:], "web.1", "nope.0", "web.x", "zzzzzz"):
+        assert (await world.get(f"/v1/apps/shop/instances/{ref}")).status == 404, ref
+
+
+async def test_of_an_instance_that_ended_nothing_is_wanted_any_more(world: World) -> None:
+    await world.deployed()
+    serves = await world.running()
+    failed = await world.running(phase=Phase.FAILED)
+    shown = {row["id"]: row["desired"] for row in (await world.get("/v1/vms")).json["data"]}
+    assert shown == {serves.id: "serve", failed.id: "stop"}
 
 
 async def test_a_run_is_an_instance_of_its_own(world: World) -> None:

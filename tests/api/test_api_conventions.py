@@ -25,6 +25,9 @@ async def test_an_unknown_path_and_an_unknown_method_are_problems(world: World) 
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json["trace_id"] == answer.headers["x-trace-id"]
         assert answer.json["instance"] == path
+    slash = await world.get("/v1/apps/a/b")
+    assert slash.json["detail"] == "the API has nothing at this path"
+    assert "no slash" in slash.json["resolution"]
 
 
 async def test_the_trace_id_of_the_caller_is_kept(world: World) -> None:
@@ -87,6 +90,23 @@ async def test_a_problem_names_each_field(world: World) -> None:
     body = {"name": "shop", "env": {"1": "x", "B C": "y"}, "counts": {}}
     answer = await world.post("/v1/apps", body)
     assert {error["field"] for error in answer.json["errors"]} == {"env.1", "env.B C"}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"name": ""}, "at most 40 characters"),
+        ({"name": "a" * 64}, "at most 40 characters"),
+        ({"name": "a", "config": {"processes": {"": {}}}}, "is empty"),
+        ({"name": "a", "config": {"processes": {"web": {"stop_signal": "x" * 17}}}}, "at most 16 characters"),
+        ({"name": "a", "config": {"processes": {"web": {"memory": "lots"}}}}, "a size is a whole number"),
+    ],
+)
+async def test_a_fault_is_told_in_words_for_people(world: World, body: object, words: str) -> None:
+    detail = (await world.post("/v1/apps", body)).json["detail"]
+    assert words in detail
+    assert "String should" not in detail
+    assert "Value error" not in detail
 
 
 async def test_an_unknown_query_parameter_is_refused(world: World) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from shellwego.api.rest import spool
+from shellwego.api.rest.middleware import MAX_BODY
 from shellwego.drivers.clock.virtual import VirtualClock
 from tests.api.api_world import FOREIGN, VIEWER, Answer, World
 
@@ -40,13 +41,23 @@ async def send_part(world: World, upload: str, part: bytes, first: int, **option
     return await world.call("PATCH", f"/v1/images/uploads/{upload}", raw=part, headers=headers, **options)
 
 
-async def upload_tar(world: World, data: bytes, part_size: int = 1 << 16) -> str:
+async def upload_tar(world: World, data: bytes, part_size: int = 1 << 16, query: str = "") -> str:
     """Upload in parts; returns the path of the upload with its digest, ready to be finished."""
-    upload = (await world.made("/v1/images/uploads"))["id"]
+    upload = (await world.made(f"/v1/images/uploads{query}"))["id"]
     for start in range(0, len(data), part_size):
         answer = await send_part(world, upload, data[start : start + part_size], start)
         assert answer.json["offset"] == min(start + part_size, len(data))
     return f"/v1/images/uploads/{upload}?digest=sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+async def test_a_part_that_must_be_held_in_memory_is_bounded_as_every_body(world: World) -> None:
+    """To tell two requests with one key apart, the server reads the whole body first."""
+    path = f"/v1/images/uploads/{(await world.made('/v1/images/uploads'))['id']}"
+    part = b"x" * (MAX_BODY + 1)
+    headers = {"Content-Range": f"bytes 0-{MAX_BODY}/*", "Content-Type": "application/octet-stream"}
+    refused = await world.call("PATCH", path, raw=part, headers={**headers, "Idempotency-Key": "mine"})
+    assert refused.status == 413
+    assert (await world.call("PATCH", path, raw=part, headers=headers)).status == 200
 
 
 async def test_an_uploaded_tar_is_loaded_under_its_names_and_deployed_by_them(world: World) -> None:
@@ -71,6 +82,17 @@ async def test_one_image_is_loaded_under_the_name_that_is_given(world: World) ->
     assert [i["reference"] for i in (await world.call("PUT", f"{path}&name=nameless")).json["data"]] == [
         "nameless:latest"
     ]
+
+
+async def test_a_name_is_looked_at_before_anything_is_uploaded(world: World) -> None:
+    refused = await world.post("/v1/images/uploads?name=bad%20name")
+    assert (refused.status, refused.code) == (422, "bad-reference")
+    assert refused.json["errors"][0]["field"] == "name"
+    path = await upload_tar(world, docker_save(("theirs:v1",)), query="?name=mine")
+    assert [image["reference"] for image in (await world.call("PUT", path)).json["data"]] == ["mine:latest"]
+    path = await upload_tar(world, docker_save(("theirs:v1",)), query="?name=mine")
+    loaded = await world.call("PUT", f"{path}&name=another:v2")
+    assert [image["reference"] for image in loaded.json["data"]] == ["another:v2"]
 
 
 async def test_one_name_for_several_images_is_refused(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from shellwego.api import protocol
+from shellwego.boot.logs import REFUSED_HANDSHAKE
 from shellwego.client.generated import AppCreate, Client, DeploymentCreate, ExecBody, TokenCreate
 from shellwego.client.streams import open_exec, open_logs
 from shellwego.client.transport import ApiProblem, Unreachable
@@ -57,6 +59,10 @@ def test_a_tar_is_uploaded_in_parts_and_loaded(client: Client) -> None:
     assert (len(arrived), arrived[-1]) == (3, len(tar))
     with pytest.raises(ApiProblem) as error:
         load_image(client, io.BytesIO(b"no tar"), name="x")
+    unread = io.BytesIO(b"not looked at")
+    with pytest.raises(ApiProblem, match="bad name"):
+        load_image(client, unread, name="bad name")
+    assert unread.tell() == 0
     assert error.value.code == "image-archive"
 
 
@@ -76,7 +82,9 @@ def test_exec_carries_input_output_resize_and_the_exit_code(running: Running, cl
     assert client.exec_command("shop", ExecBody(command=["x"], stdin="in")).stdout == "in"
 
 
-def test_a_refused_socket_is_an_ordinary_problem(running: Running, client: Client) -> None:
+def test_a_refused_socket_is_an_ordinary_problem(
+    running: Running, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
     cases: tuple[tuple[str, str, list[str], int], ...] = (
         (OWNER, "nothing", ["x"], 404),
         (OWNER, "shop", [], 422),
@@ -91,6 +99,8 @@ def test_a_refused_socket_is_an_ordinary_problem(running: Running, client: Clien
         assert error.value.status == status
         assert error.value.trace_id
     assert running.opened == []
+    errors = {record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR}
+    assert errors == {REFUSED_HANDSHAKE}, "uvicorn says so of each; the platform's log leaves it out"
     with Client(running.url, ADMIN) as admin:
         refused = [r for r in admin.list_audit(action="instances:exec").data if not r.allowed]
     assert len(refused) == 1, "the foreign owner names an app of his own project; the viewer is refused"
@@ -142,6 +152,29 @@ def test_the_server_ends_long_streams_when_it_stops(running: Running, client: Cl
         list(stream)
     with pytest.raises(Unreachable):
         client.healthz()
+
+
+def test_a_stream_with_too_long_a_command_is_refused_at_once(running: Running, client: Client) -> None:
+    with pytest.raises(ApiProblem, match="at most 8000 bytes") as refused:
+        open_exec(client, "shop", ["x" * 4000, "y" * 4000])
+    assert (refused.value.status, refused.value.code) == (431, "head-too-large")
+    assert "stdin" in refused.value.resolution
+    with open_exec(client, "shop", ["x" * 4000, "y" * 3000]) as stream:
+        stream.send(Record(RecordKind.STDIN_EOF))
+        assert [record.kind for record in stream] == [RecordKind.EXIT]
+
+
+@pytest.mark.parametrize("more", [b"X: " + b"a" * 8500 + b"\r\n", b"".join(b"X%d: a\r\n" % n for n in range(200))])
+def test_a_handshake_that_cannot_be_parsed_does_not_hold_its_connection(running: Running, more: bytes) -> None:
+    with socket.create_connection(running.listener.getsockname(), timeout=5) as connection:
+        connection.sendall(
+            b"GET /v1/apps/shop/exec HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        )
+        connection.sendall(more + b"\r\n")
+        answer = b""
+        while data := connection.recv(65536):
+            answer += data
+    assert answer.startswith(b"HTTP/1.1 431 ")
 
 
 def test_an_endless_head_is_cut_off(running: Running, client: Client) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from shellwego.control.events import events_after
+from shellwego.control.instances import MAX_FOLLOWED
 from shellwego.control.loops.outbox import relay
 from shellwego.control.scopes import SYSTEM
 from shellwego.core.errors import UnavailableError
@@ -64,8 +65,46 @@ async def test_logs_of_several_instances_are_told_in_the_order_of_their_time(wor
         assert {line["instance_id"] for line in lines} == {one.id, two.id}
         only = (await world.get(f"/v1/apps/shop/logs?instance={two.id}")).json["data"]
         assert [line["text"] for line in only] == ["b", "d"]
-        assert (await world.get("/v1/apps/shop/logs?process=worker")).json["data"] == []
+        unknown = await world.get("/v1/apps/shop/logs?process=nope")
+        assert (unknown.status, unknown.code, unknown.json["resolution"][:17]) == (
+            422,
+            "no-such-process",
+            "The app has: web.",
+        )
+        assert (await world.get("/v1/apps/shop/logs/stream?process=nope")).status == 422
         assert (await world.get(f"/v1/apps/shop/logs?instance=ins_{'0' * 26}")).status == 404
+
+
+async def test_logs_of_what_runs_are_told_however_much_ended_or_waited_since(world: World) -> None:
+    await world.deployed()
+    runs = await world.running()
+    assert isinstance(world.clock, VirtualClock)
+    await world.clock.advance(1)
+    for _ in range(MAX_FOLLOWED):
+        await world.running(phase=Phase.STOPPED)
+    asked: set[str] = set()
+
+    async def handler(request: StreamRequest, stream: DuplexStream) -> None:
+        asked.add(request.instance_id)
+        await says((1.0, request.instance_id))(request, stream)
+
+    async with served(world, handler):
+        lines = (await world.get("/v1/apps/shop/logs")).json["data"]
+    assert runs.id in {line["instance_id"] for line in lines}
+    assert len(asked) == MAX_FOLLOWED, "the rest is of the newest that ended"
+
+
+async def test_instances_that_wait_for_a_node_hide_no_log(world: World) -> None:
+    await world.deployed()
+    ended = await world.running(phase=Phase.STOPPED)
+    assert isinstance(world.clock, VirtualClock)
+    await world.clock.advance(1)
+    for _ in range(MAX_FOLLOWED):
+        waits = await world.running(phase=Phase.PENDING)
+        await world.commit(lambda unit, waits=waits: unit.tx.instances.update(replace(waits, node_id="")))
+    async with served(world, says((1.0, "a"))):
+        lines = (await world.get("/v1/apps/shop/logs")).json["data"]
+    assert [line["instance_id"] for line in lines] == [ended.id]
 
 
 async def test_a_node_out_of_reach_is_said_and_a_missing_vm_is_silence(world: World) -> None:
@@ -168,7 +207,7 @@ async def test_a_command_that_does_not_end_is_given_up(world: World) -> None:
 
     async with served(world, hang):
         answer = await world.post("/v1/apps/shop/exec", {"command": ["sleep"], "timeout": 0.05})
-        assert (answer.status, answer.code) == (503, "exec-timeout")
+        assert (answer.status, answer.code) == (409, "exec-timeout"), "to try again would run it again"
         await asyncio.wait_for(left.wait(), 5)
 
 
@@ -189,6 +228,13 @@ async def test_a_command_needs_a_running_instance(world: World) -> None:
     stopped = await world.running(phase=Phase.STOPPED)
     answer = await world.post("/v1/apps/shop/exec", {"command": ["x"], "instance": stopped.id})
     assert answer.code == "not-running"
+
+
+async def test_a_command_for_a_process_that_is_not_is_refused_as_such(world: World) -> None:
+    await world.deployed()
+    await world.running()
+    answer = await world.post("/v1/apps/shop/exec", {"command": ["x"], "process": "nope"})
+    assert (answer.status, answer.code) == (422, "no-such-process")
 
 
 class Listener:
@@ -311,6 +357,7 @@ async def test_events_are_listed_newest_first_and_filtered(world: World) -> None
     await relay(world.control)
     listed = (await world.get("/v1/events")).json["data"]
     assert [event["data"]["name"] for event in listed] == list("cba")
+    assert all(event["data"]["app"] == event["resource"] for event in listed), "as in every event of an app's parts"
     assert (await world.get("/v1/events?filter[type]=app.deleted")).json["data"] == []
     assert len((await world.get(f"/v1/events?filter[resource]={listed[0]['resource']}")).json["data"]) == 1
     everything = (await world.get("/v1/events", token=ADMIN)).json["data"]
@@ -345,11 +392,56 @@ async def test_followed_logs_take_up_new_instances_and_go_on_after_a_break(world
     assert not world.streams._served.get(world.node.id)
 
 
+async def test_a_followed_log_that_ends_while_its_instance_lives_is_asked_for_again(world: World) -> None:
+    await world.deployed()
+    await world.running()
+    written = [(1.0, "before the node knew its VM")]
+
+    async def handler(request: StreamRequest, stream: DuplexStream) -> None:
+        await says(*[line for line in written if line[0] >= request.since])(request, stream)
+
+    async with served(world, handler):
+        listener = Listener(world, "/v1/apps/shop/logs/stream")
+        await reach(world, lambda: len(listener.events) == 1)
+        written.append((2.0, "later"))
+        await reach(world, lambda: len(listener.events) == 2)
+        await listener.leave()
+    assert [event["data"]["text"] for event in listener.events] == [text for _, text in written]
+
+
+async def test_followed_logs_begin_with_the_last_lines_of_all_in_the_order_of_their_time(world: World) -> None:
+    await world.deployed()
+    one, two, silent = [await world.running() for _ in range(3)]
+    past = {
+        one.id: [(1.0, "a"), (3.0, "c"), (5.0, "e"), (5.0, "e")],
+        two.id: [(2.0, "b"), (4.0, "d"), (6.0, "f")],
+        silent.id: [],
+    }
+
+    async def handler(request: StreamRequest, stream: DuplexStream) -> None:
+        lines = [(time, text) for time, text in past[request.instance_id] if time >= request.since]
+        if request.instance_id == silent.id:
+            await asyncio.Event().wait()
+        await says(*lines)(request, stream)
+        if request.follow:
+            if request.instance_id == one.id:
+                await stream.send(log(5.0, "e") + log(7.0, "g"))
+            await asyncio.Event().wait()
+
+    async with served(world, handler):
+        listener = Listener(world, "/v1/apps/shop/logs/stream?tail=5")
+        await reach(world, lambda: len(listener.events) == 7)
+        texts = [event["data"]["text"] for event in listener.events]
+        assert texts == ["c", "d", "e", "e", "f", "e", "g"], "the tail is that of all, and nothing comes twice"
+        await listener.leave()
+
+
 async def test_the_log_of_one_instance_ends_with_it(world: World) -> None:
     await world.deployed()
+    await world.running()
     one = await world.running(phase=Phase.STOPPED)
     lines = [(float(number), f"line {number}") for number in range(1000)]
     async with served(world, says(*lines)):
-        listener = Listener(world, f"/v1/apps/shop/logs/stream?tail=1000&instance={one.id}")
+        listener = Listener(world, f"/v1/apps/shop/logs/stream?tail=1000&instance={one.id[-6:]}")
         await reach(world, listener.task.done)
     assert [event["data"]["text"] for event in listener.events] == [text for _, text in lines]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from shellwego.boot import hostchecks
 from shellwego.boot.findings import Finding, State
 from shellwego.boot.platformchecks import check_platform
-from shellwego.boot.settings import UpSettings
+from shellwego.boot.settings import UpSettings, config_file_values
 from shellwego.boot.up import up_settings
 from shellwego.client.generated import BackendView, NodeList, NodeView, Pagination, UserView, VersionView
 from shellwego.core.errors import InvalidError
@@ -123,6 +124,7 @@ def test_json_is_one_document_and_a_failure_ends_with_1(machine: Machine, api: H
         ({"api_cert": Path("x")}, "go together"),
         ({"http_port": "many"}, "SHELLWEGO_HTTP_PORT: 'many'"),
         ({"keep_vms": "maybe"}, "SHELLWEGO_KEEP_VMS: 'maybe'"),
+        ({"data_dir": ""}, "SHELLWEGO_DATA_DIR: ''"),
         ({"colour": "red"}, "unknown settings: colour"),
     ],
 )
@@ -130,3 +132,26 @@ def test_settings_that_make_no_sense_are_named(machine: Machine, flags: dict[str
     with pytest.raises(InvalidError, match=words):
         up_settings(flags)
     assert machine.swg("up", "--http-port", "0").code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[registries]\nallow = ["10.0.0.5:5000"]', "unknown: registries"),
+        ("http_port = 80", "unknown: http_port"),
+        ("up = 1", "[up] is not a table"),
+        ("[up", "config.toml: "),
+    ],
+)
+def test_a_configuration_file_that_makes_no_sense_is_named(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(InvalidError, match=re.escape(words)):
+        config_file_values(path)
+
+
+@pytest.mark.parametrize("words", ["up", "doctor"])
+def test_an_unset_variable_as_data_directory_is_not_the_working_directory(machine: Machine, words: str) -> None:
+    for ended in (machine.swg(words, "--data-dir", ""), machine.swg(words, SHELLWEGO_DATA_DIR="")):
+        assert (ended.code, ended.out) == (2, "")
+        assert "data_dir, or SHELLWEGO_DATA_DIR: '' does not fit" in ended.err

@@ -16,11 +16,14 @@ from shellwego.client.generated import (
     AppList,
     AppView,
     DeploymentView,
+    ImageList,
+    ImageView,
     InstanceList,
     InstanceView,
     LogLineView,
     LogList,
     Pagination,
+    PlanView,
 )
 from tests.cli.cli_world import HandMadeApi, Machine, view
 
@@ -34,7 +37,6 @@ DEPLOY = ("deploy", "-a", "shop", "-i", "x")
     ("status", "problem", "code"),
     [
         (400, "malformed", 2),
-        (401, "unauthenticated", 3),
         (403, "forbidden", 3),
         (404, "not-found", 4),
         (409, "conflict", 5),
@@ -56,9 +58,31 @@ def test_a_refusal_ends_with_the_code_of_its_kind(
         {"field": "memory", "code": "x", "message": "too small"},
     ]
     api.refuse("GET", APPS, status, problem, resolution="Do this.", errors=fields)
-    ended = machine.swg("apps", "ls", "--json")
+    ended = machine.swg("apps", "ls")
     assert (ended.code, ended.out) == (code, "")
     assert ended.err == "Error: it went wrong\n  memory: too small\n  → Do this.\n  trace id: f00d\n"
+
+
+def test_with_json_a_failure_is_one_line_of_json_on_stderr(machine: Machine, api: HandMadeApi) -> None:
+    api.refuse("GET", APPS, 404, "app-not-found", resolution="Do this.")
+    told = machine.swg("apps", "ls", "--json")
+    assert (told.code, told.out) == (4, "")
+    assert json.loads(told.err) == {
+        "code": "app-not-found",
+        "message": "it went wrong",
+        "resolution": "Do this.",
+        "trace_id": "f00d",
+        "exit_code": 4,
+    }
+    assert json.loads(machine.swg("status", "--json").err)["code"] == "usage"
+
+
+def test_a_token_that_does_not_hold_is_answered_with_the_way_to_log_in(machine: Machine, api: HandMadeApi) -> None:
+    api.refuse("GET", APPS, 401, resolution="Send “Authorization: Bearer <token>”.")
+    ended = machine.swg("apps", "ls")
+    assert ended.code == 3
+    assert "swg login --url URL" in ended.err
+    assert "Bearer" not in ended.err
 
 
 @pytest.mark.parametrize("status", [404, 502])
@@ -67,6 +91,33 @@ def test_an_answer_of_something_else_is_no_refusal_of_the_api(machine: Machine, 
     ended = machine.swg("apps", "ls")
     assert ended.code == 1
     assert f"HTTP {status}, and not from the API" in ended.err
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "."])
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("apps show NAME", "app"),
+        ("env ls -a NAME", "app"),
+        ("exec -a NAME -- true", "app"),
+        ("nodes show NAME", "node"),
+        ("vms show NAME", "instance"),
+    ],
+)
+def test_what_can_be_no_name_is_not_asked_for(
+    machine: Machine, api: HandMadeApi, words: str, kind: str, name: str
+) -> None:
+    ended = machine.swg(*words.replace("NAME", name).split())
+    assert (ended.code, api.asked) == (2, [])
+    assert f"“{name}” can be neither the name nor the id of the {kind}" in ended.err
+    assert "have no slash" in ended.err
+
+
+def test_an_image_that_is_not_there_is_told_by_its_name(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/images", ImageList(data=[], pagination=view(Pagination)))
+    ended = machine.swg("images", "rm", "registry.example/shop:v1")
+    assert ended.code == 4
+    assert "the project has no image “registry.example/shop:v1”" in ended.err
 
 
 def test_a_platform_that_is_down_is_told_with_its_url(machine: Machine) -> None:
@@ -99,19 +150,52 @@ def test_a_deployment_is_followed_to_its_end(
     api.answer("POST", DEPLOYMENTS, deployment("pending", stage="admission"), status=202)
     end = deployment(state, stage="checking", reason="because", reason_code=reason_code, log_tail=["last words"])
     api.answer("GET", f"{DEPLOYMENTS}/dep_1/wait", deployment("in_progress", stage="starting", reason="boots"), end)
-    app = view(AppView, name="shop", url="http://shop.localhost", running={"web": 1} if state != "failed" else {})
+    running = {"web": 1} if state != "failed" else {}
+    differs = state in ("rolled_back", "cancelled")
+    app = view(AppView, name="shop", url="http://shop.localhost", running=running, config_differs=differs)
     api.answer("GET", "/v1/apps/shop", app)
     ended = machine.swg(*DEPLOY, "--json")
     assert ended.code == code
     assert "admission" in ended.err
     assert "starting   boots" in ended.err
     if code:
-        assert "Error: stage checking: because\nthe last lines of its output:\n  | last words\n" in ended.err
+        assert json.loads(ended.err.splitlines()[-1])["message"].endswith("of its output:\n  | last words")
         assert ended.out == ""
         assert ("goes on serving" in ended.err) == (state in ("rolled_back", "cancelled"))
         assert ("Nothing of the app serves now." in ended.err) == (state == "failed")
+        assert ("config keeps the change: mend it and deploy, or: swg rollback" in ended.err) == differs
     else:
         assert json.loads(ended.out)["url"] == "http://shop.localhost"
+
+
+@pytest.mark.parametrize(
+    ("state", "number", "differs", "told"),
+    [
+        ("rolled_back", 3, True, "still has the changes of v3, which did not succeed; v2 runs."),
+        ("succeeded", 2, True, "has changes that v2 has not: swg deploy rolls them out"),
+        ("in_progress", 3, True, ""),
+        ("succeeded", 2, False, ""),
+    ],
+)
+def test_status_and_plan_tell_of_a_config_that_does_not_run(
+    machine: Machine, api: HandMadeApi, state: str, number: int, *, differs: bool, told: str
+) -> None:
+    last = view(
+        DeploymentView, id="dep_1", state=state, finished=state != "in_progress", release=number, stage="admission"
+    )
+    app = view(AppView, id="app_1", name="shop", release=2, deployment_id="dep_1", config_differs=differs)
+    for name in ("shop", "app_1"):
+        api.answer("GET", f"/v1/apps/{name}", app)
+    api.answer("GET", "/v1/apps/app_1/deployments/dep_1", last)
+    api.answer("GET", "/v1/apps/app_1/instances", InstanceList(data=[], pagination=view(Pagination)))
+    api.answer("POST", "/v1/apps/shop/plan", view(PlanView, changed=True, to_release=4))
+    shown, planned = machine.swg("status", "-a", "shop"), machine.swg("plan", "-a", "shop")
+    assert (shown.code, planned.code) == (0, 0)
+    for said in (shown.out, planned.err):
+        assert told in said
+        assert bool(told) == ("config" in said)
+    finished = state == "succeeded"
+    assert (f"{state} (admission)" in shown.out) == (not finished), "what is done is at no stage"
 
 
 def test_a_deployment_that_never_ends_is_given_up(machine: Machine, api: HandMadeApi) -> None:
@@ -144,7 +228,9 @@ def test_a_stop_waits_until_nothing_lives(machine: Machine, api: HandMadeApi) ->
     none = InstanceList(data=[], pagination=view(Pagination))
     one = InstanceList(data=[view(InstanceView)], pagination=view(Pagination))
     api.answer("GET", "/v1/apps/app_1/instances", one, one, none)
-    assert machine.swg("apps", "stop", "shop").code == 0
+    ended = machine.swg("apps", "stop", "shop")
+    assert ended.code == 0
+    assert ended.err == "  stopping\n", "what goes on, not the state that was asked for"
     assert [asked.path for asked in api.asked].count("/v1/apps/app_1/instances") == 3
 
 
@@ -158,6 +244,34 @@ def test_logs_and_detached_runs_are_one_document_with_json(machine: Machine, api
     assert json.loads(machine.swg(*run, "--json", "true").out)["id"] == "ins_1"
 
 
+@pytest.mark.parametrize(
+    ("reason_code", "code", "ends"),
+    [("exited", 3, 3), ("no-such-command", 127, 127), ("oom", 137, 137), ("vmm-died", None, 1)],
+)
+def test_a_run_ends_with_its_code_and_any_end_but_its_own_is_explained(
+    machine: Machine, api: HandMadeApi, reason_code: str, code: int | None, ends: int
+) -> None:
+    over = view(InstanceView, id="ins_1", phase="failed", exit_code=code, reason_code=reason_code, reason="because")
+    api.answer("POST", "/v1/apps/shop/runs", over, status=202)
+    api.refuse("GET", "/v1/apps/shop/logs", 409, "no-logs")
+    ended = machine.swg("run", "-a", "shop", "-q", "nonsense")
+    assert (ended.code, ended.err) == (ends, "" if reason_code == "exited" else "Error: because\n")
+    assert "its output cannot be read: it went wrong" in machine.swg("run", "-a", "shop", "nonsense").err
+
+
+def test_an_interactive_run_in_an_image_that_cannot_hold_it_says_what_it_needs(
+    machine: Machine, api: HandMadeApi
+) -> None:
+    over = view(InstanceView, id="ins_1", phase="failed", exit_code=127, reason="sleep was not found in the image")
+    api.answer("POST", "/v1/apps/shop/runs", over, status=202)
+    api.answer("DELETE", "/v1/apps/shop/runs/ins_1", over)
+    ended = machine.swg("run", "-a", "shop", "-it", "--", "sh")
+    assert ended.code == 1
+    assert "sleep was not found in the image" in ended.err
+    assert "leave out -i and -t" in ended.err
+    assert machine.swg("run", "-a", "shop", "-i", "--detach", "sh").code == 2
+
+
 def test_an_app_cannot_drive_the_terminal_of_who_reads_its_log(machine: Machine, api: HandMadeApi) -> None:
     line = view(
         LogLineView, text="\x1b]0;title\x07 \x1b[31mred\x1b[0m \x1b[2J\r", process="web", instance_id="ins_abcdef"
@@ -166,6 +280,32 @@ def test_an_app_cannot_drive_the_terminal_of_who_reads_its_log(machine: Machine,
     shown = machine.swg("logs", "-a", "shop").out
     assert not {"\x07", "\r", "\x1b"} & set(shown)
     assert "red" in shown
+
+
+@pytest.mark.parametrize("output", ["table", "json", "yaml", "name"])
+@pytest.mark.parametrize("nasty", ["\x1b]0;title\x07", "\x9b2J", "\u202egnp.exe", "\x90q\x9c", "\rforged"])
+def test_a_reason_that_a_guest_or_registry_wrote_cannot_drive_the_terminal(
+    machine: Machine, api: HandMadeApi, nasty: str, output: str
+) -> None:
+    end = deployment("failed", stage="checking", reason=f"because {nasty}", log_tail=[f"last {nasty} words"])
+    api.answer("POST", DEPLOYMENTS, end, status=202)
+    api.answer("GET", "/v1/apps/shop", view(AppView, name="shop"))
+    failed = machine.swg("deploy", "-a", "shop", "-i", "shop:v2", "--output", output)
+    assert "because" in failed.err
+    assert "words" in failed.err
+    image = view(ImageView, id="img_1", reference="shop:v1", state="failed", reason=f"because {nasty}")
+    api.answer("GET", "/v1/images", ImageList(data=[image], pagination=view(Pagination)))
+    listed = machine.swg("images", "ls", "--output", output)
+    line = view(LogLineView, text=f"said {nasty}", process="web", instance_id="ins_abcdef")
+    api.answer("GET", "/v1/apps/shop/logs", LogList(data=[line]))
+    logged = machine.swg("logs", "-a", "shop", "--output", output)
+    assert not set("\x1b\x07\x9b\x90\x9c\u202e\r") & set(failed.err + listed.out + logged.out)
+
+
+def test_machines_read_what_was_written(machine: Machine, api: HandMadeApi) -> None:
+    line = view(LogLineView, text="\x9b2J \u202e", process="web", instance_id="ins_abcdef")
+    api.answer("GET", "/v1/apps/shop/logs", LogList(data=[line]))
+    assert json.loads(machine.swg("logs", "-a", "shop", "--json").out)[0]["text"] == "\x9b2J \u202e"
 
 
 def test_an_interrupted_command_ends_with_130_and_leaves_the_deployment(machine: Machine, api: HandMadeApi) -> None:

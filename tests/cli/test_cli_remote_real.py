@@ -15,10 +15,14 @@ import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from shellwego.control.unit import Unit
+from shellwego.core.instances import Desired, Instance, OwnerKind, Phase
+from shellwego.ports.store import eq
 from tests.api.api_world import ADMIN
 from tests.api.running_api import Running
 from tests.cli.cli_world import Machine
@@ -108,6 +112,83 @@ def test_exec_whose_reader_goes_away_ends_in_silence(machine: Machine) -> None:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait(20) == 1
+
+
+def held(running: Running) -> Instance:
+    """The microVM of a run, as soon as it is asked for; it runs from then on."""
+
+    def find(unit: Unit) -> Instance | None:
+        asked = unit.tx.instances.select(eq("owner", OwnerKind.RUN), eq("phase", Phase.PENDING))
+        runs = replace(asked[0], phase=Phase.HEALTHY, node_id=running.world.node.id) if asked else None
+        return unit.tx.instances.update(runs) if runs else None
+
+    found: list[Instance] = []
+
+    def look() -> bool:
+        instance = running.do(running.world.commit(find))
+        found.extend([instance] if instance else [])
+        return bool(found)
+
+    wait_for(look)
+    return found[0]
+
+
+def let_go(running: Running, instance: Instance) -> bool:
+    stored = running.do(running.world.control.read(lambda tx: tx.instances.get(instance.id)))
+    return stored is not None and stored.desired is Desired.STOP
+
+
+def test_an_interactive_run_is_a_command_in_a_microvm_of_its_own_that_is_then_let_go(
+    machine: Machine, running: Running
+) -> None:
+    data = os.urandom(300_000)
+    process = subprocess.Popen(
+        [*SWG, "run", "-a", "shop", "-i", "--", "cat", "-n"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(machine),
+    )
+    instance = held(running)
+    out, _ = process.communicate(data, timeout=60)
+    assert (process.returncode, out) == (GUESTS_CODE, data)
+    request = running.opened[-1]
+    assert (request.instance_id, request.command, request.rows) == (instance.id, ("cat", "-n"), 0)
+    assert let_go(running, instance)
+
+
+@pytest.mark.parametrize("options", [("-it",), ("-i",), ("-t",)])
+def test_an_interactive_run_at_a_terminal_has_a_terminal(
+    machine: Machine, running: Running, options: tuple[str, ...]
+) -> None:
+    with on_terminal(machine, "run", "-q", "-a", "shop", *options, "--", "sh") as (terminal, process):
+        before = termios.tcgetattr(terminal.ours)
+        instance = held(running)
+        wait_for(lambda: bool(running.opened) and termios.tcgetattr(terminal.ours) != before)
+        assert (running.opened[-1].rows, running.opened[-1].columns) == (33, 101)
+        terminal.type(b"ab\x03\x04")
+        assert terminal.read(4) == b"ab\x03\x04"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM
+        assert termios.tcgetattr(terminal.ours) == before
+    assert let_go(running, instance)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interactive_run_that_is_ended_while_it_waits_lets_its_microvm_go(
+    machine: Machine, running: Running, number: signal.Signals
+) -> None:
+    process = subprocess.Popen(
+        [*SWG, "run", "-a", "shop", "-i", "sh"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(machine)
+    )
+    assert process.stderr is not None
+    assert b"pending" in process.stderr.readline()
+    (instance,) = running.do(running.world.control.read(lambda tx: tx.instances.select(eq("owner", OwnerKind.RUN))))
+    process.send_signal(number)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert b"Traceback" not in said
+    assert let_go(running, instance)
 
 
 def test_a_console_is_raw_tells_its_size_and_leaves_the_terminal_as_it_was(machine: Machine, running: Running) -> None:

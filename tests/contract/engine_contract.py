@@ -177,6 +177,17 @@ class EngineContract:
         session = await engine.exec("vm_a_1", exec_request("exit", "7"))
         assert [item async for item in session.output()][-1] == ExecDone(code=7)
 
+    async def test_a_command_that_is_not_there_ends_as_in_a_shell(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "serve"))
+        await see(engine, "vm_a_1", running)
+        session = await engine.exec("vm_a_1", exec_request("nonsense"))
+        told, end = [item async for item in session.output()]
+        assert isinstance(told, ExecData)
+        assert (told.stream, end) == ("stderr", ExecDone(code=127))
+        assert b"nonsense was not found" in told.data
+
     async def test_no_command_runs_in_an_ended_vm(self, make: MakeEngine) -> None:
         under_test = await make()
         engine = under_test.engine
@@ -207,4 +218,5 @@ class EngineContract:
         facts = await (await make()).engine.facts()
         assert facts.cpu_milli > 0
         assert facts.memory_bytes > 0
+        assert 0 < facts.room_on_disk <= facts.disk_bytes
         assert facts.backends[0].status == "ready"

@@ -107,6 +107,16 @@ async def gone(rig: Rig, handle: VmHandle, channel: GuestChannel | None = None) 
     await rig.backend.delete_vm(handle)
 
 
+async def started(rig: Rig, spec: VmSpec, plan: VmPlan) -> None:
+    """Start a VM, and delete it again."""
+    handle = await rig.backend.create_vm(spec, plan)
+    try:
+        channel = await rig.backend.start_vm(handle)
+        await channel.aclose()
+    finally:
+        await rig.backend.delete_vm(handle)
+
+
 @check
 async def a_workload_s_exit_code_is_heard_and_then_the_vmm_ends(rig: Rig) -> None:
     handle, channel = await booted(rig, a_spec(), "exit", "3")
@@ -155,7 +165,7 @@ async def a_vmm_that_cannot_start_is_a_host_error_and_leaves_nothing(rig: Rig) -
     before = rig.traces()
     plan = rig.broken_plan(spec)
     with pytest.raises(HostError) as refused:
-        await rig.backend.create_vm(spec, plan)
+        await started(rig, spec, plan)
     assert refused.value.code
     assert rig.traces() == before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import pytest
@@ -26,8 +27,12 @@ class Registry(Protocol):
         """Answer nobody any more."""
 
 
+Damage = Callable[[str], None]
+"""Change a layer of this image in the driver's store, as a failing disk does."""
+
+
 class ImagesContract:
-    """Derive a class, give it fixtures `images`, `registry` and `forbidden` (a host that may not be asked)."""
+    """Derive a class, give it fixtures `images`, `registry`, `damage` and `forbidden` (a host that may not be asked)."""
 
     async def test_a_reference_means_a_digest(self, images: Images, registry: Registry) -> None:
         digest = await registry.publish("team/app:v1", 8080, 9090)
@@ -132,6 +137,24 @@ class ImagesContract:
     async def test_what_is_no_image_is_refused(self, images: Images, data: bytes) -> None:
         with pytest.raises(InvalidError):
             await images.load(chunked(data))
+
+    async def test_what_is_as_it_was_passes_its_check(self, images: Images, registry: Registry) -> None:
+        digest = await registry.publish("app:v1")
+        assert not await images.check(digest)
+        await images.fetch(f"{registry.host}/app:v1", digest)
+        assert await images.check(digest)
+        assert await images.has(digest)
+
+    async def test_what_a_disk_damaged_is_dropped_by_its_check_and_can_be_fetched_again(
+        self, images: Images, registry: Registry, damage: Damage
+    ) -> None:
+        digest = await registry.publish("app:v1")
+        await images.fetch(f"{registry.host}/app:v1", digest)
+        damage(digest)
+        assert not await images.check(digest)
+        assert not await images.has(digest)
+        await images.fetch(f"{registry.host}/app:v1", digest)
+        assert await images.check(digest)
 
     async def test_collecting_removes_what_nothing_keeps(self, images: Images, registry: Registry) -> None:
         kept = await registry.publish("app:v1", content=b"kept")

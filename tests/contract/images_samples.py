@@ -131,10 +131,10 @@ def hello() -> Sample:
     return image(below, above, config=config)
 
 
-def docker_save(sample_layers: Iterable[bytes], names: Iterable[str] = ("hello:v1",)) -> bytes:
+def docker_save(sample_layers: Iterable[bytes], names: Iterable[str] = ("hello:v1",), **document: object) -> bytes:
     """A tar as `docker save` before version 25 writes it, over uncompressed layers."""
     layers = tuple(sample_layers)
-    config = image(*layers).config
+    config = image(*layers, **document).config
     config_name = digest_of(config).removeprefix("sha256:") + ".json"
     paths = [f"{number}/layer.tar" for number in range(len(layers))]
     index = [{"Config": config_name, "RepoTags": list(names), "Layers": paths}]

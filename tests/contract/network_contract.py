@@ -47,8 +47,9 @@ def nic(number: int, network: str = "net_a", ipv4: str = "") -> NetworkSpec:
 
 
 async def attach(rig: NetworkRig, number: int, spec: NetworkSpec | None = None) -> Attachment:
-    """Set a VM up and close its tap, which the contract has no use for."""
+    """Set a VM up, and close its tap, which the contract has no use for."""
     attachment = await rig.backend.setup_tap(key(number), spec or nic(number))
+    await rig.backend.admit(key(number))
     os.close(attachment.fd)
     return attachment
 
@@ -69,8 +70,12 @@ class NetworkContract:
         assert attachment.lease.network == SUBNET
         assert attachment.lease.mac == mac_of("nic_1")
 
-    async def test_rules_stand_when_the_tap_is_handed_out(self, rig: NetworkRig) -> None:
-        attachment = await attach(rig, 1)
+    async def test_rules_stand_when_a_vm_is_admitted(self, rig: NetworkRig) -> None:
+        await rig.backend.settle()
+        attachment = await rig.backend.setup_tap(key(1), nic(1))
+        os.close(attachment.fd)
+        assert rig.allowed() == set()
+        await rig.backend.admit(key(1))
         assert rig.allowed() == {(attachment.tap, attachment.lease.mac, attachment.lease.ipv4)}
 
     async def test_a_wished_mac_and_address_are_given(self, rig: NetworkRig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,13 @@ class TestPlasmaEngine(EngineContract):
             return EngineUnderTest(engine, rig.sample.digest)
 
         return make
+
+    async def test_what_fills_the_disk_takes_of_what_is_free_and_not_of_what_it_could_have(
+        self, make: MakeEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Ten blocks of which root keeps two: eight could be ours, five are now."""
+        engine = (await make()).engine
+        status = os.statvfs_result((4096, 4096, 10, 7, 5, 0, 0, 0, 0, 255))
+        monkeypatch.setattr(os, "statvfs", lambda _: status)
+        facts = await engine.facts()
+        assert (facts.disk_bytes, facts.room_on_disk) == (8 * 4096, 5 * 4096)

@@ -9,7 +9,7 @@ import pytest
 from shellwego.core.errors import NotFoundError
 from shellwego.drivers.images.memory import MemoryImages
 from shellwego.ports.images import Images, LoadedImage, ResolvedImage
-from tests.contract.images_contract import ImagesContract, Registry
+from tests.contract.images_contract import Damage, ImagesContract, Registry
 
 
 class MemoryRegistry:
@@ -44,6 +44,10 @@ def registry(images: MemoryImages) -> Registry:
 
 class TestMemoryImages(ImagesContract):
     @pytest.fixture
+    def damage(self, images: MemoryImages) -> Damage:
+        return images.rotten.add
+
+    @pytest.fixture
     def forbidden(self) -> str:
         return "forbidden.example"
 
@@ -68,6 +72,9 @@ class TrustingImages(MemoryImages):
         return ResolvedImage(digest=digest)
 
     async def has(self, digest: str) -> bool:
+        return True
+
+    async def check(self, digest: str) -> bool:
         return True
 
 
@@ -105,6 +112,7 @@ Behaviour = Callable[[ImagesContract, Images, Registry], Awaitable[None]]
         (TrustingImages, ImagesContract.test_a_corrupt_layer_is_refused_and_not_here),
         (TrustingImages, ImagesContract.test_resolving_stores_nothing),
         (TrustingImages, ImagesContract.test_fetching_what_does_not_exist_is_not_found),
+        (TrustingImages, ImagesContract.test_what_is_as_it_was_passes_its_check),
         (RandomImages, ImagesContract.test_collecting_removes_what_nothing_keeps),
         (VagueImages, ImagesContract.test_a_registry_that_does_not_answer_may_later),
     ],
@@ -113,6 +121,13 @@ async def test_a_wrong_driver_is_rejected(wrong: type[MemoryImages], behaviour: 
     images = wrong()
     with pytest.raises((AssertionError, pytest.fail.Exception, NotFoundError)):
         await behaviour(ImagesContract(), images, MemoryRegistry(images))
+
+
+async def test_a_driver_that_does_not_look_again_is_rejected() -> None:
+    images = TrustingImages()
+    behaviour = ImagesContract.test_what_a_disk_damaged_is_dropped_by_its_check_and_can_be_fetched_again
+    with pytest.raises(AssertionError):
+        await behaviour(ImagesContract(), images, MemoryRegistry(images), images.rotten.add)
 
 
 async def test_a_driver_with_random_digests_is_rejected() -> None:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from plasmavmc.errors import ImageError
+from plasmavmc.images.manifest import parse_manifest
 from plasmavmc.images.store import ImageStore
 from shellwego.core.errors import InvalidError, UnavailableError
+from shellwego.core.images import blames_image
 from shellwego.drivers.images.plasmavmc import PlasmaImages
-from tests.contract.images_contract import ImagesContract
+from tests.contract.images_contract import Damage, ImagesContract
 from tests.contract.images_samples import chunked, hello
 from tests.contract.registry_server import RegistryServer, free_port, registry_server, run, write_layout
 
@@ -30,6 +33,28 @@ def images(tmp_path: Path) -> PlasmaImages:
 
 
 class TestPlasmaImages(ImagesContract):
+    @pytest.fixture
+    def damage(self, images: PlasmaImages) -> Damage:
+        def change_a_layer(digest: str) -> None:
+            manifest = parse_manifest(images.blobs.path(digest).read_bytes())
+            path = images.blobs.path(manifest.layers[0].digest)
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+
+        return change_a_layer
+
+    async def test_a_node_that_builds_from_a_damaged_layer_blames_the_image(
+        self, images: PlasmaImages, registry: RegistryServer, damage: Damage, tmp_path: Path
+    ) -> None:
+        digest = await registry.publish("app:v1", content=b"x" * 10_000)
+        await images.fetch(f"{registry.host}/app:v1", digest)
+        damage(digest)
+        with pytest.raises(ImageError) as caught:
+            await ImageStore(tmp_path / "images").ensure(digest, images.blobs)
+        assert blames_image(caught.value.code)
+        assert not caught.value.temporary
+
     @pytest.fixture
     def forbidden(self) -> str:
         return f"127.0.0.2:{free_port()}"

@@ -110,6 +110,7 @@ async def test_a_tap_that_fails_leaves_neither_address_nor_rule() -> None:
     host = FailingTaps(CONFIGURATION)
     rig = bridge_rig(host)
     await rig.backend.configure_bridge()
+    await rig.backend.settle()
     with pytest.raises(HostError):
         await rig.backend.setup_tap(key(1), nic(1))
     assert rig.allowed() == set()

@@ -147,6 +147,36 @@ async def test_a_newer_schema_is_refused_and_left_alone(path: Path, scripts: Pat
     assert "phone" in columns(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ("ALTER TABLE users DROP COLUMN version", "users.version is missing"),
+        ("DROP TABLE images", "images.id is missing"),
+        ("ALTER TABLE users RENAME COLUMN email TO mail", "users.email is missing; users.mail is not known here"),
+    ],
+)
+def test_a_schema_that_only_says_it_is_ours_is_refused_and_left_alone(path: Path, change: str, fault: str) -> None:
+    migrate.upgrade(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(change)
+    before = path.read_bytes()
+    with pytest.raises(ConflictError, match="development version") as caught:
+        open_sqlite(path, SystemClock())
+    assert fault in caught.value.message
+    assert str(path) in caught.value.message
+    assert "Start the version that made it" in caught.value.resolution
+    assert path.read_bytes() == before
+
+
+async def test_a_column_that_need_not_be_filled_is_no_reason_to_refuse(path: Path) -> None:
+    await make_database(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE users ADD COLUMN phone TEXT NOT NULL DEFAULT ''")
+    store = open_sqlite(path, SystemClock())
+    assert await store.read(lambda tx: tx.users.select()) == [user("a")]
+    await store.close()
+
+
 async def test_a_migration_that_fails_half_way_leaves_the_old_schema(path: Path, tmp_path: Path) -> None:
     await make_database(path)
     broken = later_version(tmp_path, then='op.execute("INSERT INTO nowhere VALUES (1)")')

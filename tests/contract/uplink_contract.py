@@ -14,7 +14,7 @@ from shellwego.core.assignments import Assignment, Assignments, NodeReport, Regi
 from shellwego.core.errors import ForbiddenError, UnavailableError
 from shellwego.core.instances import Observed, Phase
 from shellwego.core.nodes import Backend, NodeFacts
-from shellwego.core.routing import EdgeReport, Endpoint, Route, RouteState, RouteTable
+from shellwego.core.routing import Departed, EdgeReport, Endpoint, Route, RouteState, RouteTable
 from shellwego.ports.uplink import EdgeUplink, NodeUplink
 
 FACTS = NodeFacts(
@@ -62,7 +62,6 @@ REPORT = NodeReport(
     sequence=1 << 40,
     facts=FACTS,
     instances={"ins_1": Observed(phase=Phase.HEALTHY, address="10.64.0.5", exit_code=None, log_tail=("a", "b"))},
-    complete=True,
 )
 ROUTES = RouteTable(
     version=9,
@@ -73,6 +72,7 @@ ROUTES = RouteTable(
             app_name="hello",
             state=RouteState.SERVING,
             endpoints=(Endpoint(instance_id="ins_1", address="tcp:10.64.0.5:8080"),),
+            departed=(Departed(instance_id="ins_2", address="tcp:10.64.0.6:8080"),),
         ),
     ),
 )

@@ -59,6 +59,11 @@ class FakeNode:
     facts: NodeFacts = field(default_factory=node_facts)
     exits: set[str] = field(default_factory=set)
     sick: set[str] = field(default_factory=set)
+    failing: set[str] = field(default_factory=set)
+    """Instances whose checks fail after they had passed."""
+    boots_fail: bool = False
+    builds: Callable[[str], bool] = lambda _: True
+    """Whether the layers that it gets of an image are what they should be."""
     silent: bool = False
     node_id: str = ""
     epoch: int = 0
@@ -82,14 +87,7 @@ class FakeNode:
         told = await self.uplink.assignments(self.node_id)
         self.epoch = max(self.epoch, told.epoch)
         now = self.clock.monotonic()
-        health = {
-            vm.vm_id: Health(
-                vm_id=vm.vm_id,
-                verdict=Verdict.WAITING if self.images[vm.vm_id] in self.sick else Verdict.PASSING,
-                reason="connection refused" if self.images[vm.vm_id] in self.sick else "",
-            )
-            for vm in self.vms.values()
-        }
+        health = {vm.vm_id: self._check(vm) for vm in self.vms.values()}
         look = converge(told.items, self.vms.values(), self.memories, health, now)
         self.memories = dict(look.memories)
         self.sequence += 1
@@ -100,7 +98,6 @@ class FakeNode:
                 sequence=self.sequence,
                 facts=self.facts,
                 instances=look.observed,
-                complete=True,
             )
         )
         for action in look.actions:
@@ -112,11 +109,18 @@ class FakeNode:
                 case _:
                     del self.vms[action.vm_id]
 
+    def _check(self, vm: VmView) -> Health:
+        if vm.instance_id in self.failing:
+            return Health(vm_id=vm.vm_id, verdict=Verdict.FAILING, reason="connection refused")
+        if self.images[vm.vm_id] in self.sick:
+            return Health(vm_id=vm.vm_id, verdict=Verdict.WAITING, reason="connection refused")
+        return Health(vm_id=vm.vm_id, verdict=Verdict.PASSING)
+
     def _boot(self, order: RunVm) -> None:
         self.boots += 1
         digest = self.images[order.vm_id] = order.workload.image_digest
         view = VmView(vm_id=order.vm_id, instance_id=order.instance_id, attempt=order.attempt, phase=VmPhase.RUNNING)
-        if digest in self.exits:
+        if digest in self.exits or self.boots_fail:
             view = replace(
                 view,
                 phase=VmPhase.ENDED,
@@ -125,6 +129,8 @@ class FakeNode:
                 reason_code="exited",
                 log_tail=("boom",),
             )
+        if not self.builds(digest):
+            view = replace(view, phase=VmPhase.ENDED, reason_code="digest-mismatch", permanent=True)
         self.vms[order.vm_id] = replace(view, address=f"10.64.0.{self.boots % 250 + 2}")
 
     def kill_all(self) -> None:
@@ -236,6 +242,7 @@ class World:
         self,
         image: str,
         *,
+        digest: str = "",
         state: ImageState = ImageState.READY,
         port: int = 8080,
         process: Process = PROCESS,
@@ -245,6 +252,7 @@ class World:
     ) -> str:
         """As the use case does it: a release and a deployment, nothing else."""
         services = (Service(process=process.name, port=port),) if port else ()
+        known = digest or f"sha256:{image}"
         config = AppConfig(image=image, processes=(process,), services=services)
 
         def ask(unit: Unit) -> str:
@@ -255,8 +263,8 @@ class World:
                     app_id=app.id,
                     number=app.last_release_number + 1,
                     config=config,
-                    image_digest=f"sha256:{image}",
-                    content_hash=content_hash(config, f"sha256:{image}"),
+                    image_digest=known,
+                    content_hash=content_hash(config, known),
                     created_at=unit.now(),
                     created_by="me",
                 )

@@ -8,9 +8,10 @@ import pytest
 
 from shellwego.control.edges import LEASE_S, MAX_SESSIONS_TOLD, Edges
 from shellwego.core.errors import ForbiddenError, InvalidError
-from shellwego.core.routing import Edge, EdgeReport, RouteState
+from shellwego.core.instances import Instance, Phase
+from shellwego.core.routing import Departed, Edge, EdgeReport, RouteState
 from shellwego.ports.store import eq
-from tests.control.rollout_world import World
+from tests.control.rollout_world import FakeEdge, World
 
 
 @pytest.fixture
@@ -113,6 +114,63 @@ async def test_a_report_of_too_many_sessions_is_refused(world: World) -> None:
 async def test_an_edge_name_must_be_usable(world: World, name: str) -> None:
     with pytest.raises(InvalidError):
         await world.edges.register_edge(name)
+
+
+async def one_that_serves(world: World) -> tuple[FakeEdge, Instance]:
+    edge = await world.edge()
+    await world.finished(await world.deploy("hello:v1"))
+    await world.clock.until(lambda: bool(edge.endpoints()))
+    (instance,) = world.serving()
+    return edge, instance
+
+
+def departed(edge: FakeEdge) -> tuple[Departed, ...]:
+    return tuple(departed for route in edge.table.routes for departed in route.departed)
+
+
+async def test_an_edge_with_sessions_to_a_vm_that_ended_is_told_so_within_a_moment(world: World) -> None:
+    node = await world.node()
+    edge, instance = await one_that_serves(world)
+    node.boots_fail = True
+    node.kill_all()
+    await world.clock.until(lambda: not edge.endpoints(), 1)
+    assert departed(edge) == ()
+    edge.open_sessions = {instance.id: 2}
+    await world.clock.until(lambda: departed(edge) == (Departed(instance_id=instance.id),), 1)
+    edge.open_sessions = {}
+    await world.clock.advance(60)
+    assert departed(edge) == ()
+
+
+async def test_it_is_told_so_also_of_an_instance_that_is_given_up(world: World) -> None:
+    node = await world.node()
+    edge, instance = await one_that_serves(world)
+    node.boots_fail = True
+    node.kill_all()
+    await world.clock.until(lambda: instance.id not in {i.id for i in world.live()}, 30)
+    edge.open_sessions = {instance.id: 2}
+    await world.clock.until(lambda: departed(edge) == (Departed(instance_id=instance.id),), 1)
+
+
+async def test_sessions_of_an_instance_that_is_unhealthy_or_drains_are_never_called_ended(world: World) -> None:
+    node = await world.node()
+    edge, instance = await one_that_serves(world)
+    edge.open_sessions = {instance.id: 2}
+    node.failing.add(instance.id)
+    await world.clock.until(lambda: not edge.endpoints(), 5)
+    assert row_of(world, instance).phase is Phase.UNHEALTHY
+    await world.clock.advance(5)
+    node.failing.clear()
+    await world.deploy("hello:v2")
+    await world.clock.until(lambda: bool(edge.endpoints()) and instance.id not in edge.endpoints(), 5)
+    await world.clock.advance(5)
+    assert [told for table in edge.tables for route in table.routes for told in route.departed] == []
+
+
+def row_of(world: World, instance: Instance) -> Instance:
+    found = world.peek(lambda tx: tx.instances.get(instance.id))
+    assert found is not None
+    return found
 
 
 async def test_whoever_has_a_version_has_a_table_without_what_that_version_unrouted(world: World) -> None:

@@ -11,7 +11,8 @@ from shellwego.control.nodes import MAX_INSTANCES, MAX_LOG_LINES, Nodes
 from shellwego.core.assignments import NodeReport, Registration
 from shellwego.core.errors import ForbiddenError, InvalidError
 from shellwego.core.instances import Desired, Instance, Observed, Phase
-from shellwego.core.nodes import NodeHealth
+from shellwego.core.liveness import BEAT_S
+from shellwego.core.nodes import DISK_STEP, Node, NodeFacts, NodeHealth
 from shellwego.ports.store import eq
 from tests.control.rollout_world import World, node_facts
 
@@ -35,14 +36,21 @@ class Reporter:
         (instance,) = self.world.live()
         self.instance_id = instance.id
 
-    async def say(self, observed: Observed, *, sequence: int | None = None, epoch: int | None = None) -> Instance:
+    async def say(
+        self,
+        observed: Observed,
+        *,
+        sequence: int | None = None,
+        epoch: int | None = None,
+        facts: NodeFacts | None = None,
+    ) -> Instance:
         self.sequence = self.sequence + 1 if sequence is None else sequence
         self.answer = await self.nodes.report(
             NodeReport(
                 node_id=self.node_id,
                 epoch=self.epoch if epoch is None else epoch,
                 sequence=self.sequence,
-                facts=node_facts(),
+                facts=facts or node_facts(),
                 instances={self.instance_id: observed},
             )
         )
@@ -208,6 +216,27 @@ async def test_a_heart_beat_is_written_at_most_twice_a_beat(node: Reporter) -> N
     for sequence in range(10, 20):
         await node.say(Observed(phase=Phase.STARTING), sequence=sequence)
     assert version() == before + 1
+
+
+@pytest.mark.parametrize("free", [10 * DISK_STEP, 10 * DISK_STEP + 17])
+async def test_a_disk_whose_free_space_jitters_is_no_news_and_one_that_fills_up_is(node: Reporter, free: int) -> None:
+    def stored() -> Node:
+        found = node.world.peek(lambda tx: tx.nodes.get(node.node_id))
+        assert found is not None
+        return found
+
+    def facts(moved: int) -> NodeFacts:
+        return node_facts(disk_bytes=free * 10 + moved, disk_free_bytes=free + moved)
+
+    await node.say(healthy(), facts=facts(0))
+    before, begun = stored().version, node.world.clock.now()
+    for step in range(200):
+        await node.world.clock.advance(0.1)
+        await node.say(healthy(), facts=facts((-1) ** step * 4096))
+    beats = (node.world.clock.now() - begun) / (BEAT_S / 2)
+    assert stored().version - before <= beats
+    await node.say(healthy(), facts=facts(-DISK_STEP))
+    assert stored().facts == facts(-DISK_STEP)
 
 
 async def test_every_end_is_an_event(node: Reporter) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import pytest
+from structlog.testing import capture_logs
 
 from shellwego.control.loops.lease import TERM_S, Lease
 from shellwego.control.unit import Control
@@ -127,3 +128,38 @@ async def test_work_that_fails_is_begun_again() -> None:
     await asyncio.gather(task, return_exceptions=True)
     assert len(begun) >= 4
     assert begun[-1] - begun[-2] > begun[1] - begun[0], "later and later"
+
+
+async def test_a_store_that_refuses_for_long_is_told_in_few_lines_and_when_it_is_over() -> None:
+    planes = Planes()
+    with capture_logs() as lines:
+        way = planes.start("a")
+        await planes.clock.advance(1)
+        way.cut = True
+        await planes.clock.advance(600)
+        way.cut = False
+        await planes.clock.advance(60)
+    await planes.end()
+    told = [line for line in lines if line["event"] == "loop.lease_claim_failed"]
+    assert 9 <= len(told) <= 11
+    assert {line["reason"] for line in told} == {"no way to the store"}
+    assert not any(line.get("exc_info") for line in lines)
+    (over,) = [line for line in lines if line["event"] == "loop.works_again"]
+    assert over["after"] == "loop.lease_claim_failed"
+    assert over["failures"] > len(told)
+
+
+async def test_a_defect_is_told_with_its_trace_once_a_minute() -> None:
+    clock = VirtualClock()
+    lease = Lease(Control(MemoryStore(clock), MemoryBus(), clock), "x", "a")
+
+    async def work() -> None:
+        raise ValueError("a defect")
+
+    with capture_logs() as lines:
+        task = asyncio.ensure_future(lease.run(work))
+        await clock.advance(600)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert 9 <= len(lines) <= 11
+    assert all(isinstance(line["exc_info"], ValueError) for line in lines)

@@ -168,6 +168,17 @@ async def test_while_a_backend_probes_it_waits_in_placing_and_says_so(world: Wor
     assert (await world.finished(deployment, 5)).state is DeploymentState.SUCCEEDED
 
 
+async def test_while_the_disk_is_full_it_waits_in_placing_and_goes_on_when_there_is_room(world: World) -> None:
+    node = await world.node(disk_free_bytes=GIB)
+    deployment = await world.deploy("hello:v1", process=Process(disk_bytes=2 * GIB))
+    await world.clock.advance(5)
+    waiting = world.deployment(deployment)
+    assert waiting.stage is Stage.PLACING
+    assert waiting.reason == "web.0: no node fits: 1 lacks disk (need 2 GiB, best has 1 GiB)"
+    node.facts = replace(node.facts, disk_free_bytes=3 * GIB)
+    assert (await world.finished(deployment, 5)).state is DeploymentState.SUCCEEDED
+
+
 async def test_what_does_not_fit_is_refused_with_the_filters_words(world: World) -> None:
     await world.node(memory_bytes=GIB)
     done = await world.finished(await world.deploy("big:v1", process=Process(memory_bytes=2 * GIB), wait_timeout_s=10))

@@ -75,7 +75,7 @@ MUTANTS = (
     ),
     Mutant("a vanishing process goes first", "rollout", "keep_serving=kept", "keep_serving=False"),
     Mutant("waiting for an image replaces", "course", "hold=course.running is None", "hold=False"),
-    Mutant("a failed instance fails nothing", "course", "if failed is not None:", "if failed is not None and now < 0:"),
+    Mutant("a failed instance fails nothing", "course", "if failed is not None and not mending:", "if failed and now < 0:"),
     Mutant("no deadline", "course", "if now >= _deadline(running) and", "if now < 0 and"),
     Mutant(
         "the deadline hits what is ready",

@@ -41,6 +41,13 @@ def test_each_size_beyond_the_largest_node_is_named() -> None:
     ]
 
 
+def test_a_disk_that_is_full_now_refuses_nothing_that_would_fit_on_it() -> None:
+    full = node(KVM)
+    full = replace(full, facts=replace(full.facts, disk_free_bytes=0))
+    assert fields(config(disk_bytes=50 * GIB), full) == []
+    assert fields(config(disk_bytes=51 * GIB), full) == ["processes.web.disk"]
+
+
 def test_the_message_tells_what_was_asked_and_what_there_is() -> None:
     (fault,) = admit(config(memory_bytes=9 * GIB), [node(KVM, memory=GIB), node(KVM)])
     assert fault.message == "9216 MiB asked, the largest node has 8192 MiB"

@@ -159,6 +159,16 @@ def test_three_ends_of_a_workload_that_exits_at_once_cost_little_beside_the_boot
     assert host.seen.address == ""
 
 
+def test_an_instance_has_the_address_of_a_vm_only_while_that_lives() -> None:
+    host = Host()
+    host.act()
+    host.look()
+    assert host.seen.address == "10.64.0.2"
+    host.end()
+    host.look()
+    assert (host.seen.phase, host.seen.address) == (Phase.STARTING, "")
+
+
 def test_a_failed_instance_is_tried_no_more_and_keeps_its_vm_as_evidence() -> None:
     host = Host()
     host.run_until_quiet()
@@ -255,6 +265,16 @@ def test_a_vm_that_somebody_else_stopped_is_started_again_without_counting() -> 
     assert host.seen.ends == 0
     host.now += 0.2
     assert [type(action) for action in host.act()] == [RunVm]
+
+
+def test_what_is_to_run_once_does_not_run_again_after_somebody_else_stopped_it() -> None:
+    host = Host(restart=RestartPolicy(mode=RestartMode.NEVER))
+    host.act()
+    host.end(143, asked=True)
+    host.act()
+    assert host.seen.phase is Phase.FAILED
+    host.now += 60.0
+    assert host.act() == ()
 
 
 def test_a_refused_order_is_an_attempt_that_ended() -> None:

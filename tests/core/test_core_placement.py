@@ -47,6 +47,13 @@ def test_among_equals_the_emptiest_node_is_taken() -> None:
     assert place(REQUEST, [node("a", 64), node("b", 3)], usage) == Placement("node_a")
 
 
+def test_a_disk_that_is_full_now_is_no_place_and_is_one_again_when_it_has_room() -> None:
+    full = node("a")
+    full = replace(full, facts=replace(full.facts, disk_free_bytes=GIB // 2))
+    assert refusal(full).reason == "no node fits: 1 lacks disk (need 1 GiB, best has 512 MiB)"
+    assert place(REQUEST, [replace(full, facts=replace(full.facts, disk_free_bytes=GIB))], {}) == Placement("node_a")
+
+
 def test_equal_nodes_are_told_apart_by_name() -> None:
     assert place(REQUEST, [node("b"), node("a")], {}) == Placement("node_a")
 

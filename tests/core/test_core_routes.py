@@ -9,17 +9,24 @@ import pytest
 from shellwego.core.apps import Process
 from shellwego.core.instances import Desired, Instance, Observed, OwnerKind, Phase
 from shellwego.core.routes import EDGE_TIMEOUT_S, RouteFacts, drained, route_of
-from shellwego.core.routing import Route, RouteState
+from shellwego.core.routing import Departed, Route, RouteState
 from tests.core.app_builder import NOW, app, draining, edge, instance, release
 
 V1, V2 = release(1), release(2, port=9090)
 
 
-def route(*instances: Instance, deploying: bool = False, failed: bool = False, **changes: object) -> Route:
+def route(
+    *instances: Instance,
+    lingering: tuple[Instance, ...] = (),
+    deploying: bool = False,
+    failed: bool = False,
+    **changes: object,
+) -> Route:
     facts = RouteFacts(
         app=app(**{"release_id": V1.id, **changes}),
         releases={V1.id: V1, V2.id: V2},
         instances=instances,
+        lingering=lingering,
         deploying=deploying,
         failed=failed,
     )
@@ -78,6 +85,32 @@ def test_an_app_that_takes_no_requests_has_no_route() -> None:
     facts = RouteFacts(app=app(release_id=worker.id), releases={worker.id: worker}, instances=())
     assert route_of(facts) is None
     assert route_of(replace(facts, app=app(deleting=True))) is None
+
+
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.FAILED, Phase.STOPPED])
+def test_sessions_of_an_instance_whose_vm_ended_are_at_an_end(phase: Phase) -> None:
+    dead = instance(V1, phase=phase)
+    assert route(lingering=(dead,)).departed == (Departed(instance_id=dead.id),)
+
+
+def test_an_instance_that_has_its_next_vm_departed_from_the_former_one_only() -> None:
+    again = instance(V1, phase=Phase.STARTING, observed=Observed(phase=Phase.STARTING, address="10.64.0.9"))
+    assert route(again, lingering=(again,)).departed == (Departed(instance_id=again.id, address="tcp:10.64.0.9:8080"),)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"phase": Phase.HEALTHY},
+        {"phase": Phase.UNHEALTHY},
+        {"phase": Phase.STOPPING},
+        {"phase": Phase.LOST},
+        {"desired": Desired.DRAIN},
+    ],
+    ids=lambda changes: str(next(iter(changes.values()))),
+)
+def test_sessions_of_an_instance_whose_vm_may_still_answer_are_kept(changes: dict[str, object]) -> None:
+    assert route(lingering=(replace(instance(V1), **changes),)).departed == ()  # type: ignore[arg-type]
 
 
 def test_an_instance_is_drained_when_every_edge_let_go_of_it() -> None:

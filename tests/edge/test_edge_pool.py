@@ -279,6 +279,15 @@ def test_what_waits_for_the_dead_vm_of_an_instance_that_has_a_new_one_is_cut() -
     assert plan(present, Wanted({new: slot})).clear == (SetState(dead, ServerState.MAINT), DeleteServer(dead))
 
 
+def test_what_waits_for_a_departed_instance_is_cut_and_its_next_vm_is_spared() -> None:
+    former, following, draining = (BACKEND, "ins_a.1"), (BACKEND, "ins_a.2"), (BACKEND, "ins_b.1")
+    busy = Server("10.0.0.1:80", 100, ServerState.DRAIN, connections=3)
+    present = Pool(1, {former: busy, following: busy, draining: busy})
+    assert plan(present, Wanted()) == Plan()
+    assert plan(present, Wanted(departed={"ins_a": "ins_a.2"})) == Plan(clear=(CutSessions(former),))
+    assert plan(present, Wanted(departed={"ins_a": ""})) == Plan(clear=(CutSessions(former), CutSessions(following)))
+
+
 def test_an_instance_that_comes_back_while_it_drains_is_simply_made_ready() -> None:
     key = ("swg_b0000", "i")
     present = Pool(1, {key: Server("10.0.0.1:80", 100, ServerState.DRAIN, 1)}, {"a.example": "swg_b0000"})

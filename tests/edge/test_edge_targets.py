@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from shellwego.core.routing import Endpoint, Route, RouteState, RouteTable
+from shellwego.core.routing import Departed, Endpoint, Route, RouteState, RouteTable
 from shellwego.edge.pool import Slot, instance_of
 from shellwego.edge.targets import Targets, parse_address, read_table, server_name, want
 from tests.edge.rig import route
@@ -115,6 +117,18 @@ def test_a_restarted_vm_with_another_address_is_another_server_of_the_same_insta
     names = {server_name("ins_a", address) for address in ("10.0.0.1:80", "10.0.0.2:80")}
     assert len(names) == 2
     assert {instance_of(name) for name in names} == {"ins_a"}
+
+
+def test_departed_instances_are_known_by_the_server_of_their_next_vm() -> None:
+    departed = Departed(instance_id="ins_a"), Departed(instance_id="ins_b", address="tcp:10.0.0.2:80")
+    targets = read(replace(route(at("tcp:10.0.0.1:80", "ins_c")), departed=departed))
+    assert targets.departed == {"ins_a": "", "ins_b": server_name("ins_b", "10.0.0.2:80")}
+    assert want(targets, {"app_hello": 0}).departed == targets.departed
+
+
+def test_a_departed_instance_whose_next_address_is_none_is_refused_and_nothing_of_it_is_cut() -> None:
+    targets = read(replace(route(at("tcp:10.0.0.1:80")), departed=(Departed(instance_id="ins_b", address="x"),)))
+    assert (targets.departed, len(targets.refused), set(targets.apps)) == ({}, 1, {"app_hello"})
 
 
 def test_apps_get_their_backend_and_one_without_shows_that_no_server_is_ready() -> None:

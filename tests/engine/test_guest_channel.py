@@ -221,12 +221,31 @@ async def test_input_that_a_command_does_not_read_does_not_hold_anything_up(gues
     await asyncio.wait_for(sending, DEADLINE_S)  # what nobody can read any more is dropped
 
 
-async def test_commands_that_cannot_start_are_refused_with_the_reason(guest: Guest) -> None:
+@pytest.mark.parametrize(
+    ("name", "code", "reason"),
+    [
+        ("nonsense", 127, "nonsense was not found in the image\n"),
+        ("/etc/passwd", 126, "cannot execute /etc/passwd: Permission denied\n"),
+    ],
+)
+async def test_a_command_that_cannot_be_executed_ends_as_in_a_shell(
+    guest: Guest, name: str, code: int, reason: str
+) -> None:
     channel = await guest.start(*SLEEP)
-    for command, code in ((("nonsense",), "exec-no-such-command"), (("/etc/passwd",), "exec-not-executable")):
-        with pytest.raises(GuestError) as refused:
-            await channel.exec(ExecSpec(command))
-        assert refused.value.code == code
+    session = await channel.exec(ExecSpec((name,)))
+    await session.send(b"nobody reads it")
+    await session.send_eof()
+    assert await finish(session) == ("", reason, code)
+    on_terminal = await channel.exec(ExecSpec((name,), terminal=TerminalSize()))
+    assert await finish(on_terminal) == ("", reason.replace("\n", "\r\n"), code)
+    assert await sh(channel, "exit 5") == ("", "", 5)
+
+
+async def test_commands_that_cannot_start_for_another_reason_are_refused_with_it(guest: Guest) -> None:
+    channel = await guest.start(*SLEEP)
+    with pytest.raises(GuestError) as refused:
+        await channel.exec(ExecSpec(("true",), user="no-such-user-here"))
+    assert refused.value.code == "exec-no-such-user"
     with pytest.raises(InvalidSpecError):
         await channel.exec(ExecSpec(("echo", "nul\0inside")))
 

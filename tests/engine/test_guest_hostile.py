@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import struct
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from plasmavmc.guest.api import GuestHello, GuestOutput
 from plasmavmc.guest.channel import SocketGuestChannel, open_channel
 from plasmavmc.guest.framing import MAGIC, FrameType, encode, put_field
 from plasmavmc.guest.messages import Tag
+from plasmavmc.guest.session import SocketExecSession
 from plasmavmc.types import ExecSpec
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -109,6 +112,36 @@ async def test_what_nobody_reads_is_bounded_whatever_the_guest_sends(frame: byte
         assert sum(cost for _, cost in channel._events) <= 256 * 1024
         assert len(channel._events) < 13_000
         await channel.aclose()
+
+
+def frame_of(kind: int, payload: bytes) -> bytes:
+    """A frame of any type, also of one that we do not know."""
+    checked = struct.pack("<IHH", len(payload), kind, 0)
+    return checked + struct.pack("<I", zlib.crc32(checked + payload)) + payload
+
+
+@pytest.mark.parametrize("kind", [FrameType.READY, 9_999], ids=["a word repeated", "words without meaning"])
+async def test_a_flood_that_no_credit_holds_back_is_cut_off_even_where_all_is_read(kind: int, tmp_path: Path) -> None:
+    """Each frame takes time of the event loop, which all guests share with the API."""
+    frames = frame_of(kind, bytes(4)) * 16
+
+    async def flood(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(frames)
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    assert (await error_of(flood, tmp_path)).code == "bad-frame"
+
+
+async def test_room_for_nothing_is_no_credit() -> None:
+    """Else a running command could be told of it without end."""
+
+    async def drained() -> None:
+        pass
+
+    with pytest.raises(GuestError):
+        SocketExecSession(1, lambda data: None, drained).heard_credit(0)
 
 
 async def test_what_was_said_before_the_breach_is_still_told(tmp_path: Path) -> None:

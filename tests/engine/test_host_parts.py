@@ -18,7 +18,7 @@ from plasmavmc.host.helper.spawn import numbered, rlimits_for
 from plasmavmc.host.helper.sweep import vmm_key
 from plasmavmc.host.names import CODE_OF_LINK, HostNames, installation_key, is_cgroup_name, is_key, tap_name
 from plasmavmc.host.operations import Limits, ProcessId
-from plasmavmc.host.processes import argv_of, held, is_alive, kill, parse_stat, read_process, uids_of
+from plasmavmc.host.processes import argv_of, held, is_alive, kill, parse_stat, read_process, uids_in_use, uids_of
 from plasmavmc.types import MIB, vm_key
 
 NAMES = HostNames.of("swg_parts")
@@ -91,6 +91,7 @@ def test_a_later_process_of_the_same_number_is_not_hit() -> None:
 
 def test_what_proc_tells_of_ourselves_is_true() -> None:
     assert uids_of(os.getpid()) == {os.getuid()}
+    assert os.getuid() in uids_in_use()
     assert argv_of(os.getpid())
     assert uids_of(2**22 + 1) == frozenset()
 

@@ -104,6 +104,19 @@ class TestDockerSave:
         [found] = await load(store, layer(*entries, entry("layer", LAYER), link))
         assert found.manifest.layers[0].digest == digest_of(LAYER)
 
+    async def test_of_several_images_those_for_our_machine_are_taken(self, store: BlobStore) -> None:
+        ours, theirs = (files(docker_save([LAYER], architecture=name)) for name in ("amd64", "arm64"))
+        listed = [json.loads(saved["manifest.json"])[0] for saved in (theirs, ours)]
+        listed[0]["RepoTags"] = ["hello:arm"]
+        both = {**theirs, **ours, "manifest.json": json.dumps(listed).encode()}
+        assert [found.names for found in await load(store, archive_of(both))] == [("hello:v1",)]
+
+    async def test_a_layer_that_is_no_tar_is_refused_before_the_image_counts_as_loaded(self, store: BlobStore) -> None:
+        with pytest.raises(ImageError) as caught:
+            await load(store, docker_save([layer(entry("a", bytes(1000)))[:700]], names=["shop:v1"]))
+        assert caught.value.code == "image-tar"
+        assert "shop:v1" in caught.value.brief, "not the archive itself, which is also a tar"
+
     async def test_an_image_without_a_name_has_none(self, store: BlobStore) -> None:
         saved = files(docker_save([LAYER]))
         index = json.loads(saved["manifest.json"])
@@ -171,6 +184,20 @@ class TestOciLayout:
     async def test_an_image_for_another_machine_is_refused(self, store: BlobStore) -> None:
         assert await refusal(store, oci_layout(image(LAYER, architecture="arm64"))) == "image-platform"
 
+    async def test_of_several_images_those_for_our_machine_are_taken(self, store: BlobStore) -> None:
+        ours, theirs = hello(), image(LAYER, architecture="arm64")
+        names = [{"org.opencontainers.image.ref.name": f"hello:{tag}"} for tag in ("arm", "v1", "latest")]
+        index = {
+            "schemaVersion": 2,
+            "manifests": [
+                descriptor(sample.manifest, MANIFEST, annotations=name)
+                for sample, name in zip((theirs, ours, ours), names, strict=True)
+            ],
+        }
+        both = Sample(ours.layers, ours.config, ours.manifest, {**theirs.blobs, **ours.blobs})
+        [found] = await load(store, layout_with(both, index))
+        assert (found.manifest.digest, found.names) == (ours.digest, ("hello:v1", "hello:latest"))
+
     async def test_endless_nesting_is_refused(self, store: BlobStore) -> None:
         blobs, raw = {}, hello().manifest
         for _ in range(6):
@@ -189,6 +216,16 @@ class TestOciLayout:
 
     async def test_an_index_without_images_is_refused(self, store: BlobStore) -> None:
         assert await refusal(store, layout_with(hello(), {"schemaVersion": 2, "manifests": []})) == "image-archive"
+
+
+@pytest.mark.parametrize("archive", [docker_save([LAYER]), oci_layout(image(LAYER))], ids=["saved", "layout"])
+async def test_an_image_loaded_again_mends_a_layer_that_the_disk_damaged(store: BlobStore, archive: bytes) -> None:
+    [found] = await load(store, archive)
+    blob = store.path(found.manifest.layers[0].digest)
+    whole = blob.read_bytes()
+    blob.write_bytes(bytes(len(whole)))
+    await load(store, archive)
+    assert blob.read_bytes() == whole
 
 
 class TestHostileArchives:

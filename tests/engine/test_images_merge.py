@@ -61,6 +61,17 @@ def refusal(*layers: bytes, limits: ImageLimits = ImageLimits(), compress: str =
 
 
 class TestWhatLayersLeave:
+    @pytest.mark.parametrize("more", [0, 1, 24, 24 + 512])
+    def test_a_layer_may_end_after_the_content_of_its_last_file(self, more: int) -> None:
+        """Without padding or marks of an end, as `umoci insert` writes it; GNU tar, Docker and umoci take it."""
+        data = layer(entry("a", b"1"), entry("b", b"2" * 1000))
+        whole = 512 + 512 + 512 + 1000
+        assert content(data[: whole + more]) == {"a": b"1", "b": b"2" * 1000}
+
+    def test_a_layer_that_ends_within_a_file_is_refused(self) -> None:
+        data = layer(entry("a", b"1"), entry("b", b"2" * 1000))
+        assert refusal(data[: 512 + 512 + 512 + 999]) == "image-tar"
+
     def test_the_upper_layer_wins(self) -> None:
         assert content(layer(entry("a", b"1"), entry("b", b"2")), layer(entry("a", b"3"))) == {"a": b"3", "b": b"2"}
 

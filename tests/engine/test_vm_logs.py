@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from plasmavmc.guest.logs import KEPT_S, MAX_LINE, LogStore, VmLog
+from plasmavmc.guest.logs import BUDGET_BYTES, KEPT_S, MAX_LINE, LogStore, VmLog
 from plasmavmc.types import LogLine, LogStream
 
 OUT, ERR = LogStream.STDOUT, LogStream.STDERR
@@ -55,6 +57,23 @@ def test_output_sent_again_after_a_restart_is_stored_once(tmp_path: Path) -> Non
     after_restart.write(ERR, 11, b"error\n")
     after_restart.write(OUT, 17, b"ee\n")
     assert texts(after_restart) == ["one", "two", "error", "three"]
+
+
+def test_output_sent_again_in_another_cut_is_stored_once(tmp_path: Path) -> None:
+    make(tmp_path).write(OUT, 0, b"one\ntwo\n")
+    after_restart = make(tmp_path)
+    after_restart.write(OUT, 4, b"two\nthree\n")
+    after_restart.write(OUT, 0, b"one\ntwo\nthree\nfour\n")
+    assert texts(after_restart) == ["one", "two", "three", "four"]
+
+
+def test_output_sent_again_after_the_channel_broke_is_stored_once(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.write(OUT, 0, b"one\nthr")
+    log.write(OUT, 0, b"one\n")
+    log.write(OUT, 4, b"thr")
+    log.write(OUT, 7, b"ee\n")
+    assert texts(log) == ["one", "three"]
 
 
 def test_a_gap_is_told_as_dropped_output(tmp_path: Path) -> None:
@@ -122,6 +141,21 @@ async def test_a_follower_sees_old_and_new_lines_until_the_log_is_closed(tmp_pat
     assert [line.text for line in lines] == ["old", "new", "last words"]
 
 
+async def test_a_follower_that_reads_slowly_misses_no_end_beside_a_fast_one(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.write(OUT, 0, b"old\n")
+    slow = log.follow(0)
+    reading = asyncio.ensure_future(anext(slow))
+    fast = asyncio.create_task(collect(log, []))
+    await asyncio.sleep(0)
+    log.write(OUT, 4, b"new\n")
+    assert (await reading).text == "new"
+    log.close()
+    async with asyncio.timeout(5):
+        await fast
+        assert [line async for line in slow] == []
+
+
 def test_logs_are_kept_for_a_day_after_their_vm(tmp_path: Path) -> None:
     now = 2_000_000_000.0
     store = LogStore(tmp_path, clock=lambda: now)
@@ -149,3 +183,47 @@ def test_a_torn_line_is_passed_over(tmp_path: Path, raw: str) -> None:
     with next((tmp_path / "vm").iterdir()).open("a") as segment:
         segment.write(raw + "\n")
     assert texts(log) == ["whole"]
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def test_a_frame_full_of_empty_lines_does_not_hold_up_the_event_loop(tmp_path: Path) -> None:
+    log = make(tmp_path, budget=BUDGET_BYTES)
+    assert cpu_seconds(lambda: log.write(OUT, 0, b"\n" * 60_000)) < 1.0
+    assert len(log.tail(100_000)) == 60_000
+
+
+def test_the_last_lines_of_a_long_log_cost_no_more_than_they_are(tmp_path: Path) -> None:
+    log = make(tmp_path, budget=BUDGET_BYTES)
+    for number in range(50):
+        log.write(OUT, number * 60_000, (b"x" * 59 + b"\n") * 1000)
+    whole = cpu_seconds(lambda: log.tail(1_000_000))
+    assert cpu_seconds(lambda: log.tail(10)) < whole / 10
+
+
+def test_a_tail_spans_segments_and_ends_at_lines_that_are_too_old(tmp_path: Path) -> None:
+    now = 0.0
+    log = VmLog(tmp_path / "vm", clock=lambda: now, budget=8000)
+    for number in range(100):
+        now = float(number)
+        log.write(OUT, number * 10, f"{number:09d}\n".encode())
+    assert len(list((tmp_path / "vm").iterdir())) > 1
+    assert [int(text) for text in texts(log, 60)] == list(range(40, 100))
+    assert [int(line.text) for line in log.tail(60, since=90.0)] == list(range(90, 100))
+
+
+def test_a_log_full_of_empty_lines_is_taken_up_again_at_once(tmp_path: Path) -> None:
+    log = make(tmp_path, budget=BUDGET_BYTES)
+    for number in range(40):
+        log.write(OUT, number * 60_000, b"\n" * 60_000)
+    log.write(ERR, 2_400_000, b"1.000 o 9000000 forged\n")
+    again: list[VmLog] = []
+    assert cpu_seconds(lambda: again.append(make(tmp_path, budget=BUDGET_BYTES))) < 1.0
+    assert again[0].acknowledged == 2_400_023
+    again[0].write(OUT, 2_400_000 - 10, b"\n" * 10)
+    again[0].write(ERR, 2_400_000, b"1.000 o 9000000 forged\n")
+    assert texts(again[0], 2) == ["", "1.000 o 9000000 forged"]

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from plasmavmc.errors import CapacityError, ConflictError, HostError, InvalidSpecError, NotFoundError
+from plasmavmc.guest.api import GuestHello, GuestReady
+from plasmavmc.guest.memory import MemoryGuest
 from plasmavmc.host.operations import Swept
-from plasmavmc.hypervisor.memory import Faults
+from plasmavmc.hypervisor.memory import Faults, PretendedVmms
 from plasmavmc.manager import VmManager
 from plasmavmc.states import VmState
 from plasmavmc.types import Vm, VmResources
-from tests.engine.engine_rig import EngineRig
+from tests.engine.engine_rig import EngineRig, script
 
 
 @pytest.fixture
@@ -60,6 +62,7 @@ async def test_a_command_that_does_not_exist_fails_for_good(rig: EngineRig) -> N
     manager = rig.manager()
     vm = await run(manager, rig, "missing", until=VmState.FAILED)
     assert (vm.status.reason_code, vm.status.permanent) == ("no-such-command", True)
+    assert vm.status.exit_code == 127
     assert rig.vmms.living() == frozenset()
 
 
@@ -194,6 +197,55 @@ def test_a_spec_that_makes_no_sense_is_refused_by_its_field(
     with pytest.raises(InvalidSpecError) as refused:
         rig.manager().create(replace(rig.spec("a", "serve"), **change))
     assert refused.value.field == field
+
+
+async def test_a_guest_need_not_send_again_what_its_log_holds(rig: EngineRig) -> None:
+    guest = MemoryGuest(script)
+    rig.vmms = PretendedVmms(lambda _spec: guest)
+    manager = rig.manager()
+    await run(manager, rig, "serve")
+    async with asyncio.timeout(20):
+        while not [line async for line in manager.logs("vm_a", follow=False, tail=1)]:  # noqa: ASYNC110 - a log has no event
+            await asyncio.sleep(0)
+    await manager.close(keep_vms=True)
+    channel = guest.attach()
+    told = channel.events()
+    assert await anext(told) == GuestHello(configured=True, log_offset=len("hello\n"))
+    assert isinstance(await anext(told), GuestReady)
+    guest.cut()
+    assert [event async for event in told] == []
+
+
+async def test_a_log_is_followed_from_before_its_vm_starts_until_its_end(rig: EngineRig) -> None:
+    manager = rig.manager()
+    manager.create(rig.spec("a", "exit", "0"))
+    lines = manager.logs("vm_a", follow=True, tail=10)
+    first = asyncio.ensure_future(anext(lines))
+    await asyncio.sleep(0)
+    manager.start("vm_a")
+    async with asyncio.timeout(20):
+        assert (await first).text == "hello"
+        assert [line async for line in lines] == []
+    assert manager.get("vm_a").status.state is VmState.STOPPED
+
+
+async def test_the_log_of_an_adopted_vm_that_was_silent_so_far_is_followed_until_its_end(rig: EngineRig) -> None:
+    first = rig.manager()
+    await run(first, rig, "serve")
+    await first.close(keep_vms=True)
+    manager = rig.manager()
+    await manager.recover()
+    following = asyncio.ensure_future(anext(manager.logs("vm_a", follow=True, tail=0), None))
+    await asyncio.sleep(0)
+    assert not following.done()
+    await manager.stop("vm_a")
+    async with asyncio.timeout(20):
+        assert await following is None
+
+
+async def test_the_log_of_an_unknown_vm_cannot_be_followed(rig: EngineRig) -> None:
+    with pytest.raises(NotFoundError):
+        await anext(rig.manager().logs("vm_nobody", follow=True, tail=10))
 
 
 async def test_the_sweep_spares_what_runs(rig: EngineRig) -> None:

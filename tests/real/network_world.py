@@ -187,6 +187,7 @@ class World:
 
     async def add_vm(self, name: str, network: BridgeNetwork, project: str) -> Vm:
         attachment = await network.setup_tap(vm_key(f"vm_{name}"), NetworkSpec(f"nic_{name}", project))
+        await network.admit(vm_key(f"vm_{name}"))
         self.vms[name] = Vm(attachment, self.wire)
         self.peers[name] = self.vms[name].peer
         return self.vms[name]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shellwego.core.routing import RouteState, RouteTable
+from shellwego.core.routing import Departed, RouteState, RouteTable
 from shellwego.edge.haproxy import HaproxyError
 from shellwego.edge.processes import haproxy_processes
 from shellwego.edge.runtime import ask
@@ -26,6 +26,7 @@ from tests.edge.rig import (
     fresh_rig,
     is_alive,
     kill,
+    read_answer,
     route,
     steady_load,
 )
@@ -120,6 +121,28 @@ async def test_a_long_request_finishes_across_a_swap_and_is_told_until_then(rig:
         await eventually(lambda: rig.control.last.open_sessions == {})
 
 
+async def test_an_upload_of_100_mb_finishes_across_a_swap_and_a_reload(rig: Rig) -> None:
+    piece, pieces = b"x" * 1_000_000, 100
+    async with backends("a", "b") as (a, b), rig.run(), rig.client() as client, rig.client() as other:
+        await rig.serve(route(a.endpoint()))
+        reader, writer = await client.connection()
+        writer.write(
+            f"POST / HTTP/1.1\r\nHost: hello.localhost\r\nContent-Length: {len(piece) * pieces}\r\n\r\n".encode()
+        )
+        for sent in range(pieces):
+            writer.write(piece)
+            await writer.drain()
+            if sent == pieces // 3:
+                await rig.serve(route(b.endpoint()))
+                assert (await other.get()).text == "b"
+                await eventually(lambda: rig.control.last.open_sessions == {"ins_a": 1})
+            if sent == pieces // 2:
+                await reload(rig)
+        assert (await read_answer(reader)).text == "a"
+        assert [len(request.body) for request in a.requests] == [len(piece) * pieces]
+        await eventually(lambda: rig.control.last.open_sessions == {})
+
+
 async def test_a_request_that_waits_for_the_dead_vm_of_a_restarted_instance_is_answered_soon(rig: Rig) -> None:
     async with backends("a", "b") as (a, b), rig.run(), rig.client() as client:
         await rig.serve(route(a.endpoint()))
@@ -129,6 +152,21 @@ async def test_a_request_that_waits_for_the_dead_vm_of_a_restarted_instance_is_a
         answer = await asyncio.wait_for(waiting, 5)
         assert answer.status in (502, 503, 504)
         assert answer.error
+
+
+async def test_what_waits_for_a_vm_that_ended_is_answered_at_once_and_what_drains_is_served(rig: Rig) -> None:
+    async with backends("a", "b") as (a, b), rig.run(), rig.client() as waiting, rig.client() as served:
+        await rig.serve(route(a.endpoint()), route(b.endpoint(), app="other"))
+        cut = asyncio.create_task(waiting.get("/slow?30"))
+        kept = asyncio.create_task(served.get("/slow?2", host="other.localhost"))
+        await eventually(lambda: len(a.requests) == len(b.requests) == 1)
+        await rig.serve(route(), route(app="other"))
+        await eventually(lambda: rig.control.last.open_sessions == {"ins_a": 1, "ins_b": 1})
+        await rig.control.set(replace(route(), departed=(Departed(instance_id="ins_a"),)), route(app="other"))
+        answer = await asyncio.wait_for(cut, 1)
+        assert (answer.status, answer.error) == (502, "bad-gateway")
+        assert (await kept).text == "b"
+        await eventually(lambda: rig.control.last.open_sessions == {})
 
 
 async def test_a_long_request_is_still_told_after_a_reload_and_a_restart_of_the_edge(rig: Rig) -> None:

@@ -56,9 +56,13 @@ asyncio.run(main())
 class Program:
     """A program that splits itself and then runs `body` without privileges."""
 
-    def __init__(self, namespace: Namespace, run_root: Path, body: str) -> None:
+    def __init__(self, namespace: Namespace, run_root: Path, body: str, *, terminal: int | None = None) -> None:
         command = [*namespace.enter, sys.executable, "-c", PROLOGUE + body, "swg_split", str(run_root)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if terminal is not None:
+            command = ["setsid", "--ctty", "--wait", *command]
+        self.process = subprocess.Popen(
+            command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     def line(self) -> str:
         assert self.process.stdout is not None
@@ -111,6 +115,31 @@ tell([line.split()[1] for line in status.splitlines() if line.startswith(("CapEf
     assert program.line() == '"refused"'
     assert program.line() == '["0000000000000000", "1"]'
     assert program.wait() == 0
+
+
+def test_the_rest_of_the_program_cannot_type_into_the_terminal_of_root(namespace: Namespace, run_root: Path) -> None:
+    """What it put into the terminal's input (TIOCSTI), root's shell would run once the program has ended."""
+    body = """
+import fcntl, termios
+try:
+    fcntl.ioctl(0, termios.TIOCSTI, b"x")
+    tell("typed")
+except OSError:
+    tell("refused")
+try:
+    os.open("/dev/tty", os.O_RDWR)
+    tell("has a terminal")
+except OSError:
+    tell("has none")
+"""
+    master, slave = os.openpty()
+    try:
+        program = Program(namespace, run_root, body, terminal=slave)
+        assert [program.line(), program.line()] == ['"refused"', '"has none"']
+        assert program.wait() == 0
+    finally:
+        os.close(master)
+        os.close(slave)
 
 
 @pytest.mark.parametrize("code", [0, 8])

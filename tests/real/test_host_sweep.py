@@ -62,6 +62,7 @@ async def test_a_vmm_under_our_name_is_killed_and_a_foreign_one_lives(rig: HostR
         sleeper(*qemu(rig.names.process(ONE))) as ours,
         sleeper(*qemu("swg-aaaaaaaaaaaa-bbbbbbbbbbbb")) as another,
         sleeper(*qemu("database")) as foreign,
+        sleeper(*qemu(rig.names.process(TWO)), uid=12345) as pretended,
     ):
         begun = monotonic()
         swept = await rig.host.sweep(EVERYTHING)
@@ -69,6 +70,7 @@ async def test_a_vmm_under_our_name_is_killed_and_a_foreign_one_lives(rig: HostR
         assert read_process(ours) is None
         assert read_process(another) is not None
         assert read_process(foreign) is not None
+        assert read_process(pretended) is not None, "a user of the host calls a process of his as he likes"
         assert monotonic() - begun < 5
 
 

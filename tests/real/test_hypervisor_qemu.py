@@ -24,6 +24,7 @@ from tests.contract.hypervisor_contract import (
     ended,
     gone,
     heard,
+    started,
 )
 from tests.contract.hypervisor_rig import QemuRig, build_image, qemu_rig
 
@@ -51,7 +52,7 @@ async def test_the_qemu_backend_keeps_the_contract(rig: QemuRig, check: Check) -
 async def test_the_vmm_s_own_complaint_is_told(rig: QemuRig) -> None:
     spec = a_spec()
     with pytest.raises(HostError) as refused:
-        await rig.backend.create_vm(spec, rig.broken_plan(spec))
+        await started(rig, spec, rig.broken_plan(spec))
     assert refused.value.code == "vmm-refused"
     assert "kernel" in refused.value.details
 

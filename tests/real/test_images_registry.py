@@ -384,6 +384,17 @@ class TestForbiddenPlaces:
                 assert await read_blob(source, hello()) == hello().layers[0]
         assert [request.headers.get("Authorization") for request in storage.seen] == [None]
 
+    async def test_where_the_registry_redirects_to_gets_no_login(self, registry: FakeRegistry) -> None:
+        async with serving(FakeRegistry()) as storage:
+            TestTokens().guarded(storage)
+            registry.redirect = f"http://{storage.host}/blob"
+            async with repository(registry, credentials=CREDENTIALS) as source:
+                await source.resolve(AMD64)
+                with pytest.raises(ImageError) as caught:
+                    await read_blob(source, hello())
+        assert caught.value.code == "registry-unauthorized"
+        assert [(request.path, request.headers.get("Authorization")) for request in storage.seen] == [("/blob", None)]
+
     async def test_redirects_without_end_are_given_up(self, registry: FakeRegistry) -> None:
         registry.redirect = "/v2/team/app/blobs/again"
         async with repository(registry) as source:

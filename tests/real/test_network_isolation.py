@@ -90,6 +90,7 @@ async def test_the_truth_table_holds_while_vms_come_and_go(a_world: World) -> No
         for number in range(10):
             key = vm_key(f"vm_churn_{number}")
             await a_world.networks[0].setup_tap(key, NetworkSpec(f"nic_{number}", "project_b"))
+            await a_world.networks[0].admit(key)
             await a_world.networks[0].release(key)
 
     found, _ = await asyncio.gather(reached(a_world, OPEN | CLOSED), churn())

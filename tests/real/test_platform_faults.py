@@ -111,13 +111,15 @@ def test_a_killed_vmm_is_noticed_within_3_s_and_replaced_by_itself(platform: Pla
         until(lambda: healthy(platform, PAIR, 2), "two healthy instances")
         took = time.monotonic() - killed
     after = {each["id"]: each for each in instances(platform, PAIR)}
+    waited = max((sample.seconds for sample in load.journal.failed), default=0.0)
     print(
-        f"noticed after {seen:.2f} s, replaced after {took:.1f} s; {load.journal.summary()}\n{told(load.journal.failed)}"
+        f"noticed after {seen:.2f} s, replaced after {took:.1f} s, clients told within {waited:.2f} s; "
+        f"{load.journal.summary()}\n{told(load.journal.failed)}"
     )
     assert after.keys() == before.keys()
     assert after[victim["id"]]["attempt"] == victim["attempt"] + 1
     assert len(load.journal.failed) <= IN_FLIGHT, told(load.journal.failed)
-    assert max(sample.seconds for sample in load.journal.samples) < took + 5, "a client waits for the dead VM"
+    assert waited < seen + 1, "a client waits for the dead VM longer than the platform knows of its death"
     assert set(executed(platform, load).values()) == {1}, "a request was executed twice"
 
 

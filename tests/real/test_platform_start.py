@@ -89,6 +89,7 @@ def small_disk(path: Path, size: int) -> Iterator[Path]:
 def test_it_is_ready_soon_and_says_where_without_a_secret(platform: Platform) -> None:
     assert platform.stop() == 0
     assert of_installation(platform.data_dir) == frozenset(), "a graceful end leaves nothing on the host"
+    assert "swg up: stopping; microVMs are stopped first" in platform.log.read_text()
     seconds = platform.start()
     print(f"ready after {seconds:.1f} s (the goal is 5 on a machine of one's own)")
     assert seconds <= 20

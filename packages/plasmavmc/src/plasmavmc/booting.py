@@ -3,6 +3,9 @@
 Theory. Host work goes onto an undo stack, which is thrown away when the workload runs and unwound when anything fails
 before: a failed or cancelled boot leaves no disk, address, process, cgroup or socket. Descriptors are the manager's only
 until the guest runs; the VMM has its own by then.
+
+What takes long is done side by side: disks and tap; the firewall's rules and the VMM's coming up. A VMM runs no guest
+before `start_vm`, and that is called when the rules are in force.
 """
 
 from __future__ import annotations
@@ -144,6 +147,8 @@ class Boot:
         undo.push_async_callback(backend.delete_vm, handle)
         undo.push_async_callback(backend.stop_vm, handle)
         self._report.spawned(handle)
+        if attachment is not None:
+            await self._parts.network.admit(self._key)
         channel = await backend.start_vm(handle)
         undo.push_async_callback(channel.aclose)
         return Booted(handle, channel, channel.events())

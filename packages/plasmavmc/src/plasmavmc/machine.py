@@ -27,6 +27,7 @@ import structlog
 from plasmavmc.booting import Boot
 from plasmavmc.errors import GuestError, ImageError, InvalidSpecError, PlasmaError, WorkloadError
 from plasmavmc.guest.api import (
+    NOT_EXECUTED,
     GuestChannel,
     GuestEvent,
     GuestExited,
@@ -47,6 +48,11 @@ EXIT_GRACE_S = 5.0
 PARTIAL_LINE_S = 0.5
 """After so long without a newline an unfinished line is stored as it is."""
 TAIL_LINES = 50
+LOG_REST = 9
+"""Storing what a guest wrote is followed by so many times its time for others: one that floods its log gets a tenth of the
+event loop, and its init drops, and counts, what does not pass."""
+_SHORTEST_REST_S = 0.01
+_LONGEST_REST_S = 1.0
 
 log = structlog.get_logger("plasmavmc.machine")
 
@@ -66,6 +72,7 @@ class Machine:
         self._events: AsyncIterator[GuestEvent] | None = None
         self._exit: GuestExited | None = None
         self._exit_heard = asyncio.Event()
+        self._owed_s = 0.0
         self._ended = asyncio.Event()
         if record.status.state in ENDED:
             self._ended.set()
@@ -189,7 +196,8 @@ class Machine:
             self._settle(VmState.STOPPED, "stopped", "stopped while it was starting")
         except PlasmaError as error:
             permanent = isinstance(error, (ImageError, InvalidSpecError, WorkloadError))
-            self._settle(VmState.FAILED, error.code, str(error), permanent=permanent)
+            exit_code = NOT_EXECUTED.get(error.code) if isinstance(error, WorkloadError) else None
+            self._settle(VmState.FAILED, error.code, str(error), exit_code=exit_code, permanent=permanent)
         except Exception as error:
             log.exception("vm boot broke", vm=self.spec.id)
             self._settle(VmState.FAILED, "engine-defect", f"internal error: {type(error).__name__}")
@@ -221,13 +229,24 @@ class Machine:
     async def heard(self, event: GuestEvent) -> None:
         match event:
             case GuestOutput(stream, offset, data):
+                began = time.monotonic()
                 self._log.write(stream, offset, data)
+                self._owed_s += (time.monotonic() - began) * LOG_REST
                 await self._acknowledge()
+                await self._rest()
             case GuestExited():
                 self._exit = event
                 self._exit_heard.set()
             case GuestHello() | GuestReady() | GuestFailed():
                 pass
+
+    async def _rest(self) -> None:
+        """Leave the event loop to others, once it is worth a timer."""
+        if self._owed_s < _SHORTEST_REST_S:
+            await asyncio.sleep(0)
+            return
+        rest, self._owed_s = min(self._owed_s, _LONGEST_REST_S), 0.0
+        await asyncio.sleep(rest)
 
     # Supervision
 

@@ -186,10 +186,15 @@ class VmManager:
         Raises:
             NotFoundError: neither the VM nor its log exists.
         """
-        stored = self._parts.logs.find(vm_key(vm_id))
-        if stored is None:
-            self._machine(vm_id)
-            return
+        machine = self._machines.get(vm_id)
+        if machine is not None and machine.state not in ENDED:
+            stored = self._parts.logs.open(machine.key)  # it may have written nothing yet
+        else:
+            found = self._parts.logs.find(vm_key(vm_id))
+            if found is None:
+                self._machine(vm_id)
+                return
+            stored = found
         if follow:
             async for line in stored.follow(tail, since):
                 yield line

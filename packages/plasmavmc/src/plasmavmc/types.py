@@ -198,6 +198,7 @@ class VmStatus:
     permanent: bool = False
     """It failed in a way that another attempt would fail too: unknown command, image refused."""
     exit_code: int | None = None
+    """Of the workload, 128 + signal for a death by signal; 127 or 126 where its command could not be executed."""
     guest_ready: bool = False
     """The workload was started in the guest (its process exists)."""
     endpoints: tuple[str, ...] = ()

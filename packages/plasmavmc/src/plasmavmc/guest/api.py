@@ -80,6 +80,10 @@ class GuestOutput:
     data: bytes
 
 
+NOT_EXECUTED = {"no-such-command": 127, "not-executable": 126}
+"""Exit codes, as shells have them (POSIX.1-2024, Shell, 2.8.2), by the code with which a guest says that it cannot execute
+what it was told to run."""
+
 GuestEvent = GuestHello | GuestReady | GuestFailed | GuestExited | GuestOutput
 
 
@@ -129,7 +133,8 @@ class GuestChannel(Protocol):
         """Output before `offset` is safe on the host; the guest may drop it from its ring."""
 
     async def exec(self, spec: ExecSpec) -> ExecSession:
-        """Start a command. `GuestError` (`exec-…`) where the guest refuses: no such command, too many."""
+        """Start a command. One that cannot be executed says so on stderr and ends as in a shell (`NOT_EXECUTED`).
+        `GuestError` (`exec-…`) where the guest refuses for another reason: no such user, too many."""
 
     async def stop(self, signal: str, grace_s: float) -> None:
         """Ask for a graceful end: the signal now, SIGKILL after `grace_s`; then `GuestExited` follows."""

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from plasmavmc.errors import ConflictError, GuestError, UnavailableError
-from plasmavmc.guest.api import ExecOutput, GuestConfig, GuestEvent, GuestHello, GuestOutput
+from plasmavmc.guest.api import ExecOutput, GuestConfig, GuestEvent, GuestHello
 from plasmavmc.guest.framing import MAX_PAYLOAD, NONCE_BYTES, Frame, FrameDecoder, FrameType, encode, sync
 from plasmavmc.guest.messages import (
     decode_exec_output,
@@ -43,7 +43,9 @@ EXEC_START_S = 30.0
 _READ = 64 * 1024
 _CONNECT_PAUSE_S = 0.005
 _MAX_EVENTS = 64
-"""Events that are not output, unread. An honest guest has a handful in its life."""
+"""Events that are not output, of one channel. An honest guest has a handful in its life."""
+_MAX_UNKNOWN = 1024
+"""Frames that mean nothing to us, of one channel. Unlike output, no credit holds them back."""
 _LAST_STREAM = 0xFFFF
 _CLOSE_S = 1.0
 
@@ -111,6 +113,7 @@ class SocketGuestChannel:
         self._log_window = Window(self._grant_log)
         self._events: deque[tuple[GuestEvent, int]] = deque()
         self._told = 0
+        self._unknown = 0
         self._changed = asyncio.Event()
         self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sessions: dict[int, SocketExecSession] = {}
@@ -172,7 +175,7 @@ class SocketGuestChannel:
                 self._tell(decode_exited(frame))
                 self._write(encode(FrameType.SEEN_END))
             case _:
-                pass  # a newer guest's word
+                self._pass_over()
 
     def _hear_hello(self, hello: GuestHello) -> None:
         self._configured = hello.configured
@@ -187,6 +190,12 @@ class SocketGuestChannel:
         self._events.append((event, 0))
         self._changed.set()
 
+    def _pass_over(self) -> None:
+        """A newer guest's word; a flood of them is none, and would keep the event loop busy."""
+        self._unknown += 1
+        if self._unknown > _MAX_UNKNOWN:
+            raise GuestError("bad-frame", "the guest says without end what means nothing")
+
     def _hear_session(self, frame: Frame) -> None:
         session = self._sessions.get(frame.stream)
         if session is None:
@@ -196,8 +205,7 @@ class SocketGuestChannel:
                 session.started.set_result(None)
             case FrameType.EXEC_REFUSED:
                 del self._sessions[frame.stream]
-                failed = decode_failed(frame)
-                session.broke(GuestError(f"exec-{failed.code}", failed.message))
+                session.heard_refusal(decode_failed(frame))
             case FrameType.EXEC_OUTPUT:
                 session.heard_output(ExecOutput(*decode_exec_output(frame)), frame.cost)
             case FrameType.CREDIT:
@@ -206,7 +214,7 @@ class SocketGuestChannel:
                 del self._sessions[frame.stream]
                 session.heard_exit(decode_u32(frame) & 0xFF)
             case _:
-                pass  # a newer guest's word
+                self._pass_over()
 
     # Telling
 
@@ -266,8 +274,6 @@ class SocketGuestChannel:
             await self._changed.wait()
         event, cost = self._events.popleft()
         self._log_window.consumed(cost)
-        if not isinstance(event, GuestOutput):
-            self._told -= 1
         return event
 
     async def acknowledge(self, offset: int) -> None:
@@ -282,12 +288,13 @@ class SocketGuestChannel:
 
         Raises:
             InvalidSpecError: the request cannot be said.
-            GuestError: `exec-…` where the guest refuses; `exec-timeout`; the channel ended.
+            GuestError: `exec-…` where the guest refuses for another reason than that it cannot execute the command;
+                `exec-timeout`; the channel ended.
         """
         self._check_open()
         request = encode_exec(spec)
         stream = self._next_stream()
-        session = SocketExecSession(stream, self._write, self._drain)
+        session = SocketExecSession(stream, self._write, self._drain, terminal=spec.terminal is not None)
         self._sessions[stream] = session
         self._write(encode(FrameType.EXEC_START, request, stream=stream))
         try:

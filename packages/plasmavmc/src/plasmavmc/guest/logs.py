@@ -7,16 +7,20 @@ streams is what may be acknowledged.
 
 The app never waits for us: where the disk is full, output is dropped and counted, and acknowledged all the same.
 
+Trap: one frame of a guest may hold 65,536 lines, and all guests share one event loop with the API. So what one call brings
+is written with as few calls to the disk as segments allow, and the last lines are read from the end.
+
 Format of a line: `<seconds> <stream letter> <end offset> <text>`, undecodable bytes replaced, one newline at the end.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import re
 import shutil
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +44,18 @@ class _Stream:
     """Number of the byte after the last one in `partial`."""
 
 
+_ENDS = {
+    stream: re.compile(rb"^[0-9]+\.[0-9]{3} %c ([0-9]{1,19}) " % letter.encode(), re.MULTILINE)
+    for letter, stream in _STREAMS.items()
+}
+"""The numbers of the last bytes of a stream's lines, in the content of a segment."""
+_RESTORED_SEGMENTS = 5
+"""A guest keeps at most 1 MiB; as lines of one byte each that is 40 MiB here."""
+_NEAR_END = 64 * 1024
+_Line = tuple[LogStream, int, str]
+"""Stream, number of the byte after the line, text."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Stored:
     line: LogLine
@@ -57,6 +73,33 @@ def _parse(raw: str) -> _Stored | None:
         return None
 
 
+def _pieces(stream: LogStream, end: int, line: bytes) -> Iterator[_Line]:
+    """A line, cut where it is too long."""
+    for start in range(0, max(len(line), 1), MAX_LINE):
+        yield stream, end, line[start : start + MAX_LINE].decode("utf-8", "replace").rstrip("\r")
+
+
+def _content(segment: Path) -> bytes:
+    """All of it; nothing where the budget has just taken it."""
+    try:
+        return segment.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _from_end(segment: Path, count: int) -> Iterator[_Stored]:
+    """At most so many of its lines, the last one first."""
+    data = _content(segment)
+    end = len(data)
+    while count > 0 and end > 0:
+        start = data.rfind(b"\n", 0, end - 1) + 1
+        stored = _parse(data[start:end].decode("utf-8", "replace").rstrip("\n"))
+        end = start
+        if stored is not None:
+            count -= 1
+            yield stored
+
+
 class VmLog:
     """The log of one VM. Writing is synchronous and small; reading opens the files afresh."""
 
@@ -68,17 +111,20 @@ class VmLog:
         self._streams = {LogStream.STDOUT: _Stream(), LogStream.STDERR: _Stream()}
         self._expected = 0
         self._lost_bytes = 0
-        self._lines_written = 0
         self._changed = asyncio.Event()
         self.closed = False
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._restore()
 
     def _restore(self) -> None:
-        for stored in self._stored():
-            stream = self._streams.get(stored.line.stream)
-            if stream is not None:
-                stream.stored = max(stream.stored, stored.offset)
+        """Find where each stream was stored up to. What the guest may send again is younger than the segments looked at."""
+        missing = dict(self._streams)
+        for segment in reversed(self._segments()[-_RESTORED_SEGMENTS:]):
+            data = _content(segment)
+            for part in (data[-_NEAR_END:], data):
+                for stream in list(missing):
+                    if ends := _ENDS[stream].findall(part):
+                        missing.pop(stream).stored = int(ends[-1])
         self._expected = max(stream.stored for stream in self._streams.values())
 
     def write(self, stream: LogStream, offset: int, data: bytes) -> None:
@@ -88,41 +134,38 @@ class VmLog:
         known = max(state.stored, state.end)
         if end <= known:
             return
+        lines: list[_Line] = []
         if offset > self._expected:
-            self._append(
-                LogStream.SYSTEM, offset, f"{offset - self._expected} bytes of output were dropped by the guest"
-            )
+            dropped = f"{offset - self._expected} bytes of output were dropped by the guest"
+            lines.append((LogStream.SYSTEM, offset, dropped))
         self._expected = max(self._expected, end)
         fresh = data[max(0, known - offset) :]
         state.partial += fresh
         state.end = end
-        self._cut_lines(stream, state)
+        lines += self._cut_lines(stream, state)
+        self._append(lines)
 
-    def _cut_lines(self, stream: LogStream, state: _Stream) -> None:
+    def _cut_lines(self, stream: LogStream, state: _Stream) -> Iterator[_Line]:
         *whole, rest = bytes(state.partial).split(b"\n")
         position = state.end - len(state.partial)
         for line in whole:
             position += len(line) + 1
-            self._append_long(stream, position, line)
+            yield from _pieces(stream, position, line)
         while len(rest) >= MAX_LINE:
             position += MAX_LINE
-            self._append_long(stream, position, rest[:MAX_LINE])
+            yield from _pieces(stream, position, rest[:MAX_LINE])
             rest = rest[MAX_LINE:]
         state.partial = bytearray(rest)
 
-    def _append_long(self, stream: LogStream, end: int, line: bytes) -> None:
-        for start in range(0, max(len(line), 1), MAX_LINE):
-            self._append(stream, end, line[start : start + MAX_LINE].decode("utf-8", "replace").rstrip("\r"))
-
     def note(self, text: str) -> None:
         """A line of the platform itself."""
-        self._append(LogStream.SYSTEM, 0, text)
+        self._append([(LogStream.SYSTEM, 0, text)])
 
     def flush(self) -> None:
         """Store unfinished lines (a prompt, the last words before an end)."""
         for stream, state in self._streams.items():
             if state.partial:
-                self._append_long(stream, state.end, bytes(state.partial))
+                self._append(_pieces(stream, state.end, bytes(state.partial)))
                 state.partial.clear()
 
     @property
@@ -136,82 +179,99 @@ class VmLog:
         """An unfinished line waits to be stored."""
         return any(state.partial for state in self._streams.values())
 
-    def _append(self, stream: LogStream, offset: int, text: str) -> None:
-        text = text.replace("\n", " ")
-        raw = f"{self._clock():.3f} {_LETTERS[stream]} {offset} {text}\n".encode()
-        if stream in self._streams:
-            self._streams[stream].stored = max(self._streams[stream].stored, offset)
-        try:
-            with self._writable(len(raw)).open("ab") as segment:
-                segment.write(raw)
-        except OSError:
-            self._lost_bytes += len(raw)
-            return
-        self._lines_written += 1
+    def _append(self, lines: Iterable[_Line]) -> None:
+        """Store lines; what the disk does not take is counted, and told once it takes something again."""
+        now = f"{self._clock():.3f}"
+        raws = []
+        for stream, offset, text in lines:
+            raws.append(f"{now} {_LETTERS[stream]} {offset} {text.replace(chr(10), ' ')}\n".encode())
+            if stream in self._streams:
+                self._streams[stream].stored = max(self._streams[stream].stored, offset)
+        lost_before = self._lost_bytes
+        self._write(raws)
+        if self._lost_bytes and self._lost_bytes == lost_before and raws:
+            self._lost_bytes = 0
+            self._append([(LogStream.SYSTEM, 0, f"{lost_before} bytes of log were lost: the node's disk was full")])
+
+    def _write(self, raws: list[bytes]) -> None:
+        """Fill segments one after the other."""
+        start = 0
+        while start < len(raws):
+            segment, size = self._writable(len(raws[start]))
+            end, total = start + 1, size + len(raws[start])
+            while end < len(raws) and total + len(raws[end]) <= self._segment_bytes:
+                total += len(raws[end])
+                end += 1
+            batch, start = b"".join(raws[start:end]), end
+            try:
+                with segment.open("ab", buffering=0) as file:
+                    if file.write(batch) != len(batch):
+                        file.truncate(size)
+                        raise OSError(errno.ENOSPC, "a short write")
+            except OSError:
+                self._lost_bytes += len(batch)
+            else:
+                self._tell_followers()
+
+    def _tell_followers(self) -> None:
+        """Wake them by an event that none can clear before another has seen it: one of them may be slow."""
         self._changed.set()
-        if self._lost_bytes and stream is not LogStream.SYSTEM:
-            lost, self._lost_bytes = self._lost_bytes, 0
-            self._append(LogStream.SYSTEM, 0, f"{lost} bytes of log were lost: the node's disk was full")
+        self._changed = asyncio.Event()
 
     def _segments(self) -> list[Path]:
         return sorted(self._directory.glob("*.log"))
 
-    def _writable(self, room: int) -> Path:
-        """The segment to append to; begins a new one and drops the oldest where the budget asks for it."""
+    def _writable(self, room: int) -> tuple[Path, int]:
+        """The segment to append to, and its size; begins a new one and drops the oldest where the budget asks for it."""
         segments = self._segments()
-        if segments and segments[-1].stat().st_size + room <= self._segment_bytes:
-            return segments[-1]
+        size = segments[-1].stat().st_size if segments else 0
+        if segments and size + room <= self._segment_bytes:
+            return segments[-1], size
         number = int(segments[-1].stem) + 1 if segments else 1
         keep = max(self._budget // self._segment_bytes - 1, 1)
         for oldest in segments[:-keep]:
             oldest.unlink(missing_ok=True)
-        return self._directory / f"{number:08d}.log"
-
-    def _stored(self) -> Iterator[_Stored]:
-        for segment in self._segments():
-            try:
-                with segment.open(encoding="utf-8", errors="replace", newline="\n") as lines:
-                    for raw in lines:
-                        stored = _parse(raw.rstrip("\n"))
-                        if stored is not None:
-                            yield stored
-            except FileNotFoundError:
-                continue
+        return self._directory / f"{number:08d}.log", 0
 
     def tail(self, count: int, since: float = 0.0) -> list[LogLine]:
         """The last lines, oldest first, not older than `since`."""
-        if count <= 0:
-            return []
-        return list(deque((stored.line for stored in self._stored() if stored.line.time >= since), maxlen=count))
+        lines: list[LogLine] = []
+        for segment in reversed(self._segments()):
+            if len(lines) >= count:
+                break
+            for stored in _from_end(segment, count - len(lines)):
+                if stored.line.time < since:
+                    return lines[::-1]
+                lines.append(stored.line)
+        return lines[::-1]
 
     def close(self) -> None:
         """No more will be written; followers end."""
         self.flush()
         self.closed = True
-        self._changed.set()
+        self._tell_followers()
 
     async def follow(self, tail: int, since: float = 0.0) -> AsyncIterator[LogLine]:
         """The last lines, then new ones until the log is closed and read."""
-        cursor = _Cursor(self._directory)
-        for line in deque((line for line in cursor.fresh() if line.time >= since), maxlen=max(tail, 0)):
+        cursor, known = _Cursor(self._directory, self._segments()), self.tail(tail, since)
+        for line in known:
             yield line
         while True:
-            self._changed.clear()
-            closed = self.closed
+            changed, closed = self._changed, self.closed
             for line in cursor.fresh():
                 yield line
             if closed:
                 return
-            await self._changed.wait()
+            await changed.wait()
 
 
 class _Cursor:
-    """Where a follower is: segment and byte position; a segment that was dropped meanwhile is passed over."""
+    """Where a follower is: segment and byte position, at first the end. A segment dropped meanwhile is passed over."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, segments: list[Path]) -> None:
         self._directory = directory
-        self._segment = ""
-        self._position = 0
+        self._segment = segments[-1].name if segments else ""
+        self._position = segments[-1].stat().st_size if segments else 0
 
     def fresh(self) -> Iterator[LogLine]:
         """Whole lines that came since the last call."""

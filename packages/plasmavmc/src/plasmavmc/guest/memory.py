@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from plasmavmc.errors import ConflictError, GuestError
 from plasmavmc.guest.api import (
+    NOT_EXECUTED,
     ExecExit,
     ExecOutput,
     GuestConfig,
@@ -285,10 +286,11 @@ class MemoryExecSession:
             case "cat" | "sleep":
                 pass
             case _:
-                raise GuestError("exec-no-such-command", f"{name} was not found in the image")
+                self._put(f"{name} was not found in the image\n".encode(), LogStream.STDERR)
+                self._end(NOT_EXECUTED["no-such-command"])
 
-    def _put(self, data: bytes) -> None:
-        self._queue.append(ExecOutput(LogStream.STDOUT, data))
+    def _put(self, data: bytes, stream: LogStream = LogStream.STDOUT) -> None:
+        self._queue.append(ExecOutput(stream, data))
         self._changed.set()
 
     def _end(self, code: int) -> None:

@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from plasmavmc.errors import GuestError
-from plasmavmc.guest.api import ExecExit, ExecOutput
+from plasmavmc.guest.api import NOT_EXECUTED, ExecExit, ExecOutput, GuestFailed
 from plasmavmc.guest.framing import FrameType, encode
 from plasmavmc.guest.messages import encode_size, encode_u32
-from plasmavmc.types import TerminalSize
+from plasmavmc.types import LogStream, TerminalSize
 
 OUTPUT_WINDOW = 256 * 1024
 STDIN_WINDOW = 64 * 1024
@@ -52,8 +52,9 @@ class Window:
 class SocketExecSession:
     """A command on a stream of a channel. Implements `ExecSession`."""
 
-    def __init__(self, stream: int, write: Write, drain: Drain) -> None:
+    def __init__(self, stream: int, write: Write, drain: Drain, *, terminal: bool = False) -> None:
         self._stream = stream
+        self._line_end = "\r\n" if terminal else "\n"
         self._write = write
         self._drain = drain
         self._window = Window(self._grant)
@@ -78,13 +79,23 @@ class SocketExecSession:
 
     def heard_credit(self, grant: int) -> None:
         self._stdin_credit += grant
-        if self._stdin_credit > STDIN_WINDOW:
+        if grant == 0 or self._stdin_credit > STDIN_WINDOW:
             raise GuestError("bad-frame", "the guest took more input than it was sent")
         self._stdin_room.set()
 
     def heard_exit(self, code: int) -> None:
         self._exit = ExecExit(code)
         self._wake()
+
+    def heard_refusal(self, failed: GuestFailed) -> None:
+        """The guest did not start the command. One that cannot be executed ends as in a shell."""
+        code = NOT_EXECUTED.get(failed.code)
+        if code is None or self.started.done():
+            self.broke(GuestError(f"exec-{failed.code}", failed.message))
+            return
+        self._queue.append((ExecOutput(LogStream.STDERR, f"{failed.message}{self._line_end}".encode()), 0))
+        self.started.set_result(None)
+        self.heard_exit(code)
 
     def broke(self, error: GuestError) -> None:
         """The guest refused the command, or the channel ended."""

@@ -7,7 +7,8 @@ dies, the other ends; VMs and HAProxy, which are in sessions of their own, stay.
 
 Traps:
 - PR_SET_PDEATHSIG is cleared by a change of uid, so it is set after it; and the parent may have died just before.
-- A terminal sends its SIGINT to the whole foreground group. The child leaves the group, or it would get each twice.
+- A terminal sends its SIGINT to the whole foreground group, so that the child would get each twice; and whoever has it as
+  the controlling terminal can type into it (TIOCSTI), which root's shell would run. So the child leaves the session.
 - What is imported before the fork is shared; what needs threads must come after it.
 """
 
@@ -80,7 +81,7 @@ def _be_helper(configuration: HelperConfiguration, connection: socket.socket, ch
 
 def _become(configuration: HelperConfiguration, helper_pid: int) -> None:
     """Drop for good, and die with the helper."""
-    os.setpgid(0, 0)
+    os.setsid()
     _drop(configuration.uid, configuration.gid)
     os.umask(_UMASK)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

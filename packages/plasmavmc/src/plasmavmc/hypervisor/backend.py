@@ -63,10 +63,10 @@ class HypervisorBackend(Protocol):
     def capabilities(self) -> BackendCapabilities: ...
 
     async def create_vm(self, spec: VmSpec, plan: VmPlan) -> VmHandle:
-        """Spawn the VMM with everything attached, not yet running the guest. All or nothing."""
+        """Spawn the VMM with everything attached; its guest does not run before `start_vm`. All or nothing."""
 
     async def start_vm(self, handle: VmHandle) -> GuestChannel:
-        """Let the guest run; returns its channel."""
+        """Let the guest run; returns its channel. A VMM that did not come up at all is a `HostError` here at the latest."""
 
     async def stop_vm(self, handle: VmHandle) -> None:
         """End the VMM now (the guest was asked before, over its channel). Idempotent."""

@@ -99,6 +99,10 @@ class PretendedVmms:
         """Ids of the VMs whose VMM lives."""
         return frozenset(vm_id for vm_id, vmm in self._vmms.items() if not vmm.exit.done())
 
+    def running(self) -> frozenset[str]:
+        """Ids of the VMs whose guest was let run, by a VMM that lives."""
+        return frozenset(vm_id for vm_id in self.living() if self._vmms[vm_id].started)
+
     def known(self) -> frozenset[str]:
         """Ids of the VMs of which something is left, ended ones too."""
         return frozenset(self._vmms)

@@ -5,8 +5,8 @@ older form a manifest is built from configuration and layers, always the same fo
 twice gives one digest.
 
 A tar of either form may itself be compressed. Layers may be named through links within the tar (older Docker and skopeo
-write such); they are followed by name only. Blobs are checked by their digests, uncompressed layers by their diff_ids;
-the content of the layers is judged where it is built.
+write such); they are followed by name only. Blobs are checked by their digests, and the layers of each image are read once,
+for what is malformed or hostile must not count as loaded, to be told at a deploy only.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from plasmavmc.images.manifest import (
     parse_index,
     parse_manifest,
 )
+from plasmavmc.images.merge import check
 from plasmavmc.images.reference import parse_loaded_name
 from plasmavmc.images.source import BlobRef, ImageConfig, Manifest
 from plasmavmc.images.stepping import stepwise
@@ -70,11 +71,12 @@ class ArchivedImage:
 async def load_archive(
     chunks: AsyncIterator[bytes], store: BlobStore, platform: Platform, limits: ImageLimits
 ) -> tuple[ArchivedImage, ...]:
-    """Store every image of a tar stream that runs on `platform`.
+    """Store every image of a tar stream that runs on `platform`; others are passed over.
 
     Raises:
         ImageError: `image-archive` (neither form, or parts are missing), `image-tar`, `image-document`,
-            `image-platform`, `image-too-large`, `digest-mismatch`. Blobs that came in before stay until collected.
+            `image-platform` (none runs on it), `image-too-large`, `digest-mismatch`, or as `merge` for what is in a
+            layer. Blobs that came in before stay until collected.
         CapacityError: `disk-full`.
     """
     with ExitStack() as files:
@@ -87,7 +89,7 @@ async def load_archive(
             spool = plain
         index = TarIndex(cast(BinaryIO, spool))
         await _run(index.scan())
-        return await _Loader(index, store, platform).load()
+        return await _Loader(index, store, platform, limits).load()
 
 
 def _open_spool(directory: Path) -> FileIO:
@@ -134,31 +136,46 @@ def _inflate(packed: Layer, plain: FileIO, directory: Path, limits: ImageLimits)
 class _Loader:
     """Carries the images of one archive into the store."""
 
-    def __init__(self, index: TarIndex, store: BlobStore, platform: Platform) -> None:
+    def __init__(self, index: TarIndex, store: BlobStore, platform: Platform, limits: ImageLimits) -> None:
         self._index = index
         self._store = store
         self._platform = platform
+        self._limits = limits
+        self._loaded: list[ArchivedImage] = []
+        self._passed_over: list[ImageError] = []
 
     async def load(self) -> tuple[ArchivedImage, ...]:
         if "index.json" in self._index:
-            return await self._load_layout()
-        if "manifest.json" in self._index:
-            return tuple([await self._load_saved(entry) for entry in self._saved_entries()])
-        raise ImageError(
-            "image-archive",
-            "the tar has neither an index.json (OCI layout) nor a manifest.json (docker save)",
-            resolution="write the archive with `docker save` or `skopeo copy … oci-archive:FILE`",
-        )
+            await self._load_layout()
+        elif "manifest.json" in self._index:
+            await self._load_all_saved()
+        else:
+            raise _neither_form()
+        if not self._loaded:
+            raise self._passed_over[0]
+        return tuple(self._loaded)
+
+    @contextmanager
+    def _only_ours(self) -> Iterator[None]:
+        """Within it, an image for another machine is passed over."""
+        try:
+            yield
+        except ImageError as error:
+            if error.code != "image-platform":
+                raise
+            self._passed_over.append(error)
 
     # OCI layout
 
-    async def _load_layout(self) -> tuple[ArchivedImage, ...]:
+    async def _load_layout(self) -> None:
         tags = self._tags_by_config()
         names: dict[str, list[str]] = {}
         for entry in _bounded(parse_index(self._read("index.json", MANIFEST_BYTES))):
-            digest = self._descend(entry, _NESTING)
-            names.setdefault(digest, []).extend(_names_of(entry))
-        return tuple([await self._load_manifest(digest, found, tags) for digest, found in names.items()])
+            with self._only_ours():
+                names.setdefault(self._descend(entry, _NESTING), []).extend(_names_of(entry))
+        for digest, found in names.items():
+            with self._only_ours():
+                self._loaded.append(await self._load_manifest(digest, found, tags))
 
     def _descend(self, entry: Descriptor, nesting: int) -> str:
         """The manifest for our platform below an entry of an index."""
@@ -171,12 +188,14 @@ class _Loader:
 
     async def _load_manifest(self, digest: str, names: list[str], tags: Mapping[str, list[str]]) -> ArchivedImage:
         manifest = parse_manifest(self._read_blob(digest, MANIFEST_BYTES))
-        config = self._check_config(self._read_blob(manifest.config.digest, CONFIG_BYTES), manifest.layers)
+        raw = self._read_blob(manifest.config.digest, CONFIG_BYTES)
+        config = self._check_config(raw, len(manifest.layers))
         for ref in (manifest.config, *manifest.layers):
-            if not self._store.touch(ref.digest):
-                await self._take(_blob_path(ref.digest), expected=ref)
+            await self._take(_blob_path(ref.digest), expected=ref)
+        clean = _clean(tags.get(manifest.config.digest) or names)
+        await self._check_layers(manifest.layers, parse_diff_ids(raw), clean)
         await self._store.put(manifest.raw)
-        return ArchivedImage(manifest, config, _clean(tags.get(manifest.config.digest) or names))
+        return ArchivedImage(manifest, config, clean)
 
     def _tags_by_config(self) -> Mapping[str, list[str]]:
         """Names from the manifest.json that Docker writes beside an index: they are what people typed."""
@@ -194,30 +213,44 @@ class _Loader:
         entries = parse_list(self._read("manifest.json", MANIFEST_BYTES), "manifest.json", MANIFEST_BYTES)
         return _bounded(tuple(as_object(entry, "an entry of manifest.json") for entry in entries))
 
+    async def _load_all_saved(self) -> None:
+        for entry in self._saved_entries():
+            with self._only_ours():
+                self._loaded.append(await self._load_saved(entry))
+
     async def _load_saved(self, entry: Mapping[str, object]) -> ArchivedImage:
-        names = as_texts(entry.get("RepoTags"), "RepoTags")
+        names = _clean(as_texts(entry.get("RepoTags"), "RepoTags"))
         paths = as_texts(as_list(entry.get("Layers"), "Layers"), "Layers")
         raw = self._read(as_text(entry.get("Config"), "Config"), CONFIG_BYTES)
         if len(paths) > LAYERS:
             raise too_large(f"it has more than {LAYERS} layers")
-        diff_ids = parse_diff_ids(raw)
+        config = self._check_config(raw, len(paths))
         layers = tuple([await self._take(path) for path in paths])
-        config = self._check_config(raw, layers)
-        for layer, diff_id in zip(layers, diff_ids, strict=True):
-            if layer.media_type == OCI_LAYER and layer.digest != diff_id:
-                raise mismatch("a layer of the archive", diff_id, layer.digest)
+        await self._check_layers(layers, parse_diff_ids(raw), names)
         manifest = build_manifest(BlobRef(await self._store.put(raw), len(raw), OCI_CONFIG), layers)
         await self._store.put(manifest)
-        return ArchivedImage(parse_manifest(manifest), config, _clean(names))
+        return ArchivedImage(parse_manifest(manifest), config, names)
 
     # Parts
 
-    def _check_config(self, raw: bytes, layers: tuple[BlobRef, ...]) -> ImageConfig:
+    def _check_config(self, raw: bytes, layers: int) -> ImageConfig:
         config = parse_config(raw)
         check_platform(config, self._platform)
-        if len(parse_diff_ids(raw)) != len(layers):
+        if len(parse_diff_ids(raw)) != layers:
             raise ImageError("image-document", "the image configuration and the manifest name different layers")
         return config
+
+    async def _check_layers(self, refs: tuple[BlobRef, ...], diff_ids: tuple[str, ...], names: tuple[str, ...]) -> None:
+        with ExitStack() as files:
+            layers = [
+                Layer(files.enter_context(self._store.path(ref.digest).open("rb")), ref.size, diff_id)
+                for ref, diff_id in zip(refs, diff_ids, strict=True)
+            ]
+            try:
+                await _run(check(layers, self._limits))
+            except ImageError as error:
+                told = f"the image {names[0] if names else 'of the archive'} is refused: {error.brief}"
+                raise ImageError(error.code, told, details=error.details, resolution=error.resolution) from error
 
     def _read(self, name: str, limit: int) -> bytes:
         return self._index.read(name, limit)
@@ -249,6 +282,14 @@ class _Loader:
         with target.open("wb", buffering=0) as file:
             await _run(write(file))
         return BlobRef(f"sha256:{hasher.hexdigest()}", size, OCI_LAYER + media_suffix(magic))
+
+
+def _neither_form() -> ImageError:
+    return ImageError(
+        "image-archive",
+        "the tar has neither an index.json (OCI layout) nor a manifest.json (docker save)",
+        resolution="write the archive with `docker save` or `skopeo copy … oci-archive:FILE`",
+    )
 
 
 @contextmanager

@@ -122,10 +122,9 @@ class BlobStore:
         return digest
 
     async def adopt(self, file: Path, digest: str) -> None:
-        """Take in a file of the spool whose digest the caller has computed."""
+        """Take in a file of the spool whose digest the caller has computed, in place of what a disk may have damaged."""
         async with self._locks.hold(digest):
-            if not self.touch(digest):
-                await in_thread(self._publish, file, digest)
+            await in_thread(self._publish, file, digest)
 
     async def fetch(self, ref: BlobRef, source: BlobSource) -> None:
         """Bring a blob from a source, going on where an earlier try ended. What is here already is not asked for.
@@ -138,6 +137,13 @@ class BlobStore:
         async with self._locks.hold(ref.digest):
             if not self.touch(ref.digest):
                 await self._download(ref, source)
+
+    async def check(self, digest: str) -> bool:
+        """Hash all blobs of an image again. Those that a failing disk changed are removed; True where none is missing."""
+        if not await self._is_sound(digest):
+            return False
+        sound = [await self._is_sound(blob) for blob in self._needed(digest)]
+        return all(sound)
 
     # What goes out
 
@@ -201,6 +207,16 @@ class BlobStore:
 
     # Files
 
+    async def _is_sound(self, digest: str) -> bool:
+        async with self._locks.hold(digest):
+            if not self.has(digest):
+                return False
+            sound = await in_thread(_is_what_it_was, self.path(digest), digest)
+            if not sound:
+                with disk_errors(self._root):
+                    self.path(digest).unlink()
+            return sound
+
     def _partial(self, digest: str) -> Path:
         return self._root / "partial" / hex_of(digest)
 
@@ -256,6 +272,15 @@ def _rehash(partial: Path, limit: int) -> tuple[hashlib._Hash, int]:
             hasher.update(chunk)
             offset += len(chunk)
     return hasher, offset
+
+
+def _is_what_it_was(path: Path, digest: str) -> bool:
+    """Whether a blob can be read and has its digest."""
+    try:
+        with path.open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" == digest
+    except OSError:
+        return False
 
 
 def _append(file: RawIOBase, hasher: hashlib._Hash, chunk: bytes) -> None:

@@ -50,6 +50,11 @@ def merge(layers: Sequence[Layer], limits: ImageLimits) -> Generator[bytes, None
     yield tarwrite.END
 
 
+def check(layers: Sequence[Layer], limits: ImageLimits) -> Generator[bytes, None, None]:
+    """Read the layers as `merge` does before it writes anything, in steps; raises as it does."""
+    yield from _read_tree(Tree(), layers, limits)
+
+
 def _read_tree(tree: Tree, layers: Sequence[Layer], limits: ImageLimits) -> Iterator[bytes]:
     budget = Budget(limits)
     for number, layer in enumerate(layers):

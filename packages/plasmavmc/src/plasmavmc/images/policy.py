@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 from yarl import URL
 
@@ -26,6 +26,9 @@ Address = IPv4Address | IPv6Address
 
 _PATTERN = re.compile(r"((?:\*\.)?[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::([0-9]{1,5}|\*))?")
 _NAT64 = IPv6Address("64:ff9b::")
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
+"""All of IPv6 that is assigned to the Internet (IANA). What lies beside it, such as the old site-local fec0::/10, may be
+routed within a site, and Python calls some of it global."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class RegistryPolicy:
 
     allow: tuple[str, ...] = ()
     plain_http: bool = True
+    setting: str = "allow"
+    """How operators know the list, for remedies."""
 
     def __post_init__(self) -> None:
         for pattern in self.allow:
@@ -74,7 +79,7 @@ class RegistryPolicy:
             raise ImageError(
                 "registry-forbidden",
                 f"the registry {host}:{port} is at {address}, which is not a public address",
-                resolution=f'an operator can allow it: [registries] allow = ["{host}:{port}"]',
+                resolution=f'An operator can allow it: "{host}:{port}" in {self.setting}.',
             )
 
     def without_list(self) -> RegistryPolicy:
@@ -98,6 +103,8 @@ def is_public(address: Address) -> bool:
         embedded = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1] or _nat64(address)
         if embedded is not None:
             return is_public(embedded)
+        if address not in _GLOBAL_UNICAST:
+            return False
     return address.is_global and not address.is_multicast
 
 

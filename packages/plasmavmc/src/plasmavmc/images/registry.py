@@ -150,13 +150,15 @@ class Repository:
 
     @asynccontextmanager
     async def _get(self, url: URL, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A successful response; asks for a token where the registry wants one."""
+        """A successful response; asks for a token where the registry itself wants one. Where it redirects to has no say:
+        our login goes to the place that a challenge names."""
         used = self._authorization
         async with self._transport.get(url, _with(headers, used)) as response:
             if response.status != _UNAUTHORIZED:
                 yield self._successful(response)
                 return
-            challenge = parse_challenge(response.headers.get("WWW-Authenticate", ""))
+            own = response.url.origin() == self._transport.base.origin()
+            challenge = parse_challenge(response.headers.get("WWW-Authenticate", "")) if own else None
         await self._authorize(challenge, used)
         async with self._transport.get(url, _with(headers, self._authorization)) as response:
             yield self._successful(response)

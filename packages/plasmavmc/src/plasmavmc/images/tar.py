@@ -4,7 +4,8 @@ Own code rather than `tarfile`, for three reasons: `tarfile` decodes names (a la
 guesses where we must refuse, and it needs ten times as long per member.
 
 What is read of extended headers: path, linkpath, size, uid, gid, mtime, `SCHILY.xattr.*` and `GNU.sparse.*`. Global
-headers are skipped, as container runtimes do. A block of zeros, or the end of the input, ends the archive.
+headers are skipped, as container runtimes do. A block of zeros, or the end of the input, ends the archive; so the last
+member may lack its padding, as a writer leaves it that was never closed (`umoci insert`).
 
 Traps. The size field of links, directories and devices means nothing: no data follows. A V7 archive marks a directory
 by a slash at the end of its name. In GNU archives the prefix field holds other things. Sparse files in form 1.0 carry
@@ -125,10 +126,13 @@ class TarReader:
         self._at = 0
         self._left = 0
         """Data of the current member that is not read yet, padding included."""
+        self._padding = 0
+        """How much of it is padding."""
 
     def __iter__(self) -> Iterator[Member]:
         while (member := self._next()) is not None:
             self._left = _padded(member.stored)
+            self._padding = self._left - member.stored
             yield member
             for _ in self.skip():
                 pass
@@ -136,6 +140,9 @@ class TarReader:
     def skip(self) -> Iterator[int]:
         """Pass over the rest of the current member's data, in steps; yields the size of each."""
         while self._left:
+            if self._left <= self._padding and not self._fill():
+                self._left = 0
+                return
             chunk = self._some(self._left)
             self._left -= len(chunk)
             yield len(chunk)

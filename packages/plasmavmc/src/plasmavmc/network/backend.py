@@ -34,7 +34,13 @@ class NetworkBackend(Protocol):
         """Make the bridge and the rules for no VM, or bring what exists to shape. Idempotent; called at start."""
 
     async def setup_tap(self, key: str, spec: NetworkSpec) -> Attachment:
-        """Give VM `key` an address, a tap and its rules; all or nothing. The same key again: `ConflictError`."""
+        """Give VM `key` an address and a tap; all or nothing. The same key again: `ConflictError`.
+
+        It may be handed to a VMM, whose guest must not run before `admit`. A tap without rules lets no frame in.
+        """
+
+    async def admit(self, key: str) -> None:
+        """Return when the rules for VM `key` are in force."""
 
     async def adopt(self, key: str, spec: NetworkSpec, ipv4: IPv4Address) -> Attachment:
         """Take note of the interface of a VM that lived through a restart; its rules are applied by `settle`."""

@@ -2,7 +2,8 @@
 
 Theory. The members in memory are the truth; each change of them is followed by the whole rule set, applied atomically.
 Changes that arrive while a rule set is being applied share the next one, so that a hundred VMs started at once cost a few
-loads and not a hundred. The rules of a VM stand before its tap is handed out.
+loads and not a hundred. The rules of a VM are applied by `admit`, while its VMM comes up with its vCPUs held; a tap that no
+rule knows yet lets no frame in, so that even a guest that ran too early could send nothing.
 
 After a restart VMs run and we do not know them yet. Until they are adopted and `settle` is called, the rules that the last
 life left in force stay as they are, also when one of them ends meanwhile: none is cut off while another is adopted.
@@ -43,10 +44,12 @@ class BridgeNetwork:
         async with AsyncExitStack() as undo:
             member = self._members.add(key, spec, self._clock())
             undo.push_async_callback(self.release, key)
-            await self._apply()
             fd = await self._host.tap_open(TapRequest(member.tap, member.mac))
             undo.pop_all()
         return Attachment(key, member.tap, self._members.lease_of(member), fd)
+
+    async def admit(self, key: str) -> None:
+        await self._apply()
 
     async def adopt(self, key: str, spec: NetworkSpec, ipv4: IPv4Address) -> Attachment:
         member = self._members.claim(key, spec, ipv4)

@@ -26,9 +26,11 @@ class MemoryNetwork:
 
     async def setup_tap(self, key: str, spec: NetworkSpec) -> Attachment:
         member = self._members.add(key, spec, self._clock())
-        self.rules = self._members.rules()
         fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         return Attachment(key, member.tap, self._members.lease_of(member), fd)
+
+    async def admit(self, key: str) -> None:
+        self.rules = self._members.rules()
 
     async def adopt(self, key: str, spec: NetworkSpec, ipv4: IPv4Address) -> Attachment:
         member = self._members.claim(key, spec, ipv4)

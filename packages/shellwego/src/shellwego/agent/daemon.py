@@ -25,6 +25,7 @@ from shellwego.agent.streams import StreamServer
 from shellwego.agent.waiting import wait_any
 from shellwego.core.assignments import Assignments, Registration
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
+from shellwego.core.troubles import Troubles
 from shellwego.ports.bus import Bus
 from shellwego.ports.clock import Clock
 from shellwego.ports.engine import Engine
@@ -77,6 +78,7 @@ class Agent:
         self._checker = Checker(clock, prober or HostProber(engine), self._signals.look.set)
         self._reconciler = Reconciler(engine, clock, self._checker, self._signals.look.set)
         self._reports = Reports()
+        self._troubles = Troubles()
         self._streams = StreamServer(engine, self._reconciler.vm_of, self._reconciler.successor)
 
     @property
@@ -116,12 +118,23 @@ class Agent:
                 await step()
             except ForbiddenError:
                 raise
-            except ShellWeGoError as error:
-                _log.warning("agent.step_failed", step=step.__name__, reason=error.message)
+            except Exception as error:  # noqa: BLE001 - a defect in one step must not leave the node without an agent
+                self._failed(step.__name__, error)
                 await self._clock.sleep(RETRY_S)
-            except Exception:  # noqa: BLE001 - a defect in one step must not leave the node without an agent
-                _log.exception("agent.step_failed", step=step.__name__)
-                await self._clock.sleep(RETRY_S)
+            else:
+                self._passed(step.__name__)
+
+    def _failed(self, step: str, error: Exception) -> None:
+        if trouble := self._troubles.failed(step, str(error), self._clock.monotonic()):
+            said = {"step": step, "reason": str(error), **trouble.fields}
+            if isinstance(error, ShellWeGoError):
+                _log.warning("agent.step_failed", resolution=error.resolution, **said)
+            else:
+                _log.error("agent.step_failed", exc_info=error, **said)
+
+    def _passed(self, step: str) -> None:
+        if trouble := self._troubles.passed(step, self._clock.monotonic()):
+            _log.info("agent.step_works_again", step=step, **trouble.fields)
 
     async def _register(self) -> None:
         """Become known, however long it takes; what runs is kept meanwhile."""
@@ -129,8 +142,9 @@ class Agent:
             try:
                 assignments = await self._uplink.register(await self._registration())
             except ShellWeGoError as error:
-                _log.warning("agent.registration_failed", reason=error.message, resolution=error.resolution)
+                self._failed("register", error)
             else:
+                self._passed("register")
                 if self._accept(assignments):
                     self._known.set()
                     self._reports.start_over()

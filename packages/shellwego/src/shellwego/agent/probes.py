@@ -25,6 +25,7 @@ from shellwego.ports.streams import StreamKind, StreamRequest
 
 MAX_LINE = 4096
 MAX_ANSWER = 64 * 1024
+_MAX_SAID = 300
 HEAR_OUT_S = 0.2
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\r?\n)")
 _PATH_SAFE = "/?&=%:@!$'()*+,;~#[]"
@@ -71,13 +72,22 @@ class HostProber:
     async def _exec(self, target: Target, check: Check) -> str:
         request = StreamRequest(kind=StreamKind.EXEC, instance_id=target.instance_id, command=check.command)
         channel = await self._engine.exec(target.vm_id, request)
+        said = b""
         try:
             async for item in channel.output():
                 if isinstance(item, ExecDone):
-                    return "" if item.code == 0 else f"{_name(check)}: exit code {item.code}"
+                    return "" if item.code == 0 else f"{_name(check)}: exit code {item.code}{_last_line(said)}"
+                said = (said + item.data)[-_MAX_SAID:]
             return f"{_name(check)}: ended without an exit code"
         finally:
             await channel.aclose()
+
+
+def _last_line(said: bytes) -> str:
+    """What the command said last, for people; a guest wrote it."""
+    lines = said.decode(errors="replace").split("\n")
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return "".join(character for character in f", {last.strip()}" if character.isprintable()) if last else ""
 
 
 async def _tcp(target: Target, check: Check, connect_s: float) -> str:

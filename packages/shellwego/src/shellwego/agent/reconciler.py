@@ -30,6 +30,7 @@ from shellwego.core.convergence import (
 )
 from shellwego.core.errors import NotFoundError, ShellWeGoError
 from shellwego.core.instances import Observed
+from shellwego.core.troubles import Troubles
 from shellwego.core.vms import VmPhase, VmView
 from shellwego.ports.clock import Clock
 from shellwego.ports.engine import Engine, VmOrder
@@ -49,6 +50,7 @@ class Reconciler:
         self._assignments: tuple[Assignment, ...] | None = None
         self._memories: Mapping[str, Memory] = {}
         self._orders: dict[str, asyncio.Task[None]] = {}
+        self._troubles = Troubles()
         self._views: tuple[VmView, ...] = ()
         self._looked = asyncio.Event()
         self.observed: Mapping[str, Observed] | None = None
@@ -133,10 +135,12 @@ class Reconciler:
                     await self._engine.delete(action.vm_id)
         except NotFoundError:
             self._changed()  # it is gone, as was wanted
-        except ShellWeGoError as error:
-            _log.warning("agent.order_failed", order=type(action).__name__, vm=action.vm_id, reason=error.message)
-        except Exception:  # noqa: BLE001 - one order must not end the agent; the next look gives it again
-            _log.exception("agent.order_failed", order=type(action).__name__, vm=action.vm_id)
+        except Exception as error:  # noqa: BLE001 - one order must not end the agent; the next look gives it again
+            order = type(action).__name__
+            if trouble := self._troubles.failed(f"{order} {action.vm_id}", str(error), self._clock.monotonic()):
+                trace = None if isinstance(error, ShellWeGoError) else error
+                said = {"order": order, "vm": action.vm_id, "reason": str(error), **trouble.fields}
+                _log.warning("agent.order_failed", exc_info=trace, **said)
 
     async def _run(self, order: RunVm) -> None:
         try:

@@ -1,7 +1,7 @@
 """What to tell the control plane: whatever changed since it last confirmed, and everything once after a registration.
 
 A report that was lost, or whose answer was, is told again under a new sequence. Instances of which nothing can be told yet
-(`Checker.unsettled`) are left out, and as long as there are any, no report claims to be complete.
+(`Checker.unsettled`) are left out.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ class Reports:
 
     def __init__(self) -> None:
         self._confirmed: dict[str, Observed] = {}
-        self._complete_due = True
 
     def start_over(self) -> None:
         """Tell everything again: the control plane may have forgotten, or began a new epoch."""
         self._confirmed.clear()
-        self._complete_due = True
 
     def has_news(self, observed: Mapping[str, Observed] | None, unsettled: frozenset[str]) -> bool:
         """True where a report is worth sending before the next heart-beat."""
@@ -41,20 +39,17 @@ class Reports:
         unsettled: frozenset[str],
     ) -> NodeReport:
         """The next report. `observed` is None before the first look."""
-        complete = self._complete_due and observed is not None and not unsettled
-        told = (observed or {}) if complete else self._news(observed or {}, unsettled)
+        told = self._news(observed or {}, unsettled)
         return NodeReport(
             node_id=node_id,
             epoch=epoch,
             sequence=sequence,
             facts=facts,
             instances={id_: replace(seen, epoch=epoch, sequence=sequence) for id_, seen in told.items()},
-            complete=complete,
         )
 
     def confirm(self, report: NodeReport, observed: Mapping[str, Observed] | None) -> None:
         """The control plane has taken it; `observed` is what is there now."""
-        self._complete_due = self._complete_due and not report.complete
         told = {id_: replace(seen, epoch=0, sequence=0) for id_, seen in report.instances.items()}
         self._confirmed = {id_: seen for id_, seen in (self._confirmed | told).items() if id_ in (observed or {})}
 

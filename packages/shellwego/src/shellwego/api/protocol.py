@@ -1,6 +1,9 @@
 """HTTP connections with bounds where uvicorn has none: on the size of a request's head, and on the time it may take.
 
 Without them a stranger could fill the memory with one endless header, or take up all connections by saying nothing.
+
+Trap: a WebSocket's handshake is parsed anew by `websockets`, which has narrower bounds. Beyond them it neither answers nor
+closes, and the connection would stay for ever; so they are looked at here.
 """
 
 from __future__ import annotations
@@ -11,8 +14,20 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD = 64 * 1024
 HEAD_S = 15.0
+MAX_SOCKET_LINE = 8000
+MAX_SOCKET_HEADERS = 100
 
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_SOCKET_PROBLEM = (
+    b'{"type":"urn:shellwego:problem:head-too-large","title":"Request Header Fields Too Large","status":431,'
+    b'"instance":"","trace_id":"","code":"head-too-large",'
+    b'"detail":"the path and query of a stream, a command included, have at most %d bytes in all",'
+    b'"resolution":"Send what is long through stdin, or put it into a file of the image."}' % MAX_SOCKET_LINE
+)
+_SOCKET_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/problem+json\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(_SOCKET_PROBLEM), _SOCKET_PROBLEM)
+)
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -49,6 +64,15 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = False
         self._stop_deadline()
         super().on_headers_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        headers = list(self.scope["headers"])
+        longest = max(len(self.url), *(len(name) + len(value) for name, value in headers))
+        if longest > MAX_SOCKET_LINE or len(headers) > MAX_SOCKET_HEADERS:
+            self.transport.write(_SOCKET_TOO_LARGE)
+            self.transport.close()
+            return
+        super().handle_websocket_upgrade()
 
     def _start_deadline(self) -> None:
         self._stop_deadline()

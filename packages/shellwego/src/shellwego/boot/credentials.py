@@ -8,32 +8,28 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shellwego.boot.preflight import Installation, PreflightError
+from shellwego.boot.preflight import Installation, PreflightError, read_own
 from shellwego.boot.settings import UpSettings
 from shellwego.client.context import Context, ContextFileError, default_path, load, save
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 TOKEN_FILE = "admin-token"  # noqa: S105 - a file's name
+_TOKEN = re.compile(r"pat_[0-9A-Za-z]{43}")
 
 
 def admin_token(installation: Installation) -> str:
     """The administrator's token of this installation, made at its first start."""
     path = installation.data_dir / TOKEN_FILE
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return read_own(path, (0,), _TOKEN)
     except FileNotFoundError:
         return _make(path)
-    with os.fdopen(descriptor) as stream:
-        if os.fstat(stream.fileno()).st_uid != 0:
-            raise PreflightError(
-                "token-file", f"{path} is not root's", resolution=f"Remove it, and see who made it: {path}"
-            )
-        return stream.read().strip()
 
 
 def _make(path: Path) -> str:
@@ -67,11 +63,19 @@ def write_contexts(settings: UpSettings, installation: Installation, token: str)
 @contextmanager
 def _as_caller() -> Iterator[Path]:
     """Act as the user behind `sudo`, within; gives the path of his context file."""
-    uid = int(os.environ.get("SUDO_UID", "0") or "0")
-    if uid == 0:
+    text = os.environ.get("SUDO_UID", "") or "0"
+    if text == "0":
         yield default_path()
         return
-    entry = pwd.getpwuid(uid)
+    try:
+        uid = int(text)
+        entry = pwd.getpwuid(uid)
+    except (ValueError, KeyError, OverflowError):
+        raise PreflightError(
+            "no-caller",
+            f"SUDO_UID is {text!r:.40}, and there is no such user",
+            resolution="Run it without: env -u SUDO_UID",
+        ) from None
     groups = os.getgroups()
     os.setgroups([entry.pw_gid])
     os.setegid(entry.pw_gid)

@@ -16,7 +16,7 @@ _COLORS = {State.OK: "green", State.WARN: "yellow", State.FAIL: "red"}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the platform keeps everything.")
+@click.option("--data-dir", type=click.Path(), help="Where the platform keeps everything.")
 @click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="The file with the contexts.")
 @click.option("--context", envvar="SHELLWEGO_CONTEXT", default="", metavar="NAME", help="The context to use.")
 @click.option("--output", type=click.Choice(["table", "json"]), default="table", help="How to print results.")
@@ -24,7 +24,7 @@ _COLORS = {State.OK: "green", State.WARN: "yellow", State.FAIL: "red"}
 @click.option("-q", "--quiet", is_flag=True, help="Only what is not well.")
 @click.option("--no-color", is_flag=True, envvar="NO_COLOR", help="No colours.")
 def doctor(
-    *, data_dir: Path | None, config: Path | None, context: str, output: str, as_json: bool, quiet: bool, no_color: bool
+    *, data_dir: str | None, config: Path | None, context: str, output: str, as_json: bool, quiet: bool, no_color: bool
 ) -> None:
     """Check this machine and the platform. Each line is ok, warn or fail; what is not well has its remedy below.
 

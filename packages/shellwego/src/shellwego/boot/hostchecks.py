@@ -12,13 +12,13 @@ from pathlib import Path
 
 from shellwego.boot import preflight
 from shellwego.boot.findings import Finding, fail, ok, warn
+from shellwego.boot.limits import ENOUGH_FILES, raise_file_limit
 from shellwego.boot.settings import USER, UpSettings
 from shellwego.core.errors import ShellWeGoError
 from shellwego.drivers.engine.host import KVM_DEVICE, Acceleration, cgroup_kinds, probed
 
 _ROOMY_DISK = 4 << 30
 _ROOMY_MEMORY = 1 << 30
-_ENOUGH_FILES = 65_536
 
 
 def check_host(settings: UpSettings) -> list[Finding]:
@@ -105,11 +105,11 @@ def _memory() -> Finding:
 
 
 def _files() -> Finding:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY or hard >= _ENOUGH_FILES:
-        return ok("open files", "unlimited" if hard == resource.RLIM_INFINITY else f"{hard} a process")
+    limit = raise_file_limit()
+    if limit == resource.RLIM_INFINITY or limit >= ENOUGH_FILES:
+        return ok("open files", "unlimited" if limit == resource.RLIM_INFINITY else f"{limit} a process")
     return warn(
         "open files",
-        f"{hard} a process: the edge takes fewer connections",
-        f"ulimit -Hn {_ENOUGH_FILES}, or LimitNOFILE={_ENOUGH_FILES} in the unit",
+        f"{limit} a process: the edge takes fewer connections",
+        f"ulimit -Hn {ENOUGH_FILES}, or LimitNOFILE={ENOUGH_FILES} in the unit; sysctl fs.nr_open bounds it",
     )

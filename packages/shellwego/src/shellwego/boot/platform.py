@@ -25,9 +25,10 @@ import uvloop
 from shellwego.agent.daemon import Agent
 from shellwego.api.rest.app import create_app
 from shellwego.api.server import ApiServer, Tls
+from shellwego.boot.logs import log_to_stderr
 from shellwego.boot.preflight import Installation
 from shellwego.boot.registries import Login
-from shellwego.boot.settings import UpSettings
+from shellwego.boot.settings import CONFIG_FILE, UpSettings
 from shellwego.control.authentication import secret_hash
 from shellwego.control.bootstrap import bootstrap, issue_admin_token
 from shellwego.control.edges import Edges
@@ -75,7 +76,7 @@ class Handover:
 
 def run_platform(settings: UpSettings, installation: Installation, handover: Handover) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code. Called as the unprivileged user."""
-    _log_to_stderr()
+    log_to_stderr()
     platform = Platform(settings, installation, handover)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -85,19 +86,6 @@ def run_platform(settings: UpSettings, installation: Installation, handover: Han
         if error.resolution:
             print(f"  → {error.resolution}", file=sys.stderr)
         return 1
-
-
-def _log_to_stderr() -> None:
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 @dataclass(slots=True)
@@ -124,6 +112,7 @@ class Platform:
             images = PlasmaImages(
                 self._directory("blobs"),
                 allow=self.settings.registry_allow_list,
+                allow_setting=f"registries_allow, table [up] of {CONFIG_FILE}",
                 credentials={
                     host: Credentials(each.username, each.password) for host, each in self.handover.logins.items()
                 },
@@ -184,6 +173,9 @@ class Platform:
         asked = asyncio.create_task(stop.wait(), name="stop")
         ready = asyncio.create_task(self._tell_when_ready(api, agent), name="ready")
         done, _ = await asyncio.wait({*tasks, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if asked in done:
+            vms = "microVMs go on running" if self.settings.keep_vms else "microVMs are stopped first"
+            print(f"swg up: stopping; {vms}", file=sys.stderr)
         api.stop()
         await _end_all([*tasks, ready, asked])
         ended = [task for task in done if task is not asked]

@@ -1,6 +1,10 @@
 """What must hold before the platform starts, checked as root, each failure with its remedy.
 
 Nothing here changes the host except the directories that are the platform's own.
+
+Trap: the data directory belongs to the unprivileged user. What root reads or writes there may have been put there by
+whoever took that user over: a link to a file of root's, a pipe that never answers. So root follows no link in it, and
+believes only what has the form of what it wrote itself.
 """
 
 from __future__ import annotations
@@ -9,11 +13,14 @@ import errno
 import fcntl
 import os
 import pwd
+import re
 import secrets
 import socket
 import ssl
+import stat
 import sys
 import tempfile
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +42,11 @@ from shellwego.drivers.engine.host import (
 RUN_DIR = Path("/run/shellwego")
 PROGRAMS = ("qemu-system-x86_64", "haproxy", "nft", "tar2sqfs", "mkfs.ext4")
 MIN_FREE_BYTES = 256 << 20
+_INSTALLATION_ID = re.compile(r"swg_[0-9a-f]{20}")
+_MAX_OWN_FILE = 256
+_INSTALLATION, _LOCK = "installation", "lock"
+_OF_A_FILE_SYSTEM = {"lost+found"}
+"""What an empty directory may hold."""
 
 
 class PreflightError(ShellWeGoError):
@@ -118,6 +130,7 @@ def open_installation(settings: UpSettings) -> Installation:
     uid, gid = check_user()
     data_dir = settings.data_dir.absolute()
     _own_directory(data_dir, uid, gid)
+    _check_is_data(data_dir)
     check_space(data_dir)
     lock = _lock(data_dir, uid, gid)
     installation_id = _installation_id(data_dir, uid, gid)
@@ -129,9 +142,14 @@ def open_installation(settings: UpSettings) -> Installation:
 
 
 def _own_directory(path: Path, uid: int, gid: int) -> None:
+    """Make a directory the user's; one that is there already must be his, or empty."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.chown(path, uid, gid)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _take_over(path, descriptor, uid, gid)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise PreflightError(
             "no-directory",
@@ -140,9 +158,71 @@ def _own_directory(path: Path, uid: int, gid: int) -> None:
         ) from error
 
 
+def _take_over(path: Path, descriptor: int, uid: int, gid: int) -> None:
+    status = os.fstat(descriptor)
+    if status.st_uid != uid:
+        if set(os.listdir(descriptor)) - _OF_A_FILE_SYSTEM:
+            raise PreflightError(
+                "foreign-directory",
+                f"the directory {path} holds files, and belongs to the user {status.st_uid}, not to {USER!r}",
+                resolution="Choose a new or an empty directory with --data-dir.",
+            )
+        os.fchown(descriptor, uid, gid)
+    if status.st_uid != uid or status.st_mode & 0o022:
+        os.fchmod(descriptor, 0o700)
+
+
+def _check_is_data(data_dir: Path) -> None:
+    """Refuse a directory with files of something else, such as the current one by a slip, though it is the user's own."""
+    names = {path.name for path in data_dir.iterdir()}
+    if _INSTALLATION not in names and names - _OF_A_FILE_SYSTEM - {_LOCK}:
+        raise PreflightError(
+            "foreign-directory",
+            f"the directory {data_dir} holds files, and none is that of a platform ({_INSTALLATION})",
+            resolution="Choose a new or an empty directory with --data-dir, or that of a platform.",
+        )
+
+
+def open_own(path: Path, flags: int, owners: Collection[int]) -> int:
+    """Open a file in the data directory as root: a plain file of these owners, with no second name.
+
+    Raises:
+        FileNotFoundError: there is none, and the flags make none.
+        PreflightError: it is something else.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _not_ours(path, os.strerror(error.errno or errno.EIO)) from error
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_uid in owners:
+        return descriptor
+    os.close(descriptor)
+    raise _not_ours(path, f"mode {stat.filemode(status.st_mode)}, uid {status.st_uid}, {status.st_nlink} names")
+
+
+def read_own(path: Path, owners: Collection[int], form: re.Pattern[str]) -> str:
+    """The one line of a file in the data directory. Raises as `open_own`, and where it has another form."""
+    with os.fdopen(open_own(path, os.O_RDONLY, owners), "rb") as stream:
+        text = stream.read(_MAX_OWN_FILE).decode(errors="replace").strip()
+    if not form.fullmatch(text):
+        raise _not_ours(path, "its content has another form")
+    return text
+
+
+def _not_ours(path: Path, how: str) -> PreflightError:
+    return PreflightError(
+        "foreign-file",
+        f"{path} is not the file that the platform made: {how}",
+        resolution="See who changed it, and restore it from a backup; the platform trusts no other.",
+    )
+
+
 def _lock(data_dir: Path, uid: int, gid: int) -> int:
-    path = data_dir / "lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    path = data_dir / _LOCK
+    descriptor = open_own(path, os.O_RDWR | os.O_CREAT, (0, uid))
     os.fchown(descriptor, uid, gid)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -160,9 +240,9 @@ def _lock(data_dir: Path, uid: int, gid: int) -> int:
 
 
 def _installation_id(data_dir: Path, uid: int, gid: int) -> str:
-    path = data_dir / "installation"
-    if path.exists():
-        return path.read_text().strip()
+    path = data_dir / _INSTALLATION
+    with suppress(FileNotFoundError):
+        return read_own(path, (0, uid), _INSTALLATION_ID)
     installation_id = f"swg_{secrets.token_hex(10)}"
     try:
         with tempfile.NamedTemporaryFile("w", dir=data_dir, delete=False) as fresh:

@@ -87,14 +87,22 @@ def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
     """The `[up]` table of the configuration file; empty where there is none.
 
     Raises:
-        InvalidError: it cannot be read or parsed.
+        InvalidError: it cannot be read or parsed, or holds something beside that table.
     """
     if not path.exists():
         return {}
     try:
-        table = tomllib.loads(path.read_text()).get("up", {})
+        document = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidError("invalid-config", f"{path}: {error}") from error
+    unknown = sorted(set(document) - {"up"})
+    if unknown:
+        raise InvalidError(
+            "unknown-setting",
+            f"{path}: unknown: {', '.join(unknown)}",
+            resolution="All settings stand in the table [up].",
+        )
+    table = document.get("up", {})
     if not isinstance(table, dict):
         raise InvalidError("invalid-config", f"{path}: [up] is not a table")
     return {str(name).replace("-", "_"): value for name, value in table.items()}

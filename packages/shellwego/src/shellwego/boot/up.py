@@ -30,14 +30,14 @@ class UpFailure(click.ClickException):
 
 
 @click.command()
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where everything is kept. [/var/lib/shellwego]")
+@click.option("--data-dir", type=click.Path(), help="Where everything is kept. [/var/lib/shellwego]")
 @click.option("--http-port", type=int, help="Port of the edge, where apps are reached. [80]")
 @click.option("--http-listen", metavar="ADDRESS", help="Address of the edge. [127.0.0.1 on localhost, else all]")
 @click.option("--api-port", type=int, help="Port of the API. [7080]")
 @click.option("--api-listen", metavar="ADDRESS", help="Address of the API; elsewhere than on loopback it needs TLS.")
-@click.option("--api-cert", type=click.Path(path_type=Path, exists=True), help="The API's certificate (PEM).")
-@click.option("--api-key", type=click.Path(path_type=Path, exists=True), help="The API's private key (PEM).")
-@click.option("--registry-auth", type=click.Path(path_type=Path), help="Logins for registries, as docker login writes.")
+@click.option("--api-cert", type=click.Path(exists=True), help="The API's certificate (PEM).")
+@click.option("--api-key", type=click.Path(exists=True), help="The API's private key (PEM).")
+@click.option("--registry-auth", type=click.Path(), help="Logins for registries, as docker login writes.")
 @click.option("--domain", help="Apps appear as <app>.<domain>. [localhost]")
 @click.option("--keep-vms", is_flag=True, default=None, help="Leave VMs and the edge running when the platform ends.")
 def up(**flags: Any) -> None:
@@ -79,7 +79,7 @@ def _typed(name: str, value: object) -> Any:
     kind = str(UpSettings.__dataclass_fields__[name].type)
     try:
         if kind.startswith("Path"):
-            return Path(str(value))
+            return _path(str(value))
         if kind == "int":
             return int(str(value))
         if kind == "bool":
@@ -89,6 +89,12 @@ def _typed(name: str, value: object) -> Any:
     except ValueError:
         raise InvalidError("invalid-setting", f"{name}, or SHELLWEGO_{name.upper()}: {value!r} does not fit") from None
     return str(value)
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError(text)  # Path would take it for the working directory
+    return Path(text)
 
 
 def _switch(text: str) -> bool:
@@ -107,6 +113,7 @@ def _up(settings: UpSettings) -> int:
     from plasmavmc.host.split import split  # noqa: PLC0415 - needed by a real start only
     from shellwego.boot import preflight  # noqa: PLC0415
     from shellwego.boot.credentials import admin_token, write_contexts  # noqa: PLC0415
+    from shellwego.boot.limits import raise_file_limit  # noqa: PLC0415
     from shellwego.boot.registries import read_logins  # noqa: PLC0415
 
     preflight.check_root()
@@ -120,6 +127,7 @@ def _up(settings: UpSettings) -> int:
     logins = read_logins(settings.registry_auth)
     token = admin_token(installation)
     context = write_contexts(settings, installation, token)
+    raise_file_limit()
     link = split(preflight.helper_configuration(settings, installation))
 
     from shellwego.boot.platform import Handover, run_platform  # noqa: PLC0415 - for the unprivileged child only

@@ -56,12 +56,8 @@ def _named(session: Session, name: str | None) -> str:
     return name or session.app
 
 
-@apps.command("ls")
-@shared
-def list_apps(session: Session) -> None:
-    """List the apps of the project."""
-    import msgspec  # noqa: PLC0415
-
+def all_apps(session: Session) -> list[AppView]:
+    """Every app of the project."""
     found: list[AppView] = []
     cursor: str | None = None
     while True:
@@ -69,7 +65,16 @@ def list_apps(session: Session) -> None:
         found += page.data
         cursor = page.pagination.next_cursor
         if not page.pagination.has_more:
-            break
+            return found
+
+
+@apps.command("ls")
+@shared
+def list_apps(session: Session) -> None:
+    """List the apps of the project."""
+    import msgspec  # noqa: PLC0415
+
+    found = all_apps(session)
     show(session, msgspec.to_builtins(found), [_row(app) for app in found], empty="no apps yet: swg apps create NAME")
 
 
@@ -169,7 +174,7 @@ def settle(session: Session, app: AppView, wanted: str, *, detach: bool) -> None
     progress = StageProgress(session)
     deadline = time.monotonic() + _SETTLE_S
     while not detach and not _settled(session, app, wanted):
-        progress.update(app.state, counts_text(app))
+        progress.update("starting" if wanted == "running" else "stopping", counts_text(app))
         if time.monotonic() > deadline:
             raise Failure(f"{app.name} is {app.state}, not {wanted}", code=TIMED_OUT, resolution="See: swg status")
         state = wanted if app.state != wanted else None

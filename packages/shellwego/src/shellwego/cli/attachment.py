@@ -74,18 +74,27 @@ def _raw_terminal() -> Iterator[None]:
         yield
         return
     before = termios.tcgetattr(sys.stdin)
+    with ended_in_order():
+        tty.setraw(sys.stdin)
+        try:
+            yield
+        finally:
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+@contextlib.contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Within it, signals that end us let what is open be put in order first."""
     handlers = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
-    tty.setraw(sys.stdin)
     try:
         yield
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 def _end(number: int, _frame: object) -> NoReturn:
-    """End as a shell tells of a signal, but by way of what restores the terminal."""
+    """End as a shell tells of a signal, but by way of what is to be put in order."""
     sys.exit(128 + number)
 
 

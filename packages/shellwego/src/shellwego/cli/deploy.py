@@ -9,6 +9,7 @@ import click
 from shellwego.cli.output import show, show_one
 from shellwego.cli.rollout import finish, rollout_options
 from shellwego.cli.session import F, Session, shared
+from shellwego.cli.status import unreleased
 
 if TYPE_CHECKING:
     from shellwego.client.generated import DeploymentCreate
@@ -20,7 +21,13 @@ def _wish_options(command: F) -> F:
     for option in (
         click.option("--rollback/--no-rollback", default=True, help="Go back by itself when it fails. [default: on]"),
         click.option("-e", "--env", "env", multiple=True, metavar="NAME=VALUE", help="Set a variable; repeatable."),
-        click.option("--process", default="web", metavar="NAME", show_default=True, help="The process it is about."),
+        click.option(
+            "--process",
+            default="web",
+            metavar="NAME",
+            show_default=True,
+            help="The process it is about; a new one needs --command.",
+        ),
         click.option(
             "--command",
             "command_text",
@@ -126,6 +133,7 @@ def plan(
     wish = _wish(image, port, check_path, command_text, process, env, rollback)
     planned = session.client.plan_deployment(session.app, wish, project=session.project)
     document = msgspec.to_builtins(planned)
+    _remark(session)
     if session.output != "table":
         show_one(session, document, {}, name=str(planned.to_release))
     elif not planned.changed:
@@ -139,3 +147,15 @@ def plan(
             click.echo(f"{name}: {count} to be started or replaced")
     if detailed_exitcode and planned.changed:
         raise click.exceptions.Exit(CHANGES_EXIT_CODE)
+
+
+def _remark(session: Session) -> None:
+    """Tell of changes that the plan has because they failed, or wait, and not because they were asked for now."""
+    app = session.client.get_app(session.app, project=session.project)
+    if not app.config_differs:
+        return
+    last = (
+        session.client.get_deployment(app.id, app.deployment_id, project=session.project) if app.deployment_id else None
+    )
+    if remark := unreleased(app, last):
+        session.say(f"the config {remark}")

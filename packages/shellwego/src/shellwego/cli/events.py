@@ -8,6 +8,7 @@ import click
 
 from shellwego.cli.output import show
 from shellwego.cli.session import Session, shared
+from shellwego.cli.text import one_line, safe_json
 
 if TYPE_CHECKING:
     from shellwego.client.generated import EventView
@@ -19,25 +20,44 @@ if TYPE_CHECKING:
 @click.option("--type", "kind", metavar="TYPE", help="Only events of this type, such as app.deployment.failed.")
 @shared
 def events(session: Session, follow: bool, limit: int, kind: str | None) -> None:
-    """Show what happened, the oldest first."""
+    """Show what happened, the oldest first; with -a of one app and its instances."""
     import msgspec  # noqa: PLC0415
 
-    found = session.client.list_events(project=session.project, type=kind, limit=limit).data[::-1]
+    app = session.client.get_app(session.app_option, project=session.project).id if session.app_option else None
+    found = _last(session, limit, kind, app)
     if not follow:
         show(session, msgspec.to_builtins(found), [_row(event) for event in found], name="seq", empty="nothing yet")
         return
     for event in found:
         _print(session, event)
-    _follow(session, str(found[-1].seq) if found else "0", kind)
+    _follow(session, str(found[-1].seq) if found else "0", kind, app)
 
 
-def _follow(session: Session, last: str, kind: str | None) -> None:
+def _last(session: Session, limit: int, kind: str | None, app: str | None) -> list[EventView]:
+    """The last events of this type and app, the oldest first."""
+    found: list[EventView] = []
+    cursor: str | None = None
+    while True:
+        page = session.client.list_events(
+            project=session.project, type=kind, limit=100 if app else limit, cursor=cursor
+        )
+        found += [event for event in page.data if _about(event, app)]
+        cursor = page.pagination.next_cursor
+        if len(found) >= limit or not page.pagination.has_more:
+            return found[:limit][::-1]
+
+
+def _about(event: EventView, app: str | None) -> bool:
+    return app is None or event.data.get("app") == app
+
+
+def _follow(session: Session, last: str, kind: str | None, app: str | None) -> None:
     from shellwego.client.generated import EventView  # noqa: PLC0415
     from shellwego.client.transport import decode  # noqa: PLC0415
 
     for message in session.client.stream_events(project=session.project, last_event_id=last):
         event = decode(message.data.encode(), EventView)
-        if kind is None or event.type == kind:
+        if (kind is None or event.type == kind) and _about(event, app):
             _print(session, event)
 
 
@@ -57,6 +77,6 @@ def _print(session: Session, event: EventView) -> None:
     import msgspec  # noqa: PLC0415
 
     if session.output == "json":
-        click.echo(msgspec.json.encode(event).decode())
+        click.echo(safe_json(msgspec.json.encode(event).decode()))
     else:
-        click.echo("  ".join(str(cell) for cell in _row(event).values()))
+        click.echo("  ".join(one_line(str(cell)) for cell in _row(event).values()))

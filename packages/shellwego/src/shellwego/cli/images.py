@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from shellwego.cli.failure import FAILED, TIMED_OUT, Failure
+from shellwego.cli.failure import FAILED, NOT_FOUND, TIMED_OUT, Failure
 from shellwego.cli.output import age, show, size
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.session import Session, shared
@@ -104,17 +104,15 @@ def pull_image(session: Session, reference: str) -> None:
 @shared
 def remove_image(session: Session, image: str) -> None:
     """Remove an image, by its id or name; refused while an app needs it."""
-    found = [each for each in _by_name(session, image)]
-    if not found:
-        session.client.delete_image(image)
-    for each in found:
-        session.client.delete_image(each.id)
+    ids = [image] if image.startswith("img_") else [found.id for found in _by_name(session, image)]
+    if not ids:
+        raise Failure(f"the project has no image “{image}”", code=NOT_FOUND, resolution="See: swg images ls")
+    for each in ids:
+        session.client.delete_image(each)
     session.say(f"{image} is removed")
 
 
 def _by_name(session: Session, name: str) -> list[ImageView]:
-    if name.startswith("img_"):
-        return []
     tagged = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
     page = session.client.list_images(project=session.project, limit=100)
     return [image for image in page.data if image.reference in (name, tagged)]

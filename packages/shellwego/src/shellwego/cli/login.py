@@ -71,14 +71,12 @@ def whoami(session: Session) -> None:
 
     user = session.client.get_user()
     context = session.context
+    project = session.client.get_project(session.project_option).name if session.project_option else context.project
     pairs = {
         "user": user.email,
         "id": user.id,
         "roles": ", ".join(f"{grant.role} on {grant.scope_id or 'everything'}" for grant in user.grants),
         "token": user.token_id,
-        "context": context.name,
-        "api": context.api_url,
     }
-    show_one(
-        session, msgspec.to_builtins(user) | {"context": context.name, "api": context.api_url}, pairs, name=user.email
-    )
+    where = {"context": context.name, "api": context.api_url, "project": project or None}
+    show_one(session, msgspec.to_builtins(user) | where, {**pairs, **where}, name=user.email)

@@ -11,6 +11,7 @@ import click
 from shellwego.cli.failure import USAGE, Failure
 from shellwego.cli.output import show
 from shellwego.cli.session import Session, shared
+from shellwego.cli.text import printable, safe_json
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -22,7 +23,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 )
 @click.option("--since", metavar="AGE", help="Only lines younger than this, such as 90s, 10m, 2h.")
 @click.option("--process", metavar="NAME", help="Only this process.")
-@click.option("--instance", metavar="ID", help="Only this instance.")
+@click.option("--instance", metavar="ID", help="Only this instance: its id, an end of it, or web.0.")
 @shared
 def logs(
     session: Session, follow: bool, tail: int, since: str | None, process: str | None, instance: str | None
@@ -57,7 +58,7 @@ def _print(session: Session, line: object) -> None:
 
     assert isinstance(line, LogLineView)  # noqa: S101 - both callers decode it
     if session.output == "json":
-        click.echo(msgspec.json.encode(line).decode())
+        click.echo(safe_json(msgspec.json.encode(line).decode()))
         return
     when = line.time.strftime("%Y-%m-%dT%H:%M:%S.") + f"{line.time.microsecond // 1000:03d}Z"
     head = f"{when} {line.process}[{line.instance_id[-6:]}]"
@@ -65,11 +66,6 @@ def _print(session: Session, line: object) -> None:
         head = click.style(head, fg="cyan" if line.stream == "stdout" else "yellow")
     text = line.text if line.stream != "system" else f"-- {line.text}"
     click.echo(f"{head} {printable(text)}")
-
-
-def printable(text: str) -> str:
-    """Without control characters other than tab and colour: an app must not drive the reader's terminal."""
-    return re.sub(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f]", "\ufffd", text)
 
 
 def seconds(text: str) -> float:

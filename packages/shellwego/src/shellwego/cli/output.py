@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from shellwego.cli.session import Session
+from shellwego.cli.text import is_safe, one_line, safe_json
 
 Row = Mapping[str, object]
 
@@ -18,14 +19,17 @@ def show(session: Session, document: Any, rows: Sequence[Row], *, name: str = "n
     """Print a result: `document` for machines, `rows` (column title → cell) for people, the `name` column for scripts."""
     match session.output:
         case "json":
-            click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+            click.echo(safe_json(json.dumps(document, indent=2, ensure_ascii=False)))
         case "yaml":
             import yaml  # noqa: PLC0415 - asked for seldom
 
-            click.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), nl=False)
+            text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+            if not is_safe(text):
+                text = yaml.safe_dump(document, sort_keys=False)  # with all that is not ASCII escaped
+            click.echo(text, nl=False)
         case "name":
             for row in rows:
-                click.echo(str(row.get(name, next(iter(row.values()), ""))))
+                click.echo(one_line(str(row.get(name, next(iter(row.values()), "")))))
         case _:
             if rows:
                 click.echo(table(rows))
@@ -64,7 +68,7 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    return one_line(str(value))
 
 
 def size(count: int) -> str:

@@ -9,6 +9,7 @@ import time
 import click
 
 from shellwego.cli.session import Session
+from shellwego.cli.text import one_line
 
 
 class StageProgress:
@@ -41,7 +42,7 @@ class StageProgress:
             click.echo(f"{styled} {text} ({time.monotonic() - self._began:.1f} s)", err=True)
 
     def _line(self, stage: str, reason: str) -> str:
-        return f"  {stage:<10} {reason}".rstrip()
+        return one_line(f"  {stage:<10} {reason}".rstrip())
 
     def _show(self, line: str) -> None:
         width = shutil.get_terminal_size().columns - 1

@@ -1,54 +1,50 @@
-"""`swg exec`, `console` and `run`: commands inside microVMs."""
+"""`swg exec` and `console`: commands inside running microVMs."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import NoReturn
 
 import click
 
-from shellwego.cli.failure import FAILED, INTERRUPTED, USAGE, Failure
-from shellwego.cli.output import show_one
-from shellwego.cli.progress import StageProgress
+from shellwego.cli.failure import USAGE, Failure
 from shellwego.cli.session import Session, shared
 
-if TYPE_CHECKING:
-    from shellwego.client.generated import InstanceView
-
-_pass_through = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-_OVER = "stopped,failed,lost"
+PASS_THROUGH = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
-@click.command("exec", context_settings=_pass_through)
+@click.command("exec", context_settings=PASS_THROUGH)
 @click.option("-t", "--tty", is_flag=True, help="With a terminal. [when stdin and stdout are terminals]")
-@click.option("--instance", metavar="ID", help="This instance. [the first healthy one]")
+@click.option("--instance", metavar="ID", help="This instance: its id, an end of it, or web.0. [the first healthy one]")
 @click.option("--process", metavar="NAME", help="An instance of this process.")
 @click.argument("command", nargs=-1, required=True)
 @shared
 def exec_(session: Session, tty: bool, instance: str | None, process: str | None, command: tuple[str, ...]) -> None:
     """Run a command in a running instance, and end with its exit code."""
-    _attach(session, command, instance=instance, process=process, terminal=tty or _both_terminals())
+    join_command(session, command, instance=instance, process=process, terminal=tty or both_terminals())
 
 
 @click.command()
 @click.option("--shell", default="", metavar="PATH", help="The shell. [bash where there is one, else sh]")
-@click.option("--instance", metavar="ID", help="This instance. [the first healthy one]")
+@click.option("--instance", metavar="ID", help="This instance: its id, an end of it, or web.0. [the first healthy one]")
 @shared
 def console(session: Session, shell: str, instance: str | None) -> None:
     """Open a shell in a running instance."""
-    if not _both_terminals():
+    if not both_terminals():
         raise Failure("the console needs a terminal", code=USAGE, resolution="Use: swg exec -- COMMAND")
     start = (shell,) if shell else ("/bin/sh", "-c", "command -v bash >/dev/null && exec bash || exec sh")
-    _attach(session, start, instance=instance, process=None, terminal=True)
+    join_command(session, start, instance=instance, process=None, terminal=True)
 
 
-def _both_terminals() -> bool:
+def both_terminals() -> bool:
+    """Whether somebody sits at both ends of what a command reads and writes."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _attach(
+def join_command(
     session: Session, command: tuple[str, ...], *, instance: str | None, process: str | None, terminal: bool
-) -> None:
+) -> NoReturn:
+    """Run a command in an instance with our stdin, stdout and stderr, or terminal; ends with its exit code."""
     import shutil  # noqa: PLC0415
 
     from shellwego.cli.attachment import attach  # noqa: PLC0415
@@ -66,67 +62,3 @@ def _attach(
         columns=columns if terminal else 0,
     ) as stream:
         raise click.exceptions.Exit(attach(stream, terminal=terminal))
-
-
-@click.command(context_settings=_pass_through)
-@click.option("--process", metavar="NAME", help="Whose size and environment it gets. [web]")
-@click.option("--memory", metavar="SIZE", help="Memory, such as 512m.")
-@click.option("--detach", is_flag=True, help="Return at once, with the instance's id.")
-@click.argument("command", nargs=-1, required=True)
-@shared
-def run(session: Session, process: str | None, memory: str | None, detach: bool, command: tuple[str, ...]) -> None:
-    """Run a one-off command in a microVM of its own, with the app's image and environment; ends with its exit code."""
-    import msgspec  # noqa: PLC0415
-
-    from shellwego.client.generated import RunCreate  # noqa: PLC0415
-
-    body = RunCreate(command=list(command), process=process, memory=memory)
-    instance = session.client.create_run(session.app, body, project=session.project)
-    if detach:
-        if session.output == "table":
-            click.echo(instance.id)
-        else:
-            show_one(session, msgspec.to_builtins(instance), {}, name=instance.id)
-        return
-    try:
-        instance = _follow_run(session, instance)
-    except KeyboardInterrupt:
-        session.client.stop_run(session.app, instance.id, project=session.project)
-        raise click.exceptions.Exit(INTERRUPTED) from None
-    if instance.exit_code is None:
-        raise Failure(instance.reason or f"the run ended as {instance.phase}", code=FAILED)
-    raise click.exceptions.Exit(instance.exit_code)
-
-
-def _follow_run(session: Session, instance: InstanceView) -> InstanceView:
-    progress = StageProgress(session)
-    while instance.phase in ("pending", "assigned") or (instance.phase == "starting" and instance.detail != "checks"):
-        progress.update(instance.phase, instance.detail or instance.reason)
-        states = f"healthy,unhealthy,{_OVER}"
-        instance = session.client.wait_instance(
-            session.app, instance.id, project=session.project, state=states, timeout=1
-        )
-    progress.update("running")
-    _print_output(session, instance)
-    while instance.phase not in _OVER.split(","):
-        instance = session.client.wait_instance(session.app, instance.id, project=session.project, timeout=20)
-    return instance
-
-
-def _print_output(session: Session, instance: InstanceView) -> None:
-    from shellwego.client.streams import open_logs  # noqa: PLC0415
-    from shellwego.wire.streams import RecordKind  # noqa: PLC0415
-
-    query = {"project": session.project, "instance": instance.id, "follow": True, "tail": 10_000}
-    with open_logs(session.client, session.app, query) as stream:
-        for record in stream:
-            if record.kind is RecordKind.LOG:
-                _echo(record.payload)
-
-
-def _echo(payload: bytes) -> None:
-    import msgspec  # noqa: PLC0415
-
-    line = msgspec.msgpack.decode(payload)
-    if line.get("stream") != "system":
-        click.echo(line.get("text", ""), err=line.get("stream") == "stderr")

@@ -13,7 +13,7 @@ from shellwego.cli.progress import StageProgress
 from shellwego.cli.session import F, Session
 
 if TYPE_CHECKING:
-    from shellwego.client.generated import DeploymentView
+    from shellwego.client.generated import AppView, DeploymentView
 
 _POLL_S = 20.0
 _CLIENT_GRACE_S = 30.0
@@ -53,7 +53,7 @@ def follow(session: Session, app: str, deployment: DeploymentView) -> Deployment
             session.say(f"{deployment.cut_connections} connections were cut when the drain time-out ran out")
         return deployment
     progress.done(f"v{deployment.release} {deployment.state.replace('_', ' ')}", good=False)
-    raise _failure(deployment, serves=bool(session.client.get_app(app, project=session.project).running))
+    raise _failure(deployment, session.client.get_app(app, project=session.project))
 
 
 def _ended(session: Session, app: str, deployment: DeploymentView, progress: StageProgress) -> DeploymentView:
@@ -68,16 +68,17 @@ def _ended(session: Session, app: str, deployment: DeploymentView, progress: Sta
     return deployment
 
 
-def _failure(deployment: DeploymentView, *, serves: bool) -> Failure:
+def _failure(deployment: DeploymentView, app: AppView) -> Failure:
     lines = [f"stage {deployment.stage}: {deployment.reason or deployment.state}"]
     if deployment.log_tail:
         lines += ["the last lines of its output:", *(f"  | {line}" for line in deployment.log_tail[-20:])]
-    before = "The release before goes on serving." if serves else "Nothing of the app serves now."
+    before = "The release before goes on serving." if app.running else "Nothing of the app serves now."
+    kept = " The app's config keeps the change: mend it and deploy, or: swg rollback" if app.config_differs else ""
     ends = {
-        "rolled_back": before,
-        "failed": before,
+        "rolled_back": before + kept,
+        "failed": before + kept,
         "superseded": "A newer deployment took over; see: swg status",
-        "cancelled": "It was cancelled; the last good release goes on serving.",
+        "cancelled": f"It was cancelled; the last good release goes on serving.{kept}",
     }
     return Failure(
         "\n".join(lines), code=_CODES.get(deployment.reason_code, UNHEALTHY), resolution=ends.get(deployment.state, "")

@@ -27,7 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "logs": ("shellwego.cli.logs:logs", "Show an app's output; -f follows."),
     "exec": ("shellwego.cli.remote:exec_", "Run a command in a running instance."),
     "console": ("shellwego.cli.remote:console", "Open a shell in a running instance."),
-    "run": ("shellwego.cli.remote:run", "Run a one-off command in a microVM of its own."),
+    "run": ("shellwego.cli.runs:run", "Run a one-off command in a microVM of its own."),
     "images": ("shellwego.cli.images:images", "List, pull, load and remove images."),
     "vms": ("shellwego.cli.vms:vms", "List and show microVMs."),
     "nodes": ("shellwego.cli.nodes:nodes", "List and show nodes."),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from shellwego.cli.failure import AUTH, FAILED, USAGE, Failure
+from shellwego.cli.failure import AUTH, FAILED, USAGE, Failure, JsonFailure
 
 if TYPE_CHECKING:
     from shellwego.client.context import Context, ContextFile
@@ -180,6 +180,9 @@ _OPTIONS = (
 )
 
 
+_LOG_IN = "Log in with a token that holds: swg login --url URL"
+
+
 def shared(command: F) -> F:
     """Give a command the shared options; it gets a `Session` as its first argument."""
 
@@ -207,11 +210,15 @@ def shared(command: F) -> F:
             yes=yes,
             color=not no_color and sys.stderr.isatty(),
         )
-        with told():
-            try:
+        try:
+            with told():
                 return command(session, *arguments, **options)
-            finally:
-                session.close()
+        except click.ClickException as error:
+            if session.output != "json":
+                raise
+            raise JsonFailure(error) from error
+        finally:
+            session.close()
 
     for option in reversed(_OPTIONS):
         call = option(call)
@@ -234,7 +241,7 @@ class told:
 
 def _failure(error: BaseException | None) -> Failure | None:
     from shellwego.cli.failure import exit_code  # noqa: PLC0415
-    from shellwego.client.transport import ApiProblem, Unreachable  # noqa: PLC0415
+    from shellwego.client.transport import ApiProblem, Unreachable, UnusableName  # noqa: PLC0415
 
     match error:
         case ApiProblem():
@@ -244,9 +251,12 @@ def _failure(error: BaseException | None) -> Failure | None:
             return Failure(
                 error.detail + fields,
                 code=exit_code(error.status, error.code),
-                resolution=error.resolution,
+                resolution=_LOG_IN if error.status == 401 else error.resolution,
                 trace_id=error.trace_id,
+                kind=error.code,
             )
+        case UnusableName():
+            return Failure(str(error), code=USAGE, resolution="Names and ids are not empty and have no slash.")
         case Unreachable():
             return Failure(str(error), code=FAILED, resolution="Is the platform up? On its machine: swg doctor")
         case _:

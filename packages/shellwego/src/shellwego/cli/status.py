@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from shellwego.cli.apps import LIVE, counts_text
 from shellwego.cli.output import age, fields, show, table
 from shellwego.cli.session import Session, shared
+
+if TYPE_CHECKING:
+    from shellwego.client.generated import AppView, DeploymentView
+
+
+def unreleased(app: AppView, deployment: DeploymentView | None) -> str | None:
+    """What to know where the app's config is not that of what runs, and nothing is under way that would change it."""
+    if not app.config_differs or (deployment is not None and not deployment.finished):
+        return None
+    if deployment is not None and deployment.release > (app.release or 0):
+        return (
+            f"still has the changes of v{deployment.release}, which did not succeed; v{app.release} runs."
+            " The next change deploys them again: mend them, or swg rollback (swg plan shows them)"
+        )
+    return f"has changes that v{app.release} has not: swg deploy rolls them out (swg plan shows them)"
 
 
 @click.command()
@@ -18,7 +35,8 @@ def status(session: Session) -> None:
     client, project = session.client, session.project
     app = client.get_app(session.app, project=project)
     deployment = client.get_deployment(app.id, app.deployment_id, project=project) if app.deployment_id else None
-    living = client.list_instances(app.id, project=project, phase=LIVE, limit=100).data
+    found = client.list_instances(app.id, project=project, phase=LIVE, limit=100).data
+    living = sorted(found, key=lambda each: (each.process, each.slot))
     document = {
         "app": msgspec.to_builtins(app),
         "deployment": msgspec.to_builtins(deployment),
@@ -35,7 +53,7 @@ def status(session: Session) -> None:
             "age": age(instance.created_at.isoformat()),
             "reason": instance.reason,
         }
-        for instance in sorted(living, key=lambda each: (each.process, each.slot))
+        for instance in living
     ]
     if session.output != "table":
         show(session, document, rows, name="id")
@@ -49,9 +67,10 @@ def status(session: Session) -> None:
         "instances": counts_text(app),
     }
     if deployment is not None:
-        pairs["deployment"] = (
-            f"v{deployment.release} {deployment.state} ({deployment.stage}) {deployment.reason}".strip()
-        )
+        at = "" if deployment.state == "succeeded" else f" ({deployment.stage})"
+        pairs["deployment"] = f"v{deployment.release} {deployment.state}{at} {deployment.reason}".strip()
+    if remark := unreleased(app, deployment):
+        pairs["config"] = remark
     click.echo(fields(pairs))
     if rows:
         click.echo("\n" + table(rows))

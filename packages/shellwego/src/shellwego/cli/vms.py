@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.apps import LIVE
+from shellwego.cli.apps import LIVE, all_apps
 from shellwego.cli.output import age, show, show_one, size
 from shellwego.cli.session import Session, shared
 
@@ -36,21 +36,30 @@ def _row(vm: InstanceView) -> dict[str, object]:
 @click.option("--all", "everything", is_flag=True, help="Also those that ended.")
 @shared
 def list_vms(session: Session, everything: bool) -> None:
-    """List the microVMs of the project."""
+    """List the microVMs of the project, or with -a of one app."""
     import msgspec  # noqa: PLC0415
 
-    found = session.client.list_vms(project=session.project, phase=None if everything else LIVE, limit=100).data
-    show(session, msgspec.to_builtins(found), [_row(vm) for vm in found], name="instance", empty="no microVMs run")
+    client, project, phase = session.client, session.project, None if everything else LIVE
+    if session.app_option:
+        found = client.list_instances(session.app_option, project=project, phase=phase, limit=100).data
+    else:
+        found = client.list_vms(project=project, phase=phase, limit=100).data
+    names = {app.id: app.name for app in all_apps(session)} if session.output == "table" else {}
+    rows = [{"app": names.get(vm.app_id, vm.app_id), **_row(vm)} for vm in found]
+    show(session, msgspec.to_builtins(found), rows, name="instance", empty="no microVMs run")
 
 
 @vms.command("show")
 @click.argument("instance")
 @shared
 def show_vm(session: Session, instance: str) -> None:
-    """Show one microVM, by the id of its instance."""
+    """Show one microVM, by the id of its instance; with -a APP also by an end of it, or by its place such as web.0."""
     import msgspec  # noqa: PLC0415
 
-    vm = session.client.get_vm(instance)
+    if session.app_option:
+        vm = session.client.get_instance(session.app_option, instance, project=session.project)
+    else:
+        vm = session.client.get_vm(instance)
     pairs = {
         **_row(vm),
         "vm": vm.vm_id,

@@ -54,6 +54,7 @@ class AppView(Struct, kw_only=True, frozen=True):
     deleting: bool
     config: ConfigView
     release: int | None
+    config_differs: bool
     deployment_id: str | None
     created_at: datetime
     updated_at: datetime
@@ -687,7 +688,9 @@ class Client(Transport):
     def revoke_token(self, token: str, *, idempotency_key: str | None = None) -> TokenView:
         """Make one of the caller's tokens void, within a second."""
         return decode(
-            self.send("DELETE", f"/v1/user/tokens/{segment(token)}", headers={"Idempotency-Key": idempotency_key}),
+            self.send(
+                "DELETE", f"/v1/user/tokens/{segment(token, 'token')}", headers={"Idempotency-Key": idempotency_key}
+            ),
             TokenView,
         )
 
@@ -697,11 +700,11 @@ class Client(Transport):
 
     def get_project(self, project: str) -> ProjectView:
         """One project."""
-        return decode(self.send("GET", f"/v1/projects/{segment(project)}"), ProjectView)
+        return decode(self.send("GET", f"/v1/projects/{segment(project, 'project')}"), ProjectView)
 
     def get_organization(self, organization: str) -> OrganizationView:
         """One organization."""
-        return decode(self.send("GET", f"/v1/organizations/{segment(organization)}"), OrganizationView)
+        return decode(self.send("GET", f"/v1/organizations/{segment(organization, 'organization')}"), OrganizationView)
 
     def create_app(self, body: AppCreate, *, project: str | None = None, idempotency_key: str | None = None) -> AppView:
         """Make an app. Nothing of it runs before its first deployment."""
@@ -745,7 +748,7 @@ class Client(Transport):
 
     def get_app(self, app: str, *, project: str | None = None) -> AppView:
         """One app, with its state and the config that the next release would have."""
-        return decode(self.send("GET", f"/v1/apps/{segment(app)}", query={"project": project}), AppView)
+        return decode(self.send("GET", f"/v1/apps/{segment(app, 'app')}", query={"project": project}), AppView)
 
     def update_app(
         self,
@@ -760,7 +763,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "PATCH",
-                f"/v1/apps/{segment(app)}",
+                f"/v1/apps/{segment(app, 'app')}",
                 query={"project": project},
                 headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
                 body=encode(body),
@@ -775,7 +778,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "DELETE",
-                f"/v1/apps/{segment(app)}",
+                f"/v1/apps/{segment(app, 'app')}",
                 query={"project": project},
                 headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
             ),
@@ -795,7 +798,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "GET",
-                f"/v1/apps/{segment(app)}/wait",
+                f"/v1/apps/{segment(app, 'app')}/wait",
                 query={"project": project, "state": state, "version": version, "timeout": timeout},
             ),
             AppView,
@@ -806,7 +809,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "POST",
-                f"/v1/apps/{segment(app)}/actions/start",
+                f"/v1/apps/{segment(app, 'app')}/actions/start",
                 query={"project": project},
                 headers={"Idempotency-Key": idempotency_key},
             ),
@@ -818,7 +821,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "POST",
-                f"/v1/apps/{segment(app)}/actions/stop",
+                f"/v1/apps/{segment(app, 'app')}/actions/stop",
                 query={"project": project},
                 headers={"Idempotency-Key": idempotency_key},
             ),
@@ -837,7 +840,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "POST",
-                f"/v1/apps/{segment(app)}/actions/restart",
+                f"/v1/apps/{segment(app, 'app')}/actions/restart",
                 query={"project": project},
                 headers={"Idempotency-Key": idempotency_key},
                 body=None if body is None else encode(body),
@@ -858,7 +861,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "POST",
-                f"/v1/apps/{segment(app)}/scale",
+                f"/v1/apps/{segment(app, 'app')}/scale",
                 query={"project": project},
                 headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
                 body=encode(body),
@@ -868,7 +871,7 @@ class Client(Transport):
 
     def get_env(self, app: str, *, project: str | None = None) -> EnvView:
         """The variables of the current config, with their values; who may only read apps sees their names there."""
-        return decode(self.send("GET", f"/v1/apps/{segment(app)}/env", query={"project": project}), EnvView)
+        return decode(self.send("GET", f"/v1/apps/{segment(app, 'app')}/env", query={"project": project}), EnvView)
 
     def change_env(
         self,
@@ -883,7 +886,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "PATCH",
-                f"/v1/apps/{segment(app)}/env",
+                f"/v1/apps/{segment(app, 'app')}/env",
                 query={"project": project},
                 headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
                 body=encode(body),
@@ -904,7 +907,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "POST",
-                f"/v1/apps/{segment(app)}/deployments",
+                f"/v1/apps/{segment(app, 'app')}/deployments",
                 query={"project": project},
                 headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
                 body=encode(body),
@@ -927,7 +930,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "GET",
-                f"/v1/apps/{segment(app)}/deployments",
+                f"/v1/apps/{segment(app, 'app')}/deployments",
                 query={
                     "project": project,
                     "filter[state]": state,
@@ -947,7 +950,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "POST",
-                f"/v1/apps/{segment(app)}/plan",
+                f"/v1/apps/{segment(app, 'app')}/plan",
                 query={"project": project},
                 headers={"Idempotency-Key": idempotency_key},
                 body=encode(body),
@@ -958,7 +961,11 @@ class Client(Transport):
     def get_deployment(self, app: str, deployment: str, *, project: str | None = None) -> DeploymentView:
         """One deployment, with its stage and the reason why it waits or ended."""
         return decode(
-            self.send("GET", f"/v1/apps/{segment(app)}/deployments/{segment(deployment)}", query={"project": project}),
+            self.send(
+                "GET",
+                f"/v1/apps/{segment(app, 'app')}/deployments/{segment(deployment, 'deployment')}",
+                query={"project": project},
+            ),
             DeploymentView,
         )
 
@@ -976,7 +983,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "GET",
-                f"/v1/apps/{segment(app)}/deployments/{segment(deployment)}/wait",
+                f"/v1/apps/{segment(app, 'app')}/deployments/{segment(deployment, 'deployment')}/wait",
                 query={"project": project, "state": state, "version": version, "timeout": timeout},
             ),
             DeploymentView,
@@ -995,7 +1002,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "POST",
-                f"/v1/apps/{segment(app)}/deployments/{segment(deployment)}/actions/cancel",
+                f"/v1/apps/{segment(app, 'app')}/deployments/{segment(deployment, 'deployment')}/actions/cancel",
                 query={"project": project},
                 headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
             ),
@@ -1015,7 +1022,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "POST",
-                f"/v1/apps/{segment(app)}/actions/rollback",
+                f"/v1/apps/{segment(app, 'app')}/actions/rollback",
                 query={"project": project},
                 headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
                 body=None if body is None else encode(body),
@@ -1037,7 +1044,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "GET",
-                f"/v1/apps/{segment(app)}/releases",
+                f"/v1/apps/{segment(app, 'app')}/releases",
                 query={"project": project, "limit": limit, "cursor": cursor, "sort": sort, "include": include},
             ),
             ReleaseList,
@@ -1046,7 +1053,11 @@ class Client(Transport):
     def get_release(self, app: str, release: str, *, project: str | None = None) -> ReleaseView:
         """One release, by id, number, or as `v7`."""
         return decode(
-            self.send("GET", f"/v1/apps/{segment(app)}/releases/{segment(release)}", query={"project": project}),
+            self.send(
+                "GET",
+                f"/v1/apps/{segment(app, 'app')}/releases/{segment(release, 'release')}",
+                query={"project": project},
+            ),
             ReleaseView,
         )
 
@@ -1055,7 +1066,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "GET",
-                f"/v1/apps/{segment(app)}/releases/{segment(release)}/diff",
+                f"/v1/apps/{segment(app, 'app')}/releases/{segment(release, 'release')}/diff",
                 query={"against": against, "project": project},
             ),
             DiffView,
@@ -1077,7 +1088,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "GET",
-                f"/v1/apps/{segment(app)}/instances",
+                f"/v1/apps/{segment(app, 'app')}/instances",
                 query={
                     "project": project,
                     "filter[phase]": phase,
@@ -1094,7 +1105,11 @@ class Client(Transport):
     def get_instance(self, app: str, instance: str, *, project: str | None = None) -> InstanceView:
         """One instance of an app."""
         return decode(
-            self.send("GET", f"/v1/apps/{segment(app)}/instances/{segment(instance)}", query={"project": project}),
+            self.send(
+                "GET",
+                f"/v1/apps/{segment(app, 'app')}/instances/{segment(instance, 'instance')}",
+                query={"project": project},
+            ),
             InstanceView,
         )
 
@@ -1111,7 +1126,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "GET",
-                f"/v1/apps/{segment(app)}/instances/{segment(instance)}/wait",
+                f"/v1/apps/{segment(app, 'app')}/instances/{segment(instance, 'instance')}/wait",
                 query={"project": project, "state": state, "timeout": timeout},
             ),
             InstanceView,
@@ -1124,7 +1139,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "POST",
-                f"/v1/apps/{segment(app)}/runs",
+                f"/v1/apps/{segment(app, 'app')}/runs",
                 query={"project": project},
                 headers={"Idempotency-Key": idempotency_key},
                 body=encode(body),
@@ -1139,7 +1154,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "DELETE",
-                f"/v1/apps/{segment(app)}/runs/{segment(instance)}",
+                f"/v1/apps/{segment(app, 'app')}/runs/{segment(instance, 'instance')}",
                 query={"project": project},
                 headers={"Idempotency-Key": idempotency_key},
             ),
@@ -1177,7 +1192,7 @@ class Client(Transport):
 
     def get_vm(self, instance: str) -> InstanceView:
         """One instance with its VM, by the instance's id."""
-        return decode(self.send("GET", f"/v1/vms/{segment(instance)}"), InstanceView)
+        return decode(self.send("GET", f"/v1/vms/{segment(instance, 'instance')}"), InstanceView)
 
     def get_logs(
         self,
@@ -1193,7 +1208,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "GET",
-                f"/v1/apps/{segment(app)}/logs",
+                f"/v1/apps/{segment(app, 'app')}/logs",
                 query={"project": project, "tail": tail, "since": since, "instance": instance, "process": process},
             ),
             LogList,
@@ -1212,7 +1227,7 @@ class Client(Transport):
         """An app's log as server-sent events: the last lines, then each as it is written, new instances included."""
         return events(
             self.stream(
-                f"/v1/apps/{segment(app)}/logs/stream",
+                f"/v1/apps/{segment(app, 'app')}/logs/stream",
                 query={"project": project, "tail": tail, "since": since, "instance": instance, "process": process},
             )
         )
@@ -1224,7 +1239,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "POST",
-                f"/v1/apps/{segment(app)}/exec",
+                f"/v1/apps/{segment(app, 'app')}/exec",
                 query={"project": project},
                 headers={"Idempotency-Key": idempotency_key},
                 body=encode(body),
@@ -1281,17 +1296,22 @@ class Client(Transport):
 
     def get_image(self, image: str) -> ImageView:
         """One image."""
-        return decode(self.send("GET", f"/v1/images/{segment(image)}"), ImageView)
+        return decode(self.send("GET", f"/v1/images/{segment(image, 'image')}"), ImageView)
 
     def delete_image(self, image: str, *, idempotency_key: str | None = None) -> None:
         """Delete an image; refused while a release that runs needs it."""
-        self.send("DELETE", f"/v1/images/{segment(image)}", headers={"Idempotency-Key": idempotency_key})
+        self.send("DELETE", f"/v1/images/{segment(image, 'image')}", headers={"Idempotency-Key": idempotency_key})
 
-    def begin_upload(self, *, project: str | None = None, idempotency_key: str | None = None) -> UploadView:
+    def begin_upload(
+        self, *, name: str | None = None, project: str | None = None, idempotency_key: str | None = None
+    ) -> UploadView:
         """Begin to upload a tar (`docker save`, OCI layout). Send its parts with PATCH, and finish with PUT."""
         return decode(
             self.send(
-                "POST", "/v1/images/uploads", query={"project": project}, headers={"Idempotency-Key": idempotency_key}
+                "POST",
+                "/v1/images/uploads",
+                query={"name": name, "project": project},
+                headers={"Idempotency-Key": idempotency_key},
             ),
             UploadView,
         )
@@ -1309,7 +1329,7 @@ class Client(Transport):
         return decode(
             self.send(
                 "PATCH",
-                f"/v1/images/uploads/{segment(upload)}",
+                f"/v1/images/uploads/{segment(upload, 'upload')}",
                 query={"project": project},
                 headers={
                     "Content-Range": content_range,
@@ -1323,7 +1343,9 @@ class Client(Transport):
 
     def get_upload(self, upload: str, *, project: str | None = None) -> UploadView:
         """How much of an upload has arrived."""
-        return decode(self.send("GET", f"/v1/images/uploads/{segment(upload)}", query={"project": project}), UploadView)
+        return decode(
+            self.send("GET", f"/v1/images/uploads/{segment(upload, 'upload')}", query={"project": project}), UploadView
+        )
 
     def finish_upload(
         self,
@@ -1334,11 +1356,11 @@ class Client(Transport):
         project: str | None = None,
         idempotency_key: str | None = None,
     ) -> LoadedView:
-        """Load the uploaded tar. The answer names the images that it held."""
+        """Load the uploaded tar, under the name given here or at the beginning. The answer names its images."""
         return decode(
             self.send(
                 "PUT",
-                f"/v1/images/uploads/{segment(upload)}",
+                f"/v1/images/uploads/{segment(upload, 'upload')}",
                 query={"digest": digest, "name": name, "project": project},
                 headers={"Idempotency-Key": idempotency_key},
                 timeout=3600.0,
@@ -1350,7 +1372,7 @@ class Client(Transport):
         """Throw an upload away."""
         self.send(
             "DELETE",
-            f"/v1/images/uploads/{segment(upload)}",
+            f"/v1/images/uploads/{segment(upload, 'upload')}",
             query={"project": project},
             headers={"Idempotency-Key": idempotency_key},
         )
@@ -1376,7 +1398,7 @@ class Client(Transport):
 
     def get_node(self, node: str) -> NodeView:
         """One node, by id or name."""
-        return decode(self.send("GET", f"/v1/nodes/{segment(node)}"), NodeView)
+        return decode(self.send("GET", f"/v1/nodes/{segment(node, 'node')}"), NodeView)
 
     def list_events(
         self,

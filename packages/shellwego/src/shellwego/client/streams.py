@@ -125,13 +125,13 @@ def open_exec(
     query += [(name, value) for name, value in given.items() if value]
     if rows and columns:
         query += [("rows", str(rows)), ("columns", str(columns))]
-    return _open(transport, f"/v1/apps/{segment(app)}/exec", urlencode(query))
+    return _open(transport, f"/v1/apps/{segment(app, 'app')}/exec", urlencode(query))
 
 
 def open_logs(transport: Transport, app: str, query: Query) -> RecordSocket:
     """The log of one instance as records; `query` as the API's. Raises as `Transport.send`."""
     given = {name: str(value).lower() for name, value in query.items() if value is not None}
-    return _open(transport, f"/v1/apps/{segment(app)}/logs", urlencode(given))
+    return _open(transport, f"/v1/apps/{segment(app, 'app')}/logs", urlencode(given))
 
 
 def _open(transport: Transport, path: str, query: str) -> RecordSocket:

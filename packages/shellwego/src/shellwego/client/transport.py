@@ -69,6 +69,13 @@ class Unreachable(Exception):
     """No answer came: no connection, no name, broken off, or not our API."""
 
 
+class UnusableName(ValueError):
+    """What was given for the name or id of a thing can be neither; nothing was asked."""
+
+    def __init__(self, kind: str, value: str) -> None:
+        super().__init__(f"“{value[:200]}” can be neither the name nor the id of the {kind} that is meant")
+
+
 @dataclass(frozen=True, slots=True)
 class _Request:
     method: str
@@ -265,8 +272,15 @@ def target(path: str, query: Query | None) -> str:
     return f"{path}?{urlencode(given)}" if given else path
 
 
-def segment(value: str) -> str:
-    """A value as one segment of a path."""
+def segment(value: str, kind: str) -> str:
+    """The name or id of a thing of this kind as one segment of a path.
+
+    Raises:
+        UnusableName: it cannot be one. Encoded, a slash would still end a segment for most servers and proxies, and a
+            segment of dots is taken out of a path (RFC 3986, section 5.2.4), so another thing would be asked for.
+    """
+    if not value or "/" in value or value in (".", ".."):
+        raise UnusableName(kind, value)
     return quote(value, safe="")
 
 

@@ -29,10 +29,10 @@ def load_image(
     Raises:
         ApiProblem, Unreachable: as every operation; an upload that was begun is thrown away first.
     """
-    upload = client.begin_upload(project=project)
+    upload = client.begin_upload(name=name, project=project)
     try:
         digest = _send(client, upload, tar, project, progress)
-        return client.finish_upload(upload.id, digest=f"sha256:{digest}", name=name, project=project)
+        return client.finish_upload(upload.id, digest=f"sha256:{digest}", project=project)
     except BaseException:
         _cancel(client, upload, project)
         raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from shellwego.control.announcements import announce
 from shellwego.control.config import MAX_COUNT, ConfigWish, merge, refuse
 from shellwego.control.unit import Unit
 from shellwego.core import hostnames
@@ -127,18 +128,6 @@ def save(unit: Unit, app: App) -> App:
     """Store the app, and have it planned again."""
     unit.hint(subjects.app(app.id))
     return unit.tx.apps.update(replace(app, updated_at=unit.now()))
-
-
-def announce(unit: Unit, app: App, type_: str, data: Mapping[str, str] | None = None) -> None:
-    """Write an event about the app."""
-    project = unit.tx.projects.get(app.project_id)
-    unit.emit(
-        type_,
-        app.id,
-        organization_id=project.organization_id if project else "",
-        project_id=app.project_id,
-        data={"name": app.name, **(data or {})},
-    )
 
 
 def current_deployment(tx: Transaction, app: App) -> Deployment | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
+from shellwego.control.announcements import announce
 from shellwego.control.facts import releases_of
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App, Release
@@ -55,19 +56,6 @@ def apply(unit: Unit, app: App, changes: Iterable[Change]) -> None:
                 _forget(unit, app)
 
 
-def emit(unit: Unit, app: App, type_: str, resource: str, data: Mapping[str, str], *, severity: str = "info") -> None:
-    """An event of something that belongs to the app."""
-    project = unit.tx.projects.get(app.project_id)
-    unit.emit(
-        type_,
-        resource,
-        organization_id=project.organization_id if project else "",
-        project_id=app.project_id,
-        severity=severity,
-        data={"app": app.id, "name": app.name, **data},
-    )
-
-
 def instance_data(instance: Instance) -> dict[str, str]:
     """What an event tells of an instance."""
     return {"process": instance.process, "slot": str(instance.slot), "node": instance.node_id}
@@ -77,7 +65,8 @@ def _start(unit: Unit, app: App, start: Start) -> None:
     release = releases_of(unit.tx, [start.release_id])[start.release_id]
     instance = new_instance(start, app.id, release, id_=unit.new_id("ins"), now=unit.now())
     unit.tx.instances.insert(instance)
-    emit(unit, app, "instance.created", instance.id, {**instance_data(instance), "release": f"v{release.number}"})
+    data = {**instance_data(instance), "release": f"v{release.number}"}
+    announce(unit, app, "instance.created", data, resource=instance.id)
 
 
 def _change(unit: Unit, app: App, change: Drain | Stop | Lose) -> None:
@@ -90,14 +79,14 @@ def _change(unit: Unit, app: App, change: Drain | Stop | Lose) -> None:
     data = {**instance_data(changed), "reason": change.reason}
     match change:
         case Drain():
-            emit(unit, app, "instance.draining", changed.id, data)
+            announce(unit, app, "instance.draining", data, resource=changed.id)
         case Stop():
             data |= {"cut_sessions": str(change.cut)} if change.cut else {}
             data |= {"silent_edges": ", ".join(change.silent_edges)} if change.silent_edges else {}
             severity = "warning" if change.cut or change.silent_edges else "info"
-            emit(unit, app, "instance.stopping", changed.id, data, severity=severity)
+            announce(unit, app, "instance.stopping", data, resource=changed.id, severity=severity)
         case Lose():
-            emit(unit, app, "instance.lost", changed.id, data, severity="error")
+            announce(unit, app, "instance.lost", data, resource=changed.id, severity="error")
 
 
 def _move(unit: Unit, app: App, move: MoveDeployment) -> None:
@@ -110,12 +99,12 @@ def _move(unit: Unit, app: App, move: MoveDeployment) -> None:
     kind = moved.state.value if moved.state is not stored.state else "stage"
     data = {"deployment": moved.id, "stage": moved.stage.value, "reason": moved.reason[:500]}
     severity = "error" if moved.state in _BAD else "info"
-    emit(unit, app, f"app.deployment.{kind}", app.id, data, severity=severity)
+    announce(unit, app, f"app.deployment.{kind}", data, severity=severity)
 
 
 def _forget(unit: Unit, app: App) -> None:
     """Remove the app with all its rows; its name and hostname are free again."""
-    emit(unit, app, "app.deleted", app.id, {})
+    announce(unit, app, "app.deleted")
     _clear(unit.tx.instances, app)
     _clear(unit.tx.deployments, app)
     _clear(unit.tx.releases, app)

@@ -64,7 +64,14 @@ def merge(config: AppConfig, wish: ConfigWish) -> AppConfig:
     Raises:
         InvalidError: the result makes no sense; every fault is named by its field.
     """
-    merged = replace(
+    merged = merge_unchecked(config, wish)
+    check_config(merged)
+    return merged
+
+
+def merge_unchecked(config: AppConfig, wish: ConfigWish) -> AppConfig:
+    """The config after the wish, for who has something to add before it is checked."""
+    return replace(
         config,
         image=config.image if wish.image is None else wish.image,
         processes=tuple(_merge_processes(config.processes, wish)),
@@ -73,8 +80,6 @@ def merge(config: AppConfig, wish: ConfigWish) -> AppConfig:
         env=merge_env(config.env, wish.env),
         drain_timeout_s=config.drain_timeout_s if wish.drain_timeout_s is None else wish.drain_timeout_s,
     )
-    check_config(merged)
-    return merged
 
 
 def merge_env(env: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
@@ -132,6 +137,18 @@ def refuse(code: str, faults: tuple[FieldError, ...], *, resolution: str = "") -
     if faults:
         first = faults[0]
         raise InvalidError(code, f"{first.field}: {first.message}", resolution=resolution, errors=faults)
+
+
+def refuse_unknown(config: AppConfig, processes: Mapping[str, str]) -> None:
+    """Raise an error for names of processes that the config has not; each by the field that gave it."""
+    known = [process.name for process in config.processes]
+    faults = tuple(
+        FieldError(at, "no-such-process", f"there is no process “{name[:40]}”")
+        for at, name in processes.items()
+        if name not in known
+    )
+    resolution = f"The app has: {', '.join(known)}. A deploy with --process and --command makes a new one."
+    refuse("no-such-process", faults, resolution=resolution)
 
 
 def refuse_unplaceable(config: AppConfig, nodes: Iterable[Node]) -> None:
@@ -213,7 +230,7 @@ def _one_check_faults(at: str, check: Check, names: set[str], ports: Mapping[str
             yield FieldError(f"{at}.command", "missing", "an exec check needs a command")
         yield from _argument_faults(f"{at}.command", check.command)
     elif not check.port and check.process not in ports:
-        yield FieldError(f"{at}.port", "missing", "the process has no service, so the check needs a port")
+        yield FieldError(f"{at}.port", "missing", "the process has no port of its own (--port), so the check needs one")
     if not 0 <= check.port <= 65535:
         yield FieldError(f"{at}.port", "out-of-range", "a port is between 1 and 65535")
     if not re.fullmatch(r"/[!-~]{0,1023}", check.path):

@@ -6,11 +6,11 @@ when an older one is superseded, is the planner's to say: a newer one that still
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from shellwego.control.apps import announce, configure, save
-from shellwego.control.config import ConfigWish, merge, refuse, refuse_unplaceable
+from shellwego.control.announcements import announce
+from shellwego.control.apps import configure, current_deployment, deploying, save
+from shellwego.control.config import ConfigWish, check_config, merge_unchecked, refuse_unplaceable
 from shellwego.control.images import ChosenImage, note_image, require_image
 from shellwego.control.releases import find_release, freeze, newest_release, release_before
 from shellwego.control.scopes import missing
@@ -65,10 +65,11 @@ def plan_config(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage 
 
     An app without a service whose image exposes one port gets that port as its service.
     """
-    config = merge(app.config, wish if image is None else replace(wish, image=image.reference))
-    if image is not None and not config.services and len(image.exposed_ports) == 1:
+    config = merge_unchecked(app.config, wish if image is None else replace(wish, image=image.reference))
+    if image is not None and config.processes and not config.services and len(image.exposed_ports) == 1:
         service = Service(process=config.processes[0].name, port=image.exposed_ports[0])
-        config = merge(config, ConfigWish(services=(service,)))
+        config = replace(config, services=(service,))
+    check_config(config)
     refuse_unplaceable(config, tx.nodes.select())
     return Planned(config, _known_digest(tx, app) if image is None else image.digest)
 
@@ -95,27 +96,18 @@ def change(unit: Unit, app: App, wish: ConfigWish, rollout: Rollout = Rollout())
     return request_deployment(unit, app, wish, None, rollout)
 
 
-def refuse_unknown(app: App, processes: Iterable[str]) -> None:
-    """Raise `InvalidError` for a process that the app has not: a size is for what there is."""
-    known = {process.name for process in app.config.processes}
-    refuse(
-        "no-such-process",
-        tuple(
-            FieldError(f"sizes.{name[:40]}", "no-such-process", f"there is no process “{name[:40]}”")
-            for name in processes
-            if name not in known
-        ),
-    )
-
-
 def restart(unit: Unit, app: App, rollout: Rollout = Rollout()) -> Deployment:
-    """Replace every instance by a new one of the same release.
+    """Replace every instance by a new one of the same release, or of the one whose deployment is under way.
+
+    That may still wait for its image: a restart of what runs meanwhile would take its place, and nobody asked for that.
 
     Raises:
         ConflictError: the app is stopped, was never deployed, or is being destroyed.
     """
     refuse_deleting(app)
-    release = unit.tx.releases.get(app.release_id) if app.release_id else None
+    last = current_deployment(unit.tx, app)
+    coming = last.release_id if last is not None and deploying(last) else app.release_id
+    release = unit.tx.releases.get(coming) if app.release_id else None
     if release is None or app.stopped:
         raise ConflictError("not-running", f"the app {app.name} does not run", resolution="Deploy or start it.")
     announce(unit, app, "app.restarted")

@@ -87,7 +87,7 @@ def accept_edge(unit: Unit, report: EdgeReport) -> None:
         return
     unit.tx.edges.update(replace(edge, applied_version=applied, open_sessions=sessions, lease_until=now + LEASE_S))
     if news:
-        _wake_draining(unit)
+        _wake_leaving(unit, sessions)
 
 
 def _open_sessions(told: Mapping[str, int]) -> dict[str, int]:
@@ -96,11 +96,12 @@ def _open_sessions(told: Mapping[str, int]) -> dict[str, int]:
     return {instance_id[:64]: count for instance_id, count in told.items() if count > 0}
 
 
-def _wake_draining(unit: Unit) -> None:
-    """Whatever drains may be empty now."""
+def _wake_leaving(unit: Unit, sessions: Mapping[str, int]) -> None:
+    """Whatever drains may be empty now; and what still has sessions may have no VM that answers them."""
     draining = unit.tx.instances.select(eq("desired", Desired.DRAIN.value), within("phase", LIVE_PHASES))
-    for instance in draining:
-        unit.hint(subjects.app(instance.app_id))
+    busy = (unit.tx.instances.get(instance_id) for instance_id in sessions)
+    for app_id in {instance.app_id for instance in (*draining, *busy) if instance is not None}:
+        unit.hint(subjects.app(app_id))
 
 
 def _unknown(edge_id: str) -> ForbiddenError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.core.apps import App, Release
@@ -95,15 +95,24 @@ def node_usage(tx: Transaction) -> dict[str, NodeUsage]:
     return usage
 
 
-def route_facts(tx: Transaction, app: App) -> RouteFacts:
-    """What the route of an app follows from."""
+def lingering(tx: Transaction) -> dict[str, tuple[Instance, ...]]:
+    """By app: the instances outside of the routes that edges have sessions open to. Nearly always none."""
+    told = {instance_id for edge in tx.edges.select() for instance_id in edge.open_sessions}
+    rows = [row for row in map(tx.instances.get, sorted(told)) if row is not None]
+    return {app_id: tuple(row for row in rows if row.app_id == app_id) for app_id in {row.app_id for row in rows}}
+
+
+def route_facts(tx: Transaction, app: App, left: Mapping[str, tuple[Instance, ...]]) -> RouteFacts:
+    """What the route of an app follows from; `left` is what `lingering` says."""
     instances = tuple(tx.instances.select(eq("app_id", app.id), within("phase", LIVE_PHASES)))
     newest = Order("created_at", descending=True)
     last = next(iter(tx.deployments.select(eq("app_id", app.id), order=newest, limit=1)), None)
+    own = left.get(app.id, ())
     return RouteFacts(
         app=app,
-        releases=releases_of(tx, [app.release_id, *(instance.release_id for instance in instances)]),
+        releases=releases_of(tx, [app.release_id, *(instance.release_id for instance in (*instances, *own))]),
         instances=instances,
+        lingering=own,
         deploying=last is not None and last.state not in FINISHED,
         failed=last is not None and last.state in _ENDED_WITHOUT_RELEASE,
     )
@@ -121,7 +130,8 @@ def route_table(tx: Transaction) -> RouteTable:
     It may be ahead of its version by changes that the routes loop has not numbered yet, never behind: whatever was given
     an `unrouted_version` up to this one is not in it.
     """
-    routes = (route_of(route_facts(tx, app)) for app in tx.apps.select())
+    left = lingering(tx)
+    routes = (route_of(route_facts(tx, app, left)) for app in tx.apps.select())
     return RouteTable(
         version=routes_version(tx),
         routes=tuple(sorted((route for route in routes if route is not None), key=lambda route: route.host)),

@@ -99,7 +99,7 @@ def image_absent(name: str) -> NotFoundError:
 def loaded_image(tx: Transaction, project_id: str, name: str) -> Image | None:
     """The newest image that was loaded under this name."""
     rows = _rows(tx, project_id, name)
-    return next((row for row in rows if row.loaded and row.state is ImageState.READY), None)
+    return next((row for row in rows if row.loaded and row.state is not ImageState.FAILED), None)
 
 
 def note_image(unit: Unit, project_id: str, image: ChosenImage) -> Image:
@@ -126,6 +126,13 @@ def note_image(unit: Unit, project_id: str, image: ChosenImage) -> Image:
 def _fetch_again(unit: Unit, row: Image) -> Image:
     unit.hint(subjects.IMAGES)
     return unit.tx.images.update(replace(row, state=ImageState.FETCHING, reason=""))
+
+
+def doubt_image(unit: Unit, digest: str) -> None:
+    """A node could not make a VM of it: have the images loop check the blobs here."""
+    for row in unit.tx.images.select(eq("digest", digest), eq("state", ImageState.READY.value)):
+        unit.tx.images.update(replace(row, state=ImageState.PENDING))
+        unit.hint(subjects.IMAGES)
 
 
 def register_image(unit: Unit, project: Project, image: ChosenImage) -> Image:

@@ -41,6 +41,11 @@ class ImageWork:
         async with self._intake():
             return await register(await self._images.fetch(reference, digest))
 
+    async def check(self, digest: str) -> bool:
+        """As `Images.check`; nothing is collected meanwhile."""
+        async with self._intake():
+            return await self._images.check(digest)
+
     async def collect(self, keep: Callable[[], Awaitable[frozenset[str]]]) -> int:
         """Remove every blob that no manifest of `keep()` needs; returns the bytes won."""
         async with self._changed:

@@ -13,16 +13,19 @@ from dataclasses import replace
 
 import structlog
 
-from shellwego.control.changes import emit, instance_data
+from shellwego.control.announcements import announce
+from shellwego.control.changes import instance_data
 from shellwego.control.facts import releases_of
+from shellwego.control.images import doubt_image
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.unit import Control, Unit
-from shellwego.core.apps import MIB, App, Process, Release, RestartMode, RestartPolicy
+from shellwego.core.apps import App, Process, Release, RestartMode, RestartPolicy
 from shellwego.core.assignments import Assignment, Assignments, NodeReport, Registration, Workload
 from shellwego.core.errors import ForbiddenError, InvalidError
+from shellwego.core.images import blames_image
 from shellwego.core.instances import PHASE_MOVES, TERMINAL, Desired, Instance, Observed, OwnerKind, Phase
 from shellwego.core.liveness import BEAT_S
-from shellwego.core.nodes import Node, NodeFacts, NodeHealth
+from shellwego.core.nodes import Node, NodeFacts, NodeHealth, steady
 from shellwego.core.routes import service_port
 from shellwego.core.tenancy import Project
 from shellwego.ports.store import Transaction, eq, within
@@ -32,8 +35,6 @@ MAX_TEXT = 1000
 MAX_LOG_LINES = 50
 MAX_INSTANCES = 10_000
 """In one report."""
-DISK_STEP = 64 * MIB
-"""Free space is noted in steps of this, or every report would be news."""
 _REPORTABLE = frozenset(
     {
         Phase.STARTING,
@@ -213,6 +214,7 @@ def accept(unit: Unit, report: NodeReport) -> int:
 
 def _hear(unit: Unit, node: Node, facts: NodeFacts) -> None:
     """Note that the node lives; written once a beat, so that an idle platform hardly writes."""
+    facts = steady(facts, node.facts)
     news = facts != node.facts or node.health is not NodeHealth.READY
     if not news and unit.now() - node.last_heard_at < BEAT_S / 2:
         return
@@ -252,6 +254,9 @@ def _may_follow(phase: Phase, said: Phase) -> bool:
 def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> None:
     now = unit.now()
     moved = observed.phase is not instance.phase
+    if moved and observed.phase is Phase.FAILED and blames_image(observed.reason_code):
+        release = unit.tx.releases.get(instance.release_id)
+        doubt_image(unit, release.image_digest if release else "")
     stored = unit.tx.instances.update(
         replace(
             instance,
@@ -268,9 +273,10 @@ def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> No
     data = {**instance_data(stored), "reason": observed.reason[:200]}
     if moved and stored.phase in _TOLD:
         severity = "warning" if stored.phase in _BAD else "info"
-        emit(unit, app, f"instance.{stored.phase.value}", stored.id, data, severity=severity)
+        announce(unit, app, f"instance.{stored.phase.value}", data, resource=stored.id, severity=severity)
     elif observed.ends > instance.observed.ends:
-        emit(unit, app, "instance.ended", stored.id, {**data, "ends": str(observed.ends)}, severity="warning")
+        ended = {**data, "ends": str(observed.ends)}
+        announce(unit, app, "instance.ended", ended, resource=stored.id, severity="warning")
 
 
 def _bounded(observed: Observed) -> Observed:
@@ -303,7 +309,8 @@ def _bounded_facts(facts: NodeFacts) -> NodeFacts:
         version=facts.version[:64],
         cpu_milli=max(0, facts.cpu_milli),
         memory_bytes=max(0, facts.memory_bytes),
-        disk_bytes=max(0, facts.disk_bytes - facts.disk_bytes % DISK_STEP),
+        disk_bytes=max(0, facts.disk_bytes),
+        disk_free_bytes=None if facts.disk_free_bytes is None else max(0, facts.disk_free_bytes),
         backends=facts.backends[:16],
         warnings=_texts(facts.warnings),
     )

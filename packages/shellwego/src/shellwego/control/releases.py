@@ -65,24 +65,36 @@ def newest_release(tx: Transaction, app: App) -> Release | None:
     return release_numbered(tx, app, app.last_release_number) if app.last_release_number else None
 
 
+def config_differs(tx: Transaction, app: App, current: Release | None) -> bool:
+    """Whether the next deployment would roll out something else than `current` (what the app aims at), though nothing more
+    was asked for: changes that no release has yet, or those of a release that failed and was rolled back."""
+    if current is None:
+        return False
+    newest = current if current.number == app.last_release_number else newest_release(tx, app)
+    digest = newest.image_digest if newest is not None else current.image_digest
+    same = app.config == current.config and digest == current.image_digest
+    return not same and content_hash(app.config, digest) != current.content_hash
+
+
 def release_before(tx: Transaction, app: App) -> Release:
-    """The newest other content that was once rolled out in full, older than what the app runs now.
+    """The newest content that was once rolled out in full and is another than that of the newest release. Where that one
+    failed, this is what runs: going back to it takes the failed change out of the config.
 
     Raises:
         ConflictError: there is none to go back to.
     """
-    current = tx.releases.get(app.release_id) if app.release_id else newest_release(tx, app)
-    if current is None:
+    newest = newest_release(tx, app)
+    if newest is None:
         raise _nothing_before()
     proven = _succeeded(tx, app)
     older = tx.releases.select(
         eq("app_id", app.id),
-        Where("number", Op.LT, current.number),
+        Where("number", Op.LT, newest.number),
         order=Order("number", descending=True),
         limit=_LOOKED_BACK,
     )
     for release in older:
-        if release.id in proven and release.content_hash != current.content_hash:
+        if release.id in proven and release.content_hash != newest.content_hash:
             return release
     raise _nothing_before()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from shellwego.control.apps import announce
+from shellwego.control.announcements import announce
 from shellwego.control.config import check_command, refuse, refuse_unplaceable
 from shellwego.control.deployments import refuse_deleting
 from shellwego.control.images import require_image

@@ -59,7 +59,7 @@ class Assignments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
-    """What a node saw. `instances` holds those that changed, or all where `complete`.
+    """What a node saw. `instances` holds those that changed, and all of them after a registration.
 
     Reports are idempotent; the server ignores those of an older epoch, or of a sequence not above the last.
     """
@@ -69,8 +69,6 @@ class NodeReport:
     sequence: int
     facts: NodeFacts
     instances: Mapping[str, Observed] = field(default_factory=dict)
-    complete: bool = False
-    """Whatever is assigned and not named here does not exist on the node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -229,12 +229,13 @@ def _complaint(observed: Observed, health: Health) -> Observed:
 
 def _observed(memory: Memory, vm: VmView | None, phase: Phase, *, detail: str = "") -> Observed:
     """Reason and exit code are those of the last end, until an attempt is healthy."""
-    end = _end_of(vm) if vm is not None and vm.phase is VmPhase.ENDED else memory.last
+    ended = vm is None or vm.phase is VmPhase.ENDED
+    end = _end_of(vm) if vm is not None and ended else memory.last
     return Observed(
         phase=phase,
         attempt=memory.attempt,
         vm_id=vm.vm_id if vm else "",
-        address=vm.address if vm and phase not in (Phase.STOPPED, Phase.FAILED) else "",
+        address="" if vm is None or ended else vm.address,
         reason=end.reason if end else "",
         reason_code=end.reason_code if end else "",
         exit_code=end.exit_code if end else None,
@@ -245,14 +246,17 @@ def _observed(memory: Memory, vm: VmView | None, phase: Phase, *, detail: str = 
 
 
 def _weigh(memory: Memory, end: End, workload: Workload, now: float) -> Memory:
-    """What follows from an end: another attempt after a pause, or the outcome."""
+    """What follows from an end: another attempt after a pause, or the outcome.
+
+    A VM that was stopped by whoever stopped the host comes again; what is to run once does not, for half of it may be done.
+    """
     ends = memory.ends if end.asked else memory.ends + 1
     pause = BACKOFF_S[min(max(ends, 1), len(BACKOFF_S)) - 1]
     weighed = replace(memory, ends=ends, last=end, next_try=now + pause)
     clean, mode = end.exit_code == 0, workload.restart.mode
     if end.permanent:
         return replace(weighed, outcome=Phase.FAILED)
-    if end.asked:
+    if end.asked and mode is not RestartMode.NEVER:
         return weighed
     if clean and mode is not RestartMode.ALWAYS:
         return replace(weighed, outcome=Phase.STOPPED)

@@ -4,6 +4,9 @@ Theory. The target is derived, not stored: the release of the deployment that ru
 full (the app's stable release). So a deployment that fails, is cancelled or is superseded needs no undoing: the next plan
 aims elsewhere, and what still runs of the old release is found to be right again.
 
+An instance that could not be made from its image says nothing of the release while the platform's copy of the image is
+checked: where that was damaged, it is fetched again, and the deployment goes on.
+
 A deployment that still waits for its image replaces nothing. An older one that runs goes on meanwhile; where there is none,
 the app *holds*: what serves is left as it is, whatever release it belongs to, until it is known what comes next.
 """
@@ -16,7 +19,7 @@ from dataclasses import dataclass, replace
 from shellwego.core.apps import wanted_counts
 from shellwego.core.changes import MoveDeployment
 from shellwego.core.deployments import ROLLING, Deployment, DeploymentState, Stage, Strategy
-from shellwego.core.images import ImageState
+from shellwego.core.images import ImageState, blames_image
 from shellwego.core.instances import OwnerKind
 from shellwego.core.progress import Failure, first_failure, instance_failure, time_out
 from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
@@ -34,6 +37,8 @@ class Course:
     hold: bool = False
     running: Deployment | None = None
     """The deployment whose release is the target."""
+    mending: str = ""
+    """The image that is checked or fetched again before the running deployment can go on."""
     moves: tuple[MoveDeployment, ...] = ()
     deadlines: tuple[float, ...] = ()
 
@@ -90,12 +95,16 @@ def _settled(facts: RolloutFacts) -> Course:
 def _cannot_begin(facts: RolloutFacts, deployment: Deployment, now: float) -> Failure | None:
     image = facts.images.get(deployment.release_id, _NO_IMAGE)
     if image.state is ImageState.FAILED:
-        name = f" {image.reference}" if image.reference else ""
-        reason = f"the image{name} cannot be had: {image.reason or 'no reason was given'}"
-        return Failure(stage=Stage.IMAGE, reason=reason, reason_code="image-failed")
+        return _no_image(image)
     if image.state is not ImageState.READY and now >= _deadline(deployment):
         return time_out(deployment, (), _settled(facts).target)
     return None
+
+
+def _no_image(image: ImageFacts) -> Failure:
+    name = f" {image.reference}" if image.reference else ""
+    reason = f"the image{name} cannot be had: {image.reason or 'no reason was given'}"
+    return Failure(stage=Stage.IMAGE, reason=reason, reason_code="image-failed")
 
 
 def _image_ready(facts: RolloutFacts, deployment: Deployment) -> bool:
@@ -144,11 +153,15 @@ def _follow(facts: RolloutFacts, running: Deployment, now: float) -> Course:
     )
     own = [i for i in facts.instances if i.owner is OwnerKind.APP]
     failed = first_failure(own, target, started)
-    if failed is not None:
-        return _turn_back(facts, running, instance_failure(running, failed))
+    image = facts.images.get(running.release_id, _NO_IMAGE)
+    blamed = failed is not None and blames_image(failed.observed.reason_code)
+    mending = blamed and image.state not in (ImageState.READY, ImageState.FAILED)
+    if failed is not None and not mending:
+        lost = blamed and image.state is ImageState.FAILED
+        return _turn_back(facts, running, _no_image(image) if lost else instance_failure(running, failed))
     if now >= _deadline(running) and not all_ready(facts, course):
         return _turn_back(facts, running, time_out(running, own, target))
-    return course
+    return replace(course, mending=f"the image {image.reference}".rstrip()) if mending else course
 
 
 def _turn_back(facts: RolloutFacts, failed: Deployment, failure: Failure) -> Course:

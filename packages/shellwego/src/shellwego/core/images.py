@@ -6,8 +6,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
+def blames_image(reason_code: str) -> bool:
+    """Whether a VM that failed so could not be made from its image: that is bad, or the platform's copy of it is."""
+    return reason_code == "digest-mismatch" or reason_code.startswith("image-")
+
+
 class ImageState(StrEnum):
     PENDING = "pending"
+    """A node could not build from it: its blobs in the server's store are to be checked."""
     FETCHING = "fetching"
     BUILDING = "building"
     READY = "ready"

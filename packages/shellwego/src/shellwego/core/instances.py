@@ -122,6 +122,14 @@ class Instance:
         return self.phase not in TERMINAL
 
     @property
+    def wanted(self) -> Desired:
+        """What is wanted of it now. Of what has ended, nothing is.
+
+        Its row keeps what was wanted when it ended: by that a plan tells an end of its own from one that was asked for.
+        """
+        return self.desired if self.live else Desired.STOP
+
+    @property
     def serving(self) -> bool:
         """It takes requests now."""
         return self.desired is Desired.SERVE and self.phase in SERVING

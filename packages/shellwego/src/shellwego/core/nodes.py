@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+
+DISK_STEP = 64 << 20
+"""Sizes of a disk are noted anew when they moved by so many bytes: they jitter by themselves, and every note is a write."""
 
 
 class NodeHealth(StrEnum):
@@ -43,10 +46,28 @@ class NodeFacts:
     cpu_milli: int
     memory_bytes: int
     disk_bytes: int
+    """What the disks of VMs could ever have here, were nothing else on it."""
     backends: tuple[Backend, ...] = ()
     confinement: str = ""
     warnings: tuple[str, ...] = ()
     """What is weaker here than it should be, in plain words (emulated CPU, no cgroups)."""
+    disk_free_bytes: int | None = None
+    """What disks may have now; None: it does not tell, all of `disk_bytes`."""
+
+    @property
+    def room_on_disk(self) -> int:
+        """Bytes of disk for whatever comes next."""
+        return self.disk_bytes if self.disk_free_bytes is None else min(self.disk_free_bytes, self.disk_bytes)
+
+
+def steady(told: NodeFacts, known: NodeFacts) -> NodeFacts:
+    """The facts as told, but with the known sizes of the disk where they moved by less than `DISK_STEP`."""
+    disk, free = told.disk_bytes, told.disk_free_bytes
+    if abs(disk - known.disk_bytes) < DISK_STEP:
+        disk = known.disk_bytes
+    if free is not None and known.disk_free_bytes is not None and abs(free - known.disk_free_bytes) < DISK_STEP:
+        free = known.disk_free_bytes
+    return replace(told, disk_bytes=disk, disk_free_bytes=free)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

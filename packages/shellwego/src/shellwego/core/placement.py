@@ -5,7 +5,7 @@ The refusal is made by the filters that decide, so what the user reads is what w
 by name, never by chance.
 
 Memory is never promised twice. CPU is a share, and writable layers are sparse, so both are promised `CPU_OVERCOMMIT` and
-`DISK_OVERCOMMIT` times over; one instance still has to fit into what the node has.
+`DISK_OVERCOMMIT` times over; one instance still has to fit into the node's CPUs, and into what is free on its disk now.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _objection(request: PlacementRequest, node: Node, used: NodeUsage) -> _Objec
     """The first filter that this node does not pass."""
     facts = node.facts
     cpu = min(facts.cpu_milli, facts.cpu_milli * CPU_OVERCOMMIT - used.cpu_milli)
-    disk = min(facts.disk_bytes, facts.disk_bytes * DISK_OVERCOMMIT - used.disk_bytes)
+    disk = min(facts.room_on_disk, facts.disk_bytes * DISK_OVERCOMMIT - used.disk_bytes)
     return (
         _health_objection(node)
         or _backend_objection(request, node)

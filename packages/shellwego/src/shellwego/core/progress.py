@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from shellwego.core.changes import Start
 from shellwego.core.deployments import Deployment, Stage
+from shellwego.core.images import blames_image
 from shellwego.core.instances import SERVING, Desired, Instance, Phase
 from shellwego.core.slots import Target, has_failed
 
@@ -94,7 +95,7 @@ def instance_failure(deployment: Deployment, instance: Instance) -> Failure:
 
 
 def _stage_of_failure(deployment: Deployment, instance: Instance) -> Stage:
-    if instance.observed.reason_code.startswith("image"):
+    if blames_image(instance.observed.reason_code):
         return Stage.IMAGE
     return deployment.stage if deployment.stage in (Stage.CHECKING, Stage.SHIFTING, Stage.DRAINING) else Stage.STARTING
 

@@ -170,6 +170,10 @@ def _move_running(facts: RolloutFacts, course: Course, running: Deployment, step
         silent = sorted({edge for stop in stops for edge in stop.silent_edges})
         reason = f"without the edge {', '.join(silent)}, which is silent" if silent else ""
         return replace(move, state=DeploymentState.SUCCEEDED, reason=reason)
+    if course.mending:
+        return replace(
+            move, stage=Stage.IMAGE, reason=f"checks {course.mending}, and fetches what is damaged of it again"
+        )
     draining = [
         f"{label(i)} drains: {_drainage(facts, i, now).reason}" for i in seen if i.live and i.desired is Desired.DRAIN
     ]

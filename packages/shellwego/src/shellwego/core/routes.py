@@ -4,6 +4,10 @@ Theory. An instance that serves is stopped in two steps. First it leaves the rou
 whoever applied that version or a later one sends it no new request. Then it is stopped, once every edge has applied such a
 version and has no session open to it. Both are told by the edges in one report, so "applied, and nothing open" is one fact.
 
+An instance whose VM ended leaves in one step, since nothing is left to be drained. A request that waits for that VM would
+wait for its whole time-out: nobody closes a connection of a VM that is gone. So where an edge tells of sessions outside of
+the routes, the table tells which of them are at an end (`Departed`), and the edge cuts those alone.
+
 Two clocks bound the waiting. `drain_timeout` of the app: sessions still open then are cut, and counted. `EDGE_TIMEOUT_S`:
 an edge that did not confirm until then is left behind, and named; it may be dead, or may serve on with old routes.
 """
@@ -16,7 +20,7 @@ from dataclasses import dataclass
 from shellwego.core.apps import App, AppConfig, AppState, Release
 from shellwego.core.appstate import app_state
 from shellwego.core.instances import Desired, Instance, OwnerKind, Phase
-from shellwego.core.routing import Edge, Endpoint, Route, RouteState
+from shellwego.core.routing import Departed, Edge, Endpoint, Route, RouteState
 
 EDGE_TIMEOUT_S = 60.0
 FORGOTTEN_S = 24 * 3600.0
@@ -27,6 +31,9 @@ _STATES: Mapping[AppState, RouteState] = {
     AppState.FAILED: RouteState.FAILING,
 }
 
+_VM_ENDED = frozenset({Phase.STARTING, Phase.STOPPED, Phase.FAILED})
+"""Phases in which the VM that took requests before is known to have ended. One that starts may have its next VM already."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteFacts:
@@ -36,6 +43,9 @@ class RouteFacts:
     releases: Mapping[str, Release]
     """By id: the one that the app aims at, and those of its instances."""
     instances: tuple[Instance, ...]
+    """Those that live."""
+    lingering: tuple[Instance, ...] = ()
+    """Those that an edge has sessions open to although they left its routes; ended ones too."""
     deploying: bool = False
     failed: bool = False
     """The deployment asked for last ended without its release."""
@@ -62,15 +72,35 @@ def route_of(facts: RouteFacts) -> Route | None:
     else:
         known = app_state(app, config, facts.instances, deploying=facts.deploying, failed=facts.failed)
         state = _STATES.get(known, RouteState.STARTING)
-    return Route(host=app.hostname, app_id=app.id, app_name=app.name, state=state, endpoints=endpoints)
+    departed = tuple(sorted(_departed(facts), key=lambda departed: departed.instance_id))
+    return Route(
+        host=app.hostname,
+        app_id=app.id,
+        app_name=app.name,
+        state=state,
+        endpoints=endpoints,
+        departed=departed,
+    )
 
 
 def _endpoints(facts: RouteFacts) -> Iterator[Endpoint]:
     for instance in facts.instances:
-        release = facts.releases.get(instance.release_id)
-        port = service_port(release.config, instance.process) if release else 0
-        if port and instance.observed.address and _is_routed(instance):
-            yield Endpoint(instance_id=instance.id, address=f"tcp:{instance.observed.address}:{port}")
+        address = _address(facts, instance)
+        if address and _is_routed(instance):
+            yield Endpoint(instance_id=instance.id, address=address)
+
+
+def _departed(facts: RouteFacts) -> Iterator[Departed]:
+    for instance in facts.lingering:
+        if instance.phase in _VM_ENDED:
+            yield Departed(instance_id=instance.id, address=_address(facts, instance))
+
+
+def _address(facts: RouteFacts, instance: Instance) -> str:
+    """Where its VM takes requests; empty where it has no VM, or no service."""
+    release = facts.releases.get(instance.release_id)
+    port = service_port(release.config, instance.process) if release else 0
+    return f"tcp:{instance.observed.address}:{port}" if port and instance.observed.address else ""
 
 
 def _is_routed(instance: Instance) -> bool:

@@ -24,12 +24,26 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Departed:
+    """An instance outside of the routes whose former VM is known to have ended: what is still open there gets no answer.
+
+    It is told only where an edge has such sessions. One that drains, is unhealthy, or was lost with its node is not
+    departed: its VM may still answer.
+    """
+
+    instance_id: str
+    address: str = ""
+    """Of its next VM, which must be spared; empty: it has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     host: str
     app_id: str
     app_name: str
     state: RouteState
     endpoints: tuple[Endpoint, ...] = ()
+    departed: tuple[Departed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

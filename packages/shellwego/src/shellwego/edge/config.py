@@ -16,8 +16,11 @@ What is in it, and why:
   the PROXY protocol, so that the client's address is kept.
 - `fhdr(host)`, not `hdr(host)`: the latter takes the last part of `Host: evil,victim`, and the app would see another host
   than the one that was routed.
-- Header names are matched with `-` and `_`, because CGI-like apps cannot tell them apart. `Upgrade: h2c` would open a
-  tunnel in which our headers are not set.
+- A host with other characters than hosts have is refused (RFC 9112, 3.2): `Host: app.example:80@evil` would be routed by
+  what stands before the colon, and apps make links of all of it.
+- `Connection` is written anew: it names headers that the next hop drops, and a client would name those that we set.
+- Header names are matched with `-` and `_`, because CGI-like apps cannot tell them apart. `CONNECT`, or `Upgrade: h2c`, be
+  it beside a `websocket`, would open a tunnel in which our headers are not set.
 """
 
 from __future__ import annotations
@@ -138,11 +141,15 @@ def _frontend(layout: Layout) -> list[str]:
         f"frontend {FRONTEND}",
         f"    bind fd@${{{SOCKET_VARIABLE}}}",
         f"    bind unix@{layout.relay_socket} mode 600 accept-proxy",
+        "    http-request deny deny_status 400 if { method CONNECT } or { req.fhdr(host) -m len 256:1000000 }",
+        "    http-request deny deny_status 400 if { req.fhdr(host) -m reg [^][A-Za-z0-9._:-] }",
         "    http-request del-header forwarded -m sub",
         "    http-request del-header x-real -m beg",
         "    http-request del-header x_real -m beg",
         "    http-request del-header proxy",
-        "    http-request del-header upgrade if { req.hdr(upgrade) -m found } !{ req.hdr(upgrade) -i websocket }",
+        "    http-request del-header upgrade unless { req.hdr_cnt(upgrade) eq 1 } { req.hdr(upgrade) -i websocket }",
+        "    http-request del-header connection",
+        "    http-request set-header Connection Upgrade if { req.hdr(upgrade) -m found }",
         "    http-request add-header X-Forwarded-Proto http",
         "    http-request add-header X-Forwarded-Host %[req.fhdr(host)]",
         "    option forwardfor",

@@ -14,6 +14,7 @@ import structlog
 
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
 from shellwego.core.routing import EdgeReport
+from shellwego.core.troubles import Troubles
 from shellwego.edge.haproxy import Haproxy, Listen, Place
 from shellwego.edge.ingress import Ingress, Status, first
 from shellwego.edge.processes import Process
@@ -53,6 +54,7 @@ class Edge:
         self._haproxy = Haproxy(self._settings, listen, place)
         self._ingress = Ingress(self._settings, self._haproxy, RoutesFile(settings.state_dir), clock)
         self._hint = asyncio.Event()
+        self._troubles = Troubles()
         self._id = ""
 
     @property
@@ -96,7 +98,11 @@ class Edge:
             except ForbiddenError:
                 self._id = ""
             except ShellWeGoError as error:
-                _log.warning("edge.uplink_failed", reason=error.message, code=error.code)
+                if trouble := self._troubles.failed("uplink", error.message, self._clock.monotonic()):
+                    _log.warning("edge.uplink_failed", reason=error.message, code=error.code, **trouble.fields)
+            else:
+                if trouble := self._troubles.passed("uplink", self._clock.monotonic()):
+                    _log.info("edge.uplink_works_again", **trouble.fields)
             await first(self._hint.wait(), self._ingress.changed.wait(), self._clock.sleep(self._settings.poll_s))
 
     async def _exchange(self) -> None:

@@ -22,6 +22,7 @@ import structlog
 
 from shellwego.core.errors import ShellWeGoError
 from shellwego.core.routing import RouteTable
+from shellwego.core.troubles import Troubles
 from shellwego.edge import config
 from shellwego.edge.haproxy import Haproxy, HaproxyError
 from shellwego.edge.pool import (
@@ -82,6 +83,7 @@ class Ingress:
         self._old: tuple[int, ...] = ()
         self._retired: set[int] = set()
         self._wake = asyncio.Event()
+        self._troubles = Troubles()
         self.status: Status | None = None
         self.changed = asyncio.Event()
         """Set whenever `status` says something new."""
@@ -120,8 +122,11 @@ class Ingress:
             try:
                 await self._step()
                 pause = self._pause()
+                self._passed("step")
             except Exception as error:  # noqa: BLE001 - whatever it is, HAProxy serves on, and is looked at anew
-                _log.warning("edge.step_failed", reason=str(error), exc_info=not isinstance(error, ShellWeGoError))
+                if trouble := self._troubles.failed("step", str(error), self._clock.monotonic()):
+                    trace = None if isinstance(error, ShellWeGoError) else error
+                    _log.warning("edge.step_failed", reason=str(error), exc_info=trace, **trouble.fields)
                 self._present = None
                 await self._end_if_dumb()
                 pause = RETRY_S
@@ -232,10 +237,14 @@ class Ingress:
                 if not complaint:
                     apply(present, operation)
                 elif not isinstance(operation, DeleteServer):  # it waits for idle connections, and is tried again
-                    _log.warning("edge.operation_failed", operation=str(operation), complaint=complaint[:200])
+                    self._complained(str(operation), complaint[:200])
                     progress.fail(operation)
                     complained = True
         return not complained
+
+    def _complained(self, operation: str, complaint: str) -> None:
+        if trouble := self._troubles.failed(operation, complaint, self._clock.monotonic()):
+            _log.warning("edge.operation_failed", operation=operation, complaint=complaint, **trouble.fields)
 
     async def _save(self, table: RouteTable) -> None:
         """Keep what is applied for a start without the control plane."""
@@ -244,9 +253,16 @@ class Ingress:
             return
         try:
             await self._file.save(last)
-            self._saved = last
         except OSError as error:
-            _log.error("edge.routes_not_saved", reason=str(error))
+            if trouble := self._troubles.failed("save", str(error), self._clock.monotonic()):
+                _log.error("edge.routes_not_saved", reason=str(error), **trouble.fields)
+            return
+        self._saved = last
+        self._passed("save")
+
+    def _passed(self, what: str) -> None:
+        if trouble := self._troubles.passed(what, self._clock.monotonic()):
+            _log.info("edge.works_again", what=what, **trouble.fields)
 
     async def _count(self, present: Pool, wanted: Wanted) -> None:
         """Look at the connections of what is draining; a server is cleared only on a count that is younger."""

@@ -8,7 +8,8 @@ drains, in phases that never overlap:
 2. *Turn*: hosts lead to their backends; those no longer served lead to a page.
 3. *Drain*: servers that left the routes get no new request; weights lowered.
 4. *Clear*: a drained server without a connection is taken out of service and deleted. Where its instance is wanted at
-   another address, its VM is dead (an instance has one at a time) and will never answer: what waits for it is cut.
+   another address, or has departed from this one, its VM is dead (an instance has one at a time) and will never answer:
+   what waits for it is cut.
 
 Whoever carries out a plan must leave out what depends on a failed step (`Progress`): a server that could not be added must
 not cost the old one its place. Deleting waits for connections, so phase 4 is planned again, later, from a new look.
@@ -89,6 +90,8 @@ class Wanted:
     servers: Mapping[Key, Slot] = field(default_factory=dict)
     hosts: Mapping[str, str] = field(default_factory=dict)
     pages: Mapping[str, str] = field(default_factory=dict)
+    departed: Mapping[str, str] = field(default_factory=dict)
+    """Instance whose former VM ended → the server of its next one, or empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +234,9 @@ def _clear(present: Pool, wanted: Wanted) -> Iterator[Operation]:
         if _is_wanted(key, server, wanted) or server.state is ServerState.READY:
             continue
         if server.connections:
-            if key not in wanted.servers and (key[0], instance_of(key[1])) in serving:
+            backend, instance = key[0], instance_of(key[1])
+            moved = key not in wanted.servers and (backend, instance) in serving
+            if moved or wanted.departed.get(instance, key[1]) != key[1]:
                 yield CutSessions(key)
             continue
         if server.state is not ServerState.MAINT:

@@ -42,6 +42,8 @@ class Targets:
     """Host → app."""
     pages: dict[str, str] = field(default_factory=dict)
     instances: set[str] = field(default_factory=set)
+    departed: dict[str, str] = field(default_factory=dict)
+    """Instance whose former VM ended → the server name of its next one; empty where it has none."""
     refused: list[str] = field(default_factory=list)
 
     @property
@@ -72,6 +74,7 @@ def want(targets: Targets, backends: Mapping[str, int]) -> Wanted:
         servers={(backend, name): slot for app, backend in served.items() for name, slot in targets.apps[app].items()},
         hosts={host: served[app] for host, app in targets.hosts.items() if app in served},
         pages={**targets.pages, **unplaced},
+        departed=targets.departed,
     )
 
 
@@ -106,6 +109,7 @@ def _read_route(targets: Targets, route: Route) -> None:
     if route.host in targets.hosts or route.host in targets.pages:
         raise ValueError(f"{route.app_id[:64]!r}: a second route of host {route.host}")
     slots = _slots(targets, route)
+    _read_departed(targets, route)
     if slots:
         targets.hosts[route.host] = route.app_id
         targets.apps.setdefault(route.app_id, {}).update(slots)
@@ -123,6 +127,16 @@ def _slots(targets: Targets, route: Route) -> dict[str, Slot]:
             continue
         targets.instances.add(endpoint.instance_id)
     return slots
+
+
+def _read_departed(targets: Targets, route: Route) -> None:
+    for departed in route.departed:
+        try:
+            name = _server(departed.instance_id, departed.address)[0] if departed.address else ""
+        except ValueError as error:
+            targets.refused.append(f"{route.host}: {error}")
+        else:
+            targets.departed[departed.instance_id] = name
 
 
 def _slot(endpoint: Endpoint) -> tuple[str, Slot]:

@@ -39,5 +39,8 @@ class Images(Protocol):
     async def has(self, digest: str) -> bool:
         """True where all blobs of this manifest are in the store."""
 
+    async def check(self, digest: str) -> bool:
+        """Read all blobs of this manifest again, and drop those that are not what they were; True where none is missing."""
+
     async def collect(self, keep: frozenset[str]) -> int:
         """Delete every blob that no manifest in `keep` needs; returns the bytes won."""

@@ -4,9 +4,9 @@ Theory. After a crash the unprivileged side knows which VMs it still wants (`Kee
 else under our names is debris. Order matters: processes first, since they hold taps and cgroups; then links, cgroups and
 leases. A zombie is never kept.
 
-Whose is it? A process is ours by its cgroup, or as a VMM whose `-name` has our key; a link by our code; a cgroup by lying
-under our parent. Besides, links that follow our scheme but belong to no installation of this host (none has a run
-directory) are removed where nobody holds their other end. Everything else is foreign and stays.
+Whose is it? A process is ours by its cgroup, or as a VMM of root or of a VM's uid whose `-name` has our key; a link by our
+code; a cgroup by lying under our parent. Besides, links that follow our scheme but belong to no installation of this host
+(none has a run directory) are removed where nobody holds their other end. Everything else is foreign and stays.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from plasmavmc.host.helper.links import Links
 from plasmavmc.host.helper.uids import Uids
 from plasmavmc.host.names import CODE_OF_LINK, HostNames, is_key
 from plasmavmc.host.operations import Keep, ProcessId, Swept
-from plasmavmc.host.processes import argv_of, is_alive, kill, processes, read_process
+from plasmavmc.host.processes import argv_of, is_alive, kill, processes, read_process, uids_of
 
 _KILL_WAIT_S = 5.0
 
@@ -68,8 +68,14 @@ class Sweeper:
         """All living processes that are ours."""
         in_groups = {pid for name in self.cgroups.children() for pid in self.cgroups.members(name)}
         found = {process.id for pid in in_groups if (process := read_process(pid)) is not None}
-        named = {process.id for process in processes() if vmm_key(self.names, argv_of(process.id.pid)) is not None}
+        named = {process.id for process in processes() if self._is_vmm(process.id.pid)}
         return frozenset(found | named)
+
+    def _is_vmm(self, pid: int) -> bool:
+        """Any user may call a process as he likes; one that carries our name is ours if a VM's uid, or root, runs it."""
+        if vmm_key(self.names, argv_of(pid)) is None:
+            return False
+        return all(uid == 0 or self.uids.lends(uid) for uid in uids_of(pid))
 
     def runs(self, key: str) -> bool:
         """Whether VM `key` has a process."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from plasmavmc.errors import UnavailableError
 from plasmavmc.host.helper.checks import refusal
-from plasmavmc.host.processes import processes, uids_of
+from plasmavmc.host.processes import uids_in_use
 
 WRITABLE_BY_ALL = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/dev/mqueue"))  # noqa: S108 - looked at only
 
@@ -56,6 +56,10 @@ class Uids:
         if key not in self._leases:
             raise refusal("a VM", f"{key} has no uid; take one first")
         return self._leases[key]
+
+    def lends(self, uid: int) -> bool:
+        """Whether a VM could have this uid, now or once."""
+        return uid in self._range
 
     @property
     def keys(self) -> frozenset[str]:
@@ -99,9 +103,7 @@ def _text_of(path: Path) -> str:
 
 def _uids_in_use(directories: Collection[Path] = WRITABLE_BY_ALL) -> set[int]:
     """Uids that have a process, or a file in a place that is open to every uid."""
-    used: set[int] = set()
-    for process in processes():
-        used |= uids_of(process.id.pid)
+    used = uids_in_use()
     for directory in directories:
         with suppress(OSError), os.scandir(directory) as entries:
             for entry in entries:

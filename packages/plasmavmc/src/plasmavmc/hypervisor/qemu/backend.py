@@ -1,9 +1,10 @@
 """Backend `kvm`: one QEMU `microvm` a VM, with KVM or, told loudly, with an emulated CPU.
 
-Theory. `create_vm` spawns QEMU with everything attached and its vCPUs held (`-S`), and returns once its monitor answers:
-a QEMU that cannot start says so here, with its own words. That costs nothing: the guest could not run earlier. `start_vm`
-lets it run and returns when its init has said hello on the channel. From there the VM is a process to watch; it is found
-again after a restart by number and start time, and its sockets by path.
+Theory. `create_vm` spawns QEMU with everything attached and its vCPUs held (`-S`). QEMU needs tens of milliseconds to come
+up, which its caller has for what must stand before the guest runs. `start_vm` waits for its monitor (a QEMU that cannot
+start says so here, with its own words), lets the vCPUs run, and returns when the guest's init has said hello on the
+channel. From there the VM is a process to watch; it is found again after a restart by number and start time, and its
+sockets by path.
 
 A running VM is ended over QMP, which lets QEMU finish the writes it has accepted, and by SIGKILL where it does not answer.
 """
@@ -42,7 +43,7 @@ from plasmavmc.types import (
 
 NAME = "kvm"
 START_DEADLINE_S = 20.0
-"""From spawn to the monitor's answer. It takes 30 ms on an idle host."""
+"""For the monitor of a VMM that was just spawned. It takes 30 ms on an idle host."""
 HELLO_DEADLINE_S = 90.0
 """From the first instruction to the guest's hello: 1 to 2 s with an emulated CPU of its own, far more on a busy host."""
 RECOVER_DEADLINE_S = 30.0
@@ -62,8 +63,7 @@ class ChannelOpener(Protocol):
 class _Vm:
     process: VmmProcess
     sockets: VmSockets
-    monitor: QmpSession | None = None
-    """Held between create and start only."""
+    started: bool = False
 
 
 class KvmBackend:
@@ -99,11 +99,8 @@ class KvmBackend:
             undo.callback(sockets.remove)
             undo.push_async_callback(self._host.uid_free, plan.key)
             process, confinement = await self._spawn(spec.resources, plan, sockets)
-            undo.callback(process.close)
-            undo.push_async_callback(process.kill)
-            monitor = await self._monitor(process, sockets)
             undo.pop_all()
-        self._vms[spec.id] = _Vm(process, sockets, monitor)
+        self._vms[spec.id] = _Vm(process, sockets)
         state = {"confinement": confinement, "acceleration": self._machine.acceleration.value}
         return VmHandle(spec.id, NAME, str(plan.runtime_dir), process.id.pid, process.id.start_time, state)
 
@@ -111,13 +108,16 @@ class KvmBackend:
         """Let the guest run; returns when its init has said hello.
 
         Raises:
+            HostError: `vmm-refused`, QEMU did not take its command line, with what it said.
+            UnavailableError: `vmm-silent`, its monitor does not answer.
             GuestError: `boot-failed`, the VMM ended first; `boot-timeout`, no hello within `HELLO_DEADLINE_S`. The
                 console's last lines are in the details.
         """
         vm = self._held(handle)
-        if vm.monitor is None:
+        if vm.started:
             raise ConflictError("vm-started", f"VM {handle.vm_id} was started already")
-        monitor, vm.monitor = vm.monitor, None
+        vm.started = True
+        monitor = await self._monitor(vm.process, vm.sockets)
         hello = asyncio.create_task(
             self._open_channel(vm.sockets.channel, fresh=True, deadline_s=HELLO_DEADLINE_S),
             name=f"hello {handle.vm_id}",
@@ -186,8 +186,6 @@ class KvmBackend:
     def close(self) -> None:
         """Let go of all VMs; they run on, and another backend may adopt them."""
         for vm in self._vms.values():
-            if vm.monitor is not None:
-                vm.monitor.close()
             vm.process.close()
         self._vms.clear()
 
@@ -227,14 +225,10 @@ class KvmBackend:
 
     async def _quit(self, vm: _Vm) -> None:
         """Ask QEMU to end, for a second at most."""
-        monitor, vm.monitor = vm.monitor, None
         with suppress(PlasmaError):
-            if monitor is None:
-                monitor = await QmpSession.open(vm.sockets.qmp, QUIT_DEADLINE_S)
-            await monitor.quit(QUIT_DEADLINE_S)
-            await vm.process.ended(QUIT_DEADLINE_S)
-        if monitor is not None:
-            monitor.close()
+            async with qmp_session(vm.sockets.qmp, QUIT_DEADLINE_S) as monitor:
+                await monitor.quit(QUIT_DEADLINE_S)
+                await vm.process.ended(QUIT_DEADLINE_S)
 
     async def _command(self, handle: VmHandle, command: str) -> None:
         async with qmp_session(self._held(handle).sockets.qmp) as monitor:

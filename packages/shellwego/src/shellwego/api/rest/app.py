@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.types import Lifespan, Scope
 
 from shellwego.api.rest import problems
@@ -15,6 +16,7 @@ from shellwego.api.rest.context import Context, install_context
 from shellwego.api.rest.document import install_document
 from shellwego.api.rest.guard import check_guarded
 from shellwego.api.rest.middleware import BodyLimitMiddleware, TraceMiddleware
+from shellwego.api.rest.reference import install_reference
 from shellwego.api.rest.routes import (
     account,
     apps,
@@ -36,7 +38,7 @@ from shellwego.control.unit import Control
 from shellwego.ports.streams import Streams
 
 _DOCUMENT = "/v1/openapi.json"
-_DOCS = ("/docs", "/docs/oauth2-redirect")
+_DOCS = "/docs"
 _ROUTERS = (
     system.probes,
     system.router,
@@ -103,7 +105,7 @@ def _application(version: str, lifespan: Lifespan[FastAPI] | None) -> FastAPI:
         title="ShellWeGo",
         version=version,
         openapi_url=_DOCUMENT,
-        docs_url=_DOCS[0],
+        docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
@@ -112,13 +114,15 @@ def _application(version: str, lifespan: Lifespan[FastAPI] | None) -> FastAPI:
     for router in _ROUTERS:
         app.router.routes.extend(router.routes)
     install_document(app)
-    check_guarded(app, own=(_DOCUMENT, *_DOCS))
+    install_reference(app, _DOCS)
+    check_guarded(app, own=(_DOCUMENT, _DOCS))
     return app
 
 
 def _is_upload(scope: Scope) -> bool:
-    """Parts of an upload are bounded by the spool."""
-    return scope["method"] == "PATCH" and str(scope["path"]).startswith(images.UPLOAD_PATH)
+    """Parts of an upload are bounded by the spool; but one with an idempotency key is held in memory to know it again."""
+    part = scope["method"] == "PATCH" and str(scope["path"]).startswith(images.UPLOAD_PATH)
+    return part and "idempotency-key" not in Headers(scope=scope)
 
 
 def stop(app: FastAPI) -> None:

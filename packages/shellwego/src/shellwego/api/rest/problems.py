@@ -36,6 +36,7 @@ STATUS: Mapping[type[core.ShellWeGoError], int] = {
     core.QuotaError: 429,
     core.UnavailableError: 503,
 }
+_NO_PATH = ("the API has nothing at this path", "Its document lists all paths; a name or id in one has no slash.")
 _HTTP_CODES = {404: "not-found", 405: "method-not-allowed", 413: "body-too-large", 400: "malformed"}
 
 _log = structlog.get_logger(__name__)
@@ -125,7 +126,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         raise error
     status = error.status_code
     code = _HTTP_CODES.get(status, "http-error")
-    return problem(request, status, code, str(error.detail), headers=error.headers)
+    detail, resolution = _NO_PATH if status == 404 else (str(error.detail), "")
+    return problem(request, status, code, detail, resolution=resolution, headers=error.headers)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
@@ -152,9 +154,21 @@ def _field_problem(error: Mapping[str, Any]) -> FieldProblem:
     return FieldProblem(
         field=_text(".".join(location) or "body"),
         code=str(error.get("type", "invalid")).replace("_", "-"),
-        message=_text(str(error.get("msg", ""))),
+        message=_text(_words(error)),
         value=_text(str(value), 100) if isinstance(value, str | int | float | bool) else None,
     )
+
+
+def _words(error: Mapping[str, Any]) -> str:
+    """The fault for people: not in the words of the library that found it."""
+    limits: Mapping[str, Any] = error.get("ctx", {})
+    match error.get("type"):
+        case "string_too_short":
+            return f"at least {limits.get('min_length')} characters" if limits.get("min_length") != 1 else "is empty"
+        case "string_too_long":
+            return f"at most {limits.get('max_length')} characters"
+        case _:
+            return str(error.get("msg", "")).removeprefix("Value error, ")
 
 
 def internal_problem(request: Request, error: Exception) -> Response:

@@ -42,6 +42,8 @@ class Upload:
     project_id: str
     path: Path
     touched: float
+    name: str | None = None
+    """What it is to be loaded as, instead of the names in it."""
     size: int = 0
     digest: HASH = field(default_factory=hashlib.sha256)
     busy: bool = False
@@ -73,7 +75,7 @@ class Spool:
         for leftover in self._directory.glob("upl_*"):
             leftover.unlink()
 
-    def begin(self, project_id: str) -> Upload:
+    def begin(self, project_id: str, name: str | None = None) -> Upload:
         """A new, empty upload.
 
         Raises:
@@ -87,7 +89,7 @@ class Spool:
                 resolution="Finish one, or wait: an upload that rests is removed after an hour.",
             )
         id_ = self._clock.new_id("upl")
-        upload = Upload(id_, project_id, self._directory / id_, self._clock.monotonic())
+        upload = Upload(id_, project_id, self._directory / id_, self._clock.monotonic(), name)
         try:
             os.close(os.open(upload.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except OSError as error:

@@ -10,6 +10,7 @@ from shellwego.api.rest.schemas.deployments import DeploymentView, deployment_vi
 from shellwego.api.rest.schemas.resources import InstanceView, instance_view
 from shellwego.control.apps import current_deployment, deploying, failed
 from shellwego.control.instances import live_instances
+from shellwego.control.releases import config_differs
 from shellwego.core.apps import App
 from shellwego.core.appstate import app_state
 from shellwego.core.deployments import FINISHED, Deployment
@@ -46,6 +47,7 @@ def show_app(tx: Transaction, app: App, url: AppUrl) -> AppView:
         url=url.of(app),
         running=dict(running),
         release=release.number if release else None,
+        config_differs=config_differs(tx, app, release),
         deployment=deployment,
     )
 

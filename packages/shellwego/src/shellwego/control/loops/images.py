@@ -4,6 +4,10 @@ A row in state `fetching` is the order, and its state the answer; deployments wa
 fetched once at a time, whoever wants it. A refusal that would come again (no such image, corrupt, not allowed) fails the
 row at once; one that may pass is tried again, with growing pauses, for five minutes. After a restart rows still say
 `fetching`, so it goes on where it was: the store keeps the blobs that came.
+
+A row in state `pending` is an image that a node could not build from. Its blobs are hashed again; where a failing disk
+changed one, it is dropped, and fetched from the registry as if it had never been here. What came from a tar cannot be
+fetched, and has to be loaded again. Instances that failed by damaged blobs are no longer held against their release.
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ from shellwego.control.imagework import ImageWork
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import ShellWeGoError
-from shellwego.core.images import Image, ImageState
+from shellwego.core.images import Image, ImageState, blames_image
+from shellwego.core.instances import Desired, Phase
+from shellwego.core.troubles import Troubles
 from shellwego.ports.images import ResolvedImage
 from shellwego.ports.store import Transaction, eq, within
 from shellwego.wire import subjects
@@ -43,21 +49,31 @@ class ImagesLoop:
         self._fetching: dict[str, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._known: frozenset[str] | None = None
+        self._troubles = Troubles()
 
     async def run(self) -> None:
         """Look at every hint and on a timer, for ever."""
         try:
             async with contextlib.aclosing(changes(self._control, subjects.IMAGES, _LOOK_AGAIN_S)) as ticks:
                 async for _ in ticks:
-                    try:
-                        await self.step()
-                    except ShellWeGoError as error:
-                        _log.warning("images loop failed and tries again", reason=error.message)
+                    await self._try_step()
         finally:
             tasks = list(self._fetching.values())
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _try_step(self) -> None:
+        """A step, and a word where it fails, or works again."""
+        clock = self._control.clock
+        try:
+            await self.step()
+        except ShellWeGoError as error:
+            if trouble := self._troubles.failed("step", error.message, clock.monotonic()):
+                _log.warning("images.step_failed", reason=error.message, **trouble.fields)
+        else:
+            if trouble := self._troubles.passed("step", clock.monotonic()):
+                _log.info("images.step_works_again", **trouble.fields)
 
     async def step(self) -> None:
         """Begin to fetch what waits, and collect if an image went since the last look."""
@@ -75,16 +91,31 @@ class ImagesLoop:
     async def _fetch(self, image: Image) -> None:
         """Fetch one digest to its end, good or bad, and tell all rows that wait for it."""
         started = self._control.clock.monotonic()
+        source = None if image.state is ImageState.PENDING else image
         for attempt in range(10_000):
             try:
                 async with self._slots:
-                    await self._work.fetch(image.reference, image.digest, self._ready)
+                    source = source or await self._check(image)
+                    if source is not None:
+                        await self._work.fetch(source.reference, source.digest, self._ready)
                 return
             except ShellWeGoError as error:
                 if not error.temporary or self._control.clock.monotonic() - started > _GIVE_UP_S:
                     await self._fail(image.digest, error.message)
                     return
             await self._control.clock.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
+
+    async def _check(self, image: Image) -> Image | None:
+        """Check a digest; returns what to fetch it by, or None where that is not needed, or not possible."""
+        if await self._work.check(image.digest):
+            await self._control.commit(lambda unit: _acquit(unit, image.digest))
+            return None
+        _log.error("images.damaged", digest=image.digest, reference=image.reference)
+        rows = await self._control.read(lambda tx: _rows_of(tx, image.digest))
+        source = next((row for row in rows if not row.loaded), None)
+        if source is None:
+            await self._fail(image.digest, "the platform's copy was damaged on its disk; load the image again")
+        return source
 
     async def _ready(self, found: ResolvedImage) -> None:
         def mark(unit: Unit) -> None:
@@ -97,6 +128,7 @@ class ImagesLoop:
                     reason="",
                 )
                 _settle(unit, ready, "image.ready")
+            _forgive(unit, found.digest)
 
         await self._control.commit(mark)
 
@@ -108,10 +140,31 @@ class ImagesLoop:
         await self._control.commit(mark)
 
 
+def _acquit(unit: Unit, digest: str) -> None:
+    """The blobs are what they were: whatever failed with them failed by the image itself."""
+    for row in _rows_of(unit.tx, digest):
+        unit.tx.images.update(replace(row, state=ImageState.READY))
+        _plan_again(unit, row)
+
+
+def _forgive(unit: Unit, digest: str) -> None:
+    """What could not be made while the blobs were damaged is no failure of its release."""
+    for instance in unit.tx.instances.select(eq("phase", Phase.FAILED.value)):
+        release = unit.tx.releases.get(instance.release_id)
+        blamed = instance.desired is Desired.SERVE and blames_image(instance.observed.reason_code)
+        if blamed and release is not None and release.image_digest == digest:
+            unit.tx.instances.update(replace(instance, desired=Desired.STOP))
+            unit.hint(subjects.app(instance.app_id))
+
+
 def _settle(unit: Unit, image: Image, type_: str) -> None:
     """Store the outcome, and have the apps of the project planned again."""
     unit.tx.images.update(image)
     image_event(unit, type_, image, severity="info" if image.state is ImageState.READY else "warning")
+    _plan_again(unit, image)
+
+
+def _plan_again(unit: Unit, image: Image) -> None:
     for app in _apps_of(unit.tx, image.project_id):
         unit.hint(subjects.app(app.id))
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import ShellWeGoError
 from shellwego.core.events import LoopLease
+from shellwego.core.troubles import Troubles
 
 TERM_S = 15.0
 _RENEW_S = TERM_S / 3
@@ -33,6 +34,7 @@ class Lease:
     control: Control
     loop: str
     holder: str
+    _troubles: Troubles = field(default_factory=Troubles)
 
     async def run(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
         """Do the work while the lease is held, and begin again whenever it ends or fails. Runs until cancelled."""
@@ -55,7 +57,7 @@ class Lease:
             task.cancel()
             ended = (await asyncio.gather(task, return_exceptions=True))[0]
         if isinstance(ended, Exception):
-            _log.error("loop.failed", loop=self.loop, exc_info=ended)
+            self._tell_failure("loop.failed", ended)
 
     async def _renew_until_lost(self, began: float) -> None:
         """Return when the lease can no longer be counted on; a claim that hangs is one that failed."""
@@ -66,6 +68,7 @@ class Lease:
             left = began + _STOP_S - sent
             if left > 0 and await self._claim_within(left):
                 began = sent
+                self._tell_success("loop.failed")
             elif clock.monotonic() - began >= _STOP_S:
                 _log.warning("loop.lease_lost", loop=self.loop, holder=self.holder)
                 return
@@ -82,10 +85,22 @@ class Lease:
 
     async def _claim(self) -> bool:
         try:
-            return await self.control.commit(self._take)
+            held = await self.control.commit(self._take)
         except ShellWeGoError as error:
-            _log.warning("loop.lease_claim_failed", loop=self.loop, error=error.message)
+            self._tell_failure("loop.lease_claim_failed", error)
             return False
+        self._tell_success("loop.lease_claim_failed")
+        return held
+
+    def _tell_failure(self, event: str, error: Exception) -> None:
+        """A defect of ours with its trace; what the world refuses (a full disk, no store) with its reason."""
+        if trouble := self._troubles.failed(event, str(error), self.control.clock.monotonic()):
+            trace = None if isinstance(error, ShellWeGoError) else error
+            _log.error(event, loop=self.loop, reason=str(error), exc_info=trace, **trouble.fields)
+
+    def _tell_success(self, event: str) -> None:
+        if trouble := self._troubles.passed(event, self.control.clock.monotonic()):
+            _log.info("loop.works_again", loop=self.loop, after=event, **trouble.fields)
 
     def _take(self, unit: Unit) -> bool:
         id_, now = f"loop.{self.loop}", unit.now()

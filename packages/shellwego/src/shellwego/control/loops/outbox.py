@@ -16,6 +16,7 @@ import structlog
 from shellwego.control.events import changes
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import UnavailableError
+from shellwego.core.troubles import Troubles
 from shellwego.ports.store import Transaction, eq
 from shellwego.wire import subjects
 
@@ -27,12 +28,17 @@ _log = structlog.get_logger(__name__)
 
 async def relay_forever(control: Control) -> None:
     """Relay at start, on hints and on a timer, until cancelled."""
+    troubles = Troubles()
     async with contextlib.aclosing(changes(control, subjects.EVENTS)) as ticks:
         async for _ in ticks:
             try:
                 await relay(control)
             except UnavailableError as error:
-                _log.warning("outbox.unavailable", reason=error.message)
+                if trouble := troubles.failed("relay", error.message, control.clock.monotonic()):
+                    _log.warning("outbox.unavailable", reason=error.message, **trouble.fields)
+            else:
+                if trouble := troubles.passed("relay", control.clock.monotonic()):
+                    _log.info("outbox.works_again", **trouble.fields)
 
 
 async def relay(control: Control) -> int:

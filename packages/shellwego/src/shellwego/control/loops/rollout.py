@@ -23,9 +23,11 @@ from shellwego.control.loops.lease import Lease
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
+from shellwego.core.errors import ShellWeGoError
 from shellwego.core.instances import Desired, Instance, Phase
 from shellwego.core.placement import NodeUsage, Placement, Refusal, place
 from shellwego.core.rollout import plan_rollout
+from shellwego.core.troubles import Troubles
 from shellwego.ports.store import Transaction, eq, within
 from shellwego.wire import subjects
 
@@ -137,6 +139,7 @@ class RolloutLoop:
         self._control = control
         self._schedule = Schedule(control.clock)
         self._failures: dict[str, int] = {}
+        self._troubles = Troubles()
 
     async def run(self) -> None:
         """Look at apps until cancelled."""
@@ -166,12 +169,16 @@ class RolloutLoop:
         """One app; a failure is logged, and tried again later and later."""
         try:
             result = await rollout_step(self._control, app_id)
-        except Exception:  # noqa: BLE001 - whatever it is, it is logged, and the loop must live on
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is logged, and the loop must live on
             failures = self._failures[app_id] = self._failures.get(app_id, 0) + 1
-            _log.exception("rollout.step_failed", app=app_id, failures=failures)
+            if trouble := self._troubles.failed(app_id, str(error), self._control.clock.monotonic()):
+                trace = None if isinstance(error, ShellWeGoError) else error
+                _log.error("rollout.step_failed", app=app_id, reason=str(error), exc_info=trace, **trouble.fields)
             self._schedule.add(app_id, _BACKOFF_S[min(failures, len(_BACKOFF_S)) - 1])
             return
         self._failures.pop(app_id, None)
+        if trouble := self._troubles.passed(app_id, self._control.clock.monotonic()):
+            _log.info("rollout.step_works_again", app=app_id, **trouble.fields)
         if result.next_at is not None:
             self._schedule.add(app_id, result.next_at - self._control.clock.now())
 

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from shellwego.control.facts import ROUTES_COUNTER, route_facts
+from shellwego.control.facts import ROUTES_COUNTER, lingering, route_facts
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.lease import Lease
 from shellwego.control.loops.schedule import Schedule
@@ -70,31 +70,32 @@ class RoutesLoop:
         """The apps whose route differs from the known one, or who have an instance to number."""
         return {
             id_
-            for id_ in app_ids
-            if id_ not in self._known or _route(tx, id_) != self._known[id_] or _leaving(tx, id_) or _entering(tx, id_)
+            for id_, route in _routes(tx, app_ids).items()
+            if id_ not in self._known or route != self._known[id_] or _leaving(tx, id_) or _entering(tx, route)
         }
 
 
 def _number(unit: Unit, app_ids: set[str]) -> dict[str, Route | None]:
-    version = unit.tx.next(ROUTES_COUNTER)
-    for app_id in app_ids:
+    version, routes = unit.tx.next(ROUTES_COUNTER), _routes(unit.tx, app_ids)
+    for app_id, route in routes.items():
         leaving = [replace(instance, unrouted_version=version) for instance in _leaving(unit.tx, app_id)]
-        entering = [replace(instance, routed_version=version) for instance in _entering(unit.tx, app_id)]
+        entering = [replace(instance, routed_version=version) for instance in _entering(unit.tx, route)]
         for instance in (*leaving, *entering):
             unit.tx.instances.update(instance)
             unit.hint(subjects.app(app_id))
     unit.hint(subjects.ROUTES)
-    return {app_id: _route(unit.tx, app_id) for app_id in app_ids}
+    return routes
 
 
-def _route(tx: Transaction, app_id: str) -> Route | None:
-    app = tx.apps.get(app_id)
-    return route_of(route_facts(tx, app)) if app else None
+def _routes(tx: Transaction, app_ids: Iterable[str]) -> dict[str, Route | None]:
+    """The routes of some apps, each made once: every look at an app, and so every cold start, waits for this."""
+    left = lingering(tx)
+    apps = {app_id: tx.apps.get(app_id) for app_id in app_ids}
+    return {app_id: route_of(route_facts(tx, app, left)) if app else None for app_id, app in apps.items()}
 
 
-def _entering(tx: Transaction, app_id: str) -> list[Instance]:
+def _entering(tx: Transaction, route: Route | None) -> list[Instance]:
     """Instances in the route that no version was given to."""
-    route = _route(tx, app_id)
     rows = [tx.instances.get(endpoint.instance_id) for endpoint in route.endpoints] if route else []
     return [instance for instance in rows if instance is not None and instance.routed_version is None]
 

@@ -28,7 +28,7 @@ class _MemoryVm:
 
 
 class MemoryExec:
-    """`echo WORDS` writes them, `exit N` ends with N, `cat` gives back what it is sent."""
+    """`echo WORDS` writes them, `exit N` and `true` end, `cat` gives back what it is sent; there are no others."""
 
     def __init__(self, command: tuple[str, ...]) -> None:
         self._command = command
@@ -57,8 +57,11 @@ class MemoryExec:
                 yield ExecDone(code=0)
             case ("exit", code):
                 yield ExecDone(code=int(code))
-            case _:
+            case ("true",):
                 yield ExecDone(code=0)
+            case _:
+                yield ExecData(stream="stderr", data=f"{self._command[0]} was not found in the image\n".encode())
+                yield ExecDone(code=127)
 
     async def aclose(self) -> None:
         pass

@@ -196,15 +196,17 @@ class PlasmaEngine:
     async def facts(self) -> NodeFacts:
         cpus = os.cpu_count() or 1
         backends = self._backends()
+        disk_bytes, disk_free_bytes = _disk_bytes(self._disk_dir)
         return NodeFacts(
             hostname=socket.gethostname(),
             version=self._version,
             cpu_milli=cpus * 1000,
             memory_bytes=max(_memory_bytes() - HOST_RESERVE_BYTES, 0),
-            disk_bytes=_disk_bytes(self._disk_dir),
+            disk_bytes=disk_bytes,
             backends=backends,
             confinement=self._confinement(),
             warnings=_warnings(backends, self._confinement()),
+            disk_free_bytes=disk_free_bytes,
         )
 
     async def run(self, order: VmOrder) -> None:
@@ -258,9 +260,11 @@ def _memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _disk_bytes(directory: Path) -> int:
+def _disk_bytes(directory: Path) -> tuple[int, int]:
+    """What its file system could give us in all, and now; what it keeps for root is never ours (statvfs(3))."""
     status = os.statvfs(directory)
-    return status.f_bavail * status.f_frsize
+    kept = status.f_bfree - status.f_bavail
+    return (status.f_blocks - kept) * status.f_frsize, status.f_bavail * status.f_frsize
 
 
 def _warnings(backends: tuple[Backend, ...], confinement: str) -> tuple[str, ...]:

@@ -27,6 +27,8 @@ class MemoryImages:
         """Hosts (as in references) that do not answer."""
         self.forbidden: set[str] = set()
         """Hosts that may not be asked."""
+        self.rotten: set[str] = set()
+        """Digests of which a failing disk damaged a layer in the store."""
         self._tags: dict[str, ResolvedImage] = {}
         self._manifests: dict[str, ResolvedImage] = {}
         self._corrupt: set[str] = set()
@@ -42,6 +44,10 @@ class MemoryImages:
     def corrupt(self, reference: str) -> None:
         """Damage a layer of a published image."""
         self._corrupt.add(self._tags[reference].digest)
+
+    def is_whole(self, digest: str) -> bool:
+        """Whether a node could build from what is in the store."""
+        return digest in self._stored and digest not in self.rotten
 
     async def resolve(self, reference: str) -> ResolvedImage:
         return self._find(reference)
@@ -65,6 +71,12 @@ class MemoryImages:
         return found
 
     async def has(self, digest: str) -> bool:
+        return digest in self._stored
+
+    async def check(self, digest: str) -> bool:
+        if digest in self.rotten:
+            self.rotten.discard(digest)
+            self._stored.pop(digest, None)
         return digest in self._stored
 
     async def collect(self, keep: frozenset[str]) -> int:

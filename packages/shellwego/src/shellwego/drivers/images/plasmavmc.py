@@ -45,12 +45,13 @@ class PlasmaImages:
         directory: Path,
         *,
         allow: tuple[str, ...] = (),
+        allow_setting: str = "allow",
         credentials: Mapping[str, Credentials] | None = None,
         limits: ImageLimits = ImageLimits(),  # noqa: B008 - a frozen value
         resolve_timeout_s: float = RESOLVE_TIMEOUT_S,
     ) -> None:
         with translated():
-            self._policy = RegistryPolicy(allow)
+            self._policy = RegistryPolicy(allow, setting=allow_setting)
         self.blobs = BlobStore(directory, grace_s=0)
         self.blobs.sweep()
         self._credentials = credentials or {}
@@ -92,6 +93,10 @@ class PlasmaImages:
     async def has(self, digest: str) -> bool:
         with translated():
             return self.blobs.has_image(digest)
+
+    async def check(self, digest: str) -> bool:
+        with translated():
+            return await self.blobs.check(digest)
 
     async def collect(self, keep: frozenset[str]) -> int:
         with translated():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,14 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from shellwego.core.errors import ConflictError
+from shellwego.drivers.store.schema import metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 HEAD = "0001"
 """The revision of `schema`."""
+_MOST_FAULTS = 5
 _SCRIPTS = Path(__file__).parent / "migrations"
 
 
@@ -36,7 +39,7 @@ def upgrade(path: Path, *, scripts: Path = _SCRIPTS, head: str = HEAD) -> None:
     if found == head:
         return
     if found:
-        _check_known(found, scripts)
+        _check_known(path, found, scripts)
         _copy(path, path.with_name(f"{path.name}.before-{head}"))
     from alembic import command  # noqa: PLC0415 - see the module's head
 
@@ -50,7 +53,7 @@ def downgrade(path: Path, to: str, *, scripts: Path = _SCRIPTS) -> None:
         ConflictError: its schema is newer than this code.
     """
     found = revision(path)
-    _check_known(found, scripts)
+    _check_known(path, found, scripts)
     _copy(path, path.with_name(f"{path.name}.before-{to}"))
     from alembic import command  # noqa: PLC0415 - see the module's head
 
@@ -68,14 +71,48 @@ def revision(path: Path) -> str:
         connection.close()
 
 
-def _check_known(found: str, scripts: Path) -> None:
+def check_schema(path: Path) -> None:
+    """Refuse a database that says it has this code's schema and has another: one of a development version, whose migrations
+    were edited after it was made. Each statement on it would fail, again and again.
+
+    Raises:
+        ConflictError: naming what is missing, and what is there that this code would not fill.
+    """
+    found = _columns(path)
+    ours = {(table.name, column.name) for table in metadata.tables.values() for column in table.columns}
+    needed = {column for column, required in found.items() if required}
+    faults = [f"{table}.{column} is missing" for table, column in sorted(ours - set(found))]
+    faults += [
+        f"{table}.{column} is not known here" for table, column in sorted(needed - ours) if table in metadata.tables
+    ]
+    if not faults:
+        return
+    told = "; ".join(faults[:_MOST_FAULTS]) + (f" and {len(faults) - _MOST_FAULTS} more" * (len(faults) > _MOST_FAULTS))
+    raise ConflictError(
+        "schema-differs",
+        f"the database {path} says that it has schema {HEAD}, but a development version made it otherwise: {told}",
+        resolution=f"Start the version that made it; or move {path.parent} away and start empty: its apps are then gone.",
+    )
+
+
+def _columns(path: Path) -> dict[tuple[str, str], bool]:
+    """(table, column) → whether a row cannot be without it."""
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute(
+            'SELECT m.name, c.name, c."notnull" AND c.dflt_value IS NULL FROM sqlite_master m, pragma_table_info(m.name) c'
+            " WHERE m.type = 'table'"
+        )
+        return {(table, column): bool(required) for table, column, required in rows}
+
+
+def _check_known(path: Path, found: str, scripts: Path) -> None:
     from alembic.script import ScriptDirectory  # noqa: PLC0415 - see the module's head
 
     known = {script.revision for script in ScriptDirectory(str(scripts)).walk_revisions()}
     if found not in known:
         raise ConflictError(
             "schema-too-new",
-            f"the database has schema {found}, which this version of ShellWeGo does not know",
+            f"the database {path} has schema {found}, which this version of ShellWeGo does not know",
             resolution="Start the version that wrote it or a later one, or restore the copy made before the upgrade.",
         )
 

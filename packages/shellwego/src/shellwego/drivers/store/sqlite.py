@@ -30,7 +30,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.pool import NullPool
 
 from shellwego.core.errors import UnavailableError
-from shellwego.drivers.store.migrate import upgrade
+from shellwego.drivers.store.migrate import check_schema, upgrade
 from shellwego.drivers.store.sql import Scope, SqlTransaction
 from shellwego.ports.clock import Clock
 from shellwego.ports.store import Transaction
@@ -47,11 +47,12 @@ def open_sqlite(path: Path, clock: Clock) -> SqliteStore:
 
     Raises:
         UnavailableError: it cannot be opened, or is no database.
-        ConflictError: a newer version of the platform wrote it.
+        ConflictError: a newer version of the platform wrote it, or a development version with another schema.
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         upgrade(path)
+        check_schema(path)
     except OSError as error:
         raise UnavailableError("store-unavailable", f"cannot open {path}: {error.strerror}") from error
     except (DBAPIError, sqlite3.Error) as error:

@@ -20,7 +20,7 @@ from shellwego.api.rest.schemas.deployments import RolloutBody
 from shellwego.api.rest.views import show_app
 from shellwego.api.rest.waiting import SeenVersion, States, Timeout, wait_for
 from shellwego.control import apps, deployments
-from shellwego.control.config import ConfigWish
+from shellwego.control.config import ConfigWish, refuse_unknown
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
 from shellwego.control.scopes import AppTarget, ProjectTarget
@@ -169,7 +169,7 @@ async def scale_app(
     def work(unit: Unit, row: App) -> Answer:
         match.check(row.version)
         deployments.refuse_deleting(row)
-        deployments.refuse_unknown(row, body.sizes)
+        refuse_unknown(row.config, {f"sizes.{name[:40]}": name for name in body.sizes})
         scaled = apps.scale_app(unit, row, body.counts) if body.counts else row
         deployment = deployments.change(unit, scaled, sizes) if body.sizes else None
         return _accepted(here, unit, _again(unit, scaled), deployment)

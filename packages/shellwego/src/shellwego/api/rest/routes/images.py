@@ -35,6 +35,7 @@ from shellwego.ports.store import Transaction, eq
 router = resource_router("images")
 _SORTS: dict[str, type[str] | type[float]] = {"reference": str, "created_at": float}
 UPLOAD_PATH = "/v1/images/uploads/"
+LoadName = Annotated[str | None, Query(max_length=512, description="Instead of the names in the tar.")]
 _BINARY = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string"}}}}}
 
 
@@ -94,12 +95,12 @@ async def delete_image(*, access: Granted, image: Id) -> Response:
 
 
 @operation(router, "POST", "/images/uploads", permission="images:write", answer=UploadView, status=201)
-async def begin_upload(*, here: Here, access: Granted, project: Project = "") -> Response:
+async def begin_upload(*, here: Here, access: Granted, name: LoadName = None, project: Project = "") -> Response:
     """Begin to upload a tar (`docker save`, OCI layout). Send its parts with PATCH, and finish with PUT."""
     known = await access.recalled()
     if known is not None:
         return respond(known)
-    upload = here.spool.begin(await _project_id(access, project))
+    upload = here.spool.begin(await _project_id(access, project), _checked(name))
     answer = body_answer(_upload_view(upload), 201)
     return await write(access, ProjectTarget(project), lambda unit, row: answer)
 
@@ -142,21 +143,20 @@ async def finish_upload(
     access: Granted,
     upload: Id,
     digest: Annotated[str, Query(pattern=r"^sha256:[0-9a-f]{64}$", description="SHA-256 of the whole upload.")],
-    name: Annotated[str | None, Query(max_length=512, description="Instead of the names in the tar.")] = None,
+    name: LoadName = None,
     project: Project = "",
 ) -> Response:
-    """Load the uploaded tar. The answer names the images that it held."""
+    """Load the uploaded tar, under the name given here or at the beginning. The answer names its images."""
     known = await access.recalled()
     if known is not None:
         return respond(known)
     target = ProjectTarget(project)
     found = here.spool.get(upload, await _project_id(access, project))
-    if name is not None:
-        images.image_name(name, "name")
+    chosen = _checked(name) or found.name
 
     async def register(loaded: tuple[LoadedImage, ...]) -> Answer:
         def work(unit: Unit, row: ProjectRow) -> Answer:
-            rows = images.register_loaded(unit, row, loaded, name)
+            rows = images.register_loaded(unit, row, loaded, chosen)
             return body_answer(LoadedView(data=[image_view(image) for image in rows]), 201)
 
         return await access.write_once(target, work)
@@ -178,6 +178,11 @@ async def cancel_upload(*, here: Here, access: Granted, upload: Id, project: Pro
     async with here.spool.claimed(found):
         here.spool.remove(found)
     return await write(access, ProjectTarget(project), lambda unit, row: Answer(204, ""))
+
+
+def _checked(name: str | None) -> str | None:
+    """The name in its full form; refused before anything is sent for nothing. Raises `InvalidError`."""
+    return None if name is None else images.image_name(name, "name")
 
 
 async def _project_id(access: Access, project: str) -> str:

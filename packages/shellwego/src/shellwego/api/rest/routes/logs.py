@@ -17,11 +17,14 @@ from shellwego.api.rest.routes.common import Here, Ref, resource_router
 from shellwego.api.rest.schemas.common import when
 from shellwego.api.rest.schemas.resources import ExecBody, ExecView, LogLineView, LogList
 from shellwego.api.rest.sse import EVENT_STREAM, EventStream, message
-from shellwego.control.instances import logged_instances, reachable_instance
+from shellwego.control.instances import find_instance, logged_instances, reachable_instance
+from shellwego.control.logs import MAX_TAIL, LogFollower, LogLine, LogQuery, read_logs
 from shellwego.control.scopes import AppTarget
-from shellwego.control.streams import MAX_TAIL, LogFollower, LogLine, LogQuery, read_logs, run_command
-from shellwego.core.errors import UnavailableError
+from shellwego.control.streams import run_command
+from shellwego.core.apps import App
+from shellwego.core.errors import ConflictError
 from shellwego.core.instances import Instance
+from shellwego.ports.store import Transaction
 from shellwego.ports.streams import StreamKind, StreamRequest
 
 router = resource_router("logs")
@@ -67,12 +70,18 @@ async def stream_logs(
 ) -> Response:
     """An app's log as server-sent events: the last lines, then each as it is written, new instances included."""
     target = AppTarget(app, project)
-    query = LogQuery(tail=tail, since=since, instance_id=instance, process=process)
-    app_id = await access.read(target, lambda tx, row: row.id)
+
+    def first_look(tx: Transaction, row: App) -> tuple[str, str]:
+        """Ids of app and instance. What cannot be followed is a problem here, and not the end of a stream."""
+        logged_instances(tx, row, instance, process)
+        return row.id, find_instance(tx, row, instance).id if instance else ""
+
+    app_id, instance_id = await access.read(target, first_look)
+    query = LogQuery(tail=tail, since=since, instance_id=instance_id, process=process)
 
     async def look() -> list[Instance]:
         access.principal = await here.authenticator.refresh(access.principal)
-        return await access.read(target, lambda tx, row: logged_instances(tx, row, instance, process))
+        return await access.read(target, lambda tx, row: logged_instances(tx, row, instance_id, process))
 
     async def messages() -> AsyncGenerator[bytes]:
         follower = LogFollower(here.control, here.streams, query)
@@ -96,7 +105,11 @@ async def exec_command(*, here: Here, access: Granted, app: Ref, body: ExecBody,
         async with asyncio.timeout(body.timeout):
             result = await run_command(here.streams, instance, request, body.stdin.encode(), _MAX_OUTPUT)
     except TimeoutError:
-        raise UnavailableError("exec-timeout", f"the command did not end within {body.timeout:g} s") from None
+        raise ConflictError(
+            "exec-timeout",
+            f"the command did not end within {body.timeout:g} s, and was ended",
+            resolution="Give it more time, or open a WebSocket on this path.",
+        ) from None
     view = ExecView(
         instance_id=instance.id,
         exit_code=result.exit_code,

@@ -23,8 +23,9 @@ from shellwego.api.rest.problems import core_problem
 from shellwego.control.authorization import Access
 from shellwego.control.config import check_command
 from shellwego.control.instances import logged_instances, reachable_instance
+from shellwego.control.logs import MAX_TAIL
 from shellwego.control.scopes import AppTarget
-from shellwego.control.streams import MAX_TAIL, error_record, open_stream
+from shellwego.control.streams import error_record, open_stream
 from shellwego.core.errors import ConflictError, MalformedError, ShellWeGoError, UnavailableError
 from shellwego.core.instances import Instance
 from shellwego.ports.streams import DuplexStream, StreamKind, StreamRequest
@@ -94,7 +95,7 @@ async def exec_socket(socket: WebSocket, context: Context, access: Access) -> No
 
 @_guarded("/apps/{app}/logs", "instances:read")
 async def logs_socket(socket: WebSocket, context: Context, access: Access) -> None:
-    """The log of one instance, followed with `follow=true`; left out, the app's newest instance."""
+    """The log of one instance, followed with `follow=true`; left out, the newest of what lives or ended."""
     query = socket.query_params
     request = StreamRequest(
         kind=StreamKind.LOGS,

@@ -127,7 +127,8 @@ class ConfigBody(Body):
 class AppCreate(Body):
     """A new app. Nothing of it runs before its first deployment."""
 
-    name: Annotated[str, Field(min_length=1, max_length=63, examples=["shop"])]
+    name: Annotated[str, Field(max_length=255, examples=["shop"])]
+    """a-z, 0-9 and single hyphens, beginning with a letter, at most 40 characters."""
     config: ConfigBody = ConfigBody()
     env: Env = Field(default_factory=dict)
     counts: Counts = Field(default_factory=dict)
@@ -235,6 +236,9 @@ class AppView(View):
     config: ConfigView
     release: int | None
     """Number of the release that the app runs or is being rolled out to."""
+    config_differs: bool
+    """Whether `config` is another than that release's: it has changes that are not rolled out, or that failed and were
+    rolled back. The next deployment takes them along; a rollback takes them out."""
     deployment_id: str | None
     """The deployment that was asked for last."""
     created_at: datetime
@@ -296,7 +300,14 @@ def _check_view(check: Check) -> CheckView:
 
 
 def app_view(
-    app: App, *, state: str, url: str, running: dict[str, int], release: int | None, deployment: Deployment | None
+    app: App,
+    *,
+    state: str,
+    url: str,
+    running: dict[str, int],
+    release: int | None,
+    config_differs: bool,
+    deployment: Deployment | None,
 ) -> AppView:
     """An app with what was judged of it."""
     return AppView(
@@ -312,6 +323,7 @@ def app_view(
         deleting=app.deleting,
         config=config_view(app.config),
         release=release,
+        config_differs=config_differs,
         deployment_id=deployment.id if deployment else None,
         created_at=when(app.created_at),
         updated_at=when(app.updated_at),

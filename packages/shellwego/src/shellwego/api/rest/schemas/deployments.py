@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from shellwego.api.rest.schemas.apps import ConfigBody, ConfigView, EnvChanges, Port, config_view
 from shellwego.api.rest.schemas.common import Arguments, Body, Name, Pagination, View, when, when_or_none
-from shellwego.control.config import ConfigWish, ProcessWish
+from shellwego.control.config import ConfigWish, ProcessWish, refuse_unknown
 from shellwego.control.deployments import Rollout
 from shellwego.core.apps import App, Check, CheckKind, Release, Service
 from shellwego.core.deployments import Deployment
@@ -58,9 +58,15 @@ class DeploymentCreate(RolloutBody):
         return self
 
     def wish(self, app: App) -> ConfigWish:
-        """The wish in full, given the app whose checks of other processes stay."""
+        """The wish in full, given the app whose checks of other processes stay.
+
+        Raises:
+            InvalidError: it is about a process that neither the app nor the wish has.
+        """
         wish = self.config.wish()
         processes = dict(wish.processes)
+        if "process" in self.model_fields_set and self.command is None and self.process not in processes:
+            refuse_unknown(app.config, {"process": self.process})
         if self.command is not None:
             processes[self.process] = _with_command(processes.get(self.process), tuple(self.command))
         return ConfigWish(

@@ -277,7 +277,7 @@ def instance_view(instance: Instance, release: int | None) -> InstanceView:
         node_id=instance.node_id or None,
         vm_id=observed.vm_id or None,
         phase=instance.phase.value,
-        desired=instance.desired.value,
+        desired=instance.wanted.value,
         attempt=observed.attempt,
         address=observed.address or None,
         reason=observed.reason or instance.placement_reason,

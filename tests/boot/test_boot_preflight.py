@@ -1,0 +1,133 @@
+"""What root does with the data directory, which belongs to the unprivileged user: it gives nothing of others away, follows
+nothing that was planted there, and believes only what it wrote itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shellwego.boot import preflight
+from shellwego.boot.credentials import TOKEN_FILE, admin_token, write_contexts
+from shellwego.boot.preflight import Installation, PreflightError, open_installation
+from shellwego.boot.settings import UpSettings
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files away, as only root can")
+
+USER, GROUP = 54_321, 54_321
+Plant = Callable[[Path, Path], None]
+
+
+@pytest.fixture(autouse=True)
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "RUN_DIR", tmp_path / "run")
+    monkeypatch.setattr(preflight, "check_user", lambda: (USER, GROUP))
+
+
+def opened(directory: Path) -> Installation:
+    installation = open_installation(UpSettings(data_dir=directory))
+    os.close(installation.lock)
+    return installation
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_a_data_directory_is_found_again_as_it_was_left(tmp_path: Path) -> None:
+    first = opened(tmp_path / "data")
+    token = admin_token(first)
+    second = opened(tmp_path / "data")
+    assert (second.id, admin_token(second)) == (first.id, token)
+    assert (tmp_path / "data").stat().st_uid == USER
+
+
+def test_a_directory_with_the_files_of_others_is_not_given_away(tmp_path: Path) -> None:
+    """`--data-dir /etc` is a slip of the hand, or a link that somebody laid."""
+    foreign = tmp_path / "etc"
+    foreign.mkdir()
+    (foreign / "passwd").write_text("root")
+    (tmp_path / "link").symlink_to(foreign)
+    for place in (foreign, tmp_path / "link"):
+        with pytest.raises(PreflightError) as caught:
+            opened(place)
+        assert caught.value.code == "foreign-directory"
+    assert foreign.stat().st_uid == 0
+    assert [path.name for path in foreign.iterdir()] == ["passwd"]
+
+
+def test_a_directory_of_the_user_that_holds_something_else_is_not_used(tmp_path: Path) -> None:
+    place = tmp_path / "checkout"
+    (place / ".git").mkdir(parents=True)
+    os.chown(place, USER, GROUP)
+    with pytest.raises(PreflightError) as caught:
+        opened(place)
+    assert caught.value.code == "foreign-directory"
+    assert [path.name for path in place.iterdir()] == [".git"]
+
+
+def test_a_first_start_that_ended_early_can_be_repeated(tmp_path: Path) -> None:
+    installation = opened(tmp_path / "data")
+    (installation.data_dir / "installation").unlink()
+    opened(tmp_path / "data")
+
+
+def test_an_empty_directory_is_taken_over_and_shut(tmp_path: Path) -> None:
+    place = tmp_path / "mounted"
+    (place / "lost+found").mkdir(parents=True)
+    place.chmod(0o777)
+    opened(place)
+    assert (place.stat().st_uid, mode_of(place)) == (USER, 0o700)
+    place.chmod(0o775)
+    opened(place)
+    assert mode_of(place) == 0o700
+
+
+def linked(path: Path, secret: Path) -> None:
+    path.symlink_to(secret)
+    os.chown(path, USER, GROUP, follow_symlinks=False)
+
+
+def hard_linked(path: Path, secret: Path) -> None:
+    os.link(secret, path)
+
+
+def copied(path: Path, _secret: Path) -> None:
+    path.write_text("../../elsewhere\n")
+    os.chown(path, USER, GROUP)
+
+
+def piped(path: Path, _secret: Path) -> None:
+    os.mkfifo(path)
+    os.chown(path, USER, GROUP)
+
+
+PLANTED = [(name, plant) for name in ("installation", TOKEN_FILE) for plant in (linked, hard_linked, copied, piped)]
+PLANTED += [("lock", plant) for plant in (linked, hard_linked, piped)]  # what it holds means nothing
+
+
+@pytest.mark.parametrize(("name", "plant"), PLANTED)
+def test_what_the_unprivileged_user_planted_leads_root_nowhere(tmp_path: Path, name: str, plant: Plant) -> None:
+    data = tmp_path / "data"
+    admin_token(opened(data))
+    secret = tmp_path / "shadow"
+    secret.write_text("root:secret")
+    (data / name).unlink()
+    plant(data / name, secret)
+    with pytest.raises(PreflightError) as caught:
+        admin_token(opened(data))
+    assert caught.value.code == "foreign-file"
+    assert "secret" not in caught.value.message
+    assert (secret.stat().st_uid, secret.read_text()) == (0, "root:secret")
+
+
+@pytest.mark.parametrize("caller", ["nobody", "54329", "9" * 40])
+def test_a_caller_whom_the_host_does_not_know_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caller: str
+) -> None:
+    monkeypatch.setenv("SUDO_UID", caller)
+    with pytest.raises(PreflightError) as caught:
+        write_contexts(UpSettings(), opened(tmp_path / "data"), "pat_secret")
+    assert caught.value.code == "no-caller"

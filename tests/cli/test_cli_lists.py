@@ -1,0 +1,72 @@
+"""Listings: what of, in which order, and how it stands in a table."""
+
+from __future__ import annotations
+
+import json
+
+from shellwego.client.generated import (
+    AppList,
+    AppView,
+    EventList,
+    EventView,
+    InstanceList,
+    InstanceView,
+    Pagination,
+    ProjectView,
+    UserView,
+)
+from tests.cli.cli_world import HandMadeApi, Machine, view
+
+LAST = view(Pagination)
+
+
+def event(seq: int, app: str, **fields: object) -> EventView:
+    return view(EventView, **{"seq": seq, "resource": app, "data": {"app": app}, **fields})
+
+
+def test_events_of_an_app_are_looked_for_over_all_pages(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps/shop", view(AppView, id="app_shop"))
+    more = view(Pagination, has_more=True, next_cursor="next")
+    first = EventList(data=[event(9, "app_shop"), event(8, "app_other")], pagination=more)
+    api.answer(
+        "GET", "/v1/events", first, EventList(data=[event(3, "app_shop"), event(2, "app_shop")], pagination=LAST)
+    )
+    assert machine.swg("events", "-a", "shop", "-n", "2", "--output", "name").out == "3\n9\n"
+
+
+def test_the_microvms_of_an_app_are_listed_with_its_name(machine: Machine, api: HandMadeApi) -> None:
+    apps = [view(AppView, id="app_shop", name="shop"), view(AppView, id="app_blog", name="blog")]
+    api.answer("GET", "/v1/apps", AppList(data=apps, pagination=LAST))
+    vms = [view(InstanceView, id="ins_1", app_id="app_shop"), view(InstanceView, id="ins_2", app_id="app_blog")]
+    api.answer("GET", "/v1/vms", InstanceList(data=vms, pagination=LAST))
+    api.answer("GET", "/v1/apps/shop/instances", InstanceList(data=vms[:1], pagination=LAST))
+    shown = [line.split()[:2] for line in machine.swg("vms", "ls").out.splitlines()]
+    assert shown == [["APP", "INSTANCE"], ["shop", "ins_1"], ["blog", "ins_2"]]
+    assert machine.swg("vms", "ls", "-a", "shop", "--output", "name").out == "ins_1\n"
+
+
+def test_a_microvm_of_an_app_is_shown_by_its_place(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps/shop/instances/web.0", view(InstanceView, id="ins_1"))
+    assert machine.swg("vms", "show", "web.0", "-a", "shop", "--output", "name").out == "ins_1\n"
+
+
+def test_an_app_or_a_project_that_is_not_there_is_told_by_listings_and_by_whoami(
+    machine: Machine, api: HandMadeApi
+) -> None:
+    for path in ("/v1/apps/nope", "/v1/apps/nope/instances", "/v1/projects/nope"):
+        api.refuse("GET", path, 404, "not-found")
+    api.answer("GET", "/v1/user", view(UserView, email="me@x"))
+    for words in (("events", "-a"), ("vms", "ls", "-a"), ("whoami", "-p")):
+        ended = machine.swg(*words, "nope")
+        assert (ended.code, ended.out) == (4, "")
+    api.answer("GET", "/v1/projects/prj_1", view(ProjectView, name="first"))
+    assert "project  first" in machine.swg("whoami", "-p", "prj_1").out
+
+
+def test_status_has_its_instances_by_process_and_slot_in_every_form(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps/shop", view(AppView, id="app_1", name="shop"))
+    newest_first = [view(InstanceView, id=f"ins_{slot}", process="web", slot=slot) for slot in (1, 2, 0)]
+    api.answer("GET", "/v1/apps/app_1/instances", InstanceList(data=newest_first, pagination=LAST))
+    assert machine.swg("status", "-a", "shop", "--output", "name").out == "ins_0\nins_1\nins_2\n"
+    document = json.loads(machine.swg("status", "-a", "shop", "--json").out)
+    assert [instance["slot"] for instance in document["instances"]] == [0, 1, 2]
