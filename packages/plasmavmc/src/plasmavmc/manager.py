@@ -59,7 +59,7 @@ class VmManager:
 
     def _living(self) -> dict[str, ProcessId]:
         return {
-            machine.key: ProcessId(machine.record.handle.pid, machine.record.handle.start_time)
+            machine.record.handle.host_key: ProcessId(machine.record.handle.pid, machine.record.handle.start_time)
             for machine in self._machines.values()
             if machine.state not in ENDED and machine.record.handle is not None
         }
@@ -95,7 +95,7 @@ class VmManager:
             raise ConflictError("vm-exists", f"VM {spec.id} exists with another specification")
         if any(machine.key == vm_key(spec.id) for machine in self._machines.values()):
             raise ConflictError("key-collision", f"another VM has the key of {spec.id}", resolution="Use another id.")
-        self._parts.registry.select(spec)
+        self._parts.registry.select(spec, self._parts.images.kind_of(spec.image))
         record = VmRecord(spec, VmStatus(VmState.PENDING, self._parts.clock()))
         machine = Machine(record, self._parts, self._notify)
         self._parts.records.save(record)
