@@ -74,6 +74,11 @@ class VmSpawn(_Request):
     """Names of the descriptors that come with this message, in their order."""
 
 
+class VmLimit(_Request):
+    key: str
+    limits: Limits
+
+
 class VmSignal(_Request):
     key: str
     process: ProcessId
@@ -111,6 +116,7 @@ Request = (
     | UidTake
     | UidFree
     | VmSpawn
+    | VmLimit
     | VmSignal
     | VmReap
     | CgroupPlace
