@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from plasmavmc.errors import InvalidSpecError
+from plasmavmc.hypervisor.backend import VmPlan
 from plasmavmc.hypervisor.memory import CAPABILITIES, MemoryBackend
 from plasmavmc.manager import VmManager
 from plasmavmc.states import VmState
-from plasmavmc.types import BackendCapabilities, GuestKind, Vm
+from plasmavmc.types import BackendCapabilities, GuestKind, Vm, VmHandle, VmSpec
 from tests.engine.engine_rig import EngineRig
 from tests.engine.test_wasm_images import artifact
 
@@ -24,6 +25,9 @@ class RunsModules(MemoryBackend):
     @property
     def capabilities(self) -> BackendCapabilities:
         return replace(CAPABILITIES, name="memory-wasm", guest_kinds=(GuestKind.WASM,), max_disks=2)
+
+    async def create_vm(self, spec: VmSpec, plan: VmPlan) -> VmHandle:
+        return replace(await super().create_vm(spec, plan), backend="memory-wasm")
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ async def test_a_module_runs_on_the_backend_for_modules_and_holds_neither_disk_n
     manager.create(spec)
     manager.start(spec.id)
     vm = await see(manager, spec.id, ended_or_runs)
-    assert (vm.status.state, vm.status.endpoints) == (VmState.RUNNING, ())
+    assert (vm.status.state, vm.status.backend, vm.status.endpoints) == (VmState.RUNNING, "memory-wasm", ())
     assert await rig.storage.disks() == ()
     assert rig.network.rules is not None
     assert rig.network.rules.members == ()
