@@ -62,7 +62,9 @@ def list_images(session: Session) -> None:
 @click.argument("file", type=click.File("rb"))
 @shared
 def load_image(session: Session, name: str, file: BinaryIO) -> None:
-    """Load the image of a tar (`docker save` or an OCI layout; - for stdin) under a name, such as shop:v1."""
+    """Load the image of a tar (`docker save` or an OCI layout; - for stdin), or a WebAssembly module, under a name such as
+    shop:v1.
+    """
     from shellwego.client.uploads import load_image as load  # noqa: PLC0415
 
     progress = StageProgress(session)

@@ -21,6 +21,8 @@ from plasmavmc.host.operations import Host, ProcessId
 from plasmavmc.host.run import find_program
 from plasmavmc.hypervisor.qemu.offer import QemuSite, announce_qemu, cached_result, settle_qemu
 from plasmavmc.hypervisor.registry import BackendStatus, HypervisorRegistry, Readiness
+from plasmavmc.hypervisor.wasm.backend import WasmBackend
+from plasmavmc.hypervisor.wasm.cache import CodeCache
 from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.store import ImageStore
 from plasmavmc.manager import VmManager
@@ -153,9 +155,11 @@ async def open_engine(
             run_dir=site.run_dir,
             cache=site.cache / "probes",
         )
+        probe = await _offer(registry, link.host, qemu)
+        registry.register(WasmBackend(link.host, names, CodeCache(site.data_dir / "wasm-code")))
         return PlasmaEngine(
             VmManager(link.host, parts),
-            probe=await _offer(registry, link.host, qemu),
+            probe=probe,
             backends=lambda: tuple(_backend(status) for status in registry.statuses()),
             disk_dir=disk_dir,
             version=site.version,
