@@ -13,6 +13,8 @@ POOL = IPv4Network("10.64.0.0/10")
 FIRST_UID = 2_000_000_000
 UID_COUNT = 65_536
 QEMU = "/usr/bin/qemu-system-x86_64"
+WASM_WORKER = "wasm-worker"
+"""Not a path: the helper runs this program with the interpreter and from the packages that it itself was started with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class HelperConfiguration:
     uid: int
     gid: int
     listeners: tuple[Listener, ...] = ()
-    vmms: tuple[str, ...] = (QEMU,)
+    vmms: tuple[str, ...] = (QEMU, WASM_WORKER)
     vm_uids: range = field(default_factory=lambda: range(FIRST_UID, FIRST_UID + UID_COUNT))
     run_root: Path = RUN_ROOT
 

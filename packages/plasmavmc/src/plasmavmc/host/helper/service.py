@@ -19,7 +19,7 @@ from typing import NamedTuple
 from plasmavmc.errors import HostError
 from plasmavmc.host import protocol
 from plasmavmc.host.configuration import HelperConfiguration, Listener
-from plasmavmc.host.helper import argv, checks, rules, spawn
+from plasmavmc.host.helper import argv, checks, rules, spawn, worker
 from plasmavmc.host.helper.cgroups import NONE, find_cgroups
 from plasmavmc.host.helper.guest_memory import open_guest_memory
 from plasmavmc.host.helper.links import Links
@@ -123,6 +123,15 @@ class Helper:
         return Answer()
 
     @_do.register
+    def _(self, request: protocol.VmLimit) -> Answer:
+        checks.check_key(request.key)
+        checks.check_limits(request.limits)
+        if not self._sweeper.runs(request.key):
+            raise checks.refusal("limits", f"{request.key} has no running VM")
+        self._cgroups.make(self._names.vm_cgroup(request.key), request.limits)
+        return Answer()
+
+    @_do.register
     def _(self, request: protocol.VmSignal) -> Answer:
         checks.check_key(request.key)
         checks.check_signal(request.signal)
@@ -211,7 +220,8 @@ class Helper:
             vmms=self._configuration.vmms,
             fds=request.fds,
         )
-        check_program(Path(request.argv[0]))
+        for program in worker.programs() if worker.is_worker(request.argv) else (Path(request.argv[0]),):
+            check_program(program)
         if self._sweeper.runs(request.key):
             raise checks.refusal("a VM", f"{request.key} runs already")
         return self._start(request, fds)
@@ -222,16 +232,23 @@ class Helper:
         kvm: tuple[int, ...] = ()
         if argv.wants_kvm_descriptor(request.argv):
             names, kvm = (*names, argv.KVM_DESCRIPTOR), (open_kvm(),)
+        caged = worker.is_worker(request.argv)
+        numbers = spawn.numbered(names)
         group = self._names.vm_cgroup(request.key)
         joins = self._cgroups.make(group, request.limits)
         try:
             started = spawn.start(
                 spawn.Program(
-                    argv=argv.final_argv(request.argv, spawn.numbered(names)),
+                    argv=worker.command_line(request.argv, numbers)
+                    if caged
+                    else argv.final_argv(request.argv, numbers),
                     identity=spawn.Identity(uid, uid, kvm_access() if argv.wants_kvm(request.argv) and not kvm else ()),
                     fds=(*fds, *kvm),
                     joins=joins,
-                    rlimits=spawn.rlimits_for(request.limits, confined=self._cgroups.confinement != NONE),
+                    rlimits=spawn.rlimits_for(
+                        request.limits, confined=self._cgroups.confinement != NONE, maps_freely=caged
+                    ),
+                    cage=worker.Cage(self._configuration.run_root, uid) if caged else None,
                 )
             )
         except BaseException:

@@ -19,6 +19,7 @@ from plasmavmc.errors import HostError
 from plasmavmc.host.helper.cgroups import NONE, Cgroups
 from plasmavmc.host.helper.links import Links
 from plasmavmc.host.helper.uids import Uids
+from plasmavmc.host.helper.worker import is_worker_process
 from plasmavmc.host.names import CODE_OF_LINK, HostNames, is_key
 from plasmavmc.host.operations import Keep, ProcessId, Swept
 from plasmavmc.host.processes import argv_of, is_alive, kill, processes, read_process, uids_of
@@ -28,7 +29,8 @@ _KILL_WAIT_S = 5.0
 
 def vmm_key(names: HostNames, argv: tuple[str, ...]) -> str | None:
     """The key of our VM that a command line runs, if it is a VMM of ours."""
-    if not argv or not PurePath(argv[0]).name.startswith("qemu-system") or "-name" not in argv[:-1]:
+    is_vmm = bool(argv) and (PurePath(argv[0]).name.startswith("qemu-system") or is_worker_process(argv))
+    if not is_vmm or "-name" not in argv[:-1]:
         return None
     name = argv[argv.index("-name") + 1].partition(",")[0]
     prefix = names.process("")
