@@ -179,6 +179,7 @@ def main() -> NoReturn:
     code = 0
     try:
         sandbox = Sandbox()
+        sandbox.warm_up(_ROOT)
         send(control, Ready())
         job = wait_for_job(control)
         if job is not None:
