@@ -152,6 +152,12 @@ async def test_a_guest_without_a_driver_answers_nothing_and_is_given_up(tmp_path
     assert "driver" in silent.value.details
 
 
+async def test_a_guest_whose_vmm_ended_is_not_waited_for(tmp_path: Path) -> None:
+    async with asyncio.timeout(2.0):
+        with pytest.raises(UnavailableError):
+            await connect_vsock(tmp_path / "none", 1024, deadline_s=60.0, ended=lambda: True)
+
+
 async def test_a_guest_in_which_nothing_listens_is_given_up(tmp_path: Path) -> None:
     async with faked(tmp_path, refuses=True) as vmm:
         async with vmm.client() as client:

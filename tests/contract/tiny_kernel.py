@@ -32,6 +32,11 @@ def idle(words: bytes = b"up\n") -> bytes:
     return _elf(b"".join(_write_port(0x3F8, byte) for byte in words) + b"\xf3\x90\xeb\xfc")
 
 
+def chatter() -> bytes:
+    """Writes to the serial port for ever."""
+    return _elf(_write_port(0x3F8, ord("x")) + _write_port(0x3F8, ord("\n")) + b"\xeb\xf0")
+
+
 def reset() -> bytes:
     """Resets the CPU by the keyboard controller, as Linux does under `reboot=k`."""
     return _elf(_write_port(0x64, 0xFE) + b"\xf4\xeb\xfd")

@@ -13,6 +13,10 @@ POOL = IPv4Network("10.64.0.0/10")
 FIRST_UID = 2_000_000_000
 UID_COUNT = 65_536
 QEMU = "/usr/bin/qemu-system-x86_64"
+FIRECRACKER = "/usr/local/bin/firecracker"
+JAILER = "/usr/local/bin/jailer"
+JAIL_ROOT = Path("/var/lib/plasmavmc-jails")
+"""Jails of all installations. On the file system of their disks, which are linked into them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,9 @@ class HelperConfiguration:
     vmms: tuple[str, ...] = (QEMU,)
     vm_uids: range = field(default_factory=lambda: range(FIRST_UID, FIRST_UID + UID_COUNT))
     run_root: Path = RUN_ROOT
+    firecracker: str = FIRECRACKER
+    jailer: str = JAILER
+    jail_root: Path = JAIL_ROOT
 
     @property
     def key(self) -> str:

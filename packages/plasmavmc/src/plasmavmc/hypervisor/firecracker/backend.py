@@ -50,6 +50,8 @@ HELLO_DEADLINE_S = 30.0
 """From the first instruction to the guest's hello, on KVM."""
 RECOVER_DEADLINE_S = 30.0
 """For the API, and for the guest, of a VM to adopt."""
+LATER_S = 1.0
+"""By so much the channel's deadline is later than the vsock's, which says more of what it met."""
 CAPABILITIES = BackendCapabilities(
     name=NAME,
     acceleration=Acceleration.KVM,
@@ -254,10 +256,10 @@ class FirecrackerBackend:
     async def _channel(self, vm: _Vm, *, fresh: bool, deadline_s: float) -> GuestChannel:
         async with vm.sockets.reach(VSOCK_SOCKET, deadline_s=deadline_s, ended=vm.ended) as path:
             return await self._open_channel(
-                lambda: connect_vsock(path, CHANNEL_PORT, deadline_s=deadline_s),
+                lambda: connect_vsock(path, CHANNEL_PORT, deadline_s=deadline_s, ended=vm.ended),
                 f"port {CHANNEL_PORT} of the VM's vsock",
                 fresh=fresh,
-                deadline_s=deadline_s,
+                deadline_s=deadline_s + LATER_S,
             )
 
     @asynccontextmanager

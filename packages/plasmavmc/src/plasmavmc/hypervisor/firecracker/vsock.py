@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from plasmavmc.errors import UnavailableError
@@ -32,9 +33,14 @@ class _NotYet(Exception):
 
 
 async def connect_vsock(
-    path: Path, port: int, *, deadline_s: float, attempt_s: float = ATTEMPT_S
+    path: Path,
+    port: int,
+    *,
+    deadline_s: float,
+    attempt_s: float = ATTEMPT_S,
+    ended: Callable[[], bool] = lambda: False,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to `port` of a guest.
+    """Connect to `port` of a guest; tried until then, unless its VMM has `ended`.
 
     Raises:
         UnavailableError: `vsock-silent`, nothing in the guest took a connection within `deadline_s`; with what the last
@@ -48,6 +54,8 @@ async def connect_vsock(
                     return await _attempt(path, port, attempt_s)
                 except _NotYet as error:
                     reason = str(error)
+                    if ended():
+                        raise UnavailableError("vsock-silent", "the VMM ended", details=reason) from error
                 await asyncio.sleep(PAUSE_S)
     except TimeoutError as error:
         raise UnavailableError(
