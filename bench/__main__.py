@@ -11,7 +11,13 @@ from pathlib import Path
 
 from bench.measure import Result
 
-MODULES = {"p1": "bench.p1_cold_start", "p4": "bench.p4_warm_deploy", "p5": "bench.p5_memory", "p10": "bench.p10_edge"}
+MODULES = {
+    "p1": "bench.p1_cold_start",
+    "p2": "bench.p2_raw",
+    "p4": "bench.p4_warm_deploy",
+    "p5": "bench.p5_memory",
+    "p10": "bench.p10_edge",
+}
 REPORT = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Benchmark results
 

@@ -45,6 +45,11 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
     return _bootstrap(lambda pick: statistics.median(pick(ours)) / statistics.median(pick(theirs)))
 
 
+def paired(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
+    """Median of the ratios of each round's two samples, with its interval; a host that slows down slows both of a round."""
+    return median([one / other for one, other in zip(ours, theirs, strict=True)])
+
+
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
     """Difference of the medians, with its interval."""
     return _bootstrap(lambda pick: statistics.median(pick(ours)) - statistics.median(pick(theirs)))

@@ -8,7 +8,8 @@ rm -f "$DIR/ctl" "$DIR/console" "$DIR/qmp"
     exec socat -u "OPEN:$CONFIG,ignoreeof" "UNIX-CONNECT:$DIR/ctl,retry=100,interval=0.01" 2>/dev/null
 ) &
 exec /usr/bin/qemu-system-x86_64 -name floor -nodefaults -no-user-config -no-reboot -display none \
-    -M microvm,acpi=on -accel tcg,tb-size=32 -cpu max -smp cpus=1,sockets=1,cores=1,threads=1 -m "$MEMORY" \
+    -M microvm,acpi=on,memory-backend=mem -accel tcg,tb-size=32 -cpu max -smp cpus=1,sockets=1,cores=1,threads=1 -m "$MEMORY" \
+    -object "memory-backend-memfd,id=mem,size=$MEMORY,share=on" \
     -kernel "$KERNEL" -initrd "$INITRD" \
     -append "console=ttyS0 quiet reboot=t panic=-1 cryptomgr.notests 8250.nr_uarts=1 audit=0 init_on_alloc=0 no_timer_check tsc=reliable tsc_early_khz=$TSC_KHZ" \
     -blockdev "driver=raw,node-name=d0,file.driver=file,file.filename=$ROOT,file.locking=off,read-only=on" \

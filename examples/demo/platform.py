@@ -61,7 +61,12 @@ class Platform:
         with self.log.open("ab") as output:
             mark = output.tell()
             self.process = subprocess.Popen(
-                command, stdout=output, stderr=output, env=self._environment(), start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environment(),
+                start_new_session=True,
             )
         while b"ready" not in self.log.read_bytes()[mark:]:
             if self.process.poll() is not None or time.monotonic() - began > ready_within_s:

@@ -191,6 +191,34 @@ async def test_a_plan_tells_what_a_deploy_would_change_and_does_nothing(world: W
     assert len((await world.get("/v1/apps/shop/releases")).json["data"]) == 1
 
 
+async def test_a_deploy_that_would_change_nothing_is_the_one_that_was(world: World) -> None:
+    first = await world.deployed()
+    await world.running()
+    again = await world.made("/v1/apps/shop/deployments", {"image": "registry.example/hello:v1", "port": 8080})
+    assert (again["id"], again["state"]) == (first["id"], "succeeded")
+    unset = await world.call("PATCH", "/v1/apps/shop/env", {"env": {"NOPE": None}})
+    assert unset.json["deployment_id"] == first["id"]
+    assert len((await world.get("/v1/apps/shop/releases")).json["data"]) == 1
+
+
+async def test_a_deploy_makes_up_for_what_is_missing_though_nothing_changed(world: World) -> None:
+    first = await world.deployed()
+    await world.running(phase=Phase.FAILED)
+    again = await world.made("/v1/apps/shop/deployments", {})
+    assert (again["id"] != first["id"], again["release"]) == (True, 2)
+
+
+async def test_an_instance_that_a_later_release_keeps_counts_as_of_that_one(world: World) -> None:
+    await world.deployed()
+    kept = await world.running()
+    await world.made("/v1/apps/shop/deployments", {"env": {"A": "1"}})
+    old = (await world.get(f"/v1/apps/shop/instances/{kept.id}")).json
+    back = await world.made("/v1/apps/shop/actions/rollback", {"release": "v1"})
+    await world.running()
+    same = (await world.get(f"/v1/apps/shop/instances/{kept.id}")).json
+    assert (old["release"], same["release"], same["release_id"]) == (1, back["release"], back["release_id"])
+
+
 async def test_a_changed_variable_is_rolled_out_unless_it_is_staged(world: World) -> None:
     await world.deployed()
     staged = await world.call("PATCH", "/v1/apps/shop/env", {"env": {"A": "1"}, "stage": True})
@@ -222,6 +250,19 @@ async def test_a_count_is_no_release_and_a_size_is_one(world: World) -> None:
     assert release["config"]["processes"][0]["memory_bytes"] == 1 << 30
     for body in ({}, {"counts": {"nope": 1}}, {"sizes": {"nope": {"memory": "1gb"}}}, {"counts": {"web": 5000}}):
         assert (await world.post("/v1/apps/shop/scale", body)).status == 422
+
+
+async def test_a_count_that_the_nodes_could_never_hold_is_refused(world: World) -> None:
+    await world.deployed()
+    answer = await world.post("/v1/apps/shop/scale", {"counts": {"web": 1000}})
+    assert (answer.status, answer.code, answer.json["errors"][0]["field"]) == (422, "cannot-be-placed", "counts.web")
+    smaller = await world.post("/v1/apps/shop/scale", {"counts": {"web": 100}, "sizes": {"web": {"memory": "64mb"}}})
+    assert smaller.status == 202, "its new size counts"
+    assert (await world.made("/v1/apps/shop/scale", {"sizes": {"web": {"memory": "4gb"}}}))["app"]["counts"][
+        "web"
+    ] == 100
+    fewer = await world.post("/v1/apps/shop/scale", {"counts": {"web": 50}})
+    assert fewer.status == 202, "less than what is wanted is always taken"
 
 
 async def test_start_stop_and_restart(world: World) -> None:

@@ -13,6 +13,7 @@ from plasmavmc.host import installation
 from shellwego.boot.credentials import TOKEN_FILE, admin_token, write_contexts
 from shellwego.boot.preflight import Installation, PreflightError, open_installation
 from shellwego.boot.settings import UpSettings
+from shellwego.client.context import Context, load, save
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files away, as only root can")
 
@@ -121,6 +122,23 @@ def test_what_the_unprivileged_user_planted_leads_root_nowhere(tmp_path: Path, n
     assert caught.value.code == "foreign-file"
     assert "secret" not in caught.value.message
     assert (secret.stat().st_uid, secret.read_text()) == (0, "root:secret")
+
+
+def test_the_contexts_of_platforms_whose_address_this_one_has_now_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    path = tmp_path / "shellwego" / "config.toml"
+    here, other = UpSettings(), UpSettings(api_port=7081)
+    gone = write_contexts(here, opened(tmp_path / "gone"), "pat_1")
+    beside = write_contexts(other, opened(tmp_path / "beside"), "pat_2")
+    save(path, load(path).put(Context(name="mine", api_url=here.api_url), make_current=True))
+    name = write_contexts(here, opened(tmp_path / "data"), "pat_3")
+    known = load(path)
+    assert gone not in known.contexts
+    assert set(known.contexts) == {"local", "mine", beside, name}
+    assert known.contexts["local"].token == "pat_3"
 
 
 @pytest.mark.parametrize("caller", ["nobody", "54329", "9" * 40])

@@ -77,6 +77,12 @@ def test_every_command_takes_the_shared_options(words: tuple[str, ...]) -> None:
         assert options >= SHARED
 
 
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_option_has_a_help(words: tuple[str, ...]) -> None:
+    options = [parameter for parameter in ALL[words].params if isinstance(parameter, click.Option)]
+    assert [option.name for option in options if not option.help] == []
+
+
 def test_the_one_line_helps_name_what_exists(machine: Machine) -> None:
     listed = machine.swg("-h").out
     for name, (_target, text) in {**HOST_COMMANDS, **COMMANDS}.items():

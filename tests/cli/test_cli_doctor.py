@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from plasmavmc.hypervisor.probe import ProbeResult, Trial
+from plasmavmc.types import Acceleration
 from shellwego.boot import hostchecks
 from shellwego.boot.findings import Finding, State
 from shellwego.boot.platformchecks import check_platform
@@ -61,6 +63,35 @@ def test_a_node_that_is_not_well_is_told(
     worst = next(finding for finding in check_platform(machine.config, "") if finding.state is not State.OK)
     assert worst.state is state
     assert words in worst.message
+
+
+def test_a_warning_of_a_node_has_its_remedy_below(machine: Machine, api: HandMadeApi) -> None:
+    well(api, node(warnings=["it is slow: no device — mend it"]))
+    worst = check_platform(machine.config, "")[-1]
+    assert (worst.message, worst.remedy) == ("it is slow: no device", "mend it")
+
+
+@pytest.mark.parametrize(("uid", "words"), [(0, "not probed on this host yet"), (65534, "root's to read")])
+def test_a_probe_that_cannot_be_seen_is_none_for_root_only(
+    monkeypatch: pytest.MonkeyPatch, uid: int, words: str
+) -> None:
+    monkeypatch.setattr(hostchecks, "KVM_DEVICE", Path("/dev/null"))
+    monkeypatch.setattr(hostchecks, "probed", lambda cache: None)
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    found = {each.check: each for each in hostchecks.check_host(UpSettings())}
+    assert words in found["kvm"].message
+
+
+def test_an_emulated_cpu_is_told_with_its_remedy_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = (
+        Trial(Acceleration.KVM, 0.1, "only root can open /dev/kvm — chmod it"),
+        Trial(Acceleration.TCG, 5.0),
+    )
+    monkeypatch.setattr(hostchecks, "KVM_DEVICE", Path("/dev/null"))
+    monkeypatch.setattr(hostchecks, "probed", lambda cache: ProbeResult(trials))
+    found = {each.check: each for each in hostchecks.check_host(UpSettings())}
+    assert found["kvm"].message.startswith("only root can open /dev/kvm: VMs are emulated")
+    assert found["kvm"].remedy == "chmod it"
 
 
 def test_what_a_failed_check_makes_pointless_is_left_out(machine: Machine, api: HandMadeApi) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import msgspec
 import pytest
 
 from shellwego.client.generated import (
@@ -232,6 +233,17 @@ def test_a_stop_waits_until_nothing_lives(machine: Machine, api: HandMadeApi) ->
     assert ended.code == 0
     assert ended.err == "  stopping\n", "what goes on, not the state that was asked for"
     assert [asked.path for asked in api.asked].count("/v1/apps/app_1/instances") == 3
+
+
+def test_why_an_instance_waits_for_a_node_is_told_while_a_scale_goes_on(machine: Machine, api: HandMadeApi) -> None:
+    short = view(AppView, id="app_1", name="shop", state="degraded", release=1, counts={"web": 2}, running={"web": 1})
+    api.answer("POST", "/v1/apps/shop/scale", view(Accepted, app=short), status=202)
+    api.answer("GET", "/v1/apps/shop", short)
+    api.answer("GET", "/v1/apps/app_1/wait", short, msgspec.structs.replace(short, state="running", running={"web": 2}))
+    waits = view(InstanceView, phase="pending", reason="no node fits: 1 lacks memory")
+    api.answer("GET", "/v1/apps/app_1/instances", InstanceList(data=[waits], pagination=view(Pagination)))
+    ended = machine.swg("scale", "-a", "shop", "web=2")
+    assert (ended.code, ended.err) == (0, "  placing    web 1/2: no node fits: 1 lacks memory\n")
 
 
 def test_logs_and_detached_runs_are_one_document_with_json(machine: Machine, api: HandMadeApi) -> None:

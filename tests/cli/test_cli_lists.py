@@ -7,10 +7,12 @@ import json
 from shellwego.client.generated import (
     AppList,
     AppView,
+    EnvView,
     EventList,
     EventView,
     InstanceList,
     InstanceView,
+    NodeView,
     Pagination,
     ProjectView,
     UserView,
@@ -70,3 +72,34 @@ def test_status_has_its_instances_by_process_and_slot_in_every_form(machine: Mac
     assert machine.swg("status", "-a", "shop", "--output", "name").out == "ins_0\nins_1\nins_2\n"
     document = json.loads(machine.swg("status", "-a", "shop", "--json").out)
     assert [instance["slot"] for instance in document["instances"]] == [0, 1, 2]
+
+
+def test_events_are_asked_for_by_age_and_beyond_one_page(machine: Machine, api: HandMadeApi) -> None:
+    more = view(Pagination, has_more=True, next_cursor="next")
+    first = EventList(data=[event(seq, "app_shop") for seq in range(150, 50, -1)], pagination=more)
+    second = EventList(data=[event(seq, "app_shop") for seq in range(50, 0, -1)], pagination=LAST)
+    api.answer("GET", "/v1/events", first, second)
+    shown = machine.swg("events", "-n", "120", "--since", "10m", "--output", "name").out.split()
+    assert shown == [str(seq) for seq in range(31, 151)]
+    assert all("filter%5Btime%5D%5Bgte%5D=" in asked.query for asked in api.asked)
+
+
+def test_an_event_in_a_table_has_its_zone_and_no_id_twice(machine: Machine, api: HandMadeApi) -> None:
+    data = {"app": "app_shop", "name": "shop", "instance": "ins_1", "reason": "because"}
+    found = [event(1, "app_shop", resource="ins_1", data=data)]
+    api.answer("GET", "/v1/events", EventList(data=found, pagination=LAST))
+    line = machine.swg("events").out.splitlines()[1]
+    assert "2026-01-02T03:04:05Z" in line
+    assert line.endswith("ins_1     name=shop reason=because")
+
+
+def test_an_empty_variable_is_told_from_none(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps/shop/env", view(EnvView, env={"EMPTY": ""}))
+    assert machine.swg("env", "ls", "-a", "shop").out.splitlines()[1] == 'EMPTY  ""'
+
+
+def test_a_share_of_cpu_is_told_in_cores(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/vms/ins_1", view(InstanceView, id="ins_1", cpu_milli=1500))
+    api.answer("GET", "/v1/nodes/one", view(NodeView, name="one", cpu_milli=2000))
+    assert "1.5" in machine.swg("vms", "show", "ins_1").out
+    assert "cpu          2\n" in machine.swg("nodes", "show", "one").out

@@ -97,6 +97,16 @@ def test_a_broken_context_file_is_named_with_its_fault(machine: Machine, text: s
     assert message in ended.err
 
 
+def test_a_context_file_that_is_not_there_or_cannot_be_read_is_told_as_such(machine: Machine) -> None:
+    ended = machine.swg("apps", "ls", "-c", "/nothing/config.toml")
+    assert (ended.code, ended.out) == (2, "")
+    assert "there is no file /nothing/config.toml" in ended.err
+    machine.config.mkdir(parents=True)
+    ended = machine.swg("apps", "ls")
+    assert ended.code == 1
+    assert "Make it readable" in ended.err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("app = [", "shellwego.toml: "), ("app = 3", "app is not a text"), ("\xff", "shellwego.toml: ")],
@@ -122,6 +132,16 @@ def test_a_login_is_saved_readable_by_its_owner_alone_and_only_when_the_token_is
         assert api.asked[-1].headers["Authorization"] == "Bearer pat_good"
         assert machine.swg("logout").code == 0
         assert machine.swg("whoami").code == 3
+
+
+def test_a_logout_promises_nothing_that_is_not_there_and_tells_the_contexts_that_are_left(machine: Machine) -> None:
+    machine.context("other", "http://x", current=False)
+    machine.context("mine", "http://y")
+    ended = machine.swg("logout")
+    assert (ended.code, ended.out) == (0, "")
+    assert "revoked" not in ended.err
+    assert "SHELLWEGO_CONTEXT, of: other" in ended.err
+    assert "SHELLWEGO_CONTEXT, of: other" in machine.swg("apps", "ls").err
 
 
 @pytest.mark.parametrize(
@@ -155,6 +175,8 @@ def test_a_login_that_makes_no_sense_is_a_mistake_of_use(
         (("deploy", "-a", "x", "--strategy", "hope"), "'hope' is not one of"),
         (("scale", "-a", "x"), "Nothing to change"),
         (("scale", "-a", "x", "web=many"), "'web=many' is not PROCESS=COUNT"),
+        (("scale", "-a", "x", "web=3", "web=2"), "A process is named twice."),
+        (("bogus",), "See: swg --help"),
         (("scale", "-a", "x", "=1"), "'=1' is not PROCESS=COUNT"),
         (("logs", "-a", "x", "--since", "yesterday"), "is not an age"),
         (("env", "import", "-a", "x"), "no variables to import"),

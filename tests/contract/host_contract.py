@@ -7,6 +7,7 @@ that it may open; `network_in_use` overlaps something that the machine has alrea
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import select
 import signal
@@ -257,6 +258,38 @@ class HostContract:
         assert not has_ended(spawned)
         await end(rig, spawned)
         assert await rig.host.vm_signal(ONE, identity(spawned), signal.SIGKILL) is False
+
+    async def test_a_guests_memory_can_be_read_and_is_never_anothers(self, rig: HostRig) -> None:
+        await rig.host.uid_take(ONE)
+        shared = ("-object", "memory-backend-memfd,id=mem,size=2M,share=on")
+        spawned = await rig.host.vm_spawn(ONE, rig.argv(ONE, *shared), LIMITS, {})
+        memory = await self._memory(rig, spawned)
+        assert fcntl.fcntl(memory, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        assert not os.get_inheritable(memory)
+        os.close(memory)
+        later = replace(identity(spawned), start_time=spawned.start_time + 1)
+        await refused("no-process", rig.host.vm_memory(ONE, later))
+        await refused("helper-refused", rig.host.vm_memory(TWO, identity(spawned)))
+        await rig.host.uid_take(TWO)
+        await refused("helper-refused", rig.host.vm_memory(TWO, identity(spawned)))
+        await refused("helper-refused", rig.host.vm_memory("../../1", identity(spawned)))
+        await end(rig, spawned)
+
+    async def _memory(self, rig: HostRig, spawned: Spawned) -> int:
+        """A VMM that has just been started makes its memory in a moment."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                try:
+                    return await rig.host.vm_memory(ONE, identity(spawned))
+                except HostError as error:
+                    if error.code != "no-memory":
+                        raise
+                    await asyncio.sleep(0.01)
+
+    async def test_a_vmm_without_shared_memory_has_none_to_read(self, rig: HostRig) -> None:
+        spawned = await start(rig)
+        await refused("no-memory", rig.host.vm_memory(ONE, identity(spawned)))
+        await end(rig, spawned)
 
     async def test_an_ended_process_cannot_be_placed(self, rig: HostRig) -> None:
         await refused("no-process", rig.host.cgroup_place("haproxy", ProcessId(os.getpid(), 1)))

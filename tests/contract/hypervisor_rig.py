@@ -21,9 +21,12 @@ from plasmavmc.guest.tsc import tsc_khz
 from plasmavmc.host.configuration import QEMU
 from plasmavmc.host.operations import ProcessId
 from plasmavmc.host.processes import is_alive
-from plasmavmc.hypervisor.backend import DiskPlan, VmPlan
+from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, VmPlan
 from plasmavmc.hypervisor.qemu.backend import KvmBackend
+from plasmavmc.hypervisor.qemu.migration import run_state
 from plasmavmc.hypervisor.qemu.offer import QemuSite
+from plasmavmc.hypervisor.qemu.qmp import qmp_session
+from plasmavmc.hypervisor.qemu.sockets import VmSockets
 from plasmavmc.types import MIB, Acceleration, VmHandle, VmSpec, vm_key
 from tests.contract.host_rig import Namespace, RealHelper, real_helper
 
@@ -67,11 +70,28 @@ class QemuRig:
         return KvmBackend(self.helper.host, self.site.machine(Acceleration.TCG))
 
     def plan(self, spec: VmSpec) -> VmPlan:
+        subprocess.run(["cp", "--sparse=always", self._template, self._layer(spec)], check=True)
+        return self._plan(spec)
+
+    def restored_plan(self, spec: VmSpec, origin: VmSpec, memory: MemoryPlan) -> VmPlan:
+        if spec.id != origin.id:
+            subprocess.run(["cp", "--sparse=always", self._layer(origin), self._layer(spec)], check=True)
+        return replace(self._plan(spec), memory=memory)
+
+    async def guest_runs(self, handle: VmHandle) -> bool:
+        if self.backend._vms[handle.vm_id].monitor is not None:
+            return False  # it is held by a session that waits for `wake_vm`, and QEMU serves one at a time
+        async with qmp_session(VmSockets(Path(handle.runtime_dir)).qmp) as monitor:
+            return await run_state(monitor) == "running"
+
+    def _layer(self, spec: VmSpec) -> Path:
+        return self.directory / f"{vm_key(spec.id)}.layer"
+
+    def _plan(self, spec: VmSpec) -> VmPlan:
         key = vm_key(spec.id)
         runtime_dir = self.directory / key
         runtime_dir.mkdir(mode=0o700, exist_ok=True)
-        layer = self.directory / f"{key}.layer"
-        subprocess.run(["cp", "--sparse=always", self._template, layer], check=True)
+        layer = self._layer(spec)
         disks = (
             DiskPlan("image", self._open(self._image, os.O_RDONLY), read_only=True),
             DiskPlan("layer", self._open(layer, os.O_RDWR), read_only=False),

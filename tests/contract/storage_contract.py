@@ -71,6 +71,32 @@ class StorageContract:
         with template.open("rb") as file:
             assert file.read(10) == MARKS[0]
 
+    async def test_a_copy_has_what_its_source_had_and_then_goes_its_own_way(
+        self, storage: StorageBackend, template: Path
+    ) -> None:
+        await storage.clone(template, "vm1")
+        one = await storage.open("vm1")
+        try:
+            os.pwrite(one, b"written", 3 * MIB)
+            disk = await storage.copy("vm1", "vm2")
+            assert (disk.key, disk.size_bytes) == ("vm2", SIZE)
+            assert disk.used_bytes < 16 * MIB
+            two = await storage.open("vm2")
+            try:
+                assert os.pread(two, 7, 3 * MIB) == b"written"
+                assert {at: os.pread(two, len(data), at) for at, data in MARKS.items()} == MARKS
+                os.pwrite(two, b"another", 3 * MIB)
+                assert os.pread(one, 7, 3 * MIB) == b"written"
+            finally:
+                os.close(two)
+        finally:
+            os.close(one)
+        with pytest.raises(ConflictError):
+            await storage.copy("vm1", "vm2")
+        with pytest.raises(NotFoundError):
+            await storage.copy("vm0", "vm3")
+        assert {disk.key for disk in await storage.disks()} == {"vm1", "vm2"}
+
     async def test_a_descriptor_outlives_its_disk(self, storage: StorageBackend, template: Path) -> None:
         await storage.clone(template, "vm1")
         descriptor = await storage.open("vm1")

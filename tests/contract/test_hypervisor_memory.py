@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from plasmavmc.errors import HostError, NotFoundError
-from plasmavmc.guest.api import GuestChannel, GuestConfig, GuestHello
+from plasmavmc.errors import ConflictError, HostError, NotFoundError
+from plasmavmc.guest.api import GuestCard, GuestChannel, GuestConfig, GuestHello
 from plasmavmc.guest.memory import MemoryGuest, Script
-from plasmavmc.hypervisor.backend import VmmExit, VmPlan
+from plasmavmc.hypervisor.backend import MemoryPlan, VmmExit, VmPlan
 from plasmavmc.hypervisor.memory import Faults, MemoryBackend, PretendedVmms
 from plasmavmc.types import VmHandle, VmSpec, vm_key
 from tests.contract.hypervisor_contract import CHECKS, Check, a_spec, gone
+from tests.contract.hypervisor_fork_contract import FORK_CHECKS, ForkCheck
 
 
 def workload(config: GuestConfig) -> Script:
@@ -41,6 +45,13 @@ class MemoryRig:
         self.vmms.faults = Faults(create=HostError("vmm-refused", "QEMU ended at its start with code 1"))
         return plan
 
+    def restored_plan(self, spec: VmSpec, _origin: VmSpec, memory: MemoryPlan) -> VmPlan:
+        return replace(self.plan(spec), memory=memory)
+
+    async def guest_runs(self, handle: VmHandle) -> bool:
+        vmm = self.vmms._vmms[handle.vm_id]
+        return vmm.started and not vmm.stands_still
+
     def restart(self) -> None:
         self.backend.close()
         self.backend = self._kind(self.vmms)
@@ -60,6 +71,11 @@ class MemoryRig:
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 async def test_the_memory_backend_keeps_the_contract(check: Check) -> None:
+    await check(MemoryRig())
+
+
+@pytest.mark.parametrize("check", FORK_CHECKS, ids=lambda check: check.__name__)
+async def test_the_memory_backend_suspends_and_forks_by_the_contract(check: ForkCheck) -> None:
     await check(MemoryRig())
 
 
@@ -138,6 +154,61 @@ class KnowsStrangers(MemoryBackend):
             return await super().usage(handle)
         except NotFoundError:
             return {"memory_rss_bytes": 0.0, "cpu_seconds": 0.0}
+
+
+class LoadsAnything(MemoryBackend):
+    """Takes what it is given for a state."""
+
+    async def load_state(self, handle: VmHandle, state: int) -> None:
+        with suppress(HostError):
+            await super().load_state(handle, state)
+
+
+class RunsBeforeItWasWoken(MemoryBackend):
+    """The guest runs as soon as it is loaded, with the time of its other life."""
+
+    async def load_state(self, handle: VmHandle, state: int) -> None:
+        await super().load_state(handle, state)
+        self._vmms.run(self._of(handle))
+
+
+class StandsForEver(MemoryBackend):
+    """A guest whose state was saved never goes on."""
+
+    async def go_on(self, handle: VmHandle) -> None:
+        return
+
+
+class SavesTheMemoryOfCopiesAsTheirOrigins(MemoryBackend):
+    """Gives the shared memory for a copy's own."""
+
+    async def save_state(self, handle: VmHandle, state: int) -> int | None:
+        memory = await super().save_state(handle, state)
+        return os.memfd_create("wrong") if memory is None else memory
+
+
+class ForgetsThatItWaits(MemoryBackend):
+    """A VM without a state is woken all the same."""
+
+    async def wake_vm(self, handle: VmHandle, card: GuestCard) -> GuestChannel:
+        return self._of(handle).guest.attach()
+
+
+WRONG_FORKS: Mapping[type[MemoryBackend], str] = {
+    LoadsAnything: "a_state_that_is_none_is_refused_and_nothing_is_left",
+    RunsBeforeItWasWoken: "a_vm_that_is_loaded_goes_on_where_it_was_and_leaves_nothing",
+    StandsForEver: "a_vm_whose_state_was_saved_goes_on_as_if_nothing_had_been",
+    SavesTheMemoryOfCopiesAsTheirOrigins: "a_copy_without_memory_of_its_own_can_be_saved_too",
+    ForgetsThatItWaits: "a_vm_that_waits_for_its_state_neither_starts_nor_wakes_nor_stays",
+}
+
+
+@pytest.mark.parametrize(("wrong", "name"), WRONG_FORKS.items(), ids=lambda value: getattr(value, "__name__", ""))
+async def test_a_backend_that_suspends_wrongly_breaks_the_contract(wrong: type[MemoryBackend], name: str) -> None:
+    [check] = [check for check in FORK_CHECKS if check.__name__ == name]
+    with pytest.raises((AssertionError, TimeoutError, ConflictError, pytest.fail.Exception)):
+        async with asyncio.timeout(0.5):
+            await check(MemoryRig(wrong))
 
 
 WRONG: Mapping[type[MemoryBackend], str] = {

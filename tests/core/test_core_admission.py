@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shellwego.core.admission import admit
+from shellwego.core.admission import admit, admit_counts
 from shellwego.core.apps import MIB, AppConfig, Process
 from shellwego.core.nodes import Backend, Node, NodeFacts
 
@@ -73,5 +73,20 @@ def test_a_backend_whose_probe_failed_is_none() -> None:
     assert fields(replace(config(), backend="kvm"), node(replace(KVM, status="failed"))) == ["backend"]
 
 
+def test_a_count_that_all_nodes_together_could_never_hold_is_refused() -> None:
+    nodes = [node(KVM), node(KVM, memory=4 * GIB)]
+    assert admit_counts(config(memory_bytes=GIB), {"web": 12}, nodes) == ()
+    (fault,) = admit_counts(config(memory_bytes=GIB), {"web": 13}, nodes)
+    assert (fault.field, fault.message) == ("counts.web", "13 asked, the nodes hold 12 of this size at most")
+
+
+def test_shares_of_cpu_and_sparse_disks_are_promised_several_times() -> None:
+    assert admit_counts(config(memory_bytes=32 * MIB, cpu_milli=4000), {"web": 16}, [node(KVM)]) == ()
+    assert len(admit_counts(config(memory_bytes=32 * MIB, cpu_milli=4000), {"web": 17}, [node(KVM)])) == 1
+    assert admit_counts(config(memory_bytes=32 * MIB, disk_bytes=50 * GIB), {"web": 8}, [node(KVM)]) == ()
+    assert len(admit_counts(config(memory_bytes=32 * MIB, disk_bytes=50 * GIB), {"web": 9}, [node(KVM)])) == 1
+
+
 def test_a_platform_without_nodes_refuses_nothing() -> None:
+    assert admit_counts(config(), {"web": 1000}, []) == ()
     assert admit(config(memory_bytes=1 << 50), []) == ()

@@ -190,9 +190,10 @@ class Client:
     As RFC 9112 (9.3.1) allows, it opens a new connection where the server had closed the old one *between* requests.
     """
 
-    def __init__(self, port: int, host: str = "hello.localhost") -> None:
+    def __init__(self, port: int, host: str = "hello.localhost", source: str = "127.0.0.1") -> None:
         self._port = port
         self._host = host
+        self._source = source
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
@@ -232,7 +233,9 @@ class Client:
         if self._reader is not None and self._reader.at_eof():
             self.close()
         if self._reader is None or self._writer is None:
-            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+            self._reader, self._writer = await asyncio.open_connection(
+                "127.0.0.1", self._port, local_addr=(self._source, 0)
+            )
         return self._reader, self._writer
 
 
@@ -328,8 +331,8 @@ class Rig:
     async def applied(self, version: int) -> None:
         await eventually(lambda: self.control.last.applied_version == version)
 
-    def client(self, host: str = "hello.localhost") -> Client:
-        return Client(self.port, host)
+    def client(self, host: str = "hello.localhost", source: str = "127.0.0.1") -> Client:
+        return Client(self.port, host, source)
 
 
 @contextmanager

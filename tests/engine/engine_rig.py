@@ -21,6 +21,7 @@ from plasmavmc.manager import VmManager
 from plasmavmc.network.memory import MemoryNetwork
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import Records
+from plasmavmc.snapshots.files import SnapshotStore
 from plasmavmc.storage.memory import MemoryStorage
 from plasmavmc.types import GIB, LogStream, NetworkSpec, Scope, VmResources, VmSpec
 from tests.contract.images_samples import MemorySource, Sample, entry, image, layer
@@ -78,6 +79,7 @@ class EngineRig:
             cache=self.directory / "cache",
             logs=LogStore(self.directory / "logs"),
             records=Records(self.directory / "vms"),
+            snapshots=SnapshotStore(self.directory / "snapshots"),
             run_dir=self.directory / "run",
         )
         return VmManager(self.host, self.parts)

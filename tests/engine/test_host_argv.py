@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from plasmavmc.errors import HostError
 from plasmavmc.host.configuration import QEMU
 from plasmavmc.host.helper.argv import SANDBOX, check_argv, final_argv, wants_kvm, wants_kvm_descriptor
-from plasmavmc.hypervisor.backend import DiskPlan, NicPlan
+from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan
 from plasmavmc.hypervisor.qemu.argv import KernelFlavour, QemuMachine, command_line
 from plasmavmc.types import Acceleration, VmResources, mac_of
 
@@ -35,8 +35,11 @@ def refuse(*more: str, fds: Sequence[str] = ()) -> None:
 def test_what_our_own_backend_says_is_accepted(flavour: KernelFlavour, acceleration: Acceleration) -> None:
     machine = QemuMachine(QEMU, "a" * 12, acceleration, 2_000_000, flavour)
     disks = [DiskPlan("image", 3, read_only=True), DiskPlan("layer", 4, read_only=False)]
-    command = command_line(machine, "b" * 12, VmResources(), disks, [NicPlan("n0", 5, mac_of("nic_1"))])
-    check_argv(command.argv, process_name=NAME, vmms=[QEMU], fds=command.descriptors)
+    for memory in (None, MemoryPlan(6, own=True), MemoryPlan(6, own=False)):
+        command = command_line(
+            machine, "b" * 12, VmResources(), disks, [NicPlan("n0", 5, mac_of("nic_1"))], memory=memory
+        )
+        check_argv(command.argv, process_name=NAME, vmms=[QEMU], fds=command.descriptors)
     assert wants_kvm(command.argv) is (acceleration is Acceleration.KVM)
 
 
@@ -83,6 +86,8 @@ def test_what_our_own_backend_says_is_accepted(flavour: KernelFlavour, accelerat
         ("-device", "virtio-net-device,netdev=n,romfile=/etc/shadow"),
         ("-device", "ivshmem-doorbell,chardev=c"),
         ("-object", "memory-backend-file,id=m,size=1M,mem-path=/etc/shadow"),
+        ("-object", "memory-backend-file,id=m,size=1M,mem-path=/dev/fd/0"),
+        ("-object", "memory-backend-file,id=m,size=1M,mem-path=/dev/fdset/1"),
         ("-object", "secret,id=s,file=/etc/shadow"),
         ("-kernel", "/etc/shadow"),
         ("-initrd", "/dev/fd/../../etc/shadow"),
@@ -124,6 +129,8 @@ def test_each_descriptor_is_given_and_used_exactly_once() -> None:
     refuse(fds=["image"])
     refuse("-add-fd", "fd=@image@,set=1", "-add-fd", "fd=@image@,set=2", fds=["image"])
     refuse("-add-fd", "fd=3,set=1")
+    accept("-object", "memory-backend-file,id=m,size=1M,mem-path=/dev/fd/@memory@,share=on", fds=["memory"])
+    refuse("-object", "memory-backend-file,id=m,size=1M,mem-path=/dev/fd/@memory@,share=on")
 
 
 def test_tokens_become_numbers_and_the_sandbox_comes_last() -> None:

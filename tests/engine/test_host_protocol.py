@@ -25,6 +25,7 @@ REQUESTS: list[protocol.Request] = [
     protocol.UidFree("k"),
     protocol.VmSpawn("k", ("a", "b"), Limits(1, 2), ("f",)),
     protocol.VmSignal("k", ProcessId(1, 2), 9),
+    protocol.VmMemory("k", ProcessId(1, 2)),
     protocol.VmReap("k", ProcessId(1, 2)),
     protocol.JailPrepare("k", ("kernel", "disk0")),
     protocol.JailOpen("k"),

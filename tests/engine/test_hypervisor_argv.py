@@ -25,8 +25,9 @@ def test_an_emulated_vm_is_a_microvm_with_a_full_cpu_and_a_small_translation_cac
     assert argv == (
         *("/usr/bin/qemu-system-x86_64", "-name", "swg-i1-k1"),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-S", "-display", "none"),
-        *("-M", "microvm,acpi=on", "-accel", "tcg,tb-size=32", "-cpu", "max"),
+        *("-M", "microvm,acpi=on,memory-backend=mem", "-accel", "tcg,tb-size=32", "-cpu", "max"),
         *("-smp", "cpus=2,sockets=1,cores=2,threads=1", "-m", "512M"),
+        *("-object", "memory-backend-memfd,id=mem,size=512M,share=on"),
         *("-kernel", "/dev/fd/@kernel@", "-initrd", "/dev/fd/@initrd@"),
         "-append",
         "console=ttyS0 quiet reboot=t panic=-1 cryptomgr.notests 8250.nr_uarts=1 audit=0 init_on_alloc=0 "
@@ -55,7 +56,9 @@ def test_a_hardware_vm_has_the_host_s_cpu_and_kvm_s_clock() -> None:
 
 def test_a_small_kernel_is_told_its_devices_on_the_command_line() -> None:
     machine = QemuMachine("/q", "i1", Acceleration.TCG, 1, KernelFlavour.SMALL)
-    assert values(command_line(machine, "k1", VmResources(), (), ()).argv, "-M") == ["microvm,acpi=off"]
+    assert values(command_line(machine, "k1", VmResources(), (), ()).argv, "-M") == [
+        "microvm,acpi=off,memory-backend=mem"
+    ]
     assert kernel_parameters(machine) == "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable tsc_early_khz=1"
 
 

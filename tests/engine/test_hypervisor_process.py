@@ -140,6 +140,12 @@ def test_a_ring_keeps_the_last_lines_and_makes_them_fit_for_a_terminal() -> None
     assert ring.lines(1) == ("last",)
 
 
+def test_what_every_kernel_says_of_a_machine_without_pci_is_no_last_word() -> None:
+    ring = Ring()
+    ring.write(b"[    0.338731] PCI: Fatal: No config space access function found\r\nKernel panic\r\n")
+    assert ring.lines() == ("Kernel panic",)
+
+
 def test_a_ring_does_not_grow() -> None:
     ring = Ring()
     for _ in range(100):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -120,3 +122,31 @@ async def test_quit_is_content_with_a_monitor_that_goes_away_without_an_answer(t
 
     async with monitor(tmp_path / "q", script) as path, qmp_session(path) as session:
         await session.quit(2.0)
+
+
+async def test_a_descriptor_goes_with_its_command(tmp_path: Path) -> None:
+    """QEMU's `getfd` takes it from the message that holds the command."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "q"))
+        listener.listen()
+
+        def serve() -> tuple[object, bytes]:
+            peer, _ = listener.accept()
+            with peer:
+                peer.sendall(json.dumps(GREETING).encode() + b"\n")
+                peer.recv(4096)
+                peer.sendall(b'{"return": {}}\n')
+                line, descriptors, _, _ = socket.recv_fds(peer, 4096, 4)
+                (descriptor,) = descriptors
+                with os.fdopen(descriptor, "rb") as file:
+                    content = file.read()
+                peer.sendall(b'{"return": {}}\n')
+                return json.loads(line), content
+
+        serving = loop.run_in_executor(None, serve)
+        (tmp_path / "state").write_bytes(b"a state")
+        with (tmp_path / "state").open("rb") as state:
+            async with qmp_session(tmp_path / "q") as session:
+                await session.execute("getfd", {"fdname": "state"}, descriptor=state.fileno())
+        assert await serving == ({"execute": "getfd", "arguments": {"fdname": "state"}}, b"a state")

@@ -84,8 +84,8 @@ def test_another_run_numbers_from_nothing_again(tmp_path: Path) -> None:
     assert not log.closed
     log.write(OUT, 0, b"short\n")
     assert log.acknowledged == 6
-    make(tmp_path).write(OUT, 0, b"short\n")
-    assert texts(log) == ["a long first line", "a new run of this VM begins", "short"]
+    make(tmp_path).write(OUT, 0, b"short\nmore\n")
+    assert texts(log) == ["a long first line", "a new run of this VM begins", "short", "more"]
 
 
 def test_an_app_that_writes_the_words_of_a_new_run_begins_none(tmp_path: Path) -> None:
@@ -255,3 +255,13 @@ def test_a_log_full_of_empty_lines_is_taken_up_again_at_once(tmp_path: Path) -> 
     again[0].write(OUT, 2_400_000 - 10, b"\n" * 10)
     again[0].write(ERR, 2_400_000, b"1.000 o 9000000 forged\n")
     assert texts(again[0], 2) == ["", "1.000 o 9000000 forged"]
+
+
+def test_a_copys_log_begins_where_the_copy_does_and_misses_nothing(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.begin_at(5000)
+    log.write(OUT, 5000, b"mine\n")
+    assert texts(log) == ["mine"]
+    log.begin_at(9000)
+    log.write(OUT, 5010, b"later\n")
+    assert texts(log) == ["mine", "5 bytes of output were dropped by the guest", "later"]

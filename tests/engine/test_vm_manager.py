@@ -225,20 +225,6 @@ async def test_an_engine_that_was_restarted_knows_what_it_forgot(rig: EngineRig)
     await third.restart("vm_a")
 
 
-@pytest.mark.parametrize("ability", ["suspend", "resume"])
-async def test_what_no_backend_can_is_refused(rig: EngineRig, ability: str) -> None:
-    manager = rig.manager()
-    await run(manager, rig, "serve")
-    with pytest.raises(ConflictError) as refused:
-        await getattr(manager, ability)("vm_a")
-    assert refused.value.code == "cannot-suspend"
-    with pytest.raises(ConflictError) as refused:
-        await manager.fork("vm_a", [])
-    assert refused.value.code == "cannot-fork"
-    with pytest.raises(NotFoundError):
-        await getattr(manager, ability)("vm_nobody")
-
-
 async def test_closing_without_keeping_stops_vms_that_run_and_that_boot(rig: EngineRig) -> None:
     manager = rig.manager()
     await run(manager, rig, "serve")
@@ -333,3 +319,14 @@ async def test_the_sweep_spares_what_runs(rig: EngineRig) -> None:
     await run(manager, rig, "serve")
     await manager.close(keep_vms=True)
     assert await rig.manager().recover() == Swept()
+
+
+async def test_a_vm_that_is_stopped_in_the_very_moment_it_is_started_ends(rig: EngineRig) -> None:
+    manager = rig.manager()
+    vm_id = manager.create(rig.spec("one", "serve")).spec.id
+    manager.start(vm_id)
+    async with asyncio.timeout(5.0):
+        vm = await manager.stop(vm_id)
+    assert (vm.status.state, vm.status.reason_code) == (VmState.STOPPED, "stopped")
+    await manager.delete(vm_id)
+    assert not rig.vmms.known()

@@ -73,6 +73,16 @@ async def test_what_the_client_says_about_itself_is_replaced_by_what_is_true(rig
         assert sorted(seen.names) == ["host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-other"]
 
 
+async def test_every_request_of_a_connection_tells_its_own_client(rig: Rig) -> None:
+    async with backends("a") as (a,), rig.run(), rig.client(source="127.0.0.2") as one, rig.client() as other:
+        await rig.serve(route(a.endpoint()))
+        for _ in range(2):
+            for client in (one, other):
+                await client.get()
+        seen = [request.headers["x-forwarded-for"] for request in a.requests]
+        assert seen == ["127.0.0.2", "127.0.0.1"] * 2
+
+
 async def test_a_host_is_matched_without_port_case_and_last_dot(rig: Rig) -> None:
     async with backends("a") as (a,), rig.run(), rig.client() as client:
         await rig.serve(route(a.endpoint()))
@@ -93,6 +103,7 @@ async def test_a_host_is_matched_without_port_case_and_last_dot(rig: Rig) -> Non
         ("GET / HTTP/1.1\r\nHost: hello.localhost/evil\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: hello.localhost:80@evil\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: hello.localhost\0evil\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: hello.localhost:" + "8" * 240 + "\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: hello.localhost:" + "8" * 9_000 + "\r\n\r\n", 400),
         ("CONNECT hello.localhost:80 HTTP/1.1\r\nHost: hello.localhost:80\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: swg_b0000\r\n\r\n", 404),
@@ -210,7 +221,11 @@ async def test_a_websocket_passes_and_outlives_a_swap_and_a_reload(rig: Rig) -> 
         await eventually(lambda: rig.control.last.open_sessions == {})
 
 
-@pytest.mark.parametrize("upgrades", [("h2c",), ("websocket", "h2c"), ("h2c", "websocket")], ids=" then ".join)
+@pytest.mark.parametrize(
+    "upgrades",
+    [("h2c",), ("websocket", "h2c"), ("h2c", "websocket"), ("h2c, websocket",), ("websocket, h2c",), ("websockets",)],
+    ids=" then ".join,
+)
 async def test_only_websockets_may_leave_http(rig: Rig, upgrades: tuple[str, ...]) -> None:
     async with backends("a") as (a,), rig.run(), rig.client() as client:
         await rig.serve(route(a.endpoint()))

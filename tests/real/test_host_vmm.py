@@ -111,6 +111,18 @@ async def test_a_vmm_is_in_a_cgroup_with_its_limits(rig: HostRig, helper: RealHe
     assert helper.cgroups() == set()
 
 
+async def test_the_limit_bites_on_a_guests_shared_memory_too(rig: HostRig) -> None:
+    await rig.host.uid_take(ONE)
+    memory = ("-object", "memory-backend-memfd,id=mem,size=512M,share=on,prealloc=on")
+    spawned = await rig.host.vm_spawn(ONE, rig.argv(ONE, *memory), Limits(128 * MIB, 1000), {})
+    if spawned.confinement == "rlimits":
+        await end(rig, spawned)
+        return
+    assert await asyncio.to_thread(has_ended, spawned, 20)
+    let_go(spawned)
+    assert await rig.host.vm_reap(ONE, identity(spawned)) != 0
+
+
 async def test_what_a_vmm_complains_of_is_told(rig: HostRig) -> None:
     await rig.host.uid_take(ONE)
     spawned = await rig.host.vm_spawn(ONE, rig.argv(ONE, "-cpu", "no-such-cpu", "-M", "microvm"), LIMITS, {})

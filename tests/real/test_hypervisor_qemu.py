@@ -26,6 +26,7 @@ from tests.contract.hypervisor_contract import (
     heard,
     started,
 )
+from tests.contract.hypervisor_fork_contract import FORK_CHECKS, ForkCheck
 from tests.contract.hypervisor_rig import QemuRig, build_image, qemu_rig
 
 pytestmark = pytest.mark.real
@@ -46,6 +47,11 @@ async def rig(tmp_path: Path, image: Path) -> AsyncIterator[QemuRig]:
     "check", [*CHECKS, a_paused_vm_says_nothing_until_it_runs_again], ids=lambda check: check.__name__
 )
 async def test_the_qemu_backend_keeps_the_contract(rig: QemuRig, check: Check) -> None:
+    await check(rig)
+
+
+@pytest.mark.parametrize("check", FORK_CHECKS, ids=lambda check: check.__name__)
+async def test_the_qemu_backend_suspends_and_forks_by_the_contract(rig: QemuRig, check: ForkCheck) -> None:
     await check(rig)
 
 

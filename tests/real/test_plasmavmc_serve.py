@@ -27,6 +27,7 @@ from plasmavmc.states import VmState
 from plasmavmc.types import ExecSpec, FileSpec, LogStream, NetworkSpec, Scope, Vm, VmResources, VmSpec
 from tests.contract.images_samples import chunked, entry, image, layer, oci_layout
 from tests.real.guest_vm import compile_app
+from tests.rpc.test_rpc_transport import ALICE, BOB, connects
 
 pytestmark = pytest.mark.real
 
@@ -189,6 +190,18 @@ async def second_life(server: Server, before: Vm) -> None:
             await client.images.delete("app:v1")
 
 
+def policy_of(server: Server) -> Path:
+    """Root may do everything, Alice may look."""
+    path = server.root / "policy.toml"
+    path.write_text(
+        '[[principals]]\nname = "root"\nunix_uid = 0\ngrants = [{ role = "admin" }]\n'
+        'home = { org = "default", project = "default" }\n'
+        f'[[principals]]\nname = "alice"\nunix_uid = {ALICE}\ngrants = [{{ role = "viewer" }}]\n'
+    )
+    path.chmod(0o644)
+    return path
+
+
 def secrets_on_disk(directory: Path, secrets: Sequence[bytes]) -> list[Path]:
     return [
         path
@@ -206,9 +219,13 @@ def test_a_vm_outlives_its_server_and_ends_with_the_one_that_is_asked_to(tmp_pat
         server.kill()
         assert qemu_processes(server.key) == vmms
         assert secrets_on_disk(server.data_dir, [b"canary-value", b"from the host"]) == []
-        server.start()
+        server.start("--policy", str(policy_of(server)))
         assert qemu_processes(server.key) == vmms, "the same process, adopted"
         asyncio.run(second_life(server, before))
+        alices = server.root / "run" / f"engine-{ALICE}.sock"
+        assert connects(alices, ALICE)
+        assert not connects(alices, BOB)
+        assert not connects(server.root / "run" / "engine.sock", ALICE)
         assert "canary-value" not in server.log
         assert "Traceback" not in server.log
         assert server.stop() == 0

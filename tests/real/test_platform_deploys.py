@@ -7,6 +7,8 @@ One app serves from `v1` all the time, under load; each test of a failure deploy
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ import pytest
 
 from examples.demo.images import hello
 from examples.demo.load import Load
-from examples.demo.platform import CommandFailed, Platform
+from examples.demo.platform import SWG, CommandFailed, Platform
 from examples.demo.registry import Registry
 from tests.contract.images_samples import Sample, entry, image, layer, oci_layout
 from tests.real.platform_harness import api, fetch, scratch_platform, told, until
@@ -188,6 +190,27 @@ def test_a_scratch_image_from_docker_save_runs_as_its_configuration_says(platfor
     assert environment.items() >= (expected | {"SHELLWEGO_APP": "mirror", "SHELLWEGO_PROCESS": "web"}).items()
     with pytest.raises(CommandFailed, match="not found in the image"):
         platform.swg("exec", "-a", "mirror", "--", "/bin/sh")
+
+
+def test_a_followed_log_goes_on_with_the_instances_of_a_deploy(
+    platform: Platform, registry: Registry, tmp_path: Path
+) -> None:
+    platform.swg("apps", "create", "told")
+    platform.swg("deploy", "-a", "told", "-i", registry.push(hello("v1"), "hello:v1"), "--port", "8080")
+    (before,) = living(platform, "told")
+    command = [SWG, "logs", "-a", "told", "-f", "-n", "1", "--json"]
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(platform.config_home)}
+    seen = tmp_path / "followed"
+    with seen.open("wb") as output, subprocess.Popen(command, stdout=output, env=environment) as following:
+        try:
+            until(lambda: before["id"] in seen.read_text(), "the log of what runs")
+            platform.swg("env", "set", "-a", "told", "ADDED=later")
+            lines = until(
+                lambda: [line for line in seen.read_text().splitlines() if before["id"] not in line], "a new one's log"
+            )
+        finally:
+            following.terminate()
+    assert json.loads(lines[0])["text"] == "hello v1 starts"
 
 
 def tar_of(sample: Sample, directory: Path) -> Path:

@@ -22,7 +22,7 @@ from plasmavmc.rpc.client import EngineClient
 from plasmavmc.rpc.v1 import vm_pb2
 from plasmavmc.rpc.v1.vm_pb2_grpc import VmServiceStub
 from plasmavmc.states import VmState
-from plasmavmc.types import FileSpec, ForkIdentity, Scope, Vm, VmResources, mac_of
+from plasmavmc.types import ExecSpec, FileSpec, ForkIdentity, Scope, Vm, VmResources, mac_of
 from tests.rpc.rpc_rig import ACME, OTHER, TOKENS, RpcRig, running, until
 
 
@@ -128,15 +128,28 @@ async def test_a_vm_whose_environment_was_forgotten_is_not_restarted(rig: RpcRig
         await reached(client, "vm_bare", VmState.RUNNING)
 
 
-@pytest.mark.parametrize("ability", ["suspend", "resume", "fork"])
-async def test_what_a_backend_lacks_is_refused_with_the_state(rig: RpcRig, ability: str) -> None:
+async def test_a_vm_sleeps_on_disk_and_wakes(rig: RpcRig) -> None:
     async with rig.client("operator") as client:
         await client.vms.create(rig.spec(), start=True)
         await reached(client, "vm_one", VmState.RUNNING)
-        arguments = [[ForkIdentity("", "copy")]] if ability == "fork" else []
+        assert (await client.vms.suspend("vm_one")).status.state is VmState.SUSPENDED
+        with pytest.raises(ConflictError, match="suspended"):
+            await client.vms.exec("vm_one", ExecSpec(("echo",)))
+        assert (await client.vms.resume("vm_one")).status.state is VmState.RUNNING
+
+
+async def test_a_vm_is_copied_only_where_that_is_declared_safe(rig: RpcRig) -> None:
+    async with rig.client("operator") as client:
+        for name, safe in (("one", False), ("two", True)):
+            await client.vms.create(replace(rig.spec(name), snapshot_safe=safe), start=True)
+            await reached(client, f"vm_{name}", VmState.RUNNING)
         with pytest.raises(ConflictError) as refused:
-            await getattr(client.vms, ability)("vm_one", *arguments)
-        assert refused.value.code == ("cannot-fork" if ability == "fork" else "cannot-suspend")
+            await client.vms.fork("vm_one", [ForkIdentity("", "copy")])
+        assert refused.value.code == "not-snapshot-safe"
+        [first, second] = await client.vms.fork("vm_two", [ForkIdentity("", "left"), ForkIdentity("vm_right", "right")])
+        assert (first.spec.name, second.spec.id) == ("left", "vm_right")
+        for copy in (first, second):
+            await reached(client, copy.spec.id, VmState.RUNNING)
 
 
 async def test_an_error_carries_what_generic_clients_know(rig: RpcRig) -> None:

@@ -104,13 +104,58 @@ static bool command_field(struct command *command, const struct tlv *field)
     }
 }
 
-static bool set_address(struct config *config, uint32_t *slot, const struct tlv *field)
+static bool set_address(struct identity_card *card, uint32_t *slot, const struct tlv *field)
 {
     if (field->length != 4)
         return false;
     memcpy(slot, field->value, 4);
-    config->has_network = true;
+    card->has_network = true;
     return true;
+}
+
+static bool set_bytes(uint8_t *slot, size_t size, bool *present, const struct tlv *field)
+{
+    if (field->length != size)
+        return false;
+    memcpy(slot, field->value, size);
+    *present = true;
+    return true;
+}
+
+static bool set_u64(uint64_t *slot, const struct tlv *field)
+{
+    if (field->length != 8)
+        return false;
+    *slot = get_u64(field->value);
+    return true;
+}
+
+static bool card_field(struct identity_card *card, const struct tlv *field)
+{
+    switch (field->tag) {
+    case TAG_HOSTNAME:
+        return set_text(&card->hostname, field);
+    case TAG_IPV4:
+        return set_address(card, &card->ipv4, field);
+    case TAG_GATEWAY:
+        return set_address(card, &card->gateway, field);
+    case TAG_NAMESERVER:
+        return texts_add(&card->nameservers, (const char *)field->value, field->length);
+    case TAG_ENTROPY:
+        card->entropy = field->value;
+        card->entropy_length = field->length;
+        return true;
+    case TAG_TIME:
+        return set_u64(&card->unix_time_ns, field);
+    case TAG_MAC:
+        return set_bytes(card->mac, sizeof card->mac, &card->has_mac, field);
+    case TAG_MACHINE_ID:
+        return set_bytes(card->machine_id, sizeof card->machine_id, &card->has_machine_id, field);
+    case TAG_GENERATION:
+        return set_u64(&card->generation, field);
+    default:
+        return true;
+    }
 }
 
 static bool add_file(struct config *config, const struct tlv *field)
@@ -136,36 +181,11 @@ static bool add_file(struct config *config, const struct tlv *field)
     return true;
 }
 
-static bool set_time(struct config *config, const struct tlv *field)
-{
-    if (field->length != 8)
-        return false;
-    config->unix_time_ns = get_u64(field->value);
-    return true;
-}
-
 static bool config_field(struct config *config, const struct tlv *field)
 {
-    switch (field->tag) {
-    case TAG_HOSTNAME:
-        return set_text(&config->hostname, field);
-    case TAG_IPV4:
-        return set_address(config, &config->ipv4, field);
-    case TAG_GATEWAY:
-        return set_address(config, &config->gateway, field);
-    case TAG_NAMESERVER:
-        return texts_add(&config->nameservers, (const char *)field->value, field->length);
-    case TAG_FILE:
+    if (field->tag == TAG_FILE)
         return add_file(config, field);
-    case TAG_ENTROPY:
-        config->entropy = field->value;
-        config->entropy_length = field->length;
-        return true;
-    case TAG_TIME:
-        return set_time(config, field);
-    default:
-        return command_field(&config->command, field);
-    }
+    return card_field(&config->card, field) && command_field(&config->command, field);
 }
 
 static bool finish(bool sound, struct command *command, struct failure *failure)
@@ -188,6 +208,17 @@ bool config_parse(struct config *config, const uint8_t *raw, size_t length, stru
     return finish(sound, &config->command, failure);
 }
 
+bool card_parse(struct identity_card *card, const uint8_t *raw, size_t length, struct failure *failure)
+{
+    struct tlv field;
+    bool sound;
+    const uint8_t *end = raw + length;
+    while (tlv_next(&raw, end, &field, &sound))
+        if (!card_field(card, &field))
+            return fail(failure, "bad-config", "field %u has no meaning", field.tag);
+    return sound || fail(failure, "bad-config", "malformed field");
+}
+
 bool command_parse(struct command *command, const uint8_t *raw, size_t length, struct failure *failure)
 {
     struct tlv field;
@@ -206,8 +237,8 @@ void config_forget_raw(struct config *config)
     free(config->files);
     config->files = NULL;
     config->file_count = 0;
-    config->entropy = NULL;
-    config->entropy_length = 0;
+    config->card.entropy = NULL;
+    config->card.entropy_length = 0;
 }
 
 void command_free(struct command *command)
@@ -219,11 +250,17 @@ void command_free(struct command *command)
     *command = (struct command){0};
 }
 
+void card_free(struct identity_card *card)
+{
+    texts_free(&card->nameservers);
+    free(card->hostname);
+    *card = (struct identity_card){0};
+}
+
 void config_free(struct config *config)
 {
     command_free(&config->command);
     config_forget_raw(config);
-    texts_free(&config->nameservers);
-    free(config->hostname);
+    card_free(&config->card);
     *config = (struct config){0};
 }

@@ -40,27 +40,40 @@ struct command {
     uint16_t rows, columns;
 };
 
-struct config {
-    struct command command;
+enum { MAC_SIZE = 6, MACHINE_ID_SIZE = 16 };
+
+/* Who the guest is, and what no two guests may share: given at its start, and anew when it is restored. */
+struct identity_card {
     char *hostname;
-    bool has_network;
+    bool has_network, has_mac, has_machine_id;
+    uint8_t mac[MAC_SIZE], machine_id[MACHINE_ID_SIZE];
     uint32_t ipv4, gateway; /* network order */
     struct texts nameservers;
-    struct file *files;
-    size_t file_count;
-    const uint8_t *entropy; /* inside the raw configuration */
+    const uint8_t *entropy; /* inside the raw message */
     size_t entropy_length;
     uint64_t unix_time_ns;
+    uint64_t generation; /* how often it was restored; 0: it never was, or only goes on */
+};
+
+struct config {
+    struct command command;
+    struct identity_card card;
+    struct file *files;
+    size_t file_count;
 };
 
 /* Both take a zeroed struct. False with the failure `bad-config` for malformed input; then free what is there. */
 bool config_parse(struct config *config, const uint8_t *raw, size_t length, struct failure *failure);
 bool command_parse(struct command *command, const uint8_t *raw, size_t length, struct failure *failure);
 
+/* As config_parse, for an identity alone; anything else in it is passed over. `entropy` points into `raw`. */
+bool card_parse(struct identity_card *card, const uint8_t *raw, size_t length, struct failure *failure);
+
 /* The raw configuration is about to go: so must what points into it. */
 void config_forget_raw(struct config *config);
 
 void command_free(struct command *command);
+void card_free(struct identity_card *card);
 void config_free(struct config *config);
 
 #endif

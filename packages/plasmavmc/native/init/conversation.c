@@ -36,7 +36,7 @@ static void say_hello(struct guest *guest)
     uint8_t *payload = outbuf_payload(&guest->out);
     put_u16(payload, PROTOCOL_VERSION);
     payload[2] = guest->configured;
-    payload[3] = 0;
+    payload[3] = guest->hold.state == HOLD_HELD;
     put_u64(payload + 4, guest->workload.ring.first_offset);
     outbuf_commit(&guest->out, FRAME_HELLO, 0, 12);
 }
@@ -45,6 +45,7 @@ static void say_hello(struct guest *guest)
 static void synchronise(struct guest *guest)
 {
     guest_lose_host(guest);
+    hold_new_host(&guest->hold, guest->machine);
     if (!guest->configured)
         forget_raw(guest);
     outbuf_raw(&guest->out, sync_magic, SYNC_MAGIC);
@@ -94,6 +95,23 @@ static void take_log_credit(struct guest *guest, uint32_t grant)
     guest->log_credit = grant > UINT32_MAX - guest->log_credit ? UINT32_MAX : guest->log_credit + grant;
 }
 
+static void take_freeze(struct guest *guest)
+{
+    if (guest->workload.state == WORKLOAD_RUNNING)
+        hold_begin(&guest->hold, guest->machine);
+    else
+        hold_refuse(&guest->hold);
+}
+
+static void take_thaw(struct guest *guest, const struct frame *frame)
+{
+    struct identity_card card = {0};
+    struct failure failure;
+    if (card_parse(&card, frame->payload, frame->length, &failure))
+        hold_end(&guest->hold, guest->machine, &card, &guest->config.command);
+    card_free(&card);
+}
+
 static void take_frame(struct guest *guest, const struct frame *frame)
 {
     if (frame->stream)
@@ -110,6 +128,10 @@ static void take_frame(struct guest *guest, const struct frame *frame)
         workload_stop(&guest->workload, (int)get_u32(frame->payload), get_u32(frame->payload + 4));
     else if (frame->type == FRAME_SEEN_END)
         guest->end_seen = true;
+    else if (frame->type == FRAME_FREEZE)
+        take_freeze(guest);
+    else if (frame->type == FRAME_THAW)
+        take_thaw(guest, frame);
 }
 
 /* An answer may be due for each frame, so none is taken without room for one. */
@@ -169,6 +191,23 @@ static bool tell_ready(struct guest *guest)
     return true;
 }
 
+static size_t put_failure(uint8_t *at, const struct failure *failure)
+{
+    uint8_t *end = tlv_put_text(at, TAG_CODE, failure->code);
+    return (size_t)(tlv_put_text(end, TAG_MESSAGE, failure->message) - at);
+}
+
+/* Without a payload: as asked. */
+static bool tell_hold(struct guest *guest, bool *due, enum frame_type word)
+{
+    if (!*due || !outbuf_takes_control(&guest->out))
+        return false;
+    bool failed = guest->hold.failure.code[0];
+    outbuf_commit(&guest->out, word, 0, failed ? put_failure(outbuf_payload(&guest->out), &guest->hold.failure) : 0);
+    *due = false;
+    return true;
+}
+
 static void put_end(struct guest *guest)
 {
     const struct workload *workload = &guest->workload;
@@ -179,9 +218,7 @@ static void put_end(struct guest *guest)
         outbuf_commit(&guest->out, FRAME_EXITED, 0, 5);
         return;
     }
-    uint8_t *end = tlv_put_text(payload, TAG_CODE, workload->failure.code);
-    end = tlv_put_text(end, TAG_MESSAGE, workload->failure.message);
-    outbuf_commit(&guest->out, FRAME_FAILED, 0, (size_t)(end - payload));
+    outbuf_commit(&guest->out, FRAME_FAILED, 0, put_failure(payload, &workload->failure));
 }
 
 /* The last word comes after all output and all commands' ends; half-way to the deadline it comes anyway. */
@@ -203,6 +240,8 @@ static bool tell_round(struct guest *guest)
     bool moved = tell_ready(guest);
     moved = tell_log(guest) || moved;
     moved = execs_send(&guest->execs, &guest->out) || moved;
+    moved = tell_hold(guest, &guest->hold.tell_held, FRAME_FROZEN) || moved;
+    moved = tell_hold(guest, &guest->hold.tell_free, FRAME_THAWED) || moved;
     return tell_end(guest) || moved;
 }
 

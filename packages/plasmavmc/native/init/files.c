@@ -42,6 +42,12 @@ bool is_empty(const char *directory)
     return empty;
 }
 
+bool is_missing_or_empty(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) < 0 || info.st_size == 0;
+}
+
 static bool write_all(int fd, const char *content, size_t length)
 {
     while (length) {

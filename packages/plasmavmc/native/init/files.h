@@ -16,6 +16,9 @@ void make_parents(const char *path);
 /* True where the directory is missing or holds nothing. */
 bool is_empty(const char *directory);
 
+/* True where there is no file or nothing in it. */
+bool is_missing_or_empty(const char *path);
+
 /* Create or replace a file, never through a link in its last part. False with errno. */
 bool write_file(const char *path, const void *content, size_t length, mode_t mode);
 

@@ -16,6 +16,7 @@ bool guest_init(struct guest *guest, const struct machine *machine, int port)
     guest->end_at = NEVER;
     guest->input_at = guest->input_end = guest->input;
     workload_init(&guest->workload);
+    hold_init(&guest->hold);
     signal(SIGPIPE, SIG_IGN);
     sigemptyset(&handled);
     sigaddset(&handled, SIGCHLD);
@@ -40,7 +41,8 @@ static void reap(struct guest *guest)
     while (read(guest->signals, seen, sizeof seen) > 0)
         continue;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
-        if (!workload_reaped(&guest->workload, pid, code_of(status)))
+        if (!workload_reaped(&guest->workload, pid, code_of(status)) &&
+            !hold_reaped(&guest->hold, guest->machine, pid, code_of(status)))
             execs_reaped(&guest->execs, pid, code_of(status));
 }
 
@@ -68,6 +70,7 @@ static void wait_for_work(struct guest *guest)
     workload_watch(&guest->workload, &watch);
     execs_watch(&guest->execs, &watch, guest->synced && outbuf_takes_data(&guest->out));
     port_watch(&guest->port, &watch, outbuf_pending(&guest->out) > 0);
+    hold_watch(&guest->hold, &watch);
     watch_until(&watch, guest->end_at);
     if (guest->end_at != NEVER && now_ms() < guest->end_at - END_ATTACHED_MS / 2)
         watch_until(&watch, guest->end_at - END_ATTACHED_MS / 2);
@@ -86,6 +89,7 @@ void guest_run(struct guest *guest)
         workload_turn(&guest->workload);
         guest_hear(guest);
         execs_turn(&guest->execs);
+        hold_turn(&guest->hold, guest->machine, guest->port.away);
         if (workload_over(&guest->workload) && guest->end_at == NEVER)
             begin_end(guest);
         guest_tell(guest);

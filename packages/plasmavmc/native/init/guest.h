@@ -11,6 +11,7 @@
 #include "config.h"
 #include "exec.h"
 #include "frame.h"
+#include "hold.h"
 #include "outbuf.h"
 #include "port.h"
 #include "workload.h"
@@ -31,6 +32,10 @@ enum {
 struct machine {
     bool (*prepare)(const struct config *config, struct failure *failure); /* disks, network, names, files, clock */
     void (*end_all)(void);                                                 /* kill every process but init */
+    bool (*hold)(bool on);  /* begin to hold every process but init, or let them go; false: it cannot */
+    bool (*held)(void);     /* they all stand still */
+    void (*settle)(void);   /* bring to the disks what is not there, and give back what is only cached */
+    bool (*renew)(const struct identity_card *card, struct failure *failure); /* clock, entropy, network, names */
 };
 
 struct guest {
@@ -40,6 +45,7 @@ struct guest {
     struct outbuf out;
     struct workload workload;
     struct execs execs;
+    struct hold hold;
     struct config config;
     bool configured;
     uint8_t *raw_config;

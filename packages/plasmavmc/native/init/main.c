@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include "failure.h"
+#include "files.h"
+#include "group.h"
 #include "guest.h"
 #include "modules.h"
 #include "port.h"
@@ -21,6 +23,13 @@ static void end_all(void)
     kill(-1, SIGKILL); /* pid 1 itself is spared by the kernel */
 }
 
+/* What is only cached need not be in a copy of the memory. */
+static void settle(void)
+{
+    sync();
+    write_setting("/proc/sys/vm/drop_caches", "3");
+}
+
 /* Under `reboot=t` and QEMU's -no-reboot a reset is the quickest way off. */
 static _Noreturn void switch_off(void)
 {
@@ -33,7 +42,12 @@ static _Noreturn void switch_off(void)
 int main(void)
 {
     static struct guest guest;
-    static const struct machine machine = {.prepare = prepare_guest, .end_all = end_all};
+    static const struct machine machine = {.prepare = prepare_guest,
+                                           .end_all = end_all,
+                                           .hold = group_hold,
+                                           .held = group_held,
+                                           .settle = settle,
+                                           .renew = renew_guest};
     if (getpid() != 1) {
         say("this is the first process of a microVM and nothing else");
         return EXIT_FAILURE;

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <net/route.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -26,12 +27,17 @@ static struct sockaddr_in *put_address(struct sockaddr *at, uint32_t address)
     return slot;
 }
 
-static bool bring_up(int socket, const char *name)
+static bool set_flags(int socket, const char *name, short flags)
 {
     struct ifreq request = {0};
     snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
-    request.ifr_flags = IFF_UP | IFF_RUNNING;
+    request.ifr_flags = flags;
     return ioctl(socket, SIOCSIFFLAGS, &request) == 0;
+}
+
+static bool bring_up(int socket, const char *name)
+{
+    return set_flags(socket, name, IFF_UP | IFF_RUNNING);
 }
 
 static bool set_address(int socket, unsigned long operation, uint32_t address)
@@ -62,6 +68,15 @@ void net_loopback_up(void)
     close(socket);
 }
 
+static bool set_mac(int socket, const uint8_t *mac)
+{
+    struct ifreq request = {0};
+    snprintf(request.ifr_name, sizeof request.ifr_name, "%s", interface);
+    request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
+    memcpy(request.ifr_hwaddr.sa_data, mac, 6);
+    return ioctl(socket, SIOCSIFHWADDR, &request) == 0;
+}
+
 bool net_configure(uint32_t ipv4, uint32_t gateway, struct failure *failure)
 {
     int socket = control_socket();
@@ -74,4 +89,16 @@ bool net_configure(uint32_t ipv4, uint32_t gateway, struct failure *failure)
     if (socket >= 0)
         close(socket);
     return configured || fail(failure, "bad-network", "cannot configure %s: %s", interface, strerror(error));
+}
+
+bool net_renew(const uint8_t *mac, uint32_t ipv4, uint32_t gateway, struct failure *failure)
+{
+    int socket = control_socket();
+    bool changed = socket >= 0 && set_flags(socket, interface, 0) && (!mac || set_mac(socket, mac));
+    int error = errno;
+    if (socket >= 0)
+        close(socket);
+    if (!changed)
+        return fail(failure, "bad-network", "cannot take %s down and change it: %s", interface, strerror(error));
+    return net_configure(ipv4, gateway, failure);
 }

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "files.h"
+#include "group.h"
 #include "net.h"
 #include "root.h"
 
@@ -55,11 +56,11 @@ static void write_text(const char *path, const char *text)
         say("cannot write %s: %s", path, strerror(errno));
 }
 
-static void write_hosts(const struct config *config, const char *hostname)
+static void write_hosts(const struct identity_card *card, const char *hostname)
 {
     char text[TEXT_MAX], own[INET_ADDRSTRLEN] = "127.0.1.1";
-    if (config->has_network)
-        inet_ntop(AF_INET, &config->ipv4, own, sizeof own);
+    if (card->has_network)
+        inet_ntop(AF_INET, &card->ipv4, own, sizeof own);
     snprintf(text, sizeof text, "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n%s\t%s\n", own,
              hostname);
     write_text("/etc/hosts", text);
@@ -75,17 +76,17 @@ static void write_resolver(const struct texts *nameservers)
         write_text("/etc/resolv.conf", text);
 }
 
-static void set_names(const struct config *config)
+static void set_names(const struct identity_card *card)
 {
     char text[TEXT_MAX];
-    const char *hostname = config->hostname && *config->hostname ? config->hostname : "vm";
+    const char *hostname = card->hostname && *card->hostname ? card->hostname : "vm";
     if (sethostname(hostname, strlen(hostname)) < 0)
         say("cannot set the host name: %s", strerror(errno));
     make_directories("/etc", 0755);
     snprintf(text, sizeof text, "%.255s\n", hostname);
     write_text("/etc/hostname", text);
-    write_hosts(config, hostname);
-    write_resolver(&config->nameservers);
+    write_hosts(card, hostname);
+    write_resolver(&card->nameservers);
 }
 
 /* As in a container: any user may serve a low port, and ping. A kernel without the setting goes without. */
@@ -137,14 +138,54 @@ static bool place_files(const struct config *config, struct failure *failure)
 
 bool prepare_guest(const struct config *config, struct failure *failure)
 {
-    set_clock(config->unix_time_ns);
-    add_entropy(config->entropy, config->entropy_length);
+    const struct identity_card *card = &config->card;
+    set_clock(card->unix_time_ns);
+    add_entropy(card->entropy, card->entropy_length);
+    group_make();
     if (!root_switch(failure))
         return false;
     set_kernel_defaults();
-    set_names(config);
+    set_names(card);
     net_loopback_up();
-    if (config->has_network && !net_configure(config->ipv4, config->gateway, failure))
+    if (card->has_network && !net_configure(card->ipv4, card->gateway, failure))
         return false;
     return place_files(config, failure);
+}
+
+/* 32 digits (machine-id(5)); an image without the file goes without. */
+static void renew_machine_id(const uint8_t *id)
+{
+    static const char path[] = "/etc/machine-id";
+    char text[2 * MACHINE_ID_SIZE + 2];
+    if (is_missing_or_empty(path))
+        return;
+    for (size_t i = 0; i < MACHINE_ID_SIZE; i++)
+        snprintf(text + 2 * i, 3, "%02x", id[i]);
+    memcpy(text + 2 * MACHINE_ID_SIZE, "\n", 2);
+    write_text(path, text);
+}
+
+static void write_generation(uint64_t generation)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%llu\n", (unsigned long long)generation);
+    make_directories("/run/shellwego", 0755);
+    if (!write_file("/run/shellwego/.generation", text, strlen(text), 0644) ||
+        rename("/run/shellwego/.generation", "/run/shellwego/generation") < 0)
+        say("cannot write the generation: %s", strerror(errno));
+}
+
+bool renew_guest(const struct identity_card *card, struct failure *failure)
+{
+    set_clock(card->unix_time_ns);
+    add_entropy(card->entropy, card->entropy_length);
+    if (card->has_network && !net_renew(card->has_mac ? card->mac : NULL, card->ipv4, card->gateway, failure))
+        return false;
+    if (card->hostname)
+        set_names(card);
+    if (card->has_machine_id)
+        renew_machine_id(card->machine_id);
+    if (card->generation)
+        write_generation(card->generation);
+    return true;
 }

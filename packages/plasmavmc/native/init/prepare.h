@@ -9,4 +9,10 @@
 
 bool prepare_guest(const struct config *config, struct failure *failure);
 
+/*
+ * A guest whose processes are held goes on: clock and entropy always; where the card has them, a new place in the network
+ * and new names. False where it could not become who it is to be: then nothing of the user's may run.
+ */
+bool renew_guest(const struct identity_card *card, struct failure *failure);
+
 #endif

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,6 +42,25 @@ bool pipe_for_writing(int *ours, int *theirs)
     set_nonblocking(ends[1]);
     *theirs = ends[0];
     *ours = ends[1];
+    return true;
+}
+
+static int group_members = -1;
+
+void spawn_joins(int members)
+{
+    group_members = members;
+}
+
+/* Within the group it sees nothing above; a kernel without such namespaces goes without. */
+static bool join_group(struct failure *failure)
+{
+    if (group_members < 0)
+        return true;
+    if (write(group_members, "0", 1) != 1)
+        return fail(failure, "no-process", "cannot join the others: %s", strerror(errno));
+    if (unshare(CLONE_NEWCGROUP) < 0 && errno != EINVAL)
+        return fail(failure, "no-process", "cannot make a namespace: %s", strerror(errno));
     return true;
 }
 
@@ -168,7 +188,7 @@ static bool become_program(struct command *command, const struct spawn_io *io, s
     reset_signals();
     umask(022);
     setrlimit(RLIMIT_NOFILE, &files);
-    return take_io(io, failure) && enter_workdir(command->workdir, failure) &&
+    return (io->apart || join_group(failure)) && take_io(io, failure) && enter_workdir(command->workdir, failure) &&
            become(command, io, &identity, failure) &&
            (complete_environment(&command->environment, &identity, io->terminal) ||
             fail(failure, "not-executable", "out of memory")) &&

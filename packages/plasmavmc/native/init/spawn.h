@@ -17,12 +17,16 @@
 struct spawn_io {
     int in, out, error;
     bool terminal;
+    bool apart; /* it does not join the others, and runs while they are held */
 };
 
 struct spawned {
     pid_t pid;
     int status; /* read end; ready when the start is decided */
 };
+
+/* From now on a process joins a group first, by writing to this descriptor; -1: none. */
+void spawn_joins(int members);
 
 bool spawn(const struct command *command, const struct spawn_io *io, struct spawned *spawned, struct failure *failure);
 

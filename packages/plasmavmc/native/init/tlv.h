@@ -21,6 +21,9 @@ enum tlv_tag {
     TAG_FILE = 20,      /* u32 mode, u16 length of path, path, content; repeated */
     TAG_ENTROPY = 21,   /* bytes */
     TAG_TIME = 22,      /* u64 nanoseconds since the epoch */
+    TAG_MAC = 23,       /* 6 bytes */
+    TAG_GENERATION = 24, /* u64, rises with each restore */
+    TAG_MACHINE_ID = 25, /* 16 bytes */
     TAG_CODE = 32,      /* text */
     TAG_MESSAGE = 33,   /* text */
 };

@@ -17,14 +17,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Address
 
 import structlog
 
-from plasmavmc.booting import Boot
+from plasmavmc.booting import Boot, Booted
 from plasmavmc.errors import GuestError, ImageError, InvalidSpecError, PlasmaError, WorkloadError
 from plasmavmc.guest.api import (
     NOT_EXECUTED,
@@ -74,6 +74,7 @@ class Machine:
         self._exit_heard = asyncio.Event()
         self._owed_s = 0.0
         self._ended = asyncio.Event()
+        self._born = asyncio.Event()
         if record.status.state in ENDED:
             self._ended.set()
 
@@ -111,8 +112,11 @@ class Machine:
 
     def start(self) -> None:
         """Begin its life."""
+        self._begin(Boot(self.spec, self.key, self._parts, self).run)
+
+    def _begin(self, birth: Callable[[], Awaitable[Booted]]) -> None:
         self._booting = True
-        self._task = asyncio.create_task(self._run(), name=f"vm {self.spec.id}")
+        self._task = asyncio.create_task(self._run(birth), name=f"vm {self.spec.id}")
 
     async def stop(self, grace_s: float) -> None:
         """End the workload gracefully, then the VM; returns when it has ended. Idempotent."""
@@ -122,7 +126,9 @@ class Machine:
         channel = self.channel
         if self.state is not VmState.PENDING:
             self._move(VmState.STOPPING)
-        if self._task is None:
+        if self._task is None or self.state is VmState.PENDING:
+            if self._task is not None:
+                self._task.cancel()  # it has not come to its first step, and never will
             self._settle(VmState.STOPPED, "stopped", "stopped before it was started")
         elif self._booting:
             self._task.cancel()
@@ -150,20 +156,26 @@ class Machine:
         if handle is None or self.state not in (VmState.RUNNING, VmState.STOPPING):
             await self._discard(handle)
             return
-        try:
-            channel = await self._backend(handle).recover(handle)
-        except PlasmaError as error:
-            await self._backend(handle).stop_vm(handle)
-            await self._finish(VmState.FAILED, error.code, f"it did not answer after a restart of the engine: {error}")
-            return
+        channel = await self._recovered(handle)
         if channel is None:
-            await self._finish(VmState.FAILED, "vmm-died", "the VMM ended while the engine was away")
             return
         if self.record.ipv4 is not None:
             await self._parts.network.adopt(self.key, self.spec.networks[0], self.record.ipv4)
         self._parts.images.hold(self.spec.image, self.key)
         self._hear(channel)
         self._task = asyncio.create_task(self._supervise(handle), name=f"vm {self.spec.id}")
+
+    async def _recovered(self, handle: VmHandle) -> GuestChannel | None:
+        """The way to the guest of a VM that lives; None where it does not any more, and is marked so."""
+        try:
+            channel = await self._backend(handle).recover(handle)
+        except PlasmaError as error:
+            await self._backend(handle).stop_vm(handle)
+            await self._finish(VmState.FAILED, error.code, f"it did not answer after a restart of the engine: {error}")
+            return None
+        if channel is None:
+            await self._finish(VmState.FAILED, "vmm-died", "the VMM ended while the engine was away")
+        return channel
 
     async def _discard(self, handle: VmHandle | None) -> None:
         """End a VM that cannot be adopted: its boot was cut short, and its configuration is gone with the engine."""
@@ -188,10 +200,10 @@ class Machine:
 
     # Boot, and what it reports
 
-    async def _run(self) -> None:
+    async def _run(self, birth: Callable[[], Awaitable[Booted]]) -> None:
         self._move(VmState.PREPARING, "image")
         try:
-            booted = await Boot(self.spec, self.key, self._parts, self).run()
+            booted = await birth()
         except asyncio.CancelledError:
             self._settle(VmState.STOPPED, "stopped", "stopped while it was starting")
         except PlasmaError as error:
@@ -202,10 +214,14 @@ class Machine:
             log.exception("vm boot broke", vm=self.spec.id)
             self._settle(VmState.FAILED, "engine-defect", f"internal error: {type(error).__name__}")
         else:
-            self._booting = False
-            self._channel, self._events = booted.channel, booted.events
-            self._begin_running(booted.handle)
-            await self._supervise(booted.handle)
+            await self._live(booted)
+
+    async def _live(self, booted: Booted) -> None:
+        self._booting = False
+        self._born.set()
+        self._channel, self._events = booted.channel, booted.events
+        self._begin_running(booted.handle)
+        await self._supervise(booted.handle)
 
     def step(self, name: str) -> None:
         self.record = replace(self.record, status=replace(self.record.status, reason_code=name))
@@ -216,7 +232,8 @@ class Machine:
 
     def spawning(self) -> None:
         self._spawned_at = time.monotonic()
-        self._move(VmState.STARTING, "boot")
+        if self.state is not VmState.RESUMING:
+            self._move(VmState.STARTING, "boot")
 
     def spawned(self, handle: VmHandle) -> None:
         self.record = replace(self.record, handle=handle)
@@ -233,14 +250,16 @@ class Machine:
                 self._log.write(stream, offset, data)
                 self._owed_s += (time.monotonic() - began) * LOG_REST
                 await self._acknowledge()
-                await self._rest()
+                await self._give_way()
             case GuestExited():
                 self._exit = event
                 self._exit_heard.set()
-            case GuestHello() | GuestReady() | GuestFailed():
+            case GuestHello():
+                self._log.begin_at(event.log_offset)
+            case GuestReady() | GuestFailed():
                 pass
 
-    async def _rest(self) -> None:
+    async def _give_way(self) -> None:
         """Leave the event loop to others, once it is worth a timer."""
         if self._owed_s < _SHORTEST_REST_S:
             await asyncio.sleep(0)
@@ -333,6 +352,7 @@ class Machine:
     ) -> None:
         """Write the last status."""
         self._booting = False
+        self._born.set()
         self._log.close()
         status = replace(
             self.record.status,
@@ -351,7 +371,7 @@ class Machine:
         self._ended.set()
         self._changed()
 
-    async def _release(self) -> None:
+    async def _release(self, *, keep_image: bool = False) -> None:
         """Give back what the host lent to this VM. One part that fails does not keep the others."""
         handle = self.record.handle
         releases = [self._parts.network.release(self.key)]
@@ -362,7 +382,8 @@ class Machine:
                 await release
             except PlasmaError as error:
                 log.warning("release failed", vm=self.spec.id, error=str(error))
-        self._parts.images.release(self.key)
+        if not keep_image:
+            self._parts.images.release(self.key)
         shutil.rmtree(self._parts.runtime_dir(self.key), ignore_errors=True)
 
     # Small parts

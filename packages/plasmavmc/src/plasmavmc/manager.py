@@ -1,10 +1,11 @@
 """The engine: all VMs of a node.
 
-`VmManager` holds a `Machine` per VM. Orders are idempotent by VM id and return as soon as they are taken (`create`,
-`start`) or done (`stop`, `delete`); what becomes of a VM is seen by `list_vms` and told by `changed`.
+`VmManager` holds a `SuspendableMachine` per VM. Orders are idempotent by VM id and return as soon as they are taken
+(`create`, `start`) or done (`stop`, `delete`); what becomes of a VM is seen by `list_vms` and told by `changed`.
 
-At its start the manager asks the host, not its memory: `recover` adopts each VM whose process still lives (pid and start
-time agree), marks the others ended, and then sweeps away whatever carries this installation's names and belongs to no VM.
+At its start the manager asks the host, not its memory: `recover` adopts each VM whose process still lives (pid and
+start time agree), marks the others ended, and then sweeps away whatever carries this installation's names and belongs
+to no VM.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import structlog
 
 from plasmavmc.errors import ConflictError, InvalidSpecError, NotFoundError
+from plasmavmc.forking import copy_of
 from plasmavmc.guest.api import ExecSession
 from plasmavmc.host.operations import Host, Keep, ProcessId, Swept
-from plasmavmc.machine import Machine
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
+from plasmavmc.sleeping import SuspendableMachine
 from plasmavmc.states import ENDED, VmState
 from plasmavmc.types import ExecSpec, ForkIdentity, LogLine, Vm, VmSpec, VmStatus, check_digest, check_id, vm_key
 
@@ -38,9 +41,10 @@ class VmManager:
     def __init__(self, host: Host, parts: EngineParts) -> None:
         self._host = host
         self._parts = parts
-        self._machines: dict[str, Machine] = {}
+        self._machines: dict[str, SuspendableMachine] = {}
         self._revision = 0
         self._wake = asyncio.Event()
+        self._templates: set[asyncio.Task[None]] = set()
 
     # Start and end of the engine
 
@@ -48,12 +52,13 @@ class VmManager:
         """Adopt what runs and sweep what is nobody's. `processes` of the installation beside VMs are spared."""
         await self._parts.network.configure_bridge()
         for record in self._parts.records.load():
-            self._machines[record.spec.id] = Machine(record, self._parts, self._notify)
+            self._machines[record.spec.id] = SuspendableMachine(record, self._parts, self._notify)
         living = [machine for machine in self._machines.values() if machine.state not in ENDED]
         await asyncio.gather(*(machine.adopt() for machine in living))
         await self._parts.network.settle()
         swept = await self._host.sweep(Keep(vms=self._living(), processes=processes))
         await self._drop_unknown_disks()
+        await self._drop_unknown_snapshots()
         self._parts.logs.sweep(frozenset(machine.key for machine in self._machines.values()))
         return swept
 
@@ -70,6 +75,11 @@ class VmManager:
             if disk.key not in known:
                 await self._parts.storage.delete(disk.key)
 
+    async def _drop_unknown_snapshots(self) -> None:
+        known = {machine.key for machine in self._machines.values()}
+        for key in self._parts.snapshots.keys() - known:
+            await self._parts.snapshots.delete(key)
+
     async def close(self, *, keep_vms: bool) -> None:
         """End the engine. Without `keep_vms` each VM is stopped gracefully first, all at once."""
         machines = list(self._machines.values())
@@ -77,6 +87,7 @@ class VmManager:
             await asyncio.gather(*(machine.let_go() for machine in machines))
         else:
             await asyncio.gather(*(machine.stop(machine.spec.stop_grace_s) for machine in machines))
+        await asyncio.gather(*self._templates)
 
     # VMs
 
@@ -94,15 +105,18 @@ class VmManager:
                 return present.view()
             raise ConflictError("vm-exists", f"VM {spec.id} exists with another specification")
         if any(machine.key == vm_key(spec.id) for machine in self._machines.values()):
-            raise ConflictError("key-collision", f"another VM has the key of {spec.id}", resolution="Use another id.")
+            raise _key_collision(spec.id)
         self._parts.registry.select(spec)
+        return self._add(spec).view()
+
+    def _add(self, spec: VmSpec) -> SuspendableMachine:
         record = VmRecord(spec, VmStatus(VmState.PENDING, self._parts.clock()))
-        machine = Machine(record, self._parts, self._notify)
+        machine = SuspendableMachine(record, self._parts, self._notify)
         self._parts.records.save(record)
         self._parts.logs.begin(machine.key)
         self._machines[spec.id] = machine
         self._notify()
-        return machine.view()
+        return machine
 
     def start(self, vm_id: str) -> Vm:
         """Let a VM begin; one that has begun already is left alone.
@@ -154,21 +168,73 @@ class VmManager:
         return self.start(vm_id)
 
     async def suspend(self, vm_id: str) -> Vm:
-        """Put a running VM on disk.
+        """Suspend a running VM to disk; returns when it has no process any more. A caller that is cancelled gives it
+        up: the VM runs on. One that is suspended already is left alone.
 
         Raises:
             NotFoundError: there is none.
-            ConflictError: `cannot-suspend`, its backend has not that ability.
+            ConflictError: `vm-…`, its state forbids it; `cannot-suspend`, its backend does.
+            PlasmaError: it failed, with the reason; the VM runs on.
         """
-        raise self._incapable(vm_id, "suspend")
+        machine = self._machine(vm_id)
+        await machine.suspend()
+        return machine.view()
 
     async def resume(self, vm_id: str) -> Vm:
-        """Wake a suspended VM; raises as `suspend`."""
-        raise self._incapable(vm_id, "suspend")
+        """Run a suspended VM again; returns when its workload does. Any number may ask at once; one that runs is left
+        alone.
+
+        Raises:
+            NotFoundError: there is none.
+            ConflictError: `vm-…`, its state forbids it; `snapshot-foreign`, the host is not the one it was.
+            HostError: `snapshot-damaged`, `snapshot-missing`, `snapshot-version`: nothing of it was or will be loaded.
+            PlasmaError: it failed, with the reason. Where its snapshot still counts it stays suspended.
+        """
+        machine = self._machine(vm_id)
+        await machine.resume()
+        return machine.view()
 
     async def fork(self, vm_id: str, copies: Sequence[ForkIdentity]) -> tuple[Vm, ...]:
-        """Copies of a running VM; raises as `suspend`, with `cannot-fork`."""
-        raise self._incapable(vm_id, "fork")
+        """Copy a running VM. It stands still for a moment; the copies are under way when this returns, and are VMs
+        like any other: what becomes of each is in its status.
+
+        Raises:
+            NotFoundError: there is no such VM.
+            InvalidSpecError: a copy's id or name makes no sense.
+            ConflictError: `vm-exists`, `key-collision`; `not-snapshot-safe`, `cannot-fork`, `has-volumes`, `copy-of-copy`;
+                `vm-…`, its state forbids it.
+            PlasmaError: it failed, with the reason; the VM runs on, and there are no copies.
+        """
+        origin = self._machine(vm_id)
+        specs = [copy_of(origin.spec, identity) for identity in copies]
+        self._check_new(specs)
+        template = await origin.template()
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(template.aclose)
+            self._check_new(specs)  # others may have come meanwhile
+            machines = [self._add(spec) for spec in specs]
+            for machine in machines:
+                machine.start_as_copy(template)
+            keeping = asyncio.create_task(self._keep(undo.pop_all(), machines), name=f"template of {vm_id}")
+            self._templates.add(keeping)
+            keeping.add_done_callback(self._templates.discard)
+        return tuple(machine.view() for machine in machines)
+
+    async def _keep(self, template: AsyncExitStack, copies: Sequence[SuspendableMachine]) -> None:
+        """Close a template when all copies have begun to run, or never will."""
+        async with template:
+            await asyncio.gather(*(copy.born() for copy in copies))
+
+    def _check_new(self, specs: Sequence[VmSpec]) -> None:
+        """All can be made, beside what there is and each other."""
+        keys = {machine.key: machine.spec.id for machine in self._machines.values()}
+        for spec in specs:
+            check_spec(spec)
+            if spec.id in self._machines or spec.id in keys.values():
+                raise ConflictError("vm-exists", f"VM {spec.id} exists already")
+            if vm_key(spec.id) in keys:
+                raise _key_collision(spec.id)
+            keys[vm_key(spec.id)] = spec.id
 
     def get(self, vm_id: str) -> Vm:
         """A VM as it is now.
@@ -213,10 +279,11 @@ class VmManager:
         machine = self._machine(vm_id)
         channel = machine.channel
         if channel is None:
+            asleep = machine.state is VmState.SUSPENDED
             raise ConflictError(
-                "vm-not-running",
+                "vm-suspended" if asleep else "vm-not-running",
                 f"VM {vm_id} is {machine.state.value}",
-                resolution="Commands can be run in a running VM only.",
+                resolution="Resume it first." if asleep else "Commands can be run in a running VM only.",
             )
         return await channel.exec(spec)
 
@@ -244,19 +311,19 @@ class VmManager:
 
     # Small parts
 
-    def _machine(self, vm_id: str) -> Machine:
+    def _machine(self, vm_id: str) -> SuspendableMachine:
         try:
             return self._machines[vm_id]
         except KeyError:
             raise NotFoundError("vm-not-found", f"there is no VM {vm_id}") from None
 
-    def _incapable(self, vm_id: str, ability: str) -> ConflictError:
-        backend = self._machine(vm_id).view().status.backend or "its backend"
-        return ConflictError(f"cannot-{ability}", f"VM {vm_id} cannot be put to that: {backend} has no {ability}")
-
     def _notify(self) -> None:
         self._revision += 1
         self._wake.set()
+
+
+def _key_collision(vm_id: str) -> ConflictError:
+    return ConflictError("key-collision", f"another VM has the key of {vm_id}", resolution="Use another id.")
 
 
 def _same(stored: VmRecord, given: VmSpec) -> bool:

@@ -18,6 +18,7 @@ from plasmavmc.images.source import BlobSource
 from plasmavmc.images.store import ImageStore
 from plasmavmc.network.backend import NetworkBackend
 from plasmavmc.records import Records
+from plasmavmc.snapshots.files import SnapshotStore
 from plasmavmc.storage.backend import StorageBackend
 from plasmavmc.types import Acceleration
 
@@ -35,6 +36,7 @@ class EngineParts:
     """The host's cache: disk templates."""
     logs: LogStore
     records: Records
+    snapshots: SnapshotStore
     run_dir: Path
     """`/run/shellwego/<installation>/`: sockets of VMs lie below it."""
     nameservers: tuple[str, ...] = ()

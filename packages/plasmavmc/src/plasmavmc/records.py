@@ -41,6 +41,8 @@ class VmRecord:
     """Somebody asked for its end."""
     forgotten: bool = False
     """Environment or files were given, and are lost: this was read from the disk."""
+    generation: int = 0
+    """How often it was restored from a snapshot."""
 
 
 class Records:

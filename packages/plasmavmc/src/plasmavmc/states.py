@@ -2,7 +2,8 @@
 
 Theory. A VM is one-shot: it is made, runs once and ends; nothing brings it back (whoever wants another attempt makes
 another VM). So states never move backwards, except around the pair RUNNING ⇄ PAUSED and RUNNING ⇄ SUSPENDED, whose
-memory survives. STOPPED (the workload ended or was stopped), FAILED (it never could, or the VMM died) and DELETED are
+memory survives: a suspend that fails or is cancelled leads back to RUNNING, a resume that could not begin back to
+SUSPENDED. STOPPED (the workload ended or was stopped), FAILED (it never could, or the VMM died) and DELETED are
 terminal for the workload: only clean-up (DELETING → DELETED) follows. FAILED may be entered from each living state,
 because a VMM can be killed at any moment.
 
@@ -38,9 +39,9 @@ MOVES: Mapping[VmState, frozenset[VmState]] = {
     S.STARTING: frozenset({S.RUNNING, S.STOPPING, S.STOPPED, S.FAILED}),
     S.RUNNING: frozenset({S.PAUSED, S.SUSPENDING, S.STOPPING, S.STOPPED, S.FAILED}),
     S.PAUSED: frozenset({S.RUNNING, S.STOPPING, S.FAILED}),
-    S.SUSPENDING: frozenset({S.SUSPENDED, S.RUNNING, S.FAILED}),
-    S.SUSPENDED: frozenset({S.RESUMING, S.FAILED, S.DELETING}),
-    S.RESUMING: frozenset({S.RUNNING, S.FAILED}),
+    S.SUSPENDING: frozenset({S.SUSPENDED, S.RUNNING, S.STOPPED, S.FAILED}),
+    S.SUSPENDED: frozenset({S.RESUMING, S.STOPPED, S.FAILED, S.DELETING}),
+    S.RESUMING: frozenset({S.RUNNING, S.SUSPENDED, S.FAILED}),
     S.STOPPING: frozenset({S.STOPPED, S.FAILED}),
     S.STOPPED: frozenset({S.DELETING}),
     S.FAILED: frozenset({S.DELETING}),

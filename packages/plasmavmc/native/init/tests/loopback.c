@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -17,8 +18,8 @@ static bool prepare_nothing(const struct config *config, struct failure *failure
     return true;
 }
 
-/* Kill what descends from a process; orphans of ours come back to us, as to pid 1. */
-static void end_descendants(pid_t pid)
+/* Signal what descends from a process, the youngest first; orphans of ours come back to us, as to pid 1. */
+static void signal_descendants(pid_t pid, int number)
 {
     char path[64];
     int child;
@@ -27,21 +28,53 @@ static void end_descendants(pid_t pid)
     if (!children)
         return;
     while (fscanf(children, "%d", &child) == 1) {
-        end_descendants(child);
-        kill(child, SIGKILL);
+        signal_descendants(child, number);
+        kill(child, number);
     }
     fclose(children);
 }
 
 static void end_all(void)
 {
-    end_descendants(getpid());
+    signal_descendants(getpid(), SIGKILL);
+}
+
+static bool hold(bool on)
+{
+    signal_descendants(getpid(), on ? SIGSTOP : SIGCONT);
+    return true;
+}
+
+/* At the second look only, so that a test sees a guest on its way. */
+static bool held(void)
+{
+    static int looks;
+    return ++looks % 2 == 0;
+}
+
+static void settle_nothing(void)
+{
+}
+
+/* A host name says whether the guest can become it; the generation shows that the card came. */
+static bool renew(const struct identity_card *card, struct failure *failure)
+{
+    if (card->hostname && !strcmp(card->hostname, "nobody"))
+        return fail(failure, "bad-network", "cannot become nobody");
+    fprintf(stderr, "generation %llu time %llu entropy %zu\n", (unsigned long long)card->generation,
+            (unsigned long long)card->unix_time_ns, card->entropy_length);
+    return true;
 }
 
 int main(int argc, char **argv)
 {
     static struct guest guest;
-    static const struct machine machine = {.prepare = prepare_nothing, .end_all = end_all};
+    static const struct machine machine = {.prepare = prepare_nothing,
+                                           .end_all = end_all,
+                                           .hold = hold,
+                                           .held = held,
+                                           .settle = settle_nothing,
+                                           .renew = renew};
     CHECK(argc == 2 && prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
     int port = atoi(argv[1]);
     CHECK(fcntl(port, F_SETFL, fcntl(port, F_GETFL) | O_NONBLOCK) == 0);

@@ -72,7 +72,7 @@ static void test_a_whole_configuration(void)
     CHECK(config.command.arguments.count == 2 && !strcmp(config.command.arguments.items[0], "/app"));
     CHECK(!config.command.arguments.items[2]);
     CHECK(!strcmp(texts_value(&config.command.environment, "A"), "1=2"));
-    CHECK(config.has_network && config.unix_time_ns == 1 && !strcmp(config.command.user, "web"));
+    CHECK(config.card.has_network && config.card.unix_time_ns == 1 && !strcmp(config.command.user, "web"));
     config_free(&config);
 }
 
@@ -149,8 +149,46 @@ static void test_only_the_kernel_tells_of_a_kill_for_memory(void)
     CHECK(oom_victim("") == -1 && oom_victim("3") == -1 && oom_victim("3,1;Out of memory: Killed process ") == -1);
 }
 
+static bool parse_card(struct identity_card *card)
+{
+    struct failure failure;
+    uint8_t *copy = malloc(used ? used : 1);
+    CHECK(copy);
+    memcpy(copy, raw, used);
+    memset(card, 0, sizeof *card);
+    bool sound = card_parse(card, copy, used, &failure);
+    card->entropy = NULL;
+    free(copy);
+    used = 0;
+    return sound;
+}
+
+static void test_a_card(void)
+{
+    struct identity_card card;
+    uint8_t generation[8], mac[MAC_SIZE] = {2, 0, 0, 0, 0, 9};
+    put_u64(generation, 7);
+    put_text(TAG_HOSTNAME, "copy");
+    put_bytes(TAG_GENERATION, generation, 8);
+    put_bytes(TAG_MAC, mac, sizeof mac);
+    put_bytes(TAG_IPV4, "\x0a\x40\x00\x02", 4);
+    put_bytes(TAG_MACHINE_ID, "0123456789abcdef", MACHINE_ID_SIZE);
+    CHECK(parse_card(&card));
+    CHECK(!strcmp(card.hostname, "copy") && card.generation == 7 && card.has_network);
+    CHECK(card.has_mac && card.mac[5] == 9 && card.has_machine_id && card.machine_id[15] == 'f');
+    card_free(&card);
+    CHECK(parse_card(&card));
+    CHECK(!card.has_network && !card.has_mac && !card.has_machine_id && !card.hostname && !card.generation);
+    put_bytes(TAG_MAC, mac, 5);
+    CHECK(!parse_card(&card));
+    put_bytes(TAG_GENERATION, generation, 4);
+    CHECK(!parse_card(&card));
+    card_free(&card);
+}
+
 int main(void)
 {
+    test_a_card();
     test_a_whole_configuration();
     test_malformed_fields_are_refused();
     test_a_field_that_is_cut_anywhere_is_refused();

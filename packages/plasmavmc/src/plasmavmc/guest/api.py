@@ -40,11 +40,32 @@ class GuestConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestCard:
+    """What no two guests may share, told to a guest that was held before anything of the user's runs on: always the
+    time and fresh entropy; where it was restored its generation; where it is a copy, or its address is another one,
+    the rest."""
+
+    unix_time_ns: int
+    entropy: bytes
+    generation: int = 0
+    """How often this VM was restored; 0 for one that only goes on."""
+    hostname: str = ""
+    """Empty: as before."""
+    network: GuestNetwork | None = None
+    """None: as before."""
+    mac: str = ""
+    machine_id: bytes = b""
+    """16 bytes for /etc/machine-id; empty: as before."""
+
+
+@dataclass(frozen=True, slots=True)
 class GuestHello:
     """The guest's init is up and waits for its configuration, or was resynchronised (`configured`)."""
 
     configured: bool
     log_offset: int
+    held: bool = False
+    """Its workload stands still, and waits for `thaw`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +159,14 @@ class GuestChannel(Protocol):
 
     async def stop(self, signal: str, grace_s: float) -> None:
         """Ask for a graceful end: the signal now, SIGKILL after `grace_s`; then `GuestExited` follows."""
+
+    async def freeze(self) -> None:
+        """Hold every process of the guest but its init, with nothing unwritten. `GuestError` (`freeze-…`) where it
+        cannot; then it runs on. A guest that was held and has lost its host runs on by itself after a while."""
+
+    async def thaw(self, card: GuestCard) -> None:
+        """Let a held guest run on as the card says. `GuestError` (`thaw-…`) where it cannot become that: it stays
+        held."""
 
     async def aclose(self) -> None:
         """Close the host's side; the guest goes on."""

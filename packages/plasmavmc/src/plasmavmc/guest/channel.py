@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from plasmavmc.errors import ConflictError, GuestError, UnavailableError
-from plasmavmc.guest.api import ExecOutput, GuestConfig, GuestEvent, GuestHello
+from plasmavmc.guest.api import ExecOutput, GuestCard, GuestConfig, GuestEvent, GuestHello
 from plasmavmc.guest.framing import MAX_PAYLOAD, NONCE_BYTES, Frame, FrameDecoder, FrameType, encode, sync
 from plasmavmc.guest.messages import (
     decode_exec_output,
@@ -29,6 +29,7 @@ from plasmavmc.guest.messages import (
     decode_output,
     decode_ready,
     decode_u32,
+    encode_card,
     encode_config,
     encode_exec,
     encode_stop,
@@ -40,6 +41,8 @@ from plasmavmc.types import ExecSpec
 
 EXEC_START_S = 30.0
 """From the request to the guest's word that the command runs. Emulated CPUs on a busy host are slow."""
+HOLD_S = 60.0
+"""For a word about holding or letting go: the guest may have to bring much to its disks first."""
 _READ = 64 * 1024
 _CONNECT_PAUSE_S = 0.005
 _MAX_EVENTS = 64
@@ -71,13 +74,45 @@ async def open_channel_over(connect: Connect, where: str, *, fresh: bool, deadli
     Raises:
         GuestError, UnavailableError: as `open_channel`, and what `connect` raises.
     """
+
+    async def synchronise(channel: SocketGuestChannel) -> None:
+        channel.greet(fresh=fresh)
+        await channel.greeted()
+
+    return await _opened(connect, where, deadline_s, synchronise)
+
+
+async def wake_channel(
+    path: Path, card: GuestCard, let_run: Callable[[], Awaitable[None]], *, deadline_s: float
+) -> SocketGuestChannel:
+    """Connect to a restored guest that stands still, and let it go on as the card says. What it must know lies in its
+    port before `let_run` lets its first instruction run, so that nothing depends on who is quicker.
+
+    Raises:
+        GuestError: as `open_channel`, and `thaw-…` for a guest that could not become what the card says.
+        UnavailableError: as `open_channel`, and what `let_run` raises.
+    """
+
+    async def wake(channel: SocketGuestChannel) -> None:
+        channel.greet(fresh=False)
+        channel.begin_thaw(card)
+        await let_run()
+        await channel.greeted()
+        await channel.thawed()
+
+    return await _opened(lambda: _connect(path), str(path), deadline_s, wake)
+
+
+async def _opened(
+    connect: Connect, where: str, deadline_s: float, greet: Callable[[SocketGuestChannel], Awaitable[None]]
+) -> SocketGuestChannel:
     reader: asyncio.StreamReader | None = None
     channel: SocketGuestChannel | None = None
     try:
         async with asyncio.timeout(deadline_s):
             reader, writer = await connect()
             channel = SocketGuestChannel(reader, writer)
-            await channel.synchronise(fresh=fresh)
+            await greet(channel)
     except TimeoutError as error:
         if reader is None:
             raise UnavailableError("no-channel", f"no VMM listens at {where} after {deadline_s:g} s") from error
@@ -133,13 +168,16 @@ class SocketGuestChannel:
         self._last_stream = 0
         self._acknowledged = 0
         self._configured = False
+        self._words: dict[FrameType, asyncio.Future[None]] = {}
         self._error: GuestError | None = None
         self._closed = False
         self._reading = asyncio.create_task(self._read(), name="guest channel")
 
-    async def synchronise(self, *, fresh: bool) -> None:
-        """Send our nonce and wait until the guest says hello to it."""
+    def greet(self, *, fresh: bool) -> None:
+        """Send our nonce; `greeted` returns when the guest has said hello to it."""
         self._writer.write(sync(self._nonce, fresh=fresh))
+
+    async def greeted(self) -> None:
         await asyncio.shield(self._hello)
 
     # Hearing
@@ -165,6 +203,8 @@ class SocketGuestChannel:
         for session in list(self._sessions.values()):
             session.broke(error)
         self._sessions.clear()
+        for word in self._words:
+            self._say_word(word, error)
         self._changed.set()
         self._writer.close()
 
@@ -187,6 +227,10 @@ class SocketGuestChannel:
             case FrameType.EXITED:
                 self._tell(decode_exited(frame))
                 self._write(encode(FrameType.SEEN_END))
+            case FrameType.FROZEN:
+                self._say_word(FrameType.FROZEN, _refusal("freeze", frame))
+            case FrameType.THAWED:
+                self._say_word(FrameType.THAWED, _refusal("thaw", frame))
             case _:
                 self._pass_over()
 
@@ -328,6 +372,57 @@ class SocketGuestChannel:
                 return self._last_stream
         raise GuestError("exec-too-many", "the guest has ended none of 65,535 commands")
 
+    async def freeze(self) -> None:
+        """Hold every process of the guest but its init.
+
+        Raises:
+            GuestError: `freeze-…` where the guest cannot; `guest-silent`; the channel ended.
+        """
+        self._check_open()
+        self._expect(FrameType.FROZEN)
+        self._write(encode(FrameType.FREEZE))
+        await self._heard_word(FrameType.FROZEN)
+
+    async def thaw(self, card: GuestCard) -> None:
+        """Let a held guest run on as the card says.
+
+        Raises:
+            GuestError: `thaw-…` where the guest could not become that; `guest-silent`; the channel ended.
+        """
+        self._check_open()
+        self.begin_thaw(card)
+        await self.thawed()
+
+    def begin_thaw(self, card: GuestCard) -> None:
+        """Send the card; `thawed` returns at the guest's word."""
+        self._expect(FrameType.THAWED)
+        self._write(encode(FrameType.THAW, encode_card(card)))
+
+    async def thawed(self) -> None:
+        await self._heard_word(FrameType.THAWED)
+
+    def _expect(self, word: FrameType) -> None:
+        said = self._words.get(word)
+        if said is None or said.done():
+            self._words[word] = asyncio.get_running_loop().create_future()
+
+    async def _heard_word(self, word: FrameType) -> None:
+        try:
+            async with asyncio.timeout(HOLD_S):
+                await asyncio.shield(self._words[word])
+        except TimeoutError as error:
+            raise GuestError("guest-silent", f"the guest did not answer within {HOLD_S:g} s") from error
+
+    def _say_word(self, word: FrameType, error: GuestError | None) -> None:
+        said = self._words.get(word)
+        if said is None or said.done():
+            return
+        if error is None:
+            said.set_result(None)
+        else:
+            said.set_exception(error)
+            said.exception()  # it may be that nobody waits for it any more
+
     async def stop(self, signal: str, grace_s: float) -> None:
         """Ask for a graceful end: the signal now, SIGKILL after `grace_s`; then `GuestExited` follows.
 
@@ -340,7 +435,8 @@ class SocketGuestChannel:
         await self._drain()
 
     async def aclose(self) -> None:
-        """Close the host's side; the guest goes on. What was written is sent first, if the guest takes it. Idempotent."""
+        """Close the host's side; the guest goes on. What was written is sent first, if the guest takes it.
+        Idempotent."""
         self._closed = True
         self._reading.cancel()
         await asyncio.wait({self._reading})
@@ -351,3 +447,11 @@ class SocketGuestChannel:
             self._writer.transport.abort()
         except OSError:
             pass  # it was gone already
+
+
+def _refusal(doing: str, frame: Frame) -> GuestError | None:
+    """Why the guest could not do as asked; it says nothing where it could."""
+    if not frame.payload:
+        return None
+    failed = decode_failed(frame)
+    return GuestError(f"{doing}-{failed.code}", failed.message)

@@ -35,6 +35,8 @@ class FrameType(IntEnum):
     ACK = 3
     STOP = 4
     SEEN_END = 5
+    FREEZE = 6
+    THAW = 7
     EXEC_START = 16
     STDIN = 17
     STDIN_EOF = 18
@@ -47,6 +49,8 @@ class FrameType(IntEnum):
     FAILED = 66
     EXITED = 67
     OUTPUT = 68
+    FROZEN = 69
+    THAWED = 70
     EXEC_STARTED = 80
     EXEC_REFUSED = 81
     EXEC_OUTPUT = 82

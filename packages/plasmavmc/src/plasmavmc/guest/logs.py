@@ -188,6 +188,11 @@ class VmLog:
         self._append([(LogStream.SYSTEM, _NEW_RUN, _NEW_RUN_TEXT)])
         self.closed = False
 
+    def begin_at(self, offset: int) -> None:
+        """What the guest wrote before this number belongs to another's log; only where this one holds nothing yet."""
+        if self._expected == 0:
+            self._expected = offset
+
     def note(self, text: str) -> None:
         """A line of the platform itself."""
         self._append([(LogStream.SYSTEM, 0, text)])

@@ -17,6 +17,7 @@ from plasmavmc.guest.api import (
     NOT_EXECUTED,
     ExecExit,
     ExecOutput,
+    GuestCard,
     GuestConfig,
     GuestEvent,
     GuestExited,
@@ -44,6 +45,10 @@ class Script:
     exit_code: int | None = None
     """It ends by itself with this, after its output; None: it runs until it is stopped."""
     oom: bool = False
+    freeze_failure: GuestError | None = None
+    """It cannot be held still."""
+    thaw_failure: GuestError | None = None
+    """Restored, it cannot become who it is to be."""
     stop_code: int | None = 0
     """How it answers the stop signal; None: it does not, and is killed when the grace is over."""
 
@@ -74,6 +79,10 @@ class MemoryGuest:
         """What the guest was told to run; None before."""
         self.commands: list[ExecSpec] = []
         """Commands that were started beside the workload."""
+        self.held = False
+        """Its workload stands still."""
+        self.cards: list[GuestCard] = []
+        """What it was told when it was let go on."""
 
     # The VM's side
 
@@ -134,6 +143,27 @@ class MemoryGuest:
         if self._script.exit_code is not None:
             self.exit(self._script.exit_code, oom=self._script.oom)
 
+    def freeze(self) -> None:
+        if self.config is None or self._end is not None:
+            raise GuestError("freeze-not-running", "there is no workload that runs")
+        if self._script.freeze_failure is not None:
+            raise self._script.freeze_failure
+        self.held = True
+
+    def thaw(self, card: GuestCard) -> None:
+        if card.generation and self._script.thaw_failure is not None:
+            raise self._script.thaw_failure
+        self.cards.append(card)
+        self.held = False
+
+    def copy(self) -> MemoryGuest:
+        """Another guest with the same memory: what a snapshot holds."""
+        twin = MemoryGuest(self._scripts, sleep=self._sleep)
+        twin._script, twin._booted, twin.config, twin.held = self._script, self._booted, self.config, self.held
+        twin._unacknowledged, twin._next_offset = deque(self._unacknowledged), self._next_offset
+        twin.cards, twin.commands = list(self.cards), list(self.commands)
+        return twin
+
     def acknowledge(self, offset: int) -> None:
         while self._unacknowledged and _end_of(self._unacknowledged[0]) <= offset:
             self._unacknowledged.popleft()
@@ -166,7 +196,7 @@ class MemoryGuest:
 
     def _say_hello(self) -> None:
         offset = self._unacknowledged[0].offset if self._unacknowledged else self._next_offset
-        self._tell(GuestHello(self.config is not None, offset))
+        self._tell(GuestHello(self.config is not None, offset, self.held))
         if self.config is not None and not isinstance(self._end, GuestFailed):
             self._tell(GuestReady(_WORKLOAD_PID))
         for output in self._unacknowledged:
@@ -255,6 +285,16 @@ class MemoryGuestChannel:
         self._guest.commands.append(spec)
         self._sessions.append(session)
         return session
+
+    async def freeze(self) -> None:
+        """Hold the workload."""
+        self._check_open()
+        self._guest.freeze()
+
+    async def thaw(self, card: GuestCard) -> None:
+        """Let it go on."""
+        self._check_open()
+        self._guest.thaw(card)
 
     async def stop(self, signal: str, grace_s: float) -> None:
         """The signal now, SIGKILL after `grace_s`."""

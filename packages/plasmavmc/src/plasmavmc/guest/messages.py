@@ -11,7 +11,16 @@ from collections.abc import Iterator, Mapping
 from enum import IntEnum
 
 from plasmavmc.errors import GuestError, InvalidSpecError
-from plasmavmc.guest.api import GuestConfig, GuestExited, GuestFailed, GuestHello, GuestOutput, GuestReady
+from plasmavmc.guest.api import (
+    GuestCard,
+    GuestConfig,
+    GuestExited,
+    GuestFailed,
+    GuestHello,
+    GuestNetwork,
+    GuestOutput,
+    GuestReady,
+)
 from plasmavmc.guest.framing import MAX_PAYLOAD, Frame, fields, put_field
 from plasmavmc.types import MIB, ExecSpec, FileSpec, LogStream, TerminalSize
 
@@ -22,7 +31,7 @@ _RTMIN = 34
 """SIGRTMIN as the C library counts it; the kernel's first two belong to threads."""
 _STREAMS = {1: LogStream.STDOUT, 2: LogStream.STDERR}
 
-_HELLO = struct.Struct("<HBxQ")
+_HELLO = struct.Struct("<HBBQ")
 _EXITED = struct.Struct("<IB")
 _OUTPUT = struct.Struct("<QB")
 _U32 = struct.Struct("<I")
@@ -44,6 +53,9 @@ class Tag(IntEnum):
     FILE = 20
     ENTROPY = 21
     TIME = 22
+    MAC = 23
+    GENERATION = 24
+    MACHINE_ID = 25
     CODE = 32
     MESSAGE = 33
 
@@ -73,6 +85,35 @@ def _file(file: FileSpec) -> bytes:
     return put_field(Tag.FILE, struct.pack("<IH", file.mode & 0o7777, len(path)) + path + file.content)
 
 
+def _network(network: GuestNetwork | None) -> Iterator[bytes]:
+    if network is not None:
+        yield put_field(Tag.IPV4, network.ipv4.packed)
+        yield put_field(Tag.GATEWAY, network.gateway.packed)
+        for server in network.nameservers:
+            yield _text("nameservers", Tag.NAMESERVER, server)
+
+
+def encode_card(card: GuestCard) -> bytes:
+    """What a held guest is told before it runs on.
+
+    Raises:
+        InvalidSpecError: something in it cannot be said.
+    """
+    parts = [
+        put_field(Tag.TIME, _U64.pack(card.unix_time_ns)),
+        put_field(Tag.ENTROPY, card.entropy),
+        put_field(Tag.GENERATION, _U64.pack(card.generation)),
+        *_network(card.network),
+    ]
+    if card.hostname:
+        parts.append(_text("hostname", Tag.HOSTNAME, card.hostname))
+    if card.mac:
+        parts.append(put_field(Tag.MAC, bytes.fromhex(card.mac.replace(":", ""))))
+    if card.machine_id:
+        parts.append(put_field(Tag.MACHINE_ID, card.machine_id))
+    return b"".join(parts)
+
+
 def encode_config(config: GuestConfig) -> bytes:
     """The configuration as fields.
 
@@ -87,11 +128,8 @@ def encode_config(config: GuestConfig) -> bytes:
         *(_file(file) for file in config.files),
         put_field(Tag.ENTROPY, config.entropy),
         put_field(Tag.TIME, _U64.pack(config.unix_time_ns)),
+        *_network(config.network),
     ]
-    if config.network is not None:
-        parts.append(put_field(Tag.IPV4, config.network.ipv4.packed))
-        parts.append(put_field(Tag.GATEWAY, config.network.gateway.packed))
-        parts += [_text("nameservers", Tag.NAMESERVER, server) for server in config.network.nameservers]
     encoded = b"".join(parts)
     if len(encoded) > MAX_CONFIG:
         raise InvalidSpecError("files", f"command, env and files exceed {MAX_CONFIG // MIB} MiB together")
@@ -166,14 +204,14 @@ def _unpack(layout: struct.Struct, frame: Frame) -> tuple[int, ...]:
 
 def decode_hello(frame: Frame) -> GuestHello:
     """Raises `GuestError`: `guest-version`, or `bad-frame`."""
-    version, configured, offset = _unpack(_HELLO, frame)
+    version, configured, held, offset = _unpack(_HELLO, frame)
     if version != PROTOCOL_VERSION:
         raise GuestError(
             "guest-version",
             f"the guest's init speaks version {version} of the channel, not {PROTOCOL_VERSION}",
             resolution="Run `plasmavmc guest build`; VMs that were started before must be replaced.",
         )
-    return GuestHello(configured=bool(configured), log_offset=offset)
+    return GuestHello(configured=bool(configured), log_offset=offset, held=bool(held))
 
 
 def decode_ready(frame: Frame) -> GuestReady:

@@ -90,6 +90,9 @@ class HelperHost:
     async def vm_signal(self, key: str, process: ProcessId, signal: int) -> bool:
         return await self._value(protocol.VmSignal(key, process, signal), bool)
 
+    async def vm_memory(self, key: str, process: ProcessId) -> int:
+        return _only_fd(await self._call(protocol.VmMemory(key, process)))
+
     async def vm_reap(self, key: str, process: ProcessId) -> int | None:
         reply = (await self._call(protocol.VmReap(key, process))).reply
         return protocol.decode(reply.value, int | None)  # type: ignore[arg-type] # a union is no type[T] to mypy

@@ -17,6 +17,7 @@ from plasmavmc.errors import HostError
 from plasmavmc.host.configuration import HelperConfiguration, Listener
 from plasmavmc.host.helper import checks
 from plasmavmc.host.helper.argv import check_argv
+from plasmavmc.host.helper.guest_memory import no_memory
 from plasmavmc.host.helper.sockets import listen
 from plasmavmc.host.operations import Bridge, Keep, Limits, ProcessId, RuleSet, Spawned, Swept, TapRequest
 from plasmavmc.host.processes import is_alive
@@ -131,6 +132,23 @@ class MemoryHost:
         if signal in (signals.SIGKILL, signals.SIGTERM, signals.SIGINT):
             self.end(key, -signal)
         return True
+
+    async def vm_memory(self, key: str, process: ProcessId) -> int:
+        checks.check_key(key)
+        if key not in self.uids:
+            raise checks.refusal("a VM", f"{key} has no uid; take one first")
+        owner = next((vm for vm in self.vms.values() if vm.id == process and vm.code is None), None)
+        if owner is None:
+            raise HostError("no-process", f"the process {process.pid} has ended")
+        if owner.key != key:
+            raise checks.refusal("a process", f"{process.pid} is not of VM {key}'s uid")
+        if not any(word.startswith("memory-backend-memfd,") for word in owner.argv):
+            raise no_memory(process)
+        memory = os.memfd_create("memory-backend-memfd", os.MFD_CLOEXEC)
+        try:
+            return os.open(f"/proc/self/fd/{memory}", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            os.close(memory)
 
     async def vm_reap(self, key: str, process: ProcessId) -> int | None:
         checks.check_key(key)

@@ -18,6 +18,10 @@ RUN_ROOT = Path("/run/shellwego")
 KEY = re.compile(r"[a-z2-7]{12}")
 CODE_OF_LINK = re.compile(r"swg([a-z2-7]{4}).*")
 """The code in an interface's name that follows our scheme."""
+GUEST_MEMORY = "swg-guest"
+"""The memfd that a restored guest's memory lies in; the platform makes and fills it."""
+MEMORY_NAMES = frozenset({"memory-backend-memfd", GUEST_MEMORY})
+"""Memfds that hold a guest's memory, by the name they were created with; the first is QEMU's own."""
 _CGROUP = re.compile(r"[a-z][a-z0-9]{0,31}")
 
 

@@ -131,6 +131,10 @@ class Host(Protocol):
     async def vm_signal(self, key: str, process: ProcessId, signal: int) -> bool:
         """Send a signal to VM `key`'s process. False where that process is gone (never sent to another)."""
 
+    async def vm_memory(self, key: str, process: ProcessId) -> int:
+        """A descriptor, for reading only, of the guest memory that VM `key`'s process has (a memfd by one of the names in
+        `host.names.MEMORY_NAMES`); owned by the caller. `HostError` `no-memory` where it has none that can be shared."""
+
     async def vm_reap(self, key: str, process: ProcessId) -> int | None:
         """Exit code of an ended VMM (negative: signal), once; removes its cgroup. None where not ours to know."""
 

@@ -80,6 +80,11 @@ class VmSignal(_Request):
     signal: int
 
 
+class VmMemory(_Request):
+    key: str
+    process: ProcessId
+
+
 class VmReap(_Request):
     key: str
     process: ProcessId
@@ -131,6 +136,7 @@ Request = (
     | UidFree
     | VmSpawn
     | VmSignal
+    | VmMemory
     | VmReap
     | JailPrepare
     | JailOpen

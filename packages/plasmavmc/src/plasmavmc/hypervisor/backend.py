@@ -1,8 +1,8 @@
 """Port: one kind of VMM.
 
 A backend turns a plan (descriptors and addresses that others prepared) into a running VMM and tells its end. It knows
-nothing of images, addresses or disks' origin. Extra abilities are optional protocols (`Pausable`), told by
-`capabilities`; no method says "not implemented".
+nothing of images, addresses or disks' origin. Extra abilities are optional protocols (`Pausable`, `Suspendable`,
+`Forkable`), told by `capabilities`; no method says "not implemented".
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from plasmavmc.guest.api import GuestChannel
+from plasmavmc.guest.api import GuestCard, GuestChannel
 from plasmavmc.types import BackendCapabilities, VmHandle, VmSpec
 
 
@@ -33,6 +33,17 @@ class NicPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Memory of a guest that is restored: a memfd. Its content and descriptor must be there until `load_state`."""
+
+    fd: int
+    own: bool = True
+    """It is this VM's alone. False: several VMs begin with it, and each writes to a copy of its own."""
+    filled: bool = True
+    """It has its content. False: the state brings it."""
+
+
+@dataclass(frozen=True, slots=True)
 class VmPlan:
     """What the manager prepared for a VM. Descriptors belong to the manager, which closes them after `create_vm`."""
 
@@ -43,6 +54,8 @@ class VmPlan:
     initrd: Path
     disks: tuple[DiskPlan, ...] = ()
     nics: tuple[NicPlan, ...] = ()
+    memory: MemoryPlan | None = None
+    """Given, the guest does not boot: it is restored by `Suspendable.load_state` and `wake_vm`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +95,32 @@ class HypervisorBackend(Protocol):
 
     async def usage(self, handle: VmHandle) -> Mapping[str, float]:
         """`memory_rss_bytes` and `cpu_seconds` of the VMM."""
+
+
+class Suspendable(Protocol):
+    """A backend that can take a guest's state and put it into another VMM. The guest is held (`GuestChannel.freeze`) by
+    whoever asks, and let go on (`thaw`) afterwards."""
+
+    def snapshot_traits(self, spec: VmSpec) -> Mapping[str, str]:
+        """What a state depends on beside the VM's own specification: program, machine, processor. A state taken under
+        other traits must not be loaded. `HostError` where they cannot be told. May read files; blocking."""
+
+    async def save_state(self, handle: VmHandle, state: int) -> int | None:
+        """Stop the vCPUs and write the state of all devices to `state`, an empty file. Returns a descriptor, for reading,
+        of the guest's memory as it now stands (owned by the caller); None where it had to be written to the state."""
+
+    async def go_on(self, handle: VmHandle) -> None:
+        """Let the vCPUs run on after `save_state`, also one that failed or was cancelled. Idempotent."""
+
+    async def load_state(self, handle: VmHandle, state: int) -> None:
+        """Give a VM that was created with `VmPlan.memory` its state, read from `state`; its vCPUs do not run yet."""
+
+    async def wake_vm(self, handle: VmHandle, card: GuestCard) -> GuestChannel:
+        """Let a loaded guest run; before anything of the user's does, it is told its card. Returns its channel."""
+
+
+class Forkable(Suspendable, Protocol):
+    """A backend in which several VMs may share the memory that they begin with (`MemoryPlan.own` is False)."""
 
 
 class Pausable(Protocol):

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from plasmavmc.errors import ConflictError, NotFoundError, PlasmaError
-from plasmavmc.guest.api import GuestChannel
-from plasmavmc.hypervisor.backend import VmmExit, VmPlan
+from plasmavmc.errors import ConflictError, HostError, NotFoundError, PlasmaError
+from plasmavmc.guest.api import GuestCard, GuestChannel
+from plasmavmc.hypervisor.backend import MemoryPlan, VmmExit, VmPlan
 from plasmavmc.types import GIB, Acceleration, BackendCapabilities, Isolation, VmHandle, VmSpec
 
 NAME = "memory"
@@ -29,7 +30,10 @@ CAPABILITIES = BackendCapabilities(
     max_memory_bytes=1024 * GIB,
     max_disks=16,
     max_nics=4,
+    suspend=True,
+    fork=True,
 )
+TRAITS = {"program": "memory", "devices": "none"}
 
 
 class PretendedGuest(Protocol):
@@ -47,6 +51,9 @@ class PretendedGuest(Protocol):
     def cut(self) -> None:
         """Its VM is gone: its channel ends."""
 
+    def copy(self) -> PretendedGuest:
+        """Another one with the same memory: what a state holds."""
+
 
 @dataclass(slots=True)
 class Faults:
@@ -58,6 +65,16 @@ class Faults:
     """Seconds from `start_vm` until the guest runs."""
     hang: bool = False
     """The guest never comes up, though its VMM lives."""
+    save: PlasmaError | None = None
+    """`save_state` raises this; the vCPUs stand still all the same."""
+    save_s: float = 0.0
+    """Seconds that `save_state` takes."""
+    load: PlasmaError | None = None
+    """`load_state` raises this."""
+    wake: PlasmaError | None = None
+    """`wake_vm` raises this."""
+    traits: Mapping[str, str] = field(default_factory=dict)
+    """The host changes: what states depend on beside, or instead of, what they did."""
 
 
 @dataclass(slots=True)
@@ -68,6 +85,9 @@ class _Vmm:
     boot_s: float
     hang: bool
     exit: asyncio.Future[VmmExit]
+    memory: MemoryPlan | None = None
+    loaded: bool = False
+    stands_still: bool = False
     life: asyncio.Task[None] | None = None
 
     @property
@@ -92,6 +112,8 @@ class PretendedVmms:
     guests: Callable[[VmSpec], PretendedGuest]
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     faults: Faults = field(default_factory=Faults)
+    states: dict[str, PretendedGuest] = field(default_factory=dict)
+    """Guests as they were saved, by the words that their states and memories hold."""
     _vmms: dict[str, _Vmm] = field(default_factory=dict)
     _pids: itertools.count[int] = field(default_factory=lambda: itertools.count(100_000))
 
@@ -111,13 +133,21 @@ class PretendedVmms:
         """End a VMM without a word. Until it is deleted it stays as a zombie does: known, and ended."""
         self._vmms[vm_id].end(code)
 
-    def spawn(self, spec: VmSpec) -> _Vmm:
+    def guest(self, vm_id: str) -> PretendedGuest:
+        """What runs in a VM."""
+        return self._vmms[vm_id].guest
+
+    def standing_still(self) -> frozenset[str]:
+        """Ids of the living VMs whose vCPUs were stopped."""
+        return frozenset(vm_id for vm_id in self.living() if self._vmms[vm_id].stands_still)
+
+    def spawn(self, spec: VmSpec, memory: MemoryPlan | None = None) -> _Vmm:
         """Make a VMM; the guest does not run yet."""
         if self.faults.create is not None:
             raise self.faults.create
         exit_future: asyncio.Future[VmmExit] = asyncio.get_running_loop().create_future()
-        memory = spec.resources.memory_bytes
-        vmm = _Vmm(next(self._pids), self.guests(spec), memory, self.faults.boot_s, self.faults.hang, exit_future)
+        size = spec.resources.memory_bytes
+        vmm = _Vmm(next(self._pids), self.guests(spec), size, self.faults.boot_s, self.faults.hang, exit_future, memory)
         self._vmms[spec.id] = vmm
         return vmm
 
@@ -138,7 +168,7 @@ class PretendedVmms:
 
     async def _live(self, vmm: _Vmm) -> None:
         await self.sleep(vmm.boot_s)
-        if not vmm.hang:
+        if not vmm.hang and not vmm.loaded:
             vmm.guest.boot()
         await vmm.guest.powered_off()
         vmm.end(0)
@@ -158,14 +188,14 @@ class MemoryBackend:
     async def create_vm(self, spec: VmSpec, plan: VmPlan) -> VmHandle:
         if spec.id in self._held:
             raise ConflictError("vm-exists", f"VM {spec.id} exists already")
-        vmm = self._vmms.spawn(spec)
+        vmm = self._vmms.spawn(spec, plan.memory)
         self._held[spec.id] = vmm
         return VmHandle(spec.id, NAME, str(plan.runtime_dir), vmm.pid, _START_TIME, {"confinement": "none"})
 
     async def start_vm(self, handle: VmHandle) -> GuestChannel:
         vmm = self._of(handle)
-        if vmm.started:
-            raise ConflictError("vm-started", f"VM {handle.vm_id} was started already")
+        if vmm.started or vmm.memory is not None:
+            raise ConflictError("vm-started", f"VM {handle.vm_id} was started already, or waits for a state")
         channel = vmm.guest.attach()
         self._vmms.run(vmm)
         return channel
@@ -193,7 +223,53 @@ class MemoryBackend:
             vmm.end(KILLED)
             return None
         self._held[handle.vm_id] = vmm
+        vmm.stands_still = False
         return vmm.guest.attach()
+
+    def snapshot_traits(self, spec: VmSpec) -> Mapping[str, str]:
+        return {**TRAITS, **self._vmms.faults.traits}
+
+    async def save_state(self, handle: VmHandle, state: int) -> int | None:
+        vmm, faults = self._of(handle), self._vmms.faults
+        vmm.stands_still = True
+        await self._vmms.sleep(faults.save_s)
+        if faults.save is not None:
+            raise faults.save
+        word = f"state {handle.vm_id} {len(self._vmms.states)}"
+        self._vmms.states[word] = vmm.guest.copy()
+        os.pwrite(state, word.encode(), 0)
+        if vmm.memory is not None and not vmm.memory.own:
+            return None
+        memory = os.memfd_create("guest", os.MFD_CLOEXEC)
+        os.pwrite(memory, word.encode(), 0)
+        os.ftruncate(memory, vmm.memory_bytes)
+        return memory
+
+    async def go_on(self, handle: VmHandle) -> None:
+        self._of(handle).stands_still = False
+
+    async def load_state(self, handle: VmHandle, state: int) -> None:
+        vmm = self._of(handle)
+        if vmm.memory is None or vmm.loaded:
+            raise ConflictError("vm-started", f"VM {handle.vm_id} does not wait for a state")
+        if self._vmms.faults.load is not None:
+            raise self._vmms.faults.load
+        word = os.pread(state, 200, 0)
+        saved = self._vmms.states.get(word.decode(errors="replace"))
+        if saved is None or (vmm.memory.filled and os.pread(vmm.memory.fd, len(word), 0) != word):
+            raise HostError("state-refused", "the state is none, or does not belong to this memory")
+        vmm.guest, vmm.loaded = saved.copy(), True
+
+    async def wake_vm(self, handle: VmHandle, card: GuestCard) -> GuestChannel:
+        vmm = self._of(handle)
+        if not vmm.loaded or vmm.started:
+            raise ConflictError("vm-not-loaded", f"VM {handle.vm_id} has no state yet, or runs")
+        if self._vmms.faults.wake is not None:
+            raise self._vmms.faults.wake
+        channel = vmm.guest.attach()
+        self._vmms.run(vmm)
+        await channel.thaw(card)
+        return channel
 
     async def usage(self, handle: VmHandle) -> Mapping[str, float]:
         vmm = self._of(handle)

@@ -27,6 +27,7 @@ from plasmavmc.network.bridge import BridgeNetwork
 from plasmavmc.network.ipam import choose_subnet
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import Records
+from plasmavmc.snapshots.files import SnapshotStore
 from plasmavmc.storage.choose import choose_storage
 
 SUBNET_FILE = "subnet"
@@ -111,6 +112,7 @@ async def open_engine(host: Host, site: EngineSite, blobs: BlobStore | None = No
         cache=site.cache,
         logs=LogStore(site.data_dir / "logs"),
         records=Records(site.data_dir / "vms"),
+        snapshots=SnapshotStore(site.data_dir / "snapshots"),
         run_dir=site.run_dir,
         nameservers=nameservers(),
     )

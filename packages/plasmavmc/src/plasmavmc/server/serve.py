@@ -77,8 +77,8 @@ class Serving:
         """Open, serve, close; 1 where the root helper ended first."""
         stop, reload = _signals()
         host = HelperHost(link)
-        policy = PolicyFile(self.settings.policy)
         try:
+            policy = PolicyFile(self.settings.policy)
             async with AsyncExitStack() as stack:
                 stack.push_async_exit(_undo(host))
                 blobs = BlobStore(self._directory("blobs"), grace_s=0)
@@ -86,8 +86,9 @@ class Serving:
                 engine = await open_engine(host, self._site(), blobs)
                 services = self._services(engine, blobs)
                 await engine.manager.recover()
+                listeners = self._listeners(services, policy)
                 parts = {"helper": host.wait_gone(), "policy": _reread(policy, reload), "end": stop.wait()}
-                code = await self._serve(engine, services, self._listeners(services, policy), parts)
+                code = await self._serve(engine, services, listeners, parts)
                 await engine.manager.close(keep_vms=self.settings.keep_vms or code != 0)
                 if code == 0 and not self.settings.keep_vms:
                     with suppress(PlasmaError):

@@ -31,6 +31,10 @@ class StorageBackend(Protocol):
     async def clone(self, template: Path, key: str) -> Disk:
         """Make disk `key` from the template. `ConflictError` where it exists."""
 
+    async def copy(self, source: str, key: str) -> Disk:
+        """Make disk `key` from disk `source`, which nobody writes to meanwhile. `NotFoundError` where there is no source,
+        `ConflictError` where `key` exists."""
+
     async def open(self, key: str) -> int:
         """A read-write descriptor of the disk, owned by the caller. `NotFoundError` where there is none."""
 

@@ -53,12 +53,22 @@ class DiskDirectory:
 
     async def clone(self, template: Path, key: str) -> Disk:
         """Raises `ConflictError`: `disk-exists`; `CapacityError`: `disk-full`; `HostError`: `storage-error`."""
+        return await self._made(key, lambda path: self._make(template, path))
+
+    async def copy(self, source: str, key: str) -> Disk:
+        """Raises as `clone`, and `NotFoundError`: `disk-not-found`."""
+        origin = self._path(source)
+        if not origin.exists():
+            raise NotFoundError("disk-not-found", f"there is no disk {source}")
+        return await self._made(key, lambda path: make_copy(origin, path, self._copy))
+
+    async def _made(self, key: str, make: Callable[[Path], None]) -> Disk:
         path, made = self._path(key), False
 
         def work() -> None:
             nonlocal made
             with storage_errors(path):
-                self._make(template, path)
+                make(path)
             made = True
 
         try:

@@ -26,11 +26,25 @@ class MemoryStorage:
         return "memory"
 
     async def clone(self, template: Path, key: str) -> Disk:
+        try:
+            with template.open("rb") as source:
+                return self._made(source.fileno(), key)
+        except OSError as error:
+            raise HostError("storage-error", f"{template}: {error.strerror}") from error
+
+    async def copy(self, source: str, key: str) -> Disk:
+        descriptor = await self.open(source)
+        try:
+            return self._made(descriptor, key)
+        finally:
+            os.close(descriptor)
+
+    def _made(self, source: int, key: str) -> Disk:
         if check_key(key) in self._disks:
             raise ConflictError("disk-exists", f"disk {key} exists already")
         descriptor = os.memfd_create(key, os.MFD_CLOEXEC)
         try:
-            self._fill(descriptor, template)
+            self._fill(descriptor, source)
         except BaseException:
             os.close(descriptor)
             raise
@@ -53,12 +67,8 @@ class MemoryStorage:
     async def free_bytes(self) -> int:
         return self._capacity - sum(self._describe(key).used_bytes for key in self._disks)
 
-    def _fill(self, descriptor: int, template: Path) -> None:
-        try:
-            with template.open("rb") as source:
-                sparse_copy(source.fileno(), descriptor)
-        except OSError as error:
-            raise HostError("storage-error", f"{template}: {error.strerror}") from error
+    def _fill(self, descriptor: int, source: int) -> None:
+        sparse_copy(source, descriptor)
         used = sum(self._describe(key).used_bytes for key in self._disks)
         if used + os.fstat(descriptor).st_blocks * _STAT_BLOCK > self._capacity:
             raise CapacityError("disk-full", "no memory left for disks", resolution="use a storage driver with a disk")

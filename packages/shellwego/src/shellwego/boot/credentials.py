@@ -20,6 +20,9 @@ from shellwego.client.context import Context, ContextFileError, default_path, lo
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 TOKEN_FILE = "admin-token"  # noqa: S105 - a file's name
+LOCAL = "local"
+"""The context of the platform that was started last on this machine."""
+_OF_AN_INSTALLATION = re.compile(r"local-[a-z2-7]{6}")
 _TOKEN = re.compile(r"pat_[0-9A-Za-z]{43}")
 
 
@@ -49,7 +52,7 @@ def write_contexts(settings: UpSettings, installation: Installation, token: str)
     Raises:
         PreflightError: the file cannot be written.
     """
-    name = f"local-{installation.key[:6]}"
+    name = f"{LOCAL}-{installation.key[:6]}"
     try:
         with _as_caller() as path:
             _write(path, settings, name, token)
@@ -91,7 +94,10 @@ def _as_caller() -> Iterator[Path]:
 def _write(path: Path, settings: UpSettings, name: str, token: str) -> None:
     ca_file = str(settings.api_cert.absolute()) if settings.api_cert else ""
     contexts = load(path)
-    for each in ("local", name):
+    for known in contexts.contexts.values():
+        if _OF_AN_INSTALLATION.fullmatch(known.name) and known.api_url == settings.api_url:
+            contexts = contexts.without(known.name)  # of a platform that is no longer there: the address is ours now
+    for each in (LOCAL, name):
         context = Context(name=each, api_url=settings.api_url, token=token, ca_file=ca_file)
         contexts = contexts.put(context, make_current=False)
     save(path, contexts)

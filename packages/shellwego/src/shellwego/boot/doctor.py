@@ -16,7 +16,9 @@ _COLORS = {State.OK: "green", State.WARN: "yellow", State.FAIL: "red"}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--data-dir", type=click.Path(), help="Where the platform keeps everything.")
+@click.option(
+    "--data-dir", type=click.Path(), help="Where the platform keeps, or would keep, everything. [as for swg up]"
+)
 @click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="The file with the contexts.")
 @click.option("--context", envvar="SHELLWEGO_CONTEXT", default="", metavar="NAME", help="The context to use.")
 @click.option("--output", type=click.Choice(["table", "json"]), default="table", help="How to print results.")

@@ -21,6 +21,12 @@ class Finding:
     remedy: str = ""
 
 
+def told(text: str) -> tuple[str, str]:
+    """What is wrong and its remedy, of a reason that the engine gives as `what — remedy`."""
+    message, _, remedy = text.partition(" — ")
+    return message, remedy
+
+
 def ok(check: str, message: str) -> Finding:
     """It is well."""
     return Finding(check, State.OK, message)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shellwego.boot import preflight
-from shellwego.boot.findings import Finding, fail, ok, warn
+from shellwego.boot.findings import Finding, fail, ok, told, warn
 from shellwego.boot.limits import ENOUGH_FILES, raise_file_limit
 from shellwego.boot.settings import UpSettings
 from shellwego.core.errors import ShellWeGoError
@@ -58,11 +58,14 @@ def _acceleration(cache: Path) -> Finding:
     if result is None:
         if not KVM_DEVICE.exists():
             return warn("kvm", f"{KVM_DEVICE} is not there: VMs will be emulated, and slow", _KVM_REMEDY)
+        if os.geteuid() != 0:
+            return warn("kvm", "what a probe found is root's to read", "As root: swg doctor")
         return warn("kvm", "not probed on this host yet", "The first swg up finds out what boots here.")
     if result.chosen is None:
         return fail("kvm", f"no guest boots on this host: {result.reason}", remedy)
     if result.chosen.acceleration is Acceleration.TCG:
-        return warn("kvm", f"VMs are emulated, slow and isolated by software only: {result.reason}", remedy)
+        why, mend = told("; ".join(trial.reason for trial in result.trials if not trial.booted))
+        return warn("kvm", f"{why}: VMs are emulated, slow and isolated by software only", remedy or mend)
     return ok("kvm", f"guests boot with {result.chosen.acceleration} ({result.chosen.seconds:.1f} s)")
 
 

@@ -25,6 +25,7 @@ import uvloop
 from shellwego.agent.daemon import Agent
 from shellwego.api.rest.app import create_app
 from shellwego.api.server import ApiServer, Tls
+from shellwego.boot.credentials import LOCAL
 from shellwego.boot.logs import log_to_stderr
 from shellwego.boot.preflight import Installation
 from shellwego.boot.registries import Login
@@ -197,7 +198,7 @@ class Platform:
             f"  apps     {self.settings.apps_url}\n"
             f"           curl -H 'Host: {host}' http://127.0.0.1:{port}/\n"
             f"  data     {self.installation.data_dir}\n"
-            f"  context  {self.handover.context} (swg --help; swg nodes ls)",
+            f"  context  {LOCAL}, also {self.handover.context} (swg --help; swg nodes ls)",
             flush=True,
         )
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from shellwego.boot.findings import Finding, fail, ok, warn
+from shellwego.boot.findings import Finding, fail, ok, told, warn
 from shellwego.client.context import Context, ContextFile, ContextFileError, default_path, load
 from shellwego.client.generated import Client, NodeView
 from shellwego.client.transport import ApiProblem, Unreachable
@@ -83,4 +83,4 @@ def _node(node: NodeView) -> list[Finding]:
     if not usable:
         reasons = "; ".join(f"{backend.name}: {backend.reason}" for backend in node.backends) or "it has none"
         found.append(fail(check, f"no backend can run VMs: {reasons}", "On that machine: swg doctor"))
-    return [*found, *(warn(check, warning) for warning in node.warnings)]
+    return [*found, *(warn(check, *told(warning)) for warning in node.warnings)]

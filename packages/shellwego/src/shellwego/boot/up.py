@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,16 @@ def _listed(value: object) -> list[object]:
     return list(value)
 
 
+def _close_inherited() -> None:
+    """Close what our starter left open, such as the lock of a flock(1), which would be held as long as we live."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are numbers here
+        with suppress(OSError):  # the descriptor of this very listing
+            if int(name) > 2:
+                os.close(int(name))
+
+
 def _up(settings: UpSettings) -> int:
+    _close_inherited()
     from plasmavmc.host.split import split  # noqa: PLC0415 - needed by a real start only
     from shellwego.boot import preflight  # noqa: PLC0415
     from shellwego.boot.credentials import admin_token, write_contexts  # noqa: PLC0415

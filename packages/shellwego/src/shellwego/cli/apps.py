@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from shellwego.cli.failure import TIMED_OUT, UNHEALTHY, Failure
+from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.rollout import follow, rollout_options
-from shellwego.cli.session import Session, shared
+from shellwego.cli.session import Session, about_no_app, shared
 
 if TYPE_CHECKING:
     from shellwego.client.generated import AppView
@@ -23,7 +24,7 @@ LIVE = "pending,assigned,starting,healthy,unhealthy,asleep,stopping"
 """The phases of instances that have not ended."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def apps() -> None:
     """Create, list, show, destroy, start, stop and restart apps."""
 
@@ -70,6 +71,7 @@ def all_apps(session: Session) -> list[AppView]:
 
 @apps.command("ls")
 @shared
+@about_no_app
 def list_apps(session: Session) -> None:
     """List the apps of the project."""
     import msgspec  # noqa: PLC0415
@@ -81,6 +83,7 @@ def list_apps(session: Session) -> None:
 @apps.command("create")
 @click.argument("name")
 @shared
+@about_no_app
 def create_app(session: Session, name: str) -> None:
     """Make an app. Nothing of it runs before its first deploy."""
     from shellwego.client.generated import AppCreate  # noqa: PLC0415
@@ -174,7 +177,9 @@ def settle(session: Session, app: AppView, wanted: str, *, detach: bool) -> None
     progress = StageProgress(session)
     deadline = time.monotonic() + _SETTLE_S
     while not detach and not _settled(session, app, wanted):
-        progress.update("starting" if wanted == "running" else "stopping", counts_text(app))
+        waits = _waits_for(session, app) if wanted == "running" else ""
+        stage = "placing" if waits else ("starting" if wanted == "running" else "stopping")
+        progress.update(stage, ": ".join(filter(None, (counts_text(app), waits))))
         if time.monotonic() > deadline:
             raise Failure(f"{app.name} is {app.state}, not {wanted}", code=TIMED_OUT, resolution="See: swg status")
         state = wanted if app.state != wanted else None
@@ -182,6 +187,12 @@ def settle(session: Session, app: AppView, wanted: str, *, detach: bool) -> None
         if app.state == "failed":
             raise Failure(f"{app.name} failed", code=UNHEALTHY, resolution=f"See: swg status -a {app.name}")
     _show(session, app)
+
+
+def _waits_for(session: Session, app: AppView) -> str:
+    """Why an instance has no node yet, if one has none."""
+    found = session.client.list_instances(app.id, project=session.project, phase="pending", owner="app", limit=1).data
+    return found[0].reason if found else ""
 
 
 def _settled(session: Session, app: AppView, wanted: str) -> bool:

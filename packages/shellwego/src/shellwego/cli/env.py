@@ -8,6 +8,7 @@ import click
 
 from shellwego.cli.deploy import parse_pairs
 from shellwego.cli.failure import USAGE, Failure
+from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import show
 from shellwego.cli.rollout import follow
 from shellwego.cli.session import Session, shared
@@ -19,7 +20,7 @@ _stage = click.option("--stage", is_flag=True, help="Only note it; the next depl
 _detach = click.option("--detach", is_flag=True, help="Return at once.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def env() -> None:
     """Show, set, unset and import environment variables."""
 
@@ -29,7 +30,7 @@ def env() -> None:
 def list_env(session: Session) -> None:
     """Show the variables with their values."""
     found = session.client.get_env(session.app, project=session.project).env
-    rows = [{"name": name, "value": value} for name, value in sorted(found.items())]
+    rows = [{"name": name, "value": value or '""'} for name, value in sorted(found.items())]
     show(session, found, rows, empty="no variables")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import click
 
+from shellwego.cli.logs import seconds
 from shellwego.cli.output import show
 from shellwego.cli.session import Session, shared
 from shellwego.cli.text import one_line, safe_json
@@ -13,18 +15,22 @@ from shellwego.cli.text import one_line, safe_json
 if TYPE_CHECKING:
     from shellwego.client.generated import EventView
 
+_PAGE = 100
+
 
 @click.command()
 @click.option("-f", "--follow", is_flag=True, help="Go on with each new event.")
-@click.option("-n", "--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+@click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
+@click.option("--since", metavar="AGE", help="Only events younger than this, such as 90s, 10m, 2h.")
 @click.option("--type", "kind", metavar="TYPE", help="Only events of this type, such as app.deployment.failed.")
 @shared
-def events(session: Session, follow: bool, limit: int, kind: str | None) -> None:
+def events(session: Session, follow: bool, limit: int, since: str | None, kind: str | None) -> None:
     """Show what happened, the oldest first; with -a of one app and its instances."""
     import msgspec  # noqa: PLC0415
 
     app = session.client.get_app(session.app_option, project=session.project).id if session.app_option else None
-    found = _last(session, limit, kind, app)
+    moment = None if since is None else time.time() - seconds(since)
+    found = _last(session, limit, kind, app, moment)
     if not follow:
         show(session, msgspec.to_builtins(found), [_row(event) for event in found], name="seq", empty="nothing yet")
         return
@@ -33,13 +39,17 @@ def events(session: Session, follow: bool, limit: int, kind: str | None) -> None
     _follow(session, str(found[-1].seq) if found else "0", kind, app)
 
 
-def _last(session: Session, limit: int, kind: str | None, app: str | None) -> list[EventView]:
+def _last(session: Session, limit: int, kind: str | None, app: str | None, since: float | None) -> list[EventView]:
     """The last events of this type and app, the oldest first."""
     found: list[EventView] = []
     cursor: str | None = None
     while True:
         page = session.client.list_events(
-            project=session.project, type=kind, limit=100 if app else limit, cursor=cursor
+            project=session.project,
+            type=kind,
+            time_gte=since,
+            limit=_PAGE if app else min(limit, _PAGE),
+            cursor=cursor,
         )
         found += [event for event in page.data if _about(event, app)]
         cursor = page.pagination.next_cursor
@@ -62,10 +72,11 @@ def _follow(session: Session, last: str, kind: str | None, app: str | None) -> N
 
 
 def _row(event: EventView) -> dict[str, object]:
-    details = " ".join(f"{name}={value}" for name, value in event.data.items() if value)
+    known = ("", event.resource, event.data.get("app") if "name" in event.data else "")
+    details = " ".join(f"{name}={value}" for name, value in event.data.items() if value not in known)
     return {
         "seq": event.seq,
-        "time": event.time.strftime("%Y-%m-%d %H:%M:%S"),
+        "time": event.time.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "severity": event.severity,
         "type": event.type,
         "resource": event.resource,

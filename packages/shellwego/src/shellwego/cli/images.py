@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from shellwego.cli.failure import FAILED, NOT_FOUND, TIMED_OUT, Failure
+from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, size
 from shellwego.cli.progress import StageProgress
-from shellwego.cli.session import Session, shared
+from shellwego.cli.session import Session, about_no_app, shared
 
 if TYPE_CHECKING:
     from shellwego.client.generated import ImageView
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _PULL_S = 1800.0
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def images() -> None:
     """List, pull, load and remove images."""
 
@@ -44,6 +45,7 @@ def _show(session: Session, found: list[ImageView]) -> None:
 
 @images.command("ls")
 @shared
+@about_no_app
 def list_images(session: Session) -> None:
     """List the images that the project knows."""
     found: list[ImageView] = []
@@ -61,6 +63,7 @@ def list_images(session: Session) -> None:
 @click.argument("name")
 @click.argument("file", type=click.File("rb"))
 @shared
+@about_no_app
 def load_image(session: Session, name: str, file: BinaryIO) -> None:
     """Load the image of a tar (`docker save` or an OCI layout; - for stdin) under a name, such as shop:v1."""
     from shellwego.client.uploads import load_image as load  # noqa: PLC0415
@@ -80,6 +83,7 @@ def load_image(session: Session, name: str, file: BinaryIO) -> None:
 @images.command("pull")
 @click.argument("reference")
 @shared
+@about_no_app
 def pull_image(session: Session, reference: str) -> None:
     """Fetch an image from its registry, so that a deploy need not wait for it."""
     from shellwego.client.generated import ImageCreate  # noqa: PLC0415
@@ -102,6 +106,7 @@ def pull_image(session: Session, reference: str) -> None:
 @images.command("rm")
 @click.argument("image")
 @shared
+@about_no_app
 def remove_image(session: Session, image: str) -> None:
     """Remove an image, by its id or name; refused while an app needs it."""
     ids = [image] if image.startswith("img_") else [found.id for found in _by_name(session, image)]

@@ -8,7 +8,7 @@ import click
 
 from shellwego.cli.failure import USAGE, Failure
 from shellwego.cli.output import show_one
-from shellwego.cli.session import Session, shared
+from shellwego.cli.session import Session, about_no_app, choice, shared
 
 
 @click.command()
@@ -21,6 +21,7 @@ from shellwego.cli.session import Session, shared
     help="The API's certificate authority, where it is not public.",
 )
 @shared
+@about_no_app
 def login(session: Session, url: str, name: str, ca_file: str | None) -> None:
     """Save how to reach a platform. The token is read from stdin, or asked for; it is never an argument."""
     from urllib.parse import urlsplit  # noqa: PLC0415
@@ -52,19 +53,25 @@ def _token() -> str:
 
 @click.command()
 @shared
+@about_no_app
 def logout(session: Session) -> None:
     """Forget the current (or named) context and its token."""
     from shellwego.client.context import save  # noqa: PLC0415
 
     name = session.context.name
-    if name not in session.known_contexts.contexts:
+    known = session.known_contexts
+    if name not in known.contexts:
         raise Failure("there is no context to forget; the environment names the platform", code=USAGE)
-    save(session.config_path, session.known_contexts.without(name))
-    session.say(f"context {name} is forgotten; the token stays valid until it is revoked")
+    left = known.without(name)
+    save(session.config_path, left)
+    session.say(f"context {name} is forgotten here; its token stays valid")
+    if left.contexts and not left.current:
+        session.say(f"no context is current now: {choice(left)}")
 
 
 @click.command()
 @shared
+@about_no_app
 def whoami(session: Session) -> None:
     """Show who the token belongs to, and where."""
     import msgspec  # noqa: PLC0415

@@ -6,22 +6,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.output import age, show, show_one, size
-from shellwego.cli.session import Session, shared
+from shellwego.cli.groups import NounGroup
+from shellwego.cli.output import age, cores, show, show_one, size
+from shellwego.cli.session import Session, about_no_app, shared
 
 if TYPE_CHECKING:
     from shellwego.client.generated import BackendView, NodeView
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def nodes() -> None:
     """List and show nodes."""
 
 
 def _backend(backend: BackendView) -> str:
-    return (
-        f"{backend.name} ({backend.acceleration})" if backend.status == "ready" else f"{backend.name} {backend.status}"
-    )
+    if backend.status != "ready":
+        return f"{backend.name} {backend.status}"
+    return f"{backend.name} ({'emulated' if backend.acceleration == 'tcg' else backend.acceleration})"
 
 
 def _row(node: NodeView) -> dict[str, object]:
@@ -30,7 +31,7 @@ def _row(node: NodeView) -> dict[str, object]:
         "health": node.health,
         "scheduling": node.scheduling,
         "instances": node.instances,
-        "cpu": f"{node.cpu_milli / 1000:g}",
+        "cpu": cores(node.cpu_milli),
         "memory": size(node.memory_bytes),
         "backends": ", ".join(_backend(backend) for backend in node.backends),
         "heard": age(node.last_heard_at.isoformat()),
@@ -39,6 +40,7 @@ def _row(node: NodeView) -> dict[str, object]:
 
 @nodes.command("ls")
 @shared
+@about_no_app
 def list_nodes(session: Session) -> None:
     """List the nodes."""
     import msgspec  # noqa: PLC0415
@@ -50,6 +52,7 @@ def list_nodes(session: Session) -> None:
 @nodes.command("show")
 @click.argument("node")
 @shared
+@about_no_app
 def show_node(session: Session, node: str) -> None:
     """Show one node: what it has, what bounds its VMs, and what is weaker than it should be."""
     import msgspec  # noqa: PLC0415

@@ -81,6 +81,11 @@ def size(count: int) -> str:
     return f"{amount:.1f} TiB"
 
 
+def cores(milli: int) -> str:
+    """A share of CPU for people, in cores: `2`, `0.5`."""
+    return f"{milli / 1000:g}"
+
+
 def age(timestamp: str | None) -> str:
     """How long ago an RFC 3339 time is."""
     if not timestamp:

@@ -10,7 +10,7 @@ from shellwego.cli.session import Session, shared
 
 
 @click.command()
-@click.option("-n", "--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+@click.option("-n", "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="How many.")
 @shared
 def releases(session: Session, limit: int) -> None:
     """List an app's releases, the newest first."""
@@ -21,10 +21,11 @@ def releases(session: Session, limit: int) -> None:
         {
             "release": f"v{release.number}",
             "current": "*" if release.current else "",
+            "state": release.state,
             "image": release.config.image,
             "digest": release.image_digest[7:19],
             "age": age(release.created_at.isoformat()),
-            "by": release.created_by,
+            "by": release.created_by_email or release.created_by,
             "description": release.description,
         }
         for release in found

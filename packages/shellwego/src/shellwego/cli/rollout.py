@@ -26,9 +26,20 @@ def rollout_options(command: F) -> F:
     """The options that every command with a rollout has."""
     for option in (
         click.option(
-            "--wait-timeout", type=click.FloatRange(1, 86400), default=300.0, metavar="SECONDS", show_default=True
+            "--wait-timeout",
+            type=click.FloatRange(1, 86400),
+            default=300.0,
+            metavar="SECONDS",
+            show_default=True,
+            help="The rollout has failed when it takes longer.",
         ),
-        click.option("--strategy", type=click.Choice(["rolling", "immediate"]), default="rolling", show_default=True),
+        click.option(
+            "--strategy",
+            type=click.Choice(["rolling", "immediate"]),
+            default="rolling",
+            show_default=True,
+            help="New instances before old ones go, or all at once.",
+        ),
         click.option("--detach", is_flag=True, help="Return at once; see: swg status."),
     ):
         command = option(command)

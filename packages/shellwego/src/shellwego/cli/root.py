@@ -36,12 +36,50 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 
 
+_FLAGS = {"--json", "-q", "--quiet", "-y", "--yes", "--no-color"}
+_WITH_VALUE = {"-a", "--app", "-p", "--project", "-c", "--config", "--context", "--output"}
+_EPILOG = """\b
+Every command that asks the platform takes, also before its name:
+  -a APP  -p PROJECT  -c FILE  --context NAME  --output table|json|yaml|name
+  --json  -q  -y  --no-color
+
+\b
+It ends with: 0 done, 1 failed, 2 wrong use, 3 not allowed, 4 not found,
+5 conflict, 6 no capacity, 7 quota, 8 unhealthy or rolled back,
+10 changes (plan --detailed-exitcode), 124 timed out, 130 interrupted.
+exec, console and run end with the command's own code; where they
+fail themselves, they say “Error:” on stderr."""
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands by name and help, and imports one when it is called."""
 
     def __init__(self, commands: Mapping[str, tuple[str, str]], **attributes: Any) -> None:
         super().__init__(**attributes)
         self._lazy = commands
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
+        return super().parse_args(ctx, self._options_after_the_command(ctx, args))
+
+    def _options_after_the_command(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Shared options that stand before the command's name are moved behind it, where they are understood."""
+        count = 0
+        while count < len(args) and args[count].partition("=")[0] in _FLAGS | _WITH_VALUE:
+            count += 2 if args[count] in _WITH_VALUE else 1
+        leading, words = args[:count], args[count:]
+        if not leading or not words:
+            return args
+        names, command = 0, self.get_command(ctx, words[0])
+        while command is not None and names < len(words):
+            names += 1
+            if not isinstance(command, click.Group) or names == len(words):
+                break
+            command = command.get_command(ctx, words[names])
+        if command is None:
+            return words  # its name is what is wrong, and what is told
+        return [*words[:names], *leading, *words[names:]]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._lazy)
@@ -62,7 +100,7 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             from difflib import get_close_matches  # noqa: PLC0415 - only after a mistake
 
-            near = get_close_matches(args[0], self._lazy, n=1)
+            near = get_close_matches(args[0], self._lazy, n=1, cutoff=0.7)
             hint = f" Did you mean {near[0]!r}?" if near else " See: swg --help"
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx) from error
 
@@ -77,6 +115,7 @@ def root_group(commands: Mapping[str, tuple[str, str]]) -> click.Group:
         commands,
         name="swg",
         help="ShellWeGo: your own cloud. Apps run in microVMs on your servers.",
+        epilog=_EPILOG,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     return click.version_option(version("shellwego"), "--version", "-V", prog_name="swg")(group)

@@ -32,7 +32,10 @@ def scale(
     """
     from shellwego.client.generated import ScaleBody, SizeBody  # noqa: PLC0415
 
-    wanted = dict(_count(text) for text in counts)
+    pairs = [_count(text) for text in counts]
+    wanted = dict(pairs)
+    if len(wanted) < len(pairs):
+        raise click.UsageError("A process is named twice.")
     sizes = {process or "web": SizeBody(memory=memory, cpu=cpu, disk=disk)} if memory or cpu or disk else {}
     if not wanted and not sizes:
         raise click.UsageError("Nothing to change: give PROCESS=COUNT, --memory, --cpu or --disk.")

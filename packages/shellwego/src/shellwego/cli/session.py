@@ -58,7 +58,9 @@ class Session:
         try:
             return load(self.config_path)
         except ContextFileError as error:
-            raise Failure(str(error), resolution="Mend or remove that file, then: swg login") from error
+            unread = isinstance(error.__cause__, OSError)
+            remedy = "Make it readable, or name another: -c FILE" if unread else "Mend or remove it, then: swg login"
+            raise Failure(str(error), resolution=remedy) from error
 
     @cached_property
     def context(self) -> Context:
@@ -78,8 +80,10 @@ class Session:
             raise Failure(
                 f"no context is current in {self.config_path}",
                 code=USAGE,
-                resolution=f"Choose one with --context: {', '.join(sorted(known.contexts))}",
+                resolution=choice(known),
             )
+        if chosen is None and not url and self.config is not None and not self.config.exists():
+            raise Failure(f"there is no file {self.config} (--config)", code=USAGE)
         if chosen is None and not url:
             raise Failure(
                 "not logged in: no context is set up",
@@ -143,6 +147,11 @@ class Session:
         """A remark for people, on stderr; silent with `--quiet`."""
         if not self.quiet:
             click.echo(text, err=True)
+
+
+def choice(known: ContextFile) -> str:
+    """How to say which context is meant."""
+    return f"Choose one with --context or SHELLWEGO_CONTEXT, of: {', '.join(sorted(known.contexts))}"
 
 
 def project_file_app(directory: Path) -> str:
@@ -223,6 +232,21 @@ def shared(command: F) -> F:
     for option in reversed(_OPTIONS):
         call = option(call)
     return call  # type: ignore[return-value]  # click decorates the wrapper; callers use it as a command only
+
+
+def about_no_app(command: F) -> F:
+    """Have a command refuse `-a`, which would say nothing to it. The environment may name an app nevertheless."""
+
+    @wraps(command)
+    def call(session: Session, *arguments: Any, **options: Any) -> Any:
+        from click.core import ParameterSource  # noqa: PLC0415
+
+        context = click.get_current_context()
+        if context.get_parameter_source("app_option") is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{context.command_path} is about no app: leave out -a.")
+        return command(session, *arguments, **options)
+
+    return call  # type: ignore[return-value]  # used as a command only
 
 
 class told:

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import click
 
 from shellwego.cli.apps import LIVE, all_apps
-from shellwego.cli.output import age, show, show_one, size
+from shellwego.cli.groups import NounGroup
+from shellwego.cli.output import age, cores, show, show_one, size
 from shellwego.cli.session import Session, shared
 
 if TYPE_CHECKING:
     from shellwego.client.generated import InstanceView
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def vms() -> None:
     """List and show microVMs."""
 
@@ -64,7 +65,7 @@ def show_vm(session: Session, instance: str) -> None:
         **_row(vm),
         "vm": vm.vm_id,
         "attempt": vm.attempt,
-        "cpu": f"{vm.cpu_milli}m",
+        "cpu": cores(vm.cpu_milli),
         "disk": size(vm.disk_bytes),
         "exit code": vm.exit_code,
         "reason": vm.reason,

@@ -515,7 +515,9 @@ class ReleaseView(Struct, kw_only=True, frozen=True):
     description: str
     created_at: datetime
     created_by: str
+    created_by_email: str | None
     current: bool
+    state: str
 
 
 class RestartBody(Struct, kw_only=True, omit_defaults=True):

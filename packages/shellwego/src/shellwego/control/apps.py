@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from shellwego.control.announcements import announce
-from shellwego.control.config import MAX_COUNT, ConfigWish, merge, refuse
+from shellwego.control.config import MAX_COUNT, ConfigWish, merge, refuse, refuse_uncontainable
 from shellwego.control.unit import Unit
 from shellwego.core import hostnames
 from shellwego.core.apps import App, AppConfig
@@ -100,13 +100,15 @@ def _set_stopped(unit: Unit, app: App, *, stopped: bool) -> App:
     return save(unit, replace(app, stopped=stopped))
 
 
-def scale_app(unit: Unit, app: App, counts: Mapping[str, int]) -> App:
-    """Set how many of some processes should run.
+def scale_app(unit: Unit, app: App, counts: Mapping[str, int], sizes: ConfigWish | None = None) -> App:
+    """Set how many of some processes should run. `sizes` are what they will have by another change, if any.
 
     Raises:
-        InvalidError: the app has no such process, or the count is out of range.
+        InvalidError: the app has no such process, the count is out of range, or it rises beyond what the nodes could hold.
     """
     wanted = {**app.counts, **_checked_counts(app.config, counts)}
+    rising = {name: count for name, count in counts.items() if count > app.counts.get(name, 1)}
+    refuse_uncontainable(merge(app.config, sizes or ConfigWish()), rising, unit.tx.nodes.select())
     data = {name: str(count) for name, count in counts.items()}
     announce(unit, app, "app.scaled", data)
     return save(unit, replace(app, counts=wanted))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from shellwego.core.admission import admit
+from shellwego.core.admission import admit, admit_counts
 from shellwego.core.apps import MIB, AppConfig, Check, CheckKind, Process, RestartPolicy, Service
 from shellwego.core.errors import FieldError, InvalidError
 from shellwego.core.nodes import Node
@@ -155,6 +155,12 @@ def refuse_unplaceable(config: AppConfig, nodes: Iterable[Node]) -> None:
     """Raise an error for what no node could ever run."""
     resolution = "Ask for less (scale --memory, --cpu, --disk), or give a node more room."
     refuse("cannot-be-placed", admit(config, nodes), resolution=resolution)
+
+
+def refuse_uncontainable(config: AppConfig, counts: Mapping[str, int], nodes: Iterable[Node]) -> None:
+    """Raise an error for counts that all nodes together could never hold."""
+    resolution = "Ask for fewer, or for less of each (scale --memory, --cpu, --disk), or give a node more room."
+    refuse("cannot-be-placed", admit_counts(config, counts, nodes), resolution=resolution)
 
 
 def _process_faults(config: AppConfig) -> Iterator[FieldError]:

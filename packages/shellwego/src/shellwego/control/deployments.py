@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 
 from shellwego.control.announcements import announce
 from shellwego.control.apps import configure, current_deployment, deploying, save
-from shellwego.control.config import ConfigWish, check_config, merge_unchecked, refuse_unplaceable
+from shellwego.control.config import ConfigWish
 from shellwego.control.images import ChosenImage, note_image, require_image
-from shellwego.control.releases import find_release, freeze, newest_release, release_before
+from shellwego.control.plans import done_already, plan_config
+from shellwego.control.releases import find_release, freeze, refuse_failed, release_before
 from shellwego.control.scopes import missing
 from shellwego.control.unit import Unit
-from shellwego.core.apps import App, AppConfig, Release, Service
+from shellwego.core.apps import App, Release
 from shellwego.core.deployments import FINISHED, STRATEGIES, Deployment, DeploymentState, Stage
 from shellwego.core.errors import ConflictError, FieldError, InvalidError
 from shellwego.ports.store import Transaction
@@ -33,18 +34,11 @@ class Rollout:
     description: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A config as a deploy would freeze it."""
-
-    config: AppConfig
-    image_digest: str
-
-
 def request_deployment(
     unit: Unit, app: App, wish: ConfigWish, image: ChosenImage | None, rollout: Rollout
 ) -> Deployment:
-    """Freeze the app's config after the wish into a release, and ask for its rollout.
+    """Freeze the app's config after the wish into a release, and ask for its rollout. Where that would change nothing, it is
+    the deployment that made it so.
 
     `image` is what the wished reference means now; None keeps the image of the newest release.
 
@@ -56,31 +50,11 @@ def request_deployment(
     planned = plan_config(unit.tx, app, wish, image)
     if image is not None:
         note_image(unit, app.project_id, image)
+    done = done_already(unit.tx, app, planned)
+    if done is not None:
+        return done
     changed, release = freeze(unit, app, planned.config, planned.image_digest, rollout.description)
     return begin(unit, changed, release, rollout)
-
-
-def plan_config(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage | None) -> Planned:
-    """What `request_deployment` would freeze; raises as it does, and changes nothing.
-
-    An app without a service whose image exposes one port gets that port as its service.
-    """
-    config = merge_unchecked(app.config, wish if image is None else replace(wish, image=image.reference))
-    if image is not None and config.processes and not config.services and len(image.exposed_ports) == 1:
-        service = Service(process=config.processes[0].name, port=image.exposed_ports[0])
-        config = replace(config, services=(service,))
-    check_config(config)
-    refuse_unplaceable(config, tx.nodes.select())
-    return Planned(config, _known_digest(tx, app) if image is None else image.digest)
-
-
-def _known_digest(tx: Transaction, app: App) -> str:
-    newest = newest_release(tx, app)
-    if newest is None:
-        fault = FieldError("image", "missing", "the app has no image yet, so a deploy must name one")
-        raise InvalidError("no-image", fault.message, resolution="Give an image.", errors=(fault,))
-    require_image(tx, app.project_id, newest.image_digest)
-    return newest.image_digest
 
 
 def change(unit: Unit, app: App, wish: ConfigWish, rollout: Rollout = Rollout()) -> Deployment | None:
@@ -119,10 +93,11 @@ def rollback(unit: Unit, app: App, ref: str | None, rollout: Rollout = Rollout()
 
     Raises:
         NotFoundError: the app has no such release.
-        ConflictError: there is none to go back to, or its image was deleted.
+        ConflictError: there is none to go back to, it failed, or its image was deleted.
     """
     refuse_deleting(app)
     old = release_before(unit.tx, app) if ref is None else find_release(unit.tx, app, ref)
+    refuse_failed(unit.tx, app, old)
     require_image(unit.tx, app.project_id, old.image_digest)
     description = rollout.description or f"rollback to v{old.number}"
     changed, release = freeze(unit, app, old.config, old.image_digest, description)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
-from shellwego.control.config import ConfigWish
-from shellwego.control.deployments import plan_config
-from shellwego.control.images import ChosenImage
+from shellwego.control.apps import current_deployment
+from shellwego.control.config import ConfigWish, check_config, merge_unchecked, refuse_unplaceable
+from shellwego.control.images import ChosenImage, require_image
 from shellwego.control.instances import live_instances
 from shellwego.control.releases import newest_release
-from shellwego.core.apps import App, AppConfig, content_hash, wanted_counts
+from shellwego.core.apps import App, AppConfig, Service, content_hash, wanted_counts
+from shellwego.core.deployments import Deployment, DeploymentState
+from shellwego.core.errors import FieldError, InvalidError
 from shellwego.core.instances import Desired
 from shellwego.ports.store import Transaction
 
@@ -47,14 +49,37 @@ class DeployPlan:
     """Instances that would be started anew, by process."""
 
 
+def plan_config(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage | None) -> Content:
+    """What `deployments.request_deployment` would freeze; raises as it does, and changes nothing.
+
+    An app without a service whose image exposes one port gets that port as its service.
+    """
+    config = merge_unchecked(app.config, wish if image is None else replace(wish, image=image.reference))
+    if image is not None and config.processes and not config.services and len(image.exposed_ports) == 1:
+        service = Service(process=config.processes[0].name, port=image.exposed_ports[0])
+        config = replace(config, services=(service,))
+    check_config(config)
+    refuse_unplaceable(config, tx.nodes.select())
+    return Content(config, _known_digest(tx, app) if image is None else image.digest)
+
+
+def _known_digest(tx: Transaction, app: App) -> str:
+    newest = newest_release(tx, app)
+    if newest is None:
+        fault = FieldError("image", "missing", "the app has no image yet, so a deploy must name one")
+        raise InvalidError("no-image", fault.message, resolution="Give an image.", errors=(fault,))
+    require_image(tx, app.project_id, newest.image_digest)
+    return newest.image_digest
+
+
 def plan_deploy(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage | None) -> DeployPlan:
-    """What the deploy would change; raises as `deployments.plan_config`."""
+    """What the deploy would change; raises as `plan_config`."""
     planned = plan_config(tx, app, wish, image)
     newest = newest_release(tx, app)
     current = tx.releases.get(app.release_id) if app.release_id else newest
     before = Content(current.config, current.image_digest) if current else Content(AppConfig(processes=()), "")
-    changes = differences(before, Content(planned.config, planned.image_digest))
-    replaced = _replaced(tx, app, planned.config, content_hash(planned.config, planned.image_digest))
+    changes = differences(before, planned)
+    replaced = _replaced(tx, app, planned)
     return DeployPlan(
         changed=bool(changes or replaced),
         from_release=current.number if current else None,
@@ -65,8 +90,20 @@ def plan_deploy(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage 
     )
 
 
-def _replaced(tx: Transaction, app: App, config: AppConfig, hashed: str) -> dict[str, int]:
+def done_already(tx: Transaction, app: App, planned: Content) -> Deployment | None:
+    """The last deployment, where it succeeded, its release is what is planned, and none of its instances is missing."""
+    last = current_deployment(tx, app)
+    if last is None or last.state is not DeploymentState.SUCCEEDED or last.release_id != app.release_id:
+        return None
+    release = tx.releases.get(app.release_id)
+    if release is None or Content(release.config, release.image_digest) != planned or _replaced(tx, app, planned):
+        return None
+    return last
+
+
+def _replaced(tx: Transaction, app: App, planned: Content) -> dict[str, int]:
     """Wanted instances that no living one of the same content and generation fills."""
+    hashed = content_hash(planned.config, planned.image_digest)
     kept = Counter(
         instance.process
         for instance in live_instances(tx, app)
@@ -74,7 +111,7 @@ def _replaced(tx: Transaction, app: App, config: AppConfig, hashed: str) -> dict
         and instance.generation == app.generation
         and instance.desired is Desired.SERVE
     )
-    missing = {name: count - kept[name] for name, count in wanted_counts(app, config).items()}
+    missing = {name: count - kept[name] for name, count in wanted_counts(app, planned.config).items()}
     return {name: count for name, count in missing.items() if count > 0}
 
 

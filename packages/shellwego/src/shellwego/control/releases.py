@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from shellwego.control.scopes import missing
@@ -97,6 +98,28 @@ def release_before(tx: Transaction, app: App) -> Release:
         if release.id in proven and release.content_hash != newest.content_hash:
             return release
     raise _nothing_before()
+
+
+def outcomes(tx: Transaction, app: App, releases: Collection[Release]) -> Mapping[str, DeploymentState]:
+    """How the rollout of each of the app's releases went, by its id: well if ever, else as its newest deployment."""
+    since = Where("created_at", Op.GTE, min((release.created_at for release in releases), default=0.0))
+    asked = {release.id for release in releases}
+    found: dict[str, DeploymentState] = {}
+    for deployment in tx.deployments.select(eq("app_id", app.id), since, order=Order("created_at")):
+        if deployment.release_id in asked and found.get(deployment.release_id) is not DeploymentState.SUCCEEDED:
+            found[deployment.release_id] = deployment.state
+    return found
+
+
+def refuse_failed(tx: Transaction, app: App, release: Release) -> None:
+    """Refuse to go back to what never ran; raises `ConflictError`."""
+    state = outcomes(tx, app, [release]).get(release.id)
+    if state in (DeploymentState.FAILED, DeploymentState.ROLLED_BACK):
+        raise ConflictError(
+            "release-failed",
+            f"v{release.number} never ran in full: its rollout ended as {state.value}",
+            resolution="Choose one that succeeded (“releases” lists them), or deploy its image again.",
+        )
 
 
 def _succeeded(tx: Transaction, app: App) -> set[str]:

@@ -7,11 +7,12 @@ refuse; the deployment waits in stage `placing` and says so. What a config may h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from shellwego.core.apps import MIB, AppConfig, Process
 from shellwego.core.errors import FieldError
-from shellwego.core.nodes import Backend, Node
+from shellwego.core.nodes import Backend, Node, NodeFacts
+from shellwego.core.placement import CPU_OVERCOMMIT, DISK_OVERCOMMIT
 
 _USABLE = ("ready", "probing")
 
@@ -26,6 +27,25 @@ def admit(config: AppConfig, nodes: Iterable[Node]) -> tuple[FieldError, ...]:
         return ()
     faults = tuple(_backend_faults(config, known))
     return faults or tuple(fault for process in config.processes for fault in _size_faults(config, process, known))
+
+
+def admit_counts(config: AppConfig, counts: Mapping[str, int], nodes: Iterable[Node]) -> tuple[FieldError, ...]:
+    """The faults of counts by process: more than all nodes together could hold, were nothing else on them."""
+    known = tuple(nodes)
+    return tuple(
+        FieldError(f"counts.{process.name}", "too-large", f"{asked} asked, the nodes hold {most} of this size at most")
+        for process in config.processes
+        if known
+        and (asked := counts.get(process.name, 0)) > (most := sum(_most(process, node.facts) for node in known))
+    )
+
+
+def _most(process: Process, facts: NodeFacts) -> int:
+    return min(
+        facts.memory_bytes // process.memory_bytes,
+        facts.cpu_milli * CPU_OVERCOMMIT // process.cpu_milli,
+        facts.disk_bytes * DISK_OVERCOMMIT // process.disk_bytes,
+    )
 
 
 def _backend_faults(config: AppConfig, nodes: Sequence[Node]) -> Iterator[FieldError]:

@@ -126,7 +126,7 @@ _OPTIONS: Mapping[str, Check] = {
     "-incoming": _form(r"defer"),
     "-object": _form(
         rf"memory-backend-(ram|memfd),id={_ID},size={_SIZE}(,(share|merge|dump|prealloc)={_SWITCH})*"
-        rf"|memory-backend-file,id={_ID},size={_SIZE},mem-path={_FDSET}(,(share|merge|dump|prealloc)={_SWITCH})*"
+        rf"|memory-backend-file,id={_ID},size={_SIZE},mem-path=/dev/fd/{_T}(,(share|merge|dump|prealloc)={_SWITCH})*"
         rf"|rng-builtin,id={_ID}|rng-random,id={_ID},filename=/dev/urandom|iothread,id={_ID}"
     ),
     "-device": _list(_DEVICES, _DEVICE_KEYS),
@@ -141,7 +141,7 @@ _OPTIONS: Mapping[str, Check] = {
 }
 _ALIASES = {"-machine": "-M"}
 _FLAGS = frozenset({"-nodefaults", "-no-user-config", "-no-reboot", "-no-shutdown", "-S", "-only-migratable"})
-_WITH_DESCRIPTORS = frozenset({"-kernel", "-initrd", "-netdev", "-chardev", "-add-fd"})
+_WITH_DESCRIPTORS = frozenset({"-kernel", "-initrd", "-netdev", "-chardev", "-add-fd", "-object"})
 
 
 def check_argv(argv: Sequence[str], *, process_name: str, vmms: Collection[str], fds: Collection[str]) -> None:

@@ -23,6 +23,7 @@ from plasmavmc.host import protocol
 from plasmavmc.host.configuration import HelperConfiguration, Listener
 from plasmavmc.host.helper import argv, checks, rules, spawn
 from plasmavmc.host.helper.cgroups import NONE, find_cgroups
+from plasmavmc.host.helper.guest_memory import open_guest_memory
 from plasmavmc.host.helper.jails import HelperJails, JailPrograms, check_files
 from plasmavmc.host.helper.links import Links
 from plasmavmc.host.helper.programs import check_program, kvm_access, open_kvm
@@ -150,6 +151,16 @@ class Helper:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, request.signal)
         return Answer(True)
+
+    @_do.register
+    def _(self, request: protocol.VmMemory) -> Answer:
+        checks.check_key(request.key)
+        uid = self._uids.of(request.key)
+        with held(request.process) as pidfd:
+            if pidfd is None:
+                raise HostError("no-process", f"the process {request.process.pid} has ended")
+            self._check_is_vm(request.key, uid, request.process.pid)
+            return Answer(fds=(open_guest_memory(request.process),))
 
     @_do.register
     def _(self, request: protocol.VmReap) -> Answer:
@@ -308,10 +319,10 @@ class Helper:
 
     def _check_is_vm(self, key: str, uid: int, pid: int) -> None:
         if uids_of(pid) != {uid}:
-            raise checks.refusal("a signal", f"process {pid} is not of VM {key}'s uid")
+            raise checks.refusal("a process", f"{pid} is not of VM {key}'s uid")
         confined = self._cgroups.confinement != NONE
         if confined and pid not in self._cgroups.members(self._names.vm_cgroup(key)):
-            raise checks.refusal("a signal", f"process {pid} is not in VM {key}'s cgroup")
+            raise checks.refusal("a process", f"{pid} is not in VM {key}'s cgroup")
 
     def _place(self, name: str, pid: int) -> None:
         """Move a process and what it started in its session; what it starts later is born there."""

@@ -13,6 +13,8 @@ Traps (QEMU 7.2):
 - `fd=` on a tap forbids `ifname`, `script` and `vnet_hdr`.
 - Debian's kernel needs `acpi=on` (it cannot take devices from its command line) and, without KVM's clock, the frequency
   of the TSC: under load nine of ten boots hung calibrating it. `tsc_early_khz` must be the host's true value.
+- Memory is a memfd that can be shared, so that a snapshot is devices' state alone (70 KiB) and its copy. A guest restored
+  from one needs the same device line, and its RAM under the same name: `memory-backend-memfd` and `-file` agree on it.
 - `-smp` alone spreads vCPUs over sockets; one socket with n cores is what Linux schedules best on.
 
 Sources: qemu-system-x86_64(1), docs/system/i386/microvm.rst, Documentation/admin-guide/kernel-parameters.rst.
@@ -23,10 +25,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import chain
+from itertools import chain, pairwise
 
 from plasmavmc.host.names import HostNames
-from plasmavmc.hypervisor.backend import DiskPlan, NicPlan
+from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan
 from plasmavmc.types import MIB, Acceleration, VmResources
 
 CHANNEL_PORT = "ctl"
@@ -75,12 +77,20 @@ def nic_name(index: int) -> str:
 
 
 def command_line(
-    machine: QemuMachine, key: str, resources: VmResources, disks: Sequence[DiskPlan], nics: Sequence[NicPlan]
+    machine: QemuMachine,
+    key: str,
+    resources: VmResources,
+    disks: Sequence[DiskPlan],
+    nics: Sequence[NicPlan],
+    *,
+    memory: MemoryPlan | None = None,
 ) -> CommandLine:
-    """The command line of VM `key`. The guest does not run until it is told to over QMP (`-S`)."""
+    """The command line of VM `key`. The guest does not run until it is told to over QMP (`-S`). With `memory` it does
+    not boot: it waits for a state that goes with that memory."""
     sections = (
         _identity(machine, key),
         _processor(machine, resources),
+        _memory(resources, memory),
         _kernel(machine),
         *(_disk(index, disk) for index, disk in enumerate(disks)),
         *(_nic(index, nic) for index, nic in enumerate(nics)),
@@ -88,9 +98,20 @@ def command_line(
         _console(),
         _monitor(),
     )
-    names = ("kernel", "initrd", "channel", "console", "qmp")
+    names = ("kernel", "initrd", "channel", "console", "qmp", *(() if memory is None else ("memory",)))
     taken = (*map(disk_name, range(len(disks))), *map(nic_name, range(len(nics))))
     return CommandLine(tuple(chain.from_iterable(sections)), (*names, *taken))
+
+
+_TRAITS = ("-M", "-cpu", "-smp", "-m", "-device")
+
+
+def device_traits(machine: QemuMachine, resources: VmResources, disks: int, nics: int) -> str:
+    """The machine as a state sees it: what must be the same where one is loaded, and nothing that may differ."""
+    plans = [DiskPlan("", -1, read_only=index == 0) for index in range(disks)]
+    cards = [NicPlan("", -1, "") for _ in range(nics)]
+    argv = command_line(machine, "", resources, plans, cards).argv
+    return " ".join(value for option, value in pairwise(argv) if option in _TRAITS)
 
 
 def kernel_parameters(machine: QemuMachine) -> str:
@@ -132,7 +153,7 @@ def _processor(machine: QemuMachine, resources: VmResources) -> tuple[str, ...]:
     kvm = machine.acceleration is Acceleration.KVM
     acpi = "on" if machine.flavour is KernelFlavour.DISTRIBUTION else "off"
     return (
-        *("-M", f"microvm,acpi={acpi}"),
+        *("-M", f"microvm,acpi={acpi},memory-backend=mem"),
         *("-accel", "kvm" if kvm else f"tcg,tb-size={TRANSLATION_CACHE_MIB}"),
         *("-cpu", "host" if kvm else "max"),
         *("-smp", f"cpus={resources.vcpus},sockets=1,cores={resources.vcpus},threads=1"),
@@ -142,6 +163,15 @@ def _processor(machine: QemuMachine, resources: VmResources) -> tuple[str, ...]:
 
 def _mebibytes(size: int) -> int:
     return -(-size // MIB)
+
+
+def _memory(resources: VmResources, memory: MemoryPlan | None) -> tuple[str, ...]:
+    size = f"id=mem,size={_mebibytes(resources.memory_bytes)}M"
+    if memory is None:
+        return ("-object", f"memory-backend-memfd,{size},share=on")
+    share = "on" if memory.own else "off"
+    place = f"memory-backend-file,{size},mem-path=/dev/fd/@memory@,share={share}"
+    return ("-object", place, "-incoming", "defer")
 
 
 def _kernel(machine: QemuMachine) -> tuple[str, ...]:

@@ -6,30 +6,33 @@ start says so here, with its own words), lets the vCPUs run, and returns when th
 channel. From there the VM is a process to watch; it is found again after a restart by number and start time, and its
 sockets by path.
 
-A running VM is ended over QMP, which lets QEMU finish the writes it has accepted, and by SIGKILL where it does not answer.
+A running VM is ended over QMP, which lets QEMU finish the writes it has accepted, and by SIGKILL where it does not
+answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from plasmavmc.errors import ConflictError, GuestError, HostError, NotFoundError, PlasmaError, UnavailableError
-from plasmavmc.guest.api import GuestChannel
-from plasmavmc.guest.channel import open_channel
+from plasmavmc.guest.api import GuestCard, GuestChannel
+from plasmavmc.guest.channel import open_channel, wake_channel
 from plasmavmc.host.operations import Host, ProcessId
-from plasmavmc.hypervisor.backend import VmmExit, VmPlan
+from plasmavmc.hypervisor.backend import MemoryPlan, VmmExit, VmPlan
+from plasmavmc.hypervisor.qemu import migration
 from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line, disk_name, nic_name
 from plasmavmc.hypervisor.qemu.console import connect_console
 from plasmavmc.hypervisor.qemu.limits import limits_of
 from plasmavmc.hypervisor.qemu.process import VmmProcess, usage_of
 from plasmavmc.hypervisor.qemu.qmp import QmpSession, qmp_session
 from plasmavmc.hypervisor.qemu.sockets import VmSockets
+from plasmavmc.hypervisor.qemu.traits import traits_of
 from plasmavmc.types import (
     GIB,
     Acceleration,
@@ -48,9 +51,14 @@ HELLO_DEADLINE_S = 90.0
 """From the first instruction to the guest's hello: 1 to 2 s with an emulated CPU of its own, far more on a busy host."""
 RECOVER_DEADLINE_S = 30.0
 """For the monitor, and for the guest, of a VM to adopt. They answer in milliseconds, but many may be asked at once."""
+WAKE_DEADLINE_S = 60.0
+"""From a loaded guest's first instruction to its word that it runs on: some milliseconds, and the image's hook."""
 QUIT_DEADLINE_S = 1.0
 """For an end over QMP, before SIGKILL."""
 BOOT_ERROR_LINES = 5
+_NEVER_RAN = frozenset({"prelaunch", "inmigrate"})
+_SHARED, _PRIVATE = "shared", "private"
+"""Of a VM's memory: a memfd of its own, or what it has written over another's."""
 
 
 class ChannelOpener(Protocol):
@@ -59,11 +67,29 @@ class ChannelOpener(Protocol):
     async def __call__(self, path: Path, *, fresh: bool, deadline_s: float) -> GuestChannel: ...
 
 
+class ChannelWaker(Protocol):
+    """Attaches to a restored guest's channel: `guest.channel.wake_channel`."""
+
+    async def __call__(
+        self, path: Path, card: GuestCard, let_run: Callable[[], Awaitable[None]], *, deadline_s: float
+    ) -> GuestChannel: ...
+
+
 @dataclass(slots=True)
 class _Vm:
     process: VmmProcess
     sockets: VmSockets
     started: bool = False
+    monitor: QmpSession | None = None
+    """Held from the loading of a state to the start."""
+    memory: MemoryPlan | None = None
+    """It waits for a state."""
+
+    def let_go_of_monitor(self) -> None:
+        """QEMU hears one client at a time."""
+        if self.monitor is not None:
+            self.monitor.close()
+            self.monitor = None
 
 
 class KvmBackend:
@@ -75,11 +101,13 @@ class KvmBackend:
         machine: QemuMachine,
         *,
         channel: ChannelOpener = open_channel,
+        waker: ChannelWaker = wake_channel,
         recover_deadline_s: float = RECOVER_DEADLINE_S,
     ) -> None:
         self._host = host
         self._machine = machine
         self._open_channel = channel
+        self._wake_channel = waker
         self._recover_deadline_s = recover_deadline_s
         self._vms: dict[str, _Vm] = {}
 
@@ -100,8 +128,12 @@ class KvmBackend:
             undo.push_async_callback(self._host.uid_free, plan.key)
             process, confinement = await self._spawn(spec.resources, plan, sockets)
             undo.pop_all()
-        self._vms[spec.id] = _Vm(process, sockets)
-        state = {"confinement": confinement, "acceleration": self._machine.acceleration.value}
+        self._vms[spec.id] = _Vm(process, sockets, memory=plan.memory)
+        state = {
+            "confinement": confinement,
+            "acceleration": self._machine.acceleration.value,
+            "memory": _SHARED if plan.memory is None or plan.memory.own else _PRIVATE,
+        }
         return VmHandle(spec.id, NAME, str(plan.runtime_dir), process.id.pid, process.id.start_time, state)
 
     async def start_vm(self, handle: VmHandle) -> GuestChannel:
@@ -114,10 +146,7 @@ class KvmBackend:
                 console's last lines are in the details.
         """
         vm = self._held(handle)
-        if vm.started:
-            raise ConflictError("vm-started", f"VM {handle.vm_id} was started already")
-        vm.started = True
-        monitor = await self._monitor(vm.process, vm.sockets)
+        monitor = await self._first_monitor(vm, handle)
         hello = asyncio.create_task(
             self._open_channel(vm.sockets.channel, fresh=True, deadline_s=HELLO_DEADLINE_S),
             name=f"hello {handle.vm_id}",
@@ -137,6 +166,7 @@ class KvmBackend:
         vm = self._find(handle)
         if vm is None:
             return
+        vm.let_go_of_monitor()
         if vm.process.alive:
             await self._quit(vm)
         await vm.process.kill()
@@ -153,8 +183,8 @@ class KvmBackend:
         await self._host.uid_free(vm_key(handle.vm_id))
 
     async def recover(self, handle: VmHandle) -> GuestChannel | None:
-        """Adopt a VM. One that was created and never started holds no workload: it is ended, and gone. One that was paused
-        runs on, for its guest must answer.
+        """Adopt a VM. One that was created and never started holds no workload: it is ended, and gone. One that was
+        paused runs on, for its guest must answer.
 
         Raises:
             UnavailableError: `qmp-silent`, the process lives but does not answer; it is left as it is.
@@ -177,6 +207,75 @@ class KvmBackend:
         used = usage_of(self._held(handle).process.id)
         return {"memory_rss_bytes": float(used.memory_rss_bytes), "cpu_seconds": used.cpu_seconds}
 
+    def snapshot_traits(self, spec: VmSpec) -> Mapping[str, str]:
+        return traits_of(self._machine, spec)
+
+    async def save_state(self, handle: VmHandle, state: int) -> int | None:
+        """Stop the vCPUs and write the devices' state; see `migration`.
+
+        Raises:
+            ConflictError: `not-suspendable`, a VM of an older version of this engine.
+            HostError: `state-not-saved`, `no-memory`.
+        """
+        vm, kind = self._held(handle), handle.backend_state.get("memory")
+        if kind is None:
+            raise ConflictError(
+                "not-suspendable",
+                f"VM {handle.vm_id} was started by an older version, and cannot be suspended",
+                resolution="Start it anew.",
+            )
+        async with qmp_session(vm.sockets.qmp) as monitor:
+            await migration.save(monitor, state, leave_memory=kind == _SHARED)
+        return await self._host.vm_memory(vm_key(handle.vm_id), vm.process.id) if kind == _SHARED else None
+
+    async def go_on(self, handle: VmHandle) -> None:
+        async with qmp_session(self._held(handle).sockets.qmp) as monitor:
+            await migration.go_on(monitor)
+
+    async def load_state(self, handle: VmHandle, state: int) -> None:
+        """Give a VM that waits for it its state.
+
+        Raises:
+            ConflictError: `vm-started`, it waits for none.
+            HostError: `state-refused`, with QEMU's own words.
+        """
+        vm = self._held(handle)
+        if vm.started or vm.memory is None:
+            raise ConflictError("vm-started", f"VM {handle.vm_id} does not wait for a state")
+        vm.monitor = vm.monitor or await self._monitor(vm.process, vm.sockets)
+        try:
+            await migration.load(vm.monitor, state, leave_memory=vm.memory.filled)
+        except PlasmaError as error:
+            if not await vm.process.ended(1.0):
+                raise
+            details = (await vm.process.wait()).complaint
+            raise HostError("state-refused", "QEMU did not take the guest's state", details=details) from error
+        vm.memory = None
+
+    async def wake_vm(self, handle: VmHandle, card: GuestCard) -> GuestChannel:
+        """Let a loaded guest run on as its card says.
+
+        Raises:
+            ConflictError: it has no state, or runs.
+            GuestError: `boot-failed`, the VMM ended; `boot-timeout`, no answer; `thaw-…`, it could not become that.
+        """
+        vm = self._held(handle)
+        if vm.memory is not None:
+            raise ConflictError("vm-not-loaded", f"VM {handle.vm_id} has no state yet")
+        monitor = await self._first_monitor(vm, handle)
+
+        async def let_run() -> None:
+            await monitor.execute("cont")
+
+        try:
+            return await self._wake_channel(vm.sockets.channel, card, let_run, deadline_s=WAKE_DEADLINE_S)
+        except GuestError as error:
+            if error.code.startswith("thaw-"):
+                raise
+            raise await _boot_error(vm.process, error) from error
+        finally:
+            monitor.close()
+
     async def pause_vm(self, handle: VmHandle) -> None:
         await self._command(handle, "stop")
 
@@ -186,17 +285,26 @@ class KvmBackend:
     def close(self) -> None:
         """Let go of all VMs; they run on, and another backend may adopt them."""
         for vm in self._vms.values():
+            vm.let_go_of_monitor()
             vm.process.close()
         self._vms.clear()
 
     async def _spawn(self, resources: VmResources, plan: VmPlan, sockets: VmSockets) -> tuple[VmmProcess, str]:
-        command = command_line(self._machine, plan.key, resources, plan.disks, plan.nics)
+        command = command_line(self._machine, plan.key, resources, plan.disks, plan.nics, memory=plan.memory)
         with ExitStack() as ours:
             descriptors = {**sockets.listen(ours), **_boot_files(plan, ours), **_attachments(plan)}
             assert descriptors.keys() == set(command.descriptors)  # noqa: S101 - both sides are ours
             await self._host.uid_take(plan.key)
             spawned = await self._host.vm_spawn(plan.key, command.argv, limits_of(resources), descriptors)
             return VmmProcess.spawned(self._host, plan.key, spawned), spawned.confinement
+
+    async def _first_monitor(self, vm: _Vm, handle: VmHandle) -> QmpSession:
+        """The monitor of a VM that is to run now, which it does once."""
+        if vm.started:
+            raise ConflictError("vm-started", f"VM {handle.vm_id} was started already")
+        vm.started = True
+        held, vm.monitor = vm.monitor, None
+        return held or await self._monitor(vm.process, vm.sockets)
 
     async def _monitor(self, process: VmmProcess, sockets: VmSockets) -> QmpSession:
         try:
@@ -260,6 +368,8 @@ def capabilities_of(acceleration: Acceleration) -> BackendCapabilities:
         max_disks=16,
         max_nics=4,
         pause=True,
+        suspend=True,
+        fork=True,
         channel="serial",
     )
 
@@ -284,7 +394,8 @@ def _open_boot_file(path: Path, stack: ExitStack) -> int:
 
 def _attachments(plan: VmPlan) -> dict[str, int]:
     disks = {disk_name(index): disk.fd for index, disk in enumerate(plan.disks)}
-    return disks | {nic_name(index): nic.fd for index, nic in enumerate(plan.nics)}
+    nics = {nic_name(index): nic.fd for index, nic in enumerate(plan.nics)}
+    return disks | nics | ({} if plan.memory is None else {"memory": plan.memory.fd})
 
 
 def _process_of(handle: VmHandle) -> ProcessId:
@@ -294,11 +405,11 @@ def _process_of(handle: VmHandle) -> ProcessId:
 async def _let_run(sockets: VmSockets, deadline_s: float) -> bool:
     """Whether the guest of a VMM runs, or does again; False where it never did."""
     async with qmp_session(sockets.qmp, deadline_s) as monitor:
-        answer = await monitor.execute("query-status", deadline_s=deadline_s)
-        state = answer.get("status") if isinstance(answer, dict) else None
-        if state == "paused":
-            await monitor.execute("cont")
-        return state != "prelaunch"
+        state = await migration.run_state(monitor, deadline_s)
+        if state in _NEVER_RAN:
+            return False
+        await migration.go_on(monitor)
+        return True
 
 
 async def _boot_error(process: VmmProcess, cause: GuestError) -> GuestError:

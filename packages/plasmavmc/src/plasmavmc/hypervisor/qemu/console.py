@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ from pathlib import Path
 RING_BYTES = 64 * 1024
 RING_LINES = 200
 _CHUNK = 64 * 1024
+_AT_EVERY_BOOT = re.compile(r"\[ *\d+\.\d+\] PCI: Fatal: No config space access function found")
+"""A kernel calls a machine without PCI fatal, and boots; whoever looks for the cause of an end would take it for one."""
 
 
 class Ring:
@@ -31,9 +34,9 @@ class Ring:
         del self._kept[: -self._limit]
 
     def lines(self, count: int = RING_LINES) -> tuple[str, ...]:
-        """The last `count` lines that are not empty, fit for a terminal."""
+        """The last `count` lines that say something, fit for a terminal."""
         texts = (_printable(line) for line in self._kept.decode(errors="replace").splitlines())
-        return tuple(text for text in texts if text.strip())[-count:]
+        return tuple(text for text in texts if text.strip() and not _AT_EVERY_BOOT.fullmatch(text))[-count:]
 
 
 def _printable(line: str) -> str:

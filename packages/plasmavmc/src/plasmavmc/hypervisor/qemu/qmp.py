@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -56,9 +58,14 @@ class QmpSession:
             raise _silent(f"the VMM's monitor cannot be reached: {error.strerror or error}") from error
 
     async def execute(
-        self, command: str, arguments: Mapping[str, object] | None = None, *, deadline_s: float = COMMAND_DEADLINE_S
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        deadline_s: float = COMMAND_DEADLINE_S,
+        descriptor: int = -1,
     ) -> object:
-        """Run one command and return what it answers.
+        """Run one command and return what it answers. A descriptor goes with it where one is given (`getfd`).
 
         Raises:
             HostError: `qmp-refused`, with what QEMU said.
@@ -66,7 +73,7 @@ class QmpSession:
         """
         try:
             async with asyncio.timeout(deadline_s):
-                return await self._ask(command, arguments or {})
+                return await self._ask(command, arguments or {}, descriptor)
         except TimeoutError as error:
             raise _silent(f"no answer to {command} within {deadline_s:g} s") from error
         except OSError as error:
@@ -81,18 +88,28 @@ class QmpSession:
         """End the session. QEMU goes on."""
         self._writer.close()
 
-    async def _ask(self, command: str, arguments: Mapping[str, object]) -> object:
+    async def _ask(self, command: str, arguments: Mapping[str, object], descriptor: int = -1) -> object:
         request: dict[str, object] = {"execute": command}
         if arguments:
             request["arguments"] = arguments
-        self._writer.write(json.dumps(request).encode() + b"\n")
-        await self._writer.drain()
+        line = json.dumps(request).encode() + b"\n"
+        if descriptor < 0:
+            self._writer.write(line)
+            await self._writer.drain()
+        else:
+            self._send_with(descriptor, line)
         while True:
             answer = await self._line()
             if "return" in answer:
                 return answer["return"]
             if "error" in answer:
                 raise HostError("qmp-refused", f"QEMU refused {command}", details=str(answer["error"])[:500])
+
+    def _send_with(self, descriptor: int, line: bytes) -> None:
+        """Past the stream, which has nothing left to write: the answer to the command before has come."""
+        connection = self._writer.get_extra_info("socket")
+        with socket.socket(fileno=os.dup(connection.fileno())) as ours:
+            socket.send_fds(ours, [line], [descriptor])
 
     async def _line(self) -> dict[str, object]:
         try:

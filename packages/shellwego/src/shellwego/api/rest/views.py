@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shellwego.api.rest.schemas.apps import AppView, app_view
-from shellwego.api.rest.schemas.deployments import DeploymentView, deployment_view
+from shellwego.api.rest.schemas.deployments import DeploymentView, ReleaseView, deployment_view, release_view
 from shellwego.api.rest.schemas.resources import InstanceView, instance_view
 from shellwego.control.apps import current_deployment, deploying, failed
 from shellwego.control.instances import live_instances
-from shellwego.control.releases import config_differs
-from shellwego.core.apps import App
+from shellwego.control.releases import config_differs, outcomes
+from shellwego.core.apps import App, Release
 from shellwego.core.appstate import app_state
-from shellwego.core.deployments import FINISHED, Deployment
+from shellwego.core.deployments import FINISHED, Deployment, DeploymentState
 from shellwego.core.instances import Instance
 from shellwego.ports.store import Transaction
 
@@ -58,7 +59,26 @@ def show_deployment(tx: Transaction, deployment: Deployment) -> DeploymentView:
     return deployment_view(deployment, release.number if release else 0, finished=deployment.state in FINISHED)
 
 
+def show_releases(tx: Transaction, app: App, releases: Sequence[Release]) -> list[ReleaseView]:
+    """Releases of an app, with how their rollouts went and who made them."""
+    states = outcomes(tx, app, releases)
+    users = {user.id: user for release in releases if (user := tx.users.get(release.created_by))}
+    return [
+        release_view(
+            release,
+            app,
+            state=states.get(release.id, DeploymentState.PENDING).value,
+            email=users[release.created_by].email if release.created_by in users else None,
+        )
+        for release in releases
+    ]
+
+
 def show_instance(tx: Transaction, instance: Instance) -> InstanceView:
-    """An instance with the number of its release."""
+    """An instance with its release. One that lives on because a later release has the same content is of that release."""
     release = tx.releases.get(instance.release_id)
-    return instance_view(instance, release.number if release else None)
+    app = tx.apps.get(instance.app_id) if instance.live else None
+    current = tx.releases.get(app.release_id) if app else None
+    if current is not None and current.content_hash == instance.content_hash:
+        release = current
+    return instance_view(instance, release)

@@ -252,7 +252,7 @@ class PlasmaEngine:
 def _warnings(backends: tuple[Backend, ...], confinement: str) -> tuple[str, ...]:
     """What is weaker on this host than it should be."""
     warnings = [
-        f"{backend.name} emulates the CPU (no usable KVM: {backend.reason}); VMs are slow and isolated by software only"
+        f"the CPU is emulated, so VMs are slow and isolated by software only: {backend.reason}"
         for backend in backends
         if backend.acceleration == "tcg"
     ]

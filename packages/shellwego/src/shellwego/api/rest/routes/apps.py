@@ -170,7 +170,7 @@ async def scale_app(
         match.check(row.version)
         deployments.refuse_deleting(row)
         refuse_unknown(row.config, {f"sizes.{name[:40]}": name for name in body.sizes})
-        scaled = apps.scale_app(unit, row, body.counts) if body.counts else row
+        scaled = apps.scale_app(unit, row, body.counts, sizes) if body.counts else row
         deployment = deployments.change(unit, scaled, sizes) if body.sizes else None
         return _accepted(here, unit, _again(unit, scaled), deployment)
 

@@ -23,9 +23,8 @@ from shellwego.api.rest.schemas.deployments import (
     ReleaseList,
     ReleaseView,
     RollbackBody,
-    release_view,
 )
-from shellwego.api.rest.views import show_deployment
+from shellwego.api.rest.views import show_deployment, show_releases
 from shellwego.api.rest.waiting import SeenVersion, States, Timeout, wait_for
 from shellwego.control import deployments, plans, releases
 from shellwego.control.authorization import Access
@@ -35,6 +34,7 @@ from shellwego.control.pages import page
 from shellwego.control.scopes import AppTarget
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App
+from shellwego.core.errors import UnavailableError
 from shellwego.ports.store import Transaction, eq
 from shellwego.wire import subjects
 
@@ -46,8 +46,16 @@ _DEFAULT_ROLLBACK = RollbackBody()
 
 async def _chosen(here: Context, access: Access, target: AppTarget, image: str | None) -> ChosenImage | None:
     """What the reference means, asked before the transaction, and only for who may deploy."""
-    project_id = await access.read(target, lambda tx, app: app.project_id)
-    return None if image is None else await choose_image(here.control, here.images, project_id, image)
+    app = await access.read(target, lambda tx, row: row)
+    if image is None:
+        return None
+    try:
+        return await choose_image(here.control, here.images, app.project_id, image)
+    except UnavailableError as error:
+        if not app.last_release_number:
+            raise
+        remedy = f"{error.resolution} A deploy without an image keeps the one that the app has.".strip()
+        raise UnavailableError(error.code, error.message, resolution=remedy) from error
 
 
 @operation(
@@ -222,7 +230,7 @@ async def list_releases(*, access: Granted, listing: Listing, app: Ref, project:
 
     def look(tx: Transaction, row: App) -> Answer:
         found = page(tx.releases, request, eq("app_id", row.id))
-        views = [release_view(release, row) for release in found.items]
+        views = show_releases(tx, row, found.items)
         return body_answer(ReleaseList(data=views, pagination=pagination(found)))
 
     return await read(access, AppTarget(app, project), look)
@@ -233,7 +241,8 @@ async def get_release(*, access: Granted, app: Ref, release: Id, project: Projec
     """One release, by id, number, or as `v7`."""
 
     def look(tx: Transaction, row: App) -> Answer:
-        return body_answer(release_view(releases.find_release(tx, row, release), row))
+        (view,) = show_releases(tx, row, [releases.find_release(tx, row, release)])
+        return body_answer(view)
 
     return await read(access, AppTarget(app, project), look)
 

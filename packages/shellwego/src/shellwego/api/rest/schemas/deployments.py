@@ -132,8 +132,11 @@ class ReleaseView(View):
     description: str
     created_at: datetime
     created_by: str
+    created_by_email: str | None
     current: bool
     """The app runs it, or is being rolled out to it."""
+    state: str
+    """How its rollout went: `succeeded` where one of its deployments did, else the state of its newest one."""
 
 
 class ReleaseList(View):
@@ -193,7 +196,7 @@ def deployment_view(deployment: Deployment, release: int, *, finished: bool) -> 
     )
 
 
-def release_view(release: Release, app: App) -> ReleaseView:
+def release_view(release: Release, app: App, *, state: str, email: str | None) -> ReleaseView:
     return ReleaseView(
         id=release.id,
         app_id=release.app_id,
@@ -204,5 +207,7 @@ def release_view(release: Release, app: App) -> ReleaseView:
         description=release.description,
         created_at=when(release.created_at),
         created_by=release.created_by,
+        created_by_email=email,
         current=release.id == app.release_id,
+        state=state,
     )

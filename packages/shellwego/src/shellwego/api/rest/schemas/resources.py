@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from shellwego.api.rest.schemas.common import Arguments, Body, Name, Pagination, Size, View, when, when_or_none
+from shellwego.core.apps import Release
 from shellwego.core.events import AuditRecord, Event
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
@@ -264,7 +265,7 @@ class NewTokenView(TokenView):
     secret: str
 
 
-def instance_view(instance: Instance, release: int | None) -> InstanceView:
+def instance_view(instance: Instance, release: Release | None) -> InstanceView:
     observed = instance.observed
     return InstanceView(
         id=instance.id,
@@ -272,8 +273,8 @@ def instance_view(instance: Instance, release: int | None) -> InstanceView:
         owner=instance.owner.value,
         process=instance.process,
         slot=instance.slot,
-        release=release,
-        release_id=instance.release_id,
+        release=release.number if release else None,
+        release_id=release.id if release else instance.release_id,
         node_id=instance.node_id or None,
         vm_id=observed.vm_id or None,
         phase=instance.phase.value,

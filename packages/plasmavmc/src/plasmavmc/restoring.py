@@ -1,0 +1,168 @@
+"""From a guest's saved state to a running VM: what resuming a VM and making a copy of one have in common.
+
+Theory. As in a boot, host work goes onto an undo stack. The guest stands still in what is loaded; it is let run only
+when everything of its new life is there, and finds in its port what it must know before anything of the user's runs:
+the time, fresh entropy, and for a copy who it is. From that moment on a resumed VM's snapshot does not count any more,
+for its disk goes its own way: so a failure before leaves it suspended, and a failure after ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+from typing import Protocol
+
+from plasmavmc.booting import Booted, BootReport
+from plasmavmc.errors import ConflictError
+from plasmavmc.guest.api import GuestCard, GuestNetwork
+from plasmavmc.hypervisor.backend import DiskPlan, HypervisorBackend, MemoryPlan, NicPlan, Suspendable, VmPlan
+from plasmavmc.network.backend import Attachment
+from plasmavmc.parts import EngineParts
+from plasmavmc.types import VmHandle, VmSpec
+
+MACHINE_ID_BYTES = 16
+ENTROPY_BYTES = 64
+
+
+class SuspendableBackend(HypervisorBackend, Suspendable, Protocol):
+    """A backend with this optional ability."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a VM is restored from."""
+
+    backend: SuspendableBackend
+    memory: MemoryPlan
+    state: int
+    content: Callable[[], Awaitable[None]]
+    """Fills memory and state; done beside the rest."""
+    generation: int
+    """How often it was restored, this time counted."""
+    ipv4: IPv4Address | None = None
+    """The address that the guest believes to have; None for a copy, which gets its own."""
+    layer: str = ""
+    """The disk that its own is a copy of; empty: its own is there."""
+    point_of_no_return: Callable[[], None] = lambda: None
+    """Called when all is ready, before the guest runs."""
+
+    @property
+    def is_copy(self) -> bool:
+        return bool(self.layer)
+
+
+class Restore:
+    """One restore. `run` it once."""
+
+    def __init__(self, spec: VmSpec, key: str, parts: EngineParts, report: BootReport, origin: Origin) -> None:
+        self._spec = spec
+        self._key = key
+        self._parts = parts
+        self._report = report
+        self._origin = origin
+
+    async def run(self) -> Booted:
+        """All of it; cancelled or failed it undoes what it did.
+
+        Raises:
+            PlasmaError: what failed, with the reason.
+        """
+        origin = self._origin
+        content = asyncio.create_task(_settled(origin.content))
+        with ExitStack() as descriptors:
+            async with AsyncExitStack() as undo:
+                undo.push_async_callback(_end, content)
+                disks = await self._disks(undo, descriptors)
+                attachment = await self._attach(undo, descriptors)
+                self._report.spawning()
+                handle = await self._create(disks, attachment, undo)
+                self._report.spawned(handle)
+                if attachment is not None:
+                    await self._parts.network.admit(self._key)
+                await content
+                await origin.backend.load_state(handle, origin.state)
+                origin.point_of_no_return()
+                channel = await origin.backend.wake_vm(handle, self._card(attachment))
+                undo.pop_all()
+        return Booted(handle, channel, channel.events())
+
+    async def _disks(self, undo: AsyncExitStack, descriptors: ExitStack) -> tuple[DiskPlan, ...]:
+        parts = self._parts
+        image = await parts.images.ensure(self._spec.image, parts.source)
+        if self._origin.is_copy:
+            parts.images.hold(self._spec.image, self._key)
+            undo.callback(parts.images.release, self._key)
+            await parts.storage.copy(self._origin.layer, self._key)
+            undo.push_async_callback(parts.storage.delete, self._key)
+        layer = await parts.storage.open(self._key)
+        descriptors.callback(os.close, layer)
+        root = os.open(image.rootfs, os.O_RDONLY | os.O_CLOEXEC)
+        descriptors.callback(os.close, root)
+        return (DiskPlan("image", root, read_only=True), DiskPlan("layer", layer, read_only=False))
+
+    async def _attach(self, undo: AsyncExitStack, descriptors: ExitStack) -> Attachment | None:
+        """The address that it had, or any where that one is another's now."""
+        if not self._spec.networks:
+            return None
+        network, wanted = self._parts.network, self._spec.networks[0]
+        try:
+            attachment = await network.setup_tap(self._key, replace(wanted, ipv4=wanted.ipv4 or self._origin.ipv4))
+        except ConflictError as error:
+            if error.code != "address-conflict" or wanted.ipv4 is not None:
+                raise
+            attachment = await network.setup_tap(self._key, wanted)
+        undo.push_async_callback(network.release, self._key)
+        descriptors.callback(os.close, attachment.fd)
+        self._report.attached(attachment.lease.ipv4)
+        return attachment
+
+    async def _create(
+        self, disks: tuple[DiskPlan, ...], attachment: Attachment | None, undo: AsyncExitStack
+    ) -> VmHandle:
+        runtime_dir, backend = self._parts.runtime_dir(self._key), self._origin.backend
+        runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        undo.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
+        nics = () if attachment is None else (NicPlan("n0", attachment.fd, attachment.lease.mac),)
+        assets = self._parts.assets
+        plan = VmPlan(self._key, runtime_dir, assets.kernel, assets.initrd, disks, nics, self._origin.memory)
+        handle = await backend.create_vm(self._spec, plan)
+        undo.push_async_callback(backend.delete_vm, handle)
+        undo.push_async_callback(backend.stop_vm, handle)
+        return handle
+
+    def _card(self, attachment: Attachment | None) -> GuestCard:
+        """What the guest is told: all that is new, and for a resumed VM that kept its address nothing else."""
+        copy = self._origin.is_copy
+        card = plain_card(self._parts, self._origin.generation)
+        if copy:
+            card = replace(card, machine_id=self._parts.entropy(MACHINE_ID_BYTES))
+        lease = None if attachment is None else attachment.lease
+        if lease is None or lease.ipv4 == self._origin.ipv4:
+            return replace(card, hostname=self._hostname) if copy else card
+        network = GuestNetwork(lease.ipv4, lease.gateway, self._parts.nameservers)
+        return replace(card, hostname=self._hostname, network=network, mac=lease.mac if copy else "")
+
+    @property
+    def _hostname(self) -> str:
+        return self._spec.hostname or self._spec.name
+
+
+def plain_card(parts: EngineParts, generation: int = 0) -> GuestCard:
+    """The time and fresh entropy."""
+    return GuestCard(int(parts.clock() * 1e9), parts.entropy(ENTROPY_BYTES), generation)
+
+
+async def _settled(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()  # told where it was awaited, or of less weight than what failed first

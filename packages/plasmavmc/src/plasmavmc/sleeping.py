@@ -1,0 +1,271 @@
+"""A VM that can be suspended, resumed and copied: what `Machine` does, around the times when it has no process.
+
+Theory. At most one suspend, resume or copy of a VM is under way; it is a task of its own, so that a caller who goes
+away does not cut it in the middle. A suspend or copy whose caller is cancelled is given up, which lets the VM run on.
+A resume belongs to all who ask for it: it is given up only when the VM is to be stopped. Whoever stops, lets go or
+deletes a VM settles what is under way first, and then finds it running, suspended or ended, never in between.
+
+What a restart of the engine finds is settled by one question: does a snapshot of the VM count? If so it is suspended,
+and a process of it is not to run on. If not, its process lives (it stood still for a snapshot that never counted, or
+was just woken) and runs on, or it has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import replace
+
+from plasmavmc.booting import Booted
+from plasmavmc.errors import ConflictError, PlasmaError
+from plasmavmc.forking import Template, check_forkable, take_template
+from plasmavmc.guest.api import GuestCard, GuestChannel, GuestNetwork
+from plasmavmc.machine import Machine
+from plasmavmc.records import VmRecord
+from plasmavmc.restoring import plain_card
+from plasmavmc.states import VmState
+from plasmavmc.suspending import resume, suspendable, take_snapshot
+from plasmavmc.types import VmHandle
+
+_BETWEEN = frozenset({VmState.SUSPENDING, VmState.RESUMING})
+
+
+class SuspendableMachine(Machine):
+    """See the module's head. The manager holds one per VM id."""
+
+    _pausing: asyncio.Task[None] | None = None
+    """A suspend, resume or copy under way."""
+    _certain = False
+    """It is done but for clearing up, and is not given up any more."""
+
+    # Orders
+
+    async def suspend(self) -> None:
+        """Suspend to disk; returns when it is done. A cancelled caller gives it up.
+
+        Raises:
+            ConflictError: its state forbids it, or its backend cannot.
+            PlasmaError: it failed, with the reason; the VM runs on.
+        """
+        if self.state is VmState.SUSPENDED:
+            return
+        channel, handle = self._running("suspended")
+        suspendable(self._backend(handle))
+        await self._give_up_with_caller(self._pause(self._suspend(channel), VmState.SUSPENDING, "snapshot"))
+
+    async def resume(self) -> None:
+        """Run again from the snapshot; returns when the workload does. All who ask share one resume.
+
+        Raises:
+            ConflictError: its state forbids it, or the snapshot is of another VM or host.
+            PlasmaError: it failed, with the reason. Where the snapshot still counts the VM stays suspended.
+        """
+        if self.state is VmState.RUNNING:
+            return
+        resuming = self._pausing
+        if self.state is VmState.SUSPENDED:
+            resuming = self._pause(self._resume(), VmState.RESUMING, "snapshot")
+        if self.state is not VmState.RESUMING or resuming is None:
+            raise self._forbidden("resumed")
+        await asyncio.shield(resuming)
+
+    async def template(self) -> Template:
+        """What copies of it can be made from; the caller closes it. A cancelled caller gives it up.
+
+        Raises:
+            ConflictError: it may not be copied, or its state forbids it.
+            PlasmaError: it failed, with the reason; the VM runs on.
+        """
+        channel, handle = self._running("copied")
+        check_forkable(self.spec, self._backend(handle).capabilities)
+        taken: list[Template] = []
+
+        async def take() -> None:
+            taken.append(await take_template(self.record, self.key, channel, self._parts))
+
+        try:
+            await self._give_up_with_caller(self._pause(take(), VmState.SUSPENDING, "copy"))
+        except BaseException:
+            for template in taken:
+                await template.aclose()
+            raise
+        return taken[0]
+
+    def start_as_copy(self, template: Template) -> None:
+        """Begin its life with another's memory. The template must be there until `born` returns."""
+        self.record = replace(self.record, generation=template.generation)
+
+        async def copied() -> Booted:
+            return await template.copy(self.spec, self.key, self._parts, self)
+
+        self._begin(copied)
+
+    async def born(self) -> None:
+        """Return when it has begun to run, or never will."""
+        await self._born.wait()
+
+    async def stop(self, grace_s: float) -> None:
+        """End the workload gracefully, then the VM; returns when it has ended. Idempotent. A suspended one just
+        ends."""
+        await self._settle_pause()
+        if self.state is VmState.SUSPENDED:
+            self.record = replace(self.record, asked=True)
+            await self._parts.snapshots.delete(self.key)
+            await self._finish(VmState.STOPPED, "stopped", "stopped while it was suspended")
+        else:
+            await super().stop(grace_s)
+
+    async def let_go(self) -> None:
+        """Stop supervising without touching the VM. A resume is waited for; a suspend or copy is given up."""
+        if self.state is VmState.RESUMING and self._pausing is not None:
+            await asyncio.wait({self._pausing})
+        await self._settle_pause()
+        if self.state is not VmState.SUSPENDED:
+            await super().let_go()
+
+    async def delete(self) -> None:
+        """Remove what is left of an ended VM; its log stays until its day is over."""
+        await self._parts.snapshots.delete(self.key)
+        await super().delete()
+
+    # After a restart of the engine
+
+    async def adopt(self) -> None:
+        """Settle what a restart has left, by whether a snapshot counts."""
+        handle = self.record.handle
+        if self.state is not VmState.SUSPENDED and self.state not in _BETWEEN:
+            await super().adopt()
+        elif self._parts.snapshots.has(self.key):
+            await self._adopt_suspended(handle)
+        elif handle is None:
+            code = "snapshot-missing" if self.state is VmState.SUSPENDED else "engine-restarted"
+            await self._finish(VmState.FAILED, code, "there is no snapshot of it, and no process")
+        else:
+            await self._adopt_between(handle)
+
+    async def _adopt_suspended(self, handle: VmHandle | None) -> None:
+        if handle is not None:
+            with suppress(PlasmaError):
+                await self._backend(handle).stop_vm(handle)
+        self._parts.images.hold(self.spec.image, self.key)
+        if self.state is not VmState.SUSPENDED:
+            await self._rest()
+
+    async def _adopt_between(self, handle: VmHandle) -> None:
+        """Its process lives, or has ended. Perhaps its workload stands still: it is told to run on, which changes
+        nothing where it runs already."""
+        channel = await self._recovered(handle)
+        if channel is None:
+            return
+        try:
+            await channel.thaw(await self._card_after_restart())
+        except PlasmaError as error:
+            await channel.aclose()
+            await self._backend(handle).stop_vm(handle)
+            await self._finish(VmState.FAILED, error.code, f"it did not run on after a restart of the engine: {error}")
+            return
+        self._parts.images.hold(self.spec.image, self.key)
+        events = channel.events()
+        self._task = asyncio.create_task(self._live(Booted(handle, channel, events)), name=f"vm {self.spec.id}")
+
+    async def _card_after_restart(self) -> GuestCard:
+        card = plain_card(self._parts)
+        network = None
+        if self.record.ipv4 is not None:
+            attached = await self._parts.network.adopt(self.key, self.spec.networks[0], self.record.ipv4)
+            network = GuestNetwork(attached.lease.ipv4, attached.lease.gateway, self._parts.nameservers)
+        if self.state is VmState.SUSPENDING:
+            return card
+        self.record = replace(self.record, generation=self.record.generation + 1)
+        return replace(
+            card,
+            generation=self.record.generation,
+            hostname=self.spec.hostname or self.spec.name,
+            network=network,
+        )
+
+    # One at a time
+
+    def _running(self, done: str) -> tuple[GuestChannel, VmHandle]:
+        channel, handle = self.channel, self.record.handle
+        if channel is None or handle is None or self._pausing is not None:
+            raise self._forbidden(done)
+        return channel, handle
+
+    def _forbidden(self, done: str) -> ConflictError:
+        state = self.state.value
+        return ConflictError(f"vm-{state}", f"VM {self.spec.id} is {state} and cannot be {done} now")
+
+    def _pause(self, doing: Coroutine[None, None, None], state: VmState, step: str) -> asyncio.Task[None]:
+        self._move(state, step)
+        self._certain = False
+        self._pausing = asyncio.create_task(doing, name=f"{state.value} {self.spec.id}")
+        self._pausing.add_done_callback(self._paused)
+        return self._pausing
+
+    def _paused(self, pausing: asyncio.Task[None]) -> None:
+        """It is over, well or not; one that was given up or failed before it counted lets the VM be what it was."""
+        self._pausing = None
+        if not pausing.cancelled():
+            pausing.exception()  # it may be that nobody waits for it any more
+        if self.state is VmState.SUSPENDING:
+            self._move(VmState.RUNNING)
+
+    async def _give_up_with_caller(self, pausing: asyncio.Task[None]) -> None:
+        try:
+            await asyncio.shield(pausing)
+        except asyncio.CancelledError:
+            await self._settle_pause()
+            raise
+
+    async def _settle_pause(self) -> None:
+        """Give up what can still be given up, and wait until it is over either way."""
+        pausing = self._pausing
+        if pausing is None:
+            return
+        if not self._certain:
+            pausing.cancel()
+        await asyncio.wait({pausing})
+
+    # What is under way
+
+    async def _suspend(self, channel: GuestChannel) -> None:
+        await take_snapshot(self.record, self.key, channel, self._parts)
+        self._certain = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if self._ended.is_set():  # its VMM died just now, and that was told
+            await self._parts.snapshots.delete(self.key)
+            raise self._forbidden("suspended")
+        await self._rest()
+
+    async def _rest(self) -> None:
+        """A suspended VM has no process: only its image, its layer and its snapshot."""
+        await self._release(keep_image=True)
+        self._log.flush()
+        status = replace(self.record.status, guest_ready=False, endpoints=())
+        self.record = replace(self.record, handle=None, status=status)
+        self._move(VmState.SUSPENDED)
+
+    async def _resume(self) -> None:
+        before = self.record
+        try:
+            booted = await resume(before, self.key, self._parts, self)
+        except BaseException as error:
+            await self._not_resumed(before, error)
+            raise
+        self.record = replace(self.record, generation=before.generation + 1)
+        self._task = asyncio.create_task(self._live(booted), name=f"vm {self.spec.id}")
+        await self._parts.snapshots.delete(self.key)
+
+    async def _not_resumed(self, before: VmRecord, error: BaseException) -> None:
+        code = error.code if isinstance(error, PlasmaError) else ""
+        reason = str(error) if isinstance(error, PlasmaError) else ""
+        if self._parts.snapshots.has(self.key):
+            self.record = replace(before, status=replace(before.status, reason=reason))
+            self._move(VmState.SUSPENDED, code)
+        else:
+            await self._parts.snapshots.delete(self.key)
+            await self._finish(VmState.FAILED, code or "not-resumed", f"it was woken and did not run on: {reason}")

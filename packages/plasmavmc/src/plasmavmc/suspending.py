@@ -1,0 +1,177 @@
+"""A running VM to disk, and back from there.
+
+Theory. To suspend: the guest holds its workload with nothing unwritten, its vCPUs stop, the devices' state and the
+memory are copied with a digest of each piece, and the snapshot is named: that is the moment at which the VM is
+suspended and no longer running. Whatever fails or is cancelled before lets the guest go on, with the right time;
+nothing is left. Afterwards the VMM is ended and gives back what the host lent; the writable layer stays, for it is the
+snapshot's disk.
+
+To resume: the manifest is held against this host, memory and state are verified as they are copied, and `restoring`
+does the rest. Nothing that is not what was written, or was taken elsewhere, is ever loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from typing import TypeGuard
+
+import structlog
+
+from plasmavmc.booting import Booted, BootReport
+from plasmavmc.errors import ConflictError, PlasmaError
+from plasmavmc.guest.api import GuestChannel
+from plasmavmc.host.threads import in_thread
+from plasmavmc.hypervisor.backend import HypervisorBackend, MemoryPlan
+from plasmavmc.parts import EngineParts
+from plasmavmc.records import VmRecord
+from plasmavmc.restoring import Origin, Restore, SuspendableBackend, plain_card
+from plasmavmc.snapshots.content import copy_in, copy_out, digest, new_memory
+from plasmavmc.snapshots.files import Stored
+from plasmavmc.snapshots.manifest import VERSION, Manifest, check
+from plasmavmc.types import VmHandle, VmSpec
+
+log = structlog.get_logger("plasmavmc.suspending")
+
+
+def can_suspend(backend: HypervisorBackend) -> TypeGuard[SuspendableBackend]:
+    """Whether a backend has this ability, by what it says of itself."""
+    return backend.capabilities.suspend
+
+
+def suspendable(backend: HypervisorBackend) -> SuspendableBackend:
+    """A backend as one that can suspend.
+
+    Raises:
+        ConflictError: `cannot-suspend`, it cannot.
+    """
+    if not can_suspend(backend):
+        raise ConflictError(
+            "cannot-suspend",
+            f"the backend {backend.capabilities.name} cannot suspend VMs",
+            resolution="Stop the VM, or run it on a backend that can.",
+        )
+    return backend
+
+
+async def traits_of(backend: SuspendableBackend, spec: VmSpec, parts: EngineParts) -> dict[str, str]:
+    """All that must be the same where a snapshot of this VM is resumed."""
+    of_backend = await in_thread(backend.snapshot_traits, spec)
+    return {**of_backend, "kernel": parts.assets.kernel_hash, "init": parts.assets.initrd_hash}
+
+
+@asynccontextmanager
+async def standing_still(
+    backend: SuspendableBackend, handle: VmHandle, channel: GuestChannel, parts: EngineParts, state: int
+) -> AsyncIterator[int | None]:
+    """A VM that stands still for the block, its devices' state written to `state`; gives a descriptor of its memory,
+    None where that is in the state. When the block raises, the VM goes on; when it does not, the caller decides.
+
+    Raises:
+        GuestError: the guest could not hold its workload.
+        HostError, UnavailableError: the state could not be had.
+    """
+    memory: int | None = None
+    try:
+        await channel.freeze()
+        memory = await backend.save_state(handle, state)
+        yield memory
+    except BaseException:
+        await go_on(backend, handle, channel, parts)
+        raise
+    finally:
+        if memory is not None:
+            os.close(memory)
+
+
+async def go_on(backend: SuspendableBackend, handle: VmHandle, channel: GuestChannel, parts: EngineParts) -> None:
+    """Let a VM that stood still, or was about to, run on with the right time. One that cannot is ended. Who is
+    cancelled meanwhile waits all the same: nothing must be left standing."""
+    going = asyncio.create_task(_go_on(backend, handle, channel, parts))
+    try:
+        await asyncio.shield(going)
+    except asyncio.CancelledError:
+        await asyncio.wait({going})
+        raise
+
+
+async def _go_on(backend: SuspendableBackend, handle: VmHandle, channel: GuestChannel, parts: EngineParts) -> None:
+    try:
+        await backend.go_on(handle)
+        await channel.thaw(plain_card(parts))
+    except (PlasmaError, TimeoutError) as error:
+        log.warning("vm does not go on", vm=handle.vm_id, error=str(error))
+        await backend.stop_vm(handle)
+
+
+async def take_snapshot(record: VmRecord, key: str, channel: GuestChannel, parts: EngineParts) -> None:
+    """Suspend: returns when the snapshot counts, and the VM stands still for good; else raises, and it goes on.
+
+    Raises:
+        PlasmaError: what failed, with the reason.
+    """
+    spec, handle = record.spec, record.handle
+    assert handle is not None  # noqa: S101 - it runs
+    backend = suspendable(parts.registry.get(handle.backend))
+    traits = await traits_of(backend, spec, parts)
+    with parts.snapshots.draft(key) as draft:
+        async with standing_still(backend, handle, channel, parts, draft.state) as memory:
+            manifest = Manifest(
+                version=VERSION,
+                vm_id=spec.id,
+                image=spec.image,
+                backend=handle.backend,
+                memory_bytes=spec.resources.memory_bytes,
+                generation=record.generation,
+                created=parts.clock(),
+                traits=traits,
+                state=await digest(draft.state),
+                memory=None if memory is None else await copy_out(memory, draft.memory),
+            )
+            await parts.snapshots.commit(draft, manifest)
+
+
+async def resume(record: VmRecord, key: str, parts: EngineParts, report: BootReport) -> Booted:
+    """Run a suspended VM again from its snapshot.
+
+    Raises:
+        HostError: `snapshot-missing`, `snapshot-damaged`, `snapshot-version`.
+        ConflictError: `snapshot-foreign`.
+        PlasmaError: what else failed, with the reason.
+    """
+    spec = record.spec
+    with ExitStack() as stack:
+        stored = stack.enter_context(parts.snapshots.open(key))
+        manifest = stored.manifest
+        backend = suspendable(parts.registry.get(record.status.backend))
+        traits = await traits_of(backend, spec, parts)
+        size = spec.resources.memory_bytes
+        check(
+            manifest, vm_id=spec.id, image=spec.image, backend=record.status.backend, memory_bytes=size, traits=traits
+        )
+        memory, state = new_memory(size), os.memfd_create("swg-state", os.MFD_CLOEXEC)
+        stack.callback(os.close, memory)
+        stack.callback(os.close, state)
+        origin = Origin(
+            backend=backend,
+            memory=MemoryPlan(memory, filled=manifest.memory is not None),
+            state=state,
+            content=lambda: _content(stored, memory, state),
+            generation=manifest.generation + 1,
+            ipv4=record.ipv4,
+            point_of_no_return=lambda: parts.snapshots.use(key),
+        )
+        return await Restore(spec, key, parts, report, origin).run()
+
+
+async def _content(stored: Stored, memory: int, state: int) -> None:
+    manifest = stored.manifest
+    await copy_in(stored.state, manifest.state, state)
+    await copy_in(stored.memory, manifest.memory or (), memory)
+
+
+async def discard(key: str, parts: EngineParts) -> None:
+    """Remove what a VM has of snapshots, whatever becomes of the caller."""
+    await asyncio.shield(parts.snapshots.delete(key))

@@ -1,0 +1,65 @@
+"""How a command may be written: what people type who know other command lines is understood, or refused with a word."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from shellwego.client.generated import AppList, AppView, EnvView, Pagination
+from tests.cli.cli_world import HandMadeApi, Machine, view
+
+APPS = AppList(data=[view(AppView, name="shop")], pagination=view(Pagination))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--json", "apps", "ls"),
+        ("--output", "json", "apps", "ls"),
+        ("--output=json", "-q", "apps", "list"),
+        ("apps", "list", "--json"),
+    ],
+)
+def test_shared_options_stand_before_or_behind_the_command(
+    machine: Machine, api: HandMadeApi, words: tuple[str, ...]
+) -> None:
+    api.answer("GET", "/v1/apps", APPS)
+    assert json.loads(machine.swg(*words).out)[0]["name"] == "shop"
+
+
+def test_an_app_named_before_the_command_is_its_app(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps/shop/env", view(EnvView, env={"A": "1"}))
+    for words in (("env", "show"), ("env", "list"), ("env", "ls")):
+        assert "A" in machine.swg("-a", "shop", *words, SHELLWEGO_APP="other").out
+
+
+@pytest.mark.parametrize("words", [("-a", "shop", "frob"), ("--json", "apps", "frob")])
+def test_a_wrong_name_behind_options_is_told(machine: Machine, api: HandMadeApi, words: tuple[str, ...]) -> None:
+    ended = machine.swg(*words)
+    assert (ended.code, ended.out) == (2, "")
+    assert "frob" in ended.err
+
+
+def test_help_is_a_command_too(machine: Machine) -> None:
+    assert machine.swg("help").out == machine.swg("--help").out
+    assert machine.swg("help", "apps", "ls").out == machine.swg("apps", "ls", "--help").out
+
+
+def test_the_exit_codes_are_told(machine: Machine) -> None:
+    assert "8 unhealthy or rolled back" in machine.swg("--help").out
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["apps ls", "apps create x", "images ls", "images rm x", "images pull x", "nodes ls", "nodes show x", "whoami"],
+)
+def test_an_app_is_refused_where_it_would_say_nothing(machine: Machine, api: HandMadeApi, words: str) -> None:
+    ended = machine.swg(*words.split(), "-a", "nope")
+    assert (ended.code, ended.out, api.asked) == (2, "", [])
+    assert "is about no app: leave out -a" in ended.err
+
+
+def test_an_app_of_the_environment_disturbs_no_command(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps", APPS)
+    assert machine.swg("apps", "ls", SHELLWEGO_APP="nope").code == 0

@@ -1,0 +1,158 @@
+"""The engine ends and starts again around suspends: each VM is then running, suspended or ended, and never in between."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from plasmavmc.manager import VmManager
+from plasmavmc.states import VmState
+from plasmavmc.types import vm_key
+from tests.engine.engine_rig import EngineRig
+from tests.engine.suspend_rig import (
+    S,
+    eventually,
+    guest,
+    leftovers,
+    reaches,
+    running,
+    slowly,
+    snapshot,
+    started,
+)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> EngineRig:
+    return EngineRig(tmp_path)
+
+
+async def test_a_suspended_vm_outlives_the_engine(rig: EngineRig) -> None:
+    manager = await running(rig)
+    await manager.suspend("vm_one")
+    await manager.close(keep_vms=True)
+    again = rig.manager()
+    await again.recover()
+    assert again.get("vm_one").status.state is S.SUSPENDED
+    assert (await again.resume("vm_one")).status.state is S.RUNNING
+    assert guest(rig).config is not None
+
+
+async def test_a_suspended_vm_whose_snapshot_is_gone_has_failed(rig: EngineRig) -> None:
+    manager = await running(rig)
+    await manager.suspend("vm_one")
+    snapshot(rig).rename(rig.directory / "elsewhere")
+    again = rig.manager()
+    await again.recover()
+    status = again.get("vm_one").status
+    assert (status.state, status.reason_code) == (S.FAILED, "snapshot-missing")
+
+
+def crash(rig: EngineRig, state: VmState) -> None:
+    """The engine is gone; the record of the VM says that it was in this state."""
+    (record,) = rig.parts.records.load()
+    rig.parts.records.save(replace(record, status=replace(record.status, state=state)))
+
+
+async def abandoned(manager: VmManager) -> None:
+    """Its tasks end as with the process, without a word to the VMs."""
+    for machine in manager._machines.values():
+        for task in (machine._pausing, machine._task):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+
+
+async def test_a_vm_that_stood_still_for_a_snapshot_that_never_counted_runs_on_after_a_restart(rig: EngineRig) -> None:
+    manager = await running(rig)
+    held = guest(rig)
+    await abandoned(manager)
+    held.freeze()
+    crash(rig, S.SUSPENDING)
+    (rig.directory / "snapshots" / f"{vm_key('vm_one')}.new").mkdir()
+    again = rig.manager()
+    await again.recover()
+    await reaches(again, "vm_one", S.RUNNING)
+    assert not held.held
+    assert held.cards[-1].generation == 0
+    assert leftovers(rig) == set()
+    await again.stop("vm_one")
+
+
+async def test_a_vm_whose_snapshot_counts_is_suspended_and_its_process_ended_after_a_restart(rig: EngineRig) -> None:
+    manager = await running(rig)
+    (before,) = rig.parts.records.load()
+    await manager.suspend("vm_one")
+    kept = rig.directory / "kept"
+    snapshot(rig).rename(kept)
+    await manager.delete("vm_one")
+    await started(manager, rig.spec("one", "serve"))
+    await abandoned(manager)
+    kept.rename(snapshot(rig))
+    crash(rig, S.SUSPENDING)
+    again = rig.manager()
+    await again.recover()
+    assert again.get("vm_one").status.state is S.SUSPENDED
+    assert not rig.vmms.known()
+    assert before.ipv4 is not None
+    assert (await again.resume("vm_one")).status.state is S.RUNNING
+
+
+async def test_a_vm_that_was_just_woken_runs_on_after_a_restart(rig: EngineRig) -> None:
+    manager = await running(rig)
+    await manager.suspend("vm_one")
+    await manager.resume("vm_one")
+    held = guest(rig)
+    await abandoned(manager)
+    held.freeze()
+    crash(rig, S.RESUMING)
+    again = rig.manager()
+    await again.recover()
+    await reaches(again, "vm_one", S.RUNNING)
+    card = held.cards[-1]
+    assert not held.held
+    assert card.generation > 0
+    assert card.network is not None
+
+
+@pytest.mark.parametrize("state", [S.SUSPENDING, S.RESUMING])
+async def test_a_vm_whose_process_and_snapshot_are_gone_has_failed(rig: EngineRig, state: VmState) -> None:
+    manager = await running(rig)
+    await abandoned(manager)
+    rig.vmms.kill("vm_one")
+    crash(rig, state)
+    again = rig.manager()
+    await again.recover()
+    assert again.get("vm_one").status.state is S.FAILED
+    assert not rig.vmms.known()
+
+
+async def test_a_snapshot_of_nobody_is_swept(rig: EngineRig) -> None:
+    manager = await running(rig)
+    await manager.suspend("vm_one")
+    rig.parts.records.delete("vm_one")
+    again = rig.manager()
+    await again.recover()
+    assert leftovers(rig) == set()
+    assert await rig.storage.disks() == ()
+
+
+async def test_an_engine_that_ends_without_its_vms_leaves_no_snapshot(rig: EngineRig) -> None:
+    manager = await running(rig)
+    await manager.suspend("vm_one")
+    await manager.close(keep_vms=False)
+    assert leftovers(rig) == set()
+
+
+async def test_an_engine_that_lets_go_gives_up_a_suspend(rig: EngineRig) -> None:
+    manager = await running(rig)
+    await slowly(rig)
+    suspending = asyncio.create_task(manager.suspend("vm_one"))
+    await eventually(rig.vmms.standing_still)
+    await manager.close(keep_vms=True)
+    await asyncio.gather(suspending, return_exceptions=True)
+    assert rig.vmms.living() == {"vm_one"}
+    assert not guest(rig).held
