@@ -327,6 +327,12 @@ ACTS: tuple[Callable[[Vmm], None], ...] = (
 )
 
 
+def as_record(seen: dict[str, Seen]) -> str:
+    """What was seen, as `firecracker_1_12_1.json` keeps it: a line for each step."""
+    acts = ((act, ",\n".join(f"    {json.dumps(line)}" for line in lines)) for act, lines in seen.items())
+    return "{\n" + ",\n".join(f"  {json.dumps(act)}: [\n{lines}\n  ]" for act, lines in acts) + "\n}\n"
+
+
 def perform(program: Sequence[str], directory: Path, environment: dict[str, str]) -> dict[str, Seen]:
     """The whole scenario; what was seen, by act."""
     seen: dict[str, Seen] = {}

@@ -21,7 +21,7 @@ import pytest
 from plasmavmc.errors import GuestError, HostError, UnavailableError
 from plasmavmc.guest.api import ExecSession, GuestChannel, GuestConfig, GuestEvent
 from plasmavmc.guest.channel import Connect, open_channel_over
-from plasmavmc.host.operations import Host, Jails, Limits, ProcessId, Spawned
+from plasmavmc.host.operations import Host, Limits, ProcessId, Spawned
 from plasmavmc.host.processes import is_alive
 from plasmavmc.hypervisor.backend import DiskPlan, NicPlan, VmPlan
 from plasmavmc.hypervisor.firecracker import backend as backend_module
@@ -141,10 +141,11 @@ class FirecrackerRig:
             (directory / name).write_bytes(content)
         self.backend = self._new_backend()
 
+    def as_host(self) -> Host:
+        return self.host  # type: ignore[return-value]  # the part of the port that this backend uses
+
     def _new_backend(self) -> FirecrackerBackend:
-        host: Host = self.host  # type: ignore[assignment]  # the part of the port that this backend uses
-        jails: Jails = self.host
-        return FirecrackerBackend(host, jails, channel=self._open)
+        return FirecrackerBackend(self.as_host(), self.host, channel=self._open)
 
     async def _open(self, connect: Connect, where: str, *, fresh: bool, deadline_s: float) -> GuestChannel:
         channel = await open_channel_over(connect, where, fresh=fresh, deadline_s=deadline_s)
