@@ -76,8 +76,9 @@ class Bare:
         self._host, self._vm_id, self._directory = host, vm_id, directory
         self._address = host.parts.records.load()[0].ipv4
         mac = mac_of(host.spec("one").networks[0].id)
+        link = json.loads(host.helper.namespace.run("ip", "-json", "link", "show", host.helper.names.bridge))
         for command in (
-            ("link", "add", BRIDGE, "type", "bridge"),
+            ("link", "add", BRIDGE, "address", link[0]["address"], "type", "bridge"),  # as the guest remembers it
             ("addr", "add", GATEWAY, "dev", BRIDGE),
             ("link", "set", BRIDGE, "up"),
             ("tuntap", "add", TAP, "mode", "tap"),

@@ -85,6 +85,15 @@ static bool set_terminal(struct command *command, const struct tlv *field)
     return true;
 }
 
+static bool set_stdio(struct command *command, const struct tlv *field)
+{
+    if (field->length != 1)
+        return false;
+    command->attached = field->value[0] & STDIO_ATTACHED;
+    command->open_stdin = field->value[0] & STDIO_OPEN;
+    return true;
+}
+
 static bool command_field(struct command *command, const struct tlv *field)
 {
     switch (field->tag) {
@@ -99,6 +108,8 @@ static bool command_field(struct command *command, const struct tlv *field)
         return set_text(&command->workdir, field);
     case TAG_TERMINAL:
         return set_terminal(command, field);
+    case TAG_STDIO:
+        return set_stdio(command, field);
     default:
         return true;
     }

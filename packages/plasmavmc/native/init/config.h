@@ -38,6 +38,7 @@ struct command {
     char *workdir;
     bool terminal;
     uint16_t rows, columns;
+    bool attached, open_stdin; /* of a workload: its output waits for who reads it; its stdin is a pipe */
 };
 
 enum { MAC_SIZE = 6, MACHINE_ID_SIZE = 16 };

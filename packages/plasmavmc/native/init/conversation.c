@@ -19,6 +19,7 @@ void guest_lose_host(struct guest *guest)
     guest->synced = false;
     outbuf_clear(&guest->out);
     execs_hang_up(&guest->execs);
+    console_forget(&guest->console);
 }
 
 static void forget_raw(struct guest *guest)
@@ -88,6 +89,7 @@ static void take_config_end(struct guest *guest)
         workload_start(&guest->workload, &guest->config.command);
     else
         workload_refuse(&guest->workload, &failure);
+    console_open(&guest->console, &guest->workload);
 }
 
 static void take_log_credit(struct guest *guest, uint32_t grant)
@@ -132,6 +134,8 @@ static void take_frame(struct guest *guest, const struct frame *frame)
         take_freeze(guest);
     else if (frame->type == FRAME_THAW)
         take_thaw(guest, frame);
+    else
+        console_take(&guest->console, &guest->workload, frame);
 }
 
 /* An answer may be due for each frame, so none is taken without room for one. */
@@ -242,6 +246,7 @@ static bool tell_round(struct guest *guest)
     moved = execs_send(&guest->execs, &guest->out) || moved;
     moved = tell_hold(guest, &guest->hold.tell_held, FRAME_FROZEN) || moved;
     moved = tell_hold(guest, &guest->hold.tell_free, FRAME_THAWED) || moved;
+    moved = console_tell(&guest->console, &guest->out) || moved;
     return tell_end(guest) || moved;
 }
 

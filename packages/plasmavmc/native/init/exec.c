@@ -9,6 +9,7 @@
 
 #include "bytes.h"
 #include "clock.h"
+#include "copy.h"
 #include "exec_io.h"
 #include "pty.h"
 #include "spawn.h"
@@ -71,9 +72,16 @@ static void close_theirs(const struct spawn_io *io)
             close(ends[i]);
 }
 
+static bool started(struct exec *exec, const struct spawned *spawned)
+{
+    exec->pid = spawned->pid;
+    exec->status.fd = spawned->status;
+    return true;
+}
+
 static bool start(struct exec *exec, const struct command *command, struct failure *failure)
 {
-    struct spawned spawned;
+    struct spawned spawned = {0};
     struct spawn_io io = {.in = -1, .out = -1, .error = -1};
     bool open = command->terminal ? open_terminal(exec, command, &io) : open_pipes(exec, &io);
     if (!open)
@@ -81,11 +89,17 @@ static bool start(struct exec *exec, const struct command *command, struct failu
     else
         open = spawn(command, &io, &spawned, failure);
     close_theirs(&io);
-    if (!open)
-        return false;
-    exec->pid = spawned.pid;
-    exec->status.fd = spawned.status;
-    return true;
+    return open && started(exec, &spawned);
+}
+
+static bool start_copy(struct exec *exec, const struct copy *copy, struct failure *failure)
+{
+    struct spawned spawned = {0};
+    struct spawn_io io = {.in = -1, .out = -1, .error = -1};
+    bool open = open_pipes(exec, &io) ? copy_spawn(copy, &io, &spawned, failure)
+                                      : fail(failure, "no-stdio", "cannot open its pipes: %s", strerror(errno));
+    close_theirs(&io);
+    return open && started(exec, &spawned);
 }
 
 static char *copy_or_null(const char *text)
@@ -142,13 +156,30 @@ static bool begin(struct execs *execs, const struct frame *frame, const struct c
     return begun;
 }
 
+static bool begin_copy(struct execs *execs, const struct frame *frame, struct failure *failure)
+{
+    static struct copy copy;
+    struct exec **slot = free_slot(execs);
+    struct exec *exec = slot ? new_exec(frame->stream) : NULL;
+    if (!exec)
+        return fail(failure, "too-many", "%d commands run in this VM already", EXECS_MAX);
+    bool begun = copy_parse(&copy, frame->type == FRAME_COPY_IN, frame->payload, frame->length, failure) &&
+                 start_copy(exec, &copy, failure);
+    if (begun)
+        *slot = exec;
+    else
+        exec_free(exec);
+    return begun;
+}
+
 static void take_start(struct execs *execs, const struct frame *frame, const struct command *defaults,
                        struct outbuf *out)
 {
     struct failure failure;
     if (!defaults)
         fail(&failure, "not-ready", "the VM has no configuration yet");
-    else if (begin(execs, frame, defaults, &failure))
+    else if (frame->type == FRAME_EXEC_START ? begin(execs, frame, defaults, &failure)
+                                             : begin_copy(execs, frame, &failure))
         return;
     refuse(out, frame->stream, &failure);
 }
@@ -172,7 +203,8 @@ static void take_credit(struct exec *exec, uint32_t grant)
 void execs_take(struct execs *execs, const struct frame *frame, const struct command *defaults, struct outbuf *out)
 {
     struct exec *exec = frame->stream ? find(execs, frame->stream) : NULL;
-    if (frame->type == FRAME_EXEC_START && !exec && frame->stream) {
+    bool starts = frame->type == FRAME_EXEC_START || frame->type == FRAME_COPY_IN || frame->type == FRAME_COPY_OUT;
+    if (starts && !exec && frame->stream) {
         take_start(execs, frame, defaults, out);
         return;
     }

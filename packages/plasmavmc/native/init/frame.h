@@ -35,6 +35,8 @@ enum frame_type {
     FRAME_RESIZE = 19,
     FRAME_SIGNAL = 20,
     FRAME_HANG_UP = 21,
+    FRAME_COPY_IN = 22,
+    FRAME_COPY_OUT = 23,
     /* either way: bytes that the other side may send on this stream */
     FRAME_CREDIT = 32,
     /* guest to host */

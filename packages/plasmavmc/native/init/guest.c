@@ -17,6 +17,7 @@ bool guest_init(struct guest *guest, const struct machine *machine, int port)
     guest->input_at = guest->input_end = guest->input;
     workload_init(&guest->workload);
     hold_init(&guest->hold);
+    console_init(&guest->console);
     signal(SIGPIPE, SIG_IGN);
     sigemptyset(&handled);
     sigaddset(&handled, SIGCHLD);
@@ -67,7 +68,9 @@ static void wait_for_work(struct guest *guest)
     struct watch watch;
     watch_begin(&watch);
     watch_for(&watch, guest->signals, POLLIN, &guest->signals_ready);
+    workload_hold_back(&guest->workload, guest->synced && !guest->port.away && guest->end_at == NEVER);
     workload_watch(&guest->workload, &watch);
+    console_watch(&guest->console, &watch);
     execs_watch(&guest->execs, &watch, guest->synced && outbuf_takes_data(&guest->out));
     port_watch(&guest->port, &watch, outbuf_pending(&guest->out) > 0);
     hold_watch(&guest->hold, &watch);
@@ -88,6 +91,7 @@ void guest_run(struct guest *guest)
         reap(guest);
         workload_turn(&guest->workload);
         guest_hear(guest);
+        console_turn(&guest->console);
         execs_turn(&guest->execs);
         hold_turn(&guest->hold, guest->machine, guest->port.away);
         if (workload_over(&guest->workload) && guest->end_at == NEVER)

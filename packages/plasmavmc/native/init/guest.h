@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "config.h"
+#include "console.h"
 #include "exec.h"
 #include "frame.h"
 #include "hold.h"
@@ -46,6 +47,7 @@ struct guest {
     struct workload workload;
     struct execs execs;
     struct hold hold;
+    struct console console;
     struct config config;
     bool configured;
     uint8_t *raw_config;

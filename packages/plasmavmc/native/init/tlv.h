@@ -14,6 +14,7 @@ enum tlv_tag {
     TAG_USER = 3,       /* text */
     TAG_WORKDIR = 4,    /* text */
     TAG_TERMINAL = 5,   /* u16 rows, u16 columns */
+    TAG_STDIO = 6,      /* u8 of enum stdio_flags */
     TAG_HOSTNAME = 16,  /* text */
     TAG_IPV4 = 17,      /* 4 bytes, network order */
     TAG_GATEWAY = 18,   /* 4 bytes, network order */
@@ -26,7 +27,12 @@ enum tlv_tag {
     TAG_MACHINE_ID = 25, /* 16 bytes */
     TAG_CODE = 32,      /* text */
     TAG_MESSAGE = 33,   /* text */
+    TAG_PATH = 40,      /* text */
+    TAG_NAME = 41,      /* text */
+    TAG_CONTENTS = 42,  /* nothing: not the directory but what is in it */
 };
+
+enum stdio_flags { STDIO_ATTACHED = 1, STDIO_OPEN = 2 };
 
 struct tlv {
     uint16_t tag;

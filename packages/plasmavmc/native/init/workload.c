@@ -8,6 +8,7 @@
 
 #include "clock.h"
 #include "oom.h"
+#include "pty.h"
 #include "spawn.h"
 
 enum { READ_SIZE = 16 * 1024, READS_A_TURN = 16 };
@@ -15,7 +16,7 @@ enum { READ_SIZE = 16 * 1024, READS_A_TURN = 16 };
 void workload_init(struct workload *workload)
 {
     memset(workload, 0, sizeof *workload);
-    workload->status.fd = workload->output.fd = workload->errors.fd = workload->kmsg = -1;
+    workload->status.fd = workload->output.fd = workload->errors.fd = workload->input = workload->kmsg = -1;
     workload->kill_at = NEVER;
 }
 
@@ -25,14 +26,35 @@ void workload_refuse(struct workload *workload, const struct failure *failure)
     workload->state = WORKLOAD_FAILED;
 }
 
+static bool open_pipes(struct workload *workload, const struct command *command, struct spawn_io *io)
+{
+    if (command->open_stdin && !pipe_for_writing(&workload->input, &io->in))
+        return false;
+    if (!command->open_stdin)
+        io->in = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    return io->in >= 0 && pipe_for_reading(&workload->output.fd, &io->out) &&
+           pipe_for_reading(&workload->errors.fd, &io->error);
+}
+
+static bool open_terminal(struct workload *workload, const struct command *command, struct spawn_io *io)
+{
+    if (!pty_open(&workload->output.fd, &io->in, command->rows, command->columns))
+        return false;
+    workload->terminal = io->terminal = true;
+    workload->input = fcntl(workload->output.fd, F_DUPFD_CLOEXEC, 3);
+    io->out = fcntl(io->in, F_DUPFD_CLOEXEC, 3);
+    io->error = fcntl(io->in, F_DUPFD_CLOEXEC, 3);
+    return workload->input >= 0 && io->out >= 0 && io->error >= 0;
+}
+
 static bool start(struct workload *workload, const struct command *command, struct failure *failure)
 {
     struct spawned spawned;
-    struct spawn_io io = {.in = open("/dev/null", O_RDONLY | O_CLOEXEC), .out = -1, .error = -1};
+    struct spawn_io io = {.in = -1, .out = -1, .error = -1};
     bool started = false;
-    if (io.in < 0 || !pipe_for_reading(&workload->output.fd, &io.out) ||
-        !pipe_for_reading(&workload->errors.fd, &io.error))
-        fail(failure, "no-process", "cannot make a pipe: %s", strerror(errno));
+    workload->attached = command->attached;
+    if (!(command->terminal ? open_terminal(workload, command, &io) : open_pipes(workload, command, &io)))
+        fail(failure, "no-stdio", "cannot open its %s: %s", command->terminal ? "terminal" : "pipes", strerror(errno));
     else if (spawn(command, &io, &spawned, failure)) {
         workload->pid = spawned.pid;
         workload->status.fd = spawned.status;
@@ -60,8 +82,10 @@ void workload_start(struct workload *workload, const struct command *command)
 void workload_watch(struct workload *workload, struct watch *watch)
 {
     watch_for(watch, workload->status.fd, POLLIN, &workload->status.ready);
-    watch_for(watch, workload->output.fd, POLLIN, &workload->output.ready);
-    watch_for(watch, workload->errors.fd, POLLIN, &workload->errors.ready);
+    if (!workload->holds_back) {
+        watch_for(watch, workload->output.fd, POLLIN, &workload->output.ready);
+        watch_for(watch, workload->errors.fd, POLLIN, &workload->errors.ready);
+    }
     watch_until(watch, workload->kill_at);
 }
 
@@ -75,15 +99,33 @@ static void hear_start(struct workload *workload)
         workload->state = workload->reaped ? WORKLOAD_EXITED : WORKLOAD_RUNNING;
 }
 
-/* A bounded number of reads, so that a flood on one stream does not hold up the rest of the loop. */
-static void drain(struct ring *ring, struct pipe_source *source, uint8_t stream)
+/* Before a read that would push out what the host has not acknowledged. */
+static bool ring_is_full(const struct ring *ring)
+{
+    size_t headers = RING_RECORD_HEADER * (READ_SIZE / RING_RECORD_MAX + 1);
+    return RING_CAPACITY - (ring->last - ring->first) < READ_SIZE + headers;
+}
+
+void workload_hold_back(struct workload *workload, bool possible)
+{
+    workload->may_hold_back = possible && workload->attached;
+    workload->holds_back = workload->may_hold_back && ring_is_full(&workload->ring);
+}
+
+/*
+ * A bounded number of reads, so that a flood on one stream does not hold up the rest of the loop. EIO is how a
+ * terminal says that its last user left.
+ */
+static void drain(struct workload *workload, struct pipe_source *source, uint8_t stream)
 {
     uint8_t bytes[READ_SIZE];
     for (int reads = 0; source->ready && reads < READS_A_TURN; reads++) {
+        if (workload->may_hold_back && ring_is_full(&workload->ring))
+            return;
         ssize_t length = read(source->fd, bytes, sizeof bytes);
         if (length > 0) {
-            ring_append(ring, stream, bytes, (size_t)length);
-        } else if (length == 0) {
+            ring_append(&workload->ring, stream, bytes, (size_t)length);
+        } else if (length == 0 || errno == EIO) {
             close(source->fd);
             source->fd = -1;
             source->ready = false;
@@ -97,8 +139,8 @@ void workload_turn(struct workload *workload)
 {
     if (workload->status.ready)
         hear_start(workload);
-    drain(&workload->ring, &workload->output, STREAM_STDOUT);
-    drain(&workload->ring, &workload->errors, STREAM_STDERR);
+    drain(workload, &workload->output, STREAM_STDOUT);
+    drain(workload, &workload->errors, STREAM_STDERR);
     if (workload->kill_at != NEVER && now_ms() >= workload->kill_at) {
         workload->kill_at = NEVER;
         if (workload->pid > 0 && !workload->reaped)
@@ -108,7 +150,7 @@ void workload_turn(struct workload *workload)
 
 bool workload_has_more(const struct workload *workload)
 {
-    return workload->output.ready || workload->errors.ready;
+    return !workload->holds_back && (workload->output.ready || workload->errors.ready);
 }
 
 bool workload_silent(const struct workload *workload)

@@ -31,6 +31,11 @@ struct workload {
     bool reaped;
     struct failure failure;
     struct pipe_source status, output, errors;
+    int input;     /* what feeds its stdin, where that is open: the pty's master again, or the write end of a pipe */
+    bool terminal; /* output is a pty's master, and errors is nothing */
+    bool attached; /* its output waits for who reads it */
+    bool may_hold_back;
+    bool holds_back; /* nothing is read now: the ring is full of what the host has not acknowledged */
     int kmsg;
     int64_t kill_at;
     struct ring ring;
@@ -38,6 +43,9 @@ struct workload {
 
 void workload_init(struct workload *workload);
 void workload_start(struct workload *workload, const struct command *command);
+
+/* Says for this turn whether its output may wait; only where it was asked for, and while there is somebody to wait for. */
+void workload_hold_back(struct workload *workload, bool possible);
 
 /* It cannot be started at all; the failure says why. */
 void workload_refuse(struct workload *workload, const struct failure *failure);

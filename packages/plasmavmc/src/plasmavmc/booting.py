@@ -20,14 +20,22 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Protocol
 
-from plasmavmc.errors import GuestError, WorkloadError
-from plasmavmc.guest.api import GuestChannel, GuestConfig, GuestEvent, GuestFailed, GuestHello, GuestReady
+from plasmavmc.errors import GuestError, InvalidSpecError, WorkloadError
+from plasmavmc.guest.api import (
+    AttachableChannel,
+    GuestChannel,
+    GuestConfig,
+    GuestEvent,
+    GuestFailed,
+    GuestHello,
+    GuestReady,
+)
 from plasmavmc.guest.configuration import guest_config
 from plasmavmc.hypervisor.backend import DiskPlan, HypervisorBackend, NicPlan, VmmExit, VmPlan
 from plasmavmc.images.source import ImageConfig
 from plasmavmc.network.backend import Attachment
 from plasmavmc.parts import EngineParts
-from plasmavmc.types import Lease, VmHandle, VmSpec
+from plasmavmc.types import Lease, Stdio, TerminalSize, VmHandle, VmSpec
 
 BOOT_DEADLINE_S = 90.0
 """From the guest's first word to the workload's start. Emulated CPUs on a busy host are slow; a hang must be found."""
@@ -51,6 +59,10 @@ class BootReport(Protocol):
 
     def console(self, lines: tuple[str, ...]) -> None:
         """The guest's console, where the boot failed."""
+
+    @property
+    def terminal_size(self) -> TerminalSize:
+        """Of whoever is attached already."""
 
     async def heard(self, event: GuestEvent) -> None:
         """The guest said something that is not of the boot itself."""
@@ -151,6 +163,12 @@ class Boot:
             await self._parts.network.admit(self._key)
         channel = await backend.start_vm(handle)
         undo.push_async_callback(channel.aclose)
+        if self._spec.stdio is not Stdio.LOGGED and not isinstance(channel, AttachableChannel):
+            raise InvalidSpecError(
+                "stdio",
+                f"the backend {handle.backend} lets nobody attach",
+                resolution="Use another, or run it detached.",
+            )
         return Booted(handle, channel, channel.events())
 
     async def _await_ready(
@@ -194,6 +212,7 @@ class Boot:
             nameservers=self._parts.nameservers,
             entropy=self._parts.entropy(64),
             unix_time_ns=int(self._parts.clock() * 1e9),
+            terminal_size=self._report.terminal_size,
         )
 
     def _error(self, ended: VmmExit, *, timed_out: bool) -> GuestError:

@@ -28,6 +28,9 @@ from plasmavmc.booting import Boot, Booted
 from plasmavmc.errors import GuestError, ImageError, InvalidSpecError, PlasmaError, WorkloadError
 from plasmavmc.guest.api import (
     NOT_EXECUTED,
+    AttachableChannel,
+    ExecExit,
+    ExecSession,
     GuestChannel,
     GuestEvent,
     GuestExited,
@@ -36,12 +39,13 @@ from plasmavmc.guest.api import (
     GuestOutput,
     GuestReady,
 )
+from plasmavmc.guest.attachment import Attachments
 from plasmavmc.guest.logs import VmLog
 from plasmavmc.hypervisor.backend import HypervisorBackend, VmmExit
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
 from plasmavmc.states import ENDED, VmState, advance
-from plasmavmc.types import Vm, VmHandle, VmSpec, VmUsage, vm_key
+from plasmavmc.types import Stdio, TerminalSize, Vm, VmHandle, VmSpec, VmUsage, vm_key
 
 EXIT_GRACE_S = 5.0
 """From the guest's last word (or its silence) to the end of the VMM."""
@@ -75,6 +79,7 @@ class Machine:
         self._owed_s = 0.0
         self._ended = asyncio.Event()
         self._born = asyncio.Event()
+        self._attachments = Attachments(self._acknowledge)
         if record.status.state in ENDED:
             self._ended.set()
 
@@ -95,6 +100,14 @@ class Machine:
     def channel(self) -> GuestChannel | None:
         """The way to its guest, while the workload runs."""
         return self._channel if self.state is VmState.RUNNING else None
+
+    def attach(self, size: TerminalSize | None) -> ExecSession:
+        """Join the workload's own stdin and output, also before it runs."""
+        return self._attachments.attach(size)
+
+    @property
+    def terminal_size(self) -> TerminalSize:
+        return self._attachments.size
 
     def view(self) -> Vm:
         """The VM as it is now."""
@@ -220,6 +233,7 @@ class Machine:
         self._booting = False
         self._born.set()
         self._channel, self._events = booted.channel, booted.events
+        self._open_attachments(booted.channel)
         self._begin_running(booted.handle)
         await self._supervise(booted.handle)
 
@@ -249,6 +263,7 @@ class Machine:
                 began = time.monotonic()
                 self._log.write(stream, offset, data)
                 self._owed_s += (time.monotonic() - began) * LOG_REST
+                self._attachments.heard(event)
                 await self._acknowledge()
                 await self._give_way()
             case GuestExited():
@@ -272,6 +287,10 @@ class Machine:
     def _hear(self, channel: GuestChannel) -> None:
         self._channel = channel
         self._events = channel.events()
+        self._open_attachments(channel)
+
+    def _open_attachments(self, channel: GuestChannel) -> None:
+        self._attachments.opened(channel.workload if isinstance(channel, AttachableChannel) else None)
 
     async def _supervise(self, handle: VmHandle) -> None:
         watch = asyncio.create_task(self._backend(handle).wait_vm(handle))
@@ -313,8 +332,11 @@ class Machine:
 
     async def _acknowledge(self) -> None:
         if self._channel is not None:
+            safe = self._log.acknowledged
+            if self.spec.stdio is not Stdio.LOGGED:
+                safe = self._attachments.holding(safe)
             with suppress(PlasmaError):
-                await self._channel.acknowledge(self._log.acknowledged)
+                await self._channel.acknowledge(safe)
 
     async def _close_channel(self) -> None:
         channel, self._channel, self._events = self._channel, None, None
@@ -369,6 +391,8 @@ class Machine:
         self.record = replace(self.record, status=status)
         self._parts.records.save(self.record)
         self._ended.set()
+        failed = state is VmState.FAILED or exit_code is None
+        self._attachments.ended(GuestError(code, reason) if failed else ExecExit(exit_code or 0))
         self._changed()
 
     async def _release(self, *, keep_image: bool = False) -> None:

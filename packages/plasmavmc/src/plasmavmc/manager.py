@@ -20,13 +20,25 @@ import structlog
 
 from plasmavmc.errors import ConflictError, InvalidSpecError, NotFoundError
 from plasmavmc.forking import copy_of
-from plasmavmc.guest.api import ExecSession
+from plasmavmc.guest.api import CopyingChannel, ExecSession, GuestChannel
 from plasmavmc.host.operations import Host, Keep, ProcessId, Swept
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
 from plasmavmc.sleeping import SuspendableMachine
 from plasmavmc.states import ENDED, VmState
-from plasmavmc.types import ExecSpec, ForkIdentity, LogLine, Vm, VmSpec, VmStatus, check_digest, check_id, vm_key
+from plasmavmc.types import (
+    CopyTarget,
+    ExecSpec,
+    ForkIdentity,
+    LogLine,
+    TerminalSize,
+    Vm,
+    VmSpec,
+    VmStatus,
+    check_digest,
+    check_id,
+    vm_key,
+)
 
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,255}")
@@ -276,16 +288,56 @@ class VmManager:
             ConflictError: its workload does not run.
             GuestError: the guest refused.
         """
+        return await self._channel(vm_id).exec(spec)
+
+    def attach(self, vm_id: str, size: TerminalSize | None = None) -> ExecSession:
+        """Join the workload's own stdin, stdout and stderr, from before its start to its end.
+
+        Raises:
+            NotFoundError: there is no such VM.
+            ConflictError: `vm-ended`, it has ended.
+        """
         machine = self._machine(vm_id)
-        channel = machine.channel
-        if channel is None:
+        if machine.state in ENDED:
+            raise ConflictError(
+                "vm-ended",
+                f"VM {vm_id} has ended and is {machine.state.value}",
+                resolution="Its output is in its logs.",
+            )
+        return machine.attach(size)
+
+    async def copy_in(self, vm_id: str, target: CopyTarget) -> ExecSession:
+        """Take a tree into a running VM, as a tar stream on the session's stdin; its exit code says how it went.
+
+        Raises:
+            NotFoundError, ConflictError: as `exec`; `cannot-copy`, its backend has not that ability.
+            InvalidSpecError: no such path can be.
+            GuestError: the guest refused.
+        """
+        return await self._copying(vm_id).copy_in(target)
+
+    async def copy_out(self, vm_id: str, path: str) -> ExecSession:
+        """Give a tree out of a running VM, as a tar stream on the session's stdout; raises as `copy_in`."""
+        return await self._copying(vm_id).copy_out(path)
+
+    def _copying(self, vm_id: str) -> CopyingChannel:
+        channel = self._channel(vm_id)
+        if not isinstance(channel, CopyingChannel):
+            raise ConflictError("cannot-copy", f"files cannot be copied into or out of VM {vm_id}: its backend cannot")
+        return channel
+
+    def _channel(self, vm_id: str) -> GuestChannel:
+        machine = self._machine(vm_id)
+        if machine.channel is None:
             asleep = machine.state is VmState.SUSPENDED
             raise ConflictError(
                 "vm-suspended" if asleep else "vm-not-running",
                 f"VM {vm_id} is {machine.state.value}",
-                resolution="Resume it first." if asleep else "Commands can be run in a running VM only.",
+                resolution="Resume it first."
+                if asleep
+                else "Commands, and copies of files, can be run in a running VM only.",
             )
-        return await channel.exec(spec)
+        return machine.channel
 
     async def logs(self, vm_id: str, *, follow: bool, tail: int, since: float = 0.0) -> AsyncIterator[LogLine]:
         """What a VM wrote, also after its end.
@@ -348,6 +400,8 @@ def check_spec(spec: VmSpec) -> None:
         raise InvalidSpecError("resources", "a microVM needs one vCPU and 10 milli-CPU at least")
     if len(spec.networks) > 1:
         raise InvalidSpecError("networks", "one network interface at most")
+    if spec.published and not spec.networks:
+        raise InvalidSpecError("published", "a VM without a network has no ports to publish")
     for name, value in spec.env.items():
         if not _ENV_NAME.fullmatch(name) or "\0" in value:
             raise InvalidSpecError(

@@ -136,20 +136,19 @@ class Restore:
         return handle
 
     def _card(self, attachment: Attachment | None) -> GuestCard:
-        """What the guest is told: all that is new, and for a resumed VM that kept its address nothing else."""
+        """What the guest is told. Its place in the network always, even where that is the old one: the bridge may have
+        another MAC by now, and a neighbour that it remembers wrongly would cost it half a minute."""
         copy = self._origin.is_copy
         card = plain_card(self._parts, self._origin.generation)
-        if copy:
-            card = replace(card, machine_id=self._parts.entropy(MACHINE_ID_BYTES))
         lease = None if attachment is None else attachment.lease
-        if lease is None or lease.ipv4 == self._origin.ipv4:
-            return replace(card, hostname=self._hostname) if copy else card
-        network = GuestNetwork(lease.ipv4, lease.gateway, self._parts.nameservers)
-        return replace(card, hostname=self._hostname, network=network, mac=lease.mac if copy else "")
-
-    @property
-    def _hostname(self) -> str:
-        return self._spec.hostname or self._spec.name
+        if lease is not None:
+            card = replace(card, network=GuestNetwork(lease.ipv4, lease.gateway, self._parts.nameservers))
+        if copy or (lease is not None and lease.ipv4 != self._origin.ipv4):
+            card = replace(card, hostname=self._spec.hostname or self._spec.name)
+        if copy:
+            mac = "" if lease is None else lease.mac
+            card = replace(card, mac=mac, machine_id=self._parts.entropy(MACHINE_ID_BYTES))
+        return card
 
 
 def plain_card(parts: EngineParts, generation: int = 0) -> GuestCard:

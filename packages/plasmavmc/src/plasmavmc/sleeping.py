@@ -250,7 +250,7 @@ class SuspendableMachine(Machine):
         self._move(VmState.SUSPENDED)
 
     async def _resume(self) -> None:
-        before = self.record
+        before = self.record = replace(self.record, status=replace(self.record.status, reason=""))
         try:
             booted = await resume(before, self.key, self._parts, self)
         except BaseException as error:

@@ -23,6 +23,8 @@ from plasmavmc.states import VmState
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
+LOOPBACK = IPv4Address("127.0.0.1")
+
 _ID = re.compile(r"[a-z][a-z0-9_]{2,63}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -137,6 +139,29 @@ class FileSpec:
     mode: int = 0o644
 
 
+class Stdio(StrEnum):
+    """What the workload's own stdin, stdout and stderr are. Output is kept as logs in any case."""
+
+    LOGGED = "logged"
+    """Nothing to read; output never waits for anybody."""
+    ATTACHED = "attached"
+    """Nothing to read; output waits for who is attached, as a pipe does, so that none is lost."""
+    OPEN = "open"
+    """As `ATTACHED`, with an open pipe to read from."""
+    TERMINAL = "terminal"
+    """A terminal."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedPort:
+    """A TCP port of the host that leads to one of the VM, while the VM runs."""
+
+    host_port: int
+    guest_port: int
+    address: IPv4Address = LOOPBACK
+    """Of the host."""
+
+
 @dataclass(frozen=True, slots=True)
 class VmSpec:
     """What to run. One-shot: a spec describes one attempt.
@@ -166,6 +191,8 @@ class VmSpec:
     snapshot_safe: bool = False
     backend: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    stdio: Stdio = Stdio.LOGGED
+    published: tuple[PublishedPort, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +329,17 @@ class ExecSpec:
     workdir: str | None = None
     user: str | None = None
     terminal: TerminalSize | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTarget:
+    """Where a tree that is copied into a guest goes. Where `path` is a directory it comes to lie in it as `name`, else it
+    becomes `path`."""
+
+    path: str
+    name: str
+    contents: bool = False
+    """Not the directory itself is copied, but what is in it."""
 
 
 class LogStream(StrEnum):

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from plasmavmc.types import ExecSpec, FileSpec, LogStream, TerminalSize
+from plasmavmc.types import CopyTarget, ExecSpec, FileSpec, LogStream, Stdio, TerminalSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,16 @@ class GuestConfig:
     files: tuple[FileSpec, ...] = ()
     entropy: bytes = b""
     unix_time_ns: int = 0
+    stdio: Stdio = Stdio.LOGGED
+    terminal_size: TerminalSize = field(default_factory=TerminalSize)
+    """Of the workload's terminal at its start, where it has one."""
 
 
 @dataclass(frozen=True, slots=True)
 class GuestCard:
     """What no two guests may share, told to a guest that was held before anything of the user's runs on: always the
-    time and fresh entropy; where it was restored its generation; where it is a copy, or its address is another one,
-    the rest."""
+    time and fresh entropy; where it was restored its generation and its place in the network; where it is a copy, the
+    rest."""
 
     unix_time_ns: int
     entropy: bytes
@@ -119,8 +122,8 @@ class ExecExit:
     code: int
 
 
-class ExecSession(Protocol):
-    """A command running in the guest. A reader that stalls stops only its own stream."""
+class InputSession(Protocol):
+    """The way into a process of the guest."""
 
     async def send(self, data: bytes) -> None:
         """Write to its stdin; waits for room."""
@@ -132,7 +135,11 @@ class ExecSession(Protocol):
         """Change the size of its pty."""
 
     async def signal(self, number: int) -> None:
-        """Send a signal to its process group."""
+        """Send a signal to its process group (to the workload's process alone)."""
+
+
+class ExecSession(InputSession, Protocol):
+    """A command running in the guest. A reader that stalls stops only its own stream."""
 
     def output(self) -> AsyncIterator[ExecOutput | ExecExit]:
         """What it writes, and last its exit code. Raises `GuestError` where the guest went away first."""
@@ -170,3 +177,24 @@ class GuestChannel(Protocol):
 
     async def aclose(self) -> None:
         """Close the host's side; the guest goes on."""
+
+
+@runtime_checkable
+class AttachableChannel(Protocol):
+    """The ability of a channel to reach the workload itself; what it writes is heard as `GuestOutput`."""
+
+    @property
+    def workload(self) -> InputSession:
+        """Its stdin, terminal and signals. What `GuestConfig.stdio` does not open takes nothing."""
+
+
+@runtime_checkable
+class CopyingChannel(Protocol):
+    """The ability of a channel to copy files. Either way a tar stream of one tree goes through a session: its exit code
+    says whether all went well, and its stderr why not."""
+
+    async def copy_in(self, target: CopyTarget) -> ExecSession:
+        """Take in a tree by the session's stdin. `GuestError` (`exec-…`) where it has no place to go."""
+
+    async def copy_out(self, path: str) -> ExecSession:
+        """Give out a tree by the session's stdout. `GuestError` (`exec-no-such-path`)."""

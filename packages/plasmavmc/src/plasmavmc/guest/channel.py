@@ -31,13 +31,15 @@ from plasmavmc.guest.messages import (
     decode_u32,
     encode_card,
     encode_config,
+    encode_copy_in,
+    encode_copy_out,
     encode_exec,
     encode_stop,
     encode_u32,
     encode_u64,
 )
 from plasmavmc.guest.session import SocketExecSession, Window
-from plasmavmc.types import ExecSpec
+from plasmavmc.types import CopyTarget, ExecSpec
 
 EXEC_START_S = 30.0
 """From the request to the guest's word that the command runs. Emulated CPUs on a busy host are slow."""
@@ -165,6 +167,8 @@ class SocketGuestChannel:
         self._changed = asyncio.Event()
         self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sessions: dict[int, SocketExecSession] = {}
+        self.workload = SocketExecSession(0, self._write, self._drain)
+        """The workload's own stdin, terminal and signals. Implements `AttachableChannel`."""
         self._last_stream = 0
         self._acknowledged = 0
         self._configured = False
@@ -200,7 +204,7 @@ class SocketGuestChannel:
         if not self._hello.done():
             self._hello.set_exception(error)
             self._hello.exception()  # it may be that nobody waits for it any more
-        for session in list(self._sessions.values()):
+        for session in (self.workload, *self._sessions.values()):
             session.broke(error)
         self._sessions.clear()
         for word in self._words:
@@ -215,6 +219,8 @@ class SocketGuestChannel:
         match frame.type:
             case FrameType.HELLO:
                 self._hear_hello(decode_hello(frame))
+            case FrameType.CREDIT:
+                self.workload.heard_credit(decode_u32(frame))
             case FrameType.READY:
                 self._tell(decode_ready(frame))
             case FrameType.OUTPUT:
@@ -348,12 +354,23 @@ class SocketGuestChannel:
             GuestError: `exec-…` where the guest refuses for another reason than that it cannot execute the command;
                 `exec-timeout`; the channel ended.
         """
+        return await self._begin(FrameType.EXEC_START, encode_exec(spec), terminal=spec.terminal is not None)
+
+    async def copy_in(self, target: CopyTarget) -> SocketExecSession:
+        """Take in a tree, as a tar stream on the session's stdin; raises as `exec`."""
+        return await self._begin(FrameType.COPY_IN, encode_copy_in(target))
+
+    async def copy_out(self, path: str) -> SocketExecSession:
+        """Give out a tree, as a tar stream on the session's stdout; raises as `exec`."""
+        return await self._begin(FrameType.COPY_OUT, encode_copy_out(path))
+
+    async def _begin(self, kind: FrameType, request: bytes, *, terminal: bool = False) -> SocketExecSession:
+        """Start what has a stream of its own, and hear that it runs."""
         self._check_open()
-        request = encode_exec(spec)
         stream = self._next_stream()
-        session = SocketExecSession(stream, self._write, self._drain, terminal=spec.terminal is not None)
+        session = SocketExecSession(stream, self._write, self._drain, terminal=terminal)
         self._sessions[stream] = session
-        self._write(encode(FrameType.EXEC_START, request, stream=stream))
+        self._write(encode(kind, request, stream=stream))
         try:
             async with asyncio.timeout(EXEC_START_S):
                 await asyncio.shield(session.started)

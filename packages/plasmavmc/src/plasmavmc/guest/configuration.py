@@ -5,7 +5,7 @@ from __future__ import annotations
 from plasmavmc.errors import InvalidSpecError
 from plasmavmc.guest.api import GuestConfig, GuestNetwork
 from plasmavmc.images.source import ImageConfig
-from plasmavmc.types import Lease, VmSpec
+from plasmavmc.types import Lease, TerminalSize, VmSpec
 
 
 def guest_argv(spec: VmSpec, image: ImageConfig) -> tuple[str, ...]:
@@ -36,6 +36,7 @@ def guest_config(
     nameservers: tuple[str, ...],
     entropy: bytes,
     unix_time_ns: int,
+    terminal_size: TerminalSize = TerminalSize(),  # noqa: B008 - a frozen value
 ) -> GuestConfig:
     """All that the guest's init needs. What the spec leaves open comes from the image."""
     network = None if lease is None else GuestNetwork(lease.ipv4, lease.gateway, nameservers)
@@ -49,4 +50,6 @@ def guest_config(
         files=spec.files,
         entropy=entropy,
         unix_time_ns=unix_time_ns,
+        stdio=spec.stdio,
+        terminal_size=terminal_size,
     )

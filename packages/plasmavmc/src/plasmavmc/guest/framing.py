@@ -43,6 +43,8 @@ class FrameType(IntEnum):
     RESIZE = 19
     SIGNAL = 20
     HANG_UP = 21
+    COPY_IN = 22
+    COPY_OUT = 23
     CREDIT = 32
     HELLO = 64
     READY = 65

@@ -26,8 +26,14 @@ from plasmavmc.guest.api import (
     GuestOutput,
     GuestReady,
 )
-from plasmavmc.guest.messages import encode_config, encode_exec, signal_number
-from plasmavmc.types import ExecSpec, LogStream, TerminalSize
+from plasmavmc.guest.messages import (
+    encode_config,
+    encode_copy_in,
+    encode_copy_out,
+    encode_exec,
+    signal_number,
+)
+from plasmavmc.types import CopyTarget, ExecSpec, LogStream, Stdio, TerminalSize
 
 SIGKILL = 9
 MAX_COMMANDS = 32
@@ -51,6 +57,10 @@ class Script:
     """Restored, it cannot become who it is to be."""
     stop_code: int | None = 0
     """How it answers the stop signal; None: it does not, and is killed when the grace is over."""
+    deaf: bool = False
+    """It takes no notice of signals that are passed on."""
+    echoes: bool = False
+    """It writes what it reads, and ends with 0 at the end of its input."""
 
 
 Scripts = Callable[[GuestConfig], Script]
@@ -83,6 +93,14 @@ class MemoryGuest:
         """Its workload stands still."""
         self.cards: list[GuestCard] = []
         """What it was told when it was let go on."""
+        self.workload = MemoryWorkload(self)
+        self.copied: dict[str, bytes] = {}
+        """Tar streams by the path that they were copied to, and are given out from."""
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many pieces of output the host has not acknowledged."""
+        return len(self._unacknowledged)
 
     # The VM's side
 
@@ -125,6 +143,21 @@ class MemoryGuest:
     def exit(self, code: int, *, oom: bool = False) -> None:
         """The workload ends, and with it the VM."""
         self._finish(GuestExited(code, oom))
+
+    def hear_input(self, data: bytes) -> None:
+        """Something for the workload's stdin."""
+        if self._script.echoes and self._end is None and self.config is not None:
+            self.write(data)
+
+    def hear_eof(self) -> None:
+        """The end of its stdin."""
+        if self._script.echoes and self.config is not None and self.config.stdio is not Stdio.TERMINAL:
+            self.exit(0)
+
+    def hear_signal(self, number: int) -> None:
+        """A signal to its process."""
+        if not self._script.deaf:
+            self.exit(128 + number)
 
     # What the channel asks
 
@@ -207,6 +240,34 @@ class MemoryGuest:
 
 def _end_of(output: GuestOutput) -> int:
     return output.offset + len(output.data)
+
+
+class MemoryWorkload:
+    """The way into the workload. Implements `InputSession`; what is not its output is kept for a test to see."""
+
+    def __init__(self, guest: MemoryGuest) -> None:
+        self._guest = guest
+        self.sizes: list[TerminalSize] = []
+        self.ended = False
+        self.signals: list[int] = []
+
+    async def send(self, data: bytes) -> None:
+        """Write to its stdin."""
+        self._guest.hear_input(data)
+
+    async def send_eof(self) -> None:
+        """Close its stdin."""
+        self.ended = True
+        self._guest.hear_eof()
+
+    async def resize(self, size: TerminalSize) -> None:
+        """Change the size of its terminal."""
+        self.sizes.append(size)
+
+    async def signal(self, number: int) -> None:
+        """It dies of it, unless it is deaf."""
+        self.signals.append(number)
+        self._guest.hear_signal(number)
 
 
 class _Events:
@@ -296,6 +357,27 @@ class MemoryGuestChannel:
         self._check_open()
         self._guest.thaw(card)
 
+    @property
+    def workload(self) -> MemoryWorkload:
+        """Its stdin, terminal and signals."""
+        return self._guest.workload
+
+    async def copy_in(self, target: CopyTarget) -> MemoryCopy:
+        """Take in a tree; only `/missing` is no place for one."""
+        self._check_open()
+        encode_copy_in(target)
+        if target.path.startswith("/missing/"):
+            raise GuestError("exec-no-such-directory", "/missing: No such file or directory in the VM")
+        return MemoryCopy(self._guest.copied, target.path, None)
+
+    async def copy_out(self, path: str) -> MemoryCopy:
+        """Give out a tree that was taken in."""
+        self._check_open()
+        encode_copy_out(path)
+        if path not in self._guest.copied:
+            raise GuestError("exec-no-such-path", f"{path}: No such file or directory in the VM")
+        return MemoryCopy(self._guest.copied, path, self._guest.copied[path])
+
     async def stop(self, signal: str, grace_s: float) -> None:
         """The signal now, SIGKILL after `grace_s`."""
         self._check_open()
@@ -382,3 +464,43 @@ class MemoryExecSession:
     async def aclose(self) -> None:
         """Let it go."""
         self._end(129)
+
+
+class MemoryCopy:
+    """A copy under way. Implements `ExecSession`; `content` is None for one that comes in."""
+
+    def __init__(self, copied: dict[str, bytes], path: str, content: bytes | None) -> None:
+        self._copied = copied
+        self._path = path
+        self._content = content
+        self._received = bytearray()
+        self._done = asyncio.Event()
+
+    async def send(self, data: bytes) -> None:
+        """A piece of the archive."""
+        self._received += data
+
+    async def send_eof(self) -> None:
+        """Its end."""
+        self._copied[self._path] = bytes(self._received)
+        self._done.set()
+
+    async def resize(self, size: TerminalSize) -> None:
+        """It has no terminal."""
+
+    async def signal(self, number: int) -> None:
+        """It takes none."""
+
+    def output(self) -> AsyncIterator[ExecOutput | ExecExit]:
+        """The archive, or only the end."""
+        return self._output()
+
+    async def _output(self) -> AsyncIterator[ExecOutput | ExecExit]:
+        if self._content is None:
+            await self._done.wait()
+        else:
+            yield ExecOutput(LogStream.STDOUT, self._content)
+        yield ExecExit(0)
+
+    async def aclose(self) -> None:
+        """Let it go."""

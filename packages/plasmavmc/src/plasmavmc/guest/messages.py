@@ -22,13 +22,15 @@ from plasmavmc.guest.api import (
     GuestReady,
 )
 from plasmavmc.guest.framing import MAX_PAYLOAD, Frame, fields, put_field
-from plasmavmc.types import MIB, ExecSpec, FileSpec, LogStream, TerminalSize
+from plasmavmc.types import MIB, CopyTarget, ExecSpec, FileSpec, LogStream, Stdio, TerminalSize
 
 PROTOCOL_VERSION = 1
 MAX_CONFIG = 4 * MIB
 MAX_TEXT = 400
 _RTMIN = 34
 """SIGRTMIN as the C library counts it; the kernel's first two belong to threads."""
+_ATTACHED, _OPEN = 1, 2
+_MAX_PATH, _MAX_NAME = 4095, 255
 _STREAMS = {1: LogStream.STDOUT, 2: LogStream.STDERR}
 
 _HELLO = struct.Struct("<HBBQ")
@@ -46,6 +48,7 @@ class Tag(IntEnum):
     USER = 3
     WORKDIR = 4
     TERMINAL = 5
+    STDIO = 6
     HOSTNAME = 16
     IPV4 = 17
     GATEWAY = 18
@@ -58,6 +61,9 @@ class Tag(IntEnum):
     MACHINE_ID = 25
     CODE = 32
     MESSAGE = 33
+    PATH = 40
+    NAME = 41
+    CONTENTS = 42
 
 
 def _text(field: str, tag: Tag, value: str) -> bytes:
@@ -130,10 +136,45 @@ def encode_config(config: GuestConfig) -> bytes:
         put_field(Tag.TIME, _U64.pack(config.unix_time_ns)),
         *_network(config.network),
     ]
+    parts += _stdio(config)
     encoded = b"".join(parts)
     if len(encoded) > MAX_CONFIG:
         raise InvalidSpecError("files", f"command, env and files exceed {MAX_CONFIG // MIB} MiB together")
     return encoded
+
+
+def _stdio(config: GuestConfig) -> Iterator[bytes]:
+    if config.stdio is not Stdio.LOGGED:
+        yield put_field(Tag.STDIO, bytes([_ATTACHED | (_OPEN if config.stdio is Stdio.OPEN else 0)]))
+    if config.stdio is Stdio.TERMINAL:
+        yield put_field(Tag.TERMINAL, encode_size(config.terminal_size))
+
+
+def encode_copy_in(target: CopyTarget) -> bytes:
+    """A request to take in a tree.
+
+    Raises:
+        InvalidSpecError: a path or name that no guest can have.
+    """
+    if not 1 <= len(target.name.encode(errors="surrogateescape")) <= _MAX_NAME or "/" in target.name:
+        raise InvalidSpecError("name", f"{target.name[:80]!r} is no name of a file")
+    contents = (put_field(Tag.CONTENTS, b""),) if target.contents else ()
+    return b"".join((_path(target.path), _text("name", Tag.NAME, target.name), *contents))
+
+
+def encode_copy_out(path: str) -> bytes:
+    """A request for a tree; raises as `encode_copy_in`."""
+    return _path(path)
+
+
+def _path(path: str) -> bytes:
+    if not path.startswith("/") or len(path.encode(errors="surrogateescape")) > _MAX_PATH:
+        raise InvalidSpecError(
+            "path",
+            f"{path[:80]!r} is not the absolute path of a file in the VM",
+            resolution="Write VM:/PATH, with at most 4095 bytes.",
+        )
+    return _text("path", Tag.PATH, path)
 
 
 def encode_exec(spec: ExecSpec) -> bytes:

@@ -20,7 +20,17 @@ from typing import Protocol
 from plasmavmc.guest.api import ExecSession
 from plasmavmc.rpc.access import Reach
 from plasmavmc.states import VmState
-from plasmavmc.types import BackendStatus, ExecSpec, ForkIdentity, LogLine, Scope, Vm, VmSpec
+from plasmavmc.types import (
+    BackendStatus,
+    CopyTarget,
+    ExecSpec,
+    ForkIdentity,
+    LogLine,
+    Scope,
+    TerminalSize,
+    Vm,
+    VmSpec,
+)
 
 # VMs
 
@@ -133,6 +143,15 @@ class VmApi(Protocol):
 
     async def exec(self, vm_id: str, spec: ExecSpec) -> ExecSession:
         """Start a command in a running VM."""
+
+    async def attach(self, vm_id: str, size: TerminalSize | None) -> ExecSession:
+        """Join the workload's own stdin and output, from before its start to its end. Letting go leaves it alone."""
+
+    async def copy_in(self, vm_id: str, target: CopyTarget) -> ExecSession:
+        """Take a tree into a running VM: a tar stream on the session's stdin; its exit code says how it went."""
+
+    async def copy_out(self, vm_id: str, path: str) -> ExecSession:
+        """Give a tree out of a running VM: a tar stream on the session's stdout."""
 
     def logs(self, vm_id: str, *, follow: bool, tail: int, since: float) -> AsyncIterator[LogLine]:
         """What a VM wrote: the last `tail` lines not older than `since`, then new ones where `follow` is set."""

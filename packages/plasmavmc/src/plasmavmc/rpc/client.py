@@ -30,7 +30,7 @@ from plasmavmc.guest.api import ExecSession
 from plasmavmc.rpc.api import ALL_VMS, Image, ImageOrder, ImageProgress, Node, VmFilter
 from plasmavmc.rpc.conversions.images import image_from_pb, order_to_pb, progress_from_pb
 from plasmavmc.rpc.conversions.nodes import node_from_pb
-from plasmavmc.rpc.conversions.streams import line_from_pb
+from plasmavmc.rpc.conversions.streams import copy_target_to_pb, line_from_pb
 from plasmavmc.rpc.conversions.values import duration_to_pb, scope_to_pb, time_to_pb
 from plasmavmc.rpc.conversions.vms import copy_to_pb, filter_to_pb, spec_to_pb, vm_from_pb
 from plasmavmc.rpc.errors import error_of
@@ -39,7 +39,7 @@ from plasmavmc.rpc.v1 import image_pb2, node_pb2, types_pb2, vm_pb2
 from plasmavmc.rpc.v1.image_pb2_grpc import ImageServiceStub
 from plasmavmc.rpc.v1.node_pb2_grpc import NodeServiceStub
 from plasmavmc.rpc.v1.vm_pb2_grpc import VmServiceStub
-from plasmavmc.types import MIB, ExecSpec, ForkIdentity, LogLine, Scope, Vm, VmSpec
+from plasmavmc.types import MIB, CopyTarget, ExecSpec, ForkIdentity, LogLine, Scope, TerminalSize, Vm, VmSpec
 
 MAX_ANSWER = 16 * MIB
 _OPTIONS = (
@@ -236,6 +236,34 @@ class VmClient:
     async def exec(self, vm_id: str, spec: ExecSpec) -> ExecSession:
         """A running command: send, send_eof, resize, signal, output(), aclose."""
         return await RemoteExec.start(self._stub.ExecVm(metadata=self._metadata), vm_id, spec)
+
+    async def attach(self, vm_id: str, size: TerminalSize | None = None) -> ExecSession:
+        """The workload's own stdin and output, from before its start to its end; `aclose` leaves it alone."""
+        return await RemoteExec.attach(self._stub.AttachVm(metadata=self._metadata), vm_id, size)
+
+    async def copy_in(self, vm_id: str, target: CopyTarget, archive: AsyncIterator[bytes]) -> None:
+        """Copy a tree into a running VM: a tar stream, the first component of whose names is the tree's own."""
+
+        admitted = asyncio.Event()
+
+        async def requests() -> AsyncIterator[vm_pb2.CopyIntoVmRequest]:
+            yield vm_pb2.CopyIntoVmRequest(start=copy_target_to_pb(vm_id, target))
+            await admitted.wait()  # a refusal is told by the answer; a write that meets it would hide it
+            async for chunk in archive:
+                for begin in range(0, len(chunk), _UPLOAD_CHUNK):
+                    yield vm_pb2.CopyIntoVmRequest(chunk=chunk[begin : begin + _UPLOAD_CHUNK])
+
+        call = self._stub.CopyIntoVm(requests(), metadata=self._metadata)
+        async with aclosing(_answers(call, call)) as answers:
+            async for _ in answers:
+                admitted.set()
+
+    async def copy_out(self, vm_id: str, path: str) -> AsyncIterator[bytes | str]:
+        """Copy a tree out of a running VM: a tar stream in pieces, and words (str) about what was left out."""
+        call = self._stub.CopyFromVm(vm_pb2.CopyFromVmRequest(vm_id=vm_id, path=path), metadata=self._metadata)
+        async with aclosing(_answers(call, call)) as answers:
+            async for answer in answers:
+                yield answer.warning if answer.HasField("warning") else answer.chunk
 
     async def logs(
         self, vm_id: str, *, follow: bool = False, tail: int = 100, since: float = 0.0

@@ -55,6 +55,11 @@ _BY_KIND: Mapping[type[PlasmaError], grpc.StatusCode] = {
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
 """What is in neither table is FAILED_PRECONDITION: something must change before another try."""
+_SIMPLE: Mapping[grpc.StatusCode, tuple[type[PlasmaError], str]] = {
+    grpc.StatusCode.UNAUTHENTICATED: (UnauthenticatedError, "unauthenticated"),
+    grpc.StatusCode.PERMISSION_DENIED: (ForbiddenError, "forbidden"),
+    grpc.StatusCode.NOT_FOUND: (NotFoundError, "not-found"),
+}
 _KINDS: Mapping[str, type[PlasmaError]] = {
     kind.__name__: kind
     for kind in (
@@ -147,12 +152,11 @@ def _plain(code: grpc.StatusCode, message: str) -> PlasmaError:
             )
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return CapacityError("too-large", "the message is too large, or too much is asked", details=message)
-        case grpc.StatusCode.UNAUTHENTICATED:
-            return UnauthenticatedError("unauthenticated", message)
-        case grpc.StatusCode.PERMISSION_DENIED:
-            return ForbiddenError("forbidden", message)
-        case grpc.StatusCode.NOT_FOUND:
-            return NotFoundError("not-found", message)
+        case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED | grpc.StatusCode.NOT_FOUND:
+            kind, reason = _SIMPLE[code]
+            return kind(reason, message)
+        case grpc.StatusCode.INTERNAL if message == "Internal error from Core":
+            return UnavailableError("stream-cut", "the server ended the stream while more was being sent")
         case _:
             return PlasmaError(f"grpc-{code.name.lower().replace('_', '-')}", message or code.name)
 

@@ -14,8 +14,8 @@ from plasmavmc.rpc.conversions.values import NO_SCOPE, scope_from_pb, text
 from plasmavmc.rpc.gate import Context, current_call
 from plasmavmc.rpc.idempotency import Answers
 from plasmavmc.rpc.paging import after_of, cut, page_size
+from plasmavmc.rpc.sessions import START_DEADLINE_S, first_message
 from plasmavmc.rpc.v1 import image_pb2, image_pb2_grpc
-from plasmavmc.rpc.vms import START_DEADLINE_S, first_message
 from plasmavmc.types import MIB, SYSTEM_SCOPE, Scope
 
 MAX_CHUNK = MIB

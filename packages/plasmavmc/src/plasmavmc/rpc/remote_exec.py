@@ -1,11 +1,11 @@
-"""A command in a VM behind a server, for the client's side. Implements `ExecSession`."""
+"""A command in a VM behind a server, or the workload itself, for the client's side. Implements `ExecSession`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import grpc
 
@@ -16,7 +16,8 @@ from plasmavmc.rpc.errors import error_of
 from plasmavmc.rpc.v1 import vm_pb2
 from plasmavmc.types import ExecSpec, TerminalSize
 
-Call: TypeAlias = "grpc.aio.StreamStreamCall[vm_pb2.ExecVmRequest, vm_pb2.ExecVmResponse]"
+Call: TypeAlias = "grpc.aio.StreamStreamCall[Any, vm_pb2.ExecVmResponse]"
+Request: TypeAlias = "type[vm_pb2.ExecVmRequest] | type[vm_pb2.AttachVmRequest]"
 
 _CHUNK = 64 * 1024
 
@@ -24,8 +25,9 @@ _CHUNK = 64 * 1024
 class RemoteExec:
     """A running command. The transport's own flow control holds back whoever writes to one that does not read."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, request: Request = vm_pb2.ExecVmRequest) -> None:
         self._call = call
+        self._request = request
         self._writing = asyncio.Lock()
 
     @classmethod
@@ -35,32 +37,44 @@ class RemoteExec:
         Raises:
             PlasmaError: why it does not.
         """
-        session = cls(call)
+        return await cls(call)._begin(vm_pb2.ExecVmRequest(start=exec_to_pb(vm_id, spec)))
+
+    @classmethod
+    async def attach(cls, call: Call, vm_id: str, size: TerminalSize | None) -> RemoteExec:
+        """Join a workload. Letting go of this leaves it alone.
+
+        Raises:
+            PlasmaError: there is none to join.
+        """
+        start = vm_pb2.AttachStart(vm_id=vm_id, terminal=None if size is None else size_to_pb(size))
+        return await cls(call, vm_pb2.AttachVmRequest)._begin(vm_pb2.AttachVmRequest(start=start))
+
+    async def _begin(self, start: vm_pb2.ExecVmRequest | vm_pb2.AttachVmRequest) -> RemoteExec:
         try:
-            await call.write(vm_pb2.ExecVmRequest(start=exec_to_pb(vm_id, spec)))
-            answer = await call.read()
+            await self._call.write(start)
+            answer = await self._call.read()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            raise await session._failure(error) from error
+            raise await self._failure(error) from error
         if answer is grpc.aio.EOF:
-            raise await session._failure(None)
-        return session
+            raise await self._failure(None)
+        return self
 
     async def send(self, data: bytes) -> None:
         """Write to its stdin; waits for room. What is sent to a command that ended is dropped."""
         for start in range(0, len(data), _CHUNK):
-            await self._write(vm_pb2.ExecVmRequest(stdin=data[start : start + _CHUNK]))
+            await self._write(self._request(stdin=data[start : start + _CHUNK]))
 
     async def send_eof(self) -> None:
         """Close its stdin."""
-        await self._write(vm_pb2.ExecVmRequest(stdin_eof=True))
+        await self._write(self._request(stdin_eof=True))
 
     async def resize(self, size: TerminalSize) -> None:
         """Change the size of its pty."""
-        await self._write(vm_pb2.ExecVmRequest(resize=size_to_pb(size)))
+        await self._write(self._request(resize=size_to_pb(size)))
 
     async def signal(self, number: int) -> None:
         """Send a signal to its process group."""
-        await self._write(vm_pb2.ExecVmRequest(signal=number))
+        await self._write(self._request(signal=number))
 
     def output(self) -> AsyncIterator[ExecOutput | ExecExit]:
         """What it writes, and last its exit code.
@@ -88,7 +102,7 @@ class RemoteExec:
         """Let it go: the command is hung up, then killed."""
         self._call.cancel()
 
-    async def _write(self, message: vm_pb2.ExecVmRequest) -> None:
+    async def _write(self, message: vm_pb2.ExecVmRequest | vm_pb2.AttachVmRequest) -> None:
         """One write at a time; what comes after the end is dropped, for the output tells the end."""
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             async with self._writing:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-from plasmavmc.errors import GuestError, InvalidSpecError, NotFoundError
-from plasmavmc.guest.api import ExecExit, ExecOutput, ExecSession
+from plasmavmc.errors import InvalidSpecError, NotFoundError
 from plasmavmc.rpc.access import Action, Reach, Request
 from plasmavmc.rpc.api import (
     ALL_VMS,
@@ -21,29 +19,20 @@ from plasmavmc.rpc.api import (
     VmEvent,
     VmFilter,
 )
-from plasmavmc.rpc.conversions.streams import (
-    exec_from_pb,
-    line_to_pb,
-    output_to_pb,
-    signal_from_pb,
-    size_from_pb,
-)
+from plasmavmc.rpc.conversions.streams import copy_target_from_pb, exec_from_pb, line_to_pb, size_from_pb
 from plasmavmc.rpc.conversions.values import duration_from_pb, text, time_from_pb
 from plasmavmc.rpc.conversions.vms import copies_from_pb, filter_from_pb, spec_from_pb, vm_to_pb
 from plasmavmc.rpc.gate import Call, Context, current_call
 from plasmavmc.rpc.idempotency import Answers
 from plasmavmc.rpc.identifiers import choose_id, name_of
 from plasmavmc.rpc.paging import after_of, cut, page_size
+from plasmavmc.rpc.sessions import START_DEADLINE_S, copied_in, copied_out, first_message, joined
 from plasmavmc.rpc.v1 import vm_pb2, vm_pb2_grpc
 from plasmavmc.rpc.v1.types_pb2 import Vm as VmMessage
 from plasmavmc.rpc.watch import position_of, token_of
 from plasmavmc.types import Scope, Vm, VmSpec
 
-START_DEADLINE_S = 30.0
-"""From the opening of an exec stream to its first message."""
 MAX_TAIL = 100_000
-
-Item = TypeVar("Item")
 
 
 def vm_not_found(vm_id: str) -> NotFoundError:
@@ -162,16 +151,46 @@ class VmServicer(vm_pb2_grpc.VmServiceServicer):
             raise InvalidSpecError("start", "the first message starts the command")
         await self._admit(current_call(), start.start.vm_id)
         session = await self._api.exec(start.start.vm_id, exec_from_pb(start.start))
-        pump = asyncio.create_task(_feed(request_iterator, session), name="exec input")
-        try:
-            yield vm_pb2.ExecVmResponse(started=vm_pb2.ExecStarted())
-            async with aclosing(_until_end(session, pump)) as items:
-                async for item in items:
-                    yield output_to_pb(item)
-        finally:
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
-            await session.aclose()
+        async with aclosing(joined(request_iterator, session, ends=True)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def AttachVm(
+        self, request_iterator: AsyncIterator[vm_pb2.AttachVmRequest], context: Context
+    ) -> AsyncIterator[vm_pb2.ExecVmResponse]:
+        start = await first_message(request_iterator, START_DEADLINE_S)
+        if start.WhichOneof("message") != "start":
+            raise InvalidSpecError("start", "the first message says which VM")
+        await self._admit(current_call(), start.start.vm_id)
+        told = start.start.HasField("terminal")
+        size = size_from_pb("start.terminal", start.start.terminal) if told else None
+        session = await self._api.attach(start.start.vm_id, size)
+        async with aclosing(joined(request_iterator, session, ends=False)) as answers:
+            async for answer in answers:
+                yield answer
+
+    # Copies
+
+    async def CopyIntoVm(
+        self, request_iterator: AsyncIterator[vm_pb2.CopyIntoVmRequest], context: Context
+    ) -> AsyncIterator[vm_pb2.CopyIntoVmResponse]:
+        start = await first_message(request_iterator, START_DEADLINE_S)
+        if start.WhichOneof("message") != "start":
+            raise InvalidSpecError("start", "the first message says what is copied where")
+        await self._admit(current_call(), start.start.vm_id)
+        session = await self._api.copy_in(start.start.vm_id, copy_target_from_pb(start.start))
+        yield vm_pb2.CopyIntoVmResponse()
+        await copied_in(request_iterator, session)
+        yield vm_pb2.CopyIntoVmResponse(done=True)
+
+    async def CopyFromVm(
+        self, request: vm_pb2.CopyFromVmRequest, context: Context
+    ) -> AsyncIterator[vm_pb2.CopyFromVmResponse]:
+        await self._admit(current_call(), request.vm_id)
+        session = await self._api.copy_out(request.vm_id, text("path", request.path))
+        async with aclosing(copied_out(session)) as answers:
+            async for answer in answers:
+                yield answer
 
     # Small parts
 
@@ -234,68 +253,3 @@ def told_event(event: VmEvent, chosen: VmFilter, reach: Reach) -> vm_pb2.WatchVm
 
 def _concerns(vm: Vm, chosen: VmFilter, reach: Reach) -> bool:
     return reach.covers(vm.spec.scope) and (chosen is ALL_VMS or chosen.admits(vm))
-
-
-async def first_message(messages: AsyncIterator[Item], deadline_s: float) -> Item:
-    """The first message of a stream.
-
-    Raises:
-        InvalidSpecError: none came in time.
-    """
-    try:
-        async with asyncio.timeout(deadline_s):
-            return await anext(messages)
-    except (TimeoutError, StopAsyncIteration):
-        raise InvalidSpecError("start", f"no first message came within {deadline_s:g} s") from None
-
-
-async def _feed(messages: AsyncIterator[vm_pb2.ExecVmRequest], session: ExecSession) -> None:
-    """Carry input into a command. The next message is read when the last one found room, so a command that does not
-    read holds its client back, and no memory. The end of the stream is the end of the input.
-
-    A command that is gone needs no input: its end is told by its output.
-    """
-    ended = False
-    with suppress(GuestError):
-        async for message in messages:
-            if ended and message.WhichOneof("message") in ("stdin", "stdin_eof"):
-                raise InvalidSpecError("stdin", "the end of the input was told before")
-            ended = ended or message.WhichOneof("message") == "stdin_eof"
-            await _pass_on(message, session)
-        if not ended:
-            await session.send_eof()
-
-
-async def _pass_on(message: vm_pb2.ExecVmRequest, session: ExecSession) -> None:
-    match message.WhichOneof("message"):
-        case "stdin":
-            await session.send(message.stdin)
-        case "stdin_eof":
-            await session.send_eof()
-        case "resize":
-            await session.resize(size_from_pb("resize", message.resize))
-        case "signal":
-            await session.signal(signal_from_pb(message.signal))
-        case _:
-            raise InvalidSpecError("message", "only input, sizes and signals follow the start")
-
-
-async def _until_end(session: ExecSession, pump: asyncio.Task[None]) -> AsyncGenerator[ExecOutput | ExecExit, None]:
-    """What a command writes, and last its end. Input that makes no sense ends it, by its error."""
-    output = session.output()
-    while True:
-        item = asyncio.ensure_future(anext(output))
-        try:
-            await asyncio.wait({item, pump} if not pump.done() else {item}, return_when=asyncio.FIRST_COMPLETED)
-            if pump.done():
-                pump.result()
-                await asyncio.wait({item})
-        finally:
-            item.cancel()
-        try:
-            told = item.result()
-        except StopAsyncIteration:
-            return
-        yield told
-        if isinstance(told, ExecExit):
-            return

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from plasmavmc.errors import ConflictError, InvalidSpecError
+from plasmavmc.errors import ConflictError, InvalidSpecError, PlasmaError
 from plasmavmc.guest.api import ExecSession
 from plasmavmc.images.locks import KeyedLocks
 from plasmavmc.manager import VmManager
@@ -23,8 +23,21 @@ from plasmavmc.rpc.api import Position, VmEvent, VmFilter
 from plasmavmc.rpc.watch import KEPT_CHANGES, History
 from plasmavmc.server.catalogue import Catalogue
 from plasmavmc.server.node import EngineNode
+from plasmavmc.server.ports import PublishedPorts
 from plasmavmc.states import ENDED, VmState
-from plasmavmc.types import ExecSpec, ForkIdentity, LogLine, NetworkSpec, Scope, Vm, VmSpec, mac_of, vm_key
+from plasmavmc.types import (
+    CopyTarget,
+    ExecSpec,
+    ForkIdentity,
+    LogLine,
+    NetworkSpec,
+    Scope,
+    TerminalSize,
+    Vm,
+    VmSpec,
+    mac_of,
+    vm_key,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +60,21 @@ class EngineVms:
         self._history = History(kept=kept_changes)
         self._locks = KeyedLocks()
         self._shown: dict[str, _Shown] = {}
+        self._ports = PublishedPorts()
 
     async def follow(self) -> None:
-        """Take note of every change, for ever."""
-        while True:
-            revision = self._manager.revision
-            self._history.note(self._all())
-            self._node.tell_news()
-            await self._manager.changed(revision)
+        """Take note of every change, for ever. Published ports are open while this runs."""
+        self._ports.adopt(self._manager.list_vms())
+        try:
+            while True:
+                revision = self._manager.revision
+                present = self._all()
+                self._ports.follow(present)
+                self._history.note(present)
+                self._node.tell_news()
+                await self._manager.changed(revision)
+        finally:
+            self._ports.aclose()
 
     # VmApi
 
@@ -65,8 +85,13 @@ class EngineVms:
                 self._node.check_open()
                 self._node.check_room(spec.resources)
                 self._check_macs(inside)
-            vm = self._manager.create(inside)
-            return self._outside(self._start(vm) if start else vm)
+                self._ports.open(spec.id, spec.published)
+            try:
+                vm = self._manager.create(inside)
+                return self._outside(self._start(vm) if start else vm)
+            except PlasmaError:
+                self._close_unused_ports(spec.id)
+                raise
 
     async def start(self, vm_id: str) -> Vm:
         return self._outside(self._start(self._manager.get(vm_id)))
@@ -81,7 +106,11 @@ class EngineVms:
             if present.status.state in ENDED:
                 self._node.check_room(present.spec.resources)
                 self._check_macs(present.spec)
-            return self._outside(await self._manager.restart(vm_id))
+                self._ports.open(vm_id, present.spec.published)
+            try:
+                return self._outside(await self._manager.restart(vm_id))
+            finally:
+                self._close_unused_ports(vm_id)
 
     async def suspend(self, vm_id: str) -> Vm:
         return self._outside(await self._manager.suspend(vm_id))
@@ -96,6 +125,7 @@ class EngineVms:
     async def delete(self, vm_id: str) -> None:
         async with self._locks.hold(vm_id):
             await self._manager.delete(vm_id)
+            self._ports.close(vm_id)
 
     async def scope_of(self, vm_id: str) -> Scope:
         return self._manager.get(vm_id).spec.scope
@@ -115,6 +145,15 @@ class EngineVms:
     async def exec(self, vm_id: str, spec: ExecSpec) -> ExecSession:
         return await self._manager.exec(vm_id, spec)
 
+    async def attach(self, vm_id: str, size: TerminalSize | None) -> ExecSession:
+        return self._manager.attach(vm_id, size)
+
+    async def copy_in(self, vm_id: str, target: CopyTarget) -> ExecSession:
+        return await self._manager.copy_in(vm_id, target)
+
+    async def copy_out(self, vm_id: str, path: str) -> ExecSession:
+        return await self._manager.copy_out(vm_id, path)
+
     def logs(self, vm_id: str, *, follow: bool, tail: int, since: float) -> AsyncIterator[LogLine]:
         return self._manager.logs(vm_id, follow=follow, tail=tail, since=since)
 
@@ -130,6 +169,10 @@ class EngineVms:
         if vm.status.state is VmState.PENDING:
             self._node.check_open()
         return self._manager.start(vm.spec.id)
+
+    def _close_unused_ports(self, vm_id: str) -> None:
+        if not any(vm.spec.id == vm_id and vm.status.state not in ENDED for vm in self._manager.list_vms()):
+            self._ports.close(vm_id)
 
     def _is_known(self, vm_id: str) -> bool:
         return any(vm.spec.id == vm_id for vm in self._manager.list_vms())

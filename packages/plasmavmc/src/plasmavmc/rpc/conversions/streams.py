@@ -6,7 +6,7 @@ from plasmavmc.errors import InvalidSpecError
 from plasmavmc.guest.api import ExecExit, ExecOutput
 from plasmavmc.rpc.conversions.values import enum_from_pb, enum_to_pb, text, texts, time_from_pb, time_to_pb
 from plasmavmc.rpc.v1 import vm_pb2
-from plasmavmc.types import ExecSpec, LogLine, LogStream, TerminalSize
+from plasmavmc.types import CopyTarget, ExecSpec, LogLine, LogStream, TerminalSize
 
 MAX_SIGNAL = 64
 _MAX_SIDE = 65_535
@@ -42,6 +42,15 @@ def exec_from_pb(message: vm_pb2.ExecStart, field: str = "start") -> ExecSpec:
         user=text(f"{field}.user", message.user, 256) if message.HasField("user") else None,
         terminal=size_from_pb(f"{field}.terminal", message.terminal) if message.HasField("terminal") else None,
     )
+
+
+def copy_target_to_pb(vm_id: str, target: CopyTarget) -> vm_pb2.CopyIntoStart:
+    return vm_pb2.CopyIntoStart(vm_id=vm_id, path=target.path, name=target.name, contents=target.contents)
+
+
+def copy_target_from_pb(message: vm_pb2.CopyIntoStart) -> CopyTarget:
+    """Raises `InvalidSpecError`: a field is too long."""
+    return CopyTarget(text("start.path", message.path), text("start.name", message.name, 255), message.contents)
 
 
 def size_to_pb(size: TerminalSize) -> vm_pb2.TerminalSize:

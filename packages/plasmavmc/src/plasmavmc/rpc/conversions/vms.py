@@ -31,7 +31,9 @@ from plasmavmc.types import (
     FileSpec,
     ForkIdentity,
     NetworkSpec,
+    PublishedPort,
     RateLimit,
+    Stdio,
     Vm,
     VmResources,
     VmSpec,
@@ -40,11 +42,13 @@ from plasmavmc.types import (
 )
 
 MAX_COPIES = 64
+_MAX_PORT = 65_535
 _DEFAULTS = VmResources()
 _DEFAULT_MODE = 0o644
 _NETWORK_ID = re.compile(r"[a-z0-9_-]{1,51}")
 _MAC = re.compile(r"[0-9a-f][26ae](:[0-9a-f]{2}){5}")
 _STATE_NAMES = {int(value): name for name, value in types_pb2.VmState.items()}
+_STDIO_NAMES = {int(value): name for name, value in types_pb2.Stdio.items()}
 _SOURCE_NAMES = {int(value): name for name, value in types_pb2.DiskSpec.Source.items()}
 
 # Specification
@@ -74,6 +78,8 @@ def spec_to_pb(spec: VmSpec, *, secrets: bool) -> types_pb2.VmSpec:
         workdir=spec.workdir,
         stop_signal=spec.stop_signal,
         backend=spec.backend,
+        stdio=enum_to_pb(spec.stdio, "STDIO", types_pb2.Stdio.Value),
+        published=[_port_to_pb(port) for port in spec.published],
     )
     if spec.scope != NO_SCOPE:
         message.scope.CopyFrom(scope_to_pb(spec.scope))
@@ -112,7 +118,25 @@ def spec_from_pb(message: types_pb2.VmSpec, field: str = "spec") -> VmSpec:
         snapshot_safe=message.snapshot_safe,
         backend=text(f"{field}.backend", message.backend, 64) if message.HasField("backend") else None,
         labels=labels(f"{field}.labels", message.labels),
+        stdio=enum_from_pb(f"{field}.stdio", Stdio, _STDIO_NAMES, message.stdio, "STDIO")
+        if message.stdio
+        else default.stdio,
+        published=tuple(_port_from_pb(f"{field}.published[{n}]", each) for n, each in enumerate(message.published)),
     )
+
+
+def _port_to_pb(port: PublishedPort) -> types_pb2.PublishedPort:
+    return types_pb2.PublishedPort(host_port=port.host_port, guest_port=port.guest_port, address=str(port.address))
+
+
+def _port_from_pb(field: str, message: types_pb2.PublishedPort) -> PublishedPort:
+    for name, number in (("host_port", message.host_port), ("guest_port", message.guest_port)):
+        if not 1 <= number <= _MAX_PORT:
+            raise InvalidSpecError(f"{field}.{name}", f"a port is 1 to {_MAX_PORT}")
+    address = _ipv4(f"{field}.address", message.address)
+    if address is None:
+        return PublishedPort(message.host_port, message.guest_port)
+    return PublishedPort(message.host_port, message.guest_port, address)
 
 
 def _image(field: str, image: str) -> str:

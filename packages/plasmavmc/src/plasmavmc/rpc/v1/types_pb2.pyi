@@ -23,6 +23,36 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Stdio:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StdioEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stdio.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STDIO_UNSPECIFIED: _Stdio.ValueType  # 0
+    """As LOGGED."""
+    STDIO_LOGGED: _Stdio.ValueType  # 1
+    """Nothing to read; output never waits for anybody."""
+    STDIO_ATTACHED: _Stdio.ValueType  # 2
+    """Nothing to read; output waits for who is attached, so that none is lost."""
+    STDIO_OPEN: _Stdio.ValueType  # 3
+    """As ATTACHED, with an open pipe to read from."""
+    STDIO_TERMINAL: _Stdio.ValueType  # 4
+
+class Stdio(_Stdio, metaclass=_StdioEnumTypeWrapper):
+    """What the workload's own stdin, stdout and stderr are. Output is kept as logs in any case."""
+
+STDIO_UNSPECIFIED: Stdio.ValueType  # 0
+"""As LOGGED."""
+STDIO_LOGGED: Stdio.ValueType  # 1
+"""Nothing to read; output never waits for anybody."""
+STDIO_ATTACHED: Stdio.ValueType  # 2
+"""Nothing to read; output waits for who is attached, so that none is lost."""
+STDIO_OPEN: Stdio.ValueType  # 3
+"""As ATTACHED, with an open pipe to read from."""
+STDIO_TERMINAL: Stdio.ValueType  # 4
+Global___Stdio: _TypeAlias = Stdio  # noqa: Y015
+
 class _VmState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -278,6 +308,34 @@ class NetworkSpec(_message.Message):
 Global___NetworkSpec: _TypeAlias = NetworkSpec  # noqa: Y015
 
 @_typing.final
+class PublishedPort(_message.Message):
+    """A TCP port of the host that leads to one of the VM, while the VM runs and the server lives."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_PORT_FIELD_NUMBER: _builtins.int
+    GUEST_PORT_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    host_port: _builtins.int
+    guest_port: _builtins.int
+    address: _builtins.str
+    """IPv4 address of the host. Empty: 127.0.0.1."""
+    def __init__(
+        self,
+        *,
+        host_port: _builtins.int = ...,
+        guest_port: _builtins.int = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "guest_port", b"guest_port", "host_port", b"host_port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishedPort: _TypeAlias = PublishedPort  # noqa: Y015
+
+@_typing.final
 class VmSpec(_message.Message):
     """What to run. One-shot: a specification describes one attempt."""
 
@@ -342,6 +400,8 @@ class VmSpec(_message.Message):
     SNAPSHOT_SAFE_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    STDIO_FIELD_NUMBER: _builtins.int
+    PUBLISHED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the server where empty."""
     name: _builtins.str
@@ -354,6 +414,7 @@ class VmSpec(_message.Message):
     snapshot_safe: _builtins.bool
     """The workload bears being woken in several copies: it makes no secret of its own at its start, or renews it."""
     backend: _builtins.str
+    stdio: Global___Stdio.ValueType
     @_builtins.property
     def scope(self) -> Global___Scope: ...
     @_builtins.property
@@ -374,6 +435,8 @@ class VmSpec(_message.Message):
     def stop_grace(self) -> _duration_pb2.Duration: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def published(self) -> _containers.RepeatedCompositeFieldContainer[Global___PublishedPort]: ...
     def __init__(
         self,
         *,
@@ -396,10 +459,12 @@ class VmSpec(_message.Message):
         snapshot_safe: _builtins.bool = ...,
         backend: _builtins.str | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        stdio: Global___Stdio.ValueType = ...,
+        published: _abc.Iterable[Global___PublishedPort] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_backend", b"_backend", "_stop_grace", b"_stop_grace", "_stop_signal", b"_stop_signal", "_user", b"_user", "_workdir", b"_workdir", "backend", b"backend", "command", b"command", "entrypoint", b"entrypoint", "resources", b"resources", "scope", b"scope", "stop_grace", b"stop_grace", "stop_signal", b"stop_signal", "user", b"user", "workdir", b"workdir"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backend", b"_backend", "_stop_grace", b"_stop_grace", "_stop_signal", b"_stop_signal", "_user", b"_user", "_workdir", b"_workdir", "backend", b"backend", "command", b"command", "entrypoint", b"entrypoint", "env", b"env", "files", b"files", "hostname", b"hostname", "id", b"id", "image", b"image", "labels", b"labels", "name", b"name", "networks", b"networks", "resources", b"resources", "scope", b"scope", "snapshot_safe", b"snapshot_safe", "stop_grace", b"stop_grace", "stop_signal", b"stop_signal", "user", b"user", "volumes", b"volumes", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backend", b"_backend", "_stop_grace", b"_stop_grace", "_stop_signal", b"_stop_signal", "_user", b"_user", "_workdir", b"_workdir", "backend", b"backend", "command", b"command", "entrypoint", b"entrypoint", "env", b"env", "files", b"files", "hostname", b"hostname", "id", b"id", "image", b"image", "labels", b"labels", "name", b"name", "networks", b"networks", "published", b"published", "resources", b"resources", "scope", b"scope", "snapshot_safe", b"snapshot_safe", "stdio", b"stdio", "stop_grace", b"stop_grace", "stop_signal", b"stop_signal", "user", b"user", "volumes", b"volumes", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__backend: _TypeAlias = _typing.Literal["backend"]  # noqa: Y015
     _WhichOneofArgType__backend: _TypeAlias = _typing.Literal["_backend", b"_backend"]  # noqa: Y015

@@ -97,6 +97,21 @@ class VmServiceStub:
                 request_serializer=plasmavmc_dot_v1_dot_vm__pb2.ExecVmRequest.SerializeToString,
                 response_deserializer=plasmavmc_dot_v1_dot_vm__pb2.ExecVmResponse.FromString,
                 _registered_method=True)
+        self.AttachVm = channel.stream_stream(
+                '/plasmavmc.v1.VmService/AttachVm',
+                request_serializer=plasmavmc_dot_v1_dot_vm__pb2.AttachVmRequest.SerializeToString,
+                response_deserializer=plasmavmc_dot_v1_dot_vm__pb2.ExecVmResponse.FromString,
+                _registered_method=True)
+        self.CopyIntoVm = channel.stream_stream(
+                '/plasmavmc.v1.VmService/CopyIntoVm',
+                request_serializer=plasmavmc_dot_v1_dot_vm__pb2.CopyIntoVmRequest.SerializeToString,
+                response_deserializer=plasmavmc_dot_v1_dot_vm__pb2.CopyIntoVmResponse.FromString,
+                _registered_method=True)
+        self.CopyFromVm = channel.unary_stream(
+                '/plasmavmc.v1.VmService/CopyFromVm',
+                request_serializer=plasmavmc_dot_v1_dot_vm__pb2.CopyFromVmRequest.SerializeToString,
+                response_deserializer=plasmavmc_dot_v1_dot_vm__pb2.CopyFromVmResponse.FromString,
+                _registered_method=True)
         self.StreamLogs = channel.unary_stream(
                 '/plasmavmc.v1.VmService/StreamLogs',
                 request_serializer=plasmavmc_dot_v1_dot_vm__pb2.StreamLogsRequest.SerializeToString,
@@ -191,6 +206,29 @@ class VmServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AttachVm(self, request_iterator, context):
+        """Joins the workload's own stdin, stdout and stderr, from before its start to its end. The first message says which VM;
+        what follows is as for ExecVm. Input goes nowhere where the specification's stdio does not open it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CopyIntoVm(self, request_iterator, context):
+        """Copies one file or directory into a running VM: a tar stream of one tree, whose first component is its name.
+        The first answer says that it may come; send no chunk before. The second says that it is there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CopyFromVm(self, request, context):
+        """Copies one file or directory out of it, likewise.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamLogs(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -259,6 +297,21 @@ def add_VmServiceServicer_to_server(servicer, server):
                     servicer.ExecVm,
                     request_deserializer=plasmavmc_dot_v1_dot_vm__pb2.ExecVmRequest.FromString,
                     response_serializer=plasmavmc_dot_v1_dot_vm__pb2.ExecVmResponse.SerializeToString,
+            ),
+            'AttachVm': grpc.stream_stream_rpc_method_handler(
+                    servicer.AttachVm,
+                    request_deserializer=plasmavmc_dot_v1_dot_vm__pb2.AttachVmRequest.FromString,
+                    response_serializer=plasmavmc_dot_v1_dot_vm__pb2.ExecVmResponse.SerializeToString,
+            ),
+            'CopyIntoVm': grpc.stream_stream_rpc_method_handler(
+                    servicer.CopyIntoVm,
+                    request_deserializer=plasmavmc_dot_v1_dot_vm__pb2.CopyIntoVmRequest.FromString,
+                    response_serializer=plasmavmc_dot_v1_dot_vm__pb2.CopyIntoVmResponse.SerializeToString,
+            ),
+            'CopyFromVm': grpc.unary_stream_rpc_method_handler(
+                    servicer.CopyFromVm,
+                    request_deserializer=plasmavmc_dot_v1_dot_vm__pb2.CopyFromVmRequest.FromString,
+                    response_serializer=plasmavmc_dot_v1_dot_vm__pb2.CopyFromVmResponse.SerializeToString,
             ),
             'StreamLogs': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamLogs,
@@ -592,6 +645,87 @@ class VmService:
             '/plasmavmc.v1.VmService/ExecVm',
             plasmavmc_dot_v1_dot_vm__pb2.ExecVmRequest.SerializeToString,
             plasmavmc_dot_v1_dot_vm__pb2.ExecVmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AttachVm(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/plasmavmc.v1.VmService/AttachVm',
+            plasmavmc_dot_v1_dot_vm__pb2.AttachVmRequest.SerializeToString,
+            plasmavmc_dot_v1_dot_vm__pb2.ExecVmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CopyIntoVm(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/plasmavmc.v1.VmService/CopyIntoVm',
+            plasmavmc_dot_v1_dot_vm__pb2.CopyIntoVmRequest.SerializeToString,
+            plasmavmc_dot_v1_dot_vm__pb2.CopyIntoVmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CopyFromVm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/plasmavmc.v1.VmService/CopyFromVm',
+            plasmavmc_dot_v1_dot_vm__pb2.CopyFromVmRequest.SerializeToString,
+            plasmavmc_dot_v1_dot_vm__pb2.CopyFromVmResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,16 @@ class VmServiceStub:
     """
     ExecVm: _grpc.StreamStreamMultiCallable[_vm_pb2.ExecVmRequest, _vm_pb2.ExecVmResponse]
     """The first message starts the command; then input, end of input, resizes and signals. The last answer is its end."""
+    AttachVm: _grpc.StreamStreamMultiCallable[_vm_pb2.AttachVmRequest, _vm_pb2.ExecVmResponse]
+    """Joins the workload's own stdin, stdout and stderr, from before its start to its end. The first message says which VM;
+    what follows is as for ExecVm. Input goes nowhere where the specification's stdio does not open it.
+    """
+    CopyIntoVm: _grpc.StreamStreamMultiCallable[_vm_pb2.CopyIntoVmRequest, _vm_pb2.CopyIntoVmResponse]
+    """Copies one file or directory into a running VM: a tar stream of one tree, whose first component is its name.
+    The first answer says that it may come; send no chunk before. The second says that it is there.
+    """
+    CopyFromVm: _grpc.UnaryStreamMultiCallable[_vm_pb2.CopyFromVmRequest, _vm_pb2.CopyFromVmResponse]
+    """Copies one file or directory out of it, likewise."""
     StreamLogs: _grpc.UnaryStreamMultiCallable[_vm_pb2.StreamLogsRequest, _vm_pb2.LogLine]
 
 @_typing.type_check_only
@@ -93,6 +103,16 @@ class VmServiceAsyncStub(VmServiceStub):
     """
     ExecVm: _aio.StreamStreamMultiCallable[_vm_pb2.ExecVmRequest, _vm_pb2.ExecVmResponse]  # type: ignore[assignment]
     """The first message starts the command; then input, end of input, resizes and signals. The last answer is its end."""
+    AttachVm: _aio.StreamStreamMultiCallable[_vm_pb2.AttachVmRequest, _vm_pb2.ExecVmResponse]  # type: ignore[assignment]
+    """Joins the workload's own stdin, stdout and stderr, from before its start to its end. The first message says which VM;
+    what follows is as for ExecVm. Input goes nowhere where the specification's stdio does not open it.
+    """
+    CopyIntoVm: _aio.StreamStreamMultiCallable[_vm_pb2.CopyIntoVmRequest, _vm_pb2.CopyIntoVmResponse]  # type: ignore[assignment]
+    """Copies one file or directory into a running VM: a tar stream of one tree, whose first component is its name.
+    The first answer says that it may come; send no chunk before. The second says that it is there.
+    """
+    CopyFromVm: _aio.UnaryStreamMultiCallable[_vm_pb2.CopyFromVmRequest, _vm_pb2.CopyFromVmResponse]  # type: ignore[assignment]
+    """Copies one file or directory out of it, likewise."""
     StreamLogs: _aio.UnaryStreamMultiCallable[_vm_pb2.StreamLogsRequest, _vm_pb2.LogLine]  # type: ignore[assignment]
 
 class VmServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -195,6 +215,34 @@ class VmServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_vm_pb2.ExecVmResponse], _abc.AsyncIterator[_vm_pb2.ExecVmResponse]]:
         """The first message starts the command; then input, end of input, resizes and signals. The last answer is its end."""
+
+    @_abc_1.abstractmethod
+    def AttachVm(
+        self,
+        request_iterator: _MaybeAsyncIterator[_vm_pb2.AttachVmRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_vm_pb2.ExecVmResponse], _abc.AsyncIterator[_vm_pb2.ExecVmResponse]]:
+        """Joins the workload's own stdin, stdout and stderr, from before its start to its end. The first message says which VM;
+        what follows is as for ExecVm. Input goes nowhere where the specification's stdio does not open it.
+        """
+
+    @_abc_1.abstractmethod
+    def CopyIntoVm(
+        self,
+        request_iterator: _MaybeAsyncIterator[_vm_pb2.CopyIntoVmRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_vm_pb2.CopyIntoVmResponse], _abc.AsyncIterator[_vm_pb2.CopyIntoVmResponse]]:
+        """Copies one file or directory into a running VM: a tar stream of one tree, whose first component is its name.
+        The first answer says that it may come; send no chunk before. The second says that it is there.
+        """
+
+    @_abc_1.abstractmethod
+    def CopyFromVm(
+        self,
+        request: _vm_pb2.CopyFromVmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_vm_pb2.CopyFromVmResponse], _abc.AsyncIterator[_vm_pb2.CopyFromVmResponse]]:
+        """Copies one file or directory out of it, likewise."""
 
     @_abc_1.abstractmethod
     def StreamLogs(

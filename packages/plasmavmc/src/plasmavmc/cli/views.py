@@ -1,0 +1,185 @@
+"""VMs, images and nodes as they are shown: a document for machines, cells for people. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from plasmavmc.cli.output import age, size
+from plasmavmc.cli.values import shown_labels
+
+if TYPE_CHECKING:
+    from plasmavmc.rpc.api import Amount, Image, Node
+    from plasmavmc.types import BackendStatus, Vm
+
+
+def vm_document(vm: Vm) -> dict[str, Any]:
+    spec, status = vm.spec, vm.status
+    return {
+        "id": spec.id,
+        "name": spec.name,
+        "org": spec.scope.org,
+        "project": spec.scope.project,
+        "image": spec.image,
+        "entrypoint": None if spec.entrypoint is None else list(spec.entrypoint),
+        "command": None if spec.command is None else list(spec.command),
+        "user": spec.user,
+        "workdir": spec.workdir,
+        "stdio": spec.stdio.value,
+        "cpu_milli": spec.resources.cpu_milli,
+        "vcpus": spec.resources.vcpus,
+        "memory_bytes": spec.resources.memory_bytes,
+        "disk_bytes": spec.resources.disk_bytes,
+        "networks": [network.network_id for network in spec.networks],
+        "published": [
+            {"address": str(port.address), "host_port": port.host_port, "guest_port": port.guest_port}
+            for port in spec.published
+        ],
+        "labels": dict(spec.labels),
+        "state": status.state.value,
+        "since": status.since,
+        "reason": status.reason,
+        "reason_code": status.reason_code,
+        "exit_code": status.exit_code,
+        "endpoints": list(status.endpoints),
+        "backend": status.backend,
+        "acceleration": status.acceleration,
+        "confinement": status.confinement,
+        "memory_used_bytes": status.usage.memory_rss_bytes,
+        "cpu_used_seconds": status.usage.cpu_seconds,
+        "log_tail": list(status.log_tail),
+    }
+
+
+def vm_row(vm: Vm) -> dict[str, object]:
+    status = vm.status
+    ended = "" if status.exit_code is None else f" ({status.exit_code})"
+    return {
+        "id": vm.spec.id,
+        "name": vm.spec.name,
+        "state": f"{status.state.value}{ended}",
+        "since": age(status.since),
+        "address": next((each.partition(":")[2] for each in status.endpoints), ""),
+        "ports": ", ".join(f"{port.address}:{port.host_port}->{port.guest_port}" for port in vm.spec.published),
+        "memory": size(vm.spec.resources.memory_bytes),
+        "image": vm.spec.image.removeprefix("sha256:")[:12],
+    }
+
+
+def vm_pairs(vm: Vm) -> dict[str, object]:
+    spec, status = vm.spec, vm.status
+    row = vm_row(vm)
+    backend = f"{status.backend} ({status.acceleration}, {status.confinement})" if status.backend else ""
+    return {
+        "id": spec.id,
+        "name": spec.name,
+        "project": f"{spec.scope.org}/{spec.scope.project}",
+        "state": row["state"],
+        "since": f"{row['since']} ago",
+        "reason": status.reason,
+        "image": spec.image,
+        "command": " ".join((*(spec.entrypoint or ()), *(spec.command or ()))),
+        "cpus": f"{spec.resources.cpu_milli / 1000:g}",
+        "memory": f"{size(spec.resources.memory_bytes)}, {size(status.usage.memory_rss_bytes)} used by the VMM",
+        "disk": size(spec.resources.disk_bytes),
+        "network": ", ".join(network.network_id for network in spec.networks),
+        "address": row["address"],
+        "ports": row["ports"],
+        "labels": shown_labels(spec.labels),
+        "backend": backend,
+    }
+
+
+def image_document(image: Image) -> dict[str, Any]:
+    return {
+        "digest": image.digest,
+        "names": list(image.names),
+        "org": image.scope.org,
+        "project": image.scope.project,
+        "kind": image.kind.value,
+        "size_bytes": image.size_bytes,
+        "created": image.created,
+        "entrypoint": list(image.entrypoint),
+        "command": list(image.command),
+        "user": image.user,
+        "workdir": image.workdir,
+        "exposed_ports": list(image.exposed_ports),
+        "labels": dict(image.labels),
+    }
+
+
+def image_row(image: Image) -> dict[str, object]:
+    return {
+        "name": image.names[0] if image.names else image.digest,
+        "digest": image.digest.removeprefix("sha256:")[:12],
+        "project": f"{image.scope.org}/{image.scope.project}",
+        "kind": image.kind.value,
+        "size": size(image.size_bytes),
+        "age": age(image.created),
+    }
+
+
+def node_document(node: Node) -> dict[str, Any]:
+    return {
+        "id": node.id,
+        "name": node.name,
+        "version": node.version,
+        "scheduling": node.scheduling.value,
+        "capacity": amount_document(node.capacity),
+        "promised": amount_document(node.promised),
+        "backends": [backend_document(backend) for backend in node.backends],
+        "labels": dict(node.labels),
+    }
+
+
+def amount_document(amount: Amount) -> dict[str, int]:
+    return {
+        "cpu_milli": amount.cpu_milli,
+        "memory_bytes": amount.memory_bytes,
+        "disk_bytes": amount.disk_bytes,
+        "vms": amount.vms,
+    }
+
+
+def backend_document(backend: BackendStatus) -> dict[str, Any]:
+    able = backend.capabilities
+    return {
+        "name": backend.name,
+        "readiness": backend.readiness.value,
+        "reason": backend.reason,
+        "acceleration": able.acceleration.value if able else None,
+        "isolation": able.isolation.value if able else None,
+        "abilities": abilities(backend),
+    }
+
+
+_ABILITIES = ("pause", "suspend", "fork", "snapshot", "hotplug_disk", "hotplug_nic", "balloon", "rate_limits")
+
+
+def abilities(backend: BackendStatus) -> list[str]:
+    """What a backend can do beyond starting and stopping."""
+    return [name for name in _ABILITIES if backend.capabilities and getattr(backend.capabilities, name)]
+
+
+def node_pairs(node: Node) -> dict[str, object]:
+    whole, used = node.capacity, node.promised
+    backends: Mapping[str, object] = {f"backend {backend.name}": backend_line(backend) for backend in node.backends}
+    return {
+        "id": node.id,
+        "name": node.name,
+        "version": node.version,
+        "scheduling": node.scheduling.value,
+        "cpus": f"{used.cpu_milli / 1000:g} of {whole.cpu_milli / 1000:g} promised",
+        "memory": f"{size(used.memory_bytes)} of {size(whole.memory_bytes)} promised",
+        "disk": f"{size(used.disk_bytes)} of {size(whole.disk_bytes)} promised",
+        "vms": f"{used.vms} of {whole.vms}",
+        **backends,
+    }
+
+
+def backend_line(backend: BackendStatus) -> str:
+    able = backend.capabilities
+    parts = [backend.readiness.value]
+    if able is not None:
+        parts += [able.isolation.value, able.acceleration.value, *abilities(backend)]
+    return ", ".join(parts) + (f" — {backend.reason}" if backend.reason else "")

@@ -1,0 +1,33 @@
+"""`plasmavmc vm create`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from plasmavmc.cli.connection import connection
+from plasmavmc.cli.lazy import HELP
+from plasmavmc.cli.output import result_options, show_one
+from plasmavmc.cli.views import vm_document
+from plasmavmc.cli.vm.wish import Wish, make, wish_options
+from plasmavmc.cli.working import with_engine
+
+
+@click.command(context_settings={**HELP, "allow_interspersed_args": False})
+@wish_options
+@result_options
+def create(output: str, **given: Any) -> None:
+    """Make a VM without starting it, and print its id. Its image is pulled where it is missing."""
+    from plasmavmc.types import Vm  # noqa: PLC0415
+
+    wish, scope = Wish(given), connection().scope()
+    wish.check()
+
+    async def work(engine: Any) -> Vm:
+        spec = await make(engine, wish, scope, attached=False, quiet=output != "table")
+        made: Vm = await engine.vms.create(spec)
+        return made
+
+    vm = with_engine(work, running=True)
+    show_one("name" if output == "table" else output, vm_document(vm), {}, name=vm.spec.id)
