@@ -106,6 +106,15 @@ def test_a_limit_on_a_volume_is_a_bucket_that_is_full_again_every_second() -> No
     assert bodies["/drives/disk1"]["rate_limiter"] == {"bandwidth": {"size": 5 * MIB, "refill_time": 1000}}
 
 
+def test_disks_keep_their_order_and_access_and_none_is_the_root_device() -> None:
+    asked = boot_requests(a_spec(), (DiskPlan("image", 3, True), DiskPlan("layer", 4, False)))
+    drives = [json.loads(msgspec.json.encode(request.body)) for request in asked if request.path.startswith("/drives/")]
+    assert drives == [
+        {"drive_id": "disk0", "path_on_host": "/disk0", "is_root_device": False, "is_read_only": True},
+        {"drive_id": "disk1", "path_on_host": "/disk1", "is_root_device": False, "is_read_only": False},
+    ]
+
+
 def test_no_request_of_ours_turns_the_metadata_service_on() -> None:
     assert not [request for request in boot_requests(a_spec(), ()) if request.path.startswith("/mmds")]
 
