@@ -39,8 +39,8 @@ from plasmavmc.hypervisor.firecracker.requests import (
 )
 from plasmavmc.hypervisor.firecracker.sockets import JailSockets
 from plasmavmc.hypervisor.firecracker.vsock import connect_vsock
-from plasmavmc.hypervisor.qemu.limits import limits_of
-from plasmavmc.hypervisor.qemu.process import VmmProcess, usage_of
+from plasmavmc.hypervisor.limits import limits_of
+from plasmavmc.hypervisor.process import VmmProcess, usage_of
 from plasmavmc.types import GIB, Acceleration, BackendCapabilities, Isolation, VmHandle, VmSpec, vm_key
 
 NAME = "firecracker"
