@@ -21,7 +21,7 @@ from pathlib import Path
 
 from plasmavmc.errors import UnavailableError
 from plasmavmc.host.client import HelperHost
-from plasmavmc.host.configuration import QEMU, HelperConfiguration, Listener
+from plasmavmc.host.configuration import FIRECRACKER, JAILER, QEMU, HelperConfiguration, Listener
 from plasmavmc.host.operations import Keep
 from tests.contract.host_contract import HostRig
 
@@ -39,6 +39,7 @@ run_helper(
     HelperConfiguration(
         told["id"], told["uid"], told["uid"], listeners=tuple(Listener(*pair) for pair in told["listeners"]),
         vm_uids=range(*told["uids"]), run_root=Path(told["run_root"]),
+        firecracker=told["firecracker"], jailer=told["jailer"], jail_root=Path(told["jail_root"]),
     ),
     socket.socket(fileno=int(sys.argv[1])),
 )
@@ -86,7 +87,16 @@ class Namespace:
 class RealHelper:
     """A helper process and its client. `restart` is what a crash and a new start of the platform look like."""
 
-    def __init__(self, namespace: Namespace, run_root: Path, *, cgroups: bool = True) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        run_root: Path,
+        *,
+        cgroups: bool = True,
+        firecracker: str = FIRECRACKER,
+        jailer: str = JAILER,
+        jail_root: Path | None = None,
+    ) -> None:
         self.namespace = namespace
         self._wrapper = [] if cgroups else _WITHOUT_CGROUPS
         self.configuration = HelperConfiguration(
@@ -96,6 +106,9 @@ class RealHelper:
             listeners=(LISTENER,),
             vm_uids=UIDS,
             run_root=run_root,
+            firecracker=firecracker,
+            jailer=jailer,
+            jail_root=jail_root or run_root.parent / "jails",
         )
         self.names = self.configuration.names
         self.start()
@@ -109,6 +122,9 @@ class RealHelper:
                 "listeners": [[listener.address, listener.port] for listener in self.configuration.listeners],
                 "uids": [UIDS.start, UIDS.stop],
                 "run_root": str(self.configuration.run_root),
+                "firecracker": self.configuration.firecracker,
+                "jailer": self.configuration.jailer,
+                "jail_root": str(self.configuration.jail_root),
             }
         )
         with theirs:
@@ -156,13 +172,27 @@ class RealHelper:
 
 
 @asynccontextmanager
-async def real_helper(tmp_path: Path, *, cgroups: bool = True) -> AsyncIterator[RealHelper]:
+async def real_helper(
+    tmp_path: Path,
+    *,
+    cgroups: bool = True,
+    firecracker: str = FIRECRACKER,
+    jailer: str = JAILER,
+    jail_root: Path | None = None,
+) -> AsyncIterator[RealHelper]:
     """One installation, alone in its namespace, in which `IN_USE` is a network of somebody else."""
     namespace = Namespace()
     try:
         namespace.run("ip", "link", "add", "other", "type", "bridge")
         namespace.run("ip", "addr", "add", f"{IN_USE[1]}/{IN_USE.prefixlen}", "dev", "other")
-        helper = RealHelper(namespace, tmp_path / "run", cgroups=cgroups)
+        helper = RealHelper(
+            namespace,
+            tmp_path / "run",
+            cgroups=cgroups,
+            firecracker=firecracker,
+            jailer=jailer,
+            jail_root=jail_root,
+        )
         try:
             yield helper
         finally:

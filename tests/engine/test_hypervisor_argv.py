@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from plasmavmc.hypervisor.backend import DiskPlan, NicPlan
+from plasmavmc.hypervisor.limits import limits_of
 from plasmavmc.hypervisor.qemu.argv import KernelFlavour, QemuMachine, command_line, kernel_parameters
-from plasmavmc.hypervisor.qemu.limits import limits_of
 from plasmavmc.types import MIB, Acceleration, VmResources
 
 TCG = QemuMachine("/usr/bin/qemu-system-x86_64", "i1", Acceleration.TCG, tsc_khz=2_596_000)

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from plasmavmc.host.operations import Host, ProcessId, Spawned
-from plasmavmc.hypervisor.qemu.console import RING_BYTES, Ring, Tail, connect_console
-from plasmavmc.hypervisor.qemu.process import VmmProcess, usage_of
+from plasmavmc.hypervisor.console import RING_BYTES, Ring, Tail, connect_console
+from plasmavmc.hypervisor.process import VmmProcess, usage_of
 from plasmavmc.types import VmUsage
 
 

@@ -55,20 +55,33 @@ _LAST_STREAM = 0xFFFF
 _CLOSE_S = 1.0
 
 
+Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+"""Makes a connection to the guest; tries until it succeeds or is cancelled."""
+
+
 async def open_channel(path: Path, *, fresh: bool, deadline_s: float) -> SocketGuestChannel:
-    """Connect to a guest and synchronise. `fresh` says that this guest has never heard a host yet.
+    """Connect to a guest behind a unix socket and synchronise. `fresh` says that this guest has never heard a host yet.
 
     Raises:
         GuestError: `guest-silent`, no answer within `deadline_s`; `guest-gone`, the VMM closed the socket; `bad-frame`
             and `guest-version` for a guest that does not speak our protocol.
         UnavailableError: `no-channel`, nothing listens at `path` within `deadline_s`.
     """
+    return await open_channel_over(lambda: _connect(path), str(path), fresh=fresh, deadline_s=deadline_s)
+
+
+async def open_channel_over(connect: Connect, where: str, *, fresh: bool, deadline_s: float) -> SocketGuestChannel:
+    """`open_channel` for a guest that is reached in another way; `where` names it in errors.
+
+    Raises:
+        GuestError, UnavailableError: as `open_channel`, and what `connect` raises.
+    """
 
     async def synchronise(channel: SocketGuestChannel) -> None:
         channel.greet(fresh=fresh)
         await channel.greeted()
 
-    return await _opened(path, deadline_s, synchronise)
+    return await _opened(connect, where, deadline_s, synchronise)
 
 
 async def wake_channel(
@@ -89,22 +102,22 @@ async def wake_channel(
         await channel.greeted()
         await channel.thawed()
 
-    return await _opened(path, deadline_s, wake)
+    return await _opened(lambda: _connect(path), str(path), deadline_s, wake)
 
 
 async def _opened(
-    path: Path, deadline_s: float, greet: Callable[[SocketGuestChannel], Awaitable[None]]
+    connect: Connect, where: str, deadline_s: float, greet: Callable[[SocketGuestChannel], Awaitable[None]]
 ) -> SocketGuestChannel:
     reader: asyncio.StreamReader | None = None
     channel: SocketGuestChannel | None = None
     try:
         async with asyncio.timeout(deadline_s):
-            reader, writer = await _connect(path)
+            reader, writer = await connect()
             channel = SocketGuestChannel(reader, writer)
             await greet(channel)
     except TimeoutError as error:
         if reader is None:
-            raise UnavailableError("no-channel", f"no VMM listens at {path} after {deadline_s:g} s") from error
+            raise UnavailableError("no-channel", f"no VMM listens at {where} after {deadline_s:g} s") from error
         raise GuestError(
             "guest-silent",
             f"the guest's init did not answer within {deadline_s:g} s",

@@ -1,4 +1,4 @@
-"""The unprivileged end of the helper's socket: `Host` over messages.
+"""The unprivileged end of the helper's socket: `Host` and `Jails` over messages.
 
 Theory. The helper does one request at a time, so a lock keeps ours in order; each exchange is a task of its own that is
 never cut in the middle: a caller that is cancelled leaves it to finish, and what came back for nobody is given up (a
@@ -77,8 +77,10 @@ class HelperHost:
         await self._call(protocol.UidFree(key))
 
     async def vm_spawn(self, key: str, argv: Sequence[str], limits: Limits, fds: Mapping[str, int]) -> Spawned:
-        request = protocol.VmSpawn(key, tuple(argv), limits, tuple(fds))
-        exchange = self._begin(request, tuple(fds.values()))
+        return await self._spawn(key, protocol.VmSpawn(key, tuple(argv), limits, tuple(fds)), tuple(fds.values()))
+
+    async def _spawn(self, key: str, request: protocol.Request, fds: tuple[int, ...]) -> Spawned:
+        exchange = self._begin(request, fds)
         try:
             return _spawned(await asyncio.shield(exchange))
         except asyncio.CancelledError:
@@ -98,6 +100,18 @@ class HelperHost:
         reply = (await self._call(protocol.VmReap(key, process))).reply
         return protocol.decode(reply.value, int | None)  # type: ignore[arg-type] # a union is no type[T] to mypy
 
+    async def jail_prepare(self, key: str, files: Mapping[str, int]) -> int:
+        return _only_fd(await self._call(protocol.JailPrepare(key, tuple(files)), tuple(files.values())))
+
+    async def jail_open(self, key: str) -> int:
+        return _only_fd(await self._call(protocol.JailOpen(key)))
+
+    async def jail_spawn(self, key: str, limits: Limits) -> Spawned:
+        return await self._spawn(key, protocol.JailSpawn(key, limits), ())
+
+    async def jail_remove(self, key: str) -> None:
+        await self._call(protocol.JailRemove(key))
+
     async def cgroup_place(self, name: str, process: ProcessId) -> str:
         return await self._value(protocol.CgroupPlace(name, process), str)
 
@@ -115,8 +129,8 @@ class HelperHost:
     async def _value(self, request: protocol.Request, kind: type[T]) -> T:
         return protocol.decode((await self._call(request)).reply.value, kind)
 
-    async def _call(self, request: protocol.Request) -> _Exchanged:
-        exchange = self._begin(request, ())
+    async def _call(self, request: protocol.Request, fds: tuple[int, ...] = ()) -> _Exchanged:
+        exchange = self._begin(request, fds)
         try:
             return await asyncio.shield(exchange)
         except asyncio.CancelledError:

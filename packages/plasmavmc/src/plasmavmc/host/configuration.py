@@ -15,6 +15,10 @@ UID_COUNT = 65_536
 QEMU = "/usr/bin/qemu-system-x86_64"
 WASM_WORKER = "wasm-worker"
 """Not a path: the helper runs this program with the interpreter and from the packages that it itself was started with."""
+FIRECRACKER = "/usr/local/bin/firecracker"
+JAILER = "/usr/local/bin/jailer"
+JAIL_ROOT = Path("/var/lib/plasmavmc-jails")
+"""Jails of all installations. On the file system of their disks, which are linked into them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,9 @@ class HelperConfiguration:
     vmms: tuple[str, ...] = (QEMU, WASM_WORKER)
     vm_uids: range = field(default_factory=lambda: range(FIRST_UID, FIRST_UID + UID_COUNT))
     run_root: Path = RUN_ROOT
+    firecracker: str = FIRECRACKER
+    jailer: str = JAILER
+    jail_root: Path = JAIL_ROOT
 
     @property
     def key(self) -> str:

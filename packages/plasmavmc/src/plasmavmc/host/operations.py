@@ -161,3 +161,28 @@ class Host(Protocol):
 
         `HostError` `vms-left` where a process of a VM still lives; nothing is removed then.
         """
+
+
+class Jails(Protocol):
+    """Port: places for a VMM that takes paths and no descriptors (Firecracker). Each VM has a root directory of its own, of
+    which only root, the VM's uid and, of one directory with sockets, the caller's user can see anything.
+
+    Errors as of `Host`.
+    """
+
+    async def jail_prepare(self, key: str, files: Mapping[str, int]) -> int:
+        """Make VM `key`'s jail with these files in its root, by name; one that is open for writing can be written there.
+
+        The files stay where they are too: the jail has further names of them, or copies of such as are only read. Returns
+        a descriptor of the directory for sockets (owned by the caller). The VM has a uid and no jail.
+        """
+
+    async def jail_open(self, key: str) -> int:
+        """A descriptor of the directory for sockets of a jail that is there, as after a restart."""
+
+    async def jail_spawn(self, key: str, limits: Limits) -> Spawned:
+        """Start Firecracker in VM `key`'s jail, by the jailer: its uid, no network, a cgroup, its API in the directory for
+        sockets."""
+
+    async def jail_remove(self, key: str) -> None:
+        """Remove VM `key`'s jail, whose VMM has ended. Unknown keys are fine."""

@@ -95,6 +95,25 @@ class VmReap(_Request):
     process: ProcessId
 
 
+class JailPrepare(_Request):
+    key: str
+    files: tuple[str, ...]
+    """Names of the files whose descriptors come with this message, in their order."""
+
+
+class JailOpen(_Request):
+    key: str
+
+
+class JailSpawn(_Request):
+    key: str
+    limits: Limits
+
+
+class JailRemove(_Request):
+    key: str
+
+
 class CgroupPlace(_Request):
     name: str
     process: ProcessId
@@ -125,6 +144,10 @@ Request = (
     | VmSignal
     | VmMemory
     | VmReap
+    | JailPrepare
+    | JailOpen
+    | JailSpawn
+    | JailRemove
     | CgroupPlace
     | Listen
     | Sweep
@@ -133,7 +156,7 @@ Request = (
 
 
 class SpawnedProcess(msgspec.Struct, frozen=True):
-    """Answer to `VmSpawn`; its descriptors are pidfd and stdout."""
+    """Answer to `VmSpawn` and `JailSpawn`; its descriptors are pidfd and stdout."""
 
     pid: int
     start_time: int

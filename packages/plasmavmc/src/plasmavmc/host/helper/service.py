@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import singledispatchmethod
 from pathlib import Path
@@ -22,17 +24,21 @@ from plasmavmc.host.configuration import HelperConfiguration, Listener
 from plasmavmc.host.helper import argv, checks, rules, spawn, worker
 from plasmavmc.host.helper.cgroups import NONE, find_cgroups
 from plasmavmc.host.helper.guest_memory import open_guest_memory
+from plasmavmc.host.helper.jails import HelperJails, JailPrograms, check_files
 from plasmavmc.host.helper.links import Links
 from plasmavmc.host.helper.programs import check_program, kvm_access, open_kvm
 from plasmavmc.host.helper.sockets import listen
 from plasmavmc.host.helper.sweep import Sweeper
 from plasmavmc.host.helper.uids import Uids
 from plasmavmc.host.names import is_key
-from plasmavmc.host.operations import ProcessId
-from plasmavmc.host.processes import held, processes, uids_of
+from plasmavmc.host.operations import Limits, ProcessId
+from plasmavmc.host.processes import held, is_alive, processes, uids_of
 from plasmavmc.host.run import PATH, find_program
 
 _NFT_TIMEOUT_S = 20.0
+_DROP_S = 2.0
+_LOOK_S = 0.001
+"""The jailer copies its program and gives up being root within milliseconds."""
 _MAX_CODES = 4096
 """Exit codes kept for who asks later; the oldest are forgotten."""
 
@@ -55,6 +61,13 @@ class Helper:
         self._cgroups = find_cgroups(self._names.cgroup)
         self._uids = Uids(configuration.run_root / "uids", configuration.key, configuration.vm_uids)
         self._sweeper = Sweeper(self._names, self._links, self._cgroups, self._uids, configuration.run_root)
+        self._jails = HelperJails(
+            configuration.jail_root,
+            self._names,
+            JailPrograms(configuration.jailer, configuration.firecracker),
+            configuration.uid,
+            configuration.gid,
+        )
         self.children: dict[int, ProcessId] = {}
         """VMMs that we started and that have not ended, by a pidfd of ours."""
         self._codes: dict[ProcessId, int] = {}
@@ -82,6 +95,8 @@ class Helper:
         """
         if isinstance(request, protocol.VmSpawn):
             return self._vm_spawn(request, fds)
+        if isinstance(request, protocol.JailPrepare):
+            return self._jail_prepare(request, fds)
         return self._do(request)
 
     @singledispatchmethod
@@ -119,6 +134,8 @@ class Helper:
     @_do.register
     def _(self, request: protocol.UidFree) -> Answer:
         checks.check_key(request.key)
+        if self._jails.has(request.key):
+            raise checks.refusal("to free a uid", f"VM {request.key} has a jail still, whose files are that uid's")
         self._uids.free(request.key)
         return Answer()
 
@@ -164,6 +181,24 @@ class Helper:
         return Answer(self._codes.pop(request.process, None))
 
     @_do.register
+    def _(self, request: protocol.JailOpen) -> Answer:
+        checks.check_key(request.key)
+        return Answer(fds=(self._jails.open(request.key),))
+
+    @_do.register
+    def _(self, request: protocol.JailSpawn) -> Answer:
+        checks.check_key(request.key)
+        checks.check_limits(request.limits)
+        return self._jail_spawn(request.key, request.limits)
+
+    @_do.register
+    def _(self, request: protocol.JailRemove) -> Answer:
+        checks.check_key(request.key)
+        self._check_runs_not(request.key)
+        self._jails.remove(request.key)
+        return Answer()
+
+    @_do.register
     def _(self, request: protocol.CgroupPlace) -> Answer:
         checks.check_cgroup_name(request.name)
         with held(request.process) as pidfd:
@@ -186,6 +221,9 @@ class Helper:
             checks.check_key(key)
         with self._host_locked():
             swept = self._sweeper.sweep(request.keep)
+            kept = {key for key, process in request.keep.vms.items() if is_alive(process)}
+            for key in self._jails.keys() - kept:
+                self._jails.remove(key)
         self.collect()
         return Answer(swept)
 
@@ -203,6 +241,7 @@ class Helper:
         for name in self._cgroups.children():
             self._cgroups.remove(name)
         self._cgroups.remove_parent()
+        self._jails.remove_base()
         for key in self._uids.keys:
             self._uids.free(key)
         shutil.rmtree(self._names.run_dir(self._configuration.run_root), ignore_errors=True)
@@ -222,8 +261,7 @@ class Helper:
         )
         for program in worker.programs() if worker.is_worker(request.argv) else (Path(request.argv[0]),):
             check_program(program)
-        if self._sweeper.runs(request.key):
-            raise checks.refusal("a VM", f"{request.key} runs already")
+        self._check_runs_not(request.key)
         return self._start(request, fds)
 
     def _start(self, request: protocol.VmSpawn, fds: tuple[int, ...]) -> Answer:
@@ -232,33 +270,75 @@ class Helper:
         kvm: tuple[int, ...] = ()
         if argv.wants_kvm_descriptor(request.argv):
             names, kvm = (*names, argv.KVM_DESCRIPTOR), (open_kvm(),)
-        caged = worker.is_worker(request.argv)
-        numbers = spawn.numbered(names)
-        group = self._names.vm_cgroup(request.key)
-        joins = self._cgroups.make(group, request.limits)
+        try:
+            caged = worker.is_worker(request.argv)
+            numbers = spawn.numbered(names)
+            final = worker.command_line(request.argv, numbers) if caged else argv.final_argv(request.argv, numbers)
+            identity = spawn.Identity(uid, uid, kvm_access() if argv.wants_kvm(request.argv) and not kvm else ())
+            cage = worker.Cage(self._configuration.run_root, uid) if caged else None
+            return self._launch(request.key, request.limits, final, identity, (*fds, *kvm), cage=cage)
+        finally:
+            protocol.close_all(kvm)
+
+    def _jail_prepare(self, request: protocol.JailPrepare, fds: tuple[int, ...]) -> Answer:
+        checks.check_key(request.key)
+        check_files(request.files, len(fds))
+        uid = self._uids.of(request.key)
+        self._check_runs_not(request.key)
+        return Answer(fds=(self._jails.prepare(request.key, uid, dict(zip(request.files, fds, strict=True))),))
+
+    def _jail_spawn(self, key: str, limits: Limits) -> Answer:
+        """The jailer begins as root. It is answered for once it is the VM's uid, so that it can be sent signals."""
+        for program in (self._configuration.jailer, self._configuration.firecracker):
+            check_program(Path(program))
+        uid = self._uids.of(key)
+        os.close(self._jails.open(key))
+        self._check_runs_not(key)
+        answer = self._launch(key, limits, self._jails.argv(key, uid), spawn.Identity(0, 0), (), jailed=True)
+        [*_, started] = self.children.values()
+        deadline = time.monotonic() + _DROP_S
+        ended = False
+        while not ended and uids_of(started.pid) == {0} and time.monotonic() < deadline:
+            ended = bool(select.select([answer.fds[0]], [], [], _LOOK_S)[0])
+        return answer
+
+    def _launch(
+        self,
+        key: str,
+        limits: Limits,
+        command: Sequence[str],
+        identity: spawn.Identity,
+        fds: Sequence[int],
+        *,
+        jailed: bool = False,
+        cage: worker.Cage | None = None,
+    ) -> Answer:
+        group = self._names.vm_cgroup(key)
+        joins = self._cgroups.make(group, limits)
+        rlimits = spawn.rlimits_for(limits, confined=self._cgroups.confinement != NONE, maps_freely=cage is not None)
         try:
             started = spawn.start(
                 spawn.Program(
-                    argv=worker.command_line(request.argv, numbers)
-                    if caged
-                    else argv.final_argv(request.argv, numbers),
-                    identity=spawn.Identity(uid, uid, kvm_access() if argv.wants_kvm(request.argv) and not kvm else ()),
-                    fds=(*fds, *kvm),
-                    joins=joins,
-                    rlimits=spawn.rlimits_for(
-                        request.limits, confined=self._cgroups.confinement != NONE, maps_freely=caged
-                    ),
-                    cage=worker.Cage(self._configuration.run_root, uid) if caged else None,
+                    command,
+                    identity,
+                    fds,
+                    joins,
+                    rlimits,
+                    cage=cage,
+                    umask=0o007 if jailed else 0o077,
+                    datagrams=jailed,
                 )
             )
         except BaseException:
             self._cgroups.remove(group)
             raise
-        finally:
-            protocol.close_all(kvm)
         self.children[os.dup(started.pidfd)] = started.process
         reply = protocol.SpawnedProcess(started.process.pid, started.process.start_time, self._cgroups.confinement)
         return Answer(reply, (started.pidfd, started.stdout))
+
+    def _check_runs_not(self, key: str) -> None:
+        if self._sweeper.runs(key):
+            raise checks.refusal("a VM", f"{key} runs already")
 
     def _check_is_vm(self, key: str, uid: int, pid: int) -> None:
         if uids_of(pid) != {uid}:

@@ -17,7 +17,9 @@ import fcntl
 import os
 import resource
 import signal
+import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -52,6 +54,10 @@ class Program:
     joins: Sequence[Path]
     rlimits: Mapping[int, int]
     cage: Cage | None = None
+    umask: int = 0o077
+    datagrams: bool = False
+    """stdout is a socket of datagrams, for a program that does not survive SIGPIPE: where its reader is gone, a write fails
+    and sends no signal. It has no end of file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ def start(program: Program) -> Started:
     Raises:
         HostError: `vmm-spawn`, with the step that failed.
     """
-    output, output_end = os.pipe2(os.O_CLOEXEC)
+    output, output_end = _datagrams() if program.datagrams else os.pipe2(os.O_CLOEXEC)
     trouble, trouble_end = os.pipe2(os.O_CLOEXEC)
     fcntl.fcntl(output_end, fcntl.F_SETFL, os.O_NONBLOCK)
     pid = os.fork()
@@ -96,11 +102,26 @@ def _started(pid: int, output: int) -> Started:
     if process is None:
         _, status = os.waitpid(pid, 0)
         os.close(pidfd)
-        with os.fdopen(output, "rb") as pipe:
-            complaint = pipe.read(2048).decode(errors="replace").strip()
+        complaint = _last_words(output).decode(errors="replace").strip()
         code = os.waitstatus_to_exitcode(status)
         raise HostError("vmm-spawn", f"the VMM ended at once with code {code}", details=complaint)
     return Started(process.id, pidfd, output)
+
+
+def _datagrams() -> tuple[int, int]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    return ours.detach(), theirs.detach()
+
+
+def _last_words(output: int) -> bytes:
+    """What an ended process wrote; closes the descriptor."""
+    os.set_blocking(output, False)
+    words = b""
+    with suppress(BlockingIOError):
+        while len(words) < 2048 and (more := os.read(output, 2048)):
+            words += more
+    os.close(output)
+    return words
 
 
 def _run_child(program: Program, output: int, trouble: int) -> NoReturn:
@@ -110,7 +131,7 @@ def _run_child(program: Program, output: int, trouble: int) -> NoReturn:
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(ignored, signal.SIG_DFL)  # Python ignores them, and execve passes that on
         os.setsid()
-        os.umask(0o077)
+        os.umask(program.umask)
         os.chdir("/")
         if program.cage is not None:
             program.cage.enter()

@@ -24,15 +24,19 @@ from plasmavmc.host.names import CODE_OF_LINK, HostNames, is_key
 from plasmavmc.host.operations import Keep, ProcessId, Swept
 from plasmavmc.host.processes import argv_of, is_alive, kill, processes, read_process, uids_of
 
+JAILED = frozenset({"firecracker", "jailer", "unshare"})
+"""What a Firecracker's process is called, and was while its jail was made."""
 _KILL_WAIT_S = 5.0
 
 
 def vmm_key(names: HostNames, argv: tuple[str, ...]) -> str | None:
     """The key of our VM that a command line runs, if it is a VMM of ours."""
-    is_vmm = bool(argv) and (PurePath(argv[0]).name.startswith("qemu-system") or is_worker_process(argv))
-    if not is_vmm or "-name" not in argv[:-1]:
+    program = PurePath(argv[0]).name if argv else ""
+    named = program.startswith("qemu-system") or is_worker_process(argv)
+    option = "-name" if named else "--id" if program in JAILED else ""
+    if option not in argv[:-1]:
         return None
-    name = argv[argv.index("-name") + 1].partition(",")[0]
+    name = argv[argv.index(option) + 1].partition(",")[0]
     prefix = names.process("")
     return name.removeprefix(prefix) if name.startswith(prefix) else None
 

@@ -3,7 +3,8 @@
 Theory. All installations of a host share one range, so a lease is a file `<uid>` in a directory that only root can write,
 made with O_EXCL; its content names installation and VM. A new lease tries uids from a random place on, and takes none of
 which a process lives, or a file lies where every uid may write: what an earlier VM left behind must not become a later
-one's. A VM gets descriptors and can write nowhere else, so no other place can hold a file of it.
+one's. A VM gets descriptors, or a jail that goes before its uid does, and can write nowhere else, so no other place can hold
+a file of it.
 """
 
 from __future__ import annotations

@@ -1,2 +1,2 @@
-"""QEMU `microvm`: `argv` is the command line as a value, `process` the VMM seen from outside, `qmp` and `console` its
-sockets, `backend` joins them to the port."""
+"""QEMU `microvm`: `argv` is the command line as a value, `qmp` its monitor, `sockets` where its sockets lie, `migration` and
+`traits` a guest's state; `backend` joins them to the port."""

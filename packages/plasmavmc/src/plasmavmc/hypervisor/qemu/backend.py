@@ -25,11 +25,11 @@ from plasmavmc.guest.api import GuestCard, GuestChannel
 from plasmavmc.guest.channel import open_channel, wake_channel
 from plasmavmc.host.operations import Host, ProcessId
 from plasmavmc.hypervisor.backend import MemoryPlan, VmmExit, VmPlan
+from plasmavmc.hypervisor.console import connect_console
+from plasmavmc.hypervisor.limits import limits_of
+from plasmavmc.hypervisor.process import VmmProcess, usage_of
 from plasmavmc.hypervisor.qemu import migration
 from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line, disk_name, nic_name
-from plasmavmc.hypervisor.qemu.console import connect_console
-from plasmavmc.hypervisor.qemu.limits import limits_of
-from plasmavmc.hypervisor.qemu.process import VmmProcess, usage_of
 from plasmavmc.hypervisor.qemu.qmp import QmpSession, qmp_session
 from plasmavmc.hypervisor.qemu.sockets import VmSockets
 from plasmavmc.hypervisor.qemu.traits import traits_of

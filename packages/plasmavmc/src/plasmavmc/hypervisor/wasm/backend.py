@@ -24,7 +24,7 @@ from plasmavmc.guest.channel import open_channel
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import Host, ProcessId
 from plasmavmc.hypervisor.backend import VmmExit, VmPlan
-from plasmavmc.hypervisor.qemu.process import VmmProcess, usage_of
+from plasmavmc.hypervisor.process import VmmProcess, usage_of
 from plasmavmc.hypervisor.qemu.sockets import VmSockets, listening
 from plasmavmc.hypervisor.wasm.cache import CodeCache
 from plasmavmc.hypervisor.wasm.control import CHANNEL, COMPILED, MODULE, Assign, Start

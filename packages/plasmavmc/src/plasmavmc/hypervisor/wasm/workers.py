@@ -22,7 +22,7 @@ from plasmavmc.host.configuration import WASM_WORKER
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import Host
 from plasmavmc.host.protocol import close_all
-from plasmavmc.hypervisor.qemu.process import VmmProcess
+from plasmavmc.hypervisor.process import VmmProcess
 from plasmavmc.hypervisor.wasm import control
 from plasmavmc.hypervisor.wasm.limits import SPARE
 from plasmavmc.types import vm_key

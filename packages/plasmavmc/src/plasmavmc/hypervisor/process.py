@@ -19,7 +19,7 @@ from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.host.operations import Host, ProcessId, Spawned
 from plasmavmc.host.processes import is_alive
 from plasmavmc.hypervisor.backend import VmmExit
-from plasmavmc.hypervisor.qemu.console import Tail
+from plasmavmc.hypervisor.console import Tail
 from plasmavmc.types import VmUsage
 
 COMPLAINT_LINES = 10

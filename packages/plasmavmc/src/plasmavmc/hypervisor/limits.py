@@ -6,7 +6,8 @@ from plasmavmc.host.operations import Limits
 from plasmavmc.types import MIB, VmResources
 
 VMM_OVERHEAD_BYTES = 128 * MIB
-"""What QEMU needs beside the guest's memory: measured 34 MiB of its own under TCG, and 67 MiB of files it has mapped."""
+"""What QEMU needs beside the guest's memory: measured 34 MiB of its own under TCG, and 67 MiB of files it has mapped.
+Firecracker needs less."""
 VMM_OVERHEAD_PER_VCPU = 16 * MIB
 VMM_OVERHEAD_SHARE = 16
 """One part in so many of the guest's memory for what grows with it: page tables and, under TCG, the software TLBs."""

@@ -1,0 +1,312 @@
+"""Backend `firecracker`: one Firecracker a VM, in a jail that the root helper makes.
+
+Theory. Firecracker takes paths, so the helper gives each VM a root directory with further names of its files, and starts
+the jailer there; we see nothing of it but the directory with its sockets. `create_vm` spawns the VMM and tells it all that
+makes the VM; `start_vm` lets it run and returns when the guest's init has said hello over the vsock. From there the VM is a
+process to watch, as with QEMU; it is found again after a restart by number and start time, and its sockets by its key.
+
+There is no way to ask Firecracker to end (SIGTERM would end it as SIGKILL does, and Ctrl-Alt-Del asks the guest, whose init
+was asked before): `stop_vm` kills it. What it wrote is in the host's page cache and not lost. A reset of the guest, which is
+how its init switches off, ends it with 0.
+
+Not here: network interfaces, since a tap would have to be the VM's uid's own by name; `capabilities` says so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from plasmavmc.errors import ConflictError, GuestError, HostError, NotFoundError, PlasmaError, UnavailableError
+from plasmavmc.guest.api import GuestChannel
+from plasmavmc.guest.channel import Connect, open_channel_over
+from plasmavmc.host.operations import Host, Jails, ProcessId
+from plasmavmc.hypervisor.backend import VmmExit, VmPlan
+from plasmavmc.hypervisor.firecracker.client import FirecrackerClient, Phase, firecracker_client
+from plasmavmc.hypervisor.firecracker.requests import (
+    API_SOCKET,
+    CHANNEL_PORT,
+    VSOCK_SOCKET,
+    boot_requests,
+    drive_id,
+    pause_request,
+    resume_request,
+    start_request,
+)
+from plasmavmc.hypervisor.firecracker.sockets import JailSockets
+from plasmavmc.hypervisor.firecracker.vsock import connect_vsock
+from plasmavmc.hypervisor.limits import limits_of
+from plasmavmc.hypervisor.process import VmmProcess, usage_of
+from plasmavmc.types import GIB, Acceleration, BackendCapabilities, Isolation, VmHandle, VmSpec, vm_key
+
+NAME = "firecracker"
+START_DEADLINE_S = 20.0
+"""For the API of a VMM that was just spawned. It takes 7 ms on an idle host."""
+HELLO_DEADLINE_S = 30.0
+"""From the first instruction to the guest's hello, on KVM."""
+RECOVER_DEADLINE_S = 30.0
+"""For the API, and for the guest, of a VM to adopt."""
+LATER_S = 1.0
+"""By so much the channel's deadline is later than the vsock's, which says more of what it met."""
+CAPABILITIES = BackendCapabilities(
+    name=NAME,
+    acceleration=Acceleration.KVM,
+    isolation=Isolation.HARDWARE_VM,
+    max_vcpus=32,
+    max_memory_bytes=256 * GIB,
+    max_disks=12,
+    max_nics=0,
+    pause=True,
+    channel="vsock",
+    rate_limits=True,
+)
+"""Disks: 17 devices in all since 1.15 on x86-64, less vsock, entropy and a reserve."""
+
+
+class VsockOpener(Protocol):
+    """Attaches to a guest's channel: `guest.channel.open_channel_over`."""
+
+    async def __call__(self, connect: Connect, where: str, *, fresh: bool, deadline_s: float) -> GuestChannel: ...
+
+
+@dataclass(slots=True)
+class _Vm:
+    process: VmmProcess
+    sockets: JailSockets
+    phase: Phase
+
+    def ended(self) -> bool:
+        return not self.process.alive
+
+    def close(self) -> None:
+        self.process.close()
+        self.sockets.close()
+
+
+class FirecrackerBackend:
+    """Firecracker on this host, in jails."""
+
+    def __init__(
+        self,
+        host: Host,
+        jails: Jails,
+        *,
+        channel: VsockOpener = open_channel_over,
+        recover_deadline_s: float = RECOVER_DEADLINE_S,
+    ) -> None:
+        self._host = host
+        self._jails = jails
+        self._open_channel = channel
+        self._recover_deadline_s = recover_deadline_s
+        self._vms: dict[str, _Vm] = {}
+
+    @property
+    def capabilities(self) -> BackendCapabilities:
+        return CAPABILITIES
+
+    async def create_vm(self, spec: VmSpec, plan: VmPlan) -> VmHandle:
+        """Spawn the VMM and tell it all that makes the VM.
+
+        Raises:
+            HostError: `vmm-refused`, Firecracker or the jailer ended, with what it said; `firecracker-refused`;
+                `firecracker-version`; what the host says.
+        """
+        if spec.id in self._vms:
+            raise ConflictError("vm-exists", f"VM {spec.id} exists already")
+        if plan.nics:
+            raise HostError("no-nics", f"the backend {NAME} has no network interfaces", resolution="choose another one")
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._host.uid_free, plan.key)
+            await self._host.uid_take(plan.key)
+            undo.push_async_callback(self._jails.jail_remove, plan.key)
+            sockets = JailSockets(await self._prepare(plan))
+            undo.callback(sockets.close)
+            spawned = await self._jails.jail_spawn(plan.key, limits_of(spec.resources))
+            vm = _Vm(VmmProcess.spawned(self._host, plan.key, spawned), sockets, Phase.NOT_STARTED)
+            undo.push_async_callback(vm.process.kill)
+            version = await self._configure(vm, spec, plan)
+            undo.pop_all()
+        self._vms[spec.id] = vm
+        state = {"confinement": spawned.confinement, "version": version, "acceleration": Acceleration.KVM.value}
+        return VmHandle(spec.id, NAME, str(plan.runtime_dir), vm.process.id.pid, vm.process.id.start_time, state)
+
+    async def start_vm(self, handle: VmHandle) -> GuestChannel:
+        """Let the guest run; returns when its init has said hello.
+
+        Raises:
+            HostError: `firecracker-refused`, its kernel cannot be loaded, with what Firecracker said.
+            UnavailableError: the VMM does not answer.
+            GuestError: `boot-failed`, the VMM ended first; `boot-timeout`, no hello within `HELLO_DEADLINE_S`. The
+                console's last lines are in the details.
+        """
+        vm = self._held(handle)
+        if vm.phase is not Phase.NOT_STARTED:
+            raise ConflictError("vm-started", f"VM {handle.vm_id} was started already")
+        async with self._client(vm) as client:
+            await client.perform(start_request())
+        try:
+            return await self._channel(vm, fresh=True, deadline_s=HELLO_DEADLINE_S)
+        except (GuestError, UnavailableError) as error:
+            raise await _boot_error(vm.process, error) from error
+
+    async def stop_vm(self, handle: VmHandle) -> None:
+        vm = self._vms.get(handle.vm_id)
+        process = vm.process if vm is not None else self._living(handle)
+        if process is not None:
+            await process.kill()
+
+    async def wait_vm(self, handle: VmHandle) -> VmmExit:
+        return await self._held(handle).process.wait()
+
+    async def delete_vm(self, handle: VmHandle) -> None:
+        """Forget a VM; one that still runs is ended first, so that none is left without a name."""
+        await self.stop_vm(handle)
+        key = vm_key(handle.vm_id)
+        vm = self._vms.pop(handle.vm_id, None)
+        if vm is None:  # it ended while nobody watched: its cgroup is still there
+            await self._host.vm_reap(key, _process_of(handle))
+        else:
+            vm.close()
+        await self._jails.jail_remove(key)
+        await self._host.uid_free(key)
+
+    async def recover(self, handle: VmHandle) -> GuestChannel | None:
+        """Adopt a VM. One that was created and never started holds no workload: it is ended, and gone. One that was paused
+        runs on, for its guest must answer.
+
+        Raises:
+            UnavailableError: the process lives but does not answer; it is left as it is.
+            GuestError: the VMM answers but the guest does not.
+        """
+        if handle.vm_id in self._vms:
+            raise ConflictError("vm-exists", f"VM {handle.vm_id} is held already")
+        process = self._living(handle)
+        if process is None:
+            return None
+        async with AsyncExitStack() as undo:
+            undo.callback(process.close)
+            sockets = JailSockets(await self._jails.jail_open(vm_key(handle.vm_id)))
+            undo.callback(sockets.close)
+            vm = _Vm(process, sockets, Phase.UNKNOWN)
+            channel = await self._adopt(vm)
+            if channel is not None:
+                self._vms[handle.vm_id] = vm
+                undo.pop_all()
+        return channel
+
+    async def usage(self, handle: VmHandle) -> Mapping[str, float]:
+        used = usage_of(self._held(handle).process.id)
+        return {"memory_rss_bytes": float(used.memory_rss_bytes), "cpu_seconds": used.cpu_seconds}
+
+    async def pause_vm(self, handle: VmHandle) -> None:
+        async with self._client(self._held(handle)) as client:
+            await client.perform(pause_request())
+
+    async def unpause_vm(self, handle: VmHandle) -> None:
+        """Trap: 1.16 may deliver nothing to the guest over connections from before; whoever gets no answer reconnects."""
+        async with self._client(self._held(handle)) as client:
+            await client.perform(resume_request())
+
+    def close(self) -> None:
+        """Let go of all VMs; they run on, and another backend may adopt them."""
+        for vm in self._vms.values():
+            vm.close()
+        self._vms.clear()
+
+    async def _prepare(self, plan: VmPlan) -> int:
+        with ExitStack() as ours:
+            files = {"kernel": _open_boot_file(plan.kernel, ours), "initrd": _open_boot_file(plan.initrd, ours)}
+            files |= {drive_id(index): disk.fd for index, disk in enumerate(plan.disks)}
+            return await self._jails.jail_prepare(plan.key, files)
+
+    async def _configure(self, vm: _Vm, spec: VmSpec, plan: VmPlan) -> str:
+        try:
+            async with self._client(vm, START_DEADLINE_S) as client:
+                version = await client.version()
+                for request in boot_requests(spec, plan.disks):
+                    await client.perform(request)
+                return str(version)
+        except UnavailableError as error:
+            if not await vm.process.ended(1.0):
+                raise
+            ended = await vm.process.wait()
+            raise HostError(
+                "vmm-refused", f"Firecracker ended at its start with code {ended.code}", details=ended.complaint
+            ) from error
+
+    async def _adopt(self, vm: _Vm) -> GuestChannel | None:
+        try:
+            async with self._client(vm, self._recover_deadline_s) as client:
+                await client.info()
+                if client.phase is Phase.PAUSED:
+                    await client.perform(resume_request())
+            if vm.phase is Phase.NOT_STARTED:
+                await vm.process.kill()
+                return None
+            return await self._channel(vm, fresh=False, deadline_s=self._recover_deadline_s)
+        except (GuestError, UnavailableError):
+            if await vm.process.ended(1.0):  # it ended just now
+                return None
+            raise
+
+    async def _channel(self, vm: _Vm, *, fresh: bool, deadline_s: float) -> GuestChannel:
+        async with vm.sockets.reach(VSOCK_SOCKET, deadline_s=deadline_s, ended=vm.ended) as path:
+            return await self._open_channel(
+                lambda: connect_vsock(path, CHANNEL_PORT, deadline_s=deadline_s, ended=vm.ended),
+                f"port {CHANNEL_PORT} of the VM's vsock",
+                fresh=fresh,
+                deadline_s=deadline_s + LATER_S,
+            )
+
+    @asynccontextmanager
+    async def _client(self, vm: _Vm, deadline_s: float = START_DEADLINE_S) -> AsyncIterator[FirecrackerClient]:
+        """A client that knows the VM's phase, and leaves what it learnt of it."""
+        async with (
+            vm.sockets.reach(API_SOCKET, deadline_s=deadline_s, ended=vm.ended) as path,
+            firecracker_client(path, phase=vm.phase, deadline_s=deadline_s, ended=vm.ended) as client,
+        ):
+            try:
+                yield client
+            finally:
+                vm.phase = client.phase
+
+    def _held(self, handle: VmHandle) -> _Vm:
+        try:
+            return self._vms[handle.vm_id]
+        except KeyError:
+            raise NotFoundError("no-such-vm", f"no VM {handle.vm_id} is held by this backend") from None
+
+    def _living(self, handle: VmHandle) -> VmmProcess | None:
+        """The process of a VM of an earlier life of ours; None where it has ended."""
+        return VmmProcess.adopted(self._host, vm_key(handle.vm_id), _process_of(handle))
+
+
+def _open_boot_file(path: Path, stack: ExitStack) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(
+            "boot-file",
+            f"{path} cannot be opened",
+            details=error.strerror or "",
+            resolution="run scripts/setup, which prepares the guest kernel and initrd",
+        ) from error
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _process_of(handle: VmHandle) -> ProcessId:
+    return ProcessId(handle.pid, handle.start_time)
+
+
+async def _boot_error(process: VmmProcess, cause: PlasmaError) -> GuestError:
+    """What is known of a guest that did not come up. Its console is what the VMM prints."""
+    if await process.ended(1.0):
+        ended = await process.wait()
+        return GuestError("boot-failed", "the VMM ended while the guest was starting", details=ended.complaint)
+    details = "\n".join((cause.brief, cause.details, process.complaint()))
+    return GuestError("boot-timeout", "the guest did not start", details=details, resolution=cause.resolution)

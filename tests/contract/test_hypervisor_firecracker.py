@@ -1,0 +1,295 @@
+"""Fake tier: the hypervisor contract on the Firecracker backend over the stand-in, whose guest is the real init's loop as a
+plain process. Nothing here shows that a Linux guest boots on Firecracker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from plasmavmc.errors import GuestError, HostError, UnavailableError
+from plasmavmc.guest.api import ExecSession, GuestChannel, GuestConfig, GuestEvent
+from plasmavmc.guest.channel import Connect, open_channel_over
+from plasmavmc.host.operations import Host, Limits, ProcessId, Spawned
+from plasmavmc.host.processes import is_alive
+from plasmavmc.hypervisor.backend import DiskPlan, NicPlan, VmPlan
+from plasmavmc.hypervisor.firecracker import backend as backend_module
+from plasmavmc.hypervisor.firecracker.backend import FirecrackerBackend
+from plasmavmc.hypervisor.firecracker.requests import API_SOCKET, SOCKET_DIRECTORY
+from plasmavmc.hypervisor.firecracker.sockets import JailSockets
+from plasmavmc.types import ExecSpec, VmHandle, VmSpec, vm_key
+from tests.contract.fake_firecracker import VARIABLE
+from tests.contract.hypervisor_contract import (
+    CHECKS,
+    Check,
+    a_paused_vm_says_nothing_until_it_runs_again,
+    a_spec,
+    booted,
+    ended,
+    gone,
+)
+from tests.contract.tiny_kernel import idle
+from tests.engine.guest_loopback import build
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class RewrittenChannel:
+    """The suite's workload is `/app`, which lies elsewhere here: there is no root directory of a guest's."""
+
+    def __init__(self, channel: GuestChannel, app: Path) -> None:
+        self._channel = channel
+        self._app = app
+
+    async def configure(self, config: GuestConfig) -> None:
+        await self._channel.configure(replace(config, argv=(str(self._app), *config.argv[1:])))
+
+    def events(self) -> AsyncIterator[GuestEvent]:
+        return self._channel.events()
+
+    async def acknowledge(self, offset: int) -> None:
+        await self._channel.acknowledge(offset)
+
+    async def exec(self, spec: ExecSpec) -> ExecSession:
+        return await self._channel.exec(spec)
+
+    async def stop(self, signal: str, grace_s: float) -> None:
+        await self._channel.stop(signal, grace_s)
+
+    async def aclose(self) -> None:
+        await self._channel.aclose()
+
+
+class JailingHost:
+    """What the root helper does for this backend, without root: jails are directories, the VMM is the stand-in."""
+
+    def __init__(self, directory: Path, behaviour: Mapping[str, object]) -> None:
+        self.directory = directory
+        self.behaviour = dict(behaviour)
+        self.uids: set[str] = set()
+        self.children: dict[int, subprocess.Popen[bytes]] = {}
+
+    async def uid_take(self, key: str) -> int:
+        self.uids.add(key)
+        return 1
+
+    async def uid_free(self, key: str) -> None:
+        self.uids.discard(key)
+
+    async def jail_prepare(self, key: str, files: Mapping[str, int]) -> int:
+        root = self.directory / "jails" / key
+        (root / SOCKET_DIRECTORY.strip("/")).mkdir(parents=True)
+        for name, fd in files.items():
+            shutil.copyfile(f"/proc/self/fd/{fd}", root / name)
+        return await self.jail_open(key)
+
+    async def jail_open(self, key: str) -> int:
+        return os.open(self.directory / "jails" / key / "s", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    async def jail_spawn(self, key: str, _limits: Limits) -> Spawned:
+        behaviour = self.behaviour | {"root": str(self.directory / "jails" / key)}
+        arguments = ("--api-sock", f"{SOCKET_DIRECTORY}/{API_SOCKET}", "--id", key)
+        child = subprocess.Popen(  # noqa: ASYNC220 - a fork is quick
+            [sys.executable, "-m", "tests.contract.fake_firecracker", *arguments],
+            env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], VARIABLE: json.dumps(behaviour)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+        self.children[child.pid] = child
+        assert child.stdout is not None
+        with child.stdout:
+            stdout = os.dup(child.stdout.fileno())
+        return Spawned(child.pid, _start_time(child.pid), os.pidfd_open(child.pid), "none", stdout)
+
+    async def jail_remove(self, key: str) -> None:
+        shutil.rmtree(self.directory / "jails" / key, ignore_errors=True)
+
+    async def vm_signal(self, _key: str, process: ProcessId, signal: int) -> bool:
+        os.kill(process.pid, signal)
+        return True
+
+    async def vm_reap(self, _key: str, process: ProcessId) -> int | None:
+        child = self.children.pop(process.pid, None)
+        return None if child is None else child.wait()
+
+
+def _start_time(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+class FirecrackerRig:
+    """Implements `PausableRig`."""
+
+    def __init__(self, directory: Path, init: Path, app: Path) -> None:
+        self.directory = directory
+        self._app = app
+        self._fds: list[int] = []
+        self.host = JailingHost(directory, {"guest": [str(init)]})
+        for name, content in (("kernel", idle()), ("initrd", b""), ("nonsense", b"no kernel"), ("disk", bytes(4096))):
+            (directory / name).write_bytes(content)
+        self.backend = self._new_backend()
+
+    def as_host(self) -> Host:
+        return self.host  # type: ignore[return-value]  # the part of the port that this backend uses
+
+    def _new_backend(self) -> FirecrackerBackend:
+        return FirecrackerBackend(self.as_host(), self.host, channel=self._open)
+
+    async def _open(self, connect: Connect, where: str, *, fresh: bool, deadline_s: float) -> GuestChannel:
+        channel = await open_channel_over(connect, where, fresh=fresh, deadline_s=deadline_s)
+        return RewrittenChannel(channel, self._app)
+
+    def plan(self, spec: VmSpec) -> VmPlan:
+        self._fds.append(os.open(self.directory / "disk", os.O_RDWR | os.O_CLOEXEC))
+        disks = (DiskPlan("layer", self._fds[-1], read_only=False),)
+        return VmPlan(vm_key(spec.id), self.directory, self.directory / "kernel", self.directory / "initrd", disks)
+
+    def broken_plan(self, spec: VmSpec) -> VmPlan:
+        return replace(self.plan(spec), kernel=self.directory / "nonsense")
+
+    def restart(self) -> None:
+        self.backend.close()
+        self.backend = self._new_backend()
+
+    def kill(self, handle: VmHandle) -> None:
+        os.kill(handle.pid, 9)
+
+    def make_zombie(self, handle: VmHandle) -> None:
+        self.kill(handle)
+        os.waitid(os.P_PID, handle.pid, os.WEXITED | os.WNOWAIT)
+
+    def lives(self, handle: VmHandle) -> bool:
+        return is_alive(ProcessId(handle.pid, handle.start_time))
+
+    def traces(self) -> frozenset[str]:
+        open_now = [int(link.name) for link in Path("/proc/self/fd").iterdir()]
+        ours = [fd for fd in open_now if _is_open(fd) and fd not in self._fds]
+        jails = {f"jail {path.name}" for path in self.directory.glob("jails/*")}
+        uids = {f"uid {key}" for key in self.host.uids}
+        return frozenset({f"{len(ours)} descriptors"} | jails | uids | {f"child {pid}" for pid in self.host.children})
+
+    def close(self) -> None:
+        self.backend.close()
+        for child in self.host.children.values():
+            child.kill()
+            child.wait()
+        for fd in self._fds:
+            os.close(fd)
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    out = tmp_path_factory.mktemp("init")
+    return asyncio.run(build("loopback", out)), asyncio.run(build("app", out))
+
+
+@pytest.fixture
+def rig(programs: tuple[Path, Path]) -> Iterator[FirecrackerRig]:
+    with tempfile.TemporaryDirectory(prefix="swgfc-") as directory:
+        rig = FirecrackerRig(Path(directory), *programs)
+        yield rig
+        rig.close()
+
+
+@pytest.mark.parametrize(
+    "check", [*CHECKS, a_paused_vm_says_nothing_until_it_runs_again], ids=lambda check: check.__name__
+)
+async def test_the_firecracker_backend_keeps_the_contract(check: Check, rig: FirecrackerRig) -> None:
+    await check(rig)
+
+
+async def test_a_vm_that_was_paused_runs_on_when_it_is_adopted(rig: FirecrackerRig) -> None:
+    handle, channel = await booted(rig, a_spec(), "serve")
+    await rig.backend.pause_vm(handle)
+    await channel.aclose()
+    rig.restart()
+    adopted = await rig.backend.recover(handle)
+    assert adopted is not None
+    await adopted.stop("SIGTERM", 5.0)
+    assert (await ended(rig, handle)).code == 0
+    await gone(rig, handle, adopted)
+
+
+async def test_a_guest_without_a_driver_is_a_boot_that_failed(
+    rig: FirecrackerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "HELLO_DEADLINE_S", 0.3)
+    rig.host.behaviour["guest"] = []
+    handle = await rig.backend.create_vm(a_spec(), rig.plan(a_spec()))
+    with pytest.raises(GuestError) as failed:
+        await rig.backend.start_vm(handle)
+    assert failed.value.code == "boot-timeout"
+    await gone(rig, handle)
+
+
+async def test_a_release_that_is_too_old_is_refused_and_leaves_nothing(rig: FirecrackerRig) -> None:
+    before = rig.traces()
+    rig.host.behaviour["version"] = "1.7.0"
+    with pytest.raises(HostError) as refused:
+        await rig.backend.create_vm(a_spec(), rig.plan(a_spec()))
+    assert refused.value.code == "firecracker-version"
+    assert rig.traces() == before
+
+
+async def test_a_vmm_that_ends_at_once_is_told_with_its_words_and_leaves_nothing(rig: FirecrackerRig) -> None:
+    before = rig.traces()
+    rig.host.behaviour["nonsense"] = True
+    with pytest.raises(HostError) as refused:
+        await rig.backend.create_vm(a_spec(), rig.plan(a_spec()))
+    assert refused.value.code == "vmm-refused"
+    assert "nonsense" in refused.value.details
+    assert rig.traces() == before
+
+
+async def test_a_network_interface_is_refused_at_once(rig: FirecrackerRig) -> None:
+    plan = replace(rig.plan(a_spec()), nics=(NicPlan("eth0", 3, "02:00:00:00:00:01"),))
+    with pytest.raises(HostError) as refused:
+        await rig.backend.create_vm(a_spec(), plan)
+    assert refused.value.code == "no-nics"
+
+
+# What a VMM that its guest has taken over may leave in its directory
+
+
+async def test_a_link_to_another_socket_is_not_followed(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "other"))
+        (tmp_path / "s").mkdir()
+        (tmp_path / "s" / API_SOCKET).symlink_to(tmp_path / "other")
+        sockets = JailSockets(os.open(tmp_path / "s", os.O_PATH | os.O_CLOEXEC))
+        with pytest.raises(UnavailableError) as refused:
+            async with sockets.reach(API_SOCKET, deadline_s=0.1):
+                pass
+        assert refused.value.code == "no-socket"
+        sockets.close()
+
+
+async def test_the_socket_that_was_looked_at_is_the_one_that_is_reached(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as api:
+        api.bind(str(tmp_path / API_SOCKET))
+        sockets = JailSockets(os.open(tmp_path, os.O_PATH | os.O_CLOEXEC))
+        async with sockets.reach(API_SOCKET, deadline_s=0.1) as path:
+            (tmp_path / API_SOCKET).rename(tmp_path / "elsewhere")
+            (tmp_path / API_SOCKET).symlink_to("/dev/null")
+            assert stat.S_ISSOCK(path.stat().st_mode)
+        sockets.close()

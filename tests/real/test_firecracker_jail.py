@@ -1,0 +1,184 @@
+"""Real tier: the driver over the root helper, the real jailer and the real Firecracker, with a guest of a few instructions.
+
+What is shown is the way in and out: jail, uid, network, limits, API, end, leftovers. No Linux guest runs here. Opt-in as
+`test_firecracker_real.py`; the jailer is looked for beside the program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from plasmavmc.errors import GuestError, HostError, UnavailableError
+from plasmavmc.host.operations import ProcessId
+from plasmavmc.host.processes import is_alive, uids_of
+from plasmavmc.hypervisor.backend import DiskPlan, VmPlan
+from plasmavmc.hypervisor.firecracker import backend as backend_module
+from plasmavmc.hypervisor.firecracker.backend import FirecrackerBackend
+from plasmavmc.types import SYSTEM_SCOPE, VmHandle, VmSpec, vm_key
+from tests.contract.host_rig import NOBODY, RealHelper, real_helper
+from tests.contract.tiny_kernel import chatter, idle, reset
+from tests.real.test_firecracker_real import firecracker
+
+__all__ = ["firecracker"]
+pytestmark = pytest.mark.real
+JAILER = "86622337f91df329cca72bb21cd1324fb8b6fa47931601d65ee4b2c72ef2cae5"
+SPEC = VmSpec("vm_one", SYSTEM_SCOPE, "one", "sha256:" + "0" * 64)
+KEY = vm_key(SPEC.id)
+
+
+@pytest.fixture(scope="module")
+def place(firecracker: Path) -> Iterator[Path]:
+    """A directory that only root can change, up to the root, with both programs: the helper takes no others."""
+    jailer = firecracker.with_name("jailer")
+    assert hashlib.sha256(jailer.read_bytes()).hexdigest() == JAILER
+    made = Path(tempfile.mkdtemp(prefix="swg-jail-", dir="/var/lib"))
+    made.chmod(0o755)
+    for program in (firecracker, jailer):
+        shutil.copy(program, made / program.name)
+        (made / program.name).chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+async def helper(place: Path, tmp_path: Path) -> AsyncIterator[RealHelper]:
+    programs = {"firecracker": str(place / "firecracker"), "jailer": str(place / "jailer")}
+    async with real_helper(tmp_path, **programs, jail_root=place / "jails") as made:
+        yield made
+
+
+class Vm:
+    """A backend, and what a VM of it is made from."""
+
+    def __init__(self, helper: RealHelper, place: Path, kernel: bytes, *, recover_deadline_s: float = 30.0) -> None:
+        self.backend = FirecrackerBackend(helper.host, helper.host, recover_deadline_s=recover_deadline_s)
+        (place / "kernel").write_bytes(kernel)
+        (place / "initrd").write_bytes(bytes(4096))
+        (place / "disk").write_bytes(bytes(1 << 20))
+        os.chown(place / "disk", NOBODY, NOBODY)
+        for name in ("kernel", "initrd"):
+            (place / name).chmod(0o644)
+        self._disk = os.open(place / "disk", os.O_RDWR | os.O_CLOEXEC)
+        disks = (DiskPlan("layer", self._disk, read_only=False),)
+        self.plan = VmPlan(KEY, place, place / "kernel", place / "initrd", disks)
+
+    async def created(self) -> VmHandle:
+        return await self.backend.create_vm(SPEC, self.plan)
+
+    def close(self) -> None:
+        self.backend.close()
+        os.close(self._disk)
+
+
+@pytest.fixture
+def vm(helper: RealHelper, place: Path) -> Iterator[Vm]:
+    made = Vm(helper, place, idle())
+    yield made
+    made.close()
+
+
+def jails_left(place: Path) -> list[Path]:
+    return list((place / "jails").rglob("*-*"))
+
+
+def seen_of(handle: VmHandle) -> tuple[set[str], list[str]]:
+    """What lies in its root directory, and its network devices."""
+    names = {path.name for path in Path(f"/proc/{handle.pid}/root").iterdir()}
+    devices = Path(f"/proc/{handle.pid}/net/dev").read_text().splitlines()[2:]
+    return names, [line.partition(":")[0].strip() for line in devices]
+
+
+def status_of(handle: VmHandle) -> dict[str, str]:
+    lines = Path(f"/proc/{handle.pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+async def test_a_vmm_is_jailed_and_nothing_of_it_is_left(vm: Vm, helper: RealHelper, place: Path) -> None:
+    handle = await vm.created()
+    names, devices = seen_of(handle)
+    status = status_of(handle)
+    assert handle.backend_state["version"] == "1.12.1"
+    assert uids_of(handle.pid) == {await helper.host.uid_take(KEY)}
+    assert int(status["CapEff"], 16) == 0
+    assert status["Groups"] == ""
+    assert names >= {"kernel", "initrd", "disk0", "s"}
+    assert devices == ["lo"]
+    assert helper.cgroups() == ({f"vm-{KEY}"} if handle.backend_state["confinement"] != "rlimits" else set())
+    await vm.backend.delete_vm(handle)
+    assert helper.cgroups() == set()
+    assert not jails_left(place)
+    assert not is_alive(ProcessId(handle.pid, handle.start_time))
+
+
+async def test_a_guest_that_says_nothing_is_a_boot_that_failed_with_its_console(
+    vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "HELLO_DEADLINE_S", 2.0)
+    handle = await vm.created()
+    with pytest.raises(GuestError) as failed:
+        await vm.backend.start_vm(handle)
+    assert failed.value.code == "boot-timeout"
+    assert "up" in failed.value.details.splitlines()[-1]
+    assert (status_of(handle)["NoNewPrivs"], status_of(handle)["Seccomp"]) == ("1", "2")
+    await vm.backend.pause_vm(handle)
+    await vm.backend.unpause_vm(handle)
+    await vm.backend.delete_vm(handle)
+
+
+async def test_a_guest_that_resets_is_a_vmm_that_ended(helper: RealHelper, place: Path) -> None:
+    vm = Vm(helper, place, reset())
+    handle = await vm.created()
+    with pytest.raises(GuestError) as failed:
+        await vm.backend.start_vm(handle)
+    assert failed.value.code == "boot-failed"
+    assert (await vm.backend.wait_vm(handle)).code == 0
+    await vm.backend.delete_vm(handle)
+    vm.close()
+
+
+async def test_a_kernel_that_is_none_is_told_with_firecrackers_words(helper: RealHelper, place: Path) -> None:
+    vm = Vm(helper, place, b"no kernel" * 1000)
+    handle = await vm.created()
+    with pytest.raises(HostError) as refused:
+        await vm.backend.start_vm(handle)
+    assert refused.value.code == "firecracker-refused"
+    assert "kernel" in refused.value.details
+    await vm.backend.delete_vm(handle)
+    vm.close()
+
+
+async def test_a_vmm_whose_console_nobody_reads_any_more_lives_on(
+    helper: RealHelper, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "HELLO_DEADLINE_S", 1.0)
+    vm = Vm(helper, place, chatter())
+    handle = await vm.created()
+    with pytest.raises(GuestError):
+        await vm.backend.start_vm(handle)
+    vm.close()
+    helper.restart()
+    again = Vm(helper, place, chatter(), recover_deadline_s=1.0)
+    with pytest.raises(UnavailableError) as silent:  # its API answers, its guest does not
+        await again.backend.recover(handle)
+    assert silent.value.code == "vsock-silent"
+    assert is_alive(ProcessId(handle.pid, handle.start_time))
+    await again.backend.delete_vm(handle)
+    again.close()
+
+
+async def test_a_vm_that_never_ran_is_ended_when_it_is_found_again(vm: Vm, helper: RealHelper, place: Path) -> None:
+    handle = await vm.created()
+    vm.backend.close()
+    helper.restart()
+    again = Vm(helper, place, idle())
+    assert await again.backend.recover(handle) is None
+    await again.backend.delete_vm(handle)
+    assert not jails_left(place)
+    again.close()
