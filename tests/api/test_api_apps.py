@@ -176,6 +176,22 @@ async def test_a_command_makes_a_process_of_a_new_name(world: World) -> None:
     assert [(process["name"], process["command"]) for process in processes] == [("web", None), ("worker", ["work"])]
 
 
+async def test_a_backend_that_no_node_offers_is_refused_and_an_offered_one_is_kept_until_it_is_taken_back(
+    world: World,
+) -> None:
+    await world.deployed()
+    answer = await world.post("/v1/apps/shop/deployments", {"backend": "wasm"})
+    assert (answer.status, [fault["field"] for fault in answer.json["errors"]]) == (422, ["backend"])
+    assert (await world.post("/v1/apps/shop/deployments", {"backend": "../x"})).status == 422
+    planned = await world.made("/v1/apps/shop/plan", {"backend": "kvm"})
+    assert planned["changes"] == [{"field": "backend", "before": None, "after": "kvm"}]
+    await world.made("/v1/apps/shop/deployments", {"backend": "kvm"})
+    assert (await world.made("/v1/apps/shop/plan", {"env": {"A": "1"}}))["changes"][0]["field"] == "env.A"
+    assert (await world.made("/v1/apps/shop/plan", {"backend": ""}))["changes"] == [
+        {"field": "backend", "before": "kvm", "after": None}
+    ]
+
+
 async def test_a_plan_tells_what_a_deploy_would_change_and_does_nothing(world: World) -> None:
     await world.deployed()
     await world.running()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -21,10 +22,12 @@ from shellwego.client.generated import (
     ImageView,
     InstanceList,
     InstanceView,
+    LoadedView,
     LogLineView,
     LogList,
     Pagination,
     PlanView,
+    UploadView,
 )
 from tests.cli.cli_world import HandMadeApi, Machine, view
 
@@ -355,3 +358,31 @@ def test_a_reader_that_goes_away_ends_a_command_in_silence(machine: Machine, api
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait(20) == 1
+
+
+def test_a_module_given_as_a_file_is_loaded_and_deployed_where_modules_run(
+    machine: Machine, api: HandMadeApi, tmp_path: Path
+) -> None:
+    module = tmp_path / "job.wasm"
+    module.write_bytes(b"\0asm\x01\0\0\0")
+    upload = view(UploadView, id="upl_1", chunk_bytes=1 << 20)
+    api.answer("POST", "/v1/images/uploads", upload, status=201)
+    api.answer("PATCH", "/v1/images/uploads/upl_1", upload)
+    loaded = LoadedView(data=[view(ImageView, reference="shop:module")])
+    api.answer("PUT", "/v1/images/uploads/upl_1", loaded, status=201)
+    api.answer("POST", DEPLOYMENTS, deployment("pending", stage="admission"), status=202)
+    api.answer("GET", "/v1/apps/shop", view(AppView, name="shop", running={}))
+    ended = machine.swg("deploy", "-a", "shop", "-i", str(module), "--detach")
+    assert ended.code == 0, ended.err
+    asked = {(each.method, each.path): each for each in api.asked}
+    assert "name=shop%3Amodule" in asked["POST", "/v1/images/uploads"].query
+    assert asked["PATCH", "/v1/images/uploads/upl_1"].body == module.read_bytes()
+    wish = json.loads(asked["POST", DEPLOYMENTS].body)
+    assert (wish["image"], wish["backend"]) == ("shop:module", "wasm")
+
+
+def test_a_module_that_is_not_there_is_a_mistake_of_use(machine: Machine, api: HandMadeApi) -> None:
+    ended = machine.swg("deploy", "-a", "shop", "-i", "/nothing/job.wasm")
+    assert ended.code == 2
+    assert "/nothing/job.wasm cannot be read: No such file" in ended.err
+    assert api.asked == []

@@ -248,6 +248,14 @@ class HostContract:
         for limits in (Limits(0, 1000), Limits(256 * MIB, 0), Limits(256 * MIB, 1000, pids=0)):
             await refused("helper-refused", rig.host.vm_spawn(ONE, rig.argv(), limits, {}))
 
+    async def test_limits_of_a_running_vmm_can_be_changed_and_of_no_other(self, rig: HostRig) -> None:
+        spawned = await start(rig)
+        await rig.host.vm_limit(ONE, Limits(512 * MIB, 500, pids=32))
+        await refused("helper-refused", rig.host.vm_limit(ONE, Limits(0, 1000)))
+        await refused("helper-refused", rig.host.vm_limit(TWO, LIMITS))
+        await end(rig, spawned)
+        await refused("helper-refused", rig.host.vm_limit(ONE, LIMITS))
+
     async def test_a_signal_never_reaches_another_process(self, rig: HostRig) -> None:
         spawned = await start(rig)
         later = replace(identity(spawned), start_time=spawned.start_time + 1)

@@ -90,3 +90,14 @@ def test_shares_of_cpu_and_sparse_disks_are_promised_several_times() -> None:
 def test_a_platform_without_nodes_refuses_nothing() -> None:
     assert admit_counts(config(), {"web": 1000}, []) == ()
     assert admit(config(memory_bytes=1 << 50), []) == ()
+
+
+def test_a_backend_for_modules_counts_for_who_names_it_alone() -> None:
+    wasm = Backend(name="wasm", status="ready", isolation="wasm-sandbox", max_vcpus=1, max_memory_bytes=4 * GIB)
+    named = replace(config(), backend="wasm")
+    assert fields(named, node(KVM)) == ["backend"]
+    assert fields(named, node(KVM, wasm)) == []
+    assert fields(replace(config(vcpus=2), backend="wasm"), node(KVM, wasm)) == ["processes.web.vcpus"]
+    assert fields(config(vcpus=2), node(replace(KVM, max_vcpus=1), replace(wasm, max_vcpus=8))) == [
+        "processes.web.vcpus"
+    ]

@@ -138,3 +138,10 @@ def test_memory_is_never_over_committed_and_nothing_that_fits_is_refused(sizes: 
             usage[outcome.node_id] = usage.get(outcome.node_id, NodeUsage()).plus(request)
     for n in nodes:
         assert usage.get(n.id, NodeUsage()).memory_bytes <= n.facts.memory_bytes
+
+
+def test_a_backend_for_modules_is_no_place_for_who_does_not_name_it() -> None:
+    wasm = Backend(name="wasm", status="ready", isolation="wasm-sandbox")
+    probing = node("a", backends=(Backend(name="kvm", status="probing"), wasm))
+    assert refusal(probing).reason == "no node fits: 1 is still probing (backend kvm)"
+    assert place(replace(REQUEST, backend="wasm"), [probing], {}) == Placement("node_a")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from plasmavmc.errors import HostError
 from plasmavmc.host.configuration import QEMU
 from plasmavmc.host.helper.argv import SANDBOX, check_argv, final_argv, wants_kvm, wants_kvm_descriptor
+from plasmavmc.host.helper.worker import command_line as worker_command_line
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan
 from plasmavmc.hypervisor.qemu.argv import KernelFlavour, QemuMachine, command_line
 from plasmavmc.types import Acceleration, VmResources, mac_of
@@ -146,6 +147,26 @@ def test_the_helper_opens_kvm_itself() -> None:
     refuse(*argv, fds=["kvm"])
     assert wants_kvm_descriptor((*BASE, *argv))
     assert not wants_kvm_descriptor(BASE)
+
+
+def test_a_worker_has_a_name_and_a_control_socket_and_nothing_else() -> None:
+    name = ("-name", NAME)
+    worker = ("wasm-worker", *name, "-control", "@c@")
+    check_argv(worker, process_name=NAME, vmms=["wasm-worker"], fds=["c"])
+    assert worker_command_line(worker, {"c": 3})[-4:] == ["-name", NAME, "-control", "3"]
+    for wrong in (
+        ("wasm-worker", *name),
+        (*worker, "-S"),
+        ("wasm-worker", "-control", "@c@", *name),
+        ("wasm-worker", *name, "-control", "3"),
+    ):
+        with pytest.raises(HostError) as refused:
+            check_argv(wrong, process_name=NAME, vmms=["wasm-worker"], fds=["c"] if "@c@" in wrong else [])
+        assert refused.value.code == "helper-refused"
+
+
+def test_a_control_socket_is_a_workers_alone() -> None:
+    refuse("-control", "@c@", fds=["c"])
 
 
 words = st.text(st.characters(codec="utf-8"), max_size=60)

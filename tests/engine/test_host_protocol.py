@@ -24,6 +24,7 @@ REQUESTS: list[protocol.Request] = [
     protocol.UidTake("k"),
     protocol.UidFree("k"),
     protocol.VmSpawn("k", ("a", "b"), Limits(1, 2), ("f",)),
+    protocol.VmLimit("k", Limits(1, 2)),
     protocol.VmSignal("k", ProcessId(1, 2), 9),
     protocol.VmMemory("k", ProcessId(1, 2)),
     protocol.VmReap("k", ProcessId(1, 2)),

@@ -18,6 +18,7 @@ from plasmavmc.types import (
     BackendCapabilities,
     DiskSource,
     DiskSpec,
+    GuestKind,
     Isolation,
     NetworkSpec,
     RateLimit,
@@ -161,3 +162,40 @@ def test_each_limit_is_checked_and_named(spec: VmSpec, field: str) -> None:
 
 def test_a_spec_within_all_limits_is_not_refused() -> None:
     assert refusals(replace(SPEC, volumes=(DiskSpec("v", DiskSource.VOLUME),) * 2), SMALL) == ()
+
+
+WASM = replace(SMALL, name="wasm", isolation=Isolation.WASM_SANDBOX, guest_kinds=(GuestKind.WASM,))
+
+
+def test_an_image_is_run_by_a_backend_of_its_kind() -> None:
+    linux, wasm = backend(BIG), backend(WASM)
+    registry = HypervisorRegistry()
+    registry.register(linux)
+    registry.register(wasm)
+    assert registry.select(SPEC, GuestKind.LINUX) is linux
+    assert registry.select(SPEC, GuestKind.WASM) is wasm
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "what"),
+    [("big", GuestKind.WASM, "a WebAssembly module"), ("wasm", GuestKind.LINUX, "a Linux system")],
+)
+def test_an_image_that_the_named_backend_does_not_run_is_refused(name: str, kind: GuestKind, what: str) -> None:
+    registry = HypervisorRegistry()
+    registry.register(backend(BIG))
+    registry.register(backend(WASM))
+    with pytest.raises(InvalidSpecError) as refused:
+        registry.select(replace(SPEC, backend=name), kind)
+    assert refused.value.field == "backend"
+    assert f"{what}, which {name} does not run" in refused.value.brief
+
+
+def test_an_image_of_unknown_kind_waits_for_a_probe_that_might_find_its_backend() -> None:
+    registry = HypervisorRegistry()
+    registry.probing("big")
+    registry.register(backend(WASM))
+    with pytest.raises(UnavailableError):
+        registry.select(SPEC)
+    assert registry.select(SPEC, GuestKind.WASM).capabilities is WASM
+    with pytest.raises(UnavailableError):
+        registry.select(SPEC, GuestKind.LINUX)

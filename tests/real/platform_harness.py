@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from examples.demo.leftovers import of_installation
 from examples.demo.load import Sample
 from examples.demo.platform import Platform, qemu_processes
+from plasmavmc.host.helper.worker import is_worker_process
 
 T = TypeVar("T")
 POLL_S = 0.05
@@ -124,7 +125,9 @@ def platform_processes(platform: Platform) -> list[int]:
 
 def _outlives(pid: int) -> bool:
     words = arguments_of(pid)
-    return bool(words) and (Path(words[0]).name == "haproxy" or "qemu-system" in words[0])
+    return bool(words) and (
+        Path(words[0]).name == "haproxy" or "qemu-system" in words[0] or is_worker_process(tuple(words))
+    )
 
 
 def kill_platform(platform: Platform, *, only: int | None = None) -> None:

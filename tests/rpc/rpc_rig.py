@@ -18,7 +18,7 @@ import grpc
 from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.policy import RegistryPolicy
 from plasmavmc.manager import VmManager
-from plasmavmc.rpc.api import Image, ImageKind
+from plasmavmc.rpc.api import Image
 from plasmavmc.rpc.client import EngineClient, connect
 from plasmavmc.rpc.gate import Gate
 from plasmavmc.rpc.watch import KEPT_CHANGES
@@ -30,7 +30,7 @@ from plasmavmc.server.images import EngineImages
 from plasmavmc.server.node import EngineNode, NodeSite
 from plasmavmc.server.services import Services
 from plasmavmc.server.transport import ROOT_UID, listen_unix
-from plasmavmc.types import SYSTEM_SCOPE, Scope, VmSpec
+from plasmavmc.types import SYSTEM_SCOPE, GuestKind, Scope, VmSpec
 from tests.engine.engine_rig import EngineRig
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ class RpcRig:
 
 def system_image(rig: EngineRig, scope: Scope = SYSTEM_SCOPE, *names: str) -> Image:
     """The rig's sample as the catalogue has it."""
-    return Image(scope, rig.sample.digest, names, ImageKind.LINUX, 4096, 1.0, entrypoint=("/app",))
+    return Image(scope, rig.sample.digest, names, GuestKind.LINUX, 4096, 1.0, entrypoint=("/app",))
 
 
 @asynccontextmanager

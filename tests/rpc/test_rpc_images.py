@@ -12,11 +12,11 @@ import pytest
 
 from plasmavmc.errors import ConflictError, ForbiddenError, ImageError, InvalidSpecError, NotFoundError
 from plasmavmc.rpc import images as image_service
-from plasmavmc.rpc.api import Image, ImageKind, ImageOrder, ImageProgress, RegistryLogin, Upload
+from plasmavmc.rpc.api import Image, ImageOrder, ImageProgress, RegistryLogin, Upload
 from plasmavmc.rpc.client import EngineClient
 from plasmavmc.rpc.v1 import image_pb2
 from plasmavmc.rpc.v1.image_pb2_grpc import ImageServiceStub
-from plasmavmc.types import SYSTEM_SCOPE, Scope
+from plasmavmc.types import SYSTEM_SCOPE, GuestKind, Scope
 from tests.contract.images_samples import chunked, docker_save, entry, hello, layer, oci_layout
 from tests.contract.registry_server import RegistryServer, registry_server
 from tests.rpc.rpc_rig import ACME, OTHER, TOKENS, RpcRig, running, until
@@ -54,7 +54,7 @@ async def test_a_tar_is_uploaded_and_its_image_told(rig: RpcRig, form: str) -> N
         assert told[0].stage == "upload"
         image = told[-1]
         assert isinstance(image, Image)
-        assert (image.scope, image.names, image.kind) == (ACME, ("app:v1",), ImageKind.LINUX)
+        assert (image.scope, image.names, image.kind) == (ACME, ("app:v1",), GuestKind.LINUX)
         assert image.size_bytes > 0
         if form == "oci":
             assert image.digest == hello().digest
@@ -98,7 +98,6 @@ async def test_a_registry_on_a_private_address_must_be_allowed(registry: Registr
     ("order", "field"),
     [
         (ImageOrder(OURS, "hello:v1"), "start.reference"),
-        (ImageOrder(OURS, Upload.WASM), "start.wasm_upload"),
         (ImageOrder(OURS, Upload.TAR, "sha256:" + "0" * 64), "start.name"),
     ],
 )
@@ -107,6 +106,19 @@ async def test_an_order_that_makes_no_sense_is_refused(rig: RpcRig, order: Image
         with pytest.raises(InvalidSpecError) as refused:
             await register(client, order)
         assert refused.value.field == field
+
+
+MODULE = b"\0asm\x01\0\0\0"
+
+
+async def test_a_module_is_uploaded_as_what_it_is(rig: RpcRig) -> None:
+    async with rig.client("operator") as client:
+        taken = await register(client, ImageOrder(OURS, Upload.WASM, "empty:v1"), MODULE)
+        assert (taken.kind, taken.names) == (GuestKind.WASM, ("empty:v1",))
+        for announced, data in ((Upload.WASM, oci_layout(hello())), (Upload.TAR, MODULE)):
+            with pytest.raises(ImageError) as refused:
+                await register(client, ImageOrder(OURS, announced, "wrong:v1"), data)
+            assert refused.value.code == "image-archive"
 
 
 @pytest.mark.parametrize("data", [b"", b"no tar", layer(entry("a", b"b")), oci_layout(hello())[:2000]])

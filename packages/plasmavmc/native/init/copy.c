@@ -110,7 +110,7 @@ static _Noreturn void run_child(const struct copy *copy, const struct spawn_io *
 {
     struct failure failure = {0};
     int code = 1;
-    if (!take_io(io, told))
+    if (!spawn_join_group(&failure) || !take_io(io, told))
         _exit(126);
     if (copy->in ? copy_in(copy, close_status, &failure, &code) : copy_out(copy, close_status, &failure, &code))
         _exit(code);

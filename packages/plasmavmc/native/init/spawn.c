@@ -52,8 +52,8 @@ void spawn_joins(int members)
     group_members = members;
 }
 
-/* Within the group it sees nothing above; a kernel without such namespaces goes without. */
-static bool join_group(struct failure *failure)
+/* A kernel without such namespaces goes without. */
+bool spawn_join_group(struct failure *failure)
 {
     if (group_members < 0)
         return true;
@@ -188,7 +188,7 @@ static bool become_program(struct command *command, const struct spawn_io *io, s
     reset_signals();
     umask(022);
     setrlimit(RLIMIT_NOFILE, &files);
-    return (io->apart || join_group(failure)) && take_io(io, failure) && enter_workdir(command->workdir, failure) &&
+    return (io->apart || spawn_join_group(failure)) && take_io(io, failure) && enter_workdir(command->workdir, failure) &&
            become(command, io, &identity, failure) &&
            (complete_environment(&command->environment, &identity, io->terminal) ||
             fail(failure, "not-executable", "out of memory")) &&

@@ -28,6 +28,9 @@ struct spawned {
 /* From now on a process joins a group first, by writing to this descriptor; -1: none. */
 void spawn_joins(int members);
 
+/* For a child that does not exec: join it. Within the group it sees nothing above. */
+bool spawn_join_group(struct failure *failure);
+
 bool spawn(const struct command *command, const struct spawn_io *io, struct spawned *spawned, struct failure *failure);
 
 /* Read and close `status`. True: the program runs. False: it does not, and why. */

@@ -33,9 +33,10 @@ from plasmavmc.guest.api import (
 from plasmavmc.guest.configuration import guest_config
 from plasmavmc.hypervisor.backend import DiskPlan, HypervisorBackend, NicPlan, VmmExit, VmPlan
 from plasmavmc.images.source import ImageConfig
+from plasmavmc.images.store import BuiltImage
 from plasmavmc.network.backend import Attachment
 from plasmavmc.parts import EngineParts
-from plasmavmc.types import Lease, Stdio, TerminalSize, VmHandle, VmSpec
+from plasmavmc.types import GuestKind, Lease, Stdio, TerminalSize, VmHandle, VmSpec
 
 BOOT_DEADLINE_S = 90.0
 """From the guest's first word to the workload's start. Emulated CPUs on a busy host are slow; a hang must be found."""
@@ -94,20 +95,39 @@ class Boot:
         """
         parts = self._parts
         self._report.step("image")
-        backend = parts.registry.select(self._spec)
         with ExitStack() as descriptors:
             async with AsyncExitStack() as undo:
                 image = await parts.images.ensure(self._spec.image, parts.source)
                 parts.images.hold(self._spec.image, self._key)
                 undo.callback(parts.images.release, self._key)
+                backend = parts.registry.select(self._spec, image.kind)
                 self._report.step("disks")
-                disks, attachment = await self._prepare(image.rootfs, undo, descriptors)
+                if image.kind is GuestKind.WASM:
+                    disks, attachment = self._module(image, descriptors), None
+                else:
+                    disks, attachment = await self._prepare(image.rootfs, undo, descriptors)
                 self._report.step("boot")
                 async with parts.boot_slot(backend.capabilities.acceleration):
                     booted = await self._spawn(backend, disks, attachment, undo)
                     await self._await_ready(backend, booted, image.config, attachment)
                 undo.pop_all()
         return booted
+
+    def _module(self, image: BuiltImage, descriptors: ExitStack) -> tuple[DiskPlan, ...]:
+        """What a WebAssembly module gets: itself. It has no interface, and its files lie in its worker's memory.
+
+        Raises:
+            InvalidSpecError: `PORT` says that it shall serve.
+        """
+        if "PORT" in {**image.config.env, **self._spec.env}:
+            raise InvalidSpecError(
+                "env.PORT",
+                "a WebAssembly module runs as a command and cannot serve HTTP",
+                resolution="Leave out its port, or serve from a Linux image.",
+            )
+        module = os.open(image.rootfs, os.O_RDONLY | os.O_CLOEXEC)
+        descriptors.callback(os.close, module)
+        return (DiskPlan("image", module, read_only=True),)
 
     async def _prepare(
         self, rootfs: Path, undo: AsyncExitStack, descriptors: ExitStack

@@ -76,7 +76,7 @@ class VmManager:
 
     def _living(self) -> dict[str, ProcessId]:
         return {
-            machine.key: ProcessId(machine.record.handle.pid, machine.record.handle.start_time)
+            machine.record.handle.host_key: ProcessId(machine.record.handle.pid, machine.record.handle.start_time)
             for machine in self._machines.values()
             if machine.state not in ENDED and machine.record.handle is not None
         }
@@ -118,7 +118,7 @@ class VmManager:
             raise ConflictError("vm-exists", f"VM {spec.id} exists with another specification")
         if any(machine.key == vm_key(spec.id) for machine in self._machines.values()):
             raise _key_collision(spec.id)
-        self._parts.registry.select(spec)
+        self._parts.registry.select(spec, self._parts.images.kind_of(spec.image))
         return self._add(spec).view()
 
     def _add(self, spec: VmSpec) -> SuspendableMachine:
@@ -173,7 +173,7 @@ class VmManager:
                 " restarted since and does not know them any more",
                 resolution="Delete the VM, and create it again with them.",
             )
-        self._parts.registry.select(machine.spec)
+        self._parts.registry.select(machine.spec, self._parts.images.kind_of(machine.spec.image))
         await machine.stop(machine.spec.stop_grace_s)
         await self.delete(vm_id)
         self.create(machine.spec)

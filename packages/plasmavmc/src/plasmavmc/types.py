@@ -217,6 +217,11 @@ class VmHandle:
     """Field 22 of /proc/<pid>/stat, in clock ticks since boot (proc(5))."""
     backend_state: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def host_key(self) -> str:
+        """The key under which the host knows its process: the VM's own, but where the process was there before the VM."""
+        return self.backend_state.get("key") or vm_key(self.vm_id)
+
 
 @dataclass(frozen=True, slots=True)
 class VmUsage:
@@ -273,6 +278,15 @@ class Isolation(StrEnum):
     NONE = "none"
 
 
+class GuestKind(StrEnum):
+    """What an image holds."""
+
+    LINUX = "linux"
+    """A root file system."""
+    WASM = "wasm"
+    """A WebAssembly module."""
+
+
 @dataclass(frozen=True, slots=True)
 class BackendCapabilities:
     """What a backend can do, as data: checked at admission and fed to the scheduler."""
@@ -280,7 +294,7 @@ class BackendCapabilities:
     name: str
     acceleration: Acceleration
     isolation: Isolation
-    guest_kinds: tuple[str, ...] = ("linux",)
+    guest_kinds: tuple[GuestKind, ...] = (GuestKind.LINUX,)
     max_vcpus: int = 1
     max_memory_bytes: int = 0
     max_disks: int = 0

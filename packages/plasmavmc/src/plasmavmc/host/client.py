@@ -87,6 +87,9 @@ class HelperHost:
             await self._undo_spawn(key, exchange)
             raise
 
+    async def vm_limit(self, key: str, limits: Limits) -> None:
+        await self._call(protocol.VmLimit(key, limits))
+
     async def vm_signal(self, key: str, process: ProcessId, signal: int) -> bool:
         return await self._value(protocol.VmSignal(key, process, signal), bool)
 

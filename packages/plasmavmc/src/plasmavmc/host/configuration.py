@@ -17,6 +17,8 @@ FIRECRACKER = "/usr/local/bin/firecracker"
 JAILER = "/usr/local/bin/jailer"
 JAIL_ROOT = Path("/var/lib/plasmavmc-jails")
 """Jails of all installations. On the file system of their disks, which are linked into them."""
+WASM_WORKER = "wasm-worker"
+"""Not a path: the helper runs this program with the interpreter and from the packages that it itself was started with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class HelperConfiguration:
     uid: int
     gid: int
     listeners: tuple[Listener, ...] = ()
-    vmms: tuple[str, ...] = (QEMU,)
+    vmms: tuple[str, ...] = (QEMU, WASM_WORKER)
     vm_uids: range = field(default_factory=lambda: range(FIRST_UID, FIRST_UID + UID_COUNT))
     run_root: Path = RUN_ROOT
     firecracker: str = FIRECRACKER

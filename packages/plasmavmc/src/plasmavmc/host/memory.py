@@ -118,6 +118,13 @@ class MemoryHost:
         self.vms[key] = process
         return Spawned(process.id.pid, process.id.start_time, pidfd, CONFINEMENT, stdout)
 
+    async def vm_limit(self, key: str, limits: Limits) -> None:
+        checks.check_key(key)
+        checks.check_limits(limits)
+        if key not in self.vms or self.vms[key].code is not None:
+            raise checks.refusal("limits", f"{key} has no running VM")
+        self.vms[key].limits = limits
+
     async def vm_signal(self, key: str, process: ProcessId, signal: int) -> bool:
         checks.check_key(key)
         checks.check_signal(signal)

@@ -14,6 +14,11 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
+from plasmavmc.types import MIB
+
+WORKER_FILES_BYTES = 64 * MIB
+"""Size of the directory in memory that a WebAssembly worker gets; what lies in it counts as its memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
@@ -125,8 +130,12 @@ class Host(Protocol):
         """Start a VMM as VM `key`'s uid, in a session, cgroup and sandbox of its own.
 
         `argv[0]` is the absolute path of a VMM on the helper's list. Descriptors in `fds` are duplicated; the caller
-        keeps (and closes) its own.
+        keeps (and closes) its own. The program `configuration.WASM_WORKER` is no path: the helper makes its command line,
+        and gives it a network without interfaces and an empty directory in memory (`WORKER_FILES_BYTES`).
         """
+
+    async def vm_limit(self, key: str, limits: Limits) -> None:
+        """Change the limits of a running VMM. Where no cgroup bounds it, its own rlimits stay as they are."""
 
     async def vm_signal(self, key: str, process: ProcessId, signal: int) -> bool:
         """Send a signal to VM `key`'s process. False where that process is gone (never sent to another)."""

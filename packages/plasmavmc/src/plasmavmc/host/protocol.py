@@ -74,6 +74,11 @@ class VmSpawn(_Request):
     """Names of the descriptors that come with this message, in their order."""
 
 
+class VmLimit(_Request):
+    key: str
+    limits: Limits
+
+
 class VmSignal(_Request):
     key: str
     process: ProcessId
@@ -135,6 +140,7 @@ Request = (
     | UidTake
     | UidFree
     | VmSpawn
+    | VmLimit
     | VmSignal
     | VmMemory
     | VmReap

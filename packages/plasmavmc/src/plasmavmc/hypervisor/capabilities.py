@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from plasmavmc.types import GIB, MIB, BackendCapabilities, DiskSource, RateLimit, VmSpec
+from plasmavmc.types import GIB, MIB, BackendCapabilities, DiskSource, GuestKind, RateLimit, VmSpec
 
 OWN_DISKS = 2
 """Image and writable layer, which every VM has beside its volumes."""
@@ -22,13 +22,17 @@ class Refusal:
         return f"{self.field}: {self.reason}"
 
 
-def refusals(spec: VmSpec, capabilities: BackendCapabilities) -> tuple[Refusal, ...]:
-    """All reasons why a backend with these capabilities cannot serve `spec`; empty where it can."""
-    return tuple(_refusals(spec, capabilities))
+def refusals(spec: VmSpec, capabilities: BackendCapabilities, kind: GuestKind | None = None) -> tuple[Refusal, ...]:
+    """All reasons why a backend with these capabilities cannot serve `spec`; empty where it can. `kind` is what the image
+    holds, where that is known."""
+    return tuple(_refusals(spec, capabilities, kind))
 
 
-def _refusals(spec: VmSpec, can: BackendCapabilities) -> Iterator[Refusal]:
+def _refusals(spec: VmSpec, can: BackendCapabilities, kind: GuestKind | None) -> Iterator[Refusal]:
     resources = spec.resources
+    if kind is not None and kind not in can.guest_kinds:
+        known = {GuestKind.WASM: "a WebAssembly module", GuestKind.LINUX: "a Linux system"}
+        yield Refusal("backend", f"the image is {known[kind]}, which {can.name} does not run")
     if resources.vcpus > can.max_vcpus:
         yield Refusal("resources.vcpus", f"{resources.vcpus} asked, {can.name} has at most {can.max_vcpus}")
     if resources.memory_bytes > can.max_memory_bytes:

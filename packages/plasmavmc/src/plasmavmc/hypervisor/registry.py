@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from plasmavmc.errors import HostError, InvalidSpecError, NotFoundError, UnavailableError
 from plasmavmc.hypervisor.backend import HypervisorBackend
 from plasmavmc.hypervisor.capabilities import Refusal, refusals
-from plasmavmc.types import BackendStatus, Readiness, VmSpec
+from plasmavmc.types import BackendStatus, GuestKind, Readiness, VmSpec
 
 
 @dataclass(slots=True)
@@ -74,8 +74,9 @@ class HypervisorRegistry:
             raise _unusable([entry.status])
         return entry.backend
 
-    def select(self, spec: VmSpec) -> HypervisorBackend:
-        """The first backend that can serve `spec`.
+    def select(self, spec: VmSpec, kind: GuestKind | None = None) -> HypervisorBackend:
+        """The first backend that can serve `spec`. While nobody knows what the image holds (`kind`), a backend that is being
+        probed might be the one, so that counts as none.
 
         Raises:
             InvalidSpecError: the spec names an unknown backend, or asks for more than any has.
@@ -84,10 +85,14 @@ class HypervisorRegistry:
         """
         candidates = self._candidates(spec.backend)
         ready = [entry for entry in candidates if entry.status.readiness is Readiness.READY]
+        if kind is None and len(ready) < len(candidates):
+            probing = [entry.status for entry in candidates if entry.status.readiness is Readiness.PROBING]
+            if probing:
+                raise _unusable(probing)
         reasons: list[Refusal] = []
         for entry in ready:
             assert entry.backend is not None  # noqa: S101 - a ready entry has one
-            refused = refusals(spec, entry.backend.capabilities)
+            refused = refusals(spec, entry.backend.capabilities, kind)
             if not refused:
                 return entry.backend
             reasons += refused

@@ -1,4 +1,5 @@
-"""Taking images from a tar: what `docker save` writes, an OCI image layout, or both in one (Docker 25 and later).
+"""Taking images from a file: a bare WebAssembly module, or a tar. Of tars: what `docker save` writes, an OCI image layout,
+or both in one (Docker 25 and later).
 
 The stream is spooled first (its index may come last), then read in place. An OCI index brings its own manifests. For the
 older form a manifest is built from configuration and layers, always the same for the same content, so that loading a tar
@@ -46,6 +47,15 @@ from plasmavmc.images.reference import parse_loaded_name
 from plasmavmc.images.source import BlobRef, ImageConfig, Manifest
 from plasmavmc.images.stepping import stepwise
 from plasmavmc.images.tarindex import TarIndex
+from plasmavmc.images.wasm import (
+    MAGIC,
+    MODULE_BYTES,
+    WASM_LAYER,
+    check_module,
+    is_wasm,
+    module_of,
+    wrapping_config,
+)
 from plasmavmc.types import MIB
 
 T = TypeVar("T")
@@ -82,6 +92,8 @@ async def load_archive(
     with ExitStack() as files:
         spool = files.enter_context(_open_spool(store.spool))
         size = await _spool(chunks, spool, store.spool, limits)
+        if _is_module(spool):
+            return (await _load_module(spool, size, store),)
         if _is_compressed(spool):
             plain = files.enter_context(_open_spool(store.spool))
             layer = Layer(cast(BinaryIO, spool), size, diff_id="")
@@ -116,6 +128,24 @@ async def _spool(chunks: AsyncIterator[bytes], spool: RawIOBase, directory: Path
         with disk_errors(directory):
             await in_thread(write_all, spool, chunk)
     return size
+
+
+def _is_module(spool: FileIO) -> bool:
+    spool.seek(0)
+    return spool.read(len(MAGIC)) == MAGIC
+
+
+async def _load_module(spool: FileIO, size: int, store: BlobStore) -> ArchivedImage:
+    """Wrap a bare WebAssembly module into an image."""
+    check_module(cast(BinaryIO, spool))
+    if size > MODULE_BYTES:
+        raise too_large(f"the module has more than {MODULE_BYTES >> 20} MiB")
+    module = await in_thread(spool.readall)
+    layer = BlobRef(await store.put(module), size, WASM_LAYER)
+    raw = wrapping_config(layer.digest)
+    manifest = build_manifest(BlobRef(await store.put(raw), len(raw), OCI_CONFIG), (layer,))
+    await store.put(manifest)
+    return ArchivedImage(parse_manifest(manifest), parse_config(raw), ())
 
 
 def _is_compressed(spool: FileIO) -> bool:
@@ -189,6 +219,8 @@ class _Loader:
     async def _load_manifest(self, digest: str, names: list[str], tags: Mapping[str, list[str]]) -> ArchivedImage:
         manifest = parse_manifest(self._read_blob(digest, MANIFEST_BYTES))
         raw = self._read_blob(manifest.config.digest, CONFIG_BYTES)
+        if is_wasm(manifest):
+            return await self._load_artifact(manifest, raw, names)
         config = self._check_config(raw, len(manifest.layers))
         for ref in (manifest.config, *manifest.layers):
             await self._take(_blob_path(ref.digest), expected=ref)
@@ -196,6 +228,15 @@ class _Loader:
         await self._check_layers(manifest.layers, parse_diff_ids(raw), clean)
         await self._store.put(manifest.raw)
         return ArchivedImage(manifest, config, clean)
+
+    async def _load_artifact(self, manifest: Manifest, config: bytes, names: list[str]) -> ArchivedImage:
+        module = module_of(manifest, config)
+        for ref in (manifest.config, module):
+            await self._take(_blob_path(ref.digest), expected=ref)
+        with self._store.path(module.digest).open("rb") as file:
+            check_module(file)
+        await self._store.put(manifest.raw)
+        return ArchivedImage(manifest, parse_config(config), _clean(names))
 
     def _tags_by_config(self) -> Mapping[str, list[str]]:
         """Names from the manifest.json that Docker writes beside an index: they are what people typed."""

@@ -50,6 +50,10 @@ class Descriptor:
     annotations: Mapping[str, str]
 
 
+WASM_PLATFORMS = (Platform("wasip1", "wasm"), Platform("wasi", "wasm"))
+"""Of WebAssembly modules that are WASI commands, as indexes name it."""
+
+
 def host_platform() -> Platform:
     """What this machine runs."""
     machine = host.machine()
@@ -102,14 +106,16 @@ def parse_index(raw: bytes) -> tuple[Descriptor, ...]:
 
 
 def choose(entries: tuple[Descriptor, ...], wanted: Platform) -> Descriptor:
-    """The first entry for a platform; an entry that names none serves where it is the only one.
+    """The first entry for a platform, else one for WebAssembly, which runs anywhere; an entry that names none serves where
+    it is the only one.
 
     Raises:
         ImageError: `image-platform`, with what there is.
     """
-    for entry in entries:
-        if entry.platform == wanted:
-            return entry
+    for platform in (wanted, *WASM_PLATFORMS):
+        for entry in entries:
+            if entry.platform == platform:
+                return entry
     if len(entries) == 1 and entries[0].platform is None:
         return entries[0]
     offered = sorted({str(entry.platform) for entry in entries if entry.platform})[:20]

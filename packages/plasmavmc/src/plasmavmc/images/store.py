@@ -1,6 +1,7 @@
 """Built root file systems of a node, by manifest digest.
 
-    images/<digest>-<builder>/{rootfs.squashfs, config.json, built.json}     whole images, by one rename
+    images/<digest>-<builder>/{rootfs.squashfs, config.json, built.json}     whole images, by one rename; the file
+                                                                             module.wasm where the image is a module
     building/                                                                work under way; emptied at start
     blobs/                                                                   layers on their way (`blobs.py`)
 
@@ -46,6 +47,8 @@ from plasmavmc.images.pull import check_packed_size
 from plasmavmc.images.source import BlobRef, BlobSource, ImageConfig, Manifest
 from plasmavmc.images.squashfs import pack
 from plasmavmc.images.stepping import reading, stepwise
+from plasmavmc.images.wasm import MODULE_NAME, check_module, is_wasm, module_config, module_of
+from plasmavmc.types import GuestKind
 
 BUILDER = 1
 """Rises when the same layers would give another root file system."""
@@ -54,19 +57,22 @@ _BUILDS = 2
 """Builds at once; each holds an index of its image in memory and keeps a core busy."""
 _FRESH_S = 60.0
 _ROOTFS = "rootfs.squashfs"
+_MODULE = MODULE_NAME
 _CONFIG = "config.json"
 _BUILT = "built.json"
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltImage:
-    """A root file system ready to boot."""
+    """A root file system ready to boot, or a module ready to run."""
 
     digest: str
     """Of the OCI manifest."""
     rootfs: Path
+    """The squashfs; of an image of kind `wasm` the module."""
     config: ImageConfig
     size_bytes: int
+    kind: GuestKind = GuestKind.LINUX
 
 
 @runtime_checkable
@@ -137,6 +143,11 @@ class ImageStore:
         """Give up all that `holder` held. Unknown holders are fine."""
         self._holders.pop(holder, None)
 
+    def kind_of(self, digest: str) -> GuestKind | None:
+        """What an image holds; None where it is not here yet."""
+        directory = self._directory(digest)
+        return _kind_in(directory) if directory.exists() else None
+
     def list(self) -> tuple[BuiltImage, ...]:
         """All whole images, longest unused first."""
         found = [image for entry in self._entries() if (image := self._read(entry)) is not None]
@@ -185,12 +196,13 @@ class ImageStore:
 
     def _read(self, directory: Path) -> BuiltImage | None:
         """The image in a directory; None where it is not whole, which only a failing disk or a stranger's hand does."""
+        content = _content_of(directory)
         try:
-            size = (directory / _ROOTFS).stat().st_size
+            size = content.stat().st_size
             config = parse_config((directory / _CONFIG).read_bytes())
         except (OSError, ImageError):
             return None
-        return BuiltImage(_digest_in(directory), directory / _ROOTFS, config, size)
+        return _built(_digest_in(directory), content, config, size)
 
     async def _present(self, digest: str) -> BuiltImage | None:
         """The image as it is here; one that lost bytes on the disk is removed, and counts as absent."""
@@ -225,6 +237,8 @@ class ImageStore:
         manifest = parse_manifest(check_digest(await source.manifest(digest), digest, "the manifest"))
         check_packed_size(manifest, self._limits)
         raw = await self._fetch_config(manifest.config, source)
+        if is_wasm(manifest):
+            return await self._build_module(manifest, raw, source, progress)
         config, diff_ids = parse_config(raw), parse_diff_ids(raw)
         check_platform(config, self._platform)
         if len(diff_ids) != len(manifest.layers):
@@ -235,7 +249,25 @@ class ImageStore:
                 progress("building the root file system")
                 size = await self._pack(digest, raw, layers)
         await self._blobs.remove(layer.digest for layer in manifest.layers)
-        return BuiltImage(digest, self._directory(digest) / _ROOTFS, config, size)
+        return _built(digest, self._directory(digest) / _ROOTFS, config, size)
+
+    async def _build_module(
+        self, manifest: Manifest, config: bytes, source: BlobSource, progress: Callable[[str], None]
+    ) -> BuiltImage:
+        ref = module_of(manifest, config)
+        progress("fetching the module")
+        directory = make_private(self._building / hex_of(manifest.digest))
+        try:
+            with await self._open_layer(ref, source) as file:
+                check_module(file)
+                await in_thread(_copy, file, directory / _MODULE)
+            if f"sha256:{await in_thread(_hash_file, directory / _MODULE)}" != ref.digest:
+                raise ImageError("digest-mismatch", "the module is not what its manifest names")
+            size = await in_thread(_finish, directory, config, self._directory(manifest.digest))
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+        await self._blobs.remove([ref.digest])
+        return _built(manifest.digest, self._directory(manifest.digest) / _MODULE, parse_config(config), size)
 
     async def _fetch_config(self, ref: BlobRef, source: BlobSource) -> bytes:
         data = bytearray()
@@ -286,15 +318,16 @@ def _finish(directory: Path, config: bytes, target: Path) -> int:
     with disk_errors(directory):
         (directory / _CONFIG).write_bytes(config)
         (directory / _BUILT).write_bytes(msgspec.json.encode(_record(directory)))
-        size = (directory / _ROOTFS).stat().st_size
-        for name in (_ROOTFS, _CONFIG, _BUILT):
-            sync_file(directory / name)
+        content = _content_of(directory)
+        size = content.stat().st_size
+        for path in (content, directory / _CONFIG, directory / _BUILT):
+            sync_file(path)
         publish(directory, target)
     return size
 
 
 def _record(directory: Path) -> _Record:
-    return _Record(_hash_file(directory / _ROOTFS), _hash_file(directory / _CONFIG))
+    return _Record(_hash_file(_content_of(directory)), _hash_file(directory / _CONFIG))
 
 
 def _is_intact(directory: Path) -> bool:
@@ -303,6 +336,27 @@ def _is_intact(directory: Path) -> bool:
         return msgspec.json.decode((directory / _BUILT).read_bytes(), type=_Record) == _record(directory)
     except (OSError, msgspec.MsgspecError):
         return False
+
+
+def _content_of(directory: Path) -> Path:
+    """What an image is: its module where it has one, else its root file system."""
+    module = directory / _MODULE
+    return module if module.exists() else directory / _ROOTFS
+
+
+def _kind_in(directory: Path) -> GuestKind:
+    return GuestKind.WASM if _content_of(directory).name == _MODULE else GuestKind.LINUX
+
+
+def _built(digest: str, content: Path, config: ImageConfig, size: int) -> BuiltImage:
+    if content.name == _MODULE:
+        return BuiltImage(digest, content, module_config(config), size, GuestKind.WASM)
+    return BuiltImage(digest, content, config, size)
+
+
+def _copy(file: BinaryIO, target: Path) -> None:
+    with disk_errors(target.parent), target.open("wb") as copy:
+        shutil.copyfileobj(file, copy)
 
 
 def _digest_in(directory: Path) -> str:

@@ -25,6 +25,7 @@ from plasmavmc.types import (
     CopyTarget,
     ExecSpec,
     ForkIdentity,
+    GuestKind,
     LogLine,
     Scope,
     TerminalSize,
@@ -160,11 +161,6 @@ class VmApi(Protocol):
 # Images
 
 
-class ImageKind(StrEnum):
-    LINUX = "linux"
-    WASM = "wasm"
-
-
 @dataclass(frozen=True, slots=True)
 class Image:
     """An image as a scope has it. The same content may be registered in several scopes."""
@@ -172,7 +168,7 @@ class Image:
     scope: Scope
     digest: str
     names: tuple[str, ...]
-    kind: ImageKind
+    kind: GuestKind
     size_bytes: int
     created: float
     """When it was registered, in seconds since the epoch."""

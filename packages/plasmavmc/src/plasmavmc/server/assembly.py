@@ -20,6 +20,8 @@ from plasmavmc.host.operations import Host
 from plasmavmc.host.run import find_program
 from plasmavmc.hypervisor.qemu.offer import QemuSite, announce_qemu, cached_result, settle_qemu
 from plasmavmc.hypervisor.registry import HypervisorRegistry
+from plasmavmc.hypervisor.wasm.backend import WasmBackend
+from plasmavmc.hypervisor.wasm.cache import CodeCache
 from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.store import ImageStore
 from plasmavmc.manager import VmManager
@@ -125,10 +127,12 @@ async def open_engine(host: Host, site: EngineSite, blobs: BlobStore | None = No
         run_dir=site.run_dir,
         cache=site.cache / "probes",
     )
+    probe = await _offer(registry, host, qemu)
+    registry.register(WasmBackend(host, names, CodeCache(site.data_dir / "wasm-code")))
     return Engine(
         manager=VmManager(host, parts),
         parts=parts,
-        probe=await _offer(registry, host, qemu),
+        probe=probe,
         disk_dir=disk_dir,
         max_vms=subnet.num_addresses - _OWN_ADDRESSES,
     )

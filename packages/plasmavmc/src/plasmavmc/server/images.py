@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from plasmavmc.errors import ConflictError, ImageError, InvalidSpecError, NotFoundError, UnavailableError
-from plasmavmc.images.archive import load_archive
+from plasmavmc.images.archive import ArchivedImage, load_archive
 from plasmavmc.images.auth import Credentials
 from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.limits import ImageLimits
@@ -28,8 +28,9 @@ from plasmavmc.images.reference import names_registry, parse_loaded_name, parse_
 from plasmavmc.images.registry import Repository
 from plasmavmc.images.source import BlobRef, BlobSource
 from plasmavmc.images.store import BuiltImage, ImageStore
+from plasmavmc.images.wasm import is_wasm
 from plasmavmc.rpc.access import Reach
-from plasmavmc.rpc.api import Image, ImageKind, ImageOrder, ImageProgress, Upload, key_of_image
+from plasmavmc.rpc.api import Image, ImageOrder, ImageProgress, Upload, key_of_image
 from plasmavmc.server.catalogue import Catalogue
 from plasmavmc.types import SYSTEM_SCOPE, Scope, Vm
 
@@ -99,10 +100,8 @@ class EngineImages:
     async def register(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> AsyncIterator[ImageProgress | Image]:
         report = _Report(ImageProgress("upload" if isinstance(order.source, Upload) else "resolve"))
         match order.source:
-            case Upload.TAR:
-                work = self._take_tar(order, chunks, report)
-            case Upload.WASM:
-                raise InvalidSpecError("start.wasm_upload", "this node takes no WebAssembly modules")
+            case Upload.TAR | Upload.WASM:
+                work = self._take_file(order, chunks, report)
             case reference:
                 work = self._take_reference(order, reference, report)
         task = asyncio.create_task(work, name="register image")
@@ -165,7 +164,7 @@ class EngineImages:
                 await pull(manifest.digest, _Counted(source, report), self._blobs, self._limits)
                 return await self._enter(order.scope, manifest.digest, name, report)
 
-    async def _take_tar(self, order: ImageOrder, chunks: AsyncIterator[bytes], report: _Report) -> Image:
+    async def _take_file(self, order: ImageOrder, chunks: AsyncIterator[bytes], report: _Report) -> Image:
         name = _checked_name(order.name) if order.name else ""
 
         async def counted() -> AsyncIterator[bytes]:
@@ -182,6 +181,7 @@ class EngineImages:
                         f"the archive holds {len(found)} images; one at a time is taken",
                         resolution="Save one image: docker save NAME",
                     )
+                _check_is(order.source, found[0])
                 return await self._enter(order.scope, found[0].manifest.digest, name, report)
 
     async def _enter(self, scope: Scope, digest: str, name: str, report: _Report) -> Image:
@@ -229,13 +229,23 @@ def _checked_name(name: str) -> str:
     return parse_loaded_name(name)
 
 
+def _check_is(announced: str | Upload, found: ArchivedImage) -> None:
+    """Refuse a file that is not what it was said to be: a module and a root file system run in different ways."""
+    if (announced is Upload.WASM) != is_wasm(found.manifest):
+        raise ImageError(
+            "image-archive",
+            "the file is no WebAssembly module" if announced is Upload.WASM else "the file is a WebAssembly module",
+            resolution="Say what it is: a module, or the tar of an image.",
+        )
+
+
 def _image_of(built: BuiltImage, scope: Scope, now: float) -> Image:
     config = built.config
     return Image(
         scope=scope,
         digest=built.digest,
         names=(),
-        kind=ImageKind.LINUX,
+        kind=built.kind,
         size_bytes=built.size_bytes,
         created=now,
         entrypoint=config.entrypoint,

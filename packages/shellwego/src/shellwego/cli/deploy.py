@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.output import show, show_one
+from shellwego.cli.output import show, show_one, size
+from shellwego.cli.progress import StageProgress
 from shellwego.cli.rollout import finish, rollout_options
 from shellwego.cli.session import F, Session, shared
 from shellwego.cli.status import unreleased
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from shellwego.client.generated import DeploymentCreate
 
 CHANGES_EXIT_CODE = 10
+MODULE_SUFFIX = ".wasm"
 
 
 def _wish_options(command: F) -> F:
@@ -36,7 +38,8 @@ def _wish_options(command: F) -> F:
         ),
         click.option("--check-path", metavar="PATH", help="Healthy is what answers 2xx or 3xx here."),
         click.option("--port", type=click.IntRange(1, 65535), help="Port that the app listens on."),
-        click.option("-i", "--image", metavar="IMAGE", help="A loaded name, or a registry reference."),
+        click.option("--backend", metavar="NAME", help='What the VMs run on: "wasm" for a module; "" for the default.'),
+        click.option("-i", "--image", metavar="IMAGE", help="A loaded name, a registry reference, or a FILE.wasm."),
     ):
         command = option(command)
     return command
@@ -49,6 +52,7 @@ def _wish(
     command_text: str | None,
     process: str,
     env: tuple[str, ...],
+    backend: str | None,
     rollback: bool,
     strategy: str = "rolling",
     wait_timeout: float = 300.0,
@@ -64,6 +68,7 @@ def _wish(
         command=None if command_text is None else shlex.split(command_text),
         process=process,
         env=parse_pairs(env),
+        backend=backend,
         rollback_on_failure=rollback,
         strategy=strategy,
         wait_timeout=wait_timeout,
@@ -85,6 +90,28 @@ def parse_pairs(pairs: tuple[str, ...]) -> dict[str, str | None]:
     return found
 
 
+def _loaded(session: Session, image: str | None, backend: str | None) -> tuple[str | None, str | None]:
+    """Load a module that is given as a file, under the app's name, and run it where modules run."""
+    if image is None or not image.endswith(MODULE_SUFFIX):
+        return image, backend
+    from shellwego.client.uploads import load_image  # noqa: PLC0415
+
+    progress = StageProgress(session)
+    try:
+        with open(image, "rb") as file:  # noqa: PTH123 - the name as the user typed it
+            loaded = load_image(
+                session.client,
+                file,
+                name=f"{session.app}:module",
+                project=session.project,
+                progress=lambda count: progress.update("uploading", size(count)),
+            )
+    except OSError as error:
+        raise click.UsageError(f"{image} cannot be read: {error.strerror}") from error
+    progress.done(f"{image} is loaded as {loaded.data[0].reference}", good=True)
+    return loaded.data[0].reference, "wasm" if backend is None else backend
+
+
 @click.command()
 @_wish_options
 @rollout_options
@@ -97,6 +124,7 @@ def deploy(
     command_text: str | None,
     process: str,
     env: tuple[str, ...],
+    backend: str | None,
     rollback: bool,
     strategy: str,
     wait_timeout: float,
@@ -107,7 +135,8 @@ def deploy(
     New instances are built beside the old ones and get requests when they are healthy. When it fails, the old release goes
     on serving, and the stage, the reason and the app's last words are shown.
     """
-    wish = _wish(image, port, check_path, command_text, process, env, rollback, strategy, wait_timeout)
+    image, backend = _loaded(session, image, backend)
+    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback, strategy, wait_timeout)
     deployment = session.client.create_deployment(session.app, wish, project=session.project)
     finish(session, session.app, deployment, detach=detach)
 
@@ -124,13 +153,14 @@ def plan(
     command_text: str | None,
     process: str,
     env: tuple[str, ...],
+    backend: str | None,
     rollback: bool,
     detailed_exitcode: bool,
 ) -> None:
     """Show what a deploy with the same options would change. Nothing is done."""
     import msgspec  # noqa: PLC0415
 
-    wish = _wish(image, port, check_path, command_text, process, env, rollback)
+    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback)
     planned = session.client.plan_deployment(session.app, wish, project=session.project)
     document = msgspec.to_builtins(planned)
     _remark(session)

@@ -65,7 +65,9 @@ def list_images(session: Session) -> None:
 @shared
 @about_no_app
 def load_image(session: Session, name: str, file: BinaryIO) -> None:
-    """Load the image of a tar (`docker save` or an OCI layout; - for stdin) under a name, such as shop:v1."""
+    """Load the image of a tar (`docker save` or an OCI layout; - for stdin), or a WebAssembly module, under a name such as
+    shop:v1.
+    """
     from shellwego.client.uploads import load_image as load  # noqa: PLC0415
 
     progress = StageProgress(session)

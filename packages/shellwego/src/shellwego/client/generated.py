@@ -169,6 +169,7 @@ class DeploymentCreate(Struct, kw_only=True, omit_defaults=True):
     port: int | None = None
     check_path: str | None = None
     command: list[str] | None = None
+    backend: str | None = None
     config: ConfigBody | UnsetType = UNSET
     env: dict[str, str | None] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""Uploading an image's tar in parts; a part that broke off is sent again from where the server stands."""
+"""Uploading an image's tar, or a module, in parts; a part that broke off is sent again from where the server stands."""
 
 from __future__ import annotations
 

@@ -56,6 +56,8 @@ class ConfigWish:
     env: Mapping[str, str | None] = field(default_factory=dict)
     """Variables to set; None unsets."""
     drain_timeout_s: float | None = None
+    backend: str | None = None
+    """The backend that VMs must have; empty: whichever a node has for Linux images."""
 
 
 def merge(config: AppConfig, wish: ConfigWish) -> AppConfig:
@@ -79,6 +81,7 @@ def merge_unchecked(config: AppConfig, wish: ConfigWish) -> AppConfig:
         checks=config.checks if wish.checks is None else wish.checks,
         env=merge_env(config.env, wish.env),
         drain_timeout_s=config.drain_timeout_s if wish.drain_timeout_s is None else wish.drain_timeout_s,
+        backend=config.backend if wish.backend is None else (wish.backend or None),
     )
 
 

@@ -75,7 +75,7 @@ def _size_faults(config: AppConfig, process: Process, nodes: Sequence[Node]) -> 
 
 
 def _usable(config: AppConfig, node: Node) -> list[Backend]:
-    return [b for b in node.facts.backends if _is_usable(b) and config.backend in (None, b.name)]
+    return [b for b in node.facts.backends if _is_usable(b) and b.serves(config.backend)]
 
 
 def _is_usable(backend: Backend) -> bool:

@@ -36,6 +36,15 @@ class Backend:
     max_vcpus: int = 0
     max_memory_bytes: int = 0
 
+    @property
+    def only_by_name(self) -> bool:
+        """It runs no Linux system, so an app whose config names no backend is not placed for it."""
+        return self.isolation == "wasm-sandbox"
+
+    def serves(self, name: str | None) -> bool:
+        """Whether it is meant by a config that names this backend, or none."""
+        return self.name == name or (name is None and not self.only_by_name)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:

@@ -121,7 +121,7 @@ def _health_objection(node: Node) -> _Objection | None:
 
 def _backend_objection(request: PlacementRequest, node: Node) -> _Objection | None:
     """None where some backend of the node is ready and large enough."""
-    offered = [b for b in node.facts.backends if request.backend in (None, b.name)]
+    offered = [b for b in node.facts.backends if b.serves(request.backend)]
     if not offered:
         name = f"the backend {request.backend}" if request.backend else "any backend"
         return _Objection("backend", f"lacks {name}", f"lack {name}")

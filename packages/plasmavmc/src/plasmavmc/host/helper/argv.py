@@ -19,11 +19,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from plasmavmc.errors import HostError
+from plasmavmc.host.configuration import WASM_WORKER
 from plasmavmc.host.helper.checks import refusal
 
 SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 MAX_ARGUMENTS = 512
 MAX_ARGUMENT = 4096
+CONTROL = "-control"
+"""A WebAssembly worker's only option beside its name: the socket over which it is told what to run."""
 KVM_DESCRIPTOR = "kvm"
 """A token that the caller gives no descriptor for: the helper opens /dev/kvm, which may be closed to all but root."""
 
@@ -136,12 +139,13 @@ _OPTIONS: Mapping[str, Check] = {
     ),
     "-mon": _form(rf"chardev={_ID},mode=control"),
     "-add-fd": _form(rf"fd={_T},set=[0-9]{{1,4}}"),
+    CONTROL: _form(_T),
     "-blockdev": _is_blockdev,
     "-drive": _pairs(_DRIVE_KEYS),
 }
 _ALIASES = {"-machine": "-M"}
 _FLAGS = frozenset({"-nodefaults", "-no-user-config", "-no-reboot", "-no-shutdown", "-S", "-only-migratable"})
-_WITH_DESCRIPTORS = frozenset({"-kernel", "-initrd", "-netdev", "-chardev", "-add-fd", "-object"})
+_WITH_DESCRIPTORS = frozenset({CONTROL, "-kernel", "-initrd", "-netdev", "-chardev", "-add-fd", "-object"})
 
 
 def check_argv(argv: Sequence[str], *, process_name: str, vmms: Collection[str], fds: Collection[str]) -> None:
@@ -161,8 +165,12 @@ def check_argv(argv: Sequence[str], *, process_name: str, vmms: Collection[str],
     names = [value for option, value in pairs if option == "-name"]
     if names != [process_name]:
         raise refusal("a command line", f"its -name must be {process_name}")
+    if argv[0] == WASM_WORKER and [option for option, _ in pairs] != ["-name", CONTROL]:
+        raise refusal("a command line", f"a {WASM_WORKER} has -name and {CONTROL}, and nothing else")
     for option, value in pairs:
         _check_option(option, value)
+    if argv[0] != WASM_WORKER and any(option == CONTROL for option, _ in pairs):
+        raise _bad(CONTROL, f"is an option of a {WASM_WORKER}")
     _check_tokens(pairs, fds)
 
 

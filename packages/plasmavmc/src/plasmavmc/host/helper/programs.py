@@ -30,8 +30,13 @@ def check_program(path: Path) -> None:
         raise refusal("a VMM", f"{real} is not a regular file")
     for part in (real, *real.parents):
         status = part.stat()
-        if status.st_uid != 0 or status.st_mode & 0o022:
+        if status.st_uid != 0 or (status.st_mode & 0o022 and not _is_sticky(status)):
             raise refusal("a VMM", f"others than root can write {part}")
+
+
+def _is_sticky(status: os.stat_result) -> bool:
+    """A directory in which nobody can rename or remove what is root's (inode(7), S_ISVTX), such as /var/tmp."""
+    return stat.S_ISDIR(status.st_mode) and bool(status.st_mode & stat.S_ISVTX)
 
 
 def kvm_access() -> tuple[int, ...]:

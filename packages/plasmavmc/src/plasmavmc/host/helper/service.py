@@ -21,7 +21,7 @@ from typing import NamedTuple
 from plasmavmc.errors import HostError
 from plasmavmc.host import protocol
 from plasmavmc.host.configuration import HelperConfiguration, Listener
-from plasmavmc.host.helper import argv, checks, rules, spawn
+from plasmavmc.host.helper import argv, checks, rules, spawn, worker
 from plasmavmc.host.helper.cgroups import NONE, find_cgroups
 from plasmavmc.host.helper.guest_memory import open_guest_memory
 from plasmavmc.host.helper.jails import HelperJails, JailPrograms, check_files
@@ -140,6 +140,15 @@ class Helper:
         return Answer()
 
     @_do.register
+    def _(self, request: protocol.VmLimit) -> Answer:
+        checks.check_key(request.key)
+        checks.check_limits(request.limits)
+        if not self._sweeper.runs(request.key):
+            raise checks.refusal("limits", f"{request.key} has no running VM")
+        self._cgroups.make(self._names.vm_cgroup(request.key), request.limits)
+        return Answer()
+
+    @_do.register
     def _(self, request: protocol.VmSignal) -> Answer:
         checks.check_key(request.key)
         checks.check_signal(request.signal)
@@ -250,7 +259,8 @@ class Helper:
             vmms=self._configuration.vmms,
             fds=request.fds,
         )
-        check_program(Path(request.argv[0]))
+        for program in worker.programs() if worker.is_worker(request.argv) else (Path(request.argv[0]),):
+            check_program(program)
         self._check_runs_not(request.key)
         return self._start(request, fds)
 
@@ -261,9 +271,12 @@ class Helper:
         if argv.wants_kvm_descriptor(request.argv):
             names, kvm = (*names, argv.KVM_DESCRIPTOR), (open_kvm(),)
         try:
-            final = argv.final_argv(request.argv, spawn.numbered(names))
+            caged = worker.is_worker(request.argv)
+            numbers = spawn.numbered(names)
+            final = worker.command_line(request.argv, numbers) if caged else argv.final_argv(request.argv, numbers)
+            cage = worker.Cage(self._configuration.run_root, uid) if caged else None
             identity = spawn.Identity(uid, uid, kvm_access() if argv.wants_kvm(request.argv) and not kvm else ())
-            return self._launch(request.key, request.limits, final, identity, (*fds, *kvm))
+            return self._launch(request.key, request.limits, final, identity, (*fds, *kvm), cage=cage)
         finally:
             protocol.close_all(kvm)
 
@@ -298,13 +311,17 @@ class Helper:
         fds: Sequence[int],
         *,
         jailed: bool = False,
+        cage: worker.Cage | None = None,
     ) -> Answer:
         group = self._names.vm_cgroup(key)
         joins = self._cgroups.make(group, limits)
-        rlimits = spawn.rlimits_for(limits, confined=self._cgroups.confinement != NONE)
+        confined = self._cgroups.confinement != NONE
+        rlimits = spawn.rlimits_for(limits, confined=confined, maps_freely=cage is not None)
         try:
             started = spawn.start(
-                spawn.Program(command, identity, fds, joins, rlimits, 0o007 if jailed else 0o077, datagrams=jailed)
+                spawn.Program(
+                    command, identity, fds, joins, rlimits, 0o007 if jailed else 0o077, datagrams=jailed, cage=cage
+                )
             )
         except BaseException:
             self._cgroups.remove(group)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from plasmavmc.errors import HostError
+from plasmavmc.host.helper.worker import Cage
 from plasmavmc.host.operations import Limits, ProcessId
 from plasmavmc.host.processes import read_process
 from plasmavmc.types import GIB
@@ -56,6 +57,7 @@ class Program:
     datagrams: bool = False
     """stdout is a socket of datagrams, for a program that does not survive SIGPIPE: where its reader is gone, a write fails
     and sends no signal. It has no end of file."""
+    cage: Cage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ def _run_child(program: Program, output: int, trouble: int) -> NoReturn:
         os.setsid()
         os.umask(program.umask)
         os.chdir("/")
+        if program.cage is not None:
+            program.cage.enter()
         for limit, value in program.rlimits.items():
             resource.setrlimit(limit, (value, value))
         _place_descriptors(program.fds, output)
@@ -152,12 +156,14 @@ def _place_descriptors(fds: Sequence[int], output: int) -> None:
         os.dup2(fd, target, inheritable=True)
 
 
-def rlimits_for(limits: Limits, *, confined: bool) -> dict[int, int]:
-    """The rlimits of a VMM; memory and number of threads only where no cgroup bounds them."""
+def rlimits_for(limits: Limits, *, confined: bool, maps_freely: bool = False) -> dict[int, int]:
+    """The rlimits of a VMM; memory and number of threads only where no cgroup bounds them.
+
+    Who reserves far more addresses than it uses (`maps_freely`) is bound by what it could write to, not by addresses.
+    """
     always = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: _MAX_FILES}
     if confined:
         return always
-    return always | {
-        resource.RLIMIT_AS: limits.memory_bytes + _ADDRESS_SPACE_EXTRA,
-        resource.RLIMIT_NPROC: limits.pids,
-    }
+    memory = resource.RLIMIT_DATA if maps_freely else resource.RLIMIT_AS
+    extra = 0 if maps_freely else _ADDRESS_SPACE_EXTRA
+    return always | {memory: limits.memory_bytes + extra, resource.RLIMIT_NPROC: limits.pids}

@@ -19,6 +19,7 @@ from plasmavmc.errors import HostError
 from plasmavmc.host.helper.cgroups import NONE, Cgroups
 from plasmavmc.host.helper.links import Links
 from plasmavmc.host.helper.uids import Uids
+from plasmavmc.host.helper.worker import is_worker_process
 from plasmavmc.host.names import CODE_OF_LINK, HostNames, is_key
 from plasmavmc.host.operations import Keep, ProcessId, Swept
 from plasmavmc.host.processes import argv_of, is_alive, kill, processes, read_process, uids_of
@@ -31,7 +32,8 @@ _KILL_WAIT_S = 5.0
 def vmm_key(names: HostNames, argv: tuple[str, ...]) -> str | None:
     """The key of our VM that a command line runs, if it is a VMM of ours."""
     program = PurePath(argv[0]).name if argv else ""
-    option = "-name" if program.startswith("qemu-system") else "--id" if program in JAILED else ""
+    is_named = program.startswith("qemu-system") or (bool(argv) and is_worker_process(argv))
+    option = "-name" if is_named else "--id" if program in JAILED else ""
     if option not in argv[:-1]:
         return None
     name = argv[argv.index(option) + 1].partition(",")[0]

@@ -42,7 +42,7 @@ class VmSockets:
             HostError: `socket-path`, a socket cannot be made there.
         """
         named = {"channel": self.channel, "console": self.console, "qmp": self.qmp}
-        return {name: _listening(path, stack) for name, path in named.items()}
+        return {name: listening(path, stack) for name, path in named.items()}
 
     def remove(self) -> None:
         """Take their names away. Idempotent."""
@@ -50,7 +50,8 @@ class VmSockets:
             path.unlink(missing_ok=True)
 
 
-def _listening(path: Path, stack: ExitStack) -> int:
+def listening(path: Path, stack: ExitStack) -> int:
+    """A listening socket at `path`, replacing a stale one. Raises `HostError`: `socket-path`."""
     if len(str(path).encode()) > _LONGEST_PATH:
         raise HostError(
             "socket-path",

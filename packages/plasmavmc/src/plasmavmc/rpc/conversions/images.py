@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plasmavmc.errors import InvalidSpecError
-from plasmavmc.rpc.api import Image, ImageKind, ImageOrder, ImageProgress, RegistryLogin, Upload
+from plasmavmc.rpc.api import Image, ImageOrder, ImageProgress, RegistryLogin, Upload
 from plasmavmc.rpc.conversions.values import (
     NO_SCOPE,
     enum_from_pb,
@@ -15,6 +15,7 @@ from plasmavmc.rpc.conversions.values import (
     time_to_pb,
 )
 from plasmavmc.rpc.v1 import image_pb2
+from plasmavmc.types import GuestKind
 
 MAX_REFERENCE = 512
 _KIND_NAMES = {int(value): name for name, value in image_pb2.ImageKind.items()}
@@ -42,7 +43,7 @@ def image_from_pb(message: image_pb2.Image) -> Image:
         scope=scope_from_pb("image.scope", message.scope),
         digest=message.digest,
         names=tuple(message.names),
-        kind=enum_from_pb("image.kind", ImageKind, _KIND_NAMES, message.kind, "IMAGE_KIND"),
+        kind=enum_from_pb("image.kind", GuestKind, _KIND_NAMES, message.kind, "IMAGE_KIND"),
         size_bytes=message.size_bytes,
         created=time_from_pb(message.created),
         entrypoint=tuple(message.entrypoint),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from plasmavmc.rpc.api import Amount, Node, Scheduling
 from plasmavmc.rpc.conversions.values import enum_from_pb, enum_to_pb
 from plasmavmc.rpc.v1 import node_pb2
-from plasmavmc.types import Acceleration, BackendCapabilities, BackendStatus, Isolation, Readiness
+from plasmavmc.types import Acceleration, BackendCapabilities, BackendStatus, GuestKind, Isolation, Readiness
 
 _SCHEDULING_NAMES = {int(value): name for name, value in node_pb2.NodeScheduling.items()}
 _READINESS_NAMES = {int(value): name for name, value in node_pb2.BackendReadiness.items()}
@@ -94,7 +94,7 @@ def _capabilities_from_pb(name: str, message: node_pb2.BackendCapabilities) -> B
         name=name,
         acceleration=Acceleration(message.acceleration),
         isolation=Isolation(message.isolation),
-        guest_kinds=tuple(message.guest_kinds),
+        guest_kinds=tuple(kind for kind in GuestKind if kind.value in message.guest_kinds),
         max_vcpus=message.max_vcpus,
         max_memory_bytes=message.max_memory_bytes,
         max_disks=message.max_disks,

@@ -23,6 +23,7 @@ from plasmavmc.images.pull import pull
 from plasmavmc.images.reference import names_registry, parse_reference
 from plasmavmc.images.registry import Repository
 from plasmavmc.images.source import ImageConfig, Manifest
+from plasmavmc.images.wasm import is_wasm, module_of
 from shellwego.core.errors import ForbiddenError, InvalidError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.ports.images import LoadedImage, ResolvedImage
 
@@ -65,14 +66,18 @@ class PlasmaImages:
             try:
                 async with asyncio.timeout(self._resolve_timeout_s), self._slots, self._repository(reference) as source:
                     manifest = await source.resolve(self._platform)
-                    config = parse_config(await source.config(manifest))
+                    raw = await source.config(manifest)
             except TimeoutError:
                 raise UnavailableError(
                     "registry-unreachable",
                     f"the registry of {reference} did not answer within {self._resolve_timeout_s:g} s",
                     resolution="Try again, or check the registry.",
                 ) from None
-            check_platform(config, self._platform)
+            config = parse_config(raw)
+            if is_wasm(manifest):
+                module_of(manifest, raw)
+            else:
+                check_platform(config, self._platform)
         return _resolved(manifest, config)
 
     async def fetch(self, reference: str, digest: str) -> ResolvedImage:

@@ -46,6 +46,8 @@ class DeploymentCreate(RolloutBody):
     port: Port | None = None
     check_path: Annotated[str, Field(max_length=1024)] | None = None
     command: Arguments | None = None
+    backend: Annotated[str, Field(max_length=40, pattern=r"^[a-z0-9-]*$", examples=["wasm"])] | None = None
+    """What the VMs run on, for the whole app: `wasm` for a WebAssembly module. Empty: the nodes' own choice."""
     config: ConfigBody = ConfigBody()
     env: EnvChanges = Field(default_factory=dict)
 
@@ -77,6 +79,7 @@ class DeploymentCreate(RolloutBody):
             services=wish.services if self.port is None else (Service(process=self.process, port=self.port),),
             checks=wish.checks if self.check_path is None else self._checks(app),
             drain_timeout_s=wish.drain_timeout_s,
+            backend=self.backend,
         )
 
     def _checks(self, app: App) -> tuple[Check, ...]:
