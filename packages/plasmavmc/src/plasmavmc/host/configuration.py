@@ -13,12 +13,12 @@ POOL = IPv4Network("10.64.0.0/10")
 FIRST_UID = 2_000_000_000
 UID_COUNT = 65_536
 QEMU = "/usr/bin/qemu-system-x86_64"
-WASM_WORKER = "wasm-worker"
-"""Not a path: the helper runs this program with the interpreter and from the packages that it itself was started with."""
 FIRECRACKER = "/usr/local/bin/firecracker"
 JAILER = "/usr/local/bin/jailer"
 JAIL_ROOT = Path("/var/lib/plasmavmc-jails")
 """Jails of all installations. On the file system of their disks, which are linked into them."""
+WASM_WORKER = "wasm-worker"
+"""Not a path: the helper runs this program with the interpreter and from the packages that it itself was started with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -274,8 +274,8 @@ class Helper:
             caged = worker.is_worker(request.argv)
             numbers = spawn.numbered(names)
             final = worker.command_line(request.argv, numbers) if caged else argv.final_argv(request.argv, numbers)
-            identity = spawn.Identity(uid, uid, kvm_access() if argv.wants_kvm(request.argv) and not kvm else ())
             cage = worker.Cage(self._configuration.run_root, uid) if caged else None
+            identity = spawn.Identity(uid, uid, kvm_access() if argv.wants_kvm(request.argv) and not kvm else ())
             return self._launch(request.key, request.limits, final, identity, (*fds, *kvm), cage=cage)
         finally:
             protocol.close_all(kvm)
@@ -315,18 +315,12 @@ class Helper:
     ) -> Answer:
         group = self._names.vm_cgroup(key)
         joins = self._cgroups.make(group, limits)
-        rlimits = spawn.rlimits_for(limits, confined=self._cgroups.confinement != NONE, maps_freely=cage is not None)
+        confined = self._cgroups.confinement != NONE
+        rlimits = spawn.rlimits_for(limits, confined=confined, maps_freely=cage is not None)
         try:
             started = spawn.start(
                 spawn.Program(
-                    command,
-                    identity,
-                    fds,
-                    joins,
-                    rlimits,
-                    cage=cage,
-                    umask=0o007 if jailed else 0o077,
-                    datagrams=jailed,
+                    command, identity, fds, joins, rlimits, 0o007 if jailed else 0o077, datagrams=jailed, cage=cage
                 )
             )
         except BaseException:

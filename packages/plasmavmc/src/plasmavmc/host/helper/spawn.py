@@ -53,11 +53,11 @@ class Program:
     fds: Sequence[int]
     joins: Sequence[Path]
     rlimits: Mapping[int, int]
-    cage: Cage | None = None
     umask: int = 0o077
     datagrams: bool = False
     """stdout is a socket of datagrams, for a program that does not survive SIGPIPE: where its reader is gone, a write fails
     and sends no signal. It has no end of file."""
+    cage: Cage | None = None
 
 
 @dataclass(frozen=True, slots=True)

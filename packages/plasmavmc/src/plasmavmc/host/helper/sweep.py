@@ -32,8 +32,8 @@ _KILL_WAIT_S = 5.0
 def vmm_key(names: HostNames, argv: tuple[str, ...]) -> str | None:
     """The key of our VM that a command line runs, if it is a VMM of ours."""
     program = PurePath(argv[0]).name if argv else ""
-    named = program.startswith("qemu-system") or is_worker_process(argv)
-    option = "-name" if named else "--id" if program in JAILED else ""
+    is_named = program.startswith("qemu-system") or (bool(argv) and is_worker_process(argv))
+    option = "-name" if is_named else "--id" if program in JAILED else ""
     if option not in argv[:-1]:
         return None
     name = argv[argv.index(option) + 1].partition(",")[0]
