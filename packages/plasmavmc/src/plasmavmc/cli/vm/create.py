@@ -10,6 +10,7 @@ from plasmavmc.cli.connection import connection
 from plasmavmc.cli.lazy import HELP
 from plasmavmc.cli.output import result_options, show_one
 from plasmavmc.cli.views import vm_document
+from plasmavmc.cli.vm.making import created
 from plasmavmc.cli.vm.wish import Wish, make, wish_options
 from plasmavmc.cli.working import with_engine
 
@@ -26,8 +27,7 @@ def create(output: str, **given: Any) -> None:
 
     async def work(engine: Any) -> Vm:
         spec = await make(engine, wish, scope, attached=False, quiet=output != "table")
-        made: Vm = await engine.vms.create(spec)
-        return made
+        return await created(engine, spec)
 
     vm = with_engine(work, running=True)
     show_one("name" if output == "table" else output, vm_document(vm), {}, name=vm.spec.id)

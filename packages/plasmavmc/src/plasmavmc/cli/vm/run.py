@@ -24,6 +24,7 @@ from plasmavmc.cli.lazy import HELP
 from plasmavmc.cli.output import result_options, say, show_one
 from plasmavmc.cli.terminal import DEFAULT_KEYS, parse_keys, size_of_terminal
 from plasmavmc.cli.views import vm_document
+from plasmavmc.cli.vm.making import created
 from plasmavmc.cli.vm.wish import Wish, make, wish_options
 from plasmavmc.cli.working import with_engine
 
@@ -112,7 +113,7 @@ async def _run(engine: EngineClient, order: _Order, scope: Any, output: str) -> 
 
 async def _detached(engine: EngineClient, spec: VmSpec, order: _Order, output: str) -> int:
     """Start it, and wait until it runs or cannot."""
-    vm = await engine.vms.create(spec, start=True)
+    vm = await created(engine, spec, start=True)
     try:
         vm = await until_runs(engine, vm)
     except BaseException:
@@ -150,7 +151,7 @@ async def until_runs(engine: EngineClient, vm: Vm) -> Vm:
 
 async def _attached(engine: EngineClient, spec: VmSpec, order: _Order) -> tuple[Vm, int | None]:
     """One life of it, joined; None for the exit code where it was let go of and runs on."""
-    vm = await engine.vms.create(spec)
+    vm = await created(engine, spec)
     letting_go = False
     try:
         session = await engine.vms.attach(vm.spec.id, size_of_terminal() if order.how.terminal else None)
