@@ -26,7 +26,7 @@ from pathlib import Path
 from bench.floor.hand import until_200
 from bench.measure import Result, difference, median, ratio
 from plasmavmc.guest.api import GuestCard
-from plasmavmc.guest.framing import NONCE_BYTES, FrameType, encode, sync
+from plasmavmc.guest.framing import NONCE_BYTES, FrameType, encode, sync_between_frames
 from plasmavmc.guest.messages import encode_card
 from plasmavmc.guest.tsc import tsc_khz
 from plasmavmc.host.configuration import QEMU
@@ -137,7 +137,7 @@ class Bare:
         channel = _connected(self._directory / "channel.sock")
         card = GuestCard(time.time_ns(), os.urandom(64), 1)
         self._channel = channel  # a guest whose host hangs up is not disturbed, but it would ask again each second
-        channel.sendall(sync(os.urandom(NONCE_BYTES), fresh=False) + encode(FrameType.THAW, encode_card(card)))
+        channel.sendall(sync_between_frames(os.urandom(NONCE_BYTES)) + encode(FrameType.THAW, encode_card(card)))
         with monitor, monitor.makefile("r") as answers, (self._directory / "state").open("rb") as state:
             answers.readline()
             ask = _asker(monitor, answers)
@@ -308,7 +308,7 @@ async def _density(host: World, vm_id: str) -> Result:
 async def _bench_world() -> AsyncIterator[tuple[World, Path]]:
     directory = Path(tempfile.mkdtemp(prefix="swg-p2-"))
     try:
-        async with world(directory, app_image(directory), directory / "images") as host:
+        async with world(directory, app_image(directory, hook=""), directory / "images") as host:
             yield host, directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)

@@ -533,6 +533,18 @@ async def test_a_guest_is_woken_with_its_card_in_the_port_before_it_runs(guest: 
     assert await beats(woken, 1.0) > 0
 
 
+async def test_what_is_said_to_a_held_guest_is_kept_until_it_goes_on(guest: Guest) -> None:
+    channel = await guest.start(*BEATING)
+    session = await channel.exec(ExecSpec(("/bin/cat",)))
+    await channel.freeze()
+    await channel.freeze()
+    await session.send(b"x" * 20_000)
+    await session.send_eof()
+    await asyncio.sleep(0.1)
+    await channel.thaw(CARD)
+    assert await finish(session) == ("x" * 20_000, "", 0)
+
+
 async def test_a_guest_that_cannot_become_who_it_is_to_be_stays_held(guest: Guest) -> None:
     channel = await guest.start(*BEATING)
     await next_of(channel, GuestReady)

@@ -64,13 +64,13 @@ def certificate(into: Path) -> bytes:
 
 def app_image(scratch: Path, *, hook: str = HOOK) -> Sample:
     """The program on the demonstration's base, with a machine id and a hook for restores."""
+    hooks = (directory("etc/shellwego"), entry("etc/shellwego/restored", hook.encode(), mode=0o755)) if hook else ()
     ours = layer(
         directory("app", mode=0o777),
         entry("app/app.py", APP.read_bytes(), mode=0o644),
         entry("app/certificate.pem", certificate(scratch), mode=0o644),
         entry("etc/machine-id", b"0" * 32 + b"\n", mode=0o644),
-        directory("etc/shellwego"),
-        entry("etc/shellwego/restored", hook.encode(), mode=0o755),
+        *hooks,
     )
     config = {
         "Entrypoint": ["/usr/bin/python3", "/app/app.py"],
@@ -223,6 +223,7 @@ class World:
     async def leftovers(self) -> dict[str, object]:
         """What the host still has of VMs; empty in every part where nothing is left."""
         await self.parts.network.settle()
+        await asyncio.gather(*(machine.cleared() for machine in self.manager._machines.values()))
         links = self.helper.namespace.links() - {self.helper.names.bridge, "lo", "other"}
         uids = self.helper.configuration.run_root / "uids"
         return {

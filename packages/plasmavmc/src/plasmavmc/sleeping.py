@@ -36,6 +36,8 @@ class SuspendableMachine(Machine):
 
     _pausing: asyncio.Task[None] | None = None
     """A suspend, resume or copy under way."""
+    _clearing: asyncio.Task[None] | None = None
+    """A snapshot that was used is being removed."""
     _certain = False
     """It is done but for clearing up, and is not given up any more."""
 
@@ -109,6 +111,7 @@ class SuspendableMachine(Machine):
         """End the workload gracefully, then the VM; returns when it has ended. Idempotent. A suspended one just
         ends."""
         await self._settle_pause()
+        await self.cleared()
         if self.state is VmState.SUSPENDED:
             self.record = replace(self.record, asked=True)
             await self._parts.snapshots.delete(self.key)
@@ -121,6 +124,7 @@ class SuspendableMachine(Machine):
         if self.state is VmState.RESUMING and self._pausing is not None:
             await asyncio.wait({self._pausing})
         await self._settle_pause()
+        await self.cleared()
         if self.state is not VmState.SUSPENDED:
             await super().let_go()
 
@@ -250,6 +254,7 @@ class SuspendableMachine(Machine):
         self._move(VmState.SUSPENDED)
 
     async def _resume(self) -> None:
+        await self.cleared()
         before = self.record = replace(self.record, status=replace(self.record.status, reason=""))
         try:
             booted = await resume(before, self.key, self._parts, self)
@@ -258,7 +263,12 @@ class SuspendableMachine(Machine):
             raise
         self.record = replace(self.record, generation=before.generation + 1)
         self._task = asyncio.create_task(self._live(booted), name=f"vm {self.spec.id}")
-        await self._parts.snapshots.delete(self.key)
+        self._clearing = asyncio.create_task(self._parts.snapshots.clear(self.key), name=f"clear {self.spec.id}")
+
+    async def cleared(self) -> None:
+        """Return when nothing is left of snapshots that were used."""
+        if self._clearing is not None:
+            await asyncio.wait({self._clearing})
 
     async def _not_resumed(self, before: VmRecord, error: BaseException) -> None:
         code = error.code if isinstance(error, PlasmaError) else ""

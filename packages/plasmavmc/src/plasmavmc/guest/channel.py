@@ -20,7 +20,16 @@ from pathlib import Path
 
 from plasmavmc.errors import ConflictError, GuestError, UnavailableError
 from plasmavmc.guest.api import ExecOutput, GuestCard, GuestConfig, GuestEvent, GuestHello
-from plasmavmc.guest.framing import MAX_PAYLOAD, NONCE_BYTES, Frame, FrameDecoder, FrameType, encode, sync
+from plasmavmc.guest.framing import (
+    MAX_PAYLOAD,
+    NONCE_BYTES,
+    Frame,
+    FrameDecoder,
+    FrameType,
+    encode,
+    sync,
+    sync_between_frames,
+)
 from plasmavmc.guest.messages import (
     decode_exec_output,
     decode_exited,
@@ -96,7 +105,7 @@ async def wake_channel(
     """
 
     async def wake(channel: SocketGuestChannel) -> None:
-        channel.greet(fresh=False)
+        channel.greet_held()
         channel.begin_thaw(card)
         await let_run()
         await channel.greeted()
@@ -173,6 +182,7 @@ class SocketGuestChannel:
         self._acknowledged = 0
         self._configured = False
         self._words: dict[FrameType, asyncio.Future[None]] = {}
+        self._kept: list[bytes] | None = None
         self._error: GuestError | None = None
         self._closed = False
         self._reading = asyncio.create_task(self._read(), name="guest channel")
@@ -180,6 +190,10 @@ class SocketGuestChannel:
     def greet(self, *, fresh: bool) -> None:
         """Send our nonce; `greeted` returns when the guest has said hello to it."""
         self._writer.write(sync(self._nonce, fresh=fresh))
+
+    def greet_held(self) -> None:
+        """As `greet`, for a guest whose last word from a host was FREEZE, which it has read whole: see `freeze`."""
+        self._writer.write(sync_between_frames(self._nonce))
 
     async def greeted(self) -> None:
         await asyncio.shield(self._hello)
@@ -282,8 +296,12 @@ class SocketGuestChannel:
     # Telling
 
     def _write(self, data: bytes) -> None:
-        if self._error is None and not self._closed:
+        if self._error is not None or self._closed:
+            return
+        if self._kept is None:
             self._writer.write(data)
+        else:
+            self._kept.append(data)
 
     async def _drain(self) -> None:
         if self._error is None and not self._closed:
@@ -390,14 +408,16 @@ class SocketGuestChannel:
         raise GuestError("exec-too-many", "the guest has ended none of 65,535 commands")
 
     async def freeze(self) -> None:
-        """Hold every process of the guest but its init.
+        """Hold every process of the guest but its init. Nothing more is written to the guest until it is thawed, so that one
+        which is restored from a snapshot has not read half of a frame.
 
         Raises:
             GuestError: `freeze-…` where the guest cannot; `guest-silent`; the channel ended.
         """
         self._check_open()
         self._expect(FrameType.FROZEN)
-        self._write(encode(FrameType.FREEZE))
+        self._kept = [] if self._kept is None else self._kept
+        self._writer.write(encode(FrameType.FREEZE))
         await self._heard_word(FrameType.FROZEN)
 
     async def thaw(self, card: GuestCard) -> None:
@@ -413,7 +433,9 @@ class SocketGuestChannel:
     def begin_thaw(self, card: GuestCard) -> None:
         """Send the card; `thawed` returns at the guest's word."""
         self._expect(FrameType.THAWED)
-        self._write(encode(FrameType.THAW, encode_card(card)))
+        kept, self._kept = self._kept or [], None
+        for data in (encode(FrameType.THAW, encode_card(card)), *kept):
+            self._write(data)
 
     async def thawed(self) -> None:
         await self._heard_word(FrameType.THAWED)

@@ -129,10 +129,14 @@ class SnapshotStore:
             yield Stored(manifest, state, memory)
 
     def use(self, key: str) -> None:
-        """From now on it does not count: its VM is about to run."""
+        """From now on it does not count: its VM is about to run. What was used before must be cleared."""
         place = self._place(key)
         with _errors(place):
             place.rename(self._place(key, _USED))
+
+    async def clear(self, key: str) -> None:
+        """Remove what was used. It may be large, and nobody needs to wait for it."""
+        await in_thread(shutil.rmtree, self._place(key, _USED), ignore_errors=True)
 
     async def delete(self, key: str) -> None:
         """Remove whatever there is of this VM. Unknown keys are fine."""
