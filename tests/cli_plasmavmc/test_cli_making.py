@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -37,12 +38,14 @@ def engine(*refusals: str) -> EngineClient:
     return cast(EngineClient, Engine(Vms(list(refusals))))
 
 
-async def test_it_is_made_once_the_host_knows_itself_and_the_wait_is_told_once(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("terminal", [True, False])
+async def test_it_is_made_once_the_host_knows_itself_and_a_person_is_told_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     vm = await created(engine("backend-probing", "backend-probing"), SPEC, start=True)
     assert vm.status.state is VmState.RUNNING
-    assert capsys.readouterr().err.count("probed") == 1
+    assert capsys.readouterr().err.count("probed") == int(terminal)
 
 
 async def test_what_waiting_does_not_mend_is_told_at_once() -> None:

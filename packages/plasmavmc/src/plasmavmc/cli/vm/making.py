@@ -1,12 +1,13 @@
 """Making a VM, with patience for a host that is just getting to know itself.
 
 After its first start, an update or a reboot a server probes which hypervisor boots a guest here. That takes seconds, and a
-VM asked for meanwhile is one that will be made: so the command waits, and says why.
+VM asked for meanwhile is one that will be made: so the command waits, and says why to whoever sits before a terminal.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING
 
 from plasmavmc.cli.output import say
@@ -29,14 +30,14 @@ async def created(engine: EngineClient, spec: VmSpec, *, start: bool = False) ->
     from plasmavmc.errors import UnavailableError  # noqa: PLC0415
 
     loop = asyncio.get_running_loop()
-    deadline, told = loop.time() + PROBE_S, False
+    deadline, telling = loop.time() + PROBE_S, sys.stderr.isatty()
     while True:
         try:
             return await engine.vms.create(spec, start=start)
         except UnavailableError as error:
             if error.code != "backend-probing" or loop.time() > deadline:
                 raise
-        if not told:
+        if telling:
             say("plasmavmc: waiting for the host's hypervisor, which is still being probed")
-            told = True
+            telling = False
         await asyncio.sleep(_AGAIN_S)
