@@ -535,6 +535,7 @@ async def test_a_guest_is_woken_with_its_card_in_the_port_before_it_runs(guest: 
 
 async def test_what_is_said_to_a_held_guest_is_kept_until_it_goes_on(guest: Guest) -> None:
     channel = await guest.start(*BEATING)
+    await next_of(channel, GuestReady)
     session = await channel.exec(ExecSpec(("/bin/cat",)))
     await channel.freeze()
     await channel.freeze()
