@@ -98,7 +98,7 @@ async def call(channel: grpc.aio.Channel, path: str, request: Message, who: str)
     )
     metadata = (("authorization", f"Bearer {TOKENS[who]}"),)
     try:
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(4.0):
             if not method.server_streaming:
                 return Heard(ANSWERED, answer=await remote(request, metadata=metadata))
             stream = remote(metadata=metadata) if method.client_streaming else remote(request, metadata=metadata)
