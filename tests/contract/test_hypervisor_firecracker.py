@@ -22,7 +22,7 @@ from plasmavmc.errors import GuestError, HostError, UnavailableError
 from plasmavmc.guest.api import ExecSession, GuestChannel, GuestConfig, GuestEvent
 from plasmavmc.guest.channel import Connect, open_channel_over
 from plasmavmc.host.operations import Host, Limits, ProcessId, Spawned
-from plasmavmc.host.processes import is_alive
+from plasmavmc.host.processes import argv_of, is_alive, kill, processes
 from plasmavmc.hypervisor.backend import DiskPlan, NicPlan, VmPlan
 from plasmavmc.hypervisor.firecracker import backend as backend_module
 from plasmavmc.hypervisor.firecracker.backend import FirecrackerBackend
@@ -185,8 +185,15 @@ class FirecrackerRig:
         for child in self.host.children.values():
             child.kill()
             child.wait()
+        self._end_workloads()
         for fd in self._fds:
             os.close(fd)
+
+    def _end_workloads(self) -> None:
+        """A pretended VM that is killed leaves its workload behind, which a real one takes with it."""
+        for process in processes():
+            if argv_of(process.id.pid)[:1] == (str(self._app),):
+                kill(process.id, timeout_s=1.0)
 
 
 def _is_open(fd: int) -> bool:
