@@ -20,7 +20,7 @@ NAMES = HostNames.of("swg_one")
 KEY = vm_key("vm_one")
 PROGRAMS = JailPrograms("/usr/local/bin/jailer", "/usr/local/bin/firecracker")
 WANTED = [
-    *("/usr/bin/unshare", "--net", "--"),
+    *("/usr/bin/unshare", "--net", "--ipc", "--uts", "--"),
     *("/usr/local/bin/jailer", "--id", NAMES.process(KEY)),
     *("--exec-file", "/usr/local/bin/firecracker"),
     *("--uid", "2000000007", "--gid", "2000000007"),
@@ -47,7 +47,7 @@ def test_an_instances_id_is_one_that_the_jailer_takes() -> None:
     ("argv", "key"),
     [
         (WANTED, KEY),
-        (WANTED[3:], KEY),
+        (WANTED[WANTED.index("--") + 1 :], KEY),
         (["/firecracker", "--id", NAMES.process(KEY), "--start-time-us", "1"], KEY),
         (["/firecracker", "--id"], None),
         (["/firecracker", "--id", "swg-somebodyelse-" + KEY], None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from plasmavmc.host import protocol
 from plasmavmc.host.operations import Bridge, Keep, Limits, Member, ProcessId, RuleSet, Swept, TapRequest
 
+BOUNDARIES = Path(__file__).resolve().parents[2] / "docs" / "design" / "trust-boundaries.md"
 BRIDGE = Bridge("swgaaaabr", IPv4Address("10.64.0.1"), IPv4Network("10.64.0.0/20"))
 REQUESTS: list[protocol.Request] = [
     protocol.BridgeEnsure(BRIDGE),
@@ -69,6 +71,15 @@ def test_a_request_arrives_as_it_was_sent(request_: protocol.Request) -> None:
 
 def test_the_list_above_names_every_request() -> None:
     assert {type(request) for request in REQUESTS} == set(protocol.Request.__args__)  # type: ignore[attr-defined]
+
+
+def test_every_operation_is_told_with_its_arguments_and_checks() -> None:
+    """The list by which the helper is audited."""
+    section = BOUNDARIES.read_text().partition("## The operations")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:3] == "| `"]
+    assert all(len(row) == 3 and all(row) for row in rows)
+    told = {name for operation, _, _ in rows for name in re.findall(r"`([a-z_]+)`", operation)}
+    assert told == {re.sub(r"(?<=.)([A-Z])", r"_\1", type(request).__name__).lower() for request in REQUESTS}
 
 
 def test_an_answer_arrives_with_its_type() -> None:

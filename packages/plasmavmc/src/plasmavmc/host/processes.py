@@ -21,6 +21,8 @@ from plasmavmc.host.operations import ProcessId
 
 PROC = Path("/proc")
 _MAX_PROC_FILE = 64 * 1024
+_LARGEST_PID = 2**22
+"""proc(5), `/proc/sys/kernel/pid_max`."""
 _ENDED_STATES = "ZXx"
 
 
@@ -105,9 +107,12 @@ def cgroups_of(pid: int) -> frozenset[str]:
 @contextmanager
 def held(process: ProcessId) -> Iterator[int | None]:
     """A pidfd of this very living process for the length of the block, or None where it has ended."""
+    if not 0 < process.pid <= _LARGEST_PID:
+        yield None
+        return
     try:
         pidfd = os.pidfd_open(process.pid)
-    except (ProcessLookupError, ValueError):
+    except ProcessLookupError:
         yield None
         return
     try:

@@ -334,7 +334,7 @@ def _is_intact(directory: Path) -> bool:
     """True where root file system and configuration are what was built."""
     try:
         return msgspec.json.decode((directory / _BUILT).read_bytes(), type=_Record) == _record(directory)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, ValueError):  # msgspec tells bad UTF-8 by a plain ValueError
         return False
 
 

@@ -94,5 +94,5 @@ def _read(path: Path) -> list[Image]:
         return msgspec.json.decode(path.read_bytes(), type=list[Image])
     except FileNotFoundError:
         return []
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError) as error:  # msgspec tells bad UTF-8 by a plain ValueError
         raise HostError("bad-catalogue", f"the images' catalogue {path} cannot be read: {error}") from error

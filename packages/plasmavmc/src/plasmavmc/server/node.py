@@ -180,7 +180,7 @@ def _read(path: Path) -> Scheduling:
         return msgspec.json.decode(path.read_bytes(), type=_State).scheduling
     except FileNotFoundError:
         return Scheduling.OPEN
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError) as error:  # msgspec tells bad UTF-8 by a plain ValueError
         raise HostError(
             "bad-node-state", f"{path} cannot be read: {error}", resolution="Remove it; the node is open then."
         ) from error

@@ -7,7 +7,8 @@ jailer closes the root directory to all but the VM's uid. A file that may be wri
 VM's gid as its group, so its owner keeps his access. A file that is only read is linked where everybody may read it, and
 else copied. The command line is made here, from a key, a uid and what root configured; nothing of it comes from outside.
 
-The jailer runs in a network namespace of its own, which is empty and ends with it. It joins its cgroups before it starts, as
+The jailer runs in namespaces of its own for network, System V objects and the host's name, which are empty and end with
+it; that of mounts it makes itself. It joins its cgroups before it starts, as
 every VMM does, so it is not told of any.
 
 What it prints goes to datagrams (`spawn`): Firecracker hangs on SIGPIPE, so one whose reader went with a restart of the
@@ -60,7 +61,7 @@ class JailPrograms:
 def jailer_argv(programs: JailPrograms, base: Path, name: str, uid: int) -> list[str]:
     """How Firecracker is started in the jail `name` below `base`, as `uid`."""
     return [
-        *(UNSHARE, "--net", "--"),
+        *(UNSHARE, "--net", "--ipc", "--uts", "--"),
         *(programs.jailer, "--id", name),
         *("--exec-file", programs.firecracker),
         *("--uid", str(uid), "--gid", str(uid)),

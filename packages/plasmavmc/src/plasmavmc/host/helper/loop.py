@@ -4,8 +4,8 @@ Theory. One thread, no event loop. `poll` waits for a request and for the end of
 reaped at once, so that no zombie looks like a VM, and its code is kept until it is asked for. When the connection ends,
 so does this loop; VMMs stay, inherited by init.
 
-A request is decoded into one of the known types, done, and answered. A refusal is answered and logged. A message that is
-no request ends the helper: its client is our own code, or no longer ours.
+A request is decoded into one of the known types, done, and answered. A refusal is answered, and logged where the log takes
+it at once. A message that is no request ends the helper: its client is our own code, or no longer ours.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from plasmavmc.errors import PlasmaError
 from plasmavmc.host import protocol
 from plasmavmc.host.configuration import HelperConfiguration
 from plasmavmc.host.helper.service import Answer, Helper
+
+_MESSAGE_BYTES = 2000
+"""Of a message on stderr: less than a pipe that can be written to takes at once (PIPE_BUF; pipe(7))."""
 
 
 def run_helper(configuration: HelperConfiguration, connection: socket.socket) -> None:
@@ -83,7 +86,8 @@ def _handle(helper: Helper, connection: socket.socket, message: protocol.Message
         answer = helper.answer(protocol.decode_request(message.data), message.fds)
         reply = protocol.Reply(value=msgspec.Raw(protocol.encode(answer.value)))
     except PlasmaError as error:
-        _log(error)
+        if error.code == "helper-refused":
+            _log(f"plasmavmc helper: {error}")
         reply = protocol.Reply(
             protocol.Failure(error.code, error.brief, error.details, error.resolution, temporary=error.temporary)
         )
@@ -92,7 +96,7 @@ def _handle(helper: Helper, connection: socket.socket, message: protocol.Message
     except OSError as error:
         reply = protocol.Reply(protocol.Failure("host-error", f"the host refused: {error}"))
     except Exception as error:  # noqa: BLE001 - one request that meets a defect must not end all the others
-        traceback.print_exc()
+        _log(traceback.format_exc())
         reply = protocol.Reply(protocol.Failure("helper-defect", f"the root helper failed: {type(error).__name__}"))
     finally:
         protocol.close_all(message.fds)
@@ -110,6 +114,8 @@ def _send(connection: socket.socket, data: bytes, fds: tuple[int, ...]) -> None:
             connection.send(packet)
 
 
-def _log(error: PlasmaError) -> None:
-    if error.code == "helper-refused":
-        sys.stderr.write(f"plasmavmc helper: {error}\n")
+def _log(complaint: str) -> None:
+    """Tell of something on stderr, where that does not make us wait: who reads it may have stopped, and a client that was
+    taken over could fill it at will."""
+    if select.select([], [sys.stderr], [], 0)[1]:
+        os.write(sys.stderr.fileno(), complaint.rstrip().encode(errors="backslashreplace")[-_MESSAGE_BYTES:] + b"\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 from plasmavmc.errors import HostError
 from plasmavmc.host.helper.checks import refusal
 
-_KVM = Path("/dev/kvm")
+KVM = Path("/dev/kvm")
 
 
 def check_program(path: Path) -> None:
@@ -46,17 +46,17 @@ def kvm_access() -> tuple[int, ...]:
         HostError: `kvm-closed`, no group could give it.
     """
     try:
-        status = _KVM.stat()
+        status = KVM.stat()
     except OSError as error:
-        raise HostError("no-kvm", f"{_KVM}: {error.strerror}", resolution="load the kvm module of this CPU") from error
+        raise HostError("no-kvm", f"{KVM}: {error.strerror}", resolution="load the kvm module of this CPU") from error
     if status.st_mode & 0o006 == 0o006:
         return ()
     if status.st_mode & 0o060 == 0o060 and status.st_gid != 0:
         return (status.st_gid,)
     raise HostError(
         "kvm-closed",
-        f"only root can open {_KVM}",
-        resolution=f"chgrp kvm {_KVM}; chmod 660 {_KVM} (as udev's rule does)",
+        f"only root can open {KVM}",
+        resolution=f"chgrp kvm {KVM}; chmod 660 {KVM} (as udev's rule does)",
     )
 
 
@@ -67,6 +67,6 @@ def open_kvm() -> int:
         HostError: `no-kvm`.
     """
     try:
-        return os.open(_KVM, os.O_RDWR | os.O_CLOEXEC)
+        return os.open(KVM, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        raise HostError("no-kvm", f"{_KVM}: {error.strerror}", resolution="load the kvm module of this CPU") from error
+        raise HostError("no-kvm", f"{KVM}: {error.strerror}", resolution="load the kvm module of this CPU") from error

@@ -22,11 +22,12 @@ from plasmavmc.errors import HostError
 from plasmavmc.host import protocol
 from plasmavmc.host.configuration import HelperConfiguration, Listener
 from plasmavmc.host.helper import argv, checks, rules, spawn, worker
+from plasmavmc.host.helper.cage import Cage, VmmCage
 from plasmavmc.host.helper.cgroups import NONE, find_cgroups
 from plasmavmc.host.helper.guest_memory import open_guest_memory
 from plasmavmc.host.helper.jails import HelperJails, JailPrograms, check_files
 from plasmavmc.host.helper.links import Links
-from plasmavmc.host.helper.programs import check_program, kvm_access, open_kvm
+from plasmavmc.host.helper.programs import KVM, check_program, kvm_access, open_kvm
 from plasmavmc.host.helper.sockets import listen
 from plasmavmc.host.helper.sweep import Sweeper
 from plasmavmc.host.helper.uids import Uids
@@ -271,11 +272,13 @@ class Helper:
         if argv.wants_kvm_descriptor(request.argv):
             names, kvm = (*names, argv.KVM_DESCRIPTOR), (open_kvm(),)
         try:
-            caged = worker.is_worker(request.argv)
+            is_worker = worker.is_worker(request.argv)
             numbers = spawn.numbered(names)
-            final = worker.command_line(request.argv, numbers) if caged else argv.final_argv(request.argv, numbers)
-            cage = worker.Cage(self._configuration.run_root, uid) if caged else None
-            identity = spawn.Identity(uid, uid, kvm_access() if argv.wants_kvm(request.argv) and not kvm else ())
+            final = worker.command_line(request.argv, numbers) if is_worker else argv.final_argv(request.argv, numbers)
+            by_path = argv.wants_kvm(request.argv) and not kvm
+            identity = spawn.Identity(uid, uid, kvm_access() if by_path else ())
+            place = self._configuration.run_root
+            cage = worker.WorkerCage(place, uid) if is_worker else VmmCage(place, (KVM,) if by_path else ())
             return self._launch(request.key, request.limits, final, identity, (*fds, *kvm), cage=cage)
         finally:
             protocol.close_all(kvm)
@@ -311,12 +314,12 @@ class Helper:
         fds: Sequence[int],
         *,
         jailed: bool = False,
-        cage: worker.Cage | None = None,
+        cage: Cage | None = None,
     ) -> Answer:
         group = self._names.vm_cgroup(key)
         joins = self._cgroups.make(group, limits)
         confined = self._cgroups.confinement != NONE
-        rlimits = spawn.rlimits_for(limits, confined=confined, maps_freely=cage is not None)
+        rlimits = spawn.rlimits_for(limits, confined=confined, maps_freely=isinstance(cage, worker.WorkerCage))
         try:
             started = spawn.start(
                 spawn.Program(

@@ -1,8 +1,8 @@
 """Start a VMM: fork, confine, drop, exec.
 
-Theory. The child does, in this order: join its cgroups (as root, before anything of it can run), a session of its own,
-umask, `/` as directory, rlimits, its descriptors to the numbers that the command line names, no groups, gid, uid, and
-execve with an empty environment. The helper has one thread and set PR_SET_NO_NEW_PRIVS, which the child inherits. A step
+Theory. The child does, in this order: join its cgroups (as root, before anything of it can run), a session of its own, `/`
+as directory, its cage, umask, rlimits, its descriptors to the numbers that the command line names, no groups, gid, uid,
+and execve with an empty environment. The helper has one thread and set PR_SET_NO_NEW_PRIVS, which the child inherits. A step
 that fails is told through a pipe that execve closes, so a spawn either succeeded or raises.
 
 stdout and stderr go to a pipe that never blocks its writer: a VMM must not wait for a reader that is gone.
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from plasmavmc.errors import HostError
-from plasmavmc.host.helper.worker import Cage
+from plasmavmc.host.helper.cage import Cage
 from plasmavmc.host.operations import Limits, ProcessId
 from plasmavmc.host.processes import read_process
 from plasmavmc.types import GIB
@@ -131,10 +131,10 @@ def _run_child(program: Program, output: int, trouble: int) -> NoReturn:
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(ignored, signal.SIG_DFL)  # Python ignores them, and execve passes that on
         os.setsid()
-        os.umask(program.umask)
         os.chdir("/")
         if program.cage is not None:
             program.cage.enter()
+        os.umask(program.umask)
         for limit, value in program.rlimits.items():
             resource.setrlimit(limit, (value, value))
         _place_descriptors(program.fds, output)

@@ -12,7 +12,6 @@ bounded size, and is gone with the process. Source: unshare(2), mount(2), tmpfs(
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,19 +20,11 @@ from pathlib import Path
 
 import plasmavmc
 from plasmavmc.host.configuration import WASM_WORKER
+from plasmavmc.host.helper.cage import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, part
 from plasmavmc.host.operations import WORKER_FILES_BYTES
 
 SCRIPT = Path(plasmavmc.__file__).parent / "hypervisor" / "wasm" / "worker.py"
 _MAX_FILES = 16_384
-_CLONE_NEWNS = 0x00020000
-_CLONE_NEWUTS = 0x04000000
-_CLONE_NEWIPC = 0x08000000
-_CLONE_NEWNET = 0x40000000
-_NAMESPACES = _CLONE_NEWNS | _CLONE_NEWUTS | _CLONE_NEWIPC | _CLONE_NEWNET
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
-_MS_REC, _MS_PRIVATE = 0x4000, 0x40000
-_PR_SET_NO_NEW_PRIVS = 38
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def is_worker(argv: Sequence[str]) -> bool:
@@ -58,7 +49,7 @@ def command_line(argv: Sequence[str], numbers: Mapping[str, int]) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Cage:
+class WorkerCage:
     """Where a worker lives; `enter` is called as root, in the process that becomes it."""
 
     cover: Path
@@ -71,15 +62,7 @@ class Cage:
         Raises:
             OSError: the kernel refused.
         """
-        _check(_LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
-        _check(_LIBC.unshare(_NAMESPACES), "unshare")
-        _check(_LIBC.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount of /")
+        part()
         options = f"size={WORKER_FILES_BYTES},nr_inodes={_MAX_FILES},mode=700,uid={self.uid},gid={self.uid}"
-        flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
-        _check(_LIBC.mount(b"none", os.fsencode(self.cover), b"tmpfs", flags, options.encode()), "mount of a tmpfs")
+        mount("none", self.cover, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
         os.chdir(self.cover)
-
-
-def _check(result: int, what: str) -> None:
-    if result != 0:
-        raise OSError(ctypes.get_errno(), what)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from array import array
+from typing import TypeVar
 
 import msgspec
 
@@ -40,6 +41,7 @@ class Compiled(msgspec.Struct, tag="compiled"):
     """The descriptor is a memory file with what the module was compiled to."""
 
 
+T = TypeVar("T")
 Order = Assign | Start
 Word = Ready | Compiled
 
@@ -64,10 +66,17 @@ def receive(connection: socket.socket) -> tuple[bytes, tuple[int, ...]]:
 
 
 def decode_order(data: bytes) -> Order:
-    """Raises `msgspec.MsgspecError`."""
-    return _ORDERS.decode(data)
+    """Raises `msgspec.DecodeError`."""
+    return _decoded(_ORDERS, data)
 
 
 def decode_word(data: bytes) -> Word:
-    """Raises `msgspec.MsgspecError`."""
-    return _WORDS.decode(data)
+    """Raises `msgspec.DecodeError`."""
+    return _decoded(_WORDS, data)
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
+    try:
+        return decoder.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(f"{type(error).__name__}: {error}") from error
