@@ -34,7 +34,6 @@ _NAMESPACES = _CLONE_NEWNS | _CLONE_NEWUTS | _CLONE_NEWIPC | _CLONE_NEWNET
 _MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 8, 0x20, 0x1000
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 _MNT_DETACH = 2
-_SYS_PIVOT_ROOT = 155
 _PR_SET_NO_NEW_PRIVS = 38
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _ROOT_OPTIONS = "size=64k,nr_inodes=64,mode=755"
@@ -68,7 +67,7 @@ class VmmCage:
         mount("none", self.place, "tmpfs", MS_NOSUID | MS_NODEV, _ROOT_OPTIONS)
         os.chdir(self.place)
         self._fill()
-        _check(_LIBC.syscall(_SYS_PIVOT_ROOT, b".", b"."), "pivot_root")
+        _check(_LIBC.pivot_root(b".", b"."), "pivot_root")
         _check(_LIBC.umount2(b".", _MNT_DETACH), "umount of the host's root")
         os.chdir("/")
         mount("none", Path("/"), None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | MS_NOSUID | MS_NODEV)
