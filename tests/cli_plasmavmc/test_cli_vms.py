@@ -183,7 +183,9 @@ def test_a_token_that_nobody_has_is_told_as_such(rig: CliRig) -> None:
 def test_the_node_tells_what_it_has(rig: CliRig) -> None:
     document = json.loads(rig.well("node", "info", "-o", "json"))
     assert [backend["name"] for backend in document["backends"]] == ["memory"]
-    assert "of" in rig.well("node", "info")
+    told = rig.well("node", "info")
+    assert "of" in told
+    assert "own-9.9.1-1-0123456789ab" in told
 
 
 def test_doctor_tells_of_host_and_server(rig: CliRig) -> None:

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from plasmavmc.cli.findings import State, check_host
 from plasmavmc.errors import CapacityError, ConflictError, HostError, PlasmaError
 from plasmavmc.guest.apt import Package, parse_package
 from plasmavmc.guest.boot import build_guest, find_assets, load_assets
 from plasmavmc.guest.cache import building_site, make_current
-from plasmavmc.guest.kernel import Kernel, distribution_kernel
+from plasmavmc.guest.kernel import Kernel, distribution_kernel, lacks_fixes
 from plasmavmc.guest.ownkernel.build import OwnKernels, Stage
 from plasmavmc.guest.ownkernel.recipe import (
     Recipe,
@@ -311,6 +312,27 @@ def test_the_kernel_tells_the_time_of_its_source_and_nothing_of_the_host() -> No
         "KBUILD_BUILD_VERSION": "1",
         "KBUILD_BUILD_TIMESTAMP": "Tue Nov 14 22:13:20 UTC 2023",
     }
+
+
+@pytest.mark.parametrize(
+    ("own", "distribution", "lacks"),
+    [
+        ("own-6.1.9-2-0123456789ab", "linux-image-6.1.0-56-cloud-amd64_6.1.10-1", True),
+        ("own-6.1.10-1-0123456789ab", "linux-image-6.1.0-56-cloud-amd64_6.1.10-1", False),
+        ("own-6.1.10-2-0123456789ab", "linux-image-6.1.0-56-cloud-amd64_6.1.10-1", False),
+    ],
+)
+def test_a_kernel_of_an_older_source_lacks_fixes(own: str, distribution: str, lacks: bool) -> None:
+    assert lacks_fixes(Kernel(Path(own)), Kernel(Path(distribution))) is lacks
+
+
+def test_doctor_tells_which_kernel_is_used_and_when_it_lacks_fixes(done: Done) -> None:
+    assert any(done.kernel.release in each.message for each in check_host(done.cache))
+    newer = done.cache / "kernel" / "linux-image-2_9.9.2-1"
+    (done.cache / "kernel" / "linux-image-1_9.9.0-1").rename(newer)
+    make_current(newer)
+    (found,) = [each for each in check_host(done.cache) if each.check == "cache"]
+    assert (found.state, found.remedy) == (State.WARN, "Run as root: plasmavmc kernel build")
 
 
 def test_options_that_were_not_taken_are_named() -> None:

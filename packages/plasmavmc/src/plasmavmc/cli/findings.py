@@ -16,6 +16,7 @@ from plasmavmc.cli.output import size
 from plasmavmc.cli.views import backend_line
 from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.guest.boot import load_assets
+from plasmavmc.guest.kernel import distribution_kernel, lacks_fixes, own_kernel
 from plasmavmc.host.helper.cgroups import CONTROLLERS, V2, Layout, layouts, parse_mounts
 from plasmavmc.host.installation import check_programs, check_space, check_user
 from plasmavmc.host.run import find_program
@@ -86,6 +87,10 @@ def _cache(cache: Path) -> Finding:
         assets = load_assets(cache)
     except HostError as error:
         return Finding("cache", State.FAIL, error.brief, "Run as root: plasmavmc kernel fetch && plasmavmc guest build")
+    own, fetched = own_kernel(cache), distribution_kernel(cache)
+    if own is not None and fetched is not None and lacks_fixes(own, fetched):
+        words = f"the kernel {own.release} was built before {fetched.release} was fetched, and lacks its fixes"
+        return Finding("cache", State.WARN, words, "Run as root: plasmavmc kernel build")
     return Finding("cache", State.OK, f"kernel {assets.kernel_release} and guest {assets.initrd_hash[:12]} in {cache}")
 
 

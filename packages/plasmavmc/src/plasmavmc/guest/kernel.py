@@ -59,6 +59,13 @@ class Kernel:
         return self.directory.name
 
     @property
+    def version(self) -> str:
+        """Of its source, as the distribution counts."""
+        if self.own:
+            return self.release.removeprefix(f"{OWN}-").rpartition("-")[0]
+        return self.release.rpartition("_")[2]
+
+    @property
     def own(self) -> bool:
         """Built here, of our own configuration: its drivers are built in."""
         return self.release.startswith(f"{OWN}-")
@@ -91,6 +98,16 @@ def own_kernel(cache: Path) -> Kernel | None:
 def distribution_kernel(cache: Path) -> Kernel | None:
     """The distribution's kernel, if one was fetched."""
     return _linked(cache, CURRENT)
+
+
+def lacks_fixes(own: Kernel, distribution: Kernel) -> bool:
+    """Whether the distribution's kernel has a newer source. Only numbers are compared: letters in versions of kernels tell
+    where they were built."""
+    return _numbers(own.version) < _numbers(distribution.version)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def _linked(cache: Path, link: str) -> Kernel | None:
