@@ -17,6 +17,7 @@ from plasmavmc.cli.views import backend_line
 from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.guest.boot import load_assets
 from plasmavmc.guest.kernel import distribution_kernel, lacks_fixes, own_kernel
+from plasmavmc.host.architecture import EMULATOR
 from plasmavmc.host.helper.cgroups import CONTROLLERS, V2, Layout, layouts, parse_mounts
 from plasmavmc.host.installation import check_programs, check_space, check_user
 from plasmavmc.host.run import find_program
@@ -97,7 +98,7 @@ def _cache(cache: Path) -> Finding:
 def probed(cache: Path) -> ProbeResult | None:
     """What the last probe of this host found, where it still holds."""
     try:
-        program, assets = find_program("qemu-system-x86_64"), load_assets(cache)
+        program, assets = find_program(EMULATOR), load_assets(cache)
     except HostError:
         return None
     return ProbeCache(cache / "probes").load(gather_facts(Path(program), assets.kernel, assets.initrd))

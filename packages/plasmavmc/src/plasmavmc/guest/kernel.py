@@ -11,7 +11,7 @@ import hashlib
 import lzma
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +21,11 @@ from plasmavmc.errors import HostError
 from plasmavmc.guest.apt import AptArchive, Archive, distribution, unpack
 from plasmavmc.guest.bzimage import extract_vmlinux
 from plasmavmc.guest.cache import CURRENT, make_current, publish, workshop
+from plasmavmc.host.architecture import PACKAGE_NAME, host_architecture
 from plasmavmc.types import MIB
 
 OWN = "own"
 """The link to the kernel of our own configuration, and how the names of such kernels begin."""
-
-META_PACKAGES: Mapping[str, str] = {"debian": "linux-image-cloud-amd64", "ubuntu": "linux-image-virtual"}
-"""The package that always depends on the newest kernel for virtual machines, by `ID` of /etc/os-release."""
 
 MODULES = (
     "failover",
@@ -140,7 +138,7 @@ async def fetch_kernel(cache: Path, *, update: bool = False) -> tuple[Kernel, bo
 def _release(packages: Sequence[Path]) -> str:
     """The image package's name and version: `linux-image-6.1.0-1-cloud-amd64_6.1.1-1`."""
     image = next(package for package in packages if package.name.startswith("linux-image-"))
-    return image.stem.removesuffix("_amd64").replace("%3a", ":")
+    return image.stem.removesuffix(f"_{PACKAGE_NAME}").replace("%3a", ":")
 
 
 async def _download(archive: Archive, into: Path) -> list[Path]:
@@ -148,13 +146,14 @@ async def _download(archive: Archive, into: Path) -> list[Path]:
 
 
 def _meta_package(name: str) -> str:
-    if name not in META_PACKAGES:
+    packages = host_architecture().kernel_packages
+    if name not in packages:
         raise HostError(
             "unsupported-host",
             f"no guest kernel is known for the distribution {name!r}",
-            resolution=f"Supported: {', '.join(sorted(META_PACKAGES))}.",
+            resolution=f"Supported: {', '.join(sorted(packages))}.",
         )
-    return META_PACKAGES[name]
+    return packages[name]
 
 
 async def _real_packages(archive: Archive, meta: str) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plasmavmc.errors import HostError, UnavailableError
+from plasmavmc.host.architecture import EMULATOR, EMULATOR_PACKAGE
 from plasmavmc.types import MIB
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -33,7 +34,7 @@ PACKAGES: Mapping[str, str] = {
     "tar2sqfs": "squashfs-tools-ng",
     "sqfs2tar": "squashfs-tools-ng",
     "qemu-img": "qemu-utils",
-    "qemu-system-x86_64": "qemu-system-x86",
+    EMULATOR: EMULATOR_PACKAGE,
     "nft": "nftables",
     "mkfs.ext4": "e2fsprogs",
     "haproxy": "haproxy",
