@@ -18,6 +18,7 @@ MODULES = {
     "p5": "bench.p5_memory",
     "p10": "bench.p10_edge",
     "wasm": "bench.wasm",
+    "kernel": "bench.kernel",
 }
 REPORT = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Benchmark results

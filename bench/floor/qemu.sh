@@ -11,7 +11,7 @@ exec /usr/bin/qemu-system-x86_64 -name floor -nodefaults -no-user-config -no-reb
     -M microvm,acpi=on,memory-backend=mem -accel tcg,tb-size=32 -cpu max -smp cpus=1,sockets=1,cores=1,threads=1 -m "$MEMORY" \
     -object "memory-backend-memfd,id=mem,size=$MEMORY,share=on" \
     -kernel "$KERNEL" -initrd "$INITRD" \
-    -append "console=ttyS0 quiet reboot=t panic=-1 cryptomgr.notests 8250.nr_uarts=1 audit=0 init_on_alloc=0 no_timer_check tsc=reliable tsc_early_khz=$TSC_KHZ" \
+    -append "console=ttyS0 reboot=t 8250.nr_uarts=1 no_timer_check quiet panic=-1 cryptomgr.notests audit=0 init_on_alloc=0 tsc=reliable tsc_early_khz=$TSC_KHZ" \
     -blockdev "driver=raw,node-name=d0,file.driver=file,file.filename=$ROOT,file.locking=off,read-only=on" \
     -device virtio-blk-device,drive=d0 \
     -blockdev "driver=raw,node-name=d1,file.driver=file,file.filename=$LAYER,file.locking=off,discard=unmap,file.discard=unmap" \

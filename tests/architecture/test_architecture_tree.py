@@ -56,6 +56,33 @@ def test_each_port_of_the_engine_has_a_memory_driver_and_a_contract_suite(room: 
     assert (ROOT / "tests/contract" / f"{ENGINE_PORTS[room]}_contract.py").is_file()
 
 
+ARCHITECTURE_WORDS = re.compile(r"x86|amd64|ttyS0|bzImage|8250|no_timer_check|tsc=|tsc_early|acpi=|reboot=|i8042")
+ARCHITECTURE_ROOMS = {
+    ENGINE / "host/architecture.py",
+    ENGINE / "host/helper/argv.py",  # root's own list of what it lets pass
+    ENGINE / "guest/bzimage.py",  # a format of x86 alone
+    ENGINE / "hypervisor/firecracker/requests.py",  # its console is the same on every architecture
+}
+
+
+def architecture_words(source: str) -> list[str]:
+    """Strings of a module, its prose left out, that have a meaning on one architecture only."""
+    tree = ast.parse(source)
+    prose = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    texts = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and node not in prose)
+    return [node.value for node in texts if isinstance(node.value, str) and ARCHITECTURE_WORDS.search(node.value)]
+
+
+def test_words_of_one_architecture_are_in_one_module() -> None:
+    files = {*PLATFORM.rglob("*.py"), *ENGINE.rglob("*.py")} - GENERATED - ARCHITECTURE_ROOMS
+    found = {str(path.relative_to(ROOT)): words for path in files if (words := architecture_words(path.read_text()))}
+    assert found == {}
+
+
+def test_a_planted_word_of_an_architecture_is_found() -> None:
+    assert architecture_words('"""On x86."""\nKERNEL = f"/boot/{name}-amd64"\n') == ["-amd64"]
+
+
 def starts_processes(path: Path) -> bool:
     """Whether a call in it starts a process. A VM is forked, too: `fork` and `system` count as those of `os` only."""
     for node in ast.walk(ast.parse(path.read_text())):

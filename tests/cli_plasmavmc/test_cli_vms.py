@@ -151,7 +151,8 @@ def test_images_are_loaded_listed_and_removed(rig: CliRig, tmp_path: Path) -> No
         (["image", "rm"], 2),
         (["vm", "strat"], 2),
         (["vm", "start"], 2),
-        (["kernel", "build"], 1),
+        (["kernel", "build", "--jobs", "0"], 2),
+        (["kernel", "use", "own", "--cache", "/nonexistent"], 1),
         (["--project", "half", "vm", "ls"], 2),
         (["--token-file", "/nonexistent", "vm", "ls"], 2),
         (["--server", "nonsense", "vm", "ls"], 2),
@@ -182,7 +183,9 @@ def test_a_token_that_nobody_has_is_told_as_such(rig: CliRig) -> None:
 def test_the_node_tells_what_it_has(rig: CliRig) -> None:
     document = json.loads(rig.well("node", "info", "-o", "json"))
     assert [backend["name"] for backend in document["backends"]] == ["memory"]
-    assert "of" in rig.well("node", "info")
+    told = rig.well("node", "info")
+    assert "of" in told
+    assert "own-9.9.1-1-0123456789ab" in told
 
 
 def test_doctor_tells_of_host_and_server(rig: CliRig) -> None:

@@ -15,9 +15,10 @@ import zstandard
 
 from plasmavmc.errors import HostError
 from plasmavmc.guest import bzimage, cpio
+from plasmavmc.guest.apt import parse_dependencies
 from plasmavmc.guest.boot import assets_present, build_guest, disk_template, initramfs, load_assets
 from plasmavmc.guest.cache import make_current, publish, workshop
-from plasmavmc.guest.kernel import Kernel, current_kernel, fetch_kernel, parse_dependencies, read_module
+from plasmavmc.guest.kernel import Kernel, current_kernel, fetch_kernel, kernel_packages, read_module
 from plasmavmc.guest.tsc import tsc_khz
 from plasmavmc.types import GIB, MIB
 
@@ -108,7 +109,10 @@ def test_kernel_packages_are_found_among_the_dependencies() -> None:
   Depends: linux-base
   Depends: <virtual-thing>
 """
-    assert parse_dependencies(printed) == ("linux-image-6.1.0-56-cloud-amd64", "linux-modules-6.8.0-31-generic")
+    assert kernel_packages(parse_dependencies(printed)) == (
+        "linux-image-6.1.0-56-cloud-amd64",
+        "linux-modules-6.8.0-31-generic",
+    )
 
 
 def test_modules_are_read_packed_or_not_and_known_when_built_in(tmp_path: Path) -> None:

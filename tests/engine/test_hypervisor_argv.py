@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
+from plasmavmc.host.architecture import X86_64
 from plasmavmc.hypervisor.backend import DiskPlan, NicPlan
 from plasmavmc.hypervisor.limits import limits_of
-from plasmavmc.hypervisor.qemu.argv import KernelFlavour, QemuMachine, command_line, kernel_parameters
+from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line, kernel_parameters
 from plasmavmc.types import MIB, Acceleration, VmResources
 
 TCG = QemuMachine("/usr/bin/qemu-system-x86_64", "i1", Acceleration.TCG, tsc_khz=2_596_000)
@@ -30,8 +32,8 @@ def test_an_emulated_vm_is_a_microvm_with_a_full_cpu_and_a_small_translation_cac
         *("-object", "memory-backend-memfd,id=mem,size=512M,share=on"),
         *("-kernel", "/dev/fd/@kernel@", "-initrd", "/dev/fd/@initrd@"),
         "-append",
-        "console=ttyS0 quiet reboot=t panic=-1 cryptomgr.notests 8250.nr_uarts=1 audit=0 init_on_alloc=0 "
-        "no_timer_check tsc=reliable tsc_early_khz=2596000",
+        "console=ttyS0 reboot=t 8250.nr_uarts=1 no_timer_check quiet panic=-1 cryptomgr.notests audit=0 init_on_alloc=0 "
+        "tsc=reliable tsc_early_khz=2596000",
         *("-add-fd", "fd=@disk0@,set=0", "-blockdev"),
         "driver=raw,node-name=d0,file.driver=file,file.filename=/dev/fdset/0,file.locking=off,read-only=on",
         *("-device", "virtio-blk-device,drive=d0"),
@@ -54,12 +56,19 @@ def test_a_hardware_vm_has_the_host_s_cpu_and_kvm_s_clock() -> None:
     assert "tsc" not in kernel_parameters(KVM)
 
 
-def test_a_small_kernel_is_told_its_devices_on_the_command_line() -> None:
-    machine = QemuMachine("/q", "i1", Acceleration.TCG, 1, KernelFlavour.SMALL)
-    assert values(command_line(machine, "k1", VmResources(), (), ()).argv, "-M") == [
-        "microvm,acpi=off,memory-backend=mem"
-    ]
-    assert kernel_parameters(machine) == "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable tsc_early_khz=1"
+def test_another_architecture_is_other_words_and_the_same_line() -> None:
+    other = replace(
+        X86_64,
+        qemu_machine="virt",
+        emulated_cpu="cortex-a72",
+        kernel_parameters=("console=ttyAMA0",),
+        emulated_clock=(),
+    )
+    machine = replace(TCG, program="/usr/bin/qemu-system-other", architecture=other)
+    argv = command_line(machine, "k1", VmResources(), (IMAGE,), (NIC,)).argv
+    assert (values(argv, "-M"), values(argv, "-cpu")) == (["virt,memory-backend=mem"], ["cortex-a72"])
+    assert kernel_parameters(machine).startswith("console=ttyAMA0 quiet ")
+    assert not re.search(r"ttyS0|tsc|x86|8250|acpi", " ".join(argv))
 
 
 def test_each_token_has_a_descriptor_and_each_descriptor_a_token() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from plasmavmc.errors import CapacityError, ConflictError, GuestError, HostError, NotFoundError
 from plasmavmc.guest.api import GuestConfig
+from plasmavmc.guest.boot import BootAssets, find_assets
 from plasmavmc.guest.memory import MemoryGuest, Script
 from plasmavmc.hypervisor.memory import Faults, PretendedVmms
 from plasmavmc.manager import VmManager
@@ -344,7 +345,42 @@ async def test_a_host_that_changed_is_named(rig: EngineRig, trait: str) -> None:
     assert (await manager.resume("vm_one")).status.state is S.RUNNING
 
 
-async def test_a_kernel_that_changed_is_named(rig: EngineRig) -> None:
+def keep(rig: EngineRig, assets: BootAssets) -> BootAssets:
+    """Put what guests boot from into the host's cache; returns it as it is found there."""
+    kernel, guest_of = (rig.directory / "cache" / name for name in ("kernel/old", f"guest/{assets.initrd_hash}"))
+    for directory in (kernel, guest_of):
+        directory.mkdir(parents=True)
+    (kernel / "vmlinux").write_bytes(b"")
+    (kernel / "sha256").write_text(f"{assets.kernel_hash}\n")
+    (guest_of / "kernel").write_text("old\n")
+    found = find_assets(rig.directory / "cache", assets.kernel_hash, assets.initrd_hash)
+    assert found is not None
+    return found
+
+
+async def test_a_vm_of_an_earlier_kernel_is_resumed_with_it(rig: EngineRig) -> None:
+    manager = await running(rig)
+    await manager.suspend("vm_one")
+    old = keep(rig, rig.parts.assets)
+    rig.parts.assets = replace(old, kernel=Path("/new"), kernel_hash="1" * 64, initrd_hash="1" * 32)
+    assert (await manager.resume("vm_one")).status.state is S.RUNNING
+    assert rig.vmms.plan("vm_one").kernel == old.kernel
+    (record,) = rig.parts.records.load()
+    assert (record.kernel, record.init) == (old.kernel_hash, old.initrd_hash)
+
+
+async def test_a_vm_that_ran_before_the_kernel_changed_is_suspended_as_what_it_is(rig: EngineRig) -> None:
+    await (await running(rig)).close(keep_vms=True)
+    old = keep(rig, rig.parts.assets)
+    manager = rig.manager()
+    await manager.recover()
+    rig.parts.assets = replace(old, kernel=Path("/new"), kernel_hash="1" * 64, initrd_hash="1" * 32)
+    await manager.suspend("vm_one")
+    await manager.resume("vm_one")
+    assert rig.vmms.plan("vm_one").kernel == old.kernel
+
+
+async def test_a_kernel_that_is_gone_is_named(rig: EngineRig) -> None:
     manager = await running(rig)
     await manager.suspend("vm_one")
     rig.parts.assets = replace(rig.parts.assets, kernel_hash="1" * 64)

@@ -133,6 +133,7 @@ async def running(
             state_file=engine.directory / "node.json",
             disk_dir=engine.directory,
             max_vms=4093,
+            kernel="own-9.9.1-1-0123456789ab",
         )
         node = EngineNode(site, manager, engine.parts.registry)
         images = EngineImages(

@@ -36,6 +36,7 @@ from plasmavmc.guest.api import (
     GuestHello,
     GuestReady,
 )
+from plasmavmc.guest.boot import BootAssets
 from plasmavmc.guest.configuration import guest_config
 from plasmavmc.hypervisor.backend import DiskPlan, HypervisorBackend, MemoryPlan, NicPlan, VmmExit, VmPlan
 from plasmavmc.images.source import ImageConfig
@@ -65,8 +66,8 @@ class BootReport(Protocol):
     def spawning(self) -> None:
         """The VMM is about to be started."""
 
-    def spawned(self, handle: VmHandle) -> None:
-        """The VMM exists; from here on it can be found again."""
+    def spawned(self, handle: VmHandle, assets: BootAssets) -> None:
+        """The VMM exists, with this to boot from; from here on it can be found again."""
 
     def console(self, lines: tuple[str, ...]) -> None:
         """The guest's console, where the boot failed."""
@@ -237,7 +238,7 @@ class Boot:
         handle = await backend.create_vm(self._spec, plan)
         undo.push_async_callback(backend.delete_vm, handle)
         undo.push_async_callback(backend.stop_vm, handle)
-        self._report.spawned(handle)
+        self._report.spawned(handle, self._parts.assets)
         if attachment is not None:
             await self._parts.network.admit(self._key)
         return handle

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from plasmavmc.booting import Booted, BootReport
 from plasmavmc.errors import ConflictError
 from plasmavmc.guest.api import GuestChannel
+from plasmavmc.guest.boot import BootAssets
 from plasmavmc.hypervisor.backend import MemoryPlan
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
@@ -62,6 +63,8 @@ class Template:
     """What copies are made from. A copy that has begun to run does not need it any more."""
 
     backend: SuspendableBackend
+    assets: BootAssets
+    """What the origin booted from."""
     memory: int
     state: int
     layer: str
@@ -80,6 +83,7 @@ class Template:
         """
         origin = Origin(
             backend=self.backend,
+            assets=self.assets,
             memory=MemoryPlan(self.memory, own=False),
             state=self.state,
             content=_nothing,
@@ -116,7 +120,8 @@ async def take_template(record: VmRecord, key: str, channel: GuestChannel, parts
             await parts.storage.copy(key, layer)
             await copy_out(shared, memory)
         await go_on(backend, handle, channel, parts)
-        return Template(backend, memory, state, layer, record.generation + 1, undo.pop_all())
+        assets = parts.assets_of(record.kernel, record.init)
+        return Template(backend, assets, memory, state, layer, record.generation + 1, undo.pop_all())
 
 
 async def _nothing() -> None:

@@ -40,6 +40,7 @@ from plasmavmc.guest.api import (
     GuestReady,
 )
 from plasmavmc.guest.attachment import Attachments
+from plasmavmc.guest.boot import BootAssets
 from plasmavmc.guest.logs import VmLog
 from plasmavmc.hypervisor.backend import HypervisorBackend, VmmExit
 from plasmavmc.parts import EngineParts
@@ -249,8 +250,8 @@ class Machine:
         if self.state is not VmState.RESUMING:
             self._move(VmState.STARTING, "boot")
 
-    def spawned(self, handle: VmHandle) -> None:
-        self.record = replace(self.record, handle=handle)
+    def spawned(self, handle: VmHandle, assets: BootAssets) -> None:
+        self.record = replace(self.record, handle=handle, kernel=assets.kernel_hash, init=assets.initrd_hash)
         self._parts.records.save(self.record)
 
     def console(self, lines: tuple[str, ...]) -> None:

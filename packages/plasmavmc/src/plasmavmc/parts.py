@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from plasmavmc.blanks import Blanks
-from plasmavmc.guest.boot import BootAssets, disk_template
+from plasmavmc.guest.boot import BootAssets, disk_template, find_assets
 from plasmavmc.guest.logs import LogStore
 from plasmavmc.hypervisor.registry import HypervisorRegistry
 from plasmavmc.images.source import BlobSource
@@ -33,8 +33,9 @@ class EngineParts:
     network: NetworkBackend
     registry: HypervisorRegistry
     assets: BootAssets
+    """What guests boot from that are started now."""
     cache: Path
-    """The host's cache: disk templates."""
+    """The host's cache: disk templates, and what earlier guests booted from."""
     logs: LogStore
     records: Records
     snapshots: SnapshotStore
@@ -50,6 +51,12 @@ class EngineParts:
     async def disk_template(self, size_bytes: int) -> Path:
         """The formatted, sparse template of this size; made once per host."""
         return await disk_template(self.cache, size_bytes)
+
+    def assets_of(self, kernel: str, init: str) -> BootAssets:
+        """What a guest booted from that began with these; what is in use now where that cannot be had any more."""
+        if (kernel, init) == (self.assets.kernel_hash, self.assets.initrd_hash):
+            return self.assets
+        return find_assets(self.cache, kernel, init) or self.assets
 
     def runtime_dir(self, key: str) -> Path:
         """Where the sockets of a VM lie."""

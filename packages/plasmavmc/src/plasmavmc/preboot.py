@@ -25,7 +25,7 @@ _SCOPE = Scope("system", "blank")
 
 async def shape_of(spec: VmSpec, backend: SuspendableBackend, parts: EngineParts) -> Shape:
     """The shape of a VM."""
-    traits = await traits_of(backend, spec, parts)
+    traits = await traits_of(backend, spec, parts.assets.kernel_hash, parts.assets.initrd_hash)
     return Shape(backend.capabilities.name, spec.resources.memory_bytes, frozenset(traits.items()))
 
 

@@ -43,6 +43,10 @@ class VmRecord:
     """Environment or files were given, and are lost: this was read from the disk."""
     generation: int = 0
     """How often it was restored from a snapshot."""
+    kernel: str = ""
+    """Digest of the kernel that it booted from, which need not be the one in use now. Empty before a boot."""
+    init: str = ""
+    """Names the initramfs that it booted from."""
 
 
 class Records:

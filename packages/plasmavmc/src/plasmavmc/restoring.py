@@ -19,6 +19,7 @@ from ipaddress import IPv4Address
 from plasmavmc.booting import Booted, BootReport
 from plasmavmc.errors import ConflictError
 from plasmavmc.guest.api import GuestCard, GuestNetwork
+from plasmavmc.guest.boot import BootAssets
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan, VmPlan
 from plasmavmc.network.backend import Attachment
 from plasmavmc.parts import EngineParts
@@ -33,6 +34,8 @@ class Origin:
     """What a VM is restored from."""
 
     backend: SuspendableBackend
+    assets: BootAssets
+    """What the guest booted from once."""
     memory: MemoryPlan
     state: int
     content: Callable[[], Awaitable[None]]
@@ -76,7 +79,7 @@ class Restore:
                 attachment = await self._attach(undo, descriptors)
                 self._report.spawning()
                 handle = await self._create(disks, attachment, undo)
-                self._report.spawned(handle)
+                self._report.spawned(handle, origin.assets)
                 if attachment is not None:
                     await self._parts.network.admit(self._key)
                 await content
@@ -123,7 +126,7 @@ class Restore:
         runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         undo.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
         nics = () if attachment is None else (NicPlan("n0", attachment.fd, attachment.lease.mac),)
-        assets = self._parts.assets
+        assets = self._origin.assets
         plan = VmPlan(self._key, runtime_dir, assets.kernel, assets.initrd, disks, nics, self._origin.memory)
         handle = await backend.create_vm(self._spec, plan)
         undo.push_async_callback(backend.delete_vm, handle)

@@ -50,10 +50,10 @@ def suspendable(backend: HypervisorBackend) -> SuspendableBackend:
     return backend
 
 
-async def traits_of(backend: SuspendableBackend, spec: VmSpec, parts: EngineParts) -> dict[str, str]:
+async def traits_of(backend: SuspendableBackend, spec: VmSpec, kernel: str, init: str) -> dict[str, str]:
     """All that must be the same where a snapshot of this VM is resumed."""
     of_backend = await in_thread(backend.snapshot_traits, spec)
-    return {**of_backend, "kernel": parts.assets.kernel_hash, "init": parts.assets.initrd_hash}
+    return {**of_backend, "kernel": kernel, "init": init}
 
 
 @asynccontextmanager

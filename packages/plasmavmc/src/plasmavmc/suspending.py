@@ -37,7 +37,9 @@ async def take_snapshot(record: VmRecord, key: str, channel: GuestChannel, parts
     spec, handle = record.spec, record.handle
     assert handle is not None  # noqa: S101 - it runs
     backend = suspendable(parts.registry.get(handle.backend))
-    traits = await traits_of(backend, spec, parts)
+    assets = parts.assets
+    booted = (record.kernel, record.init) if record.kernel else (assets.kernel_hash, assets.initrd_hash)
+    traits = await traits_of(backend, spec, *booted)
     with parts.snapshots.draft(key) as draft:
         async with standing_still(backend, handle, channel, parts, draft.state) as memory:
             manifest = Manifest(
@@ -68,7 +70,8 @@ async def resume(record: VmRecord, key: str, parts: EngineParts, report: BootRep
         stored = stack.enter_context(parts.snapshots.open(key))
         manifest = stored.manifest
         backend = suspendable(parts.registry.get(record.status.backend))
-        traits = await traits_of(backend, spec, parts)
+        assets = parts.assets_of(manifest.traits.get("kernel", ""), manifest.traits.get("init", ""))
+        traits = await traits_of(backend, spec, assets.kernel_hash, assets.initrd_hash)
         size = spec.resources.memory_bytes
         check(
             manifest, vm_id=spec.id, image=spec.image, backend=record.status.backend, memory_bytes=size, traits=traits
@@ -78,6 +81,7 @@ async def resume(record: VmRecord, key: str, parts: EngineParts, report: BootRep
         stack.callback(os.close, state)
         origin = Origin(
             backend=backend,
+            assets=assets,
             memory=MemoryPlan(memory, filled=manifest.memory is not None),
             state=state,
             content=lambda: _content(stored, memory, state),

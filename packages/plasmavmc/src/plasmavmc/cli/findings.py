@@ -16,6 +16,8 @@ from plasmavmc.cli.output import size
 from plasmavmc.cli.views import backend_line
 from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.guest.boot import load_assets
+from plasmavmc.guest.kernel import distribution_kernel, lacks_fixes, own_kernel
+from plasmavmc.host.architecture import EMULATOR
 from plasmavmc.host.helper.cgroups import CONTROLLERS, V2, Layout, layouts, parse_mounts
 from plasmavmc.host.installation import check_programs, check_space, check_user
 from plasmavmc.host.run import find_program
@@ -86,13 +88,17 @@ def _cache(cache: Path) -> Finding:
         assets = load_assets(cache)
     except HostError as error:
         return Finding("cache", State.FAIL, error.brief, "Run as root: plasmavmc kernel fetch && plasmavmc guest build")
+    own, fetched = own_kernel(cache), distribution_kernel(cache)
+    if own is not None and fetched is not None and lacks_fixes(own, fetched):
+        words = f"the kernel {own.release} was built before {fetched.release} was fetched, and lacks its fixes"
+        return Finding("cache", State.WARN, words, "Run as root: plasmavmc kernel build")
     return Finding("cache", State.OK, f"kernel {assets.kernel_release} and guest {assets.initrd_hash[:12]} in {cache}")
 
 
 def probed(cache: Path) -> ProbeResult | None:
     """What the last probe of this host found, where it still holds."""
     try:
-        program, assets = find_program("qemu-system-x86_64"), load_assets(cache)
+        program, assets = find_program(EMULATOR), load_assets(cache)
     except HostError:
         return None
     return ProbeCache(cache / "probes").load(gather_facts(Path(program), assets.kernel, assets.initrd))

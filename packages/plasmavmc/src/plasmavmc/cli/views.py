@@ -169,6 +169,7 @@ def node_pairs(node: Node) -> dict[str, object]:
         "name": node.name,
         "version": node.version,
         "scheduling": node.scheduling.value,
+        "labels": shown_labels(node.labels),
         "cpus": f"{used.cpu_milli / 1000:g} of {whole.cpu_milli / 1000:g} promised",
         "memory": f"{size(used.memory_bytes)} of {size(whole.memory_bytes)} promised",
         "disk": f"{size(used.disk_bytes)} of {size(whole.disk_bytes)} promised",

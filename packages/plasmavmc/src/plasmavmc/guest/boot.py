@@ -13,6 +13,7 @@ from plasmavmc.errors import HostError
 from plasmavmc.guest.cache import CURRENT, make_current, publish, workshop
 from plasmavmc.guest.cpio import archive, character_device, directory, regular
 from plasmavmc.guest.kernel import Kernel, current_kernel
+from plasmavmc.guest.native import native_directory
 from plasmavmc.host.run import run
 from plasmavmc.types import GIB, MIB
 
@@ -43,7 +44,7 @@ class BootAssets:
 def assets_present(cache: Path) -> bool:
     """Kernel and initramfs are in the cache, and made for each other."""
     kernel = current_kernel(cache)
-    return kernel is not None and _initrd_is_for(cache / "guest" / CURRENT, kernel)
+    return kernel is not None and _initrd_is_for(cache / "guest" / _link_for(kernel), kernel)
 
 
 def load_assets(cache: Path) -> BootAssets:
@@ -53,10 +54,30 @@ def load_assets(cache: Path) -> BootAssets:
         HostError: `no-guest-kernel`, the cache was not filled.
     """
     kernel = current_kernel(cache)
-    guest = (cache / "guest" / CURRENT).resolve()
-    if kernel is None or not _initrd_is_for(guest, kernel):
+    guest = None if kernel is None else (cache / "guest" / _link_for(kernel)).resolve()
+    if kernel is None or guest is None or not _initrd_is_for(guest, kernel):
         raise HostError("no-guest-kernel", f"the guest's kernel and init are not in {cache}", resolution=_REMEDY)
+    return _assets(kernel, guest)
+
+
+def find_assets(cache: Path, kernel_hash: str, initrd_hash: str) -> BootAssets | None:
+    """What a guest once booted from, in use still or not; None where it is not in the cache any more."""
+    guest = cache / "guest" / initrd_hash
+    try:
+        kernel = Kernel(cache / "kernel" / (guest / "kernel").read_text().strip())
+        return _assets(kernel, guest) if initrd_hash and kernel.sha256 == kernel_hash else None
+    except OSError:
+        return None
+
+
+def _assets(kernel: Kernel, guest: Path) -> BootAssets:
     return BootAssets(kernel.vmlinux, guest / "initrd", kernel.release, kernel.sha256, guest.name)
+
+
+def _link_for(kernel: Kernel) -> str:
+    """The link in `guest` to the initramfs for a kernel. One of our own has a link of its own, so that the link to the
+    kernel is all that is switched when it comes into use."""
+    return kernel.release if kernel.own else CURRENT
 
 
 def _initrd_is_for(guest: Path, kernel: Kernel) -> bool:
@@ -65,16 +86,8 @@ def _initrd_is_for(guest: Path, kernel: Kernel) -> bool:
 
 
 def init_sources() -> Path:
-    """The directory of the guest init's C sources: beside the package in a checkout, within it when installed.
-
-    Raises:
-        HostError: `no-init-sources`, a broken installation.
-    """
-    package = Path(__file__).resolve().parents[1]
-    for candidate in (package / "native" / "init", package.parents[1] / "native" / "init"):
-        if (candidate / "Makefile").is_file():
-            return candidate
-    raise HostError("no-init-sources", f"the sources of the guest's init are not in {package}", resolution="Reinstall.")
+    """The directory of the guest init's C sources."""
+    return native_directory("init")
 
 
 async def build_guest(cache: Path) -> tuple[BootAssets, bool]:
@@ -87,10 +100,19 @@ async def build_guest(cache: Path) -> tuple[BootAssets, bool]:
     kernel = current_kernel(cache)
     if kernel is None:
         raise HostError("no-guest-kernel", f"no guest kernel is in {cache}", resolution="Run: plasmavmc kernel fetch")
-    sources, parent = init_sources(), cache / "guest"
+    return await build_guest_for(cache, kernel)
+
+
+async def build_guest_for(cache: Path, kernel: Kernel) -> tuple[BootAssets, bool]:
+    """The same for a kernel that is not, or not yet, the one in use.
+
+    Raises:
+        HostError: as `build_guest`.
+    """
+    sources, parent, link = init_sources(), cache / "guest", _link_for(kernel)
     place = parent / _initrd_key(sources, kernel)
-    if (parent / CURRENT).resolve() == place and _initrd_is_for(place, kernel):
-        return load_assets(cache), False
+    if (parent / link).resolve() == place and _initrd_is_for(place, kernel):
+        return _assets(kernel, place), False
     with workshop(parent) as made:
         guest = made / "guest"
         guest.mkdir()
@@ -98,8 +120,8 @@ async def build_guest(cache: Path) -> tuple[BootAssets, bool]:
         (guest / "initrd").write_bytes(initramfs(init, kernel.modules()))
         (guest / "kernel").write_text(kernel.release + "\n")
         publish(guest, place)
-    make_current(place)
-    return load_assets(cache), True
+    make_current(place, link)
+    return _assets(kernel, place), True
 
 
 def _initrd_key(sources: Path, kernel: Kernel) -> str:

@@ -1,26 +1,29 @@
 """The host's cache: what every installation on this host boots from. Filled by `plasmavmc kernel fetch` and
 `plasmavmc guest build` (scripts/setup calls both), read by everybody, so 0755 and 0644 whatever the umask.
 
-    kernel/<release>/     vmlinux, sha256, modules/*.ko
-    kernel/current        link to the one in use
+    kernel/<release>/     vmlinux, sha256, modules/*.ko; one of our own configuration has `config` in place of modules
+    kernel/current        link to the distribution's in use
+    kernel/own            link to our own, where it is to be used before the distribution's
     guest/<key>/          initrd, kernel (the release it was built for)
-    guest/current         link to the one in use
+    guest/current         link to the one for the distribution's kernel
+    guest/own-<…>         link to the one for our own kernel of that release
     disks/ext4-<bytes>-v<layout>.img
 
 Everything appears complete or not at all: it is made beside its place and renamed. VMMs read a kernel once, at their start,
-so replacing one harms no running VM.
+so replacing one harms no running VM; what a suspended one began with stays, to be found by its digest.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from plasmavmc.errors import HostError
+from plasmavmc.errors import ConflictError, HostError
 
 DEFAULT_CACHE = Path("/var/cache/shellwego")
 CACHE_VARIABLE = "SHELLWEGO_CACHE"
@@ -43,15 +46,49 @@ def workshop(parent: Path) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         made = Path(tempfile.mkdtemp(prefix=".making-", dir=parent))
     except OSError as error:
-        raise HostError(
-            "cache-not-writable",
-            f"cannot write to the cache {parent}: {error.strerror}",
-            resolution=f"Run as root, or set {CACHE_VARIABLE} to a directory of yours.",
-        ) from error
+        raise _not_writable(parent, error) from error
     try:
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _not_writable(parent: Path, error: OSError) -> HostError:
+    return HostError(
+        "cache-not-writable",
+        f"cannot write to the cache {parent}: {error.strerror}",
+        resolution=f"Run as root, or set {CACHE_VARIABLE} to a directory of yours.",
+    )
+
+
+@contextmanager
+def building_site(parent: Path) -> Iterator[tuple[Path, int]]:
+    """A workshop for what takes long: one at a time, and what an earlier one left that was killed is cleared away.
+
+    With the directory comes the descriptor that holds the place. A child that keeps it holds the place until it ends,
+    even where we are killed; so nobody clears away what it still writes to.
+
+    Raises:
+        ConflictError: `already-building`.
+        HostError: `cache-not-writable`.
+    """
+    site = parent / ".building"
+    with ExitStack() as stack:
+        try:
+            parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+            place = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, place)
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(site, ignore_errors=True)
+            site.mkdir()
+        except BlockingIOError as error:
+            raise ConflictError(
+                "already-building", f"somebody is building in {parent} already", resolution="Wait until that has ended."
+            ) from error
+        except OSError as error:
+            raise _not_writable(parent, error) from error
+        stack.callback(shutil.rmtree, site, ignore_errors=True)
+        yield site, place
 
 
 def publish(made: Path, place: Path) -> None:
@@ -74,9 +111,9 @@ def _open_to_all(path: Path) -> None:
         _open_to_all(child)
 
 
-def make_current(place: Path) -> None:
-    """Let `current` beside `place` point to it, atomically."""
+def make_current(place: Path, name: str = CURRENT) -> None:
+    """Let the link `name` beside `place` point to it, atomically."""
     with workshop(place.parent) as made:
-        link = made / CURRENT
+        link = made / name
         link.symlink_to(place.name)
-        link.replace(place.parent / CURRENT)
+        link.replace(place.parent / name)

@@ -1,7 +1,8 @@
 """The guests' kernel: the distribution's, fetched as a package and unpacked into the cache, never installed on the host.
 
 The distribution signs and updates it; we take its newest at the time of the first fetch and keep it until asked for an
-update, so that a prepared host needs no network.
+update, so that a prepared host needs no network. A kernel of our own configuration (`ownkernel`) is used before it where
+one was built and linked as `own`.
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ import hashlib
 import lzma
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import zstandard
 
-from plasmavmc.errors import HostError, UnavailableError
+from plasmavmc.errors import HostError
+from plasmavmc.guest.apt import AptArchive, Archive, distribution, unpack
 from plasmavmc.guest.bzimage import extract_vmlinux
 from plasmavmc.guest.cache import CURRENT, make_current, publish, workshop
-from plasmavmc.host.run import Completed, run
+from plasmavmc.host.architecture import PACKAGE_NAME, host_architecture
 from plasmavmc.types import MIB
 
-META_PACKAGES: Mapping[str, str] = {"debian": "linux-image-cloud-amd64", "ubuntu": "linux-image-virtual"}
-"""The package that always depends on the newest kernel for virtual machines, by `ID` of /etc/os-release."""
+OWN = "own"
+"""The link to the kernel of our own configuration, and how the names of such kernels begin."""
 
 MODULES = (
     "failover",
@@ -39,10 +41,7 @@ MODULES = (
 )
 """What a guest needs, in the order of loading: each after those it uses."""
 
-_OS_RELEASE = Path("/etc/os-release")
 _REAL_PACKAGE = re.compile(r"linux-(?:image|modules)-(?:unsigned-)?\d[a-z0-9.+~-]*")
-_DOWNLOAD_S = 600.0
-_UNPACK_S = 120.0
 _MAX_MODULE = 64 * MIB
 
 
@@ -58,6 +57,18 @@ class Kernel:
         return self.directory.name
 
     @property
+    def version(self) -> str:
+        """Of its source, as the distribution counts."""
+        if self.own:
+            return self.release.removeprefix(f"{OWN}-").rpartition("-")[0]
+        return self.release.rpartition("_")[2]
+
+    @property
+    def own(self) -> bool:
+        """Built here, of our own configuration: its drivers are built in."""
+        return self.release.startswith(f"{OWN}-")
+
+    @property
     def vmlinux(self) -> Path:
         return self.directory / "vmlinux"
 
@@ -68,35 +79,57 @@ class Kernel:
 
     def modules(self) -> tuple[Path, ...]:
         """The modules it needs, uncompressed, in the order of loading."""
-        return tuple(sorted((self.directory / "modules").iterdir()))
+        modules = self.directory / "modules"
+        return tuple(sorted(modules.iterdir())) if modules.is_dir() else ()
 
 
 def current_kernel(cache: Path) -> Kernel | None:
-    """The kernel in use, if one was fetched."""
-    directory = cache / "kernel" / CURRENT
+    """The kernel in use: our own where there is one, else the distribution's, else None."""
+    return own_kernel(cache) or distribution_kernel(cache)
+
+
+def own_kernel(cache: Path) -> Kernel | None:
+    """The kernel of our own configuration, where one was built and is to be used."""
+    return _linked(cache, OWN)
+
+
+def distribution_kernel(cache: Path) -> Kernel | None:
+    """The distribution's kernel, if one was fetched."""
+    return _linked(cache, CURRENT)
+
+
+def lacks_fixes(own: Kernel, distribution: Kernel) -> bool:
+    """Whether the distribution's kernel has a newer source. Only numbers are compared: letters in versions of kernels tell
+    where they were built."""
+    return _numbers(own.version) < _numbers(distribution.version)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
+
+
+def _linked(cache: Path, link: str) -> Kernel | None:
+    directory = cache / "kernel" / link
     return Kernel(directory.resolve()) if (directory / "vmlinux").is_file() else None
 
 
 async def fetch_kernel(cache: Path, *, update: bool = False) -> tuple[Kernel, bool]:
-    """Make sure that the cache has a kernel; returns it, and whether it was fetched now. With `update` the archive's
-    newest is fetched where it is another.
+    """Make sure that the cache has the distribution's kernel; returns it, and whether it was fetched now. With `update`
+    the archive's newest is fetched where it is another.
 
     Raises:
         HostError: the archive does not know the package, or what came is not what we need.
         UnavailableError: the archive cannot be reached.
     """
-    present = current_kernel(cache)
+    present = distribution_kernel(cache)
     if present is not None and not update:
         return present, False
     parent = cache / "kernel"
     with workshop(parent) as made:
-        packages = await _download(made)
+        packages = await _download(AptArchive(), made)
         place = parent / _release(packages)
         if not place.is_dir():
-            tree = made / "tree"
-            for package in packages:
-                _check(await run(["dpkg-deb", "-x", str(package), str(tree)], timeout_s=_UNPACK_S), "unpack")
-            publish(await _assemble(tree, made / "kernel"), place)
+            publish(await _assemble(await unpack(packages, made / "tree"), made / "kernel"), place)
     fetched = present is None or present.directory != place.resolve()
     make_current(place)
     return Kernel(place), fetched
@@ -105,62 +138,38 @@ async def fetch_kernel(cache: Path, *, update: bool = False) -> tuple[Kernel, bo
 def _release(packages: Sequence[Path]) -> str:
     """The image package's name and version: `linux-image-6.1.0-1-cloud-amd64_6.1.1-1`."""
     image = next(package for package in packages if package.name.startswith("linux-image-"))
-    return image.stem.removesuffix("_amd64").replace("%3a", ":")
+    return image.stem.removesuffix(f"_{PACKAGE_NAME}").replace("%3a", ":")
 
 
-async def _download(into: Path) -> list[Path]:
-    wanted = await _real_packages(_meta_package(_OS_RELEASE.read_text()))  # noqa: ASYNC240 - a small local file
-    completed = await run(["apt-get", "download", "-q", *wanted], timeout_s=_DOWNLOAD_S, cwd=into)
-    if completed.returncode != 0:
-        raise UnavailableError(
-            "kernel-download",
-            f"cannot download {', '.join(wanted)}",
-            details=completed.complaint,
-            resolution="Check the network and run apt-get update.",
-        )
-    return sorted(into.glob("*.deb"))  # noqa: ASYNC240 - a directory of ours
+async def _download(archive: Archive, into: Path) -> list[Path]:
+    return await archive.download(await _real_packages(archive, _meta_package(distribution())), into)
 
 
-def _meta_package(os_release: str) -> str:
-    found = re.search(r"^ID=\"?([a-z]+)", os_release, re.MULTILINE)
-    distribution = found.group(1) if found else "unknown"
-    if distribution not in META_PACKAGES:
+def _meta_package(name: str) -> str:
+    packages = host_architecture().kernel_packages
+    if name not in packages:
         raise HostError(
             "unsupported-host",
-            f"no guest kernel is known for the distribution {distribution!r}",
-            resolution=f"Supported: {', '.join(sorted(META_PACKAGES))}.",
+            f"no guest kernel is known for the distribution {name!r}",
+            resolution=f"Supported: {', '.join(sorted(packages))}.",
         )
-    return META_PACKAGES[distribution]
+    return packages[name]
 
 
-async def _real_packages(meta: str) -> tuple[str, ...]:
+async def _real_packages(archive: Archive, meta: str) -> tuple[str, ...]:
     """The image that the meta package depends on, and the modules that the image depends on where they are apart."""
-    images = await _dependencies(meta)
-    return tuple(dict.fromkeys((*images, *[name for image in images for name in await _dependencies(image)])))
-
-
-async def _dependencies(package: str) -> tuple[str, ...]:
-    completed = await run(["apt-cache", "depends", "--important", package], timeout_s=60)
-    names = parse_dependencies(completed.stdout.decode(errors="replace"))
-    if completed.returncode != 0 or (not names and package in META_PACKAGES.values()):
+    images = kernel_packages(await archive.dependencies(meta))
+    if not images:
         raise HostError(
-            "no-kernel-package",
-            f"the package archive does not know {package}",
-            details=completed.complaint,
-            resolution="Run apt-get update.",
+            "no-kernel-package", f"{meta} depends on no kernel that is known", resolution="Run apt-get update."
         )
-    return names
+    modules = [name for image in images for name in kernel_packages(await archive.dependencies(image))]
+    return tuple(dict.fromkeys((*images, *modules)))
 
 
-def parse_dependencies(output: str) -> tuple[str, ...]:
-    """The kernel packages among what `apt-cache depends` printed."""
-    found = (line.strip().removeprefix("Depends: ") for line in output.splitlines() if "Depends:" in line)
-    return tuple(name for name in found if _REAL_PACKAGE.fullmatch(name))
-
-
-def _check(completed: Completed, verb: str) -> None:
-    if completed.returncode != 0:
-        raise HostError("kernel-package", f"cannot {verb} the kernel's package", details=completed.complaint)
+def kernel_packages(names: Sequence[str]) -> tuple[str, ...]:
+    """Those among names of packages that hold a kernel or its modules."""
+    return tuple(name for name in names if _REAL_PACKAGE.fullmatch(name))
 
 
 async def _assemble(tree: Path, made: Path) -> Path:

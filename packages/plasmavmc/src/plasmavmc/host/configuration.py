@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from plasmavmc.host.architecture import EMULATOR
 from plasmavmc.host.names import RUN_ROOT, HostNames, installation_key
 
 POOL = IPv4Network("10.64.0.0/10")
 """All installations take their networks from here."""
 FIRST_UID = 2_000_000_000
 UID_COUNT = 65_536
-QEMU = "/usr/bin/qemu-system-x86_64"
+QEMU = f"/usr/bin/{EMULATOR}"
 FIRECRACKER = "/usr/local/bin/firecracker"
 JAILER = "/usr/local/bin/jailer"
 JAIL_ROOT = Path("/var/lib/plasmavmc-jails")

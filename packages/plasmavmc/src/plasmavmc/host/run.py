@@ -16,12 +16,13 @@ import os
 import shutil
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from plasmavmc.errors import HostError, UnavailableError
+from plasmavmc.host.architecture import EMULATOR, EMULATOR_PACKAGE
 from plasmavmc.types import MIB
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -33,7 +34,7 @@ PACKAGES: Mapping[str, str] = {
     "tar2sqfs": "squashfs-tools-ng",
     "sqfs2tar": "squashfs-tools-ng",
     "qemu-img": "qemu-utils",
-    "qemu-system-x86_64": "qemu-system-x86",
+    EMULATOR: EMULATOR_PACKAGE,
     "nft": "nftables",
     "mkfs.ext4": "e2fsprogs",
     "haproxy": "haproxy",
@@ -83,8 +84,10 @@ async def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
+    heard: Callable[[bytes], None] | None = None,
 ) -> Completed:
-    """Run a child to its end. `env` is added to a fixed PATH and locale; nothing else is inherited.
+    """Run a child to its end. `env` is added to a fixed PATH and locale; nothing else is inherited. With `heard` what it
+    writes to stdout is told as it comes, however much, and not kept.
 
     Raises:
         HostError: `missing-program`; `program-output` where stdout exceeds `max_output` bytes.
@@ -98,6 +101,7 @@ async def run(
         env=env,
         pass_fds=pass_fds,
         input_piped=stdin is not None,
+        heard=heard,
     ) as child:
         if stdin is not None:
             with suppress(HostError):  # it may end without reading all: its code tells whether that was an error
@@ -115,6 +119,7 @@ async def feeding(
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
     input_piped: bool = True,
+    heard: Callable[[bytes], None] | None = None,
 ) -> AsyncIterator[Child]:
     """A child fed on stdin while the block runs: `await child.write(…)`, then `await child.finish()`.
 
@@ -135,7 +140,7 @@ async def feeding(
         pass_fds=tuple(pass_fds),
         start_new_session=True,
     )
-    child = Child(argv[0], process, max_output)
+    child = Child(argv[0], process, max_output, heard)
     deadline = asyncio.timeout(timeout_s)
     try:
         async with deadline:
@@ -157,12 +162,16 @@ class Child:
     so a reader that stopped early would make the wait for a killed child endless.
     """
 
-    def __init__(self, name: str, process: Process, max_output: int) -> None:
+    def __init__(
+        self, name: str, process: Process, max_output: int, heard: Callable[[bytes], None] | None = None
+    ) -> None:
         self._name = name
         self._process = process
         self._max_output = max_output
         self._readers = (
-            asyncio.create_task(self._read(process.stdout, max_output)),
+            asyncio.create_task(
+                self._read(process.stdout, max_output) if heard is None else _tell(process.stdout, heard)
+            ),
             asyncio.create_task(self._read(process.stderr, None)),
         )
         self._finished = False
@@ -232,3 +241,9 @@ class Child:
                 if len(kept) > limit:
                     self._kill()
         return bytes(kept)
+
+
+async def _tell(stream: asyncio.StreamReader | None, heard: Callable[[bytes], None]) -> bytes:
+    while stream is not None and (chunk := await stream.read(_CHUNK)):
+        heard(chunk)
+    return b""

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from plasmavmc.errors import ConflictError, HostError, NotFoundError, PlasmaError
 from plasmavmc.guest.api import GuestCard, GuestChannel
-from plasmavmc.hypervisor.backend import MemoryPlan, VmmExit, VmPlan
+from plasmavmc.hypervisor.backend import VmmExit, VmPlan
 from plasmavmc.types import GIB, Acceleration, BackendCapabilities, Isolation, VmHandle, VmSpec
 
 NAME = "memory"
@@ -81,11 +81,11 @@ class Faults:
 class _Vmm:
     pid: int
     guest: PretendedGuest
+    plan: VmPlan
     memory_bytes: int
     boot_s: float
     hang: bool
     exit: asyncio.Future[VmmExit]
-    memory: MemoryPlan | None = None
     loaded: bool = False
     stands_still: bool = False
     life: asyncio.Task[None] | None = None
@@ -137,17 +137,21 @@ class PretendedVmms:
         """What runs in a VM."""
         return self._vmms[vm_id].guest
 
+    def plan(self, vm_id: str) -> VmPlan:
+        """What a VM was made of."""
+        return self._vmms[vm_id].plan
+
     def standing_still(self) -> frozenset[str]:
         """Ids of the living VMs whose vCPUs were stopped."""
         return frozenset(vm_id for vm_id in self.living() if self._vmms[vm_id].stands_still)
 
-    def spawn(self, spec: VmSpec, memory: MemoryPlan | None = None) -> _Vmm:
+    def spawn(self, spec: VmSpec, plan: VmPlan) -> _Vmm:
         """Make a VMM; the guest does not run yet."""
         if self.faults.create is not None:
             raise self.faults.create
         exit_future: asyncio.Future[VmmExit] = asyncio.get_running_loop().create_future()
         size = spec.resources.memory_bytes
-        vmm = _Vmm(next(self._pids), self.guests(spec), size, self.faults.boot_s, self.faults.hang, exit_future, memory)
+        vmm = _Vmm(next(self._pids), self.guests(spec), plan, size, self.faults.boot_s, self.faults.hang, exit_future)
         self._vmms[spec.id] = vmm
         return vmm
 
@@ -188,13 +192,13 @@ class MemoryBackend:
     async def create_vm(self, spec: VmSpec, plan: VmPlan) -> VmHandle:
         if spec.id in self._held:
             raise ConflictError("vm-exists", f"VM {spec.id} exists already")
-        vmm = self._vmms.spawn(spec, plan.memory)
+        vmm = self._vmms.spawn(spec, plan)
         self._held[spec.id] = vmm
         return VmHandle(spec.id, NAME, str(plan.runtime_dir), vmm.pid, _START_TIME, {"confinement": "none"})
 
     async def start_vm(self, handle: VmHandle) -> GuestChannel:
         vmm = self._of(handle)
-        if vmm.started or vmm.memory is not None:
+        if vmm.started or vmm.plan.memory is not None:
             raise ConflictError("vm-started", f"VM {handle.vm_id} was started already, or waits for a state")
         channel = vmm.guest.attach()
         self._vmms.run(vmm)
@@ -238,7 +242,7 @@ class MemoryBackend:
         word = f"state {handle.vm_id} {len(self._vmms.states)}"
         self._vmms.states[word] = vmm.guest.copy()
         os.pwrite(state, word.encode(), 0)
-        if vmm.memory is not None and not vmm.memory.own:
+        if vmm.plan.memory is not None and not vmm.plan.memory.own:
             return None
         memory = os.memfd_create("guest", os.MFD_CLOEXEC)
         os.pwrite(memory, word.encode(), 0)
@@ -250,13 +254,13 @@ class MemoryBackend:
 
     async def load_state(self, handle: VmHandle, state: int) -> None:
         vmm = self._of(handle)
-        if vmm.memory is None or vmm.loaded:
+        if vmm.plan.memory is None or vmm.loaded:
             raise ConflictError("vm-started", f"VM {handle.vm_id} does not wait for a state")
         if self._vmms.faults.load is not None:
             raise self._vmms.faults.load
         word = os.pread(state, 200, 0)
         saved = self._vmms.states.get(word.decode(errors="replace"))
-        if saved is None or (vmm.memory.filled and os.pread(vmm.memory.fd, len(word), 0) != word):
+        if saved is None or (vmm.plan.memory.filled and os.pread(vmm.plan.memory.fd, len(word), 0) != word):
             raise HostError("state-refused", "the state is none, or does not belong to this memory")
         vmm.guest, vmm.loaded = saved.copy(), True
 

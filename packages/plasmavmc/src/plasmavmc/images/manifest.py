@@ -6,13 +6,13 @@ attestation manifests (platform `unknown/unknown`) beside the real ones; they ne
 
 from __future__ import annotations
 
-import platform as host
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
 from plasmavmc.errors import ImageError
+from plasmavmc.host.architecture import PACKAGE_NAME
 from plasmavmc.images.digests import digest_of, parse_digest
 from plasmavmc.images.documents import as_list, as_object, as_size, as_text, as_text_map, parse_object
 from plasmavmc.images.limits import CONFIG_BYTES, LAYERS, MANIFEST_BYTES
@@ -24,8 +24,6 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
-
-_ARCHITECTURES: Mapping[str, str] = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +54,7 @@ WASM_PLATFORMS = (Platform("wasip1", "wasm"), Platform("wasi", "wasm"))
 
 def host_platform() -> Platform:
     """What this machine runs."""
-    machine = host.machine()
-    return Platform("linux", _ARCHITECTURES.get(machine, machine))
+    return Platform("linux", PACKAGE_NAME)
 
 
 def is_index(document: Mapping[str, object]) -> bool:

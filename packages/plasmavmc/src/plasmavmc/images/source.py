@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from plasmavmc.host.architecture import PACKAGE_NAME
+
 
 @dataclass(frozen=True, slots=True)
 class BlobRef:
@@ -30,7 +32,7 @@ class ImageConfig:
     exposed_ports: tuple[int, ...] = ()
     stop_signal: str = "SIGTERM"
     labels: Mapping[str, str] = field(default_factory=dict)
-    architecture: str = "amd64"
+    architecture: str = PACKAGE_NAME
     os: str = "linux"
 
 

@@ -260,6 +260,10 @@ class Amount:
     vms: int = 0
 
 
+KERNEL_LABEL = "guest-kernel"
+"""The label of a host by which it tells the kernel that its VMs are started with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A host."""

@@ -16,6 +16,7 @@ from plasmavmc.blanks import Blanks
 from plasmavmc.guest.boot import load_assets
 from plasmavmc.guest.logs import LogStore
 from plasmavmc.guest.tsc import tsc_khz
+from plasmavmc.host.architecture import EMULATOR
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import Host
 from plasmavmc.host.run import find_program
@@ -123,7 +124,7 @@ async def open_engine(host: Host, site: EngineSite, blobs: BlobStore | None = No
         blanks=Blanks(site.preboot),
     )
     qemu = QemuSite(
-        program=Path(find_program("qemu-system-x86_64")),
+        program=Path(find_program(EMULATOR)),
         installation=names.key,
         tsc_khz=tsc_khz(),
         kernel=assets.kernel,

@@ -19,7 +19,7 @@ from plasmavmc.host import capacity
 from plasmavmc.hypervisor.registry import HypervisorRegistry
 from plasmavmc.images.files import write_durably
 from plasmavmc.manager import VmManager
-from plasmavmc.rpc.api import Amount, Node, Scheduling
+from plasmavmc.rpc.api import KERNEL_LABEL, Amount, Node, Scheduling
 from plasmavmc.states import ENDED, VmState
 from plasmavmc.types import MIB, Vm, VmResources
 
@@ -39,6 +39,8 @@ class NodeSite:
     state_file: Path
     disk_dir: Path
     max_vms: int
+    kernel: str = ""
+    """The kernel that guests are started with now."""
 
 
 class _State(msgspec.Struct, frozen=True):
@@ -163,6 +165,7 @@ class EngineNode:
             promised=self._promised(),
             backends=self._registry.statuses(),
             version=self._site.version,
+            labels={KERNEL_LABEL: self._site.kernel} if self._site.kernel else {},
         )
 
     def _promised(self) -> Amount:

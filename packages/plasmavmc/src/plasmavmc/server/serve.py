@@ -150,6 +150,7 @@ class Serving:
             state_file=self.installation.data_dir / "node.json",
             disk_dir=engine.disk_dir,
             max_vms=engine.max_vms,
+            kernel=engine.parts.assets.kernel_release,
         )
         node = EngineNode(site, engine.manager, engine.parts.registry)
         images = EngineImages(

@@ -15,6 +15,7 @@ import click
 
 from plasmavmc.errors import HostError
 from plasmavmc.guest.boot import load_assets
+from plasmavmc.host.architecture import EMULATOR
 from plasmavmc.host.configuration import HelperConfiguration
 from plasmavmc.host.installation import (
     Installation,
@@ -29,7 +30,7 @@ from plasmavmc.images.policy import RegistryPolicy
 from plasmavmc.server.settings import ServerTls, ServeSettings, parse_address
 
 PRODUCT = Product("engine", "plasmavmc serve")
-PROGRAMS = ("qemu-system-x86_64", "nft", "tar2sqfs", "mkfs.ext4")
+PROGRAMS = (EMULATOR, "nft", "tar2sqfs", "mkfs.ext4")
 
 
 def serve(settings: ServeSettings) -> int:

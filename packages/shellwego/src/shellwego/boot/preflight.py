@@ -19,6 +19,7 @@ import click
 from shellwego.boot.settings import UpSettings
 from shellwego.core.errors import ShellWeGoError
 from shellwego.drivers.engine.host import (
+    EMULATOR,
     HelperConfiguration,
     Installation,
     Listener,
@@ -32,7 +33,7 @@ from shellwego.drivers.engine.host import (
 __all__ = ["Installation", "PreflightError"]
 
 PRODUCT = Product("platform", "swg up")
-PROGRAMS = ("qemu-system-x86_64", "haproxy", "nft", "tar2sqfs", "mkfs.ext4")
+PROGRAMS = (EMULATOR, "haproxy", "nft", "tar2sqfs", "mkfs.ext4")
 
 
 class PreflightError(ShellWeGoError):

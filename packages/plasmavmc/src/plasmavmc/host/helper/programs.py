@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from plasmavmc.errors import HostError
+from plasmavmc.host.architecture import EMULATOR_PACKAGE
 from plasmavmc.host.helper.checks import refusal
 
 KVM = Path("/dev/kvm")
@@ -24,7 +25,7 @@ def check_program(path: Path) -> None:
         raise HostError(
             "missing-program",
             f"the VMM {path} cannot be run: {error.strerror}",
-            resolution="apt-get install qemu-system-x86, or run scripts/setup",
+            resolution=f"apt-get install {EMULATOR_PACKAGE}, or run scripts/setup",
         ) from error
     if not stat.S_ISREG(real.stat().st_mode):
         raise refusal("a VMM", f"{real} is not a regular file")

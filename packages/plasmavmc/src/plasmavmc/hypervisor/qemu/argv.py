@@ -11,8 +11,10 @@ Traps (QEMU 7.2):
 - A write that finds the host's disk full stops the whole VM, for good (`werror=enospc` is the default). So it is reported:
   the guest's write fails, and an app that needs no disk goes on.
 - `fd=` on a tap forbids `ifname`, `script` and `vnet_hdr`.
-- Debian's kernel needs `acpi=on` (it cannot take devices from its command line) and, without KVM's clock, the frequency
-  of the TSC: under load nine of ten boots hung calibrating it. `tsc_early_khz` must be the host's true value.
+- Debian's kernel needs `acpi=on` (it cannot take devices from its command line). One of our own could do without, but a VM
+  that was suspended needs the machine that it had, whatever kernel is in use by then: so the line is the same for both.
+- Without KVM's clock a kernel needs the frequency of the TSC: under load nine of ten boots hung calibrating it.
+  `tsc_early_khz` must be the host's true value.
 - Memory is a memfd that can be shared, so that a snapshot is devices' state alone (70 KiB) and its copy. A guest restored
   from one needs the same device line, and its RAM under the same name: `memory-backend-memfd` and `-file` agree on it.
 - `-smp` alone spreads vCPUs over sockets; one socket with n cores is what Linux schedules best on.
@@ -22,11 +24,11 @@ Sources: qemu-system-x86_64(1), docs/system/i386/microvm.rst, Documentation/admi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import chain, pairwise
 
+from plasmavmc.host.architecture import Architecture, host_architecture
 from plasmavmc.host.names import HostNames
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan
 from plasmavmc.types import MIB, Acceleration, VmResources
@@ -35,15 +37,6 @@ CHANNEL_PORT = "ctl"
 """Name of the virtio-serial port that the guest's init opens."""
 TRANSLATION_CACHE_MIB = 32
 """TCG's cache of translated code. The default is a fraction of RAM; 32 MiB boots and serves as fast."""
-
-
-class KernelFlavour(StrEnum):
-    """What a guest kernel was built to find its devices by."""
-
-    DISTRIBUTION = "distribution"
-    """Debian's cloud kernel: devices from ACPI tables, drivers as modules."""
-    SMALL = "small"
-    """Our own configuration: devices from the command line that QEMU writes, drivers built in, no PCI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +49,7 @@ class QemuMachine:
     acceleration: Acceleration
     tsc_khz: int
     """Frequency of the host's TSC, for guests without KVM's clock; see `guest.tsc`."""
-    flavour: KernelFlavour = KernelFlavour.DISTRIBUTION
+    architecture: Architecture = field(default_factory=host_architecture)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,28 +109,18 @@ def device_traits(machine: QemuMachine, resources: VmResources, disks: int, nics
 
 def kernel_parameters(machine: QemuMachine) -> str:
     """What the guest kernel is told. Nothing about the workload: that travels over the channel, being secret."""
-    return " ".join((*_COMMON_PARAMETERS, *_FLAVOUR_PARAMETERS[machine.flavour], *_clock_parameters(machine)))
+    return " ".join((*machine.architecture.kernel_parameters, *_COMMON_PARAMETERS, *_clock_parameters(machine)))
 
 
-_COMMON_PARAMETERS = ("console=ttyS0", "quiet", "reboot=t", "panic=-1")
-"""`reboot=t` with `panic=-1` and `-no-reboot`: a reboot, a power-off and a panic all end QEMU at once."""
-
-_FLAVOUR_PARAMETERS: Mapping[KernelFlavour, tuple[str, ...]] = {
-    KernelFlavour.DISTRIBUTION: (
-        "cryptomgr.notests",
-        "8250.nr_uarts=1",
-        "audit=0",
-        "init_on_alloc=0",
-        "no_timer_check",
-    ),
-    KernelFlavour.SMALL: (),
-}
+_COMMON_PARAMETERS = ("quiet", "panic=-1", "cryptomgr.notests", "audit=0", "init_on_alloc=0")
+"""With `panic=-1`, the architecture's way to reboot and `-no-reboot`, a reboot, a power-off and a panic all end QEMU at
+once. The rest spares time in each boot, and means nothing to a kernel of our own configuration."""
 
 
 def _clock_parameters(machine: QemuMachine) -> tuple[str, ...]:
     if machine.acceleration is Acceleration.KVM:
         return ()
-    return ("tsc=reliable", f"tsc_early_khz={machine.tsc_khz}")
+    return tuple(word.format(khz=machine.tsc_khz) for word in machine.architecture.emulated_clock)
 
 
 def _identity(machine: QemuMachine, key: str) -> tuple[str, ...]:
@@ -151,11 +134,10 @@ def _identity(machine: QemuMachine, key: str) -> tuple[str, ...]:
 
 def _processor(machine: QemuMachine, resources: VmResources) -> tuple[str, ...]:
     kvm = machine.acceleration is Acceleration.KVM
-    acpi = "on" if machine.flavour is KernelFlavour.DISTRIBUTION else "off"
     return (
-        *("-M", f"microvm,acpi={acpi},memory-backend=mem"),
+        *("-M", f"{machine.architecture.qemu_machine},memory-backend=mem"),
         *("-accel", "kvm" if kvm else f"tcg,tb-size={TRANSLATION_CACHE_MIB}"),
-        *("-cpu", "host" if kvm else "max"),
+        *("-cpu", "host" if kvm else machine.architecture.emulated_cpu),
         *("-smp", f"cpus={resources.vcpus},sockets=1,cores={resources.vcpus},threads=1"),
         *("-m", f"{_mebibytes(resources.memory_bytes)}M"),
     )

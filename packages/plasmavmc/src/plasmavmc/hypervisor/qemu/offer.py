@@ -15,7 +15,7 @@ from plasmavmc.errors import HostError
 from plasmavmc.host.operations import Host
 from plasmavmc.hypervisor.backend import VmPlan
 from plasmavmc.hypervisor.probe import KVM_DEVICE, ProbeCache, ProbeFacts, ProbeResult, gather_facts, probe
-from plasmavmc.hypervisor.qemu.argv import KernelFlavour, QemuMachine
+from plasmavmc.hypervisor.qemu.argv import QemuMachine
 from plasmavmc.hypervisor.qemu.backend import NAME, KvmBackend
 from plasmavmc.hypervisor.registry import HypervisorRegistry
 from plasmavmc.types import MIB, SYSTEM_SCOPE, Acceleration, VmResources, VmSpec, vm_key
@@ -37,11 +37,10 @@ class QemuSite:
     """Sockets of trial VMs go below it."""
     cache: Path
     """Results of probes are kept here."""
-    flavour: KernelFlavour = KernelFlavour.DISTRIBUTION
 
     def machine(self, acceleration: Acceleration) -> QemuMachine:
         """The machine that VMs of this host get with an acceleration."""
-        return QemuMachine(str(self.program), self.installation, acceleration, self.tsc_khz, self.flavour)
+        return QemuMachine(str(self.program), self.installation, acceleration, self.tsc_khz)
 
 
 def announce_qemu(registry: HypervisorRegistry, host: Host, site: QemuSite) -> KvmBackend:

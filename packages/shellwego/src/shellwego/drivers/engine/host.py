@@ -7,6 +7,7 @@ from pathlib import Path
 from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.guest.boot import assets_present, load_assets
 from plasmavmc.host import installation, ownership
+from plasmavmc.host.architecture import EMULATOR
 from plasmavmc.host.configuration import HelperConfiguration, Listener
 from plasmavmc.host.helper.cgroups import CONTROLLERS, V2, layouts, parse_mounts
 from plasmavmc.host.installation import Installation, Product
@@ -15,6 +16,7 @@ from plasmavmc.hypervisor.probe import KVM_DEVICE, ProbeCache, ProbeResult, gath
 from plasmavmc.types import Acceleration
 
 __all__ = [
+    "EMULATOR",
     "KVM_DEVICE",
     "Acceleration",
     "HelperConfiguration",
@@ -34,7 +36,7 @@ __all__ = [
 def probed(cache: Path) -> ProbeResult | None:
     """What the last probe of this host found, where it still holds; None also where QEMU or the guest's files lack."""
     try:
-        program, assets = find_program("qemu-system-x86_64"), load_assets(cache)
+        program, assets = find_program(EMULATOR), load_assets(cache)
     except HostError:
         return None
     return ProbeCache(cache / "probes").load(gather_facts(Path(program), assets.kernel, assets.initrd))
