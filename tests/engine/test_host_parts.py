@@ -115,6 +115,7 @@ def test_version_2_is_tried_before_version_1() -> None:
                 Path("/sys/fs/cgroup/cpu,cpuacct/swg-x"),
                 Path("/sys/fs/cgroup/pids/swg-x"),
             ),
+            watched=Path("/sys/fs/cgroup/unified/swg-x"),
         ),
     ]
 
@@ -146,6 +147,15 @@ def test_version_2_passes_its_controllers_on_twice(tmp_path: Path) -> None:
     DirectoryCgroups.prepared(Layout(V2, (parent,)))
     assert (root / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
     assert (parent / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
+
+
+def test_beside_version_1_a_group_is_made_where_pressure_can_be_read(tmp_path: Path) -> None:
+    limited, watched = tmp_path / "swg-x", tmp_path / "unified" / "swg-x"
+    watched.parent.mkdir()
+    groups = DirectoryCgroups.prepared(Layout(V1, (limited,), watched))
+    assert groups.make("vm-a", None) == (limited / "vm-a/cgroup.procs", watched / "vm-a/cgroup.procs")
+    without = DirectoryCgroups.prepared(Layout(V1, (limited,), tmp_path / "not mounted" / "swg-x"))
+    assert without.make("vm-b", None) == (limited / "vm-b/cgroup.procs",)
 
 
 def test_a_limit_that_cannot_be_set_is_an_error_and_leaves_no_group(tmp_path: Path) -> None:

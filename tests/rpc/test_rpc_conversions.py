@@ -54,6 +54,7 @@ from plasmavmc.types import (
     LogLine,
     LogStream,
     NetworkSpec,
+    Pressure,
     RateLimit,
     Readiness,
     Scope,
@@ -126,7 +127,7 @@ STATUSES = st.builds(
     backend=TEXT,
     acceleration=TEXT,
     confinement=TEXT,
-    usage=st.builds(VmUsage, U64, st.floats(0, 1e9)),
+    usage=st.builds(VmUsage, U64, st.floats(0, 1e9), U64, st.none() | st.builds(Pressure, *[st.floats(0, 1)] * 3)),
     log_tail=st.lists(TEXT, max_size=2).map(tuple),
 )
 

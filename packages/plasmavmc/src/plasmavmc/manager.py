@@ -257,7 +257,7 @@ class VmManager:
         return self._machine(vm_id).view()
 
     async def describe(self, vm_id: str) -> Vm:
-        """As `get`, with what the VMM uses now."""
+        """As `get`, with what it takes of its host now."""
         machine = self._machine(vm_id)
         view = machine.view()
         return replace(view, status=replace(view.status, usage=await machine.usage()))

@@ -224,9 +224,27 @@ class VmHandle:
 
 
 @dataclass(frozen=True, slots=True)
+class Pressure:
+    """Share of the last ten seconds, 0 to 1, in which something of a VM had to wait: `some avg10` of the kernel's PSI
+    (Documentation/accounting/psi.rst)."""
+
+    cpu: float = 0.0
+    memory: float = 0.0
+    io: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class VmUsage:
+    """What a VM takes of its host, as of one look. All zero for one that has ended, but for its disk."""
+
     memory_rss_bytes: int = 0
+    """Resident memory of the VMM, the guest's included."""
     cpu_seconds: float = 0.0
+    """Of the VMM, since its start."""
+    disk_bytes: int = 0
+    """What the writable layer takes on the host's disk."""
+    pressure: Pressure | None = None
+    """None where the kernel does not measure it for the VM alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from plasmavmc.cli.values import shown_labels
 
 if TYPE_CHECKING:
     from plasmavmc.rpc.api import Amount, Image, Node
-    from plasmavmc.types import BackendStatus, Vm
+    from plasmavmc.types import BackendStatus, Pressure, Vm
 
 
 def vm_document(vm: Vm) -> dict[str, Any]:
     spec, status = vm.spec, vm.status
+    pressed = status.usage.pressure
     return {
         "id": spec.id,
         "name": spec.name,
@@ -47,6 +48,8 @@ def vm_document(vm: Vm) -> dict[str, Any]:
         "confinement": status.confinement,
         "memory_used_bytes": status.usage.memory_rss_bytes,
         "cpu_used_seconds": status.usage.cpu_seconds,
+        "disk_used_bytes": status.usage.disk_bytes,
+        "pressure": None if pressed is None else {"cpu": pressed.cpu, "memory": pressed.memory, "io": pressed.io},
         "log_tail": list(status.log_tail),
     }
 
@@ -61,9 +64,15 @@ def vm_row(vm: Vm) -> dict[str, object]:
         "since": age(status.since),
         "address": next((each.partition(":")[2] for each in status.endpoints), ""),
         "ports": ", ".join(f"{port.address}:{port.host_port}->{port.guest_port}" for port in vm.spec.published),
-        "memory": size(vm.spec.resources.memory_bytes),
+        "memory": _share(status.usage.memory_rss_bytes, vm.spec.resources.memory_bytes),
+        "cpu": f"{status.usage.cpu_seconds:.1f} s",
+        "disk": _share(status.usage.disk_bytes, vm.spec.resources.disk_bytes),
         "image": vm.spec.image.removeprefix("sha256:")[:12],
     }
+
+
+def _share(used: int, whole: int) -> str:
+    return f"{size(used)}/{size(whole)}" if used else size(whole)
 
 
 def vm_pairs(vm: Vm) -> dict[str, object]:
@@ -79,15 +88,23 @@ def vm_pairs(vm: Vm) -> dict[str, object]:
         "reason": status.reason,
         "image": spec.image,
         "command": " ".join((*(spec.entrypoint or ()), *(spec.command or ()))),
-        "cpus": f"{spec.resources.cpu_milli / 1000:g}",
+        "cpus": f"{spec.resources.cpu_milli / 1000:g}, {status.usage.cpu_seconds:.1f} s used",
         "memory": f"{size(spec.resources.memory_bytes)}, {size(status.usage.memory_rss_bytes)} used by the VMM",
-        "disk": size(spec.resources.disk_bytes),
+        "disk": f"{size(spec.resources.disk_bytes)}, {size(status.usage.disk_bytes)} used",
+        "pressure": _pressure(status.usage.pressure),
         "network": ", ".join(network.network_id for network in spec.networks),
         "address": row["address"],
         "ports": row["ports"],
         "labels": shown_labels(spec.labels),
         "backend": backend,
     }
+
+
+def _pressure(pressed: Pressure | None) -> str:
+    """Nothing where it is not measured."""
+    if pressed is None:
+        return ""
+    return f"cpu {pressed.cpu:.0%}, memory {pressed.memory:.0%}, io {pressed.io:.0%} of the last 10 s waited"
 
 
 def image_document(image: Image) -> dict[str, Any]:

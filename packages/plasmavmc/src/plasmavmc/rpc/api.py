@@ -134,7 +134,7 @@ class VmApi(Protocol):
         """A VM as it is now, with what it uses."""
 
     async def list_vms(self, chosen: VmFilter, reach: Reach, *, after: str, limit: int) -> Sequence[Vm]:
-        """VMs within reach in the order of their ids, those above `after` only."""
+        """VMs within reach in the order of their ids, those above `after` only, with what they use."""
 
     def watch(self, after: Position | None) -> AsyncIterator[VmEvent]:
         """Every change since a position; a snapshot first without one, or where it is no longer (or never was) known.

@@ -41,6 +41,7 @@ from plasmavmc.types import (
     VmHandle,
     VmResources,
     VmSpec,
+    VmUsage,
     vm_key,
 )
 
@@ -203,9 +204,8 @@ class KvmBackend:
                 undo.pop_all()
         return channel
 
-    async def usage(self, handle: VmHandle) -> Mapping[str, float]:
-        used = usage_of(self._held(handle).process.id)
-        return {"memory_rss_bytes": float(used.memory_rss_bytes), "cpu_seconds": used.cpu_seconds}
+    async def usage(self, handle: VmHandle) -> VmUsage:
+        return usage_of(self._held(handle).process.id)
 
     def snapshot_traits(self, spec: VmSpec) -> Mapping[str, str]:
         return traits_of(self._machine, spec)

@@ -31,6 +31,7 @@ from plasmavmc.types import (
     FileSpec,
     ForkIdentity,
     NetworkSpec,
+    Pressure,
     PublishedPort,
     RateLimit,
     Stdio,
@@ -266,7 +267,7 @@ def status_to_pb(status: VmStatus) -> types_pb2.VmStatus:
         backend=status.backend,
         acceleration=status.acceleration,
         confinement=status.confinement,
-        usage=types_pb2.VmUsage(memory_rss_bytes=status.usage.memory_rss_bytes, cpu_seconds=status.usage.cpu_seconds),
+        usage=_usage_to_pb(status.usage),
         log_tail=status.log_tail,
     )
 
@@ -284,8 +285,28 @@ def status_from_pb(message: types_pb2.VmStatus) -> VmStatus:
         backend=message.backend,
         acceleration=message.acceleration,
         confinement=message.confinement,
-        usage=VmUsage(message.usage.memory_rss_bytes, message.usage.cpu_seconds),
+        usage=_usage_from_pb(message.usage),
         log_tail=tuple(message.log_tail),
+    )
+
+
+def _usage_to_pb(usage: VmUsage) -> types_pb2.VmUsage:
+    pressed = usage.pressure
+    return types_pb2.VmUsage(
+        memory_rss_bytes=usage.memory_rss_bytes,
+        cpu_seconds=usage.cpu_seconds,
+        disk_bytes=usage.disk_bytes,
+        pressure=None if pressed is None else types_pb2.Pressure(cpu=pressed.cpu, memory=pressed.memory, io=pressed.io),
+    )
+
+
+def _usage_from_pb(message: types_pb2.VmUsage) -> VmUsage:
+    pressed = message.pressure
+    return VmUsage(
+        message.memory_rss_bytes,
+        message.cpu_seconds,
+        message.disk_bytes,
+        Pressure(pressed.cpu, pressed.memory, pressed.io) if message.HasField("pressure") else None,
     )
 
 

@@ -490,22 +490,62 @@ class VmSpec(_message.Message):
 Global___VmSpec: _TypeAlias = VmSpec  # noqa: Y015
 
 @_typing.final
+class Pressure(_message.Message):
+    """Share of the last ten seconds, 0 to 1, in which something of the VM had to wait (the kernel's PSI)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CPU_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    IO_FIELD_NUMBER: _builtins.int
+    cpu: _builtins.float
+    memory: _builtins.float
+    io: _builtins.float
+    def __init__(
+        self,
+        *,
+        cpu: _builtins.float = ...,
+        memory: _builtins.float = ...,
+        io: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu", b"cpu", "io", b"io", "memory", b"memory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pressure: _TypeAlias = Pressure  # noqa: Y015
+
+@_typing.final
 class VmUsage(_message.Message):
+    """What a VM takes of its host, as of this answer; watches leave it out."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MEMORY_RSS_BYTES_FIELD_NUMBER: _builtins.int
     CPU_SECONDS_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    PRESSURE_FIELD_NUMBER: _builtins.int
     memory_rss_bytes: _builtins.int
+    """Resident memory of the VMM, the guest's included."""
     cpu_seconds: _builtins.float
+    disk_bytes: _builtins.int
+    """What the writable layer takes on the host's disk."""
+    @_builtins.property
+    def pressure(self) -> Global___Pressure:
+        """Absent where the kernel does not measure it for the VM alone."""
+
     def __init__(
         self,
         *,
         memory_rss_bytes: _builtins.int = ...,
         cpu_seconds: _builtins.float = ...,
+        disk_bytes: _builtins.int = ...,
+        pressure: Global___Pressure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pressure", b"pressure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "memory_rss_bytes", b"memory_rss_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "disk_bytes", b"disk_bytes", "memory_rss_bytes", b"memory_rss_bytes", "pressure", b"pressure"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
