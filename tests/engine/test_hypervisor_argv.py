@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from plasmavmc.hypervisor.backend import DiskPlan, NicPlan
 from plasmavmc.hypervisor.limits import limits_of
 from plasmavmc.hypervisor.qemu.argv import KernelFlavour, QemuMachine, command_line, kernel_parameters
-from plasmavmc.types import MIB, Acceleration, VmResources
+from plasmavmc.types import MIB, Acceleration, RateLimit, VmResources
 
 TCG = QemuMachine("/usr/bin/qemu-system-x86_64", "i1", Acceleration.TCG, tsc_khz=2_596_000)
 KVM = QemuMachine("/usr/bin/qemu-system-x86_64", "i1", Acceleration.KVM, tsc_khz=2_596_000)
@@ -72,6 +73,17 @@ def test_each_token_has_a_descriptor_and_each_descriptor_a_token() -> None:
 def test_disks_stand_before_other_devices_and_in_the_order_of_the_plan() -> None:
     devices = values(command_line(TCG, "k1", VmResources(), (IMAGE, LAYER, LAYER), (NIC,)).argv, "-device")
     assert [device.split(",")[1] for device in devices[:3]] == ["drive=d0", "drive=d1", "drive=d2"]
+
+
+def test_a_limit_is_a_filter_before_its_disk_that_the_guest_does_not_see() -> None:
+    limited = replace(LAYER, limit=RateLimit(bytes_per_second=5_000_000, operations_per_second=200))
+    with_limit = command_line(TCG, "k1", VmResources(), (IMAGE, limited), ()).argv
+    without = command_line(TCG, "k1", VmResources(), (IMAGE, LAYER), ()).argv
+    group = '{"qom-type":"throttle-group","id":"g1","limits":{"bps-total":5000000,"iops-total":200}}'
+    assert group in values(with_limit, "-object")
+    filtered = "driver=throttle,node-name=d1,throttle-group=g1,file=f1,discard=unmap"
+    assert values(with_limit, "-blockdev")[-1] == filtered
+    assert values(with_limit, "-device") == values(without, "-device"), "a state may be loaded under another limit"
 
 
 def test_memory_that_is_no_whole_number_of_mebibytes_is_rounded_up() -> None:

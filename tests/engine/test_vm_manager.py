@@ -16,7 +16,7 @@ from plasmavmc.host.operations import Swept
 from plasmavmc.hypervisor.memory import Faults, PretendedVmms
 from plasmavmc.manager import VmManager
 from plasmavmc.states import VmState
-from plasmavmc.types import Vm, VmResources
+from plasmavmc.types import RateLimit, Vm, VmResources
 from tests.engine.engine_rig import EngineRig, script
 
 
@@ -255,6 +255,8 @@ async def test_an_unknown_vm_is_not_found(rig: EngineRig) -> None:
         ("env", {"env": {"A": "x\0y"}}),
         ("resources.memory_bytes", {"resources": VmResources(memory_bytes=1)}),
         ("resources", {"resources": VmResources(cpu_milli=0)}),
+        ("resources.disk_limit.bytes_per_second", {"resources": VmResources(disk_limit=RateLimit(1))}),
+        ("resources.disk_limit.operations_per_second", {"resources": VmResources(disk_limit=RateLimit(0, 1))}),
     ],
 )
 def test_a_spec_that_makes_no_sense_is_refused_by_its_field(

@@ -104,7 +104,7 @@ SPECS = st.builds(
     user=st.none() | TEXT,
     workdir=st.none() | TEXT,
     files=st.lists(FILES, max_size=2).map(tuple),
-    resources=st.builds(VmResources, U32, U32, st.integers(1, 2**63), st.integers(1, 2**63)),
+    resources=st.builds(VmResources, U32, U32, st.integers(1, 2**63), st.integers(1, 2**63), LIMITS),
     networks=st.lists(NETWORKS, max_size=2).map(tuple),
     volumes=st.lists(DISKS, max_size=2).map(tuple),
     hostname=TEXT,

@@ -31,6 +31,7 @@ from plasmavmc.types import (
     ExecSpec,
     ForkIdentity,
     LogLine,
+    RateLimit,
     TerminalSize,
     Vm,
     VmSpec,
@@ -43,6 +44,9 @@ from plasmavmc.types import (
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,255}")
 MAX_ENV_BYTES = 1024 * 1024
+MIN_RATE, MAX_RATE = 64 * 1024, 4_000_000_000
+"""Bytes a second. With less no guest comes up in time; the most is what the kernel's token bucket takes in 32 bits."""
+MIN_OPERATIONS, MAX_OPERATIONS = 10, 10_000_000
 
 log = structlog.get_logger("plasmavmc.manager")
 
@@ -398,6 +402,10 @@ def check_spec(spec: VmSpec) -> None:
         raise InvalidSpecError("resources.memory_bytes", "a microVM needs 64 MiB at least")
     if resources.vcpus < 1 or resources.cpu_milli < 10:
         raise InvalidSpecError("resources", "a microVM needs one vCPU and 10 milli-CPU at least")
+    _check_limit("resources.disk_limit", resources.disk_limit)
+    for index, network in enumerate(spec.networks):
+        _check_limit(f"networks[{index}].receive", network.receive)
+        _check_limit(f"networks[{index}].transmit", network.transmit)
     if len(spec.networks) > 1:
         raise InvalidSpecError("networks", "one network interface at most")
     if spec.published and not spec.networks:
@@ -409,3 +417,13 @@ def check_spec(spec: VmSpec) -> None:
             )
     if sum(len(name) + len(value) for name, value in spec.env.items()) > MAX_ENV_BYTES:
         raise InvalidSpecError("env", "the environment is larger than 1 MiB")
+
+
+def _check_limit(field: str, limit: RateLimit) -> None:
+    rate, operations = limit.bytes_per_second, limit.operations_per_second
+    if rate and not MIN_RATE <= rate <= MAX_RATE:
+        raise InvalidSpecError(f"{field}.bytes_per_second", f"a limit is {MIN_RATE} to {MAX_RATE} bytes a second")
+    if operations and not MIN_OPERATIONS <= operations <= MAX_OPERATIONS:
+        raise InvalidSpecError(
+            f"{field}.operations_per_second", f"a limit is {MIN_OPERATIONS} to {MAX_OPERATIONS} operations a second"
+        )

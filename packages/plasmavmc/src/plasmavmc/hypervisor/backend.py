@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from plasmavmc.guest.api import GuestCard, GuestChannel
-from plasmavmc.types import BackendCapabilities, VmHandle, VmSpec, VmUsage
+from plasmavmc.types import NO_LIMIT, BackendCapabilities, RateLimit, VmHandle, VmSpec, VmUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class DiskPlan:
     id: str
     fd: int
     read_only: bool
+    limit: RateLimit = NO_LIMIT
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ Traps (QEMU 7.2):
   of the TSC: under load nine of ten boots hung calibrating it. `tsc_early_khz` must be the host's true value.
 - Memory is a memfd that can be shared, so that a snapshot is devices' state alone (70 KiB) and its copy. A guest restored
   from one needs the same device line, and its RAM under the same name: `memory-backend-memfd` and `-file` agree on it.
+- A throttle group's limits are an object; `x-bps-total` and its like are QEMU's own shorthand, and may go. The bucket holds
+  a tenth of a second's worth.
 - `-smp` alone spreads vCPUs over sockets; one socket with n cores is what Linux schedules best on.
 
 Sources: qemu-system-x86_64(1), docs/system/i386/microvm.rst, Documentation/admin-guide/kernel-parameters.rst.
@@ -22,6 +24,7 @@ Sources: qemu-system-x86_64(1), docs/system/i386/microvm.rst, Documentation/admi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,7 +32,7 @@ from itertools import chain, pairwise
 
 from plasmavmc.host.names import HostNames
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan
-from plasmavmc.types import MIB, Acceleration, VmResources
+from plasmavmc.types import MIB, NO_LIMIT, Acceleration, VmResources
 
 CHANNEL_PORT = "ctl"
 """Name of the virtio-serial port that the guest's init opens."""
@@ -186,10 +189,23 @@ def _disk(index: int, disk: DiskPlan) -> tuple[str, ...]:
     access = "read-only=on" if disk.read_only else "discard=unmap,file.discard=unmap"
     on_error = "" if disk.read_only else ",werror=report"
     file = f"file.driver=file,file.filename=/dev/fdset/{index},file.locking=off"
+    limited = disk.limit != NO_LIMIT
     return (
         *("-add-fd", f"fd=@{disk_name(index)}@,set={index}"),
-        *("-blockdev", f"driver=raw,node-name=d{index},{file},{access}"),
+        *("-blockdev", f"driver=raw,node-name={'f' if limited else 'd'}{index},{file},{access}"),
+        *(_throttle(index, disk) if limited else ()),
         *("-device", f"virtio-blk-device,drive=d{index}{on_error}"),
+    )
+
+
+def _throttle(index: int, disk: DiskPlan) -> tuple[str, ...]:
+    """A filter before the disk, in a group of its own. It holds requests back and fails none."""
+    limits = {"bps-total": disk.limit.bytes_per_second, "iops-total": disk.limit.operations_per_second}
+    group = {"qom-type": "throttle-group", "id": f"g{index}", "limits": {k: v for k, v in limits.items() if v}}
+    access = "read-only=on" if disk.read_only else "discard=unmap"
+    return (
+        *("-object", json.dumps(group, separators=(",", ":"))),
+        *("-blockdev", f"driver=throttle,node-name=d{index},throttle-group=g{index},file=f{index},{access}"),
     )
 
 

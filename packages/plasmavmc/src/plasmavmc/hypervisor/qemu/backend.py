@@ -371,6 +371,7 @@ def capabilities_of(acceleration: Acceleration) -> BackendCapabilities:
         suspend=True,
         fork=True,
         channel="serial",
+        rate_limits=True,
     )
 
 

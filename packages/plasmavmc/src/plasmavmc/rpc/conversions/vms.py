@@ -26,6 +26,7 @@ from plasmavmc.rpc.conversions.values import (
 from plasmavmc.rpc.v1 import types_pb2, vm_pb2
 from plasmavmc.states import VmState
 from plasmavmc.types import (
+    NO_LIMIT,
     DiskSource,
     DiskSpec,
     FileSpec,
@@ -68,6 +69,7 @@ def spec_to_pb(spec: VmSpec, *, secrets: bool) -> types_pb2.VmSpec:
             vcpus=spec.resources.vcpus,
             memory_bytes=spec.resources.memory_bytes,
             disk_bytes=spec.resources.disk_bytes,
+            disk_limit=_limit_to_pb(spec.resources.disk_limit),
         ),
         networks=[_network_to_pb(network) for network in spec.networks],
         volumes=[_disk_to_pb(disk) for disk in spec.volumes],
@@ -160,6 +162,7 @@ def _resources_from_pb(message: types_pb2.VmResources) -> VmResources:
         message.vcpus or _DEFAULTS.vcpus,
         message.memory_bytes or _DEFAULTS.memory_bytes,
         message.disk_bytes or _DEFAULTS.disk_bytes,
+        _limit_from_pb(message.disk_limit),
     )
 
 
@@ -176,7 +179,7 @@ def _file_from_pb(field: str, message: types_pb2.FileSpec) -> FileSpec:
 
 
 def _limit_to_pb(limit: RateLimit) -> types_pb2.RateLimit | None:
-    if limit == RateLimit():
+    if limit == NO_LIMIT:
         return None
     return types_pb2.RateLimit(
         bytes_per_second=limit.bytes_per_second, operations_per_second=limit.operations_per_second
