@@ -32,6 +32,7 @@ CAPABILITIES = BackendCapabilities(
     max_nics=4,
     suspend=True,
     fork=True,
+    rate_limits=True,
 )
 TRAITS = {"program": "memory", "devices": "none"}
 
