@@ -137,6 +137,7 @@ def test_images_are_loaded_listed_and_removed(rig: CliRig, tmp_path: Path) -> No
     rig.well("vm", "create", "app", "serve")
     used = rig.call("image", "rm", "app")
     assert (used.exit_code, "is made from image" in used.stderr) == (5, True)
+    assert "mine:v1" not in rig.well("image", "gc", "--budget", "1t")
     assert "mine:v1" in rig.well("image", "gc", "--dry-run")
     assert "mine:v1" in rig.well("image", "gc")
     assert rig.call("image", "rm", "mine:v1").exit_code == 4

@@ -11,6 +11,7 @@ import click
 from plasmavmc.cli.ends import failure_of
 from plasmavmc.cli.lazy import HELP
 from plasmavmc.cli.options import cache_option
+from plasmavmc.cli.values import Size
 
 
 @click.command(context_settings=dict(HELP))
@@ -29,6 +30,7 @@ from plasmavmc.cli.options import cache_option
     help="A registry on a private or loopback address that may be used. Repeatable.",
 )
 @click.option("--keep-vms", is_flag=True, help="Leave VMs running when the server ends.")
+@click.option("--image-budget", type=Size(), metavar="SIZE", help="Remove the longest unused images beyond it. [never]")
 @cache_option
 def serve(**given: Any) -> None:
     """Serve this host's microVMs over gRPC (plasmavmc.v1), in the foreground. Needs root; all but a helper drops it.

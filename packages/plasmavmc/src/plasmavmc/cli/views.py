@@ -115,7 +115,9 @@ def image_document(image: Image) -> dict[str, Any]:
         "project": image.scope.project,
         "kind": image.kind.value,
         "size_bytes": image.size_bytes,
+        "disk_bytes": image.disk_bytes,
         "created": image.created,
+        "used_at": image.used_at,
         "entrypoint": list(image.entrypoint),
         "command": list(image.command),
         "user": image.user,
@@ -132,7 +134,9 @@ def image_row(image: Image) -> dict[str, object]:
         "project": f"{image.scope.org}/{image.scope.project}",
         "kind": image.kind.value,
         "size": size(image.size_bytes),
+        "disk": size(image.disk_bytes),
         "age": age(image.created),
+        "used": age(image.used_at),
     }
 
 

@@ -178,6 +178,10 @@ class Image:
     workdir: str = "/"
     exposed_ports: tuple[int, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    disk_bytes: int = 0
+    """What it takes on the disk: itself, and the layers that it was made from. Layers that images share count for each."""
+    used_at: float = field(default=0.0, compare=False)
+    """When it came, or a VM was last started from it, in seconds since the epoch."""
 
 
 def key_of_image(image: Image) -> str:

@@ -25,6 +25,8 @@ class ServeSettings:
     """Registries on private or loopback addresses that may be used, such as `10.0.0.5:5000`."""
     cache: Path = Path("/var/cache/shellwego")
     keep_vms: bool = False
+    image_budget: int = 0
+    """Bytes that images may take on the disk; beyond it the longest unused go. 0: as much as there is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -241,6 +241,7 @@ class Platform:
             run_dir=self.installation.run_dir,
             cache=self.settings.cache,
             blobs=self._directory("blobs"),
+            image_budget=self.settings.image_budget,
         )
 
 

@@ -17,7 +17,7 @@ from plasmavmc.guest.api import ExecExit, ExecSession
 from plasmavmc.host import capacity
 from plasmavmc.host.operations import ProcessId
 from plasmavmc.manager import VmManager
-from plasmavmc.server.assembly import Probe
+from plasmavmc.server.assembly import Probe, Upkeep
 from plasmavmc.states import VmState
 from plasmavmc.types import (
     BackendCapabilities,
@@ -169,12 +169,14 @@ class PlasmaEngine:
         version: str,
         confinement: Callable[[], str],
         probe: Probe | None = None,
+        upkeep: Upkeep | None = None,
         processes: Callable[[], tuple[ProcessId, ...]] = tuple,
     ) -> None:
         self._manager = manager
         self._probe = probe
         self._processes = processes
-        self._probing: asyncio.Task[None] | None = None
+        self._upkeep = upkeep
+        self._beside: list[asyncio.Task[None]] = []
         self._backends = backends
         self._disk_dir = disk_dir
         self._version = version
@@ -186,7 +188,9 @@ class PlasmaEngine:
         with translated():
             await self._manager.recover(self._processes())
         if self._probe is not None:
-            self._probing = asyncio.create_task(self._probe(), name="probe")
+            self._beside.append(asyncio.create_task(self._probe(), name="probe"))
+        if self._upkeep is not None:
+            self._beside.append(asyncio.create_task(self._upkeep(), name="upkeep"))
 
     async def facts(self) -> NodeFacts:
         backends = self._backends()
@@ -244,8 +248,8 @@ class PlasmaEngine:
                 yield LogRecord(time=line.time, stream=line.stream.value, text=line.text)
 
     async def close(self, *, keep_vms: bool) -> None:
-        if self._probing is not None:
-            self._probing.cancel()
+        for task in self._beside:
+            task.cancel()
         await self._manager.close(keep_vms=keep_vms)
 
 

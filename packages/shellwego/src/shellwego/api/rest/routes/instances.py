@@ -11,7 +11,7 @@ from shellwego.api.rest.answers import body_answer, read, respond, write
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Listing, Project, one_of
 from shellwego.api.rest.routes.common import Here, Id, Ref, resource_router
-from shellwego.api.rest.schemas.common import pagination, parse_size
+from shellwego.api.rest.schemas.common import pagination
 from shellwego.api.rest.schemas.resources import InstanceList, InstanceView, RunCreate
 from shellwego.api.rest.views import show_instance
 from shellwego.api.rest.waiting import States, Timeout, wait_for
@@ -23,6 +23,7 @@ from shellwego.control.scopes import AppTarget, InstanceTarget, ProjectTarget
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App
 from shellwego.core.instances import TERMINAL, Instance
+from shellwego.core.quantities import parse_size
 from shellwego.core.tenancy import Project as ProjectRow
 from shellwego.ports.store import Transaction, Where, eq, within
 from shellwego.wire import subjects
