@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from plasmavmc import errors as engine_errors
+from plasmavmc import types
 from plasmavmc.guest.api import ExecExit, ExecSession
 from plasmavmc.host import capacity
 from plasmavmc.host.operations import ProcessId
@@ -31,7 +32,7 @@ from plasmavmc.types import (
 )
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.nodes import Backend, NodeFacts
-from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmView
+from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmUsage, VmView
 from shellwego.ports.streams import StreamRequest
 
 _PHASES = {
@@ -98,6 +99,17 @@ def to_view(vm: Vm) -> VmView:
         log_tail=status.log_tail,
         acceleration=status.acceleration,
         labels=labels,
+    )
+
+
+def to_usage(used: types.VmUsage) -> VmUsage:
+    """What a VM uses, in the platform's words. Pure."""
+    pressed = used.pressure
+    return VmUsage(
+        memory_bytes=used.memory_rss_bytes,
+        cpu_seconds=used.cpu_seconds,
+        disk_bytes=used.disk_bytes,
+        pressure={} if pressed is None else {"cpu": pressed.cpu, "memory": pressed.memory, "io": pressed.io},
     )
 
 
@@ -226,6 +238,10 @@ class PlasmaEngine:
     async def observe(self) -> tuple[VmView, ...]:
         self._seen = self._manager.revision
         return tuple(to_view(vm) for vm in self._manager.list_vms())
+
+    async def usage(self, vm_id: str) -> VmUsage:
+        with translated():
+            return to_usage((await self._manager.describe(vm_id)).status.usage)
 
     async def changed(self) -> None:
         await self._manager.changed(self._seen)
