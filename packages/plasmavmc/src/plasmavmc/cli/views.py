@@ -10,7 +10,7 @@ from plasmavmc.cli.values import shown_labels
 
 if TYPE_CHECKING:
     from plasmavmc.rpc.api import Amount, Image, Node
-    from plasmavmc.types import BackendStatus, Pressure, Vm
+    from plasmavmc.types import BackendStatus, Pressure, Vm, VmSpec
 
 
 def vm_document(vm: Vm) -> dict[str, Any]:
@@ -32,6 +32,7 @@ def vm_document(vm: Vm) -> dict[str, Any]:
         "memory_bytes": spec.resources.memory_bytes,
         "disk_bytes": spec.resources.disk_bytes,
         "networks": [network.network_id for network in spec.networks],
+        "limits": _limits(spec),
         "published": [
             {"address": str(port.address), "host_port": port.host_port, "guest_port": port.guest_port}
             for port in spec.published
@@ -71,6 +72,19 @@ def vm_row(vm: Vm) -> dict[str, object]:
     }
 
 
+def _limits(spec: VmSpec) -> dict[str, int]:
+    """What it is held to in a second, by the names of the options; what is not limited is left out."""
+    disk = spec.resources.disk_limit
+    network = spec.networks[0] if spec.networks else None
+    amounts = {
+        "disk_rate": disk.bytes_per_second,
+        "disk_iops": disk.operations_per_second,
+        "receive_rate": network.receive.bytes_per_second if network else 0,
+        "transmit_rate": network.transmit.bytes_per_second if network else 0,
+    }
+    return {name: amount for name, amount in amounts.items() if amount}
+
+
 def _share(used: int, whole: int) -> str:
     return f"{size(used)}/{size(whole)}" if used else size(whole)
 
@@ -93,6 +107,7 @@ def vm_pairs(vm: Vm) -> dict[str, object]:
         "disk": f"{size(spec.resources.disk_bytes)}, {size(status.usage.disk_bytes)} used",
         "pressure": _pressure(status.usage.pressure),
         "network": ", ".join(network.network_id for network in spec.networks),
+        "limits": ", ".join(f"{name.replace('_', ' ')} {amount}" for name, amount in _limits(spec).items()),
         "address": row["address"],
         "ports": row["ports"],
         "labels": shown_labels(spec.labels),
