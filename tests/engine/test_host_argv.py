@@ -41,9 +41,8 @@ def test_what_our_own_backend_says_is_accepted(flavour: KernelFlavour, accelerat
         DiskPlan("volume", 7, read_only=False),
     ]
     for memory in (None, MemoryPlan(6, own=True), MemoryPlan(6, own=False)):
-        command = command_line(
-            machine, "b" * 12, VmResources(), disks, [NicPlan("n0", 5, mac_of("nic_1"))], memory=memory
-        )
+        nics = [NicPlan("n0", 5, mac_of("nic_1"))]
+        command = command_line(machine, "b" * 12, VmResources(), disks, nics, memory=memory, reclaim=True)
         check_argv(command.argv, process_name=NAME, vmms=[QEMU], fds=command.descriptors)
     assert wants_kvm(command.argv) is (acceleration is Acceleration.KVM)
 

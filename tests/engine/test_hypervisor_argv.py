@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 from plasmavmc.hypervisor.backend import DiskPlan, NicPlan
 from plasmavmc.hypervisor.limits import limits_of
-from plasmavmc.hypervisor.qemu.argv import KernelFlavour, QemuMachine, command_line, kernel_parameters
-from plasmavmc.types import MIB, Acceleration, RateLimit, VmResources
+from plasmavmc.hypervisor.qemu.argv import KernelFlavour, QemuMachine, command_line, gives_back, kernel_parameters
+from plasmavmc.hypervisor.qemu.drivers import BALLOON_DRIVER, drives
+from plasmavmc.types import MIB, Acceleration, RateLimit, Scope, VmResources, VmSpec
 
 TCG = QemuMachine("/usr/bin/qemu-system-x86_64", "i1", Acceleration.TCG, tsc_khz=2_596_000)
 KVM = QemuMachine("/usr/bin/qemu-system-x86_64", "i1", Acceleration.KVM, tsc_khz=2_596_000)
@@ -84,6 +86,25 @@ def test_a_limit_is_a_filter_before_its_disk_that_the_guest_does_not_see() -> No
     filtered = "driver=throttle,node-name=d1,throttle-group=g1,file=f1,discard=unmap"
     assert values(with_limit, "-blockdev")[-1] == filtered
     assert values(with_limit, "-device") == values(without, "-device"), "a state may be loaded under another limit"
+
+
+def test_what_a_vm_frees_goes_back_unless_it_may_be_copied() -> None:
+    devices = values(command_line(TCG, "k1", VmResources(), (IMAGE,), (NIC,), reclaim=True).argv, "-device")
+    assert devices[-1] == "virtio-balloon-device,free-page-reporting=on"
+    spec = VmSpec("vm_a", Scope("o", "p"), "a", "")
+    assert gives_back(spec)
+    assert not gives_back(replace(spec, snapshot_safe=True))
+
+
+def test_a_driver_is_seen_in_the_kernel_or_beside_it(tmp_path: Path) -> None:
+    kernel, initrd = tmp_path / "kernel", tmp_path / "initrd"
+    kernel.write_bytes(b"\0" * 5000)
+    assert not drives(BALLOON_DRIVER, kernel, initrd)
+    initrd.write_bytes(b"070701 mods/08-virtio_balloon.ko\0")
+    assert drives(BALLOON_DRIVER, kernel, initrd)
+    initrd.write_bytes(b"")
+    kernel.write_bytes(b"\0virtio_balloon\0")
+    assert drives(BALLOON_DRIVER, kernel, initrd)
 
 
 def test_memory_that_is_no_whole_number_of_mebibytes_is_rounded_up() -> None:

@@ -1,4 +1,5 @@
-"""Rate limits of real VMs hold, measured inside the guest: never more than was given, and hardly less."""
+"""What real VMs take of their host. Rate limits hold, measured inside the guest: never more than was given, and hardly less.
+Memory that a guest frees comes back, and what it goes on with is its own through a suspend."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import pytest
 
 from plasmavmc.guest.api import ExecExit, ExecOutput
 from plasmavmc.states import VmState
-from plasmavmc.types import MIB, ExecSpec, RateLimit, VmResources
+from plasmavmc.types import MIB, ExecSpec, LogStream, RateLimit, VmResources
 from tests.contract.images_samples import Sample, entry, image, layer
 from tests.real.suspend_world import NOTHING, World, world
 
@@ -146,3 +147,28 @@ async def test_a_disk_is_held_to_its_bytes_and_operations(host: World) -> None:
                 break
         else:
             raise AssertionError(f"{way} of {block} bytes came to {share:.2f} of its limit only")
+
+
+async def resident(host: World, vm: str) -> int:
+    return (await host.manager.describe(vm)).status.usage.memory_rss_bytes
+
+
+async def test_memory_that_a_guest_frees_comes_back_to_the_host_and_a_suspend_keeps_the_rest(host: World) -> None:
+    if not host.parts.registry.get("kvm").capabilities.balloon:
+        pytest.skip("the guest's kernel in the cache has no balloon driver: plasmavmc kernel fetch --update")
+    vm = await waiting(host, resources=VmResources(memory_bytes=384 * MIB))
+    holding = await host.manager.exec(vm, ExecSpec(("/meter", "hold", "200")))
+    said = holding.output()
+    assert await anext(said) == ExecOutput(LogStream.STDOUT, b"held\n")
+    held = await resident(host, vm)
+    await holding.send_eof()
+    assert [item async for item in said] == [ExecExit(0)]
+    async with asyncio.timeout(60):
+        while await resident(host, vm) > held - 150 * MIB:  # noqa: ASYNC110 - memory has no event
+            await asyncio.sleep(0.05)
+    await host.manager.suspend(vm)
+    assert host.snapshot(vm).joinpath("memory").stat().st_blocks * 512 < held - 150 * MIB
+    await host.manager.resume(vm)
+    assert await told(host, vm, "disk", "read", "4096", "1")
+    await host.manager.delete(vm)
+    assert await host.leftovers() == NOTHING

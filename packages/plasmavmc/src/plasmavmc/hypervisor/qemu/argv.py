@@ -17,6 +17,8 @@ Traps (QEMU 7.2):
   from one needs the same device line, and its RAM under the same name: `memory-backend-memfd` and `-file` agree on it.
 - A throttle group's limits are an object; `x-bps-total` and its like are QEMU's own shorthand, and may go. The bucket holds
   a tenth of a second's worth.
+- A page that a guest reports as free is punched out of its memfd. Where several VMs begin with one memfd each would take it
+  from the others: so no VM that may be copied has a balloon, and the memory of a template is sealed besides.
 - `-smp` alone spreads vCPUs over sockets; one socket with n cores is what Linux schedules best on.
 
 Sources: qemu-system-x86_64(1), docs/system/i386/microvm.rst, Documentation/admin-guide/kernel-parameters.rst.
@@ -32,7 +34,7 @@ from itertools import chain, pairwise
 
 from plasmavmc.host.names import HostNames
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan
-from plasmavmc.types import MIB, NO_LIMIT, Acceleration, VmResources
+from plasmavmc.types import MIB, NO_LIMIT, Acceleration, VmResources, VmSpec
 
 CHANNEL_PORT = "ctl"
 """Name of the virtio-serial port that the guest's init opens."""
@@ -60,6 +62,8 @@ class QemuMachine:
     tsc_khz: int
     """Frequency of the host's TSC, for guests without KVM's clock; see `guest.tsc`."""
     flavour: KernelFlavour = KernelFlavour.DISTRIBUTION
+    balloon: bool = False
+    """The guest's kernel has the driver. Without it the device is there, and nothing comes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +91,11 @@ def command_line(
     nics: Sequence[NicPlan],
     *,
     memory: MemoryPlan | None = None,
+    reclaim: bool = False,
 ) -> CommandLine:
     """The command line of VM `key`. The guest does not run until it is told to over QMP (`-S`). With `memory` it does
-    not boot: it waits for a state that goes with that memory."""
+    not boot: it waits for a state that goes with that memory. With `reclaim` what it frees goes back to the host; not for
+    one that may be copied: see the traps."""
     sections = (
         _identity(machine, key),
         _processor(machine, resources),
@@ -98,6 +104,7 @@ def command_line(
         *(_disk(index, disk) for index, disk in enumerate(disks)),
         *(_nic(index, nic) for index, nic in enumerate(nics)),
         _channel(),
+        _balloon() if reclaim else (),
         _console(),
         _monitor(),
     )
@@ -109,11 +116,16 @@ def command_line(
 _TRAITS = ("-M", "-cpu", "-smp", "-m", "-device")
 
 
-def device_traits(machine: QemuMachine, resources: VmResources, disks: int, nics: int) -> str:
+def gives_back(spec: VmSpec) -> bool:
+    """Whether what a VM frees goes back to the host: not where its memory may come to be shared with copies."""
+    return not spec.snapshot_safe
+
+
+def device_traits(machine: QemuMachine, resources: VmResources, disks: int, nics: int, *, reclaim: bool) -> str:
     """The machine as a state sees it: what must be the same where one is loaded, and nothing that may differ."""
     plans = [DiskPlan("", -1, read_only=index == 0) for index in range(disks)]
     cards = [NicPlan("", -1, "") for _ in range(nics)]
-    argv = command_line(machine, "", resources, plans, cards).argv
+    argv = command_line(machine, "", resources, plans, cards, reclaim=reclaim).argv
     return " ".join(value for option, value in pairwise(argv) if option in _TRAITS)
 
 
@@ -222,6 +234,11 @@ def _channel() -> tuple[str, ...]:
         *("-chardev", "socket,id=c0,fd=@channel@,server=on,wait=off"),
         *("-device", f"virtserialport,chardev=c0,name={CHANNEL_PORT},nr=1"),
     )
+
+
+def _balloon() -> tuple[str, ...]:
+    """Never inflated: it is there for its reports of pages that the guest has no use for."""
+    return ("-device", "virtio-balloon-device,free-page-reporting=on")
 
 
 def _console() -> tuple[str, ...]:
