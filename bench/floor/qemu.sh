@@ -19,6 +19,7 @@ exec /usr/bin/qemu-system-x86_64 -name floor -nodefaults -no-user-config -no-reb
     -netdev "tap,id=n0,ifname=$TAP,script=no,downscript=no" -device "virtio-net-device,netdev=n0,mac=$MAC" \
     -device virtio-serial-device \
     -chardev "socket,id=c0,path=$DIR/ctl,server=on,wait=off" -device virtserialport,chardev=c0,name=ctl,nr=1 \
+    -device virtio-balloon-device,free-page-reporting=on \
     -chardev "socket,id=s0,path=$DIR/console,server=on,wait=off" -serial chardev:s0 \
     -chardev "socket,id=q0,path=$DIR/qmp,server=on,wait=off" -mon chardev=q0,mode=control \
     -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny

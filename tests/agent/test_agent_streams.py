@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from shellwego.agent.streams import StreamServer
 from shellwego.core.convergence import vm_id
 from shellwego.core.errors import NotFoundError, UnavailableError
-from shellwego.core.vms import VmPhase, VmView
+from shellwego.core.vms import VmPhase, VmUsage, VmView
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.engine.memory import MemoryEngine
 from shellwego.drivers.streams.memory import MemoryStreams
@@ -97,6 +98,15 @@ async def test_an_instance_that_is_not_here_is_told(one: World) -> None:
     found = await records(await one.streams.open(NODE, exec_request("true", instance_id="ins_x")))
     assert [record.kind for record in found] == [RecordKind.ERROR]
     assert found[0].payload.startswith(b"vm-not-found\0")
+
+
+async def test_what_a_vm_uses_is_one_record(one: World) -> None:
+    request = StreamRequest(kind=StreamKind.USAGE, instance_id="ins_1")
+    (record,) = await records(await one.streams.open(NODE, request))
+    assert record.kind is RecordKind.USAGE
+    assert decode(VmUsage, record.payload) == await one.engine.usage(await one.vm_id())
+    (refusal,) = await records(await one.streams.open(NODE, replace(request, instance_id="ins_x")))
+    assert refusal.payload.startswith(b"vm-not-found\0")
 
 
 async def test_a_command_in_a_vm_that_does_not_run_is_told(one: World) -> None:

@@ -12,11 +12,15 @@ from typing import Any
 
 from shellwego.api.server import ApiServer
 from shellwego.control.loops.outbox import relay_forever
+from shellwego.core.vms import VmUsage
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.ports.streams import DuplexStream, StreamKind, StreamRequest
+from shellwego.wire.codec import encode
 from shellwego.wire.streams import Record, RecordKind, RecordReader, pack
 from tests.api.api_world import World, make_world
 from tests.api.test_api_streams import log
+
+USAGE = VmUsage(memory_bytes=100 << 20, cpu_seconds=1.5, disk_bytes=2 << 20, pressure={"cpu": 0.25})
 
 
 class Running:
@@ -70,6 +74,9 @@ class Running:
 
     async def _guest(self, request: StreamRequest, stream: DuplexStream) -> None:
         """Echoes input; `flood` writes for ever; logs have three lines."""
+        if request.kind is StreamKind.USAGE:
+            await stream.send(pack(Record(RecordKind.USAGE, encode(USAGE))))
+            return
         self.opened.append(request)
         if request.kind is StreamKind.LOGS:
             for number in range(3):

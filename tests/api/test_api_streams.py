@@ -17,6 +17,7 @@ from shellwego.control.loops.outbox import relay
 from shellwego.control.scopes import SYSTEM
 from shellwego.core.errors import UnavailableError
 from shellwego.core.instances import Phase
+from shellwego.core.vms import VmUsage
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.ports.engine import LogRecord
 from shellwego.ports.streams import DuplexStream, StreamHandler, StreamKind, StreamRequest
@@ -445,3 +446,45 @@ async def test_the_log_of_one_instance_ends_with_it(world: World) -> None:
         listener = Listener(world, f"/v1/apps/shop/logs/stream?tail=1000&instance={one.id[-6:]}")
         await reach(world, listener.task.done)
     assert [event["data"]["text"] for event in listener.events] == [text for _, text in lines]
+
+
+def uses(used: VmUsage) -> StreamHandler:
+    async def handler(request: StreamRequest, stream: DuplexStream) -> None:
+        assert request.kind is StreamKind.USAGE
+        await stream.send(pack(Record(RecordKind.USAGE, codec.encode(used))))
+
+    return handler
+
+
+async def test_what_a_vm_uses_is_told_where_its_node_tells_it(world: World) -> None:
+    await world.deployed()
+    instance = await world.running()
+    paths = (f"/v1/vms/{instance.id}", f"/v1/apps/shop/instances/{instance.id}")
+    assert [(await world.get(path)).json["usage"] for path in paths] == [None, None]
+    used = VmUsage(memory_bytes=1 << 28, cpu_seconds=1.5, disk_bytes=4096, pressure={"cpu": 0.5})
+    shown = {"memory_bytes": 1 << 28, "cpu_seconds": 1.5, "disk_bytes": 4096, "pressure": {"cpu": 0.5}}
+    async with served(world, uses(used)):
+        assert [(await world.get(path)).json["usage"] for path in paths] == [shown, shown]
+        assert {row["usage"] for row in (await world.get("/v1/vms")).json["data"]} == {None}, "a list asks no node"
+    for nonsense in (
+        replace(used, cpu_seconds=float("nan")),
+        replace(used, memory_bytes=-1),
+        replace(used, pressure={"love": 1.0}),
+    ):
+        async with served(world, uses(nonsense)):
+            assert (await world.get(paths[0])).json["usage"] is None
+
+
+async def test_a_node_that_tells_nothing_of_a_vm_does_not_hide_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shellwego.control.streams.USAGE_S", 0.05)
+    await world.deployed()
+    instance = await world.running()
+
+    async def silent(request: StreamRequest, stream: DuplexStream) -> None:
+        await asyncio.Event().wait()
+
+    async with served(world, silent):
+        answer = await world.get(f"/v1/vms/{instance.id}")
+    assert (answer.status, answer.json["usage"]) == (200, None)

@@ -156,6 +156,7 @@ def test_json_is_one_document_and_a_failure_ends_with_1(machine: Machine, api: H
         ({"http_port": "many"}, "SHELLWEGO_HTTP_PORT: 'many'"),
         ({"keep_vms": "maybe"}, "SHELLWEGO_KEEP_VMS: 'maybe'"),
         ({"data_dir": ""}, "SHELLWEGO_DATA_DIR: ''"),
+        ({"image_budget": "much"}, "SHELLWEGO_IMAGE_BUDGET: 'much'"),
         ({"colour": "red"}, "unknown settings: colour"),
     ],
 )
@@ -163,6 +164,11 @@ def test_settings_that_make_no_sense_are_named(machine: Machine, flags: dict[str
     with pytest.raises(InvalidError, match=words):
         up_settings(flags)
     assert machine.swg("up", "--http-port", "0").code == 2
+
+
+def test_a_budget_is_written_as_a_size() -> None:
+    assert up_settings({"image_budget": "20gb"}).image_budget == 20 << 30
+    assert up_settings({}).image_budget == 0
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from shellwego.client.generated import (
     NodeView,
     Pagination,
     ProjectView,
+    UsageView,
     UserView,
 )
 from tests.cli.cli_world import HandMadeApi, Machine, view
@@ -102,4 +103,9 @@ def test_a_share_of_cpu_is_told_in_cores(machine: Machine, api: HandMadeApi) -> 
     api.answer("GET", "/v1/vms/ins_1", view(InstanceView, id="ins_1", cpu_milli=1500))
     api.answer("GET", "/v1/nodes/one", view(NodeView, name="one", cpu_milli=2000))
     assert "1.5" in machine.swg("vms", "show", "ins_1").out
+    used = UsageView(memory_bytes=100 << 20, cpu_seconds=2.25, disk_bytes=3 << 20, pressure={"cpu": 0.25, "io": 0.0})
+    api.answer("GET", "/v1/vms/ins_1", view(InstanceView, id="ins_1", usage=used))
+    shown = machine.swg("vms", "show", "ins_1").out
+    assert "100 MiB memory, 3.0 MiB disk, 2.2 s CPU" in shown
+    assert "cpu 25%, io 0% of the last 10 s waited" in shown
     assert "cpu          2\n" in machine.swg("nodes", "show", "one").out

@@ -66,6 +66,7 @@ def test_stdin_is_passed_to_its_end(rig: CliRig) -> None:
         (["-p", "1.2.3:8080:80", "app"], 2, "no IPv4 address"),
         (["-p", "203.0.113.9:18080:80", "app"], 125, "no address of the host"),
         (["-p", "8080:80", "--network", "none", "app"], 2, "needs a network"),
+        (["--receive-rate", "1m", "--network", "none", "app"], 2, "--receive-rate needs a network"),
         (["--name", "No_Name", "app"], 2, "--name"),
         (["-m", "lots", "app"], 2, "no size"),
         (["-m", "1m", "app"], 125, "64 MiB"),

@@ -52,6 +52,17 @@ def test_a_vm_is_made_started_stopped_begun_anew_and_removed(rig: CliRig) -> Non
     assert json.loads(rig.well("vm", "ls", "-a", "-o", "json")) == []
 
 
+def test_a_vm_is_made_with_limits_and_shows_them(rig: CliRig) -> None:
+    rates = ("--disk-rate", "10m", "--disk-iops", "100", "--receive-rate", "2m", "--transmit-rate", "1m")
+    vm = rig.well("vm", "create", *rates, "app", "serve")
+    (shown,) = json.loads(rig.well("vm", "inspect", "-o", "json", vm))
+    wanted = {"disk_rate": 10 << 20, "disk_iops": 100, "receive_rate": 2 << 20, "transmit_rate": 1 << 20}
+    assert shown["limits"] == wanted
+    assert (shown["disk_used_bytes"], shown["pressure"]) == (0, None)
+    refused = rig.call("vm", "create", "--disk-rate", "1k", "app", "serve")
+    assert (refused.exit_code, "bytes a second" in refused.stderr) == (125, True)
+
+
 def test_each_of_several_is_tried(rig: CliRig) -> None:
     vm = rig.well("vm", "run", "-d", "app", "serve")
     done = rig.call("vm", "stop", "nobody", vm)
@@ -137,6 +148,7 @@ def test_images_are_loaded_listed_and_removed(rig: CliRig, tmp_path: Path) -> No
     rig.well("vm", "create", "app", "serve")
     used = rig.call("image", "rm", "app")
     assert (used.exit_code, "is made from image" in used.stderr) == (5, True)
+    assert "mine:v1" not in rig.well("image", "gc", "--budget", "1t")
     assert "mine:v1" in rig.well("image", "gc", "--dry-run")
     assert "mine:v1" in rig.well("image", "gc")
     assert rig.call("image", "rm", "mine:v1").exit_code == 4

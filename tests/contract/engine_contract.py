@@ -93,6 +93,15 @@ class EngineContract:
         assert (view.instance_id, view.attempt) == ("ins_a", 3)
         assert view.address.count(".") == 3
 
+    async def test_what_a_vm_uses_is_told_while_it_runs_and_of_a_stranger_nothing(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "serve"))
+        await see(engine, "vm_a_1", running)
+        assert (await engine.usage("vm_a_1")).memory_bytes > 0
+        with pytest.raises(NotFoundError):
+            await engine.usage("vm_stranger")
+
     async def test_the_same_order_twice_is_one_vm(self, make: MakeEngine) -> None:
         under_test = await make()
         engine = under_test.engine

@@ -159,6 +159,21 @@ class HostContract:
         await refused("helper-refused", rig.host.tap_open(TapRequest("swgaaaabbbbbbbb", mac_of("x"))))
         await refused("helper-refused", rig.host.tap_open(replace(rig.tap(), mac="ff:ff:ff:ff:ff:ff")))
 
+    async def test_a_tap_may_have_limits_which_are_forgotten_by_its_name(self, rig: HostRig) -> None:
+        assert await rig.host.limits_lack() == ""
+        await rig.host.bridge_ensure(rig.bridge)
+        os.close(await rig.host.tap_open(replace(rig.tap(), receive=1_000_000, transmit=2_000_000)))
+        await rig.host.tap_forget(rig.tap().name)
+        await rig.host.tap_forget(rig.tap().name)
+
+    async def test_only_own_taps_are_forgotten_and_rates_make_sense(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        for name in ("eth0", rig.names.bridge, f"{rig.tap().name}x", "swgaaaabbbbbbbb"):
+            await refused("helper-refused", rig.host.tap_forget(name))
+        for rate in (1, -1, 2**32):
+            await refused("helper-refused", rig.host.tap_open(replace(rig.tap(), receive=rate)))
+            await refused("helper-refused", rig.host.tap_open(replace(rig.tap(), transmit=rate)))
+
     async def test_rules_are_replaced_as_a_whole(self, rig: HostRig) -> None:
         await rig.host.bridge_ensure(rig.bridge)
         await rig.host.rules_apply(RuleSet(rig.bridge, (rig.member(ONE, 2), rig.member(TWO, 3, "net_b"))))

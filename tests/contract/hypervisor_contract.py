@@ -17,7 +17,7 @@ import pytest
 from plasmavmc.errors import ConflictError, HostError, NotFoundError
 from plasmavmc.guest.api import GuestChannel, GuestConfig, GuestEvent, GuestExited, GuestHello, GuestReady
 from plasmavmc.hypervisor.backend import HypervisorBackend, Pausable, VmmExit, VmPlan
-from plasmavmc.types import SYSTEM_SCOPE, VmHandle, VmSpec
+from plasmavmc.types import SYSTEM_SCOPE, VmHandle, VmSpec, VmUsage
 
 BOOT_DEADLINE_S = 60.0
 SEEN_DEADLINE_S = 3.0
@@ -269,7 +269,7 @@ async def a_running_vm_is_adopted_by_a_new_backend_and_goes_on(rig: Rig) -> None
     assert isinstance(hello, GuestHello)
     assert hello.configured
     assert rig.lives(handle)
-    assert (await rig.backend.usage(handle))["memory_rss_bytes"] > 0
+    assert (await rig.backend.usage(handle)).memory_rss_bytes > 0
     await adopted.stop("SIGTERM", 5.0)
     await heard(adopted, GuestExited)
     await ended(rig, handle)
@@ -341,10 +341,10 @@ async def two_vms_run_side_by_side_and_one_s_end_is_not_the_other_s(rig: Rig) ->
 @check
 async def usage_is_told_while_a_vm_runs_and_is_nothing_after_its_end(rig: Rig) -> None:
     handle, channel = await booted(rig, a_spec(), "serve")
-    assert (await rig.backend.usage(handle))["memory_rss_bytes"] > 1_000_000
+    assert (await rig.backend.usage(handle)).memory_rss_bytes > 1_000_000
     rig.kill(handle)
     await ended(rig, handle)
-    assert await rig.backend.usage(handle) == {"memory_rss_bytes": 0.0, "cpu_seconds": 0.0}
+    assert await rig.backend.usage(handle) == VmUsage()
     await gone(rig, handle, channel)
 
 

@@ -44,6 +44,17 @@ class StorageContract:
     async def test_holes_stay_holes(self, storage: StorageBackend, template: Path) -> None:
         assert (await storage.clone(template, "vm1")).used_bytes < 16 * MIB
 
+    async def test_what_is_written_counts_as_used(self, storage: StorageBackend, template: Path) -> None:
+        before = (await storage.clone(template, "vm1")).used_bytes
+        descriptor = await storage.open("vm1")
+        try:
+            os.pwrite(descriptor, b"x" * 8 * MIB, GIB)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        assert await storage.used_bytes("vm1") >= before + 8 * MIB
+        assert await storage.used_bytes("vm2") == 0
+
     async def test_what_is_written_is_read_by_the_next_who_opens(self, storage: StorageBackend, template: Path) -> None:
         await storage.clone(template, "vm1")
         for data in (b"first", b"second"):

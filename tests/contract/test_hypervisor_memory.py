@@ -16,7 +16,7 @@ from plasmavmc.guest.api import GuestCard, GuestChannel, GuestConfig, GuestHello
 from plasmavmc.guest.memory import MemoryGuest, Script
 from plasmavmc.hypervisor.backend import MemoryPlan, VmmExit, VmPlan
 from plasmavmc.hypervisor.memory import Faults, MemoryBackend, PretendedVmms
-from plasmavmc.types import VmHandle, VmSpec, vm_key
+from plasmavmc.types import VmHandle, VmSpec, VmUsage, vm_key
 from tests.contract.hypervisor_contract import CHECKS, Check, a_spec, gone
 from tests.contract.hypervisor_fork_contract import FORK_CHECKS, ForkCheck
 
@@ -149,11 +149,11 @@ class TakesAnyNumber(MemoryBackend):
 class KnowsStrangers(MemoryBackend):
     """Invents usage for a VM that it does not hold."""
 
-    async def usage(self, handle: VmHandle) -> Mapping[str, float]:
+    async def usage(self, handle: VmHandle) -> VmUsage:
         try:
             return await super().usage(handle)
         except NotFoundError:
-            return {"memory_rss_bytes": 0.0, "cpu_seconds": 0.0}
+            return VmUsage()
 
 
 class LoadsAnything(MemoryBackend):

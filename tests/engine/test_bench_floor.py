@@ -28,7 +28,7 @@ def platform_line() -> list[str]:
     machine = QemuMachine("/usr/bin/qemu-system-x86_64", "installation", Acceleration.TCG, 2_000_000)
     disks = (DiskPlan("image", -1, read_only=True), DiskPlan("layer", -1, read_only=False))
     nics = (NicPlan("n0", -1, "02:00:00:00:00:01"),)
-    return [*command_line(machine, "keykeykeykey", VmResources(), disks, nics).argv, *SANDBOX]
+    return [*command_line(machine, "keykeykeykey", VmResources(), disks, nics, reclaim=True).argv, *SANDBOX]
 
 
 def likened(line: list[str]) -> list[str]:

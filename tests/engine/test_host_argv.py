@@ -15,7 +15,7 @@ from plasmavmc.host.helper.argv import SANDBOX, check_argv, final_argv, wants_kv
 from plasmavmc.host.helper.worker import command_line as worker_command_line
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan
 from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line
-from plasmavmc.types import Acceleration, VmResources, mac_of
+from plasmavmc.types import Acceleration, RateLimit, VmResources, mac_of
 
 NAME = "swg-aaaaaaaaaaaa-bbbbbbbbbbbb"
 BASE = (QEMU, "-name", NAME)
@@ -34,11 +34,14 @@ def refuse(*more: str, fds: Sequence[str] = ()) -> None:
 @pytest.mark.parametrize("acceleration", [Acceleration.KVM, Acceleration.TCG])
 def test_what_our_own_backend_says_is_accepted(acceleration: Acceleration) -> None:
     machine = QemuMachine(QEMU, "a" * 12, acceleration, 2_000_000)
-    disks = [DiskPlan("image", 3, read_only=True), DiskPlan("layer", 4, read_only=False)]
+    disks = [
+        DiskPlan("image", 3, read_only=True, limit=RateLimit(operations_per_second=100)),
+        DiskPlan("layer", 4, read_only=False, limit=RateLimit(2**32, 100)),
+        DiskPlan("volume", 7, read_only=False),
+    ]
     for memory in (None, MemoryPlan(6, own=True), MemoryPlan(6, own=False)):
-        command = command_line(
-            machine, "b" * 12, VmResources(), disks, [NicPlan("n0", 5, mac_of("nic_1"))], memory=memory
-        )
+        nics = [NicPlan("n0", 5, mac_of("nic_1"))]
+        command = command_line(machine, "b" * 12, VmResources(), disks, nics, memory=memory, reclaim=True)
         check_argv(command.argv, process_name=NAME, vmms=[QEMU], fds=command.descriptors)
     assert wants_kvm(command.argv) is (acceleration is Acceleration.KVM)
 
@@ -89,6 +92,9 @@ def test_what_our_own_backend_says_is_accepted(acceleration: Acceleration) -> No
         ("-object", "memory-backend-file,id=m,size=1M,mem-path=/dev/fd/0"),
         ("-object", "memory-backend-file,id=m,size=1M,mem-path=/dev/fdset/1"),
         ("-object", "secret,id=s,file=/etc/shadow"),
+        ("-object", '{"qom-type":"secret","id":"s","file":"/etc/shadow"}'),
+        ("-object", '{"qom-type":"throttle-group","id":"g","limits":{"bps-total":-1}}'),
+        ("-object", '{"qom-type":"throttle-group","id":"g","limits":{"bps-total":1},"file":"/etc/shadow"}'),
         ("-kernel", "/etc/shadow"),
         ("-initrd", "/dev/fd/../../etc/shadow"),
         ("-M", "microvm,firmware=/etc/shadow"),

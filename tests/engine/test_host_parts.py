@@ -16,7 +16,17 @@ from plasmavmc.host.helper.cgroups import V1, V2, DirectoryCgroups, Layout, layo
 from plasmavmc.host.helper.programs import check_program
 from plasmavmc.host.helper.spawn import numbered, rlimits_for
 from plasmavmc.host.helper.sweep import vmm_key
-from plasmavmc.host.names import CODE_OF_LINK, HostNames, installation_key, is_cgroup_name, is_key, tap_name
+from plasmavmc.host.kernel import lacking
+from plasmavmc.host.names import (
+    CODE_OF_LINK,
+    HostNames,
+    installation_key,
+    is_cgroup_name,
+    is_key,
+    is_shaper,
+    shaper_name,
+    tap_name,
+)
 from plasmavmc.host.operations import Limits, ProcessId
 from plasmavmc.host.processes import argv_of, held, is_alive, kill, parse_stat, read_process, uids_in_use, uids_of
 from plasmavmc.types import MIB, vm_key
@@ -104,6 +114,19 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0
 """
 
 
+def test_what_holds_a_tap_back_has_a_name_that_no_tap_has() -> None:
+    tap = tap_name("aaaa", "234567234567")
+    assert shaper_name(tap) == "swgaaaa2345672+"
+    assert len(shaper_name(tap)) == len(tap)
+    assert is_shaper(shaper_name(tap))
+    assert not is_shaper(tap)
+
+
+def test_what_a_kernel_lacks_is_neither_built_in_nor_a_module() -> None:
+    configuration = "CONFIG_IFB=m\nCONFIG_NET_SCH_TBF=y\n# CONFIG_NET_CLS_U32 is not set\nCONFIG_NET_CLS_U32_PERF=y\n"
+    assert lacking(configuration, ("IFB", "NET_SCH_TBF", "NET_CLS_U32", "SCH_TBF")) == ("NET_CLS_U32", "SCH_TBF")
+
+
 def test_version_2_is_tried_before_version_1() -> None:
     found = layouts(parse_mounts(HYBRID), "swg-x")
     assert found == [
@@ -115,6 +138,7 @@ def test_version_2_is_tried_before_version_1() -> None:
                 Path("/sys/fs/cgroup/cpu,cpuacct/swg-x"),
                 Path("/sys/fs/cgroup/pids/swg-x"),
             ),
+            watched=Path("/sys/fs/cgroup/unified/swg-x"),
         ),
     ]
 
@@ -146,6 +170,15 @@ def test_version_2_passes_its_controllers_on_twice(tmp_path: Path) -> None:
     DirectoryCgroups.prepared(Layout(V2, (parent,)))
     assert (root / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
     assert (parent / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
+
+
+def test_beside_version_1_a_group_is_made_where_pressure_can_be_read(tmp_path: Path) -> None:
+    limited, watched = tmp_path / "swg-x", tmp_path / "unified" / "swg-x"
+    watched.parent.mkdir()
+    groups = DirectoryCgroups.prepared(Layout(V1, (limited,), watched))
+    assert groups.make("vm-a", None) == (limited / "vm-a/cgroup.procs", watched / "vm-a/cgroup.procs")
+    without = DirectoryCgroups.prepared(Layout(V1, (limited,), tmp_path / "not mounted" / "swg-x"))
+    assert without.make("vm-b", None) == (limited / "vm-b/cgroup.procs",)
 
 
 def test_a_limit_that_cannot_be_set_is_an_error_and_leaves_no_group(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 from plasmavmc.host.architecture import X86_64
 from plasmavmc.hypervisor.backend import DiskPlan, NicPlan
 from plasmavmc.hypervisor.limits import limits_of
-from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line, kernel_parameters
-from plasmavmc.types import MIB, Acceleration, VmResources
+from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line, gives_back, kernel_parameters
+from plasmavmc.hypervisor.qemu.drivers import BALLOON_DRIVER, drives
+from plasmavmc.types import MIB, Acceleration, RateLimit, Scope, VmResources, VmSpec
 
 TCG = QemuMachine("/usr/bin/qemu-system-x86_64", "i1", Acceleration.TCG, tsc_khz=2_596_000)
 KVM = QemuMachine("/usr/bin/qemu-system-x86_64", "i1", Acceleration.KVM, tsc_khz=2_596_000)
@@ -81,6 +83,36 @@ def test_each_token_has_a_descriptor_and_each_descriptor_a_token() -> None:
 def test_disks_stand_before_other_devices_and_in_the_order_of_the_plan() -> None:
     devices = values(command_line(TCG, "k1", VmResources(), (IMAGE, LAYER, LAYER), (NIC,)).argv, "-device")
     assert [device.split(",")[1] for device in devices[:3]] == ["drive=d0", "drive=d1", "drive=d2"]
+
+
+def test_a_limit_is_a_filter_before_its_disk_that_the_guest_does_not_see() -> None:
+    limited = replace(LAYER, limit=RateLimit(bytes_per_second=5_000_000, operations_per_second=200))
+    with_limit = command_line(TCG, "k1", VmResources(), (IMAGE, limited), ()).argv
+    without = command_line(TCG, "k1", VmResources(), (IMAGE, LAYER), ()).argv
+    group = '{"qom-type":"throttle-group","id":"g1","limits":{"bps-total":5000000,"iops-total":200}}'
+    assert group in values(with_limit, "-object")
+    filtered = "driver=throttle,node-name=d1,throttle-group=g1,file=f1,discard=unmap"
+    assert values(with_limit, "-blockdev")[-1] == filtered
+    assert values(with_limit, "-device") == values(without, "-device"), "a state may be loaded under another limit"
+
+
+def test_what_a_vm_frees_goes_back_unless_it_may_be_copied() -> None:
+    devices = values(command_line(TCG, "k1", VmResources(), (IMAGE,), (NIC,), reclaim=True).argv, "-device")
+    assert devices[-1] == "virtio-balloon-device,free-page-reporting=on"
+    spec = VmSpec("vm_a", Scope("o", "p"), "a", "")
+    assert gives_back(spec)
+    assert not gives_back(replace(spec, snapshot_safe=True))
+
+
+def test_a_driver_is_seen_in_the_kernel_or_beside_it(tmp_path: Path) -> None:
+    kernel, initrd = tmp_path / "kernel", tmp_path / "initrd"
+    kernel.write_bytes(b"\0" * 5000)
+    assert not drives(BALLOON_DRIVER, kernel, initrd)
+    initrd.write_bytes(b"070701 mods/08-virtio_balloon.ko\0")
+    assert drives(BALLOON_DRIVER, kernel, initrd)
+    initrd.write_bytes(b"")
+    kernel.write_bytes(b"\0virtio_balloon\0")
+    assert drives(BALLOON_DRIVER, kernel, initrd)
 
 
 def test_memory_that_is_no_whole_number_of_mebibytes_is_rounded_up() -> None:

@@ -152,6 +152,7 @@ def test_a_probed_backend_becomes_ready_with_what_is_weaker_than_it_could_be() -
         (replace(SPEC, volumes=(DiskSpec("v", DiskSource.VOLUME),) * 3), "volumes"),
         (replace(SPEC, volumes=(DiskSpec("v", DiskSource.SNAPSHOT),)), "volumes[0].source"),
         (replace(SPEC, volumes=(DiskSpec("v", DiskSource.VOLUME, limit=RateLimit(1)),)), "volumes[0].limit"),
+        (replace(SPEC, resources=VmResources(disk_limit=RateLimit(1))), "resources.disk_limit"),
         (replace(SPEC, networks=(NetworkSpec("n", "net", receive=RateLimit(1)),)), "networks[0].receive"),
         (replace(SPEC, networks=(NetworkSpec("n", "net", transmit=RateLimit(0, 1)),)), "networks[0].transmit"),
     ],

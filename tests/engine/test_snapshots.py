@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from plasmavmc.errors import CapacityError, HostError, InvalidSpecError
 from plasmavmc.snapshots import content, manifest
-from plasmavmc.snapshots.content import BLOCK, PIECE, copy_in, copy_out, digest, new_memory
+from plasmavmc.snapshots.content import BLOCK, PIECE, copy_in, copy_out, digest, new_memory, seal
 from plasmavmc.snapshots.files import Draft, SnapshotStore
 from plasmavmc.snapshots.manifest import VERSION, Manifest, Piece
 from plasmavmc.types import MIB, vm_key
@@ -237,3 +238,18 @@ async def test_a_link_in_place_of_a_file_is_not_followed(tmp_path: Path) -> None
     with pytest.raises(HostError) as refused, store.open(KEY):
         pass
     assert refused.value.code == "snapshot-error"
+
+
+def test_a_sealed_memory_is_for_private_use_only() -> None:
+    memory = new_memory(SIZE)
+    try:
+        os.pwrite(memory, b"template", 0)
+        seal(memory)
+        for attempt in (lambda: os.pwrite(memory, b"other", 0), lambda: mmap.mmap(memory, SIZE)):
+            with pytest.raises(PermissionError):
+                attempt()
+        with mmap.mmap(memory, SIZE, flags=mmap.MAP_PRIVATE) as own:
+            own[:5] = b"other"
+        assert os.pread(memory, 8, 0) == b"template"
+    finally:
+        os.close(memory)

@@ -16,7 +16,7 @@ from plasmavmc.host.operations import Swept
 from plasmavmc.hypervisor.memory import Faults, PretendedVmms
 from plasmavmc.manager import VmManager
 from plasmavmc.states import VmState
-from plasmavmc.types import Vm, VmResources
+from plasmavmc.types import NetworkSpec, RateLimit, Vm, VmResources
 from tests.engine.engine_rig import EngineRig, script
 
 
@@ -255,6 +255,13 @@ async def test_an_unknown_vm_is_not_found(rig: EngineRig) -> None:
         ("env", {"env": {"A": "x\0y"}}),
         ("resources.memory_bytes", {"resources": VmResources(memory_bytes=1)}),
         ("resources", {"resources": VmResources(cpu_milli=0)}),
+        ("resources.disk_limit.bytes_per_second", {"resources": VmResources(disk_limit=RateLimit(1))}),
+        ("resources.disk_limit.operations_per_second", {"resources": VmResources(disk_limit=RateLimit(0, 1))}),
+        ("networks[0].receive.bytes_per_second", {"networks": (NetworkSpec("n", "net", receive=RateLimit(1)),)}),
+        (
+            "networks[0].transmit.operations_per_second",
+            {"networks": (NetworkSpec("n", "net", transmit=RateLimit(0, 100)),)},
+        ),
     ],
 )
 def test_a_spec_that_makes_no_sense_is_refused_by_its_field(
@@ -263,6 +270,16 @@ def test_a_spec_that_makes_no_sense_is_refused_by_its_field(
     with pytest.raises(InvalidSpecError) as refused:
         rig.manager().create(replace(rig.spec("a", "serve"), **change))
     assert refused.value.field == field
+
+
+def test_a_network_limit_that_the_host_cannot_hold_is_refused_at_once(rig: EngineRig) -> None:
+    manager = rig.manager()
+    rig.network.cannot_limit = "the kernel lacks the queue sch_tbf"
+    limited = (NetworkSpec("n", "net", transmit=RateLimit(bytes_per_second=1_000_000)),)
+    with pytest.raises(InvalidSpecError, match="sch_tbf") as refused:
+        manager.create(replace(rig.spec("a", "serve"), networks=limited))
+    assert refused.value.field == "networks[0].transmit"
+    manager.create(rig.spec("a", "serve"))
 
 
 async def test_a_guest_need_not_send_again_what_its_log_holds(rig: EngineRig) -> None:

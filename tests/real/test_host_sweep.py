@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -13,10 +14,11 @@ import pytest
 
 from plasmavmc.host.configuration import QEMU
 from plasmavmc.host.helper.cgroups import DirectoryCgroups, Layout
+from plasmavmc.host.names import shaper_name
 from plasmavmc.host.operations import Keep
 from plasmavmc.host.processes import is_alive, kill, read_process
 from tests.contract.host_contract import ONE, TWO, HostRig, end, identity, start
-from tests.contract.host_rig import Namespace, RealHelper, real_helper, rig_of, sleeper
+from tests.contract.host_rig import Namespace, RealHelper, eventually, real_helper, rig_of, sleeper
 
 pytestmark = pytest.mark.real
 EVERYTHING = Keep()
@@ -83,6 +85,29 @@ async def test_a_tap_under_our_name_is_removed_and_foreign_ones_stay(rig: HostRi
     assert set(swept.taps) == {*ours, nobodys}
     assert {foreign, rig.bridge.name, "lo"} <= helper.namespace.links()
     assert not {*ours, nobodys} & helper.namespace.links()
+
+
+async def test_what_holds_a_tap_back_goes_with_its_vm(rig: HostRig, helper: RealHelper) -> None:
+    await rig.host.bridge_ensure(rig.bridge)
+    spawned = await start(rig)
+    stays, goes = (replace(rig.tap(key), transmit=1_000_000) for key in (ONE, TWO))
+    first, second = await rig.host.tap_open(stays), await rig.host.tap_open(goes)
+    shaper = shaper_name(stays.name)
+    assert {shaper, shaper_name(goes.name)} <= helper.namespace.links()
+    nobodys = shaper_name("swgqqqqaaaaaaaa")
+    helper.namespace.run("ip", "link", "add", nobodys, "type", "ifb")
+    helper.namespace.run("ip", "link", "set", nobodys, "up")
+    swept = await rig.host.sweep(Keep({ONE: identity(spawned)}))
+    assert set(swept.taps) == {goes.name, shaper_name(goes.name), nobodys}
+    os.close(first)
+    await eventually(lambda: stays.name not in helper.namespace.links(), "the tap has ended")
+    assert shaper in helper.namespace.links(), "it does not end with its tap"
+    again = await rig.host.tap_open(stays)
+    await rig.host.tap_forget(stays.name)
+    assert shaper not in helper.namespace.links()
+    for fd in (second, again):
+        os.close(fd)
+    await end(rig, spawned)
 
 
 async def test_links_of_another_installation_stay(rig: HostRig, helper: RealHelper) -> None:

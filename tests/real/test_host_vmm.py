@@ -14,7 +14,9 @@ import pytest
 
 from plasmavmc.errors import HostError, UnavailableError
 from plasmavmc.host.operations import Keep, Limits, ProcessId
+from plasmavmc.host.pressure import unified_root
 from plasmavmc.host.processes import is_alive, read_process
+from plasmavmc.hypervisor.process import usage_of
 from plasmavmc.types import MIB
 from tests.contract.host_contract import LIMITS, ONE, HostRig, end, has_ended, identity, let_go, start
 from tests.contract.host_rig import UIDS, RealHelper, eventually, real_helper, rig_of, sleeper
@@ -48,6 +50,10 @@ def cgroup_limits(group: str) -> set[str]:
     """What is set in the files of a group, in whatever hierarchies there are."""
     files = (*Path("/sys/fs/cgroup").glob(f"**{group}/*.max"), *Path("/sys/fs/cgroup").glob(f"**{group}/*_in_bytes"))
     return {path.read_text().strip() for path in files}
+
+
+def measures_pressure() -> bool:
+    return unified_root() is not None and Path("/proc/pressure/cpu").exists()
 
 
 def text_of(path: str) -> bytes:
@@ -109,6 +115,13 @@ async def test_a_vmm_is_in_a_cgroup_with_its_limits(rig: HostRig, helper: RealHe
         assert {"33", str(192 * MIB)} <= cgroup_limits(group)
     await end(rig, spawned)
     assert helper.cgroups() == set()
+
+
+async def test_the_pressure_on_a_vmm_is_told_where_the_kernel_measures_it(rig: HostRig) -> None:
+    spawned = await start(rig)
+    measured = spawned.confinement != "rlimits" and measures_pressure()
+    assert (usage_of(identity(spawned)).pressure is not None) == measured
+    await end(rig, spawned)
 
 
 async def test_the_limit_bites_on_a_guests_shared_memory_too(rig: HostRig) -> None:

@@ -195,7 +195,7 @@ async def test_output_that_nobody_takes_is_dropped_and_counted_and_costs_bounded
     assert isinstance(first, GuestOutput)
     await channel.aclose()
     await asyncio.sleep(1.0)  # of a flood, with nobody there
-    assert (await rig.backend.usage(handle))["memory_rss_bytes"] < 160 * MIB
+    assert (await rig.backend.usage(handle)).memory_rss_bytes < 160 * MIB
     rig.restart()
     adopted = await rig.backend.recover(handle)
     assert adopted is not None
@@ -219,8 +219,8 @@ async def test_a_busy_module_gets_no_more_of_the_cpu_than_its_vm(rig: WasmRig) -
     """Needs cgroups, which every exercised host has."""
     spec = replace(a_spec(), resources=VmResources(cpu_milli=100))
     handle, channel = await booted(rig, spec, "serve")
-    before = (await rig.backend.usage(handle))["cpu_seconds"]
+    before = (await rig.backend.usage(handle)).cpu_seconds
     await asyncio.sleep(2.0)  # of a busy loop
-    used = (await rig.backend.usage(handle))["cpu_seconds"] - before
+    used = (await rig.backend.usage(handle)).cpu_seconds - before
     assert used < 0.6
     await gone(rig, handle, channel)

@@ -20,6 +20,7 @@ from plasmavmc.images.limits import ImageLimits
 from plasmavmc.images.pull import pull
 from plasmavmc.images.source import BlobRef
 from plasmavmc.images.store import BuiltImage, ImageStore
+from plasmavmc.server.assembly import keep_within
 from plasmavmc.types import MIB
 from tests.contract.images_samples import (
     MemorySource,
@@ -354,6 +355,19 @@ class TestCollecting:
         budget = 2 * built[0].size_bytes
         assert await store.collect(budget) >= 2 * built[0].size_bytes
         assert {image.digest for image in store.list()} == {built[0].digest, built[3].digest}
+
+    async def test_an_engine_keeps_its_images_within_a_budget_by_itself(self, tmp_path: Path) -> None:
+        store, now = self.make(tmp_path)
+        built = await self.fill(store, now, 2)
+        keeping = asyncio.create_task(keep_within(store, built[1].size_bytes))
+        try:
+            async with asyncio.timeout(60):
+                while len(store.list()) > 1:  # noqa: ASYNC110 - a directory has no event
+                    await asyncio.sleep(0.01)
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+        assert [image.digest for image in store.list()] == [built[1].digest]
 
     async def test_held_images_stay_whatever_the_budget(self, tmp_path: Path) -> None:
         store, now = self.make(tmp_path)

@@ -168,6 +168,7 @@ async def first_life(server: Server, directory: Path) -> Vm:
         assert vm.spec.image == registered.digest
         assert vm.status.guest_ready
         assert vm.status.usage.memory_rss_bytes > 0
+        assert vm.status.usage.disk_bytes > 0
         assert await told(client, "/app", "show", "/etc/greeting") == ("/etc/greeting 644 from the host\n", 0)
         assert (await told(client, "/app", "exit", "9"))[1] == 9
         return vm

@@ -54,6 +54,7 @@ from plasmavmc.types import (
     LogLine,
     LogStream,
     NetworkSpec,
+    Pressure,
     RateLimit,
     Readiness,
     Scope,
@@ -103,7 +104,7 @@ SPECS = st.builds(
     user=st.none() | TEXT,
     workdir=st.none() | TEXT,
     files=st.lists(FILES, max_size=2).map(tuple),
-    resources=st.builds(VmResources, U32, U32, st.integers(1, 2**63), st.integers(1, 2**63)),
+    resources=st.builds(VmResources, U32, U32, st.integers(1, 2**63), st.integers(1, 2**63), LIMITS),
     networks=st.lists(NETWORKS, max_size=2).map(tuple),
     volumes=st.lists(DISKS, max_size=2).map(tuple),
     hostname=TEXT,
@@ -126,7 +127,7 @@ STATUSES = st.builds(
     backend=TEXT,
     acceleration=TEXT,
     confinement=TEXT,
-    usage=st.builds(VmUsage, U64, st.floats(0, 1e9)),
+    usage=st.builds(VmUsage, U64, st.floats(0, 1e9), U64, st.none() | st.builds(Pressure, *[st.floats(0, 1)] * 3)),
     log_tail=st.lists(TEXT, max_size=2).map(tuple),
 )
 

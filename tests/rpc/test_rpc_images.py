@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -275,3 +277,51 @@ async def test_images_come_in_pages(rig: RpcRig) -> None:
         assert names == [("app0:latest",), ("app1:latest",), ("app2:latest",), ("sample:latest",)]
         one = [image.names async for image in root.images.list_images(Scope("acme", "p1"))]
         assert one == [("app1:latest",)]
+
+
+def age(rig: RpcRig, image: Image, seconds: float) -> None:
+    """Let an image have been used so long ago."""
+    then = time.time() - seconds
+    (directory,) = (rig.engine.directory / "images" / "images").glob(f"{image.digest.removeprefix('sha256:')}-*")
+    os.utime(directory / "rootfs.squashfs", (then, then))
+
+
+async def test_beyond_a_budget_the_longest_unused_image_goes_with_its_layers_and_one_in_use_stays(rig: RpcRig) -> None:
+    async with rig.client("operator") as client:
+        used = await register(client, upload("used"), oci_layout(hello()))
+        old, new = [
+            await register(client, upload(name), docker_save([layer(entry(name, os.urandom(100_000)))]))
+            for name in ("old", "new")
+        ]
+        for image, seconds in ((used, 500.0), (old, 400.0), (new, 300.0)):
+            assert image.disk_bytes >= image.size_bytes
+            age(rig, image, seconds)
+        await client.vms.create(replace(rig.spec(), image="used"))
+        whole = sum(each.disk_bytes for each in await everything(client))
+        assert await rig.images.collect(whole) == ()
+        assert [each.names for each in await rig.images.collect(whole - 1)] == [("sample:latest",)]
+        assert [each.names for each in await rig.images.collect(0)] == [("old:latest",), ("new:latest",)]
+        assert [each.names for each in await everything(client)] == [("used:latest",)]
+        stored = sum(path.stat().st_size for path in (rig.engine.directory / "blobs" / "sha256").rglob("*/*"))
+        assert stored + used.size_bytes == used.disk_bytes, "nothing is left of those that went"
+
+
+async def everything(client: EngineClient) -> list[Image]:
+    return [image async for image in client.images.list_images(None)]
+
+
+async def test_a_budget_is_kept_as_images_come(rig: RpcRig) -> None:
+    keeping = asyncio.create_task(rig.images.keep_within(1))
+    try:
+        async with rig.client("operator") as client:
+            first = await register(client, upload("first"), oci_layout(hello()))
+            age(rig, first, 100)
+            await register(client, upload("second"), docker_save([layer(entry("second", b"2"))]))
+
+            async def only_the_second() -> bool:
+                return [image.names for image in await everything(client)] == [("second:latest",)]
+
+            await until(only_the_second, "the first and the sample went, and the fresh one stays", 60.0)
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)

@@ -44,6 +44,7 @@ async def test_a_vm_is_created_runs_is_stopped_and_deleted(rig: RpcRig) -> None:
         runs = await reached(client, "vm_one", VmState.RUNNING)
         assert runs.status.backend == "memory"
         assert runs.status.usage.memory_rss_bytes == 128 << 20
+        assert [vm async for vm in client.vms.list_vms(VmFilter())] == [runs], "a list tells what is used too"
         stopped = await client.vms.stop("vm_one")
         assert stopped.status.state is VmState.STOPPED
         assert stopped.status.reason_code == "stopped"

@@ -25,7 +25,7 @@ from plasmavmc.hypervisor.backend import MemoryPlan
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
 from plasmavmc.restoring import Origin, Restore
-from plasmavmc.snapshots.content import copy_out, new_memory
+from plasmavmc.snapshots.content import copy_out, new_memory, seal
 from plasmavmc.standing import SuspendableBackend, go_on, standing_still, suspendable
 from plasmavmc.types import BackendCapabilities, ForkIdentity, VmSpec
 
@@ -119,6 +119,7 @@ async def take_template(record: VmRecord, key: str, channel: GuestChannel, parts
             undo.push_async_callback(parts.storage.delete, layer)
             await parts.storage.copy(key, layer)
             await copy_out(shared, memory)
+            seal(memory)  # its copies' VMMs have it in their hands, and each may be taken over by its guest
         await go_on(backend, handle, channel, parts)
         assets = parts.assets_of(record.kernel, record.init)
         return Template(backend, assets, memory, state, layer, record.generation + 1, undo.pop_all())

@@ -25,7 +25,7 @@ from ipaddress import IPv4Address
 import structlog
 
 from plasmavmc.booting import Boot, Booted
-from plasmavmc.errors import GuestError, ImageError, InvalidSpecError, PlasmaError, WorkloadError
+from plasmavmc.errors import GuestError, ImageError, InvalidSpecError, NotFoundError, PlasmaError, WorkloadError
 from plasmavmc.guest.api import (
     NOT_EXECUTED,
     AttachableChannel,
@@ -115,12 +115,12 @@ class Machine:
         return Vm(self.record.spec, self.record.status, self.record.handle)
 
     async def usage(self) -> VmUsage:
-        """What its VMM uses now."""
-        handle = self.record.handle
-        if handle is None or self.state in ENDED:
-            return VmUsage()
-        used = await self._backend(handle).usage(handle)
-        return VmUsage(int(used["memory_rss_bytes"]), used["cpu_seconds"])
+        """What it takes of its host now."""
+        handle, used = self.record.handle, VmUsage()
+        if handle is not None and self.state not in ENDED:
+            with suppress(NotFoundError):  # suspended: no VMM holds it
+                used = await self._backend(handle).usage(handle)
+        return replace(used, disk_bytes=await self._parts.storage.used_bytes(self.key))
 
     # Orders
 

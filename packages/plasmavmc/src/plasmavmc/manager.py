@@ -27,10 +27,12 @@ from plasmavmc.records import VmRecord
 from plasmavmc.sleeping import SuspendableMachine
 from plasmavmc.states import ENDED, VmState
 from plasmavmc.types import (
+    NO_LIMIT,
     CopyTarget,
     ExecSpec,
     ForkIdentity,
     LogLine,
+    RateLimit,
     TerminalSize,
     Vm,
     VmSpec,
@@ -43,6 +45,9 @@ from plasmavmc.types import (
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,255}")
 MAX_ENV_BYTES = 1024 * 1024
+MIN_RATE, MAX_RATE = 64 * 1024, 4_000_000_000
+"""Bytes a second. With less no guest comes up in time; the most is what the kernel's token bucket takes in 32 bits."""
+MIN_OPERATIONS, MAX_OPERATIONS = 10, 10_000_000
 
 log = structlog.get_logger("plasmavmc.manager")
 
@@ -119,8 +124,19 @@ class VmManager:
             raise ConflictError("vm-exists", f"VM {spec.id} exists with another specification")
         if any(machine.key == vm_key(spec.id) for machine in self._machines.values()):
             raise _key_collision(spec.id)
-        self._parts.registry.select(spec, self._parts.images.kind_of(spec.image))
+        self._check_servable(spec)
         return self._add(spec).view()
+
+    def _check_servable(self, spec: VmSpec) -> None:
+        """This host can give what the specification asks for."""
+        lack = self._parts.network.cannot_limit
+        if lack and (limited := _limited_networks(spec)):
+            raise InvalidSpecError(
+                limited[0],
+                f"this host cannot limit a network: {lack}",
+                resolution="Leave the limit out, or give the host those modules: see plasmavmc doctor.",
+            )
+        self._parts.registry.select(spec, self._parts.images.kind_of(spec.image))
 
     def _add(self, spec: VmSpec) -> SuspendableMachine:
         record = VmRecord(spec, VmStatus(VmState.PENDING, self._parts.clock()))
@@ -174,7 +190,7 @@ class VmManager:
                 " restarted since and does not know them any more",
                 resolution="Delete the VM, and create it again with them.",
             )
-        self._parts.registry.select(machine.spec, self._parts.images.kind_of(machine.spec.image))
+        self._check_servable(machine.spec)
         await machine.stop(machine.spec.stop_grace_s)
         await self.delete(vm_id)
         self.create(machine.spec)
@@ -258,7 +274,7 @@ class VmManager:
         return self._machine(vm_id).view()
 
     async def describe(self, vm_id: str) -> Vm:
-        """As `get`, with what the VMM uses now."""
+        """As `get`, with what it takes of its host now."""
         machine = self._machine(vm_id)
         view = machine.view()
         return replace(view, status=replace(view.status, usage=await machine.usage()))
@@ -399,6 +415,7 @@ def check_spec(spec: VmSpec) -> None:
         raise InvalidSpecError("resources.memory_bytes", "a microVM needs 64 MiB at least")
     if resources.vcpus < 1 or resources.cpu_milli < 10:
         raise InvalidSpecError("resources", "a microVM needs one vCPU and 10 milli-CPU at least")
+    _check_limits(spec)
     if len(spec.networks) > 1:
         raise InvalidSpecError("networks", "one network interface at most")
     if spec.published and not spec.networks:
@@ -410,3 +427,34 @@ def check_spec(spec: VmSpec) -> None:
             )
     if sum(len(name) + len(value) for name, value in spec.env.items()) > MAX_ENV_BYTES:
         raise InvalidSpecError("env", "the environment is larger than 1 MiB")
+
+
+def _limited_networks(spec: VmSpec) -> tuple[str, ...]:
+    """Fields that hold an interface to a rate."""
+    return tuple(
+        f"networks[{index}].{way}"
+        for index, network in enumerate(spec.networks)
+        for way, limit in (("receive", network.receive), ("transmit", network.transmit))
+        if limit != NO_LIMIT
+    )
+
+
+def _check_limits(spec: VmSpec) -> None:
+    _check_limit("resources.disk_limit", spec.resources.disk_limit)
+    for index, network in enumerate(spec.networks):
+        for way, limit in (("receive", network.receive), ("transmit", network.transmit)):
+            _check_limit(f"networks[{index}].{way}", limit)
+            if limit.operations_per_second:
+                raise InvalidSpecError(
+                    f"networks[{index}].{way}.operations_per_second", "a network is limited by bytes only"
+                )
+
+
+def _check_limit(field: str, limit: RateLimit) -> None:
+    rate, operations = limit.bytes_per_second, limit.operations_per_second
+    if rate and not MIN_RATE <= rate <= MAX_RATE:
+        raise InvalidSpecError(f"{field}.bytes_per_second", f"a limit is {MIN_RATE} to {MAX_RATE} bytes a second")
+    if operations and not MIN_OPERATIONS <= operations <= MAX_OPERATIONS:
+        raise InvalidSpecError(
+            f"{field}.operations_per_second", f"a limit is {MIN_OPERATIONS} to {MAX_OPERATIONS} operations a second"
+        )

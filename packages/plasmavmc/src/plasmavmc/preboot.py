@@ -42,6 +42,7 @@ async def make_blank(spec: VmSpec, backend: SuspendableBackend, parts: EnginePar
         name=_NETWORK,
         image=spec.image,
         resources=spec.resources,
+        snapshot_safe=spec.snapshot_safe,
         networks=networks,
     )
     with ExitStack() as undo:

@@ -101,7 +101,8 @@ class Restore:
         descriptors.callback(os.close, layer)
         root = os.open(image.rootfs, os.O_RDONLY | os.O_CLOEXEC)
         descriptors.callback(os.close, root)
-        return (DiskPlan("image", root, read_only=True), DiskPlan("layer", layer, read_only=False))
+        limit = self._spec.resources.disk_limit
+        return (DiskPlan("image", root, True, limit), DiskPlan("layer", layer, False, limit))
 
     async def _attach(self, undo: AsyncExitStack, descriptors: ExitStack) -> Attachment | None:
         """The address that it had, or any where that one is another's now."""

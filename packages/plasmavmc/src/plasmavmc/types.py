@@ -77,20 +77,25 @@ SYSTEM_SCOPE = Scope("system", "system")
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimit:
+    """What may pass in a second, evenly: no more than a tenth of it at once. Zero means no limit."""
+
+    bytes_per_second: int = 0
+    operations_per_second: int = 0
+
+
+NO_LIMIT = RateLimit()
+
+
+@dataclass(frozen=True, slots=True)
 class VmResources:
     cpu_milli: int = 1000
     vcpus: int = 1
     memory_bytes: int = 256 * MIB
     disk_bytes: int = 4 * GIB
     """Size of the writable layer, as the guest sees it; sparse on the host."""
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimit:
-    """A token bucket. Zero means no limit."""
-
-    bytes_per_second: int = 0
-    operations_per_second: int = 0
+    disk_limit: RateLimit = NO_LIMIT
+    """Of each of its own disks, image and writable layer; reads and writes count together."""
 
 
 class DiskSource(StrEnum):
@@ -114,7 +119,7 @@ class DiskSpec:
     reference: str = ""
     """Image digest, volume id or snapshot id, by `source`."""
     format: DiskFormat = DiskFormat.RAW
-    limit: RateLimit = RateLimit()
+    limit: RateLimit = NO_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +131,10 @@ class NetworkSpec:
     """VMs with the same network id may talk to each other; no others may."""
     mac: str = ""
     ipv4: IPv4Address | None = None
-    receive: RateLimit = RateLimit()
-    transmit: RateLimit = RateLimit()
+    receive: RateLimit = NO_LIMIT
+    """Whole frames towards the VM. Bytes only: the host counts no packets."""
+    transmit: RateLimit = NO_LIMIT
+    """From the VM, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +231,27 @@ class VmHandle:
 
 
 @dataclass(frozen=True, slots=True)
+class Pressure:
+    """Share of the last ten seconds, 0 to 1, in which something of a VM had to wait: `some avg10` of the kernel's PSI
+    (Documentation/accounting/psi.rst)."""
+
+    cpu: float = 0.0
+    memory: float = 0.0
+    io: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class VmUsage:
+    """What a VM takes of its host, as of one look. All zero for one that has ended, but for its disk."""
+
     memory_rss_bytes: int = 0
+    """Resident memory of the VMM, the guest's included."""
     cpu_seconds: float = 0.0
+    """Of the VMM, since its start."""
+    disk_bytes: int = 0
+    """What the writable layer takes on the host's disk."""
+    pressure: Pressure | None = None
+    """None where the kernel does not measure it for the VM alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from plasmavmc.guest.kernel import distribution_kernel, lacks_fixes, own_kernel
 from plasmavmc.host.architecture import EMULATOR
 from plasmavmc.host.helper.cgroups import CONTROLLERS, V2, Layout, layouts, parse_mounts
 from plasmavmc.host.installation import check_programs, check_space, check_user
+from plasmavmc.host.kernel import LIMIT_OPTIONS, kernel_configuration, lacking
 from plasmavmc.host.run import find_program
 from plasmavmc.hypervisor.probe import KVM_DEVICE, ProbeCache, ProbeResult, gather_facts
 from plasmavmc.server.settings import ServeSettings
@@ -62,6 +63,7 @@ def check_host(cache: Path) -> list[Finding]:
         _cache(cache),
         _acceleration(cache),
         _confinement(),
+        _network_limits(),
         _disk(),
         _memory(),
     ]
@@ -129,6 +131,21 @@ def _confinement() -> Finding:
         State.WARN,
         "no cgroup hierarchy with cpu, memory and pids: VMs are bounded by rlimits only, CPU shares are not enforced",
         "Mount cgroup2 on /sys/fs/cgroup.",
+    )
+
+
+def _network_limits() -> Finding:
+    configuration = kernel_configuration()
+    if not configuration:
+        return Finding("network limits", State.OK, "this kernel does not tell; a server tries it out at its start")
+    missing = lacking(configuration, LIMIT_OPTIONS)
+    if not missing:
+        return Finding("network limits", State.OK, "the kernel can hold a VM's network to a rate")
+    return Finding(
+        "network limits",
+        State.WARN,
+        f"the kernel lacks {', '.join(missing)}: VMs with a limit of their network are refused",
+        "Boot a kernel that has them; the distribution's does.",
     )
 
 

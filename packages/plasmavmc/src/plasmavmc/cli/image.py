@@ -6,6 +6,7 @@ import asyncio
 import getpass
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -17,6 +18,7 @@ from plasmavmc.cli.ends import USAGE, Failure, failure_of
 from plasmavmc.cli.lazy import HELP
 from plasmavmc.cli.output import result_options, show, show_done, show_one
 from plasmavmc.cli.progress import Progress
+from plasmavmc.cli.values import Size
 from plasmavmc.cli.views import image_document, image_row
 from plasmavmc.cli.vm.wish import pull_image, taken_in
 from plasmavmc.cli.working import with_engine
@@ -150,20 +152,27 @@ def _end(output: str, done: list[str], failed: list[Failure]) -> None:
 
 @image.command(context_settings=dict(HELP))
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--budget", type=Size(), default=0, metavar="SIZE", help="Keep so much, the last used. [nothing]")
 @result_options
-def gc(output: str, *, dry_run: bool) -> None:
-    """Remove all images that no VM is made from."""
+def gc(output: str, *, budget: int, dry_run: bool) -> None:
+    """Remove images that no VM is made from: all, or the longest unused until the rest takes no more than --budget."""
     scope = connection().scope()
 
     async def work(engine: EngineClient) -> list[str]:
         from plasmavmc.errors import ConflictError  # noqa: PLC0415
+        from plasmavmc.images.budget import StoredImage, surplus  # noqa: PLC0415
         from plasmavmc.rpc.api import VmFilter  # noqa: PLC0415
 
         used = {vm.spec.image async for vm in engine.vms.list_vms(VmFilter())}
+        present = [found async for found in engine.images.list_images(scope)]
+        unused = [found for found in present if found.digest not in used]
+        if budget:
+            known = {each.digest: each for each in present}.values()
+            stored = [StoredImage(each.digest, each.disk_bytes, each.used_at, each.digest in used) for each in known]
+            beyond = surplus(stored, budget, time.time())
+            unused = sorted((each for each in unused if each.digest in beyond), key=lambda each: each.used_at)
         removed = []
-        async for found in engine.images.list_images(scope):
-            if found.digest in used:
-                continue
+        for found in unused:
             try:
                 if not dry_run:
                     await engine.images.delete(found.digest, found.scope)

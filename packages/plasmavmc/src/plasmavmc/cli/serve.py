@@ -11,6 +11,7 @@ import click
 from plasmavmc.cli.ends import failure_of
 from plasmavmc.cli.lazy import HELP
 from plasmavmc.cli.options import cache_option
+from plasmavmc.cli.values import Size
 
 
 @click.command(context_settings=dict(HELP))
@@ -35,6 +36,7 @@ from plasmavmc.cli.options import cache_option
     metavar="N",
     help="Boot up to N guests ahead, one for each shape of VM, and begin new VMs as copies of them. [0]",
 )
+@click.option("--image-budget", type=Size(), metavar="SIZE", help="Remove the longest unused images beyond it. [never]")
 @cache_option
 def serve(**given: Any) -> None:
     """Serve this host's microVMs over gRPC (plasmavmc.v1), in the foreground. Needs root; all but a helper drops it.

@@ -10,11 +10,12 @@ from plasmavmc.cli.values import shown_labels
 
 if TYPE_CHECKING:
     from plasmavmc.rpc.api import Amount, Image, Node
-    from plasmavmc.types import BackendStatus, Vm
+    from plasmavmc.types import BackendStatus, Pressure, Vm, VmSpec
 
 
 def vm_document(vm: Vm) -> dict[str, Any]:
     spec, status = vm.spec, vm.status
+    pressed = status.usage.pressure
     return {
         "id": spec.id,
         "name": spec.name,
@@ -31,6 +32,7 @@ def vm_document(vm: Vm) -> dict[str, Any]:
         "memory_bytes": spec.resources.memory_bytes,
         "disk_bytes": spec.resources.disk_bytes,
         "networks": [network.network_id for network in spec.networks],
+        "limits": _limits(spec),
         "published": [
             {"address": str(port.address), "host_port": port.host_port, "guest_port": port.guest_port}
             for port in spec.published
@@ -47,6 +49,8 @@ def vm_document(vm: Vm) -> dict[str, Any]:
         "confinement": status.confinement,
         "memory_used_bytes": status.usage.memory_rss_bytes,
         "cpu_used_seconds": status.usage.cpu_seconds,
+        "disk_used_bytes": status.usage.disk_bytes,
+        "pressure": None if pressed is None else {"cpu": pressed.cpu, "memory": pressed.memory, "io": pressed.io},
         "log_tail": list(status.log_tail),
     }
 
@@ -61,9 +65,28 @@ def vm_row(vm: Vm) -> dict[str, object]:
         "since": age(status.since),
         "address": next((each.partition(":")[2] for each in status.endpoints), ""),
         "ports": ", ".join(f"{port.address}:{port.host_port}->{port.guest_port}" for port in vm.spec.published),
-        "memory": size(vm.spec.resources.memory_bytes),
+        "memory": _share(status.usage.memory_rss_bytes, vm.spec.resources.memory_bytes),
+        "cpu": f"{status.usage.cpu_seconds:.1f} s",
+        "disk": _share(status.usage.disk_bytes, vm.spec.resources.disk_bytes),
         "image": vm.spec.image.removeprefix("sha256:")[:12],
     }
+
+
+def _limits(spec: VmSpec) -> dict[str, int]:
+    """What it is held to in a second, by the names of the options; what is not limited is left out."""
+    disk = spec.resources.disk_limit
+    network = spec.networks[0] if spec.networks else None
+    amounts = {
+        "disk_rate": disk.bytes_per_second,
+        "disk_iops": disk.operations_per_second,
+        "receive_rate": network.receive.bytes_per_second if network else 0,
+        "transmit_rate": network.transmit.bytes_per_second if network else 0,
+    }
+    return {name: amount for name, amount in amounts.items() if amount}
+
+
+def _share(used: int, whole: int) -> str:
+    return f"{size(used)}/{size(whole)}" if used else size(whole)
 
 
 def vm_pairs(vm: Vm) -> dict[str, object]:
@@ -79,15 +102,24 @@ def vm_pairs(vm: Vm) -> dict[str, object]:
         "reason": status.reason,
         "image": spec.image,
         "command": " ".join((*(spec.entrypoint or ()), *(spec.command or ()))),
-        "cpus": f"{spec.resources.cpu_milli / 1000:g}",
+        "cpus": f"{spec.resources.cpu_milli / 1000:g}, {status.usage.cpu_seconds:.1f} s used",
         "memory": f"{size(spec.resources.memory_bytes)}, {size(status.usage.memory_rss_bytes)} used by the VMM",
-        "disk": size(spec.resources.disk_bytes),
+        "disk": f"{size(spec.resources.disk_bytes)}, {size(status.usage.disk_bytes)} used",
+        "pressure": _pressure(status.usage.pressure),
         "network": ", ".join(network.network_id for network in spec.networks),
+        "limits": ", ".join(f"{name.replace('_', ' ')} {amount}" for name, amount in _limits(spec).items()),
         "address": row["address"],
         "ports": row["ports"],
         "labels": shown_labels(spec.labels),
         "backend": backend,
     }
+
+
+def _pressure(pressed: Pressure | None) -> str:
+    """Nothing where it is not measured."""
+    if pressed is None:
+        return ""
+    return f"cpu {pressed.cpu:.0%}, memory {pressed.memory:.0%}, io {pressed.io:.0%} of the last 10 s waited"
 
 
 def image_document(image: Image) -> dict[str, Any]:
@@ -98,7 +130,9 @@ def image_document(image: Image) -> dict[str, Any]:
         "project": image.scope.project,
         "kind": image.kind.value,
         "size_bytes": image.size_bytes,
+        "disk_bytes": image.disk_bytes,
         "created": image.created,
+        "used_at": image.used_at,
         "entrypoint": list(image.entrypoint),
         "command": list(image.command),
         "user": image.user,
@@ -115,7 +149,9 @@ def image_row(image: Image) -> dict[str, object]:
         "project": f"{image.scope.org}/{image.scope.project}",
         "kind": image.kind.value,
         "size": size(image.size_bytes),
+        "disk": size(image.disk_bytes),
         "age": age(image.created),
+        "used": age(image.used_at),
     }
 
 

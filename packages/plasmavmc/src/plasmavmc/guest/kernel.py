@@ -36,6 +36,7 @@ MODULES = (
     "virtio_blk",
     "virtio_net",
     "virtio_console",
+    "virtio_balloon",
     "squashfs",
     "overlay",
 )

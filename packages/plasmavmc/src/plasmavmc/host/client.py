@@ -70,6 +70,12 @@ class HelperHost:
     async def tap_open(self, tap: TapRequest) -> int:
         return _only_fd(await self._call(protocol.TapOpen(tap)))
 
+    async def tap_forget(self, name: str) -> None:
+        await self._call(protocol.TapForget(name))
+
+    async def limits_lack(self) -> str:
+        return await self._value(protocol.LimitsLack(), str)
+
     async def uid_take(self, key: str) -> int:
         return await self._value(protocol.UidTake(key), int)
 

@@ -19,6 +19,7 @@ from plasmavmc.host.helper import checks
 from plasmavmc.host.helper.argv import check_argv
 from plasmavmc.host.helper.guest_memory import no_memory
 from plasmavmc.host.helper.sockets import listen
+from plasmavmc.host.names import shaper_name
 from plasmavmc.host.operations import Bridge, Keep, Limits, ProcessId, RuleSet, Spawned, Swept, TapRequest
 from plasmavmc.host.processes import is_alive
 
@@ -53,6 +54,10 @@ class MemoryHost:
         self.bridge: Bridge | None = None
         self.rules: RuleSet | None = None
         self.taps: dict[str, TapRequest] = {}
+        self.shapers: set[str] = set()
+        """Devices that hold back what comes in at taps."""
+        self.lacks = ""
+        """What its kernel lacks to limit taps."""
         self.uids: dict[str, int] = {}
         self.vms: dict[str, MemoryProcess] = {}
         self.placed: dict[ProcessId, str] = {}
@@ -90,7 +95,16 @@ class MemoryHost:
         if tap.name in self.taps:
             raise HostError("host-network", f"tap {tap.name}: exists")
         self.taps[tap.name] = tap
+        if tap.transmit:
+            self.shapers.add(shaper_name(tap.name))
         return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+
+    async def tap_forget(self, name: str) -> None:
+        checks.check_tap_name(self._names, name)
+        self.shapers.discard(shaper_name(name))
+
+    async def limits_lack(self) -> str:
+        return self.lacks
 
     async def uid_take(self, key: str) -> int:
         checks.check_key(key)
@@ -187,6 +201,7 @@ class MemoryHost:
         taps = tuple(sorted(self.taps.keys() - stays))
         for name in taps:
             del self.taps[name]
+        self.shapers &= {shaper_name(name) for name in stays}
         uids = tuple(sorted(self.uids.pop(key) for key in self.uids.keys() - kept))
         return Swept(processes=tuple(vm.id.pid for vm in doomed), taps=taps, uids=uids)
 

@@ -22,6 +22,7 @@ GUEST_MEMORY = "swg-guest"
 """The memfd that a restored guest's memory lies in; the platform makes and fills it."""
 MEMORY_NAMES = frozenset({"memory-backend-memfd", GUEST_MEMORY})
 """Memfds that hold a guest's memory, by the name they were created with; the first is QEMU's own."""
+_SHAPER = "+"
 _CGROUP = re.compile(r"[a-z][a-z0-9]{0,31}")
 
 
@@ -33,6 +34,17 @@ def installation_key(installation_id: str) -> str:
 def tap_name(code: str, key: str) -> str:
     """The tap of VM `key`: exactly the 15 bytes that an interface name may have."""
     return f"swg{code}{key[:8]}"
+
+
+def shaper_name(tap: str) -> str:
+    """The device by which what comes in at a tap is sent round. A `+` is in no key, so it is no tap's name; the key's
+    last character gives way to it."""
+    return f"{tap[:-1]}{_SHAPER}"
+
+
+def is_shaper(link: str) -> bool:
+    """Whether a link of ours is such a device."""
+    return link.endswith(_SHAPER)
 
 
 def is_key(text: str) -> bool:

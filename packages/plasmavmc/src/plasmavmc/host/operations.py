@@ -35,6 +35,10 @@ class TapRequest:
 
     name: str
     mac: str
+    receive: int = 0
+    """Bytes a second that it gives its VM; 0 is without limit."""
+    transmit: int = 0
+    """Bytes a second that it takes from its VM, likewise. With one, `tap_forget` is owed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,12 @@ class Host(Protocol):
 
     async def tap_open(self, tap: TapRequest) -> int:
         """Make a tap on the bridge and return a descriptor of it (owned by the caller)."""
+
+    async def tap_forget(self, name: str) -> None:
+        """Take away what holds a tap's VM back, as it does not end with the tap. Where there is none that is fine."""
+
+    async def limits_lack(self) -> str:
+        """What the kernel lacks to hold taps back, in words; empty where it lacks nothing. It is tried out."""
 
     async def uid_take(self, key: str) -> int:
         """Lease a uid for VM `key`; the same key gets the same uid until it is freed."""

@@ -58,6 +58,14 @@ class TapOpen(_Request):
     tap: TapRequest
 
 
+class TapForget(_Request):
+    name: str
+
+
+class LimitsLack(_Request):
+    pass
+
+
 class UidTake(_Request):
     key: str
 
@@ -137,6 +145,8 @@ Request = (
     | RulesApply
     | NetworksInUse
     | TapOpen
+    | TapForget
+    | LimitsLack
     | UidTake
     | UidFree
     | VmSpawn

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from plasmavmc.guest.api import GuestCard, GuestChannel
-from plasmavmc.types import BackendCapabilities, VmHandle, VmSpec
+from plasmavmc.types import NO_LIMIT, BackendCapabilities, RateLimit, VmHandle, VmSpec, VmUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class DiskPlan:
     id: str
     fd: int
     read_only: bool
+    limit: RateLimit = NO_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,8 @@ class HypervisorBackend(Protocol):
     async def recover(self, handle: VmHandle) -> GuestChannel | None:
         """Adopt a VM that lived through a restart; None where it is gone (a zombie is gone)."""
 
-    async def usage(self, handle: VmHandle) -> Mapping[str, float]:
-        """`memory_rss_bytes` and `cpu_seconds` of the VMM."""
+    async def usage(self, handle: VmHandle) -> VmUsage:
+        """What the VMM uses now; nothing of one that has ended. Its disk is left out: the storage knows it."""
 
 
 class Suspendable(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from plasmavmc.types import GIB, MIB, BackendCapabilities, DiskSource, GuestKind, RateLimit, VmSpec
+from plasmavmc.types import GIB, MIB, NO_LIMIT, BackendCapabilities, DiskSource, GuestKind, VmSpec
 
 OWN_DISKS = 2
 """Image and writable layer, which every VM has beside its volumes."""
@@ -53,13 +53,15 @@ def _refusals(spec: VmSpec, can: BackendCapabilities, kind: GuestKind | None) ->
 
 def _limited(spec: VmSpec) -> Iterator[str]:
     """Paths of the rate limits that are asked for."""
+    if spec.resources.disk_limit != NO_LIMIT:
+        yield "resources.disk_limit"
     for index, volume in enumerate(spec.volumes):
-        if volume.limit != RateLimit():
+        if volume.limit != NO_LIMIT:
             yield f"volumes[{index}].limit"
     for index, network in enumerate(spec.networks):
-        if network.receive != RateLimit():
+        if network.receive != NO_LIMIT:
             yield f"networks[{index}].receive"
-        if network.transmit != RateLimit():
+        if network.transmit != NO_LIMIT:
             yield f"networks[{index}].transmit"
 
 

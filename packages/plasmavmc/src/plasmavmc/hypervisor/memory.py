@@ -17,7 +17,7 @@ from typing import Protocol
 from plasmavmc.errors import ConflictError, HostError, NotFoundError, PlasmaError
 from plasmavmc.guest.api import GuestCard, GuestChannel
 from plasmavmc.hypervisor.backend import VmmExit, VmPlan
-from plasmavmc.types import GIB, Acceleration, BackendCapabilities, Isolation, VmHandle, VmSpec
+from plasmavmc.types import GIB, Acceleration, BackendCapabilities, Isolation, VmHandle, VmSpec, VmUsage
 
 NAME = "memory"
 KILLED = -9
@@ -32,6 +32,7 @@ CAPABILITIES = BackendCapabilities(
     max_nics=4,
     suspend=True,
     fork=True,
+    rate_limits=True,
 )
 TRAITS = {"program": "memory", "devices": "none"}
 
@@ -275,9 +276,9 @@ class MemoryBackend:
         await channel.thaw(card)
         return channel
 
-    async def usage(self, handle: VmHandle) -> Mapping[str, float]:
+    async def usage(self, handle: VmHandle) -> VmUsage:
         vmm = self._of(handle)
-        return {"memory_rss_bytes": 0.0 if vmm.exit.done() else float(vmm.memory_bytes), "cpu_seconds": 0.0}
+        return VmUsage() if vmm.exit.done() else VmUsage(memory_rss_bytes=vmm.memory_bytes)
 
     def close(self) -> None:
         """Let go of all VMs; they run on, and another backend may adopt them."""

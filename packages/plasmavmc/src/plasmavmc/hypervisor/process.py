@@ -17,6 +17,7 @@ from pathlib import Path
 
 from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.host.operations import Host, ProcessId, Spawned
+from plasmavmc.host.pressure import pressure_of
 from plasmavmc.host.processes import is_alive
 from plasmavmc.hypervisor.backend import VmmExit
 from plasmavmc.hypervisor.console import Tail
@@ -33,12 +34,14 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def usage_of(process: ProcessId) -> VmUsage:
-    """Memory and CPU time of a process (proc(5)); nothing of one that has ended."""
+    """Memory, CPU time and pressure of a process (proc(5)); nothing of one that has ended. Five short files at most are
+    read, and only when somebody asks: a VM that nobody looks at costs nothing."""
     if not is_alive(process):
         return VmUsage()
     with suppress(OSError):
         fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()
-        return VmUsage(int(fields[21]) * _PAGE, (int(fields[11]) + int(fields[12])) / _TICKS)
+        cpu_seconds = (int(fields[11]) + int(fields[12])) / _TICKS
+        return VmUsage(int(fields[21]) * _PAGE, cpu_seconds, pressure=pressure_of(process.pid))
     return VmUsage()
 
 

@@ -86,6 +86,13 @@ class BlobStore:
             return False
         return all(self.has(blob) for blob in needed)
 
+    def size_of(self, digest: str) -> int:
+        """Bytes of an image's manifest, configuration and layers, as far as they are here."""
+        try:
+            return sum(path.stat().st_size for path in map(self.path, self._needed(digest)) if path.exists())
+        except (ImageError, OSError):
+            return 0
+
     async def manifest(self, digest: str) -> bytes:
         return await self.read(digest, MANIFEST_BYTES)
 

@@ -148,6 +148,13 @@ class ImageStore:
         directory = self._directory(digest)
         return _kind_in(directory) if directory.exists() else None
 
+    def used_at(self, digest: str) -> float:
+        """When an image was last given out, in seconds since the epoch; 0 where it is not here."""
+        try:
+            return _content_of(self._directory(digest)).stat().st_mtime
+        except OSError:
+            return 0.0
+
     def list(self) -> tuple[BuiltImage, ...]:
         """All whole images, longest unused first."""
         found = [image for entry in self._entries() if (image := self._read(entry)) is not None]

@@ -30,11 +30,15 @@ class Attachment:
 class NetworkBackend(Protocol):
     """Raises `CapacityError` when addresses run out and `HostError` for what the kernel refuses."""
 
+    @property
+    def cannot_limit(self) -> str:
+        """Why interfaces cannot be held to a rate here; empty where they can. Known once the bridge is configured."""
+
     async def configure_bridge(self) -> None:
         """Make the bridge and the rules for no VM, or bring what exists to shape. Idempotent; called at start."""
 
     async def setup_tap(self, key: str, spec: NetworkSpec) -> Attachment:
-        """Give VM `key` an address and a tap; all or nothing. The same key again: `ConflictError`.
+        """Give VM `key` an address and a tap with its limits; all or nothing. The same key again: `ConflictError`.
 
         It may be handed to a VMM, whose guest must not run before `admit`. A tap without rules lets no frame in.
         """

@@ -20,7 +20,7 @@ from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import Host, TapRequest
 from plasmavmc.network.backend import Attachment
 from plasmavmc.network.members import Members
-from plasmavmc.types import NetworkSpec
+from plasmavmc.types import NO_LIMIT, NetworkSpec
 
 
 class BridgeNetwork:
@@ -34,17 +34,28 @@ class BridgeNetwork:
         self._changed = 0
         self._applied = 0
         self._settled = False
+        self._held_back: dict[str, str] = {}
+        """Taps of VMs that may send at a rate only, by key: such a limit does not end with its tap."""
+        self._cannot_limit = "its bridge is not configured yet"
+
+    @property
+    def cannot_limit(self) -> str:
+        return self._cannot_limit
 
     async def configure_bridge(self) -> None:
         await self._host.bridge_ensure(self._members.bridge)
+        self._cannot_limit = await self._host.limits_lack()
         if self._settled:
             await self._apply()
 
     async def setup_tap(self, key: str, spec: NetworkSpec) -> Attachment:
         async with AsyncExitStack() as undo:
             member = self._members.add(key, spec, self._clock())
+            self._note_limits(key, member.tap, spec)
             undo.push_async_callback(self.release, key)
-            fd = await self._host.tap_open(TapRequest(member.tap, member.mac))
+            fd = await self._host.tap_open(
+                TapRequest(member.tap, member.mac, spec.receive.bytes_per_second, spec.transmit.bytes_per_second)
+            )
             undo.pop_all()
         return Attachment(key, member.tap, self._members.lease_of(member), fd)
 
@@ -53,6 +64,7 @@ class BridgeNetwork:
 
     async def adopt(self, key: str, spec: NetworkSpec, ipv4: IPv4Address) -> Attachment:
         member = self._members.claim(key, spec, ipv4)
+        self._note_limits(key, member.tap, spec)
         return Attachment(key, member.tap, self._members.lease_of(member), -1)
 
     async def settle(self) -> None:
@@ -61,6 +73,12 @@ class BridgeNetwork:
     async def release(self, key: str) -> None:
         if self._members.remove(key, self._clock()) and self._settled:
             await self._apply()
+        if tap := self._held_back.pop(key, ""):
+            await self._host.tap_forget(tap)
+
+    def _note_limits(self, key: str, tap: str, spec: NetworkSpec) -> None:
+        if spec.transmit != NO_LIMIT:
+            self._held_back[key] = tap
 
     async def _apply(self) -> None:
         """Return when rules that hold every change made so far are in force."""

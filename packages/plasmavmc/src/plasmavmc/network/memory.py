@@ -20,6 +20,8 @@ class MemoryNetwork:
         self._members = Members(names, subnet)
         self._clock = clock
         self.rules: RuleSet | None = None
+        self.cannot_limit = ""
+        """Set it to what the kernel lacks."""
 
     async def configure_bridge(self) -> None:
         self.rules = self._members.rules()

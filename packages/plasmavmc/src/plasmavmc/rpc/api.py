@@ -134,7 +134,7 @@ class VmApi(Protocol):
         """A VM as it is now, with what it uses."""
 
     async def list_vms(self, chosen: VmFilter, reach: Reach, *, after: str, limit: int) -> Sequence[Vm]:
-        """VMs within reach in the order of their ids, those above `after` only."""
+        """VMs within reach in the order of their ids, those above `after` only, with what they use."""
 
     def watch(self, after: Position | None) -> AsyncIterator[VmEvent]:
         """Every change since a position; a snapshot first without one, or where it is no longer (or never was) known.
@@ -178,6 +178,10 @@ class Image:
     workdir: str = "/"
     exposed_ports: tuple[int, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    disk_bytes: int = 0
+    """What it takes on the disk: itself, and the layers that it was made from. Layers that images share count for each."""
+    used_at: float = field(default=0.0, compare=False)
+    """When it came, or a VM was last started from it, in seconds since the epoch."""
 
 
 def key_of_image(image: Image) -> str:

@@ -6,13 +6,18 @@ is run beside when its result is not cached yet: VMs wait for it, and the node s
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
 
+import structlog
+
 from plasmavmc.blanks import Blanks
+from plasmavmc.errors import PlasmaError
 from plasmavmc.guest.boot import load_assets
 from plasmavmc.guest.logs import LogStore
 from plasmavmc.guest.tsc import tsc_khz
@@ -43,6 +48,13 @@ Probe = Callable[[], Coroutine[None, None, None]]
 """Finds out what boots on this host and offers it; to be run beside, after the first sweep."""
 
 
+Upkeep = Callable[[], Coroutine[None, None, None]]
+"""Does for ever what has to be done from time to time; to be run beside."""
+COLLECT_EVERY_S = 600.0
+
+log = structlog.get_logger("plasmavmc.engine")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSite:
     """Where the engine of one installation lives on this host."""
@@ -55,6 +67,9 @@ class EngineSite:
     """The blob store from which images are built."""
     preboot: int = 0
     """How many guests may be booted ahead."""
+    image_budget: int = 0
+    """Bytes that built images may take. Beyond it the longest unused go, and are built anew when they are needed. 0: as
+    much as there is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +80,8 @@ class Engine:
     parts: EngineParts
     probe: Probe | None
     """None where its result is known already."""
+    upkeep: Upkeep | None
+    """None where nothing has to be kept within a budget."""
     disk_dir: Path
     max_vms: int
     """Addresses there are."""
@@ -138,9 +155,21 @@ async def open_engine(host: Host, site: EngineSite, blobs: BlobStore | None = No
         manager=VmManager(host, parts),
         parts=parts,
         probe=probe,
+        upkeep=partial(keep_within, parts.images, site.image_budget) if site.image_budget else None,
         disk_dir=disk_dir,
         max_vms=subnet.num_addresses - _OWN_ADDRESSES,
     )
+
+
+async def keep_within(images: ImageStore, budget_bytes: int) -> None:
+    """Keep built images within a budget, for ever. Those that VMs run from stay, and those that were just built."""
+    while True:
+        try:
+            if won := await images.collect(budget_bytes):
+                log.info("images.collected", bytes=won)
+        except PlasmaError as error:  # the disk may be better the next time
+            log.warning("images.not_collected", reason=str(error))
+        await asyncio.sleep(COLLECT_EVERY_S)
 
 
 async def _offer(registry: HypervisorRegistry, host: Host, site: QemuSite) -> Probe | None:

@@ -11,10 +11,11 @@ Orders on one VM that end or remake it come one after another: two of them at on
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from plasmavmc.errors import ConflictError, InvalidSpecError, PlasmaError
+from plasmavmc.errors import ConflictError, InvalidSpecError, NotFoundError, PlasmaError
 from plasmavmc.guest.api import ExecSession
 from plasmavmc.images.locks import KeyedLocks
 from plasmavmc.manager import VmManager
@@ -137,7 +138,13 @@ class EngineVms:
         matching = (
             vm for vm in self._all() if vm.spec.id > after and reach.covers(vm.spec.scope) and chosen.admits(vm)
         )
-        return tuple(islice(matching, limit))
+        return tuple([await self._measured(vm) for vm in islice(matching, limit)])
+
+    async def _measured(self, vm: Vm) -> Vm:
+        """With what it takes of its host now; one that is gone since stays as it was."""
+        with suppress(NotFoundError):
+            return self._outside(await self._manager.describe(vm.spec.id))
+        return vm
 
     def watch(self, after: Position | None) -> AsyncIterator[VmEvent]:
         return self._history.read(after)

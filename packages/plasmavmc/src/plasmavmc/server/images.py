@@ -12,14 +12,24 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 
-from plasmavmc.errors import ConflictError, ImageError, InvalidSpecError, NotFoundError, UnavailableError
+import structlog
+
+from plasmavmc.errors import (
+    ConflictError,
+    ImageError,
+    InvalidSpecError,
+    NotFoundError,
+    PlasmaError,
+    UnavailableError,
+)
 from plasmavmc.images.archive import ArchivedImage, load_archive
 from plasmavmc.images.auth import Credentials
 from plasmavmc.images.blobs import BlobStore
+from plasmavmc.images.budget import StoredImage, surplus
 from plasmavmc.images.limits import ImageLimits
 from plasmavmc.images.manifest import host_platform
 from plasmavmc.images.policy import RegistryPolicy
@@ -36,8 +46,11 @@ from plasmavmc.types import SYSTEM_SCOPE, Scope, Vm
 
 RESOLVE_S = 10.0
 TOLD_EVERY_S = 0.2
+COLLECT_EVERY_S = 600.0
 _AT_ONCE = 4
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+log = structlog.get_logger("plasmavmc.images")
 
 
 @dataclass(slots=True)
@@ -94,6 +107,8 @@ class EngineImages:
         self._platform = host_platform()
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._intakes = 0
+        self._disk_bytes: dict[str, int] = {}
+        self._came = asyncio.Event()
 
     # ImageApi
 
@@ -118,7 +133,7 @@ class EngineImages:
             await asyncio.gather(task, return_exceptions=True)
 
     async def get_image(self, scope: Scope, image: str) -> Image:
-        return self._catalogue.find(scope, image)
+        return self._measured(self._catalogue.find(scope, image))
 
     async def list_images(self, scope: Scope | None, reach: Reach, *, after: str, limit: int) -> Sequence[Image]:
         matching = (
@@ -126,7 +141,7 @@ class EngineImages:
             for image in self._catalogue.all()
             if key_of_image(image) > after and reach.covers(image.scope) and scope in (None, image.scope)
         )
-        return tuple(islice(matching, limit))
+        return tuple(self._measured(image) for image in islice(matching, limit))
 
     async def delete_image(self, scope: Scope, image: str) -> None:
         entry = self._catalogue.find_own(scope, image)
@@ -187,7 +202,8 @@ class EngineImages:
     async def _enter(self, scope: Scope, digest: str, name: str, report: _Report) -> Image:
         report.stage("build")
         built = await self._store.ensure(digest, self._blobs)
-        return self._catalogue.add(_image_of(built, scope, self._clock()), name)
+        self._came.set()
+        return self._measured(self._catalogue.add(_image_of(built, scope, self._clock()), name))
 
     @contextmanager
     def _intake(self) -> Iterator[None]:
@@ -197,7 +213,47 @@ class EngineImages:
         finally:
             self._intakes -= 1
 
+    def _measured(self, image: Image) -> Image:
+        """With what it takes on the disk, and when it was used."""
+        size = self._disk_bytes.get(image.digest)
+        if size is None:
+            size = self._disk_bytes[image.digest] = image.size_bytes + self._blobs.size_of(image.digest)
+        return replace(image, disk_bytes=size, used_at=self._store.used_at(image.digest))
+
     # Taking out
+
+    async def keep_within(self, budget_bytes: int) -> None:
+        """Keep all images within a budget, for ever: look when one came, and from time to time, for VMs go too."""
+        while True:
+            self._came.clear()
+            try:
+                for image in await self.collect(budget_bytes):
+                    log.info("image.collected", image=image.digest, names=image.names, bytes=image.disk_bytes)
+            except PlasmaError as error:  # the disk may be better the next time
+                log.warning("images.not_collected", reason=str(error))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(COLLECT_EVERY_S):
+                    await self._came.wait()
+
+    async def collect(self, budget_bytes: int) -> tuple[Image, ...]:
+        """Remove images that no VM is made from, longest unused first, until the rest is within the budget; returns those
+        that went. One that came or was used in the last minute stays."""
+        entries = {image.digest: self._measured(image) for image in self._catalogue.all()}
+        used = {vm.spec.image for vm in self._vms()}
+        stored = [
+            StoredImage(each.digest, each.disk_bytes, each.used_at, each.digest in used) for each in entries.values()
+        ]
+        gone = [digest for digest in surplus(stored, budget_bytes, self._clock()) if await self._drop(digest)]
+        return tuple(entries[digest] for digest in gone)
+
+    async def _drop(self, digest: str) -> bool:
+        """Remove an image from all scopes. False where a VM was made from it since."""
+        if any(vm.spec.image == digest for vm in self._vms()):
+            return False
+        for entry in [image for image in self._catalogue.all() if image.digest == digest]:
+            self._catalogue.remove(entry)
+        await self._collect(digest)
+        return True
 
     def _check_unused(self, entry: Image) -> None:
         shared = entry.scope == SYSTEM_SCOPE
@@ -215,6 +271,7 @@ class EngineImages:
     async def _collect(self, digest: str) -> None:
         """Remove from the disk what no entry needs any more."""
         if digest not in self._catalogue.digests():
+            self._disk_bytes.pop(digest, None)
             await self._store.remove(digest)
         if not self._intakes:
             await self._blobs.collect(self._catalogue.digests())

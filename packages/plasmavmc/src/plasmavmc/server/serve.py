@@ -108,6 +108,9 @@ class Serving:
         async with services, _listening(listeners, services):
             tasks = {asyncio.create_task(part, name=name) for name, part in parts.items()}
             tasks.add(asyncio.create_task(services.follow(), name="changes"))
+            if self.settings.image_budget:
+                keeping = services.images.keep_within(self.settings.image_budget)
+                tasks.add(asyncio.create_task(keeping, name="image budget"))
             probe = asyncio.create_task(self._probe(engine, services), name="probe")
             self._tell_ready()
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -33,6 +33,7 @@ class Services:
     """An async context manager: within it, health says that we serve; `VmService` only once VMs can be made."""
 
     def __init__(self, vms: EngineVms, images: EngineImages, node: EngineNode) -> None:
+        self.images = images
         self._vms = vms
         self._node = node
         self._answers = Answers()

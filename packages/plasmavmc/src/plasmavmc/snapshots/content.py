@@ -42,6 +42,12 @@ def new_memory(size: int) -> int:
     return descriptor
 
 
+def seal(memory: int) -> None:
+    """Let nobody write to a memory from `new_memory` any more. What is mapped privately can still be changed by whoever
+    mapped it, for himself."""
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+
+
 async def copy_out(source: int, target: int) -> tuple[Piece, ...]:
     """Give `target` the content of `source` (holes and zeros left out), which nobody writes to meanwhile.
 

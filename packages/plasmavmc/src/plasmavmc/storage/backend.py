@@ -41,6 +41,9 @@ class StorageBackend(Protocol):
     async def delete(self, key: str) -> None:
         """Remove the disk. Unknown keys are fine."""
 
+    async def used_bytes(self, key: str) -> int:
+        """What the disk takes of the host's; 0 where there is none."""
+
     async def disks(self) -> tuple[Disk, ...]:
         """All disks, for adoption and sweeping."""
 

@@ -89,6 +89,12 @@ class DiskDirectory:
         path = self._path(key)
         await in_thread(path.unlink, missing_ok=True)
 
+    async def used_bytes(self, key: str) -> int:
+        try:
+            return _describe(self._path(key)).used_bytes
+        except FileNotFoundError:
+            return 0
+
     async def disks(self) -> tuple[Disk, ...]:
         return await in_thread(self._list)
 

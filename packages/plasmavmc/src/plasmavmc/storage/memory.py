@@ -61,6 +61,9 @@ class MemoryStorage:
         if descriptor is not None:
             os.close(descriptor)
 
+    async def used_bytes(self, key: str) -> int:
+        return self._describe(key).used_bytes if check_key(key) in self._disks else 0
+
     async def disks(self) -> tuple[Disk, ...]:
         return tuple(self._describe(key) for key in sorted(self._disks))
 

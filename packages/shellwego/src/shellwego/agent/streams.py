@@ -70,6 +70,8 @@ class StreamServer:
                     await self._exec(vm, request, stream)
                 case StreamKind.LOGS:
                     await self._logs(vm, request, stream)
+                case StreamKind.USAGE:
+                    await self._usage(vm, request, stream)
         except ShellWeGoError as error:
             await stream.send(pack(_error(error)))
 
@@ -85,6 +87,11 @@ class StreamServer:
         finally:
             await cancel_all([feeding])
             await channel.aclose()
+
+    async def _usage(self, vm: VmView | None, request: StreamRequest, stream: DuplexStream) -> None:
+        if vm is None:
+            raise _not_here(request.instance_id)
+        await stream.send(pack(Record(RecordKind.USAGE, encode(await self._engine.usage(vm.vm_id)))))
 
     async def _logs(self, vm: VmView | None, request: StreamRequest, stream: DuplexStream) -> None:
         newest = vm.attempt if vm else await self._last_logged(request.instance_id)

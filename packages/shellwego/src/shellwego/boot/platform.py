@@ -242,6 +242,7 @@ class Platform:
             cache=self.settings.cache,
             blobs=self._directory("blobs"),
             preboot=self.settings.preboot,
+            image_budget=self.settings.image_budget,
         )
 
 

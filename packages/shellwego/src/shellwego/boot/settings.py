@@ -13,6 +13,9 @@ CONFIG_FILE = Path("/etc/shellwego/config.toml")
 MAX_PREBOOT = 64
 _DOMAIN = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
+ByteCount = int
+"""Bytes, which an operator may write as `20gb`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpSettings:
@@ -31,6 +34,8 @@ class UpSettings:
     cache: Path = Path("/var/cache/shellwego")
     registries_allow: tuple[str, ...] | None = None
     """Registries on private addresses that may be used, such as `10.0.0.5:5000`; None: the default for the domain."""
+    image_budget: ByteCount = 0
+    """What built images may take on this machine's disk; beyond it the longest unused go. 0: as much as there is."""
     registry_auth: Path | None = None
     """Logins for registries, as `docker login` writes them; None: /etc/shellwego/registries.json where it exists."""
 

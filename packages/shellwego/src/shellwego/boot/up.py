@@ -17,6 +17,7 @@ import click
 
 from shellwego.boot.settings import UpSettings, check, config_file_values
 from shellwego.core.errors import InvalidError, ShellWeGoError
+from shellwego.core.quantities import parse_size
 
 FAILED, USAGE = 1, 2
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
@@ -39,6 +40,7 @@ class UpFailure(click.ClickException):
 @click.option("--api-cert", type=click.Path(exists=True), help="The API's certificate (PEM).")
 @click.option("--api-key", type=click.Path(exists=True), help="The API's private key (PEM).")
 @click.option("--registry-auth", type=click.Path(), help="Logins for registries, as docker login writes.")
+@click.option("--image-budget", metavar="SIZE", help="Built images beyond it go, the longest unused first. [never]")
 @click.option("--domain", help="Apps appear as <app>.<domain>. [localhost]")
 @click.option("--preboot", type=int, metavar="N", help="Boot up to N guests ahead; new microVMs begin as copies. [0]")
 @click.option("--keep-vms", is_flag=True, default=None, help="Leave VMs and the edge running when the platform ends.")
@@ -82,6 +84,8 @@ def _typed(name: str, value: object) -> Any:
     try:
         if kind.startswith("Path"):
             return _path(str(value))
+        if kind == "ByteCount":
+            return parse_size(str(value))
         if kind == "int":
             return int(str(value))
         if kind == "bool":

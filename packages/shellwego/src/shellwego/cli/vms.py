@@ -50,6 +50,16 @@ def list_vms(session: Session, everything: bool) -> None:
     show(session, msgspec.to_builtins(found), rows, name="instance", empty="no microVMs run")
 
 
+def _usage(vm: InstanceView) -> dict[str, object]:
+    """Nothing where the node does not tell."""
+    used = vm.usage
+    if not used:
+        return {}
+    waited = ", ".join(f"{name} {share:.0%}" for name, share in used.pressure.items())
+    words = f"{size(used.memory_bytes)} memory, {size(used.disk_bytes)} disk, {used.cpu_seconds:.1f} s CPU"
+    return {"uses": words, **({"pressure": f"{waited} of the last 10 s waited"} if waited else {})}
+
+
 @vms.command("show")
 @click.argument("instance")
 @shared
@@ -67,6 +77,7 @@ def show_vm(session: Session, instance: str) -> None:
         "attempt": vm.attempt,
         "cpu": cores(vm.cpu_milli),
         "disk": size(vm.disk_bytes),
+        **_usage(vm),
         "exit code": vm.exit_code,
         "reason": vm.reason,
     }

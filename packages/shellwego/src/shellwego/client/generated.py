@@ -346,6 +346,7 @@ class InstanceView(Struct, kw_only=True, frozen=True):
     created_at: datetime
     phase_since: datetime
     stopped_at: datetime | None
+    usage: UsageView | None = None
 
 
 class LoadedView(Struct, kw_only=True, frozen=True):
@@ -619,6 +620,15 @@ class UploadView(Struct, kw_only=True, frozen=True):
     offset: int
     limit_bytes: int
     chunk_bytes: int
+
+
+class UsageView(Struct, kw_only=True, frozen=True):
+    """What a VM takes of its host, as of this answer."""
+
+    memory_bytes: int
+    cpu_seconds: float
+    disk_bytes: int
+    pressure: dict[str, float]
 
 
 class UserView(Struct, kw_only=True, frozen=True):
@@ -1106,7 +1116,7 @@ class Client(Transport):
         )
 
     def get_instance(self, app: str, instance: str, *, project: str | None = None) -> InstanceView:
-        """One instance of an app."""
+        """One instance of an app, with what its VM uses."""
         return decode(
             self.send(
                 "GET",
@@ -1194,7 +1204,7 @@ class Client(Transport):
         )
 
     def get_vm(self, instance: str) -> InstanceView:
-        """One instance with its VM, by the instance's id."""
+        """One instance with its VM and what that uses, by the instance's id."""
         return decode(self.send("GET", f"/v1/vms/{segment(instance, 'instance')}"), InstanceView)
 
     def get_logs(

@@ -13,8 +13,13 @@ from dataclasses import dataclass, replace
 
 from shellwego.core.errors import NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.instances import Instance
-from shellwego.ports.streams import DuplexStream, StreamRequest, Streams
+from shellwego.core.vms import VmUsage
+from shellwego.ports.streams import DuplexStream, StreamKind, StreamRequest, Streams
+from shellwego.wire.codec import decode
 from shellwego.wire.streams import Record, RecordError, RecordKind, RecordReader, pack
+
+USAGE_S = 2.0
+_MOST = float(1 << 60)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +85,32 @@ async def run_command(
             await asyncio.gather(sender, return_exceptions=True)
     finally:
         await stream.aclose()
+
+
+async def usage_of(streams: Streams, instance: Instance) -> VmUsage | None:
+    """What an instance's VM takes of its host now; None where it has none, or its node does not tell in time. It is shown
+    beside what is known anyway, so its absence is no error."""
+    if not instance.live or not instance.observed.vm_id:
+        return None
+    with contextlib.suppress(ShellWeGoError, ValueError, TimeoutError):
+        async with asyncio.timeout(USAGE_S):
+            stream = await open_stream(streams, instance, StreamRequest(kind=StreamKind.USAGE, instance_id=""))
+            try:
+                async with contextlib.aclosing(records(stream)) as incoming:
+                    return _checked(decode(VmUsage, (await anext(incoming)).payload))
+            except StopAsyncIteration:
+                return None
+            finally:
+                await stream.aclose()
+    return None
+
+
+def _checked(used: VmUsage) -> VmUsage:
+    """Raises `ValueError`: no host can have measured that."""
+    numbers = (used.memory_bytes, used.cpu_seconds, used.disk_bytes, *used.pressure.values())
+    if not all(0 <= number < _MOST for number in numbers) or not used.pressure.keys() <= {"cpu", "memory", "io"}:
+        raise ValueError("a usage that makes no sense")
+    return used
 
 
 async def _send_stdin(stream: DuplexStream, stdin: bytes) -> None:

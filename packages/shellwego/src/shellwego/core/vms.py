@@ -16,6 +16,18 @@ class VmPhase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VmUsage:
+    """What a VM takes of its host, as of one look."""
+
+    memory_bytes: int = 0
+    cpu_seconds: float = 0.0
+    disk_bytes: int = 0
+    pressure: Mapping[str, float] = field(default_factory=dict)
+    """Share of the last ten seconds, 0 to 1, in which something waited for `cpu`, `memory`, `io`; empty where the host does
+    not measure it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VmView:
     """One VM as the host has it."""
 

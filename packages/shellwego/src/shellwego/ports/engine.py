@@ -11,10 +11,10 @@ from typing import Protocol
 
 from shellwego.core.assignments import Workload
 from shellwego.core.nodes import NodeFacts
-from shellwego.core.vms import VmPhase, VmView
+from shellwego.core.vms import VmPhase, VmUsage, VmView
 from shellwego.ports.streams import StreamRequest
 
-__all__ = ["Engine", "ExecChannel", "ExecData", "ExecDone", "LogRecord", "VmOrder", "VmPhase", "VmView"]
+__all__ = ["Engine", "ExecChannel", "ExecData", "ExecDone", "LogRecord", "VmOrder", "VmPhase", "VmUsage", "VmView"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +72,9 @@ class Engine(Protocol):
 
     async def observe(self) -> tuple[VmView, ...]:
         """All VMs, asked of the host."""
+
+    async def usage(self, vm_id: str) -> VmUsage:
+        """What a VM takes of the host now; only asked when somebody wants to know."""
 
     async def changed(self) -> None:
         """Return when something may have changed since the last `observe`. Spurious returns are fine."""

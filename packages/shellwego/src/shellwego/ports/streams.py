@@ -15,6 +15,8 @@ from typing import Protocol
 class StreamKind(StrEnum):
     EXEC = "exec"
     LOGS = "logs"
+    USAGE = "usage"
+    """One record with what the VM takes of its host now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,8 @@ class RecordKind(IntEnum):
     """Payload: `code` NUL `message`, UTF-8. Last record of a failed stream."""
     LOG = 8
     """Payload: a `ports.engine.LogRecord` in `wire.codec` form."""
+    USAGE = 9
+    """Payload: a `core.vms.VmUsage` in `wire.codec` form."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from plasmavmc.cli.progress import Progress
 if TYPE_CHECKING:
     from plasmavmc.rpc.api import Image
     from plasmavmc.rpc.client import EngineClient
-    from plasmavmc.types import Scope, Stdio, VmSpec
+    from plasmavmc.types import NetworkSpec, Scope, Stdio, VmSpec
 
 DEFAULT_NETWORK = "default"
 NO_NETWORK = "none"
@@ -42,6 +42,10 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--cpus", type=values.Cpus(), default="1", show_default=True, metavar="N", help="Processors, also 0.5."
     ),
     click.option("--disk", type=values.Size(), default="4g", show_default=True, metavar="SIZE", help="Writable layer."),
+    click.option("--disk-rate", type=values.Size(), metavar="SIZE", help="Bytes a second that its disk gives."),
+    click.option("--disk-iops", type=click.IntRange(1), metavar="N", help="Operations a second that its disk does."),
+    click.option("--receive-rate", type=values.Size(), metavar="SIZE", help="Bytes a second from the network."),
+    click.option("--transmit-rate", type=values.Size(), metavar="SIZE", help="Bytes a second to the network."),
     click.option("-u", "--user", metavar="USER[:GROUP]", help="Whom to run as. [the image's]"),
     click.option("-w", "--workdir", metavar="DIR", help="Where to run. [the image's]"),
     click.option("--entrypoint", metavar="PROGRAM", help="In place of the image's; empty for none."),
@@ -97,8 +101,10 @@ class Wish:
             )
         if self.name and not _NAME.fullmatch(self.name):
             raise values.refused("--name", self.name, "a name has 1 to 63 characters of a-z, 0-9 and -")
-        if self.given["publish"] and self.given["network"] == NO_NETWORK:
-            raise Failure("-p needs a network: leave --network none out", code=USAGE)
+        for option in ("publish", "receive_rate", "transmit_rate"):
+            if self.given[option] and self.given["network"] == NO_NETWORK:
+                name = "-p" if option == "publish" else f"--{option.replace('_', '-')}"
+                raise Failure(f"{name} needs a network: leave --network none out", code=USAGE)
 
     def stdio(self, *, attached: bool) -> Stdio:
         from plasmavmc.types import Stdio  # noqa: PLC0415
@@ -111,7 +117,7 @@ class Wish:
 
     def spec(self, image: Image, scope: Scope | None, *, attached: bool) -> VmSpec:
         """What the server is asked for; it chooses the id, and the name where there is none."""
-        from plasmavmc.types import NetworkSpec, Scope, VmResources, VmSpec  # noqa: PLC0415
+        from plasmavmc.types import RateLimit, Scope, VmResources, VmSpec  # noqa: PLC0415
 
         given, network = self.given, self.given["network"]
         return VmSpec(
@@ -129,8 +135,9 @@ class Wish:
                 vcpus=-(-given["cpus"] // _MILLI),
                 memory_bytes=given["memory"],
                 disk_bytes=given["disk"],
+                disk_limit=RateLimit(given["disk_rate"] or 0, given["disk_iops"] or 0),
             ),
-            networks=() if network == NO_NETWORK else (NetworkSpec("nic0", network),),
+            networks=() if network == NO_NETWORK else (self._network(),),
             stop_signal=given["stop_signal"],
             stop_grace_s=given["stop_timeout"],
             backend=given["backend"],
@@ -138,6 +145,12 @@ class Wish:
             stdio=self.stdio(attached=attached),
             published=tuple(values.port(each) for each in given["publish"]),
         )
+
+    def _network(self) -> NetworkSpec:
+        from plasmavmc.types import NetworkSpec, RateLimit  # noqa: PLC0415
+
+        receive, transmit = (RateLimit(self.given[f"{way}_rate"] or 0) for way in ("receive", "transmit"))
+        return NetworkSpec("nic0", self.given["network"], receive=receive, transmit=transmit)
 
 
 async def make(engine: EngineClient, wish: Wish, scope: Scope | None, *, attached: bool, quiet: bool) -> VmSpec:

@@ -36,6 +36,7 @@ _ID = r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
 _SWITCH = r"(on|off)"
 _FDSET = r"/dev/fdset/[0-9]{1,4}"
 _SIZE = r"[0-9]{1,9}[KMG]?"
+_LIMIT = r'"(bps|iops)-total":[0-9]{1,15}'
 _TOPOLOGY = r"cpus|maxcpus|sockets|dies|cores|threads"
 
 _MACHINE_KEYS = (
@@ -52,7 +53,7 @@ _DEVICE_KEYS = (
     r"|werror=(report|stop|enospc|ignore)|rerror=(report|stop|ignore)"
 )
 _BLOCK_KEYS = re.compile(
-    rf"(driver|file\.driver)=(raw|file)|(node-name|file\.node-name|file)={_ID}|(file\.)?filename={_FDSET}"
+    rf"(driver|file\.driver)=(raw|file|throttle)|throttle-group={_ID}|(node-name|file\.node-name|file)={_ID}|(file\.)?filename={_FDSET}"
     rf"|(read-only|auto-read-only|file\.read-only|file\.auto-read-only|cache\.direct|cache\.no-flush|file\.cache\.direct"
     rf"|file\.cache\.no-flush)={_SWITCH}|(file\.)?locking=(on|off|auto)|(file\.)?discard=(ignore|unmap)"
     r"|(file\.)?aio=(threads|native|io_uring)|detect-zeroes=(off|on|unmap)"
@@ -130,6 +131,7 @@ _OPTIONS: Mapping[str, Check] = {
     "-object": _form(
         rf"memory-backend-(ram|memfd),id={_ID},size={_SIZE}(,(share|merge|dump|prealloc)={_SWITCH})*"
         rf"|memory-backend-file,id={_ID},size={_SIZE},mem-path=/dev/fd/{_T}(,(share|merge|dump|prealloc)={_SWITCH})*"
+        rf'|\{{"qom-type":"throttle-group","id":"{_ID}","limits":\{{{_LIMIT}(,{_LIMIT})?\}}\}}'
         rf"|rng-builtin,id={_ID}|rng-random,id={_ID},filename=/dev/urandom|iothread,id={_ID}"
     ),
     "-device": _list(_DEVICES, _DEVICE_KEYS),

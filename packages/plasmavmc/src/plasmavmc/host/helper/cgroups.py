@@ -5,6 +5,9 @@ else there are none and the VMM is bound by rlimits; which of them it is, the ca
 lies at the root of the hierarchy, not under the service's own cgroup: its place then does not depend on how the platform
 was started, so that a later start finds it again.
 
+On a host with limits of v1 and the unified hierarchy beside, a child is made there too, without limits: only there does the
+kernel tell the pressure on a VM (`host.pressure`). It is left out where it cannot be made.
+
 A child is made and filled by root; a process joins before it runs its program, so that nothing of it is ever outside.
 
 Traps: a group whose last process or child has just gone is busy for some milliseconds more (a zombie's other threads are
@@ -40,6 +43,8 @@ class Layout:
 
     confinement: str
     parents: tuple[Path, ...] = ()
+    watched: Path | None = None
+    """One of v2 beside those of v1, to read pressure from."""
 
 
 class Cgroups(Protocol):
@@ -93,7 +98,8 @@ def layouts(mounts: tuple[tuple[str, Path, frozenset[str]], ...], parent: str) -
     }
     complete = len(by_controller) == len(CONTROLLERS)
     places = tuple(dict.fromkeys(by_controller[controller] for controller in CONTROLLERS)) if complete else ()
-    return [*unified, Layout(V1, places)] if complete else unified
+    watched = unified[0].parents[0] if unified else None
+    return [*unified, Layout(V1, places, watched)] if complete else unified
 
 
 def settings(confinement: str, limits: Limits) -> Mapping[str, str]:
@@ -137,6 +143,10 @@ class DirectoryCgroups:
             parent.mkdir(exist_ok=True)
         if layout.confinement == V2:
             _delegate(layout.parents[0])
+        if layout.watched is not None:
+            with suppress(OSError):
+                layout.watched.mkdir(exist_ok=True)
+                return cls(Layout(layout.confinement, (*layout.parents, layout.watched)))
         return cls(layout)
 
     @property

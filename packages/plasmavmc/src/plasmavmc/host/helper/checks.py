@@ -15,6 +15,8 @@ from plasmavmc.types import GIB, MIB
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGSTOP, signal.SIGCONT})
 _UNICAST_MAC = re.compile(r"[0-9a-f][26ae](:[0-9a-f]{2}){5}")
 """Locally administered, unicast."""
+_LEAST_RATE, _MOST_RATE = 1024, 2**32 - 1
+"""Bytes a second; the kernel's bucket takes 32 bits."""
 _NETWORK_ID = re.compile(r"[a-z0-9_-]{1,64}")
 
 
@@ -39,8 +41,16 @@ def check_bridge(names: HostNames, bridge: Bridge) -> None:
 
 
 def check_tap(names: HostNames, tap: TapRequest) -> None:
-    _check_tap_name(names, tap.name)
+    check_tap_name(names, tap.name)
     _check_mac(tap.mac)
+    for rate in (tap.receive, tap.transmit):
+        if rate and not _LEAST_RATE <= rate <= _MOST_RATE:
+            raise refusal("a tap", f"{rate} bytes a second")
+
+
+def check_tap_name(names: HostNames, name: str) -> None:
+    if not re.fullmatch(rf"{names.link_prefix}[a-z2-7]{{8}}", name):
+        raise refusal("a tap", f"{name!r:.40} is not {names.link_prefix} and 8 characters of base32")
 
 
 def check_rules(names: HostNames, rules: RuleSet) -> None:
@@ -53,17 +63,12 @@ def check_rules(names: HostNames, rules: RuleSet) -> None:
 
 
 def _check_member(names: HostNames, bridge: Bridge, member: Member) -> None:
-    _check_tap_name(names, member.tap)
+    check_tap_name(names, member.tap)
     _check_mac(member.mac)
     if member.ipv4 not in bridge.network or member.ipv4 == bridge.gateway:
         raise refusal("rules", f"{member.ipv4} is not a member's address of {bridge.network}")
     if not _NETWORK_ID.fullmatch(member.network_id):
         raise refusal("rules", f"{member.network_id!r:.80} is not a network id")
-
-
-def _check_tap_name(names: HostNames, name: str) -> None:
-    if not re.fullmatch(rf"{names.link_prefix}[a-z2-7]{{8}}", name):
-        raise refusal("a tap", f"{name!r:.40} is not {names.link_prefix} and 8 characters of base32")
 
 
 def _check_mac(mac: str) -> None:

@@ -30,6 +30,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from plasmavmc.errors import HostError
 from plasmavmc.host.configuration import POOL
+from plasmavmc.host.helper import shaping
+from plasmavmc.host.names import shaper_name
 from plasmavmc.host.operations import Bridge, TapRequest
 from plasmavmc.types import mac_of
 
@@ -146,7 +148,33 @@ class Links:
         self._ip.link("set", index=index, master=self._required(bridge))
         self._ip.brport("set", index=index, isolated=1, learning=0, unicast_flood=0, mcast_flood=0, bcast_flood=0)
         self._ip.fdb("add", ifindex=index, lladdr=tap.mac, flags=_NTF_MASTER, state=_NUD_NOARP)
+        if tap.receive:
+            shaping.hold_outgoing(self._ip, index, tap.receive)
+        if tap.transmit:
+            self._hold_incoming(index, tap)
         self._ip.link("set", index=index, state="up")
+
+    def _hold_incoming(self, index: int, tap: TapRequest) -> None:
+        """One device a tap. What an earlier tap of this VM has left is replaced, and another VM's never taken away."""
+        shaper = shaper_name(tap.name)
+        if self._index(shaper):
+            if any(name not in (tap.name, shaper) and shaper_name(name) == shaper for name in self.names()):
+                raise HostError(
+                    "tap-name", f"two VMs would share the device {shaper}", resolution="create the VM again"
+                )
+            self.delete(shaper)
+        try:
+            shaping.hold_incoming(self._ip, index, shaper, tap.transmit)
+        except BaseException:
+            self.delete(shaper)
+            raise
+        _write(_CONF_V6 / shaper / "disable_ipv6", 1)
+
+    def lack_of_limits(self, name: str) -> str:
+        """What the kernel lacks to hold taps back; tried out on a link of that name."""
+        with _explained(f"link {name}"):
+            self.delete(name)
+            return shaping.lack(self._ip, name)
 
     def set_neighbours(self, bridge: str, wanted: Mapping[IPv4Address, str]) -> None:
         """Make the static neighbours of the bridge exactly these."""

@@ -31,7 +31,7 @@ from plasmavmc.host.helper.programs import KVM, check_program, kvm_access, open_
 from plasmavmc.host.helper.sockets import listen
 from plasmavmc.host.helper.sweep import Sweeper
 from plasmavmc.host.helper.uids import Uids
-from plasmavmc.host.names import is_key
+from plasmavmc.host.names import is_key, shaper_name
 from plasmavmc.host.operations import Limits, ProcessId
 from plasmavmc.host.processes import held, is_alive, processes, uids_of
 from plasmavmc.host.run import PATH, find_program
@@ -126,6 +126,16 @@ class Helper:
     def _(self, request: protocol.TapOpen) -> Answer:
         checks.check_tap(self._names, request.tap)
         return Answer(fds=(self._links.open_tap(request.tap, self._names.bridge),))
+
+    @_do.register
+    def _(self, request: protocol.TapForget) -> Answer:
+        checks.check_tap_name(self._names, request.name)
+        self._links.delete(shaper_name(request.name))
+        return Answer()
+
+    @_do.register
+    def _(self, request: protocol.LimitsLack) -> Answer:
+        return Answer(self._links.lack_of_limits(f"{self._names.link_prefix}try"))
 
     @_do.register
     def _(self, request: protocol.UidTake) -> Answer:

@@ -11,6 +11,7 @@ code; a cgroup by lying under our parent. Besides, links that follow our scheme 
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from time import monotonic
@@ -20,7 +21,7 @@ from plasmavmc.host.helper.cgroups import NONE, Cgroups
 from plasmavmc.host.helper.links import Links
 from plasmavmc.host.helper.uids import Uids
 from plasmavmc.host.helper.worker import is_worker_process
-from plasmavmc.host.names import CODE_OF_LINK, HostNames, is_key
+from plasmavmc.host.names import CODE_OF_LINK, HostNames, is_key, is_shaper, shaper_name
 from plasmavmc.host.operations import Keep, ProcessId, Swept
 from plasmavmc.host.processes import argv_of, is_alive, kill, processes, read_process, uids_of
 
@@ -105,7 +106,8 @@ class Sweeper:
         return tuple(sorted(process.pid for process in doomed))
 
     def _sweep_links(self, vms: frozenset[str]) -> tuple[str, ...]:
-        stays = {self.names.bridge, *map(self.names.tap, vms)}
+        taps = {self.names.tap(key) for key in vms}
+        stays = {self.names.bridge, *taps, *map(shaper_name, taps)}
         swept = []
         for name, master in self.links.names().items():
             if name in stays:
@@ -119,13 +121,20 @@ class Sweeper:
 
     def _sweep_nobodys_links(self) -> tuple[str, ...]:
         codes = codes_of(self.run_root) | {self.names.code}
-        swept = []
-        for name in sorted(self.links.names()):
+        swept: list[str] = []
+        names = self.links.names()
+        for name in sorted(names, key=is_shaper):  # what belongs to a tap after the tap
             match = CODE_OF_LINK.fullmatch(name)
-            if match and match[1] not in codes and self.links.is_idle(name):
+            if match and match[1] not in codes and self._is_idle(name, names.keys() - set(swept)):
                 self.links.delete(name)
                 swept.append(name)
-        return tuple(swept)
+        return tuple(sorted(swept))
+
+    def _is_idle(self, name: str, present: Set[str]) -> bool:
+        """A device that holds a tap back is always up; it is idle once its tap is gone."""
+        if is_shaper(name):
+            return not any(other != name and shaper_name(other) == name for other in present)
+        return self.links.is_idle(name)
 
     def _sweep_cgroups(self, vms: frozenset[str], kept: frozenset[ProcessId]) -> tuple[str, ...]:
         stays = {self.names.vm_cgroup(key) for key in vms}

@@ -15,7 +15,7 @@ Not here: network interfaces, since a tap would have to be the VM's uid's own by
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ from plasmavmc.hypervisor.firecracker.sockets import JailSockets
 from plasmavmc.hypervisor.firecracker.vsock import connect_vsock
 from plasmavmc.hypervisor.limits import limits_of
 from plasmavmc.hypervisor.process import VmmProcess, usage_of
-from plasmavmc.types import GIB, Acceleration, BackendCapabilities, Isolation, VmHandle, VmSpec, vm_key
+from plasmavmc.types import GIB, Acceleration, BackendCapabilities, Isolation, VmHandle, VmSpec, VmUsage, vm_key
 
 NAME = "firecracker"
 START_DEADLINE_S = 20.0
@@ -198,9 +198,8 @@ class FirecrackerBackend:
                 undo.pop_all()
         return channel
 
-    async def usage(self, handle: VmHandle) -> Mapping[str, float]:
-        used = usage_of(self._held(handle).process.id)
-        return {"memory_rss_bytes": float(used.memory_rss_bytes), "cpu_seconds": used.cpu_seconds}
+    async def usage(self, handle: VmHandle) -> VmUsage:
+        return usage_of(self._held(handle).process.id)
 
     async def pause_vm(self, handle: VmHandle) -> None:
         async with self._client(self._held(handle)) as client:

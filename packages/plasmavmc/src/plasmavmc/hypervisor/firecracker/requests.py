@@ -35,7 +35,7 @@ from plasmavmc.hypervisor.firecracker.models import (
     Vsock,
 )
 from plasmavmc.hypervisor.firecracker.versions import Ability
-from plasmavmc.types import MIB, RateLimit, VmSpec
+from plasmavmc.types import MIB, NO_LIMIT, RateLimit, VmSpec
 
 SOCKET_DIRECTORY = "/s"
 API_SOCKET = "api.sock"
@@ -76,7 +76,7 @@ def boot_requests(spec: VmSpec, disks: Sequence[DiskPlan]) -> tuple[Request, ...
             "/boot-source",
             BootSource(kernel_image_path="/kernel", initrd_path="/initrd", boot_args=KERNEL_PARAMETERS),
         ),
-        *(drive_request(index, disk, limits.get(disk.id, RateLimit())) for index, disk in enumerate(disks)),
+        *(drive_request(index, disk, limits.get(disk.id, disk.limit)) for index, disk in enumerate(disks)),
         Request("PUT", "/vsock", Vsock(guest_cid=GUEST_CID, uds_path=f"{SOCKET_DIRECTORY}/{VSOCK_SOCKET}")),
         Request("PUT", "/entropy", Entropy()),
     )
@@ -97,7 +97,7 @@ def drive_request(index: int, disk: DiskPlan, limit: RateLimit) -> Request:
 
 def limiter_of(limit: RateLimit) -> RateLimiter | None:
     """Firecracker's words for a limit; None where there is none. A second's worth may be used at once."""
-    if limit == RateLimit():
+    if limit == NO_LIMIT:
         return None
     return RateLimiter(bandwidth=_bucket(limit.bytes_per_second), ops=_bucket(limit.operations_per_second))
 

@@ -17,6 +17,10 @@ Traps (QEMU 7.2):
   `tsc_early_khz` must be the host's true value.
 - Memory is a memfd that can be shared, so that a snapshot is devices' state alone (70 KiB) and its copy. A guest restored
   from one needs the same device line, and its RAM under the same name: `memory-backend-memfd` and `-file` agree on it.
+- A throttle group's limits are an object; `x-bps-total` and its like are QEMU's own shorthand, and may go. The bucket holds
+  a tenth of a second's worth.
+- A page that a guest reports as free is punched out of its memfd. Where several VMs begin with one memfd each would take it
+  from the others: so no VM that may be copied has a balloon, and the memory of a template is sealed besides.
 - `-smp` alone spreads vCPUs over sockets; one socket with n cores is what Linux schedules best on.
 
 Sources: qemu-system-x86_64(1), docs/system/i386/microvm.rst, Documentation/admin-guide/kernel-parameters.rst.
@@ -24,6 +28,7 @@ Sources: qemu-system-x86_64(1), docs/system/i386/microvm.rst, Documentation/admi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
@@ -31,7 +36,7 @@ from itertools import chain, pairwise
 from plasmavmc.host.architecture import Architecture, host_architecture
 from plasmavmc.host.names import HostNames
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan
-from plasmavmc.types import MIB, Acceleration, VmResources
+from plasmavmc.types import MIB, NO_LIMIT, Acceleration, VmResources, VmSpec
 
 CHANNEL_PORT = "ctl"
 """Name of the virtio-serial port that the guest's init opens."""
@@ -50,6 +55,8 @@ class QemuMachine:
     tsc_khz: int
     """Frequency of the host's TSC, for guests without KVM's clock; see `guest.tsc`."""
     architecture: Architecture = field(default_factory=host_architecture)
+    balloon: bool = False
+    """The guest's kernel has the driver. Without it the device is there, and nothing comes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +84,11 @@ def command_line(
     nics: Sequence[NicPlan],
     *,
     memory: MemoryPlan | None = None,
+    reclaim: bool = False,
 ) -> CommandLine:
     """The command line of VM `key`. The guest does not run until it is told to over QMP (`-S`). With `memory` it does
-    not boot: it waits for a state that goes with that memory."""
+    not boot: it waits for a state that goes with that memory. With `reclaim` what it frees goes back to the host; not for
+    one that may be copied: see the traps."""
     sections = (
         _identity(machine, key),
         _processor(machine, resources),
@@ -88,6 +97,7 @@ def command_line(
         *(_disk(index, disk) for index, disk in enumerate(disks)),
         *(_nic(index, nic) for index, nic in enumerate(nics)),
         _channel(),
+        _balloon() if reclaim else (),
         _console(),
         _monitor(),
     )
@@ -99,11 +109,16 @@ def command_line(
 _TRAITS = ("-M", "-cpu", "-smp", "-m", "-device")
 
 
-def device_traits(machine: QemuMachine, resources: VmResources, disks: int, nics: int) -> str:
+def gives_back(spec: VmSpec) -> bool:
+    """Whether what a VM frees goes back to the host: not where its memory may come to be shared with copies."""
+    return not spec.snapshot_safe
+
+
+def device_traits(machine: QemuMachine, resources: VmResources, disks: int, nics: int, *, reclaim: bool) -> str:
     """The machine as a state sees it: what must be the same where one is loaded, and nothing that may differ."""
     plans = [DiskPlan("", -1, read_only=index == 0) for index in range(disks)]
     cards = [NicPlan("", -1, "") for _ in range(nics)]
-    argv = command_line(machine, "", resources, plans, cards).argv
+    argv = command_line(machine, "", resources, plans, cards, reclaim=reclaim).argv
     return " ".join(value for option, value in pairwise(argv) if option in _TRAITS)
 
 
@@ -168,10 +183,23 @@ def _disk(index: int, disk: DiskPlan) -> tuple[str, ...]:
     access = "read-only=on" if disk.read_only else "discard=unmap,file.discard=unmap"
     on_error = "" if disk.read_only else ",werror=report"
     file = f"file.driver=file,file.filename=/dev/fdset/{index},file.locking=off"
+    limited = disk.limit != NO_LIMIT
     return (
         *("-add-fd", f"fd=@{disk_name(index)}@,set={index}"),
-        *("-blockdev", f"driver=raw,node-name=d{index},{file},{access}"),
+        *("-blockdev", f"driver=raw,node-name={'f' if limited else 'd'}{index},{file},{access}"),
+        *(_throttle(index, disk) if limited else ()),
         *("-device", f"virtio-blk-device,drive=d{index}{on_error}"),
+    )
+
+
+def _throttle(index: int, disk: DiskPlan) -> tuple[str, ...]:
+    """A filter before the disk, in a group of its own. It holds requests back and fails none."""
+    limits = {"bps-total": disk.limit.bytes_per_second, "iops-total": disk.limit.operations_per_second}
+    group = {"qom-type": "throttle-group", "id": f"g{index}", "limits": {k: v for k, v in limits.items() if v}}
+    access = "read-only=on" if disk.read_only else "discard=unmap"
+    return (
+        *("-object", json.dumps(group, separators=(",", ":"))),
+        *("-blockdev", f"driver=throttle,node-name=d{index},throttle-group=g{index},file=f{index},{access}"),
     )
 
 
@@ -188,6 +216,11 @@ def _channel() -> tuple[str, ...]:
         *("-chardev", "socket,id=c0,fd=@channel@,server=on,wait=off"),
         *("-device", f"virtserialport,chardev=c0,name={CHANNEL_PORT},nr=1"),
     )
+
+
+def _balloon() -> tuple[str, ...]:
+    """Never inflated: it is there for its reports of pages that the guest has no use for."""
+    return ("-device", "virtio-balloon-device,free-page-reporting=on")
 
 
 def _console() -> tuple[str, ...]:

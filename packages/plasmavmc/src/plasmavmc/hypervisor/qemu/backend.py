@@ -16,7 +16,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -29,7 +29,7 @@ from plasmavmc.hypervisor.console import connect_console
 from plasmavmc.hypervisor.limits import limits_of
 from plasmavmc.hypervisor.process import VmmProcess, usage_of
 from plasmavmc.hypervisor.qemu import migration
-from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line, disk_name, nic_name
+from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line, disk_name, gives_back, nic_name
 from plasmavmc.hypervisor.qemu.qmp import QmpSession, qmp_session
 from plasmavmc.hypervisor.qemu.sockets import VmSockets
 from plasmavmc.hypervisor.qemu.traits import traits_of
@@ -39,8 +39,8 @@ from plasmavmc.types import (
     BackendCapabilities,
     Isolation,
     VmHandle,
-    VmResources,
     VmSpec,
+    VmUsage,
     vm_key,
 )
 
@@ -113,7 +113,7 @@ class KvmBackend:
 
     @property
     def capabilities(self) -> BackendCapabilities:
-        return capabilities_of(self._machine.acceleration)
+        return replace(capabilities_of(self._machine.acceleration), balloon=self._machine.balloon)
 
     def use(self, machine: QemuMachine) -> None:
         """Give new VMs another machine; those that run keep theirs."""
@@ -126,7 +126,7 @@ class KvmBackend:
         async with AsyncExitStack() as undo:
             undo.callback(sockets.remove)
             undo.push_async_callback(self._host.uid_free, plan.key)
-            process, confinement = await self._spawn(spec.resources, plan, sockets)
+            process, confinement = await self._spawn(spec, plan, sockets)
             undo.pop_all()
         self._vms[spec.id] = _Vm(process, sockets, memory=plan.memory)
         state = {
@@ -203,9 +203,8 @@ class KvmBackend:
                 undo.pop_all()
         return channel
 
-    async def usage(self, handle: VmHandle) -> Mapping[str, float]:
-        used = usage_of(self._held(handle).process.id)
-        return {"memory_rss_bytes": float(used.memory_rss_bytes), "cpu_seconds": used.cpu_seconds}
+    async def usage(self, handle: VmHandle) -> VmUsage:
+        return usage_of(self._held(handle).process.id)
 
     def snapshot_traits(self, spec: VmSpec) -> Mapping[str, str]:
         return traits_of(self._machine, spec)
@@ -289,13 +288,21 @@ class KvmBackend:
             vm.process.close()
         self._vms.clear()
 
-    async def _spawn(self, resources: VmResources, plan: VmPlan, sockets: VmSockets) -> tuple[VmmProcess, str]:
-        command = command_line(self._machine, plan.key, resources, plan.disks, plan.nics, memory=plan.memory)
+    async def _spawn(self, spec: VmSpec, plan: VmPlan, sockets: VmSockets) -> tuple[VmmProcess, str]:
+        command = command_line(
+            self._machine,
+            plan.key,
+            spec.resources,
+            plan.disks,
+            plan.nics,
+            memory=plan.memory,
+            reclaim=gives_back(spec),
+        )
         with ExitStack() as ours:
             descriptors = {**sockets.listen(ours), **_boot_files(plan, ours), **_attachments(plan)}
             assert descriptors.keys() == set(command.descriptors)  # noqa: S101 - both sides are ours
             await self._host.uid_take(plan.key)
-            spawned = await self._host.vm_spawn(plan.key, command.argv, limits_of(resources), descriptors)
+            spawned = await self._host.vm_spawn(plan.key, command.argv, limits_of(spec.resources), descriptors)
             return VmmProcess.spawned(self._host, plan.key, spawned), spawned.confinement
 
     async def _first_monitor(self, vm: _Vm, handle: VmHandle) -> QmpSession:
@@ -371,6 +378,7 @@ def capabilities_of(acceleration: Acceleration) -> BackendCapabilities:
         suspend=True,
         fork=True,
         channel="serial",
+        rate_limits=True,
     )
 
 

@@ -17,6 +17,7 @@ from plasmavmc.hypervisor.backend import VmPlan
 from plasmavmc.hypervisor.probe import KVM_DEVICE, ProbeCache, ProbeFacts, ProbeResult, gather_facts, probe
 from plasmavmc.hypervisor.qemu.argv import QemuMachine
 from plasmavmc.hypervisor.qemu.backend import NAME, KvmBackend
+from plasmavmc.hypervisor.qemu.drivers import BALLOON_DRIVER, drives
 from plasmavmc.hypervisor.registry import HypervisorRegistry
 from plasmavmc.types import MIB, SYSTEM_SCOPE, Acceleration, VmResources, VmSpec, vm_key
 
@@ -40,7 +41,8 @@ class QemuSite:
 
     def machine(self, acceleration: Acceleration) -> QemuMachine:
         """The machine that VMs of this host get with an acceleration."""
-        return QemuMachine(str(self.program), self.installation, acceleration, self.tsc_khz)
+        balloon = drives(BALLOON_DRIVER, self.kernel, self.initrd)
+        return QemuMachine(str(self.program), self.installation, acceleration, self.tsc_khz, balloon=balloon)
 
 
 def announce_qemu(registry: HypervisorRegistry, host: Host, site: QemuSite) -> KvmBackend:

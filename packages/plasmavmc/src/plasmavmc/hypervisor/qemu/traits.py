@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from plasmavmc.errors import HostError
-from plasmavmc.hypervisor.qemu.argv import QemuMachine, device_traits
+from plasmavmc.hypervisor.qemu.argv import QemuMachine, device_traits, gives_back
 from plasmavmc.types import Acceleration, VmSpec
 
 _CPU = Path("/proc/cpuinfo")
@@ -24,7 +24,9 @@ def traits_of(machine: QemuMachine, spec: VmSpec) -> dict[str, str]:
     return {
         "program": _program(machine.program),
         "acceleration": machine.acceleration.value,
-        "devices": device_traits(machine, spec.resources, _OWN_DISKS + len(spec.volumes), len(spec.networks)),
+        "devices": device_traits(
+            machine, spec.resources, _OWN_DISKS + len(spec.volumes), len(spec.networks), reclaim=gives_back(spec)
+        ),
         "processor": _processor(machine.acceleration),
     }
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from plasmavmc.hypervisor.wasm.cache import CodeCache
 from plasmavmc.hypervisor.wasm.control import CHANNEL, COMPILED, MODULE, Assign, Start
 from plasmavmc.hypervisor.wasm.limits import limits_of
 from plasmavmc.hypervisor.wasm.workers import Worker, Workers
-from plasmavmc.types import GIB, Acceleration, BackendCapabilities, GuestKind, Isolation, VmHandle, VmSpec
+from plasmavmc.types import GIB, Acceleration, BackendCapabilities, GuestKind, Isolation, VmHandle, VmSpec, VmUsage
 
 NAME = "wasm"
 SPARES = 2
@@ -150,9 +149,8 @@ class WasmBackend:
             undo.pop_all()
         return channel
 
-    async def usage(self, handle: VmHandle) -> Mapping[str, float]:
-        used = usage_of(self._held(handle).process.id)
-        return {"memory_rss_bytes": float(used.memory_rss_bytes), "cpu_seconds": used.cpu_seconds}
+    async def usage(self, handle: VmHandle) -> VmUsage:
+        return usage_of(self._held(handle).process.id)
 
     def close(self) -> None:
         """Let go of all VMs; they run on, and another backend may adopt them."""

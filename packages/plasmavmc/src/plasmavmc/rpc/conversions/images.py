@@ -35,6 +35,8 @@ def image_to_pb(image: Image) -> image_pb2.Image:
         workdir=image.workdir,
         exposed_ports=image.exposed_ports,
         labels=image.labels,
+        disk_bytes=image.disk_bytes,
+        used=time_to_pb(image.used_at),
     )
 
 
@@ -52,6 +54,8 @@ def image_from_pb(message: image_pb2.Image) -> Image:
         workdir=message.workdir,
         exposed_ports=tuple(message.exposed_ports),
         labels=dict(message.labels),
+        disk_bytes=message.disk_bytes,
+        used_at=time_from_pb(message.used),
     )
 
 

@@ -26,11 +26,13 @@ from plasmavmc.rpc.conversions.values import (
 from plasmavmc.rpc.v1 import types_pb2, vm_pb2
 from plasmavmc.states import VmState
 from plasmavmc.types import (
+    NO_LIMIT,
     DiskSource,
     DiskSpec,
     FileSpec,
     ForkIdentity,
     NetworkSpec,
+    Pressure,
     PublishedPort,
     RateLimit,
     Stdio,
@@ -67,6 +69,7 @@ def spec_to_pb(spec: VmSpec, *, secrets: bool) -> types_pb2.VmSpec:
             vcpus=spec.resources.vcpus,
             memory_bytes=spec.resources.memory_bytes,
             disk_bytes=spec.resources.disk_bytes,
+            disk_limit=_limit_to_pb(spec.resources.disk_limit),
         ),
         networks=[_network_to_pb(network) for network in spec.networks],
         volumes=[_disk_to_pb(disk) for disk in spec.volumes],
@@ -159,6 +162,7 @@ def _resources_from_pb(message: types_pb2.VmResources) -> VmResources:
         message.vcpus or _DEFAULTS.vcpus,
         message.memory_bytes or _DEFAULTS.memory_bytes,
         message.disk_bytes or _DEFAULTS.disk_bytes,
+        _limit_from_pb(message.disk_limit),
     )
 
 
@@ -175,7 +179,7 @@ def _file_from_pb(field: str, message: types_pb2.FileSpec) -> FileSpec:
 
 
 def _limit_to_pb(limit: RateLimit) -> types_pb2.RateLimit | None:
-    if limit == RateLimit():
+    if limit == NO_LIMIT:
         return None
     return types_pb2.RateLimit(
         bytes_per_second=limit.bytes_per_second, operations_per_second=limit.operations_per_second
@@ -266,7 +270,7 @@ def status_to_pb(status: VmStatus) -> types_pb2.VmStatus:
         backend=status.backend,
         acceleration=status.acceleration,
         confinement=status.confinement,
-        usage=types_pb2.VmUsage(memory_rss_bytes=status.usage.memory_rss_bytes, cpu_seconds=status.usage.cpu_seconds),
+        usage=_usage_to_pb(status.usage),
         log_tail=status.log_tail,
     )
 
@@ -284,8 +288,28 @@ def status_from_pb(message: types_pb2.VmStatus) -> VmStatus:
         backend=message.backend,
         acceleration=message.acceleration,
         confinement=message.confinement,
-        usage=VmUsage(message.usage.memory_rss_bytes, message.usage.cpu_seconds),
+        usage=_usage_from_pb(message.usage),
         log_tail=tuple(message.log_tail),
+    )
+
+
+def _usage_to_pb(usage: VmUsage) -> types_pb2.VmUsage:
+    pressed = usage.pressure
+    return types_pb2.VmUsage(
+        memory_rss_bytes=usage.memory_rss_bytes,
+        cpu_seconds=usage.cpu_seconds,
+        disk_bytes=usage.disk_bytes,
+        pressure=None if pressed is None else types_pb2.Pressure(cpu=pressed.cpu, memory=pressed.memory, io=pressed.io),
+    )
+
+
+def _usage_from_pb(message: types_pb2.VmUsage) -> VmUsage:
+    pressed = message.pressure
+    return VmUsage(
+        message.memory_rss_bytes,
+        message.cpu_seconds,
+        message.disk_bytes,
+        Pressure(pressed.cpu, pressed.memory, pressed.io) if message.HasField("pressure") else None,
     )
 
 

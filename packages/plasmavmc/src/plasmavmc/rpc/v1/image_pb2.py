@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from plasmavmc.rpc.v1 import types_pb2 as plasmavmc_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18plasmavmc/v1/image.proto\x12\x0cplasmavmc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18plasmavmc/v1/types.proto\"\xed\x02\n\x05Image\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\x12\"\n\x05scope\x18\x03 \x01(\x0b\x32\x13.plasmavmc.v1.Scope\x12%\n\x04kind\x18\x04 \x01(\x0e\x32\x17.plasmavmc.v1.ImageKind\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12+\n\x07\x63reated\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nentrypoint\x18\x07 \x03(\t\x12\x0f\n\x07\x63ommand\x18\x08 \x03(\t\x12\x0c\n\x04user\x18\t \x01(\t\x12\x0f\n\x07workdir\x18\n \x01(\t\x12\x15\n\rexposed_ports\x18\x0b \x03(\r\x12/\n\x06labels\x18\x0c \x03(\x0b\x32\x1f.plasmavmc.v1.Image.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"9\n\x13RegistryCredentials\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"\xde\x01\n\x12RegisterImageStart\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x05scope\x18\x02 \x01(\x0b\x32\x13.plasmavmc.v1.Scope\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\treference\x18\x04 \x01(\tH\x00\x12\x14\n\ntar_upload\x18\x05 \x01(\x08H\x00\x12\x15\n\x0bwasm_upload\x18\x06 \x01(\x08H\x00\x12\x36\n\x0b\x63redentials\x18\x07 \x01(\x0b\x32!.plasmavmc.v1.RegistryCredentialsB\x08\n\x06source\"e\n\x14RegisterImageRequest\x12\x31\n\x05start\x18\x01 \x01(\x0b\x32 .plasmavmc.v1.RegisterImageStartH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"G\n\rImageProgress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x12\n\ndone_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\"y\n\x15RegisterImageResponse\x12/\n\x08progress\x18\x01 \x01(\x0b\x32\x1b.plasmavmc.v1.ImageProgressH\x00\x12$\n\x05image\x18\x02 \x01(\x0b\x32\x13.plasmavmc.v1.ImageH\x00\x42\t\n\x07message\"D\n\x0fGetImageRequest\x12\"\n\x05scope\x18\x01 \x01(\x0b\x32\x13.plasmavmc.v1.Scope\x12\r\n\x05image\x18\x02 \x01(\t\"^\n\x11ListImagesRequest\x12\"\n\x05scope\x18\x01 \x01(\x0b\x32\x13.plasmavmc.v1.Scope\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"R\n\x12ListImagesResponse\x12#\n\x06images\x18\x01 \x03(\x0b\x32\x13.plasmavmc.v1.Image\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"[\n\x12\x44\x65leteImageRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x05scope\x18\x02 \x01(\x0b\x32\x13.plasmavmc.v1.Scope\x12\r\n\x05image\x18\x03 \x01(\t\"\x15\n\x13\x44\x65leteImageResponse*R\n\tImageKind\x12\x1a\n\x16IMAGE_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10IMAGE_KIND_LINUX\x10\x01\x12\x13\n\x0fIMAGE_KIND_WASM\x10\x02\x32\xd1\x02\n\x0cImageService\x12\\\n\rRegisterImage\x12\".plasmavmc.v1.RegisterImageRequest\x1a#.plasmavmc.v1.RegisterImageResponse(\x01\x30\x01\x12>\n\x08GetImage\x12\x1d.plasmavmc.v1.GetImageRequest\x1a\x13.plasmavmc.v1.Image\x12O\n\nListImages\x12\x1f.plasmavmc.v1.ListImagesRequest\x1a .plasmavmc.v1.ListImagesResponse\x12R\n\x0b\x44\x65leteImage\x12 .plasmavmc.v1.DeleteImageRequest\x1a!.plasmavmc.v1.DeleteImageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18plasmavmc/v1/image.proto\x12\x0cplasmavmc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18plasmavmc/v1/types.proto\"\xab\x03\n\x05Image\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\x12\"\n\x05scope\x18\x03 \x01(\x0b\x32\x13.plasmavmc.v1.Scope\x12%\n\x04kind\x18\x04 \x01(\x0e\x32\x17.plasmavmc.v1.ImageKind\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12+\n\x07\x63reated\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nentrypoint\x18\x07 \x03(\t\x12\x0f\n\x07\x63ommand\x18\x08 \x03(\t\x12\x0c\n\x04user\x18\t \x01(\t\x12\x0f\n\x07workdir\x18\n \x01(\t\x12\x15\n\rexposed_ports\x18\x0b \x03(\r\x12/\n\x06labels\x18\x0c \x03(\x0b\x32\x1f.plasmavmc.v1.Image.LabelsEntry\x12\x12\n\ndisk_bytes\x18\r \x01(\x04\x12(\n\x04used\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"9\n\x13RegistryCredentials\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"\xde\x01\n\x12RegisterImageStart\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x05scope\x18\x02 \x01(\x0b\x32\x13.plasmavmc.v1.Scope\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\treference\x18\x04 \x01(\tH\x00\x12\x14\n\ntar_upload\x18\x05 \x01(\x08H\x00\x12\x15\n\x0bwasm_upload\x18\x06 \x01(\x08H\x00\x12\x36\n\x0b\x63redentials\x18\x07 \x01(\x0b\x32!.plasmavmc.v1.RegistryCredentialsB\x08\n\x06source\"e\n\x14RegisterImageRequest\x12\x31\n\x05start\x18\x01 \x01(\x0b\x32 .plasmavmc.v1.RegisterImageStartH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"G\n\rImageProgress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x12\n\ndone_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\"y\n\x15RegisterImageResponse\x12/\n\x08progress\x18\x01 \x01(\x0b\x32\x1b.plasmavmc.v1.ImageProgressH\x00\x12$\n\x05image\x18\x02 \x01(\x0b\x32\x13.plasmavmc.v1.ImageH\x00\x42\t\n\x07message\"D\n\x0fGetImageRequest\x12\"\n\x05scope\x18\x01 \x01(\x0b\x32\x13.plasmavmc.v1.Scope\x12\r\n\x05image\x18\x02 \x01(\t\"^\n\x11ListImagesRequest\x12\"\n\x05scope\x18\x01 \x01(\x0b\x32\x13.plasmavmc.v1.Scope\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"R\n\x12ListImagesResponse\x12#\n\x06images\x18\x01 \x03(\x0b\x32\x13.plasmavmc.v1.Image\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"[\n\x12\x44\x65leteImageRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x05scope\x18\x02 \x01(\x0b\x32\x13.plasmavmc.v1.Scope\x12\r\n\x05image\x18\x03 \x01(\t\"\x15\n\x13\x44\x65leteImageResponse*R\n\tImageKind\x12\x1a\n\x16IMAGE_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10IMAGE_KIND_LINUX\x10\x01\x12\x13\n\x0fIMAGE_KIND_WASM\x10\x02\x32\xd1\x02\n\x0cImageService\x12\\\n\rRegisterImage\x12\".plasmavmc.v1.RegisterImageRequest\x1a#.plasmavmc.v1.RegisterImageResponse(\x01\x30\x01\x12>\n\x08GetImage\x12\x1d.plasmavmc.v1.GetImageRequest\x1a\x13.plasmavmc.v1.Image\x12O\n\nListImages\x12\x1f.plasmavmc.v1.ListImagesRequest\x1a .plasmavmc.v1.ListImagesResponse\x12R\n\x0b\x44\x65leteImage\x12 .plasmavmc.v1.DeleteImageRequest\x1a!.plasmavmc.v1.DeleteImageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,32 +35,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_IMAGE_LABELSENTRY']._loaded_options = None
   _globals['_IMAGE_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_IMAGEKIND']._serialized_start=1418
-  _globals['_IMAGEKIND']._serialized_end=1500
+  _globals['_IMAGEKIND']._serialized_start=1480
+  _globals['_IMAGEKIND']._serialized_end=1562
   _globals['_IMAGE']._serialized_start=102
-  _globals['_IMAGE']._serialized_end=467
-  _globals['_IMAGE_LABELSENTRY']._serialized_start=422
-  _globals['_IMAGE_LABELSENTRY']._serialized_end=467
-  _globals['_REGISTRYCREDENTIALS']._serialized_start=469
-  _globals['_REGISTRYCREDENTIALS']._serialized_end=526
-  _globals['_REGISTERIMAGESTART']._serialized_start=529
-  _globals['_REGISTERIMAGESTART']._serialized_end=751
-  _globals['_REGISTERIMAGEREQUEST']._serialized_start=753
-  _globals['_REGISTERIMAGEREQUEST']._serialized_end=854
-  _globals['_IMAGEPROGRESS']._serialized_start=856
-  _globals['_IMAGEPROGRESS']._serialized_end=927
-  _globals['_REGISTERIMAGERESPONSE']._serialized_start=929
-  _globals['_REGISTERIMAGERESPONSE']._serialized_end=1050
-  _globals['_GETIMAGEREQUEST']._serialized_start=1052
-  _globals['_GETIMAGEREQUEST']._serialized_end=1120
-  _globals['_LISTIMAGESREQUEST']._serialized_start=1122
-  _globals['_LISTIMAGESREQUEST']._serialized_end=1216
-  _globals['_LISTIMAGESRESPONSE']._serialized_start=1218
-  _globals['_LISTIMAGESRESPONSE']._serialized_end=1300
-  _globals['_DELETEIMAGEREQUEST']._serialized_start=1302
-  _globals['_DELETEIMAGEREQUEST']._serialized_end=1393
-  _globals['_DELETEIMAGERESPONSE']._serialized_start=1395
-  _globals['_DELETEIMAGERESPONSE']._serialized_end=1416
-  _globals['_IMAGESERVICE']._serialized_start=1503
-  _globals['_IMAGESERVICE']._serialized_end=1840
+  _globals['_IMAGE']._serialized_end=529
+  _globals['_IMAGE_LABELSENTRY']._serialized_start=484
+  _globals['_IMAGE_LABELSENTRY']._serialized_end=529
+  _globals['_REGISTRYCREDENTIALS']._serialized_start=531
+  _globals['_REGISTRYCREDENTIALS']._serialized_end=588
+  _globals['_REGISTERIMAGESTART']._serialized_start=591
+  _globals['_REGISTERIMAGESTART']._serialized_end=813
+  _globals['_REGISTERIMAGEREQUEST']._serialized_start=815
+  _globals['_REGISTERIMAGEREQUEST']._serialized_end=916
+  _globals['_IMAGEPROGRESS']._serialized_start=918
+  _globals['_IMAGEPROGRESS']._serialized_end=989
+  _globals['_REGISTERIMAGERESPONSE']._serialized_start=991
+  _globals['_REGISTERIMAGERESPONSE']._serialized_end=1112
+  _globals['_GETIMAGEREQUEST']._serialized_start=1114
+  _globals['_GETIMAGEREQUEST']._serialized_end=1182
+  _globals['_LISTIMAGESREQUEST']._serialized_start=1184
+  _globals['_LISTIMAGESREQUEST']._serialized_end=1278
+  _globals['_LISTIMAGESRESPONSE']._serialized_start=1280
+  _globals['_LISTIMAGESRESPONSE']._serialized_end=1362
+  _globals['_DELETEIMAGEREQUEST']._serialized_start=1364
+  _globals['_DELETEIMAGEREQUEST']._serialized_end=1455
+  _globals['_DELETEIMAGERESPONSE']._serialized_start=1457
+  _globals['_DELETEIMAGERESPONSE']._serialized_end=1478
+  _globals['_IMAGESERVICE']._serialized_start=1565
+  _globals['_IMAGESERVICE']._serialized_end=1902
 # @@protoc_insertion_point(module_scope)

@@ -74,12 +74,16 @@ class Image(_message.Message):
     WORKDIR_FIELD_NUMBER: _builtins.int
     EXPOSED_PORTS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """`sha256:` and 64 hexadecimal digits: the OCI manifest's, or the module's own."""
     kind: Global___ImageKind.ValueType
     size_bytes: _builtins.int
     user: _builtins.str
     workdir: _builtins.str
+    disk_bytes: _builtins.int
+    """What it takes on the disk, with the layers that it was made from; those that images share count for each."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names in this scope that point to it."""
@@ -96,6 +100,10 @@ class Image(_message.Message):
     def exposed_ports(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def used(self) -> _timestamp_pb2.Timestamp:
+        """When it came, or a VM was last started from it."""
+
     def __init__(
         self,
         *,
@@ -111,10 +119,12 @@ class Image(_message.Message):
         workdir: _builtins.str = ...,
         exposed_ports: _abc.Iterable[_builtins.int] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        disk_bytes: _builtins.int = ...,
+        used: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "scope", b"scope"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "scope", b"scope", "used", b"used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "created", b"created", "digest", b"digest", "entrypoint", b"entrypoint", "exposed_ports", b"exposed_ports", "kind", b"kind", "labels", b"labels", "names", b"names", "scope", b"scope", "size_bytes", b"size_bytes", "user", b"user", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "created", b"created", "digest", b"digest", "disk_bytes", b"disk_bytes", "entrypoint", b"entrypoint", "exposed_ports", b"exposed_ports", "kind", b"kind", "labels", b"labels", "names", b"names", "scope", b"scope", "size_bytes", b"size_bytes", "used", b"used", "user", b"user", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

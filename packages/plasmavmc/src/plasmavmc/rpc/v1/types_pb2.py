@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18plasmavmc/v1/types.proto\x12\x0cplasmavmc.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"%\n\x05Scope\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\"Y\n\x0bVmResources\x12\x11\n\tcpu_milli\x18\x01 \x01(\r\x12\r\n\x05vcpus\x18\x02 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\x12\x12\n\ndisk_bytes\x18\x04 \x01(\x04\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"7\n\x08\x46ileSpec\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x0c\n\x04mode\x18\x03 \x01(\r\"D\n\tRateLimit\x12\x18\n\x10\x62ytes_per_second\x18\x01 \x01(\x04\x12\x1d\n\x15operations_per_second\x18\x02 \x01(\x04\"\x83\x02\n\x08\x44iskSpec\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x06source\x18\x02 \x01(\x0e\x32\x1d.plasmavmc.v1.DiskSpec.Source\x12\x11\n\tread_only\x18\x03 \x01(\x08\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x11\n\treference\x18\x05 \x01(\t\x12&\n\x05limit\x18\x06 \x01(\x0b\x32\x17.plasmavmc.v1.RateLimit\"Z\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSOURCE_EMPTY\x10\x01\x12\x11\n\rSOURCE_VOLUME\x10\x02\x12\x13\n\x0fSOURCE_SNAPSHOT\x10\x03\"\x9d\x01\n\x0bNetworkSpec\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nnetwork_id\x18\x02 \x01(\t\x12\x0b\n\x03mac\x18\x03 \x01(\t\x12\x0c\n\x04ipv4\x18\x04 \x01(\t\x12(\n\x07receive\x18\x05 \x01(\x0b\x32\x17.plasmavmc.v1.RateLimit\x12)\n\x08transmit\x18\x06 \x01(\x0b\x32\x17.plasmavmc.v1.RateLimit\"G\n\rPublishedPort\x12\x11\n\thost_port\x18\x01 \x01(\r\x12\x12\n\nguest_port\x18\x02 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"\xdc\x06\n\x06VmSpec\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x05scope\x18\x02 \x01(\x0b\x32\x13.plasmavmc.v1.Scope\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05image\x18\x04 \x01(\t\x12)\n\x07\x63ommand\x18\x05 \x01(\x0b\x32\x18.plasmavmc.v1.StringList\x12,\n\nentrypoint\x18\x06 \x01(\x0b\x32\x18.plasmavmc.v1.StringList\x12*\n\x03\x65nv\x18\x07 \x03(\x0b\x32\x1d.plasmavmc.v1.VmSpec.EnvEntry\x12\x11\n\x04user\x18\x08 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07workdir\x18\t \x01(\tH\x01\x88\x01\x01\x12%\n\x05\x66iles\x18\n \x03(\x0b\x32\x16.plasmavmc.v1.FileSpec\x12,\n\tresources\x18\x0b \x01(\x0b\x32\x19.plasmavmc.v1.VmResources\x12+\n\x08networks\x18\x0c \x03(\x0b\x32\x19.plasmavmc.v1.NetworkSpec\x12\'\n\x07volumes\x18\r \x03(\x0b\x32\x16.plasmavmc.v1.DiskSpec\x12\x10\n\x08hostname\x18\x0e \x01(\t\x12\x18\n\x0bstop_signal\x18\x0f \x01(\tH\x02\x88\x01\x01\x12\x32\n\nstop_grace\x18\x10 \x01(\x0b\x32\x19.google.protobuf.DurationH\x03\x88\x01\x01\x12\x15\n\rsnapshot_safe\x18\x11 \x01(\x08\x12\x14\n\x07\x62\x61\x63kend\x18\x12 \x01(\tH\x04\x88\x01\x01\x12\x30\n\x06labels\x18\x13 \x03(\x0b\x32 .plasmavmc.v1.VmSpec.LabelsEntry\x12\"\n\x05stdio\x18\x1e \x01(\x0e\x32\x13.plasmavmc.v1.Stdio\x12.\n\tpublished\x18\x1f \x03(\x0b\x32\x1b.plasmavmc.v1.PublishedPort\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05_userB\n\n\x08_workdirB\x0e\n\x0c_stop_signalB\r\n\x0b_stop_graceB\n\n\x08_backend\"8\n\x07VmUsage\x12\x18\n\x10memory_rss_bytes\x18\x01 \x01(\x04\x12\x13\n\x0b\x63pu_seconds\x18\x02 \x01(\x01\"\xd5\x02\n\x08VmStatus\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.plasmavmc.v1.VmState\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x13\n\x0breason_code\x18\x04 \x01(\t\x12\x11\n\tpermanent\x18\x05 \x01(\x08\x12\x16\n\texit_code\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x0bguest_ready\x18\x07 \x01(\x08\x12\x11\n\tendpoints\x18\x08 \x03(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\t \x01(\t\x12\x14\n\x0c\x61\x63\x63\x65leration\x18\n \x01(\t\x12\x13\n\x0b\x63onfinement\x18\x0b \x01(\t\x12$\n\x05usage\x18\x0c \x01(\x0b\x32\x15.plasmavmc.v1.VmUsage\x12\x10\n\x08log_tail\x18\r \x03(\tB\x0c\n\n_exit_code\"P\n\x02Vm\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.plasmavmc.v1.VmSpec\x12&\n\x06status\x18\x02 \x01(\x0b\x32\x16.plasmavmc.v1.VmStatus*h\n\x05Stdio\x12\x15\n\x11STDIO_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTDIO_LOGGED\x10\x01\x12\x12\n\x0eSTDIO_ATTACHED\x10\x02\x12\x0e\n\nSTDIO_OPEN\x10\x03\x12\x12\n\x0eSTDIO_TERMINAL\x10\x04*\xca\x02\n\x07VmState\x12\x18\n\x14VM_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10VM_STATE_PENDING\x10\x01\x12\x16\n\x12VM_STATE_PREPARING\x10\x02\x12\x15\n\x11VM_STATE_STARTING\x10\x03\x12\x14\n\x10VM_STATE_RUNNING\x10\x04\x12\x13\n\x0fVM_STATE_PAUSED\x10\x05\x12\x17\n\x13VM_STATE_SUSPENDING\x10\x06\x12\x16\n\x12VM_STATE_SUSPENDED\x10\x07\x12\x15\n\x11VM_STATE_RESUMING\x10\x08\x12\x15\n\x11VM_STATE_STOPPING\x10\t\x12\x14\n\x10VM_STATE_STOPPED\x10\n\x12\x13\n\x0fVM_STATE_FAILED\x10\x0b\x12\x15\n\x11VM_STATE_DELETING\x10\x0c\x12\x14\n\x10VM_STATE_DELETED\x10\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18plasmavmc/v1/types.proto\x12\x0cplasmavmc.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"%\n\x05Scope\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\"D\n\tRateLimit\x12\x18\n\x10\x62ytes_per_second\x18\x01 \x01(\x04\x12\x1d\n\x15operations_per_second\x18\x02 \x01(\x04\"\x86\x01\n\x0bVmResources\x12\x11\n\tcpu_milli\x18\x01 \x01(\r\x12\r\n\x05vcpus\x18\x02 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\x12\x12\n\ndisk_bytes\x18\x04 \x01(\x04\x12+\n\ndisk_limit\x18\x05 \x01(\x0b\x32\x17.plasmavmc.v1.RateLimit\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"7\n\x08\x46ileSpec\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x0c\n\x04mode\x18\x03 \x01(\r\"\x83\x02\n\x08\x44iskSpec\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x06source\x18\x02 \x01(\x0e\x32\x1d.plasmavmc.v1.DiskSpec.Source\x12\x11\n\tread_only\x18\x03 \x01(\x08\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x11\n\treference\x18\x05 \x01(\t\x12&\n\x05limit\x18\x06 \x01(\x0b\x32\x17.plasmavmc.v1.RateLimit\"Z\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSOURCE_EMPTY\x10\x01\x12\x11\n\rSOURCE_VOLUME\x10\x02\x12\x13\n\x0fSOURCE_SNAPSHOT\x10\x03\"\x9d\x01\n\x0bNetworkSpec\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nnetwork_id\x18\x02 \x01(\t\x12\x0b\n\x03mac\x18\x03 \x01(\t\x12\x0c\n\x04ipv4\x18\x04 \x01(\t\x12(\n\x07receive\x18\x05 \x01(\x0b\x32\x17.plasmavmc.v1.RateLimit\x12)\n\x08transmit\x18\x06 \x01(\x0b\x32\x17.plasmavmc.v1.RateLimit\"G\n\rPublishedPort\x12\x11\n\thost_port\x18\x01 \x01(\r\x12\x12\n\nguest_port\x18\x02 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"\xdc\x06\n\x06VmSpec\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x05scope\x18\x02 \x01(\x0b\x32\x13.plasmavmc.v1.Scope\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05image\x18\x04 \x01(\t\x12)\n\x07\x63ommand\x18\x05 \x01(\x0b\x32\x18.plasmavmc.v1.StringList\x12,\n\nentrypoint\x18\x06 \x01(\x0b\x32\x18.plasmavmc.v1.StringList\x12*\n\x03\x65nv\x18\x07 \x03(\x0b\x32\x1d.plasmavmc.v1.VmSpec.EnvEntry\x12\x11\n\x04user\x18\x08 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07workdir\x18\t \x01(\tH\x01\x88\x01\x01\x12%\n\x05\x66iles\x18\n \x03(\x0b\x32\x16.plasmavmc.v1.FileSpec\x12,\n\tresources\x18\x0b \x01(\x0b\x32\x19.plasmavmc.v1.VmResources\x12+\n\x08networks\x18\x0c \x03(\x0b\x32\x19.plasmavmc.v1.NetworkSpec\x12\'\n\x07volumes\x18\r \x03(\x0b\x32\x16.plasmavmc.v1.DiskSpec\x12\x10\n\x08hostname\x18\x0e \x01(\t\x12\x18\n\x0bstop_signal\x18\x0f \x01(\tH\x02\x88\x01\x01\x12\x32\n\nstop_grace\x18\x10 \x01(\x0b\x32\x19.google.protobuf.DurationH\x03\x88\x01\x01\x12\x15\n\rsnapshot_safe\x18\x11 \x01(\x08\x12\x14\n\x07\x62\x61\x63kend\x18\x12 \x01(\tH\x04\x88\x01\x01\x12\x30\n\x06labels\x18\x13 \x03(\x0b\x32 .plasmavmc.v1.VmSpec.LabelsEntry\x12\"\n\x05stdio\x18\x1e \x01(\x0e\x32\x13.plasmavmc.v1.Stdio\x12.\n\tpublished\x18\x1f \x03(\x0b\x32\x1b.plasmavmc.v1.PublishedPort\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05_userB\n\n\x08_workdirB\x0e\n\x0c_stop_signalB\r\n\x0b_stop_graceB\n\n\x08_backend\"3\n\x08Pressure\x12\x0b\n\x03\x63pu\x18\x01 \x01(\x01\x12\x0e\n\x06memory\x18\x02 \x01(\x01\x12\n\n\x02io\x18\x03 \x01(\x01\"v\n\x07VmUsage\x12\x18\n\x10memory_rss_bytes\x18\x01 \x01(\x04\x12\x13\n\x0b\x63pu_seconds\x18\x02 \x01(\x01\x12\x12\n\ndisk_bytes\x18\x03 \x01(\x04\x12(\n\x08pressure\x18\x04 \x01(\x0b\x32\x16.plasmavmc.v1.Pressure\"\xd5\x02\n\x08VmStatus\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.plasmavmc.v1.VmState\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x13\n\x0breason_code\x18\x04 \x01(\t\x12\x11\n\tpermanent\x18\x05 \x01(\x08\x12\x16\n\texit_code\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x0bguest_ready\x18\x07 \x01(\x08\x12\x11\n\tendpoints\x18\x08 \x03(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\t \x01(\t\x12\x14\n\x0c\x61\x63\x63\x65leration\x18\n \x01(\t\x12\x13\n\x0b\x63onfinement\x18\x0b \x01(\t\x12$\n\x05usage\x18\x0c \x01(\x0b\x32\x15.plasmavmc.v1.VmUsage\x12\x10\n\x08log_tail\x18\r \x03(\tB\x0c\n\n_exit_code\"P\n\x02Vm\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.plasmavmc.v1.VmSpec\x12&\n\x06status\x18\x02 \x01(\x0b\x32\x16.plasmavmc.v1.VmStatus*h\n\x05Stdio\x12\x15\n\x11STDIO_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTDIO_LOGGED\x10\x01\x12\x12\n\x0eSTDIO_ATTACHED\x10\x02\x12\x0e\n\nSTDIO_OPEN\x10\x03\x12\x12\n\x0eSTDIO_TERMINAL\x10\x04*\xca\x02\n\x07VmState\x12\x18\n\x14VM_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10VM_STATE_PENDING\x10\x01\x12\x16\n\x12VM_STATE_PREPARING\x10\x02\x12\x15\n\x11VM_STATE_STARTING\x10\x03\x12\x14\n\x10VM_STATE_RUNNING\x10\x04\x12\x13\n\x0fVM_STATE_PAUSED\x10\x05\x12\x17\n\x13VM_STATE_SUSPENDING\x10\x06\x12\x16\n\x12VM_STATE_SUSPENDED\x10\x07\x12\x15\n\x11VM_STATE_RESUMING\x10\x08\x12\x15\n\x11VM_STATE_STOPPING\x10\t\x12\x14\n\x10VM_STATE_STOPPED\x10\n\x12\x13\n\x0fVM_STATE_FAILED\x10\x0b\x12\x15\n\x11VM_STATE_DELETING\x10\x0c\x12\x14\n\x10VM_STATE_DELETED\x10\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,38 +37,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VMSPEC_ENVENTRY']._serialized_options = b'8\001'
   _globals['_VMSPEC_LABELSENTRY']._loaded_options = None
   _globals['_VMSPEC_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_STDIO']._serialized_start=2236
-  _globals['_STDIO']._serialized_end=2340
-  _globals['_VMSTATE']._serialized_start=2343
-  _globals['_VMSTATE']._serialized_end=2673
+  _globals['_STDIO']._serialized_start=2397
+  _globals['_STDIO']._serialized_end=2501
+  _globals['_VMSTATE']._serialized_start=2504
+  _globals['_VMSTATE']._serialized_end=2834
   _globals['_SCOPE']._serialized_start=107
   _globals['_SCOPE']._serialized_end=144
-  _globals['_VMRESOURCES']._serialized_start=146
-  _globals['_VMRESOURCES']._serialized_end=235
-  _globals['_STRINGLIST']._serialized_start=237
-  _globals['_STRINGLIST']._serialized_end=265
-  _globals['_FILESPEC']._serialized_start=267
-  _globals['_FILESPEC']._serialized_end=322
-  _globals['_RATELIMIT']._serialized_start=324
-  _globals['_RATELIMIT']._serialized_end=392
-  _globals['_DISKSPEC']._serialized_start=395
-  _globals['_DISKSPEC']._serialized_end=654
-  _globals['_DISKSPEC_SOURCE']._serialized_start=564
-  _globals['_DISKSPEC_SOURCE']._serialized_end=654
-  _globals['_NETWORKSPEC']._serialized_start=657
-  _globals['_NETWORKSPEC']._serialized_end=814
-  _globals['_PUBLISHEDPORT']._serialized_start=816
-  _globals['_PUBLISHEDPORT']._serialized_end=887
-  _globals['_VMSPEC']._serialized_start=890
-  _globals['_VMSPEC']._serialized_end=1750
-  _globals['_VMSPEC_ENVENTRY']._serialized_start=1597
-  _globals['_VMSPEC_ENVENTRY']._serialized_end=1639
-  _globals['_VMSPEC_LABELSENTRY']._serialized_start=1641
-  _globals['_VMSPEC_LABELSENTRY']._serialized_end=1686
-  _globals['_VMUSAGE']._serialized_start=1752
-  _globals['_VMUSAGE']._serialized_end=1808
-  _globals['_VMSTATUS']._serialized_start=1811
-  _globals['_VMSTATUS']._serialized_end=2152
-  _globals['_VM']._serialized_start=2154
-  _globals['_VM']._serialized_end=2234
+  _globals['_RATELIMIT']._serialized_start=146
+  _globals['_RATELIMIT']._serialized_end=214
+  _globals['_VMRESOURCES']._serialized_start=217
+  _globals['_VMRESOURCES']._serialized_end=351
+  _globals['_STRINGLIST']._serialized_start=353
+  _globals['_STRINGLIST']._serialized_end=381
+  _globals['_FILESPEC']._serialized_start=383
+  _globals['_FILESPEC']._serialized_end=438
+  _globals['_DISKSPEC']._serialized_start=441
+  _globals['_DISKSPEC']._serialized_end=700
+  _globals['_DISKSPEC_SOURCE']._serialized_start=610
+  _globals['_DISKSPEC_SOURCE']._serialized_end=700
+  _globals['_NETWORKSPEC']._serialized_start=703
+  _globals['_NETWORKSPEC']._serialized_end=860
+  _globals['_PUBLISHEDPORT']._serialized_start=862
+  _globals['_PUBLISHEDPORT']._serialized_end=933
+  _globals['_VMSPEC']._serialized_start=936
+  _globals['_VMSPEC']._serialized_end=1796
+  _globals['_VMSPEC_ENVENTRY']._serialized_start=1643
+  _globals['_VMSPEC_ENVENTRY']._serialized_end=1685
+  _globals['_VMSPEC_LABELSENTRY']._serialized_start=1687
+  _globals['_VMSPEC_LABELSENTRY']._serialized_end=1732
+  _globals['_PRESSURE']._serialized_start=1798
+  _globals['_PRESSURE']._serialized_end=1849
+  _globals['_VMUSAGE']._serialized_start=1851
+  _globals['_VMUSAGE']._serialized_end=1969
+  _globals['_VMSTATUS']._serialized_start=1972
+  _globals['_VMSTATUS']._serialized_end=2313
+  _globals['_VM']._serialized_start=2315
+  _globals['_VM']._serialized_end=2395
 # @@protoc_insertion_point(module_scope)

@@ -117,6 +117,30 @@ class Scope(_message.Message):
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
 @_typing.final
+class RateLimit(_message.Message):
+    """What may pass in a second. Zero means no limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    OPERATIONS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    bytes_per_second: _builtins.int
+    operations_per_second: _builtins.int
+    def __init__(
+        self,
+        *,
+        bytes_per_second: _builtins.int = ...,
+        operations_per_second: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "operations_per_second", b"operations_per_second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateLimit: _TypeAlias = RateLimit  # noqa: Y015
+
+@_typing.final
 class VmResources(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -124,11 +148,16 @@ class VmResources(_message.Message):
     VCPUS_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     DISK_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_LIMIT_FIELD_NUMBER: _builtins.int
     cpu_milli: _builtins.int
     vcpus: _builtins.int
     memory_bytes: _builtins.int
     disk_bytes: _builtins.int
     """Size of the writable layer as the guest sees it."""
+    @_builtins.property
+    def disk_limit(self) -> Global___RateLimit:
+        """Of each of the VM's own disks, image and writable layer; reads and writes count together."""
+
     def __init__(
         self,
         *,
@@ -136,10 +165,11 @@ class VmResources(_message.Message):
         vcpus: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         disk_bytes: _builtins.int = ...,
+        disk_limit: Global___RateLimit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["disk_limit", b"disk_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_milli", b"cpu_milli", "disk_bytes", b"disk_bytes", "memory_bytes", b"memory_bytes", "vcpus", b"vcpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_milli", b"cpu_milli", "disk_bytes", b"disk_bytes", "disk_limit", b"disk_limit", "memory_bytes", b"memory_bytes", "vcpus", b"vcpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -192,30 +222,6 @@ class FileSpec(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FileSpec: _TypeAlias = FileSpec  # noqa: Y015
-
-@_typing.final
-class RateLimit(_message.Message):
-    """A token bucket. Zero means no limit."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
-    OPERATIONS_PER_SECOND_FIELD_NUMBER: _builtins.int
-    bytes_per_second: _builtins.int
-    operations_per_second: _builtins.int
-    def __init__(
-        self,
-        *,
-        bytes_per_second: _builtins.int = ...,
-        operations_per_second: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "operations_per_second", b"operations_per_second"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RateLimit: _TypeAlias = RateLimit  # noqa: Y015
 
 @_typing.final
 class DiskSpec(_message.Message):
@@ -286,7 +292,9 @@ class NetworkSpec(_message.Message):
     mac: _builtins.str
     ipv4: _builtins.str
     @_builtins.property
-    def receive(self) -> Global___RateLimit: ...
+    def receive(self) -> Global___RateLimit:
+        """Whole frames, in bytes only, towards the VM and from it."""
+
     @_builtins.property
     def transmit(self) -> Global___RateLimit: ...
     def __init__(
@@ -490,22 +498,62 @@ class VmSpec(_message.Message):
 Global___VmSpec: _TypeAlias = VmSpec  # noqa: Y015
 
 @_typing.final
+class Pressure(_message.Message):
+    """Share of the last ten seconds, 0 to 1, in which something of the VM had to wait (the kernel's PSI)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CPU_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    IO_FIELD_NUMBER: _builtins.int
+    cpu: _builtins.float
+    memory: _builtins.float
+    io: _builtins.float
+    def __init__(
+        self,
+        *,
+        cpu: _builtins.float = ...,
+        memory: _builtins.float = ...,
+        io: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu", b"cpu", "io", b"io", "memory", b"memory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pressure: _TypeAlias = Pressure  # noqa: Y015
+
+@_typing.final
 class VmUsage(_message.Message):
+    """What a VM takes of its host, as of this answer; watches leave it out."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MEMORY_RSS_BYTES_FIELD_NUMBER: _builtins.int
     CPU_SECONDS_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    PRESSURE_FIELD_NUMBER: _builtins.int
     memory_rss_bytes: _builtins.int
+    """Resident memory of the VMM, the guest's included."""
     cpu_seconds: _builtins.float
+    disk_bytes: _builtins.int
+    """What the writable layer takes on the host's disk."""
+    @_builtins.property
+    def pressure(self) -> Global___Pressure:
+        """Absent where the kernel does not measure it for the VM alone."""
+
     def __init__(
         self,
         *,
         memory_rss_bytes: _builtins.int = ...,
         cpu_seconds: _builtins.float = ...,
+        disk_bytes: _builtins.int = ...,
+        pressure: Global___Pressure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pressure", b"pressure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "memory_rss_bytes", b"memory_rss_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "disk_bytes", b"disk_bytes", "memory_rss_bytes", b"memory_rss_bytes", "pressure", b"pressure"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

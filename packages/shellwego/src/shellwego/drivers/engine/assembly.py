@@ -70,6 +70,7 @@ async def open_plasma(
     return PlasmaEngine(
         engine.manager,
         probe=engine.probe,
+        upkeep=engine.upkeep,
         backends=lambda: tuple(_backend(status) for status in engine.parts.registry.statuses()),
         disk_dir=engine.disk_dir,
         version=version,

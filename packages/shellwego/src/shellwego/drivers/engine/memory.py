@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from shellwego.core.errors import ConflictError, NotFoundError
 from shellwego.core.nodes import Backend, NodeFacts
 from shellwego.ports.clock import Clock
-from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmView
+from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmUsage, VmView
 from shellwego.ports.streams import StreamRequest
 
 MIB = 1024 * 1024
@@ -157,6 +157,11 @@ class MemoryEngine:
     async def observe(self) -> tuple[VmView, ...]:
         self._wake.clear()
         return tuple(vm.view for vm in self._vms.values())
+
+    async def usage(self, vm_id: str) -> VmUsage:
+        vm = self._find(vm_id)
+        runs = vm.view.phase is VmPhase.RUNNING
+        return VmUsage(memory_bytes=vm.order.workload.memory_bytes if runs else 0, disk_bytes=4096)
 
     async def changed(self) -> None:
         await self._wake.wait()

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from plasmavmc import errors as engine_errors
+from plasmavmc import types
 from plasmavmc.guest.api import ExecExit, ExecSession
 from plasmavmc.host import capacity
 from plasmavmc.host.operations import ProcessId
 from plasmavmc.manager import VmManager
-from plasmavmc.server.assembly import Probe
+from plasmavmc.server.assembly import Probe, Upkeep
 from plasmavmc.states import VmState
 from plasmavmc.types import (
     BackendCapabilities,
@@ -31,7 +32,7 @@ from plasmavmc.types import (
 )
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.nodes import Backend, NodeFacts
-from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmView
+from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmUsage, VmView
 from shellwego.ports.streams import StreamRequest
 
 _PHASES = {
@@ -98,6 +99,17 @@ def to_view(vm: Vm) -> VmView:
         log_tail=status.log_tail,
         acceleration=status.acceleration,
         labels=labels,
+    )
+
+
+def to_usage(used: types.VmUsage) -> VmUsage:
+    """What a VM uses, in the platform's words. Pure."""
+    pressed = used.pressure
+    return VmUsage(
+        memory_bytes=used.memory_rss_bytes,
+        cpu_seconds=used.cpu_seconds,
+        disk_bytes=used.disk_bytes,
+        pressure={} if pressed is None else {"cpu": pressed.cpu, "memory": pressed.memory, "io": pressed.io},
     )
 
 
@@ -169,12 +181,14 @@ class PlasmaEngine:
         version: str,
         confinement: Callable[[], str],
         probe: Probe | None = None,
+        upkeep: Upkeep | None = None,
         processes: Callable[[], tuple[ProcessId, ...]] = tuple,
     ) -> None:
         self._manager = manager
         self._probe = probe
         self._processes = processes
-        self._probing: asyncio.Task[None] | None = None
+        self._upkeep = upkeep
+        self._beside: list[asyncio.Task[None]] = []
         self._backends = backends
         self._disk_dir = disk_dir
         self._version = version
@@ -186,7 +200,9 @@ class PlasmaEngine:
         with translated():
             await self._manager.recover(self._processes())
         if self._probe is not None:
-            self._probing = asyncio.create_task(self._probe(), name="probe")
+            self._beside.append(asyncio.create_task(self._probe(), name="probe"))
+        if self._upkeep is not None:
+            self._beside.append(asyncio.create_task(self._upkeep(), name="upkeep"))
 
     async def facts(self) -> NodeFacts:
         backends = self._backends()
@@ -223,6 +239,10 @@ class PlasmaEngine:
         self._seen = self._manager.revision
         return tuple(to_view(vm) for vm in self._manager.list_vms())
 
+    async def usage(self, vm_id: str) -> VmUsage:
+        with translated():
+            return to_usage((await self._manager.describe(vm_id)).status.usage)
+
     async def changed(self) -> None:
         await self._manager.changed(self._seen)
 
@@ -244,8 +264,8 @@ class PlasmaEngine:
                 yield LogRecord(time=line.time, stream=line.stream.value, text=line.text)
 
     async def close(self, *, keep_vms: bool) -> None:
-        if self._probing is not None:
-            self._probing.cancel()
+        for task in self._beside:
+            task.cancel()
         await self._manager.close(keep_vms=keep_vms)
 
 

@@ -11,8 +11,8 @@ from shellwego.api.rest.answers import body_answer, read, respond, write
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Listing, Project, one_of
 from shellwego.api.rest.routes.common import Here, Id, Ref, resource_router
-from shellwego.api.rest.schemas.common import pagination, parse_size
-from shellwego.api.rest.schemas.resources import InstanceList, InstanceView, RunCreate
+from shellwego.api.rest.schemas.common import pagination
+from shellwego.api.rest.schemas.resources import InstanceList, InstanceView, RunCreate, usage_view
 from shellwego.api.rest.views import show_instance
 from shellwego.api.rest.waiting import States, Timeout, wait_for
 from shellwego.control import runs
@@ -20,9 +20,11 @@ from shellwego.control.idempotency import Answer
 from shellwego.control.instances import find_instance
 from shellwego.control.pages import page
 from shellwego.control.scopes import AppTarget, InstanceTarget, ProjectTarget
+from shellwego.control.streams import usage_of
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App
 from shellwego.core.instances import TERMINAL, Instance
+from shellwego.core.quantities import parse_size
 from shellwego.core.tenancy import Project as ProjectRow
 from shellwego.ports.store import Transaction, Where, eq, within
 from shellwego.wire import subjects
@@ -53,14 +55,24 @@ def _filters(phase: str | None, owner: str | None) -> tuple[Where, ...]:
 
 
 @operation(router, "GET", "/apps/{app}/instances/{instance}", permission="instances:read", answer=InstanceView)
-async def get_instance(*, access: Granted, app: Ref, instance: Id, project: Project = "") -> Response:
-    """One instance of an app."""
+async def get_instance(*, here: Here, access: Granted, app: Ref, instance: Id, project: Project = "") -> Response:
+    """One instance of an app, with what its VM uses."""
 
-    def look(tx: Transaction, row: App) -> Answer:
+    def look(tx: Transaction, row: App) -> _Seen:
         found = find_instance(tx, row, instance)
-        return body_answer(show_instance(tx, found), version=found.version)
+        return found, show_instance(tx, found)
 
-    return await read(access, AppTarget(app, project), look)
+    return await _with_usage(here, await access.read(AppTarget(app, project), look))
+
+
+_Seen = tuple[Instance, InstanceView]
+
+
+async def _with_usage(here: Here, seen: _Seen) -> Response:
+    """An instance as its row tells, and as its node does now."""
+    instance, view = seen
+    used = usage_view(await usage_of(here.streams, instance))
+    return respond(body_answer(view.model_copy(update={"usage": used}), version=instance.version))
 
 
 @operation(router, "GET", "/apps/{app}/instances/{instance}/wait", permission="instances:read", answer=InstanceView)
@@ -127,10 +139,10 @@ async def list_vms(
 
 
 @operation(router, "GET", "/vms/{instance}", permission="instances:read", answer=InstanceView)
-async def get_vm(*, access: Granted, instance: Id) -> Response:
-    """One instance with its VM, by the instance's id."""
+async def get_vm(*, here: Here, access: Granted, instance: Id) -> Response:
+    """One instance with its VM and what that uses, by the instance's id."""
 
-    def look(tx: Transaction, row: Instance) -> Answer:
-        return body_answer(show_instance(tx, row), version=row.version)
+    def look(tx: Transaction, row: Instance) -> _Seen:
+        return row, show_instance(tx, row)
 
-    return await read(access, InstanceTarget(instance), look)
+    return await _with_usage(here, await access.read(InstanceTarget(instance), look))

@@ -17,12 +17,12 @@ from shellwego.api.rest.schemas.common import (
     Size,
     View,
     parse_cpu,
-    parse_size,
     when,
 )
 from shellwego.control.config import ConfigWish, ProcessWish
 from shellwego.core.apps import App, AppConfig, Check, CheckKind, Process, RestartMode, RestartPolicy, Service
 from shellwego.core.deployments import Deployment
+from shellwego.core.quantities import parse_size
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 EnvValue = Annotated[str, Field(max_length=32 * 1024)]

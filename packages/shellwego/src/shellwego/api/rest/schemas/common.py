@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from shellwego.control.pages import E, Page
+from shellwego.core.quantities import parse_size
 
-_SIZE = re.compile(r"(\d{1,12})(?:([kmgt])i?b?|b)?", re.IGNORECASE | re.ASCII)
 _CPU_MILLI = re.compile(r"(\d{1,6})m", re.ASCII)
 _CPU_CORES = re.compile(r"\d{1,3}(\.\d{1,3})?", re.ASCII)
-_POWERS: Mapping[str, int] = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 class Body(BaseModel):
@@ -27,18 +25,6 @@ class View(BaseModel):
     """An answer's body."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def parse_size(text: str) -> int:
-    """`512m`, `1gb`, `1GiB`, `4096` as bytes; the units are powers of 1,024.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError("a size is a whole number with an optional unit, such as 512m or 1gb")
-    return int(match[1]) << (10 * _POWERS[(match[2] or "").lower()])
 
 
 def parse_cpu(text: str) -> int:

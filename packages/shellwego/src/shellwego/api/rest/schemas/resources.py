@@ -14,6 +14,17 @@ from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
 from shellwego.core.tenancy import Organization, Project, Token
+from shellwego.core.vms import VmUsage
+
+
+class UsageView(View):
+    """What a VM takes of its host, as of this answer."""
+
+    memory_bytes: int
+    cpu_seconds: float
+    disk_bytes: int
+    pressure: dict[str, float]
+    """Share of the last ten seconds in which something waited for `cpu`, `memory`, `io`; empty where it is not measured."""
 
 
 class InstanceView(View):
@@ -44,6 +55,8 @@ class InstanceView(View):
     created_at: datetime
     phase_since: datetime
     stopped_at: datetime | None
+    usage: UsageView | None = None
+    """Told of a single instance only, and where its node answers."""
 
 
 class InstanceList(View):
@@ -293,6 +306,17 @@ def instance_view(instance: Instance, release: Release | None) -> InstanceView:
         created_at=when(instance.created_at),
         phase_since=when(instance.phase_since),
         stopped_at=when_or_none(instance.stopped_at),
+    )
+
+
+def usage_view(used: VmUsage | None) -> UsageView | None:
+    if used is None:
+        return None
+    return UsageView(
+        memory_bytes=used.memory_bytes,
+        cpu_seconds=used.cpu_seconds,
+        disk_bytes=used.disk_bytes,
+        pressure=dict(used.pressure),
     )
 
 
