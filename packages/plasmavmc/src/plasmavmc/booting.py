@@ -43,6 +43,25 @@ BOOT_DEADLINE_S = 90.0
 _COMPLAINT_LINES = 5
 
 
+def service_port(spec: VmSpec, image: ImageConfig) -> int | None:
+    """The port that a WebAssembly module answers requests on, by its `PORT` or by what is published; None: it is a command.
+
+    Raises:
+        InvalidSpecError: `PORT` is none, or another one is published: it has one only.
+    """
+    given = {**image.env, **spec.env}.get("PORT")
+    if given is not None and not (given.isascii() and given.isdigit() and 1 <= int(given[:6]) <= 65535):
+        raise InvalidSpecError("env.PORT", "a port is a number from 1 to 65535")
+    ports = ({int(given)} if given is not None else set()) | {port.guest_port for port in spec.published}
+    if len(ports) > 1:
+        raise InvalidSpecError(
+            "published",
+            f"a WebAssembly module answers on one port, and {', '.join(map(str, sorted(ports)))} are asked for",
+            resolution="Publish the one of its PORT.",
+        )
+    return next(iter(ports), None)
+
+
 class BootReport(Protocol):
     """Told as the boot goes on."""
 
@@ -102,29 +121,21 @@ class Boot:
                 undo.callback(parts.images.release, self._key)
                 backend = parts.registry.select(self._spec, image.kind)
                 self._report.step("disks")
+                port = None
                 if image.kind is GuestKind.WASM:
+                    port = service_port(self._spec, image.config)
                     disks, attachment = self._module(image, descriptors), None
                 else:
                     disks, attachment = await self._prepare(image.rootfs, undo, descriptors)
                 self._report.step("boot")
                 async with parts.boot_slot(backend.capabilities.acceleration):
-                    booted = await self._spawn(backend, disks, attachment, undo)
+                    booted = await self._spawn(backend, disks, attachment, port, undo)
                     await self._await_ready(backend, booted, image.config, attachment)
                 undo.pop_all()
         return booted
 
     def _module(self, image: BuiltImage, descriptors: ExitStack) -> tuple[DiskPlan, ...]:
-        """What a WebAssembly module gets: itself. It has no interface, and its files lie in its worker's memory.
-
-        Raises:
-            InvalidSpecError: `PORT` says that it shall serve.
-        """
-        if "PORT" in {**image.config.env, **self._spec.env}:
-            raise InvalidSpecError(
-                "env.PORT",
-                "a WebAssembly module runs as a command and cannot serve HTTP",
-                resolution="Leave out its port, or serve from a Linux image.",
-            )
+        """What a WebAssembly module gets: itself. It has no interface, and its files lie in its worker's memory."""
         module = os.open(image.rootfs, os.O_RDONLY | os.O_CLOEXEC)
         descriptors.callback(os.close, module)
         return (DiskPlan("image", module, read_only=True),)
@@ -166,6 +177,7 @@ class Boot:
         backend: HypervisorBackend,
         disks: tuple[DiskPlan, ...],
         attachment: Attachment | None,
+        port: int | None,
         undo: AsyncExitStack,
     ) -> Booted:
         runtime_dir = self._parts.runtime_dir(self._key)
@@ -174,7 +186,7 @@ class Boot:
         nics = () if attachment is None else (NicPlan("n0", attachment.fd, attachment.lease.mac),)
         assets = self._parts.assets
         self._report.spawning()
-        plan = VmPlan(self._key, runtime_dir, assets.kernel, assets.initrd, disks, nics)
+        plan = VmPlan(self._key, runtime_dir, assets.kernel, assets.initrd, disks, nics, service_port=port)
         handle = await backend.create_vm(self._spec, plan)
         undo.push_async_callback(backend.delete_vm, handle)
         undo.push_async_callback(backend.stop_vm, handle)
