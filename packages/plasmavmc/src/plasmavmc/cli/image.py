@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import os
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -18,7 +16,7 @@ from plasmavmc.cli.lazy import HELP
 from plasmavmc.cli.output import result_options, show, show_done, show_one
 from plasmavmc.cli.progress import Progress
 from plasmavmc.cli.views import image_document, image_row
-from plasmavmc.cli.vm.wish import pull_image, taken_in
+from plasmavmc.cli.vm.wish import chunks_of, pull_image, taken_in
 from plasmavmc.cli.working import with_engine
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from plasmavmc.rpc.client import EngineClient
 
 PASSWORD_VARIABLE = "PLASMAVMC_REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable
-_CHUNK = 1024 * 1024
 
 
 @click.group(context_settings=dict(HELP))
@@ -80,7 +77,7 @@ def load(output: str, path: Path | None, name: str, *, wasm: bool) -> None:
         order = ImageOrder(scope or Scope("", ""), Upload.WASM if wasm else Upload.TAR, name)
         with _opened(path) as stream:
             progress = Progress(name or str(path or "stdin"), quiet=output != "table")
-            return await taken_in(engine, order, _chunks(stream), progress)
+            return await taken_in(engine, order, chunks_of(stream), progress)
 
     _show(output, with_engine(work))
 
@@ -90,11 +87,6 @@ def _opened(path: Path | None) -> BinaryIO:
         return sys.stdin.buffer if path is None else path.open("rb")
     except OSError as error:
         raise Failure(f"-i: {path} cannot be read: {error.strerror}", code=USAGE) from error
-
-
-async def _chunks(stream: BinaryIO) -> AsyncIterator[bytes]:
-    while data := await asyncio.to_thread(stream.read, _CHUNK):
-        yield data
 
 
 @image.command(context_settings=dict(HELP))
