@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -129,6 +130,26 @@ async def test_a_line_without_an_end_is_judged_by_its_beginning(prober: HostProb
 async def test_a_tcp_check_passes_where_somebody_listens(prober: HostProber) -> None:
     async with serving(answering(b"")) as port:
         assert await prober.probe(TARGET, Check(kind=CheckKind.TCP, port=port), 1.0) == ""
+
+
+async def test_checks_reach_a_vm_at_its_socket_whatever_the_port(prober: HostProber, tmp_path: Path) -> None:
+    path = tmp_path / "http.sock"
+    asked = asyncio.get_running_loop().create_future()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            asked.set_result(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        writer.close()
+
+    at_socket = replace(TARGET, address=f"unix:{path}")
+    server = await asyncio.start_unix_server(handle, str(path))
+    assert await prober.probe(at_socket, Check(kind=CheckKind.TCP, port=1), 2.0) == ""
+    assert await prober.probe(at_socket, http(8080), 2.0) == ""
+    assert b"\r\nHost: localhost:8080\r\n" in await asked
+    server.close()
+    path.unlink()
+    assert "no such file" in await prober.probe(at_socket, http(8080), 2.0)
 
 
 @pytest.mark.parametrize("kind", [CheckKind.TCP, CheckKind.HTTP])

@@ -10,8 +10,9 @@ import pytest
 
 from shellwego.control.unit import Unit
 from shellwego.core.deployments import DeploymentState
-from shellwego.core.images import ImageState
+from shellwego.core.images import ImageKind, ImageState
 from shellwego.core.instances import Phase
+from shellwego.core.nodes import Backend
 from shellwego.drivers.clock.virtual import VirtualClock
 from tests.api.api_world import FOREIGN, VIEWER, World
 
@@ -190,6 +191,28 @@ async def test_a_backend_that_no_node_offers_is_refused_and_an_offered_one_is_ke
     assert (await world.made("/v1/apps/shop/plan", {"backend": ""}))["changes"] == [
         {"field": "backend", "before": "kvm", "after": None}
     ]
+
+
+async def test_an_image_of_a_module_chooses_its_backend_and_one_of_linux_is_refused_on_that(world: World) -> None:
+    world.images.publish("registry.example/module:v1", kind=ImageKind.WASM)
+    linux = world.images.publish("registry.example/linux:v1")
+    await world.made("/v1/apps", {"name": "shop"})
+    absent = await world.post("/v1/apps/shop/deployments", {"image": "registry.example/module:v1"})
+    assert (absent.status, absent.json["errors"][0]["field"]) == (422, "backend")
+    wasm = Backend(name="wasm", status="ready", isolation="wasm-sandbox")
+    offers = replace(world.node, facts=replace(world.node.facts, backends=(*world.node.facts.backends, wasm)))
+    await world.commit(lambda unit: unit.tx.nodes.update(offers))
+    await world.made("/v1/apps/shop/deployments", {"image": "registry.example/module:v1"})
+    assert (await world.made("/v1/apps/shop/plan", {"backend": ""}))["changes"] == [
+        {"field": "backend", "before": "wasm", "after": None}
+    ]
+    refused = await world.post("/v1/apps/shop/deployments", {"image": "registry.example/linux:v1"})
+    assert (refused.status, refused.json["errors"][0]["field"]) == (422, "backend")
+    assert "a Linux system, which the backend “wasm” does not run" in refused.json["detail"]
+    await world.made("/v1/apps/shop/deployments", {"image": "registry.example/linux:v1", "backend": ""})
+    assert (await world.get("/v1/apps/shop/releases/2")).json["image_digest"] == linux
+    refused = await world.post("/v1/apps/shop/deployments", {"image": "registry.example/module:v1", "backend": "kvm"})
+    assert "a WebAssembly module" in refused.json["detail"]
 
 
 async def test_a_plan_tells_what_a_deploy_would_change_and_does_nothing(world: World) -> None:

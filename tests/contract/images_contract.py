@@ -8,6 +8,7 @@ from typing import Protocol
 import pytest
 
 from shellwego.core.errors import ForbiddenError, InvalidError, NotFoundError, UnavailableError
+from shellwego.core.images import ImageKind
 from shellwego.ports.images import Images
 from tests.contract.images_samples import chunked, docker_save, entry, layer
 
@@ -95,6 +96,14 @@ class ImagesContract:
         found = await images.fetch(f"{registry.host}/app:v1", digest)
         assert (found.digest, found.exposed_ports) == (digest, (8080,))
         assert await images.has(digest)
+
+    async def test_what_is_here_can_be_looked_at_and_nothing_else(self, images: Images, registry: Registry) -> None:
+        digest = await registry.publish("app:v1", 8080)
+        assert await images.look(digest) is None
+        fetched = await images.fetch(f"{registry.host}/app:v1", digest)
+        await registry.go_away()
+        assert await images.look(digest) == fetched
+        assert fetched.kind is ImageKind.LINUX
 
     async def test_what_is_here_needs_no_registry(self, images: Images, registry: Registry) -> None:
         digest = await registry.publish("app:v1")

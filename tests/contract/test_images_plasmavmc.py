@@ -12,11 +12,12 @@ from plasmavmc.errors import ImageError
 from plasmavmc.images.manifest import parse_manifest
 from plasmavmc.images.store import ImageStore
 from shellwego.core.errors import InvalidError, UnavailableError
-from shellwego.core.images import blames_image
+from shellwego.core.images import ImageKind, blames_image
 from shellwego.drivers.images.plasmavmc import PlasmaImages
 from tests.contract.images_contract import Damage, ImagesContract
 from tests.contract.images_samples import chunked, hello
 from tests.contract.registry_server import RegistryServer, free_port, registry_server, run, write_layout
+from tests.contract.wasm_modules import SAY
 
 pytestmark = pytest.mark.real
 
@@ -96,6 +97,12 @@ class TestWithOtherPeoplesTools:
             "skopeo", "inspect", "--tls-verify=false", "--format", "{{.Digest}}", f"docker://{registry.host}/app:v1"
         )
         assert (await images.resolve(f"{registry.host}/app:v1")).digest == seen.strip() == digest
+
+
+async def test_a_bare_module_is_an_image_of_its_own_kind(images: PlasmaImages) -> None:
+    [loaded] = await images.load(chunked(SAY))
+    assert loaded.image.kind is ImageKind.WASM
+    assert await images.look(loaded.image.digest) == loaded.image
 
 
 class TestLimits:

@@ -49,6 +49,7 @@ class WasmRig:
         self.directory = directory
         """Short: a socket's path has 107 bytes."""
         self.module = wasmtime.wat2wasm(APP)
+        self.service_port: int | None = None
         self._spares = spares
         self._fds: list[int] = []
         self.backend = self._new_backend()
@@ -64,7 +65,8 @@ class WasmRig:
         module = self.directory / f"{key}.wasm"
         module.write_bytes(self.module)
         self._fds.append(os.open(module, os.O_RDONLY | os.O_CLOEXEC))
-        return VmPlan(key, runtime_dir, Path("/"), Path("/"), (DiskPlan("image", self._fds[-1], read_only=True),))
+        disks = (DiskPlan("image", self._fds[-1], read_only=True),)
+        return VmPlan(key, runtime_dir, Path("/"), Path("/"), disks, service_port=self.service_port)
 
     def broken_plan(self, spec: VmSpec) -> VmPlan:
         return replace(self.plan(spec), disks=())

@@ -114,7 +114,19 @@ async def test_what_ended_is_never_brought_back(node: Reporter) -> None:
     assert (await node.say(healthy())).phase is Phase.FAILED
 
 
-NOT_OF_A_VM = ["127.0.0.1", "169.254.169.254", "224.0.0.1", "0.0.0.0", "::1", "a;b", "10.64.0.9 x"]  # noqa: S104
+NOT_OF_A_VM = [
+    "127.0.0.1",
+    "169.254.169.254",
+    "224.0.0.1",
+    "0.0.0.0",  # noqa: S104
+    "::1",
+    "a;b",
+    "10.64.0.9 x",
+    "unix:/run/shellwego/abc/edge/admin.sock",
+    "unix:/run/shellwego/abc/vm/../vm/abcdefghijkl/http.sock",
+    "unix:/var/run/docker.sock",
+    "unix:/run/shellwego/abc/vm/abcdefghijkl/ctl.sock",
+]
 
 
 @pytest.mark.parametrize("address", NOT_OF_A_VM)

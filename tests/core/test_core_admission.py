@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shellwego.core.admission import admit, admit_counts
+import pytest
+
+from shellwego.core.admission import admit, admit_counts, with_backend
 from shellwego.core.apps import MIB, AppConfig, Process
+from shellwego.core.images import ImageKind
 from shellwego.core.nodes import Backend, Node, NodeFacts
 
 GIB = 1024 * MIB
 KVM = Backend(name="kvm", status="ready", max_vcpus=8, max_memory_bytes=64 * GIB)
+WASM = Backend(name="wasm", status="ready", isolation="wasm-sandbox", max_vcpus=1, max_memory_bytes=4 * GIB)
 
 
 def node(*backends: Backend, memory: int = 8 * GIB) -> Node:
@@ -93,11 +97,38 @@ def test_a_platform_without_nodes_refuses_nothing() -> None:
 
 
 def test_a_backend_for_modules_counts_for_who_names_it_alone() -> None:
-    wasm = Backend(name="wasm", status="ready", isolation="wasm-sandbox", max_vcpus=1, max_memory_bytes=4 * GIB)
     named = replace(config(), backend="wasm")
     assert fields(named, node(KVM)) == ["backend"]
-    assert fields(named, node(KVM, wasm)) == []
-    assert fields(replace(config(vcpus=2), backend="wasm"), node(KVM, wasm)) == ["processes.web.vcpus"]
-    assert fields(config(vcpus=2), node(replace(KVM, max_vcpus=1), replace(wasm, max_vcpus=8))) == [
+    assert fields(named, node(KVM, WASM)) == []
+    assert fields(replace(config(vcpus=2), backend="wasm"), node(KVM, WASM)) == ["processes.web.vcpus"]
+    assert fields(config(vcpus=2), node(replace(KVM, max_vcpus=1), replace(WASM, max_vcpus=8))) == [
         "processes.web.vcpus"
     ]
+
+
+@pytest.mark.parametrize(
+    ("backend", "kind", "chosen"),
+    [
+        (None, ImageKind.WASM, "wasm"),
+        (None, ImageKind.LINUX, None),
+        (None, None, None),
+        ("kvm", ImageKind.WASM, "kvm"),
+        ("wasm", ImageKind.LINUX, "wasm"),
+    ],
+)
+def test_an_image_chooses_the_backend_where_the_config_names_none(
+    backend: str | None, kind: ImageKind | None, chosen: str | None
+) -> None:
+    assert with_backend(replace(config(), backend=backend), kind).backend == chosen
+
+
+@pytest.mark.parametrize(
+    ("backend", "kind", "holds"),
+    [("kvm", ImageKind.WASM, "a WebAssembly module"), ("wasm", ImageKind.LINUX, "a Linux system")],
+)
+def test_an_image_on_a_backend_of_the_other_kind_is_refused(backend: str, kind: ImageKind, holds: str) -> None:
+    named = replace(config(), backend=backend)
+    (fault,) = admit(named, [node(KVM, WASM)], kind)
+    assert (fault.field, fault.code) == ("backend", "wrong-kind")
+    assert f"the image holds {holds}, which the backend “{backend}” does not run" in fault.message
+    assert admit(named, [node(KVM, WASM)]) == ()

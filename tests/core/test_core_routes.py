@@ -50,6 +50,17 @@ def test_during_a_rollout_each_release_has_its_own_port() -> None:
     assert addresses(route(instance(V1), other)) == ["tcp:10.64.0.2:8080", "tcp:10.64.0.3:9090"]
 
 
+def test_an_instance_that_answers_at_a_socket_is_an_endpoint_without_a_port_and_none_without_a_service() -> None:
+    socket = "unix:/run/shellwego/abc/vm/abcdefghijkl/http.sock"
+    at_socket = Observed(phase=Phase.HEALTHY, address=socket)
+    assert addresses(route(instance(V1, observed=at_socket))) == [socket]
+    silent = replace(V1, config=replace(V1.config, services=()))
+    facts = RouteFacts(
+        app=app(release_id=V1.id), releases={V1.id: silent}, instances=(instance(V1, observed=at_socket),)
+    )
+    assert route_of(facts) is None
+
+
 @pytest.mark.parametrize(
     "changes",
     [

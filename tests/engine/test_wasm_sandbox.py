@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from plasmavmc.hypervisor.wasm.engine import INTERRUPTED, TRAPPED, BadModuleError, Ended, Run, Sandbox
-from plasmavmc.hypervisor.wasm.worker import write_file
+from plasmavmc.hypervisor.wasm.job import write_file
 from plasmavmc.types import MIB, FileSpec
 from tests.contract import wasm_modules as modules
 

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from plasmavmc.booting import service_port
 from plasmavmc.errors import InvalidSpecError
 from plasmavmc.hypervisor.backend import VmPlan
 from plasmavmc.hypervisor.memory import CAPABILITIES, MemoryBackend
+from plasmavmc.images.source import ImageConfig
 from plasmavmc.manager import VmManager
 from plasmavmc.states import VmState
-from plasmavmc.types import BackendCapabilities, GuestKind, Vm, VmHandle, VmSpec
+from plasmavmc.types import BackendCapabilities, GuestKind, PublishedPort, Vm, VmHandle, VmSpec
 from tests.engine.engine_rig import EngineRig
 from tests.engine.test_wasm_images import artifact
 
@@ -27,7 +29,9 @@ class RunsModules(MemoryBackend):
         return replace(CAPABILITIES, name="memory-wasm", guest_kinds=(GuestKind.WASM,), max_disks=2)
 
     async def create_vm(self, spec: VmSpec, plan: VmPlan) -> VmHandle:
-        return replace(await super().create_vm(spec, plan), backend="memory-wasm")
+        handle = await super().create_vm(spec, plan)
+        endpoint = {"endpoint": f"unix:{plan.runtime_dir}/http.sock"} if plan.service_port else {}
+        return replace(handle, backend="memory-wasm", backend_state={**handle.backend_state, **endpoint})
 
 
 @pytest.fixture
@@ -81,11 +85,38 @@ async def test_a_module_on_a_backend_for_linux_fails_for_good_and_later_at_once(
     assert refused.value.field == "backend"
 
 
-async def test_a_module_that_shall_serve_http_is_refused_by_the_variable_that_says_so(rig: EngineRig) -> None:
+async def test_a_module_with_a_port_takes_requests_at_a_socket_and_one_without_at_none(rig: EngineRig) -> None:
     manager = await engine(rig)
     spec = replace(rig.spec("a", "serve"), env={"PORT": "8080"})
     manager.create(spec)
     manager.start(spec.id)
     vm = await see(manager, spec.id, ended_or_runs)
-    assert (vm.status.state, vm.status.permanent) == (VmState.FAILED, True)
-    assert vm.status.reason.startswith("env.PORT: a WebAssembly module runs as a command and cannot serve HTTP")
+    assert vm.status.state is VmState.RUNNING
+    [endpoint] = vm.status.endpoints
+    assert endpoint.startswith("unix:/")
+    stopped = await manager.stop(spec.id)
+    assert stopped.status.endpoints == ()
+
+
+@pytest.mark.parametrize(
+    ("env", "published", "field"),
+    [
+        ({"PORT": "http"}, (), "env.PORT"),
+        ({"PORT": "0"}, (), "env.PORT"),
+        ({"PORT": "8080"}, (PublishedPort(9000, 80),), "published"),
+        ({}, (PublishedPort(9000, 80), PublishedPort(9001, 81)), "published"),
+    ],
+)
+def test_a_module_answers_on_one_port(
+    rig: EngineRig, env: dict[str, str], published: tuple[PublishedPort, ...], field: str
+) -> None:
+    with pytest.raises(InvalidSpecError) as refused:
+        service_port(replace(rig.spec("a"), env=env, published=published), ImageConfig())
+    assert refused.value.field == field
+
+
+def test_a_published_port_makes_a_module_one_that_serves(rig: EngineRig) -> None:
+    published = (PublishedPort(9000, 80), PublishedPort(9001, 80))
+    assert service_port(replace(rig.spec("a"), published=published), ImageConfig()) == 80
+    assert service_port(rig.spec("a"), ImageConfig(env={"PORT": "81"})) == 81
+    assert service_port(rig.spec("a"), ImageConfig()) is None

@@ -17,6 +17,7 @@ from plasmavmc.errors import GuestError
 from plasmavmc.guest.api import GuestConfig, GuestExited, GuestFailed, GuestHello, GuestOutput
 from plasmavmc.types import MIB, ExecSpec, LogStream, Scope, VmHandle, VmResources
 from tests.contract import wasm_modules as modules
+from tests.contract import wasm_services as services
 from tests.contract.host_rig import UIDS
 from tests.contract.hypervisor_contract import CHECKS, Check, a_spec, booted, ended, gone, heard
 from tests.contract.wasm_rig import WasmRig, wasm_rig
@@ -212,6 +213,42 @@ async def test_a_module_that_is_stopped_ends_as_by_sigterm_at_once(rig: WasmRig)
     assert await heard(channel, GuestExited) == GuestExited(143)
     assert (await ended(rig, handle)).code == 0
     assert time.monotonic() - began < 2.0
+    await gone(rig, handle, channel)
+
+
+async def asked(handle: VmHandle) -> bytes:
+    """What a VM answers at its socket."""
+    async with asyncio.timeout(60):
+        reader, writer = await asyncio.open_unix_connection(handle.endpoint.removeprefix("unix:"))
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+    return answer
+
+
+async def test_a_module_that_serves_answers_from_its_cage_over_a_restart_and_until_it_is_stopped(rig: WasmRig) -> None:
+    rig.module, rig.service_port = services.VARIABLES, 8080
+    handle, channel = await booted(rig, SMALL)
+    assert confinement_of(handle, rig.helper.configuration.run_root) == []
+    assert b"PATH_INFO=/\0" in await asked(handle)
+    await channel.aclose()
+    rig.restart()
+    adopted = await rig.backend.recover(handle)
+    assert adopted is not None
+    assert b"PATH_INFO=/\0" in await asked(handle)
+    await adopted.stop("SIGTERM", 10.0)
+    assert await heard(adopted, GuestExited) == GuestExited(0)
+    await ended(rig, handle)
+    await gone(rig, handle, adopted)
+    assert not list(rig.directory.glob("*/http.sock"))
+
+
+async def test_a_request_that_takes_all_memory_fails_alone(rig: WasmRig) -> None:
+    rig.module, rig.service_port = modules.GROWS, 8080
+    handle, channel = await booted(rig, replace(SMALL, resources=VmResources(memory_bytes=256 * MIB)))
+    answers = await asyncio.gather(*(asked(handle) for _ in range(16)))
+    assert {answer.split(b" ", 2)[1] for answer in answers} == {b"502"}
+    assert rig.lives(handle)
     await gone(rig, handle, channel)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import os
@@ -24,6 +25,8 @@ import pytest
 from plasmavmc.guest.cache import cache_directory
 from tests.bytes import first_difference
 from tests.contract.images_samples import directory, docker_save, entry, layer, symlink
+from tests.contract.wasm_modules import SAY
+from tests.contract.wasm_services import answers
 
 pytestmark = pytest.mark.real
 
@@ -192,12 +195,17 @@ def test_a_terminal_is_one_with_size_and_control_keys_and_can_be_left_and_joined
     assert cli.well("vm", "rm", "console")
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 @pytest.fixture
 def running(cli: Cli) -> Iterator[str]:
     """A VM that serves on a published port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     vm = cli.well("vm", "run", "-d", "-p", f"{port}:8080", "-e", "A=b", "small", "mirror")
     try:
         yield f"{vm} {port}"
@@ -250,3 +258,18 @@ def test_exec_runs_beside_the_workload_and_passes_its_code(cli: Cli, running: st
     vm = running.partition(" ")[0]
     code, out, _ = cli.call("vm", "exec", "-i", "-e", "X=y", vm, "sh", "-c", "cat; echo $X; exit 3", stdin=b"in\n")
     assert (code, out) == (3, b"in\ny\n")
+
+
+def test_a_module_runs_from_its_file_as_a_command_or_at_a_published_port(cli: Cli, tmp_path: Path) -> None:
+    command, service, port = tmp_path / "say.wasm", tmp_path / "serve.wasm", free_port()
+    command.write_bytes(SAY)
+    service.write_bytes(answers("from a module"))
+    assert cli.call("vm", "run", "--rm", str(command))[:2] == (3, b"hello\n")
+    vm = cli.well("vm", "run", "-d", "-p", f"{port}:80", str(service))
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+    connection.request("GET", "/")
+    assert connection.getresponse().read() == b"from a module"
+    connection.close()
+    cli.well("vm", "rm", "-f", vm)
+    code, _, errors = cli.call("vm", "run", "--rm", str(tmp_path / "nothing.wasm"))
+    assert (code, b"cannot be read" in errors) == (125, True)

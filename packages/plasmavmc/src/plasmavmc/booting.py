@@ -54,6 +54,25 @@ _COMPLAINT_LINES = 5
 log = structlog.get_logger("plasmavmc.booting")
 
 
+def service_port(spec: VmSpec, image: ImageConfig) -> int | None:
+    """The port that a WebAssembly module answers requests on, by its `PORT` or by what is published; None: it is a command.
+
+    Raises:
+        InvalidSpecError: `PORT` is none, or another one is published: it has one only.
+    """
+    given = {**image.env, **spec.env}.get("PORT")
+    if given is not None and not (given.isascii() and given.isdigit() and 1 <= int(given[:6]) <= 65535):
+        raise InvalidSpecError("env.PORT", "a port is a number from 1 to 65535")
+    ports = ({int(given)} if given is not None else set()) | {port.guest_port for port in spec.published}
+    if len(ports) > 1:
+        raise InvalidSpecError(
+            "published",
+            f"a WebAssembly module answers on one port, and {', '.join(map(str, sorted(ports)))} are asked for",
+            resolution="Publish the one of its PORT.",
+        )
+    return next(iter(ports), None)
+
+
 class BootReport(Protocol):
     """Told as the boot goes on."""
 
@@ -113,29 +132,22 @@ class Boot:
                 undo.callback(parts.images.release, self._key)
                 backend = parts.registry.select(self._spec, image.kind)
                 self._report.step("disks")
+                port = None
                 if image.kind is GuestKind.WASM:
+                    port = service_port(self._spec, image.config)
                     disks, attachment = self._module(image, descriptors), None
                 else:
                     disks, attachment = await self._prepare(image.rootfs, undo, descriptors)
                 self._report.step("boot")
+                plan = self._plan(disks, attachment, port)
                 async with parts.boot_slot(backend.capabilities.acceleration):
-                    booted = await self._begun(backend, disks, attachment, undo)
+                    booted = await self._begun(backend, plan, attachment, undo)
                     await self._await_ready(backend, booted, image.config, attachment)
                 undo.pop_all()
         return booted
 
     def _module(self, image: BuiltImage, descriptors: ExitStack) -> tuple[DiskPlan, ...]:
-        """What a WebAssembly module gets: itself. It has no interface, and its files lie in its worker's memory.
-
-        Raises:
-            InvalidSpecError: `PORT` says that it shall serve.
-        """
-        if "PORT" in {**image.config.env, **self._spec.env}:
-            raise InvalidSpecError(
-                "env.PORT",
-                "a WebAssembly module runs as a command and cannot serve HTTP",
-                resolution="Leave out its port, or serve from a Linux image.",
-            )
+        """What a WebAssembly module gets: itself. It has no interface, and its files lie in its worker's memory."""
         module = os.open(image.rootfs, os.O_RDONLY | os.O_CLOEXEC)
         descriptors.callback(os.close, module)
         return (DiskPlan("image", module, read_only=True),)
@@ -173,49 +185,46 @@ class Boot:
         self._report.attached(attachment.lease.ipv4)
         return attachment
 
+    def _plan(self, disks: tuple[DiskPlan, ...], attachment: Attachment | None, port: int | None) -> VmPlan:
+        nics = () if attachment is None else (NicPlan("n0", attachment.fd, attachment.lease.mac),)
+        assets, runtime_dir = self._parts.assets, self._parts.runtime_dir(self._key)
+        return VmPlan(self._key, runtime_dir, assets.kernel, assets.initrd, disks, nics, service_port=port)
+
     async def _begun(
-        self,
-        backend: HypervisorBackend,
-        disks: tuple[DiskPlan, ...],
-        attachment: Attachment | None,
-        undo: AsyncExitStack,
+        self, backend: HypervisorBackend, plan: VmPlan, attachment: Attachment | None, undo: AsyncExitStack
     ) -> Booted:
         """A guest that asks for its configuration: copied where there is one like it, else booted."""
         spec, parts, blanks = self._spec, self._parts, self._parts.blanks
         if not blanks.wanted or not can_suspend(backend) or spec.volumes:
-            return await self._spawn(backend, disks, attachment, undo)
+            return await self._spawn(backend, plan, attachment, undo)
         shape = await shape_of(spec, backend, parts)
         if blank := blanks.find(shape):
             try:
-                return await self._copied(backend, blank.copy(), disks, attachment, undo)
+                return await self._copied(backend, blank.copy(), plan, attachment, undo)
             except PlasmaError as error:
                 log.warning("blank.not_taken", vm=spec.id, reason=str(error))
                 blanks.drop(shape)
-        booted = await self._spawn(backend, disks, attachment, undo)
+        booted = await self._spawn(backend, plan, attachment, undo)
         blanks.want(shape, lambda: make_blank(spec, backend, parts))
         return booted
 
     async def _spawn(
-        self,
-        backend: HypervisorBackend,
-        disks: tuple[DiskPlan, ...],
-        attachment: Attachment | None,
-        undo: AsyncExitStack,
+        self, backend: HypervisorBackend, plan: VmPlan, attachment: Attachment | None, undo: AsyncExitStack
     ) -> Booted:
-        handle = await self._create(backend, self._plan(disks, attachment, undo), attachment, undo)
+        handle = await self._create(backend, plan, attachment, undo)
         return self._joined(handle, await backend.start_vm(handle), undo)
 
     async def _copied(
         self,
         backend: SuspendableBackend,
         origin: BlankCopy,
-        disks: tuple[DiskPlan, ...],
+        plan: VmPlan,
         attachment: Attachment | None,
         undo: AsyncExitStack,
     ) -> Booted:
         """As `_spawn`; a failure undoes all of it, so that the VM may be booted after all."""
         async with AsyncExitStack() as ours, origin:
-            plan = replace(self._plan(disks, attachment, ours), memory=MemoryPlan(origin.memory))
+            plan = replace(plan, memory=MemoryPlan(origin.memory))
             handle = await self._create(backend, plan, attachment, ours)
             await origin.filled()
             await backend.load_state(handle, origin.state)
@@ -224,17 +233,11 @@ class Boot:
             undo.push_async_exit(ours.pop_all().__aexit__)
         return booted
 
-    def _plan(self, disks: tuple[DiskPlan, ...], attachment: Attachment | None, undo: AsyncExitStack) -> VmPlan:
-        runtime_dir = self._parts.runtime_dir(self._key)
-        runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        undo.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
-        nics = () if attachment is None else (NicPlan("n0", attachment.fd, attachment.lease.mac),)
-        assets = self._parts.assets
-        return VmPlan(self._key, runtime_dir, assets.kernel, assets.initrd, disks, nics)
-
     async def _create(
         self, backend: HypervisorBackend, plan: VmPlan, attachment: Attachment | None, undo: AsyncExitStack
     ) -> VmHandle:
+        plan.runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        undo.callback(shutil.rmtree, plan.runtime_dir, ignore_errors=True)
         self._report.spawning()
         handle = await backend.create_vm(self._spec, plan)
         undo.push_async_callback(backend.delete_vm, handle)

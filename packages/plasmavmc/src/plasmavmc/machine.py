@@ -429,11 +429,12 @@ class Machine:
         self._changed()
 
     def _begin_running(self, handle: VmHandle) -> None:
-        ipv4, capabilities = self.record.ipv4, self._backend(handle).capabilities
+        capabilities = self._backend(handle).capabilities
+        address = handle.endpoint if self.record.ipv4 is None else f"tcp:{self.record.ipv4}"
         status = replace(
             self.record.status,
             guest_ready=True,
-            endpoints=() if ipv4 is None else (f"tcp:{ipv4}",),
+            endpoints=(address,) if address else (),
             backend=capabilities.name,
             acceleration=capabilities.acceleration.value,
             confinement=handle.backend_state.get("confinement", ""),

@@ -229,6 +229,11 @@ class VmHandle:
         """The key under which the host knows its process: the VM's own, but where the process was there before the VM."""
         return self.backend_state.get("key") or vm_key(self.vm_id)
 
+    @property
+    def endpoint(self) -> str:
+        """Where a VM without an interface takes requests (`unix:path`); empty where it takes none."""
+        return self.backend_state.get("endpoint", "")
+
 
 @dataclass(frozen=True, slots=True)
 class Pressure:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -20,7 +18,7 @@ from plasmavmc.cli.output import result_options, show, show_done, show_one
 from plasmavmc.cli.progress import Progress
 from plasmavmc.cli.values import Size
 from plasmavmc.cli.views import image_document, image_row
-from plasmavmc.cli.vm.wish import pull_image, taken_in
+from plasmavmc.cli.vm.wish import chunks_of, pull_image, taken_in
 from plasmavmc.cli.working import with_engine
 
 if TYPE_CHECKING:
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from plasmavmc.rpc.client import EngineClient
 
 PASSWORD_VARIABLE = "PLASMAVMC_REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable
-_CHUNK = 1024 * 1024
 
 
 @click.group(context_settings=dict(HELP))
@@ -82,7 +79,7 @@ def load(output: str, path: Path | None, name: str, *, wasm: bool) -> None:
         order = ImageOrder(scope or Scope("", ""), Upload.WASM if wasm else Upload.TAR, name)
         with _opened(path) as stream:
             progress = Progress(name or str(path or "stdin"), quiet=output != "table")
-            return await taken_in(engine, order, _chunks(stream), progress)
+            return await taken_in(engine, order, chunks_of(stream), progress)
 
     _show(output, with_engine(work))
 
@@ -92,11 +89,6 @@ def _opened(path: Path | None) -> BinaryIO:
         return sys.stdin.buffer if path is None else path.open("rb")
     except OSError as error:
         raise Failure(f"-i: {path} cannot be read: {error.strerror}", code=USAGE) from error
-
-
-async def _chunks(stream: BinaryIO) -> AsyncIterator[bytes]:
-    while data := await asyncio.to_thread(stream.read, _CHUNK):
-        yield data
 
 
 @image.command(context_settings=dict(HELP))

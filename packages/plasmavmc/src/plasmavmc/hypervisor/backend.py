@@ -57,6 +57,8 @@ class VmPlan:
     nics: tuple[NicPlan, ...] = ()
     memory: MemoryPlan | None = None
     """Given, the guest does not boot: it is restored by `Suspendable.load_state` and `wake_vm`."""
+    service_port: int | None = None
+    """It takes requests: at an endpoint that the backend makes (`VmHandle.endpoint`), where it has no interface."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from collections.abc import Coroutine, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import structlog
 
@@ -40,7 +41,7 @@ log = structlog.get_logger("plasmavmc.ports")
 class _Published:
     """The ports of one VM."""
 
-    target: IPv4Address | None = None
+    target: IPv4Address | Path | None = None
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def close(self) -> None:
@@ -159,25 +160,29 @@ def _refusal(port: PublishedPort, error: OSError) -> ConflictError | HostError |
             return HostError("port", f"{where} cannot be opened: {error.strerror}")
 
 
-def _address(vm: Vm) -> IPv4Address | None:
-    """Where a VM can be reached; None before it runs."""
+def _address(vm: Vm) -> IPv4Address | Path | None:
+    """Where a VM can be reached, by its address or its socket; None before it runs."""
     for endpoint in vm.status.endpoints:
         kind, _, address = endpoint.partition(":")
         if kind == "tcp":
             return IPv4Address(address)
+        if kind == "unix":
+            return Path(address)
     return None
 
 
-async def _serve(client: socket.socket, target: IPv4Address, port: int) -> None:
+async def _serve(client: socket.socket, target: IPv4Address | Path, port: int) -> None:
     """One connection, to its end."""
     loop = asyncio.get_running_loop()
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as guest, suppress(OSError, TimeoutError):
+    family = socket.AF_UNIX if isinstance(target, Path) else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as guest, suppress(OSError, TimeoutError):
         for end in (client, guest):
             end.setblocking(False)
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if end.family is socket.AF_INET:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         async with asyncio.timeout(CONNECT_S):
-            await loop.sock_connect(guest, (str(target), port))
+            await loop.sock_connect(guest, str(target) if isinstance(target, Path) else (str(target), port))
         await _splice(client, guest)
 
 

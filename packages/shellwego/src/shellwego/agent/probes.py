@@ -28,6 +28,7 @@ MAX_ANSWER = 64 * 1024
 _MAX_SAID = 300
 HEAR_OUT_S = 0.2
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\r?\n)")
+_UNIX = "unix:"
 _PATH_SAFE = "/?&=%:@!$'()*+,;~#[]"
 
 
@@ -38,6 +39,7 @@ class Target:
     vm_id: str
     instance_id: str
     address: str
+    """IPv4, or `unix:path`: a socket that answers for all ports."""
 
 
 class Prober(Protocol):
@@ -118,7 +120,7 @@ async def _hear_out(reader: asyncio.StreamReader) -> None:
 def request_bytes(address: str, check: Check) -> bytes:
     """The request of an HTTP check. Whatever has no place in a path is quoted, so it cannot add headers."""
     path = quote("/" + check.path.lstrip("/"), safe=_PATH_SAFE)
-    host = f"{address}:{check.port}"
+    host = f"{'localhost' if address.startswith(_UNIX) else address}:{check.port}"
     return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: shellwego-check\r\nConnection: close\r\n\r\n".encode()
 
 
@@ -148,7 +150,10 @@ async def _connection(
     if not address:
         raise OSError("the VM has no address")
     async with asyncio.timeout(connect_s):
-        reader, writer = await asyncio.open_connection(address, port, limit=MAX_LINE)
+        if address.startswith(_UNIX):
+            reader, writer = await asyncio.open_unix_connection(address.removeprefix(_UNIX), limit=MAX_LINE)
+        else:
+            reader, writer = await asyncio.open_connection(address, port, limit=MAX_LINE)
     try:
         yield reader, writer
     finally:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from shellwego.core.admission import admit, admit_counts
 from shellwego.core.apps import MIB, AppConfig, Check, CheckKind, Process, RestartPolicy, Service
 from shellwego.core.errors import FieldError, InvalidError
+from shellwego.core.images import ImageKind
 from shellwego.core.nodes import Node
 
 PROCESS_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
@@ -154,10 +155,13 @@ def refuse_unknown(config: AppConfig, processes: Mapping[str, str]) -> None:
     refuse("no-such-process", faults, resolution=resolution)
 
 
-def refuse_unplaceable(config: AppConfig, nodes: Iterable[Node]) -> None:
-    """Raise an error for what no node could ever run."""
+def refuse_unplaceable(config: AppConfig, nodes: Iterable[Node], kind: ImageKind | None = None) -> None:
+    """Raise an error for what no node could ever run. `kind` is that of the image, where it is known."""
+    faults = admit(config, nodes, kind)
     resolution = "Ask for less (scale --memory, --cpu, --disk), or give a node more room."
-    refuse("cannot-be-placed", admit(config, nodes), resolution=resolution)
+    if any(fault.field == "backend" for fault in faults):
+        resolution = 'Name another backend (deploy --backend NAME), or none (--backend "").'
+    refuse("cannot-be-placed", faults, resolution=resolution)
 
 
 def refuse_uncontainable(config: AppConfig, counts: Mapping[str, int], nodes: Iterable[Node]) -> None:

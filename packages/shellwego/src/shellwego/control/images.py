@@ -16,7 +16,7 @@ from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import ConflictError, FieldError, InvalidError, NotFoundError
-from shellwego.core.images import Image, ImageState
+from shellwego.core.images import Image, ImageKind, ImageState
 from shellwego.core.tenancy import Project
 from shellwego.ports.images import LoadedImage, ResolvedImage
 from shellwego.ports.store import Order, Transaction, eq, within
@@ -38,6 +38,8 @@ class ChosenImage:
     size_bytes: int = 0
     exposed_ports: tuple[int, ...] = ()
     loaded: bool = False
+    kind: ImageKind | None = None
+    """None where it is not known: the platform's copy is damaged."""
 
 
 def image_name(text: str, field: str = "image") -> str:
@@ -69,12 +71,14 @@ async def choose_image(control: Control, images: ImageWork, project_id: str, ref
     name = image_name(reference)
     loaded = await control.read(lambda tx: loaded_image(tx, project_id, name))
     if loaded is not None:
+        found = await images.look(loaded.digest)
         return ChosenImage(
             reference=name,
             digest=loaded.digest,
             size_bytes=loaded.size_bytes,
             exposed_ports=loaded.exposed_ports,
             loaded=True,
+            kind=None if found is None else found.kind,
         )
     if not has_registry(name):
         raise image_absent(name)
@@ -84,6 +88,7 @@ async def choose_image(control: Control, images: ImageWork, project_id: str, ref
         digest=resolved.digest,
         size_bytes=resolved.size_bytes,
         exposed_ports=resolved.exposed_ports,
+        kind=resolved.kind,
     )
 
 

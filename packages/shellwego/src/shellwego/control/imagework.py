@@ -29,6 +29,10 @@ class ImageWork:
         """As `Images.resolve`: it stores nothing."""
         return await self._images.resolve(reference)
 
+    async def look(self, digest: str) -> ResolvedImage | None:
+        """As `Images.look`: it stores nothing."""
+        return await self._images.look(digest)
+
     async def load(
         self, chunks: AsyncIterator[bytes], register: Callable[[tuple[LoadedImage, ...]], Awaitable[T]]
     ) -> T:

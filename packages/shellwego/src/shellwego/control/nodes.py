@@ -8,6 +8,7 @@ What a node sends is input from outside: bounded, and an address must be one tha
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -35,6 +36,7 @@ MAX_TEXT = 1000
 MAX_LOG_LINES = 50
 MAX_INSTANCES = 10_000
 """In one report."""
+_VM_SOCKET = re.compile(r"unix:/run/shellwego/[a-z0-9]{1,40}/vm/[a-z2-7]{12}/http\.sock")
 _REPORTABLE = frozenset(
     {
         Phase.STARTING,
@@ -292,8 +294,8 @@ def _bounded(observed: Observed) -> Observed:
 
 
 def _is_vm_address(text: str) -> bool:
-    """None, or one that a VM can have: the edge will send requests to it."""
-    if not text:
+    """None, or one that a VM can have: the edge will send requests to it. So no socket but a VM's own is one."""
+    if not text or _VM_SOCKET.fullmatch(text):
         return True
     try:
         address = ipaddress.IPv4Address(text)

@@ -14,6 +14,7 @@ from shellwego.control.config import ConfigWish, check_config, merge_unchecked, 
 from shellwego.control.images import ChosenImage, require_image
 from shellwego.control.instances import live_instances
 from shellwego.control.releases import newest_release
+from shellwego.core.admission import with_backend
 from shellwego.core.apps import App, AppConfig, Service, content_hash, wanted_counts
 from shellwego.core.deployments import Deployment, DeploymentState
 from shellwego.core.errors import FieldError, InvalidError
@@ -52,14 +53,17 @@ class DeployPlan:
 def plan_config(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage | None) -> Content:
     """What `deployments.request_deployment` would freeze; raises as it does, and changes nothing.
 
-    An app without a service whose image exposes one port gets that port as its service.
+    An app without a service whose image exposes one port gets that port as its service; one without a backend gets that
+    which its image needs.
     """
+    kind = None if image is None else image.kind
     config = merge_unchecked(app.config, wish if image is None else replace(wish, image=image.reference))
     if image is not None and config.processes and not config.services and len(image.exposed_ports) == 1:
         service = Service(process=config.processes[0].name, port=image.exposed_ports[0])
         config = replace(config, services=(service,))
+    config = with_backend(config, kind)
     check_config(config)
-    refuse_unplaceable(config, tx.nodes.select())
+    refuse_unplaceable(config, tx.nodes.select(), kind)
     return Content(config, _known_digest(tx, app) if image is None else image.digest)
 
 

@@ -8,24 +8,35 @@ refuse; the deployment waits in stage `placing` and says so. What a config may h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from shellwego.core.apps import MIB, AppConfig, Process
 from shellwego.core.errors import FieldError
+from shellwego.core.images import ImageKind
 from shellwego.core.nodes import Backend, Node, NodeFacts
 from shellwego.core.placement import CPU_OVERCOMMIT, DISK_OVERCOMMIT
 
+WASM_BACKEND = "wasm"
 _USABLE = ("ready", "probing")
+_HOLDS = {ImageKind.LINUX: "a Linux system", ImageKind.WASM: "a WebAssembly module"}
 
 
-def admit(config: AppConfig, nodes: Iterable[Node]) -> tuple[FieldError, ...]:
-    """The faults of a config on this platform; none where some node could run each process.
+def with_backend(config: AppConfig, kind: ImageKind | None) -> AppConfig:
+    """The config with the backend that an image of this kind needs, where it names none."""
+    chosen = WASM_BACKEND if kind is ImageKind.WASM else None
+    return replace(config, backend=config.backend or chosen)
+
+
+def admit(config: AppConfig, nodes: Iterable[Node], kind: ImageKind | None = None) -> tuple[FieldError, ...]:
+    """The faults of a config on this platform; none where some node could run each process. `kind` is that of the image,
+    where it is known.
 
     A platform without nodes refuses nothing: its first node may join later.
     """
     known = tuple(nodes)
     if not known:
         return ()
-    faults = tuple(_backend_faults(config, known))
+    faults = (*_backend_faults(config, known), *_kind_faults(config, known, kind))
     return faults or tuple(fault for process in config.processes for fault in _size_faults(config, process, known))
 
 
@@ -53,6 +64,14 @@ def _backend_faults(config: AppConfig, nodes: Sequence[Node]) -> Iterator[FieldE
         offered = sorted({backend.name for node in nodes for backend in node.facts.backends if _is_usable(backend)})
         known = f"; the nodes offer {', '.join(offered)}" if offered else ""
         yield FieldError("backend", "not-offered", f"no node offers the backend “{config.backend[:40]}”{known}")
+
+
+def _kind_faults(config: AppConfig, nodes: Sequence[Node], kind: ImageKind | None) -> Iterator[FieldError]:
+    """A backend of that name that runs what the image holds is enough, be it usable or not."""
+    named = [backend for node in nodes for backend in node.facts.backends if backend.name == config.backend]
+    if kind is not None and named and not any(backend.runs(kind) for backend in named):
+        message = f"the image holds {_HOLDS[kind]}, which the backend “{config.backend}” does not run"
+        yield FieldError("backend", "wrong-kind", message)
 
 
 def _size_faults(config: AppConfig, process: Process, nodes: Sequence[Node]) -> Iterator[FieldError]:

@@ -11,6 +11,13 @@ def blames_image(reason_code: str) -> bool:
     return reason_code == "digest-mismatch" or reason_code.startswith("image-")
 
 
+class ImageKind(StrEnum):
+    """What an image holds, and so what can run it."""
+
+    LINUX = "linux"
+    WASM = "wasm"
+
+
 class ImageState(StrEnum):
     PENDING = "pending"
     """A node could not build from it: its blobs in the server's store are to be checked."""

@@ -71,7 +71,7 @@ class Observed:
     attempt: int = 0
     vm_id: str = ""
     address: str = ""
-    """IPv4 address of its VM, while it has one."""
+    """IPv4 address of its VM, while it has one; or `unix:path`, where a VM without a network takes requests."""
     reason: str = ""
     reason_code: str = ""
     exit_code: int | None = None

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from shellwego.core.images import ImageKind
+
 DISK_STEP = 64 << 20
 """Sizes of a disk are noted anew when they moved by so many bytes: they jitter by themselves, and every note is a write."""
 
@@ -40,6 +42,10 @@ class Backend:
     def only_by_name(self) -> bool:
         """It runs no Linux system, so an app whose config names no backend is not placed for it."""
         return self.isolation == "wasm-sandbox"
+
+    def runs(self, kind: ImageKind) -> bool:
+        """Whether it can run what an image holds."""
+        return self.only_by_name == (kind is ImageKind.WASM)
 
     def serves(self, name: str | None) -> bool:
         """Whether it is meant by a config that names this backend, or none."""

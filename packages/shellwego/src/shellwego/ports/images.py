@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from shellwego.core.images import ImageKind
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedImage:
@@ -13,6 +15,7 @@ class ResolvedImage:
     size_bytes: int = 0
     """Sum of the compressed layers."""
     exposed_ports: tuple[int, ...] = ()
+    kind: ImageKind = ImageKind.LINUX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,9 @@ class Images(Protocol):
 
     async def resolve(self, reference: str) -> ResolvedImage:
         """Ask the registry what a reference means now, within ten seconds. Fetches the manifest only."""
+
+    async def look(self, digest: str) -> ResolvedImage | None:
+        """What an image in the store is; None where it is not all here, or not what it was."""
 
     async def fetch(self, reference: str, digest: str) -> ResolvedImage:
         """Bring manifest, config and all layers into the store, each checked by its digest; keeps what it has."""

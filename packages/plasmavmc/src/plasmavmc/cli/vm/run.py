@@ -48,9 +48,9 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S, GOOD_RUN_S = 0.1, 60.0, 10.0
 def run(output: str, **given: Any) -> None:
     """Run a command in a new VM, as `docker run` does in a container.
 
-    Pulls IMAGE where it is missing, boots, attaches, and ends with the command's exit code; 125 where the VM could not be
-    run, 126 where the command cannot be executed, 127 where there is none. Options come before IMAGE; what follows it is
-    the command's.
+    Pulls IMAGE where it is missing (FILE.wasm is a module, and taken in), boots, attaches, and ends with the command's exit
+    code; 125 where the VM could not be run, 126 where the command cannot be executed, 127 where there is none. Options come
+    before IMAGE; what follows it is the command's.
     """
     order = _order(given, output)
     scope = connection().scope()

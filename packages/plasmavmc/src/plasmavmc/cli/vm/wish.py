@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -24,6 +25,9 @@ DEFAULT_NETWORK = "default"
 NO_NETWORK = "none"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _MILLI = 1000
+_CHUNK = 1024 * 1024
+MODULE_SUFFIX = ".wasm"
+"""An image with a name that ends so is a file here."""
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--name", metavar="NAME", default="", help="A name, which is its host name too. [made up]"),
@@ -176,10 +180,13 @@ async def _check_name(engine: EngineClient, name: str, scope: Scope | None) -> N
 
 
 async def ensure_image(engine: EngineClient, name: str, scope: Scope | None, pull: str, *, quiet: bool) -> Image:
-    """The image that a name or digest means, pulled where that is wanted and it names a registry."""
+    """The image that a name or digest means, pulled where that is wanted and it names a registry; or that of a module's
+    file, taken in."""
     from plasmavmc.errors import NotFoundError  # noqa: PLC0415
     from plasmavmc.images.reference import names_registry  # noqa: PLC0415
 
+    if name.endswith(MODULE_SUFFIX):
+        return await _load_module(engine, Path(name), scope, quiet=quiet)
     if pull != "always" or not names_registry(name):
         try:
             return await engine.images.get(name, scope)
@@ -192,6 +199,26 @@ async def ensure_image(engine: EngineClient, name: str, scope: Scope | None, pul
                     resolution="See: plasmavmc image ls. Pull HOST/NAME[:TAG], or load a tar: plasmavmc image load -i FILE",
                 ) from error
     return await pull_image(engine, name, scope, quiet=quiet)
+
+
+async def _load_module(engine: EngineClient, path: Path, scope: Scope | None, *, quiet: bool) -> Image:
+    """It has no name here but its digest, which is the same for the same module."""
+    from plasmavmc.rpc.api import ImageOrder, Upload  # noqa: PLC0415
+    from plasmavmc.types import Scope  # noqa: PLC0415
+
+    order = ImageOrder(scope or Scope("", ""), Upload.WASM, "")
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise Failure(f"{path} cannot be read: {error.strerror}", code=RUN_FAILED) from error
+    with stream:
+        return await taken_in(engine, order, chunks_of(stream), Progress(str(path), quiet=quiet))
+
+
+async def chunks_of(stream: BinaryIO) -> AsyncIterator[bytes]:
+    """A file's content, in pieces of an upload."""
+    while data := await asyncio.to_thread(stream.read, _CHUNK):
+        yield data
 
 
 async def pull_image(

@@ -35,6 +35,11 @@ class VmSockets:
     def qmp(self) -> Path:
         return self.directory / "qmp.sock"
 
+    @property
+    def http(self) -> Path:
+        """Of a VM that takes requests here, for want of a network."""
+        return self.directory / "http.sock"
+
     def listen(self, stack: ExitStack) -> dict[str, int]:
         """Bind all, replacing stale ones; descriptors by their names on the command line. `stack` closes them.
 
@@ -46,11 +51,11 @@ class VmSockets:
 
     def remove(self) -> None:
         """Take their names away. Idempotent."""
-        for path in (self.channel, self.console, self.qmp):
+        for path in (self.channel, self.console, self.qmp, self.http):
             path.unlink(missing_ok=True)
 
 
-def listening(path: Path, stack: ExitStack) -> int:
+def listening(path: Path, stack: ExitStack, *, backlog: int = 4) -> int:
     """A listening socket at `path`, replacing a stale one. Raises `HostError`: `socket-path`."""
     if len(str(path).encode()) > _LONGEST_PATH:
         raise HostError(
@@ -62,7 +67,7 @@ def listening(path: Path, stack: ExitStack) -> int:
     listener = stack.enter_context(socket.socket(socket.AF_UNIX))
     try:
         listener.bind(str(path))
-        listener.listen(4)
+        listener.listen(backlog)
     except OSError as error:
         raise HostError("socket-path", f"no socket can be made at {path}", details=error.strerror or "") from error
     return listener.fileno()

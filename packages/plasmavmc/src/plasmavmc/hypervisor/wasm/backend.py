@@ -26,7 +26,7 @@ from plasmavmc.hypervisor.backend import VmmExit, VmPlan
 from plasmavmc.hypervisor.process import VmmProcess, usage_of
 from plasmavmc.hypervisor.qemu.sockets import VmSockets, listening
 from plasmavmc.hypervisor.wasm.cache import CodeCache
-from plasmavmc.hypervisor.wasm.control import CHANNEL, COMPILED, MODULE, Assign, Start
+from plasmavmc.hypervisor.wasm.control import CHANNEL, COMPILED, HTTP_BACKLOG, LISTENER, MODULE, Assign, Start
 from plasmavmc.hypervisor.wasm.limits import limits_of
 from plasmavmc.hypervisor.wasm.workers import Worker, Workers
 from plasmavmc.types import GIB, Acceleration, BackendCapabilities, GuestKind, Isolation, VmHandle, VmSpec, VmUsage
@@ -91,6 +91,8 @@ class WasmBackend:
             undo.pop_all()
         self._vms[spec.id] = _Vm(worker.process, sockets, worker)
         state = {"confinement": worker.confinement, "key": worker.key}
+        if plan.service_port is not None:
+            state["endpoint"] = f"unix:{sockets.http}"
         process = worker.process.id
         return VmHandle(spec.id, NAME, str(plan.runtime_dir), process.pid, process.start_time, state)
 
@@ -178,6 +180,8 @@ class WasmBackend:
     def _assign(self, worker: Worker, spec: VmSpec, plan: VmPlan, sockets: VmSockets) -> None:
         with ExitStack() as ours:
             fds = {MODULE: plan.disks[0].fd, CHANNEL: listening(sockets.channel, ours)}
+            if plan.service_port is not None:
+                fds[LISTENER] = listening(sockets.http, ours, backlog=HTTP_BACKLOG)
             code = self._cache.open(spec.scope, spec.image)
             if code is not None:
                 ours.callback(os.close, code)

@@ -15,6 +15,8 @@ import msgspec
 
 PACKET_BYTES = 64 * 1024
 MAX_DESCRIPTORS = 4
+HTTP_BACKLOG = 1024
+"""Connections that wait until the module is loaded, or until a busy worker takes them."""
 MODULE, CHANNEL, COMPILED, LISTENER = "module", "channel", "compiled", "listener"
 """Names of descriptors: the module; the socket that the guest channel listens on; its native code; where HTTP comes."""
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import wasmtime
 
+from plasmavmc.hypervisor.wasm.waits import Waits
 from plasmavmc.types import MIB
 
 FINGERPRINT = f"wasmtime-{version('wasmtime')}-1"
@@ -67,8 +68,9 @@ class Run:
     env: Mapping[str, str]
     directory: Path
     """What the module sees as `/`; it may write there."""
-    stdout: Callable[[bytes], None]
-    stderr: Callable[[bytes], None]
+    stdout: Callable[[bytes], None] | Path
+    """Called in the run's own thread, or a pipe by its path, which costs no call."""
+    stderr: Callable[[bytes], None] | Path
     memory_bytes: int
     stdin: Path | None = None
     deadline_s: float | None = None
@@ -114,6 +116,7 @@ class Sandbox:
         self._linker = wasmtime.Linker(self._engine)
         self._linker.define_wasi()
         self._ticker = Ticker(self._engine)
+        self._waits: Waits | None = None
         self._module: wasmtime.Module | None = None
 
     def warm_up(self, directory: Path) -> None:
@@ -153,15 +156,41 @@ class Sandbox:
             BadModuleError: `not-executable`, its imports cannot be satisfied; `memory-limit`, it needs more memory from the
                 start than it may have.
         """
-        assert self._module is not None  # noqa: S101 - the caller loads first
-        store = self._store(run)
+        store = wasmtime.Store(self._engine)
         try:
-            instance = self._linker.instantiate(store, self._module)
+            self._furnish(store, run)
+            return self._run_in(store, run)
+        finally:
+            store.close()  # at once, and with it what the run holds open
+
+    def bound_waits(self) -> None:
+        """From now on a module that sleeps beyond its deadline is woken at it. Before any run that has one."""
+        self._waits = Waits(self._linker)
+
+    def try_out(self, run: Run) -> None:
+        """Instantiate the module, and let it go: whether it could be run. Raises as `run` does."""
+        store = wasmtime.Store(self._engine)
+        try:
+            self._furnish(store, run)
+            self._instantiate(store)
         except wasmtime.Trap as trap:
-            return self._ended_by(trap, store, None, run)
+            raise BadModuleError("not-executable", _first_line(trap)) from trap
+        finally:
+            store.close()
+
+    def _instantiate(self, store: wasmtime.Store) -> wasmtime.Instance:
+        assert self._module is not None  # noqa: S101 - the caller loads first
+        try:
+            return self._linker.instantiate(store, self._module)
         except wasmtime.WasmtimeError as error:
             code = "memory-limit" if "exceeds memory limits" in str(error) else "not-executable"
             raise BadModuleError(code, _first_line(error)) from error
+
+    def _run_in(self, store: wasmtime.Store, run: Run) -> Ended:
+        try:
+            instance = self._instantiate(store)
+        except wasmtime.Trap as trap:
+            return self._ended_by(trap, store, None, run)
         exports = instance.exports(store)
         start, memory = exports["_start"], exports.get("memory")
         if not isinstance(start, wasmtime.Func):
@@ -175,24 +204,37 @@ class Sandbox:
             return self._ended_by(trap, store, memory, run)
         return Ended(0)
 
-    def _store(self, run: Run) -> wasmtime.Store:
-        store = wasmtime.Store(self._engine)
+    def _furnish(self, store: wasmtime.Store, run: Run) -> None:
         store.set_limits(
             memory_size=run.memory_bytes, table_elements=TABLE_ELEMENTS, instances=1, tables=TABLES, memories=1
         )
         if run.deadline_s is not None:
             self._ticker.need()
         store.set_epoch_deadline(_FOREVER if run.deadline_s is None else max(1, round(run.deadline_s / TICK_S)))
+        if self._waits is not None:
+            self._waits.begin(run.deadline_s)
         wasi = wasmtime.WasiConfig()
+        try:
+            self._connect(wasi, run)
+            store.set_wasi(wasi)
+        except wasmtime.WasmtimeError as error:
+            raise BadModuleError("not-executable", _first_line(error)) from error
+
+    @staticmethod
+    def _connect(wasi: wasmtime.WasiConfig, run: Run) -> None:
         wasi.argv = list(run.argv)
         wasi.env = list(run.env.items())
-        wasi.stdout_custom = run.stdout
-        wasi.stderr_custom = run.stderr
+        if isinstance(run.stdout, Path):
+            wasi.stdout_file = str(run.stdout)
+        else:
+            wasi.stdout_custom = run.stdout
+        if isinstance(run.stderr, Path):
+            wasi.stderr_file = str(run.stderr)
+        else:
+            wasi.stderr_custom = run.stderr
         if run.stdin is not None:
             wasi.stdin_file = str(run.stdin)
         wasi.preopen_dir(str(run.directory), "/")
-        store.set_wasi(wasi)
-        return store
 
     @staticmethod
     def _ended_by(

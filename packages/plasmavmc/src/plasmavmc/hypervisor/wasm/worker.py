@@ -13,37 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-import posixpath
 import resource
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable
 from typing import NoReturn
 
 import msgspec
 
-from plasmavmc.hypervisor.wasm.control import (
-    CHANNEL,
-    COMPILED,
-    MODULE,
-    Assign,
-    Compiled,
-    Ready,
-    Start,
-    decode_order,
-    receive,
-    send,
-)
+from plasmavmc.hypervisor.wasm.control import Assign, Ready, Start, decode_order, receive, send
 from plasmavmc.hypervisor.wasm.engine import INTERRUPTED, BadModuleError, Ended, Run, Sandbox
-from plasmavmc.hypervisor.wasm.guest import Guest, Told
+from plasmavmc.hypervisor.wasm.guest import Guest, Told, Workload
+from plasmavmc.hypervisor.wasm.job import NOT_TEXT, ROOT, Job
 from plasmavmc.hypervisor.wasm.limits import WORKER_BYTES
-from plasmavmc.types import FileSpec, LogStream
-
-_ROOT = Path()
-"""The directory that the helper put us in: the module's `/`."""
+from plasmavmc.hypervisor.wasm.service import Service
+from plasmavmc.types import LogStream
 
 
 class Command:
@@ -70,6 +55,8 @@ class Command:
             self._fail(error.code, str(error))
         except (OSError, MemoryError) as error:
             self._fail("bad-file", f"{type(error).__name__}: {error}")
+        except UnicodeEncodeError:
+            self._fail("bad-config", NOT_TEXT)
         else:
             self._conclude(ended)
 
@@ -77,7 +64,7 @@ class Command:
         return Run(
             argv=told.argv,
             env=told.env,
-            directory=_ROOT,
+            directory=ROOT,
             stdout=lambda data: self._guest.write(LogStream.STDOUT, data),
             stderr=lambda data: self._guest.write(LogStream.STDERR, data),
             memory_bytes=self._job.assign.memory_bytes,
@@ -97,54 +84,6 @@ class Command:
         self._loop.call_soon_threadsafe(word)
 
 
-class Job:
-    """What this worker was given."""
-
-    def __init__(self, assign: Assign, fds: Mapping[str, int], control: socket.socket) -> None:
-        self.assign = assign
-        self._fds = fds
-        self._control = control
-
-    def prepare(self, sandbox: Sandbox, files: list[FileSpec]) -> None:
-        """Load the module and write its files.
-
-        Raises:
-            BadModuleError, OSError
-        """
-        compiled = _content(self._fds[COMPILED]) if COMPILED in self._fds else None
-        native = sandbox.load(_content(self._fds[MODULE]), compiled)
-        if native is not None:
-            self._hand_back(native)
-        for file in files:
-            write_file(_ROOT, file)
-
-    def channel(self) -> socket.socket:
-        return socket.socket(fileno=self._fds[CHANNEL])
-
-    def _hand_back(self, native: bytes) -> None:
-        """Let the next worker of this tenant have what we compiled; nobody may be there to take it."""
-        fd = os.memfd_create("compiled", os.MFD_CLOEXEC)
-        with os.fdopen(fd, "wb") as file, suppress(OSError):
-            file.write(native)
-            file.flush()
-            send(self._control, Compiled(), (fd,))
-
-
-def write_file(root: Path, file: FileSpec) -> None:
-    """Put a file of the configuration below `root`, wherever its path points. Raises `OSError`."""
-    inside = posixpath.normpath("/" + file.path).lstrip("/")
-    path = root / inside
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(file.content)
-    path.chmod(file.mode & 0o777)
-
-
-def _content(fd: int) -> bytes:
-    with os.fdopen(os.dup(fd), "rb") as file:
-        file.seek(0)
-        return file.read()
-
-
 def bound(memory_bytes: int) -> None:
     """Bound what this process may write to, whether or not a cgroup does: the module's memory, and what we need."""
     most = memory_bytes + WORKER_BYTES
@@ -155,8 +94,11 @@ def bound(memory_bytes: int) -> None:
 
 async def be_guest(sandbox: Sandbox, job: Job) -> None:
     """Live the VM's life."""
-    guest = Guest(lambda guest: Command(guest, sandbox, job))
-    await guest.serve(job.channel())
+
+    def workload(guest: Guest) -> Workload:
+        return Service(guest, sandbox, job) if job.serves else Command(guest, sandbox, job)
+
+    await Guest(workload).serve(job.channel())
 
 
 def wait_for_job(control: socket.socket) -> Job | None:
@@ -179,7 +121,7 @@ def main() -> NoReturn:
     code = 0
     try:
         sandbox = Sandbox()
-        sandbox.warm_up(_ROOT)
+        sandbox.warm_up(ROOT)
         send(control, Ready())
         job = wait_for_job(control)
         if job is not None:

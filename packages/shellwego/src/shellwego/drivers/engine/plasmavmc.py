@@ -83,7 +83,7 @@ def to_view(vm: Vm) -> VmView:
     status, labels = vm.status, vm.spec.labels
     phase = _PHASES[status.state]
     preparing = phase in (VmPhase.PREPARING, VmPhase.STARTING)
-    addresses = [endpoint.removeprefix("tcp:") for endpoint in status.endpoints if endpoint.startswith("tcp:")]
+    addresses = [endpoint.removeprefix("tcp:") for endpoint in status.endpoints]
     return VmView(
         vm_id=vm.spec.id,
         instance_id=labels.get("instance", ""),

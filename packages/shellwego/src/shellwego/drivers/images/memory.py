@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from shellwego.core.errors import ForbiddenError, InvalidError, NotFoundError, UnavailableError
+from shellwego.core.images import ImageKind
 from shellwego.ports.images import LoadedImage, ResolvedImage
 
 _LONGEST = 64 * 1024 * 1024
@@ -34,10 +35,17 @@ class MemoryImages:
         self._corrupt: set[str] = set()
         self._stored: dict[str, ResolvedImage] = {}
 
-    def publish(self, reference: str, *, size_bytes: int = 1000, exposed_ports: tuple[int, ...] = ()) -> str:
+    def publish(
+        self,
+        reference: str,
+        *,
+        size_bytes: int = 1000,
+        exposed_ports: tuple[int, ...] = (),
+        kind: ImageKind = ImageKind.LINUX,
+    ) -> str:
         """Put an image into a registry under a tag; returns its digest, which follows from the arguments."""
-        digest = _digest(f"{reference}\0{size_bytes}\0{exposed_ports}".encode())
-        image = ResolvedImage(digest=digest, size_bytes=size_bytes, exposed_ports=exposed_ports)
+        digest = _digest(f"{reference}\0{size_bytes}\0{exposed_ports}\0{kind}".encode())
+        image = ResolvedImage(digest=digest, size_bytes=size_bytes, exposed_ports=exposed_ports, kind=kind)
         self._tags[reference] = self._manifests[digest] = image
         return digest
 
@@ -51,6 +59,9 @@ class MemoryImages:
 
     async def resolve(self, reference: str) -> ResolvedImage:
         return self._find(reference)
+
+    async def look(self, digest: str) -> ResolvedImage | None:
+        return self._stored.get(digest) if self.is_whole(digest) else None
 
     async def fetch(self, reference: str, digest: str) -> ResolvedImage:
         if digest not in self._stored:

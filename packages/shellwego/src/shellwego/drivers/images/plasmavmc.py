@@ -25,6 +25,7 @@ from plasmavmc.images.registry import Repository
 from plasmavmc.images.source import ImageConfig, Manifest
 from plasmavmc.images.wasm import is_wasm, module_of
 from shellwego.core.errors import ForbiddenError, InvalidError, NotFoundError, ShellWeGoError, UnavailableError
+from shellwego.core.images import ImageKind
 from shellwego.ports.images import LoadedImage, ResolvedImage
 
 RESOLVE_TIMEOUT_S = 10.0
@@ -85,9 +86,19 @@ class PlasmaImages:
             if not self.blobs.has_image(digest):
                 async with self._slots, self._repository(reference) as source:
                     await pull(digest, source, self.blobs, self._limits)
-            manifest = parse_manifest(await self.blobs.manifest(digest))
-            config = parse_config(await self.blobs.read(manifest.config.digest, CONFIG_BYTES))
-        return _resolved(manifest, config)
+            return await self._stored(digest)
+
+    async def look(self, digest: str) -> ResolvedImage | None:
+        if not self.blobs.has_image(digest):
+            return None
+        try:
+            return await self._stored(digest)
+        except PlasmaError:
+            return None
+
+    async def _stored(self, digest: str) -> ResolvedImage:
+        manifest = parse_manifest(await self.blobs.manifest(digest))
+        return _resolved(manifest, parse_config(await self.blobs.read(manifest.config.digest, CONFIG_BYTES)))
 
     async def load(self, chunks: AsyncIterator[bytes]) -> tuple[LoadedImage, ...]:
         with translated():
@@ -146,7 +157,8 @@ def _kind_of(error: PlasmaError) -> type[ShellWeGoError]:
 
 def _resolved(manifest: Manifest, config: ImageConfig) -> ResolvedImage:
     size = sum(layer.size for layer in manifest.layers)
-    return ResolvedImage(digest=manifest.digest, size_bytes=size, exposed_ports=config.exposed_ports)
+    kind = ImageKind.WASM if is_wasm(manifest) else ImageKind.LINUX
+    return ResolvedImage(digest=manifest.digest, size_bytes=size, exposed_ports=config.exposed_ports, kind=kind)
 
 
 def _loaded(image: ArchivedImage) -> LoadedImage:
