@@ -96,7 +96,7 @@ def image_document(image: Image) -> dict[str, Any]:
         "names": list(image.names),
         "org": image.scope.org,
         "project": image.scope.project,
-        "kind": image.kind.value,
+        "kind": image.kind.value if image.kind else None,
         "size_bytes": image.size_bytes,
         "created": image.created,
         "entrypoint": list(image.entrypoint),
@@ -113,7 +113,7 @@ def image_row(image: Image) -> dict[str, object]:
         "name": image.names[0] if image.names else image.digest,
         "digest": image.digest.removeprefix("sha256:")[:12],
         "project": f"{image.scope.org}/{image.scope.project}",
-        "kind": image.kind.value,
+        "kind": image.kind.value if image.kind else None,
         "size": size(image.size_bytes),
         "age": age(image.created),
     }
