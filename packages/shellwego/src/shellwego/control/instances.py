@@ -83,6 +83,12 @@ def reachable_instance(tx: Transaction, app: App, id_: str = "", process: str = 
     return min(candidates, key=lambda instance: (instance.phase not in SERVING, instance.slot))
 
 
+def refuse_not_running(instance: Instance) -> None:
+    """Raises `ConflictError` where nothing can be run in it now."""
+    if instance.phase not in _RUNNING:
+        raise ConflictError("not-running", f"the instance {instance.id} is {instance.phase.value}")
+
+
 def logged_instances(tx: Transaction, app: App, id_: str = "", process: str = "") -> list[Instance]:
     """Instances whose logs a request asks for: those that reached a node, the living before the ended, newest first.
 

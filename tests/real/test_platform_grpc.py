@@ -1,0 +1,89 @@
+"""A running platform by the engine's services: its VMs, a command in one, a one-off VM, its node; all by a token."""
+
+from __future__ import annotations
+
+import asyncio
+import tomllib
+from collections.abc import Iterator
+
+import pytest
+
+import grpc
+from examples.demo.images import hello
+from examples.demo.platform import Platform
+from examples.demo.registry import free_port
+from plasmavmc.errors import ConflictError, UnauthenticatedError
+from plasmavmc.guest.api import ExecExit, ExecOutput
+from plasmavmc.rpc.api import Scheduling, VmFilter
+from plasmavmc.rpc.client import EngineClient, connect
+from plasmavmc.states import ENDED, VmState
+from plasmavmc.types import ExecSpec, LogStream, Scope, VmSpec
+from tests.real.platform_harness import PATIENCE_S, api, scratch_platform
+from tests.rpc.test_rpc_schema import SERVICES, Reflection, call_blind
+
+pytestmark = pytest.mark.real
+PORT = free_port()
+ADDRESS = f"127.0.0.1:{PORT}"
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[Platform]:
+    with scratch_platform("--grpc-port", str(PORT)) as made:
+        made.swg("images", "load", "hello:v1", str(hello("v1")))
+        made.swg("apps", "create", "shop")
+        made.swg("deploy", "-a", "shop", "-i", "hello:v1", "--port", "8080")
+        yield made
+
+
+def token(platform: Platform) -> str:
+    config = tomllib.loads((platform.config_home / "shellwego" / "config.toml").read_text())
+    return str(config["contexts"][config["current"]]["token"])
+
+
+async def test_the_engines_services_reach_the_platforms_vms_and_node(platform: Platform) -> None:
+    (shown,) = api(platform, "apps/shop/instances?filter[phase]=healthy")["data"]
+    async with connect(ADDRESS, token=token(platform)) as client:
+        (vm,) = [each async for each in client.vms.list_vms(VmFilter(states=frozenset({VmState.RUNNING})))]
+        assert (vm.spec.id, vm.spec.labels["vm"]) == (shown["id"], shown["vm_id"])
+        assert vm.status.endpoints == (f"tcp:{shown['address']}",)
+        session = await client.vms.exec(vm.spec.id, ExecSpec(command=("/bin/sh", "-c", "cat; exit 7")))
+        await session.send(b"through and back")
+        await session.send_eof()
+        items = [item async for item in session.output()]
+        assert items == [ExecOutput(LogStream.STDOUT, b"through and back"), ExecExit(7)]
+        with pytest.raises(ConflictError, match="planner"):
+            await client.vms.stop(vm.spec.id)
+        await one_off(client, vm.spec.scope)
+        node = await client.nodes.cordon()
+        assert (node.scheduling, node.labels["health"]) == (Scheduling.CORDONED, "ready")
+        assert (await client.nodes.uncordon(node.id)).scheduling is Scheduling.OPEN
+        (image,) = [each async for each in client.images.list_images()]
+        assert image.digest == vm.spec.image
+    async with connect(ADDRESS, token=f"pat_{'x' * 43}") as stranger:
+        with pytest.raises(UnauthenticatedError):
+            await stranger.vms.get(vm.spec.id)
+
+
+async def one_off(client: EngineClient, scope: Scope) -> None:
+    """A VM is made, watched to its end, its output read, and removed."""
+    command = ("/bin/echo", "once")
+    spec = VmSpec("", scope, "", "hello:v1", command=command, labels={"app": "shop"})
+    made = await client.vms.create(spec, start=True)
+    async with asyncio.timeout(PATIENCE_S):
+        async for event in client.vms.watch(VmFilter(labels={"owner": "run"})):
+            if event.vm is not None and event.vm.status.state in ENDED:
+                break
+    ended = await client.vms.get(made.spec.id)
+    assert (ended.status.state, ended.status.exit_code) == (VmState.STOPPED, 0), ended.status
+    assert [line.text async for line in client.vms.logs(made.spec.id)] == ["once"]
+    await client.vms.delete(made.spec.id)
+    assert [each async for each in client.vms.list_vms(VmFilter(labels={"owner": "run"}))] == []
+
+
+async def test_all_of_it_is_found_by_reflection_and_nothing_answers_without_a_token(platform: Platform) -> None:
+    async with grpc.aio.insecure_channel(ADDRESS) as channel:
+        reflection = Reflection(channel)
+        assert await reflection.services() >= SERVICES | {"grpc.health.v1.Health"}
+        for name in sorted(SERVICES):
+            for method in (await reflection.service(name)).methods:
+                assert await call_blind(channel, method) == "UNAUTHENTICATED", method.full_name
