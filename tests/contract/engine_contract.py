@@ -74,6 +74,10 @@ def ended(view: VmView) -> bool:
     return view.phase is VmPhase.ENDED
 
 
+def asleep(view: VmView) -> bool:
+    return view.phase is VmPhase.ASLEEP
+
+
 def exec_request(*command: str) -> StreamRequest:
     return StreamRequest(kind=StreamKind.EXEC, instance_id="ins_a", command=command)
 
@@ -115,6 +119,33 @@ class EngineContract:
         view = await see(under_test.engine, "vm_a_1", ended)
         assert (view.exit_code, view.asked, view.reason_code) == (3, False, "exited")
         assert "exit code 3" in view.reason
+
+    async def test_a_suspended_vm_sleeps_until_it_is_resumed(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "serve"))
+        before = await see(engine, "vm_a_1", running)
+        for _ in range(2):
+            await engine.suspend("vm_a_1")
+            assert (await see(engine, "vm_a_1", asleep)).phase is VmPhase.ASLEEP
+        with pytest.raises(ConflictError):
+            await engine.exec("vm_a_1", exec_request("true"))
+        for _ in range(2):
+            await engine.resume("vm_a_1")
+            assert (await see(engine, "vm_a_1", running)).address == before.address
+
+    async def test_a_suspended_vm_can_be_stopped(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "serve"))
+        await see(engine, "vm_a_1", running)
+        await engine.suspend("vm_a_1")
+        await engine.stop("vm_a_1", 1.0)
+        assert (await see(engine, "vm_a_1", ended)).asked
+        with pytest.raises(ConflictError):
+            await engine.resume("vm_a_1")
+        with pytest.raises(ConflictError):
+            await engine.suspend("vm_a_1")
 
     async def test_a_stopped_vm_ends_as_asked(self, make: MakeEngine) -> None:
         under_test = await make()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from shellwego.core.apps import Process
-from shellwego.core.instances import Desired, Instance, Observed, OwnerKind, Phase
+from shellwego.core.instances import Desired, Instance, Observed, OwnerKind, Phase, Sleep
 from shellwego.core.routes import EDGE_TIMEOUT_S, RouteFacts, drained, route_of
 from shellwego.core.routing import Departed, Route, RouteState
 from tests.core.app_builder import NOW, app, draining, edge, instance, release
@@ -59,6 +59,8 @@ def test_during_a_rollout_each_release_has_its_own_port() -> None:
         {"desired": Desired.DRAIN},
         {"desired": Desired.STOP},
         {"owner": OwnerKind.RUN},
+        {"sleep": Sleep.DOZING},
+        {"sleep": Sleep.ASLEEP},
         {"process": "worker"},
         {"observed": Observed(phase=Phase.HEALTHY)},
     ],
@@ -76,6 +78,8 @@ def test_the_state_tells_why_there_is_no_endpoint() -> None:
     assert route(counts={"web": 0}).state is RouteState.STOPPED
     assert route(instance(V1, phase=Phase.STARTING)).state is RouteState.STARTING
     assert route(instance(V1, phase=Phase.UNHEALTHY)).state is RouteState.FAILING
+    assert route(instance(V1, phase=Phase.ASLEEP)).state is RouteState.ASLEEP
+    assert route(instance(V1, sleep=Sleep.DOZING)).state is RouteState.ASLEEP
     again = instance(V1, phase=Phase.STARTING, observed=Observed(phase=Phase.STARTING, ends=2))
     assert route(again).state is RouteState.FAILING
 

@@ -24,7 +24,7 @@ from shellwego.control.scopes import Scope
 from shellwego.control.vms import KnownVm
 from shellwego.core import images, nodes
 from shellwego.core.apps import Process
-from shellwego.core.instances import Instance, Phase
+from shellwego.core.instances import Instance, Phase, Sleep
 from shellwego.core.placement import NodeUsage
 
 E = TypeVar("E", bound=StrEnum)
@@ -83,7 +83,7 @@ def _labels(known: KnownVm) -> dict[str, str]:
 def _status(instance: Instance) -> VmStatus:
     seen = instance.observed
     return VmStatus(
-        state=_STATES[instance.phase],
+        state=_state(instance),
         since=instance.phase_since,
         reason=seen.reason or instance.placement_reason,
         reason_code=seen.reason_code or seen.detail,
@@ -92,6 +92,14 @@ def _status(instance: Instance) -> VmStatus:
         endpoints=(f"tcp:{seen.address}",) if seen.address else (),
         log_tail=seen.log_tail,
     )
+
+
+def _state(instance: Instance) -> VmState:
+    """On its way to sleep from when it left the routes; on its way back until its node says that it runs."""
+    state = _STATES[instance.phase]
+    if state is VmState.RUNNING and instance.sleep is not Sleep.AWAKE:
+        return VmState.SUSPENDING
+    return VmState.RESUMING if state is VmState.SUSPENDED and instance.sleep is Sleep.AWAKE else state
 
 
 def image_views(scope: Scope, rows: Iterable[images.Image]) -> list[Image]:
@@ -142,6 +150,7 @@ def _backend(backend: nodes.Backend) -> BackendStatus:
             isolation=_known(Isolation, backend.isolation, Isolation.NONE),
             max_vcpus=backend.max_vcpus,
             max_memory_bytes=backend.max_memory_bytes,
+            suspend=backend.suspend,
         ),
     )
 

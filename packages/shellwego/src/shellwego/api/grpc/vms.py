@@ -10,6 +10,7 @@ Each method works through the call's `Access`, which decides in the transaction 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
@@ -21,6 +22,7 @@ from plasmavmc.guest.api import ExecSession
 from plasmavmc.rpc.access import Reach
 from plasmavmc.rpc.api import Position, VmEvent, VmFilter
 from plasmavmc.rpc.identifiers import name_of
+from plasmavmc.states import VmState
 from plasmavmc.types import CopyTarget, ExecSpec, ForkIdentity, LogLine, LogStream, TerminalSize, Vm, VmSpec
 from shellwego.api.grpc.callers import Callers
 from shellwego.api.grpc.errors import not_offered, translated
@@ -28,7 +30,7 @@ from shellwego.api.grpc.feed import VmFeed
 from shellwego.api.grpc.scopes import scope_out
 from shellwego.api.grpc.sessions import StreamSession
 from shellwego.api.grpc.views import vm_view
-from shellwego.control import runs
+from shellwego.control import runs, sleep
 from shellwego.control.authorization import Access
 from shellwego.control.config import check_command
 from shellwego.control.events import changes
@@ -41,11 +43,12 @@ from shellwego.control.unit import Control, Unit
 from shellwego.control.vms import KnownVm, known_vm, known_vms
 from shellwego.core.apps import App, Release
 from shellwego.core.ids import is_id, make_id
-from shellwego.core.instances import Instance, OwnerKind
+from shellwego.core.instances import Instance, OwnerKind, Phase, Sleep
 from shellwego.ports.store import Transaction
 from shellwego.ports.streams import StreamKind, StreamRequest, Streams
 from shellwego.wire import subjects
 
+_MAY_FALL_ASLEEP = (Phase.HEALTHY, Phase.UNHEALTHY, Phase.STARTING)
 APP_LABEL, PROCESS_LABEL = "app", "process"
 _DEFAULT = VmSpec("", engine.Scope("", ""), "", "")
 _UNCHANGED = (
@@ -132,15 +135,27 @@ class PlatformVms:
             )
         return vm
 
-    # Moves that the platform keeps to itself, or has not
+    # Sleep, of an app's own as well
 
     async def suspend(self, vm_id: str) -> Vm:
-        await self._known(vm_id)
-        raise not_offered("suspend a VM", "Use the engine of its node: `plasmavmc vm suspend`.")
+        with translated():
+            await self._callers.access().write(InstanceTarget(vm_id), sleep.suspend)
+        try:
+            vm = await self._until(vm_id, lambda vm: vm.instance.phase not in _MAY_FALL_ASLEEP or _is_awake(vm))
+        except asyncio.CancelledError:
+            with translated():
+                await self._callers.access().write(InstanceTarget(vm_id), sleep.resume)
+            raise
+        if vm.status.state is not VmState.SUSPENDED:
+            raise ConflictError("not-suspended", f"VM {vm_id} was not suspended: {vm.status.reason or 'it was woken'}")
+        return vm
 
     async def resume(self, vm_id: str) -> Vm:
-        await self._known(vm_id)
-        raise not_offered("resume a VM", "Use the engine of its node: `plasmavmc vm resume`.")
+        with translated():
+            await self._callers.access().write(InstanceTarget(vm_id), sleep.resume)
+        return await self._until(vm_id, lambda vm: vm.instance.phase is not Phase.ASLEEP)
+
+    # Moves that the platform has not
 
     async def fork(self, vm_id: str, copies: Sequence[ForkIdentity]) -> tuple[Vm, ...]:
         await self._known(vm_id)
@@ -258,6 +273,11 @@ class PlatformVms:
                 if done(known):
                     break
         return vm_view(known)
+
+
+def _is_awake(vm: KnownVm) -> bool:
+    """It is not to sleep (any more)."""
+    return vm.instance.sleep is Sleep.AWAKE
 
 
 def _whole(tx: Transaction, instance: Instance) -> KnownVm:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
-from shellwego.core.errors import ConflictError, NotFoundError
+from shellwego.core.errors import ConflictError, NotFoundError, ShellWeGoError
 from shellwego.core.nodes import Backend, NodeFacts
 from shellwego.ports.clock import Clock
 from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmView
@@ -68,7 +68,7 @@ class MemoryExec:
 
 
 class MemoryEngine:
-    """`ports.engine.Engine` in memory. Faults: `refuse` (VM ids whose boot fails), `die` (as a VMM killed)."""
+    """`ports.engine.Engine` in memory. Faults: `boots_fail_with`, `sleep_fails_with`, `die` (as a VMM killed)."""
 
     def __init__(self, clock: Clock, *, boot_s: float = 0.2, name: str = "memory") -> None:
         self._clock = clock
@@ -79,13 +79,15 @@ class MemoryEngine:
         self._addresses = 1
         self.boots_fail_with = ""
         """While set, each boot fails with this reason."""
+        self.sleep_fails_with: ShellWeGoError | None = None
+        """While set, each suspend and resume fails so."""
 
     async def start(self) -> None:
         self._notify()
 
     async def facts(self) -> NodeFacts:
         backend = Backend(name="memory", status="ready", acceleration="none", isolation="none", max_vcpus=64)
-        backend = replace(backend, max_memory_bytes=1 << 40)
+        backend = replace(backend, max_memory_bytes=1 << 40, suspend=True)
         return NodeFacts(
             hostname=self._name,
             version="memory",
@@ -140,6 +142,25 @@ class MemoryEngine:
     async def _stop(self, vm: _MemoryVm) -> None:
         await self._clock.sleep(0.01)
         self._end(vm, exit_code=143, reason="stopped as asked", reason_code="stopped")
+
+    async def suspend(self, vm_id: str) -> None:
+        await self._move(vm_id, VmPhase.RUNNING, VmPhase.SUSPENDING, VmPhase.ASLEEP)
+
+    async def resume(self, vm_id: str) -> None:
+        await self._move(vm_id, VmPhase.ASLEEP, VmPhase.RESUMING, VmPhase.RUNNING)
+
+    async def _move(self, vm_id: str, before: VmPhase, between: VmPhase, after: VmPhase) -> None:
+        vm = self._find(vm_id)
+        if vm.view.phase is after:
+            return
+        if vm.view.phase is not before:
+            raise ConflictError(f"vm-{vm.view.phase.value}", f"VM {vm_id} is {vm.view.phase.value}")
+        self._set(vm, phase=between)
+        await self._clock.sleep(0.01)
+        if vm.view.phase is between:  # it may have been stopped, or have died, meanwhile
+            self._set(vm, phase=before if self.sleep_fails_with else after)
+        if self.sleep_fails_with:
+            raise self.sleep_fails_with
 
     async def delete(self, vm_id: str) -> None:
         vm = self._vms.pop(vm_id, None)

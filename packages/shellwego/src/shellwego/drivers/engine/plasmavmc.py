@@ -40,9 +40,9 @@ _PHASES = {
     VmState.STARTING: VmPhase.STARTING,
     VmState.RUNNING: VmPhase.RUNNING,
     VmState.PAUSED: VmPhase.RUNNING,
-    VmState.SUSPENDING: VmPhase.RUNNING,
-    VmState.SUSPENDED: VmPhase.RUNNING,
-    VmState.RESUMING: VmPhase.RUNNING,
+    VmState.SUSPENDING: VmPhase.SUSPENDING,
+    VmState.SUSPENDED: VmPhase.ASLEEP,
+    VmState.RESUMING: VmPhase.RESUMING,
     VmState.STOPPING: VmPhase.STOPPING,
     VmState.STOPPED: VmPhase.ENDED,
     VmState.FAILED: VmPhase.ENDED,
@@ -215,6 +215,14 @@ class PlasmaEngine:
             self._stops[vm_id] = task
             task.add_done_callback(lambda _task: self._stops.pop(vm_id, None))
 
+    async def suspend(self, vm_id: str) -> None:
+        with translated():
+            await self._manager.suspend(vm_id)
+
+    async def resume(self, vm_id: str) -> None:
+        with translated():
+            await self._manager.resume(vm_id)
+
     async def delete(self, vm_id: str) -> None:
         with translated():
             await self._manager.delete(vm_id)
@@ -271,4 +279,5 @@ def to_backend(capabilities: BackendCapabilities, *, reason: str = "") -> Backen
         reason=reason,
         max_vcpus=capabilities.max_vcpus,
         max_memory_bytes=capabilities.max_memory_bytes,
+        suspend=capabilities.suspend,
     )

@@ -17,7 +17,8 @@ from shellwego.core.tenancy import Organization, Project, Token
 
 
 class InstanceView(View):
-    """An instance, as judged; `address` is that of its VM."""
+    """An instance, as judged; `address` is that of its VM. `sleep` is what is wanted: `awake`, `dozing` (it leaves the
+    routes and is emptied) or `asleep`; whether it does is its phase."""
 
     id: str
     app_id: str
@@ -30,6 +31,7 @@ class InstanceView(View):
     vm_id: str | None
     phase: str
     desired: str
+    sleep: str
     attempt: int
     address: str | None
     reason: str
@@ -105,6 +107,8 @@ class BackendView(View):
     acceleration: str
     isolation: str
     reason: str
+    suspend: bool
+    """Its VMs can be suspended and resumed."""
 
 
 class NodeView(View):
@@ -279,6 +283,7 @@ def instance_view(instance: Instance, release: Release | None) -> InstanceView:
         vm_id=observed.vm_id or None,
         phase=instance.phase.value,
         desired=instance.wanted.value,
+        sleep=instance.sleep.value,
         attempt=observed.attempt,
         address=observed.address or None,
         reason=observed.reason or instance.placement_reason,
@@ -335,6 +340,7 @@ def node_view(node: Node, instances: int) -> NodeView:
                 acceleration=backend.acceleration,
                 isolation=backend.isolation,
                 reason=backend.reason,
+                suspend=backend.suspend,
             )
             for backend in facts.backends
         ],

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-import grpc
 from plasmavmc.errors import CapacityError, NotFoundError, UnauthenticatedError
 from plasmavmc.rpc.access import Action
 from plasmavmc.rpc.actions import ACTIONS
@@ -18,7 +18,7 @@ from plasmavmc.types import ExecSpec
 from shellwego.api.grpc.permissions import PERMISSIONS, check_permissions
 from shellwego.core.iam import ROLES
 from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, add_user
-from tests.grpc.grpc_world import GrpcWorld
+from tests.api_grpc.grpc_world import GrpcWorld
 from tests.rpc.test_rpc_foreign import METHODS, Heard
 
 VMS = sorted(path for path, action in ACTIONS.items() if action.value.startswith("vm:"))

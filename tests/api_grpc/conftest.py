@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.grpc.grpc_world import GrpcWorld, running
+from tests.api_grpc.grpc_world import GrpcWorld, running
 
 
 @pytest.fixture

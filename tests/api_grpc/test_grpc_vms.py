@@ -14,8 +14,8 @@ from plasmavmc.rpc.api import VmFilter
 from plasmavmc.rpc.client import VmClient
 from plasmavmc.states import VmState
 from plasmavmc.types import ExecSpec, ForkIdentity, LogStream, NetworkSpec, Scope, VmResources, VmSpec
-from shellwego.core.instances import Desired, Instance, OwnerKind, Phase
-from tests.grpc.grpc_world import GrpcWorld, until
+from shellwego.core.instances import Desired, Instance, OwnerKind, Phase, Sleep
+from tests.api_grpc.grpc_world import GrpcWorld, until
 
 ONE_OFF = VmSpec("", Scope("", ""), "", "registry.example/hello:v1", command=("true",), labels={"app": "shop"})
 
@@ -175,6 +175,37 @@ async def test_what_the_platform_does_not_offer_is_refused_with_a_way_out(world:
     assert refused.value.resolution
 
 
+async def test_a_vm_is_suspended_and_resumed_an_apps_own_too(world: GrpcWorld) -> None:
+    instance = await world.deployed()
+    async with world.client() as client:
+        suspending = asyncio.create_task(client.vms.suspend(instance.id))
+        await until(lambda: _is_told(world, instance, Sleep.DOZING), "it is to sleep")
+        assert (await client.vms.get(instance.id)).status.state is VmState.SUSPENDING
+        await world.observed(instance, Phase.ASLEEP)
+        assert (await suspending).status.state is VmState.SUSPENDED
+        with pytest.raises(ConflictError, match="it is asleep"):
+            await client.vms.exec(instance.id, ExecSpec(command=("cat",)))
+        resuming = asyncio.create_task(client.vms.resume(instance.id))
+        await until(lambda: _is_told(world, instance, Sleep.AWAKE), "it is to wake")
+        assert (await client.vms.get(instance.id)).status.state is VmState.RESUMING
+        await world.observed(instance, Phase.HEALTHY)
+        assert (await resuming).status.state is VmState.RUNNING
+
+
+async def test_a_suspend_whose_caller_left_is_given_up(world: GrpcWorld) -> None:
+    instance = await world.deployed()
+    async with world.client() as client:
+        suspending = asyncio.create_task(client.vms.suspend(instance.id))
+        await until(lambda: _is_told(world, instance, Sleep.DOZING), "it is to sleep")
+        suspending.cancel()
+        await until(lambda: _is_told(world, instance, Sleep.AWAKE), "it stays awake")
+
+
+async def _is_told(world: GrpcWorld, instance: Instance, wanted: Sleep) -> bool:
+    row = await stored(world, instance.id)
+    return row is not None and row.sleep is wanted
+
+
 async def test_a_command_runs_in_a_vm(world: GrpcWorld) -> None:
     instance = await world.deployed()
     async with world.client() as client:
@@ -188,7 +219,7 @@ async def test_a_command_runs_in_a_vm(world: GrpcWorld) -> None:
         assert items[-1] == ExecExit(3)
         assert b"".join(item.data for item in items if isinstance(item, ExecOutput)) == b"HELLO"
         await world.observed(instance, Phase.FAILED)
-        with pytest.raises(ConflictError, match="is failed"):
+        with pytest.raises(ConflictError, match="it is failed"):
             await client.vms.exec(instance.id, ExecSpec(command=("cat",)))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-import grpc
 from plasmavmc.errors import ConflictError, NotFoundError, UnauthenticatedError, UnavailableError
 from plasmavmc.rpc.api import Image, ImageOrder, Scheduling, Upload
 from plasmavmc.rpc.client import ClientTls, connect
@@ -17,7 +17,7 @@ from plasmavmc.types import Readiness, Scope
 from shellwego.api.server import Tls
 from shellwego.core import nodes
 from tests.api.api_world import ADMIN, GIB, OWNER
-from tests.grpc.grpc_world import GrpcWorld, served
+from tests.api_grpc.grpc_world import GrpcWorld, served
 from tests.rpc.test_rpc_schema import SERVICES, Reflection, call_blind
 from tests.rpc.test_rpc_transport import Authority
 

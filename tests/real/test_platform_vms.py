@@ -1,8 +1,10 @@
-"""A running platform by the engine's services: its VMs, a command in one, a one-off VM, its node; all by a token."""
+"""A running platform's VMs: by the engine's services, all of it by a token; and asleep, through a crash of the platform."""
 
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import tomllib
 from collections.abc import Iterator
 
@@ -18,10 +20,20 @@ from plasmavmc.rpc.api import Scheduling, VmFilter
 from plasmavmc.rpc.client import EngineClient, connect
 from plasmavmc.states import ENDED, VmState
 from plasmavmc.types import ExecSpec, LogStream, Scope, VmSpec
-from tests.real.platform_harness import PATIENCE_S, api, scratch_platform
+from tests.real.platform_harness import (
+    PATIENCE_S,
+    api,
+    fetch,
+    instances,
+    kill_platform,
+    qemu_processes,
+    scratch_platform,
+    until,
+)
 from tests.rpc.test_rpc_schema import SERVICES, Reflection, call_blind
 
 pytestmark = pytest.mark.real
+APP = "shop"
 PORT = free_port()
 ADDRESS = f"127.0.0.1:{PORT}"
 
@@ -30,8 +42,8 @@ ADDRESS = f"127.0.0.1:{PORT}"
 def platform() -> Iterator[Platform]:
     with scratch_platform("--grpc-port", str(PORT)) as made:
         made.swg("images", "load", "hello:v1", str(hello("v1")))
-        made.swg("apps", "create", "shop")
-        made.swg("deploy", "-a", "shop", "-i", "hello:v1", "--port", "8080")
+        made.swg("apps", "create", APP)
+        made.swg("deploy", "-a", APP, "-i", "hello:v1", "--port", "8080")
         yield made
 
 
@@ -41,7 +53,7 @@ def token(platform: Platform) -> str:
 
 
 async def test_the_engines_services_reach_the_platforms_vms_and_node(platform: Platform) -> None:
-    (shown,) = api(platform, "apps/shop/instances?filter[phase]=healthy")["data"]
+    (shown,) = api(platform, f"apps/{APP}/instances?filter[phase]=healthy")["data"]
     async with connect(ADDRESS, token=token(platform)) as client:
         (vm,) = [each async for each in client.vms.list_vms(VmFilter(states=frozenset({VmState.RUNNING})))]
         assert (vm.spec.id, vm.spec.labels["vm"]) == (shown["id"], shown["vm_id"])
@@ -67,7 +79,7 @@ async def test_the_engines_services_reach_the_platforms_vms_and_node(platform: P
 async def one_off(client: EngineClient, scope: Scope) -> None:
     """A VM is made, watched to its end, its output read, and removed."""
     command = ("/bin/echo", "once")
-    spec = VmSpec("", scope, "", "hello:v1", command=command, labels={"app": "shop"})
+    spec = VmSpec("", scope, "", "hello:v1", command=command, labels={"app": APP})
     made = await client.vms.create(spec, start=True)
     async with asyncio.timeout(PATIENCE_S):
         async for event in client.vms.watch(VmFilter(labels={"owner": "run"})):
@@ -87,3 +99,60 @@ async def test_all_of_it_is_found_by_reflection_and_nothing_answers_without_a_to
         for name in sorted(SERVICES):
             for method in (await reflection.service(name)).methods:
                 assert await call_blind(channel, method) == "UNAUTHENTICATED", method.full_name
+
+
+def test_memory_of_a_suspended_instance_outlives_a_crash_of_the_platform(platform: Platform) -> None:
+    (before,) = instances(platform, APP)
+    note(platform, "before")
+
+    shown = platform.json("vms", "suspend", before["id"])
+    assert (shown["phase"], shown["sleep"]) == ("asleep", "asleep")
+    assert qemu_processes(platform.key) == {}, "what sleeps has no process"
+    assert api(platform, f"apps/{APP}")["state"] == "sleeping"
+    until(lambda: page(platform) == (503, "app-asleep"), "the edge says that the app sleeps")
+    refused = platform.swg("exec", "-a", APP, "--instance", before["id"], "--", "true", code=None)
+    assert "Resume it first." in refused
+
+    kill_platform(platform)
+    platform.start()
+    until(lambda: api(platform, "nodes")["data"][0]["health"] == "ready", "the node is back")
+    assert page(platform) == (503, "app-asleep")
+    assert phase(platform) == "asleep"
+
+    shown = platform.json("vms", "resume", before["id"])
+    assert (shown["phase"], shown["sleep"]) == ("healthy", "awake")
+    until(lambda: fetch(platform, APP)[0] == 200, "the app answers again")
+    note(platform, "after")
+    assert json.loads(fetch(platform, APP, "/journal")[1]) == ["before", "after"]
+    (after,) = instances(platform, APP)
+    assert [after[key] for key in ("id", "vm_id", "attempt")] == [before[key] for key in ("id", "vm_id", "attempt")]
+
+    platform.swg("vms", "suspend", before["id"])
+    platform.swg("apps", "stop", APP)
+    assert instances(platform, APP) == []
+
+
+def note(platform: Platform, serial: str) -> None:
+    """Have the app keep a word, in memory alone."""
+    connection = http.client.HTTPConnection("127.0.0.1", platform.http_port, timeout=30)
+    try:
+        connection.request("POST", "/journal", body=serial, headers={"Host": f"{APP}.localhost"})
+        assert connection.getresponse().status == 200
+    finally:
+        connection.close()
+
+
+def page(platform: Platform) -> tuple[int, str | None]:
+    """The status of a request, and which of the edge's own pages it was."""
+    connection = http.client.HTTPConnection("127.0.0.1", platform.http_port, timeout=30)
+    try:
+        connection.request("GET", "/", headers={"Host": f"{APP}.localhost"})
+        answer = connection.getresponse()
+        return answer.status, answer.getheader("X-ShellWeGo-Error")
+    finally:
+        connection.close()
+
+
+def phase(platform: Platform) -> str:
+    (instance,) = instances(platform, APP)
+    return str(instance["phase"])
