@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+
 from plasmavmc.rpc.client import EngineClient, connect
 from shellwego.api.grpc.server import GrpcServer, GrpcSite
 from shellwego.api.ratelimit import RateLimiter
@@ -89,17 +92,21 @@ class GrpcWorld:
 
 
 async def guest(request: StreamRequest, stream: DuplexStream) -> None:
-    """Two log lines; a command that echoes its input in capitals and ends with 3."""
+    """Two log lines; nothing to copy out; a session that echoes its input in capitals and ends with 3, a copy with 0."""
     if request.kind is StreamKind.LOGS:
         for text in ("first", "second"):
             record = LogRecord(time=1.0, stream="stdout", text=text)
             await stream.send(pack(Record(RecordKind.LOG, codec.encode(record))))
         return
+    if request.kind is StreamKind.COPY_OUT:
+        await stream.send(pack(Record(RecordKind.ERROR, f"exec-no-such-path\0{request.path}: no such file".encode())))
+        return
     reader = RecordReader()
     while data := await stream.receive():
         for record in reader.feed(data):
             if record.kind is RecordKind.STDIN_EOF:
-                await stream.send(pack(Record(RecordKind.EXIT, b"\0\0\0\x03")))
+                code = 0 if request.kind is StreamKind.COPY_IN else 3
+                await stream.send(pack(Record(RecordKind.EXIT, code.to_bytes(4, "big"))))
                 return
             await stream.send(pack(Record(RecordKind.STDOUT, record.payload.upper())))
 
@@ -159,3 +166,18 @@ async def until(look: Callable[[], Awaitable[T]], what: str) -> T:
         assert time.monotonic() < deadline, f"not within {WITHIN_S:g} s: {what}"
         await asyncio.sleep(0.01)
     return seen
+
+
+async def refusal(
+    channel: grpc.aio.Channel, method: MethodDescriptor, metadata: tuple[tuple[str, str], ...] | None = None
+) -> str:
+    """The status of a call by whom nobody knows. A stream sends nothing: a write that meets the refusal would hide it."""
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    kind = "_".join("stream" if streams else "unary" for streams in (method.client_streaming, method.server_streaming))
+    remote = getattr(channel, kind)(path)
+    try:
+        call = remote(metadata=metadata) if method.client_streaming else remote(b"", metadata=metadata)
+        await (call.read() if method.server_streaming else call)
+    except grpc.aio.AioRpcError as error:
+        return error.code().name
+    return "OK"

@@ -17,8 +17,8 @@ from plasmavmc.types import Readiness, Scope
 from shellwego.api.server import Tls
 from shellwego.core import nodes
 from tests.api.api_world import ADMIN, GIB, OWNER
-from tests.api_grpc.grpc_world import GrpcWorld, served
-from tests.rpc.test_rpc_schema import SERVICES, Reflection, call_blind
+from tests.api_grpc.grpc_world import GrpcWorld, refusal, served
+from tests.rpc.test_rpc_schema import SERVICES, Reflection
 from tests.rpc.test_rpc_transport import Authority
 
 
@@ -78,7 +78,7 @@ async def test_everything_can_be_found_by_reflection_and_all_of_it_is_served(wor
         assert await reflection.services() >= SERVICES | {"grpc.health.v1.Health"}
         for name in sorted(SERVICES):
             for method in (await reflection.service(name)).methods:
-                assert await call_blind(channel, method) == "UNAUTHENTICATED", method.full_name
+                assert await refusal(channel, method) == "UNAUTHENTICATED", method.full_name
         stub = cast("Any", HealthStub(channel))
         for name in ("", *SERVICES):
             answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
 import pytest
@@ -13,7 +13,7 @@ from plasmavmc.guest.api import ExecExit, ExecOutput
 from plasmavmc.rpc.api import VmFilter
 from plasmavmc.rpc.client import VmClient
 from plasmavmc.states import VmState
-from plasmavmc.types import ExecSpec, ForkIdentity, LogStream, NetworkSpec, Scope, VmResources, VmSpec
+from plasmavmc.types import CopyTarget, ExecSpec, ForkIdentity, LogStream, NetworkSpec, Scope, VmResources, VmSpec
 from shellwego.core.instances import Desired, Instance, OwnerKind, Phase, Sleep
 from tests.api_grpc.grpc_world import GrpcWorld, until
 
@@ -142,15 +142,8 @@ OWNED: dict[str, Move] = {
 }
 
 
-async def _read(vms: VmClient, vm_id: str) -> None:
-    session = await vms.attach(vm_id)
-    async for _ in session.output():
-        pass
-
-
 NOT_OFFERED: dict[str, Move] = {
     "fork": lambda vms, vm_id: vms.fork(vm_id, [ForkIdentity("", "")]),
-    "attach": _read,
 }
 
 
@@ -221,6 +214,26 @@ async def test_a_command_runs_in_a_vm(world: GrpcWorld) -> None:
         await world.observed(instance, Phase.FAILED)
         with pytest.raises(ConflictError, match="it is failed"):
             await client.vms.exec(instance.id, ExecSpec(command=("cat",)))
+
+
+async def test_a_workload_is_joined_and_files_are_copied_by_the_same_streams(world: GrpcWorld) -> None:
+    instance = await world.deployed()
+    async with world.client() as client:
+        session = await client.vms.attach(instance.id)
+        await session.send(b"there")
+        output = session.output()
+        assert await anext(output) == ExecOutput(LogStream.STDOUT, b"THERE")
+        await session.aclose()
+
+        async def archive() -> AsyncIterator[bytes]:
+            yield b"a tar stream"
+
+        await client.vms.copy_in(instance.id, CopyTarget("/data", "name"), archive())
+        with pytest.raises(ConflictError, match="no such file"):
+            assert [piece async for piece in client.vms.copy_out(instance.id, "/none")]
+        await world.observed(instance, Phase.FAILED)
+        with pytest.raises(ConflictError, match="does not run"):
+            assert [piece async for piece in client.vms.copy_out(instance.id, "/none")]
 
 
 async def test_logs_of_a_vm_are_told_and_followed_to_its_end(world: GrpcWorld) -> None:

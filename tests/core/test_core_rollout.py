@@ -373,6 +373,13 @@ def test_what_is_to_sleep_does_so_once_the_edges_have_nothing_of_it() -> None:
     assert kinds(plan(replace(STABLE, stopped=True), left).changes)[-1] == "Drain", "a stop overtakes it"
 
 
+def test_a_deployment_does_not_wait_for_routes_to_what_is_to_sleep() -> None:
+    dozing = replace(instance(V2), sleep=Sleep.DOZING, routed_version=None, unrouted_version=5, drain_since=NOW)
+    rolling = replace(STABLE, release_id=V2.id)
+    made = plan(rolling, dozing, deployments=[deployment(V2)], edges=[edge(v2_0=1)])
+    assert last_move(made).state is DeploymentState.SUCCEEDED
+
+
 def test_what_serves_nothing_sleeps_at_once() -> None:
     worker = release(1, port=0)
     made = plan(STABLE, replace(instance(worker), sleep=Sleep.DOZING, drain_since=NOW), releases=(worker,))

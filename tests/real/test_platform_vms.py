@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import io
 import json
+import os
+import subprocess
+import tarfile
 import tomllib
-from collections.abc import Iterator
-
-import pytest
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import grpc
+import pytest
+
 from examples.demo.images import hello
-from examples.demo.platform import Platform
+from examples.demo.platform import SWG, Platform
 from examples.demo.registry import free_port
 from plasmavmc.errors import ConflictError, UnauthenticatedError
 from plasmavmc.guest.api import ExecExit, ExecOutput
 from plasmavmc.rpc.api import Scheduling, VmFilter
 from plasmavmc.rpc.client import EngineClient, connect
 from plasmavmc.states import ENDED, VmState
-from plasmavmc.types import ExecSpec, LogStream, Scope, VmSpec
+from plasmavmc.types import CopyTarget, ExecSpec, LogStream, Scope, VmSpec
+from tests.api_grpc.grpc_world import refusal
 from tests.real.platform_harness import (
     PATIENCE_S,
     api,
@@ -30,7 +36,7 @@ from tests.real.platform_harness import (
     scratch_platform,
     until,
 )
-from tests.rpc.test_rpc_schema import SERVICES, Reflection, call_blind
+from tests.rpc.test_rpc_schema import SERVICES, Reflection
 
 pytestmark = pytest.mark.real
 APP = "shop"
@@ -65,6 +71,13 @@ async def test_the_engines_services_reach_the_platforms_vms_and_node(platform: P
         assert items == [ExecOutput(LogStream.STDOUT, b"through and back"), ExecExit(7)]
         with pytest.raises(ConflictError, match="planner"):
             await client.vms.stop(vm.spec.id)
+        await client.vms.copy_in(vm.spec.id, CopyTarget("/srv", "note"), archive(b"carried"))
+        pieces = [piece async for piece in client.vms.copy_out(vm.spec.id, "/srv/note") if isinstance(piece, bytes)]
+        with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as copied:
+            (member,) = copied.getmembers()
+            content = copied.extractfile(member)
+            assert content is not None
+            assert content.read() == b"carried"
         await one_off(client, vm.spec.scope)
         node = await client.nodes.cordon()
         assert (node.scheduling, node.labels["health"]) == (Scheduling.CORDONED, "ready")
@@ -74,6 +87,25 @@ async def test_the_engines_services_reach_the_platforms_vms_and_node(platform: P
     async with connect(ADDRESS, token=f"pat_{'x' * 43}") as stranger:
         with pytest.raises(UnauthenticatedError):
             await stranger.vms.get(vm.spec.id)
+
+
+async def archive(content: bytes) -> AsyncIterator[bytes]:
+    """A tar stream of one file."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        member = tarfile.TarInfo("note")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    yield buffer.getvalue()
+
+
+def test_the_engines_own_commands_speak_to_the_platform(platform: Platform) -> None:
+    command = [str(Path(SWG).with_name("plasmavmc")), "--server", ADDRESS, "vm", "ls", "-o", "json"]
+    environment = {**os.environ, "PLASMAVMC_TOKEN": token(platform)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+    (instance,) = instances(platform, APP)
+    assert instance["id"] in ended.stdout
 
 
 async def one_off(client: EngineClient, scope: Scope) -> None:
@@ -98,7 +130,7 @@ async def test_all_of_it_is_found_by_reflection_and_nothing_answers_without_a_to
         assert await reflection.services() >= SERVICES | {"grpc.health.v1.Health"}
         for name in sorted(SERVICES):
             for method in (await reflection.service(name)).methods:
-                assert await call_blind(channel, method) == "UNAUTHENTICATED", method.full_name
+                assert await refusal(channel, method) == "UNAUTHENTICATED", method.full_name
 
 
 def test_memory_of_a_suspended_instance_outlives_a_crash_of_the_platform(platform: Platform) -> None:

@@ -87,6 +87,10 @@ class Engine(Protocol):
 
     async def exec(self, vm_id: str, request: StreamRequest) -> ExecChannel: ...
 
+    async def join(self, vm_id: str, request: StreamRequest) -> ExecChannel:
+        """The workload's own input and output (`ATTACH`: until its end, and letting go leaves it alone), or a tree as a tar
+        stream (`COPY_IN`, `COPY_OUT`: the exit code says how it went). `InvalidError`: no such path can be."""
+
     def logs(self, vm_id: str, *, follow: bool, tail: int, since: float) -> AsyncIterator[LogRecord]:
         """Lines of one VM, oldest first. With `follow` goes on until the VM has ended and all was read."""
 

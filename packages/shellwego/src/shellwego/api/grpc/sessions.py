@@ -1,4 +1,4 @@
-"""A stream to a node as a session of the services: a command in a guest."""
+"""A stream to a node as a session of the services: a command in a guest, its workload itself, a copy of files."""
 
 from __future__ import annotations
 

@@ -48,6 +48,7 @@ from shellwego.ports.store import Transaction
 from shellwego.ports.streams import StreamKind, StreamRequest, Streams
 from shellwego.wire import subjects
 
+_NOT_THERE_YET = (Phase.PENDING, Phase.ASSIGNED)
 _MAY_FALL_ASLEEP = (Phase.HEALTHY, Phase.UNHEALTHY, Phase.STARTING)
 APP_LABEL, PROCESS_LABEL = "app", "process"
 _DEFAULT = VmSpec("", engine.Scope("", ""), "", "")
@@ -164,18 +165,6 @@ class PlatformVms:
             "Scale the app (`swg scale`); copies are made by an engine of its own (`plasmavmc serve`).",
         )
 
-    async def attach(self, vm_id: str, size: TerminalSize | None) -> ExecSession:
-        await self._known(vm_id)
-        raise not_offered("attach to a workload", "Follow its logs (StreamLogs), or run a command in it (ExecVm).")
-
-    async def copy_in(self, vm_id: str, target: CopyTarget) -> ExecSession:
-        await self._known(vm_id)
-        raise not_offered("copy files into a VM", "Run a command in it that reads them from its input (ExecVm).")
-
-    async def copy_out(self, vm_id: str, path: str) -> ExecSession:
-        await self._known(vm_id)
-        raise not_offered("copy files out of a VM", "Run a command in it that writes them to its output (ExecVm).")
-
     # Reads
 
     async def scope_of(self, vm_id: str) -> engine.Scope:
@@ -219,13 +208,37 @@ class PlatformVms:
             rows=size.rows if size else 0,
             columns=size.columns if size else 0,
         )
+        with translated():
+            check_command(spec.command)
+        return await self._session(vm_id, request)
+
+    async def attach(self, vm_id: str, size: TerminalSize | None) -> ExecSession:
+        await self._until(vm_id, lambda vm: vm.instance.phase not in _NOT_THERE_YET)
+        rows, columns = (size.rows, size.columns) if size else (0, 0)
+        request = StreamRequest(kind=StreamKind.ATTACH, instance_id=vm_id, rows=rows, columns=columns)
+        return await self._session(vm_id, request)
+
+    async def copy_in(self, vm_id: str, target: CopyTarget) -> ExecSession:
+        request = StreamRequest(
+            kind=StreamKind.COPY_IN,
+            instance_id=vm_id,
+            path=target.path,
+            name=target.name,
+            contents=target.contents,
+        )
+        return await self._session(vm_id, request)
+
+    async def copy_out(self, vm_id: str, path: str) -> ExecSession:
+        return await self._session(vm_id, StreamRequest(kind=StreamKind.COPY_OUT, instance_id=vm_id, path=path))
+
+    async def _session(self, vm_id: str, request: StreamRequest) -> ExecSession:
+        """A session in a VM that runs; it is audited."""
 
         def admit(unit: Unit, instance: Instance) -> Instance:
             refuse_not_running(instance)
             return instance
 
         with translated():
-            check_command(spec.command)
             instance = await self._callers.access().write(InstanceTarget(vm_id), admit)
             return StreamSession(await open_stream(self._streams, instance, request), self._callers)
 

@@ -21,6 +21,7 @@ from plasmavmc.server.assembly import Probe
 from plasmavmc.states import VmState
 from plasmavmc.types import (
     BackendCapabilities,
+    CopyTarget,
     ExecSpec,
     NetworkSpec,
     Scope,
@@ -32,7 +33,7 @@ from plasmavmc.types import (
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.nodes import Backend, NodeFacts
 from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmView
-from shellwego.ports.streams import StreamRequest
+from shellwego.ports.streams import StreamKind, StreamRequest
 
 _PHASES = {
     VmState.PENDING: VmPhase.PREPARING,
@@ -235,16 +236,26 @@ class PlasmaEngine:
         await self._manager.changed(self._seen)
 
     async def exec(self, vm_id: str, request: StreamRequest) -> PlasmaExec:
-        terminal = TerminalSize(request.rows, request.columns) if request.rows and request.columns else None
         spec = ExecSpec(
             command=request.command,
             env=request.env,
             workdir=request.workdir or None,
             user=request.user or None,
-            terminal=terminal,
+            terminal=_terminal(request),
         )
         with translated():
             return PlasmaExec(await self._manager.exec(vm_id, spec))
+
+    async def join(self, vm_id: str, request: StreamRequest) -> PlasmaExec:
+        with translated():
+            match request.kind:
+                case StreamKind.COPY_IN:
+                    target = CopyTarget(request.path, request.name, request.contents)
+                    return PlasmaExec(await self._manager.copy_in(vm_id, target))
+                case StreamKind.COPY_OUT:
+                    return PlasmaExec(await self._manager.copy_out(vm_id, request.path))
+                case _:
+                    return PlasmaExec(self._manager.attach(vm_id, _terminal(request)))
 
     async def logs(self, vm_id: str, *, follow: bool, tail: int, since: float) -> AsyncIterator[LogRecord]:
         with translated():
@@ -255,6 +266,10 @@ class PlasmaEngine:
         if self._probing is not None:
             self._probing.cancel()
         await self._manager.close(keep_vms=keep_vms)
+
+
+def _terminal(request: StreamRequest) -> TerminalSize | None:
+    return TerminalSize(request.rows, request.columns) if request.rows and request.columns else None
 
 
 def _warnings(backends: tuple[Backend, ...], confinement: str) -> tuple[str, ...]:
