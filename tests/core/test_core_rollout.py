@@ -370,7 +370,8 @@ def test_what_is_to_sleep_does_so_once_the_edges_have_nothing_of_it() -> None:
     assert only(plan(STABLE, left, edges=[edge()]), Suspend).cut == 0
     late = plan(STABLE, left, edges=[edge(v1_0=2)], now=NOW + 31)
     assert only(late, Suspend).cut == 2
-    assert kinds(plan(replace(STABLE, stopped=True), left).changes)[-1] == "Drain", "a stop overtakes it"
+    assert kinds(plan(replace(STABLE, stopped=True), left).changes) == ["Drain"], "a stop overtakes it"
+    assert kinds(plan(replace(STABLE, deleting=True), left).changes) == ["Drain"]
 
 
 def test_a_deployment_does_not_wait_for_routes_to_what_is_to_sleep() -> None:

@@ -114,7 +114,8 @@ def change_instance(instance: Instance, change: Drain | Stop | Suspend | Lose, n
     """The row after the change."""
     match change:
         case Drain():
-            return replace(instance, desired=Desired.DRAIN, drain_since=now)
+            # one that sleeps, or was to, left the routes before: that it did is asked for anew
+            return replace(instance, desired=Desired.DRAIN, drain_since=now, unrouted_version=None)
         case Suspend():
             return replace(instance, sleep=Sleep.ASLEEP)
         case Stop():

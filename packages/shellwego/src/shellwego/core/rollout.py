@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from shellwego.core.changes import (
     Aim,
     Change,
+    Drain,
     Forget,
     Lose,
     MoveDeployment,
@@ -64,7 +65,9 @@ def plan_rollout(facts: RolloutFacts, now: float) -> RolloutPlan:
     course = steer(facts, now)
     arrivals = _arrivals(facts, course, now)
     waited = _Step(times=tuple(arrival.until for arrival in arrivals))
-    step = _join(_finish(facts), _drain(facts, now), _fill(facts, course, now), waited)
+    filled = _fill(facts, course, now)
+    leaving = frozenset(change.instance_id for change in filled.changes if isinstance(change, Drain | Stop))
+    step = _join(_finish(facts), _drain(facts, leaving, now), filled, waited)
     judged = _judge(facts, course, step, now)
     due = [moment for moment in (*step.times, *course.deadlines) if moment is not None and moment > now]
     return RolloutPlan(changes=(*lost, *step.changes, *course.moves, *judged), next_at=min(due, default=None))
@@ -85,12 +88,13 @@ def _finish(facts: RolloutFacts) -> _Step:
     return _Step(changes=tuple(Stop(instance_id=i.id, reason="never placed") for i in waiting))
 
 
-def _drain(facts: RolloutFacts, now: float) -> _Step:
-    """Instances that left the routes are stopped, or put to sleep, once they are empty."""
+def _drain(facts: RolloutFacts, leaving: frozenset[str], now: float) -> _Step:
+    """Instances that left the routes are stopped, or put to sleep, once they are empty. Those that are leaving for good
+    need no sleep."""
     changes: list[Change] = []
     times = []
     for instance in facts.instances:
-        if not instance.live or not _leaves(instance):
+        if not instance.live or not _leaves(instance) or instance.id in leaving:
             continue
         state = _drainage(facts, instance, now)
         if not state.done:
@@ -217,12 +221,9 @@ def _only_target_left(instances: Sequence[Instance], course: Course) -> bool:
 
 def _plan_deletion(facts: RolloutFacts, lost: tuple[Lose, ...], now: float) -> RolloutPlan:
     """Stop all, one-off runs too; then the app's rows may go."""
-    leaving = [
-        remove(i, facts.releases, "the app is being destroyed")
-        for i in facts.instances
-        if i.live and i.desired is Desired.SERVE
-    ]
-    step = _join(_finish(facts), _drain(facts, now), _Step(changes=tuple(leaving)))
+    going = {i.id: i for i in facts.instances if i.live and i.desired is Desired.SERVE}
+    leaving = [remove(i, facts.releases, "the app is being destroyed") for i in going.values()]
+    step = _join(_finish(facts), _drain(facts, frozenset(going), now), _Step(changes=tuple(leaving)))
     cancelled = [
         MoveDeployment(
             deployment_id=deployment.id,
