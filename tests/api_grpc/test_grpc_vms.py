@@ -15,6 +15,7 @@ from plasmavmc.rpc.client import VmClient
 from plasmavmc.states import VmState
 from plasmavmc.types import CopyTarget, ExecSpec, ForkIdentity, LogStream, NetworkSpec, Scope, VmResources, VmSpec
 from shellwego.core.instances import Desired, Instance, OwnerKind, Phase, Sleep
+from tests.api.api_world import ADMIN
 from tests.api_grpc.grpc_world import GrpcWorld, until
 
 ONE_OFF = VmSpec("", Scope("", ""), "", "registry.example/hello:v1", command=("true",), labels={"app": "shop"})
@@ -131,6 +132,14 @@ async def test_what_a_one_off_vm_cannot_be_is_refused_by_field(world: GrpcWorld,
             await client.vms.create(wish, start=True)
     assert refused.value.field == field
     assert len(await world.api.control.read(lambda tx: tx.instances.select())) == 1
+
+
+async def test_an_app_of_another_project_than_the_one_that_is_named_is_refused(world: GrpcWorld) -> None:
+    instance = await world.deployed()
+    scope = Scope(world.api.foreign.organization_id, world.api.foreign.id)
+    async with world.client(ADMIN) as client:
+        with pytest.raises(InvalidSpecError, match="another project"):
+            await client.vms.create(replace(ONE_OFF, scope=scope, labels={"app": instance.app_id}), start=True)
 
 
 Move = Callable[[VmClient, str], Awaitable[object]]

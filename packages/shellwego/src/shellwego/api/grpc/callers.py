@@ -58,12 +58,12 @@ class Callers:
         """See `plasmavmc.rpc.gate.Identify`; also raises `CapacityError` where the token's rate is used up."""
         with translated():
             session = await self._authenticator.session(bearer_token(context) or "")
+            held = session.principal
+            projects = await self._control.read(lambda tx: visible_projects(tx, held, limit=2))
         verdict = self._limiter.judge(session.principal.token_id, session.plan, self._control.clock.monotonic())
         if verdict is not None and not verdict.allowed:
             words = "the token has used up its requests for now"
             raise CapacityError("rate-limited", words, resolution=f"Try again in {verdict.retry_after_s} s.")
-        held = session.principal
-        projects = await self._control.read(lambda tx: visible_projects(tx, held, limit=2))
         home = EngineScope(projects[0].organization_id, projects[0].id) if len(projects) == 1 else None
         caller = Caller(actor=held.user_id, trace_id=secrets.token_hex(16))
         return TokenHolder(held.user_id, home, held=held, caller=caller)
@@ -122,7 +122,8 @@ class TokenAuthorizer:
     async def authorize_all(self, principal: Principal, requests: Sequence[Request]) -> tuple[Decision, ...]:
         holder = _holder(principal)
         questions = [Question(PERMISSIONS[each.action], scope_in(each.scope), each.resource) for each in requests]
-        decisions = await judge(self._control, holder.held, holder.caller, questions)
+        with translated():
+            decisions = await judge(self._control, holder.held, holder.caller, questions)
         return tuple(Decision(decision.allowed, decision.reason) for decision in decisions)
 
     async def reach(self, principal: Principal, action: Action) -> Reach:
@@ -136,7 +137,8 @@ class TokenAuthorizer:
                 return EVERYTHING
             return Reach(orgs=held.organizations, projects=frozenset(scope_out(scope) for scope in held.projects))
 
-        return await self._control.read(look)
+        with translated():
+            return await self._control.read(look)
 
 
 def _holder(principal: Principal) -> TokenHolder:

@@ -55,7 +55,20 @@ class GrpcServer:
         self._port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
-        """Serve until `stop`; raises `UnavailableError` where it cannot listen."""
+        """Serve until `stop`, or until cancelled; running calls get a few seconds to end.
+
+        Raises:
+            UnavailableError: it cannot listen.
+        """
+        serving = asyncio.ensure_future(self._serve())
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            self.stop()
+            await serving
+            raise
+
+    async def _serve(self) -> None:
         server = open_server(self._gate, self._services.enter)
         try:
             port = bind_bearer(server, f"{_bracketed(self._site.host)}:{self._site.port}", _pem(self._site.tls))
@@ -65,11 +78,9 @@ class GrpcServer:
             await self._services.tell_ready(ready=True)
             await server.start()
             self._port.set_result(port)
-            try:
-                await self._callers.stopping.wait()
-            finally:
-                await self._services.tell_end()
-                await server.stop(GRACE_S)
+            await self._callers.stopping.wait()
+            await self._services.tell_end()
+            await server.stop(GRACE_S)
 
     async def started(self) -> int:
         """The port, once calls are answered."""

@@ -322,6 +322,8 @@ def _wish(spec: VmSpec, tx: Transaction, app: App) -> runs.RunWish:
     if unknown:
         words = f"the platform gives labels; only {APP_LABEL} and {PROCESS_LABEL} are taken"
         raise InvalidSpecError(f"labels.{unknown[0]}", words)
+    if spec.scope.project != app.project_id:
+        raise InvalidSpecError("scope", f"the app {app.name} lies in another project", resolution="Name that one.")
     if spec.name not in (name_of(spec.id), app.name):
         raise InvalidSpecError("name", "a VM has the name of its app", resolution="Leave it empty.")
     if spec.id and not is_id("ins", spec.id):
