@@ -69,7 +69,7 @@ class StreamServer:
             match request.kind:
                 case StreamKind.LOGS:
                     await self._logs(vm, request, stream)
-                case _:
+                case StreamKind.EXEC | StreamKind.ATTACH | StreamKind.COPY_IN | StreamKind.COPY_OUT:
                     await self._session(vm, request, stream)
         except ShellWeGoError as error:
             await stream.send(pack(_error(error)))
