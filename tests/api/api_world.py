@@ -186,7 +186,7 @@ def add_node(unit: Unit) -> Node:
         cpu_milli=8000,
         memory_bytes=8 * GIB,
         disk_bytes=100 * GIB,
-        backends=(Backend(name="kvm", status="ready"),),
+        backends=(Backend(name="kvm", status="ready", suspend=True),),
     )
     node = Node(id=unit.new_id("node"), name="one", facts=facts, last_heard_at=unit.now(), created_at=unit.now())
     return unit.tx.nodes.insert(node)

@@ -539,3 +539,27 @@ async def test_a_deployment_in_progress_shows_as_the_apps_state(world: World) ->
     assert (await world.get("/v1/images")).json["data"][0]["reason"] == "corrupt"
     await world.made("/v1/apps/shop/deployments", {"image": "registry.example/hello:v1"})
     assert (await world.get("/v1/images")).json["data"][0]["state"] == "fetching"
+
+
+async def test_an_instance_is_suspended_and_resumed_by_its_id(world: World) -> None:
+    await world.deployed()
+    instance = await world.running()
+    shown = await world.made(f"/v1/vms/{instance.id}/actions/suspend")
+    assert (shown["phase"], shown["sleep"]) == ("healthy", "dozing")
+    assert await world.made(f"/v1/vms/{instance.id}/actions/suspend") == shown, "it is asked for already"
+    assert (await world.made(f"/v1/vms/{instance.id}/actions/resume"))["sleep"] == "awake"
+    starting = await world.running(phase=Phase.STARTING)
+    refused = await world.post(f"/v1/vms/{starting.id}/actions/suspend")
+    assert (refused.status, refused.code) == (409, "not-healthy")
+    ended = await world.running(phase=Phase.STOPPED)
+    assert (await world.post(f"/v1/vms/{ended.id}/actions/resume")).code == "not-asleep"
+
+
+async def test_a_backend_that_cannot_suspend_is_told_before_anything_is_done(world: World) -> None:
+    await world.deployed()
+    instance = await world.running()
+    facts = replace(world.node.facts, backends=(Backend(name="kvm", status="ready"),))
+    await world.commit(lambda unit: unit.tx.nodes.update(replace(world.node, facts=facts)))
+    refused = await world.post(f"/v1/vms/{instance.id}/actions/suspend")
+    assert (refused.status, refused.code) == (409, "cannot-suspend")
+    assert (await world.get(f"/v1/vms/{instance.id}")).json["sleep"] == "awake"

@@ -229,6 +229,9 @@ async def test_a_command_needs_a_running_instance(world: World) -> None:
     stopped = await world.running(phase=Phase.STOPPED)
     answer = await world.post("/v1/apps/shop/exec", {"command": ["x"], "instance": stopped.id})
     assert answer.code == "not-running"
+    asleep = await world.running(phase=Phase.ASLEEP)
+    answer = await world.post("/v1/apps/shop/exec", {"command": ["x"], "instance": asleep.id})
+    assert answer.json["resolution"] == "Resume it first."
 
 
 async def test_a_command_for_a_process_that_is_not_is_refused_as_such(world: World) -> None:

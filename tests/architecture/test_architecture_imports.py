@@ -23,7 +23,7 @@ VIOLATIONS: dict[str, tuple[str, str]] = {
     "The command line speaks to the client alone": ("shellwego/cli/__init__.py", "import shellwego.core.ids"),
     "The client stays light": ("shellwego/client/context.py", "import pydantic"),
     "Use cases import ports, never HTTP, SQL or drivers": ("shellwego/control/unit.py", "import sqlalchemy"),
-    "Only the engine's and the images' drivers, and boot's split, import the engine": (
+    "Only drivers, boot's split and the gRPC API import the engine": (
         "shellwego/agent/__init__.py",
         "import plasmavmc.types",
     ),

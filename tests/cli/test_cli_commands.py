@@ -51,6 +51,8 @@ PROMISED = [
     "images.rm",
     "vms.ls",
     "vms.show",
+    "vms.suspend",
+    "vms.resume",
     "nodes.ls",
     "nodes.show",
 ]

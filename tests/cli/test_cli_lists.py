@@ -109,3 +109,27 @@ def test_a_share_of_cpu_is_told_in_cores(machine: Machine, api: HandMadeApi) -> 
     assert "100 MiB memory, 3.0 MiB disk, 2.2 s CPU" in shown
     assert "cpu 25%, io 0% of the last 10 s waited" in shown
     assert "cpu          2\n" in machine.swg("nodes", "show", "one").out
+
+
+def test_a_microvm_is_suspended_and_resumed_to_the_end_or_the_reason_is_told(
+    machine: Machine, api: HandMadeApi
+) -> None:
+    def vm(phase: str, sleep: str, **fields: object) -> InstanceView:
+        return view(InstanceView, id="ins_1", app_id="app_shop", phase=phase, sleep=sleep, **fields)
+
+    wait = "/v1/apps/app_shop/instances/ins_1/wait"
+    api.answer("GET", "/v1/vms/ins_1", vm("healthy", "awake"))
+    api.answer("POST", "/v1/vms/ins_1/actions/suspend", vm("healthy", "dozing"))
+    api.answer("GET", wait, vm("healthy", "asleep"), vm("asleep", "asleep"))
+    ended = machine.swg("vms", "suspend", "ins_1", "--json")
+    assert (ended.code, json.loads(ended.out)["phase"]) == (0, "asleep")
+    api.answer("POST", "/v1/vms/ins_1/actions/resume", vm("asleep", "awake"))
+    api.answer("GET", wait, vm("starting", "awake"), vm("healthy", "awake"))
+    ended = machine.swg("vms", "resume", "ins_1", "--json")
+    assert (ended.code, json.loads(ended.out)["phase"]) == (0, "healthy")
+    api.answer("GET", wait, vm("healthy", "awake", reason="no room"))
+    ended = machine.swg("vms", "suspend", "ins_1")
+    assert (ended.code, "could not be suspended, and runs on: no room" in ended.err) == (1, True)
+    api.answer("GET", wait, vm("failed", "asleep", reason="it died"))
+    assert "ins_1 is failed: it died" in machine.swg("vms", "suspend", "ins_1").err
+    assert machine.swg("vms", "suspend", "ins_1", "--detach", "--json").code == 0

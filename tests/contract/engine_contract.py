@@ -11,9 +11,10 @@ import pytest
 
 from shellwego.core.apps import RestartPolicy
 from shellwego.core.assignments import Workload
-from shellwego.core.errors import ConflictError, NotFoundError
+from shellwego.core.errors import ConflictError, InvalidError, NotFoundError
 from shellwego.ports.engine import Engine, ExecData, ExecDone, VmOrder, VmPhase, VmView
 from shellwego.ports.streams import StreamKind, StreamRequest
+from tests.bytes import first_difference
 
 DEADLINE_S = 120.0
 
@@ -74,8 +75,16 @@ def ended(view: VmView) -> bool:
     return view.phase is VmPhase.ENDED
 
 
+def asleep(view: VmView) -> bool:
+    return view.phase is VmPhase.ASLEEP
+
+
 def exec_request(*command: str) -> StreamRequest:
     return StreamRequest(kind=StreamKind.EXEC, instance_id="ins_a", command=command)
+
+
+def copy_request(kind: StreamKind, path: str) -> StreamRequest:
+    return StreamRequest(kind=kind, instance_id="ins_a", path=path, name="data")
 
 
 class EngineContract:
@@ -124,6 +133,78 @@ class EngineContract:
         view = await see(under_test.engine, "vm_a_1", ended)
         assert (view.exit_code, view.asked, view.reason_code) == (3, False, "exited")
         assert "exit code 3" in view.reason
+
+    async def test_what_is_copied_in_can_be_copied_out(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "serve"))
+        await see(engine, "vm_a_1", running)
+        archive = bytes(range(256)) * 64
+        inwards = await engine.join("vm_a_1", copy_request(StreamKind.COPY_IN, "/data"))
+        await inwards.send(archive)
+        await inwards.send_eof()
+        assert [item async for item in inwards.output()] == [ExecDone(code=0)]
+        outwards = await engine.join("vm_a_1", copy_request(StreamKind.COPY_OUT, "/data"))
+        *pieces, end = [item async for item in outwards.output()]
+        got = b"".join(item.data for item in pieces if isinstance(item, ExecData))
+        assert first_difference(got, archive) is None
+        assert end == ExecDone(code=0)
+
+    async def test_a_copy_of_what_is_not_there_or_of_no_path_is_refused(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "serve"))
+        await see(engine, "vm_a_1", running)
+        for path, refusal in (("/none", ConflictError), ("relative", InvalidError)):
+            with pytest.raises(refusal):  # noqa: PT012 - at once, or as the guest says so
+                channel = await engine.join("vm_a_1", copy_request(StreamKind.COPY_OUT, path))
+                async for _ in channel.output():
+                    pass
+
+    async def test_who_is_attached_hears_the_end_and_letting_go_leaves_the_workload_alone(
+        self, make: MakeEngine
+    ) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "serve"))
+        await see(engine, "vm_a_1", running)
+        request = StreamRequest(kind=StreamKind.ATTACH, instance_id="ins_a")
+        await (await engine.join("vm_a_1", request)).aclose()
+        channel = await engine.join("vm_a_1", request)
+        assert (await see(engine, "vm_a_1", running)).phase is VmPhase.RUNNING
+        await engine.stop("vm_a_1", 1.0)
+        items = [item async for item in channel.output()]
+        assert isinstance(items[-1], ExecDone)
+        await see(engine, "vm_a_1", ended)
+        with pytest.raises(ConflictError):
+            await engine.join("vm_a_1", request)
+
+    async def test_a_suspended_vm_sleeps_until_it_is_resumed(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "serve"))
+        before = await see(engine, "vm_a_1", running)
+        for _ in range(2):
+            await engine.suspend("vm_a_1")
+            assert (await see(engine, "vm_a_1", asleep)).phase is VmPhase.ASLEEP
+        with pytest.raises(ConflictError):
+            await engine.exec("vm_a_1", exec_request("true"))
+        for _ in range(2):
+            await engine.resume("vm_a_1")
+            assert (await see(engine, "vm_a_1", running)).address == before.address
+
+    async def test_a_suspended_vm_can_be_stopped(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        await engine.run(order(under_test, "a", "serve"))
+        await see(engine, "vm_a_1", running)
+        await engine.suspend("vm_a_1")
+        await engine.stop("vm_a_1", 1.0)
+        assert (await see(engine, "vm_a_1", ended)).asked
+        with pytest.raises(ConflictError):
+            await engine.resume("vm_a_1")
+        with pytest.raises(ConflictError):
+            await engine.suspend("vm_a_1")
 
     async def test_a_stopped_vm_ends_as_asked(self, make: MakeEngine) -> None:
         under_test = await make()

@@ -41,3 +41,7 @@ class TestTheContractRejectsAWrongEngine:
     async def test_that_cannot_tell_an_asked_end_from_a_crash(self) -> None:
         with pytest.raises(AssertionError):
             await EngineContract().test_a_stopped_vm_ends_as_asked(self.make)
+
+    async def test_that_takes_what_sleeps_for_a_crash(self) -> None:
+        with pytest.raises(AssertionError):
+            await EngineContract().test_a_suspended_vm_can_be_stopped(self.make)

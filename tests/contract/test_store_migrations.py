@@ -17,20 +17,23 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from shellwego.core.errors import ConflictError
+from shellwego.core.instances import Sleep
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.store import migrate
 from shellwego.drivers.store.rules import ENTITIES
 from shellwego.drivers.store.schema import TABLES, metadata
 from shellwego.drivers.store.sqlite import open_sqlite
+from shellwego.ports.store import eq
 from tests.contract.store_contract import user
 
 SCRIPTS = Path(migrate.__file__).parent / "migrations"
-SECOND = """
+NEXT = f"{int(migrate.HEAD) + 1:04}"
+LATER = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "{next}"
+down_revision = "{head}"
 
 
 def upgrade() -> None:
@@ -58,7 +61,7 @@ def scripts(tmp_path: Path) -> Path:
 def later_version(directory: Path, then: str) -> Path:
     scripts = directory / "migrations"
     shutil.copytree(SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    (scripts / "versions" / "second.py").write_text(SECOND.format(then=then))
+    (scripts / "versions" / "later.py").write_text(LATER.format(then=then, next=NEXT, head=migrate.HEAD))
     return scripts
 
 
@@ -112,9 +115,9 @@ def test_a_current_database_is_left_alone(path: Path) -> None:
 
 async def test_an_upgrade_keeps_the_rows_and_a_copy_of_what_was(path: Path, scripts: Path) -> None:
     await make_database(path)
-    migrate.upgrade(path, scripts=scripts, head="0002")
-    copy = path.with_name("state.db.before-0002")
-    assert (migrate.revision(path), migrate.revision(copy)) == ("0002", "0001")
+    migrate.upgrade(path, scripts=scripts, head=NEXT)
+    copy = path.with_name(f"state.db.before-{NEXT}")
+    assert (migrate.revision(path), migrate.revision(copy)) == (NEXT, migrate.HEAD)
     assert emails(path) == emails(copy) == ["a@example.org"]
     assert "phone" in columns(path)
     assert "phone" not in columns(copy)
@@ -123,9 +126,9 @@ async def test_an_upgrade_keeps_the_rows_and_a_copy_of_what_was(path: Path, scri
 
 async def test_an_upgrade_can_be_taken_back(path: Path, scripts: Path) -> None:
     await make_database(path)
-    migrate.upgrade(path, scripts=scripts, head="0002")
-    migrate.downgrade(path, "0001", scripts=scripts)
-    assert migrate.revision(path) == "0001"
+    migrate.upgrade(path, scripts=scripts, head=NEXT)
+    migrate.downgrade(path, migrate.HEAD, scripts=scripts)
+    assert migrate.revision(path) == migrate.HEAD
     assert "phone" not in columns(path)
     store = open_sqlite(path, SystemClock())
     assert await store.read(lambda tx: tx.users.select()) == [user("a")]
@@ -140,8 +143,8 @@ async def test_everything_can_be_taken_back(path: Path) -> None:
 
 async def test_a_newer_schema_is_refused_and_left_alone(path: Path, scripts: Path) -> None:
     await make_database(path)
-    migrate.upgrade(path, scripts=scripts, head="0002")
-    with pytest.raises(ConflictError, match="schema 0002") as caught:
+    migrate.upgrade(path, scripts=scripts, head=NEXT)
+    with pytest.raises(ConflictError, match=f"schema {NEXT}") as caught:
         open_sqlite(path, SystemClock())
     assert caught.value.resolution
     assert "phone" in columns(path)
@@ -181,7 +184,33 @@ async def test_a_migration_that_fails_half_way_leaves_the_old_schema(path: Path,
     await make_database(path)
     broken = later_version(tmp_path, then='op.execute("INSERT INTO nowhere VALUES (1)")')
     with pytest.raises(sa.exc.OperationalError, match="nowhere"):
-        migrate.upgrade(path, scripts=broken, head="0002")
-    assert migrate.revision(path) == "0001"
+        migrate.upgrade(path, scripts=broken, head=NEXT)
+    assert migrate.revision(path) == migrate.HEAD
     assert "phone" not in columns(path)
     assert emails(path) == ["a@example.org"]
+
+
+async def test_instances_of_before_there_was_sleep_are_awake_and_can_be_taken_back(path: Path) -> None:
+    migrate.upgrade(path, head="0001")
+    with closing(sqlite3.connect(path)) as connection:
+        kinds = {row[1]: row[2] for row in connection.execute("PRAGMA table_info(instances)")}
+        texts = {
+            "id": "ins_a",
+            "owner": "app",
+            "desired": "serve",
+            "phase": "healthy",
+            "observed": "{}",
+            "command": None,
+        }
+        row = {name: texts.get(name, "" if kind == "TEXT" else 1) for name, kind in kinds.items()}
+        connection.execute(f"INSERT INTO instances VALUES ({', '.join('?' * len(row))})", list(row.values()))  # noqa: S608
+        connection.commit()
+    store = open_sqlite(path, SystemClock())
+    (instance,) = await store.read(lambda tx: tx.instances.select(eq("sleep", "awake")))
+    assert (instance.id, instance.sleep) == ("ins_a", Sleep.AWAKE)
+    await store.close()
+    migrate.downgrade(path, "0001")
+    with closing(sqlite3.connect(path)) as connection:
+        cursor = connection.execute("SELECT * FROM instances")
+        names = [column[0] for column in cursor.description]
+        assert dict(zip(names, cursor.fetchone(), strict=True)) == row

@@ -18,7 +18,17 @@ from shellwego.control.nodes import Nodes
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App, AppConfig, Process, Release, Service, content_hash
 from shellwego.core.assignments import Assignments, NodeReport, Registration
-from shellwego.core.convergence import Health, Memory, RunVm, StopVm, Verdict, converge
+from shellwego.core.convergence import (
+    DeleteVm,
+    Health,
+    Memory,
+    ResumeVm,
+    RunVm,
+    StopVm,
+    SuspendVm,
+    Verdict,
+    converge,
+)
 from shellwego.core.deployments import Deployment, DeploymentState, Stage
 from shellwego.core.images import Image, ImageState
 from shellwego.core.instances import Desired, Instance
@@ -106,7 +116,11 @@ class FakeNode:
                     self._boot(action)
                 case StopVm(vm_id=vm_id):
                     self.vms[vm_id] = replace(self.vms[vm_id], phase=VmPhase.ENDED, asked=True, exit_code=143)
-                case _:
+                case SuspendVm(vm_id=vm_id):
+                    self.vms[vm_id] = replace(self.vms[vm_id], phase=VmPhase.ASLEEP)
+                case ResumeVm(vm_id=vm_id):
+                    self.vms[vm_id] = replace(self.vms[vm_id], phase=VmPhase.RUNNING)
+                case DeleteVm():
                     del self.vms[action.vm_id]
 
     def _check(self, vm: VmView) -> Health:

@@ -21,13 +21,14 @@ from shellwego.core.changes import (
     MoveDeployment,
     Start,
     Stop,
+    Suspend,
     change_instance,
     move_deployment,
     new_instance,
 )
 from shellwego.core.deployments import DEPLOYMENT_MOVES, FINISHED, Deployment, DeploymentState, Stage, Strategy
 from shellwego.core.images import ImageState
-from shellwego.core.instances import PHASE_MOVES, Desired, Instance, Observed, Phase
+from shellwego.core.instances import PHASE_MOVES, Desired, Instance, Observed, Phase, Sleep
 from shellwego.core.rollout import RolloutPlan
 from shellwego.core.rollout_facts import STRATEGIES, ImageFacts, RolloutFacts
 from shellwego.core.routing import Edge
@@ -194,7 +195,37 @@ class History:
         self._strike(x, Phase.UNHEALTHY, {Phase.HEALTHY})
 
     def _on_sleep(self, x: int) -> None:
-        self._strike(x, Phase.ASLEEP, {Phase.HEALTHY})
+        """By itself; or somebody has one sleep, or wakes all."""
+        match x % 3:
+            case 0:
+                self._strike(x, Phase.ASLEEP, {Phase.HEALTHY})
+            case 1:
+                self._doze(x)
+            case _:
+                self._wake()
+
+    def _doze(self, x: int) -> None:
+        """As the use case: it is to leave the routes, and then to sleep."""
+        fit = [
+            i
+            for i in self.instances.values()
+            if i.phase is Phase.HEALTHY and i.desired is Desired.SERVE and i.sleep is Sleep.AWAKE
+        ]
+        if fit:
+            hit = fit[x % len(fit)]
+            self.instances[hit.id] = replace(
+                hit, sleep=Sleep.DOZING, drain_since=self.now, routed_version=None, unrouted_version=None
+            )
+
+    def _wake(self) -> None:
+        for instance in self._live():
+            if instance.desired is Desired.SERVE and instance.sleep is not Sleep.AWAKE:
+                woken = replace(
+                    instance, sleep=Sleep.AWAKE, drain_since=None, routed_version=None, unrouted_version=None
+                )
+                self.instances[instance.id] = woken
+                if instance.phase is Phase.ASLEEP and instance.node_id not in self.down:
+                    self._report(woken, Phase.HEALTHY)
 
     def _strike(self, x: int, phase: Phase, among: set[Phase]) -> None:
         hit = [i for i in self.instances.values() if i.phase in among and i.node_id not in self.down]
@@ -281,6 +312,8 @@ class History:
                 self._report(instance, Phase.FAILED)
             case Phase.STARTING if behaviour == "hangs":
                 self._report(instance, Phase.STARTING, detail="checks", reason="connection refused")
+            case Phase.HEALTHY if instance.sleep is Sleep.ASLEEP:
+                self._report(instance, Phase.ASLEEP)
             case Phase.STARTING | Phase.UNHEALTHY:
                 self._report(instance, Phase.HEALTHY)
             case _:
@@ -321,7 +354,7 @@ class History:
         routed = frozenset(
             i.id
             for i in self.instances.values()
-            if i.desired is Desired.SERVE and i.phase is Phase.HEALTHY and self.has_port(i)
+            if i.desired is Desired.SERVE and i.sleep is Sleep.AWAKE and i.phase is Phase.HEALTHY and self.has_port(i)
         )
         fresh = [i for i in self.instances.values() if drains(i) and i.unrouted_version is None]
         if routed == self.tables[-1] and not fresh:
@@ -403,7 +436,7 @@ class History:
                     id_ = f"ins{self._made:05d}"
                     release = self.releases[change.release_id]
                     self.instances[id_] = new_instance(change, "app", release, id_=id_, now=self.now)
-                case Drain() | Stop() | Lose():
+                case Drain() | Stop() | Suspend() | Lose():
                     assert change.instance_id not in touched, "one change an instance"
                     touched.add(change.instance_id)
                     changed = change_instance(self.instances[change.instance_id], change, self.now)
@@ -507,7 +540,8 @@ class History:
 
 
 def drains(instance: Instance) -> bool:
-    return instance.live and instance.desired is Desired.DRAIN
+    dozes = instance.desired is Desired.SERVE and instance.sleep is Sleep.DOZING
+    return instance.live and (instance.desired is Desired.DRAIN or dozes)
 
 
 def random_events(seed: int) -> list[Event]:

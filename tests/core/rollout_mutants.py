@@ -54,6 +54,8 @@ MUTANTS = (
         "if port and instance.phase in DRAINABLE:",
         "if port and not instance.live:",
     ),
+    Mutant("a doze is never over", "rollout", "or instance.id in leaving", "or instance.desired is Desired.SERVE"),
+    Mutant("sleep is given to what leaves", "rollout", " or instance.id in leaving", ""),
     Mutant("edges are not waited for", "routes", "if behind and now < give_up:", "if behind and now < give_up - 1e9:"),
     Mutant("a silent edge holds for ever", "routes", "if behind and now < give_up:", "if behind:"),
     Mutant("silent edges are not named", "routes", "silent=tuple(sorted(edge.name for edge in behind))", "silent=()"),

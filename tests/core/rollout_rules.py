@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from shellwego.core.apps import Release, wanted_counts
-from shellwego.core.changes import Drain, Lose, MoveDeployment, Start, Stop
+from shellwego.core.changes import Drain, Lose, MoveDeployment, Start, Stop, Suspend
 from shellwego.core.deployments import ROLLING, Deployment, DeploymentState, Strategy
-from shellwego.core.instances import SERVING, Desired, Instance, Phase
+from shellwego.core.instances import SERVING, Desired, Instance, Phase, Sleep
 from shellwego.core.rollout import RolloutPlan
 from shellwego.core.rollout_facts import RolloutFacts
 
@@ -27,6 +27,8 @@ def check_before(world: History, plan: RolloutPlan) -> None:
             assert world.instances[change.instance_id].desired is Desired.SERVE
         if isinstance(change, Stop):
             _check_stop(world, change)
+        if isinstance(change, Suspend):
+            _check_suspend(world, change)
     _check_nothing_drains_for_ever(world, plan)
 
 
@@ -52,7 +54,18 @@ def _check_stop(world: History, change: Stop) -> None:
         _check_edge_let_go(world, edge, instance, change)
 
 
-def _check_edge_let_go(world: History, edge: EdgeSide, instance: Instance, change: Stop) -> None:
+def _check_suspend(world: History, change: Suspend) -> None:
+    """What may have requests under way falls asleep only once it is emptied, or its time is over."""
+    instance = world.instances[change.instance_id]
+    assert instance.sleep is Sleep.DOZING, "nobody asked for that"
+    assert instance.desired is Desired.SERVE, "what leaves for good needs no sleep"
+    if world.has_port(instance) and instance.phase in _OPEN:
+        assert instance.unrouted_version is not None, "asleep before it left the routes"
+        for edge in world.edges:
+            _check_edge_let_go(world, edge, instance, change)
+
+
+def _check_edge_let_go(world: History, edge: EdgeSide, instance: Instance, change: Stop | Suspend) -> None:
     assert instance.drain_since is not None
     assert instance.unrouted_version is not None
     told = edge.told
@@ -69,9 +82,11 @@ def _check_edge_let_go(world: History, edge: EdgeSide, instance: Instance, chang
 
 
 def _check_nothing_drains_for_ever(world: History, plan: RolloutPlan) -> None:
-    touched = {change.instance_id for change in plan.changes if isinstance(change, Stop | Lose)}
+    touched = {change.instance_id for change in plan.changes if isinstance(change, Stop | Suspend | Lose | Drain)}
     for instance in world.instances.values():
-        if instance.live and instance.desired is Desired.DRAIN and instance.unrouted_version is not None:
+        dozes = instance.desired is Desired.SERVE and instance.sleep is Sleep.DOZING
+        leaves = instance.live and (instance.desired is Desired.DRAIN or dozes)
+        if leaves and instance.unrouted_version is not None:
             assert instance.drain_since is not None
             longest = max(EDGE_TIMEOUT_S, world.drain_timeout_of(instance))
             assert instance.id in touched or world.now < instance.drain_since + longest, "drains for ever"

@@ -19,10 +19,13 @@ from shellwego.core.convergence import (
     End,
     Health,
     Memory,
+    ResumeVm,
     RunVm,
     StopVm,
+    SuspendVm,
     Verdict,
     converge,
+    hindered,
     refused,
     vm_id,
 )
@@ -61,6 +64,7 @@ class Host:
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     now: float = 100.0
     present: bool = True
+    asleep: bool = False
     assigned: bool = True
     vms: dict[str, VmView] = field(default_factory=dict)
     memories: dict[str, Memory] = field(default_factory=dict)
@@ -71,7 +75,7 @@ class Host:
 
     def look(self) -> tuple[Action, ...]:
         workload = replace(WORKLOAD, restart=self.restart)
-        item = Assignment(instance_id="ins", workload=workload, present=self.present)
+        item = Assignment(instance_id="ins", workload=workload, present=self.present, asleep=self.asleep)
         step = converge((item,) if self.assigned else (), self.vms.values(), self.memories, self.health, self.now)
         self.memories, self.observed, self.wake_at = dict(step.memories), dict(step.observed), step.wake_at
         return step.actions
@@ -114,6 +118,13 @@ class Host:
         )
         self.vms[ended.vm_id] = replace(ended, **changes)  # type: ignore[arg-type]
 
+    def become(self, phase: VmPhase) -> None:
+        self.vms[self.vm.vm_id] = replace(self.vm, phase=phase)
+
+    def hinder(self, end: End) -> None:
+        """As if the engine had refused the last order to sleep or to wake."""
+        self.memories["ins"] = hindered(self.memories["ins"], end, self.now)
+
     def check(self, verdict: Verdict, reason: str = "") -> None:
         self.health[self.vm.vm_id] = Health(vm_id=self.vm.vm_id, verdict=verdict, reason=reason, since=self.now)
 
@@ -147,6 +158,59 @@ def test_a_running_vm_is_left_alone() -> None:
     host = Host()
     host.act()
     assert host.look() == ()
+
+
+def test_a_vm_falls_asleep_and_wakes_by_one_order_each_and_in_between_nothing_is_told() -> None:
+    host = Host(asleep=True)
+    host.act()
+    assert host.look() == (SuspendVm(vm_id=host.vm.vm_id, instance_id="ins"),)
+    host.become(VmPhase.SUSPENDING)
+    assert (host.look(), host.observed) == ((), {})
+    host.become(VmPhase.ASLEEP)
+    assert (host.look(), host.seen.phase, host.seen.address) == ((), Phase.ASLEEP, "")
+    host.asleep = False
+    assert host.look() == (ResumeVm(vm_id=host.vm.vm_id, instance_id="ins"),)
+    host.become(VmPhase.RESUMING)
+    assert (host.look(), host.observed) == ((), {})
+
+
+def test_a_suspend_that_failed_is_told_and_not_tried_again_until_it_is_asked_for_anew() -> None:
+    host = Host(asleep=True)
+    host.act()
+    host.check(Verdict.PASSING)
+    host.hinder(End(reason="cannot", reason_code="suspend-failed"))
+    assert host.look() == ()
+    assert (host.seen.phase, host.seen.reason, host.seen.reason_code) == (Phase.HEALTHY, "cannot", "suspend-failed")
+    host.asleep = False
+    assert (host.look(), host.seen.reason_code) == ((), "")
+    host.asleep = True
+    assert [type(action) for action in host.look()] == [SuspendVm]
+
+
+def test_a_resume_is_tried_again_and_a_memory_that_is_lost_makes_room_for_the_next_attempt() -> None:
+    host = Host(asleep=True)
+    host.act()
+    host.become(VmPhase.ASLEEP)
+    host.asleep = False
+    host.hinder(End(reason="busy", reason_code="resume-failed"))
+    assert (host.look(), host.seen.phase, host.seen.reason) == ((), Phase.ASLEEP, "busy")
+    assert host.wake_at is not None
+    host.now = host.wake_at
+    assert [type(action) for action in host.look()] == [ResumeVm]
+    host.hinder(End(reason="damaged", reason_code="resume-failed", permanent=True))
+    assert host.act() == (StopVm(vm_id=vm_id("ins", 1), grace_s=0),)
+    host.end(None, asked=True)
+    host.act()
+    host.now += 1
+    assert [type(action) for action in host.act()] == [RunVm]
+
+
+def test_what_sleeps_is_stopped_like_anything_else() -> None:
+    host = Host(asleep=True)
+    host.act()
+    host.become(VmPhase.ASLEEP)
+    host.present = False
+    assert host.act() == (StopVm(vm_id=vm_id("ins", 1), grace_s=7.0),)
 
 
 def test_three_ends_of_a_workload_that_exits_at_once_cost_little_beside_the_boots() -> None:

@@ -9,10 +9,10 @@ from typing import TypeVar
 import pytest
 
 from shellwego.core.apps import App, Process, Release, RestartMode, RestartPolicy
-from shellwego.core.changes import Aim, Change, Drain, Forget, Lose, MoveDeployment, Start, Stop
+from shellwego.core.changes import Aim, Change, Drain, Forget, Lose, MoveDeployment, Start, Stop, Suspend
 from shellwego.core.deployments import Deployment, DeploymentState, Stage
 from shellwego.core.images import ImageState
-from shellwego.core.instances import Desired, Instance, Observed, OwnerKind, Phase
+from shellwego.core.instances import Desired, Instance, Observed, OwnerKind, Phase, Sleep
 from shellwego.core.rollout import ImageFacts, RolloutFacts, RolloutPlan, plan_rollout
 from shellwego.core.routes import EDGE_TIMEOUT_S
 from shellwego.core.routing import Edge
@@ -358,6 +358,33 @@ def test_a_stopped_app_drains_all() -> None:
 
 def test_sleeping_instances_are_capacity() -> None:
     assert plan(STABLE, instance(V1, phase=Phase.ASLEEP)) == RolloutPlan()
+
+
+def test_what_is_to_sleep_does_so_once_the_edges_have_nothing_of_it() -> None:
+    dozing = replace(instance(V1), sleep=Sleep.DOZING, drain_since=NOW, routed_version=None)
+    assert plan(STABLE, dozing) == RolloutPlan(), "it has no number yet by which edges could confirm"
+    left = replace(dozing, unrouted_version=5)
+    busy = plan(STABLE, left, edges=[edge(v1_0=2)])
+    assert not busy.changes
+    assert busy.next_at is not None
+    assert only(plan(STABLE, left, edges=[edge()]), Suspend).cut == 0
+    late = plan(STABLE, left, edges=[edge(v1_0=2)], now=NOW + 31)
+    assert only(late, Suspend).cut == 2
+    assert kinds(plan(replace(STABLE, stopped=True), left).changes) == ["Drain"], "a stop overtakes it"
+    assert kinds(plan(replace(STABLE, deleting=True), left).changes) == ["Drain"]
+
+
+def test_a_deployment_does_not_wait_for_routes_to_what_is_to_sleep() -> None:
+    dozing = replace(instance(V2), sleep=Sleep.DOZING, routed_version=None, unrouted_version=5, drain_since=NOW)
+    rolling = replace(STABLE, release_id=V2.id)
+    made = plan(rolling, dozing, deployments=[deployment(V2)], edges=[edge(v2_0=1)])
+    assert last_move(made).state is DeploymentState.SUCCEEDED
+
+
+def test_what_serves_nothing_sleeps_at_once() -> None:
+    worker = release(1, port=0)
+    made = plan(STABLE, replace(instance(worker), sleep=Sleep.DOZING, drain_since=NOW), releases=(worker,))
+    assert kinds(made.changes) == ["Suspend"]
 
 
 def test_a_lost_node_is_made_up_for_at_once() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from shellwego.core.apps import Process
-from shellwego.core.instances import Desired, Instance, Observed, OwnerKind, Phase
+from shellwego.core.instances import Desired, Instance, Observed, OwnerKind, Phase, Sleep
 from shellwego.core.routes import EDGE_TIMEOUT_S, RouteFacts, drained, route_of
 from shellwego.core.routing import Departed, Route, RouteState
 from tests.core.app_builder import NOW, app, draining, edge, instance, release
@@ -70,6 +70,8 @@ def test_an_instance_that_answers_at_a_socket_is_an_endpoint_without_a_port_and_
         {"desired": Desired.DRAIN},
         {"desired": Desired.STOP},
         {"owner": OwnerKind.RUN},
+        {"sleep": Sleep.DOZING},
+        {"sleep": Sleep.ASLEEP},
         {"process": "worker"},
         {"observed": Observed(phase=Phase.HEALTHY)},
     ],
@@ -87,6 +89,8 @@ def test_the_state_tells_why_there_is_no_endpoint() -> None:
     assert route(counts={"web": 0}).state is RouteState.STOPPED
     assert route(instance(V1, phase=Phase.STARTING)).state is RouteState.STARTING
     assert route(instance(V1, phase=Phase.UNHEALTHY)).state is RouteState.FAILING
+    assert route(instance(V1, phase=Phase.ASLEEP)).state is RouteState.ASLEEP
+    assert route(instance(V1, sleep=Sleep.DOZING)).state is RouteState.ASLEEP
     again = instance(V1, phase=Phase.STARTING, observed=Observed(phase=Phase.STARTING, ends=2))
     assert route(again).state is RouteState.FAILING
 

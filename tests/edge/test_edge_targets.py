@@ -109,6 +109,7 @@ def test_every_state_without_endpoints_has_a_page_and_endpoints_outrank_it() -> 
         "stopped.localhost": "app-stopped",
         "starting.localhost": "app-starting",
         "failing.localhost": "app-failing",
+        "asleep.localhost": "app-asleep",
     }
     assert targets.hosts == {"odd.localhost": "app_odd"}
 

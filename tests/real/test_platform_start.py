@@ -142,7 +142,7 @@ def test_a_data_directory_that_the_platform_cannot_reach_is_told_with_its_mode(p
     assert f"chmod o+x {place}/closed" in ended.said
 
 
-@pytest.mark.parametrize("flag", ["--http-port", "--api-port"])
+@pytest.mark.parametrize("flag", ["--http-port", "--api-port", "--grpc-port"])
 def test_a_taken_port_is_named_with_the_way_to_its_holder(place: Path, flag: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]

@@ -28,7 +28,7 @@ from plasmavmc.server.engine import EngineVms
 from plasmavmc.server.identity import by_socket
 from plasmavmc.server.images import EngineImages
 from plasmavmc.server.node import EngineNode, NodeSite
-from plasmavmc.server.services import Services
+from plasmavmc.server.services import EngineServices
 from plasmavmc.server.transport import ROOT_UID, listen_unix
 from plasmavmc.types import SYSTEM_SCOPE, GuestKind, Scope, VmSpec
 from tests.engine.engine_rig import EngineRig
@@ -71,7 +71,7 @@ class RpcRig:
     images: EngineImages
     node: EngineNode
     catalogue: Catalogue
-    services: Services
+    services: EngineServices
     policy: PolicyFile
     policy_path: Path
     socket: Path
@@ -144,7 +144,7 @@ async def running(
             policy=RegistryPolicy(registries),
         )
         vms = EngineVms(manager, catalogue, node, kept_changes=kept_changes)
-        services = Services(vms, images, node)
+        services = EngineServices(vms, images, node)
         policy_path = directory / "policy.toml"
         policy_path.write_text(policy_text())
         policy = PolicyFile(policy_path)

@@ -53,13 +53,13 @@ class Connection:
             raise Failure(f"--token-file: {self.token_file} cannot be read: {error.strerror}", code=USAGE) from error
 
     def tls(self) -> ClientTls | None:
-        """Certificates, all or none."""
+        """Certificates: ours with its key where there is one, and always the authority of the server's."""
         from plasmavmc.rpc.client import ClientTls  # noqa: PLC0415
 
-        if self.tls_cert and self.tls_key and self.tls_ca:
+        if self.tls_ca and bool(self.tls_cert) == bool(self.tls_key):
             return ClientTls(self.tls_cert, self.tls_key, self.tls_ca)
         if self.tls_cert or self.tls_key or self.tls_ca:
-            raise Failure("give --tls-cert, --tls-key and --tls-ca together", code=USAGE)
+            raise Failure("give --tls-cert and --tls-key together, and --tls-ca with them", code=USAGE)
         return None
 
 

@@ -36,7 +36,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         envvar="PLASMAVMC_SERVER",
         default="unix:/run/plasmavmc/plasmavmc.sock",
         show_default=True,
-        help="unix:PATH, or HOST:PORT with --tls-cert, --tls-key and --tls-ca.",
+        help="unix:PATH, or HOST:PORT with --tls-ca, and --tls-cert and --tls-key or a token.",
     ),
     click.option(
         "--project",

@@ -168,7 +168,8 @@ class Image:
     scope: Scope
     digest: str
     names: tuple[str, ...]
-    kind: GuestKind
+    kind: GuestKind | None
+    """None: it was not looked into."""
     size_bytes: int
     created: float
     """When it was registered, in seconds since the epoch."""

@@ -47,6 +47,7 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.use_local_subchannel_pool", 1),
 )
+_LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 _UPLOAD_CHUNK = MIB
 
 Answer = TypeVar("Answer")
@@ -55,10 +56,10 @@ Metadata = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """Mutual TLS: our certificate and key, and the authority that the server's certificate is from. PEM files."""
+    """The authority that the server's certificate is from, and for mutual TLS our certificate and key. PEM files."""
 
-    certificate: Path
-    key: Path
+    certificate: Path | None
+    key: Path | None
     authority: Path
     server_name: str = ""
     """Where the certificate names another host than the address does."""
@@ -80,7 +81,8 @@ class WatchEvent:
 async def connect(
     address: str, *, token: str = "", tls: ClientTls | None = None, timeout_s: float = 10.0
 ) -> AsyncIterator[EngineClient]:
-    """A connection to `unix:PATH`, or to `host:port` with `tls`; the server has answered when it is given out.
+    """A connection to `unix:PATH`, or to `host:port` with `tls`; without it only to this machine's loopback, and with a
+    token. The server has answered when it is given out.
 
     Raises:
         InvalidSpecError: `address`, it is neither.
@@ -88,13 +90,13 @@ async def connect(
         ForbiddenError: the socket is not ours to open.
         HostError: a file of `tls` cannot be read.
     """
-    async with _channel(address, tls) as channel:
+    async with _channel(address, tls, clear=bool(token)) as channel:
         with _translated():
             await cast("Any", HealthStub(channel)).Check(HealthCheckRequest(), timeout=timeout_s)
         yield EngineClient(channel, (("authorization", f"Bearer {token}"),) if token else ())
 
 
-def _channel(address: str, tls: ClientTls | None) -> grpc.aio.Channel:
+def _channel(address: str, tls: ClientTls | None, *, clear: bool) -> grpc.aio.Channel:
     path = address.removeprefix("unix:")
     if path != address:
         _check_socket(Path(path))
@@ -102,8 +104,11 @@ def _channel(address: str, tls: ClientTls | None) -> grpc.aio.Channel:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise InvalidSpecError("address", f"{address[:100]!r} is neither unix:PATH nor host:port")
+    if tls is None and clear and host in _LOOPBACK:
+        return grpc.aio.insecure_channel(address, options=_OPTIONS)
     if tls is None:
-        raise InvalidSpecError("address", "a server is reached over TCP with certificates only")
+        words = "a server is reached over TCP with certificates only, or with a token on this machine"
+        raise InvalidSpecError("address", words)
     named = (("grpc.ssl_target_name_override", tls.server_name),) if tls.server_name else ()
     return grpc.aio.secure_channel(address, _credentials(tls), options=(*_OPTIONS, *named))
 
@@ -124,10 +129,11 @@ def _check_socket(path: Path) -> None:
 
 def _credentials(tls: ClientTls) -> grpc.ChannelCredentials:
     try:
-        authority, key, certificate = (path.read_bytes() for path in (tls.authority, tls.key, tls.certificate))
+        authority = tls.authority.read_bytes()
+        own = [path.read_bytes() for path in (tls.key, tls.certificate) if path is not None]
     except OSError as error:
         raise HostError("tls-files", f"{error.filename} cannot be read: {error.strerror}") from error
-    return grpc.ssl_channel_credentials(authority, key, certificate)
+    return grpc.ssl_channel_credentials(authority, *own)
 
 
 async def _answers(call: grpc.aio.Call, answers: AsyncIterable[Answer]) -> AsyncGenerator[Answer, None]:

@@ -34,9 +34,9 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class Identify(Protocol):
-    """Tells who calls, from what the transport knows for sure."""
+    """Tells who calls, from what the transport knows for sure, or from a token."""
 
-    def __call__(self, context: Context) -> Principal:
+    async def __call__(self, context: Context) -> Principal:
         """Raises `UnauthenticatedError`: nobody whom we know."""
 
 
@@ -180,7 +180,7 @@ class Gate(grpc.aio.ServerInterceptor):
         """A call's way through: known, served, and its error told."""
         call: Call | None = None
         try:
-            call = Call(self._identify(context), action, self._authorizer)
+            call = Call(await self._identify(context), action, self._authorizer)
             _current.set(call)
             yield call
         except PlasmaError as error:

@@ -9,12 +9,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+from typing import Protocol
 
 _LENGTH = 26
 
 
+class ChooseId(Protocol):
+    """Makes an id for the `number`-th thing of a request: always the same for the same request id, a new one without."""
+
+    def __call__(self, prefix: str, principal: str, request_id: str, number: int = 0) -> str: ...
+
+
 def choose_id(prefix: str, principal: str, request_id: str, number: int = 0) -> str:
-    """An id for the `number`-th thing of a request."""
+    """See `ChooseId`."""
     seed = f"{principal}\0{request_id}\0{number}".encode() if request_id else secrets.token_bytes(32)
     return f"{prefix}_{base64.b32encode(hashlib.sha256(seed).digest()).decode().lower()[:_LENGTH]}"
 

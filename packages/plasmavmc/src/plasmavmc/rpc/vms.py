@@ -24,7 +24,7 @@ from plasmavmc.rpc.conversions.values import duration_from_pb, text, time_from_p
 from plasmavmc.rpc.conversions.vms import copies_from_pb, filter_from_pb, spec_from_pb, vm_to_pb
 from plasmavmc.rpc.gate import Call, Context, current_call
 from plasmavmc.rpc.idempotency import Answers
-from plasmavmc.rpc.identifiers import choose_id, name_of
+from plasmavmc.rpc.identifiers import ChooseId, choose_id, name_of
 from plasmavmc.rpc.paging import after_of, cut, page_size
 from plasmavmc.rpc.sessions import START_DEADLINE_S, copied_in, copied_out, first_message, joined
 from plasmavmc.rpc.v1 import vm_pb2, vm_pb2_grpc
@@ -42,9 +42,10 @@ def vm_not_found(vm_id: str) -> NotFoundError:
 class VmServicer(vm_pb2_grpc.VmServiceServicer):
     """See the module's head. Each method asks the gate before it does or tells anything."""
 
-    def __init__(self, api: VmApi, answers: Answers) -> None:
+    def __init__(self, api: VmApi, answers: Answers, choose: ChooseId = choose_id) -> None:
         self._api = api
         self._answers = answers
+        self._choose_id = choose
 
     # Writes
 
@@ -53,7 +54,7 @@ class VmServicer(vm_pb2_grpc.VmServiceServicer):
             call = current_call()
             asked = spec_from_pb(request.spec)
             scope = call.home(asked.scope, "spec.scope")
-            vm_id = asked.id or choose_id("vm", call.principal.id, request.request_id)
+            vm_id = asked.id or self._choose_id("vm", call.principal.id, request.request_id)
             call.subject = vm_id
             await call.admit(scope, vm_id)
             spec = replace(asked, id=vm_id, scope=scope, name=asked.name or name_of(vm_id))
@@ -89,7 +90,7 @@ class VmServicer(vm_pb2_grpc.VmServiceServicer):
             copies = tuple(
                 replace(each, vm_id=vm_id, name=each.name or name_of(vm_id))
                 for number, each in enumerate(copies_from_pb(request))
-                for vm_id in (each.vm_id or choose_id("vm", call.principal.id, request.request_id, number),)
+                for vm_id in (each.vm_id or self._choose_id("vm", call.principal.id, request.request_id, number),)
             )
             forked = await self._api.fork(request.vm_id, copies)
             return vm_pb2.ForkVmResponse(vms=[vm_to_pb(vm) for vm in forked])

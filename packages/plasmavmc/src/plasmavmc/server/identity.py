@@ -16,17 +16,17 @@ from collections.abc import Iterable, Mapping
 
 from plasmavmc.errors import UnauthenticatedError
 from plasmavmc.rpc.access import Principal
+from plasmavmc.rpc.bearer import bearer_token
 from plasmavmc.rpc.gate import Context, Identify
 from plasmavmc.server.authorizer import PolicyFile
 
 _SUBJECT = "x509_subject"
-_MAX_TOKEN = 512
 
 
 def by_socket(policy: PolicyFile, uid: int) -> Identify:
     """Callers of the socket that only user `uid` may open."""
 
-    def identify(context: Context) -> Principal:
+    async def identify(context: Context) -> Principal:
         return _by_token(policy, context) or _known(policy.current().of_uid(uid), f"user {uid}")
 
     return identify
@@ -35,7 +35,7 @@ def by_socket(policy: PolicyFile, uid: int) -> Identify:
 def by_certificate(policy: PolicyFile) -> Identify:
     """Callers over TLS."""
 
-    def identify(context: Context) -> Principal:
+    async def identify(context: Context) -> Principal:
         found = _by_token(policy, context)
         if found is not None:
             return found
@@ -55,14 +55,12 @@ def _by_token(policy: PolicyFile, context: Context) -> Principal | None:
     Raises:
         UnauthenticatedError: it is not valid.
     """
-    headers = [str(value) for key, value in context.invocation_metadata() or () if key == "authorization"]
-    if not headers:
+    token = bearer_token(context)
+    if token is None:
         return None
-    scheme, _, token = headers[0].partition(" ")
-    if len(headers) == 1 and scheme.lower() == "bearer" and 0 < len(token) <= _MAX_TOKEN:
-        found = policy.current().of_token(token)
-        if found is not None:
-            return found
+    found = policy.current().of_token(token)
+    if found is not None:
+        return found
     raise UnauthenticatedError("bad-token", "the token is not valid", resolution="Ask an administrator for a new one.")
 
 

@@ -33,7 +33,7 @@ from plasmavmc.server.engine import EngineVms
 from plasmavmc.server.identity import by_certificate, by_socket
 from plasmavmc.server.images import EngineImages
 from plasmavmc.server.node import EngineNode, NodeSite
-from plasmavmc.server.services import Services
+from plasmavmc.server.services import EngineServices
 from plasmavmc.server.settings import ServerTls, ServeSettings
 from plasmavmc.server.transport import ROOT_UID, listen_tls, listen_unix, socket_of
 
@@ -100,7 +100,7 @@ class Serving:
     async def _serve(
         self,
         engine: Engine,
-        services: Services,
+        services: EngineServices,
         listeners: list[grpc.aio.Server],
         parts: Mapping[str, Coroutine[Any, Any, object]],
     ) -> int:
@@ -122,7 +122,7 @@ class Serving:
             log.error("parts of the server ended", parts=ended)
         return 1 if ended else 0
 
-    async def _probe(self, engine: Engine, services: Services) -> None:
+    async def _probe(self, engine: Engine, services: EngineServices) -> None:
         """Find out what boots here, where that is not known, and let health tell it."""
         if engine.probe is not None:
             try:
@@ -131,7 +131,7 @@ class Serving:
                 log.error("probe failed", error=str(error))
         await services.settled(engine.parts.registry)
 
-    def _listeners(self, services: Services, policy: PolicyFile) -> list[grpc.aio.Server]:
+    def _listeners(self, services: EngineServices, policy: PolicyFile) -> list[grpc.aio.Server]:
         authorizer = PolicyAuthorizer(policy)
         servers = [
             listen_unix(
@@ -144,7 +144,7 @@ class Serving:
             servers.append(listen_tls(self.settings.listen, self.tls, gate, services.enter)[0])
         return servers
 
-    def _services(self, engine: Engine, blobs: BlobStore) -> Services:
+    def _services(self, engine: Engine, blobs: BlobStore) -> EngineServices:
         catalogue = Catalogue(self.installation.data_dir / "images.json")
         site = NodeSite(
             id=f"node_{self.installation.key}",
@@ -163,7 +163,7 @@ class Serving:
             vms=engine.manager.list_vms,
             policy=RegistryPolicy(self.settings.registries_allow),
         )
-        return Services(EngineVms(engine.manager, catalogue, node), images, node)
+        return EngineServices(EngineVms(engine.manager, catalogue, node), images, node)
 
     def _tell_ready(self) -> None:
         also = f"\n  tcp      {self.settings.listen}" if self.settings.listen else ""
@@ -190,7 +190,7 @@ class Serving:
 
 
 @asynccontextmanager
-async def _listening(servers: list[grpc.aio.Server], services: Services) -> AsyncIterator[None]:
+async def _listening(servers: list[grpc.aio.Server], services: EngineServices) -> AsyncIterator[None]:
     """Serve on all; at the end health says so first, and calls under way have a little time."""
     try:
         for server in servers:

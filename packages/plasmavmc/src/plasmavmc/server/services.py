@@ -1,55 +1,23 @@
-"""All services of one server, joined: ours, health and reflection. Every listener offers the same."""
+"""The services of this host: what `rpc.services` joins, over the engine."""
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, cast
-
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection
-
 from plasmavmc.hypervisor.registry import HypervisorRegistry
-from plasmavmc.rpc.idempotency import Answers
-from plasmavmc.rpc.images import ImageServicer
-from plasmavmc.rpc.nodes import NodeServicer
-from plasmavmc.rpc.v1 import image_pb2, image_pb2_grpc, node_pb2, node_pb2_grpc, vm_pb2, vm_pb2_grpc
-from plasmavmc.rpc.vms import VmServicer
+from plasmavmc.rpc.services import Services
 from plasmavmc.server.engine import EngineVms
 from plasmavmc.server.images import EngineImages
 from plasmavmc.server.node import EngineNode
 from plasmavmc.types import Readiness
 
-VM_SERVICE = vm_pb2.DESCRIPTOR.services_by_name["VmService"].full_name
-IMAGE_SERVICE = image_pb2.DESCRIPTOR.services_by_name["ImageService"].full_name
-NODE_SERVICE = node_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name
-OVERALL = ""
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
-
-class Services:
-    """An async context manager: within it, health says that we serve; `VmService` only once VMs can be made."""
+class EngineServices(Services):
+    """See the module's head."""
 
     def __init__(self, vms: EngineVms, images: EngineImages, node: EngineNode) -> None:
+        super().__init__(vms, images, node)
         self.images = images
         self._vms = vms
         self._node = node
-        self._answers = Answers()
-        self._vm_servicer = VmServicer(vms, self._answers)
-        self._image_servicer = ImageServicer(images, self._answers)
-        self._node_servicer = NodeServicer(node, self._answers)
-        self._health: Any = health_aio.HealthServicer()
-
-    def enter(self, server: grpc.aio.Server) -> None:
-        """Offer all services on a server."""
-        vm_pb2_grpc.add_VmServiceServicer_to_server(self._vm_servicer, server)
-        image_pb2_grpc.add_ImageServiceServicer_to_server(self._image_servicer, server)
-        node_pb2_grpc.add_NodeServiceServicer_to_server(self._node_servicer, server)
-        cast("Any", health_pb2_grpc).add_HealthServicer_to_server(self._health, server)
-        names = (VM_SERVICE, IMAGE_SERVICE, NODE_SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-        cast("Any", reflection).enable_server_reflection(names, server)
 
     async def follow(self) -> None:
         """Tell watchers of every change, for ever."""
@@ -57,21 +25,5 @@ class Services:
 
     async def settled(self, registry: HypervisorRegistry) -> None:
         """The backends were probed: health says whether VMs can be made, and watchers of nodes hear of it."""
-        ready = any(status.readiness is Readiness.READY for status in registry.statuses())
-        await self._health.set(VM_SERVICE, _SERVING if ready else _NOT_SERVING)
+        await self.tell_ready(ready=any(status.readiness is Readiness.READY for status in registry.statuses()))
         self._node.tell_news()
-
-    async def tell_end(self) -> None:
-        """Health says from now on that we do not serve any more."""
-        await self._health.enter_graceful_shutdown()
-
-    async def __aenter__(self) -> Services:
-        await self._health.set(VM_SERVICE, _NOT_SERVING)
-        for service in (OVERALL, IMAGE_SERVICE, NODE_SERVICE):
-            await self._health.set(service, _SERVING)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._answers.close()

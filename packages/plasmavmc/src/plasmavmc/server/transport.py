@@ -15,36 +15,19 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
 
 from plasmavmc.errors import HostError
 from plasmavmc.rpc.gate import Gate
+from plasmavmc.rpc.opening import Enter, bind, open_server
 from plasmavmc.server.settings import ServerTls
-from plasmavmc.types import MIB
 
-MAX_REQUEST = 4 * MIB
-MAX_CALLS = 2048
-"""At once on one listener, watches and commands included; more are told RESOURCE_EXHAUSTED."""
 ROOT_UID = 0
 _MAX_PATH = 107
 """Bytes of a socket's path (unix(7))."""
-_OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_REQUEST),
-    ("grpc.max_send_message_length", 16 * MIB),
-    ("grpc.max_concurrent_streams", 256),
-    ("grpc.max_metadata_size", 16 * 1024),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
-    ("grpc.http2.max_ping_strikes", 4),
-    ("grpc.so_reuseport", 0),
-)
-
-Enter = Callable[[grpc.aio.Server], None]
-"""Adds the servicers to a server."""
 
 
 def socket_of(path: Path, uid: int) -> Path:
@@ -61,8 +44,8 @@ def listen_unix(path: Path, uid: int, gate: Gate, enter: Enter) -> grpc.aio.Serv
     if len(os.fsencode(path)) > _MAX_PATH:
         raise HostError("bad-socket", f"the path of the socket {path} has more than {_MAX_PATH} bytes")
     _make_way(path)
-    server = _server(gate, enter)
-    _bind(server, f"unix:{path}", server.add_insecure_port)
+    server = open_server(gate, enter)
+    bind(server, f"unix:{path}", server.add_insecure_port)
     path.chmod(0o600)
     if uid not in (ROOT_UID, os.geteuid()):
         _admit(path, uid)
@@ -75,26 +58,11 @@ def listen_tls(address: str, tls: ServerTls, gate: Gate, enter: Enter) -> tuple[
     Raises:
         HostError: `port-taken`.
     """
-    server = _server(gate, enter)
+    server = open_server(gate, enter)
     credentials = grpc.ssl_server_credentials(
         [(tls.key, tls.certificate)], root_certificates=tls.client_authority, require_client_auth=True
     )
-    return server, _bind(server, address, lambda each: server.add_secure_port(each, credentials))
-
-
-def _server(gate: Gate, enter: Enter) -> grpc.aio.Server:
-    server = grpc.aio.server(interceptors=(gate,), options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
-    enter(server)
-    return server
-
-
-def _bind(server: grpc.aio.Server, address: str, bind: Callable[[str], int]) -> int:
-    try:
-        return bind(address)
-    except RuntimeError as error:
-        raise HostError(
-            "port-taken", f"cannot listen on {address}", details=str(error)[:300], resolution="Choose another address."
-        ) from error
+    return server, bind(server, address, lambda each: server.add_secure_port(each, credentials))
 
 
 def _make_way(path: Path) -> None:

@@ -23,17 +23,25 @@ from shellwego.core.convergence import (
     DeleteVm,
     End,
     Memory,
+    ResumeVm,
     RunVm,
     StopVm,
+    SuspendVm,
     converge,
+    hindered,
     refused,
 )
 from shellwego.core.errors import NotFoundError, ShellWeGoError
-from shellwego.core.instances import Observed
+from shellwego.core.instances import SUSPEND_FAILED, Observed
 from shellwego.core.troubles import Troubles
 from shellwego.core.vms import VmPhase, VmView
 from shellwego.ports.clock import Clock
 from shellwego.ports.engine import Engine, VmOrder
+
+_CHECKED = (VmPhase.RUNNING, VmPhase.SUSPENDING)
+"""One that falls asleep keeps its checks' word, in case that it does not."""
+_MEMORY_LOST = "snapshot-"
+"""What the codes begin with by which the engine says that a VM's memory cannot be had any more."""
 
 _log = structlog.get_logger(__name__)
 
@@ -108,7 +116,7 @@ class Reconciler:
                 checks_of(workloads[view.instance_id]),
             )
             for view in views
-            if view.phase is VmPhase.RUNNING and view.instance_id in workloads
+            if view.phase in _CHECKED and view.instance_id in workloads
         }
         self._checker.sync(running, adopted=self.observed is None)
 
@@ -133,6 +141,8 @@ class Reconciler:
                     await self._engine.stop(action.vm_id, action.grace_s)
                 case DeleteVm():
                     await self._engine.delete(action.vm_id)
+                case SuspendVm() | ResumeVm():
+                    await self._sleep_or_wake(action)
         except NotFoundError:
             self._changed()  # it is gone, as was wanted
         except Exception as error:  # noqa: BLE001 - one order must not end the agent; the next look gives it again
@@ -157,4 +167,22 @@ class Reconciler:
             memory = self._memories.get(order.instance_id, Memory())
             now = self._clock.monotonic()
             self._memories = {**self._memories, order.instance_id: refused(memory, order, end, now)}
+            self._changed()
+
+    async def _sleep_or_wake(self, order: SuspendVm | ResumeVm) -> None:
+        """A failure is remembered, since the VM shows none: it is what it was."""
+        suspending = isinstance(order, SuspendVm)
+        try:
+            move = self._engine.suspend if suspending else self._engine.resume
+            await move(order.vm_id)
+        except NotFoundError:
+            raise
+        except ShellWeGoError as error:
+            _log.warning("agent.sleep_or_wake_failed", vm=order.vm_id, order=type(order).__name__, reason=str(error))
+            code = SUSPEND_FAILED if suspending else "resume-failed"
+            lost = not suspending and error.code.startswith(_MEMORY_LOST)
+            end = End(reason=error.message, reason_code=code, permanent=lost)
+            memory = self._memories.get(order.instance_id, Memory())
+            memory = hindered(memory, end, self._clock.monotonic())
+            self._memories = {**self._memories, order.instance_id: memory}
             self._changed()

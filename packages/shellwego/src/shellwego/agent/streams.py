@@ -1,4 +1,5 @@
-"""Serves streams to the VMs of this node: exec, and logs that go on from one attempt of an instance to the next.
+"""Serves streams to the VMs of this node: commands, the workload itself, files, and logs that go on from one attempt of an
+instance to the next.
 
 What comes in was written by a user and is cut into records with bounds; what goes out was written by a guest and is cut to
 them. A stream that fails ends with an error record, so that the reader learns why; one that is cancelled (its client left)
@@ -66,19 +67,20 @@ class StreamServer:
                 raise UnavailableError("too-many-streams", f"the node serves {self._limit} streams already")
             vm = self._find(request.instance_id)
             match request.kind:
-                case StreamKind.EXEC:
-                    await self._exec(vm, request, stream)
                 case StreamKind.LOGS:
                     await self._logs(vm, request, stream)
                 case StreamKind.USAGE:
                     await self._usage(vm, request, stream)
+                case StreamKind.EXEC | StreamKind.ATTACH | StreamKind.COPY_IN | StreamKind.COPY_OUT:
+                    await self._session(vm, request, stream)
         except ShellWeGoError as error:
             await stream.send(pack(_error(error)))
 
-    async def _exec(self, vm: VmView | None, request: StreamRequest, stream: DuplexStream) -> None:
+    async def _session(self, vm: VmView | None, request: StreamRequest, stream: DuplexStream) -> None:
         if vm is None:
             raise _not_here(request.instance_id)
-        channel = await self._engine.exec(vm.vm_id, request)
+        begin = self._engine.exec if request.kind is StreamKind.EXEC else self._engine.join
+        channel = await begin(vm.vm_id, request)
         feeding = asyncio.create_task(_feed(stream, channel))
         try:
             async with aclosing(_output(channel)) as records:

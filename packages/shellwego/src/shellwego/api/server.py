@@ -37,6 +37,8 @@ class _Server(uvicorn.Server):
 class ApiServer:
     """Serves an application on a listening socket."""
 
+    name = "api"
+
     def __init__(self, app: FastAPI, listener: socket.socket, tls: Tls | None = None) -> None:
         self._app = app
         self._listener = listener

@@ -17,12 +17,13 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import uvloop
 
 from shellwego.agent.daemon import Agent
+from shellwego.api.ratelimit import RateLimiter
 from shellwego.api.rest.app import create_app
 from shellwego.api.server import ApiServer, Tls
 from shellwego.boot.credentials import LOCAL
@@ -89,6 +90,18 @@ def run_platform(settings: UpSettings, installation: Installation, handover: Han
         return 1
 
 
+class Server(Protocol):
+    """Serves an API from `run` until `stop`."""
+
+    name: str
+
+    async def run(self) -> None: ...
+
+    async def started(self) -> object: ...
+
+    def stop(self) -> None: ...
+
+
 @dataclass(slots=True)
 class Platform:
     """Everything of one installation, in the order of its making."""
@@ -142,7 +155,7 @@ class Platform:
                 name=NODE,
                 state_dir=self._directory("agent"),
             )
-            work = ImageWork(images)
+            work, limiter = ImageWork(images), RateLimiter()
             app = create_app(
                 control,
                 images=work,
@@ -151,12 +164,15 @@ class Platform:
                 spool_dir=self._directory("spool"),
                 domain=self.settings.domain,
                 http_port=self.settings.http_port,
+                limiter=limiter,
             )
-            api = ApiServer(app, socket.socket(fileno=api_socket), self._tls())
+            servers: list[Server] = [ApiServer(app, socket.socket(fileno=api_socket), self._tls())]
+            if self.settings.grpc_port:
+                servers.append(self._grpc(control, work, streams, limiter))
             parts = {
                 "agent": agent.run(),
                 "edge": edge.run(),
-                "api": api.run(),
+                **{server.name: server.run() for server in servers},
                 "outbox": relay_forever(control),
                 "images": ImagesLoop(control, work).run(),
                 "rollout": rollout_loop.run(control),
@@ -164,22 +180,23 @@ class Platform:
                 "routes": routes_loop.run(control),
                 "helper": link.gone(),
             }
-            code = await self._serve(parts, api, agent, stop)
+            code = await self._serve(parts, servers, agent, stop)
             await self._end(engine, edge, link, keep=self.settings.keep_vms or code != 0)
         return code
 
     async def _serve(
-        self, parts: dict[str, Coroutine[None, None, None]], api: ApiServer, agent: Agent, stop: asyncio.Event
+        self, parts: dict[str, Coroutine[None, None, None]], servers: list[Server], agent: Agent, stop: asyncio.Event
     ) -> int:
         """Run all parts until the end is asked for (0) or one of them ends by itself (1)."""
         tasks = {asyncio.create_task(part, name=name) for name, part in parts.items()}
         asked = asyncio.create_task(stop.wait(), name="stop")
-        ready = asyncio.create_task(self._tell_when_ready(api, agent), name="ready")
+        ready = asyncio.create_task(self._tell_when_ready(servers, agent), name="ready")
         done, _ = await asyncio.wait({*tasks, asked}, return_when=asyncio.FIRST_COMPLETED)
         if asked in done:
             vms = "microVMs go on running" if self.settings.keep_vms else "microVMs are stopped first"
             print(f"swg up: stopping; {vms}", file=sys.stderr)
-        api.stop()
+        for server in servers:
+            server.stop()
         await _end_all([*tasks, ready, asked])
         ended = [task for task in done if task is not asked]
         for task in ended:
@@ -187,14 +204,23 @@ class Platform:
             log.error("a part of the platform ended", part=task.get_name(), error=repr(error))
         return 1 if ended else 0
 
-    async def _tell_when_ready(self, api: ApiServer, agent: Agent) -> None:
-        await api.started()
+    def _grpc(self, control: Control, work: ImageWork, streams: MemoryStreams, limiter: RateLimiter) -> Server:
+        from shellwego.api.grpc.server import GrpcServer, GrpcSite  # noqa: PLC0415 - costs memory where it is not served
+
+        site = GrpcSite(self.settings.grpc_listen, self.settings.grpc_port, self._tls())
+        return GrpcServer(control, images=work, streams=streams, site=site, limiter=limiter)
+
+    async def _tell_when_ready(self, servers: list[Server], agent: Agent) -> None:
+        for server in servers:
+            await server.started()
         await agent.registered()
         url, port = self.settings.api_url, self.settings.http_port
         host = f"<app>.{self.settings.domain}"
+        grpc = f"  gRPC     {self.settings.grpc_address}  (plasmavmc.v1)\n" if self.settings.grpc_port else ""
         print(
             f"ShellWeGo is ready.\n"
             f"  API      {url}  (docs: {url}/docs)\n"
+            f"{grpc}"
             f"  apps     {self.settings.apps_url}\n"
             f"           curl -H 'Host: {host}' http://127.0.0.1:{port}/\n"
             f"  data     {self.installation.data_dir}\n"

@@ -142,13 +142,15 @@ def _no_password() -> str:
 
 
 def check_ports(settings: UpSettings, opened: Installation) -> None:
-    """Both ports are free, before anything is changed; that of the edge may be held by this installation's own HAProxy.
+    """All ports are free, before anything is changed; the edge's may be held by this installation's own HAProxy.
 
-    The helper binds them for good later. This look tells it early, and leaves a running platform's context as it is.
+    They are bound for good later. This look tells it early, and leaves a running platform's context as it is.
     """
     listeners = [("--api-listen", "--api-port", settings.api_listen, settings.api_port)]
     if not _edge_lives(opened):
         listeners.append(("--http-listen", "--http-port", settings.edge_address, settings.http_port))
+    if settings.grpc_port:
+        listeners.append(("--grpc-listen", "--grpc-port", settings.grpc_listen, settings.grpc_port))
     for address_flag, port_flag, address, port in listeners:
         _check_port(address_flag, port_flag, address, port)
 

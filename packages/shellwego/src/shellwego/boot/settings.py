@@ -11,6 +11,7 @@ from shellwego.core.errors import InvalidError
 
 CONFIG_FILE = Path("/etc/shellwego/config.toml")
 MAX_PREBOOT = 64
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _DOMAIN = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
 ByteCount = int
@@ -27,6 +28,9 @@ class UpSettings:
     api_listen: str = "127.0.0.1"
     api_cert: Path | None = None
     api_key: Path | None = None
+    grpc_port: int = 0
+    """Port of the engine's services over the platform (`plasmavmc.v1`, usually 50082); 0: not served."""
+    grpc_listen: str = "127.0.0.1"
     domain: str = "localhost"
     keep_vms: bool = False
     preboot: int = 0
@@ -62,6 +66,14 @@ class UpSettings:
         return f"{scheme}://{host}:{self.api_port}"
 
     @property
+    def grpc_address(self) -> str:
+        """Where clients of the engine's services connect; empty: nowhere."""
+        if not self.grpc_port:
+            return ""
+        host = "127.0.0.1" if self.grpc_listen in ("", "0.0.0.0") else self.grpc_listen  # noqa: S104 - compared only
+        return f"[{host}]:{self.grpc_port}" if ":" in host else f"{host}:{self.grpc_port}"
+
+    @property
     def apps_url(self) -> str:
         """Where apps are reached through the edge."""
         return f"http://<app>.{self.domain}" + ("" if self.http_port == 80 else f":{self.http_port}")
@@ -82,12 +94,28 @@ def check(settings: UpSettings) -> None:
         raise InvalidError("invalid-preboot", f"--preboot: {settings.preboot} is not between 0 and {MAX_PREBOOT}")
     if settings.http_port == settings.api_port:
         raise InvalidError("same-port", "--http-port and --api-port must differ")
+    if settings.grpc_port:
+        _check_grpc(settings)
     if bool(settings.api_cert) != bool(settings.api_key):
         raise InvalidError("half-tls", "--api-cert and --api-key go together")
-    if settings.api_listen not in ("127.0.0.1", "::1", "localhost") and not settings.api_cert:
+    if settings.api_listen not in _LOOPBACK and not settings.api_cert:
         raise InvalidError(
             "public-api-without-tls",
             f"--api-listen {settings.api_listen}: the API would be reachable from outside without TLS",
+            resolution="Give --api-cert and --api-key, or keep it on 127.0.0.1.",
+        )
+
+
+def _check_grpc(settings: UpSettings) -> None:
+    if not 1024 <= settings.grpc_port <= 65535:
+        words = f"--grpc-port: {settings.grpc_port} is not a port above root's own (1024 to 65535)"
+        raise InvalidError("invalid-port", words)
+    if settings.grpc_port in (settings.http_port, settings.api_port):
+        raise InvalidError("same-port", "--grpc-port must differ from --http-port and --api-port")
+    if settings.grpc_listen not in _LOOPBACK and not settings.api_cert:
+        raise InvalidError(
+            "public-grpc-without-tls",
+            f"--grpc-listen {settings.grpc_listen}: tokens would travel in clear",
             resolution="Give --api-cert and --api-key, or keep it on 127.0.0.1.",
         )
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
 from shellwego.cli.apps import LIVE, all_apps
+from shellwego.cli.failure import FAILED, TIMED_OUT, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, cores, show, show_one, size
+from shellwego.cli.progress import StageProgress
 from shellwego.cli.session import Session, shared
 
 if TYPE_CHECKING:
     from shellwego.client.generated import InstanceView
 
+_OVER = ("stopped", "failed", "lost")
+_LOOK_AGAIN_S = 2.0
+_WAIT_S = 300.0
+
 
 @click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def vms() -> None:
-    """List and show microVMs."""
+    """List, show, suspend and resume microVMs."""
 
 
 def _row(vm: InstanceView) -> dict[str, object]:
@@ -65,14 +73,21 @@ def _usage(vm: InstanceView) -> dict[str, object]:
 @shared
 def show_vm(session: Session, instance: str) -> None:
     """Show one microVM, by the id of its instance; with -a APP also by an end of it, or by its place such as web.0."""
+    _show(session, _find(session, instance))
+
+
+def _find(session: Session, instance: str) -> InstanceView:
+    if session.app_option:
+        return session.client.get_instance(session.app_option, instance, project=session.project)
+    return session.client.get_vm(instance)
+
+
+def _show(session: Session, vm: InstanceView) -> None:
     import msgspec  # noqa: PLC0415
 
-    if session.app_option:
-        vm = session.client.get_instance(session.app_option, instance, project=session.project)
-    else:
-        vm = session.client.get_vm(instance)
     pairs = {
         **_row(vm),
+        "sleep": vm.sleep,
         "vm": vm.vm_id,
         "attempt": vm.attempt,
         "cpu": cores(vm.cpu_milli),
@@ -84,3 +99,53 @@ def show_vm(session: Session, instance: str) -> None:
     show_one(session, msgspec.to_builtins(vm), pairs, name=vm.id)
     if session.output == "table" and vm.log_tail:
         click.echo("\nlast lines:\n" + "\n".join(f"  | {line}" for line in vm.log_tail[-20:]))
+
+
+@vms.command("suspend")
+@click.argument("instance")
+@click.option("--detach", is_flag=True, help="Return at once.")
+@shared
+def suspend_vm(session: Session, instance: str, detach: bool) -> None:
+    """Put a microVM to sleep: it leaves the routes, finishes what it has, and its memory goes to its node's disk. It costs
+    no CPU, keeps its place, and is neither checked nor replaced until `swg vms resume`."""
+    vm = session.client.suspend_vm(_find(session, instance).id)
+    if not detach:
+        vm = _settled(session, vm, lambda seen: seen.phase == "asleep")
+    _show(session, vm)
+
+
+@vms.command("resume")
+@click.argument("instance")
+@click.option("--detach", is_flag=True, help="Return at once.")
+@shared
+def resume_vm(session: Session, instance: str, detach: bool) -> None:
+    """Wake a microVM: it goes on where it was, and takes requests once it passes its checks."""
+    vm = session.client.resume_vm(_find(session, instance).id)
+    if not detach:
+        vm = _settled(session, vm, lambda seen: seen.phase in ("healthy", "unhealthy"))
+    _show(session, vm)
+
+
+def _settled(session: Session, vm: InstanceView, done: Callable[[InstanceView], bool]) -> InstanceView:
+    """The instance once it is so.
+
+    Raises:
+        Failure: it ended instead, or what is wanted of it changed, or it is not so in time.
+    """
+    progress = StageProgress(session)
+    wanted, deadline = vm.sleep, time.monotonic() + _WAIT_S
+    while not done(vm):
+        if vm.phase in _OVER:
+            raise Failure(f"{vm.id} is {vm.phase}: {vm.reason}", code=FAILED)
+        if vm.sleep == "awake" != wanted:
+            raise Failure(
+                f"{vm.id} could not be suspended, and runs on" + (f": {vm.reason}" if vm.reason else ""),
+                resolution="The reason is in its events: swg events",
+            )
+        if time.monotonic() > deadline:
+            raise Failure(f"{vm.id} is still {vm.phase}", code=TIMED_OUT, resolution=f"See: swg vms show {vm.id}")
+        progress.update(vm.sleep if wanted != "awake" else "waking", vm.reason)
+        states = ",".join(("asleep", *_OVER) if wanted != "awake" else ("healthy", "unhealthy", *_OVER))
+        vm = session.client.wait_instance(vm.app_id, vm.id, state=states, timeout=_LOOK_AGAIN_S)
+    progress.done(f"{vm.id} is {vm.phase}", good=True)
+    return vm

@@ -89,6 +89,7 @@ class BackendView(Struct, kw_only=True, frozen=True):
     acceleration: str
     isolation: str
     reason: str
+    suspend: bool
 
 
 class CapabilitiesView(Struct, kw_only=True, frozen=True):
@@ -319,7 +320,7 @@ class InstanceList(Struct, kw_only=True, frozen=True):
 
 
 class InstanceView(Struct, kw_only=True, frozen=True):
-    """An instance, as judged; `address` is that of its VM."""
+    """An instance, as judged; `address` is that of its VM. `sleep` is what is wanted: `awake`, `dozing` (it leaves the routes and is emptied) or `asleep`; whether it does is its phase."""
 
     id: str
     app_id: str
@@ -332,6 +333,7 @@ class InstanceView(Struct, kw_only=True, frozen=True):
     vm_id: str | None
     phase: str
     desired: str
+    sleep: str
     attempt: int
     address: str | None
     reason: str
@@ -1201,6 +1203,28 @@ class Client(Transport):
                 },
             ),
             InstanceList,
+        )
+
+    def suspend_vm(self, instance: str, *, idempotency_key: str | None = None) -> InstanceView:
+        """Put an instance to sleep: it leaves the routes, is emptied, and its VM's memory goes to its node's disk. Follow its phase; where it cannot be done, `sleep` is `awake` again, and an event has the reason."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/vms/{segment(instance, 'instance')}/actions/suspend",
+                headers={"Idempotency-Key": idempotency_key},
+            ),
+            InstanceView,
+        )
+
+    def resume_vm(self, instance: str, *, idempotency_key: str | None = None) -> InstanceView:
+        """Wake an instance. It goes on where it was, and is in the routes once it passes its checks. Follow its phase."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/vms/{segment(instance, 'instance')}/actions/resume",
+                headers={"Idempotency-Key": idempotency_key},
+            ),
+            InstanceView,
         )
 
     def get_vm(self, instance: str) -> InstanceView:

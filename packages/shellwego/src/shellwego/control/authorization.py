@@ -3,19 +3,23 @@
 An access carries one permission, declared by the operation. It finds the target, decides, and runs the work in one
 transaction, so that what was judged is what is changed. Deny by default; what the caller may not even see looks absent.
 Allowed writes are audited with the change; refusals in a transaction of their own, because the first one is undone.
+
+`judge` and `realm` answer a rim that asks before it knows what it will touch (gRPC: its gate decides what an error looks
+like). What is then done goes through an `Access` all the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from shellwego.control.idempotency import Answer, IdempotencyKey, recall, remember
-from shellwego.control.scopes import SYSTEM, Found, Scope, Target
+from shellwego.control.scopes import SYSTEM, Found, Scope, Target, project_scope
 from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core import iam
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
+from shellwego.core.ids import is_id
 from shellwego.core.tenancy import Grant, Principal
 from shellwego.ports.store import Transaction
 
@@ -131,3 +135,48 @@ class Access:
             unit.audit(self.permission, resource, allowed=False)
 
         await self.control.commit(record, self.caller)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """May the caller do this, to a resource in this scope?"""
+
+    permission: str
+    scope: Scope
+    resource: str = ""
+
+
+async def judge(
+    control: Control, principal: Principal, caller: Caller, questions: Sequence[Question]
+) -> tuple[iam.Decision, ...]:
+    """Decide several questions at once, the operation's own last; what is refused of them is audited once."""
+    decisions = tuple(iam.decide(principal, each.permission, each.scope.chain) for each in questions)
+    refused = [each for each, decision in zip(questions, decisions, strict=True) if not decision.allowed]
+    if refused:
+        last = refused[-1]
+        await control.commit(lambda unit: unit.audit(last.permission, last.resource, allowed=False), caller)
+    return decisions
+
+
+@dataclass(frozen=True, slots=True)
+class Realm:
+    """All scopes in which a permission is held."""
+
+    everything: bool = False
+    organizations: frozenset[str] = frozenset()
+    projects: frozenset[Scope] = frozenset()
+
+
+def realm(tx: Transaction, principal: Principal, permission: str) -> Realm:
+    """Where the caller holds a permission: what `iam.decide` says of it in each scope, as data for lists."""
+    held = [
+        grant.scope_id
+        for grant in principal.grants
+        if iam.allowed(replace(principal, grants=(grant,)), permission, (grant.scope_id,))
+    ]
+    projects = [project for scope_id in held if is_id("prj", scope_id) and (project := tx.projects.get(scope_id))]
+    return Realm(
+        everything="" in held,
+        organizations=frozenset(scope_id for scope_id in held if is_id("org", scope_id)),
+        projects=frozenset(project_scope(project) for project in projects),
+    )

@@ -18,6 +18,7 @@ from shellwego.core.changes import (
     MoveDeployment,
     Start,
     Stop,
+    Suspend,
     change_instance,
     move_deployment,
     new_instance,
@@ -39,7 +40,7 @@ def apply(unit: Unit, app: App, changes: Iterable[Change]) -> None:
         match change:
             case Start():
                 _start(unit, app, change)
-            case Drain() | Stop() | Lose():
+            case Drain() | Stop() | Suspend() | Lose():
                 _change(unit, app, change)
             case MoveDeployment():
                 _move(unit, app, change)
@@ -69,7 +70,7 @@ def _start(unit: Unit, app: App, start: Start) -> None:
     announce(unit, app, "instance.created", data, resource=instance.id)
 
 
-def _change(unit: Unit, app: App, change: Drain | Stop | Lose) -> None:
+def _change(unit: Unit, app: App, change: Drain | Stop | Suspend | Lose) -> None:
     stored = unit.tx.instances.get(change.instance_id)
     if stored is None:
         return
@@ -80,11 +81,12 @@ def _change(unit: Unit, app: App, change: Drain | Stop | Lose) -> None:
     match change:
         case Drain():
             announce(unit, app, "instance.draining", data, resource=changed.id)
-        case Stop():
+        case Stop() | Suspend():
             data |= {"cut_sessions": str(change.cut)} if change.cut else {}
             data |= {"silent_edges": ", ".join(change.silent_edges)} if change.silent_edges else {}
             severity = "warning" if change.cut or change.silent_edges else "info"
-            announce(unit, app, "instance.stopping", data, resource=changed.id, severity=severity)
+            kind = "stopping" if isinstance(change, Stop) else "emptied"
+            announce(unit, app, f"instance.{kind}", data, resource=changed.id, severity=severity)
         case Lose():
             announce(unit, app, "instance.lost", data, resource=changed.id, severity="error")
 

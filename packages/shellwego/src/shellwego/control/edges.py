@@ -14,7 +14,7 @@ from shellwego.control.facts import route_table, routes_version
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import ForbiddenError, InvalidError
-from shellwego.core.instances import Desired
+from shellwego.core.instances import Desired, Sleep
 from shellwego.core.routing import Edge, EdgeReport, RouteTable
 from shellwego.ports.store import Transaction, eq, within
 from shellwego.wire import subjects
@@ -97,10 +97,11 @@ def _open_sessions(told: Mapping[str, int]) -> dict[str, int]:
 
 
 def _wake_leaving(unit: Unit, sessions: Mapping[str, int]) -> None:
-    """Whatever drains may be empty now; and what still has sessions may have no VM that answers them."""
+    """Whatever drains, or is to sleep, may be empty now; and what still has sessions may have no VM that answers them."""
     draining = unit.tx.instances.select(eq("desired", Desired.DRAIN.value), within("phase", LIVE_PHASES))
+    dozing = unit.tx.instances.select(eq("sleep", Sleep.DOZING.value), within("phase", LIVE_PHASES))
     busy = (unit.tx.instances.get(instance_id) for instance_id in sessions)
-    for app_id in {instance.app_id for instance in (*draining, *busy) if instance is not None}:
+    for app_id in {instance.app_id for instance in (*draining, *dozing, *busy) if instance is not None}:
         unit.hint(subjects.app(app_id))
 
 

@@ -61,6 +61,17 @@ def _with_part(tx: Transaction, app: App, ref: str) -> list[Instance]:
     return [i for i in own if i.id.endswith(ref) or i.id.startswith(ref) or i.id.partition("_")[2].startswith(ref)]
 
 
+def refuse_not_running(instance: Instance) -> None:
+    """Raises `ConflictError` where nothing can be run in it now."""
+    if instance.phase not in _RUNNING:
+        asleep = instance.phase is Phase.ASLEEP
+        raise ConflictError(
+            "not-running",
+            f"the instance {instance.id} does not run now: it is {instance.phase.value}",
+            resolution="Resume it first." if asleep else "",
+        )
+
+
 def reachable_instance(tx: Transaction, app: App, id_: str = "", process: str = "") -> Instance:
     """The instance that a command should run in: the one named, or else a serving one, or else any that runs.
 
@@ -71,15 +82,15 @@ def reachable_instance(tx: Transaction, app: App, id_: str = "", process: str = 
     """
     if id_:
         instance = find_instance(tx, app, id_)
-        candidates = [instance] if instance.phase in _RUNNING else []
+        refuse_not_running(instance)
+        candidates = [instance]
     else:
         running = app_instances(tx, app, within("phase", _RUNNING))
         candidates = [instance for instance in running if process in ("", instance.process)]
     if not candidates:
         if process:
             refuse_unknown(app.config, {"process": process})
-        what = f"the instance {id_}" if id_ else f"no instance of {app.name}{process and f' {process}'}"
-        raise ConflictError("not-running", f"{what} {'does not run' if id_ else 'runs'} now")
+        raise ConflictError("not-running", f"no instance of {app.name}{process and f' {process}'} runs now")
     return min(candidates, key=lambda instance: (instance.phase not in SERVING, instance.slot))
 
 

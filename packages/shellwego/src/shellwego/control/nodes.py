@@ -19,12 +19,23 @@ from shellwego.control.changes import instance_data
 from shellwego.control.facts import releases_of
 from shellwego.control.images import doubt_image
 from shellwego.control.instances import LIVE_PHASES
+from shellwego.control.sleep import give_up_sleep
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App, Process, Release, RestartMode, RestartPolicy
 from shellwego.core.assignments import Assignment, Assignments, NodeReport, Registration, Workload
 from shellwego.core.errors import ForbiddenError, InvalidError
 from shellwego.core.images import blames_image
-from shellwego.core.instances import PHASE_MOVES, TERMINAL, Desired, Instance, Observed, OwnerKind, Phase
+from shellwego.core.instances import (
+    PHASE_MOVES,
+    SUSPEND_FAILED,
+    TERMINAL,
+    Desired,
+    Instance,
+    Observed,
+    OwnerKind,
+    Phase,
+    Sleep,
+)
 from shellwego.core.liveness import BEAT_S
 from shellwego.core.nodes import Node, NodeFacts, NodeHealth, steady
 from shellwego.core.routes import service_port
@@ -144,6 +155,7 @@ def assignments(tx: Transaction, node_id: str) -> Assignments:
                 instance_id=instance.id,
                 workload=workload(instance, app, release, project, node),
                 present=instance.desired is not Desired.STOP,
+                asleep=instance.sleep is Sleep.ASLEEP,
             )
         )
     return Assignments(node_id=node_id, epoch=node.epoch, items=tuple(items))
@@ -272,6 +284,8 @@ def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> No
     app = unit.tx.apps.get(stored.app_id)
     if app is None:
         return
+    if observed.reason_code == SUSPEND_FAILED and stored.sleep is Sleep.ASLEEP:
+        give_up_sleep(unit, app, stored, observed)
     data = {**instance_data(stored), "reason": observed.reason[:200]}
     if moved and stored.phase in _TOLD:
         severity = "warning" if stored.phase in _BAD else "info"

@@ -31,6 +31,8 @@ class RunWish:
     process: str | None = None
     """Whose size and entrypoint it gets; None: the first."""
     memory_bytes: int | None = None
+    id: str = ""
+    """Of the run, where it was chosen before so that a repeated wish finds it."""
 
 
 def create_run(unit: Unit, app: App, wish: RunWish) -> Instance:
@@ -49,7 +51,7 @@ def create_run(unit: Unit, app: App, wish: RunWish) -> Instance:
     running = unit.tx.instances.count(eq("app_id", app.id), eq("owner", OwnerKind.RUN), within("phase", LIVE_PHASES))
     if running >= MAX_RUNS:
         raise QuotaError("too-many-runs", f"an app has at most {MAX_RUNS} one-off commands at a time")
-    run = unit.tx.instances.insert(_instance(unit, app, release, process, wish.command))
+    run = unit.tx.instances.insert(_instance(unit, app, release, process, wish))
     announce(unit, app, "app.run.requested", {"instance": run.id})
     unit.hint(subjects.app(app.id))
     return run
@@ -79,9 +81,9 @@ def _resized(process: Process, memory_bytes: int) -> Process:
     return replace(process, memory_bytes=memory_bytes)
 
 
-def _instance(unit: Unit, app: App, release: Release, process: Process, command: tuple[str, ...]) -> Instance:
+def _instance(unit: Unit, app: App, release: Release, process: Process, wish: RunWish) -> Instance:
     return Instance(
-        id=unit.new_id("ins"),
+        id=wish.id or unit.new_id("ins"),
         app_id=app.id,
         owner=OwnerKind.RUN,
         process=process.name,
@@ -89,7 +91,7 @@ def _instance(unit: Unit, app: App, release: Release, process: Process, command:
         release_id=release.id,
         content_hash=release.content_hash,
         generation=app.generation,
-        command=command,
+        command=wish.command,
         memory_bytes=process.memory_bytes,
         cpu_milli=process.cpu_milli,
         disk_bytes=process.disk_bytes,
@@ -109,3 +111,19 @@ def stop_run(unit: Unit, app: App, id_: str) -> Instance:
     if run.node_id:
         unit.hint(subjects.assignments(run.node_id))
     return unit.tx.instances.update(replace(run, desired=Desired.STOP))
+
+
+def forget_run(unit: Unit, app: App, id_: str) -> None:
+    """Remove the row of a one-off command that has ended; its log stays on the node for its time.
+
+    Raises:
+        NotFoundError: the app has no such run.
+        ConflictError: it has not ended.
+    """
+    run = find_instance(unit.tx, app, id_)
+    if run.owner is not OwnerKind.RUN:
+        raise missing("run", id_)
+    if run.live:
+        raise ConflictError("not-ended", f"the run {run.id} has not ended", resolution="Stop it first.")
+    unit.tx.instances.delete(run.id)
+    announce(unit, app, "app.run.deleted", {"instance": run.id})

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
-from shellwego.core.errors import NotFoundError, ShellWeGoError, UnavailableError
+from shellwego.core.errors import ConflictError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.instances import Instance
 from shellwego.core.vms import VmUsage
 from shellwego.ports.streams import DuplexStream, StreamKind, StreamRequest, Streams
@@ -20,6 +20,8 @@ from shellwego.wire.streams import Record, RecordError, RecordKind, RecordReader
 
 USAGE_S = 2.0
 _MOST = float(1 << 60)
+_FORBIDDEN = ("vm-", "cannot-", "invalid-", "exec-no-such-")
+"""What the codes of a node's errors begin with where another try would end the same way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,7 @@ async def records(stream: DuplexStream) -> AsyncGenerator[Record]:
     Raises:
         UnavailableError: the other side went away, sent nonsense, or ended with an error record.
         NotFoundError: the node has no VM of this instance.
+        ConflictError: its state, or the guest, forbids what was asked.
     """
     reader = RecordReader()
     while data := await stream.receive():
@@ -56,9 +59,11 @@ async def records(stream: DuplexStream) -> AsyncGenerator[Record]:
 
 
 def stream_error(record: Record) -> ShellWeGoError:
-    """What an error record says: that there is no such VM on the node (any more, or yet), or that something failed."""
+    """What an error record says: that there is no such VM on the node (any more, or yet), that its state or the guest
+    forbids what was asked, or that something failed."""
     code, _, message = record.payload.decode(errors="replace").partition("\0")
-    kind = NotFoundError if code.endswith("-not-found") else UnavailableError
+    kind: type[ShellWeGoError] = ConflictError if code.startswith(_FORBIDDEN) else UnavailableError
+    kind = NotFoundError if code.endswith("-not-found") else kind
     return kind(code or "stream-failed", message or "the stream failed on the node")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from shellwego.core.apps import App, AppConfig, AppState, wanted_counts
-from shellwego.core.instances import Instance, OwnerKind, Phase
+from shellwego.core.instances import Instance, OwnerKind, Phase, Sleep
 
 _ON_ITS_WAY = frozenset({Phase.PENDING, Phase.ASSIGNED, Phase.STARTING})
 
@@ -34,7 +34,7 @@ def app_state(
 def _running_state(wanted: int, live: list[Instance]) -> AppState:
     serving = [instance for instance in live if instance.serving]
     if len(serving) >= wanted:
-        asleep = all(instance.phase is Phase.ASLEEP for instance in serving)
+        asleep = all(instance.phase is Phase.ASLEEP or instance.sleep is not Sleep.AWAKE for instance in serving)
         return AppState.SLEEPING if asleep else AppState.RUNNING
     if serving:
         return AppState.DEGRADED

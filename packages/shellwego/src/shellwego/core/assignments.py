@@ -46,6 +46,8 @@ class Assignment:
     workload: Workload
     present: bool
     """False: stop it gracefully, and say when it is gone."""
+    asleep: bool = False
+    """While it is present: put it on disk and leave it there; False wakes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from shellwego.core.apps import Release
 from shellwego.core.deployments import FINISHED, Deployment, DeploymentState, Stage
-from shellwego.core.instances import Desired, Instance, Phase
+from shellwego.core.instances import Desired, Instance, Phase, Sleep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,16 @@ class Drain:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
     """Let the node stop it; what never reached a node is over at once."""
+
+    instance_id: str
+    reason: str
+    cut: int = 0
+    silent_edges: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspend:
+    """Let the node put it to sleep: what it had is done, or cut."""
 
     instance_id: str
     reason: str
@@ -78,7 +88,7 @@ class Forget:
     """Nothing of the app lives any more and it was to be destroyed: its rows may go."""
 
 
-Change = Start | Drain | Stop | Lose | MoveDeployment | Aim | Forget
+Change = Start | Drain | Stop | Suspend | Lose | MoveDeployment | Aim | Forget
 
 
 def new_instance(start: Start, app_id: str, release: Release, *, id_: str, now: float) -> Instance:
@@ -100,11 +110,14 @@ def new_instance(start: Start, app_id: str, release: Release, *, id_: str, now: 
     )
 
 
-def change_instance(instance: Instance, change: Drain | Stop | Lose, now: float) -> Instance:
+def change_instance(instance: Instance, change: Drain | Stop | Suspend | Lose, now: float) -> Instance:
     """The row after the change."""
     match change:
         case Drain():
-            return replace(instance, desired=Desired.DRAIN, drain_since=now)
+            # one that sleeps, or was to, left the routes before: that it did is asked for anew
+            return replace(instance, desired=Desired.DRAIN, drain_since=now, unrouted_version=None)
+        case Suspend():
+            return replace(instance, sleep=Sleep.ASLEEP)
         case Stop():
             stopped = replace(instance, desired=Desired.STOP)
             return _ended(stopped, Phase.STOPPED, now) if instance.phase is Phase.PENDING else stopped
@@ -132,7 +145,7 @@ def move_deployment(deployment: Deployment, move: MoveDeployment, now: float) ->
 
 def after(instances: Iterable[Instance], changes: Sequence[Change], now: float) -> list[Instance]:
     """The instances once the changes are made, without those that are still to be started."""
-    touched = {c.instance_id: c for c in changes if isinstance(c, Drain | Stop | Lose)}
+    touched = {c.instance_id: c for c in changes if isinstance(c, Drain | Stop | Suspend | Lose)}
     return [
         change_instance(instance, touched[instance.id], now) if instance.id in touched else instance
         for instance in instances

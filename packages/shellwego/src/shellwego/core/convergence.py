@@ -8,7 +8,8 @@ and comes out; an agent that lost it goes on from the attempts it finds on the h
 Traps. The VM of the last attempt that ended stays until the next one is there: it is the evidence of a restarted agent, and
 its log is what people ask for. An order is not remembered as done until its VM is seen, and its VM id follows from instance
 and attempt alone, so an order given twice is one VM. What no assignment names is stopped, so an agent must not look before
-it has fetched its assignments once.
+it has fetched its assignments once. Of a VM that falls asleep, or wakes, nothing is told until it does either. One that
+cannot be put to sleep runs on, and that is said; one whose memory cannot be had any more is replaced by the next attempt.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 """Pause after the first end, the second, …; the last for all further ones. Three ends cost 1.2 s beside the boots."""
 FORGET_S = 300.0
 """So long a healthy attempt makes earlier ends forgotten."""
+WAKE_AGAIN_S = 2.0
+"""After a resume that failed for a while."""
 UNASSIGNED_GRACE_S = 10.0
 """For VMs whose assignment, and with it the app's own grace, is gone."""
 
@@ -79,6 +82,8 @@ class Memory:
     last: End | None = None
     outcome: Phase | None = None
     """`failed` or `stopped`: nothing more will be tried."""
+    stuck: End | None = None
+    """Why the last order to sleep, or to wake, came to nothing; forgotten once it is as it should be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +109,23 @@ class DeleteVm:
     vm_id: str
 
 
-Action = RunVm | StopVm | DeleteVm
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuspendVm:
+    """Put a running VM on disk."""
+
+    vm_id: str
+    instance_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeVm:
+    """Let a VM on disk run on."""
+
+    vm_id: str
+    instance_id: str
+
+
+Action = RunVm | StopVm | DeleteVm | SuspendVm | ResumeVm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +160,9 @@ def converge(
         actions=diff(wanted.values(), seen, remembered, now),
         memories=remembered,
         observed={
-            id_: observe(assignment, seen.get(id_, ()), remembered[id_], health) for id_, assignment in wanted.items()
+            id_: observe(assignment, seen.get(id_, ()), remembered[id_], health)
+            for id_, assignment in wanted.items()
+            if not (assignment.present and _is_between(seen.get(id_, ())))
         },
         wake_at=_wake_at(remembered, seen, health, now),
     )
@@ -158,7 +181,9 @@ def remember(
     current = _current(vms)
     if current is None:
         return memory
-    memory = replace(memory, attempt=max(memory.attempt, current.attempt))
+    settled = VmPhase.ASLEEP if assignment.asleep else VmPhase.RUNNING
+    stuck = None if current.phase in (settled, VmPhase.ENDED) else memory.stuck
+    memory = replace(memory, attempt=max(memory.attempt, current.attempt), stuck=stuck)
     if current.phase is not VmPhase.ENDED:
         verdict = health.get(current.vm_id)
         forgiven = verdict is not None and verdict.verdict is Verdict.PASSING and now - verdict.since >= FORGET_S
@@ -172,6 +197,11 @@ def refused(memory: Memory, order: RunVm, end: End, now: float) -> Memory:
     """The memory after the engine refused an order: an attempt that ended before it began."""
     tried = replace(memory, attempt=order.attempt, counted=order.attempt)
     return _weigh(tried, end, order.workload, now)
+
+
+def hindered(memory: Memory, end: End, now: float) -> Memory:
+    """The memory after the engine could not put a VM to sleep, or wake it."""
+    return replace(memory, stuck=end, next_try=now + WAKE_AGAIN_S)
 
 
 def diff(
@@ -205,9 +235,19 @@ def observe(assignment: Assignment, vms: Sequence[VmView], memory: Memory, healt
         return _observed(memory, current, memory.outcome)
     if current is None or not living:
         return _observed(memory, current, Phase.STARTING, detail="back-off" if memory.last else "")
+    if current.phase is VmPhase.ASLEEP:
+        asleep = _observed(memory, current, Phase.ASLEEP)
+        return _stuck(replace(asleep, address="", reason="", reason_code="", log_tail=()), memory)
     if current.phase is not VmPhase.RUNNING:
         return _observed(memory, current, Phase.STARTING, detail=current.detail or current.phase.value)
-    return _checked(memory, current, health.get(current.vm_id, Health(vm_id=current.vm_id)))
+    return _stuck(_checked(memory, current, health.get(current.vm_id, Health(vm_id=current.vm_id))), memory)
+
+
+def _stuck(observed: Observed, memory: Memory) -> Observed:
+    """The observation with why it neither sleeps nor runs as it should, where that is known."""
+    if memory.stuck is None:
+        return observed
+    return replace(observed, reason=memory.stuck.reason, reason_code=memory.stuck.reason_code)
 
 
 def _checked(memory: Memory, vm: VmView, health: Health) -> Observed:
@@ -268,7 +308,10 @@ def _weigh(memory: Memory, end: End, workload: Workload, now: float) -> Memory:
 def _keep_running(assignment: Assignment, vms: Sequence[VmView], memory: Memory, now: float) -> Iterator[Action]:
     current = _current(vms)
     yield from _remove([vm for vm in vms if vm is not current], assignment.workload.stop_grace_s)
-    if memory.outcome is not None or (current is not None and current.phase is not VmPhase.ENDED):
+    if memory.outcome is not None:
+        return
+    if current is not None and current.phase is not VmPhase.ENDED:
+        yield from _sleep_or_wake(assignment, current, memory, now)
         return
     if now >= memory.next_try:
         attempt = memory.attempt + 1
@@ -278,6 +321,25 @@ def _keep_running(assignment: Assignment, vms: Sequence[VmView], memory: Memory,
             attempt=attempt,
             workload=assignment.workload,
         )
+
+
+def _sleep_or_wake(assignment: Assignment, vm: VmView, memory: Memory, now: float) -> Iterator[Action]:
+    """A suspend that failed is not tried again by itself: its reason is told, and whoever asked decides. A memory that
+    cannot be had any more is given up; what may pass is tried again."""
+    if assignment.asleep and vm.phase is VmPhase.RUNNING and memory.stuck is None:
+        yield SuspendVm(vm_id=vm.vm_id, instance_id=assignment.instance_id)
+    if assignment.asleep or vm.phase is not VmPhase.ASLEEP:
+        return
+    if memory.stuck is not None and memory.stuck.permanent:
+        yield StopVm(vm_id=vm.vm_id, grace_s=0)
+    elif memory.stuck is None or now >= memory.next_try:
+        yield ResumeVm(vm_id=vm.vm_id, instance_id=assignment.instance_id)
+
+
+def _is_between(vms: Sequence[VmView]) -> bool:
+    """It is falling asleep, or waking."""
+    current = _current(vms)
+    return current is not None and current.phase in (VmPhase.SUSPENDING, VmPhase.RESUMING)
 
 
 def _remove(vms: Iterable[VmView], grace_s: float) -> Iterator[Action]:

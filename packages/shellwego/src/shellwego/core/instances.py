@@ -34,9 +34,9 @@ P = Phase
 PHASE_MOVES: Mapping[Phase, frozenset[Phase]] = {
     P.PENDING: frozenset({P.ASSIGNED, P.STOPPED, P.FAILED}),
     P.ASSIGNED: frozenset({P.STARTING, P.HEALTHY, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
-    P.STARTING: frozenset({P.HEALTHY, P.UNHEALTHY, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
+    P.STARTING: frozenset({P.HEALTHY, P.UNHEALTHY, P.ASLEEP, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
     P.HEALTHY: frozenset({P.STARTING, P.UNHEALTHY, P.ASLEEP, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
-    P.UNHEALTHY: frozenset({P.STARTING, P.HEALTHY, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
+    P.UNHEALTHY: frozenset({P.STARTING, P.HEALTHY, P.ASLEEP, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
     P.ASLEEP: frozenset({P.STARTING, P.HEALTHY, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
     P.STOPPING: frozenset({P.STOPPED, P.FAILED, P.LOST}),
     P.STOPPED: frozenset(),
@@ -55,6 +55,20 @@ class Desired(StrEnum):
     """Present, out of the routes, finishing what it has."""
     STOP = "stop"
     """Absent."""
+
+
+class Sleep(StrEnum):
+    """Whether an instance that is present is to sleep. Whether it does is observed (`Phase.ASLEEP`)."""
+
+    AWAKE = "awake"
+    DOZING = "dozing"
+    """Out of the routes, finishing what it has; then it is to sleep."""
+    ASLEEP = "asleep"
+    """On its node's disk, until somebody wakes it."""
+
+
+SUSPEND_FAILED = "suspend-failed"
+"""Reason code of a node that could not put an instance to sleep: it runs on."""
 
 
 class OwnerKind(StrEnum):
@@ -101,6 +115,7 @@ class Instance:
     disk_bytes: int
     node_id: str = ""
     desired: Desired = Desired.SERVE
+    sleep: Sleep = Sleep.AWAKE
     phase: Phase = Phase.PENDING
     """Judged: what planners read. Follows `observed.phase` while the node is believed."""
     observed: Observed = Observed()

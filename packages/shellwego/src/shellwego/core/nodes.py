@@ -37,6 +37,8 @@ class Backend:
     reason: str = ""
     max_vcpus: int = 0
     max_memory_bytes: int = 0
+    suspend: bool = False
+    """Its VMs can be put on disk, and woken."""
 
     @property
     def only_by_name(self) -> bool:

@@ -15,10 +15,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from shellwego.core.changes import Aim, Change, Forget, Lose, MoveDeployment, Start, Stop, after, move_deployment
+from shellwego.core.changes import (
+    Aim,
+    Change,
+    Drain,
+    Forget,
+    Lose,
+    MoveDeployment,
+    Start,
+    Stop,
+    Suspend,
+    after,
+    move_deployment,
+)
 from shellwego.core.course import Course, all_ready, slot_facts, steer, wanted_of
 from shellwego.core.deployments import Deployment, DeploymentState, Stage
-from shellwego.core.instances import Desired, Instance, OwnerKind, Phase
+from shellwego.core.instances import Desired, Instance, OwnerKind, Phase, Sleep
 from shellwego.core.progress import label, progress
 from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
 from shellwego.core.routes import Arrival, Drainage, arrived, drained, service_port
@@ -53,7 +65,9 @@ def plan_rollout(facts: RolloutFacts, now: float) -> RolloutPlan:
     course = steer(facts, now)
     arrivals = _arrivals(facts, course, now)
     waited = _Step(times=tuple(arrival.until for arrival in arrivals))
-    step = _join(_finish(facts), _drain(facts, now), _fill(facts, course, now), waited)
+    filled = _fill(facts, course, now)
+    leaving = frozenset(change.instance_id for change in filled.changes if isinstance(change, Drain | Stop))
+    step = _join(_finish(facts), _drain(facts, leaving, now), filled, waited)
     judged = _judge(facts, course, step, now)
     due = [moment for moment in (*step.times, *course.deadlines) if moment is not None and moment > now]
     return RolloutPlan(changes=(*lost, *step.changes, *course.moves, *judged), next_at=min(due, default=None))
@@ -74,24 +88,37 @@ def _finish(facts: RolloutFacts) -> _Step:
     return _Step(changes=tuple(Stop(instance_id=i.id, reason="never placed") for i in waiting))
 
 
-def _drain(facts: RolloutFacts, now: float) -> _Step:
-    """Instances that left the routes are stopped once they are empty."""
-    changes, times = [], []
+def _drain(facts: RolloutFacts, leaving: frozenset[str], now: float) -> _Step:
+    """Instances that left the routes are stopped, or put to sleep, once they are empty. Those that are leaving for good
+    need no sleep."""
+    changes: list[Change] = []
+    times = []
     for instance in facts.instances:
-        if not instance.live or instance.desired is not Desired.DRAIN:
+        if not instance.live or not _leaves(instance) or instance.id in leaving:
             continue
         state = _drainage(facts, instance, now)
-        if state.done:
+        if not state.done:
+            times.append(state.until)
+        elif instance.desired is Desired.DRAIN:
             changes.append(Stop(instance_id=instance.id, reason="drained", cut=state.cut, silent_edges=state.silent))
         else:
-            times.append(state.until)
+            changes.append(
+                Suspend(instance_id=instance.id, reason="as asked", cut=state.cut, silent_edges=state.silent)
+            )
     return _Step(changes=tuple(changes), times=tuple(times))
 
 
+def _leaves(instance: Instance) -> bool:
+    """It finishes what it has: for good, or to sleep."""
+    dozes = instance.desired is Desired.SERVE and instance.sleep is Sleep.DOZING
+    return instance.desired is Desired.DRAIN or dozes
+
+
 def _drainage(facts: RolloutFacts, instance: Instance, now: float) -> Drainage:
-    if instance.phase not in DRAINABLE:
-        return Drainage(done=True)
     release = facts.releases.get(instance.release_id)
+    served = release is not None and instance.owner is OwnerKind.APP and service_port(release.config, instance.process)
+    if instance.phase not in DRAINABLE or (instance.desired is Desired.SERVE and not served):
+        return Drainage(done=True)
     return drained(instance, facts.edges, release.config.drain_timeout_s if release else 0.0, now)
 
 
@@ -122,7 +149,9 @@ def _arrivals(facts: RolloutFacts, course: Course, now: float) -> list[Arrival]:
     release = course.target.release
     if course.running is None or release is None:
         return []
-    ready = [i for i in facts.instances if i.phase is Phase.HEALTHY and i.desired is Desired.SERVE]
+    ready = [
+        i for i in facts.instances if i.phase is Phase.HEALTHY and i.desired is Desired.SERVE and i.sleep is Sleep.AWAKE
+    ]
     routed = [i for i in ready if course.target.matches(i) and service_port(release.config, i.process)]
     return [arrival for i in routed if not (arrival := arrived(i, facts.edges, now)).done]
 
@@ -192,12 +221,9 @@ def _only_target_left(instances: Sequence[Instance], course: Course) -> bool:
 
 def _plan_deletion(facts: RolloutFacts, lost: tuple[Lose, ...], now: float) -> RolloutPlan:
     """Stop all, one-off runs too; then the app's rows may go."""
-    leaving = [
-        remove(i, facts.releases, "the app is being destroyed")
-        for i in facts.instances
-        if i.live and i.desired is Desired.SERVE
-    ]
-    step = _join(_finish(facts), _drain(facts, now), _Step(changes=tuple(leaving)))
+    going = {i.id: i for i in facts.instances if i.live and i.desired is Desired.SERVE}
+    leaving = [remove(i, facts.releases, "the app is being destroyed") for i in going.values()]
+    step = _join(_finish(facts), _drain(facts, frozenset(going), now), _Step(changes=tuple(leaving)))
     cancelled = [
         MoveDeployment(
             deployment_id=deployment.id,

@@ -4,6 +4,8 @@ Theory. An instance that serves is stopped in two steps. First it leaves the rou
 whoever applied that version or a later one sends it no new request. Then it is stopped, once every edge has applied such a
 version and has no session open to it. Both are told by the edges in one report, so "applied, and nothing open" is one fact.
 
+An instance that is to sleep leaves in the same two steps, and comes back when it is awake.
+
 An instance whose VM ended leaves in one step, since nothing is left to be drained. A request that waits for that VM would
 wait for its whole time-out: nobody closes a connection of a VM that is gone. So where an edge tells of sessions outside of
 the routes, the table tells which of them are at an end (`Departed`), and the edge cuts those alone.
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 
 from shellwego.core.apps import App, AppConfig, AppState, Release
 from shellwego.core.appstate import app_state
-from shellwego.core.instances import Desired, Instance, OwnerKind, Phase
+from shellwego.core.instances import Desired, Instance, OwnerKind, Phase, Sleep
 from shellwego.core.routing import Departed, Edge, Endpoint, Route, RouteState
 
 EDGE_TIMEOUT_S = 60.0
@@ -31,10 +33,12 @@ FORGOTTEN_S = 24 * 3600.0
 _STATES: Mapping[AppState, RouteState] = {
     AppState.STOPPED: RouteState.STOPPED,
     AppState.FAILED: RouteState.FAILING,
+    AppState.SLEEPING: RouteState.ASLEEP,
 }
 
-_VM_ENDED = frozenset({Phase.STARTING, Phase.STOPPED, Phase.FAILED})
-"""Phases in which the VM that took requests before is known to have ended. One that starts may have its next VM already."""
+_SILENT = frozenset({Phase.STARTING, Phase.ASLEEP, Phase.STOPPED, Phase.FAILED})
+"""Phases in which the VM that took requests before is known to have ended, or to sleep. One that starts may have its next
+VM already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +98,9 @@ def _endpoints(facts: RouteFacts) -> Iterator[Endpoint]:
 
 def _departed(facts: RouteFacts) -> Iterator[Departed]:
     for instance in facts.lingering:
-        if instance.phase in _VM_ENDED:
-            yield Departed(instance_id=instance.id, address=_address(facts, instance))
+        if instance.phase in _SILENT:
+            spared = "" if instance.phase is Phase.ASLEEP else _address(facts, instance)
+            yield Departed(instance_id=instance.id, address=spared)
 
 
 def _address(facts: RouteFacts, instance: Instance) -> str:
@@ -109,7 +114,8 @@ def _address(facts: RouteFacts, instance: Instance) -> str:
 
 
 def _is_routed(instance: Instance) -> bool:
-    return instance.owner is OwnerKind.APP and instance.desired is Desired.SERVE and instance.phase is Phase.HEALTHY
+    wanted = instance.desired is Desired.SERVE and instance.sleep is Sleep.AWAKE
+    return instance.owner is OwnerKind.APP and wanted and instance.phase is Phase.HEALTHY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

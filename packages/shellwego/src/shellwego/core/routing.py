@@ -13,6 +13,7 @@ class RouteState(StrEnum):
     STARTING = "starting"
     """No instance was ever healthy yet, or all are on their way."""
     FAILING = "failing"
+    ASLEEP = "asleep"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,8 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Departed:
-    """An instance outside of the routes whose former VM is known to have ended: what is still open there gets no answer.
+    """An instance outside of the routes whose former VM is known to have ended, or to sleep: what is still open there gets
+    no answer.
 
     It is told only where an edge has such sessions. One that drains, is unhealthy, or was lost with its node is not
     departed: its VM may still answer.

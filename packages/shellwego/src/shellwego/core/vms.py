@@ -11,6 +11,9 @@ class VmPhase(StrEnum):
     PREPARING = "preparing"
     STARTING = "starting"
     RUNNING = "running"
+    SUSPENDING = "suspending"
+    ASLEEP = "asleep"
+    RESUMING = "resuming"
     STOPPING = "stopping"
     ENDED = "ended"
 

@@ -67,6 +67,13 @@ FAILING = Page(
     text="This app does not start, or does not pass its checks. Its owner finds the reason in its logs.",
     retry_after_s=10,
 )
+ASLEEP = Page(
+    name="app-asleep",
+    status=_S.SERVICE_UNAVAILABLE,
+    title="App asleep",
+    text="This app was put to sleep by its owner. It answers again once it is woken.",
+    retry_after_s=60,
+)
 NO_SERVER = Page(
     name="no-server-ready",
     status=_S.SERVICE_UNAVAILABLE,
@@ -74,7 +81,7 @@ NO_SERVER = Page(
     text="No instance of this app takes requests now. Try again in a few seconds.",
     retry_after_s=2,
 )
-HOST_PAGES: Mapping[str, Page] = {page.name: page for page in (STOPPED, STARTING, FAILING, NO_SERVER)}
+HOST_PAGES: Mapping[str, Page] = {page.name: page for page in (STOPPED, STARTING, FAILING, ASLEEP, NO_SERVER)}
 """Pages that a host without a serving app can show, by name."""
 
 PROXY_PAGES: Mapping[int, Page] = {

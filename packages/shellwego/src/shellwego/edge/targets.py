@@ -27,6 +27,7 @@ _PAGES: Mapping[RouteState, pages.Page] = {
     RouteState.STOPPED: pages.STOPPED,
     RouteState.STARTING: pages.STARTING,
     RouteState.FAILING: pages.FAILING,
+    RouteState.ASLEEP: pages.ASLEEP,
 }
 
 

@@ -1,6 +1,7 @@
 """Port: what an agent needs of a VM engine, in the platform's words.
 
-`run` and `stop` are orders, answered at once; what became of them is seen by `observe`. All are idempotent by VM id.
+`run` and `stop` are orders, answered at once; what became of them is seen by `observe`. `suspend` and `resume` return when
+they are done. All are idempotent by VM id.
 """
 
 from __future__ import annotations
@@ -67,6 +68,14 @@ class Engine(Protocol):
 
     async def stop(self, vm_id: str, grace_s: float) -> None: ...
 
+    async def suspend(self, vm_id: str) -> None:
+        """Put a running VM on disk; returns when it is there. One that is there already is left alone. Where it fails,
+        by any error, the VM runs on. `ConflictError`: its state forbids it, or its backend cannot."""
+
+    async def resume(self, vm_id: str) -> None:
+        """Let a VM on disk run on; returns when it does. One that runs is left alone. Codes that begin with `snapshot-`:
+        its memory cannot be had any more; by other errors it stays on disk."""
+
     async def delete(self, vm_id: str) -> None:
         """Remove an ended VM and its disk; its log stays for 24 hours."""
 
@@ -80,6 +89,10 @@ class Engine(Protocol):
         """Return when something may have changed since the last `observe`. Spurious returns are fine."""
 
     async def exec(self, vm_id: str, request: StreamRequest) -> ExecChannel: ...
+
+    async def join(self, vm_id: str, request: StreamRequest) -> ExecChannel:
+        """The workload's own input and output (`ATTACH`: until its end, and letting go leaves it alone), or a tree as a tar
+        stream (`COPY_IN`, `COPY_OUT`: the exit code says how it went). `InvalidError`: no such path can be."""
 
     def logs(self, vm_id: str, *, follow: bool, tail: int, since: float) -> AsyncIterator[LogRecord]:
         """Lines of one VM, oldest first. With `follow` goes on until the VM has ended and all was read."""

@@ -142,7 +142,7 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "apps": ("project_id", "name", "hostname", "created_at", "deleting"),
     "releases": ("app_id", "number"),
     "deployments": ("app_id", "state", "created_at"),
-    "instances": ("app_id", "node_id", "phase", "desired", "owner", "created_at"),
+    "instances": ("app_id", "node_id", "phase", "desired", "sleep", "owner", "created_at"),
     "nodes": ("name", "health", "created_at"),
     "images": ("project_id", "reference", "digest", "state", "created_at"),
     "edges": ("name",),

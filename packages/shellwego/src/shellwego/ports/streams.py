@@ -1,4 +1,4 @@
-"""Port: byte streams that reach a VM on any node: logs, exec, console.
+"""Port: byte streams that reach a VM on any node: logs, exec, console, files.
 
 A stream is duplex, with credit (a reader that stalls stops only its writer), half-close (`send_eof`) and cancel
 (`aclose`). What the bytes mean is in `wire.streams`.
@@ -17,6 +17,11 @@ class StreamKind(StrEnum):
     LOGS = "logs"
     USAGE = "usage"
     """One record with what the VM takes of its host now."""
+    ATTACH = "attach"
+    """The workload's own input and output; letting go leaves it alone."""
+    COPY_IN = "copy-in"
+    """A tar stream of one tree on the way in; the exit code says how it went."""
+    COPY_OUT = "copy-out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +38,12 @@ class StreamRequest:
     follow: bool = False
     tail: int = 100
     since: float = 0.0
+    path: str = ""
+    """Of a copy: what is given out, or where what comes in is put."""
+    name: str = ""
+    """Of a copy that comes in: what it is called, where `path` is a directory."""
+    contents: bool = False
+    """Of a copy that comes in: not the directory itself, but what is in it."""
 
 
 class DuplexStream(Protocol):

@@ -18,6 +18,7 @@ from plasmavmc.rpc.v1 import image_pb2
 from plasmavmc.types import GuestKind
 
 MAX_REFERENCE = 512
+_UNKNOWN = image_pb2.IMAGE_KIND_UNSPECIFIED
 _KIND_NAMES = {int(value): name for name, value in image_pb2.ImageKind.items()}
 
 
@@ -26,7 +27,7 @@ def image_to_pb(image: Image) -> image_pb2.Image:
         digest=image.digest,
         names=image.names,
         scope=scope_to_pb(image.scope),
-        kind=enum_to_pb(image.kind, "IMAGE_KIND", image_pb2.ImageKind.Value),
+        kind=_UNKNOWN if image.kind is None else enum_to_pb(image.kind, "IMAGE_KIND", image_pb2.ImageKind.Value),
         size_bytes=image.size_bytes,
         created=time_to_pb(image.created),
         entrypoint=image.entrypoint,
@@ -45,7 +46,7 @@ def image_from_pb(message: image_pb2.Image) -> Image:
         scope=scope_from_pb("image.scope", message.scope),
         digest=message.digest,
         names=tuple(message.names),
-        kind=enum_from_pb("image.kind", GuestKind, _KIND_NAMES, message.kind, "IMAGE_KIND"),
+        kind=enum_from_pb("image.kind", GuestKind, _KIND_NAMES, message.kind, "IMAGE_KIND") if message.kind else None,
         size_bytes=message.size_bytes,
         created=time_from_pb(message.created),
         entrypoint=tuple(message.entrypoint),

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.types import Lifespan, Scope
 
+from shellwego.api.ratelimit import RateLimiter
 from shellwego.api.rest import problems
 from shellwego.api.rest.context import Context, install_context
 from shellwego.api.rest.document import install_document
@@ -64,8 +65,10 @@ def create_app(
     spool_dir: Path,
     domain: str = "localhost",
     http_port: int = 80,
+    limiter: RateLimiter | None = None,
 ) -> FastAPI:
-    """The application. `spool_dir` is emptied when it starts; `http_port` is the edge's, for the URLs of apps.
+    """The application. `spool_dir` is emptied when it starts; `http_port` is the edge's, for the URLs of apps;
+    `limiter` is shared with whatever else takes the same tokens.
 
     Raises:
         RuntimeError: a route goes around the guard.
@@ -79,6 +82,7 @@ def create_app(
         url=AppUrl(http_port),
         spool=Spool(spool_dir, control.clock),
         authenticator=Authenticator(control),
+        limiter=limiter or RateLimiter(),
     )
 
     @asynccontextmanager

@@ -9,8 +9,8 @@ from typing import cast
 from fastapi import FastAPI
 from starlette.requests import HTTPConnection
 
+from shellwego.api.ratelimit import RateLimiter
 from shellwego.api.rest.metrics import Metrics
-from shellwego.api.rest.ratelimit import RateLimiter
 from shellwego.api.rest.spool import Spool
 from shellwego.api.rest.views import AppUrl
 from shellwego.control.authentication import Authenticator
@@ -29,7 +29,7 @@ class Context:
     url: AppUrl
     spool: Spool
     authenticator: Authenticator
-    limiter: RateLimiter = field(default_factory=RateLimiter)
+    limiter: RateLimiter
     metrics: Metrics = field(default_factory=Metrics)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is to stop: long answers end, so that clients come again to another server or later."""

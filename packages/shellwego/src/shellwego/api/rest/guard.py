@@ -18,9 +18,9 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from shellwego.api.ratelimit import Verdict
 from shellwego.api.rest.context import context_of
 from shellwego.api.rest.problems import Problem, problem
-from shellwego.api.rest.ratelimit import Verdict
 from shellwego.control.authentication import Session, refused
 from shellwego.control.authorization import Access
 from shellwego.control.idempotency import make_key

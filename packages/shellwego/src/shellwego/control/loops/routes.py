@@ -19,7 +19,7 @@ from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.lease import Lease
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.unit import Control, Unit
-from shellwego.core.instances import Desired, Instance
+from shellwego.core.instances import Desired, Instance, Sleep
 from shellwego.core.routes import route_of
 from shellwego.core.routing import Route
 from shellwego.ports.store import Transaction, eq, within
@@ -101,11 +101,10 @@ def _entering(tx: Transaction, route: Route | None) -> list[Instance]:
 
 
 def _leaving(tx: Transaction, app_id: str) -> list[Instance]:
-    """Draining instances that no version was given to."""
-    draining = tx.instances.select(
-        eq("app_id", app_id), eq("desired", Desired.DRAIN.value), within("phase", LIVE_PHASES)
-    )
-    return [instance for instance in draining if instance.unrouted_version is None]
+    """Instances that drain, or are to sleep, and that no version was given to."""
+    living = tx.instances.select(eq("app_id", app_id), within("phase", LIVE_PHASES))
+    leaving = (row for row in living if row.desired is Desired.DRAIN or row.sleep is Sleep.DOZING)
+    return [instance for instance in leaving if instance.unrouted_version is None]
 
 
 async def run(control: Control, *, holder: str = "local") -> None:

@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
-from shellwego.core.errors import ConflictError, NotFoundError
+from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError
 from shellwego.core.nodes import Backend, NodeFacts
 from shellwego.ports.clock import Clock
-from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmUsage, VmView
-from shellwego.ports.streams import StreamRequest
+from shellwego.ports.engine import ExecChannel, ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmUsage, VmView
+from shellwego.ports.streams import StreamKind, StreamRequest
 
 MIB = 1024 * 1024
 
@@ -25,6 +25,7 @@ class _MemoryVm:
     view: VmView
     life: asyncio.Task[None] | None = None
     log: list[LogRecord] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
 
 
 class MemoryExec:
@@ -67,8 +68,70 @@ class MemoryExec:
         pass
 
 
+class MemoryCopy:
+    """What comes in is kept by its path as it is, and given out so again."""
+
+    def __init__(self, files: dict[str, bytes], request: StreamRequest) -> None:
+        self._files = files
+        self._request = request
+        self._received = b""
+        self._ended = asyncio.Event()
+
+    async def send(self, data: bytes) -> None:
+        self._received += data
+
+    async def send_eof(self) -> None:
+        self._ended.set()
+
+    async def resize(self, rows: int, columns: int) -> None:
+        pass
+
+    async def signal(self, number: int) -> None:
+        pass
+
+    async def output(self) -> AsyncIterator[ExecData | ExecDone]:
+        path = self._request.path
+        if self._request.kind is StreamKind.COPY_IN:
+            await self._ended.wait()
+            self._files[path] = self._received
+        else:
+            yield ExecData(stream="stdout", data=self._files[path])
+        yield ExecDone(code=0)
+
+    async def aclose(self) -> None:
+        pass
+
+
+class MemoryAttachment:
+    """The workload's log as it is written, until its end; it takes no input."""
+
+    def __init__(self, engine: MemoryEngine, vm: _MemoryVm) -> None:
+        self._engine = engine
+        self._vm = vm
+
+    async def send(self, data: bytes) -> None:
+        pass
+
+    async def send_eof(self) -> None:
+        pass
+
+    async def resize(self, rows: int, columns: int) -> None:
+        pass
+
+    async def signal(self, number: int) -> None:
+        await self._engine.stop(self._vm.view.vm_id, 0)
+
+    async def output(self) -> AsyncIterator[ExecData | ExecDone]:
+        async for record in self._engine.logs(self._vm.view.vm_id, follow=True, tail=0, since=0.0):
+            yield ExecData(stream=record.stream, data=f"{record.text}\n".encode())
+        yield ExecDone(code=self._vm.view.exit_code or 0)
+
+    async def aclose(self) -> None:
+        pass
+
+
 class MemoryEngine:
-    """`ports.engine.Engine` in memory. Faults: `refuse` (VM ids whose boot fails), `die` (as a VMM killed)."""
+    """`ports.engine.Engine` in memory. Faults: `boots_fail_with`, `sleep_fails_with`, `die` (as a VMM killed)."""
 
     def __init__(self, clock: Clock, *, boot_s: float = 0.2, name: str = "memory") -> None:
         self._clock = clock
@@ -79,13 +142,15 @@ class MemoryEngine:
         self._addresses = 1
         self.boots_fail_with = ""
         """While set, each boot fails with this reason."""
+        self.sleep_fails_with: ShellWeGoError | None = None
+        """While set, each suspend and resume fails so."""
 
     async def start(self) -> None:
         self._notify()
 
     async def facts(self) -> NodeFacts:
         backend = Backend(name="memory", status="ready", acceleration="none", isolation="none", max_vcpus=64)
-        backend = replace(backend, max_memory_bytes=1 << 40)
+        backend = replace(backend, max_memory_bytes=1 << 40, suspend=True)
         return NodeFacts(
             hostname=self._name,
             version="memory",
@@ -141,6 +206,25 @@ class MemoryEngine:
         await self._clock.sleep(0.01)
         self._end(vm, exit_code=143, reason="stopped as asked", reason_code="stopped")
 
+    async def suspend(self, vm_id: str) -> None:
+        await self._move(vm_id, VmPhase.RUNNING, VmPhase.SUSPENDING, VmPhase.ASLEEP)
+
+    async def resume(self, vm_id: str) -> None:
+        await self._move(vm_id, VmPhase.ASLEEP, VmPhase.RESUMING, VmPhase.RUNNING)
+
+    async def _move(self, vm_id: str, before: VmPhase, between: VmPhase, after: VmPhase) -> None:
+        vm = self._find(vm_id)
+        if vm.view.phase is after:
+            return
+        if vm.view.phase is not before:
+            raise ConflictError(f"vm-{vm.view.phase.value}", f"VM {vm_id} is {vm.view.phase.value}")
+        self._set(vm, phase=between)
+        await self._clock.sleep(0.01)
+        if vm.view.phase is between:  # it may have been stopped, or have died, meanwhile
+            self._set(vm, phase=before if self.sleep_fails_with else after)
+        if self.sleep_fails_with:
+            raise self.sleep_fails_with
+
     async def delete(self, vm_id: str) -> None:
         vm = self._vms.pop(vm_id, None)
         if vm is not None and vm.life is not None:
@@ -170,6 +254,20 @@ class MemoryEngine:
         if self._find(vm_id).view.phase is not VmPhase.RUNNING:
             raise ConflictError("vm-not-running", f"VM {vm_id} does not run")
         return MemoryExec(request.command)
+
+    async def join(self, vm_id: str, request: StreamRequest) -> ExecChannel:
+        vm = self._find(vm_id)
+        if request.kind is StreamKind.ATTACH:
+            if vm.view.phase is VmPhase.ENDED:
+                raise ConflictError("vm-ended", f"VM {vm_id} has ended")
+            return MemoryAttachment(self, vm)
+        if vm.view.phase is not VmPhase.RUNNING:
+            raise ConflictError("vm-not-running", f"VM {vm_id} does not run")
+        if not request.path.startswith("/"):
+            raise InvalidError("invalid-spec", f"{request.path[:80]!r} is no absolute path")
+        if request.kind is StreamKind.COPY_OUT and request.path not in vm.files:
+            raise ConflictError("exec-no-such-path", f"{request.path}: there is no such file in the VM")
+        return MemoryCopy(vm.files, request)
 
     async def logs(self, vm_id: str, *, follow: bool, tail: int, since: float) -> AsyncIterator[LogRecord]:
         vm = self._find(vm_id)

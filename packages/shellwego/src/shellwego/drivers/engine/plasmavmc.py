@@ -22,6 +22,7 @@ from plasmavmc.server.assembly import Probe, Upkeep
 from plasmavmc.states import VmState
 from plasmavmc.types import (
     BackendCapabilities,
+    CopyTarget,
     ExecSpec,
     NetworkSpec,
     Scope,
@@ -33,7 +34,7 @@ from plasmavmc.types import (
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.nodes import Backend, NodeFacts
 from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmUsage, VmView
-from shellwego.ports.streams import StreamRequest
+from shellwego.ports.streams import StreamKind, StreamRequest
 
 _PHASES = {
     VmState.PENDING: VmPhase.PREPARING,
@@ -41,9 +42,9 @@ _PHASES = {
     VmState.STARTING: VmPhase.STARTING,
     VmState.RUNNING: VmPhase.RUNNING,
     VmState.PAUSED: VmPhase.RUNNING,
-    VmState.SUSPENDING: VmPhase.RUNNING,
-    VmState.SUSPENDED: VmPhase.RUNNING,
-    VmState.RESUMING: VmPhase.RUNNING,
+    VmState.SUSPENDING: VmPhase.SUSPENDING,
+    VmState.SUSPENDED: VmPhase.ASLEEP,
+    VmState.RESUMING: VmPhase.RESUMING,
     VmState.STOPPING: VmPhase.STOPPING,
     VmState.STOPPED: VmPhase.ENDED,
     VmState.FAILED: VmPhase.ENDED,
@@ -231,6 +232,14 @@ class PlasmaEngine:
             self._stops[vm_id] = task
             task.add_done_callback(lambda _task: self._stops.pop(vm_id, None))
 
+    async def suspend(self, vm_id: str) -> None:
+        with translated():
+            await self._manager.suspend(vm_id)
+
+    async def resume(self, vm_id: str) -> None:
+        with translated():
+            await self._manager.resume(vm_id)
+
     async def delete(self, vm_id: str) -> None:
         with translated():
             await self._manager.delete(vm_id)
@@ -247,16 +256,26 @@ class PlasmaEngine:
         await self._manager.changed(self._seen)
 
     async def exec(self, vm_id: str, request: StreamRequest) -> PlasmaExec:
-        terminal = TerminalSize(request.rows, request.columns) if request.rows and request.columns else None
         spec = ExecSpec(
             command=request.command,
             env=request.env,
             workdir=request.workdir or None,
             user=request.user or None,
-            terminal=terminal,
+            terminal=_terminal(request),
         )
         with translated():
             return PlasmaExec(await self._manager.exec(vm_id, spec))
+
+    async def join(self, vm_id: str, request: StreamRequest) -> PlasmaExec:
+        with translated():
+            match request.kind:
+                case StreamKind.COPY_IN:
+                    target = CopyTarget(request.path, request.name, request.contents)
+                    return PlasmaExec(await self._manager.copy_in(vm_id, target))
+                case StreamKind.COPY_OUT:
+                    return PlasmaExec(await self._manager.copy_out(vm_id, request.path))
+                case _:
+                    return PlasmaExec(self._manager.attach(vm_id, _terminal(request)))
 
     async def logs(self, vm_id: str, *, follow: bool, tail: int, since: float) -> AsyncIterator[LogRecord]:
         with translated():
@@ -267,6 +286,10 @@ class PlasmaEngine:
         for task in self._beside:
             task.cancel()
         await self._manager.close(keep_vms=keep_vms)
+
+
+def _terminal(request: StreamRequest) -> TerminalSize | None:
+    return TerminalSize(request.rows, request.columns) if request.rows and request.columns else None
 
 
 def _warnings(backends: tuple[Backend, ...], confinement: str) -> tuple[str, ...]:
@@ -291,4 +314,5 @@ def to_backend(capabilities: BackendCapabilities, *, reason: str = "") -> Backen
         reason=reason,
         max_vcpus=capabilities.max_vcpus,
         max_memory_bytes=capabilities.max_memory_bytes,
+        suspend=capabilities.suspend,
     )

@@ -154,6 +154,7 @@ TABLES: Mapping[str, Table] = {
             _bytes("disk_bytes"),
             _text("node_id"),
             _text("desired"),
+            Column("sleep", Text, nullable=False, server_default="awake"),
             _text("phase"),
             _json("observed"),
             _text("placement_reason"),

@@ -15,7 +15,7 @@ from shellwego.api.rest.schemas.common import pagination
 from shellwego.api.rest.schemas.resources import InstanceList, InstanceView, RunCreate, usage_view
 from shellwego.api.rest.views import show_instance
 from shellwego.api.rest.waiting import States, Timeout, wait_for
-from shellwego.control import runs
+from shellwego.control import runs, sleep
 from shellwego.control.idempotency import Answer
 from shellwego.control.instances import find_instance
 from shellwego.control.pages import page
@@ -136,6 +136,35 @@ async def list_vms(
         return body_answer(InstanceList(data=views, pagination=pagination(found)))
 
     return await read(access, ProjectTarget(project), look)
+
+
+@operation(
+    router, "POST", "/vms/{instance}/actions/suspend", permission="instances:write", answer=InstanceView, status=202
+)
+async def suspend_vm(*, access: Granted, instance: Id) -> Response:
+    """Put an instance to sleep: it leaves the routes, is emptied, and its VM's memory goes to its node's disk. Follow its
+    phase; where it cannot be done, `sleep` is `awake` again, and an event has the reason."""
+
+    def work(unit: Unit, row: Instance) -> Answer:
+        return _shown(unit, sleep.suspend(unit, row))
+
+    return await write(access, InstanceTarget(instance), work)
+
+
+@operation(
+    router, "POST", "/vms/{instance}/actions/resume", permission="instances:write", answer=InstanceView, status=202
+)
+async def resume_vm(*, access: Granted, instance: Id) -> Response:
+    """Wake an instance. It goes on where it was, and is in the routes once it passes its checks. Follow its phase."""
+
+    def work(unit: Unit, row: Instance) -> Answer:
+        return _shown(unit, sleep.resume(unit, row))
+
+    return await write(access, InstanceTarget(instance), work)
+
+
+def _shown(unit: Unit, instance: Instance) -> Answer:
+    return body_answer(show_instance(unit.tx, instance), 202, instance.version)
 
 
 @operation(router, "GET", "/vms/{instance}", permission="instances:read", answer=InstanceView)

@@ -28,7 +28,8 @@ class UsageView(View):
 
 
 class InstanceView(View):
-    """An instance, as judged; `address` is that of its VM."""
+    """An instance, as judged; `address` is that of its VM. `sleep` is what is wanted: `awake`, `dozing` (it leaves the
+    routes and is emptied) or `asleep`; whether it does is its phase."""
 
     id: str
     app_id: str
@@ -41,6 +42,7 @@ class InstanceView(View):
     vm_id: str | None
     phase: str
     desired: str
+    sleep: str
     attempt: int
     address: str | None
     reason: str
@@ -118,6 +120,8 @@ class BackendView(View):
     acceleration: str
     isolation: str
     reason: str
+    suspend: bool
+    """Its VMs can be suspended and resumed."""
 
 
 class NodeView(View):
@@ -292,6 +296,7 @@ def instance_view(instance: Instance, release: Release | None) -> InstanceView:
         vm_id=observed.vm_id or None,
         phase=instance.phase.value,
         desired=instance.wanted.value,
+        sleep=instance.sleep.value,
         attempt=observed.attempt,
         address=observed.address or None,
         reason=observed.reason or instance.placement_reason,
@@ -359,6 +364,7 @@ def node_view(node: Node, instances: int) -> NodeView:
                 acceleration=backend.acceleration,
                 isolation=backend.isolation,
                 reason=backend.reason,
+                suspend=backend.suspend,
             )
             for backend in facts.backends
         ],

@@ -1,0 +1,1 @@
+"""The engine's services (`plasmavmc.v1`) over the whole platform."""

@@ -1,0 +1,15 @@
+"""Scopes as the services know them: by the ids of organization and project."""
+
+from __future__ import annotations
+
+from plasmavmc.types import SYSTEM_SCOPE
+from plasmavmc.types import Scope as EngineScope
+from shellwego.control.scopes import SYSTEM, Scope
+
+
+def scope_out(scope: Scope) -> EngineScope:
+    return EngineScope(scope.organization_id, scope.project_id)
+
+
+def scope_in(scope: EngineScope) -> Scope:
+    return SYSTEM if scope == SYSTEM_SCOPE else Scope(scope.org, scope.project)

@@ -1,0 +1,186 @@
+"""Who may call what: every method of the schema × who asks, through the platform's own choke point."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from plasmavmc.errors import CapacityError, NotFoundError, UnauthenticatedError
+from plasmavmc.rpc.access import Action
+from plasmavmc.rpc.actions import ACTIONS
+from plasmavmc.rpc.api import VmFilter
+from plasmavmc.types import ExecSpec
+from shellwego.api.grpc.permissions import PERMISSIONS, check_permissions
+from shellwego.core.iam import ROLES
+from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, add_user
+from tests.api_grpc.grpc_world import WITHIN_S, GrpcWorld, refusal
+from tests.rpc.test_rpc_foreign import METHODS, Heard
+
+VMS = sorted(path for path, action in ACTIONS.items() if action.value.startswith("vm:"))
+ON_A_VM = [path for path in VMS if not path.endswith(("CreateVm", "ListVms", "WatchVms"))]
+NODES = sorted(path for path, action in ACTIONS.items() if action.value.startswith("node:"))
+GONE = f"ins_{'0' * 26}"
+
+
+async def heard(world: GrpcWorld, path: str, request: Message, token: str) -> Heard:
+    """The first answer to a request."""
+    method = METHODS[path]
+    kind = "_".join("stream" if streams else "unary" for streams in (method.client_streaming, method.server_streaming))
+    decode = GetMessageClass(method.output_type).FromString
+    async with grpc.aio.insecure_channel(world.address) as channel:
+        remote = getattr(channel, kind)(
+            path, request_serializer=lambda each: each.SerializeToString(), response_deserializer=decode
+        )
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        try:
+            if not method.server_streaming:
+                return Heard("OK", answer=await remote(request, metadata=metadata))
+            stream = remote(metadata=metadata) if method.client_streaming else remote(request, metadata=metadata)
+            if method.client_streaming:
+                await stream.write(request)
+            answer = await stream.read()
+            stream.cancel()
+            return Heard("OK", answer=None if answer is grpc.aio.EOF else answer)
+        except grpc.aio.AioRpcError as error:
+            return Heard(error.code().name, str(error.details()))
+
+
+def aimed(path: str, vm_id: str, *, scope: tuple[str, str] = ("", "")) -> Any:
+    """A request that names a VM, or what else it must name."""
+    request: Any = GetMessageClass(METHODS[path].input_type)()
+    part = request.start if "start" in {f.name for f in request.DESCRIPTOR.fields if f.message_type} else request
+    names = {field.name for field in part.DESCRIPTOR.fields}
+    if "vm_id" in names:
+        part.vm_id = vm_id
+    if "command" in names:
+        part.command.append("true")
+    if "copies" in names:
+        part.copies.add()
+    if "reference" in names:
+        part.reference = "registry.example/hello:v1"
+    if "image" in names:
+        part.image = "registry.example/hello:v1"
+    if "scope" in names:
+        part.scope.org, part.scope.project = scope
+    if "spec" in names:
+        part.spec.image = "registry.example/hello:v1"
+        part.spec.labels["app"] = "shop"
+        part.spec.scope.org, part.spec.scope.project = scope
+        part.start = True
+    return request
+
+
+def test_an_action_without_a_permission_stops_the_start_and_each_permission_is_in_a_role() -> None:
+    for action in Action:
+        with pytest.raises(LookupError, match=action.value):
+            check_permissions({known: name for known, name in PERMISSIONS.items() if known is not action})
+    assert {PERMISSIONS[action] for action in ACTIONS.values()} == set(PERMISSIONS.values())
+    for permission in PERMISSIONS.values():
+        resource, _, verb = permission.partition(":")
+        assert any(
+            {permission, f"{resource}:*", f"*:{verb}"} & ROLES[role] for role in ("admin", "developer", "viewer")
+        )
+
+
+@pytest.mark.parametrize("path", sorted(METHODS))
+async def test_nobody_gets_through_without_a_token_that_holds(world: GrpcWorld, path: str) -> None:
+    async with grpc.aio.insecure_channel(world.address) as channel:
+        for metadata in (None, *((("authorization", f"Bearer {token}"),) for token in ("nonsense", f"pat_{'x' * 43}"))):
+            assert await refusal(channel, METHODS[path], metadata) == "UNAUTHENTICATED"
+
+
+@pytest.mark.parametrize("path", ON_A_VM)
+async def test_what_is_foreign_looks_absent_and_the_refusal_is_audited(world: GrpcWorld, path: str) -> None:
+    instance = await world.deployed()
+    foreign = await heard(world, path, aimed(path, instance.id), FOREIGN)
+    absent = await heard(world, path, aimed(path, GONE), FOREIGN)
+    assert (foreign.code, foreign.words.replace(instance.id, GONE)) == (absent.code, absent.words)
+    if not path.endswith("DeleteVm"):
+        assert foreign.code == "NOT_FOUND"
+    assert await world.api.control.read(lambda tx: tx.instances.get(instance.id)) == instance
+    records = await world.api.control.read(lambda tx: tx.audit.select())
+    refused = [(record.action, record.resource) for record in records if not record.allowed]
+    assert refused == [(PERMISSIONS[ACTIONS[path]], instance.id)]
+
+
+@pytest.mark.parametrize("path", [*ON_A_VM, "/plasmavmc.v1.VmService/CreateVm"])
+async def test_a_viewer_sees_and_changes_nothing(world: GrpcWorld, path: str) -> None:
+    instance = await world.deployed()
+    scope = (world.api.project.organization_id, world.api.project.id)
+    told = await heard(world, path, aimed(path, instance.id, scope=scope), VIEWER)
+    assert (told.code == "PERMISSION_DENIED") == (PERMISSIONS[ACTIONS[path]] not in ROLES["viewer"]), told
+    assert await world.api.control.read(lambda tx: tx.instances.select()) == [instance]
+
+
+@pytest.mark.parametrize("path", NODES)
+async def test_nodes_are_the_platforms(world: GrpcWorld, path: str) -> None:
+    request = aimed(path, "")
+    told = await heard(world, path, request, OWNER)
+    assert told.code == "NOT_FOUND" or (told.code, str(told.answer)) == ("OK", ""), told
+    assert (await heard(world, path, request, ADMIN)).code in ("OK", "FAILED_PRECONDITION")
+
+
+async def test_another_organizations_name_before_ones_own_project_opens_nothing(world: GrpcWorld) -> None:
+    """A grant on an organization holds for its own projects, whatever a request says a project belongs to."""
+    await world.deployed()
+    mixed = (world.api.foreign.organization_id, world.api.project.id)
+    for path in ("VmService/CreateVm", "ImageService/GetImage", "ImageService/DeleteImage"):
+        told = await heard(world, f"/plasmavmc.v1.{path}", aimed(f"/plasmavmc.v1.{path}", "", scope=mixed), FOREIGN)
+        assert told.code == "NOT_FOUND", (path, told)
+    assert len(await world.api.control.read(lambda tx: tx.instances.select())) == 1
+
+
+async def test_lists_and_watches_hold_what_the_caller_may_see(world: GrpcWorld) -> None:
+    instance = await world.deployed()
+    for token, seen in ((OWNER, [instance.id]), (VIEWER, [instance.id]), (ADMIN, [instance.id]), (FOREIGN, [])):
+        async with world.client(token) as client:
+            assert [vm.spec.id async for vm in client.vms.list_vms()] == seen
+            assert len([image async for image in client.images.list_images()]) == len(seen)
+            told = []
+            async for event in client.vms.watch():
+                if event.snapshot_complete:
+                    break
+                told += [event.vm.spec.id] if event.vm else []
+            assert told == seen
+    async with world.client(FOREIGN) as client:
+        chosen = VmFilter(labels={"app": "shop"})
+        assert [vm async for vm in client.vms.list_vms(chosen)] == []
+
+
+async def test_allowed_writes_are_audited(world: GrpcWorld) -> None:
+    instance = await world.deployed()
+    async with world.client() as client:
+        session = await client.vms.exec(instance.id, ExecSpec(command=("true",)))
+        await session.send_eof()
+        assert [item async for item in session.output()]
+    records = await world.api.control.read(lambda tx: tx.audit.select())
+    assert [(r.action, r.allowed) for r in records if r.resource == instance.id] == [("instances:exec", True)]
+
+
+async def test_a_watch_ends_with_its_token(world: GrpcWorld) -> None:
+    token = f"pat_{'W' * 43}"
+    made = await world.api.commit(lambda unit: add_user(unit, "w@x", "viewer", world.api.project.id, token))
+    async with world.client(token) as client:
+        events = client.vms.watch()
+        assert (await anext(events)).snapshot_begin
+        assert (await anext(events)).snapshot_complete
+        await world.api.commit(lambda unit: unit.tx.tokens.update(replace(made, revoked_at=unit.now())))
+        async with asyncio.timeout(WITHIN_S):
+            with pytest.raises(UnauthenticatedError):
+                await anext(events)
+        with pytest.raises(UnauthenticatedError):
+            await client.vms.get(GONE)
+
+
+async def test_calls_count_against_the_rate_of_the_plan(world: GrpcWorld) -> None:
+    async with world.client(FOREIGN) as client:
+        with pytest.raises(CapacityError, match="used up"):  # noqa: PT012 - the plan's burst is 20
+            for _ in range(60):
+                with pytest.raises(NotFoundError):
+                    await client.vms.get(GONE)
