@@ -43,8 +43,8 @@ class Behaviour:
     root: str = ""
     """Stands for `/`, as a jail would."""
     guest: tuple[str, ...] = ()
-    """A program that speaks as the guest's init does, on the descriptor whose number is its last argument. Without one the
-    guest has no driver for its vsock."""
+    """A program that speaks as the guest's init does, to whoever connects to the listening socket whose number is its last
+    argument. Without one the guest has no driver for its vsock."""
     refuses: bool = False
     """The guest has a driver, and nothing listens."""
     listen_after_s: float = 0.03
@@ -84,8 +84,9 @@ class Machine:
         self.tracks_dirty = False
         self.has_metrics = False
         self.guest: asyncio.subprocess.Process | None = None
-        self._guest_end: socket.socket | None = None
-        self._bridging: asyncio.Task[None] | None = None
+        self._guest_port: bytes | str | None = None
+        """Address of the guest's listener, in the kernel's own name space."""
+        self._runs = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def get(self, path: str) -> Any:
@@ -168,7 +169,7 @@ class Machine:
         if not kernel.startswith(b"\x7fELF"):
             raise Refused("Cannot load kernel due to invalid memory configuration or invalid kernel image.")
         self.tracks_dirty = self.config.get("machine-config", {}).get("track_dirty_pages", False)
-        self.state = "Running"
+        self._begin(resume=True)
         if _RESETS in kernel:
             asyncio.get_running_loop().call_later(0.05, os._exit, 0)
         elif self.behaviour.guest:
@@ -178,6 +179,10 @@ class Machine:
         if self.state == "Not started":
             raise Refused("The requested operation is not supported before starting the microVM.")
         self.state = "Paused" if wanted == "Paused" else "Running"
+        if wanted == "Paused":
+            self._runs.clear()
+        else:
+            self._runs.set()
         if self.guest is not None:
             with suppress(ProcessLookupError):
                 self.guest.send_signal(signal.SIGSTOP if wanted == "Paused" else signal.SIGCONT)
@@ -220,9 +225,9 @@ class Machine:
         self.tracks_dirty = bool(body.get("enable_diff_snapshots") or body.get("track_dirty_pages"))
         if self.behaviour.guest:
             await self._boot()
-        self._run_or_pause_after_load(body.get("resume_vm", False))
+        self._begin(resume=body.get("resume_vm", False))
 
-    def _run_or_pause_after_load(self, resume: bool) -> None:
+    def _begin(self, *, resume: bool) -> None:
         self.state = "Running"
         self._run_or_pause("Resumed" if resume else "Paused")
 
@@ -236,17 +241,17 @@ class Machine:
             await asyncio.start_unix_server(self._vsock, path)
 
     async def _boot(self) -> None:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        self._guest_end = ours
-        self.guest = await asyncio.create_subprocess_exec(
-            *self.behaviour.guest,
-            str(theirs.fileno()),
-            pass_fds=(theirs.fileno(),),
-            stdout=asyncio.subprocess.DEVNULL,
-            preexec_fn=_die_with_parent,
-        )
-        theirs.close()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind("")
+            listener.listen()
+            self._guest_port = listener.getsockname()
+            self.guest = await asyncio.create_subprocess_exec(
+                *self.behaviour.guest,
+                str(listener.fileno()),
+                pass_fds=(listener.fileno(),),
+                stdout=asyncio.subprocess.DEVNULL,
+                preexec_fn=_die_with_parent,
+            )
         self._keep(asyncio.create_task(self._watch(self.guest)))
 
     async def _watch(self, guest: asyncio.subprocess.Process) -> None:
@@ -260,37 +265,31 @@ class Machine:
         if not re.fullmatch(rb"CONNECT \d{1,10}\n", line) or self.behaviour.refuses:
             writer.close()
             return
-        if self._guest_end is None:
+        if self._guest_port is None:
             await asyncio.Event().wait()
+        await self._runs.wait()
+        assert self._guest_port is not None
+        from_guest, to_guest = await asyncio.open_unix_connection(self._guest_port)  # type: ignore[arg-type]
         writer.write(b"OK 1073741824\n")
-        previous, self._bridging = self._bridging, asyncio.current_task()
-        if previous is not None:
-            previous.cancel()
-        assert self._guest_end is not None
-        down = asyncio.create_task(self._to_guest(reader, self._guest_end))
-        up = asyncio.create_task(self._to_host(self._guest_end, writer))
+        both = [asyncio.create_task(_carry(*way)) for way in ((reader, to_guest), (from_guest, writer))]
         try:
-            await asyncio.wait({down, up}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            down.cancel()
-            up.cancel()
+            for way in both:
+                way.cancel()
+            to_guest.close()
             writer.close()
-
-    async def _to_guest(self, reader: asyncio.StreamReader, guest: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while data := await reader.read(65536):
-            await loop.sock_sendall(guest, data)
-
-    async def _to_host(self, guest: socket.socket, writer: asyncio.StreamWriter) -> None:
-        loop = asyncio.get_running_loop()
-        with suppress(ConnectionError):
-            while data := await loop.sock_recv(guest, 65536):
-                writer.write(data)
-                await writer.drain()
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
 
 
 def _die_with_parent() -> None:

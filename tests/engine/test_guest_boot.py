@@ -13,11 +13,20 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from plasmavmc.errors import HostError
+from plasmavmc.errors import HostError, UnavailableError
 from plasmavmc.guest import bzimage, cpio
+from plasmavmc.guest import kernel as kernel_module
 from plasmavmc.guest.boot import assets_present, build_guest, disk_template, initramfs, load_assets
 from plasmavmc.guest.cache import make_current, publish, workshop
-from plasmavmc.guest.kernel import Kernel, current_kernel, fetch_kernel, parse_dependencies, read_module
+from plasmavmc.guest.kernel import (
+    MODULES,
+    VSOCK_MODULES,
+    Kernel,
+    current_kernel,
+    fetch_kernel,
+    parse_dependencies,
+    read_module,
+)
 from plasmavmc.guest.tsc import tsc_khz
 from plasmavmc.types import GIB, MIB
 
@@ -125,13 +134,16 @@ def test_modules_are_read_packed_or_not_and_known_when_built_in(tmp_path: Path) 
         read_module(tmp_path, "xt4")
 
 
-def planted_kernel(cache: Path) -> Kernel:
+def planted_kernel(cache: Path, *, vsock: bool = True) -> Kernel:
     with workshop(cache / "kernel") as made:
         kernel = made / "kernel"
         (kernel / "modules").mkdir(parents=True)
         (kernel / "vmlinux").write_bytes(ELF)
         (kernel / "sha256").write_text("ab" * 32 + "\n")
         (kernel / "modules" / "00-virtio.ko").write_bytes(b"module")
+        if vsock:
+            (kernel / "modules-vsock").mkdir()
+            (kernel / "modules-vsock" / "01-vsock.ko").write_bytes(b"vsock module")
         publish(kernel, cache / "kernel" / "linux-image-1")
     make_current(cache / "kernel" / "linux-image-1")
     found = current_kernel(cache)
@@ -143,6 +155,66 @@ async def test_a_kernel_that_is_there_is_not_fetched_again(tmp_path: Path) -> No
     planted_kernel(tmp_path)
     kernel, fetched = await fetch_kernel(tmp_path)
     assert (kernel.release, fetched) == ("linux-image-1", False)
+
+
+def planted_package(into: Path) -> list[Path]:
+    """A kernel's package of the release that `planted_kernel` has."""
+    tree = into / "package"
+    modules = tree / "lib" / "modules" / "6.1"
+    for directory in (tree / "DEBIAN", tree / "boot", modules):
+        directory.mkdir(parents=True)
+    fields = {
+        "Package": "linux-image-1",
+        "Version": "1",
+        "Architecture": "amd64",
+        "Maintainer": "n",
+        "Description": "d",
+    }
+    (tree / "DEBIAN" / "control").write_text("".join(f"{name}: {value}\n" for name, value in fields.items()))
+    (tree / "boot" / "vmlinuz-6.1").write_bytes(bzimage_of(gzip.compress(ELF)))
+    for name in (*MODULES, *VSOCK_MODULES):
+        (modules / f"{name}.ko").write_bytes(name.encode())
+    package = into / "linux-image-1.deb"
+    subprocess.run(["dpkg-deb", "--build", tree, package], check=True, capture_output=True)
+    return [package]
+
+
+async def test_a_kernel_of_an_older_version_is_given_the_modules_that_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = planted_kernel(tmp_path / "cache", vsock=False)
+    packages = planted_package(tmp_path)
+
+    async def downloaded(_into: Path) -> list[Path]:
+        return packages
+
+    monkeypatch.setattr(kernel_module, "_download", downloaded)
+    kernel, fetched = await fetch_kernel(tmp_path / "cache")
+    assert (kernel.directory, fetched) == (old.directory, True)
+    assert [path.read_bytes() for path in kernel.modules()] == [b"module"]
+    assert [path.read_bytes() for path in kernel.modules(vsock=True)[1:]] == [name.encode() for name in VSOCK_MODULES]
+    assert not (await fetch_kernel(tmp_path / "cache"))[1]
+
+
+async def test_a_kernel_that_lacks_modules_stays_where_the_archive_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = planted_kernel(tmp_path, vsock=False)
+
+    async def refused(_into: Path) -> list[Path]:
+        raise UnavailableError("kernel-download", "no network")
+
+    monkeypatch.setattr(kernel_module, "_download", refused)
+    assert await fetch_kernel(tmp_path) == (old, False)
+    with pytest.raises(UnavailableError):
+        await fetch_kernel(tmp_path, update=True)
+
+
+async def test_only_a_guest_with_a_vsock_is_given_its_modules(tmp_path: Path) -> None:
+    planted_kernel(tmp_path)
+    assets, _ = await build_guest(tmp_path)
+    assert b"01-vsock.ko" in assets.initrd_for("vsock").read_bytes()
+    assert b"vsock.ko" not in assets.initrd_for("serial").read_bytes()
 
 
 async def test_an_empty_cache_is_told_with_the_remedy(tmp_path: Path) -> None:

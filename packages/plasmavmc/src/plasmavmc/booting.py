@@ -173,8 +173,9 @@ class Boot:
         undo.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
         nics = () if attachment is None else (NicPlan("n0", attachment.fd, attachment.lease.mac),)
         assets = self._parts.assets
+        initrd = assets.initrd_for(backend.capabilities.channel)
         self._report.spawning()
-        plan = VmPlan(self._key, runtime_dir, assets.kernel, assets.initrd, disks, nics)
+        plan = VmPlan(self._key, runtime_dir, assets.kernel, initrd, disks, nics)
         handle = await backend.create_vm(self._spec, plan)
         undo.push_async_callback(backend.delete_vm, handle)
         undo.push_async_callback(backend.stop_vm, handle)

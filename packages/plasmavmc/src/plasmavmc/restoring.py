@@ -129,7 +129,8 @@ class Restore:
         undo.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
         nics = () if attachment is None else (NicPlan("n0", attachment.fd, attachment.lease.mac),)
         assets = self._parts.assets
-        plan = VmPlan(self._key, runtime_dir, assets.kernel, assets.initrd, disks, nics, self._origin.memory)
+        initrd = assets.initrd_for(backend.capabilities.channel)
+        plan = VmPlan(self._key, runtime_dir, assets.kernel, initrd, disks, nics, self._origin.memory)
         handle = await backend.create_vm(self._spec, plan)
         undo.push_async_callback(backend.delete_vm, handle)
         undo.push_async_callback(backend.stop_vm, handle)

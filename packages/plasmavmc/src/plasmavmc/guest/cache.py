@@ -1,9 +1,9 @@
 """The host's cache: what every installation on this host boots from. Filled by `plasmavmc kernel fetch` and
 `plasmavmc guest build` (scripts/setup calls both), read by everybody, so 0755 and 0644 whatever the umask.
 
-    kernel/<release>/     vmlinux, sha256, modules/*.ko
+    kernel/<release>/     vmlinux, sha256, modules/*.ko, modules-vsock/*.ko
     kernel/current        link to the one in use
-    guest/<key>/          initrd, kernel (the release it was built for)
+    guest/<key>/          initrd, initrd-vsock, kernel (the release they were built for)
     guest/current         link to the one in use
     disks/ext4-<bytes>-v<layout>.img
 

@@ -11,6 +11,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,10 @@ MODULES = (
     "overlay",
 )
 """What a guest needs, in the order of loading: each after those it uses."""
+VSOCK_MODULES = ("vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport")
+"""What it needs besides where its channel is a vsock; to be loaded after the others."""
 
+_VSOCK = "modules-vsock"
 _OS_RELEASE = Path("/etc/os-release")
 _REAL_PACKAGE = re.compile(r"linux-(?:image|modules)-(?:unsigned-)?\d[a-z0-9.+~-]*")
 _DOWNLOAD_S = 600.0
@@ -66,9 +70,15 @@ class Kernel:
         """Of vmlinux, in hexadecimal."""
         return (self.directory / "sha256").read_text().strip()
 
-    def modules(self) -> tuple[Path, ...]:
-        """The modules it needs, uncompressed, in the order of loading."""
-        return tuple(sorted((self.directory / "modules").iterdir()))
+    @property
+    def has_vsock(self) -> bool:
+        """Whether its modules for a vsock are there; a kernel that an older version fetched lacks them."""
+        return (self.directory / _VSOCK).is_dir()
+
+    def modules(self, *, vsock: bool = False) -> tuple[Path, ...]:
+        """The modules it needs, uncompressed, in the order of loading; with those for a `vsock` where it has them."""
+        base = sorted((self.directory / "modules").iterdir())
+        return (*base, *(sorted((self.directory / _VSOCK).iterdir()) if vsock and self.has_vsock else ()))
 
 
 def current_kernel(cache: Path) -> Kernel | None:
@@ -79,25 +89,36 @@ def current_kernel(cache: Path) -> Kernel | None:
 
 async def fetch_kernel(cache: Path, *, update: bool = False) -> tuple[Kernel, bool]:
     """Make sure that the cache has a kernel; returns it, and whether it was fetched now. With `update` the archive's
-    newest is fetched where it is another.
+    newest is fetched where it is another; also where the one that is there lacks modules, which it may keep lacking.
 
     Raises:
         HostError: the archive does not know the package, or what came is not what we need.
         UnavailableError: the archive cannot be reached.
     """
     present = current_kernel(cache)
-    if present is not None and not update:
-        return present, False
+    if present is None or update:
+        return await _fetch(cache, present)
+    if not present.has_vsock:
+        with suppress(HostError, UnavailableError):  # who needs them says that they are missing
+            return await _fetch(cache, present)
+    return present, False
+
+
+async def _fetch(cache: Path, present: Kernel | None) -> tuple[Kernel, bool]:
     parent = cache / "kernel"
     with workshop(parent) as made:
         packages = await _download(made)
         place = parent / _release(packages)
-        if not place.is_dir():
+        fetched = not Kernel(place).has_vsock or present is None or present.directory != place.resolve()
+        if not Kernel(place).has_vsock:
             tree = made / "tree"
             for package in packages:
                 _check(await run(["dpkg-deb", "-x", str(package), str(tree)], timeout_s=_UNPACK_S), "unpack")
-            publish(await _assemble(tree, made / "kernel"), place)
-    fetched = present is None or present.directory != place.resolve()
+            kernel = await _assemble(tree, made / "kernel")
+            if place.is_dir():  # an older version of ours left it, and VMs may boot from it now
+                publish(kernel / _VSOCK, place / _VSOCK)
+            else:
+                publish(kernel, place)
     make_current(place)
     return Kernel(place), fetched
 
@@ -169,14 +190,19 @@ async def _assemble(tree: Path, made: Path) -> Path:
     if image is None:
         raise HostError("kernel-package", "the kernel's package holds no /boot/vmlinuz")
     vmlinux = await extract_vmlinux(image.read_bytes())
-    (made / "modules").mkdir(parents=True)
+    _keep_modules(tree, MODULES, made / "modules", first=0)
+    _keep_modules(tree, VSOCK_MODULES, made / _VSOCK, first=len(MODULES))
     (made / "vmlinux").write_bytes(vmlinux)
     (made / "sha256").write_text(hashlib.sha256(vmlinux).hexdigest() + "\n")
-    for number, name in enumerate(MODULES):
+    return made
+
+
+def _keep_modules(tree: Path, names: Sequence[str], into: Path, *, first: int) -> None:
+    into.mkdir(parents=True)
+    for number, name in enumerate(names, start=first):
         content = read_module(tree, name)
         if content is not None:
-            (made / "modules" / f"{number:02d}-{name}.ko").write_bytes(content)
-    return made
+            (into / f"{number:02d}-{name}.ko").write_bytes(content)
 
 
 def read_module(tree: Path, name: str) -> bytes | None:
