@@ -186,3 +186,7 @@ class Jails(Protocol):
 
     async def jail_remove(self, key: str) -> None:
         """Remove VM `key`'s jail, whose VMM has ended. Unknown keys are fine."""
+
+
+class EngineHost(Host, Jails, Protocol):
+    """All that an engine needs of root."""
