@@ -21,14 +21,14 @@ import pytest
 from plasmavmc.errors import GuestError, HostError, UnavailableError
 from plasmavmc.guest.api import ExecSession, GuestChannel, GuestConfig, GuestEvent
 from plasmavmc.guest.channel import Connect, open_channel_over
-from plasmavmc.host.operations import Host, Limits, ProcessId, Spawned
+from plasmavmc.host.operations import Host, Limits, ProcessId, Spawned, TapRequest
 from plasmavmc.host.processes import argv_of, is_alive, kill, processes
 from plasmavmc.hypervisor.backend import DiskPlan, NicPlan, VmPlan
 from plasmavmc.hypervisor.firecracker import backend as backend_module
 from plasmavmc.hypervisor.firecracker.backend import FirecrackerBackend
 from plasmavmc.hypervisor.firecracker.requests import API_SOCKET, SOCKET_DIRECTORY
 from plasmavmc.hypervisor.firecracker.sockets import JailSockets
-from plasmavmc.types import ExecSpec, VmHandle, VmSpec, vm_key
+from plasmavmc.types import MIB, ExecSpec, NetworkSpec, RateLimit, VmHandle, VmSpec, vm_key
 from tests.contract.fake_firecracker import VARIABLE
 from tests.contract.hypervisor_contract import (
     CHECKS,
@@ -78,6 +78,7 @@ class JailingHost:
         self.directory = directory
         self.behaviour = dict(behaviour)
         self.uids: set[str] = set()
+        self.taps: list[TapRequest | None] = []
         self.children: dict[int, subprocess.Popen[bytes]] = {}
 
     async def uid_take(self, key: str) -> int:
@@ -97,7 +98,8 @@ class JailingHost:
     async def jail_open(self, key: str) -> int:
         return os.open(self.directory / "jails" / key / "s", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    async def jail_spawn(self, key: str, _limits: Limits) -> Spawned:
+    async def jail_spawn(self, key: str, _limits: Limits, tap: TapRequest | None = None) -> Spawned:
+        self.taps.append(tap)
         behaviour = self.behaviour | {"root": str(self.directory / "jails" / key)}
         arguments = ("--api-sock", f"{SOCKET_DIRECTORY}/{API_SOCKET}", "--id", key)
         child = subprocess.Popen(  # noqa: ASYNC220 - a fork is quick
@@ -268,11 +270,14 @@ async def test_a_vmm_that_ends_at_once_is_told_with_its_words_and_leaves_nothing
     assert rig.traces() == before
 
 
-async def test_a_network_interface_is_refused_at_once(rig: FirecrackerRig) -> None:
-    plan = replace(rig.plan(a_spec()), nics=(NicPlan("eth0", 3, "02:00:00:00:00:01"),))
-    with pytest.raises(HostError) as refused:
-        await rig.backend.create_vm(a_spec(), plan)
-    assert refused.value.code == "no-nics"
+async def test_the_tap_of_an_interface_is_made_where_the_vmm_opens_it(rig: FirecrackerRig) -> None:
+    mac = "02:00:00:00:00:01"
+    spec = replace(a_spec(), networks=(NetworkSpec("nic", "net_a", receive=RateLimit(bytes_per_second=MIB)),))
+    handle = await rig.backend.create_vm(
+        spec, replace(rig.plan(spec), nics=(NicPlan("n0", -1, mac, "swgaaaabbbbbbbb"),))
+    )
+    assert rig.host.taps == [TapRequest("swgaaaabbbbbbbb", mac)]
+    await rig.backend.delete_vm(handle)
 
 
 # What a VMM that its guest has taken over may leave in its directory

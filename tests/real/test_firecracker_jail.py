@@ -11,17 +11,21 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from ipaddress import IPv4Network
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
 from plasmavmc.errors import GuestError, HostError, UnavailableError
 from plasmavmc.host.operations import ProcessId
 from plasmavmc.host.processes import is_alive, uids_of
-from plasmavmc.hypervisor.backend import DiskPlan, VmPlan
+from plasmavmc.hypervisor.backend import DiskPlan, NicPlan, VmPlan
 from plasmavmc.hypervisor.firecracker import backend as backend_module
 from plasmavmc.hypervisor.firecracker.backend import FirecrackerBackend
-from plasmavmc.types import SYSTEM_SCOPE, VmHandle, VmSpec, vm_key
+from plasmavmc.network.bridge import BridgeNetwork
+from plasmavmc.types import SYSTEM_SCOPE, NetworkSpec, RateLimit, VmHandle, VmSpec, vm_key
 from tests.contract.host_rig import NOBODY, RealHelper, real_helper
 from tests.contract.tiny_kernel import chatter, idle, reset
 from tests.real.test_firecracker_real import firecracker
@@ -115,6 +119,22 @@ async def test_a_vmm_is_jailed_and_nothing_of_it_is_left(vm: Vm, helper: RealHel
     assert helper.cgroups() == set()
     assert not jails_left(place)
     assert not is_alive(ProcessId(handle.pid, handle.start_time))
+
+
+async def test_an_interface_is_on_the_tap_in_the_jail_and_its_cable_goes_with_the_vm(
+    vm: Vm, helper: RealHelper, place: Path
+) -> None:
+    network = BridgeNetwork(helper.host, helper.names, IPv4Network("10.64.0.0/29"), monotonic)
+    await network.configure_bridge()
+    limited = NetworkSpec("nic", "net_a", receive=RateLimit(bytes_per_second=1 << 20))
+    attachment = await network.setup_tap(KEY, limited, opened=False)
+    nic = NicPlan("n0", attachment.fd, attachment.lease.mac, attachment.tap)
+    handle = await vm.backend.create_vm(replace(SPEC, networks=(limited,)), replace(vm.plan, nics=(nic,)))
+    assert set(seen_of(handle)[1]) == {"lo", "tap0", "cable0"}
+    assert attachment.tap in helper.namespace.links()
+    await vm.backend.delete_vm(handle)
+    assert attachment.tap not in helper.namespace.links()
+    await network.release(KEY)
 
 
 async def test_a_guest_that_says_nothing_is_a_boot_that_failed_with_its_console(

@@ -78,6 +78,11 @@ class Booted:
     events: AsyncIterator[GuestEvent]
 
 
+def nic_plan(attachment: Attachment) -> NicPlan:
+    """A VM's one interface, for its VMM."""
+    return NicPlan("n0", attachment.fd, attachment.lease.mac, attachment.tap)
+
+
 class Boot:
     """One boot. `run` it once."""
 
@@ -105,7 +110,7 @@ class Boot:
                 if image.kind is GuestKind.WASM:
                     disks, attachment = self._module(image, descriptors), None
                 else:
-                    disks, attachment = await self._prepare(image.rootfs, undo, descriptors)
+                    disks, attachment = await self._prepare(backend, image.rootfs, undo, descriptors)
                 self._report.step("boot")
                 async with parts.boot_slot(backend.capabilities.acceleration):
                     booted = await self._spawn(backend, disks, attachment, undo)
@@ -130,12 +135,12 @@ class Boot:
         return (DiskPlan("image", module, read_only=True),)
 
     async def _prepare(
-        self, rootfs: Path, undo: AsyncExitStack, descriptors: ExitStack
+        self, backend: HypervisorBackend, rootfs: Path, undo: AsyncExitStack, descriptors: ExitStack
     ) -> tuple[tuple[DiskPlan, ...], Attachment | None]:
         """Disks and network side by side: neither needs the other, and a cold start waits for both."""
         disks = asyncio.create_task(self._disks(rootfs, undo, descriptors))
         try:
-            attachment = await self._attach(undo, descriptors)
+            attachment = await self._attach(backend, undo, descriptors)
             return await disks, attachment
         finally:
             disks.cancel()
@@ -152,12 +157,16 @@ class Boot:
         descriptors.callback(os.close, root)
         return (DiskPlan("image", root, read_only=True), DiskPlan("layer", layer, read_only=False))
 
-    async def _attach(self, undo: AsyncExitStack, descriptors: ExitStack) -> Attachment | None:
+    async def _attach(
+        self, backend: HypervisorBackend, undo: AsyncExitStack, descriptors: ExitStack
+    ) -> Attachment | None:
         if not self._spec.networks:
             return None
-        attachment = await self._parts.network.setup_tap(self._key, self._spec.networks[0])
+        opened = not backend.capabilities.opens_taps
+        attachment = await self._parts.network.setup_tap(self._key, self._spec.networks[0], opened=opened)
         undo.push_async_callback(self._parts.network.release, self._key)
-        descriptors.callback(os.close, attachment.fd)
+        if opened:
+            descriptors.callback(os.close, attachment.fd)
         self._report.attached(attachment.lease.ipv4)
         return attachment
 
@@ -171,7 +180,7 @@ class Boot:
         runtime_dir = self._parts.runtime_dir(self._key)
         runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         undo.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
-        nics = () if attachment is None else (NicPlan("n0", attachment.fd, attachment.lease.mac),)
+        nics = () if attachment is None else (nic_plan(attachment),)
         assets = self._parts.assets
         initrd = assets.initrd_for(backend.capabilities.channel)
         self._report.spawning()

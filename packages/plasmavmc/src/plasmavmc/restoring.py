@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Protocol
 
-from plasmavmc.booting import Booted, BootReport
+from plasmavmc.booting import Booted, BootReport, nic_plan
 from plasmavmc.errors import ConflictError
 from plasmavmc.guest.api import GuestCard, GuestNetwork
-from plasmavmc.hypervisor.backend import DiskPlan, HypervisorBackend, MemoryPlan, NicPlan, Suspendable, VmPlan
+from plasmavmc.hypervisor.backend import DiskPlan, HypervisorBackend, MemoryPlan, Suspendable, VmPlan
 from plasmavmc.network.backend import Attachment
 from plasmavmc.parts import EngineParts
 from plasmavmc.types import VmHandle, VmSpec
@@ -110,14 +110,17 @@ class Restore:
         if not self._spec.networks:
             return None
         network, wanted = self._parts.network, self._spec.networks[0]
+        before = replace(wanted, ipv4=wanted.ipv4 or self._origin.ipv4)
+        opened = not self._origin.backend.capabilities.opens_taps
         try:
-            attachment = await network.setup_tap(self._key, replace(wanted, ipv4=wanted.ipv4 or self._origin.ipv4))
+            attachment = await network.setup_tap(self._key, before, opened=opened)
         except ConflictError as error:
             if error.code != "address-conflict" or wanted.ipv4 is not None:
                 raise
-            attachment = await network.setup_tap(self._key, wanted)
+            attachment = await network.setup_tap(self._key, wanted, opened=opened)
         undo.push_async_callback(network.release, self._key)
-        descriptors.callback(os.close, attachment.fd)
+        if opened:
+            descriptors.callback(os.close, attachment.fd)
         self._report.attached(attachment.lease.ipv4)
         return attachment
 
@@ -127,7 +130,7 @@ class Restore:
         runtime_dir, backend = self._parts.runtime_dir(self._key), self._origin.backend
         runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         undo.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
-        nics = () if attachment is None else (NicPlan("n0", attachment.fd, attachment.lease.mac),)
+        nics = () if attachment is None else (nic_plan(attachment),)
         assets = self._parts.assets
         initrd = assets.initrd_for(backend.capabilities.channel)
         plan = VmPlan(self._key, runtime_dir, assets.kernel, initrd, disks, nics, self._origin.memory)

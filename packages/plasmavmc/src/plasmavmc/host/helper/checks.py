@@ -43,6 +43,12 @@ def check_tap(names: HostNames, tap: TapRequest) -> None:
     _check_mac(tap.mac)
 
 
+def check_own_tap(names: HostNames, key: str, tap: TapRequest) -> None:
+    check_tap(names, tap)
+    if tap.name != names.tap(key):
+        raise refusal("a tap", f"{tap.name} is not that of VM {key}")
+
+
 def check_rules(names: HostNames, rules: RuleSet) -> None:
     check_bridge(names, rules.bridge)
     for member in rules.members:

@@ -9,7 +9,7 @@ There is no way to ask Firecracker to end (SIGTERM would end it as SIGKILL does,
 was asked before): `stop_vm` kills it. What it wrote is in the host's page cache and not lost. A reset of the guest, which is
 how its init switches off, ends it with 0.
 
-Not here: network interfaces, since a tap would have to be the VM's uid's own by name; `capabilities` says so.
+Its tap it opens by name, in the network namespace that the helper makes for its jail.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Protocol
 from plasmavmc.errors import ConflictError, GuestError, HostError, NotFoundError, PlasmaError, UnavailableError
 from plasmavmc.guest.api import GuestChannel
 from plasmavmc.guest.channel import Connect, open_channel_over
-from plasmavmc.host.operations import Host, Jails, ProcessId
+from plasmavmc.host.operations import Host, Jails, ProcessId, TapRequest
 from plasmavmc.hypervisor.backend import VmmExit, VmPlan
 from plasmavmc.hypervisor.firecracker.client import FirecrackerClient, Phase, firecracker_client
 from plasmavmc.hypervisor.firecracker.requests import (
@@ -59,10 +59,11 @@ CAPABILITIES = BackendCapabilities(
     max_vcpus=32,
     max_memory_bytes=256 * GIB,
     max_disks=12,
-    max_nics=0,
+    max_nics=1,
     pause=True,
     channel="vsock",
     rate_limits=True,
+    opens_taps=True,
 )
 """Disks: 17 devices in all since 1.15 on x86-64, less vsock, entropy and a reserve."""
 
@@ -117,15 +118,14 @@ class FirecrackerBackend:
         """
         if spec.id in self._vms:
             raise ConflictError("vm-exists", f"VM {spec.id} exists already")
-        if plan.nics:
-            raise HostError("no-nics", f"the backend {NAME} has no network interfaces", resolution="choose another one")
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._host.uid_free, plan.key)
             await self._host.uid_take(plan.key)
             undo.push_async_callback(self._jails.jail_remove, plan.key)
             sockets = JailSockets(await self._prepare(plan))
             undo.callback(sockets.close)
-            spawned = await self._jails.jail_spawn(plan.key, limits_of(spec.resources))
+            taps = [TapRequest(nic.tap, nic.mac) for nic in plan.nics]
+            spawned = await self._jails.jail_spawn(plan.key, limits_of(spec.resources), *taps[:1])
             vm = _Vm(VmmProcess.spawned(self._host, plan.key, spawned), sockets, Phase.NOT_STARTED)
             undo.push_async_callback(vm.process.kill)
             version = await self._configure(vm, spec, plan)
@@ -227,7 +227,7 @@ class FirecrackerBackend:
         try:
             async with self._client(vm, START_DEADLINE_S) as client:
                 version = await client.version()
-                for request in boot_requests(spec, plan.disks):
+                for request in boot_requests(spec, plan.disks, plan.nics):
                     await client.perform(request)
                 return str(version)
         except UnavailableError as error:
