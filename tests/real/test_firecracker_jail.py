@@ -21,7 +21,7 @@ import pytest
 from plasmavmc.errors import GuestError, HostError, UnavailableError
 from plasmavmc.host.operations import ProcessId
 from plasmavmc.host.processes import is_alive, uids_of
-from plasmavmc.hypervisor.backend import DiskPlan, NicPlan, VmPlan
+from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan, VmPlan
 from plasmavmc.hypervisor.firecracker import backend as backend_module
 from plasmavmc.hypervisor.firecracker.backend import FirecrackerBackend
 from plasmavmc.network.bridge import BridgeNetwork
@@ -150,6 +150,39 @@ async def test_a_guest_that_says_nothing_is_a_boot_that_failed_with_its_console(
     await vm.backend.pause_vm(handle)
     await vm.backend.unpause_vm(handle)
     await vm.backend.delete_vm(handle)
+
+
+async def test_a_state_leaves_one_jail_and_enters_another(
+    vm: Vm, helper: RealHelper, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a guest that has no init to be woken: it runs on, that is all."""
+    monkeypatch.setattr(backend_module, "HELLO_DEADLINE_S", 1.0)
+    handle = await vm.created()
+    with pytest.raises(GuestError):
+        await vm.backend.start_vm(handle)
+    state = os.memfd_create("state", os.MFD_CLOEXEC)
+    memory = await vm.backend.save_state(handle, state)
+    assert memory is not None
+    written = os.fstat(memory)
+    assert (written.st_gid, written.st_mode & 0o777, written.st_nlink) == (NOBODY, 0o660, 0)
+    assert written.st_size == SPEC.resources.memory_bytes
+    await vm.backend.go_on(handle)
+    await vm.backend.delete_vm(handle)
+
+    again = await vm.backend.create_vm(SPEC, replace(vm.plan, memory=MemoryPlan(memory)))
+    await vm.backend.load_state(again, state)
+    await vm.backend.go_on(again)
+    assert set(os.listdir(f"/proc/{again.pid}/root/s")) == {"api.sock", "vsock.sock"}  # noqa: PTH208 - not blocking
+    plan = replace(vm.plan, key=vm_key("vm_two"), memory=MemoryPlan(memory))
+    other = await vm.backend.create_vm(replace(SPEC, id="vm_two"), plan)
+    os.pwrite(state, b"nonsense" * 100, 64)
+    with pytest.raises(HostError) as refused:
+        await vm.backend.load_state(other, state)
+    assert refused.value.code == "state-refused"
+    for each in (again, other):
+        await vm.backend.delete_vm(each)
+    for fd in (state, memory):
+        os.close(fd)
 
 
 async def test_a_guest_that_resets_is_a_vmm_that_ended(helper: RealHelper, place: Path) -> None:

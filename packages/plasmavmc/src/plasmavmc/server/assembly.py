@@ -167,7 +167,7 @@ async def _offer_qemu(registry: HypervisorRegistry, host: Host, site: QemuSite) 
 
 def _offer_firecracker(registry: HypervisorRegistry, host: EngineHost, site: FirecrackerSite) -> tuple[Probe, ...]:
     """The same for Firecracker; a host without it has nothing to wait for."""
-    backend = announce_firecracker(registry, host, host)
+    backend = announce_firecracker(registry, host, host, site)
     if not site.program.exists():
         registry.refuse(backend.capabilities.name, f"{site.program} is not installed")
         return ()

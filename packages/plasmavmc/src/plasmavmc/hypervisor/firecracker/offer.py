@@ -38,9 +38,11 @@ class FirecrackerSite:
     """Results of probes are kept here."""
 
 
-def announce_firecracker(registry: HypervisorRegistry, host: Host, jails: Jails) -> FirecrackerBackend:
+def announce_firecracker(
+    registry: HypervisorRegistry, host: Host, jails: Jails, site: FirecrackerSite
+) -> FirecrackerBackend:
     """Enter the backend as probing: VMs of an earlier life can be adopted, new ones that name it wait."""
-    backend = FirecrackerBackend(host, jails)
+    backend = FirecrackerBackend(host, jails, program=site.program)
     registry.probing(NAME, backend, by_default=False)
     return backend
 
