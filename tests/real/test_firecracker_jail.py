@@ -1,7 +1,8 @@
 """Real tier: the driver over the root helper, the real jailer and the real Firecracker, with a guest of a few instructions.
 
-What is shown is the way in and out: jail, uid, network, limits, API, end, leftovers. No Linux guest runs here. Opt-in as
-`test_firecracker_real.py`; the jailer is looked for beside the program.
+What is shown is the way in and out: jail, uid, network, limits, API, end, leftovers. A Linux guest runs only in the last
+test, and only where the host's KVM can run one. Opt-in as `test_firecracker_real.py`; the jailer is looked for beside the
+program.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ from time import monotonic
 import pytest
 
 from plasmavmc.errors import GuestError, HostError, UnavailableError
+from plasmavmc.guest.boot import build_guest
+from plasmavmc.guest.cache import cache_directory
 from plasmavmc.host.operations import ProcessId
 from plasmavmc.host.processes import is_alive, uids_of
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan, VmPlan
 from plasmavmc.hypervisor.firecracker import backend as backend_module
 from plasmavmc.hypervisor.firecracker.backend import FirecrackerBackend
+from plasmavmc.hypervisor.firecracker.offer import FirecrackerSite, announce_firecracker, settle_firecracker
+from plasmavmc.hypervisor.registry import HypervisorRegistry
 from plasmavmc.network.bridge import BridgeNetwork
-from plasmavmc.types import SYSTEM_SCOPE, NetworkSpec, RateLimit, VmHandle, VmSpec, vm_key
+from plasmavmc.types import SYSTEM_SCOPE, NetworkSpec, RateLimit, Readiness, VmHandle, VmSpec, vm_key
 from tests.contract.host_rig import NOBODY, RealHelper, real_helper
 from tests.contract.tiny_kernel import chatter, idle, reset
 from tests.real.test_firecracker_real import firecracker
@@ -235,3 +240,21 @@ async def test_a_vm_that_never_ran_is_ended_when_it_is_found_again(vm: Vm, helpe
     await again.backend.delete_vm(handle)
     assert not jails_left(place)
     again.close()
+
+
+async def test_a_linux_guest_boots_here_or_the_probe_says_why_not_and_leaves_nothing(
+    helper: RealHelper, place: Path, tmp_path: Path
+) -> None:
+    """On a host whose KVM runs Linux guests this is one that boots."""
+    assets, _ = await build_guest(cache_directory())
+    site = FirecrackerSite(
+        place / "firecracker", place / "jailer", assets.kernel, assets.vsock_initrd, place, tmp_path / "probes"
+    )
+    registry = HypervisorRegistry()
+    backend = announce_firecracker(registry, helper.host, helper.host, site)
+    await settle_firecracker(registry, backend, site)
+    backend.close()
+    [status] = registry.statuses()
+    assert status.readiness is Readiness.READY or "hangs" in status.reason or "ended" in status.reason
+    assert not jails_left(place)
+    assert helper.cgroups() == set()
