@@ -17,6 +17,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import sys
 import zlib
 from contextlib import suppress
@@ -32,6 +33,10 @@ GENERIC_ERROR, BAD_ARGUMENTS = 1, 153
 _RESETS = b"\x66\xba\x64\x00\xb0\xfe\xee"
 """Code that resets the CPU by the keyboard controller (`tiny_kernel.reset`)."""
 _PR_SET_PDEATHSIG = 1
+FREEZE, THAW, READY, FROZEN, THAWED = 6, 7, 65, 69, 70
+"""Frames of the guest's channel (docs/design/guest-channel.md)."""
+_SYNC = 32
+"""What begins a connection, after zeros: magic and nonce."""
 
 
 _IN_JAIL = bool(json.loads(os.environ.get(VARIABLE, "{}")).get("root"))
@@ -43,8 +48,8 @@ class Behaviour:
     root: str = ""
     """Stands for `/`, as a jail would."""
     guest: tuple[str, ...] = ()
-    """A program that speaks as the guest's init does, on the descriptor whose number is its last argument. Without one the
-    guest has no driver for its vsock."""
+    """A program that speaks as the guest's init does, to whoever connects to the listening socket whose number is its last
+    argument. Without one the guest has no driver for its vsock."""
     refuses: bool = False
     """The guest has a driver, and nothing listens."""
     listen_after_s: float = 0.03
@@ -84,8 +89,14 @@ class Machine:
         self.tracks_dirty = False
         self.has_metrics = False
         self.guest: asyncio.subprocess.Process | None = None
-        self._guest_end: socket.socket | None = None
-        self._bridging: asyncio.Task[None] | None = None
+        self._guest_port: bytes | str | None = None
+        """Address of the guest's listener, in the kernel's own name space."""
+        self._runs = asyncio.Event()
+        self._said: list[list[str]] = []
+        """What the host wrote to the guest, by connection, in hexadecimal: a guest that is told the same is the same."""
+        self._ways: set[asyncio.Task[None]] = set()
+        self._cuts = False
+        """A snapshot was taken: connections do not outlive it."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def get(self, path: str) -> Any:
@@ -168,7 +179,7 @@ class Machine:
         if not kernel.startswith(b"\x7fELF"):
             raise Refused("Cannot load kernel due to invalid memory configuration or invalid kernel image.")
         self.tracks_dirty = self.config.get("machine-config", {}).get("track_dirty_pages", False)
-        self.state = "Running"
+        self._begin(resume=True)
         if _RESETS in kernel:
             asyncio.get_running_loop().call_later(0.05, os._exit, 0)
         elif self.behaviour.guest:
@@ -178,6 +189,13 @@ class Machine:
         if self.state == "Not started":
             raise Refused("The requested operation is not supported before starting the microVM.")
         self.state = "Paused" if wanted == "Paused" else "Running"
+        if wanted == "Paused":
+            self._runs.clear()
+        else:
+            self._runs.set()
+            for way in self._ways if self._cuts else ():
+                way.cancel()
+            self._cuts = False
         if self.guest is not None:
             with suppress(ProcessLookupError):
                 self.guest.send_signal(signal.SIGSTOP if wanted == "Paused" else signal.SIGCONT)
@@ -189,7 +207,7 @@ class Machine:
             raise Refused("Create snapshot error: the microVM is not paused.")
         if body.get("snapshot_type") == "Diff" and not self.tracks_dirty and self.behaviour.version.startswith("1.12."):
             raise Refused("Diff snapshots are not allowed on uVMs with dirty page tracking disabled.")
-        kept = json.dumps({"config": self.config, "drives": self.drives}).encode()
+        kept = json.dumps({"config": self.config, "drives": self.drives, "said": self._said}).encode()
         size = self.config.get("machine-config", {}).get("mem_size_mib", 128) << 20
         try:
             with within(body["mem_file_path"]).open("wb") as memory:
@@ -197,6 +215,7 @@ class Machine:
             if self.behaviour.killed_at == "/snapshot/create":
                 os.kill(os.getpid(), signal.SIGKILL)
             within(body["snapshot_path"]).write_bytes(zlib.crc32(kept).to_bytes(4, "big") + kept)
+            self._cuts = True
         except OSError as error:
             raise Refused(f"Cannot create the snapshot: {error.strerror}") from error
 
@@ -213,16 +232,17 @@ class Machine:
             if not within(memory).is_file():
                 raise Dies("Failed to restore from snapshot: no memory file.")
             kept = json.loads(content[4:])
-            self.config, self.drives = kept["config"], kept["drives"]
+            self.config, self.drives, self._said = kept["config"], kept["drives"], kept["said"]
             await self._open_vsock()
         except OSError as error:
             raise Dies(f"Failed to restore from snapshot: {error.strerror}") from error
         self.tracks_dirty = bool(body.get("enable_diff_snapshots") or body.get("track_dirty_pages"))
         if self.behaviour.guest:
             await self._boot()
-        self._run_or_pause_after_load(body.get("resume_vm", False))
+            await self._tell_again()
+        self._begin(resume=body.get("resume_vm", False))
 
-    def _run_or_pause_after_load(self, resume: bool) -> None:
+    def _begin(self, *, resume: bool) -> None:
         self.state = "Running"
         self._run_or_pause("Resumed" if resume else "Paused")
 
@@ -236,17 +256,17 @@ class Machine:
             await asyncio.start_unix_server(self._vsock, path)
 
     async def _boot(self) -> None:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        self._guest_end = ours
-        self.guest = await asyncio.create_subprocess_exec(
-            *self.behaviour.guest,
-            str(theirs.fileno()),
-            pass_fds=(theirs.fileno(),),
-            stdout=asyncio.subprocess.DEVNULL,
-            preexec_fn=_die_with_parent,
-        )
-        theirs.close()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind("")
+            listener.listen()
+            self._guest_port = listener.getsockname()
+            self.guest = await asyncio.create_subprocess_exec(
+                *self.behaviour.guest,
+                str(listener.fileno()),
+                pass_fds=(listener.fileno(),),
+                stdout=asyncio.subprocess.DEVNULL,
+                preexec_fn=_die_with_parent,
+            )
         self._keep(asyncio.create_task(self._watch(self.guest)))
 
     async def _watch(self, guest: asyncio.subprocess.Process) -> None:
@@ -260,37 +280,66 @@ class Machine:
         if not re.fullmatch(rb"CONNECT \d{1,10}\n", line) or self.behaviour.refuses:
             writer.close()
             return
-        if self._guest_end is None:
+        if self._guest_port is None:
             await asyncio.Event().wait()
+        await self._runs.wait()
+        assert self._guest_port is not None
+        from_guest, to_guest = await asyncio.open_unix_connection(self._guest_port)  # type: ignore[arg-type]
         writer.write(b"OK 1073741824\n")
-        previous, self._bridging = self._bridging, asyncio.current_task()
-        if previous is not None:
-            previous.cancel()
-        assert self._guest_end is not None
-        down = asyncio.create_task(self._to_guest(reader, self._guest_end))
-        up = asyncio.create_task(self._to_host(self._guest_end, writer))
+        said: list[str] = []
+        self._said.append(said)
+        both = {
+            asyncio.create_task(_carry(reader, to_guest, said)),
+            asyncio.create_task(_carry(from_guest, writer, [])),
+        }
+        self._ways |= both
         try:
-            await asyncio.wait({down, up}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            down.cancel()
-            up.cancel()
+            self._ways -= both
+            for way in both:
+                way.cancel()
+            to_guest.close()
             writer.close()
 
-    async def _to_guest(self, reader: asyncio.StreamReader, guest: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while data := await reader.read(65536):
-            await loop.sock_sendall(guest, data)
-
-    async def _to_host(self, guest: socket.socket, writer: asyncio.StreamWriter) -> None:
-        loop = asyncio.get_running_loop()
-        with suppress(ConnectionError):
-            while data := await loop.sock_recv(guest, 65536):
-                writer.write(data)
-                await writer.drain()
+    async def _tell_again(self) -> None:
+        """Make a new guest what the kept one was: it is told all that the other was told, each when it can hear it."""
+        for said in self._said:
+            told = bytes.fromhex("".join(said))
+            reader, writer = await asyncio.open_unix_connection(self._guest_port)  # type: ignore[arg-type]
+            at = len(told) - len(told.lstrip(b"\0")) + _SYNC
+            writer.write(told[:at])
+            await reader.readexactly(_SYNC)
+            heard: set[int] = set()
+            while at < len(told):
+                length, kind, _, _ = struct.unpack_from("<IHHI", told, at)
+                if kind == FREEZE:
+                    await _hear(reader, heard, READY)
+                writer.write(told[at : at + 12 + length])
+                if kind in (FREEZE, THAW):
+                    await _hear(reader, heard, FROZEN if kind == FREEZE else THAWED)
+                at += 12 + length
+            writer.close()
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _hear(reader: asyncio.StreamReader, heard: set[int], wanted: int) -> None:
+    """Read what a guest says until it has said a frame of this kind, now or before."""
+    while wanted not in heard:
+        length, kind, _, _ = struct.unpack("<IHHI", await reader.readexactly(12))
+        await reader.readexactly(length)
+        heard.add(kind)
+
+
+async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, said: list[str]) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(65536):
+            said.append(data.hex())
+            writer.write(data)
+            await writer.drain()
 
 
 def _die_with_parent() -> None:

@@ -61,14 +61,20 @@ def memory_of(saved: int | None) -> Iterator[int]:
     assert saved is not None
     copy = os.memfd_create("swg-guest", os.MFD_CLOEXEC)
     try:
-        size = os.fstat(saved).st_size
-        os.ftruncate(copy, size)
-        for at in range(0, size, 1 << 20):
-            os.pwrite(copy, os.pread(saved, 1 << 20, at), at)
-        os.close(saved)
+        os.ftruncate(copy, os.fstat(saved).st_size)
+        fill(copy, saved)
         yield copy
     finally:
         os.close(copy)
+
+
+def fill(copy: int, saved: int) -> None:
+    """Copy a guest's memory, and give the original up."""
+    size = os.fstat(saved).st_size
+    assert size == os.fstat(copy).st_size
+    for at in range(0, size, 1 << 20):
+        os.pwrite(copy, os.pread(saved, 1 << 20, at), at)
+    os.close(saved)
 
 
 @fork_check
@@ -94,6 +100,7 @@ async def a_vm_whose_state_was_saved_goes_on_as_if_nothing_had_been(rig: Forkabl
 @fork_check
 async def a_save_that_is_given_up_leaves_a_vm_that_goes_on_and_can_be_saved(rig: ForkableRig) -> None:
     handle, channel = await booted(rig, a_spec(), "serve")
+    await channel.freeze()
     for patience in (0, 3):
         with state_file() as state:
             saving = asyncio.create_task(rig.backend.save_state(handle, state))
@@ -110,6 +117,7 @@ async def a_save_that_is_given_up_leaves_a_vm_that_goes_on_and_can_be_saved(rig:
         assert memory is not None
         os.close(memory)
         await rig.backend.go_on(handle)
+    await channel.thaw(ON)
     await channel.stop("SIGTERM", 5.0)
     await heard(channel, GuestExited)
     await gone(rig, handle, channel)
@@ -196,12 +204,15 @@ async def a_copy_without_memory_of_its_own_can_be_saved_too(rig: ForkableRig) ->
             await rig.backend.load_state(copy, state)
             copied = await rig.backend.wake_vm(copy, CARD)
     await gone(rig, handle, channel)
-    with state_file() as state, state_file() as empty:
+    with state_file() as state, state_file() as memory:
         await copied.freeze()
-        assert await rig.backend.save_state(copy, state) is None
+        saved = await rig.backend.save_state(copy, state)
         await gone(rig, copy, copied)
-        os.ftruncate(empty, spec.resources.memory_bytes)
-        again = await rig.backend.create_vm(spec, rig.restored_plan(spec, spec, MemoryPlan(empty, filled=False)))
+        os.ftruncate(memory, spec.resources.memory_bytes)
+        if saved is not None:
+            fill(memory, saved)
+        plan = rig.restored_plan(spec, spec, MemoryPlan(memory, filled=saved is not None))
+        again = await rig.backend.create_vm(spec, plan)
         await rig.backend.load_state(again, state)
         woken = await rig.backend.wake_vm(again, CARD)
     await woken.stop("SIGTERM", 5.0)

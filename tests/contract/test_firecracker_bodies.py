@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plasmavmc.errors import HostError
-from plasmavmc.hypervisor.backend import DiskPlan
+from plasmavmc.hypervisor.backend import DiskPlan, NicPlan
 from plasmavmc.hypervisor.firecracker.backend import CAPABILITIES
 from plasmavmc.hypervisor.firecracker.models import SnapshotType
 from plasmavmc.hypervisor.firecracker.requests import (
@@ -26,7 +26,7 @@ from plasmavmc.hypervisor.firecracker.requests import (
     start_request,
 )
 from plasmavmc.hypervisor.firecracker.versions import BEGINNINGS, Ability, abilities_of, parse_version
-from plasmavmc.types import MIB, SYSTEM_SCOPE, DiskSource, DiskSpec, RateLimit, VmResources, VmSpec
+from plasmavmc.types import MIB, SYSTEM_SCOPE, DiskSource, DiskSpec, NetworkSpec, RateLimit, VmResources, VmSpec
 from tests.contract.firecracker_api import REQUESTS, VERSIONS, deprecated, faults, fields
 
 LIMITS = st.builds(RateLimit, st.integers(0, 2**40), st.integers(0, 2**31))
@@ -73,7 +73,10 @@ def test_every_body_that_makes_a_vm_is_one_that_the_release_takes(
         DiskPlan("layer", 4, False),
         *(DiskPlan(each.id, 5, each.read_only) for each in specs),
     )
-    for request in (*boot_requests(a_spec(resources, specs), disks), start_request()):
+    limit = specs[0].limit if specs else RateLimit()
+    spec = replace(a_spec(resources, specs), networks=(NetworkSpec("nic", "net_a", receive=limit, transmit=limit),))
+    nic = NicPlan("n0", -1, "02:00:00:00:00:01", "swgaaaabbbbbbbb")
+    for request in (*boot_requests(spec, disks, (nic,)), start_request()):
         assert wrong(request, version) == []
 
 

@@ -46,7 +46,7 @@ def site_of(rig: FirecrackerRig) -> FirecrackerSite:
 
 async def settled(rig: FirecrackerRig) -> tuple[HypervisorRegistry, BackendStatus]:
     registry = HypervisorRegistry()
-    backend = announce_firecracker(registry, rig.as_host(), rig.host)
+    backend = announce_firecracker(registry, rig.as_host(), rig.host, site_of(rig))
     assert registry.statuses()[0].readiness is Readiness.PROBING
     await settle_firecracker(registry, backend, site_of(rig))
     backend.close()

@@ -19,16 +19,18 @@ from pathlib import Path
 import pytest
 
 from plasmavmc.errors import GuestError, HostError, UnavailableError
-from plasmavmc.guest.api import ExecSession, GuestChannel, GuestConfig, GuestEvent
+from plasmavmc.guest.api import ExecSession, GuestCard, GuestChannel, GuestConfig, GuestEvent
 from plasmavmc.guest.channel import Connect, open_channel_over
-from plasmavmc.host.operations import Host, Limits, ProcessId, Spawned
+from plasmavmc.host.operations import Host, Limits, ProcessId, Spawned, TapRequest
 from plasmavmc.host.processes import argv_of, is_alive, kill, processes
-from plasmavmc.hypervisor.backend import DiskPlan, NicPlan, VmPlan
+from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan, VmPlan
 from plasmavmc.hypervisor.firecracker import backend as backend_module
 from plasmavmc.hypervisor.firecracker.backend import FirecrackerBackend
+from plasmavmc.hypervisor.firecracker.client import Phase
+from plasmavmc.hypervisor.firecracker.memory import MEMORY, give, take
 from plasmavmc.hypervisor.firecracker.requests import API_SOCKET, SOCKET_DIRECTORY
 from plasmavmc.hypervisor.firecracker.sockets import JailSockets
-from plasmavmc.types import ExecSpec, VmHandle, VmSpec, vm_key
+from plasmavmc.types import MIB, ExecSpec, NetworkSpec, RateLimit, VmHandle, VmSpec, vm_key
 from tests.contract.fake_firecracker import VARIABLE
 from tests.contract.hypervisor_contract import (
     CHECKS,
@@ -39,6 +41,7 @@ from tests.contract.hypervisor_contract import (
     ended,
     gone,
 )
+from tests.contract.hypervisor_fork_contract import FORK_CHECKS, ForkCheck
 from tests.contract.tiny_kernel import idle
 from tests.engine.guest_loopback import build
 
@@ -67,6 +70,12 @@ class RewrittenChannel:
     async def stop(self, signal: str, grace_s: float) -> None:
         await self._channel.stop(signal, grace_s)
 
+    async def freeze(self) -> None:
+        await self._channel.freeze()
+
+    async def thaw(self, card: GuestCard) -> None:
+        await self._channel.thaw(card)
+
     async def aclose(self) -> None:
         await self._channel.aclose()
 
@@ -78,6 +87,7 @@ class JailingHost:
         self.directory = directory
         self.behaviour = dict(behaviour)
         self.uids: set[str] = set()
+        self.taps: list[TapRequest | None] = []
         self.children: dict[int, subprocess.Popen[bytes]] = {}
 
     async def uid_take(self, key: str) -> int:
@@ -97,7 +107,8 @@ class JailingHost:
     async def jail_open(self, key: str) -> int:
         return os.open(self.directory / "jails" / key / "s", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    async def jail_spawn(self, key: str, _limits: Limits) -> Spawned:
+    async def jail_spawn(self, key: str, _limits: Limits, tap: TapRequest | None = None) -> Spawned:
+        self.taps.append(tap)
         behaviour = self.behaviour | {"root": str(self.directory / "jails" / key)}
         arguments = ("--api-sock", f"{SOCKET_DIRECTORY}/{API_SOCKET}", "--id", key)
         child = subprocess.Popen(  # noqa: ASYNC220 - a fork is quick
@@ -130,7 +141,7 @@ def _start_time(pid: int) -> int:
 
 
 class FirecrackerRig:
-    """Implements `PausableRig`."""
+    """Implements `PausableRig` and `ForkableRig`."""
 
     def __init__(self, directory: Path, init: Path, app: Path) -> None:
         self.directory = directory
@@ -145,16 +156,28 @@ class FirecrackerRig:
         return self.host  # type: ignore[return-value]  # the part of the port that this backend uses
 
     def _new_backend(self) -> FirecrackerBackend:
-        return FirecrackerBackend(self.as_host(), self.host, channel=self._open)
+        return FirecrackerBackend(
+            self.as_host(), self.host, program=self.directory / "kernel", channel=self._open, recover_deadline_s=60.0
+        )
 
-    async def _open(self, connect: Connect, where: str, *, fresh: bool, deadline_s: float) -> GuestChannel:
-        channel = await open_channel_over(connect, where, fresh=fresh, deadline_s=deadline_s)
+    async def _open(
+        self, connect: Connect, where: str, *, fresh: bool, deadline_s: float, renewable: bool
+    ) -> GuestChannel:
+        channel = await open_channel_over(connect, where, fresh=fresh, deadline_s=deadline_s, renewable=renewable)
         return RewrittenChannel(channel, self._app)
 
     def plan(self, spec: VmSpec) -> VmPlan:
         self._fds.append(os.open(self.directory / "disk", os.O_RDWR | os.O_CLOEXEC))
         disks = (DiskPlan("layer", self._fds[-1], read_only=False),)
         return VmPlan(vm_key(spec.id), self.directory, self.directory / "kernel", self.directory / "initrd", disks)
+
+    def restored_plan(self, spec: VmSpec, _origin: VmSpec, memory: MemoryPlan) -> VmPlan:
+        return replace(self.plan(spec), memory=memory)
+
+    async def guest_runs(self, handle: VmHandle) -> bool:
+        async with self.backend._client(self.backend._held(handle)) as client:
+            await client.info()
+            return client.phase is Phase.RUNNING
 
     def broken_plan(self, spec: VmSpec) -> VmPlan:
         return replace(self.plan(spec), kernel=self.directory / "nonsense")
@@ -225,6 +248,13 @@ async def test_the_firecracker_backend_keeps_the_contract(check: Check, rig: Fir
     await check(rig)
 
 
+@pytest.mark.parametrize("check", FORK_CHECKS, ids=lambda check: check.__name__)
+async def test_the_firecracker_backend_keeps_the_contract_of_those_that_can_suspend(
+    check: ForkCheck, rig: FirecrackerRig
+) -> None:
+    await check(rig)
+
+
 async def test_a_vm_that_was_paused_runs_on_when_it_is_adopted(rig: FirecrackerRig) -> None:
     handle, channel = await booted(rig, a_spec(), "serve")
     await rig.backend.pause_vm(handle)
@@ -268,11 +298,14 @@ async def test_a_vmm_that_ends_at_once_is_told_with_its_words_and_leaves_nothing
     assert rig.traces() == before
 
 
-async def test_a_network_interface_is_refused_at_once(rig: FirecrackerRig) -> None:
-    plan = replace(rig.plan(a_spec()), nics=(NicPlan("eth0", 3, "02:00:00:00:00:01"),))
-    with pytest.raises(HostError) as refused:
-        await rig.backend.create_vm(a_spec(), plan)
-    assert refused.value.code == "no-nics"
+async def test_the_tap_of_an_interface_is_made_where_the_vmm_opens_it(rig: FirecrackerRig) -> None:
+    mac = "02:00:00:00:00:01"
+    spec = replace(a_spec(), networks=(NetworkSpec("nic", "net_a", receive=RateLimit(bytes_per_second=MIB)),))
+    handle = await rig.backend.create_vm(
+        spec, replace(rig.plan(spec), nics=(NicPlan("n0", -1, mac, "swgaaaabbbbbbbb"),))
+    )
+    assert rig.host.taps == [TapRequest("swgaaaabbbbbbbb", mac)]
+    await rig.backend.delete_vm(handle)
 
 
 # What a VMM that its guest has taken over may leave in its directory
@@ -300,3 +333,44 @@ async def test_the_socket_that_was_looked_at_is_the_one_that_is_reached(tmp_path
             (tmp_path / API_SOCKET).symlink_to("/dev/null")
             assert stat.S_ISSOCK(path.stat().st_mode)
         sockets.close()
+
+
+@pytest.mark.parametrize("left", ["link", "pipe", "directory", "short", "nothing"])
+def test_what_is_no_memory_is_not_taken_for_it_and_waited_for_by_nobody(left: str, tmp_path: Path) -> None:
+    place = tmp_path / MEMORY
+    match left:
+        case "link":
+            place.symlink_to("/etc/passwd")
+        case "pipe":
+            os.mkfifo(place)
+        case "directory":
+            place.mkdir()
+        case "short":
+            place.write_bytes(b"short")
+    directory = os.open(tmp_path, os.O_PATH | os.O_CLOEXEC)
+    before = {path.name for path in Path("/proc/self/fd").iterdir()}
+    with pytest.raises(HostError) as refused:
+        take(directory, MEMORY, least=4096, most=1 << 20)
+    assert refused.value.code == "state-not-saved"
+    assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
+    os.close(directory)
+
+
+def test_a_memory_is_given_whole_with_its_holes_and_in_place_of_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / MEMORY).symlink_to(tmp_path / "elsewhere")
+    directory = os.open(tmp_path, os.O_PATH | os.O_CLOEXEC)
+    source = os.memfd_create("memory", os.MFD_CLOEXEC)
+    os.ftruncate(source, 64 * MIB)
+    os.pwrite(source, b"one", 0)
+    os.pwrite(source, b"other", 48 * MIB)
+    give(directory, MEMORY, source, 65 * MIB)
+    given = (tmp_path / MEMORY).stat()
+    assert (given.st_size, given.st_mode & 0o777) == (65 * MIB, 0o444)
+    assert given.st_blocks * 512 < MIB
+    with (tmp_path / MEMORY).open("rb") as file:
+        assert file.read(3) == b"one"
+        file.seek(48 * MIB)
+        assert file.read(6) == b"other\0"
+    assert not (tmp_path / "elsewhere").exists()
+    for fd in (source, directory):
+        os.close(fd)

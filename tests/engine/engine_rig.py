@@ -75,7 +75,7 @@ class EngineRig:
             storage=self.storage,
             network=self.network,
             registry=registry,
-            assets=BootAssets(Path("/kernel"), Path("/initrd"), "6.1", "0" * 64, "0" * 32),
+            assets=BootAssets(Path("/kernel"), Path("/initrd"), Path("/initrd-vsock"), "6.1", "0" * 64, "0" * 32),
             cache=self.directory / "cache",
             logs=LogStore(self.directory / "logs"),
             records=Records(self.directory / "vms"),

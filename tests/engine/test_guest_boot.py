@@ -15,10 +15,19 @@ import zstandard
 
 from plasmavmc.errors import HostError
 from plasmavmc.guest import bzimage, cpio
+from plasmavmc.guest import kernel as kernel_module
 from plasmavmc.guest.apt import parse_dependencies
 from plasmavmc.guest.boot import assets_present, build_guest, disk_template, initramfs, load_assets
 from plasmavmc.guest.cache import make_current, publish, workshop
-from plasmavmc.guest.kernel import Kernel, current_kernel, fetch_kernel, kernel_packages, read_module
+from plasmavmc.guest.kernel import (
+    MODULES,
+    VSOCK_MODULES,
+    Kernel,
+    current_kernel,
+    fetch_kernel,
+    kernel_packages,
+    read_module,
+)
 from plasmavmc.guest.tsc import tsc_khz
 from plasmavmc.types import GIB, MIB
 
@@ -129,24 +138,74 @@ def test_modules_are_read_packed_or_not_and_known_when_built_in(tmp_path: Path) 
         read_module(tmp_path, "xt4")
 
 
-def planted_kernel(cache: Path) -> Kernel:
+def planted_kernel(cache: Path, *, lacking: str = "") -> Kernel:
     with workshop(cache / "kernel") as made:
         kernel = made / "kernel"
-        (kernel / "modules").mkdir(parents=True)
+        kernel.mkdir()
         (kernel / "vmlinux").write_bytes(ELF)
         (kernel / "sha256").write_text("ab" * 32 + "\n")
-        (kernel / "modules" / "00-virtio.ko").write_bytes(b"module")
+        for name, module in {"modules-2": "00-module", "modules-vsock": "01-vsock"}.items():
+            if name != lacking:
+                (kernel / name).mkdir()
+                (kernel / name / f"{module}.ko").write_bytes(module[3:].encode())
         publish(kernel, cache / "kernel" / "linux-image-1")
     make_current(cache / "kernel" / "linux-image-1")
-    found = current_kernel(cache)
-    assert found is not None
-    return found
+    return Kernel(cache / "kernel" / "linux-image-1")
 
 
 async def test_a_kernel_that_is_there_is_not_fetched_again(tmp_path: Path) -> None:
     planted_kernel(tmp_path)
     kernel, fetched = await fetch_kernel(tmp_path)
     assert (kernel.release, fetched) == ("linux-image-1", False)
+
+
+def planted_package(into: Path) -> list[Path]:
+    """A kernel's package of the release that `planted_kernel` has."""
+    tree = into / "package"
+    modules = tree / "lib" / "modules" / "6.1"
+    for directory in (tree / "DEBIAN", tree / "boot", modules):
+        directory.mkdir(parents=True)
+    fields = {
+        "Package": "linux-image-1",
+        "Version": "1",
+        "Architecture": "amd64",
+        "Maintainer": "n",
+        "Description": "d",
+    }
+    (tree / "DEBIAN" / "control").write_text("".join(f"{name}: {value}\n" for name, value in fields.items()))
+    (tree / "boot" / "vmlinuz-6.1").write_bytes(bzimage_of(gzip.compress(ELF)))
+    for name in (*MODULES, *VSOCK_MODULES):
+        (modules / f"{name}.ko").write_bytes(name.encode())
+    package = into / "linux-image-1.deb"
+    subprocess.run(["dpkg-deb", "--build", tree, package], check=True, capture_output=True)
+    return [package]
+
+
+@pytest.mark.parametrize("lacking", ["modules-2", "modules-vsock"])
+async def test_a_kernel_of_an_older_version_is_given_the_modules_that_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    old = planted_kernel(tmp_path / "cache", lacking=lacking)
+    assert current_kernel(tmp_path / "cache") is None
+    packages = planted_package(tmp_path)
+
+    async def downloaded(_archive: object, _into: Path) -> list[Path]:
+        return packages
+
+    monkeypatch.setattr(kernel_module, "_download", downloaded)
+    kernel, fetched = await fetch_kernel(tmp_path / "cache")
+    assert (kernel.directory, fetched) == (old.directory, True)
+    given = [path.read_bytes().decode() for path in kernel.modules(vsock=True)]
+    wanted = {"modules-2": [*MODULES, "vsock"], "modules-vsock": ["module", *VSOCK_MODULES]}
+    assert given == wanted[lacking]
+    assert not (await fetch_kernel(tmp_path / "cache"))[1]
+
+
+async def test_only_a_guest_with_a_vsock_is_given_its_modules(tmp_path: Path) -> None:
+    planted_kernel(tmp_path)
+    assets, _ = await build_guest(tmp_path)
+    assert b"01-vsock.ko" in assets.initrd_for("vsock").read_bytes()
+    assert b"vsock.ko" not in assets.initrd_for("serial").read_bytes()
 
 
 async def test_an_empty_cache_is_told_with_the_remedy(tmp_path: Path) -> None:
@@ -170,7 +229,8 @@ async def test_the_guest_is_built_once_and_again_for_another_kernel(tmp_path: Pa
     assert stat.S_IMODE(first.initrd.stat().st_mode) == 0o644
     assert stat.S_IMODE(first.initrd.parent.stat().st_mode) == 0o755
     with workshop(tmp_path / "kernel") as made:
-        (made / "other" / "modules").mkdir(parents=True)
+        for name in ("modules-2", "modules-vsock"):
+            (made / "other" / name).mkdir(parents=True)
         (made / "other" / "vmlinux").write_bytes(ELF)
         (made / "other" / "sha256").write_text("cd" * 32)
         publish(made / "other", tmp_path / "kernel" / "linux-image-2")

@@ -99,10 +99,11 @@ def archive(tmp_path: Path) -> OnePackage:
 def planted(cache: Path) -> None:
     """The distribution's kernel, in use."""
     kernel = cache / "kernel" / "linux-image-1_9.9.0-1"
-    (kernel / "modules").mkdir(parents=True)
+    for name in ("modules-2", "modules-vsock"):
+        (kernel / name).mkdir(parents=True)
     (kernel / "vmlinux").write_bytes(b"\x7fELF")
     (kernel / "sha256").write_text("ab" * 32 + "\n")
-    (kernel / "modules" / "00-virtio.ko").write_bytes(b"module")
+    (kernel / "modules-2" / "00-virtio.ko").write_bytes(b"module")
     make_current(kernel)
 
 

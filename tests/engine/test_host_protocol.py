@@ -35,6 +35,7 @@ REQUESTS: list[protocol.Request] = [
     protocol.JailPrepare("k", ("kernel", "disk0")),
     protocol.JailOpen("k"),
     protocol.JailSpawn("k", Limits(1, 2)),
+    protocol.JailSpawn("k", Limits(1, 2), TapRequest("swgabcdefghijkl", "02:00:00:00:00:01")),
     protocol.JailRemove("k"),
     protocol.CgroupPlace("haproxy", ProcessId(1, 2)),
     protocol.Listen("127.0.0.1", 80),

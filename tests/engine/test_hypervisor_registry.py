@@ -49,6 +49,19 @@ def with_vcpus(vcpus: int) -> VmSpec:
     return replace(SPEC, resources=VmResources(vcpus=vcpus))
 
 
+def test_nobody_waits_for_the_probe_of_one_that_is_no_default_but_who_names_it() -> None:
+    big = backend(BIG)
+    registry = HypervisorRegistry()
+    registry.register(big)
+    registry.probing("small", backend(SMALL), by_default=False)
+    assert registry.select(SPEC) is big
+    with pytest.raises(UnavailableError):
+        registry.select(replace(SPEC, backend="small"))
+    registry.refuse("big", "broken")
+    registry.register(backend(SMALL))
+    assert registry.select(SPEC).capabilities.name == "small"
+
+
 def test_the_first_backend_that_can_serve_a_vm_is_chosen() -> None:
     small, big = backend(SMALL), backend(BIG)
     registry = HypervisorRegistry()

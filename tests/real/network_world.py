@@ -1,7 +1,7 @@
 """A host with two installations, VMs that are namespaces on the other end of a tap, and an outside; all of it in namespaces.
 
 A VM's tap is driven as a VMM would: a thread carries frames between its descriptor and a tap inside the VM's namespace,
-where the kernel's own stack answers.
+where the kernel's own stack answers. A jailed VM's tap is made by the helper in a jail, and opened there by `tap_holder`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
 from plasmavmc.host.names import HostNames
+from plasmavmc.host.operations import Limits, TapRequest
 from plasmavmc.network.backend import Attachment
 from plasmavmc.network.bridge import BridgeNetwork
 from plasmavmc.network.ipam import choose_subnet
 from plasmavmc.types import NetworkSpec, vm_key
-from tests.contract.host_rig import Namespace, RealHelper
+from tests.contract.host_rig import Namespace, RealHelper, eventually
+from tests.real import tap_holder
+from tests.real.tap_holder import SOCKET
 
 OUTSIDE = "192.0.2.2"
 HOST_OUTSIDE = "192.0.2.1"
@@ -113,6 +117,24 @@ class Wire(threading.Thread):
                         os.write(ends[fd], os.read(fd, 70_000))
 
 
+async def jailed_tap(helper: RealHelper, key: str, attachment: Attachment) -> tuple[int, int]:
+    """A VMM's pid, and the tap that it opened in its jail."""
+    await helper.host.uid_take(key)
+    sockets = await helper.host.jail_prepare(key, {})
+    wanted = TapRequest(attachment.tap, attachment.lease.mac)
+    spawned = await helper.host.jail_spawn(key, Limits(256 << 20, 1000), wanted)
+    try:
+        await eventually(lambda: Path(f"/proc/self/fd/{sockets}/{SOCKET}").exists(), "the VMM has made its socket")
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(20)
+            asking.connect(f"/proc/self/fd/{sockets}/{SOCKET}")
+            (tap,) = socket.recv_fds(asking, 1, 1)[1]
+        return spawned.pid, tap
+    finally:
+        for fd in (sockets, spawned.pidfd, spawned.stdout):
+            os.close(fd)
+
+
 class Vm:
     """A namespace with an interface that is the other end of a tap, configured as guest init does."""
 
@@ -131,6 +153,8 @@ class Vm:
         ):
             self.namespace.run("ip", *line.split())
         self.peer = Peer(self.namespace)
+        self.vmm = 0
+        """Who has opened its tap in a jail."""
 
     def close(self) -> None:
         self.peer.close()
@@ -156,6 +180,7 @@ class World:
         self.gateways: list[str] = []
         self.names: list[HostNames] = []
         self.networks: list[BridgeNetwork] = []
+        self.helpers: list[RealHelper] = []
 
     def lay_cable(self) -> None:
         """An uplink from the host to the outside, where a metadata service stands too."""
@@ -182,13 +207,21 @@ class World:
         await network.configure_bridge()
         self.networks.append(network)
         self.names.append(helper.names)
+        self.helpers.append(helper)
         self.gateways.append(str(subnet.network_address + 1))
         return network
 
-    async def add_vm(self, name: str, network: BridgeNetwork, project: str) -> Vm:
-        attachment = await network.setup_tap(vm_key(f"vm_{name}"), NetworkSpec(f"nic_{name}", project))
-        await network.admit(vm_key(f"vm_{name}"))
+    async def add_vm(self, name: str, network: BridgeNetwork, project: str, *, jailed: bool = False) -> Vm:
+        key = vm_key(f"vm_{name}")
+        attachment = await network.setup_tap(key, NetworkSpec(f"nic_{name}", project), opened=not jailed)
+        vmm = 0
+        if jailed:
+            helper = self.helpers[self.networks.index(network)]
+            vmm, tap = await jailed_tap(helper, key, attachment)
+            attachment = replace(attachment, fd=tap)
+        await network.admit(key)
         self.vms[name] = Vm(attachment, self.wire)
+        self.vms[name].vmm = vmm
         self.peers[name] = self.vms[name].peer
         return self.vms[name]
 
@@ -218,18 +251,21 @@ class World:
 @asynccontextmanager
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     """Projects a (two VMs) and b on one installation, another with one VM, all on one host."""
+    holder = tmp_path / "firecracker"
+    holder.write_text(f"#!/usr/bin/python3 -I\n{Path(tap_holder.__file__).read_text()}")  # noqa: ASYNC240 - small
+    holder.chmod(0o755)
     async with AsyncExitStack() as undo:
         made = World()
         undo.callback(made.close)
         made.lay_cable()
         for number in range(2):
-            helper = RealHelper(made.host, tmp_path / "run")
+            helper = RealHelper(made.host, tmp_path / "run", firecracker=str(holder), jailer=str(holder))
             undo.push_async_callback(helper.clean)
             await made.add_installation(helper)
             if number == 0:
                 await made.add_vm("a1", made.networks[0], "project_a")
-                await made.add_vm("a2", made.networks[0], "project_a")
+                await made.add_vm("a2", made.networks[0], "project_a", jailed=True)
                 await made.add_vm("b1", made.networks[0], "project_b")
             else:
-                await made.add_vm("other1", made.networks[1], "project_a")
+                await made.add_vm("other1", made.networks[1], "project_a", jailed=True)
         yield made

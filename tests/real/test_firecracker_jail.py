@@ -1,7 +1,8 @@
 """Real tier: the driver over the root helper, the real jailer and the real Firecracker, with a guest of a few instructions.
 
-What is shown is the way in and out: jail, uid, network, limits, API, end, leftovers. No Linux guest runs here. Opt-in as
-`test_firecracker_real.py`; the jailer is looked for beside the program.
+What is shown is the way in and out: jail, uid, network, limits, API, end, leftovers. A Linux guest runs only in the last
+test, and only where the host's KVM can run one. Opt-in as `test_firecracker_real.py`; the jailer is looked for beside the
+program.
 """
 
 from __future__ import annotations
@@ -11,17 +12,25 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from ipaddress import IPv4Network
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
 from plasmavmc.errors import GuestError, HostError, UnavailableError
+from plasmavmc.guest.boot import build_guest
+from plasmavmc.guest.cache import cache_directory
 from plasmavmc.host.operations import ProcessId
 from plasmavmc.host.processes import is_alive, uids_of
-from plasmavmc.hypervisor.backend import DiskPlan, VmPlan
+from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan, VmPlan
 from plasmavmc.hypervisor.firecracker import backend as backend_module
 from plasmavmc.hypervisor.firecracker.backend import FirecrackerBackend
-from plasmavmc.types import SYSTEM_SCOPE, VmHandle, VmSpec, vm_key
+from plasmavmc.hypervisor.firecracker.offer import FirecrackerSite, announce_firecracker, settle_firecracker
+from plasmavmc.hypervisor.registry import HypervisorRegistry
+from plasmavmc.network.bridge import BridgeNetwork
+from plasmavmc.types import SYSTEM_SCOPE, NetworkSpec, RateLimit, Readiness, VmHandle, VmSpec, vm_key
 from tests.contract.host_rig import NOBODY, RealHelper, real_helper
 from tests.contract.tiny_kernel import chatter, idle, reset
 from tests.real.test_firecracker_real import firecracker
@@ -117,6 +126,22 @@ async def test_a_vmm_is_jailed_and_nothing_of_it_is_left(vm: Vm, helper: RealHel
     assert not is_alive(ProcessId(handle.pid, handle.start_time))
 
 
+async def test_an_interface_is_on_the_tap_in_the_jail_and_its_cable_goes_with_the_vm(
+    vm: Vm, helper: RealHelper, place: Path
+) -> None:
+    network = BridgeNetwork(helper.host, helper.names, IPv4Network("10.64.0.0/29"), monotonic)
+    await network.configure_bridge()
+    limited = NetworkSpec("nic", "net_a", receive=RateLimit(bytes_per_second=1 << 20))
+    attachment = await network.setup_tap(KEY, limited, opened=False)
+    nic = NicPlan("n0", attachment.fd, attachment.lease.mac, attachment.tap)
+    handle = await vm.backend.create_vm(replace(SPEC, networks=(limited,)), replace(vm.plan, nics=(nic,)))
+    assert set(seen_of(handle)[1]) == {"lo", "tap0", "cable0"}
+    assert attachment.tap in helper.namespace.links()
+    await vm.backend.delete_vm(handle)
+    assert attachment.tap not in helper.namespace.links()
+    await network.release(KEY)
+
+
 async def test_a_guest_that_says_nothing_is_a_boot_that_failed_with_its_console(
     vm: Vm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +155,39 @@ async def test_a_guest_that_says_nothing_is_a_boot_that_failed_with_its_console(
     await vm.backend.pause_vm(handle)
     await vm.backend.unpause_vm(handle)
     await vm.backend.delete_vm(handle)
+
+
+async def test_a_state_leaves_one_jail_and_enters_another(
+    vm: Vm, helper: RealHelper, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a guest that has no init to be woken: it runs on, that is all."""
+    monkeypatch.setattr(backend_module, "HELLO_DEADLINE_S", 1.0)
+    handle = await vm.created()
+    with pytest.raises(GuestError):
+        await vm.backend.start_vm(handle)
+    state = os.memfd_create("state", os.MFD_CLOEXEC)
+    memory = await vm.backend.save_state(handle, state)
+    assert memory is not None
+    written = os.fstat(memory)
+    assert (written.st_gid, written.st_mode & 0o777, written.st_nlink) == (NOBODY, 0o660, 0)
+    assert written.st_size == SPEC.resources.memory_bytes
+    await vm.backend.go_on(handle)
+    await vm.backend.delete_vm(handle)
+
+    again = await vm.backend.create_vm(SPEC, replace(vm.plan, memory=MemoryPlan(memory)))
+    await vm.backend.load_state(again, state)
+    await vm.backend.go_on(again)
+    assert set(os.listdir(f"/proc/{again.pid}/root/s")) == {"api.sock", "vsock.sock"}  # noqa: PTH208 - not blocking
+    plan = replace(vm.plan, key=vm_key("vm_two"), memory=MemoryPlan(memory))
+    other = await vm.backend.create_vm(replace(SPEC, id="vm_two"), plan)
+    os.pwrite(state, b"nonsense" * 100, 64)
+    with pytest.raises(HostError) as refused:
+        await vm.backend.load_state(other, state)
+    assert refused.value.code == "state-refused"
+    for each in (again, other):
+        await vm.backend.delete_vm(each)
+    for fd in (state, memory):
+        os.close(fd)
 
 
 async def test_a_guest_that_resets_is_a_vmm_that_ended(helper: RealHelper, place: Path) -> None:
@@ -182,3 +240,21 @@ async def test_a_vm_that_never_ran_is_ended_when_it_is_found_again(vm: Vm, helpe
     await again.backend.delete_vm(handle)
     assert not jails_left(place)
     again.close()
+
+
+async def test_a_linux_guest_boots_here_or_the_probe_says_why_not_and_leaves_nothing(
+    helper: RealHelper, place: Path, tmp_path: Path
+) -> None:
+    """On a host whose KVM runs Linux guests this is one that boots."""
+    assets, _ = await build_guest(cache_directory())
+    site = FirecrackerSite(
+        place / "firecracker", place / "jailer", assets.kernel, assets.vsock_initrd, place, tmp_path / "probes"
+    )
+    registry = HypervisorRegistry()
+    backend = announce_firecracker(registry, helper.host, helper.host, site)
+    await settle_firecracker(registry, backend, site)
+    backend.close()
+    [status] = registry.statuses()
+    assert status.readiness is Readiness.READY or "hangs" in status.reason or "ended" in status.reason
+    assert not jails_left(place)
+    assert helper.cgroups() == set()

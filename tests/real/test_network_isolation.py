@@ -8,16 +8,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from plasmavmc.errors import HostError
+from plasmavmc.host.operations import Limits, TapRequest
+from plasmavmc.host.processes import uids_of
 from plasmavmc.types import NetworkSpec, mac_of, vm_key
 from tests.contract.host_rig import Namespace, eventually
-from tests.real.network_world import HOST_OUTSIDE, Vm, World, world
+from tests.real.network_world import HOST_OUTSIDE, Vm, World, jailed_tap, world
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
 KINDS = ("tcp", "udp", "icmp")
@@ -148,9 +153,10 @@ async def test_configuring_again_disturbs_nobody(a_world: World) -> None:
     assert await reached(a_world, OPEN | CLOSED) == every_kind(OPEN)
 
 
-async def test_frames_that_are_not_the_vms_own_enter_nowhere(a_world: World) -> None:
+@pytest.mark.parametrize(("name", "other_name"), [("a1", "a2"), ("a2", "a1")], ids=["by descriptor", "in a jail"])
+async def test_frames_that_are_not_the_vms_own_enter_nowhere(a_world: World, name: str, other_name: str) -> None:
     """Another MAC, another address, IPv6, a VLAN tag, ARP in another's name, a frame straight to a neighbour."""
-    vm, neighbour = a_world.vms["a1"], a_world.vms["a2"]
+    vm, neighbour = a_world.vms[name], a_world.vms[other_name]
     mac, other, gateway = vm.attachment.lease.mac, neighbour.attachment.lease.mac, mac_of(a_world.names[0].bridge)
     own, others = vm.attachment.lease.ipv4.packed, neighbour.attachment.lease.ipv4.packed
     everybody = "ff:ff:ff:ff:ff:ff"
@@ -188,6 +194,41 @@ async def test_a_vm_hears_nothing_that_is_not_for_it(a_world: World) -> None:
     assert a_world.peers["host"].probe("tcp", a_world.vms["a1"].ip)
     assert not a_world.peers["host"].probe("udp", str(IPv4Address(listener.ip) + 1000))  # asks by broadcast who that is
     assert received(listener.namespace, "eth0") == before
+
+
+async def test_a_vmm_in_a_jail_finds_its_tap_and_no_network(a_world: World) -> None:
+    """What it has opened is its own; the namespace around it has no address, no route and no IPv6."""
+    vmm = Path(f"/proc/{a_world.vms['a2'].vmm}")
+    devices = {line.partition(":")[0].strip() for line in (vmm / "net/dev").read_text().splitlines()[2:]}
+    assert devices == {"lo", "tap0", "cable0"}
+    assert (vmm / "net/if_inet6").read_text() == ""
+    assert (vmm / "net/fib_trie").read_text() == ""
+    assert len((vmm / "net/route").read_text().splitlines()) <= 1
+    assert uids_of(int(vmm.name)) == {await a_world.helpers[0].host.uid_take(vm_key("vm_a2"))}
+
+
+async def test_a_cable_ends_with_its_vmm(a_world: World) -> None:
+    network, key = a_world.networks[0], vm_key("vm_short")
+    attachment = await network.setup_tap(key, NetworkSpec("nic_short", "project_a"), opened=False)
+    vmm, tap = await jailed_tap(a_world.helpers[0], key, attachment)
+    os.close(tap)
+    assert attachment.tap in a_world.host.links()
+    os.kill(vmm, signal.SIGKILL)
+    await eventually(lambda: attachment.tap not in a_world.host.links(), "the cable is gone", 60.0)
+    await network.release(key)
+
+
+async def test_a_tap_in_a_jail_is_that_vms_own(a_world: World) -> None:
+    host, key = a_world.helpers[0].host, vm_key("vm_greedy")
+    tap = a_world.vms["a1"].attachment
+    await host.uid_take(key)
+    os.close(await host.jail_prepare(key, {}))
+    with pytest.raises(HostError) as refused:
+        await host.jail_spawn(key, Limits(256 << 20, 1000), TapRequest(tap.tap, tap.lease.mac))
+    assert refused.value.code == "helper-refused"
+    await host.jail_remove(key)
+    await host.uid_free(key)
+    assert tap.tap in a_world.host.links()
 
 
 async def test_no_guest_is_told_of_a_shorter_way(a_world: World) -> None:

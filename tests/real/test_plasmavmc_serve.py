@@ -20,6 +20,7 @@ from examples.demo.leftovers import of_installation
 from examples.demo.platform import qemu_processes
 from plasmavmc.errors import ConflictError, UnavailableError
 from plasmavmc.guest.api import ExecExit, ExecOutput
+from plasmavmc.host.configuration import FIRECRACKER
 from plasmavmc.host.names import installation_key
 from plasmavmc.rpc.api import Image, ImageOrder, Upload
 from plasmavmc.rpc.client import EngineClient, connect
@@ -160,7 +161,10 @@ async def created(client: EngineClient, wanted: VmSpec) -> None:
 
 async def first_life(server: Server, directory: Path) -> Vm:
     async with connect(server.address) as client:
-        assert (await client.nodes.get()).backends[0].name == "kvm"
+        backends = (await client.nodes.get()).backends
+        assert [backend.name for backend in backends] == ["kvm", "firecracker", "wasm"]
+        installed = await asyncio.to_thread(Path(FIRECRACKER).exists)
+        assert installed or backends[1].reason == f"{FIRECRACKER} is not installed"
         registered = await register(client, directory)
         assert registered.names == ("app:v1",)
         await created(client, spec("app:v1"))

@@ -81,6 +81,19 @@ bool write_file(const char *path, const void *content, size_t length, mode_t mod
     return write_and_close(fd, content, length);
 }
 
+bool read_line(const char *path, char *into, size_t size)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t length = fd < 0 ? -1 : read(fd, into, size - 1);
+    if (fd >= 0)
+        close(fd);
+    if (length <= 0)
+        return false;
+    into[length] = '\0';
+    into[strcspn(into, "\n")] = '\0';
+    return true;
+}
+
 bool write_setting(const char *path, const char *value)
 {
     int fd = open(path, O_WRONLY | O_CLOEXEC);

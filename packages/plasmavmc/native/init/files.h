@@ -22,6 +22,9 @@ bool is_missing_or_empty(const char *path);
 /* Create or replace a file, never through a link in its last part. False with errno. */
 bool write_file(const char *path, const void *content, size_t length, mode_t mode);
 
+/* The first line of a small file, such as those of /sys, without its end. False where there is none. */
+bool read_line(const char *path, char *into, size_t size);
+
 /* Write to a file that exists, such as those of /proc/sys. False with errno. */
 bool write_setting(const char *path, const char *value);
 

@@ -1,7 +1,9 @@
 /* Pid 1 of a microVM: wake up, hear what to run, run it until it ends, tell how it ended, switch off. */
 
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/reboot.h>
 #include <unistd.h>
 
@@ -14,6 +16,8 @@
 #include "port.h"
 #include "prepare.h"
 #include "root.h"
+#include "virtio.h"
+#include "vsock.h"
 
 enum { PORT_PATIENCE_MS = 10000 };
 
@@ -53,7 +57,17 @@ static void settle(void)
     write_setting("/proc/sys/vm/drop_caches", "3");
 }
 
-/* Under `reboot=t` and QEMU's -no-reboot a reset is the quickest way off. */
+/* Not by trying: a serial port's name is told late, and by a message of the host's. */
+static int open_channel(void)
+{
+    bool by_vsock = virtio_has(VIRTIO_VSOCK) && !virtio_has(VIRTIO_CONSOLE);
+    int fd = by_vsock ? vsock_listen(VSOCK_PORT) : port_open(channel, PORT_PATIENCE_MS);
+    if (fd < 0)
+        say("there is no way to the host by %s: %s", by_vsock ? "vsock" : "serial port", strerror(errno));
+    return fd;
+}
+
+/* A reset is the quickest way off: under `reboot=t` and QEMU's -no-reboot, or under `reboot=k` on Firecracker. */
 static _Noreturn void switch_off(void)
 {
     sync();
@@ -77,10 +91,8 @@ int main(void)
     }
     root_mount_early();
     modules_load("/mods");
-    int port = port_open(channel, PORT_PATIENCE_MS);
-    if (port < 0 || !guest_init(&guest, &machine, port))
-        say("there is no port named %s to the host", channel);
-    else
+    int port = open_channel();
+    if (port >= 0 && guest_init(&guest, &machine, port))
         guest_run(&guest);
     switch_off();
 }

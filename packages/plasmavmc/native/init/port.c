@@ -7,9 +7,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "clock.h"
+#include "files.h"
+#include "vsock.h"
 
 enum { ASK_AGAIN_MS = 1000 };
 
@@ -19,16 +22,7 @@ static bool has_name(const char *entry, const char *wanted)
 {
     char path[320], name[64];
     snprintf(path, sizeof path, "%s/%.200s/name", ports, entry);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    ssize_t length = read(fd, name, sizeof name - 1);
-    close(fd);
-    if (length <= 0)
-        return false;
-    name[length] = '\0';
-    name[strcspn(name, "\n")] = '\0';
-    return !strcmp(name, wanted);
+    return read_line(path, name, sizeof name) && !strcmp(name, wanted);
 }
 
 static int open_named(const char *name)
@@ -59,15 +53,54 @@ int port_open(const char *name, int patience_ms)
     }
 }
 
+static bool listens(int fd)
+{
+    int answer = 0;
+    socklen_t size = sizeof answer;
+    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &answer, &size) == 0 && answer;
+}
+
+static bool announce(const struct port *port, int fd)
+{
+    struct epoll_event interest = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET};
+    return epoll_ctl(port->edges, EPOLL_CTL_ADD, fd, &interest) == 0;
+}
+
 bool port_attach(struct port *port, int fd)
 {
-    struct epoll_event interest = {.events = EPOLLIN | EPOLLOUT | EPOLLET};
-    *port = (struct port){.fd = fd, .edges = epoll_create1(EPOLL_CLOEXEC), .ask_again = NEVER};
-    return port->edges >= 0 && epoll_ctl(port->edges, EPOLL_CTL_ADD, fd, &interest) == 0;
+    *port = (struct port){.fd = fd, .listener = -1, .edges = epoll_create1(EPOLL_CLOEXEC), .ask_again = NEVER};
+    if (listens(fd))
+        *port = (struct port){.fd = -1, .listener = fd, .edges = port->edges, .away = true, .ask_again = NEVER};
+    return port->edges >= 0 && announce(port, fd);
+}
+
+static void hang_up(struct port *port)
+{
+    if (port->fd >= 0)
+        close(port->fd);
+    port->fd = -1;
+    port->readable = port->writable = false;
+}
+
+/* The last one to connect is the host: it alone knows whether its older connection is of any use. */
+static bool take_newest(struct port *port)
+{
+    bool came = false;
+    if (port->listener < 0)
+        return false;
+    for (int fd; (fd = vsock_accept(port->listener)) >= 0; came = true) {
+        hang_up(port);
+        port->fd = fd;
+        if (!announce(port, fd))
+            hang_up(port);
+    }
+    return came;
 }
 
 void port_watch(struct port *port, struct watch *watch, bool waiting)
 {
+    if (port->changed)
+        watch_until(watch, now_ms());
     watch_for(watch, port->edges, POLLIN, &port->changed);
     if (!port->away && !waiting)
         port->ask_again = NEVER;
@@ -88,13 +121,14 @@ bool port_refresh(struct port *port)
         port->ask_again = NEVER;
     while (epoll_wait(port->edges, &event, 1, 0) > 0)
         continue;
-    struct pollfd level = {.fd = port->fd, .events = POLLIN | POLLOUT};
+    bool came = take_newest(port);
+    struct pollfd level = {.fd = port->fd, .events = POLLIN | POLLOUT | POLLRDHUP};
     if (poll(&level, 1, 0) < 0)
         return false;
     port->readable = level.revents & POLLIN;
     port->writable = level.revents & POLLOUT;
-    port->away = level.revents & POLLHUP;
-    return port->away && !was_away;
+    port->away = port->fd < 0 || level.revents & (POLLHUP | POLLERR | POLLRDHUP);
+    return (port->away || came) && !was_away;
 }
 
 size_t port_read(struct port *port, uint8_t *into, size_t room)
@@ -104,5 +138,9 @@ size_t port_read(struct port *port, uint8_t *into, size_t room)
         return (size_t)length;
     if (length == 0 || errno != EINTR)
         port->readable = false;
+    if (port->listener >= 0 && (length == 0 || (errno != EINTR && errno != EAGAIN))) {
+        hang_up(port);
+        port->changed = true;
+    }
     return 0;
 }

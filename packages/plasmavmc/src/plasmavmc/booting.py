@@ -108,6 +108,11 @@ class Booted:
     events: AsyncIterator[GuestEvent]
 
 
+def nic_plan(attachment: Attachment) -> NicPlan:
+    """A VM's one interface, for its VMM."""
+    return NicPlan("n0", attachment.fd, attachment.lease.mac, attachment.tap)
+
+
 class Boot:
     """One boot. `run` it once."""
 
@@ -137,9 +142,9 @@ class Boot:
                     port = service_port(self._spec, image.config)
                     disks, attachment = self._module(image, descriptors), None
                 else:
-                    disks, attachment = await self._prepare(image.rootfs, undo, descriptors)
+                    disks, attachment = await self._prepare(backend, image.rootfs, undo, descriptors)
                 self._report.step("boot")
-                plan = self._plan(disks, attachment, port)
+                plan = self._plan(backend, disks, attachment, port)
                 async with parts.boot_slot(backend.capabilities.acceleration):
                     booted = await self._begun(backend, plan, attachment, undo)
                     await self._await_ready(backend, booted, image.config, attachment)
@@ -153,12 +158,12 @@ class Boot:
         return (DiskPlan("image", module, read_only=True),)
 
     async def _prepare(
-        self, rootfs: Path, undo: AsyncExitStack, descriptors: ExitStack
+        self, backend: HypervisorBackend, rootfs: Path, undo: AsyncExitStack, descriptors: ExitStack
     ) -> tuple[tuple[DiskPlan, ...], Attachment | None]:
         """Disks and network side by side: neither needs the other, and a cold start waits for both."""
         disks = asyncio.create_task(self._disks(rootfs, undo, descriptors))
         try:
-            attachment = await self._attach(undo, descriptors)
+            attachment = await self._attach(backend, undo, descriptors)
             return await disks, attachment
         finally:
             disks.cancel()
@@ -176,19 +181,30 @@ class Boot:
         limit = self._spec.resources.disk_limit
         return (DiskPlan("image", root, True, limit), DiskPlan("layer", layer, False, limit))
 
-    async def _attach(self, undo: AsyncExitStack, descriptors: ExitStack) -> Attachment | None:
+    async def _attach(
+        self, backend: HypervisorBackend, undo: AsyncExitStack, descriptors: ExitStack
+    ) -> Attachment | None:
         if not self._spec.networks:
             return None
-        attachment = await self._parts.network.setup_tap(self._key, self._spec.networks[0])
+        opened = not backend.capabilities.opens_taps
+        attachment = await self._parts.network.setup_tap(self._key, self._spec.networks[0], opened=opened)
         undo.push_async_callback(self._parts.network.release, self._key)
-        descriptors.callback(os.close, attachment.fd)
+        if opened:
+            descriptors.callback(os.close, attachment.fd)
         self._report.attached(attachment.lease.ipv4)
         return attachment
 
-    def _plan(self, disks: tuple[DiskPlan, ...], attachment: Attachment | None, port: int | None) -> VmPlan:
-        nics = () if attachment is None else (NicPlan("n0", attachment.fd, attachment.lease.mac),)
+    def _plan(
+        self,
+        backend: HypervisorBackend,
+        disks: tuple[DiskPlan, ...],
+        attachment: Attachment | None,
+        port: int | None,
+    ) -> VmPlan:
+        nics = () if attachment is None else (nic_plan(attachment),)
         assets, runtime_dir = self._parts.assets, self._parts.runtime_dir(self._key)
-        return VmPlan(self._key, runtime_dir, assets.kernel, assets.initrd, disks, nics, service_port=port)
+        initrd = assets.initrd_for(backend.capabilities.channel)
+        return VmPlan(self._key, runtime_dir, assets.kernel, initrd, disks, nics, service_port=port)
 
     async def _begun(
         self, backend: HypervisorBackend, plan: VmPlan, attachment: Attachment | None, undo: AsyncExitStack

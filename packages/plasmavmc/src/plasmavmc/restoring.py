@@ -16,11 +16,11 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
-from plasmavmc.booting import Booted, BootReport
+from plasmavmc.booting import Booted, BootReport, nic_plan
 from plasmavmc.errors import ConflictError
 from plasmavmc.guest.api import GuestCard, GuestNetwork
 from plasmavmc.guest.boot import BootAssets
-from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan, VmPlan
+from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, VmPlan
 from plasmavmc.network.backend import Attachment
 from plasmavmc.parts import EngineParts
 from plasmavmc.standing import SuspendableBackend, plain_card
@@ -109,14 +109,17 @@ class Restore:
         if not self._spec.networks:
             return None
         network, wanted = self._parts.network, self._spec.networks[0]
+        before = replace(wanted, ipv4=wanted.ipv4 or self._origin.ipv4)
+        opened = not self._origin.backend.capabilities.opens_taps
         try:
-            attachment = await network.setup_tap(self._key, replace(wanted, ipv4=wanted.ipv4 or self._origin.ipv4))
+            attachment = await network.setup_tap(self._key, before, opened=opened)
         except ConflictError as error:
             if error.code != "address-conflict" or wanted.ipv4 is not None:
                 raise
-            attachment = await network.setup_tap(self._key, wanted)
+            attachment = await network.setup_tap(self._key, wanted, opened=opened)
         undo.push_async_callback(network.release, self._key)
-        descriptors.callback(os.close, attachment.fd)
+        if opened:
+            descriptors.callback(os.close, attachment.fd)
         self._report.attached(attachment.lease.ipv4)
         return attachment
 
@@ -126,9 +129,10 @@ class Restore:
         runtime_dir, backend = self._parts.runtime_dir(self._key), self._origin.backend
         runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         undo.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
-        nics = () if attachment is None else (NicPlan("n0", attachment.fd, attachment.lease.mac),)
+        nics = () if attachment is None else (nic_plan(attachment),)
         assets = self._origin.assets
-        plan = VmPlan(self._key, runtime_dir, assets.kernel, assets.initrd, disks, nics, self._origin.memory)
+        initrd = assets.initrd_for(backend.capabilities.channel)
+        plan = VmPlan(self._key, runtime_dir, assets.kernel, initrd, disks, nics, self._origin.memory)
         handle = await backend.create_vm(self._spec, plan)
         undo.push_async_callback(backend.delete_vm, handle)
         undo.push_async_callback(backend.stop_vm, handle)

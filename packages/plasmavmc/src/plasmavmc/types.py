@@ -339,6 +339,8 @@ class BackendCapabilities:
     channel: str = "serial"
     rate_limits: bool = False
     encryption: bool = False
+    opens_taps: bool = False
+    """Its VMM opens its taps by itself, where only they are; the others are given descriptors. Of no use to the outside."""
 
 
 class Readiness(StrEnum):

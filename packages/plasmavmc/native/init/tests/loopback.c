@@ -1,6 +1,6 @@
 /*
  * The guest's loop as an ordinary program, for tests of the channel from the host's side: its argument is the
- * number of the descriptor that is the port. It mounts nothing, sets nothing, and ends nobody but its own children.
+ * number of the descriptor that is the port, or that listens for it. It mounts nothing, sets nothing, and ends nobody but its own children.
  */
 
 #include <fcntl.h>

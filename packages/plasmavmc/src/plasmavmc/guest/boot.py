@@ -17,10 +17,14 @@ from plasmavmc.guest.native import native_directory
 from plasmavmc.host.run import run
 from plasmavmc.types import GIB, MIB
 
+VSOCK = "vsock"
+"""The channel of a machine without a virtio-serial port, as backends name it."""
 DEFAULT_DISK_BYTES = 4 * GIB
 MIN_DISK_BYTES = 16 * MIB
-_INITRD_LAYOUT = b"1"
+_INITRD_LAYOUT = b"2"
 """Raised when the same sources make another initramfs."""
+_INITRDS = {"initrd": False, "initrd-vsock": True}
+"""File names, each with whether it holds what a vsock needs."""
 _DISK_LAYOUT = 1
 _COMPILE_S = 120.0
 _FORMAT_S = 60.0
@@ -34,11 +38,18 @@ class BootAssets:
 
     kernel: Path
     initrd: Path
+    """For a machine whose channel is a virtio-serial port."""
+    vsock_initrd: Path
+    """For one whose channel is a vsock; the other is spared its modules."""
     kernel_release: str
     kernel_hash: str
     """sha256 of the kernel, in hexadecimal."""
     initrd_hash: str
     """Names the content of the initramfs: its init's sources and its modules."""
+
+    def initrd_for(self, channel: str) -> Path:
+        """The initramfs for a channel, as `BackendCapabilities.channel` names it."""
+        return self.vsock_initrd if channel == VSOCK else self.initrd
 
 
 def assets_present(cache: Path) -> bool:
@@ -71,7 +82,8 @@ def find_assets(cache: Path, kernel_hash: str, initrd_hash: str) -> BootAssets |
 
 
 def _assets(kernel: Kernel, guest: Path) -> BootAssets:
-    return BootAssets(kernel.vmlinux, guest / "initrd", kernel.release, kernel.sha256, guest.name)
+    initrd, vsock_initrd = (guest / name for name in _INITRDS)
+    return BootAssets(kernel.vmlinux, initrd, vsock_initrd, kernel.release, kernel.sha256, guest.name)
 
 
 def _link_for(kernel: Kernel) -> str:
@@ -82,7 +94,8 @@ def _link_for(kernel: Kernel) -> str:
 
 def _initrd_is_for(guest: Path, kernel: Kernel) -> bool:
     built_for = guest / "kernel"
-    return (guest / "initrd").is_file() and built_for.is_file() and built_for.read_text().strip() == kernel.release
+    complete = all((guest / name).is_file() for name in _INITRDS)
+    return complete and built_for.is_file() and built_for.read_text().strip() == kernel.release
 
 
 def init_sources() -> Path:
@@ -117,7 +130,8 @@ async def build_guest_for(cache: Path, kernel: Kernel) -> tuple[BootAssets, bool
         guest = made / "guest"
         guest.mkdir()
         init = await _compile(sources, made)
-        (guest / "initrd").write_bytes(initramfs(init, kernel.modules()))
+        for name, vsock in _INITRDS.items():
+            (guest / name).write_bytes(initramfs(init, kernel.modules(vsock=vsock)))
         (guest / "kernel").write_text(kernel.release + "\n")
         publish(guest, place)
     make_current(place, link)
@@ -126,6 +140,7 @@ async def build_guest_for(cache: Path, kernel: Kernel) -> tuple[BootAssets, bool
 
 def _initrd_key(sources: Path, kernel: Kernel) -> str:
     digest = hashlib.sha256(_INITRD_LAYOUT + kernel.release.encode() + kernel.sha256.encode())
+    digest.update(b"".join(module.name.encode() + b"\0" for module in kernel.modules(vsock=True)))
     for source in sorted((*sources.glob("*.[ch]"), sources / "Makefile")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     return digest.hexdigest()[:32]

@@ -1,10 +1,11 @@
 """The host's cache: what every installation on this host boots from. Filled by `plasmavmc kernel fetch` and
 `plasmavmc guest build` (scripts/setup calls both), read by everybody, so 0755 and 0644 whatever the umask.
 
-    kernel/<release>/     vmlinux, sha256, modules/*.ko; one of our own configuration has `config` in place of modules
+    kernel/<release>/     vmlinux, sha256, modules-2/*.ko, modules-vsock/*.ko; one of our own configuration has `config` in
+                          place of modules
     kernel/current        link to the distribution's in use
     kernel/own            link to our own, where it is to be used before the distribution's
-    guest/<key>/          initrd, kernel (the release it was built for)
+    guest/<key>/          initrd, initrd-vsock, kernel (the release they were built for)
     guest/current         link to the one for the distribution's kernel
     guest/own-<…>         link to the one for our own kernel of that release
     disks/ext4-<bytes>-v<layout>.img

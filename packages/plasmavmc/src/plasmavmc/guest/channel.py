@@ -79,8 +79,11 @@ async def open_channel(path: Path, *, fresh: bool, deadline_s: float) -> SocketG
     return await open_channel_over(lambda: _connect(path), str(path), fresh=fresh, deadline_s=deadline_s)
 
 
-async def open_channel_over(connect: Connect, where: str, *, fresh: bool, deadline_s: float) -> SocketGuestChannel:
-    """`open_channel` for a guest that is reached in another way; `where` names it in errors.
+async def open_channel_over(
+    connect: Connect, where: str, *, fresh: bool, deadline_s: float, renewable: bool = False
+) -> SocketGuestChannel:
+    """`open_channel` for a guest that is reached in another way; `where` names it in errors. `renewable` says that a
+    snapshot cuts the connection: then a held guest is thawed over a new one.
 
     Raises:
         GuestError, UnavailableError: as `open_channel`, and what `connect` raises.
@@ -89,8 +92,27 @@ async def open_channel_over(connect: Connect, where: str, *, fresh: bool, deadli
     async def synchronise(channel: SocketGuestChannel) -> None:
         channel.greet(fresh=fresh)
         await channel.greeted()
+        channel.connect = connect if renewable else None
 
     return await _opened(connect, where, deadline_s, synchronise)
+
+
+async def wake_channel_over(connect: Connect, where: str, card: GuestCard, *, deadline_s: float) -> SocketGuestChannel:
+    """Let a restored guest go on as the card says, whose init is reached only while its vCPUs run: until it has its card it
+    holds all else by itself. The channel is renewable.
+
+    Raises:
+        GuestError, UnavailableError: as `open_channel_over`; `thaw-…` for a guest that could not become that.
+    """
+
+    async def wake(channel: SocketGuestChannel) -> None:
+        channel.greet_held()
+        channel.begin_thaw(card)
+        await channel.greeted()
+        await channel.thawed()
+        channel.connect = connect
+
+    return await _opened(connect, where, deadline_s, wake)
 
 
 async def wake_channel(
@@ -165,16 +187,10 @@ class SocketGuestChannel:
     """One guest's channel over a socket. Implements `GuestChannel`. Made by `open_channel`."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._nonce = secrets.token_bytes(NONCE_BYTES)
-        self._decoder = FrameDecoder(self._nonce)
-        self._log_window = Window(self._grant_log)
+        self.connect: Connect | None = None
+        """How the guest is reached anew, where a snapshot cuts the connection."""
         self._events: deque[tuple[GuestEvent, int]] = deque()
-        self._told = 0
-        self._unknown = 0
         self._changed = asyncio.Event()
-        self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sessions: dict[int, SocketExecSession] = {}
         self.workload = SocketExecSession(0, self._write, self._drain)
         """The workload's own stdin, terminal and signals. Implements `AttachableChannel`."""
@@ -185,7 +201,27 @@ class SocketGuestChannel:
         self._kept: list[bytes] | None = None
         self._error: GuestError | None = None
         self._closed = False
+        self._begin_reading(reader, writer)
+
+    def _begin_reading(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """All that belongs to one connection."""
+        self._reader = reader
+        self._writer = writer
+        self._nonce = secrets.token_bytes(NONCE_BYTES)
+        self._decoder = FrameDecoder(self._nonce)
+        self._log_window = Window(self._grant_log)
+        self._told = 0
+        self._unknown = 0
+        self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reading = asyncio.create_task(self._read(), name="guest channel")
+
+    async def _renew(self, connect: Connect) -> None:
+        """Reach the held guest over a new connection. That the old one was cut may not have been heard yet."""
+        self._kept = [] if self._kept is None else self._kept
+        self._reading.cancel()
+        await asyncio.wait({self._reading})
+        self._begin_reading(*await connect())
+        self.greet_held()
 
     def greet(self, *, fresh: bool) -> None:
         """Send our nonce; `greeted` returns when the guest has said hello to it."""
@@ -214,7 +250,8 @@ class SocketGuestChannel:
             self._end(error)
 
     def _end(self, error: GuestError) -> None:
-        self._error = error
+        if self.connect is None or self._kept is None or self._closed or error.code != "guest-gone":
+            self._error = error
         if not self._hello.done():
             self._hello.set_exception(error)
             self._hello.exception()  # it may be that nobody waits for it any more
@@ -427,7 +464,10 @@ class SocketGuestChannel:
             GuestError: `thaw-…` where the guest could not become that; `guest-silent`; the channel ended.
         """
         self._check_open()
+        if self.connect is not None:
+            await self._renew(self.connect)
         self.begin_thaw(card)
+        await self.greeted()
         await self.thawed()
 
     def begin_thaw(self, card: GuestCard) -> None:
@@ -477,6 +517,7 @@ class SocketGuestChannel:
         """Close the host's side; the guest goes on. What was written is sent first, if the guest takes it.
         Idempotent."""
         self._closed = True
+        self._changed.set()
         self._reading.cancel()
         await asyncio.wait({self._reading})
         try:

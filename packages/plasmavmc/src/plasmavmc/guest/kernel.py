@@ -41,7 +41,11 @@ MODULES = (
     "overlay",
 )
 """What a guest needs, in the order of loading: each after those it uses."""
+VSOCK_MODULES = ("vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport")
+"""What it needs besides where its channel is a vsock; to be loaded after the others."""
 
+_BASE, _VSOCK = "modules-2", "modules-vsock"
+"""Where they lie. The names change with the lists, so that what an older version fetched is completed."""
 _REAL_PACKAGE = re.compile(r"linux-(?:image|modules)-(?:unsigned-)?\d[a-z0-9.+~-]*")
 _MAX_MODULE = 64 * MIB
 
@@ -78,10 +82,17 @@ class Kernel:
         """Of vmlinux, in hexadecimal."""
         return (self.directory / "sha256").read_text().strip()
 
-    def modules(self) -> tuple[Path, ...]:
-        """The modules it needs, uncompressed, in the order of loading."""
-        modules = self.directory / "modules"
-        return tuple(sorted(modules.iterdir())) if modules.is_dir() else ()
+    @property
+    def complete(self) -> bool:
+        """Whether all that guests need of it is there; what an older version fetched may lack modules."""
+        return self.vmlinux.is_file() and (
+            self.own or all((self.directory / name).is_dir() for name in (_BASE, _VSOCK))
+        )
+
+    def modules(self, *, vsock: bool = False) -> tuple[Path, ...]:
+        """The modules it needs, uncompressed, in the order of loading; with those for a `vsock` where that is asked for."""
+        names = () if self.own else (_BASE, _VSOCK) if vsock else (_BASE,)
+        return tuple(module for name in names for module in sorted((self.directory / name).iterdir()))
 
 
 def current_kernel(cache: Path) -> Kernel | None:
@@ -110,8 +121,8 @@ def _numbers(version: str) -> list[int]:
 
 
 def _linked(cache: Path, link: str) -> Kernel | None:
-    directory = cache / "kernel" / link
-    return Kernel(directory.resolve()) if (directory / "vmlinux").is_file() else None
+    kernel = Kernel((cache / "kernel" / link).resolve())
+    return kernel if kernel.complete else None
 
 
 async def fetch_kernel(cache: Path, *, update: bool = False) -> tuple[Kernel, bool]:
@@ -129,11 +140,21 @@ async def fetch_kernel(cache: Path, *, update: bool = False) -> tuple[Kernel, bo
     with workshop(parent) as made:
         packages = await _download(AptArchive(), made)
         place = parent / _release(packages)
-        if not place.is_dir():
-            publish(await _assemble(await unpack(packages, made / "tree"), made / "kernel"), place)
+        if not Kernel(place).complete:
+            _complete(place, await _assemble(await unpack(packages, made / "tree"), made / "kernel"))
     fetched = present is None or present.directory != place.resolve()
     make_current(place)
     return Kernel(place), fetched
+
+
+def _complete(place: Path, kernel: Path) -> None:
+    """Put a kernel into its place, or what is missing there: VMs may boot now from what an older version left."""
+    if not place.is_dir():
+        publish(kernel, place)
+        return
+    for name in (_BASE, _VSOCK):
+        if not (place / name).is_dir():
+            publish(kernel / name, place / name)
 
 
 def _release(packages: Sequence[Path]) -> str:
@@ -179,14 +200,19 @@ async def _assemble(tree: Path, made: Path) -> Path:
     if image is None:
         raise HostError("kernel-package", "the kernel's package holds no /boot/vmlinuz")
     vmlinux = await extract_vmlinux(image.read_bytes())
-    (made / "modules").mkdir(parents=True)
+    _keep_modules(tree, MODULES, made / _BASE, first=0)
+    _keep_modules(tree, VSOCK_MODULES, made / _VSOCK, first=len(MODULES))
     (made / "vmlinux").write_bytes(vmlinux)
     (made / "sha256").write_text(hashlib.sha256(vmlinux).hexdigest() + "\n")
-    for number, name in enumerate(MODULES):
+    return made
+
+
+def _keep_modules(tree: Path, names: Sequence[str], into: Path, *, first: int) -> None:
+    into.mkdir(parents=True)
+    for number, name in enumerate(names, start=first):
         content = read_module(tree, name)
         if content is not None:
-            (made / "modules" / f"{number:02d}-{name}.ko").write_bytes(content)
-    return made
+            (into / f"{number:02d}-{name}.ko").write_bytes(content)
 
 
 def read_module(tree: Path, name: str) -> bytes | None:

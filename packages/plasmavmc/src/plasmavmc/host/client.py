@@ -112,8 +112,8 @@ class HelperHost:
     async def jail_open(self, key: str) -> int:
         return _only_fd(await self._call(protocol.JailOpen(key)))
 
-    async def jail_spawn(self, key: str, limits: Limits) -> Spawned:
-        return await self._spawn(key, protocol.JailSpawn(key, limits), ())
+    async def jail_spawn(self, key: str, limits: Limits, tap: TapRequest | None = None) -> Spawned:
+        return await self._spawn(key, protocol.JailSpawn(key, limits, tap), ())
 
     async def jail_remove(self, key: str) -> None:
         await self._call(protocol.JailRemove(key))

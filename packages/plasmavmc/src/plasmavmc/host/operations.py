@@ -16,6 +16,8 @@ from typing import Protocol
 
 from plasmavmc.types import MIB
 
+JAIL_TAP = "tap0"
+"""The VM's tap as a VMM in a jail knows it: the same in every jail, as a snapshot wants it."""
 WORKER_FILES_BYTES = 64 * MIB
 """Size of the directory in memory that a WebAssembly worker gets; what lies in it counts as its memory."""
 
@@ -190,9 +192,13 @@ class Jails(Protocol):
     async def jail_open(self, key: str) -> int:
         """A descriptor of the directory for sockets of a jail that is there, as after a restart."""
 
-    async def jail_spawn(self, key: str, limits: Limits) -> Spawned:
-        """Start Firecracker in VM `key`'s jail, by the jailer: its uid, no network, a cgroup, its API in the directory for
-        sockets."""
+    async def jail_spawn(self, key: str, limits: Limits, tap: TapRequest | None = None) -> Spawned:
+        """Start Firecracker in VM `key`'s jail, by the jailer: its uid, a cgroup, its API in the directory for sockets. With
+        a tap, it finds one called `JAIL_TAP` that does what the VM's tap on the bridge would do; else no network."""
 
     async def jail_remove(self, key: str) -> None:
         """Remove VM `key`'s jail, whose VMM has ended. Unknown keys are fine."""
+
+
+class EngineHost(Host, Jails, Protocol):
+    """All that an engine needs of root."""

@@ -116,6 +116,7 @@ class JailOpen(_Request):
 class JailSpawn(_Request):
     key: str
     limits: Limits
+    tap: TapRequest | None = None
 
 
 class JailRemove(_Request):

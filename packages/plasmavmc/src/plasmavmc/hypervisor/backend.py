@@ -30,7 +30,10 @@ class DiskPlan:
 class NicPlan:
     id: str
     fd: int
+    """The tap; -1 where it was not opened (`BackendCapabilities.opens_taps`)."""
     mac: str
+    tap: str = ""
+    """Its name on the host."""
 
 
 @dataclass(frozen=True, slots=True)

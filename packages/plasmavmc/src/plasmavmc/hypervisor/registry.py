@@ -30,9 +30,10 @@ class HypervisorRegistry:
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
 
-    def probing(self, name: str, backend: HypervisorBackend | None = None) -> None:
-        """Announce a backend whose probe runs; new VMs for it wait. Where it is given, those that run can be adopted."""
-        self._enter(name, Readiness.PROBING, "its probe is booting a guest", backend)
+    def probing(self, name: str, backend: HypervisorBackend | None = None, *, by_default: bool = True) -> None:
+        """Announce a backend whose probe runs; new VMs for it wait. Where it is given, those that run can be adopted.
+        Without `by_default` only VMs that name it wait."""
+        self._enter(name, Readiness.PROBING, "its probe is booting a guest", backend, by_default=by_default)
 
     def register(self, backend: HypervisorBackend, *, reason: str = "", by_default: bool = True) -> None:
         """Offer a backend. Without `by_default` it serves only VMs that name it."""

@@ -24,7 +24,7 @@ class Attachment:
     tap: str
     lease: Lease
     fd: int
-    """Descriptor of the tap, owned by the caller; -1 for an adopted VM, whose VMM holds it."""
+    """Descriptor of the tap, owned by the caller; -1 for an adopted VM, whose VMM holds it, and where none was opened."""
 
 
 class NetworkBackend(Protocol):
@@ -37,8 +37,9 @@ class NetworkBackend(Protocol):
     async def configure_bridge(self) -> None:
         """Make the bridge and the rules for no VM, or bring what exists to shape. Idempotent; called at start."""
 
-    async def setup_tap(self, key: str, spec: NetworkSpec) -> Attachment:
-        """Give VM `key` an address and a tap with its limits; all or nothing. The same key again: `ConflictError`.
+    async def setup_tap(self, key: str, spec: NetworkSpec, *, opened: bool = True) -> Attachment:
+        """Give VM `key` an address and a tap with its limits; all or nothing. The same key again: `ConflictError`. Not
+        `opened`, there is a name only, for a VMM in a jail that gets its tap there.
 
         It may be handed to a VMM, whose guest must not run before `admit`. A tap without rules lets no frame in.
         """

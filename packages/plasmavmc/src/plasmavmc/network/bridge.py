@@ -48,14 +48,13 @@ class BridgeNetwork:
         if self._settled:
             await self._apply()
 
-    async def setup_tap(self, key: str, spec: NetworkSpec) -> Attachment:
+    async def setup_tap(self, key: str, spec: NetworkSpec, *, opened: bool = True) -> Attachment:
         async with AsyncExitStack() as undo:
             member = self._members.add(key, spec, self._clock())
             self._note_limits(key, member.tap, spec)
             undo.push_async_callback(self.release, key)
-            fd = await self._host.tap_open(
-                TapRequest(member.tap, member.mac, spec.receive.bytes_per_second, spec.transmit.bytes_per_second)
-            )
+            tap = TapRequest(member.tap, member.mac, spec.receive.bytes_per_second, spec.transmit.bytes_per_second)
+            fd = await self._host.tap_open(tap) if opened else -1
             undo.pop_all()
         return Attachment(key, member.tap, self._members.lease_of(member), fd)
 

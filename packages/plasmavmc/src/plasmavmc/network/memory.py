@@ -26,9 +26,9 @@ class MemoryNetwork:
     async def configure_bridge(self) -> None:
         self.rules = self._members.rules()
 
-    async def setup_tap(self, key: str, spec: NetworkSpec) -> Attachment:
+    async def setup_tap(self, key: str, spec: NetworkSpec, *, opened: bool = True) -> Attachment:
         member = self._members.add(key, spec, self._clock())
-        fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) if opened else -1
         return Attachment(key, member.tap, self._members.lease_of(member), fd)
 
     async def admit(self, key: str) -> None:

@@ -1,7 +1,7 @@
 """Joins the engine's parts on this host: for `plasmavmc serve`, and for whoever embeds the engine.
 
-Theory. This process is unprivileged by now; whatever needs root goes over the helper's link. The probe of the hypervisor
-is run beside when its result is not cached yet: VMs wait for it, and the node says so.
+Theory. This process is unprivileged by now; whatever needs root goes over the helper's link. Probes of hypervisors are run
+beside, QEMU's first, when its result is not cached yet: VMs wait for it, and the node says so.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from plasmavmc.guest.boot import load_assets
 from plasmavmc.guest.logs import LogStore
 from plasmavmc.guest.tsc import tsc_khz
 from plasmavmc.host.architecture import EMULATOR
+from plasmavmc.host.configuration import FIRECRACKER, JAILER
 from plasmavmc.host.names import HostNames
-from plasmavmc.host.operations import Host
+from plasmavmc.host.operations import EngineHost, Host
 from plasmavmc.host.run import find_program
+from plasmavmc.hypervisor.firecracker.offer import FirecrackerSite, announce_firecracker, settle_firecracker
 from plasmavmc.hypervisor.qemu.offer import QemuSite, announce_qemu, cached_result, settle_qemu
 from plasmavmc.hypervisor.registry import HypervisorRegistry
 from plasmavmc.hypervisor.wasm.backend import WasmBackend
@@ -70,6 +72,9 @@ class EngineSite:
     image_budget: int = 0
     """Bytes that built images may take. Beyond it the longest unused go, and are built anew when they are needed. 0: as
     much as there is."""
+    firecracker: Path = Path(FIRECRACKER)
+    jailer: Path = Path(JAILER)
+    """Both as the root helper was told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +83,8 @@ class Engine:
 
     manager: VmManager
     parts: EngineParts
-    probe: Probe | None
-    """None where its result is known already."""
+    probes: tuple[Probe, ...]
+    """One after the other; without those whose result is known already."""
     upkeep: Upkeep | None
     """None where nothing has to be kept within a budget."""
     disk_dir: Path
@@ -112,7 +117,7 @@ async def open_subnet(host: Host, data_dir: Path) -> IPv4Network:
     return subnet
 
 
-async def open_engine(host: Host, site: EngineSite, blobs: BlobStore | None = None) -> Engine:
+async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobStore | None = None) -> Engine:
     """Join the parts. `blobs` is the store at `site.blobs`, where somebody else holds it too.
 
     Raises:
@@ -149,12 +154,20 @@ async def open_engine(host: Host, site: EngineSite, blobs: BlobStore | None = No
         run_dir=site.run_dir,
         cache=site.cache / "probes",
     )
-    probe = await _offer(registry, host, qemu)
+    firecracker = FirecrackerSite(
+        program=site.firecracker,
+        jailer=site.jailer,
+        kernel=assets.kernel,
+        initrd=assets.vsock_initrd,
+        run_dir=site.run_dir,
+        cache=site.cache / "probes",
+    )
+    probes = (*await _offer_qemu(registry, host, qemu), *_offer_firecracker(registry, host, firecracker))
     registry.register(WasmBackend(host, names, CodeCache(site.data_dir / "wasm-code")))
     return Engine(
         manager=VmManager(host, parts),
         parts=parts,
-        probe=probe,
+        probes=probes,
         upkeep=partial(keep_within, parts.images, site.image_budget) if site.image_budget else None,
         disk_dir=disk_dir,
         max_vms=subnet.num_addresses - _OWN_ADDRESSES,
@@ -172,15 +185,28 @@ async def keep_within(images: ImageStore, budget_bytes: int) -> None:
         await asyncio.sleep(COLLECT_EVERY_S)
 
 
-async def _offer(registry: HypervisorRegistry, host: Host, site: QemuSite) -> Probe | None:
+async def _offer_qemu(registry: HypervisorRegistry, host: Host, site: QemuSite) -> tuple[Probe, ...]:
     """Enter QEMU at once, so that what runs can be adopted; returns the probe that is to be run after the first sweep,
-    or None where its result is known."""
+    unless its result is known."""
     backend = announce_qemu(registry, host, site)
     if cached_result(site) is not None:
         await settle_qemu(registry, backend, host, site)
-        return None
+        return ()
 
     async def probe() -> None:
         await settle_qemu(registry, backend, host, site)
 
-    return probe
+    return (probe,)
+
+
+def _offer_firecracker(registry: HypervisorRegistry, host: EngineHost, site: FirecrackerSite) -> tuple[Probe, ...]:
+    """The same for Firecracker; a host without it has nothing to wait for."""
+    backend = announce_firecracker(registry, host, host, site)
+    if not site.program.exists():
+        registry.refuse(backend.capabilities.name, f"{site.program} is not installed")
+        return ()
+
+    async def probe() -> None:
+        await settle_firecracker(registry, backend, site)
+
+    return (probe,)

@@ -123,10 +123,11 @@ class Serving:
         return 1 if ended else 0
 
     async def _probe(self, engine: Engine, services: EngineServices) -> None:
-        """Find out what boots here, where that is not known, and let health tell it."""
-        if engine.probe is not None:
+        """Find out what boots here, where that is not known, and let health tell it, as soon as something is."""
+        for probe in engine.probes:
             try:
-                await engine.probe()
+                await services.settled(engine.parts.registry)
+                await probe()
             except PlasmaError as error:
                 log.error("probe failed", error=str(error))
         await services.settled(engine.parts.registry)

@@ -53,6 +53,12 @@ def check_tap_name(names: HostNames, name: str) -> None:
         raise refusal("a tap", f"{name!r:.40} is not {names.link_prefix} and 8 characters of base32")
 
 
+def check_own_tap(names: HostNames, key: str, tap: TapRequest) -> None:
+    check_tap(names, tap)
+    if tap.name != names.tap(key):
+        raise refusal("a tap", f"{tap.name} is not that of VM {key}")
+
+
 def check_rules(names: HostNames, rules: RuleSet) -> None:
     check_bridge(names, rules.bridge)
     for member in rules.members:

@@ -7,9 +7,9 @@ jailer closes the root directory to all but the VM's uid. A file that may be wri
 VM's gid as its group, so its owner keeps his access. A file that is only read is linked where everybody may read it, and
 else copied. The command line is made here, from a key, a uid and what root configured; nothing of it comes from outside.
 
-The jailer runs in namespaces of its own for network, System V objects and the host's name, which are empty and end with
-it; that of mounts it makes itself. It joins its cgroups before it starts, as
-every VMM does, so it is not told of any.
+The jailer runs in namespaces of its own for network (empty, or with the VM's tap: `namespaces`), System V objects and the
+host's name, which end with it; that of mounts it makes itself. It joins its cgroups before it starts, as every VMM does, so
+it is not told of any.
 
 What it prints goes to datagrams (`spawn`): Firecracker hangs on SIGPIPE, so one whose reader went with a restart of the
 platform would be lost at the next line of its log or of its guest's console.
@@ -33,10 +33,12 @@ from pathlib import Path
 
 from plasmavmc.errors import HostError
 from plasmavmc.host.helper.checks import refusal
+from plasmavmc.host.helper.spawn import FIRST_DESCRIPTOR
 from plasmavmc.host.names import HostNames
 from plasmavmc.types import MIB
 
 UNSHARE = "/usr/bin/unshare"
+NSENTER = "/usr/bin/nsenter"
 SOCKETS = "s"
 API = f"/{SOCKETS}/api.sock"
 LARGEST_COPY = 512 * MIB
@@ -58,10 +60,12 @@ class JailPrograms:
         return Path(self.firecracker).resolve().name
 
 
-def jailer_argv(programs: JailPrograms, base: Path, name: str, uid: int) -> list[str]:
-    """How Firecracker is started in the jail `name` below `base`, as `uid`."""
+def jailer_argv(programs: JailPrograms, base: Path, name: str, uid: int, *, wired: bool) -> list[str]:
+    """How Firecracker is started in the jail `name` below `base`, as `uid`. `wired`: in the network namespace that is its
+    first descriptor, which the jailer closes; else in an empty one."""
     return [
-        *(UNSHARE, "--net", "--ipc", "--uts", "--"),
+        *((NSENTER, f"--net=/proc/self/fd/{FIRST_DESCRIPTOR}", "--") if wired else ()),
+        *(UNSHARE, *(() if wired else ("--net",)), "--ipc", "--uts", "--"),
         *(programs.jailer, "--id", name),
         *("--exec-file", programs.firecracker),
         *("--uid", str(uid), "--gid", str(uid)),
@@ -127,9 +131,9 @@ class HelperJails:
         except OSError as error:
             raise HostError("no-jail", f"VM {key} has no jail with a directory for sockets") from error
 
-    def argv(self, key: str, vm_uid: int) -> list[str]:
-        """The command line that starts Firecracker in VM `key`'s jail."""
-        return jailer_argv(self._programs, self.base, self._names.process(key), vm_uid)
+    def argv(self, key: str, vm_uid: int, *, wired: bool = False) -> list[str]:
+        """The command line that starts Firecracker in VM `key`'s jail (`jailer_argv`)."""
+        return jailer_argv(self._programs, self.base, self._names.process(key), vm_uid, wired=wired)
 
     def has(self, key: str) -> bool:
         return self._jail(key).exists()

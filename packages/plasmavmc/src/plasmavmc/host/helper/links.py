@@ -35,6 +35,8 @@ from plasmavmc.host.names import shaper_name
 from plasmavmc.host.operations import Bridge, TapRequest
 from plasmavmc.types import mac_of
 
+CABLE = "cable0"
+"""The end of a VM's cable that lies in its namespace."""
 _TUN = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
 _TAP_FLAGS = 0x0002 | 0x1000 | 0x4000 | 0x8000
@@ -68,15 +70,15 @@ class Links:
 
     def ensure_bridge(self, bridge: Bridge) -> None:
         """Make the bridge, or bring it to this shape: one address, up, forwarding."""
-        with _explained(f"bridge {bridge.name}"):
+        with explained(f"bridge {bridge.name}"):
             self._refuse_taken(bridge)
             index = self._index(bridge.name) or self._add_bridge(bridge.name)
-            _write(_CONF_V6 / bridge.name / "disable_ipv6", 1)
+            set_parameter(_CONF_V6 / bridge.name / "disable_ipv6", 1)
             for key, value in _BRIDGE_CONF.items():
-                _write(_CONF / bridge.name / key, value)
+                set_parameter(_CONF / bridge.name / key, value)
             self._address(index, IPv4Interface((bridge.gateway, bridge.network.prefixlen)))
             self._ip.link("set", index=index, state="up")
-            _write(Path("/proc/sys/net/ipv4/ip_forward"), 1)
+            set_parameter(Path("/proc/sys/net/ipv4/ip_forward"), 1)
 
     def _add_bridge(self, name: str) -> int:
         self._ip.link(
@@ -115,7 +117,7 @@ class Links:
         What is as wide as the whole pool or wider (a default route, a company's 10.0.0.0/8) is left out: a narrower
         network beside it is the usual case, and routing prefers it.
         """
-        with _explained("networks of the host"):
+        with explained("networks of the host"):
             own = self._index(besides)
             found = {
                 IPv4Interface((address.get_attr("IFA_ADDRESS"), address["prefixlen"])).network
@@ -132,19 +134,29 @@ class Links:
 
     def open_tap(self, tap: TapRequest, bridge: str) -> int:
         """Make a tap on the bridge; it lives as long as the descriptor returned and its copies."""
-        with _explained(f"tap {tap.name}"):
-            fd = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        with explained(f"tap {tap.name}"):
+            fd = make_tap(tap.name)
             try:
-                fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", tap.name.encode(), _TAP_FLAGS))
                 self._join(tap, bridge)
             except BaseException:
                 os.close(fd)
                 raise
             return fd
 
+    def plug(self, tap: TapRequest, bridge: str, namespace: int) -> None:
+        """Lay a cable from the bridge, where its end is called and treated as a tap, to `CABLE` in a namespace, with which
+        it ends."""
+        with explained(f"cable {tap.name}"):
+            self._ip.link("add", ifname=tap.name, kind="veth", peer={"ifname": CABLE, "net_ns_fd": namespace})
+            try:
+                self._join(tap, bridge)
+            except BaseException:
+                self.delete(tap.name)
+                raise
+
     def _join(self, tap: TapRequest, bridge: str) -> None:
         index = self._index(tap.name)
-        _write(_CONF_V6 / tap.name / "disable_ipv6", 1)
+        set_parameter(_CONF_V6 / tap.name / "disable_ipv6", 1)
         self._ip.link("set", index=index, master=self._required(bridge))
         self._ip.brport("set", index=index, isolated=1, learning=0, unicast_flood=0, mcast_flood=0, bcast_flood=0)
         self._ip.fdb("add", ifindex=index, lladdr=tap.mac, flags=_NTF_MASTER, state=_NUD_NOARP)
@@ -168,17 +180,17 @@ class Links:
         except BaseException:
             self.delete(shaper)
             raise
-        _write(_CONF_V6 / shaper / "disable_ipv6", 1)
+        set_parameter(_CONF_V6 / shaper / "disable_ipv6", 1)
 
     def lack_of_limits(self, name: str) -> str:
         """What the kernel lacks to hold taps back; tried out on a link of that name."""
-        with _explained(f"link {name}"):
+        with explained(f"link {name}"):
             self.delete(name)
             return shaping.lack(self._ip, name)
 
     def set_neighbours(self, bridge: str, wanted: Mapping[IPv4Address, str]) -> None:
         """Make the static neighbours of the bridge exactly these."""
-        with _explained(f"neighbours of {bridge}"):
+        with explained(f"neighbours of {bridge}"):
             index = self._required(bridge)
             present = {}
             for entry in self._ip.get_neighbours(family=AF_INET, ifindex=index):
@@ -195,27 +207,27 @@ class Links:
 
     def names(self) -> dict[str, str]:
         """All links by name, each with its master's name or nothing."""
-        with _explained("links of the host"):
+        with explained("links of the host"):
             links = list(self._ip.get_links())
         by_index = {link["index"]: link.get_attr("IFLA_IFNAME") for link in links}
         return {link.get_attr("IFLA_IFNAME"): by_index.get(link.get_attr("IFLA_MASTER"), "") for link in links}
 
     def is_idle(self, name: str) -> bool:
         """Whether nobody holds the other end: a tap without a VMM, a bridge without such a port."""
-        with _explained(f"link {name}"), _absent_is_fine():
+        with explained(f"link {name}"), _absent_is_fine():
             if self._index(name):
                 return not any(link.get_attr("IFLA_CARRIER") for link in self._ip.get_links(ifname=name))
         return True
 
     def delete(self, name: str) -> None:
         """Remove a link; one that is not there is fine."""
-        with _explained(f"link {name}"), _absent_is_fine():
+        with explained(f"link {name}"), _absent_is_fine():
             if index := self._index(name):
                 self._ip.link("del", index=index)
 
     def release(self, name: str) -> None:
         """Take a link off its bridge, and leave it otherwise alone."""
-        with _explained(f"link {name}"), _absent_is_fine():
+        with explained(f"link {name}"), _absent_is_fine():
             if index := self._index(name):
                 self._ip.link("set", index=index, master=0)
 
@@ -233,7 +245,18 @@ class Links:
         return index
 
 
-def _write(path: Path, value: int) -> None:
+def make_tap(name: str) -> int:
+    """A new tap in this process's namespace; it lives as long as a descriptor of it, unless it is made to stay."""
+    fd = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _TAP_FLAGS))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def set_parameter(path: Path, value: int) -> None:
     """Set a kernel parameter; one that this kernel does not have (IPv6 built out) needs no setting."""
     with suppress(FileNotFoundError):
         path.write_text(f"{value}\n")
@@ -249,7 +272,7 @@ def _absent_is_fine() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
     """Turn what the kernel says into an error of ours."""
     try:
         yield

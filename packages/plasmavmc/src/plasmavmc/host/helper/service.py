@@ -27,6 +27,7 @@ from plasmavmc.host.helper.cgroups import NONE, find_cgroups
 from plasmavmc.host.helper.guest_memory import open_guest_memory
 from plasmavmc.host.helper.jails import HelperJails, JailPrograms, check_files
 from plasmavmc.host.helper.links import Links
+from plasmavmc.host.helper.namespaces import open_namespace
 from plasmavmc.host.helper.programs import KVM, check_program, kvm_access, open_kvm
 from plasmavmc.host.helper.sockets import listen
 from plasmavmc.host.helper.sweep import Sweeper
@@ -200,13 +201,17 @@ class Helper:
     def _(self, request: protocol.JailSpawn) -> Answer:
         checks.check_key(request.key)
         checks.check_limits(request.limits)
-        return self._jail_spawn(request.key, request.limits)
+        if request.tap is not None:
+            checks.check_own_tap(self._names, request.key, request.tap)
+        return self._jail_spawn(request)
 
     @_do.register
     def _(self, request: protocol.JailRemove) -> Answer:
         checks.check_key(request.key)
         self._check_runs_not(request.key)
-        self._jails.remove(request.key)
+        if self._jails.has(request.key):
+            self._links.delete(self._names.tap(request.key))  # else it ends a moment later, with its namespace
+            self._jails.remove(request.key)
         return Answer()
 
     @_do.register
@@ -300,14 +305,20 @@ class Helper:
         self._check_runs_not(request.key)
         return Answer(fds=(self._jails.prepare(request.key, uid, dict(zip(request.files, fds, strict=True))),))
 
-    def _jail_spawn(self, key: str, limits: Limits) -> Answer:
+    def _jail_spawn(self, request: protocol.JailSpawn) -> Answer:
         """The jailer begins as root. It is answered for once it is the VM's uid, so that it can be sent signals."""
+        key, tap = request.key, request.tap
         for program in (self._configuration.jailer, self._configuration.firecracker):
             check_program(Path(program))
         uid = self._uids.of(key)
         os.close(self._jails.open(key))
         self._check_runs_not(key)
-        answer = self._launch(key, limits, self._jails.argv(key, uid), spawn.Identity(0, 0), (), jailed=True)
+        fds = () if tap is None else (open_namespace(self._links, tap, self._names.bridge, uid),)
+        try:
+            command = self._jails.argv(key, uid, wired=tap is not None)
+            answer = self._launch(key, request.limits, command, spawn.Identity(0, 0), fds, jailed=True)
+        finally:
+            protocol.close_all(fds)
         [*_, started] = self.children.values()
         deadline = time.monotonic() + _DROP_S
         ended = False

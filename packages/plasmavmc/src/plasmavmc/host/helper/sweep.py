@@ -25,7 +25,7 @@ from plasmavmc.host.names import CODE_OF_LINK, HostNames, is_key, is_shaper, sha
 from plasmavmc.host.operations import Keep, ProcessId, Swept
 from plasmavmc.host.processes import argv_of, is_alive, kill, processes, read_process, uids_of
 
-JAILED = frozenset({"firecracker", "jailer", "unshare"})
+JAILED = frozenset({"firecracker", "jailer", "unshare", "nsenter"})
 """What a Firecracker's process is called, and was while its jail was made."""
 _KILL_WAIT_S = 5.0
 

@@ -9,27 +9,32 @@ There is no way to ask Firecracker to end (SIGTERM would end it as SIGKILL does,
 was asked before): `stop_vm` kills it. What it wrote is in the host's page cache and not lost. A reset of the guest, which is
 how its init switches off, ends it with 0.
 
-Not here: network interfaces, since a tap would have to be the VM's uid's own by name; `capabilities` says so.
+Its tap it opens by name, in the network namespace that the helper makes for its jail.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from plasmavmc.errors import ConflictError, GuestError, HostError, NotFoundError, PlasmaError, UnavailableError
-from plasmavmc.guest.api import GuestChannel
-from plasmavmc.guest.channel import Connect, open_channel_over
-from plasmavmc.host.operations import Host, Jails, ProcessId
-from plasmavmc.hypervisor.backend import VmmExit, VmPlan
+from plasmavmc.guest.api import GuestCard, GuestChannel
+from plasmavmc.guest.channel import Connect, open_channel_over, wake_channel_over
+from plasmavmc.host.configuration import FIRECRACKER
+from plasmavmc.host.operations import Host, Jails, ProcessId, TapRequest
+from plasmavmc.host.threads import in_thread
+from plasmavmc.hypervisor.backend import MemoryPlan, VmmExit, VmPlan
+from plasmavmc.hypervisor.firecracker import memory as files
 from plasmavmc.hypervisor.firecracker.client import FirecrackerClient, Phase, firecracker_client
 from plasmavmc.hypervisor.firecracker.requests import (
     API_SOCKET,
     CHANNEL_PORT,
+    SOCKET_DIRECTORY,
     VSOCK_SOCKET,
     boot_requests,
     drive_id,
@@ -37,19 +42,25 @@ from plasmavmc.hypervisor.firecracker.requests import (
     resume_request,
     start_request,
 )
+from plasmavmc.hypervisor.firecracker.snapshots import keep, load
 from plasmavmc.hypervisor.firecracker.sockets import JailSockets
+from plasmavmc.hypervisor.firecracker.traits import traits_of
 from plasmavmc.hypervisor.firecracker.vsock import connect_vsock
 from plasmavmc.hypervisor.limits import limits_of
 from plasmavmc.hypervisor.process import VmmProcess, usage_of
-from plasmavmc.types import GIB, Acceleration, BackendCapabilities, Isolation, VmHandle, VmSpec, VmUsage, vm_key
+from plasmavmc.types import GIB, MIB, Acceleration, BackendCapabilities, Isolation, VmHandle, VmSpec, VmUsage, vm_key
 
 NAME = "firecracker"
 START_DEADLINE_S = 20.0
 """For the API of a VMM that was just spawned. It takes 7 ms on an idle host."""
 HELLO_DEADLINE_S = 30.0
 """From the first instruction to the guest's hello, on KVM."""
+WAKE_DEADLINE_S = 8.0
+"""From a restored guest's first instruction to its word that it goes on as its card says. Less than the 10 s after which
+its init, were nobody to come, would let it go on as what it was."""
 RECOVER_DEADLINE_S = 30.0
 """For the API, and for the guest, of a VM to adopt."""
+_CHANNEL = f"port {CHANNEL_PORT} of the VM's vsock"
 LATER_S = 1.0
 """By so much the channel's deadline is later than the vsock's, which says more of what it met."""
 CAPABILITIES = BackendCapabilities(
@@ -59,10 +70,13 @@ CAPABILITIES = BackendCapabilities(
     max_vcpus=32,
     max_memory_bytes=256 * GIB,
     max_disks=12,
-    max_nics=0,
+    max_nics=1,
     pause=True,
+    suspend=True,
+    fork=True,
     channel="vsock",
     rate_limits=True,
+    opens_taps=True,
 )
 """Disks: 17 devices in all since 1.15 on x86-64, less vsock, entropy and a reserve."""
 
@@ -70,7 +84,9 @@ CAPABILITIES = BackendCapabilities(
 class VsockOpener(Protocol):
     """Attaches to a guest's channel: `guest.channel.open_channel_over`."""
 
-    async def __call__(self, connect: Connect, where: str, *, fresh: bool, deadline_s: float) -> GuestChannel: ...
+    async def __call__(
+        self, connect: Connect, where: str, *, fresh: bool, deadline_s: float, renewable: bool
+    ) -> GuestChannel: ...
 
 
 @dataclass(slots=True)
@@ -78,6 +94,10 @@ class _Vm:
     process: VmmProcess
     sockets: JailSockets
     phase: Phase
+    memory: MemoryPlan | None = None
+    """It waits for a state."""
+    asleep: bool = False
+    """It has its state, and was not let run yet."""
 
     def ended(self) -> bool:
         return not self.process.alive
@@ -95,11 +115,13 @@ class FirecrackerBackend:
         host: Host,
         jails: Jails,
         *,
+        program: Path = Path(FIRECRACKER),
         channel: VsockOpener = open_channel_over,
         recover_deadline_s: float = RECOVER_DEADLINE_S,
     ) -> None:
         self._host = host
         self._jails = jails
+        self._program = program
         self._open_channel = channel
         self._recover_deadline_s = recover_deadline_s
         self._vms: dict[str, _Vm] = {}
@@ -117,16 +139,15 @@ class FirecrackerBackend:
         """
         if spec.id in self._vms:
             raise ConflictError("vm-exists", f"VM {spec.id} exists already")
-        if plan.nics:
-            raise HostError("no-nics", f"the backend {NAME} has no network interfaces", resolution="choose another one")
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._host.uid_free, plan.key)
             await self._host.uid_take(plan.key)
             undo.push_async_callback(self._jails.jail_remove, plan.key)
             sockets = JailSockets(await self._prepare(plan))
             undo.callback(sockets.close)
-            spawned = await self._jails.jail_spawn(plan.key, limits_of(spec.resources))
-            vm = _Vm(VmmProcess.spawned(self._host, plan.key, spawned), sockets, Phase.NOT_STARTED)
+            taps = [TapRequest(nic.tap, nic.mac) for nic in plan.nics]
+            spawned = await self._jails.jail_spawn(plan.key, limits_of(spec.resources), *taps[:1])
+            vm = _Vm(VmmProcess.spawned(self._host, plan.key, spawned), sockets, Phase.NOT_STARTED, plan.memory)
             undo.push_async_callback(vm.process.kill)
             version = await self._configure(vm, spec, plan)
             undo.pop_all()
@@ -144,7 +165,7 @@ class FirecrackerBackend:
                 console's last lines are in the details.
         """
         vm = self._held(handle)
-        if vm.phase is not Phase.NOT_STARTED:
+        if vm.phase is not Phase.NOT_STARTED or vm.memory is not None:
             raise ConflictError("vm-started", f"VM {handle.vm_id} was started already")
         async with self._client(vm) as client:
             await client.perform(start_request())
@@ -201,6 +222,77 @@ class FirecrackerBackend:
     async def usage(self, handle: VmHandle) -> VmUsage:
         return usage_of(self._held(handle).process.id)
 
+    def snapshot_traits(self, spec: VmSpec) -> Mapping[str, str]:
+        return traits_of(self._program, spec)
+
+    async def save_state(self, handle: VmHandle, state: int) -> int | None:
+        """Stop the vCPUs and write state and memory; a VM whose state cannot be written runs on.
+
+        Raises:
+            HostError: `firecracker-refused`, `state-not-saved`.
+        """
+        vm = self._held(handle)
+        async with self._client(vm) as client:
+            await keep(client, _in_jail(files.STATE), _in_jail(files.MEMORY))
+        written = files.take(vm.sockets.directory, files.STATE, least=1, most=files.LARGEST_STATE)
+        try:
+            await in_thread(files.copy, written, state)
+        finally:
+            os.close(written)
+        return files.take(vm.sockets.directory, files.MEMORY, least=MIB, most=CAPABILITIES.max_memory_bytes)
+
+    async def go_on(self, handle: VmHandle) -> None:
+        async with self._client(self._held(handle)) as client:
+            await client.info()
+            if client.phase is Phase.PAUSED:
+                await client.perform(resume_request())
+
+    async def load_state(self, handle: VmHandle, state: int) -> None:
+        """Give a VM that waits for it its state and memory. The memory is copied into the VM's jail, also where it is
+        other VMs' too: they share no page of it.
+
+        Raises:
+            ConflictError: `vm-started`, it waits for none.
+            HostError: `state-refused`, with Firecracker's own words.
+        """
+        vm = self._held(handle)
+        if vm.memory is None:
+            raise ConflictError("vm-started", f"VM {handle.vm_id} does not wait for a state")
+        directory, fd = vm.sockets.directory, vm.memory.fd
+        try:
+            await in_thread(files.give, directory, files.STATE, state, os.fstat(state).st_size)
+            await in_thread(files.give, directory, files.MEMORY, fd, -(-os.fstat(fd).st_size // MIB) * MIB)
+            async with self._client(vm) as client:
+                await load(client, _in_jail(files.STATE), _in_jail(files.MEMORY), ended=vm.process.ended)
+        except HostError as error:
+            if error.code != "snapshot-unusable":
+                raise
+            raise HostError("state-refused", error.brief, details=error.details) from error
+        finally:
+            files.forget(directory)
+        vm.memory, vm.asleep = None, True
+
+    async def wake_vm(self, handle: VmHandle, card: GuestCard) -> GuestChannel:
+        """Let a loaded guest run on. Its init holds all else until it has its card.
+
+        Raises:
+            ConflictError: it has no state, or runs.
+            GuestError: `boot-failed`, the VMM ended; `boot-timeout`, no answer; `thaw-…`, it could not become that.
+        """
+        vm = self._held(handle)
+        if not vm.asleep:
+            raise ConflictError("vm-not-loaded", f"VM {handle.vm_id} has no state that waits")
+        vm.asleep = False
+        async with self._client(vm) as client:
+            await client.perform(resume_request())
+        try:
+            connect = self._connect(vm, WAKE_DEADLINE_S)
+            return await wake_channel_over(connect, _CHANNEL, card, deadline_s=WAKE_DEADLINE_S)
+        except (GuestError, UnavailableError) as error:
+            if error.code.startswith("thaw-"):
+                raise
+            raise await _boot_error(vm.process, error) from error
+
     async def pause_vm(self, handle: VmHandle) -> None:
         async with self._client(self._held(handle)) as client:
             await client.perform(pause_request())
@@ -226,7 +318,9 @@ class FirecrackerBackend:
         try:
             async with self._client(vm, START_DEADLINE_S) as client:
                 version = await client.version()
-                for request in boot_requests(spec, plan.disks):
+                if plan.memory is not None:  # all comes with its state, and nothing may come before that
+                    return str(version)
+                for request in boot_requests(spec, plan.disks, plan.nics):
                     await client.perform(request)
                 return str(version)
         except UnavailableError as error:
@@ -253,13 +347,16 @@ class FirecrackerBackend:
             raise
 
     async def _channel(self, vm: _Vm, *, fresh: bool, deadline_s: float) -> GuestChannel:
-        async with vm.sockets.reach(VSOCK_SOCKET, deadline_s=deadline_s, ended=vm.ended) as path:
-            return await self._open_channel(
-                lambda: connect_vsock(path, CHANNEL_PORT, deadline_s=deadline_s, ended=vm.ended),
-                f"port {CHANNEL_PORT} of the VM's vsock",
-                fresh=fresh,
-                deadline_s=deadline_s + LATER_S,
-            )
+        connect = self._connect(vm, deadline_s)
+        return await self._open_channel(connect, _CHANNEL, fresh=fresh, deadline_s=deadline_s + LATER_S, renewable=True)
+
+    @staticmethod
+    def _connect(vm: _Vm, deadline_s: float) -> Connect:
+        async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            async with vm.sockets.reach(VSOCK_SOCKET, deadline_s=deadline_s, ended=vm.ended) as path:
+                return await connect_vsock(path, CHANNEL_PORT, deadline_s=deadline_s, ended=vm.ended)
+
+        return connect
 
     @asynccontextmanager
     async def _client(self, vm: _Vm, deadline_s: float = START_DEADLINE_S) -> AsyncIterator[FirecrackerClient]:
@@ -282,6 +379,10 @@ class FirecrackerBackend:
     def _living(self, handle: VmHandle) -> VmmProcess | None:
         """The process of a VM of an earlier life of ours; None where it has ended."""
         return VmmProcess.adopted(self._host, vm_key(handle.vm_id), _process_of(handle))
+
+
+def _in_jail(name: str) -> str:
+    return f"{SOCKET_DIRECTORY}/{name}"
 
 
 def _open_boot_file(path: Path, stack: ExitStack) -> int:

@@ -64,6 +64,16 @@ class Drive(_Body, frozen=True):
     rate_limiter: RateLimiter | None = None
 
 
+class NetworkInterface(_Body, frozen=True):
+    """The tap is opened when this is sent. `rx` is what the guest receives."""
+
+    iface_id: str
+    host_dev_name: str
+    guest_mac: str
+    rx_rate_limiter: RateLimiter | None = None
+    tx_rate_limiter: RateLimiter | None = None
+
+
 class Vsock(_Body, frozen=True):
     guest_cid: int
     uds_path: str
@@ -124,7 +134,18 @@ class SnapshotLoad(_Body, frozen=True):
     clock_realtime: bool | None = None
 
 
-Body = MachineConfig | BootSource | Drive | Vsock | Entropy | Action | VmUpdate | SnapshotCreate | SnapshotLoad
+Body = (
+    MachineConfig
+    | BootSource
+    | Drive
+    | NetworkInterface
+    | Vsock
+    | Entropy
+    | Action
+    | VmUpdate
+    | SnapshotCreate
+    | SnapshotLoad
+)
 
 
 class InstanceState(StrEnum):

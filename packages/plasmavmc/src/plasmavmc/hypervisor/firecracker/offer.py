@@ -1,7 +1,8 @@
 """Offers the Firecracker backend to a registry: announced first, then settled as ready where a guest boots, or unavailable.
 
 That the programs are there proves nothing; that they are not, or that others than root could have changed them, is told
-without a probe. As with QEMU: announce, adopt the VMs that run, sweep, and settle beside whatever comes next.
+without a probe. As with QEMU: announce, adopt the VMs that run, sweep, and settle beside whatever comes next. Its probe is
+run after that of QEMU, the default: until it has shown that a guest boots, only VMs that name this backend wait for it.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ class FirecrackerSite:
     """Results of probes are kept here."""
 
 
-def announce_firecracker(registry: HypervisorRegistry, host: Host, jails: Jails) -> FirecrackerBackend:
-    """Enter the backend as probing: VMs of an earlier life can be adopted, new ones wait."""
-    backend = FirecrackerBackend(host, jails)
-    registry.probing(NAME, backend)
+def announce_firecracker(
+    registry: HypervisorRegistry, host: Host, jails: Jails, site: FirecrackerSite
+) -> FirecrackerBackend:
+    """Enter the backend as probing: VMs of an earlier life can be adopted, new ones that name it wait."""
+    backend = FirecrackerBackend(host, jails, program=site.program)
+    registry.probing(NAME, backend, by_default=False)
     return backend
 
 

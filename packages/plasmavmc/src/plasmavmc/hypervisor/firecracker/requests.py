@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plasmavmc.errors import HostError
-from plasmavmc.hypervisor.backend import DiskPlan
+from plasmavmc.host.operations import JAIL_TAP
+from plasmavmc.hypervisor.backend import DiskPlan, NicPlan
 from plasmavmc.hypervisor.firecracker.models import (
     Action,
     ActionType,
@@ -25,6 +26,7 @@ from plasmavmc.hypervisor.firecracker.models import (
     Entropy,
     MachineConfig,
     MemoryBackend,
+    NetworkInterface,
     RateLimiter,
     RunState,
     SnapshotCreate,
@@ -44,6 +46,7 @@ GUEST_CID = 3
 """The guest's number on its own vsock. Each VM has its own, so all have the same."""
 CHANNEL_PORT = 1024
 """Port of the guest's init on the vsock."""
+NIC = "net0"
 REFILL_MS = 1000
 KERNEL_PARAMETERS = "console=ttyS0 quiet reboot=k panic=-1 pci=off 8250.nr_uarts=1 audit=0"
 """`reboot=k` with `panic=-1`: a reboot, a power-off and a panic all reset the CPU by the keyboard controller, at which
@@ -64,8 +67,8 @@ def drive_id(index: int) -> str:
     return f"disk{index}"
 
 
-def boot_requests(spec: VmSpec, disks: Sequence[DiskPlan]) -> tuple[Request, ...]:
-    """All that makes a VM, but for its start."""
+def boot_requests(spec: VmSpec, disks: Sequence[DiskPlan], nics: Sequence[NicPlan] = ()) -> tuple[Request, ...]:
+    """All that makes a VM, but for its start. It has one interface at most."""
     limits = {volume.id: volume.limit for volume in spec.volumes}
     resources = spec.resources
     memory = -(-resources.memory_bytes // MIB)
@@ -77,6 +80,7 @@ def boot_requests(spec: VmSpec, disks: Sequence[DiskPlan]) -> tuple[Request, ...
             BootSource(kernel_image_path="/kernel", initrd_path="/initrd", boot_args=KERNEL_PARAMETERS),
         ),
         *(drive_request(index, disk, limits.get(disk.id, disk.limit)) for index, disk in enumerate(disks)),
+        *(nic_request(nic, spec) for nic in nics[:1]),
         Request("PUT", "/vsock", Vsock(guest_cid=GUEST_CID, uds_path=f"{SOCKET_DIRECTORY}/{VSOCK_SOCKET}")),
         Request("PUT", "/entropy", Entropy()),
     )
@@ -93,6 +97,19 @@ def drive_request(index: int, disk: DiskPlan, limit: RateLimit) -> Request:
         rate_limiter=limiter_of(limit),
     )
     return Request("PUT", f"/drives/{name}", body)
+
+
+def nic_request(nic: NicPlan, spec: VmSpec) -> Request:
+    """The VM's interface, on the tap that the host puts into its jail."""
+    wanted = spec.networks[0] if spec.networks else None
+    body = NetworkInterface(
+        iface_id=NIC,
+        host_dev_name=JAIL_TAP,
+        guest_mac=nic.mac,
+        rx_rate_limiter=None if wanted is None else limiter_of(wanted.receive),
+        tx_rate_limiter=None if wanted is None else limiter_of(wanted.transmit),
+    )
+    return Request("PUT", f"/network-interfaces/{NIC}", body)
 
 
 def limiter_of(limit: RateLimit) -> RateLimiter | None:

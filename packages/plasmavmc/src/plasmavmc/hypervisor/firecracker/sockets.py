@@ -26,6 +26,11 @@ class JailSockets:
     def __init__(self, directory: int) -> None:
         self._directory = directory
 
+    @property
+    def directory(self) -> int:
+        """The descriptor; ours."""
+        return self._directory
+
     @asynccontextmanager
     async def reach(
         self, name: str, *, deadline_s: float, ended: Callable[[], bool] = lambda: False

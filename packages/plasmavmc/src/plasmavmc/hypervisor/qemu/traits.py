@@ -3,16 +3,11 @@ differs."""
 
 from __future__ import annotations
 
-import hashlib
-from functools import lru_cache
 from pathlib import Path
 
-from plasmavmc.errors import HostError
 from plasmavmc.hypervisor.qemu.argv import QemuMachine, device_traits, gives_back
-from plasmavmc.types import Acceleration, VmSpec
-
-_CPU = Path("/proc/cpuinfo")
-_OWN_DISKS = 2
+from plasmavmc.hypervisor.traits import OWN_DISKS, processor_trait, program_trait
+from plasmavmc.types import VmSpec
 
 
 def traits_of(machine: QemuMachine, spec: VmSpec) -> dict[str, str]:
@@ -22,36 +17,10 @@ def traits_of(machine: QemuMachine, spec: VmSpec) -> dict[str, str]:
         HostError: `no-vmm`, the program cannot be read.
     """
     return {
-        "program": _program(machine.program),
+        "program": program_trait(Path(machine.program)),
         "acceleration": machine.acceleration.value,
         "devices": device_traits(
-            machine, spec.resources, _OWN_DISKS + len(spec.volumes), len(spec.networks), reclaim=gives_back(spec)
+            machine, spec.resources, OWN_DISKS + len(spec.volumes), len(spec.networks), reclaim=gives_back(spec)
         ),
-        "processor": _processor(machine.acceleration),
+        "processor": processor_trait(machine.acceleration),
     }
-
-
-def _program(path: str) -> str:
-    try:
-        status = Path(path).stat()
-        return _digest(path, status.st_ino, status.st_size, status.st_mtime_ns)
-    except OSError as error:
-        raise HostError("no-vmm", f"{path} cannot be read", details=error.strerror or "") from error
-
-
-@lru_cache(maxsize=8)
-def _digest(path: str, _inode: int, _size: int, _changed: int) -> str:
-    with Path(path).open("rb") as program:
-        return hashlib.file_digest(program, "sha256").hexdigest()
-
-
-def _processor(acceleration: Acceleration) -> str:
-    """The host's model: under emulation the guest still counts time by its ticks; with KVM its features are the
-    guest's."""
-    lines = _CPU.read_text(encoding="latin-1").split("\n\n", 1)[0].splitlines()
-    values = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    model = values.get("model name", "unknown")
-    if acceleration is not Acceleration.KVM:
-        return model
-    features = hashlib.sha256(values.get("flags", values.get("Features", "")).encode()).hexdigest()[:16]
-    return f"{model} {features}"

@@ -67,9 +67,14 @@ async def open_plasma(
     """
     with translated():
         engine = await open_engine(link.host, site)
+
+    async def probe() -> None:
+        for each in engine.probes:
+            await each()
+
     return PlasmaEngine(
         engine.manager,
-        probe=engine.probe,
+        probe=probe,
         upkeep=engine.upkeep,
         backends=lambda: tuple(_backend(status) for status in engine.parts.registry.statuses()),
         disk_dir=engine.disk_dir,
