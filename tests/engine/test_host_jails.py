@@ -35,7 +35,7 @@ def test_the_jailer_gets_the_vms_own_id_and_uid_and_an_empty_network() -> None:
 
 def test_a_vm_with_a_tap_gets_the_namespace_that_comes_as_a_descriptor() -> None:
     argv = jailer_argv(PROGRAMS, Path("/jails/one"), NAMES.process(KEY), 2_000_000_007, wired=True)
-    assert argv == ["/usr/bin/nsenter", "--net=/proc/self/fd/3", *WANTED[2:]]
+    assert argv == ["/usr/bin/nsenter", "--net=/proc/self/fd/3", "--", WANTED[0], *WANTED[2:]]
     assert vmm_key(NAMES, tuple(argv)) == KEY
 
 
