@@ -154,6 +154,9 @@ class WasmBackend:
         used = usage_of(self._held(handle).process.id)
         return {"memory_rss_bytes": float(used.memory_rss_bytes), "cpu_seconds": used.cpu_seconds}
 
+    async def dismiss(self) -> None:
+        await self._workers.dismiss()
+
     def close(self) -> None:
         """Let go of all VMs; they run on, and another backend may adopt them."""
         self._workers.close()
