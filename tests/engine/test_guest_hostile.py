@@ -6,18 +6,18 @@ import asyncio
 import struct
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from plasmavmc.errors import GuestError, UnavailableError
-from plasmavmc.guest.api import GuestHello, GuestOutput
+from plasmavmc.guest.api import ExecExit, ExecOutput, GuestHello, GuestOutput
 from plasmavmc.guest.channel import SocketGuestChannel, open_channel
 from plasmavmc.guest.framing import MAGIC, FrameType, encode, put_field
 from plasmavmc.guest.messages import Tag
 from plasmavmc.guest.session import SocketExecSession
-from plasmavmc.types import ExecSpec
+from plasmavmc.types import ExecSpec, LogStream
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HELLO = encode(FrameType.HELLO, b"\x01\0\0\0" + bytes(8))
@@ -248,3 +248,68 @@ async def test_closing_is_idempotent_and_ends_the_events(tmp_path: Path) -> None
         assert [event async for event in channel.events()] == [GuestHello(False, 0)]
         with pytest.raises(GuestError):
             await channel.exec(ExecSpec(("cat",)))
+
+
+async def obey(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Be a good guest: every command says what it is and ends."""
+    while True:
+        length, kind, stream, _ = struct.unpack("<IHHI", await reader.readexactly(12))
+        await reader.readexactly(length)
+        if kind == FrameType.EXEC_START:
+            writer.write(encode(FrameType.EXEC_STARTED, bytes(4), stream=stream))
+            writer.write(encode(FrameType.EXEC_OUTPUT, b"\x01well", stream=stream))
+            writer.write(encode(FrameType.EXEC_EXIT, bytes(4), stream=stream))
+
+
+async def flood(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(OUTPUT * 64)
+        await writer.drain()
+
+
+async def hang(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    await reader.readexactly(12)
+
+
+async def close(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+async def misbehaves(path: Path) -> None:
+    """What the host does with such a guest: it reads what it says, and wants a command of it."""
+    channel = await open_channel(path, fresh=True, deadline_s=DEADLINE_S)
+
+    async def read() -> None:
+        async for _ in channel.events():
+            pass
+
+    reading = asyncio.create_task(read())
+    try:
+        with suppress(GuestError):
+            await channel.exec(ExecSpec(("anything",)))
+        await reading
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        await channel.aclose()
+
+
+@pytest.mark.parametrize(
+    "behaviour", [flood, hang, close, saying(b"\xff" * 4096)], ids=["flood", "hang", "close", "lie"]
+)
+async def test_a_guest_that_misbehaves_hurts_no_other(behaviour: Behaviour, tmp_path: Path) -> None:
+    """On the one event loop that all of them share, the other's commands are served until it is cut off, or for long."""
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "good").mkdir()
+    async with guest_that(behaviour, tmp_path / "bad") as bad, guest_that(obey, tmp_path / "good") as good:
+        victim = await open_channel(good, fresh=True, deadline_s=DEADLINE_S)
+        trouble = asyncio.create_task(misbehaves(bad))
+        async with asyncio.timeout(60):
+            served = 0
+            while served < 50 or not (trouble.done() or behaviour is hang):
+                session = await victim.exec(ExecSpec(("hello",)))
+                assert [item async for item in session.output()] == [ExecOutput(LogStream.STDOUT, b"well"), ExecExit(0)]
+                served += 1
+        trouble.cancel()
+        await asyncio.gather(trouble, return_exceptions=True)
+        await victim.aclose()

@@ -22,11 +22,13 @@ from plasmavmc.errors import ConflictError, InvalidSpecError, NotFoundError
 from plasmavmc.forking import copy_of
 from plasmavmc.guest.api import CopyingChannel, ExecSession, GuestChannel
 from plasmavmc.host.operations import Host, Keep, ProcessId, Swept
+from plasmavmc.hypervisor.backend import Reserving
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
 from plasmavmc.sleeping import SuspendableMachine
 from plasmavmc.states import ENDED, VmState
 from plasmavmc.types import (
+    GIB,
     NO_LIMIT,
     CopyTarget,
     ExecSpec,
@@ -35,6 +37,7 @@ from plasmavmc.types import (
     RateLimit,
     TerminalSize,
     Vm,
+    VmResources,
     VmSpec,
     VmStatus,
     check_digest,
@@ -48,6 +51,10 @@ MAX_ENV_BYTES = 1024 * 1024
 MIN_RATE, MAX_RATE = 64 * 1024, 4_000_000_000
 """Bytes a second. With less no guest comes up in time; the most is what the kernel's token bucket takes in 32 bits."""
 MIN_OPERATIONS, MAX_OPERATIONS = 10, 10_000_000
+MAX_CPU_MILLI = 1_024_000
+"""More than any host has; what the root helper takes."""
+MAX_DISK_BYTES = 16 * 1024 * GIB
+"""The largest file of ext4, which a VM's disk is on and has inside (ext4(5))."""
 
 log = structlog.get_logger("plasmavmc.manager")
 
@@ -98,12 +105,15 @@ class VmManager:
             await self._parts.snapshots.delete(key)
 
     async def close(self, *, keep_vms: bool) -> None:
-        """End the engine. Without `keep_vms` each VM is stopped gracefully first, all at once."""
+        """End the engine. Without `keep_vms` all VMs are stopped gracefully first, and what waits for VMs ends."""
         machines = list(self._machines.values())
         if keep_vms:
             await asyncio.gather(*(machine.let_go() for machine in machines))
         else:
             await asyncio.gather(*(machine.stop(machine.spec.stop_grace_s) for machine in machines))
+            for backend in self._parts.registry.backends():
+                if isinstance(backend, Reserving):
+                    await backend.dismiss()
         await asyncio.gather(*self._templates)
         await self._parts.blanks.aclose()
 
@@ -409,13 +419,13 @@ def check_spec(spec: VmSpec) -> None:
     check_id("id", spec.id)
     check_digest("image", spec.image)
     if not _HOSTNAME.fullmatch(spec.hostname or spec.name):
-        raise InvalidSpecError("name", "a name has 1 to 63 characters of a-z, 0-9 and -")
-    resources = spec.resources
-    if resources.memory_bytes < 64 << 20:
-        raise InvalidSpecError("resources.memory_bytes", "a microVM needs 64 MiB at least")
-    if resources.vcpus < 1 or resources.cpu_milli < 10:
-        raise InvalidSpecError("resources", "a microVM needs one vCPU and 10 milli-CPU at least")
+        raise InvalidSpecError(
+            "hostname" if spec.hostname else "name", "a name has 1 to 63 characters of a-z, 0-9 and -"
+        )
+    _check_resources(spec.resources)
     _check_limits(spec)
+    if spec.command == () and spec.entrypoint == ():
+        raise InvalidSpecError("command", "nothing would run", resolution="Leave both out to run what the image says.")
     if len(spec.networks) > 1:
         raise InvalidSpecError("networks", "one network interface at most")
     if spec.published and not spec.networks:
@@ -458,3 +468,14 @@ def _check_limit(field: str, limit: RateLimit) -> None:
         raise InvalidSpecError(
             f"{field}.operations_per_second", f"a limit is {MIN_OPERATIONS} to {MAX_OPERATIONS} operations a second"
         )
+
+
+def _check_resources(resources: VmResources) -> None:
+    if resources.memory_bytes < 64 << 20:
+        raise InvalidSpecError("resources.memory_bytes", "a microVM needs 64 MiB at least")
+    if resources.vcpus < 1 or resources.cpu_milli < 10:
+        raise InvalidSpecError("resources", "a microVM needs one vCPU and 10 milli-CPU at least")
+    if resources.cpu_milli > MAX_CPU_MILLI:
+        raise InvalidSpecError("resources.cpu_milli", f"a microVM has {MAX_CPU_MILLI} milli-CPU at most")
+    if not 0 < resources.disk_bytes <= MAX_DISK_BYTES:
+        raise InvalidSpecError("resources.disk_bytes", f"a microVM's disk has 1 byte to {MAX_DISK_BYTES // GIB} GiB")

@@ -2,7 +2,7 @@
 
 A backend turns a plan (descriptors and addresses that others prepared) into a running VMM and tells its end. It knows
 nothing of images, addresses or disks' origin. Extra abilities are optional protocols (`Pausable`, `Suspendable`,
-`Forkable`), told by `capabilities`; no method says "not implemented".
+`Forkable`, `Reserving`), told by `capabilities`; no method says "not implemented".
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from plasmavmc.guest.api import GuestCard, GuestChannel
 from plasmavmc.types import NO_LIMIT, BackendCapabilities, RateLimit, VmHandle, VmSpec, VmUsage
@@ -135,3 +135,11 @@ class Pausable(Protocol):
 
     async def unpause_vm(self, handle: VmHandle) -> None:
         """Let them run again."""
+
+
+@runtime_checkable
+class Reserving(Protocol):
+    """A backend that has VMMs started ahead of their VMs."""
+
+    async def dismiss(self) -> None:
+        """End those that wait for a VM, and start no more: none will come."""

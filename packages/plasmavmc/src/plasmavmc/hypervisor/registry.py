@@ -60,6 +60,10 @@ class HypervisorRegistry:
         """All backends, in the order of their registration."""
         return tuple(entry.status for entry in self._entries.values())
 
+    def backends(self) -> tuple[HypervisorBackend, ...]:
+        """All backends that have or could have VMs."""
+        return tuple(entry.backend for entry in self._entries.values() if entry.backend is not None)
+
     def get(self, name: str) -> HypervisorBackend:
         """The backend of that name, for VMs that exist, whether or not it may have new ones.
 

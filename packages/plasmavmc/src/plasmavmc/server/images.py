@@ -189,7 +189,7 @@ class EngineImages:
 
         with self._intake():
             async with self._slots:
-                found = await load_archive(counted(), self._blobs, self._platform, self._limits)
+                found = await self._load(order, counted())
                 if len(found) != 1:
                     raise ImageError(
                         "image-archive",
@@ -198,6 +198,19 @@ class EngineImages:
                     )
                 _check_is(order.source, found[0])
                 return await self._enter(order.scope, found[0].manifest.digest, name, report)
+
+    async def _load(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> tuple[ArchivedImage, ...]:
+        """As `load_archive`; who said that it is a module is not told what is wrong with it as a tar."""
+        try:
+            return await load_archive(chunks, self._blobs, self._platform, self._limits)
+        except ImageError as error:
+            if order.source is Upload.WASM and error.code in ("image-tar", "image-archive"):
+                raise ImageError(
+                    "image-wasm",
+                    "the file is no WebAssembly module",
+                    resolution="Build it for the target wasm32-wasip1.",
+                ) from error
+            raise
 
     async def _enter(self, scope: Scope, digest: str, name: str, report: _Report) -> Image:
         report.stage("build")

@@ -154,6 +154,9 @@ class WasmBackend:
     async def usage(self, handle: VmHandle) -> VmUsage:
         return usage_of(self._held(handle).process.id)
 
+    async def dismiss(self) -> None:
+        await self._workers.dismiss()
+
     def close(self) -> None:
         """Let go of all VMs; they run on, and another backend may adopt them."""
         self._workers.close()

@@ -117,6 +117,15 @@ class Workers:
         await worker.process.kill()
         await self._host.uid_free(worker.key)
 
+    async def dismiss(self) -> None:
+        """End the spares, and start no more."""
+        self._closed = True
+        if self._refilling is not None:
+            self._refilling.cancel()
+            await asyncio.wait([self._refilling])
+        while self._waiting:
+            await self.discard(self._waiting.popleft())
+
     def close(self) -> None:
         """Let the spares end: they see that we are gone."""
         self._closed = True
