@@ -31,13 +31,20 @@ def refuse(*more: str, fds: Sequence[str] = ()) -> None:
     assert caught.value.code == "helper-refused"
 
 
+@pytest.mark.parametrize("own_kernel", [True, False])
 @pytest.mark.parametrize("acceleration", [Acceleration.KVM, Acceleration.TCG])
-def test_what_our_own_backend_says_is_accepted(acceleration: Acceleration) -> None:
+def test_what_our_own_backend_says_is_accepted(own_kernel: bool, acceleration: Acceleration) -> None:
     machine = QemuMachine(QEMU, "a" * 12, acceleration, 2_000_000)
     disks = [DiskPlan("image", 3, read_only=True), DiskPlan("layer", 4, read_only=False)]
     for memory in (None, MemoryPlan(6, own=True), MemoryPlan(6, own=False)):
         command = command_line(
-            machine, "b" * 12, VmResources(), disks, [NicPlan("n0", 5, mac_of("nic_1"))], memory=memory
+            machine,
+            "b" * 12,
+            VmResources(),
+            disks,
+            [NicPlan("n0", 5, mac_of("nic_1"))],
+            memory=memory,
+            own_kernel=own_kernel,
         )
         check_argv(command.argv, process_name=NAME, vmms=[QEMU], fds=command.descriptors)
     assert wants_kvm(command.argv) is (acceleration is Acceleration.KVM)

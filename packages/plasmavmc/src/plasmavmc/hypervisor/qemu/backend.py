@@ -23,6 +23,7 @@ from typing import Protocol
 from plasmavmc.errors import ConflictError, GuestError, HostError, NotFoundError, PlasmaError, UnavailableError
 from plasmavmc.guest.api import GuestCard, GuestChannel
 from plasmavmc.guest.channel import open_channel, wake_channel
+from plasmavmc.guest.kernel import Kernel
 from plasmavmc.host.operations import Host, ProcessId
 from plasmavmc.hypervisor.backend import MemoryPlan, VmmExit, VmPlan
 from plasmavmc.hypervisor.console import connect_console
@@ -290,7 +291,10 @@ class KvmBackend:
         self._vms.clear()
 
     async def _spawn(self, resources: VmResources, plan: VmPlan, sockets: VmSockets) -> tuple[VmmProcess, str]:
-        command = command_line(self._machine, plan.key, resources, plan.disks, plan.nics, memory=plan.memory)
+        own_kernel = Kernel(plan.kernel.parent).own
+        command = command_line(
+            self._machine, plan.key, resources, plan.disks, plan.nics, memory=plan.memory, own_kernel=own_kernel
+        )
         with ExitStack() as ours:
             descriptors = {**sockets.listen(ours), **_boot_files(plan, ours), **_attachments(plan)}
             assert descriptors.keys() == set(command.descriptors)  # noqa: S101 - both sides are ours
