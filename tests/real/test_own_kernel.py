@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,13 @@ import pytest
 
 from examples.demo.images import base
 from plasmavmc.guest.api import ExecExit
-from plasmavmc.guest.boot import BootAssets, build_guest_for, load_assets
-from plasmavmc.guest.cache import cache_directory
-from plasmavmc.guest.kernel import distribution_kernel, own_kernel
+from plasmavmc.guest.boot import BootAssets, load_assets
+from plasmavmc.guest.cache import CACHE_VARIABLE, cache_directory
+from plasmavmc.guest.kernel import own_kernel
 from plasmavmc.guest.ownkernel.build import OwnKernels, default_jobs
 from plasmavmc.types import ExecSpec
 from tests.real.guest_vm import DEADLINE_S, Parts, clone_layer, running
+from tests.real.suspend_world import app_image, world
 
 pytestmark = [pytest.mark.real, pytest.mark.nightly]
 
@@ -60,6 +62,21 @@ print(json.dumps({
 """
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of the test's with both kernels; our own is the host's where it has one, and built now where not."""
+    made, present = tmp_path_factory.mktemp("cache"), cache_directory()
+    shutil.copytree(present / "kernel", made / "kernel", symlinks=True)
+    kernels = OwnKernels(made)
+    if own_kernel(made) is None:
+        if missing := kernels.missing():
+            pytest.skip(f"no kernel can be built here: apt-get install {' '.join(missing)}")
+        kernel, built = asyncio.run(kernels.build(default_jobs(), lambda stage, steps: None))
+        assert built
+        assert asyncio.run(kernels.build(1, lambda stage, steps: None)) == (kernel, False)
+    return made
+
+
 @dataclass(frozen=True)
 class Both:
     own: BootAssets
@@ -67,22 +84,13 @@ class Both:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
-    """Both kernels: our own as it is in the host's cache, or built now in one of the test's."""
-    present = cache_directory()
-    distribution = distribution_kernel(present)
-    assert distribution is not None
-    theirs, _ = asyncio.run(build_guest_for(present, distribution))
-    if own_kernel(present) is not None:
-        return Both(load_assets(present), theirs)
-    cache = tmp_path_factory.mktemp("cache")
+def both(cache: Path) -> Both:
+    """What guests of each boot from."""
     kernels = OwnKernels(cache)
-    if missing := kernels.missing():
-        pytest.skip(f"no kernel can be built here: apt-get install {' '.join(missing)}")
-    kernel, built = asyncio.run(kernels.build(default_jobs(), lambda stage, steps: None))
-    assert built
-    assert asyncio.run(kernels.build(1, lambda stage, steps: None)) == (kernel, False)
-    return Both(load_assets(cache), theirs)
+    asyncio.run(kernels.use_distribution())
+    distribution = load_assets(cache)
+    asyncio.run(kernels.use_own())
+    return Both(load_assets(cache), distribution)
 
 
 def system_image(directory: Path) -> Path:
@@ -126,3 +134,24 @@ async def test_programs_find_what_they_need_and_no_less_than_under_the_distribut
 
 def test_the_initramfs_has_our_init_and_nothing_else(both: Both) -> None:
     assert both.own.initrd.stat().st_size < both.distribution.initrd.stat().st_size / 4
+
+
+async def test_a_vm_that_was_suspended_under_the_distributions_kernel_goes_on_beside_one_of_our_own(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(cache))
+    await OwnKernels(cache).use_distribution()
+    async with world(tmp_path, app_image(tmp_path), tmp_path / "images") as host:
+        vm_id = await host.started("one")
+        assert await host.ask(vm_id, "/count") == "1"
+        await host.manager.suspend(vm_id)
+        await OwnKernels(cache).use_own()
+        await host.crash()
+        other = await host.started("two")
+        await host.manager.resume(vm_id)
+        assert await host.ask(vm_id, "/count") == "2"
+        await host.manager.suspend(other)
+        await host.manager.resume(other)
+        await host.answers(other)
+        kernels = {record.spec.id: record.kernel for record in host.parts.records.load()}
+        assert kernels[other] == host.parts.assets.kernel_hash != kernels[vm_id]
