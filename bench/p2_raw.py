@@ -27,6 +27,7 @@ from bench.floor.hand import until_200
 from bench.measure import Result, difference, median, ratio
 from plasmavmc.guest.api import GuestCard
 from plasmavmc.guest.framing import NONCE_BYTES, FrameType, encode, sync_between_frames
+from plasmavmc.guest.kernel import Kernel
 from plasmavmc.guest.messages import encode_card
 from plasmavmc.guest.tsc import tsc_khz
 from plasmavmc.host.configuration import QEMU
@@ -94,7 +95,10 @@ class Bare:
         machine = QemuMachine(QEMU, "raw", Acceleration.TCG, tsc_khz())
         disks = (DiskPlan("image", -1, read_only=True), DiskPlan("layer", -1, read_only=False))
         nics = (NicPlan("n0", -1, mac),)
-        argv = command_line(machine, "raw", VmResources(), disks, nics, memory=MemoryPlan(-1, own=False)).argv
+        own = Kernel(parts.assets.kernel.parent).own
+        argv = command_line(
+            machine, "raw", VmResources(), disks, nics, memory=MemoryPlan(-1, own=False), own_kernel=own
+        ).argv
         root = next(self._host.images.rglob("rootfs.squashfs"))
         words = " ".join(word.replace(" ", "\0") for word in argv)
         for pattern, text in (

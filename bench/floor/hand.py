@@ -15,6 +15,7 @@ from types import TracebackType
 from plasmavmc.guest.api import GuestConfig, GuestNetwork
 from plasmavmc.guest.boot import load_assets
 from plasmavmc.guest.framing import FrameType, encode, sync
+from plasmavmc.guest.kernel import Kernel
 from plasmavmc.guest.messages import encode_config
 from plasmavmc.guest.tsc import tsc_khz
 
@@ -91,6 +92,7 @@ class Hand:
         environment = {
             "PATH": "/usr/bin:/bin",
             "KERNEL": str(assets.kernel),
+            "ACPI": "off" if Kernel(assets.kernel.parent).own else "on",
             "INITRD": str(assets.initrd),
             "ROOT": str(self._rootfs),
             "LAYER": str(layer),

@@ -1,14 +1,14 @@
 #!/bin/sh
 # A microVM by hand: the line that the platform's VMs are started with, written out, and none of our code around it.
-# Everything is given in the environment: KERNEL INITRD ROOT LAYER TAP MAC MEMORY TSC_KHZ CONFIG (bytes for the guest's
-# channel, made beforehand) and DIR (for the sockets).
+# Everything is given in the environment: KERNEL ACPI (on, or off for a kernel of our own configuration) INITRD ROOT LAYER
+# TAP MAC MEMORY TSC_KHZ CONFIG (bytes for the guest's channel, made beforehand) and DIR (for the sockets).
 rm -f "$DIR/ctl" "$DIR/console" "$DIR/qmp"
 (
     until [ -S "$DIR/ctl" ]; do sleep 0.005; done
     exec socat -u "OPEN:$CONFIG,ignoreeof" "UNIX-CONNECT:$DIR/ctl,retry=100,interval=0.01" 2>/dev/null
 ) &
 exec /usr/bin/qemu-system-x86_64 -name floor -nodefaults -no-user-config -no-reboot -display none \
-    -M microvm,acpi=on,memory-backend=mem -accel tcg,tb-size=32 -cpu max -smp cpus=1,sockets=1,cores=1,threads=1 -m "$MEMORY" \
+    -M "microvm,acpi=$ACPI,memory-backend=mem" -accel tcg,tb-size=32 -cpu max -smp cpus=1,sockets=1,cores=1,threads=1 -m "$MEMORY" \
     -object "memory-backend-memfd,id=mem,size=$MEMORY,share=on" \
     -kernel "$KERNEL" -initrd "$INITRD" \
     -append "console=ttyS0 reboot=t 8250.nr_uarts=1 no_timer_check quiet panic=-1 cryptomgr.notests audit=0 init_on_alloc=0 tsc=reliable tsc_early_khz=$TSC_KHZ" \

@@ -37,6 +37,7 @@ def likened(line: list[str]) -> list[str]:
         (r"^(floor|swg-\S+)$", "NAME"),
         (r"^(/dev/fd/@\w+@|\$KERNEL|\$INITRD)$", "FILE"),
         (r"^(256M|\$MEMORY)$", "MEMORY"),
+        (r"acpi=(on|\$ACPI)", "acpi=ACPI"),
         (r"size=(256M|\$MEMORY)", "size=MEMORY"),
         (r"tsc_early_khz=\S+", "tsc_early_khz=KHZ"),
         (r"file\.filename=[^,]+", "file.filename=FILE"),

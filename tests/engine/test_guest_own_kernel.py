@@ -196,6 +196,7 @@ def test_another_source_configuration_or_compiler_makes_another_kernel(archive: 
         replace(recipe, source=replace(archive.listed, sha256="0" * 64)),
     )
     assert len({each.release for each in (recipe, *others)}) == 4
+    assert replace(recipe, configuration="# why\n\nCONFIG_A=y\n").release == recipe.release
 
 
 def test_a_guest_of_the_old_kernel_finds_what_it_booted_from(cache: Path, done: Done) -> None:

@@ -31,8 +31,9 @@ def refuse(*more: str, fds: Sequence[str] = ()) -> None:
     assert caught.value.code == "helper-refused"
 
 
+@pytest.mark.parametrize("own_kernel", [True, False])
 @pytest.mark.parametrize("acceleration", [Acceleration.KVM, Acceleration.TCG])
-def test_what_our_own_backend_says_is_accepted(acceleration: Acceleration) -> None:
+def test_what_our_own_backend_says_is_accepted(own_kernel: bool, acceleration: Acceleration) -> None:
     machine = QemuMachine(QEMU, "a" * 12, acceleration, 2_000_000)
     disks = [
         DiskPlan("image", 3, read_only=True, limit=RateLimit(operations_per_second=100)),
@@ -41,7 +42,9 @@ def test_what_our_own_backend_says_is_accepted(acceleration: Acceleration) -> No
     ]
     for memory in (None, MemoryPlan(6, own=True), MemoryPlan(6, own=False)):
         nics = [NicPlan("n0", 5, mac_of("nic_1"))]
-        command = command_line(machine, "b" * 12, VmResources(), disks, nics, memory=memory, reclaim=True)
+        command = command_line(
+            machine, "b" * 12, VmResources(), disks, nics, memory=memory, reclaim=True, own_kernel=own_kernel
+        )
         check_argv(command.argv, process_name=NAME, vmms=[QEMU], fds=command.descriptors)
     assert wants_kvm(command.argv) is (acceleration is Acceleration.KVM)
 

@@ -58,6 +58,15 @@ def test_a_hardware_vm_has_the_host_s_cpu_and_kvm_s_clock() -> None:
     assert "tsc" not in kernel_parameters(KVM)
 
 
+def test_a_kernel_of_our_own_is_told_its_devices_on_the_command_line_and_the_rest_is_the_same() -> None:
+    ours, theirs = (
+        command_line(TCG, "k1", VmResources(), (IMAGE,), (NIC,), own_kernel=own).argv for own in (True, False)
+    )
+    assert values(ours, "-M") == ["microvm,acpi=off,memory-backend=mem"]
+    differ = [(one, other) for one, other in zip(ours, theirs, strict=True) if one != other]
+    assert len(differ) == 1
+
+
 def test_another_architecture_is_other_words_and_the_same_line() -> None:
     other = replace(
         X86_64,

@@ -18,6 +18,7 @@ from plasmavmc.guest.api import GuestConfig, GuestEvent
 from plasmavmc.guest.boot import DEFAULT_DISK_BYTES, BootAssets, disk_template, init_sources, load_assets
 from plasmavmc.guest.cache import cache_directory
 from plasmavmc.guest.channel import SocketGuestChannel, open_channel
+from plasmavmc.guest.kernel import Kernel
 from plasmavmc.guest.tsc import tsc_khz
 
 Event = TypeVar("Event", bound=GuestEvent)
@@ -67,7 +68,15 @@ def qemu_argv(parts: Parts) -> list[str]:
         "8250.nr_uarts=1 audit=0 init_on_alloc=0 no_timer_check"
     )
     return [
-        *("qemu-system-x86_64", "-M", "microvm,acpi=on", "-accel", "tcg,tb-size=32", "-cpu", "max"),
+        *(
+            "qemu-system-x86_64",
+            "-M",
+            f"microvm,acpi={'off' if Kernel(parts.assets.kernel.parent).own else 'on'}",
+            "-accel",
+            "tcg,tb-size=32",
+            "-cpu",
+            "max",
+        ),
         *("-m", str(parts.memory_mib), "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-kernel", str(parts.assets.kernel), "-initrd", str(parts.assets.initrd), "-append", kernel_parameters),
         *("-serial", f"file:{directory}/console", *disks),

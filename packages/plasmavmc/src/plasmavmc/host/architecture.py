@@ -27,7 +27,9 @@ class Architecture:
 
     machine: str
     qemu_machine: str
-    """QEMU's machine and its properties."""
+    """QEMU's machine and its properties, for the distribution's kernel."""
+    own_qemu_machine: str
+    """The same for a kernel of our own configuration, which is told its devices in another way."""
     emulated_cpu: str
     """The model that emulation can do most with."""
     kernel_parameters: tuple[str, ...]
@@ -47,6 +49,7 @@ class Architecture:
 X86_64 = Architecture(
     machine="x86_64",
     qemu_machine="microvm,acpi=on",
+    own_qemu_machine="microvm,acpi=off",
     emulated_cpu="max",
     kernel_parameters=("console=ttyS0", "reboot=t", "8250.nr_uarts=1", "no_timer_check"),
     emulated_clock=("tsc=reliable", "tsc_early_khz={khz}"),

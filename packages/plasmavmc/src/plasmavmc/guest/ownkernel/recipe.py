@@ -67,7 +67,11 @@ def configuration(architecture: Architecture) -> str:
 def lost_options(wanted: str, taken: str) -> tuple[str, ...]:
     """Options of a fragment that a configuration does not have as they were written."""
     present = set(taken.splitlines())
-    return tuple(line for line in wanted.splitlines() if _OPTION.fullmatch(line) and line not in present)
+    return tuple(option for option in _options(wanted) if option not in present)
+
+
+def _options(text: str) -> list[str]:
+    return [line for line in text.splitlines() if _OPTION.fullmatch(line)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,8 @@ class Recipe:
     def release(self) -> str:
         """Names the kernel in the cache: `own-6.1.192-2-0123456789ab`."""
         digest = hashlib.sha256(_LAYOUT)
-        for part in (self.source.sha256, self.configuration, self.compiler, self.architecture.machine):
+        asked = "\n".join(_options(self.configuration))
+        for part in (self.source.sha256, asked, self.compiler, self.architecture.machine):
             digest.update(b"\0" + part.encode())
         return f"{OWN}-{self.source.version}-{digest.hexdigest()[:_KEY_LENGTH]}"
 

@@ -11,8 +11,9 @@ Traps (QEMU 7.2):
 - A write that finds the host's disk full stops the whole VM, for good (`werror=enospc` is the default). So it is reported:
   the guest's write fails, and an app that needs no disk goes on.
 - `fd=` on a tap forbids `ifname`, `script` and `vnet_hdr`.
-- Debian's kernel needs `acpi=on` (it cannot take devices from its command line). One of our own could do without, but a VM
-  that was suspended needs the machine that it had, whatever kernel is in use by then: so the line is the same for both.
+- Debian's kernel needs `acpi=on` (it cannot take devices from its command line). One of our own needs `acpi=off`: QEMU then
+  writes the devices onto its command line, and without PCI it could not load ACPI's tables. Which machine a VM has follows
+  from its kernel alone, so a suspended one gets its own again, whatever kernel is in use by then.
 - Without KVM's clock a kernel needs the frequency of the TSC: under load nine of ten boots hung calibrating it.
   `tsc_early_khz` must be the host's true value.
 - Memory is a memfd that can be shared, so that a snapshot is devices' state alone (70 KiB) and its copy. A guest restored
@@ -85,13 +86,14 @@ def command_line(
     *,
     memory: MemoryPlan | None = None,
     reclaim: bool = False,
+    own_kernel: bool = False,
 ) -> CommandLine:
     """The command line of VM `key`. The guest does not run until it is told to over QMP (`-S`). With `memory` it does
     not boot: it waits for a state that goes with that memory. With `reclaim` what it frees goes back to the host; not for
-    one that may be copied: see the traps."""
+    one that may be copied: see the traps. `own_kernel`: its kernel is of our own configuration."""
     sections = (
         _identity(machine, key),
-        _processor(machine, resources),
+        _processor(machine, resources, own_kernel=own_kernel),
         _memory(resources, memory),
         _kernel(machine),
         *(_disk(index, disk) for index, disk in enumerate(disks)),
@@ -115,7 +117,8 @@ def gives_back(spec: VmSpec) -> bool:
 
 
 def device_traits(machine: QemuMachine, resources: VmResources, disks: int, nics: int, *, reclaim: bool) -> str:
-    """The machine as a state sees it: what must be the same where one is loaded, and nothing that may differ."""
+    """The machine as a state sees it: what must be the same where one is loaded, and nothing that may differ. What follows
+    from the kernel is left to that."""
     plans = [DiskPlan("", -1, read_only=index == 0) for index in range(disks)]
     cards = [NicPlan("", -1, "") for _ in range(nics)]
     argv = command_line(machine, "", resources, plans, cards, reclaim=reclaim).argv
@@ -147,12 +150,13 @@ def _identity(machine: QemuMachine, key: str) -> tuple[str, ...]:
     )
 
 
-def _processor(machine: QemuMachine, resources: VmResources) -> tuple[str, ...]:
-    kvm = machine.acceleration is Acceleration.KVM
+def _processor(machine: QemuMachine, resources: VmResources, *, own_kernel: bool) -> tuple[str, ...]:
+    kvm, words = machine.acceleration is Acceleration.KVM, machine.architecture
+    model = words.own_qemu_machine if own_kernel else words.qemu_machine
     return (
-        *("-M", f"{machine.architecture.qemu_machine},memory-backend=mem"),
+        *("-M", f"{model},memory-backend=mem"),
         *("-accel", "kvm" if kvm else f"tcg,tb-size={TRANSLATION_CACHE_MIB}"),
-        *("-cpu", "host" if kvm else machine.architecture.emulated_cpu),
+        *("-cpu", "host" if kvm else words.emulated_cpu),
         *("-smp", f"cpus={resources.vcpus},sockets=1,cores={resources.vcpus},threads=1"),
         *("-m", f"{_mebibytes(resources.memory_bytes)}M"),
     )

@@ -23,6 +23,7 @@ from typing import Protocol
 from plasmavmc.errors import ConflictError, GuestError, HostError, NotFoundError, PlasmaError, UnavailableError
 from plasmavmc.guest.api import GuestCard, GuestChannel
 from plasmavmc.guest.channel import open_channel, wake_channel
+from plasmavmc.guest.kernel import Kernel
 from plasmavmc.host.operations import Host, ProcessId
 from plasmavmc.hypervisor.backend import MemoryPlan, VmmExit, VmPlan
 from plasmavmc.hypervisor.console import connect_console
@@ -297,6 +298,7 @@ class KvmBackend:
             plan.nics,
             memory=plan.memory,
             reclaim=gives_back(spec),
+            own_kernel=Kernel(plan.kernel.parent).own,
         )
         with ExitStack() as ours:
             descriptors = {**sockets.listen(ours), **_boot_files(plan, ours), **_attachments(plan)}
