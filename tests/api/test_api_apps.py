@@ -215,6 +215,22 @@ async def test_an_image_of_a_module_chooses_its_backend_and_one_of_linux_is_refu
     assert "a WebAssembly module" in refused.json["detail"]
 
 
+async def test_where_a_node_reaches_a_vm_without_an_address_is_not_told(world: World) -> None:
+    await world.deployed()
+    await world.running()
+    shown = await world.get("/v1/apps/shop/instances")
+    assert [each["address"] for each in shown.json["data"]] == ["10.64.0.5"]
+
+    def move(unit: Unit) -> None:
+        (instance,) = unit.tx.instances.select()
+        at_socket = replace(instance.observed, address="unix:/run/shellwego/abc/vm/abcdefghijkl/http.sock")
+        unit.tx.instances.update(replace(instance, observed=at_socket))
+
+    await world.commit(move)
+    shown = await world.get("/v1/apps/shop/instances")
+    assert [each["address"] for each in shown.json["data"]] == [None]
+
+
 async def test_a_plan_tells_what_a_deploy_would_change_and_does_nothing(world: World) -> None:
     await world.deployed()
     await world.running()

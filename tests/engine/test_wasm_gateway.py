@@ -69,9 +69,10 @@ def test_a_host_with_other_characters_is_refused(host: str) -> None:
 
 
 def test_no_header_becomes_a_variable_of_the_vm_or_of_the_gateway() -> None:
-    headers = (("http-proxy", "a"), ("proxy", "b"), ("x_colour", "c"), ("x-colour", "d"), ("request-method", "PUT"))
+    headers = (("proxy", "a"), ("x_size", "b"), ("x-size", "c"), ("x-colour", "d"), ("request-method", "PUT"))
     told = variables_of(asked("/", *headers), 0, {"HTTP_X_COLOUR": "own", "REQUEST_METHOD": "own", "PATH": "own"})
     assert "HTTP_PROXY" not in told
+    assert told["HTTP_X_SIZE"] == "c"
     assert (told["HTTP_X_COLOUR"], told["PATH"]) == ("own", "own")
     assert (told["REQUEST_METHOD"], told["HTTP_REQUEST_METHOD"]) == ("GET", "PUT")
 

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from shellwego.core.apps import Check, CheckKind
 from shellwego.core.errors import ShellWeGoError
+from shellwego.core.instances import UNIX
 from shellwego.ports.engine import Engine, ExecDone
 from shellwego.ports.streams import StreamKind, StreamRequest
 
@@ -28,7 +29,6 @@ MAX_ANSWER = 64 * 1024
 _MAX_SAID = 300
 HEAR_OUT_S = 0.2
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\r?\n)")
-_UNIX = "unix:"
 _PATH_SAFE = "/?&=%:@!$'()*+,;~#[]"
 
 
@@ -120,7 +120,7 @@ async def _hear_out(reader: asyncio.StreamReader) -> None:
 def request_bytes(address: str, check: Check) -> bytes:
     """The request of an HTTP check. Whatever has no place in a path is quoted, so it cannot add headers."""
     path = quote("/" + check.path.lstrip("/"), safe=_PATH_SAFE)
-    host = f"{'localhost' if address.startswith(_UNIX) else address}:{check.port}"
+    host = f"{'localhost' if address.startswith(UNIX) else address}:{check.port}"
     return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: shellwego-check\r\nConnection: close\r\n\r\n".encode()
 
 
@@ -150,8 +150,8 @@ async def _connection(
     if not address:
         raise OSError("the VM has no address")
     async with asyncio.timeout(connect_s):
-        if address.startswith(_UNIX):
-            reader, writer = await asyncio.open_unix_connection(address.removeprefix(_UNIX), limit=MAX_LINE)
+        if address.startswith(UNIX):
+            reader, writer = await asyncio.open_unix_connection(address.removeprefix(UNIX), limit=MAX_LINE)
         else:
             reader, writer = await asyncio.open_connection(address, port, limit=MAX_LINE)
     try:

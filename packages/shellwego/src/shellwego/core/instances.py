@@ -77,6 +77,10 @@ class OwnerKind(StrEnum):
     """A one-off command (`swg run`); never routed, never restarted, never touched by the rollout planner."""
 
 
+UNIX = "unix:"
+"""How the address of a VM begins that is a socket on its node, which has no ports."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """What the node last said about an instance. `sequence` orders reports within an epoch."""
@@ -96,6 +100,11 @@ class Observed:
     """While starting: what it does now (`image`, `disks`, `boot`, `checks`)."""
     epoch: int = 0
     sequence: int = 0
+
+    @property
+    def ipv4(self) -> str:
+        """Its address on the network; empty where it has none, or a socket on its node."""
+        return "" if self.address.startswith(UNIX) else self.address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,8 +25,6 @@ from shellwego.core.instances import Desired, Instance, OwnerKind, Phase, Sleep
 from shellwego.core.routing import Departed, Edge, Endpoint, Route, RouteState
 
 EDGE_TIMEOUT_S = 60.0
-UNIX = "unix:"
-"""Of a VM's address: a socket on its node, which has no ports."""
 FORGOTTEN_S = 24 * 3600.0
 """An edge that was silent for so long was taken down; nobody waits for it any more."""
 
@@ -107,10 +105,10 @@ def _address(facts: RouteFacts, instance: Instance) -> str:
     """Where its VM takes requests; empty where it has no VM, or no service."""
     release = facts.releases.get(instance.release_id)
     port = service_port(release.config, instance.process) if release else 0
-    address = instance.observed.address
-    if not port or not address:
+    if not port:
         return ""
-    return address if address.startswith(UNIX) else f"tcp:{address}:{port}"
+    ipv4 = instance.observed.ipv4
+    return f"tcp:{ipv4}:{port}" if ipv4 else instance.observed.address
 
 
 def _is_routed(instance: Instance) -> bool:

@@ -27,7 +27,7 @@ from plasmavmc.hypervisor.process import VmmProcess, usage_of
 from plasmavmc.hypervisor.qemu.sockets import VmSockets, listening
 from plasmavmc.hypervisor.wasm.cache import CodeCache
 from plasmavmc.hypervisor.wasm.control import CHANNEL, COMPILED, HTTP_BACKLOG, LISTENER, MODULE, Assign, Start
-from plasmavmc.hypervisor.wasm.limits import limits_of
+from plasmavmc.hypervisor.wasm.limits import SPARE, limits_of
 from plasmavmc.hypervisor.wasm.workers import Worker, Workers
 from plasmavmc.types import GIB, Acceleration, BackendCapabilities, GuestKind, Isolation, VmHandle, VmSpec, VmUsage
 
@@ -86,7 +86,9 @@ class WasmBackend:
             undo.callback(sockets.remove)
             worker = await self._workers.take()
             undo.push_async_callback(self._workers.discard, worker)
-            await self._host.vm_limit(worker.key, limits_of(spec.resources))
+            limits = limits_of(spec.resources)
+            if limits != SPARE:
+                await self._host.vm_limit(worker.key, limits)
             self._assign(worker, spec, plan, sockets)
             undo.pop_all()
         self._vms[spec.id] = _Vm(worker.process, sockets, worker)

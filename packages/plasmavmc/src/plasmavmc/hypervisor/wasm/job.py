@@ -1,4 +1,8 @@
-"""What a worker was given for its one VM: descriptors, bounds, and the way to hand compiled code back."""
+"""What a worker was given for its one VM: descriptors, bounds, and the way to hand compiled code back.
+
+The module is loaded as soon as it is given, beside what the platform still does for the VM. Whether that went well is told
+when the VM is prepared.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import os
 import posixpath
 import socket
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,26 +26,34 @@ NOT_TEXT = "an argument or a variable is not UTF-8, and a WebAssembly module can
 class Job:
     """See the module's head."""
 
-    def __init__(self, assign: Assign, fds: Mapping[str, int], control: socket.socket) -> None:
+    def __init__(
+        self,
+        assign: Assign,
+        fds: Mapping[str, int],
+        control: socket.socket,
+        sandbox: Sandbox,
+        thread: ThreadPoolExecutor,
+    ) -> None:
         self.assign = assign
+        self.sandbox = sandbox
+        self.thread = thread
+        """Of which there is one: what is submitted comes after the module was loaded."""
         self._fds = fds
         self._control = control
+        self._loading = thread.submit(self._load)
 
     @property
     def serves(self) -> bool:
         """Its module answers requests; else it is a command."""
         return LISTENER in self._fds
 
-    def prepare(self, sandbox: Sandbox, files: list[FileSpec]) -> None:
-        """Load the module and write its files.
+    def prepare(self, files: list[FileSpec]) -> None:
+        """Return when the module is loaded and its files are written.
 
         Raises:
-            BadModuleError, OSError
+            BadModuleError, OSError, MemoryError
         """
-        compiled = _content(self._fds[COMPILED]) if COMPILED in self._fds else None
-        native = sandbox.load(_content(self._fds[MODULE]), compiled)
-        if native is not None:
-            self._hand_back(native)
+        self._loading.result()
         for file in files:
             write_file(ROOT, file)
 
@@ -51,6 +64,12 @@ class Job:
     def listener(self) -> socket.socket:
         """Where requests come in."""
         return socket.socket(fileno=self._fds[LISTENER])
+
+    def _load(self) -> None:
+        compiled = _content(self._fds[COMPILED]) if COMPILED in self._fds else None
+        native = self.sandbox.load(_content(self._fds[MODULE]), compiled)
+        if native is not None:
+            self._hand_back(native)
 
     def _hand_back(self, native: bytes) -> None:
         """Let the next worker of this tenant have what we compiled; nobody may be there to take it."""

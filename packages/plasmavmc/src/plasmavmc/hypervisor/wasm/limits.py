@@ -8,8 +8,7 @@ from plasmavmc.types import MIB, VmResources
 WORKER_BYTES = 192 * MIB
 """Beside the module's memory: interpreter and library (30 MiB), the compiler at work, the ring of output. Measured for a
 module of 1 MiB of code."""
-SPARE = Limits(memory_bytes=WORKER_BYTES + WORKER_FILES_BYTES, cpu_milli=1000, pids=64)
-"""Of a worker that waits for its VM."""
+_PIDS = 64
 
 
 def limits_of(resources: VmResources) -> Limits:
@@ -17,5 +16,9 @@ def limits_of(resources: VmResources) -> Limits:
     return Limits(
         memory_bytes=resources.memory_bytes + WORKER_BYTES + WORKER_FILES_BYTES,
         cpu_milli=resources.cpu_milli,
-        pids=SPARE.pids,
+        pids=_PIDS,
     )
+
+
+SPARE = limits_of(VmResources())
+"""Of a worker that waits for its VM: those of a VM of the usual size, which then need not be set."""

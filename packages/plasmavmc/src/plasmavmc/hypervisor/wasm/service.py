@@ -18,15 +18,15 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import h11
 
-from plasmavmc.hypervisor.wasm.connection import Bodies, Connection, Exchange
+from plasmavmc.hypervisor.wasm.connection import Bodies, Body, Connection, Exchange
 from plasmavmc.hypervisor.wasm.control import HTTP_BACKLOG
-from plasmavmc.hypervisor.wasm.engine import INTERRUPTED, BadModuleError, Ended, Run, Sandbox
+from plasmavmc.hypervisor.wasm.engine import INTERRUPTED, BadModuleError, Ended, Run
 from plasmavmc.hypervisor.wasm.gateway import BadAnswerError, Head, find_head, parse_head, variables_of
 from plasmavmc.hypervisor.wasm.guest import Guest, Told
 from plasmavmc.hypervisor.wasm.job import NOT_TEXT, ROOT, Job
@@ -64,9 +64,9 @@ class _Running:
 class Service:
     """Implements `guest.Workload`. Lives in the worker's event loop."""
 
-    def __init__(self, guest: Guest, sandbox: Sandbox, job: Job, *, request_s: float = REQUEST_S) -> None:
+    def __init__(self, guest: Guest, job: Job, *, request_s: float = REQUEST_S) -> None:
         self._guest = guest
-        self._sandbox = sandbox
+        self._sandbox = job.sandbox
         self._job = job
         self._request_s = request_s
         self._loop = asyncio.get_running_loop()
@@ -83,7 +83,7 @@ class Service:
 
     def configure(self, told: Told) -> None:
         self._told = told
-        threading.Thread(target=self._load, name="load", daemon=True).start()
+        self._job.thread.submit(self._load)
 
     def stop(self, grace_s: float) -> None:
         """Take no more; answer what has come, as far as the grace goes."""
@@ -93,7 +93,7 @@ class Service:
 
     def _load(self) -> None:
         try:
-            self._job.prepare(self._sandbox, self._told.files)
+            self._job.prepare(self._told.files)
             self._sandbox.bound_waits()
             nowhere = Path(os.devnull)
             self._sandbox.try_out(self._run(self._told.env, nowhere, nowhere, None, lambda: None))
@@ -188,8 +188,11 @@ class Service:
 
     async def _start(self, exchange: Exchange, variables: dict[str, str]) -> _Running:
         """Run the module in a thread, which ends with it; the slot is free when it has."""
-        read_end, write_end = os.pipe2(os.O_CLOEXEC)
-        held, stdin = os.dup(read_end), os.dup(exchange.body.fd) if exchange.body.size else -1
+        try:
+            read_end, write_end, held, stdin = _pipes(exchange.body)
+        except OSError:
+            self._slots.release()
+            raise
         live = self._threads.submit(self._live, variables, write_end, held, stdin)
         live.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._slots.release))
         output, transport = await self._reader_of(read_end)
@@ -274,6 +277,20 @@ class Service:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _pipes(body: Body) -> tuple[int, int, int, int]:
+    """What a run needs, and owns: both ends of its stdout, the reading one twice; its stdin, or -1. Raises `OSError`."""
+    with ExitStack() as undo:
+        opened = list(os.pipe2(os.O_CLOEXEC))
+        for fd in opened:
+            undo.callback(os.close, fd)
+        for fd in (opened[0], body.fd if body.size else -1):
+            opened.append(os.dup(fd) if fd >= 0 else -1)
+            undo.callback(os.close, opened[-1])
+        undo.pop_all()
+    read_end, write_end, held, stdin = opened
+    return read_end, write_end, held, stdin
 
 
 def _path(fd: int) -> Path:

@@ -1,10 +1,11 @@
 """The process of a VM of backend `wasm`: started by the root helper in a cage (`host.helper.worker`), ahead of its VM.
 
 Theory. Importing the library and making its engine takes a worker most of a second on a busy host; so the backend has
-one started ahead, which says `Ready` and waits. When a VM is made for it, it is told which module; when it is started, it
-opens the guest channel, and from there it is a guest like any other: it hears its configuration, runs, and tells its end.
+one started ahead, which says `Ready` and waits. When a VM is made for it, it is told which module, and loads it; when it is
+started, it opens the guest channel, and from there it is a guest like any other: it hears its configuration, runs, and tells
+its end. Everything that can be there before is: the event loop, the thread, and one run of a module in it.
 
-The module runs in a thread, and the event loop beside it, which the library's calls do not hold up. A module knows no
+The module runs in that thread, and the event loop beside it, which the library's calls do not hold up. A module knows no
 signals: to stop one is to leave it where it is, and to end the process. A worker whose platform goes away before its VM
 was started has nothing to do and ends; one whose VM runs goes on, and is found again by its socket.
 """
@@ -16,8 +17,8 @@ import os
 import resource
 import socket
 import sys
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 import msgspec
@@ -34,14 +35,13 @@ from plasmavmc.types import LogStream
 class Command:
     """A module as a WASI command: it runs once."""
 
-    def __init__(self, guest: Guest, sandbox: Sandbox, job: Job) -> None:
+    def __init__(self, guest: Guest, job: Job) -> None:
         self._guest = guest
-        self._sandbox = sandbox
         self._job = job
         self._loop = asyncio.get_running_loop()
 
     def configure(self, told: Told) -> None:
-        threading.Thread(target=self._live, args=(told,), name="module", daemon=True).start()
+        self._job.thread.submit(self._live, told)
 
     def stop(self, grace_s: float) -> None:
         """A module hears no signal, so there is nothing to wait for: it ends as a process that SIGTERM ended."""
@@ -49,8 +49,8 @@ class Command:
 
     def _live(self, told: Told) -> None:
         try:
-            self._job.prepare(self._sandbox, told.files)
-            ended = self._sandbox.run(self._run(told))
+            self._job.prepare(told.files)
+            ended = self._job.sandbox.run(self._run(told))
         except BadModuleError as error:
             self._fail(error.code, str(error))
         except (OSError, MemoryError) as error:
@@ -92,27 +92,43 @@ def bound(memory_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
-async def be_guest(sandbox: Sandbox, job: Job) -> None:
+async def be_worker(control: socket.socket, sandbox: Sandbox, thread: ThreadPoolExecutor) -> None:
+    """Wait for a VM and live its life; returns when that is over, or when nobody will give one.
+
+    Raises:
+        OSError, msgspec.MsgspecError: the platform said something else.
+    """
+    send(control, Ready())
+    job: Job | None = None
+    while True:
+        await _readable(control)
+        data, fds = receive(control)
+        if not data:
+            return
+        match decode_order(data):
+            case Assign() as assign:
+                bound(assign.memory_bytes)
+                job = Job(assign, dict(zip(assign.fds, fds, strict=True)), control, sandbox, thread)
+            case Start():
+                break
+    if job is not None:
+        await be_guest(job)
+
+
+async def _readable(control: socket.socket) -> None:
+    loop, said = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(control, said.set)
+    await said.wait()
+    loop.remove_reader(control)
+
+
+async def be_guest(job: Job) -> None:
     """Live the VM's life."""
 
     def workload(guest: Guest) -> Workload:
-        return Service(guest, sandbox, job) if job.serves else Command(guest, sandbox, job)
+        return Service(guest, job) if job.serves else Command(guest, job)
 
     await Guest(workload).serve(job.channel())
-
-
-def wait_for_job(control: socket.socket) -> Job | None:
-    """Wait until a VM is made and started; None where nobody will."""
-    job: Job | None = None
-    while True:
-        data, fds = receive(control)
-        if not data:
-            return None
-        match decode_order(data):
-            case Assign() as assign:
-                job = Job(assign, dict(zip(assign.fds, fds, strict=True)), control)
-            case Start():
-                return job
 
 
 def main() -> NoReturn:
@@ -120,13 +136,9 @@ def main() -> NoReturn:
     control = socket.socket(fileno=int(sys.argv[sys.argv.index("-control") + 1]))
     code = 0
     try:
-        sandbox = Sandbox()
-        sandbox.warm_up(ROOT)
-        send(control, Ready())
-        job = wait_for_job(control)
-        if job is not None:
-            bound(job.assign.memory_bytes)
-            asyncio.run(be_guest(sandbox, job))
+        sandbox, thread = Sandbox(), ThreadPoolExecutor(1, "module")
+        thread.submit(sandbox.warm_up, ROOT).result()
+        asyncio.run(be_worker(control, sandbox, thread))
     except (OSError, msgspec.MsgspecError) as error:
         sys.stderr.write(f"wasm worker: {type(error).__name__}: {error}\n")
         sys.stderr.flush()

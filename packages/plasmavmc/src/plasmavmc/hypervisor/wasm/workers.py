@@ -29,6 +29,8 @@ from plasmavmc.types import vm_key
 
 READY_DEADLINE_S = 30.0
 """From the spawn to the worker's first word: 0.3 s on an idle host."""
+REFILL_AFTER_S = 0.1
+"""A worker that comes up keeps a core busy: first the VM that took one shall run."""
 _CONTROL = "control"
 
 
@@ -49,7 +51,8 @@ class Worker:
             raise HostError("vmm-spawn", f"the worker ended before its VM was started: {error.strerror}") from error
 
     def on_code(self, take: Callable[[int], None]) -> None:
-        """Call `take` with a descriptor of the native code, once, if the worker hands one over; it is closed after."""
+        """Call `take` with a descriptor of the native code, once, if the worker hands one over; it is closed after. It may
+        come before the VM is started."""
         loop = asyncio.get_running_loop()
 
         def hear() -> None:
@@ -61,7 +64,10 @@ class Worker:
                 if data and isinstance(control.decode_word(data), control.Compiled) and len(fds) == 1:
                     take(fds[0])
             close_all(fds)
-            self.close()
+            if data:
+                loop.remove_reader(self.link)
+            else:
+                self.close()
 
         loop.add_reader(self.link, hear)
 
@@ -143,6 +149,7 @@ class Workers:
         return None
 
     async def _refill(self) -> None:
+        await asyncio.sleep(REFILL_AFTER_S)
         with suppress(PlasmaError):  # the next VM starts its own, and tells what is wrong
             while len(self._waiting) < self._count:
                 self._waiting.append(await self._start())

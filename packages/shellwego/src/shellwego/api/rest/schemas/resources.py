@@ -298,7 +298,7 @@ def instance_view(instance: Instance, release: Release | None) -> InstanceView:
         desired=instance.wanted.value,
         sleep=instance.sleep.value,
         attempt=observed.attempt,
-        address=observed.address or None,
+        address=observed.ipv4 or None,
         reason=observed.reason or instance.placement_reason,
         reason_code=observed.reason_code,
         detail=observed.detail,
