@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from plasmavmc.blanks import Blanks
 from plasmavmc.errors import PlasmaError
 from plasmavmc.guest.boot import load_assets
 from plasmavmc.guest.logs import LogStore
@@ -66,6 +67,8 @@ class EngineSite:
     image_budget: int = 0
     """Bytes that built images may take. Beyond it the longest unused go, and are built anew when they are needed. 0: as
     much as there is."""
+    preboot: int = 0
+    """How many guests may be booted ahead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +137,7 @@ async def open_engine(host: Host, site: EngineSite, blobs: BlobStore | None = No
         snapshots=SnapshotStore(site.data_dir / "snapshots"),
         run_dir=site.run_dir,
         nameservers=nameservers(),
+        blanks=Blanks(site.preboot),
     )
     qemu = QemuSite(
         program=Path(find_program("qemu-system-x86_64")),

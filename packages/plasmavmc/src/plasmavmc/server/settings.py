@@ -27,6 +27,8 @@ class ServeSettings:
     keep_vms: bool = False
     image_budget: int = 0
     """Bytes that images may take on the disk; beyond it the longest unused go. 0: as much as there is."""
+    preboot: int = 0
+    """How many guests may be booted ahead, so that VMs begin as copies of them (`plasmavmc.blanks`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,6 +242,7 @@ class Platform:
             cache=self.settings.cache,
             blobs=self._directory("blobs"),
             image_budget=self.settings.image_budget,
+            preboot=self.settings.preboot,
         )
 
 
