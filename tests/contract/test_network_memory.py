@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -10,12 +11,12 @@ import pytest
 from plasmavmc.errors import HostError
 from plasmavmc.host.configuration import HelperConfiguration
 from plasmavmc.host.memory import MemoryHost
-from plasmavmc.host.names import HostNames
+from plasmavmc.host.names import HostNames, shaper_name
 from plasmavmc.host.operations import RuleSet, TapRequest
 from plasmavmc.network.backend import Attachment
 from plasmavmc.network.bridge import BridgeNetwork
 from plasmavmc.network.memory import MemoryNetwork
-from plasmavmc.types import NetworkSpec
+from plasmavmc.types import NetworkSpec, RateLimit
 from tests.contract.network_contract import SUBNET, FakeClock, NetworkContract, NetworkRig, attach, key, nic
 
 CONFIGURATION = HelperConfiguration("swg_memory", 1000, 1000)
@@ -63,6 +64,34 @@ class TestBridgeNetworkOnMemoryHost(NetworkContract):
         await rig.backend.configure_bridge()
         yield rig
         host.close()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_holds_a_vm_back_is_taken_away_with_it_also_after_a_restart(restarted: bool) -> None:
+    host = MortalTaps(CONFIGURATION)
+    rig = bridge_rig(host)
+    await rig.backend.configure_bridge()
+    spec = replace(nic(1), transmit=RateLimit(bytes_per_second=1_000_000))
+    attachment = await attach(rig, 1, spec)
+    await attach(rig, 2, replace(nic(2), receive=RateLimit(bytes_per_second=1_000_000)))
+    assert host.shapers == {shaper_name(attachment.tap)}
+    if restarted:
+        rig = bridge_rig(host)
+        await rig.backend.adopt(key(1), spec, attachment.lease.ipv4)
+        await rig.backend.settle()
+    await rig.backend.release(key(1))
+    assert host.shapers == set()
+    host.close()
+
+
+async def test_a_kernel_without_token_buckets_is_told_once_the_bridge_is_configured() -> None:
+    host = MortalTaps(CONFIGURATION)
+    host.lacks = "the kernel lacks the queue sch_tbf"
+    backend = bridge_rig(host).backend
+    assert backend.cannot_limit
+    await backend.configure_bridge()
+    assert backend.cannot_limit == host.lacks
+    host.close()
 
 
 class RestlessNetwork(MemoryNetwork):

@@ -11,9 +11,11 @@ import pytest
 
 from plasmavmc.blanks import AFTER_FAILURE_S, Blank, Blanks, Shape
 from plasmavmc.errors import HostError
+from plasmavmc.guest.memory import MemoryGuest
+from plasmavmc.hypervisor.memory import PretendedVmms
 from plasmavmc.manager import VmManager
 from plasmavmc.types import MIB, VmResources, VmSpec
-from tests.engine.engine_rig import EngineRig
+from tests.engine.engine_rig import EngineRig, script
 from tests.engine.suspend_rig import S, guest, only_disks, reaches, started
 
 
@@ -80,6 +82,27 @@ async def test_a_copy_learns_time_and_entropy_before_its_configuration(rig: Engi
     assert len(two.entropy) == 64
     assert two.entropy != three.entropy
     assert (two.generation, two.network, two.hostname) == (0, None, "")
+
+
+@pytest.mark.parametrize("safe", [True, False])
+async def test_a_guest_booted_ahead_has_the_devices_of_those_that_begin_as_its_copies(
+    tmp_path: Path, clock: Clock, safe: bool
+) -> None:
+    """A VM that may be copied has no balloon, and a state goes with the devices that it was taken with."""
+    booted: list[VmSpec] = []
+
+    def boot(spec: VmSpec) -> MemoryGuest:
+        booted.append(spec)
+        return MemoryGuest(script)
+
+    rig = EngineRig(tmp_path, vmms=PretendedVmms(boot))
+    manager = rig.manager()
+    rig.parts.blanks = Blanks(1, clock)
+    await runs(rig, manager, "one", snapshot_safe=safe)
+    one, ahead = booted
+    assert one.id == "vm_one"
+    assert ahead.snapshot_safe is safe
+    await manager.close(keep_vms=False)
 
 
 async def test_nothing_is_made_where_nobody_asked_for_it(rig: EngineRig) -> None:

@@ -25,7 +25,7 @@ from ipaddress import IPv4Address
 import structlog
 
 from plasmavmc.booting import Boot, Booted
-from plasmavmc.errors import GuestError, ImageError, InvalidSpecError, NotFoundError, PlasmaError, WorkloadError
+from plasmavmc.errors import GuestError, ImageError, InvalidSpecError, PlasmaError, WorkloadError
 from plasmavmc.guest.api import (
     NOT_EXECUTED,
     AttachableChannel,
@@ -118,7 +118,7 @@ class Machine:
         """What it takes of its host now."""
         handle, used = self.record.handle, VmUsage()
         if handle is not None and self.state not in ENDED:
-            with suppress(NotFoundError):  # suspended: no VMM holds it
+            with suppress(PlasmaError):  # suspended, so that no VMM holds it; or its backend cannot be used any more
                 used = await self._backend(handle).usage(handle)
         return replace(used, disk_bytes=await self._parts.storage.used_bytes(self.key))
 

@@ -44,6 +44,7 @@ async def make_blank(spec: VmSpec, backend: SuspendableBackend, parts: EnginePar
         resources=spec.resources,
         snapshot_safe=spec.snapshot_safe,
         networks=networks,
+        snapshot_safe=spec.snapshot_safe,  # a VM that may be copied has another set of devices
     )
     with ExitStack() as undo:
         memory = new_memory(spec.resources.memory_bytes)

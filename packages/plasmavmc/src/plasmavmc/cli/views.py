@@ -151,7 +151,7 @@ def image_row(image: Image) -> dict[str, object]:
         "size": size(image.size_bytes),
         "disk": size(image.disk_bytes),
         "age": age(image.created),
-        "used": age(image.used_at),
+        "used": age(image.used_at) if image.used_at else "",
     }
 
 

@@ -141,9 +141,10 @@ class EngineVms:
         return tuple([await self._measured(vm) for vm in islice(matching, limit)])
 
     async def _measured(self, vm: Vm) -> Vm:
-        """With what it takes of its host now; one that is gone since stays as it was."""
+        """As it was chosen, with what it takes of its host now; nothing of one that is gone since."""
         with suppress(NotFoundError):
-            return self._outside(await self._manager.describe(vm.spec.id))
+            used = (await self._manager.describe(vm.spec.id)).status.usage
+            return replace(vm, status=replace(vm.status, usage=used))
         return vm
 
     def watch(self, after: Position | None) -> AsyncIterator[VmEvent]:
