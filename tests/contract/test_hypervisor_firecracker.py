@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from plasmavmc.errors import GuestError, HostError, UnavailableError
-from plasmavmc.guest.api import ExecSession, GuestCard, GuestChannel, GuestConfig, GuestEvent
+from plasmavmc.guest.api import ExecExit, ExecSession, GuestCard, GuestChannel, GuestConfig, GuestEvent
 from plasmavmc.guest.channel import Connect, open_channel_over
 from plasmavmc.host.operations import Host, Limits, ProcessId, Spawned, TapRequest
 from plasmavmc.host.processes import argv_of, is_alive, kill, processes
@@ -41,7 +41,7 @@ from tests.contract.hypervisor_contract import (
     ended,
     gone,
 )
-from tests.contract.hypervisor_fork_contract import FORK_CHECKS, ForkCheck
+from tests.contract.hypervisor_fork_contract import FORK_CHECKS, ON, ForkCheck, state_file
 from tests.contract.tiny_kernel import idle
 from tests.engine.guest_loopback import build
 
@@ -145,7 +145,7 @@ class FirecrackerRig:
 
     def __init__(self, directory: Path, init: Path, app: Path) -> None:
         self.directory = directory
-        self._app = app
+        self.app = app
         self._fds: list[int] = []
         self.host = JailingHost(directory, {"guest": [str(init)]})
         for name, content in (("kernel", idle()), ("initrd", b""), ("nonsense", b"no kernel"), ("disk", bytes(4096))):
@@ -164,7 +164,7 @@ class FirecrackerRig:
         self, connect: Connect, where: str, *, fresh: bool, deadline_s: float, renewable: bool
     ) -> GuestChannel:
         channel = await open_channel_over(connect, where, fresh=fresh, deadline_s=deadline_s, renewable=renewable)
-        return RewrittenChannel(channel, self._app)
+        return RewrittenChannel(channel, self.app)
 
     def plan(self, spec: VmSpec) -> VmPlan:
         self._fds.append(os.open(self.directory / "disk", os.O_RDWR | os.O_CLOEXEC))
@@ -215,7 +215,7 @@ class FirecrackerRig:
     def _end_workloads(self) -> None:
         """A pretended VM that is killed leaves its workload behind, which a real one takes with it."""
         for process in processes():
-            if argv_of(process.id.pid)[:1] == (str(self._app),):
+            if argv_of(process.id.pid)[:1] == (str(self.app),):
                 kill(process.id, timeout_s=1.0)
 
 
@@ -253,6 +253,27 @@ async def test_the_firecracker_backend_keeps_the_contract_of_those_that_can_susp
     check: ForkCheck, rig: FirecrackerRig
 ) -> None:
     await check(rig)
+
+
+async def test_a_command_that_was_begun_meanwhile_is_gone_with_its_connection_and_the_next_one_is_not(
+    rig: FirecrackerRig,
+) -> None:
+    handle, channel = await booted(rig, a_spec(), "serve")
+    command = ExecSpec((str(rig.app), "exit", "3"))
+    with state_file() as state:
+        await channel.freeze()
+        memory = await rig.backend.save_state(handle, state)
+        assert memory is not None
+        os.close(memory)
+        begun = asyncio.create_task(channel.exec(command))
+        await asyncio.sleep(0)
+        await rig.backend.go_on(handle)
+        await channel.thaw(ON)
+    with pytest.raises(GuestError):
+        await begun
+    session = await channel.exec(command)
+    assert [item async for item in session.output()][-1] == ExecExit(3)
+    await gone(rig, handle, channel)
 
 
 async def test_a_vm_that_was_paused_runs_on_when_it_is_adopted(rig: FirecrackerRig) -> None:

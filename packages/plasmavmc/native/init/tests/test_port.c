@@ -103,6 +103,22 @@ static void test_what_a_host_said_before_it_left_is_heard(void)
     detach(&port);
 }
 
+/* Its descriptor is closed then, and no edge will ever tell. */
+static void test_an_end_that_is_read_before_it_was_seen(void)
+{
+    struct port port = attached();
+    uint8_t rest[8];
+    int host = connected();
+    turn(&port, 5000);
+    say_as(host, "bye");
+    turn(&port, 5000);
+    close(host);
+    check_heard(&port, "bye");
+    CHECK(port_read(&port, rest, sizeof rest) == 0 && port.fd < 0 && !port.away);
+    CHECK(turn(&port, 0) && port.away);
+    detach(&port);
+}
+
 static void test_the_newest_host_is_the_one(void)
 {
     struct port port = attached();
@@ -172,6 +188,7 @@ int main(void)
 {
     test_a_host_comes_and_leaves();
     test_what_a_host_said_before_it_left_is_heard();
+    test_an_end_that_is_read_before_it_was_seen();
     test_the_newest_host_is_the_one();
     test_a_host_that_is_away_costs_nothing();
     test_a_pair_is_a_port_that_is_there();

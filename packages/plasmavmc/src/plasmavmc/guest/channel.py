@@ -216,11 +216,15 @@ class SocketGuestChannel:
         self._reading = asyncio.create_task(self._read(), name="guest channel")
 
     async def _renew(self, connect: Connect) -> None:
-        """Reach the held guest over a new connection. That the old one was cut may not have been heard yet."""
-        self._kept = [] if self._kept is None else self._kept
+        """Reach the held guest over a new connection. That the old one was cut may not have been heard yet. What waited to
+        be said over the old one was about commands that are gone with it."""
+        self._kept = []
+        self._acknowledged = 0
         self._reading.cancel()
         await asyncio.wait({self._reading})
+        self._kept = []
         self._begin_reading(*await connect())
+        self.workload.renewed()
         self.greet_held()
 
     def greet(self, *, fresh: bool) -> None:
@@ -252,10 +256,11 @@ class SocketGuestChannel:
     def _end(self, error: GuestError) -> None:
         if self.connect is None or self._kept is None or self._closed or error.code != "guest-gone":
             self._error = error
+            self.workload.broke(error)
         if not self._hello.done():
             self._hello.set_exception(error)
             self._hello.exception()  # it may be that nobody waits for it any more
-        for session in (self.workload, *self._sessions.values()):
+        for session in self._sessions.values():
             session.broke(error)
         self._sessions.clear()
         for word in self._words:

@@ -107,6 +107,11 @@ class SocketExecSession:
             self.started.exception()  # it may be that nobody waits for it any more
         self._wake()
 
+    def renewed(self) -> None:
+        """The guest is reached over a new connection, and has dropped what input waited in it."""
+        self._stdin_credit = STDIN_WINDOW
+        self._stdin_room.set()
+
     def _wake(self) -> None:
         self._changed.set()
         self._stdin_room.set()
