@@ -15,6 +15,7 @@ from pathlib import Path
 from bench.floor.hand import get, until_200
 from examples.demo.platform import Platform, qemu_processes
 from examples.hello.build import scratch_image
+from shellwego.cli.apps import LIVE
 from shellwego.client.context import load
 from shellwego.client.generated import AppCreate, Client, DeploymentCreate, DeploymentView, EnvBody, ScaleBody
 from shellwego.client.uploads import load_image
@@ -42,10 +43,16 @@ class Stage:
         return took
 
     def stop(self) -> None:
-        """Stop the app, and return when nothing of it runs."""
+        """Stop the app, and return when nothing of it runs and its end was taken note of.
+
+        What the platform still clears away after an end is no part of the next start.
+        """
         self.client.stop_app(APP)
-        while qemu_processes(self.platform.key) or get("127.0.0.1", self.platform.http_port, HOST):
+        while qemu_processes(self.platform.key) or self._has_instances():
             time.sleep(0.02)
+
+    def _has_instances(self) -> bool:
+        return bool(self.client.list_instances(APP, phase=LIVE, limit=1).data)
 
     def deploy(self, number: int) -> float:
         """A warm deploy of the unchanged image with another variable: from the answer to its success."""

@@ -28,6 +28,7 @@ from plasmavmc.guest.api import (
     GuestReady,
 )
 from plasmavmc.guest.channel import SocketGuestChannel, wake_channel
+from plasmavmc.guest.framing import FrameType, encode
 from plasmavmc.types import MIB, ExecSpec, FileSpec, LogStream, TerminalSize
 from tests.bytes import first_difference
 from tests.engine.guest_loopback import DEADLINE_S, Guest, build, loopback, next_of
@@ -558,8 +559,26 @@ async def test_a_guest_that_cannot_become_who_it_is_to_be_stays_held(guest: Gues
     assert await beats(channel, 0.4) == 0
 
 
-async def test_a_guest_without_a_workload_cannot_be_frozen(guest: Guest) -> None:
+async def test_a_guest_that_waits_for_its_configuration_is_held_and_told_it_by_who_wakes_it(guest: Guest) -> None:
     channel = await guest.open(fresh=True)
+    await channel.freeze()
+    await channel.aclose()
+    os.kill(guest.process.pid, signal.SIGSTOP)
+
+    async def let_run() -> None:
+        os.kill(guest.process.pid, signal.SIGCONT)
+
+    woken = await wake_channel(guest.proxy.path, replace(CARD, generation=0), let_run, deadline_s=DEADLINE_S)
+    guest.channels.append(woken)
+    hello = await next_of(woken, GuestHello)
+    assert (hello.configured, hello.held) == (False, True)
+    await woken.configure(GuestConfig(argv=BEATING))
+    assert await beats(woken, 1.0) > 0
+
+
+async def test_a_guest_that_heard_half_of_its_configuration_cannot_be_held(guest: Guest) -> None:
+    channel = await guest.open(fresh=True)
+    channel._write(encode(FrameType.CONFIG_PART, b"half"))
     with pytest.raises(GuestError) as refused:
         await channel.freeze()
     assert refused.value.code == "freeze-not-running"

@@ -99,7 +99,8 @@ static void take_log_credit(struct guest *guest, uint32_t grant)
 
 static void take_freeze(struct guest *guest)
 {
-    if (guest->workload.state == WORKLOAD_RUNNING)
+    bool blank = !guest->configured && !guest->raw_config;
+    if (guest->workload.state == WORKLOAD_RUNNING || blank)
         hold_begin(&guest->hold, guest->machine);
     else
         hold_refuse(&guest->hold);

@@ -5,6 +5,7 @@
 #include <sys/reboot.h>
 #include <unistd.h>
 
+#include "devices.h"
 #include "failure.h"
 #include "files.h"
 #include "group.h"
@@ -21,6 +22,28 @@ static const char channel[] = "ctl";
 static void end_all(void)
 {
     kill(-1, SIGKILL); /* pid 1 itself is spared by the kernel */
+}
+
+/*
+ * Held before its configuration a guest has nothing of anybody's in it, and can become anybody's. It has no processes to
+ * hold then, but devices.
+ */
+static bool configured;
+
+static bool prepare(const struct config *config, struct failure *failure)
+{
+    configured = true;
+    return prepare_guest(config, failure);
+}
+
+static bool hold(bool on)
+{
+    return configured ? group_hold(on) : devices_hold(on);
+}
+
+static bool held(void)
+{
+    return !configured || group_held();
 }
 
 /* What is only cached need not be in a copy of the memory. */
@@ -42,10 +65,10 @@ static _Noreturn void switch_off(void)
 int main(void)
 {
     static struct guest guest;
-    static const struct machine machine = {.prepare = prepare_guest,
+    static const struct machine machine = {.prepare = prepare,
                                            .end_all = end_all,
-                                           .hold = group_hold,
-                                           .held = group_held,
+                                           .hold = hold,
+                                           .held = held,
                                            .settle = settle,
                                            .renew = renew_guest};
     if (getpid() != 1) {

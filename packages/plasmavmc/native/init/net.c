@@ -77,11 +77,12 @@ static bool set_mac(int socket, const uint8_t *mac)
     return ioctl(socket, SIOCSIFHWADDR, &request) == 0;
 }
 
-bool net_configure(uint32_t ipv4, uint32_t gateway, struct failure *failure)
+bool net_configure(const uint8_t *mac, uint32_t ipv4, uint32_t gateway, struct failure *failure)
 {
     int socket = control_socket();
+    bool changed = socket >= 0 && set_flags(socket, interface, 0) && (!mac || set_mac(socket, mac));
     /* The route to the gateway comes first: only then is it a neighbour that the default route can name. */
-    bool configured = socket >= 0 && set_address(socket, SIOCSIFADDR, ipv4) &&
+    bool configured = changed && set_address(socket, SIOCSIFADDR, ipv4) &&
                       set_address(socket, SIOCSIFNETMASK, INADDR_NONE) && bring_up(socket, interface) &&
                       add_route(socket, gateway, INADDR_NONE, INADDR_ANY, RTF_HOST) &&
                       add_route(socket, INADDR_ANY, INADDR_ANY, gateway, RTF_GATEWAY);
@@ -89,16 +90,4 @@ bool net_configure(uint32_t ipv4, uint32_t gateway, struct failure *failure)
     if (socket >= 0)
         close(socket);
     return configured || fail(failure, "bad-network", "cannot configure %s: %s", interface, strerror(error));
-}
-
-bool net_renew(const uint8_t *mac, uint32_t ipv4, uint32_t gateway, struct failure *failure)
-{
-    int socket = control_socket();
-    bool changed = socket >= 0 && set_flags(socket, interface, 0) && (!mac || set_mac(socket, mac));
-    int error = errno;
-    if (socket >= 0)
-        close(socket);
-    if (!changed)
-        return fail(failure, "bad-network", "cannot take %s down and change it: %s", interface, strerror(error));
-    return net_configure(ipv4, gateway, failure);
 }

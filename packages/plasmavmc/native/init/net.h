@@ -9,10 +9,10 @@
 
 void net_loopback_up(void);
 
-/* Addresses in network order. Fails with `bad-network`. */
-bool net_configure(uint32_t ipv4, uint32_t gateway, struct failure *failure);
-
-/* Another place: eth0 goes down, which drops its routes and neighbours, and comes up anew. `mac` may be NULL. */
-bool net_renew(const uint8_t *mac, uint32_t ipv4, uint32_t gateway, struct failure *failure);
+/*
+ * Its place: eth0 goes down, which drops routes and neighbours of an older one, and comes up anew. `mac` may be NULL,
+ * addresses are in network order. Fails with `bad-network`.
+ */
+bool net_configure(const uint8_t *mac, uint32_t ipv4, uint32_t gateway, struct failure *failure);
 
 #endif

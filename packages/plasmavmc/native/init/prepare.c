@@ -89,6 +89,12 @@ static void set_names(const struct identity_card *card)
     write_resolver(&card->nameservers);
 }
 
+static bool take_place(const struct identity_card *card, struct failure *failure)
+{
+    const uint8_t *mac = card->has_mac ? card->mac : NULL;
+    return !card->has_network || net_configure(mac, card->ipv4, card->gateway, failure);
+}
+
 /* As in a container: any user may serve a low port, and ping. A kernel without the setting goes without. */
 static void set_kernel_defaults(void)
 {
@@ -147,7 +153,7 @@ bool prepare_guest(const struct config *config, struct failure *failure)
     set_kernel_defaults();
     set_names(card);
     net_loopback_up();
-    if (card->has_network && !net_configure(card->ipv4, card->gateway, failure))
+    if (!take_place(card, failure))
         return false;
     return place_files(config, failure);
 }
@@ -179,7 +185,7 @@ bool renew_guest(const struct identity_card *card, struct failure *failure)
 {
     set_clock(card->unix_time_ns);
     add_entropy(card->entropy, card->entropy_length);
-    if (card->has_network && !net_renew(card->has_mac ? card->mac : NULL, card->ipv4, card->gateway, failure))
+    if (!take_place(card, failure))
         return false;
     if (card->hostname)
         set_names(card);

@@ -6,6 +6,9 @@ until the guest runs; the VMM has its own by then.
 
 What takes long is done side by side: disks and tap; the firewall's rules and the VMM's coming up. A VMM runs no guest
 before `start_vm`, and that is called when the rules are in force.
+
+Where the engine has a blank guest of the right shape (`blanks`), the VM begins as a copy of it instead of booting a kernel;
+from the guest's question for its configuration on there is no difference. A copy that does not come up is a boot after all.
 """
 
 from __future__ import annotations
@@ -15,12 +18,15 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Protocol
 
-from plasmavmc.errors import GuestError, InvalidSpecError, WorkloadError
+import structlog
+
+from plasmavmc.blanks import BlankCopy
+from plasmavmc.errors import GuestError, InvalidSpecError, PlasmaError, WorkloadError
 from plasmavmc.guest.api import (
     AttachableChannel,
     GuestChannel,
@@ -31,16 +37,20 @@ from plasmavmc.guest.api import (
     GuestReady,
 )
 from plasmavmc.guest.configuration import guest_config
-from plasmavmc.hypervisor.backend import DiskPlan, HypervisorBackend, NicPlan, VmmExit, VmPlan
+from plasmavmc.hypervisor.backend import DiskPlan, HypervisorBackend, MemoryPlan, NicPlan, VmmExit, VmPlan
 from plasmavmc.images.source import ImageConfig
 from plasmavmc.images.store import BuiltImage
 from plasmavmc.network.backend import Attachment
 from plasmavmc.parts import EngineParts
+from plasmavmc.preboot import make_blank, shape_of
+from plasmavmc.standing import SuspendableBackend, can_suspend, plain_card
 from plasmavmc.types import GuestKind, Lease, Stdio, TerminalSize, VmHandle, VmSpec
 
 BOOT_DEADLINE_S = 90.0
 """From the guest's first word to the workload's start. Emulated CPUs on a busy host are slow; a hang must be found."""
 _COMPLAINT_LINES = 5
+
+log = structlog.get_logger("plasmavmc.booting")
 
 
 class BootReport(Protocol):
@@ -108,7 +118,7 @@ class Boot:
                     disks, attachment = await self._prepare(image.rootfs, undo, descriptors)
                 self._report.step("boot")
                 async with parts.boot_slot(backend.capabilities.acceleration):
-                    booted = await self._spawn(backend, disks, attachment, undo)
+                    booted = await self._begun(backend, disks, attachment, undo)
                     await self._await_ready(backend, booted, image.config, attachment)
                 undo.pop_all()
         return booted
@@ -161,6 +171,28 @@ class Boot:
         self._report.attached(attachment.lease.ipv4)
         return attachment
 
+    async def _begun(
+        self,
+        backend: HypervisorBackend,
+        disks: tuple[DiskPlan, ...],
+        attachment: Attachment | None,
+        undo: AsyncExitStack,
+    ) -> Booted:
+        """A guest that asks for its configuration: copied where there is one like it, else booted."""
+        spec, parts, blanks = self._spec, self._parts, self._parts.blanks
+        if not blanks.wanted or not can_suspend(backend) or spec.volumes:
+            return await self._spawn(backend, disks, attachment, undo)
+        shape = await shape_of(spec, backend, parts)
+        if blank := blanks.find(shape):
+            try:
+                return await self._copied(backend, blank.copy(), disks, attachment, undo)
+            except PlasmaError as error:
+                log.warning("blank.not_taken", vm=spec.id, reason=str(error))
+                blanks.drop(shape)
+        booted = await self._spawn(backend, disks, attachment, undo)
+        blanks.want(shape, lambda: make_blank(spec, backend, parts))
+        return booted
+
     async def _spawn(
         self,
         backend: HypervisorBackend,
@@ -168,20 +200,49 @@ class Boot:
         attachment: Attachment | None,
         undo: AsyncExitStack,
     ) -> Booted:
+        handle = await self._create(backend, self._plan(disks, attachment, undo), attachment, undo)
+        return self._joined(handle, await backend.start_vm(handle), undo)
+
+    async def _copied(
+        self,
+        backend: SuspendableBackend,
+        origin: BlankCopy,
+        disks: tuple[DiskPlan, ...],
+        attachment: Attachment | None,
+        undo: AsyncExitStack,
+    ) -> Booted:
+        """As `_spawn`; a failure undoes all of it, so that the VM may be booted after all."""
+        async with AsyncExitStack() as ours, origin:
+            plan = replace(self._plan(disks, attachment, ours), memory=MemoryPlan(origin.memory))
+            handle = await self._create(backend, plan, attachment, ours)
+            await origin.filled()
+            await backend.load_state(handle, origin.state)
+            channel = await backend.wake_vm(handle, plain_card(self._parts))
+            booted = self._joined(handle, channel, ours)
+            undo.push_async_exit(ours.pop_all().__aexit__)
+        return booted
+
+    def _plan(self, disks: tuple[DiskPlan, ...], attachment: Attachment | None, undo: AsyncExitStack) -> VmPlan:
         runtime_dir = self._parts.runtime_dir(self._key)
         runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         undo.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
         nics = () if attachment is None else (NicPlan("n0", attachment.fd, attachment.lease.mac),)
         assets = self._parts.assets
+        return VmPlan(self._key, runtime_dir, assets.kernel, assets.initrd, disks, nics)
+
+    async def _create(
+        self, backend: HypervisorBackend, plan: VmPlan, attachment: Attachment | None, undo: AsyncExitStack
+    ) -> VmHandle:
         self._report.spawning()
-        plan = VmPlan(self._key, runtime_dir, assets.kernel, assets.initrd, disks, nics)
         handle = await backend.create_vm(self._spec, plan)
         undo.push_async_callback(backend.delete_vm, handle)
         undo.push_async_callback(backend.stop_vm, handle)
         self._report.spawned(handle)
         if attachment is not None:
             await self._parts.network.admit(self._key)
-        channel = await backend.start_vm(handle)
+        return handle
+
+    def _joined(self, handle: VmHandle, channel: GuestChannel, undo: AsyncExitStack) -> Booted:
         undo.push_async_callback(channel.aclose)
         if self._spec.stdio is not Stdio.LOGGED and not isinstance(channel, AttachableChannel):
             raise InvalidSpecError(

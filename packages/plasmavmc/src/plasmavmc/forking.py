@@ -23,9 +23,9 @@ from plasmavmc.guest.api import GuestChannel
 from plasmavmc.hypervisor.backend import MemoryPlan
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
-from plasmavmc.restoring import Origin, Restore, SuspendableBackend
+from plasmavmc.restoring import Origin, Restore
 from plasmavmc.snapshots.content import copy_out, new_memory
-from plasmavmc.suspending import go_on, standing_still, suspendable
+from plasmavmc.standing import SuspendableBackend, go_on, standing_still, suspendable
 from plasmavmc.types import BackendCapabilities, ForkIdentity, VmSpec
 
 

@@ -100,6 +100,7 @@ class VmManager:
         else:
             await asyncio.gather(*(machine.stop(machine.spec.stop_grace_s) for machine in machines))
         await asyncio.gather(*self._templates)
+        await self._parts.blanks.aclose()
 
     # VMs
 

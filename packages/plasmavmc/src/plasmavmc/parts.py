@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from plasmavmc.blanks import Blanks
 from plasmavmc.guest.boot import BootAssets, disk_template
 from plasmavmc.guest.logs import LogStore
 from plasmavmc.hypervisor.registry import HypervisorRegistry
@@ -40,6 +41,8 @@ class EngineParts:
     run_dir: Path
     """`/run/shellwego/<installation>/`: sockets of VMs lie below it."""
     nameservers: tuple[str, ...] = ()
+    blanks: Blanks = field(default_factory=Blanks)
+    """Guests that were booted ahead."""
     clock: Callable[[], float] = time.time
     entropy: Callable[[int], bytes] = secrets.token_bytes
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(os.cpu_count() or 1))

@@ -15,22 +15,17 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
-from typing import Protocol
 
 from plasmavmc.booting import Booted, BootReport
 from plasmavmc.errors import ConflictError
 from plasmavmc.guest.api import GuestCard, GuestNetwork
-from plasmavmc.hypervisor.backend import DiskPlan, HypervisorBackend, MemoryPlan, NicPlan, Suspendable, VmPlan
+from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan, VmPlan
 from plasmavmc.network.backend import Attachment
 from plasmavmc.parts import EngineParts
+from plasmavmc.standing import SuspendableBackend, plain_card
 from plasmavmc.types import VmHandle, VmSpec
 
 MACHINE_ID_BYTES = 16
-ENTROPY_BYTES = 64
-
-
-class SuspendableBackend(HypervisorBackend, Suspendable, Protocol):
-    """A backend with this optional ability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +137,13 @@ class Restore:
         card = plain_card(self._parts, self._origin.generation)
         lease = None if attachment is None else attachment.lease
         if lease is not None:
-            card = replace(card, network=GuestNetwork(lease.ipv4, lease.gateway, self._parts.nameservers))
+            network = GuestNetwork(lease.ipv4, lease.gateway, self._parts.nameservers, lease.mac)
+            card = replace(card, network=network)
         if copy or (lease is not None and lease.ipv4 != self._origin.ipv4):
             card = replace(card, hostname=self._spec.hostname or self._spec.name)
         if copy:
-            mac = "" if lease is None else lease.mac
-            card = replace(card, mac=mac, machine_id=self._parts.entropy(MACHINE_ID_BYTES))
+            card = replace(card, machine_id=self._parts.entropy(MACHINE_ID_BYTES))
         return card
-
-
-def plain_card(parts: EngineParts, generation: int = 0) -> GuestCard:
-    """The time and fresh entropy."""
-    return GuestCard(int(parts.clock() * 1e9), parts.entropy(ENTROPY_BYTES), generation)
 
 
 async def _settled(work: Callable[[], Awaitable[None]]) -> None:

@@ -23,9 +23,9 @@ from plasmavmc.forking import Template, check_forkable, take_template
 from plasmavmc.guest.api import GuestCard, GuestChannel, GuestNetwork
 from plasmavmc.machine import Machine
 from plasmavmc.records import VmRecord
-from plasmavmc.restoring import plain_card
+from plasmavmc.standing import plain_card, suspendable
 from plasmavmc.states import VmState
-from plasmavmc.suspending import resume, suspendable, take_snapshot
+from plasmavmc.suspending import resume, take_snapshot
 from plasmavmc.types import VmHandle
 
 _BETWEEN = frozenset({VmState.SUSPENDING, VmState.RESUMING})

@@ -14,96 +14,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
-from typing import TypeGuard
-
-import structlog
+from contextlib import ExitStack
 
 from plasmavmc.booting import Booted, BootReport
-from plasmavmc.errors import ConflictError, PlasmaError
 from plasmavmc.guest.api import GuestChannel
-from plasmavmc.host.threads import in_thread
-from plasmavmc.hypervisor.backend import HypervisorBackend, MemoryPlan
+from plasmavmc.hypervisor.backend import MemoryPlan
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
-from plasmavmc.restoring import Origin, Restore, SuspendableBackend, plain_card
+from plasmavmc.restoring import Origin, Restore
 from plasmavmc.snapshots.content import copy_in, copy_out, digest, new_memory
 from plasmavmc.snapshots.files import Stored
 from plasmavmc.snapshots.manifest import VERSION, Manifest, check
-from plasmavmc.types import VmHandle, VmSpec
-
-log = structlog.get_logger("plasmavmc.suspending")
-
-
-def can_suspend(backend: HypervisorBackend) -> TypeGuard[SuspendableBackend]:
-    """Whether a backend has this ability, by what it says of itself."""
-    return backend.capabilities.suspend
-
-
-def suspendable(backend: HypervisorBackend) -> SuspendableBackend:
-    """A backend as one that can suspend.
-
-    Raises:
-        ConflictError: `cannot-suspend`, it cannot.
-    """
-    if not can_suspend(backend):
-        raise ConflictError(
-            "cannot-suspend",
-            f"the backend {backend.capabilities.name} cannot suspend VMs",
-            resolution="Stop the VM, or run it on a backend that can.",
-        )
-    return backend
-
-
-async def traits_of(backend: SuspendableBackend, spec: VmSpec, parts: EngineParts) -> dict[str, str]:
-    """All that must be the same where a snapshot of this VM is resumed."""
-    of_backend = await in_thread(backend.snapshot_traits, spec)
-    return {**of_backend, "kernel": parts.assets.kernel_hash, "init": parts.assets.initrd_hash}
-
-
-@asynccontextmanager
-async def standing_still(
-    backend: SuspendableBackend, handle: VmHandle, channel: GuestChannel, parts: EngineParts, state: int
-) -> AsyncIterator[int | None]:
-    """A VM that stands still for the block, its devices' state written to `state`; gives a descriptor of its memory,
-    None where that is in the state. When the block raises, the VM goes on; when it does not, the caller decides.
-
-    Raises:
-        GuestError: the guest could not hold its workload.
-        HostError, UnavailableError: the state could not be had.
-    """
-    memory: int | None = None
-    try:
-        await channel.freeze()
-        memory = await backend.save_state(handle, state)
-        yield memory
-    except BaseException:
-        await go_on(backend, handle, channel, parts)
-        raise
-    finally:
-        if memory is not None:
-            os.close(memory)
-
-
-async def go_on(backend: SuspendableBackend, handle: VmHandle, channel: GuestChannel, parts: EngineParts) -> None:
-    """Let a VM that stood still, or was about to, run on with the right time. One that cannot is ended. Who is
-    cancelled meanwhile waits all the same: nothing must be left standing."""
-    going = asyncio.create_task(_go_on(backend, handle, channel, parts))
-    try:
-        await asyncio.shield(going)
-    except asyncio.CancelledError:
-        await asyncio.wait({going})
-        raise
-
-
-async def _go_on(backend: SuspendableBackend, handle: VmHandle, channel: GuestChannel, parts: EngineParts) -> None:
-    try:
-        await backend.go_on(handle)
-        await channel.thaw(plain_card(parts))
-    except (PlasmaError, TimeoutError) as error:
-        log.warning("vm does not go on", vm=handle.vm_id, error=str(error))
-        await backend.stop_vm(handle)
+from plasmavmc.standing import standing_still, suspendable, traits_of
 
 
 async def take_snapshot(record: VmRecord, key: str, channel: GuestChannel, parts: EngineParts) -> None:

@@ -29,6 +29,12 @@ from plasmavmc.cli.options import cache_option
     help="A registry on a private or loopback address that may be used. Repeatable.",
 )
 @click.option("--keep-vms", is_flag=True, help="Leave VMs running when the server ends.")
+@click.option(
+    "--preboot",
+    type=click.IntRange(0, 64),
+    metavar="N",
+    help="Boot up to N guests ahead, one for each shape of VM, and begin new VMs as copies of them. [0]",
+)
 @cache_option
 def serve(**given: Any) -> None:
     """Serve this host's microVMs over gRPC (plasmavmc.v1), in the foreground. Needs root; all but a helper drops it.

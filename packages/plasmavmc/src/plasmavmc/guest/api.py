@@ -21,6 +21,8 @@ class GuestNetwork:
     ipv4: IPv4Address
     gateway: IPv4Address
     nameservers: tuple[str, ...] = ()
+    mac: str = ""
+    """The one that the host lets in; empty: what the interface has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,6 @@ class GuestCard:
     """Empty: as before."""
     network: GuestNetwork | None = None
     """None: as before."""
-    mac: str = ""
     machine_id: bytes = b""
     """16 bytes for /etc/machine-id; empty: as before."""
 

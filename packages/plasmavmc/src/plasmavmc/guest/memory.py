@@ -177,7 +177,7 @@ class MemoryGuest:
             self.exit(self._script.exit_code, oom=self._script.oom)
 
     def freeze(self) -> None:
-        if self.config is None or self._end is not None:
+        if self._end is not None:
             raise GuestError("freeze-not-running", "there is no workload that runs")
         if self._script.freeze_failure is not None:
             raise self._script.freeze_failure

@@ -97,6 +97,8 @@ def _network(network: GuestNetwork | None) -> Iterator[bytes]:
         yield put_field(Tag.GATEWAY, network.gateway.packed)
         for server in network.nameservers:
             yield _text("nameservers", Tag.NAMESERVER, server)
+        if network.mac:
+            yield put_field(Tag.MAC, bytes.fromhex(network.mac.replace(":", "")))
 
 
 def encode_card(card: GuestCard) -> bytes:
@@ -113,8 +115,6 @@ def encode_card(card: GuestCard) -> bytes:
     ]
     if card.hostname:
         parts.append(_text("hostname", Tag.HOSTNAME, card.hostname))
-    if card.mac:
-        parts.append(put_field(Tag.MAC, bytes.fromhex(card.mac.replace(":", ""))))
     if card.machine_id:
         parts.append(put_field(Tag.MACHINE_ID, card.machine_id))
     return b"".join(parts)

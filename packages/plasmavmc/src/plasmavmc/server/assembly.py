@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from plasmavmc.blanks import Blanks
 from plasmavmc.guest.boot import load_assets
 from plasmavmc.guest.logs import LogStore
 from plasmavmc.guest.tsc import tsc_khz
@@ -51,6 +52,8 @@ class EngineSite:
     cache: Path
     blobs: Path
     """The blob store from which images are built."""
+    preboot: int = 0
+    """How many guests may be booted ahead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +120,7 @@ async def open_engine(host: Host, site: EngineSite, blobs: BlobStore | None = No
         snapshots=SnapshotStore(site.data_dir / "snapshots"),
         run_dir=site.run_dir,
         nameservers=nameservers(),
+        blanks=Blanks(site.preboot),
     )
     qemu = QemuSite(
         program=Path(find_program("qemu-system-x86_64")),

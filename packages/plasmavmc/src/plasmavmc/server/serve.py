@@ -176,6 +176,7 @@ class Serving:
             run_dir=self.installation.run_dir,
             cache=self.settings.cache,
             blobs=self._directory("blobs"),
+            preboot=self.settings.preboot,
         )
 
     def _directory(self, name: str) -> Path:

@@ -25,6 +25,8 @@ class ServeSettings:
     """Registries on private or loopback addresses that may be used, such as `10.0.0.5:5000`."""
     cache: Path = Path("/var/cache/shellwego")
     keep_vms: bool = False
+    preboot: int = 0
+    """How many guests may be booted ahead, so that VMs begin as copies of them (`plasmavmc.blanks`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -267,6 +267,7 @@ class Platform:
             run_dir=self.installation.run_dir,
             cache=self.settings.cache,
             blobs=self._directory("blobs"),
+            preboot=self.settings.preboot,
         )
 
 

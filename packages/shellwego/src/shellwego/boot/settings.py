@@ -10,6 +10,7 @@ from pathlib import Path
 from shellwego.core.errors import InvalidError
 
 CONFIG_FILE = Path("/etc/shellwego/config.toml")
+MAX_PREBOOT = 64
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _DOMAIN = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
@@ -29,6 +30,8 @@ class UpSettings:
     grpc_listen: str = "127.0.0.1"
     domain: str = "localhost"
     keep_vms: bool = False
+    preboot: int = 0
+    """How many guests may be booted ahead, so that VMs begin as copies of them; each takes the memory of a booted guest."""
     cache: Path = Path("/var/cache/shellwego")
     registries_allow: tuple[str, ...] | None = None
     """Registries on private addresses that may be used, such as `10.0.0.5:5000`; None: the default for the domain."""
@@ -82,6 +85,8 @@ def check(settings: UpSettings) -> None:
     for flag, port in (("--http-port", settings.http_port), ("--api-port", settings.api_port)):
         if not 1 <= port <= 65535:
             raise InvalidError("invalid-port", f"{flag}: {port} is not a port (1 to 65535)")
+    if not 0 <= settings.preboot <= MAX_PREBOOT:
+        raise InvalidError("invalid-preboot", f"--preboot: {settings.preboot} is not between 0 and {MAX_PREBOOT}")
     if settings.http_port == settings.api_port:
         raise InvalidError("same-port", "--http-port and --api-port must differ")
     if settings.grpc_port:

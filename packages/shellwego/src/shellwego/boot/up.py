@@ -42,6 +42,7 @@ class UpFailure(click.ClickException):
 @click.option("--grpc-listen", metavar="ADDRESS", help="Their address; elsewhere than on loopback they need TLS.")
 @click.option("--registry-auth", type=click.Path(), help="Logins for registries, as docker login writes.")
 @click.option("--domain", help="Apps appear as <app>.<domain>. [localhost]")
+@click.option("--preboot", type=int, metavar="N", help="Boot up to N guests ahead; new microVMs begin as copies. [0]")
 @click.option("--keep-vms", is_flag=True, default=None, help="Leave VMs and the edge running when the platform ends.")
 def up(**flags: Any) -> None:
     """Run the whole platform on this machine, in the foreground.

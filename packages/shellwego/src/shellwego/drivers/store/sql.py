@@ -1,7 +1,8 @@
 """Tables and transactions over an SQLAlchemy connection, for every SQL driver.
 
 The driver owns the connection, begins and ends the transaction, and says how its database names a violated unique key.
-Statements are built from values and bound parameters only; SQLAlchemy keeps them compiled.
+Statements are built from the names of columns and bound parameters only, once for each form of a question: building one
+costs several times what asking it does, and every loop asks at every hint. SQLAlchemy keeps them compiled.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import sqlalchemy as sa
@@ -57,6 +59,15 @@ class _Shape(Generic[E]):
 
 _SHAPES: Mapping[str, _Shape[Any]] = {name: _Shape(name, entity) for name, entity in ENTITIES.items()}
 
+_AFTER = ("after_field", "after_id")
+_ESCAPE = "/"
+_FORMS_KEPT = 256
+
+
+def _contains(column: Any, part: sa.BindParameter[str]) -> sa.ColumnElement[bool]:
+    return cast("sa.ColumnElement[bool]", sa.func.lower(column).like(part, escape=_ESCAPE))
+
+
 _CONDITIONS: Mapping[Op, Callable[[Any, Any], sa.ColumnElement[bool]]] = {
     Op.EQ: operator.eq,
     Op.IN: lambda column, values: column.in_(values),
@@ -64,8 +75,53 @@ _CONDITIONS: Mapping[Op, Callable[[Any, Any], sa.ColumnElement[bool]]] = {
     Op.GTE: operator.ge,
     Op.LT: operator.lt,
     Op.LTE: operator.le,
-    Op.CONTAINS: lambda column, part: sa.func.lower(column).contains(part.lower(), autoescape=True),
+    Op.CONTAINS: _contains,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A question without its values, which are bound by name: `c0`, `c1`, …, `after_field`, `after_id`, `limit`."""
+
+    conditions: tuple[tuple[str, Op], ...]
+    order: Order | None = None
+    """None: how many there are."""
+    limited: bool = False
+    continued: bool = False
+
+
+@lru_cache(maxsize=_FORMS_KEPT)
+def _statement(shape: _Shape[Any], form: _Form) -> sa.Select[Any]:
+    columns = shape.table.c
+    fulfilled = [
+        _CONDITIONS[op](columns[field], _parameter(f"c{number}", op, columns[field]))
+        for number, (field, op) in enumerate(form.conditions)
+    ]
+    if form.order is None:
+        return sa.select(sa.func.count()).select_from(shape.table).where(*fulfilled)
+    statement = sa.select(*shape.columns).where(*fulfilled)
+    place = [columns[form.order.field], columns.id]
+    if form.continued:
+        beyond = operator.lt if form.order.descending else operator.gt
+        known = [sa.bindparam(name, type_=column.type) for name, column in zip(_AFTER, place, strict=True)]
+        statement = statement.where(beyond(sa.tuple_(*place), sa.tuple_(*known)))
+    statement = statement.order_by(*(column.desc() if form.order.descending else column.asc() for column in place))
+    return statement.limit(sa.bindparam("limit", type_=sa.Integer)) if form.limited else statement
+
+
+def _parameter(name: str, op: Op, column: sa.Column[Any]) -> sa.BindParameter[Any]:
+    kind = sa.String() if op is Op.CONTAINS else column.type
+    return sa.bindparam(name, type_=kind, expanding=op is Op.IN)
+
+
+def _bound(where: Where) -> Scalar | list[Scalar] | str:
+    """A condition's value as its parameter."""
+    if where.op is Op.CONTAINS:
+        part = str(where.value).lower()
+        for special in (_ESCAPE, "%", "_"):
+            part = part.replace(special, _ESCAPE + special)
+        return f"%{part}%"
+    return list(where.value) if isinstance(where.value, tuple) else where.value
 
 
 @dataclass(slots=True)
@@ -128,25 +184,17 @@ class SqlTable(Generic[E]):
         after: tuple[Scalar, str] | None = None,
     ) -> list[E]:
         check_question(self._shape.name, conditions, order)
-        columns = self._shape.table.c
-        statement = sa.select(*self._shape.columns).where(*self._fulfilled(conditions))
-        place = [columns[order.field], columns.id]
-        if after is not None:
-            beyond = operator.lt if order.descending else operator.gt
-            statement = statement.where(beyond(sa.tuple_(*place), sa.tuple_(*after)))
-        statement = statement.order_by(*(column.desc() if order.descending else column.asc() for column in place))
+        form = _Form(_forms(conditions), order, limited=limit is not None, continued=after is not None)
+        values = {**_values(conditions), **dict(zip(_AFTER, after or (), strict=False))}
         if limit is not None:
-            statement = statement.limit(limit)
-        return [self._shape.mapper.to_entity(row) for row in self._scope.read().execute(statement)]
+            values["limit"] = limit
+        rows = self._scope.read().execute(_statement(self._shape, form), values)
+        return [self._shape.mapper.to_entity(row) for row in rows]
 
     def count(self, *conditions: Where) -> int:
         check_question(self._shape.name, conditions, BY_ID)
-        statement = sa.select(sa.func.count()).select_from(self._shape.table).where(*self._fulfilled(conditions))
-        return int(self._scope.read().execute(statement).scalar_one())
-
-    def _fulfilled(self, conditions: Sequence[Where]) -> list[sa.ColumnElement[bool]]:
-        columns = self._shape.table.c
-        return [_CONDITIONS[where.op](columns[where.field], where.value) for where in conditions]
+        statement = _statement(self._shape, _Form(_forms(conditions)))
+        return int(self._scope.read().execute(statement, _values(conditions)).scalar_one())
 
     def _write(self, statement: sa.Insert | sa.Update | sa.Delete, values: Mapping[str, Any]) -> int:
         """Run a statement; returns how many rows it met."""
@@ -154,6 +202,14 @@ class SqlTable(Generic[E]):
             return self._scope.write().execute(statement, values).rowcount
         except IntegrityError as error:
             raise taken(self._shape.name, self._scope.violated_key(error)) from None
+
+
+def _forms(conditions: Sequence[Where]) -> tuple[tuple[str, Op], ...]:
+    return tuple((where.field, where.op) for where in conditions)
+
+
+def _values(conditions: Sequence[Where]) -> dict[str, Any]:
+    return {f"c{number}": _bound(where) for number, where in enumerate(conditions)}
 
 
 class SqlTransaction:
