@@ -170,6 +170,8 @@ async def test_a_memory_that_cannot_be_had_any_more_is_given_up_for_a_new_attemp
     await platform.ask(sleep.resume)
     await platform.until(lambda: platform.edge.endpoints() == {platform.id})
     assert platform.instance.observed.attempt == 2
+    lost = platform.world.peek(lambda tx: [e for e in tx.events.select() if e.type == "instance.memory_lost"])
+    assert [event.data["reason"] for event in lost] == ["piece 3 is not what was written"]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from shellwego.core.deployments import DeploymentState
 from shellwego.core.images import ImageKind, ImageState
 from shellwego.core.instances import Phase
 from shellwego.core.nodes import Backend
+from shellwego.core.placement import PlacementRequest, Refusal, place
 from shellwego.drivers.clock.virtual import VirtualClock
-from tests.api.api_world import FOREIGN, VIEWER, World
+from tests.api.api_world import ADMIN, FOREIGN, VIEWER, World
 
 
 async def test_a_new_app_has_a_hostname_and_runs_nothing(world: World) -> None:
@@ -579,3 +580,13 @@ async def test_a_backend_that_cannot_suspend_is_told_before_anything_is_done(wor
     refused = await world.post(f"/v1/vms/{instance.id}/actions/suspend")
     assert (refused.status, refused.code) == (409, "cannot-suspend")
     assert (await world.get(f"/v1/vms/{instance.id}")).json["sleep"] == "awake"
+
+
+async def test_a_cordoned_node_gets_nothing_new_until_it_is_uncordoned(world: World) -> None:
+    shown = await world.made(f"/v1/nodes/{world.node.name}/actions/cordon", token=ADMIN)
+    assert shown["scheduling"] == "cordoned"
+    nodes = await world.control.read(lambda tx: tx.nodes.select())
+    request = PlacementRequest(app_id="app", process="web", cpu_milli=1, memory_bytes=1, disk_bytes=1)
+    assert place(request, nodes, {}) == Refusal("no node fits: 1 is cordoned")
+    shown = await world.made(f"/v1/nodes/{world.node.name}/actions/uncordon", token=ADMIN)
+    assert shown["scheduling"] == "open"

@@ -55,6 +55,8 @@ PROMISED = [
     "vms.resume",
     "nodes.ls",
     "nodes.show",
+    "nodes.cordon",
+    "nodes.uncordon",
 ]
 
 

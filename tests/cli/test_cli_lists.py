@@ -133,3 +133,9 @@ def test_a_microvm_is_suspended_and_resumed_to_the_end_or_the_reason_is_told(
     api.answer("GET", wait, vm("failed", "asleep", reason="it died"))
     assert "ins_1 is failed: it died" in machine.swg("vms", "suspend", "ins_1").err
     assert machine.swg("vms", "suspend", "ins_1", "--detach", "--json").code == 0
+
+
+def test_a_node_is_cordoned_and_opened_again(machine: Machine, api: HandMadeApi) -> None:
+    for word, state in (("cordon", "cordoned"), ("uncordon", "open")):
+        api.answer("POST", f"/v1/nodes/one/actions/{word}", view(NodeView, name="one", scheduling=state))
+        assert json.loads(machine.swg("nodes", word, "one", "--json").out)["scheduling"] == state

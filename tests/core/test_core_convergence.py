@@ -203,6 +203,8 @@ def test_a_resume_is_tried_again_and_a_memory_that_is_lost_makes_room_for_the_ne
     host.act()
     host.now += 1
     assert [type(action) for action in host.act()] == [RunVm]
+    host.look()
+    assert (host.seen.reason, host.seen.reason_code, host.seen.ends) == ("damaged", "memory-lost", 0)
 
 
 def test_what_sleeps_is_stopped_like_anything_else() -> None:

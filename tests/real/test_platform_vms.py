@@ -154,10 +154,11 @@ def test_memory_of_a_suspended_instance_outlives_a_crash_of_the_platform(platfor
     shown = platform.json("vms", "resume", before["id"])
     assert (shown["phase"], shown["sleep"]) == ("healthy", "awake")
     until(lambda: fetch(platform, APP)[0] == 200, "the app answers again")
+    (after,) = instances(platform, APP)
+    same = [after[key] for key in ("id", "vm_id", "attempt")] == [before[key] for key in ("id", "vm_id", "attempt")]
+    assert same, platform.log.read_text()[-8000:]
     note(platform, "after")
     assert json.loads(fetch(platform, APP, "/journal")[1]) == ["before", "after"]
-    (after,) = instances(platform, APP)
-    assert [after[key] for key in ("id", "vm_id", "attempt")] == [before[key] for key in ("id", "vm_id", "attempt")]
 
     platform.swg("vms", "suspend", before["id"])
     platform.swg("apps", "stop", APP)

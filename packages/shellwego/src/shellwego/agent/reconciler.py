@@ -40,8 +40,8 @@ from shellwego.ports.engine import Engine, VmOrder
 
 _CHECKED = (VmPhase.RUNNING, VmPhase.SUSPENDING)
 """One that falls asleep keeps its checks' word, in case that it does not."""
-_MEMORY_LOST = "snapshot-"
-"""What the codes begin with by which the engine says that a VM's memory cannot be had any more."""
+_MEMORY_LOST = frozenset({"snapshot-damaged", "snapshot-foreign", "snapshot-missing", "snapshot-version"})
+"""Codes by which the engine says that a VM's memory cannot be had any more."""
 
 _log = structlog.get_logger(__name__)
 
@@ -180,7 +180,7 @@ class Reconciler:
         except ShellWeGoError as error:
             _log.warning("agent.sleep_or_wake_failed", vm=order.vm_id, order=type(order).__name__, reason=str(error))
             code = SUSPEND_FAILED if suspending else "resume-failed"
-            lost = not suspending and error.code.startswith(_MEMORY_LOST)
+            lost = not suspending and error.code in _MEMORY_LOST
             end = End(reason=error.message, reason_code=code, permanent=lost)
             memory = self._memories.get(order.instance_id, Memory())
             memory = hindered(memory, end, self._clock.monotonic())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def nodes() -> None:
-    """List and show nodes."""
+    """List and show nodes, and say what may be placed on them."""
 
 
 def _backend(backend: BackendView) -> str:
@@ -55,9 +55,30 @@ def list_nodes(session: Session) -> None:
 @about_no_app
 def show_node(session: Session, node: str) -> None:
     """Show one node: what it has, what bounds its VMs, and what is weaker than it should be."""
+    _show(session, session.client.get_node(node))
+
+
+@nodes.command("cordon")
+@click.argument("node")
+@shared
+@about_no_app
+def cordon_node(session: Session, node: str) -> None:
+    """Place nothing new on a node; what is there stays."""
+    _show(session, session.client.cordon_node(node))
+
+
+@nodes.command("uncordon")
+@click.argument("node")
+@shared
+@about_no_app
+def uncordon_node(session: Session, node: str) -> None:
+    """Let a node have microVMs again."""
+    _show(session, session.client.uncordon_node(node))
+
+
+def _show(session: Session, found: NodeView) -> None:
     import msgspec  # noqa: PLC0415
 
-    found = session.client.get_node(node)
     pairs = {
         **_row(found),
         "id": found.id,

@@ -1437,6 +1437,28 @@ class Client(Transport):
         """One node, by id or name."""
         return decode(self.send("GET", f"/v1/nodes/{segment(node, 'node')}"), NodeView)
 
+    def cordon_node(self, node: str, *, idempotency_key: str | None = None) -> NodeView:
+        """Place nothing new on a node; what is there stays."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/nodes/{segment(node, 'node')}/actions/cordon",
+                headers={"Idempotency-Key": idempotency_key},
+            ),
+            NodeView,
+        )
+
+    def uncordon_node(self, node: str, *, idempotency_key: str | None = None) -> NodeView:
+        """Let a node have VMs again."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/nodes/{segment(node, 'node')}/actions/uncordon",
+                headers={"Idempotency-Key": idempotency_key},
+            ),
+            NodeView,
+        )
+
     def list_events(
         self,
         *,

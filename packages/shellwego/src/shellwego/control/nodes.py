@@ -26,6 +26,7 @@ from shellwego.core.assignments import Assignment, Assignments, NodeReport, Regi
 from shellwego.core.errors import ForbiddenError, InvalidError
 from shellwego.core.images import blames_image
 from shellwego.core.instances import (
+    MEMORY_LOST,
     PHASE_MOVES,
     SUSPEND_FAILED,
     TERMINAL,
@@ -287,6 +288,8 @@ def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> No
     if observed.reason_code == SUSPEND_FAILED and stored.sleep is Sleep.ASLEEP:
         give_up_sleep(unit, app, stored, observed)
     data = {**instance_data(stored), "reason": observed.reason[:200]}
+    if observed.reason_code == MEMORY_LOST != instance.observed.reason_code:
+        announce(unit, app, "instance.memory_lost", data, resource=stored.id, severity="warning")
     if moved and stored.phase in _TOLD:
         severity = "warning" if stored.phase in _BAD else "info"
         announce(unit, app, f"instance.{stored.phase.value}", data, resource=stored.id, severity=severity)

@@ -22,7 +22,7 @@ from enum import StrEnum
 from shellwego.core.apps import RestartMode
 from shellwego.core.assignments import Assignment, Workload
 from shellwego.core.ids import make_id
-from shellwego.core.instances import Observed, Phase
+from shellwego.core.instances import MEMORY_LOST, Observed, Phase
 from shellwego.core.vms import VmPhase, VmView
 
 BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
@@ -183,6 +183,7 @@ def remember(
         return memory
     settled = VmPhase.ASLEEP if assignment.asleep else VmPhase.RUNNING
     stuck = None if current.phase in (settled, VmPhase.ENDED) else memory.stuck
+    lost = memory.stuck
     memory = replace(memory, attempt=max(memory.attempt, current.attempt), stuck=stuck)
     if current.phase is not VmPhase.ENDED:
         verdict = health.get(current.vm_id)
@@ -190,7 +191,10 @@ def remember(
         return replace(memory, ends=0) if forgiven else memory
     if current.attempt <= memory.counted or not assignment.present:
         return memory
-    return _weigh(replace(memory, counted=current.attempt), _end_of(current), assignment.workload, now)
+    end = _end_of(current)
+    if lost is not None and lost.permanent:
+        end = replace(end, reason=lost.reason, reason_code=MEMORY_LOST)
+    return _weigh(replace(memory, counted=current.attempt), end, assignment.workload, now)
 
 
 def refused(memory: Memory, order: RunVm, end: End, now: float) -> Memory:

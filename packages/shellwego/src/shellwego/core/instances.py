@@ -69,6 +69,8 @@ class Sleep(StrEnum):
 
 SUSPEND_FAILED = "suspend-failed"
 """Reason code of a node that could not put an instance to sleep: it runs on."""
+MEMORY_LOST = "memory-lost"
+"""Reason code of a node that could not wake an instance ever again: it begins anew."""
 
 
 class OwnerKind(StrEnum):

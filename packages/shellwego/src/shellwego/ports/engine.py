@@ -73,8 +73,8 @@ class Engine(Protocol):
         by any error, the VM runs on. `ConflictError`: its state forbids it, or its backend cannot."""
 
     async def resume(self, vm_id: str) -> None:
-        """Let a VM on disk run on; returns when it does. One that runs is left alone. Codes that begin with `snapshot-`:
-        its memory cannot be had any more; by other errors it stays on disk."""
+        """Let a VM on disk run on; returns when it does. One that runs is left alone. `snapshot-damaged`, `-foreign`,
+        `-missing`, `-version`: its memory cannot be had any more; by other errors it stays on disk."""
 
     async def delete(self, vm_id: str) -> None:
         """Remove an ended VM and its disk; its log stays for 24 hours."""
