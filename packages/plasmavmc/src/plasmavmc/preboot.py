@@ -42,7 +42,6 @@ async def make_blank(spec: VmSpec, backend: SuspendableBackend, parts: EnginePar
         name=_NETWORK,
         image=spec.image,
         resources=spec.resources,
-        snapshot_safe=spec.snapshot_safe,
         networks=networks,
         snapshot_safe=spec.snapshot_safe,  # a VM that may be copied has another set of devices
     )
