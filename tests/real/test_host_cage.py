@@ -105,9 +105,8 @@ def namespaces_of(pid: int) -> dict[str, str]:
     return {name: str(Path(f"/proc/{pid}/ns/{name}").readlink()) for name in ("net", "mnt", "ipc", "uts")}
 
 
+@pytest.mark.skipif(not Path("/dev/kvm").exists(), reason="this host has no /dev/kvm")
 async def test_a_vmm_that_asks_for_kvm_finds_that_device_and_no_other(helper: RealHelper) -> None:
-    if not Path("/dev/kvm").exists():
-        pytest.skip("this host has no /dev/kvm")
     helper.namespace.__class__ = OpenKvm
     helper.restart()
     rig = rig_of(helper)
