@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from plasmavmc.host.operations import Spawned
-from tests.contract.host_contract import ONE, TWO, HostRig, end, start
+from tests.contract.host_contract import LIMITS, ONE, TWO, HostRig, end, start
 from tests.contract.host_rig import RealHelper, real_helper, rig_of
+from tests.contract.hypervisor_rig import OpenKvm
 
 pytestmark = pytest.mark.real
 
@@ -102,6 +103,20 @@ def in_cage(spawned: Spawned, uid: int) -> list[str]:
 
 def namespaces_of(pid: int) -> dict[str, str]:
     return {name: str(Path(f"/proc/{pid}/ns/{name}").readlink()) for name in ("net", "mnt", "ipc", "uts")}
+
+
+@pytest.mark.skipif(not Path("/dev/kvm").exists(), reason="this host has no /dev/kvm")
+async def test_a_vmm_that_asks_for_kvm_finds_that_device_and_no_other(helper: RealHelper) -> None:
+    helper.namespace.__class__ = OpenKvm
+    helper.restart()
+    rig = rig_of(helper)
+    uid = await rig.host.uid_take(ONE)
+    spawned = await rig.host.vm_spawn(ONE, rig.argv(ONE, "-accel", "kvm"), LIMITS, {})
+    attempts: list[Attempt] = [["map", "/dev/kvm"], ["map", "/dev/net/tun"], ["list", "/dev/shm"]]
+    found = await asyncio.to_thread(tell, in_cage(spawned, uid), attempts)
+    assert found["devices"] == ["fd", "kvm", "null", "urandom"]
+    assert found["reached"] == attempts[:1]
+    await end(rig, spawned)
 
 
 def mounts_of(pid: int) -> str:
