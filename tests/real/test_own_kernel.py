@@ -31,7 +31,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 def has(number):
     ctypes.set_errno(0)
-    libc.syscall(number, 0, 0, 0, 0, 0, 0)
+    libc.syscall(number, -1, -1, -1, -1, -1, -1)  # nothing that any of them does
     return ctypes.get_errno() != 38
 
 
