@@ -86,6 +86,7 @@ def attempts(rig: HostRig, pids: tuple[int, ...]) -> st.SearchStrategy[Attempt]:
     address = st.sampled_from(("0.0.0.0", "10.64.16.1", "10.64.16.2", "127.0.0.1", "255.255.255.255"))  # noqa: S104
     network = st.sampled_from(("0.0.0.0/0", "10.64.16.0/20", "10.127.0.0/20", "127.0.0.0/8", "10.64.16.0/32"))
     bridge = st.builds(Bridge, text, address.map(IPv4Address), network.map(IPv4Network)) | st.just(rig.bridge)
+    tap = st.builds(TapRequest, text, text, number, number) | st.just(rig.tap())
     member = st.builds(Member, text, text, address.map(IPv4Address), text) | st.just(rig.member(ONE, 2))
     true_ids = [found.id for pid in pids if (found := read_process(pid)) is not None]
     process = st.sampled_from(true_ids) | st.builds(ProcessId, number, number)
@@ -97,7 +98,9 @@ def attempts(rig: HostRig, pids: tuple[int, ...]) -> st.SearchStrategy[Attempt]:
         st.builds(protocol.BridgeEnsure, bridge),
         st.builds(protocol.RulesApply, st.builds(RuleSet, bridge, st.lists(member, max_size=4).map(tuple))),
         st.builds(protocol.NetworksInUse),
-        st.builds(protocol.TapOpen, st.builds(TapRequest, text, text) | st.just(rig.tap())),
+        st.builds(protocol.TapOpen, tap),
+        st.builds(protocol.TapForget, text | st.just(rig.tap().name)),
+        st.builds(protocol.LimitsLack),
         st.builds(protocol.UidTake, key),
         st.builds(protocol.UidFree, key),
         st.builds(protocol.VmSpawn, key, argv | worker, limits, words | st.just(("control",))),
@@ -107,7 +110,7 @@ def attempts(rig: HostRig, pids: tuple[int, ...]) -> st.SearchStrategy[Attempt]:
         st.builds(protocol.VmReap, key, process),
         st.builds(protocol.JailPrepare, key, words),
         st.builds(protocol.JailOpen, key),
-        st.builds(protocol.JailSpawn, key, limits),
+        st.builds(protocol.JailSpawn, key, limits, st.none() | tap),
         st.builds(protocol.JailRemove, key),
         st.builds(protocol.CgroupPlace, st.just("haproxy") | text, process),
         st.builds(protocol.Listen, text, number),

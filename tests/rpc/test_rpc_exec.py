@@ -218,6 +218,11 @@ async def test_a_client_that_leaves_hangs_up_its_command(rig: RpcRig, monkeypatc
         await asyncio.wait_for(fake.hung_up.wait(), 5)
 
 
+async def read_all(call: grpc.aio.StreamStreamCall[vm_pb2.ExecVmRequest, vm_pb2.ExecVmResponse]) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
 START = vm_pb2.ExecVmRequest(start=vm_pb2.ExecStart(vm_id="vm_one", command=["sleep"]))
 
 
@@ -241,11 +246,13 @@ async def test_messages_out_of_order_end_the_command(
     async with rig.client("operator") as client, grpc.aio.insecure_channel(rig.address) as channel:
         await start(rig, client)
         call = VmServiceStub(channel).ExecVm(metadata=METADATA)
-        for message in messages:
+        await call.write(messages[0])
+        for number, message in enumerate(messages[1:]):
+            if number == 0:
+                await call.read()  # that it began
             await call.write(message)
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            async with asyncio.timeout(20):
-                [answer async for answer in call]
+            await asyncio.wait_for(read_all(call), 20)
         assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert str(error.value.details()).startswith(f"{field}: ")
 

@@ -16,7 +16,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -28,7 +28,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from plasmavmc.errors import ForbiddenError, HostError, InvalidSpecError, UnavailableError
 from plasmavmc.guest.api import ExecSession
 from plasmavmc.rpc.api import ALL_VMS, Image, ImageOrder, ImageProgress, Node, VmFilter
-from plasmavmc.rpc.conversions.images import image_from_pb, order_to_pb, progress_from_pb
+from plasmavmc.rpc.conversions.images import UPLOAD_WANTED, image_from_pb, order_to_pb, progress_from_pb
 from plasmavmc.rpc.conversions.nodes import node_from_pb
 from plasmavmc.rpc.conversions.streams import copy_target_to_pb, line_from_pb
 from plasmavmc.rpc.conversions.values import duration_to_pb, scope_to_pb, time_to_pb
@@ -144,6 +144,15 @@ async def _answers(call: grpc.aio.Call, answers: AsyncIterable[Answer]) -> Async
                 yield answer
     finally:
         call.cancel()
+
+
+async def _is_wanted(call: grpc.aio.Call) -> bool:
+    """Whether the server goes on to listen, which it says in its header."""
+    name, value = UPLOAD_WANTED
+    with suppress(grpc.aio.AioRpcError):
+        header = await call.initial_metadata()
+        return header.get(name) == value
+    return False
 
 
 @contextmanager
@@ -312,8 +321,10 @@ class ImageClient:
 
         async def requests() -> AsyncIterator[image_pb2.RegisterImageRequest]:
             yield start
+            if chunks is None or not await _is_wanted(call):
+                return
             try:
-                async for chunk in chunks or _nothing():
+                async for chunk in chunks:
                     for begin in range(0, len(chunk), _UPLOAD_CHUNK):
                         yield image_pb2.RegisterImageRequest(chunk=chunk[begin : begin + _UPLOAD_CHUNK])
             except Exception as error:
@@ -356,13 +367,6 @@ class ImageClient:
         request = image_pb2.DeleteImageRequest(request_id=_id(request_id), scope=_scope(scope), image=image)
         with _translated():
             await self._stub.DeleteImage(request, metadata=self._metadata)
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    """No upload."""
-    nothing: tuple[bytes, ...] = ()
-    for chunk in nothing:
-        yield chunk
 
 
 def _scope(scope: Scope | None) -> types_pb2.Scope | None:

@@ -9,7 +9,13 @@ from typing import Any, cast
 
 from plasmavmc.errors import InvalidSpecError, NotFoundError, UnavailableError
 from plasmavmc.rpc.api import Image, ImageApi, ImageOrder, key_of_image
-from plasmavmc.rpc.conversions.images import MAX_REFERENCE, image_to_pb, order_from_pb, progress_to_pb
+from plasmavmc.rpc.conversions.images import (
+    MAX_REFERENCE,
+    UPLOAD_WANTED,
+    image_to_pb,
+    order_from_pb,
+    progress_to_pb,
+)
 from plasmavmc.rpc.conversions.values import NO_SCOPE, scope_from_pb, text
 from plasmavmc.rpc.gate import Context, current_call
 from plasmavmc.rpc.idempotency import Answers
@@ -46,6 +52,7 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
         await call.admit(scope)
         order = ImageOrder(scope, asked.source, asked.name, asked.login)
         call.subject = order.name
+        await context.send_initial_metadata((UPLOAD_WANTED,))
         events = self._api.register(order, _chunks(request_iterator))
         async with aclosing(cast("Any", events)):
             async for event in events:

@@ -21,6 +21,10 @@ MAX_REFERENCE = 512
 _UNKNOWN = image_pb2.IMAGE_KIND_UNSPECIFIED
 _KIND_NAMES = {int(value): name for name, value in image_pb2.ImageKind.items()}
 
+UPLOAD_WANTED = ("plasmavmc-upload", "wanted")
+"""In the header of a call that goes on to read its upload. Who waits for it sends nothing to one that is refused, whose
+reason is easily missed while sending."""
+
 
 def image_to_pb(image: Image) -> image_pb2.Image:
     return image_pb2.Image(
