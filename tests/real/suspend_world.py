@@ -43,13 +43,15 @@ APP = Path(__file__).with_name("suspend_app.py")
 SUBNET = IPv4Network("10.64.16.0/20")
 PATIENCE_S = 120.0
 HOOK = """#!/bin/sh
+[ -n "$HOOK_FAILS" ] && exit 3
 for process in /proc/[0-9]*; do
     read -r name < $process/comm
     [ "$name" = python3 ] && kill -USR2 ${process#/proc/}
 done
 exit 0
 """
-"""Tells the program, which stands still, to renew what it once drew from the kernel; it does so when it goes on."""
+"""Tells the program, which stands still, to renew what it once drew from the kernel; it does so when it goes on.
+With `HOOK_FAILS` in its environment it fails."""
 
 
 def certificate(into: Path) -> bytes:

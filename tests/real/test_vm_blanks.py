@@ -13,15 +13,16 @@ from plasmavmc.blanks import Blank, Blanks
 from plasmavmc.guest.api import ExecOutput
 from plasmavmc.states import VmState
 from plasmavmc.types import GIB, MIB, ExecSpec, NetworkSpec, VmResources
-from tests.real.suspend_world import NOTHING, World, app_image, world
+from tests.contract.images_samples import Sample
+from tests.real.suspend_world import NOTHING, World, world
 
 pytestmark = pytest.mark.real
 CANARY = "canary-5f1b7e"
 
 
 @pytest.fixture
-async def host(tmp_path: Path) -> AsyncIterator[World]:
-    async with world(tmp_path, app_image(tmp_path), tmp_path / "images") as made:
+async def host(tmp_path: Path, suspend_sample: Sample, suspend_images: Path) -> AsyncIterator[World]:
+    async with world(tmp_path, suspend_sample, suspend_images) as made:
         made.parts.blanks = Blanks(1)
         yield made
 

@@ -17,25 +17,14 @@ from plasmavmc.errors import ConflictError, GuestError, HostError, PlasmaError
 from plasmavmc.states import VmState
 from plasmavmc.types import ExecSpec, ForkIdentity, vm_key
 from tests.contract.images_samples import Sample
-from tests.real.suspend_world import NOTHING, World, app_image, flip, world
+from tests.real.suspend_world import NOTHING, World, flip, world
 
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    return app_image(tmp_path_factory.mktemp("certificate"))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One store for all tests: the image is built once."""
-    return tmp_path_factory.mktemp("images")
-
-
 @pytest.fixture
-async def host(tmp_path: Path, sample: Sample, images: Path) -> AsyncIterator[World]:
-    async with world(tmp_path, sample, images) as made:
+async def host(tmp_path: Path, suspend_sample: Sample, suspend_images: Path) -> AsyncIterator[World]:
+    async with world(tmp_path, suspend_sample, suspend_images) as made:
         yield made
 
 
@@ -266,13 +255,12 @@ async def test_files_of_a_snapshot_are_for_nobody_else(host: World) -> None:
     assert host.snapshot(vm).name == vm_key(vm)
 
 
-async def test_an_image_whose_hook_fails_does_not_run_on_as_another(tmp_path: Path, images: Path) -> None:
-    async with world(tmp_path, app_image(tmp_path, hook="#!/bin/sh\nexit 3\n"), images) as host:
-        vm = await host.started("one")
-        await host.manager.suspend(vm)
-        with pytest.raises(GuestError) as refused:
-            await host.manager.resume(vm)
-        assert refused.value.code == "thaw-bad-hook"
-        assert host.manager.get(vm).status.state is VmState.FAILED
-        await host.manager.delete(vm)
-        assert await host.leftovers() == NOTHING
+async def test_an_image_whose_hook_fails_does_not_run_on_as_another(host: World) -> None:
+    vm = await host.started("one", env={"HOOK_FAILS": "yes"})
+    await host.manager.suspend(vm)
+    with pytest.raises(GuestError) as refused:
+        await host.manager.resume(vm)
+    assert refused.value.code == "thaw-bad-hook"
+    assert host.manager.get(vm).status.state is VmState.FAILED
+    await host.manager.delete(vm)
+    assert await host.leftovers() == NOTHING
