@@ -36,6 +36,6 @@ def _copy_range(source: int, target: int, start: int, end: int) -> None:
     while start < end:
         data = os.pread(source, min(_CHUNK, end - start), start)
         if not data:
-            raise OSError(errno.EIO, "the template shrank while it was copied")
+            raise OSError(errno.EIO, "the file shrank while it was copied")
         written = os.pwrite(target, data, start)
         start += written

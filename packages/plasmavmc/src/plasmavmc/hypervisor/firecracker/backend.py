@@ -48,6 +48,7 @@ from plasmavmc.hypervisor.firecracker.traits import traits_of
 from plasmavmc.hypervisor.firecracker.vsock import connect_vsock
 from plasmavmc.hypervisor.limits import limits_of
 from plasmavmc.hypervisor.process import VmmProcess, usage_of
+from plasmavmc.storage.sparse import sparse_copy
 from plasmavmc.types import GIB, MIB, Acceleration, BackendCapabilities, Isolation, VmHandle, VmSpec, VmUsage, vm_key
 
 NAME = "firecracker"
@@ -236,7 +237,7 @@ class FirecrackerBackend:
             await keep(client, _in_jail(files.STATE), _in_jail(files.MEMORY))
         written = files.take(vm.sockets.directory, files.STATE, least=1, most=files.LARGEST_STATE)
         try:
-            await in_thread(files.copy, written, state)
+            await in_thread(sparse_copy, written, state)
         finally:
             os.close(written)
         return files.take(vm.sockets.directory, files.MEMORY, least=MIB, most=CAPABILITIES.max_memory_bytes)

@@ -16,10 +16,10 @@ import stat
 from contextlib import suppress
 
 from plasmavmc.errors import CapacityError, HostError
+from plasmavmc.storage.sparse import sparse_copy
 
 STATE, MEMORY = "state", "memory"
 LARGEST_STATE = 64 << 20
-_CHUNK = 8 << 20
 
 
 def take(directory: int, name: str, *, least: int, most: int) -> int:
@@ -55,8 +55,8 @@ def give(directory: int, name: str, source: int, size: int) -> None:
             os.unlink(name, dir_fd=directory)
         made = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
         try:
+            sparse_copy(source, made)
             os.ftruncate(made, size)
-            copy(source, made)
             os.fchmod(made, 0o444)  # none but we and the VMM get to it
         finally:
             os.close(made)
@@ -64,24 +64,6 @@ def give(directory: int, name: str, source: int, size: int) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CapacityError("disk-full", "no space left for a guest's memory", resolution="Free space.") from error
         raise HostError("state-refused", f"the guest's {name} cannot be given: {error.strerror}") from error
-
-
-def copy(source: int, target: int) -> None:
-    """Copy data to the same place. Blocking."""
-    end = 0
-    while True:
-        try:
-            start = os.lseek(source, end, os.SEEK_DATA)
-            end = os.lseek(source, start, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise
-        while start < end:
-            data = memoryview(os.pread(source, min(_CHUNK, end - start), start))
-            while data:
-                written = os.pwrite(target, data, start)
-                data, start = data[written:], start + written
 
 
 def forget(directory: int) -> None:
