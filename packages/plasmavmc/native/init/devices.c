@@ -57,11 +57,13 @@ static bool take_all_of(const char *driver)
     return all; /* a guest without the driver has no such device */
 }
 
-static void give_back(void)
+static bool give_back(void)
 {
+    bool all = true;
     for (size_t i = 0; i < taken_count; i++)
-        tell_driver(&taken[i], "bind");
+        all = tell_driver(&taken[i], "bind") && all;
     taken_count = 0;
+    return all;
 }
 
 static bool take_all(void)
@@ -74,8 +76,10 @@ static bool take_all(void)
 
 bool devices_hold(bool on)
 {
-    bool all = on && take_all();
-    if (!all)
-        give_back();
-    return all || !on;
+    if (!on)
+        return give_back();
+    if (take_all())
+        return true;
+    give_back();
+    return false;
 }

@@ -50,6 +50,14 @@ static bool held(void)
     return !configured || group_held();
 }
 
+/* A guest that cannot use what it finds in the places of its devices must not say that it goes on. */
+static bool renew(const struct identity_card *card, struct failure *failure)
+{
+    if (!configured && !devices_hold(false))
+        return fail(failure, "bad-device", "a disk or an interface could not be taken again");
+    return renew_guest(card, failure);
+}
+
 /* What is only cached need not be in a copy of the memory. */
 static void settle(void)
 {
@@ -84,7 +92,7 @@ int main(void)
                                            .hold = hold,
                                            .held = held,
                                            .settle = settle,
-                                           .renew = renew_guest};
+                                           .renew = renew};
     if (getpid() != 1) {
         say("this is the first process of a microVM and nothing else");
         return EXIT_FAILURE;

@@ -63,6 +63,8 @@ class BlankCopy:
     ) -> None:
         self._filling.cancel()
         await asyncio.wait({self._filling})
+        if not self._filling.cancelled():
+            self._filling.exception()  # told where it was awaited, or of less weight than what failed first
         for descriptor in (self._source, self.state, self.memory):
             os.close(descriptor)
 
