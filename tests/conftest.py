@@ -1,4 +1,9 @@
-"""What all tests share: the `--nightly` switch for those that run long."""
+"""What all tests share: the `--nightly` switch for those that run long, and a second try for what boots real things.
+
+A real test's deadlines assume that the host gets on with it; a shared one may stand still for a while. So a real test that
+failed is run once more, and the report says so (RERUN, with the first failure): a test that is seen there again and again
+has a race, and is mended.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +17,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if "real" in item.keywords:
+            item.add_marker(pytest.mark.flaky(reruns=1))
     if config.getoption("--nightly"):
         return
     skip = pytest.mark.skip(reason="only with --nightly")
     for item in items:
         if "nightly" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.section(f"failed at first, and was run again: {report.nodeid}", sep="_")
+        terminalreporter.line(report.longreprtext)

@@ -33,11 +33,11 @@ def tell(value):
     print(json.dumps(value), flush=True)
 """
 WAIT = "tell(os.getpid()); time.sleep(600)"
-END_ON_SIGTERM = """
-def end(number, frame):
-    os._exit(40 + number)
-for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-    signal.signal(number, end)
+END_ON_SIGNAL = """
+numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+tell(os.getpid())
+os._exit(40 + signal.sigwait(numbers))
 """
 WITH_VM = """
 from plasmavmc.host.client import HelperHost
@@ -69,7 +69,12 @@ class Program:
         return self.process.stdout.readline().strip()
 
     def wait(self) -> int:
-        self.process.communicate(timeout=20)
+        try:
+            self.process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+            raise
         return self.process.returncode
 
 
@@ -155,7 +160,7 @@ def test_a_killed_child_ends_the_helper_as_a_shell_would_tell_it(namespace: Name
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_are_passed_on_to_the_child(namespace: Namespace, run_root: Path, number: signal.Signals) -> None:
-    program = Program(namespace, run_root, END_ON_SIGTERM + WAIT)
+    program = Program(namespace, run_root, END_ON_SIGNAL)
     program.line()
     program.process.send_signal(number)
     assert program.wait() == 40 + number

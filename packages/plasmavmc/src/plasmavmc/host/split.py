@@ -2,8 +2,8 @@
 
 Theory. `split` is called by root while there is one thread and no event loop. It forks. The parent stays root and serves
 the few operations of `host.helper`; the child drops to the platform's user for good and goes on with the program, holding
-one end of a socketpair. The parent is who was started, so it passes signals on and ends with the child's code. If one
-dies, the other ends; VMs and HAProxy, which are in sessions of their own, stay.
+one end of a socketpair. The parent is who was started, so it passes signals on (`host.signals`) and ends with the child's
+code. If one dies, the other ends; VMs and HAProxy, which are in sessions of their own, stay.
 
 Traps:
 - PR_SET_PDEATHSIG is cleared by a change of uid, so it is set after it; and the parent may have died just before.
@@ -22,20 +22,18 @@ import stat
 import sys
 import traceback
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.host.configuration import HelperConfiguration, Listener
+from plasmavmc.host.signals import SignalRelay, hold_back, release
 
 __all__ = ["HelperConfiguration", "Listener", "Unreachable", "check_reachable", "split"]
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
-_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _UMASK = 0o077
 _CANNOT_START = 1
 
@@ -53,12 +51,14 @@ def split(configuration: HelperConfiguration) -> int:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     helper_pid = os.getpid()
+    mask = hold_back()
     child = os.fork()
     if child != 0:
         theirs.close()
         _be_helper(configuration, ours, child)
     ours.close()
     _become(configuration, helper_pid)
+    release(mask)
     return theirs.detach()
 
 
@@ -66,9 +66,9 @@ def _be_helper(configuration: HelperConfiguration, connection: socket.socket, ch
     """Serve, then end with the child's code. Nothing of the caller's runs on in this process, not even on an error."""
     code = _CANNOT_START
     try:
-        _forward_signals(child)
-        _serve(configuration, connection)
-        code = _code_of(child)
+        relay = SignalRelay(child)
+        _serve(configuration, connection, relay)
+        code = _code_of(child, relay)
     except PlasmaError as error:
         sys.stderr.write(f"plasmavmc helper: {error}\n")
         os.kill(child, signal.SIGTERM)
@@ -95,28 +95,20 @@ def _drop(uid: int, gid: int) -> None:
     os.setresuid(uid, uid, uid)
 
 
-def _serve(configuration: HelperConfiguration, connection: socket.socket) -> None:
+def _serve(configuration: HelperConfiguration, connection: socket.socket, relay: SignalRelay) -> None:
     """Serve until the child closes the connection."""
     from plasmavmc.host.helper.loop import run_helper  # noqa: PLC0415 - only root's side loads netlink
 
     with connection:
-        run_helper(configuration, connection)
+        run_helper(configuration, connection, relay.wait)
 
 
-def _forward_signals(child: int) -> None:
-    def forward(number: int, frame: FrameType | None) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(child, number)  # our child: its number is not another's before we have waited for it
-
-    for number in _FORWARDED:
-        signal.signal(number, forward)
-
-
-def _code_of(child: int) -> int:
+def _code_of(child: int, relay: SignalRelay) -> int:
     """Wait for the child; its exit code as a shell would tell it."""
+    pidfd = os.pidfd_open(child)
+    relay.wait((pidfd,))
+    relay.end()
     _, status = os.waitpid(child, 0)
-    for number in _FORWARDED:
-        signal.signal(number, signal.SIG_IGN)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 

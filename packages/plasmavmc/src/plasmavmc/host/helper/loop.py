@@ -15,6 +15,7 @@ import select
 import socket
 import sys
 import traceback
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import msgspec
@@ -23,13 +24,17 @@ from plasmavmc.errors import PlasmaError
 from plasmavmc.host import protocol
 from plasmavmc.host.configuration import HelperConfiguration
 from plasmavmc.host.helper.service import Answer, Helper
+from plasmavmc.host.signals import wait_readable
+
+Wait = Callable[[Iterable[int]], set[int]]
+"""Waits until at least one descriptor can be read, and returns those."""
 
 _MESSAGE_BYTES = 2000
 """Of a message on stderr: less than a pipe that can be written to takes at once (PIPE_BUF; pipe(7))."""
 
 
-def run_helper(configuration: HelperConfiguration, connection: socket.socket) -> None:
-    """Be the helper of an installation until the client has closed the connection.
+def run_helper(configuration: HelperConfiguration, connection: socket.socket, wait: Wait = wait_readable) -> None:
+    """Be the helper of an installation until the client has closed the connection; `wait` passes signals on meanwhile.
 
     Raises:
         HostError: it cannot start.
@@ -38,7 +43,7 @@ def run_helper(configuration: HelperConfiguration, connection: socket.socket) ->
     _seal_descriptors()
     helper = Helper(configuration)
     try:
-        serve(helper, connection)
+        serve(helper, connection, wait)
     finally:
         helper.close()
 
@@ -51,12 +56,12 @@ def _seal_descriptors() -> None:
                 os.set_inheritable(int(name), False)
 
 
-def serve(helper: Helper, connection: socket.socket) -> None:
+def serve(helper: Helper, connection: socket.socket, wait: Wait) -> None:
     """Answer requests until the client has closed the connection."""
     assembler = protocol.Assembler()
     try:
         while True:
-            _wait(helper, connection)
+            _wait(helper, connection, wait)
             packet, fds = protocol.receive_packet(connection)
             if not packet:
                 return
@@ -67,13 +72,10 @@ def serve(helper: Helper, connection: socket.socket) -> None:
         assembler.discard()
 
 
-def _wait(helper: Helper, connection: socket.socket) -> None:
+def _wait(helper: Helper, connection: socket.socket, wait: Wait) -> None:
     """Return when there is something to receive; reap meanwhile."""
     while True:
-        waiting = select.poll()
-        for fd in (connection.fileno(), *helper.children):
-            waiting.register(fd, select.POLLIN)
-        ready = {fd for fd, _ in waiting.poll()}
+        ready = wait((connection.fileno(), *helper.children))
         if ready & helper.children.keys():
             helper.collect()
         if connection.fileno() in ready:
