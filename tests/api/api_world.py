@@ -163,13 +163,13 @@ def add_foreign(unit: Unit) -> Project:
 
 def add_user(unit: Unit, email: str, role: str, scope_id: str, secret: str) -> Token:
     user = unit.tx.users.insert(User(id=unit.new_id("usr"), email=email, created_at=unit.now()))
-    grant = Grant(id=unit.new_id("grn"), user_id=user.id, role=role, scope_id=scope_id, created_at=unit.now())
+    grant = Grant(id=unit.new_id("grn"), principal_id=user.id, role=role, scope_id=scope_id, created_at=unit.now())
     unit.tx.grants.insert(grant)
     return unit.tx.tokens.insert(
         Token(
             id=unit.new_id("tok"),
             kind=TokenKind.PERSONAL,
-            user_id=user.id,
+            principal_id=user.id,
             name="test",
             secret_hash=secret_hash(secret),
             scopes=(),

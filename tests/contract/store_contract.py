@@ -49,7 +49,7 @@ SAMPLES: dict[str, object] = {
     "tokens": Token(
         id="tok_1",
         kind=TokenKind.SERVICE,
-        user_id="usr_1",
+        principal_id="usr_1",
         name="ci",
         secret_hash="5f",
         scopes=("apps:read", "apps:write"),
@@ -57,7 +57,7 @@ SAMPLES: dict[str, object] = {
         expires_at=None,
         revoked_at=2.5,
     ),
-    "grants": Grant(id="grt_1", user_id="usr_1", role="owner", scope_id="", created_at=1.5),
+    "grants": Grant(id="grt_1", principal_id="usr_1", role="owner", scope_id="", created_at=1.5),
     "apps": App(
         id="app_1",
         project_id="prj_1",

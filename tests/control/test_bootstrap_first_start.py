@@ -26,7 +26,7 @@ async def test_the_first_start_makes_an_owner_of_the_whole_platform(control: Con
     first = await control.commit(lambda unit: bootstrap(unit, secret))
     assert first is not None
     session = await Authenticator(control).session(secret)
-    assert session.principal.user_id == first.user.id
+    assert session.principal.principal_id == first.user.id
     assert session.plan == "unlimited"
     assert iam.allowed(session.principal, "nodes:admin", ("",))
     assert first.project.first

@@ -11,12 +11,12 @@ CHAIN = ("", "org_a", "prj_a")
 
 
 def principal(role: str, scope_id: str, *scopes: str) -> Principal:
-    grant = Grant(id="grn", user_id="usr", role=role, scope_id=scope_id, created_at=0.0)
-    return Principal(user_id="usr", token_id="tok", scopes=scopes, grants=(grant,))
+    grant = Grant(id="grn", principal_id="usr", role=role, scope_id=scope_id, created_at=0.0)
+    return Principal(principal_id="usr", token_id="tok", scopes=scopes, grants=(grant,))
 
 
 def test_without_a_grant_everything_is_denied() -> None:
-    nobody = Principal(user_id="usr", token_id="tok", scopes=(), grants=())
+    nobody = Principal(principal_id="usr", token_id="tok", scopes=(), grants=())
     decision = decide(nobody, "apps:read", CHAIN)
     assert not decision.allowed
     assert "no grant" in decision.reason

@@ -115,8 +115,8 @@ def _is_valid(token: Token, now: float) -> bool:
 
 
 def _principal(tx: Transaction, token: Token) -> Principal:
-    grants = tuple(tx.grants.select(eq("user_id", token.user_id)))
-    return Principal(user_id=token.user_id, token_id=token.id, scopes=token.scopes, grants=grants)
+    grants = tuple(tx.grants.select(eq("principal_id", token.principal_id)))
+    return Principal(principal_id=token.principal_id, token_id=token.id, scopes=token.scopes, grants=grants)
 
 
 def _plan(tx: Transaction, principal: Principal) -> str:

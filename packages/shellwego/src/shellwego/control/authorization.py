@@ -95,9 +95,9 @@ class Access:
     async def own(self, fn: Callable[[Unit], T]) -> T:
         """Work on what belongs to the caller himself: only his token's scopes can forbid it."""
         self.decided = True
-        everything = Grant(id="", user_id=self.principal.user_id, role="owner", scope_id="", created_at=0.0)
+        everything = Grant(id="", principal_id=self.principal.principal_id, role="owner", scope_id="", created_at=0.0)
         if not iam.allowed(replace(self.principal, grants=(everything,)), self.permission, SYSTEM.chain):
-            await self._record_refusal(self.principal.user_id)
+            await self._record_refusal(self.principal.principal_id)
             raise self._forbidden()
         return await self.control.commit(fn, self.caller)
 

@@ -47,7 +47,7 @@ def bootstrap(unit: Unit, secret: str) -> FirstStart | None:
         )
     )
     user = unit.tx.users.insert(User(id=unit.new_id("usr"), email=ADMIN_EMAIL, created_at=now))
-    unit.tx.grants.insert(Grant(id=unit.new_id("grn"), user_id=user.id, role="owner", scope_id="", created_at=now))
+    unit.tx.grants.insert(Grant(id=unit.new_id("grn"), principal_id=user.id, role="owner", scope_id="", created_at=now))
     _insert_token(unit, user.id, secret)
     unit.emit("platform.initialized", organization.id, organization_id=organization.id)
     unit.audit("platform:initialize", organization.id)
@@ -68,13 +68,13 @@ def issue_admin_token(unit: Unit, secret: str) -> Token:
     return token
 
 
-def _insert_token(unit: Unit, user_id: str, secret: str) -> Token:
+def _insert_token(unit: Unit, principal_id: str, secret: str) -> Token:
     now = unit.now()
     return unit.tx.tokens.insert(
         Token(
             id=unit.new_id("tok"),
             kind=TokenKind.PERSONAL,
-            user_id=user_id,
+            principal_id=principal_id,
             name="first start",
             secret_hash=secret_hash(secret),
             scopes=(),

@@ -33,9 +33,9 @@ class Answer:
     etag: str = ""
 
 
-def make_key(user_id: str, key: str, *request: bytes) -> IdempotencyKey:
+def make_key(principal_id: str, key: str, *request: bytes) -> IdempotencyKey:
     """The key of a request, given all that must be the same when it is asked again."""
-    owner = hashlib.sha256(f"{user_id}\n{key}".encode()).hexdigest()
+    owner = hashlib.sha256(f"{principal_id}\n{key}".encode()).hexdigest()
     digest = hashlib.sha256()
     for part in request:
         digest.update(len(part).to_bytes(8, "big") + part)

@@ -18,7 +18,7 @@ _SCOPE = re.compile(r"(?:[a-z][a-z-]{0,38}|\*):(?:[a-z][a-z-]{0,38}|\*)")
 
 def own_user(tx: Transaction, principal: Principal) -> User:
     """The user behind the token."""
-    user = tx.users.get(principal.user_id)
+    user = tx.users.get(principal.principal_id)
     if user is None:
         raise UnauthenticatedError("unauthenticated", "the token's user is gone")
     return user
@@ -41,7 +41,7 @@ def create_token(
         Token(
             id=unit.new_id("tok"),
             kind=TokenKind.PERSONAL,
-            user_id=principal.user_id,
+            principal_id=principal.principal_id,
             name=name,
             secret_hash=secret_hash(secret),
             scopes=scopes or principal.scopes,
@@ -68,7 +68,7 @@ def _covers(held: str, wanted: str) -> bool:
 def revoke_token(unit: Unit, principal: Principal, id_: str) -> Token:
     """Make a token of the caller void; once more changes nothing. Raises `NotFoundError`."""
     token = unit.tx.tokens.get(id_)
-    if token is None or token.user_id != principal.user_id:
+    if token is None or token.principal_id != principal.principal_id:
         raise missing("token", id_)
     if token.revoked_at is not None:
         return token

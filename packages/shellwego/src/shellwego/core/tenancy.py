@@ -50,7 +50,8 @@ class Token:
 
     id: str
     kind: TokenKind
-    user_id: str
+    principal_id: str
+    """The user or service account that it stands for."""
     name: str
     secret_hash: str
     scopes: tuple[str, ...]
@@ -65,7 +66,7 @@ class Grant:
     """(principal, role, scope). A grant on a scope holds for all below it; `scope_id` empty is the whole system."""
 
     id: str
-    user_id: str
+    principal_id: str
     role: str
     scope_id: str
     created_at: float
@@ -74,9 +75,9 @@ class Grant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who asks: the user behind the token, the token's scopes, and the grants that hold."""
+    """Who asks: the user or service account behind the token, the token's scopes, and the grants that hold."""
 
-    user_id: str
+    principal_id: str
     token_id: str
     scopes: tuple[str, ...]
     grants: tuple[Grant, ...]

@@ -65,8 +65,8 @@ class Callers:
             words = "the token has used up its requests for now"
             raise CapacityError("rate-limited", words, resolution=f"Try again in {verdict.retry_after_s} s.")
         home = EngineScope(projects[0].organization_id, projects[0].id) if len(projects) == 1 else None
-        caller = Caller(actor=held.user_id, trace_id=secrets.token_hex(16))
-        return TokenHolder(held.user_id, home, held=held, caller=caller)
+        caller = Caller(actor=held.principal_id, trace_id=secrets.token_hex(16))
+        return TokenHolder(held.principal_id, home, held=held, caller=caller)
 
     def access(self) -> Access:
         """What the call that is being served may do."""
@@ -131,7 +131,7 @@ class TokenAuthorizer:
         holder = _holder(principal)
 
         def look(tx: Transaction) -> Reach:
-            grants = tuple(tx.grants.select(eq("user_id", holder.held.user_id)))
+            grants = tuple(tx.grants.select(eq("principal_id", holder.held.principal_id)))
             held = realm(tx, replace(holder.held, grants=grants), PERMISSIONS[action])
             if held.everything:
                 return EVERYTHING

@@ -169,13 +169,13 @@ async def _access(request: Request, session: Session, permission: str) -> Access
         if len(key) > _MAX_KEY:
             raise MalformedError("bad-idempotency-key", f"an Idempotency-Key has at most {_MAX_KEY} characters")
         parts = (request.method.encode(), request.url.path.encode(), request.url.query.encode(), await request.body())
-        access.key = make_key(session.principal.user_id, key, *parts)
+        access.key = make_key(session.principal.principal_id, key, *parts)
     return access
 
 
 def make_access(connection: HTTPConnection, session: Session, permission: str) -> Access:
     """What this session may do with this permission."""
-    caller = Caller(actor=session.principal.user_id, trace_id=connection.scope.get("trace_id", ""))
+    caller = Caller(actor=session.principal.principal_id, trace_id=connection.scope.get("trace_id", ""))
     return Access(context_of(connection).control, session.principal, permission, caller)
 
 

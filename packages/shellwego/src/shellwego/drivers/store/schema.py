@@ -80,7 +80,7 @@ TABLES: Mapping[str, Table] = {
         _table(
             "tokens",
             _text("kind"),
-            _text("user_id"),
+            _text("principal_id"),
             _text("name"),
             _text("secret_hash"),
             _json("scopes"),
@@ -89,7 +89,7 @@ TABLES: Mapping[str, Table] = {
             _time("revoked_at", nullable=True),
             _version(),
         ),
-        _table("grants", _text("user_id"), _text("role"), _text("scope_id"), _time("created_at"), _version()),
+        _table("grants", _text("principal_id"), _text("role"), _text("scope_id"), _time("created_at"), _version()),
         _table(
             "apps",
             _text("project_id"),

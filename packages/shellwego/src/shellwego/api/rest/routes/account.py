@@ -63,7 +63,7 @@ async def list_tokens(*, access: Granted, listing: Listing) -> Response:
     request = listing.page(_TOKEN_SORTS, "id")
 
     def look(unit: Unit) -> Answer:
-        found = page(unit.tx.tokens, request, eq("user_id", access.principal.user_id))
+        found = page(unit.tx.tokens, request, eq("principal_id", access.principal.principal_id))
         return body_answer(TokenList(data=[token_view(token) for token in found.items], pagination=pagination(found)))
 
     return respond(await access.own(look))

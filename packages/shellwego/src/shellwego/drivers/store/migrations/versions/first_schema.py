@@ -56,7 +56,7 @@ _INDEXED = {
         "time",
         "type",
     ),
-    "grants": ("user_id",),
+    "grants": ("principal_id",),
     "idempotency": ("created_at",),
     "images": (
         "created_at",
@@ -79,7 +79,7 @@ _INDEXED = {
     ),
     "projects": ("name",),
     "releases": ("number",),
-    "tokens": ("user_id",),
+    "tokens": ("principal_id",),
 }
 
 
@@ -176,7 +176,7 @@ def upgrade() -> None:
     op.create_table(
         "grants",
         sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.Column("principal_id", sa.Text(), nullable=False),
         sa.Column("role", sa.Text(), nullable=False),
         sa.Column("scope_id", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
@@ -302,7 +302,7 @@ def upgrade() -> None:
         "tokens",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.Column("principal_id", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("secret_hash", sa.Text(), nullable=False),
         sa.Column("scopes", sa.Text(), nullable=False),
