@@ -11,6 +11,7 @@ import asyncio
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 from shellwego.core.apps import App, Release
@@ -23,6 +24,7 @@ from shellwego.core.nodes import Node
 from shellwego.core.routing import Edge
 from shellwego.core.tenancy import Grant, Organization, Project, Token, User
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
+from shellwego.drivers.store.storable import check_storable
 from shellwego.ports.clock import Clock
 from shellwego.ports.store import UNIQUE, Op, Order, Scalar, Transaction, Where
 
@@ -146,7 +148,7 @@ class MemoryTable(Generic[E]):
         limit: int | None = None,
         after: tuple[Scalar, str] | None = None,
     ) -> list[E]:
-        check_question(self._rows.name, conditions, order)
+        check_question(self._rows.name, conditions, order, after)
         rows = self._matching(conditions)
         rows.sort(key=lambda row: _position(row, order), reverse=order.descending)
         if after is not None:
@@ -163,6 +165,8 @@ class MemoryTable(Generic[E]):
 
     def _put(self, id_: str, row: Any) -> None:
         self._scope.check(write=True)
+        if row is not None:
+            check_storable(self._rows.name, partial(getattr, row))
         old = self._rows.by_id.get(id_)
         self._rows.put(id_, row)
         self._scope.undo.append((self._rows, id_, old))
