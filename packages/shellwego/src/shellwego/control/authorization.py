@@ -20,7 +20,7 @@ from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core import iam
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
 from shellwego.core.ids import is_id
-from shellwego.core.tenancy import Grant, Principal
+from shellwego.core.tenancy import Principal
 from shellwego.ports.store import Transaction
 
 R = TypeVar("R")
@@ -95,8 +95,7 @@ class Access:
     async def own(self, fn: Callable[[Unit], T]) -> T:
         """Work on what belongs to the caller himself: only his token's scopes can forbid it."""
         self.decided = True
-        everything = Grant(id="", principal_id=self.principal.principal_id, role="owner", scope_id="", created_at=0.0)
-        if not iam.allowed(replace(self.principal, grants=(everything,)), self.permission, SYSTEM.chain):
+        if not iam.scoped_for(self.principal, self.permission):
             await self._record_refusal(self.principal.principal_id)
             raise self._forbidden()
         return await self.control.commit(fn, self.caller)
