@@ -20,8 +20,9 @@ from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, User
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.ports.clock import Clock
 from shellwego.ports.store import UNIQUE, Op, Order, Scalar, Transaction, Where
@@ -184,6 +185,9 @@ class MemoryTransaction:
     users: MemoryTable[User]
     tokens: MemoryTable[Token]
     grants: MemoryTable[Grant]
+    service_accounts: MemoryTable[ServiceAccount]
+    roles: MemoryTable[Role]
+    quotas: MemoryTable[Quota]
     apps: MemoryTable[App]
     releases: MemoryTable[Release]
     deployments: MemoryTable[Deployment]
