@@ -16,8 +16,9 @@ from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord
 from shellwego.core.images import Image, ImageState
 from shellwego.core.instances import Desired, Instance, Observed, Phase
 from shellwego.core.nodes import Backend, Node, NodeFacts
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenKind, User
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenKind, User
 from shellwego.ports.store import Op, Order, Scalar, Store, Transaction, Where, eq, within
 
 T = TypeVar("T")
@@ -58,6 +59,17 @@ SAMPLES: dict[str, object] = {
         revoked_at=2.5,
     ),
     "grants": Grant(id="grt_1", principal_id="usr_1", role="owner", scope_id="", created_at=1.5),
+    "service_accounts": ServiceAccount(
+        id="svc_1", organization_id="org_1", name="ci", description="the pipeline", created_at=1.5
+    ),
+    "roles": Role(
+        id="rol_1",
+        organization_id="org_1",
+        name="deployer",
+        permissions=("apps:read", "deployments:write"),
+        created_at=1.5,
+    ),
+    "quotas": Quota(id="org_1", limits={"apps": 0, "memory": 1 << 40, "cpu": None}, created_at=1.5),
     "apps": App(
         id="app_1",
         project_id="prj_1",

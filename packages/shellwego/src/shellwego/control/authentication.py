@@ -12,9 +12,12 @@ import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from shellwego.control.roles import roles_of
+from shellwego.control.scopes import organizations_of
 from shellwego.control.unit import Control
 from shellwego.core.errors import UnauthenticatedError
-from shellwego.core.tenancy import Organization, Principal, Token, TokenKind
+from shellwego.core.plans import FREE, UNLIMITED, rank
+from shellwego.core.tenancy import Principal, Token, TokenKind
 from shellwego.ports.store import Transaction, eq
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -22,8 +25,6 @@ _SECRET_LENGTH = 43  # ceil(256 / log2(62))
 _SECRET = re.compile(r"(?:pat|sat|ses|tmp)_[0-9A-Za-z]{43}")
 _KEPT_S = 0.5
 _KEPT = 4096
-UNLIMITED = "unlimited"
-FREE = "free"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,22 +117,17 @@ def _is_valid(token: Token, now: float) -> bool:
 
 def _principal(tx: Transaction, token: Token) -> Principal:
     grants = tuple(tx.grants.select(eq("principal_id", token.principal_id)))
-    return Principal(principal_id=token.principal_id, token_id=token.id, scopes=token.scopes, grants=grants)
+    return Principal(
+        principal_id=token.principal_id,
+        token_id=token.id,
+        scopes=token.scopes,
+        grants=grants,
+        roles=roles_of(tx, grants),
+    )
 
 
 def _plan(tx: Transaction, principal: Principal) -> str:
-    """The plan of the organization in which the caller holds a grant; a grant on the system has no limit."""
-    plans = [organization.plan for organization in _organizations(tx, principal)]
-    if any(not grant.scope_id for grant in principal.grants) or UNLIMITED in plans:
+    """The best plan of the organizations in which the caller holds a grant; a grant on the system has no limit."""
+    if any(not grant.scope_id for grant in principal.grants):
         return UNLIMITED
-    return plans[0] if plans else FREE
-
-
-def _organizations(tx: Transaction, principal: Principal) -> list[Organization]:
-    found = []
-    for grant in principal.grants:
-        project = tx.projects.get(grant.scope_id)
-        organization = tx.organizations.get(project.organization_id if project else grant.scope_id)
-        if organization is not None:
-            found.append(organization)
-    return found
+    return max((organization.plan for organization in organizations_of(tx, principal)), key=rank, default=FREE)

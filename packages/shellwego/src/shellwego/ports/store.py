@@ -22,8 +22,9 @@ from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, User
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -102,6 +103,12 @@ class Transaction(Protocol):
     @property
     def grants(self) -> Table[Grant]: ...
     @property
+    def service_accounts(self) -> Table[ServiceAccount]: ...
+    @property
+    def roles(self) -> Table[Role]: ...
+    @property
+    def quotas(self) -> Table[Quota]: ...
+    @property
     def apps(self) -> Table[App]: ...
     @property
     def releases(self) -> Table[Release]: ...
@@ -138,7 +145,10 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "projects": ("organization_id", "name"),
     "users": ("email",),
     "tokens": ("secret_hash", "principal_id"),
-    "grants": ("principal_id",),
+    "grants": ("principal_id", "scope_id", "role"),
+    "service_accounts": ("organization_id", "name"),
+    "roles": ("organization_id", "name"),
+    "quotas": (),
     "apps": ("project_id", "name", "hostname", "created_at", "deleting"),
     "releases": ("app_id", "number"),
     "deployments": ("app_id", "state", "created_at"),
@@ -157,6 +167,8 @@ UNIQUE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "projects": (("organization_id", "name"),),
     "users": (("email",),),
     "tokens": (("secret_hash",),),
+    "service_accounts": (("organization_id", "name"),),
+    "roles": (("organization_id", "name"),),
     "apps": (("project_id", "name"), ("hostname",)),
     "releases": (("app_id", "number"),),
     "nodes": (("name",),),

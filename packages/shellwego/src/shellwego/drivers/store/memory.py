@@ -21,8 +21,9 @@ from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, User
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.drivers.store.storable import check_storable
 from shellwego.ports.clock import Clock
@@ -188,6 +189,9 @@ class MemoryTransaction:
     users: MemoryTable[User]
     tokens: MemoryTable[Token]
     grants: MemoryTable[Grant]
+    service_accounts: MemoryTable[ServiceAccount]
+    roles: MemoryTable[Role]
+    quotas: MemoryTable[Quota]
     apps: MemoryTable[App]
     releases: MemoryTable[Release]
     deployments: MemoryTable[Deployment]

@@ -13,8 +13,9 @@ from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, User
 from shellwego.drivers.store.storable import check_comparable
 from shellwego.ports.store import INDEXES, Op, Order, Scalar, Where
 
@@ -24,6 +25,9 @@ ENTITIES: Mapping[str, type] = {
     "users": User,
     "tokens": Token,
     "grants": Grant,
+    "service_accounts": ServiceAccount,
+    "roles": Role,
+    "quotas": Quota,
     "apps": App,
     "releases": Release,
     "deployments": Deployment,

@@ -91,6 +91,16 @@ TABLES: Mapping[str, Table] = {
         ),
         _table("grants", _text("principal_id"), _text("role"), _text("scope_id"), _time("created_at"), _version()),
         _table(
+            "service_accounts",
+            _text("organization_id"),
+            _text("name"),
+            _text("description"),
+            _time("created_at"),
+            _version(),
+        ),
+        _table("roles", _text("organization_id"), _text("name"), _json("permissions"), _time("created_at"), _version()),
+        _table("quotas", _json("limits"), _time("created_at"), _version()),
+        _table(
             "apps",
             _text("project_id"),
             _text("name"),

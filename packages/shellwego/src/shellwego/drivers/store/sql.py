@@ -25,8 +25,9 @@ from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, User
 from shellwego.drivers.store.rows import RowMapper
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.drivers.store.schema import TABLES
@@ -277,6 +278,9 @@ class SqlTransaction:
     users: SqlTable[User]
     tokens: SqlTable[Token]
     grants: SqlTable[Grant]
+    service_accounts: SqlTable[ServiceAccount]
+    roles: SqlTable[Role]
+    quotas: SqlTable[Quota]
     apps: SqlTable[App]
     releases: SqlTable[Release]
     deployments: SqlTable[Deployment]
