@@ -8,12 +8,14 @@ from typing import Protocol
 
 from shellwego.core.apps import App, Release
 from shellwego.core.deployments import Deployment
+from shellwego.core.envelope import DataKey, MasterKey
 from shellwego.core.errors import ConflictError, FieldError, NotFoundError, StaleError
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
 from shellwego.core.routing import Edge
+from shellwego.core.secrets import Secret, SecretVersion
 from shellwego.core.tenancy import Grant, Organization, Project, Token, User
 from shellwego.ports.store import INDEXES, Order, Where
 
@@ -35,6 +37,10 @@ ENTITIES: Mapping[str, type] = {
     "idempotency": IdempotencyRecord,
     "counters": Counter,
     "leases": LoopLease,
+    "secrets": Secret,
+    "secret_versions": SecretVersion,
+    "data_keys": DataKey,
+    "master_keys": MasterKey,
 }
 """Table name → entity."""
 
