@@ -11,6 +11,7 @@ import pytest
 
 from shellwego.core.apps import App, AppConfig, Check, CheckKind, Process, Release, RestartMode, RestartPolicy, Service
 from shellwego.core.deployments import Deployment, DeploymentState, Stage
+from shellwego.core.envelope import DataKey, MasterKey, SealedValue
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, StaleError, UnavailableError
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image, ImageState
@@ -18,6 +19,7 @@ from shellwego.core.instances import Desired, Instance, Observed, Phase
 from shellwego.core.nodes import Backend, Node, NodeFacts
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
+from shellwego.core.secrets import Secret, SecretVersion
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenKind, User
 from shellwego.ports.store import Op, Order, Scalar, Store, Transaction, Where, eq, within
 
@@ -141,6 +143,37 @@ SAMPLES: dict[str, object] = {
     "idempotency": IdempotencyRecord(id="idm_1", request_hash="ff", status=201, body="{}", created_at=1.5),
     "counters": Counter(id="routes", value=1 << 40),
     "leases": LoopLease(id="rollout", holder="one", until=9.5),
+    "secrets": Secret(
+        id="sec_1",
+        project_id="prj_1",
+        name="DB_URL",
+        description="of the shop",
+        metadata={"team": "shop"},
+        data_key_id="dek_1",
+        latest=3,
+        created_at=1.5,
+        updated_at=2.5,
+        created_by="usr_1",
+    ),
+    "secret_versions": SecretVersion(
+        id="sev_1",
+        secret_id="sec_1",
+        number=3,
+        sealed=SealedValue(key_id="dek_1", nonce=b"\x00" * 12, ciphertext=bytes(range(256))),
+        created_at=1.5,
+        created_by="usr_1",
+        expires_at=9.5,
+    ),
+    "data_keys": DataKey(
+        id="dek_1",
+        purpose="secret",
+        subject="sec_1",
+        master_key="local-1:2",
+        wrapped=b"\xff\x00",
+        created_at=1.5,
+        wrapped_at=2.5,
+    ),
+    "master_keys": MasterKey(id="local-1:2", created_at=1.5, retired_at=2.5),
 }
 
 

@@ -18,12 +18,14 @@ from typing import Protocol, TypeVar
 
 from shellwego.core.apps import App, Release
 from shellwego.core.deployments import Deployment
+from shellwego.core.envelope import DataKey, MasterKey
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
+from shellwego.core.secrets import Secret, SecretVersion
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, User
 
 E = TypeVar("E")
@@ -132,6 +134,14 @@ class Transaction(Protocol):
     def counters(self) -> Table[Counter]: ...
     @property
     def leases(self) -> Table[LoopLease]: ...
+    @property
+    def secrets(self) -> Table[Secret]: ...
+    @property
+    def secret_versions(self) -> Table[SecretVersion]: ...
+    @property
+    def data_keys(self) -> Table[DataKey]: ...
+    @property
+    def master_keys(self) -> Table[MasterKey]: ...
 
     def now(self) -> float:
         """The store's own clock; leases are judged by it alone."""
@@ -161,6 +171,10 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "idempotency": ("created_at",),
     "counters": (),
     "leases": (),
+    "secrets": ("project_id", "name", "created_at"),
+    "secret_versions": ("secret_id", "number"),
+    "data_keys": ("master_key",),
+    "master_keys": ("created_at",),
 }
 UNIQUE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "organizations": (("name",),),
@@ -173,6 +187,8 @@ UNIQUE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "releases": (("app_id", "number"),),
     "nodes": (("name",),),
     "edges": (("name",),),
+    "secrets": (("project_id", "name"),),
+    "secret_versions": (("secret_id", "number"),),
 }
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from shellwego.core.apps import App, Release
 from shellwego.core.deployments import Deployment
+from shellwego.core.envelope import DataKey, MasterKey
 from shellwego.core.errors import ConflictError, FieldError, NotFoundError, StaleError
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
@@ -15,6 +16,7 @@ from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
+from shellwego.core.secrets import Secret, SecretVersion
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, User
 from shellwego.drivers.store.storable import check_comparable
 from shellwego.ports.store import INDEXES, Op, Order, Scalar, Where
@@ -40,6 +42,10 @@ ENTITIES: Mapping[str, type] = {
     "idempotency": IdempotencyRecord,
     "counters": Counter,
     "leases": LoopLease,
+    "secrets": Secret,
+    "secret_versions": SecretVersion,
+    "data_keys": DataKey,
+    "master_keys": MasterKey,
 }
 """Table name → entity."""
 
