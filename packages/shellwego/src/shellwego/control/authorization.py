@@ -30,10 +30,11 @@ T = TypeVar("T")
 class _RefusedError(Exception):
     """Carries the outward error of a denial past the transaction that it undoes."""
 
-    def __init__(self, outward: ShellWeGoError, resource: str) -> None:
+    def __init__(self, outward: ShellWeGoError, resource: str, scope: Scope) -> None:
         super().__init__(outward.message)
         self.outward = outward
         self.resource = resource
+        self.scope = scope
 
 
 @dataclass(slots=True)
@@ -61,7 +62,7 @@ class Access:
 
         def run(unit: Unit) -> T:
             found = self._admit(unit.tx, target)
-            unit.audit(self.permission, found.id)
+            _audit(unit, self.permission, found.id, found.scope)
             return fn(unit, found.resource)
 
         return await self._audited(lambda: self.control.commit(run, self.caller))
@@ -78,7 +79,7 @@ class Access:
                 self.decided = True
                 return known
             found = self._admit(unit.tx, target)
-            unit.audit(self.permission, found.id)
+            _audit(unit, self.permission, found.id, found.scope)
             answer = fn(unit, found.resource)
             remember(unit, key, answer)
             return answer
@@ -97,7 +98,7 @@ class Access:
         self.decided = True
         everything = Grant(id="", principal_id=self.principal.principal_id, role="owner", scope_id="", created_at=0.0)
         if not iam.allowed(replace(self.principal, grants=(everything,)), self.permission, SYSTEM.chain):
-            await self._record_refusal(self.principal.principal_id)
+            await self._record_refusal(self.principal.principal_id, SYSTEM)
             raise self._forbidden()
         return await self.control.commit(fn, self.caller)
 
@@ -109,11 +110,15 @@ class Access:
         self.decided = True
         found = target.find(tx, self.principal)
         if not self.allows(found.scope):
-            raise _RefusedError(self._refusal(found), found.id)
+            raise _RefusedError(self._refusal(found), found.id, found.scope)
         return found
 
     def _refusal(self, found: Found[R]) -> ShellWeGoError:
-        visible = self.allows(found.scope, iam.read_permission(self.permission))
+        seen = (
+            iam.read_permission(self.permission),
+            "projects:read" if found.scope.project_id else "organizations:read",
+        )
+        visible = any(self.allows(found.scope, permission) for permission in seen)
         return self._forbidden() if visible or found.scope == SYSTEM else found.absent
 
     def _forbidden(self) -> ForbiddenError:
@@ -127,14 +132,23 @@ class Access:
         try:
             return await work()
         except _RefusedError as refused:
-            await self._record_refusal(refused.resource)
+            await self._record_refusal(refused.resource, refused.scope)
             raise refused.outward from None
 
-    async def _record_refusal(self, resource: str) -> None:
-        def record(unit: Unit) -> None:
-            unit.audit(self.permission, resource, allowed=False)
+    async def _record_refusal(self, resource: str, scope: Scope) -> None:
+        await self.control.commit(
+            lambda unit: _audit(unit, self.permission, resource, scope, allowed=False), self.caller
+        )
 
-        await self.control.commit(record, self.caller)
+
+def _audit(unit: Unit, permission: str, resource: str, scope: Scope, *, allowed: bool = True) -> None:
+    unit.audit(
+        permission,
+        resource,
+        organization_id=scope.organization_id,
+        project_id=scope.project_id,
+        allowed=allowed,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +168,9 @@ async def judge(
     refused = [each for each, decision in zip(questions, decisions, strict=True) if not decision.allowed]
     if refused:
         last = refused[-1]
-        await control.commit(lambda unit: unit.audit(last.permission, last.resource, allowed=False), caller)
+        await control.commit(
+            lambda unit: _audit(unit, last.permission, last.resource, last.scope, allowed=False), caller
+        )
     return decisions
 
 
