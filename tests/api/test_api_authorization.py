@@ -22,7 +22,7 @@ OPERATIONS = [
 GUARDED = [each for each in OPERATIONS if each[2]["x-permission"] != "public"]
 OWN = frozenset({"get_user", "list_tokens", "create_token", "revoke_token", "list_projects", "capabilities"})
 """Operations about the caller himself: everybody may, a token's scopes aside."""
-PLATFORM = frozenset({"metrics", "list_nodes", "get_node", "cordon_node", "uncordon_node", "list_audit"})
+PLATFORM = frozenset({"metrics", "list_nodes", "get_node", "cordon_node", "uncordon_node"})
 """Operations about the platform: an owner of a project may not."""
 BODIES: dict[str, Any] = {
     "create_app": {"name": "fresh"},

@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "vms": ("shellwego.cli.vms:vms", "List and show microVMs."),
     "nodes": ("shellwego.cli.nodes:nodes", "List and show nodes."),
     "events": ("shellwego.cli.events:events", "Show what happened; -f follows."),
+    "audit": ("shellwego.cli.audit:audit", "Show, export and verify who did what."),
     "completion": ("shellwego.cli.completion:completion", "Print a completion script for bash, zsh or fish."),
 }
 

@@ -167,7 +167,7 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "images": ("project_id", "reference", "digest", "state", "created_at"),
     "edges": ("name",),
     "events": ("seq", "project_id", "organization_id", "type", "resource", "severity", "actor", "time"),
-    "audit": ("actor", "action", "resource", "time"),
+    "audit": ("actor", "action", "resource", "time", "organization_id", "project_id", "position"),
     "idempotency": ("created_at",),
     "counters": (),
     "leases": (),

@@ -235,6 +235,10 @@ TABLES: Mapping[str, Table] = {
             _flag("allowed"),
             _text("detail"),
             _text("trace_id"),
+            *(
+                Column(name, Text, nullable=False, server_default="")
+                for name in ("organization_id", "project_id", "position", "previous", "hash")
+            ),
         ),
         _table("idempotency", _text("request_hash"), _integer("status"), _text("body"), _time("created_at")),
         _table("counters", Column("value", BigInteger, nullable=False), _version()),
