@@ -17,7 +17,7 @@ from shellwego.core.images import Image, ImageState
 from shellwego.core.instances import Desired, Instance, Observed, Phase
 from shellwego.core.nodes import Backend, Node, NodeFacts
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenKind, User
+from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenKind, TokenUse, User
 from shellwego.ports.store import Op, Order, Scalar, Store, Transaction, Where, eq, within
 
 T = TypeVar("T")
@@ -56,7 +56,10 @@ SAMPLES: dict[str, object] = {
         created_at=1.5,
         expires_at=None,
         revoked_at=2.5,
+        parent_id="tok_0",
+        resources=("prj_1",),
     ),
+    "token_uses": TokenUse(id="tok_1", used_at=1.5),
     "grants": Grant(id="grt_1", principal_id="usr_1", role="owner", scope_id="", created_at=1.5),
     "apps": App(
         id="app_1",

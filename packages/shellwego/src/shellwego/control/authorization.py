@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from shellwego.control.idempotency import Answer, IdempotencyKey, recall, remember
-from shellwego.control.scopes import SYSTEM, Found, Scope, Target, project_scope
+from shellwego.control.scopes import SYSTEM, Found, Scope, Target, chain_of, project_scope, reach
 from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core import iam
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
@@ -94,12 +94,32 @@ class Access:
 
     async def own(self, fn: Callable[[Unit], T]) -> T:
         """Work on what belongs to the caller himself: only his token's scopes can forbid it."""
-        self.decided = True
-        everything = Grant(id="", principal_id=self.principal.principal_id, role="owner", scope_id="", created_at=0.0)
-        if not iam.allowed(replace(self.principal, grants=(everything,)), self.permission, SYSTEM.chain):
-            await self._record_refusal(self.principal.principal_id)
-            raise self._forbidden()
+        await self._admit_own(self.principal)
         return await self.control.commit(fn, self.caller)
+
+    async def account(self) -> None:
+        """Admit work on the account itself (its password, its second factor, its other tokens): never with a token that
+        is narrowed to resources. Such work asks the outside, so it commits by itself."""
+        if self.principal.resources:
+            await self._refuse_own()
+        await self._admit_own(self.principal)
+
+    async def itself(self, fn: Callable[[Unit], T]) -> T:
+        """Work on the asking token alone, which any token may: it may end itself."""
+        self.decided = True
+        return await self.control.commit(fn, self.caller)
+
+    async def _admit_own(self, principal: Principal) -> None:
+        self.decided = True
+        everything = Grant(id="", principal_id=principal.principal_id, role="owner", scope_id="", created_at=0.0)
+        unbounded = replace(principal, grants=(everything,), resources=())
+        if not iam.allowed(unbounded, self.permission, SYSTEM.chain):
+            await self._refuse_own()
+
+    async def _refuse_own(self) -> NoReturn:
+        self.decided = True
+        await self._record_refusal(self.principal.principal_id)
+        raise self._forbidden()
 
     def allows(self, scope: Scope, permission: str = "") -> bool:
         """Whether the caller holds the operation's permission, or the given one, in a scope."""
@@ -169,11 +189,12 @@ class Realm:
 
 def realm(tx: Transaction, principal: Principal, permission: str) -> Realm:
     """Where the caller holds a permission: what `iam.decide` says of it in each scope, as data for lists."""
-    held = [
-        grant.scope_id
+    held = {
+        scope_id
         for grant in principal.grants
-        if iam.allowed(replace(principal, grants=(grant,)), permission, (grant.scope_id,))
-    ]
+        for scope_id in reach(tx, replace(principal, grants=(grant,)))
+        if iam.allowed(replace(principal, grants=(grant,)), permission, chain_of(tx, scope_id))
+    }
     projects = [project for scope_id in held if is_id("prj", scope_id) and (project := tx.projects.get(scope_id))]
     return Realm(
         everything="" in held,

@@ -24,15 +24,16 @@ R_co = TypeVar("R_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Organization and project that a resource belongs to; both empty: the system."""
+    """Organization, project and app that a resource belongs to; all empty: the system."""
 
     organization_id: str = ""
     project_id: str = ""
+    app_id: str = ""
 
     @property
     def chain(self) -> tuple[str, ...]:
         """The scopes on which a grant would hold here, from the system downwards."""
-        return ("", *filter(None, (self.organization_id, self.project_id)))
+        return ("", *filter(None, (self.organization_id, self.project_id, self.app_id)))
 
 
 SYSTEM = Scope()
@@ -164,16 +165,51 @@ def app_scope(tx: Transaction, app: App) -> Scope:
     project = tx.projects.get(app.project_id)
     if project is None:
         raise missing("app", app.id)
-    return project_scope(project)
+    return Scope(project.organization_id, project.id, app.id)
+
+
+def chain_of(tx: Transaction, scope_id: str) -> tuple[str, ...]:
+    """The scopes from the system down to this one; empty where there is none such."""
+    scope = scope_of(tx, scope_id)
+    return scope.chain if scope else ()
+
+
+def scope_of(tx: Transaction, id_: str) -> Scope | None:
+    """The scope that an id names, of an organization, a project or an app; empty: the system; None: there is none such."""
+    if not id_:
+        return SYSTEM
+    if is_id("org", id_):
+        return Scope(id_) if tx.organizations.get(id_) else None
+    if is_id("prj", id_):
+        project = tx.projects.get(id_)
+        return project_scope(project) if project else None
+    app = tx.apps.get(id_) if is_id("app", id_) else None
+    return app_scope(tx, app) if app else None
 
 
 def visible_projects(tx: Transaction, principal: Principal, limit: int) -> list[Project]:
     """Projects on which, or above which, the caller holds a grant; at most `limit`."""
     found: dict[str, Project] = {}
-    for grant in principal.grants:
-        for project in _projects_below(tx, grant.scope_id, limit):
+    for scope_id in reach(tx, principal):
+        for project in _projects_below(tx, scope_id, limit):
             found[project.id] = project
     return sorted(found.values(), key=lambda project: project.id)[:limit]
+
+
+def reach(tx: Transaction, principal: Principal) -> list[str]:
+    """The scopes on which the caller holds a grant, cut down to what the token is narrowed to; each holds below it."""
+    granted = [grant.scope_id for grant in principal.grants]
+    if not principal.resources:
+        return granted
+    cut = [(scope_id, resource) for scope_id in granted for resource in principal.resources]
+    return [lower for scope_id, resource in cut if (lower := _lower(tx, scope_id, resource)) is not None]
+
+
+def _lower(tx: Transaction, one: str, other: str) -> str | None:
+    """Of two scopes that lie in one chain the one further down; None where neither lies below the other."""
+    if one in chain_of(tx, other):
+        return other
+    return one if other in chain_of(tx, one) else None
 
 
 def _projects_below(tx: Transaction, scope_id: str, limit: int) -> list[Project]:
@@ -181,7 +217,8 @@ def _projects_below(tx: Transaction, scope_id: str, limit: int) -> list[Project]
         return tx.projects.select(limit=limit)
     if is_id("org", scope_id):
         return tx.projects.select(eq("organization_id", scope_id), limit=limit)
-    project = tx.projects.get(scope_id)
+    scope = scope_of(tx, scope_id)
+    project = tx.projects.get(scope.project_id) if scope else None
     return [project] if project else []
 
 
@@ -202,7 +239,7 @@ def _named_project(tx: Transaction, principal: Principal, ref: str) -> Project:
         if project is None:
             raise missing("project", ref)
         return project
-    found = {project.id: project for grant in principal.grants for project in _projects_named(tx, grant.scope_id, ref)}
+    found = {project.id: project for scope_id in reach(tx, principal) for project in _projects_named(tx, scope_id, ref)}
     if not found:
         raise missing("project", ref)
     if len(found) > 1:
@@ -217,5 +254,4 @@ def _projects_named(tx: Transaction, scope_id: str, name: str) -> list[Project]:
         return tx.projects.select(eq("name", name), limit=2)
     if is_id("org", scope_id):
         return tx.projects.select(eq("organization_id", scope_id), eq("name", name), limit=1)
-    project = tx.projects.get(scope_id)
-    return [project] if project and project.name == name else []
+    return [project for project in _projects_below(tx, scope_id, limit=1) if project.name == name]

@@ -1,7 +1,8 @@
 """Who may do what: roles are sets of permissions `resource:action`, grants give a role on a scope and all below it.
 
 Deny by default: a permission is held only where some grant on the scope's chain carries a role that names it, and where
-the token, if it is scoped, names it too. A token therefore only ever narrows its user.
+the token, if it is scoped, names it too, and, if it is narrowed to resources, one of them is on that chain. A token
+therefore only ever narrows its user.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ def decide(principal: Principal, permission: str, chain: Sequence[str]) -> Decis
     """Judge one permission on a resource whose scopes, from the system (empty) downwards, are `chain`."""
     if principal.scopes and not _names(principal.scopes, permission):
         return Decision(False, f"the token is not scoped for {permission}")
+    if principal.resources and not set(principal.resources).intersection(chain):
+        return Decision(False, "the token is narrowed to other resources")
     for grant in principal.grants:
         if grant.scope_id in chain and _names(ROLES.get(grant.role, frozenset()), permission):
             return Decision(True, f"role {grant.role} on {grant.scope_id or 'the system'}")

@@ -23,7 +23,7 @@ from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenUse, User
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -100,6 +100,8 @@ class Transaction(Protocol):
     @property
     def tokens(self) -> Table[Token]: ...
     @property
+    def token_uses(self) -> Table[TokenUse]: ...
+    @property
     def grants(self) -> Table[Grant]: ...
     @property
     def apps(self) -> Table[App]: ...
@@ -137,7 +139,8 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "organizations": ("name",),
     "projects": ("organization_id", "name"),
     "users": ("email",),
-    "tokens": ("secret_hash", "principal_id"),
+    "tokens": ("secret_hash", "principal_id", "parent_id"),
+    "token_uses": (),
     "grants": ("principal_id",),
     "apps": ("project_id", "name", "hostname", "created_at", "deleting"),
     "releases": ("app_id", "number"),

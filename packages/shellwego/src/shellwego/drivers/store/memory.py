@@ -21,7 +21,7 @@ from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenUse, User
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.ports.clock import Clock
 from shellwego.ports.store import UNIQUE, Op, Order, Scalar, Transaction, Where
@@ -183,6 +183,7 @@ class MemoryTransaction:
     projects: MemoryTable[Project]
     users: MemoryTable[User]
     tokens: MemoryTable[Token]
+    token_uses: MemoryTable[TokenUse]
     grants: MemoryTable[Grant]
     apps: MemoryTable[App]
     releases: MemoryTable[Release]

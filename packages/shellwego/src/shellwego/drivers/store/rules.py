@@ -14,7 +14,7 @@ from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenUse, User
 from shellwego.ports.store import INDEXES, Order, Where
 
 ENTITIES: Mapping[str, type] = {
@@ -22,6 +22,7 @@ ENTITIES: Mapping[str, type] = {
     "projects": Project,
     "users": User,
     "tokens": Token,
+    "token_uses": TokenUse,
     "grants": Grant,
     "apps": App,
     "releases": Release,

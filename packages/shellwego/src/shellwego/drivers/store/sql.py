@@ -23,7 +23,7 @@ from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenUse, User
 from shellwego.drivers.store.rows import RowMapper
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.drivers.store.schema import TABLES
@@ -219,6 +219,7 @@ class SqlTransaction:
     projects: SqlTable[Project]
     users: SqlTable[User]
     tokens: SqlTable[Token]
+    token_uses: SqlTable[TokenUse]
     grants: SqlTable[Grant]
     apps: SqlTable[App]
     releases: SqlTable[Release]
