@@ -25,7 +25,12 @@ async def test_a_token_narrowed_to_an_app_reaches_this_app_and_nothing_else(worl
     foreign = await world.get(f"/v1/apps/{other['id']}", token=token)
     absent = await world.get(f"/v1/apps/app_{'0' * 26}", token=token)
     assert (foreign.status, foreign.code) == (absent.status, absent.code) == (404, "app-not-found")
-    for path in ("/v1/apps", f"/v1/projects/{world.project.id}", "/v1/events", f"/v1/events?project={world.project.id}"):
+    for path in (
+        "/v1/apps",
+        f"/v1/projects/{world.project.id}",
+        "/v1/events",
+        f"/v1/events?project={world.project.id}",
+    ):
         assert (await world.get(path, token=token)).status == 404, path
     assert (await world.post("/v1/apps", {"name": "more"}, token=token)).status == 404
 
@@ -139,3 +144,11 @@ async def test_a_foreign_token_is_absent(world: World) -> None:
         answer = await world.call("DELETE", f"/v1/user/tokens/{id_}", token=FOREIGN)
         assert (answer.status, answer.code) == (404, "token-not-found")
     assert (await world.get("/v1/user", token=made["secret"])).status == 200
+
+
+async def test_a_weaker_token_does_not_get_an_answer_that_was_kept_for_a_stronger_one(world: World) -> None:
+    body, key = {"name": "shop"}, {"Idempotency-Key": "once"}
+    assert (await world.post("/v1/apps", body, headers=key)).status == 201
+    weaker = await world.made("/v1/user/tokens", {"name": "weak", "scopes": ["events:read"]})
+    assert (await world.post("/v1/apps", body, headers=key)).status == 201
+    assert (await world.post("/v1/apps", body, headers=key, token=weaker["secret"])).status in (403, 404)

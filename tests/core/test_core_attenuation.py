@@ -35,8 +35,7 @@ def holder(power: Power, grants: list[tuple[str, str]]) -> Principal:
 def test_what_a_child_may_its_parent_may(parent: Power, wish: Power, grants: list[tuple[str, str]]) -> None:
     try:
         child = attenuate(parent, wish, CHAINS)
-    except InvalidError as refused:
-        assert refused.errors
+    except InvalidError:
         return
     for chain in [("",), *CHAINS.values()]:
         for permission in PERMISSIONS:

@@ -20,7 +20,7 @@ from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core import iam
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
 from shellwego.core.ids import is_id
-from shellwego.core.tenancy import Grant, Principal
+from shellwego.core.tenancy import Principal
 from shellwego.ports.store import Transaction
 
 R = TypeVar("R")
@@ -94,26 +94,24 @@ class Access:
 
     async def own(self, fn: Callable[[Unit], T]) -> T:
         """Work on what belongs to the caller himself: only his token's scopes can forbid it."""
-        await self._admit_own(self.principal)
+        await self._admit_own()
         return await self.control.commit(fn, self.caller)
 
     async def account(self) -> None:
-        """Admit work on the account itself (its password, its second factor, its other tokens): never with a token that
-        is narrowed to resources. Such work asks the outside, so it commits by itself."""
+        """Admit work on the account itself (its password, its second factor): never with a token that is narrowed to
+        resources. Such work asks the outside, so it commits by itself."""
         if self.principal.resources:
             await self._refuse_own()
-        await self._admit_own(self.principal)
+        await self._admit_own()
 
     async def itself(self, fn: Callable[[Unit], T]) -> T:
         """Work on the asking token alone, which any token may: it may end itself."""
         self.decided = True
         return await self.control.commit(fn, self.caller)
 
-    async def _admit_own(self, principal: Principal) -> None:
+    async def _admit_own(self) -> None:
         self.decided = True
-        everything = Grant(id="", principal_id=principal.principal_id, role="owner", scope_id="", created_at=0.0)
-        unbounded = replace(principal, grants=(everything,), resources=())
-        if not iam.allowed(unbounded, self.permission, SYSTEM.chain):
+        if not iam.scoped_for(self.principal, self.permission):
             await self._refuse_own()
 
     async def _refuse_own(self) -> NoReturn:

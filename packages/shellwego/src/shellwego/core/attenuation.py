@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shellwego.core.errors import FieldError, InvalidError
+from shellwego.core.iam import covers
 
 _SCOPE = re.compile(r"(?:[a-z][a-z-]{0,38}|\*):(?:[a-z][a-z-]{0,38}|\*)")
 
@@ -43,17 +44,12 @@ def attenuate(parent: Power, wish: Power, chains: Mapping[str, Sequence[str]]) -
     return Power(wish.scopes or parent.scopes, wish.resources or parent.resources, min(ends, default=None))
 
 
-def covers(held: str, wanted: str) -> bool:
-    """Whether the pattern `held` (`apps:*`) names all that the pattern `wanted` names."""
-    return all(mine in ("*", theirs) for mine, theirs in zip(held.split(":"), wanted.split(":"), strict=True))
-
-
 def _scope_faults(parent: Power, scopes: Sequence[str]) -> Iterator[FieldError]:
     for number, scope in enumerate(scopes):
         at = f"scopes.{number}"
         if not _SCOPE.fullmatch(scope):
             yield FieldError(at, "bad-scope", f"“{scope[:80]}” is not of the form resource:action")
-        elif parent.scopes and not any(covers(held, scope) for held in parent.scopes):
+        elif parent.scopes and not covers(parent.scopes, (scope,)):
             yield FieldError(at, "not-held", f"the asking token does not hold {scope}")
 
 

@@ -1,8 +1,9 @@
-"""Whose things they are: organizations, projects, users, tokens."""
+"""Whose things they are: organizations, projects, users, service accounts, tokens, roles and grants."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -32,6 +33,18 @@ class Project:
 class User:
     id: str
     email: str
+    created_at: float
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceAccount:
+    """A principal that is nobody: what a pipeline or another system works as. Unique by name in its organization."""
+
+    id: str
+    organization_id: str
+    name: str
+    description: str = ""
     created_at: float
     version: int = 1
 
@@ -91,12 +104,27 @@ class TokenUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """A named set of permissions that an organization made for itself; unique by name there. What it holds is held only
+    where a grant within the organization names the role by its id."""
+
+    id: str
+    organization_id: str
+    name: str
+    permissions: tuple[str, ...]
+    """Single permissions, without `*`: what is added to the platform later is added to no custom role by itself."""
+    created_at: float
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
     """(principal, role, scope). A grant on a scope holds for all below it; `scope_id` empty is the whole system."""
 
     id: str
     principal_id: str
     role: str
+    """The name of a role that every organization has, or the id of a custom one."""
     scope_id: str
     created_at: float
     version: int = 1
@@ -110,5 +138,7 @@ class Principal:
     token_id: str
     scopes: tuple[str, ...]
     grants: tuple[Grant, ...]
+    roles: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The custom roles that the grants name, by id."""
     resources: tuple[str, ...] = ()
-    """What the token is narrowed to; empty: all that the grants give."""
+    """Scopes that the token is bound to, and all below them; empty: not bound."""
