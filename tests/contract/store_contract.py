@@ -20,7 +20,7 @@ from shellwego.core.nodes import Backend, Node, NodeFacts
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
-from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenKind, User
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenKind, TokenUse, User
 from shellwego.ports.store import Op, Order, Scalar, Store, Transaction, Where, eq, within
 
 T = TypeVar("T")
@@ -59,7 +59,10 @@ SAMPLES: dict[str, object] = {
         created_at=1.5,
         expires_at=None,
         revoked_at=2.5,
+        parent_id="tok_0",
+        resources=("prj_1",),
     ),
+    "token_uses": TokenUse(id="tok_1", used_at=1.5),
     "grants": Grant(id="grt_1", principal_id="usr_1", role="owner", scope_id="", created_at=1.5),
     "service_accounts": ServiceAccount(
         id="svc_1", organization_id="org_1", name="ci", description="the pipeline", created_at=1.5

@@ -412,9 +412,12 @@ class NewTokenView(Struct, kw_only=True, frozen=True):
     kind: str
     name: str
     scopes: list[str]
+    resources: list[str]
+    parent_id: str | None
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    last_used_at: datetime | None
     secret: str
 
 
@@ -621,11 +624,13 @@ class SizeBody(Struct, kw_only=True, omit_defaults=True):
 
 
 class TokenCreate(Struct, kw_only=True, omit_defaults=True):
-    """A token for the caller himself. It can hold no scope that the asking token lacks."""
+    """A token for the caller himself. It can hold no scope and reach no resource that the asking token does not, and ends no later. A temporary one lives a quarter of an hour at most."""
 
     name: str
+    kind: str = "personal"
     scopes: list[str] = field(default_factory=list)
-    expires_in: int = 31536000
+    resources: list[str] = field(default_factory=list)
+    expires_in: int | None = None
 
 
 class TokenList(Struct, kw_only=True, frozen=True):
@@ -642,9 +647,12 @@ class TokenView(Struct, kw_only=True, frozen=True):
     kind: str
     name: str
     scopes: list[str]
+    resources: list[str]
+    parent_id: str | None
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    last_used_at: datetime | None
 
 
 class UploadView(Struct, kw_only=True, frozen=True):
@@ -672,6 +680,7 @@ class UserView(Struct, kw_only=True, frozen=True):
     email: str
     token_id: str
     scopes: list[str]
+    resources: list[str]
     grants: list[GrantView]
 
 
@@ -717,7 +726,7 @@ class Client(Transport):
         sort: str | None = None,
         include: str | None = None,
     ) -> TokenList:
-        """The caller's tokens, without their secrets."""
+        """The caller's tokens, without their secrets; for a token that is narrowed to resources, those that it made."""
         return decode(
             self.send(
                 "GET", "/v1/user/tokens", query={"limit": limit, "cursor": cursor, "sort": sort, "include": include}
@@ -726,14 +735,14 @@ class Client(Transport):
         )
 
     def create_token(self, body: TokenCreate, *, idempotency_key: str | None = None) -> NewTokenView:
-        """Make a token, not stronger than the one that asks. Its secret is in this answer only."""
+        """Make a token, not stronger than the one that asks and ended with it. Its secret is in this answer only."""
         return decode(
             self.send("POST", "/v1/user/tokens", headers={"Idempotency-Key": idempotency_key}, body=encode(body)),
             NewTokenView,
         )
 
     def revoke_token(self, token: str, *, idempotency_key: str | None = None) -> TokenView:
-        """Make one of the caller's tokens void, within a second."""
+        """Make one of the caller's tokens void within a second, and all that it made."""
         return decode(
             self.send(
                 "DELETE", f"/v1/user/tokens/{segment(token, 'token')}", headers={"Idempotency-Key": idempotency_key}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from shellwego.control.idempotency import Answer, IdempotencyKey, recall, remember
 from shellwego.control.scopes import SYSTEM, Found, Scope, Target, scope_at
@@ -97,11 +97,30 @@ class Access:
 
     async def own(self, fn: Callable[[Unit], T]) -> T:
         """Work on what belongs to the caller himself: only his token's scopes can forbid it."""
+        await self._admit_own()
+        return await self.control.commit(fn, self.caller)
+
+    async def account(self) -> None:
+        """Admit work on the account itself (its password, its second factor): never with a token that is narrowed to
+        resources. Such work asks the outside, so it commits by itself."""
+        if self.principal.resources:
+            await self._refuse_own()
+        await self._admit_own()
+
+    async def itself(self, fn: Callable[[Unit], T]) -> T:
+        """Work on the asking token alone, which any token may: it may end itself."""
+        self.decided = True
+        return await self.control.commit(fn, self.caller)
+
+    async def _admit_own(self) -> None:
         self.decided = True
         if not iam.scoped_for(self.principal, self.permission):
-            await self._record_refusal(self.principal.principal_id, SYSTEM)
-            raise self._forbidden()
-        return await self.control.commit(fn, self.caller)
+            await self._refuse_own()
+
+    async def _refuse_own(self) -> NoReturn:
+        self.decided = True
+        await self._record_refusal(self.principal.principal_id, SYSTEM)
+        raise self._forbidden()
 
     def allows(self, scope: Scope, permission: str = "") -> bool:
         """Whether the caller holds the operation's permission, or the given one, in a scope."""

@@ -26,7 +26,7 @@ from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
-from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, User
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -103,6 +103,8 @@ class Transaction(Protocol):
     @property
     def tokens(self) -> Table[Token]: ...
     @property
+    def token_uses(self) -> Table[TokenUse]: ...
+    @property
     def grants(self) -> Table[Grant]: ...
     @property
     def service_accounts(self) -> Table[ServiceAccount]: ...
@@ -154,7 +156,8 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "organizations": ("name",),
     "projects": ("organization_id", "name"),
     "users": ("email",),
-    "tokens": ("secret_hash", "principal_id"),
+    "tokens": ("secret_hash", "principal_id", "parent_id"),
+    "token_uses": (),
     "grants": ("principal_id", "scope_id", "role"),
     "service_accounts": ("organization_id", "name"),
     "roles": ("organization_id", "name"),

@@ -26,6 +26,7 @@ from shellwego.control.authorization import Access
 from shellwego.control.idempotency import make_key
 from shellwego.control.unit import Caller
 from shellwego.core.errors import FieldError, MalformedError, QuotaError
+from shellwego.core.tenancy import Principal
 
 PUBLIC = "public"
 """The permission of an operation that anybody may call."""
@@ -169,8 +170,13 @@ async def _access(request: Request, session: Session, permission: str) -> Access
         if len(key) > _MAX_KEY:
             raise MalformedError("bad-idempotency-key", f"an Idempotency-Key has at most {_MAX_KEY} characters")
         parts = (request.method.encode(), request.url.path.encode(), request.url.query.encode(), await request.body())
-        access.key = make_key(session.principal.principal_id, key, *parts)
+        access.key = make_key(_keeper(session.principal), key, *parts)
     return access
+
+
+def _keeper(principal: Principal) -> str:
+    """Whose answers are kept together: a principal's; those of a token that may less than he are its own."""
+    return principal.token_id if principal.scopes or principal.resources else principal.principal_id
 
 
 def make_access(connection: HTTPConnection, session: Session, permission: str) -> Access:

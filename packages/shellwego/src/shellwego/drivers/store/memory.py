@@ -25,7 +25,7 @@ from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
-from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, User
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.drivers.store.storable import check_storable
 from shellwego.ports.clock import Clock
@@ -190,6 +190,7 @@ class MemoryTransaction:
     projects: MemoryTable[Project]
     users: MemoryTable[User]
     tokens: MemoryTable[Token]
+    token_uses: MemoryTable[TokenUse]
     grants: MemoryTable[Grant]
     service_accounts: MemoryTable[ServiceAccount]
     roles: MemoryTable[Role]

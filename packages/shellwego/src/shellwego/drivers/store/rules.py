@@ -17,7 +17,7 @@ from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
-from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, User
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.drivers.store.storable import check_comparable
 from shellwego.ports.store import INDEXES, Op, Order, Scalar, Where
 
@@ -26,6 +26,7 @@ ENTITIES: Mapping[str, type] = {
     "projects": Project,
     "users": User,
     "tokens": Token,
+    "token_uses": TokenUse,
     "grants": Grant,
     "service_accounts": ServiceAccount,
     "roles": Role,

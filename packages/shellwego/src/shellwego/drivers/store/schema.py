@@ -87,8 +87,12 @@ TABLES: Mapping[str, Table] = {
             _time("created_at"),
             _time("expires_at", nullable=True),
             _time("revoked_at", nullable=True),
+            Column("parent_id", Text, nullable=False, server_default=""),
+            Column("resources", Text, nullable=False, server_default="[]"),
+            Column("issued_by", Text, nullable=False, server_default="token"),
             _version(),
         ),
+        _table("token_uses", _time("used_at"), _version()),
         _table("grants", _text("principal_id"), _text("role"), _text("scope_id"), _time("created_at"), _version()),
         _table(
             "service_accounts",

@@ -29,7 +29,7 @@ from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
-from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, User
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.drivers.store.rows import RowMapper
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.drivers.store.schema import TABLES
@@ -279,6 +279,7 @@ class SqlTransaction:
     projects: SqlTable[Project]
     users: SqlTable[User]
     tokens: SqlTable[Token]
+    token_uses: SqlTable[TokenUse]
     grants: SqlTable[Grant]
     service_accounts: SqlTable[ServiceAccount]
     roles: SqlTable[Role]

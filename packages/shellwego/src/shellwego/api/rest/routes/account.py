@@ -1,4 +1,4 @@
-"""Who the caller is: user, tokens, the projects and organizations within sight."""
+"""Who the caller is: the user and his tokens; the projects and organizations within sight."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from shellwego.api.rest.answers import body_answer, read, refuse_key, respond
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Listing
 from shellwego.api.rest.routes.common import Id, Ref, resource_router
-from shellwego.api.rest.schemas.common import pagination
-from shellwego.api.rest.schemas.resources import (
-    GrantView,
+from shellwego.api.rest.schemas.account import (
     NewTokenView,
-    OrganizationView,
-    ProjectList,
-    ProjectView,
     TokenCreate,
     TokenList,
     TokenView,
     UserView,
     new_token_view,
+    token_view,
+    user_view,
+)
+from shellwego.api.rest.schemas.common import pagination
+from shellwego.api.rest.schemas.resources import (
+    OrganizationView,
+    ProjectList,
+    ProjectView,
     organization_view,
     project_view,
-    token_view,
 )
 from shellwego.control import tokens
 from shellwego.control.authentication import new_secret
@@ -30,8 +32,6 @@ from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
 from shellwego.control.scopes import OrganizationTarget, ProjectTarget, visible_projects
 from shellwego.control.unit import Unit
-from shellwego.core.tenancy import TokenKind
-from shellwego.ports.store import eq
 
 router = resource_router("account")
 _TOKEN_SORTS: dict[str, type[str] | type[float]] = {"id": str}
@@ -41,57 +41,47 @@ _MOST_PROJECTS = 100
 @operation(router, "GET", "/user", permission="user:read", answer=UserView)
 async def get_user(*, access: Granted) -> Response:
     """Who the token belongs to, and what it may."""
-
-    def look(unit: Unit) -> Answer:
-        user = tokens.own_user(unit.tx, access.principal)
-        return body_answer(
-            UserView(
-                id=user.id,
-                email=user.email,
-                token_id=access.principal.token_id,
-                scopes=list(access.principal.scopes),
-                grants=[GrantView(role=grant.role, scope_id=grant.scope_id) for grant in access.principal.grants],
-            )
-        )
-
-    return respond(await access.own(look))
+    principal = access.principal
+    return respond(
+        await access.own(lambda unit: body_answer(user_view(tokens.own_user(unit.tx, principal), principal)))
+    )
 
 
 @operation(router, "GET", "/user/tokens", permission="tokens:read", answer=TokenList)
 async def list_tokens(*, access: Granted, listing: Listing) -> Response:
-    """The caller's tokens, without their secrets."""
+    """The caller's tokens, without their secrets; for a token that is narrowed to resources, those that it made."""
     request = listing.page(_TOKEN_SORTS, "id")
 
     def look(unit: Unit) -> Answer:
-        found = page(unit.tx.tokens, request, eq("principal_id", access.principal.principal_id))
-        return body_answer(TokenList(data=[token_view(token) for token in found.items], pagination=pagination(found)))
+        found = page(unit.tx.tokens, request, *tokens.own_tokens(access.principal))
+        views = [token_view(token, unit.tx.token_uses.get(token.id)) for token in found.items]
+        return body_answer(TokenList(data=views, pagination=pagination(found)))
 
     return respond(await access.own(look))
 
 
 @operation(router, "POST", "/user/tokens", permission="tokens:write", answer=NewTokenView, status=201)
 async def create_token(*, access: Granted, body: TokenCreate) -> Response:
-    """Make a token, not stronger than the one that asks. Its secret is in this answer only."""
+    """Make a token, not stronger than the one that asks and ended with it. Its secret is in this answer only."""
     refuse_key(access)
-    secret = new_secret(TokenKind.PERSONAL)
+    wish = tokens.TokenWish(
+        name=body.name,
+        kind=tokens.kind_for(access.principal, temporary=body.kind == "temporary"),
+        scopes=tuple(body.scopes),
+        resources=tuple(body.resources),
+        life_s=body.expires_in,
+    )
+    secret = new_secret(wish.kind)
 
     def work(unit: Unit) -> Answer:
-        token = tokens.create_token(
-            unit,
-            access.principal,
-            secret=secret,
-            name=body.name,
-            scopes=tuple(body.scopes),
-            life_s=body.expires_in,
-        )
-        return body_answer(new_token_view(token, secret), 201)
+        return body_answer(new_token_view(tokens.create_token(unit, access.principal, wish, secret), secret), 201)
 
     return respond(await access.own(work))
 
 
 @operation(router, "DELETE", "/user/tokens/{token}", permission="tokens:write", answer=TokenView)
 async def revoke_token(*, access: Granted, token: Id) -> Response:
-    """Make one of the caller's tokens void, within a second."""
+    """Make one of the caller's tokens void within a second, and all that it made."""
     return respond(
         await access.own(lambda unit: body_answer(token_view(tokens.revoke_token(unit, access.principal, token))))
     )

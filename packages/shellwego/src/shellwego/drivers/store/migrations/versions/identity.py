@@ -1,0 +1,34 @@
+"""Who somebody is: tokens know their parent, what they are narrowed to and who made them; when they were used last lies
+apart. Columns with defaults: SQLite writes no row for them; the index reads all tokens once."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("tokens", sa.Column("parent_id", sa.Text(), nullable=False, server_default=""))
+    op.add_column("tokens", sa.Column("resources", sa.Text(), nullable=False, server_default="[]"))
+    op.add_column("tokens", sa.Column("issued_by", sa.Text(), nullable=False, server_default="token"))
+    op.create_index("ix_tokens_parent_id", "tokens", ["parent_id", "id"])
+    op.create_table(
+        "token_uses",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("used_at", sa.Double(), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("token_uses")
+    op.drop_index("ix_tokens_parent_id", "tokens")
+    with op.batch_alter_table("tokens") as tokens:
+        for name in ("parent_id", "resources", "issued_by"):
+            tokens.drop_column(name)
