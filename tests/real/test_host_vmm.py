@@ -110,7 +110,7 @@ async def test_a_vmm_is_in_a_cgroup_with_its_limits(rig: HostRig, helper: RealHe
     if spawned.confinement == "rlimits":
         assert limit_of(spawned.pid, "Max processes") == "33"
     else:
-        group = f"/{helper.names.cgroup}/{helper.names.vm_cgroup(ONE)}"
+        group = f"/{helper.names.cgroup}/{helper.names.vm_cgroup(await rig.host.uid_take(ONE))}"
         assert text_of(f"/proc/{spawned.pid}/cgroup").decode().count(group) >= 1
         assert {"33", str(192 * MIB)} <= cgroup_limits(group)
     await end(rig, spawned)

@@ -41,6 +41,14 @@ class Uids:
         held = self._leases.get(key)
         return self._lease(key) if held is None else held
 
+    def pass_on(self, holder: str, key: str) -> None:
+        """Give `holder`'s lease to VM `key`, which has none."""
+        uid = self._leases.pop(holder)
+        self._leases[key] = uid
+        written = self._directory / f"{uid}.new"
+        written.write_text(f"{self._installation} {key}\n")
+        written.replace(self._directory / str(uid))
+
     def free(self, key: str) -> int | None:
         """End a lease, where there is one."""
         uid = self._leases.pop(key, None)
