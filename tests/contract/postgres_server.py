@@ -118,6 +118,7 @@ def running_postgres() -> Iterator[PostgresServer]:
     """A server from its making to its end."""
     directory = Path(tempfile.mkdtemp(prefix="swg-pg-", dir="/tmp"))
     server = PostgresServer(directory)
+    directory.chmod(0o755)  # others connect to its socket; its data are its own
     try:
         if os.geteuid() == 0:
             shutil.chown(directory, USER, USER)
