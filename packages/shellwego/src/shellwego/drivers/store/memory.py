@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, cast
 
 from shellwego.core.apps import App, Release
+from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
 from shellwego.core.errors import UnavailableError
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
@@ -182,6 +183,7 @@ class MemoryTransaction:
     organizations: MemoryTable[Organization]
     projects: MemoryTable[Project]
     users: MemoryTable[User]
+    credentials: MemoryTable[Credentials]
     tokens: MemoryTable[Token]
     token_uses: MemoryTable[TokenUse]
     grants: MemoryTable[Grant]

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Protocol
 
 from shellwego.core.apps import App, Release
+from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
 from shellwego.core.errors import ConflictError, FieldError, NotFoundError, StaleError
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
@@ -21,6 +22,7 @@ ENTITIES: Mapping[str, type] = {
     "organizations": Organization,
     "projects": Project,
     "users": User,
+    "credentials": Credentials,
     "tokens": Token,
     "token_uses": TokenUse,
     "grants": Grant,

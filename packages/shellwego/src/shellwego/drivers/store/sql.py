@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from shellwego.core.apps import App, Release
+from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
@@ -218,6 +219,7 @@ class SqlTransaction:
     organizations: SqlTable[Organization]
     projects: SqlTable[Project]
     users: SqlTable[User]
+    credentials: SqlTable[Credentials]
     tokens: SqlTable[Token]
     token_uses: SqlTable[TokenUse]
     grants: SqlTable[Grant]

@@ -1,0 +1,39 @@
+"""Users as the platform's operator sees them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from shellwego.control.scopes import missing
+from shellwego.control.unit import Unit
+from shellwego.core.errors import ConflictError
+from shellwego.core.ids import is_id
+from shellwego.core.tenancy import Principal, User
+from shellwego.ports.store import Transaction, eq
+
+
+def find_user(tx: Transaction, ref: str) -> User:
+    """A user by id or email, for who may see all of them. To be asked only then: that there is one is told to nobody else.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    user = tx.users.get(ref) if is_id("usr", ref) else next(iter(tx.users.select(eq("email", ref), limit=1)), None)
+    if user is None:
+        raise missing("user", ref)
+    return user
+
+
+def set_disabled(unit: Unit, principal: Principal, user: User, *, disabled: bool) -> User:
+    """Have the platform answer nothing to a user any more, or again; his tokens are kept, and hold no longer than that.
+
+    Raises:
+        ConflictError: the caller means himself: nobody might be left to undo it.
+    """
+    if disabled == (user.disabled_at is not None):
+        return user
+    if user.id == principal.principal_id:
+        raise ConflictError("own-account", "you cannot disable yourself", resolution="Have another operator do it.")
+    unit.audit("users:write", user.id, detail="disabled" if disabled else "enabled")
+    unit.emit("user.disabled" if disabled else "user.enabled", user.id, severity="warning" if disabled else "info")
+    return unit.tx.users.update(replace(user, disabled_at=unit.now() if disabled else None))
