@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pytest
 
 from shellwego.core.apps import App, AppConfig, Check, CheckKind, Process, Release, RestartMode, RestartPolicy, Service
+from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment, DeploymentState, Stage
 from shellwego.core.envelope import DataKey, MasterKey, SealedValue
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, StaleError, UnavailableError
@@ -49,6 +50,16 @@ SAMPLES: dict[str, object] = {
     "organizations": Organization(id="org_1", name="acme", plan="free", created_at=1.5),
     "projects": Project(id="prj_1", organization_id="org_1", name="p", network_id="n", first=True, created_at=1.5),
     "users": User(id="usr_1", email="a@b.example", created_at=1.5),
+    "credentials": Credentials(
+        id="usr_1",
+        password_hash="$argon2id$",
+        password_at=1.5,
+        totp_sealed="v1:x",
+        totp_on=True,
+        totp_step=1 << 40,
+        recovery_hashes=("a", "b"),
+        known_sources=("c",),
+    ),
     "tokens": Token(
         id="tok_1",
         kind=TokenKind.SERVICE,

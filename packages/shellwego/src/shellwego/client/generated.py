@@ -471,6 +471,44 @@ class Pagination(Struct, kw_only=True, omit_defaults=True):
     total: int | None = None
 
 
+class PasswordChange(Struct, kw_only=True, omit_defaults=True):
+    """The old password is needed, but with a token that was issued on the platform's machine."""
+
+    old_password: str | None = None
+    new_password: str
+
+
+class PasswordChanged(Struct, kw_only=True, omit_defaults=True):
+    """PasswordChanged"""
+
+    revoked_tokens: int
+
+
+class PersonList(Struct, kw_only=True, frozen=True):
+    """PersonList"""
+
+    data: list[PersonView]
+    pagination: Pagination
+
+
+class PersonUpdate(Struct, kw_only=True, omit_defaults=True):
+    """PersonUpdate"""
+
+    disabled: bool
+
+
+class PersonView(Struct, kw_only=True, frozen=True):
+    """A user of the platform, as its operator sees him."""
+
+    id: str
+    email: str
+    name: str
+    created_at: datetime
+    disabled_at: datetime | None
+    has_password: bool
+    totp: bool
+
+
 class PlanView(Struct, kw_only=True, frozen=True):
     """What a deploy would change; nothing was done."""
 
@@ -614,6 +652,33 @@ class ServiceView(Struct, kw_only=True, frozen=True):
     port: int
 
 
+class SignInRequest(Struct, kw_only=True, omit_defaults=True):
+    """What proves who somebody is. A session goes to the browser as a cookie; tokens of other kinds into the answer."""
+
+    email: str
+    password: str
+    totp: str = ""
+    kind: str = "personal"
+    name: str = "sign-in"
+    expires_in: int | None = None
+
+
+class SignedInView(Struct, kw_only=True, frozen=True):
+    """A token, with its secret for the only time; a session has it in its cookie alone."""
+
+    id: str
+    kind: str
+    name: str
+    scopes: list[str]
+    resources: list[str]
+    parent_id: str | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    secret: str | None
+
+
 class SizeBody(Struct, kw_only=True, omit_defaults=True):
     """SizeBody"""
 
@@ -655,6 +720,44 @@ class TokenView(Struct, kw_only=True, frozen=True):
     last_used_at: datetime | None
 
 
+class TotpConfirm(Struct, kw_only=True, omit_defaults=True):
+    """TotpConfirm"""
+
+    code: str
+
+
+class TotpConfirmed(Struct, kw_only=True, omit_defaults=True):
+    """Each recovery code stands for a one-time code once; they are shown now and never again."""
+
+    recovery_codes: list[str]
+
+
+class TotpDisable(Struct, kw_only=True, omit_defaults=True):
+    """TotpDisable"""
+
+    password: str | None = None
+    code: str = ""
+
+
+class TotpEnrol(Struct, kw_only=True, omit_defaults=True):
+    """TotpEnrol"""
+
+    password: str | None = None
+
+
+class TotpEnrolment(Struct, kw_only=True, omit_defaults=True):
+    """What an authenticator app takes, shown once. Codes are asked for when the first was confirmed."""
+
+    secret: str
+    uri: str
+
+
+class TotpState(Struct, kw_only=True, omit_defaults=True):
+    """TotpState"""
+
+    enabled: bool
+
+
 class UploadView(Struct, kw_only=True, frozen=True):
     """An upload under way; `offset` is the next byte that is expected."""
 
@@ -673,11 +776,20 @@ class UsageView(Struct, kw_only=True, frozen=True):
     pressure: dict[str, float]
 
 
+class UserUpdate(Struct, kw_only=True, omit_defaults=True):
+    """The email is the account's name and stays."""
+
+    name: str
+
+
 class UserView(Struct, kw_only=True, frozen=True):
     """Who the token belongs to, and what it may."""
 
     id: str
     email: str
+    name: str
+    totp: bool
+    has_password: bool
     token_id: str
     scopes: list[str]
     resources: list[str]
@@ -714,9 +826,64 @@ class Client(Transport):
         """What this platform can do now: strategies, backends, the domain of its apps."""
         return decode(self.send("GET", "/v1/capabilities"), CapabilitiesView)
 
+    def sign_in(self, body: SignInRequest) -> SignedInView:
+        """Sign in for a token. What is wrong about a refused attempt is not told, and takes as long as one that is not."""
+        return decode(self.send("POST", "/v1/auth/token", body=encode(body)), SignedInView)
+
+    def sign_out(self, token: str, *, idempotency_key: str | None = None) -> TokenView:
+        """End the token that asks, by its id or as `current`, and all that it made. Any token may end itself."""
+        return decode(
+            self.send(
+                "DELETE", f"/v1/auth/token/{segment(token, 'token')}", headers={"Idempotency-Key": idempotency_key}
+            ),
+            TokenView,
+        )
+
     def get_user(self) -> UserView:
         """Who the token belongs to, and what it may."""
         return decode(self.send("GET", "/v1/user"), UserView)
+
+    def update_user(
+        self, body: UserUpdate, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> UserView:
+        """Change the caller's name."""
+        return decode(
+            self.send(
+                "PATCH",
+                "/v1/user",
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            UserView,
+        )
+
+    def set_password(self, body: PasswordChange, *, idempotency_key: str | None = None) -> PasswordChanged:
+        """Change the password, and end all other sign-ins."""
+        return decode(
+            self.send("PUT", "/v1/user/password", headers={"Idempotency-Key": idempotency_key}, body=encode(body)),
+            PasswordChanged,
+        )
+
+    def enrol_totp(self, body: TotpEnrol, *, idempotency_key: str | None = None) -> TotpEnrolment:
+        """Make a secret for one-time codes. Its secret is in this answer only."""
+        return decode(
+            self.send("POST", "/v1/user/totp", headers={"Idempotency-Key": idempotency_key}, body=encode(body)),
+            TotpEnrolment,
+        )
+
+    def confirm_totp(self, body: TotpConfirm, *, idempotency_key: str | None = None) -> TotpConfirmed:
+        """Turn one-time codes on, with the first code. The recovery codes are in this answer only."""
+        return decode(
+            self.send("POST", "/v1/user/totp/confirm", headers={"Idempotency-Key": idempotency_key}, body=encode(body)),
+            TotpConfirmed,
+        )
+
+    def disable_totp(self, body: TotpDisable, *, idempotency_key: str | None = None) -> TotpState:
+        """Ask for one-time codes no more."""
+        return decode(
+            self.send("POST", "/v1/user/totp/disable", headers={"Idempotency-Key": idempotency_key}, body=encode(body)),
+            TotpState,
+        )
 
     def list_tokens(
         self,
@@ -761,6 +928,38 @@ class Client(Transport):
     def get_organization(self, organization: str) -> OrganizationView:
         """One organization."""
         return decode(self.send("GET", f"/v1/organizations/{segment(organization, 'organization')}"), OrganizationView)
+
+    def list_users(
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> PersonList:
+        """All users of the platform."""
+        return decode(
+            self.send("GET", "/v1/users", query={"limit": limit, "cursor": cursor, "sort": sort, "include": include}),
+            PersonList,
+        )
+
+    def get_user_of_platform(self, user: str) -> PersonView:
+        """One user, by id or email."""
+        return decode(self.send("GET", f"/v1/users/{segment(user, 'user')}"), PersonView)
+
+    def update_user_of_platform(
+        self, user: str, body: PersonUpdate, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> PersonView:
+        """Disable a user: his tokens and his password hold no more, within a second. Or enable him again."""
+        return decode(
+            self.send(
+                "PATCH",
+                f"/v1/users/{segment(user, 'user')}",
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            PersonView,
+        )
 
     def create_app(self, body: AppCreate, *, project: str | None = None, idempotency_key: str | None = None) -> AppView:
         """Make an app. Nothing of it runs before its first deployment."""

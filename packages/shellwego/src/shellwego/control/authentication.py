@@ -129,7 +129,8 @@ def look_up(tx: Transaction, hashed: str) -> Session:
 
 
 def _is_valid(tx: Transaction, token: Token) -> bool:
-    return token.holds(tx.now())
+    user = tx.users.get(token.principal_id)
+    return token.holds(tx.now()) and (user is None or user.disabled_at is None)
 
 
 def _note_use(unit: Unit, token_id: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from shellwego.control.authentication import refused, secret_hash
@@ -133,17 +133,16 @@ def _may_revoke(tx: Transaction, principal: Principal, token: Token) -> bool:
         return True
     if token.principal_id != principal.principal_id:
         return False
-    return not principal.resources or principal.token_id in _ancestors(tx, token)
+    return not principal.resources or principal.token_id in lineage(tx, token.id)
 
 
-def _ancestors(tx: Transaction, token: Token) -> list[str]:
+def lineage(tx: Transaction, token_id: str) -> list[str]:
+    """A token's id, and those of what made it, up to the first."""
     found: list[str] = []
-    while token.parent_id and token.parent_id not in found:
-        found.append(token.parent_id)
-        parent = tx.tokens.get(token.parent_id)
-        if parent is None:
-            break
-        token = parent
+    while token_id and token_id not in found:
+        found.append(token_id)
+        token = tx.tokens.get(token_id)
+        token_id = token.parent_id if token else ""
     return found
 
 
@@ -160,17 +159,3 @@ def revoke(unit: Unit, token: Token, detail: str = "revoked") -> Token:
             unit.tx.tokens.update(replace(child, revoked_at=unit.now()))
     unit.audit("tokens:write", token.id, detail=detail)
     return ended
-
-
-def revoke_all(unit: Unit, principal_id: str, *, spare: Sequence[str] = (), detail: str) -> int:
-    """Make all tokens of a principal void but those; returns how many were."""
-    held = [
-        token
-        for token in unit.tx.tokens.select(eq("principal_id", principal_id))
-        if token.id not in spare and token.holds(unit.now())
-    ]
-    for token in held:
-        unit.tx.tokens.update(replace(token, revoked_at=unit.now()))
-    if held:
-        unit.audit("tokens:write", principal_id, detail=f"{detail}: {len(held)} revoked")
-    return len(held)

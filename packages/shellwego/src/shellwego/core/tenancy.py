@@ -33,7 +33,11 @@ class Project:
 class User:
     id: str
     email: str
+    """In the form of `emails.normalized`."""
+    name: str = ""
     created_at: float
+    disabled_at: float | None = None
+    """Since when nothing is answered to his tokens, nor to his password."""
     version: int = 1
 
 

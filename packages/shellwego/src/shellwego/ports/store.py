@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from shellwego.core.apps import App, Release
+from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
 from shellwego.core.envelope import DataKey, MasterKey
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
@@ -101,6 +102,8 @@ class Transaction(Protocol):
     @property
     def users(self) -> Table[User]: ...
     @property
+    def credentials(self) -> Table[Credentials]: ...
+    @property
     def tokens(self) -> Table[Token]: ...
     @property
     def token_uses(self) -> Table[TokenUse]: ...
@@ -156,6 +159,7 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "organizations": ("name",),
     "projects": ("organization_id", "name"),
     "users": ("email",),
+    "credentials": (),
     "tokens": ("secret_hash", "principal_id", "parent_id"),
     "token_uses": (),
     "grants": ("principal_id", "scope_id", "role"),

@@ -20,6 +20,7 @@ from starlette.routing import BaseRoute, Route
 
 from shellwego.api.ratelimit import Verdict
 from shellwego.api.rest.context import context_of
+from shellwego.api.rest.cookies import refuse_cross_site, session_cookie
 from shellwego.api.rest.problems import Problem, problem
 from shellwego.control.authentication import Session, refused
 from shellwego.control.authorization import Access
@@ -140,11 +141,25 @@ def _refuse_unknown_parameters(request: Request, allowed: set[str]) -> None:
 
 
 async def authenticate(connection: HTTPConnection) -> Session:
-    """Who asks, by the bearer token of the Authorization header; raises `UnauthenticatedError`."""
-    scheme, _, secret = connection.headers.get("authorization", "").partition(" ")
+    """Who asks, by the bearer token of the Authorization header, else by the session cookie of a browser.
+
+    Raises:
+        UnauthenticatedError: neither holds.
+        ForbiddenError: the cookie came with a request that another site may have made the browser send.
+    """
+    header = connection.headers.get("authorization")
+    secret = session_cookie(connection) if header is None else _bearer(header)
+    session = await context_of(connection).authenticator.session(secret)
+    if header is None:
+        refuse_cross_site(connection)
+    return session
+
+
+def _bearer(header: str) -> str:
+    scheme, _, secret = header.partition(" ")
     if scheme.lower() != "bearer":
         raise refused()
-    return await context_of(connection).authenticator.session(secret.strip())
+    return secret.strip()
 
 
 def _judge(connection: HTTPConnection, session: Session) -> Verdict | None:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 from shellwego.core.apps import App, Release
+from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
 from shellwego.core.envelope import DataKey, MasterKey
 from shellwego.core.errors import UnavailableError
@@ -189,6 +190,7 @@ class MemoryTransaction:
     organizations: MemoryTable[Organization]
     projects: MemoryTable[Project]
     users: MemoryTable[User]
+    credentials: MemoryTable[Credentials]
     tokens: MemoryTable[Token]
     token_uses: MemoryTable[TokenUse]
     grants: MemoryTable[Grant]

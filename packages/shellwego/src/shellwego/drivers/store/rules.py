@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Protocol
 
 from shellwego.core.apps import App, Release
+from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
 from shellwego.core.envelope import DataKey, MasterKey
 from shellwego.core.errors import ConflictError, FieldError, NotFoundError, StaleError
@@ -25,6 +26,7 @@ ENTITIES: Mapping[str, type] = {
     "organizations": Organization,
     "projects": Project,
     "users": User,
+    "credentials": Credentials,
     "tokens": Token,
     "token_uses": TokenUse,
     "grants": Grant,

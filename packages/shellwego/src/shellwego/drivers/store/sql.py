@@ -20,6 +20,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
 from shellwego.core.apps import App, Release
+from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
 from shellwego.core.envelope import DataKey, MasterKey
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
@@ -278,6 +279,7 @@ class SqlTransaction:
     organizations: SqlTable[Organization]
     projects: SqlTable[Project]
     users: SqlTable[User]
+    credentials: SqlTable[Credentials]
     tokens: SqlTable[Token]
     token_uses: SqlTable[TokenUse]
     grants: SqlTable[Grant]

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from shellwego.api.rest.answers import body_answer, read, refuse_key, respond
+from shellwego.api.rest.answers import IfMatch, body_answer, read, refuse_key, respond
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Listing
-from shellwego.api.rest.routes.common import Id, Ref, resource_router
+from shellwego.api.rest.routes.common import Here, Id, Ref, Source, resource_router
 from shellwego.api.rest.schemas.account import (
     NewTokenView,
+    PasswordChange,
+    PasswordChanged,
     TokenCreate,
     TokenList,
     TokenView,
+    TotpConfirm,
+    TotpConfirmed,
+    TotpDisable,
+    TotpEnrol,
+    TotpEnrolment,
+    TotpState,
+    UserUpdate,
     UserView,
     new_token_view,
     token_view,
@@ -27,24 +36,77 @@ from shellwego.api.rest.schemas.resources import (
     project_view,
 )
 from shellwego.control import tokens
+from shellwego.control.accounts import Proof, rename
 from shellwego.control.authentication import new_secret
+from shellwego.control.authorization import Access
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
 from shellwego.control.scopes import OrganizationTarget, ProjectTarget, visible_projects
 from shellwego.control.unit import Unit
+from shellwego.core.tenancy import User
 
 router = resource_router("account")
 _TOKEN_SORTS: dict[str, type[str] | type[float]] = {"id": str}
 _MOST_PROJECTS = 100
+_ISSUER = "ShellWeGo"
 
 
 @operation(router, "GET", "/user", permission="user:read", answer=UserView)
 async def get_user(*, access: Granted) -> Response:
     """Who the token belongs to, and what it may."""
-    principal = access.principal
-    return respond(
-        await access.own(lambda unit: body_answer(user_view(tokens.own_user(unit.tx, principal), principal)))
+    return respond(await access.own(lambda unit: _told(unit, access, tokens.own_user(unit.tx, access.principal))))
+
+
+@operation(router, "PATCH", "/user", permission="user:write", answer=UserView, refusals=(412,))
+async def update_user(*, access: Granted, body: UserUpdate, if_match: IfMatch) -> Response:
+    """Change the caller's name."""
+    await access.account()
+
+    def work(unit: Unit) -> Answer:
+        if_match.check(tokens.own_user(unit.tx, access.principal).version)
+        return _told(unit, access, rename(unit, access.principal, body.name))
+
+    return respond(await access.own(work))
+
+
+def _told(unit: Unit, access: Access, user: User) -> Answer:
+    credentials = unit.tx.credentials.get(user.id)
+    return body_answer(user_view(user, credentials, access.principal), version=user.version)
+
+
+@operation(router, "PUT", "/user/password", permission="user:write", answer=PasswordChanged)
+async def set_password(*, access: Granted, here: Here, source: Source, body: PasswordChange) -> Response:
+    """Change the password, and end all other sign-ins."""
+    refuse_key(access)
+    proof = Proof(password=body.old_password, source=source)
+    ended = await here.identity.accounts.set_password(access, body.new_password, proof)
+    return respond(body_answer(PasswordChanged(revoked_tokens=ended)))
+
+
+@operation(router, "POST", "/user/totp", permission="user:write", answer=TotpEnrolment, status=201)
+async def enrol_totp(*, access: Granted, here: Here, source: Source, body: TotpEnrol) -> Response:
+    """Make a secret for one-time codes. Its secret is in this answer only."""
+    refuse_key(access)
+    enrolment = await here.identity.accounts.enrol_totp(
+        access, Proof(password=body.password, source=source), issuer=_ISSUER
     )
+    return respond(body_answer(TotpEnrolment(secret=enrolment.secret, uri=enrolment.uri), 201))
+
+
+@operation(router, "POST", "/user/totp/confirm", permission="user:write", answer=TotpConfirmed)
+async def confirm_totp(*, access: Granted, here: Here, source: Source, body: TotpConfirm) -> Response:
+    """Turn one-time codes on, with the first code. The recovery codes are in this answer only."""
+    refuse_key(access)
+    recovery = await here.identity.accounts.confirm_totp(access, body.code, source)
+    return respond(body_answer(TotpConfirmed(recovery_codes=list(recovery))))
+
+
+@operation(router, "POST", "/user/totp/disable", permission="user:write", answer=TotpState)
+async def disable_totp(*, access: Granted, here: Here, source: Source, body: TotpDisable) -> Response:
+    """Ask for one-time codes no more."""
+    refuse_key(access)
+    await here.identity.accounts.disable_totp(access, Proof(password=body.password, code=body.code, source=source))
+    return respond(body_answer(TotpState(enabled=False)))
 
 
 @operation(router, "GET", "/user/tokens", permission="tokens:read", answer=TokenList)
