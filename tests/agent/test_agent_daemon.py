@@ -23,16 +23,37 @@ async def test_an_assigned_instance_is_started_checked_and_reported_healthy(tmp_
         assert one.control.observed["ins_1"].address.startswith("10.64.")
 
 
-async def test_what_happens_on_the_way_is_reported_at_once(tmp_path: Path) -> None:
+async def test_what_happens_on_the_way_is_reported(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        one.prober.reason = "connection refused"
+        await one.control.assign("ins_1", workload())
+        await one.clock.advance(0.5)
+        one.prober.reason = ""
+        await one.clock.until(one.control.is_("healthy"))
+        told = [report.instances["ins_1"] for report in one.control.reports if "ins_1" in report.instances]
+        assert [(seen.phase.value, seen.detail, seen.reason) for seen in told] == [
+            ("starting", "image", ""),
+            ("starting", "checks", "connection refused"),
+            ("healthy", "", ""),
+        ]
+
+
+async def test_a_start_that_is_quick_is_not_told_in_all_its_steps(tmp_path: Path) -> None:
+    """Each report costs the control plane a look, just when the start needs the processors."""
     async with world(tmp_path) as one:
         await one.control.assign("ins_1", workload())
         await one.clock.until(one.control.is_("healthy"))
         told = [report.instances["ins_1"] for report in one.control.reports if "ins_1" in report.instances]
-        assert [(seen.phase.value, seen.detail) for seen in told] == [
-            ("starting", "image"),
-            ("starting", "checks"),
-            ("healthy", ""),
-        ]
+        assert [seen.phase.value for seen in told] == ["starting", "healthy"]
+
+
+async def test_how_far_a_start_has_come_is_told_after_a_moment(tmp_path: Path) -> None:
+    """Also where nothing else happens that is to be told."""
+    async with world(tmp_path) as one:
+        await one.control.assign("ins_1", workload(port=0))
+        await one.clock.until(one.control.is_("starting"))
+        await one.clock.until(lambda: one.control.observed["ins_1"].detail == "checks", timeout=0.5)
+        assert one.control.observed["ins_1"].address
 
 
 async def test_a_lost_hint_costs_latency_only(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from plasmavmc.guest.tsc import tsc_khz
 from plasmavmc.host.configuration import QEMU
 from plasmavmc.hypervisor.qemu.backend import KvmBackend
 from plasmavmc.hypervisor.qemu.offer import QemuSite
+from plasmavmc.hypervisor.qemu.seating import Seating
 from plasmavmc.hypervisor.registry import HypervisorRegistry
 from plasmavmc.images.store import ImageStore
 from plasmavmc.manager import VmManager
@@ -112,7 +113,8 @@ class World:
             run_dir=run_dir,
             cache=self.directory / "probes",
         )
-        registry.register(KvmBackend(self.helper.host, site.machine(Acceleration.TCG)))
+        backend = KvmBackend(self.helper.host, site.machine(Acceleration.TCG), seating=Seating(self.helper.host))
+        registry.register(backend)
         self.parts = EngineParts(
             images=ImageStore(self.images),
             source=MemorySource(self.image),

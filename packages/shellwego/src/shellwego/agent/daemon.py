@@ -38,6 +38,9 @@ LOOK_AGAIN_S = 2.0
 RETRY_S = 1.0
 COALESCE_S = 0.01
 """Between two reports, so that a flood of changes is told together."""
+DETAIL_S = 0.05
+"""What a start is doing is told so much later, and at a quick start not at all: each report costs the whole control plane a
+look, just when the start needs the processors."""
 
 _log = structlog.get_logger(__name__)
 
@@ -49,6 +52,8 @@ class _Signals:
     fetch: asyncio.Event = field(default_factory=asyncio.Event)
     look: asyncio.Event = field(default_factory=asyncio.Event)
     report: asyncio.Event = field(default_factory=asyncio.Event)
+    detail: asyncio.Event = field(default_factory=asyncio.Event)
+    """Report, but there is no hurry."""
 
 
 class Agent:
@@ -184,13 +189,17 @@ class Agent:
     async def _look(self) -> None:
         self._signals.look.clear()
         wake_at = await self._reconciler.look()
-        if self._reports.has_news(self._reconciler.observed, self._checker.unsettled()):
+        news = self._reconciler.observed, self._checker.unsettled()
+        if self._reports.is_urgent(*news):
             self._signals.report.set()
+        elif self._reports.has_news(*news):
+            self._signals.detail.set()
         pause = LOOK_AGAIN_S if wake_at is None else min(LOOK_AGAIN_S, wake_at - self._clock.monotonic())
         await wait_any(self._clock, max(pause, 0), self._signals.look.wait(), self._engine.changed())
 
     async def _report(self) -> None:
         self._signals.report.clear()
+        self._signals.detail.clear()
         report = self._reports.build(
             node_id=self.node_id,
             epoch=self._state.epoch,
@@ -205,7 +214,11 @@ class Agent:
         else:
             self._reports.confirm(report, self._reconciler.observed)
         await self._clock.sleep(COALESCE_S)
-        await wait_any(self._clock, HEARTBEAT_S, self._signals.report.wait())
+        await wait_any(self._clock, HEARTBEAT_S, self._signals.report.wait(), self._detail())
+
+    async def _detail(self) -> None:
+        await self._signals.detail.wait()
+        await self._clock.sleep(DETAIL_S)
 
 
 @contextmanager

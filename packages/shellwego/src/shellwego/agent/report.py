@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from shellwego.core.assignments import NodeReport
-from shellwego.core.instances import Observed
+from shellwego.core.instances import Observed, Phase
 from shellwego.core.nodes import NodeFacts
 
 
@@ -27,6 +27,11 @@ class Reports:
     def has_news(self, observed: Mapping[str, Observed] | None, unsettled: frozenset[str]) -> bool:
         """True where a report is worth sending before the next heart-beat."""
         return bool(self._news(observed or {}, unsettled))
+
+    def is_urgent(self, observed: Mapping[str, Observed] | None, unsettled: frozenset[str]) -> bool:
+        """True where it says more than how far a start has come, which nothing waits for."""
+        news = self._news(observed or {}, unsettled)
+        return any(_settled(seen) != _settled(self._confirmed.get(id_)) for id_, seen in news.items())
 
     def build(
         self,
@@ -58,3 +63,10 @@ class Reports:
         return {
             id_: seen for id_, seen in observed.items() if id_ not in unsettled and self._confirmed.get(id_) != seen
         }
+
+
+def _settled(seen: Observed | None) -> Observed | None:
+    """An observation without what changes in the course of a start."""
+    if seen is None or seen.phase is not Phase.STARTING:
+        return seen
+    return replace(seen, detail="", address="")

@@ -61,6 +61,9 @@ from shellwego.ports.store import eq
 
 _END_TRIES, _END_TRY_S = 3, 5.0
 """Parts get so many times so many seconds to end."""
+_SWITCH_S = 0.001
+"""After so long a thread gives the interpreter to one that asks for it. Those of the store have much to compute; by the
+default, 5 ms, the event loop waits that long for each answer of theirs, and a cold start is a dozen of them."""
 NODE = "local"
 EDGE = "local"
 SEALING_KEY = "sealing-key"
@@ -86,6 +89,7 @@ class Handover:
 def run_platform(settings: UpSettings, installation: Installation, handover: Handover) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code. Called as the unprivileged user."""
     log_to_stderr()
+    sys.setswitchinterval(_SWITCH_S)
     platform = Platform(settings, installation, handover)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

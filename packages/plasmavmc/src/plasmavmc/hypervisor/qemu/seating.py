@@ -14,7 +14,7 @@ import structlog
 from plasmavmc.errors import PlasmaError
 from plasmavmc.host.operations import Host
 
-PEACE_S = 1.0
+PEACE_S = 0.25
 """After the last start."""
 
 log = structlog.get_logger("plasmavmc.seating")
