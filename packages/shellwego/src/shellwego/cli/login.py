@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.failure import USAGE, Failure
+from shellwego.cli.failure import AUTH, USAGE, Failure
 from shellwego.cli.output import show_one
 from shellwego.cli.session import Session, about_no_app, choice, shared
 
+if TYPE_CHECKING:
+    from shellwego.client.context import Context
+    from shellwego.client.generated import Client
+
+_REFUSED = "sign-in-refused"
+
 
 @click.command()
-@click.option("--url", required=True, metavar="URL", help="The API, such as https://cloud.example:7080.")
+@click.option("--url", metavar="URL", help="The API, such as https://cloud.example:7080. [that of the context]")
 @click.option("--name", default="", metavar="NAME", help="The context's name. [the host]")
+@click.option("--email", default="", metavar="EMAIL", help="Who signs in. [asked for]")
+@click.option("--token-stdin", is_flag=True, help="Take a token from stdin, instead of signing in.")
 @click.option(
     "--ca-file",
     type=click.Path(exists=True, dir_okay=False, resolve_path=True),
@@ -22,25 +31,65 @@ from shellwego.cli.session import Session, about_no_app, choice, shared
 )
 @shared
 @about_no_app
-def login(session: Session, url: str, name: str, ca_file: str | None) -> None:
-    """Save how to reach a platform. The token is read from stdin, or asked for; it is never an argument."""
-    from urllib.parse import urlsplit  # noqa: PLC0415
+def login(session: Session, url: str | None, name: str, email: str, token_stdin: bool, ca_file: str | None) -> None:
+    """Sign in to a platform and save how to reach it, as a context.
 
+    Email, password and one-time code are asked for; none but the email can be an argument. Without a terminal, --email
+    takes the password from the first line of stdin and a code from the second; without --email, stdin holds a token.
+    """
+    from shellwego.cli.prompts import at_terminal  # noqa: PLC0415
     from shellwego.client.context import Context, save  # noqa: PLC0415
     from shellwego.client.generated import Client  # noqa: PLC0415
 
+    known = session.known_contexts
+    before = known.get(session.context_name or "")
+    if not url and before is None:
+        raise click.UsageError("Which platform? Give --url URL.")
+    url = url or (before.api_url if before else "")
     try:
-        client = Client(url, ca_file=ca_file or "")
+        client = Client(url, ca_file=ca_file or (before.ca_file if before and before.api_url == url else ""))
     except ValueError as error:
         raise Failure(f"--url: {error}", code=USAGE) from error
-    name = name or (urlsplit(url).hostname or "").replace(".", "-") or "local"
-    known = session.known_contexts
-    client.token = _token()
     with client:
+        if token_stdin or not (at_terminal() or email):
+            client.token = _token()
+        else:
+            client.token = _signed_in(client, email)
         user = client.get_user()
+    name = name or (before.name if before and before.api_url == url else _host(url))
     context = Context(name=name, api_url=url, token=client.token, ca_file=client.ca_file)
     save(session.config_path, known.put(context, make_current=True))
     session.say(f"logged in as {user.email}; context {name} is current")
+
+
+def _host(url: str) -> str:
+    from urllib.parse import urlsplit  # noqa: PLC0415
+
+    return (urlsplit(url).hostname or "").replace(".", "-") or "local"
+
+
+def _signed_in(client: Client, email: str) -> str:
+    """The token of a sign-in; a code is asked for where the password alone does not do."""
+    import socket  # noqa: PLC0415
+
+    from shellwego.cli.prompts import Prompts  # noqa: PLC0415
+    from shellwego.client.generated import SignInRequest  # noqa: PLC0415
+    from shellwego.client.transport import ApiProblem  # noqa: PLC0415
+
+    prompts = Prompts()
+    email = email or prompts.text("Email")
+    password = prompts.secret("Password")
+    body = SignInRequest(email=email, password=password, name=f"swg on {socket.gethostname()}"[:100])
+    try:
+        return client.sign_in(body).secret or ""
+    except ApiProblem as problem:
+        if problem.code != _REFUSED:
+            raise
+        code = prompts.secret("One-time code, if you have one", optional=True)
+        if not code:
+            raise Failure(problem.detail, code=AUTH, resolution=problem.resolution, kind=problem.code) from problem
+    body.totp = code
+    return client.sign_in(body).secret or ""
 
 
 def _token() -> str:
@@ -55,18 +104,34 @@ def _token() -> str:
 @shared
 @about_no_app
 def logout(session: Session) -> None:
-    """Forget the current (or named) context and its token."""
+    """End the token of the current (or named) context, and forget the context."""
     from shellwego.client.context import save  # noqa: PLC0415
 
-    name = session.context.name
+    context = session.context
     known = session.known_contexts
-    if name not in known.contexts:
+    if context.name not in known.contexts:
         raise Failure("there is no context to forget; the environment names the platform", code=USAGE)
-    left = known.without(name)
+    fate = _ended(session, context)
+    left = known.without(context.name)
     save(session.config_path, left)
-    session.say(f"context {name} is forgotten here; its token stays valid")
+    session.say(f"context {context.name} is forgotten here; {fate}")
     if left.contexts and not left.current:
         session.say(f"no context is current now: {choice(left)}")
+
+
+def _ended(session: Session, context: Context) -> str:
+    """What became of the token. Where the platform cannot be asked, the context is forgotten all the same."""
+    from shellwego.client.transport import ApiProblem, Unreachable  # noqa: PLC0415
+
+    if not context.token:
+        return "it had no token"
+    try:
+        session.client.sign_out("current")
+    except (ApiProblem, Unreachable, Failure) as error:
+        if getattr(error, "status", 0) == 401:
+            return "its token held no more"
+        return f"its token stays valid: {error}"
+    return "its token is revoked"
 
 
 @click.command()
@@ -84,6 +149,8 @@ def whoami(session: Session) -> None:
         "id": user.id,
         "roles": ", ".join(f"{grant.role} on {grant.scope_id or 'everything'}" for grant in user.grants),
         "token": user.token_id,
+        **({"scopes": ", ".join(user.scopes)} if user.scopes else {}),
+        **({"narrowed to": ", ".join(user.resources)} if user.resources else {}),
     }
     where = {"context": context.name, "api": context.api_url, "project": project or None}
     show_one(session, msgspec.to_builtins(user) | where, {**pairs, **where}, name=user.email)

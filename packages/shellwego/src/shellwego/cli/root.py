@@ -13,9 +13,12 @@ import click
 from shellwego.cli.failure import INTERRUPTED
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "login": ("shellwego.cli.login:login", "Save how to reach a platform, as a context."),
-    "logout": ("shellwego.cli.login:logout", "Forget a context."),
+    "login": ("shellwego.cli.login:login", "Sign in to a platform; saved as a context."),
+    "logout": ("shellwego.cli.login:logout", "End a context's token, and forget it."),
     "whoami": ("shellwego.cli.login:whoami", "Show who the token belongs to, and where."),
+    "user": ("shellwego.cli.user:user", "Show your account; its name, password and one-time codes."),
+    "tokens": ("shellwego.cli.tokens:tokens", "List, create and revoke your tokens."),
+    "users": ("shellwego.cli.users:users", "List, disable and enable the platform's users."),
     "apps": ("shellwego.cli.apps:apps", "Create, list, show, destroy, start, stop and restart apps."),
     "launch": ("shellwego.cli.launch:launch", "Make an app of an image or a manifest, and deploy it."),
     "manifest": ("shellwego.cli.manifest:manifest", "Check a shellwego.toml; print its JSON schema."),

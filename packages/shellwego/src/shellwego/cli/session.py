@@ -189,7 +189,8 @@ _OPTIONS = (
 )
 
 
-_LOG_IN = "Log in with a token that holds: swg login --url URL"
+_SIGN_IN_REFUSED = "sign-in-refused"
+_LOG_IN = "Sign in again: swg login --url URL"
 
 
 def shared(command: F) -> F:
@@ -275,7 +276,7 @@ def _failure(error: BaseException | None) -> Failure | None:
             return Failure(
                 error.detail + fields,
                 code=exit_code(error.status, error.code),
-                resolution=_LOG_IN if error.status == 401 else error.resolution,
+                resolution=_LOG_IN if error.status == 401 and error.code != _SIGN_IN_REFUSED else error.resolution,
                 trace_id=error.trace_id,
                 kind=error.code,
             )

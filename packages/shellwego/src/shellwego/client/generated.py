@@ -831,7 +831,7 @@ class Client(Transport):
         return decode(self.send("POST", "/v1/auth/token", body=encode(body)), SignedInView)
 
     def sign_out(self, token: str, *, idempotency_key: str | None = None) -> TokenView:
-        """End the token that asks, by its id or as `current`, and all that it made. Any token may end itself."""
+        """End the token that asks, by its id or as `current`, and all that it made. Any token may end itself, but one that was issued on the platform's machine stays."""
         return decode(
             self.send(
                 "DELETE", f"/v1/auth/token/{segment(token, 'token')}", headers={"Idempotency-Key": idempotency_key}

@@ -10,7 +10,7 @@ from shellwego.control.authentication import refused, secret_hash
 from shellwego.control.scopes import chain_of, missing
 from shellwego.control.unit import Unit
 from shellwego.core.attenuation import Power, attenuate
-from shellwego.core.errors import FieldError, InvalidError, UnauthenticatedError
+from shellwego.core.errors import ConflictError, FieldError, InvalidError, UnauthenticatedError
 from shellwego.core.ids import is_id
 from shellwego.core.tenancy import Issuer, Principal, Token, TokenKind, User
 from shellwego.ports.store import Transaction, Where, eq
@@ -125,6 +125,24 @@ def revoke_token(unit: Unit, principal: Principal, id_: str) -> Token:
     token = unit.tx.tokens.get(id_)
     if token is None or not _may_revoke(unit.tx, principal, token):
         raise missing("token", id_)
+    return revoke(unit, token)
+
+
+def sign_out(unit: Unit, principal: Principal) -> Token:
+    """Make the asking token void, and all that it made.
+
+    Raises:
+        ConflictError: it was issued on the host, whose contexts share it: forgetting one of them shall not end the others.
+    """
+    token = unit.tx.tokens.get(principal.token_id)
+    if token is None:
+        raise refused()
+    if token.issued_by is Issuer.HOST:
+        raise ConflictError(
+            "token-of-host",
+            "it was issued on the platform's machine, which goes on using it",
+            resolution=f"To end it nevertheless: swg tokens revoke {token.id}",
+        )
     return revoke(unit, token)
 
 

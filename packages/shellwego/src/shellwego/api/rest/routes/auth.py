@@ -55,12 +55,13 @@ async def sign_in(*, request: Request, here: Here, source: Source, body: SignInR
 
 @operation(router, "DELETE", "/auth/token/{token}", permission="tokens:write", answer=TokenView)
 async def sign_out(*, access: Granted, token: Id) -> Response:
-    """End the token that asks, by its id or as `current`, and all that it made. Any token may end itself."""
+    """End the token that asks, by its id or as `current`, and all that it made. Any token may end itself, but one that was
+    issued on the platform's machine stays."""
 
     def work(unit: Unit) -> Answer:
         if token not in (CURRENT, access.principal.token_id):
             raise missing("token", token)
-        return body_answer(token_view(tokens.revoke_token(unit, access.principal, access.principal.token_id)))
+        return body_answer(token_view(tokens.sign_out(unit, access.principal)))
 
     response = respond(await access.itself(work))
     forget_session(response)

@@ -1,0 +1,120 @@
+"""`swg tokens`: what scripts and other machines sign in with."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+from shellwego.cli.groups import NounGroup
+from shellwego.cli.output import age, show, show_one
+from shellwego.cli.session import Session, about_no_app, shared
+
+if TYPE_CHECKING:
+    from shellwego.client.generated import TokenView
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "": 1}
+
+
+@click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def tokens() -> None:
+    """List, create and revoke your tokens."""
+
+
+def _life(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """`30d`, `12h`, `15m`, `900` as seconds."""
+    match = re.fullmatch(r"(\d{1,9})([smhd]?)", value or "", re.ASCII)
+    if value is not None and match is None:
+        raise click.BadParameter(f"{value!r} is no time, such as 30d, 12h or 15m")
+    return int(match[1]) * _UNITS[match[2]] if match else None
+
+
+def _state(token: TokenView) -> str:
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    if token.revoked_at:
+        return "revoked"
+    return "expired" if token.expires_at and token.expires_at <= datetime.now(UTC) else "valid"
+
+
+def _row(token: TokenView) -> dict[str, object]:
+    return {
+        "id": token.id,
+        "name": token.name,
+        "kind": token.kind,
+        "state": _state(token),
+        "expires": token.expires_at.isoformat(sep=" ", timespec="minutes") if token.expires_at else "never",
+        "used": age(token.last_used_at.isoformat() if token.last_used_at else None),
+        "scopes": ", ".join(token.scopes) or "all",
+        "resources": ", ".join(token.resources) or "all",
+    }
+
+
+@tokens.command("ls")
+@click.option("--all", "everything", is_flag=True, help="Also those that are revoked or have expired.")
+@shared
+@about_no_app
+def list_tokens(session: Session, everything: bool) -> None:
+    """List your tokens, without their secrets."""
+    import msgspec  # noqa: PLC0415
+
+    found: list[TokenView] = []
+    cursor: str | None = None
+    while True:
+        answer = session.client.list_tokens(limit=100, cursor=cursor)
+        found += [token for token in answer.data if everything or _state(token) == "valid"]
+        cursor = answer.pagination.next_cursor
+        if not cursor:
+            break
+    show(session, msgspec.to_builtins(found), [_row(token) for token in found], name="id", empty="no tokens")
+
+
+@tokens.command("create")
+@click.argument("name")
+@click.option(
+    "--scope", "scopes", multiple=True, metavar="PERMISSION", help="What it may, such as apps:read or apps:*."
+)
+@click.option("--resource", "resources", multiple=True, metavar="ID", help="An organization, project or app it is for.")
+@click.option("--expires-in", callback=_life, metavar="TIME", help="How long it lives, such as 30d or 12h. [a year]")
+@click.option("--temporary", is_flag=True, help="For a quarter of an hour at most.")
+@shared
+@about_no_app
+def create_token(
+    session: Session,
+    name: str,
+    scopes: tuple[str, ...],
+    resources: tuple[str, ...],
+    expires_in: int | None,
+    temporary: bool,
+) -> None:
+    """Make a token that is no stronger than yours and ends with it. It is printed once, on stdout."""
+    import msgspec  # noqa: PLC0415
+
+    from shellwego.client.generated import TokenCreate  # noqa: PLC0415
+
+    body = TokenCreate(
+        name=name,
+        kind="temporary" if temporary else "personal",
+        scopes=list(scopes),
+        resources=list(resources),
+        expires_in=expires_in,
+    )
+    made = session.client.create_token(body)
+    if session.output in ("json", "yaml"):
+        show_one(session, msgspec.to_builtins(made), {}, name=made.id)
+        return
+    session.say(f"token {made.id} ({name}); this is the only time that it is shown:")
+    click.echo(made.secret)
+
+
+@tokens.command("revoke")
+@click.argument("token")
+@shared
+@about_no_app
+def revoke_token(session: Session, token: str) -> None:
+    """Make a token void within a second, by its id, and all that it made."""
+    import msgspec  # noqa: PLC0415
+
+    ended = session.client.revoke_token(token)
+    show_one(session, msgspec.to_builtins(ended), _row(ended), name=ended.id)
