@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from shellwego.cli.output import show, show_one, size
 from shellwego.cli.progress import StageProgress
-from shellwego.cli.rollout import finish, rollout_options
+from shellwego.cli.rollout import Choice, finish, rollout_options
 from shellwego.cli.session import F, Session, shared
 from shellwego.cli.status import unreleased
 
@@ -36,6 +37,11 @@ def _wish_options(command: F) -> F:
             metavar="CMD",
             help="In place of the image's Cmd: arguments of its Entrypoint, if it has one.",
         ),
+        click.option(
+            "--release-command",
+            metavar="CMD",
+            help='Run once before the rollout, in a VM of its own; it must end with 0. "" for none any more.',
+        ),
         click.option("--check-path", metavar="PATH", help="Healthy is what answers 2xx or 3xx here."),
         click.option("--port", type=click.IntRange(1, 65535), help="Port that the app listens on."),
         click.option("--backend", metavar="NAME", help='What the VMs run on: "wasm" for a module; "" for the default.'),
@@ -54,14 +60,17 @@ def _wish(
     env: tuple[str, ...],
     backend: str | None,
     rollback: bool,
-    strategy: str = "rolling",
-    wait_timeout: float = 300.0,
+    release_command: str | None,
+    choice: Choice | None = None,
 ) -> DeploymentCreate:
     import shlex  # noqa: PLC0415
 
-    from shellwego.client.generated import DeploymentCreate  # noqa: PLC0415
+    from shellwego.client.generated import ConfigBody, DeploymentCreate  # noqa: PLC0415
 
+    before = None if release_command is None else shlex.split(release_command)
     return DeploymentCreate(
+        **(asdict(choice) if choice else {}),
+        config=ConfigBody(release_command=before),
         image=image,
         port=port,
         check_path=check_path,
@@ -70,8 +79,6 @@ def _wish(
         env=parse_pairs(env),
         backend=backend,
         rollback_on_failure=rollback,
-        strategy=strategy,
-        wait_timeout=wait_timeout,
     )
 
 
@@ -126,8 +133,8 @@ def deploy(
     env: tuple[str, ...],
     backend: str | None,
     rollback: bool,
-    strategy: str,
-    wait_timeout: float,
+    release_command: str | None,
+    choice: Choice,
     detach: bool,
 ) -> None:
     """Roll out an image, or the app's changed configuration.
@@ -136,7 +143,7 @@ def deploy(
     on serving, and the stage, the reason and the app's last words are shown.
     """
     image, backend = _loaded(session, image, backend)
-    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback, strategy, wait_timeout)
+    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback, release_command, choice)
     deployment = session.client.create_deployment(session.app, wish, project=session.project)
     finish(session, session.app, deployment, detach=detach)
 
@@ -155,12 +162,13 @@ def plan(
     env: tuple[str, ...],
     backend: str | None,
     rollback: bool,
+    release_command: str | None,
     detailed_exitcode: bool,
 ) -> None:
     """Show what a deploy with the same options would change. Nothing is done."""
     import msgspec  # noqa: PLC0415
 
-    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback)
+    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback, release_command)
     planned = session.client.plan_deployment(session.app, wish, project=session.project)
     document = msgspec.to_builtins(planned)
     _remark(session)
