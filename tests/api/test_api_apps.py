@@ -140,7 +140,7 @@ async def test_what_no_node_could_serve_is_refused_with_the_field(world: World) 
 @pytest.mark.parametrize(
     "body",
     [
-        {"strategy": "canary"},
+        {"strategy": "hope"},
         {"wait_timeout": 0},
         {"port": 0},
         {"port": 70000},

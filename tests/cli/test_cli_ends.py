@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -29,7 +30,7 @@ from shellwego.client.generated import (
     PlanView,
     UploadView,
 )
-from tests.cli.cli_world import HandMadeApi, Machine, view
+from tests.cli.cli_world import NOW, HandMadeApi, Machine, view
 
 SWG = [sys.executable, "-c", "from shellwego.main import main; main()"]
 APPS = "/v1/apps"
@@ -203,7 +204,7 @@ def test_status_and_plan_tell_of_a_config_that_does_not_run(
 
 
 def test_a_deployment_that_never_ends_is_given_up(machine: Machine, api: HandMadeApi) -> None:
-    late = view(DeploymentView, id="dep_1", state="in_progress", wait_timeout=-100.0)
+    late = view(DeploymentView, id="dep_1", state="in_progress", deadline=NOW - timedelta(seconds=100))
     api.answer("POST", DEPLOYMENTS, late, status=202)
     assert machine.swg(*DEPLOY).code == 124
 

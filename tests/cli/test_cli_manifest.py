@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from shellwego.client.generated import (
-    Accepted,
     AppList,
     AppView,
     DeploymentCreate,
@@ -18,7 +17,7 @@ from shellwego.client.generated import (
     ImageView,
     PlanView,
 )
-from shellwego.client.manifest.deployment import deployment_of, first_counts
+from shellwego.client.manifest.deployment import deployment_of
 from shellwego.client.manifest.document import Manifest
 from shellwego.client.manifest.faults import ManifestError, line_of
 from shellwego.client.manifest.reading import read_manifest
@@ -103,7 +102,9 @@ def test_a_whole_manifest_becomes_a_deployment(tmp_path: Path) -> None:
     assert wish["config"]["services"] == [{"port": 8080}]
     assert [(each["path"], each["interval"]) for each in wish["config"]["checks"]] == [("/healthz", 10.0)]
     assert wish["config"]["remove_processes"] == ["old"]
-    assert first_counts(tmp_path / "shellwego.toml", read_manifest(tmp_path / "shellwego.toml")) == {"worker": 3}
+    assert wish["counts"] == {"worker": 3}
+    path = tmp_path / "shellwego.toml"
+    assert deployment_of(path, read_manifest(path), ("worker",), ("worker",)).counts == {}
 
 
 def test_what_a_manifest_does_not_name_the_app_has_not_any_more(tmp_path: Path) -> None:
@@ -224,7 +225,6 @@ def serve_app(api: HandMadeApi, **fields: object) -> None:
     api.answer("GET", "/v1/apps/app_1", app)
     api.answer("POST", "/v1/apps/app_1/plan", view(PlanView, to_release=1, changed=True))
     api.answer("POST", "/v1/apps/app_1/deployments", view(DeploymentView, id="dep_1", state="succeeded", finished=True))
-    api.answer("POST", "/v1/apps/app_1/scale", view(Accepted))
 
 
 def sent(api: HandMadeApi, path: str) -> dict[str, object]:
@@ -243,7 +243,7 @@ def test_deploy_takes_the_manifest_beside_it_and_tells_the_plan(machine: Machine
     assert body["env"] == {"GREETING": "hello", "WORKERS": "4", "DEBUG": "true"}
     assert "strategy" not in body  # rolling is what is left out
     assert body["config"]["services"] == [{"port": 9000}]  # type: ignore[index]
-    assert sent(api, "/v1/apps/app_1/scale") == {"counts": {"worker": 3}}
+    assert body["counts"] == {"worker": 3}
 
 
 def test_deploy_of_another_app_leaves_the_manifest_beside_it_alone(machine: Machine, api: HandMadeApi) -> None:
@@ -254,7 +254,7 @@ def test_deploy_of_another_app_leaves_the_manifest_beside_it_alone(machine: Mach
     ended = machine.swg("deploy", "-a", "other", "-i", "x")
     assert ended.code == 0, ended.err
     assert "is of the app shop and is not used" in ended.err
-    assert sent(api, "/v1/apps/other/deployments").keys() == {"image", "wait_timeout"}
+    assert sent(api, "/v1/apps/other/deployments")["image"] == "x"
 
 
 def test_a_deploy_of_a_wrong_manifest_asks_the_platform_nothing(machine: Machine, api: HandMadeApi) -> None:

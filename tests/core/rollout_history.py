@@ -2,15 +2,12 @@
 
 The world applies plans by the same `core.changes` as the loop, and everything else by its own simple means: it keeps its own
 route tables and its own account of what each edge serves, so the planner's view is checked against a second one.
-
-`play(plan, events, seed)` runs a history and raises `AssertionError` where a rule is broken. It is deterministic.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from shellwego.core.apps import App, AppConfig, Process, Release, Service, content_hash, wanted_counts
 from shellwego.core.changes import (
@@ -20,71 +17,41 @@ from shellwego.core.changes import (
     Lose,
     MoveDeployment,
     Start,
+    StartCommand,
     Stop,
     Suspend,
     change_instance,
     move_deployment,
+    new_command,
     new_instance,
 )
-from shellwego.core.deployments import DEPLOYMENT_MOVES, FINISHED, Deployment, DeploymentState, Stage, Strategy
-from shellwego.core.images import ImageState
-from shellwego.core.instances import PHASE_MOVES, Desired, Instance, Observed, Phase, Sleep
-from shellwego.core.rollout import RolloutPlan
-from shellwego.core.rollout_facts import STRATEGIES, ImageFacts, RolloutFacts
-from shellwego.core.routing import Edge
-from tests.core import rollout_rules as rules
-
-Planner = Callable[[RolloutFacts, float], RolloutPlan]
-Event = tuple[str, int]
-
-HALF = Strategy(name="half", surge_percent=0, unavailable_percent=50, surge_min=1)
-ALL = {**STRATEGIES, HALF.name: HALF}
-NODES = ("a", "b", "c")
-LEASE_S = 10.0
-SWIFT_ROUNDS = 30
-EVENTS = (
-    *("tick",) * 6,
-    *("wait",) * 3,
-    "deploy",
-    "deploy",
-    "deploy",
-    "deploy-bad",
-    "deploy-hanging",
-    "deploy-unfetched",
-    "fetched",
-    "image-failed",
-    "rollback",
-    "restart",
-    "cancel",
-    "scale",
-    "scale",
-    "stop",
-    "start",
-    "kill",
-    "revive",
-    "fail",
-    "sicken",
-    "sleep",
-    "edge-silent",
-    "edge-back",
-    "stuck-session",
+from shellwego.core.deployments import (
+    CANARY,
+    DEPLOYMENT_MOVES,
+    FINISHED,
+    CanaryPlan,
+    Deployment,
+    DeploymentState,
+    Share,
+    Stage,
 )
-SHAPES = (("web",), ("web", "worker"), ("api", "worker"), ("web",))
-PAUSES = (0.0, 0.1, 1.0, 1.0, 5.0, 20.0)
-
-
-@dataclass(slots=True)
-class EdgeSide:
-    """One edge as it is, apart from what it told."""
-
-    name: str
-    silent: bool = False
-    applied: int = 0
-    sessions: dict[str, int] = field(default_factory=dict)
-    told: Edge | None = None
-
-    def row(self, now: float) -> Edge:
-        return self.told or Edge(id=self.name, name=self.name, lease_until=now + LEASE_S, created_at=0.0)
+from shellwego.core.images import ImageState
+from shellwego.core.instances import PHASE_MOVES, Desired, Instance, Observed, OwnerKind, Phase, Sleep
+from shellwego.core.rollout import RolloutPlan
+from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
+from tests.core import rollout_rules as rules
+from tests.core.rollout_parts import (
+    ALL,
+    LEASE_S,
+    NODES,
+    PACES,
+    PAUSES,
+    SHAPES,
+    SWIFT_ROUNDS,
+    EdgeSide,
+    Event,
+    Planner,
+)
 
 
 class History:
@@ -111,6 +78,10 @@ class History:
         self.instances: dict[str, Instance] = {}
         self.images: dict[str, ImageState] = {}
         self.behaviour: dict[str, str] = {}
+        self.commands: dict[str, str] = {}
+        """What the release command of a deployment does."""
+        self.held: dict[str, tuple[int, float | None]] = {}
+        """By canary: its step, and since when that held, by our own account."""
         self.down: set[str] = set()
         self.edges = [EdgeSide("e1"), EdgeSide("e2")]
         self.tables: list[frozenset[str]] = [frozenset()]
@@ -143,6 +114,20 @@ class History:
 
     def _on_deploy_unfetched(self, x: int) -> None:
         self._deploy(x, self._new_release(x, "good", ImageState.FETCHING))
+
+    def _on_deploy_migrating(self, x: int) -> None:
+        self._deploy(x, self._new_release(x, "good"), command="good")
+
+    def _on_deploy_migration_fails(self, x: int) -> None:
+        self._deploy(x, self._new_release(x, "good"), command="fails")
+
+    def _on_deploy_migration_hangs(self, x: int) -> None:
+        self._deploy(x, self._new_release(x, "good"), command="hangs")
+
+    def _on_stop_run(self, x: int) -> None:
+        for run in self.runs():
+            if run.live and x % 3 == 0:
+                self.instances[run.id] = replace(run, desired=Desired.STOP)
 
     def _on_rollback(self, x: int) -> None:
         if self.releases:
@@ -207,9 +192,7 @@ class History:
     def _doze(self, x: int) -> None:
         """As the use case: it is to leave the routes, and then to sleep."""
         fit = [
-            i
-            for i in self.instances.values()
-            if i.phase is Phase.HEALTHY and i.desired is Desired.SERVE and i.sleep is Sleep.AWAKE
+            i for i in self.own() if i.phase is Phase.HEALTHY and i.desired is Desired.SERVE and i.sleep is Sleep.AWAKE
         ]
         if fit:
             hit = fit[x % len(fit)]
@@ -228,7 +211,8 @@ class History:
                     self._report(woken, Phase.HEALTHY)
 
     def _strike(self, x: int, phase: Phase, among: set[Phase]) -> None:
-        hit = [i for i in self.instances.values() if i.phase in among and i.node_id not in self.down]
+        apart = () if phase is Phase.FAILED else self.runs()
+        hit = [i for i in self.instances.values() if i.phase in among and i.node_id not in self.down and i not in apart]
         if hit:
             self._report(hit[x % len(hit)], phase)
 
@@ -271,25 +255,33 @@ class History:
         self.releases[release.id] = release
         return release
 
-    def _deploy(self, x: int, release: Release) -> None:
+    def _deploy(self, x: int, release: Release, command: str = "") -> None:
         if self.eager:
             for older in self.unfinished():
                 over = replace(older, state=DeploymentState.SUPERSEDED, finished_at=self.now)
                 self.deployments[older.id] = over
             self.app = replace(self.app, release_id=release.id)
+        strategy = ALL[sorted(ALL)[x // 7 % len(ALL)]]
+        most, beyond = PACES[x % len(PACES)], PACES[x // 2 % len(PACES)]
+        own = strategy.paceable and not most == beyond == Share()
         deployment = Deployment(
             id=f"dep{len(self.deployments):03d}",
             app_id="app",
             release_id=release.id,
             state=DeploymentState.PENDING,
             stage=Stage.ADMISSION,
-            strategy=sorted(ALL)[x // 7 % len(ALL)],
+            strategy=strategy.name,
+            max_unavailable=most if own else None,
+            surge=beyond if own else None,
+            canary=CanaryPlan(weights=(10, 50), pause_s=(0.0, 5.0, 5.0)[x % 3]) if strategy is CANARY else None,
+            release_command=("migrate",) if command else None,
             rollback_on_failure=x % 5 != 0,
             wait_timeout_s=(20.0, 120.0)[x % 2],
             created_at=self.now,
             created_by="me",
         )
         self.deployments[deployment.id] = deployment
+        self.commands[deployment.id] = command
 
     # --- the rest of the platform ---
 
@@ -303,6 +295,9 @@ class History:
     def _work(self, instance: Instance) -> None:
         if instance.desired is Desired.STOP:
             self._report(instance, Phase.STOPPED)
+            return
+        if instance.owner is OwnerKind.RUN:
+            self._run(instance)
             return
         behaviour = "good" if self.calm else self.behaviour[self.releases[instance.release_id].image_digest]
         match instance.phase:
@@ -319,6 +314,19 @@ class History:
             case _:
                 pass
 
+    def _run(self, run: Instance) -> None:
+        """The VM of a release command goes on."""
+        does = "good" if self.calm else self.commands[run.deployment_id]
+        match run.phase:
+            case Phase.ASSIGNED:
+                self._report(run, Phase.STARTING)
+            case Phase.STARTING:
+                self._report(run, Phase.HEALTHY)
+            case Phase.HEALTHY if does != "hangs":
+                self._report(run, Phase.STOPPED if does == "good" else Phase.FAILED)
+            case _:
+                pass
+
     def _report(self, instance: Instance, phase: Phase, *, detail: str = "", reason: str = "") -> None:
         assert phase is instance.phase or phase in PHASE_MOVES[instance.phase], (instance.phase, phase)
         failed = phase is Phase.FAILED
@@ -331,6 +339,7 @@ class History:
                 detail=detail,
                 reason="exit code 1" if failed else reason,
                 ends=3 if failed else 0,
+                exit_code={Phase.STOPPED: 0, Phase.FAILED: 1}.get(phase),
                 log_tail=("boom",) if failed else (),
             ),
         )
@@ -353,7 +362,7 @@ class History:
         """As the routes loop: a new table where it changed, or where a draining instance has no number."""
         routed = frozenset(
             i.id
-            for i in self.instances.values()
+            for i in self.own()
             if i.desired is Desired.SERVE and i.sleep is Sleep.AWAKE and i.phase is Phase.HEALTHY and self.has_port(i)
         )
         fresh = [i for i in self.instances.values() if drains(i) and i.unrouted_version is None]
@@ -436,6 +445,11 @@ class History:
                     id_ = f"ins{self._made:05d}"
                     release = self.releases[change.release_id]
                     self.instances[id_] = new_instance(change, "app", release, id_=id_, now=self.now)
+                case StartCommand():
+                    self._made += 1
+                    id_ = f"ins{self._made:05d}"
+                    release = self.releases[change.release_id]
+                    self.instances[id_] = new_command(change, "app", release, id_=id_, now=self.now)
                 case Drain() | Stop() | Suspend() | Lose():
                     assert change.instance_id not in touched, "one change an instance"
                     touched.add(change.instance_id)
@@ -457,6 +471,13 @@ class History:
                 case Forget():
                     raise AssertionError("nobody asked for that")
 
+    def own(self) -> list[Instance]:
+        """The app's instances, without one-off runs."""
+        return [i for i in self.instances.values() if i.owner is OwnerKind.APP]
+
+    def runs(self) -> list[Instance]:
+        return [i for i in self.instances.values() if i.owner is OwnerKind.RUN]
+
     def unfinished(self) -> list[Deployment]:
         return [d for d in self.deployments.values() if d.state not in FINISHED]
 
@@ -468,7 +489,7 @@ class History:
 
     def has_port(self, instance: Instance) -> bool:
         services = self.releases[instance.release_id].config.services
-        return any(service.process == instance.process for service in services)
+        return instance.owner is OwnerKind.APP and any(service.process == instance.process for service in services)
 
     def drain_timeout_of(self, instance: Instance) -> float:
         return self.releases[instance.release_id].config.drain_timeout_s
@@ -498,11 +519,12 @@ class History:
     def _check_success(self, hopeful: list[Deployment]) -> None:
         """A deployment with nothing against it succeeds, and does so while little time passes."""
         for deployment in hopeful:
+            pace = 0.1 if deployment.canary is None else 1.0
             for _ in range(SWIFT_ROUNDS):
                 if self.deployments[deployment.id].state in FINISHED:
                     break
                 self.go_on()
-                self.now += 0.1
+                self.now += pace
             state = self.deployments[deployment.id].state
             assert state is DeploymentState.SUCCEEDED, f"{deployment.id} should have succeeded, but {state.value}"
 
@@ -512,8 +534,10 @@ class History:
         if newest is None or newest.state in FINISHED or self.now + 30.0 > newest.created_at + newest.wait_timeout_s:
             return []
         content = self.releases[newest.release_id].content_hash
-        failed = any(i.content_hash == content and i.phase is Phase.FAILED for i in self.instances.values())
-        return [] if failed else [newest]
+        bad = {Phase.FAILED} if newest.canary is None else {Phase.FAILED, Phase.UNHEALTHY}
+        failed = any(i.content_hash == content and i.phase in bad for i in self.instances.values())
+        stopped = any(i.deployment_id == newest.id and i.desired is Desired.STOP for i in self.runs())
+        return [] if failed or stopped else [newest]
 
     def _is_settled(self) -> bool:
         stable = self.releases.get(self.app.stable_release_id)
@@ -523,7 +547,7 @@ class History:
         return (
             not self.unfinished()
             and counts == wanted
-            and all(i.serving and self.is_fresh(i, stable) for i in live)
+            and all(i.serving and self.is_fresh(i, stable) and i.owner is OwnerKind.APP for i in live)
             and self.app.release_id == self.app.stable_release_id
         )
 
@@ -542,43 +566,3 @@ class History:
 def drains(instance: Instance) -> bool:
     dozes = instance.desired is Desired.SERVE and instance.sleep is Sleep.DOZING
     return instance.live and (instance.desired is Desired.DRAIN or dozes)
-
-
-def random_events(seed: int) -> list[Event]:
-    """A history's events; short ones are as likely as long ones."""
-    rng = random.Random(seed)
-    return [(rng.choice(EVENTS), rng.randrange(100)) for _ in range(rng.randrange(1, 30))]
-
-
-def play(plan: Planner, events: Iterable[Event], seed: int) -> None:
-    """Run a history to its end; raises `AssertionError` where a rule is broken."""
-    history = History(plan, seed)
-    for event in events:
-        history.happen(event)
-        history.go_on()
-    history.settle()
-
-
-def shrink(plan: Planner, events: Sequence[Event], seed: int) -> list[Event]:
-    """A shorter history that still breaks a rule: events are left out one by one."""
-    shortest = list(events)
-    place = 0
-    while place < len(shortest):
-        fewer = shortest[:place] + shortest[place + 1 :]
-        try:
-            play(plan, fewer, seed)
-        except AssertionError:
-            shortest = fewer
-        else:
-            place += 1
-    return shortest
-
-
-def first_broken(plan: Planner, seeds: Iterable[int]) -> tuple[int, AssertionError] | None:
-    """The first seed whose history breaks a rule."""
-    for seed in seeds:
-        try:
-            play(plan, random_events(seed), seed)
-        except AssertionError as error:
-            return seed, error
-    return None

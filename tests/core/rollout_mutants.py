@@ -14,10 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-from tests.core.rollout_history import Planner
+from tests.core.rollout_parts import Planner
 
 _PACKAGE = "shellwego.core"
-MODULES = ("routes", "slots", "progress", "course", "rollout")
+MODULES = ("target", "canary", "routes", "slots", "progress", "release_command", "course", "rollout")
 """The planner, in the order of import."""
 
 
@@ -34,7 +34,7 @@ MUTANTS = (
     Mutant("no floor", "slots", "if spare <= 0 or (", "if ("),
     Mutant("surge is fixed", "slots", "facts.strategy.surge(facts.wanted)", "facts.strategy.surge(1)"),
     Mutant("a cutover never yields", "slots", "held <= facts.wanted", "held > 0"),
-    Mutant("no cutover", "slots", "(facts.strategy.cutover and held <= facts.wanted)", "False"),
+    Mutant("no cutover", "slots", "(facts.strategy.cutover or canary)", "canary"),
     Mutant("starting counts as serving", "slots", "sum(instance.phase in SERVING for", "sum(instance.live for"),
     Mutant("no ceiling", "slots", "[: max(0, room)]", "[: max(0, missing)]"),
     Mutant(
@@ -68,17 +68,17 @@ MUTANTS = (
         "return max(failures) + REPLACE_BACKOFF_S",
         "return now + 0 * REPLACE_BACKOFF_S",
     ),
-    Mutant("a restart replaces nothing", "slots", "and instance.generation == self.generation", ""),
+    Mutant("a restart replaces nothing", "target", "and instance.generation == self.generation", ""),
     Mutant(
         "a rollback replaces what is right",
-        "slots",
+        "target",
         "instance.content_hash == self.release.content_hash",
         "instance.release_id == self.release.id",
     ),
     Mutant("a vanishing process goes first", "rollout", "keep_serving=kept", "keep_serving=False"),
     Mutant("waiting for an image replaces", "course", "hold=course.running is None", "hold=False"),
     Mutant("a failed instance fails nothing", "course", "if failed is not None and not mending:", "if failed and now < 0:"),
-    Mutant("no deadline", "course", "if now >= _deadline(running) and", "if now < 0 and"),
+    Mutant("no deadline", "course", "if now >= running.deadline and", "if now < 0 and"),
     Mutant(
         "the deadline hits what is ready",
         "course",
@@ -95,6 +95,40 @@ MUTANTS = (
         "stable_release_id=running.release_id",
         "stable_release_id=app.stable_release_id",
     ),
+    # canaries
+    Mutant("a canary lets the old ones go", "slots", "(facts.strategy.cutover or canary)", "facts.strategy.cutover"),
+    Mutant("a canary is done when it is ready", "slots", " and not canary\n", "\n"),
+    Mutant("a canary is everybody", "slots", "max(facts.part, facts.wanted - len(stale))", "facts.wanted"),
+    Mutant("nobody fills in for the old ones", "slots", "max(facts.part, facts.wanted - len(stale))", "facts.part"),
+    Mutant("a step has no pause", "canary", "if now < since + plan.pause_s:", "if now < since:"),
+    Mutant("a pause is never over", "canary", "if now < since + plan.pause_s:", "if True:"),
+    Mutant("a pause outlives a break", "canary", "return CanaryStep(number=step.number)\n", "return step\n"),
+    Mutant("a step needs nothing ready", "course", "census(slot).ready >= slot.part", "slot.part >= 0"),
+    Mutant("a step does not wait for the edges", "course", "return served and all(", "return all("),
+    Mutant("the end of a pause is slept through", "course", "deadlines=(*course.deadlines, *over),", ""),
+    Mutant("a sick canary goes on", "course", "if course.weight < 100 else None\n", "if now < 0 else None\n"),
+    Mutant(
+        "a canary with nothing beside it waits",
+        "canary",
+        "if any(_is_beside(i, target, wanted) for i in instances) else 100",
+        "",
+    ),
+    Mutant("a canary succeeds half way", "course", "return course.weight == 100 and all(", "return all("),
+    # a deployment's own numbers
+    Mutant("its own numbers are passed over", "course", ".paced(running.max_unavailable, running.surge)", ""),
+    # release commands
+    Mutant("a command is not waited for", "release_command", "return ended and run is not None and", "return True or"),
+    Mutant("a command that failed is as good", "release_command", "run.observed.exit_code == 0", "True"),
+    Mutant("a command is run again", "release_command", "or run_of(deployment, known) or", "or"),
+    Mutant(
+        "two commands at a time",
+        "release_command",
+        " or _others(deployment, known):\n        return None",
+        ":\n        return None",
+    ),
+    Mutant("a command outlives its deployment", "rollout", "*_over(facts, course), ", ""),
+    Mutant("a command has no deadline", "release_command", "if now < deployment.deadline:", "if True:"),
+    Mutant("a command that was stopped is waited for", "release_command", " and _is_over(run):", " and not run.live:"),
     Mutant("a drain is not awaited", "rollout", "times.append(state.until)", "times.append(None)"),
 )  # fmt: skip
 
@@ -107,7 +141,8 @@ def planner_of(mutant: Mutant | None) -> Iterator[Planner]:
         ValueError: the text to be changed is not there exactly once, so the mutant no longer fits the source.
     """
     prefix = "mutant_" + "".join(c if c.isalnum() else "_" for c in (mutant.name if mutant else "none"))
-    names = [f"{prefix}.{name}" for name in MODULES]
+    names = [prefix, *(f"{prefix}.{name}" for name in MODULES)]
+    sys.modules[prefix] = ModuleType(prefix)
     try:
         for name in MODULES:
             _load(prefix, name, _mutated(name, mutant))
@@ -132,6 +167,8 @@ def _mutated(name: str, mutant: Mutant | None) -> str:
 def _load(prefix: str, name: str, source: str) -> None:
     for other in MODULES:
         source = source.replace(f"from {_PACKAGE}.{other} import", f"from {prefix}.{other} import")
+    source = source.replace(f"from {_PACKAGE} import", f"from {prefix} import")
     module = ModuleType(f"{prefix}.{name}")
     sys.modules[module.__name__] = module
+    setattr(sys.modules[prefix], name, module)
     exec(compile(source, f"<{prefix}.{name}>", "exec"), module.__dict__)  # noqa: S102 - our own source, with a fault in it

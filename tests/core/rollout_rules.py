@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shellwego.core.apps import Release, wanted_counts
 from shellwego.core.changes import Drain, Lose, MoveDeployment, Start, Stop, Suspend
 from shellwego.core.deployments import ROLLING, Deployment, DeploymentState, Strategy
-from shellwego.core.instances import SERVING, Desired, Instance, Phase, Sleep
+from shellwego.core.instances import SERVING, Desired, Instance, OwnerKind, Phase, Sleep
 from shellwego.core.rollout import RolloutPlan
 from shellwego.core.rollout_facts import RolloutFacts
+from tests.core import rollout_rules_canary as canaries
+from tests.core import rollout_rules_commands as commands
 
 if TYPE_CHECKING:
-    from tests.core.rollout_history import EdgeSide, History
+    from tests.core.rollout_history import History
+    from tests.core.rollout_parts import EdgeSide
 
 EDGE_TIMEOUT_S = 60.0
 _OPEN = (*SERVING, Phase.UNHEALTHY)
@@ -34,11 +38,16 @@ def check_before(world: History, plan: RolloutPlan) -> None:
 
 def check_after(world: History, facts: RolloutFacts, before: Mapping[str, Instance], plan: RolloutPlan) -> None:
     """Rules on what a plan leaves."""
-    _check_floor(world, before, plan)
-    _check_ceiling(world, before, plan)
-    _check_kept(world, before, plan)
+    own = {id_: i for id_, i in before.items() if i.owner is OwnerKind.APP}
+    course = course_of(world, own, plan)
+    _check_floor(world, own, course)
+    _check_ceiling(world, own, course)
+    _check_kept(world, own, course)
+    _check_aim(course, plan)
+    canaries.check(world, facts, own, course)
+    commands.check(world, before, plan)
     _check_slots(world)
-    _check_back_off(world, before, plan)
+    _check_back_off(world, own, plan)
     _check_deployments(world, facts)
     _check_time_outs(world, facts, before)
 
@@ -92,60 +101,68 @@ def _check_nothing_drains_for_ever(world: History, plan: RolloutPlan) -> None:
             assert instance.id in touched or world.now < instance.drain_since + longest, "drains for ever"
 
 
-def _check_floor(world: History, before: Mapping[str, Instance], plan: RolloutPlan) -> None:
+def _check_floor(world: History, before: Mapping[str, Instance], course: Course) -> None:
     """No plan takes more from what serves than the strategy may."""
-    target, wanted, strategy, hold = course(world, plan)
-    ready = all_ready(world, target, wanted)
+    target, wanted, strategy = course.target, course.wanted, course.strategy
+    ready = course.weight == 100 and all_ready(world, target, wanted)
     was = [i for i in before.values() if i.serving and i.node_id not in world.down]
     for process in {i.process for i in was} | wanted.keys():
         old = [i for i in was if i.process == process]
         now = sum(world.instances[i.id].serving for i in old)
         count = wanted.get(process, 0)
         if process in wanted:
-            floor = count if hold else count - strategy.unavailable(count)
+            floor = count if course.hold else count - strategy.unavailable(count)
         elif target is None or world.app.stopped or ready:
             floor = 0
         else:
-            floor = len(old) if hold or strategy.unavailable(len(old)) < len(old) else 0
+            floor = len(old) if course.hold or strategy.unavailable(len(old)) < len(old) else 0
         assert now >= min(len(old), floor), f"availability of {process}: {len(old)} -> {now}, floor {floor}"
-        if strategy.cutover and not hold:
-            _check_cutover(world, old, target, count)
+        if (strategy.cutover or course.weight < 100) and not course.hold:
+            _check_cutover(world, old, course, count)
 
 
-def _check_cutover(world: History, serving: Sequence[Instance], target: Release | None, wanted: int) -> None:
-    """No old one goes before all new ones are there, but for what is more than one full set."""
-    stale = [i for i in serving if not world.is_fresh(i, target)]
+def _check_cutover(world: History, serving: Sequence[Instance], course: Course, wanted: int) -> None:
+    """No old one goes before all new ones are there (and a canary is promoted), but for what is more than one full set."""
+    stale = [i for i in serving if not world.is_fresh(i, course.target)]
     fresh = len(serving) - len(stale)
     kept = sum(world.instances[i.id].serving for i in stale)
-    assert fresh >= wanted or kept >= min(len(stale), wanted), "cutover before the new set is complete"
+    done = fresh >= wanted and course.weight == 100
+    assert done or kept >= min(len(stale), wanted), "cutover before the new set is complete"
 
 
-def _check_ceiling(world: History, before: Mapping[str, Instance], plan: RolloutPlan) -> None:
+def _check_ceiling(world: History, before: Mapping[str, Instance], course: Course) -> None:
     """No plan that adds instances has more of them than the strategy may."""
-    _, wanted, strategy, hold = course(world, plan)
-    for process in {i.process for i in world.instances.values()}:
-        meant = [i for i in world.instances.values() if i.process == process and _meant_to_serve(i)]
+    for process in {i.process for i in world.own()}:
+        meant = [i for i in world.own() if i.process == process and _meant_to_serve(i)]
         grew = any(i.id not in before for i in meant)
-        count = wanted.get(process, 0)
-        limit = count + (0 if hold else strategy.surge(count))
+        count = course.wanted.get(process, 0)
+        beyond = -(-count * course.weight // 100) if course.weight < 100 else course.strategy.surge(count)
+        limit = count + (0 if course.hold else beyond)
         assert not grew or len(meant) <= limit, f"surge of {process}: {len(meant)} over {limit}"
 
 
-def _check_kept(world: History, before: Mapping[str, Instance], plan: RolloutPlan) -> None:
+def _check_kept(world: History, before: Mapping[str, Instance], course: Course) -> None:
     """What serves and is what it should be goes only where there is more of it than wanted."""
-    target, wanted, _, _ = course(world, plan)
-    for process, count in wanted.items():
+    for process, count in course.wanted.items():
         right = [
             i
             for i in before.values()
-            if i.process == process and i.serving and world.is_fresh(i, target) and i.node_id not in world.down
+            if i.process == process and i.serving and world.is_fresh(i, course.target) and i.node_id not in world.down
         ]
         kept = sum(world.instances[i.id].serving for i in right)
         assert kept >= min(len(right), count), "an instance that is right was replaced"
 
 
+def _check_aim(course: Course, plan: RolloutPlan) -> None:
+    """Nothing is started but what the app aims at."""
+    for change in plan.changes:
+        if isinstance(change, Start):
+            assert course.target is not None, "started though nothing should run"
+            assert change.release_id == course.target.id, "started what is not aimed at"
+
+
 def _check_slots(world: History) -> None:
-    taken = [(i.process, i.slot, i.content_hash, i.generation) for i in world.instances.values() if _meant_to_serve(i)]
+    taken = [(i.process, i.slot, i.content_hash, i.generation) for i in world.own() if _meant_to_serve(i)]
     assert len(taken) == len(set(taken)), "two instances in one slot"
 
 
@@ -175,12 +192,12 @@ def _check_deployments(world: History, facts: RolloutFacts) -> None:
 def _check_running(world: History, deployment: Deployment) -> None:
     release = world.releases[deployment.release_id]
     assert deployment.started_at is not None
-    late = world.now >= deployment.created_at + deployment.wait_timeout_s
+    late = world.now >= deployment.deadline
     ready = all_ready(world, release, wanted_counts(world.app, release.config))
     assert not late or ready, "past its deadline"
     assert deployment.reason, "a deployment that goes on says what it waits for"
     assert world.app.release_id == release.id, "the app aims at the release that is rolled out"
-    for i in world.instances.values():
+    for i in world.own():
         failed = i.phase is Phase.FAILED and i.desired is Desired.SERVE and i.phase_since >= deployment.started_at
         assert not (failed and world.is_fresh(i, release)), "goes on after an instance of it failed"
 
@@ -191,7 +208,8 @@ def _check_end(world: History, was: Deployment, now: Deployment) -> None:
         release = world.releases[now.release_id]
         assert all_ready(world, release, wanted_counts(world.app, release.config)), "succeeded too early"
         assert world.app.stable_release_id == release.id
-        others = [i for i in world.instances.values() if i.live and not world.is_fresh(i, release)]
+        assert now.weight == 100 or now.step.number == 0, "succeeded in the middle of its steps"
+        others = [i for i in world.own() if i.live and not world.is_fresh(i, release)]
         assert all(i.desired is Desired.STOP for i in others), "succeeded before the old ones were told to stop"
     if now.state in (DeploymentState.FAILED, DeploymentState.ROLLED_BACK):
         assert now.reason, "a failure says why"
@@ -212,16 +230,28 @@ def _check_time_outs(world: History, facts: RolloutFacts, before: Mapping[str, I
             i
             for i in before.values()
             if i.serving
+            and i.owner is OwnerKind.APP
             and i.node_id not in world.down
             and (i.content_hash, i.generation) == (release.content_hash, world.app.generation)
         ]
         wanted = wanted_counts(world.app, release.config)
         lacks = [name for name, count in wanted.items() if sum(i.process == name for i in ready) < count]
-        assert lacks, "timed out though all was ready"
+        assert lacks or was.weight < 100, "timed out though all was ready"
 
 
-def course(world: History, plan: RolloutPlan) -> tuple[Release | None, dict[str, int], Strategy, bool]:
-    """Where the plan went: target, wanted counts, strategy, hold."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """Where a plan went, by the world's own account."""
+
+    target: Release | None
+    wanted: Mapping[str, int]
+    strategy: Strategy
+    hold: bool = False
+    following: Deployment | None = None
+    weight: int = 100
+
+
+def course_of(world: History, before: Mapping[str, Instance], plan: RolloutPlan) -> Course:
     moved = {c.deployment_id: c.state for c in plan.changes if isinstance(c, MoveDeployment)}
     following = [
         d
@@ -230,17 +260,29 @@ def course(world: History, plan: RolloutPlan) -> tuple[Release | None, dict[str,
         or (d.state is DeploymentState.SUCCEEDED and moved.get(d.id) is DeploymentState.SUCCEEDED)
     ]
     if following:
-        target = world.releases[following[-1].release_id]
-        return target, wanted_counts(world.app, target.config), world.strategies[following[-1].strategy], False
+        last = following[-1]
+        target = world.releases[last.release_id]
+        wanted = wanted_counts(world.app, target.config)
+        beside = any(
+            i.serving and i.node_id not in world.down and wanted.get(i.process) and not world.is_fresh(i, target)
+            for i in before.values()
+        )
+        return Course(
+            target=target,
+            wanted=wanted,
+            strategy=world.strategies[last.strategy].paced(last.max_unavailable, last.surge),
+            following=last,
+            weight=last.weight if beside else 100,
+        )
     stable = world.releases.get(world.app.stable_release_id)
     wanted = wanted_counts(world.app, stable.config) if stable else {}
     pending = any(d.state is DeploymentState.PENDING for d in world.deployments.values())
-    return stable, wanted, ROLLING, pending and not world.app.stopped
+    return Course(target=stable, wanted=wanted, strategy=ROLLING, hold=pending and not world.app.stopped)
 
 
 def all_ready(world: History, target: Release | None, wanted: Mapping[str, int]) -> bool:
     """As many of each process serve as are wanted."""
-    serving = [i for i in world.instances.values() if i.serving and world.is_fresh(i, target)]
+    serving = [i for i in world.own() if i.serving and world.is_fresh(i, target)]
     return all(sum(i.process == name for i in serving) >= count for name, count in wanted.items())
 
 

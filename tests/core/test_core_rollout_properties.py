@@ -7,8 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shellwego.core.rollout import plan_rollout
-from tests.core.rollout_history import EVENTS, Event, first_broken, play, random_events, shrink
 from tests.core.rollout_mutants import MUTANTS, Mutant, planner_of
+from tests.core.rollout_parts import EVENTS, Event
+from tests.core.rollout_play import first_broken, play, random_events, shrink
 
 HISTORIES = 3_000
 NIGHTLY_HISTORIES = 150_000

@@ -189,6 +189,21 @@ async def test_weights_share_the_requests(rig: Rig) -> None:
         assert {(await client.get()).text for _ in range(10)} == {"a"}
 
 
+@pytest.mark.parametrize("clients", [1, 16])
+async def test_a_tenth_is_a_tenth_however_few_or_many_ask_at_a_time(rig: Rig, clients: int) -> None:
+    async with backends("new", "old") as (new, old), rig.run():
+        await rig.serve(route(new.endpoint(weight=1), old.endpoint(weight=9)))
+
+        async def ask() -> None:
+            async with rig.client() as client:
+                for _ in range(1600 // clients):
+                    assert (await client.get()).status == 200
+
+        await asyncio.gather(*(ask() for _ in range(clients)))
+        assert 80 <= len(new.requests) <= 240
+        assert len(new.requests) + len(old.requests) == 1600
+
+
 async def test_an_endpoint_may_be_a_unix_socket(rig: Rig) -> None:
     backend = Backend("u")
     path = rig.run_dir / "app.sock"

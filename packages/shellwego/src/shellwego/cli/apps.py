@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +12,7 @@ from shellwego.cli.failure import TIMED_OUT, UNHEALTHY, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one
 from shellwego.cli.progress import StageProgress
-from shellwego.cli.rollout import follow, rollout_options
+from shellwego.cli.rollout import Choice, follow, rollout_options
 from shellwego.cli.session import Session, about_no_app, shared
 
 if TYPE_CHECKING:
@@ -155,11 +156,11 @@ def stop_app(session: Session, name: str | None, detach: bool) -> None:
 @click.argument("name", required=False)
 @rollout_options
 @shared
-def restart_app(session: Session, name: str | None, strategy: str, wait_timeout: float, detach: bool) -> None:
+def restart_app(session: Session, name: str | None, choice: Choice, detach: bool) -> None:
     """Replace every instance by a new one of the same release, without losing a request."""
     from shellwego.client.generated import RolloutBody  # noqa: PLC0415
 
-    body = RolloutBody(strategy=strategy, wait_timeout=wait_timeout)
+    body = RolloutBody(**asdict(choice))
     app = _named(session, name)
     accepted = session.client.restart_app(app, body, project=session.project)
     if accepted.deployment_id and not detach:

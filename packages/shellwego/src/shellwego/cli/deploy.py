@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,13 @@ import click
 from shellwego.cli.output import show_one, size, table
 from shellwego.cli.overlay import given_options, overlay
 from shellwego.cli.progress import StageProgress
-from shellwego.cli.rollout import finish, rollout_options
+from shellwego.cli.rollout import Choice, finish, rollout_options
 from shellwego.cli.session import F, Session, shared
 from shellwego.cli.status import unreleased
 
 if TYPE_CHECKING:
     from shellwego.cli.manifest import ManifestFile
-    from shellwego.client.generated import AppView, DeploymentCreate, PlanView
+    from shellwego.client.generated import DeploymentCreate, PlanView
 
 CHANGES_EXIT_CODE = 10
 MODULE_SUFFIX = ".wasm"
@@ -40,6 +41,11 @@ def _wish_options(command: F) -> F:
             metavar="CMD",
             help="In place of the image's Cmd: arguments of its Entrypoint, if it has one.",
         ),
+        click.option(
+            "--release-command",
+            metavar="CMD",
+            help='Run once before the rollout, in a VM of its own; it must end with 0. "" for none any more.',
+        ),
         click.option("--check-path", metavar="PATH", help="Healthy is what answers 2xx or 3xx here."),
         click.option("--port", type=click.IntRange(1, 65535), help="Port that the app listens on."),
         click.option("--backend", metavar="NAME", help='What the VMs run on: "wasm" for a module; "" for the default.'),
@@ -58,14 +64,17 @@ def _wish(
     env: tuple[str, ...],
     backend: str | None,
     rollback: bool,
-    strategy: str = "rolling",
-    wait_timeout: float = 300.0,
+    release_command: str | None,
+    choice: Choice | None = None,
 ) -> DeploymentCreate:
     import shlex  # noqa: PLC0415
 
-    from shellwego.client.generated import DeploymentCreate  # noqa: PLC0415
+    from shellwego.client.generated import ConfigBody, DeploymentCreate  # noqa: PLC0415
 
+    before = None if release_command is None else shlex.split(release_command)
     return DeploymentCreate(
+        **(asdict(choice) if choice else {}),
+        config=ConfigBody(release_command=before),
         image=image,
         port=port,
         check_path=check_path,
@@ -74,8 +83,6 @@ def _wish(
         env=parse_pairs(env),
         backend=backend,
         rollback_on_failure=rollback,
-        strategy=strategy,
-        wait_timeout=wait_timeout,
     )
 
 
@@ -133,8 +140,8 @@ def deploy(
     env: tuple[str, ...],
     backend: str | None,
     rollback: bool,
-    strategy: str,
-    wait_timeout: float,
+    release_command: str | None,
+    choice: Choice,
     detach: bool,
 ) -> None:
     """Roll out what the shellwego.toml of DIRECTORY says, an image, or the app's changed configuration.
@@ -146,7 +153,7 @@ def deploy(
     found = _manifest(session, directory)
     name = session.app_option or (found.manifest.app if found else session.app)
     image, backend = _loaded(session, name, image, backend, Path())
-    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback, strategy, wait_timeout)
+    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback, release_command, choice)
     if found is None:
         deployment = session.client.create_deployment(name, wish, project=session.project)
         finish(session, name, deployment, detach=detach)
@@ -167,7 +174,6 @@ def deploy_manifest(
     if not session.quiet:
         _tell_plan(planned)
     deployment = session.client.create_deployment(app.id, wish, project=session.project)
-    _scale_first(session, found, app)
     finish(session, app.id, deployment, detach=detach)
 
 
@@ -182,16 +188,6 @@ def _manifest(session: Session, directory: Path | None) -> ManifestFile | None:
         session.say(f"{found.path} is of the app {found.manifest.app} and is not used; to use it: swg deploy .")
         return None
     return found
-
-
-def _scale_first(session: Session, found: ManifestFile, app: AppView) -> None:
-    """Give processes that are new the counts that the manifest names; afterwards `swg scale` alone changes them."""
-    from shellwego.client.generated import ScaleBody  # noqa: PLC0415
-
-    known = {process.name for process in app.config.processes} if app.release else set()
-    counts = {name: count for name, count in found.first_counts().items() if name not in known}
-    if counts:
-        session.client.scale_app(app.id, ScaleBody(counts=counts), project=session.project)
 
 
 @click.command()
@@ -209,12 +205,13 @@ def plan(
     env: tuple[str, ...],
     backend: str | None,
     rollback: bool,
+    release_command: str | None,
     detailed_exitcode: bool,
 ) -> None:
     """Show what a deploy with the same options would change. Nothing is done."""
     import msgspec  # noqa: PLC0415
 
-    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback)
+    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback, release_command)
     app, found = session.app_option, _manifest(session, directory)
     if found is not None:
         view = session.client.get_app(app or found.manifest.app, project=session.project)

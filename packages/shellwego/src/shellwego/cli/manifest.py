@@ -41,13 +41,7 @@ class ManifestFile:
         from shellwego.client.manifest.deployment import deployment_of  # noqa: PLC0415
 
         existing = [process.name for process in app.config.processes] if app else []
-        return deployment_of(self.path, self.manifest, existing)
-
-    def first_counts(self) -> dict[str, int]:
-        """How many of each process when it is deployed for the first time."""
-        from shellwego.client.manifest.deployment import first_counts  # noqa: PLC0415
-
-        return first_counts(self.path, self.manifest)
+        return deployment_of(self.path, self.manifest, existing, existing if app and app.release else [])
 
 
 def manifest_in(directory: Path) -> ManifestFile | None:

@@ -11,11 +11,15 @@ if TYPE_CHECKING:
     from shellwego.client.generated import ConfigBody, DeploymentCreate
 
 _FIELDS = {
-    "rollback": "rollback_on_failure",
-    "strategy": "strategy",
-    "wait_timeout": "wait_timeout",
+    "rollback": ("rollback_on_failure",),
+    "strategy": ("strategy",),
+    "wait_timeout": ("wait_timeout",),
+    "max_unavailable": ("max_unavailable",),
+    "surge": ("surge",),
+    "canary_steps": ("strategy", "canary_steps"),
+    "canary_pause": ("canary_pause",),
 }
-"""Option → the field of the deployment that it is, for those that always have a value."""
+"""Option → the fields of the deployment that it says."""
 
 
 def given_options() -> set[str]:
@@ -29,13 +33,15 @@ def given_options() -> set[str]:
 
 def overlay(wish: DeploymentCreate, options: DeploymentCreate, given: Collection[str]) -> DeploymentCreate:
     """Put what options say in place of what the manifest says; returns `wish`, changed."""
-    for option, field in _FIELDS.items():
-        if option in given:
-            setattr(wish, field, getattr(options, field))
+    for field in (field for option, fields in _FIELDS.items() if option in given for field in fields):
+        setattr(wish, field, getattr(options, field))
     wish.image = options.image or wish.image
     wish.backend = wish.backend if options.backend is None else options.backend
     wish.env = {**wish.env, **options.env}
-    _overlay_process(_config(wish), options)
+    config = _config(wish)
+    if "release_command" in given:
+        config.release_command = _config(options).release_command
+    _overlay_process(config, options)
     return wish
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from shellwego.cli.output import age, show
-from shellwego.cli.rollout import finish, rollout_options
+from shellwego.cli.rollout import Choice, finish, rollout_options
 from shellwego.cli.session import Session, shared
 
 
@@ -37,13 +39,13 @@ def releases(session: Session, limit: int) -> None:
 @click.argument("release", required=False)
 @rollout_options
 @shared
-def rollback(session: Session, release: str | None, strategy: str, wait_timeout: float, detach: bool) -> None:
+def rollback(session: Session, release: str | None, choice: Choice, detach: bool) -> None:
     """Go back to an earlier release (v3), or to the one before.
 
     It makes a new release with the old content; what runs with the same content already is kept.
     """
     from shellwego.client.generated import RollbackBody  # noqa: PLC0415
 
-    body = RollbackBody(release=release, strategy=strategy, wait_timeout=wait_timeout)
+    body = RollbackBody(release=release, **asdict(choice))
     deployment = session.client.rollback_app(session.app, body, project=session.project)
     finish(session, session.app, deployment, detach=detach)

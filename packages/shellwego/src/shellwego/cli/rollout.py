@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -22,28 +24,90 @@ _GOOD = "succeeded"
 _CODES = {"no-capacity": NO_CAPACITY, "wait-timeout": UNHEALTHY}
 
 
+_OPTIONS = (
+    click.option(
+        "--wait-timeout",
+        type=click.FloatRange(1, 86400),
+        default=300.0,
+        metavar="SECONDS",
+        show_default=True,
+        help="The rollout has failed when it takes longer, a canary's pauses not counted.",
+    ),
+    click.option(
+        "--canary-pause", type=click.FloatRange(0, 86400), metavar="SECONDS", help="How long each step must hold. [60]"
+    ),
+    click.option(
+        "--canary",
+        "canary_steps",
+        metavar="PERCENT,…",
+        callback=lambda _ctx, _param, text: parse_steps(text),
+        help="Steps of requests for the new release, such as 10,50,100. Means --strategy canary.",
+    ),
+    click.option("--surge", metavar="N|N%", help="Instances beyond the wanted ones meanwhile. [25%]"),
+    click.option("--max-unavailable", metavar="N|N%", help="Instances that may be missing meanwhile. [0]"),
+    click.option(
+        "--strategy",
+        type=click.Choice(["rolling", "bluegreen", "canary", "immediate"]),
+        help="One after the other, all beside the old ones, some of the requests first, or all at once. [rolling]",
+    ),
+    click.option("--detach", is_flag=True, help="Return at once; see: swg status."),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """How the user wants it rolled out: the fields of a body that has them."""
+
+    strategy: str
+    wait_timeout: float
+    max_unavailable: str | None
+    surge: str | None
+    canary_steps: list[int] | None
+    canary_pause: float | None
+
+
 def rollout_options(command: F) -> F:
-    """The options that every command with a rollout has."""
-    for option in (
-        click.option(
-            "--wait-timeout",
-            type=click.FloatRange(1, 86400),
-            default=300.0,
-            metavar="SECONDS",
-            show_default=True,
-            help="The rollout has failed when it takes longer.",
-        ),
-        click.option(
-            "--strategy",
-            type=click.Choice(["rolling", "immediate"]),
-            default="rolling",
-            show_default=True,
-            help="New instances before old ones go, or all at once.",
-        ),
-        click.option("--detach", is_flag=True, help="Return at once; see: swg status."),
-    ):
-        command = option(command)
-    return command
+    """The options that every command with a rollout has; it gets `choice`, and `detach`."""
+
+    @wraps(command)
+    def chosen(
+        *arguments: object,
+        strategy: str | None,
+        wait_timeout: float,
+        max_unavailable: str | None,
+        surge: str | None,
+        canary_steps: list[int] | None,
+        canary_pause: float | None,
+        **others: object,
+    ) -> object:
+        choice = Choice(
+            strategy=strategy or ("rolling" if canary_steps is None else "canary"),
+            wait_timeout=wait_timeout,
+            max_unavailable=max_unavailable,
+            surge=surge,
+            canary_steps=canary_steps,
+            canary_pause=canary_pause,
+        )
+        return command(*arguments, choice=choice, **others)
+
+    decorated = cast("F", chosen)
+    for option in _OPTIONS:
+        decorated = option(decorated)
+    return decorated
+
+
+def parse_steps(text: str | None) -> list[int] | None:
+    """`10,50,100` as numbers.
+
+    Raises:
+        click.BadParameter: it is not such a list.
+    """
+    if text is None:
+        return None
+    parts = [part.strip().removesuffix("%") for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) < 4 for part in parts):
+        raise click.BadParameter(f"{text!r} is not a list of percentages such as 10,50,100.")
+    return [int(part) for part in parts]
 
 
 def follow(session: Session, app: str, deployment: DeploymentView) -> DeploymentView:
@@ -68,7 +132,8 @@ def follow(session: Session, app: str, deployment: DeploymentView) -> Deployment
 
 
 def _ended(session: Session, app: str, deployment: DeploymentView, progress: StageProgress) -> DeploymentView:
-    deadline = time.monotonic() + deployment.wait_timeout + _CLIENT_GRACE_S
+    allowed = (deployment.deadline - deployment.created_at).total_seconds()
+    deadline = time.monotonic() + allowed + _CLIENT_GRACE_S
     while not deployment.finished:
         progress.update(deployment.stage, deployment.reason)
         if time.monotonic() > deadline:

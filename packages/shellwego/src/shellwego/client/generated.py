@@ -124,6 +124,16 @@ class BackendView(Struct, kw_only=True, frozen=True):
     suspend: bool
 
 
+class CanaryView(Struct, kw_only=True, frozen=True):
+    """How far a canary has come."""
+
+    steps: list[int]
+    pause: float
+    step: int
+    weight: int
+    holds_since: datetime | None
+
+
 class CapabilitiesView(Struct, kw_only=True, frozen=True):
     """CapabilitiesView"""
 
@@ -176,6 +186,8 @@ class ConfigBody(Struct, kw_only=True, omit_defaults=True):
     remove_processes: list[str] = field(default_factory=list)
     services: list[ServiceBody] | None = None
     checks: list[CheckBody] | None = None
+    mounts: list[MountBody] = field(default_factory=list)
+    release_command: list[str] | None = None
     drain_timeout: float | None = None
 
 
@@ -187,6 +199,7 @@ class ConfigView(Struct, kw_only=True, frozen=True):
     processes: list[ProcessView]
     services: list[ServiceView]
     checks: list[CheckView]
+    release_command: list[str] | None
     drain_timeout: float
 
 
@@ -197,6 +210,10 @@ class DeploymentCreate(Struct, kw_only=True, omit_defaults=True):
     wait_timeout: float = 300.0
     rollback_on_failure: bool = True
     description: str = ""
+    max_unavailable: str | None = None
+    surge: str | None = None
+    canary_steps: list[int] | None = None
+    canary_pause: float | None = None
     image: str | None = None
     process: str = "web"
     port: int | None = None
@@ -205,6 +222,7 @@ class DeploymentCreate(Struct, kw_only=True, omit_defaults=True):
     backend: str | None = None
     config: ConfigBody | UnsetType = UNSET
     env: dict[str, str | None] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 class DeploymentList(Struct, kw_only=True, frozen=True):
@@ -226,6 +244,12 @@ class DeploymentView(Struct, kw_only=True, frozen=True):
     strategy: str
     rollback_on_failure: bool
     wait_timeout: float
+    deadline: datetime
+    max_unavailable: str | None
+    surge: str | None
+    canary: CanaryView | None
+    release_command: list[str] | None
+    stages: list[StageView]
     reason: str
     reason_code: str
     log_tail: list[str]
@@ -405,6 +429,14 @@ class LogList(Struct, kw_only=True, frozen=True):
     data: list[LogLineView]
 
 
+class MountBody(Struct, kw_only=True, omit_defaults=True):
+    """A volume and where a process is to have it. Refused as long as the platform has no volumes."""
+
+    source: str
+    destination: str
+    process: str = "web"
+
+
 class NewTokenView(Struct, kw_only=True, frozen=True):
     """A token, with its secret for the only time."""
 
@@ -529,6 +561,7 @@ class ProcessBody(Struct, kw_only=True, omit_defaults=True):
     cpu: str | None = None
     vcpus: int | None = None
     disk: str | None = None
+    env: dict[str, str | None] = field(default_factory=dict)
     restart: RestartBody | None = None
     stop_signal: str | None = None
     stop_grace: float | None = None
@@ -544,8 +577,10 @@ class ProcessView(Struct, kw_only=True, frozen=True):
     cpu_milli: int
     vcpus: int
     disk_bytes: int
+    env_names: list[str]
     restart: str
     retries: int
+    backoff: float | None
     stop_signal: str | None
     stop_grace: float
 
@@ -602,6 +637,7 @@ class RestartBody(Struct, kw_only=True, omit_defaults=True):
 
     policy: str = "always"
     retries: int = 3
+    backoff: float | None = None
 
 
 class RollbackBody(Struct, kw_only=True, omit_defaults=True):
@@ -611,6 +647,10 @@ class RollbackBody(Struct, kw_only=True, omit_defaults=True):
     wait_timeout: float = 300.0
     rollback_on_failure: bool = True
     description: str = ""
+    max_unavailable: str | None = None
+    surge: str | None = None
+    canary_steps: list[int] | None = None
+    canary_pause: float | None = None
     release: str | None = None
 
 
@@ -621,6 +661,10 @@ class RolloutBody(Struct, kw_only=True, omit_defaults=True):
     wait_timeout: float = 300.0
     rollback_on_failure: bool = True
     description: str = ""
+    max_unavailable: str | None = None
+    surge: str | None = None
+    canary_steps: list[int] | None = None
+    canary_pause: float | None = None
 
 
 class RunCreate(Struct, kw_only=True, omit_defaults=True):
@@ -686,6 +730,15 @@ class SizeBody(Struct, kw_only=True, omit_defaults=True):
     cpu: str | None = None
     vcpus: int | None = None
     disk: str | None = None
+
+
+class StageView(Struct, kw_only=True, frozen=True):
+    """One visit of a stage."""
+
+    stage: str
+    reason: str
+    started_at: datetime
+    finished_at: datetime | None
 
 
 class TokenCreate(Struct, kw_only=True, omit_defaults=True):

@@ -108,12 +108,19 @@ def scale_app(unit: Unit, app: App, counts: Mapping[str, int], sizes: ConfigWish
     Raises:
         InvalidError: the app has no such process, the count is out of range, or it rises beyond what the nodes could hold.
     """
-    wanted = {**app.counts, **_checked_counts(app.config, counts)}
-    rising = {name: count for name, count in counts.items() if count > app.counts.get(name, 1)}
-    refuse_uncontainable(merge(app.config, sizes or ConfigWish()), rising, unit.tx.nodes.select())
+    _checked_counts(app.config, counts)
+    scaled = with_counts(unit.tx, app, merge(app.config, sizes or ConfigWish()), counts)
     data = {name: str(count) for name, count in counts.items()}
     announce(unit, app, "app.scaled", data)
-    return save(unit, replace(app, counts=wanted))
+    return save(unit, scaled)
+
+
+def with_counts(tx: Transaction, app: App, config: AppConfig, counts: Mapping[str, int]) -> App:
+    """The app with so many of some processes, as they are in `config`. Raises as `scale_app`; stores nothing."""
+    wanted = {**app.counts, **_checked_counts(config, counts)}
+    rising = {name: count for name, count in counts.items() if count > app.counts.get(name, 1)}
+    refuse_uncontainable(config, rising, tx.nodes.select())
+    return replace(app, counts=wanted) if wanted != app.counts else app
 
 
 def _checked_counts(config: AppConfig, counts: Mapping[str, int]) -> dict[str, int]:

@@ -17,10 +17,12 @@ from shellwego.core.changes import (
     Lose,
     MoveDeployment,
     Start,
+    StartCommand,
     Stop,
     Suspend,
     change_instance,
     move_deployment,
+    new_command,
     new_instance,
 )
 from shellwego.core.deployments import Deployment, DeploymentState
@@ -40,6 +42,8 @@ def apply(unit: Unit, app: App, changes: Iterable[Change]) -> None:
         match change:
             case Start():
                 _start(unit, app, change)
+            case StartCommand():
+                _start_command(unit, app, change)
             case Drain() | Stop() | Suspend() | Lose():
                 _change(unit, app, change)
             case MoveDeployment():
@@ -68,6 +72,13 @@ def _start(unit: Unit, app: App, start: Start) -> None:
     unit.tx.instances.insert(instance)
     data = {**instance_data(instance), "release": f"v{release.number}"}
     announce(unit, app, "instance.created", data, resource=instance.id)
+
+
+def _start_command(unit: Unit, app: App, start: StartCommand) -> None:
+    release = releases_of(unit.tx, [start.release_id])[start.release_id]
+    run = unit.tx.instances.insert(new_command(start, app.id, release, id_=unit.new_id("ins"), now=unit.now()))
+    data = {**instance_data(run), "release": f"v{release.number}", "deployment": start.deployment_id}
+    announce(unit, app, "app.release_command.requested", data, resource=run.id)
 
 
 def _change(unit: Unit, app: App, change: Drain | Stop | Suspend | Lose) -> None:

@@ -39,9 +39,20 @@ class ProcessWish:
     cpu_milli: int | None = None
     vcpus: int | None = None
     disk_bytes: int | None = None
+    env: Mapping[str, str | None] = field(default_factory=dict)
+    """Variables of this process alone to set; None unsets."""
     restart: RestartPolicy | None = None
     stop_signal: str | None = None
     stop_grace_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A volume by name, and where a process is to have it."""
+
+    source: str
+    destination: str
+    process: str = "web"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +68,10 @@ class ConfigWish:
     env: Mapping[str, str | None] = field(default_factory=dict)
     """Variables to set; None unsets."""
     drain_timeout_s: float | None = None
+    release_command: tuple[str, ...] | None = None
+    """Empty: none any more."""
+    mounts: tuple[Mount, ...] = ()
+    """Refused, as long as there are no volumes."""
     backend: str | None = None
     """The backend that VMs must have; empty: whichever a node has for Linux images."""
 
@@ -73,7 +88,12 @@ def merge(config: AppConfig, wish: ConfigWish) -> AppConfig:
 
 
 def merge_unchecked(config: AppConfig, wish: ConfigWish) -> AppConfig:
-    """The config after the wish, for who has something to add before it is checked."""
+    """The config after the wish, for who has something to add before it is checked.
+
+    Raises:
+        InvalidError: the wish is for what this platform does not have.
+    """
+    refuse("needs-volumes", tuple(_mount_faults(wish.mounts)), resolution="Leave the mounts out.")
     return replace(
         config,
         image=config.image if wish.image is None else wish.image,
@@ -82,6 +102,7 @@ def merge_unchecked(config: AppConfig, wish: ConfigWish) -> AppConfig:
         checks=config.checks if wish.checks is None else wish.checks,
         env=merge_env(config.env, wish.env),
         drain_timeout_s=config.drain_timeout_s if wish.drain_timeout_s is None else wish.drain_timeout_s,
+        release_command=config.release_command if wish.release_command is None else (wish.release_command or None),
         backend=config.backend if wish.backend is None else (wish.backend or None),
     )
 
@@ -107,6 +128,7 @@ def _merge_process(process: Process, wish: ProcessWish) -> Process:
         cpu_milli=_or(wish.cpu_milli, process.cpu_milli),
         vcpus=_vcpus(process, wish),
         disk_bytes=_or(wish.disk_bytes, process.disk_bytes),
+        env=merge_env(process.env, wish.env),
         restart=wish.restart or process.restart,
         stop_signal=process.stop_signal if wish.stop_signal is None else (wish.stop_signal or None),
         stop_grace_s=process.stop_grace_s if wish.stop_grace_s is None else wish.stop_grace_s,
@@ -130,7 +152,14 @@ def check_config(config: AppConfig) -> None:
     Raises:
         InvalidError: with one `FieldError` for each fault.
     """
-    faults = (*_process_faults(config), *_service_faults(config), *_check_faults(config), *_env_faults(config.env))
+    faults = (
+        *_process_faults(config),
+        *_service_faults(config),
+        *_check_faults(config),
+        *_env_faults("env", config.env),
+    )
+    if config.release_command is not None:
+        faults = (*faults, *_command_faults("release_command", config.release_command))
     if not 0 <= config.drain_timeout_s <= 3600:
         faults = (*faults, FieldError("drain_timeout", "out-of-range", "between 0 and 3600 seconds"))
     refuse("config-refused", faults)
@@ -180,6 +209,7 @@ def _process_faults(config: AppConfig) -> Iterator[FieldError]:
         yield from _size_faults(at, process)
         yield from _argument_faults(f"{at}.command", process.command or ())
         yield from _argument_faults(f"{at}.entrypoint", process.entrypoint or ())
+        yield from _env_faults(f"{at}.env", process.env)
 
 
 def _size_faults(at: str, process: Process) -> Iterator[FieldError]:
@@ -195,6 +225,8 @@ def _size_faults(at: str, process: Process) -> Iterator[FieldError]:
         yield FieldError(f"{at}.stop_grace", "out-of-range", "between 0 and 600 seconds")
     if not 0 <= process.restart.retries <= 100:
         yield FieldError(f"{at}.restart.retries", "out-of-range", "between 0 and 100")
+    if process.restart.backoff_s is not None and not 0.1 <= process.restart.backoff_s <= 3600:
+        yield FieldError(f"{at}.restart.backoff", "out-of-range", "between 0.1 and 3600 seconds")
     if process.stop_signal is not None and not re.fullmatch(r"SIG[A-Z0-9]{2,9}", process.stop_signal):
         yield FieldError(f"{at}.stop_signal", "bad-signal", "a signal's name such as SIGTERM")
 
@@ -208,10 +240,19 @@ def _argument_faults(at: str, arguments: tuple[str, ...]) -> Iterator[FieldError
 
 def check_command(command: tuple[str, ...], at: str = "command") -> None:
     """Refuse a command that cannot be run; raises `InvalidError`."""
-    faults = tuple(_argument_faults(at, command))
+    refuse("command-refused", tuple(_command_faults(at, command)))
+
+
+def _command_faults(at: str, command: tuple[str, ...]) -> Iterator[FieldError]:
     if not command or not command[0]:
-        faults = (FieldError(at, "missing", "a program to run"), *faults)
-    refuse("command-refused", faults)
+        yield FieldError(at, "missing", "a program to run")
+    yield from _argument_faults(at, command)
+
+
+def _mount_faults(mounts: Iterable[Mount]) -> Iterator[FieldError]:
+    for number, mount in enumerate(mounts):
+        message = f"{mount.destination[:80]} needs volumes, which this platform does not offer yet"
+        yield FieldError(f"mounts[{number}]", "needs-volumes", message)
 
 
 def _service_faults(config: AppConfig) -> Iterator[FieldError]:
@@ -254,13 +295,13 @@ def _one_check_faults(at: str, check: Check, names: set[str], ports: Mapping[str
         yield FieldError(f"{at}.retries", "out-of-range", "between 1 and 100")
 
 
-def _env_faults(env: Mapping[str, str]) -> Iterator[FieldError]:
+def _env_faults(at: str, env: Mapping[str, str]) -> Iterator[FieldError]:
     if len(env) > MAX_ENV or sum(len(k) + len(v.encode()) for k, v in env.items()) > MAX_ENV_TOTAL:
-        yield FieldError("env", "too-large", f"at most {MAX_ENV} variables and {MAX_ENV_TOTAL} bytes in all")
+        yield FieldError(at, "too-large", f"at most {MAX_ENV} variables and {MAX_ENV_TOTAL} bytes in all")
     for name, value in env.items():
         if not ENV_NAME.fullmatch(name):
-            yield FieldError(f"env.{name[:40]}", "bad-name", "letters, digits and _, not beginning with a digit")
+            yield FieldError(f"{at}.{name[:40]}", "bad-name", "letters, digits and _, not beginning with a digit")
         elif name.startswith(_RESERVED_ENV):
-            yield FieldError(f"env.{name}", "reserved", f"names that begin with {_RESERVED_ENV} are the platform's")
+            yield FieldError(f"{at}.{name}", "reserved", f"names that begin with {_RESERVED_ENV} are the platform's")
         if "\0" in value or len(value.encode()) > MAX_ENV_VALUE:
-            yield FieldError(f"env.{name[:40]}", "bad-value", f"at most {MAX_ENV_VALUE} bytes and no NUL")
+            yield FieldError(f"{at}.{name[:40]}", "bad-value", f"at most {MAX_ENV_VALUE} bytes and no NUL")

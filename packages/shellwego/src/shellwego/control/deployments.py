@@ -6,22 +6,40 @@ when an older one is superseded, is the planner's to say: a newer one that still
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from types import MappingProxyType
 
 from shellwego.control.announcements import announce
-from shellwego.control.apps import configure, current_deployment, deploying, save
-from shellwego.control.config import ConfigWish
+from shellwego.control.apps import configure, current_deployment, deploying, save, with_counts
+from shellwego.control.config import ConfigWish, refuse
 from shellwego.control.images import ChosenImage, note_image, require_image
 from shellwego.control.plans import done_already, plan_config
 from shellwego.control.releases import find_release, freeze, refuse_failed, release_before
 from shellwego.control.scopes import missing
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App, Release
-from shellwego.core.deployments import FINISHED, STRATEGIES, Deployment, DeploymentState, Stage
-from shellwego.core.errors import ConflictError, FieldError, InvalidError
+from shellwego.core.changes import recorded
+from shellwego.core.deployments import (
+    CANARY,
+    FINISHED,
+    STRATEGIES,
+    CanaryPlan,
+    Deployment,
+    DeploymentState,
+    Share,
+    Stage,
+    Strategy,
+)
+from shellwego.core.errors import ConflictError, FieldError
 from shellwego.ports.store import Transaction
 
 DEFAULT_WAIT_S = 300.0
+MAX_WAIT_S = 86_400
+MAX_STEPS = 10
+"""Of a canary."""
+NO_COUNTS: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,28 +50,44 @@ class Rollout:
     wait_timeout_s: float = DEFAULT_WAIT_S
     rollback_on_failure: bool = True
     description: str = ""
+    max_unavailable: Share | None = None
+    surge: Share | None = None
+    """None: the strategy's own."""
+    canary: CanaryPlan | None = None
+    """Of the strategy `canary` alone; None: 10 and 50 percent, with a minute each."""
 
 
 def request_deployment(
-    unit: Unit, app: App, wish: ConfigWish, image: ChosenImage | None, rollout: Rollout
+    unit: Unit,
+    app: App,
+    wish: ConfigWish,
+    image: ChosenImage | None,
+    rollout: Rollout,
+    *,
+    counts: Mapping[str, int] = NO_COUNTS,
 ) -> Deployment:
     """Freeze the app's config after the wish into a release, and ask for its rollout. Where that would change nothing, it is
     the deployment that made it so.
 
-    `image` is what the wished reference means now; None keeps the image of the newest release.
+    `image` is what the wished reference means now; None keeps the image of the newest release. `counts` are how many of
+    some processes should run from now on; they are the app's, and in no release.
 
     Raises:
         InvalidError: the config makes no sense, or the app has no image yet.
         ConflictError: the app is being destroyed.
     """
     refuse_deleting(app)
+    check_rollout(rollout)
     planned = plan_config(unit.tx, app, wish, image)
+    counted = with_counts(unit.tx, app, planned.config, counts)
     if image is not None:
         note_image(unit, app.project_id, image)
-    done = done_already(unit.tx, app, planned)
+    done = done_already(unit.tx, counted, planned)
     if done is not None:
+        if counted != app:
+            save(unit, counted)
         return done
-    changed, release = freeze(unit, app, planned.config, planned.image_digest, rollout.description)
+    changed, release = freeze(unit, counted, planned.config, planned.image_digest, rollout.description)
     return begin(unit, changed, release, rollout)
 
 
@@ -85,7 +119,8 @@ def restart(unit: Unit, app: App, rollout: Rollout = Rollout()) -> Deployment:
     if release is None or app.stopped:
         raise ConflictError("not-running", f"the app {app.name} does not run", resolution="Deploy or start it.")
     announce(unit, app, "app.restarted")
-    return begin(unit, replace(app, generation=app.generation + 1), release, rollout)
+    again = replace(app, generation=app.generation + 1)
+    return begin(unit, again, release, rollout, command=_still_waits(last, release))
 
 
 def rollback(unit: Unit, app: App, ref: str | None, rollout: Rollout = Rollout()) -> Deployment:
@@ -104,9 +139,17 @@ def rollback(unit: Unit, app: App, ref: str | None, rollout: Rollout = Rollout()
     return begin(unit, changed, release, rollout)
 
 
-def begin(unit: Unit, app: App, release: Release, rollout: Rollout) -> Deployment:
-    """Queue the release's deployment and store the app; the planner supersedes what is under way when this can begin."""
-    _check(rollout)
+def _still_waits(last: Deployment | None, release: Release) -> bool:
+    """Whether the restart takes the place of a deployment of the release that has not begun, its command with it."""
+    return last is not None and last.release_id == release.id and last.state is DeploymentState.PENDING
+
+
+def begin(unit: Unit, app: App, release: Release, rollout: Rollout, *, command: bool = True) -> Deployment:
+    """Queue the release's deployment and store the app; the planner supersedes what is under way when this can begin.
+
+    `command`: run the release's command before, if it has one.
+    """
+    check_rollout(rollout)
     deployment = unit.tx.deployments.insert(
         Deployment(
             id=unit.new_id("dep"),
@@ -117,6 +160,11 @@ def begin(unit: Unit, app: App, release: Release, rollout: Rollout) -> Deploymen
             strategy=rollout.strategy,
             rollback_on_failure=rollout.rollback_on_failure,
             wait_timeout_s=rollout.wait_timeout_s,
+            max_unavailable=rollout.max_unavailable,
+            surge=rollout.surge,
+            canary=(rollout.canary or CanaryPlan()) if rollout.strategy == CANARY.name else None,
+            release_command=release.config.release_command if command else None,
+            stages=recorded((), Stage.ADMISSION, "", unit.now()),
             created_at=unit.now(),
             created_by=unit.caller.actor,
         )
@@ -134,13 +182,15 @@ def cancel(unit: Unit, app: App, deployment: Deployment) -> Deployment:
     """
     if deployment.state in FINISHED:
         raise ConflictError("deployment-finished", f"the deployment is over already: {deployment.state.value}")
+    reason = f"cancelled by {unit.caller.actor}"
     cancelled = unit.tx.deployments.update(
         replace(
             deployment,
             state=DeploymentState.CANCELLED,
-            reason=f"cancelled by {unit.caller.actor}",
+            reason=reason,
             reason_code="cancelled",
             finished_at=unit.now(),
+            stages=recorded(deployment.stages, deployment.stage, reason, unit.now(), over=True),
         )
     )
     save(unit, app)
@@ -162,10 +212,39 @@ def refuse_deleting(app: App) -> None:
         raise ConflictError("app-deleting", f"the app {app.name} is being destroyed")
 
 
-def _check(rollout: Rollout) -> None:
-    if rollout.strategy not in STRATEGIES:
+def check_rollout(rollout: Rollout) -> None:
+    """Refuse numbers with which nothing could be rolled out; raises `InvalidError` with every fault."""
+    strategy = STRATEGIES.get(rollout.strategy)
+    if strategy is None:
         fault = FieldError("strategy", "unknown", f"one of {', '.join(sorted(STRATEGIES))}")
-        raise InvalidError("no-such-strategy", f"strategy: {fault.message}", errors=(fault,))
-    if not 1 <= rollout.wait_timeout_s <= 86_400:
-        fault = FieldError("wait_timeout", "out-of-range", "between 1 and 86400 seconds")
-        raise InvalidError("bad-timeout", f"wait_timeout: {fault.message}", errors=(fault,))
+        refuse("no-such-strategy", (fault,))
+        return
+    if not 1 <= rollout.wait_timeout_s <= MAX_WAIT_S:
+        refuse("bad-timeout", (FieldError("wait_timeout", "out-of-range", f"between 1 and {MAX_WAIT_S} seconds"),))
+    refuse("rollout-refused", (*_pace_faults(rollout, strategy), *_canary_faults(rollout)))
+
+
+def _pace_faults(rollout: Rollout, strategy: Strategy) -> Iterator[FieldError]:
+    own = {"max_unavailable": rollout.max_unavailable, "surge": rollout.surge}
+    for name, share in own.items():
+        if share is not None and not strategy.paceable:
+            offered = " or ".join(sorted(each.name for each in STRATEGIES.values() if each.paceable))
+            yield FieldError(
+                name, "not-with-strategy", f"{strategy.name} has its own numbers; with {offered} it counts"
+            )
+    if rollout.max_unavailable == rollout.surge == Share():
+        yield FieldError("surge", "never-ends", "with none beyond and none missing, no instance could be replaced")
+
+
+def _canary_faults(rollout: Rollout) -> Iterator[FieldError]:
+    plan = rollout.canary
+    if plan is None:
+        return
+    if rollout.strategy != CANARY.name:
+        yield FieldError("canary_steps", "not-with-strategy", f"only with the strategy {CANARY.name}")
+    rising = all(low < high for low, high in pairwise((0, *plan.weights, 100)))
+    if not 1 <= len(plan.weights) <= MAX_STEPS or not rising:
+        message = f"1 to {MAX_STEPS} rising percentages between 1 and 99; the last may be followed by 100"
+        yield FieldError("canary_steps", "bad-steps", message)
+    if not 0 <= plan.pause_s * len(plan.weights) <= MAX_WAIT_S:
+        yield FieldError("canary_pause", "out-of-range", f"all pauses together between 0 and {MAX_WAIT_S} seconds")

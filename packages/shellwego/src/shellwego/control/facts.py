@@ -107,12 +107,15 @@ def route_facts(tx: Transaction, app: App, left: Mapping[str, tuple[Instance, ..
     instances = tuple(tx.instances.select(eq("app_id", app.id), within("phase", LIVE_PHASES)))
     newest = Order("created_at", descending=True)
     last = next(iter(tx.deployments.select(eq("app_id", app.id), order=newest, limit=1)), None)
+    running = next(iter(tx.deployments.select(eq("app_id", app.id), eq("state", DeploymentState.IN_PROGRESS))), None)
     own = left.get(app.id, ())
+    named = [app.release_id, *(instance.release_id for instance in (*instances, *own))]
     return RouteFacts(
         app=app,
-        releases=releases_of(tx, [app.release_id, *(instance.release_id for instance in (*instances, *own))]),
+        releases=releases_of(tx, [*named, running.release_id] if running else named),
         instances=instances,
         lingering=own,
+        running=running,
         deploying=last is not None and last.state not in FINISHED,
         failed=last is not None and last.state in _ENDED_WITHOUT_RELEASE,
     )

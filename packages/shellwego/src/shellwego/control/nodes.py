@@ -179,7 +179,7 @@ def workload(instance: Instance, app: App, release: Release, project: Project, n
         image_digest=release.image_digest,
         command=instance.command if instance.command is not None else process.command,
         entrypoint=() if run else process.entrypoint,
-        env={**_environment(app, instance.process, release, node, port), **config.env},
+        env={**_environment(app, instance.process, release, node, port), **config.env, **process.env},
         memory_bytes=instance.memory_bytes,
         cpu_milli=instance.cpu_milli,
         vcpus=process.vcpus,

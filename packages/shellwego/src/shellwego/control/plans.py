@@ -132,11 +132,15 @@ def _fields(content: Content) -> Iterator[tuple[str, str]]:
     yield "drain_timeout", f"{config.drain_timeout_s:g}"
     if config.backend:
         yield "backend", config.backend
+    if config.release_command:
+        yield "release_command", _text(config.release_command)
     for name, value in config.env.items():
         yield f"env.{name}", value
     for process in config.processes:
+        for name, value in process.env.items():
+            yield f"processes.{process.name}.env.{name}", value
         for field, value in asdict(process).items():
-            if field != "name" and value is not None:
+            if field not in ("name", "env") and value is not None:
                 yield f"processes.{process.name}.{field}", _text(value)
     for service in config.services:
         yield f"services.{service.process}.port", str(service.port)
@@ -146,7 +150,7 @@ def _fields(content: Content) -> Iterator[tuple[str, str]]:
 
 def _text(value: object) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_text(each)}" for name, each in value.items())
+        return ", ".join(f"{name} {_text(each)}" for name, each in value.items() if each is not None)
     if isinstance(value, tuple | list):
         return " ".join(str(each) for each in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -155,4 +159,4 @@ def _text(value: object) -> str:
 def _shown(name: str, value: str | None) -> str | None:
     if value is None:
         return None
-    return "(set)" if name.startswith("env.") else value[:_SHOWN]
+    return "(set)" if "env" in name.split(".")[:-1] else value[:_SHOWN]

@@ -17,6 +17,7 @@ from shellwego.control.quotas import charge_run
 from shellwego.control.scopes import missing
 from shellwego.control.unit import Unit
 from shellwego.core.apps import MIB, App, Process, Release
+from shellwego.core.deployments import FINISHED
 from shellwego.core.errors import ConflictError, FieldError, QuotaError
 from shellwego.core.instances import Desired, Instance, OwnerKind
 from shellwego.ports.store import Transaction, eq, within
@@ -121,12 +122,13 @@ def forget_run(unit: Unit, app: App, id_: str) -> None:
 
     Raises:
         NotFoundError: the app has no such run.
-        ConflictError: it has not ended.
+        ConflictError: it has not ended, or its deployment still has to look at it.
     """
     run = find_instance(unit.tx, app, id_)
     if run.owner is not OwnerKind.RUN:
         raise missing("run", id_)
-    if run.live:
+    deployment = unit.tx.deployments.get(run.deployment_id) if run.deployment_id else None
+    if run.live or (deployment is not None and deployment.state not in FINISHED):
         raise ConflictError("not-ended", f"the run {run.id} has not ended", resolution="Stop it first.")
     unit.tx.instances.delete(run.id)
     announce(unit, app, "app.run.deleted", {"instance": run.id})

@@ -37,6 +37,8 @@ class RestartPolicy:
     retries: int = 3
     """Ends of the workload, before the instance counts as failed and the control plane replaces it. The count is
     forgotten after five minutes of health."""
+    backoff_s: float | None = None
+    """Pause before the workload is started again; None: one that rises with the ends, from 0.2 to 30 s."""
 
 
 class CheckKind(StrEnum):
@@ -71,6 +73,8 @@ class Process:
     cpu_milli: int = 1000
     vcpus: int = 1
     disk_bytes: int = 4096 * MIB
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Variables of this process alone; they come before those of the app."""
     restart: RestartPolicy = RestartPolicy()
     stop_signal: str | None = None
     stop_grace_s: float = 10.0
@@ -96,6 +100,8 @@ class AppConfig:
     checks: tuple[Check, ...] = ()
     backend: str | None = None
     drain_timeout_s: float = 30.0
+    release_command: tuple[str, ...] | None = None
+    """Run once before each rollout, in a VM of its own; where it fails nothing is rolled out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +143,18 @@ class Release:
 
 
 def content_hash(config: AppConfig, image_digest: str) -> str:
-    """Hash of what a VM of this release is: equal hash, equal VM. The image's *name* is left out, its digest counts."""
+    """Hash of what a VM of this release is: equal hash, equal VM. The image's *name* is left out, its digest counts.
+
+    What came later than the first hashes were made is left out where it says nothing, or an upgrade would have every
+    instance differ from its own release.
+    """
     content = asdict(config) | {"image": image_digest}
+    del content["release_command"]
+    for process in content["processes"]:
+        if not process["env"]:
+            del process["env"]
+        if process["restart"]["backoff_s"] is None:
+            del process["restart"]["backoff_s"]
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -9,9 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from shellwego.core.apps import Release
-from shellwego.core.deployments import FINISHED, Deployment, DeploymentState, Stage
-from shellwego.core.instances import Desired, Instance, Phase, Sleep
+from shellwego.core.apps import Process, Release
+from shellwego.core.deployments import (
+    FINISHED,
+    MAX_STAGE_RECORDS,
+    CanaryStep,
+    Deployment,
+    DeploymentState,
+    Stage,
+    StageRecord,
+)
+from shellwego.core.instances import Desired, Instance, OwnerKind, Phase, Sleep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +30,15 @@ class Start:
     slot: int
     release_id: str
     generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartCommand:
+    """Make the one-off VM of a deployment's release command; it still has to be placed."""
+
+    deployment_id: str
+    release_id: str
+    command: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +79,7 @@ class Lose:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoveDeployment:
-    """The deployment's next state, stage and reason; `log_tail` None keeps what it has."""
+    """The deployment's next state, stage and reason; `log_tail` and `step` None keep what it has."""
 
     deployment_id: str
     state: DeploymentState
@@ -70,6 +87,7 @@ class MoveDeployment:
     reason: str
     reason_code: str = ""
     log_tail: tuple[str, ...] | None = None
+    step: CanaryStep | None = None
     cut_connections: int = 0
     """In all, not since the last time."""
 
@@ -88,20 +106,30 @@ class Forget:
     """Nothing of the app lives any more and it was to be destroyed: its rows may go."""
 
 
-Change = Start | Drain | Stop | Suspend | Lose | MoveDeployment | Aim | Forget
+Change = Start | StartCommand | Drain | Stop | Suspend | Lose | MoveDeployment | Aim | Forget
 
 
 def new_instance(start: Start, app_id: str, release: Release, *, id_: str, now: float) -> Instance:
     """The row of a start; `release` is the one that it names."""
     process = next(process for process in release.config.processes if process.name == start.process)
+    return replace(_row(process, app_id, release, id_=id_, now=now), slot=start.slot, generation=start.generation)
+
+
+def new_command(start: StartCommand, app_id: str, release: Release, *, id_: str, now: float) -> Instance:
+    """The row of a release command: a one-off run of the size of the release's first process."""
+    row = _row(release.config.processes[0], app_id, release, id_=id_, now=now)
+    return replace(row, owner=OwnerKind.RUN, command=start.command, deployment_id=start.deployment_id)
+
+
+def _row(process: Process, app_id: str, release: Release, *, id_: str, now: float) -> Instance:
     return Instance(
         id=id_,
         app_id=app_id,
-        process=start.process,
-        slot=start.slot,
+        process=process.name,
+        slot=0,
         release_id=release.id,
         content_hash=release.content_hash,
-        generation=start.generation,
+        generation=0,
         memory_bytes=process.memory_bytes,
         cpu_milli=process.cpu_milli,
         disk_bytes=process.disk_bytes,
@@ -137,10 +165,24 @@ def move_deployment(deployment: Deployment, move: MoveDeployment, now: float) ->
         reason=move.reason,
         reason_code=move.reason_code,
         log_tail=deployment.log_tail if move.log_tail is None else move.log_tail,
+        step=deployment.step if move.step is None else move.step,
         cut_connections=move.cut_connections,
         started_at=started,
         finished_at=now if move.state in FINISHED else deployment.finished_at,
+        stages=recorded(deployment.stages, move.stage, move.reason, now, over=move.state in FINISHED),
     )
+
+
+def recorded(
+    stages: tuple[StageRecord, ...], stage: Stage, reason: str, now: float, *, over: bool = False
+) -> tuple[StageRecord, ...]:
+    """The records once a deployment is in this stage, for this reason; `over` ends the last one."""
+    if stages and stages[-1].stage is stage:
+        before, last = stages[:-1], replace(stages[-1], reason=reason or stages[-1].reason)
+    else:
+        before = (*stages[:-1], replace(stages[-1], finished_at=now)) if stages else ()
+        last = StageRecord(stage=stage, reason=reason, started_at=now)
+    return (*before, replace(last, finished_at=now) if over else last)[-MAX_STAGE_RECORDS:]
 
 
 def after(instances: Iterable[Instance], changes: Sequence[Change], now: float) -> list[Instance]:

@@ -295,7 +295,8 @@ def _weigh(memory: Memory, end: End, workload: Workload, now: float) -> Memory:
     A VM that was stopped by whoever stopped the host comes again; what is to run once does not, for half of it may be done.
     """
     ends = memory.ends if end.asked else memory.ends + 1
-    pause = BACKOFF_S[min(max(ends, 1), len(BACKOFF_S)) - 1]
+    own = workload.restart.backoff_s
+    pause = BACKOFF_S[min(max(ends, 1), len(BACKOFF_S)) - 1] if own is None else own
     weighed = replace(memory, ends=ends, last=end, next_try=now + pause)
     clean, mode = end.exit_code == 0, workload.restart.mode
     if end.permanent:

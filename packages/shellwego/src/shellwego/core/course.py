@@ -7,23 +7,27 @@ aims elsewhere, and what still runs of the old release is found to be right agai
 An instance that could not be made from its image says nothing of the release while the platform's copy of the image is
 checked: where that was damaged, it is fetched again, and the deployment goes on.
 
-A deployment that still waits for its image replaces nothing. An older one that runs goes on meanwhile; where there is none,
-the app *holds*: what serves is left as it is, whatever release it belongs to, until it is known what comes next.
+A deployment that still waits for its image, or for its release command, replaces nothing. An older one that runs goes on
+meanwhile; where there is none, the app *holds*: what serves is left as it is, whatever release it belongs to, until it is
+known what comes next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from shellwego.core import canary, release_command
 from shellwego.core.apps import wanted_counts
-from shellwego.core.changes import MoveDeployment
-from shellwego.core.deployments import ROLLING, Deployment, DeploymentState, Stage, Strategy
+from shellwego.core.changes import MoveDeployment, StartCommand
+from shellwego.core.deployments import ROLLING, CanaryStep, Deployment, DeploymentState, Stage, Strategy
 from shellwego.core.images import ImageState, blames_image
-from shellwego.core.instances import OwnerKind
-from shellwego.core.progress import Failure, first_failure, instance_failure, time_out
+from shellwego.core.instances import Instance, OwnerKind
+from shellwego.core.progress import Failure, canary_failure, first_failure, instance_failure, time_out
 from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
-from shellwego.core.slots import SlotFacts, Target, census
+from shellwego.core.routes import arrivals
+from shellwego.core.slots import SlotFacts, census
+from shellwego.core.target import Target
 
 _NO_IMAGE = ImageFacts(state=ImageState.FAILED, reason="the image was deleted")
 
@@ -37,9 +41,14 @@ class Course:
     hold: bool = False
     running: Deployment | None = None
     """The deployment whose release is the target."""
+    weight: int = 100
+    """Percent of the target that may be there by now; below 100 the running deployment is a canary."""
+    step: CanaryStep | None = None
+    """How far the running canary has come by now."""
     mending: str = ""
     """The image that is checked or fetched again before the running deployment can go on."""
     moves: tuple[MoveDeployment, ...] = ()
+    commands: tuple[StartCommand, ...] = ()
     deadlines: tuple[float, ...] = ()
 
 
@@ -55,10 +64,8 @@ def steer(facts: RolloutFacts, now: float) -> Course:
     if not queue:
         return replace(_settled(facts), moves=tuple(moves))
     newest, older = queue[-1], queue[:-1]
-    if newest.state is DeploymentState.PENDING and not _image_ready(facts, newest):
-        course = _wait_for_image(facts, newest, older, now)
-    else:
-        course = _begin(facts, newest, older, now)
+    waits = _what_it_waits_for(facts, newest)
+    course = _begin(facts, newest, older, now) if waits is None else _wait(facts, newest, older, waits, now)
     return replace(course, moves=(*moves, *course.moves))
 
 
@@ -77,13 +84,16 @@ def slot_facts(facts: RolloutFacts, course: Course, process: str, wanted: int) -
         instances=tuple(i for i in facts.instances if i.process == process and i.owner is OwnerKind.APP),
         releases=facts.releases,
         hold=course.hold and not facts.app.stopped,
+        weight=course.weight,
     )
 
 
 def all_ready(facts: RolloutFacts, course: Course) -> bool:
-    """Every wanted instance of the target is ready."""
+    """Every wanted instance of the target is ready, and may be there."""
     wanted = wanted_of(facts, course.target)
-    return all(census(slot_facts(facts, course, name, count)).ready >= count for name, count in wanted.items())
+    return course.weight == 100 and all(
+        census(slot_facts(facts, course, name, count)).ready >= count for name, count in wanted.items()
+    )
 
 
 def _settled(facts: RolloutFacts) -> Course:
@@ -96,9 +106,9 @@ def _cannot_begin(facts: RolloutFacts, deployment: Deployment, now: float) -> Fa
     image = facts.images.get(deployment.release_id, _NO_IMAGE)
     if image.state is ImageState.FAILED:
         return _no_image(image)
-    if image.state is not ImageState.READY and now >= _deadline(deployment):
+    if image.state is not ImageState.READY and now >= deployment.deadline:
         return time_out(deployment, (), _settled(facts).target)
-    return None
+    return release_command.failure(deployment, release_command.run_of(deployment, facts.instances), now)
 
 
 def _no_image(image: ImageFacts) -> Failure:
@@ -107,26 +117,35 @@ def _no_image(image: ImageFacts) -> Failure:
     return Failure(stage=Stage.IMAGE, reason=reason, reason_code="image-failed")
 
 
-def _image_ready(facts: RolloutFacts, deployment: Deployment) -> bool:
-    return facts.images.get(deployment.release_id, _NO_IMAGE).state is ImageState.READY
+def _what_it_waits_for(facts: RolloutFacts, newest: Deployment) -> MoveDeployment | None:
+    """What is to be told of a deployment that cannot begin yet; None where it can, or has."""
+    if newest.state is not DeploymentState.PENDING:
+        return None
+    image = facts.images.get(newest.release_id, _NO_IMAGE)
+    if image.state is not ImageState.READY:
+        stage, reason = Stage.IMAGE, f"fetches the image {image.reference}".rstrip()
+    elif release_command.is_done(newest, release_command.run_of(newest, facts.instances)):
+        return None
+    else:
+        stage, reason = Stage.RELEASE_COMMAND, release_command.waits_for(newest, facts.instances)
+    return MoveDeployment(deployment_id=newest.id, state=DeploymentState.PENDING, stage=stage, reason=reason)
 
 
-def _wait_for_image(facts: RolloutFacts, newest: Deployment, older: Iterable[Deployment], now: float) -> Course:
+def _wait(
+    facts: RolloutFacts, newest: Deployment, older: Iterable[Deployment], waits: MoveDeployment, now: float
+) -> Course:
+    """The newest cannot begin yet: what runs goes on, or is held."""
     running = [d for d in older if d.state is DeploymentState.IN_PROGRESS]
-    image = facts.images[newest.release_id]
-    waits = MoveDeployment(
-        deployment_id=newest.id,
-        state=DeploymentState.PENDING,
-        stage=Stage.IMAGE,
-        reason=f"fetches the image {image.reference}".rstrip(),
-    )
     course = _follow(facts, running[-1], now) if running else _settled(facts)
     superseded = _supersede(d for d in older if d not in running[-1:])
+    ready = waits.stage is Stage.RELEASE_COMMAND
+    command = release_command.start(newest, facts.instances) if ready else None
     return replace(
         course,
         hold=course.running is None,
         moves=(*superseded, *course.moves, *_if_new(newest, waits)),
-        deadlines=(*course.deadlines, _deadline(newest)),
+        commands=(command,) if command else (),
+        deadlines=(*course.deadlines, newest.deadline),
     )
 
 
@@ -145,12 +164,8 @@ def _follow(facts: RolloutFacts, running: Deployment, now: float) -> Course:
     """Aim at the release of a deployment in progress, or turn back where it failed."""
     started = running.started_at if running.started_at is not None else running.created_at
     target = Target(release=facts.releases[running.release_id], generation=facts.app.generation, failures_since=started)
-    course = Course(
-        target=target,
-        strategy=facts.strategies.get(running.strategy, ROLLING),
-        running=running,
-        deadlines=(_deadline(running),),
-    )
+    strategy = facts.strategies.get(running.strategy, ROLLING).paced(running.max_unavailable, running.surge)
+    course = Course(target=target, strategy=strategy, running=running, deadlines=(running.deadline,))
     own = [i for i in facts.instances if i.owner is OwnerKind.APP]
     failed = first_failure(own, target, started)
     image = facts.images.get(running.release_id, _NO_IMAGE)
@@ -159,9 +174,37 @@ def _follow(facts: RolloutFacts, running: Deployment, now: float) -> Course:
     if failed is not None and not mending:
         lost = blamed and image.state is ImageState.FAILED
         return _turn_back(facts, running, _no_image(image) if lost else instance_failure(running, failed))
-    if now >= _deadline(running) and not all_ready(facts, course):
+    course = _stepped(facts, course, running, own, now)
+    broken = canary.first_broken(own, target) if course.weight < 100 else None
+    if broken is not None:
+        return _turn_back(facts, running, canary_failure(running, broken))
+    if now >= running.deadline and not all_ready(facts, course):
         return _turn_back(facts, running, time_out(running, own, target))
     return replace(course, mending=f"the image {image.reference}".rstrip()) if mending else course
+
+
+def _stepped(facts: RolloutFacts, course: Course, running: Deployment, own: Sequence[Instance], now: float) -> Course:
+    """The course of a canary at its present step; of other deployments it is as it was."""
+    plan, release = running.canary, course.target.release
+    wanted = wanted_of(facts, course.target)
+    if plan is None or release is None or canary.weight_of(running, own, course.target, wanted) == 100:
+        return course
+
+    def holds(weight: int) -> bool:
+        at = replace(course, weight=weight)
+        slots = (slot_facts(facts, at, name, count) for name, count in wanted.items())
+        fresh = [i for i in own if course.target.matches(i)]
+        served = not arrivals(fresh, release.config, facts.edges, now)
+        return served and all(census(slot).ready >= slot.part for slot in slots)
+
+    step = canary.stepped(running.step, plan, holds, now)
+    over = () if step.since is None else (step.since + plan.pause_s,)
+    return replace(
+        course,
+        step=step,
+        weight=canary.weight_of(replace(running, step=step), own, course.target, wanted),
+        deadlines=(*course.deadlines, *over),
+    )
 
 
 def _turn_back(facts: RolloutFacts, failed: Deployment, failure: Failure) -> Course:
@@ -198,7 +241,3 @@ def _end(deployment: Deployment, failure: Failure, state: DeploymentState) -> Mo
 def _if_new(deployment: Deployment, move: MoveDeployment) -> tuple[MoveDeployment, ...]:
     told = (deployment.state, deployment.stage, deployment.reason)
     return () if told == (move.state, move.stage, move.reason) else (move,)
-
-
-def _deadline(deployment: Deployment) -> float:
-    return deployment.created_at + deployment.wait_timeout_s

@@ -121,6 +121,8 @@ class Instance:
     generation: int
     command: tuple[str, ...] | None = None
     """Only for one-off runs: what to run in place of the release's command."""
+    deployment_id: str = ""
+    """Only for a release command: the deployment that waits for it."""
     memory_bytes: int
     cpu_milli: int
     disk_bytes: int

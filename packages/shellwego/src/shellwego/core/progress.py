@@ -13,7 +13,8 @@ from shellwego.core.changes import Start
 from shellwego.core.deployments import Deployment, Stage
 from shellwego.core.images import blames_image
 from shellwego.core.instances import SERVING, Desired, Instance, Phase
-from shellwego.core.slots import Target, has_failed
+from shellwego.core.slots import has_failed
+from shellwego.core.target import Target
 
 CHECKS_DETAIL = "checks"
 _ORDER = (Stage.PLACING, Stage.STARTING, Stage.CHECKING)
@@ -39,11 +40,15 @@ def label(instance: Instance | Start) -> str:
 
 
 def progress(
-    instances: Iterable[Instance], starts: Sequence[Start], target: Target, draining: Sequence[str]
+    instances: Iterable[Instance],
+    starts: Sequence[Start],
+    target: Target,
+    draining: Sequence[str],
+    shifting: str = "waits for instances to take over from the old ones",
 ) -> Progress:
     """Stage and reason of a rollout that goes on, from the state after the plan: the least advanced instance counts.
 
-    `draining` are the reasons of instances that still drain.
+    `draining` are the reasons of instances that still drain, `shifting` what is waited for where there is nothing else.
     """
     fresh = [i for i in instances if i.live and i.desired is Desired.SERVE and target.matches(i)]
     waits = [_wait_of(i) for i in fresh if i.phase not in SERVING]
@@ -54,7 +59,7 @@ def progress(
         return Progress(stage=first.stage, reason=f"{first.reason} (and {more} more)" if more else first.reason)
     if draining:
         return Progress(stage=Stage.DRAINING, reason=min(draining))
-    return Progress(stage=Stage.SHIFTING, reason="waits for instances to take over from the old ones")
+    return Progress(stage=Stage.SHIFTING, reason=shifting)
 
 
 def _wait_of(instance: Instance) -> Progress:
@@ -90,6 +95,18 @@ def instance_failure(deployment: Deployment, instance: Instance) -> Failure:
         stage=_stage_of_failure(deployment, instance),
         reason=f"{label(instance)} failed: {seen.reason or 'it ended'}{times}",
         reason_code=seen.reason_code or "instance-failed",
+        log_tail=seen.log_tail,
+    )
+
+
+def canary_failure(deployment: Deployment, instance: Instance) -> Failure:
+    """The deployment's failure by an instance that served and does not any more."""
+    seen = instance.observed
+    ended = "is unhealthy" if instance.phase is Phase.UNHEALTHY else "ended"
+    return Failure(
+        stage=deployment.stage,
+        reason=f"the canary {label(instance)} {ended}{f': {seen.reason}' if seen.reason else ''}",
+        reason_code="canary-failed",
         log_tail=seen.log_tail,
     )
 

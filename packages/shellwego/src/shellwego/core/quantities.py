@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from shellwego.core.deployments import Share
+
 _SIZE = re.compile(r"(\d{1,12})(?:([kmgt])i?b?|b)?", re.IGNORECASE | re.ASCII)
+_SHARE = re.compile(r"(\d{1,4})(%?)", re.ASCII)
 _POWERS: Mapping[str, int] = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -19,3 +22,15 @@ def parse_size(text: str) -> int:
     if match is None:
         raise ValueError("a size is a whole number with an optional unit, such as 512m or 1gb")
     return int(match[1]) << (10 * _POWERS[(match[2] or "").lower()])
+
+
+def parse_share(text: str) -> Share:
+    """`25%` of what is wanted, or a number of instances such as `2`.
+
+    Raises:
+        ValueError: it is neither, or more than all.
+    """
+    match = _SHARE.fullmatch(text)
+    if match is None or (match[2] and int(match[1]) > 100):
+        raise ValueError("a number of instances, or a percentage of them up to 100%, such as 2 or 25%")
+    return Share(percent=int(match[1])) if match[2] else Share(count=int(match[1]))

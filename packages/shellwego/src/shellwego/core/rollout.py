@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from shellwego.core import canary, release_command
 from shellwego.core.changes import (
     Aim,
     Change,
@@ -29,11 +30,11 @@ from shellwego.core.changes import (
     move_deployment,
 )
 from shellwego.core.course import Course, all_ready, slot_facts, steer, wanted_of
-from shellwego.core.deployments import Deployment, DeploymentState, Stage
+from shellwego.core.deployments import FINISHED, Deployment, DeploymentState, Stage
 from shellwego.core.instances import Desired, Instance, OwnerKind, Phase, Sleep
 from shellwego.core.progress import label, progress
 from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
-from shellwego.core.routes import Arrival, Drainage, arrived, drained, service_port
+from shellwego.core.routes import Arrival, Drainage, arrivals, drained, service_port
 from shellwego.core.slots import DRAINABLE, plan_slots, remove
 
 __all__ = ["ImageFacts", "RolloutFacts", "RolloutPlan", "plan_rollout"]
@@ -70,7 +71,14 @@ def plan_rollout(facts: RolloutFacts, now: float) -> RolloutPlan:
     step = _join(_finish(facts), _drain(facts, leaving, now), filled, waited)
     judged = _judge(facts, course, step, now)
     due = [moment for moment in (*step.times, *course.deadlines) if moment is not None and moment > now]
-    return RolloutPlan(changes=(*lost, *step.changes, *course.moves, *judged), next_at=min(due, default=None))
+    changes = (*lost, *step.changes, *_over(facts, course), *course.commands, *course.moves, *judged)
+    return RolloutPlan(changes=changes, next_at=min(due, default=None))
+
+
+def _over(facts: RolloutFacts, course: Course) -> list[Stop]:
+    """Release commands of deployments that are over stop."""
+    ended = {move.deployment_id for move in course.moves if move.state in FINISHED}
+    return release_command.orphans(facts.instances, {d.id for d in facts.deployments} - ended)
 
 
 def _lose(facts: RolloutFacts) -> tuple[Lose, ...]:
@@ -149,11 +157,8 @@ def _arrivals(facts: RolloutFacts, course: Course, now: float) -> list[Arrival]:
     release = course.target.release
     if course.running is None or release is None:
         return []
-    ready = [
-        i for i in facts.instances if i.phase is Phase.HEALTHY and i.desired is Desired.SERVE and i.sleep is Sleep.AWAKE
-    ]
-    routed = [i for i in ready if course.target.matches(i) and service_port(release.config, i.process)]
-    return [arrival for i in routed if not (arrival := arrived(i, facts.edges, now)).done]
+    own = [i for i in facts.instances if i.owner is OwnerKind.APP and course.target.matches(i)]
+    return arrivals(own, release.config, facts.edges, now)
 
 
 def _judge(facts: RolloutFacts, course: Course, step: _Step, now: float) -> list[Change]:
@@ -190,6 +195,7 @@ def _move_running(facts: RolloutFacts, course: Course, running: Deployment, step
         state=running.state,
         stage=running.stage,
         reason="",
+        step=course.step,
         cut_connections=running.cut_connections + sum(stop.cut for stop in stops),
     )
     if all_ready(replace(facts, instances=tuple(seen)), course) and _only_target_left(seen, course):
@@ -206,7 +212,10 @@ def _move_running(facts: RolloutFacts, course: Course, running: Deployment, step
     draining = [
         f"{label(i)} drains: {_drainage(facts, i, now).reason}" for i in seen if i.live and i.desired is Desired.DRAIN
     ]
-    at = progress(seen, starts, course.target, draining)
+    if course.weight < 100 and course.step is not None and running.canary is not None:
+        at = progress(seen, starts, course.target, (), canary.described(course.step, running.canary))
+    else:
+        at = progress(seen, starts, course.target, draining)
     return replace(move, stage=at.stage, reason=at.reason)
 
 

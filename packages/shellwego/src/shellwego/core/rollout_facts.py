@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shellwego.core.apps import App, Release
-from shellwego.core.deployments import BLUE_GREEN, IMMEDIATE, ROLLING, Deployment, Strategy
+from shellwego.core.deployments import STRATEGIES, Deployment, Strategy
 from shellwego.core.images import ImageState
 from shellwego.core.instances import Instance
 from shellwego.core.routing import Edge
-
-STRATEGIES: Mapping[str, Strategy] = {s.name: s for s in (ROLLING, IMMEDIATE, BLUE_GREEN)}
-"""All that the planner knows; which of them may be asked for is said in `core.deployments`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

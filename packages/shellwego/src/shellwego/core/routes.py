@@ -19,10 +19,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from shellwego.core.apps import App, AppConfig, AppState, Release
+from shellwego.core.apps import App, AppConfig, AppState, Release, wanted_counts
 from shellwego.core.appstate import app_state
+from shellwego.core.canary import edge_weights
+from shellwego.core.deployments import Deployment
 from shellwego.core.instances import Desired, Instance, OwnerKind, Phase, Sleep
-from shellwego.core.routing import Departed, Edge, Endpoint, Route, RouteState
+from shellwego.core.routing import EVEN_WEIGHT, Departed, Edge, Endpoint, Route, RouteState
+from shellwego.core.target import Target
 
 EDGE_TIMEOUT_S = 60.0
 FORGOTTEN_S = 24 * 3600.0
@@ -50,6 +53,8 @@ class RouteFacts:
     """Those that live."""
     lingering: tuple[Instance, ...] = ()
     """Those that an edge has sessions open to although they left its routes; ended ones too."""
+    running: Deployment | None = None
+    """The deployment in progress, whose release the app aims at."""
     deploying: bool = False
     failed: bool = False
     """The deployment asked for last ended without its release."""
@@ -63,7 +68,8 @@ def service_port(config: AppConfig, process: str) -> int:
 def route_of(facts: RouteFacts) -> Route | None:
     """The app's route; None for an app that takes no requests.
 
-    During a rollout the endpoints of both releases are in it, each with the port of its own release.
+    During a rollout the endpoints of both releases are in it, each with the port of its own release; a canary's have such
+    weights that it gets its part of the requests.
     """
     app = facts.app
     target = facts.releases.get(app.release_id)
@@ -88,10 +94,23 @@ def route_of(facts: RouteFacts) -> Route | None:
 
 
 def _endpoints(facts: RouteFacts) -> Iterator[Endpoint]:
-    for instance in facts.instances:
-        address = _address(facts, instance)
-        if address and _is_routed(instance):
-            yield Endpoint(instance_id=instance.id, address=address)
+    routed = [(i, address) for i in facts.instances if _is_routed(i) and (address := _address(facts, i))]
+    weights = _weights(facts, [instance for instance, _ in routed])
+    for instance, address in routed:
+        yield Endpoint(instance_id=instance.id, address=address, weight=weights.get(instance.id, EVEN_WEIGHT))
+
+
+def _weights(facts: RouteFacts, routed: Sequence[Instance]) -> Mapping[str, int]:
+    """By instance, while a canary has less than all; else all are equal."""
+    running = facts.running
+    release = facts.releases.get(running.release_id) if running is not None else None
+    if running is None or release is None or running.weight == 100 or not release.config.services:
+        return {}
+    target = Target(release=release, generation=facts.app.generation)
+    wanted = wanted_counts(facts.app, release.config)[release.config.services[0].process]
+    new = [instance.id for instance in routed if target.matches(instance)]
+    old = [instance.id for instance in routed if not target.matches(instance)]
+    return edge_weights(new, old, running.weight, wanted)
 
 
 def _departed(facts: RouteFacts) -> Iterator[Departed]:
@@ -173,6 +192,13 @@ def arrived(instance: Instance, edges: Sequence[Edge], now: float) -> Arrival:
         return Arrival(done=True)
     reason = f"waits for the edge {_names(behind)} to apply the new routes"
     return Arrival(done=False, reason=reason, until=_soonest(give_up, behind))
+
+
+def arrivals(instances: Iterable[Instance], config: AppConfig, edges: Sequence[Edge], now: float) -> list[Arrival]:
+    """What the edges do not serve yet of these instances, which are all of this config."""
+    ready = (i for i in instances if i.phase is Phase.HEALTHY and i.desired is Desired.SERVE and i.sleep is Sleep.AWAKE)
+    routed = [i for i in ready if service_port(config, i.process)]
+    return [arrival for i in routed if not (arrival := arrived(i, edges, now)).done]
 
 
 def _soonest(moment: float, confirmed: Iterable[Edge]) -> float:

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+EVEN_WEIGHT = 8
+"""Of endpoints that share alike. Edges share as finely as weights are large, and pay in memory."""
+MAX_WEIGHT = 256
+
 
 class RouteState(StrEnum):
     SERVING = "serving"
@@ -21,7 +25,8 @@ class Endpoint:
     instance_id: str
     address: str
     """`tcp:10.64.0.5:8080` or `unix:/path`."""
-    weight: int = 100
+    weight: int = EVEN_WEIGHT
+    """Its part of the requests, beside those of the app's other endpoints: 0 to `MAX_WEIGHT`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

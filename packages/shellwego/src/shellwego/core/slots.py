@@ -13,6 +13,9 @@ new and old. Instances that drain or stop count for neither: they are on their w
 Two deadlocks are known. A surge in absolute numbers sticks after a scale-up, so it is a share of what is wanted now. And a
 half-finished cutover that a newer release supersedes never yields if all stale ones are held until the new set is complete,
 so a cutover holds one full set of stale instances and no more.
+
+A canary (`core.canary`) is the same with a weight below 100: one full set of stale ones is held whatever is ready, and so
+much of the fresh set may come beside it; more where stale ones are missing, since nobody starts those.
 """
 
 from __future__ import annotations
@@ -20,11 +23,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from shellwego.core.apps import Process, Release, RestartMode
+from shellwego.core.apps import Release, RestartMode
 from shellwego.core.changes import Change, Drain, Start, Stop
 from shellwego.core.deployments import Strategy
 from shellwego.core.instances import SERVING, Desired, Instance, Phase
 from shellwego.core.routes import service_port
+from shellwego.core.target import Target
 
 REPLACE_BACKOFF_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 """Pause before a slot is filled again after its first failure within the hour, the second, …; the node has spent its own
@@ -32,28 +36,6 @@ retries before each of them."""
 FAILURE_WINDOW_S = 3600.0
 DRAINABLE = frozenset({Phase.HEALTHY, Phase.UNHEALTHY, Phase.ASLEEP})
 """Phases in which requests may be under way."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What the instances should be. Without a release, none should be."""
-
-    release: Release | None
-    generation: int
-    failures_since: float = 0.0
-    """Failures before this do not delay a start: a new deployment begins afresh."""
-
-    def matches(self, instance: Instance) -> bool:
-        """Equal content is equal, whichever release it was started for."""
-        return (
-            self.release is not None
-            and instance.content_hash == self.release.content_hash
-            and instance.generation == self.generation
-        )
-
-    def process(self, name: str) -> Process | None:
-        processes = self.release.config.processes if self.release else ()
-        return next((process for process in processes if process.name == name), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +53,13 @@ class SlotFacts:
     """Nothing that serves is replaced; only what is missing is made up for."""
     keep_serving: bool = False
     """The target has no such process, but the rest of it is not ready yet."""
+    weight: int = 100
+    """Percent of the wanted count that may be fresh; below 100 stale ones are held."""
+
+    @property
+    def part(self) -> int:
+        """How many the weight stands for."""
+        return -(-self.wanted * self.weight // 100)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,14 +140,15 @@ def _outdated(facts: SlotFacts, counted: Census) -> list[Instance]:
     """Stale ones that may go now: what does not serve, and of what serves as much as floor and cutover leave."""
     if facts.hold:
         return []
-    done = counted.ready >= facts.wanted and not facts.keep_serving
+    canary = facts.weight < 100
+    done = counted.ready >= facts.wanted and not facts.keep_serving and not canary
     serving = _serving(counted.stale)
     spare = counted.ready + serving - _floor(facts, serving)
     held = serving
     going = []
     for instance in sorted(counted.stale, key=lambda i: (i.phase in SERVING, -i.created_at, i.slot, i.id)):
         if instance.phase in SERVING and not done:
-            if spare <= 0 or (facts.strategy.cutover and held <= facts.wanted):
+            if spare <= 0 or ((facts.strategy.cutover or canary) and held <= facts.wanted):
                 continue
             spare -= 1
             held -= 1
@@ -187,9 +177,9 @@ def _starts(
     gone = {i.id for i in leaving}
     fresh = [i for i in counted.fresh if i.id not in gone]
     stale = [i for i in counted.stale if i.id not in gone]
-    surge = 0 if facts.hold else facts.strategy.surge(facts.wanted)
-    room = facts.wanted + surge - len(fresh) - len(stale) - len(counted.completed)
-    missing = facts.wanted - len(fresh) - len(counted.completed)
+    filled = len(fresh) + len(counted.completed)
+    room = facts.wanted + _surge(facts) - filled - len(stale)
+    missing = min(facts.wanted, max(facts.part, facts.wanted - len(stale))) - filled
     slots = _free_slots({i.slot for i in (*fresh, *counted.completed)}, missing)
     failures = _failures(facts)
     due = {slot: _due(failures.get(slot, ()), now) for slot in slots}
@@ -199,6 +189,13 @@ def _starts(
         for slot in ready
     ]
     return starts, min((moment for moment in due.values() if moment > now), default=None)
+
+
+def _surge(facts: SlotFacts) -> int:
+    """How many may exist beyond the wanted count."""
+    if facts.hold:
+        return 0
+    return facts.part if facts.weight < 100 else facts.strategy.surge(facts.wanted)
 
 
 def _free_slots(taken: set[int], count: int) -> list[int]:

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
-from shellwego.core.routing import Endpoint, Route, RouteState, RouteTable
+from shellwego.core.routing import MAX_WEIGHT, Endpoint, Route, RouteState, RouteTable
 from shellwego.edge import pages
 from shellwego.edge.pool import Slot, Wanted, backend_name
 
-MAX_WEIGHT = 256
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 _INSTANCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _UNIX_PATH = re.compile(r"/[A-Za-z0-9_./-]{1,99}")

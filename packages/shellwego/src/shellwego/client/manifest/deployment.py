@@ -6,7 +6,7 @@ Variables are the exception, since `swg env set` sets them too: those that it do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -32,31 +32,20 @@ V = TypeVar("V")
 E = TypeVar("E", bound=_Entry)
 
 
-def deployment_of(path: Path, manifest: Manifest, existing: Iterable[str] = ()) -> DeploymentCreate:
-    """The deployment that a manifest asks for; `existing` are the processes that the app has now.
+def deployment_of(
+    path: Path, manifest: Manifest, existing: Iterable[str] = (), counted: Iterable[str] = ()
+) -> DeploymentCreate:
+    """The deployment that a manifest asks for. `existing` are the processes that the app has now, `counted` those of them
+    that were deployed before: how many there are of them is no longer the manifest's to say.
 
     Raises:
         ManifestError: its parts do not fit together, or a value makes no sense.
     """
-    return _checked(path, manifest, lambda reader: reader.deployment(existing))
-
-
-def first_counts(path: Path, manifest: Manifest) -> dict[str, int]:
-    """How many of each process there should be when it is deployed for the first time, where the manifest says so.
-
-    Raises:
-        ManifestError: as `deployment_of`.
-    """
-    sizes = _checked(path, manifest, lambda reader: reader.by_process("vm", manifest.vm))
-    return {name: vm.count for name, vm in sizes.items() if vm.count is not None}
-
-
-def _checked(path: Path, manifest: Manifest, work: Callable[[_Reader], T]) -> T:
     reader = _Reader(manifest)
-    result = work(reader)
+    wish = reader.deployment(tuple(existing), tuple(counted))
     if reader.faults:
         raise ManifestError(path, path.read_text(), tuple(reader.faults))
-    return result
+    return wish
 
 
 @dataclass(slots=True)
@@ -78,11 +67,13 @@ class _Reader:
             return service.process
         return self.processes[0] if len(self.processes) == 1 else _WEB
 
-    def deployment(self, existing: Iterable[str]) -> DeploymentCreate:
+    def deployment(self, existing: Sequence[str], counted: Sequence[str]) -> DeploymentCreate:
         deploy = self.manifest.deploy
+        sizes = self._by_process("vm", self.manifest.vm)
         wish = DeploymentCreate(
             image=self.manifest.build.image,
-            config=self._config(existing),
+            config=self._config(existing, sizes),
+            counts={name: vm.count for name, vm in sizes.items() if vm.count is not None and name not in counted},
             env={name: env_text(value) for name, value in self.manifest.env.items()},
             backend=self._backend(),
         )
@@ -90,11 +81,17 @@ class _Reader:
             wish.strategy = deploy.strategy
         if deploy.rollback_on_failure is not None:
             wish.rollback_on_failure = deploy.rollback_on_failure
+        for key in ("max_unavailable", "surge"):
+            share = getattr(deploy, key)
+            setattr(wish, key, None if share is None else str(share))
+        wish.canary_steps = deploy.canary_steps
+        if deploy.canary_pause is not None:
+            wish.canary_pause = self._value(("deploy", "canary_pause"), seconds, deploy.canary_pause, 0.0)
         if deploy.wait_timeout is not None:
             wish.wait_timeout = self._value(("deploy", "wait_timeout"), seconds, deploy.wait_timeout, 0.0)
         return wish
 
-    def by_process(self, table: str, entries: Sequence[E]) -> dict[str, E]:
+    def _by_process(self, table: str, entries: Sequence[E]) -> dict[str, E]:
         """The entry of each process: its own, else the one for all."""
         own: dict[str, E] = {}
         for number, entry in enumerate(entries):
@@ -107,13 +104,12 @@ class _Reader:
             own[name] = entry
         return {name: own[name if name in own else _ALL] for name in self.processes if own.keys() & {name, _ALL}}
 
-    def _config(self, existing: Iterable[str]) -> ConfigBody:
+    def _config(self, existing: Iterable[str], sizes: Mapping[str, Vm]) -> ConfigBody:
         service = self.manifest.http_service
         deploy = self.manifest.deploy
         if service is not None:
             self._check_process(("http_service", "process"), self.routed)
-        sizes = self.by_process("vm", self.manifest.vm)
-        restarts = self.by_process("restart", self.manifest.restart)
+        restarts = self._by_process("restart", self.manifest.restart)
         drain = deploy.drain_timeout
         return ConfigBody(
             processes={
@@ -123,6 +119,7 @@ class _Reader:
             remove_processes=[name for name in existing if name not in self.processes],
             services=[] if service is None else [ServiceBody(process=self.routed, port=service.internal_port)],
             checks=[self._check(number, check) for number, check in enumerate(self.manifest.checks)],
+            release_command=self._arguments(("deploy", "release_command"), deploy.release_command),
             drain_timeout=None if drain is None else self._value(("deploy", "drain_timeout"), seconds, drain, 0.0),
         )
 

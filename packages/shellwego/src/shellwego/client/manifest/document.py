@@ -48,6 +48,10 @@ class Deploy(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     wait_timeout: Duration | None = None
     max_unavailable: Share | None = None
     surge: Share | None = None
+    canary_steps: list[Annotated[int, Meta(ge=1, le=100)]] | None = None
+    """With `canary`: rising percentages of the requests that the new release gets."""
+    canary_pause: Duration | None = None
+    """With `canary`: how long each step must hold."""
     rollback_on_failure: bool | None = None
     drain_timeout: Duration | None = None
 

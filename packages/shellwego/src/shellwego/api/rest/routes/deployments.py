@@ -79,7 +79,9 @@ async def create_deployment(
 
     def work(unit: Unit, row: App) -> Answer:
         match.check(row.version)
-        deployment = deployments.request_deployment(unit, row, body.wish(row), image, body.rollout())
+        deployment = deployments.request_deployment(
+            unit, row, body.wish(row), image, body.rollout(), counts=body.counts
+        )
         return body_answer(show_deployment(unit.tx, deployment), 202, deployment.version)
 
     return await write(access, target, work)

@@ -19,7 +19,7 @@ from shellwego.api.rest.schemas.common import (
     parse_cpu,
     when,
 )
-from shellwego.control.config import ConfigWish, ProcessWish
+from shellwego.control.config import ConfigWish, Mount, ProcessWish
 from shellwego.core.apps import App, AppConfig, Check, CheckKind, Process, RestartMode, RestartPolicy, Service
 from shellwego.core.deployments import Deployment
 from shellwego.core.quantities import parse_size
@@ -36,9 +36,11 @@ class RestartBody(Body):
 
     policy: Literal["always", "on-failure", "never"] = "always"
     retries: Annotated[int, Field(ge=0, le=100)] = 3
+    backoff: Annotated[float, Field(ge=0.1, le=3600)] | None = None
+    """Seconds before each start; left out: a pause that rises with the ends, from 0.2 to 30."""
 
     def policy_of(self) -> RestartPolicy:
-        return RestartPolicy(mode=RestartMode(self.policy), retries=self.retries)
+        return RestartPolicy(mode=RestartMode(self.policy), retries=self.retries, backoff_s=self.backoff)
 
 
 class ProcessBody(Body):
@@ -50,6 +52,8 @@ class ProcessBody(Body):
     cpu: Cpu | None = None
     vcpus: Annotated[int, Field(ge=1, le=256)] | None = None
     disk: Size | None = None
+    env: EnvChanges = Field(default_factory=dict)
+    """Variables of this process alone, which come before those of the app; null unsets."""
     restart: RestartBody | None = None
     stop_signal: Annotated[str, Field(max_length=16)] | None = None
     stop_grace: Seconds | None = None
@@ -62,6 +66,7 @@ class ProcessBody(Body):
             cpu_milli=None if self.cpu is None else parse_cpu(self.cpu),
             vcpus=self.vcpus,
             disk_bytes=None if self.disk is None else parse_size(self.disk),
+            env=self.env,
             restart=None if self.restart is None else self.restart.policy_of(),
             stop_signal=self.stop_signal,
             stop_grace_s=self.stop_grace,
@@ -105,6 +110,17 @@ class ServiceBody(Body):
         return Service(process=self.process, port=self.port)
 
 
+class MountBody(Body):
+    """A volume and where a process is to have it. Refused as long as the platform has no volumes."""
+
+    source: Name
+    destination: Annotated[str, Field(max_length=1024, pattern=r"^/")]
+    process: Name = "web"
+
+    def mount(self) -> Mount:
+        return Mount(source=self.source, destination=self.destination, process=self.process)
+
+
 class ConfigBody(Body):
     """Changes to an app's config; what is left out stays as it is."""
 
@@ -112,6 +128,10 @@ class ConfigBody(Body):
     remove_processes: Annotated[list[Name], Field(max_length=16)] = Field(default_factory=list)
     services: Annotated[list[ServiceBody], Field(max_length=1)] | None = None
     checks: Annotated[list[CheckBody], Field(max_length=32)] | None = None
+    mounts: Annotated[list[MountBody], Field(max_length=32)] = Field(default_factory=list)
+    release_command: Arguments | None = None
+    """Program and arguments, run once before each rollout in a VM of its own; where it fails, nothing is rolled out. Empty:
+    none any more."""
     drain_timeout: Seconds | None = None
 
     def wish(self) -> ConfigWish:
@@ -120,6 +140,8 @@ class ConfigBody(Body):
             remove_processes=tuple(self.remove_processes),
             services=None if self.services is None else tuple(body.service() for body in self.services),
             checks=None if self.checks is None else tuple(body.check() for body in self.checks),
+            mounts=tuple(body.mount() for body in self.mounts),
+            release_command=None if self.release_command is None else tuple(self.release_command),
             drain_timeout_s=self.drain_timeout,
         )
 
@@ -186,8 +208,11 @@ class ProcessView(View):
     cpu_milli: int
     vcpus: int
     disk_bytes: int
+    env_names: list[str]
+    """Variables of this process alone; their values are not shown."""
     restart: str
     retries: int
+    backoff: float | None
     stop_signal: str | None
     stop_grace: float
 
@@ -217,6 +242,7 @@ class ConfigView(View):
     processes: list[ProcessView]
     services: list[ServiceView]
     checks: list[CheckView]
+    release_command: list[str] | None
     drain_timeout: float
 
 
@@ -265,6 +291,7 @@ def config_view(config: AppConfig) -> ConfigView:
         processes=[_process_view(process) for process in config.processes],
         services=[ServiceView(process=service.process, port=service.port) for service in config.services],
         checks=[_check_view(check) for check in config.checks],
+        release_command=None if config.release_command is None else list(config.release_command),
         drain_timeout=config.drain_timeout_s,
     )
 
@@ -278,8 +305,10 @@ def _process_view(process: Process) -> ProcessView:
         cpu_milli=process.cpu_milli,
         vcpus=process.vcpus,
         disk_bytes=process.disk_bytes,
+        env_names=sorted(process.env),
         restart=process.restart.mode.value,
         retries=process.restart.retries,
+        backoff=process.restart.backoff_s,
         stop_signal=process.stop_signal,
         stop_grace=process.stop_grace_s,
     )

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from shellwego.control.pages import E, Page
-from shellwego.core.quantities import parse_size
+from shellwego.core.quantities import parse_share, parse_size
 
 _CPU_MILLI = re.compile(r"(\d{1,6})m", re.ASCII)
 _CPU_CORES = re.compile(r"\d{1,3}(\.\d{1,3})?", re.ASCII)
@@ -51,8 +51,15 @@ def _checked_cpu(text: str) -> str:
     return text
 
 
+def _checked_share(text: str) -> str:
+    parse_share(text)
+    return text
+
+
 Size = Annotated[str, AfterValidator(_checked_size), Field(max_length=16, examples=["512m", "1gb"])]
 Cpu = Annotated[str, AfterValidator(_checked_cpu), Field(max_length=16, examples=["500m", "2"])]
+SharePart = Annotated[str, AfterValidator(_checked_share), Field(max_length=5, examples=["25%", "2"])]
+"""A number of instances, or a percentage of those wanted."""
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 Argument = Annotated[str, StringConstraints(max_length=4096)]

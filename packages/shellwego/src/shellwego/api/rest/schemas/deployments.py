@@ -8,14 +8,26 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from shellwego.api.rest.schemas.apps import ConfigBody, ConfigView, EnvChanges, Port, config_view
-from shellwego.api.rest.schemas.common import Arguments, Body, Name, Pagination, View, when, when_or_none
+from shellwego.api.rest.schemas.apps import ConfigBody, ConfigView, Counts, EnvChanges, Port, config_view
+from shellwego.api.rest.schemas.common import (
+    Arguments,
+    Body,
+    Name,
+    Pagination,
+    Seconds,
+    SharePart,
+    View,
+    when,
+    when_or_none,
+)
 from shellwego.control.config import ConfigWish, ProcessWish, refuse_unknown
 from shellwego.control.deployments import Rollout
 from shellwego.core.apps import App, Check, CheckKind, Release, Service
-from shellwego.core.deployments import Deployment
+from shellwego.core.deployments import CanaryPlan, Deployment, StageRecord
+from shellwego.core.quantities import parse_share
 
-StrategyName = Literal["rolling", "immediate"]
+StrategyName = Literal["rolling", "bluegreen", "canary", "immediate"]
+CanarySteps = Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=1, max_length=11)]
 WaitTimeout = Annotated[float, Field(ge=1, le=86_400)]
 Description = Annotated[str, Field(max_length=500)]
 
@@ -25,9 +37,18 @@ class RolloutBody(Body):
 
     strategy: StrategyName = "rolling"
     wait_timeout: WaitTimeout = 300.0
-    """Seconds after which the rollout counts as failed."""
+    """Seconds after which the rollout counts as failed, a canary's pauses not counted."""
     rollback_on_failure: bool = True
     description: Description = ""
+    max_unavailable: SharePart | None = None
+    """How many of the wanted instances may be missing meanwhile; with `rolling` and `canary`. Left out: none."""
+    surge: SharePart | None = None
+    """How many may exist beyond the wanted ones meanwhile; with `rolling` and `canary`. Left out: 25%, at least one."""
+    canary_steps: CanarySteps | None = None
+    """With `canary`: rising percentages of the requests that the new release gets, one after the other. Left out: 10 and 50;
+    100 at the end may be left out."""
+    canary_pause: Seconds | None = None
+    """With `canary`: seconds for which each step must hold. Left out: 60."""
 
     def rollout(self) -> Rollout:
         return Rollout(
@@ -35,6 +56,19 @@ class RolloutBody(Body):
             wait_timeout_s=self.wait_timeout,
             rollback_on_failure=self.rollback_on_failure,
             description=self.description,
+            max_unavailable=None if self.max_unavailable is None else parse_share(self.max_unavailable),
+            surge=None if self.surge is None else parse_share(self.surge),
+            canary=self._canary(),
+        )
+
+    def _canary(self) -> CanaryPlan | None:
+        if self.canary_steps is None and self.canary_pause is None:
+            return None
+        usual = CanaryPlan()
+        steps = usual.weights if self.canary_steps is None else tuple(self.canary_steps)
+        return CanaryPlan(
+            weights=steps[:-1] if steps[-1] == 100 else steps,
+            pause_s=usual.pause_s if self.canary_pause is None else self.canary_pause,
         )
 
 
@@ -50,6 +84,8 @@ class DeploymentCreate(RolloutBody):
     """What the VMs run on, for the whole app: `wasm` for a WebAssembly module. Empty: the nodes' own choice."""
     config: ConfigBody = ConfigBody()
     env: EnvChanges = Field(default_factory=dict)
+    counts: Counts = Field(default_factory=dict)
+    """How many of some processes should run from now on. They are the app's: no rollback takes them back."""
 
     @model_validator(mode="after")
     def _is_clear(self) -> DeploymentCreate:
@@ -79,6 +115,8 @@ class DeploymentCreate(RolloutBody):
             services=wish.services if self.port is None else (Service(process=self.process, port=self.port),),
             checks=wish.checks if self.check_path is None else self._checks(app),
             drain_timeout_s=wish.drain_timeout_s,
+            release_command=wish.release_command,
+            mounts=wish.mounts,
             backend=self.backend,
         )
 
@@ -97,6 +135,28 @@ class RollbackBody(RolloutBody):
     release: Annotated[str, Field(max_length=40)] | None = None
 
 
+class StageView(View):
+    """One visit of a stage."""
+
+    stage: str
+    reason: str
+    started_at: datetime
+    finished_at: datetime | None
+
+
+class CanaryView(View):
+    """How far a canary has come."""
+
+    steps: list[int]
+    pause: float
+    step: int
+    """Index of the present step; as many as there are steps: promoted."""
+    weight: int
+    """Percent of the requests that the new release may have by now."""
+    holds_since: datetime | None
+    """From when on all of the step was ready and served."""
+
+
 class DeploymentView(View):
     id: str
     app_id: str
@@ -107,6 +167,14 @@ class DeploymentView(View):
     strategy: str
     rollback_on_failure: bool
     wait_timeout: float
+    deadline: datetime
+    """When it counts as failed."""
+    max_unavailable: str | None
+    surge: str | None
+    canary: CanaryView | None
+    release_command: list[str] | None
+    stages: list[StageView]
+    """Where it was, the oldest first; of many only the newest are kept."""
     reason: str
     """What it waits for, or why it ended."""
     reason_code: str
@@ -186,6 +254,12 @@ def deployment_view(deployment: Deployment, release: int, *, finished: bool) -> 
         strategy=deployment.strategy,
         rollback_on_failure=deployment.rollback_on_failure,
         wait_timeout=deployment.wait_timeout_s,
+        deadline=when(deployment.deadline),
+        max_unavailable=deployment.max_unavailable.text if deployment.max_unavailable else None,
+        surge=deployment.surge.text if deployment.surge else None,
+        canary=_canary_view(deployment),
+        release_command=None if deployment.release_command is None else list(deployment.release_command),
+        stages=[_stage_view(record) for record in deployment.stages],
         reason=deployment.reason,
         reason_code=deployment.reason_code,
         log_tail=list(deployment.log_tail),
@@ -196,6 +270,27 @@ def deployment_view(deployment: Deployment, release: int, *, finished: bool) -> 
         finished_at=when_or_none(deployment.finished_at),
         finished=finished,
         version=deployment.version,
+    )
+
+
+def _stage_view(record: StageRecord) -> StageView:
+    return StageView(
+        stage=record.stage.value,
+        reason=record.reason,
+        started_at=when(record.started_at),
+        finished_at=when_or_none(record.finished_at),
+    )
+
+
+def _canary_view(deployment: Deployment) -> CanaryView | None:
+    if deployment.canary is None:
+        return None
+    return CanaryView(
+        steps=list(deployment.canary.weights),
+        pause=deployment.canary.pause_s,
+        step=deployment.step.number,
+        weight=deployment.weight,
+        holds_since=when_or_none(deployment.step.since),
     )
 
 
