@@ -72,6 +72,8 @@ class FakeNode:
     failing: set[str] = field(default_factory=set)
     """Instances whose checks fail after they had passed."""
     boots_fail: bool = False
+    slow_to_stop: bool = False
+    """A VM goes on until the look after the one that stops it."""
     commands_end: int | None = 0
     """The exit code of what is to run once; None: it runs on."""
     commands: list[str] = field(default_factory=list)
@@ -101,6 +103,8 @@ class FakeNode:
         told = await self.uplink.assignments(self.node_id)
         self.epoch = max(self.epoch, told.epoch)
         now = self.clock.monotonic()
+        for vm in [vm for vm in self.vms.values() if vm.phase is VmPhase.STOPPING]:
+            self._stopped(vm.vm_id)
         health = {vm.vm_id: self._check(vm) for vm in self.vms.values()}
         look = converge(told.items, self.vms.values(), self.memories, health, now)
         self.memories = dict(look.memories)
@@ -118,14 +122,19 @@ class FakeNode:
             match action:
                 case RunVm():
                     self._boot(action)
+                case StopVm(vm_id=vm_id) if self.slow_to_stop:
+                    self.vms[vm_id] = replace(self.vms[vm_id], phase=VmPhase.STOPPING)
                 case StopVm(vm_id=vm_id):
-                    self.vms[vm_id] = replace(self.vms[vm_id], phase=VmPhase.ENDED, asked=True, exit_code=143)
+                    self._stopped(vm_id)
                 case SuspendVm(vm_id=vm_id):
                     self.vms[vm_id] = replace(self.vms[vm_id], phase=VmPhase.ASLEEP)
                 case ResumeVm(vm_id=vm_id):
                     self.vms[vm_id] = replace(self.vms[vm_id], phase=VmPhase.RUNNING)
                 case DeleteVm():
                     del self.vms[action.vm_id]
+
+    def _stopped(self, vm_id: str) -> None:
+        self.vms[vm_id] = replace(self.vms[vm_id], phase=VmPhase.ENDED, asked=True, exit_code=143)
 
     def _check(self, vm: VmView) -> Health:
         if vm.instance_id in self.failing:
@@ -169,8 +178,8 @@ class FakeNode:
                 self.vms[vm_id] = replace(vm, phase=VmPhase.ENDED, reason="the VM's process ended", exit_code=None)
 
     def images_running(self) -> list[str]:
-        """Of each VM that runs, commands too."""
-        return sorted(self.images[vm.vm_id] for vm in self.vms.values() if vm.phase is VmPhase.RUNNING)
+        """Of each VM that has not ended, commands too."""
+        return sorted(self.images[vm.vm_id] for vm in self.vms.values() if vm.phase is not VmPhase.ENDED)
 
     def running(self) -> int:
         return sum(vm.phase is VmPhase.RUNNING for vm in self.vms.values())

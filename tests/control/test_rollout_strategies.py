@@ -172,7 +172,7 @@ async def test_a_cancelled_deployment_stops_its_release_command(world: World) ->
 
 async def test_two_release_commands_never_run_at_a_time(world: World) -> None:
     node, edge = await deployed(world)
-    node.commands_end = None
+    node.commands_end, node.slow_to_stop = None, True
     second = await world.deploy("hello:v2", release_command=MIGRATE)
     await world.clock.until(lambda: bool(node.commands), 10)
     third = await world.deploy("hello:v3", release_command=MIGRATE)
