@@ -16,7 +16,7 @@ from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops import routes as routes_loop
 from shellwego.control.nodes import Nodes
 from shellwego.control.unit import Control, Unit
-from shellwego.core.apps import App, AppConfig, Process, Release, Service, content_hash
+from shellwego.core.apps import App, AppConfig, Process, Release, RestartMode, Service, content_hash
 from shellwego.core.assignments import Assignments, NodeReport, Registration
 from shellwego.core.convergence import (
     DeleteVm,
@@ -39,7 +39,7 @@ from shellwego.core.vms import VmPhase, VmView
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.store.memory import MemoryStore
-from shellwego.ports.store import Transaction, eq
+from shellwego.ports.store import Store, Transaction, eq
 
 T = TypeVar("T")
 GIB = 1 << 30
@@ -72,6 +72,12 @@ class FakeNode:
     failing: set[str] = field(default_factory=set)
     """Instances whose checks fail after they had passed."""
     boots_fail: bool = False
+    slow_to_stop: bool = False
+    """A VM goes on until the look after the one that stops it."""
+    commands_end: int | None = 0
+    """The exit code of what is to run once; None: it runs on."""
+    commands: list[str] = field(default_factory=list)
+    """The images of the commands that were started, one for each start."""
     builds: Callable[[str], bool] = lambda _: True
     """Whether the layers that it gets of an image are what they should be."""
     silent: bool = False
@@ -97,6 +103,8 @@ class FakeNode:
         told = await self.uplink.assignments(self.node_id)
         self.epoch = max(self.epoch, told.epoch)
         now = self.clock.monotonic()
+        for vm in [vm for vm in self.vms.values() if vm.phase is VmPhase.STOPPING]:
+            self._stopped(vm.vm_id)
         health = {vm.vm_id: self._check(vm) for vm in self.vms.values()}
         look = converge(told.items, self.vms.values(), self.memories, health, now)
         self.memories = dict(look.memories)
@@ -114,14 +122,19 @@ class FakeNode:
             match action:
                 case RunVm():
                     self._boot(action)
+                case StopVm(vm_id=vm_id) if self.slow_to_stop:
+                    self.vms[vm_id] = replace(self.vms[vm_id], phase=VmPhase.STOPPING)
                 case StopVm(vm_id=vm_id):
-                    self.vms[vm_id] = replace(self.vms[vm_id], phase=VmPhase.ENDED, asked=True, exit_code=143)
+                    self._stopped(vm_id)
                 case SuspendVm(vm_id=vm_id):
                     self.vms[vm_id] = replace(self.vms[vm_id], phase=VmPhase.ASLEEP)
                 case ResumeVm(vm_id=vm_id):
                     self.vms[vm_id] = replace(self.vms[vm_id], phase=VmPhase.RUNNING)
                 case DeleteVm():
                     del self.vms[action.vm_id]
+
+    def _stopped(self, vm_id: str) -> None:
+        self.vms[vm_id] = replace(self.vms[vm_id], phase=VmPhase.ENDED, asked=True, exit_code=143)
 
     def _check(self, vm: VmView) -> Health:
         if vm.instance_id in self.failing:
@@ -143,15 +156,30 @@ class FakeNode:
                 reason_code="exited",
                 log_tail=("boom",),
             )
+        if order.workload.restart.mode is RestartMode.NEVER:
+            self.commands.append(digest)
+            code = self.commands_end
+            words = f"the workload ended with exit code {code}"
+            ended = replace(view, phase=VmPhase.ENDED, exit_code=code, reason=words, log_tail=("migrating", "done"))
+            view = view if code is None else ended
         if not self.builds(digest):
             view = replace(view, phase=VmPhase.ENDED, reason_code="digest-mismatch", permanent=True)
         self.vms[order.vm_id] = replace(view, address=f"10.64.0.{self.boots % 250 + 2}")
+
+    def end(self, vm_id: str, code: int) -> None:
+        """The workload of a VM ends by itself."""
+        reason = f"the workload ended with exit code {code}"
+        self.vms[vm_id] = replace(self.vms[vm_id], phase=VmPhase.ENDED, exit_code=code, reason=reason)
 
     def kill_all(self) -> None:
         """As if somebody had killed every VMM."""
         for vm_id, vm in self.vms.items():
             if vm.phase is VmPhase.RUNNING:
                 self.vms[vm_id] = replace(vm, phase=VmPhase.ENDED, reason="the VM's process ended", exit_code=None)
+
+    def images_running(self) -> list[str]:
+        """Of each VM that has not ended, commands too."""
+        return sorted(self.images[vm.vm_id] for vm in self.vms.values() if vm.phase is not VmPhase.ENDED)
 
     def running(self) -> int:
         return sum(vm.phase is VmPhase.RUNNING for vm in self.vms.values())
@@ -191,13 +219,15 @@ class FakeEdge:
 class World:
     """All of it, with one app `shop`."""
 
-    def __init__(self) -> None:
+    def __init__(self, make_store: Callable[[VirtualClock], Store] = MemoryStore) -> None:
+        """The store must answer at once: what a thread will bring is not seen by virtual time."""
         self.clock = VirtualClock()
-        self.store = MemoryStore(self.clock)
+        self.store = make_store(self.clock)
         self.control = Control(self.store, MemoryBus(), self.clock)
         self.nodes = Nodes(self.control)
         self.edges = Edges(self.control)
         self.tasks: list[asyncio.Task[None]] = []
+        self.loops: list[asyncio.Task[None]] = []
         self.app_id = ""
 
     def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -211,9 +241,16 @@ class World:
             self.start_loops()
 
     def start_loops(self) -> None:
-        self.spawn(rollout_loop.run(self.control))
-        self.spawn(routes_loop.run(self.control))
-        self.spawn(nodes_loop.run(self.control))
+        for loop in (rollout_loop, routes_loop, nodes_loop):
+            self.loops.append(self.spawn(loop.run(self.control)))
+
+    async def restart_loops(self) -> None:
+        """As a server that was killed and started again."""
+        for task in self.loops:
+            task.cancel()
+        await asyncio.gather(*self.loops, return_exceptions=True)
+        self.loops.clear()
+        self.start_loops()
 
     async def end(self) -> None:
         for task in self.tasks:
@@ -263,8 +300,9 @@ class World:
         wait_timeout_s: float = 60.0,
         rollback: bool = True,
         strategy: str = "rolling",
+        **numbers: object,
     ) -> str:
-        """As the use case does it: a release and a deployment, nothing else."""
+        """As the use case does it: a release and a deployment, nothing else. `numbers` are more fields of the deployment."""
         services = (Service(process=process.name, port=port),) if port else ()
         known = digest or f"sha256:{image}"
         config = AppConfig(image=image, processes=(process,), services=services)
@@ -308,7 +346,7 @@ class World:
                 created_by="me",
             )
             unit.hint(f"app.{app.id}")
-            return unit.tx.deployments.insert(deployment).id
+            return unit.tx.deployments.insert(replace(deployment, **numbers)).id  # type: ignore[arg-type]
 
         return await self.control.commit(ask)
 

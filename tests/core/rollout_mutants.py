@@ -118,7 +118,7 @@ MUTANTS = (
     Mutant("its own numbers are passed over", "course", ".paced(running.max_unavailable, running.surge)", ""),
     # release commands
     Mutant("a command is not waited for", "release_command", "return ended and run is not None and", "return True or"),
-    Mutant("a command that failed is as good", "release_command", "run.observed.exit_code == 0", "True"),
+    Mutant("a command that failed is waited for", "release_command", "        return _ended(run)\n", "        pass\n"),
     Mutant("a command is run again", "release_command", "or run_of(deployment, known) or", "or"),
     Mutant(
         "two commands at a time",
