@@ -35,6 +35,8 @@ BODIES: dict[str, Any] = {
     "create_run": {"command": ["true"]},
     "exec_command": {"command": ["true"]},
     "create_token": {"name": "ci"},
+    "create_secret": {"name": "FRESH", "value": "x"},
+    "rotate_secret": {"value": "x"},
 }
 
 
@@ -44,6 +46,7 @@ async def _things(world: World) -> dict[str, str]:
     instance = await world.running()
     upload = await world.made("/v1/images/uploads")
     images = (await world.get("/v1/images")).json["data"]
+    secret = await world.made("/v1/secrets", {"name": "DB_URL", "value": "x"})
     user = (await world.get("/v1/user")).json
     return {
         "app": deployment["app_id"],
@@ -52,6 +55,8 @@ async def _things(world: World) -> dict[str, str]:
         "instance": instance.id,
         "image": images[0]["id"],
         "upload": upload["id"],
+        "secret": secret["id"],
+        "number": "1",
         "node": world.node.id,
         "project": world.project.id,
         "organization": world.project.organization_id,
@@ -62,7 +67,7 @@ async def _things(world: World) -> dict[str, str]:
 def _path(template: str, things: dict[str, str], *, absent: bool) -> str:
     path = template
     for name, value in things.items():
-        gone = f"{value.partition('_')[0]}_{'0' * 26}" if "_" in value else "v999"
+        gone = f"{value.partition('_')[0]}_{'0' * 26}" if "_" in value else "999" if value.isdecimal() else "v999"
         path = path.replace(f"{{{name}}}", gone if absent else value)
     return path
 
@@ -133,6 +138,9 @@ async def _census(world: World) -> Any:
             tx.apps.select(),
             tx.deployments.select(),
             tx.releases.select(),
+            tx.secrets.select(),
+            tx.secret_versions.select(),
+            tx.data_keys.select(),
             tx.instances.select(),
             tx.images.select(),
             tx.tokens.select(),

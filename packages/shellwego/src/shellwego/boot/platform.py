@@ -28,6 +28,7 @@ from shellwego.api.rest.app import create_app
 from shellwego.api.server import ApiServer, Tls
 from shellwego.boot.credentials import LOCAL
 from shellwego.boot.logs import log_to_stderr
+from shellwego.boot.masterkeys import KEY_DIRECTORY, KmsSource
 from shellwego.boot.preflight import Installation
 from shellwego.boot.registries import Login
 from shellwego.boot.settings import CONFIG_FILE, UpSettings
@@ -41,6 +42,7 @@ from shellwego.control.loops import routes as routes_loop
 from shellwego.control.loops.images import ImagesLoop
 from shellwego.control.loops.outbox import relay_forever
 from shellwego.control.nodes import Nodes
+from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import ShellWeGoError
 from shellwego.drivers.bus.memory import MemoryBus
@@ -74,6 +76,7 @@ class Handover:
     context: str
     logins: Mapping[str, Login]
     """Registry host → login."""
+    master_key: KmsSource
 
 
 def run_platform(settings: UpSettings, installation: Installation, handover: Handover) -> int:
@@ -122,6 +125,9 @@ class Platform:
             store = open_sqlite(self._directory("db") / "state.db", clock)
             stack.push_async_callback(store.close)
             control = Control(store, bus, clock)
+            kms = self.handover.master_key.open(self._directory(KEY_DIRECTORY))
+            stack.push_async_callback(kms.close)
+            sealer = Sealer(control, kms)
             await self._first_start(control)
             images = PlasmaImages(
                 self._directory("blobs"),
@@ -148,7 +154,7 @@ class Platform:
             await edge.open()
             agent = Agent(
                 engine=engine,
-                uplink=MemoryNodeUplink(Nodes(control), wire),
+                uplink=MemoryNodeUplink(Nodes(control, sealer), wire),
                 listener=streams,
                 bus=bus,
                 clock=clock,
@@ -160,6 +166,7 @@ class Platform:
                 control,
                 images=work,
                 streams=streams,
+                sealer=sealer,
                 version=version("shellwego"),
                 spool_dir=self._directory("spool"),
                 domain=self.settings.domain,

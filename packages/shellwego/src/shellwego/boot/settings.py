@@ -42,6 +42,10 @@ class UpSettings:
     """What built images may take on this machine's disk; beyond it the longest unused go. 0: as much as there is."""
     registry_auth: Path | None = None
     """Logins for registries, as `docker login` writes them; None: /etc/shellwego/registries.json where it exists."""
+    master_passphrase_file: Path | None = None
+    """Seals the file of master keys in the data directory; None: see `boot.masterkeys`."""
+    master_keys_file: Path | None = None
+    """Master keys that are kept outside the data directory, in base64, the current one first."""
 
     @property
     def edge_address(self) -> str:

@@ -13,6 +13,7 @@ from shellwego.control.apps import current_deployment
 from shellwego.control.config import ConfigWish, check_config, merge_unchecked, refuse_unplaceable
 from shellwego.control.images import ChosenImage, require_image
 from shellwego.control.instances import live_instances
+from shellwego.control.references import resolve_secrets
 from shellwego.control.releases import newest_release
 from shellwego.core.admission import with_backend
 from shellwego.core.apps import App, AppConfig, Service, content_hash, wanted_counts
@@ -22,6 +23,8 @@ from shellwego.core.instances import Desired
 from shellwego.ports.store import Transaction
 
 _SHOWN = 200
+_REFERENCE = "\0"
+"""Begins what a variable is filled with, where that is a secret: it is told, unlike a plain value, which cannot begin so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ def plan_config(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage 
     config = with_backend(config, kind)
     check_config(config)
     refuse_unplaceable(config, tx.nodes.select(), kind)
+    config = resolve_secrets(tx, app.project_id, config)
     return Content(config, _known_digest(tx, app) if image is None else image.digest)
 
 
@@ -134,6 +138,8 @@ def _fields(content: Content) -> Iterator[tuple[str, str]]:
         yield "backend", config.backend
     for name, value in config.env.items():
         yield f"env.{name}", value
+    for name, ref in config.secrets.items():
+        yield f"env.{name}", f"{_REFERENCE}secret {ref.secret} v{ref.number}"
     for process in config.processes:
         for field, value in asdict(process).items():
             if field != "name" and value is not None:
@@ -155,4 +161,6 @@ def _text(value: object) -> str:
 def _shown(name: str, value: str | None) -> str | None:
     if value is None:
         return None
-    return "(set)" if name.startswith("env.") else value[:_SHOWN]
+    if name.startswith("env.") and not value.startswith(_REFERENCE):
+        return "(set)"
+    return value.removeprefix(_REFERENCE)[:_SHOWN]

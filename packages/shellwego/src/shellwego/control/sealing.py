@@ -95,6 +95,8 @@ class Sealer:
             id=self._control.clock.new_id("dek"),
             purpose=label.purpose,
             subject=label.subject,
+            organization_id=label.organization_id,
+            project_id=label.project_id,
             master_key=wrapped.master_key,
             wrapped=wrapped.blob,
             created_at=now,

@@ -30,6 +30,7 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
                 "members:*",
                 "nodes:*",
                 "projects:*",
+                "secrets:*",
             }
         )
         | _OWN,
@@ -43,6 +44,7 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
                 "nodes:read",
                 "organizations:read",
                 "projects:read",
+                "secrets:*",
             }
         )
         | _OWN,
@@ -56,6 +58,7 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
                 "nodes:read",
                 "organizations:read",
                 "projects:read",
+                "secrets:read",
             }
         )
         | _OWN,

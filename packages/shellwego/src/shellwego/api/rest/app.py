@@ -28,6 +28,7 @@ from shellwego.api.rest.routes import (
     instances,
     logs,
     nodes,
+    secrets,
     sockets,
     system,
 )
@@ -35,6 +36,7 @@ from shellwego.api.rest.spool import Spool
 from shellwego.api.rest.views import AppUrl
 from shellwego.control.authentication import Authenticator
 from shellwego.control.imagework import ImageWork
+from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
 from shellwego.ports.streams import Streams
 
@@ -51,6 +53,7 @@ _ROUTERS = (
     logs.router,
     images.router,
     nodes.router,
+    secrets.router,
     events.router,
     sockets.router,
 )
@@ -61,6 +64,7 @@ def create_app(
     *,
     images: ImageWork,
     streams: Streams,
+    sealer: Sealer,
     version: str,
     spool_dir: Path,
     domain: str = "localhost",
@@ -83,6 +87,7 @@ def create_app(
         spool=Spool(spool_dir, control.clock),
         authenticator=Authenticator(control),
         limiter=limiter or RateLimiter(),
+        sealer=sealer,
     )
 
     @asynccontextmanager

@@ -128,7 +128,7 @@ def _seal(path: Path, salt: bytes, passphrase: Sensitive | None) -> Seal | None:
         raise InvalidError(
             "passphrase-needed",
             f"the master keys in {path} are sealed by a passphrase, and none is given",
-            resolution="Give it as the systemd credential shellwego.passphrase, or in --master-passphrase-file.",
+            resolution="Give it as the systemd credential shellwego.master-passphrase, or in --master-passphrase-file.",
         )
     return Seal.of(passphrase, salt)
 
