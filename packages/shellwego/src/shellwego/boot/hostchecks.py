@@ -13,9 +13,11 @@ from pathlib import Path
 from shellwego.boot import preflight
 from shellwego.boot.findings import Finding, fail, ok, told, warn
 from shellwego.boot.limits import ENOUGH_FILES, raise_file_limit
+from shellwego.boot.masterkeys import KEY_DIRECTORY, KEY_FILE
 from shellwego.boot.settings import UpSettings
 from shellwego.core.errors import ShellWeGoError
 from shellwego.drivers.engine.host import KVM_DEVICE, Acceleration, cgroup_kinds, installation, probed
+from shellwego.drivers.kms.keyfile import is_sealed
 
 _ROOMY_DISK = 4 << 30
 _ROOMY_MEMORY = 1 << 30
@@ -31,6 +33,7 @@ def check_host(settings: UpSettings) -> list[Finding]:
         _acceleration(settings.cache),
         _cgroups(),
         _disk(settings.data_dir),
+        _master_key(settings),
         _memory(),
         _files(),
     ]
@@ -98,6 +101,25 @@ def _disk(data_dir: Path) -> Finding:
         if free >= _ROOMY_DISK
         else warn("disk", text, "Free some space, or choose another --data-dir.")
     )
+
+
+def _master_key(settings: UpSettings) -> Finding:
+    """Whether who holds the disk alone, or a backup of it, holds the secrets too."""
+    if settings.master_keys_file is not None:
+        return ok("master key", f"kept outside the data directory, in {settings.master_keys_file}")
+    path = settings.data_dir / KEY_DIRECTORY / KEY_FILE
+    remedy = "Give a passphrase: LoadCredential=shellwego.master-passphrase:… in the unit, or --master-passphrase-file."
+    try:
+        sealed = is_sealed(path)
+    except FileNotFoundError:
+        return ok("master key", "the first swg up makes it")
+    except PermissionError:
+        return warn("master key", f"{path} is root's to read", "As root: swg doctor")
+    except ShellWeGoError as error:
+        return fail("master key", error.message, error.resolution)
+    if sealed:
+        return ok("master key", f"{path} is sealed by a passphrase")
+    return warn("master key", f"{path} is not sealed: who reads the data directory reads all secrets", remedy)
 
 
 def _memory() -> Finding:

@@ -37,6 +37,7 @@ from shellwego.control.bootstrap import bootstrap, issue_admin_token
 from shellwego.control.edges import Edges
 from shellwego.control.imagework import ImageWork
 from shellwego.control.loops import nodes as nodes_loop
+from shellwego.control.loops import rewrap as rewrap_loop
 from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops import routes as routes_loop
 from shellwego.control.loops.images import ImagesLoop
@@ -185,6 +186,7 @@ class Platform:
                 "rollout": rollout_loop.run(control),
                 "nodes": nodes_loop.run(control),
                 "routes": routes_loop.run(control),
+                "rewrap": rewrap_loop.run(control, sealer),
                 "helper": link.gone(),
             }
             code = await self._serve(parts, servers, agent, stop)

@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("shellwego.cli.runs:run", "Run a one-off command in a microVM of its own."),
     "images": ("shellwego.cli.images:images", "List, pull, load and remove images."),
     "vms": ("shellwego.cli.vms:vms", "List and show microVMs."),
+    "keys": ("shellwego.cli.keys:keys", "List, rotate and retire the platform's master key."),
     "nodes": ("shellwego.cli.nodes:nodes", "List and show nodes."),
     "events": ("shellwego.cli.events:events", "Show what happened; -f follows."),
     "completion": ("shellwego.cli.completion:completion", "Print a completion script for bash, zsh or fish."),

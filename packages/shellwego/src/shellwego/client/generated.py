@@ -375,6 +375,29 @@ class LogList(Struct, kw_only=True, frozen=True):
     data: list[LogLineView]
 
 
+class MasterKeyBody(Struct, kw_only=True, omit_defaults=True):
+    """`name` as the list tells it."""
+
+    name: str
+
+
+class MasterKeyList(Struct, kw_only=True, frozen=True):
+    """MasterKeyList"""
+
+    current: str
+    data: list[MasterKeyView]
+
+
+class MasterKeyView(Struct, kw_only=True, frozen=True):
+    """MasterKeyView"""
+
+    name: str
+    current: bool
+    data_keys: int
+    created_at: datetime
+    retired_at: datetime | None
+
+
 class NewTokenView(Struct, kw_only=True, frozen=True):
     """A token, with its secret for the only time."""
 
@@ -1669,6 +1692,29 @@ class Client(Transport):
                 headers={"Idempotency-Key": idempotency_key},
             ),
             SecretVersionView,
+        )
+
+    def list_master_keys(self) -> MasterKeyList:
+        """The versions of the master key, newest first, with how many data keys are still under each."""
+        return decode(self.send("GET", "/v1/system/master-keys"), MasterKeyList)
+
+    def rotate_master_key(self, *, idempotency_key: str | None = None) -> MasterKeyView:
+        """Make a new version. What is stored is moved under it in the background; nothing stands still meanwhile."""
+        return decode(
+            self.send("POST", "/v1/system/master-keys/actions/rotate", headers={"Idempotency-Key": idempotency_key}),
+            MasterKeyView,
+        )
+
+    def retire_master_key(self, body: MasterKeyBody, *, idempotency_key: str | None = None) -> MasterKeyView:
+        """Let a version go; refused while anything is under it. Where the platform keeps the key itself, it is destroyed."""
+        return decode(
+            self.send(
+                "POST",
+                "/v1/system/master-keys/actions/retire",
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            MasterKeyView,
         )
 
     def list_events(

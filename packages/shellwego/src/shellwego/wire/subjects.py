@@ -6,6 +6,7 @@ ROUTES = "routes"
 EVENTS = "events"
 ALL_APPS = "app.*"
 IMAGES = "images"
+MASTER_KEYS = "master-keys"
 
 
 def app(app_id: str) -> str:

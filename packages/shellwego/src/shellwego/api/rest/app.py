@@ -27,6 +27,7 @@ from shellwego.api.rest.routes import (
     images,
     instances,
     logs,
+    masterkeys,
     nodes,
     secrets,
     sockets,
@@ -54,6 +55,7 @@ _ROUTERS = (
     images.router,
     nodes.router,
     secrets.router,
+    masterkeys.router,
     events.router,
     sockets.router,
 )
