@@ -105,9 +105,14 @@ def _disk(data_dir: Path) -> Finding:
 
 def _master_key(settings: UpSettings) -> Finding:
     """Whether who holds the disk alone, or a backup of it, holds the secrets too."""
+    if settings.kms != "local":
+        return ok("master key", f"kept by the KMS ({settings.kms})")
     if settings.master_keys_file is not None:
         return ok("master key", f"kept outside the data directory, in {settings.master_keys_file}")
-    path = settings.data_dir / KEY_DIRECTORY / KEY_FILE
+    return _key_file(settings.data_dir / KEY_DIRECTORY / KEY_FILE)
+
+
+def _key_file(path: Path) -> Finding:
     remedy = "Give a passphrase: LoadCredential=shellwego.master-passphrase:… in the unit, or --master-passphrase-file."
     try:
         sealed = is_sealed(path)

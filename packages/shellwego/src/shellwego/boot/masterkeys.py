@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import configparser
 import os
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,11 +20,35 @@ from shellwego.boot.settings import UpSettings
 from shellwego.core.envelope import KEY_BYTES
 from shellwego.core.sensitive import Sensitive
 from shellwego.drivers.kms.local import FileKms, GivenKms
+from shellwego.drivers.kms.sigv4 import AwsCredentials
 from shellwego.ports.kms import Kms
 
 KEY_DIRECTORY, KEY_FILE = "keys", "master-keys.json"
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 _MOST_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """A KMS elsewhere, and what it knows us by."""
+
+    kind: str
+    url: str
+    key: str
+    region: str
+    ca_file: Path | None
+    credentials: Sensitive = field(repr=False)
+
+    def open(self, now: Callable[[], float]) -> Kms:
+        """Its driver, which asks nothing yet; raises `InvalidError`."""
+        if self.kind == "vault":
+            from shellwego.drivers.kms.vault import VaultKms  # noqa: PLC0415 - only where it is used
+
+            return VaultKms(self.url, self.key, self.credentials, self.ca_file)
+        from shellwego.drivers.kms.aws import AwsKms  # noqa: PLC0415
+
+        credentials = _aws_credentials(self.credentials)
+        return AwsKms(self.region, self.key, credentials, now, url=self.url, ca_file=self.ca_file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +60,16 @@ class KmsSource:
     keys: tuple[Sensitive, ...] = field(default=(), repr=False)
     """Given, and kept nowhere; the first is the current one."""
 
-    def open(self, directory: Path) -> Kms:
-        """The keeper of the master key; `directory` is the platform's own, for the key file.
+    remote: Remote | None = None
+
+    def open(self, directory: Path, now: Callable[[], float]) -> Kms:
+        """The keeper of the master key; `directory` is the platform's own, for the key file, and `now` the wall clock.
 
         Raises:
-            InvalidError: the keys cannot be used.
+            InvalidError: the keys, or what is said of the KMS, cannot be used.
         """
+        if self.remote is not None:
+            return self.remote.open(now)
         if self.keys:
             return GivenKms(self.keys)
         return FileKms.open(directory / KEY_FILE, self.passphrase)
@@ -52,11 +81,47 @@ def read_source(settings: UpSettings, environment: MutableMapping[str, str] = os
     Raises:
         PreflightError: a file cannot be read, others can read it, or what it holds is no key.
     """
+    if settings.kms != "local":
+        return KmsSource(remote=_remote(settings, environment))
     keys = _read("master-keys", settings.master_keys_file, environment)
     passphrase = _read("master-passphrase", settings.master_passphrase_file, environment)
     if keys is not None and passphrase is not None:
         raise _refused("master keys and a passphrase are both given", "Give one of the two.")
     return KmsSource(passphrase=passphrase, keys=() if keys is None else _parsed(keys))
+
+
+def _remote(settings: UpSettings, environment: MutableMapping[str, str]) -> Remote:
+    credentials = _read("kms-credentials", settings.kms_credentials_file, environment)
+    if credentials is None:
+        raise _refused(f"no credentials for the KMS ({settings.kms})", "Give kms_credentials_file; its mode is 0600.")
+    if settings.kms == "aws":
+        _aws_credentials(credentials)
+    return Remote(
+        kind=settings.kms,
+        url=settings.kms_url,
+        key=settings.kms_key,
+        region=settings.kms_region,
+        ca_file=settings.kms_ca_file,
+        credentials=credentials,
+    )
+
+
+def _aws_credentials(given: Sensitive) -> AwsCredentials:
+    """The profile `default` of a file as `aws configure` writes it; nothing of it is repeated."""
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(given.reveal_text())
+        profile = parser["default"]
+        token = profile.get("aws_session_token")
+        return AwsCredentials(
+            access_key=profile["aws_access_key_id"],
+            secret_key=Sensitive.of(profile["aws_secret_access_key"]),
+            session_token=Sensitive.of(token) if token else None,
+        )
+    except (configparser.Error, KeyError, UnicodeDecodeError):
+        raise _refused(
+            "the AWS credentials are not as aws configure writes them", "Give a profile [default]."
+        ) from None
 
 
 def _read(name: str, path: Path | None, environment: MutableMapping[str, str]) -> Sensitive | None:

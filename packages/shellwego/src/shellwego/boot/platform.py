@@ -126,7 +126,7 @@ class Platform:
             store = open_sqlite(self._directory("db") / "state.db", clock)
             stack.push_async_callback(store.close)
             control = Control(store, bus, clock)
-            kms = self.handover.master_key.open(self._directory(KEY_DIRECTORY))
+            kms = self.handover.master_key.open(self._directory(KEY_DIRECTORY), clock.now)
             stack.push_async_callback(kms.close)
             sealer = Sealer(control, kms)
             await self._first_start(control)

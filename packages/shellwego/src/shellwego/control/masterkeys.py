@@ -51,13 +51,19 @@ def retire_key(unit: Unit, name: str, current: str) -> MasterKey:
 
     Raises:
         NotFoundError: nothing was ever stored under such a version.
-        ConflictError: it is the current one, or data keys are still under it.
+        ConflictError: it is the current one, or data keys are still under it, or under an older one (there are KMS that let
+            go of a version with all before it).
     """
     key = find_key(unit.tx, name)
     if key.retired_at is not None:
         return key
     if name == current:
         raise ConflictError("master-key-in-use", f"{name} is the current master key", resolution="Rotate it first.")
+    older = [each for each in unit.tx.master_keys.select() if each.created_at < key.created_at]
+    if any(each.retired_at is None and unit.tx.data_keys.count(eq("master_key", each.id)) for each in older):
+        raise ConflictError(
+            "older-master-key-in-use", f"a version before {name} is still in use", resolution="Retire that first."
+        )
     left = unit.tx.data_keys.count(eq("master_key", name))
     if left:
         raise ConflictError(
