@@ -11,9 +11,18 @@ from pathlib import Path
 from shellwego.agent.daemon import Agent
 from shellwego.agent.probes import Target
 from shellwego.core.apps import Check, RestartPolicy
-from shellwego.core.assignments import Assignment, Assignments, NodeReport, Registration, Workload
-from shellwego.core.errors import ForbiddenError
+from shellwego.core.assignments import (
+    Assignment,
+    Assignments,
+    NodeReport,
+    Registration,
+    SecretsRequest,
+    SecretValues,
+    Workload,
+)
+from shellwego.core.errors import ForbiddenError, ShellWeGoError
 from shellwego.core.instances import Observed
+from shellwego.core.sensitive import Sensitive
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.engine.memory import MemoryEngine
@@ -30,6 +39,7 @@ def workload(
     checks: tuple[Check, ...] = (),
     restart: RestartPolicy = RestartPolicy(),  # noqa: B008 - frozen
     stop_grace_s: float = 10.0,
+    secrets: tuple[str, ...] = (),
 ) -> Workload:
     return Workload(
         organization_id="org_1",
@@ -52,6 +62,7 @@ def workload(
         restart=restart,
         stop_signal=None,
         stop_grace_s=stop_grace_s,
+        secrets=secrets,
     )
 
 
@@ -68,6 +79,11 @@ class FakeControl:
     registrations: list[Registration] = field(default_factory=list)
     observed: dict[str, Observed] = field(default_factory=dict)
     sequence: int = 0
+    secrets_of: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By instance id."""
+    refusal: ShellWeGoError | None = None
+    """What asking for secrets meets."""
+    handed: int = 0
 
     async def register(self, registration: Registration) -> Assignments:
         self.registrations.append(registration)
@@ -85,6 +101,14 @@ class FakeControl:
             self.sequence = report.sequence
             self.observed.update(report.instances)
         return self.epoch
+
+    async def secrets(self, request: SecretsRequest) -> SecretValues:
+        self._check(request.node_id)
+        if self.refusal is not None:
+            raise self.refusal
+        self.handed += 1
+        values = self.secrets_of.get(request.instance_id, {})
+        return SecretValues(values={name: Sensitive.of(value) for name, value in values.items()})
 
     async def assign(self, instance_id: str, work: Workload | None = None, *, present: bool = True) -> None:
         """Put an instance on the node (or ask to stop it), and hint."""

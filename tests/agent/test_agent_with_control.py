@@ -11,6 +11,7 @@ import pytest
 
 from shellwego.agent.daemon import Agent
 from shellwego.control.nodes import Nodes
+from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
 from shellwego.core.apps import App, AppConfig, Release, Service
 from shellwego.core.instances import Desired, Instance, Phase
@@ -18,6 +19,7 @@ from shellwego.core.tenancy import Project
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.engine.memory import MemoryEngine
+from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.drivers.uplink.memory import MemoryLink, MemoryNodeUplink
@@ -48,7 +50,7 @@ class Platform:
     def start_agent(self, state_dir: Path) -> None:
         agent = Agent(
             engine=self.engine,
-            uplink=MemoryNodeUplink(Nodes(self.control), MemoryLink(self.clock)),
+            uplink=MemoryNodeUplink(Nodes(self.control, Sealer(self.control, MemoryKms())), MemoryLink(self.clock)),
             listener=MemoryStreams(),
             bus=self.bus,
             clock=self.clock,

@@ -21,6 +21,7 @@ from shellwego.control.authentication import secret_hash
 from shellwego.control.bootstrap import bootstrap
 from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
+from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control, Unit
 from shellwego.core.deployments import DeploymentState
 from shellwego.core.images import ImageState
@@ -30,6 +31,7 @@ from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenKin
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.images.memory import MemoryImages
+from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.passwords.memory import MemoryHasher
 from shellwego.drivers.sealing.memory import MemorySealer
 from shellwego.drivers.store.memory import MemoryStore
@@ -67,6 +69,8 @@ class World:
     clock: Clock
     images: MemoryImages
     streams: MemoryStreams
+    sealer: Sealer
+    kms: MemoryKms
     project: Project
     foreign: Project
     node: Node
@@ -129,7 +133,8 @@ class World:
 async def make_world(spool_dir: Path, *, clock: Clock | None = None, store: Store | None = None) -> World:
     clock = clock or VirtualClock()
     control = Control(store or MemoryStore(clock), MemoryBus(), clock)
-    images, streams = MemoryImages(), MemoryStreams()
+    images, streams, kms = MemoryImages(), MemoryStreams(), MemoryKms()
+    sealer = Sealer(control, kms)
     first = await control.commit(lambda unit: bootstrap(unit, ADMIN))
     assert first is not None
     foreign = await control.commit(add_foreign)
@@ -140,13 +145,14 @@ async def make_world(spool_dir: Path, *, clock: Clock | None = None, store: Stor
         control,
         images=ImageWork(images),
         streams=streams,
+        sealer=sealer,
         version="0",
         spool_dir=spool_dir,
         http_port=8080,
         identity=make_identity(control, MemoryHasher(), MemorySealer()),
     )
     app.state.context.spool.open()
-    return World(app, control, clock, images, streams, first.project, foreign, node)
+    return World(app, control, clock, images, streams, sealer, kms, first.project, foreign, node)
 
 
 def add_foreign(unit: Unit) -> Project:

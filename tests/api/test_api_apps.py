@@ -278,7 +278,7 @@ async def test_an_instance_that_a_later_release_keeps_counts_as_of_that_one(worl
 async def test_a_changed_variable_is_rolled_out_unless_it_is_staged(world: World) -> None:
     await world.deployed()
     staged = await world.call("PATCH", "/v1/apps/shop/env", {"env": {"A": "1"}, "stage": True})
-    assert staged.json == {"env": {"A": "1"}, "deployment_id": None}
+    assert staged.json == {"env": {"A": "1"}, "secrets": {}, "deployment_id": None}
     assert len((await world.get("/v1/apps/shop/releases")).json["data"]) == 1
     changed = await world.call("PATCH", "/v1/apps/shop/env", {"env": {"B": "2"}})
     assert changed.json["deployment_id"]

@@ -20,7 +20,7 @@ from shellwego.core.instances import Desired, Instance, Observed, Phase
 from shellwego.core.nodes import Backend, Node, NodeFacts
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.secrets import Secret, SecretRef, SecretVersion
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenKind, TokenUse, User
 from shellwego.ports.store import Op, Order, Scalar, Store, Transaction, Where, eq, within
 
@@ -29,6 +29,7 @@ T = TypeVar("T")
 CONFIG = AppConfig(
     image="hello:v1",
     env={"GREETING": "héllo “you”\n", "EMPTY": ""},
+    secrets={"DB_URL": SecretRef(secret="DB_URL", secret_id="sec_1", number=3)},
     processes=(
         Process(command=("serve", ""), entrypoint=(), restart=RestartPolicy(mode=RestartMode.NEVER), stop_grace_s=0.5),
         Process(name="worker", memory_bytes=1 << 40),
@@ -174,6 +175,7 @@ SAMPLES: dict[str, object] = {
         secret_id="sec_1",
         number=3,
         sealed=SealedValue(key_id="dek_1", nonce=b"\x00" * 12, ciphertext=bytes(range(256))),
+        size_bytes=240,
         created_at=1.5,
         created_by="usr_1",
         expires_at=9.5,
@@ -182,6 +184,8 @@ SAMPLES: dict[str, object] = {
         id="dek_1",
         purpose="secret",
         subject="sec_1",
+        organization_id="org_1",
+        project_id="prj_1",
         master_key="local-1:2",
         wrapped=b"\xff\x00",
         created_at=1.5,

@@ -10,11 +10,20 @@ from typing import Any, Protocol
 import pytest
 
 from shellwego.core.apps import Check, CheckKind, RestartMode, RestartPolicy
-from shellwego.core.assignments import Assignment, Assignments, NodeReport, Registration, Workload
+from shellwego.core.assignments import (
+    Assignment,
+    Assignments,
+    NodeReport,
+    Registration,
+    SecretsRequest,
+    SecretValues,
+    Workload,
+)
 from shellwego.core.errors import ForbiddenError, UnavailableError
 from shellwego.core.instances import Observed, Phase
 from shellwego.core.nodes import Backend, NodeFacts
 from shellwego.core.routing import Departed, EdgeReport, Endpoint, Route, RouteState, RouteTable
+from shellwego.core.sensitive import Sensitive
 from shellwego.ports.uplink import EdgeUplink, NodeUplink
 
 FACTS = NodeFacts(
@@ -76,6 +85,8 @@ ROUTES = RouteTable(
         ),
     ),
 )
+SECRETS_REQUEST = SecretsRequest(node_id="node_1", epoch=3, instance_id="ins_1")
+SECRETS = SecretValues(values={"DB_URL": Sensitive.of("pässword"), "KEY": Sensitive.of("x" * 65536)})
 EDGE_REPORT = EdgeReport(edge_id="edg_1", applied_version=9, open_sessions={"ins_1": 4})
 
 
@@ -99,6 +110,10 @@ class Recorder:
     async def report(self, report: NodeReport) -> int:
         await self._take(report)
         return 3
+
+    async def secrets(self, request: SecretsRequest) -> SecretValues:
+        await self._take(request)
+        return SECRETS
 
     async def register_edge(self, name: str) -> str:
         await self._take(name)
@@ -158,6 +173,13 @@ class UplinkContract:
         control = Recorder()
         assert await join(control).node.report(REPORT) == 3
         assert control.got == [REPORT]
+
+    async def test_secrets_arrive_and_are_as_hard_to_show_as_before(self, join: Join) -> None:
+        control = Recorder()
+        answer = await join(control).node.secrets(SECRETS_REQUEST)
+        assert control.got == [SECRETS_REQUEST]
+        assert answer == SECRETS
+        assert "word" not in repr(answer)
 
     async def test_an_edge_registers_fetches_and_reports(self, join: Join) -> None:
         control = Recorder()

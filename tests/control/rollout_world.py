@@ -15,6 +15,7 @@ from shellwego.control.loops import nodes as nodes_loop
 from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops import routes as routes_loop
 from shellwego.control.nodes import Nodes
+from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App, AppConfig, Process, Release, RestartMode, Service, content_hash
 from shellwego.core.assignments import Assignments, NodeReport, Registration
@@ -38,6 +39,7 @@ from shellwego.core.tenancy import Organization, Project
 from shellwego.core.vms import VmPhase, VmView
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
+from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.ports.store import Store, Transaction, eq
 
@@ -224,7 +226,7 @@ class World:
         self.clock = VirtualClock()
         self.store = make_store(self.clock)
         self.control = Control(self.store, MemoryBus(), self.clock)
-        self.nodes = Nodes(self.control)
+        self.nodes = Nodes(self.control, Sealer(self.control, MemoryKms()))
         self.edges = Edges(self.control)
         self.tasks: list[asyncio.Task[None]] = []
         self.loops: list[asyncio.Task[None]] = []

@@ -8,11 +8,13 @@ from dataclasses import replace
 import pytest
 
 from shellwego.control.nodes import MAX_INSTANCES, MAX_LOG_LINES, Nodes
+from shellwego.control.sealing import Sealer
 from shellwego.core.assignments import NodeReport, Registration
 from shellwego.core.errors import ForbiddenError, InvalidError
 from shellwego.core.instances import Desired, Instance, Observed, Phase
 from shellwego.core.liveness import BEAT_S
 from shellwego.core.nodes import DISK_STEP, Node, NodeFacts, NodeHealth
+from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.ports.store import eq
 from tests.control.rollout_world import World, node_facts
 
@@ -22,7 +24,7 @@ class Reporter:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.nodes = Nodes(world.control)
+        self.nodes = Nodes(world.control, Sealer(world.control, MemoryKms()))
         self.node_id = ""
         self.instance_id = ""
         self.epoch = 1

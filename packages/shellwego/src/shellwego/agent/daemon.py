@@ -20,6 +20,7 @@ from shellwego.agent.checks import Checker
 from shellwego.agent.probes import HostProber, Prober
 from shellwego.agent.reconciler import Reconciler
 from shellwego.agent.report import Reports
+from shellwego.agent.secrets import SecretKeeper
 from shellwego.agent.state import NodeState
 from shellwego.agent.streams import StreamServer
 from shellwego.agent.waiting import wait_any
@@ -81,7 +82,8 @@ class Agent:
         self._state = NodeState(state_dir)
         self._known = asyncio.Event()
         self._checker = Checker(clock, prober or HostProber(engine), self._signals.look.set)
-        self._reconciler = Reconciler(engine, clock, self._checker, self._signals.look.set)
+        secrets = SecretKeeper(uplink, lambda: (self._state.node_id, self._state.epoch))
+        self._reconciler = Reconciler(engine, clock, self._checker, secrets, self._signals.look.set)
         self._reports = Reports()
         self._troubles = Troubles()
         self._streams = StreamServer(engine, self._reconciler.vm_of, self._reconciler.successor)

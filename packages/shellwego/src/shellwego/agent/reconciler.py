@@ -14,6 +14,7 @@ import structlog
 
 from shellwego.agent.checks import Checker, checks_of
 from shellwego.agent.probes import Target
+from shellwego.agent.secrets import SecretKeeper
 from shellwego.agent.tails import Tails
 from shellwego.agent.waiting import cancel_all
 from shellwego.core.assignments import Assignment
@@ -28,10 +29,11 @@ from shellwego.core.convergence import (
     StopVm,
     SuspendVm,
     converge,
+    delayed,
     hindered,
     refused,
 )
-from shellwego.core.errors import NotFoundError, ShellWeGoError
+from shellwego.core.errors import NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.instances import SUSPEND_FAILED, Observed
 from shellwego.core.troubles import Troubles
 from shellwego.core.vms import VmPhase, VmView
@@ -49,10 +51,13 @@ _log = structlog.get_logger(__name__)
 class Reconciler:
     """One host's instances. `changed` is called when another look is worth while."""
 
-    def __init__(self, engine: Engine, clock: Clock, checker: Checker, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, engine: Engine, clock: Clock, checker: Checker, secrets: SecretKeeper, changed: Callable[[], None]
+    ) -> None:
         self._engine = engine
         self._clock = clock
         self._checker = checker
+        self._secrets = secrets
         self._tails = Tails(engine, clock)
         self._changed = changed
         self._assignments: tuple[Assignment, ...] | None = None
@@ -68,6 +73,7 @@ class Reconciler:
         """Take new orders; False where they are those we had."""
         known = self._assignments == assignments
         self._assignments = assignments
+        self._secrets.keep_only({item.instance_id for item in assignments if item.present})
         return not known
 
     async def look(self) -> float | None:
@@ -154,20 +160,36 @@ class Reconciler:
 
     async def _run(self, order: RunVm) -> None:
         try:
-            await self._engine.run(
-                VmOrder(
-                    vm_id=order.vm_id,
-                    instance_id=order.instance_id,
-                    attempt=order.attempt,
-                    workload=order.workload,
-                )
-            )
+            await self._begin(order)
         except ShellWeGoError as error:
             end = End(reason=error.message, reason_code=error.code, permanent=not error.temporary)
             memory = self._memories.get(order.instance_id, Memory())
             now = self._clock.monotonic()
             self._memories = {**self._memories, order.instance_id: refused(memory, order, end, now)}
             self._changed()
+
+    async def _begin(self, order: RunVm) -> None:
+        try:
+            secrets = await self._secrets.values(order)
+        except UnavailableError as error:
+            self._delay(order, error)
+            return
+        await self._engine.run(
+            VmOrder(
+                vm_id=order.vm_id,
+                instance_id=order.instance_id,
+                attempt=order.attempt,
+                workload=order.workload,
+                secrets=secrets,
+            )
+        )
+
+    def _delay(self, order: RunVm, error: ShellWeGoError) -> None:
+        """The VM begins when its secrets can be had; that they cannot is none of its own failures."""
+        end = End(reason=error.message, reason_code=error.code)
+        memory = self._memories.get(order.instance_id, Memory())
+        self._memories = {**self._memories, order.instance_id: delayed(memory, end, self._clock.monotonic())}
+        self._changed()
 
     async def _sleep_or_wake(self, order: SuspendVm | ResumeVm) -> None:
         """A failure is remembered, since the VM shows none: it is what it was."""

@@ -14,9 +14,11 @@ from shellwego.boot import preflight
 from shellwego.boot.databasechecks import check_database
 from shellwego.boot.findings import Finding, fail, ok, told, warn
 from shellwego.boot.limits import ENOUGH_FILES, raise_file_limit
+from shellwego.boot.masterkeys import KEY_DIRECTORY, KEY_FILE
 from shellwego.boot.settings import UpSettings
 from shellwego.core.errors import ShellWeGoError
 from shellwego.drivers.engine.host import KVM_DEVICE, Acceleration, cgroup_kinds, installation, probed
+from shellwego.drivers.kms.keyfile import is_sealed
 
 _ROOMY_DISK = 4 << 30
 _ROOMY_MEMORY = 1 << 30
@@ -33,6 +35,7 @@ def check_host(settings: UpSettings) -> list[Finding]:
         _cgroups(),
         _disk(settings.data_dir),
         check_database(settings),
+        _master_key(settings),
         _memory(),
         _files(),
     ]
@@ -100,6 +103,30 @@ def _disk(data_dir: Path) -> Finding:
         if free >= _ROOMY_DISK
         else warn("disk", text, "Free some space, or choose another --data-dir.")
     )
+
+
+def _master_key(settings: UpSettings) -> Finding:
+    """Whether who holds the disk alone, or a backup of it, holds the secrets too."""
+    if settings.kms != "local":
+        return ok("master key", f"kept by the KMS ({settings.kms})")
+    if settings.master_keys_file is not None:
+        return ok("master key", f"kept outside the data directory, in {settings.master_keys_file}")
+    return _key_file(settings.data_dir / KEY_DIRECTORY / KEY_FILE)
+
+
+def _key_file(path: Path) -> Finding:
+    remedy = "Give a passphrase: LoadCredential=shellwego.master-passphrase:… in the unit, or --master-passphrase-file."
+    try:
+        sealed = is_sealed(path)
+    except FileNotFoundError:
+        return ok("master key", "the first swg up makes it")
+    except PermissionError:
+        return warn("master key", f"{path} is root's to read", "As root: swg doctor")
+    except ShellWeGoError as error:
+        return fail("master key", error.message, error.resolution)
+    if sealed:
+        return ok("master key", f"{path} is sealed by a passphrase")
+    return warn("master key", f"{path} is not sealed: who reads the data directory reads all secrets", remedy)
 
 
 def _memory() -> Finding:

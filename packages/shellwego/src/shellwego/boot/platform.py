@@ -29,6 +29,7 @@ from shellwego.api.server import ApiServer, Tls
 from shellwego.boot.credentials import LOCAL
 from shellwego.boot.database import claim, open_store
 from shellwego.boot.logs import log_to_stderr
+from shellwego.boot.masterkeys import KEY_DIRECTORY, KmsSource
 from shellwego.boot.preflight import Installation
 from shellwego.boot.registries import Login
 from shellwego.boot.settings import CONFIG_FILE, UpSettings
@@ -38,11 +39,13 @@ from shellwego.control.edges import Edges
 from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.loops import nodes as nodes_loop
+from shellwego.control.loops import rewrap as rewrap_loop
 from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops import routes as routes_loop
 from shellwego.control.loops.images import ImagesLoop
 from shellwego.control.loops.outbox import relay_forever
 from shellwego.control.nodes import Nodes
+from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import ShellWeGoError
 from shellwego.drivers.bus.memory import MemoryBus
@@ -82,6 +85,7 @@ class Handover:
     context: str
     logins: Mapping[str, Login]
     """Registry host → login."""
+    master_key: KmsSource
     database: str = field(default="", repr=False)
     """URL of PostgreSQL; empty: SQLite in the data directory."""
 
@@ -133,6 +137,9 @@ class Platform:
             store = open_store(self.handover.database, self._directory("db") / "state.db", clock)
             stack.push_async_callback(store.close)
             control = Control(store, bus, clock)
+            kms = self.handover.master_key.open(self._directory(KEY_DIRECTORY), clock.now)
+            stack.push_async_callback(kms.close)
+            sealer = Sealer(control, kms)
             await self._first_start(control)
             images = PlasmaImages(
                 self._directory("blobs"),
@@ -159,7 +166,7 @@ class Platform:
             await edge.open()
             agent = Agent(
                 engine=engine,
-                uplink=MemoryNodeUplink(Nodes(control), wire),
+                uplink=MemoryNodeUplink(Nodes(control, sealer), wire),
                 listener=streams,
                 bus=bus,
                 clock=clock,
@@ -171,6 +178,7 @@ class Platform:
                 control,
                 images=work,
                 streams=streams,
+                sealer=sealer,
                 version=version("shellwego"),
                 spool_dir=self._directory("spool"),
                 domain=self.settings.domain,
@@ -190,6 +198,7 @@ class Platform:
                 "rollout": rollout_loop.run(control),
                 "nodes": nodes_loop.run(control),
                 "routes": routes_loop.run(control),
+                "rewrap": rewrap_loop.run(control, sealer),
                 "helper": link.gone(),
             }
             code = await self._serve(parts, servers, agent, stop)

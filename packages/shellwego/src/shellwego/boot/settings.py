@@ -14,6 +14,7 @@ from shellwego.core.errors import InvalidError
 CONFIG_FILE = Path("/etc/shellwego/config.toml")
 MAX_PREBOOT = 64
 _DATABASE = ("database_url", "database_url_file")
+KMS_KINDS = ("local", "vault", "aws")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _DOMAIN = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
@@ -49,6 +50,23 @@ class UpSettings:
     """PostgreSQL, as `postgresql://…`; it may hold a password. Empty: SQLite in the data directory."""
     database_url_file: Path | None = None
     """A file that holds that URL instead."""
+    master_passphrase_file: Path | None = None
+    """Seals the file of master keys in the data directory; None: see `boot.masterkeys`."""
+    master_keys_file: Path | None = None
+    """Master keys that are kept outside the data directory, in base64, the current one first."""
+    kms: str = "local"
+    """Who keeps the master key: `local` (this host, see above), `vault` (its transit engine) or `aws` (AWS KMS)."""
+    kms_url: str = ""
+    """Address of Vault; for AWS only where it is not AWS' own."""
+    kms_key: str = ""
+    """`<mount>/<key>` of Vault; an id, ARN or alias of AWS."""
+    kms_region: str = ""
+    """Of AWS."""
+    kms_ca_file: Path | None = None
+    """Certificate authority of the KMS, where it is not public."""
+    kms_credentials_file: Path | None = None
+    """Vault's token, or AWS credentials as `aws configure` writes them (profile `default`); else the systemd credential
+    `shellwego.kms-credentials`."""
 
     @property
     def edge_address(self) -> str:
@@ -99,6 +117,8 @@ def check(settings: UpSettings) -> None:
             raise InvalidError("invalid-port", f"{flag}: {port} is not a port (1 to 65535)")
     if not 0 <= settings.preboot <= MAX_PREBOOT:
         raise InvalidError("invalid-preboot", f"--preboot: {settings.preboot} is not between 0 and {MAX_PREBOOT}")
+    if settings.kms not in KMS_KINDS:
+        raise InvalidError("invalid-kms", f"kms: {settings.kms!r} is none of {', '.join(KMS_KINDS)}")
     if settings.http_port == settings.api_port:
         raise InvalidError("same-port", "--http-port and --api-port must differ")
     if settings.grpc_port:

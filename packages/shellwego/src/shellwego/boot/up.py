@@ -44,6 +44,8 @@ class UpFailure(click.ClickException):
 @click.option("--registry-auth", type=click.Path(), help="Logins for registries, as docker login writes.")
 @click.option("--image-budget", metavar="SIZE", help="Built images beyond it go, the longest unused first. [never]")
 @click.option("--database-url-file", metavar="FILE", help="File with the URL of a PostgreSQL database. [SQLite]")
+@click.option("--master-passphrase-file", type=click.Path(), help="Seals the master keys of secrets. [unsealed]")
+@click.option("--master-keys-file", type=click.Path(), help="The master keys, kept outside the data directory.")
 @click.option("--domain", help="Apps appear as <app>.<domain>. [localhost]")
 @click.option("--preboot", type=int, metavar="N", help="Boot up to N guests ahead; new microVMs begin as copies. [0]")
 @click.option("--keep-vms", is_flag=True, default=None, help="Leave VMs and the edge running when the platform ends.")
@@ -134,6 +136,7 @@ def _up(settings: UpSettings) -> int:
     from shellwego.boot.credentials import admin_token, write_contexts  # noqa: PLC0415
     from shellwego.boot.database import read_url  # noqa: PLC0415
     from shellwego.boot.limits import raise_file_limit  # noqa: PLC0415
+    from shellwego.boot.masterkeys import read_source  # noqa: PLC0415
     from shellwego.boot.registries import read_logins  # noqa: PLC0415
 
     preflight.check_root()
@@ -147,6 +150,7 @@ def _up(settings: UpSettings) -> int:
     preflight.check_tls(settings)
     preflight.check_ports(settings, installation)
     logins = read_logins(settings.registry_auth)
+    master_key = read_source(settings)
     token = admin_token(installation)
     context = write_contexts(settings, installation, token)
     raise_file_limit()
@@ -154,4 +158,4 @@ def _up(settings: UpSettings) -> int:
 
     from shellwego.boot.platform import Handover, run_platform  # noqa: PLC0415 - for the unprivileged child only
 
-    return run_platform(settings, installation, Handover(link, token, context, logins, database))
+    return run_platform(settings, installation, Handover(link, token, context, logins, master_key, database))

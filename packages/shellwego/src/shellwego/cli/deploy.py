@@ -80,7 +80,7 @@ def _wish(
         check_path=check_path,
         command=None if command_text is None else shlex.split(command_text),
         process=process,
-        env=parse_pairs(env),
+        env={**parse_pairs(env)},
         backend=backend,
         rollback_on_failure=rollback,
     )

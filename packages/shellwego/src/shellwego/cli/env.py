@@ -29,9 +29,16 @@ def env() -> None:
 @shared
 def list_env(session: Session) -> None:
     """Show the variables with their values."""
-    found = session.client.get_env(session.app, project=session.project).env
-    rows = [{"name": name, "value": value or '""'} for name, value in sorted(found.items())]
-    show(session, found, rows, empty="no variables")
+    view = session.client.get_env(session.app, project=session.project)
+    secrets = {name: {"secret": ref.secret, "version": ref.version} for name, ref in view.secrets.items()}
+    shown = {name: value or '""' for name, value in view.env.items()}
+    shown |= {name: f"(secret {ref.secret}, {_version(ref.version)})" for name, ref in view.secrets.items()}
+    rows = [{"name": name, "value": value} for name, value in sorted(shown.items())]
+    show(session, {**view.env, **secrets}, rows, empty="no variables")
+
+
+def _version(version: str | int) -> str:
+    return "the latest" if version == "latest" else f"version {version}"
 
 
 @env.command("set")
@@ -79,7 +86,9 @@ def _unquoted(line: str) -> str:
 def _change(session: Session, env: dict[str, str | None], *, stage: bool, detach: bool) -> None:
     from shellwego.client.generated import EnvBody  # noqa: PLC0415
 
-    changed: EnvView = session.client.change_env(session.app, EnvBody(env=env, stage=stage), project=session.project)
+    changed: EnvView = session.client.change_env(
+        session.app, EnvBody(env={**env}, stage=stage), project=session.project
+    )
     if changed.deployment_id is None:
         session.say("noted; the next deploy takes it along" if stage else "noted; nothing runs yet")
     elif not detach:

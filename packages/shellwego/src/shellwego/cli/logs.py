@@ -68,7 +68,7 @@ def _print(session: Session, line: object) -> None:
     click.echo(f"{head} {printable(text)}")
 
 
-def seconds(text: str) -> float:
+def seconds(text: str, option: str = "--since") -> float:
     """An age such as `90s`, `10m`, `2h`, `1d`.
 
     Raises:
@@ -76,5 +76,5 @@ def seconds(text: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     if match is None:
-        raise Failure(f"--since: {text!r} is not an age such as 90s, 10m or 2h", code=USAGE)
+        raise Failure(f"{option}: {text!r} is not an age such as 90s, 10m or 2h", code=USAGE)
     return float(match[1]) * _UNITS.get(match[2], 1)

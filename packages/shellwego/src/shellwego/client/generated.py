@@ -22,7 +22,7 @@ class AppCreate(Struct, kw_only=True, omit_defaults=True):
 
     name: str
     config: ConfigBody | UnsetType = UNSET
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str | SecretRefBody] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -196,6 +196,7 @@ class ConfigView(Struct, kw_only=True, frozen=True):
 
     image: str
     env_names: list[str]
+    secrets: dict[str, SecretRefView] = field(default_factory=dict)
     processes: list[ProcessView]
     services: list[ServiceView]
     checks: list[CheckView]
@@ -221,7 +222,7 @@ class DeploymentCreate(Struct, kw_only=True, omit_defaults=True):
     command: list[str] | None = None
     backend: str | None = None
     config: ConfigBody | UnsetType = UNSET
-    env: dict[str, str | None] = field(default_factory=dict)
+    env: dict[str, str | SecretRefBody | None] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -273,7 +274,7 @@ class DiffView(Struct, kw_only=True, frozen=True):
 class EnvBody(Struct, kw_only=True, omit_defaults=True):
     """Variables to set; null unsets. Without `stage` a change is rolled out as a new release."""
 
-    env: dict[str, str | None]
+    env: dict[str, str | SecretRefBody | None]
     stage: bool = False
 
 
@@ -281,6 +282,7 @@ class EnvView(Struct, kw_only=True, frozen=True):
     """EnvView"""
 
     env: dict[str, str]
+    secrets: dict[str, SecretRefView] = field(default_factory=dict)
     deployment_id: str | None = None
 
 
@@ -427,6 +429,29 @@ class LogList(Struct, kw_only=True, frozen=True):
     """LogList"""
 
     data: list[LogLineView]
+
+
+class MasterKeyBody(Struct, kw_only=True, omit_defaults=True):
+    """`name` as the list tells it."""
+
+    name: str
+
+
+class MasterKeyList(Struct, kw_only=True, frozen=True):
+    """MasterKeyList"""
+
+    current: str
+    data: list[MasterKeyView]
+
+
+class MasterKeyView(Struct, kw_only=True, frozen=True):
+    """MasterKeyView"""
+
+    name: str
+    current: bool
+    data_keys: int
+    created_at: datetime
+    retired_at: datetime | None
 
 
 class MountBody(Struct, kw_only=True, omit_defaults=True):
@@ -682,6 +707,90 @@ class ScaleBody(Struct, kw_only=True, omit_defaults=True):
     sizes: dict[str, SizeBody] = field(default_factory=dict)
 
 
+class SecretCreate(Struct, kw_only=True, omit_defaults=True):
+    """A new secret with its first version."""
+
+    name: str
+    value: str
+    description: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    expires_at: datetime | None = None
+
+
+class SecretDetail(Struct, kw_only=True, omit_defaults=True):
+    """A secret with where it is needed."""
+
+    id: str
+    project_id: str
+    name: str
+    description: str
+    metadata: dict[str, str]
+    latest: int
+    created_at: datetime
+    updated_at: datetime
+    created_by: str
+    version: int
+    used_by: list[str]
+    latest_for: list[str]
+
+
+class SecretList(Struct, kw_only=True, frozen=True):
+    """SecretList"""
+
+    data: list[SecretView]
+    pagination: Pagination
+
+
+class SecretRefBody(Struct, kw_only=True, omit_defaults=True):
+    """Fill a variable with a secret of the project. `latest` becomes a number when a release is made."""
+
+    secret: str
+    version: str | int = "latest"
+
+
+class SecretRefView(Struct, kw_only=True, frozen=True):
+    """What a variable is filled with. `number` is what the version meant when the release was made; null in a config."""
+
+    secret: str
+    version: str | int
+    number: int | None = None
+
+
+class SecretVersionList(Struct, kw_only=True, frozen=True):
+    """SecretVersionList"""
+
+    data: list[SecretVersionView]
+    pagination: Pagination
+
+
+class SecretVersionView(Struct, kw_only=True, frozen=True):
+    """SecretVersionView"""
+
+    number: int
+    state: str
+    size_bytes: int
+    created_at: datetime
+    created_by: str
+    expires_at: datetime | None
+    retired_at: datetime | None
+    last_used_at: datetime | None
+
+
+class SecretView(Struct, kw_only=True, frozen=True):
+    """SecretView"""
+
+    id: str
+    project_id: str
+    name: str
+    description: str
+    metadata: dict[str, str]
+    latest: int
+    created_at: datetime
+    updated_at: datetime
+    created_by: str
+    version: int
+
+
 class ServiceBody(Struct, kw_only=True, omit_defaults=True):
     """The port of a process that requests go to."""
 
@@ -847,6 +956,13 @@ class UserView(Struct, kw_only=True, frozen=True):
     scopes: list[str]
     resources: list[str]
     grants: list[GrantView]
+
+
+class VersionCreate(Struct, kw_only=True, omit_defaults=True):
+    """A new version of a secret. What runs keeps the one it has until its app is deployed again."""
+
+    value: str
+    expires_at: datetime | None = None
 
 
 class VersionView(Struct, kw_only=True, frozen=True):
@@ -1750,6 +1866,148 @@ class Client(Transport):
                 headers={"Idempotency-Key": idempotency_key},
             ),
             NodeView,
+        )
+
+    def create_secret(
+        self, body: SecretCreate, *, project: str | None = None, idempotency_key: str | None = None
+    ) -> SecretDetail:
+        """Make a secret with its first version. The value is stored sealed and never shown."""
+        return decode(
+            self.send(
+                "POST",
+                "/v1/secrets",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            SecretDetail,
+        )
+
+    def list_secrets(
+        self,
+        *,
+        project: str | None = None,
+        q: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> SecretList:
+        """The secrets of a project."""
+        return decode(
+            self.send(
+                "GET",
+                "/v1/secrets",
+                query={
+                    "project": project,
+                    "filter[q]": q,
+                    "limit": limit,
+                    "cursor": cursor,
+                    "sort": sort,
+                    "include": include,
+                },
+            ),
+            SecretList,
+        )
+
+    def get_secret(self, secret: str, *, project: str | None = None) -> SecretDetail:
+        """One secret, with where it is needed."""
+        return decode(
+            self.send("GET", f"/v1/secrets/{segment(secret, 'secret')}", query={"project": project}), SecretDetail
+        )
+
+    def delete_secret(
+        self,
+        secret: str,
+        *,
+        project: str | None = None,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> None:
+        """Destroy a secret with all its versions; refused while a release that runs needs it."""
+        self.send(
+            "DELETE",
+            f"/v1/secrets/{segment(secret, 'secret')}",
+            query={"project": project},
+            headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+        )
+
+    def rotate_secret(
+        self,
+        secret: str,
+        body: VersionCreate,
+        *,
+        project: str | None = None,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> SecretVersionView:
+        """Give a secret a new version. It changes nothing that runs, until an app that takes the latest is deployed."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/secrets/{segment(secret, 'secret')}/versions",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            SecretVersionView,
+        )
+
+    def list_secret_versions(
+        self,
+        secret: str,
+        *,
+        project: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> SecretVersionList:
+        """A secret's versions, the newest first, with when a VM was last started with each."""
+        return decode(
+            self.send(
+                "GET",
+                f"/v1/secrets/{segment(secret, 'secret')}/versions",
+                query={"project": project, "limit": limit, "cursor": cursor, "sort": sort, "include": include},
+            ),
+            SecretVersionList,
+        )
+
+    def retire_secret_version(
+        self, secret: str, number: str, *, project: str | None = None, idempotency_key: str | None = None
+    ) -> SecretVersionView:
+        """Destroy the value of a version; refused while a release that runs needs it."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/secrets/{segment(secret, 'secret')}/versions/{segment(number, 'number')}/actions/retire",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key},
+            ),
+            SecretVersionView,
+        )
+
+    def list_master_keys(self) -> MasterKeyList:
+        """The versions of the master key, newest first, with how many data keys are still under each."""
+        return decode(self.send("GET", "/v1/system/master-keys"), MasterKeyList)
+
+    def rotate_master_key(self, *, idempotency_key: str | None = None) -> MasterKeyView:
+        """Make a new version. What is stored is moved under it in the background; nothing stands still meanwhile."""
+        return decode(
+            self.send("POST", "/v1/system/master-keys/actions/rotate", headers={"Idempotency-Key": idempotency_key}),
+            MasterKeyView,
+        )
+
+    def retire_master_key(self, body: MasterKeyBody, *, idempotency_key: str | None = None) -> MasterKeyView:
+        """Let a version go; refused while anything is under it. Where the platform keeps the key itself, it is destroyed."""
+        return decode(
+            self.send(
+                "POST",
+                "/v1/system/master-keys/actions/retire",
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            MasterKeyView,
         )
 
     def list_events(

@@ -15,6 +15,8 @@ from shellwego.core.apps import MIB, AppConfig, Check, CheckKind, Process, Resta
 from shellwego.core.errors import FieldError, InvalidError
 from shellwego.core.images import ImageKind
 from shellwego.core.nodes import Node
+from shellwego.core.secrets import NAME as SECRET_NAME
+from shellwego.core.secrets import SecretRef
 
 PROCESS_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -67,6 +69,8 @@ class ConfigWish:
     checks: tuple[Check, ...] | None = None
     env: Mapping[str, str | None] = field(default_factory=dict)
     """Variables to set; None unsets."""
+    secrets: Mapping[str, SecretRef] = field(default_factory=dict)
+    """Variables to fill with secrets; each takes the place of a plain one."""
     drain_timeout_s: float | None = None
     release_command: tuple[str, ...] | None = None
     """Empty: none any more."""
@@ -100,7 +104,8 @@ def merge_unchecked(config: AppConfig, wish: ConfigWish) -> AppConfig:
         processes=tuple(_merge_processes(config.processes, wish)),
         services=config.services if wish.services is None else wish.services,
         checks=config.checks if wish.checks is None else wish.checks,
-        env=merge_env(config.env, wish.env),
+        env=merge_env(config.env, {**wish.env, **dict.fromkeys(wish.secrets)}),
+        secrets=_merge_secrets(config.secrets, wish),
         drain_timeout_s=config.drain_timeout_s if wish.drain_timeout_s is None else wish.drain_timeout_s,
         release_command=config.release_command if wish.release_command is None else (wish.release_command or None),
         backend=config.backend if wish.backend is None else (wish.backend or None),
@@ -111,6 +116,12 @@ def merge_env(env: Mapping[str, str], changes: Mapping[str, str | None]) -> dict
     """The variables after the changes, in the order of their names."""
     merged = {**env, **changes}
     return {name: value for name, value in sorted(merged.items()) if value is not None}
+
+
+def _merge_secrets(refs: Mapping[str, SecretRef], wish: ConfigWish) -> dict[str, SecretRef]:
+    """The references after the wish; a variable that is set plainly, or unset, is none any more."""
+    kept = {name: ref for name, ref in refs.items() if name not in wish.env}
+    return dict(sorted({**kept, **wish.secrets}.items()))
 
 
 def _merge_processes(processes: Iterable[Process], wish: ConfigWish) -> Iterator[Process]:
@@ -157,6 +168,7 @@ def check_config(config: AppConfig) -> None:
         *_service_faults(config),
         *_check_faults(config),
         *_env_faults("env", config.env),
+        *_secret_faults(config),
     )
     if config.release_command is not None:
         faults = (*faults, *_command_faults("release_command", config.release_command))
@@ -295,13 +307,29 @@ def _one_check_faults(at: str, check: Check, names: set[str], ports: Mapping[str
         yield FieldError(f"{at}.retries", "out-of-range", "between 1 and 100")
 
 
+def _secret_faults(config: AppConfig) -> Iterator[FieldError]:
+    """Whether there is such a secret is seen when the release is made."""
+    if len(config.env) + len(config.secrets) > MAX_ENV:
+        yield FieldError("env", "too-large", f"at most {MAX_ENV} variables")
+    for name, ref in config.secrets.items():
+        yield from _env_name_faults("env", name)
+        if not SECRET_NAME.fullmatch(ref.secret):
+            yield FieldError(f"env.{name[:40]}.secret", "bad-name", "no secret can have this name")
+        if not 0 <= ref.version < 1_000_000:
+            yield FieldError(f"env.{name[:40]}.version", "out-of-range", "a version's number, or latest")
+
+
+def _env_name_faults(at: str, name: str) -> Iterator[FieldError]:
+    if not ENV_NAME.fullmatch(name):
+        yield FieldError(f"{at}.{name[:40]}", "bad-name", "letters, digits and _, not beginning with a digit")
+    elif name.startswith(_RESERVED_ENV):
+        yield FieldError(f"{at}.{name}", "reserved", f"names that begin with {_RESERVED_ENV} are the platform's")
+
+
 def _env_faults(at: str, env: Mapping[str, str]) -> Iterator[FieldError]:
     if len(env) > MAX_ENV or sum(len(k) + len(v.encode()) for k, v in env.items()) > MAX_ENV_TOTAL:
         yield FieldError(at, "too-large", f"at most {MAX_ENV} variables and {MAX_ENV_TOTAL} bytes in all")
     for name, value in env.items():
-        if not ENV_NAME.fullmatch(name):
-            yield FieldError(f"{at}.{name[:40]}", "bad-name", "letters, digits and _, not beginning with a digit")
-        elif name.startswith(_RESERVED_ENV):
-            yield FieldError(f"{at}.{name}", "reserved", f"names that begin with {_RESERVED_ENV} are the platform's")
+        yield from _env_name_faults(at, name)
         if "\0" in value or len(value.encode()) > MAX_ENV_VALUE:
             yield FieldError(f"{at}.{name[:40]}", "bad-value", f"at most {MAX_ENV_VALUE} bytes and no NUL")

@@ -7,6 +7,7 @@ The same key with another request is a mistake of the client and is refused.
 from __future__ import annotations
 
 import hashlib
+import hmac
 from dataclasses import dataclass
 
 from shellwego.control.unit import Unit
@@ -33,10 +34,14 @@ class Answer:
     etag: str = ""
 
 
-def make_key(principal_id: str, key: str, *request: bytes) -> IdempotencyKey:
-    """The key of a request, given all that must be the same when it is asked again."""
+def make_key(principal_id: str, key: str, *request: bytes, sensitive: bool = False) -> IdempotencyKey:
+    """The key of a request, given all that must be the same when it is asked again.
+
+    Where the request is `sensitive` its hash is keyed by the client's key, which is not stored: whoever reads the store
+    could else try guesses of a short secret on the hash.
+    """
     owner = hashlib.sha256(f"{principal_id}\n{key}".encode()).hexdigest()
-    digest = hashlib.sha256()
+    digest = hmac.new(key.encode(), digestmod=hashlib.sha256) if sensitive else hashlib.sha256()
     for part in request:
         digest.update(len(part).to_bytes(8, "big") + part)
     return IdempotencyKey(owner, digest.hexdigest())

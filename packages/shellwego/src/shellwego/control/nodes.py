@@ -16,13 +16,23 @@ import structlog
 
 from shellwego.control.announcements import announce
 from shellwego.control.changes import instance_data
+from shellwego.control.delivery import Delivery
 from shellwego.control.facts import releases_of
 from shellwego.control.images import doubt_image
 from shellwego.control.instances import LIVE_PHASES
+from shellwego.control.sealing import Sealer
 from shellwego.control.sleep import give_up_sleep
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App, Process, Release, RestartMode, RestartPolicy
-from shellwego.core.assignments import Assignment, Assignments, NodeReport, Registration, Workload
+from shellwego.core.assignments import (
+    Assignment,
+    Assignments,
+    NodeReport,
+    Registration,
+    SecretsRequest,
+    SecretValues,
+    Workload,
+)
 from shellwego.core.errors import ForbiddenError, InvalidError
 from shellwego.core.images import blames_image
 from shellwego.core.instances import (
@@ -70,8 +80,9 @@ _log = structlog.get_logger(__name__)
 class Nodes:
     """See `ports.uplink.NodeUplink`."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, sealer: Sealer) -> None:
         self._control = control
+        self._delivery = Delivery(control, sealer)
 
     async def register(self, registration: Registration) -> Assignments:
         return await self._control.commit(lambda unit: register(unit, registration))
@@ -81,6 +92,9 @@ class Nodes:
 
     async def report(self, report: NodeReport) -> int:
         return await self._control.commit(lambda unit: accept(unit, report))
+
+    async def secrets(self, request: SecretsRequest) -> SecretValues:
+        return await self._delivery.values(request)
 
 
 def register(unit: Unit, registration: Registration) -> Assignments:
@@ -180,6 +194,7 @@ def workload(instance: Instance, app: App, release: Release, project: Project, n
         command=instance.command if instance.command is not None else process.command,
         entrypoint=() if run else process.entrypoint,
         env={**_environment(app, instance.process, release, node, port), **config.env, **process.env},
+        secrets=tuple(config.secrets),
         memory_bytes=instance.memory_bytes,
         cpu_milli=instance.cpu_milli,
         vcpus=process.vcpus,

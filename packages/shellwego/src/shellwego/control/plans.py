@@ -13,15 +13,18 @@ from shellwego.control.apps import current_deployment
 from shellwego.control.config import ConfigWish, check_config, merge_unchecked, refuse_unplaceable
 from shellwego.control.images import ChosenImage, require_image
 from shellwego.control.instances import live_instances
+from shellwego.control.references import resolve_secrets
 from shellwego.control.releases import newest_release
 from shellwego.core.admission import with_backend
-from shellwego.core.apps import App, AppConfig, Service, content_hash, wanted_counts
+from shellwego.core.apps import App, AppConfig, Process, Service, content_hash, wanted_counts
 from shellwego.core.deployments import Deployment, DeploymentState
 from shellwego.core.errors import FieldError, InvalidError
 from shellwego.core.instances import Desired
 from shellwego.ports.store import Transaction
 
 _SHOWN = 200
+_REFERENCE = "\0"
+"""Begins what a variable is filled with, where that is a secret: it is told, unlike a plain value, which cannot begin so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ def plan_config(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage 
     config = with_backend(config, kind)
     check_config(config)
     refuse_unplaceable(config, tx.nodes.select(), kind)
+    config = resolve_secrets(tx, app.project_id, config)
     return Content(config, _known_digest(tx, app) if image is None else image.digest)
 
 
@@ -136,16 +140,22 @@ def _fields(content: Content) -> Iterator[tuple[str, str]]:
         yield "release_command", _text(config.release_command)
     for name, value in config.env.items():
         yield f"env.{name}", value
+    for name, ref in config.secrets.items():
+        yield f"env.{name}", f"{_REFERENCE}secret {ref.secret} v{ref.number}"
     for process in config.processes:
-        for name, value in process.env.items():
-            yield f"processes.{process.name}.env.{name}", value
-        for field, value in asdict(process).items():
-            if field not in ("name", "env") and value is not None:
-                yield f"processes.{process.name}.{field}", _text(value)
+        yield from _process_fields(process)
     for service in config.services:
         yield f"services.{service.process}.port", str(service.port)
     for number, check in enumerate(config.checks):
         yield f"checks[{number}]", _text({field: value for field, value in asdict(check).items() if value})
+
+
+def _process_fields(process: Process) -> Iterator[tuple[str, str]]:
+    for name, value in process.env.items():
+        yield f"processes.{process.name}.env.{name}", value
+    for field, value in asdict(process).items():
+        if field not in ("name", "env") and value is not None:
+            yield f"processes.{process.name}.{field}", _text(value)
 
 
 def _text(value: object) -> str:
@@ -159,4 +169,6 @@ def _text(value: object) -> str:
 def _shown(name: str, value: str | None) -> str | None:
     if value is None:
         return None
-    return "(set)" if "env" in name.split(".")[:-1] else value[:_SHOWN]
+    if "env" in name.split(".")[:-1] and not value.startswith(_REFERENCE):
+        return "(set)"
+    return value.removeprefix(_REFERENCE)[:_SHOWN]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from shellwego.control.references import resolved_or_none, unresolved
 from shellwego.control.scopes import missing
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App, AppConfig, Release, content_hash
@@ -18,7 +19,10 @@ _LOOKED_BACK = 200
 
 
 def freeze(unit: Unit, app: App, config: AppConfig, image_digest: str, description: str = "") -> tuple[App, Release]:
-    """Make the next release of the app, and the app's config equal to it."""
+    """Make the next release of the app, and the app's config equal to it: but for its secrets, which stay as wished.
+
+    `config` is resolved (`references.resolve_secrets`).
+    """
     number = app.last_release_number + 1
     release = unit.tx.releases.insert(
         Release(
@@ -33,7 +37,7 @@ def freeze(unit: Unit, app: App, config: AppConfig, image_digest: str, descripti
             description=description,
         )
     )
-    return replace(app, config=config, last_release_number=number), release
+    return replace(app, config=unresolved(config), last_release_number=number), release
 
 
 def find_release(tx: Transaction, app: App, ref: str) -> Release:
@@ -73,8 +77,11 @@ def config_differs(tx: Transaction, app: App, current: Release | None) -> bool:
         return False
     newest = current if current.number == app.last_release_number else newest_release(tx, app)
     digest = newest.image_digest if newest is not None else current.image_digest
-    same = app.config == current.config and digest == current.image_digest
-    return not same and content_hash(app.config, digest) != current.content_hash
+    config = resolved_or_none(tx, app.project_id, app.config)
+    if config is None:
+        return True
+    same = config == current.config and digest == current.image_digest
+    return not same and content_hash(config, digest) != current.content_hash
 
 
 def release_before(tx: Transaction, app: App) -> Release:

@@ -16,6 +16,7 @@ from shellwego.core.ids import is_id
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
+from shellwego.core.secrets import Secret
 from shellwego.core.tenancy import Organization, Principal, Project
 from shellwego.ports.store import Transaction, eq
 
@@ -144,6 +145,25 @@ class ImageTarget:
         if image is None or project is None:
             raise missing("image", self.ref)
         return Found(image, project_scope(project), image.id, missing("image", self.ref))
+
+
+@dataclass(frozen=True, slots=True)
+class SecretTarget:
+    """A secret by id, or by name in a project."""
+
+    ref: str
+    project: str = ""
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[Secret]:
+        secret = tx.secrets.get(self.ref) if is_id("sec", self.ref) else self._named(tx, principal)
+        project = tx.projects.get(secret.project_id) if secret else None
+        if secret is None or project is None:
+            raise missing("secret", self.ref)
+        return Found(secret, project_scope(project), secret.id, missing("secret", self.ref))
+
+    def _named(self, tx: Transaction, principal: Principal) -> Secret | None:
+        project = ProjectTarget(self.project).find(tx, principal).resource
+        return next(iter(tx.secrets.select(eq("project_id", project.id), eq("name", self.ref), limit=1)), None)
 
 
 @dataclass(frozen=True, slots=True)

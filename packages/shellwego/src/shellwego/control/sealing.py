@@ -27,9 +27,9 @@ from shellwego.core.envelope import (
     encrypt,
     seal_broken,
 )
-from shellwego.core.errors import UnavailableError
+from shellwego.core.errors import ConflictError, UnavailableError
 from shellwego.core.sensitive import Sensitive
-from shellwego.ports.kms import Kms, WrappedKey
+from shellwego.ports.kms import Kms, RotatingKms, WrappedKey
 
 CACHED_KEYS = 256
 CACHED_S = 60.0
@@ -86,6 +86,34 @@ class Sealer:
         """
         return (await self.open(sealed.key_id, label)).unseal(sealed)
 
+    async def current(self) -> str:
+        """Name of the current master key."""
+        return await self._kms.current()
+
+    async def rotate(self) -> str:
+        """Make a new master key; returns its name.
+
+        Raises:
+            ConflictError: the KMS is not ours to rotate.
+        """
+        if not isinstance(self._kms, RotatingKms):
+            raise ConflictError(
+                "cannot-rotate",
+                "this platform does not rotate its master key: whoever gives it does",
+                resolution="Put a new key before the old one (or rotate it in the KMS), and start the platform again.",
+            )
+        return await self._kms.rotate()
+
+    async def retire(self, name: str) -> None:
+        """Destroy a version of the master key, where that is ours to do."""
+        if isinstance(self._kms, RotatingKms):
+            await self._kms.retire(name)
+
+    async def wrap_again(self, row: DataKey) -> WrappedKey:
+        """A stored data key under the current master key; raises `ConflictError` where it does not open."""
+        context = row.label.context()
+        return await self._kms.wrap(await self._kms.unwrap(WrappedKey(row.master_key, row.wrapped), context), context)
+
     async def new_key(self, label: Label) -> OpenKey:
         """A fresh data key for a resource, wrapped and not yet stored."""
         key = Sensitive(secrets.token_bytes(KEY_BYTES))
@@ -95,6 +123,8 @@ class Sealer:
             id=self._control.clock.new_id("dek"),
             purpose=label.purpose,
             subject=label.subject,
+            organization_id=label.organization_id,
+            project_id=label.project_id,
             master_key=wrapped.master_key,
             wrapped=wrapped.blob,
             created_at=now,

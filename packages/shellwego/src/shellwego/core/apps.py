@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
+from shellwego.core.secrets import SecretRef
+
 MIB = 1024 * 1024
 
 
@@ -95,6 +97,9 @@ class AppConfig:
     image: str = ""
     """The reference as the user gave it: a name loaded before, or a registry reference."""
     env: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, SecretRef] = field(default_factory=dict)
+    """Variables that are filled with secrets when a VM starts. In a release they are resolved to version numbers; an app's
+    current config has them as they were wished."""
     processes: tuple[Process, ...] = (Process(),)
     services: tuple[Service, ...] = ()
     checks: tuple[Check, ...] = ()
@@ -143,13 +148,16 @@ class Release:
 
 
 def content_hash(config: AppConfig, image_digest: str) -> str:
-    """Hash of what a VM of this release is: equal hash, equal VM. The image's *name* is left out, its digest counts.
+    """Hash of what a VM of this release is: equal hash, equal VM. The image's *name* is left out, its digest counts; of a
+    secret its id and the number of its version.
 
     What came later than the first hashes were made is left out where it says nothing, or an upgrade would have every
     instance differ from its own release.
     """
     content = asdict(config) | {"image": image_digest}
-    del content["release_command"]
+    del content["release_command"], content["secrets"]
+    if config.secrets:
+        content["secrets"] = {name: [ref.secret_id, ref.number] for name, ref in config.secrets.items()}
     for process in content["processes"]:
         if not process["env"]:
             del process["env"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from shellwego.core.apps import Check, RestartPolicy
 from shellwego.core.instances import Observed
 from shellwego.core.nodes import NodeFacts
+from shellwego.core.sensitive import Sensitive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,8 @@ class Workload:
     stop_signal: str | None
     stop_grace_s: float
     backend: str | None = None
+    secrets: tuple[str, ...] = ()
+    """Variables whose values the agent asks for just before it starts a VM; they are never in an assignment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,3 +84,19 @@ class Registration:
     facts: NodeFacts
     known_node_id: str = ""
     known_epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretsRequest:
+    """What a node asks just before it starts a VM of an instance that was assigned to it."""
+
+    node_id: str
+    epoch: int
+    instance_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretValues:
+    """The answer: variable → value. It is kept in memory only, on both sides."""
+
+    values: Mapping[str, Sensitive]

@@ -31,6 +31,8 @@ FORGET_S = 300.0
 """So long a healthy attempt makes earlier ends forgotten."""
 WAKE_AGAIN_S = 2.0
 """After a resume that failed for a while."""
+DELAY_S = 2.0
+"""Until what a VM needs before it begins is asked for again."""
 UNASSIGNED_GRACE_S = 10.0
 """For VMs whose assignment, and with it the app's own grace, is gone."""
 
@@ -206,6 +208,11 @@ def refused(memory: Memory, order: RunVm, end: End, now: float) -> Memory:
 def hindered(memory: Memory, end: End, now: float) -> Memory:
     """The memory after the engine could not put a VM to sleep, or wake it."""
     return replace(memory, stuck=end, next_try=now + WAKE_AGAIN_S)
+
+
+def delayed(memory: Memory, end: End, now: float) -> Memory:
+    """The memory after something that a VM needs before it begins could not be had: no attempt, and tried again."""
+    return replace(memory, last=end, next_try=now + DELAY_S)
 
 
 def diff(

@@ -49,12 +49,24 @@ class DataKey:
     id: str
     purpose: str
     subject: str
+    organization_id: str = ""
+    project_id: str = ""
+    """These four only say under which label it is wrapped anew; who opens it brings a label of his own."""
     master_key: str
     """The version of the master key, as its KMS names it."""
     wrapped: bytes
     created_at: float
     wrapped_at: float
     version: int = 1
+
+    @property
+    def label(self) -> Label:
+        return Label(
+            purpose=self.purpose,
+            subject=self.subject,
+            organization_id=self.organization_id,
+            project_id=self.project_id,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

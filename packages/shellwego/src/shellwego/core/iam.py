@@ -49,7 +49,9 @@ _OWN = frozenset({"tokens:*", "user:*"})
 _ABOUT = frozenset(f"{name}:read" for name in ("organizations", "projects", "quotas", "usage"))
 """What an organization is and takes."""
 _PEOPLE = frozenset(f"{name}:read" for name in ("grants", "members", "roles", "service-accounts"))
-_WORKLOADS = frozenset(f"{name}:read" for name in ("apps", "deployments", "events", "images", "instances", "nodes"))
+_WORKLOADS = frozenset(
+    f"{name}:read" for name in ("apps", "deployments", "events", "images", "instances", "nodes", "secrets")
+)
 
 ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
@@ -69,11 +71,14 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
                 "organizations:write",
                 "projects:*",
                 "roles:*",
+                "secrets:*",
                 "service-accounts:*",
             }
         )
         | _OWN,
-        "developer": frozenset({"apps:*", "deployments:*", "events:read", "images:*", "instances:*", "nodes:read"})
+        "developer": frozenset(
+            {"apps:*", "deployments:*", "events:read", "images:*", "instances:*", "nodes:read", "secrets:*"}
+        )
         | _ABOUT
         | _PEOPLE
         | _OWN,

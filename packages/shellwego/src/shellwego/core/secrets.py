@@ -23,6 +23,8 @@ MAX_DESCRIPTION = 500
 MAX_METADATA = 16
 MAX_METADATA_KEY, MAX_METADATA_VALUE = 63, 256
 PURPOSE = "secret"
+MAX_TOTAL = 512 * 1024
+"""Of all secrets of one app together: what a guest is told at its start is bounded."""
 LATEST = 0
 """The version of a reference that means the newest one that is not retired."""
 
@@ -72,6 +74,7 @@ class SecretVersion:
     number: int
     sealed: SealedValue | None = field(repr=False)
     """None once it is retired."""
+    size_bytes: int
     created_at: float
     created_by: str
     expires_at: float | None = None

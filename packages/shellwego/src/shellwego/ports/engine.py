@@ -6,12 +6,13 @@ they are done. All are idempotent by VM id.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from shellwego.core.assignments import Workload
 from shellwego.core.nodes import NodeFacts
+from shellwego.core.sensitive import Sensitive
 from shellwego.core.vms import VmPhase, VmUsage, VmView
 from shellwego.ports.streams import StreamRequest
 
@@ -24,6 +25,8 @@ class VmOrder:
     instance_id: str
     attempt: int
     workload: Workload
+    secrets: Mapping[str, Sensitive] = field(default_factory=dict)
+    """Variables beside those of the workload."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from shellwego.core.assignments import Assignments, NodeReport, Registration
+from shellwego.core.assignments import Assignments, NodeReport, Registration, SecretsRequest, SecretValues
 from shellwego.core.routing import EdgeReport, RouteTable
 
 
@@ -23,6 +23,14 @@ class NodeUplink(Protocol):
 
     async def report(self, report: NodeReport) -> int:
         """Say what was seen; counts as heartbeat. Returns the node's current epoch."""
+
+    async def secrets(self, request: SecretsRequest) -> SecretValues:
+        """The values that an instance's VM is started with; only for one that this node should run now.
+
+        Raises:
+            NotFoundError: it should not.
+            ConflictError: a value was destroyed, or does not open any more.
+        """
 
 
 class EdgeUplink(Protocol):

@@ -1,4 +1,7 @@
-"""Core dataclasses to bytes and back, strictly: unknown fields are ignored (a newer peer), wrong types are refused."""
+"""Core dataclasses to bytes and back, strictly: unknown fields are ignored (a newer peer), wrong types are refused.
+
+The one place where a `Sensitive` is encoded: it travels, and is kept nowhere.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ from typing import TypeVar
 
 import msgspec
 
+from shellwego.core.sensitive import Sensitive
+
 T = TypeVar("T")
 
 
 def encode(message: object) -> bytes:
     """A message as MessagePack."""
-    return msgspec.msgpack.encode(message)
+    return msgspec.msgpack.encode(message, enc_hook=_reveal)
 
 
 def decode(kind: type[T], data: bytes) -> T:
@@ -20,4 +25,16 @@ def decode(kind: type[T], data: bytes) -> T:
     Raises:
         ValueError: it is not one (`msgspec.ValidationError`).
     """
-    return msgspec.msgpack.decode(data, type=kind)
+    return msgspec.msgpack.decode(data, type=kind, dec_hook=_hide)
+
+
+def _reveal(value: object) -> bytes:
+    if isinstance(value, Sensitive):
+        return value.reveal()
+    raise TypeError(type(value).__name__)
+
+
+def _hide(kind: type, value: object) -> object:
+    if kind is Sensitive and isinstance(value, bytes):
+        return Sensitive(value)
+    raise TypeError(kind.__name__)

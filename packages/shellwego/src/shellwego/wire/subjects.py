@@ -7,6 +7,7 @@ EVENTS = "events"
 AUDIT = "audit"
 ALL_APPS = "app.*"
 IMAGES = "images"
+MASTER_KEYS = "master-keys"
 
 
 def app(app_id: str) -> str:

@@ -29,7 +29,9 @@ from shellwego.api.rest.routes import (
     images,
     instances,
     logs,
+    masterkeys,
     nodes,
+    secrets,
     sockets,
     system,
     users,
@@ -39,6 +41,7 @@ from shellwego.api.rest.views import AppUrl
 from shellwego.control.authentication import Authenticator
 from shellwego.control.identity import Identity
 from shellwego.control.imagework import ImageWork
+from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
 from shellwego.ports.streams import Streams
 
@@ -57,6 +60,8 @@ _ROUTERS = (
     logs.router,
     images.router,
     nodes.router,
+    secrets.router,
+    masterkeys.router,
     events.router,
     audit.router,
     sockets.router,
@@ -68,6 +73,7 @@ def create_app(
     *,
     images: ImageWork,
     streams: Streams,
+    sealer: Sealer,
     version: str,
     spool_dir: Path,
     domain: str = "localhost",
@@ -92,6 +98,7 @@ def create_app(
         authenticator=Authenticator(control),
         limiter=limiter or RateLimiter(),
         identity=identity,
+        sealer=sealer,
     )
 
     @asynccontextmanager

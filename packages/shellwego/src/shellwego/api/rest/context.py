@@ -16,6 +16,7 @@ from shellwego.api.rest.views import AppUrl
 from shellwego.control.authentication import Authenticator
 from shellwego.control.identity import Identity
 from shellwego.control.imagework import ImageWork
+from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
 from shellwego.ports.streams import Streams
 
@@ -32,6 +33,7 @@ class Context:
     authenticator: Authenticator
     limiter: RateLimiter
     identity: Identity
+    sealer: Sealer
     metrics: Metrics = field(default_factory=Metrics)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is to stop: long answers end, so that clients come again to another server or later."""

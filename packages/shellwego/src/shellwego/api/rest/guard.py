@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Route
 from shellwego.api.ratelimit import Verdict
 from shellwego.api.rest.context import context_of
 from shellwego.api.rest.cookies import refuse_cross_site, session_cookie
-from shellwego.api.rest.problems import Problem, problem
+from shellwego.api.rest.problems import SENSITIVE, Problem, problem
 from shellwego.control.authentication import Session, refused
 from shellwego.control.authorization import Access
 from shellwego.control.idempotency import make_key
@@ -52,11 +52,13 @@ def operation(
     media_type: str = "",
     extra: dict[str, Any] | None = None,
     seconds: int = 0,
+    sensitive: bool = False,
 ) -> Callable[[Endpoint], Endpoint]:
     """Add an operation under its permission; its name in OpenAPI is that of the function.
 
     `answer` is the model of the success answer, and `refusals` the statuses that it can give beside those that all can.
     `seconds`: how long an answer may take where that is more than a minute and a half; clients wait as long.
+    `sensitive`: the body holds a value that nothing may repeat, not even the answer to a mistake.
     """
     guarded = () if permission == PUBLIC else _GUARDED
     writes = () if method == "GET" else _WRITES
@@ -76,11 +78,16 @@ def operation(
             operation_id=endpoint.__name__,
             response_class=Response if answer is None else JSONResponse,
             dependencies=[] if method == "GET" or permission == PUBLIC else [Depends(_idempotency_key)],
-            openapi_extra={_PERMISSION: permission, **({"x-seconds": seconds} if seconds else {}), **(extra or {})},
+            openapi_extra={_PERMISSION: permission, **_marks(seconds, sensitive=sensitive), **(extra or {})},
         )
         return endpoint
 
     return add
+
+
+def _marks(seconds: int, *, sensitive: bool) -> dict[str, Any]:
+    """What the document says of an operation beside its permission."""
+    return {**({"x-seconds": seconds} if seconds else {}), **({SENSITIVE: True} if sensitive else {})}
 
 
 async def _idempotency_key(
@@ -100,6 +107,10 @@ class GuardedRoute(APIRoute):
     def permission(self) -> str:
         return str((self.openapi_extra or {}).get(_PERMISSION, ""))
 
+    @property
+    def sensitive(self) -> bool:
+        return SENSITIVE in (self.openapi_extra or {})
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         allowed = {cast(str, parameter.alias) for parameter in _query_parameters(self)}
@@ -112,7 +123,7 @@ class GuardedRoute(APIRoute):
             verdict = _judge(request, session)
             if verdict is not None and not verdict.allowed:
                 return _too_many(request, verdict)
-            request.state.access = await _access(request, session, self.permission)
+            request.state.access = await _access(request, session, self)
             response = await handle(request)
             if not request.state.access.decided:
                 raise RuntimeError(f"{self.operation_id} answered without asking its access")
@@ -178,14 +189,14 @@ def _too_many(request: Request, verdict: Verdict) -> Response:
     )
 
 
-async def _access(request: Request, session: Session, permission: str) -> Access:
-    access = make_access(request, session, permission)
+async def _access(request: Request, session: Session, route: GuardedRoute) -> Access:
+    access = make_access(request, session, route.permission)
     key = request.headers.get("idempotency-key")
     if key and request.method != "GET":
         if len(key) > _MAX_KEY:
             raise MalformedError("bad-idempotency-key", f"an Idempotency-Key has at most {_MAX_KEY} characters")
         parts = (request.method.encode(), request.url.path.encode(), request.url.query.encode(), await request.body())
-        access.key = make_key(_keeper(session.principal), key, *parts)
+        access.key = make_key(_keeper(session.principal), key, *parts, sensitive=route.sensitive)
     return access
 
 

@@ -21,6 +21,8 @@ from starlette.responses import Response
 
 from shellwego.core import errors as core
 
+SENSITIVE = "x-sensitive"
+"""Marks an operation whose body is not repeated, not even where it is wrong."""
 MEDIA_TYPE = "application/problem+json"
 _MAX_TEXT = 500
 _MAX_ERRORS = 20
@@ -145,7 +147,8 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     found = error.errors()
-    faults = [_field_problem(each) for each in found[:_MAX_ERRORS]]
+    extra = getattr(request.scope.get("route"), "openapi_extra", None) or {}
+    faults = [_field_problem(each, repeat=SENSITIVE not in extra) for each in found[:_MAX_ERRORS]]
     status = 400 if any(_is_malformed(str(each.get("type"))) for each in found) else 422
     code = "malformed" if status == 400 else "refused"
     detail = f"{faults[0].field}: {faults[0].message}" if faults else "the request is malformed"
@@ -159,15 +162,15 @@ def _is_malformed(kind: str) -> bool:
     )
 
 
-def _field_problem(error: Mapping[str, Any]) -> FieldProblem:
+def _field_problem(error: Mapping[str, Any], *, repeat: bool) -> FieldProblem:
     location = [str(part) for part in error.get("loc", ()) if part not in ("body", "query", "path", "header")]
     value = error.get("input")
-    secret = not SECRET_FIELDS.isdisjoint(location)
+    shown = repeat and SECRET_FIELDS.isdisjoint(location)
     return FieldProblem(
         field=_text(".".join(location) or "body"),
         code=str(error.get("type", "invalid")).replace("_", "-"),
         message=_text(_words(error)),
-        value=_text(str(value), 100) if isinstance(value, str | int | float | bool) and not secret else None,
+        value=_text(str(value), 100) if shown and isinstance(value, str | int | float | bool) else None,
     )
 
 

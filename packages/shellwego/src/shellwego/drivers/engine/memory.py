@@ -161,6 +161,11 @@ class MemoryEngine:
             confinement="none",
         )
 
+    def environment(self, vm_id: str) -> dict[str, str]:
+        """What the guest of a VM would see."""
+        order = self._vms[vm_id].order
+        return {**order.workload.env, **{name: value.reveal_text() for name, value in order.secrets.items()}}
+
     async def run(self, order: VmOrder) -> None:
         if order.vm_id in self._vms:
             return

@@ -63,7 +63,7 @@ def to_spec(order: VmOrder) -> VmSpec:
         image=work.image_digest,
         command=work.command,
         entrypoint=work.entrypoint,
-        env={**work.env, "SHELLWEGO_VM_ID": order.vm_id},
+        env={**work.env, **_revealed(order), "SHELLWEGO_VM_ID": order.vm_id},
         resources=VmResources(work.cpu_milli, work.vcpus, work.memory_bytes, work.disk_bytes),
         networks=(NetworkSpec(f"nic_{order.vm_id}", work.network_id),),
         stop_signal=work.stop_signal,
@@ -77,6 +77,11 @@ def to_spec(order: VmOrder) -> VmSpec:
             "release": str(work.release),
         },
     )
+
+
+def _revealed(order: VmOrder) -> dict[str, str]:
+    """Here the values leave their wrapping: the engine writes no environment to a disk, a log or a command line."""
+    return {name: value.reveal_text() for name, value in order.secrets.items()}
 
 
 def to_view(vm: Vm) -> VmView:

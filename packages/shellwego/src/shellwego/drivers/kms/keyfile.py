@@ -52,6 +52,7 @@ def load(path: Path, passphrase: Sensitive | None) -> tuple[Ring, Seal | None]:
 
     Raises:
         FileNotFoundError: there is none.
+        PermissionError: this user may not read it.
         InvalidError: it cannot be read, is no key file, or the passphrase is not the one; nothing of it is told.
     """
     document = _document(path)
@@ -101,7 +102,7 @@ def save(path: Path, ring: Ring, seal: Seal | None) -> None:
 def _document(path: Path) -> Mapping[str, object]:
     try:
         text = path.read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidError("bad-key-file", f"the master keys in {path} cannot be read: {error}") from None
@@ -128,7 +129,7 @@ def _seal(path: Path, salt: bytes, passphrase: Sensitive | None) -> Seal | None:
         raise InvalidError(
             "passphrase-needed",
             f"the master keys in {path} are sealed by a passphrase, and none is given",
-            resolution="Give it as the systemd credential shellwego.passphrase, or in --master-passphrase-file.",
+            resolution="Give it as the systemd credential shellwego.master-passphrase, or in --master-passphrase-file.",
         )
     return Seal.of(passphrase, salt)
 

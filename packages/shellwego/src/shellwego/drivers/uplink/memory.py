@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import structlog
 
-from shellwego.core.assignments import Assignments, NodeReport, Registration
+from shellwego.core.assignments import Assignments, NodeReport, Registration, SecretsRequest, SecretValues
 from shellwego.core.errors import ShellWeGoError, UnavailableError
 from shellwego.core.routing import EdgeReport, RouteTable
 from shellwego.ports.clock import Clock
@@ -95,6 +95,11 @@ class MemoryNodeUplink:
         sent = _copy(NodeReport, report)
         await self._link.travel(_THERE)
         return _copy(int, await self._link.call(self._server.report(sent)))
+
+    async def secrets(self, request: SecretsRequest) -> SecretValues:
+        sent = _copy(SecretsRequest, request)
+        await self._link.travel(_THERE)
+        return _copy(SecretValues, await self._link.call(self._server.secrets(sent)))
 
 
 class MemoryEdgeUplink:

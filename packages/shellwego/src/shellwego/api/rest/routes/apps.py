@@ -14,7 +14,16 @@ from shellwego.api.rest.context import Context
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Listing, Project, contains
 from shellwego.api.rest.routes.common import Here, Ref, resource_router
-from shellwego.api.rest.schemas.apps import Accepted, AppCreate, AppList, AppPatch, AppView, ScaleBody
+from shellwego.api.rest.schemas.apps import (
+    Accepted,
+    AppCreate,
+    AppList,
+    AppPatch,
+    AppView,
+    ScaleBody,
+    plain,
+    references,
+)
 from shellwego.api.rest.schemas.common import pagination
 from shellwego.api.rest.schemas.deployments import RolloutBody
 from shellwego.api.rest.views import show_app
@@ -39,7 +48,8 @@ _DEFAULT_ROLLOUT = RolloutBody()
 @operation(router, "POST", "/apps", permission="apps:write", answer=AppView, status=201)
 async def create_app(*, here: Here, access: Granted, body: AppCreate, project: Project = "") -> Response:
     """Make an app. Nothing of it runs before its first deployment."""
-    wish = apps.AppWish(name=body.name, config=replace(body.config.wish(), env=body.env), counts=body.counts)
+    config = replace(body.config.wish(), env=plain(body.env), secrets=references(body.env))
+    wish = apps.AppWish(name=body.name, config=config, counts=body.counts)
 
     def work(unit: Unit, row: ProjectRow) -> Answer:
         app = apps.create_app(unit, row, wish, here.domain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -19,16 +20,29 @@ from shellwego.api.rest.schemas.common import (
     parse_cpu,
     when,
 )
+from shellwego.api.rest.schemas.secrets import SecretRefBody, SecretRefView, ref_view
 from shellwego.control.config import ConfigWish, Mount, ProcessWish
 from shellwego.core.apps import App, AppConfig, Check, CheckKind, Process, RestartMode, RestartPolicy, Service
 from shellwego.core.deployments import Deployment
 from shellwego.core.quantities import parse_size
+from shellwego.core.secrets import SecretRef
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 EnvValue = Annotated[str, Field(max_length=32 * 1024)]
-Env = Annotated[dict[Name, EnvValue], Field(max_length=256)]
-EnvChanges = Annotated[dict[Name, EnvValue | None], Field(max_length=256)]
+Env = Annotated[dict[Name, EnvValue | SecretRefBody], Field(max_length=256)]
+PlainChanges = Annotated[dict[Name, EnvValue | None], Field(max_length=256)]
+EnvChanges = Annotated[dict[Name, EnvValue | SecretRefBody | None], Field(max_length=256)]
 Counts = Annotated[dict[Name, Annotated[int, Field(ge=0, le=1000)]], Field(max_length=16)]
+
+
+def plain(env: Mapping[str, str | SecretRefBody | None]) -> dict[str, str | None]:
+    """The variables with values of their own, and those that are unset."""
+    return {name: value for name, value in env.items() if not isinstance(value, SecretRefBody)}
+
+
+def references(env: Mapping[str, str | SecretRefBody | None]) -> dict[str, SecretRef]:
+    """The variables that are filled with secrets."""
+    return {name: value.ref() for name, value in env.items() if isinstance(value, SecretRefBody)}
 
 
 class RestartBody(Body):
@@ -52,7 +66,7 @@ class ProcessBody(Body):
     cpu: Cpu | None = None
     vcpus: Annotated[int, Field(ge=1, le=256)] | None = None
     disk: Size | None = None
-    env: EnvChanges = Field(default_factory=dict)
+    env: PlainChanges = Field(default_factory=dict)
     """Variables of this process alone, which come before those of the app; null unsets."""
     restart: RestartBody | None = None
     stop_signal: Annotated[str, Field(max_length=16)] | None = None
@@ -194,6 +208,8 @@ class EnvBody(Body):
 
 class EnvView(View):
     env: dict[str, str]
+    secrets: dict[str, SecretRefView] = Field(default_factory=dict)
+    """Variables that are filled with secrets."""
     deployment_id: str | None = None
     """The deployment that a change began; null where it is staged or the app was never deployed."""
 
@@ -239,6 +255,8 @@ class ConfigView(View):
 
     image: str
     env_names: list[str]
+    secrets: dict[str, SecretRefView] = Field(default_factory=dict)
+    """Variables that are filled with secrets, and with which."""
     processes: list[ProcessView]
     services: list[ServiceView]
     checks: list[CheckView]
@@ -284,10 +302,16 @@ class Accepted(View):
     deployment_id: str | None
 
 
+def secret_refs(config: AppConfig) -> dict[str, SecretRefView]:
+    """What the variables of a config are filled with."""
+    return {name: ref_view(ref) for name, ref in config.secrets.items()}
+
+
 def config_view(config: AppConfig) -> ConfigView:
     return ConfigView(
         image=config.image,
         env_names=sorted(config.env),
+        secrets=secret_refs(config),
         processes=[_process_view(process) for process in config.processes],
         services=[ServiceView(process=service.process, port=service.port) for service in config.services],
         checks=[_check_view(check) for check in config.checks],

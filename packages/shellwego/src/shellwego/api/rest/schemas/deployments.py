@@ -8,7 +8,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from shellwego.api.rest.schemas.apps import ConfigBody, ConfigView, Counts, EnvChanges, Port, config_view
+from shellwego.api.rest.schemas.apps import (
+    ConfigBody,
+    ConfigView,
+    Counts,
+    EnvChanges,
+    Port,
+    config_view,
+    plain,
+    references,
+)
 from shellwego.api.rest.schemas.common import (
     Arguments,
     Body,
@@ -109,7 +118,8 @@ class DeploymentCreate(RolloutBody):
             processes[self.process] = _with_command(processes.get(self.process), tuple(self.command))
         return ConfigWish(
             image=self.image,
-            env=self.env,
+            env=plain(self.env),
+            secrets=references(self.env),
             processes=processes,
             remove_processes=wish.remove_processes,
             services=wish.services if self.port is None else (Service(process=self.process, port=self.port),),
