@@ -17,6 +17,7 @@ from urllib.parse import urlencode, urlsplit
 from fastapi import FastAPI
 
 from shellwego.api.rest.app import create_app, openapi_document
+from shellwego.api.rest.context import WebhookSite
 from shellwego.control.authentication import secret_hash
 from shellwego.control.bootstrap import bootstrap
 from shellwego.control.imagework import ImageWork
@@ -29,6 +30,7 @@ from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenKin
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.images.memory import MemoryImages
+from shellwego.drivers.sealer.memory import MemorySealer
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.ports.clock import Clock
@@ -136,6 +138,7 @@ async def make_world(spool_dir: Path, *, clock: Clock | None = None, store: Stor
         control,
         images=ImageWork(images),
         streams=streams,
+        webhooks=WebhookSite(MemorySealer()),
         version="0",
         spool_dir=spool_dir,
         http_port=8080,

@@ -35,6 +35,8 @@ BODIES: dict[str, Any] = {
     "create_run": {"command": ["true"]},
     "exec_command": {"command": ["true"]},
     "create_token": {"name": "ci"},
+    "create_webhook": {"url": "https://hooks.example/"},
+    "update_webhook": {"active": False},
 }
 
 
@@ -45,6 +47,8 @@ async def _things(world: World) -> dict[str, str]:
     upload = await world.made("/v1/images/uploads")
     images = (await world.get("/v1/images")).json["data"]
     user = (await world.get("/v1/user")).json
+    webhook = await world.made("/v1/webhooks", {"url": "https://hooks.example/"})
+    delivery = await world.made(f"/v1/webhooks/{webhook['id']}/actions/test")
     return {
         "app": deployment["app_id"],
         "deployment": deployment["id"],
@@ -56,6 +60,8 @@ async def _things(world: World) -> dict[str, str]:
         "project": world.project.id,
         "organization": world.project.organization_id,
         "token": user["token_id"],
+        "webhook": webhook["id"],
+        "delivery": delivery["id"],
     }
 
 
@@ -136,6 +142,8 @@ async def _census(world: World) -> Any:
             tx.instances.select(),
             tx.images.select(),
             tx.tokens.select(),
+            tx.webhooks.select(),
+            tx.deliveries.select(),
             tx.events.select(),
         )
     )

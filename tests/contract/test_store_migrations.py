@@ -16,14 +16,17 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from shellwego.control.loops.outbox import relay_audit
+from shellwego.control.unit import Control
 from shellwego.core.errors import ConflictError
 from shellwego.core.instances import Sleep
+from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.store import migrate
 from shellwego.drivers.store.rules import ENTITIES
 from shellwego.drivers.store.schema import TABLES, metadata
 from shellwego.drivers.store.sqlite import open_sqlite
-from shellwego.ports.store import eq
+from shellwego.ports.store import Order, eq
 from tests.contract.store_contract import user
 
 SCRIPTS = Path(migrate.__file__).parent / "migrations"
@@ -214,3 +217,30 @@ async def test_instances_of_before_there_was_sleep_are_awake_and_can_be_taken_ba
         cursor = connection.execute("SELECT * FROM instances")
         names = [column[0] for column in cursor.description]
         assert dict(zip(names, cursor.fetchone(), strict=True)) == row
+
+
+OLD_AUDIT = "INSERT INTO audit (id, time, actor, action, resource, allowed, detail, trace_id) VALUES (?,?,?,?,?,?,?,?)"
+
+
+async def test_audit_records_of_the_version_before_are_chained_by_this_one_and_can_be_taken_back(path: Path) -> None:
+    """Those of before the upgrade, and those that the version before writes after it."""
+    migrate.upgrade(path, head="0002")
+    rows = [(f"aud_{name}", 1.5, "usr_1", "apps:write", "app_1", 1, "", "") for name in "ab"]
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(OLD_AUDIT, rows[0])
+        connection.commit()
+        migrate.upgrade(path)
+        connection.execute(OLD_AUDIT, rows[1])
+        connection.commit()
+    store = open_sqlite(path, SystemClock())
+    control = Control(store, MemoryBus(), SystemClock())
+    assert await relay_audit(control) == 2
+    records = await store.read(lambda tx: tx.audit.select(order=Order("position")))
+    assert [(record.id, record.position) for record in records] == [
+        ("aud_a", "platform/000000000001"),
+        ("aud_b", "platform/000000000002"),
+    ]
+    await store.close()
+    migrate.downgrade(path, "0002")
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT * FROM audit").fetchall() == rows

@@ -25,6 +25,7 @@ import uvloop
 from shellwego.agent.daemon import Agent
 from shellwego.api.ratelimit import RateLimiter
 from shellwego.api.rest.app import create_app
+from shellwego.api.rest.context import WebhookSite
 from shellwego.api.server import ApiServer, Tls
 from shellwego.boot.credentials import LOCAL
 from shellwego.boot.logs import log_to_stderr
@@ -36,8 +37,10 @@ from shellwego.control.bootstrap import bootstrap, issue_admin_token
 from shellwego.control.edges import Edges
 from shellwego.control.imagework import ImageWork
 from shellwego.control.loops import nodes as nodes_loop
+from shellwego.control.loops import retention as retention_loop
 from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops import routes as routes_loop
+from shellwego.control.loops import webhooks as webhooks_loop
 from shellwego.control.loops.images import ImagesLoop
 from shellwego.control.loops.outbox import relay_forever
 from shellwego.control.nodes import Nodes
@@ -48,9 +51,11 @@ from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.engine.assembly import EngineSite, HostLink, open_plasma
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine
 from shellwego.drivers.images.plasmavmc import Credentials, PlasmaImages
+from shellwego.drivers.sealer.keyfile import open_keyfile
 from shellwego.drivers.store.sqlite import open_sqlite
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.drivers.uplink.memory import MemoryEdgeUplink, MemoryLink, MemoryNodeUplink
+from shellwego.drivers.webhooks.http import HttpSender
 from shellwego.edge.daemon import Edge
 from shellwego.edge.processes import haproxy_processes
 from shellwego.edge.settings import EdgeSettings, Layout
@@ -155,11 +160,14 @@ class Platform:
                 name=NODE,
                 state_dir=self._directory("agent"),
             )
+            sealer = open_keyfile(self._directory("keys") / "webhooks.key")
+            networks = self.settings.webhook_networks
             work, limiter = ImageWork(images), RateLimiter()
             app = create_app(
                 control,
                 images=work,
                 streams=streams,
+                webhooks=WebhookSite(sealer, networks),
                 version=version("shellwego"),
                 spool_dir=self._directory("spool"),
                 domain=self.settings.domain,
@@ -178,6 +186,8 @@ class Platform:
                 "rollout": rollout_loop.run(control),
                 "nodes": nodes_loop.run(control),
                 "routes": routes_loop.run(control),
+                "webhooks": webhooks_loop.run(control, HttpSender(networks), sealer),
+                "retention": retention_loop.run(control),
                 "helper": link.gone(),
             }
             code = await self._serve(parts, servers, agent, stop)

@@ -30,6 +30,7 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
                 "members:*",
                 "nodes:*",
                 "projects:*",
+                "webhooks:*",
             }
         )
         | _OWN,
@@ -43,6 +44,7 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
                 "nodes:read",
                 "organizations:read",
                 "projects:read",
+                "webhooks:*",
             }
         )
         | _OWN,

@@ -13,7 +13,7 @@ from starlette.types import Lifespan, Scope
 
 from shellwego.api.ratelimit import RateLimiter
 from shellwego.api.rest import problems
-from shellwego.api.rest.context import Context, install_context
+from shellwego.api.rest.context import Context, WebhookSite, install_context
 from shellwego.api.rest.document import install_document
 from shellwego.api.rest.guard import check_guarded
 from shellwego.api.rest.middleware import BodyLimitMiddleware, TraceMiddleware
@@ -31,6 +31,9 @@ from shellwego.api.rest.routes import (
     nodes,
     sockets,
     system,
+)
+from shellwego.api.rest.routes import (
+    webhooks as webhook_routes,
 )
 from shellwego.api.rest.spool import Spool
 from shellwego.api.rest.views import AppUrl
@@ -54,6 +57,7 @@ _ROUTERS = (
     nodes.router,
     events.router,
     audit.router,
+    webhook_routes.router,
     sockets.router,
 )
 
@@ -63,6 +67,7 @@ def create_app(
     *,
     images: ImageWork,
     streams: Streams,
+    webhooks: WebhookSite,
     version: str,
     spool_dir: Path,
     domain: str = "localhost",
@@ -79,6 +84,7 @@ def create_app(
         control=control,
         images=images,
         streams=streams,
+        webhooks=webhooks,
         version=version,
         domain=domain,
         url=AppUrl(http_port),

@@ -16,7 +16,17 @@ from shellwego.api.rest.views import AppUrl
 from shellwego.control.authentication import Authenticator
 from shellwego.control.imagework import ImageWork
 from shellwego.control.unit import Control
+from shellwego.core.egress import Network
+from shellwego.ports.sealer import Sealer
 from shellwego.ports.streams import Streams
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSite:
+    """How webhooks' secrets are sealed, and into which networks they may go beside the public ones."""
+
+    sealer: Sealer
+    networks: tuple[Network, ...] = ()
 
 
 @dataclass(slots=True)
@@ -24,6 +34,7 @@ class Context:
     control: Control
     images: ImageWork
     streams: Streams
+    webhooks: WebhookSite
     version: str
     domain: str
     url: AppUrl

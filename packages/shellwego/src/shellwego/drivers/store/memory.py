@@ -22,6 +22,7 @@ from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
 from shellwego.core.routing import Edge
 from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.core.webhooks import Delivery, Webhook
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.ports.clock import Clock
 from shellwego.ports.store import UNIQUE, Op, Order, Scalar, Transaction, Where
@@ -193,6 +194,8 @@ class MemoryTransaction:
     edges: MemoryTable[Edge]
     events: MemoryTable[Event]
     audit: MemoryTable[AuditRecord]
+    webhooks: MemoryTable[Webhook]
+    deliveries: MemoryTable[Delivery]
     idempotency: MemoryTable[IdempotencyRecord]
     counters: MemoryTable[Counter]
     leases: MemoryTable[LoopLease]

@@ -15,6 +15,7 @@ from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
 from shellwego.core.routing import Edge
 from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.core.webhooks import Delivery, Webhook
 from shellwego.ports.store import INDEXES, Order, Where
 
 ENTITIES: Mapping[str, type] = {
@@ -32,6 +33,8 @@ ENTITIES: Mapping[str, type] = {
     "edges": Edge,
     "events": Event,
     "audit": AuditRecord,
+    "webhooks": Webhook,
+    "deliveries": Delivery,
     "idempotency": IdempotencyRecord,
     "counters": Counter,
     "leases": LoopLease,

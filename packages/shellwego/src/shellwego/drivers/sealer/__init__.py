@@ -1,0 +1,1 @@
+"""Drivers of `ports.sealer`: memory, and a key in a file beside the database."""
