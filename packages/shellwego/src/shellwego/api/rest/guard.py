@@ -21,11 +21,13 @@ from starlette.routing import BaseRoute, Route
 from shellwego.api.ratelimit import Verdict
 from shellwego.api.rest.context import context_of
 from shellwego.api.rest.problems import Problem, problem
+from shellwego.api.rest.watch import WATCH, watched
 from shellwego.control.authentication import Session, refused
 from shellwego.control.authorization import Access
 from shellwego.control.idempotency import make_key
 from shellwego.control.unit import Caller
 from shellwego.core.errors import FieldError, MalformedError, QuotaError
+from shellwego.core.tenancy import Principal
 
 PUBLIC = "public"
 """The permission of an operation that anybody may call."""
@@ -111,11 +113,22 @@ class GuardedRoute(APIRoute):
             if verdict is not None and not verdict.allowed:
                 return _too_many(request, verdict)
             request.state.access = await _access(request, session, self.permission)
+            response = await asked(request)
+            if WATCH in allowed and request.query_params.get(WATCH) == "true":
+                response = watched(context_of(request), response, lambda: asked_again(request))
+            response.headers.update(verdict.headers if verdict else {})
+            return response
+
+        async def asked(request: Request) -> Response:
             response = await handle(request)
             if not request.state.access.decided:
                 raise RuntimeError(f"{self.operation_id} answered without asking its access")
-            response.headers.update(verdict.headers if verdict else {})
             return response
+
+        async def asked_again(request: Request) -> Response:
+            principal = await context_of(request).authenticator.refresh(request.state.access.principal)
+            request.state.access = make_access(request, principal, self.permission)
+            return await asked(request)
 
         return guarded
 
@@ -163,7 +176,7 @@ def _too_many(request: Request, verdict: Verdict) -> Response:
 
 
 async def _access(request: Request, session: Session, permission: str) -> Access:
-    access = make_access(request, session, permission)
+    access = make_access(request, session.principal, permission)
     key = request.headers.get("idempotency-key")
     if key and request.method != "GET":
         if len(key) > _MAX_KEY:
@@ -173,10 +186,10 @@ async def _access(request: Request, session: Session, permission: str) -> Access
     return access
 
 
-def make_access(connection: HTTPConnection, session: Session, permission: str) -> Access:
-    """What this session may do with this permission."""
-    caller = Caller(actor=session.principal.principal_id, trace_id=connection.scope.get("trace_id", ""))
-    return Access(context_of(connection).control, session.principal, permission, caller)
+def make_access(connection: HTTPConnection, principal: Principal, permission: str) -> Access:
+    """What this principal may do with this permission."""
+    caller = Caller(actor=principal.principal_id, trace_id=connection.scope.get("trace_id", ""))
+    return Access(context_of(connection).control, principal, permission, caller)
 
 
 async def admit_socket(connection: HTTPConnection, permission: str) -> Access:
@@ -185,7 +198,7 @@ async def admit_socket(connection: HTTPConnection, permission: str) -> Access:
     verdict = _judge(connection, session)
     if verdict is not None and not verdict.allowed:
         raise QuotaError("rate-limited", "the token has used up its requests for now")
-    return make_access(connection, session, permission)
+    return make_access(connection, session.principal, permission)
 
 
 async def _granted(request: Request) -> Access:
