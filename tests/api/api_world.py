@@ -33,7 +33,6 @@ from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.images.memory import MemoryImages
 from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.passwords.memory import MemoryHasher
-from shellwego.drivers.sealing.memory import MemorySealer
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.ports.clock import Clock
@@ -149,7 +148,7 @@ async def make_world(spool_dir: Path, *, clock: Clock | None = None, store: Stor
         version="0",
         spool_dir=spool_dir,
         http_port=8080,
-        identity=make_identity(control, MemoryHasher(), MemorySealer()),
+        identity=make_identity(control, MemoryHasher(), sealer),
     )
     app.state.context.spool.open()
     return World(app, control, clock, images, streams, sealer, kms, first.project, foreign, node)

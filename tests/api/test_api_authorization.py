@@ -56,6 +56,8 @@ BODIES: dict[str, Any] = {
     "create_secret": {"name": "FRESH", "value": "x"},
     "rotate_secret": {"value": "x"},
     "retire_master_key": {"name": "memory:0"},
+    "create_webhook": {"url": "https://hooks.example/"},
+    "update_webhook": {"active": False},
 }
 
 
@@ -69,6 +71,8 @@ async def _things(world: World) -> dict[str, str]:
     retired = MasterKey(id="memory:0", created_at=0.0)
     await world.commit(lambda unit: unit.tx.master_keys.insert(retired))
     user = (await world.get("/v1/user")).json
+    webhook = await world.made("/v1/webhooks", {"url": "https://hooks.example/"})
+    delivery = await world.made(f"/v1/webhooks/{webhook['id']}/actions/test")
     return {
         "app": deployment["app_id"],
         "deployment": deployment["id"],
@@ -83,6 +87,8 @@ async def _things(world: World) -> dict[str, str]:
         "organization": world.project.organization_id,
         "token": user["token_id"],
         "user": user["id"],
+        "webhook": webhook["id"],
+        "delivery": delivery["id"],
     }
 
 
@@ -168,6 +174,8 @@ async def _census(world: World) -> Any:
             tx.instances.select(),
             tx.images.select(),
             tx.tokens.select(),
+            tx.webhooks.select(),
+            tx.deliveries.select(),
             tx.events.select(),
         )
     )

@@ -14,7 +14,6 @@ from shellwego.control.identity import make_identity
 from shellwego.core.errors import UnavailableError
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.passwords.memory import MemoryHasher
-from shellwego.drivers.sealing.memory import MemorySealer
 from shellwego.drivers.store.sqlite import open_sqlite
 from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, Answer, World, make_world
 
@@ -89,7 +88,7 @@ async def test_what_is_wrong_about_an_attempt_is_not_told(world: World) -> None:
 
 async def test_each_attempt_costs_one_hash_whatever_is_wrong(world: World) -> None:
     counting = CountingHasher()
-    world.app.state.context.identity = make_identity(world.control, counting, MemorySealer())
+    world.app.state.context.identity = make_identity(world.control, counting, world.sealer)
     await set_password(world)
     await sign_in(world, "warm up", email="nobody@x", client="192.0.2.9")
     for email, password in ((ADMIN_EMAIL, "wrong"), ("nobody@x", "wrong"), ("owner@x", "wrong"), ("", "wrong")):
@@ -344,7 +343,7 @@ async def test_who_comes_when_too_many_hash_is_told_to_come_again(world: World) 
 
 async def test_a_hash_of_weaker_parameters_is_made_anew_at_the_next_sign_in(world: World) -> None:
     await set_password(world)
-    world.app.state.context.identity = make_identity(world.control, MemoryHasher(2), MemorySealer())
+    world.app.state.context.identity = make_identity(world.control, MemoryHasher(2), world.sealer)
     assert (await sign_in(world)).status == 201
     stored = await world.control.read(lambda tx: [each.password_hash for each in tx.credentials.select()])
     assert [each.partition("$")[0] for each in stored] == ["2"]

@@ -22,6 +22,7 @@ from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretRef, SecretVersion
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenKind, TokenUse, User
+from shellwego.core.webhooks import Attempt, Delivery, DeliveryState, Webhook
 from shellwego.ports.store import Op, Order, Scalar, Store, Transaction, Where, eq, within
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ SAMPLES: dict[str, object] = {
         id="usr_1",
         password_hash="$argon2id$",
         password_at=1.5,
-        totp_sealed="v1:x",
+        totp_sealed=SealedValue(key_id="dek_1", nonce=b"n", ciphertext=b"c"),
         totp_on=True,
         totp_step=1 << 40,
         recovery_hashes=("a", "b"),
@@ -155,6 +156,28 @@ SAMPLES: dict[str, object] = {
     "edges": Edge(id="edg_1", name="one", open_sessions={"ins_1": 4}, lease_until=9.5, created_at=1.5),
     "events": Event(id="evt_1", time=1.5, type="app.created", resource="app_1", data={"name": "hello"}),
     "audit": AuditRecord(id="aud_1", time=1.5, actor="usr_1", action="apps:write", resource="app_1", allowed=False),
+    "webhooks": Webhook(
+        id="whk_1",
+        organization_id="org_1",
+        url="https://example.org/hook",
+        events=("app.*",),
+        sealed_secret=SealedValue(key_id="dek_1", nonce=b"n", ciphertext=b"c"),
+        since_seq=1 << 40,
+        failing_since=1.5,
+        created_at=1.5,
+    ),
+    "deliveries": Delivery(
+        id="dlv_1",
+        webhook_id="whk_1",
+        event_id="evt_1",
+        seq=1 << 40,
+        type="app.created",
+        body="{}",
+        state=DeliveryState.WAITING,
+        attempts=(Attempt(1.5, None, "no answer", 10.0), Attempt(9.5, 503, "", 0.5)),
+        next_at=9.5,
+        created_at=1.5,
+    ),
     "idempotency": IdempotencyRecord(id="idm_1", request_hash="ff", status=201, body="{}", created_at=1.5),
     "counters": Counter(id="routes", value=1 << 40),
     "leases": LoopLease(id="rollout", holder="one", until=9.5),

@@ -19,8 +19,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from shellwego.control.loops.outbox import relay_audit
+from shellwego.control.unit import Control
 from shellwego.core.errors import ConflictError, UnavailableError
 from shellwego.core.instances import Sleep
+from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.store import migrate
 from shellwego.drivers.store.location import Location
@@ -28,7 +31,7 @@ from shellwego.drivers.store.postgres import open_postgres
 from shellwego.drivers.store.rules import ENTITIES
 from shellwego.drivers.store.schema import TABLES, metadata
 from shellwego.drivers.store.sqlite import open_sqlite
-from shellwego.ports.store import Store, eq
+from shellwego.ports.store import Order, Store, eq
 from tests.contract.postgres_server import PostgresServer
 from tests.contract.store_contract import user
 
@@ -276,3 +279,37 @@ async def test_a_migration_gives_way_to_a_long_transaction_and_others_go_on(
     migrate.upgrade(url, scripts=scripts, head=NEXT)
     assert emails(url) == ["a@example.org", "b@example.org"]
     await store.close()
+
+
+OLD_AUDIT = sa.text(
+    "INSERT INTO audit (id, time, actor, action, resource, allowed, detail, trace_id)"
+    " VALUES (:id, 1.5, 'usr_1', 'apps:write', 'app_1', :allowed, '', '')"
+)
+
+
+def write_old_record(location: Location, id_: str) -> None:
+    with connected(location) as connection:
+        connection.execute(OLD_AUDIT, {"id": id_, "allowed": True})
+
+
+async def test_audit_records_of_the_version_before_are_chained_by_this_one_and_can_be_taken_back(
+    location: Location,
+) -> None:
+    """Those of before the upgrade, and those that the version before writes after it."""
+    migrate.upgrade(location, head="0002")
+    write_old_record(location, "aud_a")
+    migrate.upgrade(location)
+    write_old_record(location, "aud_b")
+    store = open_store(location)
+    control = Control(store, MemoryBus(), SystemClock())
+    assert await relay_audit(control) == 2
+    records = await store.read(lambda tx: tx.audit.select(order=Order("position")))
+    assert [(record.id, record.position) for record in records] == [
+        ("aud_a", "platform/000000000001"),
+        ("aud_b", "platform/000000000002"),
+    ]
+    await store.close()
+    migrate.downgrade(location, "0002")
+    with connected(location) as connection:
+        rows = connection.exec_driver_sql("SELECT id, time, actor FROM audit ORDER BY id").all()
+    assert [tuple(row) for row in rows] == [("aud_a", 1.5, "usr_1"), ("aud_b", 1.5, "usr_1")]

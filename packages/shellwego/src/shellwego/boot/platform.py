@@ -39,9 +39,11 @@ from shellwego.control.edges import Edges
 from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.loops import nodes as nodes_loop
+from shellwego.control.loops import retention as retention_loop
 from shellwego.control.loops import rewrap as rewrap_loop
 from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops import routes as routes_loop
+from shellwego.control.loops import webhooks as webhooks_loop
 from shellwego.control.loops.images import ImagesLoop
 from shellwego.control.loops.outbox import relay_forever
 from shellwego.control.nodes import Nodes
@@ -54,9 +56,9 @@ from shellwego.drivers.engine.assembly import EngineSite, HostLink, open_plasma
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine
 from shellwego.drivers.images.plasmavmc import Credentials, PlasmaImages
 from shellwego.drivers.passwords.argon2 import Argon2Hasher
-from shellwego.drivers.sealing.local import open_sealer
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.drivers.uplink.memory import MemoryEdgeUplink, MemoryLink, MemoryNodeUplink
+from shellwego.drivers.webhooks.http import HttpSender
 from shellwego.edge.daemon import Edge
 from shellwego.edge.processes import haproxy_processes
 from shellwego.edge.settings import EdgeSettings, Layout
@@ -69,7 +71,6 @@ _SWITCH_S = 0.001
 default, 5 ms, the event loop waits that long for each answer of theirs, and a cold start is a dozen of them."""
 NODE = "local"
 EDGE = "local"
-SEALING_KEY = "sealing-key"
 """The file of the data directory with the key that small secrets are sealed with."""
 
 log = structlog.get_logger("shellwego.boot")
@@ -173,17 +174,19 @@ class Platform:
                 name=NODE,
                 state_dir=self._directory("agent"),
             )
+            networks = self.settings.webhook_networks
             work, limiter = ImageWork(images), RateLimiter()
             app = create_app(
                 control,
                 images=work,
                 streams=streams,
                 sealer=sealer,
+                webhook_networks=networks,
                 version=version("shellwego"),
                 spool_dir=self._directory("spool"),
                 domain=self.settings.domain,
                 http_port=self.settings.http_port,
-                identity=make_identity(control, Argon2Hasher(), open_sealer(self.installation.data_dir / SEALING_KEY)),
+                identity=make_identity(control, Argon2Hasher(), sealer),
                 limiter=limiter,
             )
             servers: list[Server] = [ApiServer(app, socket.socket(fileno=api_socket), self._tls())]
@@ -199,6 +202,8 @@ class Platform:
                 "nodes": nodes_loop.run(control),
                 "routes": routes_loop.run(control),
                 "rewrap": rewrap_loop.run(control, sealer),
+                "webhooks": webhooks_loop.run(control, HttpSender(networks), sealer),
+                "retention": retention_loop.run(control),
                 "helper": link.gone(),
             }
             code = await self._serve(parts, servers, agent, stop)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from shellwego.core.egress import Network, parse_networks
 from shellwego.core.errors import InvalidError
 
 CONFIG_FILE = Path("/etc/shellwego/config.toml")
@@ -42,6 +43,8 @@ class UpSettings:
     cache: Path = Path("/var/cache/shellwego")
     registries_allow: tuple[str, ...] | None = None
     """Registries on private addresses that may be used, such as `10.0.0.5:5000`; None: the default for the domain."""
+    webhooks_allow: tuple[str, ...] = ()
+    """Networks beside the public ones that webhooks may go to, such as `10.0.0.0/8`; there also by plain http."""
     image_budget: ByteCount = 0
     """What built images may take on this machine's disk; beyond it the longest unused go. 0: as much as there is."""
     registry_auth: Path | None = None
@@ -85,6 +88,14 @@ class UpSettings:
         return ("127.0.0.1:*", "localhost:*") if self.local else ()
 
     @property
+    def webhook_networks(self) -> tuple[Network, ...]:
+        """Raises `InvalidError` where one is none."""
+        try:
+            return parse_networks(self.webhooks_allow)
+        except InvalidError as error:
+            raise InvalidError("invalid-network", f"webhooks_allow: {error.message}") from None
+
+    @property
     def api_url(self) -> str:
         scheme = "https" if self.api_cert else "http"
         host = "127.0.0.1" if self.api_listen in ("", "0.0.0.0") else self.api_listen  # noqa: S104 - compared only
@@ -123,6 +134,7 @@ def check(settings: UpSettings) -> None:
         raise InvalidError("same-port", "--http-port and --api-port must differ")
     if settings.grpc_port:
         _check_grpc(settings)
+    _ = settings.webhook_networks
     if bool(settings.api_cert) != bool(settings.api_key):
         raise InvalidError("half-tls", "--api-cert and --api-key go together")
     if settings.api_listen not in _LOOPBACK and not settings.api_cert:

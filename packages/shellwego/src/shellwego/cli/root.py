@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "nodes": ("shellwego.cli.nodes:nodes", "List and show nodes."),
     "events": ("shellwego.cli.events:events", "Show what happened; -f follows."),
     "audit": ("shellwego.cli.audit:audit", "Show, export and verify who did what."),
+    "webhooks": ("shellwego.cli.webhooks:webhooks", "Have receivers told of events over HTTP."),
     "completion": ("shellwego.cli.completion:completion", "Print a completion script for bash, zsh or fish."),
 }
 

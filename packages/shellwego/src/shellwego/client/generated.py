@@ -61,6 +61,15 @@ class AppView(Struct, kw_only=True, frozen=True):
     version: int
 
 
+class AttemptView(Struct, kw_only=True, frozen=True):
+    """`status` is absent where there was no answer."""
+
+    at: datetime
+    status: int | None
+    reason: str
+    seconds: float
+
+
 class AuditBreak(Struct, kw_only=True, omit_defaults=True):
     """The first place where a chain does not hold: `changed`, `removed`, `inserted` or `reordered`. `id` is of the record there, if there is one."""
 
@@ -202,6 +211,29 @@ class ConfigView(Struct, kw_only=True, frozen=True):
     checks: list[CheckView]
     release_command: list[str] | None
     drain_timeout: float
+
+
+class DeliveryList(Struct, kw_only=True, frozen=True):
+    """DeliveryList"""
+
+    data: list[DeliveryView]
+    pagination: Pagination
+
+
+class DeliveryView(Struct, kw_only=True, frozen=True):
+    """One event on its way to a webhook: `waiting` (again at `next_at`), `delivered` or `failed`. `seq` is the event's, and 0 for a test; `body` is what is sent."""
+
+    id: str
+    webhook_id: str
+    event_id: str
+    seq: int
+    type: str
+    state: str
+    attempts: list[AttemptView]
+    next_at: datetime | None
+    created_at: datetime
+    finished_at: datetime | None
+    body: str
 
 
 class DeploymentCreate(Struct, kw_only=True, omit_defaults=True):
@@ -475,6 +507,22 @@ class NewTokenView(Struct, kw_only=True, frozen=True):
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+    secret: str
+
+
+class NewWebhookView(Struct, kw_only=True, frozen=True):
+    """A webhook, with the secret that signs its deliveries for the only time."""
+
+    id: str
+    organization_id: str
+    project_id: str | None
+    url: str
+    events: list[str]
+    active: bool
+    disabled_reason: str | None
+    failing_since: datetime | None
+    created_at: datetime
+    created_by: str
     secret: str
 
 
@@ -970,6 +1018,44 @@ class VersionView(Struct, kw_only=True, frozen=True):
 
     version: str
     api: str
+
+
+class WebhookCreate(Struct, kw_only=True, omit_defaults=True):
+    """Who is to be told of what. Only https, and only public addresses, unless the operator allows more."""
+
+    url: str
+    events: list[str] = field(default_factory=list)
+    active: bool = True
+
+
+class WebhookList(Struct, kw_only=True, frozen=True):
+    """WebhookList"""
+
+    data: list[WebhookView]
+    pagination: Pagination
+
+
+class WebhookPatch(Struct, kw_only=True, omit_defaults=True):
+    """What is left out stays. Switched on again, it is told of what happens from then on."""
+
+    url: str | None = None
+    events: list[str] | None = None
+    active: bool | None = None
+
+
+class WebhookView(Struct, kw_only=True, frozen=True):
+    """`disabled_reason` tells why the platform switched it off: after a day of failures, or a receiver far behind."""
+
+    id: str
+    organization_id: str
+    project_id: str | None
+    url: str
+    events: list[str]
+    active: bool
+    disabled_reason: str | None
+    failing_since: datetime | None
+    created_at: datetime
+    created_by: str
 
 
 class Client(Transport):
@@ -2052,7 +2138,7 @@ class Client(Transport):
     def stream_events(
         self, *, project: str | None = None, organization: str | None = None, last_event_id: str | None = None
     ) -> Iterator[ServerSentEvent]:
-        """Events as server-sent events, as they come out; the id is the event's `seq`, so `Last-Event-ID` resumes."""
+        """Events as server-sent events, as they come out; the id is the event's `seq`, so `Last-Event-ID` resumes. Where events after it are not kept any more, the first message is an event `events.pruned` in their place."""
         return events(
             self.stream(
                 "/v1/events/stream",
@@ -2129,4 +2215,134 @@ class Client(Transport):
                 timeout=600.0,
             ),
             AuditVerification,
+        )
+
+    def list_webhooks(
+        self,
+        *,
+        project: str | None = None,
+        organization: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> WebhookList:
+        """Webhooks in a project, in an organization with its projects, or in all that the token may see; the newest first."""
+        return decode(
+            self.send(
+                "GET",
+                "/v1/webhooks",
+                query={
+                    "project": project,
+                    "organization": organization,
+                    "limit": limit,
+                    "cursor": cursor,
+                    "sort": sort,
+                    "include": include,
+                },
+            ),
+            WebhookList,
+        )
+
+    def create_webhook(
+        self,
+        body: WebhookCreate,
+        *,
+        project: str | None = None,
+        organization: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> NewWebhookView:
+        """Have a receiver told of a project's events, or of an organization's and all its projects'. The secret that signs what it gets is in this answer only. Each delivery is a POST with the event as JSON, `X-ShellWeGo-Timestamp`, and `X-ShellWeGo-Signature: sha256=` the HMAC-SHA-256 of “timestamp.body” in hexadecimal. An event comes at least once; first attempts come in the order of `seq`. An answer that is not 2xx within ten seconds is tried again five times, over some four hours."""
+        return decode(
+            self.send(
+                "POST",
+                "/v1/webhooks",
+                query={"project": project, "organization": organization},
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            NewWebhookView,
+        )
+
+    def get_webhook(self, webhook: str) -> WebhookView:
+        """One webhook, without its secret."""
+        return decode(self.send("GET", f"/v1/webhooks/{segment(webhook, 'webhook')}"), WebhookView)
+
+    def update_webhook(
+        self, webhook: str, body: WebhookPatch, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> WebhookView:
+        """Change where it goes and of what it is told, or switch it off and on. What waits when it is switched off fails."""
+        return decode(
+            self.send(
+                "PATCH",
+                f"/v1/webhooks/{segment(webhook, 'webhook')}",
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            WebhookView,
+        )
+
+    def delete_webhook(self, webhook: str, *, idempotency_key: str | None = None, if_match: str | None = None) -> None:
+        """Remove a webhook with its deliveries."""
+        self.send(
+            "DELETE",
+            f"/v1/webhooks/{segment(webhook, 'webhook')}",
+            headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+        )
+
+    def test_webhook(self, webhook: str, *, idempotency_key: str | None = None) -> DeliveryView:
+        """Send an event `webhook.test`, also where the webhook is switched off. Follow the delivery."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/webhooks/{segment(webhook, 'webhook')}/actions/test",
+                headers={"Idempotency-Key": idempotency_key},
+            ),
+            DeliveryView,
+        )
+
+    def list_deliveries(
+        self,
+        webhook: str,
+        *,
+        state: str | None = None,
+        type: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> DeliveryList:
+        """What was sent to it or waits, the newest first. Finished ones are kept for a week, at most two thousand."""
+        return decode(
+            self.send(
+                "GET",
+                f"/v1/webhooks/{segment(webhook, 'webhook')}/deliveries",
+                query={
+                    "filter[state]": state,
+                    "filter[type]": type,
+                    "limit": limit,
+                    "cursor": cursor,
+                    "sort": sort,
+                    "include": include,
+                },
+            ),
+            DeliveryList,
+        )
+
+    def get_delivery(self, webhook: str, delivery: str) -> DeliveryView:
+        """One delivery with its attempts."""
+        return decode(
+            self.send("GET", f"/v1/webhooks/{segment(webhook, 'webhook')}/deliveries/{segment(delivery, 'delivery')}"),
+            DeliveryView,
+        )
+
+    def redeliver(self, webhook: str, delivery: str, *, idempotency_key: str | None = None) -> DeliveryView:
+        """Send the same event again, as a new delivery; also where the webhook is switched off."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/webhooks/{segment(webhook, 'webhook')}/deliveries/{segment(delivery, 'delivery')}/actions/redeliver",
+                headers={"Idempotency-Key": idempotency_key},
+            ),
+            DeliveryView,
         )

@@ -16,6 +16,7 @@ from typing import TypeVar
 from shellwego.control import tokens, totp
 from shellwego.control.authorization import Access
 from shellwego.control.passwords import Passwords
+from shellwego.control.sealing import Sealer, forget, keep
 from shellwego.control.signin import Account
 from shellwego.control.throttling import Counted, Throttle
 from shellwego.control.unit import Control, Unit
@@ -23,9 +24,9 @@ from shellwego.core import totp as codes
 from shellwego.core.credentials import Credentials
 from shellwego.core.errors import ConflictError, FieldError, InvalidError
 from shellwego.core.passwords import chosen, prepared
+from shellwego.core.sensitive import Sensitive
 from shellwego.core.tenancy import Issuer, Principal, Token, User
 from shellwego.core.throttle import ACCOUNT, SOURCE
-from shellwego.ports.sealing import Sealer
 from shellwego.ports.store import Transaction, eq
 
 T = TypeVar("T")
@@ -101,13 +102,14 @@ class Accounts:
         proven = await self._prove(access, proof, field_="password", codes_too=False)
         user = _user(proven.account)
         secret = codes.secret_text(secrets.token_bytes(codes.SECRET_BYTES))
-        sealed = await self._sealer.seal(secret.encode(), purpose=totp.PURPOSE, id_=user.id)
+        sealing = await self._sealer.seal(Sensitive.of(secret), totp.label(user.id))
 
         def work(unit: Unit) -> None:
             before = _unchanged(unit.tx, proven)
             if before.totp_on:
                 raise ConflictError("totp-on", "one-time codes are on already", resolution="Disable them first.")
-            _put(unit.tx, replace(before, totp_sealed=sealed))
+            _drop_totp(unit, before)
+            _put(unit.tx, replace(before, totp_sealed=keep(unit, sealing)))
             unit.audit(access.permission, user.id, detail="one-time codes enrolled")
 
         await self._control.commit(work, access.caller)
@@ -134,7 +136,7 @@ class Accounts:
 
         def work(unit: Unit) -> bool:
             before = _own_account(unit.tx, access.principal).credentials
-            if before is None or not before.totp_sealed or before.totp_on:
+            if before is None or before.totp_sealed is None or before.totp_on:
                 raise ConflictError("totp-not-enrolled", "there are no one-time codes to confirm")
             taken = totp.take(before, code, unit.now(), opened)
             if taken is None:
@@ -159,9 +161,10 @@ class Accounts:
 
         def work(unit: Unit) -> None:
             before = _unchanged(unit.tx, proven)
-            if not before.totp_sealed:
+            if before.totp_sealed is None:
                 return
-            _put(unit.tx, replace(before, totp_sealed="", totp_on=False, totp_step=0, recovery_hashes=()))
+            _drop_totp(unit, before)
+            _put(unit.tx, replace(before, totp_sealed=None, totp_on=False, totp_step=0, recovery_hashes=()))
             unit.emit("user.totp_disabled", user.id)
             unit.audit(access.permission, user.id, detail="one-time codes off")
 
@@ -285,3 +288,9 @@ def _wrong(*fields: str) -> InvalidError:
     names = " or ".join(fields)
     faults = tuple(FieldError(field_, "wrong", f"{names} is wrong") for field_ in fields)
     return InvalidError("proof-refused", f"{names} is wrong", errors=faults)
+
+
+def _drop_totp(unit: Unit, credentials: Credentials) -> None:
+    """Let the key of the secret of the account's one-time codes go: nothing opens it again."""
+    if credentials.totp_sealed is not None:
+        forget(unit, credentials.totp_sealed.key_id)

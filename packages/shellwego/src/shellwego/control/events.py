@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from shellwego.control.marks import PRUNED, mark
 from shellwego.control.scopes import SYSTEM, Found, OrganizationTarget, ProjectTarget, Scope, reach, visible_projects
 from shellwego.control.unit import Control
 from shellwego.core.events import Event
@@ -75,6 +76,26 @@ def events_after(tx: Transaction, scope: Scope, seq: int, limit: int = BATCH) ->
     """The next events of the scope after this number, oldest first."""
     beyond = Where("seq", Op.GT, max(seq, 0))
     return tx.events.select(*within_scope(scope), beyond, order=Order("seq"), limit=limit)
+
+
+def resumed_after(tx: Transaction, scope: Scope, seq: int) -> list[Event]:
+    """As `events_after`, for a reader who counts on missing none: where some after his number are not kept any more, a
+    notice comes first that stands for them, and has the number of the last."""
+    gone = mark(tx, PRUNED)
+    if seq >= gone:
+        return events_after(tx, scope, seq)
+    notice = Event(
+        id="",
+        seq=gone,
+        time=tx.now(),
+        organization_id=scope.organization_id,
+        project_id=scope.project_id,
+        type="events.pruned",
+        resource="events",
+        severity="warning",
+        data={"first": str(seq + 1), "last": str(gone)},
+    )
+    return [notice, *events_after(tx, scope, gone)]
 
 
 async def changes(control: Control, subject: str, look_again_s: float = LOOK_AGAIN_S) -> AsyncGenerator[None]:

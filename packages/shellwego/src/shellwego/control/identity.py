@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from shellwego.control.accounts import Accounts
 from shellwego.control.passwords import Passwords
+from shellwego.control.sealing import Sealer
 from shellwego.control.signin import SignIn
 from shellwego.control.throttling import Throttle
 from shellwego.control.unit import Control
 from shellwego.ports.passwords import PasswordHasher
-from shellwego.ports.sealing import Sealer
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
 from shellwego.core.secrets import Secret
 from shellwego.core.tenancy import Organization, Principal, Project
+from shellwego.core.webhooks import Webhook
 from shellwego.ports.store import Transaction, eq
 
 R_co = TypeVar("R_co", covariant=True)
@@ -178,6 +179,20 @@ class InstanceTarget:
         if instance is None or app is None:
             raise missing("instance", self.ref)
         return Found(instance, app_scope(tx, app), instance.id, missing("instance", self.ref))
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookTarget:
+    """A webhook by its id."""
+
+    ref: str
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[Webhook]:
+        webhook = tx.webhooks.get(self.ref)
+        if webhook is None:
+            raise missing("webhook", self.ref)
+        scope = Scope(webhook.organization_id, webhook.project_id)
+        return Found(webhook, scope, webhook.id, missing("webhook", self.ref))
 
 
 def missing(kind: str, ref: str) -> NotFoundError:

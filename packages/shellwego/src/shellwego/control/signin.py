@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from shellwego.control import totp
 from shellwego.control.passwords import Passwords
+from shellwego.control.sealing import Sealer
 from shellwego.control.throttling import Counted, Throttle
 from shellwego.control.tokens import TokenWish, insert_token, life
 from shellwego.control.unit import Caller, Control, Unit
@@ -24,7 +25,6 @@ from shellwego.core.errors import UnauthenticatedError
 from shellwego.core.passwords import prepared
 from shellwego.core.tenancy import Issuer, Token, User
 from shellwego.core.throttle import ACCOUNT, KNOWN_SOURCE, SOURCE
-from shellwego.ports.sealing import Sealer
 from shellwego.ports.store import Transaction, eq
 
 ANONYMOUS = "anonymous"

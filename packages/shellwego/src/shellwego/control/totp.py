@@ -5,30 +5,34 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from shellwego.control.sealing import Sealer
 from shellwego.core import totp
 from shellwego.core.credentials import Credentials
-from shellwego.core.errors import InvalidError
-from shellwego.ports.sealing import Sealer
-
-PURPOSE = "totp"
+from shellwego.core.envelope import Label, SealedValue
+from shellwego.core.errors import ConflictError
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A secret, and the sealed text that it was in."""
+    """A secret, and what it was sealed in."""
 
-    sealed: str = field(repr=False)
+    sealed: SealedValue = field(repr=False)
     secret: str = field(repr=False)
+
+
+def label(user_id: str) -> Label:
+    """Under which a user's secret is sealed."""
+    return Label(purpose="totp", subject=user_id)
 
 
 async def opened(sealer: Sealer, credentials: Credentials | None) -> Opened | None:
     """The account's secret, opened outside of any transaction; None: it has none, or its key is lost, and only recovery
     codes are left. Raises `UnavailableError`."""
-    if credentials is None or not credentials.totp_sealed:
+    if credentials is None or credentials.totp_sealed is None:
         return None
-    with suppress(InvalidError):
-        secret = await sealer.unseal(credentials.totp_sealed, purpose=PURPOSE, id_=credentials.id)
-        return Opened(credentials.totp_sealed, secret.decode())
+    with suppress(ConflictError):
+        secret = await sealer.unseal(credentials.totp_sealed, label(credentials.id))
+        return Opened(credentials.totp_sealed, secret.reveal_text())
     return None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from shellwego.core.envelope import SealedValue
+
 KNOWN_SOURCES = 16
 """How many sources of a user are remembered; the one that signed in longest ago goes first."""
 
@@ -15,8 +17,8 @@ class Credentials:
     password_hash: str = field(default="", repr=False)
     """Of argon2id, with its parameters; empty: there is no password, so none is right."""
     password_at: float | None = None
-    totp_sealed: str = field(default="", repr=False)
-    """The secret of the one-time codes, sealed; empty: none was enrolled."""
+    totp_sealed: SealedValue | None = field(default=None, repr=False)
+    """The secret of the one-time codes; None: none was enrolled."""
     totp_on: bool = False
     """Whether it was confirmed with a code, from when on each sign-in needs one."""
     totp_step: int = 0

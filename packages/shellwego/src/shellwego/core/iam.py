@@ -73,11 +73,21 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
                 "roles:*",
                 "secrets:*",
                 "service-accounts:*",
+                "webhooks:*",
             }
         )
         | _OWN,
         "developer": frozenset(
-            {"apps:*", "deployments:*", "events:read", "images:*", "instances:*", "nodes:read", "secrets:*"}
+            {
+                "apps:*",
+                "deployments:*",
+                "events:read",
+                "images:*",
+                "instances:*",
+                "nodes:read",
+                "secrets:*",
+                "webhooks:*",
+            }
         )
         | _ABOUT
         | _PEOPLE

@@ -28,6 +28,7 @@ from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
+from shellwego.core.webhooks import Delivery, Webhook
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -134,6 +135,10 @@ class Transaction(Protocol):
     @property
     def audit(self) -> Table[AuditRecord]: ...
     @property
+    def webhooks(self) -> Table[Webhook]: ...
+    @property
+    def deliveries(self) -> Table[Delivery]: ...
+    @property
     def idempotency(self) -> Table[IdempotencyRecord]: ...
     @property
     def counters(self) -> Table[Counter]: ...
@@ -175,6 +180,8 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "edges": ("name",),
     "events": ("seq", "project_id", "organization_id", "type", "resource", "severity", "actor", "time"),
     "audit": ("actor", "action", "resource", "time", "organization_id", "project_id", "position"),
+    "webhooks": ("organization_id", "project_id", "created_at"),
+    "deliveries": ("webhook_id", "state", "type", "next_at", "seq", "created_at"),
     "idempotency": ("created_at",),
     "counters": (),
     "leases": (),

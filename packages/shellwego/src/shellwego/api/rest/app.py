@@ -36,6 +36,9 @@ from shellwego.api.rest.routes import (
     system,
     users,
 )
+from shellwego.api.rest.routes import (
+    webhooks as webhook_routes,
+)
 from shellwego.api.rest.spool import Spool
 from shellwego.api.rest.views import AppUrl
 from shellwego.control.authentication import Authenticator
@@ -43,6 +46,7 @@ from shellwego.control.identity import Identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
+from shellwego.core.egress import Network
 from shellwego.ports.streams import Streams
 
 _DOCUMENT = "/v1/openapi.json"
@@ -64,6 +68,7 @@ _ROUTERS = (
     masterkeys.router,
     events.router,
     audit.router,
+    webhook_routes.router,
     sockets.router,
 )
 
@@ -76,6 +81,7 @@ def create_app(
     sealer: Sealer,
     version: str,
     spool_dir: Path,
+    webhook_networks: tuple[Network, ...] = (),
     domain: str = "localhost",
     http_port: int = 80,
     identity: Identity,
@@ -91,6 +97,7 @@ def create_app(
         control=control,
         images=images,
         streams=streams,
+        webhook_networks=webhook_networks,
         version=version,
         domain=domain,
         url=AppUrl(http_port),

@@ -18,6 +18,7 @@ from shellwego.control.identity import Identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
+from shellwego.core.egress import Network
 from shellwego.ports.streams import Streams
 
 
@@ -26,6 +27,8 @@ class Context:
     control: Control
     images: ImageWork
     streams: Streams
+    webhook_networks: tuple[Network, ...]
+    """Into which webhooks may go, beside the public ones."""
     version: str
     domain: str
     url: AppUrl

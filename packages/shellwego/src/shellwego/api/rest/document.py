@@ -10,6 +10,8 @@ from fastapi.openapi.utils import get_openapi
 from shellwego.api.rest.cookies import COOKIE
 from shellwego.api.rest.guard import PUBLIC
 from shellwego.api.rest.problems import MEDIA_TYPE
+from shellwego.api.rest.sse import EVENT_STREAM
+from shellwego.api.rest.watch import WATCH
 
 _DESCRIPTION = "A sovereign cloud: apps in microVMs on your own machines."
 
@@ -41,7 +43,14 @@ def build_document(app: FastAPI) -> dict[str, Any]:
     return schema
 
 
+def _tell_watch(operation: dict[str, Any]) -> None:
+    """A list that can be watched answers with a stream as well."""
+    if any(parameter["name"] == WATCH for parameter in operation.get("parameters", ())):
+        operation["responses"]["200"]["content"][EVENT_STREAM] = {"schema": {"type": "string"}}
+
+
 def _finish(operation: dict[str, Any]) -> None:
+    _tell_watch(operation)
     operation["security"] = [] if operation["x-permission"] == PUBLIC else [{"token": []}, {"session": []}]
     for status, response in list(operation["responses"].items()):
         content = response.get("content", {})

@@ -22,6 +22,7 @@ from shellwego.api.ratelimit import Verdict
 from shellwego.api.rest.context import context_of
 from shellwego.api.rest.cookies import refuse_cross_site, session_cookie
 from shellwego.api.rest.problems import SENSITIVE, Problem, problem
+from shellwego.api.rest.watch import WATCH, watched
 from shellwego.control.authentication import Session, refused
 from shellwego.control.authorization import Access
 from shellwego.control.idempotency import make_key
@@ -124,11 +125,22 @@ class GuardedRoute(APIRoute):
             if verdict is not None and not verdict.allowed:
                 return _too_many(request, verdict)
             request.state.access = await _access(request, session, self)
+            response = await asked(request)
+            if WATCH in allowed and request.query_params.get(WATCH) == "true":
+                response = watched(context_of(request), response, lambda: asked_again(request))
+            response.headers.update(verdict.headers if verdict else {})
+            return response
+
+        async def asked(request: Request) -> Response:
             response = await handle(request)
             if not request.state.access.decided:
                 raise RuntimeError(f"{self.operation_id} answered without asking its access")
-            response.headers.update(verdict.headers if verdict else {})
             return response
+
+        async def asked_again(request: Request) -> Response:
+            principal = await context_of(request).authenticator.refresh(request.state.access.principal)
+            request.state.access = make_access(request, principal, self.permission)
+            return await asked(request)
 
         return guarded
 
@@ -190,7 +202,7 @@ def _too_many(request: Request, verdict: Verdict) -> Response:
 
 
 async def _access(request: Request, session: Session, route: GuardedRoute) -> Access:
-    access = make_access(request, session, route.permission)
+    access = make_access(request, session.principal, route.permission)
     key = request.headers.get("idempotency-key")
     if key and request.method != "GET":
         if len(key) > _MAX_KEY:
@@ -205,10 +217,10 @@ def _keeper(principal: Principal) -> str:
     return principal.token_id if principal.scopes or principal.resources else principal.principal_id
 
 
-def make_access(connection: HTTPConnection, session: Session, permission: str) -> Access:
-    """What this session may do with this permission."""
-    caller = Caller(actor=session.principal.principal_id, trace_id=connection.scope.get("trace_id", ""))
-    return Access(context_of(connection).control, session.principal, permission, caller)
+def make_access(connection: HTTPConnection, principal: Principal, permission: str) -> Access:
+    """What this principal may do with this permission."""
+    caller = Caller(actor=principal.principal_id, trace_id=connection.scope.get("trace_id", ""))
+    return Access(context_of(connection).control, principal, permission, caller)
 
 
 async def admit_socket(connection: HTTPConnection, permission: str) -> Access:
@@ -217,7 +229,7 @@ async def admit_socket(connection: HTTPConnection, permission: str) -> Access:
     verdict = _judge(connection, session)
     if verdict is not None and not verdict.allowed:
         raise QuotaError("rate-limited", "the token has used up its requests for now")
-    return make_access(connection, session, permission)
+    return make_access(connection, session.principal, permission)
 
 
 async def _granted(request: Request) -> Access:

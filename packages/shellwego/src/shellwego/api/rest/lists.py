@@ -41,7 +41,12 @@ async def _list_query(
     cursor: Annotated[str, Query(max_length=1024)] = "",
     sort: Annotated[str, Query(max_length=80, description="field:asc or field:desc")] = "",
     include: Annotated[Literal["total"] | None, Query()] = None,
+    watch: Annotated[
+        Literal["true", "false"],
+        Query(description="true: the list as server-sent events, once now and again whenever it is another."),
+    ] = "false",
 ) -> ListQuery:
+    """`watch` is the guarded route's to heed; here it is told to the document, and its value checked."""
     return ListQuery(limit, cursor, sort, include == "total")
 
 

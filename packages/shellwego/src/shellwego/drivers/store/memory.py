@@ -27,6 +27,7 @@ from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
+from shellwego.core.webhooks import Delivery, Webhook
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.drivers.store.storable import check_storable
 from shellwego.ports.clock import Clock
@@ -206,6 +207,8 @@ class MemoryTransaction:
     edges: MemoryTable[Edge]
     events: MemoryTable[Event]
     audit: MemoryTable[AuditRecord]
+    webhooks: MemoryTable[Webhook]
+    deliveries: MemoryTable[Delivery]
     idempotency: MemoryTable[IdempotencyRecord]
     counters: MemoryTable[Counter]
     leases: MemoryTable[LoopLease]

@@ -19,6 +19,7 @@ from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
+from shellwego.core.webhooks import Delivery, Webhook
 from shellwego.drivers.store.storable import check_comparable
 from shellwego.ports.store import INDEXES, Op, Order, Scalar, Where
 
@@ -42,6 +43,8 @@ ENTITIES: Mapping[str, type] = {
     "edges": Edge,
     "events": Event,
     "audit": AuditRecord,
+    "webhooks": Webhook,
+    "deliveries": Delivery,
     "idempotency": IdempotencyRecord,
     "counters": Counter,
     "leases": LoopLease,

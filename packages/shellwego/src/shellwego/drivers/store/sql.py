@@ -31,6 +31,7 @@ from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
+from shellwego.core.webhooks import Delivery, Webhook
 from shellwego.drivers.store.rows import RowMapper
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.drivers.store.schema import TABLES
@@ -295,6 +296,8 @@ class SqlTransaction:
     edges: SqlTable[Edge]
     events: SqlTable[Event]
     audit: SqlTable[AuditRecord]
+    webhooks: SqlTable[Webhook]
+    deliveries: SqlTable[Delivery]
     idempotency: SqlTable[IdempotencyRecord]
     counters: SqlTable[Counter]
     leases: SqlTable[LoopLease]

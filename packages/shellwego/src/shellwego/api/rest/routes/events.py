@@ -17,10 +17,10 @@ from shellwego.api.rest.schemas.resources import EventList, event_view
 from shellwego.api.rest.sse import EVENT_STREAM, EventStream, message
 from shellwego.control.events import (
     ScopeTarget,
-    events_after,
     follow,
     last_seq,
     published,
+    resumed_after,
     within_scope,
 )
 from shellwego.control.idempotency import Answer
@@ -32,7 +32,6 @@ from shellwego.ports.store import Transaction
 
 router = resource_router("events")
 _EVENT_SORTS: dict[str, type[str] | type[float]] = {"seq": float, "time": float}
-_MAX_SEQ = 2**62
 
 
 @operation(router, "GET", "/events", permission="events:read", answer=EventList)
@@ -76,14 +75,15 @@ async def stream_events(
     organization: Organization = "",
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=20)] = None,
 ) -> Response:
-    """Events as server-sent events, as they come out; the id is the event's `seq`, so `Last-Event-ID` resumes."""
+    """Events as server-sent events, as they come out; the id is the event's `seq`, so `Last-Event-ID` resumes. Where
+    events after it are not kept any more, the first message is an event `events.pruned` in their place."""
     target = ScopeTarget(organization, project)
     newest = await access.read(target, lambda tx, scope: last_seq(tx))
-    seq = newest if last_event_id is None else _parse_seq(last_event_id)
+    seq = newest if last_event_id is None else _parse_seq(last_event_id, newest)
 
     async def batch(after: int) -> list[Event]:
         access.principal = await here.authenticator.refresh(access.principal)
-        return await access.read(target, lambda tx, scope: events_after(tx, scope, after))
+        return await access.read(target, lambda tx, scope: resumed_after(tx, scope, after))
 
     async def messages() -> AsyncGenerator[bytes]:
         async for event in follow(here.control, batch, seq):
@@ -92,7 +92,14 @@ async def stream_events(
     return EventStream(messages(), here)
 
 
-def _parse_seq(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) <= _MAX_SEQ):
+def _parse_seq(text: str, newest: int) -> int:
+    """A number that was never given is refused: a stream from there on would leave out what comes until then."""
+    if not (text.isascii() and text.isdecimal()):
         raise MalformedError("bad-event-id", "Last-Event-ID is the number of an event")
+    if int(text) > newest:
+        raise MalformedError(
+            "future-event-id",
+            "Last-Event-ID is of an event that did not happen here",
+            resolution="Start without it, or from 0 for all that is kept.",
+        )
     return int(text)

@@ -25,7 +25,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("password_hash", sa.Text(), nullable=False),
         sa.Column("password_at", sa.Double(), nullable=True),
-        sa.Column("totp_sealed", sa.Text(), nullable=False),
+        sa.Column("totp_sealed", sa.Text(), nullable=True),
         sa.Column("totp_on", sa.Boolean(), nullable=False),
         sa.Column("totp_step", sa.BigInteger(), nullable=False),
         sa.Column("recovery_hashes", sa.Text(), nullable=False),

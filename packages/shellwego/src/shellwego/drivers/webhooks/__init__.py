@@ -1,0 +1,1 @@
+"""Drivers of `ports.webhooks`: memory, and HTTP over the network."""
