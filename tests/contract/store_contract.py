@@ -16,9 +16,21 @@ from shellwego.core.errors import ConflictError, NotFoundError, StaleError, Unav
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image, ImageState
 from shellwego.core.instances import Desired, Instance, Observed, Phase
+from shellwego.core.invitations import Invitation
 from shellwego.core.nodes import Backend, Node, NodeFacts
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenKind, TokenUse, User
+from shellwego.core.tenancy import (
+    Grant,
+    Organization,
+    Project,
+    Role,
+    ServiceAccount,
+    Token,
+    TokenKind,
+    TokenUse,
+    User,
+)
 from shellwego.ports.store import Op, Order, Scalar, Store, Transaction, Where, eq, within
 
 T = TypeVar("T")
@@ -57,6 +69,17 @@ SAMPLES: dict[str, object] = {
         recovery_hashes=("a", "b"),
         known_sources=("c",),
     ),
+    "invitations": Invitation(
+        id="ivt_1",
+        organization_id="org_1",
+        email="a@b.example",
+        role="viewer",
+        secret_hash="6f",
+        invited_by="usr_1",
+        created_at=1.5,
+        expires_at=2.5,
+        revoked_at=2.0,
+    ),
     "tokens": Token(
         id="tok_1",
         kind=TokenKind.SERVICE,
@@ -72,6 +95,17 @@ SAMPLES: dict[str, object] = {
     ),
     "token_uses": TokenUse(id="tok_1", used_at=1.5),
     "grants": Grant(id="grt_1", principal_id="usr_1", role="owner", scope_id="", created_at=1.5),
+    "service_accounts": ServiceAccount(
+        id="svc_1", organization_id="org_1", name="ci", description="the pipeline", created_at=1.5
+    ),
+    "roles": Role(
+        id="rol_1",
+        organization_id="org_1",
+        name="deployer",
+        permissions=("apps:read", "deployments:write"),
+        created_at=1.5,
+    ),
+    "quotas": Quota(id="org_1", limits={"apps": 0, "memory": 1 << 40, "cpu": None}, created_at=1.5),
     "apps": App(
         id="app_1",
         project_id="prj_1",

@@ -14,9 +14,12 @@ from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from shellwego.control.roles import roles_of
+from shellwego.control.scopes import organizations_of
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import ConflictError, StaleError, UnauthenticatedError, UnavailableError
-from shellwego.core.tenancy import Organization, Principal, Token, TokenKind, TokenUse
+from shellwego.core.plans import FREE, UNLIMITED, rank
+from shellwego.core.tenancy import Principal, Token, TokenKind, TokenUse
 from shellwego.ports.store import Transaction, eq
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -26,8 +29,6 @@ _KEPT_S = 0.5
 _KEPT = 4096
 USE_STEP_S = 600.0
 """How coarsely the last use of a token is known."""
-UNLIMITED = "unlimited"
-FREE = "free"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,22 +149,12 @@ def _principal(tx: Transaction, token: Token) -> Principal:
         scopes=token.scopes,
         grants=grants,
         resources=token.resources,
+        roles=roles_of(tx, grants),
     )
 
 
 def _plan(tx: Transaction, principal: Principal) -> str:
-    """The plan of the organization in which the caller holds a grant; a grant on the system has no limit."""
-    plans = [organization.plan for organization in _organizations(tx, principal)]
-    if any(not grant.scope_id for grant in principal.grants) or UNLIMITED in plans:
+    """The best plan of the organizations in which the caller holds a grant; a grant on the system has no limit."""
+    if any(not grant.scope_id for grant in principal.grants):
         return UNLIMITED
-    return plans[0] if plans else FREE
-
-
-def _organizations(tx: Transaction, principal: Principal) -> list[Organization]:
-    found = []
-    for grant in principal.grants:
-        project = tx.projects.get(grant.scope_id)
-        organization = tx.organizations.get(project.organization_id if project else grant.scope_id)
-        if organization is not None:
-            found.append(organization)
-    return found
+    return max((organization.plan for organization in organizations_of(tx, principal)), key=rank, default=FREE)

@@ -11,11 +11,11 @@ like). What is then done goes through an `Access` all the same.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
 from shellwego.control.idempotency import Answer, IdempotencyKey, recall, remember
-from shellwego.control.scopes import SYSTEM, Found, Scope, Target, chain_of, project_scope, reach
+from shellwego.control.scopes import SYSTEM, Found, Scope, Target, scope_at
 from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core import iam
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
@@ -47,6 +47,8 @@ class Access:
     key: IdempotencyKey | None = None
     decided: bool = field(default=False, init=False)
     """Whether it was asked at all; an operation that never asks is a fault, and the rim answers so."""
+    _judged: str = field(default="", init=False)
+    """What was found last, for the audit record of a use case that refuses."""
 
     async def read(self, target: Target[R], fn: Callable[[Transaction, R], T]) -> T:
         """Read about the target on one snapshot; raises what `Target.find` and `authorize` raise."""
@@ -126,13 +128,14 @@ class Access:
     def _admit(self, tx: Transaction, target: Target[R]) -> Found[R]:
         self.decided = True
         found = target.find(tx, self.principal)
+        self._judged = found.id
         if not self.allows(found.scope):
             raise _RefusedError(self._refusal(found), found.id)
         return found
 
     def _refusal(self, found: Found[R]) -> ShellWeGoError:
         visible = self.allows(found.scope, iam.read_permission(self.permission))
-        return self._forbidden() if visible or found.scope == SYSTEM else found.absent
+        return self._forbidden() if visible or found.absent is None else found.absent
 
     def _forbidden(self) -> ForbiddenError:
         return ForbiddenError(
@@ -147,6 +150,9 @@ class Access:
         except _RefusedError as refused:
             await self._record_refusal(refused.resource)
             raise refused.outward from None
+        except ForbiddenError:
+            await self._record_refusal(self._judged)
+            raise
 
     async def _record_refusal(self, resource: str) -> None:
         def record(unit: Unit) -> None:
@@ -187,15 +193,11 @@ class Realm:
 
 def realm(tx: Transaction, principal: Principal, permission: str) -> Realm:
     """Where the caller holds a permission: what `iam.decide` says of it in each scope, as data for lists."""
-    held = {
-        scope_id
-        for grant in principal.grants
-        for scope_id in reach(tx, replace(principal, grants=(grant,)))
-        if iam.allowed(replace(principal, grants=(grant,)), permission, chain_of(tx, scope_id))
-    }
-    projects = [project for scope_id in held if is_id("prj", scope_id) and (project := tx.projects.get(scope_id))]
+    named = {*principal.resources, *(grant.scope_id for grant in principal.grants)}
+    scopes = [scope for scope_id in named if (scope := scope_at(tx, scope_id))]
+    held = [scope for scope in scopes if iam.allowed(principal, permission, scope.chain)]
     return Realm(
-        everything="" in held,
-        organizations=frozenset(scope_id for scope_id in held if is_id("org", scope_id)),
-        projects=frozenset(project_scope(project) for project in projects),
+        everything=SYSTEM in held,
+        organizations=frozenset(scope.id for scope in held if is_id("org", scope.id)),
+        projects=frozenset(scope for scope in held if is_id("prj", scope.id)),
     )

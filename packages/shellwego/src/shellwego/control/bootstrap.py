@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shellwego.control.authentication import UNLIMITED, secret_hash
+from shellwego.control.authentication import secret_hash
 from shellwego.control.unit import Unit
 from shellwego.core.errors import ConflictError
+from shellwego.core.plans import UNLIMITED
 from shellwego.core.tenancy import Grant, Issuer, Organization, Project, Token, TokenKind, User
 from shellwego.ports.store import eq
 

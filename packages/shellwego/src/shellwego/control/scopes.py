@@ -7,7 +7,7 @@ what is not there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from shellwego.core.apps import App
@@ -35,6 +35,11 @@ class Scope:
         """The scopes on which a grant would hold here, from the system downwards."""
         return ("", *filter(None, (self.organization_id, self.project_id, self.app_id)))
 
+    @property
+    def id(self) -> str:
+        """What a grant on this very scope names."""
+        return self.chain[-1]
+
 
 SYSTEM = Scope()
 
@@ -45,8 +50,9 @@ class Found(Generic[R_co]):
     scope: Scope
     id: str
     """For the audit record."""
-    absent: NotFoundError
-    """What the caller is told where he may not see it: that there is none, in his own words."""
+    absent: NotFoundError | None
+    """What the caller is told where he may not see it: that there is none, in his own words. None: that he may not, since
+    it is the platform itself and everybody knows that there is one."""
 
 
 class Target(Protocol[R_co]):
@@ -60,7 +66,7 @@ class SystemTarget:
     """The platform as a whole."""
 
     def find(self, tx: Transaction, principal: Principal) -> Found[None]:
-        return Found(None, SYSTEM, "system", missing("page", ""))
+        return Found(None, SYSTEM, "system", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +98,14 @@ class ProjectTarget:
 
 @dataclass(frozen=True, slots=True)
 class OrganizationTarget:
-    """An organization by id or name."""
+    """An organization by id or name; empty: the only one that the caller can see."""
 
-    ref: str
+    ref: str = ""
 
     def find(self, tx: Transaction, principal: Principal) -> Found[Organization]:
+        if not self.ref:
+            only = _only_organization(tx, principal)
+            return Found(only, Scope(only.id), only.id, missing("organization", ""))
         organization = tx.organizations.get(self.ref) or next(
             iter(tx.organizations.select(eq("name", self.ref), limit=1)), None
         )
@@ -165,30 +174,37 @@ def app_scope(tx: Transaction, app: App) -> Scope:
     project = tx.projects.get(app.project_id)
     if project is None:
         raise missing("app", app.id)
-    return Scope(project.organization_id, project.id, app.id)
+    return replace(project_scope(project), app_id=app.id)
 
 
 def chain_of(tx: Transaction, scope_id: str) -> tuple[str, ...]:
     """The scopes from the system down to this one; empty where there is none such."""
-    scope = scope_of(tx, scope_id)
+    scope = scope_at(tx, scope_id)
     return scope.chain if scope else ()
 
 
-def scope_of(tx: Transaction, id_: str) -> Scope | None:
-    """The scope that an id names, of an organization, a project or an app; empty: the system; None: there is none such."""
-    if not id_:
+def scope_at(tx: Transaction, scope_id: str) -> Scope | None:
+    """The scope that a grant names: the system (empty), an organization, a project or an app; None where it is gone."""
+    if not scope_id:
         return SYSTEM
-    if is_id("org", id_):
-        return Scope(id_) if tx.organizations.get(id_) else None
-    if is_id("prj", id_):
-        project = tx.projects.get(id_)
-        return project_scope(project) if project else None
-    app = tx.apps.get(id_) if is_id("app", id_) else None
-    return app_scope(tx, app) if app else None
+    if is_id("org", scope_id):
+        return Scope(scope_id) if tx.organizations.get(scope_id) else None
+    if is_id("app", scope_id):
+        app = tx.apps.get(scope_id)
+        return app_scope(tx, app) if app else None
+    project = tx.projects.get(scope_id)
+    return project_scope(project) if project else None
+
+
+def organizations_of(tx: Transaction, principal: Principal) -> list[Organization]:
+    """The organizations in which the caller holds a grant, on whatever, as far as the token reaches."""
+    scopes = [scope for scope_id in set(reach(tx, principal)) if (scope := scope_at(tx, scope_id))]
+    ids = sorted({scope.organization_id for scope in scopes if scope.organization_id})
+    return [organization for id_ in ids if (organization := tx.organizations.get(id_))]
 
 
 def visible_projects(tx: Transaction, principal: Principal, limit: int) -> list[Project]:
-    """Projects on which, or above which, the caller holds a grant; at most `limit`."""
+    """Projects on which, above which, or below which the caller holds a grant; at most `limit`."""
     found: dict[str, Project] = {}
     for scope_id in reach(tx, principal):
         for project in _projects_below(tx, scope_id, limit):
@@ -217,9 +233,26 @@ def _projects_below(tx: Transaction, scope_id: str, limit: int) -> list[Project]
         return tx.projects.select(limit=limit)
     if is_id("org", scope_id):
         return tx.projects.select(eq("organization_id", scope_id), limit=limit)
-    scope = scope_of(tx, scope_id)
-    project = tx.projects.get(scope.project_id) if scope else None
+    project = _project_at(tx, scope_id)
     return [project] if project else []
+
+
+def _project_at(tx: Transaction, scope_id: str) -> Project | None:
+    """The project with this id, or that of the app with this id."""
+    app = tx.apps.get(scope_id) if is_id("app", scope_id) else None
+    return tx.projects.get(app.project_id if app else scope_id)
+
+
+def _only_organization(tx: Transaction, principal: Principal) -> Organization:
+    everywhere = any(not grant.scope_id for grant in principal.grants) and not principal.resources
+    found = tx.organizations.select(limit=2) if everywhere else organizations_of(tx, principal)
+    if len(found) == 1:
+        return found[0]
+    raise MalformedError(
+        "organization-needed",
+        "the request does not say which organization it is about",
+        resolution="Give the organization's id or name.",
+    )
 
 
 def _only_project(tx: Transaction, principal: Principal) -> Project:
@@ -254,4 +287,5 @@ def _projects_named(tx: Transaction, scope_id: str, name: str) -> list[Project]:
         return tx.projects.select(eq("name", name), limit=2)
     if is_id("org", scope_id):
         return tx.projects.select(eq("organization_id", scope_id), eq("name", name), limit=1)
-    return [project for project in _projects_below(tx, scope_id, limit=1) if project.name == name]
+    project = _project_at(tx, scope_id)
+    return [project] if project and project.name == name else []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from shellwego.control.scopes import missing
+from shellwego.control.scopes import SYSTEM, Found, missing
 from shellwego.control.unit import Unit
 from shellwego.core.errors import ConflictError
 from shellwego.core.ids import is_id
@@ -12,16 +12,20 @@ from shellwego.core.tenancy import Principal, User
 from shellwego.ports.store import Transaction, eq
 
 
-def find_user(tx: Transaction, ref: str) -> User:
-    """A user by id or email, for who may see all of them. To be asked only then: that there is one is told to nobody else.
+@dataclass(frozen=True, slots=True)
+class UserTarget:
+    """A user by id or email; users are the platform's, and to who does not run it there are none."""
 
-    Raises:
-        NotFoundError: there is none.
-    """
-    user = tx.users.get(ref) if is_id("usr", ref) else next(iter(tx.users.select(eq("email", ref), limit=1)), None)
-    if user is None:
-        raise missing("user", ref)
-    return user
+    ref: str
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[User]:
+        if is_id("usr", self.ref):
+            user = tx.users.get(self.ref)
+        else:
+            user = next(iter(tx.users.select(eq("email", self.ref), limit=1)), None)
+        if user is None:
+            raise missing("user", self.ref)
+        return Found(user, SYSTEM, user.id, missing("user", self.ref))
 
 
 def set_disabled(unit: Unit, principal: Principal, user: User, *, disabled: bool) -> User:
@@ -34,6 +38,5 @@ def set_disabled(unit: Unit, principal: Principal, user: User, *, disabled: bool
         return user
     if user.id == principal.principal_id:
         raise ConflictError("own-account", "you cannot disable yourself", resolution="Have another operator do it.")
-    unit.audit("users:write", user.id, detail="disabled" if disabled else "enabled")
     unit.emit("user.disabled" if disabled else "user.enabled", user.id, severity="warning" if disabled else "info")
     return unit.tx.users.update(replace(user, disabled_at=unit.now() if disabled else None))

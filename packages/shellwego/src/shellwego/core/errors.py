@@ -10,6 +10,10 @@ class FieldError:
     field: str
     code: str
     message: str
+    limit: int | None = None
+    """Of a quota: what may be had."""
+    used: int | None = None
+    """Of a quota: what is there already."""
 
 
 class ShellWeGoError(Exception):

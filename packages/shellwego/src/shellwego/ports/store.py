@@ -22,9 +22,11 @@ from shellwego.core.deployments import Deployment
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
+from shellwego.core.invitations import Invitation
 from shellwego.core.nodes import Node
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenUse, User
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -101,11 +103,19 @@ class Transaction(Protocol):
     @property
     def credentials(self) -> Table[Credentials]: ...
     @property
+    def invitations(self) -> Table[Invitation]: ...
+    @property
     def tokens(self) -> Table[Token]: ...
     @property
     def token_uses(self) -> Table[TokenUse]: ...
     @property
     def grants(self) -> Table[Grant]: ...
+    @property
+    def service_accounts(self) -> Table[ServiceAccount]: ...
+    @property
+    def roles(self) -> Table[Role]: ...
+    @property
+    def quotas(self) -> Table[Quota]: ...
     @property
     def apps(self) -> Table[App]: ...
     @property
@@ -143,9 +153,13 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "projects": ("organization_id", "name"),
     "users": ("email",),
     "credentials": (),
+    "invitations": ("organization_id", "secret_hash", "created_at"),
     "tokens": ("secret_hash", "principal_id", "parent_id"),
     "token_uses": (),
-    "grants": ("principal_id",),
+    "grants": ("principal_id", "scope_id", "role"),
+    "service_accounts": ("organization_id", "name"),
+    "roles": ("organization_id", "name"),
+    "quotas": (),
     "apps": ("project_id", "name", "hostname", "created_at", "deleting"),
     "releases": ("app_id", "number"),
     "deployments": ("app_id", "state", "created_at"),
@@ -163,7 +177,10 @@ UNIQUE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "organizations": (("name",),),
     "projects": (("organization_id", "name"),),
     "users": (("email",),),
+    "invitations": (("secret_hash",),),
     "tokens": (("secret_hash",),),
+    "service_accounts": (("organization_id", "name"),),
+    "roles": (("organization_id", "name"),),
     "apps": (("project_id", "name"), ("hostname",)),
     "releases": (("app_id", "number"),),
     "nodes": (("name",),),

@@ -51,6 +51,10 @@ class FieldProblem(BaseModel):
     code: str
     message: str
     value: str | None = None
+    limit: int | None = None
+    """Of a quota: what may be had."""
+    used: int | None = None
+    """Of a quota: what is there already."""
 
 
 class Problem(BaseModel):
@@ -106,7 +110,10 @@ def core_problem(request: Request, error: core.ShellWeGoError) -> Response:
     headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(status)
     if isinstance(error, core.ThrottledError):
         headers = {"Retry-After": str(error.retry_after_s)}
-    faults = [FieldProblem(field=_text(e.field), code=e.code, message=_text(e.message)) for e in error.errors]
+    faults = [
+        FieldProblem(field=_text(e.field), code=e.code, message=_text(e.message), limit=e.limit, used=e.used)
+        for e in error.errors
+    ]
     return problem(
         request, status, error.code, error.message, resolution=error.resolution, errors=faults, headers=headers
     )

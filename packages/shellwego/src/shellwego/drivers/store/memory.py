@@ -20,9 +20,11 @@ from shellwego.core.errors import UnavailableError
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
+from shellwego.core.invitations import Invitation
 from shellwego.core.nodes import Node
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenUse, User
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.ports.clock import Clock
 from shellwego.ports.store import UNIQUE, Op, Order, Scalar, Transaction, Where
@@ -184,9 +186,13 @@ class MemoryTransaction:
     projects: MemoryTable[Project]
     users: MemoryTable[User]
     credentials: MemoryTable[Credentials]
+    invitations: MemoryTable[Invitation]
     tokens: MemoryTable[Token]
     token_uses: MemoryTable[TokenUse]
     grants: MemoryTable[Grant]
+    service_accounts: MemoryTable[ServiceAccount]
+    roles: MemoryTable[Role]
+    quotas: MemoryTable[Quota]
     apps: MemoryTable[App]
     releases: MemoryTable[Release]
     deployments: MemoryTable[Deployment]

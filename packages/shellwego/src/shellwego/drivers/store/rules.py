@@ -13,9 +13,11 @@ from shellwego.core.errors import ConflictError, FieldError, NotFoundError, Stal
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
+from shellwego.core.invitations import Invitation
 from shellwego.core.nodes import Node
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenUse, User
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.ports.store import INDEXES, Order, Where
 
 ENTITIES: Mapping[str, type] = {
@@ -23,9 +25,13 @@ ENTITIES: Mapping[str, type] = {
     "projects": Project,
     "users": User,
     "credentials": Credentials,
+    "invitations": Invitation,
     "tokens": Token,
     "token_uses": TokenUse,
     "grants": Grant,
+    "service_accounts": ServiceAccount,
+    "roles": Role,
+    "quotas": Quota,
     "apps": App,
     "releases": Release,
     "deployments": Deployment,

@@ -22,9 +22,11 @@ from shellwego.core.deployments import Deployment
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
+from shellwego.core.invitations import Invitation
 from shellwego.core.nodes import Node
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenUse, User
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.drivers.store.rows import RowMapper
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.drivers.store.schema import TABLES
@@ -220,9 +222,13 @@ class SqlTransaction:
     projects: SqlTable[Project]
     users: SqlTable[User]
     credentials: SqlTable[Credentials]
+    invitations: SqlTable[Invitation]
     tokens: SqlTable[Token]
     token_uses: SqlTable[TokenUse]
     grants: SqlTable[Grant]
+    service_accounts: SqlTable[ServiceAccount]
+    roles: SqlTable[Role]
+    quotas: SqlTable[Quota]
     apps: SqlTable[App]
     releases: SqlTable[Release]
     deployments: SqlTable[Deployment]

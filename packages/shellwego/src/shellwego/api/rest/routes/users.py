@@ -14,7 +14,8 @@ from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
 from shellwego.control.scopes import SystemTarget
 from shellwego.control.unit import Unit
-from shellwego.control.users import find_user, set_disabled
+from shellwego.control.users import UserTarget, set_disabled
+from shellwego.core.tenancy import User
 from shellwego.ports.store import Transaction
 
 router = resource_router("users")
@@ -38,21 +39,19 @@ async def list_users(*, access: Granted, listing: Listing) -> Response:
 async def get_user_of_platform(*, access: Granted, user: Ref) -> Response:
     """One user, by id or email."""
 
-    def look(tx: Transaction, _: None) -> Answer:
-        row = find_user(tx, user)
+    def look(tx: Transaction, row: User) -> Answer:
         return body_answer(person_view(row, tx.credentials.get(row.id)), version=row.version)
 
-    return await read(access, SystemTarget(), look)
+    return await read(access, UserTarget(user), look)
 
 
 @operation(router, "PATCH", "/users/{user}", permission="users:write", answer=PersonView, refusals=(412,))
 async def update_user_of_platform(*, access: Granted, user: Ref, body: PersonUpdate, if_match: IfMatch) -> Response:
     """Disable a user: his tokens and his password hold no more, within a second. Or enable him again."""
 
-    def work(unit: Unit, _: None) -> Answer:
-        row = find_user(unit.tx, user)
+    def work(unit: Unit, row: User) -> Answer:
         if_match.check(row.version)
         changed = set_disabled(unit, access.principal, row, disabled=body.disabled)
         return body_answer(person_view(changed, unit.tx.credentials.get(row.id)), version=changed.version)
 
-    return await write(access, SystemTarget(), work)
+    return await write(access, UserTarget(user), work)
