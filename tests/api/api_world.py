@@ -298,7 +298,7 @@ def check_answer(operation: Any, answer: Answer) -> None:
         return
     media_type = answer.headers["content-type"].partition(";")[0]
     assert media_type in declared, f"{name} is {media_type}, declared are {list(declared)}"
-    if media_type.endswith("json"):
+    if media_type.endswith(("/json", "+json")):
         check_value(answer.json, declared[media_type]["schema"], name)
 
 

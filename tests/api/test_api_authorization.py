@@ -37,7 +37,7 @@ OWN = frozenset(
 """Operations about the caller himself: everybody may, a token's scopes aside."""
 PLATFORM = frozenset(
     {
-        *("metrics", "list_nodes", "get_node", "cordon_node", "uncordon_node", "list_audit"),
+        *("metrics", "list_nodes", "get_node", "cordon_node", "uncordon_node"),
         *("list_users", "get_user_of_platform", "update_user_of_platform"),
     }
 )

@@ -27,6 +27,7 @@ from shellwego.api.ratelimit import RateLimiter
 from shellwego.api.rest.app import create_app
 from shellwego.api.server import ApiServer, Tls
 from shellwego.boot.credentials import LOCAL
+from shellwego.boot.database import claim, open_store
 from shellwego.boot.logs import log_to_stderr
 from shellwego.boot.preflight import Installation
 from shellwego.boot.registries import Login
@@ -51,7 +52,6 @@ from shellwego.drivers.engine.plasmavmc import PlasmaEngine
 from shellwego.drivers.images.plasmavmc import Credentials, PlasmaImages
 from shellwego.drivers.passwords.argon2 import Argon2Hasher
 from shellwego.drivers.sealing.local import open_sealer
-from shellwego.drivers.store.sqlite import open_sqlite
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.drivers.uplink.memory import MemoryEdgeUplink, MemoryLink, MemoryNodeUplink
 from shellwego.edge.daemon import Edge
@@ -79,6 +79,8 @@ class Handover:
     context: str
     logins: Mapping[str, Login]
     """Registry host → login."""
+    database: str = field(default="", repr=False)
+    """URL of PostgreSQL; empty: SQLite in the data directory."""
 
 
 def run_platform(settings: UpSettings, installation: Installation, handover: Handover) -> int:
@@ -124,7 +126,7 @@ class Platform:
             stack.push_async_exit(_undo(link))
             api_socket = await link.listen(self.settings.api_listen, self.settings.api_port)
             clock, bus = SystemClock(), MemoryBus()
-            store = open_sqlite(self._directory("db") / "state.db", clock)
+            store = open_store(self.handover.database, self._directory("db") / "state.db", clock)
             stack.push_async_callback(store.close)
             control = Control(store, bus, clock)
             await self._first_start(control)
@@ -239,6 +241,8 @@ class Platform:
         token = self.handover.token
 
         def ensure(unit: Unit) -> None:
+            if self.handover.database:
+                claim(unit, self.installation.id)
             if bootstrap(unit, token) is None and not _known(unit, token):
                 issue_admin_token(unit, token)
 

@@ -61,6 +61,22 @@ class AppView(Struct, kw_only=True, frozen=True):
     version: int
 
 
+class AuditBreak(Struct, kw_only=True, omit_defaults=True):
+    """The first place where a chain does not hold: `changed`, `removed`, `inserted` or `reordered`. `id` is of the record there, if there is one."""
+
+    position: str
+    fault: str
+    message: str
+    id: str | None
+
+
+class AuditHead(Struct, kw_only=True, omit_defaults=True):
+    """The newest record of a chain. Written down elsewhere as `position:hash`, it is an anchor for a later check."""
+
+    position: str
+    hash: str
+
+
 class AuditList(Struct, kw_only=True, frozen=True):
     """AuditList"""
 
@@ -68,17 +84,33 @@ class AuditList(Struct, kw_only=True, frozen=True):
     pagination: Pagination
 
 
+class AuditVerification(Struct, kw_only=True, omit_defaults=True):
+    """Whether the chain holds, over `checked` records. Those `pending` are not chained yet. At most a hundred heads."""
+
+    sound: bool
+    checked: int
+    pending: int
+    heads: list[AuditHead]
+    broken: AuditBreak | None
+
+
 class AuditView(Struct, kw_only=True, frozen=True):
-    """AuditView"""
+    """Who did what, or was refused it. `position` is its place in its organization's chain, absent for the moment until it is chained; `hash` is the SHA-256 of the JSON array, ASCII and without spaces, of position, previous, id, time (seconds since the epoch, with a fraction), organization, project, actor, action, resource, allowed, detail and trace_id, an absent one as an empty text."""
 
     id: str
     time: datetime
+    timestamp: float
+    organization_id: str | None
+    project_id: str | None
     actor: str
     action: str
     resource: str
     allowed: bool
     detail: str
     trace_id: str
+    position: str | None
+    previous: str | None
+    hash: str | None
 
 
 class BackendView(Struct, kw_only=True, frozen=True):
@@ -1846,6 +1878,8 @@ class Client(Transport):
     def list_audit(
         self,
         *,
+        project: str | None = None,
+        organization: str | None = None,
         actor: str | None = None,
         action: str | None = None,
         resource: str | None = None,
@@ -1856,12 +1890,14 @@ class Client(Transport):
         sort: str | None = None,
         include: str | None = None,
     ) -> AuditList:
-        """Who did what, or was refused it, the newest first. For the platform as a whole."""
+        """Who did what, or was refused it, the newest first: in a project, an organization, or all that the token may see."""
         return decode(
             self.send(
                 "GET",
                 "/v1/audit",
                 query={
+                    "project": project,
+                    "organization": organization,
                     "filter[actor]": actor,
                     "filter[action]": action,
                     "filter[resource]": resource,
@@ -1874,4 +1910,37 @@ class Client(Transport):
                 },
             ),
             AuditList,
+        )
+
+    def export_audit(
+        self,
+        *,
+        project: str | None = None,
+        organization: str | None = None,
+        time_gte: float | None = None,
+        time_lte: float | None = None,
+    ) -> Iterator[bytes]:
+        """All chained records, each a line of JSON as in the list, chain by chain, the oldest first. The last line has `complete` and `records`; an export without it was cut off."""
+        return self.stream(
+            "/v1/audit/export",
+            query={
+                "project": project,
+                "organization": organization,
+                "filter[time][gte]": time_gte,
+                "filter[time][lte]": time_lte,
+            },
+        )
+
+    def verify_audit(
+        self, *, project: str | None = None, organization: str | None = None, anchor: str | None = None
+    ) -> AuditVerification:
+        """Whether the chain of the organization holds, or all chains for the platform as a whole; the first break is named. What was cut off from the end together with all its traces shows only against an anchor."""
+        return decode(
+            self.send(
+                "GET",
+                "/v1/audit/verify",
+                query={"project": project, "organization": organization, "anchor": anchor},
+                timeout=600.0,
+            ),
+            AuditVerification,
         )

@@ -148,8 +148,8 @@ def _principal(tx: Transaction, token: Token) -> Principal:
         token_id=token.id,
         scopes=token.scopes,
         grants=grants,
-        resources=token.resources,
         roles=roles_of(tx, grants),
+        resources=token.resources,
     )
 
 

@@ -177,14 +177,8 @@ def app_scope(tx: Transaction, app: App) -> Scope:
     return replace(project_scope(project), app_id=app.id)
 
 
-def chain_of(tx: Transaction, scope_id: str) -> tuple[str, ...]:
-    """The scopes from the system down to this one; empty where there is none such."""
-    scope = scope_at(tx, scope_id)
-    return scope.chain if scope else ()
-
-
 def scope_at(tx: Transaction, scope_id: str) -> Scope | None:
-    """The scope that a grant names: the system (empty), an organization, a project or an app; None where it is gone."""
+    """The scope that an id names, of an organization, a project or an app; empty: the system; None where it is gone."""
     if not scope_id:
         return SYSTEM
     if is_id("org", scope_id):
@@ -196,9 +190,15 @@ def scope_at(tx: Transaction, scope_id: str) -> Scope | None:
     return project_scope(project) if project else None
 
 
+def chain_of(tx: Transaction, scope_id: str) -> tuple[str, ...]:
+    """The scopes from the system down to this one; empty where there is none such."""
+    scope = scope_at(tx, scope_id)
+    return scope.chain if scope else ()
+
+
 def organizations_of(tx: Transaction, principal: Principal) -> list[Organization]:
-    """The organizations in which the caller holds a grant, on whatever, as far as the token reaches."""
-    scopes = [scope for scope_id in set(reach(tx, principal)) if (scope := scope_at(tx, scope_id))]
+    """The organizations in which the caller holds a grant, on whatever; those of the token's resources if it is bound."""
+    scopes = [scope for scope_id in reach(tx, principal) if (scope := scope_at(tx, scope_id))]
     ids = sorted({scope.organization_id for scope in scopes if scope.organization_id})
     return [organization for id_ in ids if (organization := tx.organizations.get(id_))]
 
@@ -233,18 +233,13 @@ def _projects_below(tx: Transaction, scope_id: str, limit: int) -> list[Project]
         return tx.projects.select(limit=limit)
     if is_id("org", scope_id):
         return tx.projects.select(eq("organization_id", scope_id), limit=limit)
-    project = _project_at(tx, scope_id)
+    scope = scope_at(tx, scope_id)
+    project = tx.projects.get(scope.project_id) if scope else None
     return [project] if project else []
 
 
-def _project_at(tx: Transaction, scope_id: str) -> Project | None:
-    """The project with this id, or that of the app with this id."""
-    app = tx.apps.get(scope_id) if is_id("app", scope_id) else None
-    return tx.projects.get(app.project_id if app else scope_id)
-
-
 def _only_organization(tx: Transaction, principal: Principal) -> Organization:
-    everywhere = any(not grant.scope_id for grant in principal.grants) and not principal.resources
+    everywhere = "" in reach(tx, principal)
     found = tx.organizations.select(limit=2) if everywhere else organizations_of(tx, principal)
     if len(found) == 1:
         return found[0]
@@ -287,5 +282,4 @@ def _projects_named(tx: Transaction, scope_id: str, name: str) -> list[Project]:
         return tx.projects.select(eq("name", name), limit=2)
     if is_id("org", scope_id):
         return tx.projects.select(eq("organization_id", scope_id), eq("name", name), limit=1)
-    project = _project_at(tx, scope_id)
-    return [project] if project and project.name == name else []
+    return [project for project in _projects_below(tx, scope_id, limit=1) if project.name == name]

@@ -14,15 +14,13 @@ from shellwego.ports.store import Transaction, eq
 
 @dataclass(frozen=True, slots=True)
 class UserTarget:
-    """A user by id or email; users are the platform's, and to who does not run it there are none."""
+    """A user of the platform by id or email."""
 
     ref: str
 
     def find(self, tx: Transaction, principal: Principal) -> Found[User]:
-        if is_id("usr", self.ref):
-            user = tx.users.get(self.ref)
-        else:
-            user = next(iter(tx.users.select(eq("email", self.ref), limit=1)), None)
+        by_id = is_id("usr", self.ref)
+        user = tx.users.get(self.ref) if by_id else next(iter(tx.users.select(eq("email", self.ref), limit=1)), None)
         if user is None:
             raise missing("user", self.ref)
         return Found(user, SYSTEM, user.id, missing("user", self.ref))

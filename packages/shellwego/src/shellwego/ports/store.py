@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 from shellwego.core.apps import App, Release
 from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
+from shellwego.core.envelope import DataKey, MasterKey
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
@@ -26,6 +27,7 @@ from shellwego.core.invitations import Invitation
 from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
+from shellwego.core.secrets import Secret, SecretVersion
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 
 E = TypeVar("E")
@@ -140,6 +142,14 @@ class Transaction(Protocol):
     def counters(self) -> Table[Counter]: ...
     @property
     def leases(self) -> Table[LoopLease]: ...
+    @property
+    def secrets(self) -> Table[Secret]: ...
+    @property
+    def secret_versions(self) -> Table[SecretVersion]: ...
+    @property
+    def data_keys(self) -> Table[DataKey]: ...
+    @property
+    def master_keys(self) -> Table[MasterKey]: ...
 
     def now(self) -> float:
         """The store's own clock; leases are judged by it alone."""
@@ -168,10 +178,14 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "images": ("project_id", "reference", "digest", "state", "created_at"),
     "edges": ("name",),
     "events": ("seq", "project_id", "organization_id", "type", "resource", "severity", "actor", "time"),
-    "audit": ("actor", "action", "resource", "time"),
+    "audit": ("actor", "action", "resource", "time", "organization_id", "project_id", "position"),
     "idempotency": ("created_at",),
     "counters": (),
     "leases": (),
+    "secrets": ("project_id", "name", "created_at"),
+    "secret_versions": ("secret_id", "number"),
+    "data_keys": ("master_key",),
+    "master_keys": ("created_at",),
 }
 UNIQUE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "organizations": (("name",),),
@@ -185,6 +199,8 @@ UNIQUE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "releases": (("app_id", "number"),),
     "nodes": (("name",),),
     "edges": (("name",),),
+    "secrets": (("project_id", "name"),),
+    "secret_versions": (("secret_id", "number"),),
 }
 
 

@@ -21,6 +21,7 @@ from shellwego.api.rest.reference import install_reference
 from shellwego.api.rest.routes import (
     account,
     apps,
+    audit,
     auth,
     deployments,
     env,
@@ -59,6 +60,7 @@ _ROUTERS = (
     images.router,
     nodes.router,
     events.router,
+    audit.router,
     sockets.router,
 )
 

@@ -1,4 +1,4 @@
-"""Instances, images, nodes, events, audit records, and the caller's own account."""
+"""Instances, images, nodes, events, and the caller's own account."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from shellwego.api.rest.schemas.common import Arguments, Body, Name, Pagination, Size, View, when, when_or_none
 from shellwego.core.apps import Release
-from shellwego.core.events import AuditRecord, Event
+from shellwego.core.events import Event
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
@@ -171,22 +171,6 @@ class EventList(View):
     pagination: Pagination
 
 
-class AuditView(View):
-    id: str
-    time: datetime
-    actor: str
-    action: str
-    resource: str
-    allowed: bool
-    detail: str
-    trace_id: str
-
-
-class AuditList(View):
-    data: list[AuditView]
-    pagination: Pagination
-
-
 class LogLineView(View):
     time: datetime
     instance_id: str
@@ -343,19 +327,6 @@ def event_view(event: Event) -> EventView:
         severity=event.severity,
         data=dict(event.data),
         trace_id=event.trace_id,
-    )
-
-
-def audit_view(record: AuditRecord) -> AuditView:
-    return AuditView(
-        id=record.id,
-        time=when(record.time),
-        actor=record.actor,
-        action=record.action,
-        resource=record.resource,
-        allowed=record.allowed,
-        detail=record.detail,
-        trace_id=record.trace_id,
     )
 
 
