@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pyotp import TOTP
+from starlette.requests import HTTPConnection
 
+from shellwego.api.rest.cookies import refuse_cross_site
+from shellwego.api.rest.problems import SECRET_FIELDS
 from shellwego.control.identity import make_identity
-from shellwego.core.errors import UnavailableError
+from shellwego.core.errors import ForbiddenError, UnavailableError
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.passwords.memory import MemoryHasher
 from shellwego.drivers.sealing.memory import MemorySealer
 from shellwego.drivers.store.sqlite import open_sqlite
-from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, Answer, World, make_world
+from tests.api.api_world import ADMIN, DOCUMENT, FOREIGN, OWNER, VIEWER, Answer, World, make_world
 
 ADMIN_EMAIL = "admin@localhost"
 PASSWORD = "correct horse battery"
@@ -351,6 +356,35 @@ async def test_a_hash_of_weaker_parameters_is_made_anew_at_the_next_sign_in(worl
     assert (await sign_in(world)).status == 201
 
 
+async def test_a_password_that_is_changed_while_it_is_compared_lets_nobody_in(world: World) -> None:
+    await set_password(world)
+    slow = SlowHasher()
+    world.app.state.context.identity = make_identity(world.control, slow, MemorySealer())
+    attempt = asyncio.ensure_future(sign_in(world))
+    await asyncio.to_thread(slow.comparing.wait, 30)
+
+    def change(unit: Any) -> None:
+        for each in unit.tx.credentials.select():
+            unit.tx.credentials.update(replace(each, password_hash=slow.hash(NEW)))
+
+    await world.commit(change)
+    slow.go_on.set()
+    assert (await attempt).status == 401
+
+
+class SlowHasher(MemoryHasher):
+    """Compares only when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.comparing, self.go_on = threading.Event(), threading.Event()
+
+    def matches(self, password: str, hashed: str) -> bool:
+        self.comparing.set()
+        assert self.go_on.wait(30)
+        return super().matches(password, hashed)
+
+
 # Sessions of browsers
 
 
@@ -453,3 +487,47 @@ async def test_users_are_the_operators_alone(world: World) -> None:
             answer = await world.call("PATCH", f"/v1/users/{ref}", {"disabled": True}, token=token)
             assert (answer.status, answer.code) == (404, "user-not-found")
     assert (await world.get("/v1/users/nobody@x", token=ADMIN)).status == 404
+
+
+@pytest.mark.parametrize("name", ["password", "old_password", "new_password", "totp", "code", "invitation"])
+async def test_a_secret_field_is_never_repeated_by_a_refusal(world: World, name: str) -> None:
+    at = [
+        (method.upper(), path)
+        for path, operations in DOCUMENT["paths"].items()
+        for method, operation in operations.items()
+        if "{" not in path and name in _body_fields(operation)
+    ]
+    assert at
+    for method, path in at:
+        for value in (7_654_321, "canary" * 400):
+            answer = await world.call(method, path, {name: value}, token=ADMIN)
+            assert answer.status in (400, 422)
+            assert str(value)[:40] not in answer.content.decode(), path
+
+
+def _body_fields(operation: Any) -> Any:
+    schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    return DOCUMENT["components"]["schemas"].get(schema.get("$ref", "").rpartition("/")[2], {}).get("properties", {})
+
+
+def test_every_field_that_is_written_only_is_known_as_secret() -> None:
+    found = {
+        name
+        for schema in DOCUMENT["components"]["schemas"].values()
+        for name, field in schema.get("properties", {}).items()
+        if any(each.get("writeOnly") for each in (field, *field.get("anyOf", ())))
+    }
+    assert {"password", "old_password", "new_password", "totp", "code", "invitation"} <= found <= SECRET_FIELDS
+
+
+@pytest.mark.parametrize(
+    ("origin", "passes"), [(None, False), ("https://evil.example", False), ("https://cloud.example", True)]
+)
+def test_a_page_of_another_site_opens_no_socket_with_a_session(origin: str | None, passes: bool) -> None:
+    headers = [(b"host", b"cloud.example"), *([(b"origin", origin.encode())] if origin else [])]
+    socket = HTTPConnection({"type": "websocket", "headers": headers})
+    if passes:
+        refuse_cross_site(socket)
+    else:
+        with pytest.raises(ForbiddenError):
+            refuse_cross_site(socket)

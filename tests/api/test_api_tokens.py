@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from shellwego.control.unit import Unit
+from shellwego.core.tenancy import ServiceAccount, TokenKind
 from shellwego.drivers.clock.virtual import VirtualClock
-from tests.api.api_world import ADMIN, FOREIGN, OWNER, World
+from tests.api.api_world import ADMIN, FOREIGN, OWNER, World, add_user
+
+SERVICE = f"sat_{'S' * 43}"
 
 
 async def narrowed(world: World, *resources: str, token: str = OWNER, **wish: Any) -> str:
@@ -137,6 +142,23 @@ async def test_a_body_says_no_more_than_it_may(world: World, extra: dict[str, st
     answer = await world.post("/v1/user/tokens", {"name": "x", **extra})
     assert answer.status in (400, 422)
     assert answer.json["errors"][0]["field"] == next(iter(extra))
+
+
+async def test_a_service_account_knows_itself_makes_its_kind_of_token_and_has_no_password(world: World) -> None:
+    def add(unit: Unit) -> None:
+        organization = world.project.organization_id
+        account = ServiceAccount(id=unit.new_id("svc"), organization_id=organization, name="ci", created_at=unit.now())
+        unit.tx.service_accounts.insert(account)
+        token = add_user(unit, "unused@x", "developer", world.project.id, SERVICE)
+        unit.tx.tokens.update(replace(token, principal_id=account.id, kind=TokenKind.SERVICE))
+
+    await world.commit(add)
+    told = (await world.get("/v1/user", token=SERVICE)).json
+    assert (told["email"], told["name"]) == (None, "ci")
+    made = await world.made("/v1/user/tokens", {"name": "child"}, token=SERVICE)
+    assert made["secret"].startswith("sat_")
+    for path, body in (("user/totp", {}), ("invitations/accept", {"invitation": "inv_x"})):
+        assert (await world.post(f"/v1/{path}", body, token=SERVICE)).status == 403
 
 
 async def test_a_foreign_token_is_absent(world: World) -> None:

@@ -9,6 +9,7 @@ import click
 from shellwego.cli.failure import USAGE, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one
+from shellwego.cli.paging import every
 from shellwego.cli.session import Session, about_no_app, shared
 
 if TYPE_CHECKING:
@@ -54,14 +55,7 @@ def list_invitations(session: Session, organization: str | None) -> None:
     import msgspec  # noqa: PLC0415
 
     name = _named(session, organization)
-    found: list[InvitationView] = []
-    cursor: str | None = None
-    while True:
-        answer = session.client.list_invitations(name, limit=100, cursor=cursor)
-        found += answer.data
-        cursor = answer.pagination.next_cursor
-        if not cursor:
-            break
+    found = every(lambda cursor: session.client.list_invitations(name, limit=100, cursor=cursor))
     rows = [_row(invitation) for invitation in found]
     show(session, msgspec.to_builtins(found), rows, name="id", empty="no invitations")
 

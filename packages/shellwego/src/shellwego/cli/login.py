@@ -16,19 +16,21 @@ if TYPE_CHECKING:
     from shellwego.client.generated import Client
 
 _REFUSED = "sign-in-refused"
-
-
-@click.command()
-@click.option("--url", metavar="URL", help="The API, such as https://cloud.example:7080. [that of the context]")
-@click.option("--name", default="", metavar="NAME", help="The context's name. [the host]")
-@click.option("--email", default="", metavar="EMAIL", help="Who signs in. [asked for]")
-@click.option("--token-stdin", is_flag=True, help="Take a token from stdin, instead of signing in.")
-@click.option(
+_url = click.option("--url", metavar="URL", help="The API, such as https://cloud.example:7080. [that of the context]")
+_ca_file = click.option(
     "--ca-file",
     type=click.Path(exists=True, dir_okay=False, resolve_path=True),
     metavar="FILE",
     help="The API's certificate authority, where it is not public.",
 )
+
+
+@click.command()
+@_url
+@click.option("--name", default="", metavar="NAME", help="The context's name. [the host]")
+@click.option("--email", default="", metavar="EMAIL", help="Who signs in. [asked for]")
+@click.option("--token-stdin", is_flag=True, help="Take a token from stdin, instead of signing in.")
+@_ca_file
 @shared
 @about_no_app
 def login(session: Session, url: str | None, name: str, email: str, token_stdin: bool, ca_file: str | None) -> None:
@@ -48,15 +50,10 @@ def login(session: Session, url: str | None, name: str, email: str, token_stdin:
 
 
 @click.command()
-@click.option("--url", metavar="URL", help="The API, such as https://cloud.example:7080. [that of the context]")
+@_url
 @click.option("--context-name", "name", default="", metavar="NAME", help="The context's name. [the host]")
 @click.option("--name", "person", default="", metavar="NAME", help="Your name, for others to read.")
-@click.option(
-    "--ca-file",
-    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
-    metavar="FILE",
-    help="The API's certificate authority, where it is not public.",
-)
+@_ca_file
 @shared
 @about_no_app
 def register(session: Session, url: str | None, name: str, person: str, ca_file: str | None) -> None:
@@ -101,7 +98,7 @@ def _save(session: Session, client: Client, name: str) -> None:
     name = name or (before.name if before and before.api_url == client.api_url else _host(client.api_url))
     context = Context(name=name, api_url=client.api_url, token=client.token, ca_file=client.ca_file)
     save(session.config_path, known.put(context, make_current=True))
-    session.say(f"logged in as {user.email}; context {name} is current")
+    session.say(f"logged in as {user.email or user.name}; context {name} is current")
 
 
 def _own_name() -> str:
@@ -192,7 +189,7 @@ def whoami(session: Session) -> None:
     context = session.context
     project = session.client.get_project(session.project_option).name if session.project_option else context.project
     pairs = {
-        "user": user.email,
+        "user" if user.email else "service account": user.email or user.name,
         "id": user.id,
         "roles": ", ".join(f"{grant.role} on {grant.scope_id or 'everything'}" for grant in user.grants),
         "token": user.token_id,
@@ -200,4 +197,4 @@ def whoami(session: Session) -> None:
         **({"narrowed to": ", ".join(user.resources)} if user.resources else {}),
     }
     where = {"context": context.name, "api": context.api_url, "project": project or None}
-    show_one(session, msgspec.to_builtins(user) | where, {**pairs, **where}, name=user.email)
+    show_one(session, msgspec.to_builtins(user) | where, {**pairs, **where}, name=user.email or user.name)

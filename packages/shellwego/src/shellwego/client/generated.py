@@ -852,7 +852,7 @@ class UserView(Struct, kw_only=True, frozen=True):
     """Who the token belongs to, and what it may."""
 
     id: str
-    email: str
+    email: str | None
     name: str
     totp: bool
     has_password: bool
