@@ -18,7 +18,9 @@ from shellwego.api.rest.problems import SECRET_FIELDS
 from shellwego.control.identity import make_identity
 from shellwego.core.errors import ForbiddenError, UnavailableError
 from shellwego.drivers.clock.virtual import VirtualClock
+from shellwego.drivers.passwords.argon2 import Argon2Hasher
 from shellwego.drivers.passwords.memory import MemoryHasher
+from shellwego.drivers.sealing.local import open_sealer
 from shellwego.drivers.sealing.memory import MemorySealer
 from shellwego.drivers.store.sqlite import open_sqlite
 from tests.api.api_world import ADMIN, DOCUMENT, FOREIGN, OWNER, VIEWER, Answer, World, make_world
@@ -266,6 +268,20 @@ async def test_nothing_secret_is_stored_in_clear_or_told_again(world: World) -> 
 def vars_of(row: Any) -> dict[str, Any]:
     """All fields, also those that `repr` keeps to itself."""
     return {name: getattr(row, name) for name in row.__dataclass_fields__}
+
+
+async def test_with_the_platforms_own_hasher_and_sealer_it_is_the_same(world: World, tmp_path: Path) -> None:
+    world.app.state.context.identity = make_identity(world.control, Argon2Hasher(), open_sealer(tmp_path / "key"))
+    secret, recovery = await enrolled(world)
+    assert (await sign_in(world, "wrong", totp=code(world, secret))).status == 401
+    assert (await sign_in(world, totp=code(world, secret))).status == 201
+    stored = await world.control.read(lambda tx: tx.credentials.select()[0])
+    assert stored.password_hash.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
+    assert secret not in stored.totp_sealed
+    world.app.state.context.identity = make_identity(world.control, Argon2Hasher(), open_sealer(tmp_path / "other-key"))
+    await later(world, 60.0)
+    assert (await sign_in(world, totp=code(world, secret))).status == 401, "its key is lost"
+    assert (await sign_in(world, totp=recovery[0])).status == 201
 
 
 # Guessing

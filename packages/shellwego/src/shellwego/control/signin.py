@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from shellwego.control import totp
 from shellwego.control.passwords import Passwords
 from shellwego.control.throttling import Counted, Throttle
-from shellwego.control.tokens import TokenWish, insert_token, life
+from shellwego.control.tokens import TokenWish, forget_ended, insert_token, life
 from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core.attenuation import Power
 from shellwego.core.credentials import Credentials
@@ -175,6 +175,7 @@ def _admit(unit: Unit, user: User, credentials: Credentials, *, source: str, wis
     sources = credentials.with_source(source_hash(user.id, source))
     unit.tx.credentials.update(replace(credentials, known_sources=sources))
     power = Power(wish.scopes, wish.resources, unit.now() + life(wish))
+    forget_ended(unit, user.id)
     token = insert_token(unit, user.id, wish, secret, power=power, issued_by=Issuer.LOGIN)
     unit.emit("user.signed_in", user.id, data={"source": source, "token": token.id, "kind": token.kind.value})
     unit.audit("auth:sign-in", user.id, detail=f"from {source}: {token.id}")
