@@ -77,7 +77,7 @@ class SignIn:
             UnavailableError: too many sign in at this moment.
         """
         life(wish)
-        email, password = _email(attempt.email), _password(attempt.password)
+        email, password = email_of(attempt.email), _password(attempt.password)
         account = await self._control.read(lambda tx: account_of(tx, email))
         counted = _counted(email, account, attempt.source)
         clock = self._control.clock
@@ -137,8 +137,8 @@ def refused() -> UnauthenticatedError:
     )
 
 
-def _email(text: str) -> str:
-    """Normalized; what is no address belongs to nobody."""
+def email_of(text: str) -> str:
+    """An address, normalized; empty, which is nobody's, where it is none."""
     try:
         return normalized(text)
     except ValueError:
