@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from shellwego.control import tokens
+from shellwego.control.unit import Unit
+from shellwego.core.tenancy import ServiceAccount, Token, TokenKind
 from shellwego.drivers.clock.virtual import VirtualClock
-from tests.api.api_world import ADMIN, FOREIGN, OWNER, World
+from tests.api.api_world import ADMIN, FOREIGN, OWNER, World, add_user
+
+SERVICE = f"sat_{'S' * 43}"
 
 
 async def narrowed(world: World, *resources: str, token: str = OWNER, **wish: Any) -> str:
@@ -139,6 +145,23 @@ async def test_a_body_says_no_more_than_it_may(world: World, extra: dict[str, st
     assert answer.json["errors"][0]["field"] == next(iter(extra))
 
 
+async def test_a_service_account_knows_itself_makes_its_kind_of_token_and_has_no_password(world: World) -> None:
+    def add(unit: Unit) -> None:
+        organization = world.project.organization_id
+        account = ServiceAccount(id=unit.new_id("svc"), organization_id=organization, name="ci", created_at=unit.now())
+        unit.tx.service_accounts.insert(account)
+        token = add_user(unit, "unused@x", "developer", world.project.id, SERVICE)
+        unit.tx.tokens.update(replace(token, principal_id=account.id, kind=TokenKind.SERVICE))
+
+    await world.commit(add)
+    told = (await world.get("/v1/user", token=SERVICE)).json
+    assert (told["email"], told["name"]) == (None, "ci")
+    made = await world.made("/v1/user/tokens", {"name": "child"}, token=SERVICE)
+    assert made["secret"].startswith("sat_")
+    for path, body in (("user/totp", {}), ("invitations/accept", {"invitation": "inv_x"})):
+        assert (await world.post(f"/v1/{path}", body, token=SERVICE)).status == 403
+
+
 async def test_a_foreign_token_is_absent(world: World) -> None:
     made = await world.made("/v1/user/tokens", {"name": "mine"})
     for id_ in (made["id"], f"tok_{'0' * 26}"):
@@ -153,3 +176,55 @@ async def test_a_weaker_token_does_not_get_an_answer_that_was_kept_for_a_stronge
     weaker = await world.made("/v1/user/tokens", {"name": "weak", "scopes": ["events:read"]})
     assert (await world.post("/v1/apps", body, headers=key)).status == 201
     assert (await world.post("/v1/apps", body, headers=key, token=weaker["secret"])).status in (403, 404)
+
+
+async def test_tokens_that_ended_are_forgotten_after_a_week_but_never_the_hosts(world: World) -> None:
+    for _ in range(3):
+        await world.made("/v1/user/tokens", {"name": "short", "expires_in": 60}, token=ADMIN)
+    host = (await world.get("/v1/user", token=ADMIN)).json["token_id"]
+    keeper = await world.made("/v1/user/tokens", {"name": "keeper"}, token=ADMIN)
+    await world.commit(lambda unit: unit.tx.tokens.update(replace(_token(unit, keeper["id"]), parent_id="")))
+    assert (await world.call("DELETE", f"/v1/user/tokens/{host}", token=ADMIN)).status == 200
+    await later(world, 3600.0)
+    await world.made("/v1/user/tokens", {"name": "one"}, token=keeper["secret"])
+    assert len(await names(world, keeper["secret"])) == 6
+    await later(world, 7 * 24 * 3600.0)
+    await world.made("/v1/user/tokens", {"name": "two"}, token=keeper["secret"])
+    assert sorted(await names(world, keeper["secret"])) == ["first start", "keeper", "one", "two"]
+
+
+def _token(unit: Unit, id_: str) -> Token:
+    token = unit.tx.tokens.get(id_)
+    assert token is not None
+    return token
+
+
+async def names(world: World, token: str) -> list[str]:
+    return [each["name"] for each in (await world.get("/v1/user/tokens", token=token)).json["data"]]
+
+
+async def later(world: World, seconds: float) -> None:
+    assert isinstance(world.clock, VirtualClock)
+    await world.clock.advance(seconds)
+
+
+async def test_a_user_has_a_bounded_number_of_tokens(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "MAX_TOKENS", 3)
+    for number in range(2):
+        await world.made("/v1/user/tokens", {"name": str(number)})
+    answer = await world.post("/v1/user/tokens", {"name": "more"})
+    assert (answer.status, answer.code) == (429, "too-many-tokens")
+
+
+async def test_a_service_account_makes_no_more_tokens_than_its_organization_may_have(world: World) -> None:
+    def add(unit: Unit) -> None:
+        account = ServiceAccount(
+            id=unit.new_id("svc"), organization_id=world.foreign.organization_id, name="ci", created_at=unit.now()
+        )
+        unit.tx.service_accounts.insert(account)
+        token = add_user(unit, "unused@x", "developer", world.foreign.id, SERVICE)
+        unit.tx.tokens.update(replace(token, principal_id=account.id, kind=TokenKind.SERVICE))
+
+    await world.commit(add)
+    statuses = [(await world.post("/v1/user/tokens", {"name": str(n)}, token=SERVICE)).status for n in range(11)]
+    assert statuses == [201] * 9 + [429] * 2, "a free plan has ten"

@@ -184,3 +184,20 @@ async def test_calls_count_against_the_rate_of_the_plan(world: GrpcWorld) -> Non
             for _ in range(60):
                 with pytest.raises(NotFoundError):
                     await client.vms.get(GONE)
+
+
+async def test_a_token_narrowed_to_a_project_stays_in_it_and_one_for_an_app_reaches_no_vm(world: GrpcWorld) -> None:
+    instance = await world.deployed()
+
+    async def narrowed(resource: str) -> str:
+        wish = {"name": "narrow", "resources": [resource]}
+        return str((await world.api.made("/v1/user/tokens", wish, token=ADMIN))["secret"])
+
+    path = next(each for each in VMS if each.endswith("GetVm"))
+    tokens = [(world.api.project.id, "OK"), (world.api.foreign.id, "NOT_FOUND"), (instance.app_id, "NOT_FOUND")]
+    for resource, code in tokens:
+        token = await narrowed(resource)
+        assert (await heard(world, path, aimed(path, instance.id), token)).code == code, resource
+        async with world.client(token) as client:
+            assert [vm.spec.id async for vm in client.vms.list_vms()] == ([instance.id] if code == "OK" else [])
+            assert [node async for node in client.nodes.list_nodes()] == []

@@ -13,7 +13,7 @@ from pyotp import TOTP
 
 from shellwego.cli import prompts
 from shellwego.client.context import load
-from tests.api.api_world import ADMIN
+from tests.api.api_world import ADMIN, FOREIGN
 from tests.api.running_api import Running
 from tests.cli.cli_world import Ended, Machine, commands
 
@@ -173,3 +173,28 @@ def test_no_command_takes_a_secret_as_an_argument() -> None:
 def test_a_rename_is_seen_by_others(host: Machine, tmp_path: Path) -> None:
     assert host.swg("user", "rename", "Ann").code == 0
     assert "Ann" in host.swg("users", "show", EMAIL).out
+
+
+def test_somebody_is_invited_registers_and_is_in(host: Machine, platform: Running) -> None:
+    made = host.swg("invitations", "create", "ann@x", "--role", "viewer", "-o", "default")
+    assert made.out.startswith("inv_")
+    assert made.out.strip() not in made.err
+    assert "pending" in host.swg("invitations", "ls", "-o", "default").out
+    ended = host.swg(
+        "register", "--url", platform.url, "--context-name", "ann", "--name", "Ann", stdin=f"{made.out}{NEW}\n"
+    )
+    assert ended.err == "logged in as ann@x; context ann is current\n"
+    assert "viewer on org_" in host.swg("whoami").out
+    assert host.swg("register", "--url", platform.url, stdin=f"{made.out}{NEW}\n").code == 4, "it is used"
+
+
+def test_an_invitation_is_accepted_or_revoked(host: Machine, platform: Running) -> None:
+    made = host.swg("invitations", "create", "foreign@x", "--role", "viewer", "-o", "default", "--json").out
+    invitation = json.loads(made)
+    host.context("foreign", platform.url, token=FOREIGN)
+    assert "viewer" in host.swg("invitations", "accept", stdin=invitation["secret"] + "\n").out
+    assert host.swg("invitations", "accept", stdin=invitation["secret"] + "\n").code == 4
+    host.context("host", platform.url, token=ADMIN)
+    other = json.loads(host.swg("invitations", "create", "bob@x", "-o", "default", "--json").out)
+    assert "revoked" in host.swg("invitations", "revoke", other["id"], "-o", "default").out
+    assert host.swg("invitations", "ls").code == 2, "of which organization is not clear"

@@ -17,6 +17,7 @@ from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, St
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image, ImageState
 from shellwego.core.instances import Desired, Instance, Observed, Phase
+from shellwego.core.invitations import Invitation
 from shellwego.core.nodes import Backend, Node, NodeFacts
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
@@ -61,6 +62,17 @@ SAMPLES: dict[str, object] = {
         totp_step=1 << 40,
         recovery_hashes=("a", "b"),
         known_sources=("c",),
+    ),
+    "invitations": Invitation(
+        id="ivt_1",
+        organization_id="org_1",
+        email="a@b.example",
+        role="viewer",
+        secret_hash="6f",
+        invited_by="usr_1",
+        created_at=1.5,
+        expires_at=2.5,
+        revoked_at=2.0,
     ),
     "tokens": Token(
         id="tok_1",

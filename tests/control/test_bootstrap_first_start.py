@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from shellwego.control.authentication import Authenticator, new_secret, secret_hash
-from shellwego.control.bootstrap import bootstrap, issue_admin_token
+from shellwego.control.bootstrap import adopt_admin_token, bootstrap, issue_admin_token
 from shellwego.control.unit import Control
 from shellwego.core import iam
 from shellwego.core.errors import ConflictError, UnauthenticatedError
-from shellwego.core.tenancy import TokenKind
+from shellwego.core.tenancy import Issuer, TokenKind
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.store.memory import MemoryStore
@@ -57,6 +59,21 @@ async def test_a_lost_token_is_replaced_on_the_host_only_after_the_first_start(c
     await control.commit(lambda unit: bootstrap(unit, new_secret(TokenKind.PERSONAL)))
     await control.commit(lambda unit: issue_admin_token(unit, secret))
     assert (await Authenticator(control).session(secret)).principal.grants
+
+
+async def test_the_hosts_token_is_let_in_at_each_start_unless_it_was_revoked(control: Control) -> None:
+    secret = new_secret(TokenKind.PERSONAL)
+    await control.commit(lambda unit: bootstrap(unit, secret))
+    before = (await control.read(lambda tx: tx.tokens.select()))[0]
+    await control.commit(lambda unit: unit.tx.tokens.update(replace(before, issued_by=Issuer.TOKEN)))
+    assert await control.commit(lambda unit: adopt_admin_token(unit, secret))
+    known = (await control.read(lambda tx: tx.tokens.select()))[0]
+    assert known.issued_by is Issuer.HOST, "also one of a version that did not tell them apart"
+    await control.commit(lambda unit: unit.tx.tokens.update(replace(known, revoked_at=unit.now())))
+    assert not await control.commit(lambda unit: adopt_admin_token(unit, secret))
+    fresh = new_secret(TokenKind.PERSONAL)
+    assert await control.commit(lambda unit: adopt_admin_token(unit, fresh))
+    assert (await Authenticator(control).session(fresh)).principal.grants
 
 
 def test_secrets_are_long_different_and_of_letters_and_digits() -> None:

@@ -26,15 +26,14 @@ from shellwego.agent.daemon import Agent
 from shellwego.api.ratelimit import RateLimiter
 from shellwego.api.rest.app import create_app
 from shellwego.api.server import ApiServer, Tls
-from shellwego.boot.credentials import LOCAL
+from shellwego.boot.credentials import LOCAL, TOKEN_FILE
 from shellwego.boot.database import claim, open_store
 from shellwego.boot.logs import log_to_stderr
 from shellwego.boot.masterkeys import KEY_DIRECTORY, KmsSource
 from shellwego.boot.preflight import Installation
 from shellwego.boot.registries import Login
 from shellwego.boot.settings import CONFIG_FILE, UpSettings
-from shellwego.control.authentication import secret_hash
-from shellwego.control.bootstrap import bootstrap, issue_admin_token
+from shellwego.control.bootstrap import adopt_admin_token, bootstrap
 from shellwego.control.edges import Edges
 from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
@@ -62,7 +61,6 @@ from shellwego.drivers.webhooks.http import HttpSender
 from shellwego.edge.daemon import Edge
 from shellwego.edge.processes import haproxy_processes
 from shellwego.edge.settings import EdgeSettings, Layout
-from shellwego.ports.store import eq
 
 _END_TRIES, _END_TRY_S = 3, 5.0
 """Parts get so many times so many seconds to end."""
@@ -258,13 +256,15 @@ class Platform:
         """Make the first organization, project and administrator, or let the token in that root holds."""
         token = self.handover.token
 
-        def ensure(unit: Unit) -> None:
+        def ensure(unit: Unit) -> bool:
             if self.handover.database:
                 claim(unit, self.installation.id)
-            if bootstrap(unit, token) is None and not _known(unit, token):
-                issue_admin_token(unit, token)
+            return bootstrap(unit, token) is not None or adopt_admin_token(unit, token)
 
-        await control.commit(ensure)
+        if not await control.commit(ensure):
+            file = self.installation.data_dir / TOKEN_FILE
+            remedy = f"for a new one, remove {file} and start again"
+            log.warning("the administrator's token was revoked or has expired", remedy=remedy)
 
     async def _end(self, engine: PlasmaEngine, edge: Edge, link: HostLink, *, keep: bool) -> None:
         await engine.close(keep_vms=keep)
@@ -309,10 +309,6 @@ def _undo(link: HostLink) -> Callable[..., Coroutine[None, None, None]]:
                 await link.dismantle()
 
     return undo
-
-
-def _known(unit: Unit, token: str) -> bool:
-    return bool(unit.tx.tokens.select(eq("secret_hash", secret_hash(token)), limit=1))
 
 
 def _edge_processes(settings: EdgeSettings) -> tuple[tuple[int, int], ...]:

@@ -55,7 +55,7 @@ def _ask(client: Client) -> list[Finding]:
         user = client.get_user()
     except (Unreachable, ApiProblem) as error:
         return [*found, fail("token", str(error), "Get a new token, then: swg login")]
-    found.append(ok("token", f"it is {user.email}'s"))
+    found.append(ok("token", f"it is {user.email or user.name}'s"))
     try:
         nodes = client.list_nodes(limit=100).data
     except ApiProblem as error:

@@ -16,19 +16,21 @@ if TYPE_CHECKING:
     from shellwego.client.generated import Client
 
 _REFUSED = "sign-in-refused"
-
-
-@click.command()
-@click.option("--url", metavar="URL", help="The API, such as https://cloud.example:7080. [that of the context]")
-@click.option("--name", default="", metavar="NAME", help="The context's name. [the host]")
-@click.option("--email", default="", metavar="EMAIL", help="Who signs in. [asked for]")
-@click.option("--token-stdin", is_flag=True, help="Take a token from stdin, instead of signing in.")
-@click.option(
+_url = click.option("--url", metavar="URL", help="The API, such as https://cloud.example:7080. [that of the context]")
+_ca_file = click.option(
     "--ca-file",
     type=click.Path(exists=True, dir_okay=False, resolve_path=True),
     metavar="FILE",
     help="The API's certificate authority, where it is not public.",
 )
+
+
+@click.command()
+@_url
+@click.option("--name", default="", metavar="NAME", help="The context's name. [the host]")
+@click.option("--email", default="", metavar="EMAIL", help="Who signs in. [asked for]")
+@click.option("--token-stdin", is_flag=True, help="Take a token from stdin, instead of signing in.")
+@_ca_file
 @shared
 @about_no_app
 def login(session: Session, url: str | None, name: str, email: str, token_stdin: bool, ca_file: str | None) -> None:
@@ -38,28 +40,72 @@ def login(session: Session, url: str | None, name: str, email: str, token_stdin:
     takes the password from the first line of stdin and a code from the second; without --email, stdin holds a token.
     """
     from shellwego.cli.prompts import at_terminal  # noqa: PLC0415
-    from shellwego.client.context import Context, save  # noqa: PLC0415
-    from shellwego.client.generated import Client  # noqa: PLC0415
 
-    known = session.known_contexts
-    before = known.get(session.context_name or "")
-    if not url and before is None:
-        raise click.UsageError("Which platform? Give --url URL.")
-    url = url or (before.api_url if before else "")
-    try:
-        client = Client(url, ca_file=ca_file or (before.ca_file if before and before.api_url == url else ""))
-    except ValueError as error:
-        raise Failure(f"--url: {error}", code=USAGE) from error
-    with client:
+    with _platform(session, url, ca_file) as client:
         if token_stdin or not (at_terminal() or email):
             client.token = _token()
         else:
             client.token = _signed_in(client, email)
-        user = client.get_user()
-    name = name or (before.name if before and before.api_url == url else _host(url))
-    context = Context(name=name, api_url=url, token=client.token, ca_file=client.ca_file)
+        _save(session, client, name)
+
+
+@click.command()
+@_url
+@click.option("--context-name", "name", default="", metavar="NAME", help="The context's name. [the host]")
+@click.option("--name", "person", default="", metavar="NAME", help="Your name, for others to read.")
+@_ca_file
+@shared
+@about_no_app
+def register(session: Session, url: str | None, name: str, person: str, ca_file: str | None) -> None:
+    """Make your account on a platform from an invitation, and sign in.
+
+    Asks for the invitation's secret and a new password; without a terminal they are the first two lines of stdin.
+    """
+    from shellwego.cli.prompts import Prompts  # noqa: PLC0415
+    from shellwego.client.generated import Register  # noqa: PLC0415
+
+    prompts = Prompts()
+    with _platform(session, url, ca_file) as client:
+        invitation = prompts.secret("Invitation").strip()
+        password = prompts.new_secret("New password")
+        body = Register(invitation=invitation, password=password, name=person, token_name=_own_name())
+        client.token = client.register(body).secret or ""
+        _save(session, client, name)
+
+
+def _platform(session: Session, url: str | None, ca_file: str | None) -> Client:
+    """A client without a token, of the platform that is named, else of the current context."""
+    from shellwego.client.generated import Client  # noqa: PLC0415
+
+    known = session.known_contexts.get(session.context_name or "")
+    if not url and known is None:
+        raise click.UsageError("Which platform? Give --url URL.")
+    url = url or (known.api_url if known else "")
+    same = known is not None and known.api_url == url
+    try:
+        return Client(url, ca_file=ca_file or (known.ca_file if known and same else ""))
+    except ValueError as error:
+        raise Failure(f"--url: {error}", code=USAGE) from error
+
+
+def _save(session: Session, client: Client, name: str) -> None:
+    """Keep the client's token in a context, once it was seen to hold."""
+    from shellwego.client.context import Context, save  # noqa: PLC0415
+
+    user = client.get_user()
+    known = session.known_contexts
+    before = known.get(session.context_name or "")
+    name = name or (before.name if before and before.api_url == client.api_url else _host(client.api_url))
+    context = Context(name=name, api_url=client.api_url, token=client.token, ca_file=client.ca_file)
     save(session.config_path, known.put(context, make_current=True))
-    session.say(f"logged in as {user.email}; context {name} is current")
+    session.say(f"logged in as {user.email or user.name}; context {name} is current")
+
+
+def _own_name() -> str:
+    """What the token of this machine is called."""
+    import socket  # noqa: PLC0415
+
+    return f"swg on {socket.gethostname()}"[:100]
 
 
 def _host(url: str) -> str:
@@ -70,8 +116,6 @@ def _host(url: str) -> str:
 
 def _signed_in(client: Client, email: str) -> str:
     """The token of a sign-in; a code is asked for where the password alone does not do."""
-    import socket  # noqa: PLC0415
-
     from shellwego.cli.prompts import Prompts  # noqa: PLC0415
     from shellwego.client.generated import SignInRequest  # noqa: PLC0415
     from shellwego.client.transport import ApiProblem  # noqa: PLC0415
@@ -79,7 +123,7 @@ def _signed_in(client: Client, email: str) -> str:
     prompts = Prompts()
     email = email or prompts.text("Email")
     password = prompts.secret("Password")
-    body = SignInRequest(email=email, password=password, name=f"swg on {socket.gethostname()}"[:100])
+    body = SignInRequest(email=email, password=password, name=_own_name())
     try:
         return client.sign_in(body).secret or ""
     except ApiProblem as problem:
@@ -145,7 +189,7 @@ def whoami(session: Session) -> None:
     context = session.context
     project = session.client.get_project(session.project_option).name if session.project_option else context.project
     pairs = {
-        "user": user.email,
+        "user" if user.email else "service account": user.email or user.name,
         "id": user.id,
         "roles": ", ".join(f"{grant.role} on {grant.scope_id or 'everything'}" for grant in user.grants),
         "token": user.token_id,
@@ -153,4 +197,4 @@ def whoami(session: Session) -> None:
         **({"narrowed to": ", ".join(user.resources)} if user.resources else {}),
     }
     where = {"context": context.name, "api": context.api_url, "project": project or None}
-    show_one(session, msgspec.to_builtins(user) | where, {**pairs, **where}, name=user.email)
+    show_one(session, msgspec.to_builtins(user) | where, {**pairs, **where}, name=user.email or user.name)

@@ -24,13 +24,13 @@ def _show(session: Session, found: UserView) -> None:
     import msgspec  # noqa: PLC0415
 
     pairs = {
-        "user": found.email,
+        "user" if found.email else "service account": found.email,
         "name": found.name,
         "id": found.id,
         "password": found.has_password,
         "one-time codes": found.totp,
     }
-    show_one(session, msgspec.to_builtins(found), pairs, name=found.email)
+    show_one(session, msgspec.to_builtins(found), pairs, name=found.email or found.name)
 
 
 @user.command("show")

@@ -441,6 +441,40 @@ class InstanceView(Struct, kw_only=True, frozen=True):
     usage: UsageView | None = None
 
 
+class InvitationAccept(Struct, kw_only=True, omit_defaults=True):
+    """InvitationAccept"""
+
+    invitation: str
+
+
+class InvitationCreate(Struct, kw_only=True, omit_defaults=True):
+    """Who is invited, and to what. The role is one that you could give yourself."""
+
+    email: str
+    role: str
+
+
+class InvitationList(Struct, kw_only=True, frozen=True):
+    """InvitationList"""
+
+    data: list[InvitationView]
+    pagination: Pagination
+
+
+class InvitationView(Struct, kw_only=True, frozen=True):
+    """InvitationView"""
+
+    id: str
+    organization_id: str
+    email: str
+    role: str
+    state: str
+    invited_by: str
+    created_at: datetime
+    expires_at: datetime
+    accepted_at: datetime | None
+
+
 class LoadedView(Struct, kw_only=True, frozen=True):
     """Images that a tar held, under all their names."""
 
@@ -486,12 +520,34 @@ class MasterKeyView(Struct, kw_only=True, frozen=True):
     retired_at: datetime | None
 
 
+class Membership(Struct, kw_only=True, omit_defaults=True):
+    """What was accepted."""
+
+    organization_id: str
+    role: str
+
+
 class MountBody(Struct, kw_only=True, omit_defaults=True):
     """A volume and where a process is to have it. Refused as long as the platform has no volumes."""
 
     source: str
     destination: str
     process: str = "web"
+
+
+class NewInvitationView(Struct, kw_only=True, frozen=True):
+    """An invitation, with its secret for the only time: send it to whom it is for."""
+
+    id: str
+    organization_id: str
+    email: str
+    role: str
+    state: str
+    invited_by: str
+    created_at: datetime
+    expires_at: datetime
+    accepted_at: datetime | None
+    secret: str
 
 
 class NewTokenView(Struct, kw_only=True, frozen=True):
@@ -679,6 +735,16 @@ class ReadinessView(Struct, kw_only=True, frozen=True):
     status: str
     nodes: int
     backends: dict[str, str]
+
+
+class Register(Struct, kw_only=True, omit_defaults=True):
+    """A new user, by an invitation. A session goes to the browser as a cookie; a token of the other kind into the answer."""
+
+    invitation: str
+    password: str
+    name: str = ""
+    kind: str = "personal"
+    token_name: str = "sign-in"
 
 
 class ReleaseList(Struct, kw_only=True, frozen=True):
@@ -996,7 +1062,7 @@ class UserView(Struct, kw_only=True, frozen=True):
     """Who the token belongs to, and what it may."""
 
     id: str
-    email: str
+    email: str | None
     name: str
     totp: bool
     has_password: bool
@@ -1215,6 +1281,65 @@ class Client(Transport):
             ),
             PersonView,
         )
+
+    def create_invitation(
+        self, organization: str, body: InvitationCreate, *, idempotency_key: str | None = None
+    ) -> NewInvitationView:
+        """Invite somebody by his address, for a week. Its secret is in this answer only, and is yours to send."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/organizations/{segment(organization, 'organization')}/invitations",
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            NewInvitationView,
+        )
+
+    def list_invitations(
+        self,
+        organization: str,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> InvitationList:
+        """All invitations of an organization, the newest first."""
+        return decode(
+            self.send(
+                "GET",
+                f"/v1/organizations/{segment(organization, 'organization')}/invitations",
+                query={"limit": limit, "cursor": cursor, "sort": sort, "include": include},
+            ),
+            InvitationList,
+        )
+
+    def delete_invitation(
+        self, organization: str, invitation: str, *, idempotency_key: str | None = None
+    ) -> InvitationView:
+        """Revoke an invitation."""
+        return decode(
+            self.send(
+                "DELETE",
+                f"/v1/organizations/{segment(organization, 'organization')}/invitations/{segment(invitation, 'invitation')}",
+                headers={"Idempotency-Key": idempotency_key},
+            ),
+            InvitationView,
+        )
+
+    def accept_invitation(self, body: InvitationAccept, *, idempotency_key: str | None = None) -> Membership:
+        """Accept an invitation to the caller's own address."""
+        return decode(
+            self.send(
+                "POST", "/v1/invitations/accept", headers={"Idempotency-Key": idempotency_key}, body=encode(body)
+            ),
+            Membership,
+        )
+
+    def register(self, body: Register) -> SignedInView:
+        """Accept an invitation as a new user, who is then signed in."""
+        return decode(self.send("POST", "/v1/auth/register", body=encode(body)), SignedInView)
 
     def create_app(self, body: AppCreate, *, project: str | None = None, idempotency_key: str | None = None) -> AppView:
         """Make an app. Nothing of it runs before its first deployment."""

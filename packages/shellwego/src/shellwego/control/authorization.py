@@ -101,9 +101,9 @@ class Access:
         return await self.control.commit(fn, self.caller)
 
     async def account(self) -> None:
-        """Admit work on the account itself (its password, its second factor): never with a token that is narrowed to
-        resources. Such work asks the outside, so it commits by itself."""
-        if self.principal.resources:
+        """Admit work on the account itself (its password, its second factor): of users alone, and never with a token that
+        is narrowed to resources. Such work asks the outside, so it commits by itself."""
+        if self.principal.resources or not is_id("usr", self.principal.principal_id):
             await self._refuse_own()
         await self._admit_own()
 

@@ -7,7 +7,7 @@ than once, and learns the hash only). A lost token is replaced by whoever holds 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shellwego.control.authentication import secret_hash
 from shellwego.control.unit import Unit
@@ -67,6 +67,17 @@ def issue_admin_token(unit: Unit, secret: str) -> Token:
     token = _insert_token(unit, users[0].id, secret)
     unit.audit("tokens:write", token.id, detail="issued on the host")
     return token
+
+
+def adopt_admin_token(unit: Unit, secret: str) -> bool:
+    """Let in the token that the host holds, at each start; False: it was revoked or has expired, and stays so, since
+    somebody may have had his reasons. Raises as `issue_admin_token`."""
+    token = next(iter(unit.tx.tokens.select(eq("secret_hash", secret_hash(secret)), limit=1)), None)
+    if token is None:
+        token = issue_admin_token(unit, secret)
+    elif token.issued_by is not Issuer.HOST:  # made by a version that did not tell them apart
+        token = unit.tx.tokens.update(replace(token, issued_by=Issuer.HOST))
+    return token.holds(unit.now())
 
 
 def _insert_token(unit: Unit, principal_id: str, secret: str) -> Token:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shellwego.control.accounts import Accounts
+from shellwego.control.invitations import Invitations
 from shellwego.control.passwords import Passwords
 from shellwego.control.sealing import Sealer
 from shellwego.control.signin import SignIn
@@ -20,6 +21,7 @@ class Identity:
     passwords: Passwords
     sign_in: SignIn
     accounts: Accounts
+    invitations: Invitations
 
 
 def make_identity(control: Control, hasher: PasswordHasher, sealer: Sealer) -> Identity:
@@ -29,4 +31,5 @@ def make_identity(control: Control, hasher: PasswordHasher, sealer: Sealer) -> I
         passwords,
         SignIn(control, passwords, sealer, throttle),
         Accounts(control, passwords, sealer, throttle),
+        Invitations(control, passwords, throttle),
     )

@@ -16,7 +16,7 @@ from shellwego.control import totp
 from shellwego.control.passwords import Passwords
 from shellwego.control.sealing import Sealer
 from shellwego.control.throttling import Counted, Throttle
-from shellwego.control.tokens import TokenWish, insert_token, life
+from shellwego.control.tokens import TokenWish, forget_ended, insert_token, life
 from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core.attenuation import Power
 from shellwego.core.credentials import Credentials
@@ -77,7 +77,7 @@ class SignIn:
             UnavailableError: too many sign in at this moment.
         """
         life(wish)
-        email, password = _email(attempt.email), _password(attempt.password)
+        email, password = email_of(attempt.email), _password(attempt.password)
         account = await self._control.read(lambda tx: account_of(tx, email))
         counted = _counted(email, account, attempt.source)
         clock = self._control.clock
@@ -137,8 +137,8 @@ def refused() -> UnauthenticatedError:
     )
 
 
-def _email(text: str) -> str:
-    """Normalized; what is no address belongs to nobody."""
+def email_of(text: str) -> str:
+    """An address, normalized; empty, which is nobody's, where it is none."""
     try:
         return normalized(text)
     except ValueError:
@@ -175,6 +175,7 @@ def _admit(unit: Unit, user: User, credentials: Credentials, *, source: str, wis
     sources = credentials.with_source(source_hash(user.id, source))
     unit.tx.credentials.update(replace(credentials, known_sources=sources))
     power = Power(wish.scopes, wish.resources, unit.now() + life(wish))
+    forget_ended(unit, user.id)
     token = insert_token(unit, user.id, wish, secret, power=power, issued_by=Issuer.LOGIN)
     unit.emit("user.signed_in", user.id, data={"source": source, "token": token.id, "kind": token.kind.value})
     unit.audit("auth:sign-in", user.id, detail=f"from {source}: {token.id}")

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from shellwego.control.authentication import refused, secret_hash
+from shellwego.control.quotas import charge_organization
 from shellwego.control.scopes import chain_of, missing
 from shellwego.control.unit import Unit
 from shellwego.core.attenuation import Power, attenuate
-from shellwego.core.errors import ConflictError, FieldError, InvalidError, UnauthenticatedError
+from shellwego.core.errors import ConflictError, FieldError, InvalidError, QuotaError, UnauthenticatedError
 from shellwego.core.ids import is_id
 from shellwego.core.tenancy import Issuer, Principal, Token, TokenKind, User
 from shellwego.ports.store import Transaction, Where, eq
@@ -23,6 +24,11 @@ LIVES: Mapping[TokenKind, float] = {
     TokenKind.TEMPORARY: 900.0,
 }
 """How long a token of each kind lives at most, in seconds."""
+MAX_TOKENS = 2000
+"""Of one user, when another token asks for one more; who signs in always gets one."""
+KEPT_S = 7 * _DAY_S
+"""How long a token is listed after its end."""
+_SWEEP = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,7 @@ def create_token(unit: Unit, principal: Principal, wish: TokenWish, secret: str)
     Raises:
         UnauthenticatedError: the asking token was revoked in between.
         InvalidError: a scope or resource that the asking token does not hold, or a life longer than the kind's.
+        QuotaError: the principal, or a service account's organization, has as many as it may.
     """
     asking = unit.tx.tokens.get(principal.token_id)
     if asking is None or not asking.holds(unit.now()):
@@ -64,6 +71,8 @@ def create_token(unit: Unit, principal: Principal, wish: TokenWish, secret: str)
     chains = {each: chain for each in wish.resources if (chain := _seen_chain(unit.tx, principal, each))}
     wished = Power(wish.scopes, wish.resources, unit.now() + life(wish))
     power = attenuate(Power(asking.scopes, asking.resources, asking.expires_at), wished, chains)
+    forget_ended(unit, principal.principal_id)
+    _charge(unit, principal)
     token = insert_token(unit, principal.principal_id, wish, secret, power=power, parent_id=asking.id)
     unit.audit("tokens:write", token.id, detail="created")
     return token
@@ -95,6 +104,31 @@ def insert_token(
             issued_by=issued_by,
         )
     )
+
+
+def _charge(unit: Unit, principal: Principal) -> None:
+    """Refuse one more than there may be: of a service account by its organization's quota, of a user by a fixed bound."""
+    account = unit.tx.service_accounts.get(principal.principal_id)
+    organization = unit.tx.organizations.get(account.organization_id) if account else None
+    if organization is not None:
+        charge_organization(unit, organization, {"tokens": 1})
+    elif unit.tx.tokens.count(eq("principal_id", principal.principal_id)) >= MAX_TOKENS:
+        raise QuotaError(
+            "too-many-tokens",
+            f"a user has at most {MAX_TOKENS} tokens",
+            resolution="Revoke some; those that ended count for a week more.",
+        )
+
+
+def forget_ended(unit: Unit, principal_id: str) -> None:
+    """Forget some of a principal's tokens that ended a while ago, so that who signs in every minute fills no table. One of
+    the host is remembered: it would be let in again at the next start."""
+    before = unit.now() - KEPT_S
+    for token in unit.tx.tokens.select(eq("principal_id", principal_id), limit=_SWEEP):
+        if token.ended_by(before) and token.issued_by is not Issuer.HOST:
+            unit.tx.tokens.delete(token.id)
+            if unit.tx.token_uses.get(token.id) is not None:
+                unit.tx.token_uses.delete(token.id)
 
 
 def life(wish: TokenWish) -> float:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from shellwego.control.scopes import SYSTEM, Found, missing
+from shellwego.control.signin import account_of, email_of
 from shellwego.control.unit import Unit
 from shellwego.core.errors import ConflictError
 from shellwego.core.ids import is_id
 from shellwego.core.tenancy import Principal, User
-from shellwego.ports.store import Transaction, eq
+from shellwego.ports.store import Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class UserTarget:
 
     def find(self, tx: Transaction, principal: Principal) -> Found[User]:
         by_id = is_id("usr", self.ref)
-        user = tx.users.get(self.ref) if by_id else next(iter(tx.users.select(eq("email", self.ref), limit=1)), None)
+        user = tx.users.get(self.ref) if by_id else account_of(tx, email_of(self.ref)).user
         if user is None:
             raise missing("user", self.ref)
         return Found(user, SYSTEM, user.id, missing("user", self.ref))
@@ -36,6 +37,5 @@ def set_disabled(unit: Unit, principal: Principal, user: User, *, disabled: bool
         return user
     if user.id == principal.principal_id:
         raise ConflictError("own-account", "you cannot disable yourself", resolution="Have another operator do it.")
-    unit.audit("users:write", user.id, detail="disabled" if disabled else "enabled")
     unit.emit("user.disabled" if disabled else "user.enabled", user.id, severity="warning" if disabled else "info")
     return unit.tx.users.update(replace(user, disabled_at=unit.now() if disabled else None))

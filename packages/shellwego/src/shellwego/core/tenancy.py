@@ -94,7 +94,11 @@ class Token:
 
     def holds(self, now: float) -> bool:
         """Whether it may still be used."""
-        return self.revoked_at is None and (self.expires_at is None or self.expires_at > now)
+        return not self.ended_by(now)
+
+    def ended_by(self, moment: float) -> bool:
+        """Whether it was revoked, or had expired, at this time."""
+        return any(end is not None and end <= moment for end in (self.revoked_at, self.expires_at))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

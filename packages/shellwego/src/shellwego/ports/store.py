@@ -23,6 +23,7 @@ from shellwego.core.envelope import DataKey, MasterKey
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
+from shellwego.core.invitations import Invitation
 from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
@@ -105,6 +106,8 @@ class Transaction(Protocol):
     @property
     def credentials(self) -> Table[Credentials]: ...
     @property
+    def invitations(self) -> Table[Invitation]: ...
+    @property
     def tokens(self) -> Table[Token]: ...
     @property
     def token_uses(self) -> Table[TokenUse]: ...
@@ -165,6 +168,7 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "projects": ("organization_id", "name"),
     "users": ("email",),
     "credentials": (),
+    "invitations": ("organization_id", "secret_hash", "created_at"),
     "tokens": ("secret_hash", "principal_id", "parent_id"),
     "token_uses": (),
     "grants": ("principal_id", "scope_id", "role"),
@@ -194,6 +198,7 @@ UNIQUE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "organizations": (("name",),),
     "projects": (("organization_id", "name"),),
     "users": (("email",),),
+    "invitations": (("secret_hash",),),
     "tokens": (("secret_hash",),),
     "service_accounts": (("organization_id", "name"),),
     "roles": (("organization_id", "name"),),

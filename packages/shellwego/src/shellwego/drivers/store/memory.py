@@ -22,6 +22,7 @@ from shellwego.core.errors import UnavailableError
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
+from shellwego.core.invitations import Invitation
 from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
@@ -192,6 +193,7 @@ class MemoryTransaction:
     projects: MemoryTable[Project]
     users: MemoryTable[User]
     credentials: MemoryTable[Credentials]
+    invitations: MemoryTable[Invitation]
     tokens: MemoryTable[Token]
     token_uses: MemoryTable[TokenUse]
     grants: MemoryTable[Grant]

@@ -14,6 +14,7 @@ from shellwego.core.errors import ConflictError, FieldError, NotFoundError, Stal
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
+from shellwego.core.invitations import Invitation
 from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
@@ -28,6 +29,7 @@ ENTITIES: Mapping[str, type] = {
     "projects": Project,
     "users": User,
     "credentials": Credentials,
+    "invitations": Invitation,
     "tokens": Token,
     "token_uses": TokenUse,
     "grants": Grant,

@@ -26,6 +26,7 @@ from shellwego.core.envelope import DataKey, MasterKey
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
+from shellwego.core.invitations import Invitation
 from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
@@ -281,6 +282,7 @@ class SqlTransaction:
     projects: SqlTable[Project]
     users: SqlTable[User]
     credentials: SqlTable[Credentials]
+    invitations: SqlTable[Invitation]
     tokens: SqlTable[Token]
     token_uses: SqlTable[TokenUse]
     grants: SqlTable[Grant]

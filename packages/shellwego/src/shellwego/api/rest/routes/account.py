@@ -24,6 +24,7 @@ from shellwego.api.rest.schemas.account import (
     UserUpdate,
     UserView,
     new_token_view,
+    service_account_view,
     token_view,
     user_view,
 )
@@ -54,7 +55,14 @@ _ISSUER = "ShellWeGo"
 @operation(router, "GET", "/user", permission="user:read", answer=UserView)
 async def get_user(*, access: Granted) -> Response:
     """Who the token belongs to, and what it may."""
-    return respond(await access.own(lambda unit: _told(unit, access, tokens.own_user(unit.tx, access.principal))))
+
+    def look(unit: Unit) -> Answer:
+        account = unit.tx.service_accounts.get(access.principal.principal_id)
+        if account is not None:
+            return body_answer(service_account_view(account, access.principal), version=account.version)
+        return _told(unit, access, tokens.own_user(unit.tx, access.principal))
+
+    return respond(await access.own(look))
 
 
 @operation(router, "PATCH", "/user", permission="user:write", answer=UserView, refusals=(412,))

@@ -16,10 +16,10 @@ from shellwego.control.idempotency import Answer
 from shellwego.control.scopes import missing
 from shellwego.control.signin import Attempt
 from shellwego.control.unit import Unit
-from shellwego.core.tenancy import TokenKind
+from shellwego.core.tenancy import Token, TokenKind
 
 router = resource_router("auth")
-_KINDS = {"personal": TokenKind.PERSONAL, "session": TokenKind.SESSION, "temporary": TokenKind.TEMPORARY}
+TOKEN_KINDS = {"personal": TokenKind.PERSONAL, "session": TokenKind.SESSION, "temporary": TokenKind.TEMPORARY}
 CURRENT = "current"
 
 
@@ -35,7 +35,7 @@ CURRENT = "current"
 async def sign_in(*, request: Request, here: Here, source: Source, body: SignInRequest) -> Response:
     """Sign in for a token. What is wrong about a refused attempt is not told, and takes as long as one that is not."""
     refuse_foreign_login(request)
-    kind = _KINDS[body.kind]
+    kind = TOKEN_KINDS[body.kind]
     wish = tokens.TokenWish(name=body.name, kind=kind, life_s=body.expires_in)
     attempt = Attempt(
         email=body.email,
@@ -46,7 +46,12 @@ async def sign_in(*, request: Request, here: Here, source: Source, body: SignInR
     )
     secret = new_secret(kind)
     token = await here.identity.sign_in.token(attempt, wish, secret)
-    if kind is not TokenKind.SESSION:
+    return signed_in(token, wish, secret)
+
+
+def signed_in(token: Token, wish: tokens.TokenWish, secret: str) -> Response:
+    """The answer to who signed in: a session in its cookie alone, any other token in the body."""
+    if wish.kind is not TokenKind.SESSION:
         return respond(body_answer(signed_in_view(token, secret), 201))
     response = respond(body_answer(signed_in_view(token, None), 201))
     set_session(response, secret, tokens.life(wish))

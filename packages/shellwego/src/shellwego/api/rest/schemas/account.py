@@ -9,7 +9,7 @@ from pydantic import Field
 
 from shellwego.api.rest.schemas.common import Body, Pagination, View, when, when_or_none
 from shellwego.core.credentials import Credentials
-from shellwego.core.tenancy import Principal, Token, TokenUse, User
+from shellwego.core.tenancy import Principal, ServiceAccount, Token, TokenUse, User
 
 Scopes = Annotated[list[Annotated[str, Field(max_length=80, examples=["apps:read"])]], Field(max_length=64)]
 Resources = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=64)]
@@ -29,7 +29,8 @@ class UserView(View):
     """Who the token belongs to, and what it may."""
 
     id: str
-    email: str
+    email: str | None
+    """None: it is a service account's."""
     name: str
     totp: bool
     """Whether signing in takes a one-time code."""
@@ -181,7 +182,7 @@ def person_view(user: User, credentials: Credentials | None) -> PersonView:
 def user_view(user: User, credentials: Credentials | None, principal: Principal) -> UserView:
     return UserView(
         id=user.id,
-        email=user.email,
+        email=user.email or None,
         name=user.name,
         totp=credentials is not None and credentials.totp_on,
         has_password=credentials is not None and bool(credentials.password_hash),
@@ -209,6 +210,12 @@ def token_view(token: Token, use: TokenUse | None = None) -> TokenView:
 
 def new_token_view(token: Token, secret: str) -> NewTokenView:
     return NewTokenView(secret=secret, **token_view(token).model_dump())
+
+
+def service_account_view(account: ServiceAccount, principal: Principal) -> UserView:
+    """What a service account is told of itself."""
+    nobody = User(id=account.id, email="", name=account.name, created_at=account.created_at)
+    return user_view(nobody, None, principal)
 
 
 def signed_in_view(token: Token, secret: str | None) -> SignedInView:

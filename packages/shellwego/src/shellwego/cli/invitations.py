@@ -1,0 +1,112 @@
+"""`swg invitations`: letting people into an organization, and getting in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from shellwego.cli.failure import USAGE, Failure
+from shellwego.cli.groups import NounGroup
+from shellwego.cli.output import age, show, show_one
+from shellwego.cli.paging import every
+from shellwego.cli.session import Session, about_no_app, shared
+
+if TYPE_CHECKING:
+    from shellwego.client.generated import InvitationView, NewInvitationView
+
+_organization = click.option(
+    "-o", "--org", "organization", envvar="SHELLWEGO_ORG", metavar="ORG", help="The organization. [the only one]"
+)
+
+
+@click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def invitations() -> None:
+    """Invite people to an organization; list, revoke and accept invitations."""
+
+
+def _named(session: Session, organization: str | None) -> str:
+    """The organization that is meant: the named one, else the only one that the caller sees."""
+    if organization:
+        return organization
+    found = sorted({project.organization_id for project in session.client.list_projects().data})
+    if len(found) != 1:
+        raise Failure("which organization is not clear", code=USAGE, resolution="Name it: -o ORG, or SHELLWEGO_ORG")
+    return found[0]
+
+
+def _row(invitation: InvitationView | NewInvitationView) -> dict[str, object]:
+    return {
+        "id": invitation.id,
+        "email": invitation.email,
+        "role": invitation.role,
+        "state": invitation.state,
+        "expires": invitation.expires_at.isoformat(sep=" ", timespec="minutes"),
+        "made": age(invitation.created_at.isoformat()),
+    }
+
+
+@invitations.command("ls")
+@_organization
+@shared
+@about_no_app
+def list_invitations(session: Session, organization: str | None) -> None:
+    """List an organization's invitations, the newest first."""
+    import msgspec  # noqa: PLC0415
+
+    name = _named(session, organization)
+    found = every(lambda cursor: session.client.list_invitations(name, limit=100, cursor=cursor))
+    rows = [_row(invitation) for invitation in found]
+    show(session, msgspec.to_builtins(found), rows, name="id", empty="no invitations")
+
+
+@invitations.command("create")
+@click.argument("email")
+@click.option("--role", default="developer", show_default=True, metavar="ROLE", help="One that you hold yourself.")
+@_organization
+@shared
+@about_no_app
+def create_invitation(session: Session, email: str, role: str, organization: str | None) -> None:
+    """Invite somebody, for a week. The secret is printed once, on stdout: send it to whom it is for.
+
+    Who has no account here makes one with it: swg register --url URL. Who has one: swg invitations accept.
+    """
+    import msgspec  # noqa: PLC0415
+
+    from shellwego.client.generated import InvitationCreate  # noqa: PLC0415
+
+    body = InvitationCreate(email=email, role=role)
+    made = session.client.create_invitation(_named(session, organization), body)
+    if session.output in ("json", "yaml"):
+        show_one(session, msgspec.to_builtins(made), {}, name=made.id)
+        return
+    session.say(f"invitation {made.id} of {made.email} as {made.role}; this is the only time that its secret is shown:")
+    click.echo(made.secret)
+
+
+@invitations.command("revoke")
+@click.argument("invitation")
+@_organization
+@shared
+@about_no_app
+def revoke_invitation(session: Session, invitation: str, organization: str | None) -> None:
+    """Have nobody accept an invitation any more."""
+    import msgspec  # noqa: PLC0415
+
+    ended = session.client.delete_invitation(_named(session, organization), invitation)
+    show_one(session, msgspec.to_builtins(ended), _row(ended), name=ended.id)
+
+
+@invitations.command("accept")
+@shared
+@about_no_app
+def accept_invitation(session: Session) -> None:
+    """Accept an invitation to your own address. Its secret is asked for, or read from stdin."""
+    import msgspec  # noqa: PLC0415
+
+    from shellwego.cli.prompts import Prompts  # noqa: PLC0415
+    from shellwego.client.generated import InvitationAccept  # noqa: PLC0415
+
+    accepted = session.client.accept_invitation(InvitationAccept(invitation=Prompts().secret("Invitation").strip()))
+    pairs = {"organization": accepted.organization_id, "role": accepted.role}
+    show_one(session, msgspec.to_builtins(accepted), pairs, name=accepted.organization_id)
