@@ -103,3 +103,45 @@ async def test_values_of_a_process_s_variables_are_in_no_difference(world: World
     assert answer.json["changes"] == [{"field": "processes.web.env.KEY", "before": "(set)", "after": "(set)"}]
     planned = await world.post("/v1/apps/shop/plan", {"config": {"processes": {"web": {"env": {"KEY": None}}}}})
     assert b"swordfish" not in answer.content + planned.content
+
+
+async def test_a_plan_tells_what_becomes_of_each_process(world: World) -> None:
+    await world.deployed()
+    await world.running()
+    same = await world.made("/v1/apps/shop/plan", {})
+    assert (same["changed"], same["processes"]) == (False, [PLANNED])
+    body = {"port": 9000, "counts": {"web": 3, "worker": 1}, "config": {"processes": {"worker": {}}}}
+    planned = await world.made("/v1/apps/shop/plan", body)
+    assert planned["processes"] == [
+        {**PLANNED, "count": 3, "kept": 0, "started": 3, "stopped": 1},
+        {**PLANNED, "process": "worker", "kept": 0, "started": 1},
+    ]
+    assert {"field": "counts.web", "before": "1", "after": "3"} in planned["changes"]
+    assert (await world.get("/v1/apps/shop")).json["counts"] == {"web": 1}, "nothing is done"
+
+
+PLANNED = {"process": "web", "count": 1, "kept": 1, "started": 0, "stopped": 0, "obstacle": None}
+
+
+async def test_a_plan_that_takes_instances_away_changes_something(world: World) -> None:
+    await world.deployed()
+    await world.running()
+    planned = await world.made("/v1/apps/shop/plan", {"counts": {"web": 0}})
+    assert (planned["changed"], planned["processes"]) == (True, [{**PLANNED, "count": 0, "kept": 0, "stopped": 1}])
+
+
+async def test_a_plan_says_why_there_is_no_room(world: World) -> None:
+    """The node has 8 GiB: beside an old instance of 5 GiB there is no room for a new one, in its place there is."""
+    await deployed(world, config={"processes": {"web": {"memory": "5gb"}}})
+    await world.running()
+    for strategy, obstacle in (("rolling", "no node fits: 1 lacks memory"), ("immediate", "")):
+        planned = await world.made("/v1/apps/shop/plan", {"port": 9000, "strategy": strategy})
+        (web,) = planned["processes"]
+        assert (web["obstacle"] or "").startswith(obstacle)
+        assert bool(web["obstacle"]) == bool(obstacle)
+
+
+async def test_a_plan_is_refused_as_the_deploy_would_be(world: World) -> None:
+    await world.deployed()
+    for body in ({"strategy": "bluegreen", "surge": "1"}, {"counts": {"nope": 1}}):
+        assert (await world.post("/v1/apps/shop/plan", body)).status == 422

@@ -9,7 +9,7 @@ import click
 
 from shellwego.cli.output import show, show_one, size
 from shellwego.cli.progress import StageProgress
-from shellwego.cli.rollout import Choice, finish, rollout_options
+from shellwego.cli.rollout import Choice, choice_options, finish, rollout_options
 from shellwego.cli.session import F, Session, shared
 from shellwego.cli.status import unreleased
 
@@ -61,7 +61,7 @@ def _wish(
     backend: str | None,
     rollback: bool,
     release_command: str | None,
-    choice: Choice | None = None,
+    choice: Choice,
 ) -> DeploymentCreate:
     import shlex  # noqa: PLC0415
 
@@ -69,7 +69,7 @@ def _wish(
 
     before = None if release_command is None else shlex.split(release_command)
     return DeploymentCreate(
-        **(asdict(choice) if choice else {}),
+        **asdict(choice),
         config=ConfigBody(release_command=before),
         image=image,
         port=port,
@@ -150,6 +150,7 @@ def deploy(
 
 @click.command()
 @_wish_options
+@choice_options
 @click.option("--detailed-exitcode", is_flag=True, help="End with 10 where something would change.")
 @shared
 def plan(
@@ -163,12 +164,13 @@ def plan(
     backend: str | None,
     rollback: bool,
     release_command: str | None,
+    choice: Choice,
     detailed_exitcode: bool,
 ) -> None:
     """Show what a deploy with the same options would change. Nothing is done."""
     import msgspec  # noqa: PLC0415
 
-    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback, release_command)
+    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback, release_command, choice)
     planned = session.client.plan_deployment(session.app, wish, project=session.project)
     document = msgspec.to_builtins(planned)
     _remark(session)
@@ -181,8 +183,10 @@ def plan(
         before = f"v{planned.from_release}" if planned.from_release else "nothing"
         click.echo(f"{before} → v{planned.to_release}")
         show(session, document, rows)
-        for name, count in planned.replaced.items():
-            click.echo(f"{name}: {count} to be started or replaced")
+        for each in planned.processes:
+            click.echo(f"{each.process}: {each.kept} stay, {each.started} come, {each.stopped} go")
+            if each.obstacle:
+                click.echo(f"{each.process} could not be placed now: {each.obstacle}")
     if detailed_exitcode and planned.changed:
         raise click.exceptions.Exit(CHANGES_EXIT_CODE)
 

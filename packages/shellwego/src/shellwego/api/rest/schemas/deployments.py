@@ -223,6 +223,19 @@ class ChangeView(View):
     after: str | None
 
 
+class ProcessPlanView(View):
+    """What a deploy would do to one process."""
+
+    process: str
+    count: int
+    """How many are wanted afterwards."""
+    kept: int
+    started: int
+    stopped: int
+    obstacle: str | None
+    """Why the first that are to come could not be placed now, in the words of the filters that decide."""
+
+
 class PlanView(View):
     """What a deploy would change; nothing was done."""
 
@@ -233,6 +246,7 @@ class PlanView(View):
     changes: list[ChangeView]
     replaced: dict[str, int]
     """Instances of each process that the deploy would replace or start."""
+    processes: list[ProcessPlanView]
 
 
 class DiffView(View):
