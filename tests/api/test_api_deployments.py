@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import pytest
 
+from shellwego.control.runs import forget_run
+from shellwego.control.unit import Unit
+from shellwego.core.changes import StartCommand, new_command
+from shellwego.core.errors import ConflictError
+from shellwego.core.instances import Phase
 from tests.api.api_world import World
 
 IMAGE = "registry.example/hello:v1"
@@ -145,3 +151,29 @@ async def test_a_plan_is_refused_as_the_deploy_would_be(world: World) -> None:
     await world.deployed()
     for body in ({"strategy": "bluegreen", "surge": "1"}, {"counts": {"nope": 1}}):
         assert (await world.post("/v1/apps/shop/plan", body)).status == 422
+
+
+async def test_the_run_of_a_release_command_is_named_and_stays_while_its_deployment_waits(world: World) -> None:
+    asked = await deployed(world, config={"release_command": ["migrate"]})
+    assert asked["release_command_instance"] is None
+
+    def run(unit: Unit) -> str:
+        release = unit.tx.releases.get(asked["release_id"])
+        assert release is not None
+        start = StartCommand(deployment_id=asked["id"], release_id=release.id, command=("migrate",))
+        row = new_command(start, asked["app_id"], release, id_=unit.new_id("ins"), now=unit.now())
+        return unit.tx.instances.insert(replace(row, phase=Phase.FAILED, stopped_at=unit.now())).id
+
+    id_ = await world.commit(run)
+    shown = (await world.get(f"/v1/apps/shop/deployments/{asked['id']}")).json
+    assert (shown["release_command"], shown["release_command_instance"]) == (["migrate"], id_)
+
+    def forget(unit: Unit) -> None:
+        app = unit.tx.apps.get(asked["app_id"])
+        assert app is not None
+        forget_run(unit, app, id_)
+
+    with pytest.raises(ConflictError, match="has not ended"):  # it would be started once more
+        await world.commit(forget)
+    await world.made(f"/v1/apps/shop/deployments/{asked['id']}/actions/cancel", None)
+    await world.commit(forget)

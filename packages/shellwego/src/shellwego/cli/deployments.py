@@ -61,6 +61,7 @@ def show_deployment(session: Session, deployment: str | None) -> None:
         "strategy": found.strategy,
         "canary": _canary(found),
         "release command": " ".join(found.release_command or ()),
+        "its run": found.release_command_instance,
         "asked": age(found.created_at.isoformat()),
     }
     if session.output != "table":

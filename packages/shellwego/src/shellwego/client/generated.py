@@ -217,6 +217,7 @@ class DeploymentView(Struct, kw_only=True, frozen=True):
     surge: str | None
     canary: CanaryView | None
     release_command: list[str] | None
+    release_command_instance: str | None
     stages: list[StageView]
     reason: str
     reason_code: str

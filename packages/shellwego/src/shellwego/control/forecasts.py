@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from shellwego.control.facts import node_usage
+from shellwego.control.facts import node_usage, process_request
 from shellwego.control.instances import live_instances
-from shellwego.core.apps import App, AppConfig, Process, wanted_counts
+from shellwego.core.apps import App, AppConfig, wanted_counts
 from shellwego.core.deployments import Strategy
 from shellwego.core.instances import Desired, Instance
 from shellwego.core.nodes import Node
@@ -47,7 +47,7 @@ def forecast(
             process=process.name, count=count, kept=kept, started=count - kept, stopped=len(own) - kept
         )
         wave = _first_wave(told, len(own), strategy, weight)
-        request = _request(app, config, process)
+        request = process_request(app.id, process, config.backend)
         room = _with_room(usage, [i for i in own if i not in fresh], told, strategy)
         found.append(replace(told, obstacle=_obstacle(request, wave, nodes, room)))
     gone = {i.process for i in living} - wanted.keys()
@@ -80,18 +80,6 @@ def _with_room(
                 disk_bytes=used.disk_bytes - instance.disk_bytes,
             )
     return room
-
-
-def _request(app: App, config: AppConfig, process: Process) -> PlacementRequest:
-    return PlacementRequest(
-        app_id=app.id,
-        process=process.name,
-        cpu_milli=process.cpu_milli,
-        memory_bytes=process.memory_bytes,
-        disk_bytes=process.disk_bytes,
-        vcpus=process.vcpus,
-        backend=config.backend,
-    )
 
 
 def _obstacle(request: PlacementRequest, count: int, nodes: Iterable[Node], usage: dict[str, NodeUsage]) -> str:

@@ -173,6 +173,8 @@ class DeploymentView(View):
     surge: str | None
     canary: CanaryView | None
     release_command: list[str] | None
+    release_command_instance: str | None
+    """Id of the one-off run that it is, or was: its log is that instance's."""
     stages: list[StageView]
     """Where it was, the oldest first; of many only the newest are kept."""
     reason: str
@@ -257,7 +259,7 @@ class DiffView(View):
     changes: list[ChangeView]
 
 
-def deployment_view(deployment: Deployment, release: int, *, finished: bool) -> DeploymentView:
+def deployment_view(deployment: Deployment, release: int, *, finished: bool, run_id: str | None) -> DeploymentView:
     return DeploymentView(
         id=deployment.id,
         app_id=deployment.app_id,
@@ -273,6 +275,7 @@ def deployment_view(deployment: Deployment, release: int, *, finished: bool) -> 
         surge=deployment.surge.text if deployment.surge else None,
         canary=_canary_view(deployment),
         release_command=None if deployment.release_command is None else list(deployment.release_command),
+        release_command_instance=run_id,
         stages=[_stage_view(record) for record in deployment.stages],
         reason=deployment.reason,
         reason_code=deployment.reason_code,
