@@ -16,6 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from shellwego.core.deployments import CanaryStep
 from shellwego.core.errors import ConflictError
 from shellwego.core.instances import Sleep
 from shellwego.drivers.clock.system import SystemClock
@@ -190,27 +191,55 @@ async def test_a_migration_that_fails_half_way_leaves_the_old_schema(path: Path,
     assert emails(path) == ["a@example.org"]
 
 
+def insert_row(path: Path, table: str, texts: dict[str, str | None]) -> dict[str, object]:
+    """A row of an older schema: these columns, and plain values in the others."""
+    with closing(sqlite3.connect(path)) as connection:
+        kinds = {row[1]: row[2] for row in connection.execute(f"PRAGMA table_info({table})")}
+        row = {name: texts.get(name, "" if kind == "TEXT" else 1) for name, kind in kinds.items()}
+        connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", list(row.values()))  # noqa: S608
+        connection.commit()
+        return dict(row)
+
+
+def only_row(path: Path, table: str) -> dict[str, object]:
+    with closing(sqlite3.connect(path)) as connection:
+        cursor = connection.execute(f"SELECT * FROM {table}")  # noqa: S608
+        names = [column[0] for column in cursor.description]
+        return dict(zip(names, cursor.fetchone(), strict=True))
+
+
+INSTANCE: dict[str, str | None] = {
+    "id": "ins_a",
+    "owner": "app",
+    "desired": "serve",
+    "phase": "healthy",
+    "observed": "{}",
+    "command": None,
+}
+
+
 async def test_instances_of_before_there_was_sleep_are_awake_and_can_be_taken_back(path: Path) -> None:
     migrate.upgrade(path, head="0001")
-    with closing(sqlite3.connect(path)) as connection:
-        kinds = {row[1]: row[2] for row in connection.execute("PRAGMA table_info(instances)")}
-        texts = {
-            "id": "ins_a",
-            "owner": "app",
-            "desired": "serve",
-            "phase": "healthy",
-            "observed": "{}",
-            "command": None,
-        }
-        row = {name: texts.get(name, "" if kind == "TEXT" else 1) for name, kind in kinds.items()}
-        connection.execute(f"INSERT INTO instances VALUES ({', '.join('?' * len(row))})", list(row.values()))  # noqa: S608
-        connection.commit()
+    row = insert_row(path, "instances", INSTANCE)
     store = open_sqlite(path, SystemClock())
     (instance,) = await store.read(lambda tx: tx.instances.select(eq("sleep", "awake")))
     assert (instance.id, instance.sleep) == ("ins_a", Sleep.AWAKE)
     await store.close()
     migrate.downgrade(path, "0001")
-    with closing(sqlite3.connect(path)) as connection:
-        cursor = connection.execute("SELECT * FROM instances")
-        names = [column[0] for column in cursor.description]
-        assert dict(zip(names, cursor.fetchone(), strict=True)) == row
+    assert only_row(path, "instances") == row
+
+
+async def test_deployments_of_before_they_had_numbers_of_their_own_go_on_and_can_be_taken_back(path: Path) -> None:
+    migrate.upgrade(path, head="0002")
+    told: dict[str, str | None] = {"id": "dep_a", "state": "in_progress", "stage": "starting", "log_tail": "[]"}
+    row = insert_row(path, "deployments", told)
+    instance = insert_row(path, "instances", {**INSTANCE, "sleep": "awake"})
+    store = open_sqlite(path, SystemClock())
+    (deployment,) = await store.read(lambda tx: tx.deployments.select())
+    assert (deployment.canary, deployment.step, deployment.stages) == (None, CanaryStep(), ())
+    assert (deployment.surge, deployment.max_unavailable, deployment.release_command) == (None, None, None)
+    assert deployment.weight == 100
+    assert [i.deployment_id for i in await store.read(lambda tx: tx.instances.select())] == [""]
+    await store.close()
+    migrate.downgrade(path, "0002")
+    assert (only_row(path, "deployments"), only_row(path, "instances")) == (row, instance)

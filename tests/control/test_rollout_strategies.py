@@ -19,7 +19,7 @@ from shellwego.core.vms import VmPhase
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.drivers.store.sqlite import open_sqlite
-from shellwego.ports.store import Store
+from shellwego.ports.store import Store, eq
 from tests.control.blocking_store import BlockingStore
 from tests.control.rollout_world import FakeEdge, FakeNode, World
 
@@ -225,6 +225,8 @@ async def test_a_canary_gets_a_tenth_then_half_then_all(world: World) -> None:
     assert world.clock.monotonic() - began >= 2 * TENTH.pause_s
     assert world.deployment(newer).state is S.SUCCEEDED
     await at_rest(world, node, edge, "hello:v2", 1)
+    told = world.peek(lambda tx: tx.events.select(eq("type", "app.deployment.step")))
+    assert [event.data["weight"] for event in told] == ["50", "100"]
 
 
 async def test_until_it_is_promoted_all_the_old_ones_stay_beside_a_canary(world: World) -> None:
