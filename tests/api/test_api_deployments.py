@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import pytest
 
+from shellwego.control.runs import forget_run
+from shellwego.control.unit import Unit
+from shellwego.core.changes import StartCommand, new_command
+from shellwego.core.errors import ConflictError
+from shellwego.core.instances import Phase
 from tests.api.api_world import World
 
 IMAGE = "registry.example/hello:v1"
@@ -103,3 +109,71 @@ async def test_values_of_a_process_s_variables_are_in_no_difference(world: World
     assert answer.json["changes"] == [{"field": "processes.web.env.KEY", "before": "(set)", "after": "(set)"}]
     planned = await world.post("/v1/apps/shop/plan", {"config": {"processes": {"web": {"env": {"KEY": None}}}}})
     assert b"swordfish" not in answer.content + planned.content
+
+
+async def test_a_plan_tells_what_becomes_of_each_process(world: World) -> None:
+    await world.deployed()
+    await world.running()
+    same = await world.made("/v1/apps/shop/plan", {})
+    assert (same["changed"], same["processes"]) == (False, [PLANNED])
+    body = {"port": 9000, "counts": {"web": 3, "worker": 1}, "config": {"processes": {"worker": {}}}}
+    planned = await world.made("/v1/apps/shop/plan", body)
+    assert planned["processes"] == [
+        {**PLANNED, "count": 3, "kept": 0, "started": 3, "stopped": 1},
+        {**PLANNED, "process": "worker", "kept": 0, "started": 1},
+    ]
+    assert {"field": "counts.web", "before": "1", "after": "3"} in planned["changes"]
+    assert (await world.get("/v1/apps/shop")).json["counts"] == {"web": 1}, "nothing is done"
+
+
+PLANNED = {"process": "web", "count": 1, "kept": 1, "started": 0, "stopped": 0, "obstacle": None}
+
+
+async def test_a_plan_that_takes_instances_away_changes_something(world: World) -> None:
+    await world.deployed()
+    await world.running()
+    planned = await world.made("/v1/apps/shop/plan", {"counts": {"web": 0}})
+    assert (planned["changed"], planned["processes"]) == (True, [{**PLANNED, "count": 0, "kept": 0, "stopped": 1}])
+
+
+async def test_a_plan_says_why_there_is_no_room(world: World) -> None:
+    """The node has 8 GiB: beside an old instance of 5 GiB there is no room for a new one, in its place there is."""
+    await deployed(world, config={"processes": {"web": {"memory": "5gb"}}})
+    await world.running()
+    for strategy, obstacle in (("rolling", "no node fits: 1 lacks memory"), ("immediate", "")):
+        planned = await world.made("/v1/apps/shop/plan", {"port": 9000, "strategy": strategy})
+        (web,) = planned["processes"]
+        assert (web["obstacle"] or "").startswith(obstacle)
+        assert bool(web["obstacle"]) == bool(obstacle)
+
+
+async def test_a_plan_is_refused_as_the_deploy_would_be(world: World) -> None:
+    await world.deployed()
+    for body in ({"strategy": "bluegreen", "surge": "1"}, {"counts": {"nope": 1}}):
+        assert (await world.post("/v1/apps/shop/plan", body)).status == 422
+
+
+async def test_the_run_of_a_release_command_is_named_and_stays_while_its_deployment_waits(world: World) -> None:
+    asked = await deployed(world, config={"release_command": ["migrate"]})
+    assert asked["release_command_instance"] is None
+
+    def run(unit: Unit) -> str:
+        release = unit.tx.releases.get(asked["release_id"])
+        assert release is not None
+        start = StartCommand(deployment_id=asked["id"], release_id=release.id, command=("migrate",))
+        row = new_command(start, asked["app_id"], release, id_=unit.new_id("ins"), now=unit.now())
+        return unit.tx.instances.insert(replace(row, phase=Phase.FAILED, stopped_at=unit.now())).id
+
+    id_ = await world.commit(run)
+    shown = (await world.get(f"/v1/apps/shop/deployments/{asked['id']}")).json
+    assert (shown["release_command"], shown["release_command_instance"]) == (["migrate"], id_)
+
+    def forget(unit: Unit) -> None:
+        app = unit.tx.apps.get(asked["app_id"])
+        assert app is not None
+        forget_run(unit, app, id_)
+
+    with pytest.raises(ConflictError, match="has not ended"):  # it would be started once more
+        await world.commit(forget)
+    await world.made(f"/v1/apps/shop/deployments/{asked['id']}/actions/cancel", None)
+    await world.commit(forget)

@@ -21,6 +21,7 @@ from alembic.script import ScriptDirectory
 
 from shellwego.control.loops.outbox import relay_audit
 from shellwego.control.unit import Control
+from shellwego.core.deployments import CanaryStep
 from shellwego.core.errors import ConflictError, UnavailableError
 from shellwego.core.instances import Sleep
 from shellwego.drivers.bus.memory import MemoryBus
@@ -230,28 +231,58 @@ async def test_a_migration_that_fails_half_way_leaves_the_old_schema(location: L
     assert emails(location) == ["a@example.org"]
 
 
+INSTANCE: dict[str, str | None] = {
+    "id": "ins_a",
+    "owner": "app",
+    "desired": "serve",
+    "phase": "healthy",
+    "observed": "{}",
+    "command": None,
+}
+
+
+def insert_row(location: Location, table: str, texts: dict[str, str | None]) -> dict[str, object]:
+    """A row of an older schema: these columns, and plain values in the others."""
+    with connected(location) as connection:
+        kinds = {column["name"]: column["type"] for column in sa.inspect(connection).get_columns(table)}
+        row = {name: texts.get(name, "" if isinstance(kind, sa.Text) else 1) for name, kind in kinds.items()}
+        row |= {name: True for name, kind in kinds.items() if isinstance(kind, sa.Boolean)}
+        connection.execute(sa.insert(sa.table(table, *(sa.column(name) for name in row))), row)
+        return dict(row)
+
+
+def only_row(location: Location, table: str) -> dict[str, object]:
+    with connected(location) as connection:
+        return dict(connection.execute(sa.select(sa.text("*")).select_from(sa.table(table))).mappings().one())
+
+
 async def test_instances_of_before_there_was_sleep_are_awake_and_can_be_taken_back(location: Location) -> None:
     migrate.upgrade(location, head="0001")
-    with connected(location) as connection:
-        kinds = {column["name"]: column["type"] for column in sa.inspect(connection).get_columns("instances")}
-        texts = {
-            "id": "ins_a",
-            "owner": "app",
-            "desired": "serve",
-            "phase": "healthy",
-            "observed": "{}",
-            "command": None,
-        }
-        row = {name: texts.get(name, "" if isinstance(kind, sa.Text) else 1) for name, kind in kinds.items()}
-        instances = sa.table("instances", *(sa.column(name) for name in row))
-        connection.execute(sa.insert(instances), row)
+    row = insert_row(location, "instances", INSTANCE)
     store = open_store(location)
     (instance,) = await store.read(lambda tx: tx.instances.select(eq("sleep", "awake")))
     assert (instance.id, instance.sleep) == ("ins_a", Sleep.AWAKE)
     await store.close()
     migrate.downgrade(location, "0001")
-    with connected(location) as connection:
-        assert dict(connection.exec_driver_sql("SELECT * FROM instances").mappings().one()) == row
+    assert only_row(location, "instances") == row
+
+
+async def test_deployments_of_before_they_had_numbers_of_their_own_go_on_and_can_be_taken_back(
+    location: Location,
+) -> None:
+    migrate.upgrade(location, head="0002")
+    told: dict[str, str | None] = {"id": "dep_a", "state": "in_progress", "stage": "starting", "log_tail": "[]"}
+    row = insert_row(location, "deployments", told)
+    instance = insert_row(location, "instances", {**INSTANCE, "sleep": "awake"})
+    store = open_store(location)
+    (deployment,) = await store.read(lambda tx: tx.deployments.select())
+    assert (deployment.canary, deployment.step, deployment.stages) == (None, CanaryStep(), ())
+    assert (deployment.surge, deployment.max_unavailable, deployment.release_command) == (None, None, None)
+    assert deployment.weight == 100
+    assert [i.deployment_id for i in await store.read(lambda tx: tx.instances.select())] == [""]
+    await store.close()
+    migrate.downgrade(location, "0002")
+    assert (only_row(location, "deployments"), only_row(location, "instances")) == (row, instance)
 
 
 def test_servers_that_start_at_once_migrate_once(postgres: PostgresServer) -> None:

@@ -360,6 +360,10 @@ class World:
 
         await self.control.commit(change)
 
+    async def ask(self, use_case: Callable[[Unit, App], T]) -> T:
+        """Run a use case on the app as it is then."""
+        return await self.control.commit(lambda unit: use_case(unit, self._app(unit.tx)))
+
     async def change_app(self, **changes: object) -> None:
         def change(unit: Unit) -> None:
             unit.tx.apps.update(replace(self._app(unit.tx), **changes))  # type: ignore[arg-type]

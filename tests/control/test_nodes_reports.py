@@ -209,6 +209,20 @@ async def test_an_assignment_says_everything_that_a_vm_needs(node: Reporter) -> 
     assert work.env["PORT"] == "8080"
 
 
+async def test_variables_of_a_process_come_before_the_app_s_and_those_before_the_platform_s(node: Reporter) -> None:
+    world = node.world
+    release = await world.release_of(world.peek(lambda tx: tx.deployments.select()[0].id))
+    process = replace(release.config.processes[0], env={"SAID": "process", "OWN": "1"})
+    config = replace(release.config, env={"SAID": "app", "PORT": "1"}, processes=(process,))
+    await world.control.commit(lambda unit: unit.tx.releases.update(replace(release, config=config)))
+    (item,) = (await node.nodes.assignments(node.node_id)).items
+    assert {name: item.workload.env[name] for name in ("SAID", "OWN", "PORT")} == {
+        "SAID": "process",
+        "OWN": "1",
+        "PORT": "1",
+    }
+
+
 async def test_what_is_to_stop_is_assigned_as_absent_until_the_node_says_that_it_is_gone(node: Reporter) -> None:
     await node.world.change_app(stopped=True)
     await node.world.clock.until(lambda: node.instance.desired is Desired.STOP, 10)

@@ -253,6 +253,7 @@ async def test_a_rollback_to_what_still_runs_keeps_it(world: World) -> None:
 
 async def test_a_one_off_run_is_placed_and_pruned_but_never_restarted(world: World) -> None:
     node = await world.node()
+    node.commands_end = None
     served = await deployed(world)
 
     def ask(unit: Unit) -> str:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import TypeVar
 
 import pytest
 
 from shellwego.control.apps import destroy_app, scale_app, start_app, stop_app
 from shellwego.control.deployments import restart, rollback
-from shellwego.control.unit import Unit
-from shellwego.core.apps import App
 from shellwego.core.deployments import DeploymentState
 from shellwego.core.images import ImageState
 from shellwego.core.instances import Desired
 from shellwego.ports.store import Transaction, eq
 from tests.control.rollout_world import FakeEdge, FakeNode, World
 
-T = TypeVar("T")
 S = DeploymentState
 
 
@@ -29,19 +25,8 @@ async def world() -> AsyncIterator[World]:
     await world.end()
 
 
-async def ask(world: World, use_case: Callable[[Unit, App], T]) -> T:
-    """Run a use case on the app as it is then."""
-
-    def work(unit: Unit) -> T:
-        app = unit.tx.apps.get(world.app_id)
-        assert app is not None
-        return use_case(unit, app)
-
-    return await world.control.commit(work)
-
-
 async def scale(world: World, count: int) -> None:
-    await ask(world, lambda unit, app: scale_app(unit, app, {"web": count}))
+    await world.ask(lambda unit, app: scale_app(unit, app, {"web": count}))
 
 
 async def deployed(world: World, count: int = 1) -> tuple[FakeNode, FakeEdge]:
@@ -88,9 +73,9 @@ async def test_stopped_during_a_deploy_it_stops_and_when_started_runs_what_was_a
     node, edge = await deployed(world, 2)
     newer = await world.deploy("hello:v2")
     await world.clock.advance(0.15)
-    await ask(world, stop_app)
+    await world.ask(stop_app)
     await at_rest(world, node, edge, "hello:v2", 0)
-    await ask(world, start_app)
+    await world.ask(start_app)
     await at_rest(world, node, edge, "hello:v2", 2)
     assert world.deployment(newer).state is S.SUCCEEDED
 
@@ -101,7 +86,7 @@ async def test_destroyed_while_a_deploy_runs_nothing_is_left(world: World, momen
     node, _ = await deployed(world, 2)
     await world.deploy("hello:v2", state=image)
     await world.clock.advance(moment)
-    await ask(world, destroy_app)
+    await world.ask(destroy_app)
     await world.clock.until(lambda: world.peek(lambda tx: tx.apps.get(world.app_id)) is None, 60)
     await world.clock.until(lambda: node.vms == {}, 10)
 
@@ -134,7 +119,7 @@ async def test_restarted_during_a_rollout_the_new_release_is_served_by_instances
     node, edge = await deployed(world, 2)
     newer = await world.deploy("hello:v2")
     await world.clock.advance(moment)
-    again = await ask(world, restart)
+    again = await world.ask(restart)
     asked_at = world.clock.now()
     await never_without_an_endpoint(world, edge, lambda: world.deployment(again.id).finished_at is not None)
     assert world.deployment(again.id).state is S.SUCCEEDED
@@ -147,7 +132,7 @@ async def test_restarted_while_a_deploy_waits_for_its_image_that_deploy_is_not_l
     node, edge = await deployed(world)
     await world.deploy("hello:v2", state=ImageState.FETCHING)
     await world.clock.advance(1)
-    await ask(world, restart)
+    await world.ask(restart)
     await world.clock.advance(1)
     await world.image("hello:v2", ImageState.READY)
     await at_rest(world, node, edge, "hello:v2", 1)
@@ -160,7 +145,7 @@ async def test_scaled_during_a_rollback_it_ends_with_the_new_count_of_the_old_co
 ) -> None:
     node, edge = await deployed(world, 2)
     await world.finished(await world.deploy("hello:v2"))
-    back = await ask(world, lambda unit, app: rollback(unit, app, None))
+    back = await world.ask(lambda unit, app: rollback(unit, app, None))
     await world.clock.advance(moment)
     await scale(world, count)
     await never_without_an_endpoint(world, edge, lambda: world.deployment(back.id).finished_at is not None)

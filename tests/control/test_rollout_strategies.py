@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from shellwego.control.apps import scale_app
 from shellwego.control.deployments import cancel, find_deployment
-from shellwego.control.unit import Unit
-from shellwego.core.apps import App
 from shellwego.core.deployments import CanaryPlan, DeploymentState, Share, Stage
 from shellwego.core.instances import OwnerKind
 from shellwego.core.routing import EVEN_WEIGHT
@@ -22,11 +19,10 @@ from shellwego.core.vms import VmPhase
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.drivers.store.sqlite import open_sqlite
-from shellwego.ports.store import Store
+from shellwego.ports.store import Store, eq
 from tests.control.blocking_store import BlockingStore
 from tests.control.rollout_world import FakeEdge, FakeNode, World
 
-T = TypeVar("T")
 S = DeploymentState
 MIGRATE = ("migrate",)
 TENTH = CanaryPlan(weights=(10, 50), pause_s=5.0)
@@ -53,22 +49,11 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await world.store.close()
 
 
-async def ask(world: World, use_case: Callable[[Unit, App], T]) -> T:
-    """Run a use case on the app as it is then."""
-
-    def work(unit: Unit) -> T:
-        app = unit.tx.apps.get(world.app_id)
-        assert app is not None
-        return use_case(unit, app)
-
-    return await world.control.commit(work)
-
-
 async def deployed(world: World, count: int = 1) -> tuple[FakeNode, FakeEdge]:
     """The app at v1, served by the edge."""
     node, edge = await world.node(), await world.edge()
     await world.finished(await world.deploy("hello:v1"))
-    await ask(world, lambda unit, app: scale_app(unit, app, {"web": count}))
+    await world.ask(lambda unit, app: scale_app(unit, app, {"web": count}))
     await world.clock.until(lambda: len(edge.endpoints()) == count, 10)
     return node, edge
 
@@ -165,7 +150,7 @@ async def test_a_cancelled_deployment_stops_its_release_command(world: World) ->
     node.commands_end = None
     newer = await world.deploy("hello:v2", release_command=MIGRATE)
     await world.clock.until(lambda: bool(node.commands), 10)
-    await ask(world, lambda unit, app: cancel(unit, app, find_deployment(unit.tx, app, newer)))
+    await world.ask(lambda unit, app: cancel(unit, app, find_deployment(unit.tx, app, newer)))
     await at_rest(world, node, edge, "hello:v1", 1)
     assert world.deployment(newer).state is S.CANCELLED
 
@@ -240,6 +225,8 @@ async def test_a_canary_gets_a_tenth_then_half_then_all(world: World) -> None:
     assert world.clock.monotonic() - began >= 2 * TENTH.pause_s
     assert world.deployment(newer).state is S.SUCCEEDED
     await at_rest(world, node, edge, "hello:v2", 1)
+    told = world.peek(lambda tx: tx.events.select(eq("type", "app.deployment.step")))
+    assert [event.data["weight"] for event in told] == ["50", "100"]
 
 
 async def test_until_it_is_promoted_all_the_old_ones_stay_beside_a_canary(world: World) -> None:
@@ -285,7 +272,7 @@ async def test_a_cancelled_canary_leaves_the_old_ones_alone(world: World) -> Non
     old = edge.endpoints()
     newer = await world.deploy("hello:v2", strategy="canary", canary=TENTH)
     await world.clock.until(lambda: world.deployment(newer).step.since is not None, 10)
-    await ask(world, lambda unit, app: cancel(unit, app, find_deployment(unit.tx, app, newer)))
+    await world.ask(lambda unit, app: cancel(unit, app, find_deployment(unit.tx, app, newer)))
     await at_rest(world, node, edge, "hello:v1", 2)
     assert edge.endpoints() == old
 

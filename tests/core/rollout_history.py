@@ -34,6 +34,7 @@ from shellwego.core.deployments import (
     DeploymentState,
     Share,
     Stage,
+    Strategy,
 )
 from shellwego.core.images import ImageState
 from shellwego.core.instances import PHASE_MOVES, Desired, Instance, Observed, OwnerKind, Phase, Sleep
@@ -123,6 +124,17 @@ class History:
 
     def _on_deploy_migration_hangs(self, x: int) -> None:
         self._deploy(x, self._new_release(x, "good"), command="hangs")
+
+    def _on_deploy_canary(self, x: int) -> None:
+        self._deploy(x, self._new_release(x, "good"), strategy=CANARY)
+
+    def _on_sicken_new(self, x: int) -> None:
+        """One of the newest release, which may be a canary."""
+        newest = max(self.releases, default="")
+        for instance in self.own():
+            if instance.release_id == newest and instance.phase is Phase.HEALTHY and instance.node_id not in self.down:
+                self._report(instance, Phase.UNHEALTHY)
+                return
 
     def _on_stop_run(self, x: int) -> None:
         for run in self.runs():
@@ -255,13 +267,13 @@ class History:
         self.releases[release.id] = release
         return release
 
-    def _deploy(self, x: int, release: Release, command: str = "") -> None:
+    def _deploy(self, x: int, release: Release, *, command: str = "", strategy: Strategy | None = None) -> None:
         if self.eager:
             for older in self.unfinished():
                 over = replace(older, state=DeploymentState.SUPERSEDED, finished_at=self.now)
                 self.deployments[older.id] = over
             self.app = replace(self.app, release_id=release.id)
-        strategy = ALL[sorted(ALL)[x // 7 % len(ALL)]]
+        strategy = strategy or ALL[sorted(ALL)[x // 7 % len(ALL)]]
         most, beyond = PACES[x % len(PACES)], PACES[x // 2 % len(PACES)]
         own = strategy.paceable and not most == beyond == Share()
         deployment = Deployment(

@@ -33,6 +33,8 @@ EVENTS = (
     "deploy-migrating",
     "deploy-migration-fails",
     "deploy-migration-hangs",
+    "deploy-canary",
+    "sicken-new",
     "stop-run",
     "fetched",
     "image-failed",

@@ -252,6 +252,13 @@ def test_back_off_grows_to_its_cap() -> None:
     assert pauses == pytest.approx([*BACKOFF_S, *[BACKOFF_S[-1]] * (11 - len(BACKOFF_S))])
 
 
+def test_a_pause_of_its_own_does_not_grow() -> None:
+    host = Host(restart=RestartPolicy(retries=4, backoff_s=7.0))
+    host.run_until_quiet()
+    times = [time for time, _ in host.started]
+    assert [after - before for before, after in pairwise(times)] == pytest.approx([7.0, 7.0, 7.0])
+
+
 def test_the_ended_attempt_stays_until_the_next_one_is_there() -> None:
     host = Host()
     host.act()

@@ -11,7 +11,7 @@ import click
 from shellwego.cli.output import show_one, size, table
 from shellwego.cli.overlay import given_options, overlay
 from shellwego.cli.progress import StageProgress
-from shellwego.cli.rollout import Choice, finish, rollout_options
+from shellwego.cli.rollout import Choice, choice_options, finish, rollout_options
 from shellwego.cli.session import F, Session, shared
 from shellwego.cli.status import unreleased
 
@@ -65,7 +65,7 @@ def _wish(
     backend: str | None,
     rollback: bool,
     release_command: str | None,
-    choice: Choice | None = None,
+    choice: Choice,
 ) -> DeploymentCreate:
     import shlex  # noqa: PLC0415
 
@@ -73,7 +73,7 @@ def _wish(
 
     before = None if release_command is None else shlex.split(release_command)
     return DeploymentCreate(
-        **(asdict(choice) if choice else {}),
+        **asdict(choice),
         config=ConfigBody(release_command=before),
         image=image,
         port=port,
@@ -192,6 +192,7 @@ def _manifest(session: Session, directory: Path | None) -> ManifestFile | None:
 
 @click.command()
 @_wish_options
+@choice_options
 @click.option("--detailed-exitcode", is_flag=True, help="End with 10 where something would change.")
 @shared
 def plan(
@@ -206,12 +207,13 @@ def plan(
     backend: str | None,
     rollback: bool,
     release_command: str | None,
+    choice: Choice,
     detailed_exitcode: bool,
 ) -> None:
     """Show what a deploy with the same options would change. Nothing is done."""
     import msgspec  # noqa: PLC0415
 
-    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback, release_command)
+    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback, release_command, choice)
     app, found = session.app_option, _manifest(session, directory)
     if found is not None:
         view = session.client.get_app(app or found.manifest.app, project=session.project)
@@ -236,8 +238,10 @@ def _tell_plan(planned: PlanView, *, err: bool = True) -> None:
     click.echo(f"{before} → v{planned.to_release}", err=err)
     if rows:
         click.echo(table(rows), err=err)
-    for name, count in planned.replaced.items():
-        click.echo(f"{name}: {count} to be started or replaced", err=err)
+    for each in planned.processes:
+        click.echo(f"{each.process}: {each.kept} stay, {each.started} come, {each.stopped} go", err=err)
+        if each.obstacle:
+            click.echo(f"{each.process} could not be placed now: {each.obstacle}", err=err)
 
 
 def _remark(session: Session, name: str) -> None:

@@ -6,16 +6,32 @@ from dataclasses import asdict
 
 import click
 
+from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show
 from shellwego.cli.rollout import Choice, finish, rollout_options
 from shellwego.cli.session import Session, shared
 
+_LIMIT = click.option("-n", "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="How many.")
 
-@click.command()
-@click.option("-n", "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="How many.")
+
+@click.group(cls=NounGroup, invoke_without_command=True)
+@_LIMIT
 @shared
 def releases(session: Session, limit: int) -> None:
+    """List an app's releases, the newest first; or show how two of them differ."""
+    if click.get_current_context().invoked_subcommand is None:
+        _list(session, limit)
+
+
+@releases.command("ls")
+@_LIMIT
+@shared
+def list_releases(session: Session, limit: int) -> None:
     """List an app's releases, the newest first."""
+    _list(session, limit)
+
+
+def _list(session: Session, limit: int) -> None:
     import msgspec  # noqa: PLC0415
 
     found = session.client.list_releases(session.app, project=session.project, limit=limit).data
@@ -33,6 +49,19 @@ def releases(session: Session, limit: int) -> None:
         for release in found
     ]
     show(session, msgspec.to_builtins(found), rows, name="release", empty="no releases yet: swg deploy")
+
+
+@releases.command("diff")
+@click.argument("before")
+@click.argument("after")
+@shared
+def diff(session: Session, before: str, after: str) -> None:
+    """Show what changed from one release to another, such as v3 v4. Values of variables are not shown."""
+    import msgspec  # noqa: PLC0415
+
+    found = session.client.diff_releases(session.app, after, against=before, project=session.project)
+    rows = [{"what": each.field, "before": each.before, "after": each.after} for each in found.changes]
+    show(session, msgspec.to_builtins(found), rows, name="what", empty="they do not differ")
 
 
 @click.command()

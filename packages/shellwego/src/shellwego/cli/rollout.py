@@ -50,8 +50,8 @@ _OPTIONS = (
         type=click.Choice(["rolling", "bluegreen", "canary", "immediate"]),
         help="One after the other, all beside the old ones, some of the requests first, or all at once. [rolling]",
     ),
-    click.option("--detach", is_flag=True, help="Return at once; see: swg status."),
 )
+_DETACH = click.option("--detach", is_flag=True, help="Return at once; see: swg status.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +68,11 @@ class Choice:
 
 def rollout_options(command: F) -> F:
     """The options that every command with a rollout has; it gets `choice`, and `detach`."""
+    return _DETACH(choice_options(command))
+
+
+def choice_options(command: F) -> F:
+    """The options that say how it is to be rolled out; the command gets `choice`."""
 
     @wraps(command)
     def chosen(

@@ -28,7 +28,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "plan": ("shellwego.cli.deploy:plan", "Show what a deploy would change; change nothing."),
     "status": ("shellwego.cli.status:status", "Show an app: its release, instances and last deployment."),
     "scale": ("shellwego.cli.scale:scale", "Change how many instances run, and how large they are."),
-    "releases": ("shellwego.cli.releases:releases", "List an app's releases."),
+    "deployments": ("shellwego.cli.deployments:deployments", "List and show deployments; cancel one."),
+    "releases": ("shellwego.cli.releases:releases", "List an app's releases; diff two of them."),
     "rollback": ("shellwego.cli.releases:rollback", "Go back to an earlier release."),
     "env": ("shellwego.cli.env:env", "Show, set, unset and import environment variables."),
     "secrets": ("shellwego.cli.secrets:secrets", "Set, list, rotate and remove secrets of the project."),
@@ -85,7 +86,7 @@ class LazyGroup(click.Group):
         names, command = 0, self.get_command(ctx, words[0])
         while command is not None and names < len(words):
             names += 1
-            if not isinstance(command, click.Group) or names == len(words):
+            if not isinstance(command, click.Group) or names == len(words) or words[names].startswith("-"):
                 break
             command = command.get_command(ctx, words[names])
         if command is None:

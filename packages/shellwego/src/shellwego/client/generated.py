@@ -282,6 +282,7 @@ class DeploymentView(Struct, kw_only=True, frozen=True):
     surge: str | None
     canary: CanaryView | None
     release_command: list[str] | None
+    release_command_instance: str | None
     stages: list[StageView]
     reason: str
     reason_code: str
@@ -679,6 +680,7 @@ class PlanView(Struct, kw_only=True, frozen=True):
     image_digest: str
     changes: list[ChangeView]
     replaced: dict[str, int]
+    processes: list[ProcessPlanView]
 
 
 class ProcessBody(Struct, kw_only=True, omit_defaults=True):
@@ -694,6 +696,17 @@ class ProcessBody(Struct, kw_only=True, omit_defaults=True):
     restart: RestartBody | None = None
     stop_signal: str | None = None
     stop_grace: float | None = None
+
+
+class ProcessPlanView(Struct, kw_only=True, frozen=True):
+    """What a deploy would do to one process."""
+
+    process: str
+    count: int
+    kept: int
+    started: int
+    stopped: int
+    obstacle: str | None
 
 
 class ProcessView(Struct, kw_only=True, frozen=True):

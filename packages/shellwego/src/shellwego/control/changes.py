@@ -107,10 +107,16 @@ def _move(unit: Unit, app: App, move: MoveDeployment) -> None:
     if stored is None:
         return
     moved = unit.tx.deployments.update(move_deployment(stored, move, unit.now()))
-    if (moved.state, moved.stage) == (stored.state, stored.stage):
+    if moved.state is not stored.state:
+        kind = moved.state.value
+    elif moved.step.number != stored.step.number:
+        kind = "step"
+    elif moved.stage is not stored.stage:
+        kind = "stage"
+    else:
         return
-    kind = moved.state.value if moved.state is not stored.state else "stage"
     data = {"deployment": moved.id, "stage": moved.stage.value, "reason": moved.reason[:500]}
+    data |= {"weight": str(moved.weight)} if moved.canary else {}
     severity = "error" if moved.state in _BAD else "info"
     announce(unit, app, f"app.deployment.{kind}", data, severity=severity)
 

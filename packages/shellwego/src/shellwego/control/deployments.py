@@ -15,7 +15,7 @@ from shellwego.control.announcements import announce
 from shellwego.control.apps import configure, current_deployment, deploying, save, with_counts
 from shellwego.control.config import ConfigWish, refuse
 from shellwego.control.images import ChosenImage, note_image, require_image
-from shellwego.control.plans import done_already, plan_config
+from shellwego.control.plans import DeployPlan, done_already, plan_config, plan_deploy
 from shellwego.control.releases import find_release, freeze, refuse_failed, release_before
 from shellwego.control.scopes import missing
 from shellwego.control.unit import Unit
@@ -91,6 +91,28 @@ def request_deployment(
     return begin(unit, changed, release, rollout)
 
 
+def plan(
+    tx: Transaction,
+    app: App,
+    wish: ConfigWish,
+    image: ChosenImage | None,
+    rollout: Rollout,
+    *,
+    counts: Mapping[str, int] = NO_COUNTS,
+) -> DeployPlan:
+    """What `request_deployment` would change; raises as it does, and changes nothing."""
+    check_rollout(rollout)
+    strategy = STRATEGIES[rollout.strategy].paced(rollout.max_unavailable, rollout.surge)
+    canary = _canary_of(rollout)
+    return plan_deploy(
+        tx, app, wish, image, counts=counts, strategy=strategy, weight=canary.weights[0] if canary else 100
+    )
+
+
+def _canary_of(rollout: Rollout) -> CanaryPlan | None:
+    return (rollout.canary or CanaryPlan()) if rollout.strategy == CANARY.name else None
+
+
 def change(unit: Unit, app: App, wish: ConfigWish, rollout: Rollout = Rollout()) -> Deployment | None:
     """Change the config and roll it out with the image that the app has; None where the app was never deployed, and
     then the config is changed for its first deployment.
@@ -162,7 +184,7 @@ def begin(unit: Unit, app: App, release: Release, rollout: Rollout, *, command: 
             wait_timeout_s=rollout.wait_timeout_s,
             max_unavailable=rollout.max_unavailable,
             surge=rollout.surge,
-            canary=(rollout.canary or CanaryPlan()) if rollout.strategy == CANARY.name else None,
+            canary=_canary_of(rollout),
             release_command=release.config.release_command if command else None,
             stages=recorded((), Stage.ADMISSION, "", unit.now()),
             created_at=unit.now(),

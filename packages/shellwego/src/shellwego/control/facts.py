@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from shellwego.control.instances import LIVE_PHASES
-from shellwego.core.apps import App, Release
+from shellwego.core.apps import App, Process, Release
 from shellwego.core.deployments import FINISHED, DeploymentState
 from shellwego.core.images import ImageState
 from shellwego.core.instances import Instance
@@ -66,16 +67,26 @@ def _dead_nodes(tx: Transaction, instances: Iterable[Instance]) -> frozenset[str
 
 
 def placement_request(instance: Instance, release: Release) -> PlacementRequest:
-    """What the instance needs of a node."""
-    process = next((p for p in release.config.processes if p.name == instance.process), None)
-    return PlacementRequest(
-        app_id=instance.app_id,
-        process=instance.process,
+    """What the instance needs of a node; it may be larger or smaller than its process, as one-off runs are."""
+    process = next((p for p in release.config.processes if p.name == instance.process), Process(name=instance.process))
+    return replace(
+        process_request(instance.app_id, process, release.config.backend),
         cpu_milli=instance.cpu_milli,
         memory_bytes=instance.memory_bytes,
         disk_bytes=instance.disk_bytes,
-        vcpus=process.vcpus if process else 1,
-        backend=release.config.backend,
+    )
+
+
+def process_request(app_id: str, process: Process, backend: str | None) -> PlacementRequest:
+    """What an instance of a process needs of a node."""
+    return PlacementRequest(
+        app_id=app_id,
+        process=process.name,
+        cpu_milli=process.cpu_milli,
+        memory_bytes=process.memory_bytes,
+        disk_bytes=process.disk_bytes,
+        vcpus=process.vcpus,
+        backend=backend,
     )
 
 

@@ -9,15 +9,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 
-from shellwego.control.apps import current_deployment
+from shellwego.control.apps import current_deployment, with_counts
 from shellwego.control.config import ConfigWish, check_config, merge_unchecked, refuse_unplaceable
+from shellwego.control.forecasts import ProcessForecast, forecast
 from shellwego.control.images import ChosenImage, require_image
 from shellwego.control.instances import live_instances
 from shellwego.control.references import resolve_secrets
 from shellwego.control.releases import newest_release
 from shellwego.core.admission import with_backend
 from shellwego.core.apps import App, AppConfig, Process, Service, content_hash, wanted_counts
-from shellwego.core.deployments import Deployment, DeploymentState
+from shellwego.core.deployments import Deployment, DeploymentState, Strategy
 from shellwego.core.errors import FieldError, InvalidError
 from shellwego.core.instances import Desired
 from shellwego.ports.store import Transaction
@@ -51,6 +52,7 @@ class DeployPlan:
     changes: tuple[Change, ...]
     replaced: Mapping[str, int]
     """Instances that would be started anew, by process."""
+    processes: tuple[ProcessForecast, ...]
 
 
 def plan_config(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage | None) -> Content:
@@ -80,22 +82,40 @@ def _known_digest(tx: Transaction, app: App) -> str:
     return newest.image_digest
 
 
-def plan_deploy(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage | None) -> DeployPlan:
-    """What the deploy would change; raises as `plan_config`."""
+def plan_deploy(
+    tx: Transaction,
+    app: App,
+    wish: ConfigWish,
+    image: ChosenImage | None,
+    *,
+    counts: Mapping[str, int],
+    strategy: Strategy,
+    weight: int = 100,
+) -> DeployPlan:
+    """What the deploy would change; raises as `plan_config` and `apps.with_counts`. `weight` is the first of a canary."""
     planned = plan_config(tx, app, wish, image)
+    counted = with_counts(tx, app, planned.config, counts)
     newest = newest_release(tx, app)
     current = tx.releases.get(app.release_id) if app.release_id else newest
     before = Content(current.config, current.image_digest) if current else Content(AppConfig(processes=()), "")
-    changes = differences(before, planned)
-    replaced = _replaced(tx, app, planned)
+    changes = (*differences(before, planned), *_count_changes(app, counted, planned.config))
+    hashed = content_hash(planned.config, planned.image_digest)
+    processes = forecast(tx, counted, planned.config, hashed, strategy=strategy, weight=weight)
+    replaced = {each.process: each.started for each in processes if each.started}
     return DeployPlan(
-        changed=bool(changes or replaced),
+        changed=bool(changes or any(each.started or each.stopped for each in processes)),
         from_release=current.number if current else None,
         to_release=app.last_release_number + 1,
         image_digest=planned.image_digest,
         changes=changes,
         replaced=replaced,
+        processes=processes,
     )
+
+
+def _count_changes(app: App, counted: App, config: AppConfig) -> tuple[Change, ...]:
+    pairs = ((p.name, app.counts.get(p.name, 1), counted.counts.get(p.name, 1)) for p in config.processes)
+    return tuple(Change(f"counts.{name}", str(old), str(new)) for name, old, new in pairs if old != new)
 
 
 def done_already(tx: Transaction, app: App, planned: Content) -> Deployment | None:

@@ -15,8 +15,9 @@ from shellwego.control.releases import config_differs, outcomes
 from shellwego.core.apps import App, Release
 from shellwego.core.appstate import app_state
 from shellwego.core.deployments import FINISHED, Deployment, DeploymentState
-from shellwego.core.instances import Instance
-from shellwego.ports.store import Transaction
+from shellwego.core.instances import Instance, OwnerKind
+from shellwego.core.release_command import run_of
+from shellwego.ports.store import Transaction, eq
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,20 @@ def show_app(tx: Transaction, app: App, url: AppUrl) -> AppView:
 
 
 def show_deployment(tx: Transaction, deployment: Deployment) -> DeploymentView:
-    """A deployment with the number of its release."""
+    """A deployment with the number of its release, and the run of its release command."""
     release = tx.releases.get(deployment.release_id)
-    return deployment_view(deployment, release.number if release else 0, finished=deployment.state in FINISHED)
+    runs = (
+        tx.instances.select(eq("app_id", deployment.app_id), eq("owner", OwnerKind.RUN))
+        if deployment.release_command is not None
+        else []
+    )
+    run = run_of(deployment, runs)
+    return deployment_view(
+        deployment,
+        release.number if release else 0,
+        finished=deployment.state in FINISHED,
+        run_id=run.id if run else None,
+    )
 
 
 def show_releases(tx: Transaction, app: App, releases: Sequence[Release]) -> list[ReleaseView]:

@@ -20,6 +20,7 @@ from shellwego.api.rest.schemas.deployments import (
     DeploymentView,
     DiffView,
     PlanView,
+    ProcessPlanView,
     ReleaseList,
     ReleaseView,
     RollbackBody,
@@ -28,6 +29,7 @@ from shellwego.api.rest.views import show_deployment, show_releases
 from shellwego.api.rest.waiting import SeenVersion, States, Timeout, wait_for
 from shellwego.control import deployments, plans, releases
 from shellwego.control.authorization import Access
+from shellwego.control.forecasts import ProcessForecast
 from shellwego.control.idempotency import Answer
 from shellwego.control.images import ChosenImage, choose_image
 from shellwego.control.pages import page
@@ -96,7 +98,7 @@ async def plan_deployment(
     image = await _chosen(here, access, target, body.image)
 
     def look(tx: Transaction, row: App) -> Answer:
-        plan = plans.plan_deploy(tx, row, body.wish(row), image)
+        plan = deployments.plan(tx, row, body.wish(row), image, body.rollout(), counts=body.counts)
         return body_answer(
             PlanView(
                 changed=plan.changed,
@@ -105,10 +107,22 @@ async def plan_deployment(
                 image_digest=plan.image_digest,
                 changes=_changes(plan.changes),
                 replaced=dict(plan.replaced),
+                processes=[_forecast(each) for each in plan.processes],
             )
         )
 
     return await read(access, target, look)
+
+
+def _forecast(each: ProcessForecast) -> ProcessPlanView:
+    return ProcessPlanView(
+        process=each.process,
+        count=each.count,
+        kept=each.kept,
+        started=each.started,
+        stopped=each.stopped,
+        obstacle=each.obstacle or None,
+    )
 
 
 def _changes(changes: tuple[plans.Change, ...]) -> list[ChangeView]:

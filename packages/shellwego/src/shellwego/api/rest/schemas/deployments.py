@@ -183,6 +183,8 @@ class DeploymentView(View):
     surge: str | None
     canary: CanaryView | None
     release_command: list[str] | None
+    release_command_instance: str | None
+    """Id of the one-off run that it is, or was: its log is that instance's."""
     stages: list[StageView]
     """Where it was, the oldest first; of many only the newest are kept."""
     reason: str
@@ -233,6 +235,19 @@ class ChangeView(View):
     after: str | None
 
 
+class ProcessPlanView(View):
+    """What a deploy would do to one process."""
+
+    process: str
+    count: int
+    """How many are wanted afterwards."""
+    kept: int
+    started: int
+    stopped: int
+    obstacle: str | None
+    """Why the first that are to come could not be placed now, in the words of the filters that decide."""
+
+
 class PlanView(View):
     """What a deploy would change; nothing was done."""
 
@@ -243,6 +258,7 @@ class PlanView(View):
     changes: list[ChangeView]
     replaced: dict[str, int]
     """Instances of each process that the deploy would replace or start."""
+    processes: list[ProcessPlanView]
 
 
 class DiffView(View):
@@ -253,7 +269,7 @@ class DiffView(View):
     changes: list[ChangeView]
 
 
-def deployment_view(deployment: Deployment, release: int, *, finished: bool) -> DeploymentView:
+def deployment_view(deployment: Deployment, release: int, *, finished: bool, run_id: str | None) -> DeploymentView:
     return DeploymentView(
         id=deployment.id,
         app_id=deployment.app_id,
@@ -269,6 +285,7 @@ def deployment_view(deployment: Deployment, release: int, *, finished: bool) -> 
         surge=deployment.surge.text if deployment.surge else None,
         canary=_canary_view(deployment),
         release_command=None if deployment.release_command is None else list(deployment.release_command),
+        release_command_instance=run_id,
         stages=[_stage_view(record) for record in deployment.stages],
         reason=deployment.reason,
         reason_code=deployment.reason_code,

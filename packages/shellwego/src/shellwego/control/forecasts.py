@@ -1,0 +1,92 @@
+"""What a rollout would do to each process, told before it is done: how many stay, come and go, and whether there is room.
+
+Room is judged by the placement that decides later, for as many as the strategy starts first. What only gets room when old
+instances have gone is not told as an obstacle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from shellwego.control.facts import node_usage, process_request
+from shellwego.control.instances import live_instances
+from shellwego.core.apps import App, AppConfig, wanted_counts
+from shellwego.core.deployments import Strategy
+from shellwego.core.instances import Desired, Instance
+from shellwego.core.nodes import Node
+from shellwego.core.placement import NodeUsage, PlacementRequest, Refusal, place
+from shellwego.ports.store import Transaction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessForecast:
+    process: str
+    count: int
+    """How many are wanted afterwards."""
+    kept: int
+    started: int
+    stopped: int
+    obstacle: str = ""
+    """Why the first that are to come could not be placed now; empty: they could."""
+
+
+def forecast(
+    tx: Transaction, app: App, config: AppConfig, hashed: str, *, strategy: Strategy, weight: int
+) -> tuple[ProcessForecast, ...]:
+    """Each process of the config, and each that would go; `weight` is the first of a canary, else 100."""
+    living = [i for i in live_instances(tx, app) if i.desired is Desired.SERVE]
+    wanted = wanted_counts(app, config)
+    nodes, usage = tx.nodes.select(), node_usage(tx)
+    found = []
+    for process in config.processes:
+        own = [i for i in living if i.process == process.name]
+        fresh = [i for i in own if (i.content_hash, i.generation) == (hashed, app.generation)]
+        count, kept = wanted[process.name], min(len(fresh), wanted[process.name])
+        told = ProcessForecast(
+            process=process.name, count=count, kept=kept, started=count - kept, stopped=len(own) - kept
+        )
+        wave = _first_wave(told, len(own), strategy, weight)
+        request = process_request(app.id, process, config.backend)
+        room = _with_room(usage, [i for i in own if i not in fresh], told, strategy)
+        found.append(replace(told, obstacle=_obstacle(request, wave, nodes, room)))
+    gone = {i.process for i in living} - wanted.keys()
+    found += [
+        ProcessForecast(process=name, count=0, kept=0, started=0, stopped=sum(i.process == name for i in living))
+        for name in sorted(gone)
+    ]
+    return tuple(found)
+
+
+def _first_wave(told: ProcessForecast, living: int, strategy: Strategy, weight: int) -> int:
+    """How many are started before anything old goes; one at least, if any."""
+    beyond = -(-told.count * weight // 100) if weight < 100 else strategy.surge(told.count)
+    return max(min(told.started, 1), min(told.started, told.count + beyond - living))
+
+
+def _with_room(
+    usage: Mapping[str, NodeUsage], stale: Sequence[Instance], told: ProcessForecast, strategy: Strategy
+) -> dict[str, NodeUsage]:
+    """The usage of the nodes when the first are started: where none may be beyond, old ones go before."""
+    room = dict(usage)
+    first = stale[: strategy.unavailable(told.count)] if not strategy.surge(told.count) else []
+    for instance in first:
+        if instance.node_id in room:
+            used = room[instance.node_id]
+            room[instance.node_id] = replace(
+                used,
+                memory_bytes=used.memory_bytes - instance.memory_bytes,
+                cpu_milli=used.cpu_milli - instance.cpu_milli,
+                disk_bytes=used.disk_bytes - instance.disk_bytes,
+            )
+    return room
+
+
+def _obstacle(request: PlacementRequest, count: int, nodes: Iterable[Node], usage: dict[str, NodeUsage]) -> str:
+    known = list(nodes)
+    for _ in range(count):
+        outcome = place(request, known, usage)
+        if isinstance(outcome, Refusal):
+            return outcome.reason
+        usage[outcome.node_id] = usage.get(outcome.node_id, NodeUsage()).plus(request)
+    return ""
