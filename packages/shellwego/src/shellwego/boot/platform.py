@@ -165,6 +165,7 @@ class Platform:
                 domain=self.settings.domain,
                 http_port=self.settings.http_port,
                 limiter=limiter,
+                open_organizations=self.settings.open_organizations,
             )
             servers: list[Server] = [ApiServer(app, socket.socket(fileno=api_socket), self._tls())]
             if self.settings.grpc_port:

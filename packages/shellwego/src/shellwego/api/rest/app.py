@@ -24,10 +24,14 @@ from shellwego.api.rest.routes import (
     deployments,
     env,
     events,
+    grants,
     images,
     instances,
     logs,
     nodes,
+    organizations,
+    projects,
+    serviceaccounts,
     sockets,
     system,
 )
@@ -44,6 +48,10 @@ _ROUTERS = (
     system.probes,
     system.router,
     account.router,
+    organizations.router,
+    projects.router,
+    serviceaccounts.router,
+    grants.router,
     apps.router,
     env.router,
     deployments.router,
@@ -66,9 +74,10 @@ def create_app(
     domain: str = "localhost",
     http_port: int = 80,
     limiter: RateLimiter | None = None,
+    open_organizations: bool = False,
 ) -> FastAPI:
     """The application. `spool_dir` is emptied when it starts; `http_port` is the edge's, for the URLs of apps;
-    `limiter` is shared with whatever else takes the same tokens.
+    `limiter` is shared with whatever else takes the same tokens; `open_organizations`: every user may make organizations.
 
     Raises:
         RuntimeError: a route goes around the guard.
@@ -83,6 +92,7 @@ def create_app(
         spool=Spool(spool_dir, control.clock),
         authenticator=Authenticator(control),
         limiter=limiter or RateLimiter(),
+        open_organizations=open_organizations,
     )
 
     @asynccontextmanager

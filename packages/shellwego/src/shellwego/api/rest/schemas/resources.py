@@ -13,7 +13,7 @@ from shellwego.core.events import AuditRecord, Event
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
-from shellwego.core.tenancy import Organization, Project, Token
+from shellwego.core.tenancy import Token
 from shellwego.core.vms import VmUsage
 
 
@@ -224,24 +224,6 @@ class GrantView(View):
     scope_id: str
 
 
-class ProjectView(View):
-    id: str
-    organization_id: str
-    name: str
-    created_at: datetime
-
-
-class ProjectList(View):
-    data: list[ProjectView]
-
-
-class OrganizationView(View):
-    id: str
-    name: str
-    plan: str
-    created_at: datetime
-
-
 class UserView(View):
     """Who the token belongs to, and what it may."""
 
@@ -401,21 +383,6 @@ def audit_view(record: AuditRecord) -> AuditView:
         allowed=record.allowed,
         detail=record.detail,
         trace_id=record.trace_id,
-    )
-
-
-def project_view(project: Project) -> ProjectView:
-    return ProjectView(
-        id=project.id,
-        organization_id=project.organization_id,
-        name=project.name,
-        created_at=when(project.created_at),
-    )
-
-
-def organization_view(organization: Organization) -> OrganizationView:
-    return OrganizationView(
-        id=organization.id, name=organization.name, plan=organization.plan, created_at=when(organization.created_at)
     )
 
 
