@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shellwego.control import grants, roles, serviceaccounts
-from shellwego.control.serviceaccounts import TokenWish
+from shellwego.control.tokens import TokenWish
 from shellwego.control.unit import Unit
 from shellwego.core import iam
 from shellwego.core.instances import Phase
-from shellwego.core.tenancy import Grant, Principal, Project
+from shellwego.core.tenancy import Grant, Principal, Project, TokenKind
 from tests.api.api_world import ADMIN, DOCUMENT, Answer, World, add_user, make_world, run_instance
 
 Things = Mapping[str, str]
@@ -68,7 +68,25 @@ class Operation:
             return ORGANIZATION
         return APP if re.search(r"\{(app|instance)\}", self.path) else PROJECT
 
+    @property
+    def shows(self) -> tuple[str, ...]:
+        """Permissions by which a caller knows that there is what the operation is about; one who holds none of them is told
+        that there is none."""
+        own = (
+            ()
+            if self.level == APP or TARGETS.intersection(re.findall(r"\{(\w+)\}", self.path))
+            else _ITSELF[self.level]
+        )
+        return (iam.read_permission(self.permission), *own)
 
+
+TARGETS = frozenset({"grant", "image", "node", "user"})
+"""Things that are looked up by themselves, and not within what the path or query names first."""
+_ITSELF: Mapping[int, tuple[str, ...]] = {
+    SYSTEM: (),
+    ORGANIZATION: ("organizations:read",),
+    PROJECT: ("projects:read",),
+}
 OPERATIONS = [
     Operation(method.upper(), path, spec)
     for path, operations in DOCUMENT["paths"].items()
@@ -77,11 +95,18 @@ OPERATIONS = [
 GUARDED = [each for each in OPERATIONS if each.permission != "public"]
 
 OWN = frozenset(
-    {"get_user", "list_tokens", "create_token", "revoke_token", "list_projects", "list_organizations", "capabilities"}
+    {
+        *("get_user", "update_user", "set_password", "enrol_totp", "confirm_totp", "disable_totp"),
+        *("list_tokens", "create_token", "revoke_token", "sign_out"),
+        *("list_projects", "list_organizations", "capabilities"),
+    }
 )
 """Operations about the caller himself: everybody may, a token's scopes aside."""
 PLATFORM = frozenset(
-    {"metrics", "list_nodes", "get_node", "cordon_node", "uncordon_node", "list_audit", "create_organization"}
+    {
+        *("metrics", "list_nodes", "get_node", "cordon_node", "uncordon_node", "create_organization"),
+        *("list_users", "get_user_of_platform", "update_user_of_platform"),
+    }
 )
 """Operations about the platform, which no organization's owner may."""
 OF_ORGANIZATIONS = frozenset({"create_project"})
@@ -98,6 +123,12 @@ BODIES: Mapping[str, Any] = {
     "exec_command": {"command": ["true"], "instance": "{instance}"},
     "rollback_app": {"release": "{release}"},
     "create_token": {"name": "ci"},
+    "update_user": {"name": "Ann"},
+    "set_password": {"new_password": "correct horse battery"},
+    "enrol_totp": {},
+    "confirm_totp": {"code": "123456"},
+    "disable_totp": {},
+    "update_user_of_platform": {"disabled": True},
     "create_organization": {"name": "fresh"},
     "rename_organization": {"name": "fresh"},
     "create_project": {"name": "fresh", "organization": "{organization}"},
@@ -165,12 +196,15 @@ def _seed_access(unit: Unit, project: Project, prefix: str) -> dict[str, str]:
     member = add_user(unit, f"member@{prefix}", "viewer", organization.id, f"pat_{prefix[0] * 43}")
     account = serviceaccounts.create_account(unit, organization, "robot")
     secret = f"sat_{prefix[0] * 43}"
-    token = serviceaccounts.create_token(unit, operator, organization, account, TokenWish(name="one"), secret=secret)
+    token = serviceaccounts.create_token(
+        unit, operator, organization, account, TokenWish(name="one", kind=TokenKind.SERVICE), secret=secret
+    )
     role = roles.create_role(unit, operator, organization, "reader", ["apps:read"])
     scope = grants.ScopeIdTarget(project.id).find(unit.tx, operator).resource
     grant = grants.create_grant(unit, operator, scope, account.id, "viewer")
     return {
         "member": member.principal_id,
+        "user": member.principal_id,
         "account": account.id,
         "token": token.id,
         "role": role.id,
@@ -227,8 +261,10 @@ class Matrix:
     own: Things
     foreign: Things
 
-    async def ask(self, operation: Operation, token: str | None, things: Things) -> Answer:
-        """The operation on these things."""
+    async def ask(
+        self, operation: Operation, token: str | None, things: Things, *, without: Container[str] = ()
+    ) -> Answer:
+        """The operation on these things; `without` these parameters of its query."""
         path = operation.path
         for name in re.findall(r"\{(\w+)\}", path):
             assert name in things, f"{operation.name}: tests/api/matrix.py cannot seed a {name!r} yet"
@@ -236,7 +272,8 @@ class Matrix:
         known = operation.parameters("query")
         unknown = {name for name, each in known.items() if each.get("required") and name not in QUERIES}
         assert not unknown, f"{operation.name}: tests/api/matrix.py needs values for {unknown}"
-        query = {name: _filled(value, things) for name, value in QUERIES.items() if name in known}
+        given = {name: value for name, value in QUERIES.items() if name in known and name not in without}
+        query = {name: _filled(value, things) for name, value in given.items()}
         headers = {name: value for name, value in _HEADERS.items() if name in operation.parameters("header")}
         needs = operation.spec.get("requestBody", {}).get("required", False) and operation.name not in RAW
         assert not needs or operation.name in BODIES, f"{operation.name}: tests/api/matrix.py has no body for it"
@@ -282,6 +319,8 @@ def told(answer: Answer, things: Things) -> tuple[int, object]:
     text = answer.content.decode()
     for name, value in things.items():
         text = text.replace(value, f"<{name}>")
+    if not answer.headers["content-type"].endswith("json") or "ndjson" in answer.headers["content-type"]:
+        return answer.status, text
     return answer.status, {key: value for key, value in json.loads(text).items() if key not in _PAINTED}
 
 

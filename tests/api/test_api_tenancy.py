@@ -168,7 +168,7 @@ async def test_a_grant_on_an_app_shows_that_app_alone(world: World, org: str) ->
     assert (await world.get(f"/v1/apps/{shop}", token=JUNIOR)).status == 200
     assert (await world.get("/v1/apps/shop", token=JUNIOR)).status == 200
     assert (await world.get(f"/v1/apps/{other}", token=JUNIOR)).status == 404
-    assert (await world.get("/v1/apps", token=JUNIOR)).status == 404
+    assert (await world.get("/v1/apps", token=JUNIOR)).status == 403
     listed = (await world.get("/v1/grants", query={"scope": shop})).json["data"]
     assert [(grant["scope"], grant["role"]) for grant in listed] == [(shop, "viewer")]
 

@@ -25,13 +25,16 @@ SHARED = {
     "--yes",
     "--no-color",
 }
-LOCAL = {("up",), ("doctor",), ("completion",)}
+LOCAL = {("up",), ("doctor",), ("completion",), ("manifest", "schema")}
 """Commands about this machine, which speak to no app."""
 PROMISED = [
     "up",
     "login",
     "logout",
     "whoami",
+    "launch",
+    "manifest.check",
+    "manifest.schema",
     "deploy",
     "plan",
     "status",

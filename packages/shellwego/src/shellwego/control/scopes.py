@@ -178,7 +178,7 @@ def app_scope(tx: Transaction, app: App) -> Scope:
 
 
 def scope_at(tx: Transaction, scope_id: str) -> Scope | None:
-    """The scope that a grant names: the system (empty), an organization, a project or an app; None where it is gone."""
+    """The scope that an id names, of an organization, a project or an app; empty: the system; None where it is gone."""
     if not scope_id:
         return SYSTEM
     if is_id("org", scope_id):
@@ -190,10 +190,15 @@ def scope_at(tx: Transaction, scope_id: str) -> Scope | None:
     return project_scope(project) if project else None
 
 
+def chain_of(tx: Transaction, scope_id: str) -> tuple[str, ...]:
+    """The scopes from the system down to this one; empty where there is none such."""
+    scope = scope_at(tx, scope_id)
+    return scope.chain if scope else ()
+
+
 def organizations_of(tx: Transaction, principal: Principal) -> list[Organization]:
     """The organizations in which the caller holds a grant, on whatever; those of the token's resources if it is bound."""
-    named = principal.resources or [grant.scope_id for grant in principal.grants]
-    scopes = [scope for scope_id in set(named) if (scope := scope_at(tx, scope_id))]
+    scopes = [scope for scope_id in reach(tx, principal) if (scope := scope_at(tx, scope_id))]
     ids = sorted({scope.organization_id for scope in scopes if scope.organization_id})
     return [organization for id_ in ids if (organization := tx.organizations.get(id_))]
 
@@ -201,10 +206,26 @@ def organizations_of(tx: Transaction, principal: Principal) -> list[Organization
 def visible_projects(tx: Transaction, principal: Principal, limit: int) -> list[Project]:
     """Projects on which, above which, or below which the caller holds a grant; at most `limit`."""
     found: dict[str, Project] = {}
-    for scope_id in principal.resources or [grant.scope_id for grant in principal.grants]:
+    for scope_id in reach(tx, principal):
         for project in _projects_below(tx, scope_id, limit):
             found[project.id] = project
     return sorted(found.values(), key=lambda project: project.id)[:limit]
+
+
+def reach(tx: Transaction, principal: Principal) -> list[str]:
+    """The scopes on which the caller holds a grant, cut down to what the token is narrowed to; each holds below it."""
+    granted = [grant.scope_id for grant in principal.grants]
+    if not principal.resources:
+        return granted
+    cut = [(scope_id, resource) for scope_id in granted for resource in principal.resources]
+    return [lower for scope_id, resource in cut if (lower := _lower(tx, scope_id, resource)) is not None]
+
+
+def _lower(tx: Transaction, one: str, other: str) -> str | None:
+    """Of two scopes that lie in one chain the one further down; None where neither lies below the other."""
+    if one in chain_of(tx, other):
+        return other
+    return one if other in chain_of(tx, one) else None
 
 
 def _projects_below(tx: Transaction, scope_id: str, limit: int) -> list[Project]:
@@ -212,18 +233,13 @@ def _projects_below(tx: Transaction, scope_id: str, limit: int) -> list[Project]
         return tx.projects.select(limit=limit)
     if is_id("org", scope_id):
         return tx.projects.select(eq("organization_id", scope_id), limit=limit)
-    project = _project_at(tx, scope_id)
+    scope = scope_at(tx, scope_id)
+    project = tx.projects.get(scope.project_id) if scope else None
     return [project] if project else []
 
 
-def _project_at(tx: Transaction, scope_id: str) -> Project | None:
-    """The project with this id, or that of the app with this id."""
-    app = tx.apps.get(scope_id) if is_id("app", scope_id) else None
-    return tx.projects.get(app.project_id if app else scope_id)
-
-
 def _only_organization(tx: Transaction, principal: Principal) -> Organization:
-    everywhere = any(not grant.scope_id for grant in principal.grants) and not principal.resources
+    everywhere = "" in reach(tx, principal)
     found = tx.organizations.select(limit=2) if everywhere else organizations_of(tx, principal)
     if len(found) == 1:
         return found[0]
@@ -251,7 +267,7 @@ def _named_project(tx: Transaction, principal: Principal, ref: str) -> Project:
         if project is None:
             raise missing("project", ref)
         return project
-    found = {project.id: project for grant in principal.grants for project in _projects_named(tx, grant.scope_id, ref)}
+    found = {project.id: project for scope_id in reach(tx, principal) for project in _projects_named(tx, scope_id, ref)}
     if not found:
         raise missing("project", ref)
     if len(found) > 1:
@@ -266,5 +282,4 @@ def _projects_named(tx: Transaction, scope_id: str, name: str) -> list[Project]:
         return tx.projects.select(eq("name", name), limit=2)
     if is_id("org", scope_id):
         return tx.projects.select(eq("organization_id", scope_id), eq("name", name), limit=1)
-    project = _project_at(tx, scope_id)
-    return [project] if project and project.name == name else []
+    return [project for project in _projects_below(tx, scope_id, limit=1) if project.name == name]

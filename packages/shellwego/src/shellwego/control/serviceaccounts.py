@@ -5,28 +5,20 @@ Whoever makes a token for an account could use it himself, so he must hold all t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from shellwego.control.authentication import secret_hash
+from shellwego.control import tokens
 from shellwego.control.config import refuse
 from shellwego.control.quotas import charge_organization
 from shellwego.control.roles import refuse_to_give, roles_of
 from shellwego.control.scopes import missing, scope_at
+from shellwego.control.tokens import TokenWish
 from shellwego.control.unit import Unit
 from shellwego.core import hostnames, iam
+from shellwego.core.attenuation import Power
 from shellwego.core.errors import ConflictError, FieldError
-from shellwego.core.tenancy import Organization, Principal, ServiceAccount, Token, TokenKind
+from shellwego.core.tenancy import Organization, Principal, ServiceAccount, Token
 from shellwego.ports.store import Transaction, eq
-
-MAX_LIFE_S = 90 * 24 * 3600.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenWish:
-    name: str
-    scopes: tuple[str, ...] = ()
-    """Empty: all that the account may do."""
-    life_s: float = MAX_LIFE_S
 
 
 def create_account(unit: Unit, organization: Organization, name: str, description: str = "") -> ServiceAccount:
@@ -117,30 +109,18 @@ def create_token(
     refuse("scopes-refused", faults)
     refuse_stronger(unit.tx, principal, account, wish.scopes)
     charge_organization(unit, organization, {"tokens": 1})
-    token = unit.tx.tokens.insert(
-        Token(
-            id=unit.new_id("tok"),
-            kind=TokenKind.SERVICE,
-            principal_id=account.id,
-            name=wish.name,
-            secret_hash=secret_hash(secret),
-            scopes=wish.scopes,
-            created_at=unit.now(),
-            expires_at=unit.now() + min(wish.life_s, MAX_LIFE_S),
-        )
-    )
+    power = Power(wish.scopes, (), unit.now() + tokens.life(wish))
+    token = tokens.insert_token(unit, account.id, wish, secret, power=power)
     _tell(unit, "service-account.token.created", account, token)
     return token
 
 
 def revoke_token(unit: Unit, account: ServiceAccount, id_: str) -> Token:
-    """Make a token of the account void; once more changes nothing. Raises `NotFoundError`."""
+    """Make a token of the account void, and all that it made. Raises `NotFoundError`."""
     token = unit.tx.tokens.get(id_)
     if token is None or token.principal_id != account.id:
         raise missing("token", id_)
-    if token.revoked_at is not None:
-        return token
-    revoked = unit.tx.tokens.update(replace(token, revoked_at=unit.now()))
+    revoked = tokens.revoke(unit, token)
     _tell(unit, "service-account.token.revoked", account, revoked)
     return revoked
 

@@ -61,6 +61,14 @@ class QuotaError(ShellWeGoError):
     """More than the plan allows (429)."""
 
 
+class ThrottledError(QuotaError):
+    """Too often in too short a time; `retry_after_s` says when it may be tried again (429)."""
+
+    def __init__(self, code: str, message: str, *, resolution: str, retry_after_s: int) -> None:
+        super().__init__(code, message, resolution=resolution)
+        self.retry_after_s = retry_after_s
+
+
 class UnavailableError(ShellWeGoError):
     """A part that is needed does not answer now (503)."""
 

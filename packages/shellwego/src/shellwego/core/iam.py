@@ -35,11 +35,12 @@ ACTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "tokens": ("read", "write"),
         "usage": ("read",),
         "user": ("read", "write"),
+        "users": ("read", "write"),
     }
 )
 """Every resource, and what can be done to it. An operation declares one of these; a custom role is made of them."""
 PERMISSIONS: frozenset[str] = frozenset(f"{name}:{action}" for name, actions in ACTIONS.items() for action in actions)
-PLATFORM: frozenset[str] = frozenset({"organizations:create", "quotas:write"})
+PLATFORM: frozenset[str] = frozenset({"organizations:create", "quotas:write", "users:read", "users:write"})
 """What concerns the platform's operator: held by a grant on the system only, whatever the role is on an organization."""
 
 OWNER = "owner"

@@ -33,7 +33,11 @@ class Project:
 class User:
     id: str
     email: str
+    """In the form of `emails.normalized`."""
+    name: str = ""
     created_at: float
+    disabled_at: float | None = None
+    """Since when nothing is answered to his tokens, nor to his password."""
     version: int = 1
 
 
@@ -57,6 +61,16 @@ class TokenKind(StrEnum):
     JOIN = "join"
 
 
+class Issuer(StrEnum):
+    """What a token was made by."""
+
+    HOST = "host"
+    """Whoever holds the platform's machine."""
+    LOGIN = "login"
+    TOKEN = "token"  # noqa: S105 - a word
+    """Another token, its parent."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
     """A credential. Only the hash is kept; the secret is shown once, when it is made."""
@@ -71,6 +85,25 @@ class Token:
     created_at: float
     expires_at: float | None
     revoked_at: float | None = None
+    parent_id: str = ""
+    """The token that made this one and ends it with itself; empty: none did."""
+    resources: tuple[str, ...] = ()
+    """Ids of organizations, projects and apps to which it is narrowed; empty: whatever its principal may reach."""
+    issued_by: Issuer = Issuer.TOKEN
+    version: int = 1
+
+    def holds(self, now: float) -> bool:
+        """Whether it may still be used."""
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenUse:
+    """When a token was used last, to within `tokens.USE_STEP_S`: apart from it, so that use never disturbs a change."""
+
+    id: str
+    """The token's."""
+    used_at: float
     version: int = 1
 
 
@@ -103,7 +136,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who asks: the user or service account behind the token, the token's scopes, and the grants that hold."""
+    """Who asks: the user or service account behind the token, what the token names, and the grants that hold."""
 
     principal_id: str
     token_id: str

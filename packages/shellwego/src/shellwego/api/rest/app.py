@@ -21,6 +21,8 @@ from shellwego.api.rest.reference import install_reference
 from shellwego.api.rest.routes import (
     account,
     apps,
+    audit,
+    auth,
     deployments,
     env,
     events,
@@ -34,10 +36,12 @@ from shellwego.api.rest.routes import (
     serviceaccounts,
     sockets,
     system,
+    users,
 )
 from shellwego.api.rest.spool import Spool
 from shellwego.api.rest.views import AppUrl
 from shellwego.control.authentication import Authenticator
+from shellwego.control.identity import Identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.unit import Control
 from shellwego.ports.streams import Streams
@@ -47,11 +51,13 @@ _DOCS = "/docs"
 _ROUTERS = (
     system.probes,
     system.router,
+    auth.router,
     account.router,
     organizations.router,
     projects.router,
     serviceaccounts.router,
     grants.router,
+    users.router,
     apps.router,
     env.router,
     deployments.router,
@@ -60,6 +66,7 @@ _ROUTERS = (
     images.router,
     nodes.router,
     events.router,
+    audit.router,
     sockets.router,
 )
 
@@ -73,6 +80,7 @@ def create_app(
     spool_dir: Path,
     domain: str = "localhost",
     http_port: int = 80,
+    identity: Identity,
     limiter: RateLimiter | None = None,
     open_organizations: bool = False,
 ) -> FastAPI:
@@ -93,6 +101,7 @@ def create_app(
         authenticator=Authenticator(control),
         limiter=limiter or RateLimiter(),
         open_organizations=open_organizations,
+        identity=identity,
     )
 
     @asynccontextmanager
@@ -100,6 +109,7 @@ def create_app(
         context.spool.open()
         yield
         context.stopping.set()
+        context.identity.passwords.close()
 
     app = _application(version, lifespan)
     install_context(app, context)

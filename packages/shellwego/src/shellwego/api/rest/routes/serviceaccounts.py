@@ -27,7 +27,8 @@ from shellwego.control.authentication import new_secret
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
 from shellwego.control.scopes import OrganizationTarget
-from shellwego.control.serviceaccounts import TokenWish, find_account
+from shellwego.control.serviceaccounts import find_account
+from shellwego.control.tokens import TokenWish
 from shellwego.control.unit import Unit
 from shellwego.core.tenancy import Organization, ServiceAccount, TokenKind
 from shellwego.ports.store import Transaction, eq
@@ -118,7 +119,7 @@ async def create_service_account_token(
     """Make a token for a service account, which holds nothing that the caller does not. Its secret is told once."""
     refuse_key(access)
     secret = new_secret(TokenKind.SERVICE)
-    wish = TokenWish(name=body.name, scopes=tuple(body.scopes), life_s=body.expires_in)
+    wish = TokenWish(name=body.name, kind=TokenKind.SERVICE, scopes=tuple(body.scopes), life_s=body.expires_in)
 
     def work(unit: Unit, row: Organization) -> Answer:
         found = find_account(unit.tx, row, account)
