@@ -25,22 +25,27 @@ ACTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "grants": ("read", "write"),
         "images": ("read", "write"),
         "instances": ("read", "write", "exec"),
+        "keys": ("read", "write"),
         "members": ("read", "write"),
         "nodes": ("read", "write"),
         "organizations": ("read", "create", "write", "delete"),
         "projects": ("read", "write", "limit"),
         "quotas": ("read", "write"),
         "roles": ("read", "write"),
+        "secrets": ("read", "write"),
         "service-accounts": ("read", "write"),
         "tokens": ("read", "write"),
         "usage": ("read",),
         "user": ("read", "write"),
         "users": ("read", "write"),
+        "webhooks": ("read", "write"),
     }
 )
 """Every resource, and what can be done to it. An operation declares one of these; a custom role is made of them."""
 PERMISSIONS: frozenset[str] = frozenset(f"{name}:{action}" for name, actions in ACTIONS.items() for action in actions)
-PLATFORM: frozenset[str] = frozenset({"organizations:create", "quotas:write", "users:read", "users:write"})
+PLATFORM: frozenset[str] = frozenset(
+    {"keys:read", "keys:write", "organizations:create", "quotas:write", "users:read", "users:write"}
+)
 """What concerns the platform's operator: held by a grant on the system only, whatever the role is on an organization."""
 
 OWNER = "owner"

@@ -26,13 +26,17 @@ from shellwego.api.rest.routes import (
     deployments,
     env,
     events,
+    grants,
     images,
     instances,
     invitations,
     logs,
     masterkeys,
     nodes,
+    organizations,
+    projects,
     secrets,
+    serviceaccounts,
     sockets,
     system,
     users,
@@ -57,6 +61,10 @@ _ROUTERS = (
     system.router,
     auth.router,
     account.router,
+    organizations.router,
+    projects.router,
+    serviceaccounts.router,
+    grants.router,
     users.router,
     invitations.router,
     apps.router,
@@ -88,9 +96,10 @@ def create_app(
     http_port: int = 80,
     identity: Identity,
     limiter: RateLimiter | None = None,
+    open_organizations: bool = False,
 ) -> FastAPI:
     """The application. `spool_dir` is emptied when it starts; `http_port` is the edge's, for the URLs of apps;
-    `limiter` is shared with whatever else takes the same tokens.
+    `limiter` is shared with whatever else takes the same tokens; `open_organizations`: every user may make organizations.
 
     Raises:
         RuntimeError: a route goes around the guard.
@@ -106,6 +115,7 @@ def create_app(
         spool=Spool(spool_dir, control.clock),
         authenticator=Authenticator(control),
         limiter=limiter or RateLimiter(),
+        open_organizations=open_organizations,
         identity=identity,
         sealer=sealer,
     )
