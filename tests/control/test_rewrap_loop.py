@@ -126,6 +126,14 @@ async def test_a_key_that_does_not_open_stays_and_holds_up_no_other(world: World
         await world.retire(old)
 
 
+async def test_a_key_under_a_master_key_that_is_not_here_holds_up_no_other(world: World) -> None:
+    await world.keep(3)
+    lost = replace((await world.rows())[0], master_key="elsewhere:1")
+    await world.control.commit(lambda unit: unit.tx.data_keys.update(lost))
+    await world.rotate()
+    assert await world.rewrapper.step() == 2
+
+
 async def test_a_key_that_changed_meanwhile_is_left_to_the_next_look(world: World) -> None:
     await world.keep(1)
     await world.rotate()
