@@ -21,6 +21,8 @@ from shellwego.api.rest.reference import install_reference
 from shellwego.api.rest.routes import (
     account,
     apps,
+    audit,
+    auth,
     deployments,
     env,
     events,
@@ -32,10 +34,12 @@ from shellwego.api.rest.routes import (
     secrets,
     sockets,
     system,
+    users,
 )
 from shellwego.api.rest.spool import Spool
 from shellwego.api.rest.views import AppUrl
 from shellwego.control.authentication import Authenticator
+from shellwego.control.identity import Identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
@@ -46,7 +50,9 @@ _DOCS = "/docs"
 _ROUTERS = (
     system.probes,
     system.router,
+    auth.router,
     account.router,
+    users.router,
     apps.router,
     env.router,
     deployments.router,
@@ -57,6 +63,7 @@ _ROUTERS = (
     secrets.router,
     masterkeys.router,
     events.router,
+    audit.router,
     sockets.router,
 )
 
@@ -71,6 +78,7 @@ def create_app(
     spool_dir: Path,
     domain: str = "localhost",
     http_port: int = 80,
+    identity: Identity,
     limiter: RateLimiter | None = None,
 ) -> FastAPI:
     """The application. `spool_dir` is emptied when it starts; `http_port` is the edge's, for the URLs of apps;
@@ -90,6 +98,7 @@ def create_app(
         authenticator=Authenticator(control),
         limiter=limiter or RateLimiter(),
         sealer=sealer,
+        identity=identity,
     )
 
     @asynccontextmanager
@@ -97,6 +106,7 @@ def create_app(
         context.spool.open()
         yield
         context.stopping.set()
+        context.identity.passwords.close()
 
     app = _application(version, lifespan)
     install_context(app, context)

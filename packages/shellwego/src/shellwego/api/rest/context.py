@@ -14,6 +14,7 @@ from shellwego.api.rest.metrics import Metrics
 from shellwego.api.rest.spool import Spool
 from shellwego.api.rest.views import AppUrl
 from shellwego.control.authentication import Authenticator
+from shellwego.control.identity import Identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
@@ -32,6 +33,7 @@ class Context:
     authenticator: Authenticator
     limiter: RateLimiter
     sealer: Sealer
+    identity: Identity
     metrics: Metrics = field(default_factory=Metrics)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is to stop: long answers end, so that clients come again to another server or later."""
