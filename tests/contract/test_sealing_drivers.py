@@ -1,17 +1,22 @@
-"""The contract of sealers, on each driver and on wrong ones; and the file that holds the local key."""
+"""The contract of sealers, on each and on wrong ones."""
 
 from __future__ import annotations
 
 import base64
-import stat
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
-from shellwego.core.errors import UnavailableError
-from shellwego.drivers.sealing.local import open_sealer
+from shellwego.control.sealedtexts import EnvelopeSealer
+from shellwego.control.sealing import Sealer as KeySealer
+from shellwego.control.unit import Control
+from shellwego.drivers.bus.memory import MemoryBus
+from shellwego.drivers.clock.virtual import VirtualClock
+from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.sealing.memory import MemorySealer
+from shellwego.drivers.store.memory import MemoryStore
 from shellwego.ports.sealing import Sealer
+from shellwego.ports.store import Transaction
 from tests.contract.sealing_contract import SealingContract
 
 
@@ -25,33 +30,41 @@ class TestMemorySealer(SealingContract):
         return MemorySealer()
 
 
-class TestLocalSealer(SealingContract):
+def envelope() -> EnvelopeSealer:
+    clock = VirtualClock()
+    control = Control(MemoryStore(clock), MemoryBus(), clock)
+    return EnvelopeSealer(control, KeySealer(control, MemoryKms()))
+
+
+class TestEnvelopeSealer(SealingContract):
     @pytest.fixture
-    def sealer(self, tmp_path: Path) -> Sealer:
-        return open_sealer(tmp_path / "key")
+    def sealer(self) -> Sealer:
+        return envelope()
 
     @pytest.fixture
-    def other(self, tmp_path: Path) -> Sealer:
-        return open_sealer(tmp_path / "other-key")
+    def other(self) -> Sealer:
+        return envelope()
 
 
-async def test_the_key_is_made_once_for_its_owner_alone_and_stays(tmp_path: Path) -> None:
-    path = tmp_path / "key"
-    sealed = await open_sealer(path).seal(b"x", purpose="p", id_="i")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert await open_sealer(path).unseal(sealed, purpose="p", id_="i") == b"x"
+async def test_a_row_has_one_data_key_however_often_its_value_is_replaced() -> None:
+    sealer = envelope()
+    for _ in range(3):
+        sealed = await sealer.seal(b"x", purpose="totp", id_="usr_1")
+    assert await sealer._control.read(lambda tx: tx.data_keys.count()) == 1
+    assert await sealer.unseal(sealed, purpose="totp", id_="usr_1") == b"x"
 
 
-@pytest.mark.parametrize(
-    ("content", "mode"), [(b"x" * 32, 0o644), (b"x" * 31, 0o600), (b"x" * 33, 0o600), (b"", 0o600)]
-)
-def test_a_key_that_others_can_read_or_that_is_none_is_refused(tmp_path: Path, content: bytes, mode: int) -> None:
-    path = tmp_path / "key"
-    path.write_bytes(content)
-    path.chmod(mode)
-    with pytest.raises(UnavailableError, match="readable by its owner alone") as caught:
-        open_sealer(path)
-    assert caught.value.resolution
+async def test_a_data_key_that_does_not_open_any_more_keeps_nobody_from_a_new_value() -> None:
+    sealer = envelope()
+    await sealer.seal(b"x", purpose="totp", id_="usr_1")
+
+    def damage(tx: Transaction) -> None:
+        (row,) = tx.data_keys.select()
+        tx.data_keys.update(replace(row, wrapped=b"?" * 60))
+
+    await sealer._control.store.transact(damage)
+    sealed = await sealer.seal(b"y", purpose="totp", id_="usr_1")
+    assert await sealer.unseal(sealed, purpose="totp", id_="usr_1") == b"y"
 
 
 class Unbound(MemorySealer):

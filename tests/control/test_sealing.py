@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from shellwego.control import sealing
-from shellwego.control.sealing import Sealer, Sealing, forget, keep
+from shellwego.control.sealing import Sealer, forget, keep_key
 from shellwego.control.unit import Control
 from shellwego.core.envelope import Label, MasterKey, SealedValue
 from shellwego.core.errors import ConflictError, UnavailableError
@@ -29,8 +29,9 @@ class World:
         self.sealer = Sealer(self.control, self.kms)
 
     async def kept(self, label: Label = LABEL) -> SealedValue:
-        made = await self.sealer.seal(SEED, label)
-        return await self.control.commit(lambda unit: keep(unit, made))
+        key = await self.sealer.new_key(label)
+        await self.control.commit(lambda unit: keep_key(unit, key.row))
+        return key.seal(SEED)
 
 
 @pytest.fixture
@@ -87,17 +88,16 @@ async def test_no_more_open_keys_are_kept_than_are_allowed(world: World, monkeyp
 
 
 async def test_nothing_new_is_stored_under_a_retired_master_key(world: World) -> None:
-    made: Sealing = await world.sealer.seal(SEED, LABEL)
-    name = made.key.row.master_key
+    made = await world.sealer.new_key(LABEL)
+    name = made.row.master_key
     retired = MasterKey(id=name, created_at=1.0, retired_at=2.0)
     await world.control.commit(lambda unit: unit.tx.master_keys.insert(retired))
     with pytest.raises(UnavailableError):
-        await world.control.commit(lambda unit: keep(unit, made))
+        await world.control.commit(lambda unit: keep_key(unit, made.row))
     assert await world.control.read(lambda tx: tx.data_keys.count()) == 0
 
 
 async def test_nothing_of_what_holds_a_value_shows_it(world: World) -> None:
-    made = await world.sealer.seal(SEED, LABEL)
-    key = made.key.key.reveal()
-    assert SEED.reveal_text() not in repr(made)
-    assert repr(key) not in repr(made)
+    made = await world.sealer.new_key(LABEL)
+    assert repr(made.key.reveal()) not in repr(made)
+    assert SEED.reveal_text() not in repr(made.seal(SEED))

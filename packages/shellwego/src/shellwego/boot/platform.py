@@ -45,6 +45,7 @@ from shellwego.control.loops import routes as routes_loop
 from shellwego.control.loops.images import ImagesLoop
 from shellwego.control.loops.outbox import relay_forever
 from shellwego.control.nodes import Nodes
+from shellwego.control.sealedtexts import EnvelopeSealer
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import ShellWeGoError
@@ -54,7 +55,6 @@ from shellwego.drivers.engine.assembly import EngineSite, HostLink, open_plasma
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine
 from shellwego.drivers.images.plasmavmc import Credentials, PlasmaImages
 from shellwego.drivers.passwords.argon2 import Argon2Hasher
-from shellwego.drivers.sealing.local import open_sealer
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.drivers.uplink.memory import MemoryEdgeUplink, MemoryLink, MemoryNodeUplink
 from shellwego.edge.daemon import Edge
@@ -66,8 +66,6 @@ _END_TRIES, _END_TRY_S = 3, 5.0
 """Parts get so many times so many seconds to end."""
 NODE = "local"
 EDGE = "local"
-SEALING_KEY = "sealing-key"
-"""The file of the data directory with the key that small secrets are sealed with."""
 
 log = structlog.get_logger("shellwego.boot")
 
@@ -179,7 +177,7 @@ class Platform:
                 spool_dir=self._directory("spool"),
                 domain=self.settings.domain,
                 http_port=self.settings.http_port,
-                identity=make_identity(control, Argon2Hasher(), open_sealer(self.installation.data_dir / SEALING_KEY)),
+                identity=make_identity(control, Argon2Hasher(), EnvelopeSealer(control, sealer)),
                 limiter=limiter,
             )
             servers: list[Server] = [ApiServer(app, socket.socket(fileno=api_socket), self._tls())]

@@ -1,12 +1,9 @@
-"""Small values sealed at rest: what a use case stores of a secret, and how it gets it back.
+"""Data keys: made and opened outside a transaction, used and stored within.
 
-A use case may run twice and must not wait for a KMS, so sealing has two halves: `Sealer.seal` before the transaction, and
-`keep` in it. What is stored by the caller is a `SealedValue`; the wrapped data key lies in a table of its own, so that a
-rotation of the master key touches those rows and no others.
-
-    sealing = await sealer.seal(value, Label(purpose="totp", subject=user.id))
-    await access.write(target, lambda unit, row: unit.tx.users.update(replace(row, totp=keep(unit, sealing))))
-    value = await sealer.unseal(row.totp, Label(purpose="totp", subject=user.id))
+A use case may run twice and must not wait for a KMS. So a data key is made (`Sealer.new_key`) or opened (`Sealer.open`)
+before the transaction; in it `OpenKey.seal` seals a value, and `keep_key` stores a key that is new. The wrapped keys lie in
+a table of their own, so that a rotation of the master key touches those rows and no others. For a small value in a field of
+some row there is `sealedtexts`.
 """
 
 from __future__ import annotations
@@ -57,14 +54,6 @@ class OpenKey:
         return decrypt(self.key, sealed.nonce, sealed.ciphertext, self.label.value_context(number))
 
 
-@dataclass(frozen=True, slots=True)
-class Sealing:
-    """A value sealed, and not yet stored."""
-
-    key: OpenKey
-    value: SealedValue
-
-
 class Sealer:
     """Seals and unseals by the platform's KMS. Raises what `ports.kms.Kms` raises."""
 
@@ -73,13 +62,8 @@ class Sealer:
         self._kms = kms
         self._cache: OrderedDict[tuple[str, Label], tuple[Sensitive, float]] = OrderedDict()
 
-    async def seal(self, value: Sensitive, label: Label) -> Sealing:
-        """Seal a value that has one version, under a data key of its own; `keep` stores that key."""
-        key = await self.new_key(label)
-        return Sealing(key, key.seal(value))
-
     async def unseal(self, sealed: SealedValue, label: Label) -> Sensitive:
-        """The value that `seal` was given with this label.
+        """A value of one version, sealed under a key of this label.
 
         Raises:
             ConflictError: what is stored is not what was sealed.
@@ -156,24 +140,19 @@ class Sealer:
             self._cache.popitem(last=False)
 
 
-def keep(unit: Unit, sealing: Sealing) -> SealedValue:
-    """Store the data key of a sealed value; the value is the caller's to store.
+def keep_key(unit: Unit, row: DataKey) -> None:
+    """Store a fresh data key.
 
     Raises:
-        UnavailableError: the master key was retired meanwhile; sealing it again helps.
+        UnavailableError: its master key was retired meanwhile; making another helps.
     """
-    keep_key(unit, sealing.key.row)
-    return sealing.value
-
-
-def keep_key(unit: Unit, row: DataKey) -> None:
-    """Store a fresh data key; raises as `keep`."""
     note_master_key(unit, row.master_key)
     unit.tx.data_keys.insert(row)
 
 
 def note_master_key(unit: Unit, name: str) -> None:
-    """Say that data keys are stored under this master key, so that it is not retired behind their back; raises as `keep`."""
+    """Say that data keys are stored under this master key, so that it is not retired behind their back; raises
+    as `keep_key`."""
     known = unit.tx.master_keys.get(name)
     if known is None:
         unit.tx.master_keys.insert(MasterKey(id=name, created_at=unit.now()))

@@ -180,7 +180,7 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "leases": (),
     "secrets": ("project_id", "name", "created_at"),
     "secret_versions": ("secret_id", "number"),
-    "data_keys": ("master_key",),
+    "data_keys": ("master_key", "subject"),
     "master_keys": ("created_at",),
 }
 UNIQUE: Mapping[str, tuple[tuple[str, ...], ...]] = {

@@ -15,6 +15,7 @@ _INDEXES = (
     ("secrets", "created_at"),
     ("secret_versions", "number"),
     ("data_keys", "master_key"),
+    ("data_keys", "subject"),
     ("master_keys", "created_at"),
 )
 
