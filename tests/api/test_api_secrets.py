@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from shellwego.control.nodes import assignments
 from shellwego.control.unit import Unit
 from shellwego.core.assignments import SecretsRequest
 from shellwego.core.errors import ConflictError, ForbiddenError, NotFoundError, UnavailableError
-from shellwego.core.instances import Desired, Instance
+from shellwego.core.instances import Desired, Instance, Phase
 from shellwego.core.secrets import MAX_VALUE
 from tests.api.api_world import FOREIGN, VIEWER, World
 
@@ -194,6 +195,19 @@ class TestTheReference:
         hashes = [(await world.get(f"/v1/apps/shop/releases/v{n}")).json["content_hash"] for n in (1, 2, 3)]
         assert hashes[0] == hashes[2] != hashes[1]
 
+    async def test_a_rollback_to_a_version_that_is_gone_is_refused_by_its_variable(self, world: World) -> None:
+        await made(world)
+        await deploy(world)
+        await world.running()
+        await rotated(world, "two")
+        await world.made("/v1/apps/shop/deployments", {})
+        for instance in (await world.get("/v1/apps/shop/instances")).json["data"]:
+            await world.commit(partial(_end, id_=instance["id"]))
+        await world.running()
+        await world.made("/v1/secrets/DB_URL/versions/1/actions/retire")
+        refused = await world.post("/v1/apps/shop/actions/rollback", {"release": "v1"})
+        assert (refused.status, refused.json["errors"][0]["field"]) == (422, "env.DATABASE_URL")
+
     @pytest.mark.parametrize(
         ("ref", "code"),
         [
@@ -317,6 +331,12 @@ class TestTheDelivery:
         told = await world.control.read(lambda tx: assignments(tx, instance.node_id))
         assert told.items[0].workload.secrets == ("DATABASE_URL",)
         assert "horse" not in repr(told)
+
+
+def _end(unit: Unit, id_: str) -> None:
+    instance = unit.tx.instances.get(id_)
+    assert instance is not None
+    unit.tx.instances.update(replace(instance, phase=Phase.STOPPED))
 
 
 def _stop(unit: Unit, instance: Instance) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shellwego.boot.hostchecks import check_host
+from shellwego.boot.hostchecks import check_host, is_encrypted
 from shellwego.boot.masterkeys import KEY_DIRECTORY, KEY_FILE, KmsSource, read_source
 from shellwego.boot.preflight import PreflightError
 from shellwego.boot.settings import UpSettings
@@ -71,6 +71,23 @@ def test_a_file_that_holds_nothing_is_refused(tmp_path: Path, name: str) -> None
     write(tmp_path / "empty", "\n")
     with pytest.raises(PreflightError):
         read_source(UpSettings(master_keys_file=tmp_path / name), {})
+
+
+def test_a_device_is_encrypted_where_it_or_all_below_it_is_dm_crypt(tmp_path: Path) -> None:
+    def device(name: str, uuid: str = "", *, on: str = "") -> Path:
+        made = tmp_path / name
+        (made / "dm").mkdir(parents=True)
+        (made / "slaves").mkdir()
+        if uuid:
+            (made / "dm" / "uuid").write_text(uuid)
+        if on:
+            (made / "slaves" / on).symlink_to(tmp_path / on)
+        return made
+
+    plain, luks = device("sda"), device("dm-0", "CRYPT-LUKS2-1f-cr")
+    assert [is_encrypted(each) for each in (plain, luks, tmp_path / "none")] == [False, True, False]
+    assert is_encrypted(device("dm-1", "LVM-x", on="dm-0"))
+    assert not is_encrypted(device("dm-2", "LVM-y", on="sda"))
 
 
 def test_both_kinds_together_are_refused() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from shellwego.control import masterkeys
 from shellwego.control.loops import rewrap
 from shellwego.control.loops.rewrap import Rewrapper
-from shellwego.control.sealing import Sealer, keep
+from shellwego.control.sealing import Sealer, keep_key
 from shellwego.control.unit import Control
 from shellwego.core.envelope import DataKey, Label, SealedValue
 from shellwego.core.errors import ConflictError, NotFoundError, UnavailableError
@@ -38,8 +39,9 @@ class World:
 
     async def keep(self, count: int) -> None:
         for number in range(len(self.kept), len(self.kept) + count):
-            made = await self.sealer.seal(VALUE, label(number))
-            self.kept.append(await self.control.commit(lambda unit, made=made: keep(unit, made)))  # type: ignore[misc]
+            key = await self.sealer.new_key(label(number))
+            await self.control.commit(partial(keep_key, row=key.row))
+            self.kept.append(key.seal(VALUE))
 
     async def rotate(self) -> str:
         name = await self.sealer.rotate()
@@ -105,13 +107,13 @@ async def test_the_current_key_and_an_unknown_one_are_not_retired(world: World) 
 
 async def test_what_was_wrapped_before_a_retirement_is_not_stored_after_it(world: World) -> None:
     await world.keep(1)
-    late = await world.sealer.seal(VALUE, label(1))
+    late = await world.sealer.new_key(label(1))
     old = await world.sealer.current()
     await world.rotate()
     await world.rewrapper.step()
     await world.retire(old)
     with pytest.raises(UnavailableError):
-        await world.control.commit(lambda unit: keep(unit, late))
+        await world.control.commit(lambda unit: keep_key(unit, late.row))
 
 
 async def test_a_key_that_does_not_open_stays_and_holds_up_no_other(world: World) -> None:
@@ -124,6 +126,14 @@ async def test_a_key_that_does_not_open_stays_and_holds_up_no_other(world: World
     assert (await world.statuses())[old] == 1
     with pytest.raises(ConflictError):
         await world.retire(old)
+
+
+async def test_a_key_under_a_master_key_that_is_not_here_holds_up_no_other(world: World) -> None:
+    await world.keep(3)
+    lost = replace((await world.rows())[0], master_key="elsewhere:1")
+    await world.control.commit(lambda unit: unit.tx.data_keys.update(lost))
+    await world.rotate()
+    assert await world.rewrapper.step() == 2
 
 
 async def test_a_key_that_changed_meanwhile_is_left_to_the_next_look(world: World) -> None:

@@ -185,10 +185,10 @@ class VmSpec:
     """Digest of the OCI manifest."""
     command: tuple[str, ...] | None = None
     entrypoint: tuple[str, ...] | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     user: str | None = None
     workdir: str | None = None
-    files: tuple[FileSpec, ...] = ()
+    files: tuple[FileSpec, ...] = field(default=(), repr=False)
     resources: VmResources = VmResources()
     networks: tuple[NetworkSpec, ...] = ()
     volumes: tuple[DiskSpec, ...] = ()
@@ -371,7 +371,7 @@ class ExecSpec:
     """A command to run in a running guest. With `terminal` it gets a pty of that size, and stderr joins stdout."""
 
     command: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     workdir: str | None = None
     user: str | None = None
     terminal: TerminalSize | None = None

@@ -30,13 +30,13 @@ class GuestConfig:
     """All that a booting guest must know; sent once over the channel, never by the kernel command line."""
 
     argv: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     user: str = ""
     """As in an image: `user`, `uid`, `user:group`, `uid:gid`; names are looked up in the guest's own /etc/passwd."""
     workdir: str = "/"
     hostname: str = "vm"
     network: GuestNetwork | None = None
-    files: tuple[FileSpec, ...] = ()
+    files: tuple[FileSpec, ...] = field(default=(), repr=False)
     entropy: bytes = b""
     unix_time_ns: int = 0
     stdio: Stdio = Stdio.LOGGED

@@ -36,6 +36,7 @@ def check_host(settings: UpSettings) -> list[Finding]:
         _disk(settings.data_dir),
         check_database(settings),
         _master_key(settings),
+        _encryption(settings.data_dir),
         _memory(),
         _files(),
     ]
@@ -127,6 +128,31 @@ def _key_file(path: Path) -> Finding:
     if sealed:
         return ok("master key", f"{path} is sealed by a passphrase")
     return warn("master key", f"{path} is not sealed: who reads the data directory reads all secrets", remedy)
+
+
+def _encryption(data_dir: Path) -> Finding:
+    """Whether the memory of a suspended VM, and the disks of all, lie on a disk in clear."""
+    status = next(path for path in (data_dir.absolute(), *data_dir.absolute().parents) if path.exists()).stat()
+    device = Path("/sys/dev/block") / f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    if is_encrypted(device):
+        return ok("encryption", f"{data_dir} is on an encrypted device")
+    what = (
+        "is not on an encrypted device" if device.exists() else "is on storage that does not tell whether it encrypts"
+    )
+    return warn(
+        "encryption",
+        f"{data_dir} {what}: the memory of suspended VMs lies there, with their secrets",
+        "Put it on a LUKS volume, or suspend no VM that holds secrets.",
+    )
+
+
+def is_encrypted(device: Path) -> bool:
+    """Whether a block device in sysfs is dm-crypt, or all that it stands on is."""
+    uuid = device / "dm" / "uuid"
+    if uuid.exists() and uuid.read_text().startswith("CRYPT-"):
+        return True
+    below = list((device / "slaves").iterdir()) if (device / "slaves").is_dir() else []
+    return bool(below) and all(is_encrypted(each) for each in below)
 
 
 def _memory() -> Finding:

@@ -36,6 +36,11 @@ def raise_file_limit() -> int:
     return hard
 
 
+def forbid_core_dumps() -> None:
+    """Let no crash write the memory of this process, or of what it starts, to a disk: it holds secrets and keys."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def _nr_open() -> int:
     try:
         return int(_NR_OPEN.read_text())

@@ -69,7 +69,6 @@ _SWITCH_S = 0.001
 default, 5 ms, the event loop waits that long for each answer of theirs, and a cold start is a dozen of them."""
 NODE = "local"
 EDGE = "local"
-"""The file of the data directory with the key that small secrets are sealed with."""
 
 log = structlog.get_logger("shellwego.boot")
 

@@ -136,7 +136,7 @@ def _up(settings: UpSettings) -> int:
     from shellwego.boot import preflight  # noqa: PLC0415
     from shellwego.boot.credentials import admin_token, write_contexts  # noqa: PLC0415
     from shellwego.boot.database import read_url  # noqa: PLC0415
-    from shellwego.boot.limits import raise_file_limit  # noqa: PLC0415
+    from shellwego.boot.limits import forbid_core_dumps, raise_file_limit  # noqa: PLC0415
     from shellwego.boot.masterkeys import read_source  # noqa: PLC0415
     from shellwego.boot.registries import read_logins  # noqa: PLC0415
 
@@ -155,6 +155,7 @@ def _up(settings: UpSettings) -> int:
     token = admin_token(installation)
     context = write_contexts(settings, installation, token)
     raise_file_limit()
+    forbid_core_dumps()
     link = split(preflight.helper_configuration(settings, installation))
 
     from shellwego.boot.platform import Handover, run_platform  # noqa: PLC0415 - for the unprivileged child only

@@ -16,6 +16,7 @@ from shellwego.control.apps import configure, current_deployment, deploying, sav
 from shellwego.control.config import ConfigWish, refuse
 from shellwego.control.images import ChosenImage, note_image, require_image
 from shellwego.control.plans import DeployPlan, done_already, plan_config, plan_deploy
+from shellwego.control.references import require_values
 from shellwego.control.releases import find_release, freeze, refuse_failed, release_before
 from shellwego.control.scopes import missing
 from shellwego.control.unit import Unit
@@ -151,11 +152,13 @@ def rollback(unit: Unit, app: App, ref: str | None, rollout: Rollout = Rollout()
     Raises:
         NotFoundError: the app has no such release.
         ConflictError: there is none to go back to, it failed, or its image was deleted.
+        InvalidError: a secret that it takes is gone.
     """
     refuse_deleting(app)
     old = release_before(unit.tx, app) if ref is None else find_release(unit.tx, app, ref)
     refuse_failed(unit.tx, app, old)
     require_image(unit.tx, app.project_id, old.image_digest)
+    require_values(unit.tx, old.config)
     description = rollout.description or f"rollback to v{old.number}"
     changed, release = freeze(unit, app, old.config, old.image_digest, description)
     return begin(unit, changed, release, rollout)

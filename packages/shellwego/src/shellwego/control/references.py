@@ -33,6 +33,28 @@ def resolve_secrets(tx: Transaction, project_id: str, config: AppConfig) -> AppC
     return found
 
 
+def require_values(tx: Transaction, config: AppConfig) -> None:
+    """Refuse to make a release again whose secrets are not all there any more. That a version has expired meanwhile is no
+    reason: going back must be possible.
+
+    Raises:
+        InvalidError: a secret was deleted or made anew, or its version was retired.
+    """
+    gone = tuple(
+        FieldError(f"env.{name}", "secret-retired", f"version {ref.number} of the secret {ref.secret} is gone")
+        for name, ref in config.secrets.items()
+        if not _has_value(tx, ref)
+    )
+    refuse("secret-refused", gone, resolution="Deploy with a version that is there, or go back to another release.")
+
+
+def _has_value(tx: Transaction, ref: SecretRef) -> bool:
+    secret = tx.secrets.get(ref.secret_id)
+    return secret is not None and any(
+        each.number == ref.number and each.sealed is not None for each in versions_of(tx, secret)
+    )
+
+
 def resolved_or_none(tx: Transaction, project_id: str, config: AppConfig) -> AppConfig | None:
     """As `resolve_secrets`; None where it would refuse."""
     found, faults = _resolved(tx, project_id, config)

@@ -12,6 +12,9 @@ from typing import Protocol, runtime_checkable
 from shellwego.core.envelope import Context
 from shellwego.core.sensitive import Sensitive
 
+MISSING_MASTER_KEY = "master-key-missing"
+"""Code of the `UnavailableError` for a master key that the KMS has not."""
+
 
 @dataclass(frozen=True, slots=True)
 class WrappedKey:
@@ -20,8 +23,9 @@ class WrappedKey:
 
 
 class Kms(Protocol):
-    """Raises `UnavailableError` where the KMS does not answer, refuses us, or has no such master key: try again or mend the
-    settings. `ConflictError` (`seal-broken`) where a wrapped key or its context is not what was wrapped."""
+    """Raises `UnavailableError` where the KMS does not answer, refuses us, or has no such master key (`MISSING_MASTER_KEY`):
+    try again or mend the settings. `ConflictError` (`seal-broken`) where a wrapped key or its context is not what was
+    wrapped."""
 
     async def current(self) -> str:
         """Name of the master key's version under which new keys are wrapped."""

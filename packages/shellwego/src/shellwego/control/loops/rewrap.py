@@ -18,9 +18,9 @@ from shellwego.control.loops.lease import Lease
 from shellwego.control.sealing import Sealer, note_master_key, rewrapped
 from shellwego.control.unit import Control, Unit
 from shellwego.core.envelope import DataKey
-from shellwego.core.errors import ConflictError, ShellWeGoError
+from shellwego.core.errors import ConflictError, ShellWeGoError, UnavailableError
 from shellwego.core.troubles import Troubles
-from shellwego.ports.kms import WrappedKey
+from shellwego.ports.kms import MISSING_MASTER_KEY, WrappedKey
 from shellwego.ports.store import Op, Transaction, Where
 from shellwego.wire import subjects
 
@@ -77,10 +77,12 @@ class Rewrapper:
         return moved
 
     async def _wrapped(self, row: DataKey) -> WrappedKey | None:
-        """The key wrapped anew; None where it does not open, which no second try would change."""
+        """The key wrapped anew; None where it does not open, be it broken or its master key not here."""
         try:
             return await self.sealer.wrap_again(row)
-        except ConflictError as error:
+        except (ConflictError, UnavailableError) as error:
+            if isinstance(error, UnavailableError) and error.code != MISSING_MASTER_KEY:
+                raise
             said = {"purpose": row.purpose, "subject": row.subject, "master_key": row.master_key}
             _log.error("rewrap.key_does_not_open", key=row.id, reason=error.message, **said)
             return None

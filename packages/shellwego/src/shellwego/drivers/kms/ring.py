@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from shellwego.core.envelope import KEY_BYTES, NONCE_BYTES, Context, decrypt, encrypt, seal_broken
 from shellwego.core.errors import ConflictError, UnavailableError
 from shellwego.core.sensitive import Sensitive
-from shellwego.ports.kms import WrappedKey
+from shellwego.ports.kms import MISSING_MASTER_KEY, WrappedKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def new_key() -> Sensitive:
 def unknown_key(name: str) -> UnavailableError:
     """The platform was started without this master key."""
     return UnavailableError(
-        "master-key-missing",
+        MISSING_MASTER_KEY,
         f"the master key {name[:200]} is not here, and something is sealed under it",
         resolution="Start the platform with the master keys that its database was made with.",
     )
