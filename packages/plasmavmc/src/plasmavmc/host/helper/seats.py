@@ -28,7 +28,6 @@ Source: unix(7), execve(2).
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
@@ -241,25 +240,12 @@ def _fork(uid: int, kind: Kind, joins: Sequence[Path]) -> Seat:
 def _sit(uid: int, kind: Kind, joins: Sequence[Path], ends: tuple[int, int]) -> NoReturn:
     """Become a seat: one end of the socketpair, one of the pipe, and nothing else of the helper's."""
     try:
-        connection, output = _keep_only(*ends)
+        spawn.place_descriptors(ends, os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC))
         try:
             spawn.confine(joins, kind.cage, UMASK, spawn.rlimits_for(_NO_LIMITS, confined=True))
             spawn.drop(spawn.Identity(uid, uid, kind.groups))
-            spawn.run((str(_INTERPRETER), *_ALONE, _PROGRAM, str(connection), str(output)))
+            spawn.run((str(_INTERPRETER), *_ALONE, _PROGRAM))
         except BaseException as error:  # noqa: BLE001 - it is told; nothing of the helper may run on in the child
-            socket.socket(fileno=connection).send(spawn.complaint(error))
+            os.write(spawn.FIRST_DESCRIPTOR, spawn.complaint(error))
     finally:
         os._exit(127)
-
-
-def _keep_only(connection: int, output: int) -> tuple[int, int]:
-    """Close all descriptors but these two, which get numbers that no program's descriptors have."""
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, spawn.ABOVE_TARGETS) for fd in (connection, output)]
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for standard in range(3):
-        os.dup2(null, standard)
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are numbers here
-        if int(name) > 2 and int(name) not in moved:
-            with suppress(OSError):  # the descriptor of this very listing
-                os.close(int(name))
-    return moved[0], moved[1]

@@ -13,12 +13,13 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import sys
 from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, MSG_CTRUNC, SCM_RIGHTS, SOL_SOCKET, socket
 from array import array
 
-PACKET_BYTES, MAX_DESCRIPTORS, FIRST, ABOVE_TARGETS = 65536, 32, 3, 128
+PACKET_BYTES, MAX_DESCRIPTORS, ABOVE_TARGETS = 65536, 32, 128
 """As in `host.protocol` and `spawn`."""
+CONNECTION, OUTPUT = 3, 4
+"""Where the helper has put them."""
 
 
 def wait(connection: socket, output: int) -> None:
@@ -29,9 +30,8 @@ def wait(connection: socket, output: int) -> None:
         return
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-    sources = [0, output, output, *descriptors]
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ABOVE_TARGETS) for fd in sources]
-    for target, fd in enumerate(moved):
+    sources = [os.dup(0), output, os.dup(output), *descriptors]
+    for target, fd in enumerate([moved(source) for source in sources]):
         os.dup2(fd, target, inheritable=True)
     os.execve(arguments[0], arguments, {})  # noqa: S606 - no shell is what we want
 
@@ -52,14 +52,18 @@ def orders(connection: socket) -> tuple[list[bytes], list[int]]:
             return text.split(b"\0"), list(descriptors)
 
 
+def moved(descriptor: int) -> int:
+    """The same above all numbers that a program's descriptors have, to be closed by execve."""
+    above = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, ABOVE_TARGETS)
+    os.close(descriptor)
+    return above
+
+
 def main() -> None:
-    """The descriptors of connection and output are the program's arguments."""
-    numbers = [int(word) for word in sys.argv[1:]]
-    for number in numbers:
-        os.set_inheritable(number, False)
-    connection = socket(fileno=numbers[0])
+    """Wait, become another program, or end."""
+    connection, output = socket(fileno=moved(CONNECTION)), moved(OUTPUT)
     try:
-        wait(connection, numbers[1])
+        wait(connection, output)
     except Exception as error:  # noqa: BLE001 - it is told, whatever it is
         connection.send(f"{type(error).__name__}: {error}".encode()[:1000])
     finally:
