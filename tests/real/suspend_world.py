@@ -24,6 +24,7 @@ from plasmavmc.guest.cache import cache_directory
 from plasmavmc.guest.logs import LogStore
 from plasmavmc.guest.tsc import tsc_khz
 from plasmavmc.host.configuration import QEMU
+from plasmavmc.host.helper.seats import LEASE
 from plasmavmc.hypervisor.qemu.backend import KvmBackend
 from plasmavmc.hypervisor.qemu.offer import QemuSite
 from plasmavmc.hypervisor.qemu.seating import Seating
@@ -230,10 +231,12 @@ class World:
         await asyncio.gather(*(machine.cleared() for machine in self.manager._machines.values()))
         links = self.helper.namespace.links() - {self.helper.names.bridge, "lo", "other"}
         uids = self.helper.configuration.run_root / "uids"
+        leases = {path.name: path.read_text().split()[-1] for path in uids.iterdir()} if uids.is_dir() else {}
+        seats = {uid for uid, holder in leases.items() if holder == LEASE}
         return {
             "taps": {link for link in links if link.startswith(self.helper.names.link_prefix)},
-            "cgroups": self.helper.cgroups(),
-            "uids": {path.name for path in uids.iterdir()} if uids.is_dir() else set(),
+            "cgroups": self.helper.cgroups() - {self.helper.names.vm_cgroup(int(uid)) for uid in seats},
+            "uids": leases.keys() - seats,
             "sockets": set((self.directory / "run" / "vm").glob("*")),
             "snapshots": set(self.snapshots.iterdir()),
             "processes": {pid for pid in _qemu_of(self.helper.names.key)},

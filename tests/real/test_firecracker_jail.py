@@ -114,12 +114,14 @@ async def test_a_vmm_is_jailed_and_nothing_of_it_is_left(vm: Vm, helper: RealHel
     names, devices = seen_of(handle)
     status = status_of(handle)
     assert handle.backend_state["version"] == "1.12.1"
-    assert uids_of(handle.pid) == {await helper.host.uid_take(KEY)}
+    uid = await helper.host.uid_take(KEY)
+    assert uids_of(handle.pid) == {uid}
     assert int(status["CapEff"], 16) == 0
     assert status["Groups"] == ""
     assert names >= {"kernel", "initrd", "disk0", "s"}
     assert devices == ["lo"]
-    assert helper.cgroups() == ({f"vm-{KEY}"} if handle.backend_state["confinement"] != "rlimits" else set())
+    groups = {helper.names.vm_cgroup(uid)} if handle.backend_state["confinement"] != "rlimits" else set()
+    assert helper.cgroups() == groups
     await vm.backend.delete_vm(handle)
     assert helper.cgroups() == set()
     assert not jails_left(place)

@@ -129,6 +129,33 @@ async def test_it_becomes_a_vmm_like_any_other(rig: HostRig, helper: RealHelper)
     assert helper.cgroups() == set()
 
 
+SAME = ("limits", "oom_score_adj", "timerslack_ns", "personality", "coredump_filter")
+OWN = ("Tgid", "Pid", "Uid", "Gid", "NStgid", "NSpid", "NSpgid", "NSsid", "Vm", "Rss", "vol", "nonvol")
+"""Of /proc/<pid>/status, by their beginnings: numbers of the process and what it uses."""
+
+
+def state_of(pid: int) -> dict[str, object]:
+    """What the kernel holds a process to."""
+    status = {name: value for name, value in status_of(pid).items() if not name.startswith(OWN)}
+    mounts = [line.split()[3:6] for line in text_of(f"/proc/{pid}/mountinfo").decode().splitlines()]
+    return {"status": status, "mounts": mounts, **{name: text_of(f"/proc/{pid}/{name}") for name in SAME}}
+
+
+async def test_the_kernel_holds_it_to_all_that_a_vmm_started_the_long_way_is_held_to(
+    rig: HostRig, helper: RealHelper
+) -> None:
+    waiting = await taken(helper)
+    seated = await rig.host.vm_spawn(ONE, rig.argv(), LIMITS, {})
+    await rig.host.uid_take(TWO)
+    other = await rig.host.vm_spawn(TWO, rig.argv(TWO), LIMITS, {})
+    assert seated.pid == waiting.pid != other.pid
+    for spawned in (seated, other):
+        await eventually(lambda pid=spawned.pid: status_of(pid)["Seccomp"] == "2", "QEMU has put its sandbox on")
+    await eventually(lambda: state_of(seated.pid) == state_of(other.pid), "they are alike")
+    await end(rig, seated)
+    await end(rig, other, TWO)
+
+
 async def test_what_it_complains_of_as_a_vmm_is_told(rig: HostRig, helper: RealHelper) -> None:
     waiting = await taken(helper)
     spawned = await rig.host.vm_spawn(ONE, rig.argv(ONE, "-cpu", "no-such-cpu", "-M", "microvm"), LIMITS, {})

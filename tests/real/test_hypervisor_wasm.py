@@ -79,7 +79,7 @@ async def test_a_waiting_worker_takes_a_vm_and_another_takes_its_place(tmp_path:
         second, other = await booted(rig, a_spec("second"), "serve")
         assert time.monotonic() - began < 0.25
         assert second.backend_state["key"] != handle.backend_state["key"]
-        assert f"vm-{second.backend_state['key']}" in waiting
+        assert rig.helper.names.vm_cgroup(uid_of(second)) in waiting
         await rig.backend.workers.settled()
         await gone(rig, handle, channel)
         await gone(rig, second, other)

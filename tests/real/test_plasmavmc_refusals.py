@@ -257,6 +257,17 @@ def traces(server: Server) -> Traces:
     )
 
 
+async def settled(server: Server) -> Traces:
+    """What there is when nothing has changed for a second: a seat for the next VMM is made beside."""
+    async with asyncio.timeout(PATIENCE_S):
+        found, same = traces(server), 0
+        while same < 4:
+            await asyncio.sleep(0.25)
+            now = traces(server)
+            found, same = now, same + 1 if now == found else 0
+        return found
+
+
 def unprivileged(helper: int) -> list[int]:
     """The server proper, which the helper has as a child beside its VMMs."""
     children = [int(child) for child in Path(f"/proc/{helper}/task/{helper}/children").read_text().split()]
@@ -293,7 +304,7 @@ async def heard(client: EngineClient, refusal: Refusal) -> list[str]:
 async def test_what_cannot_be_is_refused_by_name_and_leaves_nothing(server: Server) -> None:
     async with connect(server.address) as client:
         await prepared(client)
-        before = traces(server)
+        before = await settled(server)
         wrong = [each for refusal in REFUSALS for each in await heard(client, refusal)]
         assert "\n".join(wrong) == ""
         assert [vm.spec.id async for vm in client.vms.list_vms()] == ["vm_good"]
@@ -323,7 +334,7 @@ async def test_a_stranger_is_told_of_nothing_that_is_another_s(server: Server) -
     )
     async with connect(server.address) as root, connect(server.address, token=TOKEN) as stranger:
         await prepared(root)
-        before = traces(server)
+        before = await settled(server)
         assert "\n".join([each for refusal in asked for each in await heard(stranger, refusal)]) == ""
         assert [vm async for vm in stranger.vms.list_vms()] == []
         await stranger.vms.delete("vm_good")  # what is gone is gone: as for a VM that never was

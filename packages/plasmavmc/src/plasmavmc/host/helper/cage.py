@@ -38,7 +38,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _ROOT_OPTIONS = "size=64k,nr_inodes=64,mode=755"
 _PROC_OPTIONS = "hidepid=2,subset=pid"
-_USR = Path("/usr")
+USR = Path("/usr")
 _LIBRARIES = (Path("/lib"), Path("/lib64"))
 _DEVICES = (Path("/dev/null"), Path("/dev/urandom"))
 
@@ -74,7 +74,7 @@ class VmmCage:
 
     def _fill(self) -> None:
         """Make the root, in which this process stands."""
-        _bind_directory(_USR)
+        _bind_directory(USR)
         for libraries in _LIBRARIES:
             if libraries.is_symlink():
                 _inside(libraries).symlink_to(libraries.readlink())

@@ -6,34 +6,33 @@ descriptors, for the process to become its program: one or two milliseconds inst
 
 A seat is nobody's VM. It is no process of root's either: before it says that it is ready it has joined its cgroup, entered
 its cage, given up all descriptors but two (its end of a socketpair with the helper, and a pipe for what the VMM will print),
-and dropped to the uid that it will have. What is decided later is what needs no privilege: command line and descriptors.
-The checks of `vm_spawn` are made before these are handed over, and nobody else can: the socketpair has no name.
+dropped to the uid that it will have, and become a small program of its own (`waiter`), with nothing of the helper's memory.
+What is decided later needs no privilege: command line and descriptors. The checks of `vm_spawn` are made before these are
+handed over, and nobody else can: the socketpair has no name.
 
 Its uid is leased to the seat, and passed on with it to the first VM that asks for a uid with one. Where that VM's program
 does not fit it after all (another cage), it is ended, and the VM started the long way under the same uid.
 
-It ends: with the helper (its connection ends, and PR_SET_PDEATHSIG), with its lease, at a sweep, when another kind of
-seat is wanted. The helper reaps it. It takes no part in `runs`, gets no signal of a client's and is in no record.
+It ends: with the helper (its connection ends), with its lease, at a sweep, when another kind of seat is wanted. The helper
+reaps it. It takes no part in `runs`, gets no signal of a client's and is in no record.
 
 Traps:
-- PR_SET_PDEATHSIG is cleared by a change of uid, and *kept* by execve: it is set after the one and cleared before the other,
-  or no VM would outlive the helper.
+- A fork that lived on would share the helper's memory: each page that the helper writes to is then copied first, at the next
+  start's cost (850 of them, which took back half of what the seat won).
 - A limit (setrlimit) above the own hard one needs root, so those of a seat are set before it drops; where memory is bound by
   them, because there are no cgroups, there are no seats.
-- Descriptors of the helper's, other seats' connections among them, come with the fork and are no execve away from being
-  closed: they are closed by number.
+- Nothing but `/usr` can be executed in the cage: with an interpreter from elsewhere there are no seats.
 
-Source: prctl(2), unix(7), execve(2).
+Source: unix(7), execve(2).
 """
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import os
 import select
 import signal
 import socket
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,7 +41,7 @@ from typing import NoReturn
 
 from plasmavmc.host import protocol
 from plasmavmc.host.helper import spawn
-from plasmavmc.host.helper.cage import VmmCage
+from plasmavmc.host.helper.cage import USR, VmmCage
 from plasmavmc.host.helper.cgroups import NONE, Cgroups
 from plasmavmc.host.helper.uids import Uids
 from plasmavmc.host.names import HostNames
@@ -53,10 +52,11 @@ LEASE = "seat"
 _HAND_OVER_S = 2.0
 """It takes a millisecond; one that is stopped must not stop the helper."""
 _READY = b"ready"
-_PR_SET_PDEATHSIG = 1
 UMASK = 0o077
-_LIBC = ctypes.CDLL(None, use_errno=True)
 _NO_LIMITS = Limits(0, 0)
+_INTERPRETER = Path(sys.executable).resolve()
+_ALONE = ("-I", "-S", "-B", "-c")
+_PROGRAM = Path(__file__).with_name("waiter.py").read_text()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class Kind:
             and program.umask == UMASK
             and not program.datagrams
             and len(program.fds) <= protocol.MAX_DESCRIPTORS
+            and not any("\0" in argument for argument in program.argv)
         )
 
 
@@ -107,7 +108,7 @@ class Seat:
         """
         self.connection.settimeout(_HAND_OVER_S)
         try:
-            first, *rest = protocol.packets_of(protocol.encode(tuple(program.argv)))
+            first, *rest = protocol.packets_of("\0".join(program.argv).encode())
             socket.send_fds(self.connection, [first], program.fds)
             for packet in rest:
                 self.connection.send(packet)
@@ -160,7 +161,7 @@ class Seats:
         Raises:
             HostError, UnavailableError: the host refused.
         """
-        if self._cgroups.confinement == NONE:
+        if self._cgroups.confinement == NONE or not _INTERPRETER.is_relative_to(USR):
             return
         if self._free is not None and self._free.kind == kind and self._free.lives:
             return
@@ -229,59 +230,22 @@ def _fork(uid: int, kind: Kind, joins: Sequence[Path]) -> Seat:
     ours, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs = other.detach()
     output, output_end = spawn.open_output()
-    helper = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _sit(uid, kind, joins, (theirs, output_end), helper)
+        _sit(uid, kind, joins, (theirs, output_end))
     protocol.close_all((theirs, output_end))
     return Seat(pid, os.pidfd_open(pid), ours, output, uid, kind)
 
 
-def _sit(uid: int, kind: Kind, joins: Sequence[Path], ends: tuple[int, int], helper: int) -> NoReturn:
-    """Be a seat: wait for a command line and descriptors, and become that program; end with the helper."""
+def _sit(uid: int, kind: Kind, joins: Sequence[Path], ends: tuple[int, int]) -> NoReturn:
+    """Become a seat: one end of the socketpair, one of the pipe, and nothing else of the helper's."""
     try:
-        connection, output = _keep_only(*ends)
+        spawn.place_descriptors(ends, os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC))
         try:
             spawn.confine(joins, kind.cage, UMASK, spawn.rlimits_for(_NO_LIMITS, confined=True))
             spawn.drop(spawn.Identity(uid, uid, kind.groups))
-            _die_with_parent(signal.SIGKILL)
-            if os.getppid() == helper:
-                connection.send(_READY)
-                argv, fds = _orders(connection)
-                _die_with_parent(0)
-                spawn.place_descriptors(fds, output)
-                spawn.run(argv)
+            spawn.run((str(_INTERPRETER), *_ALONE, _PROGRAM))
         except BaseException as error:  # noqa: BLE001 - it is told; nothing of the helper may run on in the child
-            connection.send(spawn.complaint(error))
+            os.write(spawn.FIRST_DESCRIPTOR, spawn.complaint(error))
     finally:
         os._exit(127)
-
-
-def _keep_only(connection: int, output: int) -> tuple[socket.socket, int]:
-    """Close all descriptors but these two, which get numbers that no program's descriptors have."""
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, spawn.ABOVE_TARGETS) for fd in (connection, output)]
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for standard in range(3):
-        os.dup2(null, standard)
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are numbers here
-        if int(name) > 2 and int(name) not in moved:
-            with suppress(OSError):  # the descriptor of this very listing
-                os.close(int(name))
-    return socket.socket(fileno=moved[0]), moved[1]
-
-
-def _orders(connection: socket.socket) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The command line to run and its descriptors, as they come; ends the process where the helper has gone."""
-    assembler = protocol.Assembler()
-    while True:
-        packet, fds = protocol.receive_packet(connection)
-        if not packet:
-            os._exit(0)
-        message = assembler.add(packet, fds)
-        if message is not None:
-            return protocol.decode(message.data, tuple[str, ...]), message.fds
-
-
-def _die_with_parent(number: int) -> None:
-    if _LIBC.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl")
