@@ -39,7 +39,7 @@ from shellwego.core.vms import VmPhase, VmView
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.store.memory import MemoryStore
-from shellwego.ports.store import Transaction, eq
+from shellwego.ports.store import Store, Transaction, eq
 
 T = TypeVar("T")
 GIB = 1 << 30
@@ -191,9 +191,9 @@ class FakeEdge:
 class World:
     """All of it, with one app `shop`."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_store: Callable[[VirtualClock], Store] = MemoryStore) -> None:
         self.clock = VirtualClock()
-        self.store = MemoryStore(self.clock)
+        self.store = open_store(self.clock)
         self.control = Control(self.store, MemoryBus(), self.clock)
         self.nodes = Nodes(self.control)
         self.edges = Edges(self.control)
