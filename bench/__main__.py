@@ -19,6 +19,7 @@ MODULES = {
     "p9": "bench.p9_api",
     "p10": "bench.p10_edge",
     "p13": "bench.p13_idle",
+    "p17": "bench.p17_cli",
     "store": "bench.store",
     "wasm": "bench.wasm",
     "kernel": "bench.kernel",

@@ -10,14 +10,18 @@ from typing import Any, TypeVar
 import pytest
 
 from shellwego.core.apps import App, AppConfig, Check, CheckKind, Process, Release, RestartMode, RestartPolicy, Service
+from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment, DeploymentState, Stage
+from shellwego.core.envelope import DataKey, MasterKey, SealedValue
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, StaleError, UnavailableError
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image, ImageState
 from shellwego.core.instances import Desired, Instance, Observed, Phase
 from shellwego.core.nodes import Backend, Node, NodeFacts
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenKind, User
+from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenKind, TokenUse, User
 from shellwego.ports.store import Op, Order, Scalar, Store, Transaction, Where, eq, within
 
 T = TypeVar("T")
@@ -46,6 +50,16 @@ SAMPLES: dict[str, object] = {
     "organizations": Organization(id="org_1", name="acme", plan="free", created_at=1.5),
     "projects": Project(id="prj_1", organization_id="org_1", name="p", network_id="n", first=True, created_at=1.5),
     "users": User(id="usr_1", email="a@b.example", created_at=1.5),
+    "credentials": Credentials(
+        id="usr_1",
+        password_hash="$argon2id$",
+        password_at=1.5,
+        totp_sealed="v1:x",
+        totp_on=True,
+        totp_step=1 << 40,
+        recovery_hashes=("a", "b"),
+        known_sources=("c",),
+    ),
     "tokens": Token(
         id="tok_1",
         kind=TokenKind.SERVICE,
@@ -56,8 +70,22 @@ SAMPLES: dict[str, object] = {
         created_at=1.5,
         expires_at=None,
         revoked_at=2.5,
+        parent_id="tok_0",
+        resources=("prj_1",),
     ),
+    "token_uses": TokenUse(id="tok_1", used_at=1.5),
     "grants": Grant(id="grt_1", principal_id="usr_1", role="owner", scope_id="", created_at=1.5),
+    "service_accounts": ServiceAccount(
+        id="svc_1", organization_id="org_1", name="ci", description="the pipeline", created_at=1.5
+    ),
+    "roles": Role(
+        id="rol_1",
+        organization_id="org_1",
+        name="deployer",
+        permissions=("apps:read", "deployments:write"),
+        created_at=1.5,
+    ),
+    "quotas": Quota(id="org_1", limits={"apps": 0, "memory": 1 << 40, "cpu": None}, created_at=1.5),
     "apps": App(
         id="app_1",
         project_id="prj_1",
@@ -129,6 +157,37 @@ SAMPLES: dict[str, object] = {
     "idempotency": IdempotencyRecord(id="idm_1", request_hash="ff", status=201, body="{}", created_at=1.5),
     "counters": Counter(id="routes", value=1 << 40),
     "leases": LoopLease(id="rollout", holder="one", until=9.5),
+    "secrets": Secret(
+        id="sec_1",
+        project_id="prj_1",
+        name="DB_URL",
+        description="of the shop",
+        metadata={"team": "shop"},
+        data_key_id="dek_1",
+        latest=3,
+        created_at=1.5,
+        updated_at=2.5,
+        created_by="usr_1",
+    ),
+    "secret_versions": SecretVersion(
+        id="sev_1",
+        secret_id="sec_1",
+        number=3,
+        sealed=SealedValue(key_id="dek_1", nonce=b"\x00" * 12, ciphertext=bytes(range(256))),
+        created_at=1.5,
+        created_by="usr_1",
+        expires_at=9.5,
+    ),
+    "data_keys": DataKey(
+        id="dek_1",
+        purpose="secret",
+        subject="sec_1",
+        master_key="local-1:2",
+        wrapped=b"\xff\x00",
+        created_at=1.5,
+        wrapped_at=2.5,
+    ),
+    "master_keys": MasterKey(id="local-1:2", created_at=1.5, retired_at=2.5),
 }
 
 

@@ -35,6 +35,7 @@ from shellwego.boot.settings import CONFIG_FILE, UpSettings
 from shellwego.control.authentication import secret_hash
 from shellwego.control.bootstrap import bootstrap, issue_admin_token
 from shellwego.control.edges import Edges
+from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.loops import nodes as nodes_loop
 from shellwego.control.loops import rollout as rollout_loop
@@ -49,6 +50,8 @@ from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.engine.assembly import EngineSite, HostLink, open_plasma
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine
 from shellwego.drivers.images.plasmavmc import Credentials, PlasmaImages
+from shellwego.drivers.passwords.argon2 import Argon2Hasher
+from shellwego.drivers.sealing.local import open_sealer
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.drivers.uplink.memory import MemoryEdgeUplink, MemoryLink, MemoryNodeUplink
 from shellwego.edge.daemon import Edge
@@ -60,6 +63,8 @@ _END_TRIES, _END_TRY_S = 3, 5.0
 """Parts get so many times so many seconds to end."""
 NODE = "local"
 EDGE = "local"
+SEALING_KEY = "sealing-key"
+"""The file of the data directory with the key that small secrets are sealed with."""
 
 log = structlog.get_logger("shellwego.boot")
 
@@ -166,6 +171,7 @@ class Platform:
                 spool_dir=self._directory("spool"),
                 domain=self.settings.domain,
                 http_port=self.settings.http_port,
+                identity=make_identity(control, Argon2Hasher(), open_sealer(self.installation.data_dir / SEALING_KEY)),
                 limiter=limiter,
             )
             servers: list[Server] = [ApiServer(app, socket.socket(fileno=api_socket), self._tls())]

@@ -15,14 +15,18 @@ from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 from shellwego.core.apps import App, Release
+from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
+from shellwego.core.envelope import DataKey, MasterKey
 from shellwego.core.errors import UnavailableError
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.drivers.store.storable import check_storable
 from shellwego.ports.clock import Clock
@@ -186,8 +190,13 @@ class MemoryTransaction:
     organizations: MemoryTable[Organization]
     projects: MemoryTable[Project]
     users: MemoryTable[User]
+    credentials: MemoryTable[Credentials]
     tokens: MemoryTable[Token]
+    token_uses: MemoryTable[TokenUse]
     grants: MemoryTable[Grant]
+    service_accounts: MemoryTable[ServiceAccount]
+    roles: MemoryTable[Role]
+    quotas: MemoryTable[Quota]
     apps: MemoryTable[App]
     releases: MemoryTable[Release]
     deployments: MemoryTable[Deployment]
@@ -200,6 +209,10 @@ class MemoryTransaction:
     idempotency: MemoryTable[IdempotencyRecord]
     counters: MemoryTable[Counter]
     leases: MemoryTable[LoopLease]
+    secrets: MemoryTable[Secret]
+    secret_versions: MemoryTable[SecretVersion]
+    data_keys: MemoryTable[DataKey]
+    master_keys: MemoryTable[MasterKey]
 
     def __init__(self, scope: _Scope, tables: dict[str, _Rows], now: float) -> None:
         self._now = now

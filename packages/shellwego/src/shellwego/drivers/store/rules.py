@@ -7,14 +7,18 @@ from dataclasses import fields
 from typing import Protocol
 
 from shellwego.core.apps import App, Release
+from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
+from shellwego.core.envelope import DataKey, MasterKey
 from shellwego.core.errors import ConflictError, FieldError, NotFoundError, StaleError
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.drivers.store.storable import check_comparable
 from shellwego.ports.store import INDEXES, Op, Order, Scalar, Where
 
@@ -22,8 +26,13 @@ ENTITIES: Mapping[str, type] = {
     "organizations": Organization,
     "projects": Project,
     "users": User,
+    "credentials": Credentials,
     "tokens": Token,
+    "token_uses": TokenUse,
     "grants": Grant,
+    "service_accounts": ServiceAccount,
+    "roles": Role,
+    "quotas": Quota,
     "apps": App,
     "releases": Release,
     "deployments": Deployment,
@@ -36,6 +45,10 @@ ENTITIES: Mapping[str, type] = {
     "idempotency": IdempotencyRecord,
     "counters": Counter,
     "leases": LoopLease,
+    "secrets": Secret,
+    "secret_versions": SecretVersion,
+    "data_keys": DataKey,
+    "master_keys": MasterKey,
 }
 """Table name → entity."""
 

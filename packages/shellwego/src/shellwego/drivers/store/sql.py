@@ -20,13 +20,17 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
 from shellwego.core.apps import App, Release
+from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
+from shellwego.core.envelope import DataKey, MasterKey
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.drivers.store.rows import RowMapper
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.drivers.store.schema import TABLES
@@ -275,8 +279,13 @@ class SqlTransaction:
     organizations: SqlTable[Organization]
     projects: SqlTable[Project]
     users: SqlTable[User]
+    credentials: SqlTable[Credentials]
     tokens: SqlTable[Token]
+    token_uses: SqlTable[TokenUse]
     grants: SqlTable[Grant]
+    service_accounts: SqlTable[ServiceAccount]
+    roles: SqlTable[Role]
+    quotas: SqlTable[Quota]
     apps: SqlTable[App]
     releases: SqlTable[Release]
     deployments: SqlTable[Deployment]
@@ -289,6 +298,10 @@ class SqlTransaction:
     idempotency: SqlTable[IdempotencyRecord]
     counters: SqlTable[Counter]
     leases: SqlTable[LoopLease]
+    secrets: SqlTable[Secret]
+    secret_versions: SqlTable[SecretVersion]
+    data_keys: SqlTable[DataKey]
+    master_keys: SqlTable[MasterKey]
 
     def __init__(self, scope: Scope, now: Callable[[], float]) -> None:
         self._ask_now = now
