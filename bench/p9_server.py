@@ -32,11 +32,14 @@ from starlette.routing import Route
 
 from shellwego.api.rest.app import create_app
 from shellwego.control.bootstrap import bootstrap
+from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.unit import Control
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.images.memory import MemoryImages
+from shellwego.drivers.passwords.memory import MemoryHasher
+from shellwego.drivers.sealing.memory import MemorySealer
 from shellwego.drivers.store.sqlite import open_sqlite
 from shellwego.drivers.streams.memory import MemoryStreams
 
@@ -66,6 +69,7 @@ async def ours(path: Path, record: Path | None) -> None:
     with tempfile.TemporaryDirectory() as spool:
         app = create_app(
             control,
+            identity=make_identity(control, MemoryHasher(), MemorySealer()),
             images=ImageWork(MemoryImages()),
             streams=MemoryStreams(),
             version="0",

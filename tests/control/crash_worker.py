@@ -26,11 +26,14 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 
 from shellwego.api.rest.app import create_app
+from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.unit import Control
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.images.memory import MemoryImages
+from shellwego.drivers.passwords.memory import MemoryHasher
+from shellwego.drivers.sealing.memory import MemorySealer
 from shellwego.drivers.store.location import parse_url
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.ports.store import Store, Transaction, eq
@@ -38,6 +41,7 @@ from tests.api.api_world import OWNER, call_asgi, make_world
 from tests.contract.store_databases import Database
 
 T = TypeVar("T")
+AUTHORIZATION = {"authorization": f"Bearer {OWNER}"}
 BEGINS = ("BEGIN IMMEDIATE", "BEGIN ISOLATION LEVEL SERIALIZABLE")
 
 
@@ -100,7 +104,7 @@ async def seed(place: str) -> None:
 async def post(app: FastAPI, name: str) -> int:
     body = json.dumps({"name": name}).encode()
     headers = {
-        "authorization": f"Bearer {OWNER}",
+        **AUTHORIZATION,
         "idempotency-key": name,
         "content-type": "application/json",
         "content-length": str(len(body)),
@@ -157,8 +161,10 @@ class Server:
     app: FastAPI = field(init=False)
 
     def __post_init__(self) -> None:
+        control = Control(self.store, CountedBus(self.steps), SystemClock())
         self.app = create_app(
-            Control(self.store, CountedBus(self.steps), SystemClock()),
+            control,
+            identity=make_identity(control, MemoryHasher(), MemorySealer()),
             images=ImageWork(MemoryImages()),
             streams=MemoryStreams(),
             version="0",
@@ -175,6 +181,7 @@ class Server:
         found = database(self.place)
         self.store.opened = found.open()
         before = await self.store.read(lambda tx: stored(tx, name))
+        await call_asgi(self.app, "GET", "/v1/apps", headers=AUTHORIZATION)  # that the token was used is noted here
         self.steps.armed = True
         status = await post(self.app, name)
         self.steps.armed = False
