@@ -16,8 +16,11 @@ MODULES = {
     "p2": "bench.p2_raw",
     "p4": "bench.p4_warm_deploy",
     "p5": "bench.p5_memory",
+    "p9": "bench.p9_api",
     "p10": "bench.p10_edge",
+    "p13": "bench.p13_idle",
     "p17": "bench.p17_cli",
+    "store": "bench.store",
     "wasm": "bench.wasm",
     "kernel": "bench.kernel",
 }

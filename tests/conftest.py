@@ -7,11 +7,13 @@ has a race, and is mended.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.contract.postgres_server import PostgresServer, running_postgres
+from tests.contract.store_databases import ALL, SQL, Database
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +21,33 @@ def postgres() -> Iterator[PostgresServer]:
     """One server for all tests that ask for it; each makes a database of its own."""
     with running_postgres() as server:
         yield server
+
+
+@pytest.fixture
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    """An empty database of each kind. In memory each time, and the real ones by night, for each fact costs an fsync there;
+    a test marked `databases` runs on all of them each time, or on those that its mark names.
+    """
+    match request.param:
+        case "memory":
+            found = Database(None)
+        case "sqlite":
+            found = Database(tmp_path / "state.db")
+        case _:
+            server: PostgresServer = request.getfixturevalue("postgres")
+            found = Database(server.emptied_database())
+    yield found
+    await found.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "database" not in metafunc.fixturenames:
+        return
+    mark = metafunc.definition.get_closest_marker("databases")
+    always = (mark.args or ALL) if mark else ("memory",)
+    by_night = () if mark else SQL
+    kinds = [*always, *(pytest.param(kind, marks=pytest.mark.nightly) for kind in by_night)]
+    metafunc.parametrize("database", kinds, indirect=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -169,6 +169,7 @@ async def test_readiness_tells_the_state_of_backends(world: World) -> None:
     assert answer.json == {"status": "ready", "nodes": 1, "backends": {"kvm": "ready"}}
 
 
+@pytest.mark.databases
 async def test_a_write_asked_twice_with_its_key_happens_once(world: World) -> None:
     headers = {"Idempotency-Key": "k1"}
     first = await world.post("/v1/apps", {"name": "shop"}, headers=headers)
@@ -177,6 +178,7 @@ async def test_a_write_asked_twice_with_its_key_happens_once(world: World) -> No
     assert len((await world.get("/v1/apps")).json["data"]) == 1
 
 
+@pytest.mark.databases
 async def test_writes_at_once_with_one_key_happen_once(world: World) -> None:
     headers = {"Idempotency-Key": "k1"}
     answers = await asyncio.gather(*(world.post("/v1/apps", {"name": "shop"}, headers=headers) for _ in range(10)))
@@ -200,6 +202,7 @@ async def test_a_key_belongs_to_its_user_and_is_forgotten_after_a_day(world: Wor
     assert (answer.status, answer.code) == (409, "app-exists")
 
 
+@pytest.mark.databases
 async def test_a_failed_write_keeps_no_answer(world: World) -> None:
     headers = {"Idempotency-Key": "k1"}
     assert (await world.post("/v1/apps/shop/actions/stop", headers=headers)).status == 404
@@ -207,6 +210,7 @@ async def test_a_failed_write_keeps_no_answer(world: World) -> None:
     assert (await world.post("/v1/apps/shop/actions/stop", headers=headers)).status == 202
 
 
+@pytest.mark.databases
 async def test_a_stale_tag_changes_nothing(world: World) -> None:
     created = await world.post("/v1/apps", {"name": "shop"})
     tag = created.headers["etag"]
@@ -223,6 +227,7 @@ async def _names(world: World, query: str) -> tuple[list[str], Any]:
     return [app["name"] for app in answer["data"]], answer["pagination"]
 
 
+@pytest.mark.databases
 async def test_pages_walk_forwards_and_backwards_without_gap_or_double(world: World) -> None:
     for name in "abcdefg":
         await world.made("/v1/apps", {"name": name})
@@ -317,6 +322,7 @@ async def test_the_first_organization_has_no_rate(world: World) -> None:
     assert "ratelimit-limit" not in answers[0].headers
 
 
+@pytest.mark.databases
 async def test_a_revoked_token_is_refused_within_a_second(world: World) -> None:
     user = (await world.get("/v1/user")).json
     assert (await world.call("DELETE", f"/v1/user/tokens/{user['token_id']}")).status == 200

@@ -21,6 +21,7 @@ async def end_newest(world: World, state: DeploymentState) -> None:
     await world.commit(end)
 
 
+@pytest.mark.databases
 async def test_a_release_tells_how_its_rollout_went_and_who_asked_for_it(world: World) -> None:
     await world.deployed()
     await end_newest(world, DeploymentState.SUCCEEDED)

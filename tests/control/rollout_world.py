@@ -221,10 +221,10 @@ class FakeEdge:
 class World:
     """All of it, with one app `shop`."""
 
-    def __init__(self, make_store: Callable[[VirtualClock], Store] = MemoryStore) -> None:
+    def __init__(self, open_store: Callable[[VirtualClock], Store] = MemoryStore) -> None:
         """The store must answer at once: what a thread will bring is not seen by virtual time."""
         self.clock = VirtualClock()
-        self.store = make_store(self.clock)
+        self.store = open_store(self.clock)
         self.control = Control(self.store, MemoryBus(), self.clock)
         self.nodes = Nodes(self.control, Sealer(self.control, MemoryKms()))
         self.edges = Edges(self.control)

@@ -18,12 +18,13 @@ from shellwego.core.instances import Desired, Instance, OwnerKind, Phase
 from shellwego.core.nodes import Backend
 from shellwego.core.vms import VmPhase
 from shellwego.ports.store import Transaction, eq
+from tests.contract.store_databases import Database
 from tests.control.rollout_world import GIB, World, drains
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
+async def world(database: Database) -> AsyncIterator[World]:
+    world = World(database.open_inline)
     await world.begin()
     yield world
     await world.end()
@@ -44,6 +45,7 @@ async def test_a_first_deploy_ends_in_a_routed_instance(world: World) -> None:
     assert node.running() == 1
 
 
+@pytest.mark.databases
 async def test_a_second_deploy_replaces_it_and_the_edge_is_never_without_an_endpoint(world: World) -> None:
     node, edge = await world.node(), await world.edge()
     old = await deployed(world)
@@ -116,6 +118,7 @@ async def test_an_image_that_exits_fails_soon_after_its_third_end_and_the_old_on
     assert world.app().release_id == world.app().stable_release_id
 
 
+@pytest.mark.databases
 async def test_a_first_deploy_that_fails_leaves_nothing_running(world: World) -> None:
     node = await world.node()
     node.exits.add("sha256:bad:v1")
@@ -227,6 +230,7 @@ async def test_stop_and_start(world: World) -> None:
     await world.clock.until(lambda: len(world.serving()) == 1, 10)
 
 
+@pytest.mark.databases
 async def test_a_newer_deployment_takes_the_place_of_the_older(world: World) -> None:
     node = await world.node()
     node.sick.add("sha256:deaf:v1")
@@ -352,6 +356,7 @@ async def test_a_step_that_fails_is_tried_again_and_holds_up_no_other_app(world:
     assert (await world.finished(deployment, 10)).state is DeploymentState.SUCCEEDED
 
 
+@pytest.mark.databases
 async def test_two_control_planes_do_not_start_twice(world: World) -> None:
     node = await world.node()
     world.spawn(rollout_loop.run(world.control, holder="second"))

@@ -12,14 +12,15 @@ from shellwego.core.deployments import DeploymentState
 from shellwego.core.images import ImageState
 from shellwego.core.instances import Desired
 from shellwego.ports.store import Transaction, eq
+from tests.contract.store_databases import Database
 from tests.control.rollout_world import FakeEdge, FakeNode, World
 
 S = DeploymentState
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
+async def world(database: Database) -> AsyncIterator[World]:
+    world = World(database.open_inline)
     await world.begin()
     yield world
     await world.end()

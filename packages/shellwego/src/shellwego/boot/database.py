@@ -1,41 +1,16 @@
-"""The platform's database: SQLite in the data directory, unless a URL of PostgreSQL is given."""
+"""The platform's database, opened: SQLite in the data directory, unless there is a URL of PostgreSQL."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from shellwego.boot.settings import UpSettings, exposed, has_password
 from shellwego.control.unit import Unit
-from shellwego.core.errors import ConflictError, InvalidError
+from shellwego.core.errors import ConflictError
 from shellwego.core.events import LoopLease
 from shellwego.ports.clock import Clock
 from shellwego.ports.store import Store
 
 _OWNER = "platform"
-_MAX_URL_BYTES = 4096
-
-
-def read_url(settings: UpSettings) -> str:
-    """The URL of PostgreSQL, from the settings or from the file that they name; empty: SQLite.
-
-    Raises:
-        InvalidError: the file cannot be read, holds no URL, or shows a password to everybody.
-    """
-    path = settings.database_url_file
-    if path is None:
-        return settings.database_url
-    try:
-        with path.open("rb") as file:
-            url = file.read(_MAX_URL_BYTES).decode().strip()
-            mode = path.stat().st_mode
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise InvalidError("no-database-url", f"--database-url-file {path}: {reason}") from error
-    if not url:
-        raise InvalidError("no-database-url", f"--database-url-file {path}: it is empty")
-    if mode & 0o004 and has_password(url):
-        raise exposed(path)
-    return url
 
 
 def open_store(url: str, path: Path, clock: Clock) -> Store:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shellwego.boot.database import read_url
+from shellwego.boot.databaseurl import read_url
 from shellwego.boot.findings import Finding, fail, ok, warn
 from shellwego.boot.settings import UpSettings
 from shellwego.core.errors import ShellWeGoError

@@ -135,7 +135,7 @@ def _up(settings: UpSettings) -> int:
     from plasmavmc.host.split import split  # noqa: PLC0415 - needed by a real start only
     from shellwego.boot import preflight  # noqa: PLC0415
     from shellwego.boot.credentials import admin_token, write_contexts  # noqa: PLC0415
-    from shellwego.boot.database import read_url  # noqa: PLC0415
+    from shellwego.boot.databaseurl import read_url  # noqa: PLC0415
     from shellwego.boot.limits import forbid_core_dumps, raise_file_limit  # noqa: PLC0415
     from shellwego.boot.masterkeys import read_source  # noqa: PLC0415
     from shellwego.boot.registries import read_logins  # noqa: PLC0415

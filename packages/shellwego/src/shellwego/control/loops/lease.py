@@ -3,6 +3,10 @@
 The holder starts its own monotonic timer before it sends the claim, and stops working at two thirds of the term unless it
 could renew; so it has stopped before anybody else may begin, whatever either wall clock says.
 
+A process that stood still (stopped, swapped out) wakes up in the middle of its work, and does not know yet that its time is
+over. So the loops work with `Lease.fenced`, whose writes look at the lease in their own transaction, and are refused once it
+is not theirs.
+
 A holder that comes back under the same name takes its lease at once: a restarted server does not wait for itself.
 """
 
@@ -11,11 +15,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import structlog
 
-from shellwego.control.unit import Control, Unit
-from shellwego.core.errors import ShellWeGoError
+from shellwego.control.unit import Caller, Control, Unit
+from shellwego.core.errors import ShellWeGoError, StaleError
 from shellwego.core.events import LoopLease
 from shellwego.core.troubles import Troubles
 
@@ -26,6 +31,31 @@ _RETRY_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+_SYSTEM = Caller()
+
+
+@dataclass(frozen=True, slots=True)
+class FencedControl(Control):
+    """A control plane's hands while it holds a lease."""
+
+    lease_id: str
+    holder: str
+
+    async def commit(self, fn: Callable[[Unit], T], caller: Caller = _SYSTEM) -> T:
+        """Run a use case durably, if the lease is held still.
+
+        Raises:
+            StaleError: it is over, or another's; nothing was stored.
+        """
+        return await Control.commit(self, lambda unit: self._guard(unit, fn), caller)
+
+    def _guard(self, unit: Unit, fn: Callable[[Unit], T]) -> T:
+        lease = unit.tx.leases.get(self.lease_id)
+        if lease is None or lease.holder != self.holder or lease.until <= unit.now():
+            raise StaleError("lease-lost", f"{self.lease_id} is not held by {self.holder} any more")
+        return fn(unit)
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -35,6 +65,17 @@ class Lease:
     loop: str
     holder: str
     _troubles: Troubles = field(default_factory=Troubles)
+
+    @property
+    def id(self) -> str:
+        """Of its row."""
+        return f"loop.{self.loop}"
+
+    @property
+    def fenced(self) -> Control:
+        """What the work writes by."""
+        control = self.control
+        return FencedControl(control.store, control.bus, control.clock, self.id, self.holder)
 
     async def run(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
         """Do the work while the lease is held, and begin again whenever it ends or fails. Runs until cancelled."""
@@ -103,10 +144,10 @@ class Lease:
             _log.info("loop.works_again", loop=self.loop, after=event, **trouble.fields)
 
     def _take(self, unit: Unit) -> bool:
-        id_, now = f"loop.{self.loop}", unit.now()
-        stored = unit.tx.leases.get(id_)
+        now = unit.now()
+        stored = unit.tx.leases.get(self.id)
         if stored is None:
-            unit.tx.leases.insert(LoopLease(id=id_, holder=self.holder, until=now + TERM_S))
+            unit.tx.leases.insert(LoopLease(id=self.id, holder=self.holder, until=now + TERM_S))
             return True
         if stored.holder != self.holder and stored.until > now:
             return False

@@ -82,4 +82,5 @@ def _lose_instances(unit: Unit, node: Node) -> None:
 
 async def run(control: Control, *, holder: str = "local", terms: Terms = DEFAULT_TERMS) -> None:
     """The loop of this control plane; `holder` is its name among several. Runs until cancelled."""
-    await Lease(control, "nodes", holder).run(lambda: NodesLoop(control, terms).run())
+    lease = Lease(control, "nodes", holder)
+    await lease.run(lambda: NodesLoop(lease.fenced, terms).run())

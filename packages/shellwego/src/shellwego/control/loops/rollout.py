@@ -203,4 +203,5 @@ def busy_apps(tx: Transaction) -> set[str]:
 
 async def run(control: Control, *, holder: str = "local") -> None:
     """The loop of this control plane; `holder` is its name among several. Runs until cancelled."""
-    await Lease(control, "rollout", holder).run(RolloutLoop(control).run)
+    lease = Lease(control, "rollout", holder)
+    await lease.run(RolloutLoop(lease.fenced).run)

@@ -109,4 +109,5 @@ def _leaving(tx: Transaction, app_id: str) -> list[Instance]:
 
 async def run(control: Control, *, holder: str = "local") -> None:
     """The loop of this control plane; `holder` is its name among several. Runs until cancelled."""
-    await Lease(control, "routes", holder).run(lambda: RoutesLoop(control).run())
+    lease = Lease(control, "routes", holder)
+    await lease.run(lambda: RoutesLoop(lease.fenced).run())

@@ -1,4 +1,7 @@
-"""Instances may be wanted asleep. A column with a default: SQLite writes no row for it; the index reads all once."""
+"""Instances may be wanted asleep. A column with a default: SQLite writes no row for it; the index reads all once.
+
+PostgreSQL keeps everybody from the table until the index is built: about 3 s for 10^6 instances.
+"""
 
 from __future__ import annotations
 
