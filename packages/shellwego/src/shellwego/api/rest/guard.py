@@ -106,6 +106,7 @@ class GuardedRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             _refuse_unknown_parameters(request, allowed)
+            _refuse_nul(request)
             if self.permission == PUBLIC:
                 return await handle(request)
             session = await authenticate(request)
@@ -149,6 +150,15 @@ def _refuse_unknown_parameters(request: Request, allowed: set[str]) -> None:
     if unknown:
         fault = FieldError(unknown[0][:80], "unknown-parameter", "the operation has no such query parameter")
         raise MalformedError("unknown-parameter", f"{fault.field}: {fault.message}", errors=(fault,))
+
+
+def _refuse_nul(request: Request) -> None:
+    """No name or id holds the character NUL, and not every store can be asked for it."""
+    given = (*request.path_params.items(), *request.query_params.multi_items())
+    for name, value in given:
+        if "\0" in str(value):
+            fault = FieldError(name[:80], "bad-character", "holds the character NUL")
+            raise MalformedError("malformed", f"{fault.field}: {fault.message}", errors=(fault,))
 
 
 async def authenticate(connection: HTTPConnection) -> Session:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shellwego.api.rest.schemas.common import Arguments, Body, Name, Pagination, Size, View, when, when_or_none
+from shellwego.api.rest.schemas.common import Arguments, Body, Label, Name, Pagination, Size, View, when, when_or_none
 from shellwego.core.apps import Release
 from shellwego.core.events import Event
 from shellwego.core.images import Image
@@ -239,7 +239,7 @@ class UserView(View):
 class TokenCreate(Body):
     """A token for the caller himself. It can hold no scope that the asking token lacks."""
 
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Label
     scopes: Annotated[list[Annotated[str, Field(max_length=80)]], Field(max_length=64)] = Field(default_factory=list)
     expires_in: Annotated[int, Field(ge=60, le=365 * 24 * 3600)] = 365 * 24 * 3600
     """Seconds."""
