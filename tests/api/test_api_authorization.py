@@ -12,6 +12,7 @@ from starlette.responses import Response
 from shellwego.api.rest.context import install_context
 from shellwego.api.rest.guard import Granted, GuardedRoute, check_guarded, operation
 from shellwego.core.iam import ROLES
+from shellwego.ports.store import eq
 from tests.api.api_bodies import BODIES
 from tests.api.api_world import ADMIN, DOCUMENT, FOREIGN, OWNER, VIEWER, World, call_asgi, make_world
 
@@ -104,10 +105,12 @@ async def test_an_operation_answers_each_caller_as_its_grants_say(
         assert await ask(OWNER) == 403
         assert await ask(VIEWER) == 403
         assert await ask(FOREIGN) == 403
+        assert await _refusals(world, permission) == 3
         assert await ask(ADMIN) == 200
         return
     foreign = await ask(FOREIGN)
     assert foreign == 404
+    assert await _refusals(world, permission) == 1
     if "{" in template:
         assert await ask(FOREIGN, absent=True) == foreign, "what is foreign must look as if it were absent"
     if not _may_view(permission):
@@ -117,6 +120,12 @@ async def test_an_operation_answers_each_caller_as_its_grants_say(
         if _may_view(permission):
             assert await ask(VIEWER) not in (401, 403)
         assert await ask(OWNER) not in (401, 403)
+
+
+async def _refusals(world: World, permission: str) -> int:
+    """How many denied actions were written down under this permission."""
+    records = await world.control.read(lambda tx: tx.audit.select(eq("action", permission)))
+    return sum(not record.allowed for record in records)
 
 
 async def _census(world: World) -> Any:
