@@ -57,14 +57,14 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if case.path_parameters and _is_right(case, "path"):
         known = {**things["paths"], **things["special"].get(name, {})}
         case.path_parameters = {key: known.get(key, value) for key, value in case.path_parameters.items()}
-    declared = {each["name"] for each in case.operation.definition.raw.get("parameters", [])}
     if _is_right(case, "query"):
-        kept = {} if whole else dict(case.query or {})
-        case.query = {**kept, **{key: value for key, value in things["queries"].items() if key in declared}}
+        kept, known = {} if whole else dict(case.query or {}), _declared(case, "query")
+        case.query = {**kept, **{key: value for key, value in things["queries"].items() if key in known}}
     if whole and _is_right(case, "header"):
         case.headers.pop("If-Match", None)
         case.headers.pop("Idempotency-Key", None)
-        case.headers.update({key: value for key, value in things["headers"].items() if key in declared})
+        known = _declared(case, "header")
+        case.headers.update({key: value for key, value in things["headers"].items() if key in known})
     if whole and _is_right_in_all(case) and name in things["bodies"]:
         case.body = things["bodies"][name]
         case.media_type = "application/json"
@@ -76,8 +76,14 @@ def _end_streams(case: Any) -> None:
     """What would not end is not asked for."""
     if (case.query or {}).get("watch") == "true":
         case.query["watch"] = "false"
-    if "timeout" in (case.query or {}) and _is_right(case, "query"):
+    if "timeout" in _declared(case, "query") and _is_right(case, "query"):
         case.query["timeout"] = 0
+
+
+def _declared(case: Any, place: str) -> set[str]:
+    """The names of the operation's parameters in one place."""
+    parameters = case.operation.definition.raw.get("parameters", [])
+    return {each["name"] for each in parameters if each["in"] == place}
 
 
 @schemathesis.hook
