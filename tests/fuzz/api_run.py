@@ -92,7 +92,8 @@ def main() -> int:
         found = answers(site)
     good = {name: sum(n for status, n in counts.items() if 200 <= status < 300) for name, counts in found.items()}
     bad = {name: counts for name, counts in found.items() if any(status >= 500 and status != 503 for status in counts)}
-    print(f"{sum(counts.total() for counts in found.values())} answers of {len(found)} operations")
+    told = "making what the cases are about included"
+    print(f"{sum(counts.total() for counts in found.values())} answers of {len(found)} operations, {told}")
     few = {name: count for name, count in sorted(good.items()) if count < ENOUGH and name != "none"}
     if few:
         print("answered well seldom:", *(f"{name}={count}" for name, count in few.items()))

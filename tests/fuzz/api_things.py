@@ -10,7 +10,7 @@ from typing import Any
 
 from shellwego.core.instances import Phase
 from tests.api.api_bodies import BODIES, IMAGE
-from tests.api.api_world import World
+from tests.api.api_world import ADMIN, World
 from tests.contract.images_samples import digest_of, docker_save, entry, layer
 
 _numbers = itertools.count(1)
@@ -34,7 +34,7 @@ async def make_things(world: World) -> dict[str, Any]:
     webhook = await _webhook(world)
     test = await world.made(f"/v1/webhooks/{webhook}/actions/test")
     await world.call("PATCH", f"/v1/webhooks/{webhook}", {"active": False})
-    token = await world.made("/v1/user/tokens", {"name": "fuzz"})
+    token = await world.made("/v1/user/tokens", {"name": "fuzz"}, token=ADMIN)
     return {
         "paths": {
             "app": deployment["app_id"],
