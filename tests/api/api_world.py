@@ -36,7 +36,7 @@ from shellwego.drivers.passwords.memory import MemoryHasher
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.ports.clock import Clock
-from shellwego.ports.store import Store
+from shellwego.ports.store import Store, eq
 
 T = TypeVar("T")
 GIB = 1 << 30
@@ -203,14 +203,14 @@ def add_node(unit: Unit) -> Node:
 
 
 def run_instance(unit: Unit, name: str, process: str, phase: Phase, node_id: str) -> Instance:
-    app = next(app for app in unit.tx.apps.select() if app.name == name)
+    app = unit.tx.apps.select(eq("name", name), limit=1)[0]
     for image in unit.tx.images.select():
-        unit.tx.images.update(replace(image, state=ImageState.READY))
-    for deployment in unit.tx.deployments.select():
-        if deployment.app_id == app.id:
-            done = replace(deployment, state=DeploymentState.SUCCEEDED, finished_at=unit.now())
-            unit.tx.deployments.update(done)
-    release = max((r for r in unit.tx.releases.select() if r.app_id == app.id), key=lambda r: r.number)
+        if image.state is not ImageState.READY:
+            unit.tx.images.update(replace(image, state=ImageState.READY))
+    for deployment in unit.tx.deployments.select(eq("app_id", app.id)):
+        done = replace(deployment, state=DeploymentState.SUCCEEDED, finished_at=unit.now())
+        unit.tx.deployments.update(done)
+    release = max(unit.tx.releases.select(eq("app_id", app.id)), key=lambda r: r.number)
     unit.tx.apps.update(replace(app, release_id=release.id, stable_release_id=release.id))
     size = release.config.processes[0]
     return unit.tx.instances.insert(

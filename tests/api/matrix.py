@@ -21,6 +21,7 @@ from shellwego.core import iam
 from shellwego.core.envelope import MasterKey
 from shellwego.core.instances import Phase
 from shellwego.core.tenancy import Grant, Principal, Project, TokenKind
+from tests.api import api_bodies
 from tests.api.api_world import ADMIN, DOCUMENT, Answer, World, add_user, make_world, run_instance
 
 Things = Mapping[str, str]
@@ -114,46 +115,20 @@ PLATFORM = frozenset(
 """Operations about the platform, which no organization's owner may."""
 OF_ORGANIZATIONS = frozenset({"create_project"})
 """Operations about an organization that their path does not name."""
-BODIES: Mapping[str, Any] = {
-    "create_app": {"name": "fresh"},
-    "update_app": {"config": {}},
-    "scale_app": {"counts": {"web": 2}},
-    "change_env": {"env": {"A": "b"}},
-    "create_deployment": {"image": "registry.example/hello:v1"},
-    "plan_deployment": {"image": "registry.example/hello:v1"},
-    "register_image": {"reference": "registry.example/hello:v1"},
-    "create_run": {"command": ["true"]},
-    "exec_command": {"command": ["true"], "instance": "{instance}"},
-    "rollback_app": {"release": "{release}"},
-    "create_token": {"name": "ci"},
-    "update_user": {"name": "Ann"},
-    "set_password": {"new_password": "correct horse battery"},
-    "enrol_totp": {},
-    "confirm_totp": {"code": "123456"},
-    "disable_totp": {},
-    "update_user_of_platform": {"disabled": True},
-    "create_organization": {"name": "fresh"},
-    "rename_organization": {"name": "fresh"},
-    "create_project": {"name": "fresh", "organization": "{organization}"},
-    "rename_project": {"name": "fresh"},
-    "change_member": {"role": "{role}"},
-    "create_service_account": {"name": "fresh"},
-    "change_service_account": {"description": "fresh"},
-    "create_service_account_token": {"name": "fresh"},
-    "create_role": {"name": "fresh", "permissions": ["apps:read"]},
-    "change_role": {"name": "fresh"},
-    "create_grant": {"scope": "{project}", "principal": "{member}", "role": "{role}"},
-    "change_grant": {"role": "{role}"},
-    "set_organization_quotas": {"limits": {"apps": 9}},
-    "set_project_quotas": {"limits": {"apps": 9}},
-    "create_invitation": {"email": "ann@x", "role": "{role}"},
-    "accept_invitation": {"invitation": "inv_x"},
-    "create_secret": {"name": "FRESH", "value": "x"},
-    "rotate_secret": {"value": "x"},
-    "retire_master_key": {"name": "memory:0"},
-    "create_webhook": {"url": "https://hooks.example/"},
-    "update_webhook": {"active": False},
-}
+BODIES: Mapping[str, Any] = (
+    api_bodies.BODIES
+    | api_bodies.OF_ACCESS
+    | {
+        "create_app": {"name": "fresh"},
+        "exec_command": {"command": ["true"], "instance": "{instance}"},
+        "rollback_app": {"release": "{release}"},
+        "create_project": {"name": "fresh", "organization": "{organization}"},
+        "change_member": {"role": "{role}"},
+        "create_grant": {"scope": "{project}", "principal": "{member}", "role": "{role}"},
+        "change_grant": {"role": "{role}"},
+        "create_invitation": {"email": "ann@x", "role": "{role}"},
+    }
+)
 """A body that makes sense, for each operation that needs one; `{name}` is the thing of that name."""
 QUERIES: Mapping[str, str] = {
     "project": "{project}",

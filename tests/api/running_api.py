@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from shellwego.api.server import ApiServer
 from shellwego.control.loops.outbox import relay_forever
 from shellwego.core.vms import VmUsage
 from shellwego.drivers.clock.system import SystemClock
+from shellwego.ports.clock import Clock
+from shellwego.ports.store import Store
 from shellwego.ports.streams import DuplexStream, StreamKind, StreamRequest
 from shellwego.wire.codec import encode
 from shellwego.wire.streams import Record, RecordKind, RecordReader, pack
@@ -26,8 +29,9 @@ USAGE = VmUsage(memory_bytes=100 << 20, cpu_seconds=1.5, disk_bytes=2 << 20, pre
 class Running:
     """The API in a thread of its own, as a process would run it."""
 
-    def __init__(self, spool: Path) -> None:
+    def __init__(self, spool: Path, make_store: Callable[[Clock], Store] | None = None) -> None:
         self._spool = spool
+        self._make_store = make_store
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self._ready: Future[World] = Future()
@@ -56,7 +60,9 @@ class Running:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(10)
 
     async def _main(self) -> None:
-        world = await make_world(self._spool, clock=SystemClock())
+        clock = SystemClock()
+        store = self._make_store(clock) if self._make_store else None
+        world = await make_world(self._spool, clock=clock, store=store)
         self.server = ApiServer(world.app, self.listener)
         self.loop = asyncio.get_running_loop()
         others = [

@@ -15,6 +15,7 @@ from shellwego.api.rest.context import install_context
 from shellwego.api.rest.guard import Granted, GuardedRoute, check_guarded, operation
 from shellwego.core.iam import PERMISSIONS
 from shellwego.drivers.store.rules import ENTITIES
+from shellwego.ports.store import eq
 from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, World, call_asgi
 from tests.api.matrix import (
     CALLERS,
@@ -46,7 +47,7 @@ async def test_an_operation_refuses_each_caller_as_its_grants_say(
     spools: Iterator[Path], operation_: Operation
 ) -> None:
     matrix = await make_matrix(next(spools))
-    before = await _census(matrix.world)
+    before, refused = await _census(matrix.world), 0
     assert (await matrix.ask(operation_, None, matrix.own)).status == 401
     assert (await matrix.ask(operation_, "pat_" + "x" * 43, matrix.own)).status == 401
     for caller in CALLERS:
@@ -56,6 +57,8 @@ async def test_an_operation_refuses_each_caller_as_its_grants_say(
         there = operation_.level != LEVEL_SYSTEM or "{" in operation_.path
         answer = await matrix.ask(operation_, caller.token, matrix.own)
         assert answer.status == (404 if there and not sees else 403), (caller, answer.content)
+        refused += 1
+        assert await _refusals(matrix.world, operation_.permission) == refused, "each refusal is written down"
         if answer.status == 404:
             gone = absent(matrix.own)
             nothing = await matrix.ask(operation_, caller.token, gone)
@@ -103,6 +106,12 @@ def test_every_permission_is_known_and_none_is_without_use() -> None:
     used = {each.permission for each in GUARDED}
     assert used <= PERMISSIONS, "add it to core.iam.ACTIONS, and to the roles that should have it"
     assert PERMISSIONS - used - sockets == set()
+
+
+async def _refusals(world: World, permission: str) -> int:
+    """How many denied actions were written down under this permission."""
+    records = await world.control.read(lambda tx: tx.audit.select(eq("action", permission)))
+    return sum(not record.allowed for record in records)
 
 
 async def _census(world: World) -> Any:

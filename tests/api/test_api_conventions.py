@@ -348,7 +348,8 @@ async def test_anything_else_than_a_known_bearer_token_is_refused(world: World, 
 
 
 async def test_a_token_in_the_query_is_not_taken(world: World) -> None:
-    assert (await world.get(f"/v1/user?token={OWNER}", token=None)).status == 400
+    assert (await world.get(f"/v1/user?token={OWNER}", token=None)).status == 401
+    assert (await world.get(f"/v1/user?token={OWNER}")).status == 400
 
 
 async def test_credentials_are_judged_before_the_body(world: World) -> None:
@@ -409,3 +410,9 @@ async def test_a_service_without_grants_sees_nothing(world: World) -> None:
     await world.commit(lambda unit: add_user(unit, "lonely@x", "nonsense", world.project.id, lonely))
     assert (await world.get(f"/v1/apps?project={world.project.id}", token=lonely)).status == 404
     assert (await world.post("/v1/apps", {"name": "x"}, token=lonely)).status == 404
+
+
+async def test_a_method_that_is_not_there_is_told_with_all_that_are(world: World) -> None:
+    for path, methods in (("/v1/apps", "GET, POST"), ("/v1/apps/shop", "DELETE, GET, PATCH"), ("/v1/audit", "GET")):
+        answer = await world.call("OPTIONS", path)
+        assert (answer.status, answer.headers["allow"]) == (405, methods)

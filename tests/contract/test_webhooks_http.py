@@ -22,7 +22,7 @@ from shellwego.drivers.webhooks.http import HttpSender, system_lookup
 from shellwego.ports.webhooks import Shipment
 from tests.contract.webhooks_contract import ALLOWED, FORBIDDEN, Receiver, WebhooksContract, shipment
 
-SHORT_S = 1.0
+SHORT_S = 2.0
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 

@@ -336,3 +336,24 @@ async def test_two_servers_on_one_database_deliver_each_event_once(tmp_path: Pat
     await store.close()
     assert receiver.seqs == sorted(set(receiver.seqs))
     assert len(receiver.posts) == 20
+
+
+async def test_an_answer_that_comes_after_the_webhook_was_switched_off_changes_nothing_more(
+    world: HookWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = asyncio.Event()
+    send = world.sender.send
+
+    async def late(shipment: Shipment) -> Outcome:
+        await answer.wait()
+        return await send(shipment)
+
+    monkeypatch.setattr(world.sender, "send", late)
+    webhook, receiver = await world.hook(status=500)
+    await world.emit("app.created")
+    await world.control.commit(lambda unit: update_webhook(unit, webhook, WebhookWish(active=False), NETWORKS))
+    before = await world.deliveries(webhook)
+    answer.set()
+    await world.clock.advance(60)
+    assert len(receiver.posts) == 1
+    assert await world.deliveries(webhook) == before

@@ -117,13 +117,14 @@ class GuardedRoute(APIRoute):
         allowed = {cast(str, parameter.alias) for parameter in _query_parameters(self)}
 
         async def guarded(request: Request) -> Response:
-            _refuse_unknown_parameters(request, allowed)
             if self.permission == PUBLIC:
+                _check_parameters(request, allowed)
                 return await handle(request)
             session = await authenticate(request)
             verdict = _judge(request, session)
             if verdict is not None and not verdict.allowed:
                 return _too_many(request, verdict)
+            _check_parameters(request, allowed)
             request.state.access = await _access(request, session, self)
             response = await asked(request)
             if WATCH in allowed and request.query_params.get(WATCH) == "true":
@@ -156,11 +157,22 @@ def _query_parameters(route: APIRoute) -> list[Any]:
     return found
 
 
-def _refuse_unknown_parameters(request: Request, allowed: set[str]) -> None:
+def _check_parameters(request: Request, allowed: set[str]) -> None:
+    """Refuse query parameters that the operation has not, and the character NUL in any parameter: no name or id holds it,
+    and not every store can be asked for it.
+
+    Raises:
+        MalformedError: naming the parameter.
+    """
     unknown = [name for name in request.query_params if name not in allowed]
     if unknown:
         fault = FieldError(unknown[0][:80], "unknown-parameter", "the operation has no such query parameter")
         raise MalformedError("unknown-parameter", f"{fault.field}: {fault.message}", errors=(fault,))
+    given = (*request.path_params.items(), *request.query_params.multi_items())
+    for name, value in given:
+        if "\0" in str(value):
+            fault = FieldError(name[:80], "bad-character", "holds the character NUL")
+            raise MalformedError("malformed", f"{fault.field}: {fault.message}", errors=(fault,))
 
 
 async def authenticate(connection: HTTPConnection) -> Session:

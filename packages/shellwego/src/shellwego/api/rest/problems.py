@@ -18,6 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from shellwego.core import errors as core
 
@@ -140,7 +141,15 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     status = error.status_code
     code = _HTTP_CODES.get(status, "http-error")
     detail, resolution = _NO_PATH if status == 404 else (str(error.detail), "")
-    return problem(request, status, code, detail, resolution=resolution, headers=error.headers)
+    headers = {"Allow": _allowed(request)} if status == 405 else error.headers
+    return problem(request, status, code, detail, resolution=resolution, headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """All methods at this path (RFC 9110, section 15.5.6); the router tells those of one route only."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    fitting = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in fitting for method in route.methods or ()}))
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:

@@ -52,6 +52,8 @@ class HttpSender:
         self._timeout_s = timeout_s
 
     async def send(self, shipment: Shipment) -> Outcome:
+        import aiohttp  # noqa: F401, PLC0415 - the first time takes a while, which is not the receiver's
+
         clock = asyncio.get_running_loop().time
         began = clock()
         try:

@@ -69,7 +69,8 @@ async def register_image(*, here: Here, access: Granted, body: ImageCreate, proj
         return respond(known)
     target = ProjectTarget(project)
     project_id = await access.read(target, lambda tx, row: row.id)
-    chosen = await images.choose_image(here.control, here.images, project_id, body.reference)
+    reference = images.image_name(body.reference, "reference")
+    chosen = await images.choose_image(here.control, here.images, project_id, reference)
 
     def work(unit: Unit, row: ProjectRow) -> Answer:
         return body_answer(image_view(images.register_image(unit, row, chosen)), 202)

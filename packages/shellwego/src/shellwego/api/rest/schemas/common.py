@@ -56,6 +56,14 @@ def _checked_share(text: str) -> str:
     return text
 
 
+def _checked_label(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("a name has no control characters")
+    return text
+
+
+Label = Annotated[str, AfterValidator(_checked_label), Field(min_length=1, max_length=100)]
+"""What people call a thing for themselves."""
 Size = Annotated[str, AfterValidator(_checked_size), Field(max_length=16, examples=["512m", "1gb"])]
 Cpu = Annotated[str, AfterValidator(_checked_cpu), Field(max_length=16, examples=["500m", "2"])]
 SharePart = Annotated[str, AfterValidator(_checked_share), Field(max_length=5, examples=["25%", "2"])]
