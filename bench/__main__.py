@@ -17,6 +17,7 @@ MODULES = {
     "p4": "bench.p4_warm_deploy",
     "p5": "bench.p5_memory",
     "p10": "bench.p10_edge",
+    "p17": "bench.p17_cli",
     "wasm": "bench.wasm",
     "kernel": "bench.kernel",
 }

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from shellwego.api.rest.app import create_app, openapi_document
 from shellwego.control.authentication import secret_hash
 from shellwego.control.bootstrap import bootstrap
+from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.unit import Control, Unit
 from shellwego.core.deployments import DeploymentState
@@ -29,6 +30,8 @@ from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenKin
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.images.memory import MemoryImages
+from shellwego.drivers.passwords.memory import MemoryHasher
+from shellwego.drivers.sealing.memory import MemorySealer
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.ports.clock import Clock
@@ -83,6 +86,7 @@ class World:
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, object] | None = None,
         raw: bytes | None = None,
+        client: str = "127.0.0.1",
     ) -> Answer:
         """One request, checked against the document. `raw` is a body as it is."""
         url = urlsplit(path)
@@ -92,7 +96,7 @@ class World:
         sent = {"content-type": "application/json", "content-length": str(len(content)), **(headers or {})}
         if speaker:
             sent.setdefault("authorization", f"Bearer {speaker}")
-        answer = await call_asgi(self.app, method, url.path, query=text, headers=sent, content=content)
+        answer = await call_asgi(self.app, method, url.path, query=text, headers=sent, content=content, client=client)
         operation = operation_at(method, url.path)
         if operation is not None:
             self.statuses.add((operation["operationId"], answer.status))
@@ -139,6 +143,7 @@ async def make_world(spool_dir: Path, *, clock: Clock | None = None, store: Stor
         version="0",
         spool_dir=spool_dir,
         http_port=8080,
+        identity=make_identity(control, MemoryHasher(), MemorySealer()),
     )
     app.state.context.spool.open()
     return World(app, control, clock, images, streams, first.project, foreign, node)
@@ -225,7 +230,14 @@ def run_instance(unit: Unit, name: str, process: str, phase: Phase, node_id: str
 
 
 async def call_asgi(
-    app: FastAPI, method: str, path: str, *, query: str = "", headers: Mapping[str, str], content: bytes = b""
+    app: FastAPI,
+    method: str,
+    path: str,
+    *,
+    query: str = "",
+    headers: Mapping[str, str],
+    content: bytes = b"",
+    client: str = "127.0.0.1",
 ) -> Answer:
     """Call the application as a server would, to the end of its answer."""
     chunks = [content[start : start + 65536] for start in range(0, len(content), 65536)] or [b""]
@@ -253,7 +265,7 @@ async def call_asgi(
         "root_path": "",
         "query_string": query.encode(),
         "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
-        "client": ("127.0.0.1", 1),
+        "client": (client, 1),
         "server": ("127.0.0.1", 2),
     }
     await app(scope, receive, send)
@@ -286,7 +298,7 @@ def check_answer(operation: Any, answer: Answer) -> None:
         return
     media_type = answer.headers["content-type"].partition(";")[0]
     assert media_type in declared, f"{name} is {media_type}, declared are {list(declared)}"
-    if media_type.endswith("json"):
+    if media_type.endswith(("/json", "+json")):
         check_value(answer.json, declared[media_type]["schema"], name)
 
 

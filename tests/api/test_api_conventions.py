@@ -355,7 +355,7 @@ async def test_a_token_makes_only_weaker_tokens(world: World) -> None:
     assert (await world.post("/v1/apps", {"name": "x"}, token=secret)).status == 403
     assert (await world.get("/v1/apps", token=secret)).status == 200
     answer = await world.post("/v1/user/tokens", {"name": "more", "scopes": ["apps:write"]}, token=secret)
-    assert (answer.status, answer.code) == (422, "scopes-refused")
+    assert (answer.status, answer.code) == (422, "token-refused")
     answer = await world.post("/v1/user/tokens", {"name": "more", "scopes": ["apps:*"]}, token=secret)
     assert answer.status == 422
     child = await world.made("/v1/user/tokens", {"name": "same"}, token=secret)

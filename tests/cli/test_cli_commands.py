@@ -14,13 +14,16 @@ from tests.cli.cli_world import Machine, commands
 
 ALL = dict(commands())
 SHARED = {"--app", "--project", "--config", "--context", "--output", "--json", "--quiet", "--yes", "--no-color"}
-LOCAL = {("up",), ("doctor",), ("completion",)}
+LOCAL = {("up",), ("doctor",), ("completion",), ("manifest", "schema")}
 """Commands about this machine, which speak to no app."""
 PROMISED = [
     "up",
     "login",
     "logout",
     "whoami",
+    "launch",
+    "manifest.check",
+    "manifest.schema",
     "deploy",
     "plan",
     "status",

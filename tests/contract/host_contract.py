@@ -211,6 +211,21 @@ class HostContract:
         await refused("helper-refused", rig.host.uid_take("../../etc/passwd"))
         await refused("helper-refused", rig.host.uid_take("UPPERCASE222"))
 
+    async def test_a_uid_may_come_with_a_process_that_becomes_the_vmm(self, rig: HostRig) -> None:
+        await rig.host.seat_make(kvm=False)
+        await rig.host.seat_make(kvm=False)
+        for key in (ONE, TWO):
+            uid = await rig.host.uid_take(key, seat=True)
+            assert uid in rig.uids
+            assert await rig.host.uid_take(key, seat=True) == uid
+            await end(rig, await rig.host.vm_spawn(key, rig.argv(key), LIMITS, {}), key)
+
+    async def test_a_uid_that_came_with_a_process_may_be_freed_unused(self, rig: HostRig) -> None:
+        await rig.host.seat_make(kvm=False)
+        await rig.host.uid_take(ONE, seat=True)
+        await rig.host.uid_free(ONE)
+        await refused("helper-refused", rig.host.vm_spawn(ONE, rig.argv(), LIMITS, {}))
+
     # VMMs
 
     async def test_a_vmm_runs_until_it_is_killed_and_is_reaped_once(self, rig: HostRig) -> None:

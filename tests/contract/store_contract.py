@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
 from shellwego.core.apps import App, AppConfig, Check, CheckKind, Process, Release, RestartMode, RestartPolicy, Service
+from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment, DeploymentState, Stage
-from shellwego.core.errors import ConflictError, NotFoundError, StaleError, UnavailableError
+from shellwego.core.envelope import DataKey, MasterKey, SealedValue
+from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, StaleError, UnavailableError
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image, ImageState
 from shellwego.core.instances import Desired, Instance, Observed, Phase
 from shellwego.core.nodes import Backend, Node, NodeFacts
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenKind, User
+from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenKind, TokenUse, User
 from shellwego.ports.store import Op, Order, Scalar, Store, Transaction, Where, eq, within
 
 T = TypeVar("T")
@@ -46,6 +50,16 @@ SAMPLES: dict[str, object] = {
     "organizations": Organization(id="org_1", name="acme", plan="free", created_at=1.5),
     "projects": Project(id="prj_1", organization_id="org_1", name="p", network_id="n", first=True, created_at=1.5),
     "users": User(id="usr_1", email="a@b.example", created_at=1.5),
+    "credentials": Credentials(
+        id="usr_1",
+        password_hash="$argon2id$",
+        password_at=1.5,
+        totp_sealed="v1:x",
+        totp_on=True,
+        totp_step=1 << 40,
+        recovery_hashes=("a", "b"),
+        known_sources=("c",),
+    ),
     "tokens": Token(
         id="tok_1",
         kind=TokenKind.SERVICE,
@@ -56,8 +70,22 @@ SAMPLES: dict[str, object] = {
         created_at=1.5,
         expires_at=None,
         revoked_at=2.5,
+        parent_id="tok_0",
+        resources=("prj_1",),
     ),
+    "token_uses": TokenUse(id="tok_1", used_at=1.5),
     "grants": Grant(id="grt_1", principal_id="usr_1", role="owner", scope_id="", created_at=1.5),
+    "service_accounts": ServiceAccount(
+        id="svc_1", organization_id="org_1", name="ci", description="the pipeline", created_at=1.5
+    ),
+    "roles": Role(
+        id="rol_1",
+        organization_id="org_1",
+        name="deployer",
+        permissions=("apps:read", "deployments:write"),
+        created_at=1.5,
+    ),
+    "quotas": Quota(id="org_1", limits={"apps": 0, "memory": 1 << 40, "cpu": None}, created_at=1.5),
     "apps": App(
         id="app_1",
         project_id="prj_1",
@@ -129,6 +157,37 @@ SAMPLES: dict[str, object] = {
     "idempotency": IdempotencyRecord(id="idm_1", request_hash="ff", status=201, body="{}", created_at=1.5),
     "counters": Counter(id="routes", value=1 << 40),
     "leases": LoopLease(id="rollout", holder="one", until=9.5),
+    "secrets": Secret(
+        id="sec_1",
+        project_id="prj_1",
+        name="DB_URL",
+        description="of the shop",
+        metadata={"team": "shop"},
+        data_key_id="dek_1",
+        latest=3,
+        created_at=1.5,
+        updated_at=2.5,
+        created_by="usr_1",
+    ),
+    "secret_versions": SecretVersion(
+        id="sev_1",
+        secret_id="sec_1",
+        number=3,
+        sealed=SealedValue(key_id="dek_1", nonce=b"\x00" * 12, ciphertext=bytes(range(256))),
+        created_at=1.5,
+        created_by="usr_1",
+        expires_at=9.5,
+    ),
+    "data_keys": DataKey(
+        id="dek_1",
+        purpose="secret",
+        subject="sec_1",
+        master_key="local-1:2",
+        wrapped=b"\xff\x00",
+        created_at=1.5,
+        wrapped_at=2.5,
+    ),
+    "master_keys": MasterKey(id="local-1:2", created_at=1.5, retired_at=2.5),
 }
 
 
@@ -293,6 +352,92 @@ class StoreContract:
         await store.transact(
             lambda tx: [tx.users.insert(replace(user(n), id=f"usr_2{n}")) for n in ("a", "b")],
         )
+
+    async def test_a_refused_write_leaves_the_transaction_usable(self, store: Store) -> None:
+        await store.transact(lambda tx: [tx.users.insert(user("a")), tx.users.insert(user("b"))])
+
+        def work(tx: Transaction) -> list[str]:
+            tx.users.insert(user("c"))
+            with pytest.raises(ConflictError):
+                tx.users.insert(user("a"))
+            with pytest.raises(ConflictError):
+                tx.users.update(replace(user("b"), email=user("a").email))
+            tx.users.insert(user("d"))
+            return [found.id for found in tx.users.select()]
+
+        assert await store.transact(work) == ["usr_a", "usr_b", "usr_c", "usr_d"]
+        assert await store.read(lambda tx: tx.users.count()) == 4
+
+    @pytest.mark.parametrize(
+        ("change", "field"),
+        [
+            ({"name": "a\0b"}, "name"),
+            ({"name": "\ud800"}, "name"),
+            ({"hostname": "h" * 1025}, "hostname"),
+            ({"release_id": "r\0"}, "release_id"),
+            ({"id": "app_" + "x" * 1024}, "id"),
+            ({"generation": 1 << 31}, "generation"),
+            ({"version": 1 << 63}, "version"),
+            ({"created_at": float("nan")}, "created_at"),
+        ],
+    )
+    async def test_a_value_that_not_every_database_can_hold_is_refused_and_its_field_named(
+        self, store: Store, change: dict[str, Any], field: str
+    ) -> None:
+        with pytest.raises(InvalidError) as caught:
+            await store.transact(lambda tx: [tx.users.insert(user("a")), tx.apps.insert(replace(app("a"), **change))])
+        assert (caught.value.code, caught.value.errors[0].field) == ("not-storable", field)
+        assert await store.read(lambda tx: (tx.apps.count(), tx.users.count())) == (0, 0)
+
+    async def test_the_longest_texts_of_an_index_can_be_held(self, store: Store) -> None:
+        longest = "".join(chr(0x4E00 + n * 37 % 20000) for n in range(341))
+        await insert(store, replace(app("x"), id=f"{longest}x", project_id=longest, name=longest, hostname=longest))
+        assert await select_names(store, eq("name", longest)) == [longest]
+
+    @pytest.mark.parametrize("value", ["a\0", "\ud800"])
+    async def test_what_no_row_can_hold_is_found_nowhere(self, store: Store, value: str) -> None:
+        await insert(store, app("a"))
+        assert await store.read(lambda tx: tx.apps.get(value)) is None
+        assert await select_names(store, eq("name", value)) == []
+        assert await select_names(store, Where("name", Op.CONTAINS, value)) == []
+        assert await select_names(store, within("name", [value, "a"])) == ["a"]
+        assert await store.read(lambda tx: tx.apps.count(eq("name", value))) == 0
+        assert await store.read(lambda tx: tx.releases.count(eq("number", 1 << 40))) == 0
+        with pytest.raises(NotFoundError):
+            await store.transact(lambda tx: tx.apps.delete(value))
+
+    async def test_what_lies_beyond_a_value_that_no_row_can_hold_is_refused_by_name(self, store: Store) -> None:
+        for ask in (
+            lambda tx: tx.apps.select(Where("name", Op.GT, "a\0")),
+            lambda tx: tx.apps.count(Where("name", Op.LTE, "a\0")),
+            lambda tx: tx.apps.select(order=Order("name"), after=("a\0", "")),
+            lambda tx: tx.apps.select(order=Order("name"), after=("a", "\0")),
+            lambda tx: tx.events.select(Where("seq", Op.GT, 1 << 64)),
+        ):
+            with pytest.raises(InvalidError) as caught:
+                await store.read(ask)
+            assert caught.value.code == "not-storable"
+
+    async def test_text_sorts_by_code_points(self, store: Store) -> None:
+        given = ["Zoe", "a-b", "a_b", "ab", "a b", "B", "Ä", "z", "10", "9", "～", "\U0001f600"]
+        await insert(store, *(app(name) for name in given))
+        rows = await store.read(lambda tx: tx.apps.select(order=Order("name")))
+        assert names(rows) == sorted(given)
+        assert await select_names(store, Where("name", Op.GT, "a"), order=Order("name")) == [
+            name for name in sorted(given) if name > "a"
+        ]
+
+    async def test_time_stands_still_within_a_transaction(self, store: Store) -> None:
+        first, second = await store.transact(lambda tx: (tx.now(), (tx.users.insert(user("a")), tx.now())[1]))
+        assert first == second
+        assert await store.read(lambda tx: tx.now()) >= first
+
+    @pytest.mark.parametrize("kind", ["transact", "read"])
+    async def test_a_function_that_raises_stop_iteration_does_not_hang_its_caller(
+        self, store: Store, kind: str
+    ) -> None:
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await getattr(store, kind)(lambda tx: next(iter(tx.users.select())))
 
     async def test_an_update_raises_the_version(self, store: Store) -> None:
         await store.transact(lambda tx: tx.users.insert(user("a")))

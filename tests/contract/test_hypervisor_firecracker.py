@@ -90,7 +90,7 @@ class JailingHost:
         self.taps: list[TapRequest | None] = []
         self.children: dict[int, subprocess.Popen[bytes]] = {}
 
-    async def uid_take(self, key: str) -> int:
+    async def uid_take(self, key: str, *, seat: bool = False) -> int:
         self.uids.add(key)
         return 1
 

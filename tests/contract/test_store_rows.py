@@ -38,6 +38,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
         return st.builds(hint, **{name: values(kind) for name, kind in get_type_hints(hint).items()})
     if issubclass(hint, StrEnum):
         return st.sampled_from(hint)
+    if hint is bytes:
+        return st.binary(max_size=50)
     return PLAIN[hint]
 
 

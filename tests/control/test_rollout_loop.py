@@ -311,7 +311,7 @@ async def test_an_app_at_rest_costs_no_write(world: World) -> None:
     await world.clock.advance(60)
     before = world.app(), world.instances()
     result = await rollout_step(world.control, world.app_id)
-    assert (result.changed, result.next_at) == (False, None)
+    assert (result.changed, result.wait_s) == (False, None)
     await world.clock.advance(120)
     assert (world.app(), world.instances()) == before
 

@@ -34,6 +34,7 @@ from shellwego.core.deployments import (
     DeploymentState,
     Share,
     Stage,
+    Strategy,
 )
 from shellwego.core.images import ImageState
 from shellwego.core.instances import PHASE_MOVES, Desired, Instance, Observed, OwnerKind, Phase, Sleep

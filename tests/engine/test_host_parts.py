@@ -28,7 +28,7 @@ from plasmavmc.host.names import (
     tap_name,
 )
 from plasmavmc.host.operations import Limits, ProcessId
-from plasmavmc.host.processes import argv_of, held, is_alive, kill, parse_stat, read_process, uids_in_use, uids_of
+from plasmavmc.host.processes import argv_of, has_process, held, is_alive, kill, parse_stat, read_process, uids_of
 from plasmavmc.types import MIB, vm_key
 
 NAMES = HostNames.of("swg_parts")
@@ -101,7 +101,8 @@ def test_a_later_process_of_the_same_number_is_not_hit() -> None:
 
 def test_what_proc_tells_of_ourselves_is_true() -> None:
     assert uids_of(os.getpid()) == {os.getuid()}
-    assert os.getuid() in uids_in_use()
+    assert has_process(os.getuid())
+    assert not has_process(2_147_000_001)
     assert argv_of(os.getpid())
     assert uids_of(2**22 + 1) == frozenset()
 

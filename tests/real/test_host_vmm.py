@@ -110,7 +110,7 @@ async def test_a_vmm_is_in_a_cgroup_with_its_limits(rig: HostRig, helper: RealHe
     if spawned.confinement == "rlimits":
         assert limit_of(spawned.pid, "Max processes") == "33"
     else:
-        group = f"/{helper.names.cgroup}/{helper.names.vm_cgroup(ONE)}"
+        group = f"/{helper.names.cgroup}/{helper.names.vm_cgroup(await rig.host.uid_take(ONE))}"
         assert text_of(f"/proc/{spawned.pid}/cgroup").decode().count(group) >= 1
         assert {"33", str(192 * MIB)} <= cgroup_limits(group)
     await end(rig, spawned)
@@ -211,11 +211,12 @@ async def test_nonsense_on_the_socket_ends_the_helper_and_no_vm(rig: HostRig, he
 
 
 async def test_a_uid_is_not_given_again_while_something_of_it_is_left(rig: HostRig) -> None:
-    """A process and a file in /tmp hold their uids, though their leases ended."""
-    with sleeper(uid=UIDS[0]), file_of(UIDS[1]):
+    """A process, one that ended and was not waited for, and a file in /tmp hold their uids, though their leases ended."""
+    with sleeper(uid=UIDS[0]), file_of(UIDS[1]), sleeper(uid=UIDS[2]) as zombie:
+        os.kill(zombie, signal.SIGKILL)
         taken = {await rig.host.uid_take(f"{'a' * 10}{first}{second}") for first in "abcdefgh" for second in "abcdefg"}
     assert len(taken) == 56
-    assert not taken & {UIDS[0], UIDS[1]}
+    assert not taken & set(UIDS[:3])
 
 
 async def test_a_process_of_the_platform_is_placed_with_what_it_started(rig: HostRig, helper: RealHelper) -> None:

@@ -76,11 +76,14 @@ class HelperHost:
     async def limits_lack(self) -> str:
         return await self._value(protocol.LimitsLack(), str)
 
-    async def uid_take(self, key: str) -> int:
-        return await self._value(protocol.UidTake(key), int)
+    async def uid_take(self, key: str, *, seat: bool = False) -> int:
+        return await self._value(protocol.UidTake(key, seat), int)
 
     async def uid_free(self, key: str) -> None:
         await self._call(protocol.UidFree(key))
+
+    async def seat_make(self, *, kvm: bool) -> None:
+        await self._call(protocol.SeatMake(kvm))
 
     async def vm_spawn(self, key: str, argv: Sequence[str], limits: Limits, fds: Mapping[str, int]) -> Spawned:
         return await self._spawn(key, protocol.VmSpawn(key, tuple(argv), limits, tuple(fds)), tuple(fds.values()))

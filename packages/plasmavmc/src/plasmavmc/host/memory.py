@@ -59,6 +59,8 @@ class MemoryHost:
         self.lacks = ""
         """What its kernel lacks to limit taps."""
         self.uids: dict[str, int] = {}
+        self.seats: list[bool] = []
+        """Those asked for: whether with KVM. Nothing waits in them here."""
         self.vms: dict[str, MemoryProcess] = {}
         self.placed: dict[ProcessId, str] = {}
 
@@ -106,7 +108,7 @@ class MemoryHost:
     async def limits_lack(self) -> str:
         return self.lacks
 
-    async def uid_take(self, key: str) -> int:
+    async def uid_take(self, key: str, *, seat: bool = False) -> int:
         checks.check_key(key)
         if key not in self.uids:
             self.uids[key] = min(uid for uid in self._configuration.vm_uids if uid not in self.uids.values())
@@ -115,6 +117,9 @@ class MemoryHost:
     async def uid_free(self, key: str) -> None:
         checks.check_key(key)
         self.uids.pop(key, None)
+
+    async def seat_make(self, *, kvm: bool) -> None:
+        self.seats.append(kvm)
 
     async def vm_spawn(self, key: str, argv: Sequence[str], limits: Limits, fds: Mapping[str, int]) -> Spawned:
         checks.check_key(key)

@@ -82,7 +82,7 @@ class HostNames:
 
     @property
     def cgroup(self) -> str:
-        """The parent cgroup; its children are `vm-<key>` and those of `cgroup_place`."""
+        """The parent cgroup; its children are `vm-<uid>` and those of `cgroup_place`."""
         return f"swg-{self.key}"
 
     @property
@@ -92,7 +92,12 @@ class HostNames:
     def tap(self, key: str) -> str:
         return tap_name(self.code, key)
 
-    def vm_cgroup(self, key: str) -> str:
+    def vm_cgroup(self, uid: int) -> str:
+        """Of the VM with this uid."""
+        return f"vm-{uid}"
+
+    def keyed_cgroup(self, key: str) -> str:
+        """Of a VM that an older version started."""
         return f"vm-{key}"
 
     def process(self, key: str) -> str:

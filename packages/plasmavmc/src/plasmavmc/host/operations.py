@@ -132,11 +132,19 @@ class Host(Protocol):
     async def limits_lack(self) -> str:
         """What the kernel lacks to hold taps back, in words; empty where it lacks nothing. It is tried out."""
 
-    async def uid_take(self, key: str) -> int:
-        """Lease a uid for VM `key`; the same key gets the same uid until it is freed."""
+    async def uid_take(self, key: str, *, seat: bool = False) -> int:
+        """Lease a uid for VM `key`; the same key gets the same uid until it is freed.
+
+        With `seat` it may be one with a process that waits to become a VMM (`seat_make`): for one that gets all it uses as
+        descriptors, which `vm_spawn` then starts in a moment.
+        """
 
     async def uid_free(self, key: str) -> None:
         """Give the uid back. It is reused only when no process of it lives. Unknown keys are fine."""
+
+    async def seat_make(self, *, kvm: bool) -> None:
+        """Have a process wait for the next VM that takes a uid with one: for a VMM that opens /dev/kvm, or for one that does
+        not. There is one at a time; where the host cannot have any, that is fine."""
 
     async def vm_spawn(self, key: str, argv: Sequence[str], limits: Limits, fds: Mapping[str, int]) -> Spawned:
         """Start a VMM as VM `key`'s uid, in a session, cgroup and sandbox of its own.

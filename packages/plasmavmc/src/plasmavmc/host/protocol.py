@@ -68,10 +68,16 @@ class LimitsLack(_Request):
 
 class UidTake(_Request):
     key: str
+    seat: bool = False
+    """Rather that of a seat, if there is one."""
 
 
 class UidFree(_Request):
     key: str
+
+
+class SeatMake(_Request):
+    kvm: bool
 
 
 class VmSpawn(_Request):
@@ -150,6 +156,7 @@ Request = (
     | LimitsLack
     | UidTake
     | UidFree
+    | SeatMake
     | VmSpawn
     | VmLimit
     | VmSignal

@@ -8,25 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 
+from shellwego.core.plans import plan_named
+
 _KEPT = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    per_minute: int
-    burst: int
-
-
-PLANS: Mapping[str, Rate] = {
-    "free": Rate(100, 20),
-    "starter": Rate(1_000, 50),
-    "growth": Rate(5_000, 100),
-    "enterprise": Rate(50_000, 500),
-}
-"""A plan that is not named here has no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +43,7 @@ class RateLimiter:
 
     def judge(self, token_id: str, plan: str, now: float) -> Verdict | None:
         """Count a request at the monotonic time `now`; None where the plan has no limit."""
-        rate = PLANS.get(plan)
+        rate = plan_named(plan).rate
         if rate is None:
             return None
         interval = 60.0 / rate.per_minute

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shellwego.boot import preflight
+from shellwego.boot.databasechecks import check_database
 from shellwego.boot.findings import Finding, fail, ok, told, warn
 from shellwego.boot.limits import ENOUGH_FILES, raise_file_limit
 from shellwego.boot.settings import UpSettings
@@ -31,6 +32,7 @@ def check_host(settings: UpSettings) -> list[Finding]:
         _acceleration(settings.cache),
         _cgroups(),
         _disk(settings.data_dir),
+        check_database(settings),
         _memory(),
         _files(),
     ]

@@ -27,6 +27,7 @@ from shellwego.api.ratelimit import RateLimiter
 from shellwego.api.rest.app import create_app
 from shellwego.api.server import ApiServer, Tls
 from shellwego.boot.credentials import LOCAL
+from shellwego.boot.database import claim, open_store
 from shellwego.boot.logs import log_to_stderr
 from shellwego.boot.preflight import Installation
 from shellwego.boot.registries import Login
@@ -34,6 +35,7 @@ from shellwego.boot.settings import CONFIG_FILE, UpSettings
 from shellwego.control.authentication import secret_hash
 from shellwego.control.bootstrap import bootstrap, issue_admin_token
 from shellwego.control.edges import Edges
+from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.loops import nodes as nodes_loop
 from shellwego.control.loops import rollout as rollout_loop
@@ -48,7 +50,8 @@ from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.engine.assembly import EngineSite, HostLink, open_plasma
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine
 from shellwego.drivers.images.plasmavmc import Credentials, PlasmaImages
-from shellwego.drivers.store.sqlite import open_sqlite
+from shellwego.drivers.passwords.argon2 import Argon2Hasher
+from shellwego.drivers.sealing.local import open_sealer
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.drivers.uplink.memory import MemoryEdgeUplink, MemoryLink, MemoryNodeUplink
 from shellwego.edge.daemon import Edge
@@ -60,6 +63,8 @@ _END_TRIES, _END_TRY_S = 3, 5.0
 """Parts get so many times so many seconds to end."""
 NODE = "local"
 EDGE = "local"
+SEALING_KEY = "sealing-key"
+"""The file of the data directory with the key that small secrets are sealed with."""
 
 log = structlog.get_logger("shellwego.boot")
 
@@ -74,6 +79,8 @@ class Handover:
     context: str
     logins: Mapping[str, Login]
     """Registry host → login."""
+    database: str = field(default="", repr=False)
+    """URL of PostgreSQL; empty: SQLite in the data directory."""
 
 
 def run_platform(settings: UpSettings, installation: Installation, handover: Handover) -> int:
@@ -119,7 +126,7 @@ class Platform:
             stack.push_async_exit(_undo(link))
             api_socket = await link.listen(self.settings.api_listen, self.settings.api_port)
             clock, bus = SystemClock(), MemoryBus()
-            store = open_sqlite(self._directory("db") / "state.db", clock)
+            store = open_store(self.handover.database, self._directory("db") / "state.db", clock)
             stack.push_async_callback(store.close)
             control = Control(store, bus, clock)
             await self._first_start(control)
@@ -164,6 +171,7 @@ class Platform:
                 spool_dir=self._directory("spool"),
                 domain=self.settings.domain,
                 http_port=self.settings.http_port,
+                identity=make_identity(control, Argon2Hasher(), open_sealer(self.installation.data_dir / SEALING_KEY)),
                 limiter=limiter,
             )
             servers: list[Server] = [ApiServer(app, socket.socket(fileno=api_socket), self._tls())]
@@ -233,6 +241,8 @@ class Platform:
         token = self.handover.token
 
         def ensure(unit: Unit) -> None:
+            if self.handover.database:
+                claim(unit, self.installation.id)
             if bootstrap(unit, token) is None and not _known(unit, token):
                 issue_admin_token(unit, token)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from shellwego.core.errors import InvalidError
 
 CONFIG_FILE = Path("/etc/shellwego/config.toml")
 MAX_PREBOOT = 64
+_DATABASE = ("database_url", "database_url_file")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _DOMAIN = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
@@ -42,6 +45,10 @@ class UpSettings:
     """What built images may take on this machine's disk; beyond it the longest unused go. 0: as much as there is."""
     registry_auth: Path | None = None
     """Logins for registries, as `docker login` writes them; None: /etc/shellwego/registries.json where it exists."""
+    database_url: str = field(default="", repr=False)
+    """PostgreSQL, as `postgresql://…`; it may hold a password. Empty: SQLite in the data directory."""
+    database_url_file: Path | None = None
+    """A file that holds that URL instead."""
 
     @property
     def edge_address(self) -> str:
@@ -121,10 +128,10 @@ def _check_grpc(settings: UpSettings) -> None:
 
 
 def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
-    """The `[up]` table of the configuration file; empty where there is none.
+    """What the configuration file sets: its table `[up]`, and `[database]` (`url` or `url_file`); empty where there is none.
 
     Raises:
-        InvalidError: it cannot be read or parsed, or holds something beside that table.
+        InvalidError: it cannot be read or parsed, or holds something beside those tables.
     """
     if not path.exists():
         return {}
@@ -132,14 +139,68 @@ def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
         document = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidError("invalid-config", f"{path}: {error}") from error
-    unknown = sorted(set(document) - {"up"})
+    unknown = sorted(set(document) - {"up", "database"})
     if unknown:
         raise InvalidError(
             "unknown-setting",
             f"{path}: unknown: {', '.join(unknown)}",
-            resolution="All settings stand in the table [up].",
+            resolution="All settings stand in the table [up], and the database's in [database].",
         )
-    table = document.get("up", {})
+    values = {name.replace("-", "_"): value for name, value in _table(path, document, "up").items()}
+    misplaced = sorted(name for name in values if name.startswith("database_"))
+    if misplaced:
+        raise InvalidError("unknown-setting", f"{path}: {', '.join(misplaced)}: it stands in the table [database]")
+    return values | _database_values(path, _table(path, document, "database"))
+
+
+def _table(path: Path, document: dict[str, object], name: str) -> dict[str, object]:
+    table = document.get(name, {})
     if not isinstance(table, dict):
-        raise InvalidError("invalid-config", f"{path}: [up] is not a table")
-    return {str(name).replace("-", "_"): value for name, value in table.items()}
+        raise InvalidError("invalid-config", f"{path}: [{name}] is not a table")
+    return {str(key): value for key, value in table.items()}
+
+
+def _database_values(path: Path, table: dict[str, object]) -> dict[str, object]:
+    unknown = sorted(set(table) - {"url", "url_file"})
+    if unknown:
+        raise InvalidError("unknown-setting", f"{path}: unknown: database.{', database.'.join(unknown)}")
+    url = table.get("url")
+    if not isinstance(url, str | None):
+        raise InvalidError("invalid-setting", f"{path}: database.url is not a text")
+    if url and has_password(url) and path.stat().st_mode & 0o004:
+        raise exposed(path)
+    return {f"database_{name}": value for name, value in table.items()}
+
+
+def has_password(url: str) -> bool:
+    """Whether a URL holds one; what is no URL may."""
+    try:
+        return bool(urlsplit(url).password)
+    except ValueError:
+        return True
+
+
+def exposed(path: Path) -> InvalidError:
+    """A file with the database's password that everybody can read."""
+    return InvalidError(
+        "exposed-password",
+        f"{path} holds the database's password, and everybody can read it",
+        resolution=f"chmod 600 {path}",
+    )
+
+
+def one_database(*layers: Mapping[str, object]) -> dict[str, object]:
+    """Settings of several layers, the strongest last: one that names the database in one way takes back the other way.
+
+    Raises:
+        InvalidError: one layer names it in both.
+    """
+    merged: dict[str, object] = {}
+    for layer in layers:
+        ways = [name for name in _DATABASE if layer.get(name)]
+        if len(ways) > 1:
+            raise InvalidError("two-databases", "the database is named twice: by its URL, and by a file with its URL")
+        if ways:
+            merged = {name: value for name, value in merged.items() if name not in _DATABASE}
+        merged.update(layer)
+    return merged

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from shellwego.boot.settings import UpSettings, check, config_file_values
+from shellwego.boot.settings import UpSettings, check, config_file_values, one_database
 from shellwego.core.errors import InvalidError, ShellWeGoError
 from shellwego.core.quantities import parse_size
 
@@ -43,6 +43,7 @@ class UpFailure(click.ClickException):
 @click.option("--grpc-listen", metavar="ADDRESS", help="Their address; elsewhere than on loopback they need TLS.")
 @click.option("--registry-auth", type=click.Path(), help="Logins for registries, as docker login writes.")
 @click.option("--image-budget", metavar="SIZE", help="Built images beyond it go, the longest unused first. [never]")
+@click.option("--database-url-file", metavar="FILE", help="File with the URL of a PostgreSQL database. [SQLite]")
 @click.option("--domain", help="Apps appear as <app>.<domain>. [localhost]")
 @click.option("--preboot", type=int, metavar="N", help="Boot up to N guests ahead; new microVMs begin as copies. [0]")
 @click.option("--keep-vms", is_flag=True, default=None, help="Leave VMs and the edge running when the platform ends.")
@@ -50,7 +51,8 @@ def up(**flags: Any) -> None:
     """Run the whole platform on this machine, in the foreground.
 
     SIGTERM ends it: VMs are stopped gracefully, or left running with --keep-vms. Each option can also be set in the
-    environment (SHELLWEGO_HTTP_PORT, ...) or in /etc/shellwego/config.toml, table [up].
+    environment (SHELLWEGO_HTTP_PORT, ...) or in /etc/shellwego/config.toml, table [up]. The URL of a PostgreSQL database,
+    which may hold a password, is never given as an option: SHELLWEGO_DATABASE_URL, a file, or table [database], url.
     """
     try:
         sys.exit(_up(up_settings(flags)))
@@ -64,8 +66,8 @@ def up_settings(flags: Mapping[str, Any]) -> UpSettings:
     Raises:
         InvalidError: one does not fit, naming it.
     """
-    values: dict[str, object] = {**config_file_values(), **_environment()}
-    values.update({name: value for name, value in flags.items() if value is not None})
+    given = {name: value for name, value in flags.items() if value is not None}
+    values = one_database(config_file_values(), _environment(), given)
     known = UpSettings.__dataclass_fields__
     unknown = sorted(set(values) - set(known))
     if unknown:
@@ -130,10 +132,13 @@ def _up(settings: UpSettings) -> int:
     from plasmavmc.host.split import split  # noqa: PLC0415 - needed by a real start only
     from shellwego.boot import preflight  # noqa: PLC0415
     from shellwego.boot.credentials import admin_token, write_contexts  # noqa: PLC0415
+    from shellwego.boot.database import read_url  # noqa: PLC0415
     from shellwego.boot.limits import raise_file_limit  # noqa: PLC0415
     from shellwego.boot.registries import read_logins  # noqa: PLC0415
 
     preflight.check_root()
+    database = read_url(settings)
+    os.environ.pop("SHELLWEGO_DATABASE_URL", None)  # what is started from here has no business with it
     preflight.check_user()
     preflight.check_programs()
     preflight.check_cache(settings.cache)
@@ -149,4 +154,4 @@ def _up(settings: UpSettings) -> int:
 
     from shellwego.boot.platform import Handover, run_platform  # noqa: PLC0415 - for the unprivileged child only
 
-    return run_platform(settings, installation, Handover(link, token, context, logins))
+    return run_platform(settings, installation, Handover(link, token, context, logins, database))

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.output import show, show_one, size
+from shellwego.cli.output import show_one, size, table
+from shellwego.cli.overlay import given_options, overlay
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.rollout import Choice, choice_options, finish, rollout_options
 from shellwego.cli.session import F, Session, shared
 from shellwego.cli.status import unreleased
 
 if TYPE_CHECKING:
-    from shellwego.client.generated import DeploymentCreate
+    from shellwego.cli.manifest import ManifestFile
+    from shellwego.client.generated import AppView, DeploymentCreate, PlanView
 
 CHANGES_EXIT_CODE = 10
 MODULE_SUFFIX = ".wasm"
@@ -22,6 +25,7 @@ MODULE_SUFFIX = ".wasm"
 
 def _wish_options(command: F) -> F:
     for option in (
+        click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False), required=False),
         click.option("--rollback/--no-rollback", default=True, help="Go back by itself when it fails. [default: on]"),
         click.option("-e", "--env", "env", multiple=True, metavar="NAME=VALUE", help="Set a variable; repeatable."),
         click.option(
@@ -65,12 +69,13 @@ def _wish(
 ) -> DeploymentCreate:
     import shlex  # noqa: PLC0415
 
+    from msgspec import UNSET  # noqa: PLC0415
+
     from shellwego.client.generated import ConfigBody, DeploymentCreate  # noqa: PLC0415
 
-    before = None if release_command is None else shlex.split(release_command)
     return DeploymentCreate(
         **asdict(choice),
-        config=ConfigBody(release_command=before),
+        config=UNSET if release_command is None else ConfigBody(release_command=shlex.split(release_command)),
         image=image,
         port=port,
         check_path=check_path,
@@ -97,19 +102,21 @@ def parse_pairs(pairs: tuple[str, ...]) -> dict[str, str | None]:
     return found
 
 
-def _loaded(session: Session, image: str | None, backend: str | None) -> tuple[str | None, str | None]:
-    """Load a module that is given as a file, under the app's name, and run it where modules run."""
+def _loaded(
+    session: Session, app: str, image: str | None, backend: str | None, directory: Path
+) -> tuple[str | None, str | None]:
+    """Load a module that is given as a file in the directory, under the app's name, and run it where modules run."""
     if image is None or not image.endswith(MODULE_SUFFIX):
         return image, backend
     from shellwego.client.uploads import load_image  # noqa: PLC0415
 
     progress = StageProgress(session)
     try:
-        with open(image, "rb") as file:  # noqa: PTH123 - the name as the user typed it
+        with (directory / image).open("rb") as file:
             loaded = load_image(
                 session.client,
                 file,
-                name=f"{session.app}:module",
+                name=f"{app}:module",
                 project=session.project,
                 progress=lambda count: progress.update("uploading", size(count)),
             )
@@ -125,6 +132,7 @@ def _loaded(session: Session, image: str | None, backend: str | None) -> tuple[s
 @shared
 def deploy(
     session: Session,
+    directory: Path | None,
     image: str | None,
     port: int | None,
     check_path: str | None,
@@ -137,15 +145,61 @@ def deploy(
     choice: Choice,
     detach: bool,
 ) -> None:
-    """Roll out an image, or the app's changed configuration.
+    """Roll out what the shellwego.toml of DIRECTORY says, an image, or the app's changed configuration.
 
-    New instances are built beside the old ones and get requests when they are healthy. When it fails, the old release goes
-    on serving, and the stage, the reason and the app's last words are shown.
+    Without DIRECTORY, a shellwego.toml beside you counts where it is of the same app. Options win over it. What will change
+    is shown first. New instances are built beside the old ones and get requests when they are healthy. When it fails, the
+    old release goes on serving, and the stage, the reason and the app's last words are shown.
     """
-    image, backend = _loaded(session, image, backend)
+    found = _manifest(session, directory)
+    name = session.app_option or (found.manifest.app if found else session.app)
+    image, backend = _loaded(session, name, image, backend, Path())
     wish = _wish(image, port, check_path, command_text, process, env, backend, rollback, release_command, choice)
-    deployment = session.client.create_deployment(session.app, wish, project=session.project)
-    finish(session, session.app, deployment, detach=detach)
+    if found is None:
+        deployment = session.client.create_deployment(name, wish, project=session.project)
+        finish(session, name, deployment, detach=detach)
+    else:
+        deploy_manifest(session, found, detach=detach, options=wish)
+
+
+def deploy_manifest(
+    session: Session, found: ManifestFile, *, detach: bool, options: DeploymentCreate | None = None
+) -> None:
+    """Show what the deployment that a manifest asks for would change, and follow it. `options` win where they were given."""
+    app = session.client.get_app(session.app_option or found.manifest.app, project=session.project)
+    wish = found.deployment(app)
+    if options is not None:
+        overlay(wish, options, given_options())
+    wish.image, wish.backend = _loaded(session, app.name, wish.image, wish.backend, found.path.parent)
+    planned = session.client.plan_deployment(app.id, wish, project=session.project)
+    if not session.quiet:
+        _tell_plan(planned)
+    deployment = session.client.create_deployment(app.id, wish, project=session.project)
+    _scale_first(session, found, app)
+    finish(session, app.id, deployment, detach=detach)
+
+
+def _manifest(session: Session, directory: Path | None) -> ManifestFile | None:
+    """The manifest that counts: that of the named directory, or one beside us that is of the app in question."""
+    from shellwego.cli.manifest import FILE_NAME, manifest_in  # noqa: PLC0415
+
+    found = manifest_in(directory or Path())
+    if directory is not None and found is None:
+        raise click.UsageError(f"There is no {FILE_NAME} in {directory}.")
+    if directory is None and found is not None and session.app_option not in (None, found.manifest.app):
+        session.say(f"{found.path} is of the app {found.manifest.app} and is not used; to use it: swg deploy .")
+        return None
+    return found
+
+
+def _scale_first(session: Session, found: ManifestFile, app: AppView) -> None:
+    """Give processes that are new the counts that the manifest names; afterwards `swg scale` alone changes them."""
+    from shellwego.client.generated import ScaleBody  # noqa: PLC0415
+
+    known = {process.name for process in app.config.processes} if app.release else set()
+    counts = {name: count for name, count in found.first_counts().items() if name not in known}
+    if counts:
+        session.client.scale_app(app.id, ScaleBody(counts=counts), project=session.project)
 
 
 @click.command()
@@ -155,6 +209,7 @@ def deploy(
 @shared
 def plan(
     session: Session,
+    directory: Path | None,
     image: str | None,
     port: int | None,
     check_path: str | None,
@@ -171,29 +226,39 @@ def plan(
     import msgspec  # noqa: PLC0415
 
     wish = _wish(image, port, check_path, command_text, process, env, backend, rollback, release_command, choice)
-    planned = session.client.plan_deployment(session.app, wish, project=session.project)
-    document = msgspec.to_builtins(planned)
-    _remark(session)
+    app, found = session.app_option, _manifest(session, directory)
+    if found is not None:
+        view = session.client.get_app(app or found.manifest.app, project=session.project)
+        app, wish = view.id, overlay(found.deployment(view), wish, given_options())
+    planned = session.client.plan_deployment(app or session.app, wish, project=session.project)
+    _remark(session, app or session.app)
     if session.output != "table":
-        show_one(session, document, {}, name=str(planned.to_release))
-    elif not planned.changed:
-        click.echo("nothing would change")
+        show_one(session, msgspec.to_builtins(planned), {}, name=str(planned.to_release))
     else:
-        rows = [{"what": change.field, "before": change.before, "after": change.after} for change in planned.changes]
-        before = f"v{planned.from_release}" if planned.from_release else "nothing"
-        click.echo(f"{before} → v{planned.to_release}")
-        show(session, document, rows)
-        for each in planned.processes:
-            click.echo(f"{each.process}: {each.kept} stay, {each.started} come, {each.stopped} go")
-            if each.obstacle:
-                click.echo(f"{each.process} could not be placed now: {each.obstacle}")
+        _tell_plan(planned, err=False)
     if detailed_exitcode and planned.changed:
         raise click.exceptions.Exit(CHANGES_EXIT_CODE)
 
 
-def _remark(session: Session) -> None:
+def _tell_plan(planned: PlanView, *, err: bool = True) -> None:
+    """What would change, for people."""
+    if not planned.changed:
+        click.echo("nothing would change", err=err)
+        return
+    rows = [{"what": change.field, "before": change.before, "after": change.after} for change in planned.changes]
+    before = f"v{planned.from_release}" if planned.from_release else "nothing"
+    click.echo(f"{before} → v{planned.to_release}", err=err)
+    if rows:
+        click.echo(table(rows), err=err)
+    for each in planned.processes:
+        click.echo(f"{each.process}: {each.kept} stay, {each.started} come, {each.stopped} go", err=err)
+        if each.obstacle:
+            click.echo(f"{each.process} could not be placed now: {each.obstacle}", err=err)
+
+
+def _remark(session: Session, name: str) -> None:
     """Tell of changes that the plan has because they failed, or wait, and not because they were asked for now."""
-    app = session.client.get_app(session.app, project=session.project)
+    app = session.client.get_app(name, project=session.project)
     if not app.config_differs:
         return
     last = (

@@ -17,7 +17,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "logout": ("shellwego.cli.login:logout", "Forget a context."),
     "whoami": ("shellwego.cli.login:whoami", "Show who the token belongs to, and where."),
     "apps": ("shellwego.cli.apps:apps", "Create, list, show, destroy, start, stop and restart apps."),
-    "deploy": ("shellwego.cli.deploy:deploy", "Deploy an image: a loaded name or a registry reference."),
+    "launch": ("shellwego.cli.launch:launch", "Make an app of an image or a manifest, and deploy it."),
+    "manifest": ("shellwego.cli.manifest:manifest", "Check a shellwego.toml; print its JSON schema."),
+    "deploy": ("shellwego.cli.deploy:deploy", "Deploy what a shellwego.toml says, or an image."),
     "plan": ("shellwego.cli.deploy:plan", "Show what a deploy would change; change nothing."),
     "status": ("shellwego.cli.status:status", "Show an app: its release, instances and last deployment."),
     "scale": ("shellwego.cli.scale:scale", "Change how many instances run, and how large they are."),
@@ -33,6 +35,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "vms": ("shellwego.cli.vms:vms", "List and show microVMs."),
     "nodes": ("shellwego.cli.nodes:nodes", "List and show nodes."),
     "events": ("shellwego.cli.events:events", "Show what happened; -f follows."),
+    "audit": ("shellwego.cli.audit:audit", "Show, export and verify who did what."),
     "completion": ("shellwego.cli.completion:completion", "Print a completion script for bash, zsh or fish."),
 }
 

@@ -61,6 +61,22 @@ class AppView(Struct, kw_only=True, frozen=True):
     version: int
 
 
+class AuditBreak(Struct, kw_only=True, omit_defaults=True):
+    """The first place where a chain does not hold: `changed`, `removed`, `inserted` or `reordered`. `id` is of the record there, if there is one."""
+
+    position: str
+    fault: str
+    message: str
+    id: str | None
+
+
+class AuditHead(Struct, kw_only=True, omit_defaults=True):
+    """The newest record of a chain. Written down elsewhere as `position:hash`, it is an anchor for a later check."""
+
+    position: str
+    hash: str
+
+
 class AuditList(Struct, kw_only=True, frozen=True):
     """AuditList"""
 
@@ -68,17 +84,33 @@ class AuditList(Struct, kw_only=True, frozen=True):
     pagination: Pagination
 
 
+class AuditVerification(Struct, kw_only=True, omit_defaults=True):
+    """Whether the chain holds, over `checked` records. Those `pending` are not chained yet. At most a hundred heads."""
+
+    sound: bool
+    checked: int
+    pending: int
+    heads: list[AuditHead]
+    broken: AuditBreak | None
+
+
 class AuditView(Struct, kw_only=True, frozen=True):
-    """AuditView"""
+    """Who did what, or was refused it. `position` is its place in its organization's chain, absent for the moment until it is chained; `hash` is the SHA-256 of the JSON array, ASCII and without spaces, of position, previous, id, time (seconds since the epoch, with a fraction), organization, project, actor, action, resource, allowed, detail and trace_id, an absent one as an empty text."""
 
     id: str
     time: datetime
+    timestamp: float
+    organization_id: str | None
+    project_id: str | None
     actor: str
     action: str
     resource: str
     allowed: bool
     detail: str
     trace_id: str
+    position: str | None
+    previous: str | None
+    hash: str | None
 
 
 class BackendView(Struct, kw_only=True, frozen=True):
@@ -413,9 +445,12 @@ class NewTokenView(Struct, kw_only=True, frozen=True):
     kind: str
     name: str
     scopes: list[str]
+    resources: list[str]
+    parent_id: str | None
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    last_used_at: datetime | None
     secret: str
 
 
@@ -467,6 +502,44 @@ class Pagination(Struct, kw_only=True, omit_defaults=True):
     next_cursor: str | None
     prev_cursor: str | None
     total: int | None = None
+
+
+class PasswordChange(Struct, kw_only=True, omit_defaults=True):
+    """The old password is needed, but with a token that was issued on the platform's machine."""
+
+    old_password: str | None = None
+    new_password: str
+
+
+class PasswordChanged(Struct, kw_only=True, omit_defaults=True):
+    """PasswordChanged"""
+
+    revoked_tokens: int
+
+
+class PersonList(Struct, kw_only=True, frozen=True):
+    """PersonList"""
+
+    data: list[PersonView]
+    pagination: Pagination
+
+
+class PersonUpdate(Struct, kw_only=True, omit_defaults=True):
+    """PersonUpdate"""
+
+    disabled: bool
+
+
+class PersonView(Struct, kw_only=True, frozen=True):
+    """A user of the platform, as its operator sees him."""
+
+    id: str
+    email: str
+    name: str
+    created_at: datetime
+    disabled_at: datetime | None
+    has_password: bool
+    totp: bool
 
 
 class PlanView(Struct, kw_only=True, frozen=True):
@@ -636,6 +709,33 @@ class ServiceView(Struct, kw_only=True, frozen=True):
     port: int
 
 
+class SignInRequest(Struct, kw_only=True, omit_defaults=True):
+    """What proves who somebody is. A session goes to the browser as a cookie; tokens of other kinds into the answer."""
+
+    email: str
+    password: str
+    totp: str = ""
+    kind: str = "personal"
+    name: str = "sign-in"
+    expires_in: int | None = None
+
+
+class SignedInView(Struct, kw_only=True, frozen=True):
+    """A token, with its secret for the only time; a session has it in its cookie alone."""
+
+    id: str
+    kind: str
+    name: str
+    scopes: list[str]
+    resources: list[str]
+    parent_id: str | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    secret: str | None
+
+
 class SizeBody(Struct, kw_only=True, omit_defaults=True):
     """SizeBody"""
 
@@ -655,11 +755,13 @@ class StageView(Struct, kw_only=True, frozen=True):
 
 
 class TokenCreate(Struct, kw_only=True, omit_defaults=True):
-    """A token for the caller himself. It can hold no scope that the asking token lacks."""
+    """A token for the caller himself. It can hold no scope and reach no resource that the asking token does not, and ends no later. A temporary one lives a quarter of an hour at most."""
 
     name: str
+    kind: str = "personal"
     scopes: list[str] = field(default_factory=list)
-    expires_in: int = 31536000
+    resources: list[str] = field(default_factory=list)
+    expires_in: int | None = None
 
 
 class TokenList(Struct, kw_only=True, frozen=True):
@@ -676,9 +778,50 @@ class TokenView(Struct, kw_only=True, frozen=True):
     kind: str
     name: str
     scopes: list[str]
+    resources: list[str]
+    parent_id: str | None
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+class TotpConfirm(Struct, kw_only=True, omit_defaults=True):
+    """TotpConfirm"""
+
+    code: str
+
+
+class TotpConfirmed(Struct, kw_only=True, omit_defaults=True):
+    """Each recovery code stands for a one-time code once; they are shown now and never again."""
+
+    recovery_codes: list[str]
+
+
+class TotpDisable(Struct, kw_only=True, omit_defaults=True):
+    """TotpDisable"""
+
+    password: str | None = None
+    code: str = ""
+
+
+class TotpEnrol(Struct, kw_only=True, omit_defaults=True):
+    """TotpEnrol"""
+
+    password: str | None = None
+
+
+class TotpEnrolment(Struct, kw_only=True, omit_defaults=True):
+    """What an authenticator app takes, shown once. Codes are asked for when the first was confirmed."""
+
+    secret: str
+    uri: str
+
+
+class TotpState(Struct, kw_only=True, omit_defaults=True):
+    """TotpState"""
+
+    enabled: bool
 
 
 class UploadView(Struct, kw_only=True, frozen=True):
@@ -699,13 +842,23 @@ class UsageView(Struct, kw_only=True, frozen=True):
     pressure: dict[str, float]
 
 
+class UserUpdate(Struct, kw_only=True, omit_defaults=True):
+    """The email is the account's name and stays."""
+
+    name: str
+
+
 class UserView(Struct, kw_only=True, frozen=True):
     """Who the token belongs to, and what it may."""
 
     id: str
     email: str
+    name: str
+    totp: bool
+    has_password: bool
     token_id: str
     scopes: list[str]
+    resources: list[str]
     grants: list[GrantView]
 
 
@@ -739,9 +892,64 @@ class Client(Transport):
         """What this platform can do now: strategies, backends, the domain of its apps."""
         return decode(self.send("GET", "/v1/capabilities"), CapabilitiesView)
 
+    def sign_in(self, body: SignInRequest) -> SignedInView:
+        """Sign in for a token. What is wrong about a refused attempt is not told, and takes as long as one that is not."""
+        return decode(self.send("POST", "/v1/auth/token", body=encode(body)), SignedInView)
+
+    def sign_out(self, token: str, *, idempotency_key: str | None = None) -> TokenView:
+        """End the token that asks, by its id or as `current`, and all that it made. Any token may end itself."""
+        return decode(
+            self.send(
+                "DELETE", f"/v1/auth/token/{segment(token, 'token')}", headers={"Idempotency-Key": idempotency_key}
+            ),
+            TokenView,
+        )
+
     def get_user(self) -> UserView:
         """Who the token belongs to, and what it may."""
         return decode(self.send("GET", "/v1/user"), UserView)
+
+    def update_user(
+        self, body: UserUpdate, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> UserView:
+        """Change the caller's name."""
+        return decode(
+            self.send(
+                "PATCH",
+                "/v1/user",
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            UserView,
+        )
+
+    def set_password(self, body: PasswordChange, *, idempotency_key: str | None = None) -> PasswordChanged:
+        """Change the password, and end all other sign-ins."""
+        return decode(
+            self.send("PUT", "/v1/user/password", headers={"Idempotency-Key": idempotency_key}, body=encode(body)),
+            PasswordChanged,
+        )
+
+    def enrol_totp(self, body: TotpEnrol, *, idempotency_key: str | None = None) -> TotpEnrolment:
+        """Make a secret for one-time codes. Its secret is in this answer only."""
+        return decode(
+            self.send("POST", "/v1/user/totp", headers={"Idempotency-Key": idempotency_key}, body=encode(body)),
+            TotpEnrolment,
+        )
+
+    def confirm_totp(self, body: TotpConfirm, *, idempotency_key: str | None = None) -> TotpConfirmed:
+        """Turn one-time codes on, with the first code. The recovery codes are in this answer only."""
+        return decode(
+            self.send("POST", "/v1/user/totp/confirm", headers={"Idempotency-Key": idempotency_key}, body=encode(body)),
+            TotpConfirmed,
+        )
+
+    def disable_totp(self, body: TotpDisable, *, idempotency_key: str | None = None) -> TotpState:
+        """Ask for one-time codes no more."""
+        return decode(
+            self.send("POST", "/v1/user/totp/disable", headers={"Idempotency-Key": idempotency_key}, body=encode(body)),
+            TotpState,
+        )
 
     def list_tokens(
         self,
@@ -751,7 +959,7 @@ class Client(Transport):
         sort: str | None = None,
         include: str | None = None,
     ) -> TokenList:
-        """The caller's tokens, without their secrets."""
+        """The caller's tokens, without their secrets; for a token that is narrowed to resources, those that it made."""
         return decode(
             self.send(
                 "GET", "/v1/user/tokens", query={"limit": limit, "cursor": cursor, "sort": sort, "include": include}
@@ -760,14 +968,14 @@ class Client(Transport):
         )
 
     def create_token(self, body: TokenCreate, *, idempotency_key: str | None = None) -> NewTokenView:
-        """Make a token, not stronger than the one that asks. Its secret is in this answer only."""
+        """Make a token, not stronger than the one that asks and ended with it. Its secret is in this answer only."""
         return decode(
             self.send("POST", "/v1/user/tokens", headers={"Idempotency-Key": idempotency_key}, body=encode(body)),
             NewTokenView,
         )
 
     def revoke_token(self, token: str, *, idempotency_key: str | None = None) -> TokenView:
-        """Make one of the caller's tokens void, within a second."""
+        """Make one of the caller's tokens void within a second, and all that it made."""
         return decode(
             self.send(
                 "DELETE", f"/v1/user/tokens/{segment(token, 'token')}", headers={"Idempotency-Key": idempotency_key}
@@ -786,6 +994,38 @@ class Client(Transport):
     def get_organization(self, organization: str) -> OrganizationView:
         """One organization."""
         return decode(self.send("GET", f"/v1/organizations/{segment(organization, 'organization')}"), OrganizationView)
+
+    def list_users(
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> PersonList:
+        """All users of the platform."""
+        return decode(
+            self.send("GET", "/v1/users", query={"limit": limit, "cursor": cursor, "sort": sort, "include": include}),
+            PersonList,
+        )
+
+    def get_user_of_platform(self, user: str) -> PersonView:
+        """One user, by id or email."""
+        return decode(self.send("GET", f"/v1/users/{segment(user, 'user')}"), PersonView)
+
+    def update_user_of_platform(
+        self, user: str, body: PersonUpdate, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> PersonView:
+        """Disable a user: his tokens and his password hold no more, within a second. Or enable him again."""
+        return decode(
+            self.send(
+                "PATCH",
+                f"/v1/users/{segment(user, 'user')}",
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            PersonView,
+        )
 
     def create_app(self, body: AppCreate, *, project: str | None = None, idempotency_key: str | None = None) -> AppView:
         """Make an app. Nothing of it runs before its first deployment."""
@@ -1579,6 +1819,8 @@ class Client(Transport):
     def list_audit(
         self,
         *,
+        project: str | None = None,
+        organization: str | None = None,
         actor: str | None = None,
         action: str | None = None,
         resource: str | None = None,
@@ -1589,12 +1831,14 @@ class Client(Transport):
         sort: str | None = None,
         include: str | None = None,
     ) -> AuditList:
-        """Who did what, or was refused it, the newest first. For the platform as a whole."""
+        """Who did what, or was refused it, the newest first: in a project, an organization, or all that the token may see."""
         return decode(
             self.send(
                 "GET",
                 "/v1/audit",
                 query={
+                    "project": project,
+                    "organization": organization,
                     "filter[actor]": actor,
                     "filter[action]": action,
                     "filter[resource]": resource,
@@ -1607,4 +1851,37 @@ class Client(Transport):
                 },
             ),
             AuditList,
+        )
+
+    def export_audit(
+        self,
+        *,
+        project: str | None = None,
+        organization: str | None = None,
+        time_gte: float | None = None,
+        time_lte: float | None = None,
+    ) -> Iterator[bytes]:
+        """All chained records, each a line of JSON as in the list, chain by chain, the oldest first. The last line has `complete` and `records`; an export without it was cut off."""
+        return self.stream(
+            "/v1/audit/export",
+            query={
+                "project": project,
+                "organization": organization,
+                "filter[time][gte]": time_gte,
+                "filter[time][lte]": time_lte,
+            },
+        )
+
+    def verify_audit(
+        self, *, project: str | None = None, organization: str | None = None, anchor: str | None = None
+    ) -> AuditVerification:
+        """Whether the chain of the organization holds, or all chains for the platform as a whole; the first break is named. What was cut off from the end together with all its traces shows only against an anchor."""
+        return decode(
+            self.send(
+                "GET",
+                "/v1/audit/verify",
+                query={"project": project, "organization": organization, "anchor": anchor},
+                timeout=600.0,
+            ),
+            AuditVerification,
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from shellwego.control.announcements import announce
 from shellwego.control.config import MAX_COUNT, ConfigWish, merge, refuse, refuse_uncontainable
+from shellwego.control.quotas import charge_app
 from shellwego.control.unit import Unit
 from shellwego.core import hostnames
 from shellwego.core.apps import App, AppConfig
@@ -34,6 +35,7 @@ def create_app(unit: Unit, project: Project, wish: AppWish, domain: str) -> App:
     Raises:
         InvalidError: the name, the config or a count is not possible.
         ConflictError: the project has an app of this name.
+        QuotaError: the project or its organization has as many apps as it may.
     """
     hostnames.check_name(wish.name)
     if unit.tx.apps.select(eq("project_id", project.id), eq("name", wish.name), limit=1):
@@ -41,18 +43,18 @@ def create_app(unit: Unit, project: Project, wish: AppWish, domain: str) -> App:
         raise ConflictError("app-exists", f"the project has an app “{wish.name}” already", errors=(fault,))
     config = merge(AppConfig(), wish.config)
     now = unit.now()
-    app = unit.tx.apps.insert(
-        App(
-            id=unit.new_id("app"),
-            project_id=project.id,
-            name=wish.name,
-            hostname=_free_hostname(unit.tx, project, wish.name, domain),
-            config=config,
-            counts=_checked_counts(config, wish.counts),
-            created_at=now,
-            updated_at=now,
-        )
+    app = App(
+        id=unit.new_id("app"),
+        project_id=project.id,
+        name=wish.name,
+        hostname=_free_hostname(unit.tx, project, wish.name, domain),
+        config=config,
+        counts=_checked_counts(config, wish.counts),
+        created_at=now,
+        updated_at=now,
     )
+    charge_app(unit, None, app)
+    unit.tx.apps.insert(app)
     announce(unit, app, "app.created")
     return app
 
@@ -134,7 +136,12 @@ def _checked_counts(config: AppConfig, counts: Mapping[str, int]) -> dict[str, i
 
 
 def save(unit: Unit, app: App) -> App:
-    """Store the app, and have it planned again."""
+    """Store the app, and have it planned again.
+
+    Raises:
+        QuotaError: more is wanted of it than before, and than may be.
+    """
+    charge_app(unit, unit.tx.apps.get(app.id), app)
     unit.hint(subjects.app(app.id))
     return unit.tx.apps.update(replace(app, updated_at=unit.now()))
 

@@ -1,7 +1,8 @@
 """From a bearer token to a principal.
 
 Only the SHA-256 of a token is stored: it has 256 random bits, so a slow hash would protect nothing. Principals are kept
-for half a second, because every request asks; revoking a token therefore works within that time.
+for half a second, because every request asks; revoking a token therefore works within that time. When a token was used
+last is written at most once in ten minutes, so that requests do not write.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ import hashlib
 import re
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
-from shellwego.control.unit import Control
-from shellwego.core.errors import UnauthenticatedError
-from shellwego.core.tenancy import Organization, Principal, Token, TokenKind
+from shellwego.control.roles import roles_of
+from shellwego.control.scopes import organizations_of
+from shellwego.control.unit import Control, Unit
+from shellwego.core.errors import ConflictError, StaleError, UnauthenticatedError, UnavailableError
+from shellwego.core.plans import FREE, UNLIMITED, rank
+from shellwego.core.tenancy import Principal, Token, TokenKind, TokenUse
 from shellwego.ports.store import Transaction, eq
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -22,8 +27,8 @@ _SECRET_LENGTH = 43  # ceil(256 / log2(62))
 _SECRET = re.compile(r"(?:pat|sat|ses|tmp)_[0-9A-Za-z]{43}")
 _KEPT_S = 0.5
 _KEPT = 4096
-UNLIMITED = "unlimited"
-FREE = "free"
+USE_STEP_S = 600.0
+"""How coarsely the last use of a token is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,11 @@ class Session:
 
     principal: Principal
     plan: str
+    kind: TokenKind
+    used_at: float
+    """When the token was used last before, coarsely; 0: never."""
+    at: float
+    """The store's time of this look."""
 
 
 def new_secret(kind: TokenKind) -> str:
@@ -71,6 +81,8 @@ class Authenticator:
             return known[1]
         self._sessions.pop(hashed, None)
         session = await self._control.read(lambda tx: look_up(tx, hashed))
+        if session.at - session.used_at >= USE_STEP_S:
+            await self._note_use(session)
         self._keep(hashed, now, session)
         return session
 
@@ -80,11 +92,16 @@ class Authenticator:
 
         def look(tx: Transaction) -> Principal:
             token = tx.tokens.get(principal.token_id)
-            if token is None or not _is_valid(token, tx.now()):
+            if token is None or not _is_valid(tx, token):
                 raise refused()
             return _principal(tx, token)
 
         return await self._control.read(look)
+
+    async def _note_use(self, session: Session) -> None:
+        """Best effort: a full disk or a second request of the same moment refuses nobody."""
+        with suppress(UnavailableError, ConflictError, StaleError):
+            await self._control.commit(lambda unit: _note_use(unit, session.principal.token_id))
 
     def _keep(self, hashed: str, now: float, session: Session) -> None:
         self._sessions[hashed] = (now, session)
@@ -104,34 +121,40 @@ def refused() -> UnauthenticatedError:
 def look_up(tx: Transaction, hashed: str) -> Session:
     """The session of a token by its hash; raises as `Authenticator.session`."""
     token = next(iter(tx.tokens.select(eq("secret_hash", hashed), limit=1)), None)
-    if token is None or not _is_valid(token, tx.now()):
+    if token is None or not _is_valid(tx, token):
         raise refused()
     principal = _principal(tx, token)
-    return Session(principal, _plan(tx, principal))
+    use = tx.token_uses.get(token.id)
+    return Session(principal, _plan(tx, principal), token.kind, use.used_at if use else 0.0, tx.now())
 
 
-def _is_valid(token: Token, now: float) -> bool:
-    return token.revoked_at is None and (token.expires_at is None or token.expires_at > now)
+def _is_valid(tx: Transaction, token: Token) -> bool:
+    user = tx.users.get(token.principal_id)
+    return token.holds(tx.now()) and (user is None or user.disabled_at is None)
+
+
+def _note_use(unit: Unit, token_id: str) -> None:
+    use = unit.tx.token_uses.get(token_id)
+    if use is None:
+        unit.tx.token_uses.insert(TokenUse(id=token_id, used_at=unit.now()))
+    elif unit.now() - use.used_at >= USE_STEP_S:
+        unit.tx.token_uses.update(replace(use, used_at=unit.now()))
 
 
 def _principal(tx: Transaction, token: Token) -> Principal:
     grants = tuple(tx.grants.select(eq("principal_id", token.principal_id)))
-    return Principal(principal_id=token.principal_id, token_id=token.id, scopes=token.scopes, grants=grants)
+    return Principal(
+        principal_id=token.principal_id,
+        token_id=token.id,
+        scopes=token.scopes,
+        grants=grants,
+        roles=roles_of(tx, grants),
+        resources=token.resources,
+    )
 
 
 def _plan(tx: Transaction, principal: Principal) -> str:
-    """The plan of the organization in which the caller holds a grant; a grant on the system has no limit."""
-    plans = [organization.plan for organization in _organizations(tx, principal)]
-    if any(not grant.scope_id for grant in principal.grants) or UNLIMITED in plans:
+    """The best plan of the organizations in which the caller holds a grant; a grant on the system has no limit."""
+    if any(not grant.scope_id for grant in principal.grants):
         return UNLIMITED
-    return plans[0] if plans else FREE
-
-
-def _organizations(tx: Transaction, principal: Principal) -> list[Organization]:
-    found = []
-    for grant in principal.grants:
-        project = tx.projects.get(grant.scope_id)
-        organization = tx.organizations.get(project.organization_id if project else grant.scope_id)
-        if organization is not None:
-            found.append(organization)
-    return found
+    return max((organization.plan for organization in organizations_of(tx, principal)), key=rank, default=FREE)

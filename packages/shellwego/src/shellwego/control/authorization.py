@@ -11,16 +11,16 @@ like). What is then done goes through an `Access` all the same.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import NoReturn, TypeVar
 
 from shellwego.control.idempotency import Answer, IdempotencyKey, recall, remember
-from shellwego.control.scopes import SYSTEM, Found, Scope, Target, project_scope
+from shellwego.control.scopes import SYSTEM, Found, Scope, Target, scope_at
 from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core import iam
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
 from shellwego.core.ids import is_id
-from shellwego.core.tenancy import Grant, Principal
+from shellwego.core.tenancy import Principal
 from shellwego.ports.store import Transaction
 
 R = TypeVar("R")
@@ -30,10 +30,11 @@ T = TypeVar("T")
 class _RefusedError(Exception):
     """Carries the outward error of a denial past the transaction that it undoes."""
 
-    def __init__(self, outward: ShellWeGoError, resource: str) -> None:
+    def __init__(self, outward: ShellWeGoError, resource: str, scope: Scope) -> None:
         super().__init__(outward.message)
         self.outward = outward
         self.resource = resource
+        self.scope = scope
 
 
 @dataclass(slots=True)
@@ -47,6 +48,8 @@ class Access:
     key: IdempotencyKey | None = None
     decided: bool = field(default=False, init=False)
     """Whether it was asked at all; an operation that never asks is a fault, and the rim answers so."""
+    _judged: tuple[str, Scope] = field(default=("", SYSTEM), init=False)
+    """What was found last and where, for the audit record of a use case that refuses."""
 
     async def read(self, target: Target[R], fn: Callable[[Transaction, R], T]) -> T:
         """Read about the target on one snapshot; raises what `Target.find` and `authorize` raise."""
@@ -61,7 +64,7 @@ class Access:
 
         def run(unit: Unit) -> T:
             found = self._admit(unit.tx, target)
-            unit.audit(self.permission, found.id)
+            _audit(unit, self.permission, found.id, found.scope)
             return fn(unit, found.resource)
 
         return await self._audited(lambda: self.control.commit(run, self.caller))
@@ -78,7 +81,7 @@ class Access:
                 self.decided = True
                 return known
             found = self._admit(unit.tx, target)
-            unit.audit(self.permission, found.id)
+            _audit(unit, self.permission, found.id, found.scope)
             answer = fn(unit, found.resource)
             remember(unit, key, answer)
             return answer
@@ -94,12 +97,30 @@ class Access:
 
     async def own(self, fn: Callable[[Unit], T]) -> T:
         """Work on what belongs to the caller himself: only his token's scopes can forbid it."""
-        self.decided = True
-        everything = Grant(id="", principal_id=self.principal.principal_id, role="owner", scope_id="", created_at=0.0)
-        if not iam.allowed(replace(self.principal, grants=(everything,)), self.permission, SYSTEM.chain):
-            await self._record_refusal(self.principal.principal_id)
-            raise self._forbidden()
+        await self._admit_own()
         return await self.control.commit(fn, self.caller)
+
+    async def account(self) -> None:
+        """Admit work on the account itself (its password, its second factor): never with a token that is narrowed to
+        resources. Such work asks the outside, so it commits by itself."""
+        if self.principal.resources:
+            await self._refuse_own()
+        await self._admit_own()
+
+    async def itself(self, fn: Callable[[Unit], T]) -> T:
+        """Work on the asking token alone, which any token may: it may end itself."""
+        self.decided = True
+        return await self.control.commit(fn, self.caller)
+
+    async def _admit_own(self) -> None:
+        self.decided = True
+        if not iam.scoped_for(self.principal, self.permission):
+            await self._refuse_own()
+
+    async def _refuse_own(self) -> NoReturn:
+        self.decided = True
+        await self._record_refusal(self.principal.principal_id, SYSTEM)
+        raise self._forbidden()
 
     def allows(self, scope: Scope, permission: str = "") -> bool:
         """Whether the caller holds the operation's permission, or the given one, in a scope."""
@@ -108,13 +129,18 @@ class Access:
     def _admit(self, tx: Transaction, target: Target[R]) -> Found[R]:
         self.decided = True
         found = target.find(tx, self.principal)
+        self._judged = found.id, found.scope
         if not self.allows(found.scope):
-            raise _RefusedError(self._refusal(found), found.id)
+            raise _RefusedError(self._refusal(found), found.id, found.scope)
         return found
 
     def _refusal(self, found: Found[R]) -> ShellWeGoError:
-        visible = self.allows(found.scope, iam.read_permission(self.permission))
-        return self._forbidden() if visible or found.scope == SYSTEM else found.absent
+        seen = (
+            iam.read_permission(self.permission),
+            "projects:read" if found.scope.project_id else "organizations:read",
+        )
+        visible = any(self.allows(found.scope, permission) for permission in seen)
+        return self._forbidden() if visible or found.absent is None else found.absent
 
     def _forbidden(self) -> ForbiddenError:
         return ForbiddenError(
@@ -127,14 +153,26 @@ class Access:
         try:
             return await work()
         except _RefusedError as refused:
-            await self._record_refusal(refused.resource)
+            await self._record_refusal(refused.resource, refused.scope)
             raise refused.outward from None
+        except ForbiddenError:
+            await self._record_refusal(*self._judged)
+            raise
 
-    async def _record_refusal(self, resource: str) -> None:
-        def record(unit: Unit) -> None:
-            unit.audit(self.permission, resource, allowed=False)
+    async def _record_refusal(self, resource: str, scope: Scope) -> None:
+        await self.control.commit(
+            lambda unit: _audit(unit, self.permission, resource, scope, allowed=False), self.caller
+        )
 
-        await self.control.commit(record, self.caller)
+
+def _audit(unit: Unit, permission: str, resource: str, scope: Scope, *, allowed: bool = True) -> None:
+    unit.audit(
+        permission,
+        resource,
+        organization_id=scope.organization_id,
+        project_id=scope.project_id,
+        allowed=allowed,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +192,9 @@ async def judge(
     refused = [each for each, decision in zip(questions, decisions, strict=True) if not decision.allowed]
     if refused:
         last = refused[-1]
-        await control.commit(lambda unit: unit.audit(last.permission, last.resource, allowed=False), caller)
+        await control.commit(
+            lambda unit: _audit(unit, last.permission, last.resource, last.scope, allowed=False), caller
+        )
     return decisions
 
 
@@ -169,14 +209,11 @@ class Realm:
 
 def realm(tx: Transaction, principal: Principal, permission: str) -> Realm:
     """Where the caller holds a permission: what `iam.decide` says of it in each scope, as data for lists."""
-    held = [
-        grant.scope_id
-        for grant in principal.grants
-        if iam.allowed(replace(principal, grants=(grant,)), permission, (grant.scope_id,))
-    ]
-    projects = [project for scope_id in held if is_id("prj", scope_id) and (project := tx.projects.get(scope_id))]
+    named = {*principal.resources, *(grant.scope_id for grant in principal.grants)}
+    scopes = [scope for scope_id in named if (scope := scope_at(tx, scope_id))]
+    held = [scope for scope in scopes if iam.allowed(principal, permission, scope.chain)]
     return Realm(
-        everything="" in held,
-        organizations=frozenset(scope_id for scope_id in held if is_id("org", scope_id)),
-        projects=frozenset(project_scope(project) for project in projects),
+        everything=SYSTEM in held,
+        organizations=frozenset(scope.id for scope in held if is_id("org", scope.id)),
+        projects=frozenset(scope for scope in held if is_id("prj", scope.id)),
     )

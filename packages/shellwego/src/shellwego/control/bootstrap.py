@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shellwego.control.authentication import UNLIMITED, secret_hash
+from shellwego.control.authentication import secret_hash
 from shellwego.control.unit import Unit
 from shellwego.core.errors import ConflictError
-from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenKind, User
+from shellwego.core.plans import UNLIMITED
+from shellwego.core.tenancy import Grant, Issuer, Organization, Project, Token, TokenKind, User
 from shellwego.ports.store import eq
 
 ADMIN_EMAIL = "admin@localhost"
@@ -80,5 +81,6 @@ def _insert_token(unit: Unit, principal_id: str, secret: str) -> Token:
             scopes=(),
             created_at=now,
             expires_at=now + TOKEN_LIFE_S,
+            issued_by=Issuer.HOST,
         )
     )

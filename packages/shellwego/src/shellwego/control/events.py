@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from shellwego.control.scopes import SYSTEM, Found, OrganizationTarget, ProjectTarget, Scope, missing, visible_projects
+from shellwego.control.scopes import SYSTEM, Found, OrganizationTarget, ProjectTarget, Scope, reach, visible_projects
 from shellwego.control.unit import Control
 from shellwego.core.events import Event
 from shellwego.core.tenancy import Principal
@@ -43,9 +43,9 @@ class ScopeTarget:
         return self._widest(tx, principal)
 
     def _widest(self, tx: Transaction, principal: Principal) -> Found[Scope]:
-        scopes = {grant.scope_id for grant in principal.grants}
+        scopes = set(reach(tx, principal))
         if "" in scopes:
-            return Found(SYSTEM, SYSTEM, "system", missing("scope", ""))
+            return Found(SYSTEM, SYSTEM, "system", None)
         organizations = [scope_id for scope_id in scopes if tx.organizations.get(scope_id)]
         if len(organizations) == 1 and len(visible_projects(tx, principal, 100)) > 1:
             return ScopeTarget(organization=organizations[0]).find(tx, principal)

@@ -13,6 +13,7 @@ from shellwego.control.config import check_command, refuse, refuse_unplaceable
 from shellwego.control.deployments import refuse_deleting
 from shellwego.control.images import require_image
 from shellwego.control.instances import LIVE_PHASES, find_instance
+from shellwego.control.quotas import charge_run
 from shellwego.control.scopes import missing
 from shellwego.control.unit import Unit
 from shellwego.core.apps import MIB, App, Process, Release
@@ -42,7 +43,7 @@ def create_run(unit: Unit, app: App, wish: RunWish) -> Instance:
     Raises:
         InvalidError: the command cannot be run, or the app has no such process.
         ConflictError: the app was never deployed, its image was deleted, or it is being destroyed.
-        QuotaError: the app has as many runs as it may.
+        QuotaError: the app has as many runs as it may, or its project or organization all that it may.
     """
     refuse_deleting(app)
     check_command(wish.command)
@@ -52,7 +53,9 @@ def create_run(unit: Unit, app: App, wish: RunWish) -> Instance:
     running = unit.tx.instances.count(eq("app_id", app.id), eq("owner", OwnerKind.RUN), within("phase", LIVE_PHASES))
     if running >= MAX_RUNS:
         raise QuotaError("too-many-runs", f"an app has at most {MAX_RUNS} one-off commands at a time")
-    run = unit.tx.instances.insert(_instance(unit, app, release, process, wish))
+    run = _instance(unit, app, release, process, wish)
+    charge_run(unit, app, run)
+    unit.tx.instances.insert(run)
     announce(unit, app, "app.run.requested", {"instance": run.id})
     unit.hint(subjects.app(app.id))
     return run

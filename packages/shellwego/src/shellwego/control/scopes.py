@@ -7,7 +7,7 @@ what is not there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from shellwego.core.apps import App
@@ -24,15 +24,21 @@ R_co = TypeVar("R_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Organization and project that a resource belongs to; both empty: the system."""
+    """Organization, project and app that a resource belongs to; all empty: the system."""
 
     organization_id: str = ""
     project_id: str = ""
+    app_id: str = ""
 
     @property
     def chain(self) -> tuple[str, ...]:
         """The scopes on which a grant would hold here, from the system downwards."""
-        return ("", *filter(None, (self.organization_id, self.project_id)))
+        return ("", *filter(None, (self.organization_id, self.project_id, self.app_id)))
+
+    @property
+    def id(self) -> str:
+        """What a grant on this very scope names."""
+        return self.chain[-1]
 
 
 SYSTEM = Scope()
@@ -44,8 +50,9 @@ class Found(Generic[R_co]):
     scope: Scope
     id: str
     """For the audit record."""
-    absent: NotFoundError
-    """What the caller is told where he may not see it: that there is none, in his own words."""
+    absent: NotFoundError | None
+    """What the caller is told where he may not see it: that there is none, in his own words. None: that he may not, since
+    it is the platform itself and everybody knows that there is one."""
 
 
 class Target(Protocol[R_co]):
@@ -59,7 +66,7 @@ class SystemTarget:
     """The platform as a whole."""
 
     def find(self, tx: Transaction, principal: Principal) -> Found[None]:
-        return Found(None, SYSTEM, "system", missing("page", ""))
+        return Found(None, SYSTEM, "system", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +98,14 @@ class ProjectTarget:
 
 @dataclass(frozen=True, slots=True)
 class OrganizationTarget:
-    """An organization by id or name."""
+    """An organization by id or name; empty: the only one that the caller can see."""
 
-    ref: str
+    ref: str = ""
 
     def find(self, tx: Transaction, principal: Principal) -> Found[Organization]:
+        if not self.ref:
+            only = _only_organization(tx, principal)
+            return Found(only, Scope(only.id), only.id, missing("organization", ""))
         organization = tx.organizations.get(self.ref) or next(
             iter(tx.organizations.select(eq("name", self.ref), limit=1)), None
         )
@@ -164,16 +174,58 @@ def app_scope(tx: Transaction, app: App) -> Scope:
     project = tx.projects.get(app.project_id)
     if project is None:
         raise missing("app", app.id)
-    return project_scope(project)
+    return replace(project_scope(project), app_id=app.id)
+
+
+def scope_at(tx: Transaction, scope_id: str) -> Scope | None:
+    """The scope that an id names, of an organization, a project or an app; empty: the system; None where it is gone."""
+    if not scope_id:
+        return SYSTEM
+    if is_id("org", scope_id):
+        return Scope(scope_id) if tx.organizations.get(scope_id) else None
+    if is_id("app", scope_id):
+        app = tx.apps.get(scope_id)
+        return app_scope(tx, app) if app else None
+    project = tx.projects.get(scope_id)
+    return project_scope(project) if project else None
+
+
+def chain_of(tx: Transaction, scope_id: str) -> tuple[str, ...]:
+    """The scopes from the system down to this one; empty where there is none such."""
+    scope = scope_at(tx, scope_id)
+    return scope.chain if scope else ()
+
+
+def organizations_of(tx: Transaction, principal: Principal) -> list[Organization]:
+    """The organizations in which the caller holds a grant, on whatever; those of the token's resources if it is bound."""
+    scopes = [scope for scope_id in reach(tx, principal) if (scope := scope_at(tx, scope_id))]
+    ids = sorted({scope.organization_id for scope in scopes if scope.organization_id})
+    return [organization for id_ in ids if (organization := tx.organizations.get(id_))]
 
 
 def visible_projects(tx: Transaction, principal: Principal, limit: int) -> list[Project]:
-    """Projects on which, or above which, the caller holds a grant; at most `limit`."""
+    """Projects on which, above which, or below which the caller holds a grant; at most `limit`."""
     found: dict[str, Project] = {}
-    for grant in principal.grants:
-        for project in _projects_below(tx, grant.scope_id, limit):
+    for scope_id in reach(tx, principal):
+        for project in _projects_below(tx, scope_id, limit):
             found[project.id] = project
     return sorted(found.values(), key=lambda project: project.id)[:limit]
+
+
+def reach(tx: Transaction, principal: Principal) -> list[str]:
+    """The scopes on which the caller holds a grant, cut down to what the token is narrowed to; each holds below it."""
+    granted = [grant.scope_id for grant in principal.grants]
+    if not principal.resources:
+        return granted
+    cut = [(scope_id, resource) for scope_id in granted for resource in principal.resources]
+    return [lower for scope_id, resource in cut if (lower := _lower(tx, scope_id, resource)) is not None]
+
+
+def _lower(tx: Transaction, one: str, other: str) -> str | None:
+    """Of two scopes that lie in one chain the one further down; None where neither lies below the other."""
+    if one in chain_of(tx, other):
+        return other
+    return one if other in chain_of(tx, one) else None
 
 
 def _projects_below(tx: Transaction, scope_id: str, limit: int) -> list[Project]:
@@ -181,8 +233,21 @@ def _projects_below(tx: Transaction, scope_id: str, limit: int) -> list[Project]
         return tx.projects.select(limit=limit)
     if is_id("org", scope_id):
         return tx.projects.select(eq("organization_id", scope_id), limit=limit)
-    project = tx.projects.get(scope_id)
+    scope = scope_at(tx, scope_id)
+    project = tx.projects.get(scope.project_id) if scope else None
     return [project] if project else []
+
+
+def _only_organization(tx: Transaction, principal: Principal) -> Organization:
+    everywhere = "" in reach(tx, principal)
+    found = tx.organizations.select(limit=2) if everywhere else organizations_of(tx, principal)
+    if len(found) == 1:
+        return found[0]
+    raise MalformedError(
+        "organization-needed",
+        "the request does not say which organization it is about",
+        resolution="Give the organization's id or name.",
+    )
 
 
 def _only_project(tx: Transaction, principal: Principal) -> Project:
@@ -202,7 +267,7 @@ def _named_project(tx: Transaction, principal: Principal, ref: str) -> Project:
         if project is None:
             raise missing("project", ref)
         return project
-    found = {project.id: project for grant in principal.grants for project in _projects_named(tx, grant.scope_id, ref)}
+    found = {project.id: project for scope_id in reach(tx, principal) for project in _projects_named(tx, scope_id, ref)}
     if not found:
         raise missing("project", ref)
     if len(found) > 1:
@@ -217,5 +282,4 @@ def _projects_named(tx: Transaction, scope_id: str, name: str) -> list[Project]:
         return tx.projects.select(eq("name", name), limit=2)
     if is_id("org", scope_id):
         return tx.projects.select(eq("organization_id", scope_id), eq("name", name), limit=1)
-    project = tx.projects.get(scope_id)
-    return [project] if project and project.name == name else []
+    return [project for project in _projects_below(tx, scope_id, limit=1) if project.name == name]

@@ -1,19 +1,39 @@
-"""A user's own tokens. One token can make another, never a stronger one: not with more scopes, not with a longer life."""
+"""Tokens of a principal. One token can make another, never a stronger one, and ends those that it made with itself."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from shellwego.control.authentication import secret_hash
-from shellwego.control.config import refuse
-from shellwego.control.scopes import missing
+from shellwego.control.authentication import refused, secret_hash
+from shellwego.control.scopes import chain_of, missing
 from shellwego.control.unit import Unit
-from shellwego.core.errors import FieldError, UnauthenticatedError
-from shellwego.core.tenancy import Principal, Token, TokenKind, User
-from shellwego.ports.store import Transaction
+from shellwego.core.attenuation import Power, attenuate
+from shellwego.core.errors import FieldError, InvalidError, UnauthenticatedError
+from shellwego.core.ids import is_id
+from shellwego.core.tenancy import Issuer, Principal, Token, TokenKind, User
+from shellwego.ports.store import Transaction, Where, eq
 
-_SCOPE = re.compile(r"(?:[a-z][a-z-]{0,38}|\*):(?:[a-z][a-z-]{0,38}|\*)")
+_DAY_S = 24 * 3600.0
+LIVES: Mapping[TokenKind, float] = {
+    TokenKind.PERSONAL: 365 * _DAY_S,
+    TokenKind.SERVICE: 90 * _DAY_S,
+    TokenKind.SESSION: _DAY_S,
+    TokenKind.TEMPORARY: 900.0,
+}
+"""How long a token of each kind lives at most, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenWish:
+    """A token that somebody asks for. `life_s` None: as long as its kind lives."""
+
+    name: str
+    kind: TokenKind = TokenKind.PERSONAL
+    scopes: tuple[str, ...] = ()
+    resources: tuple[str, ...] = ()
+    life_s: float | None = None
 
 
 def own_user(tx: Transaction, principal: Principal) -> User:
@@ -24,53 +44,118 @@ def own_user(tx: Transaction, principal: Principal) -> User:
     return user
 
 
-def create_token(
-    unit: Unit, principal: Principal, *, secret: str, name: str, scopes: tuple[str, ...], life_s: float
-) -> Token:
-    """Store a new personal token of the caller.
+def kind_for(principal: Principal, *, temporary: bool) -> TokenKind:
+    """The kind of a token that this principal makes for itself."""
+    if temporary:
+        return TokenKind.TEMPORARY
+    return TokenKind.SERVICE if is_id("svc", principal.principal_id) else TokenKind.PERSONAL
+
+
+def create_token(unit: Unit, principal: Principal, wish: TokenWish, secret: str) -> Token:
+    """Store a new token of the caller, a child of the one that asks.
 
     Raises:
-        InvalidError: a scope that is malformed, or that the asking token does not hold.
+        UnauthenticatedError: the asking token was revoked in between.
+        InvalidError: a scope or resource that the asking token does not hold, or a life longer than the kind's.
     """
-    refuse("scopes-refused", tuple(fault for scope in scopes if (fault := _fault(principal, scope))))
     asking = unit.tx.tokens.get(principal.token_id)
-    expires_at = unit.now() + life_s
-    if asking is not None and asking.expires_at is not None:
-        expires_at = min(expires_at, asking.expires_at)
-    token = unit.tx.tokens.insert(
-        Token(
-            id=unit.new_id("tok"),
-            kind=TokenKind.PERSONAL,
-            principal_id=principal.principal_id,
-            name=name,
-            secret_hash=secret_hash(secret),
-            scopes=scopes or principal.scopes,
-            created_at=unit.now(),
-            expires_at=expires_at,
-        )
-    )
+    if asking is None or not asking.holds(unit.now()):
+        raise refused()
+    chains = {each: chain for each in wish.resources if (chain := _seen_chain(unit.tx, principal, each))}
+    wished = Power(wish.scopes, wish.resources, unit.now() + life(wish))
+    power = attenuate(Power(asking.scopes, asking.resources, asking.expires_at), wished, chains)
+    token = insert_token(unit, principal.principal_id, wish, secret, power=power, parent_id=asking.id)
     unit.audit("tokens:write", token.id, detail="created")
     return token
 
 
-def _fault(principal: Principal, scope: str) -> FieldError | None:
-    if not _SCOPE.fullmatch(scope):
-        return FieldError("scopes", "bad-scope", f"“{scope[:80]}” is not of the form resource:action")
-    if not principal.scopes or any(_covers(held, scope) for held in principal.scopes):
-        return None
-    return FieldError("scopes", "not-held", f"the asking token does not hold {scope}")
+def insert_token(
+    unit: Unit,
+    principal_id: str,
+    wish: TokenWish,
+    secret: str,
+    *,
+    power: Power,
+    parent_id: str = "",
+    issued_by: Issuer = Issuer.TOKEN,
+) -> Token:
+    """Store a token whose power was judged before."""
+    return unit.tx.tokens.insert(
+        Token(
+            id=unit.new_id("tok"),
+            kind=wish.kind,
+            principal_id=principal_id,
+            name=wish.name,
+            secret_hash=secret_hash(secret),
+            scopes=power.scopes,
+            resources=power.resources,
+            created_at=unit.now(),
+            expires_at=power.expires_at,
+            parent_id=parent_id,
+            issued_by=issued_by,
+        )
+    )
 
 
-def _covers(held: str, wanted: str) -> bool:
-    return all(a in ("*", b) for a, b in zip(held.split(":"), wanted.split(":"), strict=False))
+def life(wish: TokenWish) -> float:
+    """Seconds that the token is to live; raises `InvalidError` where its kind does not live so long."""
+    most = LIVES[wish.kind]
+    if wish.life_s is not None and wish.life_s > most:
+        words = f"a token of the kind {wish.kind} lives at most {most:.0f} seconds"
+        raise InvalidError("life-refused", words, errors=(FieldError("expires_in", "too-long", words),))
+    return most if wish.life_s is None else wish.life_s
+
+
+def _seen_chain(tx: Transaction, principal: Principal, resource: str) -> tuple[str, ...]:
+    """The chain of a resource on which the caller holds any grant at all; empty where it is foreign or absent."""
+    chain = chain_of(tx, resource) if resource else ()
+    return chain if any(grant.scope_id in chain for grant in principal.grants) else ()
+
+
+def own_tokens(principal: Principal) -> tuple[Where, ...]:
+    """Conditions on the tokens that the caller may see and revoke: all of the principal; for a token that is narrowed to
+    resources, those that it made itself."""
+    if principal.resources:
+        return (eq("parent_id", principal.token_id),)
+    return (eq("principal_id", principal.principal_id),)
 
 
 def revoke_token(unit: Unit, principal: Principal, id_: str) -> Token:
-    """Make a token of the caller void; once more changes nothing. Raises `NotFoundError`."""
+    """Make a token of the caller void, and all that it made; once more changes nothing. Raises `NotFoundError`."""
     token = unit.tx.tokens.get(id_)
-    if token is None or token.principal_id != principal.principal_id:
+    if token is None or not _may_revoke(unit.tx, principal, token):
         raise missing("token", id_)
+    return revoke(unit, token)
+
+
+def _may_revoke(tx: Transaction, principal: Principal, token: Token) -> bool:
+    if token.id == principal.token_id:
+        return True
+    if token.principal_id != principal.principal_id:
+        return False
+    return not principal.resources or principal.token_id in lineage(tx, token.id)
+
+
+def lineage(tx: Transaction, token_id: str) -> list[str]:
+    """A token's id, and those of what made it, up to the first."""
+    found: list[str] = []
+    while token_id and token_id not in found:
+        found.append(token_id)
+        token = tx.tokens.get(token_id)
+        token_id = token.parent_id if token else ""
+    return found
+
+
+def revoke(unit: Unit, token: Token, detail: str = "revoked") -> Token:
+    """Make a token and all below it void, in this transaction."""
     if token.revoked_at is not None:
         return token
-    unit.audit("tokens:write", token.id, detail="revoked")
-    return unit.tx.tokens.update(replace(token, revoked_at=unit.now()))
+    ended = unit.tx.tokens.update(replace(token, revoked_at=unit.now()))
+    below: deque[Token] = deque(unit.tx.tokens.select(eq("parent_id", token.id)))
+    while below:
+        child = below.popleft()
+        below.extend(unit.tx.tokens.select(eq("parent_id", child.id)))
+        if child.revoked_at is None:
+            unit.tx.tokens.update(replace(child, revoked_at=unit.now()))
+    unit.audit("tokens:write", token.id, detail=detail)
+    return ended

@@ -77,8 +77,17 @@ class Unit:
         )
         self.hint(subjects.EVENTS)
 
-    def audit(self, action: str, resource: str, *, allowed: bool = True, detail: str = "") -> None:
-        """Write who did what, or was refused it."""
+    def audit(
+        self,
+        action: str,
+        resource: str,
+        *,
+        organization_id: str = "",
+        project_id: str = "",
+        allowed: bool = True,
+        detail: str = "",
+    ) -> None:
+        """Write who did what, or was refused it; the relay chains the record after the commit."""
         self.tx.audit.insert(
             AuditRecord(
                 id=self.new_id("aud"),
@@ -89,8 +98,11 @@ class Unit:
                 allowed=allowed,
                 detail=detail,
                 trace_id=self.caller.trace_id,
+                organization_id=organization_id,
+                project_id=project_id,
             )
         )
+        self.hint(subjects.AUDIT)
 
 
 @dataclass(frozen=True, slots=True)

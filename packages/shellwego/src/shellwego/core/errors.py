@@ -10,6 +10,10 @@ class FieldError:
     field: str
     code: str
     message: str
+    limit: int | None = None
+    """Of a quota: what may be had."""
+    used: int | None = None
+    """Of a quota: what is there already."""
 
 
 class ShellWeGoError(Exception):
@@ -55,6 +59,14 @@ class StaleError(ShellWeGoError):
 
 class QuotaError(ShellWeGoError):
     """More than the plan allows (429)."""
+
+
+class ThrottledError(QuotaError):
+    """Too often in too short a time; `retry_after_s` says when it may be tried again (429)."""
+
+    def __init__(self, code: str, message: str, *, resolution: str, retry_after_s: int) -> None:
+        super().__init__(code, message, resolution=resolution)
+        self.retry_after_s = retry_after_s
 
 
 class UnavailableError(ShellWeGoError):

@@ -37,6 +37,14 @@ class AuditRecord:
     allowed: bool
     detail: str = ""
     trace_id: str = ""
+    organization_id: str = ""
+    project_id: str = ""
+    """Where the resource lies; both empty: in no organization."""
+    position: str = ""
+    """Its place in its chain (`core.audit`); given by the relay after the commit, empty until then."""
+    previous: str = ""
+    """Hash of the record before it in the chain."""
+    hash: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

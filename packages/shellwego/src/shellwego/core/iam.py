@@ -2,6 +2,10 @@
 
 Deny by default: a permission is held only where some grant on the scope's chain carries a role that names it, and where
 the token, if it is scoped, names it too. A token therefore only ever narrows its user.
+
+Nobody passes on what he does not hold: who makes a grant, a role or a token is asked whether what he holds *covers* it.
+Patterns are compared as patterns, part by part: `*:*` covers everything that will ever be added, and a set of single
+permissions never covers a `*`, even where it names all that exist today.
 """
 
 from __future__ import annotations
@@ -12,12 +16,44 @@ from types import MappingProxyType
 
 from shellwego.core.tenancy import Principal
 
+ACTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "apps": ("read", "write", "env"),
+        "audit": ("read",),
+        "deployments": ("read", "write"),
+        "events": ("read",),
+        "grants": ("read", "write"),
+        "images": ("read", "write"),
+        "instances": ("read", "write", "exec"),
+        "members": ("read", "write"),
+        "nodes": ("read", "write"),
+        "organizations": ("read", "create", "write", "delete"),
+        "projects": ("read", "write", "limit"),
+        "quotas": ("read", "write"),
+        "roles": ("read", "write"),
+        "service-accounts": ("read", "write"),
+        "tokens": ("read", "write"),
+        "usage": ("read",),
+        "user": ("read", "write"),
+        "users": ("read", "write"),
+    }
+)
+"""Every resource, and what can be done to it. An operation declares one of these; a custom role is made of them."""
+PERMISSIONS: frozenset[str] = frozenset(f"{name}:{action}" for name, actions in ACTIONS.items() for action in actions)
+PLATFORM: frozenset[str] = frozenset({"organizations:create", "quotas:write", "users:read", "users:write"})
+"""What concerns the platform's operator: held by a grant on the system only, whatever the role is on an organization."""
+
+OWNER = "owner"
 _OWN = frozenset({"tokens:*", "user:*"})
 """What concerns only the caller: each role has it, and what is reached by it is the caller's."""
+_ABOUT = frozenset(f"{name}:read" for name in ("organizations", "projects", "quotas", "usage"))
+"""What an organization is and takes."""
+_PEOPLE = frozenset(f"{name}:read" for name in ("grants", "members", "roles", "service-accounts"))
+_WORKLOADS = frozenset(f"{name}:read" for name in ("apps", "deployments", "events", "images", "instances", "nodes"))
 
 ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "owner": frozenset({"*:*"}),
+        OWNER: frozenset({"*:*"}),
         "admin": frozenset(
             {
                 "*:read",
@@ -25,43 +61,27 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
                 "audit:*",
                 "deployments:*",
                 "events:*",
+                "grants:*",
                 "images:*",
                 "instances:*",
                 "members:*",
                 "nodes:*",
+                "organizations:write",
                 "projects:*",
+                "roles:*",
+                "service-accounts:*",
             }
         )
         | _OWN,
-        "developer": frozenset(
-            {
-                "apps:*",
-                "deployments:*",
-                "events:read",
-                "images:*",
-                "instances:*",
-                "nodes:read",
-                "organizations:read",
-                "projects:read",
-            }
-        )
+        "developer": frozenset({"apps:*", "deployments:*", "events:read", "images:*", "instances:*", "nodes:read"})
+        | _ABOUT
+        | _PEOPLE
         | _OWN,
-        "viewer": frozenset(
-            {
-                "apps:read",
-                "deployments:read",
-                "events:read",
-                "images:read",
-                "instances:read",
-                "nodes:read",
-                "organizations:read",
-                "projects:read",
-            }
-        )
-        | _OWN,
+        "viewer": _WORKLOADS | _ABOUT | _PEOPLE | _OWN,
+        "billing": _ABOUT | _OWN,
     }
 )
-"""A role that is not here gives nothing."""
+"""The roles that every organization has. A name that is neither here nor among the principal's own roles gives nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +94,13 @@ class Decision:
 
 def decide(principal: Principal, permission: str, chain: Sequence[str]) -> Decision:
     """Judge one permission on a resource whose scopes, from the system (empty) downwards, are `chain`."""
-    if principal.scopes and not _names(principal.scopes, permission):
+    if not scoped_for(principal, permission):
         return Decision(False, f"the token is not scoped for {permission}")
+    if not _within_resources(principal, chain):
+        return Decision(False, "the token is bound to other resources")
     for grant in principal.grants:
-        if grant.scope_id in chain and _names(ROLES.get(grant.role, frozenset()), permission):
+        above = grant.scope_id in chain and not (grant.scope_id and permission in PLATFORM)
+        if above and names(role_permissions(principal, grant.role), permission):
             return Decision(True, f"role {grant.role} on {grant.scope_id or 'the system'}")
     return Decision(False, f"no grant on this scope or above it gives {permission}")
 
@@ -87,14 +110,65 @@ def allowed(principal: Principal, permission: str, chain: Sequence[str]) -> bool
     return decide(principal, permission, chain).allowed
 
 
+def scoped_for(principal: Principal, permission: str) -> bool:
+    """Whether the token leaves this permission to its user; one without scopes leaves him all."""
+    return not principal.scopes or names(principal.scopes, permission)
+
+
+def role_permissions(principal: Principal, role: str) -> frozenset[str]:
+    """What a role is made of: one that every organization has, else a custom one that the principal's grants name."""
+    return ROLES.get(role) or principal.roles.get(role, frozenset())
+
+
+def held(principal: Principal, chain: Sequence[str]) -> frozenset[str]:
+    """Patterns of all that the principal may do at the end of this chain, its token's limits included."""
+    if not _within_resources(principal, chain):
+        return frozenset()
+    granted = frozenset[str]().union(
+        *(role_permissions(principal, grant.role) for grant in principal.grants if grant.scope_id in chain)
+    )
+    return intersection(granted, principal.scopes) if principal.scopes else granted
+
+
+def may_give(principal: Principal, permissions: Iterable[str], chain: Sequence[str]) -> bool:
+    """Whether the principal could give another these permissions at the end of this chain: he holds each himself."""
+    return covers(held(principal, chain), permissions)
+
+
+def covers(held: Iterable[str], wanted: Iterable[str]) -> bool:
+    """Whether each permission that a wanted pattern names, today or ever, is named by a held one."""
+    known = tuple(held)
+    return all(any(_meet(pattern, each) == each for pattern in known) for each in wanted)
+
+
+def intersection(first: Iterable[str], second: Iterable[str]) -> frozenset[str]:
+    """Patterns that name exactly what both sets name."""
+    others = tuple(second)
+    met = {both for one in first for other in others if (both := _meet(one, other))}
+    return frozenset(each for each in met if not any(_meet(wider, each) == each for wider in met - {each}))
+
+
 def read_permission(permission: str) -> str:
     """The permission to see what this permission acts on."""
     return f"{permission.partition(':')[0]}:read"
 
 
-def _names(patterns: Iterable[str], permission: str) -> bool:
-    """`*` stands for a whole resource or action; what is not `resource:action` is named by nothing."""
+def names(patterns: Iterable[str], permission: str) -> bool:
+    """Whether a pattern names this permission: `*` stands for a whole resource or action. What is not `resource:action`
+    is named by nothing."""
     resource, colon, action = permission.partition(":")
     if not (resource and colon and action) or "*" in permission:
         return False
     return any(pattern in (permission, f"{resource}:*", f"*:{action}", "*:*") for pattern in patterns)
+
+
+def _within_resources(principal: Principal, chain: Sequence[str]) -> bool:
+    return not principal.resources or any(scope in chain for scope in principal.resources)
+
+
+def _meet(first: str, second: str) -> str:
+    """The pattern of what both name; empty where that is nothing."""
+    parts = [*zip(first.split(":"), second.split(":"), strict=False)]
+    if len(parts) != 2 or any(a != b and "*" not in (a, b) for a, b in parts):
+        return ""
+    return ":".join(b if a == "*" else a for a, b in parts)

@@ -17,13 +17,17 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from shellwego.core.apps import App, Release
+from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
+from shellwego.core.envelope import DataKey, MasterKey
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -98,9 +102,19 @@ class Transaction(Protocol):
     @property
     def users(self) -> Table[User]: ...
     @property
+    def credentials(self) -> Table[Credentials]: ...
+    @property
     def tokens(self) -> Table[Token]: ...
     @property
+    def token_uses(self) -> Table[TokenUse]: ...
+    @property
     def grants(self) -> Table[Grant]: ...
+    @property
+    def service_accounts(self) -> Table[ServiceAccount]: ...
+    @property
+    def roles(self) -> Table[Role]: ...
+    @property
+    def quotas(self) -> Table[Quota]: ...
     @property
     def apps(self) -> Table[App]: ...
     @property
@@ -125,6 +139,14 @@ class Transaction(Protocol):
     def counters(self) -> Table[Counter]: ...
     @property
     def leases(self) -> Table[LoopLease]: ...
+    @property
+    def secrets(self) -> Table[Secret]: ...
+    @property
+    def secret_versions(self) -> Table[SecretVersion]: ...
+    @property
+    def data_keys(self) -> Table[DataKey]: ...
+    @property
+    def master_keys(self) -> Table[MasterKey]: ...
 
     def now(self) -> float:
         """The store's own clock; leases are judged by it alone."""
@@ -137,8 +159,13 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "organizations": ("name",),
     "projects": ("organization_id", "name"),
     "users": ("email",),
-    "tokens": ("secret_hash", "principal_id"),
-    "grants": ("principal_id",),
+    "credentials": (),
+    "tokens": ("secret_hash", "principal_id", "parent_id"),
+    "token_uses": (),
+    "grants": ("principal_id", "scope_id", "role"),
+    "service_accounts": ("organization_id", "name"),
+    "roles": ("organization_id", "name"),
+    "quotas": (),
     "apps": ("project_id", "name", "hostname", "created_at", "deleting"),
     "releases": ("app_id", "number"),
     "deployments": ("app_id", "state", "created_at"),
@@ -147,20 +174,28 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "images": ("project_id", "reference", "digest", "state", "created_at"),
     "edges": ("name",),
     "events": ("seq", "project_id", "organization_id", "type", "resource", "severity", "actor", "time"),
-    "audit": ("actor", "action", "resource", "time"),
+    "audit": ("actor", "action", "resource", "time", "organization_id", "project_id", "position"),
     "idempotency": ("created_at",),
     "counters": (),
     "leases": (),
+    "secrets": ("project_id", "name", "created_at"),
+    "secret_versions": ("secret_id", "number"),
+    "data_keys": ("master_key",),
+    "master_keys": ("created_at",),
 }
 UNIQUE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "organizations": (("name",),),
     "projects": (("organization_id", "name"),),
     "users": (("email",),),
     "tokens": (("secret_hash",),),
+    "service_accounts": (("organization_id", "name"),),
+    "roles": (("organization_id", "name"),),
     "apps": (("project_id", "name"), ("hostname",)),
     "releases": (("app_id", "number"),),
     "nodes": (("name",),),
     "edges": (("name",),),
+    "secrets": (("project_id", "name"),),
+    "secret_versions": (("secret_id", "number"),),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 ROUTES = "routes"
 EVENTS = "events"
+AUDIT = "audit"
 ALL_APPS = "app.*"
 IMAGES = "images"
 

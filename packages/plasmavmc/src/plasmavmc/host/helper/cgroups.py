@@ -55,6 +55,9 @@ class Cgroups(Protocol):
     def make(self, name: str, limits: Limits | None) -> tuple[Path, ...]:
         """Make a child with these limits; the files that a process joins it by writing its pid to."""
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a child."""
+
     def members(self, name: str) -> frozenset[int]:
         """Pids in a child."""
 
@@ -165,6 +168,9 @@ class DirectoryCgroups:
             raise HostError("host-cgroup", f"the cgroup {name} cannot be made: {error}") from error
         return tuple(place / "cgroup.procs" for place in places)
 
+    def has(self, name: str) -> bool:
+        return any((parent / name).is_dir() for parent in self._layout.parents)
+
     def members(self, name: str) -> frozenset[int]:
         found: set[int] = set()
         for parent in self._layout.parents:
@@ -200,6 +206,9 @@ class NoCgroups:
 
     def make(self, name: str, limits: Limits | None) -> tuple[Path, ...]:
         return ()
+
+    def has(self, name: str) -> bool:
+        return False
 
     def members(self, name: str) -> frozenset[int]:
         return frozenset()

@@ -1,7 +1,7 @@
 """The helper's life: one request at a time, from one client, until the client's end.
 
-Theory. One thread, no event loop. `poll` waits for a request and for the end of VMMs, which are our children: each is
-reaped at once, so that no zombie looks like a VM, and its code is kept until it is asked for. When the connection ends,
+Theory. One thread, no event loop. `poll` waits for a request and for the end of VMMs and seats, which are our children: each
+is reaped at once, so that no zombie looks like a VM, and its code is kept until it is asked for. When the connection ends,
 so does this loop; VMMs stay, inherited by init.
 
 A request is decoded into one of the known types, done, and answered. A refusal is answered, and logged where the log takes
@@ -75,8 +75,8 @@ def serve(helper: Helper, connection: socket.socket, wait: Wait) -> None:
 def _wait(helper: Helper, connection: socket.socket, wait: Wait) -> None:
     """Return when there is something to receive; reap meanwhile."""
     while True:
-        ready = wait((connection.fileno(), *helper.children))
-        if ready & helper.children.keys():
+        ready = wait((connection.fileno(), *helper.watched))
+        if ready - {connection.fileno()}:
             helper.collect()
         if connection.fileno() in ready:
             return

@@ -29,9 +29,11 @@ from plasmavmc.host.helper.jails import HelperJails, JailPrograms, check_files
 from plasmavmc.host.helper.links import Links
 from plasmavmc.host.helper.namespaces import open_namespace
 from plasmavmc.host.helper.programs import KVM, check_program, kvm_access, open_kvm
+from plasmavmc.host.helper.seats import Kind, Seats
 from plasmavmc.host.helper.sockets import listen
 from plasmavmc.host.helper.sweep import Sweeper
 from plasmavmc.host.helper.uids import Uids
+from plasmavmc.host.helper.vm_groups import VmGroups
 from plasmavmc.host.names import is_key, shaper_name
 from plasmavmc.host.operations import Limits, ProcessId
 from plasmavmc.host.processes import held, is_alive, processes, uids_of
@@ -62,7 +64,11 @@ class Helper:
         self._links = Links()
         self._cgroups = find_cgroups(self._names.cgroup)
         self._uids = Uids(configuration.run_root / "uids", configuration.key, configuration.vm_uids)
-        self._sweeper = Sweeper(self._names, self._links, self._cgroups, self._uids, configuration.run_root)
+        self._groups = VmGroups(self._names, self._cgroups, self._uids)
+        self._seats = Seats(self._names, self._cgroups, self._uids)
+        self._sweeper = Sweeper(
+            self._names, self._links, self._cgroups, self._uids, self._groups, configuration.run_root
+        )
         self._jails = HelperJails(
             configuration.jail_root,
             self._names,
@@ -74,12 +80,19 @@ class Helper:
         """VMMs that we started and that have not ended, by a pidfd of ours."""
         self._codes: dict[ProcessId, int] = {}
 
+    @property
+    def watched(self) -> frozenset[int]:
+        """Pidfds of everything that waits to be collected when it ends."""
+        return frozenset(self.children) | self._seats.pidfds
+
     def close(self) -> None:
+        self._seats.dismiss_all()
         self._links.close()
         protocol.close_all(self.children)
 
     def collect(self) -> None:
-        """Reap the VMMs that have ended."""
+        """Reap the VMMs and seats that have ended."""
+        self._seats.collect()
         for pidfd, process in list(self.children.items()):
             pid, status = os.waitpid(process.pid, os.WNOHANG)
             if pid:
@@ -141,23 +154,32 @@ class Helper:
     @_do.register
     def _(self, request: protocol.UidTake) -> Answer:
         checks.check_key(request.key)
-        return Answer(self._uids.take(request.key))
+        held = request.key in self._uids.keys
+        uid = self._seats.take(request.key) if request.seat and not held else None
+        return Answer(self._uids.take(request.key) if uid is None else uid)
 
     @_do.register
     def _(self, request: protocol.UidFree) -> Answer:
         checks.check_key(request.key)
         if self._jails.has(request.key):
             raise checks.refusal("to free a uid", f"VM {request.key} has a jail still, whose files are that uid's")
+        self._seats.dismiss(request.key)
         self._uids.free(request.key)
+        return Answer()
+
+    @_do.register
+    def _(self, request: protocol.SeatMake) -> Answer:
+        self._seats.make(self._kind(kvm=request.kvm))
         return Answer()
 
     @_do.register
     def _(self, request: protocol.VmLimit) -> Answer:
         checks.check_key(request.key)
         checks.check_limits(request.limits)
-        if not self._sweeper.runs(request.key):
+        group = self._groups.find(request.key)
+        if group is None or not self._sweeper.runs(request.key, self._seats.pids):
             raise checks.refusal("limits", f"{request.key} has no running VM")
-        self._cgroups.make(self._names.vm_cgroup(request.key), request.limits)
+        self._cgroups.make(group, request.limits)
         return Answer()
 
     @_do.register
@@ -189,7 +211,7 @@ class Helper:
         self.collect()
         if request.process in self.children.values():
             raise HostError("vm-running", f"the VMM {request.process.pid} has not ended")
-        self._cgroups.remove(self._names.vm_cgroup(request.key))
+        self._groups.remove(request.key)
         return Answer(self._codes.pop(request.process, None))
 
     @_do.register
@@ -235,6 +257,7 @@ class Helper:
     def _(self, request: protocol.Sweep) -> Answer:
         for key in request.keep.vms:
             checks.check_key(key)
+        self._seats.dismiss_all()
         with self._host_locked():
             swept = self._sweeper.sweep(request.keep)
             kept = {key for key, process in request.keep.vms.items() if is_alive(process)}
@@ -245,6 +268,7 @@ class Helper:
 
     @_do.register
     def _(self, request: protocol.Dismantle) -> Answer:
+        self._seats.dismiss_all()
         left = self._sweeper.living()
         if left:
             raise HostError(
@@ -290,13 +314,16 @@ class Helper:
             is_worker = worker.is_worker(request.argv)
             numbers = spawn.numbered(names)
             final = worker.command_line(request.argv, numbers) if is_worker else argv.final_argv(request.argv, numbers)
-            by_path = argv.wants_kvm(request.argv) and not kvm
-            identity = spawn.Identity(uid, uid, kvm_access() if by_path else ())
-            place = self._configuration.run_root
-            cage = worker.WorkerCage(place, uid) if is_worker else VmmCage(place, (KVM,) if by_path else ())
+            kind = self._kind(kvm=argv.wants_kvm(request.argv) and not kvm)
+            identity = spawn.Identity(uid, uid, kind.groups)
+            cage = worker.WorkerCage(self._configuration.run_root, uid) if is_worker else kind.cage
             return self._launch(request.key, request.limits, final, identity, (*fds, *kvm), cage=cage)
         finally:
             protocol.close_all(kvm)
+
+    def _kind(self, *, kvm: bool) -> Kind:
+        """The cage and the groups of a VMM, which may have to open /dev/kvm."""
+        return Kind(VmmCage(self._configuration.run_root, (KVM,) if kvm else ()), kvm_access() if kvm else ())
 
     def _jail_prepare(self, request: protocol.JailPrepare, fds: tuple[int, ...]) -> Answer:
         checks.check_key(request.key)
@@ -337,16 +364,16 @@ class Helper:
         jailed: bool = False,
         cage: Cage | None = None,
     ) -> Answer:
-        group = self._names.vm_cgroup(key)
+        group = self._groups.fresh(key)
         joins = self._cgroups.make(group, limits)
         confined = self._cgroups.confinement != NONE
         rlimits = spawn.rlimits_for(limits, confined=confined, maps_freely=isinstance(cage, worker.WorkerCage))
+        program = spawn.Program(
+            command, identity, fds, joins, rlimits, 0o007 if jailed else 0o077, datagrams=jailed, cage=cage
+        )
         try:
-            started = spawn.start(
-                spawn.Program(
-                    command, identity, fds, joins, rlimits, 0o007 if jailed else 0o077, datagrams=jailed, cage=cage
-                )
-            )
+            seat = self._seats.claim(key, program)
+            started = spawn.start(program) if seat is None else seat.become(program)
         except BaseException:
             self._cgroups.remove(group)
             raise
@@ -355,14 +382,14 @@ class Helper:
         return Answer(reply, (started.pidfd, started.stdout))
 
     def _check_runs_not(self, key: str) -> None:
-        if self._sweeper.runs(key):
+        if self._sweeper.runs(key, self._seats.pids):
             raise checks.refusal("a VM", f"{key} runs already")
 
     def _check_is_vm(self, key: str, uid: int, pid: int) -> None:
         if uids_of(pid) != {uid}:
             raise checks.refusal("a process", f"{pid} is not of VM {key}'s uid")
         confined = self._cgroups.confinement != NONE
-        if confined and pid not in self._cgroups.members(self._names.vm_cgroup(key)):
+        if pid in self._seats.pids or (confined and pid not in self._groups.members(key)):
             raise checks.refusal("a process", f"{pid} is not in VM {key}'s cgroup")
 
     def _place(self, name: str, pid: int) -> None:

@@ -28,11 +28,13 @@ from plasmavmc.errors import HostError
 from plasmavmc.host.helper.cage import Cage
 from plasmavmc.host.operations import Limits, ProcessId
 from plasmavmc.host.processes import read_process
+from plasmavmc.host.signals import FORWARDED
 from plasmavmc.types import GIB
 
 FIRST_DESCRIPTOR = 3
-_ABOVE_TARGETS = 128
+ABOVE_TARGETS = 128
 _MAX_FILES = 4096
+_MAX_COMPLAINT = 1000
 _ADDRESS_SPACE_EXTRA = 3 * GIB
 """Beside the guest's memory a VMM maps a translation cache, stacks and libraries; mostly never touched."""
 
@@ -78,38 +80,54 @@ def start(program: Program) -> Started:
     Raises:
         HostError: `vmm-spawn`, with the step that failed.
     """
-    output, output_end = _datagrams() if program.datagrams else os.pipe2(os.O_CLOEXEC)
+    output, output_end = _datagrams() if program.datagrams else open_output()
     trouble, trouble_end = os.pipe2(os.O_CLOEXEC)
-    fcntl.fcntl(output_end, fcntl.F_SETFL, os.O_NONBLOCK)
     pid = os.fork()
     if pid == 0:
         _run_child(program, output_end, trouble_end)
     os.close(output_end)
     os.close(trouble_end)
     with os.fdopen(trouble, "rb") as pipe:
-        message = pipe.read(1024)
+        message = pipe.read(_MAX_COMPLAINT)
     if message:
         os.waitpid(pid, 0)
         os.close(output)
-        raise HostError("vmm-spawn", f"the VMM was not started: {message.decode(errors='replace')}")
-    return _started(pid, output)
+        raise not_started(message)
+    return started(pid, output)
 
 
-def _started(pid: int, output: int) -> Started:
-    """The new process. It is our child, so its number cannot be another's until we reap it."""
+def not_started(message: bytes) -> HostError:
+    """A child has said that it could not become its program."""
+    return HostError("vmm-spawn", f"the VMM was not started: {message.decode(errors='replace')}")
+
+
+def started(pid: int, output: int) -> Started:
+    """The new process. It is our child, so its number cannot be another's until we reap it.
+
+    Raises:
+        HostError: `vmm-spawn`, it has ended already; it is reaped, and `output` closed.
+    """
     pidfd = os.pidfd_open(pid)
     process = read_process(pid)
     if process is None:
         _, status = os.waitpid(pid, 0)
         os.close(pidfd)
-        complaint = _last_words(output).decode(errors="replace").strip()
+        said = _last_words(output).decode(errors="replace").strip()
         code = os.waitstatus_to_exitcode(status)
-        raise HostError("vmm-spawn", f"the VMM ended at once with code {code}", details=complaint)
+        raise HostError("vmm-spawn", f"the VMM ended at once with code {code}", details=said)
     return Started(process.id, pidfd, output)
+
+
+def open_output() -> tuple[int, int]:
+    """A pipe that never blocks its writer: its ends for reading and for writing."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(writing, False)
+    return reading, writing
 
 
 def _datagrams() -> tuple[int, int]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    theirs.setblocking(False)
     return ours.detach(), theirs.detach()
 
 
@@ -126,32 +144,53 @@ def _last_words(output: int) -> bytes:
 
 def _run_child(program: Program, output: int, trouble: int) -> NoReturn:
     try:
-        for join in program.joins:
-            join.write_text("0")
-        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(ignored, signal.SIG_DFL)  # Python ignores them, and execve passes that on
-        os.setsid()
-        os.chdir("/")
-        if program.cage is not None:
-            program.cage.enter()
-        os.umask(program.umask)
-        for limit, value in program.rlimits.items():
-            resource.setrlimit(limit, (value, value))
-        _place_descriptors(program.fds, output)
-        os.setgroups(program.identity.groups)
-        os.setresgid(program.identity.gid, program.identity.gid, program.identity.gid)
-        os.setresuid(program.identity.uid, program.identity.uid, program.identity.uid)
-        os.execve(program.argv[0], list(program.argv), {})  # noqa: S606 - no shell is what we want
+        confine(program.joins, program.cage, program.umask, program.rlimits)
+        place_descriptors(program.fds, output)
+        drop(program.identity)
+        run(program.argv)
     except BaseException as error:  # noqa: BLE001 - nothing of the helper may run on in the child
-        os.write(trouble, f"{type(error).__name__}: {error}".encode()[:1000])
+        os.write(trouble, complaint(error))
     finally:
         os._exit(127)
 
 
-def _place_descriptors(fds: Sequence[int], output: int) -> None:
+def confine(joins: Sequence[Path], cage: Cage | None, umask: int, rlimits: Mapping[int, int]) -> None:
+    """Part this process, which is root's still, from the helper's surroundings."""
+    for join in joins:
+        join.write_text("0")
+    for number in (*FORWARDED, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)  # no handler of the helper's, and nothing that execve would leave ignored
+    os.setsid()
+    os.chdir("/")
+    if cage is not None:
+        cage.enter()
+    os.umask(umask)
+    for limit, value in rlimits.items():
+        resource.setrlimit(limit, (value, value))
+
+
+def drop(identity: Identity) -> None:
+    """Be this user for good."""
+    os.setgroups(identity.groups)
+    os.setresgid(identity.gid, identity.gid, identity.gid)
+    os.setresuid(identity.uid, identity.uid, identity.uid)
+
+
+def run(argv: Sequence[str]) -> NoReturn:
+    """Become the program, with an empty environment."""
+    os.execve(argv[0], list(argv), {})  # noqa: S606 - no shell is what we want
+
+
+def complaint(error: BaseException) -> bytes:
+    """What a child says that could not become its program."""
+    return f"{type(error).__name__}: {error}".encode()[:_MAX_COMPLAINT]
+
+
+def place_descriptors(fds: Sequence[int], output: int) -> None:
+    """Give this process nothing to read, `output` to write to, and descriptor i of `fds` as number 3 + i."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     sources = [null, output, output, *fds]
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE_TARGETS) for fd in sources]
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ABOVE_TARGETS) for fd in sources]
     for target, fd in enumerate(moved):
         os.dup2(fd, target, inheritable=True)
 

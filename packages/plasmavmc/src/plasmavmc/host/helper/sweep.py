@@ -20,6 +20,7 @@ from plasmavmc.errors import HostError
 from plasmavmc.host.helper.cgroups import NONE, Cgroups
 from plasmavmc.host.helper.links import Links
 from plasmavmc.host.helper.uids import Uids
+from plasmavmc.host.helper.vm_groups import VmGroups
 from plasmavmc.host.helper.worker import is_worker_process
 from plasmavmc.host.names import CODE_OF_LINK, HostNames, is_key, is_shaper, shaper_name
 from plasmavmc.host.operations import Keep, ProcessId, Swept
@@ -53,6 +54,7 @@ class Sweeper:
     links: Links
     cgroups: Cgroups
     uids: Uids
+    groups: VmGroups
     run_root: Path
 
     def sweep(self, keep: Keep) -> Swept:
@@ -84,10 +86,10 @@ class Sweeper:
             return False
         return all(uid == 0 or self.uids.lends(uid) for uid in uids_of(pid))
 
-    def runs(self, key: str) -> bool:
-        """Whether VM `key` has a process."""
+    def runs(self, key: str, seats: Set[int] = frozenset()) -> bool:
+        """Whether VM `key` has a process beside one that only waits to become its VMM."""
         if self.cgroups.confinement != NONE:
-            return bool(self.cgroups.members(self.names.vm_cgroup(key)))
+            return bool(self.groups.members(key) - seats)
         return any(vmm_key(self.names, argv_of(process.id.pid)) == key for process in processes())
 
     def remove_links(self) -> None:
@@ -137,7 +139,7 @@ class Sweeper:
         return self.links.is_idle(name)
 
     def _sweep_cgroups(self, vms: frozenset[str], kept: frozenset[ProcessId]) -> tuple[str, ...]:
-        stays = {self.names.vm_cgroup(key) for key in vms}
+        stays = {self.groups.find(key) for key in vms}
         pids = {process.pid for process in kept}
         swept = [
             name

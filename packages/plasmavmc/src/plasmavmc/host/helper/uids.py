@@ -17,7 +17,7 @@ from pathlib import Path
 
 from plasmavmc.errors import UnavailableError
 from plasmavmc.host.helper.checks import refusal
-from plasmavmc.host.processes import uids_in_use
+from plasmavmc.host.processes import has_process
 
 WRITABLE_BY_ALL = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/dev/mqueue"))  # noqa: S108 - looked at only
 
@@ -40,6 +40,14 @@ class Uids:
         """
         held = self._leases.get(key)
         return self._lease(key) if held is None else held
+
+    def pass_on(self, holder: str, key: str) -> None:
+        """Give `holder`'s lease to VM `key`, which has none."""
+        uid = self._leases.pop(holder)
+        self._leases[key] = uid
+        written = self._directory / f"{uid}.new"
+        written.write_text(f"{self._installation} {key}\n")
+        written.replace(self._directory / str(uid))
 
     def free(self, key: str) -> int | None:
         """End a lease, where there is one."""
@@ -67,11 +75,11 @@ class Uids:
         return frozenset(self._leases)
 
     def _lease(self, key: str) -> int:
-        used = _uids_in_use()
+        owners = _owners()
         start = secrets.randbelow(len(self._range))
         for offset in range(len(self._range)):
             uid = self._range[(start + offset) % len(self._range)]
-            if uid not in used and self._record(uid, key):
+            if uid not in owners and not has_process(uid) and self._record(uid, key):
                 self._leases[key] = uid
                 return uid
         raise UnavailableError("uids-exhausted", f"all {len(self._range)} uids for VMs are taken")
@@ -102,12 +110,12 @@ def _text_of(path: Path) -> str:
         return ""
 
 
-def _uids_in_use(directories: Collection[Path] = WRITABLE_BY_ALL) -> set[int]:
-    """Uids that have a process, or a file in a place that is open to every uid."""
-    used = uids_in_use()
+def _owners(directories: Collection[Path] = WRITABLE_BY_ALL) -> set[int]:
+    """Uids that have a file in a place that is open to every uid."""
+    found: set[int] = set()
     for directory in directories:
         with suppress(OSError), os.scandir(directory) as entries:
             for entry in entries:
                 with suppress(OSError):
-                    used.add(entry.stat(follow_symlinks=False).st_uid)
-    return used
+                    found.add(entry.stat(follow_symlinks=False).st_uid)
+    return found

@@ -32,6 +32,7 @@ from plasmavmc.hypervisor.process import VmmProcess, usage_of
 from plasmavmc.hypervisor.qemu import migration
 from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line, disk_name, gives_back, nic_name
 from plasmavmc.hypervisor.qemu.qmp import QmpSession, qmp_session
+from plasmavmc.hypervisor.qemu.seating import Seating
 from plasmavmc.hypervisor.qemu.sockets import VmSockets
 from plasmavmc.hypervisor.qemu.traits import traits_of
 from plasmavmc.types import (
@@ -104,12 +105,14 @@ class KvmBackend:
         channel: ChannelOpener = open_channel,
         waker: ChannelWaker = wake_channel,
         recover_deadline_s: float = RECOVER_DEADLINE_S,
+        seating: Seating | None = None,
     ) -> None:
         self._host = host
         self._machine = machine
         self._open_channel = channel
         self._wake_channel = waker
         self._recover_deadline_s = recover_deadline_s
+        self._seating = seating
         self._vms: dict[str, _Vm] = {}
 
     @property
@@ -119,10 +122,13 @@ class KvmBackend:
     def use(self, machine: QemuMachine) -> None:
         """Give new VMs another machine; those that run keep theirs."""
         self._machine = machine
+        self._seat_the_next()
 
     async def create_vm(self, spec: VmSpec, plan: VmPlan) -> VmHandle:
         if spec.id in self._vms:
             raise ConflictError("vm-exists", f"VM {spec.id} exists already")
+        if self._seating is not None:
+            self._seating.put_off()
         sockets = VmSockets(plan.runtime_dir)
         async with AsyncExitStack() as undo:
             undo.callback(sockets.remove)
@@ -162,6 +168,7 @@ class KvmBackend:
             raise
         finally:
             monitor.close()
+            self._seat_the_next()
 
     async def stop_vm(self, handle: VmHandle) -> None:
         vm = self._find(handle)
@@ -275,6 +282,7 @@ class KvmBackend:
             raise await _boot_error(vm.process, error) from error
         finally:
             monitor.close()
+            self._seat_the_next()
 
     async def pause_vm(self, handle: VmHandle) -> None:
         await self._command(handle, "stop")
@@ -288,6 +296,12 @@ class KvmBackend:
             vm.let_go_of_monitor()
             vm.process.close()
         self._vms.clear()
+        if self._seating is not None:
+            self._seating.put_off()
+
+    def _seat_the_next(self) -> None:
+        if self._seating is not None:
+            self._seating.later(kvm=self._machine.acceleration is Acceleration.KVM)
 
     async def _spawn(self, spec: VmSpec, plan: VmPlan, sockets: VmSockets) -> tuple[VmmProcess, str]:
         command = command_line(
@@ -303,7 +317,7 @@ class KvmBackend:
         with ExitStack() as ours:
             descriptors = {**sockets.listen(ours), **_boot_files(plan, ours), **_attachments(plan)}
             assert descriptors.keys() == set(command.descriptors)  # noqa: S101 - both sides are ours
-            await self._host.uid_take(plan.key)
+            await self._host.uid_take(plan.key, seat=True)
             spawned = await self._host.vm_spawn(plan.key, command.argv, limits_of(spec.resources), descriptors)
             return VmmProcess.spawned(self._host, plan.key, spawned), spawned.confinement
 

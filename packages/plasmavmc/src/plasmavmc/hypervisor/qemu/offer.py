@@ -18,6 +18,7 @@ from plasmavmc.hypervisor.probe import KVM_DEVICE, ProbeCache, ProbeFacts, Probe
 from plasmavmc.hypervisor.qemu.argv import QemuMachine
 from plasmavmc.hypervisor.qemu.backend import NAME, KvmBackend
 from plasmavmc.hypervisor.qemu.drivers import BALLOON_DRIVER, drives
+from plasmavmc.hypervisor.qemu.seating import Seating
 from plasmavmc.hypervisor.registry import HypervisorRegistry
 from plasmavmc.types import MIB, SYSTEM_SCOPE, Acceleration, VmResources, VmSpec, vm_key
 
@@ -47,7 +48,7 @@ class QemuSite:
 
 def announce_qemu(registry: HypervisorRegistry, host: Host, site: QemuSite) -> KvmBackend:
     """Enter the backend `kvm` as probing: VMs of an earlier life can be adopted, new ones wait."""
-    backend = KvmBackend(host, site.machine(Acceleration.TCG))
+    backend = KvmBackend(host, site.machine(Acceleration.TCG), seating=Seating(host))
     registry.probing(NAME, backend)
     return backend
 

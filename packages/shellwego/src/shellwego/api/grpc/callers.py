@@ -26,6 +26,7 @@ from shellwego.api.grpc.scopes import scope_in, scope_out
 from shellwego.api.ratelimit import RateLimiter
 from shellwego.control.authentication import Authenticator, refused
 from shellwego.control.authorization import Access, Question, judge, realm
+from shellwego.control.roles import roles_of
 from shellwego.control.scopes import visible_projects
 from shellwego.control.unit import Caller, Control
 from shellwego.core import tenancy
@@ -132,7 +133,8 @@ class TokenAuthorizer:
 
         def look(tx: Transaction) -> Reach:
             grants = tuple(tx.grants.select(eq("principal_id", holder.held.principal_id)))
-            held = realm(tx, replace(holder.held, grants=grants), PERMISSIONS[action])
+            now = replace(holder.held, grants=grants, roles=roles_of(tx, grants))
+            held = realm(tx, now, PERMISSIONS[action])
             if held.everything:
                 return EVERYTHING
             return Reach(orgs=held.organizations, projects=frozenset(scope_out(scope) for scope in held.projects))

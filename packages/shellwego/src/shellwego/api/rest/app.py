@@ -21,6 +21,8 @@ from shellwego.api.rest.reference import install_reference
 from shellwego.api.rest.routes import (
     account,
     apps,
+    audit,
+    auth,
     deployments,
     env,
     events,
@@ -30,10 +32,12 @@ from shellwego.api.rest.routes import (
     nodes,
     sockets,
     system,
+    users,
 )
 from shellwego.api.rest.spool import Spool
 from shellwego.api.rest.views import AppUrl
 from shellwego.control.authentication import Authenticator
+from shellwego.control.identity import Identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.unit import Control
 from shellwego.ports.streams import Streams
@@ -43,7 +47,9 @@ _DOCS = "/docs"
 _ROUTERS = (
     system.probes,
     system.router,
+    auth.router,
     account.router,
+    users.router,
     apps.router,
     env.router,
     deployments.router,
@@ -52,6 +58,7 @@ _ROUTERS = (
     images.router,
     nodes.router,
     events.router,
+    audit.router,
     sockets.router,
 )
 
@@ -65,6 +72,7 @@ def create_app(
     spool_dir: Path,
     domain: str = "localhost",
     http_port: int = 80,
+    identity: Identity,
     limiter: RateLimiter | None = None,
 ) -> FastAPI:
     """The application. `spool_dir` is emptied when it starts; `http_port` is the edge's, for the URLs of apps;
@@ -83,6 +91,7 @@ def create_app(
         spool=Spool(spool_dir, control.clock),
         authenticator=Authenticator(control),
         limiter=limiter or RateLimiter(),
+        identity=identity,
     )
 
     @asynccontextmanager
@@ -90,6 +99,7 @@ def create_app(
         context.spool.open()
         yield
         context.stopping.set()
+        context.identity.passwords.close()
 
     app = _application(version, lifespan)
     install_context(app, context)

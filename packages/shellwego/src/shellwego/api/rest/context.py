@@ -14,6 +14,7 @@ from shellwego.api.rest.metrics import Metrics
 from shellwego.api.rest.spool import Spool
 from shellwego.api.rest.views import AppUrl
 from shellwego.control.authentication import Authenticator
+from shellwego.control.identity import Identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.unit import Control
 from shellwego.ports.streams import Streams
@@ -30,6 +31,7 @@ class Context:
     spool: Spool
     authenticator: Authenticator
     limiter: RateLimiter
+    identity: Identity
     metrics: Metrics = field(default_factory=Metrics)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is to stop: long answers end, so that clients come again to another server or later."""

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from shellwego.api.rest.cookies import COOKIE
 from shellwego.api.rest.guard import PUBLIC
 from shellwego.api.rest.problems import MEDIA_TYPE
 
@@ -28,7 +29,10 @@ def build_document(app: FastAPI) -> dict[str, Any]:
     """The document of all operations."""
     schema = get_openapi(title=app.title, version="1", description=_DESCRIPTION, routes=app.routes)
     components = schema.setdefault("components", {})
-    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    components["securitySchemes"] = {
+        "token": {"type": "http", "scheme": "bearer"},
+        "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+    }
     for unused in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(unused, None)
     for path in schema["paths"].values():
@@ -38,7 +42,7 @@ def build_document(app: FastAPI) -> dict[str, Any]:
 
 
 def _finish(operation: dict[str, Any]) -> None:
-    operation["security"] = [] if operation["x-permission"] == PUBLIC else [{"token": []}]
+    operation["security"] = [] if operation["x-permission"] == PUBLIC else [{"token": []}, {"session": []}]
     for status, response in list(operation["responses"].items()):
         content = response.get("content", {})
         if _is_derived(content):

@@ -20,12 +20,14 @@ from starlette.routing import BaseRoute, Route
 
 from shellwego.api.ratelimit import Verdict
 from shellwego.api.rest.context import context_of
+from shellwego.api.rest.cookies import refuse_cross_site, session_cookie
 from shellwego.api.rest.problems import Problem, problem
 from shellwego.control.authentication import Session, refused
 from shellwego.control.authorization import Access
 from shellwego.control.idempotency import make_key
 from shellwego.control.unit import Caller
 from shellwego.core.errors import FieldError, MalformedError, QuotaError
+from shellwego.core.tenancy import Principal
 
 PUBLIC = "public"
 """The permission of an operation that anybody may call."""
@@ -139,11 +141,25 @@ def _refuse_unknown_parameters(request: Request, allowed: set[str]) -> None:
 
 
 async def authenticate(connection: HTTPConnection) -> Session:
-    """Who asks, by the bearer token of the Authorization header; raises `UnauthenticatedError`."""
-    scheme, _, secret = connection.headers.get("authorization", "").partition(" ")
+    """Who asks, by the bearer token of the Authorization header, else by the session cookie of a browser.
+
+    Raises:
+        UnauthenticatedError: neither holds.
+        ForbiddenError: the cookie came with a request that another site may have made the browser send.
+    """
+    header = connection.headers.get("authorization")
+    secret = session_cookie(connection) if header is None else _bearer(header)
+    session = await context_of(connection).authenticator.session(secret)
+    if header is None:
+        refuse_cross_site(connection)
+    return session
+
+
+def _bearer(header: str) -> str:
+    scheme, _, secret = header.partition(" ")
     if scheme.lower() != "bearer":
         raise refused()
-    return await context_of(connection).authenticator.session(secret.strip())
+    return secret.strip()
 
 
 def _judge(connection: HTTPConnection, session: Session) -> Verdict | None:
@@ -169,8 +185,13 @@ async def _access(request: Request, session: Session, permission: str) -> Access
         if len(key) > _MAX_KEY:
             raise MalformedError("bad-idempotency-key", f"an Idempotency-Key has at most {_MAX_KEY} characters")
         parts = (request.method.encode(), request.url.path.encode(), request.url.query.encode(), await request.body())
-        access.key = make_key(session.principal.principal_id, key, *parts)
+        access.key = make_key(_keeper(session.principal), key, *parts)
     return access
+
+
+def _keeper(principal: Principal) -> str:
+    """Whose answers are kept together: a principal's; those of a token that may less than he are its own."""
+    return principal.token_id if principal.scopes or principal.resources else principal.principal_id
 
 
 def make_access(connection: HTTPConnection, session: Session, permission: str) -> Access:

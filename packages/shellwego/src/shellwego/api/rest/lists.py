@@ -14,6 +14,10 @@ from shellwego.ports.store import Op, Where, within
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
 Project = Annotated[str, Query(max_length=255, description="Id or name; needed where the token sees several.")]
+Organization = Annotated[str, Query(max_length=255, description="Id or name.")]
+Filter = str | None
+Since = Annotated[float | None, Query(alias="filter[time][gte]", ge=0, le=1e11, allow_inf_nan=False)]
+Until = Annotated[float | None, Query(alias="filter[time][lte]", ge=0, le=1e11, allow_inf_nan=False)]
 _MAX_VALUES = 50
 
 SortFields = Mapping[str, type[str] | type[float]]
@@ -56,6 +60,12 @@ def one_of(field: str, text: str | None) -> tuple[Where, ...]:
     if len(values) > _MAX_VALUES:
         raise MalformedError("too-many-values", f"filter[{field}] takes at most {_MAX_VALUES} values")
     return (within(field, values),)
+
+
+def between(since: float | None, until: float | None) -> tuple[Where, ...]:
+    """`filter[time][gte]` and `filter[time][lte]`, in seconds since the epoch."""
+    bounds = (("time", Op.GTE, since), ("time", Op.LTE, until))
+    return tuple(Where(field, op, value) for field, op, value in bounds if value is not None)
 
 
 def contains(field: str, text: str | None) -> tuple[Where, ...]:

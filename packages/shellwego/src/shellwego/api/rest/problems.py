@@ -37,6 +37,8 @@ STATUS: Mapping[type[core.ShellWeGoError], int] = {
     core.UnavailableError: 503,
 }
 _NO_PATH = ("the API has nothing at this path", "Its document lists all paths; a name or id in one has no slash.")
+SECRET_FIELDS = frozenset({"password", "old_password", "new_password", "totp", "code", "invitation"})
+"""Fields whose values are never repeated."""
 _HTTP_CODES = {404: "not-found", 405: "method-not-allowed", 413: "body-too-large", 400: "malformed"}
 
 _log = structlog.get_logger(__name__)
@@ -49,6 +51,10 @@ class FieldProblem(BaseModel):
     code: str
     message: str
     value: str | None = None
+    limit: int | None = None
+    """Of a quota: what may be had."""
+    used: int | None = None
+    """Of a quota: what is there already."""
 
 
 class Problem(BaseModel):
@@ -102,7 +108,12 @@ def core_problem(request: Request, error: core.ShellWeGoError) -> Response:
     if isinstance(error, core.StaleError) and "if-match" not in request.headers:
         status = 409
     headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(status)
-    faults = [FieldProblem(field=_text(e.field), code=e.code, message=_text(e.message)) for e in error.errors]
+    if isinstance(error, core.ThrottledError):
+        headers = {"Retry-After": str(error.retry_after_s)}
+    faults = [
+        FieldProblem(field=_text(e.field), code=e.code, message=_text(e.message), limit=e.limit, used=e.used)
+        for e in error.errors
+    ]
     return problem(
         request, status, error.code, error.message, resolution=error.resolution, errors=faults, headers=headers
     )
@@ -151,11 +162,12 @@ def _is_malformed(kind: str) -> bool:
 def _field_problem(error: Mapping[str, Any]) -> FieldProblem:
     location = [str(part) for part in error.get("loc", ()) if part not in ("body", "query", "path", "header")]
     value = error.get("input")
+    secret = not SECRET_FIELDS.isdisjoint(location)
     return FieldProblem(
         field=_text(".".join(location) or "body"),
         code=str(error.get("type", "invalid")).replace("_", "-"),
         message=_text(_words(error)),
-        value=_text(str(value), 100) if isinstance(value, str | int | float | bool) else None,
+        value=_text(str(value), 100) if isinstance(value, str | int | float | bool) and not secret else None,
     )
 
 

@@ -1,18 +1,21 @@
-"""The outbox relay: gives every committed event its number, in order, and says that there are new ones.
+"""The outbox relay: gives every committed event its number, and every audit record its place in its chain, in order.
 
 An event is written in the transaction of the change that it tells of, with `seq` 0. Numbers are given in a transaction of
 their own, one after another from a counter, so a reader who has seen number n will never find a smaller one appear: that is
 what lets a stream resume without loss. Ids sort by birth, so events of one transaction keep their order. Two control planes
-may relay at once; the store lets one go first and the other finds nothing.
+may relay at once; the store lets one go first and the other finds nothing. Audit records go the same way (`control.audit`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import structlog
 
+from shellwego.control import audit
 from shellwego.control.events import changes
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import UnavailableError
@@ -28,24 +31,40 @@ _log = structlog.get_logger(__name__)
 
 async def relay_forever(control: Control) -> None:
     """Relay at start, on hints and on a timer, until cancelled."""
+    async with asyncio.TaskGroup() as both:
+        both.create_task(_forever(control, subjects.EVENTS, relay))
+        both.create_task(_forever(control, subjects.AUDIT, relay_audit))
+
+
+async def _forever(control: Control, subject: str, work: Callable[[Control], Awaitable[int]]) -> None:
     troubles = Troubles()
-    async with contextlib.aclosing(changes(control, subjects.EVENTS)) as ticks:
+    async with contextlib.aclosing(changes(control, subject)) as ticks:
         async for _ in ticks:
             try:
-                await relay(control)
+                await work(control)
             except UnavailableError as error:
-                if trouble := troubles.failed("relay", error.message, control.clock.monotonic()):
-                    _log.warning("outbox.unavailable", reason=error.message, **trouble.fields)
+                if trouble := troubles.failed(subject, error.message, control.clock.monotonic()):
+                    _log.warning("outbox.unavailable", relay=subject, reason=error.message, **trouble.fields)
             else:
-                if trouble := troubles.passed("relay", control.clock.monotonic()):
-                    _log.info("outbox.works_again", **trouble.fields)
+                if trouble := troubles.passed(subject, control.clock.monotonic()):
+                    _log.info("outbox.works_again", relay=subject, **trouble.fields)
 
 
 async def relay(control: Control) -> int:
     """Number and announce all events that have no number yet; returns how many there were."""
+    return await _all(control, _has_pending, number_events)
+
+
+async def relay_audit(control: Control) -> int:
+    """Chain all audit records that have no place yet; returns how many there were."""
+    return await _all(control, audit.has_pending, audit.chain_records)
+
+
+async def _all(control: Control, pending: Callable[[Transaction], bool], step: Callable[[Unit], int]) -> int:
+    """Do a step as long as there is something; asked on a snapshot, so that an idle platform writes nothing."""
     total = 0
-    while await control.read(_has_pending):
-        total += await control.commit(number_events)
+    while await control.read(pending):
+        total += await control.commit(step)
     return total
 
 
@@ -60,5 +79,4 @@ def number_events(unit: Unit) -> int:
 
 
 def _has_pending(tx: Transaction) -> bool:
-    """Asked on a snapshot, so that an idle platform writes nothing."""
     return bool(tx.events.select(eq("seq", 0), limit=1))

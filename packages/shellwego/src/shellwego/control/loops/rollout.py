@@ -46,8 +46,8 @@ Finder = Callable[[Transaction], set[str]]
 @dataclass(frozen=True, slots=True)
 class StepResult:
     changed: bool
-    next_at: float | None = None
-    """Time of the store at which to look again, if nothing happens before."""
+    wait_s: float | None = None
+    """In so many seconds look again, if nothing happens before. The store's clock need not be this host's."""
 
 
 async def rollout_step(control: Control, app_id: str) -> StepResult:
@@ -64,7 +64,11 @@ def _look(tx: Transaction, app_id: str) -> StepResult:
     if app is None:
         return StepResult(changed=False)
     plan = plan_rollout(rollout_facts(tx, app), tx.now())
-    return StepResult(changed=bool(plan.changes or _placements(tx, app)), next_at=plan.next_at)
+    return StepResult(changed=bool(plan.changes or _placements(tx, app)), wait_s=_wait(plan.next_at, tx))
+
+
+def _wait(until: float | None, tx: Transaction) -> float | None:
+    return None if until is None else until - tx.now()
 
 
 def _advance(unit: Unit, app_id: str) -> StepResult:
@@ -83,7 +87,7 @@ def _advance(unit: Unit, app_id: str) -> StepResult:
             apply(unit, app, plan.changes)
     prune(unit, app_id)
     unit.hint(subjects.app(app_id))
-    return StepResult(changed=True, next_at=next_at)
+    return StepResult(changed=True, wait_s=_wait(next_at, unit.tx))
 
 
 def _placements(tx: Transaction, app: App) -> list[tuple[Instance, Placement | Refusal]]:
@@ -179,8 +183,8 @@ class RolloutLoop:
         self._failures.pop(app_id, None)
         if trouble := self._troubles.passed(app_id, self._control.clock.monotonic()):
             _log.info("rollout.step_works_again", app=app_id, **trouble.fields)
-        if result.next_at is not None:
-            self._schedule.add(app_id, result.next_at - self._control.clock.now())
+        if result.wait_s is not None:
+            self._schedule.add(app_id, result.wait_s)
 
 
 def all_apps(tx: Transaction) -> set[str]:

@@ -11,18 +11,24 @@ import asyncio
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 from shellwego.core.apps import App, Release
+from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
+from shellwego.core.envelope import DataKey, MasterKey
 from shellwego.core.errors import UnavailableError
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
+from shellwego.drivers.store.storable import check_storable
 from shellwego.ports.clock import Clock
 from shellwego.ports.store import UNIQUE, Op, Order, Scalar, Transaction, Where
 
@@ -146,7 +152,7 @@ class MemoryTable(Generic[E]):
         limit: int | None = None,
         after: tuple[Scalar, str] | None = None,
     ) -> list[E]:
-        check_question(self._rows.name, conditions, order)
+        check_question(self._rows.name, conditions, order, after)
         rows = self._matching(conditions)
         rows.sort(key=lambda row: _position(row, order), reverse=order.descending)
         if after is not None:
@@ -163,6 +169,8 @@ class MemoryTable(Generic[E]):
 
     def _put(self, id_: str, row: Any) -> None:
         self._scope.check(write=True)
+        if row is not None:
+            check_storable(self._rows.name, partial(getattr, row))
         old = self._rows.by_id.get(id_)
         self._rows.put(id_, row)
         self._scope.undo.append((self._rows, id_, old))
@@ -182,8 +190,13 @@ class MemoryTransaction:
     organizations: MemoryTable[Organization]
     projects: MemoryTable[Project]
     users: MemoryTable[User]
+    credentials: MemoryTable[Credentials]
     tokens: MemoryTable[Token]
+    token_uses: MemoryTable[TokenUse]
     grants: MemoryTable[Grant]
+    service_accounts: MemoryTable[ServiceAccount]
+    roles: MemoryTable[Role]
+    quotas: MemoryTable[Quota]
     apps: MemoryTable[App]
     releases: MemoryTable[Release]
     deployments: MemoryTable[Deployment]
@@ -196,6 +209,10 @@ class MemoryTransaction:
     idempotency: MemoryTable[IdempotencyRecord]
     counters: MemoryTable[Counter]
     leases: MemoryTable[LoopLease]
+    secrets: MemoryTable[Secret]
+    secret_versions: MemoryTable[SecretVersion]
+    data_keys: MemoryTable[DataKey]
+    master_keys: MemoryTable[MasterKey]
 
     def __init__(self, scope: _Scope, tables: dict[str, _Rows], now: float) -> None:
         self._now = now

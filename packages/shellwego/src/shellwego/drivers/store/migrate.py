@@ -1,84 +1,90 @@
 """Bring a database to the schema of this code. Alembic is imported only where there is something to do: it costs half a
 second and 40 MB.
 
-A migration runs in one transaction: either all of it is there, or nothing. Before an existing SQLite database is changed it
-is copied beside itself; the copy is the way back when the new version disappoints.
+A migration runs in one transaction: either all of it is there, or nothing. Servers that start at once migrate once: the
+first holds a lock (SQLite's write lock, an advisory lock of PostgreSQL), and the others find it done. Before an existing
+SQLite database is changed it is copied beside itself; the copy is the way back when the new version disappoints.
+
+On PostgreSQL other servers go on meanwhile. A migration that waits for its lock on a table makes everybody who comes later
+wait behind it; so it waits a moment only, gives way, and tries again.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from shellwego.core.errors import ConflictError
+from shellwego.core.errors import ConflictError, UnavailableError
+from shellwego.drivers.store.location import Location, PostgresUrl
 from shellwego.drivers.store.schema import metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0005"
+HEAD = "0008"
 """The revision of `schema`."""
 _MOST_FAULTS = 5
 _SCRIPTS = Path(__file__).parent / "migrations"
+_ADVISORY_LOCK = 0x5357_474D_4947
+"""`SWGMIG`: PostgreSQL's advisory lock of those that migrate."""
+_TURN_S, _TABLE_LOCK_S = 120, 3
+"""How long to wait for others that migrate, and for a lock on a table."""
+_BLOCKED = ("55P03", "40P01")
+_TRIES, _PAUSE_S = 20, 1.0
+_one_at_a_time = threading.Lock()
+"""Alembic's context is the process's."""
 
 
-def upgrade(path: Path, *, scripts: Path = _SCRIPTS, head: str = HEAD) -> None:
-    """Bring the SQLite database at `path` (made where missing) to `head`.
+def upgrade(location: Location, *, scripts: Path = _SCRIPTS, head: str = HEAD) -> None:
+    """Bring the database (SQLite's is made where missing) to `head`.
 
     Raises:
         ConflictError: its schema is newer than this code.
+        UnavailableError: others hold its tables for long.
     """
-    found = revision(path)
-    if found == head:
+    if revision(location) == head:
         return
-    if found:
-        _check_known(path, found, scripts)
-        _copy(path, path.with_name(f"{path.name}.before-{head}"))
     from alembic import command  # noqa: PLC0415 - see the module's head
 
-    _migrate(path, scripts, lambda config: command.upgrade(config, head))
+    _migrate(location, scripts, head, lambda config: command.upgrade(config, head))
 
 
-def downgrade(path: Path, to: str, *, scripts: Path = _SCRIPTS) -> None:
-    """Take the migrations after revision `to` (`base`: all) back, after copying the database.
+def downgrade(location: Location, to: str, *, scripts: Path = _SCRIPTS) -> None:
+    """Take the migrations after revision `to` (`base`: all) back, after copying a database of SQLite.
 
     Raises:
         ConflictError: its schema is newer than this code.
+        UnavailableError: others hold its tables for long.
     """
-    found = revision(path)
-    _check_known(path, found, scripts)
-    _copy(path, path.with_name(f"{path.name}.before-{to}"))
     from alembic import command  # noqa: PLC0415 - see the module's head
 
-    _migrate(path, scripts, lambda config: command.downgrade(config, to))
+    _migrate(location, scripts, to, lambda config: command.downgrade(config, to))
 
 
-def revision(path: Path) -> str:
+def revision(location: Location) -> str:
     """The revision that the database is at; empty where it has no tables yet."""
-    connection = sqlite3.connect(path)
-    try:
-        tables = connection.execute("SELECT name FROM sqlite_master WHERE name = 'alembic_version'").fetchall()
-        rows = connection.execute("SELECT version_num FROM alembic_version").fetchall() if tables else []
-        return str(rows[0][0]) if rows else ""
-    finally:
-        connection.close()
+    with _connect(location) as connection:
+        return _revision(connection)
 
 
-def check_schema(path: Path) -> None:
+def check_schema(location: Location) -> None:
     """Refuse a database that says it has this code's schema and has another: one of a development version, whose migrations
     were edited after it was made. Each statement on it would fail, again and again.
 
     Raises:
         ConflictError: naming what is missing, and what is there that this code would not fill.
     """
-    found = _columns(path)
+    found = _columns(location)
     ours = {(table.name, column.name) for table in metadata.tables.values() for column in table.columns}
     needed = {column for column, required in found.items() if required}
     faults = [f"{table}.{column} is missing" for table, column in sorted(ours - set(found))]
@@ -88,31 +94,38 @@ def check_schema(path: Path) -> None:
     if not faults:
         return
     told = "; ".join(faults[:_MOST_FAULTS]) + (f" and {len(faults) - _MOST_FAULTS} more" * (len(faults) > _MOST_FAULTS))
+    elsewhere = f"move {location.parent} away" if isinstance(location, Path) else "give another database"
     raise ConflictError(
         "schema-differs",
-        f"the database {path} says that it has schema {HEAD}, but a development version made it otherwise: {told}",
-        resolution=f"Start the version that made it; or move {path.parent} away and start empty: its apps are then gone.",
+        f"the database {location} says that it has schema {HEAD}, but a development version made it otherwise: {told}",
+        resolution=f"Start the version that made it; or {elsewhere} and start empty: its apps are then gone.",
     )
 
 
-def _columns(path: Path) -> dict[tuple[str, str], bool]:
+def _columns(location: Location) -> dict[tuple[str, str], bool]:
     """(table, column) → whether a row cannot be without it."""
-    with closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute(
-            'SELECT m.name, c.name, c."notnull" AND c.dflt_value IS NULL FROM sqlite_master m, pragma_table_info(m.name) c'
-            " WHERE m.type = 'table'"
-        )
-        return {(table, column): bool(required) for table, column, required in rows}
+    with _connect(location) as connection:
+        return {
+            (table, column["name"]): not column["nullable"] and column["default"] is None
+            for (_, table), columns in sa.inspect(connection).get_multi_columns().items()
+            for column in columns
+        }
 
 
-def _check_known(path: Path, found: str, scripts: Path) -> None:
+def _revision(connection: sa.Connection) -> str:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return ""
+    return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() or ""
+
+
+def _check_known(location: Location, found: str, scripts: Path) -> None:
     from alembic.script import ScriptDirectory  # noqa: PLC0415 - see the module's head
 
     known = {script.revision for script in ScriptDirectory(str(scripts)).walk_revisions()}
     if found not in known:
         raise ConflictError(
             "schema-too-new",
-            f"the database {path} has schema {found}, which this version of ShellWeGo does not know",
+            f"the database {location} has schema {found}, which this version of ShellWeGo does not know",
             resolution="Start the version that wrote it or a later one, or restore the copy made before the upgrade.",
         )
 
@@ -130,21 +143,67 @@ def _copy(source: Path, target: Path) -> None:
         os.close(descriptor)
 
 
-def _migrate(path: Path, scripts: Path, action: Callable[[Config], None]) -> None:
+def _migrate(location: Location, scripts: Path, target: str, action: Callable[[Config], None]) -> None:
+    """Run `action` alone and in one transaction, where the database is not at `target` already."""
+    for _ in range(_TRIES):
+        try:
+            with _one_at_a_time, _connect(location, writing=True) as connection, connection.begin():
+                _take_turn(connection)
+                found = _revision(connection)
+                if found == target:
+                    return
+                if found:
+                    _check_known(location, found, scripts)
+                    if isinstance(location, Path):
+                        _copy(location, location.with_name(f"{location.name}.before-{target}"))
+                action(_config(connection, scripts))
+                return
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) not in _BLOCKED:
+                raise
+        time.sleep(_PAUSE_S)
+    raise UnavailableError(
+        "migration-blocked",
+        f"the database {location} cannot be brought to schema {target}: others hold its tables",
+        resolution="End long transactions and dumps (see pg_stat_activity), then start again.",
+    )
+
+
+def _config(connection: sa.Connection, scripts: Path) -> Config:
     from alembic.config import Config  # noqa: PLC0415 - see the module's head
 
     config = Config()
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+@contextmanager
+def _connect(location: Location, *, writing: bool = False) -> Iterator[sa.Connection]:
+    if isinstance(location, PostgresUrl):
+        engine = location.engine(poolclass=NullPool)
+    else:
+        engine = _sqlite_engine(location, "BEGIN IMMEDIATE" if writing else "BEGIN")
+    with engine.connect() as connection:
+        yield connection
+
+
+def _sqlite_engine(path: Path, begin: str) -> sa.Engine:
+    """The driver would begin late, after the first DDL statement; so it is told when."""
     engine = sa.create_engine(
-        "sqlite://", creator=lambda: sqlite3.connect(path, isolation_level=None), poolclass=NullPool
+        "sqlite://",
+        creator=lambda: sqlite3.connect(path, isolation_level=None),
+        poolclass=NullPool,
+        hide_parameters=True,
     )
-    sa.event.listen(engine, "begin", _begin)
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        action(config)
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return engine
 
 
-def _begin(connection: Any) -> None:
-    """The driver would begin late, after the first DDL statement."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _take_turn(connection: sa.Connection) -> None:
+    """Wait until nobody else migrates. On SQLite the transaction has begun with it."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_TURN_S}s'")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_TABLE_LOCK_S}s'")

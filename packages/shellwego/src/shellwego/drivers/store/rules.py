@@ -7,22 +7,32 @@ from dataclasses import fields
 from typing import Protocol
 
 from shellwego.core.apps import App, Release
+from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
+from shellwego.core.envelope import DataKey, MasterKey
 from shellwego.core.errors import ConflictError, FieldError, NotFoundError, StaleError
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, User
-from shellwego.ports.store import INDEXES, Order, Where
+from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
+from shellwego.drivers.store.storable import check_comparable
+from shellwego.ports.store import INDEXES, Op, Order, Scalar, Where
 
 ENTITIES: Mapping[str, type] = {
     "organizations": Organization,
     "projects": Project,
     "users": User,
+    "credentials": Credentials,
     "tokens": Token,
+    "token_uses": TokenUse,
     "grants": Grant,
+    "service_accounts": ServiceAccount,
+    "roles": Role,
+    "quotas": Quota,
     "apps": App,
     "releases": Release,
     "deployments": Deployment,
@@ -35,11 +45,16 @@ ENTITIES: Mapping[str, type] = {
     "idempotency": IdempotencyRecord,
     "counters": Counter,
     "leases": LoopLease,
+    "secrets": Secret,
+    "secret_versions": SecretVersion,
+    "data_keys": DataKey,
+    "master_keys": MasterKey,
 }
 """Table name → entity."""
 
 
 BY_ID = Order()
+_COMPARING = (Op.GT, Op.GTE, Op.LT, Op.LTE)
 
 
 class Row(Protocol):
@@ -54,16 +69,22 @@ def is_versioned(entity: type) -> bool:
     return any(field.name == "version" for field in fields(entity))
 
 
-def check_question(table: str, conditions: Sequence[Where], order: Order) -> None:
-    """Refuse a question about a field without an index.
+def check_question(
+    table: str, conditions: Sequence[Where], order: Order, after: tuple[Scalar, str] | None = None
+) -> None:
+    """Refuse a question about a field without an index, or about what lies beyond a value that no row can hold.
 
     Raises:
         ValueError: a defect of the use case, never of a user.
+        InvalidError: such a value.
     """
     allowed = (*INDEXES[table], "id")
     for name in (*(condition.field for condition in conditions), order.field):
         if name not in allowed:
             raise ValueError(f"{table}.{name} has no index; fields that can be asked for: {', '.join(allowed)}")
+    compared = [(where.field, where.value) for where in conditions if where.op in _COMPARING]
+    beyond = [] if after is None else [(order.field, after[0]), ("id", after[1])]
+    check_comparable(table, [(field, value) for field, value in compared if not isinstance(value, tuple)] + beyond)
 
 
 def taken(table: str, key: Sequence[str]) -> ConflictError:

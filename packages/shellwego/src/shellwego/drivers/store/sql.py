@@ -1,6 +1,6 @@
 """Tables and transactions over an SQLAlchemy connection, for every SQL driver.
 
-The driver owns the connection, begins and ends the transaction, and says how its database names a violated unique key.
+The driver owns the connection, begins and ends the transaction, and says what its database does of a refused statement.
 Statements are built from the names of columns and bound parameters only, once for each form of a question: building one
 costs several times what asking it does, and every loop asks at every hint. SQLAlchemy keeps them compiled.
 """
@@ -8,6 +8,7 @@ costs several times what asking it does, and every loop asks at every hint. SQLA
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,24 +16,29 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
 
 from shellwego.core.apps import App, Release
+from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
+from shellwego.core.envelope import DataKey, MasterKey
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
+from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
-from shellwego.core.tenancy import Grant, Organization, Project, Token, User
+from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.drivers.store.rows import RowMapper
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.drivers.store.schema import TABLES
-from shellwego.ports.store import Op, Order, Scalar, Where
+from shellwego.drivers.store.storable import check_storable, is_possible_id, possible
+from shellwego.ports.store import Op, Order, Scalar, Transaction, Where
 
 E = TypeVar("E")
-
-ViolatedKey = Callable[[IntegrityError], Sequence[str]]
-"""Which fields of a unique key the database refused."""
+T = TypeVar("T")
 
 
 class _Versioned(Protocol):
@@ -64,8 +70,25 @@ _ESCAPE = "/"
 _FORMS_KEPT = 256
 
 
+class _Lower(GenericFunction[str]):
+    """Lower case in every script, whatever the locale of the database."""
+
+    type = sa.Text()
+    inherit_cache = True
+
+
+@compiles(_Lower)
+def _lower(element: _Lower, compiler: Any, **options: Any) -> str:
+    return f"lower({compiler.process(element.clauses, **options)})"
+
+
+@compiles(_Lower, "postgresql")
+def _lower_on_postgresql(element: _Lower, compiler: Any, **options: Any) -> str:
+    return f'lower({compiler.process(element.clauses, **options)} COLLATE "und-x-icu")'
+
+
 def _contains(column: Any, part: sa.BindParameter[str]) -> sa.ColumnElement[bool]:
-    return cast("sa.ColumnElement[bool]", sa.func.lower(column).like(part, escape=_ESCAPE))
+    return cast("sa.ColumnElement[bool]", _Lower(column).like(part, escape=_ESCAPE))
 
 
 _CONDITIONS: Mapping[Op, Callable[[Any, Any], sa.ColumnElement[bool]]] = {
@@ -124,26 +147,55 @@ def _bound(where: Where) -> Scalar | list[Scalar] | str:
     return list(where.value) if isinstance(where.value, tuple) else where.value
 
 
-@dataclass(slots=True)
-class Scope:
-    """The life of one transaction."""
+class Scope(ABC):
+    """The life of one transaction; each driver has its own."""
 
-    connection: sa.Connection
-    violated_key: ViolatedKey
-    writable: bool
-    open: bool = True
+    def __init__(self, connection: sa.Connection, *, writable: bool) -> None:
+        self._connection = connection
+        self._writable = writable
+        self.open = True
 
     def read(self) -> sa.Connection:
         """The connection, while the transaction lasts."""
         if not self.open:
             raise RuntimeError("the transaction is over; a use case must not keep it")
-        return self.connection
+        return self._connection
 
     def write(self) -> sa.Connection:
         """The connection, where the transaction may write."""
-        if not self.writable:
+        if not self._writable:
             raise RuntimeError("a read must not write; use transact")
         return self.read()
+
+    def change(self, table: sa.Table, statement: sa.Insert | sa.Update | sa.Delete, values: Mapping[str, Any]) -> int:
+        """Run a statement that writes; returns how many rows it met. One that is refused leaves the transaction usable.
+
+        Raises:
+            ConflictError: a unique key is taken.
+        """
+        try:
+            return self.write().execute(statement, values).rowcount
+        except IntegrityError as error:
+            raise self.refusal(table, error) from None  # the error's text may hold the row
+
+    def refusal(self, table: sa.Table, error: IntegrityError) -> Exception:
+        """What is told of a row that the database refused."""
+        key = self.violated_key(table, error)
+        if key is None:
+            return RuntimeError(f"the database refused a row of {table.name} that breaks no unique key")
+        return taken(table.name, key)
+
+    @abstractmethod
+    def violated_key(self, table: sa.Table, error: IntegrityError) -> Sequence[str] | None:
+        """The fields of the unique key that is taken; None where it was something else."""
+
+
+def call(fn: Callable[[Transaction], T], tx: Transaction) -> T:
+    """Run the function of a transaction."""
+    try:
+        return fn(tx)
+    except StopIteration as error:  # a future cannot carry it
+        raise RuntimeError("the function of the transaction raised StopIteration") from error
 
 
 class SqlTable(Generic[E]):
@@ -154,11 +206,13 @@ class SqlTable(Generic[E]):
         self._shape = shape
 
     def get(self, id_: str) -> E | None:
+        if not is_possible_id(self._shape.name, id_):
+            return None
         row = self._scope.read().execute(self._shape.by_id, {"key": id_}).one_or_none()
         return None if row is None else self._shape.mapper.to_entity(row)
 
     def insert(self, entity: E) -> E:
-        self._write(self._shape.insert, self._shape.mapper.to_row(entity))
+        self._write(self._shape.insert, self._row(entity))
         return entity
 
     def update(self, entity: E) -> E:
@@ -168,12 +222,12 @@ class SqlTable(Generic[E]):
             read_version = cast(_Versioned, entity).version
             keys["read_version"] = read_version
             entity = replace(cast(Any, entity), version=read_version + 1)
-        if self._write(self._shape.update, {**self._shape.mapper.to_row(entity), **keys}) == 0:
+        if self._write(self._shape.update, {**self._row(entity), **keys}) == 0:
             raise missing(self._shape.name, id_) if self.get(id_) is None else stale(self._shape.name, id_)
         return entity
 
     def delete(self, id_: str) -> None:
-        if self._write(self._shape.delete, {"key": id_}) == 0:
+        if not is_possible_id(self._shape.name, id_) or self._write(self._shape.delete, {"key": id_}) == 0:
             raise missing(self._shape.name, id_)
 
     def select(
@@ -183,9 +237,12 @@ class SqlTable(Generic[E]):
         limit: int | None = None,
         after: tuple[Scalar, str] | None = None,
     ) -> list[E]:
-        check_question(self._shape.name, conditions, order)
-        form = _Form(_forms(conditions), order, limited=limit is not None, continued=after is not None)
-        values = {**_values(conditions), **dict(zip(_AFTER, after or (), strict=False))}
+        check_question(self._shape.name, conditions, order, after)
+        asked = possible(self._shape.name, conditions)
+        if asked is None:
+            return []
+        form = _Form(_forms(asked), order, limited=limit is not None, continued=after is not None)
+        values = {**_values(asked), **dict(zip(_AFTER, after or (), strict=False))}
         if limit is not None:
             values["limit"] = limit
         rows = self._scope.read().execute(_statement(self._shape, form), values)
@@ -193,15 +250,19 @@ class SqlTable(Generic[E]):
 
     def count(self, *conditions: Where) -> int:
         check_question(self._shape.name, conditions, BY_ID)
-        statement = _statement(self._shape, _Form(_forms(conditions)))
-        return int(self._scope.read().execute(statement, _values(conditions)).scalar_one())
+        asked = possible(self._shape.name, conditions)
+        if asked is None:
+            return 0
+        statement = _statement(self._shape, _Form(_forms(asked)))
+        return int(self._scope.read().execute(statement, _values(asked)).scalar_one())
+
+    def _row(self, entity: E) -> Mapping[str, Any]:
+        row = self._shape.mapper.to_row(entity)
+        check_storable(self._shape.name, row.__getitem__)
+        return row
 
     def _write(self, statement: sa.Insert | sa.Update | sa.Delete, values: Mapping[str, Any]) -> int:
-        """Run a statement; returns how many rows it met."""
-        try:
-            return self._scope.write().execute(statement, values).rowcount
-        except IntegrityError as error:
-            raise taken(self._shape.name, self._scope.violated_key(error)) from None
+        return self._scope.change(self._shape.table, statement, values)
 
 
 def _forms(conditions: Sequence[Where]) -> tuple[tuple[str, Op], ...]:
@@ -218,8 +279,13 @@ class SqlTransaction:
     organizations: SqlTable[Organization]
     projects: SqlTable[Project]
     users: SqlTable[User]
+    credentials: SqlTable[Credentials]
     tokens: SqlTable[Token]
+    token_uses: SqlTable[TokenUse]
     grants: SqlTable[Grant]
+    service_accounts: SqlTable[ServiceAccount]
+    roles: SqlTable[Role]
+    quotas: SqlTable[Quota]
     apps: SqlTable[App]
     releases: SqlTable[Release]
     deployments: SqlTable[Deployment]
@@ -232,13 +298,20 @@ class SqlTransaction:
     idempotency: SqlTable[IdempotencyRecord]
     counters: SqlTable[Counter]
     leases: SqlTable[LoopLease]
+    secrets: SqlTable[Secret]
+    secret_versions: SqlTable[SecretVersion]
+    data_keys: SqlTable[DataKey]
+    master_keys: SqlTable[MasterKey]
 
-    def __init__(self, scope: Scope, now: float) -> None:
-        self._now = now
+    def __init__(self, scope: Scope, now: Callable[[], float]) -> None:
+        self._ask_now = now
+        self._now: float | None = None
         for name, shape in _SHAPES.items():
             setattr(self, name, SqlTable(scope, shape))
 
     def now(self) -> float:
+        if self._now is None:
+            self._now = self._ask_now()
         return self._now
 
     def next(self, counter: str) -> int:

@@ -31,7 +31,7 @@ from sqlalchemy.pool import NullPool
 
 from shellwego.core.errors import UnavailableError
 from shellwego.drivers.store.migrate import check_schema, upgrade
-from shellwego.drivers.store.sql import Scope, SqlTransaction
+from shellwego.drivers.store.sql import Scope, SqlTransaction, call
 from shellwego.ports.clock import Clock
 from shellwego.ports.store import Transaction
 
@@ -66,6 +66,7 @@ def _engine(path: Path) -> sa.Engine:
         creator=lambda: sqlite3.connect(path, isolation_level=None, check_same_thread=False),
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
+        hide_parameters=True,  # errors are logged, and rows hold secrets
     )
     sa.event.listen(engine, "connect", _prepare)
     return engine
@@ -77,10 +78,13 @@ def _prepare(connection: Any, _: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _violated_key(error: IntegrityError) -> list[str]:
-    """`UNIQUE constraint failed: apps.project_id, apps.name` → the fields."""
-    _, _, columns = str(error.orig).partition(": ")
-    return [column.partition(".")[2] for column in columns.split(", ")]
+class _Scope(Scope):
+    def violated_key(self, table: sa.Table, error: IntegrityError) -> list[str] | None:
+        """`UNIQUE constraint failed: apps.project_id, apps.name` → the fields."""
+        fault, _, columns = str(error.orig).partition(": ")
+        if fault != "UNIQUE constraint failed":
+            return None
+        return [column.removeprefix(f"{table.name}.") for column in columns.split(", ")]
 
 
 def _unavailable(error: Exception, what: str = "the database") -> UnavailableError:
@@ -115,8 +119,6 @@ class _Job:
             return
         if self.error is None:
             self.future.set_result(self.result)
-        elif isinstance(self.error, StopIteration):  # a future cannot carry it
-            self.future.set_exception(RuntimeError("the function of the transaction raised StopIteration"))
         else:
             self.future.set_exception(self.error)
 
@@ -171,9 +173,9 @@ class _Writer:
             DBAPIError: the database fails; SQLite may have rolled all back.
         """
         self._sql("SAVEPOINT job")
-        scope = Scope(self.connection, _violated_key, writable=True)
+        scope = _Scope(self.connection, writable=True)
         try:
-            job.result = job.fn(SqlTransaction(scope, self.clock.now()))
+            job.result = call(job.fn, SqlTransaction(scope, self.clock.now))
         except BaseException as error:
             if _is_outage(error):
                 raise
@@ -234,9 +236,9 @@ class SqliteStore:
 
     def _read(self, fn: Callable[[Transaction], T]) -> T:
         with self._snapshot() as connection:
-            scope = Scope(connection, _violated_key, writable=False)
+            scope = _Scope(connection, writable=False)
             try:
-                return fn(SqlTransaction(scope, self._clock.now()))
+                return call(fn, SqlTransaction(scope, self._clock.now))
             except DBAPIError as error:
                 if _is_outage(error):
                     raise _unavailable(error) from error

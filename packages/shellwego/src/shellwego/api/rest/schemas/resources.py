@@ -1,4 +1,4 @@
-"""Instances, images, nodes, events, audit records, and the caller's own account."""
+"""Instances, images, nodes, events, and the caller's own account."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import Field
 
 from shellwego.api.rest.schemas.common import Arguments, Body, Name, Pagination, Size, View, when, when_or_none
 from shellwego.core.apps import Release
-from shellwego.core.events import AuditRecord, Event
+from shellwego.core.events import Event
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
-from shellwego.core.tenancy import Organization, Project, Token
+from shellwego.core.tenancy import Organization, Project
 from shellwego.core.vms import VmUsage
 
 
@@ -171,22 +171,6 @@ class EventList(View):
     pagination: Pagination
 
 
-class AuditView(View):
-    id: str
-    time: datetime
-    actor: str
-    action: str
-    resource: str
-    allowed: bool
-    detail: str
-    trace_id: str
-
-
-class AuditList(View):
-    data: list[AuditView]
-    pagination: Pagination
-
-
 class LogLineView(View):
     time: datetime
     instance_id: str
@@ -219,11 +203,6 @@ class ExecView(View):
     truncated: bool
 
 
-class GrantView(View):
-    role: str
-    scope_id: str
-
-
 class ProjectView(View):
     id: str
     organization_id: str
@@ -240,46 +219,6 @@ class OrganizationView(View):
     name: str
     plan: str
     created_at: datetime
-
-
-class UserView(View):
-    """Who the token belongs to, and what it may."""
-
-    id: str
-    email: str
-    token_id: str
-    scopes: list[str]
-    grants: list[GrantView]
-
-
-class TokenCreate(Body):
-    """A token for the caller himself. It can hold no scope that the asking token lacks."""
-
-    name: Annotated[str, Field(min_length=1, max_length=100)]
-    scopes: Annotated[list[Annotated[str, Field(max_length=80)]], Field(max_length=64)] = Field(default_factory=list)
-    expires_in: Annotated[int, Field(ge=60, le=365 * 24 * 3600)] = 365 * 24 * 3600
-    """Seconds."""
-
-
-class TokenView(View):
-    id: str
-    kind: str
-    name: str
-    scopes: list[str]
-    created_at: datetime
-    expires_at: datetime | None
-    revoked_at: datetime | None
-
-
-class TokenList(View):
-    data: list[TokenView]
-    pagination: Pagination
-
-
-class NewTokenView(TokenView):
-    """A token, with its secret for the only time."""
-
-    secret: str
 
 
 def instance_view(instance: Instance, release: Release | None) -> InstanceView:
@@ -391,19 +330,6 @@ def event_view(event: Event) -> EventView:
     )
 
 
-def audit_view(record: AuditRecord) -> AuditView:
-    return AuditView(
-        id=record.id,
-        time=when(record.time),
-        actor=record.actor,
-        action=record.action,
-        resource=record.resource,
-        allowed=record.allowed,
-        detail=record.detail,
-        trace_id=record.trace_id,
-    )
-
-
 def project_view(project: Project) -> ProjectView:
     return ProjectView(
         id=project.id,
@@ -417,19 +343,3 @@ def organization_view(organization: Organization) -> OrganizationView:
     return OrganizationView(
         id=organization.id, name=organization.name, plan=organization.plan, created_at=when(organization.created_at)
     )
-
-
-def token_view(token: Token) -> TokenView:
-    return TokenView(
-        id=token.id,
-        kind=token.kind.value,
-        name=token.name,
-        scopes=list(token.scopes),
-        created_at=when(token.created_at),
-        expires_at=when_or_none(token.expires_at),
-        revoked_at=when_or_none(token.revoked_at),
-    )
-
-
-def new_token_view(token: Token, secret: str) -> NewTokenView:
-    return NewTokenView(secret=secret, **token_view(token).model_dump())

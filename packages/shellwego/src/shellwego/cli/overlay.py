@@ -1,0 +1,69 @@
+"""Options of the command line over what a manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from shellwego.client.generated import ConfigBody, DeploymentCreate
+
+_FIELDS = {
+    "rollback": "rollback_on_failure",
+    "strategy": "strategy",
+    "wait_timeout": "wait_timeout",
+    "max_unavailable": "max_unavailable",
+    "surge": "surge",
+    "canary_steps": "canary_steps",
+    "canary_pause": "canary_pause",
+}
+"""Option → the field of the deployment that it is."""
+
+
+def given_options() -> set[str]:
+    """The options of the running command that somebody gave, by their parameters' names."""
+    from click.core import ParameterSource  # noqa: PLC0415
+
+    context = click.get_current_context()
+    spoken = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    return {name for name in context.params if context.get_parameter_source(name) in spoken}
+
+
+def overlay(wish: DeploymentCreate, options: DeploymentCreate, given: Collection[str]) -> DeploymentCreate:
+    """Put what options say in place of what the manifest says; returns `wish`, changed."""
+    for option, field in _FIELDS.items():
+        if option in given:
+            setattr(wish, field, getattr(options, field))
+    if "canary_steps" in given:
+        wish.strategy = options.strategy  # steps mean a canary
+    wish.image = options.image or wish.image
+    wish.backend = wish.backend if options.backend is None else options.backend
+    wish.env = {**wish.env, **options.env}
+    config, own = _config(wish), _config(options)
+    if own.release_command is not None:
+        config.release_command = own.release_command
+    _overlay_process(config, options)
+    return wish
+
+
+def _config(wish: DeploymentCreate) -> ConfigBody:
+    from shellwego.client.generated import ConfigBody  # noqa: PLC0415
+
+    if not isinstance(wish.config, ConfigBody):
+        wish.config = ConfigBody()
+    return wish.config
+
+
+def _overlay_process(config: ConfigBody, options: DeploymentCreate) -> None:
+    """The short forms for one process."""
+    from shellwego.client.generated import CheckBody, ProcessBody, ServiceBody  # noqa: PLC0415
+
+    if options.command is not None:
+        config.processes.setdefault(options.process, ProcessBody()).command = options.command
+    if options.port is not None:
+        config.services = [ServiceBody(process=options.process, port=options.port)]
+    if options.check_path is not None:
+        others = [check for check in config.checks or () if check.process != options.process]
+        config.checks = [*others, CheckBody(type="http", process=options.process, path=options.check_path)]

@@ -1,0 +1,227 @@
+"""Quotas: counted in the transaction of the change that they bound, and refused there.
+
+Counting is right because nothing else commits between the count and the change: SQLite has one writer, PostgreSQL runs use
+cases at SERIALIZABLE and has the later of two that counted each other's rows begin again. There is no stored sum that could
+differ from what it sums; what has no limit is not counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from shellwego.control.config import refuse
+from shellwego.control.instances import LIVE_PHASES
+from shellwego.control.unit import Unit
+from shellwego.core.apps import App
+from shellwego.core.errors import FieldError, NotFoundError, QuotaError
+from shellwego.core.instances import Instance, OwnerKind
+from shellwego.core.plans import PLANS
+from shellwego.core.quota import (
+    COUNTED,
+    MOST,
+    OF_PROJECTS,
+    Amounts,
+    Excess,
+    Limits,
+    Quota,
+    app_takes,
+    binding,
+    excess,
+    growth,
+    organization_limits,
+    project_limits,
+    runs_take,
+)
+from shellwego.core.tenancy import Organization, Project, Token
+from shellwego.ports.store import Transaction, eq, within
+
+T = TypeVar("T")
+_AT_ONCE = 500
+"""Ids in one question to the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What is counted together: an organization, or one of its projects."""
+
+    kind: str
+    name: str
+    limits: Limits
+    organization_id: str
+    project_ids: tuple[str, ...]
+
+
+def of_organization(tx: Transaction, organization: Organization) -> Holding:
+    projects = tx.projects.select(eq("organization_id", organization.id))
+    return Holding(
+        "organization",
+        organization.name,
+        organization_limits(organization.plan, tx.quotas.get(organization.id)),
+        organization.id,
+        tuple(project.id for project in projects),
+    )
+
+
+def of_project(tx: Transaction, project: Project) -> Holding:
+    return Holding(
+        "project", project.name, project_limits(tx.quotas.get(project.id)), project.organization_id, (project.id,)
+    )
+
+
+def charge(unit: Unit, project: Project, more: Amounts) -> None:
+    """Refuse what would be more than the project or its organization may have; call it before the change is stored.
+
+    Raises:
+        QuotaError: `quota-exceeded`, with what is exceeded as its field.
+    """
+    _refuse_excess(unit.tx, of_project(unit.tx, project), more)
+    charge_organization(unit, _organization(unit.tx, project.organization_id), more)
+
+
+def charge_organization(unit: Unit, organization: Organization, more: Amounts) -> None:
+    """As `charge`, for what lies in no project."""
+    if binding(organization_limits(organization.plan, unit.tx.quotas.get(organization.id)), more):
+        _refuse_excess(unit.tx, of_organization(unit.tx, organization), more)
+
+
+def charge_app(unit: Unit, before: App | None, after: App) -> None:
+    """Refuse a change of an app by which more is wanted than may be."""
+    more = growth(app_takes(before) if before else {}, app_takes(after))
+    if before is None:
+        more["apps"] = 1
+    project = unit.tx.projects.get(after.project_id) if more else None
+    if project is not None:
+        charge(unit, project, more)
+
+
+def charge_run(unit: Unit, app: App, run: Instance) -> None:
+    """Refuse a one-off command that would be more than may be."""
+    project = unit.tx.projects.get(app.project_id)
+    if project is not None:
+        charge(unit, project, runs_take([run]))
+
+
+def _organization(tx: Transaction, id_: str) -> Organization:
+    organization = tx.organizations.get(id_)
+    if organization is None:
+        raise NotFoundError("organization-not-found", "the project's organization is gone")
+    return organization
+
+
+def _refuse_excess(tx: Transaction, holding: Holding, more: Amounts) -> None:
+    counted = binding(holding.limits, more)
+    found = excess(holding.limits, used(tx, holding, counted), more) if counted else None
+    if found is not None:
+        raise _exceeded(holding, found)
+
+
+def _exceeded(holding: Holding, found: Excess) -> QuotaError:
+    unit = f" {COUNTED[found.name]}" if COUNTED[found.name] else ""
+    has = f"has {found.used}, and is to have {found.more} more"
+    message = f"the {holding.kind} {holding.name} may have {found.limit}{unit}, {has}"
+    fault = FieldError(found.name, "quota-exceeded", message, limit=found.limit, used=found.used)
+    resolution = "Free some, or ask the platform's operator for more."
+    if holding.kind == "project":
+        resolution = "Free some, or have an owner of the organization raise the project's limits."
+    return QuotaError("quota-exceeded", f"{found.name}: {message}", resolution=resolution, errors=(fault,))
+
+
+def used(tx: Transaction, holding: Holding, names: Iterable[str] = tuple(COUNTED)) -> Counter[str]:
+    """How much of these is there now."""
+    wanted = set(names)
+    counted: Counter[str] = Counter()
+    if "projects" in wanted:
+        counted["projects"] = len(holding.project_ids)
+    if "tokens" in wanted:
+        counted["tokens"] = sum(1 for _ in _valid_tokens(tx, holding.organization_id))
+    if wanted & {"instances", "memory", "cpu"}:
+        apps = list(_all(tx.apps.select, "project_id", holding.project_ids))
+        counted["apps"] = len(apps)
+        counted.update(_running(tx, apps))
+    elif "apps" in wanted:
+        counted["apps"] = sum(tx.apps.count(within("project_id", some)) for some in _some(holding.project_ids))
+    return counted
+
+
+def _running(tx: Transaction, apps: Sequence[App]) -> Counter[str]:
+    taken: Counter[str] = Counter()
+    for app in apps:
+        taken.update(app_takes(app))
+    for some in _some([app.id for app in apps if app.last_release_number]):
+        live = within("phase", LIVE_PHASES)
+        taken.update(runs_take(tx.instances.select(within("app_id", some), eq("owner", OwnerKind.RUN), live)))
+    return taken
+
+
+def _valid_tokens(tx: Transaction, organization_id: str) -> Iterator[Token]:
+    accounts = [account.id for account in tx.service_accounts.select(eq("organization_id", organization_id))]
+    for token in _all(tx.tokens.select, "principal_id", accounts):
+        if token.revoked_at is None and (token.expires_at is None or token.expires_at > tx.now()):
+            yield token
+
+
+def _all(select: Callable[..., list[T]], field: str, values: Sequence[str]) -> Iterator[T]:
+    for some in _some(values):
+        yield from select(within(field, some))
+
+
+def _some(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(values), _AT_ONCE):
+        yield values[start : start + _AT_ONCE]
+
+
+def set_organization_quota(unit: Unit, organization: Organization, plan: str | None, limits: Limits) -> Organization:
+    """Have an organization be on a plan, and have limits of its own beside it; `limits` replaces all that was set before.
+
+    Raises:
+        InvalidError: a plan or a limit that there is not.
+    """
+    if plan is not None and plan not in PLANS:
+        refuse("no-such-plan", (FieldError("plan", "unknown", f"one of {', '.join(PLANS)}"),))
+    _set(unit, organization.id, limits, tuple(COUNTED))
+    changed = unit.tx.organizations.update(replace(organization, plan=plan or organization.plan))
+    data = {"plan": changed.plan, **_told(limits)}
+    unit.emit("organization.quota.changed", organization.id, organization_id=organization.id, data=data)
+    return changed
+
+
+def set_project_quota(unit: Unit, project: Project, limits: Limits) -> None:
+    """Have a project be bounded within its organization; `limits` replaces all that was set before. Raises as above."""
+    _set(unit, project.id, limits, OF_PROJECTS)
+    unit.emit(
+        "project.quota.changed",
+        project.id,
+        organization_id=project.organization_id,
+        project_id=project.id,
+        data=_told(limits),
+    )
+
+
+def forget_quota(unit: Unit, scope_id: str) -> None:
+    """Remove what was set for a scope that goes."""
+    if unit.tx.quotas.get(scope_id) is not None:
+        unit.tx.quotas.delete(scope_id)
+
+
+def _set(unit: Unit, scope_id: str, limits: Limits, names: Sequence[str]) -> None:
+    faults = [
+        FieldError(f"limits.{name[:40]}", "unknown", f"what has limits is {', '.join(names)}")
+        for name in limits
+        if name not in names
+    ]
+    faults += [
+        FieldError(f"limits.{name}", "out-of-range", f"between 0 and {MOST}, or null for none")
+        for name, limit in limits.items()
+        if name in names and limit is not None and not 0 <= limit <= MOST
+    ]
+    refuse("limits-refused", tuple(faults))
+    forget_quota(unit, scope_id)
+    if limits:
+        unit.tx.quotas.insert(Quota(id=scope_id, limits=dict(limits), created_at=unit.now()))
+
+
+def _told(limits: Limits) -> Mapping[str, str]:
+    return {name: "none" if limit is None else str(limit) for name, limit in limits.items()}

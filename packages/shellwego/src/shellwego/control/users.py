@@ -1,0 +1,41 @@
+"""Users as the platform's operator sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from shellwego.control.scopes import SYSTEM, Found, missing
+from shellwego.control.unit import Unit
+from shellwego.core.errors import ConflictError
+from shellwego.core.ids import is_id
+from shellwego.core.tenancy import Principal, User
+from shellwego.ports.store import Transaction, eq
+
+
+@dataclass(frozen=True, slots=True)
+class UserTarget:
+    """A user of the platform by id or email."""
+
+    ref: str
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[User]:
+        by_id = is_id("usr", self.ref)
+        user = tx.users.get(self.ref) if by_id else next(iter(tx.users.select(eq("email", self.ref), limit=1)), None)
+        if user is None:
+            raise missing("user", self.ref)
+        return Found(user, SYSTEM, user.id, missing("user", self.ref))
+
+
+def set_disabled(unit: Unit, principal: Principal, user: User, *, disabled: bool) -> User:
+    """Have the platform answer nothing to a user any more, or again; his tokens are kept, and hold no longer than that.
+
+    Raises:
+        ConflictError: the caller means himself: nobody might be left to undo it.
+    """
+    if disabled == (user.disabled_at is not None):
+        return user
+    if user.id == principal.principal_id:
+        raise ConflictError("own-account", "you cannot disable yourself", resolution="Have another operator do it.")
+    unit.audit("users:write", user.id, detail="disabled" if disabled else "enabled")
+    unit.emit("user.disabled" if disabled else "user.enabled", user.id, severity="warning" if disabled else "info")
+    return unit.tx.users.update(replace(user, disabled_at=unit.now() if disabled else None))

@@ -1,0 +1,131 @@
+"""A PostgreSQL server of the tests' own: the distribution's programs, an unprivileged user, a unix socket and a private
+directory; durable as in production.
+
+Making a database and its schema takes a second. So most tests share one, which is emptied before each; those of the schema
+itself have one of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from shellwego.drivers.store.location import PostgresUrl, parse_url
+from shellwego.drivers.store.migrate import upgrade
+from shellwego.drivers.store.schema import TABLES
+
+USER = "postgres"
+_START_S = 60
+
+
+def programs() -> Path:
+    """The newest PostgreSQL that is installed."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    assert found, "PostgreSQL is not installed; scripts/setup does that"
+    return found[-1].parent
+
+
+@dataclass(slots=True)
+class PostgresServer:
+    """A running server; its socket lies in `directory`."""
+
+    directory: Path
+    process: subprocess.Popen[bytes] | None = None
+    _numbers: Iterator[int] = field(default_factory=count)
+    _shared: PostgresUrl | None = None
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    def url(self, database: str = "postgres", *, user: str = USER, password: str = "") -> str:
+        secret = f":{password}" if password else ""
+        return f"postgresql://{user}{secret}@/{database}?host={self.directory}"
+
+    def new_database(self) -> PostgresUrl:
+        """An empty database."""
+        name = f"test_{next(self._numbers)}"
+        self.sql(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return parse_url(self.url(name))
+
+    def emptied_database(self) -> PostgresUrl:
+        """The shared database with this code's schema and no rows. Whoever used it before has closed it."""
+        if self._shared is None:
+            self._shared = self.new_database()
+            upgrade(self._shared)
+        deletes = sql.SQL("; ").join(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)) for table in TABLES)
+        self.sql(deletes, self._shared.name)
+        return self._shared
+
+    def sql(self, statement: sql.Composed | sql.SQL, database: str = "postgres") -> list[tuple[object, ...]]:
+        """Run one statement as the administrator."""
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        settings = (
+            "listen_addresses=",
+            f"unix_socket_directories={self.directory}",
+            "max_connections=200",
+            "shared_buffers=64MB",
+        )
+        command = [programs() / "postgres", "-D", self.data, *(word for each in settings for word in ("-c", each))]
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, **_unprivileged())
+        deadline = time.monotonic() + _START_S
+        while True:
+            try:
+                psycopg.connect(self.url()).close()
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline, (self.directory / "log").read_text()[-2000:]
+                time.sleep(0.02)
+            else:
+                return
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """SIGINT: end all connections and stop; SIGQUIT: as if it had crashed."""
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(_START_S)
+            self.process = None
+
+
+def _unprivileged() -> dict[str, object]:
+    """PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return {}
+    entry = pwd.getpwnam(USER)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": ()}
+
+
+@contextmanager
+def running_postgres() -> Iterator[PostgresServer]:
+    """A server from its making to its end."""
+    directory = Path(tempfile.mkdtemp(prefix="swg-pg-", dir="/tmp"))
+    server = PostgresServer(directory)
+    directory.chmod(0o755)  # others connect to its socket; its data are its own
+    try:
+        if os.geteuid() == 0:
+            shutil.chown(directory, USER, USER)
+        making = [programs() / "initdb", "-D", server.data, "-U", USER, "--locale=C.UTF-8", "-E", "UTF8", "--no-sync"]
+        subprocess.run([*making, "-A", "trust"], check=True, capture_output=True, cwd="/", **_unprivileged())  # type: ignore[call-overload]
+        server.start()
+        yield server
+    finally:
+        server.stop(signal.SIGQUIT)
+        shutil.rmtree(directory, ignore_errors=True)
