@@ -13,6 +13,7 @@ from shellwego.control.unit import Unit
 from shellwego.core.changes import StartCommand, new_command
 from shellwego.core.errors import ConflictError
 from shellwego.core.instances import Phase
+from shellwego.ports.store import eq
 from tests.api.api_world import World
 
 IMAGE = "registry.example/hello:v1"
@@ -89,6 +90,8 @@ async def test_counts_of_a_deploy_are_the_app_s_and_no_release_s(world: World) -
     await deployed(world, counts={"worker": 3}, config=config)
     app = (await world.get("/v1/apps/shop")).json
     assert app["counts"] == {"web": 1, "worker": 3}
+    scaled = await world.control.read(lambda tx: tx.events.select(eq("type", "app.scaled")))
+    assert [event.data["worker"] for event in scaled] == ["3"]
     worker = app["config"]["processes"][1]
     assert (worker["env_names"], worker["backoff"]) == (["QUEUE"], None)
 

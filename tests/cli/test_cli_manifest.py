@@ -107,6 +107,45 @@ def test_a_whole_manifest_becomes_a_deployment(tmp_path: Path) -> None:
     assert deployment_of(path, read_manifest(path), ("worker",), ("worker",)).counts == {}
 
 
+ROLLOUT = """\
+app = "shop"
+[deploy]
+strategy = "canary"
+canary_steps = [10, 50]
+canary_pause = "2m"
+max_unavailable = 1
+surge = "50%"
+release_command = "rake 'db migrate'"
+[[restart]]
+backoff = "10s"
+"""
+
+
+def test_how_to_roll_out_is_said_in_full(tmp_path: Path) -> None:
+    wish = msgspec.to_builtins(asked(tmp_path, ROLLOUT))
+    assert (wish["strategy"], wish["canary_steps"], wish["canary_pause"]) == ("canary", [10, 50], 120.0)
+    assert (wish["max_unavailable"], wish["surge"]) == ("1", "50%")
+    assert wish["config"]["release_command"] == ["rake", "db migrate"]
+    assert wish["config"]["processes"]["web"]["restart"]["backoff"] == 10.0
+
+
+def test_a_pause_that_makes_no_sense_is_told_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"shellwego\.toml:10: restart"):
+        asked(tmp_path, ROLLOUT.replace('"10s"', '"soon"'))
+
+
+def test_options_of_a_rollout_win_over_the_manifest(machine: Machine, api: HandMadeApi) -> None:
+    written(Path(), ROLLOUT.replace('strategy = "canary"', 'strategy = "rolling"'))
+    serve_app(api)
+    ended = machine.swg("deploy", "--canary", "5,100", "--surge", "1", "--release-command", "")
+    assert ended.code == 0, ended.err
+    wish = sent(api, "/v1/apps/app_1/deployments")
+    assert (wish["strategy"], wish["canary_steps"], wish["canary_pause"]) == ("canary", [5, 100], 120.0)
+    assert (wish["max_unavailable"], wish["surge"]) == ("1", "1")
+    assert isinstance(wish["config"], dict)
+    assert wish["config"]["release_command"] == []
+
+
 def test_what_a_manifest_does_not_name_the_app_has_not_any_more(tmp_path: Path) -> None:
     wish = msgspec.to_builtins(asked(tmp_path, 'app = "shop"', ("web", "worker")))
     assert (wish["config"]["services"], wish["config"]["checks"]) == ([], [])

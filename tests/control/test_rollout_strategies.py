@@ -18,8 +18,10 @@ from shellwego.core.routing import EVEN_WEIGHT
 from shellwego.core.vms import VmPhase
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.store.memory import MemoryStore
+from shellwego.drivers.store.postgres import open_postgres
 from shellwego.drivers.store.sqlite import open_sqlite
 from shellwego.ports.store import Store, eq
+from tests.contract.postgres_server import PostgresServer
 from tests.control.blocking_store import BlockingStore
 from tests.control.rollout_world import FakeEdge, FakeNode, World
 
@@ -28,21 +30,29 @@ MIGRATE = ("migrate",)
 TENTH = CanaryPlan(weights=(10, 50), pause_s=5.0)
 
 
-def memory(_: Path) -> Callable[[VirtualClock], Store]:
+def memory(_: pytest.FixtureRequest) -> Callable[[VirtualClock], Store]:
     return MemoryStore
 
 
-def sqlite(directory: Path) -> Callable[[VirtualClock], Store]:
+def sqlite(request: pytest.FixtureRequest) -> Callable[[VirtualClock], Store]:
+    directory: Path = request.getfixturevalue("tmp_path")
     return lambda clock: BlockingStore(lambda: open_sqlite(directory / "state.db", clock))
 
 
-on_every_store = pytest.mark.parametrize("world", [memory, sqlite], indirect=True, ids=lambda make: make.__name__)
+def postgresql(request: pytest.FixtureRequest) -> Callable[[VirtualClock], Store]:
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return lambda clock: BlockingStore(lambda: open_postgres(server.emptied_database(), clock=clock))
+
+
+on_every_store = pytest.mark.parametrize(
+    "world", [memory, sqlite, postgresql], indirect=True, ids=lambda make: make.__name__
+)
 
 
 @pytest.fixture
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     make = getattr(request, "param", memory)
-    world = World(make(tmp_path))
+    world = World(make(request))
     await world.begin()
     yield world
     await world.end()
@@ -75,7 +85,7 @@ async def served_until_finished(
 async def at_rest(world: World, node: FakeNode, edge: FakeEdge, image: str, count: int) -> None:
     """The app serves so many instances of an image, all routed alike, and nothing else runs or is meant to."""
     await world.clock.until(lambda: node.images_running() == [f"sha256:{image}"] * count and not others(node), 60)
-    await world.clock.advance(15)
+    await world.clock.advance(5)
     assert node.images_running() == [f"sha256:{image}"] * count
     assert {i.id for i in world.live()} == edge.endpoints() == {i.id for i in world.serving()}
     assert {e.weight for route in edge.table.routes for e in route.endpoints} == {EVEN_WEIGHT}

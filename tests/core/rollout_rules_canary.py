@@ -39,8 +39,12 @@ def _check_steps(world: History, before: Mapping[str, Instance], was: Deployment
         assert world.now >= since + now.canary.pause_s, "a step was left before its pause was over"
         number, since = number + 1, None
     world.held[was.id] = number, since
-    if now.state is DeploymentState.IN_PROGRESS and since is not None and _is_canary(world, before.values(), now):
-        assert world.now < since + now.canary.pause_s, "a step that held for its pause was not left"
+    if now.state is DeploymentState.SUCCEEDED:
+        assert not _is_canary(world, before.values(), now), "succeeded in the middle of its steps"
+    if now.state is DeploymentState.IN_PROGRESS and _is_canary(world, before.values(), now):
+        late = since is not None and world.now >= since + now.canary.pause_s
+        assert not late, "a step that held for its pause was not left"
+        assert (now.step.since is None) == (since is None), "a pause goes on though its step does not hold"
 
 
 def _holds(world: History, instances: Iterable[Instance], deployment: Deployment, weight: int) -> bool:

@@ -69,12 +69,13 @@ def _wish(
 ) -> DeploymentCreate:
     import shlex  # noqa: PLC0415
 
+    from msgspec import UNSET  # noqa: PLC0415
+
     from shellwego.client.generated import ConfigBody, DeploymentCreate  # noqa: PLC0415
 
-    before = None if release_command is None else shlex.split(release_command)
     return DeploymentCreate(
         **asdict(choice),
-        config=ConfigBody(release_command=before),
+        config=UNSET if release_command is None else ConfigBody(release_command=shlex.split(release_command)),
         image=image,
         port=port,
         check_path=check_path,

@@ -81,6 +81,8 @@ def request_deployment(
     check_rollout(rollout)
     planned = plan_config(unit.tx, app, wish, image)
     counted = with_counts(unit.tx, app, planned.config, counts)
+    if counted != app:
+        announce(unit, app, "app.scaled", {name: str(count) for name, count in counts.items()})
     if image is not None:
         note_image(unit, app.project_id, image)
     done = done_already(unit.tx, counted, planned)

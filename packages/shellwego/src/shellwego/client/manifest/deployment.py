@@ -85,8 +85,7 @@ class _Reader:
             share = getattr(deploy, key)
             setattr(wish, key, None if share is None else str(share))
         wish.canary_steps = deploy.canary_steps
-        if deploy.canary_pause is not None:
-            wish.canary_pause = self._value(("deploy", "canary_pause"), seconds, deploy.canary_pause, 0.0)
+        wish.canary_pause = self._seconds(("deploy", "canary_pause"), deploy.canary_pause)
         if deploy.wait_timeout is not None:
             wish.wait_timeout = self._value(("deploy", "wait_timeout"), seconds, deploy.wait_timeout, 0.0)
         return wish
@@ -110,7 +109,6 @@ class _Reader:
         if service is not None:
             self._check_process(("http_service", "process"), self.routed)
         restarts = self._by_process("restart", self.manifest.restart)
-        drain = deploy.drain_timeout
         return ConfigBody(
             processes={
                 name: self._process(name, sizes.get(name, Vm()), restarts.get(name, Restart()))
@@ -120,7 +118,7 @@ class _Reader:
             services=[] if service is None else [ServiceBody(process=self.routed, port=service.internal_port)],
             checks=[self._check(number, check) for number, check in enumerate(self.manifest.checks)],
             release_command=self._arguments(("deploy", "release_command"), deploy.release_command),
-            drain_timeout=None if drain is None else self._value(("deploy", "drain_timeout"), seconds, drain, 0.0),
+            drain_timeout=self._seconds(("deploy", "drain_timeout"), deploy.drain_timeout),
         )
 
     def _process(self, name: str, vm: Vm, restart: Restart) -> ProcessBody:
@@ -129,7 +127,11 @@ class _Reader:
             memory=vm.memory,
             cpu=None if vm.cpu is None else str(vm.cpu),
             disk=vm.disk,
-            restart=RestartBody(policy=restart.policy, retries=restart.retries),
+            restart=RestartBody(
+                policy=restart.policy,
+                retries=restart.retries,
+                backoff=self._backoff(restart),
+            ),
         )
 
     def _check(self, number: int, check: Check) -> CheckBody:
@@ -164,6 +166,13 @@ class _Reader:
         """Of a command; none of none, which is the image's own."""
         none: list[str] = []
         return none if command is None else self._value(place, arguments, command, none)
+
+    def _backoff(self, restart: Restart) -> float | None:
+        number = next((n for n, each in enumerate(self.manifest.restart) if each is restart), 0)
+        return self._seconds(("restart", number, "backoff"), restart.backoff)
+
+    def _seconds(self, place: Place, duration: float | str | None) -> float | None:
+        return None if duration is None else self._value(place, seconds, duration, 0.0)
 
     def _value(self, place: Place, parse: Callable[[V], T], value: V, otherwise: T) -> T:
         try:

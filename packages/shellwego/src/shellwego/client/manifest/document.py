@@ -119,6 +119,8 @@ class Restart(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     process: ProcessName | None = None
     policy: Literal["always", "on-failure", "never"] = "always"
     retries: Annotated[int, Meta(ge=0, le=100)] = 3
+    backoff: Duration | None = None
+    """The pause before each start; left out: one that rises."""
 
 
 class Manifest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
