@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,170 +13,103 @@ from starlette.responses import Response
 
 from shellwego.api.rest.context import install_context
 from shellwego.api.rest.guard import Granted, GuardedRoute, check_guarded, operation
-from shellwego.core.iam import ROLES
-from tests.api.api_world import ADMIN, DOCUMENT, FOREIGN, OWNER, VIEWER, World, call_asgi, make_world
-
-OPERATIONS = [
-    (method.upper(), path, operation)
-    for path, operations in DOCUMENT["paths"].items()
-    for method, operation in operations.items()
-]
-GUARDED = [each for each in OPERATIONS if each[2]["x-permission"] != "public"]
-OWN = frozenset(
-    {
-        *("get_user", "update_user", "set_password", "enrol_totp", "confirm_totp", "disable_totp"),
-        *(
-            "list_tokens",
-            "create_token",
-            "revoke_token",
-            "sign_out",
-            "accept_invitation",
-            "list_projects",
-            "capabilities",
-        ),
-    }
+from shellwego.core.iam import PERMISSIONS
+from shellwego.drivers.store.rules import ENTITIES
+from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, World, call_asgi
+from tests.api.matrix import (
+    CALLERS,
+    GUARDED,
+    OPERATOR,
+    OWN,
+    Operation,
+    absent,
+    make_matrix,
+    named_things,
+    told,
+    unknown_references,
 )
-"""Operations about the caller himself: everybody may, a token's scopes aside."""
-PLATFORM = frozenset(
-    {
-        *("metrics", "list_nodes", "get_node", "cordon_node", "uncordon_node"),
-        *("list_users", "get_user_of_platform", "update_user_of_platform"),
-    }
-)
-"""Operations about the platform: an owner of a project may not."""
-ABOVE = frozenset({"create_invitation", "list_invitations", "delete_invitation"})
-"""Operations about the organization: who has a role on one of its projects only does not see it."""
-BODIES: dict[str, Any] = {
-    "create_app": {"name": "fresh"},
-    "update_app": {"config": {}},
-    "scale_app": {"counts": {"web": 2}},
-    "change_env": {"env": {"A": "b"}},
-    "create_deployment": {"image": "registry.example/hello:v1"},
-    "plan_deployment": {"image": "registry.example/hello:v1"},
-    "register_image": {"reference": "registry.example/hello:v1"},
-    "create_run": {"command": ["true"]},
-    "exec_command": {"command": ["true"]},
-    "create_token": {"name": "ci"},
-    "create_invitation": {"email": "ann@x", "role": "viewer"},
-    "accept_invitation": {"invitation": "inv_x"},
-    "update_user": {"name": "Ann"},
-    "set_password": {"new_password": "correct horse battery"},
-    "enrol_totp": {},
-    "confirm_totp": {"code": "123456"},
-    "disable_totp": {},
-    "update_user_of_platform": {"disabled": True},
-}
+from tests.api.matrix import SYSTEM as LEVEL_SYSTEM
+
+_FINE = (200, 201, 202, 204, 409)
+_OTHERWISE: dict[str, int] = {"stop_run": 404, "finish_upload": 422, "get_logs": 503, "exec_command": 503}
+"""What answers here that it may: the instance is no run, the upload is not whole, no agent answers."""
 
 
-async def _things(world: World) -> dict[str, str]:
-    """One of each thing in the first project, by the names of path parameters."""
-    deployment = await world.deployed()
-    instance = await world.running()
-    upload = await world.made("/v1/images/uploads")
-    images = (await world.get("/v1/images")).json["data"]
-    user = (await world.get("/v1/user")).json
-    return {
-        "app": deployment["app_id"],
-        "deployment": deployment["id"],
-        "release": "v1",
-        "instance": instance.id,
-        "image": images[0]["id"],
-        "upload": upload["id"],
-        "node": world.node.id,
-        "project": world.project.id,
-        "organization": world.project.organization_id,
-        "token": user["token_id"],
-        "user": user["id"],
-        "invitation": "ivt_x",
-    }
+@pytest.fixture
+def spools(tmp_path: Path) -> Iterator[Path]:
+    """A directory for each world's uploads."""
+    return (tmp_path / str(number) for number in itertools.count())
 
 
-def _path(template: str, things: dict[str, str], *, absent: bool) -> str:
-    path = template
-    for name, value in things.items():
-        gone = f"{value.partition('_')[0]}_{'0' * 26}" if "_" in value else "v999"
-        path = path.replace(f"{{{name}}}", gone if absent else value)
-    return path
-
-
-def _query(operation_: Any, project: str) -> dict[str, str]:
-    known = {parameter["name"] for parameter in operation_.get("parameters", []) if parameter["in"] == "query"}
-    values = {"project": project, "timeout": "0", "against": "v1", "digest": f"sha256:{'0' * 64}"}
-    return {name: value for name, value in values.items() if name in known}
-
-
-def _headers(operation_: Any) -> dict[str, str]:
-    names = {parameter["name"] for parameter in operation_.get("parameters", []) if parameter["in"] == "header"}
-    return {"Content-Range": "bytes 0-0/*"} if "Content-Range" in names else {}
-
-
-def _may_view(permission: str) -> bool:
-    return permission in ROLES["viewer"]
-
-
-@pytest.mark.parametrize(
-    ("method", "template", "operation_"), GUARDED, ids=[each[2]["operationId"] for each in GUARDED]
-)
-async def test_an_operation_answers_each_caller_as_its_grants_say(
-    tmp_path: Path, method: str, template: str, operation_: Any
+@pytest.mark.parametrize("operation_", GUARDED, ids=lambda each: each.name)
+async def test_an_operation_refuses_each_caller_as_its_grants_say(
+    spools: Iterator[Path], operation_: Operation
 ) -> None:
-    world = await make_world(tmp_path / "spool")
-    things = await _things(world)
-    name, permission = operation_["operationId"], operation_["x-permission"]
-    streams = any("text/event-stream" in response.get("content", {}) for response in operation_["responses"].values())
+    matrix = await make_matrix(next(spools))
+    before = await _census(matrix.world)
+    assert (await matrix.ask(operation_, None, matrix.own)).status == 401
+    assert (await matrix.ask(operation_, "pat_" + "x" * 43, matrix.own)).status == 401
+    for caller in CALLERS:
+        if operation_.name in OWN or caller.may(operation_.permission, operation_.level):
+            continue
+        sees = any(caller.may(permission, operation_.level) for permission in operation_.shows)
+        there = operation_.level != LEVEL_SYSTEM or "{" in operation_.path
+        answer = await matrix.ask(operation_, caller.token, matrix.own)
+        assert answer.status == (404 if there and not sees else 403), (caller, answer.content)
+        if answer.status == 404:
+            gone = absent(matrix.own)
+            nothing = await matrix.ask(operation_, caller.token, gone)
+            assert told(answer, matrix.own) == told(nothing, gone), caller
+    assert await _census(matrix.world) == before, "a refused operation had an effect"
 
-    async def ask(token: str | None, *, absent: bool = False) -> int:
-        path = _path(template, things, absent=absent)
-        body = BODIES.get(name)
-        raw = b"x" if name == "append_upload" else None
-        query, headers = _query(operation_, world.project.id), _headers(operation_)
-        answer = await world.call(method, path, body, token=token, query=query, headers=headers, raw=raw)
-        return answer.status
 
-    before = await _census(world)
-    assert await ask(None) == 401
-    assert await ask("pat_" + "x" * 43) == 401
-    if name in OWN:
-        assert await ask(VIEWER) not in (401, 403)
-        return
-    if name in PLATFORM:
-        refused = 404 if "{" in template else 403
-        assert await ask(OWNER) == refused
-        assert await ask(VIEWER) == refused
-        assert await ask(FOREIGN) == refused
-        assert await ask(FOREIGN, absent=True) == refused
-        assert await ask(ADMIN) == 200
-        return
-    foreign = await ask(FOREIGN)
-    assert foreign == 404
-    if "{" in template:
-        assert await ask(FOREIGN, absent=True) == foreign, "what is foreign must look as if it were absent"
-    if name in ABOVE:
-        assert await ask(VIEWER) == await ask(OWNER) == 404
-        assert await _census(world) == before
-        assert await ask(ADMIN) in (200, 201, 404)
-        return
-    if not _may_view(permission):
-        assert await ask(VIEWER) == 403
-    if not streams:
-        assert await _census(world) == before, "a refused operation had an effect"
-        if _may_view(permission):
-            assert await ask(VIEWER) not in (401, 403)
-        assert await ask(OWNER) not in (401, 403)
+@pytest.mark.parametrize("operation_", GUARDED, ids=lambda each: each.name)
+async def test_what_is_foreign_looks_absent_in_every_field_that_names_it(
+    spools: Iterator[Path], operation_: Operation
+) -> None:
+    assert unknown_references(operation_) == set(), "tests/api/matrix.py fills no thing into these fields"
+    named = list(named_things(operation_))
+    matrix = await make_matrix(next(spools))
+    before = await _census(matrix.world)
+    gone = absent(matrix.own)
+    for caller in CALLERS if named else ():
+        alone = () if operation_.streams else ((name,) for name in named)  # what is own would go on for ever
+        for fields in {*alone, tuple(named)}:
+            theirs = {**matrix.own, **{name: matrix.foreign[name] for name in fields}}
+            nothing = {**matrix.own, **{name: gone[name] for name in fields}}
+            wider = ("project",) if fields == ("organization",) else ()  # else the project alone says where
+            foreign = await matrix.ask(operation_, caller.token, theirs, without=wider)
+            missing = await matrix.ask(operation_, caller.token, nothing, without=wider)
+            assert told(foreign, theirs) == told(missing, nothing), (caller, fields)
+            assert foreign.status >= 400 or not any(f"{{{name}}}" in operation_.path for name in fields)
+    assert await _census(matrix.world) == before, "an operation reached what is foreign"
+
+
+@pytest.mark.parametrize("operation_", [each for each in GUARDED if not each.streams], ids=lambda each: each.name)
+async def test_an_operation_serves_each_caller_who_may(spools: Iterator[Path], operation_: Operation) -> None:
+    served = 0
+    for caller in (*CALLERS, OPERATOR):
+        if operation_.name in OWN or caller.may(operation_.permission, operation_.level):
+            matrix = await make_matrix(next(spools))
+            answer = await matrix.ask(operation_, caller.token, matrix.own)
+            otherwise = (404, 412, 422) if operation_.name in OWN else (_OTHERWISE.get(operation_.name),)
+            assert answer.status in (*_FINE, *otherwise), (caller, answer.status, answer.content)
+            served += 1
+    assert served, "nobody may"
+
+
+def test_every_permission_is_known_and_none_is_without_use() -> None:
+    sockets = {"instances:exec", "instances:read", "events:read"}
+    used = {each.permission for each in GUARDED}
+    assert used <= PERMISSIONS, "add it to core.iam.ACTIONS, and to the roles that should have it"
+    assert PERMISSIONS - used - sockets == set()
 
 
 async def _census(world: World) -> Any:
     """All that a refused operation could have changed."""
+    unwatched = {"audit", "counters", "idempotency", "token_uses"}
     return await world.control.read(
-        lambda tx: (
-            tx.apps.select(),
-            tx.deployments.select(),
-            tx.releases.select(),
-            tx.instances.select(),
-            tx.images.select(),
-            tx.tokens.select(),
-            tx.events.select(),
-        )
+        lambda tx: {name: getattr(tx, name).select() for name in ENTITIES if name not in unwatched}
     )
 
 

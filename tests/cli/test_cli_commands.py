@@ -13,7 +13,18 @@ from shellwego.main import HOST_COMMANDS
 from tests.cli.cli_world import Machine, commands
 
 ALL = dict(commands())
-SHARED = {"--app", "--project", "--config", "--context", "--output", "--json", "--quiet", "--yes", "--no-color"}
+SHARED = {
+    "--app",
+    "--org",
+    "--project",
+    "--config",
+    "--context",
+    "--output",
+    "--json",
+    "--quiet",
+    "--yes",
+    "--no-color",
+}
 LOCAL = {("up",), ("doctor",), ("completion",), ("manifest", "schema")}
 """Commands about this machine, which speak to no app."""
 PROMISED = [
@@ -60,6 +71,13 @@ PROMISED = [
     "nodes.show",
     "nodes.cordon",
     "nodes.uncordon",
+    *(f"orgs.{name}" for name in ("ls", "create", "show", "rename", "delete", "quotas", "usage")),
+    *(f"projects.{name}" for name in ("ls", "create", "show", "rename", "delete", "quotas")),
+    *(f"members.{name}" for name in ("ls", "role", "rm")),
+    *(f"service-accounts.{name}" for name in ("ls", "create", "show", "change", "delete")),
+    *(f"service-accounts.tokens.{name}" for name in ("ls", "create", "revoke")),
+    *(f"roles.{name}" for name in ("ls", "create", "show", "change", "delete")),
+    *(f"grants.{name}" for name in ("ls", "add", "show", "change", "rm")),
 ]
 
 

@@ -171,6 +171,7 @@ class Platform:
                 http_port=self.settings.http_port,
                 identity=make_identity(control, Argon2Hasher(), open_sealer(self.installation.data_dir / SEALING_KEY)),
                 limiter=limiter,
+                open_organizations=self.settings.open_organizations,
             )
             servers: list[Server] = [ApiServer(app, socket.socket(fileno=api_socket), self._tls())]
             if self.settings.grpc_port:

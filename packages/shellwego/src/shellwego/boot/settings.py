@@ -36,6 +36,8 @@ class UpSettings:
     grpc_listen: str = "127.0.0.1"
     domain: str = "localhost"
     keep_vms: bool = False
+    open_organizations: bool = False
+    """Whether every user may make organizations (on the smallest plan), and not the platform's operators alone."""
     preboot: int = 0
     """How many guests may be booted ahead, so that VMs begin as copies of them; each takes the memory of a booted guest."""
     cache: Path = Path("/var/cache/shellwego")

@@ -46,6 +46,7 @@ class UpFailure(click.ClickException):
 @click.option("--database-url-file", metavar="FILE", help="File with the URL of a PostgreSQL database. [SQLite]")
 @click.option("--domain", help="Apps appear as <app>.<domain>. [localhost]")
 @click.option("--preboot", type=int, metavar="N", help="Boot up to N guests ahead; new microVMs begin as copies. [0]")
+@click.option("--open-organizations", is_flag=True, default=None, help="Let every user make organizations.")
 @click.option("--keep-vms", is_flag=True, default=None, help="Leave VMs and the edge running when the platform ends.")
 def up(**flags: Any) -> None:
     """Run the whole platform on this machine, in the foreground.

@@ -10,6 +10,7 @@ import click
 from shellwego.cli.failure import TIMED_OUT, UNHEALTHY, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one
+from shellwego.cli.pages import MOST, every
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.rollout import follow, rollout_options
 from shellwego.cli.session import Session, about_no_app, shared
@@ -59,14 +60,7 @@ def _named(session: Session, name: str | None) -> str:
 
 def all_apps(session: Session) -> list[AppView]:
     """Every app of the project."""
-    found: list[AppView] = []
-    cursor: str | None = None
-    while True:
-        page = session.client.list_apps(project=session.project, limit=100, cursor=cursor)
-        found += page.data
-        cursor = page.pagination.next_cursor
-        if not page.pagination.has_more:
-            return found
+    return every(lambda cursor: session.client.list_apps(project=session.project, limit=MOST, cursor=cursor))
 
 
 @apps.command("ls")

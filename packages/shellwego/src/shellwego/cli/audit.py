@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from shellwego.client.generated import AuditView
 
 _PAGE = 100
-_organization = click.option("-o", "--org", "organization", metavar="ORG", help="Of this organization.")
 _since = click.option("--since", metavar="AGE", help="Only what is younger than this, such as 90s, 10m, 2h.")
 
 
@@ -27,9 +26,9 @@ def audit() -> None:
     """Show, export and verify who did what, or was refused it."""
 
 
-def _project(session: Session, organization: str | None) -> str | None:
+def _project(session: Session) -> str | None:
     """The project, unless an organization is asked for."""
-    return None if organization else session.project
+    return None if session.organization else session.project
 
 
 @audit.command("ls")
@@ -38,7 +37,6 @@ def _project(session: Session, organization: str | None) -> str | None:
 @click.option("--action", metavar="PERMISSION", help="Only this, such as apps:write.")
 @click.option("--resource", metavar="ID", help="Only what was done to this.")
 @_since
-@_organization
 @shared
 @about_no_app
 def list_audit(
@@ -48,7 +46,6 @@ def list_audit(
     action: str | None,
     resource: str | None,
     since: str | None,
-    organization: str | None,
 ) -> None:
     """List who did what, the newest first."""
     import msgspec  # noqa: PLC0415
@@ -58,8 +55,8 @@ def list_audit(
     moment = None if since is None else time.time() - seconds(since)
     while len(found) < limit:
         page = session.client.list_audit(
-            project=_project(session, organization),
-            organization=organization,
+            project=_project(session),
+            organization=session.organization,
             actor=actor,
             action=action,
             resource=resource,
@@ -89,15 +86,12 @@ def _row(record: AuditView) -> dict[str, object]:
 @audit.command("export")
 @click.argument("file", type=click.File("wb"), default="-")
 @_since
-@_organization
 @shared
 @about_no_app
-def export_audit(session: Session, file: BinaryIO, since: str | None, organization: str | None) -> None:
+def export_audit(session: Session, file: BinaryIO, since: str | None) -> None:
     """Write all records, a line of JSON each, the oldest first, to FILE or stdout."""
     moment = None if since is None else time.time() - seconds(since)
-    lines = session.client.export_audit(
-        project=_project(session, organization), organization=organization, time_gte=moment
-    )
+    lines = session.client.export_audit(project=_project(session), organization=session.organization, time_gte=moment)
     last = b""
     for line in lines:
         if last:
@@ -111,19 +105,16 @@ def export_audit(session: Session, file: BinaryIO, since: str | None, organizati
 
 @audit.command("verify")
 @click.option("--anchor", metavar="POSITION:HASH", help="Must still hold: a head that an earlier verification showed.")
-@_organization
 @shared
 @about_no_app
-def verify_audit(session: Session, anchor: str | None, organization: str | None) -> None:
+def verify_audit(session: Session, anchor: str | None) -> None:
     """Check that no record was changed, removed, slipped in or moved; ends with 1 where one was.
 
     Keep a head that is shown elsewhere: given as --anchor later, it proves that nothing up to it was made anew.
     """
     import msgspec  # noqa: PLC0415
 
-    found = session.client.verify_audit(
-        project=_project(session, organization), organization=organization, anchor=anchor
-    )
+    found = session.client.verify_audit(project=_project(session), organization=session.organization, anchor=anchor)
     heads = " ".join(f"{head.position}:{head.hash}" for head in found.heads)
     pairs = {"sound": found.sound, "checked": found.checked, "pending": found.pending, "heads": heads}
     show_one(session, msgspec.to_builtins(found), pairs, name="yes" if found.sound else "no")

@@ -37,6 +37,12 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("shellwego.cli.runs:run", "Run a one-off command in a microVM of its own."),
     "images": ("shellwego.cli.images:images", "List, pull, load and remove images."),
     "vms": ("shellwego.cli.vms:vms", "List and show microVMs."),
+    "orgs": ("shellwego.cli.tenancy:orgs", "Organizations, what they may have, and what they use."),
+    "projects": ("shellwego.cli.tenancy:projects", "Projects of an organization, and what they may have."),
+    "members": ("shellwego.cli.tenancy:members", "Who works in an organization, and in which role."),
+    "service-accounts": ("shellwego.cli.access:service_accounts", "Accounts for pipelines, and their tokens."),
+    "roles": ("shellwego.cli.access:roles", "Roles of the organization's own."),
+    "grants": ("shellwego.cli.access:grants", "Who has which role where."),
     "nodes": ("shellwego.cli.nodes:nodes", "List and show nodes."),
     "events": ("shellwego.cli.events:events", "Show what happened; -f follows."),
     "audit": ("shellwego.cli.audit:audit", "Show, export and verify who did what."),
@@ -45,11 +51,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 
 _FLAGS = {"--json", "-q", "--quiet", "-y", "--yes", "--no-color"}
-_WITH_VALUE = {"-a", "--app", "-p", "--project", "-c", "--config", "--context", "--output"}
+_WITH_VALUE = {"-a", "--app", "-o", "--org", "-p", "--project", "-c", "--config", "--context", "--output"}
 _EPILOG = """\b
 Every command that asks the platform takes, also before its name:
-  -a APP  -p PROJECT  -c FILE  --context NAME  --output table|json|yaml|name
-  --json  -q  -y  --no-color
+  -a APP  -o ORG  -p PROJECT  -c FILE  --context NAME
+  --output table|json|yaml|name  --json  -q  -y  --no-color
 
 \b
 It ends with: 0 done, 1 failed, 2 wrong use, 3 not allowed, 4 not found,

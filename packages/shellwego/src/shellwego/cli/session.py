@@ -31,6 +31,8 @@ class Session:
     """The shared options of one call, and what follows from them."""
 
     app_option: str | None
+    organization: str | None
+    """The organization that was named; None where the token sees one only."""
     project_option: str | None
     config: Path | None
     context_name: str | None
@@ -172,6 +174,7 @@ def project_file_app(directory: Path) -> str:
 
 _OPTIONS = (
     click.option("-a", "--app", "app_option", envvar="SHELLWEGO_APP", metavar="APP", help="The app."),
+    click.option("-o", "--org", "organization", envvar="SHELLWEGO_ORG", metavar="ORG", help="The organization."),
     click.option(
         "-p", "--project", "project_option", envvar="SHELLWEGO_PROJECT", metavar="PROJECT", help="The project."
     ),
@@ -200,6 +203,7 @@ def shared(command: F) -> F:
     def call(
         *arguments: Any,
         app_option: str | None,
+        organization: str | None,
         project_option: str | None,
         config: Path | None,
         context_name: str | None,
@@ -212,6 +216,7 @@ def shared(command: F) -> F:
     ) -> Any:
         session = Session(
             app_option=app_option,
+            organization=organization,
             project_option=project_option,
             config=config,
             context_name=context_name,

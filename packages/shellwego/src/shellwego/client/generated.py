@@ -303,6 +303,27 @@ class ExecView(Struct, kw_only=True, frozen=True):
     truncated: bool
 
 
+class GrantCreate(Struct, kw_only=True, omit_defaults=True):
+    """A role on a scope. `scope` is the id of an organization, a project or an app, or `system`; `principal` is a member by id or email, or a service account by id."""
+
+    scope: str
+    principal: str
+    role: str
+
+
+class GrantList(Struct, kw_only=True, frozen=True):
+    """GrantList"""
+
+    data: list[ScopedGrantView]
+    pagination: Pagination
+
+
+class GrantPatch(Struct, kw_only=True, omit_defaults=True):
+    """GrantPatch"""
+
+    role: str
+
+
 class GrantView(Struct, kw_only=True, frozen=True):
     """GrantView"""
 
@@ -417,6 +438,15 @@ class InvitationView(Struct, kw_only=True, frozen=True):
     accepted_at: datetime | None
 
 
+class LimitView(Struct, kw_only=True, frozen=True):
+    """What may be had, and what is there. `limit` is null where there is none; `unit` is empty for what is counted."""
+
+    name: str
+    unit: str
+    limit: int | None
+    used: int
+
+
 class LoadedView(Struct, kw_only=True, frozen=True):
     """Images that a tar held, under all their names."""
 
@@ -439,6 +469,29 @@ class LogList(Struct, kw_only=True, frozen=True):
     data: list[LogLineView]
 
 
+class MemberList(Struct, kw_only=True, frozen=True):
+    """MemberList"""
+
+    data: list[MemberView]
+    pagination: Pagination
+
+
+class MemberPatch(Struct, kw_only=True, omit_defaults=True):
+    """`role` is `owner`, `admin`, `developer`, `viewer`, `billing`, or the name or id of one of the organization's own."""
+
+    role: str
+
+
+class MemberView(Struct, kw_only=True, frozen=True):
+    """A user with a role on the organization. `since` is when he got a role there."""
+
+    user_id: str
+    email: str
+    role: str
+    grant_id: str
+    since: datetime
+
+
 class Membership(Struct, kw_only=True, omit_defaults=True):
     """What was accepted."""
 
@@ -458,6 +511,19 @@ class NewInvitationView(Struct, kw_only=True, frozen=True):
     created_at: datetime
     expires_at: datetime
     accepted_at: datetime | None
+    secret: str
+
+
+class NewServiceTokenView(Struct, kw_only=True, frozen=True):
+    """A token, with its secret for the only time."""
+
+    id: str
+    kind: TokenKind
+    name: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
     secret: str
 
 
@@ -506,6 +572,40 @@ class NodeView(Struct, kw_only=True, frozen=True):
     warnings: list[str]
     last_heard_at: datetime
     created_at: datetime
+
+
+class OrganizationCreate(Struct, kw_only=True, omit_defaults=True):
+    """OrganizationCreate"""
+
+    name: str
+
+
+class OrganizationList(Struct, kw_only=True, frozen=True):
+    """OrganizationList"""
+
+    data: list[OrganizationView]
+    pagination: Pagination
+
+
+class OrganizationPatch(Struct, kw_only=True, omit_defaults=True):
+    """OrganizationPatch"""
+
+    name: str
+
+
+class OrganizationQuotasPut(Struct, kw_only=True, omit_defaults=True):
+    """OrganizationQuotasPut"""
+
+    limits: dict[str, int | None]
+    plan: str | None = None
+
+
+class OrganizationUsageView(Struct, kw_only=True, frozen=True):
+    """What is wanted now: in all, and by project. `memory` is in bytes, `cpu` in thousandths of a core."""
+
+    organization_id: str
+    used: dict[str, int]
+    projects: list[ProjectUsageView]
 
 
 class OrganizationView(Struct, kw_only=True, frozen=True):
@@ -606,10 +706,32 @@ class ProcessView(Struct, kw_only=True, frozen=True):
     stop_grace: float
 
 
+class ProjectCreate(Struct, kw_only=True, omit_defaults=True):
+    """A project; `organization` is an id or a name, and needed where the token sees several."""
+
+    name: str
+    organization: str = ""
+
+
 class ProjectList(Struct, kw_only=True, frozen=True):
     """ProjectList"""
 
     data: list[ProjectView]
+    pagination: Pagination
+
+
+class ProjectPatch(Struct, kw_only=True, omit_defaults=True):
+    """ProjectPatch"""
+
+    name: str
+
+
+class ProjectUsageView(Struct, kw_only=True, frozen=True):
+    """ProjectUsageView"""
+
+    project_id: str
+    name: str
+    used: dict[str, int]
 
 
 class ProjectView(Struct, kw_only=True, frozen=True):
@@ -619,6 +741,21 @@ class ProjectView(Struct, kw_only=True, frozen=True):
     organization_id: str
     name: str
     created_at: datetime
+
+
+class QuotasPut(Struct, kw_only=True, omit_defaults=True):
+    """Limits by name; null lifts one. What is left out is as the plan says."""
+
+    limits: dict[str, int | None]
+
+
+class QuotasView(Struct, kw_only=True, frozen=True):
+    """What holds for a scope. `plan` is the organization's; `set` names what was set apart from it."""
+
+    scope: str
+    plan: str
+    data: list[LimitView]
+    set: list[str]
 
 
 class ReadinessView(Struct, kw_only=True, frozen=True):
@@ -670,6 +807,38 @@ class RestartBody(Struct, kw_only=True, omit_defaults=True):
     retries: int = 3
 
 
+class RoleCreate(Struct, kw_only=True, omit_defaults=True):
+    """A role of the organization's own, made of single permissions such as `apps:read`."""
+
+    name: str
+    permissions: list[str]
+
+
+class RoleList(Struct, kw_only=True, frozen=True):
+    """The organization's own roles; `everywhere` are those that every organization has, with their permissions."""
+
+    data: list[RoleView]
+    everywhere: dict[str, list[str]]
+    pagination: Pagination
+
+
+class RolePatch(Struct, kw_only=True, omit_defaults=True):
+    """RolePatch"""
+
+    name: str | None = None
+    permissions: list[str] | None = None
+
+
+class RoleView(Struct, kw_only=True, frozen=True):
+    """RoleView"""
+
+    id: str
+    organization_id: str
+    name: str
+    permissions: list[str]
+    created_at: datetime
+
+
 class RollbackBody(Struct, kw_only=True, omit_defaults=True):
     """`release` is a number or `v7`; left out: the release before."""
 
@@ -704,11 +873,79 @@ class ScaleBody(Struct, kw_only=True, omit_defaults=True):
     sizes: dict[str, SizeBody] = field(default_factory=dict)
 
 
+class ScopedGrantView(Struct, kw_only=True, frozen=True):
+    """Who has which role where. `scope` is as in the request; the role holds there and on all below."""
+
+    id: str
+    scope: str
+    principal_id: str
+    role: str
+    created_at: datetime
+
+
+class ServiceAccountCreate(Struct, kw_only=True, omit_defaults=True):
+    """ServiceAccountCreate"""
+
+    name: str
+    description: str = ""
+
+
+class ServiceAccountList(Struct, kw_only=True, frozen=True):
+    """ServiceAccountList"""
+
+    data: list[ServiceAccountView]
+    pagination: Pagination
+
+
+class ServiceAccountPatch(Struct, kw_only=True, omit_defaults=True):
+    """ServiceAccountPatch"""
+
+    name: str | None = None
+    description: str | None = None
+
+
+class ServiceAccountView(Struct, kw_only=True, frozen=True):
+    """ServiceAccountView"""
+
+    id: str
+    organization_id: str
+    name: str
+    description: str
+    created_at: datetime
+
+
 class ServiceBody(Struct, kw_only=True, omit_defaults=True):
     """The port of a process that requests go to."""
 
     process: str = "web"
     port: int
+
+
+class ServiceTokenCreate(Struct, kw_only=True, omit_defaults=True):
+    """A token for a service account. Without scopes it may whatever the account may."""
+
+    name: str
+    scopes: list[str] = field(default_factory=list)
+    expires_in: int = 7776000
+
+
+class ServiceTokenList(Struct, kw_only=True, frozen=True):
+    """ServiceTokenList"""
+
+    data: list[ServiceTokenView]
+    pagination: Pagination
+
+
+class ServiceTokenView(Struct, kw_only=True, frozen=True):
+    """ServiceTokenView"""
+
+    id: str
+    kind: TokenKind
+    name: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
 
 
 class ServiceView(Struct, kw_only=True, frozen=True):
@@ -762,6 +999,10 @@ class TokenCreate(Struct, kw_only=True, omit_defaults=True):
     scopes: list[str] = field(default_factory=list)
     resources: list[str] = field(default_factory=list)
     expires_in: int | None = None
+
+
+class TokenKind(Struct, kw_only=True, frozen=True):
+    """TokenKind"""
 
 
 class TokenList(Struct, kw_only=True, frozen=True):
@@ -983,17 +1224,448 @@ class Client(Transport):
             TokenView,
         )
 
-    def list_projects(self) -> ProjectList:
-        """The projects within the caller's sight, at most a hundred."""
-        return decode(self.send("GET", "/v1/projects"), ProjectList)
+    def create_organization(self, body: OrganizationCreate, *, idempotency_key: str | None = None) -> OrganizationView:
+        """Make an organization with its first project; who makes it owns it. Whoever runs the platform may, and where its settings say so (`open_organizations`) every user."""
+        return decode(
+            self.send("POST", "/v1/organizations", headers={"Idempotency-Key": idempotency_key}, body=encode(body)),
+            OrganizationView,
+        )
+
+    def list_organizations(
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> OrganizationList:
+        """The organizations within the caller's sight."""
+        return decode(
+            self.send(
+                "GET", "/v1/organizations", query={"limit": limit, "cursor": cursor, "sort": sort, "include": include}
+            ),
+            OrganizationList,
+        )
+
+    def get_organization(self, organization: str) -> OrganizationView:
+        """One organization."""
+        return decode(self.send("GET", f"/v1/organizations/{segment(organization, 'organization')}"), OrganizationView)
+
+    def rename_organization(
+        self,
+        organization: str,
+        body: OrganizationPatch,
+        *,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> OrganizationView:
+        """Give an organization another name."""
+        return decode(
+            self.send(
+                "PATCH",
+                f"/v1/organizations/{segment(organization, 'organization')}",
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            OrganizationView,
+        )
+
+    def delete_organization(
+        self, organization: str, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> None:
+        """Remove an organization that has no projects, with its members' roles, service accounts and quotas."""
+        self.send(
+            "DELETE",
+            f"/v1/organizations/{segment(organization, 'organization')}",
+            headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+        )
+
+    def list_members(
+        self,
+        organization: str,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> MemberList:
+        """Who has a role on the organization itself."""
+        return decode(
+            self.send(
+                "GET",
+                f"/v1/organizations/{segment(organization, 'organization')}/members",
+                query={"limit": limit, "cursor": cursor, "sort": sort, "include": include},
+            ),
+            MemberList,
+        )
+
+    def change_member(
+        self,
+        organization: str,
+        member: str,
+        body: MemberPatch,
+        *,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> MemberView:
+        """Give a member, by id or email, another role on the organization. The last owner stays one."""
+        return decode(
+            self.send(
+                "PATCH",
+                f"/v1/organizations/{segment(organization, 'organization')}/members/{segment(member, 'member')}",
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            MemberView,
+        )
+
+    def remove_member(self, organization: str, member: str, *, idempotency_key: str | None = None) -> None:
+        """Take all roles in the organization, and in what is below it, from a member. The last owner stays."""
+        self.send(
+            "DELETE",
+            f"/v1/organizations/{segment(organization, 'organization')}/members/{segment(member, 'member')}",
+            headers={"Idempotency-Key": idempotency_key},
+        )
+
+    def create_project(self, body: ProjectCreate, *, idempotency_key: str | None = None) -> ProjectView:
+        """Make a project in an organization."""
+        return decode(
+            self.send("POST", "/v1/projects", headers={"Idempotency-Key": idempotency_key}, body=encode(body)),
+            ProjectView,
+        )
+
+    def list_projects(
+        self,
+        *,
+        organization: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> ProjectList:
+        """The projects within the caller's sight, of one organization or of all."""
+        return decode(
+            self.send(
+                "GET",
+                "/v1/projects",
+                query={
+                    "organization": organization,
+                    "limit": limit,
+                    "cursor": cursor,
+                    "sort": sort,
+                    "include": include,
+                },
+            ),
+            ProjectList,
+        )
 
     def get_project(self, project: str) -> ProjectView:
         """One project."""
         return decode(self.send("GET", f"/v1/projects/{segment(project, 'project')}"), ProjectView)
 
-    def get_organization(self, organization: str) -> OrganizationView:
-        """One organization."""
-        return decode(self.send("GET", f"/v1/organizations/{segment(organization, 'organization')}"), OrganizationView)
+    def rename_project(
+        self, project: str, body: ProjectPatch, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> ProjectView:
+        """Give a project another name. Hostnames that its apps have stay."""
+        return decode(
+            self.send(
+                "PATCH",
+                f"/v1/projects/{segment(project, 'project')}",
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            ProjectView,
+        )
+
+    def delete_project(self, project: str, *, idempotency_key: str | None = None, if_match: str | None = None) -> None:
+        """Remove a project that has no apps, with its images, grants and quotas."""
+        self.send(
+            "DELETE",
+            f"/v1/projects/{segment(project, 'project')}",
+            headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+        )
+
+    def get_organization_quotas(self, organization: str) -> QuotasView:
+        """What an organization may have, by its plan and by what was set, and what it has."""
+        return decode(self.send("GET", f"/v1/organizations/{segment(organization, 'organization')}/quotas"), QuotasView)
+
+    def set_organization_quotas(
+        self, organization: str, body: OrganizationQuotasPut, *, idempotency_key: str | None = None
+    ) -> QuotasView:
+        """Set an organization's plan, and the limits that differ from it, in place of those set before. For whoever runs the platform."""
+        return decode(
+            self.send(
+                "PUT",
+                f"/v1/organizations/{segment(organization, 'organization')}/quotas",
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            QuotasView,
+        )
+
+    def get_project_quotas(self, project: str) -> QuotasView:
+        """What a project may have within its organization, and what it has."""
+        return decode(self.send("GET", f"/v1/projects/{segment(project, 'project')}/quotas"), QuotasView)
+
+    def set_project_quotas(self, project: str, body: QuotasPut, *, idempotency_key: str | None = None) -> QuotasView:
+        """Set the limits of a project, in place of those set before."""
+        return decode(
+            self.send(
+                "PUT",
+                f"/v1/projects/{segment(project, 'project')}/quotas",
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            QuotasView,
+        )
+
+    def get_organization_usage(self, organization: str) -> OrganizationUsageView:
+        """What an organization has now, in all and by project: what is wanted, which is what its quotas count."""
+        return decode(
+            self.send("GET", f"/v1/organizations/{segment(organization, 'organization')}/usage"), OrganizationUsageView
+        )
+
+    def create_service_account(
+        self, organization: str, body: ServiceAccountCreate, *, idempotency_key: str | None = None
+    ) -> ServiceAccountView:
+        """Make a service account. It may nothing until it is granted a role."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/organizations/{segment(organization, 'organization')}/service-accounts",
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            ServiceAccountView,
+        )
+
+    def list_service_accounts(
+        self,
+        organization: str,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> ServiceAccountList:
+        """The service accounts of an organization."""
+        return decode(
+            self.send(
+                "GET",
+                f"/v1/organizations/{segment(organization, 'organization')}/service-accounts",
+                query={"limit": limit, "cursor": cursor, "sort": sort, "include": include},
+            ),
+            ServiceAccountList,
+        )
+
+    def get_service_account(self, organization: str, account: str) -> ServiceAccountView:
+        """One service account, by id or name."""
+        return decode(
+            self.send(
+                "GET",
+                f"/v1/organizations/{segment(organization, 'organization')}/service-accounts/{segment(account, 'account')}",
+            ),
+            ServiceAccountView,
+        )
+
+    def change_service_account(
+        self,
+        organization: str,
+        account: str,
+        body: ServiceAccountPatch,
+        *,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> ServiceAccountView:
+        """Rename or describe a service account."""
+        return decode(
+            self.send(
+                "PATCH",
+                f"/v1/organizations/{segment(organization, 'organization')}/service-accounts/{segment(account, 'account')}",
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            ServiceAccountView,
+        )
+
+    def delete_service_account(self, organization: str, account: str, *, idempotency_key: str | None = None) -> None:
+        """Remove a service account; its tokens are void within a second."""
+        self.send(
+            "DELETE",
+            f"/v1/organizations/{segment(organization, 'organization')}/service-accounts/{segment(account, 'account')}",
+            headers={"Idempotency-Key": idempotency_key},
+        )
+
+    def list_service_account_tokens(
+        self,
+        organization: str,
+        account: str,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> ServiceTokenList:
+        """The tokens of a service account, without their secrets."""
+        return decode(
+            self.send(
+                "GET",
+                f"/v1/organizations/{segment(organization, 'organization')}/service-accounts/{segment(account, 'account')}/tokens",
+                query={"limit": limit, "cursor": cursor, "sort": sort, "include": include},
+            ),
+            ServiceTokenList,
+        )
+
+    def create_service_account_token(
+        self, organization: str, account: str, body: ServiceTokenCreate, *, idempotency_key: str | None = None
+    ) -> NewServiceTokenView:
+        """Make a token for a service account, which holds nothing that the caller does not. Its secret is told once."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/organizations/{segment(organization, 'organization')}/service-accounts/{segment(account, 'account')}/tokens",
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            NewServiceTokenView,
+        )
+
+    def revoke_service_account_token(
+        self, organization: str, account: str, token: str, *, idempotency_key: str | None = None
+    ) -> ServiceTokenView:
+        """Make a token of a service account void, within a second."""
+        return decode(
+            self.send(
+                "DELETE",
+                f"/v1/organizations/{segment(organization, 'organization')}/service-accounts/{segment(account, 'account')}/tokens/{segment(token, 'token')}",
+                headers={"Idempotency-Key": idempotency_key},
+            ),
+            ServiceTokenView,
+        )
+
+    def create_role(self, organization: str, body: RoleCreate, *, idempotency_key: str | None = None) -> RoleView:
+        """Make a role of permissions, none of which the caller lacks himself."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/organizations/{segment(organization, 'organization')}/roles",
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            RoleView,
+        )
+
+    def list_roles(
+        self,
+        organization: str,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> RoleList:
+        """The organization's own roles, and those that every organization has."""
+        return decode(
+            self.send(
+                "GET",
+                f"/v1/organizations/{segment(organization, 'organization')}/roles",
+                query={"limit": limit, "cursor": cursor, "sort": sort, "include": include},
+            ),
+            RoleList,
+        )
+
+    def get_role(self, organization: str, role: str) -> RoleView:
+        """One of the organization's own roles, by id or name."""
+        return decode(
+            self.send(
+                "GET", f"/v1/organizations/{segment(organization, 'organization')}/roles/{segment(role, 'role')}"
+            ),
+            RoleView,
+        )
+
+    def change_role(
+        self,
+        organization: str,
+        role: str,
+        body: RolePatch,
+        *,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> RoleView:
+        """Rename a role, or have it hold other permissions; whoever has it has them within a second."""
+        return decode(
+            self.send(
+                "PATCH",
+                f"/v1/organizations/{segment(organization, 'organization')}/roles/{segment(role, 'role')}",
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            RoleView,
+        )
+
+    def delete_role(self, organization: str, role: str, *, idempotency_key: str | None = None) -> None:
+        """Remove a role that nobody has."""
+        self.send(
+            "DELETE",
+            f"/v1/organizations/{segment(organization, 'organization')}/roles/{segment(role, 'role')}",
+            headers={"Idempotency-Key": idempotency_key},
+        )
+
+    def create_grant(self, body: GrantCreate, *, idempotency_key: str | None = None) -> ScopedGrantView:
+        """Give a member or service account a role on a scope; none that holds what the caller lacks there."""
+        return decode(
+            self.send("POST", "/v1/grants", headers={"Idempotency-Key": idempotency_key}, body=encode(body)),
+            ScopedGrantView,
+        )
+
+    def list_grants(
+        self,
+        *,
+        scope: str,
+        principal: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> GrantList:
+        """What was granted on a scope itself. What was granted above it holds there, too."""
+        return decode(
+            self.send(
+                "GET",
+                "/v1/grants",
+                query={
+                    "scope": scope,
+                    "filter[principal]": principal,
+                    "limit": limit,
+                    "cursor": cursor,
+                    "sort": sort,
+                    "include": include,
+                },
+            ),
+            GrantList,
+        )
+
+    def get_grant(self, grant: str) -> ScopedGrantView:
+        """One grant."""
+        return decode(self.send("GET", f"/v1/grants/{segment(grant, 'grant')}"), ScopedGrantView)
+
+    def change_grant(
+        self, grant: str, body: GrantPatch, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> ScopedGrantView:
+        """Give another role in place of this one."""
+        return decode(
+            self.send(
+                "PATCH",
+                f"/v1/grants/{segment(grant, 'grant')}",
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            ScopedGrantView,
+        )
+
+    def delete_grant(self, grant: str, *, idempotency_key: str | None = None) -> None:
+        """Take a role away, within a second. The last owner of an organization stays."""
+        self.send("DELETE", f"/v1/grants/{segment(grant, 'grant')}", headers={"Idempotency-Key": idempotency_key})
 
     def list_users(
         self,

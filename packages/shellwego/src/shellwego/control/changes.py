@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from shellwego.control.announcements import announce
 from shellwego.control.facts import releases_of
+from shellwego.control.grants import forget_grants
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App, Release
 from shellwego.core.changes import (
@@ -110,6 +111,7 @@ def _forget(unit: Unit, app: App) -> None:
     _clear(unit.tx.instances, app)
     _clear(unit.tx.deployments, app)
     _clear(unit.tx.releases, app)
+    forget_grants(unit, app.id)
     unit.tx.apps.delete(app.id)
 
 

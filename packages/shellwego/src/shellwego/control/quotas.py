@@ -159,7 +159,7 @@ def _running(tx: Transaction, apps: Sequence[App]) -> Counter[str]:
 def _valid_tokens(tx: Transaction, organization_id: str) -> Iterator[Token]:
     accounts = [account.id for account in tx.service_accounts.select(eq("organization_id", organization_id))]
     for token in _all(tx.tokens.select, "principal_id", accounts):
-        if token.revoked_at is None and (token.expires_at is None or token.expires_at > tx.now()):
+        if token.holds(tx.now()):
             yield token
 
 

@@ -26,11 +26,15 @@ from shellwego.api.rest.routes import (
     deployments,
     env,
     events,
+    grants,
     images,
     instances,
     invitations,
     logs,
     nodes,
+    organizations,
+    projects,
+    serviceaccounts,
     sockets,
     system,
     users,
@@ -50,6 +54,10 @@ _ROUTERS = (
     system.router,
     auth.router,
     account.router,
+    organizations.router,
+    projects.router,
+    serviceaccounts.router,
+    grants.router,
     users.router,
     invitations.router,
     apps.router,
@@ -76,9 +84,10 @@ def create_app(
     http_port: int = 80,
     identity: Identity,
     limiter: RateLimiter | None = None,
+    open_organizations: bool = False,
 ) -> FastAPI:
     """The application. `spool_dir` is emptied when it starts; `http_port` is the edge's, for the URLs of apps;
-    `limiter` is shared with whatever else takes the same tokens.
+    `limiter` is shared with whatever else takes the same tokens; `open_organizations`: every user may make organizations.
 
     Raises:
         RuntimeError: a route goes around the guard.
@@ -93,6 +102,7 @@ def create_app(
         spool=Spool(spool_dir, control.clock),
         authenticator=Authenticator(control),
         limiter=limiter or RateLimiter(),
+        open_organizations=open_organizations,
         identity=identity,
     )
 

@@ -32,6 +32,7 @@ class Context:
     authenticator: Authenticator
     limiter: RateLimiter
     identity: Identity
+    open_organizations: bool = False
     metrics: Metrics = field(default_factory=Metrics)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is to stop: long answers end, so that clients come again to another server or later."""

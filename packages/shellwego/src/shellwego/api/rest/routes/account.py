@@ -1,13 +1,13 @@
-"""Who the caller is: the user and his tokens; the projects and organizations within sight."""
+"""Who the caller is: the user and his tokens."""
 
 from __future__ import annotations
 
 from starlette.responses import Response
 
-from shellwego.api.rest.answers import IfMatch, body_answer, read, refuse_key, respond
+from shellwego.api.rest.answers import IfMatch, body_answer, refuse_key, respond
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Listing
-from shellwego.api.rest.routes.common import Here, Id, Ref, Source, resource_router
+from shellwego.api.rest.routes.common import Here, Id, Source, resource_router
 from shellwego.api.rest.schemas.account import (
     NewTokenView,
     PasswordChange,
@@ -29,26 +29,17 @@ from shellwego.api.rest.schemas.account import (
     user_view,
 )
 from shellwego.api.rest.schemas.common import pagination
-from shellwego.api.rest.schemas.resources import (
-    OrganizationView,
-    ProjectList,
-    ProjectView,
-    organization_view,
-    project_view,
-)
 from shellwego.control import tokens
 from shellwego.control.accounts import Proof, rename
 from shellwego.control.authentication import new_secret
 from shellwego.control.authorization import Access
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
-from shellwego.control.scopes import OrganizationTarget, ProjectTarget, visible_projects
 from shellwego.control.unit import Unit
 from shellwego.core.tenancy import User
 
 router = resource_router("account")
 _TOKEN_SORTS: dict[str, type[str] | type[float]] = {"id": str}
-_MOST_PROJECTS = 100
 _ISSUER = "ShellWeGo"
 
 
@@ -154,33 +145,4 @@ async def revoke_token(*, access: Granted, token: Id) -> Response:
     """Make one of the caller's tokens void within a second, and all that it made."""
     return respond(
         await access.own(lambda unit: body_answer(token_view(tokens.revoke_token(unit, access.principal, token))))
-    )
-
-
-@operation(router, "GET", "/projects", permission="projects:read", answer=ProjectList)
-async def list_projects(*, access: Granted) -> Response:
-    """The projects within the caller's sight, at most a hundred."""
-
-    def look(unit: Unit) -> Answer:
-        found = visible_projects(unit.tx, access.principal, _MOST_PROJECTS)
-        return body_answer(ProjectList(data=[project_view(project) for project in found]))
-
-    return respond(await access.own(look))
-
-
-@operation(router, "GET", "/projects/{project}", permission="projects:read", answer=ProjectView)
-async def get_project(*, access: Granted, project: Ref) -> Response:
-    """One project."""
-    return await read(
-        access, ProjectTarget(project), lambda tx, row: body_answer(project_view(row), version=row.version)
-    )
-
-
-@operation(router, "GET", "/organizations/{organization}", permission="organizations:read", answer=OrganizationView)
-async def get_organization(*, access: Granted, organization: Ref) -> Response:
-    """One organization."""
-    return await read(
-        access,
-        OrganizationTarget(organization),
-        lambda tx, row: body_answer(organization_view(row), version=row.version),
     )

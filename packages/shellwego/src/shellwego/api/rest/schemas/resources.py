@@ -13,7 +13,6 @@ from shellwego.core.events import Event
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node
-from shellwego.core.tenancy import Organization, Project
 from shellwego.core.vms import VmUsage
 
 
@@ -203,24 +202,6 @@ class ExecView(View):
     truncated: bool
 
 
-class ProjectView(View):
-    id: str
-    organization_id: str
-    name: str
-    created_at: datetime
-
-
-class ProjectList(View):
-    data: list[ProjectView]
-
-
-class OrganizationView(View):
-    id: str
-    name: str
-    plan: str
-    created_at: datetime
-
-
 def instance_view(instance: Instance, release: Release | None) -> InstanceView:
     observed = instance.observed
     return InstanceView(
@@ -327,19 +308,4 @@ def event_view(event: Event) -> EventView:
         severity=event.severity,
         data=dict(event.data),
         trace_id=event.trace_id,
-    )
-
-
-def project_view(project: Project) -> ProjectView:
-    return ProjectView(
-        id=project.id,
-        organization_id=project.organization_id,
-        name=project.name,
-        created_at=when(project.created_at),
-    )
-
-
-def organization_view(organization: Organization) -> OrganizationView:
-    return OrganizationView(
-        id=organization.id, name=organization.name, plan=organization.plan, created_at=when(organization.created_at)
     )

@@ -1,4 +1,4 @@
-"""All of a list, page by page."""
+"""Lists of the API, whole."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ if TYPE_CHECKING:
     from shellwego.client.generated import Pagination
 
 T = TypeVar("T")
+MOST = 100
+"""Rows of one page."""
 
 
-class Paged(Protocol[T]):
-    """A page, as the API answers."""
-
+class _Page(Protocol[T]):
     @property
     def data(self) -> list[T]: ...
     @property
     def pagination(self) -> Pagination: ...
 
 
-def every(fetch: Callable[[str | None], Paged[T]]) -> list[T]:
-    """What `fetch` gives for each cursor, beginning with none."""
+def every(page: Callable[[str | None], _Page[T]]) -> list[T]:
+    """All rows of a list; `page` gives those from a cursor on."""
     found: list[T] = []
     cursor: str | None = None
     while True:
-        page = fetch(cursor)
-        found += page.data
-        cursor = page.pagination.next_cursor
-        if not page.pagination.has_more:
+        got = page(cursor)
+        found += got.data
+        cursor = got.pagination.next_cursor
+        if not got.pagination.has_more:
             return found

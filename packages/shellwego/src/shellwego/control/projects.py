@@ -1,0 +1,108 @@
+"""Projects: subdivisions of an organization, each with a network of its own. One goes when its last app is gone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from shellwego.control.grants import forget_grants
+from shellwego.control.images import delete_image
+from shellwego.control.pages import Page, PageRequest, page
+from shellwego.control.quotas import charge_organization, forget_quota
+from shellwego.control.scopes import project_scope, visible_projects
+from shellwego.control.unit import Unit
+from shellwego.core import hostnames, iam
+from shellwego.core.errors import ConflictError, FieldError
+from shellwego.core.tenancy import Organization, Principal, Project
+from shellwego.ports.store import Transaction, eq, within
+
+_MOST_SEEN = 10_000
+
+
+def create_project(unit: Unit, organization: Organization, name: str) -> Project:
+    """Make a project.
+
+    Raises:
+        InvalidError: the name is none.
+        ConflictError: the organization has a project of this name.
+        QuotaError: it has as many as it may.
+    """
+    _check_name(unit.tx, organization.id, name)
+    charge_organization(unit, organization, {"projects": 1})
+    return add_project(unit, organization, name)
+
+
+def add_project(unit: Unit, organization: Organization, name: str) -> Project:
+    """Store a project whose name is known to be free."""
+    first = not unit.tx.projects.select(eq("organization_id", organization.id), limit=1)
+    project = unit.tx.projects.insert(
+        Project(
+            id=unit.new_id("prj"),
+            organization_id=organization.id,
+            name=name,
+            network_id=unit.new_id("net"),
+            first=first,
+            created_at=unit.now(),
+        )
+    )
+    _tell(unit, "project.created", project)
+    return project
+
+
+def list_projects(tx: Transaction, principal: Principal, request: PageRequest, organization_id: str) -> Page[Project]:
+    """Those that the caller may see, of one organization or (empty) of all."""
+    conditions = (eq("organization_id", organization_id),) if organization_id else ()
+    if iam.allowed(principal, "projects:read", ("", *filter(None, [organization_id]))):
+        return page(tx.projects, request, *conditions)
+    seen = [
+        project.id
+        for project in visible_projects(tx, principal, _MOST_SEEN)
+        if iam.allowed(principal, "projects:read", project_scope(project).chain)
+    ]
+    return page(tx.projects, request, *conditions, within("id", seen))
+
+
+def rename_project(unit: Unit, project: Project, name: str) -> Project:
+    """Give it another name; ids, and hostnames that apps have, stay. Raises as `create_project`."""
+    if name == project.name:
+        return project
+    _check_name(unit.tx, project.organization_id, name)
+    renamed = unit.tx.projects.update(replace(project, name=name))
+    _tell(unit, "project.renamed", renamed)
+    return renamed
+
+
+def delete_project(unit: Unit, project: Project) -> None:
+    """Remove a project with its images, grants and quotas.
+
+    Raises:
+        ConflictError: it has apps.
+    """
+    if unit.tx.apps.select(eq("project_id", project.id), limit=1):
+        raise ConflictError(
+            "project-not-empty",
+            f"the project {project.name} has apps",
+            resolution="Destroy its apps first, and wait until they are gone.",
+        )
+    for image in unit.tx.images.select(eq("project_id", project.id)):
+        delete_image(unit, image)
+    forget_grants(unit, project.id)
+    forget_quota(unit, project.id)
+    unit.tx.projects.delete(project.id)
+    _tell(unit, "project.deleted", project)
+
+
+def _check_name(tx: Transaction, organization_id: str, name: str) -> None:
+    hostnames.check_name(name)
+    if tx.projects.select(eq("organization_id", organization_id), eq("name", name), limit=1):
+        fault = FieldError("name", "already-exists", "this name is in use in the organization")
+        raise ConflictError("project-exists", f"the organization has a project “{name}” already", errors=(fault,))
+
+
+def _tell(unit: Unit, type_: str, project: Project) -> None:
+    unit.emit(
+        type_,
+        project.id,
+        organization_id=project.organization_id,
+        project_id=project.id,
+        data={"name": project.name},
+    )

@@ -1,0 +1,361 @@
+"""The authorization matrix: who asks, what there is in each of two organizations, and what an answer must be.
+
+All of it follows from the OpenAPI document and from `core.iam`: a new operation is asked by everybody as soon as it is
+there. What cannot be known (how to make a thing that a path names, what a body needs) stands in the tables below, and an
+operation that needs what is missing there fails with the name of what to add.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shellwego.control import grants, invitations, roles, serviceaccounts
+from shellwego.control.tokens import TokenWish
+from shellwego.control.unit import Unit
+from shellwego.core import iam
+from shellwego.core.instances import Phase
+from shellwego.core.tenancy import Grant, Principal, Project, TokenKind
+from tests.api.api_world import ADMIN, DOCUMENT, Answer, World, add_user, make_world, run_instance
+
+Things = Mapping[str, str]
+"""What lies in one organization, by the name by which paths, queries and bodies mean it."""
+SYSTEM, ORGANIZATION, PROJECT, APP = range(4)
+_PAINTED = ("instance", "trace_id")
+"""What of an answer is about the request."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of the document."""
+
+    method: str
+    path: str
+    spec: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.spec["operationId"])
+
+    @property
+    def permission(self) -> str:
+        return str(self.spec["x-permission"])
+
+    @property
+    def streams(self) -> bool:
+        return any("text/event-stream" in answer.get("content", {}) for answer in self.spec["responses"].values())
+
+    def parameters(self, place: str) -> dict[str, Any]:
+        return {each["name"]: each for each in self.spec.get("parameters", []) if each["in"] == place}
+
+    @property
+    def body_fields(self) -> frozenset[str]:
+        """The fields of its body, at the first level."""
+        content = self.spec.get("requestBody", {}).get("content", {}).get("application/json", {})
+        reference = str(content.get("schema", {}).get("$ref", "")).rpartition("/")[2]
+        return frozenset(DOCUMENT["components"]["schemas"].get(reference, {}).get("properties", ()))
+
+    @property
+    def level(self) -> int:
+        """Where lies what the operation is about."""
+        if self.name in PLATFORM:
+            return SYSTEM
+        if "{organization}" in self.path or self.name in OF_ORGANIZATIONS:
+            return ORGANIZATION
+        return APP if re.search(r"\{(app|instance)\}", self.path) else PROJECT
+
+    @property
+    def shows(self) -> tuple[str, ...]:
+        """Permissions by which a caller knows that there is what the operation is about; one who holds none of them is told
+        that there is none."""
+        own = (
+            ()
+            if self.level == APP or TARGETS.intersection(re.findall(r"\{(\w+)\}", self.path))
+            else _ITSELF[self.level]
+        )
+        return (iam.read_permission(self.permission), *own)
+
+
+TARGETS = frozenset({"grant", "image", "node", "user"})
+"""Things that are looked up by themselves, and not within what the path or query names first."""
+_ITSELF: Mapping[int, tuple[str, ...]] = {
+    SYSTEM: (),
+    ORGANIZATION: ("organizations:read",),
+    PROJECT: ("projects:read",),
+}
+OPERATIONS = [
+    Operation(method.upper(), path, spec)
+    for path, operations in DOCUMENT["paths"].items()
+    for method, spec in operations.items()
+]
+GUARDED = [each for each in OPERATIONS if each.permission != "public"]
+
+OWN = frozenset(
+    {
+        *("get_user", "update_user", "set_password", "enrol_totp", "confirm_totp", "disable_totp"),
+        *("list_tokens", "create_token", "revoke_token", "sign_out", "accept_invitation"),
+        *("list_projects", "list_organizations", "capabilities"),
+    }
+)
+"""Operations about the caller himself: everybody may, a token's scopes aside."""
+PLATFORM = frozenset(
+    {
+        *("metrics", "list_nodes", "get_node", "cordon_node", "uncordon_node", "create_organization"),
+        *("list_users", "get_user_of_platform", "update_user_of_platform"),
+    }
+)
+"""Operations about the platform, which no organization's owner may."""
+OF_ORGANIZATIONS = frozenset({"create_project"})
+"""Operations about an organization that their path does not name."""
+BODIES: Mapping[str, Any] = {
+    "create_app": {"name": "fresh"},
+    "update_app": {"config": {}},
+    "scale_app": {"counts": {"web": 2}},
+    "change_env": {"env": {"A": "b"}},
+    "create_deployment": {"image": "registry.example/hello:v1"},
+    "plan_deployment": {"image": "registry.example/hello:v1"},
+    "register_image": {"reference": "registry.example/hello:v1"},
+    "create_run": {"command": ["true"]},
+    "exec_command": {"command": ["true"], "instance": "{instance}"},
+    "rollback_app": {"release": "{release}"},
+    "create_token": {"name": "ci"},
+    "update_user": {"name": "Ann"},
+    "set_password": {"new_password": "correct horse battery"},
+    "enrol_totp": {},
+    "confirm_totp": {"code": "123456"},
+    "disable_totp": {},
+    "update_user_of_platform": {"disabled": True},
+    "create_invitation": {"email": "ann@x", "role": "{role}"},
+    "accept_invitation": {"invitation": "inv_x"},
+    "create_organization": {"name": "fresh"},
+    "rename_organization": {"name": "fresh"},
+    "create_project": {"name": "fresh", "organization": "{organization}"},
+    "rename_project": {"name": "fresh"},
+    "change_member": {"role": "{role}"},
+    "create_service_account": {"name": "fresh"},
+    "change_service_account": {"description": "fresh"},
+    "create_service_account_token": {"name": "fresh"},
+    "create_role": {"name": "fresh", "permissions": ["apps:read"]},
+    "change_role": {"name": "fresh"},
+    "create_grant": {"scope": "{project}", "principal": "{member}", "role": "{role}"},
+    "change_grant": {"role": "{role}"},
+    "set_organization_quotas": {"limits": {"apps": 9}},
+    "set_project_quotas": {"limits": {"apps": 9}},
+}
+"""A body that makes sense, for each operation that needs one; `{name}` is the thing of that name."""
+QUERIES: Mapping[str, str] = {
+    "project": "{project}",
+    "organization": "{organization}",
+    "scope": "{project}",
+    "filter[principal]": "{member}",
+    "timeout": "0",
+    "against": "{release}",
+    "digest": f"sha256:{'0' * 64}",
+}
+"""Query parameters that are given wherever an operation has them."""
+RAW: Mapping[str, bytes] = {"append_upload": b"x"}
+_HEADERS = {"Content-Range": "bytes 0-0/*"}
+_UNNAMED = frozenset({"image", "invitation"})
+"""Fields of bodies that sound like a thing's id and are none: the reference of a registry, an invitation's secret."""
+
+
+async def seed(world: World, project: Project, token: str, prefix: str) -> dict[str, str]:
+    """One of each thing in a project and its organization."""
+    name = f"{prefix}-shop"
+    query = {"project": project.id}
+    world.images.publish("registry.example/hello:v1")
+    app = await world.made("/v1/apps", {"name": name}, query=query, token=token)
+    body = {"image": "registry.example/hello:v1", "port": 8080}
+    deployment = await world.made(f"/v1/apps/{app['id']}/deployments", body, token=token)
+    instance = await world.commit(lambda unit: run_instance(unit, name, "web", Phase.HEALTHY, world.node.id))
+    upload = await world.made("/v1/images/uploads", query=query, token=token)
+    images = (await world.get("/v1/images", query=query, token=token)).json["data"]
+    made = await world.commit(lambda unit: _seed_access(unit, project, prefix))
+    return {
+        "organization": project.organization_id,
+        "project": project.id,
+        "app": app["id"],
+        "deployment": deployment["id"],
+        "release": deployment["release_id"],
+        "instance": instance.id,
+        "image": images[0]["id"],
+        "upload": upload["id"],
+        "node": world.node.id,
+        **made,
+    }
+
+
+def _seed_access(unit: Unit, project: Project, prefix: str) -> dict[str, str]:
+    """A member, and a service account with a token, a custom role that nobody has, and a grant."""
+    organization = unit.tx.organizations.get(project.organization_id)
+    assert organization is not None
+    everything = Grant(id="", principal_id="", role=iam.OWNER, scope_id="", created_at=0.0)
+    operator = Principal(principal_id="", token_id="", scopes=(), grants=(everything,))
+    member = add_user(unit, f"member@{prefix}", "viewer", organization.id, f"pat_{prefix[0] * 43}")
+    account = serviceaccounts.create_account(unit, organization, "robot")
+    secret = f"sat_{prefix[0] * 43}"
+    token = serviceaccounts.create_token(
+        unit, operator, organization, account, TokenWish(name="one", kind=TokenKind.SERVICE), secret=secret
+    )
+    role = roles.create_role(unit, operator, organization, "reader", ["apps:read"])
+    scope = grants.ScopeIdTarget(project.id).find(unit.tx, operator).resource
+    grant = grants.create_grant(unit, operator, scope, account.id, "viewer")
+    secret = f"inv_{prefix[0] * 43}"
+    guest = invitations.invite(unit, operator, organization, email=f"guest@{prefix}", role="viewer", secret=secret)
+    return {
+        "invitation": guest.id,
+        "member": member.principal_id,
+        "user": member.principal_id,
+        "account": account.id,
+        "token": token.id,
+        "role": role.id,
+        "grant": grant.id,
+    }
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody with one role on one scope of the first organization."""
+
+    role: str
+    level: int
+    token: str
+
+    def __str__(self) -> str:
+        return f"{self.role} on {('the system', 'the organization', 'the project', 'the app')[self.level]}"
+
+    def may(self, permission: str, level: int) -> bool:
+        """What `core.iam` says of a thing at this level of the first organization."""
+        chain = ("", "org", "prj", "app")
+        grants_ = () if self.role == NOBODY else (self._grant(chain[self.level]),)
+        principal = Principal(principal_id="", token_id="", scopes=(), grants=grants_)
+        return iam.allowed(principal, permission, chain[: level + 1])
+
+    def _grant(self, scope_id: str) -> Grant:
+        return Grant(id="", principal_id="", role=self.role, scope_id=scope_id, created_at=0.0)
+
+
+NOBODY = "nobody"
+_LETTERS = "abcdefghijklmnop"
+CALLERS = tuple(
+    Caller(role, level, f"pat_{letter * 42}Z")
+    for letter, (role, level) in zip(
+        _LETTERS,
+        [
+            *((role, ORGANIZATION) for role in iam.ROLES),
+            ("owner", PROJECT),
+            ("viewer", PROJECT),
+            ("developer", APP),
+            (NOBODY, SYSTEM),
+        ],
+        strict=False,
+    )
+)
+OPERATOR = Caller("owner", SYSTEM, ADMIN)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A world with two organizations, the things in each, and all callers."""
+
+    world: World
+    own: Things
+    foreign: Things
+
+    async def ask(
+        self, operation: Operation, token: str | None, things: Things, *, without: Container[str] = ()
+    ) -> Answer:
+        """The operation on these things; `without` these parameters of its query."""
+        path = operation.path
+        for name in re.findall(r"\{(\w+)\}", path):
+            assert name in things, f"{operation.name}: tests/api/matrix.py cannot seed a {name!r} yet"
+            path = path.replace(f"{{{name}}}", things[name])
+        known = operation.parameters("query")
+        unknown = {name for name, each in known.items() if each.get("required") and name not in QUERIES}
+        assert not unknown, f"{operation.name}: tests/api/matrix.py needs values for {unknown}"
+        given = {name: value for name, value in QUERIES.items() if name in known and name not in without}
+        query = {name: _filled(value, things) for name, value in given.items()}
+        headers = {name: value for name, value in _HEADERS.items() if name in operation.parameters("header")}
+        needs = operation.spec.get("requestBody", {}).get("required", False) and operation.name not in RAW
+        assert not needs or operation.name in BODIES, f"{operation.name}: tests/api/matrix.py has no body for it"
+        body = _filled(BODIES.get(operation.name), things)
+        return await self.world.call(
+            operation.method, path, body, token=token, query=query, headers=headers, raw=RAW.get(operation.name)
+        )
+
+
+def named_things(operation: Operation) -> Iterator[str]:
+    """The things that an operation names anywhere: in its path, its query, its body. The project of an app is not among
+    them, because it is looked at only where the app is given by name."""
+    found = re.findall(r"\{(\w+)\}", operation.path)
+    known = operation.parameters("query").keys() - ({"project"} if "app" in found else set())
+    given = [value for name, value in QUERIES.items() if name in known]
+    given.append(json.dumps(BODIES.get(operation.name)))
+    for text in given:
+        found += re.findall(r"\{(\w+)\}", text)
+    yield from dict.fromkeys(found)
+
+
+def unknown_references(operation: Operation) -> set[str]:
+    """Fields of the body that sound like the id of a thing and that the table of bodies does not fill with one."""
+    body = BODIES.get(operation.name) or {}
+    filled = {name for name, value in body.items() if isinstance(value, str) and "{" in value}
+    kinds = PATH_THINGS | {name for name, value in QUERIES.items() if "{" in value}
+    sounding = {name for name in operation.body_fields if name in kinds or name.endswith("_id")}
+    return sounding - filled - _UNNAMED
+
+
+PATH_THINGS = frozenset(name for operation in OPERATIONS for name in re.findall(r"\{(\w+)\}", operation.path))
+
+
+def absent(things: Things) -> dict[str, str]:
+    """Ids of the same kinds of what there is not."""
+    return {name: f"{value.partition('_')[0]}_{'0' * 26}" for name, value in things.items()}
+
+
+def told(answer: Answer, things: Things) -> tuple[int, object]:
+    """What an answer tells, but for the ids that the question named."""
+    if not answer.content:
+        return answer.status, None
+    text = answer.content.decode()
+    for name, value in things.items():
+        text = text.replace(value, f"<{name}>")
+    if not answer.headers["content-type"].endswith("json") or "ndjson" in answer.headers["content-type"]:
+        return answer.status, text
+    return answer.status, {key: value for key, value in json.loads(text).items() if key not in _PAINTED}
+
+
+def _filled(value: Any, things: Things) -> Any:
+    if isinstance(value, str):
+        return re.sub(r"\{(\w+)\}", lambda match: things[match[1]], value)
+    if isinstance(value, dict):
+        return {name: _filled(each, things) for name, each in value.items()}
+    return value
+
+
+async def make_matrix(spool: Path) -> Matrix:
+    world = await make_world(spool)
+    own = await seed(world, world.project, ADMIN, "own")
+    foreign = await seed(world, world.foreign, ADMIN, "theirs")
+    scopes = ("", own["organization"], own["project"], own["app"])
+    for caller in CALLERS:
+        email, scope = f"{caller}@x", scopes[caller.level]
+        token = await world.commit(_adding(email, caller, scope))
+        assert token
+    return Matrix(world, own, foreign)
+
+
+def _adding(email: str, caller: Caller, scope: str) -> Callable[[Unit], str]:
+    def add(unit: Unit) -> str:
+        token = add_user(unit, email, caller.role, scope, caller.token)
+        if caller.role == NOBODY:
+            for grant in unit.tx.grants.select():
+                if grant.principal_id == token.principal_id:
+                    unit.tx.grants.delete(grant.id)
+        return token.id
+
+    return add
