@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shellwego.control import grants, roles, serviceaccounts
+from shellwego.control import grants, invitations, roles, serviceaccounts
 from shellwego.control.tokens import TokenWish
 from shellwego.control.unit import Unit
 from shellwego.core import iam
@@ -198,7 +198,10 @@ def _seed_access(unit: Unit, project: Project, prefix: str) -> dict[str, str]:
     role = roles.create_role(unit, operator, organization, "reader", ["apps:read"])
     scope = grants.ScopeIdTarget(project.id).find(unit.tx, operator).resource
     grant = grants.create_grant(unit, operator, scope, account.id, "viewer")
+    secret = f"inv_{prefix[0] * 43}"
+    guest = invitations.invite(unit, operator, organization, email=f"guest@{prefix}", role="viewer", secret=secret)
     return {
+        "invitation": guest.id,
         "member": member.principal_id,
         "user": member.principal_id,
         "account": account.id,

@@ -340,6 +340,21 @@ async def test_a_stream_ends_when_its_token_is_revoked(world: World) -> None:
     assert listener.events[0]["data"]["code"] == "unauthenticated"
 
 
+async def test_a_narrowed_token_hears_of_its_project_alone_until_what_made_it_is_revoked(world: World) -> None:
+    parent = await world.made("/v1/user/tokens", {"name": "parent"}, token=ADMIN)
+    wish = {"name": "narrow", "resources": [world.project.id]}
+    narrow = await world.made("/v1/user/tokens", wish, token=parent["secret"])
+    listener = Listener(world, "/v1/events/stream", token=narrow["secret"], headers={"last-event-id": "0"})
+    await world.made("/v1/apps", {"name": "theirs"}, token=FOREIGN)
+    await world.made("/v1/apps", {"name": "ours"})
+    await relay(world.control)
+    await reach(world, lambda: bool(listener.events))
+    assert [event["data"]["data"]["name"] for event in listener.events] == ["ours"]
+    await world.call("DELETE", f"/v1/user/tokens/{parent['id']}", token=ADMIN)
+    await reach(world, listener.task.done)
+    assert listener.events[-1]["data"]["code"] == "unauthenticated"
+
+
 async def test_a_stream_ends_when_the_server_stops(world: World) -> None:
     listener = Listener(world, "/v1/events/stream")
     await reach(world, lambda: listener.status == 200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pyotp import TOTP
 
 from examples.demo.images import hello
 from examples.demo.leftovers import of_installation
@@ -252,3 +254,27 @@ def test_a_disk_that_fills_up_refuses_changes_while_apps_go_on(place: Path) -> N
 
 def _succeeds(platform: Platform, *arguments: str) -> bool:
     return "Error" not in platform.swg(*arguments, code=None)
+
+
+def test_the_host_sets_a_password_and_codes_that_let_somebody_in_after_a_restart(
+    platform: Platform, place: Path
+) -> None:
+    password, elsewhere = "correct horse battery", ("-c", str(place / "elsewhere.toml"))
+    platform.swg("user", "password", stdin=f"\n{password}\n")
+    secret = json.loads(platform.swg("user", "totp", "enrol", "--json", stdin="\n"))["secret"]
+    recovery = platform.swg("user", "totp", "confirm", stdin=f"{TOTP(secret).now()}\n").split()
+    assert platform.stop() == 0
+    platform.start()
+    sign_in = ("login", "--url", f"http://127.0.0.1:{platform.api_port}", "--email", "admin@localhost", *elsewhere)
+    platform.swg(*sign_in, code=3, stdin=f"{password}\n000000\n")
+    platform.swg(*sign_in, stdin=f"{password}\n{recovery[0]}\n")
+    assert platform.json("whoami", *elsewhere)["totp"]
+    platform.swg("logout", *elsewhere)
+    key = platform.data_dir / "sealing-key"
+    assert (key.stat().st_mode & 0o777, key.owner()) == (0o600, "shellwego")
+    kept = b"".join(path.read_bytes() for path in platform.data_dir.rglob("*") if path.is_file())
+    said = platform.log.read_text()
+    for each in (password, secret, *recovery):
+        assert each.encode() not in kept
+        assert each not in said
+    platform.swg("user", "totp", "disable", stdin="\n\n")

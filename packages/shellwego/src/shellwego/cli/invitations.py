@@ -6,33 +6,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.failure import USAGE, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one
-from shellwego.cli.paging import every
+from shellwego.cli.pages import MOST, every
 from shellwego.cli.session import Session, about_no_app, shared
+from shellwego.cli.tenancy import the_organization
 
 if TYPE_CHECKING:
     from shellwego.client.generated import InvitationView, NewInvitationView
-
-_organization = click.option(
-    "-o", "--org", "organization", envvar="SHELLWEGO_ORG", metavar="ORG", help="The organization. [the only one]"
-)
 
 
 @click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def invitations() -> None:
     """Invite people to an organization; list, revoke and accept invitations."""
-
-
-def _named(session: Session, organization: str | None) -> str:
-    """The organization that is meant: the named one, else the only one that the caller sees."""
-    if organization:
-        return organization
-    found = sorted({project.organization_id for project in session.client.list_projects().data})
-    if len(found) != 1:
-        raise Failure("which organization is not clear", code=USAGE, resolution="Name it: -o ORG, or SHELLWEGO_ORG")
-    return found[0]
 
 
 def _row(invitation: InvitationView | NewInvitationView) -> dict[str, object]:
@@ -47,15 +33,14 @@ def _row(invitation: InvitationView | NewInvitationView) -> dict[str, object]:
 
 
 @invitations.command("ls")
-@_organization
 @shared
 @about_no_app
-def list_invitations(session: Session, organization: str | None) -> None:
+def list_invitations(session: Session) -> None:
     """List an organization's invitations, the newest first."""
     import msgspec  # noqa: PLC0415
 
-    name = _named(session, organization)
-    found = every(lambda cursor: session.client.list_invitations(name, limit=100, cursor=cursor))
+    name = the_organization(session)
+    found = every(lambda cursor: session.client.list_invitations(name, limit=MOST, cursor=cursor))
     rows = [_row(invitation) for invitation in found]
     show(session, msgspec.to_builtins(found), rows, name="id", empty="no invitations")
 
@@ -63,10 +48,9 @@ def list_invitations(session: Session, organization: str | None) -> None:
 @invitations.command("create")
 @click.argument("email")
 @click.option("--role", default="developer", show_default=True, metavar="ROLE", help="One that you hold yourself.")
-@_organization
 @shared
 @about_no_app
-def create_invitation(session: Session, email: str, role: str, organization: str | None) -> None:
+def create_invitation(session: Session, email: str, role: str) -> None:
     """Invite somebody, for a week. The secret is printed once, on stdout: send it to whom it is for.
 
     Who has no account here makes one with it: swg register --url URL. Who has one: swg invitations accept.
@@ -76,7 +60,7 @@ def create_invitation(session: Session, email: str, role: str, organization: str
     from shellwego.client.generated import InvitationCreate  # noqa: PLC0415
 
     body = InvitationCreate(email=email, role=role)
-    made = session.client.create_invitation(_named(session, organization), body)
+    made = session.client.create_invitation(the_organization(session), body)
     if session.output in ("json", "yaml"):
         show_one(session, msgspec.to_builtins(made), {}, name=made.id)
         return
@@ -86,14 +70,13 @@ def create_invitation(session: Session, email: str, role: str, organization: str
 
 @invitations.command("revoke")
 @click.argument("invitation")
-@_organization
 @shared
 @about_no_app
-def revoke_invitation(session: Session, invitation: str, organization: str | None) -> None:
+def revoke_invitation(session: Session, invitation: str) -> None:
     """Have nobody accept an invitation any more."""
     import msgspec  # noqa: PLC0415
 
-    ended = session.client.delete_invitation(_named(session, organization), invitation)
+    ended = session.client.delete_invitation(the_organization(session), invitation)
     show_one(session, msgspec.to_builtins(ended), _row(ended), name=ended.id)
 
 

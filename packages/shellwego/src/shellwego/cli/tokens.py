@@ -9,7 +9,7 @@ import click
 
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one
-from shellwego.cli.paging import every
+from shellwego.cli.pages import MOST, every
 from shellwego.cli.session import Session, about_no_app, shared
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def list_tokens(session: Session, everything: bool) -> None:
     """List your tokens, without their secrets."""
     import msgspec  # noqa: PLC0415
 
-    listed = every(lambda cursor: session.client.list_tokens(limit=100, cursor=cursor))
+    listed = every(lambda cursor: session.client.list_tokens(limit=MOST, cursor=cursor))
     found = [token for token in listed if everything or _state(token) == "valid"]
     show(session, msgspec.to_builtins(found), [_row(token) for token in found], name="id", empty="no tokens")
 

@@ -8,7 +8,7 @@ import click
 
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one
-from shellwego.cli.paging import every
+from shellwego.cli.pages import MOST, every
 from shellwego.cli.session import Session, about_no_app, shared
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def list_users(session: Session) -> None:
     """List all users."""
     import msgspec  # noqa: PLC0415
 
-    found = every(lambda cursor: session.client.list_users(limit=100, cursor=cursor))
+    found = every(lambda cursor: session.client.list_users(limit=MOST, cursor=cursor))
     show(session, msgspec.to_builtins(found), [_row(person) for person in found], name="email")
 
 
