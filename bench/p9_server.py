@@ -34,12 +34,13 @@ from shellwego.api.rest.app import create_app
 from shellwego.control.bootstrap import bootstrap
 from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
+from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.images.memory import MemoryImages
+from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.passwords.memory import MemoryHasher
-from shellwego.drivers.sealing.memory import MemorySealer
 from shellwego.drivers.store.sqlite import open_sqlite
 from shellwego.drivers.streams.memory import MemoryStreams
 
@@ -67,9 +68,11 @@ async def ours(path: Path, record: Path | None) -> None:
     control = Control(store, MemoryBus(), clock)
     await control.commit(lambda unit: bootstrap(unit, TOKEN))
     with tempfile.TemporaryDirectory() as spool:
+        sealer = Sealer(control, MemoryKms())
         app = create_app(
             control,
-            identity=make_identity(control, MemoryHasher(), MemorySealer()),
+            identity=make_identity(control, MemoryHasher(), sealer),
+            sealer=sealer,
             images=ImageWork(MemoryImages()),
             streams=MemoryStreams(),
             version="0",

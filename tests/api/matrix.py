@@ -163,8 +163,6 @@ async def seed(world: World, project: Project, token: str, prefix: str) -> dict[
     secret = await world.made("/v1/secrets", {"name": "DB_URL", "value": "x"}, query=query, token=token)
     webhook = await world.made("/v1/webhooks", {"url": "https://hooks.example/"}, query=query, token=token)
     delivery = await world.made(f"/v1/webhooks/{webhook['id']}/actions/test", token=token)
-    wish = {"email": f"invited@{prefix}", "role": "viewer"}
-    invited = await world.made(f"/v1/organizations/{project.organization_id}/invitations", wish, token=token)
     return {
         "organization": project.organization_id,
         "project": project.id,
@@ -178,7 +176,6 @@ async def seed(world: World, project: Project, token: str, prefix: str) -> dict[
         "secret": secret["id"],
         "webhook": webhook["id"],
         "delivery": delivery["id"],
-        "invitation": invited["id"],
         **made,
     }
 

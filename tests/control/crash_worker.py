@@ -28,12 +28,13 @@ from fastapi import FastAPI
 from shellwego.api.rest.app import create_app
 from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
+from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.images.memory import MemoryImages
+from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.passwords.memory import MemoryHasher
-from shellwego.drivers.sealing.memory import MemorySealer
 from shellwego.drivers.store.location import parse_url
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.ports.store import Store, Transaction, eq
@@ -162,9 +163,11 @@ class Server:
 
     def __post_init__(self) -> None:
         control = Control(self.store, CountedBus(self.steps), SystemClock())
+        sealer = Sealer(control, MemoryKms())
         self.app = create_app(
             control,
-            identity=make_identity(control, MemoryHasher(), MemorySealer()),
+            identity=make_identity(control, MemoryHasher(), sealer),
+            sealer=sealer,
             images=ImageWork(MemoryImages()),
             streams=MemoryStreams(),
             version="0",
