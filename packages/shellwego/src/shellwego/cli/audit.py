@@ -26,11 +26,6 @@ def audit() -> None:
     """Show, export and verify who did what, or was refused it."""
 
 
-def _project(session: Session) -> str | None:
-    """The project; where an organization is asked for, only one that was named with it."""
-    return session.project_option if session.organization else session.project
-
-
 @audit.command("ls")
 @click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
 @click.option("--actor", metavar="ID", help="Only what this user or service account did.")
@@ -55,7 +50,7 @@ def list_audit(
     moment = None if since is None else time.time() - seconds(since)
     while len(found) < limit:
         page = session.client.list_audit(
-            project=_project(session),
+            project=session.place,
             organization=session.organization,
             actor=actor,
             action=action,
@@ -91,7 +86,7 @@ def _row(record: AuditView) -> dict[str, object]:
 def export_audit(session: Session, file: BinaryIO, since: str | None) -> None:
     """Write all records, a line of JSON each, the oldest first, to FILE or stdout."""
     moment = None if since is None else time.time() - seconds(since)
-    lines = session.client.export_audit(project=_project(session), organization=session.organization, time_gte=moment)
+    lines = session.client.export_audit(project=session.place, organization=session.organization, time_gte=moment)
     last = b""
     for line in lines:
         if last:
@@ -114,7 +109,7 @@ def verify_audit(session: Session, anchor: str | None) -> None:
     """
     import msgspec  # noqa: PLC0415
 
-    found = session.client.verify_audit(project=_project(session), organization=session.organization, anchor=anchor)
+    found = session.client.verify_audit(project=session.place, organization=session.organization, anchor=anchor)
     heads = " ".join(f"{head.position}:{head.hash}" for head in found.heads)
     pairs = {"sound": found.sound, "checked": found.checked, "pending": found.pending, "heads": heads}
     show_one(session, msgspec.to_builtins(found), pairs, name="yes" if found.sound else "no")

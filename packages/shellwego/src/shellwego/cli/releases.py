@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from shellwego.cli.groups import NounGroup
-from shellwego.cli.output import age, show
+from shellwego.cli.output import age, show, show_one
 from shellwego.cli.rollout import Choice, finish, rollout_options
 from shellwego.cli.session import Session, shared
 
@@ -49,6 +49,30 @@ def _list(session: Session, limit: int) -> None:
         for release in found
     ]
     show(session, msgspec.to_builtins(found), rows, name="release", empty="no releases yet: swg deploy")
+
+
+@releases.command("show")
+@click.argument("release")
+@shared
+def show_release(session: Session, release: str) -> None:
+    """Show one release, such as v3. Of its variables only the names are told."""
+    import msgspec  # noqa: PLC0415
+
+    found = session.client.get_release(session.app, release, project=session.project)
+    pairs = {
+        "release": f"v{found.number}",
+        "current": found.current,
+        "state": found.state,
+        "image": found.config.image,
+        "digest": found.image_digest,
+        "processes": ", ".join(process.name for process in found.config.processes),
+        "variables": ", ".join(found.config.env_names),
+        "age": age(found.created_at.isoformat()),
+        "by": found.created_by_email or found.created_by,
+        "description": found.description,
+        "id": found.id,
+    }
+    show_one(session, msgspec.to_builtins(found), pairs, name=f"v{found.number}")
 
 
 @releases.command("diff")

@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "service-accounts": ("shellwego.cli.access:service_accounts", "Accounts for pipelines, and their tokens."),
     "roles": ("shellwego.cli.access:roles", "Roles of the organization's own."),
     "grants": ("shellwego.cli.access:grants", "Who has which role where."),
+    "capabilities": ("shellwego.cli.capabilities:capabilities", "Show what the platform can do."),
     "nodes": ("shellwego.cli.nodes:nodes", "List and show nodes."),
     "events": ("shellwego.cli.events:events", "Show what happened; -f follows."),
     "audit": ("shellwego.cli.audit:audit", "Show, export and verify who did what."),

@@ -100,6 +100,11 @@ class Session:
         """The project that names are resolved in; None where the token has one only."""
         return self.project_option or self.context.project or None
 
+    @property
+    def place(self) -> str | None:
+        """The project that something is looked for in; where an organization was named, only one that was named with it."""
+        return self.project_option if self.organization else self.project
+
     @cached_property
     def client(self) -> Client:
         """The client of the platform's API."""

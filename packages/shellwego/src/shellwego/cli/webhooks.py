@@ -8,15 +8,13 @@ import click
 
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one
+from shellwego.cli.pages import every
 from shellwego.cli.session import Session, about_no_app, shared
 
 if TYPE_CHECKING:
     from shellwego.client.generated import DeliveryView, WebhookView
 
 _PAGE = 100
-_organization = click.option(
-    "-o", "--org", "organization", metavar="ORG", help="Of this organization, not of a project."
-)
 _events = click.option(
     "--event",
     "events",
@@ -51,22 +49,18 @@ def _show(session: Session, webhook: WebhookView) -> None:
 
 
 @webhooks.command("ls")
-@_organization
 @shared
 @about_no_app
-def list_webhooks(session: Session, organization: str | None) -> None:
+def list_webhooks(session: Session) -> None:
     """List webhooks, the newest first."""
     import msgspec  # noqa: PLC0415
 
-    found: list[WebhookView] = []
-    cursor: str | None = None
-    while True:
-        project = None if organization else session.project
-        page = session.client.list_webhooks(project=project, organization=organization, limit=_PAGE, cursor=cursor)
-        found += page.data
-        cursor = page.pagination.next_cursor
-        if not page.pagination.has_more:
-            break
+    client, organization = session.client, session.organization
+    found = every(
+        lambda cursor: client.list_webhooks(
+            project=session.place, organization=organization, limit=_PAGE, cursor=cursor
+        )
+    )
     rows = [_row(webhook) for webhook in found]
     show(session, msgspec.to_builtins(found), rows, name="id", empty="no webhooks yet: swg webhooks create URL")
 
@@ -74,10 +68,9 @@ def list_webhooks(session: Session, organization: str | None) -> None:
 @webhooks.command("create")
 @click.argument("url")
 @_events
-@_organization
 @shared
 @about_no_app
-def create_webhook(session: Session, url: str, events: tuple[str, ...], organization: str | None) -> None:
+def create_webhook(session: Session, url: str, events: tuple[str, ...]) -> None:
     """Have the receiver at URL told of events. Prints the secret that signs what it gets: it is shown this once."""
     import msgspec  # noqa: PLC0415
 
@@ -85,8 +78,8 @@ def create_webhook(session: Session, url: str, events: tuple[str, ...], organiza
 
     webhook = session.client.create_webhook(
         WebhookCreate(url=url, events=list(events)),
-        project=None if organization else session.project,
-        organization=organization,
+        project=session.place,
+        organization=session.organization,
     )
     pairs = {"id": webhook.id, "url": webhook.url, "secret": webhook.secret}
     show_one(session, msgspec.to_builtins(webhook), pairs, name=webhook.id)
