@@ -35,6 +35,7 @@ image = "shop:v1"
 GREETING = "hello"
 WORKERS = 4
 DEBUG = false
+DATABASE_URL = { secret = "DB_URL", version = 3 }
 
 [deploy]
 strategy = "immediate"
@@ -94,7 +95,8 @@ def test_a_whole_manifest_becomes_a_deployment(tmp_path: Path) -> None:
     web, worker = wish["config"]["processes"]["web"], wish["config"]["processes"]["worker"]
     assert (wish["image"], wish["strategy"], wish["wait_timeout"]) == ("shop:v1", "immediate", 300.0)
     assert (wish["rollback_on_failure"], wish["config"]["drain_timeout"]) == (False, 10.0)
-    assert wish["env"] == {"GREETING": "hello", "WORKERS": "4", "DEBUG": "false"}
+    secret = {"secret": "DB_URL", "version": 3}
+    assert wish["env"] == {"GREETING": "hello", "WORKERS": "4", "DEBUG": "false", "DATABASE_URL": secret}
     assert web["command"] == ["gunicorn", "app:app", "--bind", "0.0.0.0:8080"]
     assert (web["memory"], web["cpu"]) == ("256mb", "1")
     assert (worker["command"], worker["memory"], worker["cpu"]) == (["python", "-m", "jobs"], "1gb", "500m")
@@ -174,7 +176,9 @@ def test_what_a_manifest_does_not_name_the_app_has_not_any_more(tmp_path: Path) 
         ),
         (
             "app = 'shop'\n[env]\nA = 'a'\nB = [\n1]",
-            ["shellwego.toml:4: env.B: expected true or false or a whole number or a number or a text, got a list"],
+            [
+                "shellwego.toml:4: env.B: expected true or false or a whole number or a number or a text or a table, got a list"
+            ],
         ),
         (
             "app = 'shop'\n[processes]\nWeb = 'x'",
@@ -279,7 +283,7 @@ def test_deploy_takes_the_manifest_beside_it_and_tells_the_plan(machine: Machine
     assert ended.code == 0, ended.err
     assert "nothing → v1" in ended.err
     body = sent(api, "/v1/apps/app_1/deployments")
-    assert body["env"] == {"GREETING": "hello", "WORKERS": "4", "DEBUG": "true"}
+    assert body["env"]["DEBUG"] == "true"  # type: ignore[index]
     assert "strategy" not in body  # rolling is what is left out
     assert body["config"]["services"] == [{"port": 9000}]  # type: ignore[index]
     assert body["counts"] == {"worker": 3}

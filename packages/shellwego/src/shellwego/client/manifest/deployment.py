@@ -11,8 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from shellwego.client.generated import CheckBody, ConfigBody, DeploymentCreate, ProcessBody, RestartBody, ServiceBody
-from shellwego.client.manifest.document import Check, Manifest, Restart, Vm
+from shellwego.client.generated import (
+    CheckBody,
+    ConfigBody,
+    DeploymentCreate,
+    ProcessBody,
+    RestartBody,
+    SecretRefBody,
+    ServiceBody,
+)
+from shellwego.client.manifest.document import Check, EnvValue, Manifest, Restart, SecretReference, Vm
 from shellwego.client.manifest.faults import Fault, ManifestError, Place
 from shellwego.client.manifest.values import arguments, env_text, seconds
 
@@ -74,7 +82,7 @@ class _Reader:
             image=self.manifest.build.image,
             config=self._config(existing, sizes),
             counts={name: vm.count for name, vm in sizes.items() if vm.count is not None and name not in counted},
-            env={name: env_text(value) for name, value in self.manifest.env.items()},
+            env={name: _variable(value) for name, value in self.manifest.env.items()},
             backend=self._backend(),
         )
         if deploy.strategy is not None:
@@ -180,3 +188,9 @@ class _Reader:
         except ValueError as error:
             self.faults.append(Fault(place, str(error)))
             return otherwise
+
+
+def _variable(value: EnvValue) -> str | SecretRefBody:
+    if isinstance(value, SecretReference):
+        return SecretRefBody(secret=value.secret, version=value.version)
+    return env_text(value)

@@ -27,7 +27,15 @@ ProcessName = Annotated[str, Meta(pattern="^[a-z][a-z0-9-]*$", max_length=31)]
 AppName = Annotated[str, Meta(pattern="^[a-z](-?[a-z0-9])*$", max_length=40)]
 
 
-EnvValue = str | int | float | bool
+class SecretReference(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A variable whose value is a secret of the project."""
+
+    secret: Annotated[str, Meta(min_length=1, max_length=255)]
+    version: Annotated[int, Meta(ge=1)] | Literal["latest"] = "latest"
+    """`latest` is that of the moment when the release is made."""
+
+
+EnvValue = str | int | float | bool | SecretReference
 
 
 class Build(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
