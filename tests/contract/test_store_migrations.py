@@ -34,7 +34,7 @@ from shellwego.drivers.store.schema import TABLES, metadata
 from shellwego.drivers.store.sqlite import open_sqlite
 from shellwego.ports.store import Order, Store, eq
 from tests.contract.postgres_server import PostgresServer
-from tests.contract.store_contract import user
+from tests.contract.store_samples import user
 
 SCRIPTS = Path(migrate.__file__).parent / "migrations"
 NEXT = f"{int(migrate.HEAD) + 1:04}"

@@ -24,7 +24,8 @@ from shellwego.drivers.store.location import PostgresUrl, parse_url
 from shellwego.drivers.store.postgres import RETRIES, PostgresStore, open_postgres
 from shellwego.ports.store import Store, Transaction, eq
 from tests.contract.postgres_server import PostgresServer, running_postgres
-from tests.contract.store_contract import StoreContract, app, user
+from tests.contract.store_contract import StoreContract
+from tests.contract.store_samples import app, user
 
 
 class TestPostgresStore(StoreContract):

@@ -21,7 +21,8 @@ from shellwego.core.tenancy import User
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.store.sqlite import SqliteStore, open_sqlite
 from shellwego.ports.store import Store, Transaction, eq
-from tests.contract.store_contract import StoreContract, user
+from tests.contract.store_contract import StoreContract
+from tests.contract.store_samples import user
 
 
 class TestSqliteStore(StoreContract):
