@@ -177,7 +177,8 @@ def test_what_a_manifest_does_not_name_the_app_has_not_any_more(tmp_path: Path) 
         (
             "app = 'shop'\n[env]\nA = 'a'\nB = [\n1]",
             [
-                "shellwego.toml:4: env.B: expected true or false or a whole number or a number or a text or a table, got a list"
+                "shellwego.toml:4: env.B: expected true or false or a whole number or a number or a text or a table,"
+                " got a list"
             ],
         ),
         (
