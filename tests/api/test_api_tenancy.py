@@ -90,9 +90,17 @@ async def test_an_organization_goes_when_its_projects_are_gone(world: World, org
     empty = await world.made("/v1/projects", {"name": "empty", "organization": "default"})
     assert (await world.call("DELETE", f"/v1/projects/{empty['id']}")).status == 204
     await world.commit(lambda unit: [unit.tx.apps.delete(app.id) for app in unit.tx.apps.select()])
+    secret = await world.made("/v1/secrets", {"name": "DB_URL", "value": "x"})
+    assert (await world.call("DELETE", project)).code == "project-not-empty", "nothing would bring its secrets back"
+    await world.call("DELETE", f"/v1/secrets/{secret['id']}")
+    await world.made("/v1/webhooks", {"url": "https://hooks.example/"})
     assert (await world.call("DELETE", project, headers={"If-Match": '"9"'})).status == 412
     assert (await world.call("DELETE", project)).status == 204
+    await world.made("/v1/webhooks", {"url": "https://hooks.example/"}, query={"organization": org})
+    await world.made(f"{path}/invitations", {"email": "ann@x", "role": "viewer"})
     assert (await world.call("DELETE", path)).status == 204
+    left = await world.control.read(lambda tx: [tx.webhooks.select(), tx.invitations.select(), tx.data_keys.select()])
+    assert left == [[], [], []]
     assert (await world.call("DELETE", "/v1/organizations/other", token=ADMIN)).status == 409
     assert (await world.get(path, token=ADMIN)).status == 404
 

@@ -11,6 +11,7 @@ from shellwego.control.quotas import forget_quota
 from shellwego.control.scopes import organizations_of
 from shellwego.control.serviceaccounts import delete_account
 from shellwego.control.unit import Unit
+from shellwego.control.webhooks import delete_webhook
 from shellwego.core import hostnames, iam
 from shellwego.core.errors import ConflictError, FieldError, ForbiddenError, QuotaError
 from shellwego.core.ids import is_id
@@ -81,7 +82,7 @@ def rename_organization(unit: Unit, organization: Organization, name: str) -> Or
 
 
 def delete_organization(unit: Unit, organization: Organization) -> None:
-    """Remove an organization with its members' grants, service accounts, roles and quotas.
+    """Remove an organization with its members' grants, invitations, service accounts, roles, webhooks and quotas.
 
     Raises:
         ConflictError: it has projects, or is the platform's last.
@@ -99,6 +100,10 @@ def delete_organization(unit: Unit, organization: Organization) -> None:
     forget_grants(unit, organization.id)
     for role in unit.tx.roles.select(eq("organization_id", organization.id)):
         unit.tx.roles.delete(role.id)
+    for invitation in unit.tx.invitations.select(eq("organization_id", organization.id)):
+        unit.tx.invitations.delete(invitation.id)
+    for webhook in unit.tx.webhooks.select(eq("organization_id", organization.id)):
+        delete_webhook(unit, webhook)
     forget_quota(unit, organization.id)
     unit.tx.organizations.delete(organization.id)
     _tell(unit, "organization.deleted", organization)

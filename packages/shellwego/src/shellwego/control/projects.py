@@ -10,6 +10,7 @@ from shellwego.control.pages import Page, PageRequest, page
 from shellwego.control.quotas import charge_organization, forget_quota
 from shellwego.control.scopes import project_scope, visible_projects
 from shellwego.control.unit import Unit
+from shellwego.control.webhooks import delete_webhook
 from shellwego.core import hostnames, iam
 from shellwego.core.errors import ConflictError, FieldError
 from shellwego.core.tenancy import Organization, Principal, Project
@@ -72,10 +73,10 @@ def rename_project(unit: Unit, project: Project, name: str) -> Project:
 
 
 def delete_project(unit: Unit, project: Project) -> None:
-    """Remove a project with its images, grants and quotas.
+    """Remove a project with its images, webhooks, grants and quotas.
 
     Raises:
-        ConflictError: it has apps.
+        ConflictError: it has apps, or secrets, whose values nothing would bring back.
     """
     if unit.tx.apps.select(eq("project_id", project.id), limit=1):
         raise ConflictError(
@@ -83,6 +84,14 @@ def delete_project(unit: Unit, project: Project) -> None:
             f"the project {project.name} has apps",
             resolution="Destroy its apps first, and wait until they are gone.",
         )
+    if unit.tx.secrets.select(eq("project_id", project.id), limit=1):
+        raise ConflictError(
+            "project-not-empty",
+            f"the project {project.name} has secrets",
+            resolution="Remove them first: swg secrets rm",
+        )
+    for webhook in unit.tx.webhooks.select(eq("project_id", project.id)):
+        delete_webhook(unit, webhook)
     for image in unit.tx.images.select(eq("project_id", project.id)):
         delete_image(unit, image)
     forget_grants(unit, project.id)
