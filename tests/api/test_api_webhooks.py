@@ -87,7 +87,7 @@ async def test_a_developer_handles_webhooks_and_a_viewer_does_not_see_them(world
     await world.commit(lambda unit: add_user(unit, "developer@x", "developer", world.project.id, DEVELOPER))
     made = await world.made("/v1/webhooks", {"url": URL}, token=DEVELOPER)
     path = f"/v1/webhooks/{made['id']}"
-    assert (await world.get(path, token=VIEWER)).status == 403
+    assert (await world.get(path, token=VIEWER)).status == 404
     assert (await world.get(path, token=FOREIGN)).status == 404
     assert (await world.get(f"/v1/webhooks?project={world.project.id}", token=FOREIGN)).status == 404
 

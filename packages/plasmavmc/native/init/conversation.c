@@ -233,7 +233,7 @@ static bool tell_end(struct guest *guest)
         return false;
     bool all_told = workload_silent(&guest->workload) && !ring_has_unsent(&guest->workload.ring) &&
                     execs_quiet(&guest->execs);
-    if (!all_told && now_ms() < guest->end_at - END_ATTACHED_MS / 2)
+    if (!all_told && now_ms() < guest->end_at - LAST_WORD_MS)
         return false;
     put_end(guest);
     guest->told_end = true;

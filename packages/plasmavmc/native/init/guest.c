@@ -75,8 +75,8 @@ static void wait_for_work(struct guest *guest)
     port_watch(&guest->port, &watch, outbuf_pending(&guest->out) > 0);
     hold_watch(&guest->hold, &watch);
     watch_until(&watch, guest->end_at);
-    if (guest->end_at != NEVER && now_ms() < guest->end_at - END_ATTACHED_MS / 2)
-        watch_until(&watch, guest->end_at - END_ATTACHED_MS / 2);
+    if (guest->end_at != NEVER && now_ms() < guest->end_at - LAST_WORD_MS)
+        watch_until(&watch, guest->end_at - LAST_WORD_MS);
     if (guest_hears_more(guest) || workload_has_more(&guest->workload))
         watch_until(&watch, now_ms());
     watch_wait(&watch);

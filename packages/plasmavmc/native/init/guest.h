@@ -23,10 +23,12 @@ enum {
     INPUT_SIZE = 16 * 1024,
     /*
      * How long the end waits for the host to have heard it. With a host attached the answer takes well under a
-     * millisecond; without one, a platform that just restarts still gets the last lines and the exit code.
+     * millisecond, unless what the workload wrote last has to go before it and the host is slow to take that; without
+     * one, a platform that just restarts still gets the last lines and the exit code.
      */
-    END_ATTACHED_MS = 1000,
+    END_ATTACHED_MS = 5000,
     END_AWAY_MS = 2000,
+    LAST_WORD_MS = 500, /* so long before that, the end is told whatever else is unsaid */
 };
 
 /* What init does to the machine around it; a test on an ordinary host puts harmless ones in their place. */
