@@ -54,7 +54,7 @@ def test_maps_hold_the_present_hosts_and_pages() -> None:
 
 def test_what_keeps_requests_whole_is_set() -> None:
     defaults = section("defaults")
-    for line in ("retry-on conn-failure", "option redispatch 1", "option idle-close-on-response", "balance random(2)"):
+    for line in ("retry-on conn-failure", "option redispatch 1", "option idle-close-on-response", "balance roundrobin"):
         assert line in defaults
     assert "bind fd@${SWG_HTTP_FD}" in section("frontend swg_http")
     admin = "stats socket /run/swg/admin.sock mode 600 level admin expose-fd listeners"

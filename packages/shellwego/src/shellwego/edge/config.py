@@ -8,9 +8,8 @@ What is in it, and why:
 - `fd@${SWG_HTTP_FD}`: the listening socket is inherited. HAProxy itself would bind with SO_REUSEPORT, beside another
   process on the same port, without a word.
 - `retry-on conn-failure` with `option redispatch 1`: a request is tried on another server only while it was not sent.
-- `balance random(2)`: of two servers, drawn by their weights, the one with fewer requests for its weight. `leastconn` says
-  that it knows weights, and forgets them where servers are idle: a canary of a tenth would get every second request of a
-  quiet app. The draw has 16 places a unit of weight, so weights are small numbers.
+- `balance roundrobin`: in turn, by weight, also where servers are idle. `leastconn` forgets weights there: a canary of a
+  tenth would get every second request of a quiet app. `random` left one of three idle servers out.
 - `option idle-close-on-response`: at a reload, the old worker answers one more request on each idle connection instead of
   closing it under the client's hands.
 - That one more request must not follow the old worker's routes, which nobody can change any more (HAProxy refuses server
@@ -131,7 +130,7 @@ def _defaults(settings: EdgeSettings, layout: Layout) -> list[str]:
     return [
         "defaults",
         "    mode http",
-        "    balance random(2)",
+        "    balance roundrobin",
         "    retries 3",
         "    retry-on conn-failure",
         "    option redispatch 1",
