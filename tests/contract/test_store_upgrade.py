@@ -23,7 +23,7 @@ from tests.contract.test_store_migrations import NEXT, columns, later_version
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD_SERVER = """
-import asyncio, sys
+import asyncio, os, sys
 from pathlib import Path
 from shellwego.core.errors import UnavailableError
 from shellwego.core.tenancy import User
@@ -31,6 +31,9 @@ from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.store.location import parse_url
 from shellwego.drivers.store.postgres import open_postgres
 from shellwego.drivers.store.sqlite import open_sqlite
+
+def tell(kind, text):
+    os.write(1, f"{kind} {text}\\n".encode())  # at once, so that a line is whole whenever the process is killed
 
 async def write(store, worker):
     number = 0
@@ -41,15 +44,14 @@ async def write(store, worker):
             await store.transact(lambda tx: tx.users.update(tx.users.get(name)))
             assert (await store.read(lambda tx: tx.users.get(name))).version == 2
         except UnavailableError as error:
-            print("refused", error.message, flush=True)
+            tell("refused", error.message)
             continue
-        print("stored", name, flush=True)
+        tell("stored", name)
         number += 1
 
 async def main():
     place = sys.argv[1]
     store = open_postgres(parse_url(place)) if "://" in place else open_sqlite(Path(place), SystemClock())
-    print("open", flush=True)
     await asyncio.gather(*(write(store, worker) for worker in range(4)))
 
 asyncio.run(main())

@@ -204,6 +204,17 @@ async def test_a_tenth_is_a_tenth_however_few_or_many_ask_at_a_time(rig: Rig, cl
         assert len(new.requests) + len(old.requests) == 1600
 
 
+async def test_each_of_three_idle_servers_gets_its_part(rig: Rig) -> None:
+    async with backends("a", "b", "c") as three, rig.run():
+        for count in (1, 2, 3):  # as an app grows
+            await rig.serve(route(*(each.endpoint() for each in three[:count])))
+        before = [len(each.requests) for each in three]
+        for _ in range(30):
+            async with rig.client() as client:
+                await client.get()
+        assert min(len(each.requests) - start for each, start in zip(three, before, strict=True)) >= 5
+
+
 async def test_an_endpoint_may_be_a_unix_socket(rig: Rig) -> None:
     backend = Backend("u")
     path = rig.run_dir / "app.sock"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 EVEN_WEIGHT = 8
-"""Of endpoints that share alike. Edges share as finely as weights are large, and pay in memory."""
+"""Of endpoints that share alike. Edges share as finely as weights are large."""
 MAX_WEIGHT = 256
 
 
