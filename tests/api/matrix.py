@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shellwego.control import grants, invitations, roles, serviceaccounts
+from shellwego.control.authentication import new_secret
 from shellwego.control.tokens import TokenWish
 from shellwego.control.unit import Unit
 from shellwego.core import iam
@@ -186,16 +187,16 @@ def _seed_access(unit: Unit, project: Project, prefix: str) -> dict[str, str]:
     assert organization is not None
     everything = Grant(id="", principal_id="", role=iam.OWNER, scope_id="", created_at=0.0)
     operator = Principal(principal_id="", token_id="", scopes=(), grants=(everything,))
-    member = add_user(unit, f"member@{prefix}", "viewer", organization.id, f"pat_{prefix[0] * 43}")
+    member = add_user(unit, f"member@{prefix}", "viewer", organization.id, new_secret(TokenKind.PERSONAL))
     account = serviceaccounts.create_account(unit, organization, "robot")
-    secret = f"sat_{prefix[0] * 43}"
+    secret = new_secret(TokenKind.SERVICE)
     token = serviceaccounts.create_token(
         unit, operator, organization, account, TokenWish(name="one", kind=TokenKind.SERVICE), secret=secret
     )
     role = roles.create_role(unit, operator, organization, "reader", ["apps:read"])
     scope = grants.ScopeIdTarget(project.id).find(unit.tx, operator).resource
     grant = grants.create_grant(unit, operator, scope, account.id, "viewer")
-    secret = f"inv_{prefix[0] * 43}"
+    secret = invitations.invitation_secret()
     guest = invitations.invite(unit, operator, organization, email=f"guest@{prefix}", role="viewer", secret=secret)
     return {
         "invitation": guest.id,
@@ -261,24 +262,52 @@ class Matrix:
         self, operation: Operation, token: str | None, things: Things, *, without: Container[str] = ()
     ) -> Answer:
         """The operation on these things; `without` these parameters of its query."""
-        path = operation.path
-        for name, value in NUMBERS.items():
-            path = path.replace(f"{{{name}}}", value)
-        for name in re.findall(r"\{(\w+)\}", path):
-            assert name in things, f"{operation.name}: tests/api/matrix.py cannot seed a {name!r} yet"
-            path = path.replace(f"{{{name}}}", things[name])
-        known = operation.parameters("query")
-        unknown = {name for name, each in known.items() if each.get("required") and name not in QUERIES}
-        assert not unknown, f"{operation.name}: tests/api/matrix.py needs values for {unknown}"
-        given = {name: value for name, value in QUERIES.items() if name in known and name not in without}
-        query = {name: _filled(value, things) for name, value in given.items()}
-        headers = {name: value for name, value in _HEADERS.items() if name in operation.parameters("header")}
-        needs = operation.spec.get("requestBody", {}).get("required", False) and operation.name not in RAW
-        assert not needs or operation.name in BODIES, f"{operation.name}: tests/api/matrix.py has no body for it"
-        body = _filled(BODIES.get(operation.name), things)
+        asked = asked_of(operation, things, without=without)
         return await self.world.call(
-            operation.method, path, body, token=token, query=query, headers=headers, raw=RAW.get(operation.name)
+            operation.method,
+            asked.address(operation),
+            asked.body,
+            token=token,
+            query=asked.query,
+            headers=asked.headers,
+            raw=asked.raw,
         )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request that makes sense gives of each of its parts."""
+
+    path: dict[str, str]
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: Any = None
+    raw: bytes | None = None
+    """A body that is not JSON."""
+
+    def address(self, operation: Operation) -> str:
+        return operation.path.format_map(self.path)
+
+
+def asked_of(operation: Operation, things: Things, *, without: Container[str] = ()) -> Asked:
+    """A request about these things; one that needs what no table here has fails by its name."""
+    known_things = {**things, **NUMBERS}
+    named = re.findall(r"\{(\w+)\}", operation.path)
+    unseeded = [name for name in named if name not in known_things]
+    assert not unseeded, f"{operation.name}: tests/api/matrix.py cannot seed {unseeded} yet"
+    known = operation.parameters("query")
+    unknown = {name for name, each in known.items() if each.get("required") and name not in QUERIES}
+    assert not unknown, f"{operation.name}: tests/api/matrix.py needs values for {unknown}"
+    needs = operation.spec.get("requestBody", {}).get("required", False) and operation.name not in RAW
+    assert not needs or operation.name in BODIES, f"{operation.name}: tests/api/matrix.py has no body for it"
+    given = {name: value for name, value in QUERIES.items() if name in known and name not in without}
+    return Asked(
+        path={name: known_things[name] for name in named},
+        query={name: _filled(value, things) for name, value in given.items()},
+        headers={name: value for name, value in _HEADERS.items() if name in operation.parameters("header")},
+        body=_filled(BODIES.get(operation.name), things),
+        raw=RAW.get(operation.name),
+    )
 
 
 def named_things(operation: Operation) -> Iterator[str]:

@@ -185,6 +185,7 @@ class LogList(View):
 class ExecBody(Body):
     """A command to run in an instance to its end. `stdin` is text; output beyond 256 KiB each is dropped."""
 
+    may_hold_nul = frozenset({"stdin"})
     command: Annotated[Arguments, Field(min_length=1)]
     instance: Annotated[str, Field(max_length=64)] | None = None
     process: Name | None = None
