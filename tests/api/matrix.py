@@ -108,7 +108,8 @@ OWN = frozenset(
 """Operations about the caller himself: everybody may, a token's scopes aside."""
 PLATFORM = frozenset(
     {
-        *("metrics", "list_nodes", "get_node", "cordon_node", "uncordon_node", "create_organization"),
+        *("metrics", "list_nodes", "get_node", "cordon_node", "uncordon_node", "drain_node"),
+        "create_organization",
         *("list_users", "get_user_of_platform", "update_user_of_platform"),
         *("list_master_keys", "rotate_master_key", "retire_master_key"),
     }

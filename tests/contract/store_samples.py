@@ -10,7 +10,7 @@ from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord
 from shellwego.core.images import Image, ImageState
 from shellwego.core.instances import Desired, Instance, Observed, Phase
 from shellwego.core.invitations import Invitation
-from shellwego.core.nodes import Backend, Node, NodeFacts
+from shellwego.core.nodes import Backend, DrainOrder, Node, NodeFacts, Scheduling
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretRef, SecretVersion
@@ -143,7 +143,16 @@ SAMPLES: dict[str, object] = {
         created_at=1.5,
         phase_since=1.5,
     ),
-    "nodes": Node(id="node_1", name="one", labels={"disk": "ssd"}, facts=FACTS, last_heard_at=1.5, created_at=1.5),
+    "nodes": Node(
+        id="node_1",
+        name="one",
+        labels={"disk": "ssd"},
+        facts=FACTS,
+        scheduling=Scheduling.DRAINING,
+        drain=DrainOrder(since=1.5, deadline=2.5, force=True, parallel=3),
+        last_heard_at=1.5,
+        created_at=1.5,
+    ),
     "images": Image(
         id="img_1",
         project_id="prj_1",

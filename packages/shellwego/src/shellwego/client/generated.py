@@ -304,6 +304,26 @@ class DiffView(Struct, kw_only=True, frozen=True):
     changes: list[ChangeView]
 
 
+class DrainBody(Struct, kw_only=True, omit_defaults=True):
+    """How a node is to be emptied. `deadline` is in seconds from now; after it what is left is told, and with `force` stopped, replaced or not. `parallel`: so many instances move at a time."""
+
+    deadline: float | None = None
+    force: bool = False
+    parallel: int = 10
+
+
+class DrainView(Struct, kw_only=True, frozen=True):
+    """How a node is being emptied, and how far that came."""
+
+    since: datetime
+    deadline: datetime | None
+    force: bool
+    parallel: int
+    overdue: bool
+    instances_left: int
+    waiting: list[WaitingView]
+
+
 class EnvBody(Struct, kw_only=True, omit_defaults=True):
     """Variables to set; null unsets. Without `stage` a change is rolled out as a new release."""
 
@@ -667,6 +687,7 @@ class NodeView(Struct, kw_only=True, frozen=True):
     hostname: str
     health: str
     scheduling: str
+    drain: DrainView | None
     epoch: int
     version: str
     cpu_milli: int
@@ -1338,6 +1359,17 @@ class VersionView(Struct, kw_only=True, frozen=True):
 
     version: str
     api: str
+
+
+class WaitingView(Struct, kw_only=True, frozen=True):
+    """What is left on a node that is emptied, and what it waits for."""
+
+    instance_id: str
+    app_id: str
+    app: str
+    process: str
+    slot: int
+    reason: str
 
 
 class WebhookCreate(Struct, kw_only=True, omit_defaults=True):
@@ -2760,6 +2792,18 @@ class Client(Transport):
                 "POST",
                 f"/v1/nodes/{segment(node, 'node')}/actions/uncordon",
                 headers={"Idempotency-Key": idempotency_key},
+            ),
+            NodeView,
+        )
+
+    def drain_node(self, node: str, body: DrainBody, *, idempotency_key: str | None = None) -> NodeView:
+        """Empty a node: nothing new is placed on it, and each instance is stopped once another one serves elsewhere in its place, a few at a time. One-off runs are waited for. Asked again, it changes how; an uncordon ends it, and what has begun to move then still moves. The node tells in `drain` what is left, and what that waits for; once nothing is, it is `drained`."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/nodes/{segment(node, 'node')}/actions/drain",
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
             ),
             NodeView,
         )

@@ -11,6 +11,9 @@ from shellwego.core.images import ImageKind
 DISK_STEP = 64 << 20
 """Sizes of a disk are noted anew when they moved by so many bytes: they jitter by themselves, and every note is a write."""
 
+MOVES_AT_A_TIME = 10
+"""So many instances leave a node at a time, unless somebody says otherwise."""
+
 
 class NodeHealth(StrEnum):
     READY = "ready"
@@ -21,8 +24,25 @@ class NodeHealth(StrEnum):
 class Scheduling(StrEnum):
     OPEN = "open"
     CORDONED = "cordoned"
+    """Gets nothing new."""
     DRAINING = "draining"
+    """Gets nothing new, and is emptied."""
     DRAINED = "drained"
+    """Gets nothing new, and is empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainOrder:
+    """How a node is to be emptied."""
+
+    since: float
+    deadline: float | None = None
+    """When what is left is told, or stopped where `force`; None: it takes as long as it takes."""
+    force: bool = False
+    parallel: int = MOVES_AT_A_TIME
+    """So many of its instances move at a time."""
+    overdue: bool = False
+    """The deadline has passed, and that was told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +118,8 @@ class Node:
     facts: NodeFacts
     health: NodeHealth = NodeHealth.READY
     scheduling: Scheduling = Scheduling.OPEN
+    drain: DrainOrder | None = None
+    """While it is emptied."""
     epoch: int = 1
     last_heard_at: float
     """By the control plane's own clock."""

@@ -7,6 +7,7 @@ EVENTS = "events"
 AUDIT = "audit"
 ALL_APPS = "app.*"
 IMAGES = "images"
+DRAINS = "drains"
 MASTER_KEYS = "master-keys"
 
 
