@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shellwego.cli import joining
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, cores, show, show_one, size
 from shellwego.cli.session import Session, about_no_app, shared
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
 
 @click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def nodes() -> None:
-    """List and show nodes, and say what may be placed on them."""
+    """List and show nodes, let hosts join, and say what may be placed on nodes."""
+
+
+for each in (joining.join_token, joining.join_tokens, joining.keys, joining.authorities):
+    nodes.add_command(each)
 
 
 def _backend(backend: BackendView) -> str:
