@@ -54,4 +54,5 @@ OF_ACCESS: dict[str, Any] = {
     "create_secret": {"name": "FRESH", "value": "x"},
     "rotate_secret": {"value": "x"},
     "retire_master_key": {"name": "memory:0"},
+    "create_join_token": {"region": "north"},
 }

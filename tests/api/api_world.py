@@ -153,6 +153,7 @@ async def make_world(
         spool_dir=spool_dir,
         http_port=8080,
         identity=make_identity(control, MemoryHasher(), sealer, throttle),
+        node_urls=("https://one.example:7081",),
     )
     app.state.context.spool.open()
     return World(app, control, clock, images, streams, sealer, kms, first.project, foreign, node)

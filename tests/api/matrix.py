@@ -7,6 +7,7 @@ operation that needs what is missing there fails with the name of what to add.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -14,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shellwego.control import grants, invitations, roles, serviceaccounts
+from shellwego.control import grants, invitations, joins, nodeauthority, roles, serviceaccounts
 from shellwego.control.authentication import new_secret
+from shellwego.control.nodeauthority import Fresh, NodeAuthorities
 from shellwego.control.tokens import TokenWish
 from shellwego.control.unit import Unit
 from shellwego.core import iam
 from shellwego.core.envelope import MasterKey
 from shellwego.core.instances import Phase
+from shellwego.core.joins import MemberKind, NodeKey
 from shellwego.core.tenancy import Grant, Principal, Project, TokenKind
 from tests.api import api_bodies
 from tests.api.api_world import ADMIN, DOCUMENT, Answer, World, add_user, make_world, run_instance
@@ -84,7 +87,7 @@ class Operation:
         return (iam.read_permission(self.permission), *own)
 
 
-TARGETS = frozenset({"grant", "image", "node", "secret", "user", "webhook"})
+TARGETS = frozenset({"authority", "grant", "image", "join_token", "node", "node_key", "secret", "user", "webhook"})
 """Things that are looked up by themselves, and not within what the path or query names first."""
 _ITSELF: Mapping[int, tuple[str, ...]] = {
     SYSTEM: (),
@@ -112,6 +115,8 @@ PLATFORM = frozenset(
         "create_organization",
         *("list_users", "get_user_of_platform", "update_user_of_platform"),
         *("list_master_keys", "rotate_master_key", "retire_master_key"),
+        *("create_join_token", "list_join_tokens", "revoke_join_token", "list_node_keys", "revoke_node_key"),
+        *("list_node_authorities", "rotate_node_authority", "retire_node_authority"),
     }
 )
 """Operations about the platform, which no organization's owner may."""
@@ -162,6 +167,8 @@ async def seed(world: World, project: Project, token: str, prefix: str) -> dict[
     upload = await world.made("/v1/images/uploads", query=query, token=token)
     images = (await world.get("/v1/images", query=query, token=token)).json["data"]
     made = await world.commit(lambda unit: _seed_access(unit, project, prefix))
+    fresh = await NodeAuthorities(world.control, world.sealer).prepare()
+    joined = await world.commit(lambda unit: _seed_join(unit, prefix, fresh))
     secret = await world.made("/v1/secrets", {"name": "DB_URL", "value": "x"}, query=query, token=token)
     webhook = await world.made("/v1/webhooks", {"url": "https://hooks.example/"}, query=query, token=token)
     delivery = await world.made(f"/v1/webhooks/{webhook['id']}/actions/test", token=token)
@@ -179,6 +186,7 @@ async def seed(world: World, project: Project, token: str, prefix: str) -> dict[
         "webhook": webhook["id"],
         "delivery": delivery["id"],
         **made,
+        **joined,
     }
 
 
@@ -208,6 +216,24 @@ def _seed_access(unit: Unit, project: Project, prefix: str) -> dict[str, str]:
         "role": role.id,
         "grant": grant.id,
     }
+
+
+def _seed_join(unit: Unit, prefix: str, fresh: Fresh) -> dict[str, str]:
+    """A join token, the key of a node, and an authority."""
+    operator = Principal(principal_id="", token_id="", scopes=(), grants=())
+    token = joins.create_join_token(unit, operator, joins.JoinWish(), f"join_{prefix[0] * 43}")
+    key = NodeKey(
+        id=unit.new_id("nky"),
+        fingerprint=hashlib.sha256(prefix.encode()).hexdigest(),
+        member_id=unit.new_id("node"),
+        kind=MemberKind.NODE,
+        token_id=token.id,
+        authority_id="",
+        created_at=unit.now(),
+        expires_at=unit.now() + 1e6,
+    )
+    unit.tx.node_keys.insert(key)
+    return {"join_token": token.id, "node_key": key.id, "authority": nodeauthority.add(unit, fresh).id}
 
 
 @dataclass(frozen=True)

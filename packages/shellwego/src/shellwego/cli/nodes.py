@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shellwego.cli import joining
 from shellwego.cli.failure import TIMED_OUT, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.logs import seconds
@@ -23,7 +24,11 @@ _POLL_S = 1.0
 
 @click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def nodes() -> None:
-    """List and show nodes, say what may be placed on them, and empty them."""
+    """List and show nodes, let hosts join, say what may be placed on nodes, and empty them."""
+
+
+for each in (joining.join_token, joining.join_tokens, joining.keys, joining.authorities):
+    nodes.add_command(each)
 
 
 def _backend(backend: BackendView) -> str:

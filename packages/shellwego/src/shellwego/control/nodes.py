@@ -50,6 +50,7 @@ from shellwego.core.instances import (
 from shellwego.core.liveness import BEAT_S
 from shellwego.core.nodes import Node, NodeFacts, NodeHealth, steady
 from shellwego.core.routes import service_port
+from shellwego.core.subnets import is_subnet
 from shellwego.core.tenancy import Project
 from shellwego.ports.store import Transaction, eq, within
 from shellwego.wire import subjects
@@ -347,6 +348,7 @@ def _bounded_facts(facts: NodeFacts) -> NodeFacts:
         disk_free_bytes=None if facts.disk_free_bytes is None else max(0, facts.disk_free_bytes),
         backends=facts.backends[:16],
         warnings=_texts(facts.warnings),
+        subnet=facts.subnet if is_subnet(facts.subnet) else "",
     )
 
 

@@ -88,6 +88,8 @@ class NodeFacts:
     confinement: str = ""
     warnings: tuple[str, ...] = ()
     """What is weaker here than it should be, in plain words (emulated CPU, no cgroups)."""
+    subnet: str = ""
+    """Of its VMs; empty: it does not tell."""
     disk_free_bytes: int | None = None
     """What disks may have now; None: it does not tell, all of `disk_bytes`."""
 

@@ -26,6 +26,7 @@ from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.invitations import Invitation
+from shellwego.core.joins import JoinToken, NodeAuthority, NodeKey
 from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
@@ -294,6 +295,9 @@ class SqlTransaction:
     deployments: SqlTable[Deployment]
     instances: SqlTable[Instance]
     nodes: SqlTable[Node]
+    join_tokens: SqlTable[JoinToken]
+    node_keys: SqlTable[NodeKey]
+    node_authorities: SqlTable[NodeAuthority]
     images: SqlTable[Image]
     edges: SqlTable[Edge]
     events: SqlTable[Event]
