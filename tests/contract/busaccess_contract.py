@@ -121,6 +121,7 @@ class BusAccessContract:
         "key",
         ["", "U", user_key().public[:-1], user_key().public.lower(), "é" * 56, user_key().seed_text.reveal_text()]
         + [NKey(role, Sensitive(bytes(32))).public for role in (Role.ACCOUNT, Role.OPERATOR)],
+        ids=["empty", "short", "cut", "in lower case", "of other letters", "secret", "of an account", "of an operator"],
     )
     async def test_a_pass_is_for_a_user_s_key(self, site: Site, key: str) -> None:
         with pytest.raises(InvalidError) as refused:
