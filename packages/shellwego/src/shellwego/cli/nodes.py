@@ -23,7 +23,7 @@ _POLL_S = 1.0
 
 @click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def nodes() -> None:
-    """List and show nodes, say what may be placed on them, and empty them."""
+    """List, show and label nodes, say what may be placed on them, empty and remove them."""
 
 
 def _backend(backend: BackendView) -> str:
@@ -83,6 +83,48 @@ def uncordon_node(session: Session, node: str) -> None:
     _show(session, session.client.uncordon_node(node))
 
 
+@nodes.command("label")
+@click.argument("node")
+@click.argument("labels", nargs=-1, metavar="[NAME=VALUE | NAME-]...")
+@click.option("--region", metavar="NAME", help="The region that it is in.")
+@click.option("--zone", metavar="NAME", help="The zone of that region that it is in.")
+@shared
+@about_no_app
+def label_node(session: Session, node: str, labels: tuple[str, ...], region: str | None, zone: str | None) -> None:
+    """Set labels of a node (`disk=ssd`), or remove them (`disk-`); and say where it is."""
+    from shellwego.client.generated import NodePatch  # noqa: PLC0415
+
+    wanted = dict(_label(text) for text in labels)
+    if len(wanted) < len(labels):
+        raise click.UsageError("A label is named twice.")
+    if not wanted and region is None and zone is None:
+        raise click.UsageError("Nothing to change: give NAME=VALUE, NAME-, --region or --zone.")
+    _show(session, session.client.update_node(node, NodePatch(labels=wanted, region=region, zone=zone)))
+
+
+def _label(text: str) -> tuple[str, str | None]:
+    name, equals, value = text.partition("=")
+    if equals:
+        return name, value
+    if not text.endswith("-"):
+        raise click.UsageError(f"{text!r} is neither NAME=VALUE nor NAME-.")
+    return text[:-1], None
+
+
+@nodes.command("rm")
+@click.argument("node")
+@click.option("--force", is_flag=True, help="Also one that is neither drained nor down: all that runs there is lost.")
+@shared
+@about_no_app
+def remove_node(session: Session, node: str, force: bool) -> None:
+    """Forget a node that is drained or down. Stop its agent first."""
+    found = session.client.get_node(node)
+    lost = f" {found.instances} instances that live there are lost." if found.instances else ""
+    session.confirm(f"Remove the node {found.name}?{lost}")
+    session.client.remove_node(found.id, force=force)
+    session.say(f"{found.name} is removed")
+
+
 @nodes.command("drain")
 @click.argument("node")
 @click.option("--deadline", metavar="AGE", help="After so long tell what is left, such as 10m; with --force, stop it.")
@@ -137,6 +179,7 @@ def _show(session: Session, found: NodeView) -> None:
         "id": found.id,
         "hostname": found.hostname,
         "region": f"{found.region}/{found.zone}",
+        "labels": ", ".join(f"{name}={value}" for name, value in sorted(found.labels.items())),
         "disk": size(found.disk_bytes),
         "confinement": found.confinement,
         "version": found.version,

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from shellwego.control.changes import apply
-from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.lease import Lease
+from shellwego.control.nodeadmin import lose_instances
 from shellwego.control.unit import Control, Unit
-from shellwego.core.changes import Lose
 from shellwego.core.liveness import DEFAULT_TERMS, Hearing, Terms, judge, listen
 from shellwego.core.nodes import Node, NodeHealth
-from shellwego.ports.store import eq, within
-from shellwego.wire import subjects
 
 LOOK_EVERY_S = 0.5
 
@@ -62,22 +58,9 @@ def conclude(unit: Unit, seen: Node, health: NodeHealth) -> None:
     unit.emit(f"node.{health.value}", node.id, severity=severity, data={"name": node.name})
     if health is NodeHealth.DOWN:
         unit.tx.nodes.update(replace(node, health=health, epoch=node.epoch + 1))
-        _lose_instances(unit, node)
+        lose_instances(unit, node, f"node {node.name} is down")
     else:
         unit.tx.nodes.update(replace(node, health=health))
-
-
-def _lose_instances(unit: Unit, node: Node) -> None:
-    """What ran there is lost; each app is looked at again."""
-    instances = unit.tx.instances.select(eq("node_id", node.id), within("phase", LIVE_PHASES))
-    for app_id in {instance.app_id for instance in instances}:
-        app = unit.tx.apps.get(app_id)
-        if app is not None:
-            lost = [i for i in instances if i.app_id == app_id]
-            changes = [Lose(instance_id=i.id, reason=f"node {node.name} is down") for i in lost]
-            apply(unit, app, changes)
-        unit.hint(subjects.app(app_id))
-    unit.hint(subjects.assignments(node.id))
 
 
 async def run(control: Control, *, holder: str = "local", terms: Terms = DEFAULT_TERMS) -> None:
