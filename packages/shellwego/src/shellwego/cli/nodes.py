@@ -35,7 +35,7 @@ def _backend(backend: BackendView) -> str:
 def _row(node: NodeView) -> dict[str, object]:
     return {
         "name": node.name,
-        "health": node.health,
+        "health": f"{node.health}, flapping" if node.flapping else node.health,
         "scheduling": node.scheduling,
         "instances": node.instances,
         "cpu": cores(node.cpu_milli),
@@ -192,5 +192,10 @@ def _show(session: Session, found: NodeView) -> None:
             click.echo(f"backend {backend.name}: {isolation}" + (f" — {backend.reason}" if backend.reason else ""))
         for warning in found.warnings:
             click.echo(f"warning: {warning}")
+        if found.flapping:
+            until = f" (by {found.steady_at:%Y-%m-%dT%H:%M:%SZ})" if found.steady_at else ""
+            click.echo(
+                f"warning: goes down again and again: gets nothing new until it was steady{until}, or uncordoned"
+            )
         for each in found.drain.waiting if found.drain else ():
             click.echo(one_line(f"left {each.app}/{each.process}.{each.slot} ({each.instance_id}): {each.reason}"))

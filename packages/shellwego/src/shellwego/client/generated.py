@@ -694,6 +694,8 @@ class NodeView(Struct, kw_only=True, frozen=True):
     labels: dict[str, str]
     hostname: str
     health: str
+    flapping: bool
+    steady_at: datetime | None
     scheduling: str
     drain: DrainView | None
     epoch: int

@@ -44,9 +44,14 @@ def update_node(unit: Unit, node: Node, wish: NodeWish) -> Node:
         return node
     told = ", ".join(sorted(wish.labels))[:1000]
     unit.emit("node.changed", node.id, data={"name": node.name, "region": region, "zone": zone, "labels": told})
+    wake_waiting(unit)
+    return unit.tx.nodes.update(changed)
+
+
+def wake_waiting(unit: Unit) -> None:
+    """A node came or changed: what could not be placed may fit now."""
     for instance in unit.tx.instances.select(eq("phase", Phase.PENDING.value)):
         unit.hint(subjects.app(instance.app_id))
-    return unit.tx.nodes.update(changed)
 
 
 def remove_node(unit: Unit, node: Node, *, force: bool = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -128,8 +128,23 @@ class Node:
     epoch: int = 1
     last_heard_at: float
     """By the control plane's own clock."""
+    ready_since: float | None = None
+    """Since when it was heard without a break; None before the first one."""
+    downs: tuple[float, ...] = ()
+    """When it was judged down of late, the oldest first."""
+    flapping_since: float | None = None
+    """It goes down again and again, so it gets nothing new until it was steady (`core.liveness`)."""
     created_at: float
     version: int = 1
+
+
+def shunned(nodes: Iterable[Node]) -> frozenset[str]:
+    """Nodes that get nothing new because they go down again and again. Where there is no steady one it has to run
+    somewhere, so then it is none."""
+    known = list(nodes)
+    flapping = frozenset(node.id for node in known if node.flapping_since is not None)
+    usable = [node for node in known if node.health is NodeHealth.READY and node.scheduling is Scheduling.OPEN]
+    return flapping if any(node.id not in flapping for node in usable) else frozenset()
 
 
 def label_faults(labels: Mapping[str, str]) -> list[FieldError]:

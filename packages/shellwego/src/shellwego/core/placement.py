@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shellwego.core.nodes import Backend, Node, NodeHealth, Scheduling
+from shellwego.core.nodes import Backend, Node, NodeHealth, Scheduling, shunned
 
 CPU_OVERCOMMIT = 16
 DISK_OVERCOMMIT = 8
@@ -76,12 +76,19 @@ class _Objection:
     detail: Callable[[float], str] | None = None
 
 
+_FLAPS = _Objection("flapping", "goes down again and again", "go down again and again")
+
+
 def place(request: PlacementRequest, nodes: Iterable[Node], usage: Mapping[str, NodeUsage]) -> Placement | Refusal:
     """The node for an instance: fewest of the same process, then most memory free, then by name."""
     fitting: list[Node] = []
     objections: list[_Objection] = []
-    for node in nodes:
+    known = list(nodes)
+    avoided = shunned(known)
+    for node in known:
         objection = _objection(request, node, usage.get(node.id, NodeUsage()))
+        if objection is None and node.id in avoided:
+            objection = _FLAPS
         if objection is None:
             fitting.append(node)
         else:
