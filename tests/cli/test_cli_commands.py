@@ -88,6 +88,7 @@ PROMISED = [
     "nodes.drain",
     "nodes.label",
     "nodes.rm",
+    "nodes.rebalance",
     *(f"orgs.{name}" for name in ("ls", "create", "show", "rename", "delete", "quotas", "usage")),
     *(f"projects.{name}" for name in ("ls", "create", "show", "rename", "delete", "quotas")),
     *(f"members.{name}" for name in ("ls", "role", "rm")),

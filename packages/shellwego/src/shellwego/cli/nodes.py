@@ -10,13 +10,14 @@ import click
 from shellwego.cli.failure import TIMED_OUT, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.logs import seconds
-from shellwego.cli.output import age, cores, show, show_one, size
+from shellwego.cli.output import age, cores, show, show_one, size, table
 from shellwego.cli.progress import StageProgress
+from shellwego.cli.prompts import at_terminal
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.cli.text import one_line
 
 if TYPE_CHECKING:
-    from shellwego.client.generated import BackendView, NodeView
+    from shellwego.client.generated import BackendView, MoveView, NodeView, RebalanceView
 
 _POLL_S = 1.0
 
@@ -145,6 +146,62 @@ def drain_node(session: Session, node: str, deadline: str | None, force: bool, p
     after = None if deadline is None else seconds(deadline, "--deadline")
     found = session.client.drain_node(node, DrainBody(deadline=after, force=force, parallel=parallel))
     _show(session, found if detach else _emptied(session, found))
+
+
+@nodes.command("rebalance")
+@click.option("--cancel", is_flag=True, help="Let stay what is queued; what has begun to move still moves.")
+@click.option("--detach", is_flag=True, help="Return once it is queued.")
+@shared
+@about_no_app
+def rebalance_nodes(session: Session, cancel: bool, detach: bool) -> None:
+    """Show which instances would better run on an emptier node, and why; and move them, ten at a time.
+
+    It asks before it moves any; without a terminal it moves them with --yes only.
+    """
+    if cancel:
+        session.client.cancel_rebalance()
+        session.say("what was queued stays")
+        return
+    found = session.client.get_rebalance()
+    if not found.moves or not (session.yes or at_terminal()):
+        _show_moves(session, found)
+        if found.moves:
+            session.say("nothing was moved: add --yes")
+        return
+    if not session.yes:
+        click.echo(table([_move_row(move) for move in found.moves]), err=True)
+        session.confirm(f"Move {len(found.moves)} instances?")
+    found = session.client.begin_rebalance()
+    if not detach:
+        _balanced(session)
+    _show_moves(session, found)
+
+
+def _show_moves(session: Session, found: RebalanceView) -> None:
+    import msgspec  # noqa: PLC0415
+
+    busy = found.queued or found.moving
+    empty = f"{found.moving} move, {found.queued} wait" if busy else "nothing would better run elsewhere"
+    show(session, msgspec.to_builtins(found), [_move_row(move) for move in found.moves], empty=empty)
+
+
+def _move_row(move: MoveView) -> dict[str, object]:
+    return {
+        "name": move.instance_id,
+        "instance": f"{move.app}/{move.process}.{move.slot}",
+        "from": move.from_node,
+        "to": move.to_node,
+        "reason": move.reason,
+    }
+
+
+def _balanced(session: Session) -> None:
+    """Follow what moves to its end."""
+    progress = StageProgress(session)
+    while (state := session.client.get_rebalance()).queued or state.moving:
+        progress.update("moving", f"{state.moving} move, {state.queued} wait")
+        time.sleep(_POLL_S)
+    progress.done("all have moved", good=True)
 
 
 def _emptied(session: Session, node: NodeView) -> NodeView:

@@ -609,6 +609,19 @@ class MountBody(Struct, kw_only=True, omit_defaults=True):
     process: str = "web"
 
 
+class MoveView(Struct, kw_only=True, frozen=True):
+    """An instance, and the names of the nodes that it runs on and would better run on."""
+
+    instance_id: str
+    app_id: str
+    app: str
+    process: str
+    slot: int
+    from_node: str
+    to_node: str
+    reason: str
+
+
 class NewInvitationView(Struct, kw_only=True, frozen=True):
     """An invitation, with its secret for the only time: send it to whom it is for."""
 
@@ -916,6 +929,14 @@ class ReadinessView(Struct, kw_only=True, frozen=True):
     status: str
     nodes: int
     backends: dict[str, str]
+
+
+class RebalanceView(Struct, kw_only=True, frozen=True):
+    """What would be moved, or was just queued; and how many are queued and move."""
+
+    moves: list[MoveView]
+    queued: int
+    moving: int
 
 
 class Register(Struct, kw_only=True, omit_defaults=True):
@@ -2842,6 +2863,18 @@ class Client(Transport):
             ),
             NodeView,
         )
+
+    def get_rebalance(self) -> RebalanceView:
+        """Which instances would better run elsewhere, and why; or how many are queued and move, while some do."""
+        return decode(self.send("GET", "/v1/rebalance"), RebalanceView)
+
+    def begin_rebalance(self, *, idempotency_key: str | None = None) -> RebalanceView:
+        """Move what would better run elsewhere, ten at a time: each is stopped once another one serves in its place."""
+        return decode(self.send("POST", "/v1/rebalance", headers={"Idempotency-Key": idempotency_key}), RebalanceView)
+
+    def cancel_rebalance(self, *, idempotency_key: str | None = None) -> None:
+        """Let stay what is queued; what has begun to move still moves."""
+        self.send("DELETE", "/v1/rebalance", headers={"Idempotency-Key": idempotency_key})
 
     def create_secret(
         self, body: SecretCreate, *, project: str | None = None, idempotency_key: str | None = None
