@@ -15,9 +15,11 @@ from shellwego.client.generated import (
     EventView,
     InstanceList,
     InstanceView,
+    MoveView,
     NodeView,
     Pagination,
     ProjectView,
+    RebalanceView,
     UsageView,
     UserView,
     WaitingView,
@@ -174,3 +176,40 @@ def test_a_node_is_emptied_to_the_end_or_what_is_left_is_told(
     assert (ended.code, "one is not empty at the deadline: 1 left" in ended.err) == (124, True)
     api.answer("GET", "/v1/nodes/one", drained("draining", 1, reason="no node fits: 1 is draining"))
     assert "left shop/web.0 (ins_1): no node fits: 1 is draining" in machine.swg("nodes", "show", "one").out
+
+
+def test_a_node_is_labelled_and_removed(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("PATCH", "/v1/nodes/one", view(NodeView, name="one", labels={"disk": "ssd"}))
+    shown = machine.swg("nodes", "label", "one", "disk=ssd", "gpu-", "--zone", "a").out
+    assert "labels       disk=ssd\n" in shown
+    assert json.loads(api.asked[0].body) == {"labels": {"disk": "ssd", "gpu": None}, "zone": "a"}
+    for words in ((), ("disk",), ("disk=a", "disk-")):
+        assert machine.swg("nodes", "label", "one", *words).code == 2
+    api.answer("GET", "/v1/nodes/one", view(NodeView, id="node_1", name="one", instances=2))
+    ended = machine.swg("nodes", "rm", "one", "--force")
+    assert (ended.code, "2 instances that live there are lost. Nobody can be asked" in ended.err) == (2, True)
+    api.answer("DELETE", "/v1/nodes/node_1", None)
+    assert machine.swg("nodes", "rm", "one", "--force", "--yes").code == 0
+    assert api.asked[-1].query == "force=true"
+
+
+def test_moves_are_shown_first_and_made_with_a_yes(
+    machine: Machine, api: HandMadeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shellwego.cli.nodes._POLL_S", 0.01)
+    move = view(
+        MoveView, instance_id="ins_1", app="shop", process="web", slot=0, from_node="a", to_node="b", reason="full"
+    )
+    planned, idle = RebalanceView(moves=[move], queued=0, moving=0), RebalanceView(moves=[], queued=0, moving=0)
+    api.answer("GET", "/v1/rebalance", planned)
+    ended = machine.swg("nodes", "rebalance")
+    assert (ended.code, ended.out.splitlines()[1].split()) == (0, ["ins_1", "shop/web.0", "a", "b", "full"])
+    assert "nothing was moved: add --yes" in ended.err
+    assert {asked.method for asked in api.asked} == {"GET"}
+    api.answer("POST", "/v1/rebalance", RebalanceView(moves=[move], queued=1, moving=0))
+    api.answer("GET", "/v1/rebalance", planned, RebalanceView(moves=[], queued=0, moving=1), idle)
+    ended = machine.swg("nodes", "rebalance", "--yes", "--json")
+    assert (ended.code, json.loads(ended.out)["moves"][0]["reason"]) == (0, "full")
+    assert "nothing would better run elsewhere" in machine.swg("nodes", "rebalance", "--yes").err
+    api.answer("DELETE", "/v1/rebalance", None)
+    assert machine.swg("nodes", "rebalance", "--cancel").code == 0

@@ -1,4 +1,4 @@
-"""The drains loop: looks at each node that is to be emptied, and says whose turn it is.
+"""The drains loop: looks at each node that is to be emptied, and at what is to move for balance, and says whose turn it is.
 
 A look plans on a snapshot, so that one that changes nothing costs no write; what is to be done is planned again in the
 transaction that does it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 
+from shellwego.control import rebalance
 from shellwego.control.drains import advance, drain_plan, has_news
 from shellwego.control.events import changes
 from shellwego.control.loops.lease import Lease
@@ -20,9 +21,11 @@ LOOK_EVERY_S = 1.0
 
 
 async def look(control: Control) -> None:
-    """Look at every node that is to be emptied once."""
+    """Look once at every node that is to be emptied, and at the queue."""
     for node_id in await control.read(_due):
         await _advance(control, node_id)
+    if await control.read(rebalance.is_due):
+        await control.commit(rebalance.advance)
 
 
 def _due(tx: Transaction) -> list[str]:
