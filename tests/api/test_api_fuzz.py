@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.api.api_world import ADMIN, DOCUMENT, OWNER, World, make_world
+from tests.fuzz import api_run
 from tests.fuzz.api_run import ENVIRONMENT, ROOT
 
 OPERATIONS = [
@@ -109,6 +111,19 @@ def test_the_fuzzer_of_the_whole_api_finds_no_fault_in_a_short_while() -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
+
+
+def test_a_long_run_fails_until_each_operation_was_answered_well_often_enough_and_none_failed_inside() -> None:
+    fuzzer = api_run.Fuzzer({})
+    fuzzer.counts = {name: Counter({200: api_run.ENOUGH}) for name in api_run.OPERATIONS}
+    assert api_run.faults(fuzzer, whole=True) == [f"fewer than {api_run.CASES} cases: give it more time"]
+    fuzzer.counts["list_apps"][404] = api_run.CASES
+    assert api_run.faults(fuzzer, whole=True) == []
+    fuzzer.counts["get_app"] = Counter({200: api_run.ENOUGH - 1, 404: 1000, 503: 1})
+    assert api_run.faults(fuzzer, whole=True) == [f"below {api_run.ENOUGH} good answers: get_app={api_run.ENOUGH - 1}"]
+    assert api_run.faults(fuzzer, whole=False) == []
+    fuzzer.counts["get_app"][500] = 1
+    assert api_run.faults(fuzzer, whole=False) == ["failed inside: get_app"]
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=[o[2]["operationId"] for o in OPERATIONS])
