@@ -24,6 +24,7 @@ RESUMED = {"append_upload"}
 """Takes bodies beyond 10 MB in another form than JSON; what it took already is told by their range, and not by a key."""
 CHANGES_NOTHING = {"plan_deployment"}
 ENDS_ITS_TOKEN = {"sign_out"}
+"""Nobody can ask a second time."""
 NOBODY_ANSWERS = {"exec_command", "get_logs"}
 """No agent runs here."""
 REFUSED = (400, 401, 403, 404, 409, 422)
