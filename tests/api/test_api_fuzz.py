@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.api.api_world import ADMIN, DOCUMENT, OWNER, World, make_world
+from tests.fuzz import api_run
 from tests.fuzz.api_run import ENVIRONMENT, ROOT
 
 OPERATIONS = [
@@ -81,19 +82,29 @@ def queries(operation: dict[str, Any], place: str) -> st.SearchStrategy[dict[str
     return st.fixed_dictionaries({}, optional={p["name"]: text for p in found})
 
 
-async def attempt(spool: Path, method: str, path: str, request: dict[str, Any]) -> None:
-    world = await make_world(spool)
-    await world.deployed()
-    await world.running()
-    await send(world, method, path, request)
+class Site:
+    """A world with an app that runs; another one after each request that may have changed it."""
 
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._worlds = 0
+        self._world: World | None = None
+        self._instance_id = ""
 
-async def send(world: World, method: str, path: str, request: dict[str, Any]) -> None:
-    rows = (await world.get("/v1/apps/shop/instances")).json["data"]
-    path = path.replace("{app}", "shop").replace("{instance}", rows[0]["id"]).replace("{release}", "v1")
-    path = path.replace("{node}", "one").replace("{", "").replace("}", "")
-    for token in (OWNER, ADMIN):
-        await world.call(method, path, token=token, **request)
+    async def attempt(self, method: str, path: str, request: dict[str, Any]) -> None:
+        world = self._world or await self._begin()
+        path = path.replace("{app}", "shop").replace("{instance}", self._instance_id).replace("{release}", "v1")
+        path = path.replace("{node}", "one").replace("{", "").replace("}", "")
+        answers = [await world.call(method, path, token=token, **request) for token in (OWNER, ADMIN)]
+        if method != "GET" and any(answer.status < 300 for answer in answers):
+            self._world = None
+
+    async def _begin(self) -> World:
+        self._worlds += 1
+        self._world = world = await make_world(self._directory / str(self._worlds))
+        await world.deployed()
+        self._instance_id = (await world.running()).id
+        return world
 
 
 def test_the_fuzzer_of_the_whole_api_finds_no_fault_in_a_short_while() -> None:
@@ -111,13 +122,27 @@ def test_the_fuzzer_of_the_whole_api_finds_no_fault_in_a_short_while() -> None:
     assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
 
 
+def test_a_long_run_fails_until_each_operation_was_answered_well_often_enough_and_none_failed_inside() -> None:
+    fuzzer = api_run.Fuzzer({})
+    fuzzer.counts = {name: Counter({200: api_run.ENOUGH}) for name in api_run.OPERATIONS}
+    assert api_run.faults(fuzzer, whole=True) == [f"fewer than {api_run.CASES} cases: give it more time"]
+    fuzzer.counts["list_apps"][404] = api_run.CASES
+    assert api_run.faults(fuzzer, whole=True) == []
+    fuzzer.counts["get_app"] = Counter({200: api_run.ENOUGH - 1, 404: 1000, 503: 1})
+    assert api_run.faults(fuzzer, whole=True) == [f"below {api_run.ENOUGH} good answers: get_app={api_run.ENOUGH - 1}"]
+    assert api_run.faults(fuzzer, whole=False) == []
+    fuzzer.counts["get_app"][500] = 1
+    assert api_run.faults(fuzzer, whole=False) == ["failed inside: get_app"]
+
+
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=[o[2]["operationId"] for o in OPERATIONS])
-def test_no_request_finds_a_defect(method: str, path: str, operation: Any) -> None:
+def test_no_request_finds_a_defect(method: str, path: str, operation: Any, tmp_path: Path) -> None:
+    site = Site(tmp_path)
+
     @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
     @given(body=bodies(operation), query=queries(operation, "query"), headers=queries(operation, "header"))
     def examples(body: Any, query: dict[str, str], headers: dict[str, str]) -> None:
-        with tempfile.TemporaryDirectory() as spool:
-            request = {"body": body, "query": query, "headers": headers}
-            asyncio.run(attempt(Path(spool), method, path, request))
+        runner.run(site.attempt(method, path, {"body": body, "query": query, "headers": headers}))
 
-    examples()
+    with asyncio.Runner() as runner:
+        examples()

@@ -17,14 +17,14 @@ from tests.api.api_world import ADMIN, DOCUMENT, Answer, World, census
 from tests.api.matrix import OPERATIONS, Asked, Operation
 from tests.fuzz.api_things import make_request
 
-ASKED = [each for each in OPERATIONS if not each.streams]
-CHANGING = [each for each in ASKED if each.method != "GET"]
+CHANGING = [each for each in OPERATIONS if each.method != "GET"]
 WITH_BODY = [each for each in CHANGING if "application/json" in each.spec.get("requestBody", {}).get("content", {})]
 WITH_KEY = [each for each in CHANGING if "Idempotency-Key" in each.parameters("header")]
 RESUMED = {"append_upload"}
 """Takes bodies beyond 10 MB in another form than JSON; what it took already is told by their range, and not by a key."""
 CHANGES_NOTHING = {"plan_deployment"}
 ENDS_ITS_TOKEN = {"sign_out"}
+"""Nobody can ask a second time."""
 NOBODY_ANSWERS = {"exec_command", "get_logs"}
 """No agent runs here."""
 REFUSED = (400, 401, 403, 404, 409, 422)
@@ -141,7 +141,7 @@ async def test_a_field_that_is_unknown_ours_to_set_or_of_another_type_is_named(w
     assert await census(world) == before
 
 
-@each_of(ASKED)
+@each_of(OPERATIONS)
 async def test_a_hostile_name_or_parameter_is_refused_by_its_own_and_a_sound_request_served(
     world: World, target: Target
 ) -> None:
@@ -166,6 +166,8 @@ async def test_a_hostile_name_or_parameter_is_refused_by_its_own_and_a_sound_req
     unknown = await target.send(query={"is_admin": "1"})
     assert (unknown.status, unknown.json["errors"][0]["field"]) == (400, "is_admin")
     assert await census(world) == before
+    if target.operation.streams:
+        return  # it would go on for ever
     sound = await target.send()
     assert sound.status in ((503,) if target.operation.name in NOBODY_ANSWERS else range(200, 300)), sound.content
 

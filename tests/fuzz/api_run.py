@@ -133,6 +133,18 @@ def table(fuzzer: Fuzzer) -> str:
     return "\n".join([*lines, f"{f'{fuzzer.cases} cases':32}" + "".join(f"{each:7}" for each in total)])
 
 
+def faults(fuzzer: Fuzzer, *, whole: bool) -> list[str]:
+    """Why a run failed; one that is not `whole` need not have reached everything."""
+    few = fuzzer.seldom_good() if whole else []
+    found = {
+        "a check failed: see above": fuzzer.failed,
+        f"failed inside: {' '.join(fuzzer.broken())}": fuzzer.broken(),
+        f"below {ENOUGH} good answers: {' '.join(f'{name}={fuzzer.good(name)}' for name in few)}": few,
+        f"fewer than {CASES} cases: give it more time": whole and fuzzer.cases < CASES,
+    }
+    return [words for words, holds in found.items() if holds]
+
+
 def main() -> int:
     seconds = int(sys.argv[1])
     with served() as site:
@@ -143,15 +155,9 @@ def main() -> int:
             fuzzer.run(cases=1, signed=True, phases="fuzzing")
             fuzzer.run(cases=1, signed=False, phases="fuzzing")
     print(table(fuzzer))
-    few = fuzzer.seldom_good() if seconds else []
-    short = seconds and fuzzer.cases < CASES
-    if few:
-        print(f"fewer than {ENOUGH} good answers:", *(f"{name}={fuzzer.good(name)}" for name in few))
-    if short:
-        print(f"fewer than {CASES} cases: give it more time")
-    if fuzzer.broken():
-        print("failed inside:", *fuzzer.broken())
-    return int(fuzzer.failed or bool(fuzzer.broken() or few or short))
+    found = faults(fuzzer, whole=bool(seconds))
+    print(*found, sep="\n")
+    return int(bool(found))
 
 
 if __name__ == "__main__":

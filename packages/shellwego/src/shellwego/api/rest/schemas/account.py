@@ -50,6 +50,7 @@ class UserUpdate(Body):
 class SignInRequest(Body):
     """What proves who somebody is. A session goes to the browser as a cookie; tokens of other kinds into the answer."""
 
+    may_hold_nul = frozenset({"email", "password"})
     email: Annotated[str, Field(max_length=254)]
     password: Password
     totp: Code = ""

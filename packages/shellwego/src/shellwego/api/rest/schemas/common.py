@@ -28,7 +28,7 @@ class Body(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     may_hold_nul: ClassVar[frozenset[str]] = frozenset()
-    """Fields whose text is handed on and not kept."""
+    """Fields whose text is not kept: handed on, or a credential, of which is not told what is wrong with it."""
 
     @field_validator("*")
     @classmethod

@@ -46,6 +46,7 @@ class NewInvitationView(InvitationView):
 
 
 class InvitationAccept(Body):
+    may_hold_nul = frozenset({"invitation"})
     invitation: Secret
 
 
@@ -59,6 +60,7 @@ class Membership(View):
 class Register(Body):
     """A new user, by an invitation. A session goes to the browser as a cookie; a token of the other kind into the answer."""
 
+    may_hold_nul = frozenset({"invitation"})
     invitation: Secret
     password: Password
     name: Annotated[str, Field(max_length=100)] = ""
