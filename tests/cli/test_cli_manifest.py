@@ -133,9 +133,9 @@ def test_how_to_roll_out_is_said_in_full(tmp_path: Path) -> None:
 
 def test_where_instances_may_go_is_said_in_full_and_nothing_said_is_anywhere(tmp_path: Path) -> None:
     text = 'app = "shop"\n[placement]\nregion = "eu"\nspread = "node"\n[placement.require]\ndisk = "ssd"\n'
-    asked_for = {"region": "eu", "zone": "", "require": {"disk": "ssd"}, "spread": "node"}
+    asked_for = {"region": "eu", "zone": "", "require": {"disk": "ssd"}, "tolerate": {}, "spread": "node"}
     assert msgspec.to_builtins(asked(tmp_path, text))["config"]["placement"] == asked_for
-    anywhere = {"region": "", "zone": "", "require": {}, "spread": "zone"}
+    anywhere = {"region": "", "zone": "", "require": {}, "tolerate": {}, "spread": "zone"}
     assert msgspec.to_builtins(asked(tmp_path, 'app = "shop"\n'))["config"]["placement"] == anywhere
 
 
@@ -145,7 +145,13 @@ def test_options_of_placement_win_over_the_manifest_one_by_one(machine: Machine,
     api.answer("POST", "/v1/apps/shop/plan", view(PlanView))
     assert machine.swg("plan", "--zone", "two").code == 0
     body = next(json.loads(each.body) for each in api.asked if each.method == "POST")
-    assert body["config"]["placement"] == {"region": "eu", "zone": "two", "require": {}, "spread": "zone"}
+    assert body["config"]["placement"] == {
+        "region": "eu",
+        "zone": "two",
+        "require": {},
+        "tolerate": {},
+        "spread": "zone",
+    }
 
 
 def test_a_pause_that_makes_no_sense_is_told_with_its_line(tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ def asked(machine: Machine, api: HandMadeApi, *words: str) -> dict[str, object]:
             {"config": {"placement": {"region": "eu", "require": {"disk": "ssd", "gpu": ""}}}},
         ),
         (
-            ("--zone", "", "--require", "", "--spread", "none"),
-            {"config": {"placement": {"zone": "", "require": {}, "spread": "none"}}},
+            ("--zone", "", "--require", "", "--tolerate", "gpu=yes", "--spread", "none"),
+            {"config": {"placement": {"zone": "", "require": {}, "tolerate": {"gpu": "yes"}, "spread": "none"}}},
         ),
     ],
     ids=" ".join,

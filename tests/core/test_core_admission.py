@@ -163,3 +163,14 @@ def test_sizes_and_counts_are_judged_by_the_nodes_that_an_app_may_have() -> None
     small = replace(config(memory_bytes=GIB), placement=PlacementRules(region="eu"))
     assert [fault.field for fault in admit_counts(small, {"web": 9}, [EU, US])] == ["counts.web"]
     assert admit_counts(small, {"web": 8}, [EU, US]) == ()
+
+
+def test_a_platform_of_tainted_nodes_is_for_those_who_tolerate_it() -> None:
+    tainted = replace(EU, labels={"taint/gpu": "yes"})
+    (fault,) = admit(config(), [tainted])
+    assert (fault.field, fault.code) == ("placement.tolerate", "not-offered")
+    assert fault.message == "every such node has a taint that it does not tolerate: gpu=yes"
+    assert admit(replace(config(), placement=PlacementRules(tolerate={"gpu": "yes"})), [tainted]) == ()
+    assert fields(config(), tainted, US) == []
+    (fault,) = admit(replace(config(), placement=PlacementRules(zone="one", require={"a": "b"})), [tainted, US])
+    assert fault.field == "placement.require.a"

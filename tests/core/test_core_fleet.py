@@ -25,7 +25,7 @@ BACKENDS = (
     (Backend(name="wasm", status="ready", isolation="wasm-sandbox"),),
 )
 
-few_labels = st.dictionaries(st.sampled_from(["disk", "gpu"]), st.sampled_from(["a", "b"]), max_size=2)
+few_labels = st.dictionaries(st.sampled_from(["disk", "gpu", "taint/gpu"]), st.sampled_from(["a", "b"]), max_size=2)
 facts = st.builds(
     NodeFacts,
     hostname=st.just("host"),
@@ -64,6 +64,7 @@ rules = st.builds(
     region=st.sampled_from(["", "", "eu"]),
     zone=st.sampled_from(["", "", "one"]),
     require=st.one_of(st.just({}), st.just({}), few_labels),
+    tolerate=st.sampled_from([{}, {}, {"gpu": "a"}]),
     spread=st.sampled_from(Spread),
 )
 requests = st.builds(

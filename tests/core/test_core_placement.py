@@ -90,6 +90,14 @@ def test_region_zone_and_labels_must_be_met() -> None:
     assert outcome.reason == f"no node fits: {told}"
 
 
+def test_a_taint_keeps_away_whatever_does_not_tolerate_it() -> None:
+    nodes = [node("a", labels={"taint/gpu": "yes"}), node("b", 1, labels={"gpu": "yes"})]
+    told = "no node fits: 1 lacks memory (need 2 GiB, best has 1 GiB), 1 has the taint gpu=yes"
+    assert refusal(*nodes).reason == told
+    assert refusal(*nodes, request=replace(REQUEST, rules=PlacementRules(tolerate={"gpu": "no"}))).reason == told
+    assert place(replace(REQUEST, rules=PlacementRules(tolerate={"gpu": "yes"})), nodes) == Placement("node_a")
+
+
 def test_a_label_of_another_value_is_told_once_for_all_nodes() -> None:
     request = replace(REQUEST, rules=PlacementRules(require={"disk": "ssd"}))
     outcome = refusal(node("a"), node("b", labels={"disk": "hdd"}), request=request)

@@ -13,7 +13,13 @@ CONFIG = AppConfig()
 
 
 @pytest.mark.parametrize(
-    "rules", [PlacementRules(region="eu"), PlacementRules(zone="one"), PlacementRules(require={"disk": "ssd"})]
+    "rules",
+    [
+        PlacementRules(region="eu"),
+        PlacementRules(zone="one"),
+        PlacementRules(require={"disk": "ssd"}),
+        PlacementRules(tolerate={"gpu": "yes"}),
+    ],
 )
 def test_instances_that_may_have_to_move_are_replaced(rules: PlacementRules) -> None:
     assert content_hash(replace(CONFIG, placement=rules), "sha256:1") != content_hash(CONFIG, "sha256:1")

@@ -21,6 +21,7 @@ class Where:
     region: str | None
     zone: str | None
     require: dict[str, str] | None
+    tolerate: dict[str, str] | None
     spread: str | None
 
     def put_into(self, config: ConfigBody) -> None:
@@ -39,7 +40,7 @@ def where_of(config: ConfigBody) -> Where:
     from shellwego.client.generated import PlacementBody  # noqa: PLC0415
 
     said = config.placement if isinstance(config.placement, PlacementBody) else PlacementBody()
-    return Where(region=said.region, zone=said.zone, require=said.require, spread=said.spread)
+    return Where(region=said.region, zone=said.zone, require=said.require, tolerate=said.tolerate, spread=said.spread)
 
 
 def placement_options(command: F) -> F:
@@ -51,10 +52,11 @@ def placement_options(command: F) -> F:
         region: str | None,
         zone: str | None,
         require: dict[str, str] | None,
+        tolerate: dict[str, str] | None,
         spread: str | None,
         **others: object,
     ) -> object:
-        where = Where(region=region, zone=zone, require=require, spread=spread)
+        where = Where(region=region, zone=zone, require=require, tolerate=tolerate, spread=spread)
         return command(*arguments, where=where, **others)
 
     decorated = cast("F", placed)
@@ -63,13 +65,13 @@ def placement_options(command: F) -> F:
     return decorated
 
 
-def _labels(_context: click.Context, _option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str] | None:
+def _labels(_context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str] | None:
     """None where nothing was said; an empty text says that no label is asked for."""
     labels: dict[str, str] = {}
     for pair in filter(None, pairs):
         label, equals, value = pair.partition("=")
         if not equals or not label:
-            raise click.BadParameter(f"{pair!r} is not LABEL=VALUE.")
+            raise click.BadParameter(f"{pair!r} is not {option.metavar}.")
         labels[label] = value
     return labels if pairs else None
 
@@ -79,6 +81,13 @@ _OPTIONS = (
         "--spread",
         type=click.Choice(["zone", "node", "none"]),
         help="What instances are kept apart by; none: they go to as few nodes as have room. [zone]",
+    ),
+    click.option(
+        "--tolerate",
+        multiple=True,
+        metavar="TAINT=VALUE",
+        callback=_labels,
+        help='A taint that nodes may have (their label taint/TAINT=VALUE); repeatable. "" for none any more.',
     ),
     click.option(
         "--require",

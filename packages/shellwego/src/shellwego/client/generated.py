@@ -779,6 +779,7 @@ class PlacementBody(Struct, kw_only=True, omit_defaults=True):
     region: str | None = None
     zone: str | None = None
     require: dict[str, str] | None = None
+    tolerate: dict[str, str] | None = None
     spread: str | None = None
 
 
@@ -788,6 +789,7 @@ class PlacementView(Struct, kw_only=True, frozen=True):
     region: str
     zone: str
     require: dict[str, str]
+    tolerate: dict[str, str]
     spread: str
 
 

@@ -68,6 +68,7 @@ class PlacementWish:
     region: str | None = None
     zone: str | None = None
     require: Mapping[str, str] | None = None
+    tolerate: Mapping[str, str] | None = None
     spread: Spread | None = None
 
 
@@ -133,6 +134,7 @@ def _merge_placement(rules: PlacementRules, wish: PlacementWish) -> PlacementRul
         region=rules.region if wish.region is None else wish.region,
         zone=rules.zone if wish.zone is None else wish.zone,
         require=rules.require if wish.require is None else dict(sorted(wish.require.items())),
+        tolerate=rules.tolerate if wish.tolerate is None else dict(sorted(wish.tolerate.items())),
         spread=wish.spread or rules.spread,
     )
 
@@ -229,7 +231,9 @@ def refuse_unplaceable(config: AppConfig, nodes: Iterable[Node], kind: ImageKind
     if any(fault.field == "backend" for fault in faults):
         resolution = 'Name another backend (deploy --backend NAME), or none (--backend "").'
     if any(fault.field.partition(".")[0] == "placement" for fault in faults):
-        resolution = "Ask for what a node has (deploy --region, --zone, --require), or have a node join that has it."
+        resolution = (
+            "Ask for what a node has (deploy --region, --zone, --require, --tolerate), or have a node join that has it."
+        )
     refuse("cannot-be-placed", faults, resolution=resolution)
 
 
@@ -276,11 +280,12 @@ def _placement_faults(rules: PlacementRules) -> Iterator[FieldError]:
     for name, value in (("region", rules.region), ("zone", rules.zone)):
         if value and not LABEL.fullmatch(value):
             yield FieldError(f"placement.{name}", "bad-name", message)
-    if len(rules.require) > MAX_LABELS:
-        yield FieldError("placement.require", "too-many", f"at most {MAX_LABELS} labels")
-    for label, value in rules.require.items():
-        if not LABEL.fullmatch(label) or (value and not LABEL.fullmatch(value)):
-            yield FieldError(f"placement.require.{label[:63]}", "bad-name", message)
+    for name, labels in (("require", rules.require), ("tolerate", rules.tolerate)):
+        if len(labels) > MAX_LABELS:
+            yield FieldError(f"placement.{name}", "too-many", f"at most {MAX_LABELS} of them")
+        for label, value in labels.items():
+            if not LABEL.fullmatch(label) or (value and not LABEL.fullmatch(value)):
+                yield FieldError(f"placement.{name}.{label[:63]}", "bad-name", message)
 
 
 def _argument_faults(at: str, arguments: tuple[str, ...]) -> Iterator[FieldError]:

@@ -178,8 +178,9 @@ def _placement_fields(rules: PlacementRules) -> Iterator[tuple[str, str]]:
     for name, value in (("region", rules.region), ("zone", rules.zone)):
         if value:
             yield f"placement.{name}", value
-    for name, value in rules.require.items():
-        yield f"placement.require.{name}", value
+    for field, labels in (("require", rules.require), ("tolerate", rules.tolerate)):
+        for name, value in labels.items():
+            yield f"placement.{field}.{name}", value
 
 
 def _process_fields(process: Process) -> Iterator[tuple[str, str]]:

@@ -73,8 +73,13 @@ def _rules_faults(rules: PlacementRules, nodes: Sequence[Node]) -> Iterator[Fiel
         if not any(node.labels.get(label) == value for node in nodes):
             told = True
             yield FieldError(f"placement.require.{label}", "not-offered", f"no node has the label {label}={value}")
-    if not told and not any(rules_objection(rules, node) is None for node in nodes):
+    fitting = [found for found in (rules_objection(rules, node) for node in nodes) if found is None or found.taint]
+    if not told and not fitting:
         yield FieldError("placement", "not-offered", "no node meets all of its conditions together")
+    elif not told and None not in fitting:
+        taints = sorted({found.taint for found in fitting if found is not None})
+        message = f"every such node has a taint that it does not tolerate: {', '.join(taints[:20])}"
+        yield FieldError("placement.tolerate", "not-offered", message)
 
 
 def _most(process: Process, facts: NodeFacts) -> int:

@@ -160,7 +160,7 @@ def content_hash(config: AppConfig, image_digest: str) -> str:
     del content["release_command"], content["secrets"], content["placement"]
     rules = config.placement
     if rules.binding:
-        content["placement"] = {"region": rules.region, "zone": rules.zone, "require": dict(rules.require)}
+        content["placement"] = {name: value for name, value in asdict(rules).items() if name != "spread"}
     if config.secrets:
         content["secrets"] = {name: [ref.secret_id, ref.number] for name, ref in config.secrets.items()}
     for process in content["processes"]:

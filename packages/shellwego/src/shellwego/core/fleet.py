@@ -408,7 +408,8 @@ def _levels(view: _View, request: PlacementRequest, peers: Peers) -> Iterator[li
 def _kind(request: PlacementRequest) -> tuple[object, ...]:
     """What the filters read of a request, apart from sizes."""
     rules = request.rules
-    return request.backend, rules.region, rules.zone, tuple(sorted(rules.require.items()))
+    labels = (tuple(sorted(each.items())) for each in (rules.require, rules.tolerate))
+    return request.backend, rules.region, rules.zone, *labels
 
 
 def _standing(node: Node) -> tuple[object, ...]:

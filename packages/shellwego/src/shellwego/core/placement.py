@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from shellwego.core.nodes import Backend, Node, NodeHealth, Scheduling
-from shellwego.core.placement_rules import ANYWHERE, PlacementRules, Spread
+from shellwego.core.placement_rules import ANYWHERE, TAINT, PlacementRules, Spread
 
 CPU_OVERCOMMIT = 16
 DISK_OVERCOMMIT = 8
@@ -74,6 +74,8 @@ class Objection:
     best: float = 0.0
     """For resources: what is free here."""
     detail: Callable[[float], str] | None = None
+    taint: str = ""
+    """Where that is why: which, as `name=value`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ def rules_objection(rules: PlacementRules, node: Node) -> Objection | None:
         if node.labels.get(label) != value:
             text = f"the label {label}={value}"
             return Objection(f"label {label}", f"lacks {text}", f"lack {text}")
-    return None
+    return _taint_objection(rules, node)
 
 
 def room_objection(request: PlacementRequest, room: Room) -> Objection | None:
@@ -153,6 +155,15 @@ def _health_objection(node: Node) -> Objection | None:
         return Objection(node.health.value, f"is {node.health.value}", f"are {node.health.value}")
     if node.scheduling is not Scheduling.OPEN:
         return Objection(node.scheduling.value, f"is {node.scheduling.value}", f"are {node.scheduling.value}")
+    return None
+
+
+def _taint_objection(rules: PlacementRules, node: Node) -> Objection | None:
+    for label, value in sorted(node.labels.items()):
+        name = label.removeprefix(TAINT)
+        if name != label and rules.tolerate.get(name) != value:
+            taint = f"{name}={value}"
+            return Objection(f"taint {taint}", f"has the taint {taint}", f"have the taint {taint}", taint=taint)
     return None
 
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+TAINT = "taint/"
+"""How a label's name begins that keeps instances away, unless their app tolerates it: `taint/gpu=yes`."""
+
 
 class Spread(StrEnum):
     """What instances of one process are kept apart by, where there is a choice."""
@@ -28,12 +31,14 @@ class PlacementRules:
     """The node's zone; empty: any. Zones of equal name in several regions are meant alike unless `region` is given."""
     require: Mapping[str, str] = field(default_factory=dict)
     """Labels that the node must have, with their values."""
+    tolerate: Mapping[str, str] = field(default_factory=dict)
+    """Taints that the node may have, with their values, by name without `taint/`."""
     spread: Spread = Spread.ZONE
 
     @property
     def binding(self) -> bool:
-        """Some node may be excluded by them."""
-        return bool(self.region or self.zone or self.require)
+        """They say which nodes it may be, beside how it is spread over them."""
+        return bool(self.region or self.zone or self.require or self.tolerate)
 
 
 ANYWHERE = PlacementRules()

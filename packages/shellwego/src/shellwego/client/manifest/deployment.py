@@ -133,7 +133,13 @@ class _Reader:
 
     def _placement(self) -> PlacementBody:
         wanted = self.manifest.placement
-        return PlacementBody(region=wanted.region, zone=wanted.zone, require=dict(wanted.require), spread=wanted.spread)
+        return PlacementBody(
+            region=wanted.region,
+            zone=wanted.zone,
+            require=dict(wanted.require),
+            tolerate=dict(wanted.tolerate),
+            spread=wanted.spread,
+        )
 
     def _process(self, name: str, vm: Vm, restart: Restart) -> ProcessBody:
         return ProcessBody(

@@ -129,6 +129,8 @@ class Placement(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     zone: Annotated[str, Meta(max_length=63)] = ""
     require: dict[str, Annotated[str, Meta(max_length=63)]] = field(default_factory=dict)
     """Labels that a node must have, all of them."""
+    tolerate: dict[str, Annotated[str, Meta(max_length=63)]] = field(default_factory=dict)
+    """Taints that a node may have: `gpu = "yes"` for the label `taint/gpu=yes`."""
     spread: Literal["zone", "node", "none"] = "zone"
     """`zone`: over zones, then over nodes. `none`: on as few nodes as have room."""
 

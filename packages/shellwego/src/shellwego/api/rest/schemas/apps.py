@@ -136,6 +136,9 @@ class MountBody(Body):
         return Mount(source=self.source, destination=self.destination, process=self.process)
 
 
+Labels = Annotated[dict[Name, Annotated[str, Field(max_length=63)]], Field(max_length=16)]
+
+
 class PlacementBody(Body):
     """Where instances may go; what is left out stays as it is."""
 
@@ -143,8 +146,11 @@ class PlacementBody(Body):
     """The region that a node must be in. Empty: any."""
     zone: Annotated[str, Field(max_length=63)] | None = None
     """The zone that a node must be in. Empty: any."""
-    require: Annotated[dict[Name, Annotated[str, Field(max_length=63)]], Field(max_length=16)] | None = None
+    require: Labels | None = None
     """Labels that a node must have, all of them; they take the place of those asked for before."""
+    tolerate: Labels | None = None
+    """Taints that a node may have: `{"gpu": "yes"}` for a node with the label `taint/gpu=yes`, which others keep away from.
+    They take the place of those tolerated before."""
     spread: Literal["zone", "node", "none"] | None = None
     """Instances of a process are kept apart by zone, then by node; by node only; or not at all, so that few nodes are
     used."""
@@ -154,6 +160,7 @@ class PlacementBody(Body):
             region=self.region,
             zone=self.zone,
             require=self.require,
+            tolerate=self.tolerate,
             spread=None if self.spread is None else Spread(self.spread),
         )
 
@@ -281,6 +288,7 @@ class PlacementView(View):
     region: str
     zone: str
     require: dict[str, str]
+    tolerate: dict[str, str]
     spread: str
 
 
@@ -357,7 +365,13 @@ def config_view(config: AppConfig) -> ConfigView:
 
 
 def _placement_view(rules: PlacementRules) -> PlacementView:
-    return PlacementView(region=rules.region, zone=rules.zone, require=dict(rules.require), spread=rules.spread.value)
+    return PlacementView(
+        region=rules.region,
+        zone=rules.zone,
+        require=dict(rules.require),
+        tolerate=dict(rules.tolerate),
+        spread=rules.spread.value,
+    )
 
 
 def _process_view(process: Process) -> ProcessView:
