@@ -10,8 +10,8 @@ from dataclasses import replace
 from bench.measure import Result
 from bench.p7_placement import GIB, KVM, MIB
 from shellwego.core.fleet import Fleet
-from shellwego.core.nodes import Node, NodeFacts
-from shellwego.core.placement import CPU_OVERCOMMIT, DISK_OVERCOMMIT, Placement, PlacementRequest
+from shellwego.core.nodes import CPU_OVERCOMMIT, DISK_OVERCOMMIT, Node, NodeFacts
+from shellwego.core.placement import Placement, PlacementRequest
 from shellwego.core.placement_rules import PlacementRules, Spread
 
 INSTANCES = int(os.environ.get("BENCH_PACKED", "50000"))

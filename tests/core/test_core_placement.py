@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shellwego.core.fleet import Fleet
@@ -138,6 +138,16 @@ def test_memory_is_never_promised_twice_but_cpu_is_shared() -> None:
     assert "lacks CPU" in refusal(node("a"), usage={"node_a": full}).reason
 
 
+def test_cpu_and_disk_are_promised_as_often_as_the_node_says() -> None:
+    careful = replace(node("a").facts, cpu_overcommit=1, disk_overcommit=2)
+    used = {"node_a": NodeUsage(cpu_milli=3500, disk_bytes=200 * GIB)}
+    assert "lacks CPU (need 1 CPU, best has 0.5 CPU)" in refusal(node("a", facts=careful), usage=used).reason
+    small = replace(REQUEST, cpu_milli=500)
+    assert "lacks disk" in refusal(node("a", facts=careful), usage=used, request=small).reason
+    generous = replace(careful, cpu_overcommit=2, disk_overcommit=3)
+    assert place(REQUEST, [node("a", facts=generous)], used) == Placement("node_a")
+
+
 def test_one_instance_must_fit_into_what_the_node_has() -> None:
     big = replace(REQUEST, cpu_milli=5000)
     assert refusal(node("a"), request=big).reason == "no node fits: 1 lacks CPU (need 5 CPU, best has 4 CPU)"
@@ -184,6 +194,7 @@ def test_without_nodes_the_first_is_waited_for() -> None:
     assert refusal() == Refusal("no node fits: no node has joined yet")
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 16), min_size=1, max_size=5),
     requests=st.lists(st.integers(1, 4), max_size=30),

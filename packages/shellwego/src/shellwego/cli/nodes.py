@@ -85,6 +85,7 @@ def _show(session: Session, found: NodeView) -> None:
         "hostname": found.hostname,
         "region": f"{found.region}/{found.zone}",
         "disk": size(found.disk_bytes),
+        "promised": f"CPU {found.cpu_overcommit} times over, disk {found.disk_overcommit} times",
         "confinement": found.confinement,
         "version": found.version,
         "epoch": found.epoch,

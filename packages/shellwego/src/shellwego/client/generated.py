@@ -674,6 +674,8 @@ class NodeView(Struct, kw_only=True, frozen=True):
     cpu_milli: int
     memory_bytes: int
     disk_bytes: int
+    cpu_overcommit: int
+    disk_overcommit: int
     instances: int
     backends: list[BackendView]
     confinement: str

@@ -14,7 +14,7 @@ from shellwego.core.apps import MIB, AppConfig, Process
 from shellwego.core.errors import FieldError
 from shellwego.core.images import ImageKind
 from shellwego.core.nodes import Backend, Node, NodeFacts
-from shellwego.core.placement import CPU_OVERCOMMIT, DISK_OVERCOMMIT, rules_objection
+from shellwego.core.placement import rules_objection
 from shellwego.core.placement_rules import PlacementRules
 
 WASM_BACKEND = "wasm"
@@ -85,8 +85,8 @@ def _rules_faults(rules: PlacementRules, nodes: Sequence[Node]) -> Iterator[Fiel
 def _most(process: Process, facts: NodeFacts) -> int:
     return min(
         facts.memory_bytes // process.memory_bytes,
-        facts.cpu_milli * CPU_OVERCOMMIT // process.cpu_milli,
-        facts.disk_bytes * DISK_OVERCOMMIT // process.disk_bytes,
+        facts.cpu_milli * facts.cpu_overcommit // process.cpu_milli,
+        facts.disk_bytes * facts.disk_overcommit // process.disk_bytes,
     )
 
 

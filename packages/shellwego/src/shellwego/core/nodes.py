@@ -12,6 +12,11 @@ DISK_STEP = 64 << 20
 """Sizes of a disk are noted anew when they moved by so many bytes: they jitter by themselves, and every note is a write."""
 
 
+CPU_OVERCOMMIT, DISK_OVERCOMMIT = 16, 8
+"""CPU is a share, and writable layers are sparse: so many times over both are promised unless a node says otherwise."""
+MAX_OVERCOMMIT = 64
+
+
 class NodeHealth(StrEnum):
     READY = "ready"
     SUSPECT = "suspect"
@@ -70,11 +75,35 @@ class NodeFacts:
     """What is weaker here than it should be, in plain words (emulated CPU, no cgroups)."""
     disk_free_bytes: int | None = None
     """What disks may have now; None: it does not tell, all of `disk_bytes`."""
+    cpu_overcommit: int = CPU_OVERCOMMIT
+    disk_overcommit: int = DISK_OVERCOMMIT
 
     @property
     def room_on_disk(self) -> int:
         """Bytes of disk for whatever comes next."""
         return self.disk_bytes if self.disk_free_bytes is None else min(self.disk_free_bytes, self.disk_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """How much of a host its operator lets VMs have."""
+
+    cpu_overcommit: int = CPU_OVERCOMMIT
+    disk_overcommit: int = DISK_OVERCOMMIT
+    reserved_memory_bytes: int = 0
+    """Kept for the host, beside what the engine itself leaves to it."""
+
+    def of(self, facts: NodeFacts) -> NodeFacts:
+        """What of the host's facts the node tells."""
+        return replace(
+            facts,
+            cpu_overcommit=self.cpu_overcommit,
+            disk_overcommit=self.disk_overcommit,
+            memory_bytes=max(facts.memory_bytes - self.reserved_memory_bytes, 0),
+        )
+
+
+WHOLE = Offer()
 
 
 def steady(told: NodeFacts, known: NodeFacts) -> NodeFacts:

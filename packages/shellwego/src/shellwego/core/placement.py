@@ -4,8 +4,8 @@ The refusal is made by the filters that decide, so what the user reads is what w
 (need 2 GiB, best has 1.2 GiB), 1 is draining". The choice is a pure function of its arguments; equal nodes are told apart
 by name, never by chance. Here is what a node is judged by; `fleet` finds the best of many without looking at all.
 
-Memory is never promised twice. CPU is a share, and writable layers are sparse, so both are promised `CPU_OVERCOMMIT` and
-`DISK_OVERCOMMIT` times over; one instance still has to fit into the node's CPUs, and into what is free on its disk now.
+Memory is never promised twice. CPU is a share, and writable layers are sparse, so both are promised as many times over as
+the node says; one instance still has to fit into the node's CPUs, and into what is free on its disk now.
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ from dataclasses import dataclass
 
 from shellwego.core.nodes import Backend, Node, NodeHealth, Scheduling
 from shellwego.core.placement_rules import ANYWHERE, TAINT, PlacementRules, Spread
-
-CPU_OVERCOMMIT = 16
-DISK_OVERCOMMIT = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +92,9 @@ def room_on(node: Node, used: NodeUsage) -> Room:
     """What is free on a node that has this much on it; below zero where too much is promised already."""
     facts = node.facts
     return Room(
-        cpu_milli=min(facts.cpu_milli, facts.cpu_milli * CPU_OVERCOMMIT - used.cpu_milli),
+        cpu_milli=min(facts.cpu_milli, facts.cpu_milli * facts.cpu_overcommit - used.cpu_milli),
         memory_bytes=facts.memory_bytes - used.memory_bytes,
-        disk_bytes=min(facts.room_on_disk, facts.disk_bytes * DISK_OVERCOMMIT - used.disk_bytes),
+        disk_bytes=min(facts.room_on_disk, facts.disk_bytes * facts.disk_overcommit - used.disk_bytes),
     )
 
 
