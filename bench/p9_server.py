@@ -22,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
 import uvicorn
 import uvloop
 from starlette.applications import Starlette
@@ -41,7 +40,7 @@ from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.images.memory import MemoryImages
 from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.passwords.memory import MemoryHasher
-from shellwego.drivers.store.sqlite import open_sqlite
+from shellwego.drivers.store.sqlite import Connection, open_sqlite
 from shellwego.drivers.streams.memory import MemoryStreams
 
 TOKEN = f"pat_{'A' * 43}"
@@ -87,12 +86,13 @@ async def ours(path: Path, record: Path | None) -> None:
 def note_statements(record: Path) -> None:
     lock = threading.Lock()
 
-    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+    def execute(self: Connection, statement: str, parameters: Any = ()) -> sqlite3.Cursor:
         if not statement.startswith(_CONTROL):
             with lock, record.open("a") as file:
                 file.write(json.dumps([statement, list(parameters)]) + "\n")
+        return sqlite3.Connection.execute(self, statement, parameters)
 
-    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    Connection.execute = execute  # type: ignore[method-assign, assignment]
 
 
 class Bare:

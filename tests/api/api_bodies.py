@@ -36,6 +36,7 @@ OF_ACCESS: dict[str, Any] = {
     "confirm_totp": {"code": "123456"},
     "disable_totp": {},
     "update_user_of_platform": {"disabled": True},
+    "drain_node": {"deadline": 600, "force": True, "parallel": 4},
     "create_organization": {"name": "fresh"},
     "rename_organization": {"name": "fresh"},
     "create_project": {"name": "fresh"},
@@ -53,4 +54,5 @@ OF_ACCESS: dict[str, Any] = {
     "create_secret": {"name": "FRESH", "value": "x"},
     "rotate_secret": {"value": "x"},
     "retire_master_key": {"name": "memory:0"},
+    "create_join_token": {"region": "north"},
 }

@@ -22,6 +22,7 @@ from shellwego.control.bootstrap import bootstrap
 from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.sealing import Sealer
+from shellwego.control.throttling import Throttle
 from shellwego.control.unit import Control, Unit
 from shellwego.core.deployments import DeploymentState
 from shellwego.core.images import ImageState
@@ -34,6 +35,7 @@ from shellwego.drivers.images.memory import MemoryImages
 from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.passwords.memory import MemoryHasher
 from shellwego.drivers.store.memory import MemoryStore
+from shellwego.drivers.store.rules import ENTITIES
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.ports.clock import Clock
 from shellwego.ports.store import Store, eq
@@ -129,7 +131,9 @@ class World:
         return await self.commit(lambda unit: run_instance(unit, name, process, phase, self.node.id))
 
 
-async def make_world(spool_dir: Path, *, clock: Clock | None = None, store: Store | None = None) -> World:
+async def make_world(
+    spool_dir: Path, *, clock: Clock | None = None, store: Store | None = None, throttle: Throttle | None = None
+) -> World:
     clock = clock or VirtualClock()
     control = Control(store or MemoryStore(clock), MemoryBus(), clock)
     images, streams, kms = MemoryImages(), MemoryStreams(), MemoryKms()
@@ -148,7 +152,8 @@ async def make_world(spool_dir: Path, *, clock: Clock | None = None, store: Stor
         version="0",
         spool_dir=spool_dir,
         http_port=8080,
-        identity=make_identity(control, MemoryHasher(), sealer),
+        identity=make_identity(control, MemoryHasher(), sealer, throttle),
+        node_urls=("https://one.example:7081",),
     )
     app.state.context.spool.open()
     return World(app, control, clock, images, streams, sealer, kms, first.project, foreign, node)
@@ -156,19 +161,25 @@ async def make_world(spool_dir: Path, *, clock: Clock | None = None, store: Stor
 
 def add_foreign(unit: Unit) -> Project:
     """Another tenant, with an owner."""
-    organization = Organization(id=unit.new_id("org"), name="other", plan="free", created_at=unit.now())
-    unit.tx.organizations.insert(organization)
-    project = Project(
-        id=unit.new_id("prj"),
-        organization_id=organization.id,
-        name="theirs",
-        network_id=unit.new_id("net"),
-        first=True,
-        created_at=unit.now(),
-    )
-    unit.tx.projects.insert(project)
-    add_user(unit, "foreign@x", "owner", organization.id, FOREIGN)
+    project = add_tenant(unit, "other", "free", project="theirs")
+    add_user(unit, "foreign@x", "owner", project.organization_id, FOREIGN)
     return project
+
+
+def add_tenant(unit: Unit, name: str, plan: str, *, project: str = "default") -> Project:
+    """An organization that nobody is a member of, and its first project."""
+    organization = Organization(id=unit.new_id("org"), name=name, plan=plan, created_at=unit.now())
+    unit.tx.organizations.insert(organization)
+    return unit.tx.projects.insert(
+        Project(
+            id=unit.new_id("prj"),
+            organization_id=organization.id,
+            name=project,
+            network_id=unit.new_id("net"),
+            first=True,
+            created_at=unit.now(),
+        )
+    )
 
 
 def add_user(unit: Unit, email: str, role: str, scope_id: str, secret: str) -> Token:
@@ -202,9 +213,17 @@ def add_node(unit: Unit) -> Node:
     return unit.tx.nodes.insert(node)
 
 
+async def census(world: World) -> Any:
+    """All that a refused request could have changed."""
+    unwatched = {"audit", "counters", "idempotency", "token_uses"}
+    return await world.control.read(
+        lambda tx: {name: getattr(tx, name).select() for name in ENTITIES if name not in unwatched}
+    )
+
+
 def run_instance(unit: Unit, name: str, process: str, phase: Phase, node_id: str) -> Instance:
     app = unit.tx.apps.select(eq("name", name), limit=1)[0]
-    for image in unit.tx.images.select():
+    for image in unit.tx.images.select(eq("project_id", app.project_id)):
         if image.state is not ImageState.READY:
             unit.tx.images.update(replace(image, state=ImageState.READY))
     for deployment in unit.tx.deployments.select(eq("app_id", app.id)):

@@ -7,6 +7,7 @@ operation that needs what is missing there fails with the name of what to add.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -14,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shellwego.control import grants, invitations, roles, serviceaccounts
+from shellwego.control import grants, invitations, joins, nodeauthority, roles, serviceaccounts
+from shellwego.control.authentication import new_secret
+from shellwego.control.nodeauthority import Fresh, NodeAuthorities
 from shellwego.control.tokens import TokenWish
 from shellwego.control.unit import Unit
 from shellwego.core import iam
 from shellwego.core.envelope import MasterKey
 from shellwego.core.instances import Phase
+from shellwego.core.joins import MemberKind, NodeKey
 from shellwego.core.tenancy import Grant, Principal, Project, TokenKind
 from tests.api import api_bodies
 from tests.api.api_world import ADMIN, DOCUMENT, Answer, World, add_user, make_world, run_instance
@@ -83,7 +87,7 @@ class Operation:
         return (iam.read_permission(self.permission), *own)
 
 
-TARGETS = frozenset({"grant", "image", "node", "secret", "user", "webhook"})
+TARGETS = frozenset({"authority", "grant", "image", "join_token", "node", "node_key", "secret", "user", "webhook"})
 """Things that are looked up by themselves, and not within what the path or query names first."""
 _ITSELF: Mapping[int, tuple[str, ...]] = {
     SYSTEM: (),
@@ -107,9 +111,12 @@ OWN = frozenset(
 """Operations about the caller himself: everybody may, a token's scopes aside."""
 PLATFORM = frozenset(
     {
-        *("metrics", "list_nodes", "get_node", "cordon_node", "uncordon_node", "create_organization"),
+        *("metrics", "list_nodes", "get_node", "cordon_node", "uncordon_node", "drain_node"),
+        "create_organization",
         *("list_users", "get_user_of_platform", "update_user_of_platform"),
         *("list_master_keys", "rotate_master_key", "retire_master_key"),
+        *("create_join_token", "list_join_tokens", "revoke_join_token", "list_node_keys", "revoke_node_key"),
+        *("list_node_authorities", "rotate_node_authority", "retire_node_authority"),
     }
 )
 """Operations about the platform, which no organization's owner may."""
@@ -160,6 +167,8 @@ async def seed(world: World, project: Project, token: str, prefix: str) -> dict[
     upload = await world.made("/v1/images/uploads", query=query, token=token)
     images = (await world.get("/v1/images", query=query, token=token)).json["data"]
     made = await world.commit(lambda unit: _seed_access(unit, project, prefix))
+    fresh = await NodeAuthorities(world.control, world.sealer).prepare()
+    joined = await world.commit(lambda unit: _seed_join(unit, prefix, fresh))
     secret = await world.made("/v1/secrets", {"name": "DB_URL", "value": "x"}, query=query, token=token)
     webhook = await world.made("/v1/webhooks", {"url": "https://hooks.example/"}, query=query, token=token)
     delivery = await world.made(f"/v1/webhooks/{webhook['id']}/actions/test", token=token)
@@ -177,6 +186,7 @@ async def seed(world: World, project: Project, token: str, prefix: str) -> dict[
         "webhook": webhook["id"],
         "delivery": delivery["id"],
         **made,
+        **joined,
     }
 
 
@@ -186,16 +196,16 @@ def _seed_access(unit: Unit, project: Project, prefix: str) -> dict[str, str]:
     assert organization is not None
     everything = Grant(id="", principal_id="", role=iam.OWNER, scope_id="", created_at=0.0)
     operator = Principal(principal_id="", token_id="", scopes=(), grants=(everything,))
-    member = add_user(unit, f"member@{prefix}", "viewer", organization.id, f"pat_{prefix[0] * 43}")
+    member = add_user(unit, f"member@{prefix}", "viewer", organization.id, new_secret(TokenKind.PERSONAL))
     account = serviceaccounts.create_account(unit, organization, "robot")
-    secret = f"sat_{prefix[0] * 43}"
+    secret = new_secret(TokenKind.SERVICE)
     token = serviceaccounts.create_token(
         unit, operator, organization, account, TokenWish(name="one", kind=TokenKind.SERVICE), secret=secret
     )
     role = roles.create_role(unit, operator, organization, "reader", ["apps:read"])
     scope = grants.ScopeIdTarget(project.id).find(unit.tx, operator).resource
     grant = grants.create_grant(unit, operator, scope, account.id, "viewer")
-    secret = f"inv_{prefix[0] * 43}"
+    secret = invitations.invitation_secret()
     guest = invitations.invite(unit, operator, organization, email=f"guest@{prefix}", role="viewer", secret=secret)
     return {
         "invitation": guest.id,
@@ -206,6 +216,24 @@ def _seed_access(unit: Unit, project: Project, prefix: str) -> dict[str, str]:
         "role": role.id,
         "grant": grant.id,
     }
+
+
+def _seed_join(unit: Unit, prefix: str, fresh: Fresh) -> dict[str, str]:
+    """A join token, the key of a node, and an authority."""
+    operator = Principal(principal_id="", token_id="", scopes=(), grants=())
+    token = joins.create_join_token(unit, operator, joins.JoinWish(), f"join_{prefix[0] * 43}")
+    key = NodeKey(
+        id=unit.new_id("nky"),
+        fingerprint=hashlib.sha256(prefix.encode()).hexdigest(),
+        member_id=unit.new_id("node"),
+        kind=MemberKind.NODE,
+        token_id=token.id,
+        authority_id="",
+        created_at=unit.now(),
+        expires_at=unit.now() + 1e6,
+    )
+    unit.tx.node_keys.insert(key)
+    return {"join_token": token.id, "node_key": key.id, "authority": nodeauthority.add(unit, fresh).id}
 
 
 @dataclass(frozen=True)
@@ -261,24 +289,52 @@ class Matrix:
         self, operation: Operation, token: str | None, things: Things, *, without: Container[str] = ()
     ) -> Answer:
         """The operation on these things; `without` these parameters of its query."""
-        path = operation.path
-        for name, value in NUMBERS.items():
-            path = path.replace(f"{{{name}}}", value)
-        for name in re.findall(r"\{(\w+)\}", path):
-            assert name in things, f"{operation.name}: tests/api/matrix.py cannot seed a {name!r} yet"
-            path = path.replace(f"{{{name}}}", things[name])
-        known = operation.parameters("query")
-        unknown = {name for name, each in known.items() if each.get("required") and name not in QUERIES}
-        assert not unknown, f"{operation.name}: tests/api/matrix.py needs values for {unknown}"
-        given = {name: value for name, value in QUERIES.items() if name in known and name not in without}
-        query = {name: _filled(value, things) for name, value in given.items()}
-        headers = {name: value for name, value in _HEADERS.items() if name in operation.parameters("header")}
-        needs = operation.spec.get("requestBody", {}).get("required", False) and operation.name not in RAW
-        assert not needs or operation.name in BODIES, f"{operation.name}: tests/api/matrix.py has no body for it"
-        body = _filled(BODIES.get(operation.name), things)
+        asked = asked_of(operation, things, without=without)
         return await self.world.call(
-            operation.method, path, body, token=token, query=query, headers=headers, raw=RAW.get(operation.name)
+            operation.method,
+            asked.address(operation),
+            asked.body,
+            token=token,
+            query=asked.query,
+            headers=asked.headers,
+            raw=asked.raw,
         )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request that makes sense gives of each of its parts."""
+
+    path: dict[str, str]
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: Any = None
+    raw: bytes | None = None
+    """A body that is not JSON."""
+
+    def address(self, operation: Operation) -> str:
+        return operation.path.format_map(self.path)
+
+
+def asked_of(operation: Operation, things: Things, *, without: Container[str] = ()) -> Asked:
+    """A request about these things; one that needs what no table here has fails by its name."""
+    known_things = {**things, **NUMBERS}
+    named = re.findall(r"\{(\w+)\}", operation.path)
+    unseeded = [name for name in named if name not in known_things]
+    assert not unseeded, f"{operation.name}: tests/api/matrix.py cannot seed {unseeded} yet"
+    known = operation.parameters("query")
+    unknown = {name for name, each in known.items() if each.get("required") and name not in QUERIES}
+    assert not unknown, f"{operation.name}: tests/api/matrix.py needs values for {unknown}"
+    needs = operation.spec.get("requestBody", {}).get("required", False) and operation.name not in RAW
+    assert not needs or operation.name in BODIES, f"{operation.name}: tests/api/matrix.py has no body for it"
+    given = {name: value for name, value in QUERIES.items() if name in known and name not in without}
+    return Asked(
+        path={name: known_things[name] for name in named},
+        query={name: _filled(value, things) for name, value in given.items()},
+        headers={name: value for name, value in _HEADERS.items() if name in operation.parameters("header")},
+        body=_filled(BODIES.get(operation.name), things),
+        raw=RAW.get(operation.name),
+    )
 
 
 def named_things(operation: Operation) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from shellwego.api.server import ApiServer
 from shellwego.control.loops.outbox import relay_forever
+from shellwego.control.throttling import Throttle
 from shellwego.core.vms import VmUsage
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.ports.clock import Clock
@@ -29,9 +30,12 @@ USAGE = VmUsage(memory_bytes=100 << 20, cpu_seconds=1.5, disk_bytes=2 << 20, pre
 class Running:
     """The API in a thread of its own, as a process would run it."""
 
-    def __init__(self, spool: Path, make_store: Callable[[Clock], Store] | None = None) -> None:
+    def __init__(
+        self, spool: Path, make_store: Callable[[Clock], Store] | None = None, throttle: Throttle | None = None
+    ) -> None:
         self._spool = spool
         self._make_store = make_store
+        self._throttle = throttle
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self._ready: Future[World] = Future()
@@ -55,14 +59,14 @@ class Running:
             self._thread.join(10)
         assert not self._thread.is_alive()
 
-    def do(self, coroutine: Any) -> Any:
+    def do(self, coroutine: Any, within_s: float = 10) -> Any:
         """Run something in the server's loop."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(10)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(within_s)
 
     async def _main(self) -> None:
         clock = SystemClock()
         store = self._make_store(clock) if self._make_store else None
-        world = await make_world(self._spool, clock=clock, store=store)
+        world = await make_world(self._spool, clock=clock, store=store, throttle=self._throttle)
         self.server = ApiServer(world.app, self.listener)
         self.loop = asyncio.get_running_loop()
         others = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI
@@ -14,9 +13,8 @@ from starlette.responses import Response
 from shellwego.api.rest.context import install_context
 from shellwego.api.rest.guard import Granted, GuardedRoute, check_guarded, operation
 from shellwego.core.iam import PERMISSIONS
-from shellwego.drivers.store.rules import ENTITIES
 from shellwego.ports.store import eq
-from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, World, call_asgi
+from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, World, call_asgi, census
 from tests.api.matrix import (
     CALLERS,
     GUARDED,
@@ -47,7 +45,7 @@ async def test_an_operation_refuses_each_caller_as_its_grants_say(
     spools: Iterator[Path], operation_: Operation
 ) -> None:
     matrix = await make_matrix(next(spools))
-    before, refused = await _census(matrix.world), 0
+    before, refused = await census(matrix.world), 0
     assert (await matrix.ask(operation_, None, matrix.own)).status == 401
     assert (await matrix.ask(operation_, "pat_" + "x" * 43, matrix.own)).status == 401
     for caller in CALLERS:
@@ -63,7 +61,7 @@ async def test_an_operation_refuses_each_caller_as_its_grants_say(
             gone = absent(matrix.own)
             nothing = await matrix.ask(operation_, caller.token, gone)
             assert told(answer, matrix.own) == told(nothing, gone), caller
-    assert await _census(matrix.world) == before, "a refused operation had an effect"
+    assert await census(matrix.world) == before, "a refused operation had an effect"
 
 
 @pytest.mark.parametrize("operation_", GUARDED, ids=lambda each: each.name)
@@ -73,7 +71,7 @@ async def test_what_is_foreign_looks_absent_in_every_field_that_names_it(
     assert unknown_references(operation_) == set(), "tests/api/matrix.py fills no thing into these fields"
     named = list(named_things(operation_))
     matrix = await make_matrix(next(spools))
-    before = await _census(matrix.world)
+    before = await census(matrix.world)
     gone = absent(matrix.own)
     for caller in CALLERS if named else ():
         alone = () if operation_.streams else ((name,) for name in named)  # what is own would go on for ever
@@ -85,7 +83,7 @@ async def test_what_is_foreign_looks_absent_in_every_field_that_names_it(
             missing = await matrix.ask(operation_, caller.token, nothing, without=wider)
             assert told(foreign, theirs) == told(missing, nothing), (caller, fields)
             assert foreign.status >= 400 or not any(f"{{{name}}}" in operation_.path for name in fields)
-    assert await _census(matrix.world) == before, "an operation reached what is foreign"
+    assert await census(matrix.world) == before, "an operation reached what is foreign"
 
 
 @pytest.mark.parametrize("operation_", [each for each in GUARDED if not each.streams], ids=lambda each: each.name)
@@ -112,14 +110,6 @@ async def _refusals(world: World, permission: str) -> int:
     """How many denied actions were written down under this permission."""
     records = await world.control.read(lambda tx: tx.audit.select(eq("action", permission)))
     return sum(not record.allowed for record in records)
-
-
-async def _census(world: World) -> Any:
-    """All that a refused operation could have changed."""
-    unwatched = {"audit", "counters", "idempotency", "token_uses"}
-    return await world.control.read(
-        lambda tx: {name: getattr(tx, name).select() for name in ENTITIES if name not in unwatched}
-    )
 
 
 async def test_refused_actions_are_audited(world: World) -> None:

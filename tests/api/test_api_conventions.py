@@ -413,6 +413,11 @@ async def test_a_service_without_grants_sees_nothing(world: World) -> None:
 
 
 async def test_a_method_that_is_not_there_is_told_with_all_that_are(world: World) -> None:
-    for path, methods in (("/v1/apps", "GET, POST"), ("/v1/apps/shop", "DELETE, GET, PATCH"), ("/v1/audit", "GET")):
+    for path, methods in (
+        ("/v1/apps", "GET, POST"),
+        ("/v1/apps/shop", "DELETE, GET, PATCH"),
+        ("/v1/audit", "GET"),
+        ("/v1/images/uploads", "POST"),
+    ):
         answer = await world.call("OPTIONS", path)
         assert (answer.status, answer.headers["allow"]) == (405, methods)

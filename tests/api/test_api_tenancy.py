@@ -258,6 +258,49 @@ async def test_a_service_account_works_by_its_token_as_far_as_it_is_granted(worl
     assert (await world.get("/v1/apps", token=narrow["secret"])).status == 401
 
 
+async def test_what_a_service_account_makes_for_any_account_ends_with_the_token_that_made_it(
+    world: World, org: str
+) -> None:
+    accounts = f"/v1/organizations/{org}/service-accounts"
+    maker = await world.made(accounts, {"name": "maker"})
+    await world.made(accounts, {"name": "ci"})
+    await world.made("/v1/grants", {"scope": org, "principal": maker["id"], "role": "admin"})
+    parent = await world.made(f"{accounts}/maker/tokens", {"name": "parent", "expires_in": 86400})
+    children = [
+        await world.made(f"{accounts}/{name}/tokens", {"name": "child"}, token=parent["secret"])
+        for name in ("maker", "ci")
+    ]
+    assert {child["expires_at"] for child in children} == {parent["expires_at"]}, "a child lives no longer"
+    grandchild = await world.made("/v1/user/tokens", {"name": "grandchild"}, token=children[1]["secret"])
+    await world.call("DELETE", f"{accounts}/maker/tokens/{parent['id']}")
+    await later(world)
+    for each in (*children, grandchild):
+        assert (await world.get("/v1/user", token=each["secret"])).status == 401
+
+
+async def test_what_the_tokens_of_a_deleted_account_made_is_void_as_well(world: World, org: str) -> None:
+    accounts = f"/v1/organizations/{org}/service-accounts"
+    maker = await world.made(accounts, {"name": "maker"})
+    await world.made(accounts, {"name": "ci"})
+    await world.made("/v1/grants", {"scope": org, "principal": maker["id"], "role": "admin"})
+    parent = await world.made(f"{accounts}/maker/tokens", {"name": "parent"})
+    child = await world.made(f"{accounts}/ci/tokens", {"name": "child"}, token=parent["secret"])
+    assert (await world.call("DELETE", f"{accounts}/maker")).status == 204
+    await later(world)
+    assert (await world.get("/v1/user", token=child["secret"])).status == 401
+
+
+async def test_a_token_that_a_user_makes_for_an_account_outlives_his_own(world: World, org: str) -> None:
+    """It is the organization's: a pipeline does not stop when whoever set it up signs out."""
+    accounts = f"/v1/organizations/{org}/service-accounts"
+    await world.made(accounts, {"name": "ci"})
+    his = await world.made("/v1/user/tokens", {"name": "his"})
+    token = await world.made(f"{accounts}/ci/tokens", {"name": "one"}, token=his["secret"])
+    await world.call("DELETE", f"/v1/user/tokens/{his['id']}")
+    await later(world)
+    assert (await world.get("/v1/user", token=token["secret"])).status == 200
+
+
 async def test_nobody_makes_a_token_for_an_account_that_holds_more_than_he(world: World, org: str) -> None:
     accounts = f"/v1/organizations/{org}/service-accounts"
     account = await world.made(accounts, {"name": "root"})

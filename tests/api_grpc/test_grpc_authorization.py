@@ -11,13 +11,16 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from plasmavmc.errors import CapacityError, NotFoundError, UnauthenticatedError
+from plasmavmc.errors import CapacityError, ForbiddenError, NotFoundError, UnauthenticatedError
 from plasmavmc.rpc.access import Action
 from plasmavmc.rpc.actions import ACTIONS
 from plasmavmc.rpc.api import VmFilter
-from plasmavmc.types import ExecSpec
+from plasmavmc.types import ExecSpec, VmSpec
+from plasmavmc.types import Scope as EngineScope
 from shellwego.api.grpc.permissions import PERMISSIONS, check_permissions
+from shellwego.control.authentication import new_secret
 from shellwego.core.iam import ROLES
+from shellwego.core.tenancy import TokenKind
 from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, add_user
 from tests.api_grpc.grpc_world import WITHIN_S, GrpcWorld, refusal
 from tests.rpc.test_rpc_foreign import METHODS, Heard
@@ -186,18 +189,88 @@ async def test_calls_count_against_the_rate_of_the_plan(world: GrpcWorld) -> Non
                     await client.vms.get(GONE)
 
 
-async def test_a_token_narrowed_to_a_project_stays_in_it_and_one_for_an_app_reaches_no_vm(world: GrpcWorld) -> None:
+async def narrowed(world: GrpcWorld, resource: str) -> str:
+    wish = {"name": "narrow", "resources": [resource]}
+    return str((await world.api.made("/v1/user/tokens", wish, token=ADMIN))["secret"])
+
+
+async def test_a_token_narrowed_to_a_project_or_an_app_stays_in_it(world: GrpcWorld) -> None:
     instance = await world.deployed()
-
-    async def narrowed(resource: str) -> str:
-        wish = {"name": "narrow", "resources": [resource]}
-        return str((await world.api.made("/v1/user/tokens", wish, token=ADMIN))["secret"])
-
+    other = await world.deployed("other")
     path = next(each for each in VMS if each.endswith("GetVm"))
-    tokens = [(world.api.project.id, "OK"), (world.api.foreign.id, "NOT_FOUND"), (instance.app_id, "NOT_FOUND")]
-    for resource, code in tokens:
-        token = await narrowed(resource)
-        assert (await heard(world, path, aimed(path, instance.id), token)).code == code, resource
+    seen = {world.api.project.id: {instance.id, other.id}, world.api.foreign.id: set(), instance.app_id: {instance.id}}
+    for resource, reached in seen.items():
+        token = await narrowed(world, resource)
+        for vm_id in (instance.id, other.id):
+            told = await heard(world, path, aimed(path, vm_id), token)
+            assert told.code == ("OK" if vm_id in reached else "NOT_FOUND"), (resource, vm_id)
         async with world.client(token) as client:
-            assert [vm.spec.id async for vm in client.vms.list_vms()] == ([instance.id] if code == "OK" else [])
+            assert {vm.spec.id async for vm in client.vms.list_vms()} == reached
             assert [node async for node in client.nodes.list_nodes()] == []
+
+
+async def granted(world: GrpcWorld, role: str, scope_id: str) -> str:
+    """A token of somebody with one role on one scope."""
+    token = new_secret(TokenKind.PERSONAL)
+    await world.api.commit(lambda unit: add_user(unit, f"{role}@{scope_id}", role, scope_id, token))
+    return token
+
+
+@pytest.mark.parametrize("path", ON_A_VM)
+async def test_a_role_on_an_app_holds_for_its_vms_as_on_the_rest_api_and_for_no_other(
+    world: GrpcWorld, path: str
+) -> None:
+    instance, other = await world.deployed(), await world.deployed("other")
+    viewer = await granted(world, "viewer", instance.app_id)
+    told = await heard(world, path, aimed(path, instance.id), viewer)
+    allowed = PERMISSIONS[ACTIONS[path]] in ROLES["viewer"]
+    assert (told.code == "PERMISSION_DENIED") == (not allowed), told
+    developer = await granted(world, "developer", instance.app_id)
+    beside = await heard(world, path, aimed(path, other.id), developer)
+    absent = await heard(world, path, aimed(path, GONE), developer)
+    assert (beside.code, beside.words.replace(other.id, GONE)) == (absent.code, absent.words)
+    assert await world.api.control.read(lambda tx: tx.instances.get(other.id)) == other
+
+
+async def test_whoever_has_a_role_on_an_app_lists_watches_enters_and_makes_vms_of_it_alone(world: GrpcWorld) -> None:
+    instance, other = await world.deployed(), await world.deployed("other")
+    scope = EngineScope(world.api.project.organization_id, world.api.project.id)
+    order = VmSpec("", scope, "", "registry.example/hello:v1", command=("true",), labels={"app": "shop"})
+    async with world.client(await granted(world, "developer", instance.app_id)) as client:
+        assert [vm.spec.id async for vm in client.vms.list_vms()] == [instance.id]
+        chosen = VmFilter(labels={"app_id": other.app_id})
+        assert [vm async for vm in client.vms.list_vms(chosen)] == []
+        session = await client.vms.exec(instance.id, ExecSpec(command=("true",)))
+        await session.send_eof()
+        assert [item async for item in session.output()]
+        made = {instance.id}
+        for app in ("shop", instance.app_id):
+            made.add((await client.vms.create(replace(order, labels={"app": app}), start=True)).spec.id)
+        for app in ("other", other.app_id, "none"):
+            with pytest.raises(NotFoundError):
+                await client.vms.create(replace(order, labels={"app": app}), start=True)
+        told = set()
+        async for event in client.vms.watch():
+            if event.snapshot_complete:
+                break
+            told |= {event.vm.spec.id} if event.vm else set()
+        assert told == made
+        assert [image async for image in client.images.list_images()] == []
+    async with world.client(await granted(world, "viewer", instance.app_id)) as client:
+        with pytest.raises(ForbiddenError):
+            await client.vms.create(order, start=True)
+
+
+async def test_an_app_of_ones_own_opens_no_project_that_is_named_beside_it(world: GrpcWorld) -> None:
+    instance = await world.deployed()
+    await world.api.made("/v1/apps", {"name": "theirs"}, token=FOREIGN, query={"project": world.api.foreign.id})
+    developer = await granted(world, "developer", instance.app_id)
+    path = "/plasmavmc.v1.VmService/CreateVm"
+    foreign = (world.api.foreign.organization_id, world.api.foreign.id)
+    mixed = (world.api.foreign.organization_id, world.api.project.id)
+    for scope in (foreign, mixed):
+        for app in ("shop", "theirs", instance.app_id):
+            request = aimed(path, "", scope=scope)
+            request.spec.labels["app"] = app
+            assert (await heard(world, path, request, developer)).code == "NOT_FOUND", (scope, app)
+    assert len(await world.api.control.read(lambda tx: tx.instances.select())) == 1

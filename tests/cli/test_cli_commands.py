@@ -85,6 +85,7 @@ PROMISED = [
     "nodes.show",
     "nodes.cordon",
     "nodes.uncordon",
+    "nodes.drain",
     *(f"orgs.{name}" for name in ("ls", "create", "show", "rename", "delete", "quotas", "usage")),
     *(f"projects.{name}" for name in ("ls", "create", "show", "rename", "delete", "quotas")),
     *(f"members.{name}" for name in ("ls", "role", "rm")),

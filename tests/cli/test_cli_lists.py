@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from shellwego.client.generated import (
     AppList,
     AppView,
+    DrainView,
     EnvView,
     EventList,
     EventView,
@@ -17,6 +20,7 @@ from shellwego.client.generated import (
     ProjectView,
     UsageView,
     UserView,
+    WaitingView,
 )
 from tests.cli.cli_world import HandMadeApi, Machine, view
 
@@ -139,3 +143,34 @@ def test_a_node_is_cordoned_and_opened_again(machine: Machine, api: HandMadeApi)
     for word, state in (("cordon", "cordoned"), ("uncordon", "open")):
         api.answer("POST", f"/v1/nodes/one/actions/{word}", view(NodeView, name="one", scheduling=state))
         assert json.loads(machine.swg("nodes", word, "one", "--json").out)["scheduling"] == state
+
+
+def drained(
+    scheduling: str, left: int = 0, *, reason: str = "drains", overdue: bool = False, **fields: object
+) -> NodeView:
+    waiting = [
+        view(WaitingView, app="shop", process="web", slot=n, instance_id="ins_1", reason=reason) for n in range(left)
+    ]
+    order = view(DrainView, instances_left=left, waiting=waiting, overdue=overdue, **fields)
+    return view(NodeView, id="node_1", name="one", scheduling=scheduling, drain=order if left else None)
+
+
+def test_a_node_is_emptied_to_the_end_or_what_is_left_is_told(
+    machine: Machine, api: HandMadeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shellwego.cli.nodes._POLL_S", 0.01)
+    asked = "/v1/nodes/one/actions/drain"
+    api.answer("POST", asked, drained("draining", 2))
+    api.answer("GET", "/v1/nodes/node_1", drained("draining", 1), drained("drained"))
+    ended = machine.swg("nodes", "drain", "one", "--parallel", "3", "--deadline", "10m", "--force", "--json")
+    assert (ended.code, json.loads(ended.out)["scheduling"]) == (0, "drained")
+    assert json.loads(api.asked[0].body) == {"deadline": 600.0, "force": True, "parallel": 3}
+    assert machine.swg("nodes", "drain", "one", "--detach", "--json").code == 0
+    api.answer("GET", "/v1/nodes/node_1", drained("open"))
+    ended = machine.swg("nodes", "drain", "one")
+    assert (ended.code, "somebody ended the drain" in ended.err) == (1, True)
+    api.answer("GET", "/v1/nodes/node_1", drained("draining", 1, overdue=True))
+    ended = machine.swg("nodes", "drain", "one", "--deadline", "1s")
+    assert (ended.code, "one is not empty at the deadline: 1 left" in ended.err) == (124, True)
+    api.answer("GET", "/v1/nodes/one", drained("draining", 1, reason="no node fits: 1 is draining"))
+    assert "left shop/web.0 (ins_1): no node fits: 1 is draining" in machine.swg("nodes", "show", "one").out

@@ -10,7 +10,8 @@ from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord
 from shellwego.core.images import Image, ImageState
 from shellwego.core.instances import Desired, Instance, Observed, Phase
 from shellwego.core.invitations import Invitation
-from shellwego.core.nodes import Backend, Node, NodeFacts
+from shellwego.core.joins import JoinToken, MemberKind, NodeAuthority, NodeKey
+from shellwego.core.nodes import Backend, DrainOrder, Node, NodeFacts, Scheduling
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretRef, SecretVersion
@@ -143,7 +144,48 @@ SAMPLES: dict[str, object] = {
         created_at=1.5,
         phase_since=1.5,
     ),
-    "nodes": Node(id="node_1", name="one", labels={"disk": "ssd"}, facts=FACTS, last_heard_at=1.5, created_at=1.5),
+    "nodes": Node(
+        id="node_1",
+        name="one",
+        labels={"disk": "ssd"},
+        facts=FACTS,
+        scheduling=Scheduling.DRAINING,
+        drain=DrainOrder(since=1.5, deadline=2.5, force=True, parallel=3),
+        last_heard_at=1.5,
+        created_at=1.5,
+    ),
+    "join_tokens": JoinToken(
+        id="jtk_1",
+        kind=MemberKind.EDGE,
+        name="one",
+        labels={"disk": "ssd"},
+        secret_hash="4f",
+        created_by="usr_1",
+        created_at=1.5,
+        expires_at=2.5,
+        used_at=2.0,
+        used_by="edg_1",
+        used_key="ab",
+    ),
+    "node_keys": NodeKey(
+        id="nky_1",
+        fingerprint="ab",
+        member_id="edg_1",
+        kind=MemberKind.EDGE,
+        token_id="jtk_1",
+        authority_id="nca_1",
+        created_at=1.5,
+        expires_at=2.5,
+        retired_at=2.0,
+    ),
+    "node_authorities": NodeAuthority(
+        id="nca_1",
+        certificate="-----BEGIN CERTIFICATE-----\n",
+        fingerprint="cd",
+        sealed=SealedValue(key_id="dek_2", nonce=b"n", ciphertext=b"c"),
+        created_at=1.5,
+        expires_at=2.5,
+    ),
     "images": Image(
         id="img_1",
         project_id="prj_1",

@@ -28,6 +28,8 @@ class Joined:
     listener: StreamListener
     cut: Callable[[str], Awaitable[None]]
     """Break the connection to a node, as a network does."""
+    reached: Callable[[str], Awaitable[None]] = lambda _: asyncio.sleep(0.01)
+    """Return when the node that serves can be reached."""
 
 
 async def read_all(stream: DuplexStream) -> bytes:
@@ -42,7 +44,7 @@ async def read_all(stream: DuplexStream) -> bytes:
 async def serving(joined: Joined, handler: StreamHandler, node_id: str = NODE) -> AsyncIterator[asyncio.Task[None]]:
     """A node that serves its streams with this handler."""
     task = asyncio.ensure_future(joined.listener.serve(node_id, handler))
-    await asyncio.sleep(0.01)
+    await joined.reached(node_id)
     try:
         yield task
     finally:
@@ -151,9 +153,10 @@ class StreamsContract:
             assert len(await read_all(stalled)) == MUCH
 
     async def test_a_client_that_cancels_ends_the_handler(self, joined: Joined) -> None:
-        ended = asyncio.Event()
+        began, ended = asyncio.Event(), asyncio.Event()
 
         async def wait_for_ever(_request: StreamRequest, stream: DuplexStream) -> None:
+            began.set()
             try:
                 await asyncio.Event().wait()
             finally:
@@ -161,7 +164,7 @@ class StreamsContract:
 
         async with serving(joined, wait_for_ever), asyncio.timeout(self.deadline_s):
             stream = await joined.streams.open(NODE, REQUEST)
-            await asyncio.sleep(0.01)
+            await began.wait()
             await stream.aclose()
             await stream.aclose()
             await ended.wait()
@@ -169,9 +172,10 @@ class StreamsContract:
                 await stream.send(b"x")
 
     async def test_a_cut_link_is_told_to_both_sides(self, joined: Joined) -> None:
-        told = asyncio.Event()
+        began, told = asyncio.Event(), asyncio.Event()
 
         async def serve(_request: StreamRequest, stream: DuplexStream) -> None:
+            began.set()
             try:
                 await read_all(stream)
             except (UnavailableError, asyncio.CancelledError):
@@ -181,7 +185,7 @@ class StreamsContract:
         async with serving(joined, serve), asyncio.timeout(self.deadline_s):
             stream = await joined.streams.open(NODE, REQUEST)
             reading = asyncio.ensure_future(stream.receive())
-            await asyncio.sleep(0.01)
+            await began.wait()
             await joined.cut(NODE)
             with pytest.raises(UnavailableError):
                 await reading

@@ -9,18 +9,17 @@ import sqlite3
 import stat
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from shellwego.core.errors import UnavailableError
 from shellwego.core.tenancy import User
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.store.sqlite import SqliteStore, open_sqlite
 from shellwego.ports.store import Store, Transaction, eq
+from tests.contract.sqlite_statements import watched
 from tests.contract.store_contract import StoreContract
 from tests.contract.store_samples import user
 
@@ -43,21 +42,6 @@ async def store(path: Path) -> AsyncIterator[SqliteStore]:
     store = open_sqlite(path, SystemClock())
     yield store
     await store.close()
-
-
-@contextmanager
-def statements() -> Iterator[list[str]]:
-    """Every statement that any engine runs meanwhile."""
-    seen: list[str] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        seen.append(statement)
-
-    sa.event.listen(sa.Engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", note)
 
 
 async def test_what_was_committed_is_there_after_a_restart(path: Path) -> None:
@@ -113,7 +97,8 @@ async def test_what_waits_for_the_disk_shares_one_commit(store: SqliteStore) -> 
         entered.set()
         assert go_on.wait(10)
 
-    with statements() as seen:
+    seen: list[str] = []
+    with watched(seen.append):
         first = asyncio.ensure_future(store.transact(hold))
         await asyncio.to_thread(entered.wait, 10)
         others = [asyncio.ensure_future(store.transact(lambda tx: tx.next("n"))) for _ in range(50)]
@@ -138,16 +123,13 @@ def insert_user(name: str) -> Callable[[Transaction], User]:
 
 
 async def test_a_commit_that_fails_is_told_to_all_of_its_batch_and_the_store_goes_on(store: SqliteStore) -> None:
-    def fail(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+    def fail(statement: str) -> None:
         if statement == "COMMIT":
             raise sqlite3.OperationalError("disk I/O error")
 
-    sa.event.listen(sa.Engine, "before_cursor_execute", fail)
-    try:
+    with watched(fail):
         writes = [store.transact(insert_user(name)) for name in ("a", "b", "c")]
         results = await asyncio.gather(*writes, return_exceptions=True)
-    finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", fail)
     assert [getattr(result, "code", "") for result in results] == ["store-unavailable"] * 3
     await store.transact(lambda tx: tx.users.insert(user("d")))
     assert [found.id for found in await store.read(lambda tx: tx.users.select())] == ["usr_d"]
@@ -186,12 +168,15 @@ async def test_only_the_owner_may_read_the_files(store: SqliteStore, path: Path)
 
 
 async def test_asking_by_an_index_never_scans_the_table(store: SqliteStore, path: Path) -> None:
-    with statements() as seen:
+    seen: list[str] = []
+    with watched(seen.append):
         await store.read(lambda tx: tx.apps.select(eq("project_id", "prj_1"), limit=3))
         await store.read(lambda tx: tx.instances.select(eq("node_id", "node_1")))
         await store.read(lambda tx: tx.events.select(eq("seq", 0), limit=3))
     with sqlite3.connect(path) as connection:
-        for statement in (one for one in seen if one.startswith("SELECT")):
+        asked = [one for one in seen if one.startswith("SELECT")]
+        assert len(asked) == 3
+        for statement in asked:
             arguments = ["x"] * statement.count("?")
             plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", arguments)]
             assert all(step.startswith("SEARCH") or "ORDER BY" in step for step in plan), plan

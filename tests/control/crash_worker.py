@@ -17,7 +17,8 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +40,8 @@ from shellwego.drivers.store.location import parse_url
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.ports.store import Store, Transaction, eq
 from tests.api.api_world import OWNER, call_asgi, make_world
+from tests.contract.sqlite_statements import Watch
+from tests.contract.sqlite_statements import watched as sqlite_watched
 from tests.contract.store_databases import Database
 
 T = TypeVar("T")
@@ -68,12 +71,12 @@ class Steps:
             die()
         self.names.append(name)
 
-    def before(self, _connection: object, _cursor: object, statement: str, *_: object) -> None:
+    def before(self, statement: str) -> None:
         self.writing = self.armed and (self.writing or statement in BEGINS)
         if self.writing:
             self.step(statement.split(maxsplit=1)[0])
 
-    def after(self, _connection: object, _cursor: object, statement: str, *_: object) -> None:
+    def after(self, statement: str) -> None:
         if self.writing and statement == "COMMIT":
             self.step("committed")
             self.writing = False
@@ -195,22 +198,36 @@ class Server:
 
 def main(place: str, *, each: bool) -> None:
     in_a_process(lambda: asyncio.run(seed(place)))
-    points = []
     with tempfile.TemporaryDirectory() as spool:
         server = Server(place, Path(spool))
-        sa.event.listen(sa.Engine, "before_cursor_execute", server.steps.before)
-        sa.event.listen(sa.Engine, "after_cursor_execute", server.steps.after)
-        _, whole = server.serve("whole")
-        steps = [*whole["steps"], "end"]
-        for number, step in enumerate(steps):
-            if not each and step in steps[number + 1 :]:
-                continue
-            name = f"app-{number}"
-            ended, _ = server.serve(name, deadly=number)
-            code, again = server.serve(name)
-            assert code == 0
-            points.append({**again, "dies_before": step, "ended": ended})
+        with watched(server.steps.before, server.steps.after):
+            points = die_at_each(server, each=each)
     print(json.dumps(points))
+
+
+@contextmanager
+def watched(before: Watch, after: Watch) -> Iterator[None]:
+    """The statements of whichever database, for good."""
+    sa.event.listen(sa.Engine, "before_cursor_execute", lambda *context: before(context[2]))
+    sa.event.listen(sa.Engine, "after_cursor_execute", lambda *context: after(context[2]))
+    with sqlite_watched(before, after):
+        yield
+
+
+def die_at_each(server: Server, *, each: bool) -> list[dict[str, Any]]:
+    """The points of death."""
+    points = []
+    _, whole = server.serve("whole")
+    steps = [*whole["steps"], "end"]
+    for number, step in enumerate(steps):
+        if not each and step in steps[number + 1 :]:
+            continue
+        name = f"app-{number}"
+        ended, _ = server.serve(name, deadly=number)
+        code, again = server.serve(name)
+        assert code == 0
+        points.append({**again, "dies_before": step, "ended": ended})
+    return points
 
 
 if __name__ == "__main__":

@@ -1,33 +1,68 @@
-"""Schemathesis' hooks: puts things that exist into the cases that are to make sense, so that they get far.
+"""Schemathesis' hooks: put things that exist into the cases that are to make sense, so that they get far, and count answers.
 
 Loaded by schemathesis in its own environment, so it imports nothing of the platform. What a case is meant to get wrong is
 left as it is: each part of a request (path, query, header, body) is generated right or wrong, and only a right one is
 replaced. Guesses stay in a good part of them.
+
+Each operation has things of its own (`api_things`). They serve again until a request that should have worked was refused:
+what an operation can do once only gets fresh ones each time from then on.
 """
 
 from __future__ import annotations
 
+import atexit
+import itertools
 import json
 import os
 import random
 import threading
+import urllib.error
 import urllib.request
+from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any
 
+import requests
 import schemathesis
 
 _THINGS = os.environ["API_THINGS"]
+_COUNTS = Path(os.environ["API_COUNTS"])
+_SIGNED = os.environ["API_SIGNED"] == "1"
 _GUIDED, _WHOLE = 0.85, 0.5
 """Shares of the cases that get things that exist, and of these those whose body is one that works."""
-_random = random.Random(int(os.environ.get("API_SEED", "1")))
+_random = random.Random(int(os.environ["API_SEED"]))
+_numbers = itertools.count(int(os.environ["API_SEED"]) * 1_000_000)
 _lock = threading.Lock()
 _kept: dict[str, Any] = {}
+_once: set[str] = set()
+_counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
+_HOLDING = threading.local()
+"""Whether the case that this thread sends should be answered well."""
 
 
-def _fresh() -> dict[str, Any]:
-    with urllib.request.urlopen(_THINGS, timeout=60) as answer:  # noqa: S310 - of the server that we fuzz
-        made: dict[str, Any] = json.loads(answer.read())
-        return made
+class _Bearer(requests.auth.AuthBase):
+    """Another token than the run's."""
+
+    def __init__(self, field: str) -> None:
+        self._field = field
+
+    def __call__(self, request: Any) -> Any:
+        request.headers["Authorization"] = self._field
+        return request
+
+
+def _things(operation: str) -> Any:
+    with _lock:
+        kept = _kept.get(operation)
+    if kept is None:
+        try:
+            with urllib.request.urlopen(f"{_THINGS}/{operation}", timeout=120) as answer:  # noqa: S310 - of our rig
+                kept = json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            raise RuntimeError(error.read().decode()) from None
+        with _lock:
+            _kept[operation] = kept
+    return kept
 
 
 def _is_right(case: Any, part: str) -> bool:
@@ -46,49 +81,66 @@ def _is_right_in_all(case: Any) -> bool:
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
+    _HOLDING.good = False
     with _lock:
-        if not _kept:
-            _kept.update(_fresh())
-        things, guided, whole = dict(_kept), _random.random() < _GUIDED, _random.random() < _WHOLE
-    name = case.operation.definition.raw["operationId"]
+        guided, whole = _random.random() < _GUIDED, _random.random() < _WHOLE
     _end_streams(case)
     if not guided:
         return
+    things = _things(_name(case))
+    whole = whole and _is_right_in_all(case)
     if case.path_parameters and _is_right(case, "path"):
-        known = {**things["paths"], **things["special"].get(name, {})}
-        case.path_parameters = {key: known.get(key, value) for key, value in case.path_parameters.items()}
+        case.path_parameters = {**case.path_parameters, **things["path"]}
     if _is_right(case, "query"):
-        kept, known = {} if whole else dict(case.query or {}), _declared(case, "query")
-        case.query = {**kept, **{key: value for key, value in things["queries"].items() if key in known}}
-    if whole and _is_right(case, "header"):
+        case.query = {**({} if whole else case.query or {}), **things["query"]}
+    headers = dict(things["headers"])
+    own = headers.pop("Authorization", "")
+    if own and _SIGNED:
+        kwargs["auth"] = _Bearer(own)
+    if whole:
+        _HOLDING.good = True
         case.headers.pop("If-Match", None)
         case.headers.pop("Idempotency-Key", None)
-        known = _declared(case, "header")
-        case.headers.update({key: value for key, value in things["headers"].items() if key in known})
-    if whole and _is_right_in_all(case) and name in things["bodies"]:
-        case.body = things["bodies"][name]
-        case.media_type = "application/json"
-    elif whole and _is_right_in_all(case) and name == "append_upload":
-        case.body = b"x"
+        case.headers.update(headers)
+        if things["raw"] is not None:
+            case.body = things["raw"].encode()
+        elif things["body"] is not None:
+            case.body, case.media_type = _named_anew(things["body"]), "application/json"
+
+
+def _named_anew(body: Any) -> Any:
+    """The body with names that nothing has yet."""
+    if isinstance(body, dict):
+        return {name: _named_anew(value) for name, value in body.items()}
+    return {"fresh": f"fresh-{next(_numbers)}", "FRESH": f"FRESH_{next(_numbers)}"}.get(str(body), body)
 
 
 def _end_streams(case: Any) -> None:
     """What would not end is not asked for."""
     if (case.query or {}).get("watch") == "true":
         case.query["watch"] = "false"
-    if "timeout" in _declared(case, "query") and _is_right(case, "query"):
+    declared = {each["name"] for each in case.operation.definition.raw.get("parameters", []) if each["in"] == "query"}
+    if "timeout" in declared and _is_right(case, "query"):
         case.query["timeout"] = 0
 
 
-def _declared(case: Any, place: str) -> set[str]:
-    """The names of the operation's parameters in one place."""
-    parameters = case.operation.definition.raw.get("parameters", [])
-    return {each["name"] for each in parameters if each["in"] == place}
+def _name(case: Any) -> str:
+    return str(case.operation.definition.raw["operationId"])
 
 
 @schemathesis.hook
 def after_call(context: Any, case: Any, response: Any) -> None:
-    """What was changed is not used again."""
-    if case.operation.method.upper() != "GET" and response.status_code < 300:
-        with _lock:
-            _kept.clear()
+    """Count the answer; what an operation cannot be asked about twice is not used again."""
+    name, worked = _name(case), response.status_code < 300
+    good = getattr(_HOLDING, "good", False)
+    with _lock:
+        _counts[name][response.status_code] += 1
+        if good and not worked:
+            _once.add(name)
+        if (good and not worked) or (worked and name in _once) or (worked and case.method.upper() == "DELETE"):
+            _kept.pop(name, None)
+
+
+@atexit.register
+def _tell() -> None:
+    _COUNTS.write_text(json.dumps(_counts))

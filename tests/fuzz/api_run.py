@@ -1,32 +1,38 @@
-"""Fuzz the whole API with schemathesis: `python -m tests.fuzz.api_run SECONDS`, signed in and, for a fifth of the time, not.
+"""Fuzz the whole API with schemathesis, signed in and not: `python -m tests.fuzz.api_run SECONDS`.
 
-With 0 seconds: a case or two of each operation. Ends with 1 where a check failed. A long run also covers each value of the
-document's schemas by turns and goes from one operation to the next; it fails where an operation was not answered well often
-enough to say that its answers were checked.
+With 0 seconds: a case or two of each operation. Otherwise all of them with all that schemathesis can do, and then again
+those that were not answered well often enough to say that their answers were checked, as long as there is time. Ends with 1
+where a check failed, an operation failed inside, or one stayed below `ENOUGH` good answers or all of them below `CASES`; the
+table says which.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
-import urllib.request
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.api import matrix
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / ".venv-api-fuzz"
 SEED = 20_251
 ENOUGH = 50
-LONG_S = 1800
-_STREAMS = "^(stream_events|stream_logs)$"
+"""Good answers of each operation."""
+CASES = 20_000
+STREAMS = ("stream_events", "stream_logs")
 """Operations whose answers have no end; they have tests of their own."""
-_COUNT = re.compile(r'shellwego_http_requests_total\{operation="(\w+)",status="(\d+)"\} (\d+)')
+OPERATIONS = [operation.name for operation in matrix.OPERATIONS if operation.name not in STREAMS]
+
+Counts = dict[str, Counter[int]]
+"""Operation → status → how often it was answered so."""
 
 
 @contextmanager
@@ -44,62 +50,108 @@ def served() -> Iterator[dict[str, str]]:
         process.wait(30)
 
 
-def fuzz(site: dict[str, str], seconds: int, *, cases: int, token: bool, phases: str) -> int:
-    """Run schemathesis over all operations, again and again for so long, and once for 0 seconds; returns its exit code."""
-    bound = ["--max-time", str(seconds)] if seconds else []
-    signed = ["--header", f"Authorization: Bearer {site['token']}"] if token else []
-    command = [
-        str(ENVIRONMENT / "bin/schemathesis"),
-        *("--config-file", str(Path(__file__).with_name("schemathesis.toml"))),
-        *("run", f"{site['api']}/v1/openapi.json", "--checks", "all", "--phases", phases, "--warnings", "off"),
-        *("--max-examples", str(cases), "--seed", str(SEED), "--workers", "2"),
-        *bound,
-        *("--generation-database", "none"),
-        *("--exclude-operation-id-regex", _STREAMS, "--request-timeout", "30", "--suppress-health-check", "all"),
-        *signed,
-    ]
-    with tempfile.TemporaryDirectory() as directory:  # what it leaves behind goes with it
-        environment = {
-            **{name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")},
-            "SCHEMATHESIS_HOOKS": "api_hooks",
-            "PYTHONPATH": str(Path(__file__).parent),
-            "API_THINGS": site["things"],
-            "API_SEED": str(SEED),
-        }
-        return subprocess.run(command, cwd=directory, env=environment, check=False).returncode
+class Fuzzer:
+    """Runs of schemathesis against one server, and what it answered in all of them."""
+
+    def __init__(self, site: Mapping[str, str]) -> None:
+        self._site = site
+        self._runs = 0
+        self.failed = False
+        self.counts: Counts = {}
+
+    def run(self, *, cases: int, signed: bool, phases: str, only: Sequence[str] = (), mode: str = "all") -> None:
+        """One run over all operations, or these alone; `mode` positive: of requests that fit their schemas."""
+        self._runs += 1
+        token = ["--header", f"Authorization: Bearer {self._site['token']}"] if signed else []
+        chosen = ["--include-operation-id-regex", f"^({'|'.join(only)})$"] if only else []
+        command = [
+            str(ENVIRONMENT / "bin/schemathesis"),
+            *("--config-file", str(Path(__file__).with_name("schemathesis.toml"))),
+            *("run", f"{self._site['api']}/v1/openapi.json"),
+            *("--checks", "all", "--phases", phases, "--mode", mode, "--warnings", "off"),
+            *("--max-examples", str(cases), "--seed", str(SEED + self._runs), "--workers", "2"),
+            *("--generation-database", "none"),
+            *("--exclude-operation-id-regex", f"^({'|'.join(STREAMS)})$"),
+            *("--request-timeout", "30", "--suppress-health-check", "all"),
+            *chosen,
+            *token,
+        ]
+        with tempfile.TemporaryDirectory() as directory:  # what it leaves behind goes with it
+            counted = Path(directory) / "counts.json"
+            environment = {
+                **{name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")},
+                "SCHEMATHESIS_HOOKS": "api_hooks",
+                "PYTHONPATH": str(Path(__file__).parent),
+                "API_THINGS": self._site["things"],
+                "API_COUNTS": str(counted),
+                "API_SIGNED": str(int(signed)),
+                "API_SEED": str(SEED + self._runs),
+            }
+            self.failed |= subprocess.run(command, cwd=directory, env=environment, check=False).returncode != 0
+            self._add(json.loads(counted.read_text()))
+
+    def _add(self, counted: Mapping[str, Mapping[str, int]]) -> None:
+        for operation, statuses in counted.items():
+            self.counts.setdefault(operation, Counter()).update({int(each): n for each, n in statuses.items()})
+
+    @property
+    def cases(self) -> int:
+        return sum(statuses.total() for statuses in self.counts.values())
+
+    def seldom_good(self) -> list[str]:
+        """Operations that were not answered well often enough yet."""
+        return [name for name in OPERATIONS if self.good(name) < ENOUGH]
+
+    def good(self, name: str) -> int:
+        return sum(count for status, count in self.counts.get(name, Counter()).items() if 200 <= status < 300)
+
+    def broken(self) -> list[str]:
+        """Operations with a failure inside; 503 is said by what knows that it cannot serve now."""
+        return [name for name, statuses in self.counts.items() if any(each >= 500 and each != 503 for each in statuses)]
 
 
-def answers(site: dict[str, str]) -> dict[str, Counter[int]]:
-    """Operation → status → how often it was answered."""
-    request = urllib.request.Request(  # noqa: S310 - of the server that we fuzz
-        f"{site['api']}/metrics", headers={"Authorization": f"Bearer {site['token']}"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        text = answer.read().decode()
-    found: dict[str, Counter[int]] = {}
-    for operation, status, count in _COUNT.findall(text):
-        found.setdefault(operation, Counter())[int(status)] = int(count)
-    return found
+def run_for(fuzzer: Fuzzer, seconds: float) -> None:
+    """All there is, once; then again what lags behind, until nothing does or the time is over."""
+    end = time.monotonic() + seconds
+    fuzzer.run(cases=20, signed=True, phases="examples,coverage,fuzzing,stateful")
+    fuzzer.run(cases=20, signed=False, phases="fuzzing")
+    while time.monotonic() < end and (fuzzer.seldom_good() or fuzzer.cases < CASES):
+        print(f"{fuzzer.cases} cases; below {ENOUGH} good answers:", *fuzzer.seldom_good(), flush=True)
+        lagging = fuzzer.seldom_good()
+        fuzzer.run(cases=100, signed=True, phases="fuzzing", only=lagging, mode="positive" if lagging else "all")
+
+
+def table(fuzzer: Fuzzer) -> str:
+    """Answers of each operation, by the class of their status."""
+    lines = [f"{'operation':32}{'2xx':>7}{'4xx':>7}{'5xx':>7}"]
+    total = [0, 0, 0]
+    for name in sorted(OPERATIONS):
+        statuses = fuzzer.counts.get(name, Counter())
+        row = [sum(n for status, n in statuses.items() if status // 100 == kind) for kind in (2, 4, 5)]
+        total = [before + more for before, more in zip(total, row, strict=True)]
+        lines.append(f"{name:32}" + "".join(f"{each:7}" for each in row))
+    return "\n".join([*lines, f"{f'{fuzzer.cases} cases':32}" + "".join(f"{each:7}" for each in total)])
 
 
 def main() -> int:
     seconds = int(sys.argv[1])
     with served() as site:
-        phases = "examples,coverage,fuzzing,stateful" if seconds >= LONG_S else "fuzzing"
-        cases = 5 if seconds else 1
-        failed = fuzz(site, seconds * 4 // 5, cases=cases, token=True, phases=phases) != 0
-        failed |= fuzz(site, seconds // 5, cases=1, token=False, phases="fuzzing") != 0
-        found = answers(site)
-    good = {name: sum(n for status, n in counts.items() if 200 <= status < 300) for name, counts in found.items()}
-    bad = {name: counts for name, counts in found.items() if any(status >= 500 and status != 503 for status in counts)}
-    told = "making what the cases are about included"
-    print(f"{sum(counts.total() for counts in found.values())} answers of {len(found)} operations, {told}")
-    few = {name: count for name, count in sorted(good.items()) if count < ENOUGH and name != "none"}
+        fuzzer = Fuzzer(site)
+        if seconds:
+            run_for(fuzzer, seconds)
+        else:
+            fuzzer.run(cases=1, signed=True, phases="fuzzing")
+            fuzzer.run(cases=1, signed=False, phases="fuzzing")
+    print(table(fuzzer))
+    few = fuzzer.seldom_good() if seconds else []
+    short = seconds and fuzzer.cases < CASES
     if few:
-        print("answered well seldom:", *(f"{name}={count}" for name, count in few.items()))
-    if bad:
-        print("failed inside:", bad)
-    return int(failed or bool(bad) or (seconds >= LONG_S and bool(few)))
+        print(f"fewer than {ENOUGH} good answers:", *(f"{name}={fuzzer.good(name)}" for name in few))
+    if short:
+        print(f"fewer than {CASES} cases: give it more time")
+    if fuzzer.broken():
+        print("failed inside:", *fuzzer.broken())
+    return int(fuzzer.failed or bool(fuzzer.broken() or few or short))
 
 
 if __name__ == "__main__":

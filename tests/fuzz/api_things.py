@@ -1,88 +1,219 @@
-"""One of each thing that the API knows, and for each operation that changes something a body that makes sense.
+"""For each operation of the document a request that is answered well, about things of its own.
 
 A fuzzer that only guessed would see refusals; with these, its guesses about one part of a request meet a whole that works.
+Things, bodies and queries are those of the authorization matrix, in an organization made for this one request. What an
+operation needs beyond them (a deployment that still goes on, a project with nothing in it) is made by `_READY`; an operation
+that nothing here knows fails with the name of what to add.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pyotp import TOTP
+
+from shellwego.control import invitations
+from shellwego.control.authentication import new_secret, secret_hash
+from shellwego.control.bootstrap import ADMIN_EMAIL
+from shellwego.control.unit import Unit
+from shellwego.core import iam
+from shellwego.core.credentials import Credentials
+from shellwego.core.envelope import MasterKey
 from shellwego.core.instances import Phase
-from tests.api.api_bodies import BODIES, IMAGE
-from tests.api.api_world import ADMIN, World
+from shellwego.core.plans import UNLIMITED
+from shellwego.core.tenancy import Grant, Organization, Principal, Project, TokenKind
+from shellwego.drivers.passwords.memory import MemoryHasher
+from shellwego.ports.store import eq
+from tests.api.api_bodies import IMAGE
+from tests.api.api_world import ADMIN, World, add_tenant, add_user, run_instance
+from tests.api.matrix import Asked, Operation, Things, asked_of, seed
 from tests.contract.images_samples import digest_of, docker_save, entry, layer
 
+PASSWORD = "correct horse battery"
 _numbers = itertools.count(1)
 
 
-async def make_things(world: World) -> dict[str, Any]:
-    """Fresh ones: `paths` of all operations, what differs for some of them, `queries`, `headers` and `bodies`."""
+@dataclass(frozen=True)
+class Place:
+    """An organization made for one request, and the things in it."""
+
+    world: World
+    name: str
+    project: Project
+    things: Things
+
+    async def made(self, path: str, body: object = None, **options: Any) -> Any:
+        return await self.world.made(path, body, token=ADMIN, **options)
+
+    @property
+    def in_project(self) -> dict[str, str]:
+        return {"project": self.project.id}
+
+
+async def make_request(world: World, operation: Operation) -> Asked:
+    """A request that an administrator is answered well, about things that nothing else uses."""
+    await world.commit(_restore_administrator)
     name = f"fuzz-{next(_numbers)}"
-    _end_uploads(world)
-    deployment = await world.deployed(name)
-    healthy = await world.running(name)
-    asleep = await world.running(name, phase=Phase.ASLEEP)
-    second = await world.made(f"/v1/apps/{name}/deployments", {"image": IMAGE, "port": 8081})
-    await world.running(name)
-    pending = await world.deployed(f"{name}-p")
-    run = await world.made(f"/v1/apps/{name}/runs", {"command": ["true"]})
-    upload = await world.made("/v1/images/uploads")
-    full, digest = await _full_upload(world)
-    world.images.publish(f"registry.example/{name}:v1")
-    image = await world.made("/v1/images", {"reference": f"registry.example/{name}:v1"})
-    webhook = await _webhook(world)
-    test = await world.made(f"/v1/webhooks/{webhook}/actions/test")
-    await world.call("PATCH", f"/v1/webhooks/{webhook}", {"active": False})
-    token = await world.made("/v1/user/tokens", {"name": "fuzz"}, token=ADMIN)
-    return {
-        "paths": {
-            "app": deployment["app_id"],
-            "deployment": second["id"],
-            "release": "v2",
-            "instance": healthy.id,
-            "image": image["id"],
-            "upload": upload["id"],
-            "node": world.node.id,
-            "project": world.project.id,
-            "organization": world.project.organization_id,
-            "token": token["id"],
-            "webhook": webhook,
-            "delivery": test["id"],
-        },
-        "special": {
-            "cancel_deployment": {"app": pending["app_id"], "deployment": pending["id"]},
-            "stop_run": {"instance": run["id"]},
-            "resume_vm": {"instance": asleep.id},
-            "finish_upload": {"upload": full},
-        },
-        "queries": {"project": world.project.id, "against": "v1", "digest": digest, "timeout": "0"},
-        "headers": {"Content-Range": "bytes 0-0/*"},
-        "bodies": {**BODIES, "create_app": {"name": f"{name}-c"}},
-    }
+    project = await world.commit(lambda unit: add_tenant(unit, name, UNLIMITED))
+    place = Place(world, name, project, await seed(world, project, ADMIN, name))
+    asked = asked_of(operation, place.things)
+    make_ready = _READY.get(operation.name)
+    return await make_ready(place, asked) if make_ready else asked
 
 
-def _end_uploads(world: World) -> None:
-    """There may be few at a time."""
-    spool = world.app.state.context.spool
-    for upload in list(spool._uploads.values()):
-        if not upload.busy:
-            spool.remove(upload)
+def _restore_administrator(unit: Unit) -> None:
+    """A fuzzer that may do everything may also take this from itself."""
+    user = unit.tx.users.select(eq("email", ADMIN_EMAIL), limit=1)[0]
+    for token in unit.tx.tokens.select(eq("secret_hash", secret_hash(ADMIN))):
+        if token.revoked_at is not None:
+            unit.tx.tokens.update(replace(token, revoked_at=None))
+    if not unit.tx.grants.select(eq("principal_id", user.id), eq("scope_id", ""), eq("role", iam.OWNER), limit=1):
+        unit.tx.grants.insert(
+            Grant(id=unit.new_id("grn"), principal_id=user.id, role=iam.OWNER, scope_id="", created_at=unit.now())
+        )
 
 
-async def _webhook(world: World) -> str:
-    """A new one; the oldest goes where there are as many as may be."""
-    found = (await world.get("/v1/webhooks?limit=100&sort=created_at:asc")).json["data"]
-    if len(found) > 10:
-        await world.call("DELETE", f"/v1/webhooks/{found[0]['id']}")
-    return str((await world.made("/v1/webhooks", {"url": "https://hooks.example/"}))["id"])
+async def _going_on(place: Place, asked: Asked) -> Asked:
+    """A deployment that is not over."""
+    body = {"image": IMAGE, "port": 8081}
+    deployment = await place.made(f"/v1/apps/{place.things['app']}/deployments", body)
+    return replace(asked, path={**asked.path, "deployment": deployment["id"]})
 
 
-async def _full_upload(world: World) -> tuple[str, str]:
+async def _a_run(place: Place, asked: Asked) -> Asked:
+    run = await place.made(f"/v1/apps/{place.things['app']}/runs", {"command": ["true"]})
+    return replace(asked, path={**asked.path, "instance": run["id"]})
+
+
+async def _asleep(place: Place, asked: Asked) -> Asked:
+    def work(unit: Unit) -> str:
+        return run_instance(unit, f"{place.name}-shop", "web", Phase.ASLEEP, place.world.node.id).id
+
+    return replace(asked, path={**asked.path, "instance": await place.world.commit(work)})
+
+
+async def _whole_upload(place: Place, asked: Asked) -> Asked:
     """An upload with an image in it, and its digest."""
     tar = docker_save([layer(entry("bin/hello", b"hello"))], ["fuzz:v1"])
-    upload = await world.made("/v1/images/uploads")
+    upload = await place.made("/v1/images/uploads", query=place.in_project)
     headers = {"Content-Range": f"bytes 0-{len(tar) - 1}/*", "content-type": "application/octet-stream"}
-    answer = await world.call("PATCH", f"/v1/images/uploads/{upload['id']}", raw=tar, headers=headers)
-    assert answer.status in (200, 202, 204), answer.content
-    return str(upload["id"]), digest_of(tar)
+    path = f"/v1/images/uploads/{upload['id']}"
+    answer = await place.world.call("PATCH", path, raw=tar, headers=headers, query=place.in_project, token=ADMIN)
+    assert answer.status == 200, answer.content
+    return replace(asked, path={"upload": upload["id"]}, query={**asked.query, "digest": digest_of(tar)})
+
+
+async def _unused_image(place: Place, asked: Asked) -> Asked:
+    reference = f"registry.example/{place.name}:v1"
+    place.world.images.publish(reference)
+    image = await place.made("/v1/images", {"reference": reference}, query=place.in_project)
+    return replace(asked, path={"image": image["id"]})
+
+
+async def _empty_project(place: Place, asked: Asked) -> Asked:
+    project = await place.made("/v1/projects", {"name": "empty", "organization": place.project.organization_id})
+    return replace(asked, path={"project": project["id"]})
+
+
+async def _empty_organization(place: Place, asked: Asked) -> Asked:
+    def work(unit: Unit) -> Organization:
+        return unit.tx.organizations.insert(
+            Organization(id=unit.new_id("org"), name=f"{place.name}-e", plan=UNLIMITED, created_at=unit.now())
+        )
+
+    return replace(asked, path={"organization": (await place.world.commit(work)).id})
+
+
+async def _failed_delivery(place: Place, asked: Asked) -> Asked:
+    """What waits for a webhook fails where that is switched off."""
+    await place.world.call("PATCH", f"/v1/webhooks/{place.things['webhook']}", {"active": False}, token=ADMIN)
+    return asked
+
+
+async def _own_token(place: Place, asked: Asked) -> Asked:
+    token = await place.made("/v1/user/tokens", {"name": "fuzz"})
+    return replace(asked, path={"token": token["id"]})
+
+
+async def _asking_token(place: Place, asked: Asked) -> Asked:
+    """A token that ends itself."""
+    token = await place.made("/v1/user/tokens", {"name": "fuzz"})
+    return replace(asked, path={"token": "current"}, headers=_signed(token["secret"], asked))
+
+
+async def _enrolled(place: Place, asked: Asked) -> Asked:
+    """A user with one-time codes that are not confirmed, and his code."""
+    secret = new_secret(TokenKind.PERSONAL)
+    await place.world.commit(lambda unit: _add_account(unit, place, secret))
+    enrolment = await place.world.made("/v1/user/totp", {"password": PASSWORD}, token=secret)
+    code = TOTP(enrolment["secret"]).generate_otp(int(place.world.clock.now() // 30))
+    return replace(asked, body={"code": str(code)}, headers=_signed(secret, asked))
+
+
+async def _account(place: Place, asked: Asked) -> Asked:
+    secret = new_secret(TokenKind.PERSONAL)
+    email = await place.world.commit(lambda unit: _add_account(unit, place, secret))
+    return replace(asked, body={"email": email, "password": PASSWORD})
+
+
+async def _invited(place: Place, asked: Asked) -> Asked:
+    secret = await place.world.commit(lambda unit: _invite(unit, place, f"new@{place.name}"))
+    return replace(asked, body={"invitation": secret, "password": PASSWORD})
+
+
+async def _invited_administrator(place: Place, asked: Asked) -> Asked:
+    return replace(asked, body={"invitation": await place.world.commit(lambda unit: _invite(unit, place, ADMIN_EMAIL))})
+
+
+async def _old_master_key(place: Place, asked: Asked) -> Asked:
+    def work(unit: Unit) -> None:
+        if unit.tx.master_keys.get("memory:0") is None:
+            unit.tx.master_keys.insert(MasterKey(id="memory:0", created_at=0.0))
+
+    await place.world.commit(work)
+    return asked
+
+
+def _signed(secret: str, asked: Asked) -> dict[str, str]:
+    return {**asked.headers, "Authorization": f"Bearer {secret}"}
+
+
+def _add_account(unit: Unit, place: Place, secret: str) -> str:
+    """A user with a token and a password; returns his address."""
+    email = f"account@{place.name}"
+    token = add_user(unit, email, "viewer", place.project.id, secret)
+    unit.tx.credentials.insert(Credentials(id=token.principal_id, password_hash=MemoryHasher().hash(PASSWORD)))
+    return email
+
+
+def _invite(unit: Unit, place: Place, email: str) -> str:
+    organization = unit.tx.organizations.get(place.project.organization_id)
+    assert organization is not None
+    administrator = unit.tx.users.select(eq("email", ADMIN_EMAIL), limit=1)[0]
+    grants = tuple(unit.tx.grants.select(eq("principal_id", administrator.id)))
+    inviter = Principal(principal_id=administrator.id, token_id="", scopes=(), grants=grants)
+    secret = invitations.invitation_secret()
+    invitations.invite(unit, inviter, organization, email=email, role="viewer", secret=secret)
+    return secret
+
+
+_READY: Mapping[str, Callable[[Place, Asked], Awaitable[Asked]]] = {
+    "cancel_deployment": _going_on,
+    "stop_run": _a_run,
+    "resume_vm": _asleep,
+    "finish_upload": _whole_upload,
+    "delete_image": _unused_image,
+    "delete_project": _empty_project,
+    "delete_organization": _empty_organization,
+    "redeliver": _failed_delivery,
+    "revoke_token": _own_token,
+    "sign_out": _asking_token,
+    "confirm_totp": _enrolled,
+    "sign_in": _account,
+    "register": _invited,
+    "accept_invitation": _invited_administrator,
+    "retire_master_key": _old_master_key,
+}

@@ -8,8 +8,8 @@ see it hears that it does not exist.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -54,6 +54,8 @@ class Request:
     action: Action
     scope: Scope
     resource: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Of what is to be made: an authorizer whose grants reach below a project may read there where it will lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +72,19 @@ class Reach:
     everything: bool = False
     orgs: frozenset[str] = frozenset()
     projects: frozenset[Scope] = frozenset()
+    labelled: frozenset[tuple[Scope, str, str]] = frozenset()
+    """Scope, name and value: within a project that is not reached as a whole, what has this label. Only for labels that the
+    caller cannot set."""
 
-    def covers(self, scope: Scope) -> bool:
-        """Whether a thing of this scope is within reach."""
-        return self.everything or scope.org in self.orgs or scope in self.projects
+    def covers(self, scope: Scope, labels: Mapping[str, str] | None = None) -> bool:
+        """Whether a thing of this scope, with these labels, is within reach."""
+        if self.everything or scope.org in self.orgs or scope in self.projects:
+            return True
+        return any((scope, name, value) in self.labelled for name, value in (labels or {}).items())
 
     def with_system(self) -> Reach:
         """This, and what all tenants share."""
-        return Reach(self.everything, self.orgs, self.projects | {SYSTEM_SCOPE})
+        return replace(self, projects=self.projects | {SYSTEM_SCOPE})
 
 
 EVERYTHING = Reach(everything=True)

@@ -11,10 +11,10 @@ Outside, a thing that the caller may not see is absent, in the same words. Error
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, cast
 
 import grpc
@@ -55,18 +55,25 @@ class Call:
     state: Callable[[], Awaitable[str]] | None = None
     """Its state, for the detail of an error."""
 
-    async def admit(self, scope: Scope, resource: str = "", *, absent: NotFoundError | None = None) -> None:
-        """Go on only where the principal may do this to `resource` in `scope`.
+    async def admit(
+        self,
+        scope: Scope,
+        resource: str = "",
+        *,
+        labels: Mapping[str, str] | None = None,
+        absent: NotFoundError | None = None,
+    ) -> None:
+        """Go on only where the principal may do this to `resource` in `scope`, or make one there with these labels.
 
         Raises:
             NotFoundError: it may not even see it: `absent`, which is what an absent one would raise.
             ForbiddenError: it sees it, but may not do this.
         """
-        await self.admit_all((Request(self.action, scope, resource),), absent=absent)
+        await self.admit_all((Request(self.action, scope, resource, labels or {}),), absent=absent)
 
     async def admit_all(self, requests: Sequence[Request], *, absent: NotFoundError | None = None) -> None:
         """As `admit`, for several questions at once."""
-        sights = tuple(Request(seeing(each.action), each.scope, each.resource) for each in requests)
+        sights = tuple(replace(each, action=seeing(each.action)) for each in requests)
         decisions = await self.authorizer.authorize_all(self.principal, (*sights, *requests))
         seen, allowed = decisions[: len(requests)], decisions[len(requests) :]
         for request, sight, decision in zip(requests, seen, allowed, strict=True):

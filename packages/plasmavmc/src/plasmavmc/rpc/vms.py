@@ -56,7 +56,7 @@ class VmServicer(vm_pb2_grpc.VmServiceServicer):
             scope = call.home(asked.scope, "spec.scope")
             vm_id = asked.id or self._choose_id("vm", call.principal.id, request.request_id)
             call.subject = vm_id
-            await call.admit(scope, vm_id)
+            await call.admit(scope, vm_id, labels=asked.labels)
             spec = replace(asked, id=vm_id, scope=scope, name=asked.name or name_of(vm_id))
             return vm_to_pb(await self._create(spec, start=request.start))
 
@@ -86,7 +86,7 @@ class VmServicer(vm_pb2_grpc.VmServiceServicer):
         async def work() -> vm_pb2.ForkVmResponse:
             call = current_call()
             scope = await self._admit(call, request.vm_id)
-            await call.admit_all([Request(Action.VM_CREATE, scope)])
+            await call.admit_all([Request(Action.VM_CREATE, scope, request.vm_id)])  # the copies lie where it does
             copies = tuple(
                 replace(each, vm_id=vm_id, name=each.name or name_of(vm_id))
                 for number, each in enumerate(copies_from_pb(request))
@@ -253,4 +253,4 @@ def told_event(event: VmEvent, chosen: VmFilter, reach: Reach) -> vm_pb2.WatchVm
 
 
 def _concerns(vm: Vm, chosen: VmFilter, reach: Reach) -> bool:
-    return reach.covers(vm.spec.scope) and (chosen is ALL_VMS or chosen.admits(vm))
+    return reach.covers(vm.spec.scope, vm.spec.labels) and (chosen is ALL_VMS or chosen.admits(vm))

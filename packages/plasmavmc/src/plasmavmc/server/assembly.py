@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from plasmavmc.blanks import Blanks
-from plasmavmc.errors import PlasmaError
+from plasmavmc.errors import CapacityError, PlasmaError
 from plasmavmc.guest.boot import load_assets
 from plasmavmc.guest.logs import LogStore
 from plasmavmc.guest.tsc import tsc_khz
@@ -75,6 +75,8 @@ class EngineSite:
     firecracker: Path = Path(FIRECRACKER)
     jailer: Path = Path(JAILER)
     """Both as the root helper was told."""
+    subnet: IPv4Network | None = None
+    """The one that VMs here get their addresses from, where somebody gives each host its own; None: see `open_subnet`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,7 @@ class Engine:
     upkeep: Upkeep | None
     """None where nothing has to be kept within a budget."""
     disk_dir: Path
+    subnet: IPv4Network
     max_vms: int
     """Addresses there are."""
 
@@ -104,10 +107,23 @@ def nameservers() -> tuple[str, ...]:
     return ()
 
 
-async def open_subnet(host: Host, data_dir: Path) -> IPv4Network:
-    """The installation's subnet: the one it had, or the first that is free on this host."""
+async def open_subnet(host: Host, data_dir: Path, given: IPv4Network | None = None) -> IPv4Network:
+    """The installation's subnet: the one that is given, else the one it had, else the first that is free on this host.
+
+    Raises:
+        CapacityError: the given one is in use on this host, or none is free.
+    """
     path = data_dir / SUBNET_FILE
     taken = await host.networks_in_use()
+    if given is not None:
+        if any(given.overlaps(network) for network in taken):
+            raise CapacityError(
+                "subnet-taken",
+                f"{given}, the subnet of this node's VMs, is in use on this host by something else",
+                resolution="See: ip route. Remove what holds it, such as another installation.",
+            )
+        path.write_text(f"{given}\n")
+        return given
     if path.exists():
         kept = IPv4Network(path.read_text().strip())
         if not any(kept.overlaps(network) for network in taken):
@@ -129,7 +145,7 @@ async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobStore | Non
     assets = load_assets(site.cache)
     disk_dir = site.data_dir / "disks"
     disk_dir.mkdir(mode=0o700, exist_ok=True)
-    subnet = await open_subnet(host, site.data_dir)
+    subnet = await open_subnet(host, site.data_dir, site.subnet)
     parts = EngineParts(
         images=ImageStore(site.data_dir / "images"),
         source=blobs or BlobStore(site.blobs),
@@ -170,6 +186,7 @@ async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobStore | Non
         probes=probes,
         upkeep=partial(keep_within, parts.images, site.image_budget) if site.image_budget else None,
         disk_dir=disk_dir,
+        subnet=subnet,
         max_vms=subnet.num_addresses - _OWN_ADDRESSES,
     )
 

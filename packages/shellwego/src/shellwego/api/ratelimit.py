@@ -10,7 +10,7 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from shellwego.core.plans import plan_named
+from shellwego.core.plans import Rate, plan_named
 
 _KEPT = 65_536
 
@@ -44,20 +44,22 @@ class RateLimiter:
     def judge(self, token_id: str, plan: str, now: float) -> Verdict | None:
         """Count a request at the monotonic time `now`; None where the plan has no limit."""
         rate = plan_named(plan).rate
-        if rate is None:
-            return None
+        return None if rate is None else self.count(token_id, rate, now)
+
+    def count(self, key: str, rate: Rate, now: float) -> Verdict:
+        """Count a request of whoever `key` stands for, who has this rate."""
         interval = 60.0 / rate.per_minute
         tolerance = interval * rate.burst
-        empty_at = max(self._empty_at.get(token_id, now), now) + interval
+        empty_at = max(self._empty_at.get(key, now), now) + interval
         if empty_at - now > tolerance + 1e-9:
             wait = empty_at - now - tolerance
             return Verdict(False, rate.burst, 0, math.ceil(empty_at - interval - now), math.ceil(wait))
-        self._keep(token_id, empty_at)
+        self._keep(key, empty_at)
         remaining = int((tolerance - (empty_at - now)) / interval + 1e-9)
         return Verdict(True, rate.burst, remaining, math.ceil(empty_at - now), 0)
 
-    def _keep(self, token_id: str, empty_at: float) -> None:
-        self._empty_at[token_id] = empty_at
-        self._empty_at.move_to_end(token_id)
+    def _keep(self, key: str, empty_at: float) -> None:
+        self._empty_at[key] = empty_at
+        self._empty_at.move_to_end(key)
         if len(self._empty_at) > _KEPT:
             self._empty_at.popitem(last=False)

@@ -37,6 +37,7 @@ from shellwego.control.bootstrap import adopt_admin_token, bootstrap
 from shellwego.control.edges import Edges
 from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
+from shellwego.control.loops import drains as drains_loop
 from shellwego.control.loops import nodes as nodes_loop
 from shellwego.control.loops import retention as retention_loop
 from shellwego.control.loops import rewrap as rewrap_loop
@@ -199,6 +200,7 @@ class Platform:
                 "images": ImagesLoop(control, work).run(),
                 "rollout": rollout_loop.run(control),
                 "nodes": nodes_loop.run(control),
+                "drains": drains_loop.run(control),
                 "routes": routes_loop.run(control),
                 "rewrap": rewrap_loop.run(control, sealer),
                 "webhooks": webhooks_loop.run(control, HttpSender(networks), sealer),

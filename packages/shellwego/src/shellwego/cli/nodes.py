@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import click
 
+from shellwego.cli import joining
+from shellwego.cli.failure import TIMED_OUT, Failure
 from shellwego.cli.groups import NounGroup
+from shellwego.cli.logs import seconds
 from shellwego.cli.output import age, cores, show, show_one, size
+from shellwego.cli.progress import StageProgress
 from shellwego.cli.session import Session, about_no_app, shared
+from shellwego.cli.text import one_line
 
 if TYPE_CHECKING:
     from shellwego.client.generated import BackendView, NodeView
 
+_POLL_S = 1.0
+
 
 @click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def nodes() -> None:
-    """List and show nodes, and say what may be placed on them."""
+    """List and show nodes, let hosts join, say what may be placed on nodes, and empty them."""
+
+
+for each in (joining.join_token, joining.join_tokens, joining.keys, joining.authorities):
+    nodes.add_command(each)
 
 
 def _backend(backend: BackendView) -> str:
@@ -76,6 +88,52 @@ def uncordon_node(session: Session, node: str) -> None:
     _show(session, session.client.uncordon_node(node))
 
 
+@nodes.command("drain")
+@click.argument("node")
+@click.option("--deadline", metavar="AGE", help="After so long tell what is left, such as 10m; with --force, stop it.")
+@click.option("--force", is_flag=True, help="Stop what is left at the deadline, replaced or not.")
+@click.option(
+    "--parallel", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many move at a time."
+)
+@click.option("--detach", is_flag=True, help="Return at once; swg nodes show tells how far it came.")
+@shared
+@about_no_app
+def drain_node(session: Session, node: str, deadline: str | None, force: bool, parallel: int, detach: bool) -> None:
+    """Empty a node: all that runs there is replaced elsewhere, none of it before another one serves.
+
+    It ends when the node is drained. `swg nodes uncordon` ends it before: what has begun to move still moves.
+    """
+    from shellwego.client.generated import DrainBody  # noqa: PLC0415
+
+    after = None if deadline is None else seconds(deadline, "--deadline")
+    found = session.client.drain_node(node, DrainBody(deadline=after, force=force, parallel=parallel))
+    _show(session, found if detach else _emptied(session, found))
+
+
+def _emptied(session: Session, node: NodeView) -> NodeView:
+    """The node once it is drained.
+
+    Raises:
+        Failure: somebody ended the drain; or its deadline has passed, and what is left is not to be stopped.
+    """
+    progress = StageProgress(session)
+    while node.drain is not None and not (node.drain.overdue and not node.drain.force):
+        waits = [f"{each.app}/{each.process}.{each.slot} {each.reason}" for each in node.drain.waiting[:1]]
+        progress.update("draining", f"{node.drain.instances_left} left; {'; '.join(waits)}" if waits else "")
+        time.sleep(_POLL_S)
+        node = session.client.get_node(node.id)
+    if node.scheduling == "drained":
+        progress.done(f"{node.name} is drained", good=True)
+        return node
+    if node.drain is None:
+        raise Failure(f"{node.name} is {node.scheduling}: somebody ended the drain")
+    raise Failure(
+        f"{node.name} is not empty at the deadline: {node.drain.instances_left} left",
+        code=TIMED_OUT,
+        resolution=f"See swg nodes show {node.name}. It goes on; --deadline 0 --force stops what is left.",
+    )
+
+
 def _show(session: Session, found: NodeView) -> None:
     import msgspec  # noqa: PLC0415
 
@@ -97,3 +155,5 @@ def _show(session: Session, found: NodeView) -> None:
             click.echo(f"backend {backend.name}: {isolation}" + (f" — {backend.reason}" if backend.reason else ""))
         for warning in found.warnings:
             click.echo(f"warning: {warning}")
+        for each in found.drain.waiting if found.drain else ():
+            click.echo(one_line(f"left {each.app}/{each.process}.{each.slot} ({each.instance_id}): {each.reason}"))

@@ -47,7 +47,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "roles": ("shellwego.cli.access:roles", "Roles of the organization's own."),
     "grants": ("shellwego.cli.access:grants", "Who has which role where."),
     "capabilities": ("shellwego.cli.capabilities:capabilities", "Show what the platform can do."),
-    "nodes": ("shellwego.cli.nodes:nodes", "List and show nodes."),
+    "nodes": ("shellwego.cli.nodes:nodes", "List and show nodes; let hosts join."),
     "events": ("shellwego.cli.events:events", "Show what happened; -f follows."),
     "audit": ("shellwego.cli.audit:audit", "Show, export and verify who did what."),
     "webhooks": ("shellwego.cli.webhooks:webhooks", "Have receivers told of events over HTTP."),

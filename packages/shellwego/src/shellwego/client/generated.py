@@ -306,6 +306,26 @@ class DiffView(Struct, kw_only=True, frozen=True):
     changes: list[ChangeView]
 
 
+class DrainBody(Struct, kw_only=True, omit_defaults=True):
+    """How a node is to be emptied. `deadline` is in seconds from now; after it what is left is told, and with `force` stopped, replaced or not. `parallel`: so many instances move at a time."""
+
+    deadline: float | None = None
+    force: bool = False
+    parallel: int = 10
+
+
+class DrainView(Struct, kw_only=True, frozen=True):
+    """How a node is being emptied, and how far that came."""
+
+    since: datetime
+    deadline: datetime | None
+    force: bool
+    parallel: int
+    overdue: bool
+    instances_left: int
+    waiting: list[WaitingView]
+
+
 class EnvBody(Struct, kw_only=True, omit_defaults=True):
     """Variables to set; null unsets. Without `stage` a change is rolled out as a new release."""
 
@@ -499,6 +519,41 @@ class InvitationView(Struct, kw_only=True, frozen=True):
     accepted_at: datetime | None
 
 
+class JoinTokenCreate(Struct, kw_only=True, omit_defaults=True):
+    """What a host that is to come will be. It cannot choose any of this itself, but for its name where none is given."""
+
+    kind: str = "node"
+    name: str = ""
+    region: str = "local"
+    zone: str = "local"
+    labels: dict[str, str] = field(default_factory=dict)
+    expires_in: int = 3600
+
+
+class JoinTokenList(Struct, kw_only=True, frozen=True):
+    """JoinTokenList"""
+
+    data: list[JoinTokenView]
+    pagination: Pagination
+
+
+class JoinTokenView(Struct, kw_only=True, frozen=True):
+    """JoinTokenView"""
+
+    id: str
+    kind: str
+    name: str
+    region: str
+    zone: str
+    labels: dict[str, str]
+    state: str
+    created_by: str
+    created_at: datetime
+    expires_at: datetime
+    used_at: datetime | None
+    used_by: str | None
+
+
 class LimitView(Struct, kw_only=True, frozen=True):
     """What may be had, and what is there. `limit` is null where there is none; `unit` is empty for what is counted."""
 
@@ -606,6 +661,25 @@ class NewInvitationView(Struct, kw_only=True, frozen=True):
     secret: str
 
 
+class NewJoinTokenView(Struct, kw_only=True, frozen=True):
+    """A join token with its secret, for the only time, and where the host is to bring it."""
+
+    id: str
+    kind: str
+    name: str
+    region: str
+    zone: str
+    labels: dict[str, str]
+    state: str
+    created_by: str
+    created_at: datetime
+    expires_at: datetime
+    used_at: datetime | None
+    used_by: str | None
+    token: str
+    url: str
+
+
 class NewServiceTokenView(Struct, kw_only=True, frozen=True):
     """A token, with its secret for the only time."""
 
@@ -651,6 +725,43 @@ class NewWebhookView(Struct, kw_only=True, frozen=True):
     secret: str
 
 
+class NodeAuthorityList(Struct, kw_only=True, frozen=True):
+    """NodeAuthorityList"""
+
+    data: list[NodeAuthorityView]
+
+
+class NodeAuthorityView(Struct, kw_only=True, frozen=True):
+    """A certificate authority of the platform's nodes; `keys` have certificates of it."""
+
+    id: str
+    fingerprint: str
+    keys: int
+    created_at: datetime
+    expires_at: datetime
+    retired_at: datetime | None
+
+
+class NodeKeyList(Struct, kw_only=True, frozen=True):
+    """NodeKeyList"""
+
+    data: list[NodeKeyView]
+    pagination: Pagination
+
+
+class NodeKeyView(Struct, kw_only=True, frozen=True):
+    """A key that a node or an edge is known by; `fingerprint` is the SHA-256 of its public half."""
+
+    id: str
+    fingerprint: str
+    member: str
+    kind: str
+    authority: str
+    created_at: datetime
+    expires_at: datetime
+    retired_at: datetime | None
+
+
 class NodeList(Struct, kw_only=True, frozen=True):
     """NodeList"""
 
@@ -669,6 +780,7 @@ class NodeView(Struct, kw_only=True, frozen=True):
     hostname: str
     health: str
     scheduling: str
+    drain: DrainView | None
     epoch: int
     version: str
     cpu_milli: int
@@ -1362,6 +1474,17 @@ class VersionView(Struct, kw_only=True, frozen=True):
 
     version: str
     api: str
+
+
+class WaitingView(Struct, kw_only=True, frozen=True):
+    """What is left on a node that is emptied, and what it waits for."""
+
+    instance_id: str
+    app_id: str
+    app: str
+    process: str
+    slot: int
+    reason: str
 
 
 class WebhookCreate(Struct, kw_only=True, omit_defaults=True):
@@ -2743,6 +2866,94 @@ class Client(Transport):
             headers={"Idempotency-Key": idempotency_key},
         )
 
+    def create_join_token(self, body: JoinTokenCreate, *, idempotency_key: str | None = None) -> NewJoinTokenView:
+        """Let one host join, within the hour. The token is in this answer only; it is brought to the node port."""
+        return decode(
+            self.send("POST", "/v1/nodes/join-tokens", headers={"Idempotency-Key": idempotency_key}, body=encode(body)),
+            NewJoinTokenView,
+        )
+
+    def list_join_tokens(
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> JoinTokenList:
+        """All join tokens, the newest first."""
+        return decode(
+            self.send(
+                "GET",
+                "/v1/nodes/join-tokens",
+                query={"limit": limit, "cursor": cursor, "sort": sort, "include": include},
+            ),
+            JoinTokenList,
+        )
+
+    def revoke_join_token(self, join_token: str, *, idempotency_key: str | None = None) -> JoinTokenView:
+        """Let nobody in by a join token any more."""
+        return decode(
+            self.send(
+                "DELETE",
+                f"/v1/nodes/join-tokens/{segment(join_token, 'join_token')}",
+                headers={"Idempotency-Key": idempotency_key},
+            ),
+            JoinTokenView,
+        )
+
+    def list_node_keys(
+        self,
+        *,
+        member: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> NodeKeyList:
+        """The keys that nodes and edges are known by, the newest first."""
+        return decode(
+            self.send(
+                "GET",
+                "/v1/nodes/keys",
+                query={"filter[member]": member, "limit": limit, "cursor": cursor, "sort": sort, "include": include},
+            ),
+            NodeKeyList,
+        )
+
+    def revoke_node_key(self, node_key: str, *, idempotency_key: str | None = None) -> NodeKeyView:
+        """Let nobody in by a key any more; its node is then silent until it joins anew."""
+        return decode(
+            self.send(
+                "DELETE",
+                f"/v1/nodes/keys/{segment(node_key, 'node_key')}",
+                headers={"Idempotency-Key": idempotency_key},
+            ),
+            NodeKeyView,
+        )
+
+    def list_node_authorities(self) -> NodeAuthorityList:
+        """The authorities that sign for nodes, the newest first, with how many keys have certificates of each."""
+        return decode(self.send("GET", "/v1/nodes/authorities"), NodeAuthorityList)
+
+    def rotate_node_authority(self, *, idempotency_key: str | None = None) -> NodeAuthorityView:
+        """Make another authority, which signs from now on; the one before holds until it is retired."""
+        return decode(
+            self.send("POST", "/v1/nodes/authorities/actions/rotate", headers={"Idempotency-Key": idempotency_key}),
+            NodeAuthorityView,
+        )
+
+    def retire_node_authority(self, authority: str, *, idempotency_key: str | None = None) -> NodeAuthorityView:
+        """Believe an authority no more; refused while keys have certificates of it."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/nodes/authorities/{segment(authority, 'authority')}/actions/retire",
+                headers={"Idempotency-Key": idempotency_key},
+            ),
+            NodeAuthorityView,
+        )
+
     def list_nodes(
         self,
         *,
@@ -2784,6 +2995,18 @@ class Client(Transport):
                 "POST",
                 f"/v1/nodes/{segment(node, 'node')}/actions/uncordon",
                 headers={"Idempotency-Key": idempotency_key},
+            ),
+            NodeView,
+        )
+
+    def drain_node(self, node: str, body: DrainBody, *, idempotency_key: str | None = None) -> NodeView:
+        """Empty a node: nothing new is placed on it, and each instance is stopped once another one serves elsewhere in its place, a few at a time. One-off runs are waited for. Asked again, it changes how; an uncordon ends it, and what has begun to move then still moves. The node tells in `drain` what is left, and what that waits for; once nothing is, it is `drained`."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/nodes/{segment(node, 'node')}/actions/drain",
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
             ),
             NodeView,
         )

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
 from shellwego.control.idempotency import Answer, IdempotencyKey, recall, remember
-from shellwego.control.scopes import SYSTEM, Found, Scope, Target, scope_at
+from shellwego.control.scopes import SYSTEM, Found, Scope, Target, app_scope, scope_at
 from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core import iam
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
 from shellwego.core.ids import is_id
 from shellwego.core.tenancy import Principal
-from shellwego.ports.store import Transaction
+from shellwego.ports.store import Transaction, eq
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -191,18 +191,22 @@ def _audit(unit: Unit, permission: str, resource: str, scope: Scope, *, allowed:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """May the caller do this, to a resource in this scope?"""
+    """May the caller do this, to a resource in this scope, of which the app may be known by id or name?"""
 
     permission: str
     scope: Scope
     resource: str = ""
+    app: str = ""
 
 
 async def judge(
     control: Control, principal: Principal, caller: Caller, questions: Sequence[Question]
 ) -> tuple[iam.Decision, ...]:
-    """Decide several questions at once, the operation's own last; what is refused of them is audited once."""
-    decisions = tuple(iam.decide(principal, each.permission, each.scope.chain) for each in questions)
+    """Decide several questions at once, the operation's own last; what is refused of them is audited once. What lies in an
+    app is judged there."""
+    scopes = await control.read(lambda tx: [_narrowed(tx, each) for each in questions])
+    asked = zip(questions, scopes, strict=True)
+    decisions = tuple(iam.decide(principal, each.permission, scope.chain) for each, scope in asked)
     refused = [each for each, decision in zip(questions, decisions, strict=True) if not decision.allowed]
     if refused:
         last = refused[-1]
@@ -212,6 +216,24 @@ async def judge(
     return decisions
 
 
+def _narrowed(tx: Transaction, question: Question) -> Scope:
+    """The app of an instance, or the one that is named; else the scope of the question, which the caller gave: nothing that
+    lies elsewhere takes its place."""
+    scope, ref = question.scope, question.app
+    instance = tx.instances.get(question.resource) if is_id("ins", question.resource) else None
+    if instance is not None:
+        app = tx.apps.get(instance.app_id)
+    elif is_id("app", ref):
+        app = tx.apps.get(ref)
+    else:
+        named = tx.apps.select(eq("project_id", scope.project_id), eq("name", ref), limit=1) if ref else []
+        app = named[0] if named else None
+    if app is None or app.project_id != scope.project_id:
+        return scope
+    found = app_scope(tx, app)
+    return found if found.organization_id == scope.organization_id else scope
+
+
 @dataclass(frozen=True, slots=True)
 class Realm:
     """All scopes in which a permission is held."""
@@ -219,6 +241,7 @@ class Realm:
     everything: bool = False
     organizations: frozenset[str] = frozenset()
     projects: frozenset[Scope] = frozenset()
+    apps: frozenset[Scope] = frozenset()
 
 
 def realm(tx: Transaction, principal: Principal, permission: str) -> Realm:
@@ -230,4 +253,5 @@ def realm(tx: Transaction, principal: Principal, permission: str) -> Realm:
         everything=SYSTEM in held,
         organizations=frozenset(scope.id for scope in held if is_id("org", scope.id)),
         projects=frozenset(scope for scope in held if is_id("prj", scope.id)),
+        apps=frozenset(scope for scope in held if scope.app_id),
     )

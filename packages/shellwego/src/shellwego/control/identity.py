@@ -24,9 +24,11 @@ class Identity:
     invitations: Invitations
 
 
-def make_identity(control: Control, hasher: PasswordHasher, sealer: Sealer) -> Identity:
+def make_identity(
+    control: Control, hasher: PasswordHasher, sealer: Sealer, throttle: Throttle | None = None
+) -> Identity:
     """The parts, over one queue of hashes and one throttle."""
-    passwords, throttle = Passwords(hasher), Throttle()
+    passwords, throttle = Passwords(hasher), throttle or Throttle()
     return Identity(
         passwords,
         SignIn(control, passwords, sealer, throttle),

@@ -50,6 +50,7 @@ from shellwego.core.instances import (
 from shellwego.core.liveness import BEAT_S
 from shellwego.core.nodes import MAX_OVERCOMMIT, Node, NodeFacts, NodeHealth, steady
 from shellwego.core.routes import service_port
+from shellwego.core.subnets import is_subnet
 from shellwego.core.tenancy import Project
 from shellwego.ports.store import Transaction, eq, within
 from shellwego.wire import subjects
@@ -349,6 +350,7 @@ def _bounded_facts(facts: NodeFacts) -> NodeFacts:
         disk_overcommit=min(max(1, facts.disk_overcommit), MAX_OVERCOMMIT),
         backends=facts.backends[:16],
         warnings=_texts(facts.warnings),
+        subnet=facts.subnet if is_subnet(facts.subnet) else "",
     )
 
 

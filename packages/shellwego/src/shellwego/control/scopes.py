@@ -15,6 +15,7 @@ from shellwego.core.errors import MalformedError, NotFoundError
 from shellwego.core.ids import is_id
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
+from shellwego.core.joins import JoinToken, NodeAuthority, NodeKey
 from shellwego.core.nodes import Node
 from shellwego.core.secrets import Secret
 from shellwego.core.tenancy import Organization, Principal, Project
@@ -22,6 +23,14 @@ from shellwego.core.webhooks import Webhook
 from shellwego.ports.store import Transaction, eq
 
 R_co = TypeVar("R_co", covariant=True)
+
+
+class _Identified(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+IdentifiedT = TypeVar("IdentifiedT", bound=_Identified)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +94,36 @@ class NodeTarget:
         if node is None:
             raise missing("node", self.ref)
         return Found(node, SYSTEM, node.id, missing("node", self.ref))
+
+
+@dataclass(frozen=True, slots=True)
+class JoinTokenTarget:
+    """A join token by its id."""
+
+    ref: str
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[JoinToken]:
+        return _of_system("join token", self.ref, tx.join_tokens.get(self.ref))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKeyTarget:
+    """The key of a node or edge, by its id."""
+
+    ref: str
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[NodeKey]:
+        return _of_system("node key", self.ref, tx.node_keys.get(self.ref))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAuthorityTarget:
+    """An authority of the platform's nodes, by its id."""
+
+    ref: str
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[NodeAuthority]:
+        return _of_system("node authority", self.ref, tx.node_authorities.get(self.ref))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +234,16 @@ class WebhookTarget:
         return Found(webhook, scope, webhook.id, missing("webhook", self.ref))
 
 
+def _of_system(kind: str, ref: str, found: IdentifiedT | None) -> Found[IdentifiedT]:
+    """A thing of the platform itself that is looked up by its id."""
+    if found is None:
+        raise missing(kind, ref)
+    return Found(found, SYSTEM, found.id, missing(kind, ref))
+
+
 def missing(kind: str, ref: str) -> NotFoundError:
     """The one wording for what is not there and for what is somebody else's."""
-    return NotFoundError(f"{kind}-not-found", f"there is no {kind} “{ref[:200]}”")
+    return NotFoundError(f"{kind.replace(' ', '-')}-not-found", f"there is no {kind} “{ref[:200]}”")
 
 
 def project_scope(project: Project) -> Scope:

@@ -1,6 +1,9 @@
 """Service accounts: principals that are nobody, with grants and tokens like a user.
 
-Whoever makes a token for an account could use it himself, so he must hold all that the token would.
+Whoever makes a token for an account could use it himself, so he must hold all that the token would. A token that a service
+account makes, for itself or for another one, is a child of the asking token: who takes a token of a machine gets nothing by
+it that outlives it. One that a user makes is a child of nothing: it belongs to the organization, and would else end with the
+sign-in that made it, when the user signs out or changes his password; the audit record says whose it was.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from shellwego.control.unit import Unit
 from shellwego.core import hostnames, iam
 from shellwego.core.attenuation import Power
 from shellwego.core.errors import ConflictError, FieldError
+from shellwego.core.ids import is_id
 from shellwego.core.tenancy import Organization, Principal, ServiceAccount, Token
 from shellwego.ports.store import Transaction, eq
 
@@ -64,8 +68,9 @@ def change_account(
 
 
 def delete_account(unit: Unit, account: ServiceAccount) -> None:
-    """Remove an account; its tokens are void from now on."""
+    """Remove an account; its tokens are void from now on, and what they made."""
     for token in unit.tx.tokens.select(eq("principal_id", account.id)):
+        tokens.revoke(unit, token, detail="revoked with its service account")
         unit.tx.tokens.delete(token.id)
     for grant in unit.tx.grants.select(eq("principal_id", account.id)):
         unit.tx.grants.delete(grant.id)
@@ -97,6 +102,7 @@ def create_token(
     far as its scopes name it.
 
     Raises:
+        UnauthenticatedError: the asking token was revoked in between.
         InvalidError: a scope that names no permission.
         ForbiddenError: the token would hold more than the caller does.
         QuotaError: the organization has as many tokens as it may.
@@ -109,10 +115,21 @@ def create_token(
     refuse("scopes-refused", faults)
     refuse_stronger(unit.tx, principal, account, wish.scopes)
     charge_organization(unit, organization, {"tokens": 1})
-    power = Power(wish.scopes, (), unit.now() + tokens.life(wish))
-    token = tokens.insert_token(unit, account.id, wish, secret, power=power)
+    parent_id, ends_at = _parent(unit, principal)
+    ends = [unit.now() + tokens.life(wish), *([] if ends_at is None else [ends_at])]
+    token = tokens.insert_token(
+        unit, account.id, wish, secret, power=Power(wish.scopes, (), min(ends)), parent_id=parent_id
+    )
     _tell(unit, "service-account.token.created", account, token)
     return token
+
+
+def _parent(unit: Unit, principal: Principal) -> tuple[str, float | None]:
+    """The id of the token that the new one is a child of, and when that ends; none where a user asks."""
+    if not is_id("svc", principal.principal_id):
+        return "", None
+    asking = tokens.asking_token(unit, principal)
+    return asking.id, asking.expires_at
 
 
 def revoke_token(unit: Unit, account: ServiceAccount, id_: str) -> Token:

@@ -65,9 +65,7 @@ def create_token(unit: Unit, principal: Principal, wish: TokenWish, secret: str)
         InvalidError: a scope or resource that the asking token does not hold, or a life longer than the kind's.
         QuotaError: the principal, or a service account's organization, has as many as it may.
     """
-    asking = unit.tx.tokens.get(principal.token_id)
-    if asking is None or not asking.holds(unit.now()):
-        raise refused()
+    asking = asking_token(unit, principal)
     chains = {each: chain for each in wish.resources if (chain := _seen_chain(unit.tx, principal, each))}
     wished = Power(wish.scopes, wish.resources, unit.now() + life(wish))
     power = attenuate(Power(asking.scopes, asking.resources, asking.expires_at), wished, chains)
@@ -76,6 +74,14 @@ def create_token(unit: Unit, principal: Principal, wish: TokenWish, secret: str)
     token = insert_token(unit, principal.principal_id, wish, secret, power=power, parent_id=asking.id)
     unit.audit("tokens:write", token.id, detail="created")
     return token
+
+
+def asking_token(unit: Unit, principal: Principal) -> Token:
+    """The token that asks; raises `UnauthenticatedError` where it was revoked in between."""
+    asking = unit.tx.tokens.get(principal.token_id)
+    if asking is None or not asking.holds(unit.now()):
+        raise refused()
+    return asking
 
 
 def insert_token(

@@ -27,7 +27,7 @@ ACTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "instances": ("read", "write", "exec"),
         "keys": ("read", "write"),
         "members": ("read", "write"),
-        "nodes": ("read", "write"),
+        "nodes": ("read", "write", "admin"),
         "organizations": ("read", "create", "write", "delete"),
         "projects": ("read", "write", "limit"),
         "quotas": ("read", "write"),

@@ -8,13 +8,15 @@ from __future__ import annotations
 import re
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base32, as in the ULID specification
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+"""Two digits at a time: every write makes several ids."""
 _ID = re.compile(r"([a-z]{2,8})_[0-9a-hjkmnp-tv-z]{26}")
 
 
 def make_id(prefix: str, unix_ms: int, entropy: bytes) -> str:
     """Build an id such as `app_01j…`; `entropy` has ten bytes."""
     number = (unix_ms << 80) | int.from_bytes(entropy[:10], "big")
-    return f"{prefix}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+    return f"{prefix}_" + "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 def is_id(prefix: str, text: str) -> bool:

@@ -11,6 +11,9 @@ from shellwego.core.images import ImageKind
 DISK_STEP = 64 << 20
 """Sizes of a disk are noted anew when they moved by so many bytes: they jitter by themselves, and every note is a write."""
 
+MOVES_AT_A_TIME = 10
+"""So many instances leave a node at a time, unless somebody says otherwise."""
+
 
 CPU_OVERCOMMIT, DISK_OVERCOMMIT = 16, 8
 """CPU is a share, and writable layers are sparse: so many times over both are promised unless a node says otherwise."""
@@ -26,8 +29,25 @@ class NodeHealth(StrEnum):
 class Scheduling(StrEnum):
     OPEN = "open"
     CORDONED = "cordoned"
+    """Gets nothing new."""
     DRAINING = "draining"
+    """Gets nothing new, and is emptied."""
     DRAINED = "drained"
+    """Gets nothing new, and is empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainOrder:
+    """How a node is to be emptied."""
+
+    since: float
+    deadline: float | None = None
+    """When what is left is told, or stopped where `force`; None: it takes as long as it takes."""
+    force: bool = False
+    parallel: int = MOVES_AT_A_TIME
+    """So many of its instances move at a time."""
+    overdue: bool = False
+    """The deadline has passed, and that was told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +93,8 @@ class NodeFacts:
     confinement: str = ""
     warnings: tuple[str, ...] = ()
     """What is weaker here than it should be, in plain words (emulated CPU, no cgroups)."""
+    subnet: str = ""
+    """Of its VMs; empty: it does not tell."""
     disk_free_bytes: int | None = None
     """What disks may have now; None: it does not tell, all of `disk_bytes`."""
     cpu_overcommit: int = CPU_OVERCOMMIT
@@ -127,6 +149,8 @@ class Node:
     facts: NodeFacts
     health: NodeHealth = NodeHealth.READY
     scheduling: Scheduling = Scheduling.OPEN
+    drain: DrainOrder | None = None
+    """While it is emptied."""
     epoch: int = 1
     last_heard_at: float
     """By the control plane's own clock."""

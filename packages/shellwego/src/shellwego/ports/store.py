@@ -24,6 +24,7 @@ from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.invitations import Invitation
+from shellwego.core.joins import JoinToken, NodeAuthority, NodeKey
 from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
@@ -134,6 +135,12 @@ class Transaction(Protocol):
     @property
     def nodes(self) -> Table[Node]: ...
     @property
+    def join_tokens(self) -> Table[JoinToken]: ...
+    @property
+    def node_keys(self) -> Table[NodeKey]: ...
+    @property
+    def node_authorities(self) -> Table[NodeAuthority]: ...
+    @property
     def images(self) -> Table[Image]: ...
     @property
     def edges(self) -> Table[Edge]: ...
@@ -182,8 +189,11 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "apps": ("project_id", "name", "hostname", "created_at", "deleting"),
     "releases": ("app_id", "number"),
     "deployments": ("app_id", "state", "created_at"),
-    "instances": ("app_id", "node_id", "phase", "desired", "sleep", "owner", "created_at"),
-    "nodes": ("name", "health", "created_at"),
+    "instances": ("app_id", "node_id", "phase", "desired", "sleep", "eviction", "owner", "created_at"),
+    "nodes": ("name", "health", "scheduling", "created_at"),
+    "join_tokens": ("secret_hash", "created_at"),
+    "node_keys": ("fingerprint", "member_id", "authority_id", "expires_at", "created_at"),
+    "node_authorities": ("created_at",),
     "images": ("project_id", "reference", "digest", "state", "created_at"),
     "edges": ("name",),
     "events": ("seq", "project_id", "organization_id", "type", "resource", "severity", "actor", "time"),
@@ -209,6 +219,8 @@ UNIQUE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "apps": (("project_id", "name"), ("hostname",)),
     "releases": (("app_id", "number"),),
     "nodes": (("name",),),
+    "join_tokens": (("secret_hash",),),
+    "node_keys": (("fingerprint",),),
     "edges": (("name",),),
     "secrets": (("project_id", "name"),),
     "secret_versions": (("secret_id", "number"),),

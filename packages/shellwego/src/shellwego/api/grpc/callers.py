@@ -22,7 +22,7 @@ from plasmavmc.rpc.gate import Context, current_call
 from plasmavmc.types import Scope as EngineScope
 from shellwego.api.grpc.errors import told, translated
 from shellwego.api.grpc.permissions import PERMISSIONS
-from shellwego.api.grpc.scopes import scope_in, scope_out
+from shellwego.api.grpc.scopes import APP_ID_LABEL, APP_LABEL, scope_in, scope_out
 from shellwego.api.ratelimit import RateLimiter
 from shellwego.control.authentication import Authenticator, refused
 from shellwego.control.authorization import Access, Question, judge, realm
@@ -122,7 +122,10 @@ class TokenAuthorizer:
 
     async def authorize_all(self, principal: Principal, requests: Sequence[Request]) -> tuple[Decision, ...]:
         holder = _holder(principal)
-        questions = [Question(PERMISSIONS[each.action], scope_in(each.scope), each.resource) for each in requests]
+        questions = [
+            Question(PERMISSIONS[each.action], scope_in(each.scope), each.resource, each.labels.get(APP_LABEL, ""))
+            for each in requests
+        ]
         with translated():
             decisions = await judge(self._control, holder.held, holder.caller, questions)
         return tuple(Decision(decision.allowed, decision.reason) for decision in decisions)
@@ -137,7 +140,11 @@ class TokenAuthorizer:
             held = realm(tx, now, PERMISSIONS[action])
             if held.everything:
                 return EVERYTHING
-            return Reach(orgs=held.organizations, projects=frozenset(scope_out(scope) for scope in held.projects))
+            return Reach(
+                orgs=held.organizations,
+                projects=frozenset(scope_out(scope) for scope in held.projects),
+                labelled=frozenset((scope_out(scope), APP_ID_LABEL, scope.app_id) for scope in held.apps),
+            )
 
         with translated():
             return await self._control.read(look)

@@ -19,7 +19,7 @@ from plasmavmc.types import (
     VmSpec,
     VmStatus,
 )
-from shellwego.api.grpc.scopes import scope_out
+from shellwego.api.grpc.scopes import APP_ID_LABEL, APP_LABEL, scope_out
 from shellwego.control.scopes import Scope
 from shellwego.control.vms import KnownVm
 from shellwego.core import images, nodes
@@ -67,8 +67,8 @@ def vm_view(known: KnownVm) -> Vm:
 def _labels(known: KnownVm) -> dict[str, str]:
     instance = known.instance
     return {
-        "app": known.app.name,
-        "app_id": known.app.id,
+        APP_LABEL: known.app.name,
+        APP_ID_LABEL: known.app.id,
         "process": instance.process,
         "slot": str(instance.slot),
         "owner": instance.owner.value,

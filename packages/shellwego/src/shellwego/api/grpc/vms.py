@@ -27,7 +27,7 @@ from plasmavmc.types import CopyTarget, ExecSpec, ForkIdentity, LogLine, LogStre
 from shellwego.api.grpc.callers import Callers
 from shellwego.api.grpc.errors import not_offered, translated
 from shellwego.api.grpc.feed import VmFeed
-from shellwego.api.grpc.scopes import scope_out
+from shellwego.api.grpc.scopes import APP_ID_LABEL, APP_LABEL, scope_out
 from shellwego.api.grpc.sessions import StreamSession
 from shellwego.api.grpc.views import vm_view
 from shellwego.control import runs, sleep
@@ -50,7 +50,7 @@ from shellwego.wire import subjects
 
 _NOT_THERE_YET = (Phase.PENDING, Phase.ASSIGNED)
 _MAY_FALL_ASLEEP = (Phase.HEALTHY, Phase.UNHEALTHY, Phase.STARTING)
-APP_LABEL, PROCESS_LABEL = "app", "process"
+PROCESS_LABEL = "process"
 _DEFAULT = VmSpec("", engine.Scope("", ""), "", "")
 _UNCHANGED = (
     "entrypoint", "env", "user", "workdir", "files", "networks", "volumes", "hostname", "stop_signal", "stop_grace_s",
@@ -185,7 +185,7 @@ class PlatformVms:
 
     async def list_vms(self, chosen: VmFilter, reach: Reach, *, after: str, limit: int) -> Sequence[Vm]:
         def look(tx: Transaction) -> tuple[Vm, ...]:
-            views = (vm_view(known) for known in known_vms(tx, after) if reach.covers(scope_out(known.scope)))
+            views = (vm_view(known) for known in known_vms(tx, after) if _reaches(reach, known))
             return tuple(islice((view for view in views if chosen.admits(view)), limit))
 
         with translated():
@@ -286,6 +286,10 @@ class PlatformVms:
                 if done(known):
                     break
         return vm_view(known)
+
+
+def _reaches(reach: Reach, vm: KnownVm) -> bool:
+    return reach.covers(scope_out(vm.scope), {APP_ID_LABEL: vm.app.id})
 
 
 def _is_awake(vm: KnownVm) -> bool:

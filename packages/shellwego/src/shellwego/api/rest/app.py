@@ -30,6 +30,7 @@ from shellwego.api.rest.routes import (
     images,
     instances,
     invitations,
+    joins,
     logs,
     masterkeys,
     nodes,
@@ -49,6 +50,7 @@ from shellwego.api.rest.views import AppUrl
 from shellwego.control.authentication import Authenticator
 from shellwego.control.identity import Identity
 from shellwego.control.imagework import ImageWork
+from shellwego.control.nodeauthority import NodeAuthorities
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
 from shellwego.core.egress import Network
@@ -73,6 +75,7 @@ _ROUTERS = (
     instances.router,
     logs.router,
     images.router,
+    joins.router,
     nodes.router,
     secrets.router,
     masterkeys.router,
@@ -97,9 +100,11 @@ def create_app(
     identity: Identity,
     limiter: RateLimiter | None = None,
     open_organizations: bool = False,
+    node_urls: tuple[str, ...] = (),
 ) -> FastAPI:
     """The application. `spool_dir` is emptied when it starts; `http_port` is the edge's, for the URLs of apps;
-    `limiter` is shared with whatever else takes the same tokens; `open_organizations`: every user may make organizations.
+    `limiter` is shared with whatever else takes the same tokens; `open_organizations`: every user may make organizations;
+    `node_urls`: where hosts that join find the node port, if there is one.
 
     Raises:
         RuntimeError: a route goes around the guard.
@@ -118,6 +123,8 @@ def create_app(
         open_organizations=open_organizations,
         identity=identity,
         sealer=sealer,
+        authorities=NodeAuthorities(control, sealer),
+        node_urls=node_urls,
     )
 
     @asynccontextmanager

@@ -16,6 +16,7 @@ from shellwego.api.rest.views import AppUrl
 from shellwego.control.authentication import Authenticator
 from shellwego.control.identity import Identity
 from shellwego.control.imagework import ImageWork
+from shellwego.control.nodeauthority import NodeAuthorities
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
 from shellwego.core.egress import Network
@@ -37,6 +38,9 @@ class Context:
     limiter: RateLimiter
     identity: Identity
     sealer: Sealer
+    authorities: NodeAuthorities
+    node_urls: tuple[str, ...]
+    """Where hosts reach the node port of this platform's servers; empty: nowhere."""
     open_organizations: bool = False
     metrics: Metrics = field(default_factory=Metrics)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

@@ -146,9 +146,12 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 def _allowed(request: Request) -> str:
-    """All methods at this path (RFC 9110, section 15.5.6); the router tells those of one route only."""
+    """All methods at this path (RFC 9110, section 15.5.6); the router tells those of one route only. Where a path is fixed,
+    what takes its last part for a name is another resource."""
     routes = [route for route in request.app.routes if isinstance(route, Route)]
-    fitting = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    found = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    fewest = min((len(route.param_convertors) for route in found), default=0)
+    fitting = [route for route in found if len(route.param_convertors) == fewest]
     return ", ".join(sorted({method for route in fitting for method in route.methods or ()}))
 
 

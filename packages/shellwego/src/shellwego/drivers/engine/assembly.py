@@ -78,6 +78,7 @@ async def open_plasma(
         upkeep=engine.upkeep,
         backends=lambda: tuple(_backend(status) for status in engine.parts.registry.statuses()),
         disk_dir=engine.disk_dir,
+        subnet=str(engine.subnet),
         version=version,
         confinement=lambda: link.confinement,
         processes=lambda: tuple(ProcessId(pid, start_time) for pid, start_time in edge_processes()),

@@ -186,6 +186,7 @@ class PlasmaEngine:
         disk_dir: Path,
         version: str,
         confinement: Callable[[], str],
+        subnet: str = "",
         probe: Probe | None = None,
         upkeep: Upkeep | None = None,
         processes: Callable[[], tuple[ProcessId, ...]] = tuple,
@@ -199,6 +200,7 @@ class PlasmaEngine:
         self._disk_dir = disk_dir
         self._version = version
         self._confinement = confinement
+        self._subnet = subnet
         self._seen = -1
         self._stops: dict[str, asyncio.Task[Vm]] = {}
 
@@ -221,6 +223,7 @@ class PlasmaEngine:
             backends=backends,
             confinement=self._confinement(),
             warnings=_warnings(backends, self._confinement()),
+            subnet=self._subnet,
             disk_free_bytes=capacity.disk_free_bytes(self._disk_dir),
         )
 

@@ -23,6 +23,7 @@ from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.invitations import Invitation
+from shellwego.core.joins import JoinToken, NodeAuthority, NodeKey
 from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
@@ -214,6 +215,9 @@ class MemoryTransaction:
     deployments: MemoryTable[Deployment]
     instances: MemoryTable[Instance]
     nodes: MemoryTable[Node]
+    join_tokens: MemoryTable[JoinToken]
+    node_keys: MemoryTable[NodeKey]
+    node_authorities: MemoryTable[NodeAuthority]
     images: MemoryTable[Image]
     edges: MemoryTable[Edge]
     events: MemoryTable[Event]

@@ -34,7 +34,7 @@ from shellwego.core.errors import ConflictError, ShellWeGoError, UnavailableErro
 from shellwego.drivers.store.location import PostgresUrl
 from shellwego.drivers.store.migrate import check_schema, upgrade
 from shellwego.drivers.store.schema import TABLES
-from shellwego.drivers.store.sql import Scope, SqlTransaction, call
+from shellwego.drivers.store.sql import Scope, SqlTransaction, call, refusal
 from shellwego.drivers.store.turns import Turns
 from shellwego.ports.clock import Clock
 from shellwego.ports.store import UNIQUE, Transaction
@@ -148,7 +148,12 @@ def _keys() -> Mapping[str, Sequence[str]]:
 _KEYS = _keys()
 
 
-class _Scope(Scope):
+def _violated_key(error: IntegrityError) -> Sequence[str] | None:
+    diagnosis = getattr(error.orig, "diag", None)
+    return _KEYS.get(str(getattr(diagnosis, "constraint_name", "")))
+
+
+class _Scope(Scope[sa.Connection]):
     """One try of a transaction; `spoilt` once it cannot be committed any more, whatever its function makes of that."""
 
     def __init__(self, connection: sa.Connection, *, writable: bool) -> None:
@@ -161,6 +166,9 @@ class _Scope(Scope):
     def spoilt(self) -> bool:
         return self._met_another or self._driver.info.transaction_status != TransactionStatus.INTRANS
 
+    def rows(self, statement: sa.Select[Any], values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        return self.read().execute(statement, values).all()
+
     def change(self, table: sa.Table, statement: sa.Insert | sa.Update | sa.Delete, values: Mapping[str, Any]) -> int:
         connection = self.write()
         if statement.is_delete or (statement.is_update and table.name not in UNIQUE):
@@ -171,15 +179,11 @@ class _Scope(Scope):
             return connection.execute(statement, values).rowcount
         except IntegrityError as error:
             self._driver.execute("ROLLBACK TO w", prepare=False)
-            key = self.violated_key(table, error)
+            key = _violated_key(error)
             if key is not None and not self._sees(table, key, values):
                 self._met_another = True
                 raise _Again from None
-            raise self.refusal(table, error) from None  # the error's text may hold the row
-
-    def violated_key(self, table: sa.Table, error: IntegrityError) -> Sequence[str] | None:
-        diagnosis = getattr(error.orig, "diag", None)
-        return _KEYS.get(str(getattr(diagnosis, "constraint_name", "")))
+            raise refusal(table, key) from None  # the error's text may hold the row
 
     def _sees(self, table: sa.Table, key: Sequence[str], values: Mapping[str, Any]) -> bool:
         holder = sa.select(table.c.id).where(*(table.c[field] == values[field] for field in key))
@@ -287,7 +291,7 @@ class PostgresStore:
             finally:
                 scope.open = False
 
-    def _now(self, scope: Scope) -> float:
+    def _now(self, scope: _Scope) -> float:
         if self._clock is not None:
             return self._clock.now()
         return float(scope.read().exec_driver_sql(_NOW).scalar_one())

@@ -17,6 +17,8 @@ import msgspec
 E = TypeVar("E")
 
 _PLAIN = (str, int, float, bool)
+_NUMBERED = (float, bool)
+"""What a database may give as a whole number."""
 _encode_json = msgspec.json.Encoder(enc_hook=dict).encode  # for mappings that are not dictionaries
 
 
@@ -32,7 +34,8 @@ def _codec(hint: Any) -> _Codec:
     optional = isinstance(hint, UnionType) and len(members) < len(get_args(hint))
     kind = members[0] if optional and len(members) == 1 else hint
     if kind in _PLAIN:
-        return _Codec(None, float if kind is float and not optional else None)
+        convert = kind if kind in _NUMBERED else None
+        return _Codec(None, _unless_none(convert) if convert and optional else convert)
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return _Codec(str, kind)
     decode = msgspec.json.Decoder(kind).decode

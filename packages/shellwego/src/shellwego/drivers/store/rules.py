@@ -15,6 +15,7 @@ from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.invitations import Invitation
+from shellwego.core.joins import JoinToken, NodeAuthority, NodeKey
 from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
@@ -41,6 +42,9 @@ ENTITIES: Mapping[str, type] = {
     "deployments": Deployment,
     "instances": Instance,
     "nodes": Node,
+    "join_tokens": JoinToken,
+    "node_keys": NodeKey,
+    "node_authorities": NodeAuthority,
     "images": Image,
     "edges": Edge,
     "events": Event,

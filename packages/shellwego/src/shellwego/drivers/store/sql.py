@@ -1,8 +1,8 @@
-"""Tables and transactions over an SQLAlchemy connection, for every SQL driver.
+"""Tables and transactions over a connection, for every SQL driver.
 
-The driver owns the connection, begins and ends the transaction, and says what its database does of a refused statement.
-Statements are built from the names of columns and bound parameters only, once for each form of a question: building one
-costs several times what asking it does, and every loop asks at every hint. SQLAlchemy keeps them compiled.
+The driver owns the connection, begins and ends the transaction, runs statements, and says what its database does of one
+that it refused. Statements are built from the names of columns and bound parameters only, once for each form of a question:
+building one costs several times what asking it does, and every loop asks at every hint. Drivers keep them compiled.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
@@ -27,6 +26,7 @@ from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
 from shellwego.core.invitations import Invitation
+from shellwego.core.joins import JoinToken, NodeAuthority, NodeKey
 from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
@@ -41,6 +41,7 @@ from shellwego.ports.store import Op, Order, Scalar, Transaction, Where
 
 E = TypeVar("E")
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 class _Versioned(Protocol):
@@ -104,13 +105,13 @@ _CONDITIONS: Mapping[Op, Callable[[Any, Any], sa.ColumnElement[bool]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
+class _Form(NamedTuple):
     """A question without its values, which are bound by name: `c0`, `c1`, …, `after_field`, `after_id`, `limit`."""
 
     conditions: tuple[tuple[str, Op], ...]
-    order: Order | None = None
-    """None: how many there are."""
+    order_field: str = ""
+    """Empty: how many there are."""
+    descending: bool = False
     limited: bool = False
     continued: bool = False
 
@@ -119,15 +120,15 @@ class _Form:
 def _statement(shape: _Shape[Any], form: _Form) -> sa.Select[Any]:
     columns = shape.table.c
     fulfilled = _fulfilled(shape, form.conditions)
-    if form.order is None:
+    if not form.order_field:
         return sa.select(sa.func.count()).select_from(shape.table).where(*fulfilled)
     statement = sa.select(*shape.columns).where(*fulfilled)
-    place = [columns[form.order.field], columns.id]
+    place = [columns[form.order_field], columns.id]
     if form.continued:
-        beyond = operator.lt if form.order.descending else operator.gt
+        beyond = operator.lt if form.descending else operator.gt
         known = [sa.bindparam(name, type_=column.type) for name, column in zip(_AFTER, place, strict=True)]
         statement = statement.where(beyond(sa.tuple_(*place), sa.tuple_(*known)))
-    statement = statement.order_by(*(column.desc() if form.order.descending else column.asc() for column in place))
+    statement = statement.order_by(*(column.desc() if form.descending else column.asc() for column in place))
     return statement.limit(sa.bindparam("limit", type_=sa.Integer)) if form.limited else statement
 
 
@@ -163,47 +164,45 @@ def _bound(where: Where) -> Scalar | list[Scalar] | str:
     return list(where.value) if isinstance(where.value, tuple) else where.value
 
 
-class Scope(ABC):
-    """The life of one transaction; each driver has its own."""
+class Scope(ABC, Generic[C]):
+    """The life of one transaction over a connection of the type `C`; each driver has its own."""
 
-    def __init__(self, connection: sa.Connection, *, writable: bool) -> None:
+    def __init__(self, connection: C, *, writable: bool) -> None:
         self._connection = connection
         self._writable = writable
         self.open = True
 
-    def read(self) -> sa.Connection:
+    def read(self) -> C:
         """The connection, while the transaction lasts."""
         if not self.open:
             raise RuntimeError("the transaction is over; a use case must not keep it")
         return self._connection
 
-    def write(self) -> sa.Connection:
+    def write(self) -> C:
         """The connection, where the transaction may write."""
         if not self._writable:
             raise RuntimeError("a read must not write; use transact")
         return self.read()
 
+    @abstractmethod
+    def rows(self, statement: sa.Select[Any], values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """What a question finds."""
+
+    @abstractmethod
     def change(self, table: sa.Table, statement: sa.Insert | sa.Update | sa.Delete, values: Mapping[str, Any]) -> int:
         """Run a statement that writes; returns how many rows it met. One that is refused leaves the transaction usable.
 
         Raises:
             ConflictError: a unique key is taken.
         """
-        try:
-            return self.write().execute(statement, values).rowcount
-        except IntegrityError as error:
-            raise self.refusal(table, error) from None  # the error's text may hold the row
 
-    def refusal(self, table: sa.Table, error: IntegrityError) -> Exception:
-        """What is told of a row that the database refused."""
-        key = self.violated_key(table, error)
-        if key is None:
-            return RuntimeError(f"the database refused a row of {table.name} that breaks no unique key")
-        return taken(table.name, key)
 
-    @abstractmethod
-    def violated_key(self, table: sa.Table, error: IntegrityError) -> Sequence[str] | None:
-        """The fields of the unique key that is taken; None where it was something else."""
+def refusal(table: sa.Table, key: Sequence[str] | None) -> Exception:
+    """What is told of a row that the database refused, by the fields of the unique key that is taken; None where it was
+    something else. The database's own words are not: they may hold the row."""
+    if key is None:
+        return RuntimeError(f"the database refused a row of {table.name} that breaks no unique key")
+    return taken(table.name, key)
 
 
 def call(fn: Callable[[Transaction], T], tx: Transaction) -> T:
@@ -217,15 +216,15 @@ def call(fn: Callable[[Transaction], T], tx: Transaction) -> T:
 class SqlTable(Generic[E]):
     """See `ports.store.Table`."""
 
-    def __init__(self, scope: Scope, shape: _Shape[E]) -> None:
+    def __init__(self, scope: Scope[Any], shape: _Shape[E]) -> None:
         self._scope = scope
         self._shape = shape
 
     def get(self, id_: str) -> E | None:
         if not is_possible_id(self._shape.name, id_):
             return None
-        row = self._scope.read().execute(self._shape.by_id, {"key": id_}).one_or_none()
-        return None if row is None else self._shape.mapper.to_entity(row)
+        rows = self._scope.rows(self._shape.by_id, {"key": id_})
+        return self._shape.mapper.to_entity(rows[0]) if rows else None
 
     def insert(self, entity: E) -> E:
         self._write(self._shape.insert, self._row(entity))
@@ -257,12 +256,14 @@ class SqlTable(Generic[E]):
         asked = possible(self._shape.name, conditions)
         if asked is None:
             return []
-        form = _Form(_forms(asked), order, limited=limit is not None, continued=after is not None)
-        values = {**_values(asked), **dict(zip(_AFTER, after or (), strict=False))}
+        form = _Form(_forms(asked), order.field, order.descending, limit is not None, after is not None)
+        values = _values(asked)
+        if after is not None:
+            values.update(zip(_AFTER, after, strict=True))
         if limit is not None:
             values["limit"] = limit
-        rows = self._scope.read().execute(_statement(self._shape, form), values)
-        return [self._shape.mapper.to_entity(row) for row in rows]
+        to_entity = self._shape.mapper.to_entity
+        return [to_entity(row) for row in self._scope.rows(_statement(self._shape, form), values)]
 
     def count(self, *conditions: Where) -> int:
         check_question(self._shape.name, conditions, BY_ID)
@@ -270,7 +271,7 @@ class SqlTable(Generic[E]):
         if asked is None:
             return 0
         statement = _statement(self._shape, _Form(_forms(asked)))
-        return int(self._scope.read().execute(statement, _values(asked)).scalar_one())
+        return int(self._scope.rows(statement, _values(asked))[0][0])
 
     def sums(self, by: str, fields: Sequence[str], *conditions: Where) -> dict[str, tuple[int, ...]]:
         check_question(self._shape.name, conditions, Order(by))
@@ -278,7 +279,7 @@ class SqlTable(Generic[E]):
         if asked is None:
             return {}
         statement = _sums(self._shape, _forms(asked), by, tuple(fields))
-        rows = self._scope.read().execute(statement, _values(asked))
+        rows = self._scope.rows(statement, _values(asked))
         return {value: tuple(map(int, amounts)) for value, *amounts in rows}
 
     def _row(self, entity: E) -> Mapping[str, Any]:
@@ -317,6 +318,9 @@ class SqlTransaction:
     deployments: SqlTable[Deployment]
     instances: SqlTable[Instance]
     nodes: SqlTable[Node]
+    join_tokens: SqlTable[JoinToken]
+    node_keys: SqlTable[NodeKey]
+    node_authorities: SqlTable[NodeAuthority]
     images: SqlTable[Image]
     edges: SqlTable[Edge]
     events: SqlTable[Event]
@@ -331,11 +335,19 @@ class SqlTransaction:
     data_keys: SqlTable[DataKey]
     master_keys: SqlTable[MasterKey]
 
-    def __init__(self, scope: Scope, now: Callable[[], float]) -> None:
+    def __init__(self, scope: Scope[Any], now: Callable[[], float]) -> None:
+        self._scope = scope
         self._ask_now = now
         self._now: float | None = None
-        for name, shape in _SHAPES.items():
-            setattr(self, name, SqlTable(scope, shape))
+
+    def __getattr__(self, name: str) -> SqlTable[Any]:
+        """A table, made when it is first asked for: most transactions ask two or three of them."""
+        shape = _SHAPES.get(name)
+        if shape is None:
+            raise AttributeError(name)
+        table = SqlTable(self._scope, shape)
+        setattr(self, name, table)
+        return table
 
     def now(self) -> float:
         if self._now is None:

@@ -8,7 +8,8 @@ told of success before the COMMIT returned, and with it the fsync (`synchronous=
 Trap: after some errors (disk full, I/O) SQLite rolls the whole transaction back by itself, the neighbours in the batch
 included. Then the whole batch fails with `UnavailableError`, and each may be tried again.
 
-The connection is in the driver's autocommit mode, so that BEGIN, SAVEPOINT and COMMIT are exactly those written here.
+The connection is in the driver's autocommit mode, so that BEGIN, SAVEPOINT and COMMIT are exactly those written here. It
+is the standard library's: SQLAlchemy writes the statements (`sqlite_plans`) and sees nothing of what is asked and answered.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,12 +27,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.exc import DBAPIError
 
 from shellwego.core.errors import UnavailableError
 from shellwego.drivers.store.migrate import check_schema, upgrade
-from shellwego.drivers.store.sql import Scope, SqlTransaction, call
+from shellwego.drivers.store.sql import Scope, SqlTransaction, call, refusal
+from shellwego.drivers.store.sqlite_plans import PLANS_KEPT, plan
 from shellwego.ports.clock import Clock
 from shellwego.ports.store import Transaction
 
@@ -55,52 +56,59 @@ def open_sqlite(path: Path, clock: Clock) -> SqliteStore:
         check_schema(path)
     except OSError as error:
         raise UnavailableError("store-unavailable", f"cannot open {path}: {error.strerror}") from error
-    except (DBAPIError, sqlite3.Error) as error:
+    except DBAPIError as error:
+        raise _unavailable(error.orig or error, f"the database {path}") from error
+    except sqlite3.Error as error:
         raise _unavailable(error, f"the database {path}") from error
     return SqliteStore(path, clock)
 
 
-def _engine(path: Path) -> sa.Engine:
-    engine = sa.create_engine(
-        "sqlite://",
-        creator=lambda: sqlite3.connect(path, isolation_level=None, check_same_thread=False),
-        poolclass=NullPool,
-        isolation_level="AUTOCOMMIT",
-        hide_parameters=True,  # errors are logged, and rows hold secrets
+class Connection(sqlite3.Connection):
+    """To the database, as the store uses it; tests watch what it is asked."""
+
+
+def _connect(path: Path) -> Connection:
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, cached_statements=PLANS_KEPT, factory=Connection
     )
-    sa.event.listen(engine, "connect", _prepare)
-    return engine
-
-
-def _prepare(connection: Any, _: object) -> None:
     connection.create_function("lower", 1, str.lower, deterministic=True)  # SQLite's own knows ASCII only
     for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}"):
         connection.execute(f"PRAGMA {pragma}")
+    return connection
 
 
-class _Scope(Scope):
-    def violated_key(self, table: sa.Table, error: IntegrityError) -> list[str] | None:
-        """`UNIQUE constraint failed: apps.project_id, apps.name` → the fields."""
-        fault, _, columns = str(error.orig).partition(": ")
-        if fault != "UNIQUE constraint failed":
-            return None
-        return [column.removeprefix(f"{table.name}.") for column in columns.split(", ")]
+class _Scope(Scope[Connection]):
+    def rows(self, statement: sa.Select[Any], values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        found = plan(statement, values)
+        return self.read().execute(found.sql, found.values(values)).fetchall()
+
+    def change(self, table: sa.Table, statement: sa.Insert | sa.Update | sa.Delete, values: Mapping[str, Any]) -> int:
+        found = plan(statement, values)
+        try:
+            return self.write().execute(found.sql, found.values(values)).rowcount
+        except sqlite3.IntegrityError as error:
+            raise refusal(table, _violated_key(table, error)) from None  # the error's text may hold the row
 
 
-def _unavailable(error: Exception, what: str = "the database") -> UnavailableError:
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    if getattr(cause, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+def _violated_key(table: sa.Table, error: sqlite3.IntegrityError) -> list[str] | None:
+    """`UNIQUE constraint failed: apps.project_id, apps.name` → the fields."""
+    fault, _, columns = str(error).partition(": ")
+    if fault != "UNIQUE constraint failed":
+        return None
+    return [column.removeprefix(f"{table.name}.") for column in columns.split(", ")]
+
+
+def _unavailable(error: BaseException, what: str = "the database") -> UnavailableError:
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
         return UnavailableError(
             "disk-full", "the disk of the platform's database is full", resolution="Free space; nothing was lost."
         )
-    return UnavailableError("store-unavailable", f"{what} does not answer: {cause}")
+    return UnavailableError("store-unavailable", f"{what} does not answer: {error}")
 
 
 def _is_outage(error: BaseException) -> bool:
     """The database's trouble, not the caller's: no space, I/O error, locked by another process, corrupt."""
-    if not isinstance(error, DBAPIError):
-        return False
-    return isinstance(error.orig, sqlite3.OperationalError) or type(error.orig) is sqlite3.DatabaseError
+    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
 
 
 @dataclass(slots=True, eq=False)
@@ -132,7 +140,7 @@ def _deliver(jobs: list[_Job]) -> None:
 class _Writer:
     """The thread that writes."""
 
-    connection: sa.Connection
+    connection: Connection
     clock: Clock
     jobs: queue.SimpleQueue[_Job | None] = field(default_factory=queue.SimpleQueue)
 
@@ -153,10 +161,10 @@ class _Writer:
 
     def _commit(self, batch: list[_Job]) -> None:
         try:
-            self._sql("BEGIN IMMEDIATE")
+            self.connection.execute("BEGIN IMMEDIATE")
             for job in batch:
                 self._run(job)
-            self._sql("COMMIT")
+            self.connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - this thread must outlive everything, or all callers hang
             self._undo_all()
             for job in batch:
@@ -170,9 +178,9 @@ class _Writer:
         """Run one function within its savepoint.
 
         Raises:
-            DBAPIError: the database fails; SQLite may have rolled all back.
+            sqlite3.DatabaseError: the database fails; SQLite may have rolled all back.
         """
-        self._sql("SAVEPOINT job")
+        self.connection.execute("SAVEPOINT job")
         scope = _Scope(self.connection, writable=True)
         try:
             job.result = call(job.fn, SqlTransaction(scope, self.clock.now))
@@ -180,19 +188,15 @@ class _Writer:
             if _is_outage(error):
                 raise
             job.error = error
-            self._sql("ROLLBACK TO job")
+            self.connection.execute("ROLLBACK TO job")
         finally:
             scope.open = False
-        self._sql("RELEASE job")
+        self.connection.execute("RELEASE job")
 
     def _undo_all(self) -> None:
-        driver: Any = self.connection.connection.driver_connection
-        if driver.in_transaction:
-            with suppress(DBAPIError):  # then BEGIN fails, and it is tried again
-                self._sql("ROLLBACK")
-
-    def _sql(self, statement: str) -> None:
-        self.connection.exec_driver_sql(statement)
+        if self.connection.in_transaction:
+            with suppress(sqlite3.Error):  # then BEGIN fails, and it is tried again
+                self.connection.execute("ROLLBACK")
 
 
 class SqliteStore:
@@ -200,12 +204,12 @@ class SqliteStore:
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._clock = clock
-        self._engine = _engine(path)
-        self._writer = _Writer(self._engine.connect(), clock)
+        self._path = path
+        self._writer = _Writer(_connect(path), clock)
         self._thread = threading.Thread(target=self._writer.run, name="store-writer", daemon=True)
         self._thread.start()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
-        self._idle: list[sa.Connection] = []
+        self._idle: list[Connection] = []
         self._closed = False
 
     async def transact(self, fn: Callable[[Transaction], T]) -> T:
@@ -239,7 +243,7 @@ class SqliteStore:
             scope = _Scope(connection, writable=False)
             try:
                 return call(fn, SqlTransaction(scope, self._clock.now))
-            except DBAPIError as error:
+            except sqlite3.Error as error:
                 if _is_outage(error):
                     raise _unavailable(error) from error
                 raise
@@ -247,20 +251,20 @@ class SqliteStore:
                 scope.open = False
 
     @contextmanager
-    def _snapshot(self) -> Iterator[sa.Connection]:
+    def _snapshot(self) -> Iterator[Connection]:
         """A connection that sees one moment (WAL) and cannot write."""
         try:
             connection = self._idle.pop()
         except IndexError:
             connection = self._open_reader()
-        connection.exec_driver_sql("BEGIN")
+        connection.execute("BEGIN")
         try:
             yield connection
         finally:
-            connection.exec_driver_sql("ROLLBACK")
+            connection.execute("ROLLBACK")
             self._idle.append(connection)
 
-    def _open_reader(self) -> sa.Connection:
-        connection = self._engine.connect()
-        connection.exec_driver_sql("PRAGMA query_only=ON")
+    def _open_reader(self) -> Connection:
+        connection = _connect(self._path)
+        connection.execute("PRAGMA query_only=ON")
         return connection

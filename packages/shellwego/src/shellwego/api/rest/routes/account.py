@@ -65,7 +65,7 @@ async def update_user(*, access: Granted, body: UserUpdate, if_match: IfMatch) -
         if_match.check(tokens.own_user(unit.tx, access.principal).version)
         return _told(unit, access, rename(unit, access.principal, body.name))
 
-    return respond(await access.own(work))
+    return respond(await access.own_once(work))
 
 
 def _told(unit: Unit, access: Access, user: User) -> Answer:
@@ -144,5 +144,5 @@ async def create_token(*, access: Granted, body: TokenCreate) -> Response:
 async def revoke_token(*, access: Granted, token: Id) -> Response:
     """Make one of the caller's tokens void within a second, and all that it made."""
     return respond(
-        await access.own(lambda unit: body_answer(token_view(tokens.revoke_token(unit, access.principal, token))))
+        await access.own_once(lambda unit: body_answer(token_view(tokens.revoke_token(unit, access.principal, token))))
     )

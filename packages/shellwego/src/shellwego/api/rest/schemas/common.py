@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 
 from shellwego.control.pages import E, Page
 from shellwego.core.quantities import parse_share, parse_size
@@ -16,9 +24,19 @@ _CPU_CORES = re.compile(r"\d{1,3}(\.\d{1,3})?", re.ASCII)
 
 
 class Body(BaseModel):
-    """A request's body: no coercion, no unknown field, no infinity."""
+    """A request's body: no coercion, no unknown field, no infinity, no text with the character NUL."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    may_hold_nul: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose text is handed on and not kept."""
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_nul(cls, value: object, info: ValidationInfo) -> object:
+        """No name or text holds it, and not every store and terminal can be given it."""
+        if isinstance(value, str) and "\0" in value and info.field_name not in cls.may_hold_nul:
+            raise ValueError("holds the character NUL")
+        return value
 
 
 class View(BaseModel):

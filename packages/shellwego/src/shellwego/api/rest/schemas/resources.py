@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from shellwego.api.rest.schemas.common import Arguments, Body, Name, Pagination, Size, View, when, when_or_none
+from shellwego.api.rest.schemas.nodes import DrainView
 from shellwego.core.apps import Release
 from shellwego.core.events import Event
 from shellwego.core.images import Image
@@ -132,6 +133,8 @@ class NodeView(View):
     hostname: str
     health: str
     scheduling: str
+    drain: DrainView | None
+    """While it is emptied."""
     epoch: int
     version: str
     cpu_milli: int
@@ -188,6 +191,7 @@ class LogList(View):
 class ExecBody(Body):
     """A command to run in an instance to its end. `stdin` is text; output beyond 256 KiB each is dropped."""
 
+    may_hold_nul = frozenset({"stdin"})
     command: Annotated[Arguments, Field(min_length=1)]
     instance: Annotated[str, Field(max_length=64)] | None = None
     process: Name | None = None
@@ -263,7 +267,7 @@ def image_view(image: Image) -> ImageView:
     )
 
 
-def node_view(node: Node, instances: int) -> NodeView:
+def node_view(node: Node, instances: int, drain: DrainView | None) -> NodeView:
     facts = node.facts
     return NodeView(
         id=node.id,
@@ -274,6 +278,7 @@ def node_view(node: Node, instances: int) -> NodeView:
         hostname=facts.hostname,
         health=node.health.value,
         scheduling=node.scheduling.value,
+        drain=drain,
         epoch=node.epoch,
         version=facts.version,
         cpu_milli=facts.cpu_milli,

@@ -1,0 +1,80 @@
+"""The keys that nodes and edges are known by: who speaks with one, and how a door is closed.
+
+A look-up is kept for half a second, because every call of every node asks; a key that is retired, or whose node is removed,
+is let in no longer than that.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import replace
+
+from shellwego.control.joins import find_key, refused_key
+from shellwego.control.unit import Control, Unit
+from shellwego.core.joins import MemberKind, NodeKey
+from shellwego.core.nodecallers import Caller, EdgeCaller, NodeCaller
+from shellwego.ports.store import Transaction, eq
+
+_KEPT_S = 0.5
+_KEPT = 16_384
+
+
+class NodeIdentity:
+    """From the key of a connection to who speaks."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._known: OrderedDict[str, tuple[float, Caller]] = OrderedDict()
+
+    async def identify(self, fingerprint: str) -> Caller:
+        """Who holds this key (SHA-256 of its SubjectPublicKeyInfo, in hex).
+
+        Raises:
+            ForbiddenError: it is unknown, retired or expired, or its node is gone; which of these is not told.
+        """
+        now = self._control.clock.monotonic()
+        at, known = self._known.get(fingerprint, (0.0, None))
+        if known is not None and now - at < _KEPT_S:
+            return known
+        self._known.pop(fingerprint, None)
+        caller = await self._control.read(lambda tx: look_up(tx, fingerprint))
+        self._known[fingerprint] = (now, caller)
+        if len(self._known) > _KEPT:
+            self._known.popitem(last=False)
+        return caller
+
+
+def look_up(tx: Transaction, fingerprint: str) -> Caller:
+    """Who holds this key; raises as `NodeIdentity.identify`."""
+    key = find_key(tx, fingerprint)
+    if key is None or not key.holds(tx.now()):
+        raise refused_key()
+    if key.kind is MemberKind.EDGE:
+        edge = tx.edges.get(key.member_id)
+        if edge is not None:
+            return EdgeCaller(edge_id=edge.id, name=edge.name)
+    else:
+        node = tx.nodes.get(key.member_id)
+        if node is not None:
+            return NodeCaller(node_id=node.id, name=node.name)
+    raise refused_key()
+
+
+def keys_of(tx: Transaction, member_id: str) -> list[NodeKey]:
+    """All keys of a node or edge, the newest first."""
+    found = tx.node_keys.select(eq("member_id", member_id))
+    return sorted(found, key=lambda key: (key.created_at, key.id), reverse=True)
+
+
+def retire_key(unit: Unit, key: NodeKey) -> NodeKey:
+    """Let nobody in by a key any more; once more changes nothing."""
+    if key.retired_at is not None:
+        return key
+    unit.emit("node_key.retired", key.id, severity="warning", data={"member": key.member_id})
+    return unit.tx.node_keys.update(replace(key, retired_at=unit.now()))
+
+
+def forget_keys(unit: Unit, member_id: str) -> None:
+    """Let a node or edge in no more that is removed; what is known of its keys goes with it."""
+    for key in keys_of(unit.tx, member_id):
+        unit.tx.node_keys.delete(key.id)

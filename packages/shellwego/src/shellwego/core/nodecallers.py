@@ -1,0 +1,41 @@
+"""Who speaks on the node port: the node or edge whose key it is. An address says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeCaller:
+    """A node."""
+
+    node_id: str
+    name: str
+    """As it joined."""
+
+    @property
+    def id(self) -> str:
+        return self.node_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeCaller:
+    """An edge that runs apart."""
+
+    edge_id: str
+    name: str
+    """As it joined."""
+
+    @property
+    def id(self) -> str:
+        return self.edge_id
+
+
+Caller = NodeCaller | EdgeCaller
+
+Identify = Callable[[str], Awaitable[Caller]]
+"""Whose public key this is, by the SHA-256 of its SubjectPublicKeyInfo (RFC 5280, section 4.1.2.7) in hex.
+
+Raises `ForbiddenError` where no key of this platform has it, or that key is retired; `UnavailableError` where that cannot be
+known now. It is asked again and again, at most half a second after the last time, so that a key retires within a second."""

@@ -1,0 +1,31 @@
+"""Nodes are emptied: how is kept with the node, what has to leave with the instance.
+
+Columns that are empty or have a default: no row is written. The indexes read all rows once; PostgreSQL keeps everybody from
+the table of instances until its index is built: about 3 s for 10^6 of them.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("instances", sa.Column("eviction", sa.Text(), nullable=False, server_default="none"))
+    op.create_index("ix_instances_eviction", "instances", ["eviction", "id"])
+    op.add_column("nodes", sa.Column("drain", sa.Text(), nullable=True))
+    op.create_index("ix_nodes_scheduling", "nodes", ["scheduling", "id"])
+
+
+def downgrade() -> None:
+    op.drop_index("ix_nodes_scheduling", "nodes")
+    with op.batch_alter_table("nodes") as nodes:
+        nodes.drop_column("drain")
+    op.drop_index("ix_instances_eviction", "instances")
+    with op.batch_alter_table("instances") as instances:
+        instances.drop_column("eviction")

@@ -1,0 +1,58 @@
+"""Which server is asked: pure, and random only by what it is given.
+
+Who calls stays with the server that answered him last, so that its connections serve again. One that failed rests for a
+while, longer each time, and is asked last; the others come in random order, so that the callers of a server that died spread
+over those that live. After some minutes the choice is made anew: else all would have left the server that was away once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+FIRST_REST_S = 0.5
+LONGEST_REST_S = 15.0
+STAY_S = 300.0
+
+
+@dataclass(slots=True)
+class _Server:
+    url: str
+    failures: int = 0
+    rests_until: float = 0.0
+
+
+class Rota:
+    """Times are monotonic seconds; `jitter` gives a random number from 0 up to 1."""
+
+    def __init__(self, urls: Sequence[str], jitter: Callable[[], float]) -> None:
+        self._servers = {url: _Server(url) for url in urls}
+        self._jitter = jitter
+        self._chosen = ""
+        self._chosen_until = 0.0
+
+    def order(self, now: float) -> list[str]:
+        """All servers, the one to ask first at the front."""
+        if now >= self._chosen_until:
+            self._chosen = ""
+        keys = {
+            each.url: (each.rests_until > now, each.url != self._chosen, self._jitter())
+            for each in self._servers.values()
+        }
+        return sorted(keys, key=lambda url: keys[url])
+
+    def answered(self, url: str, now: float) -> None:
+        """It did its work, whatever the answer was."""
+        self._servers[url].failures = 0
+        self._servers[url].rests_until = 0.0
+        if self._chosen != url:
+            self._chosen, self._chosen_until = url, now + STAY_S * (0.5 + self._jitter())
+
+    def failed(self, url: str, now: float) -> None:
+        """It did not answer, or could do nothing."""
+        server = self._servers[url]
+        rest = min(FIRST_REST_S * 2.0**server.failures, LONGEST_REST_S)
+        server.failures = min(server.failures + 1, 10)
+        server.rests_until = now + rest * (0.5 + self._jitter() / 2)
+        if self._chosen == url:
+            self._chosen = ""

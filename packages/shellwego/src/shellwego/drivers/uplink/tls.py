@@ -1,0 +1,256 @@
+"""The uplink over TLS: calls to whichever server answers.
+
+Each call may be made twice without harm, and that is used: a server that does not answer within a moment gets a rival. The
+same call goes to the next server, and the first answer counts. So a server that is paused costs a second, and nobody has to
+guess how long one that is only busy may take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import aiohttp
+
+from shellwego.core.assignments import Assignments, NodeReport, Registration, SecretsRequest, SecretValues
+from shellwego.core.errors import ShellWeGoError, UnavailableError
+from shellwego.core.routing import EdgeReport, RouteTable
+from shellwego.drivers.uplink.rota import Rota
+from shellwego.wire import uplink
+from shellwego.wire.codec import decode, encode
+from shellwego.wire.tls import SERVER_NAME, Credentials, client_context, expires_at
+from shellwego.wire.uplink import (
+    AssignmentsCall,
+    Done,
+    Method,
+    RegisterEdgeAnswer,
+    RegisterEdgeCall,
+    ReportAnswer,
+    RoutesAnswer,
+    RoutesCall,
+    Side,
+)
+
+A = TypeVar("A")
+
+RIVAL_S = 1.0
+CALL_S = 15.0
+IDLE_S = 30.0
+"""An unused connection is kept so long, which is less than servers keep it."""
+
+
+class UplinkChannel:
+    """Calls to servers, with one identity. The credentials are asked for at each call, so that renewed ones are used."""
+
+    def __init__(
+        self,
+        servers: Sequence[str],
+        credentials: Callable[[], Credentials],
+        *,
+        rival_s: float = RIVAL_S,
+        call_s: float = CALL_S,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._rota = Rota([url.rstrip("/") for url in servers], jitter)
+        self._credentials = credentials
+        self._shown: Credentials | None = None
+        self._context: ssl.SSLContext | None = None
+        self._rival_s = rival_s
+        self._call_s = call_s
+        self._session: aiohttp.ClientSession | None = None
+
+    async def call(self, method: str, asked: object, answer: type[A]) -> A:
+        """Ask the servers until one answers.
+
+        Raises:
+            UnavailableError: none did. The call may have been done all the same.
+            ShellWeGoError: what the server refused it with.
+        """
+        body = encode(asked)
+        decode(type(asked), body)  # what is wrong stays here
+        tries: set[asyncio.Task[A]] = set()
+        trouble: ShellWeGoError = UnavailableError("uplink-unavailable", "this node knows no server")
+        urls = self._rota.order(_now())
+        try:
+            async with asyncio.timeout(self._call_s):
+                while urls or tries:
+                    if urls:
+                        tries.add(asyncio.create_task(self._try(urls.pop(0), method, body, answer)))
+                    done, tries = await asyncio.wait(
+                        tries, timeout=self._rival_s if urls else None, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    for task in done:
+                        error = task.exception()
+                        if not isinstance(error, UnavailableError):
+                            return task.result()
+                        trouble = error
+        except TimeoutError:
+            trouble = UnavailableError("uplink-unavailable", f"no server answered within {self._call_s:g} s")
+        finally:
+            for task in tries:
+                task.cancel()
+            await asyncio.gather(*tries, return_exceptions=True)
+        raise trouble
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _try(self, url: str, method: str, body: bytes, answer: type[A]) -> A:
+        try:
+            result = await self._ask(url, method, body, answer)
+        except UnavailableError:
+            self._rota.failed(url, _now())
+            raise
+        except ShellWeGoError:
+            self._rota.answered(url, _now())
+            raise
+        except asyncio.CancelledError:  # a rival was faster
+            self._rota.failed(url, _now())
+            raise
+        self._rota.answered(url, _now())
+        return result
+
+    async def _ask(self, url: str, method: str, body: bytes, answer: type[A]) -> A:
+        try:
+            async with self._open_session().post(
+                f"{url}{uplink.BASE}{method}",
+                data=io.BytesIO(body),
+                headers={"Content-Type": uplink.MEDIA_TYPE, uplink.PROTOCOL_HEADER: str(uplink.PROTOCOL)},
+                ssl=self._current_context(),
+                server_hostname=SERVER_NAME,
+                allow_redirects=False,
+            ) as response:
+                content = await _read(response)
+                version = response.headers.get(uplink.PROTOCOL_HEADER)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise _no_answer(url, error, self._credentials()) from None
+        try:
+            if response.status == 200:
+                uplink.check_protocol(version, Side.SERVER)
+                return decode(answer, content)
+            refusal = decode(uplink.Refusal, content)
+        except ValueError as error:
+            raise UnavailableError(
+                "uplink-nonsense", f"the server at {url} answers what is no answer (HTTP {response.status}): {error}"
+            ) from None
+        raise uplink.error_of(refusal)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=16, keepalive_timeout=IDLE_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+                timeout=aiohttp.ClientTimeout(total=self._call_s, sock_connect=5.0),
+            )
+        return self._session
+
+    def _current_context(self) -> ssl.SSLContext:
+        credentials = self._credentials()
+        if self._context is None or credentials is not self._shown:
+            self._context = client_context(credentials.authorities, credentials)
+            self._shown = credentials
+        return self._context
+
+
+class TlsNodeUplink:
+    """See `ports.uplink.NodeUplink`."""
+
+    def __init__(self, channel: UplinkChannel, max_report: int = uplink.MAX_BODIES[Method.REPORT]) -> None:
+        self._channel = channel
+        self._max_report = max_report
+
+    async def register(self, registration: Registration) -> Assignments:
+        return await self._channel.call(Method.REGISTER, registration, Assignments)
+
+    async def assignments(self, node_id: str) -> Assignments:
+        return await self._channel.call(Method.ASSIGNMENTS, AssignmentsCall(node_id=node_id), Assignments)
+
+    async def report(self, report: NodeReport) -> int:
+        """One that is too large for a call goes in several, of the same sequence: each instance is in one of them."""
+        epoch = 0
+        for part in _parts(report, self._max_report):
+            epoch = (await self._channel.call(Method.REPORT, part, ReportAnswer)).epoch
+        return epoch
+
+    async def secrets(self, request: SecretsRequest) -> SecretValues:
+        return await self._channel.call(Method.SECRETS, request, SecretValues)
+
+
+class TlsEdgeUplink:
+    """See `ports.uplink.EdgeUplink`."""
+
+    def __init__(self, channel: UplinkChannel) -> None:
+        self._channel = channel
+
+    async def register_edge(self, name: str) -> str:
+        answer = await self._channel.call(Method.REGISTER_EDGE, RegisterEdgeCall(name=name), RegisterEdgeAnswer)
+        return answer.edge_id
+
+    async def routes(self, edge_id: str, known_version: int) -> RouteTable | None:
+        asked = RoutesCall(edge_id=edge_id, known_version=known_version)
+        return (await self._channel.call(Method.ROUTES, asked, RoutesAnswer)).table
+
+    async def report_edge(self, report: EdgeReport) -> None:
+        await self._channel.call(Method.REPORT_EDGE, report, Done)
+
+
+def _parts(report: NodeReport, limit: int) -> list[NodeReport]:
+    """The report in pieces that fit."""
+    if len(report.instances) <= 1 or len(encode(report)) <= limit:
+        return [report]
+    items = list(report.instances.items())
+    half = len(items) // 2
+    halves = (replace(report, instances=dict(part)) for part in (items[:half], items[half:]))
+    return [piece for part in halves for piece in _parts(part, limit)]
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    data = bytearray()
+    async for piece in response.content.iter_any():
+        data += piece
+        if len(data) > uplink.MAX_SERVER_ANSWER:
+            raise aiohttp.ClientPayloadError("the answer is too long")
+    return bytes(data)
+
+
+def _no_answer(url: str, error: Exception, credentials: Credentials) -> ShellWeGoError:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return UnavailableError(
+            "uplink-untrusted",
+            f"who answers at {url} is no server of this platform ({error.certificate_error})",
+            resolution="See that the address is right, and the clocks; then join this host again.",
+        )
+    cut = isinstance(error, aiohttp.ClientOSError | aiohttp.ServerDisconnectedError)
+    if cut and not isinstance(error, aiohttp.ClientConnectorError):
+        return _hung_up(url, credentials)
+    return UnavailableError("uplink-unavailable", f"no answer from {url} ({type(error).__name__}: {error})")
+
+
+def _hung_up(url: str, credentials: Credentials) -> ShellWeGoError:
+    """A server that refuses a certificate closes the connection without a word: asyncio sends no alert."""
+    if expires_at(credentials) <= time.time():
+        return UnavailableError(
+            "uplink-certificate-expired",
+            f"{url} hung up: the certificate of this host has expired",
+            resolution="See the clock; else join this host again, with a new token (swg nodes join-token).",
+        )
+    return UnavailableError(
+        "uplink-hung-up",
+        f"{url} hung up",
+        resolution="If that lasts, it does not accept this host's certificate: see the clocks, else join again.",
+    )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
