@@ -112,6 +112,7 @@ OWN = frozenset(
 PLATFORM = frozenset(
     {
         *("metrics", "list_nodes", "get_node", "cordon_node", "uncordon_node", "drain_node"),
+        *("update_node", "remove_node"),
         "create_organization",
         *("list_users", "get_user_of_platform", "update_user_of_platform"),
         *("list_master_keys", "rotate_master_key", "retire_master_key"),

@@ -46,3 +46,26 @@ async def test_a_drain_that_makes_no_sense_is_refused_by_field(
     assert refused.status == status
     assert [error["field"] for error in refused.json["errors"]] == [field]
     assert (await world.get(f"/v1/nodes/{world.node.name}", token=ADMIN)).json["scheduling"] == "open"
+
+
+async def test_labels_and_place_change_for_whom_saw_the_node_as_it_is(world: World) -> None:
+    path = f"/v1/nodes/{world.node.name}"
+    seen = await world.get(path, token=ADMIN)
+    body = {"labels": {"disk": "ssd"}, "region": "eu", "zone": "a"}
+    changed = await world.call("PATCH", path, body, token=ADMIN, headers={"If-Match": seen.headers["etag"]})
+    assert changed.status == 200
+    assert (changed.json["labels"], changed.json["region"], changed.json["zone"]) == ({"disk": "ssd"}, "eu", "a")
+    stale = await world.call("PATCH", path, {"zone": "b"}, token=ADMIN, headers={"If-Match": seen.headers["etag"]})
+    assert stale.status == 412
+    gone = await world.call("PATCH", path, {"labels": {"disk": None}}, token=ADMIN)
+    assert gone.json["labels"] == {}
+    refused = await world.call("PATCH", path, {"labels": {"Disk!": "x"}, "zone": "B"}, token=ADMIN)
+    assert [error["field"] for error in refused.json["errors"]] == ["labels.Disk!", "zone"]
+
+
+async def test_a_node_is_removed_once_it_is_drained_or_by_force(world: World) -> None:
+    path = f"/v1/nodes/{world.node.name}"
+    refused = await world.call("DELETE", path, token=ADMIN)
+    assert (refused.status, refused.code) == (409, "node-in-use")
+    assert (await world.call("DELETE", path, token=ADMIN, query={"force": "true"})).status == 204
+    assert (await world.get(path, token=ADMIN)).status == 404

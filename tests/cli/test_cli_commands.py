@@ -86,6 +86,8 @@ PROMISED = [
     "nodes.cordon",
     "nodes.uncordon",
     "nodes.drain",
+    "nodes.label",
+    "nodes.rm",
     *(f"orgs.{name}" for name in ("ls", "create", "show", "rename", "delete", "quotas", "usage")),
     *(f"projects.{name}" for name in ("ls", "create", "show", "rename", "delete", "quotas")),
     *(f"members.{name}" for name in ("ls", "role", "rm")),

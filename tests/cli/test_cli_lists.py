@@ -174,3 +174,18 @@ def test_a_node_is_emptied_to_the_end_or_what_is_left_is_told(
     assert (ended.code, "one is not empty at the deadline: 1 left" in ended.err) == (124, True)
     api.answer("GET", "/v1/nodes/one", drained("draining", 1, reason="no node fits: 1 is draining"))
     assert "left shop/web.0 (ins_1): no node fits: 1 is draining" in machine.swg("nodes", "show", "one").out
+
+
+def test_a_node_is_labelled_and_removed(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("PATCH", "/v1/nodes/one", view(NodeView, name="one", labels={"disk": "ssd"}))
+    shown = machine.swg("nodes", "label", "one", "disk=ssd", "gpu-", "--zone", "a").out
+    assert "labels       disk=ssd\n" in shown
+    assert json.loads(api.asked[0].body) == {"labels": {"disk": "ssd", "gpu": None}, "zone": "a"}
+    for words in ((), ("disk",), ("disk=a", "disk-")):
+        assert machine.swg("nodes", "label", "one", *words).code == 2
+    api.answer("GET", "/v1/nodes/one", view(NodeView, id="node_1", name="one", instances=2))
+    ended = machine.swg("nodes", "rm", "one", "--force")
+    assert (ended.code, "2 instances that live there are lost. Nobody can be asked" in ended.err) == (2, True)
+    api.answer("DELETE", "/v1/nodes/node_1", None)
+    assert machine.swg("nodes", "rm", "one", "--force", "--yes").code == 0
+    assert api.asked[-1].query == "force=true"

@@ -152,6 +152,9 @@ SAMPLES: dict[str, object] = {
         scheduling=Scheduling.DRAINING,
         drain=DrainOrder(since=1.5, deadline=2.5, force=True, parallel=3),
         last_heard_at=1.5,
+        ready_since=0.5,
+        downs=(0.25, 0.5),
+        flapping_since=0.5,
         created_at=1.5,
     ),
     "join_tokens": JoinToken(

@@ -27,7 +27,8 @@ def place(
     in_zone: Counter[tuple[str, str]] = Counter()
     for node in known:
         in_zone[node.region, node.zone] += peers.get(node.id, 0)
-    judged = [(node, objection(request, node, usage.get(node.id, NOTHING))) for node in known]
+    choice = any(node.dependable for node in known)
+    judged = [(node, objection(request, node, usage.get(node.id, NOTHING), choice=choice)) for node in known]
     fitting = [node for node, fault in judged if fault is None]
     if not fitting:
         return refusal((fault, 1) for _, fault in judged if fault is not None)

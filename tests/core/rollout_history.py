@@ -36,11 +36,11 @@ from shellwego.core.deployments import (
     Stage,
     Strategy,
 )
-from shellwego.core.drain import released
 from shellwego.core.images import ImageState
 from shellwego.core.instances import PHASE_MOVES, Desired, Eviction, Instance, Observed, OwnerKind, Phase, Sleep
 from shellwego.core.rollout import RolloutPlan
 from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
+from tests.core import rollout_drains
 from tests.core import rollout_rules as rules
 from tests.core.rollout_parts import (
     ALL,
@@ -188,33 +188,14 @@ class History:
             self.down.discard(node)
 
     def _on_drain(self, x: int) -> None:
-        """As an operator, who never drains all."""
-        if len(self.draining | {NODES[x % 3]}) < len(NODES):
-            self.draining.add(NODES[x % 3])
+        rollout_drains.begin(self, NODES[x % 3])
 
     def _on_uncordon(self, x: int) -> None:
-        """As the use case: what has not begun to move stays."""
-        node = NODES[x % 3]
-        if node in self.draining:
-            self.draining.discard(node)
-            here = [i for i in self.own() if i.node_id == node]
-            stay, unneeded = released(here, {"app": self.own()})
-            for id_ in stay:
-                self.instances[id_] = replace(self.instances[id_], eviction=Eviction.NONE)
-            for id_ in unneeded:
-                stop = Stop(instance_id=id_, reason="nobody needs it")
-                self.instances[id_] = change_instance(self.instances[id_], stop, self.now)
+        rollout_drains.end(self, NODES[x % 3])
 
     def _on_force_out(self, x: int) -> None:
         """The deadline of a drain."""
-        self._evict(Eviction.FORCED)
-
-    def _evict(self, eviction: Eviction, share: float = 1.0) -> None:
-        """What is on nodes that are emptied has to leave, or some of it."""
-        for i in self.own():
-            leaves = i.live and i.desired is Desired.SERVE and i.node_id in self.draining
-            if leaves and i.eviction is not Eviction.FORCED and self.random.random() < share:
-                self.instances[i.id] = replace(i, eviction=eviction)
+        rollout_drains.evict(self, Eviction.FORCED)
 
     def _on_fail(self, x: int) -> None:
         self._strike(x, Phase.FAILED, {Phase.ASSIGNED, Phase.STARTING, Phase.HEALTHY, Phase.UNHEALTHY})
@@ -600,7 +581,7 @@ class History:
 
     def go_on(self) -> None:
         """One round of everybody."""
-        self._evict(Eviction.GENTLE, 1.0 if self.calm else 0.3)
+        rollout_drains.evict(self, Eviction.GENTLE, 1.0 if self.calm else 0.3)
         self.step()
         self.place()
         self.number_routes()

@@ -52,6 +52,7 @@ def fleets(draw: st.DrawFn) -> list[Node]:
             facts=draw(facts),
             health=draw(often([NodeHealth.READY] * 5 + [NodeHealth.SUSPECT])),
             scheduling=draw(often([Scheduling.OPEN] * 5 + [Scheduling.CORDONED])),
+            flapping_since=draw(often([None, None, 1.0])),
             last_heard_at=0.0,
             created_at=0.0,
         )
@@ -93,7 +94,8 @@ class Replayed:
         assert outcome == placement_spec.place(request, self.nodes.values(), self.usage, self.peers)
         if isinstance(outcome, Placement):
             node_id = outcome.node_id
-            assert objection(request, self.nodes[node_id], self.usage.get(node_id, NOTHING)) is None
+            assert self.fleet.fits(node_id, request)
+            assert objection(request, self.nodes[node_id], self.usage.get(node_id, NOTHING), choice=False) is None
             self.usage[node_id] = self.usage.get(node_id, NOTHING).plus(request)
             self.peers[node_id] += 1
             self.fleet.take(node_id, request, peers)
@@ -140,7 +142,7 @@ def test_nothing_is_placed_beyond_capacity_and_the_fleet_is_used_up(
         used = both.fleet.used(node.id)
         assert used.memory_bytes <= node.facts.memory_bytes
         assert used == both.usage.get(node.id, NOTHING)
-        assert objection(request, node, used) is not None
+        assert not both.fleet.fits(node.id, request)
 
 
 @settings(max_examples=60, deadline=None)

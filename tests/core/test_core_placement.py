@@ -98,6 +98,14 @@ def test_a_taint_keeps_away_whatever_does_not_tolerate_it() -> None:
     assert place(replace(REQUEST, rules=PlacementRules(tolerate={"gpu": "yes"})), nodes) == Placement("node_a")
 
 
+def test_what_flaps_gets_nothing_new_unless_there_is_nothing_else() -> None:
+    flapping, steady = node("a", flapping_since=1.0), node("b", 1)
+    told = "no node fits: 1 goes down again and again, 1 lacks memory (need 2 GiB, best has 1 GiB)"
+    assert refusal(flapping, steady).reason == told
+    assert place(REQUEST, [flapping]) == Placement("node_a")
+    assert place(REQUEST, [flapping, replace(steady, health=NodeHealth.DOWN)]) == Placement("node_a")
+
+
 def test_a_label_of_another_value_is_told_once_for_all_nodes() -> None:
     request = replace(REQUEST, rules=PlacementRules(require={"disk": "ssd"}))
     outcome = refusal(node("a"), node("b", labels={"disk": "hdd"}), request=request)

@@ -24,7 +24,7 @@ _POLL_S = 1.0
 
 @click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def nodes() -> None:
-    """List and show nodes, let hosts join, say what may be placed on nodes, and empty them."""
+    """List, show and label nodes, let hosts join, say what may be placed on nodes, empty and remove them."""
 
 
 for each in (joining.join_token, joining.join_tokens, joining.keys, joining.authorities):
@@ -40,7 +40,7 @@ def _backend(backend: BackendView) -> str:
 def _row(node: NodeView) -> dict[str, object]:
     return {
         "name": node.name,
-        "health": node.health,
+        "health": f"{node.health}, flapping" if node.flapping else node.health,
         "scheduling": node.scheduling,
         "instances": node.instances,
         "cpu": cores(node.cpu_milli),
@@ -86,6 +86,48 @@ def cordon_node(session: Session, node: str) -> None:
 def uncordon_node(session: Session, node: str) -> None:
     """Let a node have microVMs again."""
     _show(session, session.client.uncordon_node(node))
+
+
+@nodes.command("label")
+@click.argument("node")
+@click.argument("labels", nargs=-1, metavar="[NAME=VALUE | NAME-]...")
+@click.option("--region", metavar="NAME", help="The region that it is in.")
+@click.option("--zone", metavar="NAME", help="The zone of that region that it is in.")
+@shared
+@about_no_app
+def label_node(session: Session, node: str, labels: tuple[str, ...], region: str | None, zone: str | None) -> None:
+    """Set labels of a node (`disk=ssd`), or remove them (`disk-`); and say where it is."""
+    from shellwego.client.generated import NodePatch  # noqa: PLC0415
+
+    wanted = dict(_label(text) for text in labels)
+    if len(wanted) < len(labels):
+        raise click.UsageError("A label is named twice.")
+    if not wanted and region is None and zone is None:
+        raise click.UsageError("Nothing to change: give NAME=VALUE, NAME-, --region or --zone.")
+    _show(session, session.client.update_node(node, NodePatch(labels=wanted, region=region, zone=zone)))
+
+
+def _label(text: str) -> tuple[str, str | None]:
+    name, equals, value = text.partition("=")
+    if equals:
+        return name, value
+    if not text.endswith("-"):
+        raise click.UsageError(f"{text!r} is neither NAME=VALUE nor NAME-.")
+    return text[:-1], None
+
+
+@nodes.command("rm")
+@click.argument("node")
+@click.option("--force", is_flag=True, help="Also one that is neither drained nor down: all that runs there is lost.")
+@shared
+@about_no_app
+def remove_node(session: Session, node: str, force: bool) -> None:
+    """Forget a node that is drained or down. Stop its agent first."""
+    found = session.client.get_node(node)
+    lost = f" {found.instances} instances that live there are lost." if found.instances else ""
+    session.confirm(f"Remove the node {found.name}?{lost}")
+    session.client.remove_node(found.id, force=force)
+    session.say(f"{found.name} is removed")
 
 
 @nodes.command("drain")
@@ -142,6 +184,7 @@ def _show(session: Session, found: NodeView) -> None:
         "id": found.id,
         "hostname": found.hostname,
         "region": f"{found.region}/{found.zone}",
+        "labels": ", ".join(f"{name}={value}" for name, value in sorted(found.labels.items())),
         "disk": size(found.disk_bytes),
         "promised": f"CPU {found.cpu_overcommit} times over, disk {found.disk_overcommit} times",
         "confinement": found.confinement,
@@ -155,5 +198,10 @@ def _show(session: Session, found: NodeView) -> None:
             click.echo(f"backend {backend.name}: {isolation}" + (f" — {backend.reason}" if backend.reason else ""))
         for warning in found.warnings:
             click.echo(f"warning: {warning}")
+        if found.flapping:
+            until = f" (by {found.steady_at:%Y-%m-%dT%H:%M:%SZ})" if found.steady_at else ""
+            click.echo(
+                f"warning: goes down again and again: gets nothing new until it was steady{until}, or uncordoned"
+            )
         for each in found.drain.waiting if found.drain else ():
             click.echo(one_line(f"left {each.app}/{each.process}.{each.slot} ({each.instance_id}): {each.reason}"))

@@ -769,6 +769,14 @@ class NodeList(Struct, kw_only=True, frozen=True):
     pagination: Pagination
 
 
+class NodePatch(Struct, kw_only=True, omit_defaults=True):
+    """What is left out stays. Of `labels` those that are named change; null removes one."""
+
+    labels: dict[str, str | None] = field(default_factory=dict)
+    region: str | None = None
+    zone: str | None = None
+
+
 class NodeView(Struct, kw_only=True, frozen=True):
     """NodeView"""
 
@@ -779,6 +787,8 @@ class NodeView(Struct, kw_only=True, frozen=True):
     labels: dict[str, str]
     hostname: str
     health: str
+    flapping: bool
+    steady_at: datetime | None
     scheduling: str
     drain: DrainView | None
     epoch: int
@@ -2976,6 +2986,31 @@ class Client(Transport):
     def get_node(self, node: str) -> NodeView:
         """One node, by id or name."""
         return decode(self.send("GET", f"/v1/nodes/{segment(node, 'node')}"), NodeView)
+
+    def update_node(
+        self, node: str, body: NodePatch, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> NodeView:
+        """Change labels, region and zone of a node. What runs there stays."""
+        return decode(
+            self.send(
+                "PATCH",
+                f"/v1/nodes/{segment(node, 'node')}",
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            NodeView,
+        )
+
+    def remove_node(
+        self, node: str, *, force: bool | None = None, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> None:
+        """Forget a node that is drained or down; with `force` any, and all that runs there is lost and comes elsewhere. Stop its agent first: one that may still register is a node again."""
+        self.send(
+            "DELETE",
+            f"/v1/nodes/{segment(node, 'node')}",
+            query={"force": force},
+            headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+        )
 
     def cordon_node(self, node: str, *, idempotency_key: str | None = None) -> NodeView:
         """Place nothing new on a node; what is there stays."""

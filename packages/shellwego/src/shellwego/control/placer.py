@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from shellwego.control.facts import node_usage
 from shellwego.core.fleet import Fleet, Peers
-from shellwego.core.placement import NOTHING, Placement, PlacementRequest, Refusal, objection
+from shellwego.core.placement import NOTHING, Placement, PlacementRequest, Refusal
 from shellwego.ports.clock import Clock
 from shellwego.ports.store import Transaction
 
@@ -68,14 +68,14 @@ class Placer:
 
     def _has_room(self, tx: Transaction, node_id: str, request: PlacementRequest) -> bool:
         """Whether the store agrees; where it does not, the fleet knows better now and chooses another."""
-        return node_id in self._seen or self._see(tx, node_id, request)
+        if node_id not in self._seen:
+            self._see(tx, node_id)
+        return self._fleet.fits(node_id, request)
 
-    def _see(self, tx: Transaction, node_id: str, request: PlacementRequest | None = None) -> bool:
+    def _see(self, tx: Transaction, node_id: str) -> None:
         node = tx.nodes.get(node_id)
         if node is None:
             self._fleet.remove(node_id)
-            return False
-        used = node_usage(tx, node_id).get(node_id, NOTHING)
-        self._fleet.put(node, used)
-        self._seen.add(node_id)
-        return request is None or objection(request, node, used) is None
+        else:
+            self._fleet.put(node, node_usage(tx, node_id).get(node_id, NOTHING))
+            self._seen.add(node_id)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from shellwego.control.drains import release_evicted
+from shellwego.control.nodeadmin import wake_waiting
 from shellwego.control.unit import Unit
 from shellwego.core.errors import FieldError, InvalidError
-from shellwego.core.instances import Phase
+from shellwego.core.liveness import steadied
 from shellwego.core.nodes import MOVES_AT_A_TIME, DrainOrder, Node, Scheduling
-from shellwego.ports.store import eq
 from shellwego.wire import subjects
 
 MAX_PARALLEL = 1000
@@ -41,15 +41,14 @@ def cordon(unit: Unit, node: Node) -> Node:
 
 
 def uncordon(unit: Unit, node: Node) -> Node:
-    """Let the node have VMs again; what waited for room is looked at anew. Where it was being emptied, what has begun to
-    move goes on, and all else stays."""
-    if node.scheduling is Scheduling.OPEN:
+    """Let the node have VMs again, also where it was found to flap; what waited for room is looked at anew. Where it was
+    being emptied, what has begun to move goes on, and all else stays."""
+    if node.scheduling is Scheduling.OPEN and node.flapping_since is None:
         return node
     unit.emit("node.uncordoned", node.id, data={"name": node.name})
     release_evicted(unit, node)
-    for instance in unit.tx.instances.select(eq("phase", Phase.PENDING.value)):
-        unit.hint(subjects.app(instance.app_id))
-    return unit.tx.nodes.update(replace(node, scheduling=Scheduling.OPEN, drain=None))
+    wake_waiting(unit)
+    return unit.tx.nodes.update(replace(steadied(node), scheduling=Scheduling.OPEN, drain=None))
 
 
 def drain(unit: Unit, node: Node, wish: DrainWish) -> Node:

@@ -30,6 +30,7 @@ from shellwego.core.placement import (
     PlacementRequest,
     Refusal,
     Room,
+    objection,
     rank,
     refusal,
     room_objection,
@@ -260,6 +261,8 @@ class Fleet:
         self._views: dict[object, _View] = {}
         self._refusals: dict[object, Refusal] = {}
         self._kinds: dict[object, int] = {}
+        self._dependable = 0
+        """How many nodes are."""
         self._limits: tuple[list[int], list[int]] = ([], [])
         """Sizes of VMs, in vCPUs and in memory, at which backends begin to refuse."""
         for node in nodes:
@@ -280,19 +283,27 @@ class Fleet:
         seat = self._seats.get(node.id)
         if seat is None or seat.kind != kind or seat.node.name != node.name:
             self.remove(node.id)
+            self._count_dependable(node.dependable)
             seat = self._seats[node.id] = _Seat(node, used, room_on(node, used), kind)
             for view in self._views.values():
-                if standing_objection(view.like, node) is None:
+                if standing_objection(view.like, node, choice=self._choice) is None:
                     view.seat(seat)
         self._change(seat, node, used)
 
     def remove(self, node_id: str) -> None:
         """Forget a node, if it is known."""
-        self._seats.pop(node_id, None)
+        seat = self._seats.pop(node_id, None)
+        if seat is not None:
+            self._count_dependable(-seat.node.dependable)
         for view in self._views.values():
             view.unseat(node_id)
             view.others = None
         self._refusals.clear()
+
+    def fits(self, node_id: str, request: PlacementRequest) -> bool:
+        """Whether an instance may go to a node."""
+        seat = self._seats.get(node_id)
+        return seat is not None and objection(request, seat.node, seat.used, choice=self._choice) is None
 
     def peers(self, counts: Mapping[str, int]) -> Peers:
         """Where instances of a process are, from how many each node has; of nodes that are not known nothing is noted."""
@@ -337,6 +348,16 @@ class Fleet:
         best = min(fitting, key=lambda s: rank(request, s.node, s.used, counts[s.node.id], 0), default=None)
         return best.node.id if best else None
 
+    @property
+    def _choice(self) -> bool:
+        return self._dependable > 0
+
+    def _count_dependable(self, more: int) -> None:
+        before = self._choice
+        self._dependable += more
+        if self._choice is not before:
+            self._views.clear()
+
     def _change(self, seat: _Seat, node: Node, used: NodeUsage) -> None:
         seat.node, seat.used, seat.room = node, used, room_on(node, used)
         for view in self._views.values():
@@ -356,7 +377,7 @@ class Fleet:
         judged: dict[int, bool] = {}
         for seat in self._seats.values():
             if seat.kind not in judged:
-                judged[seat.kind] = standing_objection(request, seat.node) is None
+                judged[seat.kind] = standing_objection(request, seat.node, choice=self._choice) is None
             if judged[seat.kind]:
                 view.seat(seat)
         return view
@@ -391,8 +412,9 @@ class Fleet:
         """What excludes nodes from a view, and how many."""
         kinds = Counter(seat.kind for node_id, seat in self._seats.items() if node_id not in view.entries)
         examples = {seat.kind: seat.node for seat in self._seats.values()}
-        found = ((standing_objection(view.like, examples[kind]), count) for kind, count in kinds.items())
-        return [(objection, count) for objection, count in found if objection is not None]
+        choice = self._choice
+        found = ((standing_objection(view.like, examples[kind], choice=choice), count) for kind, count in kinds.items())
+        return [(fault, count) for fault, count in found if fault is not None]
 
 
 def _levels(view: _View, request: PlacementRequest, peers: Peers) -> Iterator[list[Zone]]:
@@ -416,4 +438,5 @@ def _standing(node: Node) -> tuple[object, ...]:
     """What the filters read of a node, and what its lane follows from, apart from how full it is."""
     facts = node.facts
     labels = tuple(sorted(node.labels.items()))
-    return node.health, node.scheduling, node.region, node.zone, labels, facts.backends, facts.memory_bytes
+    flaps = node.flapping_since is not None
+    return node.health, node.scheduling, flaps, node.region, node.zone, labels, facts.backends, facts.memory_bytes

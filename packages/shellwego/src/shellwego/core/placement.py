@@ -75,6 +75,9 @@ class Objection:
     """Where that is why: which, as `name=value`."""
 
 
+_FLAPS = Objection("flapping", "goes down again and again", "go down again and again")
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """What one more instance may have on a node."""
@@ -98,14 +101,17 @@ def room_on(node: Node, used: NodeUsage) -> Room:
     )
 
 
-def objection(request: PlacementRequest, node: Node, used: NodeUsage) -> Objection | None:
-    """The first filter that the node does not pass; None where the instance may go there."""
-    return standing_objection(request, node) or room_objection(request, room_on(node, used))
+def objection(request: PlacementRequest, node: Node, used: NodeUsage, *, choice: bool) -> Objection | None:
+    """The first filter that the node does not pass; None where the instance may go there. `choice` is whether there are
+    dependable nodes at all: then one that goes down again and again gets nothing; where there is none, it has to run
+    somewhere."""
+    return standing_objection(request, node, choice=choice) or room_objection(request, room_on(node, used))
 
 
-def standing_objection(request: PlacementRequest, node: Node) -> Objection | None:
+def standing_objection(request: PlacementRequest, node: Node, *, choice: bool) -> Objection | None:
     """As `objection`, of what does not depend on how full the node is."""
-    return _health_objection(node) or rules_objection(request.rules, node) or _backend_objection(request, node)
+    found = _health_objection(node) or rules_objection(request.rules, node) or _backend_objection(request, node)
+    return found or (_FLAPS if choice and node.flapping_since is not None else None)
 
 
 def rules_objection(rules: PlacementRules, node: Node) -> Objection | None:

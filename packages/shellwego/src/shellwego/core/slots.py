@@ -102,10 +102,11 @@ def census(facts: SlotFacts) -> Census:
 
 
 def staying(facts: SlotFacts) -> list[Instance]:
-    """The fresh ones that this process keeps: without those beyond the wanted count."""
+    """Those of the target that this process keeps for now: without those beyond the wanted count, and without those that
+    are replaced elsewhere."""
     counted = census(facts)
-    going = {i.id for i in _surplus(facts, counted)}
-    return [i for i in counted.fresh if i.id not in going]
+    going = {i.id for i in _leaving(facts, counted)}
+    return [i for i in (*counted.fresh, *counted.evicted) if i.id not in going]
 
 
 def is_completed(instance: Instance, target: Target) -> bool:
@@ -130,13 +131,18 @@ def has_failed(instance: Instance, target: Target) -> bool:
 def plan_slots(facts: SlotFacts, now: float) -> SlotPlan:
     """The changes of one process."""
     counted = census(facts)
-    leaving = [*_surplus(facts, counted), *_outdated(facts, counted)]
-    leaving += _moving(facts, counted, leaving)
+    leaving = _leaving(facts, counted)
     starts, next_at = _starts(facts, counted, leaving, now)
     removals = [
         remove(i, facts.releases, "has to leave its node" if i.evicted else "no longer wanted") for i in leaving
     ]
     return SlotPlan(changes=(*removals, *starts), next_at=next_at)
+
+
+def _leaving(facts: SlotFacts, counted: Census) -> list[Instance]:
+    """All that may go now."""
+    going = [*_surplus(facts, counted), *_outdated(facts, counted)]
+    return [*going, *_moving(facts, counted, going)]
 
 
 def remove(instance: Instance, releases: Mapping[str, Release], reason: str) -> Change:

@@ -7,17 +7,18 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
-from shellwego.api.rest.answers import body_answer, read, write
+from shellwego.api.rest.answers import IfMatch, body_answer, read, write
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Listing, one_of
 from shellwego.api.rest.routes.common import Ref, resource_router
 from shellwego.api.rest.schemas.common import pagination
-from shellwego.api.rest.schemas.nodes import TOLD, DrainBody, drain_view
+from shellwego.api.rest.schemas.nodes import TOLD, DrainBody, NodePatch, drain_view
 from shellwego.api.rest.schemas.resources import NodeList, NodeView, node_view
-from shellwego.control import scheduling
+from shellwego.control import nodeadmin, scheduling
 from shellwego.control.drains import drain_plan
 from shellwego.control.idempotency import Answer
 from shellwego.control.instances import LIVE_PHASES
+from shellwego.control.nodeadmin import NodeWish
 from shellwego.control.pages import page
 from shellwego.control.scheduling import DrainWish
 from shellwego.control.scopes import NodeTarget, SystemTarget
@@ -52,6 +53,31 @@ async def list_nodes(
 async def get_node(*, access: Granted, node: Ref) -> Response:
     """One node, by id or name."""
     return await read(access, NodeTarget(node), lambda tx, row: body_answer(_show(tx, row), version=row.version))
+
+
+@operation(router, "PATCH", "/nodes/{node}", permission="nodes:write", answer=NodeView, refusals=(412,))
+async def update_node(*, access: Granted, node: Ref, body: NodePatch, if_match: IfMatch) -> Response:
+    """Change labels, region and zone of a node. What runs there stays."""
+    wish = NodeWish(labels=body.labels, region=body.region, zone=body.zone)
+
+    def work(unit: Unit, row: Node) -> Answer:
+        if_match.check(row.version)
+        return _moved(unit, nodeadmin.update_node(unit, row, wish))
+
+    return await write(access, NodeTarget(node), work)
+
+
+@operation(router, "DELETE", "/nodes/{node}", permission="nodes:write", answer=None, status=204, refusals=(412,))
+async def remove_node(*, access: Granted, node: Ref, if_match: IfMatch, force: bool = False) -> Response:
+    """Forget a node that is drained or down; with `force` any, and all that runs there is lost and comes elsewhere. Stop its
+    agent first: one that may still register is a node again."""
+
+    def work(unit: Unit, row: Node) -> Answer:
+        if_match.check(row.version)
+        nodeadmin.remove_node(unit, row, force=force)
+        return Answer(204, "")
+
+    return await write(access, NodeTarget(node), work)
 
 
 @operation(router, "POST", "/nodes/{node}/actions/cordon", permission="nodes:write", answer=NodeView)

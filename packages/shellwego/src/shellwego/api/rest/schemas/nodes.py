@@ -11,7 +11,7 @@ from pydantic import Field
 from shellwego.api.rest.schemas.common import Body, View, when, when_or_none
 from shellwego.control.scheduling import MAX_DEADLINE_S, MAX_PARALLEL
 from shellwego.core.drain import DrainPlan, Waiting
-from shellwego.core.nodes import MOVES_AT_A_TIME, DrainOrder
+from shellwego.core.nodes import MAX_LABELS, MOVES_AT_A_TIME, DrainOrder
 
 
 class DrainBody(Body):
@@ -21,6 +21,14 @@ class DrainBody(Body):
     deadline: Annotated[float, Field(ge=0, le=MAX_DEADLINE_S)] | None = None
     force: bool = False
     parallel: Annotated[int, Field(ge=1, le=MAX_PARALLEL)] = MOVES_AT_A_TIME
+
+
+class NodePatch(Body):
+    """What is left out stays. Of `labels` those that are named change; null removes one."""
+
+    labels: Annotated[dict[str, str | None], Field(max_length=2 * MAX_LABELS)] = Field(default_factory=dict)
+    region: Annotated[str, Field(max_length=63)] | None = None
+    zone: Annotated[str, Field(max_length=63)] | None = None
 
 
 class WaitingView(View):

@@ -13,6 +13,7 @@ from shellwego.core.apps import Release
 from shellwego.core.events import Event
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
+from shellwego.core.liveness import steady_at
 from shellwego.core.nodes import Node
 from shellwego.core.vms import VmUsage
 
@@ -132,6 +133,10 @@ class NodeView(View):
     labels: dict[str, str]
     hostname: str
     health: str
+    flapping: bool
+    """It goes down again and again, and gets nothing new until it was steady for a while; by `steady_at`, if it is heard
+    until then, or by an uncordon."""
+    steady_at: datetime | None
     scheduling: str
     drain: DrainView | None
     """While it is emptied."""
@@ -277,6 +282,8 @@ def node_view(node: Node, instances: int, drain: DrainView | None) -> NodeView:
         labels=dict(node.labels),
         hostname=facts.hostname,
         health=node.health.value,
+        flapping=node.flapping_since is not None,
+        steady_at=when_or_none(steady_at(node)),
         scheduling=node.scheduling.value,
         drain=drain,
         epoch=node.epoch,
