@@ -16,6 +16,8 @@ MODULES = {
     "p2": "bench.p2_raw",
     "p4": "bench.p4_warm_deploy",
     "p5": "bench.p5_memory",
+    "p7": "bench.p7_placement",
+    "p8": "bench.p8_quality",
     "p9": "bench.p9_api",
     "p10": "bench.p10_edge",
     "p13": "bench.p13_idle",

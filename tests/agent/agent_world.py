@@ -22,6 +22,7 @@ from shellwego.core.assignments import (
 )
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
 from shellwego.core.instances import Observed
+from shellwego.core.nodes import WHOLE
 from shellwego.core.sensitive import Sensitive
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
@@ -159,6 +160,7 @@ class World:
         self.control = FakeControl(self.bus)
         self.link = MemoryLink(self.clock)
         self.prober = FakeProber(self.clock)
+        self.offer = WHOLE
         self._state_dir = state_dir
         self._running: asyncio.Task[None] | None = None
 
@@ -173,6 +175,7 @@ class World:
             name="one",
             state_dir=self._state_dir,
             prober=self.prober,
+            offer=self.offer,
         )
         self._running = asyncio.create_task(agent.run())
 

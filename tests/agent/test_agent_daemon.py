@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from shellwego.core.apps import RestartMode, RestartPolicy
 from shellwego.core.errors import UnavailableError
+from shellwego.core.nodes import Offer
 from shellwego.drivers.uplink.memory import LinkState
 from shellwego.ports.engine import VmOrder
 from tests.agent.agent_world import NODE, workload, world
@@ -54,6 +55,18 @@ async def test_how_far_a_start_has_come_is_told_after_a_moment(tmp_path: Path) -
         await one.clock.until(one.control.is_("starting"))
         await one.clock.until(lambda: one.control.observed["ins_1"].detail == "checks", timeout=0.5)
         assert one.control.observed["ins_1"].address
+
+
+async def test_a_node_tells_what_its_operator_offers_of_the_host(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        whole = one.control.reports[-1].facts
+        await one.kill()
+        one.offer = Offer(cpu_overcommit=2, reserved_memory_bytes=whole.memory_bytes // 2)
+        one.control.reports.clear()
+        one.start()
+        await one.clock.until(lambda: bool(one.control.reports))
+        told = one.control.reports[-1].facts
+        assert (told.cpu_overcommit, told.memory_bytes) == (2, whole.memory_bytes // 2)
 
 
 async def test_a_lost_hint_costs_latency_only(tmp_path: Path) -> None:

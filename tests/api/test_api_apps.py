@@ -10,10 +10,11 @@ import pytest
 
 from shellwego.control.unit import Unit
 from shellwego.core.deployments import DeploymentState
+from shellwego.core.fleet import Fleet
 from shellwego.core.images import ImageKind, ImageState
 from shellwego.core.instances import Phase
 from shellwego.core.nodes import Backend
-from shellwego.core.placement import PlacementRequest, Refusal, place
+from shellwego.core.placement import PlacementRequest, Refusal
 from shellwego.drivers.clock.virtual import VirtualClock
 from tests.api.api_world import ADMIN, FOREIGN, VIEWER, World
 
@@ -586,7 +587,7 @@ async def test_a_cordoned_node_gets_nothing_new_until_it_is_uncordoned(world: Wo
     shown = await world.made(f"/v1/nodes/{world.node.name}/actions/cordon", token=ADMIN)
     assert shown["scheduling"] == "cordoned"
     nodes = await world.control.read(lambda tx: tx.nodes.select())
-    request = PlacementRequest(app_id="app", process="web", cpu_milli=1, memory_bytes=1, disk_bytes=1)
-    assert place(request, nodes, {}) == Refusal("no node fits: 1 is cordoned")
+    request = PlacementRequest(cpu_milli=1, memory_bytes=1, disk_bytes=1)
+    assert Fleet(nodes).place(request) == Refusal("no node fits: 1 is cordoned")
     shown = await world.made(f"/v1/nodes/{world.node.name}/actions/uncordon", token=ADMIN)
     assert shown["scheduling"] == "open"

@@ -18,6 +18,7 @@ from shellwego.boot.settings import UpSettings, config_file_values
 from shellwego.boot.up import up_settings
 from shellwego.client.generated import BackendView, NodeList, NodeView, Pagination, UserView, VersionView
 from shellwego.core.errors import InvalidError
+from shellwego.core.nodes import Offer
 from tests.cli.cli_world import HandMadeApi, Machine, view
 
 
@@ -157,6 +158,9 @@ def test_json_is_one_document_and_a_failure_ends_with_1(machine: Machine, api: H
         ({"keep_vms": "maybe"}, "SHELLWEGO_KEEP_VMS: 'maybe'"),
         ({"data_dir": ""}, "SHELLWEGO_DATA_DIR: ''"),
         ({"image_budget": "much"}, "SHELLWEGO_IMAGE_BUDGET: 'much'"),
+        ({"cpu_overcommit": 0}, "--cpu-overcommit: 0"),
+        ({"disk_overcommit": 65}, "--disk-overcommit: 65"),
+        ({"reserve_memory": "some"}, "SHELLWEGO_RESERVE_MEMORY: 'some'"),
         ({"colour": "red"}, "unknown settings: colour"),
     ],
 )
@@ -164,6 +168,12 @@ def test_settings_that_make_no_sense_are_named(machine: Machine, flags: dict[str
     with pytest.raises(InvalidError, match=words):
         up_settings(flags)
     assert machine.swg("up", "--http-port", "0").code == 2
+
+
+def test_how_much_of_a_host_vms_get_is_its_operators_to_say() -> None:
+    offer = up_settings({"cpu_overcommit": "4", "reserve_memory": "2gb"}).offer
+    assert offer == Offer(cpu_overcommit=4, disk_overcommit=8, reserved_memory_bytes=2 << 30)
+    assert up_settings({}).offer == Offer()
 
 
 def test_a_budget_is_written_as_a_size() -> None:

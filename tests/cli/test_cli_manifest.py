@@ -131,6 +131,29 @@ def test_how_to_roll_out_is_said_in_full(tmp_path: Path) -> None:
     assert wish["config"]["processes"]["web"]["restart"]["backoff"] == 10.0
 
 
+def test_where_instances_may_go_is_said_in_full_and_nothing_said_is_anywhere(tmp_path: Path) -> None:
+    text = 'app = "shop"\n[placement]\nregion = "eu"\nspread = "node"\n[placement.require]\ndisk = "ssd"\n'
+    asked_for = {"region": "eu", "zone": "", "require": {"disk": "ssd"}, "tolerate": {}, "spread": "node"}
+    assert msgspec.to_builtins(asked(tmp_path, text))["config"]["placement"] == asked_for
+    anywhere = {"region": "", "zone": "", "require": {}, "tolerate": {}, "spread": "zone"}
+    assert msgspec.to_builtins(asked(tmp_path, 'app = "shop"\n'))["config"]["placement"] == anywhere
+
+
+def test_options_of_placement_win_over_the_manifest_one_by_one(machine: Machine, api: HandMadeApi) -> None:
+    written(Path(), 'app = "shop"\n[placement]\nregion = "eu"\nzone = "one"\n')
+    api.answer("GET", "/v1/apps/shop", view(AppView, name="shop"))
+    api.answer("POST", "/v1/apps/shop/plan", view(PlanView))
+    assert machine.swg("plan", "--zone", "two").code == 0
+    body = next(json.loads(each.body) for each in api.asked if each.method == "POST")
+    assert body["config"]["placement"] == {
+        "region": "eu",
+        "zone": "two",
+        "require": {},
+        "tolerate": {},
+        "spread": "zone",
+    }
+
+
 def test_a_pause_that_makes_no_sense_is_told_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"shellwego\.toml:10: restart"):
         asked(tmp_path, ROLLOUT.replace('"10s"', '"soon"'))

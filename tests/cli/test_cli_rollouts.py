@@ -49,6 +49,14 @@ def asked(machine: Machine, api: HandMadeApi, *words: str) -> dict[str, object]:
         (("--strategy", "canary", "--canary-pause", "5"), {"strategy": "canary", "canary_pause": 5.0}),
         (("--release-command", "rake 'db migrate'"), {"config": {"release_command": ["rake", "db migrate"]}}),
         (("--release-command", ""), {"config": {"release_command": []}}),
+        (
+            ("--region", "eu", "--require", "disk=ssd", "--require", "gpu="),
+            {"config": {"placement": {"region": "eu", "require": {"disk": "ssd", "gpu": ""}}}},
+        ),
+        (
+            ("--zone", "", "--require", "", "--tolerate", "gpu=yes", "--spread", "none"),
+            {"config": {"placement": {"zone": "", "require": {}, "tolerate": {"gpu": "yes"}, "spread": "none"}}},
+        ),
     ],
     ids=" ".join,
 )
@@ -142,3 +150,9 @@ def test_two_releases_are_compared_from_the_first_to_the_second(machine: Machine
 def test_releases_are_listed_by_their_name_alone(machine: Machine, api: HandMadeApi, words: tuple[str, ...]) -> None:
     api.answer("GET", "/v1/apps/shop/releases", ReleaseList(data=[view(ReleaseView, number=7)], pagination=LAST))
     assert machine.swg(*words, "--output", "name").out == "v7\n"
+
+
+def test_a_label_without_a_value_is_refused_before_anything_is_asked(machine: Machine, api: HandMadeApi) -> None:
+    ended = machine.swg("deploy", *SHOP, "--require", "ssd")
+    assert (ended.code, api.asked) == (2, [])
+    assert "'ssd' is not LABEL=VALUE" in ended.err

@@ -12,6 +12,7 @@ import pytest
 from shellwego.core.apps import App
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, StaleError, UnavailableError
 from shellwego.core.events import Counter, Event
+from shellwego.core.instances import Instance, Phase
 from shellwego.core.tenancy import Token, User
 from shellwego.ports.store import Op, Order, Scalar, Store, Transaction, Where, eq, within
 from tests.contract.store_samples import SAMPLES, app, user
@@ -340,6 +341,29 @@ class StoreContract:
             seen += rows
             after = (rows[-1].created_at, rows[-1].id)
         assert names(seen) == [f"{n:02}" for n in (reversed(range(11)) if descending else range(11))]
+
+    async def test_rows_are_counted_and_summed_by_a_field(self, store: Store) -> None:
+        sample = SAMPLES["instances"]
+        assert isinstance(sample, Instance)
+        rows = [
+            replace(sample, id=f"ins_{number}", node_id=node, phase=phase, cpu_milli=number)
+            for number, (node, phase) in enumerate(
+                [("", Phase.PENDING), ("one", Phase.HEALTHY), ("two", Phase.LOST), ("one", Phase.HEALTHY)]
+            )
+        ]
+        await store.transact(lambda tx: [tx.instances.insert(row) for row in rows])
+        amounts = ("cpu_milli", "disk_bytes")
+
+        def healthy(tx: Transaction) -> dict[str, tuple[int, ...]]:
+            return tx.instances.sums("node_id", amounts, eq("phase", Phase.HEALTHY))
+
+        assert await store.read(healthy) == {"one": (2, 4, 2 << 42)}
+        found = await store.read(lambda tx: tx.instances.sums("node_id", amounts))
+        assert found == {"": (1, 0, 1 << 42), "one": (2, 4, 2 << 42), "two": (1, 2, 1 << 42)}
+        assert await store.read(lambda tx: tx.instances.sums("node_id", (), eq("node_id", "three"))) == {}
+        assert await store.read(lambda tx: tx.instances.sums("node_id", (), eq("node_id", "\0"))) == {}
+        with pytest.raises(ValueError, match="process"):
+            await store.read(lambda tx: tx.instances.sums("process", amounts))
 
     async def test_only_fields_with_an_index_can_be_asked_for(self, store: Store) -> None:
         with pytest.raises(ValueError, match="config"):

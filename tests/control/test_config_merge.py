@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from shellwego.control.config import ConfigWish, ProcessWish, merge, merge_env
+from shellwego.control.config import ConfigWish, PlacementWish, ProcessWish, merge, merge_env
 from shellwego.control.plans import Content, differences
 from shellwego.core.apps import MIB, AppConfig, Check, CheckKind, Process, RestartMode, RestartPolicy, Service
 from shellwego.core.errors import InvalidError
+from shellwego.core.placement_rules import PlacementRules, Spread
 
 
 def test_an_empty_wish_changes_nothing() -> None:
@@ -89,3 +90,31 @@ def test_differences_never_show_a_variables_value() -> None:
     assert {change.field for change in changes} == {"env.SECRET", "env.NEW", "image"}
     assert "hunter" not in repr(changes)
     assert differences(before, before) == ()
+
+
+def test_where_instances_may_go_is_changed_part_by_part() -> None:
+    wish = PlacementWish(region="eu", require={"disk": "ssd", "cpu": "amd"})
+    config = merge(AppConfig(), ConfigWish(placement=wish))
+    assert config.placement == PlacementRules(region="eu", require={"cpu": "amd", "disk": "ssd"})
+    config = merge(config, ConfigWish(placement=PlacementWish(region="", zone="one", spread=Spread.NONE)))
+    assert (config.placement.region, config.placement.zone, config.placement.spread) == ("", "one", Spread.NONE)
+    assert config.placement.require == {"cpu": "amd", "disk": "ssd"}
+    assert merge(config, ConfigWish(placement=PlacementWish(require={}))).placement.require == {}
+
+
+def test_names_that_no_node_can_have_are_refused_by_their_field() -> None:
+    labels = {f"l{number}": "" for number in range(16)} | {"a b": "x"}
+    with pytest.raises(InvalidError) as error:
+        merge(AppConfig(), ConfigWish(placement=PlacementWish(region="e u", zone="x" * 64, require=labels)))
+    told = ["placement.region", "placement.zone", "placement.require", "placement.require.a b"]
+    assert [fault.field for fault in error.value.errors] == told
+
+
+def test_where_instances_may_go_is_told_field_by_field() -> None:
+    old = Content(AppConfig(placement=PlacementRules(region="eu", require={"disk": "ssd"})), "sha256:1")
+    new = Content(AppConfig(placement=PlacementRules(region="us", spread=Spread.NODE)), "sha256:1")
+    assert [(change.field, change.before, change.after) for change in differences(old, new)] == [
+        ("placement.region", "eu", "us"),
+        ("placement.require.disk", "ssd", None),
+        ("placement.spread", None, "node"),
+    ]

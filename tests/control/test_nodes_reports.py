@@ -144,6 +144,13 @@ async def test_what_a_node_says_is_bounded(node: Reporter) -> None:
     assert (len(seen.log_tail), len(seen.log_tail[0]), len(seen.detail)) == (MAX_LOG_LINES, 1000, 64)
 
 
+async def test_what_a_node_promises_of_itself_is_bounded(node: Reporter) -> None:
+    facts = node_facts(cpu_overcommit=10**9, disk_overcommit=-1)
+    await node.nodes.register(Registration(name="two", facts=facts))
+    told = node.world.peek(lambda tx: tx.nodes.select(eq("name", "two")))[0].facts
+    assert (told.cpu_overcommit, told.disk_overcommit) == (64, 1)
+
+
 async def test_a_report_of_too_many_instances_is_refused(node: Reporter) -> None:
     many = {f"ins_{number}": healthy() for number in range(MAX_INSTANCES + 1)}
     report = NodeReport(node_id=node.node_id, epoch=1, sequence=1, facts=node_facts(), instances=many)

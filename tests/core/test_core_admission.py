@@ -10,6 +10,7 @@ from shellwego.core.admission import admit, admit_counts, with_backend
 from shellwego.core.apps import MIB, AppConfig, Process
 from shellwego.core.images import ImageKind
 from shellwego.core.nodes import Backend, Node, NodeFacts
+from shellwego.core.placement_rules import PlacementRules
 
 GIB = 1024 * MIB
 KVM = Backend(name="kvm", status="ready", max_vcpus=8, max_memory_bytes=64 * GIB)
@@ -132,3 +133,44 @@ def test_an_image_on_a_backend_of_the_other_kind_is_refused(backend: str, kind: 
     assert (fault.field, fault.code) == ("backend", "wrong-kind")
     assert f"the image holds {holds}, which the backend “{backend}” does not run" in fault.message
     assert admit(named, [node(KVM, WASM)]) == ()
+
+
+EU = replace(node(KVM), id="node_eu", region="eu", zone="one", labels={"disk": "ssd"})
+US = replace(node(KVM, memory=64 * GIB), id="node_us", region="us", zone="two")
+
+
+@pytest.mark.parametrize(
+    ("rules", "fields_told", "words"),
+    [
+        (PlacementRules(region="ap"), ["placement.region"], "no node is in the region “ap”; there is: eu, us"),
+        (PlacementRules(zone="three"), ["placement.zone"], "there is: one, two"),
+        (PlacementRules(require={"disk": "hdd"}), ["placement.require.disk"], "no node has the label disk=hdd"),
+        (PlacementRules(region="us", require={"disk": "ssd"}), ["placement"], "no node meets all of its conditions"),
+        (PlacementRules(region="eu", zone="one", require={"disk": "ssd"}), [], ""),
+    ],
+)
+def test_where_no_node_is_an_instance_cannot_be(rules: PlacementRules, fields_told: list[str], words: str) -> None:
+    faults = admit(replace(config(), placement=rules), [EU, US])
+    assert [fault.field for fault in faults] == fields_told
+    assert all(words in fault.message for fault in faults)
+
+
+def test_sizes_and_counts_are_judged_by_the_nodes_that_an_app_may_have() -> None:
+    wish = config(memory_bytes=9 * GIB)
+    assert fields(wish, EU, US) == []
+    bound = replace(wish, placement=PlacementRules(region="eu"))
+    assert fields(bound, EU, US) == ["processes.web.memory"]
+    small = replace(config(memory_bytes=GIB), placement=PlacementRules(region="eu"))
+    assert [fault.field for fault in admit_counts(small, {"web": 9}, [EU, US])] == ["counts.web"]
+    assert admit_counts(small, {"web": 8}, [EU, US]) == ()
+
+
+def test_a_platform_of_tainted_nodes_is_for_those_who_tolerate_it() -> None:
+    tainted = replace(EU, labels={"taint/gpu": "yes"})
+    (fault,) = admit(config(), [tainted])
+    assert (fault.field, fault.code) == ("placement.tolerate", "not-offered")
+    assert fault.message == "every such node has a taint that it does not tolerate: gpu=yes"
+    assert admit(replace(config(), placement=PlacementRules(tolerate={"gpu": "yes"})), [tainted]) == ()
+    assert fields(config(), tainted, US) == []
+    (fault,) = admit(replace(config(), placement=PlacementRules(zone="one", require={"a": "b"})), [tainted, US])
+    assert fault.field == "placement.require.a"

@@ -50,10 +50,7 @@ HERE = node("1", scheduling=Scheduling.DRAINING, drain=ORDER)
 
 def facts(*instances: Instance, order: DrainOrder = ORDER, memory: int = 8, **fields: object) -> DrainFacts:
     requests = {
-        i.id: PlacementRequest(
-            app_id=i.app_id, process=i.process, cpu_milli=100, memory_bytes=i.memory_bytes, disk_bytes=i.disk_bytes
-        )
-        for i in instances
+        i.id: PlacementRequest(cpu_milli=100, memory_bytes=i.memory_bytes, disk_bytes=i.disk_bytes) for i in instances
     }
     made = DrainFacts(order=order, instances=instances, requests=requests, nodes=(HERE, node("2", memory)))
     return replace(made, **fields)  # type: ignore[arg-type]

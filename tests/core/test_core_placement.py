@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shellwego.core.fleet import Fleet
 from shellwego.core.nodes import Backend, Node, NodeFacts, NodeHealth, Scheduling
-from shellwego.core.placement import NodeUsage, Placement, PlacementRequest, Refusal, place
+from shellwego.core.placement import NodeUsage, Placement, PlacementRequest, Refusal
+from shellwego.core.placement_rules import PlacementRules, Spread
 
 GIB = 1 << 30
-REQUEST = PlacementRequest(app_id="app", process="web", cpu_milli=1000, memory_bytes=2 * GIB, disk_bytes=GIB)
+REQUEST = PlacementRequest(cpu_milli=1000, memory_bytes=2 * GIB, disk_bytes=GIB)
 KVM = Backend(name="kvm", status="ready")
 
 
@@ -29,6 +32,13 @@ def node(name: str, memory: float = 8, *, backends: tuple[Backend, ...] = (KVM,)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
+def place(
+    request: PlacementRequest, nodes: Iterable[Node], usage: dict[str, NodeUsage] | None = None, **peers: int
+) -> Placement | Refusal:
+    fleet = Fleet(nodes, usage)
+    return fleet.place(request, fleet.peers(peers))
+
+
 def refusal(*nodes: Node, request: PlacementRequest = REQUEST, usage: dict[str, NodeUsage] | None = None) -> Refusal:
     outcome = place(request, nodes, usage or {})
     assert isinstance(outcome, Refusal)
@@ -37,12 +47,73 @@ def refusal(*nodes: Node, request: PlacementRequest = REQUEST, usage: dict[str, 
 
 def test_instances_of_a_process_are_spread() -> None:
     usage = {"node_a": NodeUsage().plus(REQUEST)}
-    assert place(REQUEST, [node("a", 64), node("b")], usage) == Placement("node_b")
+    assert place(REQUEST, [node("a", 64), node("b")], usage, node_a=1) == Placement("node_b")
+    assert place(REQUEST, [node("a", 64), node("b")], usage, node_a=2, node_b=1) == Placement("node_b")
+
+
+def test_instances_of_a_process_are_spread_over_zones_before_nodes() -> None:
+    nodes = [node("a", zone="one"), node("b", zone="one"), node("c", zone="two")]
+    used = {"node_c": NodeUsage(memory_bytes=5 * GIB)}
+    assert place(REQUEST, nodes, used, node_a=1) == Placement("node_c")
+    over_nodes = replace(REQUEST, rules=PlacementRules(spread=Spread.NODE))
+    assert place(over_nodes, nodes, used, node_a=1) == Placement("node_b")
+
+
+def test_a_zone_that_is_full_does_not_hold_up_what_fits_elsewhere() -> None:
+    nodes = [node("a", zone="one"), node("c", 1, zone="two")]
+    assert place(REQUEST, nodes, node_a=1) == Placement("node_a")
+
+
+def test_zones_of_equal_name_in_two_regions_are_two() -> None:
+    nodes = [node("a", region="eu", zone="1"), node("b", region="eu", zone="1"), node("c", region="us", zone="1")]
+    assert place(REQUEST, nodes, node_a=1) == Placement("node_c")
+
+
+def test_without_spread_the_fullest_node_with_room_is_taken() -> None:
+    nodes = [node("a"), node("b"), node("c")]
+    used = {"node_a": NodeUsage(memory_bytes=7 * GIB), "node_b": NodeUsage(memory_bytes=5 * GIB)}
+    packed = replace(REQUEST, rules=PlacementRules(spread=Spread.NONE))
+    assert place(packed, nodes, used, node_b=3) == Placement("node_b")
+
+
+def test_region_zone_and_labels_must_be_met() -> None:
+    nodes = [
+        node("a", region="us"),
+        node("b", region="eu", zone="two"),
+        node("c", region="eu", zone="one", labels={"disk": "hdd"}),
+        node("d", region="eu", zone="one", labels={"disk": "ssd", "gpu": "yes"}),
+    ]
+    rules = PlacementRules(region="eu", zone="one", require={"disk": "ssd"})
+    assert place(replace(REQUEST, rules=rules), nodes) == Placement("node_d")
+    outcome = refusal(*nodes[:3], request=replace(REQUEST, rules=rules))
+    told = "1 lacks the label disk=ssd, 1 is not in the region eu, 1 is not in the zone one"
+    assert outcome.reason == f"no node fits: {told}"
+
+
+def test_a_taint_keeps_away_whatever_does_not_tolerate_it() -> None:
+    nodes = [node("a", labels={"taint/gpu": "yes"}), node("b", 1, labels={"gpu": "yes"})]
+    told = "no node fits: 1 lacks memory (need 2 GiB, best has 1 GiB), 1 has the taint gpu=yes"
+    assert refusal(*nodes).reason == told
+    assert refusal(*nodes, request=replace(REQUEST, rules=PlacementRules(tolerate={"gpu": "no"}))).reason == told
+    assert place(replace(REQUEST, rules=PlacementRules(tolerate={"gpu": "yes"})), nodes) == Placement("node_a")
+
+
+def test_what_flaps_gets_nothing_new_unless_there_is_nothing_else() -> None:
+    flapping, steady = node("a", flapping_since=1.0), node("b", 1)
+    told = "no node fits: 1 goes down again and again, 1 lacks memory (need 2 GiB, best has 1 GiB)"
+    assert refusal(flapping, steady).reason == told
+    assert place(REQUEST, [flapping]) == Placement("node_a")
+    assert place(REQUEST, [flapping, replace(steady, health=NodeHealth.DOWN)]) == Placement("node_a")
+
+
+def test_a_label_of_another_value_is_told_once_for_all_nodes() -> None:
+    request = replace(REQUEST, rules=PlacementRules(require={"disk": "ssd"}))
+    outcome = refusal(node("a"), node("b", labels={"disk": "hdd"}), request=request)
+    assert outcome.reason == "no node fits: 2 lack the label disk=ssd"
 
 
 def test_among_equals_the_emptiest_node_is_taken() -> None:
-    other = replace(REQUEST, app_id="other")
-    usage = {"node_a": NodeUsage().plus(other)}
+    usage = {"node_a": NodeUsage().plus(REQUEST)}
     assert place(REQUEST, [node("a"), node("b")], usage) == Placement("node_b")
     assert place(REQUEST, [node("a", 64), node("b", 3)], usage) == Placement("node_a")
 
@@ -73,6 +144,16 @@ def test_memory_is_never_promised_twice_but_cpu_is_shared() -> None:
     assert place(REQUEST, [node("a")], {"node_a": used}) == Placement("node_a")
     full = NodeUsage(cpu_milli=64_000)
     assert "lacks CPU" in refusal(node("a"), usage={"node_a": full}).reason
+
+
+def test_cpu_and_disk_are_promised_as_often_as_the_node_says() -> None:
+    careful = replace(node("a").facts, cpu_overcommit=1, disk_overcommit=2)
+    used = {"node_a": NodeUsage(cpu_milli=3500, disk_bytes=200 * GIB)}
+    assert "lacks CPU (need 1 CPU, best has 0.5 CPU)" in refusal(node("a", facts=careful), usage=used).reason
+    small = replace(REQUEST, cpu_milli=500)
+    assert "lacks disk" in refusal(node("a", facts=careful), usage=used, request=small).reason
+    generous = replace(careful, cpu_overcommit=2, disk_overcommit=3)
+    assert place(REQUEST, [node("a", facts=generous)], used) == Placement("node_a")
 
 
 def test_one_instance_must_fit_into_what_the_node_has() -> None:
@@ -121,6 +202,7 @@ def test_without_nodes_the_first_is_waited_for() -> None:
     assert refusal() == Refusal("no node fits: no node has joined yet")
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 16), min_size=1, max_size=5),
     requests=st.lists(st.integers(1, 4), max_size=30),

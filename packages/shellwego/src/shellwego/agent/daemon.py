@@ -26,6 +26,7 @@ from shellwego.agent.streams import StreamServer
 from shellwego.agent.waiting import wait_any
 from shellwego.core.assignments import Assignments, Registration
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
+from shellwego.core.nodes import WHOLE, NodeFacts, Offer
 from shellwego.core.troubles import Troubles
 from shellwego.ports.bus import Bus
 from shellwego.ports.clock import Clock
@@ -71,8 +72,10 @@ class Agent:
         name: str,
         state_dir: Path,
         prober: Prober | None = None,
+        offer: Offer = WHOLE,
     ) -> None:
         self._engine = engine
+        self._offer = offer
         self._uplink = uplink
         self._listener = listener
         self._bus = bus
@@ -161,10 +164,13 @@ class Agent:
     async def _registration(self) -> Registration:
         return Registration(
             name=self._name,
-            facts=await self._engine.facts(),
+            facts=await self._facts(),
             known_node_id=self._state.node_id,
             known_epoch=self._state.epoch,
         )
+
+    async def _facts(self) -> NodeFacts:
+        return self._offer.of(await self._engine.facts())
 
     async def _listen(self) -> None:
         async with self._bus.subscribe(subjects.assignments(self.node_id)) as hints:
@@ -206,7 +212,7 @@ class Agent:
             node_id=self.node_id,
             epoch=self._state.epoch,
             sequence=self._state.next_sequence(),
-            facts=await self._engine.facts(),
+            facts=await self._facts(),
             observed=self._reconciler.observed,
             unsettled=self._checker.unsettled(),
         )

@@ -171,6 +171,7 @@ class Platform:
                 clock=clock,
                 name=NODE,
                 state_dir=self._directory("agent"),
+                offer=self.settings.offer,
             )
             networks = self.settings.webhook_networks
             work, limiter = ImageWork(images), RateLimiter()

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from shellwego.core.egress import Network, parse_networks
 from shellwego.core.errors import InvalidError
+from shellwego.core.nodes import CPU_OVERCOMMIT, DISK_OVERCOMMIT, MAX_OVERCOMMIT, Offer
 
 CONFIG_FILE = Path("/etc/shellwego/config.toml")
 MAX_PREBOOT = 64
@@ -42,6 +43,11 @@ class UpSettings:
     """Whether every user may make organizations (on the smallest plan), and not the platform's operators alone."""
     preboot: int = 0
     """How many guests may be booted ahead, so that VMs begin as copies of them; each takes the memory of a booted guest."""
+    cpu_overcommit: int = CPU_OVERCOMMIT
+    disk_overcommit: int = DISK_OVERCOMMIT
+    """How many times over CPU and disk are promised to VMs on this host."""
+    reserve_memory: ByteCount = 0
+    """Memory of this host that VMs do not get, beside what the engine leaves to it."""
     cache: Path = Path("/var/cache/shellwego")
     registries_allow: tuple[str, ...] | None = None
     """Registries on private addresses that may be used, such as `10.0.0.5:5000`; None: the default for the domain."""
@@ -82,6 +88,15 @@ class UpSettings:
     def local(self) -> bool:
         """A laptop or a test: the domain resolves to this machine only."""
         return self.domain == "localhost" or self.domain.endswith(".localhost")
+
+    @property
+    def offer(self) -> Offer:
+        """How much of this host VMs get."""
+        return Offer(
+            cpu_overcommit=self.cpu_overcommit,
+            disk_overcommit=self.disk_overcommit,
+            reserved_memory_bytes=self.reserve_memory,
+        )
 
     @property
     def registry_allow_list(self) -> tuple[str, ...]:
@@ -130,6 +145,7 @@ def check(settings: UpSettings) -> None:
             raise InvalidError("invalid-port", f"{flag}: {port} is not a port (1 to 65535)")
     if not 0 <= settings.preboot <= MAX_PREBOOT:
         raise InvalidError("invalid-preboot", f"--preboot: {settings.preboot} is not between 0 and {MAX_PREBOOT}")
+    _check_offer(settings.offer)
     if settings.kms not in KMS_KINDS:
         raise InvalidError("invalid-kms", f"kms: {settings.kms!r} is none of {', '.join(KMS_KINDS)}")
     if settings.http_port == settings.api_port:
@@ -145,6 +161,12 @@ def check(settings: UpSettings) -> None:
             f"--api-listen {settings.api_listen}: the API would be reachable from outside without TLS",
             resolution="Give --api-cert and --api-key, or keep it on 127.0.0.1.",
         )
+
+
+def _check_offer(offer: Offer) -> None:
+    for flag, times in (("--cpu-overcommit", offer.cpu_overcommit), ("--disk-overcommit", offer.disk_overcommit)):
+        if not 1 <= times <= MAX_OVERCOMMIT:
+            raise InvalidError("invalid-overcommit", f"{flag}: {times} is not between 1 and {MAX_OVERCOMMIT}")
 
 
 def _check_grpc(settings: UpSettings) -> None:

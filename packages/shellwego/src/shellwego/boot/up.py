@@ -48,6 +48,11 @@ class UpFailure(click.ClickException):
 @click.option("--master-keys-file", type=click.Path(), help="The master keys, kept outside the data directory.")
 @click.option("--domain", help="Apps appear as <app>.<domain>. [localhost]")
 @click.option("--preboot", type=int, metavar="N", help="Boot up to N guests ahead; new microVMs begin as copies. [0]")
+@click.option("--cpu-overcommit", type=int, metavar="N", help="Promise the host's CPUs N times over. [16]")
+@click.option(
+    "--disk-overcommit", type=int, metavar="N", help="Promise its disk N times over; it is filled as used. [8]"
+)
+@click.option("--reserve-memory", metavar="SIZE", help="Memory of the host that VMs do not get. [0]")
 @click.option("--open-organizations", is_flag=True, default=None, help="Let every user make organizations.")
 @click.option("--keep-vms", is_flag=True, default=None, help="Leave VMs and the edge running when the platform ends.")
 def up(**flags: Any) -> None:

@@ -10,6 +10,7 @@ import click
 
 from shellwego.cli.output import show_one, size, table
 from shellwego.cli.overlay import given_options, overlay
+from shellwego.cli.placement import Where, placement_options
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.rollout import Choice, choice_options, finish, rollout_options
 from shellwego.cli.session import F, Session, shared
@@ -52,7 +53,7 @@ def _wish_options(command: F) -> F:
         click.option("-i", "--image", metavar="IMAGE", help="A loaded name, a registry reference, or a FILE.wasm."),
     ):
         command = option(command)
-    return command
+    return placement_options(command)
 
 
 def _wish(
@@ -66,16 +67,19 @@ def _wish(
     rollback: bool,
     release_command: str | None,
     choice: Choice,
+    where: Where,
 ) -> DeploymentCreate:
     import shlex  # noqa: PLC0415
 
-    from msgspec import UNSET  # noqa: PLC0415
-
     from shellwego.client.generated import ConfigBody, DeploymentCreate  # noqa: PLC0415
 
+    config = ConfigBody()
+    if release_command is not None:
+        config.release_command = shlex.split(release_command)
+    where.put_into(config)
     return DeploymentCreate(
         **asdict(choice),
-        config=UNSET if release_command is None else ConfigBody(release_command=shlex.split(release_command)),
+        config=config,
         image=image,
         port=port,
         check_path=check_path,
@@ -143,6 +147,7 @@ def deploy(
     rollback: bool,
     release_command: str | None,
     choice: Choice,
+    where: Where,
     detach: bool,
 ) -> None:
     """Roll out what the shellwego.toml of DIRECTORY says, an image, or the app's changed configuration.
@@ -154,7 +159,7 @@ def deploy(
     found = _manifest(session, directory)
     name = session.app_option or (found.manifest.app if found else session.app)
     image, backend = _loaded(session, name, image, backend, Path())
-    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback, release_command, choice)
+    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback, release_command, choice, where)
     if found is None:
         deployment = session.client.create_deployment(name, wish, project=session.project)
         finish(session, name, deployment, detach=detach)
@@ -209,12 +214,13 @@ def plan(
     rollback: bool,
     release_command: str | None,
     choice: Choice,
+    where: Where,
     detailed_exitcode: bool,
 ) -> None:
     """Show what a deploy with the same options would change. Nothing is done."""
     import msgspec  # noqa: PLC0415
 
-    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback, release_command, choice)
+    wish = _wish(image, port, check_path, command_text, process, env, backend, rollback, release_command, choice, where)
     app, found = session.app_option, _manifest(session, directory)
     if found is not None:
         view = session.client.get_app(app or found.manifest.app, project=session.project)

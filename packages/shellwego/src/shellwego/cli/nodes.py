@@ -25,7 +25,7 @@ _POLL_S = 1.0
 
 @click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def nodes() -> None:
-    """List and label nodes, let hosts join, say what may be placed on nodes, empty and remove them."""
+    """List, show and label nodes, let hosts join, say what may be placed on nodes, empty and remove them."""
 
 
 for each in (joining.join_token, joining.join_tokens, joining.keys, joining.authorities):
@@ -243,6 +243,7 @@ def _show(session: Session, found: NodeView) -> None:
         "region": f"{found.region}/{found.zone}",
         "labels": ", ".join(f"{name}={value}" for name, value in sorted(found.labels.items())),
         "disk": size(found.disk_bytes),
+        "promised": f"CPU {found.cpu_overcommit} times over, disk {found.disk_overcommit} times",
         "confinement": found.confinement,
         "version": found.version,
         "epoch": found.epoch,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shellwego.cli.placement import where_of
+
 if TYPE_CHECKING:
     from shellwego.client.generated import ConfigBody, DeploymentCreate
 
@@ -41,6 +43,7 @@ def overlay(wish: DeploymentCreate, options: DeploymentCreate, given: Collection
     config = _config(wish)
     if "release_command" in given:
         config.release_command = _config(options).release_command
+    where_of(_config(options)).put_into(config)
     _overlay_process(config, options)
     return wish
 

@@ -198,6 +198,7 @@ class ConfigBody(Struct, kw_only=True, omit_defaults=True):
     mounts: list[MountBody] = field(default_factory=list)
     release_command: list[str] | None = None
     drain_timeout: float | None = None
+    placement: PlacementBody | UnsetType = UNSET
 
 
 class ConfigView(Struct, kw_only=True, frozen=True):
@@ -211,6 +212,7 @@ class ConfigView(Struct, kw_only=True, frozen=True):
     checks: list[CheckView]
     release_command: list[str] | None
     drain_timeout: float
+    placement: PlacementView
 
 
 class DeliveryList(Struct, kw_only=True, frozen=True):
@@ -807,6 +809,8 @@ class NodeView(Struct, kw_only=True, frozen=True):
     cpu_milli: int
     memory_bytes: int
     disk_bytes: int
+    cpu_overcommit: int
+    disk_overcommit: int
     instances: int
     backends: list[BackendView]
     confinement: str
@@ -904,6 +908,26 @@ class PersonView(Struct, kw_only=True, frozen=True):
     disabled_at: datetime | None
     has_password: bool
     totp: bool
+
+
+class PlacementBody(Struct, kw_only=True, omit_defaults=True):
+    """Where instances may go; what is left out stays as it is."""
+
+    region: str | None = None
+    zone: str | None = None
+    require: dict[str, str] | None = None
+    tolerate: dict[str, str] | None = None
+    spread: str | None = None
+
+
+class PlacementView(Struct, kw_only=True, frozen=True):
+    """Where instances may go, and what keeps them apart. An empty `region` or `zone` is any."""
+
+    region: str
+    zone: str
+    require: dict[str, str]
+    tolerate: dict[str, str]
+    spread: str
 
 
 class PlanView(Struct, kw_only=True, frozen=True):

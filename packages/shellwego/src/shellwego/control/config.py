@@ -15,6 +15,7 @@ from shellwego.core.apps import MIB, AppConfig, Check, CheckKind, Process, Resta
 from shellwego.core.errors import FieldError, InvalidError
 from shellwego.core.images import ImageKind
 from shellwego.core.nodes import Node
+from shellwego.core.placement_rules import PlacementRules, Spread
 from shellwego.core.secrets import NAME as SECRET_NAME
 from shellwego.core.secrets import SecretRef
 
@@ -28,6 +29,9 @@ MAX_ENV_VALUE = 32 * 1024
 MAX_ENV_TOTAL = 128 * 1024
 MAX_ARGUMENTS = 128
 MAX_ARGUMENT = 4096
+MAX_LABELS = 16
+LABEL = re.compile(r"[A-Za-z0-9._/-]{1,63}")
+"""What the names and values of labels, regions and zones are written with."""
 _RESERVED_ENV = "SHELLWEGO_"
 
 
@@ -58,6 +62,17 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementWish:
+    """Changes to where instances may go; None leaves as it is, and empty is any."""
+
+    region: str | None = None
+    zone: str | None = None
+    require: Mapping[str, str] | None = None
+    tolerate: Mapping[str, str] | None = None
+    spread: Spread | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigWish:
     """Changes to an app's config; None leaves as it is."""
 
@@ -78,6 +93,7 @@ class ConfigWish:
     """Refused, as long as there are no volumes."""
     backend: str | None = None
     """The backend that VMs must have; empty: whichever a node has for Linux images."""
+    placement: PlacementWish = PlacementWish()
 
 
 def merge(config: AppConfig, wish: ConfigWish) -> AppConfig:
@@ -109,6 +125,17 @@ def merge_unchecked(config: AppConfig, wish: ConfigWish) -> AppConfig:
         drain_timeout_s=config.drain_timeout_s if wish.drain_timeout_s is None else wish.drain_timeout_s,
         release_command=config.release_command if wish.release_command is None else (wish.release_command or None),
         backend=config.backend if wish.backend is None else (wish.backend or None),
+        placement=_merge_placement(config.placement, wish.placement),
+    )
+
+
+def _merge_placement(rules: PlacementRules, wish: PlacementWish) -> PlacementRules:
+    return PlacementRules(
+        region=rules.region if wish.region is None else wish.region,
+        zone=rules.zone if wish.zone is None else wish.zone,
+        require=rules.require if wish.require is None else dict(sorted(wish.require.items())),
+        tolerate=rules.tolerate if wish.tolerate is None else dict(sorted(wish.tolerate.items())),
+        spread=wish.spread or rules.spread,
     )
 
 
@@ -169,6 +196,7 @@ def check_config(config: AppConfig) -> None:
         *_check_faults(config),
         *_env_faults("env", config.env),
         *_secret_faults(config),
+        *_placement_faults(config.placement),
     )
     if config.release_command is not None:
         faults = (*faults, *_command_faults("release_command", config.release_command))
@@ -202,6 +230,10 @@ def refuse_unplaceable(config: AppConfig, nodes: Iterable[Node], kind: ImageKind
     resolution = "Ask for less (scale --memory, --cpu, --disk), or give a node more room."
     if any(fault.field == "backend" for fault in faults):
         resolution = 'Name another backend (deploy --backend NAME), or none (--backend "").'
+    if any(fault.field.partition(".")[0] == "placement" for fault in faults):
+        resolution = (
+            "Ask for what a node has (deploy --region, --zone, --require, --tolerate), or have a node join that has it."
+        )
     refuse("cannot-be-placed", faults, resolution=resolution)
 
 
@@ -241,6 +273,19 @@ def _size_faults(at: str, process: Process) -> Iterator[FieldError]:
         yield FieldError(f"{at}.restart.backoff", "out-of-range", "between 0.1 and 3600 seconds")
     if process.stop_signal is not None and not re.fullmatch(r"SIG[A-Z0-9]{2,9}", process.stop_signal):
         yield FieldError(f"{at}.stop_signal", "bad-signal", "a signal's name such as SIGTERM")
+
+
+def _placement_faults(rules: PlacementRules) -> Iterator[FieldError]:
+    message = "letters, digits and ._/-, at most 63 characters"
+    for name, value in (("region", rules.region), ("zone", rules.zone)):
+        if value and not LABEL.fullmatch(value):
+            yield FieldError(f"placement.{name}", "bad-name", message)
+    for name, labels in (("require", rules.require), ("tolerate", rules.tolerate)):
+        if len(labels) > MAX_LABELS:
+            yield FieldError(f"placement.{name}", "too-many", f"at most {MAX_LABELS} of them")
+        for label, value in labels.items():
+            if not LABEL.fullmatch(label) or (value and not LABEL.fullmatch(value)):
+                yield FieldError(f"placement.{name}.{label[:63]}", "bad-name", message)
 
 
 def _argument_faults(at: str, arguments: tuple[str, ...]) -> Iterator[FieldError]:

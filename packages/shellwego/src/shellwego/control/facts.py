@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from shellwego.control.instances import LIVE_PHASES
-from shellwego.core.apps import App, Process, Release
+from shellwego.core.apps import App, AppConfig, Process, Release
 from shellwego.core.deployments import FINISHED, DeploymentState
 from shellwego.core.images import ImageState
 from shellwego.core.instances import Instance
@@ -19,6 +20,7 @@ from shellwego.ports.store import Order, Transaction, eq, within
 
 ROUTES_COUNTER = "routes"
 UNFINISHED = tuple(state.value for state in DeploymentState if state not in FINISHED)
+_AMOUNTS = ("cpu_milli", "memory_bytes", "disk_bytes")
 _ENDED_WITHOUT_RELEASE = (DeploymentState.FAILED, DeploymentState.CANCELLED)
 
 
@@ -70,40 +72,43 @@ def placement_request(instance: Instance, release: Release) -> PlacementRequest:
     """What the instance needs of a node; it may be larger or smaller than its process, as one-off runs are."""
     process = next((p for p in release.config.processes if p.name == instance.process), Process(name=instance.process))
     return replace(
-        process_request(instance.app_id, process, release.config.backend),
+        process_request(process, release.config),
         cpu_milli=instance.cpu_milli,
         memory_bytes=instance.memory_bytes,
         disk_bytes=instance.disk_bytes,
     )
 
 
-def process_request(app_id: str, process: Process, backend: str | None) -> PlacementRequest:
+def process_request(process: Process, config: AppConfig) -> PlacementRequest:
     """What an instance of a process needs of a node."""
     return PlacementRequest(
-        app_id=app_id,
-        process=process.name,
         cpu_milli=process.cpu_milli,
         memory_bytes=process.memory_bytes,
         disk_bytes=process.disk_bytes,
         vcpus=process.vcpus,
-        backend=backend,
+        backend=config.backend,
+        rules=config.placement,
     )
 
 
-def node_usage(tx: Transaction) -> dict[str, NodeUsage]:
-    """What is placed on each node: everything that has not ended there."""
-    usage: dict[str, NodeUsage] = {}
-    for instance in tx.instances.select(within("phase", LIVE_PHASES)):
+def node_usage(tx: Transaction, node_id: str | None = None) -> dict[str, NodeUsage]:
+    """What is placed on each node, or on this one: everything that has not ended there."""
+    only = [] if node_id is None else [eq("node_id", node_id)]
+    sums = tx.instances.sums("node_id", _AMOUNTS, within("phase", LIVE_PHASES), *only)
+    return {
+        place: NodeUsage(instances=count, cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk)
+        for place, (count, cpu, memory, disk) in sums.items()
+        if place
+    }
+
+
+def process_peers(tx: Transaction, app_id: str) -> dict[str, Counter[str]]:
+    """By process of an app: how many of its instances each node has."""
+    peers: dict[str, Counter[str]] = {}
+    for instance in tx.instances.select(eq("app_id", app_id), within("phase", LIVE_PHASES)):
         if instance.node_id:
-            request = PlacementRequest(
-                app_id=instance.app_id,
-                process=instance.process,
-                cpu_milli=instance.cpu_milli,
-                memory_bytes=instance.memory_bytes,
-                disk_bytes=instance.disk_bytes,
-            )
-            usage[instance.node_id] = usage.get(instance.node_id, NodeUsage()).plus(request)
-    return usage
+            peers.setdefault(instance.process, Counter())[instance.node_id] += 1
+    return peers
 
 
 def lingering(tx: Transaction) -> dict[str, tuple[Instance, ...]]:

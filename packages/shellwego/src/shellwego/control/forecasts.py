@@ -6,16 +6,16 @@ instances have gone is not told as an obstacle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from shellwego.control.facts import node_usage, process_request
+from shellwego.control.facts import node_usage, process_peers, process_request
 from shellwego.control.instances import live_instances
 from shellwego.core.apps import App, AppConfig, wanted_counts
 from shellwego.core.deployments import Strategy
+from shellwego.core.fleet import Fleet
 from shellwego.core.instances import Desired, Instance
-from shellwego.core.nodes import Node
-from shellwego.core.placement import NodeUsage, PlacementRequest, Refusal, place
+from shellwego.core.placement import NodeUsage, PlacementRequest, Refusal
 from shellwego.ports.store import Transaction
 
 
@@ -37,7 +37,7 @@ def forecast(
     """Each process of the config, and each that would go; `weight` is the first of a canary, else 100."""
     living = [i for i in live_instances(tx, app) if i.desired is Desired.SERVE]
     wanted = wanted_counts(app, config)
-    nodes, usage = tx.nodes.select(), node_usage(tx)
+    nodes, usage, peers = tx.nodes.select(), node_usage(tx), process_peers(tx, app.id)
     found = []
     for process in config.processes:
         own = [i for i in living if i.process == process.name]
@@ -47,9 +47,10 @@ def forecast(
             process=process.name, count=count, kept=kept, started=count - kept, stopped=len(own) - kept
         )
         wave = _first_wave(told, len(own), strategy, weight)
-        request = process_request(app.id, process, config.backend)
         room = _with_room(usage, [i for i in own if i not in fresh], told, strategy)
-        found.append(replace(told, obstacle=_obstacle(request, wave, nodes, room)))
+        fleet = Fleet(nodes, room)
+        obstacle = _obstacle(fleet, process_request(process, config), peers.get(process.name, {}), wave)
+        found.append(replace(told, obstacle=obstacle))
     gone = {i.process for i in living} - wanted.keys()
     found += [
         ProcessForecast(process=name, count=0, kept=0, started=0, stopped=sum(i.process == name for i in living))
@@ -82,11 +83,11 @@ def _with_room(
     return room
 
 
-def _obstacle(request: PlacementRequest, count: int, nodes: Iterable[Node], usage: dict[str, NodeUsage]) -> str:
-    known = list(nodes)
+def _obstacle(fleet: Fleet, request: PlacementRequest, placed: Mapping[str, int], count: int) -> str:
+    peers = fleet.peers(placed)
     for _ in range(count):
-        outcome = place(request, known, usage)
+        outcome = fleet.place(request, peers)
         if isinstance(outcome, Refusal):
             return outcome.reason
-        usage[outcome.node_id] = usage.get(outcome.node_id, NodeUsage()).plus(request)
+        fleet.take(outcome.node_id, request, peers)
     return ""

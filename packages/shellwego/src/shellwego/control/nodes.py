@@ -49,7 +49,7 @@ from shellwego.core.instances import (
     Sleep,
 )
 from shellwego.core.liveness import BEAT_S, come_up
-from shellwego.core.nodes import Node, NodeFacts, NodeHealth, steady
+from shellwego.core.nodes import MAX_OVERCOMMIT, Node, NodeFacts, NodeHealth, steady
 from shellwego.core.routes import service_port
 from shellwego.core.subnets import is_subnet
 from shellwego.core.tenancy import Project
@@ -342,6 +342,8 @@ def _bounded_facts(facts: NodeFacts) -> NodeFacts:
         memory_bytes=max(0, facts.memory_bytes),
         disk_bytes=max(0, facts.disk_bytes),
         disk_free_bytes=None if facts.disk_free_bytes is None else max(0, facts.disk_free_bytes),
+        cpu_overcommit=min(max(1, facts.cpu_overcommit), MAX_OVERCOMMIT),
+        disk_overcommit=min(max(1, facts.disk_overcommit), MAX_OVERCOMMIT),
         backends=facts.backends[:16],
         warnings=_texts(facts.warnings),
         subnet=facts.subnet if is_subnet(facts.subnet) else "",

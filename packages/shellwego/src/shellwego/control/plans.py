@@ -21,6 +21,7 @@ from shellwego.core.apps import App, AppConfig, Process, Service, content_hash, 
 from shellwego.core.deployments import Deployment, DeploymentState, Strategy
 from shellwego.core.errors import FieldError, InvalidError
 from shellwego.core.instances import Desired
+from shellwego.core.placement_rules import PlacementRules, Spread
 from shellwego.ports.store import Transaction
 
 _SHOWN = 200
@@ -158,6 +159,7 @@ def _fields(content: Content) -> Iterator[tuple[str, str]]:
         yield "backend", config.backend
     if config.release_command:
         yield "release_command", _text(config.release_command)
+    yield from _placement_fields(config.placement)
     for name, value in config.env.items():
         yield f"env.{name}", value
     for name, ref in config.secrets.items():
@@ -168,6 +170,17 @@ def _fields(content: Content) -> Iterator[tuple[str, str]]:
         yield f"services.{service.process}.port", str(service.port)
     for number, check in enumerate(config.checks):
         yield f"checks[{number}]", _text({field: value for field, value in asdict(check).items() if value})
+
+
+def _placement_fields(rules: PlacementRules) -> Iterator[tuple[str, str]]:
+    if rules.spread is not Spread.ZONE:
+        yield "placement.spread", rules.spread
+    for name, value in (("region", rules.region), ("zone", rules.zone)):
+        if value:
+            yield f"placement.{name}", value
+    for field, labels in (("require", rules.require), ("tolerate", rules.tolerate)):
+        for name, value in labels.items():
+            yield f"placement.{field}.{name}", value
 
 
 def _process_fields(process: Process) -> Iterator[tuple[str, str]]:

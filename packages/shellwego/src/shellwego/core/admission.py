@@ -14,7 +14,8 @@ from shellwego.core.apps import MIB, AppConfig, Process
 from shellwego.core.errors import FieldError
 from shellwego.core.images import ImageKind
 from shellwego.core.nodes import Backend, Node, NodeFacts
-from shellwego.core.placement import CPU_OVERCOMMIT, DISK_OVERCOMMIT
+from shellwego.core.placement import rules_objection
+from shellwego.core.placement_rules import PlacementRules
 
 WASM_BACKEND = "wasm"
 _USABLE = ("ready", "probing")
@@ -36,13 +37,17 @@ def admit(config: AppConfig, nodes: Iterable[Node], kind: ImageKind | None = Non
     known = tuple(nodes)
     if not known:
         return ()
-    faults = (*_backend_faults(config, known), *_kind_faults(config, known, kind))
-    return faults or tuple(fault for process in config.processes for fault in _size_faults(config, process, known))
+    faults = tuple(_rules_faults(config.placement, known))
+    if faults:
+        return faults
+    allowed = _allowed(config, known)
+    faults = (*_backend_faults(config, allowed), *_kind_faults(config, allowed, kind))
+    return faults or tuple(fault for process in config.processes for fault in _size_faults(config, process, allowed))
 
 
 def admit_counts(config: AppConfig, counts: Mapping[str, int], nodes: Iterable[Node]) -> tuple[FieldError, ...]:
-    """The faults of counts by process: more than all nodes together could hold, were nothing else on them."""
-    known = tuple(nodes)
+    """The faults of counts by process: more than all its nodes together could hold, were nothing else on them."""
+    known = _allowed(config, nodes)
     return tuple(
         FieldError(f"counts.{process.name}", "too-large", f"{asked} asked, the nodes hold {most} of this size at most")
         for process in config.processes
@@ -51,11 +56,37 @@ def admit_counts(config: AppConfig, counts: Mapping[str, int], nodes: Iterable[N
     )
 
 
+def _allowed(config: AppConfig, nodes: Iterable[Node]) -> tuple[Node, ...]:
+    return tuple(node for node in nodes if rules_objection(config.placement, node) is None)
+
+
+def _rules_faults(rules: PlacementRules, nodes: Sequence[Node]) -> Iterator[FieldError]:
+    """What no node has, else that none has it all."""
+    told = False
+    names = (("region", rules.region, {n.region for n in nodes}), ("zone", rules.zone, {n.zone for n in nodes}))
+    for name, wanted, known in names:
+        if wanted and wanted not in known:
+            told = True
+            message = f"no node is in the {name} “{wanted}”; there is: {', '.join(sorted(known)[:20])}"
+            yield FieldError(f"placement.{name}", "not-offered", message)
+    for label, value in sorted(rules.require.items()):
+        if not any(node.labels.get(label) == value for node in nodes):
+            told = True
+            yield FieldError(f"placement.require.{label}", "not-offered", f"no node has the label {label}={value}")
+    fitting = [found for found in (rules_objection(rules, node) for node in nodes) if found is None or found.taint]
+    if not told and not fitting:
+        yield FieldError("placement", "not-offered", "no node meets all of its conditions together")
+    elif not told and None not in fitting:
+        taints = sorted({found.taint for found in fitting if found is not None})
+        message = f"every such node has a taint that it does not tolerate: {', '.join(taints[:20])}"
+        yield FieldError("placement.tolerate", "not-offered", message)
+
+
 def _most(process: Process, facts: NodeFacts) -> int:
     return min(
         facts.memory_bytes // process.memory_bytes,
-        facts.cpu_milli * CPU_OVERCOMMIT // process.cpu_milli,
-        facts.disk_bytes * DISK_OVERCOMMIT // process.disk_bytes,
+        facts.cpu_milli * facts.cpu_overcommit // process.cpu_milli,
+        facts.disk_bytes * facts.disk_overcommit // process.disk_bytes,
     )
 
 

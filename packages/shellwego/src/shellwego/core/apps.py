@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
+from shellwego.core.placement_rules import ANYWHERE, PlacementRules
 from shellwego.core.secrets import SecretRef
 
 MIB = 1024 * 1024
@@ -104,6 +105,7 @@ class AppConfig:
     services: tuple[Service, ...] = ()
     checks: tuple[Check, ...] = ()
     backend: str | None = None
+    placement: PlacementRules = ANYWHERE
     drain_timeout_s: float = 30.0
     release_command: tuple[str, ...] | None = None
     """Run once before each rollout, in a VM of its own; where it fails nothing is rolled out."""
@@ -149,13 +151,16 @@ class Release:
 
 def content_hash(config: AppConfig, image_digest: str) -> str:
     """Hash of what a VM of this release is: equal hash, equal VM. The image's *name* is left out, its digest counts; of a
-    secret its id and the number of its version.
+    secret its id and the number of its version. Where it may be counts, too, how the instances are spread does not.
 
     What came later than the first hashes were made is left out where it says nothing, or an upgrade would have every
     instance differ from its own release.
     """
     content = asdict(config) | {"image": image_digest}
-    del content["release_command"], content["secrets"]
+    del content["release_command"], content["secrets"], content["placement"]
+    rules = config.placement
+    if rules.binding:
+        content["placement"] = {name: value for name, value in asdict(rules).items() if name != "spread"}
     if config.secrets:
         content["secrets"] = {name: [ref.secret_id, ref.number] for name, ref in config.secrets.items()}
     for process in content["processes"]:

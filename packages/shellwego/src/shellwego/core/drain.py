@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from shellwego.core.fleet import Fleet
 from shellwego.core.instances import Desired, Eviction, Instance, OwnerKind, Phase
 from shellwego.core.nodes import DrainOrder, Node
-from shellwego.core.placement import NodeUsage, PlacementRequest, Refusal, place
+from shellwego.core.placement import NodeUsage, PlacementRequest, Refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +74,9 @@ def plan_drain(facts: DrainFacts, now: float) -> DrainPlan:
     staying = [i for i in left if i.id not in told]
     room = max(0, order.parallel - sum(waiting.moves for waiting in told.values()))
     evict: list[str] = []
-    usage = dict(facts.usage)
+    fleet = Fleet(facts.nodes, facts.usage)
     for instance in staying:
-        obstacle = _obstacle(facts, instance, usage)
+        obstacle = _obstacle(fleet, facts.requests[instance.id])
         moves = not obstacle and len(evict) < room
         if moves:
             evict.append(instance.id)
@@ -161,11 +162,10 @@ def _in_place(other: Instance, instance: Instance) -> bool:
     )
 
 
-def _obstacle(facts: DrainFacts, instance: Instance, usage: dict[str, NodeUsage]) -> str:
+def _obstacle(fleet: Fleet, request: PlacementRequest) -> str:
     """Why the instance could not be elsewhere; empty where it could, which is then counted in."""
-    request = facts.requests[instance.id]
-    outcome = place(request, facts.nodes, usage)
+    outcome = fleet.place(request)
     if isinstance(outcome, Refusal):
         return outcome.reason
-    usage[outcome.node_id] = usage.get(outcome.node_id, NodeUsage()).plus(request)
+    fleet.take(outcome.node_id, request)
     return ""

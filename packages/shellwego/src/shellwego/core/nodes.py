@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -18,6 +18,11 @@ _VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", re.ASCI
 _PLACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 MOVES_AT_A_TIME = 10
 """So many instances leave a node at a time, unless somebody says otherwise."""
+
+
+CPU_OVERCOMMIT, DISK_OVERCOMMIT = 16, 8
+"""CPU is a share, and writable layers are sparse: so many times over both are promised unless a node says otherwise."""
+MAX_OVERCOMMIT = 64
 
 
 class NodeHealth(StrEnum):
@@ -97,11 +102,35 @@ class NodeFacts:
     """Of its VMs; empty: it does not tell."""
     disk_free_bytes: int | None = None
     """What disks may have now; None: it does not tell, all of `disk_bytes`."""
+    cpu_overcommit: int = CPU_OVERCOMMIT
+    disk_overcommit: int = DISK_OVERCOMMIT
 
     @property
     def room_on_disk(self) -> int:
         """Bytes of disk for whatever comes next."""
         return self.disk_bytes if self.disk_free_bytes is None else min(self.disk_free_bytes, self.disk_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """How much of a host its operator lets VMs have."""
+
+    cpu_overcommit: int = CPU_OVERCOMMIT
+    disk_overcommit: int = DISK_OVERCOMMIT
+    reserved_memory_bytes: int = 0
+    """Kept for the host, beside what the engine itself leaves to it."""
+
+    def of(self, facts: NodeFacts) -> NodeFacts:
+        """What of the host's facts the node tells."""
+        return replace(
+            facts,
+            cpu_overcommit=self.cpu_overcommit,
+            disk_overcommit=self.disk_overcommit,
+            memory_bytes=max(facts.memory_bytes - self.reserved_memory_bytes, 0),
+        )
+
+
+WHOLE = Offer()
 
 
 def steady(told: NodeFacts, known: NodeFacts) -> NodeFacts:
@@ -139,14 +168,11 @@ class Node:
     created_at: float
     version: int = 1
 
-
-def shunned(nodes: Iterable[Node]) -> frozenset[str]:
-    """Nodes that get nothing new because they go down again and again. Where there is no steady one it has to run
-    somewhere, so then it is none."""
-    known = list(nodes)
-    flapping = frozenset(node.id for node in known if node.flapping_since is not None)
-    usable = [node for node in known if node.health is NodeHealth.READY and node.scheduling is Scheduling.OPEN]
-    return flapping if any(node.id not in flapping for node in usable) else frozenset()
+    @property
+    def dependable(self) -> bool:
+        """It may get something new, and is not known to go down again and again."""
+        ready = self.health is NodeHealth.READY and self.scheduling is Scheduling.OPEN
+        return ready and self.flapping_since is None
 
 
 def label_faults(labels: Mapping[str, str]) -> list[FieldError]:

@@ -2,55 +2,49 @@
 
 The refusal is made by the filters that decide, so what the user reads is what was judged: "no node fits: 3 lack memory
 (need 2 GiB, best has 1.2 GiB), 1 is draining". The choice is a pure function of its arguments; equal nodes are told apart
-by name, never by chance.
+by name, never by chance. Here is what a node is judged by; `fleet` finds the best of many without looking at all.
 
-Memory is never promised twice. CPU is a share, and writable layers are sparse, so both are promised `CPU_OVERCOMMIT` and
-`DISK_OVERCOMMIT` times over; one instance still has to fit into the node's CPUs, and into what is free on its disk now.
+Memory is never promised twice. CPU is a share, and writable layers are sparse, so both are promised as many times over as
+the node says; one instance still has to fit into the node's CPUs, and into what is free on its disk now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from shellwego.core.nodes import Backend, Node, NodeHealth, Scheduling, shunned
-
-CPU_OVERCOMMIT = 16
-DISK_OVERCOMMIT = 8
+from shellwego.core.nodes import Backend, Node, NodeHealth, Scheduling
+from shellwego.core.placement_rules import ANYWHERE, TAINT, PlacementRules, Spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementRequest:
     """What an instance needs of a node. `backend` None: any."""
 
-    app_id: str
-    process: str
     cpu_milli: int
     memory_bytes: int
     disk_bytes: int
     vcpus: int = 1
     backend: str | None = None
+    rules: PlacementRules = ANYWHERE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeUsage:
-    """What is placed on a node, and how many of it are of which (app, process)."""
+    """What is placed on a node."""
 
     cpu_milli: int = 0
     memory_bytes: int = 0
     disk_bytes: int = 0
     instances: int = 0
-    per_process: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def plus(self, request: PlacementRequest) -> NodeUsage:
         """The usage with one more instance."""
-        key = (request.app_id, request.process)
         return NodeUsage(
             cpu_milli=self.cpu_milli + request.cpu_milli,
             memory_bytes=self.memory_bytes + request.memory_bytes,
             disk_bytes=self.disk_bytes + request.disk_bytes,
             instances=self.instances + 1,
-            per_process={**self.per_process, key: self.per_process.get(key, 0) + 1},
         )
 
     def minus(self, request: PlacementRequest) -> NodeUsage:
@@ -65,6 +59,9 @@ class NodeUsage:
         )
 
 
+NOTHING = NodeUsage()
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     node_id: str
@@ -76,7 +73,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class _Objection:
+class Objection:
     """Why one node does not fit; those of equal `key` are told together, with `best` the nearest miss."""
 
     key: str
@@ -85,76 +82,123 @@ class _Objection:
     best: float = 0.0
     """For resources: what is free here."""
     detail: Callable[[float], str] | None = None
+    taint: str = ""
+    """Where that is why: which, as `name=value`."""
 
 
-_FLAPS = _Objection("flapping", "goes down again and again", "go down again and again")
+_FLAPS = Objection("flapping", "goes down again and again", "go down again and again")
 
 
-def place(request: PlacementRequest, nodes: Iterable[Node], usage: Mapping[str, NodeUsage]) -> Placement | Refusal:
-    """The node for an instance: fewest of the same process, then most memory free, then by name."""
-    fitting: list[Node] = []
-    objections: list[_Objection] = []
-    known = list(nodes)
-    avoided = shunned(known)
-    for node in known:
-        objection = _objection(request, node, usage.get(node.id, NodeUsage()))
-        if objection is None and node.id in avoided:
-            objection = _FLAPS
-        if objection is None:
-            fitting.append(node)
-        else:
-            objections.append(objection)
-    if not fitting:
-        return _refusal(objections)
-    return Placement(min(fitting, key=lambda node: _rank(request, node, usage.get(node.id, NodeUsage()))).id)
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one more instance may have on a node."""
+
+    cpu_milli: int
+    memory_bytes: int
+    disk_bytes: int
 
 
-def _rank(request: PlacementRequest, node: Node, used: NodeUsage) -> tuple[int, float, str]:
-    total = max(node.facts.memory_bytes, 1)
-    share = (used.memory_bytes + request.memory_bytes) / total
-    return used.per_process.get((request.app_id, request.process), 0), share, node.name
+Rank = tuple[int, int, float, str]
+"""Of the nodes that fit, the one with the smallest is taken."""
 
 
-def _objection(request: PlacementRequest, node: Node, used: NodeUsage) -> _Objection | None:
-    """The first filter that this node does not pass."""
+def room_on(node: Node, used: NodeUsage) -> Room:
+    """What is free on a node that has this much on it; below zero where too much is promised already."""
     facts = node.facts
-    cpu = min(facts.cpu_milli, facts.cpu_milli * CPU_OVERCOMMIT - used.cpu_milli)
-    disk = min(facts.room_on_disk, facts.disk_bytes * DISK_OVERCOMMIT - used.disk_bytes)
-    return (
-        _health_objection(node)
-        or _backend_objection(request, node)
-        or _room_objection("CPU", request.cpu_milli, cpu, _cores)
-        or _room_objection("memory", request.memory_bytes, facts.memory_bytes - used.memory_bytes, _bytes)
-        or _room_objection("disk", request.disk_bytes, disk, _bytes)
+    return Room(
+        cpu_milli=min(facts.cpu_milli, facts.cpu_milli * facts.cpu_overcommit - used.cpu_milli),
+        memory_bytes=facts.memory_bytes - used.memory_bytes,
+        disk_bytes=min(facts.room_on_disk, facts.disk_bytes * facts.disk_overcommit - used.disk_bytes),
     )
 
 
-def _health_objection(node: Node) -> _Objection | None:
+def objection(request: PlacementRequest, node: Node, used: NodeUsage, *, choice: bool) -> Objection | None:
+    """The first filter that the node does not pass; None where the instance may go there. `choice` is whether there are
+    dependable nodes at all: then one that goes down again and again gets nothing; where there is none, it has to run
+    somewhere."""
+    return standing_objection(request, node, choice=choice) or room_objection(request, room_on(node, used))
+
+
+def standing_objection(request: PlacementRequest, node: Node, *, choice: bool) -> Objection | None:
+    """As `objection`, of what does not depend on how full the node is."""
+    found = _health_objection(node) or rules_objection(request.rules, node) or _backend_objection(request, node)
+    return found or (_FLAPS if choice and node.flapping_since is not None else None)
+
+
+def rules_objection(rules: PlacementRules, node: Node) -> Objection | None:
+    """As `objection`, of what the user asked for."""
+    for name, wanted, has in (("region", rules.region, node.region), ("zone", rules.zone, node.zone)):
+        if wanted and wanted != has:
+            return Objection(name, f"is not in the {name} {wanted}", f"are not in the {name} {wanted}")
+    for label, value in sorted(rules.require.items()):
+        if node.labels.get(label) != value:
+            text = f"the label {label}={value}"
+            return Objection(f"label {label}", f"lacks {text}", f"lack {text}")
+    return _taint_objection(rules, node)
+
+
+def room_objection(request: PlacementRequest, room: Room) -> Objection | None:
+    """As `objection`, of what is free."""
+    return (
+        _lack("CPU", request.cpu_milli, room.cpu_milli, _cores)
+        or _lack("memory", request.memory_bytes, room.memory_bytes, _bytes)
+        or _lack("disk", request.disk_bytes, room.disk_bytes, _bytes)
+    )
+
+
+def rank(request: PlacementRequest, node: Node, used: NodeUsage, beside: int, in_zone: int) -> Rank:
+    """The place of a node that fits among all that do; `beside` is how many of the same process it has already, `in_zone`
+    how many its zone has."""
+    share = share_after(request, used.memory_bytes, node.facts.memory_bytes)
+    match request.rules.spread:
+        case Spread.NONE:
+            return 0, 0, -share, node.name
+        case Spread.NODE:
+            return 0, beside, share, node.name
+        case Spread.ZONE:
+            return in_zone, beside, share, node.name
+
+
+def share_after(request: PlacementRequest, used: int, total: int) -> float:
+    """Which share of a node's memory is promised once the instance is there."""
+    return (used + request.memory_bytes) / max(total, 1)
+
+
+def _health_objection(node: Node) -> Objection | None:
     if node.health is not NodeHealth.READY:
-        return _Objection(node.health.value, f"is {node.health.value}", f"are {node.health.value}")
+        return Objection(node.health.value, f"is {node.health.value}", f"are {node.health.value}")
     if node.scheduling is not Scheduling.OPEN:
-        return _Objection(node.scheduling.value, f"is {node.scheduling.value}", f"are {node.scheduling.value}")
+        return Objection(node.scheduling.value, f"is {node.scheduling.value}", f"are {node.scheduling.value}")
     return None
 
 
-def _backend_objection(request: PlacementRequest, node: Node) -> _Objection | None:
+def _taint_objection(rules: PlacementRules, node: Node) -> Objection | None:
+    for label, value in sorted(node.labels.items()):
+        name = label.removeprefix(TAINT)
+        if name != label and rules.tolerate.get(name) != value:
+            taint = f"{name}={value}"
+            return Objection(f"taint {taint}", f"has the taint {taint}", f"have the taint {taint}", taint=taint)
+    return None
+
+
+def _backend_objection(request: PlacementRequest, node: Node) -> Objection | None:
     """None where some backend of the node is ready and large enough."""
     offered = [b for b in node.facts.backends if b.serves(request.backend)]
     if not offered:
         name = f"the backend {request.backend}" if request.backend else "any backend"
-        return _Objection("backend", f"lacks {name}", f"lack {name}")
+        return Objection("backend", f"lacks {name}", f"lack {name}")
     if any(backend.status == "ready" and _large_enough(request, backend) for backend in offered):
         return None
     probing = [backend.name for backend in offered if backend.status == "probing"]
     if probing:
         text = f"(backend {probing[0]})"
-        return _Objection("probing", f"is still probing {text}", f"are still probing {text}")
+        return Objection("probing", f"is still probing {text}", f"are still probing {text}")
     if any(backend.status == "ready" for backend in offered):
         text = "offer no backend for a VM of this size"
-        return _Objection("size", text.replace("offer", "offers", 1), text)
+        return Objection("size", text.replace("offer", "offers", 1), text)
     failed = offered[0]
     text = f"no usable backend ({failed.name}: {failed.reason or failed.status})"
-    return _Objection("failed", f"has {text}", f"have {text}")
+    return Objection("failed", f"has {text}", f"have {text}")
 
 
 def _large_enough(request: PlacementRequest, backend: Backend) -> bool:
@@ -163,30 +207,34 @@ def _large_enough(request: PlacementRequest, backend: Backend) -> bool:
     return (not vcpus or request.vcpus <= vcpus) and (not memory or request.memory_bytes <= memory)
 
 
-def _room_objection(name: str, need: int, free: int, show: Callable[[float], str]) -> _Objection | None:
+def _lack(name: str, need: int, free: int, show: Callable[[float], str]) -> Objection | None:
     if need <= free:
         return None
 
     def detail(best: float) -> str:
         return f" (need {show(need)}, best has {show(max(best, 0))})"
 
-    return _Objection(name, f"lacks {name}", f"lack {name}", best=free, detail=detail)
+    return Objection(name, f"lacks {name}", f"lack {name}", best=free, detail=detail)
 
 
-def _refusal(objections: Sequence[_Objection]) -> Refusal:
-    if not objections:
+def refusal(objections: Iterable[tuple[Objection, int]]) -> Refusal:
+    """All objections in one sentence, each kind with its count; each comes with the number of nodes that it is about, and
+    the order in which they come does not matter."""
+    groups: dict[str, list[tuple[Objection, int]]] = {}
+    for each, count in objections:
+        groups.setdefault(each.key, []).append((each, count))
+    if not groups:
         return Refusal("no node fits: no node has joined yet")
-    groups: dict[str, list[_Objection]] = {}
-    for objection in objections:
-        groups.setdefault(objection.key, []).append(objection)
-    told = sorted(groups.values(), key=lambda group: (-len(group), group[0].key))
-    return Refusal("no node fits: " + ", ".join(_tell(group) for group in told))
+    told = sorted((-sum(count for _, count in group), key) for key, group in groups.items())
+    return Refusal(
+        "no node fits: " + ", ".join(_tell([each for each, _ in groups[key]], -count) for count, key in told)
+    )
 
 
-def _tell(group: Sequence[_Objection]) -> str:
-    first = group[0]
-    text = f"{len(group)} {first.one if len(group) == 1 else first.many}"
-    return text + first.detail(max(objection.best for objection in group)) if first.detail else text
+def _tell(group: list[Objection], count: int) -> str:
+    first = min(group, key=lambda each: each.one)
+    text = f"{count} {first.one if count == 1 else first.many}"
+    return text + first.detail(max(each.best for each in group)) if first.detail else text
 
 
 def _cores(milli: float) -> str:

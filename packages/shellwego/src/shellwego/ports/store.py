@@ -94,6 +94,10 @@ class Table(Protocol[E]):
 
     def count(self, *conditions: Where) -> int: ...
 
+    def sums(self, by: str, fields: Sequence[str], *conditions: Where) -> dict[str, tuple[int, ...]]:
+        """For each value of the text field `by` among the rows that fulfil all conditions: how many they are, then the sum
+        of each of these whole-number fields."""
+
 
 class Transaction(Protocol):
     """All tables, seen at one moment."""

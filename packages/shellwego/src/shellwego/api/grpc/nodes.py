@@ -93,4 +93,4 @@ def _nodes(tx: Transaction, after: str = "", limit: int | None = None) -> list[N
 
 
 def _shown(tx: Transaction, node: nodes.Node) -> Node:
-    return node_view(node, node_usage(tx).get(node.id, NodeUsage()))
+    return node_view(node, node_usage(tx, node.id).get(node.id, NodeUsage()))

@@ -15,6 +15,7 @@ from shellwego.client.generated import (
     CheckBody,
     ConfigBody,
     DeploymentCreate,
+    PlacementBody,
     ProcessBody,
     RestartBody,
     SecretRefBody,
@@ -127,6 +128,17 @@ class _Reader:
             checks=[self._check(number, check) for number, check in enumerate(self.manifest.checks)],
             release_command=self._arguments(("deploy", "release_command"), deploy.release_command),
             drain_timeout=self._seconds(("deploy", "drain_timeout"), deploy.drain_timeout),
+            placement=self._placement(),
+        )
+
+    def _placement(self) -> PlacementBody:
+        wanted = self.manifest.placement
+        return PlacementBody(
+            region=wanted.region,
+            zone=wanted.zone,
+            require=dict(wanted.require),
+            tolerate=dict(wanted.tolerate),
+            spread=wanted.spread,
         )
 
     def _process(self, name: str, vm: Vm, restart: Restart) -> ProcessBody:

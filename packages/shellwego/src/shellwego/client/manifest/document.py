@@ -121,6 +121,20 @@ class Vm(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     backend: str | None = None
 
 
+class Placement(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Where instances may go, and what keeps those of one process apart."""
+
+    region: Annotated[str, Meta(max_length=63)] = ""
+    """The region that a node must be in; left out: any."""
+    zone: Annotated[str, Meta(max_length=63)] = ""
+    require: dict[str, Annotated[str, Meta(max_length=63)]] = field(default_factory=dict)
+    """Labels that a node must have, all of them."""
+    tolerate: dict[str, Annotated[str, Meta(max_length=63)]] = field(default_factory=dict)
+    """Taints that a node may have: `gpu = "yes"` for the label `taint/gpu=yes`."""
+    spread: Literal["zone", "node", "none"] = "zone"
+    """`zone`: over zones, then over nodes. `none`: on as few nodes as have room."""
+
+
 class Restart(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """When an ended process is started again; without `process`, for each that has no entry of its own."""
 
@@ -146,4 +160,5 @@ class Manifest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     checks: list[Check] = field(default_factory=list)
     mounts: list[Mount] = field(default_factory=list)
     vm: list[Vm] = field(default_factory=list)
+    placement: Placement = Placement()
     restart: list[Restart] = field(default_factory=list)

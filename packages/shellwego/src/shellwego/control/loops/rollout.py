@@ -17,15 +17,16 @@ from dataclasses import dataclass, replace
 import structlog
 
 from shellwego.control.changes import apply, prune
-from shellwego.control.facts import UNFINISHED, node_usage, placement_request, releases_of, rollout_facts
+from shellwego.control.facts import UNFINISHED, placement_request, process_peers, releases_of, rollout_facts
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.lease import Lease
 from shellwego.control.loops.schedule import Schedule
+from shellwego.control.placer import Placer
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import ShellWeGoError
 from shellwego.core.instances import Desired, Instance, Phase
-from shellwego.core.placement import NodeUsage, Placement, Refusal, place
+from shellwego.core.placement import Placement, Refusal
 from shellwego.core.rollout import plan_rollout
 from shellwego.core.troubles import Troubles
 from shellwego.ports.store import Transaction, eq, within
@@ -50,37 +51,49 @@ class StepResult:
     """In so many seconds look again, if nothing happens before. The store's clock need not be this host's."""
 
 
-async def rollout_step(control: Control, app_id: str) -> StepResult:
-    """Bring one app as far as it can be brought now."""
-    look = await control.read(lambda tx: _look(tx, app_id))
+async def rollout_step(control: Control, app_id: str, placer: Placer | None = None) -> StepResult:
+    """Bring one app as far as it can be brought now. A placer that is kept from step to step spares reading all nodes."""
+    chosen = placer or Placer(control.clock)
+    look = await control.read(lambda tx: _look(tx, app_id, chosen))
     if not look.changed:
         return look
-    return await control.commit(lambda unit: _advance(unit, app_id))
+    return await control.commit(lambda unit: _advance(unit, app_id, chosen))
 
 
-def _look(tx: Transaction, app_id: str) -> StepResult:
+def _look(tx: Transaction, app_id: str, placer: Placer) -> StepResult:
     """Whether a step would change anything."""
     app = tx.apps.get(app_id)
     if app is None:
         return StepResult(changed=False)
     plan = plan_rollout(rollout_facts(tx, app), tx.now())
-    return StepResult(changed=bool(plan.changes or _placements(tx, app)), wait_s=_wait(plan.next_at, tx))
+    wait_s = _wait(plan.next_at, tx)
+    waiting = _waiting(tx, app)
+    if not plan.changes and not waiting:
+        return StepResult(changed=False, wait_s=wait_s)
+    placer.read(tx)
+    if plan.changes or _placements(tx, app, placer):
+        return StepResult(changed=True, wait_s=wait_s)
+    again_s = placer.due_in_s()
+    if again_s > 0:
+        wait_s = again_s if wait_s is None else min(again_s, wait_s)
+    return StepResult(changed=False, wait_s=wait_s)
 
 
 def _wait(until: float | None, tx: Transaction) -> float | None:
     return None if until is None else until - tx.now()
 
 
-def _advance(unit: Unit, app_id: str) -> StepResult:
+def _advance(unit: Unit, app_id: str, placer: Placer) -> StepResult:
     """Plan and apply until nothing is left to do now."""
     next_at = None
+    placer.begin(unit.tx)
     for _ in range(_MAX_ROUNDS):
         app = unit.tx.apps.get(app_id)
         if app is None:
             return StepResult(changed=True)
         plan = plan_rollout(rollout_facts(unit.tx, app), unit.now())
         next_at = plan.next_at
-        placed = _store_placements(unit, app)
+        placed = _store_placements(unit, app, placer)
         if not plan.changes and not placed:
             break
         if plan.changes:
@@ -90,34 +103,30 @@ def _advance(unit: Unit, app_id: str) -> StepResult:
     return StepResult(changed=True, wait_s=_wait(next_at, unit.tx))
 
 
-def _placements(tx: Transaction, app: App) -> list[tuple[Instance, Placement | Refusal]]:
+def _waiting(tx: Transaction, app: App) -> list[Instance]:
+    pending = tx.instances.select(eq("app_id", app.id), eq("phase", Phase.PENDING.value))
+    return sorted((i for i in pending if i.desired is not Desired.STOP), key=lambda i: (i.process, i.slot, i.id))
+
+
+def _placements(tx: Transaction, app: App, placer: Placer) -> list[tuple[Instance, Placement | Refusal]]:
     """Where the app's waiting instances go; without those for which there is nothing new to say."""
-    waiting = [
-        i
-        for i in tx.instances.select(eq("app_id", app.id), eq("phase", Phase.PENDING.value))
-        if i.desired is not Desired.STOP
-    ]
+    waiting = _waiting(tx, app)
     if not waiting:
         return []
-    nodes, usage = tx.nodes.select(), node_usage(tx)
+    placed = process_peers(tx, app.id)
+    peers = {process: placer.peers(placed.get(process, {})) for process in {i.process for i in waiting}}
     releases = releases_of(tx, [instance.release_id for instance in waiting])
     outcomes: list[tuple[Instance, Placement | Refusal]] = []
-    for instance in sorted(waiting, key=lambda i: (i.process, i.slot, i.id)):
+    for instance in waiting:
         request = placement_request(instance, releases[instance.release_id])
-        outcome = place(request, nodes, usage)
-        match outcome:
-            case Placement(node_id):
-                usage[node_id] = usage.get(node_id, NodeUsage()).plus(request)
-                outcomes.append((instance, outcome))
-            case Refusal(reason) if reason != instance.placement_reason:
-                outcomes.append((instance, outcome))
-            case Refusal():
-                pass
+        outcome = placer.place(tx, request, peers[instance.process])
+        if isinstance(outcome, Placement) or outcome.reason != instance.placement_reason:
+            outcomes.append((instance, outcome))
     return outcomes
 
 
-def _store_placements(unit: Unit, app: App) -> bool:
-    outcomes = _placements(unit.tx, app)
+def _store_placements(unit: Unit, app: App, placer: Placer) -> bool:
+    outcomes = _placements(unit.tx, app, placer)
     for instance, outcome in outcomes:
         match outcome:
             case Placement(node_id):
@@ -142,6 +151,7 @@ class RolloutLoop:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._schedule = Schedule(control.clock)
+        self._placer = Placer(control.clock)
         self._failures: dict[str, int] = {}
         self._troubles = Troubles()
 
@@ -172,7 +182,7 @@ class RolloutLoop:
     async def _step(self, app_id: str) -> None:
         """One app; a failure is logged, and tried again later and later."""
         try:
-            result = await rollout_step(self._control, app_id)
+            result = await rollout_step(self._control, app_id, self._placer)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is logged, and the loop must live on
             failures = self._failures[app_id] = self._failures.get(app_id, 0) + 1
             if trouble := self._troubles.failed(app_id, str(error), self._control.clock.monotonic()):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
@@ -165,6 +165,15 @@ class MemoryTable(Generic[E]):
     def count(self, *conditions: Where) -> int:
         check_question(self._rows.name, conditions, BY_ID)
         return len(self._matching(conditions))
+
+    def sums(self, by: str, fields: Sequence[str], *conditions: Where) -> dict[str, tuple[int, ...]]:
+        check_question(self._rows.name, conditions, Order(by))
+        found: dict[str, list[int]] = {}
+        for row in self._matching(conditions):
+            amounts = found.setdefault(getattr(row, by), [0] * (1 + len(fields)))
+            for number, amount in enumerate((1, *_values(row, fields))):
+                amounts[number] += amount
+        return {value: tuple(amounts) for value, amounts in found.items()}
 
     def _matching(self, conditions: tuple[Where, ...]) -> list[E]:
         self._scope.check(write=False)

@@ -119,10 +119,7 @@ class _Form(NamedTuple):
 @lru_cache(maxsize=_FORMS_KEPT)
 def _statement(shape: _Shape[Any], form: _Form) -> sa.Select[Any]:
     columns = shape.table.c
-    fulfilled = [
-        _CONDITIONS[op](columns[field], _parameter(f"c{number}", op, columns[field]))
-        for number, (field, op) in enumerate(form.conditions)
-    ]
+    fulfilled = _fulfilled(shape, form.conditions)
     if not form.order_field:
         return sa.select(sa.func.count()).select_from(shape.table).where(*fulfilled)
     statement = sa.select(*shape.columns).where(*fulfilled)
@@ -133,6 +130,23 @@ def _statement(shape: _Shape[Any], form: _Form) -> sa.Select[Any]:
         statement = statement.where(beyond(sa.tuple_(*place), sa.tuple_(*known)))
     statement = statement.order_by(*(column.desc() if form.descending else column.asc() for column in place))
     return statement.limit(sa.bindparam("limit", type_=sa.Integer)) if form.limited else statement
+
+
+@lru_cache(maxsize=_FORMS_KEPT)
+def _sums(
+    shape: _Shape[Any], conditions: tuple[tuple[str, Op], ...], by: str, fields: tuple[str, ...]
+) -> sa.Select[Any]:
+    columns = shape.table.c
+    amounts = (sa.func.count(), *(sa.func.sum(columns[field]) for field in fields))
+    return sa.select(columns[by], *amounts).where(*_fulfilled(shape, conditions)).group_by(columns[by])
+
+
+def _fulfilled(shape: _Shape[Any], conditions: tuple[tuple[str, Op], ...]) -> list[sa.ColumnElement[bool]]:
+    columns = shape.table.c
+    return [
+        _CONDITIONS[op](columns[field], _parameter(f"c{number}", op, columns[field]))
+        for number, (field, op) in enumerate(conditions)
+    ]
 
 
 def _parameter(name: str, op: Op, column: sa.Column[Any]) -> sa.BindParameter[Any]:
@@ -258,6 +272,15 @@ class SqlTable(Generic[E]):
             return 0
         statement = _statement(self._shape, _Form(_forms(asked)))
         return int(self._scope.rows(statement, _values(asked))[0][0])
+
+    def sums(self, by: str, fields: Sequence[str], *conditions: Where) -> dict[str, tuple[int, ...]]:
+        check_question(self._shape.name, conditions, Order(by))
+        asked = possible(self._shape.name, conditions)
+        if asked is None:
+            return {}
+        statement = _sums(self._shape, _forms(asked), by, tuple(fields))
+        rows = self._scope.rows(statement, _values(asked))
+        return {value: tuple(map(int, amounts)) for value, *amounts in rows}
 
     def _row(self, entity: E) -> Mapping[str, Any]:
         row = self._shape.mapper.to_row(entity)

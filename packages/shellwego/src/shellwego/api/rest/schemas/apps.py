@@ -21,9 +21,10 @@ from shellwego.api.rest.schemas.common import (
     when,
 )
 from shellwego.api.rest.schemas.secrets import SecretRefBody, SecretRefView, ref_view
-from shellwego.control.config import ConfigWish, Mount, ProcessWish
+from shellwego.control.config import ConfigWish, Mount, PlacementWish, ProcessWish
 from shellwego.core.apps import App, AppConfig, Check, CheckKind, Process, RestartMode, RestartPolicy, Service
 from shellwego.core.deployments import Deployment
+from shellwego.core.placement_rules import PlacementRules, Spread
 from shellwego.core.quantities import parse_size
 from shellwego.core.secrets import SecretRef
 
@@ -135,6 +136,35 @@ class MountBody(Body):
         return Mount(source=self.source, destination=self.destination, process=self.process)
 
 
+Labels = Annotated[dict[Name, Annotated[str, Field(max_length=63)]], Field(max_length=16)]
+
+
+class PlacementBody(Body):
+    """Where instances may go; what is left out stays as it is."""
+
+    region: Annotated[str, Field(max_length=63, examples=["eu"])] | None = None
+    """The region that a node must be in. Empty: any."""
+    zone: Annotated[str, Field(max_length=63)] | None = None
+    """The zone that a node must be in. Empty: any."""
+    require: Labels | None = None
+    """Labels that a node must have, all of them; they take the place of those asked for before."""
+    tolerate: Labels | None = None
+    """Taints that a node may have: `{"gpu": "yes"}` for a node with the label `taint/gpu=yes`, which others keep away from.
+    They take the place of those tolerated before."""
+    spread: Literal["zone", "node", "none"] | None = None
+    """Instances of a process are kept apart by zone, then by node; by node only; or not at all, so that few nodes are
+    used."""
+
+    def wish(self) -> PlacementWish:
+        return PlacementWish(
+            region=self.region,
+            zone=self.zone,
+            require=self.require,
+            tolerate=self.tolerate,
+            spread=None if self.spread is None else Spread(self.spread),
+        )
+
+
 class ConfigBody(Body):
     """Changes to an app's config; what is left out stays as it is."""
 
@@ -147,6 +177,7 @@ class ConfigBody(Body):
     """Program and arguments, run once before each rollout in a VM of its own; where it fails, nothing is rolled out. Empty:
     none any more."""
     drain_timeout: Seconds | None = None
+    placement: PlacementBody = PlacementBody()
 
     def wish(self) -> ConfigWish:
         return ConfigWish(
@@ -157,6 +188,7 @@ class ConfigBody(Body):
             mounts=tuple(body.mount() for body in self.mounts),
             release_command=None if self.release_command is None else tuple(self.release_command),
             drain_timeout_s=self.drain_timeout,
+            placement=self.placement.wish(),
         )
 
 
@@ -250,6 +282,16 @@ class ServiceView(View):
     port: int
 
 
+class PlacementView(View):
+    """Where instances may go, and what keeps them apart. An empty `region` or `zone` is any."""
+
+    region: str
+    zone: str
+    require: dict[str, str]
+    tolerate: dict[str, str]
+    spread: str
+
+
 class ConfigView(View):
     """A config. Of the environment it shows names only."""
 
@@ -262,6 +304,7 @@ class ConfigView(View):
     checks: list[CheckView]
     release_command: list[str] | None
     drain_timeout: float
+    placement: PlacementView
 
 
 class AppView(View):
@@ -317,6 +360,17 @@ def config_view(config: AppConfig) -> ConfigView:
         checks=[_check_view(check) for check in config.checks],
         release_command=None if config.release_command is None else list(config.release_command),
         drain_timeout=config.drain_timeout_s,
+        placement=_placement_view(config.placement),
+    )
+
+
+def _placement_view(rules: PlacementRules) -> PlacementView:
+    return PlacementView(
+        region=rules.region,
+        zone=rules.zone,
+        require=dict(rules.require),
+        tolerate=dict(rules.tolerate),
+        spread=rules.spread.value,
     )
 
 

@@ -128,6 +128,7 @@ class DeploymentCreate(RolloutBody):
             release_command=wish.release_command,
             mounts=wish.mounts,
             backend=self.backend,
+            placement=wish.placement,
         )
 
     def _checks(self, app: App) -> tuple[Check, ...]:

@@ -145,6 +145,9 @@ class NodeView(View):
     cpu_milli: int
     memory_bytes: int
     disk_bytes: int
+    cpu_overcommit: int
+    disk_overcommit: int
+    """How many times over CPU and disk are promised; memory never is."""
     instances: int
     """Instances that live on it."""
     backends: list[BackendView]
@@ -288,6 +291,8 @@ def node_view(node: Node, instances: int, drain: DrainView | None) -> NodeView:
         cpu_milli=facts.cpu_milli,
         memory_bytes=facts.memory_bytes,
         disk_bytes=facts.disk_bytes,
+        cpu_overcommit=facts.cpu_overcommit,
+        disk_overcommit=facts.disk_overcommit,
         instances=instances,
         backends=[
             BackendView(

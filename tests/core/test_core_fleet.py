@@ -1,0 +1,200 @@
+"""The index over many nodes: the same choice, and the same words, as a loop over all of them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shellwego.core.fleet import Fleet
+from shellwego.core.nodes import Backend, Node, NodeFacts, NodeHealth, Scheduling
+from shellwego.core.placement import NOTHING, NodeUsage, Placement, PlacementRequest, Refusal, objection
+from shellwego.core.placement_rules import PlacementRules, Spread
+from tests.core import placement_spec
+
+MIB = 1 << 20
+KVM = Backend(name="kvm", status="ready")
+BACKENDS = (
+    (KVM,),
+    (replace(KVM, max_memory_bytes=600 * MIB),),
+    (replace(KVM, max_vcpus=1), Backend(name="firecracker", status="probing")),
+    (Backend(name="kvm", status="failed", reason="no /dev/kvm"),),
+    (Backend(name="wasm", status="ready", isolation="wasm-sandbox"),),
+)
+
+few_labels = st.dictionaries(st.sampled_from(["disk", "gpu", "taint/gpu"]), st.sampled_from(["a", "b"]), max_size=2)
+facts = st.builds(
+    NodeFacts,
+    hostname=st.just("host"),
+    version=st.just("1"),
+    cpu_milli=st.sampled_from([1000, 4000]),
+    memory_bytes=st.sampled_from([512 * MIB, 1024 * MIB, 2000 * MIB, 0]),
+    disk_bytes=st.sampled_from([1000 * MIB, 4000 * MIB]),
+    disk_free_bytes=st.sampled_from([None, 100 * MIB, 900 * MIB]),
+    backends=st.sampled_from([BACKENDS[0], *BACKENDS]),
+)
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> list[Node]:
+    names = draw(st.lists(st.integers(0, 99), unique=True, max_size=14))
+    often = st.sampled_from
+    return [
+        Node(
+            id=f"node_{99 - name:02}",
+            name=f"n{name:02}",
+            region=draw(often(["eu", "eu", "us"])),
+            zone=draw(often(["one", "two", "three"])),
+            labels=draw(few_labels),
+            facts=draw(facts),
+            health=draw(often([NodeHealth.READY] * 5 + [NodeHealth.SUSPECT])),
+            scheduling=draw(often([Scheduling.OPEN] * 5 + [Scheduling.CORDONED])),
+            flapping_since=draw(often([None, None, 1.0])),
+            last_heard_at=0.0,
+            created_at=0.0,
+        )
+        for name in names
+    ]
+
+
+rules = st.builds(
+    PlacementRules,
+    region=st.sampled_from(["", "", "eu"]),
+    zone=st.sampled_from(["", "", "one"]),
+    require=st.one_of(st.just({}), st.just({}), few_labels),
+    tolerate=st.sampled_from([{}, {}, {"gpu": "a"}]),
+    spread=st.sampled_from(Spread),
+)
+requests = st.builds(
+    PlacementRequest,
+    cpu_milli=st.sampled_from([50, 1000, 3000]),
+    memory_bytes=st.sampled_from([1, 64 * MIB, 500 * MIB, 700 * MIB]),
+    disk_bytes=st.sampled_from([1, 64 * MIB, 800 * MIB]),
+    vcpus=st.sampled_from([1, 2]),
+    backend=st.sampled_from([None, None, "kvm", "wasm"]),
+    rules=rules,
+)
+
+
+class Replayed:
+    """The index beside the loop, fed with the same."""
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self.nodes = {node.id: node for node in nodes}
+        self.usage: dict[str, NodeUsage] = {}
+        self.peers: Counter[str] = Counter()
+        self.fleet = Fleet(nodes)
+
+    def place(self, request: PlacementRequest) -> Placement | Refusal:
+        peers = self.fleet.peers(self.peers)
+        outcome = self.fleet.place(request, peers)
+        assert outcome == placement_spec.place(request, self.nodes.values(), self.usage, self.peers)
+        if isinstance(outcome, Placement):
+            node_id = outcome.node_id
+            assert self.fleet.fits(node_id, request)
+            assert objection(request, self.nodes[node_id], self.usage.get(node_id, NOTHING), choice=False) is None
+            self.usage[node_id] = self.usage.get(node_id, NOTHING).plus(request)
+            self.peers[node_id] += 1
+            self.fleet.take(node_id, request, peers)
+            assert peers == self.fleet.peers(self.peers)
+        return outcome
+
+    def change(self, node: Node) -> None:
+        """The node of this place in the order becomes another, or is gone and comes back with nothing on it."""
+        self.nodes[node.id] = node
+        self.usage.pop(node.id, None)
+        self.fleet.put(node, NOTHING)
+
+    def forget(self, node: Node) -> None:
+        self.nodes.pop(node.id, None)
+        self.fleet.remove(node.id)
+
+
+@settings(max_examples=150, deadline=None)
+@given(nodes=fleets(), steps=st.lists(st.one_of(requests, fleets()), max_size=25))
+def test_the_index_chooses_and_refuses_as_the_loop_over_all_nodes(
+    nodes: list[Node], steps: list[PlacementRequest | list[Node]]
+) -> None:
+    both = Replayed(nodes)
+    for step in steps:
+        if isinstance(step, PlacementRequest):
+            both.place(step)
+            continue
+        for node in step[:2]:
+            both.change(node)
+        for node in step[2:3]:
+            both.forget(node)
+
+
+@settings(max_examples=40, deadline=None)
+@given(nodes=fleets(), request=requests, spread=st.sampled_from(Spread))
+def test_nothing_is_placed_beyond_capacity_and_the_fleet_is_used_up(
+    nodes: list[Node], request: PlacementRequest, spread: Spread
+) -> None:
+    request = replace(request, memory_bytes=64 * MIB, cpu_milli=1000, rules=replace(request.rules, spread=spread))
+    both = Replayed(nodes)
+    while isinstance(both.place(request), Placement):
+        pass
+    for node in nodes:
+        used = both.fleet.used(node.id)
+        assert used.memory_bytes <= node.facts.memory_bytes
+        assert used == both.usage.get(node.id, NOTHING)
+        assert not both.fleet.fits(node.id, request)
+
+
+@settings(max_examples=60, deadline=None)
+@given(nodes=fleets(), request=requests)
+def test_a_refusal_counts_every_node_once_and_does_not_depend_on_their_order(
+    nodes: list[Node], request: PlacementRequest
+) -> None:
+    outcome = Fleet(nodes).place(request)
+    assert outcome == Fleet(list(reversed(nodes))).place(request)
+    if isinstance(outcome, Refusal) and nodes:
+        told = re.sub(r"\([^)]*\)", "", outcome.reason.removeprefix("no node fits: "))
+        assert sum(int(part.split()[0]) for part in told.split(", ")) == len(nodes)
+
+
+def many(count: int, *, cpu: int = 64_000) -> list[Node]:
+    told = NodeFacts(
+        hostname="h", version="1", cpu_milli=cpu, memory_bytes=1024 * MIB, disk_bytes=1 << 40, backends=(KVM,)
+    )
+    return [
+        Node(id=f"node_{n:05}", name=f"n{n:05}", facts=told, last_heard_at=0.0, created_at=0.0) for n in range(count)
+    ]
+
+
+def test_lanes_of_many_nodes_are_split_and_emptied_again() -> None:
+    nodes = many(700)
+    both = Replayed(nodes)
+    request = PlacementRequest(cpu_milli=50, memory_bytes=100 * MIB, disk_bytes=1)
+    for _ in range(3):
+        assert isinstance(both.place(request), Placement)
+    for node in nodes:
+        both.forget(node)
+    assert both.place(request) == Refusal("no node fits: no node has joined yet")
+    for node in nodes[:3]:
+        both.change(node)
+    assert both.place(request) == Placement("node_00000")
+
+
+def test_nodes_that_are_full_in_cpu_only_are_stepped_over() -> None:
+    nodes = many(600, cpu=1000)
+    busy = {node.id: NodeUsage(cpu_milli=16_000) for node in nodes[:-1]}
+    request = PlacementRequest(cpu_milli=1000, memory_bytes=MIB, disk_bytes=1)
+    fleet = Fleet(nodes, busy)
+    assert fleet.place(request) == Placement(nodes[-1].id)
+    fleet.put(nodes[5], NOTHING)
+    assert fleet.place(request) == Placement(nodes[5].id)
+
+
+def test_kinds_of_requests_that_are_long_unused_are_forgotten() -> None:
+    nodes = [replace(node, labels={"rack": node.name}) for node in many(80)]
+    both = Replayed(nodes)
+    for node in (*nodes, *nodes[:3]):
+        request = PlacementRequest(
+            cpu_milli=50, memory_bytes=MIB, disk_bytes=1, rules=PlacementRules(require={"rack": node.name})
+        )
+        assert both.place(request) == Placement(node.id)
