@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any, NoReturn
 
 import click
@@ -137,7 +136,7 @@ def root_group(commands: Mapping[str, tuple[str, str]]) -> click.Group:
         epilog=_EPILOG,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    return click.version_option(version("shellwego"), "--version", "-V", prog_name="swg")(group)
+    return click.version_option(None, "--version", "-V", package_name="shellwego", prog_name="swg")(group)
 
 
 def run(root: click.Group) -> NoReturn:
