@@ -11,8 +11,10 @@ HOST_COMMANDS = {
     "up": ("shellwego.boot.up:up", "Run the whole platform on this machine, in the foreground."),
     "doctor": ("shellwego.boot.doctor:doctor", "Check this machine and the platform, with remedies."),
 }
+HOST_SUBCOMMANDS = {"nodes": {"join": "shellwego.boot.join:join"}}
+"""Commands about this machine, in groups of the command line."""
 
 
 def main() -> None:
     """Entry point; ends the process with an exit code of API §3."""
-    run(root_group({**HOST_COMMANDS, **COMMANDS}))
+    run(root_group({**HOST_COMMANDS, **COMMANDS}, HOST_SUBCOMMANDS))

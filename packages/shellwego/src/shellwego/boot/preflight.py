@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -33,7 +33,9 @@ from shellwego.drivers.engine.host import (
 __all__ = ["Installation", "PreflightError"]
 
 PRODUCT = Product("platform", "swg up")
-PROGRAMS = (EMULATOR, "haproxy", "nft", "tar2sqfs", "mkfs.ext4")
+NODE_PROGRAMS = (EMULATOR, "nft", "tar2sqfs", "mkfs.ext4")
+EDGE_PROGRAMS = ("haproxy",)
+PROGRAMS = (*NODE_PROGRAMS, *EDGE_PROGRAMS)
 
 
 class PreflightError(ShellWeGoError):
@@ -65,10 +67,10 @@ def check_user() -> tuple[int, int]:
         return installation.check_user()
 
 
-def check_programs() -> None:
-    """Every program that the platform starts is installed."""
+def check_programs(programs: Sequence[str] = PROGRAMS) -> None:
+    """Every program that is started is installed: those of the whole platform, or of a part of it."""
     with told():
-        installation.check_programs(PROGRAMS)
+        installation.check_programs(programs)
 
 
 def check_cache(cache: Path) -> None:
@@ -152,10 +154,11 @@ def check_ports(settings: UpSettings, opened: Installation) -> None:
     if settings.grpc_port:
         listeners.append(("--grpc-listen", "--grpc-port", settings.grpc_listen, settings.grpc_port))
     for address_flag, port_flag, address, port in listeners:
-        _check_port(address_flag, port_flag, address, port)
+        check_port(address_flag, port_flag, address, port)
 
 
-def _check_port(address_flag: str, port_flag: str, address: str, port: int) -> None:
+def check_port(address_flag: str, port_flag: str, address: str, port: int) -> None:
+    """A port is free. Raises `PreflightError`."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -31,6 +31,8 @@ class Method(StrEnum):
     REGISTER_EDGE = "register-edge"
     ROUTES = "routes"
     REPORT_EDGE = "report-edge"
+    JOIN = "join"
+    RENEW = "renew"
 
 
 MAX_BODY = 1 << 20
@@ -69,6 +71,14 @@ class RoutesCall:
 class RoutesAnswer:
     table: RouteTable | None = None
     """None: what is known is the newest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewCall:
+    """Another certificate for the key of this connection, whatever node or edge it is."""
+
+    request: bytes
+    """As that of `core.joins.JoinRequest`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
