@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -25,7 +26,7 @@ class TestingAuthority:
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nodes")])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"nodes {secrets.token_hex(4)}")])
         builder = _dated(DAY_S).subject_name(name).issuer_name(name).public_key(self._key.public_key())
         basic = x509.BasicConstraints(ca=True, path_length=0)
         self._own = builder.add_extension(basic, critical=True).sign(self._key, hashes.SHA256())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,11 +18,14 @@ from shellwego.core.errors import ForbiddenError
 from shellwego.core.nodecallers import Caller, EdgeCaller, NodeCaller
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
-from shellwego.drivers.streams.dialled import DialledStreams
+from shellwego.drivers.streams.dial import WebSocketDialler
+from shellwego.drivers.streams.dialled import DialledListener, DialledStreams
 from shellwego.drivers.streams.mux import Beat
 from shellwego.drivers.uplink.tls import UplinkChannel
-from shellwego.wire.tls import Credentials
+from shellwego.ports.bus import Bus
+from shellwego.wire.tls import SERVER_NAME, Credentials
 from tests.contract.node_authority import TestingAuthority, key_of
+from tests.contract.streams_contract import echo
 from tests.contract.uplink_contract import Recorder
 
 
@@ -114,6 +118,12 @@ class Port:
         )
         self._running = asyncio.ensure_future(self.server.run())
 
+    async def linked(self, peer_id: str, *, up: bool = True) -> None:
+        """Return when the node or edge has a link to this server, or has none."""
+        async with asyncio.timeout(20):
+            while self.streams.linked(peer_id) is not up:  # noqa: ASYNC110 - it is told nowhere
+                await asyncio.sleep(0.005)
+
     async def stop(self) -> None:
         self.server.stop()
         await self._running
@@ -198,6 +208,8 @@ class Rig:
     ports: list[Port] = field(default_factory=list)
     wires: list[CuttableWire] = field(default_factory=list)
     channels: list[UplinkChannel] = field(default_factory=list)
+    links: list[asyncio.Future[None]] = field(default_factory=list)
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
     def port(self, control: Recorder | None = None, **settings: object) -> Port:
         port = Port(self.identities, control or Recorder(), **settings)  # type: ignore[arg-type]
@@ -214,7 +226,27 @@ class Rig:
         self.channels.append(channel)
         return channel
 
+    def link(self, credentials: Credentials, *urls: str, hints: Bus | None = None, **settings: object) -> None:
+        """Have a node echo what it is sent, until the rig is closed."""
+        dialler = WebSocketDialler(lambda: credentials)
+        listener = DialledListener(urls, dialler, hints or MemoryBus(), **settings)  # type: ignore[arg-type]
+        self.links.append(asyncio.ensure_future(listener.serve("", echo)))
+
+    async def connect(
+        self, port: Port, tls: ssl.SSLContext | None = None
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A bare connection."""
+        name = SERVER_NAME if tls else None
+        reader, writer = await asyncio.open_connection("127.0.0.1", port.number, ssl=tls, server_hostname=name)
+        self.writers.append(writer)
+        return reader, writer
+
     async def close(self) -> None:
+        for writer in self.writers:
+            writer.transport.abort()
+        for link in self.links:
+            link.cancel()
+        await asyncio.gather(*self.links, return_exceptions=True)
         for channel in self.channels:
             await channel.close()
         for wire in self.wires:

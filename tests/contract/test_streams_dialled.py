@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-
 import pytest
 
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.streams.dial import WebSocketDialler
 from shellwego.drivers.streams.dialled import DialledListener
-from tests.contract.node_port import Port, Rig
+from tests.contract.node_port import Rig
 from tests.contract.streams_contract import Joined, StreamsContract
-
-
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    rig = Rig()
-    yield rig
-    await rig.close()
-
-
-async def linked(port: Port, peer_id: str) -> None:
-    """Return when the node or edge has a link to this server."""
-    async with asyncio.timeout(10):
-        while not port.streams.linked(peer_id):  # noqa: ASYNC110 - it is told nowhere
-            await asyncio.sleep(0.005)
 
 
 class TestDialledStreams(StreamsContract):
@@ -48,6 +31,6 @@ class TestDialledStreams(StreamsContract):
             wire.cut()
 
         async def reached(node_id: str) -> None:
-            await linked(port, node_id)
+            await port.linked(node_id)
 
         return Joined(port.streams, Nodes(), cut, reached)

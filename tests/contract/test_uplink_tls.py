@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from shellwego.drivers.uplink.tls import TlsEdgeUplink, TlsNodeUplink
 from tests.contract.node_port import Rig
 from tests.contract.uplink_contract import Join, Joined, Recorder, UplinkContract
-
-
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    rig = Rig()
-    yield rig
-    await rig.close()
 
 
 class TestTlsUplink(UplinkContract):

@@ -79,6 +79,11 @@ def peer_of(certificate: bytes) -> Peer:
     return Peer(hashlib.sha256(key).hexdigest(), parsed.not_valid_after_utc.timestamp())
 
 
+def expires_at(credentials: Credentials) -> float:
+    """When the certificate ends, in seconds since the epoch."""
+    return x509.load_pem_x509_certificate(credentials.certificate).not_valid_after_utc.timestamp()
+
+
 def _context(protocol: int, authorities: bytes) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3

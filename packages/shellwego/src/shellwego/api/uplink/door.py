@@ -128,6 +128,10 @@ class Door:
         return self._context
 
 
+_LINGER_S = 0.3
+"""What is still under way of a body that was refused is read for so long, so that the refusal is heard."""
+
+
 class _Server(web.Server):
     """aiohttp's, which tells the door who comes and goes."""
 
@@ -135,7 +139,7 @@ class _Server(web.Server):
         super().__init__(
             handler,
             keepalive_timeout=bounds.idle_s,
-            lingering_time=1.0,
+            lingering_time=_LINGER_S,
             access_log=None,
             auto_decompress=False,
         )

@@ -42,13 +42,14 @@ class DialledStreams:
 
     async def open(self, node_id: str, request: StreamRequest) -> Stream:
         link = self._links.get(node_id)
-        if link is None:
+        if link is None or link.over:
             raise UnavailableError("node-unreachable", f"node {node_id} cannot be reached for streams")
         return link.open(request)
 
     def linked(self, peer_id: str) -> bool:
         """Whether the node or edge has a link to this server."""
-        return peer_id in self._links
+        link = self._links.get(peer_id)
+        return link is not None and not link.over
 
     async def carry(self, peer_id: str, socket: FrameSocket, hints: AsyncIterator[str]) -> None:
         link = Link(socket, beat=self._beat)

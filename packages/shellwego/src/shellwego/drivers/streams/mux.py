@@ -184,7 +184,7 @@ class Link:
         self._has_posted = asyncio.Event()
         self._heard = False
         self._noise = 0
-        self._over = False
+        self.over = False
 
     async def run(self, hints: AsyncIterator[str] | None = None) -> str:
         """Carry frames until the link ends; why it did. `hints` are told to the other side."""
@@ -194,14 +194,14 @@ class Link:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             return next(iter(done)).result()
         finally:
-            self._over = True
+            self.over = True
             for stream in list(self._streams.values()):
                 stream.break_(_CUT)
             await self._socket.close()
             await _end([*tasks, *self._serving.values()])
 
     def open(self, request: StreamRequest) -> Stream:
-        """Open a stream. Its number is told with the first thing that is sent on it.
+        """Open a stream; the node is told without waiting for it.
 
         Raises:
             UnavailableError: the link is over, or as many streams as it may have are open.
@@ -210,8 +210,8 @@ class Link:
         payload = encode(request)
         if len(payload) > links.MAX_FRAME:
             raise InvalidError("stream-request-too-long", f"a request has at most {links.MAX_FRAME} bytes")
-        if self._over:
-            raise UnavailableError("node-unreachable", _CUT)
+        if self.over:
+            raise UnavailableError("stream-closed", _CUT)
         if len(self._streams) >= MAX_STREAMS:
             raise UnavailableError("too-many-streams", f"{MAX_STREAMS} streams to this node are open already")
         self._last += 1
@@ -225,7 +225,7 @@ class Link:
         Raises:
             UnavailableError: the link is over.
         """
-        if self._over:
+        if self.over:
             raise UnavailableError("stream-closed", _CUT)
         try:
             while self._posted:
@@ -236,7 +236,7 @@ class Link:
 
     def post(self, frame: Frame) -> None:
         """Have a frame sent, without waiting for it."""
-        if self._over:
+        if self.over:
             return
         self._posted.append(frame)
         self._has_posted.set()
@@ -269,14 +269,19 @@ class Link:
             while True:
                 message = await self._socket.receive()
                 self._heard = True
-                self._take(links.unpack(message))
+                self.take(links.unpack(message))
         except FrameError as error:
             _log.warning("link.refused", reason=str(error))
             return f"the other side broke the rules: {error}"
         except ConnectionError as error:
             return str(error)
 
-    def _take(self, frame: Frame) -> None:
+    def take(self, frame: Frame) -> None:
+        """What came on the link.
+
+        Raises:
+            FrameError: it may not come.
+        """
         match frame.kind:
             case FrameKind.BEAT:
                 self._count_noise()

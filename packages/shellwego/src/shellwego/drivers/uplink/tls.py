@@ -11,6 +11,7 @@ import asyncio
 import io
 import random
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -23,7 +24,7 @@ from shellwego.core.routing import EdgeReport, RouteTable
 from shellwego.drivers.uplink.rota import Rota
 from shellwego.wire import uplink
 from shellwego.wire.codec import decode, encode
-from shellwego.wire.tls import SERVER_NAME, Credentials, client_context
+from shellwego.wire.tls import SERVER_NAME, Credentials, client_context, expires_at
 from shellwego.wire.uplink import (
     AssignmentsCall,
     Done,
@@ -131,7 +132,7 @@ class UplinkChannel:
                 content = await _read(response)
                 version = response.headers.get(uplink.PROTOCOL_HEADER)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _no_answer(url, error) from None
+            raise _no_answer(url, error, self._credentials()) from None
         try:
             if response.status == 200:
                 uplink.check_protocol(version, Side.SERVER)
@@ -223,30 +224,32 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(data)
 
 
-def _no_answer(url: str, error: Exception) -> ShellWeGoError:
+def _no_answer(url: str, error: Exception, credentials: Credentials) -> ShellWeGoError:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return UnavailableError(
             "uplink-untrusted",
             f"who answers at {url} is no server of this platform ({error.certificate_error})",
             resolution="See that the address is right, and the clocks; then join this host again.",
         )
-    reason = _alert(error)
-    if reason:
-        return UnavailableError(
-            "uplink-certificate-refused",
-            f"the server at {url} refuses the certificate of this node ({reason})",
-            resolution="See the clocks; then join this host again.",
-        )
+    cut = isinstance(error, aiohttp.ClientOSError | aiohttp.ServerDisconnectedError)
+    if cut and not isinstance(error, aiohttp.ClientConnectorError):
+        return _hung_up(url, credentials)
     return UnavailableError("uplink-unavailable", f"no answer from {url} ({type(error).__name__}: {error})")
 
 
-def _alert(error: BaseException | None) -> str:
-    """What the other side said of our certificate before it closed the connection (RFC 8446, section 6.2)."""
-    while error is not None:
-        if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
-            return str(error.reason)
-        error = error.__cause__ or error.__context__
-    return ""
+def _hung_up(url: str, credentials: Credentials) -> ShellWeGoError:
+    """A server that refuses a certificate closes the connection without a word: asyncio sends no alert."""
+    if expires_at(credentials) <= time.time():
+        return UnavailableError(
+            "uplink-certificate-expired",
+            f"{url} hung up: the certificate of this host has expired",
+            resolution="See the clock; else join this host again, with a new token (swg nodes join-token).",
+        )
+    return UnavailableError(
+        "uplink-hung-up",
+        f"{url} hung up",
+        resolution="If that lasts, it does not accept this host's certificate: see the clocks, else join again.",
+    )
 
 
 def _now() -> float:
