@@ -25,7 +25,7 @@ SHARED = {
     "--yes",
     "--no-color",
 }
-LOCAL = {("up",), ("doctor",), ("completion",), ("manifest", "schema")}
+LOCAL = {("up",), ("doctor",), ("bus", "init"), ("completion",), ("manifest", "schema")}
 """Commands about this machine, which speak to no app."""
 PROMISED = [
     "up",

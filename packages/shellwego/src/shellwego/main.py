@@ -9,6 +9,7 @@ from shellwego.cli.root import COMMANDS, root_group, run
 
 HOST_COMMANDS = {
     "up": ("shellwego.boot.up:up", "Run the whole platform on this machine, in the foreground."),
+    "bus": ("shellwego.boot.businit:bus", "Set up the bus that carries hints between several hosts."),
     "doctor": ("shellwego.boot.doctor:doctor", "Check this machine and the platform, with remedies."),
 }
 HOST_SUBCOMMANDS = {"nodes": {"join": "shellwego.boot.join:join"}}

@@ -26,6 +26,7 @@ from shellwego.agent.daemon import Agent
 from shellwego.api.ratelimit import RateLimiter
 from shellwego.api.rest.app import create_app
 from shellwego.api.server import ApiServer, Tls
+from shellwego.boot.bus import open_bus
 from shellwego.boot.credentials import LOCAL, TOKEN_FILE
 from shellwego.boot.database import claim, open_store
 from shellwego.boot.logs import log_to_stderr
@@ -49,7 +50,7 @@ from shellwego.control.nodes import Nodes
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import ShellWeGoError
-from shellwego.drivers.bus.memory import MemoryBus
+from shellwego.core.sensitive import Sensitive
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.engine.assembly import EngineSite, HostLink, open_plasma
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine
@@ -86,6 +87,8 @@ class Handover:
     master_key: KmsSource
     database: str = field(default="", repr=False)
     """URL of PostgreSQL; empty: SQLite in the data directory."""
+    bus: Sensitive | None = field(default=None, repr=False)
+    """The authority over the bus on NATS; None: hints stay within this process."""
 
 
 def run_platform(settings: UpSettings, installation: Installation, handover: Handover) -> int:
@@ -131,7 +134,9 @@ class Platform:
             stack.callback(link.close)
             stack.push_async_exit(_undo(link))
             api_socket = await link.listen(self.settings.api_listen, self.settings.api_port)
-            clock, bus = SystemClock(), MemoryBus()
+            clock = SystemClock()
+            bus = await open_bus(self.handover.bus, clock)
+            stack.push_async_callback(bus.close)
             store = open_store(self.handover.database, self._directory("db") / "state.db", clock)
             stack.push_async_callback(store.close)
             control = Control(store, bus, clock)

@@ -15,6 +15,7 @@ from shellwego.core.errors import InvalidError
 CONFIG_FILE = Path("/etc/shellwego/config.toml")
 MAX_PREBOOT = 64
 _DATABASE = ("database_url", "database_url_file")
+_OTHER_TABLES = ("database", "bus")
 KMS_KINDS = ("local", "vault", "aws")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _DOMAIN = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
@@ -55,6 +56,8 @@ class UpSettings:
     """PostgreSQL, as `postgresql://…`; it may hold a password. Empty: SQLite in the data directory."""
     database_url_file: Path | None = None
     """A file that holds that URL instead."""
+    bus_authority_file: Path | None = None
+    """As `swg bus init` wrote it: hints go over NATS, for a platform of several hosts. None: within this process."""
     master_passphrase_file: Path | None = None
     """Seals the file of master keys in the data directory; None: see `boot.masterkeys`."""
     master_keys_file: Path | None = None
@@ -162,7 +165,8 @@ def _check_grpc(settings: UpSettings) -> None:
 
 
 def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
-    """What the configuration file sets: its table `[up]`, and `[database]` (`url` or `url_file`); empty where there is none.
+    """What the configuration file sets: its table `[up]`, `[database]` (`url` or `url_file`) and `[bus]` (`authority_file`);
+    empty where there is none.
 
     Raises:
         InvalidError: it cannot be read or parsed, or holds something beside those tables.
@@ -173,18 +177,22 @@ def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
         document = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidError("invalid-config", f"{path}: {error}") from error
-    unknown = sorted(set(document) - {"up", "database"})
+    unknown = sorted(set(document) - {"up", *_OTHER_TABLES})
     if unknown:
         raise InvalidError(
             "unknown-setting",
             f"{path}: unknown: {', '.join(unknown)}",
-            resolution="All settings stand in the table [up], and the database's in [database].",
+            resolution="All settings stand in the table [up]; the database's in [database], the bus's in [bus].",
         )
     values = {name.replace("-", "_"): value for name, value in _table(path, document, "up").items()}
-    misplaced = sorted(name for name in values if name.startswith("database_"))
-    if misplaced:
-        raise InvalidError("unknown-setting", f"{path}: {', '.join(misplaced)}: it stands in the table [database]")
-    return values | _database_values(path, _table(path, document, "database"))
+    for table in _OTHER_TABLES:
+        misplaced = sorted(name for name in values if name.startswith(f"{table}_"))
+        if misplaced:
+            raise InvalidError("unknown-setting", f"{path}: {', '.join(misplaced)}: it stands in the table [{table}]")
+    other = _database_values(path, _table(path, document, "database")) | _bus_values(
+        path, _table(path, document, "bus")
+    )
+    return values | other
 
 
 def _table(path: Path, document: dict[str, object], name: str) -> dict[str, object]:
@@ -204,6 +212,13 @@ def _database_values(path: Path, table: dict[str, object]) -> dict[str, object]:
     if url and has_password(url) and path.stat().st_mode & 0o004:
         raise exposed(path)
     return {f"database_{name}": value for name, value in table.items()}
+
+
+def _bus_values(path: Path, table: dict[str, object]) -> dict[str, object]:
+    unknown = sorted(set(table) - {"authority_file"})
+    if unknown:
+        raise InvalidError("unknown-setting", f"{path}: unknown: bus.{', bus.'.join(unknown)}")
+    return {f"bus_{name}": value for name, value in table.items()}
 
 
 def has_password(url: str) -> bool:

@@ -44,6 +44,7 @@ class UpFailure(click.ClickException):
 @click.option("--registry-auth", type=click.Path(), help="Logins for registries, as docker login writes.")
 @click.option("--image-budget", metavar="SIZE", help="Built images beyond it go, the longest unused first. [never]")
 @click.option("--database-url-file", metavar="FILE", help="File with the URL of a PostgreSQL database. [SQLite]")
+@click.option("--bus-authority-file", type=click.Path(), help="Hints go over NATS; from swg bus init. [this process]")
 @click.option("--master-passphrase-file", type=click.Path(), help="Seals the master keys of secrets. [unsealed]")
 @click.option("--master-keys-file", type=click.Path(), help="The master keys, kept outside the data directory.")
 @click.option("--domain", help="Apps appear as <app>.<domain>. [localhost]")
@@ -134,6 +135,7 @@ def _up(settings: UpSettings) -> int:
     _close_inherited()
     from plasmavmc.host.split import split  # noqa: PLC0415 - needed by a real start only
     from shellwego.boot import preflight  # noqa: PLC0415
+    from shellwego.boot.bus import read_authority  # noqa: PLC0415
     from shellwego.boot.credentials import admin_token, write_contexts  # noqa: PLC0415
     from shellwego.boot.databaseurl import read_url  # noqa: PLC0415
     from shellwego.boot.limits import forbid_core_dumps, raise_file_limit  # noqa: PLC0415
@@ -152,6 +154,7 @@ def _up(settings: UpSettings) -> int:
     preflight.check_ports(settings, installation)
     logins = read_logins(settings.registry_auth)
     master_key = read_source(settings)
+    bus = read_authority(settings)
     token = admin_token(installation)
     context = write_contexts(settings, installation, token)
     raise_file_limit()
@@ -160,4 +163,4 @@ def _up(settings: UpSettings) -> int:
 
     from shellwego.boot.platform import Handover, run_platform  # noqa: PLC0415 - for the unprivileged child only
 
-    return run_platform(settings, installation, Handover(link, token, context, logins, master_key, database))
+    return run_platform(settings, installation, Handover(link, token, context, logins, master_key, database, bus))

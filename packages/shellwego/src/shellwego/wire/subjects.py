@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from shellwego.core.errors import InvalidError
+from shellwego.core.ids import is_id
+
 ROUTES = "routes"
 EVENTS = "events"
 AUDIT = "audit"
@@ -18,3 +21,16 @@ def app(app_id: str) -> str:
 def assignments(node_id: str) -> str:
     """This node's assignments changed: fetch them."""
     return f"node.{node_id}.assignments"
+
+
+def audible(listener_id: str) -> tuple[str, ...]:
+    """The patterns that a listener apart may subscribe to: what concerns one node, or the routes if it is an edge.
+
+    Raises:
+        InvalidError: `invalid-listener`.
+    """
+    if is_id("node", listener_id):
+        return (f"node.{listener_id}.>",)
+    if is_id("edg", listener_id):
+        return (ROUTES,)
+    raise InvalidError("invalid-listener", f"{listener_id[:80]!r} is the id of neither a node nor an edge")

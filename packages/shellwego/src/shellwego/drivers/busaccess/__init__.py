@@ -1,0 +1,1 @@
+"""Drivers of the port that says who may listen to which hints."""
