@@ -21,21 +21,18 @@ _NOT_READY = 1
     "--dir",
     "directory",
     type=click.Path(path_type=Path),
-    default=Path("/etc/shellwego/node"),
-    show_default=True,
-    help="Where this host's key and certificate are kept.",
+    help="Where this host's key and certificate are kept. [/etc/shellwego/node; /etc/shellwego/edge]",
 )
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    default=Path("/var/lib/shellwego"),
-    show_default=True,
-    help="Where the node will keep everything else.",
+    default=Path("/var/lib"),
+    help="Where everything else will be kept; looked at for room only. [/var/lib]",
 )
 @click.option("--check", "only_check", is_flag=True, help="Only look whether this host could join.")
 @click.option("--no-color", is_flag=True, envvar="NO_COLOR", help="No colours.")
 def join(
-    *, url: str, token: str, edge: bool, directory: Path, data_dir: Path, only_check: bool, no_color: bool
+    *, url: str, token: str, edge: bool, directory: Path | None, data_dir: Path, only_check: bool, no_color: bool
 ) -> None:
     """Make this host a node of the platform at URL, by the TOKEN that `swg nodes join-token` printed there; as root.
 
@@ -49,6 +46,8 @@ def join(
     from shellwego.core.joins import MemberKind, split_token  # noqa: PLC0415
 
     kind = MemberKind.EDGE if edge else MemberKind.NODE
+    default = nodedir.DEFAULTS[kind]
+    directory = directory or default
     try:
         address = joincall.parse_address(url)
         parts = split_token(sys.stdin.readline().strip() if token == "-" else token)  # noqa: S105 - no token
@@ -67,7 +66,7 @@ def join(
     except ShellWeGoError as error:
         raise UpFailure(error) from error
     command = "edge" if edge else "agent"
-    place = f" --dir {directory}" if directory != nodedir.DEFAULT else ""
+    place = f" --dir {directory}" if directory != default else ""
     click.echo(
         f"This host is the {member.kind} {member.name} ({member.id}) in {member.region}/{member.zone}"
         + (f", with {member.subnet} for its VMs" if member.subnet else "")

@@ -24,7 +24,8 @@ from shellwego.core.joins import JoinRequest, MemberKind, Membership
 from shellwego.core.sensitive import Sensitive
 from shellwego.wire.tls import Credentials
 
-DEFAULT = Path("/etc/shellwego/node")
+DEFAULTS = {MemberKind.NODE: Path("/etc/shellwego/node"), MemberKind.EDGE: Path("/etc/shellwego/edge")}
+"""One host may be both."""
 KEY, CERTIFICATE, AUTHORITIES, MEMBER = "key.pem", "certificate.pem", "authorities.pem", "member.json"
 _MOST_BYTES = 64 * 1024
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ _OTHER_TABLES = ("database", "bus")
 KMS_KINDS = ("local", "vault", "aws")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _DOMAIN = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+
+_NODE_URL = re.compile(r"https://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}")
 
 ByteCount = int
 """Bytes, which an operator may write as `20gb`."""
@@ -37,6 +40,12 @@ class UpSettings:
     grpc_port: int = 0
     """Port of the engine's services over the platform (`plasmavmc.v1`, usually 50082); 0: not served."""
     grpc_listen: str = "127.0.0.1"
+    node_port: int = 0
+    """Port for agents and edges of other hosts (usually 7081); 0: there is none."""
+    node_listen: str = "127.0.0.1"
+    node_urls: tuple[str, ...] = ()
+    """Under which addresses they reach the servers of this platform, such as `https://one.example:7081`; empty: as this
+    host is called, and only the one they joined at is used."""
     domain: str = "localhost"
     keep_vms: bool = False
     open_organizations: bool = False
@@ -115,6 +124,15 @@ class UpSettings:
         return f"[{host}]:{self.grpc_port}" if ":" in host else f"{host}:{self.grpc_port}"
 
     @property
+    def node_addresses(self) -> tuple[str, ...]:
+        """Where a host that joins finds the node port; empty: nowhere."""
+        if self.node_urls or not self.node_port:
+            return self.node_urls if self.node_port else ()
+        anywhere = self.node_listen in ("", "0.0.0.0", "::")  # noqa: S104 - compared only
+        host = socket.gethostname() if anywhere else self.node_listen
+        return (f"https://[{host}]:{self.node_port}" if ":" in host else f"https://{host}:{self.node_port}",)
+
+    @property
     def apps_url(self) -> str:
         """Where apps are reached through the edge."""
         return f"http://<app>.{self.domain}" + ("" if self.http_port == 80 else f":{self.http_port}")
@@ -137,8 +155,8 @@ def check(settings: UpSettings) -> None:
         raise InvalidError("invalid-kms", f"kms: {settings.kms!r} is none of {', '.join(KMS_KINDS)}")
     if settings.http_port == settings.api_port:
         raise InvalidError("same-port", "--http-port and --api-port must differ")
-    if settings.grpc_port:
-        _check_grpc(settings)
+    _check_grpc(settings)
+    _check_node_port(settings)
     _ = settings.webhook_networks
     if bool(settings.api_cert) != bool(settings.api_key):
         raise InvalidError("half-tls", "--api-cert and --api-key go together")
@@ -151,6 +169,8 @@ def check(settings: UpSettings) -> None:
 
 
 def _check_grpc(settings: UpSettings) -> None:
+    if not settings.grpc_port:
+        return
     if not 1024 <= settings.grpc_port <= 65535:
         words = f"--grpc-port: {settings.grpc_port} is not a port above root's own (1024 to 65535)"
         raise InvalidError("invalid-port", words)
@@ -162,6 +182,19 @@ def _check_grpc(settings: UpSettings) -> None:
             f"--grpc-listen {settings.grpc_listen}: tokens would travel in clear",
             resolution="Give --api-cert and --api-key, or keep it on 127.0.0.1.",
         )
+
+
+def _check_node_port(settings: UpSettings) -> None:
+    if not settings.node_port:
+        return
+    if not 1024 <= settings.node_port <= 65535:
+        words = f"--node-port: {settings.node_port} is not a port above root's own (1024 to 65535)"
+        raise InvalidError("invalid-port", words)
+    if settings.node_port in (settings.http_port, settings.api_port, settings.grpc_port):
+        raise InvalidError("same-port", "--node-port must differ from the other ports")
+    for url in settings.node_urls:
+        if not _NODE_URL.fullmatch(url):
+            raise InvalidError("invalid-url", f"--node-url: {url!r:.200} is not like https://one.example:7081")
 
 
 def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
