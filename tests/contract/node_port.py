@@ -85,10 +85,11 @@ class Port:
         bodies: Callable[[], Bodies] = Bodies,
         more: dict[str, AnyServed] | None = None,
         beat: Beat | None = None,
+        bus: MemoryBus | None = None,
     ) -> None:
         self.identities = identities
         self.control = control
-        self.bus = MemoryBus()
+        self.bus = bus or MemoryBus()
         self.streams = DialledStreams(beat)
         self.credentials = credentials or identities.authority.server()
         self._bounds, self._bodies, self._more = bounds, bodies, more or {}
@@ -177,7 +178,11 @@ class CuttableWire:
         if not self._whole:
             writer.transport.abort()
             return
-        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.transport.abort()
+            return
         self._connections |= {writer, back}
         try:
             await asyncio.gather(self._pass(reader, back, lambda: True), self._pass(there, writer, self._answer_passes))

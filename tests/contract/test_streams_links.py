@@ -201,7 +201,7 @@ class TestAHostileNode:
 
     @pytest.fixture
     async def port(self, rig: Rig) -> Port:
-        port = rig.port()
+        port = rig.port(beat=Beat(every_s=1000))  # nobody is lost for his silence here
         rig.link(rig.identities.node("node_2", "two"), port.url)
         await port.linked("node_2")
         return port
