@@ -14,6 +14,7 @@ from shellwego.api.uplink.callers import Callers
 from shellwego.api.uplink.door import Bounds
 from shellwego.api.uplink.methods import AnyServed, methods
 from shellwego.api.uplink.server import UplinkServer
+from shellwego.control.nodeimages import NodeImages
 from shellwego.core.errors import ForbiddenError
 from shellwego.core.nodecallers import Caller, EdgeCaller, NodeCaller
 from shellwego.drivers.bus.memory import MemoryBus
@@ -86,12 +87,14 @@ class Port:
         more: dict[str, AnyServed] | None = None,
         beat: Beat | None = None,
         bus: MemoryBus | None = None,
+        images: NodeImages | None = None,
     ) -> None:
         self.identities = identities
         self.control = control
         self.bus = bus or MemoryBus()
         self.streams = DialledStreams(beat)
         self.credentials = credentials or identities.authority.server()
+        self._images = images
         self._bounds, self._bodies, self._more = bounds, bodies, more or {}
         listener = listening()
         self.number = port_of(listener)
@@ -114,6 +117,7 @@ class Port:
             callers=Callers(self.identities.identify, SystemClock()),
             links=self.streams,
             bus=self.bus,
+            images=self._images,
             bounds=self._bounds,
             bodies=self._bodies(),
         )
