@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from shellwego.api.uplink import server
 from shellwego.core.errors import InvalidError, UnavailableError
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.streams import mux
@@ -106,12 +107,15 @@ async def test_a_link_without_streams_stays_up(rig: Rig) -> None:
     down.cancel()
 
 
-async def test_a_node_comes_back_to_a_server_that_was_started_again(rig: Rig) -> None:
+async def test_a_node_comes_back_to_a_server_that_was_started_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that stops lets go of its links at once, however long it waits for its calls."""
+    monkeypatch.setattr(server, "GRACE_S", 1000.0)
     port = rig.port()
     rig.link(rig.identities.node(), port.url)
     await port.linked(NODE)
     stream = await port.streams.open(NODE, REQUEST)
-    await port.stop()
+    async with asyncio.timeout(20):
+        await port.stop()
     with pytest.raises(UnavailableError):
         await stream.receive()
     await port.linked(NODE, up=False)
@@ -131,15 +135,16 @@ async def test_a_node_has_a_link_to_each_server(rig: Rig) -> None:
 
 
 async def test_a_new_link_of_a_node_takes_the_place_of_the_old(rig: Rig) -> None:
-    port, credentials = rig.port(), rig.identities.node()
+    port, credentials = rig.port(beat=Beat(every_s=1000)), rig.identities.node()
     wire = rig.wire(port)
     rig.link(credentials, wire.url)
     await port.linked(NODE)
     old = await port.streams.open(NODE, REQUEST)
     wire.freeze()
     rig.link(credentials, port.url)
-    with pytest.raises(UnavailableError):
-        await old.receive()
+    async with asyncio.timeout(20):
+        with pytest.raises(UnavailableError):
+            await old.receive()
     await port.linked(NODE)
     await answered(port)
 
