@@ -19,6 +19,8 @@ MEDIA_TYPE = "application/msgpack"
 BASE = "/v1/uplink/"
 LINK = "link"
 """Where a WebSocket is opened (`wire.links`)."""
+BLOBS = "blobs/"
+"""Behind it the digest of an image's blob that is to be downloaded."""
 MAX_SERVER_ANSWER = 64 << 20
 """Bytes."""
 
