@@ -19,11 +19,11 @@ from click.testing import CliRunner
 
 from shellwego.cli.root import COMMANDS, root_group
 from shellwego.client.context import Context, ContextFile, save
-from shellwego.main import HOST_COMMANDS
+from shellwego.main import HOST_COMMANDS, HOST_SUBCOMMANDS
 
 T = TypeVar("T")
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-ROOT = root_group({**HOST_COMMANDS, **COMMANDS})
+ROOT = root_group({**HOST_COMMANDS, **COMMANDS}, HOST_SUBCOMMANDS)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,10 @@ SHARED = {
     "--yes",
     "--no-color",
 }
-LOCAL = {("up",), ("doctor",), ("completion",), ("manifest", "schema")}
+LOCAL = {
+    *(("up",), ("server",), ("agent",), ("edge",), ("install",), ("nodes", "join"), ("bus", "init")),
+    *(("doctor",), ("completion",), ("manifest", "schema")),
+}
 """Commands about this machine, which speak to no app."""
 PROMISED = [
     "up",
@@ -89,6 +92,12 @@ PROMISED = [
     "nodes.label",
     "nodes.rm",
     "nodes.rebalance",
+    "nodes.join",
+    "nodes.join-token",
+    *(f"nodes.join-tokens.{name}" for name in ("ls", "revoke")),
+    *(f"nodes.keys.{name}" for name in ("ls", "revoke")),
+    *(f"nodes.authorities.{name}" for name in ("ls", "rotate", "retire")),
+    *("server", "agent", "edge", "install"),
     *(f"orgs.{name}" for name in ("ls", "create", "show", "rename", "delete", "quotas", "usage")),
     *(f"projects.{name}" for name in ("ls", "create", "show", "rename", "delete", "quotas")),
     *(f"members.{name}" for name in ("ls", "role", "rm")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -9,7 +10,7 @@ import pytest
 
 from shellwego.core.errors import ForbiddenError, InvalidError, NotFoundError, UnavailableError
 from shellwego.core.images import ImageKind
-from shellwego.ports.images import Images
+from shellwego.ports.images import ImageBlobs, Images
 from tests.contract.images_samples import chunked, docker_save, entry, layer
 
 
@@ -30,6 +31,10 @@ class Registry(Protocol):
 
 Damage = Callable[[str], None]
 """Change a layer of this image in the driver's store, as a failing disk does."""
+
+
+class Store(Images, ImageBlobs, Protocol):
+    """A driver that also gives out what it has."""
 
 
 class ImagesContract:
@@ -180,6 +185,23 @@ class ImagesContract:
             assert await images.has(digest)
             await images.collect(frozenset())
             assert not await images.has(digest)
+
+    async def test_the_blobs_of_an_image_are_what_their_digests_say(self, images: Store, registry: Registry) -> None:
+        digest = await registry.publish("app:v1", content=b"content")
+        await images.fetch(f"{registry.host}/app:v1", digest)
+        parts = await images.parts(digest)
+        assert digest in parts
+        for part in parts:
+            whole = b"".join([chunk async for chunk in images.blob(part)])
+            assert f"sha256:{hashlib.sha256(whole).hexdigest()}" == part
+            assert await images.size(part) == len(whole)
+            assert b"".join([chunk async for chunk in images.blob(part, 5)]) == whole[5:]
+
+    async def test_a_blob_that_is_not_here_is_not_found(self, images: Store, registry: Registry) -> None:
+        digest = await registry.publish("app:v1")
+        for asking in (images.parts(digest), images.size(digest), anext(aiter(images.blob(digest)))):
+            with pytest.raises(NotFoundError):
+                await asking
 
 
 async def named(registry: Registry) -> str:

@@ -14,6 +14,7 @@ from shellwego.api.uplink.callers import Callers
 from shellwego.api.uplink.door import Bounds
 from shellwego.api.uplink.methods import AnyServed, methods
 from shellwego.api.uplink.server import UplinkServer
+from shellwego.control.nodeimages import NodeImages
 from shellwego.core.errors import ForbiddenError
 from shellwego.core.nodecallers import Caller, EdgeCaller, NodeCaller
 from shellwego.drivers.bus.memory import MemoryBus
@@ -85,12 +86,15 @@ class Port:
         bodies: Callable[[], Bodies] = Bodies,
         more: dict[str, AnyServed] | None = None,
         beat: Beat | None = None,
+        bus: MemoryBus | None = None,
+        images: NodeImages | None = None,
     ) -> None:
         self.identities = identities
         self.control = control
-        self.bus = MemoryBus()
+        self.bus = bus or MemoryBus()
         self.streams = DialledStreams(beat)
         self.credentials = credentials or identities.authority.server()
+        self._images = images
         self._bounds, self._bodies, self._more = bounds, bodies, more or {}
         listener = listening()
         self.number = port_of(listener)
@@ -113,6 +117,7 @@ class Port:
             callers=Callers(self.identities.identify, SystemClock()),
             links=self.streams,
             bus=self.bus,
+            images=self._images,
             bounds=self._bounds,
             bodies=self._bodies(),
         )
@@ -177,7 +182,11 @@ class CuttableWire:
         if not self._whole:
             writer.transport.abort()
             return
-        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.transport.abort()
+            return
         self._connections |= {writer, back}
         try:
             await asyncio.gather(self._pass(reader, back, lambda: True), self._pass(there, writer, self._answer_passes))

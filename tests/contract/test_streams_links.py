@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from shellwego.api.uplink import server
 from shellwego.core.errors import InvalidError, UnavailableError
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.streams import mux
@@ -106,12 +107,15 @@ async def test_a_link_without_streams_stays_up(rig: Rig) -> None:
     down.cancel()
 
 
-async def test_a_node_comes_back_to_a_server_that_was_started_again(rig: Rig) -> None:
+async def test_a_node_comes_back_to_a_server_that_was_started_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that stops lets go of its links at once, however long it waits for its calls."""
+    monkeypatch.setattr(server, "GRACE_S", 1000.0)
     port = rig.port()
     rig.link(rig.identities.node(), port.url)
     await port.linked(NODE)
     stream = await port.streams.open(NODE, REQUEST)
-    await port.stop()
+    async with asyncio.timeout(20):
+        await port.stop()
     with pytest.raises(UnavailableError):
         await stream.receive()
     await port.linked(NODE, up=False)
@@ -131,17 +135,24 @@ async def test_a_node_has_a_link_to_each_server(rig: Rig) -> None:
 
 
 async def test_a_new_link_of_a_node_takes_the_place_of_the_old(rig: Rig) -> None:
-    port, credentials = rig.port(), rig.identities.node()
+    port, credentials = rig.port(beat=Beat(every_s=1000)), rig.identities.node()
     wire = rig.wire(port)
     rig.link(credentials, wire.url)
     await port.linked(NODE)
     old = await port.streams.open(NODE, REQUEST)
     wire.freeze()
     rig.link(credentials, port.url)
-    with pytest.raises(UnavailableError):
-        await old.receive()
+    async with asyncio.timeout(20):
+        with pytest.raises(UnavailableError):
+            await old.receive()
     await port.linked(NODE)
     await answered(port)
+
+
+async def soon(queue: asyncio.Queue[str]) -> str:
+    """The next of a queue, which comes."""
+    async with asyncio.timeout(20):
+        return await queue.get()
 
 
 class TestHints:
@@ -163,10 +174,10 @@ class TestHints:
         port, bus = rig.port(), MemoryBus()
         heard = await self.heard(rig, bus)
         rig.link(rig.identities.node(), port.url, hints=bus)
-        assert await heard.get() == subjects.assignments(NODE), "what was said before the link is made up for"
+        assert await soon(heard) == subjects.assignments(NODE), "what was said before the link is made up for"
         for subject in ("routes", "app.app_1", subjects.assignments("node_2"), subjects.assignments(NODE)):
             await port.bus.publish(subject, b"a payload carries nothing")
-        assert await heard.get() == subjects.assignments(NODE)
+        assert await soon(heard) == subjects.assignments(NODE)
         assert heard.empty()
 
     async def test_an_edge_hears_of_routes_and_serves_no_streams(self, rig: Rig) -> None:
@@ -175,10 +186,10 @@ class TestHints:
         credentials = rig.identities.edge()
         listener = DialledListener([port.url], WebSocketDialler(lambda: credentials), bus)
         rig.links.append(asyncio.ensure_future(listener.follow()))
-        assert await heard.get() == subjects.ROUTES
+        assert await soon(heard) == subjects.ROUTES
         await port.bus.publish(subjects.assignments(NODE))
         await port.bus.publish(subjects.ROUTES)
-        assert await heard.get() == subjects.ROUTES
+        assert await soon(heard) == subjects.ROUTES
         stream = await port.streams.open("edg_1", REQUEST)
         with pytest.raises(UnavailableError):
             await stream.receive()
@@ -187,10 +198,10 @@ class TestHints:
         port, bus = rig.port(), MemoryBus()
         heard = await self.heard(rig, bus)
         rig.link(rig.identities.node(), port.url, hints=bus)
-        assert await heard.get() == subjects.assignments(NODE)
+        assert await soon(heard) == subjects.assignments(NODE)
         await port.stop()
         port.start()
-        assert await heard.get() == subjects.assignments(NODE)
+        assert await soon(heard) == subjects.assignments(NODE)
 
 
 OPEN_1 = Frame(FrameKind.OPEN, 1, encode(REQUEST))
@@ -201,7 +212,7 @@ class TestAHostileNode:
 
     @pytest.fixture
     async def port(self, rig: Rig) -> Port:
-        port = rig.port()
+        port = rig.port(beat=Beat(every_s=1000))  # nobody is lost for his silence here
         rig.link(rig.identities.node("node_2", "two"), port.url)
         await port.linked("node_2")
         return port
@@ -325,6 +336,24 @@ async def test_streams_that_stall_are_held_within_the_links_bytes(rig: Rig, monk
         before = sum(sent.values())
         await asyncio.sleep(0.1)
     assert before - read <= 20 * INITIAL_CREDIT + 4 * mux.WINDOW + 20 * 4096
+
+
+async def test_a_stream_that_ends_gives_its_bytes_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are spare bytes for one large window, and streams that come one after the other each get it."""
+    monkeypatch.setattr(mux, "SPARE", mux.WINDOW)
+    port = rig.port()
+    rig.link(rig.identities.node(), port.url)
+    await port.linked(NODE)
+    link = port.streams._links[NODE]
+    for _ in range(3):
+        stream = await port.streams.open(NODE, REQUEST)
+        sending = asyncio.ensure_future(stream.send(bytes(1 << 20)))
+        read = 0
+        while read < 1 << 20:
+            read += len(await stream.receive())
+        await sending
+        assert link.borrow(mux.WINDOW) == 0, "the stream has it"
+        await stream.aclose()
 
 
 class TestFrames:

@@ -6,13 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from shellwego.control import joins
-from shellwego.control.certificates import new_key
+from shellwego.control.certificates import certificate_request, new_key
 from shellwego.control.joins import Joins, JoinWish
 from shellwego.control.nodeauthority import NodeAuthorities
 from shellwego.control.nodekeys import NodeIdentity
@@ -29,12 +26,6 @@ from shellwego.ports.store import Store
 T = TypeVar("T")
 OPERATOR = Principal(principal_id="usr_operator", token_id="", scopes=(), grants=())
 SERVERS = ("https://one.example:7081",)
-
-
-def request_for(key: EllipticCurvePrivateKey) -> bytes:
-    """What an honest host sends."""
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 @dataclass
@@ -77,5 +68,5 @@ def join_request(
     hostname: str = "host-one",
     request: bytes | None = None,
 ) -> JoinRequest:
-    made = request_for(key or new_key()) if request is None else request
+    made = certificate_request(key or new_key()) if request is None else request
     return JoinRequest(secret=secret, kind=kind, request=made, hostname=hostname, version="1")

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from shellwego.control import certificates, joins, nodeauthority, nodekeys
-from shellwego.control.certificates import key_fingerprint, new_key
+from shellwego.control.certificates import certificate_request, key_fingerprint, new_key
 from shellwego.control.joins import JoinWish
 from shellwego.control.unit import Unit
 from shellwego.core.errors import ConflictError, ForbiddenError, InvalidError, ShellWeGoError, UnauthenticatedError
@@ -27,7 +27,7 @@ from shellwego.core.subnets import free_subnet, is_subnet
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.store.sqlite import open_sqlite
 from shellwego.ports.store import eq
-from tests.control.join_world import SERVERS, JoinWorld, join_request, make_join_world, request_for
+from tests.control.join_world import SERVERS, JoinWorld, join_request, make_join_world
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def edwards() -> bytes:
 
 def not_held() -> bytes:
     """A request for a key of somebody else: its signature is of another."""
-    good, other = request_for(new_key()), request_for(new_key())
+    good, other = certificate_request(new_key()), certificate_request(new_key())
     return good[: len(good) - 60] + other[len(other) - 60 :]
 
 
@@ -177,7 +177,7 @@ RSA_512 = bytes.fromhex(
         not_held,
         lambda: b"",
         lambda: b"-----BEGIN CERTIFICATE REQUEST-----",
-        lambda: request_for(new_key()) + b"x" * 9000,
+        lambda: certificate_request(new_key()) + b"x" * 9000,
         lambda: b"\x30\x84\xff\xff\xff\xff" * 100,
     ],
     ids=["cn", "san", "rsa", "rsa-512", "p384", "ed25519", "not-held", "empty", "pem", "giant", "noise"],
@@ -191,7 +191,7 @@ async def test_a_hostile_request_gets_no_certificate_and_uses_up_no_token(world:
 
 
 async def test_requests_that_were_damaged_anywhere_are_refused_and_never_fail(world: JoinWorld) -> None:
-    good, chance = request_for(new_key()), random.Random(7)
+    good, chance = certificate_request(new_key()), random.Random(7)
     for _ in range(500):
         bad = bytearray(good)
         bad[chance.randrange(len(bad))] ^= 1 << chance.randrange(8)
@@ -275,7 +275,7 @@ def test_only_a_part_of_the_pool_is_a_nodes_subnet(text: str) -> None:
 async def test_a_retired_key_opens_nothing_within_a_second(world: JoinWorld) -> None:
     key = new_key()
     secret = await world.token()
-    await world.joins.join(join_request(secret, key))
+    member = await world.joins.join(join_request(secret, key))
     id_ = key_fingerprint(key.public_key())
     await world.identity.identify(id_)
 
@@ -289,7 +289,7 @@ async def test_a_retired_key_opens_nothing_within_a_second(world: JoinWorld) -> 
     with pytest.raises(ForbiddenError):
         await world.identity.identify(id_)
     with pytest.raises(ForbiddenError):
-        await world.joins.renew(id_, request_for(key))
+        await world.joins.renew(member.id, certificate_request(key))
     assert (await refusal(world, secret, key=key)).code == "node-key-refused"
 
 
@@ -316,13 +316,17 @@ async def test_a_certificate_is_renewed_for_its_own_key_only(world: JoinWorld) -
     member = await world.joins.join(join_request(await world.token(), key))
     id_ = key_fingerprint(key.public_key())
     await world.clock.advance(CERTIFICATE_S - 10)
-    answer = await world.joins.renew(id_, request_for(key))
+    answer = await world.joins.renew(member.id, certificate_request(key))
     leaf = x509.load_pem_x509_certificate(answer.certificate.encode())
     assert leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == member.id
     await world.clock.advance(CERTIFICATE_S - 10)
     await world.identity.identify(id_)
-    with pytest.raises(InvalidError, match="not for the key"):
-        await world.joins.renew(id_, request_for(new_key()))
+    with pytest.raises(ForbiddenError):
+        await world.joins.renew(member.id, certificate_request(new_key()))
+    other = new_key()
+    await world.joins.join(join_request(await world.token(), other, hostname="other"))
+    with pytest.raises(ForbiddenError):
+        await world.joins.renew(member.id, certificate_request(other))
     await world.clock.advance(20)
     with pytest.raises(ForbiddenError):
         await world.identity.identify(id_)
@@ -342,7 +346,7 @@ async def test_an_authority_is_exchanged_while_nodes_of_both_are_let_in(world: J
     assert (await world.authorities.shown()).id == before.id, "those who joined before know no other"
     with pytest.raises(ConflictError, match="1 nodes or edges"):
         await world.commit(lambda unit: nodeauthority.retire(unit, before))
-    renewed = await world.joins.renew(key_fingerprint(old_key.public_key()), request_for(old_key))
+    renewed = await world.joins.renew(first.id, certificate_request(old_key))
     assert len(renewed.authorities) == 2
     await world.commit(lambda unit: nodeauthority.retire(unit, before))
     assert (await world.authorities.shown()).id == after.id

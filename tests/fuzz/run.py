@@ -9,7 +9,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["plasmavmc"]):
+with atheris.instrument_imports(include=["plasmavmc", "shellwego.wire", "shellwego.drivers.streams"]):
     from tests.fuzz.targets import CORPUS, TARGETS
 
 

@@ -17,7 +17,11 @@ from plasmavmc.hypervisor.wasm.control import Compiled, Ready
 from plasmavmc.images import pax
 from plasmavmc.rpc.conversions.vms import spec_to_pb
 from plasmavmc.types import ExecSpec, FileSpec, NetworkSpec, Scope, VmSpec
+from shellwego.core.assignments import Registration
+from shellwego.wire import codec, links, uplink
+from shellwego.wire.links import Frame, FrameKind
 from tests.contract.images_samples import directory, entry, hard_link, image, layer, symlink
+from tests.contract.uplink_contract import EDGE_REPORT, FACTS, REPORT, SECRETS_REQUEST
 from tests.engine.test_host_protocol import REQUESTS
 from tests.fuzz.targets import CORPUS
 
@@ -55,6 +59,20 @@ _OUTSIDE = layer(directory("x"), symlink("x/up", "../.."), entry("x/up/escaped",
 _MANIFEST = (
     b'{"version":1,"vm_id":"vm_a","image":"sha256:0","memory_bytes":1,"traits":{"cpu":"x"},"pieces":[[0,1,"0"]]}'
 )
+_LINK_FRAMES = (
+    Frame(FrameKind.DATA, 1, b"some bytes"),
+    Frame(FrameKind.CREDIT, 1, links.credit(links.INITIAL_CREDIT)),
+    Frame(FrameKind.EOF, 1),
+    Frame(FrameKind.END, 1),
+    Frame(FrameKind.RESET, 2, "wegen Überfüllung".encode()),
+    Frame(FrameKind.BEAT),
+)
+
+
+def _behind_its_length(frame: Frame) -> bytes:
+    message = links.pack(frame)
+    return len(message).to_bytes(2, "big") + message
+
 
 SEEDS: Mapping[str, Iterable[bytes]] = {
     "framing": (b"".join(_FRAMES), *_FRAMES),
@@ -90,6 +108,19 @@ SEEDS: Mapping[str, Iterable[bytes]] = {
     "guest-copy_in": (_TREE, _OUTSIDE),
     "guest-users": (b"web:logs\nroot:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/var/www:/bin/false\n\nlogs:x:111:web\n",),
     "client-request": (spec_to_pb(_SPEC, secrets=True).SerializeToString(),),
+    "uplink-call": tuple(
+        map(
+            codec.encode,
+            (
+                Registration(name="one", facts=FACTS, known_node_id="node_1"),
+                *(REPORT, SECRETS_REQUEST, EDGE_REPORT, uplink.RoutesCall(edge_id="edg_1", known_version=3)),
+            ),
+        )
+    ),
+    "link-frames": (
+        b"".join(map(_behind_its_length, _LINK_FRAMES)),
+        *map(_behind_its_length, _LINK_FRAMES),
+    ),
 }
 
 

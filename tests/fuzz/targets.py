@@ -34,6 +34,12 @@ from plasmavmc.rpc.conversions.vms import spec_from_pb
 from plasmavmc.rpc.v1 import image_pb2, types_pb2, vm_pb2
 from plasmavmc.server.policy import parse_policy
 from plasmavmc.snapshots import manifest as snapshot
+from shellwego.core.assignments import NodeReport, Registration, SecretsRequest
+from shellwego.core.routing import EdgeReport
+from shellwego.drivers.streams.mux import Link
+from shellwego.ports.streams import StreamKind, StreamRequest
+from shellwego.wire import codec, links, uplink
+from shellwego.wire.links import FrameError
 
 CORPUS = Path(__file__).parent / "corpus"
 Target = Callable[[bytes], None]
@@ -182,6 +188,44 @@ def client_request(data: bytes) -> None:
         order_from_pb(image_pb2.RegisterImageStart.FromString(data))
 
 
+_CALLS = (
+    *(Registration, NodeReport, SecretsRequest, EdgeReport, uplink.AssignmentsCall, uplink.RoutesCall),
+    uplink.RegisterEdgeCall,
+)
+
+
+def uplink_call(data: bytes) -> None:
+    """What a node or edge calls the control plane with."""
+    for kind in _CALLS:
+        with suppress(ValueError):
+            codec.decode(kind, data)
+
+
+def link_frames(data: bytes) -> None:
+    """What a node says on its link: messages, each behind two bytes of its length."""
+    link = Link(_NoSocket())
+    with suppress(FrameError):
+        for number in range(1, 4):
+            link.open(StreamRequest(kind=StreamKind.LOGS, instance_id=str(number)))
+        while len(data) >= 2:
+            length = int.from_bytes(data[:2], "big")
+            link.take(links.unpack(data[2 : 2 + length]))
+            data = data[2 + length :]
+
+
+class _NoSocket:
+    """Nothing is sent, for no link runs."""
+
+    async def send(self, message: bytes) -> None:
+        raise ConnectionError
+
+    async def receive(self) -> bytes:
+        raise ConnectionError
+
+    async def close(self) -> None:
+        """There is nothing to end."""
+
+
 TARGETS: Mapping[str, Target] = {
     "framing": framing_,
     "messages": messages_,
@@ -199,6 +243,8 @@ TARGETS: Mapping[str, Target] = {
     "helper-answer": helper_answer,
     "worker-word": worker_word,
     "client-request": client_request,
+    "uplink-call": uplink_call,
+    "link-frames": link_frames,
 }
 
 GUEST = ("frame", "tlv", "config", "tar", "users", "copy_in")

@@ -9,10 +9,17 @@ from shellwego.cli.root import COMMANDS, root_group, run
 
 HOST_COMMANDS = {
     "up": ("shellwego.boot.up:up", "Run the whole platform on this machine, in the foreground."),
+    "server": ("shellwego.boot.parts:server", "Run a control plane alone, for agents and edges elsewhere."),
+    "agent": ("shellwego.boot.parts:agent", "Run the VMs of this host, which joined a platform."),
+    "edge": ("shellwego.boot.parts:edge", "Take requests on this host, which joined as an edge."),
+    "install": ("shellwego.boot.install:install", "Have systemd run one of these on this host."),
+    "bus": ("shellwego.boot.businit:bus", "Set up the bus that carries hints between several hosts."),
     "doctor": ("shellwego.boot.doctor:doctor", "Check this machine and the platform, with remedies."),
 }
+HOST_SUBCOMMANDS = {"nodes": {"join": "shellwego.boot.join:join"}}
+"""Commands about this machine, in groups of the command line."""
 
 
 def main() -> None:
     """Entry point; ends the process with an exit code of API §3."""
-    run(root_group({**HOST_COMMANDS, **COMMANDS}))
+    run(root_group({**HOST_COMMANDS, **COMMANDS}, HOST_SUBCOMMANDS))

@@ -32,6 +32,7 @@ from plasmavmc.hypervisor.registry import HypervisorRegistry
 from plasmavmc.hypervisor.wasm.backend import WasmBackend
 from plasmavmc.hypervisor.wasm.cache import CodeCache
 from plasmavmc.images.blobs import BlobStore
+from plasmavmc.images.source import BlobSource
 from plasmavmc.images.store import ImageStore
 from plasmavmc.manager import VmManager
 from plasmavmc.network.bridge import BridgeNetwork
@@ -133,8 +134,8 @@ async def open_subnet(host: Host, data_dir: Path, given: IPv4Network | None = No
     return subnet
 
 
-async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobStore | None = None) -> Engine:
-    """Join the parts. `blobs` is the store at `site.blobs`, where somebody else holds it too.
+async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobSource | None = None) -> Engine:
+    """Join the parts. `blobs` is where images come from, if that is not a store at `site.blobs` which nobody else holds.
 
     Raises:
         HostError: the host's cache is not filled, or a program is missing.

@@ -31,8 +31,13 @@ def open_store(url: str, path: Path, clock: Clock) -> Store:
     return open_postgres(parse_url(url))
 
 
+SERVERS = "servers"
+"""Whose a database is that several `swg server` share."""
+
+
 def claim(unit: Unit, installation_id: str) -> None:
-    """Make the database this installation's. Two platforms of one host each that shared one would both be its only node.
+    """Make the database this installation's, or that of servers (`SERVERS`). Two platforms of one host each that shared one
+    would both be its only node.
 
     Raises:
         ConflictError: it is another's.
@@ -43,7 +48,11 @@ def claim(unit: Unit, installation_id: str) -> None:
     elif owner.holder != installation_id:
         raise ConflictError(
             "database-in-use",
-            f"the database belongs to the platform with installation id {owner.holder}, and this one is {installation_id}",
+            f"the database belongs to {_called(owner.holder)}, and this is {_called(installation_id)}",
             resolution="Give each platform a database of its own. To move it here for good, end the other one, and"
             f" delete the row '{_OWNER}' of the table leases.",
         )
+
+
+def _called(owner: str) -> str:
+    return "the servers of a platform" if owner == SERVERS else f"the platform with installation id {owner}"

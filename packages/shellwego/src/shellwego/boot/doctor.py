@@ -46,11 +46,12 @@ def doctor(
     if as_json or output == "json":
         click.echo(json.dumps({"ok": not failed, "checks": [asdict(finding) for finding in found]}, indent=2))
     else:
-        _print(found, quiet=quiet, color=not no_color and sys.stdout.isatty())
+        print_findings(found, quiet=quiet, color=not no_color and sys.stdout.isatty())
     raise click.exceptions.Exit(1 if failed else 0)
 
 
-def _print(found: Sequence[Finding], *, quiet: bool, color: bool) -> None:
+def print_findings(found: Sequence[Finding], *, quiet: bool, color: bool) -> None:
+    """A line for each, and its remedy below."""
     width = max(len(finding.check) for finding in found)
     for finding in found:
         if quiet and finding.state is State.OK:

@@ -28,12 +28,12 @@ def check_host(settings: UpSettings) -> list[Finding]:
     """All checks of this machine."""
     return [
         _root(),
-        _asked("user", preflight.check_user, f"{installation.USER} exists"),
-        _asked("programs", preflight.check_programs, ", ".join(preflight.PROGRAMS)),
-        _asked("guest", lambda: preflight.check_cache(settings.cache), f"kernel and init are in {settings.cache}"),
-        _acceleration(settings.cache),
-        _cgroups(),
-        _disk(settings.data_dir),
+        asked("user", preflight.check_user, f"{installation.USER} exists"),
+        asked("programs", preflight.check_programs, ", ".join(preflight.PROGRAMS)),
+        asked("guest", lambda: preflight.check_cache(settings.cache), f"kernel and init are in {settings.cache}"),
+        acceleration(settings.cache),
+        cgroups(),
+        disk(settings.data_dir),
         check_database(settings),
         _master_key(settings),
         _encryption(settings.data_dir),
@@ -42,7 +42,7 @@ def check_host(settings: UpSettings) -> list[Finding]:
     ]
 
 
-def _asked(check: str, ask: Callable[[], object], well: str) -> Finding:
+def asked(check: str, ask: Callable[[], object], well: str) -> Finding:
     """The outcome of one of the checks that a start makes."""
     try:
         ask()
@@ -57,7 +57,7 @@ def _root() -> Finding:
     return warn("root", "not root: the platform can be used, but not started", "To start it: sudo swg up")
 
 
-def _acceleration(cache: Path) -> Finding:
+def acceleration(cache: Path) -> Finding:
     """What the last probe found, if it holds for this host still."""
     remedy = "" if KVM_DEVICE.exists() else _KVM_REMEDY
     result = probed(cache)
@@ -78,7 +78,7 @@ def _acceleration(cache: Path) -> Finding:
 _KVM_REMEDY = "Enable virtualisation in the firmware or the outer hypervisor, and: modprobe kvm_intel (or kvm_amd)."
 
 
-def _cgroups() -> Finding:
+def cgroups() -> Finding:
     kinds = cgroup_kinds()
     if kinds:
         return ok("cgroups", f"{kinds[0]}: memory, CPU and processes of VMs are bounded")
@@ -89,7 +89,7 @@ def _cgroups() -> Finding:
     )
 
 
-def _disk(data_dir: Path) -> Finding:
+def disk(data_dir: Path) -> Finding:
     """Room where the data directory is, or would be."""
     place = next(path for path in (data_dir.absolute(), *data_dir.absolute().parents) if path.exists())
     try:

@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -30,10 +30,12 @@ from shellwego.drivers.engine.host import (
     ownership,
 )
 
-__all__ = ["Installation", "PreflightError"]
+__all__ = ["Installation", "Listener", "PreflightError"]
 
 PRODUCT = Product("platform", "swg up")
-PROGRAMS = (EMULATOR, "haproxy", "nft", "tar2sqfs", "mkfs.ext4")
+NODE_PROGRAMS = (EMULATOR, "nft", "tar2sqfs", "mkfs.ext4")
+EDGE_PROGRAMS = ("haproxy",)
+PROGRAMS = (*NODE_PROGRAMS, *EDGE_PROGRAMS)
 
 
 class PreflightError(ShellWeGoError):
@@ -65,10 +67,10 @@ def check_user() -> tuple[int, int]:
         return installation.check_user()
 
 
-def check_programs() -> None:
-    """Every program that the platform starts is installed."""
+def check_programs(programs: Sequence[str] = PROGRAMS) -> None:
+    """Every program that is started is installed: those of the whole platform, or of a part of it."""
     with told():
-        installation.check_programs(PROGRAMS)
+        installation.check_programs(programs)
 
 
 def check_cache(cache: Path) -> None:
@@ -95,6 +97,13 @@ def open_installation(settings: UpSettings) -> Installation:
     """
     with told():
         return installation.open_installation(settings.data_dir, PRODUCT)
+
+
+def directory(installation: Installation, name: str) -> Path:
+    """A directory of this name in the data directory, made by the unprivileged side."""
+    path = installation.data_dir / name
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path
 
 
 def read_own(path: Path, owners: Collection[int], form: re.Pattern[str]) -> str:
@@ -141,21 +150,24 @@ def _no_password() -> str:
     return ""
 
 
-def check_ports(settings: UpSettings, opened: Installation) -> None:
+def check_ports(settings: UpSettings, opened: Installation, *, edge: bool = True) -> None:
     """All ports are free, before anything is changed; the edge's may be held by this installation's own HAProxy.
 
     They are bound for good later. This look tells it early, and leaves a running platform's context as it is.
     """
     listeners = [("--api-listen", "--api-port", settings.api_listen, settings.api_port)]
-    if not _edge_lives(opened):
+    if edge and not edge_lives(opened):
         listeners.append(("--http-listen", "--http-port", settings.edge_address, settings.http_port))
     if settings.grpc_port:
         listeners.append(("--grpc-listen", "--grpc-port", settings.grpc_listen, settings.grpc_port))
+    if settings.node_port:
+        listeners.append(("--node-listen", "--node-port", settings.node_listen, settings.node_port))
     for address_flag, port_flag, address, port in listeners:
-        _check_port(address_flag, port_flag, address, port)
+        check_port(address_flag, port_flag, address, port)
 
 
-def _check_port(address_flag: str, port_flag: str, address: str, port: int) -> None:
+def check_port(address_flag: str, port_flag: str, address: str, port: int) -> None:
+    """A port is free. Raises `PreflightError`."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -173,7 +185,7 @@ def _check_port(address_flag: str, port_flag: str, address: str, port: int) -> N
             ) from error
 
 
-def _edge_lives(opened: Installation) -> bool:
+def edge_lives(opened: Installation) -> bool:
     """Whether a HAProxy of this installation was left running, to be adopted."""
     marker = os.fsencode(opened.run_dir / "edge")
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -184,14 +196,17 @@ def _edge_lives(opened: Installation) -> bool:
     return False
 
 
-def helper_configuration(settings: UpSettings, opened: Installation) -> HelperConfiguration:
+def helper_configuration(opened: Installation, *listeners: Listener) -> HelperConfiguration:
     """What the root helper is told once: whom it serves, and the sockets it may open."""
-    return HelperConfiguration(
-        installation_id=opened.id,
-        uid=opened.uid,
-        gid=opened.gid,
-        listeners=(
-            Listener(settings.edge_address, settings.http_port),
-            Listener(settings.api_listen, settings.api_port),
-        ),
-    )
+    return HelperConfiguration(installation_id=opened.id, uid=opened.uid, gid=opened.gid, listeners=listeners)
+
+
+def server_listeners(settings: UpSettings) -> tuple[Listener, ...]:
+    """The sockets of a control plane that the helper opens."""
+    nodes = (Listener(settings.node_listen, settings.node_port),) if settings.node_port else ()
+    return (Listener(settings.api_listen, settings.api_port), *nodes)
+
+
+def edge_listener(settings: UpSettings) -> Listener:
+    """The socket of an edge."""
+    return Listener(settings.edge_address, settings.http_port)

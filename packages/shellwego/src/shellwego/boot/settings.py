@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,9 +17,12 @@ from shellwego.core.nodes import CPU_OVERCOMMIT, DISK_OVERCOMMIT, MAX_OVERCOMMIT
 CONFIG_FILE = Path("/etc/shellwego/config.toml")
 MAX_PREBOOT = 64
 _DATABASE = ("database_url", "database_url_file")
+_OTHER_TABLES = ("database", "bus")
 KMS_KINDS = ("local", "vault", "aws")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _DOMAIN = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+
+_NODE_URL = re.compile(r"https://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}")
 
 ByteCount = int
 """Bytes, which an operator may write as `20gb`."""
@@ -37,6 +41,12 @@ class UpSettings:
     grpc_port: int = 0
     """Port of the engine's services over the platform (`plasmavmc.v1`, usually 50082); 0: not served."""
     grpc_listen: str = "127.0.0.1"
+    node_port: int = 0
+    """Port for agents and edges of other hosts (usually 7081); 0: there is none."""
+    node_listen: str = "127.0.0.1"
+    node_urls: tuple[str, ...] = ()
+    """Under which addresses they reach the servers of this platform, such as `https://one.example:7081`; empty: as this
+    host is called, and only the one they joined at is used."""
     domain: str = "localhost"
     keep_vms: bool = False
     open_organizations: bool = False
@@ -61,6 +71,8 @@ class UpSettings:
     """PostgreSQL, as `postgresql://…`; it may hold a password. Empty: SQLite in the data directory."""
     database_url_file: Path | None = None
     """A file that holds that URL instead."""
+    bus_authority_file: Path | None = None
+    """As `swg bus init` wrote it: hints go over NATS, for a platform of several hosts. None: within this process."""
     master_passphrase_file: Path | None = None
     """Seals the file of master keys in the data directory; None: see `boot.masterkeys`."""
     master_keys_file: Path | None = None
@@ -127,6 +139,15 @@ class UpSettings:
         return f"[{host}]:{self.grpc_port}" if ":" in host else f"{host}:{self.grpc_port}"
 
     @property
+    def node_addresses(self) -> tuple[str, ...]:
+        """Where a host that joins finds the node port; empty: nowhere."""
+        if self.node_urls or not self.node_port:
+            return self.node_urls if self.node_port else ()
+        anywhere = self.node_listen in ("", "0.0.0.0", "::")  # noqa: S104 - compared only
+        host = socket.gethostname() if anywhere else self.node_listen
+        return (f"https://[{host}]:{self.node_port}" if ":" in host else f"https://{host}:{self.node_port}",)
+
+    @property
     def apps_url(self) -> str:
         """Where apps are reached through the edge."""
         return f"http://<app>.{self.domain}" + ("" if self.http_port == 80 else f":{self.http_port}")
@@ -150,8 +171,8 @@ def check(settings: UpSettings) -> None:
         raise InvalidError("invalid-kms", f"kms: {settings.kms!r} is none of {', '.join(KMS_KINDS)}")
     if settings.http_port == settings.api_port:
         raise InvalidError("same-port", "--http-port and --api-port must differ")
-    if settings.grpc_port:
-        _check_grpc(settings)
+    _check_grpc(settings)
+    _check_node_port(settings)
     _ = settings.webhook_networks
     if bool(settings.api_cert) != bool(settings.api_key):
         raise InvalidError("half-tls", "--api-cert and --api-key go together")
@@ -170,6 +191,8 @@ def _check_offer(offer: Offer) -> None:
 
 
 def _check_grpc(settings: UpSettings) -> None:
+    if not settings.grpc_port:
+        return
     if not 1024 <= settings.grpc_port <= 65535:
         words = f"--grpc-port: {settings.grpc_port} is not a port above root's own (1024 to 65535)"
         raise InvalidError("invalid-port", words)
@@ -183,8 +206,22 @@ def _check_grpc(settings: UpSettings) -> None:
         )
 
 
+def _check_node_port(settings: UpSettings) -> None:
+    if not settings.node_port:
+        return
+    if not 1024 <= settings.node_port <= 65535:
+        words = f"--node-port: {settings.node_port} is not a port above root's own (1024 to 65535)"
+        raise InvalidError("invalid-port", words)
+    if settings.node_port in (settings.http_port, settings.api_port, settings.grpc_port):
+        raise InvalidError("same-port", "--node-port must differ from the other ports")
+    for url in settings.node_urls:
+        if not _NODE_URL.fullmatch(url):
+            raise InvalidError("invalid-url", f"--node-url: {url!r:.200} is not like https://one.example:7081")
+
+
 def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
-    """What the configuration file sets: its table `[up]`, and `[database]` (`url` or `url_file`); empty where there is none.
+    """What the configuration file sets: its table `[up]`, `[database]` (`url` or `url_file`) and `[bus]` (`authority_file`);
+    empty where there is none.
 
     Raises:
         InvalidError: it cannot be read or parsed, or holds something beside those tables.
@@ -195,18 +232,22 @@ def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
         document = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidError("invalid-config", f"{path}: {error}") from error
-    unknown = sorted(set(document) - {"up", "database"})
+    unknown = sorted(set(document) - {"up", *_OTHER_TABLES})
     if unknown:
         raise InvalidError(
             "unknown-setting",
             f"{path}: unknown: {', '.join(unknown)}",
-            resolution="All settings stand in the table [up], and the database's in [database].",
+            resolution="All settings stand in the table [up]; the database's in [database], the bus's in [bus].",
         )
     values = {name.replace("-", "_"): value for name, value in _table(path, document, "up").items()}
-    misplaced = sorted(name for name in values if name.startswith("database_"))
-    if misplaced:
-        raise InvalidError("unknown-setting", f"{path}: {', '.join(misplaced)}: it stands in the table [database]")
-    return values | _database_values(path, _table(path, document, "database"))
+    for table in _OTHER_TABLES:
+        misplaced = sorted(name for name in values if name.startswith(f"{table}_"))
+        if misplaced:
+            raise InvalidError("unknown-setting", f"{path}: {', '.join(misplaced)}: it stands in the table [{table}]")
+    other = _database_values(path, _table(path, document, "database")) | _bus_values(
+        path, _table(path, document, "bus")
+    )
+    return values | other
 
 
 def _table(path: Path, document: dict[str, object], name: str) -> dict[str, object]:
@@ -226,6 +267,13 @@ def _database_values(path: Path, table: dict[str, object]) -> dict[str, object]:
     if url and has_password(url) and path.stat().st_mode & 0o004:
         raise exposed(path)
     return {f"database_{name}": value for name, value in table.items()}
+
+
+def _bus_values(path: Path, table: dict[str, object]) -> dict[str, object]:
+    unknown = sorted(set(table) - {"authority_file"})
+    if unknown:
+        raise InvalidError("unknown-setting", f"{path}: unknown: bus.{', bus.'.join(unknown)}")
+    return {f"bus_{name}": value for name, value in table.items()}
 
 
 def has_password(url: str) -> bool:

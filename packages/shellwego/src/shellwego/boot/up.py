@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,6 +19,11 @@ from shellwego.boot.settings import UpSettings, check, config_file_values, one_d
 from shellwego.core.errors import InvalidError, ShellWeGoError
 from shellwego.core.quantities import parse_size
 
+if TYPE_CHECKING:
+    from shellwego.boot.controlplane import Handover
+    from shellwego.boot.preflight import Installation, Listener
+
+F = TypeVar("F", bound=Callable[..., Any])
 FAILED, USAGE = 1, 2
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
@@ -31,29 +36,52 @@ class UpFailure(click.ClickException):
         self.exit_code = USAGE if isinstance(error, InvalidError) else FAILED  # type: ignore[misc]  # click reads the instance
 
 
+_CONTROL_PLANE = (
+    click.option("--data-dir", type=click.Path(), help="Where everything is kept. [/var/lib/shellwego]"),
+    click.option("--api-port", type=int, help="Port of the API. [7080]"),
+    click.option(
+        "--api-listen", metavar="ADDRESS", help="Address of the API; elsewhere than on loopback it needs TLS."
+    ),
+    click.option("--api-cert", type=click.Path(exists=True), help="The API's certificate (PEM), also for gRPC."),
+    click.option("--api-key", type=click.Path(exists=True), help="The API's private key (PEM)."),
+    click.option("--grpc-port", type=int, help="Port of the engine's gRPC services over the platform. [none]"),
+    click.option("--grpc-listen", metavar="ADDRESS", help="Their address; elsewhere than on loopback they need TLS."),
+    click.option("--node-port", type=int, help="Port for agents and edges of other hosts. [none; usually 7081]"),
+    click.option("--node-listen", metavar="ADDRESS", help="Its address. [127.0.0.1]"),
+    click.option(
+        "--node-url", "node_urls", multiple=True, metavar="URL", help="Where other hosts reach it. [this host]"
+    ),
+    click.option("--registry-auth", type=click.Path(), help="Logins for registries, as docker login writes."),
+    click.option("--database-url-file", metavar="FILE", help="File with the URL of a PostgreSQL database. [SQLite]"),
+    click.option(
+        "--bus-authority-file", type=click.Path(), help="Hints go over NATS; from swg bus init. [this process]"
+    ),
+    click.option("--master-passphrase-file", type=click.Path(), help="Seals the master keys of secrets. [unsealed]"),
+    click.option("--master-keys-file", type=click.Path(), help="The master keys, kept outside the data directory."),
+    click.option("--domain", help="Apps appear as <app>.<domain>. [localhost]"),
+    click.option("--open-organizations", is_flag=True, default=None, help="Let every user make organizations."),
+)
+"""Options of every process that is a control plane."""
+
+
+def control_plane_options(command: F) -> F:
+    """Give a command the options of a control plane."""
+    for option in reversed(_CONTROL_PLANE):
+        command = option(command)
+    return command
+
+
 @click.command()
-@click.option("--data-dir", type=click.Path(), help="Where everything is kept. [/var/lib/shellwego]")
+@control_plane_options
 @click.option("--http-port", type=int, help="Port of the edge, where apps are reached. [80]")
 @click.option("--http-listen", metavar="ADDRESS", help="Address of the edge. [127.0.0.1 on localhost, else all]")
-@click.option("--api-port", type=int, help="Port of the API. [7080]")
-@click.option("--api-listen", metavar="ADDRESS", help="Address of the API; elsewhere than on loopback it needs TLS.")
-@click.option("--api-cert", type=click.Path(exists=True), help="The API's certificate (PEM), also for gRPC.")
-@click.option("--api-key", type=click.Path(exists=True), help="The API's private key (PEM).")
-@click.option("--grpc-port", type=int, help="Port of the engine's gRPC services over the platform. [none]")
-@click.option("--grpc-listen", metavar="ADDRESS", help="Their address; elsewhere than on loopback they need TLS.")
-@click.option("--registry-auth", type=click.Path(), help="Logins for registries, as docker login writes.")
 @click.option("--image-budget", metavar="SIZE", help="Built images beyond it go, the longest unused first. [never]")
-@click.option("--database-url-file", metavar="FILE", help="File with the URL of a PostgreSQL database. [SQLite]")
-@click.option("--master-passphrase-file", type=click.Path(), help="Seals the master keys of secrets. [unsealed]")
-@click.option("--master-keys-file", type=click.Path(), help="The master keys, kept outside the data directory.")
-@click.option("--domain", help="Apps appear as <app>.<domain>. [localhost]")
 @click.option("--preboot", type=int, metavar="N", help="Boot up to N guests ahead; new microVMs begin as copies. [0]")
 @click.option("--cpu-overcommit", type=int, metavar="N", help="Promise the host's CPUs N times over. [16]")
 @click.option(
     "--disk-overcommit", type=int, metavar="N", help="Promise its disk N times over; it is filled as used. [8]"
 )
 @click.option("--reserve-memory", metavar="SIZE", help="Memory of the host that VMs do not get. [0]")
-@click.option("--open-organizations", is_flag=True, default=None, help="Let every user make organizations.")
 @click.option("--keep-vms", is_flag=True, default=None, help="Leave VMs and the edge running when the platform ends.")
 def up(**flags: Any) -> None:
     """Run the whole platform on this machine, in the foreground.
@@ -68,14 +96,15 @@ def up(**flags: Any) -> None:
         raise UpFailure(error) from error
 
 
-def up_settings(flags: Mapping[str, Any]) -> UpSettings:
-    """The settings of this host: flags (None: not given), environment, configuration file, defaults.
+def up_settings(flags: Mapping[str, Any], defaults: Mapping[str, object] | None = None) -> UpSettings:
+    """The settings of this host: flags (None: not given), environment, configuration file, defaults, of which a command may
+    have its own.
 
     Raises:
         InvalidError: one does not fit, naming it.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
-    values = one_database(config_file_values(), _environment(), given)
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
+    values = one_database(defaults or {}, config_file_values(), _environment(), given)
     known = UpSettings.__dataclass_fields__
     unknown = sorted(set(values) - set(known))
     if unknown:
@@ -135,34 +164,74 @@ def _close_inherited() -> None:
                 os.close(int(name))
 
 
-def _up(settings: UpSettings) -> int:
+def begin_as_root(programs: Sequence[str]) -> None:
+    """What comes first in each process that is started by root.
+
+    Raises:
+        PreflightError: this is not root, its user is missing, or a program is.
+    """
     _close_inherited()
+    from shellwego.boot import preflight  # noqa: PLC0415 - needed by a real start only
+
+    preflight.check_root()
+    preflight.check_user()
+    preflight.check_programs(programs)
+
+
+def drop_root(installation: Installation, *listeners: Listener) -> int:
+    """Leave root to the helper, which may open these sockets; returns, in the unprivileged child, the way to it."""
     from plasmavmc.host.split import split  # noqa: PLC0415 - needed by a real start only
+    from shellwego.boot.limits import forbid_core_dumps, raise_file_limit  # noqa: PLC0415
+    from shellwego.boot.preflight import helper_configuration  # noqa: PLC0415
+
+    raise_file_limit()
+    forbid_core_dumps()
+    return split(helper_configuration(installation, *listeners))
+
+
+def read_control_plane(settings: UpSettings, installation: Installation) -> Callable[[int], Handover]:
+    """Read, as root, all that a control plane needs and its user may not read; what makes the handover of it, once the way
+    to the helper is there.
+
+    Raises:
+        PreflightError, InvalidError: something of it cannot be had.
+    """
     from shellwego.boot import preflight  # noqa: PLC0415
+    from shellwego.boot.bus import read_authority  # noqa: PLC0415
     from shellwego.boot.credentials import admin_token, write_contexts  # noqa: PLC0415
     from shellwego.boot.databaseurl import read_url  # noqa: PLC0415
-    from shellwego.boot.limits import forbid_core_dumps, raise_file_limit  # noqa: PLC0415
     from shellwego.boot.masterkeys import read_source  # noqa: PLC0415
     from shellwego.boot.registries import read_logins  # noqa: PLC0415
 
-    preflight.check_root()
+    preflight.check_tls(settings)
     database = read_url(settings)
     os.environ.pop("SHELLWEGO_DATABASE_URL", None)  # what is started from here has no business with it
-    preflight.check_user()
-    preflight.check_programs()
+    logins = read_logins(settings.registry_auth)
+    master_key = read_source(settings)
+    bus = read_authority(settings)
+    token = admin_token(installation)
+    context = write_contexts(settings, installation, token)
+
+    def handover(link: int) -> Handover:
+        from shellwego.boot.controlplane import Handover  # noqa: PLC0415 - for the unprivileged child only
+
+        return Handover(link, token, context, logins, master_key, database, bus)
+
+    return handover
+
+
+def _up(settings: UpSettings) -> int:
+    from shellwego.boot import preflight  # noqa: PLC0415 - needed by a real start only
+
+    begin_as_root(preflight.PROGRAMS)
     preflight.check_cache(settings.cache)
     installation = preflight.open_installation(settings)
     preflight.check_reach(settings, installation)
-    preflight.check_tls(settings)
     preflight.check_ports(settings, installation)
-    logins = read_logins(settings.registry_auth)
-    master_key = read_source(settings)
-    token = admin_token(installation)
-    context = write_contexts(settings, installation, token)
-    raise_file_limit()
-    forbid_core_dumps()
-    link = split(preflight.helper_configuration(settings, installation))
+    handover = read_control_plane(settings, installation)
+    listeners = (preflight.edge_listener(settings), *preflight.server_listeners(settings))
+    link = drop_root(installation, *listeners)
 
-    from shellwego.boot.platform import Handover, run_platform  # noqa: PLC0415 - for the unprivileged child only
+    from shellwego.boot.platform import run_platform  # noqa: PLC0415 - for the unprivileged child only
 
-    return run_platform(settings, installation, Handover(link, token, context, logins, master_key, database))
+    return run_platform(settings, installation, handover(link))

@@ -28,8 +28,8 @@ def _labels(pairs: tuple[str, ...]) -> dict[str, str]:
 @click.command("join-token", context_settings=_HELP)
 @click.option("--edge", is_flag=True, help="For a host that is to be an edge, and not a node.")
 @click.option("--name", default="", metavar="NAME", help="What it will be called. [as its host]")
-@click.option("--region", default="local", show_default=True, metavar="REGION")
-@click.option("--zone", default="local", show_default=True, metavar="ZONE")
+@click.option("--region", default="local", show_default=True, metavar="REGION", help="Where it stands.")
+@click.option("--zone", default="local", show_default=True, metavar="ZONE", help="What of the region fails together.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="For placement; may be repeated.")
 @click.option("--minutes", type=click.IntRange(1, 60), default=60, show_default=True, help="How long it is good.")
 @shared

@@ -72,9 +72,15 @@ fail themselves, they say “Error:” on stderr."""
 class LazyGroup(click.Group):
     """A group that knows its commands by name and help, and imports one when it is called."""
 
-    def __init__(self, commands: Mapping[str, tuple[str, str]], **attributes: Any) -> None:
+    def __init__(
+        self,
+        commands: Mapping[str, tuple[str, str]],
+        further: Mapping[str, Mapping[str, str]] | None = None,
+        **attributes: Any,
+    ) -> None:
         super().__init__(**attributes)
         self._lazy = commands
+        self._further = further or {}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args[:1] == ["help"]:
@@ -105,9 +111,10 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._lazy:
             return None
-        module, attribute = self._lazy[cmd_name][0].split(":")
-        command = getattr(import_module(module), attribute)
-        assert isinstance(command, click.Command)  # noqa: S101 - the table above is ours
+        command = _load(self._lazy[cmd_name][0])
+        for name, target in self._further.get(cmd_name, {}).items():
+            assert isinstance(command, click.Group)  # noqa: S101 - the table is ours
+            command.add_command(_load(target), name)
         return command
 
     def resolve_command(
@@ -127,10 +134,20 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_target, text) in self._lazy.items()])
 
 
-def root_group(commands: Mapping[str, tuple[str, str]]) -> click.Group:
-    """The command `swg` itself."""
+def _load(target: str) -> click.Command:
+    module, attribute = target.split(":")
+    command = getattr(import_module(module), attribute)
+    assert isinstance(command, click.Command)  # noqa: S101 - the tables are ours
+    return command
+
+
+def root_group(
+    commands: Mapping[str, tuple[str, str]], further: Mapping[str, Mapping[str, str]] | None = None
+) -> click.Group:
+    """The command `swg` itself; `further` are commands of groups among them that come from elsewhere."""
     group = LazyGroup(
         commands,
+        further,
         name="swg",
         help="ShellWeGo: your own cloud. Apps run in microVMs on your servers.",
         epilog=_EPILOG,

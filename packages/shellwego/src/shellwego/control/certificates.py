@@ -125,6 +125,12 @@ def fingerprint(certificate: str) -> str:
     return x509.load_pem_x509_certificate(certificate.encode()).fingerprint(hashes.SHA256()).hex()
 
 
+def certificate_request(key: EllipticCurvePrivateKey) -> bytes:
+    """What the holder of a key asks with: a request (DER) that names nothing."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
 def requested_key(request: bytes) -> PublicKey:
     """The key of a certificate request whose sender holds it.
 

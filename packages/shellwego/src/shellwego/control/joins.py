@@ -153,30 +153,23 @@ class Joins:
         certificate = signer.for_member(key, member.id, row.expires_at - CERTIFICATE_S, row.expires_at)
         return replace(member, granted=await self._granted(certificate))
 
-    async def renew(self, fingerprint: str, request: bytes) -> CertificateAnswer:
-        """Another certificate for a key that is let in; `fingerprint` is its own, as the connection shows it.
+    async def renew(self, member_id: str, request: bytes) -> CertificateAnswer:
+        """Another certificate for a key of this node or edge. A key that is none of its own joins anew, with a token.
 
         Raises:
-            InvalidError: the request will not do, or is for another key.
-            ForbiddenError: the key was retired meanwhile.
+            InvalidError: the request will not do.
+            ForbiddenError: its key is none of this member's, or retired.
         """
         key = certificates.requested_key(request)
-        if key.fingerprint != fingerprint:
-            raise InvalidError(
-                "another-key",
-                "the certificate request is not for the key of this connection",
-                resolution="A new key joins anew, with a token.",
-                errors=(FieldError("request", "another-key", "is for another key"),),
-            )
         authority = await self._authorities.newest()
         signer = await self._authorities.signer(authority)
 
         def work(unit: Unit) -> NodeKey:
-            row = find_key(unit.tx, fingerprint)
-            if row is None or not row.holds(unit.now()):
+            row = find_key(unit.tx, key.fingerprint)
+            if row is None or row.member_id != member_id or not row.holds(unit.now()):
                 raise refused_key()
             unit.caller = Caller(actor=row.member_id)
-            unit.audit("nodes:renew", row.member_id, detail=fingerprint)
+            unit.audit("nodes:renew", row.member_id, detail=key.fingerprint)
             end = unit.now() + CERTIFICATE_S
             return unit.tx.node_keys.update(replace(row, authority_id=authority.id, expires_at=end))
 

@@ -90,6 +90,10 @@ class NodeAuthorities:
             raise UnavailableError("node-authority-changed", "the node authority was exchanged just now")
         return known
 
+    async def changed(self, identity: ServerIdentity) -> bool:
+        """Whether other authorities hold than when this was made."""
+        return identity.authorities != await self._control.read(believed)
+
     async def server_identity(self) -> ServerIdentity:
         """A key and a certificate for this process, to be made anew before it expires and whenever an authority comes or
         goes."""

@@ -38,4 +38,5 @@ Identify = Callable[[str], Awaitable[Caller]]
 """Whose public key this is, by the SHA-256 of its SubjectPublicKeyInfo (RFC 5280, section 4.1.2.7) in hex.
 
 Raises `ForbiddenError` where no key of this platform has it, or that key is retired; `UnavailableError` where that cannot be
-known now. It is asked again and again, at most half a second after the last time, so that a key retires within a second."""
+known now. It is asked at each call, and every 0.4 s for each link that is open; so it may believe an answer for half a
+second, and a key still retires within one."""

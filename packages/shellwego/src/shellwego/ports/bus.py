@@ -16,6 +16,9 @@ from typing import Protocol
 class Hint:
     subject: str
     payload: bytes = b""
+    missed: bool = False
+    """Hints may have been lost, as when the way to the bus was cut: whoever listens looks at all that the pattern could
+    have named. `subject` is the pattern itself then."""
 
 
 class Bus(Protocol):

@@ -51,7 +51,7 @@ class BusAccess(Protocol):
         Connections that are open with one are cut within a second.
 
         Give all keys that were revoked within the longest life of a pass each time: those that are in force already
-        stay, so to repeat it does no harm, and repairs what a bus forgot.
+        stay, so to repeat it does no harm, and repairs what a bus forgot. One server does this at a time (under a lease).
 
         Raises:
             UnavailableError: the bus does not answer; it may be in force or not.

@@ -50,3 +50,16 @@ class Images(Protocol):
 
     async def collect(self, keep: frozenset[str]) -> int:
         """Delete every blob that no manifest in `keep` needs; returns the bytes won."""
+
+
+class ImageBlobs(Protocol):
+    """Gives out the blobs of images that are in the store. Raises `NotFoundError` where one is not."""
+
+    async def parts(self, digest: str) -> frozenset[str]:
+        """Digests of all blobs of an image: its manifest, which is the image's own, its configuration, its layers."""
+
+    async def size(self, digest: str) -> int:
+        """Bytes of a blob."""
+
+    def blob(self, digest: str, offset: int = 0) -> AsyncIterator[bytes]:
+        """A blob from `offset` on. Its reader checks the digest."""

@@ -19,6 +19,8 @@ MEDIA_TYPE = "application/msgpack"
 BASE = "/v1/uplink/"
 LINK = "link"
 """Where a WebSocket is opened (`wire.links`)."""
+BLOBS = "blobs/"
+"""Behind it the digest of an image's blob that is to be downloaded."""
 MAX_SERVER_ANSWER = 64 << 20
 """Bytes."""
 
@@ -31,6 +33,8 @@ class Method(StrEnum):
     REGISTER_EDGE = "register-edge"
     ROUTES = "routes"
     REPORT_EDGE = "report-edge"
+    JOIN = "join"
+    RENEW = "renew"
 
 
 MAX_BODY = 1 << 20
@@ -69,6 +73,14 @@ class RoutesCall:
 class RoutesAnswer:
     table: RouteTable | None = None
     """None: what is known is the newest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewCall:
+    """Another certificate for the key of this connection, whatever node or edge it is."""
+
+    request: bytes
+    """As that of `core.joins.JoinRequest`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Who calls: by the key of his certificate, which must stand here now; and how often he may.
 
-What was found out of a key is believed for a moment, so that a busy node does not cost a look at the store for each of its
-calls. A key that was retired is shut out as soon as that moment is over, its link with it.
+Who holds a key is asked at each call, and again and again while a link is open, so that a key that was retired is shut out
+within a second.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from shellwego.core.plans import Rate
 from shellwego.ports.clock import Clock
 from shellwego.wire.tls import Peer
 
-BELIEVED_S = 0.4
 LOOK_S = 0.4
 """Between two looks at the key of an open link."""
 RATE = Rate(per_minute=12_000, burst=1_000)
@@ -26,7 +25,6 @@ STRANGERS_RATE = Rate(per_minute=300, burst=50)
 """Of one address."""
 MAX_AT_ONCE = 32
 """Calls of one node or edge."""
-_KEPT = 65_536
 
 
 class Callers:
@@ -37,7 +35,6 @@ class Callers:
         self._clock = clock
         self._rate = rate
         self._limiter = RateLimiter()
-        self._believed: dict[str, tuple[Caller, float]] = {}
         self._busy: Counter[str] = Counter()
 
     async def caller(self, peer: Peer) -> Caller:
@@ -53,20 +50,7 @@ class Callers:
                 "the certificate of this node has expired",
                 resolution="Join it again, with a new token (swg nodes join-token).",
             )
-        now = self._clock.monotonic()
-        known = self._believed.get(peer.key)
-        if known is not None and now < known[1]:
-            return known[0]
-        try:
-            caller = await self._identify(peer.key)
-        except ShellWeGoError as error:
-            if not error.temporary:
-                self._believed.pop(peer.key, None)
-            raise
-        if len(self._believed) >= _KEPT:
-            self._believed.clear()
-        self._believed[peer.key] = (caller, now + BELIEVED_S)
-        return caller
+        return await self._identify(peer.key)
 
     @asynccontextmanager
     async def call(self, peer: Peer) -> AsyncIterator[Caller]:

@@ -16,10 +16,12 @@ import structlog
 from aiohttp import web
 
 from shellwego.api.rest.problems import status_of
+from shellwego.api.uplink.blobs import send_blob
 from shellwego.api.uplink.bodies import Bodies
 from shellwego.api.uplink.callers import Callers
 from shellwego.api.uplink.door import Bounds, Door
 from shellwego.api.uplink.methods import AnyServed, Served
+from shellwego.control.nodeimages import NodeImages
 from shellwego.core.errors import MalformedError, NotFoundError, ShellWeGoError, UnauthenticatedError, UnavailableError
 from shellwego.core.nodecallers import Caller, NodeCaller
 from shellwego.ports.bus import Bus
@@ -52,6 +54,7 @@ class UplinkServer:
         callers: Callers,
         links: Links,
         bus: Bus,
+        images: NodeImages | None = None,
         bounds: Bounds | None = None,
         bodies: Bodies | None = None,
     ) -> None:
@@ -60,6 +63,7 @@ class UplinkServer:
         self._callers = callers
         self._links = links
         self._bus = bus
+        self._images = images
         self._bodies = bodies or Bodies()
         self._stopping = asyncio.Event()
 
@@ -87,6 +91,9 @@ class UplinkServer:
             uplink.check_protocol(request.headers.get(uplink.PROTOCOL_HEADER), Side.AGENT)
             if method == uplink.LINK:
                 return await self._link(request)
+            if self._images is not None and request.method == "GET" and method.startswith(uplink.BLOBS):
+                async with self._callers.call(_peer(request)) as caller:
+                    return await send_blob(request, caller, self._images)
             return _response(200, await self._answer(request, method))
         except ShellWeGoError as error:
             return _refused(error)

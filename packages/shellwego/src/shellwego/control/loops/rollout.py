@@ -19,6 +19,7 @@ import structlog
 from shellwego.control.changes import apply, prune
 from shellwego.control.facts import UNFINISHED, placement_request, process_peers, releases_of, rollout_facts
 from shellwego.control.instances import LIVE_PHASES
+from shellwego.control.loops.hints import all_apps, hinted_apps
 from shellwego.control.loops.lease import Lease
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.placer import Placer
@@ -166,7 +167,8 @@ class RolloutLoop:
     async def _listen(self) -> None:
         async with self._control.bus.subscribe(subjects.ALL_APPS) as hints:
             async for hint in hints:
-                self._schedule.add(hint.subject.partition(".")[2])
+                for app_id in await hinted_apps(self._control, hint):
+                    self._schedule.add(app_id)
 
     async def _sweep(self, every_s: float, find: Finder) -> None:
         while True:
@@ -195,11 +197,6 @@ class RolloutLoop:
             _log.info("rollout.step_works_again", app=app_id, **trouble.fields)
         if result.wait_s is not None:
             self._schedule.add(app_id, result.wait_s)
-
-
-def all_apps(tx: Transaction) -> set[str]:
-    """Every app."""
-    return {app.id for app in tx.apps.select()}
 
 
 def busy_apps(tx: Transaction) -> set[str]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from shellwego.control.facts import ROUTES_COUNTER, lingering, route_facts
 from shellwego.control.instances import LIVE_PHASES
+from shellwego.control.loops.hints import all_apps, hinted_apps
 from shellwego.control.loops.lease import Lease
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.unit import Control, Unit
@@ -46,11 +47,12 @@ class RoutesLoop:
     async def _listen(self, schedule: Schedule) -> None:
         async with self.control.bus.subscribe(subjects.ALL_APPS) as hints:
             async for hint in hints:
-                schedule.add(hint.subject.partition(".")[2])
+                for app_id in await hinted_apps(self.control, hint):
+                    schedule.add(app_id)
 
     async def _sweep(self, schedule: Schedule) -> None:
         while True:
-            known = await self.control.read(lambda tx: {app.id for app in tx.apps.select()})
+            known = await self.control.read(all_apps)
             for app_id in known | self._known.keys():
                 schedule.add(app_id)
             await self.control.clock.sleep(SWEEP_EVERY_S)

@@ -1,1 +1,1 @@
-"""Drivers of `ports.bus`: memory, for everything in one process."""
+"""Drivers of `ports.bus`: memory, for everything in one process; NATS, for several hosts. `listening` is shared by both."""

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from shellwego.drivers.bus.listening import QUEUE_LIMIT, Listener
 from shellwego.ports.bus import Hint
-
-QUEUE_LIMIT = 1024
-"""Hints kept for one listener."""
 
 
 def matches(pattern: str, subject: str) -> bool:
@@ -24,37 +20,12 @@ def matches(pattern: str, subject: str) -> bool:
     return len(wanted) == len(words) and all(want in ("*", word) for want, word in zip(wanted, words, strict=True))
 
 
-class _Listener:
-    def __init__(self, pattern: str, limit: int) -> None:
-        self.pattern = pattern
-        self._hints: deque[Hint] = deque(maxlen=limit)
-        self._arrived = asyncio.Event()
-        self._closed = False
-
-    def put(self, hint: Hint) -> None:
-        self._hints.append(hint)
-        self._arrived.set()
-
-    def close(self) -> None:
-        self._closed = True
-        self._arrived.set()
-
-    async def hints(self) -> AsyncIterator[Hint]:
-        while True:
-            while self._hints:
-                yield self._hints.popleft()
-            if self._closed:
-                return
-            self._arrived.clear()
-            await self._arrived.wait()
-
-
 class MemoryBus:
     """See `ports.bus.Bus`."""
 
     def __init__(self, queue_limit: int = QUEUE_LIMIT) -> None:
         self._limit = queue_limit
-        self._listeners: list[_Listener] = []
+        self._listeners: list[Listener] = []
         self._closed = False
 
     async def publish(self, subject: str, payload: bytes = b"") -> None:
@@ -64,7 +35,7 @@ class MemoryBus:
 
     @asynccontextmanager
     async def subscribe(self, pattern: str) -> AsyncIterator[AsyncIterator[Hint]]:
-        listener = _Listener(pattern, self._limit)
+        listener = Listener(pattern, self._limit)
         if self._closed:
             listener.close()
         self._listeners.append(listener)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from plasmavmc.host.client import HelperHost
 from plasmavmc.host.operations import ProcessId
+from plasmavmc.images.source import BlobSource
 from plasmavmc.server.assembly import EngineSite, open_engine
 from plasmavmc.types import BackendStatus, Readiness
 from shellwego.core.nodes import Backend
@@ -58,15 +59,20 @@ def _backend(status: BackendStatus) -> Backend:
 
 
 async def open_plasma(
-    link: HostLink, site: EngineSite, version: str, edge_processes: Callable[[], Iterable[tuple[int, int]]]
+    link: HostLink,
+    site: EngineSite,
+    version: str,
+    edge_processes: Callable[[], Iterable[tuple[int, int]]],
+    blobs: BlobSource | None = None,
 ) -> PlasmaEngine:
     """Join the parts. What runs is adopted by `engine.start()`, whose sweep spares the edge's processes (pid, start time).
+    `blobs` is where images come from, if not from the directory that the site names.
 
     Raises:
         UnavailableError, InvalidError: the host's cache is not filled, a program is missing, no subnet is free.
     """
     with translated():
-        engine = await open_engine(link.host, site)
+        engine = await open_engine(link.host, site, blobs)
 
     async def probe() -> None:
         for each in engine.probes:

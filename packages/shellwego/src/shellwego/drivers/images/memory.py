@@ -1,6 +1,7 @@
 """Driver `memory`: registries and the store as dictionaries. For tests and simulation; obeys the port's contract.
 
-A test publishes images, and takes registries away; layers are counted, not kept. Tars are read with the standard library:
+A test publishes images, and takes registries away; layers are counted, not kept, so an image has one blob, of what its
+digest was made of. Tars are read with the standard library:
 this driver is for archives that the test made itself.
 """
 
@@ -34,6 +35,7 @@ class MemoryImages:
         self._manifests: dict[str, ResolvedImage] = {}
         self._corrupt: set[str] = set()
         self._stored: dict[str, ResolvedImage] = {}
+        self._contents: dict[str, bytes] = {}
 
     def publish(
         self,
@@ -44,7 +46,9 @@ class MemoryImages:
         kind: ImageKind = ImageKind.LINUX,
     ) -> str:
         """Put an image into a registry under a tag; returns its digest, which follows from the arguments."""
-        digest = _digest(f"{reference}\0{size_bytes}\0{exposed_ports}\0{kind}".encode())
+        content = f"{reference}\0{size_bytes}\0{exposed_ports}\0{kind}".encode()
+        digest = _digest(content)
+        self._contents[digest] = content
         image = ResolvedImage(digest=digest, size_bytes=size_bytes, exposed_ports=exposed_ports, kind=kind)
         self._tags[reference] = self._manifests[digest] = image
         return digest
@@ -78,8 +82,10 @@ class MemoryImages:
             if len(data) > _LONGEST:
                 raise InvalidError("image-too-large", "the archive is too large")
         found = _read_archive(bytes(data))
-        self._stored.update((loaded.image.digest, loaded.image) for loaded in found)
-        return found
+        for loaded, content in found:
+            self._stored[loaded.image.digest] = loaded.image
+            self._contents[loaded.image.digest] = content
+        return tuple(loaded for loaded, _ in found)
 
     async def has(self, digest: str) -> bool:
         return digest in self._stored
@@ -93,6 +99,21 @@ class MemoryImages:
     async def collect(self, keep: frozenset[str]) -> int:
         unused = [digest for digest in self._stored if digest not in keep]
         return sum(self._stored.pop(digest).size_bytes for digest in unused)
+
+    async def parts(self, digest: str) -> frozenset[str]:
+        self._content(digest)
+        return frozenset({digest})
+
+    async def size(self, digest: str) -> int:
+        return len(self._content(digest))
+
+    async def blob(self, digest: str, offset: int = 0) -> AsyncIterator[bytes]:
+        yield self._content(digest)[offset:]
+
+    def _content(self, digest: str) -> bytes:
+        if digest not in self._stored:
+            raise NotFoundError("image-not-found", f"blob {digest} is not in the store")
+        return self._contents[digest]
 
     def _find(self, reference: str) -> ResolvedImage:
         host, slash, rest = reference.partition("/")
@@ -110,7 +131,7 @@ class MemoryImages:
         return found
 
 
-def _read_archive(data: bytes) -> tuple[LoadedImage, ...]:
+def _read_archive(data: bytes) -> tuple[tuple[LoadedImage, bytes], ...]:
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
             opened = ((member.name, archive.extractfile(member)) for member in archive)
@@ -120,16 +141,17 @@ def _read_archive(data: bytes) -> tuple[LoadedImage, ...]:
         raise InvalidError("image-archive", f"the tar is not one of docker save: {error}") from error
 
 
-def _read_entry(entry: dict[str, Any], files: dict[str, bytes]) -> LoadedImage:
+def _read_entry(entry: dict[str, Any], files: dict[str, bytes]) -> tuple[LoadedImage, bytes]:
     config = files[entry["Config"]]
     layers = [files[path] for path in entry["Layers"]]
     ports = json.loads(config).get("config", {}).get("ExposedPorts", {})
+    content = config + b"".join(hashlib.sha256(layer).digest() for layer in layers)
     image = ResolvedImage(
-        digest=_digest(config + b"".join(hashlib.sha256(layer).digest() for layer in layers)),
+        digest=_digest(content),
         size_bytes=sum(map(len, layers)),
         exposed_ports=tuple(sorted(int(port.partition("/")[0]) for port in ports)),
     )
-    return LoadedImage(image=image, names=tuple(entry.get("RepoTags") or ()))
+    return LoadedImage(image=image, names=tuple(entry.get("RepoTags") or ())), content
 
 
 def _digest(data: bytes) -> str:

@@ -22,7 +22,8 @@ from plasmavmc.images.policy import RegistryPolicy
 from plasmavmc.images.pull import pull
 from plasmavmc.images.reference import names_registry, parse_reference
 from plasmavmc.images.registry import Repository
-from plasmavmc.images.source import ImageConfig, Manifest
+from plasmavmc.images.source import BlobRef, ImageConfig, Manifest
+from plasmavmc.images.stepping import reading
 from plasmavmc.images.wasm import is_wasm, module_of
 from shellwego.core.errors import ForbiddenError, InvalidError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.images import ImageKind
@@ -117,6 +118,25 @@ class PlasmaImages:
     async def collect(self, keep: frozenset[str]) -> int:
         with translated():
             return await self.blobs.collect(keep)
+
+    async def parts(self, digest: str) -> frozenset[str]:
+        with translated():
+            manifest = parse_manifest(await self.blobs.manifest(digest))
+        return frozenset({digest, manifest.config.digest, *(layer.digest for layer in manifest.layers)})
+
+    async def size(self, digest: str) -> int:
+        with translated():
+            path = self.blobs.path(digest)
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            raise NotFoundError("image-not-found", f"blob {digest} is not in the store") from None
+
+    async def blob(self, digest: str, offset: int = 0) -> AsyncIterator[bytes]:
+        with translated():
+            async with reading(self.blobs.blob(BlobRef(digest, 0), offset)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
     def _repository(self, reference: str) -> Repository:
         if not names_registry(reference):

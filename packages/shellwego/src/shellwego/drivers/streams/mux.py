@@ -269,14 +269,19 @@ class Link:
             while True:
                 message = await self._socket.receive()
                 self._heard = True
-                self._take(links.unpack(message))
+                self.take(links.unpack(message))
         except FrameError as error:
             _log.warning("link.refused", reason=str(error))
             return f"the other side broke the rules: {error}"
         except ConnectionError as error:
             return str(error)
 
-    def _take(self, frame: Frame) -> None:
+    def take(self, frame: Frame) -> None:
+        """What came on the link.
+
+        Raises:
+            FrameError: it may not come.
+        """
         match frame.kind:
             case FrameKind.BEAT:
                 self._count_noise()

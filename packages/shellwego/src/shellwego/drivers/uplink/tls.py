@@ -129,20 +129,17 @@ class UplinkChannel:
                 server_hostname=SERVER_NAME,
                 allow_redirects=False,
             ) as response:
-                content = await _read(response)
+                content = await read_whole(response)
                 version = response.headers.get(uplink.PROTOCOL_HEADER)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _no_answer(url, error, self._credentials()) from None
+            raise no_answer(url, error, self._credentials()) from None
+        if response.status != 200:
+            raise refused(url, response.status, content)
+        uplink.check_protocol(version, Side.SERVER)
         try:
-            if response.status == 200:
-                uplink.check_protocol(version, Side.SERVER)
-                return decode(answer, content)
-            refusal = decode(uplink.Refusal, content)
+            return decode(answer, content)
         except ValueError as error:
-            raise UnavailableError(
-                "uplink-nonsense", f"the server at {url} answers what is no answer (HTTP {response.status}): {error}"
-            ) from None
-        raise uplink.error_of(refusal)
+            raise _nonsense(url, 200, error) from None
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -215,7 +212,8 @@ def _parts(report: NodeReport, limit: int) -> list[NodeReport]:
     return [piece for part in halves for piece in _parts(part, limit)]
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def read_whole(response: aiohttp.ClientResponse) -> bytes:
+    """The body of an answer, within a bound; raises `aiohttp.ClientError`."""
     data = bytearray()
     async for piece in response.content.iter_any():
         data += piece
@@ -224,7 +222,22 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(data)
 
 
-def _no_answer(url: str, error: Exception, credentials: Credentials) -> ShellWeGoError:
+def refused(url: str, status: int, content: bytes) -> ShellWeGoError:
+    """What a server that does not say yes says."""
+    try:
+        return uplink.error_of(decode(uplink.Refusal, content))
+    except ValueError as error:
+        return _nonsense(url, status, error)
+
+
+def _nonsense(url: str, status: int, error: Exception) -> ShellWeGoError:
+    return UnavailableError(
+        "uplink-nonsense", f"the server at {url} answers what is no answer (HTTP {status}): {error}"
+    )
+
+
+def no_answer(url: str, error: Exception, credentials: Credentials) -> ShellWeGoError:
+    """What it means for the caller that there was none."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return UnavailableError(
             "uplink-untrusted",

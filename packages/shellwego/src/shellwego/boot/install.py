@@ -1,0 +1,82 @@
+"""`swg install`: has systemd run a process of the platform on this host."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from shellwego.boot.units import KINDS, unit, unit_name
+
+UNITS = Path("/etc/systemd/system")
+_COMMANDS = {"up": "up:up", "server": "parts:server", "agent": "parts:agent", "edge": "parts:edge"}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "ignore_unknown_options": True})
+@click.argument("kind", type=click.Choice(sorted(KINDS)))
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option("--print", "only_print", is_flag=True, help="Print the unit, and write nothing.")
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=UNITS,
+    show_default=True,
+    help="The directory that the unit is written to.",
+)
+def install(kind: str, arguments: tuple[str, ...], only_print: bool, into: Path) -> None:
+    """Write the systemd unit of `swg KIND ARGUMENTS`, and print what is left to do.
+
+    KIND is up, server, agent or edge; ARGUMENTS are that command's own, with paths from the root on. A unit that is there is
+    replaced. What runs is left running when the unit is stopped.
+    """
+    _check(kind, arguments)
+    text = unit(kind, _program(), arguments)
+    if only_print:
+        click.echo(text, nl=False)
+        return
+    path = into / unit_name(kind)
+    try:
+        _write(path, text)
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror}\n  → Run it as root, or only look: --print") from error
+    click.echo(text, nl=False)
+    click.echo(
+        f"Written to {path}. Next:\n  systemctl daemon-reload\n  systemctl enable --now {unit_name(kind)}\n"
+        f"  journalctl -fu {unit_name(kind)}"
+    )
+
+
+def _check(kind: str, arguments: tuple[str, ...]) -> None:
+    """Refuse what the command would refuse at each start, and paths that mean something here only."""
+    module, _, attribute = _COMMANDS[kind].partition(":")
+    command = getattr(import_module(f"shellwego.boot.{module}"), attribute)
+    context = command.make_context(f"swg {kind}", list(arguments))
+    paths = [parameter for parameter in command.params if isinstance(parameter.type, click.Path)]
+    for parameter in paths:
+        value = context.params.get(parameter.name)
+        if value is not None and not Path(str(value)).is_absolute():
+            raise click.UsageError(f"{parameter.opts[0]} {value}: give the path from the root on.")
+    if any(not word.isprintable() for word in arguments):
+        raise click.UsageError("An argument has characters that cannot stand in a unit.")
+
+
+def _program() -> Path:
+    """This program, by a path that holds without a PATH."""
+    beside = Path(sys.executable).with_name("swg")
+    found = str(beside) if beside.exists() else shutil.which("swg")
+    return Path(found or sys.argv[0]).absolute()
+
+
+def _write(path: Path, text: str) -> None:
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(descriptor)
+    fresh.replace(path)

@@ -1,0 +1,123 @@
+"""The node port of one server, joined: who is let in, who may join, and what this server shows there.
+
+What a server shows is made in its memory at its start. It is made anew in time, and whenever an authority comes or goes, so
+that nodes of a new authority are believed and those of a retired one are not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+
+import structlog
+
+from shellwego.api.uplink.callers import Callers
+from shellwego.api.uplink.joining import join_methods
+from shellwego.api.uplink.methods import methods
+from shellwego.api.uplink.server import UplinkServer
+from shellwego.control.edges import Edges
+from shellwego.control.joins import Joins
+from shellwego.control.nodeauthority import NodeAuthorities, ServerIdentity
+from shellwego.control.nodekeys import NodeIdentity
+from shellwego.control.nodes import Nodes
+from shellwego.control.sealing import Sealer
+from shellwego.control.unit import Control
+from shellwego.core.errors import ShellWeGoError
+from shellwego.wire.links import Links
+from shellwego.wire.tls import Credentials
+
+LOOK_S = 2.0
+_RENEW_S = 10 * 24 * 3600.0
+"""With so much of its certificate left a server makes another."""
+
+log = structlog.get_logger("shellwego.boot")
+
+
+class ShownIdentity:
+    """What this server shows."""
+
+    def __init__(self, control: Control, authorities: NodeAuthorities, identity: ServerIdentity) -> None:
+        self._control = control
+        self._authorities = authorities
+        self._identity = identity
+        self._credentials = _credentials(identity)
+
+    def credentials(self) -> Credentials:
+        """As of now."""
+        return self._credentials
+
+    async def watch(self) -> None:
+        """Show another certificate whenever that is due, until cancelled."""
+        while True:
+            await self._control.clock.sleep(LOOK_S)
+            try:
+                await self.refresh()
+            except ShellWeGoError as error:
+                log.warning("node_port.not_refreshed", reason=error.message)
+
+    async def refresh(self) -> None:
+        """Show another certificate where that is due; raises what `NodeAuthorities.server_identity` raises."""
+        now = await self._control.read(lambda tx: tx.now())
+        if not await self._authorities.changed(self._identity) and self._identity.expires_at - now > _RENEW_S:
+            return
+        self._identity = await self._authorities.server_identity()
+        self._credentials = _credentials(self._identity)
+
+
+@dataclass(frozen=True, slots=True)
+class NodePort:
+    """Serves nodes and edges from `run` until `stop`."""
+
+    authorities: NodeAuthorities
+    shown: ShownIdentity
+    server: UplinkServer
+    name: str = "node port"
+
+    @classmethod
+    async def open(
+        cls, control: Control, sealer: Sealer, listener: socket.socket, links: Links, servers: tuple[str, ...] = ()
+    ) -> NodePort:
+        """On a socket that listens; `servers` are the addresses that hosts are told beside the one they joined at.
+
+        Raises:
+            UnavailableError: the KMS does not answer.
+            ConflictError: the authority's key does not open.
+        """
+        authorities = NodeAuthorities(control, sealer)
+        shown = ShownIdentity(control, authorities, await authorities.server_identity())
+        server = UplinkServer(
+            listener,
+            credentials=shown.credentials,
+            served={
+                **methods(Nodes(control, sealer), Edges(control)),
+                **join_methods(Joins(control, authorities, servers)),
+            },
+            callers=Callers(NodeIdentity(control).identify, control.clock),
+            links=links,
+            bus=control.bus,
+        )
+        return cls(authorities, shown, server)
+
+    async def run(self) -> None:
+        """Serve until `stop`, or until cancelled."""
+        watching = asyncio.create_task(self.shown.watch())
+        try:
+            await self.server.run()
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def started(self) -> None:
+        """Return when calls are answered."""
+        await self.server.started()
+
+    def stop(self) -> None:
+        """Take no new calls, end links."""
+        self.server.stop()
+
+
+def _credentials(identity: ServerIdentity) -> Credentials:
+    return Credentials(
+        certificate=identity.chain.encode(), key=identity.key, authorities="".join(identity.authorities).encode()
+    )

@@ -1,0 +1,101 @@
+"""Downloads of blobs over the uplink, from whichever server has them.
+
+They have connections of their own, so that a large image holds up no report. A download that breaks goes on at the next
+server, from the byte where it broke.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+
+import aiohttp
+
+from shellwego.core.errors import NotFoundError, ShellWeGoError, UnavailableError
+from shellwego.drivers.uplink.rota import Rota
+from shellwego.drivers.uplink.tls import no_answer, read_whole, refused
+from shellwego.wire import uplink
+from shellwego.wire.tls import SERVER_NAME, Credentials, client_context
+
+CONNECT_S = 5.0
+STALL_S = 20.0
+"""A server that sends nothing for so long is given up."""
+_AT_ONCE = 8
+_CHUNK = 256 * 1024
+
+
+class Downloads:
+    """What one node downloads."""
+
+    def __init__(
+        self,
+        servers: Sequence[str],
+        credentials: Callable[[], Credentials],
+        *,
+        stall_s: float = STALL_S,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._rota = Rota([url.rstrip("/") for url in servers], jitter)
+        self._credentials = credentials
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=stall_s)
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
+
+    async def blob(self, digest: str, offset: int = 0) -> AsyncGenerator[bytes]:
+        """The blob from an offset on. Its reader checks the digest.
+
+        Raises:
+            NotFoundError: every server answers, and none has it for this node.
+            UnavailableError: it cannot be had now; what came may be kept.
+            ShellWeGoError: what a server refused it with.
+        """
+        trouble: ShellWeGoError | None = None
+        for url in self._rota.order(_now()):
+            try:
+                async with self._at_once, aclosing(self._from(url, digest, offset)) as chunks:
+                    async for chunk in chunks:
+                        offset += len(chunk)
+                        yield chunk
+            except (NotFoundError, UnavailableError) as error:
+                self._rota.failed(url, _now())
+                if not isinstance(trouble, UnavailableError):
+                    trouble = error
+            else:
+                self._rota.answered(url, _now())
+                return
+        raise trouble or UnavailableError("uplink-unavailable", "this node knows no server")
+
+    async def _from(self, url: str, digest: str, offset: int) -> AsyncGenerator[bytes]:
+        credentials = self._credentials()
+        headers = {uplink.PROTOCOL_HEADER: str(uplink.PROTOCOL)}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+        connector = aiohttp.TCPConnector(ssl=client_context(credentials.authorities, credentials), force_close=True)
+        session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            timeout=self._timeout,
+        )
+        try:
+            async with (
+                session,
+                session.get(
+                    f"{url}{uplink.BASE}{uplink.BLOBS}{digest}",
+                    headers=headers,
+                    server_hostname=SERVER_NAME,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                if response.status != (206 if offset else 200):
+                    raise refused(url, response.status, await read_whole(response))
+                async for chunk in response.content.iter_chunked(_CHUNK):
+                    yield chunk
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise no_answer(url, error, credentials) from None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,296 @@
+"""A host joins over a real TLS socket on loopback: whom it talks to, what it keeps, and what it never tells a stranger."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import stat
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from shellwego.boot import joincall, nodedir
+from shellwego.boot.join import join
+from shellwego.boot.joincall import Address, parse_address
+from shellwego.boot.joinchecks import check_server
+from shellwego.boot.nodeport import NodePort
+from shellwego.control import joins, nodeauthority
+from shellwego.control.joins import JoinWish
+from shellwego.control.sealing import Sealer
+from shellwego.control.unit import Control
+from shellwego.core.assignments import Assignments
+from shellwego.core.errors import ConflictError, ForbiddenError, InvalidError, ShellWeGoError, UnavailableError
+from shellwego.core.joins import JoinRequest, MemberKind
+from shellwego.drivers.bus.memory import MemoryBus
+from shellwego.drivers.clock.system import SystemClock
+from shellwego.drivers.kms.memory import MemoryKms
+from shellwego.drivers.store.memory import MemoryStore
+from shellwego.drivers.streams.dialled import DialledStreams
+from shellwego.drivers.uplink.tls import UplinkChannel
+from shellwego.wire.tls import Credentials, server_context
+from shellwego.wire.uplink import AssignmentsCall, Method
+from tests.contract.node_authority import TestingAuthority
+from tests.contract.node_port import listening, port_of
+from tests.control.join_world import OPERATOR
+
+
+@dataclass
+class Server:
+    control: Control
+    port: NodePort
+    address: Address
+
+    async def token(self, wish: JoinWish | None = None) -> tuple[str, str]:
+        """The secret and the fingerprint of a new join token."""
+        secret = joins.join_secret()
+        await self.control.commit(lambda unit: joins.create_join_token(unit, OPERATOR, wish or JoinWish(), secret))
+        return secret, (await self.port.authorities.shown()).fingerprint
+
+    async def become(
+        self, directory: Path, token: tuple[str, str], kind: MemberKind = MemberKind.NODE
+    ) -> nodedir.Member:
+        authority = await asyncio.to_thread(joincall.find_authority, self.address, token[1])
+        return await asyncio.to_thread(nodedir.become, directory, self.address, authority, token[0], kind)
+
+    async def nodes(self) -> int:
+        return await self.control.read(lambda tx: tx.nodes.count())
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    clock = SystemClock()
+    control = Control(MemoryStore(clock), MemoryBus(), clock)
+    listener = listening()
+    port = await NodePort.open(control, Sealer(control, MemoryKms()), listener, DialledStreams())
+    running = asyncio.create_task(port.run())
+    yield Server(control, port, Address("127.0.0.1", port_of(listener)))
+    port.stop()
+    await running
+
+
+async def ask(server: Server, directory: Path) -> str:
+    """What a joined host is told when it asks for its assignments."""
+    joined = nodedir.load(directory, MemberKind.NODE)
+    channel = UplinkChannel([server.address.url], lambda: joined.credentials, call_s=10.0)
+    try:
+        asked = AssignmentsCall(node_id=joined.member.id)
+        return (await channel.call(Method.ASSIGNMENTS, asked, Assignments)).node_id
+    finally:
+        await channel.close()
+
+
+async def ask_until_refused(server: Server, directory: Path) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            await ask(server, directory)
+            await asyncio.sleep(0.05)
+
+
+async def test_a_host_joins_and_is_then_known_by_its_key(server: Server, tmp_path: Path) -> None:
+    directory = tmp_path / "etc" / "node"
+    member = await server.become(directory, await server.token(JoinWish(name="a1", region="north")))
+    assert (member.name, member.region, member.servers) == ("a1", "north", (server.address.url,))
+    assert await ask(server, directory) == member.id
+
+
+async def test_what_a_host_keeps_is_its_owners_alone(server: Server, tmp_path: Path) -> None:
+    directory = tmp_path / "node"
+    await server.become(directory, await server.token())
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
+    assert modes == dict.fromkeys(("key.pem", "certificate.pem", "authorities.pem", "member.json"), 0o600)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    (directory / "key.pem").chmod(0o640)
+    with pytest.raises(ConflictError, match="can be read by others"):
+        nodedir.load(directory, MemberKind.NODE)
+
+
+async def test_whoever_is_not_of_the_tokens_platform_is_sent_nothing(server: Server, tmp_path: Path) -> None:
+    heard: list[bytes] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(1 << 16))
+        writer.close()
+
+    impostor = TestingAuthority()
+    context = server_context(impostor.server())
+    host = await asyncio.start_server(listen, "127.0.0.1", 0, ssl=context)
+    async with host:
+        secret, fingerprint = await server.token()
+        address = Address("127.0.0.1", host.sockets[0].getsockname()[1])
+        with pytest.raises(InvalidError, match="nothing was sent") as refused:
+            await asyncio.to_thread(joincall.find_authority, address, fingerprint)
+        async with asyncio.timeout(10):
+            while not heard:  # noqa: ASYNC110 - the impostor tells when it has seen the end
+                await asyncio.sleep(0.01)
+        assert heard == [b""]
+        found, authority = await asyncio.to_thread(check_server, address, fingerprint)
+        assert (found[0].state, authority) == ("fail", "")
+        assert secret not in refused.value.message
+
+
+async def test_who_shows_the_authority_without_holding_it_gets_no_token(server: Server, tmp_path: Path) -> None:
+    """The authority's certificate is no secret: an impostor can show it behind a leaf of his own."""
+    heard: list[bytes] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(1 << 16))
+        writer.close()
+
+    real = (await server.port.authorities.shown()).certificate
+    own = TestingAuthority().server()
+    leaf = own.certificate.split(b"-----END CERTIFICATE-----\n")[0] + b"-----END CERTIFICATE-----\n"
+    shown = Credentials(certificate=leaf + real.encode(), key=own.key, authorities=own.authorities)
+    host = await asyncio.start_server(listen, "127.0.0.1", 0, ssl=server_context(shown))
+    async with host:
+        secret, fingerprint = await server.token()
+        address = Address("127.0.0.1", host.sockets[0].getsockname()[1])
+        authority = await asyncio.to_thread(joincall.find_authority, address, fingerprint)
+        with pytest.raises(UnavailableError, match="cannot prove"):
+            await asyncio.to_thread(nodedir.become, tmp_path / "n", address, authority, secret, MemberKind.NODE)
+    assert not any(heard)
+
+
+async def test_a_node_cannot_pass_for_a_server(server: Server, tmp_path: Path) -> None:
+    await server.become(tmp_path / "node", await server.token())
+    joined = nodedir.load(tmp_path / "node", MemberKind.NODE)
+    authority = (await server.port.authorities.shown()).certificate
+    chain = joined.credentials.certificate + authority.encode()
+    shown = Credentials(certificate=chain, key=joined.credentials.key, authorities=joined.credentials.authorities)
+    host = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0, ssl=server_context(shown))
+    async with host:
+        address = Address("127.0.0.1", host.sockets[0].getsockname()[1])
+        with pytest.raises(UnavailableError, match="cannot prove"):
+            await asyncio.to_thread(joincall.clock_ahead_s, address, authority)
+
+
+async def test_a_token_brings_in_one_host_and_that_one_again(server: Server, tmp_path: Path) -> None:
+    token = await server.token()
+    first = await server.become(tmp_path / "one", token)
+    assert await server.become(tmp_path / "one", token) == first
+    with pytest.raises(ConflictError) as refused:
+        await server.become(tmp_path / "two", token)
+    assert refused.value.code == "join-token-used"
+    assert not nodedir.has_joined(tmp_path / "two")
+
+
+async def test_of_two_hosts_at_once_with_one_token_one_joins(server: Server, tmp_path: Path) -> None:
+    token = await server.token()
+    tried = [server.become(tmp_path / name, token) for name in ("one", "two", "three")]
+    answers = await asyncio.gather(*tried, return_exceptions=True)
+    assert sorted(type(each).__name__ for each in answers) == ["ConflictError", "ConflictError", "Member"]
+    assert await server.nodes() == 1
+
+
+@pytest.mark.parametrize("end", ["revoked", "unknown"])
+async def test_a_token_that_does_not_hold_is_told_as_such(server: Server, tmp_path: Path, end: str) -> None:
+    secret, fingerprint = await server.token()
+    if end == "revoked":
+        row = await server.control.read(lambda tx: tx.join_tokens.select()[0])
+        await server.control.commit(lambda unit: joins.revoke_join_token(unit, row))
+    else:
+        secret = joins.join_secret()
+    with pytest.raises(ShellWeGoError) as refused:
+        await server.become(tmp_path / "n", (secret, fingerprint))
+    assert refused.value.code == f"join-token-{end}"
+    assert await server.nodes() == 0
+
+
+async def test_a_hostile_request_is_refused_over_the_wire(server: Server) -> None:
+    secret, fingerprint = await server.token()
+    authority = await asyncio.to_thread(joincall.find_authority, server.address, fingerprint)
+    for request in (b"", b"x" * 8000, b"\x30\x80" * 40):
+        asked = JoinRequest(secret=secret, kind=MemberKind.NODE, request=request, hostname="h", version="1")
+        with pytest.raises(InvalidError) as refused:
+            await asyncio.to_thread(joincall.join, server.address, authority, asked)
+        assert refused.value.code == "bad-certificate-request"
+
+
+async def test_a_revoked_key_is_shut_out(server: Server, tmp_path: Path) -> None:
+    await server.become(tmp_path / "node", await server.token())
+    await ask(server, tmp_path / "node")
+    await server.control.commit(lambda unit: unit.tx.nodes.delete(unit.tx.nodes.select()[0].id))
+    with pytest.raises(ForbiddenError):
+        await ask_until_refused(server, tmp_path / "node")
+
+
+async def test_a_host_of_before_a_rotation_and_one_of_after_it_are_both_let_in(server: Server, tmp_path: Path) -> None:
+    await server.become(tmp_path / "one", await server.token())
+    fresh = await server.port.authorities.prepare()
+    await server.control.commit(lambda unit: nodeauthority.add(unit, fresh))
+    await server.port.shown.refresh()
+    two = await server.become(tmp_path / "two", await server.token(JoinWish(name="two")))
+    assert await ask(server, tmp_path / "one") != two.id
+    assert await ask(server, tmp_path / "two") == two.id
+
+
+async def test_the_clock_is_compared_with_the_servers(server: Server) -> None:
+    _, fingerprint = await server.token()
+    found, _ = await asyncio.to_thread(check_server, server.address, fingerprint)
+    assert [each.state for each in found] == ["ok", "ok"]
+    found, _ = await asyncio.to_thread(check_server, server.address, fingerprint, lambda: time.time() + 32)
+    assert (found[1].check, found[1].state) == ("clock", "fail")
+    assert "ahead of the server's" in found[1].message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a:1",
+        "https://",
+        "a:7081",
+        "https://a:x",
+        "https://u:p@a",
+        "https://a/x",
+        "https://a?x",
+        "https://a:99999",
+    ],
+)
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(InvalidError, match="no address"):
+        parse_address(url)
+
+
+def test_a_port_may_be_left_out() -> None:
+    assert parse_address("https://cloud.example") == Address("cloud.example", 7081)
+    assert parse_address("https://[::1]:5").url == "https://[::1]:5"
+
+
+async def test_a_host_that_is_not_ready_asks_nothing(server: Server, tmp_path: Path) -> None:
+    secret, fingerprint = await server.token()
+    directory = tmp_path / "node"
+    await server.become(directory, await server.token())
+    words = [server.address.url, secret + fingerprint, "--dir", str(directory), "--data-dir", str(tmp_path)]
+    ended = await asyncio.to_thread(CliRunner().invoke, join, words)
+    assert ended.exit_code == 1
+    assert "has joined already" in ended.output
+    assert "nothing was asked" in ended.output
+    assert secret not in ended.output
+    assert await server.nodes() == 1
+
+
+def test_words_that_are_no_token_are_not_repeated(tmp_path: Path) -> None:
+    ended = CliRunner().invoke(join, ["https://a:1", "join_secret", "--dir", str(tmp_path)])
+    assert ended.exit_code == 2
+    assert "join_secret" not in ended.output
+
+
+def test_nobody_at_the_address_is_told_with_a_remedy() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        found, _ = check_server(Address("127.0.0.1", taken.getsockname()[1]), "0" * 64)
+    assert (found[0].check, found[0].state) == ("platform", "fail")
+    assert "node port" in found[0].remedy
+
+
+def test_a_server_that_speaks_no_tls_is_told_as_none() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+        address = Address("127.0.0.1", plain.getsockname()[1])
+        plain.settimeout(5)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(joincall, "ANSWER_S", 0.2)
+            with pytest.raises(UnavailableError):
+                joincall.find_authority(address, "0" * 64)

@@ -1,0 +1,73 @@
+"""A bus whose way was cut says so when it is back: the loops look at everything then, and do not wait for their timers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+
+import pytest
+
+from shellwego.control.loops import rollout as rollout_loop
+from shellwego.control.loops import routes as routes_loop
+from shellwego.control.unit import Control
+from shellwego.core.instances import Instance
+from shellwego.drivers.bus.memory import MemoryBus
+from shellwego.ports.bus import Hint
+from tests.control.rollout_world import World
+
+Run = Callable[[Control], Coroutine[None, None, None]]
+
+
+class CutBus(MemoryBus):
+    """Hints go nowhere, until it is mended."""
+
+    async def publish(self, subject: str, payload: bytes = b"") -> None:
+        pass
+
+    def mend(self) -> None:
+        for listener in self._listeners:
+            listener.put(Hint(listener.pattern, missed=True))
+
+
+async def begun(world: World, run: Run) -> CutBus:
+    bus = CutBus()
+    world.spawn(run(Control(world.store, bus, world.clock)))
+    await world.clock.advance(0.1)
+    return bus
+
+
+async def instances(world: World) -> list[Instance]:
+    return await world.control.read(lambda tx: tx.instances.select())
+
+
+@pytest.mark.parametrize("mended", [True, False])
+async def test_the_rollout_loop_looks_at_every_app(world: World, mended: bool) -> None:
+    bus = await begun(world, rollout_loop.run)
+    await world.deploy("one")
+    await world.clock.advance(0.1)
+    assert await instances(world) == []
+    if mended:
+        bus.mend()
+    await world.clock.advance(0.1)
+    assert bool(await instances(world)) is mended
+
+
+@pytest.mark.parametrize("mended", [True, False])
+async def test_the_routes_loop_looks_at_every_app(world: World, mended: bool) -> None:
+    await world.node()
+    bus = await begun(world, routes_loop.run)
+    world.spawn(rollout_loop.run(world.control))
+    await world.deploy("one")
+    await world.clock.advance(10)
+    assert [instance.routed_version for instance in await instances(world)] == [None]
+    if mended:
+        bus.mend()
+    await world.clock.advance(0.1)
+    assert [instance.routed_version is not None for instance in await instances(world)] == [mended]
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    world = World()
+    await world.begin(loops=False)
+    yield world
+    await world.end()
