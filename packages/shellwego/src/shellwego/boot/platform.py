@@ -38,14 +38,15 @@ from shellwego.control.bootstrap import adopt_admin_token, bootstrap
 from shellwego.control.edges import Edges
 from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
+from shellwego.control.loops import images as images_loop
 from shellwego.control.loops import nodes as nodes_loop
+from shellwego.control.loops import outbox as outbox_loop
 from shellwego.control.loops import retention as retention_loop
 from shellwego.control.loops import rewrap as rewrap_loop
 from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops import routes as routes_loop
 from shellwego.control.loops import webhooks as webhooks_loop
-from shellwego.control.loops.images import ImagesLoop
-from shellwego.control.loops.outbox import relay_forever
+from shellwego.control.loops.lease import Leases
 from shellwego.control.nodes import Nodes
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control, Unit
@@ -195,18 +196,20 @@ class Platform:
             servers: list[Server] = [ApiServer(app, socket.socket(fileno=api_socket), self._tls())]
             if self.settings.grpc_port:
                 servers.append(self._grpc(control, work, streams, limiter))
+            leases = Leases(control, self.installation.id)
             parts = {
+                "leases": leases.run(),
                 "agent": agent.run(),
                 "edge": edge.run(),
                 **{server.name: server.run() for server in servers},
-                "outbox": relay_forever(control),
-                "images": ImagesLoop(control, work).run(),
-                "rollout": rollout_loop.run(control),
-                "nodes": nodes_loop.run(control),
-                "routes": routes_loop.run(control),
-                "rewrap": rewrap_loop.run(control, sealer),
-                "webhooks": webhooks_loop.run(control, HttpSender(networks), sealer),
-                "retention": retention_loop.run(control),
+                "outbox": outbox_loop.run(control, holder=leases),
+                "images": images_loop.run(control, work, holder=leases),
+                "rollout": rollout_loop.run(control, holder=leases),
+                "nodes": nodes_loop.run(control, holder=leases),
+                "routes": routes_loop.run(control, holder=leases),
+                "rewrap": rewrap_loop.run(control, sealer, holder=leases),
+                "webhooks": webhooks_loop.run(control, HttpSender(networks), sealer, holder=leases),
+                "retention": retention_loop.run(control, holder=leases),
                 "helper": link.gone(),
             }
             code = await self._serve(parts, servers, agent, stop)

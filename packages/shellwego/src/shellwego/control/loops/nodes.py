@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from shellwego.control.changes import apply
 from shellwego.control.instances import LIVE_PHASES
-from shellwego.control.loops.lease import Lease
+from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.unit import Control, Unit
 from shellwego.core.changes import Lose
 from shellwego.core.liveness import DEFAULT_TERMS, Hearing, Terms, judge, listen
@@ -80,7 +80,6 @@ def _lose_instances(unit: Unit, node: Node) -> None:
     unit.hint(subjects.assignments(node.id))
 
 
-async def run(control: Control, *, holder: str = "local", terms: Terms = DEFAULT_TERMS) -> None:
-    """The loop of this control plane; `holder` is its name among several. Runs until cancelled."""
-    lease = Lease(control, "nodes", holder)
-    await lease.run(lambda: NodesLoop(lease.fenced, terms).run())
+async def run(control: Control, *, holder: str | Leases = "local", terms: Terms = DEFAULT_TERMS) -> None:
+    """The loop of this control plane; `holder` is what it holds, or its name among several. Runs until cancelled."""
+    await run_leased(control, "nodes", holder, lambda fenced: lambda: NodesLoop(fenced, terms).run())
