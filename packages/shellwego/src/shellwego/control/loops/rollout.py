@@ -20,7 +20,7 @@ from shellwego.control.changes import apply, prune
 from shellwego.control.facts import UNFINISHED, placement_request, process_peers, releases_of, rollout_facts
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.hints import all_apps, hinted_apps
-from shellwego.control.loops.lease import Lease
+from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.placer import Placer
 from shellwego.control.unit import Control, Unit
@@ -208,7 +208,6 @@ def busy_apps(tx: Transaction) -> set[str]:
     return busy | {app.id for app in tx.apps.select(eq("deleting", True))}
 
 
-async def run(control: Control, *, holder: str = "local") -> None:
-    """The loop of this control plane; `holder` is its name among several. Runs until cancelled."""
-    lease = Lease(control, "rollout", holder)
-    await lease.run(RolloutLoop(lease.fenced).run)
+async def run(control: Control, *, holder: str | Leases = "local") -> None:
+    """The loop of this control plane; `holder` is what it holds, or its name among several. Runs until cancelled."""
+    await run_leased(control, "rollout", holder, lambda fenced: RolloutLoop(fenced).run)
