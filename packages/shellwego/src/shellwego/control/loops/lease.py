@@ -135,9 +135,10 @@ class Lease:
 
     def _tell_failure(self, event: str, error: Exception) -> None:
         """A defect of ours with its trace; what the world refuses (a full disk, no store) with its reason."""
-        if trouble := self._troubles.failed(event, str(error), self.control.clock.monotonic()):
-            trace = None if isinstance(error, ShellWeGoError) else error
-            _log.error(event, loop=self.loop, reason=str(error), exc_info=trace, **trouble.fields)
+        refusal = _refusal(error)
+        reason, trace = (str(error), error) if refusal is None else (str(refusal), None)
+        if trouble := self._troubles.failed(event, reason, self.control.clock.monotonic()):
+            _log.error(event, loop=self.loop, reason=reason, exc_info=trace, **trouble.fields)
 
     def _tell_success(self, event: str) -> None:
         if trouble := self._troubles.passed(event, self.control.clock.monotonic()):
@@ -153,3 +154,11 @@ class Lease:
             return False
         unit.tx.leases.update(replace(stored, holder=self.holder, until=now + TERM_S))
         return True
+
+
+def _refusal(error: BaseException) -> ShellWeGoError | None:
+    """What the world refused, also to one of several tasks; None where there is a defect in it."""
+    if isinstance(error, BaseExceptionGroup):
+        found = [_refusal(each) for each in error.exceptions]
+        return found[0] if all(found) else None
+    return error if isinstance(error, ShellWeGoError) else None
