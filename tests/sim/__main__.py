@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tests.sim.crashes import crashes
 from tests.sim.mutations import MUTATIONS, run_mutations
 from tests.sim.play import Outcome, play
 from tests.sim.shrink import shrink
@@ -23,8 +24,10 @@ _TWICE_EVERY = 50
 
 def main() -> int:
     options = _options()
+    if options.crashes:
+        return _crash(options.crashes)
     if options.mutations:
-        return run_mutations(options.seeds, options.only)
+        return run_mutations(options.seeds, options.only, options.jobs)
     if options.only:
         return _replay(options)
     done = _load(options.batch)
@@ -61,7 +64,19 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--few", action="store_true", help="too few seeds to meet every fault with every operation")
     parser.add_argument("--mutations", action="store_true", help=f"play on {len(MUTATIONS)} copies with a fault each")
+    parser.add_argument("--crashes", type=int, metavar="N", help="have each part die at each Nth step of operations")
     return parser.parse_args()
+
+
+def _crash(every: int) -> int:
+    failed = total = 0
+    for crash in crashes(every):
+        total += 1
+        if crash.violation or not crash.step:
+            print(crash, flush=True)
+        failed += bool(crash.violation)
+    print(f"sim: {failed} of {total} crashes did not end well")
+    return 1 if failed else 0
 
 
 def _replay(options: argparse.Namespace) -> int:

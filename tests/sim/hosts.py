@@ -41,11 +41,12 @@ _SUBNET = 4096
 class SimEngine(MemoryEngine):
     """The memory engine behind the gate of its agent; images that are bad behave so."""
 
-    def __init__(self, world: World, number: int, gate: Gate) -> None:
-        super().__init__(world.clock, name=f"node-{number}")
+    def __init__(self, host: NodeHost, number: int) -> None:
+        super().__init__(host.world.clock, name=host.name)
         self._addresses = number * _SUBNET
-        self._world = world
-        self._gate = gate
+        self._host = host
+        self._world = host.world
+        self._gate = host.gate
         self._facts: NodeFacts | None = None
 
     async def facts(self) -> NodeFacts:
@@ -53,33 +54,37 @@ class SimEngine(MemoryEngine):
         return self._facts
 
     async def run(self, order: VmOrder) -> None:
-        await self._gate.passed()
+        await self._before("run")
         self._world.watch.vm_ordered(self._name, order)
         await super().run(order)
         if order.workload.image_digest in self._world.exits:
             self._vms[order.vm_id].order = replace(order, workload=replace(order.workload, command=("exit", "1")))
 
     async def stop(self, vm_id: str, grace_s: float) -> None:
-        await self._gate.passed()
+        await self._before("stop")
         if vm_id in self._vms:
             self._world.watch.vm_stopped(self._name, self._vms[vm_id].view)
         await super().stop(vm_id, grace_s)
 
     async def delete(self, vm_id: str) -> None:
-        await self._gate.passed()
+        await self._before("delete")
         await super().delete(vm_id)
 
     async def suspend(self, vm_id: str) -> None:
-        await self._gate.passed()
+        await self._before("suspend")
         await super().suspend(vm_id)
 
     async def resume(self, vm_id: str) -> None:
-        await self._gate.passed()
+        await self._before("resume")
         await super().resume(vm_id)
 
     async def observe(self) -> tuple[VmView, ...]:
         await self._gate.passed()
         return await super().observe()
+
+    async def _before(self, order: str) -> None:
+        await self._gate.passed()
+        await self._world.points.reached(self._host, order)
 
     @property
     def views(self) -> list[VmView]:
@@ -139,8 +144,8 @@ class NodeHost:
         self.name = f"node-{number}"
         self.gate = Gate()
         self.dice = Dice(world.story.seed, self.name)
-        self.engine = SimEngine(world, number, self.gate)
-        self.bus = BusWay(world, self.gate, self.dice)
+        self.engine = SimEngine(self, number)
+        self.bus = BusWay(world, self, self.gate, self.dice)
         self.wire = Wire(world, self.gate, self.dice)
         self.dead = False
         self._clock = HostClock(world.clock, self.gate, Dice(world.story.seed, f"ids of {self.name}"))
@@ -191,10 +196,11 @@ class NodeHost:
 class _Worker(FakeWorker):
     """HAProxy's worker behind the gate of its edge."""
 
-    def __init__(self, gate: Gate, dice: Dice) -> None:
+    def __init__(self, host: EdgeHost) -> None:
         super().__init__()
-        self._gate = gate
-        self._dice = dice
+        self._host = host
+        self._gate = host.gate
+        self._dice = host.dice
 
     async def pool(self) -> Pool:
         await self._gate.passed()
@@ -208,6 +214,8 @@ class _Worker(FakeWorker):
     async def execute(self, operations: Sequence[Operation]) -> list[str]:
         await self._gate.passed()
         await self._dice.turns()
+        if operations:
+            await self._host.world.points.reached(self._host, "change at")
         answers = await super().execute(operations)
         self.done.clear()
         return answers
@@ -221,10 +229,10 @@ class EdgeHost:
         self.name = f"edge-{number}"
         self.gate = Gate()
         self.dice = Dice(world.story.seed, self.name)
-        self.bus = BusWay(world, self.gate, self.dice)
+        self.bus = BusWay(world, self, self.gate, self.dice)
         self.wire = Wire(world, self.gate, self.dice)
         self.haproxy = FakeHaproxy()
-        self.haproxy.worker = _Worker(self.gate, self.dice)
+        self.haproxy.worker = _Worker(self)
         self.haproxy.master = FakeMaster(self.haproxy.worker)
         self._clock = HostClock(world.clock, self.gate, Dice(world.story.seed, f"ids of {self.name}"))
         self._file = MemoryRoutes()

@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def _memory() -> str | None:
 
 async def _play(story: Story, scratch: Path, keep_trace: bool) -> Outcome:
     world = World(story, scratch, keep_trace=keep_trace)
-    _listen(world)
+    listen(world)
     tenants = [Tenant(world, index) for index in range(story.apps)]
     try:
         await world.open()
@@ -76,9 +77,9 @@ async def _play(story: Story, scratch: Path, keep_trace: bool) -> Outcome:
             await _begin(world, tenants, part)
             _check(world, tenants)
         await world.clock.advance(2.0)
-        await _end(world, tenants)
     except _Stop:
         pass
+    await finish(world, tenants)
     seconds = world.clock.monotonic()
     violations = list(world.watch.violations)
     await world.close()
@@ -152,6 +153,13 @@ def _check_tenants(world: World, edge: Any, owners: Mapping[str, str]) -> None:
             world.watch.violated("two-owners", f"{edge.name}: {host} leads to VMs of {sorted(foreign)}")
 
 
+async def finish(world: World, tenants: list[Tenant]) -> None:
+    """Heal what can be healed, and see whether all agrees soon; not where something was violated already."""
+    if not world.watch.violations:
+        with suppress(_Stop):
+            await _end(world, tenants)
+
+
 async def _end(world: World, tenants: list[Tenant]) -> None:
     await world.faults.heal()
     await _until(world, lambda: all(tenant.idle for tenant in tenants), ANSWERS_S)
@@ -173,12 +181,12 @@ async def _until(world: World, reached: Any, seconds: float) -> None:
         await world.clock.advance(1.0)
 
 
-def _listen(world: World) -> None:
+def listen(world: World) -> None:
     """Whatever the platform logs with a trace is a defect of it; the rest is not kept."""
 
     def hear(logger: Any, method: str, line: dict[str, Any]) -> Any:
         error = line.get("exc_info")
-        if isinstance(error, BaseException) and not _is_refusal(error):
+        if isinstance(error, BaseException) and not isinstance(error, ShellWeGoError):
             world.watch.violated("defect", f"{line['event']}: {error!r} {line.get('reason', '')}")
         elif error is True:
             world.watch.violated("defect", f"{line['event']}")
@@ -189,13 +197,6 @@ def _listen(world: World) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         cache_logger_on_first_use=False,
     )
-
-
-def _is_refusal(error: BaseException) -> bool:
-    """Something that was not there, or stood in the way; not a defect."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(_is_refusal, error.exceptions))
-    return isinstance(error, ShellWeGoError)
 
 
 __all__ = ["Counter", "Outcome", "play"]

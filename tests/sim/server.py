@@ -45,8 +45,8 @@ class Server:
         dice = Dice(world.story.seed, self.name)
         self.gate = Gate()
         self.clock = HostClock(world.clock, self.gate, Dice(world.story.seed, f"ids of {self.name}"))
-        self.store = StoreWay(world, self.name, self.gate, self.clock, dice)
-        self.bus = BusWay(world, self.gate, dice)
+        self.store = StoreWay(world, self, self.gate, self.clock, dice)
+        self.bus = BusWay(world, self, self.gate, dice)
         self.alive = False
         self._loops: list[asyncio.Task[None]] = []
         self._calls: dict[asyncio.Task[object], asyncio.Future[None]] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sim.crashes import OPERATIONS
 from tests.sim.play import Outcome
 from tests.sim.shrink import shrink
 from tests.sim.story import EVENTS, FAULTS, Event, Fault, Story, draw
@@ -15,9 +16,6 @@ from tests.sim.watch import Violation
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts/sim"
-
-FOUND = (6,)
-"""Seeds by which a defect of the platform was found, once each: 6, an instance placed that its app's end called off."""
 
 
 def sim(*arguments: str, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
@@ -30,12 +28,6 @@ def test_no_story_of_a_few_seeds_violates_anything(request: pytest.FixtureReques
     number = ["1000"] if request.config.getoption("--nightly") else ["5", "--few"]
     done = sim("--seeds", *number)
     assert done.returncode == 0, done.stderr[-5000:]
-
-
-@pytest.mark.parametrize("seed", FOUND)
-def test_a_defect_that_was_found_stays_mended(seed: int) -> None:
-    done = sim("--from", str(seed), "--only", "all")
-    assert done.returncode == 0, done.stdout[-5000:]
 
 
 def test_a_seed_is_the_same_story_each_time_and_large_enough() -> None:
@@ -83,3 +75,9 @@ def test_a_guard_that_is_taken_out_is_missed() -> None:
     done = sim("--mutations", "--seeds", "4", "--only", "idempotency")
     assert "idempotency" in done.stdout
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+
+
+def test_whoever_dies_at_any_step_of_an_operation_all_agree_in_the_end(request: pytest.FixtureRequest) -> None:
+    done = sim("--crashes", "1" if request.config.getoption("--nightly") else "40")
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert len(done.stdout.splitlines()) == len(OPERATIONS) + 1

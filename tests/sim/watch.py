@@ -83,7 +83,6 @@ class Watch:
         self.refusals: Counter[str] = Counter()
         """Audit records of refusals, by request."""
         self.commits = 0
-        self.commit_hook: Callable[[str], None] = lambda server: None
         self._digest = hashlib.sha256()
         self._heard: dict[str, float] = {}
 
@@ -110,7 +109,6 @@ class Watch:
         if writes:
             self.commits += 1
             self._look(server, tx, writes)
-            self.commit_hook(server)
         return result
 
     def _look(self, server: str, tx: Transaction, writes: list[Write]) -> None:

@@ -16,6 +16,7 @@ from shellwego.ports.store import Transaction
 from tests.sim.timeline import Dice, Gate, HostClock
 
 if TYPE_CHECKING:
+    from tests.sim.crashes import Mortal
     from tests.sim.server import Server
     from tests.sim.world import World
 
@@ -27,7 +28,7 @@ class StoreWay:
     """One server's way to the store."""
 
     world: World
-    server: str
+    server: Server
     gate: Gate
     clock: HostClock
     dice: Dice
@@ -39,7 +40,9 @@ class StoreWay:
         await self._there()
         if self.world.faults.on("store-full"):
             raise UnavailableError("disk-full", "the store's disk is full")
-        result = await self.world.store.transact(lambda tx: self.world.watch.committing(self.server, tx, fn))
+        await self.world.points.reached(self.server, "before a commit")
+        result = await self.world.store.transact(lambda tx: self.world.watch.committing(self.server.name, tx, fn))
+        await self.world.points.reached(self.server, "after a commit")
         await self._back()
         return result
 
@@ -74,12 +77,14 @@ class BusWay:
     """One process's way to the bus."""
 
     world: World
+    owner: Mortal
     gate: Gate
     dice: Dice
     cut: bool = False
 
     async def publish(self, subject: str, payload: bytes = b"") -> None:
         await self.gate.passed()
+        await self.world.points.reached(self.owner, "before a hint")
         await self.dice.turns()
         faults = self.world.faults
         if self.cut or (faults.on("hints-lost") and self.dice.hits(0.7)):

@@ -17,6 +17,7 @@ from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.images.memory import MemoryImages
 from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.store.memory import MemoryStore
+from tests.sim.crashes import Points
 from tests.sim.faults import Faults
 from tests.sim.hosts import EdgeHost, NodeHost
 from tests.sim.server import Server
@@ -44,6 +45,7 @@ class World:
         self.kms = MemoryKms()
         self.watch = Watch(self)
         self.faults = Faults(self)
+        self.points = Points(self)
         self.counts: Counter[tuple[str, str]] = Counter()
         """Requests by fault and operation."""
         self.outcomes: Counter[tuple[str, str]] = Counter()
