@@ -115,8 +115,10 @@ MUTATIONS = (
     Mutation(
         "calling off before placing",
         "control/loops/rollout.py",
-        "        if plan.changes:\n            apply(unit, app, plan.changes)\n        placed = _store_placements(unit, app)",
-        "        placed = _store_placements(unit, app)\n        if plan.changes:\n            apply(unit, app, plan.changes)",
+        "        if plan.changes:\n            apply(unit, app, plan.changes)\n"
+        "        placed = _store_placements(unit, app)",
+        "        placed = _store_placements(unit, app)\n"
+        "        if plan.changes:\n            apply(unit, app, plan.changes)",
     ),
     Mutation(
         "audit of refusals",
