@@ -173,3 +173,22 @@ async def test_a_defect_is_told_with_its_trace_once_a_minute() -> None:
         await asyncio.gather(task, return_exceptions=True)
     assert 9 <= len(lines) <= 11
     assert all(isinstance(line["exc_info"], ValueError) for line in lines)
+
+
+async def test_a_store_that_refuses_one_of_several_tasks_is_no_defect() -> None:
+    clock = VirtualClock()
+    control = Control(MemoryStore(clock), MemoryBus(), clock)
+
+    async def refused() -> None:
+        raise UnavailableError("store-closed", "no way to the store")
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(refused())
+
+    with capture_logs() as lines:
+        task = asyncio.ensure_future(run_leased(control, "x", "a", lambda _: work))
+        await clock.advance(20)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert {(line["reason"], line["exc_info"]) for line in lines} == {("no way to the store", None)}

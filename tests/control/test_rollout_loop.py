@@ -10,6 +10,7 @@ import pytest
 from shellwego.control.changes import KEPT_ENDED, prune
 from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops.rollout import rollout_step
+from shellwego.control.runs import RunWish, create_run
 from shellwego.control.unit import Unit
 from shellwego.core.apps import Process, RestartMode, RestartPolicy
 from shellwego.core.deployments import DeploymentState, Stage
@@ -43,6 +44,20 @@ async def test_a_first_deploy_ends_in_a_routed_instance(world: World) -> None:
     instance = await deployed(world)
     await world.clock.until(lambda: edge.endpoints() == {instance.id}, 5)
     assert node.running() == 1
+
+
+async def test_what_the_end_of_an_app_calls_off_is_given_no_place(database: Database) -> None:
+    world = World(database.open_inline)
+    await world.begin(loops=False)
+    await world.node()
+    await world.deploy("hello:v1")
+    await rollout_step(world.control, world.app_id)
+    run = await world.ask(lambda unit, app: create_run(unit, app, RunWish(command=("migrate",))))
+    await world.change_app(deleting=True)
+    await rollout_step(world.control, world.app_id)
+    told = world.peek(lambda tx: tx.events.select(eq("resource", run.id)))
+    assert [event.data["node"] for event in told if event.type == "instance.stopping"] == [""]
+    await world.end()
 
 
 @pytest.mark.databases

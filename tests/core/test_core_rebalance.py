@@ -11,14 +11,12 @@ from hypothesis import strategies as st
 from shellwego.core.instances import Desired, Eviction, Instance, OwnerKind, Phase, Sleep
 from shellwego.core.nodes import Node, NodeHealth, Scheduling
 from shellwego.core.placement import NodeUsage, PlacementRequest
-from shellwego.core.rebalance import GAP, MOST_MOVES, Move, RebalanceFacts, may_move, plan_rebalance
+from shellwego.core.rebalance import GAP, MOST_MOVES, Kind, Move, RebalanceFacts, kind_of, may_move, plan_rebalance
 from tests.core.test_core_drain import GIB, SERVING, node
 
 
 def request(instance: Instance) -> PlacementRequest:
     return PlacementRequest(
-        app_id=instance.app_id,
-        process=instance.process,
         cpu_milli=instance.cpu_milli,
         memory_bytes=instance.memory_bytes,
         disk_bytes=instance.disk_bytes,
@@ -30,7 +28,11 @@ def facts(nodes: list[Node], *instances: Instance) -> RebalanceFacts:
     for instance in instances:
         usage[instance.node_id] = usage.get(instance.node_id, NodeUsage()).plus(request(instance))
     requests = {instance.id: request(instance) for instance in instances}
-    return RebalanceFacts(nodes=tuple(nodes), usage=usage, instances=instances, requests=requests)
+    peers: dict[Kind, dict[str, int]] = {}
+    for instance in instances:
+        counts = peers.setdefault(kind_of(instance), {})
+        counts[instance.node_id] = counts.get(instance.node_id, 0) + 1
+    return RebalanceFacts(nodes=tuple(nodes), usage=usage, instances=instances, requests=requests, peers=peers)
 
 
 def apps(count: int, at: str, memory: int = 1) -> list[Instance]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from shellwego.control.drains import evict, release_evicted
-from shellwego.control.facts import UNFINISHED, node_usage, placement_request, releases_of
+from shellwego.control.facts import UNFINISHED, node_usage, placement_request, process_peers, releases_of
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.unit import Unit
+from shellwego.core.fleet import Fleet
 from shellwego.core.instances import Eviction, Instance, Phase
 from shellwego.core.nodes import MOVES_AT_A_TIME, Scheduling
-from shellwego.core.placement import NodeUsage, Refusal, place
-from shellwego.core.rebalance import Move, RebalanceFacts, may_move, plan_rebalance
+from shellwego.core.placement import Refusal
+from shellwego.core.rebalance import Kind, Move, RebalanceFacts, kind_of, may_move, plan_rebalance
 from shellwego.ports.store import Transaction, eq, within
 from shellwego.wire import subjects
 
@@ -65,15 +66,15 @@ def advance(unit: Unit) -> None:
     queued = _queued(unit.tx)
     if room <= 0 or not queued:
         return
-    nodes, usage = unit.tx.nodes.select(), node_usage(unit.tx)
+    fleet = Fleet(unit.tx.nodes.select(), node_usage(unit.tx))
     releases = releases_of(unit.tx, [instance.release_id for instance in queued])
     for instance in queued[:room]:
         request = placement_request(instance, releases[instance.release_id])
-        found = place(request, [node for node in nodes if node.id != instance.node_id], usage)
-        if isinstance(found, Refusal):
+        found = fleet.place(request, fleet.peers(process_peers(unit.tx, instance.app_id).get(instance.process, {})))
+        if isinstance(found, Refusal) or found.node_id == instance.node_id:
             unit.tx.instances.update(replace(instance, eviction=Eviction.NONE))
         else:
-            usage[found.node_id] = usage.get(found.node_id, NodeUsage()).plus(request)
+            fleet.take(found.node_id, request)
             evict(unit, [instance.id], Eviction.GENTLE)
 
 
@@ -104,4 +105,14 @@ def _facts(tx: Transaction) -> RebalanceFacts:
         usage=node_usage(tx),
         instances=known,
         requests={i.id: placement_request(i, releases[i.release_id]) for i in known},
+        peers=_peers(tx),
     )
+
+
+def _peers(tx: Transaction) -> dict[Kind, dict[str, int]]:
+    found: dict[Kind, dict[str, int]] = {}
+    for instance in tx.instances.select(within("phase", LIVE_PHASES)):
+        if instance.node_id:
+            counts = found.setdefault(kind_of(instance), {})
+            counts[instance.node_id] = counts.get(instance.node_id, 0) + 1
+    return found

@@ -49,13 +49,11 @@ class NodeUsage:
 
     def minus(self, request: PlacementRequest) -> NodeUsage:
         """The usage without an instance that it has."""
-        key = (request.app_id, request.process)
         return NodeUsage(
             cpu_milli=self.cpu_milli - request.cpu_milli,
             memory_bytes=self.memory_bytes - request.memory_bytes,
             disk_bytes=self.disk_bytes - request.disk_bytes,
             instances=self.instances - 1,
-            per_process={**self.per_process, key: self.per_process.get(key, 0) - 1},
         )
 
 

@@ -10,19 +10,21 @@ What sleeps, is not healthy, or is of an app under deployment is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from shellwego.core.fleet import Fleet
 from shellwego.core.instances import Desired, Eviction, Instance, OwnerKind, Phase, Sleep
-from shellwego.core.nodes import Node, NodeHealth, Scheduling, shunned
-from shellwego.core.placement import NodeUsage, PlacementRequest, Refusal, place
+from shellwego.core.nodes import Node, NodeHealth, Scheduling
+from shellwego.core.placement import NodeUsage, PlacementRequest, Refusal
 
 GAP = 0.1
 """By so much of its memory the fuller node must be fuller before a move than the other one is after it."""
 MOST_MOVES = 200
 """In one plan."""
-_TARGETS = 50
-"""So many of the emptiest nodes are looked at."""
+
+Kind = tuple[str, str]
+"""Of an instance: its app and process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,13 @@ class RebalanceFacts:
     """Those that may be moved."""
     requests: Mapping[str, PlacementRequest] = field(default_factory=dict)
     """By instance."""
+    peers: Mapping[Kind, Mapping[str, int]] = field(default_factory=dict)
+    """How many of a kind are on each node, those that may not be moved too."""
+
+
+def kind_of(instance: Instance) -> Kind:
+    """What a spread is about."""
+    return instance.app_id, instance.process
 
 
 def may_move(instance: Instance) -> bool:
@@ -69,6 +78,7 @@ def plan_rebalance(facts: RebalanceFacts) -> tuple[Move, ...]:
         else:
             board.make(move)
             moves.append(move)
+            sources = set(board.nodes)
     return tuple(moves)
 
 
@@ -76,10 +86,13 @@ class _Board:
     """The nodes as they would be after the moves that were made so far."""
 
     def __init__(self, facts: RebalanceFacts) -> None:
-        avoided = shunned(facts.nodes)
-        self.nodes = {node.id: node for node in facts.nodes if _is_usable(node) and node.id not in avoided}
-        self._usage = dict(facts.usage)
+        self._fleet = Fleet(facts.nodes, facts.usage)
+        usable = [
+            node for node in facts.nodes if node.health is NodeHealth.READY and node.scheduling is Scheduling.OPEN
+        ]
+        self.nodes = {node.id: node for node in [n for n in usable if n.dependable] or usable}
         self._requests = facts.requests
+        self._peers = {kind: dict(counts) for kind, counts in facts.peers.items()}
         self._here: dict[str, list[Instance]] = {id_: [] for id_ in self.nodes}
         for instance in sorted(facts.instances, key=lambda i: (-i.memory_bytes, i.id)):
             if instance.node_id in self._here:
@@ -90,11 +103,11 @@ class _Board:
         return (self._used(node_id).memory_bytes + more_bytes) / max(self.nodes[node_id].facts.memory_bytes, 1)
 
     def best_move(self, source: str) -> Move | None:
-        others = sorted((id_ for id_ in self.nodes if id_ != source), key=lambda id_: (self.share(id_), id_))[:_TARGETS]
-        if not others or self.share(source) < self.share(others[0]) + GAP:
+        emptiest = min((self.share(id_) for id_ in self.nodes if id_ != source), default=None)
+        if emptiest is None or self.share(source) < emptiest + GAP:
             return None
         for instance in self._here[source]:
-            target = self._target(self._requests[instance.id], source, others)
+            target = self._target(instance, source)
             if target is not None:
                 return Move(
                     instance=instance,
@@ -105,27 +118,32 @@ class _Board:
         return None
 
     def make(self, move: Move) -> None:
-        request = self._requests[move.instance.id]
-        self._usage[move.from_node] = self._used(move.from_node).minus(request)
-        self._usage[move.to_node] = self._used(move.to_node).plus(request)
+        request, counts = self._requests[move.instance.id], self._peers[kind_of(move.instance)]
+        self._take_off(move.from_node, request)
+        self._fleet.take(move.to_node, request)
+        counts[move.from_node] -= 1
+        counts[move.to_node] = counts.get(move.to_node, 0) + 1
         self._here[move.from_node] = [i for i in self._here[move.from_node] if i.id != move.instance.id]
 
-    def _target(self, request: PlacementRequest, source: str, others: Iterable[str]) -> str | None:
-        """Where placement would put it, if that is much better and no worse a spread."""
-        found = place(request, [self.nodes[id_] for id_ in others], self._usage)
-        if isinstance(found, Refusal):
+    def _target(self, instance: Instance, source: str) -> str | None:
+        """Where placement would put it were it gone, if that is much better and no worse a spread."""
+        request, counts = self._requests[instance.id], self._peers[kind_of(instance)]
+        others = {node_id: count - (node_id == source) for node_id, count in counts.items()}
+        used = self._used(source)
+        self._take_off(source, request)
+        found = self._fleet.place(request, self._fleet.peers({id_: n for id_, n in others.items() if n}))
+        self._fleet.put(self.nodes[source], used)
+        if isinstance(found, Refusal) or found.node_id not in self.nodes or found.node_id == source:
             return None
-        kind = (request.app_id, request.process)
-        there, here = self._used(found.node_id).per_process.get(kind, 0), self._used(source).per_process.get(kind, 0)
+        fewer = counts.get(found.node_id, 0) < counts[source]
         after = self.share(found.node_id, request.memory_bytes)
-        return found.node_id if there < here and after + GAP <= self.share(source) else None
+        return found.node_id if fewer and after + GAP <= self.share(source) else None
+
+    def _take_off(self, node_id: str, request: PlacementRequest) -> None:
+        self._fleet.put(self.nodes[node_id], self._used(node_id).minus(request))
 
     def _used(self, node_id: str) -> NodeUsage:
-        return self._usage.get(node_id, NodeUsage())
+        return self._fleet.used(node_id)
 
     def _told(self, node_id: str) -> str:
         return f"{self.nodes[node_id].name} has promised {self.share(node_id):.0%} of its memory"
-
-
-def _is_usable(node: Node) -> bool:
-    return node.health is NodeHealth.READY and node.scheduling is Scheduling.OPEN

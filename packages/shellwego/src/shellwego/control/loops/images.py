@@ -86,13 +86,21 @@ class ImagesLoop:
         for image in await self._control.read(_waiting):
             running = self._fetching.get(image.digest)
             if running is None or running.done():
-                self._fetching[image.digest] = asyncio.ensure_future(self._fetch(image))
+                self._fetching[image.digest] = asyncio.ensure_future(self._try_fetch(image))
         self._fetching = {digest: task for digest, task in self._fetching.items() if not task.done()}
         known = await self._control.read(_digests)
         if self._known is not None and self._known - known:
             won = await self._work.collect(lambda: self._control.read(_digests))
             _log.info("removed blobs of deleted images", bytes=won)
         self._known = known
+
+    async def _try_fetch(self, image: Image) -> None:
+        """Fetch; where its end cannot be stored the row goes on to wait, and the next look begins again."""
+        try:
+            await self._fetch(image)
+        except ShellWeGoError as error:
+            if trouble := self._troubles.failed("fetch", error.message, self._control.clock.monotonic()):
+                _log.warning("images.outcome_not_stored", digest=image.digest, reason=error.message, **trouble.fields)
 
     async def _fetch(self, image: Image) -> None:
         """Fetch one digest to its end, good or bad, and tell all rows that wait for it."""

@@ -218,9 +218,10 @@ class Lease:
 
     def _tell(self, troubles: Troubles, error: Exception) -> None:
         """A defect of ours with its trace; what the world refuses (a full disk, no store) with its reason."""
-        if trouble := troubles.failed(self.loop, str(error), self.leases.control.clock.monotonic()):
-            trace = None if isinstance(error, ShellWeGoError) else error
-            _log.error("loop.failed", loop=self.loop, reason=str(error), exc_info=trace, **trouble.fields)
+        refusal = _refusal(error)
+        reason, trace = (str(error), error) if refusal is None else (str(refusal), None)
+        if trouble := troubles.failed(self.loop, reason, self.leases.control.clock.monotonic()):
+            _log.error("loop.failed", loop=self.loop, reason=reason, exc_info=trace, **trouble.fields)
 
 
 class _Lost(Exception):
@@ -276,3 +277,11 @@ def _give_back(unit: Unit, ids: tuple[str, ...], holder: str) -> None:
         stored = unit.tx.leases.get(id_)
         if stored is not None and stored.holder == holder:
             unit.tx.leases.update(replace(stored, until=0.0))
+
+
+def _refusal(error: BaseException) -> ShellWeGoError | None:
+    """What the world refused, also to one of several tasks; None where there is a defect in it."""
+    if isinstance(error, BaseExceptionGroup):
+        found = [_refusal(each) for each in error.exceptions]
+        return found[0] if all(found) else None
+    return error if isinstance(error, ShellWeGoError) else None

@@ -94,11 +94,11 @@ def _advance(unit: Unit, app_id: str, placer: Placer) -> StepResult:
             return StepResult(changed=True)
         plan = plan_rollout(rollout_facts(unit.tx, app), unit.now())
         next_at = plan.next_at
-        placed = _store_placements(unit, app, placer)
-        if not plan.changes and not placed:
-            break
         if plan.changes:
             apply(unit, app, plan.changes)
+        placed = _store_placements(unit, app, placer)  # what the plan has just called off needs no place
+        if not plan.changes and not placed:
+            break
     prune(unit, app_id)
     unit.hint(subjects.app(app_id))
     return StepResult(changed=True, wait_s=_wait(next_at, unit.tx))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
@@ -42,11 +42,14 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(slots=True)
 class _Rows:
-    """One table's rows, and who holds each unique key."""
+    """One table's rows, who holds each unique key, and an index for each field that was asked for a value."""
 
     name: str
+    versioned: bool
     by_id: dict[str, Any] = field(default_factory=dict)
     holders: dict[tuple[tuple[str, ...], tuple[Any, ...]], str] = field(default_factory=dict)
+    by_value: dict[str, dict[Any, dict[str, Any]]] = field(default_factory=dict)
+    """Field → its value → the rows that have it, by id."""
 
     def put(self, id_: str, row: Any) -> None:
         """Store, replace, or (None) remove a row.
@@ -65,6 +68,28 @@ class _Rows:
         if row is not None:
             self.by_id[id_] = row
             self.holders.update(dict.fromkeys(keys, id_))
+        for name, index in self.by_value.items():
+            if old is not None:
+                index[getattr(old, name)].pop(id_)
+            if row is not None:
+                index.setdefault(getattr(row, name), {})[id_] = row
+
+    def matching(self, conditions: tuple[Where, ...]) -> list[Any]:
+        """The rows that fulfil all conditions, in no order."""
+        found = [self._having(where) for where in conditions if where.op in (Op.EQ, Op.IN)]
+        rows = min(found, key=len, default=self.by_id.values())
+        return [row for row in rows if all(_fulfils(row, where) for where in conditions)]
+
+    def _having(self, where: Where) -> Collection[Any]:
+        index = self.by_value.get(where.field)
+        if index is None:
+            index = self.by_value[where.field] = {}
+            for id_, row in self.by_id.items():
+                index.setdefault(getattr(row, where.field), {})[id_] = row
+        if where.op is Op.EQ:
+            return index.get(where.value, {}).values()
+        values = where.value if isinstance(where.value, tuple) else (where.value,)
+        return [row for value in set(values) for row in index.get(value, {}).values()]
 
 
 def _values(row: Any, fields: Iterable[str]) -> tuple[Any, ...]:
@@ -117,7 +142,6 @@ class MemoryTable(Generic[E]):
     def __init__(self, scope: _Scope, rows: _Rows) -> None:
         self._scope = scope
         self._rows = rows
-        self._versioned = is_versioned(ENTITIES[rows.name])
 
     def get(self, id_: str) -> E | None:
         self._scope.check(write=False)
@@ -135,7 +159,7 @@ class MemoryTable(Generic[E]):
         stored = self._rows.by_id.get(id_)
         if stored is None:
             raise missing(self._rows.name, id_)
-        if self._versioned:
+        if self._rows.versioned:
             raised: Any = entity
             if stored.version != raised.version:
                 raise stale(self._rows.name, id_)
@@ -156,7 +180,7 @@ class MemoryTable(Generic[E]):
         after: tuple[Scalar, str] | None = None,
     ) -> list[E]:
         check_question(self._rows.name, conditions, order, after)
-        rows = self._matching(conditions)
+        rows: list[E] = self._matching(conditions)
         rows.sort(key=lambda row: _position(row, order), reverse=order.descending)
         if after is not None:
             rows = [row for row in rows if _beyond(_position(row, order), after, order)]
@@ -177,7 +201,7 @@ class MemoryTable(Generic[E]):
 
     def _matching(self, conditions: tuple[Where, ...]) -> list[E]:
         self._scope.check(write=False)
-        return [row for row in self._rows.by_id.values() if all(_fulfils(row, where) for where in conditions)]
+        return self._rows.matching(conditions)
 
     def _put(self, id_: str, row: Any) -> None:
         self._scope.check(write=True)
@@ -197,7 +221,7 @@ def _beyond(position: tuple[Any, str], after: tuple[Any, str], order: Order) -> 
 
 
 class MemoryTransaction:
-    """See `ports.store.Transaction`."""
+    """See `ports.store.Transaction`. A table is made when it is first asked for: most use cases need a few."""
 
     organizations: MemoryTable[Organization]
     projects: MemoryTable[Project]
@@ -233,9 +257,16 @@ class MemoryTransaction:
     master_keys: MemoryTable[MasterKey]
 
     def __init__(self, scope: _Scope, tables: dict[str, _Rows], now: float) -> None:
+        self._scope = scope
+        self._tables = tables
         self._now = now
-        for name, rows in tables.items():
-            setattr(self, name, MemoryTable[Any](scope, rows))
+
+    def __getattr__(self, name: str) -> MemoryTable[Any]:
+        if name.startswith("_") or name not in self._tables:
+            raise AttributeError(name)
+        table = MemoryTable[Any](self._scope, self._tables[name])
+        setattr(self, name, table)
+        return table
 
     def now(self) -> float:
         return self._now
@@ -252,7 +283,7 @@ class MemoryStore:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._tables = {name: _Rows(name) for name in ENTITIES}
+        self._tables = {name: _Rows(name, is_versioned(entity)) for name, entity in ENTITIES.items()}
         self._closed = False
 
     async def transact(self, fn: Callable[[Transaction], T]) -> T:

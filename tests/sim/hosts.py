@@ -1,0 +1,306 @@
+"""Nodes and edges: the real agent on a memory engine, and the real edge on a HAProxy in memory.
+
+VMs and HAProxy are processes of their own: they live on while the agent or the edge is killed or stands still.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shellwego.agent.daemon import Agent
+from shellwego.agent.probes import Target
+from shellwego.agent.state import NodeState, _Stored
+from shellwego.core.apps import Check
+from shellwego.core.errors import UnavailableError
+from shellwego.core.nodes import NodeFacts
+from shellwego.core.vms import VmPhase, VmView
+from shellwego.drivers.engine.memory import MemoryEngine
+from shellwego.drivers.streams.memory import MemoryStreams
+from shellwego.drivers.uplink.memory import MemoryEdgeUplink, MemoryLink, MemoryNodeUplink
+from shellwego.edge.daemon import Edge
+from shellwego.edge.ingress import Ingress
+from shellwego.edge.pool import Key, Operation, Pool, ServerState
+from shellwego.edge.settings import EdgeSettings
+from shellwego.ports.engine import VmOrder
+from tests.edge.fake_haproxy import FakeHaproxy, FakeMaster, FakeWorker, MemoryRoutes
+from tests.sim.timeline import Dice, Gate, HostClock
+from tests.sim.ways import BusWay, EdgeWire, NodeWire, Wire, cancelled
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+_NOWHERE = Path("/nonexistent")
+_SUBNET = 4096
+"""Addresses of one node; the memory engine gives none out twice."""
+
+
+class SimEngine(MemoryEngine):
+    """The memory engine behind the gate of its agent; images that are bad behave so."""
+
+    def __init__(self, host: NodeHost, number: int) -> None:
+        super().__init__(host.world.clock, name=host.name)
+        self._addresses = number * _SUBNET
+        self._host = host
+        self._world = host.world
+        self._gate = host.gate
+        self._facts: NodeFacts | None = None
+
+    async def facts(self) -> NodeFacts:
+        self._facts = self._facts or replace(await super().facts(), memory_bytes=16 << 30, cpu_milli=32_000)
+        return self._facts
+
+    async def run(self, order: VmOrder) -> None:
+        await self._before("run")
+        self._world.watch.vm_ordered(self._name, order)
+        await super().run(order)
+        if order.workload.image_digest in self._world.exits:
+            self._vms[order.vm_id].order = replace(order, workload=replace(order.workload, command=("exit", "1")))
+
+    async def stop(self, vm_id: str, grace_s: float) -> None:
+        await self._before("stop")
+        if vm_id in self._vms:
+            self._world.watch.vm_stopped(self._name, self._vms[vm_id].view)
+        await super().stop(vm_id, grace_s)
+
+    async def delete(self, vm_id: str) -> None:
+        await self._before("delete")
+        await super().delete(vm_id)
+
+    async def suspend(self, vm_id: str) -> None:
+        await self._before("suspend")
+        await super().suspend(vm_id)
+
+    async def resume(self, vm_id: str) -> None:
+        await self._before("resume")
+        await super().resume(vm_id)
+
+    async def observe(self) -> tuple[VmView, ...]:
+        await self._gate.passed()
+        return await super().observe()
+
+    async def _before(self, order: str) -> None:
+        await self._gate.passed()
+        await self._world.points.reached(self._host, order)
+
+    @property
+    def views(self) -> list[VmView]:
+        """What is there, asked from outside."""
+        return [vm.view for vm in self._vms.values()]
+
+    def digest(self, vm_id: str) -> str:
+        return self._vms[vm_id].order.workload.image_digest if vm_id in self._vms else ""
+
+    def end(self, vm_id: str, code: int) -> None:
+        """The workload ends by itself."""
+        reason = f"the workload ended with exit code {code}"
+        self._end(self._vms[vm_id], exit_code=code, reason=reason, reason_code="exited")
+
+    def power_off(self) -> None:
+        """All VMs are gone with their host."""
+        for vm in self._vms.values():
+            if vm.life is not None:
+                vm.life.cancel()
+        self._vms.clear()
+
+
+class _Disk(NodeState):
+    """`node.json` without a disk."""
+
+    def __init__(self, kept: dict[str, _Stored]) -> None:
+        self._kept = kept
+        self._stored = self._load()
+        self._sequence = self._stored.sequence_limit
+
+    def _load(self) -> _Stored:
+        return self._kept.get("stored", _Stored())
+
+    def _save(self, stored: _Stored) -> None:
+        self._kept["stored"] = self._stored = stored
+
+
+class _Prober:
+    """Passes where the VM runs, unless its image is sick."""
+
+    def __init__(self, node: NodeHost) -> None:
+        self._node = node
+
+    async def probe(self, target: Target, check: Check, connect_s: float) -> str:
+        await self._node.gate.passed()
+        view = next((view for view in self._node.engine.views if view.vm_id == target.vm_id), None)
+        if view is None or view.phase is not VmPhase.RUNNING:
+            return "connection refused"
+        return "connection refused" if self._node.engine.digest(target.vm_id) in self._node.world.sick else ""
+
+
+class NodeHost:
+    """A host with its agent."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self.world = world
+        self.name = f"node-{number}"
+        self.gate = Gate()
+        self.dice = Dice(world.story.seed, self.name)
+        self.engine = SimEngine(self, number)
+        self.bus = BusWay(world, self, self.gate, self.dice)
+        self.wire = Wire(world, self.gate, self.dice)
+        self.dead = False
+        self._clock = HostClock(world.clock, self.gate, Dice(world.story.seed, f"ids of {self.name}"))
+        self._disk: dict[str, _Stored] = {}
+        self._agent: Agent | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def node_id(self) -> str:
+        stored = self._disk.get("stored")
+        return stored.node_id if stored is not None else ""
+
+    def start(self) -> None:
+        """Start the agent, which adopts what runs."""
+        if self.dead or self._task is not None:
+            return
+        self.gate.open()
+        self._agent = Agent(
+            engine=self.engine,
+            uplink=MemoryNodeUplink(NodeWire(self.wire), MemoryLink(self._clock)),
+            listener=MemoryStreams(),
+            bus=self.bus,
+            clock=self._clock,
+            name=self.name,
+            state_dir=self.world.scratch,
+            prober=_Prober(self),
+        )
+        self._agent._state = _Disk(self._disk)
+        self._task = asyncio.ensure_future(self._agent.run())
+        self._task.add_done_callback(self._ended)
+
+    async def kill(self) -> None:
+        """Kill the agent; VMs live on."""
+        task, self._task = self._task, None
+        if task is not None:
+            await cancelled([task])
+
+    async def die(self) -> None:
+        """The host is gone."""
+        await self.kill()
+        self.engine.power_off()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self.world.watch.violated("part-ended", f"the agent of {self.name} ended: {task.exception()!r}")
+
+
+class _Worker(FakeWorker):
+    """HAProxy's worker behind the gate of its edge."""
+
+    def __init__(self, host: EdgeHost) -> None:
+        super().__init__()
+        self._host = host
+        self._gate = host.gate
+        self._dice = host.dice
+
+    async def pool(self) -> Pool:
+        await self._gate.passed()
+        return await super().pool()
+
+    async def connections(self, backends: set[str]) -> dict[Key, int]:
+        await self._gate.passed()
+        await self._dice.turns()
+        return await super().connections(backends)
+
+    async def execute(self, operations: Sequence[Operation]) -> list[str]:
+        await self._gate.passed()
+        await self._dice.turns()
+        if operations:
+            await self._host.world.points.reached(self._host, "change at")
+        answers = await super().execute(operations)
+        self.done.clear()
+        return answers
+
+
+class EdgeHost:
+    """An edge with its HAProxy."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self.world = world
+        self.name = f"edge-{number}"
+        self.gate = Gate()
+        self.dice = Dice(world.story.seed, self.name)
+        self.bus = BusWay(world, self, self.gate, self.dice)
+        self.wire = Wire(world, self.gate, self.dice)
+        self.haproxy = FakeHaproxy()
+        self.haproxy.worker = _Worker(self)
+        self.haproxy.master = FakeMaster(self.haproxy.worker)
+        self._clock = HostClock(world.clock, self.gate, Dice(world.story.seed, f"ids of {self.name}"))
+        self._file = MemoryRoutes()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def pool(self) -> Pool:
+        """What HAProxy serves now."""
+        return self.haproxy.worker.held if self.haproxy.alive else Pool(0)
+
+    def ready(self) -> dict[Key, str]:
+        """Servers that get requests, with their addresses."""
+        return {key: each.address for key, each in self.pool.servers.items() if each.state is ServerState.READY}
+
+    def start(self) -> None:
+        if self._task is not None:
+            return
+        self.gate.open()
+        settings = EdgeSettings(name=self.name, run_dir=_NOWHERE, state_dir=_NOWHERE, pool_size=16)
+        uplink = MemoryEdgeUplink(EdgeWire(self.wire), MemoryLink(self._clock))
+        edge = Edge(uplink, self.bus, self._clock, settings, listen=_refused, place=_placed)
+        edge._haproxy = self.haproxy  # type: ignore[assignment]
+        edge._ingress = Ingress(edge._settings, self.haproxy, self._file, self._clock)  # type: ignore[arg-type]
+        self._task = asyncio.ensure_future(self._run(edge))
+        self._task.add_done_callback(self._ended)
+
+    async def kill(self) -> None:
+        """Kill the edge; HAProxy serves on."""
+        task, self._task = self._task, None
+        if task is not None:
+            await cancelled([task])
+
+    async def lose_haproxy(self) -> None:
+        """HAProxy dies, with all its connections."""
+        self.haproxy.worker.held = Pool(0)
+        self.haproxy.worker.silent = True
+        await self.haproxy.kill()
+
+    async def open_session(self, number: int, seconds: float) -> None:
+        """A client's request to one of the servers that get any, for so long."""
+        ready = sorted(self.ready())
+        if not ready:
+            return
+        key, worker = ready[number % len(ready)], self.haproxy.worker
+        generation = worker.number
+        worker.held.servers[key] = replace(
+            worker.held.servers[key], connections=worker.held.servers[key].connections + 1
+        )
+
+        async def close() -> None:
+            server = self.pool.servers.get(key)
+            if worker.number == generation and server is not None and server.connections:
+                worker.held.servers[key] = replace(server, connections=server.connections - 1)
+
+        self.world.later(seconds, close)
+
+    async def _run(self, edge: Edge) -> None:
+        await edge.open()
+        await edge.run()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self.world.watch.violated("part-ended", f"{self.name} ended: {task.exception()!r}")
+
+
+async def _refused() -> int:
+    raise UnavailableError("never", "the HAProxy in memory needs no socket")
+
+
+async def _placed(pid: int, start_time: int) -> str:
+    return "none"

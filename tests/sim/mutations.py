@@ -1,0 +1,184 @@
+"""Copies of the source with one guard taken out each: the simulation must notice every one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import shellwego
+
+_SOURCE = Path(shellwego.__file__).parent
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """`old` stands exactly once in the file."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+MUTATIONS = (
+    Mutation(
+        "lease fence",
+        "control/loops/lease.py",
+        "if lease is None or lease.holder != self.holder or lease.until <= unit.now():",
+        "if lease is None:",
+    ),
+    Mutation(
+        "lease claim",
+        "control/loops/lease.py",
+        "if stored.holder != self.holder and stored.until > now:",
+        "if not stored.holder:",
+    ),
+    Mutation("report epoch", "control/nodes.py", "if report.epoch < node.epoch:", "if report.epoch < 0:"),
+    Mutation(
+        "report sequence",
+        "control/nodes.py",
+        "if (observed.epoch, observed.sequence) <= (before.epoch, before.sequence):",
+        "if observed.sequence < 0:",
+    ),
+    Mutation("epoch of the dead", "control/loops/nodes.py", "epoch=node.epoch + 1", "epoch=node.epoch"),
+    Mutation(
+        "version of the judged",
+        "control/loops/nodes.py",
+        "(node.last_heard_at, node.health) != (seen.last_heard_at, seen.health)",
+        "node.id != seen.id",
+    ),
+    Mutation(
+        "outbox row",
+        "control/changes.py",
+        'announce(unit, app, f"app.deployment.{kind}", data, severity=severity)',
+        "str(kind)",
+    ),
+    Mutation(
+        "drain wait",
+        "core/routes.py",
+        "sessions = sum(edge.open_sessions.get(instance.id, 0) for edge in confirmed)",
+        "sessions = 0",
+    ),
+    Mutation(
+        "version of the routes",
+        "core/routes.py",
+        "return edge.lease_until > now and edge.applied_version >= version",
+        "return edge.lease_until > now",
+    ),
+    Mutation(
+        "adoption",
+        "agent/reconciler.py",
+        "        if self._assignments is None:\n            return None\n",
+        "        if self._assignments is None:\n            self._assignments = ()\n",
+    ),
+    Mutation("health of the adopted", "agent/checks.py", "return not self._adopted or all(", "return True or all("),
+    Mutation(
+        "memory of the sequence",
+        "agent/state.py",
+        "self._sequence = self._stored.sequence_limit\n",
+        "self._sequence = 0\n",
+    ),
+    Mutation(
+        "idempotency",
+        "control/authorization.py",
+        "known = recall(unit.tx, key)\n            if known is not None:\n                self.decided = True",
+        "known = None\n            if known is not None:\n                self.decided = True",
+    ),
+    Mutation("reports of a past epoch", "agent/daemon.py", "if current > report.epoch:", "if current > 1 << 30:"),
+    Mutation(
+        "all again in a new epoch",
+        "agent/daemon.py",
+        "        if assignments.epoch > known:\n            self._reports.start_over()\n",
+        "",
+    ),
+    Mutation(
+        "assignments without a hint",
+        "agent/daemon.py",
+        "wait_any(self._clock, LOOK_AGAIN_S, self._signals.fetch.wait())",
+        "wait_any(self._clock, 1e6, self._signals.fetch.wait())",
+    ),
+    Mutation("plans without a hint", "control/loops/rollout.py", "clock.sleep(every_s)", "clock.sleep(1e6)"),
+    Mutation("routes without a hint", "edge/daemon.py", "sleep(self._settings.poll_s)", "sleep(1e6)"),
+    Mutation(
+        "end before forgetting",
+        "core/rollout.py",
+        "over = not any(i.live for i in after(facts.instances, step.changes, now))",
+        "over = True",
+    ),
+    Mutation(
+        "calling off before placing",
+        "control/loops/rollout.py",
+        "        if plan.changes:\n            apply(unit, app, plan.changes)\n"
+        "        placed = _store_placements(unit, app)",
+        "        placed = _store_placements(unit, app)\n"
+        "        if plan.changes:\n            apply(unit, app, plan.changes)",
+    ),
+    Mutation(
+        "audit of refusals",
+        "control/authorization.py",
+        "            await self._record_refusal(refused.resource, refused.scope)\n",
+        "",
+    ),
+    Mutation(
+        "permission",
+        "control/authorization.py",
+        "if not self.allows(found.scope):\n            raise",
+        "if not found:\n            raise",
+    ),
+    Mutation(
+        "draining before stopping",
+        "core/slots.py",
+        "    if port and instance.phase in DRAINABLE:",
+        "    if not port and instance.phase in DRAINABLE:",
+    ),
+    Mutation(
+        "applied before told",
+        "edge/ingress.py",
+        "if not await self._execute(present, plan(present, wanted)):",
+        "if False:",
+    ),
+)
+
+
+def run_mutations(seeds: int, only: str, jobs: int) -> int:
+    """Play each of them until a seed fails; returns the exit code."""
+    chosen = [mutation for mutation in MUTATIONS if not only or mutation.name in only.split(",")]
+    missed = 0
+    with ThreadPoolExecutor(jobs) as pool:
+        for mutation, verdict in zip(chosen, pool.map(lambda each: _caught(each, seeds), chosen), strict=True):
+            print(f"{mutation.name:32} {verdict or 'NOT CAUGHT'}", flush=True)
+            missed += verdict is None
+    print(f"sim: {missed} of {len(chosen)} mutations were not caught")
+    return 1 if missed else 0
+
+
+def _caught(mutation: Mutation, seeds: int) -> str | None:
+    """What a copy of the source with this fault is caught by.
+
+    Raises:
+        ValueError: the mutation does not fit the source any more.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "shellwego"
+        shutil.copytree(_SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        file = copy / mutation.file
+        text = file.read_text()
+        if text.count(mutation.old) != 1:
+            raise ValueError(f"{mutation.name}: what it changes is {text.count(mutation.old)} times in {mutation.file}")
+        file.write_text(text.replace(mutation.old, mutation.new))
+        environment = {**os.environ, "PYTHONPATH": f"{scratch}:{_ROOT}", "PYTHONHASHSEED": "0"}
+        command = [sys.executable, "-m", "tests.sim", "--seeds", str(seeds), "--shrink", "0", "--few", "--jobs", "1"]
+        done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return None
+        said = [line for line in done.stderr.splitlines() if line.startswith("sim: seed")]
+        if not said:
+            raise ValueError(f"{mutation.name}: {done.stderr[-2000:]}")
+        return said[0].removeprefix("sim: ")[:140]

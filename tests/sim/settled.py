@@ -1,0 +1,176 @@
+"""What is true of a healed platform that was left in peace: database, agents, engines and routes agree, and nothing is left
+over."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from shellwego.core.apps import App, wanted_counts
+from shellwego.core.deployments import FINISHED
+from shellwego.core.images import ImageState
+from shellwego.core.instances import Desired, Instance, OwnerKind, Phase, Sleep
+from shellwego.core.nodes import NodeHealth
+from shellwego.core.routes import service_port
+from shellwego.core.slots import REPLACE_BACKOFF_S
+from shellwego.core.vms import VmPhase, VmView
+from shellwego.edge.pool import instance_of
+from shellwego.edge.targets import parse_address
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+
+def unsettled(world: World) -> list[str]:
+    """What is not yet as it should be; empty: all agrees."""
+    return [
+        *_deployments(world),
+        *_apps(world),
+        *_nodes(world),
+        *_edges(world),
+        *_outbox(world),
+        *_images(world),
+        *_leases(world),
+    ]
+
+
+def _deployments(world: World) -> Iterator[str]:
+    for row in world.rows("deployments").values():
+        if row.state not in FINISHED:
+            yield f"deployment {row.id} is {row.state}, in {row.stage}: {row.reason}"
+
+
+def _apps(world: World) -> Iterator[str]:
+    rows: dict[str, list[Instance]] = defaultdict(list)
+    for row in world.rows("instances").values():
+        rows[row.app_id].append(row)
+    for app in world.rows("apps").values():
+        if app.deleting:
+            yield f"{app.name} is still being destroyed"
+        yield from _app(world, app, rows.pop(app.id, []))
+    for app_id, left in rows.items():
+        yield f"{len(left)} instances are left of {app_id}"
+
+
+def _app(world: World, app: App, rows: list[Instance]) -> Iterator[str]:
+    own = [row for row in rows if row.owner is OwnerKind.APP]
+    release = world.rows("releases").get(app.stable_release_id)
+    wanted = wanted_counts(app, release.config) if release else {}
+    serving = [row for row in own if row.live and row.desired is Desired.SERVE]
+    bad = release is not None and release.image_digest in (world.sick | world.exits)
+    """Rolled out while nothing of it was to run, so nobody knew."""
+    for row in own:
+        if row.live and row.desired is not Desired.SERVE:
+            yield f"{app.name}: {row.id} is to {row.desired} and is {row.phase}"
+    for row in serving:
+        fits = release is not None and row.content_hash == release.content_hash
+        if not fits or row.generation != app.stable_generation or row.process not in wanted:
+            yield f"{app.name}: {row.id} in slot {row.slot} is not of the stable release"
+        if not bad and row.phase is not (Phase.HEALTHY if row.sleep is Sleep.AWAKE else Phase.ASLEEP):
+            yield f"{app.name}: {row.id} is {row.phase}, and should be {row.sleep}: {row.observed.reason}"
+    for process, count in wanted.items():
+        filling = [row for row in serving if row.process == process]
+        slots = {row.slot for row in filling}
+        missing = [slot for slot in range(count) if slot not in slots][: count - len(filling)]
+        excused = bad or all(_waits(world, own, process, slot) for slot in missing)
+        if len(filling) > count or len(slots) < len(filling) or (missing and not excused):
+            yield f"{app.name}: {len(filling)} of {count} {process} are there"
+
+
+def _waits(world: World, rows: list[Instance], process: str, slot: int) -> bool:
+    """It failed a moment ago, and pauses before it is filled again."""
+    ended = [row for row in rows if (row.process, row.slot) == (process, slot) and row.phase is Phase.FAILED]
+    failed = sorted(row.phase_since for row in ended if row.desired is Desired.SERVE)
+    if not failed:
+        return False
+    pause = REPLACE_BACKOFF_S[min(len(failed), len(REPLACE_BACKOFF_S)) - 1]
+    return world.store_clock.now() < failed[-1] + pause + 1.0
+
+
+def _nodes(world: World) -> Iterator[str]:
+    living = {row.id: row for row in world.rows("instances").values() if row.live}
+    exits = {id_ for id_, row in world.rows("releases").items() if row.image_digest in world.exits}
+    by_name = {node.name: node for node in world.rows("nodes").values()}
+    seen: set[str] = set()
+    for host in world.nodes:
+        node = by_name.get(host.name)
+        expected = NodeHealth.DOWN if host.dead else NodeHealth.READY
+        if node is not None or not host.dead:  # one that died before it could say that it is there
+            if node is None or node.health is not expected:
+                yield f"{host.name} is {node.health if node else 'not known'}"
+            for view in host.engine.views:
+                row = living.get(view.instance_id)
+                own = row if row is not None and node is not None and row.node_id == node.id else None
+                if own is None or own.release_id not in exits:
+                    yield from _vm(host.name, view, own)
+                if view.instance_id in seen:
+                    yield f"{view.instance_id} has two VMs"
+                seen.add(view.instance_id)
+    for row in living.values():
+        if row.node_id and row.id not in seen and row.release_id not in exits:
+            yield f"{row.id} is {row.phase}, and has no VM"
+        if not row.node_id:
+            yield f"{row.id} is placed nowhere: {row.placement_reason}"
+
+
+def _vm(host: str, view: VmView, row: Instance | None) -> Iterator[str]:
+    """One VM against the row of its instance, if it has one on this node."""
+    if row is None:
+        yield f"{host}: {view.vm_id} is an orphan"
+    elif view.phase not in (VmPhase.RUNNING, VmPhase.ASLEEP):
+        yield f"{host}: {view.vm_id} is {view.phase}"
+    elif row.observed.vm_id != view.vm_id or row.observed.address not in ("", view.address):
+        yield f"{host}: {view.vm_id} is not what is known of {row.id}"
+
+
+def _edges(world: World) -> Iterator[str]:
+    counter = world.rows("counters").get("routes")
+    expected = _expected(world)
+    for host in world.edges:
+        row = next((edge for edge in world.rows("edges").values() if edge.name == host.name), None)
+        if row is None or row.applied_version != (counter.value if counter else 0):
+            yield f"{host.name} has not applied the newest routes"
+        served: dict[str, dict[str, str]] = {}
+        for name, backend in host.pool.hosts.items():
+            served[name] = {instance_of(key[1]): at for key, at in host.ready().items() if key[0] == backend}
+        if served != expected:
+            yield f"{host.name} serves {served}, and should {expected}"
+        left = [key for key in host.pool.servers if key not in host.ready() and not host.pool.servers[key].connections]
+        if left:
+            yield f"{host.name} still holds {left}"
+
+
+def _expected(world: World) -> dict[str, dict[str, str]]:
+    """Host → instance → address, by the database."""
+    expected: dict[str, dict[str, str]] = defaultdict(dict)
+    releases, apps = world.rows("releases"), world.rows("apps")
+    for row in world.rows("instances").values():
+        app, release = apps.get(row.app_id), releases.get(row.release_id)
+        wanted = row.desired is Desired.SERVE and row.sleep is Sleep.AWAKE and row.owner is OwnerKind.APP
+        port = service_port(release.config, row.process) if release else 0
+        if app is not None and wanted and row.phase is Phase.HEALTHY and port:
+            expected[app.hostname][row.id] = parse_address(f"tcp:{row.observed.address}:{port}")
+    return dict(expected)
+
+
+def _outbox(world: World) -> Iterator[str]:
+    numbers = sorted(event.seq for event in world.rows("events").values())
+    if numbers != list(range(1, len(numbers) + 1)):
+        yield f"events are numbered {numbers[:3]} to {numbers[-3:]}, and there are {len(numbers)}"
+    unchained = sum(not record.position for record in world.rows("audit").values())
+    if unchained:
+        yield f"{unchained} audit records are in no chain"
+
+
+def _images(world: World) -> Iterator[str]:
+    for row in world.rows("images").values():
+        if row.state not in (ImageState.READY, ImageState.FAILED):
+            yield f"the image {row.reference} is {row.state}"
+
+
+def _leases(world: World) -> Iterator[str]:
+    names = {server.name for server in world.servers}
+    for lease in world.rows("leases").values():
+        if lease.holder not in names or lease.until <= world.store_clock.now():
+            yield f"{lease.id} is held by {lease.holder} until {lease.until}"

@@ -1,0 +1,123 @@
+"""An event loop and a clock without a world outside: nothing is waited for but virtual time, and the order is the seed's.
+
+The loop's selector never asks the kernel, so a turn costs no system call. Before a callback may run there is nothing to
+shuffle: what varies the order of tasks is `Dice.turns`, by which each way to the store, the bus and the wire gives way so
+many times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
+
+from shellwego.drivers.clock.ids import IdSource
+from shellwego.drivers.clock.virtual import VirtualClock
+
+T = TypeVar("T")
+
+
+class _NoSelector(selectors.BaseSelector):
+    """Nothing ever comes from outside."""
+
+    def __init__(self) -> None:
+        self._keys: dict[Any, selectors.SelectorKey] = {}
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        key = selectors.SelectorKey(fileobj, fileobj if isinstance(fileobj, int) else fileobj.fileno(), events, data)
+        self._keys[fileobj] = key
+        return key
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._keys.pop(fileobj)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        self.unregister(fileobj)
+        return self.register(fileobj, events, data)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None or timeout > 0:
+            raise AssertionError("the simulation waits for something outside of virtual time")
+        return []
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self._keys
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._keys[fileobj]
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end on a loop of its own."""
+    loop = asyncio.SelectorEventLoop(_NoSelector())
+    try:
+        return loop.run_until_complete(work)
+    finally:
+        loop.close()
+
+
+class Dice(random.Random):
+    """The chance of one part of the simulation, by name: what another part draws does not change it."""
+
+    def __init__(self, seed: int, name: str) -> None:
+        super().__init__(f"{name}/{seed}")
+
+    def hits(self, probability: float) -> bool:
+        return self.random() < probability
+
+    async def turns(self) -> None:
+        """Give way to whoever can run, none to three times."""
+        for _ in range(self._turns[int(self.random() * len(self._turns))]):
+            await asyncio.sleep(0)
+
+    _turns = (0, 0, 0, 0, 0, 0, 1, 3)
+
+
+class Gate:
+    """Through which every act of a process goes, so that it can be made to stand still (as by SIGSTOP)."""
+
+    def __init__(self) -> None:
+        self._opened: asyncio.Event | None = None
+
+    @property
+    def closed(self) -> bool:
+        return self._opened is not None
+
+    def close(self) -> None:
+        self._opened = self._opened or asyncio.Event()
+
+    def open(self) -> None:
+        if self._opened is not None:
+            self._opened.set()
+            self._opened = None
+
+    async def passed(self) -> None:
+        """Wait until it is open."""
+        while self._opened is not None:
+            await self._opened.wait()
+
+
+class HostClock:
+    """The clock of one process: its own wall time and ids, the same monotonic time for all."""
+
+    def __init__(self, virtual: VirtualClock, gate: Gate, dice: Dice) -> None:
+        self._virtual = virtual
+        self._gate = gate
+        self._ids = IdSource(dice.randbytes)
+        self.skew_s = 0.0
+
+    def now(self) -> float:
+        return self._virtual.now() + self.skew_s
+
+    def monotonic(self) -> float:
+        return self._virtual.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await self._virtual.sleep(seconds)
+        if self._gate.closed:
+            await self._gate.passed()
+
+    def new_id(self, prefix: str) -> str:
+        return self._ids.new(prefix, int(self.now() * 1000))

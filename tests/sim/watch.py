@@ -1,0 +1,331 @@
+"""The invariants that hold at every commit and every order to an engine, whatever goes wrong.
+
+Names of violations are what a failing story is known by while it is cut down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from shellwego.core.apps import App, Release
+from shellwego.core.deployments import DEPLOYMENT_MOVES, Deployment, DeploymentState
+from shellwego.core.events import AuditRecord, Event, LoopLease
+from shellwego.core.events import Counter as Number
+from shellwego.core.instances import PHASE_MOVES, TERMINAL, Desired, Instance, OwnerKind, Phase, Sleep
+from shellwego.core.liveness import DEFAULT_TERMS
+from shellwego.core.nodes import Node, NodeHealth
+from shellwego.core.routes import EDGE_TIMEOUT_S, service_port
+from shellwego.core.slots import DRAINABLE
+from shellwego.core.vms import VmPhase, VmView
+from shellwego.ports.engine import VmOrder
+from shellwego.ports.store import Transaction
+from tests.sim.server import reporting
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+T = TypeVar("T")
+_DESIRES = {
+    Desired.SERVE: {Desired.SERVE, Desired.DRAIN, Desired.STOP},
+    Desired.DRAIN: {Desired.DRAIN, Desired.STOP},
+    Desired.STOP: {Desired.STOP},
+}
+_TOLD = 400
+"""Lines of the trace that are kept for a story."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    name: str
+    detail: str
+    at: float
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.at:.3f} s: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One row of a commit; None: there is, or was, none."""
+
+    table: str
+    old: Any
+    new: Any
+
+
+def _writes(tx: Transaction) -> list[Write]:
+    """What a transaction of the memory store has written so far, each write of a row by itself."""
+    befores: dict[tuple[str, str], list[Any]] = {}
+    now = {}
+    for rows, id_, old in tx._scope.undo:  # type: ignore[attr-defined]
+        befores.setdefault((rows.name, id_), []).append(old)
+        now[rows.name, id_] = rows.by_id.get(id_)
+    return [
+        Write(key[0], old, new)
+        for key, olds in befores.items()
+        for old, new in zip(olds, [*olds[1:], now[key]], strict=True)
+    ]
+
+
+class Watch:
+    """Sees each commit and each order, and keeps a trace by which two runs are compared."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.violations: list[Violation] = []
+        self.trace: list[str] = []
+        self.events: Counter[tuple[str, str]] = Counter()
+        """Events by the request that they are of, and their type."""
+        self.refusals: Counter[str] = Counter()
+        """Audit records of refusals, by request."""
+        self.commits = 0
+        self._digest = hashlib.sha256()
+        self._heard: dict[str, float] = {}
+
+    @property
+    def digest(self) -> str:
+        """Of all that happened."""
+        return self._digest.hexdigest()
+
+    def note(self, text: str) -> None:
+        line = f"{self._world.clock.monotonic():9.3f} {text}"
+        self._digest.update(line.encode())
+        self.trace.append(line)
+        if len(self.trace) > 2 * _TOLD and not self._world.keep_trace:
+            del self.trace[:_TOLD]
+
+    def violated(self, name: str, detail: str) -> None:
+        self.note(f"VIOLATION {name}: {detail}")
+        self.violations.append(Violation(name, detail, self._world.clock.monotonic()))
+
+    def committing(self, server: str, tx: Transaction, fn: Callable[[Transaction], T]) -> T:
+        """Run a transaction's function, and look at what it wrote."""
+        result = fn(tx)
+        writes = _writes(tx)
+        if writes:
+            self.commits += 1
+            self._look(server, tx, writes)
+        return result
+
+    def _look(self, server: str, tx: Transaction, writes: list[Write]) -> None:
+        said = []
+        for write in writes:
+            said.append(_said(write))
+            check = _CHECKS.get(write.table)
+            for name, detail in check(self, server, tx, write) if check else ():
+                self.violated(name, detail)
+        for name, detail in _unannounced(writes):
+            self.violated(name, detail)
+        self.note(f"{server} commits {'; '.join(filter(None, said))}")
+
+    def _app(self, server: str, tx: Transaction, write: Write) -> Iterator[tuple[str, str]]:
+        old, new = write.old, write.new
+        if old is not None and new is not None:
+            if old.deleting and not new.deleting:
+                yield "declared-transitions", f"{new.name} is not deleted any more"
+            if new.hostname != old.hostname:
+                yield "declared-transitions", f"{new.name} has another hostname"
+        if new is None and (old is None or not old.deleting):
+            yield "declared-transitions", f"{old.name} is gone, and nobody asked for it"
+
+    def _release(self, server: str, tx: Transaction, write: Write) -> Iterator[tuple[str, str]]:
+        old, new = write.old, write.new
+        if isinstance(old, Release) and isinstance(new, Release):
+            yield "declared-transitions", f"release v{new.number} of {new.app_id} was changed"
+
+    def _deployment(self, server: str, tx: Transaction, write: Write) -> Iterator[tuple[str, str]]:
+        old, new = write.old, write.new
+        if old is None or new is None or old.state is new.state:
+            return
+        if new.state not in DEPLOYMENT_MOVES[old.state]:
+            yield "declared-transitions", f"deployment {new.id}: {old.state} to {new.state}"
+        if new.state is not DeploymentState.CANCELLED:
+            yield from self._held(server, tx, "loop.rollout", f"deployment {new.id} {new.state}")
+
+    def _instance(self, server: str, tx: Transaction, write: Write) -> Iterator[tuple[str, str]]:
+        old, new = write.old, write.new
+        if old is None:
+            if new.owner is OwnerKind.APP:
+                yield from self._held(server, tx, "loop.rollout", f"a start of {new.process}.{new.slot}")
+            return
+        if new is None:
+            if old.phase not in TERMINAL:
+                yield "live-row-deleted", f"instance {old.id} was {old.phase}"
+            return
+        yield from _undeclared(old, new)
+        if new.observed != old.observed:
+            yield from self._observation(tx, old, new)
+        if new.desired is Desired.STOP and old.desired is Desired.DRAIN and old.phase in DRAINABLE and new.live:
+            yield from self._emptied(tx, old, "stopped")
+        if new.sleep is Sleep.ASLEEP and old.sleep is Sleep.DOZING and old.phase in DRAINABLE:
+            yield from self._emptied(tx, old, "put to sleep")
+
+    def _observation(self, tx: Transaction, old: Instance, new: Instance) -> Iterator[tuple[str, str]]:
+        report, seen, before = reporting.get(), new.observed, old.observed
+        if report is None:
+            return
+        if seen.sequence and (seen.epoch, seen.sequence) <= (before.epoch, before.sequence):
+            yield "stale-observation", f"instance {new.id}: {seen.sequence} of {seen.epoch} after {before.sequence}"
+        node = tx.nodes.get(new.node_id)
+        if node is not None and seen.sequence and report.epoch != node.epoch:
+            yield "stale-observation", f"instance {new.id}: of epoch {report.epoch}, the node's is {node.epoch}"
+        same = (seen.vm_id, seen.attempt) == (before.vm_id, before.attempt)
+        if same and (old.phase, new.phase, seen.detail) == (Phase.HEALTHY, Phase.STARTING, "checks"):
+            yield "forgot-health", f"instance {new.id}: {seen.reason or seen.detail}"
+
+    def _emptied(self, tx: Transaction, instance: Instance, what: str) -> Iterator[tuple[str, str]]:
+        """Whoever leaves is empty, or its time is over."""
+        release, app = tx.releases.get(instance.release_id), tx.apps.get(instance.app_id)
+        if release is None or app is None or not service_port(release.config, instance.process):
+            return
+        waited = tx.now() - (instance.drain_since or 0.0)
+        for edge in self._world.edges:
+            own = [key for key in edge.pool.servers if key[1].partition(".")[0] == instance.id]
+            if waited < EDGE_TIMEOUT_S and any(key in edge.ready() for key in own):
+                yield "stopped-while-routed", f"{instance.id} is {what}, and {edge.name} sends it requests"
+            used = sum(edge.pool.servers[key].connections for key in own)
+            if used and waited < min(release.config.drain_timeout_s, EDGE_TIMEOUT_S):
+                yield "stopped-while-used", f"{instance.id} is {what} after {waited:.1f} s with {used} sessions"
+
+    def _node(self, server: str, tx: Transaction, write: Write) -> Iterator[tuple[str, str]]:
+        old, new = write.old, write.new
+        if new is None:
+            return
+        now = self._world.clock.monotonic()
+        if old is not None:
+            if new.epoch < old.epoch:
+                yield "declared-transitions", f"{new.name}: epoch {old.epoch} to {new.epoch}"
+            if new.health is not old.health:
+                yield from self._judged(server, tx, old, new)
+        if old is None or new.last_heard_at != old.last_heard_at:
+            self._heard[new.id] = now
+
+    def _judged(self, server: str, tx: Transaction, old: Node, new: Node) -> Iterator[tuple[str, str]]:
+        report = reporting.get()
+        if report is None:
+            yield from self._held(server, tx, "loop.nodes", f"{new.name} judged {new.health}")
+        elif report.epoch != new.epoch:
+            yield "stale-observation", f"{new.name} is {new.health} by a report of epoch {report.epoch}"
+        if new.health is NodeHealth.DOWN:
+            if new.epoch == old.epoch:
+                yield "declared-transitions", f"{new.name} is down, and its epoch is what it was"
+            silence = self._world.clock.monotonic() - self._heard.get(new.id, 0.0)
+            if silence < DEFAULT_TERMS.down_s - 1e-6:
+                yield "judged-too-early", f"{new.name} is down, and was heard {silence:.3f} s ago"
+
+    def _lease(self, server: str, tx: Transaction, write: Write) -> Iterator[tuple[str, str]]:
+        old, new = write.old, write.new
+        if old is not None and new is not None and new.holder != old.holder and old.until > tx.now():
+            yield "two-owners", f"{new.id}: {new.holder} took it from {old.holder}"
+
+    def _counter(self, server: str, tx: Transaction, write: Write) -> Iterator[tuple[str, str]]:
+        old, new = write.old, write.new
+        if old is not None and new is not None and new.value <= old.value:
+            yield "declared-transitions", f"{new.id} went back"
+        if new is not None and new.id == "routes":
+            yield from self._held(server, tx, "loop.routes", "routes numbered")
+
+    def _event(self, server: str, tx: Transaction, write: Write) -> Iterator[tuple[str, str]]:
+        old, new = write.old, write.new
+        if old is None and new.trace_id:
+            self.events[new.trace_id, new.type] += 1
+        if isinstance(old, Event) and old.seq and new is not None:
+            yield "declared-transitions", f"event {old.seq} was changed"
+
+    def _audit(self, server: str, tx: Transaction, write: Write) -> Iterator[tuple[str, str]]:
+        old, new = write.old, write.new
+        if old is None and new.trace_id and not new.allowed:
+            self.refusals[new.trace_id] += 1
+        if isinstance(old, AuditRecord) and (new is None or old.position):
+            yield "declared-transitions", f"audit record {old.id} was changed"
+
+    def _held(self, server: str, tx: Transaction, lease_id: str, what: str) -> Iterator[tuple[str, str]]:
+        """Whoever writes what a loop writes has the loop's lease."""
+        lease = tx.leases.get(lease_id)
+        if lease is None or lease.holder != server or lease.until <= tx.now():
+            yield "unfenced-write", f"{server} wrote {what} without {lease_id}"
+
+    def vm_ordered(self, node: str, order: VmOrder) -> None:
+        self.note(f"{node} runs {order.vm_id} for {order.instance_id}")
+        for other in self._world.nodes:
+            for view in other.engine.views:
+                own = view.instance_id == order.instance_id and view.vm_id != order.vm_id
+                if own and view.phase is not VmPhase.ENDED:
+                    self.violated("two-owners", f"{order.instance_id}: {order.vm_id} beside {view.vm_id}")
+
+    def vm_stopped(self, node: str, view: VmView) -> None:
+        """A VM that nobody wants to end is not stopped, whatever its agent went through."""
+        self.note(f"{node} stops {view.vm_id}")
+        row = self._world.rows("instances").get(view.instance_id)
+        if row is None or not row.live or row.desired is Desired.STOP or row.node_id != self._world.node_id(node):
+            return
+        if view.phase is VmPhase.RUNNING:
+            self.violated("stopped-unasked", f"{view.vm_id} of {row.id}, which should be there")
+
+
+def _undeclared(old: Instance, new: Instance) -> Iterator[tuple[str, str]]:
+    if new.phase is not old.phase and new.phase not in PHASE_MOVES[old.phase]:
+        yield "declared-transitions", f"instance {new.id}: {old.phase} to {new.phase}"
+    if new.desired not in _DESIRES[old.desired]:
+        yield "declared-transitions", f"instance {new.id}: {old.desired} to {new.desired}"
+    if old.node_id and new.node_id != old.node_id:
+        yield "declared-transitions", f"instance {new.id} moved"
+
+
+def _said(write: Write) -> str:
+    """What the trace tells of a write."""
+    row = write.new or write.old
+    gone = "" if write.new is not None else " gone"
+    match row:
+        case Instance():
+            seen = f"{row.observed.epoch}/{row.observed.sequence}"
+            return f"{row.id}{gone} {row.phase.value} {row.desired.value} {row.sleep.value} {row.node_id[-4:]} {seen}"
+        case Deployment():
+            return f"{row.id}{gone} {row.state.value} {row.stage.value} {row.reason}"
+        case App():
+            return (
+                f"{row.name}{gone} {dict(row.counts)} gen {row.generation} stopped {row.stopped} {row.release_id[-4:]}"
+            )
+        case Node():
+            return f"{row.name}{gone} {row.health.value} {row.epoch}"
+        case LoopLease():
+            return f"{row.id} {row.holder} {row.until:.3f}"
+        case Number():
+            return f"{row.id} {row.value}"
+        case Event():
+            return f"{row.type} {row.seq}"
+        case _:
+            return f"{write.table} {row.id}{gone}"
+
+
+def _unannounced(writes: list[Write]) -> Iterator[tuple[str, str]]:
+    """What people are told of is in the outbox, in the commit of the change."""
+    types = {write.new.type for write in writes if write.table == "events" and write.new is not None}
+    for write in writes:
+        old, new = write.old, write.new
+        match write.table:
+            case "deployments" if old and new and old.state is not new.state:
+                expected = f"app.deployment.{new.state.value}"
+            case "nodes" if old and new and old.health is not new.health:
+                expected = f"node.{new.health.value}"
+            case _:
+                continue
+        if expected not in types:
+            yield "unannounced", f"{expected} of {new.id}"
+
+
+_CHECKS = {
+    "apps": Watch._app,
+    "releases": Watch._release,
+    "deployments": Watch._deployment,
+    "instances": Watch._instance,
+    "nodes": Watch._node,
+    "leases": Watch._lease,
+    "counters": Watch._counter,
+    "events": Watch._event,
+    "audit": Watch._audit,
+}

@@ -1,0 +1,120 @@
+"""All of a simulated platform, in one process and on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from shellwego.control.bootstrap import bootstrap
+from shellwego.control.unit import Control, Unit
+from shellwego.core.tenancy import Grant, Principal
+from shellwego.drivers.bus.memory import MemoryBus
+from shellwego.drivers.clock.virtual import VirtualClock
+from shellwego.drivers.images.memory import MemoryImages
+from shellwego.drivers.kms.memory import MemoryKms
+from shellwego.drivers.store.memory import MemoryStore
+from tests.sim.crashes import Points
+from tests.sim.faults import Faults
+from tests.sim.hosts import EdgeHost, NodeHost
+from tests.sim.server import Server
+from tests.sim.story import Story
+from tests.sim.timeline import Dice, Gate, HostClock
+from tests.sim.watch import Watch
+from tests.sim.ways import cancelled
+
+GOOD = tuple(f"registry.test/good:{number}" for number in range(4))
+BAD = ("registry.test/sick:1", "registry.test/exits:1", "registry.test/corrupt:1", "registry.test/absent:1")
+"""Passes no check; ends at once; cannot be fetched; is not there."""
+
+
+class World:
+    """Built by `open`; `close` ends every task."""
+
+    def __init__(self, story: Story, scratch: Path, *, keep_trace: bool = False) -> None:
+        self.story = story
+        self.scratch = scratch
+        self.keep_trace = keep_trace
+        self.clock = VirtualClock(seed=story.seed)
+        self.store_clock = HostClock(self.clock, Gate(), Dice(story.seed, "ids of the store"))
+        self.store = MemoryStore(self.store_clock)
+        self.bus = MemoryBus()
+        self.kms = MemoryKms()
+        self.watch = Watch(self)
+        self.faults = Faults(self)
+        self.points = Points(self)
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """Requests by fault and operation."""
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        """Requests by operation and what came of them."""
+        self.images = MemoryImages()
+        self._publish()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.servers = [Server(self, number) for number in range(story.servers)]
+        self.nodes = [NodeHost(self, number) for number in range(story.nodes)]
+        self.edges = [EdgeHost(self, number) for number in range(story.edges)]
+
+    def _publish(self) -> None:
+        for reference in (*GOOD, *BAD[:3]):
+            self.images.publish(reference)
+        self.images.corrupt(BAD[2])
+        self.sick = {self.images._tags[BAD[0]].digest}
+        self.exits = {self.images._tags[BAD[1]].digest}
+
+    async def open(self) -> None:
+        """Make the first organization, and start everything."""
+        control = Control(self.store, MemoryBus(), self.store_clock)
+        first = await control.commit(partial(bootstrap, secret="first"))
+        assert first is not None
+        self.project_id = first.project.id
+        self.owner = _principal(first.user.id, "owner")
+        self.viewer = _principal("usr_viewer", "viewer")
+        for part in (*self.servers, *self.nodes, *self.edges):
+            part.start()
+        await self.clock.advance(0.5)
+
+    async def close(self) -> None:
+        for host in (*self.nodes, *self.edges):
+            await host.kill()
+        for server in self.servers:
+            await server.kill()
+        for node in self.nodes:
+            node.engine.power_off()
+        await cancelled([task for task in asyncio.all_tasks() if task is not asyncio.current_task()])
+
+    def later(self, seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+        """Do something after a while, whatever else happens."""
+
+        async def wait() -> None:
+            await self.clock.sleep(seconds)
+            await work()
+
+        self.spawn(wait())
+
+    def spawn(self, work: Any) -> asyncio.Task[Any]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def rows(self, table: str) -> dict[str, Any]:
+        """What is stored, seen from outside of any transaction."""
+        return self.store._tables[table].by_id
+
+    def node_id(self, name: str) -> str:
+        return next(node.node_id for node in self.nodes if node.name == name)
+
+    def app(self, name: str) -> Any:
+        """The app's row, or None."""
+        return next((app for app in self.rows("apps").values() if app.name == name), None)
+
+
+def _principal(id_: str, role: str) -> Principal:
+    grant = Grant(id=f"grn_{role}", principal_id=id_, role=role, scope_id="", created_at=0.0)
+    return Principal(principal_id=id_, token_id="tok_x", scopes=(), grants=(grant,))
+
+
+__all__ = ["BAD", "GOOD", "Unit", "World"]
