@@ -219,6 +219,14 @@ class TestConnections:
         node.writer.write(b"POST /v1/uplink/report HTTP/1.1\r\nX-Slow: ")
         await node.closed()
 
+    async def test_nonsense_fills_no_log(self, rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+        port = rig.port()
+        for nonsense in (b"\0" * 100, b"GET / HTTP/9.9\r\n\r\n", b"POST /v1/uplink/x HTTP/1.1\r\nA\r\n\r\n"):
+            stranger = await raw(rig, port, None)
+            stranger.writer.write(nonsense)
+            await stranger.closed()
+        assert caplog.records == []
+
     async def test_a_head_that_grows_is_not_kept(self, rig: Rig) -> None:
         node = await raw(rig, rig.port(), rig.identities.node())
         node.writer.write(b"POST /v1/uplink/report HTTP/1.1\r\n" + b"X: " + b"x" * 100_000)
