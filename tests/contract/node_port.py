@@ -104,6 +104,11 @@ class Port:
     def url(self) -> str:
         return f"https://127.0.0.1:{self.number}"
 
+    @property
+    def connections(self) -> int:
+        """Of those that have a certificate."""
+        return self.server._door._keys.total()
+
     def start(self, listener: socket.socket | None = None) -> None:
         if listener is None:
             listener = socket.socket()

@@ -8,7 +8,7 @@ import pytest
 
 from shellwego.core.errors import NotFoundError
 from shellwego.drivers.images.memory import MemoryImages
-from shellwego.ports.images import Images, LoadedImage, ResolvedImage
+from shellwego.ports.images import LoadedImage, ResolvedImage
 from tests.contract.images_contract import Damage, ImagesContract, Registry
 
 
@@ -92,6 +92,14 @@ class RandomImages(MemoryImages):
         return await super().collect(frozenset())
 
 
+class DeafImages(MemoryImages):
+    """Wrong: gives a blob from its beginning, wherever it was asked to begin."""
+
+    async def blob(self, digest: str, offset: int = 0) -> AsyncIterator[bytes]:
+        async for chunk in super().blob(digest):
+            yield chunk
+
+
 class VagueImages(MemoryImages):
     """Wrong: everything that goes wrong is a missing image."""
 
@@ -102,7 +110,7 @@ class VagueImages(MemoryImages):
             raise NotFoundError("image-not-found", "something went wrong") from None
 
 
-Behaviour = Callable[[ImagesContract, Images, Registry], Awaitable[None]]
+Behaviour = Callable[[ImagesContract, MemoryImages, Registry], Awaitable[None]]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +122,7 @@ Behaviour = Callable[[ImagesContract, Images, Registry], Awaitable[None]]
         (TrustingImages, ImagesContract.test_fetching_what_does_not_exist_is_not_found),
         (TrustingImages, ImagesContract.test_what_is_as_it_was_passes_its_check),
         (RandomImages, ImagesContract.test_collecting_removes_what_nothing_keeps),
+        (DeafImages, ImagesContract.test_the_blobs_of_an_image_are_what_their_digests_say),
         (VagueImages, ImagesContract.test_a_registry_that_does_not_answer_may_later),
     ],
 )

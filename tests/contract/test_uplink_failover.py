@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from shellwego.core.errors import InvalidError, MalformedError, UnavailableError
-from shellwego.drivers.uplink.rota import Rota
+from shellwego.drivers.uplink.rota import MOST_RIVALS, Rivals, Rota
 from shellwego.drivers.uplink.tls import TlsNodeUplink
 from shellwego.wire import uplink
 from shellwego.wire.codec import encode
@@ -44,6 +44,29 @@ async def test_a_server_that_is_paused_gets_a_rival(rig: Rig) -> None:
         for _ in range(3):
             assert await node.report(REPORT) == 3
     assert other.control.got
+
+
+async def test_servers_that_are_all_busy_get_few_rivals(rig: Rig) -> None:
+    """Ten calls wait at the first of two servers; the second is not made to bear all of them too."""
+    release = asyncio.Event()
+    busy = [rig.port(Recorder(holds_up=release)) for _ in range(2)]
+    channel = rig.channel(
+        rig.identities.node(), *(port.url for port in busy), rival_s=0.02, call_s=30.0, jitter=lambda: 0.5
+    )
+    calls = [asyncio.ensure_future(TlsNodeUplink(channel).report(REPORT)) for _ in range(10)]
+    async with asyncio.timeout(20):
+        while len(busy[0].control.got) < 10 or len(busy[1].control.got) < MOST_RIVALS:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    assert len(busy[1].control.got) == MOST_RIVALS
+    release.set()
+    assert await asyncio.gather(*calls) == [3] * 10
+
+
+def test_rivals_come_back_in_time() -> None:
+    rivals = Rivals()
+    assert [rivals.take(0.0) for _ in range(4)] == [True, True, True, False]
+    assert [rivals.take(5.1), rivals.take(5.2)] == [True, False]
 
 
 async def test_a_server_that_fails_is_not_the_last_word(rig: Rig) -> None:

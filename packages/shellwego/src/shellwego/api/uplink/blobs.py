@@ -7,6 +7,7 @@ import contextlib
 import re
 from collections.abc import AsyncGenerator
 
+import structlog
 from aiohttp import web
 
 from shellwego.control.nodeimages import NodeImages, Opened
@@ -18,6 +19,8 @@ STALL_S = 30.0
 """A reader who takes nothing for so long is let go; he can go on where he was."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _RANGE = re.compile(r"bytes=([0-9]{1,18})-")
+
+_log = structlog.get_logger(__name__)
 
 
 async def send_blob(request: web.BaseRequest, caller: Caller, images: NodeImages) -> web.StreamResponse:
@@ -57,12 +60,11 @@ async def _send(request: web.BaseRequest, opened: Opened, offset: int) -> web.St
                 async with asyncio.timeout(STALL_S):
                     await response.write(chunk)
         await response.write_eof()
-    except BaseException as error:
-        if request.transport is not None:
-            request.transport.abort()  # it was promised whole
-        if isinstance(error, Exception):
-            raise ConnectionError(str(error)) from error
+    except ConnectionError:
         raise
+    except Exception as error:
+        _log.warning("uplink.blob_broke", path=request.path, reason=repr(error))
+        raise ConnectionError("the blob broke off") from error
     return response
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -132,6 +133,10 @@ _LINGER_S = 0.3
 """What is still under way of a body that was refused is read for so long, so that the refusal is heard."""
 
 
+_SILENT = logging.Logger("uplink.strangers", logging.CRITICAL)
+"""aiohttp would tell of each malformed request, with its traceback: whoever can connect could fill a disk."""
+
+
 class _Server(web.Server):
     """aiohttp's, which tells the door who comes and goes."""
 
@@ -141,6 +146,7 @@ class _Server(web.Server):
             keepalive_timeout=bounds.idle_s,
             lingering_time=_LINGER_S,
             access_log=None,
+            logger=_SILENT,
             auto_decompress=False,
         )
         self._door = door

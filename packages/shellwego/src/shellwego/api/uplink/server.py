@@ -150,8 +150,11 @@ class UplinkServer:
                 for task in ends:
                     task.cancel()
                 results = await asyncio.gather(*ends, return_exceptions=True)
-        if isinstance(results[1], str):
-            _log.warning("uplink.shut_out", caller=caller.id, reason=results[1])
+        for result in results:
+            if isinstance(result, Exception):
+                _log.error("uplink.link_failed", caller=caller.id, exc_info=result)
+            elif isinstance(result, str):
+                _log.warning("uplink.shut_out", caller=caller.id, reason=result)
 
     @contextlib.asynccontextmanager
     async def _hints(self, caller: Caller) -> AsyncIterator[AsyncIterator[str]]:

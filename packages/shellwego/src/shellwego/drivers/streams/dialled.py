@@ -110,6 +110,9 @@ class DialledListener:
                 reason = await self._link(server, handler)
             except ShellWeGoError as error:
                 reason = error.message
+            except Exception as error:  # noqa: BLE001 - a defect must not leave the node without its links
+                reason = repr(error)
+                _log.exception("link.failed", server=server)
             failures = 0 if now() - began >= _LASTING_S else failures + 1
             if trouble := self._troubles.failed(server, reason, now()):
                 _log.warning("link.lost", server=server, reason=reason, **trouble.fields)

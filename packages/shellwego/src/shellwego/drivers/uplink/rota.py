@@ -13,6 +13,8 @@ from dataclasses import dataclass
 FIRST_REST_S = 0.5
 LONGEST_REST_S = 15.0
 STAY_S = 300.0
+MOST_RIVALS = 3
+RIVAL_EVERY_S = 5.0
 
 
 @dataclass(slots=True)
@@ -56,3 +58,18 @@ class Rota:
         server.rests_until = now + rest * (0.5 + self._jitter() / 2)
         if self._chosen == url:
             self._chosen = ""
+
+
+class Rivals:
+    """How often a call that waits may be made to another server as well: a few times at once, then once in a while."""
+
+    def __init__(self) -> None:
+        self._spent_until = 0.0
+
+    def take(self, now: float) -> bool:
+        """Whether one more may be made."""
+        until = max(self._spent_until, now) + RIVAL_EVERY_S
+        if until > now + MOST_RIVALS * RIVAL_EVERY_S:
+            return False
+        self._spent_until = until
+        return True

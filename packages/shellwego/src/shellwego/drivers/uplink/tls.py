@@ -2,7 +2,7 @@
 
 Each call may be made twice without harm, and that is used: a server that does not answer within a moment gets a rival. The
 same call goes to the next server, and the first answer counts. So a server that is paused costs a second, and nobody has to
-guess how long one that is only busy may take.
+guess how long one that is only busy may take. Where all are busy, rivals would make it worse; so there are few of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import aiohttp
 from shellwego.core.assignments import Assignments, NodeReport, Registration, SecretsRequest, SecretValues
 from shellwego.core.errors import ShellWeGoError, UnavailableError
 from shellwego.core.routing import EdgeReport, RouteTable
-from shellwego.drivers.uplink.rota import Rota
+from shellwego.drivers.uplink.rota import Rivals, Rota
 from shellwego.wire import uplink
 from shellwego.wire.codec import decode, encode
 from shellwego.wire.tls import SERVER_NAME, Credentials, client_context, expires_at
@@ -61,6 +61,7 @@ class UplinkChannel:
         self._credentials = credentials
         self._shown: Credentials | None = None
         self._context: ssl.SSLContext | None = None
+        self._rivals = Rivals()
         self._rival_s = rival_s
         self._call_s = call_s
         self._session: aiohttp.ClientSession | None = None
@@ -76,15 +77,16 @@ class UplinkChannel:
         decode(type(asked), body)  # what is wrong stays here
         tries: set[asyncio.Task[A]] = set()
         trouble: ShellWeGoError = UnavailableError("uplink-unavailable", "this node knows no server")
-        urls = self._rota.order(_now())
+        urls, moved_on = self._rota.order(_now()), False
         try:
             async with asyncio.timeout(self._call_s):
                 while urls or tries:
-                    if urls:
+                    if urls and (not tries or moved_on or self._rivals.take(_now())):
                         tries.add(asyncio.create_task(self._try(urls.pop(0), method, body, answer)))
                     done, tries = await asyncio.wait(
                         tries, timeout=self._rival_s if urls else None, return_when=asyncio.FIRST_COMPLETED
                     )
+                    moved_on = bool(done)
                     for task in done:
                         error = task.exception()
                         if not isinstance(error, UnavailableError):
