@@ -24,6 +24,7 @@ class TestPlasmaEngine(EngineContract):
                 disk_dir=tmp_path,
                 version="test",
                 confinement=lambda: "none",
+                connect=rig.parts.network.connect,
             )
             await engine.start()
             return EngineUnderTest(engine, rig.sample.digest)

@@ -9,6 +9,7 @@ import pytest
 
 from shellwego.control.nodes import MAX_INSTANCES, MAX_LOG_LINES, Nodes
 from shellwego.control.sealing import Sealer
+from shellwego.control.unit import Unit
 from shellwego.core.assignments import NodeReport, Registration
 from shellwego.core.errors import ForbiddenError, InvalidError
 from shellwego.core.instances import Desired, Instance, Observed, Phase
@@ -135,6 +136,21 @@ NOT_OF_A_VM = [
 async def test_an_address_that_no_vm_can_have_never_reaches_the_routes(node: Reporter, address: str) -> None:
     seen = await node.say(healthy(address))
     assert (seen.phase, seen.observed.address) == (Phase.ASSIGNED, "")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [*NOT_OF_A_VM, "10.64.32.9", "192.0.2.9", "10.0.0.5", "unix:/run/shellwego/abc/vm/abcdefghijkl/http.sock"],
+)
+async def test_a_node_that_joined_can_lead_the_edges_to_its_own_vms_only(node: Reporter, address: str) -> None:
+    def join(unit: Unit) -> None:
+        joined = unit.tx.nodes.get(node.node_id)
+        assert joined is not None
+        unit.tx.nodes.update(replace(joined, subnet="10.64.16.0/20"))
+
+    await node.world.control.commit(join)
+    assert (await node.say(healthy(address))).observed.address == ""
+    assert (await node.say(healthy("10.64.16.9"))).observed.address == "10.64.16.9"
 
 
 async def test_what_a_node_says_is_bounded(node: Reporter) -> None:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
 
 from shellwego.agent.checks import Checker
+from shellwego.agent.peers import Peers
 from shellwego.agent.probes import HostProber, Prober
 from shellwego.agent.reconciler import Reconciler
 from shellwego.agent.report import Reports
@@ -73,9 +74,12 @@ class Agent:
         state_dir: Path,
         prober: Prober | None = None,
         offer: Offer = WHOLE,
+        address: str = "",
     ) -> None:
+        """`address`: by which other hosts reach this one; empty where there are none."""
         self._engine = engine
         self._offer = offer
+        self._address = address
         self._uplink = uplink
         self._listener = listener
         self._bus = bus
@@ -83,6 +87,7 @@ class Agent:
         self._name = name
         self._signals = _Signals()
         self._state = NodeState(state_dir)
+        self._peers = Peers(engine, self._state, clock)
         self._known = asyncio.Event()
         self._checker = Checker(clock, prober or HostProber(engine), self._signals.look.set)
         secrets = SecretKeeper(uplink, lambda: (self._state.node_id, self._state.epoch))
@@ -103,6 +108,7 @@ class Agent:
     async def run(self) -> None:
         """Adopt what runs, register, then serve; a node that the control plane forgot registers anew."""
         try:
+            await self._peers.restore()
             await self._engine.start()
             while True:
                 await self._register()
@@ -170,7 +176,7 @@ class Agent:
         )
 
     async def _facts(self) -> NodeFacts:
-        return self._offer.of(await self._engine.facts())
+        return replace(self._offer.of(await self._engine.facts()), address=self._address)
 
     async def _listen(self) -> None:
         async with self._bus.subscribe(subjects.assignments(self.node_id)) as hints:
@@ -180,7 +186,9 @@ class Agent:
     async def _fetch(self) -> None:
         await wait_any(self._clock, LOOK_AGAIN_S, self._signals.fetch.wait())
         self._signals.fetch.clear()
-        self._accept(await self._uplink.assignments(self.node_id))
+        assignments = await self._uplink.assignments(self.node_id)
+        if self._accept(assignments):
+            await self._peers.follow(assignments.peers)
 
     def _accept(self, assignments: Assignments) -> bool:
         """Take assignments over, unless they are of an older epoch: then somebody speaks who was judged lost."""

@@ -1,4 +1,4 @@
-"""What an agent must still know after a restart: who it is, the highest epoch it saw, and numbers it has not used.
+"""What an agent must still know after a restart: who it is, the highest epoch it saw, its peers, and numbers not used yet.
 
 The control plane ignores reports whose sequence is not above the last one, and a node has no clock that it may send. So the
 sequence goes on from a limit on disk: numbers are reserved in blocks before the first of a block is used, and a restart
@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from shellwego.core.errors import InvalidError
+from shellwego.core.peers import PeerNode
 
 BLOCK = 10_000
 
@@ -23,6 +24,7 @@ class _Stored:
     node_id: str = ""
     epoch: int = 0
     sequence_limit: int = 0
+    peers: tuple[PeerNode, ...] = ()
 
 
 class NodeState:
@@ -47,6 +49,16 @@ class NodeState:
     def epoch(self) -> int:
         """The highest seen."""
         return self._stored.epoch
+
+    @property
+    def peers(self) -> tuple[PeerNode, ...]:
+        """The nodes with a way from here, as they were told last."""
+        return self._stored.peers
+
+    def keep_peers(self, peers: tuple[PeerNode, ...]) -> None:
+        """Note those that were told; on disk at once."""
+        if peers != self.peers:
+            self._save(replace(self._stored, peers=peers))
 
     def accept(self, node_id: str, epoch: int) -> bool:
         """Take over a message's id and epoch, on disk before it is acted upon. False: it is of an older epoch."""

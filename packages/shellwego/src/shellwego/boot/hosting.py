@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import IPv4Network
+from urllib.parse import urlsplit
 
 from shellwego.boot.preflight import Installation, directory
 from shellwego.boot.settings import UpSettings
@@ -23,6 +27,16 @@ def engine_site(settings: UpSettings, installation: Installation, subnet: str = 
         image_budget=settings.image_budget,
         subnet=IPv4Network(subnet) if subnet else None,
     )
+
+
+def address_towards(urls: Iterable[str]) -> str:
+    """The address of this host on its way to the first of these that it knows a way to; empty where there is none. Nothing
+    is sent."""
+    for parts in map(urlsplit, urls):
+        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+            way.connect((parts.hostname or "", parts.port or 443))
+            return str(way.getsockname()[0])
+    return ""
 
 
 def edge_settings(name: str, installation: Installation) -> EdgeSettings:

@@ -71,6 +71,7 @@ def _of_a_joined_host(directory: str, data_dir: str) -> Callable[[F], F]:
 
 @click.command(context_settings=_HELP)
 @_of_a_joined_host("/etc/shellwego/node", AGENT_DATA)
+@click.option("--address", metavar="IP", help="By which other hosts reach this one. [as on the way to the server]")
 @click.option("--preboot", type=int, metavar="N", help="Boot up to N guests ahead; new microVMs begin as copies. [0]")
 @click.option("--image-budget", metavar="SIZE", help="Built images beyond it go, the longest unused first. [never]")
 @click.option("--keep-vms", is_flag=True, default=None, help="Leave VMs running when the agent ends.")

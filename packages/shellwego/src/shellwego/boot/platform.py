@@ -84,6 +84,7 @@ class Platform:
                 name=NODE,
                 state_dir=directory(self.installation, "agent"),
                 offer=self.settings.offer,
+                address=self.settings.host_address,
             )
             plane = await open_control_plane(base, link, api_socket, EitherStreams(links, streams), links)
             parts = {"agent": agent.run(), "edge": edge.run(), **plane.parts, "helper": link.gone()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from shellwego.agent.daemon import Agent
-from shellwego.boot.hosting import edge_settings, engine_site
+from shellwego.boot.hosting import address_towards, edge_settings, engine_site
 from shellwego.boot.membership import Membership
 from shellwego.boot.nodedir import Joined
 from shellwego.boot.preflight import Installation, directory
@@ -64,6 +64,7 @@ class Remote:
                 clock=wires.clock,
                 name=member.name,
                 state_dir=directory(self.installation, f"agent-{member.id}"),
+                address=self.settings.address or address_towards(member.servers),
             )
             parts = {"agent": agent.run(), **self._kept(wires), "helper": link.gone()}
             vms = "microVMs go on running" if keep else "microVMs are stopped first"

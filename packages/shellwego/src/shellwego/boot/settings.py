@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from shellwego.core.egress import Network, parse_networks
 from shellwego.core.errors import InvalidError
 from shellwego.core.nodes import CPU_OVERCOMMIT, DISK_OVERCOMMIT, MAX_OVERCOMMIT, Offer
+from shellwego.core.peers import is_host_address
 
 CONFIG_FILE = Path("/etc/shellwego/config.toml")
 MAX_PREBOOT = 64
@@ -47,6 +48,9 @@ class UpSettings:
     node_urls: tuple[str, ...] = ()
     """Under which addresses they reach the servers of this platform, such as `https://one.example:7081`; empty: as this
     host is called, and only the one they joined at is used."""
+    address: str = ""
+    """IPv4 address by which other hosts of the platform reach this one. Empty: see `host_address`; an agent takes that of
+    its way to the servers."""
     domain: str = "localhost"
     keep_vms: bool = False
     open_organizations: bool = False
@@ -139,6 +143,14 @@ class UpSettings:
         return f"[{host}]:{self.grpc_port}" if ":" in host else f"{host}:{self.grpc_port}"
 
     @property
+    def host_address(self) -> str:
+        """By which other hosts reach this one: as was said, else as it tells them itself; empty where that is no address."""
+        if self.address:
+            return self.address
+        hosts = (urlsplit(url).hostname or "" for url in self.node_addresses)
+        return next(filter(is_host_address, hosts), "")
+
+    @property
     def node_addresses(self) -> tuple[str, ...]:
         """Where a host that joins finds the node port; empty: nowhere."""
         if self.node_urls or not self.node_port:
@@ -173,6 +185,9 @@ def check(settings: UpSettings) -> None:
         raise InvalidError("same-port", "--http-port and --api-port must differ")
     _check_grpc(settings)
     _check_node_port(settings)
+    if settings.address and not is_host_address(settings.address):
+        words = f"--address: {settings.address!r:.60} is not an IPv4 address by which other hosts could reach this one"
+        raise InvalidError("invalid-address", words)
     _ = settings.webhook_networks
     if bool(settings.api_cert) != bool(settings.api_key):
         raise InvalidError("half-tls", "--api-cert and --api-key go together")

@@ -75,6 +75,9 @@ def control_plane_options(command: F) -> F:
 @control_plane_options
 @click.option("--http-port", type=int, help="Port of the edge, where apps are reached. [80]")
 @click.option("--http-listen", metavar="ADDRESS", help="Address of the edge. [127.0.0.1 on localhost, else all]")
+@click.option(
+    "--address", metavar="IP", help="By which other hosts reach this one. [that of --node-url, --node-listen]"
+)
 @click.option("--image-budget", metavar="SIZE", help="Built images beyond it go, the longest unused first. [never]")
 @click.option("--preboot", type=int, metavar="N", help="Boot up to N guests ahead; new microVMs begin as copies. [0]")
 @click.option("--cpu-overcommit", type=int, metavar="N", help="Promise the host's CPUs N times over. [16]")

@@ -21,6 +21,7 @@ from shellwego.control.facts import releases_of
 from shellwego.control.images import doubt_image
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.nodeadmin import wake_waiting
+from shellwego.control.peers import PeerBook
 from shellwego.control.sealing import Sealer
 from shellwego.control.sleep import give_up_sleep
 from shellwego.control.unit import Control, Unit
@@ -50,6 +51,7 @@ from shellwego.core.instances import (
 )
 from shellwego.core.liveness import BEAT_S, come_up
 from shellwego.core.nodes import MAX_OVERCOMMIT, Node, NodeFacts, NodeHealth, steady
+from shellwego.core.peers import is_host_address
 from shellwego.core.routes import service_port
 from shellwego.core.subnets import is_subnet
 from shellwego.core.tenancy import Project
@@ -85,12 +87,16 @@ class Nodes:
     def __init__(self, control: Control, sealer: Sealer) -> None:
         self._control = control
         self._delivery = Delivery(control, sealer)
+        self._peers = PeerBook(control.clock)
 
     async def register(self, registration: Registration) -> Assignments:
         return await self._control.commit(lambda unit: register(unit, registration))
 
     async def assignments(self, node_id: str) -> Assignments:
-        return await self._control.read(lambda tx: assignments(tx, node_id))
+        def work(tx: Transaction) -> Assignments:
+            return replace(assignments(tx, node_id), peers=self._peers.of(tx, node_id))
+
+        return await self._control.read(work)
 
     async def report(self, report: NodeReport) -> int:
         return await self._control.commit(lambda unit: accept(unit, report))
@@ -239,7 +245,7 @@ def accept(unit: Unit, report: NodeReport) -> int:
     for instance_id, observed in report.instances.items():
         instance = unit.tx.instances.get(instance_id)
         if instance is not None and instance.node_id == node.id and instance.live:
-            _observe(unit, instance, replace(observed, epoch=report.epoch, sequence=report.sequence))
+            _observe(unit, node, instance, replace(observed, epoch=report.epoch, sequence=report.sequence))
     _hear(unit, node, _bounded_facts(report.facts))
     return node.epoch
 
@@ -258,11 +264,11 @@ def _hear(unit: Unit, node: Node, facts: NodeFacts) -> None:
         wake_waiting(unit)
 
 
-def _observe(unit: Unit, instance: Instance, observed: Observed) -> None:
+def _observe(unit: Unit, node: Node, instance: Instance, observed: Observed) -> None:
     before = instance.observed
     if (observed.epoch, observed.sequence) <= (before.epoch, before.sequence):
         return
-    if not _is_vm_address(observed.address):
+    if not _is_vm_address(observed.address, node):
         _log.warning("report.address_refused", instance=instance.id, address=observed.address[:64])
         return
     if observed.phase not in _REPORTABLE or not _may_follow(instance.phase, observed.phase):
@@ -322,14 +328,17 @@ def _bounded(observed: Observed) -> Observed:
     )
 
 
-def _is_vm_address(text: str) -> bool:
-    """None, or one that a VM can have: the edge will send requests to it. So no socket but a VM's own is one."""
-    if not text or _VM_SOCKET.fullmatch(text):
+def _is_vm_address(text: str, node: Node) -> bool:
+    """None, or one that a VM of this node can have: edges will send requests to it. A node that joined has its own subnet,
+    and VMs that are reached by addresses only; on the platform's own host no socket is one but a VM's own."""
+    if not text or (_VM_SOCKET.fullmatch(text) and not node.subnet):
         return True
     try:
         address = ipaddress.IPv4Address(text)
     except ValueError:
         return False
+    if node.subnet:
+        return address in ipaddress.IPv4Network(node.subnet)
     return not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified)
 
 
@@ -347,6 +356,7 @@ def _bounded_facts(facts: NodeFacts) -> NodeFacts:
         backends=facts.backends[:16],
         warnings=_texts(facts.warnings),
         subnet=facts.subnet if is_subnet(facts.subnet) else "",
+        address=facts.address if is_host_address(facts.address) else "",
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from shellwego.core.apps import Check, RestartPolicy
 from shellwego.core.instances import Observed
 from shellwego.core.nodes import NodeFacts
+from shellwego.core.peers import PeerNode
 from shellwego.core.sensitive import Sensitive
 
 
@@ -60,6 +61,8 @@ class Assignments:
     node_id: str
     epoch: int
     items: tuple[Assignment, ...] = ()
+    peers: tuple[PeerNode, ...] = ()
+    """The nodes to which there is a way from this one, and which may open connections to its VMs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,6 +100,8 @@ class NodeFacts:
     """What is weaker here than it should be, in plain words (emulated CPU, no cgroups)."""
     subnet: str = ""
     """Of its VMs; empty: it does not tell."""
+    address: str = ""
+    """By which other hosts reach it; empty: it does not tell."""
     disk_free_bytes: int | None = None
     """What disks may have now; None: it does not tell, all of `disk_bytes`."""
     cpu_overcommit: int = CPU_OVERCOMMIT

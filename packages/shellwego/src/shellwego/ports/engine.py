@@ -6,12 +6,13 @@ they are done. All are idempotent by VM id.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from shellwego.core.assignments import Workload
 from shellwego.core.nodes import NodeFacts
+from shellwego.core.peers import PeerNode
 from shellwego.core.sensitive import Sensitive
 from shellwego.core.vms import VmPhase, VmUsage, VmView
 from shellwego.ports.streams import StreamRequest
@@ -60,6 +61,10 @@ class ExecChannel(Protocol):
 
 class Engine(Protocol):
     """Raises core errors: `NotFoundError` (no such VM), `ConflictError` (not running), `UnavailableError`."""
+
+    async def connect(self, peers: Sequence[PeerNode]) -> tuple[PeerNode, ...]:
+        """Have a way to the VMs of these nodes, and let them, and no others, open connections to VMs here. Returns those
+        that this host has no way to. Before the start they are only noted, so that nobody is shut out by a restart."""
 
     async def start(self) -> None:
         """Adopt what runs, sweep what carries our names and is not ours, begin to watch."""

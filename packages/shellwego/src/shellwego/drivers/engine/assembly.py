@@ -85,6 +85,7 @@ async def open_plasma(
         backends=lambda: tuple(_backend(status) for status in engine.parts.registry.statuses()),
         disk_dir=engine.disk_dir,
         subnet=str(engine.subnet),
+        connect=engine.parts.network.connect,
         version=version,
         confinement=lambda: link.confinement,
         processes=lambda: tuple(ProcessId(pid, start_time) for pid, start_time in edge_processes()),

@@ -7,11 +7,12 @@ else runs until it is stopped. `boot_s` of virtual time pass between an order an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError
 from shellwego.core.nodes import Backend, NodeFacts
+from shellwego.core.peers import PeerNode
 from shellwego.ports.clock import Clock
 from shellwego.ports.engine import ExecChannel, ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmUsage, VmView
 from shellwego.ports.streams import StreamKind, StreamRequest
@@ -140,10 +141,15 @@ class MemoryEngine:
         self._vms: dict[str, _MemoryVm] = {}
         self._wake = asyncio.Event()
         self._addresses = 1
+        self.peers: tuple[PeerNode, ...] = ()
         self.boots_fail_with = ""
         """While set, each boot fails with this reason."""
         self.sleep_fails_with: ShellWeGoError | None = None
         """While set, each suspend and resume fails so."""
+
+    async def connect(self, peers: Sequence[PeerNode]) -> tuple[PeerNode, ...]:
+        self.peers = tuple(peers)
+        return ()
 
     async def start(self) -> None:
         self._notify()

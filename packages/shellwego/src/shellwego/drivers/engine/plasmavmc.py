@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from plasmavmc import errors as engine_errors
 from plasmavmc import types
 from plasmavmc.guest.api import ExecExit, ExecSession
 from plasmavmc.host import capacity
-from plasmavmc.host.operations import ProcessId
+from plasmavmc.host.operations import Peer, ProcessId
 from plasmavmc.manager import VmManager
 from plasmavmc.server.assembly import Probe, Upkeep
 from plasmavmc.states import VmState
@@ -33,6 +34,7 @@ from plasmavmc.types import (
 )
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.nodes import Backend, NodeFacts
+from shellwego.core.peers import PeerNode
 from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmUsage, VmView
 from shellwego.ports.streams import StreamKind, StreamRequest
 
@@ -186,6 +188,7 @@ class PlasmaEngine:
         disk_dir: Path,
         version: str,
         confinement: Callable[[], str],
+        connect: Callable[[Sequence[Peer]], Awaitable[tuple[Peer, ...]]],
         subnet: str = "",
         probe: Probe | None = None,
         upkeep: Upkeep | None = None,
@@ -200,9 +203,15 @@ class PlasmaEngine:
         self._disk_dir = disk_dir
         self._version = version
         self._confinement = confinement
+        self._connect = connect
         self._subnet = subnet
         self._seen = -1
         self._stops: dict[str, asyncio.Task[Vm]] = {}
+
+    async def connect(self, peers: Sequence[PeerNode]) -> tuple[PeerNode, ...]:
+        wanted = {Peer(IPv4Network(peer.subnet), IPv4Address(peer.address)): peer for peer in peers}
+        with translated():
+            return tuple(wanted[peer] for peer in await self._connect(tuple(wanted)))
 
     async def start(self) -> None:
         with translated():
