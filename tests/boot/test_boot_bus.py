@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from shellwego.core.sensitive import Sensitive
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.busaccess.authority import parse_authority
 from shellwego.drivers.clock.system import SystemClock
+from shellwego.ports.bus import Hint
+from tests.contract.nats_server import running_nats
 
 NOW = 1_700_000_000.0
 
@@ -115,6 +118,18 @@ def test_an_authority_that_others_can_read_or_that_is_not_there_is_refused(
     with pytest.raises(InvalidError) as refused:
         read_authority(UpSettings(bus_authority_file=path))
     assert refused.value.code == code
+
+
+@pytest.mark.real
+async def test_with_an_authority_hints_go_over_nats() -> None:
+    with running_nats() as server:
+        settings = UpSettings(bus_authority_file=server.directory / "authority.json")
+        one, other = [await open_bus(read_authority(settings), SystemClock()) for _ in range(2)]
+        async with other.subscribe("routes") as hints, asyncio.timeout(30):
+            await one.publish("routes")
+            assert await anext(hints) == Hint("routes")
+        await one.close()
+        await other.close()
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"operator":"x","account":"y","system":"z"}'])

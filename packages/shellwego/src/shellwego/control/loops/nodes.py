@@ -80,6 +80,6 @@ def _lose_instances(unit: Unit, node: Node) -> None:
     unit.hint(subjects.assignments(node.id))
 
 
-async def run(control: Control, *, holder: str | Leases = "local", terms: Terms = DEFAULT_TERMS) -> None:
-    """The loop of this control plane; `holder` is what it holds, or its name among several. Runs until cancelled."""
+async def run(control: Control, *, holder: str | Leases = "", terms: Terms = DEFAULT_TERMS) -> None:
+    """The loop of this control plane; `holder`: as for `run_leased`. Runs until cancelled."""
     await run_leased(control, "nodes", holder, lambda fenced: lambda: NodesLoop(fenced, terms).run())
