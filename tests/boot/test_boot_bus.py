@@ -11,7 +11,9 @@ from click.testing import CliRunner
 
 from shellwego.boot import up
 from shellwego.boot.bus import open_bus, read_authority
+from shellwego.boot.buschecks import check_bus
 from shellwego.boot.businit import bus, make_bus
+from shellwego.boot.findings import State
 from shellwego.boot.settings import UpSettings, config_file_values
 from shellwego.boot.up import up_settings
 from shellwego.core.errors import ConflictError, InvalidError
@@ -20,7 +22,7 @@ from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.busaccess.authority import parse_authority
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.ports.bus import Hint
-from tests.contract.nats_server import running_nats
+from tests.contract.nats_server import made_nats, running_nats
 
 NOW = 1_700_000_000.0
 
@@ -130,6 +132,23 @@ async def test_with_an_authority_hints_go_over_nats() -> None:
             assert await anext(hints) == Hint("routes")
         await one.close()
         await other.close()
+
+
+def test_the_doctor_says_that_hints_stay_in_the_process_or_that_the_authority_is_not_to_be_had(tmp_path: Path) -> None:
+    assert check_bus(UpSettings()).state is State.OK
+    assert check_bus(UpSettings(bus_authority_file=tmp_path / "none")).state is State.FAIL
+
+
+@pytest.mark.real
+def test_the_doctor_says_whether_the_bus_answers() -> None:
+    with made_nats() as server:
+        settings = UpSettings(bus_authority_file=server.directory / "authority.json")
+        away = check_bus(settings)
+        server.start()
+        found = check_bus(settings)
+    assert (away.state, found.state) == (State.WARN, State.OK)
+    assert f"tls://127.0.0.1:{server.port}" in away.message
+    assert "NATS 2" in found.message
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"operator":"x","account":"y","system":"z"}'])
