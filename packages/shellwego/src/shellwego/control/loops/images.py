@@ -41,8 +41,8 @@ _LOOK_AGAIN_S = 5.0
 _log = structlog.get_logger(__name__)
 
 
-async def run(control: Control, work: ImageWork, *, holder: str | Leases = "local") -> None:
-    """The loop of this control plane; `holder` is what it holds, or its name among several. Runs until cancelled."""
+async def run(control: Control, work: ImageWork, *, holder: str | Leases = "") -> None:
+    """The loop of this control plane; `holder`: as for `run_leased`. Runs until cancelled."""
     await run_leased(control, "images", holder, lambda fenced: lambda: ImagesLoop(fenced, work).run())
 
 

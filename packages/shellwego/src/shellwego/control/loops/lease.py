@@ -115,7 +115,9 @@ class Leases:
         self._asked.clear()
         ids = tuple(self._wanted)
         try:
-            free, wait_s = await self.control.read(lambda tx: _look(tx, ids, self.holder))
+            free, wait_s = True, 0.0
+            if not self._holds_all():
+                free, wait_s = await self.control.read(lambda tx: _look(tx, ids, self.holder))
             if free:
                 await self.claim()
         except ShellWeGoError as error:
@@ -125,6 +127,10 @@ class Leases:
         if trouble := self._troubles.passed("claim", self.control.clock.monotonic()):
             _log.info("loop.works_again", after="loop.lease_claim_failed", **trouble.fields)
         return RENEW_S if free else min(wait_s + _SOON_S, RENEW_S)
+
+    def _holds_all(self) -> bool:
+        now = self.control.clock.monotonic()
+        return all(claim.until > now for claim in self._wanted.values())
 
     async def _release(self) -> None:
         ids = tuple(self._wanted)
@@ -229,13 +235,16 @@ class _Lost(Exception):
 
 
 async def run_leased(control: Control, loop: str, holder: str | Leases, work: Callable[[Control], Work]) -> None:
-    """Run a loop under its lease until cancelled. `work` gets what it writes by. `holder` is what the server holds, or its
-    name, where this loop is all that it runs."""
+    """Run a loop under its lease until cancelled. `work` gets what it writes by.
+
+    `holder` is what the server holds, for all its loops together; or the server's name, where this loop is all that it runs;
+    or nothing, which stands for a name that nobody else has.
+    """
     if isinstance(holder, Leases):
         lease = holder.of(loop)
         await lease.run(work(lease.fenced))
         return
-    leases = Leases(control, holder)
+    leases = Leases(control, holder or control.clock.new_id("srv"))
     lease = leases.of(loop)
     async with asyncio.TaskGroup() as both:
         both.create_task(leases.run())

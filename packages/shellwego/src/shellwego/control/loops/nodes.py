@@ -98,6 +98,6 @@ def settle(unit: Unit, seen: Node) -> None:
     wake_waiting(unit)
 
 
-async def run(control: Control, *, holder: str | Leases = "local", terms: Terms = DEFAULT_TERMS) -> None:
-    """The loop of this control plane; `holder` is what it holds, or its name among several. Runs until cancelled."""
+async def run(control: Control, *, holder: str | Leases = "", terms: Terms = DEFAULT_TERMS) -> None:
+    """The loop of this control plane; `holder`: as for `run_leased`. Runs until cancelled."""
     await run_leased(control, "nodes", holder, lambda fenced: lambda: NodesLoop(fenced, terms).run())

@@ -31,8 +31,8 @@ COUNTER = "events"
 _log = structlog.get_logger(__name__)
 
 
-async def run(control: Control, *, holder: str | Leases = "local") -> None:
-    """The relay of this control plane; `holder` is what it holds, or its name among several. Runs until cancelled."""
+async def run(control: Control, *, holder: str | Leases = "") -> None:
+    """The relay of this control plane; `holder`: as for `run_leased`. Runs until cancelled."""
     await run_leased(control, "outbox", holder, lambda fenced: lambda: relay_forever(fenced))
 
 

@@ -61,8 +61,8 @@ async def prune(control: Control, retention: Retention) -> None:
         pass
 
 
-async def run(control: Control, retention: Retention = DEFAULT, *, holder: str | Leases = "local") -> None:
-    """Prune at start and on a timer, while the lease is held. Runs until cancelled."""
+async def run(control: Control, retention: Retention = DEFAULT, *, holder: str | Leases = "") -> None:
+    """Prune at start and on a timer; `holder`: as for `run_leased`. Runs until cancelled."""
 
     async def work(fenced: Control) -> None:
         while True:

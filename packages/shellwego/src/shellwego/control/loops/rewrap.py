@@ -30,8 +30,8 @@ LOOK_AGAIN_S = 60.0
 _log = structlog.get_logger(__name__)
 
 
-async def run(control: Control, sealer: Sealer, *, holder: str | Leases = "local") -> None:
-    """The loop of this control plane; `holder` is what it holds, or its name among several. Runs until cancelled."""
+async def run(control: Control, sealer: Sealer, *, holder: str | Leases = "") -> None:
+    """The loop of this control plane; `holder`: as for `run_leased`. Runs until cancelled."""
     await run_leased(control, "rewrap", holder, lambda fenced: Rewrapper(fenced, sealer).run)
 
 

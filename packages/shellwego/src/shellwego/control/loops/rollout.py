@@ -208,6 +208,6 @@ def busy_apps(tx: Transaction) -> set[str]:
     return busy | {app.id for app in tx.apps.select(eq("deleting", True))}
 
 
-async def run(control: Control, *, holder: str | Leases = "local") -> None:
-    """The loop of this control plane; `holder` is what it holds, or its name among several. Runs until cancelled."""
+async def run(control: Control, *, holder: str | Leases = "") -> None:
+    """The loop of this control plane; `holder`: as for `run_leased`. Runs until cancelled."""
     await run_leased(control, "rollout", holder, lambda fenced: RolloutLoop(fenced).run)

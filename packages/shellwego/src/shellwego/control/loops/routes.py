@@ -109,6 +109,6 @@ def _leaving(tx: Transaction, app_id: str) -> list[Instance]:
     return [instance for instance in leaving if instance.unrouted_version is None]
 
 
-async def run(control: Control, *, holder: str | Leases = "local") -> None:
-    """The loop of this control plane; `holder` is what it holds, or its name among several. Runs until cancelled."""
+async def run(control: Control, *, holder: str | Leases = "") -> None:
+    """The loop of this control plane; `holder`: as for `run_leased`. Runs until cancelled."""
     await run_leased(control, "routes", holder, lambda fenced: lambda: RoutesLoop(fenced).run())

@@ -107,6 +107,6 @@ class WebhooksLoop:
             _log.warning("webhooks.failed", reason=error.message, **trouble.fields)
 
 
-async def run(control: Control, sender: Sender, sealer: Sealer, *, holder: str | Leases = "local") -> None:
-    """The loop of this control plane; `holder` is what it holds, or its name among several. Runs until cancelled."""
+async def run(control: Control, sender: Sender, sealer: Sealer, *, holder: str | Leases = "") -> None:
+    """The loop of this control plane; `holder`: as for `run_leased`. Runs until cancelled."""
     await run_leased(control, "webhooks", holder, lambda fenced: lambda: WebhooksLoop(fenced, sender, sealer).run())
