@@ -15,6 +15,7 @@ from plasmavmc import errors as engine
 from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.limits import ImageLimits
 from plasmavmc.images.pull import pull
+from plasmavmc.images.store import ImageStore
 from shellwego.api.uplink import blobs
 from shellwego.control.nodeimages import NodeImages
 from shellwego.control.unit import Control
@@ -120,6 +121,12 @@ async def test_an_image_is_pulled_whole_and_verified(world: World) -> None:
     await world.pull(world.ports[0])
     assert world.store.has_image(world.mine)
     assert await world.store.check(world.mine)
+
+
+@pytest.mark.real
+async def test_a_node_builds_from_what_it_pulls(world: World, tmp_path: Path) -> None:
+    source = PulledBlobs(world.downloads(*world.ports).blob)
+    assert (await ImageStore(tmp_path / "images").ensure(world.mine, source)).size_bytes > 0
 
 
 @pytest.mark.parametrize("which", ["another image", "nothing", "a layer of another image"])
