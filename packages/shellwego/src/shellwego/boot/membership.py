@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -19,7 +20,6 @@ from shellwego.boot.nodedir import Joined
 from shellwego.control.certificates import certificate_request
 from shellwego.core.errors import ShellWeGoError
 from shellwego.core.joins import RENEW_S, CertificateAnswer
-from shellwego.drivers.uplink.tls import UplinkChannel
 from shellwego.ports.clock import Clock
 from shellwego.wire.tls import Credentials, expires_at
 from shellwego.wire.uplink import Method, RenewCall
@@ -29,6 +29,12 @@ RETRY_S = 60.0
 FILE = "certificate.json"
 
 log = structlog.get_logger("shellwego.boot")
+
+
+class Renewals(Protocol):
+    """The way to the servers; an `UplinkChannel` is one."""
+
+    async def call(self, method: str, asked: object, answer: type[CertificateAnswer]) -> CertificateAnswer: ...
 
 
 class Membership:
@@ -45,7 +51,7 @@ class Membership:
         """As of now."""
         return self._credentials
 
-    async def keep(self, channel: UplinkChannel) -> None:
+    async def keep(self, channel: Renewals) -> None:
         """Have the certificate renewed in time, until cancelled. Once at each start too, so that a node that is started
         anew has a certificate of the newest authority."""
         while True:
@@ -58,8 +64,8 @@ class Membership:
                 pause = RETRY_S
             await self._clock.sleep(pause)
 
-    async def renew(self, channel: UplinkChannel) -> None:
-        """Get another certificate for the same key; raises as `UplinkChannel.call`."""
+    async def renew(self, channel: Renewals) -> None:
+        """Get another certificate for the same key; raises as its call."""
         key = load_pem_private_key(self._key.reveal(), password=None)
         assert isinstance(key, EllipticCurvePrivateKey)  # noqa: S101 - `nodedir` made it
         answer = await channel.call(Method.RENEW, RenewCall(request=certificate_request(key)), CertificateAnswer)
