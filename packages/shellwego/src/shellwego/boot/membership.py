@@ -6,7 +6,6 @@ stays what it was, and is held in memory.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from shellwego.boot.files import replace_file
 from shellwego.boot.nodedir import Joined
 from shellwego.control.certificates import certificate_request
 from shellwego.core.errors import ShellWeGoError
@@ -71,7 +71,7 @@ class Membership:
         answer = await channel.call(Method.RENEW, RenewCall(request=certificate_request(key)), CertificateAnswer)
         fresh = self._shown(answer)
         _ = expires_at(fresh)  # raises where it is none
-        self._store(answer)
+        replace_file(self._path, msgspec.json.encode(answer))
         self._credentials, self._asked = fresh, True
 
     def _shown(self, answer: CertificateAnswer) -> Credentials:
@@ -89,15 +89,6 @@ class Membership:
         except (OSError, ValueError):
             return None
         return found if isinstance(key, EllipticCurvePrivateKey) and key.public_key() == theirs else None
-
-    def _store(self, answer: CertificateAnswer) -> None:
-        fresh = self._path.with_suffix(".new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(msgspec.json.encode(answer))
-            stream.flush()
-            os.fsync(descriptor)
-        fresh.replace(self._path)
 
 
 def _newer(first: Credentials, other: Credentials | None) -> Credentials:
