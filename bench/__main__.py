@@ -19,6 +19,7 @@ MODULES = {
     "p9": "bench.p9_api",
     "p10": "bench.p10_edge",
     "p13": "bench.p13_idle",
+    "p14": "bench.p14_failover",
     "p17": "bench.p17_cli",
     "store": "bench.store",
     "wasm": "bench.wasm",

@@ -36,6 +36,8 @@ OF_ACCESS: dict[str, Any] = {
     "confirm_totp": {"code": "123456"},
     "disable_totp": {},
     "update_user_of_platform": {"disabled": True},
+    "update_node": {"labels": {"disk": "ssd", "gpu": None}, "region": "eu", "zone": "a"},
+    "drain_node": {"deadline": 600, "force": True, "parallel": 4},
     "create_organization": {"name": "fresh"},
     "rename_organization": {"name": "fresh"},
     "create_project": {"name": "fresh"},

@@ -110,7 +110,9 @@ OWN = frozenset(
 """Operations about the caller himself: everybody may, a token's scopes aside."""
 PLATFORM = frozenset(
     {
-        *("metrics", "list_nodes", "get_node", "cordon_node", "uncordon_node", "create_organization"),
+        *("metrics", "list_nodes", "get_node", "cordon_node", "uncordon_node", "drain_node"),
+        *("update_node", "remove_node", "get_rebalance", "begin_rebalance", "cancel_rebalance"),
+        "create_organization",
         *("list_users", "get_user_of_platform", "update_user_of_platform"),
         *("list_master_keys", "rotate_master_key", "retire_master_key"),
         *("create_join_token", "list_join_tokens", "revoke_join_token", "list_node_keys", "revoke_node_key"),

@@ -64,12 +64,15 @@ async def test_nodes_are_told_and_cordoned(world: GrpcWorld) -> None:
         assert (await client.nodes.uncordon(node.id)).scheduling is Scheduling.OPEN
         await watching.aclose()
         assert [each.id async for each in client.nodes.list_nodes()] == [node.id]
-        with pytest.raises(ConflictError, match="drain"):
-            await client.nodes.drain(node.id)
+        assert (await client.nodes.drain(node.id, deadline_s=1)).scheduling is Scheduling.DRAINING
         with pytest.raises(NotFoundError):
             await client.nodes.get(f"node_{'0' * 26}")
     events = await world.api.control.read(lambda tx: [each.type for each in tx.events.select()])
-    assert [each for each in events if each.startswith("node.")] == ["node.cordoned", "node.uncordoned"]
+    assert [each for each in events if each.startswith("node.")] == [
+        "node.cordoned",
+        "node.uncordoned",
+        "node.draining",
+    ]
 
 
 async def test_everything_can_be_found_by_reflection_and_all_of_it_is_served(world: GrpcWorld) -> None:

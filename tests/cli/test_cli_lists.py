@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from shellwego.client.generated import (
     AppList,
     AppView,
+    DrainView,
     EnvView,
     EventList,
     EventView,
     InstanceList,
     InstanceView,
+    MoveView,
     NodeView,
     Pagination,
     ProjectView,
+    RebalanceView,
     UsageView,
     UserView,
+    WaitingView,
 )
 from tests.cli.cli_world import HandMadeApi, Machine, view
 
@@ -139,3 +145,71 @@ def test_a_node_is_cordoned_and_opened_again(machine: Machine, api: HandMadeApi)
     for word, state in (("cordon", "cordoned"), ("uncordon", "open")):
         api.answer("POST", f"/v1/nodes/one/actions/{word}", view(NodeView, name="one", scheduling=state))
         assert json.loads(machine.swg("nodes", word, "one", "--json").out)["scheduling"] == state
+
+
+def drained(
+    scheduling: str, left: int = 0, *, reason: str = "drains", overdue: bool = False, **fields: object
+) -> NodeView:
+    waiting = [
+        view(WaitingView, app="shop", process="web", slot=n, instance_id="ins_1", reason=reason) for n in range(left)
+    ]
+    order = view(DrainView, instances_left=left, waiting=waiting, overdue=overdue, **fields)
+    return view(NodeView, id="node_1", name="one", scheduling=scheduling, drain=order if left else None)
+
+
+def test_a_node_is_emptied_to_the_end_or_what_is_left_is_told(
+    machine: Machine, api: HandMadeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shellwego.cli.nodes._POLL_S", 0.01)
+    asked = "/v1/nodes/one/actions/drain"
+    api.answer("POST", asked, drained("draining", 2))
+    api.answer("GET", "/v1/nodes/node_1", drained("draining", 1), drained("drained"))
+    ended = machine.swg("nodes", "drain", "one", "--parallel", "3", "--deadline", "10m", "--force", "--json")
+    assert (ended.code, json.loads(ended.out)["scheduling"]) == (0, "drained")
+    assert json.loads(api.asked[0].body) == {"deadline": 600.0, "force": True, "parallel": 3}
+    assert machine.swg("nodes", "drain", "one", "--detach", "--json").code == 0
+    api.answer("GET", "/v1/nodes/node_1", drained("open"))
+    ended = machine.swg("nodes", "drain", "one")
+    assert (ended.code, "somebody ended the drain" in ended.err) == (1, True)
+    api.answer("GET", "/v1/nodes/node_1", drained("draining", 1, overdue=True))
+    ended = machine.swg("nodes", "drain", "one", "--deadline", "1s")
+    assert (ended.code, "one is not empty at the deadline: 1 left" in ended.err) == (124, True)
+    api.answer("GET", "/v1/nodes/one", drained("draining", 1, reason="no node fits: 1 is draining"))
+    assert "left shop/web.0 (ins_1): no node fits: 1 is draining" in machine.swg("nodes", "show", "one").out
+
+
+def test_a_node_is_labelled_and_removed(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("PATCH", "/v1/nodes/one", view(NodeView, name="one", labels={"disk": "ssd"}))
+    shown = machine.swg("nodes", "label", "one", "disk=ssd", "gpu-", "--zone", "a").out
+    assert "labels       disk=ssd\n" in shown
+    assert json.loads(api.asked[0].body) == {"labels": {"disk": "ssd", "gpu": None}, "zone": "a"}
+    for words in ((), ("disk",), ("disk=a", "disk-")):
+        assert machine.swg("nodes", "label", "one", *words).code == 2
+    api.answer("GET", "/v1/nodes/one", view(NodeView, id="node_1", name="one", instances=2))
+    ended = machine.swg("nodes", "rm", "one", "--force")
+    assert (ended.code, "2 instances that live there are lost. Nobody can be asked" in ended.err) == (2, True)
+    api.answer("DELETE", "/v1/nodes/node_1", None)
+    assert machine.swg("nodes", "rm", "one", "--force", "--yes").code == 0
+    assert api.asked[-1].query == "force=true"
+
+
+def test_moves_are_shown_first_and_made_with_a_yes(
+    machine: Machine, api: HandMadeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shellwego.cli.nodes._POLL_S", 0.01)
+    move = view(
+        MoveView, instance_id="ins_1", app="shop", process="web", slot=0, from_node="a", to_node="b", reason="full"
+    )
+    planned, idle = RebalanceView(moves=[move], queued=0, moving=0), RebalanceView(moves=[], queued=0, moving=0)
+    api.answer("GET", "/v1/rebalance", planned)
+    ended = machine.swg("nodes", "rebalance")
+    assert (ended.code, ended.out.splitlines()[1].split()) == (0, ["ins_1", "shop/web.0", "a", "b", "full"])
+    assert "nothing was moved: add --yes" in ended.err
+    assert {asked.method for asked in api.asked} == {"GET"}
+    api.answer("POST", "/v1/rebalance", RebalanceView(moves=[move], queued=1, moving=0))
+    api.answer("GET", "/v1/rebalance", planned, RebalanceView(moves=[], queued=0, moving=1), idle)
+    ended = machine.swg("nodes", "rebalance", "--yes", "--json")
+    assert (ended.code, json.loads(ended.out)["moves"][0]["reason"]) == (0, "full")
+    assert "nothing would better run elsewhere" in machine.swg("nodes", "rebalance", "--yes").err
+    api.answer("DELETE", "/v1/rebalance", None)
+    assert machine.swg("nodes", "rebalance", "--cancel").code == 0

@@ -11,7 +11,7 @@ from shellwego.core.images import Image, ImageState
 from shellwego.core.instances import Desired, Instance, Observed, Phase
 from shellwego.core.invitations import Invitation
 from shellwego.core.joins import JoinToken, MemberKind, NodeAuthority, NodeKey
-from shellwego.core.nodes import Backend, Node, NodeFacts
+from shellwego.core.nodes import Backend, DrainOrder, Node, NodeFacts, Scheduling
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretRef, SecretVersion
@@ -144,7 +144,19 @@ SAMPLES: dict[str, object] = {
         created_at=1.5,
         phase_since=1.5,
     ),
-    "nodes": Node(id="node_1", name="one", labels={"disk": "ssd"}, facts=FACTS, last_heard_at=1.5, created_at=1.5),
+    "nodes": Node(
+        id="node_1",
+        name="one",
+        labels={"disk": "ssd"},
+        facts=FACTS,
+        scheduling=Scheduling.DRAINING,
+        drain=DrainOrder(since=1.5, deadline=2.5, force=True, parallel=3),
+        last_heard_at=1.5,
+        ready_since=0.5,
+        downs=(0.25, 0.5),
+        flapping_since=0.5,
+        created_at=1.5,
+    ),
     "join_tokens": JoinToken(
         id="jtk_1",
         kind=MemberKind.EDGE,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from shellwego.control.edges import Edges
+from shellwego.control.loops import drains as drains_loop
 from shellwego.control.loops import nodes as nodes_loop
 from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops import routes as routes_loop
@@ -243,7 +244,7 @@ class World:
             self.start_loops()
 
     def start_loops(self) -> None:
-        for loop in (rollout_loop, routes_loop, nodes_loop):
+        for loop in (rollout_loop, routes_loop, nodes_loop, drains_loop):
             self.loops.append(self.spawn(loop.run(self.control)))
 
     async def restart_loops(self) -> None:

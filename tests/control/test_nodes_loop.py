@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shellwego.control.loops.nodes import NodesLoop
+from shellwego.control.scheduling import cordon, uncordon
 from shellwego.core.deployments import DeploymentState
 from shellwego.core.instances import Phase
 from shellwego.core.nodes import Node, NodeHealth
@@ -56,6 +57,29 @@ async def test_its_endpoints_leave_the_routes_first(world: World) -> None:
     dead.silent = True
     await world.clock.until(lambda: node_row(world, dead).health is NodeHealth.DOWN, 10)
     await world.clock.until(lambda: lost.id not in edge.endpoints(), 1)
+
+
+async def test_no_table_has_what_comes_in_their_place_before_one_has_lost_them(world: World) -> None:
+    """Requests are not sent to the dead while others boot."""
+    edge = await world.edge()
+    one, two = await world.node("one"), await world.node("two")
+    await world.change_app(counts={"web": 2})
+    await world.finished(await world.deploy("hello:v1"))
+    await world.clock.until(lambda: len(edge.endpoints()) == 2, 5)
+    before = edge.endpoints()
+    (lost,) = [i.id for i in world.serving() if i.node_id == one.node_id]
+    await world.control.commit(lambda unit: cordon(unit, node_row(world, two)))  # nothing comes in its place yet
+    one.silent = True
+    await world.clock.until(lambda: node_row(world, one).health is NodeHealth.DOWN, 10)
+    began = world.clock.monotonic()
+    await world.clock.until(lambda: edge.endpoints() == before - {lost}, 2)
+    assert world.clock.monotonic() - began <= 0.5, "the dead is gone at once, whatever else boots"
+    await world.control.commit(lambda unit: uncordon(unit, node_row(world, two)))
+    await world.clock.until(lambda: len(edge.endpoints()) == 2, 10)
+    seen = [{e.instance_id for route in table.routes for e in route.endpoints} for table in edge.tables]
+    since = seen[seen.index(before - {lost}) :]
+    assert all(lost not in endpoints for endpoints in since)
+    assert all(endpoints for endpoints in since), "the other one serves throughout"
 
 
 async def test_when_it_returns_the_new_epoch_tells_it_what_to_stop(world: World) -> None:

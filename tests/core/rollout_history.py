@@ -37,9 +37,10 @@ from shellwego.core.deployments import (
     Strategy,
 )
 from shellwego.core.images import ImageState
-from shellwego.core.instances import PHASE_MOVES, Desired, Instance, Observed, OwnerKind, Phase, Sleep
+from shellwego.core.instances import PHASE_MOVES, Desired, Eviction, Instance, Observed, OwnerKind, Phase, Sleep
 from shellwego.core.rollout import RolloutPlan
 from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
+from tests.core import rollout_drains
 from tests.core import rollout_rules as rules
 from tests.core.rollout_parts import (
     ALL,
@@ -84,6 +85,7 @@ class History:
         self.held: dict[str, tuple[int, float | None]] = {}
         """By canary: its step, and since when that held, by our own account."""
         self.down: set[str] = set()
+        self.draining: set[str] = set()
         self.edges = [EdgeSide("e1"), EdgeSide("e2")]
         self.tables: list[frozenset[str]] = [frozenset()]
         self.strategies = ALL
@@ -184,6 +186,16 @@ class History:
         node = NODES[x % 3]
         if not any(i.live and i.node_id == node for i in self.instances.values()):
             self.down.discard(node)
+
+    def _on_drain(self, x: int) -> None:
+        rollout_drains.begin(self, NODES[x % 3])
+
+    def _on_uncordon(self, x: int) -> None:
+        rollout_drains.end(self, NODES[x % 3])
+
+    def _on_force_out(self, x: int) -> None:
+        """The deadline of a drain."""
+        rollout_drains.evict(self, Eviction.FORCED)
 
     def _on_fail(self, x: int) -> None:
         self._strike(x, Phase.FAILED, {Phase.ASSIGNED, Phase.STARTING, Phase.HEALTHY, Phase.UNHEALTHY})
@@ -357,7 +369,7 @@ class History:
         )
 
     def place(self) -> None:
-        up = [node for node in NODES if node not in self.down]
+        up = [node for node in NODES if node not in self.down | self.draining]
         for instance in list(self.instances.values()):
             if instance.phase is not Phase.PENDING or instance.desired is Desired.STOP:
                 continue
@@ -560,6 +572,7 @@ class History:
             not self.unfinished()
             and counts == wanted
             and all(i.serving and self.is_fresh(i, stable) and i.owner is OwnerKind.APP for i in live)
+            and not any(i.node_id in self.draining for i in live)
             and self.app.release_id == self.app.stable_release_id
         )
 
@@ -568,6 +581,7 @@ class History:
 
     def go_on(self) -> None:
         """One round of everybody."""
+        rollout_drains.evict(self, Eviction.GENTLE, 1.0 if self.calm else 0.3)
         self.step()
         self.place()
         self.number_routes()

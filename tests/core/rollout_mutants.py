@@ -95,6 +95,16 @@ MUTANTS = (
         "stable_release_id=running.release_id",
         "stable_release_id=app.stable_release_id",
     ),
+    # nodes that are emptied
+    Mutant("a move takes what serves", "slots", "serving[: max(0, ready - needed)]", "serving"),
+    Mutant("a move is never over", "slots", "serving[: max(0, ready - needed)]", "serving[:0]"),
+    Mutant("what is forced out stays", "slots", "return [*forced, *idle,", "return [*idle,"),
+    Mutant("what does not serve waits to be moved", "slots", "return [*forced, *idle,", "return [*forced,"),
+    Mutant("an evicted one is as good as another", "slots", "matches(i) and not i.evicted", "matches(i)"),
+    Mutant("no surge for a move", "slots", "moves = min(moving, ROLLING.surge(facts.wanted))", "moves = 0"),
+    Mutant("a move has no ceiling", "slots", " - len(stale) - moving\n", " - len(stale)\n"),
+    Mutant("a move takes a canary's part", "slots", "max(facts.part, facts.wanted - _s", "max(0, facts.wanted - _s"),
+    Mutant("a move takes what is new in a canary", "slots", "max(facts.part, facts.wanted - _s", "max(facts.part, 0 * _s"),
     # canaries
     Mutant("a canary lets the old ones go", "slots", "(facts.strategy.cutover or canary)", "facts.strategy.cutover"),
     Mutant("a canary is done when it is ready", "slots", " and not canary\n", "\n"),

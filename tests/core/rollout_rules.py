@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from shellwego.core.apps import Release, wanted_counts
 from shellwego.core.changes import Drain, Lose, MoveDeployment, Start, Stop, Suspend
 from shellwego.core.deployments import ROLLING, Deployment, DeploymentState, Strategy
-from shellwego.core.instances import SERVING, Desired, Instance, OwnerKind, Phase, Sleep
+from shellwego.core.instances import SERVING, Desired, Eviction, Instance, OwnerKind, Phase, Sleep
 from shellwego.core.rollout import RolloutPlan
 from shellwego.core.rollout_facts import RolloutFacts
 from tests.core import rollout_rules_canary as canaries
@@ -43,6 +43,7 @@ def check_after(world: History, facts: RolloutFacts, before: Mapping[str, Instan
     _check_floor(world, own, course)
     _check_ceiling(world, own, course)
     _check_kept(world, own, course)
+    _check_moves(world, own, course)
     _check_aim(course, plan)
     canaries.check(world, facts, own, course)
     commands.check(world, before, plan)
@@ -105,7 +106,7 @@ def _check_floor(world: History, before: Mapping[str, Instance], course: Course)
     """No plan takes more from what serves than the strategy may."""
     target, wanted, strategy = course.target, course.wanted, course.strategy
     ready = course.weight == 100 and all_ready(world, target, wanted)
-    was = [i for i in before.values() if i.serving and i.node_id not in world.down]
+    was = [i for i in before.values() if i.serving and i.node_id not in world.down and not _forced(i)]
     for process in {i.process for i in was} | wanted.keys():
         old = [i for i in was if i.process == process]
         now = sum(world.instances[i.id].serving for i in old)
@@ -136,8 +137,14 @@ def _check_ceiling(world: History, before: Mapping[str, Instance], course: Cours
         meant = [i for i in world.own() if i.process == process and _meant_to_serve(i)]
         grew = any(i.id not in before for i in meant)
         count = course.wanted.get(process, 0)
-        beyond = -(-count * course.weight // 100) if course.weight < 100 else course.strategy.surge(count)
-        limit = count + (0 if course.hold else beyond)
+        moves = min(ROLLING.surge(count), sum(_moves(i) and world.is_fresh(i, course.target) for i in meant))
+        if course.hold:
+            beyond = moves
+        elif course.weight < 100:
+            beyond = -(-count * course.weight // 100) + moves
+        else:
+            beyond = max(course.strategy.surge(count), moves)
+        limit = count + beyond
         assert not grew or len(meant) <= limit, f"surge of {process}: {len(meant)} over {limit}"
 
 
@@ -149,8 +156,23 @@ def _check_kept(world: History, before: Mapping[str, Instance], course: Course) 
             for i in before.values()
             if i.process == process and i.serving and world.is_fresh(i, course.target) and i.node_id not in world.down
         ]
-        kept = sum(world.instances[i.id].serving for i in right)
-        assert kept >= min(len(right), count), "an instance that is right was replaced"
+        kept = sum(world.instances[i.id].serving for i in right if not i.evicted)
+        assert kept >= min(sum(not i.evicted for i in right), count), "an instance that is right was replaced"
+
+
+def _check_moves(world: History, before: Mapping[str, Instance], course: Course) -> None:
+    """What has to leave its node serves until as many as are wanted, or a canary may have, serve without it; by force it
+    goes at once, as does what does not serve."""
+    for process, count in course.wanted.items():
+        part = -(-count * course.weight // 100)
+        own = [i for i in before.values() if i.process == process and world.is_fresh(i, course.target)]
+        serving = [i for i in own if i.serving and i.node_id not in world.down and not _forced(i)]
+        kept = sum(world.instances[i.id].serving for i in serving)
+        assert kept >= min(len(serving), part), f"a move took what serves of {process}: {len(serving)} -> {kept}"
+        for i in own:
+            stays = world.instances[i.id].live and world.instances[i.id].desired is Desired.SERVE
+            assert not (stays and _forced(i)), "stayed though it has to go now"
+            assert not (stays and _moves(i) and i.phase not in SERVING), "stayed though it does not serve"
 
 
 def _check_aim(course: Course, plan: RolloutPlan) -> None:
@@ -162,7 +184,8 @@ def _check_aim(course: Course, plan: RolloutPlan) -> None:
 
 
 def _check_slots(world: History) -> None:
-    taken = [(i.process, i.slot, i.content_hash, i.generation) for i in world.own() if _meant_to_serve(i)]
+    staying = [i for i in world.own() if _meant_to_serve(i) and not i.evicted]
+    taken = [(i.process, i.slot, i.content_hash, i.generation) for i in staying]
     assert len(taken) == len(set(taken)), "two instances in one slot"
 
 
@@ -287,3 +310,12 @@ def all_ready(world: History, target: Release | None, wanted: Mapping[str, int])
 
 def _meant_to_serve(instance: Instance) -> bool:
     return instance.live and instance.desired is Desired.SERVE
+
+
+def _moves(instance: Instance) -> bool:
+    """It is meant to serve until another one does."""
+    return _meant_to_serve(instance) and instance.eviction is Eviction.GENTLE
+
+
+def _forced(instance: Instance) -> bool:
+    return instance.live and instance.eviction is Eviction.FORCED

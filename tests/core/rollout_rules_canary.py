@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from shellwego.core.deployments import FINISHED, Deployment, DeploymentState
-from shellwego.core.instances import Desired, Instance, Phase, Sleep
+from shellwego.core.instances import Desired, Eviction, Instance, Phase, Sleep
 from shellwego.core.rollout_facts import RolloutFacts
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def _holds(world: History, instances: Iterable[Instance], deployment: Deployment
         if i.serving
         and world.instances[i.id].desired is Desired.SERVE
         and i.node_id not in world.down
+        and i.eviction is not Eviction.FORCED
         and (i.content_hash, i.generation) == (release.content_hash, world.app.generation)
     ]
     wanted = {} if world.app.stopped else {p.name: world.app.counts.get(p.name, 1) for p in release.config.processes}
@@ -107,8 +108,9 @@ def _check_part(world: History, before: Mapping[str, Instance], course: Course) 
     """No more of the new than the step's part, but for what is missing of the old; and nothing is missing in all."""
     for process, wanted in course.wanted.items():
         meant = [i for i in world.own() if i.process == process and i.live and i.desired is Desired.SERVE]
-        fresh = [i for i in meant if world.is_fresh(i, course.target)]
+        fresh = [i for i in meant if world.is_fresh(i, course.target) and not i.evicted]
         part = -(-wanted * course.weight // 100)
         assert len(meant) >= wanted, "nobody fills in for an old one that is missing"
         if any(i.id not in before for i in fresh):
-            assert len(fresh) <= max(part, wanted - (len(meant) - len(fresh))), "more of the new than its part"
+            old = sum(not world.is_fresh(i, course.target) for i in meant)
+            assert len(fresh) <= max(part, wanted - old), "more of the new than its part"

@@ -7,7 +7,18 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shellwego.core.liveness import MAX_STEP_S, Hearing, Terms, judge, listen
+from shellwego.core.liveness import (
+    MAX_STEP_S,
+    STEADY_S,
+    Hearing,
+    Terms,
+    come_up,
+    gone_down,
+    judge,
+    listen,
+    steadied,
+    steady_at,
+)
 from shellwego.core.nodes import Node, NodeFacts, NodeHealth
 
 FACTS = NodeFacts(hostname="a", version="1", cpu_milli=1, memory_bytes=1, disk_bytes=1)
@@ -73,3 +84,29 @@ def test_no_node_is_down_before_one_full_term_of_listening(steps: list[float]) -
         listened += min(step, MAX_STEP_S)
         if judge(NODE, hearing, TERMS) is NodeHealth.DOWN:
             assert listened >= TERMS.down_s - 1e-6
+
+
+def test_a_node_flaps_at_its_third_end_within_the_hour() -> None:
+    node = NODE
+    for moment in (0.0, 1000.0):
+        node = gone_down(node, moment)
+        assert node.flapping_since is None
+    assert gone_down(node, 3599.0).flapping_since == 3599.0
+    assert gone_down(node, 3600.0).flapping_since is None, "the first one is too long ago"
+
+
+def test_each_end_is_a_new_epoch_and_few_are_remembered() -> None:
+    node = NODE
+    for moment in range(40):
+        node = gone_down(node, float(moment))
+    assert (node.health, node.epoch, len(node.downs), node.flapping_since) == (NodeHealth.DOWN, 41, 10, 2.0)
+
+
+def test_it_is_steady_once_it_was_heard_for_a_while() -> None:
+    node = replace(NODE, flapping_since=5.0, downs=(1.0, 2.0, 5.0), health=NodeHealth.DOWN)
+    assert steady_at(node) is None
+    up = come_up(node, 100.0)
+    assert steady_at(up) == 100.0 + STEADY_S
+    assert steady_at(replace(up, health=NodeHealth.SUSPECT)) is None
+    steady = steadied(up)
+    assert (steady.flapping_since, steady.downs, steady_at(steady)) == (None, (), None)

@@ -26,13 +26,19 @@ def test_every_history_keeps_the_rules(request: pytest.FixtureRequest) -> None:
         pytest.fail(f"seed {seed}: {error}\nshortest: {shortest}")
 
 
-SCALED_DOWN_BESIDE_A_CANARY_WITHOUT_PAUSES = 13016
+SCALED_DOWN_BESIDE_A_CANARY_WITHOUT_PAUSES = (
+    *(("scale", 51), ("deploy", 32), ("deploy", 11), ("fail", 14), ("fetched", 1), ("start", 73), ("stop-run", 21)),
+    *(("fail", 44), ("sleep", 52), ("sicken", 6), ("deploy", 13), ("stuck-session", 39), ("deploy-hanging", 30)),
+    *(("restart", 99), ("deploy-canary", 75), ("tick", 62), ("edge-back", 17), ("kill", 43), ("kill", 86)),
+    ("scale", 57),
+)
 """What the edges do not serve yet of the canary, and what goes because fewer are wanted, must not hold up its step."""
 
 
-@pytest.mark.parametrize("seed", [SCALED_DOWN_BESIDE_A_CANARY_WITHOUT_PAUSES])
-def test_a_history_that_once_broke_a_rule_keeps_it(seed: int) -> None:
-    play(plan_rollout, random_events(seed), seed)
+@pytest.mark.parametrize(("events", "seed"), [(SCALED_DOWN_BESIDE_A_CANARY_WITHOUT_PAUSES, 13016)])
+def test_a_history_that_once_broke_a_rule_keeps_it(events: tuple[Event, ...], seed: int) -> None:
+    """By its events: what a seed alone gives changes with the list of events."""
+    play(plan_rollout, events, seed)
 
 
 @given(

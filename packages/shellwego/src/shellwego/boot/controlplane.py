@@ -27,6 +27,7 @@ from shellwego.boot.settings import CONFIG_FILE, UpSettings
 from shellwego.control.bootstrap import adopt_admin_token, bootstrap
 from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
+from shellwego.control.loops import drains as drains_loop
 from shellwego.control.loops import nodes as nodes_loop
 from shellwego.control.loops import retention as retention_loop
 from shellwego.control.loops import rewrap as rewrap_loop
@@ -145,6 +146,7 @@ async def open_control_plane(
         "images": ImagesLoop(control, work).run(),
         "rollout": rollout_loop.run(control),
         "nodes": nodes_loop.run(control),
+        "drains": drains_loop.run(control),
         "routes": routes_loop.run(control),
         "rewrap": rewrap_loop.run(control, sealer),
         "webhooks": webhooks_loop.run(control, HttpSender(networks), sealer),

@@ -304,6 +304,26 @@ class DiffView(Struct, kw_only=True, frozen=True):
     changes: list[ChangeView]
 
 
+class DrainBody(Struct, kw_only=True, omit_defaults=True):
+    """How a node is to be emptied. `deadline` is in seconds from now; after it what is left is told, and with `force` stopped, replaced or not. `parallel`: so many instances move at a time."""
+
+    deadline: float | None = None
+    force: bool = False
+    parallel: int = 10
+
+
+class DrainView(Struct, kw_only=True, frozen=True):
+    """How a node is being emptied, and how far that came."""
+
+    since: datetime
+    deadline: datetime | None
+    force: bool
+    parallel: int
+    overdue: bool
+    instances_left: int
+    waiting: list[WaitingView]
+
+
 class EnvBody(Struct, kw_only=True, omit_defaults=True):
     """Variables to set; null unsets. Without `stage` a change is rolled out as a new release."""
 
@@ -624,6 +644,19 @@ class MountBody(Struct, kw_only=True, omit_defaults=True):
     process: str = "web"
 
 
+class MoveView(Struct, kw_only=True, frozen=True):
+    """An instance, and the names of the nodes that it runs on and would better run on."""
+
+    instance_id: str
+    app_id: str
+    app: str
+    process: str
+    slot: int
+    from_node: str
+    to_node: str
+    reason: str
+
+
 class NewInvitationView(Struct, kw_only=True, frozen=True):
     """An invitation, with its secret for the only time: send it to whom it is for."""
 
@@ -747,6 +780,14 @@ class NodeList(Struct, kw_only=True, frozen=True):
     pagination: Pagination
 
 
+class NodePatch(Struct, kw_only=True, omit_defaults=True):
+    """What is left out stays. Of `labels` those that are named change; null removes one."""
+
+    labels: dict[str, str | None] = field(default_factory=dict)
+    region: str | None = None
+    zone: str | None = None
+
+
 class NodeView(Struct, kw_only=True, frozen=True):
     """NodeView"""
 
@@ -757,7 +798,10 @@ class NodeView(Struct, kw_only=True, frozen=True):
     labels: dict[str, str]
     hostname: str
     health: str
+    flapping: bool
+    steady_at: datetime | None
     scheduling: str
+    drain: DrainView | None
     epoch: int
     version: str
     cpu_milli: int
@@ -976,6 +1020,14 @@ class ReadinessView(Struct, kw_only=True, frozen=True):
     status: str
     nodes: int
     backends: dict[str, str]
+
+
+class RebalanceView(Struct, kw_only=True, frozen=True):
+    """What would be moved, or was just queued; and how many are queued and move."""
+
+    moves: list[MoveView]
+    queued: int
+    moving: int
 
 
 class Register(Struct, kw_only=True, omit_defaults=True):
@@ -1429,6 +1481,17 @@ class VersionView(Struct, kw_only=True, frozen=True):
 
     version: str
     api: str
+
+
+class WaitingView(Struct, kw_only=True, frozen=True):
+    """What is left on a node that is emptied, and what it waits for."""
+
+    instance_id: str
+    app_id: str
+    app: str
+    process: str
+    slot: int
+    reason: str
 
 
 class WebhookCreate(Struct, kw_only=True, omit_defaults=True):
@@ -2921,6 +2984,31 @@ class Client(Transport):
         """One node, by id or name."""
         return decode(self.send("GET", f"/v1/nodes/{segment(node, 'node')}"), NodeView)
 
+    def update_node(
+        self, node: str, body: NodePatch, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> NodeView:
+        """Change labels, region and zone of a node. What runs there stays."""
+        return decode(
+            self.send(
+                "PATCH",
+                f"/v1/nodes/{segment(node, 'node')}",
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            NodeView,
+        )
+
+    def remove_node(
+        self, node: str, *, force: bool | None = None, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> None:
+        """Forget a node that is drained or down; with `force` any, and all that runs there is lost and comes elsewhere. Stop its agent first: one that may still register is a node again."""
+        self.send(
+            "DELETE",
+            f"/v1/nodes/{segment(node, 'node')}",
+            query={"force": force},
+            headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+        )
+
     def cordon_node(self, node: str, *, idempotency_key: str | None = None) -> NodeView:
         """Place nothing new on a node; what is there stays."""
         return decode(
@@ -2942,6 +3030,30 @@ class Client(Transport):
             ),
             NodeView,
         )
+
+    def drain_node(self, node: str, body: DrainBody, *, idempotency_key: str | None = None) -> NodeView:
+        """Empty a node: nothing new is placed on it, and each instance is stopped once another one serves elsewhere in its place, a few at a time. One-off runs are waited for. Asked again, it changes how; an uncordon ends it, and what has begun to move then still moves. The node tells in `drain` what is left, and what that waits for; once nothing is, it is `drained`."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/nodes/{segment(node, 'node')}/actions/drain",
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            NodeView,
+        )
+
+    def get_rebalance(self) -> RebalanceView:
+        """Which instances would better run elsewhere, and why; or how many are queued and move, while some do."""
+        return decode(self.send("GET", "/v1/rebalance"), RebalanceView)
+
+    def begin_rebalance(self, *, idempotency_key: str | None = None) -> RebalanceView:
+        """Move what would better run elsewhere, ten at a time: each is stopped once another one serves in its place."""
+        return decode(self.send("POST", "/v1/rebalance", headers={"Idempotency-Key": idempotency_key}), RebalanceView)
+
+    def cancel_rebalance(self, *, idempotency_key: str | None = None) -> None:
+        """Let stay what is queued; what has begun to move still moves."""
+        self.send("DELETE", "/v1/rebalance", headers={"Idempotency-Key": idempotency_key})
 
     def create_secret(
         self, body: SecretCreate, *, project: str | None = None, idempotency_key: str | None = None

@@ -20,6 +20,7 @@ from shellwego.control.delivery import Delivery
 from shellwego.control.facts import releases_of
 from shellwego.control.images import doubt_image
 from shellwego.control.instances import LIVE_PHASES
+from shellwego.control.nodeadmin import wake_waiting
 from shellwego.control.sealing import Sealer
 from shellwego.control.sleep import give_up_sleep
 from shellwego.control.unit import Control, Unit
@@ -47,7 +48,7 @@ from shellwego.core.instances import (
     Phase,
     Sleep,
 )
-from shellwego.core.liveness import BEAT_S
+from shellwego.core.liveness import BEAT_S, come_up
 from shellwego.core.nodes import Node, NodeFacts, NodeHealth, steady
 from shellwego.core.routes import service_port
 from shellwego.core.subnets import is_subnet
@@ -125,7 +126,7 @@ def register(unit: Unit, registration: Registration) -> Assignments:
         )
         if registration.known_node_id != node.id:
             _restart_sequences(unit, node)
-    _wake_waiting(unit)
+    wake_waiting(unit)
     return assignments(unit.tx, node.id)
 
 
@@ -251,15 +252,10 @@ def _hear(unit: Unit, node: Node, facts: NodeFacts) -> None:
         return
     if node.health is not NodeHealth.READY:
         unit.emit("node.ready", node.id, data={"name": node.name})
-    unit.tx.nodes.update(replace(node, facts=facts, health=NodeHealth.READY, last_heard_at=unit.now()))
+        node = come_up(node, unit.now())
+    unit.tx.nodes.update(replace(node, facts=facts, last_heard_at=unit.now()))
     if news:
-        _wake_waiting(unit)
-
-
-def _wake_waiting(unit: Unit) -> None:
-    """A node came or changed: what could not be placed may fit now."""
-    for instance in unit.tx.instances.select(eq("phase", Phase.PENDING.value)):
-        unit.hint(subjects.app(instance.app_id))
+        wake_waiting(unit)
 
 
 def _observe(unit: Unit, instance: Instance, observed: Observed) -> None:

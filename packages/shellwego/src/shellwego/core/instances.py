@@ -67,6 +67,19 @@ class Sleep(StrEnum):
     """On its node's disk, until somebody wakes it."""
 
 
+class Eviction(StrEnum):
+    """Whether an instance has to leave its node, though it may be what it should be. It is never taken back once another
+    one was started for it."""
+
+    NONE = "none"
+    QUEUED = "queued"
+    """It is to move once its turn comes; until then it stays."""
+    GENTLE = "gentle"
+    """As soon as another one serves in its place."""
+    FORCED = "forced"
+    """Now, replaced or not."""
+
+
 SUSPEND_FAILED = "suspend-failed"
 """Reason code of a node that could not put an instance to sleep: it runs on."""
 MEMORY_LOST = "memory-lost"
@@ -129,6 +142,7 @@ class Instance:
     node_id: str = ""
     desired: Desired = Desired.SERVE
     sleep: Sleep = Sleep.AWAKE
+    eviction: Eviction = Eviction.NONE
     phase: Phase = Phase.PENDING
     """Judged: what planners read. Follows `observed.phase` while the node is believed."""
     observed: Observed = Observed()
@@ -156,6 +170,11 @@ class Instance:
         Its row keeps what was wanted when it ended: by that a plan tells an end of its own from one that was asked for.
         """
         return self.desired if self.live else Desired.STOP
+
+    @property
+    def evicted(self) -> bool:
+        """It has to leave its node."""
+        return self.eviction in (Eviction.GENTLE, Eviction.FORCED)
 
     @property
     def serving(self) -> bool:

@@ -9,11 +9,14 @@ A node that this process has never heard gets a longer term: its agent may still
 
 Down raises the epoch, so whatever the node says of the time before is void; it is ready again by a report of its new epoch,
 never by a judge.
+
+A node that goes down again and again is *flapping*: each time what was placed there in between is lost again, so it gets
+nothing new until it was heard for a while without a break.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shellwego.core.nodes import Node, NodeHealth
 
@@ -21,6 +24,11 @@ BEAT_S = 2.0
 """A node reports at least so often, also when nothing changed."""
 MAX_STEP_S = 1.0
 """The most that one look adds to a silence."""
+FLAPS, FLAP_WINDOW_S = 3, 3600.0
+"""A node flaps once it went down so often within so many seconds."""
+STEADY_S = 300.0
+"""It is steady again once it was heard for so long."""
+_MAX_DOWNS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,3 +74,30 @@ def judge(node: Node, hearing: Hearing, terms: Terms) -> NodeHealth:
     if hearing.silence_s >= (terms.down_s if hearing.ever else max(terms.unheard_s, terms.down_s)):
         return NodeHealth.DOWN
     return NodeHealth.SUSPECT if hearing.silence_s >= terms.suspect_s else NodeHealth.READY
+
+
+def gone_down(node: Node, now: float) -> Node:
+    """The node as it is once it was judged down: its epoch is over, and it may be found to flap."""
+    downs = (*node.downs, now)[-_MAX_DOWNS:]
+    flaps = sum(moment > now - FLAP_WINDOW_S for moment in downs) >= FLAPS
+    since = node.flapping_since if node.flapping_since is not None or not flaps else now
+    return replace(
+        node, health=NodeHealth.DOWN, epoch=node.epoch + 1, ready_since=None, downs=downs, flapping_since=since
+    )
+
+
+def come_up(node: Node, now: float) -> Node:
+    """The node as it is once it is heard again after a silence."""
+    return replace(node, health=NodeHealth.READY, ready_since=now)
+
+
+def steady_at(node: Node) -> float | None:
+    """When a node that flaps is steady again if it is heard until then; None where it does not flap, or is not heard."""
+    if node.flapping_since is None or node.health is not NodeHealth.READY or node.ready_since is None:
+        return None
+    return node.ready_since + STEADY_S
+
+
+def steadied(node: Node) -> Node:
+    """The node as it is once it does not flap any more; what was is forgotten."""
+    return replace(node, downs=(), flapping_since=None)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from shellwego.core.errors import FieldError
 from shellwego.core.images import ImageKind
 
 DISK_STEP = 64 << 20
 """Sizes of a disk are noted anew when they moved by so many bytes: they jitter by themselves, and every note is a write."""
+MAX_LABELS = 64
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?", re.ASCII)
+_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", re.ASCII)
+_PLACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+MOVES_AT_A_TIME = 10
+"""So many instances leave a node at a time, unless somebody says otherwise."""
 
 
 class NodeHealth(StrEnum):
@@ -21,8 +29,25 @@ class NodeHealth(StrEnum):
 class Scheduling(StrEnum):
     OPEN = "open"
     CORDONED = "cordoned"
+    """Gets nothing new."""
     DRAINING = "draining"
+    """Gets nothing new, and is emptied."""
     DRAINED = "drained"
+    """Gets nothing new, and is empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainOrder:
+    """How a node is to be emptied."""
+
+    since: float
+    deadline: float | None = None
+    """When what is left is told, or stopped where `force`; None: it takes as long as it takes."""
+    force: bool = False
+    parallel: int = MOVES_AT_A_TIME
+    """So many of its instances move at a time."""
+    overdue: bool = False
+    """The deadline has passed, and that was told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +125,45 @@ class Node:
     facts: NodeFacts
     health: NodeHealth = NodeHealth.READY
     scheduling: Scheduling = Scheduling.OPEN
+    drain: DrainOrder | None = None
+    """While it is emptied."""
     epoch: int = 1
     last_heard_at: float
     """By the control plane's own clock."""
+    ready_since: float | None = None
+    """Since when it was heard without a break; None before the first one."""
+    downs: tuple[float, ...] = ()
+    """When it was judged down of late, the oldest first."""
+    flapping_since: float | None = None
+    """It goes down again and again, so it gets nothing new until it was steady (`core.liveness`)."""
     created_at: float
     version: int = 1
+
+
+def shunned(nodes: Iterable[Node]) -> frozenset[str]:
+    """Nodes that get nothing new because they go down again and again. Where there is no steady one it has to run
+    somewhere, so then it is none."""
+    known = list(nodes)
+    flapping = frozenset(node.id for node in known if node.flapping_since is not None)
+    usable = [node for node in known if node.health is NodeHealth.READY and node.scheduling is Scheduling.OPEN]
+    return flapping if any(node.id not in flapping for node in usable) else frozenset()
+
+
+def label_faults(labels: Mapping[str, str]) -> list[FieldError]:
+    """What is wrong with the labels of a node, by field: names and values are short, and have no characters that mean
+    something elsewhere."""
+    faults = [] if len(labels) <= MAX_LABELS else [FieldError("labels", "too-many", f"at most {MAX_LABELS} labels")]
+    for name, value in sorted(labels.items()):
+        if not _LABEL.fullmatch(name):
+            text = "a label's name has 1 to 63 lower-case letters, digits and ./_-, the first and last no sign"
+            faults.append(FieldError(f"labels.{name[:80]}", "bad-name", text))
+        elif not _VALUE.fullmatch(value):
+            text = "a label's value has at most 63 letters, digits and ._-, the first and last no sign"
+            faults.append(FieldError(f"labels.{name}", "bad-value", text))
+    return faults
+
+
+def place_faults(places: Mapping[str, str]) -> list[FieldError]:
+    """What is wrong with a region or a zone, by field."""
+    text = "1 to 63 lower-case letters, digits and hyphens, and no hyphen at either end"
+    return [FieldError(field, "bad-name", text) for field, name in places.items() if not _PLACE.fullmatch(name)]

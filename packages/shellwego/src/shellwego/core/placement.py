@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shellwego.core.nodes import Backend, Node, NodeHealth, Scheduling
+from shellwego.core.nodes import Backend, Node, NodeHealth, Scheduling, shunned
 
 CPU_OVERCOMMIT = 16
 DISK_OVERCOMMIT = 8
@@ -53,6 +53,17 @@ class NodeUsage:
             per_process={**self.per_process, key: self.per_process.get(key, 0) + 1},
         )
 
+    def minus(self, request: PlacementRequest) -> NodeUsage:
+        """The usage without an instance that it has."""
+        key = (request.app_id, request.process)
+        return NodeUsage(
+            cpu_milli=self.cpu_milli - request.cpu_milli,
+            memory_bytes=self.memory_bytes - request.memory_bytes,
+            disk_bytes=self.disk_bytes - request.disk_bytes,
+            instances=self.instances - 1,
+            per_process={**self.per_process, key: self.per_process.get(key, 0) - 1},
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -76,12 +87,19 @@ class _Objection:
     detail: Callable[[float], str] | None = None
 
 
+_FLAPS = _Objection("flapping", "goes down again and again", "go down again and again")
+
+
 def place(request: PlacementRequest, nodes: Iterable[Node], usage: Mapping[str, NodeUsage]) -> Placement | Refusal:
     """The node for an instance: fewest of the same process, then most memory free, then by name."""
     fitting: list[Node] = []
     objections: list[_Objection] = []
-    for node in nodes:
+    known = list(nodes)
+    avoided = shunned(known)
+    for node in known:
         objection = _objection(request, node, usage.get(node.id, NodeUsage()))
+        if objection is None and node.id in avoided:
+            objection = _FLAPS
         if objection is None:
             fitting.append(node)
         else:

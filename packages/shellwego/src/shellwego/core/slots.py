@@ -1,11 +1,15 @@
 """One process of an app: which instances go, which come, within the strategy's numbers.
 
 Theory. *Fresh* instances have the target's content and the app's generation, *stale* ones have not. Three steps, the same
-for a deploy, a scale, a stop, a restart, a rollback, a failed instance and a lost node:
+for a deploy, a scale, a stop, a restart, a rollback, a failed instance, a lost node and one that is emptied:
 
 1. fresh ones beyond the wanted count go, those that do not serve first;
 2. stale ones go as far as the floor allows; those that do not serve are free to go;
-3. missing fresh ones come, as far as the ceiling allows.
+3. evicted ones, which are as they should be but not where, go once as many as are wanted serve without them;
+4. missing fresh ones come, as far as the ceiling allows.
+
+An evicted instance serves until it goes, so it counts as ready; but it fills no slot, so another one comes for its slot.
+Its own pace is that of a rolling deployment (`ROLLING`), whatever is rolled out meanwhile: none may be missing for a move.
 
 The floor holds between plans because only what serves now is counted, the ceiling because it counts what is meant to serve,
 new and old. Instances that drain or stop count for neither: they are on their way out, bounded by the drain time-out.
@@ -25,8 +29,8 @@ from dataclasses import dataclass
 
 from shellwego.core.apps import Release, RestartMode
 from shellwego.core.changes import Change, Drain, Start, Stop
-from shellwego.core.deployments import Strategy
-from shellwego.core.instances import SERVING, Desired, Instance, Phase
+from shellwego.core.deployments import ROLLING, Strategy
+from shellwego.core.instances import SERVING, Desired, Eviction, Instance, Phase
 from shellwego.core.routes import service_port
 from shellwego.core.target import Target
 
@@ -73,31 +77,36 @@ class Census:
     """The instances of a process, sorted by what they are to the plan."""
 
     fresh: tuple[Instance, ...]
+    evicted: tuple[Instance, ...]
+    """Of the target as the fresh ones, but they have to leave their nodes."""
     stale: tuple[Instance, ...]
     completed: tuple[Instance, ...]
     """Fresh ones that ended well and are not to be restarted: they fill their slots."""
 
     @property
     def ready(self) -> int:
-        """Fresh instances that do, or did, what they are for."""
-        return _serving(self.fresh) + len(self.completed)
+        """Instances of the target that do, or did, what they are for; without those that go now."""
+        staying = [i for i in self.evicted if i.eviction is not Eviction.FORCED]
+        return _serving(self.fresh) + _serving(staying) + len(self.completed)
 
 
 def census(facts: SlotFacts) -> Census:
     """Sort the instances that are meant to serve."""
     alive = [i for i in facts.instances if i.live and i.desired is Desired.SERVE]
     return Census(
-        fresh=tuple(i for i in alive if facts.target.matches(i)),
+        fresh=tuple(i for i in alive if facts.target.matches(i) and not i.evicted),
+        evicted=tuple(i for i in alive if facts.target.matches(i) and i.evicted),
         stale=tuple(i for i in alive if not facts.target.matches(i)),
         completed=tuple(i for i in facts.instances if i.slot < facts.wanted and is_completed(i, facts.target)),
     )
 
 
 def staying(facts: SlotFacts) -> list[Instance]:
-    """The fresh ones that this process keeps: without those beyond the wanted count."""
+    """Those of the target that this process keeps for now: without those beyond the wanted count, and without those that
+    are replaced elsewhere."""
     counted = census(facts)
-    going = {i.id for i in _surplus(facts, counted)}
-    return [i for i in counted.fresh if i.id not in going]
+    going = {i.id for i in _leaving(facts, counted)}
+    return [i for i in (*counted.fresh, *counted.evicted) if i.id not in going]
 
 
 def is_completed(instance: Instance, target: Target) -> bool:
@@ -122,10 +131,18 @@ def has_failed(instance: Instance, target: Target) -> bool:
 def plan_slots(facts: SlotFacts, now: float) -> SlotPlan:
     """The changes of one process."""
     counted = census(facts)
-    leaving = [*_surplus(facts, counted), *_outdated(facts, counted)]
+    leaving = _leaving(facts, counted)
     starts, next_at = _starts(facts, counted, leaving, now)
-    removals = [remove(instance, facts.releases, "no longer wanted") for instance in leaving]
+    removals = [
+        remove(i, facts.releases, "has to leave its node" if i.evicted else "no longer wanted") for i in leaving
+    ]
     return SlotPlan(changes=(*removals, *starts), next_at=next_at)
+
+
+def _leaving(facts: SlotFacts, counted: Census) -> list[Instance]:
+    """All that may go now."""
+    going = [*_surplus(facts, counted), *_outdated(facts, counted)]
+    return [*going, *_moving(facts, counted, going)]
 
 
 def remove(instance: Instance, releases: Mapping[str, Release], reason: str) -> Change:
@@ -144,7 +161,8 @@ def _surplus(facts: SlotFacts, counted: Census) -> list[Instance]:
 
 
 def _outdated(facts: SlotFacts, counted: Census) -> list[Instance]:
-    """Stale ones that may go now: what does not serve, and of what serves as much as floor and cutover leave."""
+    """Stale ones that may go now: what does not serve, and of what serves as much as floor and cutover leave; first those
+    that have to leave their nodes anyway."""
     if facts.hold:
         return []
     canary = facts.weight < 100
@@ -153,7 +171,8 @@ def _outdated(facts: SlotFacts, counted: Census) -> list[Instance]:
     spare = counted.ready + serving - _floor(facts, serving)
     held = serving
     going = []
-    for instance in sorted(counted.stale, key=lambda i: (i.phase in SERVING, -i.created_at, i.slot, i.id)):
+    order = sorted(counted.stale, key=lambda i: (i.phase in SERVING, not i.evicted, -i.created_at, i.slot, i.id))
+    for instance in order:
         if instance.phase in SERVING and not done:
             if spare <= 0 or ((facts.strategy.cutover or canary) and held <= facts.wanted):
                 continue
@@ -161,6 +180,18 @@ def _outdated(facts: SlotFacts, counted: Census) -> list[Instance]:
             held -= 1
         going.append(instance)
     return going
+
+
+def _moving(facts: SlotFacts, counted: Census, leaving: Sequence[Instance]) -> list[Instance]:
+    """Evicted ones that may go now: by force, or because they do not serve, or because enough serve without them."""
+    forced = [i for i in (*counted.evicted, *counted.stale) if i.eviction is Eviction.FORCED and i not in leaving]
+    gone = {i.id for i in (*leaving, *forced)}
+    gentle = [i for i in counted.evicted if i.eviction is not Eviction.FORCED]
+    idle = [i for i in gentle if i.phase not in SERVING]
+    serving = sorted((i for i in gentle if i.phase in SERVING), key=lambda i: (i.slot, i.id))
+    ready = counted.ready - _serving(i for i in counted.fresh if i.id in gone)
+    needed = max(facts.part, facts.wanted - _serving(i for i in counted.stale if i.id not in gone))
+    return [*forced, *idle, *serving[: max(0, ready - needed)]]
 
 
 def _floor(facts: SlotFacts, serving: int) -> int:
@@ -184,8 +215,9 @@ def _starts(
     gone = {i.id for i in leaving}
     fresh = [i for i in counted.fresh if i.id not in gone]
     stale = [i for i in counted.stale if i.id not in gone]
+    moving = sum(i.id not in gone for i in counted.evicted)
     filled = len(fresh) + len(counted.completed)
-    room = facts.wanted + _surge(facts) - filled - len(stale)
+    room = facts.wanted + _surge(facts, moving) - filled - len(stale) - moving
     missing = min(facts.wanted, max(facts.part, facts.wanted - len(stale))) - filled
     slots = _free_slots({i.slot for i in (*fresh, *counted.completed)}, missing)
     failures = _failures(facts)
@@ -198,11 +230,12 @@ def _starts(
     return starts, min((moment for moment in due.values() if moment > now), default=None)
 
 
-def _surge(facts: SlotFacts) -> int:
-    """How many may exist beyond the wanted count."""
+def _surge(facts: SlotFacts, moving: int) -> int:
+    """How many may exist beyond the wanted count, where so many wait to be replaced elsewhere."""
+    moves = min(moving, ROLLING.surge(facts.wanted))
     if facts.hold:
-        return 0
-    return facts.part if facts.weight < 100 else facts.strategy.surge(facts.wanted)
+        return moves
+    return facts.part + moves if facts.weight < 100 else max(facts.strategy.surge(facts.wanted), moves)
 
 
 def _free_slots(taken: set[int], count: int) -> list[int]:

@@ -10,6 +10,7 @@ EVENTS = "events"
 AUDIT = "audit"
 ALL_APPS = "app.*"
 IMAGES = "images"
+DRAINS = "drains"
 MASTER_KEYS = "master-keys"
 
 

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 
 from plasmavmc.errors import InvalidSpecError
-from plasmavmc.rpc.api import Node
+from plasmavmc.rpc.api import Node, Scheduling
 from shellwego.api.grpc.callers import Callers
-from shellwego.api.grpc.errors import not_offered, translated
+from shellwego.api.grpc.errors import translated
 from shellwego.api.grpc.views import node_view
 from shellwego.control import scheduling
 from shellwego.control.events import changes
@@ -61,8 +61,15 @@ class PlatformNodes:
         return await self._move(node_id, scheduling.uncordon)
 
     async def drain(self, node_id: str, deadline_s: float) -> Node:
-        await self.get_node(node_id)
-        raise not_offered("drain a node", "Cordon it (CordonNode), and deploy or scale the apps that are on it.")
+        wish = scheduling.DrainWish(deadline_s=deadline_s)
+        until = self._control.clock.monotonic() + deadline_s
+        node = await self._move(node_id, lambda unit, node: scheduling.drain(unit, node, wish))
+        async with aclosing(changes(self._control, subjects.EVENTS)) as ticks:
+            async for _ in ticks:
+                node = await self.get_node(node.id)
+                if node.scheduling is not Scheduling.DRAINING or self._control.clock.monotonic() >= until:
+                    break
+        return node
 
     async def _move(self, node_id: str, move: Callable[[Unit, nodes.Node], nodes.Node]) -> Node:
         target = NodeTarget(await self._one(node_id))

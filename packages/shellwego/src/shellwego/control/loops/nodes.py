@@ -8,16 +8,24 @@ stands only if the node was not heard in between.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
-from shellwego.control.changes import apply
-from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.lease import Lease
+from shellwego.control.nodeadmin import lose_instances, wake_waiting
 from shellwego.control.unit import Control, Unit
-from shellwego.core.changes import Lose
-from shellwego.core.liveness import DEFAULT_TERMS, Hearing, Terms, judge, listen
+from shellwego.core.liveness import (
+    DEFAULT_TERMS,
+    STEADY_S,
+    Hearing,
+    Terms,
+    come_up,
+    gone_down,
+    judge,
+    listen,
+    steadied,
+    steady_at,
+)
 from shellwego.core.nodes import Node, NodeHealth
-from shellwego.ports.store import eq, within
-from shellwego.wire import subjects
 
 LOOK_EVERY_S = 0.5
 
@@ -39,7 +47,7 @@ class NodesLoop:
 
     async def look(self) -> None:
         """Look at every node once."""
-        nodes = await self.control.read(lambda tx: tx.nodes.select())
+        nodes, today = await self.control.read(lambda tx: (tx.nodes.select(), tx.now()))
         now = self.control.clock.monotonic()
         elapsed = None if self._looked_at is None else now - self._looked_at
         self._looked_at = now
@@ -48,6 +56,8 @@ class NodesLoop:
             health = judge(node, self._hearings[node.id], self.terms)
             if health is not node.health:
                 await self._conclude(node, health)
+            elif (due := steady_at(node)) is not None and today >= due:
+                await self.control.commit(partial(settle, seen=node))
 
     async def _conclude(self, seen: Node, health: NodeHealth) -> None:
         await self.control.commit(lambda unit: conclude(unit, seen, health))
@@ -60,24 +70,32 @@ def conclude(unit: Unit, seen: Node, health: NodeHealth) -> None:
         return
     severity = {NodeHealth.READY: "info", NodeHealth.SUSPECT: "warning", NodeHealth.DOWN: "error"}[health]
     unit.emit(f"node.{health.value}", node.id, severity=severity, data={"name": node.name})
-    if health is NodeHealth.DOWN:
-        unit.tx.nodes.update(replace(node, health=health, epoch=node.epoch + 1))
-        _lose_instances(unit, node)
-    else:
-        unit.tx.nodes.update(replace(node, health=health))
+    match health:
+        case NodeHealth.DOWN:
+            _go_down(unit, node)
+        case NodeHealth.SUSPECT:
+            unit.tx.nodes.update(replace(node, health=health))
+        case NodeHealth.READY:
+            unit.tx.nodes.update(come_up(node, unit.now()))
 
 
-def _lose_instances(unit: Unit, node: Node) -> None:
-    """What ran there is lost; each app is looked at again."""
-    instances = unit.tx.instances.select(eq("node_id", node.id), within("phase", LIVE_PHASES))
-    for app_id in {instance.app_id for instance in instances}:
-        app = unit.tx.apps.get(app_id)
-        if app is not None:
-            lost = [i for i in instances if i.app_id == app_id]
-            changes = [Lose(instance_id=i.id, reason=f"node {node.name} is down") for i in lost]
-            apply(unit, app, changes)
-        unit.hint(subjects.app(app_id))
-    unit.hint(subjects.assignments(node.id))
+def _go_down(unit: Unit, node: Node) -> None:
+    down = unit.tx.nodes.update(gone_down(node, unit.now()))
+    if node.flapping_since is None and down.flapping_since is not None:
+        data = {"name": node.name, "downs": str(len(down.downs)), "steady_after_s": f"{STEADY_S:g}"}
+        unit.emit("node.flapping", node.id, severity="warning", data=data)
+    lose_instances(unit, node, f"node {node.name} is down")
+
+
+def settle(unit: Unit, seen: Node) -> None:
+    """A node that flapped is steady, unless it fell silent since it was `seen`."""
+    node = unit.tx.nodes.get(seen.id)
+    due = steady_at(node) if node else None
+    if node is None or due is None or unit.now() < due:
+        return
+    unit.emit("node.steady", node.id, data={"name": node.name})
+    unit.tx.nodes.update(steadied(node))
+    wake_waiting(unit)
 
 
 async def run(control: Control, *, holder: str = "local", terms: Terms = DEFAULT_TERMS) -> None:

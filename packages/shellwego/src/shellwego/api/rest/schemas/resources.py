@@ -8,10 +8,12 @@ from typing import Annotated
 from pydantic import Field
 
 from shellwego.api.rest.schemas.common import Arguments, Body, Name, Pagination, Size, View, when, when_or_none
+from shellwego.api.rest.schemas.nodes import DrainView
 from shellwego.core.apps import Release
 from shellwego.core.events import Event
 from shellwego.core.images import Image
 from shellwego.core.instances import Instance
+from shellwego.core.liveness import steady_at
 from shellwego.core.nodes import Node
 from shellwego.core.vms import VmUsage
 
@@ -131,7 +133,13 @@ class NodeView(View):
     labels: dict[str, str]
     hostname: str
     health: str
+    flapping: bool
+    """It goes down again and again, and gets nothing new until it was steady for a while; by `steady_at`, if it is heard
+    until then, or by an uncordon."""
+    steady_at: datetime | None
     scheduling: str
+    drain: DrainView | None
+    """While it is emptied."""
     epoch: int
     version: str
     cpu_milli: int
@@ -260,7 +268,7 @@ def image_view(image: Image) -> ImageView:
     )
 
 
-def node_view(node: Node, instances: int) -> NodeView:
+def node_view(node: Node, instances: int, drain: DrainView | None) -> NodeView:
     facts = node.facts
     return NodeView(
         id=node.id,
@@ -270,7 +278,10 @@ def node_view(node: Node, instances: int) -> NodeView:
         labels=dict(node.labels),
         hostname=facts.hostname,
         health=node.health.value,
+        flapping=node.flapping_since is not None,
+        steady_at=when_or_none(steady_at(node)),
         scheduling=node.scheduling.value,
+        drain=drain,
         epoch=node.epoch,
         version=facts.version,
         cpu_milli=facts.cpu_milli,

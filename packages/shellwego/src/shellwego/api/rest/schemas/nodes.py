@@ -1,0 +1,85 @@
+"""What is asked of nodes, and how they are emptied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field
+
+from shellwego.api.rest.schemas.common import Body, View, when, when_or_none
+from shellwego.control.scheduling import MAX_DEADLINE_S, MAX_PARALLEL
+from shellwego.core.drain import DrainPlan, Waiting
+from shellwego.core.nodes import MAX_LABELS, MOVES_AT_A_TIME, DrainOrder
+
+
+class DrainBody(Body):
+    """How a node is to be emptied. `deadline` is in seconds from now; after it what is left is told, and with `force`
+    stopped, replaced or not. `parallel`: so many instances move at a time."""
+
+    deadline: Annotated[float, Field(ge=0, le=MAX_DEADLINE_S)] | None = None
+    force: bool = False
+    parallel: Annotated[int, Field(ge=1, le=MAX_PARALLEL)] = MOVES_AT_A_TIME
+
+
+class NodePatch(Body):
+    """What is left out stays. Of `labels` those that are named change; null removes one."""
+
+    labels: Annotated[dict[str, str | None], Field(max_length=2 * MAX_LABELS)] = Field(default_factory=dict)
+    region: Annotated[str, Field(max_length=63)] | None = None
+    zone: Annotated[str, Field(max_length=63)] | None = None
+
+
+class WaitingView(View):
+    """What is left on a node that is emptied, and what it waits for."""
+
+    instance_id: str
+    app_id: str
+    app: str
+    process: str
+    slot: int
+    reason: str
+
+
+class DrainView(View):
+    """How a node is being emptied, and how far that came."""
+
+    since: datetime
+    deadline: datetime | None
+    force: bool
+    parallel: int
+    overdue: bool
+    """The deadline has passed."""
+    instances_left: int
+    waiting: list[WaitingView]
+    """The first hundred of what is left. Told of a single node only."""
+
+
+TOLD = 100
+"""Of what is left on a node."""
+
+
+def drain_view(order: DrainOrder, left: int, plan: DrainPlan | None, apps: Mapping[str, str]) -> DrainView:
+    """`plan` None: without what is waited for; `apps` are names by id."""
+    return DrainView(
+        since=when(order.since),
+        deadline=when_or_none(order.deadline),
+        force=order.force,
+        parallel=order.parallel,
+        overdue=order.overdue,
+        instances_left=left,
+        waiting=[_waiting_view(each, apps) for each in plan.waiting[:TOLD]] if plan else [],
+    )
+
+
+def _waiting_view(waiting: Waiting, apps: Mapping[str, str]) -> WaitingView:
+    instance = waiting.instance
+    return WaitingView(
+        instance_id=instance.id,
+        app_id=instance.app_id,
+        app=apps.get(instance.app_id, ""),
+        process=instance.process,
+        slot=instance.slot,
+        reason=waiting.reason,
+    )

@@ -1,0 +1,54 @@
+"""The drains loop: looks at each node that is to be emptied, and at what is to move for balance, and says whose turn it is.
+
+A look plans on a snapshot, so that one that changes nothing costs no write; what is to be done is planned again in the
+transaction that does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from shellwego.control import rebalance
+from shellwego.control.drains import advance, drain_plan, has_news
+from shellwego.control.events import changes
+from shellwego.control.loops.lease import Lease
+from shellwego.control.unit import Control, Unit
+from shellwego.core.nodes import Scheduling
+from shellwego.ports.store import Transaction, eq
+from shellwego.wire import subjects
+
+LOOK_EVERY_S = 1.0
+
+
+async def look(control: Control) -> None:
+    """Look once at every node that is to be emptied, and at the queue."""
+    for node_id in await control.read(_due):
+        await _advance(control, node_id)
+    if await control.read(rebalance.is_due):
+        await control.commit(rebalance.advance)
+
+
+def _due(tx: Transaction) -> list[str]:
+    draining = tx.nodes.select(eq("scheduling", Scheduling.DRAINING.value))
+    planned = [(node, drain_plan(tx, node)) for node in draining]
+    return [node.id for node, plan in planned if plan is not None and has_news(node, plan)]
+
+
+async def _advance(control: Control, node_id: str) -> None:
+    def work(unit: Unit) -> None:
+        advance(unit, node_id)
+
+    await control.commit(work)
+
+
+async def _watch(control: Control) -> None:
+    """At every hint and on a timer, for ever."""
+    async with contextlib.aclosing(changes(control, subjects.DRAINS, LOOK_EVERY_S)) as ticks:
+        async for _ in ticks:
+            await look(control)
+
+
+async def run(control: Control, *, holder: str = "local") -> None:
+    """The loop of this control plane; `holder` is its name among several. Runs until cancelled."""
+    lease = Lease(control, "drains", holder)
+    await lease.run(lambda: _watch(lease.fenced))

@@ -1,0 +1,86 @@
+"""What an operator changes of nodes: where they are, what they are called by, and whether they belong here at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from shellwego.control.changes import apply
+from shellwego.control.instances import LIVE_PHASES
+from shellwego.control.nodekeys import forget_keys
+from shellwego.control.unit import Unit
+from shellwego.core.changes import Lose
+from shellwego.core.errors import ConflictError, InvalidError
+from shellwego.core.instances import Phase
+from shellwego.core.nodes import Node, NodeHealth, Scheduling, label_faults, place_faults
+from shellwego.ports.store import eq, within
+from shellwego.wire import subjects
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeWish:
+    """What is to change; None keeps."""
+
+    labels: Mapping[str, str | None] = field(default_factory=dict)
+    """By name; None removes the label."""
+    region: str | None = None
+    zone: str | None = None
+
+
+def update_node(unit: Unit, node: Node, wish: NodeWish) -> Node:
+    """Change labels and place of a node. What runs there stays; what waits for a node is looked at anew.
+
+    Raises:
+        InvalidError: a label, a region or a zone cannot be called so.
+    """
+    labels = {name: value for name, value in {**node.labels, **wish.labels}.items() if value is not None}
+    region = node.region if wish.region is None else wish.region
+    zone = node.zone if wish.zone is None else wish.zone
+    faults = label_faults(labels) + place_faults({"region": region, "zone": zone})
+    if faults:
+        text = "; ".join(f"{fault.field}: {fault.message}" for fault in faults)
+        raise InvalidError("bad-node", text, errors=tuple(faults))
+    changed = replace(node, labels=labels, region=region, zone=zone)
+    if changed == node:
+        return node
+    told = ", ".join(sorted(wish.labels))[:1000]
+    unit.emit("node.changed", node.id, data={"name": node.name, "region": region, "zone": zone, "labels": told})
+    wake_waiting(unit)
+    return unit.tx.nodes.update(changed)
+
+
+def wake_waiting(unit: Unit) -> None:
+    """A node came or changed: what could not be placed may fit now."""
+    for instance in unit.tx.instances.select(eq("phase", Phase.PENDING.value)):
+        unit.hint(subjects.app(instance.app_id))
+
+
+def remove_node(unit: Unit, node: Node, *, force: bool = False) -> None:
+    """Forget a node. What was on it is lost, and comes elsewhere; where its agent still lives, that stops it once it hears
+    that it is not known any more.
+
+    Raises:
+        ConflictError: it is neither drained nor down, and that is not forced.
+    """
+    if not force and node.scheduling is not Scheduling.DRAINED and node.health is not NodeHealth.DOWN:
+        raise ConflictError(
+            "node-in-use",
+            f"the node {node.name} is {node.health.value} and {node.scheduling.value}",
+            resolution="Drain it first; or force it, and all that runs there is lost.",
+        )
+    lost = lose_instances(unit, node, f"node {node.name} was removed")
+    unit.emit("node.removed", node.id, severity="warning", data={"name": node.name, "lost": str(lost)})
+    forget_keys(unit, node.id)
+    unit.tx.nodes.delete(node.id)
+
+
+def lose_instances(unit: Unit, node: Node, reason: str) -> int:
+    """What ran on a node is lost; each app is looked at again. Returns how many there were."""
+    instances = unit.tx.instances.select(eq("node_id", node.id), within("phase", LIVE_PHASES))
+    for app_id in {instance.app_id for instance in instances}:
+        app = unit.tx.apps.get(app_id)
+        if app is not None:
+            apply(unit, app, [Lose(instance_id=i.id, reason=reason) for i in instances if i.app_id == app_id])
+        unit.hint(subjects.app(app_id))
+    unit.hint(subjects.assignments(node.id))
+    return len(instances)
