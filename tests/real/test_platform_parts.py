@@ -24,7 +24,7 @@ from examples.demo.platform import SWG, Platform, qemu_processes
 from plasmavmc.host.names import installation_key
 from tests.real.platform_harness import until
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.nightly]
 
 API, NODES, HTTP = 17080, 17081, 18080
 
