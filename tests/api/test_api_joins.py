@@ -86,7 +86,7 @@ async def test_a_rotation_of_the_authority(world: World) -> None:
         ({"zone": ""}, "zone"),
         ({"labels": {"a": "b c"}}, "labels"),
         ({"labels": {"": "b"}}, "labels"),
-        ({"labels": {str(n): "" for n in range(33)}}, "labels"),
+        ({"labels": {str(n): "" for n in range(65)}}, "labels"),
         ({"expires_in": 3601}, "expires_in"),
         ({"expires_in": 59}, "expires_in"),
         ({"kind": "server"}, "kind"),

@@ -27,6 +27,7 @@ from shellwego.core.errors import ConflictError, ForbiddenError, InvalidError, S
 from shellwego.core.joins import JoinRequest, MemberKind
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
+from shellwego.drivers.images.memory import MemoryImages
 from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.drivers.streams.dialled import DialledStreams
@@ -65,7 +66,9 @@ async def server() -> AsyncIterator[Server]:
     clock = SystemClock()
     control = Control(MemoryStore(clock), MemoryBus(), clock)
     listener = listening()
-    port = await NodePort.open(control, Sealer(control, MemoryKms()), listener, DialledStreams())
+    port = await NodePort.open(
+        control, Sealer(control, MemoryKms()), listener, links=DialledStreams(), images=MemoryImages()
+    )
     running = asyncio.create_task(port.run())
     yield Server(control, port, Address("127.0.0.1", port_of(listener)))
     port.stop()

@@ -241,7 +241,7 @@ async def test_a_host_with_a_name_that_cannot_be_is_told_so(world: JoinWorld, na
         (JoinWish(zone=""), "zone"),
         (JoinWish(labels={"": "x"}), "labels"),
         (JoinWish(labels={"a": "b c"}), "labels"),
-        (JoinWish(labels={str(n): "" for n in range(33)}), "labels"),
+        (JoinWish(labels={str(n): "" for n in range(65)}), "labels"),
         (JoinWish(life_s=3601), "expires_in"),
         (JoinWish(life_s=1), "expires_in"),
     ],
@@ -249,7 +249,7 @@ async def test_a_host_with_a_name_that_cannot_be_is_told_so(world: JoinWorld, na
 async def test_a_token_of_what_cannot_be_is_refused(world: JoinWorld, wish: JoinWish, field: str) -> None:
     with pytest.raises(InvalidError) as refused:
         await world.token(wish)
-    assert refused.value.errors[0].field == field
+    assert refused.value.errors[0].field.startswith(field)
 
 
 async def test_each_node_has_its_own_subnet_and_one_that_left_gives_it_back(world: JoinWorld) -> None:

@@ -17,6 +17,7 @@ from plasmavmc.hypervisor.wasm.control import Compiled, Ready
 from plasmavmc.images import pax
 from plasmavmc.rpc.conversions.vms import spec_to_pb
 from plasmavmc.types import ExecSpec, FileSpec, NetworkSpec, Scope, VmSpec
+from shellwego.control.certificates import certificate_request, new_key
 from shellwego.core.assignments import Registration
 from shellwego.wire import codec, links, uplink
 from shellwego.wire.links import Frame, FrameKind
@@ -117,6 +118,7 @@ SEEDS: Mapping[str, Iterable[bytes]] = {
             ),
         )
     ),
+    "certificate-request": (certificate_request(new_key()),),
     "link-frames": (
         b"".join(map(_behind_its_length, _LINK_FRAMES)),
         *map(_behind_its_length, _LINK_FRAMES),

@@ -34,7 +34,10 @@ from plasmavmc.rpc.conversions.vms import spec_from_pb
 from plasmavmc.rpc.v1 import image_pb2, types_pb2, vm_pb2
 from plasmavmc.server.policy import parse_policy
 from plasmavmc.snapshots import manifest as snapshot
+from shellwego.control.certificates import requested_key
 from shellwego.core.assignments import NodeReport, Registration, SecretsRequest
+from shellwego.core.errors import InvalidError
+from shellwego.core.joins import JoinRequest
 from shellwego.core.routing import EdgeReport
 from shellwego.drivers.streams.mux import Link
 from shellwego.ports.streams import StreamKind, StreamRequest
@@ -190,7 +193,7 @@ def client_request(data: bytes) -> None:
 
 _CALLS = (
     *(Registration, NodeReport, SecretsRequest, EdgeReport, uplink.AssignmentsCall, uplink.RoutesCall),
-    uplink.RegisterEdgeCall,
+    *(uplink.RegisterEdgeCall, uplink.RenewCall, JoinRequest),
 )
 
 
@@ -199,6 +202,12 @@ def uplink_call(data: bytes) -> None:
     for kind in _CALLS:
         with suppress(ValueError):
             codec.decode(kind, data)
+
+
+def certificate_request(data: bytes) -> None:
+    """What a host that nobody knows wants signed."""
+    with suppress(InvalidError):
+        requested_key(data)
 
 
 def link_frames(data: bytes) -> None:
@@ -244,6 +253,7 @@ TARGETS: Mapping[str, Target] = {
     "worker-word": worker_word,
     "client-request": client_request,
     "uplink-call": uplink_call,
+    "certificate-request": certificate_request,
     "link-frames": link_frames,
 }
 

@@ -113,7 +113,8 @@ async def open_control_plane(
     """Make the servers and loops. `streams` reaches all nodes, `links` takes those that dial."""
     settings, control, sealer = base.settings, base.control, base.sealer
     networks = settings.webhook_networks
-    work, limiter = ImageWork(_images(base)), RateLimiter()
+    images = _images(base)
+    work, limiter = ImageWork(images), RateLimiter()
     app = create_app(
         control,
         images=work,
@@ -139,7 +140,8 @@ async def open_control_plane(
         from shellwego.boot.nodeport import NodePort  # noqa: PLC0415 - as above
 
         listener = socket.socket(fileno=await link.listen(settings.node_listen, settings.node_port))
-        servers.append(await NodePort.open(control, sealer, listener, links, settings.node_urls))
+        urls = settings.node_urls
+        servers.append(await NodePort.open(control, sealer, listener, links=links, images=images, servers=urls))
     leases = Leases(control, base.installation.id)
     parts: dict[str, Part] = {
         "leases": leases.run(),

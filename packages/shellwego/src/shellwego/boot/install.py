@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from importlib import import_module
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from shellwego.boot.files import replace_file
 from shellwego.boot.units import KINDS, unit, unit_name
 
 UNITS = Path("/etc/systemd/system")
@@ -40,7 +40,7 @@ def install(kind: str, arguments: tuple[str, ...], only_print: bool, into: Path)
         return
     path = into / unit_name(kind)
     try:
-        _write(path, text)
+        replace_file(path, text.encode(), 0o644)
     except OSError as error:
         raise click.ClickException(f"{path}: {error.strerror}\n  → Run it as root, or only look: --print") from error
     click.echo(text, nl=False)
@@ -69,14 +69,3 @@ def _program() -> Path:
     beside = Path(sys.executable).with_name("swg")
     found = str(beside) if beside.exists() else shutil.which("swg")
     return Path(found or sys.argv[0]).absolute()
-
-
-def _write(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(descriptor)
-    fresh.replace(path)

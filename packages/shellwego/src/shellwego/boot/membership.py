@@ -6,8 +6,8 @@ stays what it was, and is held in memory.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -15,11 +15,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from shellwego.boot.files import replace_file
 from shellwego.boot.nodedir import Joined
 from shellwego.control.certificates import certificate_request
 from shellwego.core.errors import ShellWeGoError
 from shellwego.core.joins import RENEW_S, CertificateAnswer
-from shellwego.drivers.uplink.tls import UplinkChannel
 from shellwego.ports.clock import Clock
 from shellwego.wire.tls import Credentials, expires_at
 from shellwego.wire.uplink import Method, RenewCall
@@ -29,6 +29,12 @@ RETRY_S = 60.0
 FILE = "certificate.json"
 
 log = structlog.get_logger("shellwego.boot")
+
+
+class Renewals(Protocol):
+    """The way to the servers; an `UplinkChannel` is one."""
+
+    async def call(self, method: str, asked: object, answer: type[CertificateAnswer]) -> CertificateAnswer: ...
 
 
 class Membership:
@@ -45,7 +51,7 @@ class Membership:
         """As of now."""
         return self._credentials
 
-    async def keep(self, channel: UplinkChannel) -> None:
+    async def keep(self, channel: Renewals) -> None:
         """Have the certificate renewed in time, until cancelled. Once at each start too, so that a node that is started
         anew has a certificate of the newest authority."""
         while True:
@@ -58,14 +64,14 @@ class Membership:
                 pause = RETRY_S
             await self._clock.sleep(pause)
 
-    async def renew(self, channel: UplinkChannel) -> None:
-        """Get another certificate for the same key; raises as `UplinkChannel.call`."""
+    async def renew(self, channel: Renewals) -> None:
+        """Get another certificate for the same key; raises as its call."""
         key = load_pem_private_key(self._key.reveal(), password=None)
         assert isinstance(key, EllipticCurvePrivateKey)  # noqa: S101 - `nodedir` made it
         answer = await channel.call(Method.RENEW, RenewCall(request=certificate_request(key)), CertificateAnswer)
         fresh = self._shown(answer)
         _ = expires_at(fresh)  # raises where it is none
-        self._store(answer)
+        replace_file(self._path, msgspec.json.encode(answer))
         self._credentials, self._asked = fresh, True
 
     def _shown(self, answer: CertificateAnswer) -> Credentials:
@@ -83,15 +89,6 @@ class Membership:
         except (OSError, ValueError):
             return None
         return found if isinstance(key, EllipticCurvePrivateKey) and key.public_key() == theirs else None
-
-    def _store(self, answer: CertificateAnswer) -> None:
-        fresh = self._path.with_suffix(".new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(msgspec.json.encode(answer))
-            stream.flush()
-            os.fsync(descriptor)
-        fresh.replace(self._path)
 
 
 def _newer(first: Credentials, other: Credentials | None) -> Credentials:

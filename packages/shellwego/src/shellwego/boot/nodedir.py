@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from shellwego.boot import joincall
+from shellwego.boot.files import replace_file
 from shellwego.boot.joincall import Address
 from shellwego.control.certificates import certificate_request, new_key, private_pem
 from shellwego.core.errors import ConflictError, InvalidError, ShellWeGoError
@@ -66,7 +67,7 @@ def open_key(directory: Path) -> EllipticCurvePrivateKey:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = directory / KEY
         if not path.exists():
-            _write(path, private_pem(new_key()).reveal())
+            replace_file(path, private_pem(new_key()).reveal())
         key = load_pem_private_key(_read(path), password=None)
     except (OSError, ValueError, TypeError) as error:
         raise _unusable(directory, error) from None
@@ -101,9 +102,9 @@ def store(directory: Path, joined: Membership, servers: tuple[str, ...]) -> Memb
         servers=servers,
     )
     try:
-        _write(directory / CERTIFICATE, joined.granted.certificate.encode())
-        _write(directory / AUTHORITIES, "".join(joined.granted.authorities).encode())
-        _write(directory / MEMBER, msgspec.json.encode(member) + b"\n")
+        replace_file(directory / CERTIFICATE, joined.granted.certificate.encode())
+        replace_file(directory / AUTHORITIES, "".join(joined.granted.authorities).encode())
+        replace_file(directory / MEMBER, msgspec.json.encode(member) + b"\n")
     except OSError as error:
         raise _unusable(directory, error) from None
     return member
@@ -146,17 +147,6 @@ def _read(path: Path) -> bytes:
         if os.fstat(descriptor).st_mode & 0o077:
             raise ValueError(f"{path} can be read by others than its owner; see who did: chmod 600")
         return stream.read(_MOST_BYTES)
-
-
-def _write(path: Path, content: bytes) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(descriptor)
-    fresh.replace(path)
 
 
 def _unusable(directory: Path, error: Exception) -> ShellWeGoError:

@@ -19,11 +19,13 @@ from shellwego.api.uplink.server import UplinkServer
 from shellwego.control.edges import Edges
 from shellwego.control.joins import Joins
 from shellwego.control.nodeauthority import NodeAuthorities, ServerIdentity
+from shellwego.control.nodeimages import NodeImages
 from shellwego.control.nodekeys import NodeIdentity
 from shellwego.control.nodes import Nodes
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
 from shellwego.core.errors import ShellWeGoError
+from shellwego.ports.images import ImageBlobs
 from shellwego.wire.links import Links
 from shellwego.wire.tls import Credentials
 
@@ -76,7 +78,14 @@ class NodePort:
 
     @classmethod
     async def open(
-        cls, control: Control, sealer: Sealer, listener: socket.socket, links: Links, servers: tuple[str, ...] = ()
+        cls,
+        control: Control,
+        sealer: Sealer,
+        listener: socket.socket,
+        *,
+        links: Links,
+        images: ImageBlobs,
+        servers: tuple[str, ...] = (),
     ) -> NodePort:
         """On a socket that listens; `servers` are the addresses that hosts are told beside the one they joined at.
 
@@ -96,6 +105,7 @@ class NodePort:
             callers=Callers(NodeIdentity(control).identify, control.clock),
             links=links,
             bus=control.bus,
+            images=NodeImages(control, images),
         )
         return cls(authorities, shown, server)
 

@@ -17,9 +17,11 @@ from shellwego.core.errors import ShellWeGoError
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.engine.assembly import HostLink, open_plasma
-from shellwego.drivers.engine.host import cgroup_kinds
+from shellwego.drivers.engine.host import confinement
+from shellwego.drivers.images.pulled import PulledBlobs
 from shellwego.drivers.streams.dial import WebSocketDialler
 from shellwego.drivers.streams.dialled import DialledListener
+from shellwego.drivers.uplink.downloads import Downloads
 from shellwego.drivers.uplink.tls import TlsEdgeUplink, TlsNodeUplink, UplinkChannel
 from shellwego.edge.daemon import Edge
 
@@ -51,11 +53,12 @@ class Remote:
         stop = stop_signal()
         async with AsyncExitStack() as stack:
             link = await self._open(stack)
-            link.confinement = next(iter(cgroup_kinds()), "")
+            link.confinement = confinement()
             wires = self._wires(stack)
             member, keep = self.joined.member, self.settings.keep_vms
             site = engine_site(self.settings, self.installation, member.subnet)
-            engine = await open_plasma(link, site, version("shellwego"), lambda: ())
+            blobs = PulledBlobs(Downloads(member.servers, wires.membership.credentials).blob)
+            engine = await open_plasma(link, site, version("shellwego"), lambda: (), blobs)
             agent = Agent(
                 engine=engine,
                 uplink=TlsNodeUplink(wires.channel),

@@ -25,7 +25,7 @@ _POLL_S = 1.0
 
 @click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def nodes() -> None:
-    """List, show and label nodes, let hosts join, say what may be placed on nodes, empty and remove them."""
+    """List, show, join and label nodes, say what may be placed on them, empty and remove them."""
 
 
 for each in (joining.join_token, joining.join_tokens, joining.keys, joining.authorities):

@@ -35,13 +35,11 @@ from shellwego.core.joins import (
     MemberKind,
     Membership,
     NodeKey,
-    check_labels,
     check_name,
-    check_place,
     is_fingerprint,
     is_secret,
 )
-from shellwego.core.nodes import Node, NodeFacts, NodeHealth
+from shellwego.core.nodes import Node, NodeFacts, NodeHealth, label_faults, place_faults
 from shellwego.core.routing import Edge
 from shellwego.core.subnets import free_subnet
 from shellwego.core.tenancy import Principal, TokenKind
@@ -336,9 +334,9 @@ def _membership(token: JoinToken, found: Node | Edge) -> Membership:
 def _check(wish: JoinWish) -> None:
     if wish.name:
         check_name(wish.name)
-    check_place(wish.region, "region")
-    check_place(wish.zone, "zone")
-    check_labels(wish.labels)
+    faults = [*place_faults({"region": wish.region, "zone": wish.zone}), *label_faults(wish.labels)]
+    if faults:
+        raise InvalidError(faults[0].code, f"{faults[0].field}: {faults[0].message}", errors=tuple(faults))
     if not MIN_LIFE_S <= wish.life_s <= LIFE_S:
         words = f"a join token lives {MIN_LIFE_S:.0f} to {LIFE_S:.0f} seconds"
         raise InvalidError("life-refused", words, errors=(FieldError("expires_in", "out-of-range", words),))

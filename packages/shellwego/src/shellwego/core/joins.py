@@ -25,7 +25,6 @@ CERTIFICATE_S = 90 * 24 * 3600.0
 """Of a node's certificate."""
 RENEW_S = CERTIFICATE_S / 3
 """With so much of it left it is renewed."""
-MAX_LABELS = 32
 _HASH = r"[0-9a-f]{64}"
 _SECRET = r"join_[0-9A-Za-z]{43}"  # noqa: S105 - its form
 _TOKEN = re.compile(f"({_SECRET})({_HASH})")
@@ -33,9 +32,6 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _ID = re.compile(r"(node|edg)_[0-9a-z]{26}")
 _RESERVED = frozenset({"join-tokens", "keys", "authorities"})
 """What the API has under its path of nodes."""
-_PLACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
-_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 
 
 class MemberKind(StrEnum):
@@ -192,23 +188,8 @@ def check_name(name: str, field_: str = "name") -> None:
         InvalidError: naming the field.
     """
     if not _NAME.fullmatch(name) or _ID.fullmatch(name) or name in _RESERVED:
-        raise _refused(field_, "bad-node-name", "has 1 to 253 letters, digits, dots, dashes and underscores")
-
-
-def check_place(name: str, field_: str) -> None:
-    """Refuse what no region or zone may be called; raises as `check_name`."""
-    if not _PLACE.fullmatch(name):
-        raise _refused(field_, f"bad-{field_}", "has 1 to 63 small letters, digits and dashes")
-
-
-def check_labels(labels: Mapping[str, str]) -> None:
-    """Refuse labels that could not be asked for; raises as `check_name`."""
-    if len(labels) > MAX_LABELS:
-        raise _refused("labels", "too-many-labels", f"at most {MAX_LABELS} labels")
-    for key, value in labels.items():
-        if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
-            words = "a label has at most 63 letters, digits, dots, dashes and underscores on each side"
-            raise _refused("labels", "bad-label", f"{key[:63]!r}: {words}")
+        words = "has 1 to 253 letters, digits, dots, dashes and underscores"
+        raise InvalidError("bad-node-name", f"{field_}: {words}", errors=(FieldError(field_, "bad-node-name", words),))
 
 
 def newest(authorities: Sequence[NodeAuthority], now: float) -> NodeAuthority | None:
@@ -223,7 +204,3 @@ def oldest(authorities: Sequence[NodeAuthority], now: float) -> NodeAuthority | 
 
 def _age(authority: NodeAuthority) -> tuple[float, str]:
     return authority.created_at, authority.id
-
-
-def _refused(field_: str, code: str, words: str) -> InvalidError:
-    return InvalidError(code, f"{field_}: {words}", errors=(FieldError(field_, code, words),))

@@ -9,7 +9,7 @@ from plasmavmc.guest.boot import assets_present, load_assets
 from plasmavmc.host import installation, ownership
 from plasmavmc.host.architecture import EMULATOR
 from plasmavmc.host.configuration import HelperConfiguration, Listener
-from plasmavmc.host.helper.cgroups import CONTROLLERS, V2, layouts, parse_mounts
+from plasmavmc.host.helper.cgroups import CONTROLLERS, NONE, V2, layouts, parse_mounts
 from plasmavmc.host.installation import Installation, Product
 from plasmavmc.host.run import find_program
 from plasmavmc.hypervisor.probe import KVM_DEVICE, ProbeCache, ProbeResult, gather_facts
@@ -27,6 +27,7 @@ __all__ = [
     "Product",
     "assets_present",
     "cgroup_kinds",
+    "confinement",
     "installation",
     "ownership",
     "probed",
@@ -46,6 +47,11 @@ def cgroup_kinds() -> tuple[str, ...]:
     """The kinds of cgroups that could bound VMs here, the best first. A container may forbid what is mounted in it."""
     found = layouts(parse_mounts(Path("/proc/self/mounts").read_text()), "")
     return tuple(layout.confinement for layout in found if layout.confinement != V2 or _offers(layout.parents[0]))
+
+
+def confinement() -> str:
+    """What bounds processes here, in the helper's words."""
+    return next(iter(cgroup_kinds()), NONE)
 
 
 def _offers(unified: Path) -> bool:

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from shellwego.api.rest.schemas.common import Body, Pagination, View, when, when_or_none
 from shellwego.control.joins import MIN_LIFE_S, JoinWish
-from shellwego.core.joins import LIFE_S, MAX_LABELS, JoinToken, MemberKind, NodeAuthority, NodeKey
+from shellwego.core.joins import LIFE_S, JoinToken, MemberKind, NodeAuthority, NodeKey
+from shellwego.core.nodes import MAX_LABELS
 
 Place = Annotated[str, Field(min_length=1, max_length=63, examples=["eu-west"])]
 LabelKey = Annotated[str, Field(min_length=1, max_length=63)]

@@ -1,0 +1,157 @@
+"""A platform of several processes, as on several hosts: server, agent and edge, which know each other by keys alone.
+
+All of them are in one network namespace of this host, so that nothing else of it is in their way: what is shown is who
+talks to whom, and not how packets travel.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from examples.demo.images import hello
+from examples.demo.leftovers import of_installation
+from examples.demo.platform import SWG, Platform, qemu_processes
+from plasmavmc.host.names import installation_key
+from tests.real.platform_harness import until
+
+pytestmark = [pytest.mark.real, pytest.mark.nightly]
+
+API, NODES, HTTP = 17080, 17081, 18080
+
+
+@dataclass
+class Part:
+    """One process of the platform, in the background."""
+
+    words: tuple[str, ...]
+    log: Path
+    prefix: tuple[str, ...]
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self, marker: bytes) -> None:
+        with self.log.open("ab") as output:
+            mark = output.tell()
+            command = [*self.prefix, SWG, *self.words]
+            process = self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self.environment,
+                start_new_session=True,
+            )
+        until(lambda: marker in self.log.read_bytes()[mark:] or process.poll() is not None, f"{self.words[0]} is ready")
+        assert process.poll() is None, self.log.read_text()[-3000:]
+
+    def stop(self) -> int | None:
+        if self.process is None:
+            return None
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(60)
+        self.process = None
+        return code
+
+
+@dataclass
+class Hosts:
+    """The parts, with their directories."""
+
+    root: Path
+    prefix: tuple[str, ...]
+    parts: dict[str, Part] = field(default_factory=dict)
+
+    @property
+    def operator(self) -> Platform:
+        """The command line of whoever administers the platform."""
+        return Platform(self.root / "server", self.root / "config", prefix=self.prefix)
+
+    def part(self, name: str, *words: str) -> Part:
+        environment = {**os.environ, "XDG_CONFIG_HOME": str(self.root / "config"), "NO_COLOR": "1"}
+        words = (name, "--data-dir", str(self.root / name), *words)
+        self.parts[name] = Part(words, self.root / f"{name}.log", self.prefix, environment)
+        return self.parts[name]
+
+    def joins(self, *flags: str, directory: str) -> str:
+        line = self.operator.swg("nodes", "join-token", *flags).split()
+        assert line[0] == "swg"
+        return self.operator.swg(*line[1:], "--dir", str(self.root / directory))
+
+    def fetch(self, host: str) -> str:
+        """A request through the edge; empty where it was not answered well."""
+        url = f"http://127.0.0.1:{HTTP}/"
+        command = [*self.prefix, "curl", "-sf", "-m", "10", "-H", f"Host: {host}", url]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+    def vmms(self) -> dict[int, str]:
+        return qemu_processes(installation_key((self.root / "agent" / "installation").read_text().strip()))
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    name = f"swg-parts-{secrets.token_hex(3)}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+    with tempfile.TemporaryDirectory(prefix="swg-test-", ignore_cleanup_errors=True) as place:
+        root = Path(place)
+        root.chmod(0o755)
+        hosts = Hosts(root, ("ip", "netns", "exec", name))
+        try:
+            yield hosts
+        except BaseException:
+            for part in hosts.parts.values():
+                print(part.words[0], part.log.read_text()[-4000:])
+            raise
+        finally:
+            for part in reversed(hosts.parts.values()):
+                with suppress(subprocess.TimeoutExpired):
+                    part.stop()
+            subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def test_an_app_runs_on_a_host_that_joined_and_is_served_by_an_edge_that_joined(hosts: Hosts) -> None:
+    server = hosts.part("server", "--api-port", str(API), "--node-port", str(NODES))
+    server.start(b"ready")
+    assert "with 10.64.0.0/20" in hosts.joins("--name", "a1", "--region", "north", directory="node")
+    assert "is the edge e1" in hosts.joins("--edge", "--name", "e1", directory="edge-dir")
+    agent = hosts.part("agent", "--dir", str(hosts.root / "node"))
+    agent.start(b"This host is the node a1")
+    edge = hosts.part(
+        "edge", "--dir", str(hosts.root / "edge-dir"), "--http-port", str(HTTP), "--http-listen", "127.0.0.1"
+    )
+    edge.start(b"This host is the edge e1")
+
+    swg = hosts.operator
+    swg.swg("images", "load", "hello:v1", str(hello("v1")))
+    swg.swg("apps", "create", "shop")
+    swg.swg("deploy", "-a", "shop", "-i", "hello:v1", "--port", "8080")
+    (instance,) = swg.json("vms", "ls", "-a", "shop")
+    (node,) = swg.json("nodes", "ls")
+    assert (instance["node_id"], node["name"], node["region"]) == (node["id"], "a1", "north")
+    assert "v1" in hosts.fetch("shop.localhost")
+    assert swg.swg("exec", "-a", "shop", "--", "echo", "over the link").strip() == "over the link"
+
+    before = hosts.vmms()
+    assert before
+    assert server.stop() == 0
+    assert "v1" in hosts.fetch("shop.localhost"), "the edge serves on without its servers"
+    server.start(b"ready")
+    until(lambda: swg.json("nodes", "ls")[0]["health"] == "ready", "the node is heard again")
+    assert hosts.vmms() == before, "no VM was touched"
+
+    key = next(each for each in swg.json("nodes", "keys", "ls") if each["member"] == node["id"])
+    swg.swg("nodes", "keys", "revoke", "-y", key["id"])
+    until(lambda: swg.json("nodes", "ls")[0]["health"] == "down", "the node is shut out, and so judged down")
+    assert [each.stop() for each in (edge, agent, server)] == [0, 0, 0]
+    for name in ("agent", "edge"):
+        assert of_installation(hosts.root / name) == frozenset(), f"{name} leaves nothing on the host"
