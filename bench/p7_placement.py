@@ -86,13 +86,13 @@ def wishes(source: random.Random) -> Iterator[tuple[PlacementRequest, Peers]]:
 
 @dataclass(slots=True)
 class Run:
-    """A fleet that is filled; the seconds of each placement, and those of the loop."""
+    """A fleet that is filled; the seconds of each placement, of each refusal, and those of the loop."""
 
     fleet: Fleet
     known: list[Node]
     took: list[float] = field(default_factory=list)
     loop_took: list[float] = field(default_factory=list)
-    refused: int = 0
+    refusals: list[float] = field(default_factory=list)
 
     def fill(self, count: int, compare_every: int) -> None:
         """Place so many, and compare each so many-th with the loop's choice."""
@@ -102,10 +102,9 @@ class Run:
             outcome = self.fleet.place(request, peers)
             if isinstance(outcome, Placement):
                 self.fleet.take(outcome.node_id, request, peers)
-            self.took.append(time.thread_time() - began)
+            (self.took if isinstance(outcome, Placement) else self.refusals).append(time.thread_time() - began)
             if compared is not None and compared != outcome:
                 raise RuntimeError(f"placement {number}: {outcome}, the loop says {compared}")
-            self.refused += not isinstance(outcome, Placement)
 
     def _by_loop(self, request: PlacementRequest, peers: Peers) -> object:
         usage = {node.id: self.fleet.used(node.id) for node in self.known}
@@ -117,6 +116,10 @@ class Run:
     def over(self) -> list[str]:
         """Nodes with more memory promised than they have."""
         return [n.name for n in self.known if self.fleet.used(n.id).memory_bytes > n.facts.memory_bytes]
+
+
+def _rate(took: list[float]) -> str:
+    return f"{len(took) / sum(took):,.0f} a second" if took else "none"
 
 
 def run() -> list[Result]:
@@ -145,7 +148,8 @@ def run() -> list[Result]:
                 f"by tenths of the run: {', '.join(f'{each:,.0f}' for each in stretches)} a second",
                 f"the loop: {loop:.1f}/s, {rate / loop:,.0f}× slower; {len(filled.loop_took)} choices compared, all equal",
                 f"slowest {max(filled.took) * 1000:.1f} ms, median {percentile(filled.took, 0.5) * 1e6:.0f} µs",
-                f"{filled.refused} refused; {used:.0%} of the memory promised at the end, no node over capacity",
+                f"{len(filled.refusals)} refused as their part of the fleet was full: {_rate(filled.refusals)}",
+                f"{used:.0%} of the memory promised at the end, no node over capacity",
             ),
         )
     ]

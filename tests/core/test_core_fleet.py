@@ -198,3 +198,24 @@ def test_kinds_of_requests_that_are_long_unused_are_forgotten() -> None:
             cpu_milli=50, memory_bytes=MIB, disk_bytes=1, rules=PlacementRules(require={"rack": node.name})
         )
         assert both.place(request) == Placement(node.id)
+
+
+def test_a_node_that_flaps_is_taken_as_soon_and_as_long_as_there_is_no_other() -> None:
+    steady, flapping = many(2)
+    both = Replayed([steady, replace(flapping, flapping_since=1.0)])
+    request = PlacementRequest(cpu_milli=50, memory_bytes=MIB, disk_bytes=1, rules=PlacementRules(spread=Spread.NONE))
+    for health, taken in ((NodeHealth.READY, steady), (NodeHealth.DOWN, flapping), (NodeHealth.READY, steady)):
+        both.change(replace(steady, health=health))
+        assert both.place(request) == Placement(taken.id)
+
+
+def test_requests_of_different_sizes_are_kept_apart_where_a_backend_has_a_limit() -> None:
+    small, large = many(2)
+    limited = replace(small.facts, backends=(replace(KVM, max_memory_bytes=64 * MIB, max_vcpus=2),))
+    both = Replayed([replace(small, facts=limited), large])
+    request = PlacementRequest(
+        cpu_milli=50, memory_bytes=64 * MIB, disk_bytes=1, rules=PlacementRules(spread=Spread.NONE)
+    )
+    assert both.place(request) == Placement(small.id)
+    assert both.place(replace(request, memory_bytes=65 * MIB)) == Placement(large.id)
+    assert both.place(replace(request, vcpus=3)) == Placement(large.id)

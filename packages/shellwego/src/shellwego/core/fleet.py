@@ -16,11 +16,12 @@ where no other is left: they are as many as the process has instances.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from shellwego.core.lanes import Entry, Lane, Seat
 from shellwego.core.nodes import Backend, Node
 from shellwego.core.placement import (
     NOTHING,
@@ -43,7 +44,6 @@ from shellwego.core.placement_rules import Spread
 Zone = tuple[str, str]
 """Region and zone: two regions may name their zones alike."""
 _MAX_VIEWS = 64
-_CHUNK = 128
 _MAX_REFUSALS = 256
 _NO_LIMIT = 1 << 62
 _UNBOUNDED = Room(cpu_milli=_NO_LIMIT, memory_bytes=_NO_LIMIT, disk_bytes=_NO_LIMIT)
@@ -69,128 +69,31 @@ class Peers:
 
 
 @dataclass(slots=True, eq=False)
-class _Seat:
-    """A node as it stands now."""
-
-    node: Node
-    used: NodeUsage
-    room: Room
-    kind: int
-    """Equal for nodes that the filters cannot tell apart, but by how full they are."""
-
-
-_Entry = tuple[int, str, str, _Seat]
-"""What it is ordered by in its lane, name and id of the node."""
-
-
-@dataclass(slots=True, eq=False)
-class _Chunk:
-    """A run of a lane. `cpu_milli` and `disk_bytes` are at least the most that any of its nodes has free."""
-
-    entries: list[_Entry]
-    cpu_milli: int = 0
-    disk_bytes: int = 0
-
-    def tighten(self) -> None:
-        self.cpu_milli = max(entry[3].room.cpu_milli for entry in self.entries)
-        self.disk_bytes = max(entry[3].room.disk_bytes for entry in self.entries)
-
-
-class _Lane:
-    """Nodes of one zone and one size of memory, in order."""
-
-    __slots__ = ("_chunks", "_lasts", "total")
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self._chunks: list[_Chunk] = []
-        self._lasts: list[_Entry] = []
-        """The last entry of each chunk."""
-
-    def add(self, entry: _Entry) -> None:
-        if not self._chunks:
-            self._chunks, self._lasts = [_Chunk([])], [entry]
-        at = min(bisect_left(self._lasts, entry), len(self._chunks) - 1)
-        chunk, room = self._chunks[at], entry[3].room
-        insort(chunk.entries, entry)
-        chunk.cpu_milli = max(chunk.cpu_milli, room.cpu_milli)
-        chunk.disk_bytes = max(chunk.disk_bytes, room.disk_bytes)
-        self._lasts[at] = chunk.entries[-1]
-        if len(chunk.entries) > 2 * _CHUNK:
-            self._split(at)
-
-    def _split(self, at: int) -> None:
-        entries = self._chunks[at].entries
-        halves = [_Chunk(entries[:_CHUNK]), _Chunk(entries[_CHUNK:])]
-        for half in halves:
-            half.tighten()
-        self._chunks[at : at + 1] = halves
-        self._lasts[at : at + 1] = [half.entries[-1] for half in halves]
-
-    def remove(self, entry: _Entry) -> None:
-        at = bisect_left(self._lasts, entry)
-        entries = self._chunks[at].entries
-        del entries[bisect_left(entries, entry)]
-        if entries:
-            self._lasts[at] = entries[-1]
-        else:
-            del self._chunks[at], self._lasts[at]
-
-    def move(self, old: _Entry, new: _Entry) -> None:
-        self.remove(old)
-        self.add(new)
-
-    def first(self, low: int, high: int, request: PlacementRequest, passed: Mapping[str, int]) -> _Entry | None:
-        """The first entry from `low` to `high` whose node has CPU and disk for the request and is not in `passed`."""
-        cpu, disk = request.cpu_milli, request.disk_bytes
-        for chunk in self._chunks:
-            entries = chunk.entries
-            if entries[0][0] > high:
-                return None
-            if chunk.cpu_milli < cpu or chunk.disk_bytes < disk or entries[-1][0] < low:
-                continue
-            start = 0 if entries[0][0] >= low else bisect_left(entries, low, key=_order)
-            for at in range(start, len(entries)):
-                entry = entries[at]
-                if entry[0] > high:
-                    return None
-                room = entry[3].room
-                if room.cpu_milli >= cpu and room.disk_bytes >= disk and entry[2] not in passed:
-                    return entry
-            chunk.tighten()
-        return None
-
-
-def _order(entry: _Entry) -> int:
-    return entry[0]
-
-
-@dataclass(slots=True, eq=False)
 class _View:
     """The nodes that one kind of request may have, as far as that does not depend on how full they are."""
 
     like: PlacementRequest
     """A request of this kind."""
     packed: bool
-    lanes: dict[tuple[Zone, int], _Lane] = field(default_factory=dict)
-    zones: dict[Zone, list[_Lane]] = field(default_factory=dict)
-    entries: dict[str, tuple[_Lane, _Entry]] = field(default_factory=dict)
+    lanes: dict[tuple[Zone, int], Lane] = field(default_factory=dict)
+    zones: dict[Zone, list[Lane]] = field(default_factory=dict)
+    entries: dict[str, tuple[Lane, Entry]] = field(default_factory=dict)
     moved: set[str] = field(default_factory=set)
     """Nodes whose entries are behind."""
     others: list[tuple[Objection, int]] | None = None
     """What excludes all other nodes, and how many each; None: not known."""
 
-    def seat(self, seat: _Seat) -> None:
+    def seat(self, seat: Seat) -> None:
         zone, total = zone_of(seat.node), seat.node.facts.memory_bytes
         lane = self.lanes.get((zone, total))
         if lane is None:
-            lane = self.lanes[zone, total] = _Lane(total)
+            lane = self.lanes[zone, total] = Lane(total)
             self.zones.setdefault(zone, []).append(lane)
         entry = self._entry(seat)
         lane.add(entry)
         self.entries[seat.node.id] = (lane, entry)
 
-    def _entry(self, seat: _Seat) -> _Entry:
+    def _entry(self, seat: Seat) -> Entry:
         used = seat.used.memory_bytes
         return -used if self.packed else used, seat.node.name, seat.node.id, seat
 
@@ -239,7 +142,7 @@ class _View:
                 best = found if best is None else min(best, found)
         return best[2] if best else None
 
-    def emptiest(self, request: PlacementRequest, lanes: Iterable[_Lane], peers: Peers) -> str | None:
+    def emptiest(self, request: PlacementRequest, lanes: Iterable[Lane], peers: Peers) -> str | None:
         """The node of these lanes that is emptiest with the request on it, of those without peers."""
         best: tuple[float, str, str] | None = None
         for lane in lanes:
@@ -257,7 +160,7 @@ class Fleet:
     """Nodes and their usage. `place` decides, `take` notes what was decided, `put` what became known of a node."""
 
     def __init__(self, nodes: Iterable[Node] = (), usage: Mapping[str, NodeUsage] | None = None) -> None:
-        self._seats: dict[str, _Seat] = {}
+        self._seats: dict[str, Seat] = {}
         self._views: dict[object, _View] = {}
         self._refusals: dict[object, Refusal] = {}
         self._kinds: dict[object, int] = {}
@@ -284,7 +187,7 @@ class Fleet:
         if seat is None or seat.kind != kind or seat.node.name != node.name:
             self.remove(node.id)
             self._count_dependable(node.dependable)
-            seat = self._seats[node.id] = _Seat(node, used, room_on(node, used), kind)
+            seat = self._seats[node.id] = Seat(node, used, room_on(node, used), kind)
             for view in self._views.values():
                 if standing_objection(view.like, node, choice=self._choice) is None:
                     view.seat(seat)
@@ -358,7 +261,7 @@ class Fleet:
         if self._choice is not before:
             self._views.clear()
 
-    def _change(self, seat: _Seat, node: Node, used: NodeUsage) -> None:
+    def _change(self, seat: Seat, node: Node, used: NodeUsage) -> None:
         seat.node, seat.used, seat.room = node, used, room_on(node, used)
         for view in self._views.values():
             view.moved.add(node.id)
