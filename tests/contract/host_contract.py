@@ -26,6 +26,7 @@ from plasmavmc.host.operations import (
     Keep,
     Limits,
     Member,
+    Peer,
     ProcessId,
     RuleSet,
     Spawned,
@@ -190,6 +191,30 @@ class HostContract:
             (replace(rig.member(ONE, 2), network_id='a" drop'),),
         ):
             await refused("helper-refused", rig.host.rules_apply(RuleSet(rig.bridge, members)))
+
+    async def test_peers_are_other_nodes_and_reached_by_a_hosts_address(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        peer = Peer(IPv4Network("10.127.240.0/20"), IPv4Address("192.0.2.9"))
+        for peers in (
+            (replace(peer, network=IPv4Network("192.0.2.0/24")),),
+            (replace(peer, network=IPv4Network("10.64.0.0/10")),),
+            (peer, replace(peer, network=IPv4Network("10.127.248.0/21"))),
+            (replace(peer, via=IPv4Address("10.64.0.1")),),
+            (replace(peer, via=IPv4Address("127.0.0.1")),),
+            (replace(peer, via=IPv4Address("169.254.169.254")),),
+            tuple(replace(peer, network=IPv4Network(f"10.{64 + n // 256}.{n % 256}.0/29")) for n in range(1025)),
+        ):
+            await refused("helper-refused", rig.host.routes_apply(peers))
+            await refused("helper-refused", rig.host.rules_apply(RuleSet(rig.bridge, peers=peers)))
+        itself = replace(peer, network=rig.bridge.network)
+        await refused("helper-refused", rig.host.rules_apply(RuleSet(rig.bridge, peers=(itself,))))
+        await rig.host.rules_apply(RuleSet(rig.bridge, peers=(peer,)))
+
+    async def test_a_peer_that_cannot_be_reached_is_told(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        peer = Peer(IPv4Network("10.127.240.0/20"), IPv4Address("203.0.113.9"))
+        assert await rig.host.routes_apply((peer,)) == (peer,)
+        assert await rig.host.routes_apply(()) == ()
 
     async def test_rules_for_a_full_subnet_are_taken(self, rig: HostRig) -> None:
         await rig.host.bridge_ensure(rig.bridge)

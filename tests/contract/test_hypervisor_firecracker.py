@@ -4,6 +4,7 @@ plain process. Nothing here shows that a Linux guest boots on Firecracker."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import shutil
@@ -144,6 +145,7 @@ class FirecrackerRig:
     """Implements `PausableRig` and `ForkableRig`."""
 
     def __init__(self, directory: Path, init: Path, app: Path) -> None:
+        gc.collect()  # what earlier tests left to be closed some time would be missed in the middle of this one
         self.directory = directory
         self.app = app
         self._fds: list[int] = []

@@ -45,15 +45,18 @@ def _check_steps(world: History, before: Mapping[str, Instance], was: Deployment
         late = since is not None and world.now >= since + now.canary.pause_s
         assert not late, "a step that held for its pause was not left"
         assert (now.step.since is None) == (since is None), "a pause goes on though its step does not hold"
+    elif now.state is DeploymentState.IN_PROGRESS:
+        assert not now.reason.startswith("canary step"), "takes its steps with nothing beside it"
 
 
 def _holds(world: History, instances: Iterable[Instance], deployment: Deployment, weight: int) -> bool:
-    """Every process has its part ready."""
+    """Every process has its part ready and served, whatever becomes of those that the plan has just sent away."""
     release = world.releases[deployment.release_id]
     ready = [
         i
         for i in instances
         if i.serving
+        and world.instances[i.id].desired is Desired.SERVE
         and i.node_id not in world.down
         and (i.content_hash, i.generation) == (release.content_hash, world.app.generation)
     ]

@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plasmavmc.host import protocol
-from plasmavmc.host.operations import Bridge, Keep, Limits, Member, ProcessId, RuleSet, Swept, TapRequest
+from plasmavmc.host.operations import Bridge, Keep, Limits, Member, Peer, ProcessId, RuleSet, Swept, TapRequest
 
 BOUNDARIES = Path(__file__).resolve().parents[2] / "docs" / "design" / "trust-boundaries.md"
 BRIDGE = Bridge("swgaaaabr", IPv4Address("10.64.0.1"), IPv4Network("10.64.0.0/20"))
 REQUESTS: list[protocol.Request] = [
     protocol.BridgeEnsure(BRIDGE),
     protocol.RulesApply(RuleSet(BRIDGE, (Member("t", "m", IPv4Address("10.64.0.2"), "net"),))),
+    protocol.RoutesApply((Peer(IPv4Network("10.64.16.0/20"), IPv4Address("192.0.2.2")),)),
     protocol.NetworksInUse(),
     protocol.TapOpen(TapRequest("t", "m", 1, 2)),
     protocol.TapForget("t"),

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from plasmavmc.host.helper.rules import network_numbers, render, render_removal
 from plasmavmc.host.names import HostNames
-from plasmavmc.host.operations import Bridge, Member, RuleSet
+from plasmavmc.host.operations import Bridge, Member, Peer, RuleSet
 from plasmavmc.types import mac_of, vm_key
 
 NAMES = HostNames.of("swg_rules")
@@ -51,6 +51,14 @@ def test_members_of_one_network_share_a_number_and_others_do_not() -> None:
         f"map networks {{ type ipv4_addr : mark; elements = {{ 10.64.0.2 : {numbers['a']}, 10.64.0.3 : {numbers['b']} }}; }}"
         in text
     )
+
+
+def test_peers_are_elements_of_a_set_and_never_rules() -> None:
+    one = Peer(IPv4Network("10.64.16.0/20"), IPv4Address("192.0.2.2"))
+    other = Peer(IPv4Network("10.64.32.0/20"), IPv4Address("192.0.2.3"))
+    text = render(NAMES, RuleSet(BRIDGE, peers=(one, other))).splitlines()
+    assert "set peers { type ipv4_addr; elements = { 10.64.16.1, 10.64.32.1 }; }" in text
+    assert len(text) == len(lines())
 
 
 def test_packets_between_vms_are_judged_before_any_connection_is_remembered() -> None:

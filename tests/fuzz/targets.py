@@ -150,6 +150,8 @@ def helper_request(data: bytes) -> None:
                 checks.check_bridge(_NAMES, request.bridge)
             case protocol.RulesApply():
                 checks.check_rules(_NAMES, request.rules)
+            case protocol.RoutesApply():
+                checks.check_peers(request.peers)
             case protocol.TapOpen():
                 checks.check_tap(_NAMES, request.tap)
             case protocol.VmSpawn():

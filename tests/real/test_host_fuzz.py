@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from plasmavmc.errors import HostError
 from plasmavmc.host import protocol
 from plasmavmc.host.configuration import WASM_WORKER
-from plasmavmc.host.operations import Bridge, Keep, Limits, Member, ProcessId, RuleSet, TapRequest
+from plasmavmc.host.operations import Bridge, Keep, Limits, Member, Peer, ProcessId, RuleSet, TapRequest
 from plasmavmc.host.processes import read_process
 from plasmavmc.types import GIB, MIB, mac_of
 from tests.contract.host_contract import LIMITS, ONE, TWO, HostRig
@@ -88,6 +88,7 @@ def attempts(rig: HostRig, pids: tuple[int, ...]) -> st.SearchStrategy[Attempt]:
     bridge = st.builds(Bridge, text, address.map(IPv4Address), network.map(IPv4Network)) | st.just(rig.bridge)
     tap = st.builds(TapRequest, text, text, number, number) | st.just(rig.tap())
     member = st.builds(Member, text, text, address.map(IPv4Address), text) | st.just(rig.member(ONE, 2))
+    peer = st.builds(Peer, network.map(IPv4Network), address.map(IPv4Address))
     true_ids = [found.id for pid in pids if (found := read_process(pid)) is not None]
     process = st.sampled_from(true_ids) | st.builds(ProcessId, number, number)
     limits = st.just(LIMITS) | st.builds(Limits, number, number, number)
@@ -97,6 +98,7 @@ def attempts(rig: HostRig, pids: tuple[int, ...]) -> st.SearchStrategy[Attempt]:
     requests = st.one_of(
         st.builds(protocol.BridgeEnsure, bridge),
         st.builds(protocol.RulesApply, st.builds(RuleSet, bridge, st.lists(member, max_size=4).map(tuple))),
+        st.builds(protocol.RoutesApply, st.lists(peer, max_size=3).map(tuple)),
         st.builds(protocol.NetworksInUse),
         st.builds(protocol.TapOpen, tap),
         st.builds(protocol.TapForget, text | st.just(rig.tap().name)),

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from plasmavmc.errors import HostError, PlasmaError, UnavailableError
 from plasmavmc.host import protocol
-from plasmavmc.host.operations import Bridge, Keep, Limits, ProcessId, RuleSet, Spawned, Swept, TapRequest
+from plasmavmc.host.operations import Bridge, Keep, Limits, Peer, ProcessId, RuleSet, Spawned, Swept, TapRequest
 
 T = TypeVar("T")
 REPLY_DEADLINE_S = 60.0
@@ -63,6 +63,9 @@ class HelperHost:
 
     async def rules_apply(self, rules: RuleSet) -> None:
         await self._call(protocol.RulesApply(rules))
+
+    async def routes_apply(self, peers: Sequence[Peer]) -> tuple[Peer, ...]:
+        return await self._value(protocol.RoutesApply(tuple(peers)), tuple[Peer, ...])
 
     async def networks_in_use(self) -> tuple[IPv4Network, ...]:
         return await self._value(protocol.NetworksInUse(), tuple[IPv4Network, ...])

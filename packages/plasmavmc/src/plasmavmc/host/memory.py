@@ -20,7 +20,7 @@ from plasmavmc.host.helper.argv import check_argv
 from plasmavmc.host.helper.guest_memory import no_memory
 from plasmavmc.host.helper.sockets import listen
 from plasmavmc.host.names import shaper_name
-from plasmavmc.host.operations import Bridge, Keep, Limits, ProcessId, RuleSet, Spawned, Swept, TapRequest
+from plasmavmc.host.operations import Bridge, Keep, Limits, Peer, ProcessId, RuleSet, Spawned, Swept, TapRequest
 from plasmavmc.host.processes import is_alive
 
 CONFINEMENT = "rlimits"
@@ -44,7 +44,7 @@ class MemoryProcess:
 
 
 class MemoryHost:
-    """All that a `Host` was asked for, to look at: `bridge`, `rules`, `taps`, `uids`, `vms`, `placed`."""
+    """All that a `Host` was asked for, to look at: `bridge`, `rules`, `routes`, `taps`, `uids`, `vms`, `placed`."""
 
     def __init__(self, configuration: HelperConfiguration, *, networks: Sequence[IPv4Network] = ()) -> None:
         self._configuration = configuration
@@ -53,6 +53,9 @@ class MemoryHost:
         self._pids = count(_FIRST_PID)
         self.bridge: Bridge | None = None
         self.rules: RuleSet | None = None
+        self.routes: tuple[Peer, ...] = ()
+        self.neighbourhood = IPv4Network("192.0.2.0/24")
+        """Where it has a way to."""
         self.taps: dict[str, TapRequest] = {}
         self.shapers: set[str] = set()
         """Devices that hold back what comes in at taps."""
@@ -87,6 +90,12 @@ class MemoryHost:
         checks.check_rules(self._names, rules)
         self._bridge()
         self.rules = rules
+
+    async def routes_apply(self, peers: Sequence[Peer]) -> tuple[Peer, ...]:
+        checks.check_peers(peers)
+        self._bridge()
+        self.routes = tuple(peer for peer in peers if peer.via in self.neighbourhood)
+        return tuple(peer for peer in peers if peer not in self.routes)
 
     async def networks_in_use(self) -> tuple[IPv4Network, ...]:
         return self._networks

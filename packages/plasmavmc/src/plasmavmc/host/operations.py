@@ -54,11 +54,26 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """Another node: the network of its VMs, the first host of which is its bridge, and the address to reach it by."""
+
+    network: IPv4Network
+    via: IPv4Address
+
+    @property
+    def gateway(self) -> IPv4Address:
+        """What the node itself speaks as, to the VMs of others."""
+        return self.network.network_address + 1
+
+
+@dataclass(frozen=True, slots=True)
 class RuleSet:
     """The whole firewall of an installation; applied atomically, replacing the one before."""
 
     bridge: Bridge
     members: tuple[Member, ...] = ()
+    peers: tuple[Peer, ...] = ()
+    """Nodes that may open connections to the members, as this one may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +134,9 @@ class Host(Protocol):
 
     async def rules_apply(self, rules: RuleSet) -> None:
         """Replace this installation's firewall tables by those for `rules`, in one transaction."""
+
+    async def routes_apply(self, peers: Sequence[Peer]) -> tuple[Peer, ...]:
+        """Make the routes to other nodes' networks exactly these. Returns the peers that this host has no way to."""
 
     async def networks_in_use(self) -> tuple[IPv4Network, ...]:
         """Networks that this host has addresses in or routes to, but for our bridge's. To choose a subnet by."""

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from plasmavmc.host.operations import Bridge, Keep, Limits, ProcessId, RuleSet, TapRequest
+from plasmavmc.host.operations import Bridge, Keep, Limits, Peer, ProcessId, RuleSet, TapRequest
 
 PACKET_BYTES = 64 * 1024
 MAX_PACKETS = 16
@@ -48,6 +48,10 @@ class BridgeEnsure(_Request):
 
 class RulesApply(_Request):
     rules: RuleSet
+
+
+class RoutesApply(_Request):
+    peers: tuple[Peer, ...]
 
 
 class NetworksInUse(_Request):
@@ -150,6 +154,7 @@ class Dismantle(_Request):
 Request = (
     BridgeEnsure
     | RulesApply
+    | RoutesApply
     | NetworksInUse
     | TapOpen
     | TapForget

@@ -9,10 +9,12 @@ address.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Protocol
 
+from plasmavmc.host.operations import Peer
 from plasmavmc.types import Lease, NetworkSpec
 
 
@@ -52,6 +54,10 @@ class NetworkBackend(Protocol):
 
     async def settle(self) -> None:
         """Apply the rules for all adopted VMs in one go."""
+
+    async def connect(self, peers: Sequence[Peer]) -> tuple[Peer, ...]:
+        """Let these other nodes, and no others, open connections to VMs here, and have a way to theirs. Returns those that
+        this host cannot reach yet; asked again, it tries again. Before the bridge is configured they are only noted."""
 
     async def release(self, key: str) -> None:
         """Take address and rules away. Unknown keys are fine. An address rests before it is given out again."""

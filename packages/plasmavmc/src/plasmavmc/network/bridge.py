@@ -12,12 +12,12 @@ life left in force stay as they are, also when one of them ends meanwhile: none 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from ipaddress import IPv4Address, IPv4Network
 
 from plasmavmc.host.names import HostNames
-from plasmavmc.host.operations import Host, TapRequest
+from plasmavmc.host.operations import Host, Peer, TapRequest
 from plasmavmc.network.backend import Attachment
 from plasmavmc.network.members import Members
 from plasmavmc.types import NO_LIMIT, NetworkSpec
@@ -33,6 +33,7 @@ class BridgeNetwork:
         self._applying = asyncio.Lock()
         self._changed = 0
         self._applied = 0
+        self._configured = False
         self._settled = False
         self._held_back: dict[str, str] = {}
         """Taps of VMs that may send at a rate only, by key: such a limit does not end with its tap."""
@@ -45,8 +46,10 @@ class BridgeNetwork:
     async def configure_bridge(self) -> None:
         await self._host.bridge_ensure(self._members.bridge)
         self._cannot_limit = await self._host.limits_lack()
+        self._configured = True
         if self._settled:
             await self._apply()
+        await self._host.routes_apply(self._members.peers)
 
     async def setup_tap(self, key: str, spec: NetworkSpec, *, opened: bool = True) -> Attachment:
         async with AsyncExitStack() as undo:
@@ -68,6 +71,12 @@ class BridgeNetwork:
 
     async def settle(self) -> None:
         await self._apply()
+
+    async def connect(self, peers: Sequence[Peer]) -> tuple[Peer, ...]:
+        self._members.peers = tuple(peers)
+        if self._settled:
+            await self._apply()
+        return await self._host.routes_apply(self._members.peers) if self._configured else ()
 
     async def release(self, key: str) -> None:
         if self._members.remove(key, self._clock()) and self._settled:

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from plasmavmc.errors import ConflictError, HostError
 from plasmavmc.host.names import HostNames
-from plasmavmc.host.operations import Bridge, Member, RuleSet
+from plasmavmc.host.operations import Bridge, Member, Peer, RuleSet
 from plasmavmc.network.ipam import AddressPool, gateway_of
 from plasmavmc.types import Lease, NetworkSpec, mac_of
 
@@ -19,13 +19,14 @@ class Members:
         self._names = names
         self._pool = AddressPool(subnet)
         self._members: dict[str, Member] = {}
+        self.peers: tuple[Peer, ...] = ()
 
     def __contains__(self, key: str) -> bool:
         return key in self._members
 
     def rules(self) -> RuleSet:
         """The rules for all members, in a stable order."""
-        return RuleSet(self.bridge, tuple(self._members[key] for key in sorted(self._members)))
+        return RuleSet(self.bridge, tuple(self._members[key] for key in sorted(self._members)), self.peers)
 
     def add(self, key: str, spec: NetworkSpec, now: float) -> Member:
         """Give `key` a place.

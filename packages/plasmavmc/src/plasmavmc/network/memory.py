@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from plasmavmc.host.names import HostNames
-from plasmavmc.host.operations import RuleSet
+from plasmavmc.host.operations import Peer, RuleSet
 from plasmavmc.network.backend import Attachment
 from plasmavmc.network.members import Members
 from plasmavmc.types import NetworkSpec
@@ -40,6 +40,12 @@ class MemoryNetwork:
 
     async def settle(self) -> None:
         self.rules = self._members.rules()
+
+    async def connect(self, peers: Sequence[Peer]) -> tuple[Peer, ...]:
+        self._members.peers = tuple(peers)
+        if self.rules is not None:
+            self.rules = self._members.rules()
+        return ()
 
     async def release(self, key: str) -> None:
         if self._members.remove(key, self._clock()):

@@ -26,7 +26,7 @@ from shellwego.core.instances import Instance, OwnerKind
 from shellwego.core.progress import Failure, canary_failure, first_failure, instance_failure, time_out
 from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
 from shellwego.core.routes import arrivals
-from shellwego.core.slots import SlotFacts, census
+from shellwego.core.slots import SlotFacts, census, staying
 from shellwego.core.target import Target
 
 _NO_IMAGE = ImageFacts(state=ImageState.FAILED, reason="the image was deleted")
@@ -192,8 +192,8 @@ def _stepped(facts: RolloutFacts, course: Course, running: Deployment, own: Sequ
 
     def holds(weight: int) -> bool:
         at = replace(course, weight=weight)
-        slots = (slot_facts(facts, at, name, count) for name, count in wanted.items())
-        fresh = [i for i in own if course.target.matches(i)]
+        slots = [slot_facts(facts, at, name, count) for name, count in wanted.items()]
+        fresh = [i for slot in slots for i in staying(slot)]
         served = not arrivals(fresh, release.config, facts.edges, now)
         return served and all(census(slot).ready >= slot.part for slot in slots)
 

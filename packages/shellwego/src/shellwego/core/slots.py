@@ -93,6 +93,13 @@ def census(facts: SlotFacts) -> Census:
     )
 
 
+def staying(facts: SlotFacts) -> list[Instance]:
+    """The fresh ones that this process keeps: without those beyond the wanted count."""
+    counted = census(facts)
+    going = {i.id for i in _surplus(facts, counted)}
+    return [i for i in counted.fresh if i.id not in going]
+
+
 def is_completed(instance: Instance, target: Target) -> bool:
     """It ended by itself, well, and its process is one that may: no service, no restart after a clean exit."""
     if instance.phase is not Phase.STOPPED or instance.desired is not Desired.SERVE or not target.matches(instance):

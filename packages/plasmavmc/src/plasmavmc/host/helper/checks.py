@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from itertools import pairwise
 
 from plasmavmc.errors import HostError
 from plasmavmc.host.configuration import POOL
 from plasmavmc.host.names import HostNames, is_cgroup_name, is_key
-from plasmavmc.host.operations import Bridge, Limits, Member, RuleSet, TapRequest
+from plasmavmc.host.operations import Bridge, Limits, Member, Peer, RuleSet, TapRequest
 from plasmavmc.types import GIB, MIB
 
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGSTOP, signal.SIGCONT})
@@ -17,6 +18,7 @@ _UNICAST_MAC = re.compile(r"[0-9a-f][26ae](:[0-9a-f]{2}){5}")
 """Locally administered, unicast."""
 _LEAST_RATE, _MOST_RATE = 1024, 2**32 - 1
 """Bytes a second; the kernel's bucket takes 32 bits."""
+MAX_PEERS = 1024
 _NETWORK_ID = re.compile(r"[a-z0-9_-]{1,64}")
 
 
@@ -61,11 +63,29 @@ def check_own_tap(names: HostNames, key: str, tap: TapRequest) -> None:
 
 def check_rules(names: HostNames, rules: RuleSet) -> None:
     check_bridge(names, rules.bridge)
+    check_peers(rules.peers)
+    if any(peer.network.overlaps(rules.bridge.network) for peer in rules.peers):
+        raise refusal("rules", f"a peer's network overlaps {rules.bridge.network}")
     for member in rules.members:
         _check_member(names, rules.bridge, member)
     for what in ("tap", "mac", "ipv4"):
         if len({getattr(member, what) for member in rules.members}) != len(rules.members):
             raise refusal("rules", f"two members share one {what}")
+
+
+def check_peers(peers: Sequence[Peer]) -> None:
+    """Networks of other nodes: apart from each other, and reached by an address that is no VM's."""
+    if len(peers) > MAX_PEERS:
+        raise refusal("peers", f"{len(peers)} are more than {MAX_PEERS}")
+    for peer in peers:
+        if not peer.network.subnet_of(POOL) or not 16 <= peer.network.prefixlen <= 29:
+            raise refusal("a peer", f"{peer.network} is not a /16 to /29 of {POOL}")
+        via = peer.via
+        if via in POOL or via.is_loopback or via.is_multicast or via.is_unspecified or via.is_link_local:
+            raise refusal("a peer", f"{via} is not the address of a host")
+    ordered = sorted(peer.network for peer in peers)
+    if any(before.overlaps(after) for before, after in pairwise(ordered)):
+        raise refusal("peers", "two of their networks overlap")
 
 
 def _check_member(names: HostNames, bridge: Bridge, member: Member) -> None:

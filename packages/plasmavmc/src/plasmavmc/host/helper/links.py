@@ -19,7 +19,7 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
@@ -32,7 +32,7 @@ from plasmavmc.errors import HostError
 from plasmavmc.host.configuration import POOL
 from plasmavmc.host.helper import shaping
 from plasmavmc.host.names import shaper_name
-from plasmavmc.host.operations import Bridge, TapRequest
+from plasmavmc.host.operations import Bridge, Peer, TapRequest
 from plasmavmc.types import mac_of
 
 CABLE = "cable0"
@@ -45,6 +45,8 @@ _NUD_PERMANENT = 0x80
 _NUD_NOARP = 0x40
 _NTF_MASTER = 0x04
 _MAIN_TABLE = 254
+_ROUTE_PROTOCOL = 83
+"""Routes made by us, as `ip route` shows them; of no known routing daemon."""
 _CONF = Path("/proc/sys/net/ipv4/conf")
 _CONF_V6 = Path("/proc/sys/net/ipv6/conf")
 _BRIDGE_CONF = {
@@ -129,6 +131,45 @@ class Links:
                 if destination is not None and route.get_attr("RTA_OIF") != own:
                     found.add(IPv4Network((destination, route["dst_len"])))
         return {network for network in found if not network.supernet_of(POOL)}
+
+    # Other nodes
+
+    def set_routes(self, bridge: str, peers: Sequence[Peer]) -> tuple[Peer, ...]:
+        """Make the routes to peers exactly these; returns the peers that this host has no way to.
+
+        They carry the bridge's address as the source that this host speaks from: by it the peers know it, and we our own.
+        """
+        with explained("routes to other nodes"):
+            source = self._gateway(bridge)
+            present = {
+                (route.get_attr("RTA_DST"), route["dst_len"]): route.get_attr("RTA_GATEWAY")
+                for route in self._ip.get_routes(family=AF_INET, table=_MAIN_TABLE, proto=_ROUTE_PROTOCOL)
+                if route.get_attr("RTA_PREFSRC") == source
+            }
+            wanted = {(str(p.network.network_address), p.network.prefixlen): p for p in peers}
+            for address, length in present.keys() - wanted.keys():
+                with _absent_is_fine():
+                    self._ip.route("del", dst=f"{address}/{length}", prefsrc=source, proto=_ROUTE_PROTOCOL)
+            return tuple(
+                peer
+                for key, peer in wanted.items()
+                if present.get(key) != str(peer.via) and not self._route(peer, source)
+            )
+
+    def _route(self, peer: Peer, source: str) -> bool:
+        try:
+            self._ip.route(
+                "replace", dst=str(peer.network), gateway=str(peer.via), prefsrc=source, proto=_ROUTE_PROTOCOL
+            )
+        except NetlinkError as error:
+            if error.code not in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL):
+                raise
+            return False
+        return True
+
+    def _gateway(self, bridge: str) -> str:
+        [address] = self._ip.get_addr(family=AF_INET, index=self._required(bridge))
+        return str(address.get_attr("IFA_LOCAL"))
 
     # Taps
 

@@ -13,8 +13,9 @@ Table `inet`:
   set holds (destination, network). This is asked of every packet, before connection tracking: an address may be given to
   another tenant's VM while an old connection to it is still remembered.
 - forward from a VM to elsewhere: not to link-local addresses (cloud metadata), not to what installations use, not to
-  multicast, broadcast or reserved addresses; with source NAT.
-- forward from elsewhere to a VM: replies only.
+  multicast, broadcast or reserved addresses; with source NAT. To a peer's gateway only replies.
+- forward from elsewhere to a VM: replies, and what a peer (another node of the platform) opens. It speaks as its gateway, an
+  address that no VM there can send from; that nobody else on the way does is the underlay's to see to.
 - output: no ICMP redirects. The kernel would send them for VM to VM traffic, which leaves by the interface it came by, and
   the per-bridge switch for them does not help while the one for all interfaces is on.
 
@@ -29,12 +30,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from plasmavmc.host.configuration import POOL
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import Member, RuleSet
 
 CLOSED_TO_VMS = (
     "0.0.0.0/8",
-    "10.64.0.0/10",
+    str(POOL),
     "127.0.0.0/8",
     "169.254.0.0/16",
     "224.0.0.0/3",
@@ -72,11 +74,13 @@ def _inet_table(names: HostNames, rules: RuleSet) -> tuple[str, ...]:
     numbers = network_numbers(rules.members)
     networks = _elements(f"{member.ipv4} : {numbers[member.network_id]}" for member in rules.members)
     reachable = _elements(f"{member.ipv4} . {numbers[member.network_id]}" for member in rules.members)
+    peers = _elements(str(peer.gateway) for peer in rules.peers)
     return (
         *_replaced("inet", names),
         f"table inet {names.table} {{",
         f"map networks {{ type ipv4_addr : mark;{networks} }}",
         f"set reachable {{ type ipv4_addr . mark;{reachable} }}",
+        f"set peers {{ type ipv4_addr;{peers} }}",
         "chain input {",
         "type filter hook input priority 0; policy accept;",
         f'iifname "{bridge}" jump to_host',
@@ -98,12 +102,14 @@ def _inet_table(names: HostNames, rules: RuleSet) -> tuple[str, ...]:
         "drop",
         "}",
         "chain leaving {",
+        "ip daddr @peers ct state established ct direction reply accept",
         f"ip daddr {{ {', '.join(CLOSED_TO_VMS)} }} drop",
         "meta nfproto ipv4 accept",
         "drop",
         "}",
         "chain entering {",
         "ct state established,related accept",
+        "ip saddr @peers accept",
         "drop",
         "}",
         "chain output {",
@@ -112,7 +118,7 @@ def _inet_table(names: HostNames, rules: RuleSet) -> tuple[str, ...]:
         "}",
         "chain postrouting {",
         "type nat hook postrouting priority 100; policy accept;",
-        f'ip saddr {rules.bridge.network} oifname != "{bridge}" masquerade',
+        f'ip saddr {rules.bridge.network} ip daddr != {POOL} oifname != "{bridge}" masquerade',
         "}",
         "}",
     )

@@ -130,6 +130,11 @@ class Helper:
         return Answer(tuple(sorted(self._links.networks(besides=self._names.bridge))))
 
     @_do.register
+    def _(self, request: protocol.RoutesApply) -> Answer:
+        checks.check_peers(request.peers)
+        return Answer(self._links.set_routes(self._names.bridge, request.peers))
+
+    @_do.register
     def _(self, request: protocol.RulesApply) -> Answer:
         checks.check_rules(self._names, request.rules)
         _nft(rules.render(self._names, request.rules))
