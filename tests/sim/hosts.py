@@ -110,10 +110,9 @@ class SimEngine(MemoryEngine):
 class _Disk(NodeState):
     """`node.json` without a disk."""
 
-    def __init__(self, kept: dict[str, _Stored]) -> None:
+    def __init__(self, kept: dict[str, _Stored], directory: Path) -> None:
         self._kept = kept
-        self._stored = self._load()
-        self._sequence = self._stored.sequence_limit
+        super().__init__(directory)
 
     def _load(self) -> _Stored:
         return self._kept.get("stored", _Stored())
@@ -173,7 +172,7 @@ class NodeHost:
             state_dir=self.world.scratch,
             prober=_Prober(self),
         )
-        self._agent._state = _Disk(self._disk)
+        self._agent._state = _Disk(self._disk, self.world.scratch)
         self._task = asyncio.ensure_future(self._agent.run())
         self._task.add_done_callback(self._ended)
 

@@ -75,8 +75,8 @@ MUTATIONS = (
     Mutation(
         "adoption",
         "agent/reconciler.py",
-        "        if self._assignments is None:\n            return None\n",
-        "        if self._assignments is None:\n            self._assignments = ()\n",
+        "step = converge(self._assignments, views,",
+        "step = converge(self._assignments, [view for view in views if view.instance_id in self._memories],",
     ),
     Mutation("health of the adopted", "agent/checks.py", "return not self._adopted or all(", "return True or all("),
     Mutation(
@@ -90,13 +90,6 @@ MUTATIONS = (
         "control/authorization.py",
         "known = recall(unit.tx, key)\n            if known is not None:\n                self.decided = True",
         "known = None\n            if known is not None:\n                self.decided = True",
-    ),
-    Mutation("reports of a past epoch", "agent/daemon.py", "if current > report.epoch:", "if current > 1 << 30:"),
-    Mutation(
-        "all again in a new epoch",
-        "agent/daemon.py",
-        "        if assignments.epoch > known:\n            self._reports.start_over()\n",
-        "",
     ),
     Mutation(
         "assignments without a hint",

@@ -159,8 +159,8 @@ class Watch:
         yield from _undeclared(old, new)
         if new.observed != old.observed:
             yield from self._observation(tx, old, new)
-        if new.desired is Desired.STOP and old.desired is Desired.DRAIN and old.phase in DRAINABLE and new.live:
-            yield from self._emptied(tx, old, "stopped")
+        if new.desired is Desired.STOP and old.phase in DRAINABLE and new.live and old.owner is OwnerKind.APP:
+            yield from self._stopped(tx, old)
         if new.sleep is Sleep.ASLEEP and old.sleep is Sleep.DOZING and old.phase in DRAINABLE:
             yield from self._emptied(tx, old, "put to sleep")
 
@@ -176,6 +176,14 @@ class Watch:
         same = (seen.vm_id, seen.attempt) == (before.vm_id, before.attempt)
         if same and (old.phase, new.phase, seen.detail) == (Phase.HEALTHY, Phase.STARTING, "checks"):
             yield "forgot-health", f"instance {new.id}: {seen.reason or seen.detail}"
+
+    def _stopped(self, tx: Transaction, instance: Instance) -> Iterator[tuple[str, str]]:
+        if instance.desired is Desired.DRAIN:
+            yield from self._emptied(tx, instance, "stopped")
+        elif instance.desired is Desired.SERVE:
+            release = tx.releases.get(instance.release_id)
+            if release is not None and service_port(release.config, instance.process):
+                yield "stopped-while-routed", f"{instance.id} was not drained"
 
     def _emptied(self, tx: Transaction, instance: Instance, what: str) -> Iterator[tuple[str, str]]:
         """Whoever leaves is empty, or its time is over."""
