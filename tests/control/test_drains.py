@@ -349,3 +349,16 @@ async def test_a_wish_out_of_bounds_is_refused_by_field(
         await drain(world, one, **wish)
     assert {fault.field for fault in refused.value.errors} == fields
     assert row(world, one).scheduling is Scheduling.OPEN
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.3, 0.9, 1.6])
+async def test_a_platform_that_is_restarted_in_the_middle_goes_on_with_the_drain(world: World, moment: float) -> None:
+    one, two, three = await spread(world, 6, "one", "two", "three")
+    watch = Watch(world)
+    await drain(world, one, parallel=1)
+    for _ in range(3):
+        await world.clock.advance(moment)
+        await world.restart_loops()
+    await world.clock.until(watch.until(is_drained(world, one)), 90)
+    await world.clock.advance(5)
+    assert (watch.least, len(world.live()), two.running() + three.running()) == (6, 6, 6)
