@@ -116,17 +116,18 @@ async def test_requests_reach_those_that_come_before_those_that_go_are_stopped(w
 
 
 async def test_so_many_move_at_a_time(world: World) -> None:
+    """Those that drain are on their way, too: here it takes each of them long."""
+    edge = await world.edge()
     one, _, _ = await spread(world, 12, "one", "two", "three")
-    await drain(world, one, parallel=1)
+    edge.open_sessions = {i.id: 1 for i in world.serving()}
+    await drain(world, one, parallel=2)
     most = 0
-
-    def leaving() -> bool:
-        nonlocal most
+    for _ in range(15):
+        await world.clock.advance(1)
         most = max(most, sum(i.evicted for i in world.live()))
-        return is_drained(world, one)()
-
-    await world.clock.until(leaving, 60)
-    assert most == 1
+    assert most == 2
+    edge.open_sessions = {}
+    await world.clock.until(is_drained(world, one), 60)
 
 
 async def test_the_only_node_is_not_emptied_and_that_is_told(world: World) -> None:
@@ -349,3 +350,16 @@ async def test_a_wish_out_of_bounds_is_refused_by_field(
         await drain(world, one, **wish)
     assert {fault.field for fault in refused.value.errors} == fields
     assert row(world, one).scheduling is Scheduling.OPEN
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.3, 0.9, 1.6])
+async def test_a_platform_that_is_restarted_in_the_middle_goes_on_with_the_drain(world: World, moment: float) -> None:
+    one, two, three = await spread(world, 6, "one", "two", "three")
+    watch = Watch(world)
+    await drain(world, one, parallel=1)
+    for _ in range(3):
+        await world.clock.advance(moment)
+        await world.restart_loops()
+    await world.clock.until(watch.until(is_drained(world, one)), 90)
+    await world.clock.advance(5)
+    assert (watch.least, len(world.live()), two.running() + three.running()) == (6, 6, 6)
