@@ -47,7 +47,7 @@ class Running:
 
     def __enter__(self) -> Running:
         self._thread.start()
-        self.world = self._ready.result(10)
+        self.world = self._ready.result(60)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -116,7 +116,7 @@ def test_the_fuzzer_of_the_whole_api_finds_no_fault_in_a_short_while() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
