@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -18,7 +18,11 @@ _CPU_CORES = re.compile(r"\d{1,3}(\.\d{1,3})?", re.ASCII)
 class Body(BaseModel):
     """A request's body: no coercion, no unknown field, no infinity."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+    def __deepcopy__(self, memo: object = None) -> Self:
+        """Itself: nobody changes a body, and pydantic would copy each default for each request."""
+        return self
 
 
 class View(BaseModel):
