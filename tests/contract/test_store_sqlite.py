@@ -17,8 +17,8 @@ import pytest
 from shellwego.core.errors import UnavailableError
 from shellwego.core.tenancy import User
 from shellwego.drivers.clock.system import SystemClock
-from shellwego.drivers.store.sqlite import SqliteStore, open_sqlite
-from shellwego.ports.store import Store, Transaction, eq
+from shellwego.drivers.store.sqlite import NEAR_ROWS, NEAR_STATEMENTS, NEAR_TICKS, TICK, SqliteStore, open_sqlite
+from shellwego.ports.store import Op, Store, Transaction, Where, eq
 from tests.contract.sqlite_statements import watched
 from tests.contract.store_contract import StoreContract
 from tests.contract.store_samples import user
@@ -140,6 +140,7 @@ async def test_a_reader_keeps_its_snapshot_while_others_commit(store: SqliteStor
 
     def look_twice(tx: Transaction) -> tuple[int, int]:
         before = tx.users.count()
+        leave_the_event_loop(tx)
         looked.set()
         assert go_on.wait(10)
         return before, tx.users.count()
@@ -150,6 +151,38 @@ async def test_a_reader_keeps_its_snapshot_while_others_commit(store: SqliteStor
     go_on.set()
     assert await reading == (0, 0)
     assert await store.read(lambda tx: tx.users.count()) == 1
+
+
+def leave_the_event_loop(tx: Transaction) -> None:
+    """Ask more than a read may there."""
+    for _ in range(NEAR_STATEMENTS + 1):
+        tx.users.get("usr_none")
+
+
+async def thread_of_read(store: SqliteStore, ask: Callable[[Transaction], object]) -> bool:
+    """Whether the read is answered by the thread of the event loop."""
+
+    def read(tx: Transaction) -> bool:
+        ask(tx)
+        return threading.current_thread() is threading.main_thread()
+
+    return await store.read(read)
+
+
+async def test_a_short_read_is_answered_in_the_event_loop_and_a_long_one_in_a_thread(store: SqliteStore) -> None:
+    await store.transact(lambda tx: [tx.users.insert(user(f"{number:04}")) for number in range(8000)])
+    assert await thread_of_read(store, lambda tx: tx.users.get("usr_0001"))
+    assert await thread_of_read(store, lambda tx: tx.users.select(limit=NEAR_ROWS))
+    assert not await thread_of_read(store, leave_the_event_loop)
+    assert not await thread_of_read(store, lambda tx: tx.users.select(limit=NEAR_ROWS + 1))
+    assert not await thread_of_read(store, lambda tx: tx.users.count(Where("email", Op.CONTAINS, "nobody")))
+    assert await thread_of_read(store, lambda tx: tx.users.get("usr_0001"))
+    assert len(await store.read(lambda tx: tx.users.select())) == 8000
+
+
+async def test_short_reads_stay_in_the_event_loop_however_many_there_are(store: SqliteStore) -> None:
+    for _ in range(NEAR_TICKS * TICK // 4):
+        assert await thread_of_read(store, lambda tx: tx.users.get("usr_none"))
 
 
 async def test_closing_finishes_what_was_asked_before(path: Path) -> None:

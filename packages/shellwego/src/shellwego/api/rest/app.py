@@ -15,7 +15,7 @@ from shellwego.api.ratelimit import RateLimiter
 from shellwego.api.rest import problems
 from shellwego.api.rest.context import Context, install_context
 from shellwego.api.rest.document import install_document
-from shellwego.api.rest.guard import check_guarded
+from shellwego.api.rest.guard import check_guarded, operations
 from shellwego.api.rest.middleware import BodyLimitMiddleware, TraceMiddleware
 from shellwego.api.rest.reference import install_reference
 from shellwego.api.rest.routes import (
@@ -47,6 +47,7 @@ from shellwego.api.rest.routes import (
     webhooks as webhook_routes,
 )
 from shellwego.api.rest.spool import Spool
+from shellwego.api.rest.table import RouteTable
 from shellwego.api.rest.views import AppUrl
 from shellwego.control.authentication import Authenticator
 from shellwego.control.identity import Identity
@@ -136,8 +137,9 @@ def create_app(
         context.stopping.set()
         context.identity.passwords.close()
 
-    app = _application(version, lifespan)
+    app = application(version, lifespan)
     install_context(app, context)
+    app.add_middleware(RouteTable, operations=operations(app))
     app.add_middleware(BodyLimitMiddleware, unlimited=_is_upload)
     app.add_middleware(TraceMiddleware, observe=context.metrics.observe)
     return app
@@ -145,10 +147,10 @@ def create_app(
 
 def openapi_document() -> dict[str, Any]:
     """The API's OpenAPI document, without a platform behind it."""
-    return _application("1", None).openapi()
+    return application("1", None).openapi()
 
 
-def _application(version: str, lifespan: Lifespan[FastAPI] | None) -> FastAPI:
+def application(version: str, lifespan: Lifespan[FastAPI] | None) -> FastAPI:
     """All routes, with their errors and their document."""
     app = FastAPI(
         title="ShellWeGo",

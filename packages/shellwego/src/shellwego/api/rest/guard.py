@@ -7,27 +7,33 @@ its answer is thrown away. `check_guarded` refuses an app in which any route goe
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum
+from functools import cached_property
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute, APIWebSocketRoute
 from pydantic import BaseModel
+from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
 from shellwego.api.ratelimit import Verdict
+from shellwego.api.rest.calls import Call
 from shellwego.api.rest.context import context_of
 from shellwego.api.rest.cookies import refuse_cross_site, session_cookie
-from shellwego.api.rest.problems import SENSITIVE, Problem, problem
+from shellwego.api.rest.problems import SENSITIVE, Problem, problem, problem_of
 from shellwego.api.rest.watch import WATCH, watched
 from shellwego.control.authentication import Session, refused
 from shellwego.control.authorization import Access
 from shellwego.control.idempotency import make_key
 from shellwego.control.unit import Caller
-from shellwego.core.errors import FieldError, MalformedError, QuotaError
+from shellwego.core.errors import FieldError, MalformedError, QuotaError, ShellWeGoError
 from shellwego.core.tenancy import Principal
 
 PUBLIC = "public"
@@ -104,46 +110,56 @@ def _problem_response() -> dict[str, Any]:
 class GuardedRoute(APIRoute):
     """A route that answers only through an `Access`, unless it is public."""
 
-    @property
+    @cached_property
     def permission(self) -> str:
         return str((self.openapi_extra or {}).get(_PERMISSION, ""))
 
-    @property
+    @cached_property
     def sensitive(self) -> bool:
         return SENSITIVE in (self.openapi_extra or {})
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-        allowed = {cast(str, parameter.alias) for parameter in _query_parameters(self)}
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        self._public = self.permission == PUBLIC
+        self._call = Call(self.dependant, embed_body=self._embed_body_fields)
+        self._parameters = {cast(str, parameter.alias) for parameter in _query_parameters(self)}
+        self.app = self._serve
 
-        async def guarded(request: Request) -> Response:
-            if self.permission == PUBLIC:
-                _check_parameters(request, allowed)
-                return await handle(request)
-            session = await authenticate(request)
-            verdict = _judge(request, session)
-            if verdict is not None and not verdict.allowed:
-                return _too_many(request, verdict)
-            _check_parameters(request, allowed)
-            request.state.access = await _access(request, session, self)
-            response = await asked(request)
-            if WATCH in allowed and request.query_params.get(WATCH) == "true":
-                response = watched(context_of(request), response, lambda: asked_again(request))
-            response.headers.update(verdict.headers if verdict else {})
-            return response
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        try:
+            response = await self._answer(request)
+        except (ShellWeGoError, RequestValidationError, HTTPException) as error:
+            response = problem_of(request, error)
+        await response(scope, receive, send)
 
-        async def asked(request: Request) -> Response:
-            response = await handle(request)
-            if not request.state.access.decided:
-                raise RuntimeError(f"{self.operation_id} answered without asking its access")
-            return response
+    async def _answer(self, request: Request) -> Response:
+        if self._public:
+            _check_parameters(request, self._parameters)
+            return await self._call(request)
+        session = await authenticate(request)
+        verdict = _judge(request, session)
+        if verdict is not None and not verdict.allowed:
+            return _too_many(request, verdict)
+        _check_parameters(request, self._parameters)
+        request.state.access = await _access(request, session, self)
+        response = await self._asked(request)
+        if WATCH in self._parameters and request.query_params.get(WATCH) == "true":
+            response = watched(context_of(request), response, lambda: self._asked_again(request))
+        if verdict is not None:
+            response.headers.update(verdict.headers)
+        return response
 
-        async def asked_again(request: Request) -> Response:
-            principal = await context_of(request).authenticator.refresh(request.state.access.principal)
-            request.state.access = make_access(request, principal, self.permission)
-            return await asked(request)
+    async def _asked(self, request: Request) -> Response:
+        response = await self._call(request)
+        if not request.state.access.decided:
+            raise RuntimeError(f"{self.operation_id} answered without asking its access")
+        return response
 
-        return guarded
+    async def _asked_again(self, request: Request) -> Response:
+        principal = await context_of(request).authenticator.refresh(request.state.access.principal)
+        request.state.access = make_access(request, principal, self.permission)
+        return await self._asked(request)
 
 
 def _query_parameters(route: APIRoute) -> list[Any]:
@@ -164,11 +180,12 @@ def _check_parameters(request: Request, allowed: set[str]) -> None:
     Raises:
         MalformedError: naming the parameter.
     """
-    unknown = [name for name in request.query_params if name not in allowed]
+    queried = request.query_params if request.scope["query_string"] else QueryParams()
+    unknown = [name for name in queried if name not in allowed]
     if unknown:
         fault = FieldError(unknown[0][:80], "unknown-parameter", "the operation has no such query parameter")
         raise MalformedError("unknown-parameter", f"{fault.field}: {fault.message}", errors=(fault,))
-    given = (*request.path_params.items(), *request.query_params.multi_items())
+    given = (*request.path_params.items(), *queried.multi_items())
     for name, value in given:
         if "\0" in str(value):
             fault = FieldError(name[:80], "bad-character", "holds the character NUL")
@@ -268,6 +285,11 @@ def check_guarded(app: FastAPI, own: Iterable[str]) -> None:
             raise RuntimeError(f"the route {route.path} is not guarded")
         elif isinstance(route, APIWebSocketRoute) and not getattr(route.endpoint, "permission", ""):
             raise RuntimeError(f"the socket {route.path} declares no permission")
+
+
+def operations(app: FastAPI) -> list[GuardedRoute]:
+    """All of an app, in the order of their declaration."""
+    return [route for route in _all_routes(app.routes) if isinstance(route, GuardedRoute)]
 
 
 def _all_routes(routes: Iterable[BaseRoute]) -> Iterable[BaseRoute]:

@@ -12,19 +12,19 @@ import time
 from collections.abc import Callable
 
 from fastapi import Request
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shellwego.api.rest.problems import internal_problem, problem
 
 MAX_BODY = 10 * 1000 * 1000
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-_SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-    "X-Frame-Options": "DENY",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-}
+_SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"x-frame-options", b"DENY"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+"""Unless the answer has its own."""
 
 Observe = Callable[[Scope, int, float], None]
 
@@ -40,7 +40,7 @@ class TraceMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        scope["trace_id"] = _trace_id(Headers(scope=scope))
+        scope["trace_id"] = _trace_id(scope)
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)
             return
@@ -48,16 +48,17 @@ class TraceMiddleware:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
+        trace = (b"x-trace-id", scope["trace_id"].encode())
         status = 0
 
         async def send_traced(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Trace-Id"] = scope["trace_id"]
-                for name, value in _SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                given = message.get("headers", ())
+                own = {name for name, _ in given}
+                ours = (header for header in _SECURITY_HEADERS if header[0] not in own)
+                message["headers"] = [*given, trace, *ours]
             await send(message)
 
         try:
@@ -69,8 +70,13 @@ class TraceMiddleware:
         self._observe(scope, status, time.monotonic() - started)
 
 
-def _trace_id(headers: Headers) -> str:
-    match = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+def _header(scope: Scope, name: bytes) -> str:
+    """The first header of this name, in lower case; ASGI has them so. Empty where there is none."""
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+
+
+def _trace_id(scope: Scope) -> str:
+    match = _TRACEPARENT.fullmatch(_header(scope, b"traceparent"))
     return match[1] if match and match[1].strip("0") else secrets.token_hex(16)
 
 
@@ -89,7 +95,7 @@ class BodyLimitMiddleware:
         if scope["type"] != "http" or self._unlimited(scope):
             await self._app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "0")
+        declared = _header(scope, b"content-length")
         if declared.isdecimal() and int(declared[:20]) > MAX_BODY:
             await _refuse(scope, receive, send)
             return

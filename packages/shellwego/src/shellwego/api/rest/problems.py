@@ -123,21 +123,27 @@ def core_problem(request: Request, error: core.ShellWeGoError) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of the app a problem."""
-    app.add_exception_handler(core.ShellWeGoError, _on_core_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
+    """Make every error of the app's own router a problem."""
+    for kind in (core.ShellWeGoError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _on_error)
 
 
-async def _on_core_error(request: Request, error: Exception) -> Response:
-    if not isinstance(error, core.ShellWeGoError):
-        raise error
-    return core_problem(request, error)
+async def _on_error(request: Request, error: Exception) -> Response:
+    return problem_of(request, error)
 
 
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        raise error
+def problem_of(request: Request, error: Exception) -> Response:
+    """The problem that an error of a request is; a defect of ours is raised again."""
+    if isinstance(error, core.ShellWeGoError):
+        return core_problem(request, error)
+    if isinstance(error, RequestValidationError):
+        return _validation_problem(request, error)
+    if isinstance(error, HTTPException):
+        return _http_problem(request, error)
+    raise error
+
+
+def _http_problem(request: Request, error: HTTPException) -> Response:
     status = error.status_code
     code = _HTTP_CODES.get(status, "http-error")
     detail, resolution = _NO_PATH if status == 404 else (str(error.detail), "")
@@ -155,9 +161,7 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted({method for route in fitting for method in route.methods or ()}))
 
 
-async def _on_validation_error(request: Request, error: Exception) -> Response:
-    if not isinstance(error, RequestValidationError):
-        raise error
+def _validation_problem(request: Request, error: RequestValidationError) -> Response:
     found = error.errors()
     extra = getattr(request.scope.get("route"), "openapi_extra", None) or {}
     faults = [_field_problem(each, repeat=SENSITIVE not in extra) for each in found[:_MAX_ERRORS]]

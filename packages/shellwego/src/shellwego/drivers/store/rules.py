@@ -64,6 +64,7 @@ ENTITIES: Mapping[str, type] = {
 
 BY_ID = Order()
 _COMPARING = (Op.GT, Op.GTE, Op.LT, Op.LTE)
+_ASKED_FOR = {table: frozenset({*fields, "id"}) for table, fields in INDEXES.items()}
 
 
 class Row(Protocol):
@@ -87,10 +88,12 @@ def check_question(
         ValueError: a defect of the use case, never of a user.
         InvalidError: such a value.
     """
-    allowed = (*INDEXES[table], "id")
-    for name in (*(condition.field for condition in conditions), order.field):
+    allowed = _ASKED_FOR[table]
+    for name in (order.field, *[condition.field for condition in conditions]):
         if name not in allowed:
-            raise ValueError(f"{table}.{name} has no index; fields that can be asked for: {', '.join(allowed)}")
+            raise ValueError(f"{table}.{name} has no index; fields that can be asked for: {', '.join(sorted(allowed))}")
+    if after is None and all(where.op not in _COMPARING for where in conditions):
+        return
     compared = [(where.field, where.value) for where in conditions if where.op in _COMPARING]
     beyond = [] if after is None else [(order.field, after[0]), ("id", after[1])]
     check_comparable(table, [(field, value) for field, value in compared if not isinstance(value, tuple)] + beyond)

@@ -1,4 +1,4 @@
-"""SQLite: one writer thread with group commit, and readers on snapshots.
+"""SQLite: one writer thread with group commit, and readers on snapshots, the short ones where they are asked for.
 
 Measured here: many connections that compete for SQLite's one write lock give long tails (0.8 s), because they back off
 blindly. So all writes go through one thread. While it waits for the disk, others queue up; it then runs them all in one
@@ -7,6 +7,11 @@ told of success before the COMMIT returned, and with it the fsync (`synchronous=
 
 Trap: after some errors (disk full, I/O) SQLite rolls the whole transaction back by itself, the neighbours in the batch
 included. Then the whole batch fails with `UnavailableError`, and each may be tried again.
+
+Most reads find a few rows by their keys. SQLite takes some ten microseconds for that; a thread takes ten times that to be
+asked and to answer, because threads take turns in the interpreter. So a read is first tried in the event loop, on a
+connection that gives up early: after so many statements, rows, or steps of SQLite's machine, or where it would have
+to wait for a lock. What gave up runs again in a thread, on a snapshot of its own.
 
 The connection is in the driver's autocommit mode, so that BEGIN, SAVEPOINT and COMMIT are exactly those written here. It
 is the standard library's: SQLAlchemy writes the statements (`sqlite_plans`) and sees nothing of what is asked and answered.
@@ -32,7 +37,7 @@ from sqlalchemy.exc import DBAPIError
 from shellwego.core.errors import UnavailableError
 from shellwego.drivers.store.migrate import check_schema, upgrade
 from shellwego.drivers.store.sql import Scope, SqlTransaction, call, refusal
-from shellwego.drivers.store.sqlite_plans import PLANS_KEPT, plan
+from shellwego.drivers.store.sqlite_plans import PLANS_KEPT, plan, question
 from shellwego.ports.clock import Clock
 from shellwego.ports.store import Transaction
 
@@ -41,6 +46,11 @@ T = TypeVar("T")
 MAX_BATCH = 256
 READERS = 4
 BUSY_MS = 5000
+NEAR_STATEMENTS, NEAR_ROWS = 12, 24
+"""What a read in the event loop may ask and find."""
+NEAR_TICKS, TICK = 14, 1000
+"""What it may cost, and in how many instructions of SQLite's machine each: less than a millisecond. SQLite counts a tick on
+from where a statement ended when it was last used, so each statement may bring one that is not this read's."""
 
 
 def open_sqlite(path: Path, clock: Clock) -> SqliteStore:
@@ -66,6 +76,14 @@ def open_sqlite(path: Path, clock: Clock) -> SqliteStore:
 class Connection(sqlite3.Connection):
     """To the database, as the store uses it; tests watch what it is asked."""
 
+    ticks = 0
+    """How many are left to a read in the event loop."""
+
+    def tick(self) -> bool:
+        """Whether it is to give up."""
+        self.ticks -= 1
+        return self.ticks < 0
+
 
 def _connect(path: Path) -> Connection:
     connection = sqlite3.connect(
@@ -77,17 +95,38 @@ def _connect(path: Path) -> Connection:
     return connection
 
 
+class _TooLong(Exception):
+    """A read that is not for the event loop."""
+
+
 class _Scope(Scope[Connection]):
     def rows(self, statement: sa.Select[Any], values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        found = plan(statement, values)
+        found = question(statement, values)
         return self.read().execute(found.sql, found.values(values)).fetchall()
 
     def change(self, table: sa.Table, statement: sa.Insert | sa.Update | sa.Delete, values: Mapping[str, Any]) -> int:
-        found = plan(statement, values)
+        found = plan(statement)
         try:
             return self.write().execute(found.sql, found.values(values)).rowcount
         except sqlite3.IntegrityError as error:
             raise refusal(table, _violated_key(table, error)) from None  # the error's text may hold the row
+
+
+class _NearScope(_Scope):
+    """A read in the event loop."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection, writable=False)
+        self._statements, self._rows = NEAR_STATEMENTS, NEAR_ROWS
+
+    def rows(self, statement: sa.Select[Any], values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        found = question(statement, values)
+        rows = self.read().execute(found.sql, found.values(values)).fetchmany(self._rows + 1)
+        self._statements -= 1
+        self._rows -= len(rows)
+        if self._rows < 0 or self._statements < 0:
+            raise _TooLong
+        return rows
 
 
 def _violated_key(table: sa.Table, error: sqlite3.IntegrityError) -> list[str] | None:
@@ -210,6 +249,7 @@ class SqliteStore:
         self._thread.start()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
         self._idle: list[Connection] = []
+        self._near: list[Connection] = []
         self._closed = False
 
     async def transact(self, fn: Callable[[Transaction], T]) -> T:
@@ -221,7 +261,10 @@ class SqliteStore:
 
     async def read(self, fn: Callable[[Transaction], T]) -> T:
         self._check_open()
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, fn)
+        try:
+            return self._read_here(fn)
+        except (_TooLong, sqlite3.OperationalError):
+            return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, fn)
 
     async def close(self) -> None:
         """Finish what was asked before, then let go of the files."""
@@ -231,40 +274,61 @@ class SqliteStore:
         self._writer.jobs.put(None)
         await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._readers.shutdown)
-        for connection in self._idle:
+        for connection in (*self._idle, *self._near):
             connection.close()
 
     def _check_open(self) -> None:
         if self._closed:
             raise UnavailableError("store-closed", "the store is closed")
 
+    def _read_here(self, fn: Callable[[Transaction], T]) -> T:
+        """Read in this thread, and not for long.
+
+        Raises:
+            _TooLong, sqlite3.OperationalError: nothing came of it.
+        """
+        with self._snapshot(self._near, self._open_near) as connection:
+            return self._look(fn, _NearScope(connection))
+
     def _read(self, fn: Callable[[Transaction], T]) -> T:
-        with self._snapshot() as connection:
-            scope = _Scope(connection, writable=False)
+        with self._snapshot(self._idle, self._open_reader) as connection:
             try:
-                return call(fn, SqlTransaction(scope, self._clock.now))
+                return self._look(fn, _Scope(connection, writable=False))
             except sqlite3.Error as error:
                 if _is_outage(error):
                     raise _unavailable(error) from error
                 raise
-            finally:
-                scope.open = False
+
+    def _look(self, fn: Callable[[Transaction], T], scope: _Scope) -> T:
+        try:
+            return call(fn, SqlTransaction(scope, self._clock.now))
+        finally:
+            scope.open = False
 
     @contextmanager
-    def _snapshot(self) -> Iterator[Connection]:
+    def _snapshot(self, idle: list[Connection], open_one: Callable[[], Connection]) -> Iterator[Connection]:
         """A connection that sees one moment (WAL) and cannot write."""
         try:
-            connection = self._idle.pop()
+            connection = idle.pop()
         except IndexError:
-            connection = self._open_reader()
-        connection.execute("BEGIN")
+            connection = open_one()
+        connection.ticks = NEAR_TICKS
         try:
+            connection.execute("BEGIN")
             yield connection
         finally:
-            connection.execute("ROLLBACK")
-            self._idle.append(connection)
+            connection.ticks = NEAR_TICKS
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            idle.append(connection)
 
     def _open_reader(self) -> Connection:
         connection = _connect(self._path)
         connection.execute("PRAGMA query_only=ON")
+        return connection
+
+    def _open_near(self) -> Connection:
+        connection = self._open_reader()
+        connection.execute("PRAGMA busy_timeout=0")
+        connection.set_progress_handler(connection.tick, TICK)
         return connection

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,19 +31,21 @@ class Plan:
     """Values by name → in the order of the question marks."""
 
 
-def plan(statement: Statement, values: Mapping[str, Any]) -> Plan:
-    """The plan of a statement that is asked with such values: a list has as many question marks as items."""
-    counts = tuple((name, len(value)) for name, value in values.items() if isinstance(value, list))
-    return _plan(statement, counts)
+def question(statement: sa.Select[Any], values: Mapping[str, Any]) -> Plan:
+    """The plan of a question that is asked with such values: a list has as many question marks as items."""
+    return plan(statement, tuple([(name, len(value)) for name, value in values.items() if isinstance(value, list)]))
 
 
 @lru_cache(maxsize=PLANS_KEPT)
-def _plan(statement: Statement, counts: tuple[tuple[str, int], ...]) -> Plan:
+def plan(statement: Statement, counts: tuple[tuple[str, int], ...] = ()) -> Plan:
+    """The plan of a statement; `counts` are of the values that are lists."""
     compiled = statement.compile(dialect=_DIALECT)
     # What the statement itself brought along, such as the offset of a page.
     own = {name: bind.value for name, bind in compiled.binds.items() if bind.value is not None}
     if not counts:
         names = compiled.positiontup or []
+        if not own and len(names) > 1:
+            return Plan(str(compiled), itemgetter(*names))
         return Plan(str(compiled), lambda given: [given[name] if name in given else own[name] for name in names])
     lists = {name: [None] * count for name, count in counts}
     expanded = compiled.construct_expanded_state({**dict.fromkeys(compiled.binds), **own, **lists})

@@ -19,6 +19,8 @@ from shellwego.ports.store import INDEXES, UNIQUE, Op, Scalar, Where
 MAX_KEY_BYTES = 1024
 """Of each text in an index. PostgreSQL's limit is about 2,700 bytes for all of an entry, which has two such texts."""
 
+_SMALL = 1 << 31
+
 
 @dataclass(frozen=True, slots=True)
 class _Room:
@@ -28,9 +30,11 @@ class _Room:
     bits: int = 64
     bytes: int | None = None
 
-    def surely_holds(self, text: str) -> bool:
-        """Whether it is a text that is seen at a glance to fit, as nearly all are."""
-        return text.isascii() and "\0" not in text and (self.bytes is None or len(text) <= self.bytes)
+    def surely_holds(self, value: object) -> bool:
+        """Whether it is a value that is seen at a glance to fit, as nearly all are: every row that is written is asked."""
+        if isinstance(value, str):
+            return value.isascii() and "\0" not in value and (self.bytes is None or len(value) <= self.bytes)
+        return value is None or (isinstance(value, int) and -_SMALL <= value < _SMALL)
 
     def fault(self, value: object) -> str:
         """Why the value does not fit; empty where it does."""
@@ -74,9 +78,7 @@ def check_storable(table: str, value_of: Callable[[str], object]) -> None:
     """
     for field, room in _ROOMS[table].items():
         value = value_of(field)
-        if isinstance(value, str) and room.surely_holds(value):
-            continue
-        if fault := room.fault(value):
+        if not room.surely_holds(value) and (fault := room.fault(value)):
             raise _refusal(table, field, fault)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
@@ -26,9 +26,13 @@ _CPU_CORES = re.compile(r"\d{1,3}(\.\d{1,3})?", re.ASCII)
 class Body(BaseModel):
     """A request's body: no coercion, no unknown field, no infinity, no text with the character NUL."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
     may_hold_nul: ClassVar[frozenset[str]] = frozenset()
     """Fields whose text is not kept: handed on, or a credential, of which is not told what is wrong with it."""
+
+    def __deepcopy__(self, memo: object = None) -> Self:
+        """Itself: nobody changes a body, and pydantic would copy each default for each request."""
+        return self
 
     @field_validator("*")
     @classmethod
