@@ -20,6 +20,8 @@ class Sample:
     status: int
     """0 where no answer came."""
     seconds: float
+    at: float
+    """When it was answered, by the monotonic clock."""
     error: str = ""
     version: str = ""
 
@@ -88,7 +90,8 @@ class Load:
         except (OSError, http.client.HTTPException) as problem:
             error = f"{type(problem).__name__}: {problem}"
             connection.close()
-        self.journal.samples.append(Sample(serial, method, status, time.monotonic() - began, error, version))
+        ended = time.monotonic()
+        self.journal.samples.append(Sample(serial, method, status, ended - began, ended, error, version))
 
     def __enter__(self) -> Load:
         for thread in self._threads:

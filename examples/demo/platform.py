@@ -83,6 +83,13 @@ class Platform:
         self.process = None
         return code
 
+    def kill(self) -> None:
+        """End all its processes with -9; HAProxy and VMs, which are not of its session, live on."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "XDG_CONFIG_HOME": str(self.config_home), "NO_COLOR": "1", **self.environment}
 

@@ -1,0 +1,1 @@
+"""A platform of three hosts on one machine; see `scripts/cluster-demo`."""
