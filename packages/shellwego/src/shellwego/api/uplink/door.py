@@ -11,14 +11,16 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from aiohttp import web
 
 from shellwego.wire.tls import Credentials, peer_of, server_context
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ class Door:
     """Takes connections from a listening socket and gives them to a server."""
 
     def __init__(
-        self, listener: socket.socket, credentials: Callable[[], Credentials], handler: Any, bounds: Bounds
+        self, listener: socket.socket, credentials: Callable[[], Credentials], handler: Handler, bounds: Bounds
     ) -> None:
         self._listener = listener
         self._credentials = credentials
@@ -122,7 +124,7 @@ class Door:
         """A stranger is gone, or is none any more."""
         _take_off(self._strangers, host)
 
-    def _current_context(self) -> Any:
+    def _current_context(self) -> ssl.SSLContext:
         shown = self._credentials()
         if shown is not self._shown:
             self._context, self._shown = server_context(shown), shown
@@ -140,7 +142,7 @@ _SILENT = logging.Logger("uplink.strangers", logging.CRITICAL)
 class _Server(web.Server):
     """aiohttp's, which tells the door who comes and goes."""
 
-    def __init__(self, door: Door, handler: Any, bounds: Bounds) -> None:
+    def __init__(self, door: Door, handler: Handler, bounds: Bounds) -> None:
         super().__init__(
             handler,
             keepalive_timeout=bounds.idle_s,
