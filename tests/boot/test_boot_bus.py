@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from click.testing import CliRunner
 
 from shellwego.boot import up
 from shellwego.boot.bus import open_bus, read_authority
+from shellwego.boot.buschecks import check_bus
 from shellwego.boot.businit import bus, make_bus
+from shellwego.boot.findings import State
 from shellwego.boot.settings import UpSettings, config_file_values
 from shellwego.boot.up import up_settings
 from shellwego.core.errors import ConflictError, InvalidError
@@ -18,6 +21,8 @@ from shellwego.core.sensitive import Sensitive
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.busaccess.authority import parse_authority
 from shellwego.drivers.clock.system import SystemClock
+from shellwego.ports.bus import Hint
+from tests.contract.nats_server import made_nats, running_nats
 
 NOW = 1_700_000_000.0
 
@@ -115,6 +120,35 @@ def test_an_authority_that_others_can_read_or_that_is_not_there_is_refused(
     with pytest.raises(InvalidError) as refused:
         read_authority(UpSettings(bus_authority_file=path))
     assert refused.value.code == code
+
+
+@pytest.mark.real
+async def test_with_an_authority_hints_go_over_nats() -> None:
+    with running_nats() as server:
+        settings = UpSettings(bus_authority_file=server.directory / "authority.json")
+        one, other = [await open_bus(read_authority(settings), SystemClock()) for _ in range(2)]
+        async with other.subscribe("routes") as hints, asyncio.timeout(30):
+            await one.publish("routes")
+            assert await anext(hints) == Hint("routes")
+        await one.close()
+        await other.close()
+
+
+def test_the_doctor_says_that_hints_stay_in_the_process_or_that_the_authority_is_not_to_be_had(tmp_path: Path) -> None:
+    assert check_bus(UpSettings()).state is State.OK
+    assert check_bus(UpSettings(bus_authority_file=tmp_path / "none")).state is State.FAIL
+
+
+@pytest.mark.real
+def test_the_doctor_says_whether_the_bus_answers() -> None:
+    with made_nats() as server:
+        settings = UpSettings(bus_authority_file=server.directory / "authority.json")
+        away = check_bus(settings)
+        server.start()
+        found = check_bus(settings)
+    assert (away.state, found.state) == (State.WARN, State.OK)
+    assert f"tls://127.0.0.1:{server.port}" in away.message
+    assert "NATS 2" in found.message
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"operator":"x","account":"y","system":"z"}'])

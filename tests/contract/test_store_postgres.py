@@ -21,7 +21,7 @@ from shellwego.core.tenancy import User
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.store import postgres as driver
 from shellwego.drivers.store.location import PostgresUrl, parse_url
-from shellwego.drivers.store.postgres import RETRIES, PostgresStore, open_postgres
+from shellwego.drivers.store.postgres import LOCK_TIMEOUT_S, RETRIES, PostgresStore, open_postgres
 from shellwego.ports.store import Store, Transaction, eq
 from tests.contract.postgres_server import PostgresServer, running_postgres
 from tests.contract.store_contract import StoreContract
@@ -158,6 +158,31 @@ async def test_connections_that_the_server_ended_are_made_anew(
     await store.transact(insert_user("a"))
     end_connections(postgres, url)
     assert await getattr(store, kind)(lambda tx: tx.users.count()) == 1
+
+
+async def test_a_server_that_stands_still_in_a_transaction_holds_up_others_for_two_seconds_and_loses_nothing(
+    store: PostgresStore, url: PostgresUrl
+) -> None:
+    other, asleep, wake = open_postgres(url), asyncio.Event(), threading.Event()
+    loop, tries = asyncio.get_running_loop(), 0
+    await store.transact(lambda tx: tx.counters.insert(Counter(id="n", value=0)))
+
+    def stand_still(tx: Transaction) -> None:
+        nonlocal tries
+        add_one(tx)
+        tries += 1
+        if tries == 1:
+            loop.call_soon_threadsafe(asleep.set)
+            assert wake.wait(60)
+
+    paused = asyncio.ensure_future(store.transact(stand_still))
+    await asleep.wait()
+    async with asyncio.timeout(LOCK_TIMEOUT_S - 1):
+        await other.transact(add_one)
+    wake.set()
+    await paused
+    assert (tries, await store.read(lambda tx: tx.counters.get("n"))) == (2, Counter(id="n", value=2, version=3))
+    await other.close()
 
 
 async def test_a_connection_lost_before_the_commit_costs_a_second_try_only(

@@ -242,6 +242,7 @@ class World:
         await self.control.commit(self._seed)
         if loops:
             self.start_loops()
+            await self.clock.advance(0)  # they have looked once, before any node is there
 
     def start_loops(self) -> None:
         for loop in (rollout_loop, routes_loop, nodes_loop, drains_loop):

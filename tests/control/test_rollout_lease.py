@@ -10,7 +10,7 @@ from typing import TypeVar
 import pytest
 from structlog.testing import capture_logs
 
-from shellwego.control.loops.lease import TERM_S, Lease
+from shellwego.control.loops.lease import STOP_S, TERM_S, run_leased
 from shellwego.control.unit import Control
 from shellwego.core.errors import UnavailableError
 from shellwego.drivers.bus.memory import MemoryBus
@@ -31,13 +31,17 @@ class UnreliableStore:
     hangs: bool = False
 
     async def transact(self, fn: Callable[[Transaction], T]) -> T:
+        await self._reached()
+        return await self.store.transact(fn)
+
+    async def _reached(self) -> None:
         if self.hangs:
             await self.clock.sleep(1e9)
         if self.cut:
             raise UnavailableError("store-closed", "no way to the store")
-        return await self.store.transact(fn)
 
     async def read(self, fn: Callable[[Transaction], T]) -> T:
+        await self._reached()
         return await self.store.read(fn)
 
     async def close(self) -> None:
@@ -59,8 +63,9 @@ class Planes:
 
     def start(self, holder: str) -> UnreliableStore:
         way = UnreliableStore(self.store, self.clock)
-        lease = Lease(Control(way, MemoryBus(), self.clock), "x", holder)
-        self.tasks.append(asyncio.ensure_future(lease.run(lambda: self._work(holder))))
+        control = Control(way, MemoryBus(), self.clock)
+        work = run_leased(control, "x", holder, lambda _: lambda: self._work(holder))
+        self.tasks.append(asyncio.ensure_future(work))
         return way
 
     async def _work(self, holder: str) -> None:
@@ -72,9 +77,14 @@ class Planes:
             self.working.discard(holder)
 
     async def end(self) -> None:
+        """A clean one, for whoever has the store."""
         for task in self.tasks:
             task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.clock.run(_all(self.tasks))
+
+
+async def _all(tasks: list[asyncio.Task[None]]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_one_of_several_works() -> None:
@@ -94,7 +104,7 @@ async def test_a_holder_without_the_store_stops_before_another_begins(fault: str
     await planes.clock.advance(1)
     planes.start("b")
     setattr(way, fault, True)
-    await planes.clock.advance(TERM_S * 2 / 3 + 0.1)
+    await planes.clock.advance(STOP_S + 0.1)
     assert planes.working == set()
     await planes.clock.advance(TERM_S)
     assert planes.working == {"b"}
@@ -115,14 +125,14 @@ async def test_a_holder_that_comes_back_under_its_name_does_not_wait_for_itself(
 
 async def test_work_that_fails_is_begun_again() -> None:
     clock = VirtualClock()
-    lease = Lease(Control(MemoryStore(clock), MemoryBus(), clock), "x", "a")
+    control = Control(MemoryStore(clock), MemoryBus(), clock)
     begun: list[float] = []
 
     async def work() -> None:
         begun.append(clock.monotonic())
         raise ValueError("a defect")
 
-    task = asyncio.ensure_future(lease.run(work))
+    task = asyncio.ensure_future(run_leased(control, "x", "a", lambda _: work))
     await clock.advance(40)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -151,13 +161,13 @@ async def test_a_store_that_refuses_for_long_is_told_in_few_lines_and_when_it_is
 
 async def test_a_defect_is_told_with_its_trace_once_a_minute() -> None:
     clock = VirtualClock()
-    lease = Lease(Control(MemoryStore(clock), MemoryBus(), clock), "x", "a")
+    control = Control(MemoryStore(clock), MemoryBus(), clock)
 
     async def work() -> None:
         raise ValueError("a defect")
 
     with capture_logs() as lines:
-        task = asyncio.ensure_future(lease.run(work))
+        task = asyncio.ensure_future(run_leased(control, "x", "a", lambda _: work))
         await clock.advance(600)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

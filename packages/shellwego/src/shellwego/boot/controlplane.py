@@ -28,14 +28,15 @@ from shellwego.control.bootstrap import adopt_admin_token, bootstrap
 from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.loops import drains as drains_loop
+from shellwego.control.loops import images as images_loop
 from shellwego.control.loops import nodes as nodes_loop
+from shellwego.control.loops import outbox as outbox_loop
 from shellwego.control.loops import retention as retention_loop
 from shellwego.control.loops import rewrap as rewrap_loop
 from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops import routes as routes_loop
 from shellwego.control.loops import webhooks as webhooks_loop
-from shellwego.control.loops.images import ImagesLoop
-from shellwego.control.loops.outbox import relay_forever
+from shellwego.control.loops.lease import Leases
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control, Unit
 from shellwego.core.sensitive import Sensitive
@@ -141,16 +142,18 @@ async def open_control_plane(
         listener = socket.socket(fileno=await link.listen(settings.node_listen, settings.node_port))
         urls = settings.node_urls
         servers.append(await NodePort.open(control, sealer, listener, links=links, images=images, servers=urls))
+    leases = Leases(control, base.installation.id)
     parts: dict[str, Part] = {
-        "outbox": relay_forever(control),
-        "images": ImagesLoop(control, work).run(),
-        "rollout": rollout_loop.run(control),
-        "nodes": nodes_loop.run(control),
-        "drains": drains_loop.run(control),
-        "routes": routes_loop.run(control),
-        "rewrap": rewrap_loop.run(control, sealer),
-        "webhooks": webhooks_loop.run(control, HttpSender(networks), sealer),
-        "retention": retention_loop.run(control),
+        "leases": leases.run(),
+        "outbox": outbox_loop.run(control, holder=leases),
+        "images": images_loop.run(control, work, holder=leases),
+        "rollout": rollout_loop.run(control, holder=leases),
+        "nodes": nodes_loop.run(control, holder=leases),
+        "drains": drains_loop.run(control, holder=leases),
+        "routes": routes_loop.run(control, holder=leases),
+        "rewrap": rewrap_loop.run(control, sealer, holder=leases),
+        "webhooks": webhooks_loop.run(control, HttpSender(networks), sealer, holder=leases),
+        "retention": retention_loop.run(control, holder=leases),
     }
     return ControlPlane(tuple(servers), parts)
 

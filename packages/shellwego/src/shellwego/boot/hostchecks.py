@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shellwego.boot import preflight
+from shellwego.boot.buschecks import check_bus
 from shellwego.boot.databasechecks import check_database
 from shellwego.boot.findings import Finding, fail, ok, told, warn
 from shellwego.boot.limits import ENOUGH_FILES, raise_file_limit
@@ -35,6 +36,7 @@ def check_host(settings: UpSettings) -> list[Finding]:
         cgroups(),
         disk(settings.data_dir),
         check_database(settings),
+        check_bus(settings),
         _master_key(settings),
         _encryption(settings.data_dir),
         _memory(),

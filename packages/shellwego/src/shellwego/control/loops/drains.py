@@ -11,7 +11,7 @@ import contextlib
 from shellwego.control import rebalance
 from shellwego.control.drains import advance, drain_plan, has_news
 from shellwego.control.events import changes
-from shellwego.control.loops.lease import Lease
+from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.unit import Control, Unit
 from shellwego.core.nodes import Scheduling
 from shellwego.ports.store import Transaction, eq
@@ -48,7 +48,6 @@ async def _watch(control: Control) -> None:
             await look(control)
 
 
-async def run(control: Control, *, holder: str = "local") -> None:
-    """The loop of this control plane; `holder` is its name among several. Runs until cancelled."""
-    lease = Lease(control, "drains", holder)
-    await lease.run(lambda: _watch(lease.fenced))
+async def run(control: Control, *, holder: str | Leases = "") -> None:
+    """The loop of this control plane; `holder`: as for `run_leased`. Runs until cancelled."""
+    await run_leased(control, "drains", holder, lambda fenced: lambda: _watch(fenced))

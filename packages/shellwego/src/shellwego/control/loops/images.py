@@ -21,9 +21,10 @@ import structlog
 from shellwego.control.events import changes
 from shellwego.control.images import image_event
 from shellwego.control.imagework import ImageWork
+from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
-from shellwego.core.errors import ShellWeGoError
+from shellwego.core.errors import ShellWeGoError, StaleError
 from shellwego.core.images import Image, ImageState, blames_image
 from shellwego.core.instances import Desired, Phase
 from shellwego.core.troubles import Troubles
@@ -38,6 +39,11 @@ _PAUSES_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 _LOOK_AGAIN_S = 5.0
 
 _log = structlog.get_logger(__name__)
+
+
+async def run(control: Control, work: ImageWork, *, holder: str | Leases = "") -> None:
+    """The loop of this control plane; `holder`: as for `run_leased`. Runs until cancelled."""
+    await run_leased(control, "images", holder, lambda fenced: lambda: ImagesLoop(fenced, work).run())
 
 
 class ImagesLoop:
@@ -99,6 +105,8 @@ class ImagesLoop:
                     if source is not None:
                         await self._work.fetch(source.reference, source.digest, self._ready)
                 return
+            except StaleError:
+                return  # the row changed, or the lease is another's: the next look decides, here or there
             except ShellWeGoError as error:
                 if not error.temporary or self._control.clock.monotonic() - started > _GIVE_UP_S:
                     await self._fail(image.digest, error.message)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from shellwego.control.loops.lease import Lease
+from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.nodeadmin import lose_instances, wake_waiting
 from shellwego.control.unit import Control, Unit
 from shellwego.core.liveness import (
@@ -98,7 +98,6 @@ def settle(unit: Unit, seen: Node) -> None:
     wake_waiting(unit)
 
 
-async def run(control: Control, *, holder: str = "local", terms: Terms = DEFAULT_TERMS) -> None:
-    """The loop of this control plane; `holder` is its name among several. Runs until cancelled."""
-    lease = Lease(control, "nodes", holder)
-    await lease.run(lambda: NodesLoop(lease.fenced, terms).run())
+async def run(control: Control, *, holder: str | Leases = "", terms: Terms = DEFAULT_TERMS) -> None:
+    """The loop of this control plane; `holder`: as for `run_leased`. Runs until cancelled."""
+    await run_leased(control, "nodes", holder, lambda fenced: lambda: NodesLoop(fenced, terms).run())

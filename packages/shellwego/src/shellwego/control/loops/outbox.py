@@ -2,8 +2,9 @@
 
 An event is written in the transaction of the change that it tells of, with `seq` 0. Numbers are given in a transaction of
 their own, one after another from a counter, so a reader who has seen number n will never find a smaller one appear: that is
-what lets a stream resume without loss. Ids sort by birth, so events of one transaction keep their order. Two control planes
-may relay at once; the store lets one go first and the other finds nothing. Audit records go the same way (`control.audit`).
+what lets a stream resume without loss. Ids sort by birth, so events of one transaction keep their order. One control plane
+relays at a time, under a lease; if two did, the store would let one go first, and the other find nothing. Audit records go
+the same way (`control.audit`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import structlog
 
 from shellwego.control import audit
 from shellwego.control.events import changes
+from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import UnavailableError
 from shellwego.core.troubles import Troubles
@@ -27,6 +29,11 @@ BATCH = 500
 COUNTER = "events"
 
 _log = structlog.get_logger(__name__)
+
+
+async def run(control: Control, *, holder: str | Leases = "") -> None:
+    """The relay of this control plane; `holder`: as for `run_leased`. Runs until cancelled."""
+    await run_leased(control, "outbox", holder, lambda fenced: lambda: relay_forever(fenced))
 
 
 async def relay_forever(control: Control) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shellwego.control.events import published
-from shellwego.control.loops.lease import Lease
+from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.marks import PRUNED, set_mark
 from shellwego.control.unit import Control, Unit
 from shellwego.core.webhooks import FINISHED
@@ -61,12 +61,12 @@ async def prune(control: Control, retention: Retention) -> None:
         pass
 
 
-async def run(control: Control, retention: Retention = DEFAULT, *, holder: str = "local") -> None:
-    """Prune at start and on a timer, while the lease is held. Runs until cancelled."""
+async def run(control: Control, retention: Retention = DEFAULT, *, holder: str | Leases = "") -> None:
+    """Prune at start and on a timer; `holder`: as for `run_leased`. Runs until cancelled."""
 
-    async def work() -> None:
+    async def work(fenced: Control) -> None:
         while True:
-            await prune(control, retention)
+            await prune(fenced, retention)
             await control.clock.sleep(EVERY_S)
 
-    await Lease(control, "retention", holder).run(work)
+    await run_leased(control, "retention", holder, lambda fenced: lambda: work(fenced))

@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 
 from shellwego.control.events import changes
-from shellwego.control.loops.lease import Lease
+from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.sealing import Sealer, note_master_key, rewrapped
 from shellwego.control.unit import Control, Unit
 from shellwego.core.envelope import DataKey
@@ -30,9 +30,9 @@ LOOK_AGAIN_S = 60.0
 _log = structlog.get_logger(__name__)
 
 
-async def run(control: Control, sealer: Sealer, *, holder: str = "local") -> None:
-    """The loop of this control plane; `holder` is its name among several. Runs until cancelled."""
-    await Lease(control, "rewrap", holder).run(Rewrapper(control, sealer).run)
+async def run(control: Control, sealer: Sealer, *, holder: str | Leases = "") -> None:
+    """The loop of this control plane; `holder`: as for `run_leased`. Runs until cancelled."""
+    await run_leased(control, "rewrap", holder, lambda fenced: Rewrapper(fenced, sealer).run)
 
 
 @dataclass(slots=True)

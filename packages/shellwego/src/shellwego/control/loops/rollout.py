@@ -20,7 +20,7 @@ from shellwego.control.changes import apply, prune
 from shellwego.control.facts import UNFINISHED, node_usage, placement_request, releases_of, rollout_facts
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.hints import all_apps, hinted_apps
-from shellwego.control.loops.lease import Lease
+from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
@@ -198,7 +198,6 @@ def busy_apps(tx: Transaction) -> set[str]:
     return busy | {app.id for app in tx.apps.select(eq("deleting", True))}
 
 
-async def run(control: Control, *, holder: str = "local") -> None:
-    """The loop of this control plane; `holder` is its name among several. Runs until cancelled."""
-    lease = Lease(control, "rollout", holder)
-    await lease.run(RolloutLoop(lease.fenced).run)
+async def run(control: Control, *, holder: str | Leases = "") -> None:
+    """The loop of this control plane; `holder`: as for `run_leased`. Runs until cancelled."""
+    await run_leased(control, "rollout", holder, lambda fenced: RolloutLoop(fenced).run)

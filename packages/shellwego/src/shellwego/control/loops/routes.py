@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from shellwego.control.facts import ROUTES_COUNTER, lingering, route_facts
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.hints import all_apps, hinted_apps
-from shellwego.control.loops.lease import Lease
+from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.unit import Control, Unit
 from shellwego.core.instances import Desired, Instance, Sleep
@@ -109,7 +109,6 @@ def _leaving(tx: Transaction, app_id: str) -> list[Instance]:
     return [instance for instance in leaving if instance.unrouted_version is None]
 
 
-async def run(control: Control, *, holder: str = "local") -> None:
-    """The loop of this control plane; `holder` is its name among several. Runs until cancelled."""
-    lease = Lease(control, "routes", holder)
-    await lease.run(lambda: RoutesLoop(lease.fenced).run())
+async def run(control: Control, *, holder: str | Leases = "") -> None:
+    """The loop of this control plane; `holder`: as for `run_leased`. Runs until cancelled."""
+    await run_leased(control, "routes", holder, lambda fenced: lambda: RoutesLoop(fenced).run())

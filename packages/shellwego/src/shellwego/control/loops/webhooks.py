@@ -24,7 +24,7 @@ from shellwego.control.deliveries import (
     shipment,
 )
 from shellwego.control.events import changes
-from shellwego.control.loops.lease import Lease
+from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.scopes import Scope
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
@@ -107,6 +107,6 @@ class WebhooksLoop:
             _log.warning("webhooks.failed", reason=error.message, **trouble.fields)
 
 
-async def run(control: Control, sender: Sender, sealer: Sealer, *, holder: str = "local") -> None:
-    """The loop of this control plane; `holder` is its name among several. Runs until cancelled."""
-    await Lease(control, "webhooks", holder).run(lambda: WebhooksLoop(control, sender, sealer).run())
+async def run(control: Control, sender: Sender, sealer: Sealer, *, holder: str | Leases = "") -> None:
+    """The loop of this control plane; `holder`: as for `run_leased`. Runs until cancelled."""
+    await run_leased(control, "webhooks", holder, lambda fenced: lambda: WebhooksLoop(fenced, sender, sealer).run())

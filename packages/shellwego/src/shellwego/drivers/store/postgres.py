@@ -46,7 +46,10 @@ _PAUSE_S = 0.01
 """Before the first retry, at most; each further one may wait twice as long."""
 WRITERS, READERS = 8, 4
 """Connections of each kind, with a thread each."""
-STATEMENT_TIMEOUT_S, LOCK_TIMEOUT_S, IDLE_TIMEOUT_S = 20, 10, 30
+STATEMENT_TIMEOUT_S, LOCK_TIMEOUT_S = 20, 10
+IDLE_TIMEOUT_S = 2
+"""A server that stands still in the middle of a transaction loses it, and what it locked, before its leases run out: else
+nobody could take them over. Where it was only slow, the transaction runs again."""
 _IDLE_CONNECTION_S = 1800
 _BEGIN_WRITE = "BEGIN ISOLATION LEVEL SERIALIZABLE"
 _BEGIN_RETRY = (_BEGIN_WRITE, "LOCK TABLE alembic_version IN SHARE UPDATE EXCLUSIVE MODE")
@@ -239,6 +242,7 @@ class PostgresStore:
         )
 
     def _try(self, fn: Callable[[Transaction], T], *begin: str) -> T:
+        began = time.monotonic()
         with self._connection(*begin) as connection:
             scope = _Scope(connection, writable=True)
             try:
@@ -253,6 +257,10 @@ class PostgresStore:
                 scope.open = False
             if scope.spoilt:
                 raise _Again
+            if time.monotonic() - began > IDLE_TIMEOUT_S / 2:
+                connection.exec_driver_sql(
+                    "SELECT 1"
+                )  # a connection that was ended meanwhile is not found by the COMMIT
             self._commit(connection)
         return result
 
