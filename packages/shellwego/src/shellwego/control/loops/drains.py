@@ -48,6 +48,6 @@ async def _watch(control: Control) -> None:
             await look(control)
 
 
-async def run(control: Control, *, holder: str | Leases = "local") -> None:
-    """The loop of this control plane; `holder` is what it holds, or its name among several. Runs until cancelled."""
+async def run(control: Control, *, holder: str | Leases = "") -> None:
+    """The loop of this control plane; `holder`: as for `run_leased`. Runs until cancelled."""
     await run_leased(control, "drains", holder, lambda fenced: lambda: _watch(fenced))
