@@ -1,6 +1,7 @@
 """One server of P15: the platform's own loops on PostgreSQL, and one more that commits as often as it can, and says when.
 
-Each line: `commit MONOTONIC NUMBER`, or `refused` where a write came too late. Ended by a signal, as a server is.
+Each line: `began` where the lease was got, `commit MONOTONIC NUMBER`, `refused` where a write came too late, `failed CODE`.
+Ended by a signal, as a server is.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ async def commit_for_ever(fenced: Control, holder: str) -> None:
         unit.emit("bench.commit", holder, data={"number": str(number)})
         return number
 
+    print("began", flush=True)
     while True:
         try:
             number = await fenced.commit(note)

@@ -135,6 +135,12 @@ class NatsBus:
                     pause = _PAUSE_S
             except TROUBLE as error:
                 self._tell("connection", "bus.unreachable", str(error) or type(error).__name__)
+            except asyncio.CancelledError:
+                if self._closed or _asked_to_end():
+                    raise  # else nats-py cancelled what somebody waited for, as it does when a connection ends
+                self._tell("connection", "bus.unreachable", "the connection was closed")
+            except Exception as error:  # noqa: BLE001 - a defect must not end the bus for good
+                self._tell("connection", "bus.failed", repr(error))
             finally:
                 self._decided.set()
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
@@ -274,6 +280,12 @@ class NatsBus:
     def _tell_success(self, key: str) -> None:
         if trouble := self._troubles.passed(key, asyncio.get_running_loop().time()):
             _log.info("bus.works_again", after=key, **trouble.fields)
+
+
+def _asked_to_end() -> bool:
+    """Whether it is this task that was cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def open_nats(site: NatsSite) -> NatsBus:
