@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts/sim"
 
 
-def sim(*arguments: str, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
+def sim(*arguments: str, timeout: float = 7200) -> subprocess.CompletedProcess[str]:
     """In a process of its own: the order of sets is a part of a seed, and the log is listened to."""
     command = [str(SCRIPT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
@@ -67,7 +67,7 @@ def test_a_failing_story_is_cut_down_to_what_it_takes() -> None:
 
 @pytest.mark.nightly
 def test_each_guard_that_is_taken_out_is_missed() -> None:
-    done = sim("--mutations", "--seeds", "120", timeout=7200)
+    done = sim("--mutations", "--seeds", "120")
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
 
 
