@@ -27,6 +27,8 @@ class Mutant:
     module: str
     old: str
     new: str
+    hint: int = 0
+    """The seed to begin with, where few histories show the fault."""
 
 
 MUTANTS = (
@@ -103,8 +105,8 @@ MUTANTS = (
     Mutant("an evicted one is as good as another", "slots", "matches(i) and not i.evicted", "matches(i)"),
     Mutant("no surge for a move", "slots", "moves = min(moving, ROLLING.surge(facts.wanted))", "moves = 0"),
     Mutant("a move has no ceiling", "slots", " - len(stale) - moving\n", " - len(stale)\n"),
-    Mutant("a move takes a canary's part", "slots", "max(facts.part, facts.wanted - _s", "max(0, facts.wanted - _s"),
-    Mutant("a move takes what is new in a canary", "slots", "max(facts.part, facts.wanted - _s", "max(facts.part, 0 * _s"),
+    Mutant("a move takes a canary's part", "slots", "max(facts.part, facts.wanted - _s", "max(0, facts.wanted - _s", 580),
+    Mutant("a move takes the new of a canary", "slots", "max(facts.part, facts.wanted - _s", "max(facts.part, 0 * _s", 2362),
     # canaries
     Mutant("a canary lets the old ones go", "slots", "(facts.strategy.cutover or canary)", "facts.strategy.cutover"),
     Mutant("a canary is done when it is ready", "slots", " and not canary\n", "\n"),

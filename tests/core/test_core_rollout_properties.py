@@ -58,4 +58,5 @@ def test_an_unchanged_copy_of_the_planner_is_not_accused() -> None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
 def test_a_planted_fault_is_caught(mutant: Mutant) -> None:
     with planner_of(mutant) as planner:
-        assert first_broken(planner, range(MUTANT_HISTORIES)) is not None, f"“{mutant.name}” was not noticed"
+        seeds = (*range(mutant.hint, MUTANT_HISTORIES), *range(mutant.hint))
+        assert first_broken(planner, seeds) is not None, f"“{mutant.name}” was not noticed"
