@@ -19,6 +19,7 @@ from shellwego.boot.up import (
     begin_as_root,
     control_plane_options,
     drop_root,
+    node_options,
     read_control_plane,
     up_settings,
 )
@@ -71,9 +72,7 @@ def _of_a_joined_host(directory: str, data_dir: str) -> Callable[[F], F]:
 
 @click.command(context_settings=_HELP)
 @_of_a_joined_host("/etc/shellwego/node", AGENT_DATA)
-@click.option("--address", metavar="IP", help="By which other hosts reach this one. [as on the way to the server]")
-@click.option("--preboot", type=int, metavar="N", help="Boot up to N guests ahead; new microVMs begin as copies. [0]")
-@click.option("--image-budget", metavar="SIZE", help="Built images beyond it go, the longest unused first. [never]")
+@node_options
 @click.option("--keep-vms", is_flag=True, default=None, help="Leave VMs running when the agent ends.")
 def agent(directory: Path, **flags: Any) -> None:
     """Run the VMs of this host, which joined a platform as a node, in the foreground.

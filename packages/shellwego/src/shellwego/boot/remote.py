@@ -67,6 +67,7 @@ class Remote:
                 clock=wires.clock,
                 name=member.name,
                 state_dir=directory(self.installation, f"agent-{member.id}"),
+                offer=self.settings.offer,
                 address=self.settings.address or address_towards(member.servers),
             )
             parts = {"agent": agent.run(), **self._kept(wires), "helper": link.gone()}

@@ -64,9 +64,35 @@ _CONTROL_PLANE = (
 """Options of every process that is a control plane."""
 
 
+_NODE = (
+    click.option(
+        "--address", metavar="IP", help="By which other hosts reach this one. [as its node port, or its way to servers]"
+    ),
+    click.option("--image-budget", metavar="SIZE", help="Built images beyond it go, the longest unused first. [never]"),
+    click.option(
+        "--preboot", type=int, metavar="N", help="Boot up to N guests ahead; new microVMs begin as copies. [0]"
+    ),
+    click.option("--cpu-overcommit", type=int, metavar="N", help="Promise the host's CPUs N times over. [16]"),
+    click.option(
+        "--disk-overcommit", type=int, metavar="N", help="Promise its disk N times over; it is filled as used. [8]"
+    ),
+    click.option("--reserve-memory", metavar="SIZE", help="Memory of the host that VMs do not get. [0]"),
+)
+"""Options of every process that runs VMs."""
+
+
 def control_plane_options(command: F) -> F:
     """Give a command the options of a control plane."""
-    for option in reversed(_CONTROL_PLANE):
+    return _with(command, _CONTROL_PLANE)
+
+
+def node_options(command: F) -> F:
+    """Give a command the options of a node."""
+    return _with(command, _NODE)
+
+
+def _with(command: F, options: Sequence[Callable[[F], F]]) -> F:
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -75,16 +101,7 @@ def control_plane_options(command: F) -> F:
 @control_plane_options
 @click.option("--http-port", type=int, help="Port of the edge, where apps are reached. [80]")
 @click.option("--http-listen", metavar="ADDRESS", help="Address of the edge. [127.0.0.1 on localhost, else all]")
-@click.option(
-    "--address", metavar="IP", help="By which other hosts reach this one. [that of --node-url, --node-listen]"
-)
-@click.option("--image-budget", metavar="SIZE", help="Built images beyond it go, the longest unused first. [never]")
-@click.option("--preboot", type=int, metavar="N", help="Boot up to N guests ahead; new microVMs begin as copies. [0]")
-@click.option("--cpu-overcommit", type=int, metavar="N", help="Promise the host's CPUs N times over. [16]")
-@click.option(
-    "--disk-overcommit", type=int, metavar="N", help="Promise its disk N times over; it is filled as used. [8]"
-)
-@click.option("--reserve-memory", metavar="SIZE", help="Memory of the host that VMs do not get. [0]")
+@node_options
 @click.option("--keep-vms", is_flag=True, default=None, help="Leave VMs and the edge running when the platform ends.")
 def up(**flags: Any) -> None:
     """Run the whole platform on this machine, in the foreground.
