@@ -65,7 +65,7 @@ class Cluster:
         self.platform.swg("apps", "create", APP)
         show(self.platform.swg("deploy", "-a", APP, "-i", "hello:v1", "--port", "8080", "--check-path", "/healthz"))
         show(self.platform.swg("scale", "-a", APP, "web=3"))
-        wait_until(lambda: len(self._healthy()) == 3, 120, "three healthy instances")
+        wait_until(lambda: self._healthy().total() == 3, 120, "three healthy instances")
         show(self.platform.swg("status", "-a", APP))
         expect(set(self._healthy()) == {"local", SECOND, THIRD}, "each host has one of them")
         answered: set[str] = set()
@@ -82,7 +82,7 @@ class Cluster:
             self.switch.unplug(node.host)
             node.die()
             down = wait_until(lambda: self._health(SECOND) == "down", 30, "the platform notices")
-            replaced = down + wait_until(lambda: len(self._healthy()) == 3, 60, "three healthy instances again")
+            replaced = down + wait_until(lambda: self._healthy().total() == 3, 60, "three healthy instances again")
             time.sleep(1)
         show(load.journal.summary())
         show(f"judged down after {down:.1f} s, three healthy instances again after {replaced:.1f} s")
@@ -114,7 +114,7 @@ class Cluster:
         for sample in load.journal.failed[:5]:
             show(f"failed: {sample}")
         expect(not load.journal.failed, "no request failed")
-        expect(THIRD not in self._healthy() and len(self._healthy()) == 3, "three instances serve elsewhere")
+        expect(THIRD not in self._healthy() and self._healthy().total() == 3, "three instances serve elsewhere")
         wait_until(lambda: not self.nodes[THIRD].vmms(), 60, "no microVM is left there")
 
     def kill_the_control_plane(self) -> None:
