@@ -222,7 +222,7 @@ def _seed_access(unit: Unit, project: Project, prefix: str) -> dict[str, str]:
 def _seed_join(unit: Unit, prefix: str, fresh: Fresh) -> dict[str, str]:
     """A join token, the key of a node, and an authority."""
     operator = Principal(principal_id="", token_id="", scopes=(), grants=())
-    token = joins.create_join_token(unit, operator, joins.JoinWish(), f"join_{prefix[0] * 43}")
+    token = joins.create_join_token(unit, operator, joins.JoinWish(), joins.join_secret())
     key = NodeKey(
         id=unit.new_id("nky"),
         fingerprint=hashlib.sha256(prefix.encode()).hexdigest(),

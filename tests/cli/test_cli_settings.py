@@ -176,7 +176,7 @@ def test_a_login_that_makes_no_sense_is_a_mistake_of_use(
         (("scale", "-a", "x"), "Nothing to change"),
         (("scale", "-a", "x", "web=many"), "'web=many' is not PROCESS=COUNT"),
         (("scale", "-a", "x", "web=3", "web=2"), "A process is named twice."),
-        (("bogus",), "See: swg --help"),
+        (("xyzzy",), "See: swg --help"),
         (("scale", "-a", "x", "=1"), "'=1' is not PROCESS=COUNT"),
         (("logs", "-a", "x", "--since", "yesterday"), "is not an age"),
         (("env", "import", "-a", "x"), "no variables to import"),

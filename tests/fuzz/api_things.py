@@ -23,6 +23,7 @@ from shellwego.core import iam
 from shellwego.core.credentials import Credentials
 from shellwego.core.envelope import MasterKey
 from shellwego.core.instances import Phase
+from shellwego.core.nodes import Node, NodeHealth
 from shellwego.core.plans import UNLIMITED
 from shellwego.core.tenancy import Grant, Organization, Principal, Project, TokenKind
 from shellwego.drivers.passwords.memory import MemoryHasher
@@ -55,7 +56,7 @@ class Place:
 
 async def make_request(world: World, operation: Operation) -> Asked:
     """A request that an administrator is answered well, about things that nothing else uses."""
-    await world.commit(_restore_administrator)
+    await world.commit(_restore)
     name = f"fuzz-{next(_numbers)}"
     project = await world.commit(lambda unit: add_tenant(unit, name, UNLIMITED))
     place = Place(world, name, project, await seed(world, project, ADMIN, name))
@@ -64,8 +65,10 @@ async def make_request(world: World, operation: Operation) -> Asked:
     return await make_ready(place, asked) if make_ready else asked
 
 
-def _restore_administrator(unit: Unit) -> None:
-    """A fuzzer that may do everything may also take this from itself."""
+def _restore(unit: Unit) -> None:
+    """A fuzzer that may do everything may also take this from itself; and of some things there may be only few."""
+    for authority in unit.tx.node_authorities.select():
+        unit.tx.node_authorities.delete(authority.id)
     user = unit.tx.users.select(eq("email", ADMIN_EMAIL), limit=1)[0]
     for token in unit.tx.tokens.select(eq("secret_hash", secret_hash(ADMIN))):
         if token.revoked_at is not None:
@@ -177,6 +180,22 @@ async def _old_master_key(place: Place, asked: Asked) -> Asked:
     return asked
 
 
+async def _own_node(place: Place, asked: Asked) -> Asked:
+    """One that is down, on which nothing runs."""
+
+    def work(unit: Unit) -> Node:
+        node = replace(place.world.node, id=unit.new_id("node"), name=f"{place.name}-node", health=NodeHealth.DOWN)
+        return unit.tx.nodes.insert(node)
+
+    return replace(asked, path={"node": (await place.world.commit(work)).id})
+
+
+async def _older_authority(place: Place, asked: Asked) -> Asked:
+    """Another one signs instead."""
+    await place.made("/v1/nodes/authorities/actions/rotate")
+    return asked
+
+
 def _signed(secret: str, asked: Asked) -> dict[str, str]:
     return {**asked.headers, "Authorization": f"Bearer {secret}"}
 
@@ -216,4 +235,10 @@ _READY: Mapping[str, Callable[[Place, Asked], Awaitable[Asked]]] = {
     "register": _invited,
     "accept_invitation": _invited_administrator,
     "retire_master_key": _old_master_key,
+    "remove_node": _own_node,
+    "update_node": _own_node,
+    "cordon_node": _own_node,
+    "uncordon_node": _own_node,
+    "drain_node": _own_node,
+    "retire_node_authority": _older_authority,
 }
