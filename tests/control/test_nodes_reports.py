@@ -167,6 +167,12 @@ async def test_what_a_node_promises_of_itself_is_bounded(node: Reporter) -> None
     assert (told.cpu_overcommit, told.disk_overcommit) == (64, 1)
 
 
+async def test_a_node_that_joined_and_was_removed_is_not_made_anew(node: Reporter) -> None:
+    with pytest.raises(ForbiddenError):
+        await node.nodes.register(Registration(name="gone", facts=node_facts(), joined=True))
+    assert node.world.peek(lambda tx: tx.nodes.select(eq("name", "gone"))) == []
+
+
 async def test_a_report_of_too_many_instances_is_refused(node: Reporter) -> None:
     many = {f"ins_{number}": healthy() for number in range(MAX_INSTANCES + 1)}
     report = NodeReport(node_id=node.node_id, epoch=1, sequence=1, facts=node_facts(), instances=many)

@@ -113,12 +113,15 @@ def register(unit: Unit, registration: Registration) -> Assignments:
 
     Raises:
         InvalidError: the name is not usable.
+        ForbiddenError: it joined, and was removed since.
     """
     if not registration.name or len(registration.name) > 253 or not registration.name.isprintable():
         raise InvalidError("bad-node-name", "a node's name has 1 to 253 printable characters")
     known = unit.tx.nodes.get(registration.known_node_id) or next(
         iter(unit.tx.nodes.select(eq("name", registration.name), limit=1)), None
     )
+    if known is None and registration.joined:
+        raise ForbiddenError("node-unknown", f"the node {registration.name} was removed", resolution="Join it again.")
     if known is None:
         node = _insert_node(unit, registration)
     else:

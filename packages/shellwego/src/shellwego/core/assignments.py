@@ -87,6 +87,8 @@ class Registration:
     facts: NodeFacts
     known_node_id: str = ""
     known_epoch: int = 0
+    joined: bool = False
+    """It has a key of its own, so it is known already, or was removed. Not the node's to say: servers set it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

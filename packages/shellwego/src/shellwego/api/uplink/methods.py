@@ -70,7 +70,7 @@ class _Methods:
     async def register(self, caller: Caller, asked: Registration) -> Assignments:
         """A node is called what it joined as, whatever it says now."""
         node = _node(caller, asked.known_node_id or caller.id)
-        answer = await self._nodes.register(replace(asked, name=node.name))
+        answer = await self._nodes.register(replace(asked, name=node.name, joined=True))
         _same(node, answer.node_id)
         return answer
 
