@@ -14,7 +14,7 @@ from shellwego.api.uplink import callers
 from shellwego.api.uplink.bodies import Bodies
 from shellwego.api.uplink.callers import Callers
 from shellwego.api.uplink.door import Bounds
-from shellwego.api.uplink.methods import Served, ServedToStrangers
+from shellwego.api.uplink.methods import Served, ServedToStrangers, methods
 from shellwego.core.errors import ThrottledError, UnavailableError
 from shellwego.core.nodecallers import NodeCaller
 from shellwego.core.plans import Rate
@@ -84,7 +84,7 @@ async def until_answered(node: TlsNodeUplink) -> None:
 async def test_without_a_certificate_nothing_is_answered(rig: Rig) -> None:
     port = rig.port()
     stranger = await raw(rig, port, None)
-    for method in (*uplink.Method, uplink.LINK):
+    for method in (*methods(port.control, port.control), uplink.LINK):
         stranger.say(method, body=ASK)
         assert await stranger.refusal() == (HTTPStatus.UNAUTHORIZED, "uplink-no-certificate")
     assert (port.control.got, port.identities.asked) == ([], 0)
