@@ -7,6 +7,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -27,6 +28,7 @@ from shellwego.ports.bus import Bus
 from shellwego.ports.busaccess import BusPass
 from shellwego.wire import subjects
 from tests.contract.busaccess_contract import MINE, OTHER, BusAccessContract, user_key
+from tests.contract.host_rig import eventually
 from tests.contract.nats_server import NatsServer, running_nats
 
 pytestmark = pytest.mark.real
@@ -189,9 +191,9 @@ async def test_a_stolen_pass_says_nothing_whatever_it_asks(intruder: Intruder, s
 async def test_a_stolen_pass_has_few_subscriptions(intruder: Intruder) -> None:
     for _ in range(LISTENER_SUBSCRIPTIONS):
         await intruder.listen(f"swg.node.{MINE}.assignments")
-    with pytest.raises(NatsError):
+    with suppress(NatsError):  # it is shut out for that, at once or a moment later
         await intruder.listen(f"swg.node.{MINE}.assignments")
-    assert intruder.client.is_closed
+    await eventually(lambda: intruder.client.is_closed, "the connection is cut")
 
 
 async def entrance(server: NatsServer, token: str, key: NKey) -> bool:
