@@ -156,7 +156,7 @@ class TestSpeakingForAnother:
         control = Recorder()
         node = TlsNodeUplink(rig.channel(rig.identities.node(), rig.port(control).url))
         await node.register(Registration(name="another", facts=FACTS))
-        assert control.got == [Registration(name="one", facts=FACTS)]
+        assert control.got == [Registration(name="one", facts=FACTS, joined=True)]
 
     async def test_an_edge_is_called_what_it_joined_as(self, rig: Rig) -> None:
         control = Recorder()
