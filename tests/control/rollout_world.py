@@ -34,7 +34,7 @@ from shellwego.core.convergence import (
 from shellwego.core.deployments import Deployment, DeploymentState, Stage
 from shellwego.core.images import Image, ImageState
 from shellwego.core.instances import Desired, Instance
-from shellwego.core.nodes import Backend, NodeFacts
+from shellwego.core.nodes import Backend, Node, NodeFacts
 from shellwego.core.routing import EdgeReport, RouteTable
 from shellwego.core.tenancy import Organization, Project
 from shellwego.core.vms import VmPhase, VmView
@@ -419,3 +419,10 @@ def drains(instances: list[Instance]) -> list[Instance]:
 
 
 __all__ = ["Assignments", "FakeEdge", "FakeNode", "World", "drains", "node_facts"]
+
+
+def node_row(world: World, node: FakeNode) -> Node:
+    """What the platform knows of a node."""
+    found = world.peek(lambda tx: tx.nodes.get(node.node_id))
+    assert found is not None
+    return found

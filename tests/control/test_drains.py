@@ -17,9 +17,9 @@ from shellwego.core.drain import DrainPlan
 from shellwego.core.errors import InvalidError
 from shellwego.core.images import ImageState
 from shellwego.core.instances import Eviction, Instance, OwnerKind, Phase
-from shellwego.core.nodes import Node, NodeHealth, Scheduling
+from shellwego.core.nodes import NodeHealth, Scheduling
 from shellwego.ports.store import eq
-from tests.control.rollout_world import GIB, FakeNode, World
+from tests.control.rollout_world import GIB, FakeNode, World, node_row
 
 Wait = Callable[[], bool]
 
@@ -32,14 +32,8 @@ async def world() -> AsyncIterator[World]:
     await world.end()
 
 
-def row(world: World, node: FakeNode) -> Node:
-    found = world.peek(lambda tx: tx.nodes.get(node.node_id))
-    assert found is not None
-    return found
-
-
 def plan(world: World, node: FakeNode) -> DrainPlan:
-    found = world.peek(lambda tx: drain_plan(tx, row(world, node)))
+    found = world.peek(lambda tx: drain_plan(tx, node_row(world, node)))
     assert found is not None, "it is not being emptied"
     return found
 
@@ -49,15 +43,15 @@ def reasons(world: World, node: FakeNode) -> list[str]:
 
 
 async def drain(world: World, node: FakeNode, **wish: object) -> None:
-    await world.control.commit(lambda unit: scheduling.drain(unit, row(world, node), DrainWish(**wish)))  # type: ignore[arg-type]
+    await world.control.commit(lambda unit: scheduling.drain(unit, node_row(world, node), DrainWish(**wish)))  # type: ignore[arg-type]
 
 
 async def uncordon(world: World, node: FakeNode) -> None:
-    await world.control.commit(lambda unit: scheduling.uncordon(unit, row(world, node)))
+    await world.control.commit(lambda unit: scheduling.uncordon(unit, node_row(world, node)))
 
 
 def is_drained(world: World, node: FakeNode) -> Wait:
-    return lambda: row(world, node).scheduling is Scheduling.DRAINED
+    return lambda: node_row(world, node).scheduling is Scheduling.DRAINED
 
 
 def events(world: World, type_: str) -> list[dict[str, str]]:
@@ -95,7 +89,7 @@ async def test_all_that_a_node_runs_moves_and_none_is_missing_meanwhile(world: W
     await drain(world, one)
     await world.clock.until(watch.until(is_drained(world, one)), 60)
     assert (watch.least, one.running(), two.running() + three.running()) == (6, 0, 6)
-    assert row(world, one).drain is None
+    assert node_row(world, one).drain is None
     assert sorted(i.slot for i in world.live()) == list(range(6))
     assert events(world, "node.drained") == [{"name": "one"}]
 
@@ -137,7 +131,7 @@ async def test_the_only_node_is_not_emptied_and_that_is_told(world: World) -> No
     await world.clock.advance(30)
     assert {i.id for i in world.live()} == before
     assert reasons(world, one) == ["no node fits: 1 is draining"] * 2
-    assert row(world, one).scheduling is Scheduling.DRAINING
+    assert node_row(world, one).scheduling is Scheduling.DRAINING
     await world.node("two")
     await world.clock.until(is_drained(world, one), 60)
     assert len(world.serving()) == 2
@@ -189,7 +183,7 @@ async def test_an_uncordon_ends_it_and_what_has_begun_to_move_still_moves(world:
     kept = here & {i.id for i in world.live()}
     assert len(kept) == 2, "a surge of two had begun"
     assert sorted(i.slot for i in world.live()) == list(range(8))
-    assert row(world, one).scheduling is Scheduling.OPEN
+    assert node_row(world, one).scheduling is Scheduling.OPEN
 
 
 async def test_an_uncordon_takes_back_what_waits_for_a_node(world: World) -> None:
@@ -197,7 +191,7 @@ async def test_an_uncordon_takes_back_what_waits_for_a_node(world: World) -> Non
     here, there = (one, two) if one.running() == 1 else (two, one)
     assert (here.running(), there.running()) == (1, 1)
     await drain(world, here)
-    await world.control.commit(lambda unit: scheduling.cordon(unit, row(world, there)))
+    await world.control.commit(lambda unit: scheduling.cordon(unit, node_row(world, there)))
     (moves,) = [i for i in world.live() if i.node_id == here.node_id]
     await world.control.commit(lambda unit: unit.tx.instances.update(replace(moves, eviction=Eviction.GENTLE)))
     await world.change_app()
@@ -214,15 +208,15 @@ async def test_a_node_that_dies_while_it_is_emptied_is_drained_and_its_instances
     two.sick.add("sha256:hello:v1")
     await drain(world, one)
     one.silent = True
-    await world.clock.until(lambda: row(world, one).health is NodeHealth.DOWN, 10)
+    await world.clock.until(lambda: node_row(world, one).health is NodeHealth.DOWN, 10)
     two.sick.clear()
     await world.clock.until(is_drained(world, one), 10)
     await world.clock.until(lambda: len(world.serving()) == 2, 30)
     assert {i.node_id for i in world.live()} == {two.node_id}
     one.silent = False
-    await world.clock.until(lambda: row(world, one).health is NodeHealth.READY, 10)
+    await world.clock.until(lambda: node_row(world, one).health is NodeHealth.READY, 10)
     await world.clock.until(lambda: one.vms == {}, 10)
-    assert row(world, one).scheduling is Scheduling.DRAINED
+    assert node_row(world, one).scheduling is Scheduling.DRAINED
 
 
 async def test_two_nodes_are_emptied_at_once(world: World) -> None:
@@ -314,10 +308,10 @@ async def test_what_cannot_start_elsewhere_holds_up_no_other(world: World) -> No
 async def test_asked_again_it_changes_how(world: World) -> None:
     (one,) = await spread(world, 1, "one")
     await drain(world, one, deadline_s=100.0)
-    begun = row(world, one).drain
+    begun = node_row(world, one).drain
     await world.clock.advance(7)
     await drain(world, one, deadline_s=100.0, force=True, parallel=3)
-    order = row(world, one).drain
+    order = node_row(world, one).drain
     assert order is not None
     assert begun is not None
     assert (order.since, order.force, order.parallel) == (begun.since, True, 3)
@@ -330,7 +324,7 @@ async def test_an_empty_node_is_drained_at_once_and_stays_so(world: World) -> No
     await drain(world, one)
     await world.clock.until(is_drained(world, one), 3)
     await drain(world, one)
-    assert row(world, one).scheduling is Scheduling.DRAINED
+    assert node_row(world, one).scheduling is Scheduling.DRAINED
 
 
 @pytest.mark.parametrize(
@@ -349,7 +343,7 @@ async def test_a_wish_out_of_bounds_is_refused_by_field(
     with pytest.raises(InvalidError) as refused:
         await drain(world, one, **wish)
     assert {fault.field for fault in refused.value.errors} == fields
-    assert row(world, one).scheduling is Scheduling.OPEN
+    assert node_row(world, one).scheduling is Scheduling.OPEN
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.3, 0.9, 1.6])

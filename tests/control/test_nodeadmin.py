@@ -13,7 +13,7 @@ from shellwego.core.errors import ConflictError, InvalidError
 from shellwego.core.instances import Phase
 from shellwego.core.nodes import MAX_LABELS, Node, NodeHealth, Scheduling
 from shellwego.ports.store import eq
-from tests.control.rollout_world import FakeNode, World
+from tests.control.rollout_world import FakeNode, World, node_row
 
 
 @pytest.fixture
@@ -24,20 +24,14 @@ async def world() -> AsyncIterator[World]:
     await world.end()
 
 
-def row(world: World, node: FakeNode) -> Node:
-    found = world.peek(lambda tx: tx.nodes.get(node.node_id))
-    assert found is not None
-    return found
-
-
 async def update(world: World, node: FakeNode, **wish: object) -> Node:
     return await world.control.commit(
-        lambda unit: update_node(unit, row(world, node), NodeWish(**wish))  # type: ignore[arg-type]
+        lambda unit: update_node(unit, node_row(world, node), NodeWish(**wish))  # type: ignore[arg-type]
     )
 
 
 async def remove(world: World, node: FakeNode, *, force: bool = False) -> None:
-    await world.control.commit(lambda unit: remove_node(unit, row(world, node), force=force))
+    await world.control.commit(lambda unit: remove_node(unit, node_row(world, node), force=force))
 
 
 async def test_labels_are_set_and_removed_one_by_one(world: World) -> None:
@@ -60,7 +54,7 @@ async def test_an_agent_that_registers_again_keeps_what_the_operator_said(world:
     await update(world, node, labels={"disk": "ssd"}, region="eu", zone="a")
     world.spawn(node.run())
     await world.clock.advance(5)
-    stored = row(world, node)
+    stored = node_row(world, node)
     assert (stored.labels, stored.region, stored.zone) == ({"disk": "ssd"}, "eu", "a")
 
 
@@ -99,22 +93,22 @@ async def test_what_nothing_can_be_called_is_refused_by_field(
     with pytest.raises(InvalidError) as refused:
         await update(world, node, **wish)
     assert [fault.field for fault in refused.value.errors] == [field]
-    assert (row(world, node).labels, row(world, node).region) == ({}, "local")
+    assert (node_row(world, node).labels, node_row(world, node).region) == ({}, "local")
 
 
 async def test_a_node_in_use_is_not_removed(world: World) -> None:
     node = await world.node()
     with pytest.raises(ConflictError, match="is ready and open"):
         await remove(world, node)
-    await world.control.commit(lambda unit: scheduling.cordon(unit, row(world, node)))
+    await world.control.commit(lambda unit: scheduling.cordon(unit, node_row(world, node)))
     with pytest.raises(ConflictError, match="is ready and cordoned"):
         await remove(world, node)
 
 
 async def test_a_drained_node_is_removed(world: World) -> None:
     node = await world.node()
-    await world.control.commit(lambda unit: scheduling.drain(unit, row(world, node), DrainWish()))
-    await world.clock.until(lambda: row(world, node).scheduling is Scheduling.DRAINED, 5)
+    await world.control.commit(lambda unit: scheduling.drain(unit, node_row(world, node), DrainWish()))
+    await world.clock.until(lambda: node_row(world, node).scheduling is Scheduling.DRAINED, 5)
     await remove(world, node)
     assert world.peek(lambda tx: tx.nodes.get(node.node_id)) is None
 
@@ -124,15 +118,15 @@ async def test_a_node_that_is_down_is_removed_and_comes_back_as_a_new_one_with_n
     await world.finished(await world.deploy("hello:v1"))
     dead, other = (one, two) if one.running() else (two, one)
     dead.silent = True
-    await world.clock.until(lambda: row(world, dead).health is NodeHealth.DOWN, 10)
-    removed, epoch = dead.node_id, row(world, dead).epoch
+    await world.clock.until(lambda: node_row(world, dead).health is NodeHealth.DOWN, 10)
+    removed, epoch = dead.node_id, node_row(world, dead).epoch
     await remove(world, dead)
     await world.clock.until(lambda: len(world.serving()) == 1, 10)
     dead.silent = False
     world.spawn(dead.run())
     await world.clock.until(lambda: dead.node_id != removed, 5)
     await world.clock.until(lambda: dead.vms == {}, 5)
-    assert row(world, dead).epoch >= epoch - 1
+    assert node_row(world, dead).epoch >= epoch - 1
     assert ([i.node_id for i in world.live()], dead.running(), other.running()) == ([other.node_id], 0, 1)
 
 

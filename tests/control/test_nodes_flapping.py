@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shellwego.control import scheduling
-from shellwego.core.nodes import Node, NodeHealth
+from shellwego.core.nodes import NodeHealth
 from shellwego.ports.store import eq
-from tests.control.rollout_world import FakeNode, World
+from tests.control.rollout_world import FakeNode, World, node_row
 
 STEADY_S = 15.0
 
@@ -23,20 +23,14 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     await world.end()
 
 
-def row(world: World, node: FakeNode) -> Node:
-    found = world.peek(lambda tx: tx.nodes.get(node.node_id))
-    assert found is not None
-    return found
-
-
 async def go_down(world: World, node: FakeNode) -> None:
     node.silent = True
-    await world.clock.until(lambda: row(world, node).health is NodeHealth.DOWN, 10)
+    await world.clock.until(lambda: node_row(world, node).health is NodeHealth.DOWN, 10)
 
 
 async def come_up(world: World, node: FakeNode) -> None:
     node.silent = False
-    await world.clock.until(lambda: row(world, node).health is NodeHealth.READY, 5)
+    await world.clock.until(lambda: node_row(world, node).health is NodeHealth.READY, 5)
 
 
 async def flap(world: World, node: FakeNode, times: int = 3) -> None:
@@ -69,7 +63,7 @@ async def test_a_silence_in_between_begins_the_steady_time_anew(world: World) ->
     await flap(world, bad)
     await world.clock.advance(STEADY_S - 5)
     bad.silent = True
-    await world.clock.until(lambda: row(world, bad).health is NodeHealth.SUSPECT, 10)
+    await world.clock.until(lambda: node_row(world, bad).health is NodeHealth.SUSPECT, 10)
     await come_up(world, bad)
     await world.clock.advance(STEADY_S - 5)
     assert told(world, bad) == ["node.flapping"]
@@ -99,12 +93,12 @@ async def test_the_filters_say_so_where_the_steady_ones_have_no_room(world: Worl
 async def test_an_operator_may_let_it_have_vms_before(world: World) -> None:
     bad, good = await world.node("bad"), await world.node("good")
     await flap(world, bad)
-    await world.control.commit(lambda unit: scheduling.uncordon(unit, row(world, bad)))
+    await world.control.commit(lambda unit: scheduling.uncordon(unit, node_row(world, bad)))
     await world.change_app(counts={"web": 2})
     await world.finished(await world.deploy("hello:v1"))
     assert (bad.running(), good.running()) == (1, 1)
     await go_down(world, bad)
-    assert row(world, bad).flapping_since is None, "what was is forgotten"
+    assert node_row(world, bad).flapping_since is None, "what was is forgotten"
 
 
 async def test_what_was_lost_each_time_runs_once_in_the_end(world: World) -> None:
@@ -119,4 +113,4 @@ async def test_what_was_lost_each_time_runs_once_in_the_end(world: World) -> Non
         await world.clock.until(lambda: not bad.running(), 10)
     await world.clock.advance(20)
     assert (bad.running(), good.running(), len(world.live())) == (0, 4, 4)
-    assert row(world, bad).epoch == 4
+    assert node_row(world, bad).epoch == 4

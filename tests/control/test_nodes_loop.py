@@ -10,9 +10,9 @@ from shellwego.control.loops.nodes import NodesLoop
 from shellwego.control.scheduling import cordon, uncordon
 from shellwego.core.deployments import DeploymentState
 from shellwego.core.instances import Phase
-from shellwego.core.nodes import Node, NodeHealth
+from shellwego.core.nodes import NodeHealth
 from shellwego.ports.store import eq
-from tests.control.rollout_world import FakeNode, World
+from tests.control.rollout_world import FakeNode, World, node_row
 
 
 @pytest.fixture
@@ -21,12 +21,6 @@ async def world() -> AsyncIterator[World]:
     await world.begin()
     yield world
     await world.end()
-
-
-def node_row(world: World, node: FakeNode) -> Node:
-    found = world.peek(lambda tx: tx.nodes.get(node.node_id))
-    assert found is not None
-    return found
 
 
 async def two_nodes_with_an_app(world: World) -> tuple[FakeNode, FakeNode]:

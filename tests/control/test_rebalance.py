@@ -9,8 +9,7 @@ import pytest
 from shellwego.control import rebalance, scheduling
 from shellwego.core.apps import Process
 from shellwego.core.instances import Eviction
-from shellwego.core.nodes import Node
-from tests.control.rollout_world import GIB, FakeNode, World
+from tests.control.rollout_world import GIB, FakeNode, World, node_row
 
 LARGE = Process(memory_bytes=GIB)
 
@@ -29,12 +28,6 @@ async def joined_empty(world: World) -> tuple[FakeNode, FakeNode]:
     await world.change_app(counts={"web": 6})
     await world.finished(await world.deploy("hello:v1", process=LARGE))
     return one, await world.node("two")
-
-
-def row(world: World, node: FakeNode) -> Node:
-    found = world.peek(lambda tx: tx.nodes.get(node.node_id))
-    assert found is not None
-    return found
 
 
 def marks(world: World) -> list[Eviction]:
@@ -92,7 +85,7 @@ async def test_a_few_move_at_a_time_and_what_is_queued_may_still_stay(
 
 async def test_what_finds_no_room_any_more_when_its_turn_comes_stays(world: World) -> None:
     one, two = await joined_empty(world)
-    await world.control.commit(lambda unit: (rebalance.begin(unit), scheduling.cordon(unit, row(world, two))))
+    await world.control.commit(lambda unit: (rebalance.begin(unit), scheduling.cordon(unit, node_row(world, two))))
     await world.clock.advance(10)
     assert (one.running(), two.running(), marks(world)) == (6, 0, [Eviction.NONE] * 6)
 
@@ -100,6 +93,6 @@ async def test_what_finds_no_room_any_more_when_its_turn_comes_stays(world: Worl
 async def test_what_is_queued_on_a_node_that_is_then_emptied_leaves_with_the_rest(world: World) -> None:
     one, two = await joined_empty(world)
     wish = scheduling.DrainWish()
-    await world.control.commit(lambda unit: (rebalance.begin(unit), scheduling.drain(unit, row(world, one), wish)))
+    await world.control.commit(lambda unit: (rebalance.begin(unit), scheduling.drain(unit, node_row(world, one), wish)))
     await world.clock.until(lambda: (one.running(), two.running()) == (0, 6), 60)
     assert len(world.serving()) == 6
