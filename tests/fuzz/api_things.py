@@ -69,6 +69,8 @@ def _restore(unit: Unit) -> None:
     """A fuzzer that may do everything may also take this from itself; and of some things there may be only few."""
     for authority in unit.tx.node_authorities.select():
         unit.tx.node_authorities.delete(authority.id)
+    for join_token in unit.tx.join_tokens.select():
+        unit.tx.join_tokens.delete(join_token.id)
     user = unit.tx.users.select(eq("email", ADMIN_EMAIL), limit=1)[0]
     for token in unit.tx.tokens.select(eq("secret_hash", secret_hash(ADMIN))):
         if token.revoked_at is not None:
