@@ -1,7 +1,7 @@
 """P1: cold start of an app, from the API's answer to the first 200 through the edge, beside the same VM started by hand.
 
-The boots of the two are the same line, and on an emulated CPU they spread by hundreds of milliseconds. What the platform adds
-is what happens before and after them, so the tax is told of that, by both sides' own clocks of spawn and ready.
+The boots of the two are the same line, and on an emulated CPU they spread by hundreds of milliseconds. What the platform
+adds is what happens before and after them, so the tax is told of that, by both sides' own clocks of spawn and ready.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS", "30"))
 
 @dataclass(slots=True)
 class Sides:
-    """Cold starts of both sides, and the boots in them: from the spawn of QEMU to the guest's word that its workload runs."""
+    """Cold starts of both sides, and the boots in them: from the spawn of QEMU to the guest's word that it is ready."""
 
     ready: Stage
     hand: Hand
@@ -60,7 +60,7 @@ def run() -> list[Result]:
     return [
         Result(
             "P1",
-            "cold start, API accepted → first 200 through the edge, against the same VM by hand; what it adds beside the boot",
+            "cold start, API accepted → first 200 through the edge, against the same VM by hand; what it adds to the boot",
             f"{share.text('×')}, tax {tax.text(' ms', 0)}",
             "≤ 1.10×, tax ≤ 50 ms",
             share.value <= 1.10 and tax.value <= 50,

@@ -12,8 +12,8 @@ VMM_OVERHEAD_PER_VCPU = 16 * MIB
 VMM_OVERHEAD_SHARE = 16
 """One part in so many of the guest's memory for what grows with it: page tables and, under TCG, the software TLBs."""
 VMM_CPU_MILLI = 100
-"""What the VMM's own threads (devices, monitor) may use beside the guest's share. A guest that keeps its CPU busy, as one does
-that boots, would be held up by them otherwise: measured 10 to 23 ms of a cold start."""
+"""What the VMM's own threads (devices, monitor) may use beside the guest's share. A guest that keeps its CPU busy, as one
+that boots does, would be held up by them otherwise: measured 10 to 23 ms of a cold start."""
 VMM_THREADS = 96
 """Main, RCU and up to 64 threads that wait for disks; vCPUs come on top."""
 
