@@ -21,6 +21,7 @@ from shellwego.boot.nodeport import NodePort
 from shellwego.control import joins, nodeauthority
 from shellwego.control.joins import JoinWish
 from shellwego.control.sealing import Sealer
+from shellwego.control.servers import Servers
 from shellwego.control.unit import Control
 from shellwego.core.assignments import Assignments
 from shellwego.core.errors import ConflictError, ForbiddenError, InvalidError, ShellWeGoError, UnavailableError
@@ -67,7 +68,12 @@ async def server() -> AsyncIterator[Server]:
     control = Control(MemoryStore(clock), MemoryBus(), clock)
     listener = listening()
     port = await NodePort.open(
-        control, Sealer(control, MemoryKms()), listener, links=DialledStreams(), images=MemoryImages()
+        control,
+        Sealer(control, MemoryKms()),
+        listener,
+        links=DialledStreams(),
+        images=MemoryImages(),
+        servers=Servers(control, "one", ()),
     )
     running = asyncio.create_task(port.run())
     yield Server(control, port, Address("127.0.0.1", port_of(listener)))
@@ -78,7 +84,7 @@ async def server() -> AsyncIterator[Server]:
 async def ask(server: Server, directory: Path) -> str:
     """What a joined host is told when it asks for its assignments."""
     joined = nodedir.load(directory, MemberKind.NODE)
-    channel = UplinkChannel([server.address.url], lambda: joined.credentials, call_s=10.0)
+    channel = UplinkChannel(lambda: [server.address.url], lambda: joined.credentials, call_s=10.0)
     try:
         asked = AssignmentsCall(node_id=joined.member.id)
         return (await channel.call(Method.ASSIGNMENTS, asked, Assignments)).node_id

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 from shellwego.core.apps import App, Release
+from shellwego.core.buskeys import BusKey
 from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
 from shellwego.core.envelope import DataKey, MasterKey
@@ -28,6 +29,7 @@ from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.core.webhooks import Delivery, Webhook
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
@@ -242,6 +244,8 @@ class MemoryTransaction:
     join_tokens: MemoryTable[JoinToken]
     node_keys: MemoryTable[NodeKey]
     node_authorities: MemoryTable[NodeAuthority]
+    servers: MemoryTable[Server]
+    bus_keys: MemoryTable[BusKey]
     images: MemoryTable[Image]
     edges: MemoryTable[Edge]
     events: MemoryTable[Event]

@@ -236,7 +236,18 @@ TABLES: Mapping[str, Table] = {
             _time("ready_since", nullable=True),
             Column("downs", Text, nullable=False, server_default="[]"),
             _time("flapping_since", nullable=True),
+            Column("unreached", Text, nullable=False, server_default=""),
             _time("created_at"),
+            _version(),
+        ),
+        _table("servers", _json("urls"), _time("seen_at"), _version()),
+        _table(
+            "bus_keys",
+            _text("public_key"),
+            _text("member_id"),
+            _time("created_at"),
+            _time("expires_at"),
+            _time("revoked_at"),
             _version(),
         ),
         _table(
