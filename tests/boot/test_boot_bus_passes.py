@@ -11,24 +11,18 @@ import pytest
 from shellwego.boot import nodedir
 from shellwego.boot.hintroad import HintRoad, enter_nats
 from shellwego.boot.joincall import Address
-from shellwego.boot.nodeport import NodePort
 from shellwego.control.loops.buskeys import Shutter
 from shellwego.control.nodeadmin import remove_node
-from shellwego.control.sealing import Sealer
-from shellwego.control.servers import Servers
 from shellwego.control.unit import Control, Unit
 from shellwego.core.joins import MemberKind
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.bus.nats import open_nats
 from shellwego.drivers.busaccess.nats import NatsBusAccess
 from shellwego.drivers.clock.system import SystemClock
-from shellwego.drivers.images.memory import MemoryImages
-from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.store.memory import MemoryStore
-from shellwego.drivers.streams.dialled import DialledStreams
 from shellwego.drivers.uplink.tls import UplinkChannel
 from shellwego.wire import subjects
-from tests.boot.test_boot_join import Server
+from tests.boot.test_boot_join import Server, open_port
 from tests.contract.host_rig import eventually
 from tests.contract.nats_server import NatsServer, running_nats
 from tests.contract.node_port import listening, port_of
@@ -42,15 +36,7 @@ async def platform() -> AsyncIterator[tuple[NatsServer, Server]]:
     with running_nats() as nats:
         bus, access = await open_nats(nats.site()), NatsBusAccess(nats.authority, clock)
         control, listener = Control(MemoryStore(clock), bus, clock), listening()
-        port = await NodePort.open(
-            control,
-            Sealer(control, MemoryKms()),
-            listener,
-            links=DialledStreams(),
-            images=MemoryImages(),
-            servers=Servers(control, "one", ()),
-            access=access,
-        )
+        port = await open_port(control, listener, access)
         tasks = [asyncio.create_task(part) for part in (port.run(), Shutter(control, access).run())]
         yield nats, Server(control, port, Address("127.0.0.1", port_of(listener)))
         for task in tasks:

@@ -33,6 +33,7 @@ from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.drivers.streams.dialled import DialledStreams
 from shellwego.drivers.uplink.tls import UplinkChannel
+from shellwego.ports.busaccess import BusAccess
 from shellwego.wire.tls import Credentials, server_context
 from shellwego.wire.uplink import AssignmentsCall, Method
 from tests.contract.node_authority import TestingAuthority
@@ -62,19 +63,25 @@ class Server:
         return await self.control.read(lambda tx: tx.nodes.count())
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    clock = SystemClock()
-    control = Control(MemoryStore(clock), MemoryBus(), clock)
-    listener = listening()
-    port = await NodePort.open(
+async def open_port(control: Control, listener: socket.socket, access: BusAccess | None = None) -> NodePort:
+    """A server's node port."""
+    return await NodePort.open(
         control,
         Sealer(control, MemoryKms()),
         listener,
         links=DialledStreams(),
         images=MemoryImages(),
         servers=Servers(control, "one", ()),
+        access=access,
     )
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    clock = SystemClock()
+    control = Control(MemoryStore(clock), MemoryBus(), clock)
+    listener = listening()
+    port = await open_port(control, listener)
     running = asyncio.create_task(port.run())
     yield Server(control, port, Address("127.0.0.1", port_of(listener)))
     port.stop()

@@ -234,6 +234,8 @@ UNIQUE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "secrets": (("project_id", "name"),),
     "secret_versions": (("secret_id", "number"),),
 }
+UNIQUE_IF_GIVEN: Mapping[str, tuple[str, ...]] = {"nodes": ("subnet",)}
+"""Text fields that no two rows have alike, unless they are empty."""
 
 
 class Store(Protocol):

@@ -1,6 +1,7 @@
-"""Servers say where they are, keys of the bus are known, and why no other node reaches a node stands with it.
+"""Servers say where they are, keys of the bus are known, why no other node reaches a node stands with it, and no two nodes
+have one subnet.
 
-Two new tables, and a column with a default: no row is written, nothing waits.
+Two new tables, and a column with a default: no row is written. The index reads all nodes once.
 """
 
 from __future__ import annotations
@@ -34,9 +35,12 @@ def upgrade() -> None:
     for field in ("member_id", "expires_at", "revoked_at"):
         op.create_index(f"ix_bus_keys_{field}", "bus_keys", [field, "id"])
     op.add_column("nodes", sa.Column("unreached", sa.Text(), nullable=False, server_default=""))
+    given = sa.text("subnet <> ''")
+    op.create_index("uq_nodes_subnet", "nodes", ["subnet"], unique=True, sqlite_where=given, postgresql_where=given)
 
 
 def downgrade() -> None:
+    op.drop_index("uq_nodes_subnet", "nodes")
     with op.batch_alter_table("nodes") as nodes:
         nodes.drop_column("unreached")
     op.drop_table("bus_keys")
