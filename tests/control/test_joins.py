@@ -27,6 +27,7 @@ from shellwego.core.subnets import free_subnet, is_subnet
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.store.sqlite import open_sqlite
 from shellwego.ports.store import eq
+from tests.contract.store_databases import Database
 from tests.control.join_world import SERVERS, JoinWorld, join_request, make_join_world
 
 
@@ -258,6 +259,16 @@ async def test_each_node_has_its_own_subnet_and_one_that_left_gives_it_back(worl
     assert [each.subnet for each in members] == ["10.64.0.0/20", "10.64.16.0/20", "10.64.32.0/20"]
     await world.commit(lambda unit: unit.tx.nodes.delete(members[1].id))
     assert (await world.joins.join(join_request(await world.token(), hostname="new"))).subnet == "10.64.16.0/20"
+
+
+@pytest.mark.databases("postgres")
+async def test_hosts_that_join_at_once_have_a_subnet_each(database: Database) -> None:
+    clock = VirtualClock()
+    world = make_join_world(database.open(clock), clock)
+    secrets = [await world.token() for _ in range(6)]
+    joining = (world.joins.join(join_request(secret, hostname=f"h{n}")) for n, secret in enumerate(secrets))
+    members = await asyncio.gather(*joining)
+    assert len({member.subnet for member in members}) == len(secrets)
 
 
 def test_the_pool_of_subnets_has_an_end() -> None:
