@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 from shellwego.core.apps import App, Release
+from shellwego.core.buskeys import BusKey
 from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
 from shellwego.core.envelope import DataKey, MasterKey
@@ -28,12 +29,13 @@ from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.core.webhooks import Delivery, Webhook
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.drivers.store.storable import check_storable
 from shellwego.ports.clock import Clock
-from shellwego.ports.store import UNIQUE, Op, Order, Scalar, Transaction, Where
+from shellwego.ports.store import UNIQUE, UNIQUE_IF_GIVEN, Op, Order, Scalar, Transaction, Where
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -57,14 +59,14 @@ class _Rows:
         Raises:
             ConflictError: a unique key is another row's.
         """
-        keys = [] if row is None else [(fields, _values(row, fields)) for fields in UNIQUE.get(self.name, ())]
+        keys = [] if row is None else self._unique(row)
         for key in keys:
             if self.holders.get(key, id_) != id_:
                 raise taken(self.name, key[0])
         old = self.by_id.pop(id_, None)
         if old is not None:
-            for fields in UNIQUE.get(self.name, ()):
-                del self.holders[fields, _values(old, fields)]
+            for key in self._unique(old):
+                del self.holders[key]
         if row is not None:
             self.by_id[id_] = row
             self.holders.update(dict.fromkeys(keys, id_))
@@ -73,6 +75,11 @@ class _Rows:
                 index[getattr(old, name)].pop(id_)
             if row is not None:
                 index.setdefault(getattr(row, name), {})[id_] = row
+
+    def _unique(self, row: Any) -> list[tuple[tuple[str, ...], tuple[Any, ...]]]:
+        """The keys that no other row may have."""
+        given = [(field,) for field in UNIQUE_IF_GIVEN.get(self.name, ()) if getattr(row, field)]
+        return [(fields, _values(row, fields)) for fields in (*UNIQUE.get(self.name, ()), *given)]
 
     def matching(self, conditions: tuple[Where, ...]) -> list[Any]:
         """The rows that fulfil all conditions, in no order."""
@@ -242,6 +249,8 @@ class MemoryTransaction:
     join_tokens: MemoryTable[JoinToken]
     node_keys: MemoryTable[NodeKey]
     node_authorities: MemoryTable[NodeAuthority]
+    servers: MemoryTable[Server]
+    bus_keys: MemoryTable[BusKey]
     images: MemoryTable[Image]
     edges: MemoryTable[Edge]
     events: MemoryTable[Event]
