@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import io
 import logging
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,35 @@ def test_a_refused_socket_is_an_ordinary_problem(
     with Client(running.url, ADMIN) as admin:
         refused = [r for r in admin.list_audit(action="instances:exec").data if not r.allowed]
     assert len(refused) == 1, "the foreign owner names an app of his own project; the viewer is refused"
+
+
+def test_a_server_that_leaves_is_not_ready_and_serves_until_its_clients_are_elsewhere(
+    running: Running, client: Client
+) -> None:
+    kept = http.client.HTTPConnection(running.url.removeprefix("http://"))
+    assert answer(kept, "/readyz") == (200, None)
+    running.loop.call_soon_threadsafe(running.server.leave)
+    eventually(lambda: answer(kept, "/readyz")[0] == 503)
+    assert answer(kept, "/healthz") == (200, "close"), "each connection ends with its next answer"
+    assert client.get_app("shop").name == "shop", "who comes all the same is served"
+    with open_exec(client, "shop", ["sh"]) as stream:
+        stream.send(Record(RecordKind.STDIN_EOF))
+        assert [record.kind for record in stream] == [RecordKind.EXIT], "streams too"
+
+
+def answer(connection: http.client.HTTPConnection, path: str) -> tuple[int, str | None]:
+    """Status, and whether the connection ends."""
+    connection.request("GET", path)
+    response = connection.getresponse()
+    response.read()
+    return response.status, response.getheader("Connection")
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_reader_that_stalls_stops_only_its_own_stream_and_one_that_leaves_ends_it(
