@@ -9,6 +9,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,24 @@ def test_a_tar_is_uploaded_in_parts_and_loaded(client: Client) -> None:
         load_image(client, unread, name="bad name")
     assert unread.tell() == 0
     assert error.value.code == "image-archive"
+
+
+def test_an_upload_whose_server_is_gone_is_begun_anew_and_not_for_ever(running: Running, client: Client) -> None:
+    tar = docker_save(("hello:v9",), content=b"x" * 20_000_000)
+    arrived: list[int] = []
+
+    def lose(offset: int, *, times: int = 1) -> None:
+        """As if another server of the platform answered from now on."""
+        arrived.append(offset)
+        if len(arrived) <= times:
+            running.world.app.state.context.spool.open()
+            running.world.app.state.context.spool._uploads.clear()
+
+    loaded = load_image(client, io.BytesIO(tar), progress=lose)
+    assert [image.reference for image in loaded.data] == ["hello:v9"]
+    assert (len(arrived), arrived[-1]) == (4, len(tar))
+    with pytest.raises(ApiProblem, match="no upload"):
+        load_image(client, io.BytesIO(tar), progress=partial(lose, times=100))
 
 
 def test_exec_carries_input_output_resize_and_the_exit_code(running: Running, client: Client) -> None:

@@ -22,7 +22,7 @@ listen api
     bind {address}:{port}
     balance roundrobin
     option httpchk GET /readyz
-    timeout check 2s
+    timeout check 5s
     default-server check check-ssl verify none inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions
 {servers}
 """
