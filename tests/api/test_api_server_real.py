@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shellwego.api import protocol
 from shellwego.boot.logs import REFUSED_HANDSHAKE
-from shellwego.client.generated import AppCreate, Client, DeploymentCreate, ExecBody, TokenCreate
+from shellwego.client.generated import AppCreate, Client, DeploymentCreate, ExecBody, TokenCreate, UploadView
 from shellwego.client.streams import open_exec, open_logs
 from shellwego.client.transport import ApiProblem, Unreachable
 from shellwego.client.uploads import load_image
@@ -85,6 +86,25 @@ def test_an_upload_whose_server_is_gone_is_begun_anew_and_not_for_ever(running: 
     assert (len(arrived), arrived[-1]) == (4, len(tar))
     with pytest.raises(ApiProblem, match="no upload"):
         load_image(client, io.BytesIO(tar), progress=partial(lose, times=100))
+
+
+def test_an_upload_goes_over_one_connection_and_bears_to_lose_it_or_an_answer(
+    running: Running, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = docker_save(("hello:v9",), content=b"x" * 20_000_000)
+    connections: list[http.client.HTTPConnection] = []
+    connect, append = client.connect, client.append_upload
+    monkeypatch.setattr(client, "connect", lambda timeout: connections.append(connect(timeout)) or connections[-1])
+    load_image(client, io.BytesIO(tar))
+    assert len(connections) == 1
+
+    def twice(*words: Any, **named: Any) -> UploadView:
+        """A part whose answer is lost with the connection, so that it is sent again."""
+        append(*words, **named)
+        return append(*words, **named)
+
+    monkeypatch.setattr(client, "append_upload", twice)
+    assert [image.reference for image in load_image(client, io.BytesIO(tar)).data] == ["hello:v9"]
 
 
 def test_exec_carries_input_output_resize_and_the_exit_code(running: Running, client: Client) -> None:

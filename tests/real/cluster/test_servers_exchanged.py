@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from examples.demo.images import hello
 from tests.real.cluster.faults import exchanged, killed
 from tests.real.cluster.hosts import running_servers
 from tests.real.cluster.journal import API_CLIENTS, ApiLoad
@@ -17,6 +18,8 @@ def test_no_request_fails_while_servers_are_exchanged_and_few_where_one_dies() -
         with ApiLoad(cluster.api, 1) as load, exchanged(cluster):
             pass
         assert not load.failed
+        loaded = cluster.operator.swg("images", "load", "hello:v1", str(hello("v1")))
+        assert "hello:v1" in loaded, "all parts of an upload find the same server"
         leader = cluster.leader()
         with ApiLoad(cluster.api, 1_000_000) as worse, killed(leader.part):
             until(lambda: cluster.leader() is not leader, "another one leads")

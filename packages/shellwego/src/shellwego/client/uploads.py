@@ -1,7 +1,7 @@
 """Uploading an image's tar, or a module, in parts; a part that broke off is sent again from where the server stands.
 
-What has arrived lies with one server of the platform. Where that one is gone, and another answers in its place, the upload
-is begun anew; so what is uploaded is best a file.
+What has arrived lies with one server of the platform, so all parts go over one connection. Where that one is gone, and
+another server answers in its place, the upload is begun anew; so what is uploaded is best a file.
 """
 
 from __future__ import annotations
@@ -72,8 +72,9 @@ def _send_part(client: Client, upload: UploadView, part: bytes, offset: int, pro
     for attempt in range(_TRIES):
         try:
             client.append_upload(upload.id, part, content_range=content_range, project=project)
-        except Unreachable:
-            if attempt == _TRIES - 1:
+        except (Unreachable, ApiProblem) as error:
+            twice = isinstance(error, Unreachable) or error.code == "bad-offset"
+            if not twice or attempt == _TRIES - 1:
                 raise
             if client.get_upload(upload.id, project=project).offset == offset + len(part):
                 return  # it had arrived; only the answer was lost
