@@ -816,6 +816,7 @@ class NodeView(Struct, kw_only=True, frozen=True):
     backends: list[BackendView]
     confinement: str
     warnings: list[str]
+    hints: str
     last_heard_at: datetime
     created_at: datetime
 

@@ -50,7 +50,7 @@ from shellwego.core.instances import (
     Sleep,
 )
 from shellwego.core.liveness import BEAT_S, come_up
-from shellwego.core.nodes import MAX_IMAGES, MAX_OVERCOMMIT, Node, NodeFacts, NodeHealth, steady
+from shellwego.core.nodes import MAX_IMAGES, MAX_OVERCOMMIT, ROADS, Node, NodeFacts, NodeHealth, steady
 from shellwego.core.peers import is_host_address
 from shellwego.core.routes import service_port
 from shellwego.core.subnets import is_subnet
@@ -371,6 +371,7 @@ def _bounded_facts(facts: NodeFacts) -> NodeFacts:
         subnet=facts.subnet if is_subnet(facts.subnet) else "",
         address=facts.address if is_host_address(facts.address) else "",
         images=tuple(sorted(filter(_DIGEST.fullmatch, facts.images[:MAX_IMAGES]))),
+        hints=facts.hints if facts.hints in ROADS else "",
     )
 
 

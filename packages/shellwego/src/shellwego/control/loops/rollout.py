@@ -11,6 +11,7 @@ seldom all others. So a lost hint costs latency only.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -188,7 +189,7 @@ class RolloutLoop:
 
     async def run(self) -> None:
         """Look at apps until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
+        async with contextlib.aclosing(self._schedule), asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen())
             tasks.create_task(self._sweep(ALL_EVERY_S, all_apps))
             tasks.create_task(self._sweep(BUSY_EVERY_S, busy_apps))

@@ -155,6 +155,9 @@ class NodeView(View):
     backends: list[BackendView]
     confinement: str
     warnings: list[str]
+    hints: str
+    """By which road it hears hints: `bus`, or `link` for its TLS link to the servers; empty: it is in the platform's own
+    process."""
     last_heard_at: datetime
     created_at: datetime
 
@@ -312,7 +315,8 @@ def node_view(node: Node, instances: int, drain: DrainView | None) -> NodeView:
             for backend in facts.backends
         ],
         confinement=facts.confinement,
-        warnings=list(facts.warnings),
+        warnings=[*facts.warnings, *([node.unreached] if node.unreached else [])],
+        hints=facts.hints,
         last_heard_at=when(node.last_heard_at),
         created_at=when(node.created_at),
     )
