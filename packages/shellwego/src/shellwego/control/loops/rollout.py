@@ -24,7 +24,7 @@ from shellwego.control.loops.hints import all_apps, hinted_apps
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.placer import Placer
-from shellwego.control.preemption import find_room, held, make_room
+from shellwego.control.preemption import find_room, make_room, reservation
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import ShellWeGoError
@@ -128,7 +128,7 @@ def _placements(tx: Transaction, app: App, placer: Placer) -> Iterator[tuple[Ins
     for instance in waiting:
         request = placement_request(instance, releases[instance.release_id])
         beside = peers[instance.process]
-        outcome: Outcome = held(tx, instance, request) or placer.place(tx, request, beside)
+        outcome: Outcome = reservation(tx, instance, request) or placer.place(tx, request, beside)
         if isinstance(outcome, Refusal) and placer.current() and instance.process not in in_vain:
             room = find_room(tx, app, request, instance.priority, beside.by_node)
             if room is None:
