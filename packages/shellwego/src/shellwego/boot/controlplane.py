@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -90,6 +91,13 @@ class ControlPlane:
 
     servers: tuple[Server, ...]
     parts: Mapping[str, Part]
+    api: ApiServer
+
+    async def leave(self, seconds: float) -> None:
+        """Say not to be ready, and go on for so long, so that balancers turn elsewhere before the API ends."""
+        if seconds:
+            self.api.leave()
+            await asyncio.sleep(seconds)
 
 
 async def open_base(
@@ -136,7 +144,8 @@ async def open_control_plane(
         open_organizations=settings.open_organizations,
         node_urls=settings.node_addresses,
     )
-    servers: list[Server] = [ApiServer(app, socket.socket(fileno=api_socket), _tls(settings))]
+    api = ApiServer(app, socket.socket(fileno=api_socket), _tls(settings))
+    servers: list[Server] = [api]
     if settings.grpc_port:
         from shellwego.api.grpc.server import GrpcServer, GrpcSite  # noqa: PLC0415 - costs memory where it is not served
 
@@ -155,17 +164,17 @@ async def open_control_plane(
         "leases": leases.run(),
         "outbox": outbox_loop.run(control, holder=leases),
         "images": images_loop.run(control, work, holder=leases),
+        "routes": routes_loop.run(control, holder=leases),
         "rollout": rollout_loop.run(control, holder=leases),
         "nodes": nodes_loop.run(control, holder=leases),
         "drains": drains_loop.run(control, holder=leases),
-        "routes": routes_loop.run(control, holder=leases),
         "rewrap": rewrap_loop.run(control, sealer, holder=leases),
         "webhooks": webhooks_loop.run(control, HttpSender(networks), sealer, holder=leases),
         "retention": retention_loop.run(control, holder=leases),
     }
     if base.access is not None:
         parts["bus keys"] = buskeys_loop.run(control, base.access, holder=leases)
-    return ControlPlane(tuple(servers), parts)
+    return ControlPlane(tuple(servers), parts, api)
 
 
 def _images(base: Base) -> PlasmaImages:

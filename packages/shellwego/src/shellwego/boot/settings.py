@@ -17,6 +17,7 @@ from shellwego.core.peers import is_host_address
 
 CONFIG_FILE = Path("/etc/shellwego/config.toml")
 MAX_PREBOOT = 64
+MAX_SHUTDOWN_DELAY = 60
 _DATABASE = ("database_url", "database_url_file")
 _OTHER_TABLES = ("database", "bus")
 KMS_KINDS = ("local", "vault", "aws")
@@ -53,6 +54,9 @@ class UpSettings:
     its way to the servers."""
     domain: str = "localhost"
     keep_vms: bool = False
+    shutdown_delay: int = 0
+    """Seconds for which a server that is asked to end says that it is not ready, and serves all the same, so that a balancer
+    turns elsewhere first."""
     open_organizations: bool = False
     """Whether every user may make organizations (on the smallest plan), and not the platform's operators alone."""
     preboot: int = 0
@@ -179,8 +183,7 @@ def check(settings: UpSettings) -> None:
     for flag, port in (("--http-port", settings.http_port), ("--api-port", settings.api_port)):
         if not 1 <= port <= 65535:
             raise InvalidError("invalid-port", f"{flag}: {port} is not a port (1 to 65535)")
-    if not 0 <= settings.preboot <= MAX_PREBOOT:
-        raise InvalidError("invalid-preboot", f"--preboot: {settings.preboot} is not between 0 and {MAX_PREBOOT}")
+    _check_bounds(settings)
     _check_offer(settings.offer)
     if settings.kms not in KMS_KINDS:
         raise InvalidError("invalid-kms", f"kms: {settings.kms!r} is none of {', '.join(KMS_KINDS)}")
@@ -201,6 +204,14 @@ def check(settings: UpSettings) -> None:
             f"--api-listen {settings.api_listen}: the API would be reachable from outside without TLS",
             resolution="Give --api-cert and --api-key, or keep it on 127.0.0.1.",
         )
+
+
+def _check_bounds(settings: UpSettings) -> None:
+    if not 0 <= settings.preboot <= MAX_PREBOOT:
+        raise InvalidError("invalid-preboot", f"--preboot: {settings.preboot} is not between 0 and {MAX_PREBOOT}")
+    if not 0 <= settings.shutdown_delay <= MAX_SHUTDOWN_DELAY:
+        words = f"--shutdown-delay: {settings.shutdown_delay} is not between 0 and {MAX_SHUTDOWN_DELAY}"
+        raise InvalidError("invalid-shutdown-delay", words)
 
 
 def _check_offer(offer: Offer) -> None:

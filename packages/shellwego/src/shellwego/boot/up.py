@@ -62,6 +62,9 @@ _CONTROL_PLANE = (
     click.option("--master-passphrase-file", type=click.Path(), help="Seals the master keys of secrets. [unsealed]"),
     click.option("--master-keys-file", type=click.Path(), help="The master keys, kept outside the data directory."),
     click.option("--domain", help="Apps appear as <app>.<domain>. [localhost]"),
+    click.option(
+        "--shutdown-delay", type=int, metavar="SECONDS", help="Not ready for so long before it ends. [0; server: 5]"
+    ),
     click.option("--open-organizations", is_flag=True, default=None, help="Let every user make organizations."),
 )
 """Options of every process that is a control plane."""

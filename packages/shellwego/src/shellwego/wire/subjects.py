@@ -6,7 +6,10 @@ from shellwego.core.errors import InvalidError
 from shellwego.core.ids import is_id
 
 ROUTES = "routes"
+OUTBOX = "outbox"
+"""Events were written that have no number yet."""
 EVENTS = "events"
+"""Events were numbered: whoever follows them finds new ones."""
 AUDIT = "audit"
 ALL_APPS = "app.*"
 IMAGES = "images"

@@ -38,7 +38,7 @@ from shellwego.core.webhooks import Delivery, Webhook
 from shellwego.drivers.store.rows import RowMapper
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.drivers.store.schema import TABLES
-from shellwego.drivers.store.storable import check_storable, is_possible_id, possible
+from shellwego.drivers.store.storable import FIELDS, check_storable, is_possible_id, possible
 from shellwego.ports.store import Op, Order, Scalar, Transaction, Where
 
 E = TypeVar("E")
@@ -60,6 +60,7 @@ class _Shape(Generic[E]):
         self.versioned = is_versioned(entity)
         self.table = TABLES[name]
         self.columns = [self.table.c[column] for column in self.mapper.names]
+        self.values = operator.itemgetter(*FIELDS[name])
         self.by_id = sa.select(*self.columns).where(self.table.c.id == sa.bindparam("key"))
         self.insert = sa.insert(self.table)
         self.delete = sa.delete(self.table).where(self.table.c.id == sa.bindparam("key"))
@@ -286,7 +287,7 @@ class SqlTable(Generic[E]):
 
     def _row(self, entity: E) -> Mapping[str, Any]:
         row = self._shape.mapper.to_row(entity)
-        check_storable(self._shape.name, row.__getitem__)
+        check_storable(self._shape.name, self._shape.values(row))
         return row
 
     def _write(self, statement: sa.Insert | sa.Update | sa.Delete, values: Mapping[str, Any]) -> int:
