@@ -25,6 +25,7 @@ class TestPlasmaEngine(EngineContract):
                 version="test",
                 confinement=lambda: "none",
                 connect=rig.parts.network.connect,
+                images=lambda: (rig.sample.digest,),
             )
             await engine.start()
             return EngineUnderTest(engine, rig.sample.digest)
@@ -40,3 +41,7 @@ class TestPlasmaEngine(EngineContract):
         monkeypatch.setattr(os, "statvfs", lambda _: status)
         facts = await engine.facts()
         assert (facts.disk_bytes, facts.room_on_disk) == (8 * 4096, 5 * 4096)
+
+    async def test_the_images_that_are_built_here_are_told(self, make: MakeEngine) -> None:
+        tested = await make()
+        assert (await tested.engine.facts()).images == (tested.digest,)

@@ -14,7 +14,7 @@ from shellwego.core.assignments import NodeReport, Registration
 from shellwego.core.errors import ForbiddenError, InvalidError
 from shellwego.core.instances import Desired, Instance, Observed, Phase
 from shellwego.core.liveness import BEAT_S
-from shellwego.core.nodes import DISK_STEP, Node, NodeFacts, NodeHealth
+from shellwego.core.nodes import DISK_STEP, MAX_IMAGES, Node, NodeFacts, NodeHealth
 from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.ports.store import eq
 from tests.control.rollout_world import World, node_facts
@@ -165,6 +165,13 @@ async def test_what_a_node_promises_of_itself_is_bounded(node: Reporter) -> None
     await node.nodes.register(Registration(name="two", facts=facts))
     told = node.world.peek(lambda tx: tx.nodes.select(eq("name", "two")))[0].facts
     assert (told.cpu_overcommit, told.disk_overcommit) == (64, 1)
+
+
+async def test_of_the_images_that_a_node_tells_so_many_are_kept_and_only_what_is_a_digest(node: Reporter) -> None:
+    digests = [f"sha256:{number:064x}" for number in range(MAX_IMAGES)]
+    for told, kept in (([*digests[::-1], "sha256:" + "f" * 64], digests), (["x" * 10**6, "", digests[0]], digests[:1])):
+        await node.nodes.register(Registration(name="two", facts=node_facts(images=tuple(told))))
+        assert list(node.world.peek(lambda tx: tx.nodes.select(eq("name", "two")))[0].facts.images) == kept
 
 
 async def test_a_node_that_joined_and_was_removed_is_not_made_anew(node: Reporter) -> None:

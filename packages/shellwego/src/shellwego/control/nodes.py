@@ -50,7 +50,7 @@ from shellwego.core.instances import (
     Sleep,
 )
 from shellwego.core.liveness import BEAT_S, come_up
-from shellwego.core.nodes import MAX_OVERCOMMIT, ROADS, Node, NodeFacts, NodeHealth, steady
+from shellwego.core.nodes import MAX_IMAGES, MAX_OVERCOMMIT, ROADS, Node, NodeFacts, NodeHealth, steady
 from shellwego.core.peers import is_host_address
 from shellwego.core.routes import service_port
 from shellwego.core.subnets import is_subnet
@@ -63,6 +63,7 @@ MAX_LOG_LINES = 50
 MAX_INSTANCES = 10_000
 """In one report."""
 _VM_SOCKET = re.compile(r"unix:/run/shellwego/[a-z0-9]{1,40}/vm/[a-z2-7]{12}/http\.sock")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REPORTABLE = frozenset(
     {
         Phase.STARTING,
@@ -369,6 +370,7 @@ def _bounded_facts(facts: NodeFacts) -> NodeFacts:
         warnings=_texts(facts.warnings),
         subnet=facts.subnet if is_subnet(facts.subnet) else "",
         address=facts.address if is_host_address(facts.address) else "",
+        images=tuple(sorted(filter(_DIGEST.fullmatch, facts.images[:MAX_IMAGES]))),
         hints=facts.hints if facts.hints in ROADS else "",
     )
 

@@ -189,6 +189,7 @@ class PlasmaEngine:
         version: str,
         confinement: Callable[[], str],
         connect: Callable[[Sequence[Peer]], Awaitable[tuple[Peer, ...]]],
+        images: Callable[[], tuple[str, ...]] = tuple,
         subnet: str = "",
         probe: Probe | None = None,
         upkeep: Upkeep | None = None,
@@ -204,6 +205,7 @@ class PlasmaEngine:
         self._version = version
         self._confinement = confinement
         self._connect = connect
+        self._images = images
         self._subnet = subnet
         self._seen = -1
         self._stops: dict[str, asyncio.Task[Vm]] = {}
@@ -234,6 +236,7 @@ class PlasmaEngine:
             warnings=_warnings(backends, self._confinement()),
             subnet=self._subnet,
             disk_free_bytes=capacity.disk_free_bytes(self._disk_dir),
+            images=self._images(),
         )
 
     async def run(self, order: VmOrder) -> None:
