@@ -3,7 +3,7 @@
 `fetch` gets the assignments (on a hint, on a timer), `look` reconciles (when the engine, a check or the assignments changed,
 on a timer), `report` tells what was seen (at once when there is news, and as heart-beat), and streams are served beside. An
 uplink that hangs or is cut holds up no look: VMs are kept, restarted and checked by the last assignments, and nothing is
-stopped that those did not stop.
+stopped that those did not stop. Only a server's word that an operator put this node out ends everything on it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from shellwego.agent.state import NodeState
 from shellwego.agent.streams import StreamServer
 from shellwego.core.assignments import Assignments, Registration
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
+from shellwego.core.nodecallers import SHUT_OUT
 from shellwego.core.nodes import WHOLE, NodeFacts, Offer
 from shellwego.core.troubles import Troubles
 from shellwego.ports.bus import Bus
@@ -77,11 +78,13 @@ class Agent:
         prober: Prober | None = None,
         offer: Offer = WHOLE,
         address: str = "",
+        hints: Callable[[], str] = lambda: "",
     ) -> None:
-        """`address`: by which other hosts reach this one; empty where there are none."""
+        """`address`: by which other hosts reach this one; empty where there are none. `hints`: by which road they come."""
         self._engine = engine
         self._offer = offer
         self._address = address
+        self._road = hints
         self._uplink = uplink
         self._listener = listener
         self._bus = bus
@@ -162,6 +165,8 @@ class Agent:
                 assignments = await self._uplink.register(await self._registration())
             except ShellWeGoError as error:
                 self._failed("register", error)
+                if error.code == SHUT_OUT:
+                    await self._end_all()
             else:
                 self._passed("register")
                 if self._accept(assignments):
@@ -169,6 +174,15 @@ class Agent:
                     self._reports.start_over()
                     return
             await self._clock.sleep(RETRY_S)
+
+    async def _end_all(self) -> None:
+        """Stop what runs here, since an operator put this node out: it runs elsewhere by now. To be repeated until it is
+        over."""
+        self._reconciler.assign(())
+        try:
+            await self._reconciler.look()
+        except Exception as error:  # noqa: BLE001 - a defect of one look must not leave it running
+            self._failed("end_all", error)
 
     async def _registration(self) -> Registration:
         return Registration(
@@ -179,7 +193,7 @@ class Agent:
         )
 
     async def _facts(self) -> NodeFacts:
-        return replace(self._offer.of(await self._engine.facts()), address=self._address)
+        return replace(self._offer.of(await self._engine.facts()), address=self._address, hints=self._road())
 
     async def _listen(self) -> None:
         async with self._bus.subscribe(subjects.assignments(self.node_id)) as hints:

@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import Any, Generic, TypeVar, cast
 
 from shellwego.core.apps import App, Release
+from shellwego.core.buskeys import BusKey
 from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
 from shellwego.core.envelope import DataKey, MasterKey
@@ -28,12 +29,13 @@ from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.core.webhooks import Delivery, Webhook
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.drivers.store.storable import FIELDS, check_storable
 from shellwego.ports.clock import Clock
-from shellwego.ports.store import UNIQUE, Op, Order, Scalar, Transaction, Where
+from shellwego.ports.store import UNIQUE, UNIQUE_IF_GIVEN, Op, Order, Scalar, Transaction, Where
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -56,13 +58,15 @@ class _Rows:
     """Field → its value → the rows that have it, by id."""
     unique: tuple[tuple[tuple[str, ...], Callable[[Any], Any]], ...] = field(init=False)
     """Fields that are unique together, and what reads them of a row."""
-
+    unique_if_given: tuple[tuple[tuple[str, ...], Callable[[Any], Any]], ...] = field(init=False)
+    """The same of fields that may be empty in any number of rows."""
     values: Callable[[Any], tuple[Any, ...]] = field(init=False)
     """Reads all of a row."""
 
     def __post_init__(self) -> None:
         self.values = attrgetter(*FIELDS[self.name])
         self.unique = tuple((fields, attrgetter(*fields)) for fields in UNIQUE.get(self.name, ()))
+        self.unique_if_given = tuple(((name,), attrgetter(name)) for name in UNIQUE_IF_GIVEN.get(self.name, ()))
 
     def put(self, id_: str, row: Any) -> None:
         """Store, replace, or (None) remove a row.
@@ -71,7 +75,7 @@ class _Rows:
             ConflictError: a unique key is another row's.
         """
         old = self.by_id.get(id_)
-        if self.unique:
+        if self.unique or self.unique_if_given:
             self._hold(id_, old, row)
         if row is None:
             self.by_id.pop(id_, None)
@@ -94,7 +98,9 @@ class _Rows:
         self.holders.update(dict.fromkeys(keys, id_))
 
     def _keys(self, row: Any) -> list[Key]:
-        return [(fields, values(row)) for fields, values in self.unique]
+        """The keys that no other row may have."""
+        given = [(names, value) for names, read in self.unique_if_given if (value := read(row))]
+        return [*((names, read(row)) for names, read in self.unique), *given]
 
     def matching(self, conditions: tuple[Where, ...]) -> list[Any]:
         """The rows that fulfil all conditions, in no order: of the index that leads to the fewest those that fulfil the
@@ -270,6 +276,8 @@ class MemoryTransaction:
     join_tokens: MemoryTable[JoinToken]
     node_keys: MemoryTable[NodeKey]
     node_authorities: MemoryTable[NodeAuthority]
+    servers: MemoryTable[Server]
+    bus_keys: MemoryTable[BusKey]
     images: MemoryTable[Image]
     edges: MemoryTable[Edge]
     events: MemoryTable[Event]

@@ -19,6 +19,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
 from shellwego.core.apps import App, Release
+from shellwego.core.buskeys import BusKey
 from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
 from shellwego.core.envelope import DataKey, MasterKey
@@ -31,6 +32,7 @@ from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.core.webhooks import Delivery, Webhook
 from shellwego.drivers.store.rows import RowMapper
@@ -322,6 +324,8 @@ class SqlTransaction:
     join_tokens: SqlTable[JoinToken]
     node_keys: SqlTable[NodeKey]
     node_authorities: SqlTable[NodeAuthority]
+    servers: SqlTable[Server]
+    bus_keys: SqlTable[BusKey]
     images: SqlTable[Image]
     edges: SqlTable[Edge]
     events: SqlTable[Event]
