@@ -141,7 +141,8 @@ async def open_control_plane(
 
         listener = socket.socket(fileno=await link.listen(settings.node_listen, settings.node_port))
         urls = settings.node_urls
-        servers.append(await NodePort.open(control, sealer, listener, links=links, images=images, servers=urls))
+        port = await NodePort.open(control, sealer, listener, links=links, images=images, streams=streams, servers=urls)
+        servers.append(port)
     leases = Leases(control, base.installation.id)
     parts: dict[str, Part] = {
         "leases": leases.run(),

@@ -18,6 +18,7 @@ from shellwego.api.uplink.methods import methods
 from shellwego.api.uplink.server import UplinkServer
 from shellwego.control.edges import Edges
 from shellwego.control.joins import Joins
+from shellwego.control.memories import NodeMemories
 from shellwego.control.nodeauthority import NodeAuthorities, ServerIdentity
 from shellwego.control.nodeimages import NodeImages
 from shellwego.control.nodekeys import NodeIdentity
@@ -26,6 +27,7 @@ from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
 from shellwego.core.errors import ShellWeGoError
 from shellwego.ports.images import ImageBlobs
+from shellwego.ports.streams import Streams
 from shellwego.wire.links import Links
 from shellwego.wire.tls import Credentials
 
@@ -85,9 +87,11 @@ class NodePort:
         *,
         links: Links,
         images: ImageBlobs,
+        streams: Streams,
         servers: tuple[str, ...] = (),
     ) -> NodePort:
-        """On a socket that listens; `servers` are the addresses that hosts are told beside the one they joined at.
+        """On a socket that listens; `streams` reaches all nodes, `servers` are the addresses that hosts are told beside
+        the one they joined at.
 
         Raises:
             UnavailableError: the KMS does not answer.
@@ -106,6 +110,7 @@ class NodePort:
             links=links,
             bus=control.bus,
             images=NodeImages(control, images),
+            memories=NodeMemories(control, streams),
         )
         return cls(authorities, shown, server)
 

@@ -57,8 +57,8 @@ class Remote:
             wires = self._wires(stack)
             member, keep = self.joined.member, self.settings.keep_vms
             site = engine_site(self.settings, self.installation, member.subnet)
-            blobs = PulledBlobs(Downloads(member.servers, wires.membership.credentials).blob)
-            engine = await open_plasma(link, site, version("shellwego"), lambda: (), blobs)
+            downloads = Downloads(member.servers, wires.membership.credentials)
+            engine = await open_plasma(link, site, version("shellwego"), lambda: (), PulledBlobs(downloads.blob))
             agent = Agent(
                 engine=engine,
                 uplink=TlsNodeUplink(wires.channel),
@@ -69,6 +69,7 @@ class Remote:
                 state_dir=directory(self.installation, f"agent-{member.id}"),
                 offer=self.settings.offer,
                 address=self.settings.address or address_towards(member.servers),
+                memories=downloads,
             )
             parts = {"agent": agent.run(), **self._kept(wires), "helper": link.gone()}
             vms = "microVMs go on running" if keep else "microVMs are stopped first"

@@ -33,7 +33,7 @@ class Phase(StrEnum):
 P = Phase
 PHASE_MOVES: Mapping[Phase, frozenset[Phase]] = {
     P.PENDING: frozenset({P.ASSIGNED, P.STOPPED, P.FAILED}),
-    P.ASSIGNED: frozenset({P.STARTING, P.HEALTHY, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
+    P.ASSIGNED: frozenset({P.STARTING, P.HEALTHY, P.ASLEEP, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
     P.STARTING: frozenset({P.HEALTHY, P.UNHEALTHY, P.ASLEEP, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
     P.HEALTHY: frozenset({P.STARTING, P.UNHEALTHY, P.ASLEEP, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
     P.UNHEALTHY: frozenset({P.STARTING, P.HEALTHY, P.ASLEEP, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
@@ -83,7 +83,8 @@ class Eviction(StrEnum):
 SUSPEND_FAILED = "suspend-failed"
 """Reason code of a node that could not put an instance to sleep: it runs on."""
 MEMORY_LOST = "memory-lost"
-"""Reason code of a node that could not wake an instance ever again: it begins anew."""
+"""Reason code of a node that could not wake an instance ever again, or could not get the memory that it was to go on with:
+it begins anew."""
 
 
 class OwnerKind(StrEnum):
@@ -143,6 +144,8 @@ class Instance:
     desired: Desired = Desired.SERVE
     sleep: Sleep = Sleep.AWAKE
     eviction: Eviction = Eviction.NONE
+    memory_of: str = ""
+    """The instance that sleeps elsewhere, whose memory this one is to go on with; empty once it has that, or never will."""
     phase: Phase = Phase.PENDING
     """Judged: what planners read. Follows `observed.phase` while the node is believed."""
     observed: Observed = Observed()
@@ -175,6 +178,11 @@ class Instance:
     def evicted(self) -> bool:
         """It has to leave its node."""
         return self.eviction in (Eviction.GENTLE, Eviction.FORCED)
+
+    @property
+    def sleeps(self) -> bool:
+        """It lies on its node's disk, and is to stay there until it is woken."""
+        return self.desired is Desired.SERVE and self.sleep is Sleep.ASLEEP and self.phase is Phase.ASLEEP
 
     @property
     def serving(self) -> bool:

@@ -22,6 +22,7 @@ from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.hints import all_apps, hinted_apps
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.schedule import Schedule
+from shellwego.control.memories import leave, with_memory
 from shellwego.control.placer import Placer
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
@@ -120,8 +121,10 @@ def _placements(tx: Transaction, app: App, placer: Placer) -> list[tuple[Instanc
     outcomes: list[tuple[Instance, Placement | Refusal]] = []
     for instance in waiting:
         request = placement_request(instance, releases[instance.release_id])
+        if instance.memory_of:
+            request = with_memory(tx, request, instance)
         outcome = placer.place(tx, request, peers[instance.process])
-        if isinstance(outcome, Placement) or outcome.reason != instance.placement_reason:
+        if isinstance(outcome, Placement) or instance.memory_of or outcome.reason != instance.placement_reason:
             outcomes.append((instance, outcome))
     return outcomes
 
@@ -141,6 +144,8 @@ def _store_placements(unit: Unit, app: App, placer: Placer) -> bool:
                     )
                 )
                 unit.hint(subjects.assignments(node_id))
+            case Refusal(reason) if instance.memory_of:
+                leave(unit, app, instance, reason)
             case Refusal(reason):
                 unit.tx.instances.update(replace(instance, placement_reason=reason))
     return bool(outcomes)

@@ -209,6 +209,7 @@ TABLES: Mapping[str, Table] = {
             _text("desired"),
             Column("sleep", Text, nullable=False, server_default="awake"),
             Column("eviction", Text, nullable=False, server_default="none"),
+            Column("memory_of", Text, nullable=False, server_default=""),
             _text("phase"),
             _json("observed"),
             _text("placement_reason"),
