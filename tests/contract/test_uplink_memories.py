@@ -56,7 +56,7 @@ def shelf() -> Shelf:
 
 
 def downloads(credentials: Credentials, *ports: Port, stall_s: float = 20.0) -> Downloads:
-    return Downloads([port.url for port in ports], lambda: credentials, stall_s=stall_s, jitter=lambda: 0.0)
+    return Downloads(lambda: [port.url for port in ports], lambda: credentials, stall_s=stall_s, jitter=lambda: 0.0)
 
 
 async def fetched(source: Downloads, instance_id: str = INSTANCE) -> bytes:
@@ -144,10 +144,10 @@ async def test_who_hangs_up_is_noticed(rig: Rig, shelf: Shelf) -> None:
         downloads(rig.identities.node(), rig.port(memories=shelf)).memory("node_1", INSTANCE)
     ) as chunks:
         await anext(chunks)
-    await asyncio.wait_for(shelf.let_go.wait(), 40)
+    await asyncio.wait_for(shelf.let_go.wait(), 20)
 
 
 async def test_where_no_server_is_it_may_be_had_later(rig: Rig) -> None:
-    nobody = Downloads(["https://127.0.0.1:1"], rig.identities.node)
+    nobody = Downloads(lambda: ["https://127.0.0.1:1"], rig.identities.node)
     with pytest.raises(UnavailableError):
         await fetched(nobody)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shellwego.core.placement_rules import DEFAULT_PRIORITY
+
 
 class Phase(StrEnum):
     PENDING = "pending"
@@ -82,6 +84,8 @@ class Eviction(StrEnum):
 
 SUSPEND_FAILED = "suspend-failed"
 """Reason code of a node that could not put an instance to sleep: it runs on."""
+PREEMPTED = "preempted"
+"""Reason code of an instance whose place was needed for one of higher priority."""
 MEMORY_LOST = "memory-lost"
 """Reason code of a node that could not wake an instance ever again, or could not get the memory that it was to go on with:
 it begins anew."""
@@ -146,6 +150,12 @@ class Instance:
     eviction: Eviction = Eviction.NONE
     memory_of: str = ""
     """The instance that sleeps elsewhere, whose memory this one is to go on with; empty once it has that, or never will."""
+    priority: int = DEFAULT_PRIORITY
+    """What its app asks for, as far as the organization's limit allows."""
+    reserved_node_id: str = ""
+    """While it has no node: the one where room is made for it, and kept."""
+    makes_room_for: str = ""
+    """Where it was evicted for that: the instance that gets its place."""
     phase: Phase = Phase.PENDING
     """Judged: what planners read. Follows `observed.phase` while the node is believed."""
     observed: Observed = Observed()
@@ -183,6 +193,11 @@ class Instance:
     def sleeps(self) -> bool:
         """It lies on its node's disk, and is to stay there until it is woken."""
         return self.desired is Desired.SERVE and self.sleep is Sleep.ASLEEP and self.phase is Phase.ASLEEP
+
+    @property
+    def preempted(self) -> bool:
+        """It has to go, or had, because an instance of higher priority needs its place."""
+        return bool(self.makes_room_for)
 
     @property
     def serving(self) -> bool:

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 
-import structlog
 from aiohttp import web
 
+from shellwego.api.uplink.sending import breaking_off
 from shellwego.core.errors import ForbiddenError, MalformedError, UnavailableError
 from shellwego.core.ids import is_id
 from shellwego.core.nodecallers import Caller, NodeCaller
@@ -21,8 +21,8 @@ from shellwego.wire import uplink
 
 STALL_S = 30.0
 """A reader who takes nothing for so long, or a sender who sends nothing, is let go."""
-
-_log = structlog.get_logger(__name__)
+LOOK_S = 0.5
+"""So often it is seen whether the reader is still there, while nothing comes that could be sent."""
 
 
 async def send_memory(request: web.BaseRequest, caller: Caller, memories: Memories) -> web.StreamResponse:
@@ -40,14 +40,13 @@ async def send_memory(request: web.BaseRequest, caller: Caller, memories: Memori
     if not is_id("ins", instance_id):
         raise MalformedError("uplink-bad-memory", "a memory is named by the id of the instance that is to have it")
     async with contextlib.aclosing(memories.memory(caller.node_id, instance_id)) as chunks:
-        return await _send(request, await _first(chunks), chunks)
+        return await _send(request, await _first(request, chunks), chunks)
 
 
-async def _first(chunks: AsyncGenerator[bytes]) -> bytes | None:
+async def _first(request: web.BaseRequest, chunks: AsyncGenerator[bytes]) -> bytes | None:
     """What can be refused in words is, before anything was sent."""
     try:
-        async with asyncio.timeout(STALL_S):
-            return await anext(chunks, None)
+        return await _next(request, chunks)
     except TimeoutError:
         raise UnavailableError("memory-stalled", "the node that has the memory does not send it") from None
 
@@ -57,16 +56,31 @@ async def _send(request: web.BaseRequest, chunk: bytes | None, following: AsyncG
     response.content_type = "application/octet-stream"
     response.headers[uplink.PROTOCOL_HEADER] = str(uplink.PROTOCOL)
     response.enable_chunked_encoding()
-    try:
+    with breaking_off(request):
         await response.prepare(request)
         while chunk is not None:
             async with asyncio.timeout(STALL_S):
                 await response.write(chunk)
-                chunk = await anext(following, None)
+            chunk = await _next(request, following)
         await response.write_eof()
-    except ConnectionError:
-        raise
-    except Exception as error:
-        _log.warning("uplink.memory_broke", path=request.path, reason=repr(error))
-        raise ConnectionError("the memory broke off") from error
     return response
+
+
+async def _next(request: web.BaseRequest, chunks: AsyncGenerator[bytes]) -> bytes | None:
+    """The next piece; None at the end. A reader that left is not sent to any more, so that it can ask again at once.
+
+    Raises:
+        TimeoutError: none comes.
+        ConnectionError: the reader left.
+    """
+    coming = asyncio.ensure_future(anext(chunks, None))
+    try:
+        async with asyncio.timeout(STALL_S):
+            while not coming.done():
+                await asyncio.wait({coming}, timeout=LOOK_S)
+                if request.transport is None or request.transport.is_closing():
+                    raise ConnectionResetError("the reader left")
+        return coming.result()
+    finally:
+        coming.cancel()
+        await asyncio.wait({coming})
