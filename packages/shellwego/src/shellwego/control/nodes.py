@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import structlog
 
+from shellwego.control import memories
 from shellwego.control.announcements import announce
 from shellwego.control.changes import instance_data
 from shellwego.control.delivery import Delivery
@@ -183,6 +184,7 @@ def assignments(tx: Transaction, node_id: str) -> Assignments:
                 workload=workload(instance, app, release, project, node),
                 present=instance.desired is not Desired.STOP,
                 asleep=instance.sleep is Sleep.ASLEEP,
+                memory_of=instance.memory_of,
             )
         )
     return Assignments(node_id=node_id, epoch=node.epoch, items=tuple(items))
@@ -311,6 +313,10 @@ def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> No
         return
     if observed.reason_code == SUSPEND_FAILED and stored.sleep is Sleep.ASLEEP:
         give_up_sleep(unit, app, stored, observed)
+    if stored.memory_of and observed.phase is Phase.ASLEEP:
+        memories.arrived(unit, app, stored)
+    elif stored.memory_of and observed.reason_code == MEMORY_LOST:
+        memories.leave(unit, app, stored, observed.reason)
     data = {**instance_data(stored), "reason": observed.reason[:200]}
     if observed.reason_code == MEMORY_LOST != instance.observed.reason_code:
         announce(unit, app, "instance.memory_lost", data, resource=stored.id, severity="warning")
