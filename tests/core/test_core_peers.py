@@ -34,10 +34,17 @@ def test_one_of_which_too_little_is_known_is_reached_by_nobody(subnet: str, addr
     assert peers_by_node([host("b", subnet, address)]) == {}
 
 
-def test_who_claims_what_is_anothers_is_left_out_and_the_other_is_not() -> None:
+@pytest.mark.parametrize("created_at", [0.5, 2.0])
+@pytest.mark.parametrize("joined", [True, False])
+def test_who_claims_the_address_of_another_takes_it_from_nobody(created_at: float, joined: bool) -> None:
+    """Else a node could cut the edges of any other host off, the platform's first one above all."""
+    honest = host("b", "10.64.16.0/20", "192.0.2.2", joined=joined)
+    liar = host("c", "10.64.32.0/20", "192.0.2.2", created_at=created_at)
+    assert peers_by_node([liar, honest])["node_b"] == PeerNode(subnet="10.64.16.0/20", address="192.0.2.2")
+
+
+def test_who_claims_the_subnet_of_another_is_left_out_and_the_other_is_not() -> None:
     honest = host("b", "10.64.16.0/20", "192.0.2.2")
-    same_address = host("c", "10.64.32.0/20", "192.0.2.2", created_at=2.0)
-    assert list(peers_by_node([same_address, honest])) == ["node_b"]
     says_so = host("d", "10.64.16.0/20", "192.0.2.3", joined=False, created_at=0.5)
     assert list(peers_by_node([says_so, honest])) == ["node_b"]
 

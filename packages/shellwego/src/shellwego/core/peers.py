@@ -1,8 +1,8 @@
 """Which nodes have a way to each other, so that edges on any of them reach the VMs of all. Pure.
 
 A node's subnet is what it was given when it joined; that of a platform's first host is what it says itself. By which address
-it is reached, only the node can know. A claim that contradicts an earlier one is left out: who lies is cut off, and nobody
-else.
+it is reached, only the node can know, and who lies about that is not reached himself: the address that he claims stays its
+owner's as well. A subnet is one node's; that of a host which only says so gives way to one that was given.
 """
 
 from __future__ import annotations
@@ -42,12 +42,10 @@ def peers_by_node(nodes: Iterable[Node]) -> dict[str, PeerNode]:
     """By id: the nodes that can be reached from others."""
     found: dict[str, PeerNode] = {}
     subnets: set[str] = set()
-    addresses: set[str] = set()
     for node in sorted(nodes, key=lambda node: (not node.subnet, node.created_at, node.id)):
         subnet, address = subnet_of(node), node.facts.address
-        if not subnet or not address or subnet in subnets or address in addresses:
+        if not subnet or not address or subnet in subnets:
             continue
         subnets.add(subnet)
-        addresses.add(address)
         found[node.id] = PeerNode(subnet=subnet, address=address)
     return found
