@@ -135,6 +135,14 @@ class Joins:
             InvalidError: the certificate request, the name or the kind will not do.
         """
         key = certificates.requested_key(request.request)
+        try:
+            await self._control.read(lambda tx: _usable(tx, request, key))  # no stranger has the master key asked
+            return await self._join(request, key)
+        except ShellWeGoError as error:
+            await self._note_refusal(request.secret, error)
+            raise
+
+    async def _join(self, request: JoinRequest, key: PublicKey) -> Membership:
         authority = await self._authorities.newest()
         signer = await self._authorities.signer(authority)
 
@@ -143,11 +151,7 @@ class Joins:
             unit.caller = Caller(actor=token.id)
             return _take_in(unit, token, request, key, authority.id)
 
-        try:
-            member, row = await self._control.commit(work)
-        except ShellWeGoError as error:
-            await self._note_refusal(request.secret, error)
-            raise
+        member, row = await self._control.commit(work)
         certificate = signer.for_member(key, member.id, row.expires_at - CERTIFICATE_S, row.expires_at)
         return replace(member, granted=await self._granted(certificate))
 
