@@ -74,7 +74,8 @@ async def test_a_certificate_is_of_the_authority_for_this_key_and_for_clients_on
 async def test_an_edge_joins_as_an_edge_that_nobody_waits_for(world: JoinWorld) -> None:
     key = new_key()
     secret = await world.token(JoinWish(kind=MemberKind.EDGE))
-    assert (await refusal(world, secret)).code == "wrong-kind"
+    refused = await refusal(world, secret)
+    assert (refused.code, "with --edge" in refused.resolution) == ("wrong-kind", True)
     member = await world.joins.join(join_request(secret, key, kind=MemberKind.EDGE))
     edge = await world.control.read(lambda tx: tx.edges.get(member.id))
     assert edge is not None

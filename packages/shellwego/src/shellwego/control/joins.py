@@ -218,11 +218,13 @@ def _usable(tx: Transaction, request: JoinRequest, key: PublicKey) -> JoinToken:
         raise ConflictError(
             "join-token-used",
             "another host joined with this token; each is for one",
-            resolution="Make another: swg nodes join-token. If it was not yours, revoke that host's key.",
+            resolution="Make another: swg nodes join-token. If it was not yours: swg nodes keys ls, swg nodes keys revoke.",
         )
     if token.kind is not request.kind:
         fault = FieldError("kind", "wrong-kind", f"the token is for a host that joins as {token.kind}")
-        raise InvalidError("wrong-kind", f"kind: {fault.message}", errors=(fault,))
+        flag = "with" if token.kind is MemberKind.EDGE else "without"
+        remedy = f"Run the line as it was printed, {flag} --edge; or make another token."
+        raise InvalidError("wrong-kind", f"kind: {fault.message}", resolution=remedy, errors=(fault,))
     return token
 
 
