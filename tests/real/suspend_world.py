@@ -92,6 +92,7 @@ class World:
     directory: Path
     image: Sample
     images: Path
+    subnet: IPv4Network = SUBNET
     snapshots: Path = field(init=False)
     manager: VmManager = field(init=False)
     parts: EngineParts = field(init=False)
@@ -120,7 +121,7 @@ class World:
             images=ImageStore(self.images),
             source=MemorySource(self.image),
             storage=choose_storage(self.directory / "disks"),
-            network=BridgeNetwork(self.helper.host, self.helper.names, SUBNET, time.monotonic),
+            network=BridgeNetwork(self.helper.host, self.helper.names, self.subnet, time.monotonic),
             registry=registry,
             assets=assets,
             cache=cache_directory(),
@@ -262,12 +263,12 @@ NOTHING: dict[str, set[object]] = {
 
 
 @asynccontextmanager
-async def world(tmp_path: Path, sample: Sample, images: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path, sample: Sample, images: Path, subnet: IPv4Network = SUBNET) -> AsyncIterator[World]:
     """An engine that runs nothing yet, and leaves nothing behind."""
     short = Path(tempfile.mkdtemp(prefix="swgsus-"))
     try:
         async with real_helper(tmp_path) as helper:
-            made = World(helper, short, sample, images)
+            made = World(helper, short, sample, images, subnet)
             await made.engine()
             try:
                 yield made
