@@ -22,6 +22,7 @@ from plasmavmc.forking import copy_of
 from plasmavmc.guest.api import CopyingChannel, ExecSession, GuestChannel
 from plasmavmc.host.operations import Host, Keep, ProcessId, Swept
 from plasmavmc.hypervisor.backend import Reserving
+from plasmavmc.mounted import RunningVm
 from plasmavmc.moving import export_snapshot, import_snapshot, snapshot_host
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
@@ -40,6 +41,7 @@ from plasmavmc.types import (
     VmStatus,
     vm_key,
 )
+from plasmavmc.volumes import Volumes
 
 log = structlog.get_logger("plasmavmc.manager")
 
@@ -56,6 +58,12 @@ class VmManager:
         self._templates: set[asyncio.Task[None]] = set()
         self._importing: dict[str, str] = {}
         """Keys of VMs that come from another host, with their ids."""
+        parts.volumes.bind(self._reach)
+
+    @property
+    def volumes(self) -> Volumes:
+        """The node's volumes."""
+        return self._parts.volumes
 
     # Start and end of the engine
 
@@ -432,6 +440,14 @@ class VmManager:
             return self._machines[vm_id]
         except KeyError:
             raise NotFoundError("vm-not-found", f"there is no VM {vm_id}") from None
+
+    def _reach(self, vm_id: str) -> RunningVm | None:
+        """A VM for its volumes, while its workload runs."""
+        machine = self._machines.get(vm_id)
+        if machine is None or machine.channel is None or machine.record.handle is None:
+            return None
+        handle = machine.record.handle
+        return RunningVm(handle, self._parts.registry.get(handle.backend), machine.channel)
 
     def _notify(self) -> None:
         self._revision += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from plasmavmc.errors import InvalidSpecError
+from plasmavmc.mounts import check_volumes
 from plasmavmc.types import GIB, NO_LIMIT, RateLimit, VmResources, VmSpec, check_digest, check_id
 
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -33,6 +34,7 @@ def check_spec(spec: VmSpec) -> None:
         )
     _check_resources(spec.resources)
     _check_limits(spec)
+    check_volumes(spec.volumes)
     if spec.command == () and spec.entrypoint == ():
         raise InvalidSpecError("command", "nothing would run", resolution="Leave both out to run what the image says.")
     if len(spec.networks) > 1:
@@ -60,6 +62,8 @@ def limited_networks(spec: VmSpec) -> tuple[str, ...]:
 
 def _check_limits(spec: VmSpec) -> None:
     _check_limit("resources.disk_limit", spec.resources.disk_limit)
+    for index, volume in enumerate(spec.volumes):
+        _check_limit(f"volumes[{index}].limit", volume.limit)
     for index, network in enumerate(spec.networks):
         for way, limit in (("receive", network.receive), ("transmit", network.transmit)):
             _check_limit(f"networks[{index}].{way}", limit)

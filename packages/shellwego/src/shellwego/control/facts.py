@@ -135,6 +135,7 @@ def route_facts(tx: Transaction, app: App, left: Mapping[str, tuple[Instance, ..
     own = left.get(app.id, ())
     named = [app.release_id, *(instance.release_id for instance in (*instances, *own))]
     return RouteFacts(
+        now=tx.now(),
         app=app,
         releases=releases_of(tx, [*named, running.release_id] if running else named),
         instances=instances,
