@@ -24,7 +24,7 @@ LOOK_S = 0.4
 RATE = Rate(per_minute=12_000, burst=1_000)
 STRANGERS_RATE = Rate(per_minute=300, burst=50)
 """Of one origin."""
-BYTES_RATE = Rate(per_minute=120 << 20, burst=64 << 20)
+BYTES_RATE = Rate(per_minute=60 << 20, burst=32 << 20)
 """Of the bodies of one key: what they cost is by their size, and while one is read nobody else is heard."""
 MAX_AT_ONCE = 32
 """Calls of one node or edge."""
