@@ -17,12 +17,14 @@ from tests.core import placement_spec
 
 MIB = 1 << 20
 KVM = Backend(name="kvm", status="ready")
+HOST = (("program", "p"),)
 BACKENDS = (
     (KVM,),
     (replace(KVM, max_memory_bytes=600 * MIB),),
     (replace(KVM, max_vcpus=1), Backend(name="firecracker", status="probing")),
     (Backend(name="kvm", status="failed", reason="no /dev/kvm"),),
     (Backend(name="wasm", status="ready", isolation="wasm-sandbox"),),
+    (replace(KVM, suspend=True, snapshot_host=HOST),),
 )
 
 few_labels = st.dictionaries(st.sampled_from(["disk", "gpu", "taint/gpu"]), st.sampled_from(["a", "b"]), max_size=2)
@@ -78,6 +80,7 @@ requests = st.builds(
     backend=st.sampled_from([None, None, "kvm", "wasm"]),
     rules=rules,
     image=st.sampled_from(["", "sha256:a", "sha256:b", "sha256:c"]),
+    memory=st.sampled_from([None, None, None, ("kvm", HOST), ("kvm", (("program", "q"),))]),
 )
 
 

@@ -404,7 +404,7 @@ def _kind(request: PlacementRequest) -> tuple[object, ...]:
     """What the filters read of a request, apart from sizes."""
     rules = request.rules
     labels = (tuple(sorted(each.items())) for each in (rules.require, rules.tolerate))
-    return request.backend, rules.region, rules.zone, *labels
+    return request.backend, request.memory, rules.region, rules.zone, *labels
 
 
 def _standing(node: Node) -> tuple[object, ...]:
