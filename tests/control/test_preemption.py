@@ -209,14 +209,18 @@ async def test_another_priority_is_a_release_that_replaces_nothing(world: World)
     assert world.serving()[0].version == version
 
 
-async def test_an_uncordon_does_not_keep_what_makes_room(world: World) -> None:
+async def test_a_reservation_that_lapses_keeps_no_room_and_what_had_begun_to_leave_goes_on(world: World) -> None:
     edge = await world.edge()
     low = await filled(world, "one")
-    nodes = world.peek(lambda tx: tx.nodes.select())
+    (node,) = world.peek(lambda tx: tx.nodes.select())
     edge.open_sessions = {i.id: 1 for i in of(world, low)}
     await world.deploy("urgent:v1", process=LARGE, placement=HIGH)
     await world.clock.until(lambda: any(i.preempted for i in of(world, low)), 5)
-    await world.control.commit(lambda unit: scheduling.cordon(unit, nodes[0]))
-    await world.control.commit(lambda unit: scheduling.uncordon(unit, unit.tx.nodes.get(nodes[0].id) or nodes[0]))
+    await world.control.commit(lambda unit: scheduling.cordon(unit, unit.tx.nodes.get(node.id) or node))
+    await world.clock.until(lambda: world.live()[0].reserved_node_id == "", 10)
+    assert world.live()[0].placement_reason == "no node fits: 1 is cordoned"
+    assert world.peek(node_usage)[node.id].memory_bytes == 8 * GIB
     edge.open_sessions = {}
-    await world.clock.until(lambda: len(world.serving()) == 1, 60)
+    await world.clock.until(lambda: sum(i.phase is Phase.HEALTHY for i in of(world, low)) == 1, 60)
+    await world.control.commit(lambda unit: scheduling.uncordon(unit, unit.tx.nodes.get(node.id) or node))
+    await world.clock.until(lambda: sum(i.phase is Phase.HEALTHY for i in (*world.live(), *of(world, low))) == 2, 60)

@@ -147,3 +147,8 @@ def test_who_was_forced_out_is_not_forced_again() -> None:
 def test_who_has_not_begun_to_move_may_stay(relatives: list[Instance], stay: list[str], unneeded: list[str]) -> None:
     assert released([EVICTED, *slots(1)], {"app_1": relatives}) == (stay, unneeded)
     assert released([replace(EVICTED, desired=Desired.DRAIN)], {"app_1": relatives}) == ([], [])
+
+
+def test_who_makes_room_for_another_goes_whatever_becomes_of_the_drain() -> None:
+    preempted = replace(EVICTED, eviction=Eviction.FORCED, makes_room_for="ins_other")
+    assert released([preempted], {"app_1": [PENDING]}) == ([], [])
