@@ -20,7 +20,7 @@ from shellwego.agent.checks import Checker
 from shellwego.agent.peers import Peers
 from shellwego.agent.probes import HostProber, Prober
 from shellwego.agent.reconciler import Reconciler
-from shellwego.agent.report import Reports
+from shellwego.agent.report import Reports, Sight
 from shellwego.agent.secrets import SecretKeeper
 from shellwego.agent.state import NodeState
 from shellwego.agent.streams import StreamServer
@@ -198,14 +198,14 @@ class Agent:
             return False
         if assignments.epoch > known:
             self._reports.start_over()
-        if self._reconciler.assign(assignments.items) or assignments.epoch > known:
+        if self._reconciler.assign(assignments.items, assignments.volumes) or assignments.epoch > known:
             self._signals.look.set()
         return True
 
     async def _look(self) -> None:
         self._signals.look.clear()
         wake_at = await self._reconciler.look()
-        news = self._reconciler.observed, self._checker.unsettled()
+        news = self._sight(), self._checker.unsettled()
         if self._reports.is_urgent(*news):
             self._signals.report.set()
         elif self._reports.has_news(*news):
@@ -221,16 +221,23 @@ class Agent:
             epoch=self._state.epoch,
             sequence=self._state.next_sequence(),
             facts=await self._facts(),
-            observed=self._reconciler.observed,
+            seen=self._sight(),
             unsettled=self._checker.unsettled(),
         )
         current = await self._uplink.report(report)
         if current > report.epoch:
             self._signals.fetch.set()
         else:
-            self._reports.confirm(report, self._reconciler.observed)
+            self._reports.confirm(report, self._sight())
         await self._clock.sleep(COALESCE_S)
         await wait_any(self._clock, HEARTBEAT_S, self._signals.report.wait(), self._detail())
+
+    def _sight(self) -> Sight:
+        """As of the last look; nothing before the first."""
+        return Sight(
+            instances=self._reconciler.observed or {},
+            volumes=self._reconciler.volumes.observed or {},
+        )
 
     async def _detail(self) -> None:
         await self._signals.detail.wait()

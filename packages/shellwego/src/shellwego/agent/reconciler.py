@@ -16,8 +16,9 @@ from shellwego.agent.checks import Checker, checks_of
 from shellwego.agent.probes import Target
 from shellwego.agent.secrets import SecretKeeper
 from shellwego.agent.tails import Tails
+from shellwego.agent.volumes import Volumes
 from shellwego.agent.waiting import cancel_all
-from shellwego.core.assignments import Assignment
+from shellwego.core.assignments import Assignment, VolumeOrder
 from shellwego.core.convergence import (
     Action,
     Convergence,
@@ -33,12 +34,13 @@ from shellwego.core.convergence import (
     hindered,
     refused,
 )
-from shellwego.core.errors import NotFoundError, ShellWeGoError, UnavailableError
+from shellwego.core.errors import ConflictError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.instances import SUSPEND_FAILED, Observed
 from shellwego.core.troubles import Troubles
 from shellwego.core.vms import VmPhase, VmView
 from shellwego.ports.clock import Clock
 from shellwego.ports.engine import Engine, VmOrder
+from shellwego.ports.volumes import VolumeEngine
 
 _CHECKED = (VmPhase.RUNNING, VmPhase.SUSPENDING)
 """One that falls asleep keeps its checks' word, in case that it does not."""
@@ -60,6 +62,7 @@ class Reconciler:
         self._secrets = secrets
         self._tails = Tails(engine, clock)
         self._changed = changed
+        self.volumes = Volumes(engine if isinstance(engine, VolumeEngine) else None, clock, changed)
         self._assignments: tuple[Assignment, ...] | None = None
         self._memories: Mapping[str, Memory] = {}
         self._orders: dict[str, asyncio.Task[None]] = {}
@@ -69,9 +72,9 @@ class Reconciler:
         self.observed: Mapping[str, Observed] | None = None
         """By instance id, as of the last look; None before the first."""
 
-    def assign(self, assignments: tuple[Assignment, ...]) -> bool:
+    def assign(self, assignments: tuple[Assignment, ...], volumes: tuple[VolumeOrder, ...] = ()) -> bool:
         """Take new orders; False where they are those we had."""
-        known = self._assignments == assignments
+        known = not self.volumes.assign(volumes) and self._assignments == assignments
         self._assignments = assignments
         self._secrets.keep_only({item.instance_id for item in assignments if item.present})
         return not known
@@ -86,12 +89,15 @@ class Reconciler:
         views = await self._engine.observe()
         self._check(self._assignments, views)
         health = await self._tails.joined(self._checker.health)
-        step = converge(self._assignments, views, self._memories, health, self._clock.monotonic())
+        wake_volumes = await self.volumes.look()
+        assignments = self._assignments
+        obstacles = self.volumes.obstacles(assignments, views)
+        step = converge(assignments, views, self._memories, health, self._clock.monotonic(), obstacles=obstacles)
         self._memories = step.memories
         self._take(views, step)
         for action in step.actions:
             self._order(action)
-        return step.wake_at
+        return min((moment for moment in (step.wake_at, wake_volumes) if moment is not None), default=None)
 
     def vm_of(self, instance_id: str) -> VmView | None:
         """The newest attempt of an instance, as of the last look."""
@@ -109,6 +115,7 @@ class Reconciler:
     async def close(self) -> None:
         """Let go of orders under way; no VM is stopped."""
         await cancel_all(list(self._orders.values()))
+        await self.volumes.close()
 
     def _goes_on(self, instance_id: str) -> bool:
         present = any(item.instance_id == instance_id and item.present for item in self._assignments or ())
@@ -174,18 +181,22 @@ class Reconciler:
         except UnavailableError as error:
             self._delay(order, error)
             return
-        await self._engine.run(
-            VmOrder(
-                vm_id=order.vm_id,
-                instance_id=order.instance_id,
-                attempt=order.attempt,
-                workload=order.workload,
-                secrets=secrets,
-            )
+        vm = VmOrder(
+            vm_id=order.vm_id,
+            instance_id=order.instance_id,
+            attempt=order.attempt,
+            workload=order.workload,
+            secrets=secrets,
         )
+        try:
+            await self._engine.run(vm)
+        except ConflictError as error:
+            if error.code != "volume-held":
+                raise
+            self._delay(order, error)
 
     def _delay(self, order: RunVm, error: ShellWeGoError) -> None:
-        """The VM begins when its secrets can be had; that they cannot is none of its own failures."""
+        """The VM begins when its secrets and volumes can be had; that they cannot is none of its own failures."""
         end = End(reason=error.message, reason_code=error.code)
         memory = self._memories.get(order.instance_id, Memory())
         self._memories = {**self._memories, order.instance_id: delayed(memory, end, self._clock.monotonic())}

@@ -249,6 +249,8 @@ def _tell_plan(planned: PlanView, *, err: bool = True) -> None:
         click.echo(f"{each.process}: {each.kept} stay, {each.started} come, {each.stopped} go", err=err)
         if each.obstacle:
             click.echo(f"{each.process} could not be placed now: {each.obstacle}", err=err)
+        if each.pause:
+            click.echo(f"{each.process} stops for a short while: the old one gives up the volume {each.pause}", err=err)
 
 
 def _remark(session: Session, name: str) -> None:

@@ -17,7 +17,8 @@ import structlog
 from shellwego.control.announcements import announce
 from shellwego.control.changes import instance_data
 from shellwego.control.delivery import Delivery
-from shellwego.control.facts import releases_of
+from shellwego.control.facts import releases_of, volumes_of
+from shellwego.control.holds import let_go
 from shellwego.control.images import doubt_image
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.nodeadmin import wake_waiting
@@ -25,6 +26,7 @@ from shellwego.control.peers import PeerBook
 from shellwego.control.sealing import Sealer
 from shellwego.control.sleep import give_up_sleep
 from shellwego.control.unit import Control, Unit
+from shellwego.control.volumereports import restart_sequences, take_volumes, volume_orders
 from shellwego.core.apps import App, Process, Release, RestartMode, RestartPolicy
 from shellwego.core.assignments import (
     Assignment,
@@ -34,6 +36,7 @@ from shellwego.core.assignments import (
     SecretsRequest,
     SecretValues,
     Workload,
+    WorkloadMount,
 )
 from shellwego.core.errors import ForbiddenError, InvalidError
 from shellwego.core.images import blames_image
@@ -157,6 +160,7 @@ def _restart_sequences(unit: Unit, node: Node) -> None:
     for instance in _instances_on(unit.tx, node.id):
         if instance.observed.sequence:
             unit.tx.instances.update(replace(instance, observed=replace(instance.observed, sequence=0)))
+    restart_sequences(unit, node)
 
 
 def assignments(tx: Transaction, node_id: str) -> Assignments:
@@ -179,15 +183,38 @@ def assignments(tx: Transaction, node_id: str) -> Assignments:
         items.append(
             Assignment(
                 instance_id=instance.id,
-                workload=workload(instance, app, release, project, node),
+                workload=workload(instance, app, release, project, node, mounts=_mounts(tx, instance, release)),
                 present=instance.desired is not Desired.STOP,
                 asleep=instance.sleep is Sleep.ASLEEP,
             )
         )
-    return Assignments(node_id=node_id, epoch=node.epoch, items=tuple(items))
+    return Assignments(node_id=node_id, epoch=node.epoch, items=tuple(items), volumes=volume_orders(tx, node_id))
 
 
-def workload(instance: Instance, app: App, release: Release, project: Project, node: Node) -> Workload:
+def _mounts(tx: Transaction, instance: Instance, release: Release) -> tuple[WorkloadMount, ...]:
+    """What an instance has of volumes, which are on its node from when it was placed."""
+    names = {volume.id: volume.name for volume in volumes_of(tx, instance, release.config)}
+    return tuple(
+        WorkloadMount(
+            volume_id=mount.volume_id,
+            name=names.get(mount.volume_id, mount.source),
+            destination=mount.destination,
+            read_only=mount.read_only,
+        )
+        for mount in release.config.mounts_of(instance.process)
+        if instance.owner is OwnerKind.APP
+    )
+
+
+def workload(
+    instance: Instance,
+    app: App,
+    release: Release,
+    project: Project,
+    node: Node,
+    *,
+    mounts: tuple[WorkloadMount, ...] = (),
+) -> Workload:
     """What a VM of the instance is, with every name resolved. A one-off run serves nothing and is tried once."""
     config = release.config
     run = instance.owner is OwnerKind.RUN
@@ -216,6 +243,7 @@ def workload(instance: Instance, app: App, release: Release, project: Project, n
         stop_signal=process.stop_signal,
         stop_grace_s=process.stop_grace_s,
         backend=config.backend,
+        mounts=mounts,
     )
 
 
@@ -243,12 +271,13 @@ def accept(unit: Unit, report: NodeReport) -> int:
         raise ForbiddenError("node-ahead", f"node {node.id} reports epoch {report.epoch}", resolution="Register again.")
     if report.epoch < node.epoch:
         return node.epoch
-    if len(report.instances) > MAX_INSTANCES:
-        raise InvalidError("report-too-large", f"a report names at most {MAX_INSTANCES} instances")
+    if len(report.instances) > MAX_INSTANCES or len(report.volumes) > MAX_INSTANCES:
+        raise InvalidError("report-too-large", f"a report names at most {MAX_INSTANCES} instances, and as many volumes")
     for instance_id, observed in report.instances.items():
         instance = unit.tx.instances.get(instance_id)
         if instance is not None and instance.node_id == node.id and instance.live:
             _observe(unit, node, instance, replace(observed, epoch=report.epoch, sequence=report.sequence))
+    take_volumes(unit, node, report)
     _hear(unit, node, _bounded_facts(report.facts))
     return node.epoch
 
@@ -302,6 +331,8 @@ def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> No
             stopped_at=now if observed.phase in TERMINAL else None,
         )
     )
+    if not stored.live:
+        let_go(unit, stored)
     unit.hint(subjects.app(stored.app_id))
     app = unit.tx.apps.get(stored.app_id)
     if app is None:

@@ -18,6 +18,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from types import MappingProxyType
 
 from shellwego.core.apps import RestartMode
 from shellwego.core.assignments import Assignment, Workload
@@ -35,6 +36,7 @@ DELAY_S = 2.0
 """Until what a VM needs before it begins is asked for again."""
 UNASSIGNED_GRACE_S = 10.0
 """For VMs whose assignment, and with it the app's own grace, is gone."""
+NO_OBSTACLES: Mapping[str, str] = MappingProxyType({})
 
 
 class Verdict(StrEnum):
@@ -147,10 +149,13 @@ def converge(
     memories: Mapping[str, Memory],
     health: Mapping[str, Health],
     now: float,
+    *,
+    obstacles: Mapping[str, str] = NO_OBSTACLES,
 ) -> Convergence:
     """Everything one look needs: weigh what ended, decide what to do, say what was seen.
 
-    `health` is by VM id, `memories` and the observations by instance id; `now` is monotonic.
+    `health` is by VM id, `memories` and the observations by instance id; `now` is monotonic. `obstacles` are why no VM of an
+    instance can begin yet: its volumes (`core.volume_convergence.obstacle`).
     """
     wanted = {assignment.instance_id: assignment for assignment in assignments}
     seen = _by_instance(vms)
@@ -159,10 +164,10 @@ def converge(
         for id_, assignment in wanted.items()
     }
     return Convergence(
-        actions=diff(wanted.values(), seen, remembered, now),
+        actions=diff(wanted.values(), seen, remembered, now, obstacles),
         memories=remembered,
         observed={
-            id_: observe(assignment, seen.get(id_, ()), remembered[id_], health)
+            id_: observe(assignment, seen.get(id_, ()), remembered[id_], health, obstacles.get(id_, ""))
             for id_, assignment in wanted.items()
             if not (assignment.present and _is_between(seen.get(id_, ())))
         },
@@ -220,6 +225,7 @@ def diff(
     vms: Mapping[str, Sequence[VmView]],
     memories: Mapping[str, Memory],
     now: float,
+    obstacles: Mapping[str, str] = NO_OBSTACLES,
 ) -> tuple[Action, ...]:
     """What to do so that the host holds what it should; `vms` are by instance."""
     wanted = {assignment.instance_id: assignment for assignment in assignments}
@@ -227,7 +233,10 @@ def diff(
     for id_, assignment in wanted.items():
         own = vms.get(id_, ())
         if assignment.present:
-            actions += _keep_running(assignment, own, memories.get(id_, Memory()), now)
+            memory, obstacle = memories.get(id_, Memory()), obstacles.get(id_, "")
+            actions += [
+                each for each in _keep_running(assignment, own, memory, now) if not (_begins(each) and obstacle)
+            ]
         else:
             actions += _remove(own, assignment.workload.stop_grace_s)
     for id_, own in vms.items():
@@ -236,7 +245,13 @@ def diff(
     return tuple(actions)
 
 
-def observe(assignment: Assignment, vms: Sequence[VmView], memory: Memory, health: Mapping[str, Health]) -> Observed:
+def _begins(action: Action) -> bool:
+    return isinstance(action, RunVm)
+
+
+def observe(
+    assignment: Assignment, vms: Sequence[VmView], memory: Memory, health: Mapping[str, Health], obstacle: str = ""
+) -> Observed:
     """What to report of an instance; epoch and sequence are the reporter's to add."""
     current = _current(vms)
     living = current is not None and current.phase is not VmPhase.ENDED
@@ -245,7 +260,8 @@ def observe(assignment: Assignment, vms: Sequence[VmView], memory: Memory, healt
     if memory.outcome is not None:
         return _observed(memory, current, memory.outcome)
     if current is None or not living:
-        return _observed(memory, current, Phase.STARTING, detail="back-off" if memory.last else "")
+        waits = _observed(memory, current, Phase.STARTING, detail="back-off" if memory.last else "")
+        return replace(waits, detail="volumes", reason=obstacle, reason_code="") if obstacle else waits
     if current.phase is VmPhase.ASLEEP:
         asleep = _observed(memory, current, Phase.ASLEEP)
         return _stuck(replace(asleep, address="", reason="", reason_code="", log_tail=()), memory)

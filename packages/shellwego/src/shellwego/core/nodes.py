@@ -69,6 +69,8 @@ class Backend:
     max_memory_bytes: int = 0
     suspend: bool = False
     """Its VMs can be put on disk, and woken."""
+    volumes: bool = False
+    """Its VMs can be given volumes of this node."""
 
     @property
     def only_by_name(self) -> bool:

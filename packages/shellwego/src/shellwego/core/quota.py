@@ -21,10 +21,13 @@ COUNTED: Mapping[str, str] = {
     "instances": "",
     "memory": "bytes",
     "cpu": "thousandths of a core",
+    "volumes": "",
+    "storage": "bytes",
     "tokens": "",
 }
-"""What has limits, with its unit. `tokens` are those of service accounts that are neither revoked nor expired."""
-OF_PROJECTS = ("apps", "instances", "memory", "cpu")
+"""What has limits, with its unit. `storage` is the sizes of volumes, as wanted. `tokens` are those of service accounts that
+are neither revoked nor expired."""
+OF_PROJECTS = ("apps", "instances", "memory", "cpu", "volumes", "storage")
 """What lies in a project, so that a project may have limits of its own."""
 MOST = 1 << 53
 """No limit is larger: JSON's numbers are exact up to here."""

@@ -18,6 +18,7 @@ import structlog
 
 from shellwego.control.changes import apply, prune
 from shellwego.control.facts import UNFINISHED, placement_request, process_peers, releases_of, rollout_facts
+from shellwego.control.holds import hold, obstacle
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.hints import all_apps, hinted_apps
 from shellwego.control.loops.lease import Leases, run_leased
@@ -118,9 +119,14 @@ def _placements(tx: Transaction, app: App, placer: Placer) -> list[tuple[Instanc
     peers = {process: placer.peers(placed.get(process, {})) for process in {i.process for i in waiting}}
     releases = releases_of(tx, [instance.release_id for instance in waiting])
     outcomes: list[tuple[Instance, Placement | Refusal]] = []
+    claimed: set[str] = set()
     for instance in waiting:
-        request = placement_request(instance, releases[instance.release_id])
-        outcome = placer.place(tx, request, peers[instance.process])
+        release = releases[instance.release_id]
+        held = obstacle(tx, instance, release.config, claimed)
+        request = placement_request(tx, instance, release)
+        outcome = Refusal(held) if held else placer.place(tx, request, peers[instance.process])
+        if isinstance(outcome, Placement):
+            claimed |= release.config.volumes_of(instance.process)
         if isinstance(outcome, Placement) or outcome.reason != instance.placement_reason:
             outcomes.append((instance, outcome))
     return outcomes
@@ -131,7 +137,7 @@ def _store_placements(unit: Unit, app: App, placer: Placer) -> bool:
     for instance, outcome in outcomes:
         match outcome:
             case Placement(node_id):
-                unit.tx.instances.update(
+                placed = unit.tx.instances.update(
                     replace(
                         instance,
                         node_id=node_id,
@@ -140,6 +146,7 @@ def _store_placements(unit: Unit, app: App, placer: Placer) -> bool:
                         placement_reason="",
                     )
                 )
+                hold(unit, placed)
                 unit.hint(subjects.assignments(node_id))
             case Refusal(reason):
                 unit.tx.instances.update(replace(instance, placement_reason=reason))
