@@ -51,6 +51,25 @@ def test_an_emulated_vm_is_a_microvm_with_a_full_cpu_and_a_small_translation_cac
     )
 
 
+def test_a_sealed_disk_is_opened_with_a_secret_that_no_argument_holds() -> None:
+    sealed = DiskPlan("data", 10, read_only=False, secret=11)
+    command = command_line(TCG, "k1", VmResources(), (IMAGE, LAYER, sealed), ())
+    assert "secret,id=k2,format=raw,file=/dev/fd/@secret2@" in values(command.argv, "-object")
+    assert values(command.argv, "-blockdev")[2] == (
+        "driver=luks,key-secret=k2,node-name=d2,file.driver=file,file.filename=/dev/fdset/2,file.locking=off,"
+        "discard=unmap,file.discard=unmap"
+    )
+    assert {"disk2", "secret2"} <= set(command.descriptors)
+    assert "secret0" not in command.descriptors
+
+
+def test_a_sealed_disk_with_a_limit_is_opened_below_it() -> None:
+    sealed = DiskPlan("data", 10, read_only=False, limit=RateLimit(10 * MIB), secret=11)
+    disks = values(command_line(TCG, "k1", VmResources(), (sealed,), ()).argv, "-blockdev")
+    assert disks[0].startswith("driver=luks,key-secret=k0,node-name=f0,")
+    assert disks[1].startswith("driver=throttle,node-name=d0,throttle-group=g0,file=f0,")
+
+
 def test_a_hardware_vm_has_the_host_s_cpu_and_kvm_s_clock() -> None:
     argv = command_line(KVM, "k1", VmResources(), (IMAGE,), ()).argv
     assert values(argv, "-accel") == ["kvm"]

@@ -23,6 +23,8 @@ from plasmavmc.forking import copy_of
 from plasmavmc.guest.api import CopyingChannel, ExecSession, GuestChannel
 from plasmavmc.host.operations import Host, Keep, ProcessId, Swept
 from plasmavmc.hypervisor.backend import Reserving
+from plasmavmc.mounted import RunningVm
+from plasmavmc.mounts import check_volumes
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
 from plasmavmc.sleeping import SuspendableMachine
@@ -44,6 +46,7 @@ from plasmavmc.types import (
     check_id,
     vm_key,
 )
+from plasmavmc.volumes import Volumes
 
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,255}")
@@ -69,6 +72,12 @@ class VmManager:
         self._revision = 0
         self._wake = asyncio.Event()
         self._templates: set[asyncio.Task[None]] = set()
+        parts.volumes.bind(self._reach)
+
+    @property
+    def volumes(self) -> Volumes:
+        """The node's volumes."""
+        return self._parts.volumes
 
     # Start and end of the engine
 
@@ -396,6 +405,14 @@ class VmManager:
         except KeyError:
             raise NotFoundError("vm-not-found", f"there is no VM {vm_id}") from None
 
+    def _reach(self, vm_id: str) -> RunningVm | None:
+        """A VM for its volumes, while its workload runs."""
+        machine = self._machines.get(vm_id)
+        if machine is None or machine.channel is None or machine.record.handle is None:
+            return None
+        handle = machine.record.handle
+        return RunningVm(handle, self._parts.registry.get(handle.backend), machine.channel)
+
     def _notify(self) -> None:
         self._revision += 1
         self._wake.set()
@@ -424,6 +441,7 @@ def check_spec(spec: VmSpec) -> None:
         )
     _check_resources(spec.resources)
     _check_limits(spec)
+    check_volumes(spec.volumes)
     if spec.command == () and spec.entrypoint == ():
         raise InvalidSpecError("command", "nothing would run", resolution="Leave both out to run what the image says.")
     if len(spec.networks) > 1:
@@ -451,6 +469,8 @@ def _limited_networks(spec: VmSpec) -> tuple[str, ...]:
 
 def _check_limits(spec: VmSpec) -> None:
     _check_limit("resources.disk_limit", spec.resources.disk_limit)
+    for index, volume in enumerate(spec.volumes):
+        _check_limit(f"volumes[{index}].limit", volume.limit)
     for index, network in enumerate(spec.networks):
         for way, limit in (("receive", network.receive), ("transmit", network.transmit)):
             _check_limit(f"networks[{index}].{way}", limit)

@@ -18,6 +18,8 @@ Traps (QEMU 7.2):
   `tsc_early_khz` must be the host's true value.
 - Memory is a memfd that can be shared, so that a snapshot is devices' state alone (70 KiB) and its copy. A guest restored
   from one needs the same device line, and its RAM under the same name: `memory-backend-memfd` and `-file` agree on it.
+- A secret is read from `/dev/fd/N`, opened again, so its file must be readable by the VMM's uid; and as text, so what opens
+  a sealed disk is its key in hexadecimal. The size of a sealed disk is, to QEMU, what its guest sees.
 - A throttle group's limits are an object; `x-bps-total` and its like are QEMU's own shorthand, and may go. The bucket holds
   a tenth of a second's worth.
 - A page that a guest reports as free is punched out of its memfd. Where several VMs begin with one memfd each would take it
@@ -72,6 +74,11 @@ def disk_name(index: int) -> str:
     return f"disk{index}"
 
 
+def secret_name(index: int) -> str:
+    """Name of the descriptor of the passphrase of the disk at `index`."""
+    return f"secret{index}"
+
+
 def nic_name(index: int) -> str:
     """Name of the descriptor of the tap at `index`."""
     return f"tap{index}"
@@ -105,7 +112,8 @@ def command_line(
     )
     names = ("kernel", "initrd", "channel", "console", "qmp", *(() if memory is None else ("memory",)))
     taken = (*map(disk_name, range(len(disks))), *map(nic_name, range(len(nics))))
-    return CommandLine(tuple(chain.from_iterable(sections)), (*names, *taken))
+    secrets = (secret_name(index) for index, disk in enumerate(disks) if disk.secret >= 0)
+    return CommandLine(tuple(chain.from_iterable(sections)), (*names, *taken, *secrets))
 
 
 _TRAITS = ("-M", "-cpu", "-smp", "-m", "-device")
@@ -187,10 +195,12 @@ def _disk(index: int, disk: DiskPlan) -> tuple[str, ...]:
     access = "read-only=on" if disk.read_only else "discard=unmap,file.discard=unmap"
     on_error = "" if disk.read_only else ",werror=report"
     file = f"file.driver=file,file.filename=/dev/fdset/{index},file.locking=off"
-    limited = disk.limit != NO_LIMIT
+    limited, sealed = disk.limit != NO_LIMIT, disk.secret >= 0
+    form = f"driver=luks,key-secret=k{index}" if sealed else "driver=raw"
     return (
         *("-add-fd", f"fd=@{disk_name(index)}@,set={index}"),
-        *("-blockdev", f"driver=raw,node-name={'f' if limited else 'd'}{index},{file},{access}"),
+        *(("-object", f"secret,id=k{index},format=raw,file=/dev/fd/@{secret_name(index)}@") if sealed else ()),
+        *("-blockdev", f"{form},node-name={'f' if limited else 'd'}{index},{file},{access}"),
         *(_throttle(index, disk) if limited else ()),
         *("-device", f"virtio-blk-device,drive=d{index}{on_error}"),
     )
