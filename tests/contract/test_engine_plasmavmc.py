@@ -10,10 +10,11 @@ import pytest
 from shellwego.core.nodes import Backend
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine
 from tests.contract.engine_contract import EngineContract, EngineUnderTest, MakeEngine
+from tests.contract.volume_engine_contract import VolumeEngineContract
 from tests.engine.engine_rig import EngineRig
 
 
-class TestPlasmaEngine(EngineContract):
+class TestPlasmaEngine(EngineContract, VolumeEngineContract):
     @pytest.fixture
     def make(self, tmp_path: Path) -> MakeEngine:
         async def make() -> EngineUnderTest:

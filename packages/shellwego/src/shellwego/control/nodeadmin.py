@@ -79,7 +79,7 @@ def remove_node(unit: Unit, node: Node, *, force: bool = False) -> None:
     reason = f"node {node.name} was removed"
     lost = lose_instances(unit, node, reason)
     gone = lose_volumes(unit, node, reason)
-    data = {"name": node.name, "lost": str(lost), "lost_volumes": str(gone)}
+    data = {"name": node.name, "lost": str(lost), **({"lost_volumes": str(gone)} if gone else {})}
     unit.emit("node.removed", node.id, severity="warning", data=data)
     forget_keys(unit, node.id)
     unit.tx.nodes.delete(node.id)

@@ -24,7 +24,7 @@ from shellwego.core.apps import MIB, AppConfig
 from shellwego.core.errors import FieldError
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-MIN_BYTES, MAX_BYTES = 16 * MIB, 64 << 40
+MIN_BYTES, MAX_BYTES = 16 * MIB, 16 << 40
 MAX_SNAPSHOTS = 64
 """Of a volume."""
 MAX_DESCRIPTION = 200
