@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BACK_S = 1.0
 """So long somebody who died is away."""
-OPERATIONS = ("deploy", "deploy-bad", "rollback", "scale", "sleep", "destroy")
+OPERATIONS = ("deploy", "deploy-bad", "rollback", "scale", "sleep", "attach", "destroy")
 
 
 class Mortal(Protocol):

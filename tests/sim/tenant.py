@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING
 
 from shellwego.control import apps, deployments
 from shellwego.control.apps import AppWish, current_deployment
+from shellwego.control.attachments import attach
 from shellwego.control.authorization import Access
 from shellwego.control.config import ConfigWish
 from shellwego.control.deployments import Rollout
 from shellwego.control.idempotency import Answer, make_key
 from shellwego.control.images import choose_image
+from shellwego.control.mounts import volume_named
 from shellwego.control.runs import RunWish, create_run, stop_run
 from shellwego.control.scopes import AppTarget, ProjectTarget
 from shellwego.control.sleep import resume, suspend
 from shellwego.control.unit import Caller, Unit
-from shellwego.core.apps import App, Service
+from shellwego.control.volumes import VolumeWish, create_volume
+from shellwego.core.apps import App, Mount, Service
 from shellwego.core.deployments import CanaryPlan
 from shellwego.core.errors import ConflictError, ForbiddenError, ShellWeGoError, UnavailableError
 from shellwego.core.instances import OwnerKind, Phase, Sleep
@@ -52,6 +55,7 @@ EFFECTS = {
     "sleep": "instance.suspending",
     "wake": "instance.resuming",
     "cancel": "app.deployment.cancelled",
+    "attach": "app.deployment.requested",
     "destroy": "app.deleting",
 }
 """The event by which each operation is told, once."""
@@ -186,6 +190,9 @@ class Tenant:
                 model.stopped = request.operation == "stop"
             case "destroy":
                 model.destroyed = True
+            case "attach":
+                model.counts["web"] = 1
+                model.deployments[str(answer["deployment"])] = request.tag
             case "deploy" | "deploy-bad" | "rollback" | "restart":
                 model.generation += request.operation == "restart"
                 model.deployments[str(answer["deployment"])] = request.tag
@@ -357,6 +364,19 @@ def _wake(unit: Unit, app: App) -> Mapping[str, object]:
     return {"instance": resume(unit, asleep[0]).id}
 
 
+def _attach(unit: Unit, app: App) -> Mapping[str, object]:
+    """A volume of its own, which one instance can have."""
+    project = unit.tx.projects.get(app.project_id)
+    name = f"data-{app.name}"
+    volume = volume_named(unit.tx, app.project_id, name)
+    if not app.last_release_number or project is None:
+        raise ConflictError("never-deployed", "it has no release yet")
+    volume = volume or create_volume(unit, project, VolumeWish(name=name, size_bytes=1 << 30))
+    scaled = apps.scale_app(unit, app, {"web": 1})
+    made = attach(unit, volume, scaled, Mount(source=name, destination="/data"))
+    return {"deployment": made.id if made else ""}
+
+
 def _cancel(unit: Unit, app: App) -> Mapping[str, object]:
     deployment = current_deployment(unit.tx, app)
     if deployment is None:
@@ -373,6 +393,7 @@ _SIMPLE: Mapping[str, Callable[[int], Work]] = {
     "stop-run": lambda number: _stop_run,
     "sleep": _sleep,
     "wake": lambda number: _wake,
+    "attach": lambda number: _attach,
     "cancel": lambda number: _cancel,
     "destroy": lambda number: _destroy,
 }
