@@ -141,6 +141,7 @@ class BackendView(Struct, kw_only=True, frozen=True):
     isolation: str
     reason: str
     suspend: bool
+    volumes: bool
 
 
 class CanaryView(Struct, kw_only=True, frozen=True):
