@@ -250,6 +250,16 @@ class VolumesContract:
         assert await sizes(driver) == {"vol_1": SIZE, "vol_2": 2 * SIZE}
         assert await driver.free_bytes() > 0
 
+    async def test_one_is_found_by_its_id_or_by_a_snapshot_of_it(self, driver: VolumeDriver) -> None:
+        for number in (1, 2):
+            await driver.create(f"vol_{number}", number * SIZE, blank)
+            await driver.snapshot(f"vol_{number}", f"snap_{number}")
+        for one in await driver.volumes():
+            assert await driver.find(one.volume_id) == one
+            assert await driver.origin(one.snapshots[0].snapshot_id) == one
+        assert await driver.find("vol_3") is None
+        assert await driver.origin("snap_3") is None
+
     @pytest.mark.parametrize("bad", ["", "../vol", "a/b", "Vol_1", ".", "vol\0", "-vol", "v" * 65, "vol_1.part", "*"])
     async def test_ids_are_from_an_allow_list(self, driver: VolumeDriver, bad: str) -> None:
         await driver.create("vol_1", SIZE, blank)

@@ -35,6 +35,7 @@ from shellwego.core.deployments import Deployment, DeploymentState, Stage
 from shellwego.core.images import Image, ImageState
 from shellwego.core.instances import Desired, Instance
 from shellwego.core.nodes import Backend, Node, NodeFacts
+from shellwego.core.placement_rules import ANYWHERE, PlacementRules
 from shellwego.core.routing import EdgeReport, RouteTable
 from shellwego.core.tenancy import Organization, Project
 from shellwego.core.vms import VmPhase, VmView
@@ -305,12 +306,13 @@ class World:
         rollback: bool = True,
         strategy: str = "rolling",
         mounts: tuple[Mount, ...] = (),
+        placement: PlacementRules = ANYWHERE,
         **numbers: object,
     ) -> str:
         """As the use case does it: a release and a deployment, nothing else. `numbers` are more fields of the deployment."""
         services = (Service(process=process.name, port=port),) if port else ()
         known = digest or f"sha256:{image}"
-        config = AppConfig(image=image, processes=(process,), services=services, mounts=mounts)
+        config = AppConfig(image=image, processes=(process,), services=services, mounts=mounts, placement=placement)
 
         def ask(unit: Unit) -> str:
             app = self._app(unit.tx)

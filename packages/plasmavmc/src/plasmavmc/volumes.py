@@ -119,7 +119,7 @@ class Volumes:
         _check_size(size_bytes)
         _check_key(key)
         async with self._alone(volume_id):
-            present = await self._find(volume_id)
+            present = await self._driver.find(volume_id)
             if present is not None:
                 await self._take_for_same(present, size_bytes, key)
                 return
@@ -149,11 +149,13 @@ class Volumes:
         _check_size(size_bytes)
         check_id("snapshot_id", snapshot_id)
         async with self._alone(volume_id):
-            present = await self._find(volume_id)
+            present = await self._driver.find(volume_id)
             if present is not None:
                 _check_same_size(present, size_bytes)
                 return
-            origin = await self._origin(snapshot_id)
+            origin = await self._driver.origin(snapshot_id)
+            if origin is None:
+                raise no_snapshot(snapshot_id)
             least = next(each.size_bytes for each in origin.snapshots if each.snapshot_id == snapshot_id)
             if size_bytes < least - _overhead(origin):
                 raise InvalidSpecError(
@@ -200,7 +202,7 @@ class Volumes:
         check_id("snapshot_id", snapshot_id)
         async with self._alone(volume_id):
             await self._existing(volume_id)
-            owner = await self._owner(snapshot_id)
+            owner = await self._driver.origin(snapshot_id)
             if owner is not None and owner.volume_id != volume_id:
                 raise snapshot_exists(snapshot_id)
             if owner is None:
@@ -244,7 +246,7 @@ class Volumes:
             HostError: as `create`.
         """
         async with self._alone(volume_id):
-            if await self._find(volume_id) is not None:
+            if await self._driver.find(volume_id) is not None:
                 await self._check_free(volume_id, "deleted")
                 await self._driver.delete(volume_id)
             self._keys.pop(volume_id, None)
@@ -257,7 +259,7 @@ class Volumes:
             HostError: as `create`.
         """
         check_id("snapshot_id", snapshot_id)
-        owner = await self._owner(snapshot_id)
+        owner = await self._driver.origin(snapshot_id)
         if owner is not None:
             async with self._alone(owner.volume_id):
                 await self._driver.delete_snapshot(snapshot_id)
@@ -313,25 +315,11 @@ class Volumes:
         """Orders for one volume follow each other."""
         return self._locks.setdefault(check_id("volume_id", volume_id), asyncio.Lock())
 
-    async def _find(self, volume_id: str) -> StoredVolume | None:
-        return next((each for each in await self._driver.volumes() if each.volume_id == volume_id), None)
-
     async def _existing(self, volume_id: str) -> StoredVolume:
-        volume = await self._find(volume_id)
+        volume = await self._driver.find(volume_id)
         if volume is None:
             raise no_volume(volume_id)
         return volume
-
-    async def _owner(self, snapshot_id: str) -> StoredVolume | None:
-        """The volume that a snapshot is of."""
-        volumes = await self._driver.volumes()
-        return next((each for each in volumes if any(s.snapshot_id == snapshot_id for s in each.snapshots)), None)
-
-    async def _origin(self, snapshot_id: str) -> StoredVolume:
-        owner = await self._owner(snapshot_id)
-        if owner is None:
-            raise no_snapshot(snapshot_id)
-        return owner
 
     async def _take_for_same(self, present: StoredVolume, size_bytes: int, key: bytes | None) -> None:
         _check_same_size(present, size_bytes)

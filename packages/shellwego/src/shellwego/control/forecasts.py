@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 from shellwego.control.facts import node_usage, process_peers, process_request, releases_of
 from shellwego.control.instances import live_instances
+from shellwego.control.preemption import find_room
+from shellwego.control.priorities import allowed_priority
 from shellwego.core.apps import App, AppConfig, Process, wanted_counts
 from shellwego.core.deployments import IMMEDIATE, Strategy
 from shellwego.core.fleet import Fleet
@@ -31,6 +33,8 @@ class ProcessForecast:
     """Why the first that are to come could not be placed now; empty: they could."""
     pause: str = ""
     """The volume for which old instances stop before new ones start; empty: they need not."""
+    evicts: int = 0
+    """How many of lower priority would have to make room for the first that has none; 0: nothing makes it."""
 
 
 def forecast(
@@ -55,8 +59,10 @@ def forecast(
         fleet = Fleet(nodes, _with_room(usage, stale, told, steps))
         mounted = (tx.volumes.get(mount.volume_id) for mount in config.mounts_of(process.name))
         request = process_request(process, config, [volume for volume in mounted if volume is not None])
-        obstacle = _obstacle(fleet, request, peers.get(process.name, {}), wave)
-        found.append(replace(told, obstacle=obstacle, pause=pause))
+        beside: Mapping[str, int] = peers.get(process.name, {})
+        obstacle = _obstacle(fleet, request, beside, wave)
+        made = find_room(tx, app, request, allowed_priority(tx, app, config), beside) if obstacle else None
+        found.append(replace(told, obstacle=obstacle, pause=pause, evicts=len(made.victims) if made else 0))
     gone = {i.process for i in living} - wanted.keys()
     found += [
         ProcessForecast(process=name, count=0, kept=0, started=0, stopped=sum(i.process == name for i in living))

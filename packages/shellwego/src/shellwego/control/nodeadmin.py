@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from shellwego.control.changes import apply
 from shellwego.control.instances import LIVE_PHASES
-from shellwego.control.nodekeys import forget_keys
+from shellwego.control.nodekeys import retire_keys
 from shellwego.control.unit import Unit
 from shellwego.control.volumereports import lose_volumes
 from shellwego.core.changes import Lose
@@ -58,7 +58,7 @@ def wake_waiting(unit: Unit) -> None:
 
 def remove_node(unit: Unit, node: Node, *, force: bool = False) -> None:
     """Forget a node. What was on it is lost, and comes elsewhere, but for volumes; where its agent still lives, that stops
-    it once it hears that it is not known any more.
+    it once it hears that it was put out.
 
     Raises:
         ConflictError: it is neither drained nor down, or volumes live there, and that is not forced.
@@ -81,7 +81,7 @@ def remove_node(unit: Unit, node: Node, *, force: bool = False) -> None:
     gone = lose_volumes(unit, node, reason)
     data = {"name": node.name, "lost": str(lost), **({"lost_volumes": str(gone)} if gone else {})}
     unit.emit("node.removed", node.id, severity="warning", data=data)
-    forget_keys(unit, node.id)
+    retire_keys(unit, node.id)
     unit.tx.nodes.delete(node.id)
 
 

@@ -13,7 +13,8 @@ Traps (QEMU 7.2):
 - `fd=` on a tap forbids `ifname`, `script` and `vnet_hdr`.
 - Debian's kernel needs `acpi=on` (it cannot take devices from its command line). One of our own needs `acpi=off`: QEMU then
   writes the devices onto its command line, and without PCI it could not load ACPI's tables. Which machine a VM has follows
-  from its kernel alone, so a suspended one gets its own again, whatever kernel is in use by then.
+  from its kernel alone, so a suspended one gets its own again, whatever kernel is in use by then. Without ACPI there are
+  places for eight devices, with it for 24.
 - Without KVM's clock a kernel needs the frequency of the TSC: under load nine of ten boots hung calibrating it.
   `tsc_early_khz` must be the host's true value.
 - Memory is a memfd that can be shared, so that a snapshot is devices' state alone (70 KiB) and its copy. A guest restored
@@ -41,6 +42,8 @@ from plasmavmc.host.names import HostNames
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan
 from plasmavmc.types import MIB, NO_LIMIT, Acceleration, VmResources, VmSpec
 
+OWN_KERNEL_DISKS = 5
+"""Without ACPI a microvm has eight places for devices in all: these, an interface, the channel and the balloon."""
 CHANNEL_PORT = "ctl"
 """Name of the virtio-serial port that the guest's init opens."""
 TRANSLATION_CACHE_MIB = 32
@@ -60,6 +63,8 @@ class QemuMachine:
     architecture: Architecture = field(default_factory=host_architecture)
     balloon: bool = False
     """The guest's kernel has the driver. Without it the device is there, and nothing comes back."""
+    max_disks: int = 12
+    """That a VM may have, its own two among them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,8 @@ class KvmBackend:
 
     @property
     def capabilities(self) -> BackendCapabilities:
-        return replace(capabilities_of(self._machine.acceleration), balloon=self._machine.balloon)
+        can = capabilities_of(self._machine.acceleration)
+        return replace(can, balloon=self._machine.balloon, max_disks=self._machine.max_disks)
 
     def use(self, machine: QemuMachine) -> None:
         """Give new VMs another machine; those that run keep theirs."""
@@ -392,7 +393,6 @@ def capabilities_of(acceleration: Acceleration) -> BackendCapabilities:
         isolation=Isolation.HARDWARE_VM if kvm else Isolation.EMULATED_VM,
         max_vcpus=32 if kvm else 8,
         max_memory_bytes=256 * GIB,
-        max_disks=12,
         max_nics=4,
         pause=True,
         suspend=True,

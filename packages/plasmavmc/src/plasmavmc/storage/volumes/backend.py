@@ -75,6 +75,12 @@ class VolumeDriver(Protocol):
         """Remove a snapshot. Unknown ids are fine. `ConflictError`: `snapshot-has-clones`, where volumes that began with it
         still need it."""
 
+    async def find(self, volume_id: str) -> StoredVolume | None:
+        """A volume as it is now; None where there is none."""
+
+    async def origin(self, snapshot_id: str) -> StoredVolume | None:
+        """The volume that a snapshot is of; None where there is no such snapshot."""
+
     async def volumes(self) -> tuple[StoredVolume, ...]:
         """All that there is, by id."""
 

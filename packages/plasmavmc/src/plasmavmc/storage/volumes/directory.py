@@ -142,6 +142,17 @@ class VolumeDirectory:
                 path.unlink(missing_ok=True)
                 _sync(path.parent)
 
+    async def find(self, volume_id: str) -> StoredVolume | None:
+        return await in_thread(self._described, self._place(volume_id))
+
+    async def origin(self, snapshot_id: str) -> StoredVolume | None:
+        path = await in_thread(self._found, snapshot_id)
+        return None if path is None else await in_thread(self._described, path.parent)
+
+    def _described(self, place: Path) -> StoredVolume | None:
+        with volume_errors("look at a volume"):
+            return next((_described(place / name) for name in (_OPEN, _SEALED) if (place / name).exists()), None)
+
     async def volumes(self) -> tuple[StoredVolume, ...]:
         return await in_thread(self._list)
 

@@ -52,6 +52,8 @@ class MemoryVolumes:
 
     async def clone(self, snapshot_id: str, volume_id: str, size_bytes: int) -> None:
         origin = self._origin(snapshot_id)
+        if origin is None:
+            raise no_snapshot(snapshot_id)
         content = origin.snapshots[snapshot_id]
         size = max(size_bytes, os.fstat(content).st_size)
         await self.create(volume_id, size, lambda target: sparse_copy(content, target), sealed=origin.sealed)
@@ -65,7 +67,7 @@ class MemoryVolumes:
 
     async def snapshot(self, volume_id: str, snapshot_id: str) -> None:
         volume = self._volume(volume_id)
-        if any(check_id("snapshot_id", snapshot_id) in each.snapshots for each in self._volumes.values()):
+        if self._origin(snapshot_id) is not None:
             raise snapshot_exists(snapshot_id)
         size = os.fstat(volume.file).st_size
         copied = self._made(snapshot_id, lambda target: sparse_copy(volume.file, target), size)
@@ -95,6 +97,13 @@ class MemoryVolumes:
             if (content := volume.snapshots.pop(snapshot_id, None)) is not None:
                 os.close(content)
 
+    async def find(self, volume_id: str) -> StoredVolume | None:
+        return self._described(volume_id) if check_id("volume_id", volume_id) in self._volumes else None
+
+    async def origin(self, snapshot_id: str) -> StoredVolume | None:
+        origin = self._origin(snapshot_id)
+        return next((self._described(name) for name, each in self._volumes.items() if each is origin), None)
+
     async def volumes(self) -> tuple[StoredVolume, ...]:
         return tuple(self._described(volume_id) for volume_id in sorted(self._volumes))
 
@@ -107,12 +116,9 @@ class MemoryVolumes:
             raise no_volume(volume_id)
         return volume
 
-    def _origin(self, snapshot_id: str) -> _Volume:
+    def _origin(self, snapshot_id: str) -> _Volume | None:
         check_id("snapshot_id", snapshot_id)
-        for volume in self._volumes.values():
-            if snapshot_id in volume.snapshots:
-                return volume
-        raise no_snapshot(snapshot_id)
+        return next((volume for volume in self._volumes.values() if snapshot_id in volume.snapshots), None)
 
     def _made(self, name: str, fill: Fill, size_bytes: int) -> int:
         file = os.memfd_create(name, os.MFD_CLOEXEC)

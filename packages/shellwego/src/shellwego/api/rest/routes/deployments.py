@@ -123,6 +123,7 @@ def _forecast(each: ProcessForecast) -> ProcessPlanView:
         stopped=each.stopped,
         obstacle=each.obstacle or None,
         pause=each.pause or None,
+        evicts=each.evicts,
     )
 
 
