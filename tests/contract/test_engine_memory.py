@@ -8,8 +8,7 @@ import pytest
 
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.engine.memory import MemoryEngine
-from shellwego.ports.engine import VmOrder
-from shellwego.ports.volumes import VolumeView
+from shellwego.ports.engine import VmOrder, VolumeView
 from tests.contract.engine_contract import EngineContract, EngineUnderTest, MakeEngine
 from tests.contract.volume_engine_contract import VolumeEngineContract
 

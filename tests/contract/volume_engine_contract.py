@@ -9,8 +9,7 @@ import pytest
 
 from shellwego.core.assignments import WorkloadMount
 from shellwego.core.errors import ConflictError, NotFoundError, ShellWeGoError
-from shellwego.ports.engine import VmOrder
-from shellwego.ports.volumes import VolumeEngine, VolumeView
+from shellwego.ports.engine import VmOrder, VolumeEngine, VolumeView
 from tests.contract.engine_contract import EngineUnderTest, MakeEngine, ended, order, running, see
 
 MIB = 1 << 20

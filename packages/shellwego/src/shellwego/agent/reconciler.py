@@ -39,8 +39,7 @@ from shellwego.core.instances import SUSPEND_FAILED, Observed
 from shellwego.core.troubles import Troubles
 from shellwego.core.vms import VmPhase, VmView
 from shellwego.ports.clock import Clock
-from shellwego.ports.engine import Engine, VmOrder
-from shellwego.ports.volumes import VolumeEngine
+from shellwego.ports.engine import Engine, VmOrder, VolumeEngine
 
 _CHECKED = (VmPhase.RUNNING, VmPhase.SUSPENDING)
 """One that falls asleep keeps its checks' word, in case that it does not."""

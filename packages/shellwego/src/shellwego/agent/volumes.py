@@ -30,7 +30,7 @@ from shellwego.core.volume_convergence import (
 )
 from shellwego.core.volumes import ObservedVolume, VolumeView
 from shellwego.ports.clock import Clock
-from shellwego.ports.volumes import VolumeEngine
+from shellwego.ports.engine import VolumeEngine
 
 _log = structlog.get_logger(__name__)
 

@@ -167,10 +167,11 @@ _SCALES = {
 
 
 _SHOWN = ("apps", "instances", "memory", "cpu", "volumes", "storage")
+"""A server that is one version behind tells some of them only."""
 
 
 def _amounts(used: dict[str, int]) -> dict[str, object]:
-    return {name: _amount(name, used[name]) for name in _SHOWN}
+    return {name: _amount(name, used[name]) for name in _SHOWN if name in used}
 
 
 def _amount(name: str, value: int | None) -> object:

@@ -135,7 +135,7 @@ class MemoryAttachment:
 
 
 class MemoryEngine:
-    """`ports.engine.Engine` and `ports.volumes.VolumeEngine` in memory. Faults: `boots_fail_with`, `sleep_fails_with`, `die`
+    """`ports.engine.Engine` and `VolumeEngine` in memory. Faults: `boots_fail_with`, `sleep_fails_with`, `die`
     (as a VMM killed), `disks.fails_with`."""
 
     def __init__(self, clock: Clock, *, boot_s: float = 0.2, name: str = "memory") -> None:

@@ -208,7 +208,7 @@ class PlasmaExec:
 
 
 class PlasmaEngine:
-    """`ports.engine.Engine` and `ports.volumes.VolumeEngine` on a `VmManager`."""
+    """`ports.engine.Engine` and `VolumeEngine` on a `VmManager`."""
 
     def __init__(
         self,
