@@ -13,7 +13,8 @@ from shellwego.core.assignments import VolumeOrder
 from shellwego.core.errors import InvalidError, UnavailableError
 from shellwego.core.fleet import Fleet
 from shellwego.core.nodes import Node, NodeHealth
-from shellwego.core.placement import Home, Placement, PlacementRequest, Refusal
+from shellwego.core.placement import NOTHING, Home, NodeUsage, Placement, PlacementRequest, Refusal
+from shellwego.core.preemption import reserved, shortlist
 from shellwego.core.volume_convergence import (
     CreateVolume,
     ResizeVolume,
@@ -160,6 +161,12 @@ class TestPlacement:
         others = [node for node in self.NODES if node.id != "node_1"]
         assert Fleet(others).place(self.REQUEST) == Refusal("no node fits: 2 do not hold the volume data")
         assert Fleet().place(self.REQUEST) == Refusal("no node fits: no node has joined yet")
+
+    def test_no_eviction_makes_room_for_it_elsewhere(self) -> None:
+        may_go = {node.id: NodeUsage(memory_bytes=1 << 30) for node in self.NODES}
+        assert [n.id for n in shortlist(self.REQUEST, self.NODES, {}, may_go)] == ["node_1"]
+        assert reserved(self.REQUEST, self.NODES[2], NOTHING, 0) is None
+        assert reserved(self.REQUEST, self.NODES[1], NOTHING, 0) == Placement("node_1")
 
     def test_a_volume_that_lives_nowhere_needs_a_node_that_keeps_volumes(self) -> None:
         wish = replace(self.REQUEST, home=None, volumes=True)

@@ -39,6 +39,10 @@ def hold(unit: Unit, instance: Instance) -> None:
     """Give an instance that was placed its volumes; those that live nowhere yet live on its node from now on."""
     release = releases_of(unit.tx, [instance.release_id])[instance.release_id]
     for volume in volumes_of(unit.tx, instance, release.config):
+        if volume.node_id not in ("", instance.node_id):
+            raise RuntimeError(
+                f"{instance.id} was placed away from the volume {volume.id}, which is on {volume.node_id}"
+            )
         held = restated(replace(volume, instance_id=instance.id, node_id=instance.node_id))
         tell(unit, unit.tx.volumes.update(held), "volume.attached", {"instance": instance.id, "node": held.node_id})
 

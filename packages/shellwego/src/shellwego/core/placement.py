@@ -145,11 +145,8 @@ def objection(request: PlacementRequest, node: Node, used: NodeUsage, *, choice:
     """The first filter that the node does not pass; None where the instance may go there. `choice` is whether there are
     dependable nodes at all: then one that goes down again and again gets nothing; where there is none, it has to run
     somewhere, and so has what can be on one node only."""
-    if request.home is not None and request.home.node_id != node.id:
-        return away(request.home)
-    choice = choice and request.home is None
-    found = standing_objection(request, node, choice=choice) or room_objection(request, room_on(node, used))
-    return _at_home(request.home, found) if request.home is not None and found is not None else found
+    standing = standing_objection(request, node, choice=choice)
+    return standing or _at_home(request.home, room_objection(request, room_on(node, used)))
 
 
 def away(home: Home) -> Objection:
@@ -158,15 +155,20 @@ def away(home: Home) -> Objection:
     return Objection("home", f"does not {text}", f"do not {text}")
 
 
-def _at_home(home: Home, found: Objection) -> Objection:
-    """What speaks against the one node that it could be."""
+def _at_home(home: Home | None, found: Objection | None) -> Objection | None:
+    """What speaks against the one node that it could be, where there is only one."""
+    if home is None or found is None:
+        return found
     return replace(found, one=f"holds the volume {home.volume} and {found.one}")
 
 
 def standing_objection(request: PlacementRequest, node: Node, *, choice: bool) -> Objection | None:
     """As `objection`, of what does not depend on how full the node is."""
+    if request.home is not None and request.home.node_id != node.id:
+        return away(request.home)
     found = _health_objection(node) or rules_objection(request.rules, node) or _backend_objection(request, node)
-    return found or (_FLAPS if choice and node.flapping_since is not None else None)
+    flaps = choice and request.home is None and node.flapping_since is not None
+    return _at_home(request.home, found or (_FLAPS if flaps else None))
 
 
 def rules_objection(rules: PlacementRules, node: Node) -> Objection | None:
