@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterable
 from dataclasses import replace
 
 import pytest
 
+from shellwego.core.errors import ConflictError
+from shellwego.core.vms import VmPhase
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.engine.memory import MemoryEngine
 from shellwego.ports.engine import VmOrder, VolumeView
@@ -24,6 +27,20 @@ class TestMemoryEngine(EngineContract, VolumeEngineContract):
             return EngineUnderTest(engine, DIGEST)
 
         return make
+
+    @pytest.fixture
+    def elsewhere(self, make: MakeEngine) -> MakeEngine:
+        return make
+
+
+class CarelessEngine(MemoryEngine):
+    """Wrong: it takes in whatever comes, for whomever."""
+
+    async def import_memory(self, order: VmOrder, stream: AsyncIterable[bytes]) -> None:
+        async for _ in stream:
+            pass
+        await self.run(order)
+        self._vms[order.vm_id].view = replace(self._vms[order.vm_id].view, phase=VmPhase.ASLEEP)
 
 
 class ForgetfulEngine(MemoryEngine):
@@ -65,6 +82,21 @@ class TestTheContractRejectsAWrongEngine:
             await contract.test_a_volume_is_made_once_and_only_grows(make)
         with pytest.raises(AssertionError):
             await contract.test_a_vm_has_its_volume_until_it_has_ended_and_nobody_else_has(make)
+
+    async def careless(self) -> EngineUnderTest:
+        return EngineUnderTest(CarelessEngine(SystemClock(), boot_s=0.01), DIGEST)
+
+    async def test_that_goes_on_without_what_it_knew(self) -> None:
+        with pytest.raises((AssertionError, ConflictError)):
+            await EngineContract().test_what_sleeps_goes_on_elsewhere_with_what_it_knew(self.careless, self.careless)
+
+    async def test_that_takes_a_memory_of_a_stranger(self) -> None:
+        with pytest.raises(pytest.fail.Exception):
+            await EngineContract().test_a_memory_is_for_nobody_else(self.careless, self.careless)
+
+    async def test_that_takes_half_a_memory(self) -> None:
+        with pytest.raises(pytest.fail.Exception):
+            await EngineContract().test_of_a_memory_that_breaks_off_nothing_is_there(self.careless, self.careless, 0.5)
 
     async def test_that_takes_what_sleeps_for_a_crash(self) -> None:
         with pytest.raises(AssertionError):

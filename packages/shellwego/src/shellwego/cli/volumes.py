@@ -10,9 +10,9 @@ import click
 from shellwego.cli.failure import FAILED, TIMED_OUT, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one, size
-from shellwego.cli.pages import MOST, every
 from shellwego.cli.rollout import follow
 from shellwego.cli.session import Session, about_no_app, shared
+from shellwego.client.pages import MOST, every
 
 if TYPE_CHECKING:
     from shellwego.client.generated import SnapshotView, VolumeChange, VolumeDetail, VolumeView

@@ -80,7 +80,8 @@ def placement_request(tx: Transaction, instance: Instance, release: Release) -> 
         memory_bytes=instance.memory_bytes,
         disk_bytes=instance.disk_bytes,
     )
-    return process_request(sized, release.config, volumes_of(tx, instance, release.config))
+    request = process_request(sized, release.config, volumes_of(tx, instance, release.config))
+    return replace(request, image=release.image_digest)
 
 
 def volumes_of(tx: Transaction, instance: Instance, config: AppConfig) -> list[Volume]:
