@@ -15,7 +15,7 @@ from shellwego.core.assignments import NodeReport, Registration
 from shellwego.core.errors import ForbiddenError, InvalidError
 from shellwego.core.instances import Desired, Instance, Observed, Phase
 from shellwego.core.liveness import BEAT_S
-from shellwego.core.nodes import DISK_STEP, Backend, Node, NodeFacts, NodeHealth
+from shellwego.core.nodes import DISK_STEP, MAX_IMAGES, Backend, Node, NodeFacts, NodeHealth
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.kms.memory import MemoryKms
@@ -172,15 +172,30 @@ async def test_what_a_node_promises_of_itself_is_bounded(node: Reporter) -> None
     assert (told.cpu_overcommit, told.disk_overcommit) == (64, 1)
 
 
+async def test_of_the_images_that_a_node_tells_so_many_are_kept_and_only_what_is_a_digest(node: Reporter) -> None:
+    digests = [f"sha256:{number:064x}" for number in range(MAX_IMAGES)]
+    for told, kept in (([*digests[::-1], "sha256:" + "f" * 64], digests), (["x" * 10**6, "", digests[0]], digests[:1])):
+        await node.nodes.register(Registration(name="two", facts=node_facts(images=tuple(told))))
+        assert list(node.world.peek(lambda tx: tx.nodes.select(eq("name", "two")))[0].facts.images) == kept
+
+
 async def test_what_a_node_says_of_its_backends_is_bounded(node: Reporter) -> None:
     long = "x" * 10**5
     backend = Backend(
-        name=long, status=long, acceleration=long, isolation=long, reason=long, max_vcpus=-1, max_memory_bytes=-1
+        name=long,
+        status=long,
+        acceleration=long,
+        isolation=long,
+        reason=long,
+        max_vcpus=-1,
+        max_memory_bytes=-1,
+        snapshot_host=(("program", long),),
     )
     await node.say(healthy(), facts=node_facts(backends=(backend,) * 100, confinement=long))
     told = node.world.peek(lambda tx: tx.nodes.select())[0].facts
     assert (len(told.backends), len(told.confinement)) == (16, 64)
     shown = told.backends[0]
+    assert shown.snapshot_host == ()
     assert {len(text) for text in (shown.name, shown.status, shown.acceleration, shown.isolation)} == {64}
     assert (len(shown.reason), shown.max_vcpus, shown.max_memory_bytes) == (1000, 0, 0)
 

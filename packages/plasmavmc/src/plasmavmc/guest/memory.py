@@ -211,7 +211,7 @@ class MemoryGuest:
         twin = MemoryGuest(self._scripts, sleep=self._sleep)
         twin._script, twin._booted, twin.config, twin.held = self._script, self._booted, self.config, self.held
         twin._unacknowledged, twin._next_offset = deque(self._unacknowledged), self._next_offset
-        twin.cards, twin.commands = list(self.cards), list(self.commands)
+        twin.cards, twin.commands, twin.copied = list(self.cards), list(self.commands), dict(self.copied)
         return twin
 
     def acknowledge(self, offset: int) -> None:

@@ -124,7 +124,7 @@ def _label(text: str) -> tuple[str, str | None]:
 @shared
 @about_no_app
 def remove_node(session: Session, node: str, force: bool) -> None:
-    """Forget a node that is drained or down. Stop its agent first."""
+    """Forget a node that is drained or down. Its agent is told so, and stops what still runs there."""
     found = session.client.get_node(node)
     lost = f" {found.instances} instances that live there are lost." if found.instances else ""
     session.confirm(f"Remove the node {found.name}?{lost}")

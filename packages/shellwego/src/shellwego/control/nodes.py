@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import structlog
 
+from shellwego.control import memories
 from shellwego.control.announcements import announce
 from shellwego.control.changes import instance_data
 from shellwego.control.delivery import Delivery
@@ -50,7 +51,7 @@ from shellwego.core.instances import (
     Sleep,
 )
 from shellwego.core.liveness import BEAT_S, come_up
-from shellwego.core.nodes import MAX_OVERCOMMIT, ROADS, Backend, Node, NodeFacts, NodeHealth, steady
+from shellwego.core.nodes import MAX_IMAGES, MAX_OVERCOMMIT, ROADS, Backend, Node, NodeFacts, NodeHealth, steady
 from shellwego.core.peers import is_host_address
 from shellwego.core.routes import service_port
 from shellwego.core.subnets import is_subnet
@@ -70,6 +71,7 @@ _FEW = 32
 MAX_WORD = 64
 """Characters of what is a name or a kind, and no sentence."""
 _VM_SOCKET = re.compile(r"unix:/run/shellwego/[a-z0-9]{1,40}/vm/[a-z2-7]{12}/http\.sock")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REPORTABLE = frozenset(
     {
         Phase.STARTING,
@@ -192,6 +194,7 @@ def assignments(tx: Transaction, node_id: str) -> Assignments:
                 workload=workload(instance, app, release, project, node),
                 present=instance.desired is not Desired.STOP,
                 asleep=instance.sleep is Sleep.ASLEEP,
+                memory_of=instance.memory_of,
             )
         )
     return Assignments(node_id=node_id, epoch=node.epoch, items=tuple(items))
@@ -328,6 +331,10 @@ def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> No
         return
     if observed.reason_code == SUSPEND_FAILED and stored.sleep is Sleep.ASLEEP:
         give_up_sleep(unit, app, stored, observed)
+    if stored.memory_of and observed.phase is Phase.ASLEEP:
+        memories.arrived(unit, app, stored)
+    elif stored.memory_of and observed.reason_code == MEMORY_LOST:
+        memories.leave(unit, app, stored, observed.reason)
     data = {**instance_data(stored), "reason": observed.reason[:200]}
     if observed.reason_code == MEMORY_LOST != instance.observed.reason_code:
         announce(unit, app, "instance.memory_lost", data, resource=stored.id, severity="warning")
@@ -388,6 +395,7 @@ def _bounded_facts(facts: NodeFacts) -> NodeFacts:
         warnings=_texts(facts.warnings),
         subnet=facts.subnet if is_subnet(facts.subnet) else "",
         address=facts.address if is_host_address(facts.address) else "",
+        images=tuple(sorted(filter(_DIGEST.fullmatch, facts.images[:MAX_IMAGES]))),
         hints=facts.hints if facts.hints in ROADS else "",
     )
 
@@ -402,7 +410,13 @@ def _bounded_backend(backend: Backend) -> Backend:
         reason=backend.reason[:MAX_TEXT],
         max_vcpus=max(0, backend.max_vcpus),
         max_memory_bytes=max(0, backend.max_memory_bytes),
+        snapshot_host=backend.snapshot_host if _is_bounded(backend.snapshot_host) else (),
     )
+
+
+def _is_bounded(words: tuple[tuple[str, str], ...]) -> bool:
+    """Cut short they would stand for another host."""
+    return len(words) <= _FEW and all(len(name) <= MAX_WORD and len(word) <= MAX_TEXT for name, word in words)
 
 
 def _texts(lines: Iterable[str]) -> tuple[str, ...]:

@@ -20,12 +20,14 @@ from shellwego.api.uplink.blobs import send_blob
 from shellwego.api.uplink.bodies import Bodies
 from shellwego.api.uplink.callers import Callers
 from shellwego.api.uplink.door import Bounds, Door
+from shellwego.api.uplink.memories import send_memory
 from shellwego.api.uplink.methods import AnyServed, Served
 from shellwego.control.nodeimages import NodeImages
 from shellwego.core.errors import MalformedError, NotFoundError, ShellWeGoError, UnauthenticatedError, UnavailableError
 from shellwego.core.nodecallers import Caller, NodeCaller
 from shellwego.core.plans import Rate
 from shellwego.ports.bus import Bus
+from shellwego.ports.uplink import Memories
 from shellwego.wire import subjects, uplink
 from shellwego.wire.codec import encode
 from shellwego.wire.links import Links
@@ -57,6 +59,7 @@ class UplinkServer:
         links: Links,
         bus: Bus,
         images: NodeImages | None = None,
+        memories: Memories | None = None,
         bounds: Bounds | None = None,
         bodies: Bodies | None = None,
     ) -> None:
@@ -66,6 +69,7 @@ class UplinkServer:
         self._links = links
         self._bus = bus
         self._images = images
+        self._memories = memories
         self._bodies = bodies or Bodies()
         self._stopping = asyncio.Event()
 
@@ -99,6 +103,9 @@ class UplinkServer:
             if self._images is not None and request.method == "GET" and method.startswith(uplink.BLOBS):
                 async with self._callers.call(_known(peer)) as caller:
                     return await send_blob(request, caller, self._images)
+            if self._memories is not None and request.method == "GET" and method.startswith(uplink.MEMORIES):
+                async with self._callers.call(_known(peer)) as caller:
+                    return await send_memory(request, caller, self._memories)
             return _response(200, await self._answer(request, method, peer))
         except ShellWeGoError as error:
             return _refused(error)
