@@ -73,6 +73,8 @@ _FEW = 32
 """Instances that are looked up one by one."""
 MAX_WORD = 64
 """Characters of what is a name or a kind, and no sentence."""
+MAX_TRAITS = 32
+"""Of a host, on which its snapshots depend."""
 _VM_SOCKET = re.compile(r"unix:/run/shellwego/[a-z0-9]{1,40}/vm/[a-z2-7]{12}/http\.sock")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REPORTABLE = frozenset(
@@ -446,7 +448,7 @@ def _bounded_backend(backend: Backend) -> Backend:
 
 def _is_bounded(words: tuple[tuple[str, str], ...]) -> bool:
     """Cut short they would stand for another host."""
-    return len(words) <= _FEW and all(len(name) <= MAX_WORD and len(word) <= MAX_TEXT for name, word in words)
+    return len(words) <= MAX_TRAITS and all(len(name) <= MAX_WORD and len(word) <= MAX_TEXT for name, word in words)
 
 
 def _texts(lines: Iterable[str]) -> tuple[str, ...]:
