@@ -24,7 +24,6 @@ from shellwego.core.assignments import (
 )
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
 from shellwego.core.instances import Observed
-from shellwego.core.nodecallers import SHUT_OUT
 from shellwego.core.nodes import WHOLE
 from shellwego.core.sensitive import Sensitive
 from shellwego.core.volumes import ObservedVolume
@@ -81,8 +80,8 @@ class FakeControl:
     epoch: int = 1
     node_id: str = NODE
     known: bool = True
-    shut_out: bool = False
-    """An operator put the node out."""
+    turned_away: ShellWeGoError | None = None
+    """What each call but those for secrets meets."""
     items: dict[str, Assignment] = field(default_factory=dict)
     reports: list[NodeReport] = field(default_factory=list)
     registrations: list[Registration] = field(default_factory=list)
@@ -151,8 +150,8 @@ class FakeControl:
         return Assignments(node_id=self.node_id, epoch=self.epoch, items=items, volumes=volumes)
 
     def _check_in(self) -> None:
-        if self.shut_out:
-            raise ForbiddenError(SHUT_OUT, "the key is retired")
+        if self.turned_away is not None:
+            raise self.turned_away
 
     def _check(self, node_id: str) -> None:
         self._check_in()
