@@ -9,7 +9,7 @@ import pytest
 
 from plasmavmc.hypervisor.memory import PretendedGuest
 from shellwego.core.nodes import Backend
-from shellwego.drivers.engine.plasmavmc import PlasmaEngine
+from shellwego.drivers.engine.plasmavmc import PlasmaEngine, to_words
 from tests.contract.engine_contract import EngineContract, EngineUnderTest, MakeEngine
 from tests.engine.engine_rig import EngineRig
 
@@ -56,3 +56,10 @@ class TestPlasmaEngine(EngineContract):
         monkeypatch.setattr(os, "statvfs", lambda _: status)
         facts = await engine.facts()
         assert (facts.disk_bytes, facts.room_on_disk) == (8 * 4096, 5 * 4096)
+
+
+def test_long_words_about_a_host_are_told_by_their_digest_and_stay_different() -> None:
+    one, other = (to_words({"program": "p", "devices": "x" * 500 + end}) for end in "ab")
+    assert one[1] == other[1] == ("program", "p")
+    assert one[0] != other[0]
+    assert len(one[0][1]) == 64

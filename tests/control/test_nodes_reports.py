@@ -14,7 +14,7 @@ from shellwego.core.assignments import NodeReport, Registration
 from shellwego.core.errors import ForbiddenError, InvalidError
 from shellwego.core.instances import Desired, Instance, Observed, Phase
 from shellwego.core.liveness import BEAT_S
-from shellwego.core.nodes import DISK_STEP, Node, NodeFacts, NodeHealth
+from shellwego.core.nodes import DISK_STEP, Backend, Node, NodeFacts, NodeHealth
 from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.ports.store import eq
 from tests.control.rollout_world import World, node_facts
@@ -165,6 +165,17 @@ async def test_what_a_node_promises_of_itself_is_bounded(node: Reporter) -> None
     await node.nodes.register(Registration(name="two", facts=facts))
     told = node.world.peek(lambda tx: tx.nodes.select(eq("name", "two")))[0].facts
     assert (told.cpu_overcommit, told.disk_overcommit) == (64, 1)
+
+
+@pytest.mark.parametrize("words", [(("program", "x" * 129),), tuple((f"w{n}", "x") for n in range(17))])
+async def test_a_node_that_tells_too_much_of_its_host_is_like_no_other(
+    node: Reporter, words: tuple[tuple[str, str], ...]
+) -> None:
+    told = Backend(name="kvm", status="ready", snapshot_host=words)
+    few = replace(told, name="other", snapshot_host=(("program", "x"),))
+    await node.nodes.register(Registration(name="two", facts=node_facts(backends=(told, few))))
+    kept = node.world.peek(lambda tx: tx.nodes.select(eq("name", "two")))[0].facts.backends
+    assert [backend.snapshot_host for backend in kept] == [(), few.snapshot_host]
 
 
 async def test_a_node_that_joined_and_was_removed_is_not_made_anew(node: Reporter) -> None:

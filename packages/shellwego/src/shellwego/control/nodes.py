@@ -51,7 +51,17 @@ from shellwego.core.instances import (
     Sleep,
 )
 from shellwego.core.liveness import BEAT_S, come_up
-from shellwego.core.nodes import MAX_OVERCOMMIT, ROADS, Node, NodeFacts, NodeHealth, steady
+from shellwego.core.nodes import (
+    MAX_HOST_WORD,
+    MAX_HOST_WORDS,
+    MAX_OVERCOMMIT,
+    ROADS,
+    Backend,
+    Node,
+    NodeFacts,
+    NodeHealth,
+    steady,
+)
 from shellwego.core.peers import is_host_address
 from shellwego.core.routes import service_port
 from shellwego.core.subnets import is_subnet
@@ -360,6 +370,13 @@ def _is_vm_address(text: str, node: Node) -> bool:
     return not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified)
 
 
+def _bounded_backend(backend: Backend) -> Backend:
+    """One that tells too much of its host tells nothing: half of it would be like what it is not."""
+    words = [word for pair in backend.snapshot_host for word in pair]
+    fits = len(words) <= 2 * MAX_HOST_WORDS and all(len(word) <= MAX_HOST_WORD for word in words)
+    return backend if fits else replace(backend, snapshot_host=())
+
+
 def _bounded_facts(facts: NodeFacts) -> NodeFacts:
     return replace(
         facts,
@@ -371,7 +388,7 @@ def _bounded_facts(facts: NodeFacts) -> NodeFacts:
         disk_free_bytes=None if facts.disk_free_bytes is None else max(0, facts.disk_free_bytes),
         cpu_overcommit=min(max(1, facts.cpu_overcommit), MAX_OVERCOMMIT),
         disk_overcommit=min(max(1, facts.disk_overcommit), MAX_OVERCOMMIT),
-        backends=facts.backends[:16],
+        backends=tuple(map(_bounded_backend, facts.backends[:16])),
         warnings=_texts(facts.warnings),
         subnet=facts.subnet if is_subnet(facts.subnet) else "",
         address=facts.address if is_host_address(facts.address) else "",

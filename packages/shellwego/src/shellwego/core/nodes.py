@@ -18,6 +18,8 @@ _VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", re.ASCI
 _PLACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 ROADS = (BUS, LINK) = ("bus", "link")
 """On which hints come to a node that joined: over NATS, or over its TLS link to the servers."""
+MAX_HOST_WORDS, MAX_HOST_WORD = 16, 128
+"""So many words a backend tells of its host, of so many characters each (`Backend.snapshot_host`)."""
 MOVES_AT_A_TIME = 10
 """So many instances leave a node at a time, unless somebody says otherwise."""
 
