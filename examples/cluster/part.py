@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,20 +52,24 @@ class Part:
             time.sleep(0.05)
         return time.monotonic() - began
 
-    @property
-    def runs(self) -> bool:
-        return self.process is not None and self.process.poll() is None
+    def processes(self) -> list[int]:
+        """Root's helper, and the process that it was split off: not VMs and HAProxy, which are to outlive them."""
+        if self.process is None or self.process.poll() is not None:
+            return []
+        first, own = self.process.pid, _command(self.process.pid)
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        return [first, *(pid for pid in map(int, children) if _command(pid) == own)]
 
     def signal(self, number: signal.Signals) -> None:
-        """To all its processes; VMs and HAProxy are in sessions of their own, and do not get it."""
-        if self.process is not None:
-            os.killpg(self.process.pid, number)
+        """To all its processes."""
+        for pid in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def kill(self) -> None:
         """End all its processes with -9."""
         if self.process is not None:
-            if self.process.poll() is None:
-                self.signal(signal.SIGKILL)
+            self.signal(signal.SIGKILL)
             self.process.wait()
             self.process = None
 
@@ -76,3 +81,11 @@ class Part:
         code = self.process.wait(timeout_s)
         self.process = None
         return code
+
+
+def _command(pid: int) -> bytes:
+    """A process's command line; empty for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

@@ -27,6 +27,7 @@ def maker(directory: Path, states: dict[str, PretendedGuest]) -> MakeEngine:
             version="test",
             confinement=lambda: "none",
             connect=rig.parts.network.connect,
+            images=lambda: (rig.sample.digest,),
         )
         await engine.start()
         return EngineUnderTest(engine, rig.sample.digest)
@@ -56,6 +57,10 @@ class TestPlasmaEngine(EngineContract):
         monkeypatch.setattr(os, "statvfs", lambda _: status)
         facts = await engine.facts()
         assert (facts.disk_bytes, facts.room_on_disk) == (8 * 4096, 5 * 4096)
+
+    async def test_the_images_that_are_built_here_are_told(self, make: MakeEngine) -> None:
+        tested = await make()
+        assert (await tested.engine.facts()).images == (tested.digest,)
 
 
 def test_long_words_about_a_host_are_told_by_their_digest_and_stay_different() -> None:

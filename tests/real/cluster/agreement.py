@@ -91,20 +91,17 @@ def _of_node(node: JoinedNode, wanted: set[str]) -> list[str]:
     expected = {
         "VMM": {f"swg-{node.key}-{key}" for key in wanted},
         "tap": {tap_name(names.code, key) for key in wanted},
-        "cgroup": {f"vm-{key}" for key in wanted},
     }
-    taps = {link for link in _links(node) if link.startswith(f"swg{names.code}") and not is_shaper(link)}
-    groups = [path for root in _CGROUPS for path in root.glob(f"swg-{node.key}/vm-*")]
-    present = {
-        "VMM": set(node.vmms().values()),
-        "tap": taps - {names.bridge},
-        "cgroup": {path.name for path in groups},
-    }
-    return [
+    links = {link for link in _links(node) if link.startswith(f"swg{names.code}") and not is_shaper(link)}
+    present = {"VMM": set(node.vmms().values()), "tap": links - {names.bridge}}
+    found = [
         f"{node.name}: {what}s {sorted(present[what])} instead of {sorted(expected[what])}"
         for what in expected
         if present[what] != expected[what]
     ]
+    groups = {path.name for root in _CGROUPS for path in root.glob(f"swg-{node.key}/vm-*")}
+    seats = len(groups) - len(wanted)  # one waits for the next VM
+    return found if seats in (0, 1) else [*found, f"{node.name}: {len(groups)} cgroups for {len(wanted)} VMs"]
 
 
 def _links(node: JoinedNode) -> list[str]:

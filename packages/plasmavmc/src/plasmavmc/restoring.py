@@ -99,12 +99,16 @@ class Restore:
             undo.callback(parts.images.release, self._key)
             await parts.storage.copy(self._origin.layer, self._key)
             undo.push_async_callback(parts.storage.delete, self._key)
+        parts.volumes.holdings.hold(self._spec.id, self._spec.volumes)
+        if self._origin.is_copy:
+            undo.callback(parts.volumes.holdings.release, self._spec.id)
         layer = await parts.storage.open(self._key)
         descriptors.callback(os.close, layer)
         root = os.open(image.rootfs, os.O_RDONLY | os.O_CLOEXEC)
         descriptors.callback(os.close, root)
         limit = self._spec.resources.disk_limit
-        return (DiskPlan("image", root, True, limit), DiskPlan("layer", layer, False, limit))
+        own = (DiskPlan("image", root, True, limit), DiskPlan("layer", layer, False, limit))
+        return own + await parts.volumes.attach(self._spec.volumes, descriptors)
 
     async def _attach(self, undo: AsyncExitStack, descriptors: ExitStack) -> Attachment | None:
         """The address that it had, or any where that one is another's now."""

@@ -98,6 +98,10 @@ class VmResources:
     """Of each of its own disks, image and writable layer; reads and writes count together."""
 
 
+OWN_DISKS = 2
+"""Image and writable layer, which every VM has before its volumes."""
+
+
 class DiskSource(StrEnum):
     IMAGE = "image"
     EMPTY = "empty"
@@ -120,6 +124,8 @@ class DiskSpec:
     """Image digest, volume id or snapshot id, by `source`."""
     format: DiskFormat = DiskFormat.RAW
     limit: RateLimit = NO_LIMIT
+    destination: str = ""
+    """Of a volume: the absolute path in the guest on which it is mounted; made where it is missing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ import structlog
 from plasmavmc.blanks import Blanks
 from plasmavmc.errors import CapacityError, HostError, PlasmaError
 from plasmavmc.guest.boot import load_assets
+from plasmavmc.guest.filesystem import volume_template
 from plasmavmc.guest.logs import LogStore
 from plasmavmc.guest.tsc import tsc_khz
 from plasmavmc.host.architecture import EMULATOR
@@ -42,6 +43,8 @@ from plasmavmc.parts import EngineParts
 from plasmavmc.records import Records
 from plasmavmc.snapshots.files import SnapshotStore
 from plasmavmc.storage.choose import choose_storage
+from plasmavmc.storage.volumes.choose import choose_volumes
+from plasmavmc.volumes import Volumes
 
 SUBNET_FILE = "subnet"
 RESOLVERS = (Path("/run/systemd/resolve/resolv.conf"), Path("/etc/resolv.conf"))
@@ -167,6 +170,7 @@ async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobSource | No
         images=ImageStore(site.data_dir / "images"),
         source=blobs or BlobStore(site.blobs),
         storage=choose_storage(disk_dir),
+        volumes=Volumes(choose_volumes(site.data_dir / "volumes"), partial(volume_template, site.cache)),
         network=BridgeNetwork(host, names, subnet, time.monotonic),
         registry=registry,
         assets=assets,

@@ -77,6 +77,7 @@ def placement_request(instance: Instance, release: Release) -> PlacementRequest:
         cpu_milli=instance.cpu_milli,
         memory_bytes=instance.memory_bytes,
         disk_bytes=instance.disk_bytes,
+        image=release.image_digest,
     )
 
 
@@ -135,6 +136,7 @@ def route_facts(tx: Transaction, app: App, left: Mapping[str, tuple[Instance, ..
     own = left.get(app.id, ())
     named = [app.release_id, *(instance.release_id for instance in (*instances, *own))]
     return RouteFacts(
+        now=tx.now(),
         app=app,
         releases=releases_of(tx, [*named, running.release_id] if running else named),
         instances=instances,

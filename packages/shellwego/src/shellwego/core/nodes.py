@@ -13,13 +13,13 @@ from shellwego.core.images import ImageKind
 DISK_STEP = 64 << 20
 """Sizes of a disk are noted anew when they moved by so many bytes: they jitter by themselves, and every note is a write."""
 MAX_LABELS = 64
+MAX_IMAGES = 64
+"""Of those that a node has, so many are told: each costs memory where all nodes are known."""
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?", re.ASCII)
 _VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", re.ASCII)
 _PLACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 ROADS = (BUS, LINK) = ("bus", "link")
 """On which hints come to a node that joined: over NATS, or over its TLS link to the servers."""
-MAX_HOST_WORDS, MAX_HOST_WORD = 16, 128
-"""So many words a backend tells of its host, of so many characters each (`Backend.snapshot_host`)."""
 MOVES_AT_A_TIME = 10
 """So many instances leave a node at a time, unless somebody says otherwise."""
 
@@ -115,6 +115,8 @@ class NodeFacts:
     """What disks may have now; None: it does not tell, all of `disk_bytes`."""
     cpu_overcommit: int = CPU_OVERCOMMIT
     disk_overcommit: int = DISK_OVERCOMMIT
+    images: tuple[str, ...] = ()
+    """Manifest digests of images that are built there, those used last, `MAX_IMAGES` at most; in the order of their text."""
 
     @property
     def room_on_disk(self) -> int:

@@ -27,6 +27,8 @@ class PlacementRequest:
     vcpus: int = 1
     backend: str | None = None
     rules: PlacementRules = ANYWHERE
+    image: str = ""
+    """The digest of what it runs; empty: it is not known yet."""
     memory: tuple[str, tuple[tuple[str, str], ...]] | None = None
     """It brings a memory along: of this backend, which needs a host for which all of these words are the same
     (`Backend.snapshot_host`)."""
@@ -117,7 +119,7 @@ class Room:
     disk_bytes: int
 
 
-Rank = tuple[int, int, float, str]
+Rank = tuple[int, int, float, bool, str]
 """Of the nodes that fit, the one with the smallest is taken."""
 
 
@@ -174,13 +176,14 @@ def rank(request: PlacementRequest, node: Node, used: NodeUsage, beside: int, in
     """The place of a node that fits among all that do; `beside` is how many of the same process it has already, `in_zone`
     how many its zone has."""
     share = share_after(request, used.memory_bytes, node.facts.memory_bytes)
+    lacks = request.image not in node.facts.images
     match request.rules.spread:
         case Spread.NONE:
-            return 0, 0, -share, node.name
+            return 0, 0, -share, lacks, node.name
         case Spread.NODE:
-            return 0, beside, share, node.name
+            return 0, beside, share, lacks, node.name
         case Spread.ZONE:
-            return in_zone, beside, share, node.name
+            return in_zone, beside, share, lacks, node.name
 
 
 def share_after(request: PlacementRequest, used: int, total: int) -> float:

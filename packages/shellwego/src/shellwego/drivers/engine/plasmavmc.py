@@ -44,12 +44,14 @@ from plasmavmc.types import (
     VmSpec,
 )
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError, UnavailableError
-from shellwego.core.nodes import MAX_HOST_WORD, Backend, NodeFacts
+from shellwego.core.nodes import Backend, NodeFacts
 from shellwego.core.peers import PeerNode
 from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmUsage, VmView
 from shellwego.ports.streams import StreamKind, StreamRequest
 
 SNAPSHOT_HOSTS_S = 60.0
+LONGEST_WORD = 128
+"""Of what is told of a host; servers take no essays."""
 _PHASES = {
     VmState.PENDING: VmPhase.PREPARING,
     VmState.PREPARING: VmPhase.PREPARING,
@@ -201,6 +203,7 @@ class PlasmaEngine:
         version: str,
         confinement: Callable[[], str],
         connect: Callable[[Sequence[Peer]], Awaitable[tuple[Peer, ...]]],
+        images: Callable[[], tuple[str, ...]] = tuple,
         subnet: str = "",
         probe: Probe | None = None,
         upkeep: Upkeep | None = None,
@@ -216,6 +219,7 @@ class PlasmaEngine:
         self._version = version
         self._confinement = confinement
         self._connect = connect
+        self._images = images
         self._subnet = subnet
         self._seen = -1
         self._hosts: dict[str, tuple[tuple[str, str], ...]] = {}
@@ -249,6 +253,7 @@ class PlasmaEngine:
             warnings=_warnings(backends, self._confinement()),
             subnet=self._subnet,
             disk_free_bytes=capacity.disk_free_bytes(self._disk_dir),
+            images=self._images(),
         )
 
     async def _with_snapshot_hosts(self, backends: tuple[Backend, ...]) -> tuple[Backend, ...]:
@@ -360,7 +365,7 @@ def _warnings(backends: tuple[Backend, ...], confinement: str) -> tuple[str, ...
 def to_words(traits: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """What is told of a host, by name; what is long is told by its digest. Pure."""
     short = {
-        name: text if len(text) <= MAX_HOST_WORD else hashlib.sha256(text.encode()).hexdigest()
+        name: text if len(text) <= LONGEST_WORD else hashlib.sha256(text.encode()).hexdigest()
         for name, text in traits.items()
     }
     return tuple(sorted(short.items()))
