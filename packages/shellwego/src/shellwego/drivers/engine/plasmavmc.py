@@ -7,8 +7,18 @@ restarts; so what `observe` tells of an adopted VM is complete without any memor
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import socket
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -46,6 +56,8 @@ from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPha
 from shellwego.ports.streams import StreamKind, StreamRequest
 
 SNAPSHOT_HOSTS_S = 60.0
+LONGEST_WORD = 128
+"""Of what is told of a host; servers take no essays."""
 _PHASES = {
     VmState.PENDING: VmPhase.PREPARING,
     VmState.PREPARING: VmPhase.PREPARING,
@@ -279,7 +291,7 @@ class PlasmaEngine:
         now, ready = asyncio.get_running_loop().time(), tuple(each.name for each in backends if each.suspend)
         if now >= self._hosts_due or ready != self._hosts_of:
             hosts = await self._manager.snapshot_hosts()
-            self._hosts = {host.backend: tuple(sorted(host.traits.items())) for host in hosts}
+            self._hosts = {host.backend: to_words(host.traits) for host in hosts}
             self._hosts_due, self._hosts_of = now + SNAPSHOT_HOSTS_S, ready
         return tuple(
             replace(each, snapshot_host=self._hosts.get(each.name, ()) if each.suspend else ()) for each in backends
@@ -410,6 +422,15 @@ def _warnings(backends: tuple[Backend, ...], confinement: str) -> tuple[str, ...
     if confinement == "rlimits":
         warnings.append("no cgroups are available: VMs are bounded by rlimits only, CPU shares are not enforced")
     return tuple(warnings)
+
+
+def to_words(traits: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What is told of a host, by name; what is long is told by its digest. Pure."""
+    short = {
+        name: text if len(text) <= LONGEST_WORD else hashlib.sha256(text.encode()).hexdigest()
+        for name, text in traits.items()
+    }
+    return tuple(sorted(short.items()))
 
 
 def to_backend(capabilities: BackendCapabilities, *, reason: str = "") -> Backend:
