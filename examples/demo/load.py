@@ -55,9 +55,17 @@ class Load:
     begin at `first`."""
 
     def __init__(
-        self, port: int, host: str, *, rate: float = 50, connections: int = 8, posts: bool = True, first: int = 1
+        self,
+        port: int,
+        host: str,
+        *,
+        rate: float = 50,
+        connections: int = 8,
+        posts: bool = True,
+        first: int = 1,
+        address: str = "127.0.0.1",
     ) -> None:
-        self._port, self._host = port, host
+        self._address, self._port, self._host = address, port, host
         self._interval = connections / rate
         self._posts = posts
         self._serials = itertools.count(first)
@@ -68,7 +76,7 @@ class Load:
         ]
 
     def _work(self, delay: float) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        connection = http.client.HTTPConnection(self._address, self._port, timeout=30)
         due = time.monotonic() + delay
         while not self._stop.is_set():
             time.sleep(max(0.0, due - time.monotonic()))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import io
 import logging
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shellwego.api import protocol
 from shellwego.boot.logs import REFUSED_HANDSHAKE
-from shellwego.client.generated import AppCreate, Client, DeploymentCreate, ExecBody, TokenCreate
+from shellwego.client.generated import AppCreate, Client, DeploymentCreate, ExecBody, TokenCreate, UploadView
 from shellwego.client.streams import open_exec, open_logs
 from shellwego.client.transport import ApiProblem, Unreachable
 from shellwego.client.uploads import load_image
@@ -66,6 +70,43 @@ def test_a_tar_is_uploaded_in_parts_and_loaded(client: Client) -> None:
     assert error.value.code == "image-archive"
 
 
+def test_an_upload_whose_server_is_gone_is_begun_anew_and_not_for_ever(running: Running, client: Client) -> None:
+    tar = docker_save(("hello:v9",), content=b"x" * 20_000_000)
+    arrived: list[int] = []
+
+    def lose(offset: int, *, times: int = 1) -> None:
+        """As if another server of the platform answered from now on."""
+        arrived.append(offset)
+        if len(arrived) <= times:
+            running.world.app.state.context.spool.open()
+            running.world.app.state.context.spool._uploads.clear()
+
+    loaded = load_image(client, io.BytesIO(tar), progress=lose)
+    assert [image.reference for image in loaded.data] == ["hello:v9"]
+    assert (len(arrived), arrived[-1]) == (4, len(tar))
+    with pytest.raises(ApiProblem, match="no upload"):
+        load_image(client, io.BytesIO(tar), progress=partial(lose, times=100))
+
+
+def test_an_upload_goes_over_one_connection_and_bears_to_lose_it_or_an_answer(
+    running: Running, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = docker_save(("hello:v9",), content=b"x" * 20_000_000)
+    connections: list[http.client.HTTPConnection] = []
+    connect, append = client.connect, client.append_upload
+    monkeypatch.setattr(client, "connect", lambda timeout: connections.append(connect(timeout)) or connections[-1])
+    load_image(client, io.BytesIO(tar))
+    assert len(connections) == 1
+
+    def twice(*words: Any, **named: Any) -> UploadView:
+        """A part whose answer is lost with the connection, so that it is sent again."""
+        append(*words, **named)
+        return append(*words, **named)
+
+    monkeypatch.setattr(client, "append_upload", twice)
+    assert [image.reference for image in load_image(client, io.BytesIO(tar)).data] == ["hello:v9"]
+
+
 def test_exec_carries_input_output_resize_and_the_exit_code(running: Running, client: Client) -> None:
     with open_exec(client, "shop", ["sh", "-c", "a b"], rows=24, columns=80) as stream:
         stream.send(Record(RecordKind.STDIN, b"hello"))
@@ -104,6 +145,35 @@ def test_a_refused_socket_is_an_ordinary_problem(
     with Client(running.url, ADMIN) as admin:
         refused = [r for r in admin.list_audit(action="instances:exec").data if not r.allowed]
     assert len(refused) == 1, "the foreign owner names an app of his own project; the viewer is refused"
+
+
+def test_a_server_that_leaves_is_not_ready_and_serves_until_its_clients_are_elsewhere(
+    running: Running, client: Client
+) -> None:
+    kept = http.client.HTTPConnection(running.url.removeprefix("http://"))
+    assert answer(kept, "/readyz") == (200, None)
+    running.loop.call_soon_threadsafe(running.server.leave)
+    eventually(lambda: answer(kept, "/readyz")[0] == 503)
+    assert answer(kept, "/healthz") == (200, "close"), "each connection ends with its next answer"
+    assert client.get_app("shop").name == "shop", "who comes all the same is served"
+    with open_exec(client, "shop", ["sh"]) as stream:
+        stream.send(Record(RecordKind.STDIN_EOF))
+        assert [record.kind for record in stream] == [RecordKind.EXIT], "streams too"
+
+
+def answer(connection: http.client.HTTPConnection, path: str) -> tuple[int, str | None]:
+    """Status, and whether the connection ends."""
+    connection.request("GET", path)
+    response = connection.getresponse()
+    response.read()
+    return response.status, response.getheader("Connection")
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_reader_that_stalls_stops_only_its_own_stream_and_one_that_leaves_ends_it(

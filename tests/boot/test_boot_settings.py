@@ -23,6 +23,8 @@ CERTIFICATE = {"api_cert": Path("cert.pem"), "api_key": Path("key.pem")}
         (UpSettings(grpc_port=70000), "invalid-port"),
         (UpSettings(api_listen="::"), "public-api-without-tls"),
         (UpSettings(node_port=7080), "same-port"),
+        (UpSettings(shutdown_delay=-1), "invalid-shutdown-delay"),
+        (UpSettings(shutdown_delay=61), "invalid-shutdown-delay"),
         (UpSettings(node_port=443), "invalid-port"),
         (UpSettings(node_port=7081, node_urls=("http://one:7081",)), "invalid-url"),
         (UpSettings(node_port=7081, node_urls=("https://one",)), "invalid-url"),

@@ -29,6 +29,7 @@ class NatsServer:
 
     directory: Path
     port: int
+    address: str = "127.0.0.1"
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -54,7 +55,7 @@ class NatsServer:
             )
         deadline = time.monotonic() + _START_S
         while True:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            with suppress(OSError), socket.create_connection((self.address, self.port), 1):
                 return
             assert time.monotonic() < deadline, self.log()[-2000:]
             assert self.process.poll() is None, self.log()[-2000:]
@@ -80,15 +81,15 @@ class NatsServer:
 
 
 @contextmanager
-def made_nats() -> Iterator[NatsServer]:
+def made_nats(address: str = "127.0.0.1") -> Iterator[NatsServer]:
     """A server that is set up and not started."""
     directory = Path(tempfile.mkdtemp(prefix="swg-nats-", dir="/tmp"))
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         port: int = probe.getsockname()[1]
-    server = NatsServer(directory, port)
+    server = NatsServer(directory, port, address)
     try:
-        make_bus(directory, listen=f"127.0.0.1:{port}", hosts=("127.0.0.1",), now=time.time())
+        make_bus(directory, listen=f"{address}:{port}", hosts=(address,), now=time.time())
         yield server
     finally:
         if server.process is not None:
@@ -97,8 +98,8 @@ def made_nats() -> Iterator[NatsServer]:
 
 
 @contextmanager
-def running_nats() -> Iterator[NatsServer]:
+def running_nats(address: str = "127.0.0.1") -> Iterator[NatsServer]:
     """A server from its making to its end."""
-    with made_nats() as server:
+    with made_nats(address) as server:
         server.start()
         yield server

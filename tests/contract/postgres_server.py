@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -43,6 +43,8 @@ class PostgresServer:
     """A running server; its socket lies in `directory`."""
 
     directory: Path
+    address: str = ""
+    """Where it listens beside, for everybody of that network."""
     process: subprocess.Popen[bytes] | None = None
     _numbers: Iterator[int] = field(default_factory=count)
     _shared: PostgresUrl | None = None
@@ -79,7 +81,7 @@ class PostgresServer:
     def start(self) -> None:
         """Returns when it answers."""
         settings = (
-            "listen_addresses=",
+            f"listen_addresses={self.address}",
             f"unix_socket_directories={self.directory}",
             "max_connections=200",
             "shared_buffers=64MB",
@@ -96,6 +98,14 @@ class PostgresServer:
                 time.sleep(0.02)
             else:
                 return
+
+    def send(self, number: signal.Signals) -> None:
+        """To all its processes."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for pid in (self.process.pid, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
         """SIGINT: end all connections and stop; SIGQUIT: as if it had crashed."""
@@ -114,16 +124,19 @@ def _unprivileged() -> dict[str, object]:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
-    """A server from its making to its end."""
+def running_postgres(address: str = "") -> Iterator[PostgresServer]:
+    """A server from its making to its end; see `PostgresServer`."""
     directory = Path(tempfile.mkdtemp(prefix="swg-pg-", dir="/tmp"))
-    server = PostgresServer(directory)
+    server = PostgresServer(directory, address)
     directory.chmod(0o755)  # others connect to its socket; its data are its own
     try:
         if os.geteuid() == 0:
             shutil.chown(directory, USER, USER)
         making = [programs() / "initdb", "-D", server.data, "-U", USER, "--locale=C.UTF-8", "-E", "UTF8", "--no-sync"]
         subprocess.run([*making, "-A", "trust"], check=True, capture_output=True, cwd="/", **_unprivileged())  # type: ignore[call-overload]
+        if address:
+            with (server.data / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all samenet trust\n")
         server.start()
         yield server
     finally:

@@ -167,6 +167,19 @@ async def test_sessions_of_an_instance_that_is_unhealthy_or_drains_are_never_cal
     assert [told for table in edge.tables for route in table.routes for told in route.departed] == []
 
 
+async def test_sessions_of_an_instance_lost_with_its_node_are_called_ended_once_one_that_drains_would_be_stopped(
+    world: World,
+) -> None:
+    node = await world.node()
+    edge, instance = await one_that_serves(world)
+    edge.open_sessions = {instance.id: 1}
+    node.silent = True
+    await world.clock.until(lambda: row_of(world, instance).phase is Phase.LOST, 10)
+    await world.clock.advance(29)
+    assert departed(edge) == ()
+    await world.clock.until(lambda: departed(edge) == (Departed(instance_id=instance.id),), 32)
+
+
 def row_of(world: World, instance: Instance) -> Instance:
     found = world.peek(lambda tx: tx.instances.get(instance.id))
     assert found is not None

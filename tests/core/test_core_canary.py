@@ -65,6 +65,7 @@ def test_the_route_of_a_canary_has_its_weights_and_that_of_a_promoted_one_has_no
     def weights(of: Deployment) -> list[int]:
         route = route_of(
             RouteFacts(
+                now=0.0,
                 app=app(release_id=new.id),
                 releases={old.id: old, new.id: new},
                 instances=(instance(old), instance(new, observed=Observed(phase=Phase.HEALTHY, address="10.64.0.3"))),

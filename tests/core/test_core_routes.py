@@ -23,6 +23,7 @@ def route(
     **changes: object,
 ) -> Route:
     facts = RouteFacts(
+        now=NOW,
         app=app(**{"release_id": V1.id, **changes}),
         releases={V1.id: V1, V2.id: V2},
         instances=instances,
@@ -56,7 +57,7 @@ def test_an_instance_that_answers_at_a_socket_is_an_endpoint_without_a_port_and_
     assert addresses(route(instance(V1, observed=at_socket))) == [socket]
     silent = replace(V1, config=replace(V1.config, services=()))
     facts = RouteFacts(
-        app=app(release_id=V1.id), releases={V1.id: silent}, instances=(instance(V1, observed=at_socket),)
+        now=NOW, app=app(release_id=V1.id), releases={V1.id: silent}, instances=(instance(V1, observed=at_socket),)
     )
     assert route_of(facts) is None
 
@@ -66,7 +67,7 @@ def test_an_instance_that_answers_at_a_socket_is_an_endpoint_without_a_port_and_
     [
         {"phase": Phase.STARTING},
         {"phase": Phase.UNHEALTHY},
-        {"phase": Phase.LOST},
+        {"phase": Phase.LOST, "phase_since": NOW - V1.config.drain_timeout_s + 0.1},
         {"desired": Desired.DRAIN},
         {"desired": Desired.STOP},
         {"owner": OwnerKind.RUN},
@@ -97,7 +98,7 @@ def test_the_state_tells_why_there_is_no_endpoint() -> None:
 
 def test_an_app_that_takes_no_requests_has_no_route() -> None:
     worker = release(3, port=0, processes=(Process(name="worker"),))
-    facts = RouteFacts(app=app(release_id=worker.id), releases={worker.id: worker}, instances=())
+    facts = RouteFacts(now=NOW, app=app(release_id=worker.id), releases={worker.id: worker}, instances=())
     assert route_of(facts) is None
     assert route_of(replace(facts, app=app(deleting=True))) is None
 
@@ -106,6 +107,11 @@ def test_an_app_that_takes_no_requests_has_no_route() -> None:
 def test_sessions_of_an_instance_whose_vm_ended_are_at_an_end(phase: Phase) -> None:
     dead = instance(V1, phase=phase)
     assert route(lingering=(dead,)).departed == (Departed(instance_id=dead.id),)
+
+
+def test_sessions_of_an_instance_that_was_lost_with_its_node_are_kept_as_long_as_of_one_that_drains() -> None:
+    lost = instance(V1, phase=Phase.LOST, phase_since=NOW - V1.config.drain_timeout_s)
+    assert route(lingering=(lost,)).departed == (Departed(instance_id=lost.id),), "its address spares nobody"
 
 
 def test_an_instance_that_has_its_next_vm_departed_from_the_former_one_only() -> None:
@@ -119,7 +125,7 @@ def test_an_instance_that_has_its_next_vm_departed_from_the_former_one_only() ->
         {"phase": Phase.HEALTHY},
         {"phase": Phase.UNHEALTHY},
         {"phase": Phase.STOPPING},
-        {"phase": Phase.LOST},
+        {"phase": Phase.LOST, "phase_since": NOW - V1.config.drain_timeout_s + 0.1},
         {"desired": Desired.DRAIN},
     ],
     ids=lambda changes: str(next(iter(changes.values()))),

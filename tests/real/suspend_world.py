@@ -96,6 +96,7 @@ class World:
     directory: Path
     image: Sample
     images: Path
+    subnet: IPv4Network = SUBNET
     snapshots: Path = field(init=False)
     manager: VmManager = field(init=False)
     parts: EngineParts = field(init=False)
@@ -125,7 +126,7 @@ class World:
             source=MemorySource(self.image),
             storage=choose_storage(self.directory / "disks"),
             volumes=Volumes(choose_volumes(self.directory / "volumes"), partial(volume_template, cache_directory())),
-            network=BridgeNetwork(self.helper.host, self.helper.names, SUBNET, time.monotonic),
+            network=BridgeNetwork(self.helper.host, self.helper.names, self.subnet, time.monotonic),
             registry=registry,
             assets=assets,
             cache=cache_directory(),
@@ -267,12 +268,12 @@ NOTHING: dict[str, set[object]] = {
 
 
 @asynccontextmanager
-async def world(tmp_path: Path, sample: Sample, images: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path, sample: Sample, images: Path, subnet: IPv4Network = SUBNET) -> AsyncIterator[World]:
     """An engine that runs nothing yet, and leaves nothing behind."""
     short = Path(tempfile.mkdtemp(prefix="swgsus-"))
     try:
         async with real_helper(tmp_path) as helper:
-            made = World(helper, short, sample, images)
+            made = World(helper, short, sample, images, subnet)
             await made.engine()
             try:
                 yield made

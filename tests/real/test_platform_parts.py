@@ -6,9 +6,7 @@ talks to whom, and not how packets travel.
 
 from __future__ import annotations
 
-import os
 import secrets
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -18,49 +16,16 @@ from pathlib import Path
 
 import pytest
 
+from examples.cluster.part import Part
 from examples.demo.images import hello
 from examples.demo.leftovers import of_installation
-from examples.demo.platform import SWG, Platform, qemu_processes
+from examples.demo.platform import Platform, qemu_processes
 from plasmavmc.host.names import installation_key
 from tests.real.platform_harness import until
 
 pytestmark = [pytest.mark.real, pytest.mark.nightly]
 
-API, NODES, HTTP = 17080, 17081, 18080
-
-
-@dataclass
-class Part:
-    """One process of the platform, in the background."""
-
-    words: tuple[str, ...]
-    log: Path
-    prefix: tuple[str, ...]
-    environment: dict[str, str]
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self, marker: bytes) -> None:
-        with self.log.open("ab") as output:
-            mark = output.tell()
-            command = [*self.prefix, SWG, *self.words]
-            process = self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=self.environment,
-                start_new_session=True,
-            )
-        until(lambda: marker in self.log.read_bytes()[mark:] or process.poll() is not None, f"{self.words[0]} is ready")
-        assert process.poll() is None, self.log.read_text()[-3000:]
-
-    def stop(self) -> int | None:
-        if self.process is None:
-            return None
-        self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(60)
-        self.process = None
-        return code
+API, NODES, HTTP, BUS = 17080, 17081, 18080, 14222
 
 
 @dataclass
@@ -70,6 +35,7 @@ class Hosts:
     root: Path
     prefix: tuple[str, ...]
     parts: dict[str, Part] = field(default_factory=dict)
+    nats: subprocess.Popen[bytes] | None = None
 
     @property
     def operator(self) -> Platform:
@@ -77,10 +43,24 @@ class Hosts:
         return Platform(self.root / "server", self.root / "config", prefix=self.prefix)
 
     def part(self, name: str, *words: str) -> Part:
-        environment = {**os.environ, "XDG_CONFIG_HOME": str(self.root / "config"), "NO_COLOR": "1"}
+        environment = {"XDG_CONFIG_HOME": str(self.root / "config")}
         words = (name, "--data-dir", str(self.root / name), *words)
-        self.parts[name] = Part(words, self.root / f"{name}.log", self.prefix, environment)
+        marker = b"server is ready" if name == "server" else b"This host is the"
+        self.parts[name] = Part(words, marker, self.root / f"{name}.log", self.prefix, environment)
         return self.parts[name]
+
+    def bus(self) -> str:
+        """Start a bus; the file with the authority over it."""
+        directory = self.root / "bus"
+        self.operator.swg("bus", "init", str(directory), "--listen", f"127.0.0.1:{BUS}")
+        command = [*self.prefix, "nats-server", "-c", str(directory / "server/nats.conf")]
+        self.nats = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return str(directory / "authority.json")
+
+    @property
+    def nats_server(self) -> subprocess.Popen[bytes]:
+        assert self.nats is not None
+        return self.nats
 
     def joins(self, *flags: str, directory: str) -> str:
         line = self.operator.swg("nodes", "join-token", *flags).split()
@@ -116,20 +96,27 @@ def hosts() -> Iterator[Hosts]:
             for part in reversed(hosts.parts.values()):
                 with suppress(subprocess.TimeoutExpired):
                     part.stop()
+            if hosts.nats is not None:
+                hosts.nats.kill()
+                hosts.nats.wait()
             subprocess.run(["ip", "netns", "del", name], check=True)
 
 
 def test_an_app_runs_on_a_host_that_joined_and_is_served_by_an_edge_that_joined(hosts: Hosts) -> None:
-    server = hosts.part("server", "--api-port", str(API), "--node-port", str(NODES))
-    server.start(b"ready")
+    authority = hosts.bus()
+    server = hosts.part(
+        *("server", "--api-port", str(API), "--node-port", str(NODES)),
+        *("--bus-authority-file", authority, "--bus-node-passes"),
+    )
+    server.start()
     assert "with 10.64.0.0/20" in hosts.joins("--name", "a1", "--region", "north", directory="node")
     assert "is the edge e1" in hosts.joins("--edge", "--name", "e1", directory="edge-dir")
     agent = hosts.part("agent", "--dir", str(hosts.root / "node"))
-    agent.start(b"This host is the node a1")
+    agent.start()
     edge = hosts.part(
         "edge", "--dir", str(hosts.root / "edge-dir"), "--http-port", str(HTTP), "--http-listen", "127.0.0.1"
     )
-    edge.start(b"This host is the edge e1")
+    edge.start()
 
     swg = hosts.operator
     swg.swg("images", "load", "hello:v1", str(hello("v1")))
@@ -138,6 +125,7 @@ def test_an_app_runs_on_a_host_that_joined_and_is_served_by_an_edge_that_joined(
     (instance,) = swg.json("vms", "ls", "-a", "shop")
     (node,) = swg.json("nodes", "ls")
     assert (instance["node_id"], node["name"], node["region"]) == (node["id"], "a1", "north")
+    until(lambda: swg.json("nodes", "ls")[0]["hints"] == "bus", "the node listens on the bus by a pass of its own")
     assert "v1" in hosts.fetch("shop.localhost")
     assert swg.swg("exec", "-a", "shop", "--", "echo", "over the link").strip() == "over the link"
 
@@ -145,13 +133,16 @@ def test_an_app_runs_on_a_host_that_joined_and_is_served_by_an_edge_that_joined(
     assert before
     assert server.stop() == 0
     assert "v1" in hosts.fetch("shop.localhost"), "the edge serves on without its servers"
-    server.start(b"ready")
+    server.start()
     until(lambda: swg.json("nodes", "ls")[0]["health"] == "ready", "the node is heard again")
     assert hosts.vmms() == before, "no VM was touched"
+    hosts.nats_server.kill()
+    until(lambda: swg.json("nodes", "ls")[0]["hints"] == "link", "without the bus it hears its links")
 
     key = next(each for each in swg.json("nodes", "keys", "ls") if each["member"] == node["id"])
     swg.swg("nodes", "keys", "revoke", "-y", key["id"])
     until(lambda: swg.json("nodes", "ls")[0]["health"] == "down", "the node is shut out, and so judged down")
+    until(lambda: not hosts.vmms(), "it is told so, and stops its VMs")
     assert [each.stop() for each in (edge, agent, server)] == [0, 0, 0]
     for name in ("agent", "edge"):
         assert of_installation(hosts.root / name) == frozenset(), f"{name} leaves nothing on the host"

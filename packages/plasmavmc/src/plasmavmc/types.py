@@ -349,6 +349,15 @@ class BackendCapabilities:
     """Its VMM opens its taps by itself, where only they are; the others are given descriptors. Of no use to the outside."""
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotHost:
+    """What a snapshot depends on of a host: one that was taken where these words are the same can be resumed."""
+
+    backend: str
+    traits: Mapping[str, str]
+    """Acceleration, processor, program, devices, kernel, init …, by name."""
+
+
 class Readiness(StrEnum):
     PROBING = "probing"
     READY = "ready"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 MAX_HEAD = 64 * 1024
 HEAD_S = 15.0
@@ -28,6 +29,13 @@ _SOCKET_TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/problem+json\r\n"
     b"Content-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(_SOCKET_PROBLEM), _SOCKET_PROBLEM)
 )
+
+
+class Shared(ServerState):
+    """What all connections of a server know."""
+
+    leaving = False
+    """The server ends soon: each connection ends with its next answer, so that its client comes again to another one."""
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -64,6 +72,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = False
         self._stop_deadline()
         super().on_headers_complete()
+        if isinstance(self.server_state, Shared) and self.server_state.leaving and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def handle_websocket_upgrade(self) -> None:
         headers = list(self.scope["headers"])

@@ -14,8 +14,8 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from shellwego.api.protocol import BoundedHttp
-from shellwego.api.rest.app import stop
+from shellwego.api.protocol import BoundedHttp, Shared
+from shellwego.api.rest.app import leave, stop
 
 GRACE_S = 5.0
 _MAX_CONNECTIONS = 4096
@@ -29,6 +29,10 @@ class Tls:
 
 class _Server(uvicorn.Server):
     """Without uvicorn's handling of signals, which would take them from the program that runs it."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.server_state: Shared = Shared()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         await self._serve(sockets)
@@ -75,6 +79,11 @@ class ApiServer:
         """Return when requests are answered."""
         while not self._server.started:  # noqa: ASYNC110 - uvicorn tells by this flag only
             await asyncio.sleep(0.01)
+
+    def leave(self) -> None:
+        """Say not to be ready, and end each connection with its next answer; what comes is still served."""
+        leave(self._app)
+        self._server.server_state.leaving = True
 
     def stop(self) -> None:
         """Take no new connections, end streams, finish what runs."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -16,7 +17,7 @@ import structlog
 from shellwego.api.ratelimit import RateLimiter
 from shellwego.api.rest.app import create_app
 from shellwego.api.server import ApiServer, Tls
-from shellwego.boot.bus import open_bus
+from shellwego.boot.bus import open_access, open_bus
 from shellwego.boot.credentials import TOKEN_FILE
 from shellwego.boot.database import claim, open_store
 from shellwego.boot.masterkeys import KEY_DIRECTORY, KmsSource
@@ -27,6 +28,7 @@ from shellwego.boot.settings import CONFIG_FILE, UpSettings
 from shellwego.control.bootstrap import adopt_admin_token, bootstrap
 from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
+from shellwego.control.loops import buskeys as buskeys_loop
 from shellwego.control.loops import drains as drains_loop
 from shellwego.control.loops import images as images_loop
 from shellwego.control.loops import nodes as nodes_loop
@@ -38,6 +40,7 @@ from shellwego.control.loops import routes as routes_loop
 from shellwego.control.loops import webhooks as webhooks_loop
 from shellwego.control.loops.lease import Leases
 from shellwego.control.sealing import Sealer
+from shellwego.control.servers import Servers
 from shellwego.control.unit import Control, Unit
 from shellwego.core.sensitive import Sensitive
 from shellwego.drivers.clock.system import SystemClock
@@ -46,6 +49,7 @@ from shellwego.drivers.images.plasmavmc import Credentials, PlasmaImages
 from shellwego.drivers.passwords.argon2 import Argon2Hasher
 from shellwego.drivers.streams.dialled import DialledStreams
 from shellwego.drivers.webhooks.http import HttpSender
+from shellwego.ports.busaccess import BusAccess
 from shellwego.ports.streams import Streams
 
 log = structlog.get_logger("shellwego.boot")
@@ -77,6 +81,8 @@ class Base:
     handover: Handover
     control: Control
     sealer: Sealer
+    access: BusAccess | None = None
+    """To the bus on NATS, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,13 @@ class ControlPlane:
 
     servers: tuple[Server, ...]
     parts: Mapping[str, Part]
+    api: ApiServer
+
+    async def leave(self, seconds: float) -> None:
+        """Say not to be ready, and go on for so long, so that balancers turn elsewhere before the API ends."""
+        if seconds:
+            self.api.leave()
+            await asyncio.sleep(seconds)
 
 
 async def open_base(
@@ -102,7 +115,8 @@ async def open_base(
     control = Control(store, bus, clock)
     kms = handover.master_key.open(directory(installation, KEY_DIRECTORY), clock.now)
     stack.push_async_callback(kms.close)
-    base = Base(settings, installation, handover, control, Sealer(control, kms))
+    access = open_access(handover.bus, clock)
+    base = Base(settings, installation, handover, control, Sealer(control, kms), access)
     await _first_start(base, owner)
     return base
 
@@ -130,7 +144,8 @@ async def open_control_plane(
         open_organizations=settings.open_organizations,
         node_urls=settings.node_addresses,
     )
-    servers: list[Server] = [ApiServer(app, socket.socket(fileno=api_socket), _tls(settings))]
+    api = ApiServer(app, socket.socket(fileno=api_socket), _tls(settings))
+    servers: list[Server] = [api]
     if settings.grpc_port:
         from shellwego.api.grpc.server import GrpcServer, GrpcSite  # noqa: PLC0415 - costs memory where it is not served
 
@@ -140,8 +155,10 @@ async def open_control_plane(
         from shellwego.boot.nodeport import NodePort  # noqa: PLC0415 - as above
 
         listener = socket.socket(fileno=await link.listen(settings.node_listen, settings.node_port))
-        urls = settings.node_urls
-        servers.append(await NodePort.open(control, sealer, listener, links=links, images=images, servers=urls))
+        known = Servers(control, base.installation.id, settings.node_urls)
+        access = base.access if settings.bus_node_passes else None
+        port = await NodePort.open(control, sealer, listener, links=links, images=images, servers=known, access=access)
+        servers.append(port)
     leases = Leases(control, base.installation.id)
     parts: dict[str, Part] = {
         "leases": leases.run(),
@@ -155,7 +172,9 @@ async def open_control_plane(
         "webhooks": webhooks_loop.run(control, HttpSender(networks), sealer, holder=leases),
         "retention": retention_loop.run(control, holder=leases),
     }
-    return ControlPlane(tuple(servers), parts)
+    if base.access is not None:
+        parts["bus keys"] = buskeys_loop.run(control, base.access, holder=leases)
+    return ControlPlane(tuple(servers), parts, api)
 
 
 def _images(base: Base) -> PlasmaImages:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 NODE_PORT = 7081
+SHUTDOWN_DELAY_S = 5
 AGENT_DATA, EDGE_DATA = "/var/lib/shellwego-agent", "/var/lib/shellwego-edge"
 """Each process has its own: a host may run several."""
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -46,7 +48,9 @@ def server(**flags: Any) -> None:
     and one master key (a KMS, or --master-keys-file). Each option can also be set in the environment
     (SHELLWEGO_NODE_PORT, ...) or in /etc/shellwego/config.toml, table [up]. SIGTERM ends it; what runs on nodes goes on.
     """
-    _ended("swg server", lambda: _server(up_settings(flags, {"node_port": NODE_PORT})))
+    _ended(
+        "swg server", lambda: _server(up_settings(flags, {"node_port": NODE_PORT, "shutdown_delay": SHUTDOWN_DELAY_S}))
+    )
 
 
 def _of_a_joined_host(directory: str, data_dir: str) -> Callable[[F], F]:
@@ -137,7 +141,8 @@ async def _run_server(settings: UpSettings, installation: Installation, handover
         links = DialledStreams()
         plane = await open_control_plane(base, link, api_socket, links, links)
         parts = {**plane.parts, "helper": link.gone()}
-        return await serve(parts, plane.servers, _tell(settings, plane.servers), stop, "swg server: stopping")
+        ready, leave = _tell(settings, plane.servers), partial(plane.leave, settings.shutdown_delay)
+        return await serve(parts, plane.servers, ready, stop, "swg server: stopping", leave=leave)
 
 
 async def _tell(settings: UpSettings, servers: Sequence[Server]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 
 from shellwego.agent.daemon import Agent
@@ -90,7 +91,8 @@ class Platform:
             parts = {"agent": agent.run(), "edge": edge.run(), **plane.parts, "helper": link.gone()}
             vms = "microVMs go on running" if self.settings.keep_vms else "microVMs are stopped first"
             ready = self._tell_when_ready(plane.servers, agent)
-            code = await serve(parts, plane.servers, ready, stop, f"swg up: stopping; {vms}")
+            leave = partial(plane.leave, self.settings.shutdown_delay)
+            code = await serve(parts, plane.servers, ready, stop, f"swg up: stopping; {vms}", leave=leave)
             await self._end(engine, edge, link, keep=self.settings.keep_vms or code != 0)
         return code
 

@@ -59,9 +59,18 @@ def run_process(command: str, work: Callable[[], Coroutine[Any, Any, int]]) -> i
 
 
 async def serve(
-    parts: Mapping[str, Part], servers: Sequence[Server], ready: Part, stop: asyncio.Event, farewell: str
+    parts: Mapping[str, Part],
+    servers: Sequence[Server],
+    ready: Part,
+    stop: asyncio.Event,
+    farewell: str,
+    *,
+    leave: Callable[[], Part] | None = None,
 ) -> int:
-    """Run all parts and servers until the end is asked for (0, after `farewell`) or one of them ends by itself (1)."""
+    """Run all parts and servers until the end is asked for (0, after `farewell`) or one of them ends by itself (1).
+
+    `leave` is done before they end where that is asked for, while all of them go on.
+    """
     running = {**parts, **{server.name: server.run() for server in servers}}
     tasks = {asyncio.create_task(part, name=name) for name, part in running.items()}
     asked = asyncio.create_task(stop.wait(), name="stop")
@@ -69,6 +78,7 @@ async def serve(
     done, _ = await asyncio.wait({*tasks, asked}, return_when=asyncio.FIRST_COMPLETED)
     if asked in done:
         print(farewell, file=sys.stderr)
+        done |= await _left(leave, tasks)
     for server in servers:
         server.stop()
     await _end_all([*tasks, telling, asked])
@@ -77,6 +87,16 @@ async def serve(
         error = None if task.cancelled() else task.exception()
         log.error("a part of the platform ended", part=task.get_name(), error=repr(error))
     return 1 if ended else 0
+
+
+async def _left(leave: Callable[[], Part] | None, tasks: Collection[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
+    """Returns those of the tasks that ended in the meantime."""
+    if leave is None:
+        return set()
+    leaving = asyncio.create_task(leave(), name="leave")
+    done, _ = await asyncio.wait({*tasks, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    leaving.cancel()
+    return done - {leaving}
 
 
 def undo(link: HostLink) -> Callable[..., Coroutine[None, None, None]]:

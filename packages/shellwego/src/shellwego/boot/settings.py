@@ -17,6 +17,7 @@ from shellwego.core.peers import is_host_address
 
 CONFIG_FILE = Path("/etc/shellwego/config.toml")
 MAX_PREBOOT = 64
+MAX_SHUTDOWN_DELAY = 60
 _DATABASE = ("database_url", "database_url_file")
 _OTHER_TABLES = ("database", "bus")
 KMS_KINDS = ("local", "vault", "aws")
@@ -53,6 +54,9 @@ class UpSettings:
     its way to the servers."""
     domain: str = "localhost"
     keep_vms: bool = False
+    shutdown_delay: int = 0
+    """Seconds for which a server that is asked to end says that it is not ready, and serves all the same, so that a balancer
+    turns elsewhere first."""
     open_organizations: bool = False
     """Whether every user may make organizations (on the smallest plan), and not the platform's operators alone."""
     preboot: int = 0
@@ -77,6 +81,9 @@ class UpSettings:
     """A file that holds that URL instead."""
     bus_authority_file: Path | None = None
     """As `swg bus init` wrote it: hints go over NATS, for a platform of several hosts. None: within this process."""
+    bus_node_passes: bool = False
+    """Whether nodes and edges get passes to that bus, and listen there by themselves. Else hints reach them over their links
+    to the servers alone."""
     master_passphrase_file: Path | None = None
     """Seals the file of master keys in the data directory; None: see `boot.masterkeys`."""
     master_keys_file: Path | None = None
@@ -176,8 +183,7 @@ def check(settings: UpSettings) -> None:
     for flag, port in (("--http-port", settings.http_port), ("--api-port", settings.api_port)):
         if not 1 <= port <= 65535:
             raise InvalidError("invalid-port", f"{flag}: {port} is not a port (1 to 65535)")
-    if not 0 <= settings.preboot <= MAX_PREBOOT:
-        raise InvalidError("invalid-preboot", f"--preboot: {settings.preboot} is not between 0 and {MAX_PREBOOT}")
+    _check_bounds(settings)
     _check_offer(settings.offer)
     if settings.kms not in KMS_KINDS:
         raise InvalidError("invalid-kms", f"kms: {settings.kms!r} is none of {', '.join(KMS_KINDS)}")
@@ -185,6 +191,7 @@ def check(settings: UpSettings) -> None:
         raise InvalidError("same-port", "--http-port and --api-port must differ")
     _check_grpc(settings)
     _check_node_port(settings)
+    _check_bus(settings)
     if settings.address and not is_host_address(settings.address):
         words = f"--address: {settings.address!r:.60} is not an IPv4 address by which other hosts could reach this one"
         raise InvalidError("invalid-address", words)
@@ -197,6 +204,14 @@ def check(settings: UpSettings) -> None:
             f"--api-listen {settings.api_listen}: the API would be reachable from outside without TLS",
             resolution="Give --api-cert and --api-key, or keep it on 127.0.0.1.",
         )
+
+
+def _check_bounds(settings: UpSettings) -> None:
+    if not 0 <= settings.preboot <= MAX_PREBOOT:
+        raise InvalidError("invalid-preboot", f"--preboot: {settings.preboot} is not between 0 and {MAX_PREBOOT}")
+    if not 0 <= settings.shutdown_delay <= MAX_SHUTDOWN_DELAY:
+        words = f"--shutdown-delay: {settings.shutdown_delay} is not between 0 and {MAX_SHUTDOWN_DELAY}"
+        raise InvalidError("invalid-shutdown-delay", words)
 
 
 def _check_offer(offer: Offer) -> None:
@@ -221,6 +236,12 @@ def _check_grpc(settings: UpSettings) -> None:
         )
 
 
+def _check_bus(settings: UpSettings) -> None:
+    if settings.bus_node_passes and settings.bus_authority_file is None:
+        words = "--bus-node-passes: there is no bus apart to listen on"
+        raise InvalidError("no-bus-authority", words, resolution="Give --bus-authority-file, as of swg bus init.")
+
+
 def _check_node_port(settings: UpSettings) -> None:
     if not settings.node_port:
         return
@@ -235,8 +256,8 @@ def _check_node_port(settings: UpSettings) -> None:
 
 
 def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
-    """What the configuration file sets: its table `[up]`, `[database]` (`url` or `url_file`) and `[bus]` (`authority_file`);
-    empty where there is none.
+    """What the configuration file sets: its table `[up]`, `[database]` (`url` or `url_file`) and `[bus]` (`authority_file`,
+    `node_passes`); empty where there is none.
 
     Raises:
         InvalidError: it cannot be read or parsed, or holds something beside those tables.
@@ -285,7 +306,7 @@ def _database_values(path: Path, table: dict[str, object]) -> dict[str, object]:
 
 
 def _bus_values(path: Path, table: dict[str, object]) -> dict[str, object]:
-    unknown = sorted(set(table) - {"authority_file"})
+    unknown = sorted(set(table) - {"authority_file", "node_passes"})
     if unknown:
         raise InvalidError("unknown-setting", f"{path}: unknown: bus.{', bus.'.join(unknown)}")
     return {f"bus_{name}": value for name, value in table.items()}

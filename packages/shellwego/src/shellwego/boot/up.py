@@ -56,9 +56,15 @@ _CONTROL_PLANE = (
     click.option(
         "--bus-authority-file", type=click.Path(), help="Hints go over NATS; from swg bus init. [this process]"
     ),
+    click.option(
+        "--bus-node-passes", is_flag=True, default=None, help="Nodes and edges listen on that bus themselves."
+    ),
     click.option("--master-passphrase-file", type=click.Path(), help="Seals the master keys of secrets. [unsealed]"),
     click.option("--master-keys-file", type=click.Path(), help="The master keys, kept outside the data directory."),
     click.option("--domain", help="Apps appear as <app>.<domain>. [localhost]"),
+    click.option(
+        "--shutdown-delay", type=int, metavar="SECONDS", help="Not ready for so long before it ends. [0; server: 5]"
+    ),
     click.option("--open-organizations", is_flag=True, default=None, help="Let every user make organizations."),
 )
 """Options of every process that is a control plane."""

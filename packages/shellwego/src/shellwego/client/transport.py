@@ -1,8 +1,8 @@
 """How requests reach the API: `http.client` over TCP, TLS or a unix socket, and answers or typed errors come back.
 
 One connection is kept and used again. A request is sent twice only where nothing can have happened the first time: the
-connection was refused, or the request changes nothing (GET) or can be repeated (an idempotency key), and a kept connection
-had gone stale.
+connection was refused, or the request changes nothing (GET) or can be repeated (an idempotency key; a part of an upload,
+which says where it belongs), and a kept connection had gone stale.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class _Request:
     def repeatable(self) -> bool:
         """Whether sending it twice does no more than sending it once."""
         once_only = self.body is not None and not isinstance(self.body, bytes)
-        return not once_only and (self.method in _REPEATABLE or "Idempotency-Key" in self.headers)
+        named = "Idempotency-Key" in self.headers or "Content-Range" in self.headers
+        return not once_only and (self.method in _REPEATABLE or named)
 
 
 class _UnixConnection(http.client.HTTPConnection):

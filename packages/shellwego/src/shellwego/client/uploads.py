@@ -1,4 +1,8 @@
-"""Uploading an image's tar, or a module, in parts; a part that broke off is sent again from where the server stands."""
+"""Uploading an image's tar, or a module, in parts; a part that broke off is sent again from where the server stands.
+
+What has arrived lies with one server of the platform, so all parts go over one connection. Where that one is gone, and
+another server answers in its place, the upload is begun anew; so what is uploaded is best a file.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from shellwego.client.transport import ApiProblem, Unreachable
 
 _PART = 8 * 1024 * 1024
 _TRIES = 5
+_UPLOADS = 3
 
 Progress = Callable[[int], None]
 """Told how many bytes have arrived so far."""
@@ -29,6 +34,19 @@ def load_image(
     Raises:
         ApiProblem, Unreachable: as every operation; an upload that was begun is thrown away first.
     """
+    begin = tar.tell() if tar.seekable() else None
+    left = _UPLOADS if begin is not None else 1
+    while True:
+        left -= 1
+        try:
+            return _load(client, tar, name, project, progress)
+        except ApiProblem as error:
+            if error.code != "upload-not-found" or not left:
+                raise
+            tar.seek(begin or 0)
+
+
+def _load(client: Client, tar: IO[bytes], name: str | None, project: str | None, progress: Progress) -> LoadedView:
     upload = client.begin_upload(name=name, project=project)
     try:
         digest = _send(client, upload, tar, project, progress)
@@ -54,8 +72,9 @@ def _send_part(client: Client, upload: UploadView, part: bytes, offset: int, pro
     for attempt in range(_TRIES):
         try:
             client.append_upload(upload.id, part, content_range=content_range, project=project)
-        except Unreachable:
-            if attempt == _TRIES - 1:
+        except (Unreachable, ApiProblem) as error:
+            twice = isinstance(error, Unreachable) or error.code == "bad-offset"
+            if not twice or attempt == _TRIES - 1:
                 raise
             if client.get_upload(upload.id, project=project).offset == offset + len(part):
                 return  # it had arrived; only the answer was lost

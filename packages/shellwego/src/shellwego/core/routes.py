@@ -10,6 +10,9 @@ An instance whose VM ended leaves in one step, since nothing is left to be drain
 wait for its whole time-out: nobody closes a connection of a VM that is gone. So where an edge tells of sessions outside of
 the routes, the table tells which of them are at an end (`Departed`), and the edge cuts those alone.
 
+Of an instance that was lost with its node nobody knows. Its VM may still answer, or its host may be dead, and nobody would
+ever say so. So it is left the time that one has that drains, and no more.
+
 Two clocks bound the waiting. `drain_timeout` of the app: sessions still open then are cut, and counted. `EDGE_TIMEOUT_S`:
 an edge that did not confirm until then is left behind, and named; it may be dead, or may serve on with old routes.
 """
@@ -46,6 +49,7 @@ VM already."""
 class RouteFacts:
     """What the route of one app follows from."""
 
+    now: float
     app: App
     releases: Mapping[str, Release]
     """By id: the one that the app aims at, and those of its instances."""
@@ -115,9 +119,16 @@ def _weights(facts: RouteFacts, routed: Sequence[Instance]) -> Mapping[str, int]
 
 def _departed(facts: RouteFacts) -> Iterator[Departed]:
     for instance in facts.lingering:
-        if instance.phase in _SILENT:
-            spared = "" if instance.phase is Phase.ASLEEP else _address(facts, instance)
+        if instance.phase in _SILENT or _given_up(facts, instance):
+            spared = "" if instance.phase in (Phase.ASLEEP, Phase.LOST) else _address(facts, instance)
             yield Departed(instance_id=instance.id, address=spared)
+
+
+def _given_up(facts: RouteFacts, instance: Instance) -> bool:
+    """It was lost with its node, so long ago that one which drains would be stopped."""
+    release = facts.releases.get(instance.release_id)
+    patience = release.config.drain_timeout_s if release else 0.0
+    return instance.phase is Phase.LOST and facts.now >= instance.phase_since + patience
 
 
 def _address(facts: RouteFacts, instance: Instance) -> str:

@@ -34,7 +34,7 @@ class Departed:
     """An instance outside of the routes whose former VM is known to have ended, or to sleep: what is still open there gets
     no answer.
 
-    It is told only where an edge has such sessions. One that drains, is unhealthy, or was lost with its node is not
+    It is told only where an edge has such sessions. One that drains, is unhealthy, or was just lost with its node is not
     departed: its VM may still answer.
     """
 

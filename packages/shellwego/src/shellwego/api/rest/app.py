@@ -176,6 +176,12 @@ def _is_upload(scope: Scope) -> bool:
     return part and "idempotency-key" not in Headers(scope=scope)
 
 
+def leave(app: FastAPI) -> None:
+    """Be ready no more, and serve all the same."""
+    context: Context = app.state.context
+    context.leaving.set()
+
+
 def stop(app: FastAPI) -> None:
     """Have streams and long waits end, before the server stops."""
     context: Context = app.state.context

@@ -43,6 +43,8 @@ class Context:
     """Where hosts reach the node port of this platform's servers; empty: nowhere."""
     open_organizations: bool = False
     metrics: Metrics = field(default_factory=Metrics)
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the server is to stop soon: it is not ready any more."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is to stop: long answers end, so that clients come again to another server or later."""
 

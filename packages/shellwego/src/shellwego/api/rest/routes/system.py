@@ -29,7 +29,7 @@ async def healthz() -> Response:
 @operation(probes, "GET", "/readyz", permission=PUBLIC, answer=ReadinessView, refusals=(503,))
 async def readyz(*, here: Here) -> Response:
     """The platform takes work: the store answers. A backend may still be probing; deploys wait for it and say so."""
-    if here.stopping.is_set():
+    if here.leaving.is_set() or here.stopping.is_set():
         raise UnavailableError("stopping", "the platform stops")
     nodes, backends = await here.control.read(_nodes)
     return respond(body_answer(ReadinessView(status="ready", nodes=nodes, backends=backends)))

@@ -1,0 +1,60 @@
+"""Whether instances take declared steps only (L4), seen in the database, from outside, all the time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+import psycopg
+
+from shellwego.core.instances import PHASE_MOVES, Phase
+from tests.real.cluster.hosts import Cluster
+
+EVERY_S = 0.25
+
+
+class Watch:
+    """Looks while the context is open. Between two looks an instance may take several steps, each of them declared."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._phases: dict[str, Phase] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+        self.undeclared: list[str] = []
+        self.looks = 0
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(60)
+
+    def _work(self) -> None:
+        while not self._stop.wait(EVERY_S):
+            try:
+                rows = self._cluster.sql("SELECT id, phase FROM instances")
+            except psycopg.OperationalError:  # the database is what is away
+                continue
+            self.looks += 1
+            for id_, phase in rows:
+                self._seen(str(id_), Phase(str(phase)))
+
+    def _seen(self, id_: str, phase: Phase) -> None:
+        before = self._phases.get(id_, phase)
+        if phase is not before and phase not in _REACHED[before]:
+            self.undeclared.append(f"{id_}: {before} → {phase}")
+        self._phases[id_] = phase
+
+
+def _reached(moves: Mapping[Phase, frozenset[Phase]], start: Phase) -> frozenset[Phase]:
+    found, fresh = set[Phase](), {start}
+    while fresh:
+        fresh = {after for phase in fresh for after in moves[phase]} - found
+        found |= fresh
+    return frozenset(found)
+
+
+_REACHED = {phase: _reached(PHASE_MOVES, phase) for phase in Phase}
