@@ -207,12 +207,14 @@ class _Worker(FakeWorker):
 
     async def connections(self, backends: set[str]) -> dict[Key, int]:
         await self._gate.passed()
-        await self._dice.turns()
+        for _ in range(self._dice.turns()):
+            await asyncio.sleep(0)
         return await super().connections(backends)
 
     async def execute(self, operations: Sequence[Operation]) -> list[str]:
         await self._gate.passed()
-        await self._dice.turns()
+        for _ in range(self._dice.turns()):
+            await asyncio.sleep(0)
         if operations:
             await self._host.world.points.reached(self._host, "change at")
         answers = await super().execute(operations)

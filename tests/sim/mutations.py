@@ -98,7 +98,7 @@ MUTATIONS = (
         "self._waits.fetch.wait()",
     ),
     Mutation("plans without a hint", "control/loops/rollout.py", "clock.sleep(every_s)", "clock.sleep(1e6)"),
-    Mutation("routes without a hint", "edge/daemon.py", "sleep(self._settings.poll_s)", "sleep(1e6)"),
+    Mutation("routes without a hint", "edge/daemon.py", "wait(self._settings.poll_s)", "wait()"),
     Mutation(
         "end before forgetting",
         "core/rollout.py",

@@ -79,11 +79,10 @@ class Tenant(Client):
         project = self._world.project_id
         if request.operation == "create":
             return told(await access.write_once(ProjectTarget(project), answering(_create(request))))
-        known = await access.recalled()
-        if known is None:
-            work = await _work(self._world, server, request)
-            known = await access.write_once(AppTarget(request.name, project), answering(work))
-        return told(known)
+        if request.operation in _OUTSIDE and (known := await access.recalled()) is not None:
+            return told(known)
+        work = await _work(self._world, server, request)
+        return told(await access.write_once(AppTarget(request.name, project), answering(work)))
 
     def _refused(self, request: Request, error: ShellWeGoError) -> None:
         if request.operation == "denied":
@@ -272,6 +271,8 @@ _SIMPLE: Mapping[str, Callable[[int], Work]] = {
     "cancel": lambda number: _cancel,
     "destroy": lambda number: _destroy,
 }
+_OUTSIDE = ("deploy", "deploy-bad")
+"""What asks the registry before it is written."""
 _PERMISSIONS = {
     "deploy": "deployments:write",
     "deploy-bad": "deployments:write",

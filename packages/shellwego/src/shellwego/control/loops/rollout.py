@@ -5,7 +5,7 @@ again inside the transaction that makes the changes, so nothing can have moved u
 until the plan is empty: what one change makes possible at once needs no second commit.
 
 Apps are looked at on a hint, at the time that their last plan named, and on a timer: often those with something under way,
-seldom all others. So a lost hint costs latency only.
+less often those whose rows changed since the last time, seldom all others. So a lost hint costs latency only, never much.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.hints import all_apps, hinted_apps
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.schedule import Schedule
-from shellwego.control.placer import Placer
+from shellwego.control.memories import leave, with_memory
+from shellwego.control.placer import READING_SHARE, Placer
 from shellwego.control.preemption import find_room, held, make_room
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
@@ -37,6 +38,7 @@ from shellwego.ports.store import Transaction, eq, within
 from shellwego.wire import subjects
 
 BUSY_EVERY_S = 2.0
+CHANGED_EVERY_S = 10.0
 ALL_EVERY_S = 60.0
 _MAX_ROUNDS = 8
 """Steps in one transaction. A plan converges in three or four; the rest is left to the next look."""
@@ -128,6 +130,11 @@ def _placements(tx: Transaction, app: App, placer: Placer) -> Iterator[tuple[Ins
     for instance in waiting:
         request = placement_request(instance, releases[instance.release_id])
         beside = peers[instance.process]
+        if instance.memory_of:
+            found = placer.place(tx, with_memory(tx, request, instance), beside)
+            if isinstance(found, Placement) or placer.current():
+                yield instance, found
+            continue
         outcome: Outcome = held(tx, instance, request) or placer.place(tx, request, beside)
         if isinstance(outcome, Refusal) and placer.current() and instance.process not in in_vain:
             room = find_room(tx, app, request, instance.priority, beside.by_node)
@@ -170,6 +177,8 @@ def _store_placements(unit: Unit, app: App, placer: Placer) -> bool:
             case Preemption():
                 make_room(unit, app, instance, outcome)
                 placer.see(unit.tx, outcome.node.id)
+            case Refusal(reason) if instance.memory_of:
+                leave(unit, app, instance, reason)
             case Reserved(reason=reason):
                 unit.tx.instances.update(replace(instance, placement_reason=reason))
             case Refusal(reason):
@@ -193,6 +202,7 @@ class RolloutLoop:
             tasks.create_task(self._listen())
             tasks.create_task(self._sweep(ALL_EVERY_S, all_apps))
             tasks.create_task(self._sweep(BUSY_EVERY_S, busy_apps))
+            tasks.create_task(self._sweep_changed())
             tasks.create_task(self._work())
 
     async def _listen(self) -> None:
@@ -206,6 +216,19 @@ class RolloutLoop:
             for app_id in await self._control.read(find):
                 self._schedule.add(app_id)
             await self._control.clock.sleep(every_s)
+
+    async def _sweep_changed(self) -> None:
+        """What changed since the last sweep, whatever became of its hints. It reads much of the store where that is large,
+        so it takes a twentieth of the time at most."""
+        clock, known = self._control.clock, dict[str, object]()
+        while True:
+            began = clock.monotonic()
+            seen = await self._control.read(versions)
+            for app_id, version in seen.items():
+                if known.get(app_id) != version:
+                    self._schedule.add(app_id)
+            known = seen
+            await clock.sleep(max(CHANGED_EVERY_S, READING_SHARE * (clock.monotonic() - began)))
 
     async def _work(self) -> None:
         while True:
@@ -228,6 +251,12 @@ class RolloutLoop:
             _log.info("rollout.step_works_again", app=app_id, **trouble.fields)
         if result.wait_s is not None:
             self._schedule.add(app_id, result.wait_s)
+
+
+def versions(tx: Transaction) -> dict[str, object]:
+    """By app: what is another value once its row changed, or one of an instance of it that lives, or one came or went."""
+    rows = tx.instances.sums("app_id", ("version",), within("phase", LIVE_PHASES))
+    return {app_id: (version, rows.get(app_id)) for app_id, version in tx.apps.sums("id", ("version",)).items()}
 
 
 def busy_apps(tx: Transaction) -> set[str]:
