@@ -24,6 +24,7 @@ MODULES = {
     "p13": "bench.p13_idle",
     "p14": "bench.p14_failover",
     "p15": "bench.p15_failover",
+    "p16": "bench.p16_volumes",
     "p17": "bench.p17_cli",
     "store": "bench.store",
     "wasm": "bench.wasm",

@@ -1,8 +1,8 @@
-"""What all tests share: the `--nightly` switch for those that run long, and a second try.
+"""What all tests share: the `--nightly` switch for those that run long, and a second try for those on real things.
 
-Deadlines assume that the host gets on with it; a shared one may stand still for a while. So a test that failed is run once
-more, and the report says so (RERUN, with the first failure): a test that is seen there again and again has a race, and is
-mended.
+Deadlines of real things assume that the host gets on with it; a shared one may stand still for a while. So a test marked
+`real` that failed is run once more, and the report says so (RERUN, with the first failure): one that is seen there again and
+again has a race, and is mended. All others depend on no host, and have one try.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        item.add_marker(pytest.mark.flaky(reruns=1))
+        if "real" in item.keywords:
+            item.add_marker(pytest.mark.flaky(reruns=1))
     if config.getoption("--nightly"):
         return
     skip = pytest.mark.skip(reason="only with --nightly")

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -14,7 +15,7 @@ from types import TracebackType
 
 from plasmavmc.guest.api import GuestConfig, GuestNetwork
 from plasmavmc.guest.boot import load_assets
-from plasmavmc.guest.framing import FrameType, encode, sync
+from plasmavmc.guest.framing import FrameDecoder, FrameType, encode, sync
 from plasmavmc.guest.kernel import Kernel
 from plasmavmc.guest.messages import encode_config
 from plasmavmc.guest.tsc import tsc_khz
@@ -24,6 +25,7 @@ CACHE = Path(os.environ.get("SHELLWEGO_CACHE", "/var/cache/shellwego"))
 BRIDGE, TAP, MAC = "flrbr0", "flrtap0", "02:00:00:00:77:02"
 GATEWAY, GUEST = IPv4Address("10.127.77.1"), IPv4Address("10.127.77.2")
 PART = 32 * 1024
+LISTEN_EVERY_S = 0.002
 
 
 CONNECT_S = 0.02
@@ -59,9 +61,12 @@ class Hand:
         self._rootfs = rootfs
         self._memory = memory
         self._process: subprocess.Popen[bytes] | None = None
+        self._nonce = os.urandom(16)
+        self.boot_s = 0.0
+        """Of the last start: from the fork to the guest's word that its workload runs."""
         config = encode_config(GuestConfig(argv=argv, network=GuestNetwork(GUEST, GATEWAY), entropy=os.urandom(64)))
         parts = [encode(FrameType.CONFIG_PART, config[at : at + PART]) for at in range(0, len(config), PART)]
-        self._config = sync(os.urandom(16), fresh=True) + b"".join(parts) + encode(FrameType.CONFIG_END)
+        self._config = sync(self._nonce, fresh=True) + b"".join(parts) + encode(FrameType.CONFIG_END)
 
     def __enter__(self) -> Hand:
         for command in (
@@ -92,6 +97,7 @@ class Hand:
         """From the fork to the first 200, in seconds; disk and tap are there already."""
         assets = load_assets(CACHE)
         layer = self._directory / "layer"
+        (self._directory / "heard").unlink(missing_ok=True)
         template = next((CACHE / "disks").glob("ext4-4294967296-*"))
         subprocess.run(["cp", "--sparse=always", str(template), str(layer)], check=True)
         environment = {
@@ -112,7 +118,22 @@ class Hand:
         self._process = subprocess.Popen(
             [str(SCRIPT)], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
         )
-        return until_200(str(GUEST), 8080, "floor", began)
+        listener = threading.Thread(target=self._hear_ready, args=(self._process, began))
+        listener.start()
+        took = until_200(str(GUEST), 8080, "floor", began)
+        listener.join()
+        return took
+
+    def _hear_ready(self, process: subprocess.Popen[bytes], began: float) -> None:
+        heard, decoder = self._directory / "heard", FrameDecoder(self._nonce)
+        while not heard.exists() and process.poll() is None:
+            time.sleep(LISTEN_EVERY_S)
+        with heard.open("rb") as stream:
+            while process.poll() is None:
+                if any(frame.type == FrameType.READY for frame in decoder.feed(stream.read())):
+                    self.boot_s = time.monotonic() - began
+                    return
+                time.sleep(LISTEN_EVERY_S)
 
     def stop(self) -> None:
         """End it, with the helper that gave it its configuration."""

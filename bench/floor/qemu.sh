@@ -2,10 +2,11 @@
 # A microVM by hand: the line that the platform's VMs are started with, written out, and none of our code around it.
 # Everything is given in the environment: KERNEL ACPI (on, or off for a kernel of our own configuration) INITRD ROOT LAYER
 # TAP MAC MEMORY TSC_KHZ CONFIG (bytes for the guest's channel, made beforehand) and DIR (for the sockets).
+# What the guest says on its channel is written to DIR/heard.
 rm -f "$DIR/ctl" "$DIR/console" "$DIR/qmp"
 (
     until [ -S "$DIR/ctl" ]; do sleep 0.005; done
-    exec socat -u "OPEN:$CONFIG,ignoreeof" "UNIX-CONNECT:$DIR/ctl,retry=100,interval=0.01" 2>/dev/null
+    exec socat "OPEN:$CONFIG,ignoreeof!!CREATE:$DIR/heard" "UNIX-CONNECT:$DIR/ctl,retry=100,interval=0.01" 2>/dev/null
 ) &
 exec /usr/bin/qemu-system-x86_64 -name floor -nodefaults -no-user-config -no-reboot -display none \
     -M "microvm,acpi=$ACPI,memory-backend=mem" -accel tcg,tb-size=32 -cpu max -smp cpus=1,sockets=1,cores=1,threads=1 -m "$MEMORY" \

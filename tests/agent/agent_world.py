@@ -22,6 +22,7 @@ from shellwego.core.assignments import (
 )
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
 from shellwego.core.instances import Observed
+from shellwego.core.nodecallers import SHUT_OUT
 from shellwego.core.nodes import WHOLE
 from shellwego.core.sensitive import Sensitive
 from shellwego.drivers.bus.memory import MemoryBus
@@ -75,6 +76,8 @@ class FakeControl:
     epoch: int = 1
     node_id: str = NODE
     known: bool = True
+    shut_out: bool = False
+    """An operator put the node out."""
     items: dict[str, Assignment] = field(default_factory=dict)
     reports: list[NodeReport] = field(default_factory=list)
     registrations: list[Registration] = field(default_factory=list)
@@ -88,6 +91,7 @@ class FakeControl:
 
     async def register(self, registration: Registration) -> Assignments:
         self.registrations.append(registration)
+        self._check_in()
         self.known = True
         return self._assignments()
 
@@ -131,7 +135,12 @@ class FakeControl:
     def _assignments(self) -> Assignments:
         return Assignments(node_id=self.node_id, epoch=self.epoch, items=tuple(self.items.values()))
 
+    def _check_in(self) -> None:
+        if self.shut_out:
+            raise ForbiddenError(SHUT_OUT, "the key is retired")
+
     def _check(self, node_id: str) -> None:
+        self._check_in()
         if not self.known or node_id != self.node_id:
             raise ForbiddenError("node-not-known", f"node {node_id} is not known")
 

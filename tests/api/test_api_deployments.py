@@ -129,7 +129,7 @@ async def test_a_plan_tells_what_becomes_of_each_process(world: World) -> None:
     assert (await world.get("/v1/apps/shop")).json["counts"] == {"web": 1}, "nothing is done"
 
 
-PLANNED = {"process": "web", "count": 1, "kept": 1, "started": 0, "stopped": 0, "obstacle": None}
+PLANNED = {"process": "web", "count": 1, "kept": 1, "started": 0, "stopped": 0, "obstacle": None, "evicts": 0}
 
 
 async def test_a_plan_that_takes_instances_away_changes_something(world: World) -> None:
@@ -148,6 +148,19 @@ async def test_a_plan_says_why_there_is_no_room(world: World) -> None:
         (web,) = planned["processes"]
         assert (web["obstacle"] or "").startswith(obstacle)
         assert bool(web["obstacle"]) == bool(obstacle)
+
+
+async def test_a_plan_says_how_many_would_have_to_make_room(world: World) -> None:
+    sizes = {"processes": {"web": {"memory": "5gb"}}}
+    await deployed(world, config={**sizes, "placement": {"priority": 20}})
+    low = await world.running()
+    await world.commit(lambda unit: unit.tx.instances.update(replace(low, priority=20)))
+    await world.made("/v1/apps", {"name": "urgent", "config": sizes})
+    for name, priority, evicts in (("urgent", 50, 1), ("urgent", 29, 0), ("shop", 50, 0)):
+        wish = {"image": "registry.example/hello:v1", "port": 9000, "config": {"placement": {"priority": priority}}}
+        (web,) = (await world.made(f"/v1/apps/{name}/plan", wish))["processes"]
+        assert web["obstacle"].startswith("no node fits: 1 lacks memory")
+        assert (name, priority, web["evicts"]) == (name, priority, evicts)
 
 
 async def test_a_plan_is_refused_as_the_deploy_would_be(world: World) -> None:

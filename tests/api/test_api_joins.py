@@ -8,6 +8,7 @@ import pytest
 
 from shellwego.control.certificates import new_key
 from shellwego.control.joins import Joins
+from shellwego.control.servers import Servers
 from shellwego.core.joins import split_token
 from tests.api.api_world import ADMIN, World
 from tests.control.join_world import join_request
@@ -26,7 +27,7 @@ async def joined(world: World, **wish: Any) -> str:
     made = await world.made(TOKENS, wish)
     parts = split_token(made["token"])
     assert parts is not None
-    joins = Joins(world.control, world.app.state.context.authorities)
+    joins = Joins(world.control, world.app.state.context.authorities, Servers(world.control, "one", ()))
     return (await joins.join(join_request(parts[0], new_key()))).id
 
 

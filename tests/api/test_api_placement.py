@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.api.api_world import World
+import pytest
+
+from shellwego.core.nodes import MAX_LABELS
+from tests.api.api_world import ADMIN, FOREIGN, World
 
 
 async def test_where_instances_may_go_is_stored_shown_and_refused_where_no_node_is(world: World) -> None:
@@ -13,7 +16,7 @@ async def test_where_instances_may_go_is_stored_shown_and_refused_where_no_node_
     await world.commit(lambda unit: unit.tx.nodes.update(placed))
     rules = {"region": "eu", "require": {"disk": "ssd"}, "tolerate": {"gpu": "yes"}, "spread": "node"}
     made = await world.made("/v1/apps", {"name": "shop", "config": {"placement": rules}})
-    assert made["config"]["placement"] == {**rules, "zone": ""}
+    assert made["config"]["placement"] == {**rules, "zone": "", "priority": 50}
     await world.made("/v1/apps/shop/deployments", {"image": "registry.example/hello:v1"})
     refused = await world.post("/v1/apps/shop/deployments", {"config": {"placement": {"region": "us"}}})
     assert (refused.status, refused.code) == (422, "cannot-be-placed")
@@ -26,3 +29,36 @@ async def test_where_instances_may_go_is_stored_shown_and_refused_where_no_node_
     assert (intolerant.status, intolerant.json["errors"][0]["field"]) == (422, "placement.tolerate")
     wrong = await world.post("/v1/apps/shop/deployments", {"config": {"placement": {"spread": "rack"}}})
     assert (wrong.status, wrong.json["errors"][0]["field"]) == (422, "config.placement.spread")
+
+
+@pytest.mark.parametrize("name", ["require", "tolerate"])
+async def test_an_app_may_name_as_many_labels_as_a_node_may_have(world: World, name: str) -> None:
+    labels = {f"label-{n}": "x" for n in range(MAX_LABELS)}
+    made = await world.made("/v1/apps", {"name": "shop", "config": {"placement": {name: labels}}})
+    assert made["config"]["placement"][name] == labels
+    more = {"placement": {name: {**labels, "more": "x"}}}
+    refused = await world.call("PATCH", "/v1/apps/shop", {"config": more})
+    assert (refused.status, refused.json["errors"][0]["field"]) == (422, f"config.placement.{name}")
+
+
+async def test_how_much_an_app_may_matter_is_the_operators_to_say(world: World) -> None:
+    async def ask(priority: int, name: str = "shop") -> tuple[int, list[str]]:
+        body = {"name": name, "config": {"placement": {"priority": priority}}}
+        answer = await world.post("/v1/apps", body, token=FOREIGN)
+        return answer.status, [fault["field"] for fault in answer.json.get("errors", [])]
+
+    assert await ask(101) == (422, ["config.placement.priority"])
+    assert await ask(51) == (429, ["placement.priority"])
+    path = "/v1/organizations/other/quotas"
+    assert (await world.call("PUT", path, {"limits": {"priority": 80}}, token=FOREIGN)).status == 403
+    beyond = await world.call("PUT", path, {"limits": {"priority": 101}}, token=ADMIN)
+    assert (beyond.status, beyond.json["errors"][0]["field"]) == (422, "limits.priority")
+    allowed = await world.call("PUT", path, {"limits": {"priority": 80}}, token=ADMIN)
+    assert allowed.json["set"] == ["priority"]
+    assert await ask(80) == (201, [])
+    found = next(each for each in (await world.get(path, token=FOREIGN)).json["data"] if each["name"] == "priority")
+    assert (found["limit"], found["used"], found["unit"]) == (80, 80, "")
+    await world.call("PUT", path, {"limits": {"priority": 10}}, token=ADMIN)
+    again = await world.call("PATCH", "/v1/apps/shop", {"config": {"placement": {"priority": 60}}}, token=FOREIGN)
+    assert again.status == 200, "what asks for less is never refused"
+    assert await ask(50, "other") == (201, []), "what nobody raised is not refused"

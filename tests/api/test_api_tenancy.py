@@ -335,12 +335,12 @@ async def test_the_secret_of_an_account_is_not_kept_for_a_repeated_request(world
 async def test_quotas_are_by_plan_and_by_what_the_operator_set(world: World) -> None:
     path = "/v1/organizations/other/quotas"
     by_plan = (await world.get(path, token=FOREIGN)).json
-    assert {each["name"]: each["limit"] for each in by_plan["data"]} == PLANS["free"].limits
+    assert {each["name"]: each["limit"] for each in by_plan["data"]} == {**PLANS["free"].limits, "priority": 50}
     assert (await world.call("PUT", path, {"limits": {}, "plan": "enterprise"}, token=FOREIGN)).status == 403
     given = await world.call("PUT", path, {"plan": "starter", "limits": {"apps": 1, "cpu": None}}, token=ADMIN)
     limits = {each["name"]: each["limit"] for each in given.json["data"]}
     assert (given.json["plan"], given.json["set"]) == ("starter", ["apps", "cpu"])
-    assert limits == {**PLANS["starter"].limits, "apps": 1, "cpu": None}
+    assert limits == {**PLANS["starter"].limits, "apps": 1, "cpu": None, "priority": 50}
     await world.made("/v1/apps", {"name": "shop"}, token=FOREIGN)
     answer = await world.post("/v1/apps", {"name": "more"}, token=FOREIGN)
     assert (answer.status, answer.code) == (429, "quota-exceeded")

@@ -21,6 +21,7 @@ from shellwego.boot.nodeport import NodePort
 from shellwego.control import joins, nodeauthority
 from shellwego.control.joins import JoinWish
 from shellwego.control.sealing import Sealer
+from shellwego.control.servers import Servers
 from shellwego.control.unit import Control
 from shellwego.core.assignments import Assignments
 from shellwego.core.errors import ConflictError, ForbiddenError, InvalidError, ShellWeGoError, UnavailableError
@@ -32,6 +33,7 @@ from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.drivers.streams.dialled import DialledStreams
 from shellwego.drivers.uplink.tls import UplinkChannel
+from shellwego.ports.busaccess import BusAccess
 from shellwego.wire.tls import Credentials, server_context
 from shellwego.wire.uplink import AssignmentsCall, Method
 from tests.contract.node_authority import TestingAuthority
@@ -61,14 +63,25 @@ class Server:
         return await self.control.read(lambda tx: tx.nodes.count())
 
 
+async def open_port(control: Control, listener: socket.socket, access: BusAccess | None = None) -> NodePort:
+    """A server's node port."""
+    return await NodePort.open(
+        control,
+        Sealer(control, MemoryKms()),
+        listener,
+        links=DialledStreams(),
+        images=MemoryImages(),
+        servers=Servers(control, "one", ()),
+        access=access,
+    )
+
+
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     clock = SystemClock()
     control = Control(MemoryStore(clock), MemoryBus(), clock)
     listener = listening()
-    port = await NodePort.open(
-        control, Sealer(control, MemoryKms()), listener, links=DialledStreams(), images=MemoryImages()
-    )
+    port = await open_port(control, listener)
     running = asyncio.create_task(port.run())
     yield Server(control, port, Address("127.0.0.1", port_of(listener)))
     port.stop()
@@ -78,7 +91,7 @@ async def server() -> AsyncIterator[Server]:
 async def ask(server: Server, directory: Path) -> str:
     """What a joined host is told when it asks for its assignments."""
     joined = nodedir.load(directory, MemberKind.NODE)
-    channel = UplinkChannel([server.address.url], lambda: joined.credentials, call_s=10.0)
+    channel = UplinkChannel(lambda: [server.address.url], lambda: joined.credentials, call_s=10.0)
     try:
         asked = AssignmentsCall(node_id=joined.member.id)
         return (await channel.call(Method.ASSIGNMENTS, asked, Assignments)).node_id

@@ -132,10 +132,19 @@ def test_how_to_roll_out_is_said_in_full(tmp_path: Path) -> None:
 
 
 def test_where_instances_may_go_is_said_in_full_and_nothing_said_is_anywhere(tmp_path: Path) -> None:
-    text = 'app = "shop"\n[placement]\nregion = "eu"\nspread = "node"\n[placement.require]\ndisk = "ssd"\n'
-    asked_for = {"region": "eu", "zone": "", "require": {"disk": "ssd"}, "tolerate": {}, "spread": "node"}
+    text = (
+        'app = "shop"\n[placement]\nregion = "eu"\nspread = "node"\npriority = 70\n[placement.require]\ndisk = "ssd"\n'
+    )
+    asked_for = {
+        "region": "eu",
+        "zone": "",
+        "require": {"disk": "ssd"},
+        "tolerate": {},
+        "spread": "node",
+        "priority": 70,
+    }
     assert msgspec.to_builtins(asked(tmp_path, text))["config"]["placement"] == asked_for
-    anywhere = {"region": "", "zone": "", "require": {}, "tolerate": {}, "spread": "zone"}
+    anywhere = {"region": "", "zone": "", "require": {}, "tolerate": {}, "spread": "zone", "priority": 50}
     assert msgspec.to_builtins(asked(tmp_path, 'app = "shop"\n'))["config"]["placement"] == anywhere
 
 
@@ -151,6 +160,7 @@ def test_options_of_placement_win_over_the_manifest_one_by_one(machine: Machine,
         "require": {},
         "tolerate": {},
         "spread": "zone",
+        "priority": 50,
     }
 
 

@@ -57,6 +57,7 @@ def asked(machine: Machine, api: HandMadeApi, *words: str) -> dict[str, object]:
             ("--zone", "", "--require", "", "--tolerate", "gpu=yes", "--spread", "none"),
             {"config": {"placement": {"zone": "", "require": {}, "tolerate": {"gpu": "yes"}, "spread": "none"}}},
         ),
+        (("--priority", "20"), {"config": {"placement": {"priority": 20}}}),
     ],
     ids=" ".join,
 )
@@ -81,10 +82,11 @@ def test_steps_that_are_no_percentages_are_refused(machine: Machine, api: HandMa
 
 def test_a_plan_tells_each_process_and_what_is_in_its_way(machine: Machine, api: HandMadeApi) -> None:
     processes = [
-        ProcessPlanView(process="web", count=3, kept=1, started=2, stopped=1, obstacle=None),
+        ProcessPlanView(process="web", count=3, kept=1, started=2, stopped=1, obstacle=None, evicts=0),
         ProcessPlanView(
-            process="worker", count=1, kept=0, started=1, stopped=0, obstacle="no node fits: 1 lacks memory"
+            process="worker", count=1, kept=0, started=1, stopped=0, obstacle="no node fits: 1 lacks memory", evicts=0
         ),
+        ProcessPlanView(process="job", count=1, kept=0, started=1, stopped=0, obstacle="no node fits: …", evicts=2),
     ]
     api.answer("GET", "/v1/apps/shop", view(AppView, name="shop"))
     planned = view(PlanView, changed=True, from_release=3, to_release=4, processes=processes)
@@ -93,6 +95,7 @@ def test_a_plan_tells_each_process_and_what_is_in_its_way(machine: Machine, api:
     assert ended.code == 10
     assert "web: 1 stay, 2 come, 1 go\n" in ended.out
     assert "worker could not be placed now: no node fits: 1 lacks memory" in ended.out
+    assert "job would evict 2 of lower priority: no node fits: …" in ended.out
 
 
 def a_deployment() -> DeploymentView:

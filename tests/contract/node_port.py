@@ -236,14 +236,14 @@ class Rig:
         return wire
 
     def channel(self, credentials: Credentials, *urls: str, **settings: float) -> UplinkChannel:
-        channel = UplinkChannel(urls, lambda: credentials, **settings)  # type: ignore[arg-type]
+        channel = UplinkChannel(lambda: urls, lambda: credentials, **settings)  # type: ignore[arg-type]
         self.channels.append(channel)
         return channel
 
     def link(self, credentials: Credentials, *urls: str, hints: Bus | None = None, **settings: object) -> None:
         """Have a node echo what it is sent, until the rig is closed."""
         dialler = WebSocketDialler(lambda: credentials)
-        listener = DialledListener(urls, dialler, hints or MemoryBus(), **settings)  # type: ignore[arg-type]
+        listener = DialledListener(lambda: urls, dialler, hints or MemoryBus(), **settings)  # type: ignore[arg-type]
         self.links.append(asyncio.ensure_future(listener.serve("", echo)))
 
     async def connect(

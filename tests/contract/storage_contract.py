@@ -108,6 +108,22 @@ class StorageContract:
             await storage.copy("vm0", "vm3")
         assert {disk.key for disk in await storage.disks()} == {"vm1", "vm2"}
 
+    async def test_a_disk_for_content_from_elsewhere_is_all_zeros_and_takes_nothing(
+        self, storage: StorageBackend
+    ) -> None:
+        disk = await storage.create("vm1", SIZE)
+        assert (disk.key, disk.size_bytes) == ("vm1", SIZE)
+        assert disk.used_bytes < MIB
+        descriptor = await storage.open("vm1")
+        try:
+            assert os.pread(descriptor, 4096, GIB) == bytes(4096)
+            os.pwrite(descriptor, b"written", SIZE - 7)
+        finally:
+            os.close(descriptor)
+        with pytest.raises(ConflictError):
+            await storage.create("vm1", SIZE)
+        assert [each.size_bytes for each in await storage.disks()] == [SIZE]
+
     async def test_a_descriptor_outlives_its_disk(self, storage: StorageBackend, template: Path) -> None:
         await storage.clone(template, "vm1")
         descriptor = await storage.open("vm1")

@@ -13,6 +13,7 @@ from shellwego.core.apps import App
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, StaleError, UnavailableError
 from shellwego.core.events import Counter, Event
 from shellwego.core.instances import Instance, Phase
+from shellwego.core.nodes import Node
 from shellwego.core.tenancy import Token, User
 from shellwego.ports.store import Op, Order, Scalar, Store, Transaction, Where, eq, within
 from tests.contract.store_samples import SAMPLES, app, user
@@ -142,6 +143,20 @@ class StoreContract:
             await insert(store, replace(app("other"), hostname="shop.prj_1"))
         assert caught.value.errors[0].field == "hostname"
         await insert(store, app("shop", project="prj_2"))
+
+    async def test_a_field_that_is_unique_if_given_may_be_empty_in_many_rows(self, store: Store) -> None:
+        def put(name: str, subnet: str) -> Callable[[Transaction], object]:
+            sample = SAMPLES["nodes"]
+            assert isinstance(sample, Node)
+            return lambda tx: tx.nodes.insert(replace(sample, id=f"node_{name}", name=name, subnet=subnet))
+
+        for name, subnet in (("a", ""), ("b", ""), ("c", "10.64.0.0/20")):
+            await store.transact(put(name, subnet))
+        with pytest.raises(ConflictError) as caught:
+            await store.transact(put("d", "10.64.0.0/20"))
+        assert caught.value.errors[0].field == "subnet"
+        await store.transact(lambda tx: tx.nodes.delete("node_c"))
+        await store.transact(put("d", "10.64.0.0/20"))
 
     async def test_the_refusal_of_a_unique_key_does_not_tell_its_value(self, store: Store) -> None:
         token = SAMPLES["tokens"]

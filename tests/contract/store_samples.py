@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shellwego.core.apps import App, AppConfig, Check, CheckKind, Process, Release, RestartMode, RestartPolicy, Service
+from shellwego.core.buskeys import BusKey
 from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment, DeploymentState, Stage
 from shellwego.core.envelope import DataKey, MasterKey, SealedValue
@@ -15,6 +16,7 @@ from shellwego.core.nodes import Backend, DrainOrder, Node, NodeFacts, Schedulin
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretRef, SecretVersion
+from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenKind, TokenUse, User
 from shellwego.core.webhooks import Attempt, Delivery, DeliveryState, Webhook
 
@@ -155,6 +157,7 @@ SAMPLES: dict[str, object] = {
         ready_since=0.5,
         downs=(0.25, 0.5),
         flapping_since=0.5,
+        unreached="nobody — “say so”",
         created_at=1.5,
     ),
     "join_tokens": JoinToken(
@@ -189,6 +192,8 @@ SAMPLES: dict[str, object] = {
         created_at=1.5,
         expires_at=2.5,
     ),
+    "servers": Server(id="i1", urls=("https://one.example:7081", "https://two.example:7081"), seen_at=1.5),
+    "bus_keys": BusKey(id="bky_1", public_key="UA", member_id="edg_1", created_at=1.5, expires_at=2.5, revoked_at=0.5),
     "images": Image(
         id="img_1",
         project_id="prj_1",

@@ -102,7 +102,7 @@ class World:
         tx.instances.insert(replace(_INSTANCE, node_id="node_1", phase=Phase.ASSIGNED))
 
     def downloads(self, *ports: Port, stall_s: float = 20.0) -> Downloads:
-        return Downloads([port.url for port in ports], lambda: self.node, stall_s=stall_s, jitter=lambda: 0.5)
+        return Downloads(lambda: [port.url for port in ports], lambda: self.node, stall_s=stall_s, jitter=lambda: 0.5)
 
     async def pull(self, *ports: Port, digest: str = "") -> None:
         """As a node does before it builds."""
@@ -206,7 +206,7 @@ async def test_a_server_that_stalls_is_given_up(world: World) -> None:
 
 
 async def test_where_no_server_is_it_may_be_had_later(world: World) -> None:
-    nobody = Downloads(["https://127.0.0.1:1"], lambda: world.node)
+    nobody = Downloads(lambda: ["https://127.0.0.1:1"], lambda: world.node)
     with pytest.raises(UnavailableError):
         await anext(nobody.blob(world.mine))
     with pytest.raises(engine.UnavailableError):

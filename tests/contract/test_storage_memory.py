@@ -52,6 +52,14 @@ class OverwritingStorage(MemoryStorage):
         return await super().clone(template, key)
 
 
+class EagerStorage(MemoryStorage):
+    """Wrong: a new disk replaces one that is there."""
+
+    async def create(self, key: str, size_bytes: int) -> Disk:
+        await self.delete(key)
+        return await super().create(key, size_bytes)
+
+
 class ForgettingStorage(MemoryStorage):
     """Wrong: a fresh, empty disk for every reader."""
 
@@ -78,3 +86,8 @@ Behaviour = Callable[[StorageContract, StorageBackend, Path], Awaitable[None]]
 async def test_a_wrong_driver_is_rejected(wrong: type[MemoryStorage], behaviour: Behaviour, template: Path) -> None:
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         await behaviour(StorageContract(), wrong(), template)
+
+
+async def test_a_driver_that_makes_a_disk_over_another_is_rejected() -> None:
+    with pytest.raises(pytest.fail.Exception):
+        await StorageContract().test_a_disk_for_content_from_elsewhere_is_all_zeros_and_takes_nothing(EagerStorage())

@@ -24,7 +24,7 @@ class TestDialledStreams(StreamsContract):
 
             async def serve(self, node_id: str, handler: object) -> None:
                 credentials = rig.identities.node(node_id, node_id)
-                listener = DialledListener([wire.url], WebSocketDialler(lambda: credentials), MemoryBus())
+                listener = DialledListener(lambda: [wire.url], WebSocketDialler(lambda: credentials), MemoryBus())
                 await listener.serve(node_id, handler)  # type: ignore[arg-type]
 
         async def cut(_node_id: str) -> None:

@@ -21,7 +21,7 @@ from shellwego.wire import links, subjects
 from shellwego.wire.codec import encode
 from shellwego.wire.links import INITIAL_CREDIT, Frame, FrameError, FrameKind, pack, unpack
 from tests.contract.node_port import Port, Rig
-from tests.contract.streams_contract import NODE, REQUEST, read_all
+from tests.contract.streams_contract import NODE, REQUEST, echo, read_all
 
 QUICK = Beat(every_s=0.05, silent=3)
 SLOW = Beat(every_s=1000)
@@ -186,7 +186,7 @@ class TestHints:
         port, bus = rig.port(), MemoryBus()
         heard = await self.heard(rig, bus)
         credentials = rig.identities.edge()
-        listener = DialledListener([port.url], WebSocketDialler(lambda: credentials), bus)
+        listener = DialledListener(lambda: [port.url], WebSocketDialler(lambda: credentials), bus)
         rig.links.append(asyncio.ensure_future(listener.follow()))
         assert await soon(heard) == subjects.ROUTES
         await port.bus.publish(subjects.assignments(NODE))
@@ -204,6 +204,19 @@ class TestHints:
         await port.stop()
         port.start()
         assert await soon(heard) == subjects.assignments(NODE)
+
+    async def test_servers_that_come_get_a_link_and_those_that_go_are_left(self, rig: Rig) -> None:
+        first, other = rig.port(), rig.port()
+        credentials, urls = rig.identities.node(), [first.url]
+        listener = DialledListener(lambda: urls, WebSocketDialler(lambda: credentials), MemoryBus())
+        rig.links.append(asyncio.ensure_future(listener.serve("", echo)))
+        await first.linked(NODE)
+        urls.append(other.url)
+        await other.linked(NODE)
+        assert first.streams.linked(NODE), "the one before stays"
+        del urls[0]
+        await first.linked(NODE, up=False)
+        assert other.streams.linked(NODE)
 
 
 OPEN_1 = Frame(FrameKind.OPEN, 1, encode(REQUEST))

@@ -72,7 +72,7 @@ class Cluster:
         agent = Agent(
             engine=self.engine,
             uplink=TlsNodeUplink(self._rig.channel(credentials, *urls, rival_s=0.2)),
-            listener=DialledListener(urls, WebSocketDialler(lambda: credentials), hints),
+            listener=DialledListener(lambda: urls, WebSocketDialler(lambda: credentials), hints),
             bus=hints,
             clock=self._clock,
             name="says something else",

@@ -222,19 +222,19 @@ class TestRota:
     """`jitter` is a constant here, so that the order of equals is the one given."""
 
     def test_who_answered_is_asked_again(self) -> None:
-        rota = Rota(["a", "b", "c"], lambda: 0.5)
+        rota = Rota(lambda: ["a", "b", "c"], lambda: 0.5)
         rota.answered("b", 0.0)
         assert rota.order(1.0)[0] == "b"
 
     def test_who_failed_is_asked_last_until_it_has_rested(self) -> None:
-        rota = Rota(["a", "b"], lambda: 0.5)
+        rota = Rota(lambda: ["a", "b"], lambda: 0.5)
         rota.answered("a", 0.0)
         rota.failed("a", 1.0)
         assert rota.order(1.1) == ["b", "a"]
         assert rota.order(2.0) == ["a", "b"]
 
     def test_rests_grow_and_end(self) -> None:
-        rota = Rota(["a", "b"], lambda: 0.999)
+        rota = Rota(lambda: ["a", "b"], lambda: 0.999)
         for _ in range(50):
             rota.failed("a", 0.0)
         assert rota.order(14.0) == ["b", "a"]
@@ -242,7 +242,7 @@ class TestRota:
 
     def test_the_choice_is_made_anew_after_a_while(self) -> None:
         draws = iter([0.5, 0.1, 0.9, 0.1, 0.9])
-        rota = Rota(["a", "b"], lambda: next(draws))
+        rota = Rota(lambda: ["a", "b"], lambda: next(draws))
         rota.answered("b", 0.0)
         assert rota.order(299.0) == ["b", "a"]
         assert rota.order(301.0) == ["a", "b"]
@@ -251,8 +251,19 @@ class TestRota:
         first = set()
         for draw in ([0.1, 0.2, 0.3], [0.3, 0.2, 0.1]):
             draws = iter([0.5, 0.5, *draw])
-            rota = Rota(["a", "b", "c"], lambda draws=draws: next(draws))  # type: ignore[misc]
+            rota = Rota(lambda: ["a", "b", "c"], lambda draws=draws: next(draws))  # type: ignore[misc]
             rota.answered("a", 0.0)
             rota.failed("a", 1.0)
             first.add(rota.order(1.1)[0])
         assert first == {"b", "c"}
+
+    def test_servers_come_and_go(self) -> None:
+        urls = ["a", "b/"]
+        rota = Rota(lambda: urls, lambda: 0.5)
+        rota.answered("a", 0.0)
+        urls[:] = ["b", "c"]
+        assert rota.order(1.0) == ["b", "c"]
+        rota.failed("b", 1.0)
+        rota.answered("a", 1.0)
+        rota.failed("a", 1.0)
+        assert rota.order(1.1) == ["c", "b"]

@@ -14,6 +14,7 @@ from shellwego.control.joins import Joins, JoinWish
 from shellwego.control.nodeauthority import NodeAuthorities
 from shellwego.control.nodekeys import NodeIdentity
 from shellwego.control.sealing import Sealer
+from shellwego.control.servers import Servers
 from shellwego.control.unit import Control, Unit
 from shellwego.core.joins import JoinRequest, JoinToken, MemberKind
 from shellwego.core.tenancy import Principal
@@ -34,6 +35,7 @@ class JoinWorld:
     control: Control
     sealer: Sealer
     authorities: NodeAuthorities
+    servers: Servers
     joins: Joins
     identity: NodeIdentity
 
@@ -57,7 +59,9 @@ def make_join_world(store: Store | None = None, clock: VirtualClock | None = Non
     control = Control(store or MemoryStore(clock), MemoryBus(), clock)
     sealer = Sealer(control, MemoryKms())
     authorities = NodeAuthorities(control, sealer)
-    return JoinWorld(clock, control, sealer, authorities, Joins(control, authorities, SERVERS), NodeIdentity(control))
+    servers = Servers(control, "one", SERVERS)
+    joins = Joins(control, authorities, servers)
+    return JoinWorld(clock, control, sealer, authorities, servers, joins, NodeIdentity(control))
 
 
 def join_request(

@@ -35,6 +35,7 @@ from shellwego.core.deployments import Deployment, DeploymentState, Stage
 from shellwego.core.images import Image, ImageState
 from shellwego.core.instances import Desired, Instance
 from shellwego.core.nodes import Backend, Node, NodeFacts
+from shellwego.core.placement_rules import ANYWHERE, PlacementRules
 from shellwego.core.routing import EdgeReport, RouteTable
 from shellwego.core.tenancy import Organization, Project
 from shellwego.core.vms import VmPhase, VmView
@@ -304,12 +305,13 @@ class World:
         wait_timeout_s: float = 60.0,
         rollback: bool = True,
         strategy: str = "rolling",
+        placement: PlacementRules = ANYWHERE,
         **numbers: object,
     ) -> str:
         """As the use case does it: a release and a deployment, nothing else. `numbers` are more fields of the deployment."""
         services = (Service(process=process.name, port=port),) if port else ()
         known = digest or f"sha256:{image}"
-        config = AppConfig(image=image, processes=(process,), services=services)
+        config = AppConfig(image=image, processes=(process,), services=services, placement=placement)
 
         def ask(unit: Unit) -> str:
             app = self._app(unit.tx)

@@ -15,18 +15,19 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from shellwego.control import certificates, joins, nodeauthority, nodekeys
+from shellwego.control import certificates, joins, nodeadmin, nodeauthority, nodekeys
 from shellwego.control.certificates import certificate_request, key_fingerprint, new_key
 from shellwego.control.joins import JoinWish
 from shellwego.control.unit import Unit
 from shellwego.core.errors import ConflictError, ForbiddenError, InvalidError, ShellWeGoError, UnauthenticatedError
 from shellwego.core.joins import CERTIFICATE_S, MemberKind, Membership, split_token
-from shellwego.core.nodecallers import EdgeCaller, NodeCaller
+from shellwego.core.nodecallers import SHUT_OUT, EdgeCaller, NodeCaller
 from shellwego.core.nodes import NodeHealth
 from shellwego.core.subnets import free_subnet, is_subnet
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.store.sqlite import open_sqlite
 from shellwego.ports.store import eq
+from tests.contract.store_databases import Database
 from tests.control.join_world import SERVERS, JoinWorld, join_request, make_join_world
 
 
@@ -44,6 +45,7 @@ async def refusal(world: JoinWorld, secret: str, **options: Any) -> ShellWeGoErr
 async def test_a_host_joins_as_what_the_operator_said(world: JoinWorld) -> None:
     key = new_key()
     wish = JoinWish(name="a1", region="north", zone="n1", labels={"disk": "ssd"})
+    await world.servers.say()
     member = await world.joins.join(join_request(await world.token(wish), key, hostname="elsewhere"))
     node = await world.control.read(lambda tx: tx.nodes.get(member.id))
     assert node is not None
@@ -259,6 +261,16 @@ async def test_each_node_has_its_own_subnet_and_one_that_left_gives_it_back(worl
     assert (await world.joins.join(join_request(await world.token(), hostname="new"))).subnet == "10.64.16.0/20"
 
 
+@pytest.mark.databases("postgres")
+async def test_hosts_that_join_at_once_have_a_subnet_each(database: Database) -> None:
+    clock = VirtualClock()
+    world = make_join_world(database.open(clock), clock)
+    secrets = [await world.token() for _ in range(6)]
+    joining = (world.joins.join(join_request(secret, hostname=f"h{n}")) for n, secret in enumerate(secrets))
+    members = await asyncio.gather(*joining)
+    assert len({member.subnet for member in members}) == len(secrets)
+
+
 def test_the_pool_of_subnets_has_an_end() -> None:
     taken: set[str] = set()
     while len(taken) < 1024:
@@ -286,8 +298,9 @@ async def test_a_retired_key_opens_nothing_within_a_second(world: JoinWorld) -> 
 
     await world.commit(retire)
     await world.clock.advance(0.5)
-    with pytest.raises(ForbiddenError):
+    with pytest.raises(ForbiddenError) as refused:
         await world.identity.identify(id_)
+    assert refused.value.code == SHUT_OUT, "it is told that this was meant, so that it ends what it runs"
     with pytest.raises(ForbiddenError):
         await world.joins.renew(member.id, certificate_request(key))
     assert (await refusal(world, secret, key=key)).code == "node-key-refused"
@@ -298,11 +311,31 @@ async def test_the_key_of_a_node_that_is_gone_opens_nothing(world: JoinWorld) ->
     secret = await world.token()
     member = await world.joins.join(join_request(secret, key))
     await world.commit(lambda unit: unit.tx.nodes.delete(member.id))
-    with pytest.raises(ForbiddenError):
+    with pytest.raises(ForbiddenError) as refused:
         await world.identity.identify(key_fingerprint(key.public_key()))
+    assert refused.value.code == "node-key-refused", (
+        "nobody decided that: a store that forgot a node ends nothing on it"
+    )
     assert (await refusal(world, secret, key=key)).code == "node-key-refused"
-    await world.commit(lambda unit: nodekeys.forget_keys(unit, member.id))
-    assert await world.control.read(lambda tx: tx.node_keys.count()) == 0
+
+
+async def test_a_node_that_was_removed_is_told_so_as_long_as_its_certificate_lasts(world: JoinWorld) -> None:
+    key = new_key()
+    member = await world.joins.join(join_request(await world.token(), key))
+
+    def remove(unit: Unit, name: str) -> None:
+        (node,) = unit.tx.nodes.select(eq("name", name))
+        nodeadmin.remove_node(unit, node)
+
+    await world.commit(lambda unit: remove(unit, member.name))
+    with pytest.raises(ForbiddenError) as refused:
+        await world.identity.identify(key_fingerprint(key.public_key()))
+    assert refused.value.code == SHUT_OUT
+    await world.clock.advance(CERTIFICATE_S + 1)
+    await world.joins.join(join_request(await world.token(), hostname="other"))
+    await world.commit(lambda unit: remove(unit, "other"))
+    (left,) = await world.control.read(lambda tx: tx.node_keys.select())
+    assert left.member_id != member.id, "what nobody can show any more is forgotten"
 
 
 @pytest.mark.parametrize("text", ["", "0" * 63, "0" * 64, "0" * 65, "\0", "é" * 64])

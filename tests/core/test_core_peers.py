@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from shellwego.core.nodes import Node
-from shellwego.core.peers import PeerNode, is_host_address, peers_by_node
+from shellwego.core.nodes import Node, NodeHealth
+from shellwego.core.peers import PeerNode, is_host_address, peers_by_node, unreached
 from tests.core.test_core_drain import node
 
 FIRST = node("a")
@@ -46,6 +46,41 @@ def test_what_a_joined_node_says_of_its_subnet_does_not_count() -> None:
     joined = host("b", "10.64.16.0/20", "192.0.2.2")
     lies = replace(joined, facts=replace(joined.facts, subnet="10.64.0.0/20"))
     assert peers_by_node([lies])["node_b"].subnet == "10.64.16.0/20"
+
+
+GOOD = host("a", "10.64.0.0/20", "192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (
+            host("b", "10.64.16.0/20", ""),
+            "it tells no address by which other hosts reach it — Give one there: --address IP",
+        ),
+        (host("b", "10.64.16.0/20", "192.0.2.1", created_at=2.0), "the address 192.0.2.1, which is that of node a — "),
+        (host("b", "10.64.0.0/20", "192.0.2.2", joined=False), "their subnet 10.64.0.0/20 is that of node a — "),
+        (host("b", "", "192.0.2.2", joined=False), "it does not tell where their addresses are — "),
+    ],
+)
+def test_of_who_is_left_out_it_is_told_why_and_what_to_do(bad: Node, words: str) -> None:
+    told = unreached([bad, GOOD])
+    assert list(told) == ["node_b"]
+    assert told["node_b"].startswith("no other node reaches its VMs: ")
+    assert words in told["node_b"]
+
+
+def test_who_is_left_out_is_told_of_and_nobody_else() -> None:
+    nodes = [host(name, f"10.64.{16 * n}.0/20", f"192.0.2.{n % 3}") for n, name in enumerate("abcdef", 1)]
+    assert peers_by_node(nodes).keys() | unreached(nodes).keys() == {node.id for node in nodes}
+    assert not peers_by_node(nodes).keys() & unreached(nodes).keys()
+
+
+def test_nothing_is_told_where_there_is_no_way_to_have_or_the_node_is_down() -> None:
+    alone = host("b", "10.64.16.0/20", "")
+    assert unreached([alone]) == {}
+    assert unreached([host("a", "", "", joined=False), host("b", "", "", joined=False)]) == {}
+    assert unreached([GOOD, replace(alone, health=NodeHealth.DOWN)]) == {}
 
 
 @pytest.mark.parametrize(

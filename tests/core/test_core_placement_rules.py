@@ -31,6 +31,12 @@ def test_how_they_are_spread_replaces_none(spread: Spread) -> None:
     assert content_hash(spreading, "sha256:1") == content_hash(CONFIG, "sha256:1")
 
 
+def test_how_much_they_matter_replaces_none() -> None:
+    mattering = replace(CONFIG, placement=PlacementRules(region="eu", priority=80))
+    plain = replace(CONFIG, placement=PlacementRules(region="eu"))
+    assert content_hash(mattering, "sha256:1") == content_hash(plain, "sha256:1")
+
+
 def test_what_ran_before_there_were_rules_matches_its_release_still() -> None:
     known = "22a2841f1df8a58e"
     assert content_hash(CONFIG, "sha256:1").startswith(known)

@@ -23,7 +23,9 @@ from plasmavmc.parts import EngineParts
 from plasmavmc.records import Records
 from plasmavmc.snapshots.files import SnapshotStore
 from plasmavmc.storage.memory import MemoryStorage
+from plasmavmc.storage.volumes.memory import MemoryVolumes
 from plasmavmc.types import GIB, LogStream, NetworkSpec, Scope, VmResources, VmSpec
+from plasmavmc.volumes import Volumes
 from tests.contract.images_samples import MemorySource, Sample, entry, image, layer
 
 SAMPLE: Sample = image(layer(entry("app", b"#!")), config={"Entrypoint": ["/app"], "StopSignal": "SIGTERM"})
@@ -52,11 +54,17 @@ class EngineRig:
     def __post_init__(self) -> None:
         self.host = MemoryHost(HelperConfiguration("swg_test", os.getuid(), os.getgid()))
         self.storage = MemoryStorage(capacity_bytes=64 * GIB)
+        self.volumes = MemoryVolumes(capacity_bytes=64 * GIB)
         self.network = self._network()
         self.logs = LogStore(self.directory / "logs")
         template = self.directory / "cache" / "disks" / f"ext4-{4 * GIB}-v1.img"
         template.parent.mkdir(parents=True)
         template.write_bytes(b"")
+
+    async def _volume_template(self, _size_bytes: int) -> Path:
+        template = self.directory / "cache" / "disks" / "volume.img"
+        template.write_bytes(b"a file system")
+        return template
 
     def _network(self) -> MemoryNetwork:
         ticks = itertools.count()
@@ -73,6 +81,7 @@ class EngineRig:
             images=ImageStore(self.directory / "images"),
             source=MemorySource(self.sample),
             storage=self.storage,
+            volumes=Volumes(self.volumes, self._volume_template),
             network=self.network,
             registry=registry,
             assets=BootAssets(Path("/kernel"), Path("/initrd"), Path("/initrd-vsock"), "6.1", "0" * 64, "0" * 32),

@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from plasmavmc.host.architecture import X86_64
+from plasmavmc.host.configuration import HelperConfiguration
+from plasmavmc.host.memory import MemoryHost
 from plasmavmc.hypervisor.backend import DiskPlan, NicPlan
 from plasmavmc.hypervisor.limits import limits_of
 from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line, gives_back, kernel_parameters
+from plasmavmc.hypervisor.qemu.backend import KvmBackend
 from plasmavmc.hypervisor.qemu.drivers import BALLOON_DRIVER, drives
+from plasmavmc.hypervisor.qemu.offer import QemuSite
 from plasmavmc.types import MIB, Acceleration, RateLimit, Scope, VmResources, VmSpec
 
 TCG = QemuMachine("/usr/bin/qemu-system-x86_64", "i1", Acceleration.TCG, tsc_khz=2_596_000)
@@ -49,6 +53,25 @@ def test_an_emulated_vm_is_a_microvm_with_a_full_cpu_and_a_small_translation_cac
         *("-chardev", "socket,id=s0,fd=@console@,server=on,wait=off", "-serial", "chardev:s0"),
         *("-chardev", "socket,id=q0,fd=@qmp@,server=on,wait=off", "-mon", "chardev=q0,mode=control"),
     )
+
+
+def test_a_sealed_disk_is_opened_with_a_secret_that_no_argument_holds() -> None:
+    sealed = DiskPlan("data", 10, read_only=False, secret=11)
+    command = command_line(TCG, "k1", VmResources(), (IMAGE, LAYER, sealed), ())
+    assert "secret,id=k2,format=raw,file=/dev/fd/@secret2@" in values(command.argv, "-object")
+    assert values(command.argv, "-blockdev")[2] == (
+        "driver=luks,key-secret=k2,node-name=d2,file.driver=file,file.filename=/dev/fdset/2,file.locking=off,"
+        "discard=unmap,file.discard=unmap"
+    )
+    assert {"disk2", "secret2"} <= set(command.descriptors)
+    assert "secret0" not in command.descriptors
+
+
+def test_a_sealed_disk_with_a_limit_is_opened_below_it() -> None:
+    sealed = DiskPlan("data", 10, read_only=False, limit=RateLimit(10 * MIB), secret=11)
+    disks = values(command_line(TCG, "k1", VmResources(), (sealed,), ()).argv, "-blockdev")
+    assert disks[0].startswith("driver=luks,key-secret=k0,node-name=f0,")
+    assert disks[1].startswith("driver=throttle,node-name=d0,throttle-group=g0,file=f0,")
 
 
 def test_a_hardware_vm_has_the_host_s_cpu_and_kvm_s_clock() -> None:
@@ -113,6 +136,20 @@ def test_what_a_vm_frees_goes_back_unless_it_may_be_copied() -> None:
     assert not gives_back(replace(spec, snapshot_safe=True))
 
 
+def test_a_kernel_of_our_own_leaves_room_for_three_volumes(tmp_path: Path) -> None:
+    most = {}
+    for release in ("own-6.1", "linux-image-6.1"):
+        kernel = tmp_path / release / "vmlinux"
+        kernel.parent.mkdir()
+        kernel.write_bytes(b"")
+        site = QemuSite(Path("/qemu"), "i1", 1, kernel, kernel, tmp_path, tmp_path)
+        backend = KvmBackend(MemoryHost(HelperConfiguration("swg_test", 0, 0)), site.machine(Acceleration.TCG))
+        most[release] = backend.capabilities.max_disks
+    assert most == {"own-6.1": 5, "linux-image-6.1": 12}
+    devices = values(command_line(TCG, "k1", VmResources(), (LAYER,) * 5, (NIC,), reclaim=True).argv, "-device")
+    assert len([device for device in devices if "-device" in device]) == 8
+
+
 def test_a_driver_is_seen_in_the_kernel_or_beside_it(tmp_path: Path) -> None:
     kernel, initrd = tmp_path / "kernel", tmp_path / "initrd"
     kernel.write_bytes(b"\0" * 5000)
@@ -133,8 +170,8 @@ def test_the_sandbox_is_left_to_the_host() -> None:
     assert "-sandbox" not in command_line(TCG, "k1", VmResources(), (), ()).argv
 
 
-def test_the_vmm_may_use_more_memory_than_its_guest_and_as_much_cpu_as_was_bought() -> None:
+def test_the_vmm_may_use_more_memory_and_cpu_than_its_guest() -> None:
     limits = limits_of(VmResources(cpu_milli=1500, vcpus=2, memory_bytes=1024 * MIB))
     assert limits.memory_bytes == (1024 + 64 + 128 + 32) * MIB
-    assert limits.cpu_milli == 1500
+    assert limits.cpu_milli == 1500 + 100
     assert limits.pids == 98

@@ -15,12 +15,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
 
 from examples.demo.images import base
 from plasmavmc.guest.boot import build_guest
 from plasmavmc.guest.cache import cache_directory
+from plasmavmc.guest.filesystem import volume_template
 from plasmavmc.guest.logs import LogStore
 from plasmavmc.guest.tsc import tsc_khz
 from plasmavmc.host.configuration import QEMU
@@ -37,7 +39,9 @@ from plasmavmc.records import Records
 from plasmavmc.snapshots.files import SnapshotStore
 from plasmavmc.states import VmState
 from plasmavmc.storage.choose import choose_storage
+from plasmavmc.storage.volumes.choose import choose_volumes
 from plasmavmc.types import MIB, Acceleration, NetworkSpec, Scope, VmResources, VmSpec, vm_key
+from plasmavmc.volumes import Volumes
 from tests.contract.host_rig import RealHelper, real_helper
 from tests.contract.images_samples import MemorySource, Sample, directory, entry, image, layer
 
@@ -92,6 +96,7 @@ class World:
     directory: Path
     image: Sample
     images: Path
+    subnet: IPv4Network = SUBNET
     snapshots: Path = field(init=False)
     manager: VmManager = field(init=False)
     parts: EngineParts = field(init=False)
@@ -120,7 +125,8 @@ class World:
             images=ImageStore(self.images),
             source=MemorySource(self.image),
             storage=choose_storage(self.directory / "disks"),
-            network=BridgeNetwork(self.helper.host, self.helper.names, SUBNET, time.monotonic),
+            volumes=Volumes(choose_volumes(self.directory / "volumes"), partial(volume_template, cache_directory())),
+            network=BridgeNetwork(self.helper.host, self.helper.names, self.subnet, time.monotonic),
             registry=registry,
             assets=assets,
             cache=cache_directory(),
@@ -262,12 +268,12 @@ NOTHING: dict[str, set[object]] = {
 
 
 @asynccontextmanager
-async def world(tmp_path: Path, sample: Sample, images: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path, sample: Sample, images: Path, subnet: IPv4Network = SUBNET) -> AsyncIterator[World]:
     """An engine that runs nothing yet, and leaves nothing behind."""
     short = Path(tempfile.mkdtemp(prefix="swgsus-"))
     try:
         async with real_helper(tmp_path) as helper:
-            made = World(helper, short, sample, images)
+            made = World(helper, short, sample, images, subnet)
             await made.engine()
             try:
                 yield made

@@ -45,7 +45,7 @@ from tests.real.platform_harness import (
     until,
 )
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 IN_FLIGHT = 8
 """One request on each of the connections of a `Load`: as many may be lost with a VM."""

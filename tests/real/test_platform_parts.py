@@ -25,7 +25,7 @@ from tests.real.platform_harness import until
 
 pytestmark = [pytest.mark.real, pytest.mark.nightly]
 
-API, NODES, HTTP = 17080, 17081, 18080
+API, NODES, HTTP, BUS = 17080, 17081, 18080, 14222
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Hosts:
     root: Path
     prefix: tuple[str, ...]
     parts: dict[str, Part] = field(default_factory=dict)
+    nats: subprocess.Popen[bytes] | None = None
 
     @property
     def operator(self) -> Platform:
@@ -47,6 +48,19 @@ class Hosts:
         marker = b"server is ready" if name == "server" else b"This host is the"
         self.parts[name] = Part(words, marker, self.root / f"{name}.log", self.prefix, environment)
         return self.parts[name]
+
+    def bus(self) -> str:
+        """Start a bus; the file with the authority over it."""
+        directory = self.root / "bus"
+        self.operator.swg("bus", "init", str(directory), "--listen", f"127.0.0.1:{BUS}")
+        command = [*self.prefix, "nats-server", "-c", str(directory / "server/nats.conf")]
+        self.nats = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return str(directory / "authority.json")
+
+    @property
+    def nats_server(self) -> subprocess.Popen[bytes]:
+        assert self.nats is not None
+        return self.nats
 
     def joins(self, *flags: str, directory: str) -> str:
         line = self.operator.swg("nodes", "join-token", *flags).split()
@@ -82,11 +96,18 @@ def hosts() -> Iterator[Hosts]:
             for part in reversed(hosts.parts.values()):
                 with suppress(subprocess.TimeoutExpired):
                     part.stop()
+            if hosts.nats is not None:
+                hosts.nats.kill()
+                hosts.nats.wait()
             subprocess.run(["ip", "netns", "del", name], check=True)
 
 
 def test_an_app_runs_on_a_host_that_joined_and_is_served_by_an_edge_that_joined(hosts: Hosts) -> None:
-    server = hosts.part("server", "--api-port", str(API), "--node-port", str(NODES))
+    authority = hosts.bus()
+    server = hosts.part(
+        *("server", "--api-port", str(API), "--node-port", str(NODES)),
+        *("--bus-authority-file", authority, "--bus-node-passes"),
+    )
     server.start()
     assert "with 10.64.0.0/20" in hosts.joins("--name", "a1", "--region", "north", directory="node")
     assert "is the edge e1" in hosts.joins("--edge", "--name", "e1", directory="edge-dir")
@@ -104,6 +125,7 @@ def test_an_app_runs_on_a_host_that_joined_and_is_served_by_an_edge_that_joined(
     (instance,) = swg.json("vms", "ls", "-a", "shop")
     (node,) = swg.json("nodes", "ls")
     assert (instance["node_id"], node["name"], node["region"]) == (node["id"], "a1", "north")
+    until(lambda: swg.json("nodes", "ls")[0]["hints"] == "bus", "the node listens on the bus by a pass of its own")
     assert "v1" in hosts.fetch("shop.localhost")
     assert swg.swg("exec", "-a", "shop", "--", "echo", "over the link").strip() == "over the link"
 
@@ -114,10 +136,13 @@ def test_an_app_runs_on_a_host_that_joined_and_is_served_by_an_edge_that_joined(
     server.start()
     until(lambda: swg.json("nodes", "ls")[0]["health"] == "ready", "the node is heard again")
     assert hosts.vmms() == before, "no VM was touched"
+    hosts.nats_server.kill()
+    until(lambda: swg.json("nodes", "ls")[0]["hints"] == "link", "without the bus it hears its links")
 
     key = next(each for each in swg.json("nodes", "keys", "ls") if each["member"] == node["id"])
     swg.swg("nodes", "keys", "revoke", "-y", key["id"])
     until(lambda: swg.json("nodes", "ls")[0]["health"] == "down", "the node is shut out, and so judged down")
+    until(lambda: not hosts.vmms(), "it is told so, and stops its VMs")
     assert [each.stop() for each in (edge, agent, server)] == [0, 0, 0]
     for name in ("agent", "edge"):
         assert of_installation(hosts.root / name) == frozenset(), f"{name} leaves nothing on the host"

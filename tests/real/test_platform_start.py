@@ -23,7 +23,7 @@ from examples.demo.platform import SWG, Platform
 from examples.demo.registry import free_port
 from tests.real.platform_harness import api, fetch, healthy, scratch_platform, take_down, told, until
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 MIB = 1 << 20
 AS_NOBODY = ("setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups")

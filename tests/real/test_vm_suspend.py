@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
+from ipaddress import IPv4Network
 from itertools import pairwise
 from pathlib import Path
 
@@ -63,6 +64,32 @@ async def test_what_was_written_to_its_disk_is_there_and_goes_on(host: World) ->
     await host.manager.suspend(vm)
     await host.manager.resume(vm)
     assert await host.ask(vm, "/disk?b") == "ab"
+
+
+async def test_memory_goes_on_in_another_engine_at_a_new_address(
+    host: World, tmp_path: Path, suspend_sample: Sample, suspend_images: Path
+) -> None:
+    vm = await host.started("one")
+    assert [await host.ask(vm, "/count") for _ in range(3)] == ["1", "2", "3"]
+    assert await host.ask(vm, "/disk?a") == "a"
+    before = await host.identity(vm)
+    await host.manager.suspend(vm)
+    (tmp_path / "elsewhere").mkdir()
+    subnet = IPv4Network("10.64.32.0/20")
+    async with world(tmp_path / "elsewhere", suspend_sample, suspend_images, subnet) as elsewhere:
+        assert await host.manager.snapshot_hosts() == await elsewhere.manager.snapshot_hosts()
+        await elsewhere.manager.import_snapshot(elsewhere.spec("two"), host.manager.export_snapshot(vm))
+        await host.manager.delete(vm)
+        assert await host.leftovers() == NOTHING
+        await elsewhere.crash()
+        await elsewhere.manager.resume("vm_two")
+        assert await elsewhere.ask("vm_two", "/count") == "4"
+        assert await elsewhere.ask("vm_two", "/disk?b") == "ab"
+        assert near(await elsewhere.ask("vm_two", "/time"))
+        after = await elsewhere.identity("vm_two")
+        assert (after["hostname"], after["generation"]) == ("two", "1")
+        assert all(after[name] != before[name] for name in ("ipv4", "mac", "machine_id", "hosts"))
+        assert elsewhere.manager.get("vm_two").status.endpoints == (f"tcp:{after['ipv4']}",)
 
 
 async def test_copies_share_nothing_that_tells_who_they_are(host: World) -> None:

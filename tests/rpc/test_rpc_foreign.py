@@ -179,6 +179,44 @@ async def test_nobody_gets_through_without_being_known(rig: RpcRig, path: str) -
         assert (await call(channel, path, aim(METHODS[path], OWN), "operator")).code == "UNAUTHENTICATED"
 
 
+STREAMED = sorted(path for path, method in METHODS.items() if method.client_streaming)
+
+
+def opened(channel: grpc.aio.Channel, path: str, who: str) -> grpc.aio.StreamStreamCall[Any, Any]:
+    """A stream of requests, of which none is sent yet."""
+    decode = GetMessageClass(METHODS[path].output_type).FromString
+    remote = channel.stream_stream(
+        path, request_serializer=lambda each: each.SerializeToString(), response_deserializer=decode
+    )
+    return remote(metadata=(("authorization", f"Bearer {TOKENS[who]}"),))
+
+
+@pytest.mark.parametrize("path", STREAMED)
+async def test_who_is_refused_hears_why_whenever_his_first_message_comes(rig: RpcRig, path: str) -> None:
+    """gRPC's client would tell of a broken stream instead, where the refusal meets the message on its way."""
+    rig.policy_path.write_text("principals = []\n")
+    rig.policy.reload()
+    async with grpc.aio.insecure_channel(rig.address) as channel:
+        stream = opened(channel, path, "operator")
+        told = asyncio.ensure_future(stream.code())
+        await stream.wait_for_connection()
+        await asyncio.wait({told}, timeout=0.1)
+        assert not told.done()
+        await stream.write(aim(METHODS[path], OWN))
+        assert await told is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_who_is_refused_and_sends_nothing_hears_it_after_a_while(
+    rig: RpcRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plasmavmc.rpc.gate.FIRST_S", 0.01)
+    rig.policy_path.write_text("principals = []\n")
+    rig.policy.reload()
+    async with grpc.aio.insecure_channel(rig.address) as channel:
+        async with asyncio.timeout(20):
+            assert await opened(channel, STREAMED[0], "operator").code() is grpc.StatusCode.UNAUTHENTICATED
+
+
 async def test_lists_hold_what_is_ones_own_and_what_all_may_use(rig: RpcRig) -> None:
     await furnish(rig)
     async with rig.client("operator") as client:

@@ -20,7 +20,31 @@ if TYPE_CHECKING:
 
 BACK_S = 1.0
 """So long somebody who died is away."""
-OPERATIONS = ("deploy", "deploy-bad", "rollback", "scale", "sleep", "destroy")
+LASTS_S = {
+    "deploy": 4.0,
+    "deploy-bad": 4.0,
+    "rollback": 4.0,
+    "scale": 4.0,
+    "sleep": 4.0,
+    "destroy": 4.0,
+    "drain": 7.0,
+    "node-remove": 4.0,
+    "rebalance": 7.0,
+}
+"""Operations, and how long the steps of each are counted."""
+OPERATIONS = tuple(LASTS_S)
+_NUMBERS = {"scale": 3, "node-remove": 3}
+_DEPLOYED = (("create", 0, 1), ("scale", 0, 2), ("deploy", 0, 4), ("deploy", 0, 0))
+_CROWDED = (
+    ("cordon", 0, 1),
+    ("cordon", 0, 2),
+    *((kind, app, 3) for app in (0, 1) for kind in ("create", "scale", "deploy")),
+)
+_BEFORE = {
+    "drain": (*_DEPLOYED, ("scale", 0, 3)),
+    "rebalance": (*_CROWDED, ("uncordon", 0, 0), ("uncordon", 0, 0)),
+}
+"""What is asked before: kind, app, number."""
 
 
 class Mortal(Protocol):
@@ -85,23 +109,22 @@ def _played(operation: str, deadly: int | None) -> tuple[list[str], str]:
 
 
 async def _play(operation: str, deadly: int | None, scratch: Path) -> tuple[list[str], str]:
-    from tests.sim.play import finish, listen  # noqa: PLC0415 - it plays worlds, which know crash points
-    from tests.sim.tenant import Tenant  # noqa: PLC0415
+    from tests.sim.play import People, finish, listen  # noqa: PLC0415 - it plays worlds, which know crash points
     from tests.sim.world import World  # noqa: PLC0415
 
-    world = World(Story(seed=1, nodes=3, servers=1, edges=1, apps=1, parts=()), scratch)
+    world = World(Story(seed=1, nodes=3, servers=1, edges=1, apps=2, parts=()), scratch)
     listen(world)
-    tenant = Tenant(world, 0)
+    people = People(world)
     await world.open()
-    world.spawn(tenant.run())
-    for kind, number in (("create", 1), ("scale", 2), ("deploy", 4), ("deploy", 0)):
-        tenant.ask(Event(0.0, kind, 0, number))
+    people.begin()
+    for kind, app, number in _BEFORE.get(operation, _DEPLOYED):
+        people.ask(Event(0.0, kind, app, number))
         await world.clock.advance(4.0)
     world.points.arm(deadly)
-    tenant.ask(Event(0.0, operation, 0, 3 if operation == "scale" else 1))
-    await world.clock.advance(4.0)
+    people.ask(Event(0.0, operation, 0, _NUMBERS.get(operation, 1)))
+    await world.clock.advance(LASTS_S[operation])
     steps = list(world.points.steps)
-    await finish(world, [tenant])
+    await finish(world, people)
     violations = list(world.watch.violations)
     await world.close()
     return steps, str(violations[0]) if violations else ""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 Undo = Callable[[], Awaitable[None]]
+_SILENT_S, _HEARD_S = 6.5, 2.5
 
 
 class Faults:
@@ -76,6 +77,25 @@ class Faults:
         node.wire.deaf = node.bus.cut = True
         return _setter((node.wire, "deaf"), (node.bus, "cut"))
 
+    async def _node_flapping(self, fault: Fault) -> Undo:
+        """It falls silent for long enough to be down, and comes back, again and again."""
+        node = self._world.nodes[fault.number % len(self._world.nodes)]
+
+        async def blink() -> None:
+            while True:
+                node.wire.mute = True
+                await self._world.clock.sleep(_SILENT_S)
+                node.wire.mute = False
+                await self._world.clock.sleep(_HEARD_S)
+
+        blinking = self._world.spawn(blink())
+
+        async def undo() -> None:
+            blinking.cancel()
+            node.wire.mute = False
+
+        return undo
+
     async def _agent_killed(self, fault: Fault) -> Undo:
         node = self._world.nodes[fault.number % len(self._world.nodes)]
         await node.kill()
@@ -114,6 +134,18 @@ class Faults:
         await server.kill()
 
         async def undo() -> None:
+            if not server.alive:
+                server.start()
+
+        return undo
+
+    async def _server_stopped(self, fault: Fault) -> Undo:
+        """As by SIGTERM: it gives back what it holds."""
+        server = self._world.servers[fault.number % len(self._world.servers)]
+        stopping = self._world.spawn(server.stop())
+
+        async def undo() -> None:
+            await stopping
             if not server.alive:
                 server.start()
 

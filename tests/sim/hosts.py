@@ -50,7 +50,7 @@ class SimEngine(MemoryEngine):
         self._facts: NodeFacts | None = None
 
     async def facts(self) -> NodeFacts:
-        self._facts = self._facts or replace(await super().facts(), memory_bytes=16 << 30, cpu_milli=32_000)
+        self._facts = self._facts or replace(await super().facts(), memory_bytes=8 << 30, cpu_milli=32_000)
         return self._facts
 
     async def run(self, order: VmOrder) -> None:

@@ -94,8 +94,8 @@ MUTATIONS = (
     Mutation(
         "assignments without a hint",
         "agent/daemon.py",
-        "wait_any(self._clock, LOOK_AGAIN_S, self._signals.fetch.wait())",
-        "wait_any(self._clock, 1e6, self._signals.fetch.wait())",
+        "self._waits.fetch.wait(LOOK_AGAIN_S)",
+        "self._waits.fetch.wait()",
     ),
     Mutation("plans without a hint", "control/loops/rollout.py", "clock.sleep(every_s)", "clock.sleep(1e6)"),
     Mutation("routes without a hint", "edge/daemon.py", "sleep(self._settings.poll_s)", "sleep(1e6)"),
@@ -130,6 +130,36 @@ MUTATIONS = (
         "core/slots.py",
         "    if port and instance.phase in DRAINABLE:",
         "    if not port and instance.phase in DRAINABLE:",
+    ),
+    Mutation(
+        "floor of a drain",
+        "core/slots.py",
+        "return [*forced, *idle, *serving[: max(0, ready - needed)]]",
+        "return [*forced, *idle, *serving]",
+    ),
+    Mutation(
+        "cordon in placement",
+        "core/placement.py",
+        "    if node.scheduling is not Scheduling.OPEN:\n        return Objection(",
+        "    if not node.scheduling:\n        return Objection(",
+    ),
+    Mutation(
+        "registration epoch",
+        "control/nodes.py",
+        "epoch=max(1, registration.known_epoch),",
+        "epoch=1,",
+    ),
+    Mutation(
+        "emptied before drained",
+        "core/drain.py",
+        "return not self.waiting",
+        "return not self.evict",
+    ),
+    Mutation(
+        "turn of the queued",
+        "control/loops/drains.py",
+        "if await control.read(rebalance.is_due):",
+        "if control is None:",
     ),
     Mutation(
         "applied before told",

@@ -5,20 +5,23 @@ from __future__ import annotations
 import gc
 import logging
 import tempfile
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from shellwego.core.errors import ShellWeGoError
+from shellwego.core.nodes import Scheduling
 from shellwego.core.vms import VmPhase
 from tests.sim import timeline
+from tests.sim.admin import Operator
+from tests.sim.client import Client
 from tests.sim.settled import unsettled
-from tests.sim.story import Event, Fault, Story
+from tests.sim.story import NODE_OPERATIONS, Event, Fault, Story
 from tests.sim.tenant import Tenant
 from tests.sim.watch import Violation
 from tests.sim.world import World
@@ -56,6 +59,8 @@ def play(story: Story, *, keep_trace: bool = False) -> Outcome:
     try:
         with tempfile.TemporaryDirectory(dir=_memory()) as scratch:
             return timeline.run(_play(story, Path(scratch), keep_trace))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is of this story
+        return Outcome(story, Violation("broken", repr(error), 0.0), "", {}, {}, (), 0, 0.0)
     finally:
         gc.enable()
 
@@ -64,22 +69,52 @@ def _memory() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
+class People:
+    """Who asks for something: a tenant for each app, and the platform's operator."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._tenants = [Tenant(world, index) for index in range(world.story.apps)]
+        self._operator = Operator(world)
+
+    @property
+    def all(self) -> list[Client]:
+        return [*self._tenants, self._operator]
+
+    def begin(self) -> None:
+        for each in self.all:
+            self._world.spawn(each.run())
+
+    def ask(self, event: Event) -> None:
+        asked = self._operator if event.kind in NODE_OPERATIONS else self._tenants[event.app]
+        asked.ask(event)
+
+    def open_a_node(self) -> None:
+        """Where none that lives may have anything new, nothing could ever be right again."""
+        closed = {row.name for row in self._world.rows("nodes").values() if row.scheduling is not Scheduling.OPEN}
+        if all(node.dead or node.name in closed for node in self._world.nodes):
+            living = next(index for index, name in enumerate(sorted(closed)) if not self._is_dead(name))
+            self._operator.ask(Event(self._world.clock.monotonic(), "uncordon", 0, living))
+
+    def _is_dead(self, name: str) -> bool:
+        return next(node.dead for node in self._world.nodes if node.name == name)
+
+
 async def _play(story: Story, scratch: Path, keep_trace: bool) -> Outcome:
     world = World(story, scratch, keep_trace=keep_trace)
     listen(world)
-    tenants = [Tenant(world, index) for index in range(story.apps)]
+    people = People(world)
     try:
         await world.open()
-        for tenant in tenants:
-            world.spawn(tenant.run())
+        people.begin()
         for part in story.parts:
             await world.clock.advance(max(0.0, part.at + 0.5 - world.clock.monotonic()))
-            await _begin(world, tenants, part)
-            _check(world, tenants)
+            await _begin(world, people, part)
+            _check(world, people)
         await world.clock.advance(2.0)
     except _Stop:
         pass
-    await finish(world, tenants)
+    await finish(world, people)
     seconds = world.clock.monotonic()
     violations = list(world.watch.violations)
     await world.close()
@@ -95,7 +130,7 @@ async def _play(story: Story, scratch: Path, keep_trace: bool) -> Outcome:
     )
 
 
-async def _begin(world: World, tenants: list[Tenant], part: Event | Fault) -> None:
+async def _begin(world: World, people: People, part: Event | Fault) -> None:
     match part:
         case Fault():
             await world.faults.begin(part)
@@ -105,7 +140,7 @@ async def _begin(world: World, tenants: list[Tenant], part: Event | Fault) -> No
         case Event(kind="workload-ends"):
             _end_workload(world, part.number)
         case Event():
-            tenants[part.app].ask(part)
+            people.ask(part)
 
 
 def _end_workload(world: World, number: int) -> None:
@@ -117,10 +152,10 @@ def _end_workload(world: World, number: int) -> None:
         node.engine.end(vm_id, number % 2)
 
 
-def _check(world: World, tenants: list[Tenant]) -> None:
+def _check(world: World, people: People) -> None:
     """The invariants of every step, beside those of every commit."""
-    for tenant in tenants:
-        tenant.check()
+    for each in people.all:
+        each.check()
     _check_addresses(world)
     if world.watch.violations:
         raise _Stop
@@ -153,26 +188,32 @@ def _check_tenants(world: World, edge: Any, owners: Mapping[str, str]) -> None:
             world.watch.violated("two-owners", f"{edge.name}: {host} leads to VMs of {sorted(foreign)}")
 
 
-async def finish(world: World, tenants: list[Tenant]) -> None:
+async def finish(world: World, people: People) -> None:
     """Heal what can be healed, and see whether all agrees soon; not where something was violated already."""
     if not world.watch.violations:
         with suppress(_Stop):
-            await _end(world, tenants)
+            await _end(world, people)
 
 
-async def _end(world: World, tenants: list[Tenant]) -> None:
+async def _end(world: World, people: People) -> None:
     await world.faults.heal()
-    await _until(world, lambda: all(tenant.idle for tenant in tenants), ANSWERS_S)
-    unanswered = [tenant.name for tenant in tenants if not tenant.idle]
+    await _answered(world, people)
+    people.open_a_node()
+    await _answered(world, people)
+    dead = any(node.dead for node in world.nodes)
+    await _until(world, lambda: next(unsettled(world), None) is None, QUIET_S + DEAD_S * dead)
+    left = list(islice(unsettled(world), 6))
+    if left:
+        world.watch.violated("not-settled", "; ".join(left))
+    _check(world, people)
+
+
+async def _answered(world: World, people: People) -> None:
+    await _until(world, lambda: all(each.idle for each in people.all), ANSWERS_S)
+    unanswered = [each.name for each in people.all if not each.idle]
     if unanswered:
         world.watch.violated("no-answer", f"{', '.join(unanswered)} got no answer")
         raise _Stop
-    dead = any(node.dead for node in world.nodes)
-    await _until(world, lambda: not unsettled(world), QUIET_S + DEAD_S * dead)
-    left = unsettled(world)
-    if left:
-        world.watch.violated("not-settled", "; ".join(left[:6]))
-    _check(world, tenants)
 
 
 async def _until(world: World, reached: Any, seconds: float) -> None:
@@ -197,6 +238,3 @@ def listen(world: World) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         cache_logger_on_first_use=False,
     )
-
-
-__all__ = ["Counter", "Outcome", "play"]

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from shellwego.control.edges import Edges
 from shellwego.control.imagework import ImageWork
+from shellwego.control.loops import drains as drains_loop
+from shellwego.control.loops import images as images_loop
 from shellwego.control.loops import nodes as nodes_loop
+from shellwego.control.loops import outbox as outbox_loop
 from shellwego.control.loops import retention as retention_loop
 from shellwego.control.loops import rewrap as rewrap_loop
 from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops import routes as routes_loop
-from shellwego.control.loops.images import ImagesLoop
-from shellwego.control.loops.outbox import relay_forever
+from shellwego.control.loops.lease import Leases
 from shellwego.control.nodes import Nodes
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
@@ -57,14 +59,17 @@ class Server:
         sealer = Sealer(control, self._world.kms)
         self.work = ImageWork(self._world.images)
         self.nodes, self.edges = Nodes(control, sealer), Edges(control)
+        leases = Leases(control, self.name)
         parts = {
-            "rollout": rollout_loop.run(control, holder=self.name),
-            "routes": routes_loop.run(control, holder=self.name),
-            "nodes": nodes_loop.run(control, holder=self.name),
-            "retention": retention_loop.run(control, holder=self.name),
-            "rewrap": rewrap_loop.run(control, sealer, holder=self.name),
-            "images": ImagesLoop(control, self.work).run(),
-            "outbox": relay_forever(control),
+            "leases": leases.run(),
+            "outbox": outbox_loop.run(control, holder=leases),
+            "images": images_loop.run(control, self.work, holder=leases),
+            "rollout": rollout_loop.run(control, holder=leases),
+            "nodes": nodes_loop.run(control, holder=leases),
+            "drains": drains_loop.run(control, holder=leases),
+            "routes": routes_loop.run(control, holder=leases),
+            "rewrap": rewrap_loop.run(control, sealer, holder=leases),
+            "retention": retention_loop.run(control, holder=leases),
         }
         self._loops = [asyncio.ensure_future(part) for part in parts.values()]
         for name, task in zip(parts, self._loops, strict=True):
@@ -76,6 +81,15 @@ class Server:
         self.alive = False
         loops, self._loops = self._loops, []
         await cancelled([*loops, *self._calls])  # type: ignore[list-item]
+
+    async def stop(self) -> None:
+        """As by SIGTERM: its loops end as they would, and give back what they hold."""
+        loops = list(self._loops)
+        for task in loops:
+            task.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        if self._loops == loops:  # nobody killed it meanwhile
+            await self.kill()
 
     def pause(self) -> None:
         """As by SIGSTOP: whoever waits for it gives up after a while."""

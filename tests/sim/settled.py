@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from shellwego.core.apps import App, wanted_counts
 from shellwego.core.deployments import FINISHED
 from shellwego.core.images import ImageState
-from shellwego.core.instances import Desired, Instance, OwnerKind, Phase, Sleep
-from shellwego.core.nodes import NodeHealth
+from shellwego.core.instances import Desired, Eviction, Instance, OwnerKind, Phase, Sleep
+from shellwego.core.nodes import NodeHealth, Scheduling
 from shellwego.core.routes import service_port
 from shellwego.core.slots import REPLACE_BACKOFF_S
 from shellwego.core.vms import VmPhase, VmView
@@ -22,17 +22,10 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 
-def unsettled(world: World) -> list[str]:
-    """What is not yet as it should be; empty: all agrees."""
-    return [
-        *_deployments(world),
-        *_apps(world),
-        *_nodes(world),
-        *_edges(world),
-        *_outbox(world),
-        *_images(world),
-        *_leases(world),
-    ]
+def unsettled(world: World) -> Iterator[str]:
+    """What is not yet as it should be; nothing: all agrees."""
+    for look in (_deployments, _apps, _nodes, _drains, _edges, _outbox, _images, _leases):
+        yield from look(world)
 
 
 def _deployments(world: World) -> Iterator[str]:
@@ -112,6 +105,26 @@ def _nodes(world: World) -> Iterator[str]:
             yield f"{row.id} is {row.phase}, and has no VM"
         if not row.node_id:
             yield f"{row.id} is placed nowhere: {row.placement_reason}"
+
+
+def _drains(world: World) -> Iterator[str]:
+    """Each node that is to be emptied is empty, or something there may stay: a one-off run, or what waits for a slot."""
+    rows: dict[str, list[Instance]] = defaultdict(list)
+    for row in world.rows("instances").values():
+        rows[row.app_id].append(row)
+        if row.live and row.eviction is Eviction.QUEUED:
+            yield f"{row.id} still waits for its turn to move"
+    for own in rows.values():
+        for row in own:
+            if row.live and row.evicted and not _waits(world, own, row.process, row.slot):
+                yield f"{row.id} has not left its node"
+    for node in world.rows("nodes").values():
+        left = [row for own in rows.values() for row in own if row.live and row.node_id == node.id]
+        moving = [row for row in left if row.owner is OwnerKind.APP and not row.evicted]
+        if node.scheduling is Scheduling.DRAINING and (moving or not left):
+            yield f"{node.name} is to be emptied, and has {len(left)} instances"
+        if node.scheduling is Scheduling.DRAINED and left:
+            yield f"{node.name} is drained, and has {len(left)} instances"
 
 
 def _vm(host: str, view: VmView, row: Instance | None) -> Iterator[str]:

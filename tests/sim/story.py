@@ -34,6 +34,18 @@ OPERATIONS = {
 }
 """What a tenant asks, and how often beside the others."""
 
+NODE_OPERATIONS = {
+    "cordon": 2,
+    "uncordon": 4,
+    "drain": 3,
+    "node-label": 1.5,
+    "node-remove": 1.5,
+    "rebalance": 2,
+    "rebalance-cancel": 1,
+}
+"""What the platform's operator asks."""
+ALL_OPERATIONS = (*OPERATIONS, *NODE_OPERATIONS)
+
 HAPPENINGS = {"session": 6, "workload-ends": 2}
 """What requests and workloads do by themselves."""
 
@@ -49,7 +61,9 @@ FAULT_KINDS = {
     "agent-killed": (0.2, 6),
     "agent-paused": (1, 9),
     "node-rebooted": (0.5, 8),
+    "node-flapping": (30, 30),
     "server-killed": (0.2, 8),
+    "server-stopped": (0.2, 8),
     "server-paused": (1, 20),
     "server-cut": (1, 18),
     "server-deaf": (1, 6),
@@ -81,7 +95,8 @@ class Event:
     """Whatever the kind needs to choose from."""
 
     def __str__(self) -> str:
-        return f"{self.at:7.3f} s  app {self.app}: {self.kind} ({self.number})"
+        whose = "" if self.kind in NODE_OPERATIONS else f"app {self.app}: "
+        return f"{self.at:7.3f} s  {whose}{self.kind} ({self.number})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +158,7 @@ def draw(seed: int) -> Story:
 
 
 def _event(dice: random.Random, apps: int) -> Event:
-    weights = {**OPERATIONS, **HAPPENINGS}
+    weights = {**OPERATIONS, **NODE_OPERATIONS, **HAPPENINGS}
     kind = dice.choices(list(weights), list(weights.values()))[0]
     return Event(dice.uniform(0.1, LENGTH_S), kind, dice.randrange(apps), dice.randrange(1000))
 

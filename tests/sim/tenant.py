@@ -1,38 +1,28 @@
-"""A tenant: asks one thing of one app after another, each until it has an answer, and knows what must be true then.
-
-Each request goes through the one choke point (`control.authorization.Access`) with an idempotency key, as the REST rim does
-it, and is asked again under its key where no answer came. So after an answer the app is what the model says, and each
-request was done once: told by the events that carry its trace id.
-"""
+"""A tenant: asks for things of one app, and knows what must be true of it by the answers."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shellwego.control import apps, deployments
 from shellwego.control.apps import AppWish, current_deployment
-from shellwego.control.authorization import Access
 from shellwego.control.config import ConfigWish
 from shellwego.control.deployments import Rollout
-from shellwego.control.idempotency import Answer, make_key
 from shellwego.control.images import choose_image
 from shellwego.control.runs import RunWish, create_run, stop_run
 from shellwego.control.scopes import AppTarget, ProjectTarget
 from shellwego.control.sleep import resume, suspend
-from shellwego.control.unit import Caller, Unit
+from shellwego.control.unit import Unit
 from shellwego.core.apps import App, Service
 from shellwego.core.deployments import CanaryPlan
-from shellwego.core.errors import ConflictError, ForbiddenError, ShellWeGoError, UnavailableError
+from shellwego.core.errors import ConflictError, ForbiddenError, ShellWeGoError
 from shellwego.core.instances import OwnerKind, Phase, Sleep
 from shellwego.core.tenancy import Project
 from shellwego.ports.store import eq
+from tests.sim.client import Client, Request, Told, answering, told
 from tests.sim.story import Event
-from tests.sim.timeline import Dice, Gate
-from tests.sim.ways import Wire
 
 if TYPE_CHECKING:
     from tests.sim.server import Server
@@ -55,8 +45,6 @@ EFFECTS = {
     "destroy": "app.deleting",
 }
 """The event by which each operation is told, once."""
-_REFUSED_BY_RIGHT = ("registry-unreachable",)
-"""Codes of a part that does not answer, which the tenant takes as an answer."""
 
 
 @dataclass(slots=True)
@@ -73,111 +61,43 @@ class Model:
     cancelled: set[str] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    operation: str
-    name: str
-    """Of the app."""
-    number: int
-    tag: str
-    """Trace id and idempotency key."""
+class Tenant(Client):
+    """All requests about one app name."""
 
-
-class Tenant:
-    """All requests about one app name, in their order."""
+    effects = EFFECTS
 
     def __init__(self, world: World, index: int) -> None:
-        self._world = world
-        self.name = f"app-{index}"
+        super().__init__(world, f"app-{index}")
         self.model = Model()
-        self.busy = False
-        self.waiting = 0
-        self._under_way = 0
-        dice = Dice(world.story.seed, self.name)
-        self._dice = dice
-        self._wire = Wire(world, Gate(), dice)
-        self._queue: asyncio.Queue[Event] = asyncio.Queue()
 
-    def ask(self, event: Event) -> None:
-        self.waiting += 1
-        self._queue.put_nowait(event)
-
-    @property
-    def idle(self) -> bool:
-        """Nothing is asked that has no answer."""
-        return not self.waiting
-
-    async def run(self) -> None:
-        """Ask until cancelled."""
-        count = 0
-        while True:
-            event = await self._queue.get()
-            count += 1
-            self.busy = True
-            await self._request(event, f"{self.name}/{count}")
-            self.busy = False
-            self.waiting -= 1
-
-    async def _request(self, event: Event, tag: str) -> None:
+    def _meant(self, event: Event, tag: str) -> Request:
         absent = self.model.app_id == "" and event.kind != "create"
-        request = Request("create" if absent else event.kind, self.name, event.number, tag)
-        for kind in self._world.faults.kinds or ["none"]:
-            self._world.counts[kind, request.operation] += 1
-        answer = await self._answered(request)
-        outcome = f"refused: {answer.code}" if isinstance(answer, ShellWeGoError) else "done"
-        self._world.outcomes[request.operation, outcome] += 1
-        self._world.watch.note(f"{tag} {request.operation} ({request.number}) {outcome}")
-        self._learn(request, answer)
+        return Request("create" if absent else event.kind, self.name, event.number, tag)
 
-    async def _answered(self, request: Request) -> Mapping[str, object] | ShellWeGoError:
-        """Ask again under the same key until there is an answer.
+    async def _do(self, server: Server, request: Request) -> Told:
+        access = self._access(server, request, _PERMISSIONS.get(request.operation, "apps:write"))
+        project = self._world.project_id
+        if request.operation == "create":
+            return told(await access.write_once(ProjectTarget(project), answering(_create(request))))
+        known = await access.recalled()
+        if known is None:
+            work = await _work(self._world, server, request)
+            known = await access.write_once(AppTarget(request.name, project), answering(work))
+        return told(known)
 
-        A refusal says nothing of an earlier try that had no answer and may still be under way: it is waited for.
-        """
-        unanswered = False
-        while True:
-            try:
-                return await self._wire.call(lambda server: self._served(server, request), "client")
-            except ShellWeGoError as error:
-                if isinstance(error, UnavailableError) and error.code not in _REFUSED_BY_RIGHT:
-                    unanswered = True
-                    await self._world.clock.sleep(self._dice.uniform(0.05, 0.5))
-                    continue
-                if not unanswered:
-                    return error
-                unanswered = False
-                while self._under_way:
-                    await self._world.clock.sleep(0.2)
-
-    async def _served(self, server: Server, request: Request) -> Mapping[str, object]:
-        self._under_way += 1
-        try:
-            return await _do(self._world, server, request)
-        finally:
-            self._under_way -= 1
-
-    def _learn(self, request: Request, answer: Mapping[str, object] | ShellWeGoError) -> None:
-        told = self._world.watch.events[request.tag, EFFECTS.get(request.operation, "")]
-        if isinstance(answer, ShellWeGoError):
-            if told:
-                self._violated("refused-and-done", request, answer.code)
-            if request.operation == "denied":
-                self._check_denied(request, answer)
-            elif isinstance(answer, ForbiddenError):
-                self._violated("wrong-answer", request, answer.code)
-            if answer.code == "app-not-found":
-                self._gone(request)
-            return
+    def _refused(self, request: Request, error: ShellWeGoError) -> None:
         if request.operation == "denied":
-            self._violated("allowed", request, "a viewer may not")
-        expected = 1 if answer.get("effect", True) else 0
-        if request.operation in EFFECTS and told != expected:
-            self._violated("not-once", request, f"it was done {told} times")
-        self._apply(request, answer)
+            self._check_denied(request, error)
+        elif isinstance(error, ForbiddenError):
+            self._violated("wrong-answer", request, error.code)
+        if error.code == "app-not-found":
+            self._gone(request)
 
-    def _apply(self, request: Request, answer: Mapping[str, object]) -> None:
+    def _done(self, request: Request, answer: Told) -> None:
         model = self.model
         match request.operation:
+            case "denied":
+                self._violated("allowed", request, "a viewer may not")
             case "create":
                 self.model = Model(app_id=str(answer["app"]))
             case "scale":
@@ -205,9 +125,6 @@ class Tenant:
         if not self._world.watch.refusals[request.tag]:
             self._violated("unaudited", request, "the refusal left no record")
 
-    def _violated(self, name: str, request: Request, detail: str) -> None:
-        self._world.watch.violated(name, f"{request.operation} of {self.name} ({request.tag}): {detail}")
-
     def check(self) -> None:
         """What was acknowledged is stored, now that nothing is under way."""
         model, app = self.model, self._world.app(self.name)
@@ -229,36 +146,15 @@ class Tenant:
                 self._world.watch.violated("lost-write", f"deployment {id_} of {self.name} is {rows[id_].state}")
 
 
-Work = Callable[[Unit, App], Mapping[str, object]]
+Work = Callable[[Unit, App], Told]
 
 
-async def _do(world: World, server: Server, request: Request) -> Mapping[str, object]:
-    """What the server's rim does with a request."""
-    caller = Caller(actor=world.owner.principal_id, trace_id=request.tag)
-    denied = request.operation == "denied"
-    principal = world.viewer if denied else world.owner
-    key = make_key(principal.principal_id, request.tag, request.operation.encode(), b"%d" % request.number)
-    access = Access(server.control, principal, _PERMISSIONS.get(request.operation, "apps:write"), caller, key)
-    if request.operation == "create":
-        answer = await access.write_once(ProjectTarget(world.project_id), _answering(_create(request)))
-        return json.loads(answer.body)
-    known = await access.recalled()
-    if known is None:
-        work = await _work(world, server, request)
-        known = await access.write_once(AppTarget(request.name, world.project_id), _answering(work))
-    return json.loads(known.body)
-
-
-def _answering(work: Callable[[Unit, object], Mapping[str, object]]) -> Callable[[Unit, object], Answer]:
-    return lambda unit, found: Answer(200, json.dumps(work(unit, found)))
-
-
-def _create(request: Request) -> Callable[[Unit, Project], Mapping[str, object]]:
+def _create(request: Request) -> Callable[[Unit, Project], Told]:
     config = ConfigWish(services=(Service(process="web", port=8080),), drain_timeout_s=2.0)
     if request.number % 5 == 0:
         config = ConfigWish(services=())
 
-    def work(unit: Unit, project: Project) -> Mapping[str, object]:
+    def work(unit: Unit, project: Project) -> Told:
         wish = AppWish(name=request.name, config=config)
         return {"app": apps.create_app(unit, project, wish, "localhost").id}
 
@@ -276,7 +172,7 @@ async def _work(world: World, server: Server, request: Request) -> Work:
             image = await choose_image(server.control, server.work, world.project_id, reference)
             rollout = _rollout(request)
 
-            def deploy(unit: Unit, app: App) -> Mapping[str, object]:
+            def deploy(unit: Unit, app: App) -> Told:
                 before = unit.tx.apps.get(app.id)
                 made = deployments.request_deployment(unit, app, ConfigWish(image=reference), image, rollout)
                 after = unit.tx.apps.get(app.id)
@@ -303,7 +199,7 @@ def _rollout(request: Request) -> Rollout:
 
 
 def _scale(number: int) -> Work:
-    def work(unit: Unit, app: App) -> Mapping[str, object]:
+    def work(unit: Unit, app: App) -> Told:
         count = number % 4
         deployments.refuse_deleting(app)
         apps.scale_app(unit, app, {"web": count})
@@ -313,14 +209,14 @@ def _scale(number: int) -> Work:
 
 
 def _set_stopped(stopped: bool) -> Work:
-    def work(unit: Unit, app: App) -> Mapping[str, object]:
+    def work(unit: Unit, app: App) -> Told:
         (apps.stop_app if stopped else apps.start_app)(unit, app)
         return {"effect": app.stopped != stopped}
 
     return work
 
 
-def _destroy(unit: Unit, app: App) -> Mapping[str, object]:
+def _destroy(unit: Unit, app: App) -> Told:
     apps.destroy_app(unit, app)
     return {"effect": not app.deleting}
 
@@ -330,7 +226,7 @@ def _run(number: int) -> Work:
     return lambda unit, app: {"run": create_run(unit, app, RunWish(command=command)).id}
 
 
-def _stop_run(unit: Unit, app: App) -> Mapping[str, object]:
+def _stop_run(unit: Unit, app: App) -> Told:
     runs = [row for row in unit.tx.instances.select(eq("app_id", app.id)) if row.owner is OwnerKind.RUN and row.live]
     if not runs:
         raise ConflictError("no-run", "nothing runs")
@@ -338,7 +234,7 @@ def _stop_run(unit: Unit, app: App) -> Mapping[str, object]:
 
 
 def _sleep(number: int) -> Work:
-    def work(unit: Unit, app: App) -> Mapping[str, object]:
+    def work(unit: Unit, app: App) -> Told:
         rows = unit.tx.instances.select(eq("app_id", app.id))
         awake = [row for row in rows if row.phase is Phase.HEALTHY and row.sleep is Sleep.AWAKE]
         own = [row for row in awake if row.owner is OwnerKind.APP]
@@ -349,7 +245,7 @@ def _sleep(number: int) -> Work:
     return work
 
 
-def _wake(unit: Unit, app: App) -> Mapping[str, object]:
+def _wake(unit: Unit, app: App) -> Told:
     rows = unit.tx.instances.select(eq("app_id", app.id))
     asleep = [row for row in rows if row.live and row.sleep is not Sleep.AWAKE]
     if not asleep:
@@ -357,7 +253,7 @@ def _wake(unit: Unit, app: App) -> Mapping[str, object]:
     return {"instance": resume(unit, asleep[0]).id}
 
 
-def _cancel(unit: Unit, app: App) -> Mapping[str, object]:
+def _cancel(unit: Unit, app: App) -> Told:
     deployment = current_deployment(unit.tx, app)
     if deployment is None:
         raise ConflictError("none", "nothing was deployed")
@@ -382,6 +278,3 @@ _PERMISSIONS = {
     "rollback": "deployments:write",
     "cancel": "deployments:write",
 }
-
-
-__all__ = ["EFFECTS", "Awaitable", "Model", "Tenant"]

@@ -1,6 +1,6 @@
 """An event loop and a clock without a world outside: nothing is waited for but virtual time, and the order is the seed's.
 
-The loop's selector never asks the kernel, so a turn costs no system call. Before a callback may run there is nothing to
+The loop never asks the kernel, so a turn costs no system call. Before a callback may run there is nothing to
 shuffle: what varies the order of tasks is `Dice.turns`, by which each way to the store, the bus and the wire gives way so
 many times.
 """
@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import selectors
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from shellwego.drivers.clock.ids import IdSource
@@ -19,39 +18,22 @@ from shellwego.drivers.clock.virtual import VirtualClock
 T = TypeVar("T")
 
 
-class _NoSelector(selectors.BaseSelector):
-    """Nothing ever comes from outside."""
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that looks at nothing but what is ready: no timers, no files."""
 
-    def __init__(self) -> None:
-        self._keys: dict[Any, selectors.SelectorKey] = {}
-
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        key = selectors.SelectorKey(fileobj, fileobj if isinstance(fileobj, int) else fileobj.fileno(), events, data)
-        self._keys[fileobj] = key
-        return key
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._keys.pop(fileobj)
-
-    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        self.unregister(fileobj)
-        return self.register(fileobj, events, data)
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None or timeout > 0:
+    def _run_once(self) -> None:
+        ready = self._ready  # type: ignore[attr-defined]
+        if not ready:
             raise AssertionError("the simulation waits for something outside of virtual time")
-        return []
-
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return self._keys
-
-    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._keys[fileobj]
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end on a loop of its own."""
-    loop = asyncio.SelectorEventLoop(_NoSelector())
+    loop = _Loop()
     try:
         return loop.run_until_complete(work)
     finally:

@@ -16,13 +16,14 @@ from shellwego.core.deployments import DEPLOYMENT_MOVES, Deployment, DeploymentS
 from shellwego.core.events import AuditRecord, Event, LoopLease
 from shellwego.core.events import Counter as Number
 from shellwego.core.instances import PHASE_MOVES, TERMINAL, Desired, Instance, OwnerKind, Phase, Sleep
-from shellwego.core.liveness import DEFAULT_TERMS
-from shellwego.core.nodes import Node, NodeHealth
+from shellwego.core.liveness import DEFAULT_TERMS, FLAPS
+from shellwego.core.nodes import Node, NodeHealth, Scheduling
 from shellwego.core.routes import EDGE_TIMEOUT_S, service_port
 from shellwego.core.slots import DRAINABLE
 from shellwego.core.vms import VmPhase, VmView
 from shellwego.ports.engine import VmOrder
 from shellwego.ports.store import Transaction
+from tests.sim import moves
 from tests.sim.server import reporting
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Watch:
             check = _CHECKS.get(write.table)
             for name, detail in check(self, server, tx, write) if check else ():
                 self.violated(name, detail)
-        for name, detail in _unannounced(writes):
+        for name, detail in (*_unannounced(writes), *moves.floors(tx, writes)):
             self.violated(name, detail)
         self.note(f"{server} commits {'; '.join(filter(None, said))}")
 
@@ -157,6 +158,9 @@ class Watch:
                 yield "live-row-deleted", f"instance {old.id} was {old.phase}"
             return
         yield from _undeclared(old, new)
+        yield from moves.placed(tx, old, new)
+        if new.evicted and not old.evicted:
+            yield from self._held(server, tx, "loop.drains", f"{new.id} has to leave its node")
         if new.observed != old.observed:
             yield from self._observation(tx, old, new)
         if new.desired is Desired.STOP and old.phase in DRAINABLE and new.live and old.owner is OwnerKind.APP:
@@ -202,11 +206,16 @@ class Watch:
     def _node(self, server: str, tx: Transaction, write: Write) -> Iterator[tuple[str, str]]:
         old, new = write.old, write.new
         if new is None:
+            yield from moves.abandoned(tx, old)
             return
         now = self._world.clock.monotonic()
         if old is not None:
             if new.epoch < old.epoch:
                 yield "declared-transitions", f"{new.name}: epoch {old.epoch} to {new.epoch}"
+            if new.scheduling is not old.scheduling:
+                yield from moves.scheduled(tx, old, new)
+                if new.scheduling is Scheduling.DRAINED:
+                    yield from self._held(server, tx, "loop.drains", f"{new.name} is drained")
             if new.health is not old.health:
                 yield from self._judged(server, tx, old, new)
         if old is None or new.last_heard_at != old.last_heard_at:
@@ -221,6 +230,8 @@ class Watch:
         if new.health is NodeHealth.DOWN:
             if new.epoch == old.epoch:
                 yield "declared-transitions", f"{new.name} is down, and its epoch is what it was"
+            if len(new.downs) >= FLAPS and new.flapping_since is None:
+                yield "not-damped", f"{new.name} went down {len(new.downs)} times, and may have anything new"
             silence = self._world.clock.monotonic() - self._heard.get(new.id, 0.0)
             if silence < DEFAULT_TERMS.down_s - 1e-6:
                 yield "judged-too-early", f"{new.name} is down, and was heard {silence:.3f} s ago"
@@ -291,7 +302,8 @@ def _said(write: Write) -> str:
     match row:
         case Instance():
             seen = f"{row.observed.epoch}/{row.observed.sequence}"
-            return f"{row.id}{gone} {row.phase.value} {row.desired.value} {row.sleep.value} {row.node_id[-4:]} {seen}"
+            wished = f"{row.desired.value} {row.sleep.value} {row.eviction.value}"
+            return f"{row.id}{gone} {row.phase.value} {wished} {row.node_id[-4:]} {seen}"
         case Deployment():
             return f"{row.id}{gone} {row.state.value} {row.stage.value} {row.reason}"
         case App():
@@ -299,7 +311,7 @@ def _said(write: Write) -> str:
                 f"{row.name}{gone} {dict(row.counts)} gen {row.generation} stopped {row.stopped} {row.release_id[-4:]}"
             )
         case Node():
-            return f"{row.name}{gone} {row.health.value} {row.epoch}"
+            return f"{row.name}{gone} {row.health.value} {row.scheduling.value} {row.epoch}"
         case LoopLease():
             return f"{row.id} {row.holder} {row.until:.3f}"
         case Number():
@@ -314,16 +326,24 @@ def _unannounced(writes: list[Write]) -> Iterator[tuple[str, str]]:
     """What people are told of is in the outbox, in the commit of the change."""
     types = {write.new.type for write in writes if write.table == "events" and write.new is not None}
     for write in writes:
-        old, new = write.old, write.new
-        match write.table:
-            case "deployments" if old and new and old.state is not new.state:
-                expected = f"app.deployment.{new.state.value}"
-            case "nodes" if old and new and old.health is not new.health:
-                expected = f"node.{new.health.value}"
-            case _:
-                continue
-        if expected not in types:
-            yield "unannounced", f"{expected} of {new.id}"
+        for expected in _news(write):
+            if expected not in types:
+                yield "unannounced", f"{expected} of {write.new.id}"
+
+
+def _news(write: Write) -> Iterator[str]:
+    """The types of the events by which a change is told."""
+    old, new = write.old, write.new
+    if old is None or new is None:
+        return
+    if write.table == "deployments" and old.state is not new.state:
+        yield f"app.deployment.{new.state.value}"
+    if write.table == "nodes" and old.health is not new.health:
+        yield f"node.{new.health.value}"
+    if write.table == "nodes" and old.flapping_since is None and new.flapping_since is not None:
+        yield "node.flapping"
+    if write.table == "nodes" and old.scheduling is not new.scheduling:
+        yield moves.NEWS[new.scheduling]
 
 
 _CHECKS = {

@@ -56,6 +56,8 @@ class StoreWay:
         pass
 
     async def _there(self) -> None:
+        if not self.server.alive:
+            raise UnavailableError("store-closed", "nobody is there any more who could ask")
         await self.gate.passed()
         await self.dice.turns()
         if self.world.faults.on("store-slow"):

@@ -192,10 +192,27 @@ static bool add_file(struct config *config, const struct tlv *field)
     return true;
 }
 
+static bool add_volume(struct config *config, const struct tlv *field)
+{
+    if (field->length < 4 || field->value[2] != '/' || config->volume_count >= VOLUMES_MAX)
+        return false;
+    uint8_t disk = field->value[0];
+    if (disk < FIRST_VOLUME || disk >= FIRST_VOLUME + VOLUMES_MAX)
+        return false;
+    char *place = copy_text((const char *)field->value + 2, field->length - 2);
+    if (!place)
+        return false;
+    config->volumes[config->volume_count++] =
+        (struct volume){.disk = disk, .read_only = field->value[1] & VOLUME_READ_ONLY, .place = place};
+    return true;
+}
+
 static bool config_field(struct config *config, const struct tlv *field)
 {
     if (field->tag == TAG_FILE)
         return add_file(config, field);
+    if (field->tag == TAG_VOLUME)
+        return add_volume(config, field);
     return card_field(&config->card, field) && command_field(&config->command, field);
 }
 
@@ -272,6 +289,8 @@ void config_free(struct config *config)
 {
     command_free(&config->command);
     config_forget_raw(config);
+    for (size_t i = 0; i < config->volume_count; i++)
+        free(config->volumes[i].place);
     card_free(&config->card);
     *config = (struct config){0};
 }

@@ -8,7 +8,7 @@
 
 #include "failure.h"
 
-enum { CONFIG_MAX_BYTES = 4 * 1024 * 1024, TEXTS_MAX = 4096, FILES_MAX = 1024 };
+enum { CONFIG_MAX_BYTES = 4 * 1024 * 1024, TEXTS_MAX = 4096, FILES_MAX = 1024, VOLUMES_MAX = 24 };
 
 /* A NULL-terminated list of texts, as execve takes it. Zeroed: empty. */
 struct texts {
@@ -28,6 +28,13 @@ struct file {
     uint32_t mode;
     const uint8_t *content; /* inside the raw configuration */
     size_t length;
+};
+
+/* A disk with a file system of its own, and where it is to be. */
+struct volume {
+    uint8_t disk; /* 2 is vdc: the two before it are the guest's own */
+    bool read_only;
+    char *place;
 };
 
 /* What a process is started from: the workload, or a command beside it. */
@@ -61,6 +68,8 @@ struct config {
     struct identity_card card;
     struct file *files;
     size_t file_count;
+    struct volume volumes[VOLUMES_MAX]; /* in the order of mounting */
+    size_t volume_count;
 };
 
 /* Both take a zeroed struct. False with the failure `bad-config` for malformed input; then free what is there. */

@@ -47,6 +47,7 @@ static void synchronise(struct guest *guest)
 {
     guest_lose_host(guest);
     hold_new_host(&guest->hold, guest->machine);
+    guest->orders.tell = false;
     if (!guest->configured)
         forget_raw(guest);
     outbuf_raw(&guest->out, sync_magic, SYNC_MAGIC);
@@ -135,6 +136,8 @@ static void take_frame(struct guest *guest, const struct frame *frame)
         take_freeze(guest);
     else if (frame->type == FRAME_THAW)
         take_thaw(guest, frame);
+    else if (frame->type == FRAME_ORDER)
+        orders_take(&guest->orders, guest->machine, frame->payload, frame->length);
     else
         console_take(&guest->console, &guest->workload, frame);
 }
@@ -213,6 +216,20 @@ static bool tell_hold(struct guest *guest, bool *due, enum frame_type word)
     return true;
 }
 
+static bool tell_order(struct guest *guest)
+{
+    struct orders *orders = &guest->orders;
+    if (!orders->tell || !outbuf_takes_control(&guest->out))
+        return false;
+    uint8_t *payload = outbuf_payload(&guest->out);
+    payload[0] = orders->order;
+    payload[1] = orders->disk;
+    size_t told = orders->failure.code[0] ? put_failure(payload + 2, &orders->failure) : 0;
+    outbuf_commit(&guest->out, FRAME_ORDERED, 0, 2 + told);
+    orders->tell = false;
+    return true;
+}
+
 static void put_end(struct guest *guest)
 {
     const struct workload *workload = &guest->workload;
@@ -247,6 +264,7 @@ static bool tell_round(struct guest *guest)
     moved = execs_send(&guest->execs, &guest->out) || moved;
     moved = tell_hold(guest, &guest->hold.tell_held, FRAME_FROZEN) || moved;
     moved = tell_hold(guest, &guest->hold.tell_free, FRAME_THAWED) || moved;
+    moved = tell_order(guest) || moved;
     moved = console_tell(&guest->console, &guest->out) || moved;
     return tell_end(guest) || moved;
 }

@@ -17,6 +17,7 @@ bool guest_init(struct guest *guest, const struct machine *machine, int port)
     guest->input_at = guest->input_end = guest->input;
     workload_init(&guest->workload);
     hold_init(&guest->hold);
+    orders_init(&guest->orders);
     console_init(&guest->console);
     signal(SIGPIPE, SIG_IGN);
     sigemptyset(&handled);
@@ -52,6 +53,7 @@ static void begin_end(struct guest *guest)
 {
     execs_kill(&guest->execs);
     guest->machine->end_all();
+    guest->machine->finish();
     guest->workload.output.ready = guest->workload.errors.ready = true;
     guest->end_at = now_ms() + (guest->synced && !guest->port.away ? END_ATTACHED_MS : END_AWAY_MS);
 }
@@ -74,6 +76,7 @@ static void wait_for_work(struct guest *guest)
     execs_watch(&guest->execs, &watch, guest->synced && outbuf_takes_data(&guest->out));
     port_watch(&guest->port, &watch, outbuf_pending(&guest->out) > 0);
     hold_watch(&guest->hold, &watch);
+    orders_watch(&guest->orders, &watch);
     watch_until(&watch, guest->end_at);
     if (guest->end_at != NEVER && now_ms() < guest->end_at - LAST_WORD_MS)
         watch_until(&watch, guest->end_at - LAST_WORD_MS);
@@ -94,6 +97,7 @@ void guest_run(struct guest *guest)
         console_turn(&guest->console);
         execs_turn(&guest->execs);
         hold_turn(&guest->hold, guest->machine, guest->port.away);
+        orders_turn(&guest->orders, guest->machine);
         if (workload_over(&guest->workload) && guest->end_at == NEVER)
             begin_end(guest);
         guest_tell(guest);

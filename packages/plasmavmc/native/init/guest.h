@@ -13,6 +13,7 @@
 #include "exec.h"
 #include "frame.h"
 #include "hold.h"
+#include "orders.h"
 #include "outbuf.h"
 #include "port.h"
 #include "workload.h"
@@ -39,6 +40,8 @@ struct machine {
     bool (*held)(void);     /* they all stand still */
     void (*settle)(void);   /* bring to the disks what is not there, and give back what is only cached */
     bool (*renew)(const struct identity_card *card, struct failure *failure); /* clock, entropy, network, names */
+    bool (*volume)(enum order order, unsigned disk, uint64_t size, struct failure *failure);
+    void (*finish)(void); /* every process is killed: leave nothing unwritten on what outlives the VM */
 };
 
 struct guest {
@@ -49,6 +52,7 @@ struct guest {
     struct workload workload;
     struct execs execs;
     struct hold hold;
+    struct orders orders;
     struct console console;
     struct config config;
     bool configured;

@@ -17,6 +17,7 @@
 #include "prepare.h"
 #include "root.h"
 #include "virtio.h"
+#include "volumes.h"
 #include "vsock.h"
 
 enum { PORT_PATIENCE_MS = 10000 };
@@ -92,7 +93,9 @@ int main(void)
                                            .hold = hold,
                                            .held = held,
                                            .settle = settle,
-                                           .renew = renew};
+                                           .renew = renew,
+                                           .volume = volumes_order,
+                                           .finish = volumes_finish};
     if (getpid() != 1) {
         say("this is the first process of a microVM and nothing else");
         return EXIT_FAILURE;

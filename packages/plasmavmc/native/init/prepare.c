@@ -15,6 +15,7 @@
 #include "group.h"
 #include "net.h"
 #include "root.h"
+#include "volumes.h"
 
 enum { ENTROPY_MAX = 512, TEXT_MAX = 4096 };
 
@@ -148,7 +149,7 @@ bool prepare_guest(const struct config *config, struct failure *failure)
     set_clock(card->unix_time_ns);
     add_entropy(card->entropy, card->entropy_length);
     group_make();
-    if (!root_switch(failure))
+    if (!root_switch(failure) || !volumes_mount(config, failure))
         return false;
     set_kernel_defaults();
     set_names(card);

@@ -40,7 +40,7 @@ void root_mount_early(void)
     fill_stdio();
 }
 
-static bool disk_appears(const char *path)
+bool disk_appears(const char *path)
 {
     int64_t give_up = now_ms() + DISK_PATIENCE_MS;
     while (access(path, F_OK) < 0) {

@@ -14,6 +14,9 @@
 /* In the initramfs: /proc, /sys, /dev. */
 void root_mount_early(void);
 
+/* Wait for a disk of the VM's. */
+bool disk_appears(const char *path);
+
 /* Mount image and layer, and make them /. Fails with `no-root-disk` or `bad-root-disk`. */
 bool root_switch(struct failure *failure);
 

@@ -25,6 +25,7 @@ enum tlv_tag {
     TAG_MAC = 23,       /* 6 bytes */
     TAG_GENERATION = 24, /* u64, rises with each restore */
     TAG_MACHINE_ID = 25, /* 16 bytes */
+    TAG_VOLUME = 26,    /* u8 disk, u8 of enum volume_flags, path; repeated */
     TAG_CODE = 32,      /* text */
     TAG_MESSAGE = 33,   /* text */
     TAG_PATH = 40,      /* text */
@@ -33,6 +34,10 @@ enum tlv_tag {
 };
 
 enum stdio_flags { STDIO_ATTACHED = 1, STDIO_OPEN = 2 };
+
+enum volume_flags { VOLUME_READ_ONLY = 1 };
+
+enum { FIRST_VOLUME = 2 };
 
 struct tlv {
     uint16_t tag;

@@ -170,7 +170,9 @@ class Boot:
             await asyncio.wait([disks])
 
     async def _disks(self, rootfs: Path, undo: AsyncExitStack, descriptors: ExitStack) -> tuple[DiskPlan, ...]:
-        storage = self._parts.storage
+        storage, volumes = self._parts.storage, self._parts.volumes
+        volumes.holdings.hold(self._spec.id, self._spec.volumes)
+        undo.callback(volumes.holdings.release, self._spec.id)
         template = await self._parts.disk_template(self._spec.resources.disk_bytes)
         await storage.clone(template, self._key)
         undo.push_async_callback(storage.delete, self._key)
@@ -179,7 +181,8 @@ class Boot:
         root = os.open(rootfs, os.O_RDONLY | os.O_CLOEXEC)
         descriptors.callback(os.close, root)
         limit = self._spec.resources.disk_limit
-        return (DiskPlan("image", root, True, limit), DiskPlan("layer", layer, False, limit))
+        own = (DiskPlan("image", root, True, limit), DiskPlan("layer", layer, False, limit))
+        return own + await volumes.attach(self._spec.volumes, descriptors)
 
     async def _attach(
         self, backend: HypervisorBackend, undo: AsyncExitStack, descriptors: ExitStack

@@ -175,7 +175,7 @@ class Machine:
             return
         if self.record.ipv4 is not None:
             await self._parts.network.adopt(self.key, self.spec.networks[0], self.record.ipv4)
-        self._parts.images.hold(self.spec.image, self.key)
+        self._hold()
         self._hear(channel)
         self._task = asyncio.create_task(self._supervise(handle), name=f"vm {self.spec.id}")
 
@@ -396,8 +396,9 @@ class Machine:
         self._attachments.ended(GuestError(code, reason) if failed else ExecExit(exit_code or 0))
         self._changed()
 
-    async def _release(self, *, keep_image: bool = False) -> None:
-        """Give back what the host lent to this VM. One part that fails does not keep the others."""
+    async def _release(self, *, suspended: bool = False) -> None:
+        """Give back what the host lent to this VM; one that is suspended keeps what it goes on with. One part that fails
+        does not keep the others."""
         handle = self.record.handle
         releases = [self._parts.network.release(self.key)]
         if handle is not None:
@@ -407,11 +408,17 @@ class Machine:
                 await release
             except PlasmaError as error:
                 log.warning("release failed", vm=self.spec.id, error=str(error))
-        if not keep_image:
+        if not suspended:
             self._parts.images.release(self.key)
+            self._parts.volumes.holdings.release(self.spec.id)
         shutil.rmtree(self._parts.runtime_dir(self.key), ignore_errors=True)
 
     # Small parts
+
+    def _hold(self) -> None:
+        """What an adopted VM has is not anybody else's."""
+        self._parts.images.hold(self.spec.image, self.key)
+        self._parts.volumes.holdings.hold(self.spec.id, self.spec.volumes)
 
     @property
     def _log(self) -> VmLog:

@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import replace
 
 import structlog
 
-from plasmavmc.errors import ConflictError, InvalidSpecError, NotFoundError
+from plasmavmc.errors import ConflictError, InvalidSpecError, NotFoundError, PlasmaError
 from plasmavmc.forking import copy_of
 from plasmavmc.guest.api import CopyingChannel, ExecSession, GuestChannel
 from plasmavmc.host.operations import Host, Keep, ProcessId, Swept
 from plasmavmc.hypervisor.backend import Reserving
+from plasmavmc.mounted import RunningVm
+from plasmavmc.mounts import check_volumes
+from plasmavmc.moving import export_snapshot, import_snapshot, snapshot_host
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
 from plasmavmc.sleeping import SuspendableMachine
@@ -35,6 +38,7 @@ from plasmavmc.types import (
     ForkIdentity,
     LogLine,
     RateLimit,
+    SnapshotHost,
     TerminalSize,
     Vm,
     VmResources,
@@ -44,6 +48,7 @@ from plasmavmc.types import (
     check_id,
     vm_key,
 )
+from plasmavmc.volumes import Volumes
 
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,255}")
@@ -69,6 +74,14 @@ class VmManager:
         self._revision = 0
         self._wake = asyncio.Event()
         self._templates: set[asyncio.Task[None]] = set()
+        self._importing: dict[str, str] = {}
+        """Keys of VMs that come from another host, with their ids."""
+        parts.volumes.bind(self._reach)
+
+    @property
+    def volumes(self) -> Volumes:
+        """The node's volumes."""
+        return self._parts.volumes
 
     # Start and end of the engine
 
@@ -132,8 +145,7 @@ class VmManager:
             if _same(present.record, spec):
                 return present.view()
             raise ConflictError("vm-exists", f"VM {spec.id} exists with another specification")
-        if any(machine.key == vm_key(spec.id) for machine in self._machines.values()):
-            raise _key_collision(spec.id)
+        self._check_new([spec])
         self._check_servable(spec)
         return self._add(spec).view()
 
@@ -150,10 +162,13 @@ class VmManager:
 
     def _add(self, spec: VmSpec) -> SuspendableMachine:
         record = VmRecord(spec, VmStatus(VmState.PENDING, self._parts.clock()))
-        machine = SuspendableMachine(record, self._parts, self._notify)
         self._parts.records.save(record)
+        return self._enter(record)
+
+    def _enter(self, record: VmRecord) -> SuspendableMachine:
+        machine = SuspendableMachine(record, self._parts, self._notify)
         self._parts.logs.begin(machine.key)
-        self._machines[spec.id] = machine
+        self._machines[record.spec.id] = machine
         self._notify()
         return machine
 
@@ -266,7 +281,7 @@ class VmManager:
 
     def _check_new(self, specs: Sequence[VmSpec]) -> None:
         """All can be made, beside what there is and each other."""
-        keys = {machine.key: machine.spec.id for machine in self._machines.values()}
+        keys = self._importing | {machine.key: machine.spec.id for machine in self._machines.values()}
         for spec in specs:
             check_spec(spec)
             if spec.id in self._machines or spec.id in keys.values():
@@ -274,6 +289,54 @@ class VmManager:
             if vm_key(spec.id) in keys:
                 raise _key_collision(spec.id)
             keys[vm_key(spec.id)] = spec.id
+
+    async def snapshot_hosts(self) -> tuple[SnapshotHost, ...]:
+        """What snapshots depend on here, for each backend that takes any and whose program can be read. A snapshot of a
+        VM goes to where its backend's are the same."""
+        found = []
+        for backend in self._parts.registry.backends():
+            with suppress(PlasmaError):
+                found.append(await snapshot_host(backend, self._parts))
+        return tuple(host for host in found if host is not None)
+
+    async def export_snapshot(self, vm_id: str) -> AsyncGenerator[bytes]:
+        """A suspended VM, memory, state and disk, as a stream for `import_snapshot` of another engine. It stays what it
+        is: who sends it elsewhere deletes it here before it runs there. Secrets may be in it.
+
+        Raises:
+            NotFoundError: there is none.
+            ConflictError: `vm-…`, it does not sleep; `vm-woken`, it did not any more before the end; `has-volumes`.
+            HostError: `snapshot-damaged`, `snapshot-missing`, `snapshot-version`, `snapshot-too-large`.
+        """
+        machine = self._machine(vm_id)
+        if machine.state is not VmState.SUSPENDED:
+            state = machine.state.value
+            raise ConflictError(f"vm-{state}", f"VM {vm_id} is {state}; only a suspended one can be exported")
+        async with aclosing(export_snapshot(machine.record, machine.key, self._parts)) as stream:
+            async for chunk in stream:
+                yield chunk
+
+    async def import_snapshot(self, spec: VmSpec, stream: AsyncIterable[bytes]) -> Vm:
+        """A suspended VM from what another engine exported, under a new id and with a place of its own in the network.
+        Nothing is left of one that could not be taken in, whatever the reason. Environment and files of the
+        specification are for a later restart: the memory has its own.
+
+        Raises:
+            InvalidSpecError: as `create`.
+            ConflictError: `vm-exists`, `key-collision`, `has-volumes`; `snapshot-foreign`, naming what differs.
+            HostError: `snapshot-damaged`, `snapshot-version`.
+            CapacityError: `disk-full`.
+            PlasmaError: what else failed, with the reason.
+        """
+        self._check_new([spec])
+        self._check_servable(spec)
+        key = vm_key(spec.id)
+        self._importing[key] = spec.id
+        try:
+            record = await import_snapshot(spec, key, stream, self._parts)
+            return self._enter(record).view()
+        finally:
+            del self._importing[key]
 
     def get(self, vm_id: str) -> Vm:
         """A VM as it is now.
@@ -396,6 +459,14 @@ class VmManager:
         except KeyError:
             raise NotFoundError("vm-not-found", f"there is no VM {vm_id}") from None
 
+    def _reach(self, vm_id: str) -> RunningVm | None:
+        """A VM for its volumes, while its workload runs."""
+        machine = self._machines.get(vm_id)
+        if machine is None or machine.channel is None or machine.record.handle is None:
+            return None
+        handle = machine.record.handle
+        return RunningVm(handle, self._parts.registry.get(handle.backend), machine.channel)
+
     def _notify(self) -> None:
         self._revision += 1
         self._wake.set()
@@ -424,6 +495,7 @@ def check_spec(spec: VmSpec) -> None:
         )
     _check_resources(spec.resources)
     _check_limits(spec)
+    check_volumes(spec.volumes)
     if spec.command == () and spec.entrypoint == ():
         raise InvalidSpecError("command", "nothing would run", resolution="Leave both out to run what the image says.")
     if len(spec.networks) > 1:
@@ -451,6 +523,8 @@ def _limited_networks(spec: VmSpec) -> tuple[str, ...]:
 
 def _check_limits(spec: VmSpec) -> None:
     _check_limit("resources.disk_limit", spec.resources.disk_limit)
+    for index, volume in enumerate(spec.volumes):
+        _check_limit(f"volumes[{index}].limit", volume.limit)
     for index, network in enumerate(spec.networks):
         for way, limit in (("receive", network.receive), ("transmit", network.transmit)):
             _check_limit(f"networks[{index}].{way}", limit)

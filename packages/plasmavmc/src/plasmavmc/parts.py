@@ -22,6 +22,7 @@ from plasmavmc.records import Records
 from plasmavmc.snapshots.files import SnapshotStore
 from plasmavmc.storage.backend import StorageBackend
 from plasmavmc.types import Acceleration
+from plasmavmc.volumes import Volumes
 
 
 @dataclass(slots=True)
@@ -30,6 +31,8 @@ class EngineParts:
     source: BlobSource
     """Where blobs of images come from that the store does not have."""
     storage: StorageBackend
+    volumes: Volumes
+    """What outlives VMs."""
     network: NetworkBackend
     registry: HypervisorRegistry
     assets: BootAssets

@@ -46,6 +46,8 @@ class Origin:
     """The address that the guest believes to have; None for a copy, which gets its own."""
     layer: str = ""
     """The disk that its own is a copy of; empty: its own is there."""
+    renamed: bool = False
+    """Its own disk is there, but the memory was another VM's."""
     point_of_no_return: Callable[[], None] = lambda: None
     """Called when all is ready, before the guest runs."""
 
@@ -97,12 +99,16 @@ class Restore:
             undo.callback(parts.images.release, self._key)
             await parts.storage.copy(self._origin.layer, self._key)
             undo.push_async_callback(parts.storage.delete, self._key)
+        parts.volumes.holdings.hold(self._spec.id, self._spec.volumes)
+        if self._origin.is_copy:
+            undo.callback(parts.volumes.holdings.release, self._spec.id)
         layer = await parts.storage.open(self._key)
         descriptors.callback(os.close, layer)
         root = os.open(image.rootfs, os.O_RDONLY | os.O_CLOEXEC)
         descriptors.callback(os.close, root)
         limit = self._spec.resources.disk_limit
-        return (DiskPlan("image", root, True, limit), DiskPlan("layer", layer, False, limit))
+        own = (DiskPlan("image", root, True, limit), DiskPlan("layer", layer, False, limit))
+        return own + await parts.volumes.attach(self._spec.volumes, descriptors)
 
     async def _attach(self, undo: AsyncExitStack, descriptors: ExitStack) -> Attachment | None:
         """The address that it had, or any where that one is another's now."""
@@ -141,15 +147,15 @@ class Restore:
     def _card(self, attachment: Attachment | None) -> GuestCard:
         """What the guest is told. Its place in the network always, even where that is the old one: the bridge may have
         another MAC by now, and a neighbour that it remembers wrongly would cost it half a minute."""
-        copy = self._origin.is_copy
+        renamed = self._origin.is_copy or self._origin.renamed
         card = plain_card(self._parts, self._origin.generation)
         lease = None if attachment is None else attachment.lease
         if lease is not None:
             network = GuestNetwork(lease.ipv4, lease.gateway, self._parts.nameservers, lease.mac)
             card = replace(card, network=network)
-        if copy or (lease is not None and lease.ipv4 != self._origin.ipv4):
+        if renamed or (lease is not None and lease.ipv4 != self._origin.ipv4):
             card = replace(card, hostname=self._spec.hostname or self._spec.name)
-        if copy:
+        if renamed:
             card = replace(card, machine_id=self._parts.entropy(MACHINE_ID_BYTES))
         return card
 

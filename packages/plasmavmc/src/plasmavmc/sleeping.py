@@ -152,7 +152,7 @@ class SuspendableMachine(Machine):
         if handle is not None:
             with suppress(PlasmaError):
                 await self._backend(handle).stop_vm(handle)
-        self._parts.images.hold(self.spec.image, self.key)
+        self._hold()
         if self.state is not VmState.SUSPENDED:
             await self._rest()
 
@@ -169,7 +169,7 @@ class SuspendableMachine(Machine):
             await self._backend(handle).stop_vm(handle)
             await self._finish(VmState.FAILED, error.code, f"it did not run on after a restart of the engine: {error}")
             return
-        self._parts.images.hold(self.spec.image, self.key)
+        self._hold()
         events = channel.events()
         self._task = asyncio.create_task(self._live(Booted(handle, channel, events)), name=f"vm {self.spec.id}")
 
@@ -246,8 +246,8 @@ class SuspendableMachine(Machine):
         await self._rest()
 
     async def _rest(self) -> None:
-        """A suspended VM has no process: only its image, its layer and its snapshot."""
-        await self._release(keep_image=True)
+        """A suspended VM has no process: only its image, its disks and its snapshot."""
+        await self._release(suspended=True)
         self._log.flush()
         status = replace(self.record.status, guest_ready=False, endpoints=())
         self.record = replace(self.record, handle=None, status=status)

@@ -87,6 +87,7 @@ async def resume(record: VmRecord, key: str, parts: EngineParts, report: BootRep
             content=lambda: _content(stored, memory, state),
             generation=manifest.generation + 1,
             ipv4=record.ipv4,
+            renamed=bool(manifest.origin),
             point_of_no_return=lambda: parts.snapshots.use(key),
         )
         return await Restore(spec, key, parts, report, origin).run()

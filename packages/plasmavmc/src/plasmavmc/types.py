@@ -98,6 +98,10 @@ class VmResources:
     """Of each of its own disks, image and writable layer; reads and writes count together."""
 
 
+OWN_DISKS = 2
+"""Image and writable layer, which every VM has before its volumes."""
+
+
 class DiskSource(StrEnum):
     IMAGE = "image"
     EMPTY = "empty"
@@ -120,6 +124,8 @@ class DiskSpec:
     """Image digest, volume id or snapshot id, by `source`."""
     format: DiskFormat = DiskFormat.RAW
     limit: RateLimit = NO_LIMIT
+    destination: str = ""
+    """Of a volume: the absolute path in the guest on which it is mounted; made where it is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +347,15 @@ class BackendCapabilities:
     encryption: bool = False
     opens_taps: bool = False
     """Its VMM opens its taps by itself, where only they are; the others are given descriptors. Of no use to the outside."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotHost:
+    """What a snapshot depends on of a host: one that was taken where these words are the same can be resumed."""
+
+    backend: str
+    traits: Mapping[str, str]
+    """Acceleration, processor, program, devices, kernel, init …, by name."""
 
 
 class Readiness(StrEnum):

@@ -66,6 +66,18 @@ static bool renew(const struct identity_card *card, struct failure *failure)
     return true;
 }
 
+/* The disk says how it goes; what was asked shows on stderr. */
+static bool volume(enum order order, unsigned disk, uint64_t size, struct failure *failure)
+{
+    fprintf(stderr, "order %d disk %u size %llu\n", (int)order, disk, (unsigned long long)size);
+    return disk != 9 || fail(failure, "no-volume", "there is no volume on disk %u", disk);
+}
+
+static void finish(void)
+{
+    fprintf(stderr, "finished\n");
+}
+
 int main(int argc, char **argv)
 {
     static struct guest guest;
@@ -74,7 +86,9 @@ int main(int argc, char **argv)
                                            .hold = hold,
                                            .held = held,
                                            .settle = settle_nothing,
-                                           .renew = renew};
+                                           .renew = renew,
+                                           .volume = volume,
+                                           .finish = finish};
     CHECK(argc == 2 && prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
     int port = atoi(argv[1]);
     CHECK(fcntl(port, F_SETFL, fcntl(port, F_GETFL) | O_NONBLOCK) == 0);

@@ -76,6 +76,24 @@ static void test_a_whole_configuration(void)
     config_free(&config);
 }
 
+static void test_volumes_say_their_disk_and_place(void)
+{
+    struct config config;
+    put_text(TAG_ARG, "/app");
+    put_bytes(TAG_VOLUME, "\2\0/data", 7);
+    put_bytes(TAG_VOLUME, "\3\1/data/more", 12);
+    CHECK(parse(&config));
+    CHECK(config.volume_count == 2 && config.volumes[0].disk == 2 && !config.volumes[0].read_only);
+    CHECK(config.volumes[1].disk == 3 && config.volumes[1].read_only);
+    CHECK(!strcmp(config.volumes[0].place, "/data") && !strcmp(config.volumes[1].place, "/data/more"));
+    config_free(&config);
+    put_text(TAG_ARG, "/app");
+    for (int i = 0; i <= VOLUMES_MAX; i++)
+        put_bytes(TAG_VOLUME, "\2\0/data", 7);
+    CHECK(!parse(&config));
+    config_free(&config);
+}
+
 static void test_malformed_fields_are_refused(void)
 {
     struct config config;
@@ -89,6 +107,8 @@ static void test_malformed_fields_are_refused(void)
         {TAG_ARG, "nul\0inside", 10}, {TAG_ENV, "NOEQUALS", 8},       {TAG_IPV4, "123", 3},
         {TAG_TIME, "1234567", 7},     {TAG_FILE, "\0\0\0\0\xff\xff/x", 8}, {TAG_FILE, "\0\0\0\0\x02\0xx", 8},
         {TAG_FILE, "123", 3},         {TAG_TERMINAL, "12345", 5},
+        {TAG_VOLUME, "\2\0/", 3},      {TAG_VOLUME, "\2\0data", 6}, {TAG_VOLUME, "\1\0/data", 7},
+        {TAG_VOLUME, "\32\0/data", 7}, {TAG_VOLUME, "\2\0/a\0b", 6},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         put_text(TAG_ARG, "/app");
@@ -122,7 +142,7 @@ static void test_random_fields_do_no_harm(void)
             uint8_t value[40];
             for (size_t i = 0; i < sizeof value; i++)
                 value[i] = (uint8_t)(next_random(&random) % 3 ? '/' + next_random(&random) % 20 : 0);
-            put_bytes((enum tlv_tag)(next_random(&random) % 24), value, next_random(&random) % sizeof value);
+            put_bytes((enum tlv_tag)(next_random(&random) % 28), value, next_random(&random) % sizeof value);
         }
         if (next_random(&random) % 2)
             raw[next_random(&random) % used] ^= (uint8_t)(1 << next_random(&random) % 8);
@@ -190,6 +210,7 @@ int main(void)
 {
     test_a_card();
     test_a_whole_configuration();
+    test_volumes_say_their_disk_and_place();
     test_malformed_fields_are_refused();
     test_a_field_that_is_cut_anywhere_is_refused();
     test_random_fields_do_no_harm();

@@ -26,6 +26,16 @@ class GuestNetwork:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestVolume:
+    """A disk with a file system of its own, and where it is mounted."""
+
+    disk: int
+    """Place among the VM's disks, from 0."""
+    destination: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class GuestConfig:
     """All that a booting guest must know; sent once over the channel, never by the kernel command line."""
 
@@ -42,6 +52,8 @@ class GuestConfig:
     stdio: Stdio = Stdio.LOGGED
     terminal_size: TerminalSize = field(default_factory=TerminalSize)
     """Of the workload's terminal at its start, where it has one."""
+    volumes: tuple[GuestVolume, ...] = ()
+    """In the order of mounting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,3 +211,19 @@ class CopyingChannel(Protocol):
 
     async def copy_out(self, path: str) -> ExecSession:
         """Give out a tree by the session's stdout. `GuestError` (`exec-no-such-path`)."""
+
+
+@runtime_checkable
+class VolumeChannel(Protocol):
+    """The ability of a channel to have something done to a volume of a running guest, by its place among the disks.
+    `GuestError` (`volume-…`) where the guest could not."""
+
+    async def freeze_volume(self, disk: int) -> None:
+        """Bring to the disk what was written, and let nobody write until it is thawed: by us, or by the guest itself after
+        a while."""
+
+    async def thaw_volume(self, disk: int) -> None:
+        """Let go on who wants to write. `volume-not-frozen`: it had to be thawed before."""
+
+    async def grow_volume(self, disk: int, size_bytes: int) -> None:
+        """Grow the file system to its disk, which has this size now."""

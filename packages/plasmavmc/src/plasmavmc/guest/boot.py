@@ -172,6 +172,11 @@ def initramfs(init: bytes, modules: Iterable[Path]) -> bytes:
     )
 
 
+def disk_size(size_bytes: int) -> int:
+    """Of the disk that a VM gets who asks for so much: whole MiB, and enough for a file system."""
+    return -(-max(size_bytes, MIN_DISK_BYTES) // MIB) * MIB
+
+
 async def disk_template(cache: Path, size_bytes: int) -> Path:
     """A sparse file with an empty ext4 of this size, to clone writable layers from; made once per size.
 
@@ -181,7 +186,7 @@ async def disk_template(cache: Path, size_bytes: int) -> Path:
     Raises:
         HostError: `missing-program`, `disk-template`, `cache-not-writable`.
     """
-    size = -(-max(size_bytes, MIN_DISK_BYTES) // MIB) * MIB
+    size = disk_size(size_bytes)
     parent = cache / "disks"
     place = parent / f"ext4-{size}-v{_DISK_LAYOUT}.img"
     async with _locks.setdefault(place, asyncio.Lock()):

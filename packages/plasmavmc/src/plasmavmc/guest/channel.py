@@ -16,6 +16,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from plasmavmc.errors import ConflictError, GuestError, UnavailableError
@@ -31,6 +32,7 @@ from plasmavmc.guest.framing import (
     sync_between_frames,
 )
 from plasmavmc.guest.messages import (
+    Order,
     decode_exec_output,
     decode_exited,
     decode_failed,
@@ -43,6 +45,7 @@ from plasmavmc.guest.messages import (
     encode_copy_in,
     encode_copy_out,
     encode_exec,
+    encode_order,
     encode_stop,
     encode_u32,
     encode_u64,
@@ -61,6 +64,8 @@ _MAX_EVENTS = 64
 _MAX_UNKNOWN = 1024
 """Frames that mean nothing to us, of one channel. Unlike output, no credit holds them back."""
 _LAST_STREAM = 0xFFFF
+_ORDER_NAME = 2
+"""Bytes of an order, and of its answer, that say which it is: the verb and the disk."""
 _CLOSE_S = 1.0
 
 
@@ -198,6 +203,9 @@ class SocketGuestChannel:
         self._acknowledged = 0
         self._configured = False
         self._words: dict[FrameType, asyncio.Future[None]] = {}
+        self._ordering = asyncio.Lock()
+        self._ordered = b""
+        """The order under way: what its answer begins with."""
         self._kept: list[bytes] | None = None
         self._error: GuestError | None = None
         self._closed = False
@@ -294,7 +302,14 @@ class SocketGuestChannel:
             case FrameType.THAWED:
                 self._say_word(FrameType.THAWED, _refusal("thaw", frame))
             case _:
-                self._pass_over()
+                self._hear_answer(frame)
+
+    def _hear_answer(self, frame: Frame) -> None:
+        """To an order, if it is one."""
+        if frame.type == FrameType.ORDERED and frame.payload[:_ORDER_NAME] == self._ordered:
+            self._say_word(FrameType.ORDERED, _refusal("volume", replace(frame, payload=frame.payload[_ORDER_NAME:])))
+        else:
+            self._pass_over()
 
     def _hear_hello(self, hello: GuestHello) -> None:
         self._configured = hello.configured
@@ -484,6 +499,32 @@ class SocketGuestChannel:
 
     async def thawed(self) -> None:
         await self._heard_word(FrameType.THAWED)
+
+    async def freeze_volume(self, disk: int) -> None:
+        """Let nobody write to a volume until it is thawed.
+
+        Raises:
+            GuestError: `volume-…` where the guest cannot; `guest-silent`; the channel ended.
+        """
+        await self._order(Order.FREEZE, disk)
+
+    async def thaw_volume(self, disk: int) -> None:
+        """Let go on who wants to write; raises as `freeze_volume`."""
+        await self._order(Order.THAW, disk)
+
+    async def grow_volume(self, disk: int, size_bytes: int) -> None:
+        """Grow a volume's file system to its disk; raises as `freeze_volume`."""
+        await self._order(Order.GROW, disk, size_bytes)
+
+    async def _order(self, order: Order, disk: int, size_bytes: int = 0) -> None:
+        """One at a time: an answer names its order, and not which of several it was."""
+        async with self._ordering:
+            self._check_open()
+            said = encode_order(order, disk, size_bytes)
+            self._ordered = said[:_ORDER_NAME]
+            self._expect(FrameType.ORDERED)
+            self._write(encode(FrameType.ORDER, said))
+            await self._heard_word(FrameType.ORDERED)
 
     def _expect(self, word: FrameType) -> None:
         said = self._words.get(word)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from plasmavmc.errors import InvalidSpecError
-from plasmavmc.guest.api import GuestConfig, GuestNetwork
+from plasmavmc.guest.api import GuestConfig, GuestNetwork, GuestVolume
 from plasmavmc.images.source import ImageConfig
-from plasmavmc.types import Lease, TerminalSize, VmSpec
+from plasmavmc.types import OWN_DISKS, Lease, TerminalSize, VmSpec
 
 
 def guest_argv(spec: VmSpec, image: ImageConfig) -> tuple[str, ...]:
@@ -26,6 +26,14 @@ def guest_argv(spec: VmSpec, image: ImageConfig) -> tuple[str, ...]:
             resolution="Give a command, or set CMD or ENTRYPOINT in the image.",
         )
     return argv
+
+
+def guest_volumes(spec: VmSpec) -> tuple[GuestVolume, ...]:
+    """The VM's volumes as its guest finds them. One that is mounted below another comes after it."""
+    found = (
+        GuestVolume(disk, volume.destination, volume.read_only) for disk, volume in enumerate(spec.volumes, OWN_DISKS)
+    )
+    return tuple(sorted(found, key=lambda volume: volume.destination))
 
 
 def guest_config(
@@ -52,4 +60,5 @@ def guest_config(
         unix_time_ns=unix_time_ns,
         stdio=spec.stdio,
         terminal_size=terminal_size,
+        volumes=guest_volumes(spec),
     )

@@ -37,6 +37,7 @@ class FrameType(IntEnum):
     SEEN_END = 5
     FREEZE = 6
     THAW = 7
+    ORDER = 8
     EXEC_START = 16
     STDIN = 17
     STDIN_EOF = 18
@@ -53,6 +54,7 @@ class FrameType(IntEnum):
     OUTPUT = 68
     FROZEN = 69
     THAWED = 70
+    ORDERED = 71
     EXEC_STARTED = 80
     EXEC_REFUSED = 81
     EXEC_OUTPUT = 82

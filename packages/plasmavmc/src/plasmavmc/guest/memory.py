@@ -55,6 +55,8 @@ class Script:
     """It cannot be held still."""
     thaw_failure: GuestError | None = None
     """Restored, it cannot become who it is to be."""
+    volume_failure: GuestError | None = None
+    """Nothing can be done to its volumes."""
     stop_code: int | None = 0
     """How it answers the stop signal; None: it does not, and is killed when the grace is over."""
     deaf: bool = False
@@ -94,6 +96,10 @@ class MemoryGuest:
         self.cards: list[GuestCard] = []
         """What it was told when it was let go on."""
         self.workload = MemoryWorkload(self)
+        self.frozen: set[int] = set()
+        """Volumes, by their disk, that nobody can write to now."""
+        self.orders: list[tuple[str, int, int]] = []
+        """What was asked of its volumes: verb, disk, size."""
         self.copied: dict[str, bytes] = {}
         """Tar streams by the path that they were copied to, and are given out from."""
 
@@ -188,6 +194,18 @@ class MemoryGuest:
             raise self._script.thaw_failure
         self.cards.append(card)
         self.held = False
+
+    def order(self, verb: str, disk: int, size_bytes: int = 0) -> None:
+        """Something for a volume."""
+        mounted = () if self.config is None else self.config.volumes
+        if all(volume.disk != disk for volume in mounted):
+            raise GuestError("volume-no-volume", f"there is no volume on disk {disk}")
+        if self._script.volume_failure is not None:
+            raise self._script.volume_failure
+        if verb == "thaw" and disk not in self.frozen:
+            raise GuestError("volume-not-frozen", "the volume is not frozen any more")
+        self.orders.append((verb, disk, size_bytes))
+        self.frozen = (self.frozen | {disk}) if verb == "freeze" else (self.frozen - {disk})
 
     def copy(self) -> MemoryGuest:
         """Another guest with the same memory: what a snapshot holds."""
@@ -356,6 +374,21 @@ class MemoryGuestChannel:
         """Let it go on."""
         self._check_open()
         self._guest.thaw(card)
+
+    async def freeze_volume(self, disk: int) -> None:
+        """Let nobody write to a volume."""
+        self._check_open()
+        self._guest.order("freeze", disk)
+
+    async def thaw_volume(self, disk: int) -> None:
+        """Let go on who wants to write."""
+        self._check_open()
+        self._guest.order("thaw", disk)
+
+    async def grow_volume(self, disk: int, size_bytes: int) -> None:
+        """Grow its file system."""
+        self._check_open()
+        self._guest.order("grow", disk, size_bytes)
 
     @property
     def workload(self) -> MemoryWorkload:

@@ -20,6 +20,7 @@ from plasmavmc.guest.api import (
     GuestNetwork,
     GuestOutput,
     GuestReady,
+    GuestVolume,
 )
 from plasmavmc.guest.framing import MAX_PAYLOAD, Frame, fields, put_field
 from plasmavmc.types import MIB, CopyTarget, ExecSpec, FileSpec, LogStream, Stdio, TerminalSize
@@ -30,6 +31,7 @@ MAX_TEXT = 400
 _RTMIN = 34
 """SIGRTMIN as the C library counts it; the kernel's first two belong to threads."""
 _ATTACHED, _OPEN = 1, 2
+_READ_ONLY = 1
 _MAX_PATH, _MAX_NAME = 4095, 255
 _STREAMS = {1: LogStream.STDOUT, 2: LogStream.STDERR}
 
@@ -40,6 +42,15 @@ _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _SIZE = struct.Struct("<HH")
 _STOP = struct.Struct("<II")
+_ORDER = struct.Struct("<BBQ")
+
+
+class Order(IntEnum):
+    """What a guest is to do with a volume of its own."""
+
+    FREEZE = 1
+    THAW = 2
+    GROW = 3
 
 
 class Tag(IntEnum):
@@ -59,6 +70,7 @@ class Tag(IntEnum):
     MAC = 23
     GENERATION = 24
     MACHINE_ID = 25
+    VOLUME = 26
     CODE = 32
     MESSAGE = 33
     PATH = 40
@@ -89,6 +101,13 @@ def _file(file: FileSpec) -> bytes:
     if not file.path.startswith("/") or file.path.endswith("/") or b"\0" in path or len(path) > 4000:
         raise InvalidSpecError("files", f"{file.path[:80]!r} is not the absolute path of a file")
     return put_field(Tag.FILE, struct.pack("<IH", file.mode & 0o7777, len(path)) + path + file.content)
+
+
+def _volume(volume: GuestVolume) -> bytes:
+    place = volume.destination.encode()
+    if not volume.destination.startswith("/") or len(place) < 2 or b"\0" in place or len(place) > _MAX_PATH:
+        raise InvalidSpecError("volumes", f"{volume.destination[:80]!r} is not the absolute path of a directory")
+    return put_field(Tag.VOLUME, bytes([volume.disk, _READ_ONLY if volume.read_only else 0]) + place)
 
 
 def _network(network: GuestNetwork | None) -> Iterator[bytes]:
@@ -132,6 +151,7 @@ def encode_config(config: GuestConfig) -> bytes:
         _text("workdir", Tag.WORKDIR, config.workdir),
         _text("hostname", Tag.HOSTNAME, config.hostname),
         *(_file(file) for file in config.files),
+        *(_volume(volume) for volume in config.volumes),
         put_field(Tag.ENTROPY, config.entropy),
         put_field(Tag.TIME, _U64.pack(config.unix_time_ns)),
         *_network(config.network),
@@ -216,6 +236,10 @@ def encode_stop(signal: str, grace_s: float) -> bytes:
         InvalidSpecError: no such signal.
     """
     return _STOP.pack(signal_number(signal), min(max(round(grace_s * 1000), 0), 0xFFFFFFFF))
+
+
+def encode_order(order: Order, disk: int, size_bytes: int = 0) -> bytes:
+    return _ORDER.pack(order, disk, size_bytes)
 
 
 def signal_number(name: str) -> int:

@@ -24,6 +24,9 @@ class DiskPlan:
     fd: int
     read_only: bool
     limit: RateLimit = NO_LIMIT
+    secret: int = -1
+    """Given, what is stored is ciphertext (LUKS), which the VMM opens with the passphrase in this file. It must be readable
+    by its uid, and is read once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,15 @@ class Forkable(Suspendable, Protocol):
     """A backend in which several VMs may share the memory that they begin with (`MemoryPlan.own` is False)."""
 
 
+@runtime_checkable
+class Growing(Protocol):
+    """A backend that can have a running guest's disk grow."""
+
+    async def grow_disk(self, handle: VmHandle, disk: int, size_bytes: int) -> None:
+        """The file of the disk at this place among the VM's has grown, and its guest sees it. Idempotent."""
+
+
+@runtime_checkable
 class Pausable(Protocol):
     async def pause_vm(self, handle: VmHandle) -> None:
         """Freeze the guest's vCPUs."""

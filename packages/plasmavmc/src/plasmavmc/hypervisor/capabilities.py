@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from plasmavmc.types import GIB, MIB, NO_LIMIT, BackendCapabilities, DiskSource, GuestKind, VmSpec
-
-OWN_DISKS = 2
-"""Image and writable layer, which every VM has beside its volumes."""
+from plasmavmc.types import GIB, MIB, NO_LIMIT, OWN_DISKS, BackendCapabilities, DiskSource, GuestKind, VmSpec
 
 
 @dataclass(frozen=True, slots=True)

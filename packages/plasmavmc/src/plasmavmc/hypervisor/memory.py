@@ -30,9 +30,11 @@ CAPABILITIES = BackendCapabilities(
     max_memory_bytes=1024 * GIB,
     max_disks=16,
     max_nics=4,
+    pause=True,
     suspend=True,
     fork=True,
     rate_limits=True,
+    encryption=True,
 )
 TRAITS = {"program": "memory", "devices": "none"}
 
@@ -88,6 +90,7 @@ class _Vmm:
     hang: bool
     exit: asyncio.Future[VmmExit]
     loaded: bool = False
+    grown: dict[int, int] = field(default_factory=dict)
     stands_still: bool = False
     life: asyncio.Task[None] | None = None
 
@@ -141,6 +144,10 @@ class PretendedVmms:
     def plan(self, vm_id: str) -> VmPlan:
         """What a VM was made of."""
         return self._vmms[vm_id].plan
+
+    def grown(self, vm_id: str) -> Mapping[int, int]:
+        """Disks that have grown under a guest, with their size."""
+        return self._vmms[vm_id].grown
 
     def standing_still(self) -> frozenset[str]:
         """Ids of the living VMs whose vCPUs were stopped."""
@@ -279,6 +286,15 @@ class MemoryBackend:
     async def usage(self, handle: VmHandle) -> VmUsage:
         vmm = self._of(handle)
         return VmUsage() if vmm.exit.done() else VmUsage(memory_rss_bytes=vmm.memory_bytes)
+
+    async def pause_vm(self, handle: VmHandle) -> None:
+        self._of(handle).stands_still = True
+
+    async def unpause_vm(self, handle: VmHandle) -> None:
+        self._of(handle).stands_still = False
+
+    async def grow_disk(self, handle: VmHandle, disk: int, size_bytes: int) -> None:
+        self._of(handle).grown[disk] = size_bytes
 
     def close(self) -> None:
         """Let go of all VMs; they run on, and another backend may adopt them."""

@@ -9,8 +9,6 @@ from pathlib import Path
 from plasmavmc.errors import HostError
 from plasmavmc.types import Acceleration
 
-OWN_DISKS = 2
-"""Image and writable layer."""
 _CPU = Path("/proc/cpuinfo")
 
 

@@ -148,6 +148,18 @@ class ImageStore:
         directory = self._directory(digest)
         return _kind_in(directory) if directory.exists() else None
 
+    def content_digest(self, digest: str) -> str:
+        """sha256 of what was built of an image, as `ensure` gave it out. One manifest may have been built differently on
+        hosts whose programs differ.
+
+        Raises:
+            ImageError: `image-not-built`.
+        """
+        try:
+            return msgspec.json.decode((self._directory(digest) / _BUILT).read_bytes(), type=_Record).rootfs_sha256
+        except (OSError, ValueError):
+            raise ImageError("image-not-built", f"the image {digest} is not here any more") from None
+
     def used_at(self, digest: str) -> float:
         """When an image was last given out, in seconds since the epoch; 0 where it is not here."""
         try:

@@ -6,10 +6,14 @@ lists. A servicer that forgets to ask gets no answer out: the gate holds back wh
 
 Outside, a thing that the caller may not see is absent, in the same words. Errors of the engine become statuses
 (`errors.py`); anything else is a defect, of which the caller hears an opaque id, and the log the rest.
+
+Trap. Who is refused while his first message is still under way may hear of a broken stream in place of the refusal: gRPC's
+client gives the failed write precedence over the status. So a stream of requests is refused once its first one is here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -31,6 +35,9 @@ log = structlog.get_logger("plasmavmc.rpc")
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+FIRST_S = 1.0
+"""A stream of requests that is to be refused is waited for so long to bring its first."""
 
 
 class Identify(Protocol):
@@ -173,8 +180,9 @@ class Gate(grpc.aio.ServerInterceptor):
         self, inner: Callable[[Any, Context], AsyncIterator[Any]], action: Action, method: str
     ) -> Callable[[Any, Context], AsyncIterator[Any]]:
         async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with self._passage(context, action, method) as call:
-                answers = cast("Any", inner(_whole_all(request), context))
+            requests = _Requests(request) if hasattr(request, "__aiter__") else None
+            async with self._passage(context, action, method, requests) as call:
+                answers = cast("Any", inner(_whole(request) if requests is None else requests, context))
                 async with aclosing(answers):
                     async for answer in answers:
                         _hold_back(call, method)
@@ -183,7 +191,9 @@ class Gate(grpc.aio.ServerInterceptor):
         return guarded
 
     @asynccontextmanager
-    async def _passage(self, context: Context, action: Action, method: str) -> AsyncIterator[Call]:
+    async def _passage(
+        self, context: Context, action: Action, method: str, requests: _Requests | None = None
+    ) -> AsyncIterator[Call]:
         """A call's way through: known, served, and its error told."""
         call: Call | None = None
         try:
@@ -191,6 +201,8 @@ class Gate(grpc.aio.ServerInterceptor):
             _current.set(call)
             yield call
         except PlasmaError as error:
+            if requests is not None:
+                await requests.first()
             await _refuse(context, call, error, method)
         except grpc.aio.AbortError:
             raise
@@ -236,9 +248,27 @@ def _tolerant(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
     return tolerant
 
 
-def _whole_all(request: Any) -> Any:
-    """A request, or a stream of them, each of which could be decoded; raises as `_whole`."""
-    return (_whole(each) async for each in request) if hasattr(request, "__aiter__") else _whole(request)
+class _Requests:
+    """A stream of requests, each of which could be decoded; raises as `_whole`."""
+
+    def __init__(self, requests: AsyncIterator[Any]) -> None:
+        self._requests = requests
+        self._begun = False
+
+    def __aiter__(self) -> _Requests:
+        return self
+
+    async def __anext__(self) -> Any:
+        request = await anext(self._requests)
+        self._begun = True
+        return _whole(request)
+
+    async def first(self) -> None:
+        """Return when the first has come, whatever it is; or when none comes."""
+        if not self._begun:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_S):
+                    await anext(self._requests, None)
 
 
 def _whole(request: Any) -> Any:

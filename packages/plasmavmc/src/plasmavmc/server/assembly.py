@@ -17,8 +17,9 @@ from pathlib import Path
 import structlog
 
 from plasmavmc.blanks import Blanks
-from plasmavmc.errors import CapacityError, PlasmaError
+from plasmavmc.errors import CapacityError, HostError, PlasmaError
 from plasmavmc.guest.boot import load_assets
+from plasmavmc.guest.filesystem import volume_template
 from plasmavmc.guest.logs import LogStore
 from plasmavmc.guest.tsc import tsc_khz
 from plasmavmc.host.architecture import EMULATOR
@@ -37,15 +38,20 @@ from plasmavmc.images.store import ImageStore
 from plasmavmc.manager import VmManager
 from plasmavmc.network.bridge import BridgeNetwork
 from plasmavmc.network.ipam import choose_subnet
+from plasmavmc.network.members import Members
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import Records
 from plasmavmc.snapshots.files import SnapshotStore
 from plasmavmc.storage.choose import choose_storage
+from plasmavmc.storage.volumes.choose import choose_volumes
+from plasmavmc.volumes import Volumes
 
 SUBNET_FILE = "subnet"
 RESOLVERS = (Path("/run/systemd/resolve/resolv.conf"), Path("/etc/resolv.conf"))
 _OWN_ADDRESSES = 3
 """Of a subnet: network, gateway, broadcast."""
+_TRIES = 20
+"""To take a subnet, where others take theirs at once."""
 
 Probe = Callable[[], Coroutine[None, None, None]]
 """Finds out what boots on this host and offers it; to be run beside, after the first sweep."""
@@ -108,30 +114,43 @@ def nameservers() -> tuple[str, ...]:
     return ()
 
 
-async def open_subnet(host: Host, data_dir: Path, given: IPv4Network | None = None) -> IPv4Network:
-    """The installation's subnet: the one that is given, else the one it had, else the first that is free on this host.
+async def open_subnet(host: Host, names: HostNames, data_dir: Path, given: IPv4Network | None = None) -> IPv4Network:
+    """Take the installation's subnet: the one that is given, else the one it had, else the first that is free on this host.
+    Its bridge has it from here on, so that of several that choose at once each has another.
 
     Raises:
         CapacityError: the given one is in use on this host, or none is free.
     """
     path = data_dir / SUBNET_FILE
-    taken = await host.networks_in_use()
-    if given is not None:
-        if any(given.overlaps(network) for network in taken):
-            raise CapacityError(
-                "subnet-taken",
-                f"{given}, the subnet of this node's VMs, is in use on this host by something else",
-                resolution="See: ip route. Remove what holds it, such as another installation.",
-            )
-        path.write_text(f"{given}\n")
-        return given
-    if path.exists():
-        kept = IPv4Network(path.read_text().strip())
-        if not any(kept.overlaps(network) for network in taken):
-            return kept
-    subnet = choose_subnet(taken)
-    path.write_text(f"{subnet}\n")
-    return subnet
+    kept = IPv4Network(path.read_text().strip()) if path.exists() else None
+    for _ in range(_TRIES):
+        taken = await host.networks_in_use()
+        wish = given or kept
+        free = wish is not None and not any(wish.overlaps(network) for network in taken)
+        if given is not None and not free:
+            raise _taken(given)
+        subnet = wish if wish is not None and free else choose_subnet(taken)
+        try:
+            await host.bridge_ensure(Members(names, subnet).bridge)
+        except HostError as error:
+            if error.code != "subnet-taken":
+                raise
+            continue  # somebody was faster
+        path.write_text(f"{subnet}\n")
+        return subnet
+    raise CapacityError(
+        "no-subnet",
+        f"others took each network that was free on this host, {_TRIES} times in a row",
+        resolution="Start it again.",
+    )
+
+
+def _taken(given: IPv4Network) -> CapacityError:
+    return CapacityError(
+        "subnet-taken",
+        f"{given}, the subnet of this node's VMs, is in use on this host by something else",
+        resolution="See: ip route. Remove what holds it, such as another installation.",
+    )
 
 
 async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobSource | None = None) -> Engine:
@@ -146,11 +165,12 @@ async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobSource | No
     assets = load_assets(site.cache)
     disk_dir = site.data_dir / "disks"
     disk_dir.mkdir(mode=0o700, exist_ok=True)
-    subnet = await open_subnet(host, site.data_dir, site.subnet)
+    subnet = await open_subnet(host, names, site.data_dir, site.subnet)
     parts = EngineParts(
         images=ImageStore(site.data_dir / "images"),
         source=blobs or BlobStore(site.blobs),
         storage=choose_storage(disk_dir),
+        volumes=Volumes(choose_volumes(site.data_dir / "volumes"), partial(volume_template, site.cache)),
         network=BridgeNetwork(host, names, subnet, time.monotonic),
         registry=registry,
         assets=assets,

@@ -17,6 +17,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -66,6 +67,51 @@ async def digest(source: int) -> tuple[Piece, ...]:
     return await _each(stretches, lambda stretch: [_piece(stretch[0], os.pread(source, stretch[1], stretch[0]))])
 
 
+async def pieces_of(source: int) -> tuple[Piece, ...]:
+    """The pieces of a sparse file as it lies (holes and zeros left out), which nobody writes to meanwhile.
+
+    Raises:
+        HostError: `snapshot-error`, what the file system refused.
+    """
+    return await _each(_stretches(source), lambda stretch: _describe_stretch(source, stretch))
+
+
+def read_piece(source: int, piece: Piece) -> bytes:
+    """One piece, verified. Blocking.
+
+    Raises:
+        HostError: `snapshot-damaged`, it is not what was written; `snapshot-error`.
+    """
+    with _refusals():
+        data = os.pread(source, piece.length, piece.offset)
+    if _piece(piece.offset, data) != piece:
+        raise damaged(f"its content is not what was written, at {piece.offset}")
+    return data
+
+
+def write_piece(target: int, piece: Piece, data: bytes) -> None:
+    """Put a piece, which its caller verified, where it belongs. Blocking.
+
+    Raises:
+        CapacityError: `disk-full`.
+        HostError: `snapshot-error`.
+    """
+    with _refusals():
+        _write(target, data, piece.offset)
+
+
+def set_size(target: int, size: int) -> None:
+    """Make a file so large, with a hole where nothing is. Raises as `write_piece`."""
+    with _refusals():
+        os.ftruncate(target, size)
+
+
+def make_durable(target: int) -> None:
+    """Return when all of a file is on the disk. Blocking; raises as `write_piece`."""
+    with _refusals():
+        os.fsync(target)
+
+
 async def copy_in(source: int, pieces: Sequence[Piece], target: int) -> None:
     """Give `target` the pieces of `source`, each verified.
 
@@ -76,10 +122,7 @@ async def copy_in(source: int, pieces: Sequence[Piece], target: int) -> None:
 
 
 def _copy_piece(source: int, piece: Piece, target: int) -> list[Piece]:
-    data = os.pread(source, piece.length, piece.offset)
-    if _piece(piece.offset, data) != piece:
-        raise damaged(f"its content is not what was written, at {piece.offset}")
-    _write(target, data, piece.offset)
+    _write(target, read_piece(source, piece), piece.offset)
     return []
 
 
@@ -91,6 +134,12 @@ def _copy_stretch(source: int, target: int, stretch: tuple[int, int]) -> list[Pi
         pieces.append(_piece(offset + start, data[start:end]))
         _write(target, data[start:end], offset + start)
     return pieces
+
+
+def _describe_stretch(source: int, stretch: tuple[int, int]) -> list[Piece]:
+    offset, length = stretch
+    data = os.pread(source, length, offset)
+    return [_piece(offset + start, data[start:end]) for start, end in _runs(data)]
 
 
 def _runs(data: bytes) -> Iterator[tuple[int, int]]:
@@ -151,7 +200,7 @@ async def _each(parts: Iterable[Part], work: Callable[[Part], list[Piece]]) -> t
             given_up.set()
             raise
 
-    try:
+    with _refusals():
         for part in parts:
             waiting.put(part)
         servers = [asyncio.create_task(in_thread(serve)) for _ in range(THREADS)]
@@ -161,9 +210,15 @@ async def _each(parts: Iterable[Part], work: Callable[[Part], list[Piece]]) -> t
             given_up.set()
             await asyncio.gather(*servers, return_exceptions=True)
             raise
+    return tuple(sorted(done, key=lambda piece: piece.offset))
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise _refused(error) from error
-    return tuple(sorted(done, key=lambda piece: piece.offset))
 
 
 def _refused(error: OSError) -> HostError | CapacityError:

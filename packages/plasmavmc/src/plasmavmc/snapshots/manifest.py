@@ -28,7 +28,7 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     sha256: str
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     version: int
     vm_id: str
     image: str
@@ -43,6 +43,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state: tuple[Piece, ...]
     memory: tuple[Piece, ...] | None
     """None: the memory is in the state."""
+    origin: str = ""
+    """The VM whose memory it is, where that was another one on another host: this one begins as a copy of it does."""
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -35,6 +35,9 @@ class StorageBackend(Protocol):
         """Make disk `key` from disk `source`, which nobody writes to meanwhile. `NotFoundError` where there is no source,
         `ConflictError` where `key` exists."""
 
+    async def create(self, key: str, size_bytes: int) -> Disk:
+        """Make disk `key`, all zeros, for content from elsewhere. `ConflictError` where it exists."""
+
     async def open(self, key: str) -> int:
         """A read-write descriptor of the disk, owned by the caller. `NotFoundError` where there is none."""
 

@@ -62,6 +62,10 @@ class DiskDirectory:
             raise NotFoundError("disk-not-found", f"there is no disk {source}")
         return await self._made(key, lambda path: make_copy(origin, path, self._copy))
 
+    async def create(self, key: str, size_bytes: int) -> Disk:
+        """Raises as `clone`."""
+        return await self._made(key, lambda path: make_empty(path, size_bytes))
+
     async def _made(self, key: str, make: Callable[[Path], None]) -> Disk:
         path, made = self._path(key), False
 
@@ -118,6 +122,17 @@ def make_copy(template: Path, path: Path, copy: Copy) -> None:
     with _descriptor(template, os.O_RDONLY) as source, _descriptor(part, os.O_RDWR | os.O_CREAT | os.O_EXCL) as target:
         try:
             copy(source, target)
+            path.hardlink_to(part)
+        finally:
+            part.unlink()
+
+
+def make_empty(path: Path, size_bytes: int) -> None:
+    """A sparse file at `path`, or none; raises as `make_copy`."""
+    part = path.with_suffix(".part")
+    with _descriptor(part, os.O_RDWR | os.O_CREAT | os.O_EXCL) as target:
+        try:
+            os.ftruncate(target, size_bytes)
             path.hardlink_to(part)
         finally:
             part.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from plasmavmc.errors import CapacityError, ConflictError, HostError, NotFoundError
@@ -39,12 +40,18 @@ class MemoryStorage:
         finally:
             os.close(descriptor)
 
+    async def create(self, key: str, size_bytes: int) -> Disk:
+        return self._new(key, lambda descriptor: os.ftruncate(descriptor, size_bytes))
+
     def _made(self, source: int, key: str) -> Disk:
+        return self._new(key, lambda descriptor: self._fill(descriptor, source))
+
+    def _new(self, key: str, fill: Callable[[int], None]) -> Disk:
         if check_key(key) in self._disks:
             raise ConflictError("disk-exists", f"disk {key} exists already")
         descriptor = os.memfd_create(key, os.MFD_CLOEXEC)
         try:
-            self._fill(descriptor, source)
+            fill(descriptor)
         except BaseException:
             os.close(descriptor)
             raise

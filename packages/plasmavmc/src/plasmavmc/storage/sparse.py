@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 
 _CHUNK = 8 * 1024 * 1024
 
@@ -14,12 +15,17 @@ def sparse_copy(source: int, target: int) -> None:
     A file system without holes reports one run of data, which is copied whole. A 4 GB template with 2.2 MB of data
     takes 0.9 ms.
     """
-    size = os.fstat(source).st_size
-    os.ftruncate(target, size)
-    end = 0
-    while (start := _next_data(source, end)) is not None:
-        end = os.lseek(source, start, os.SEEK_HOLE)
+    os.ftruncate(target, os.fstat(source).st_size)
+    for start, end in data_ranges(source):
         _copy_range(source, target, start, end)
+
+
+def data_ranges(file: int) -> Iterator[tuple[int, int]]:
+    """Where a file has data: first byte and the one after the last, in order."""
+    end = 0
+    while (start := _next_data(file, end)) is not None:
+        end = os.lseek(file, start, os.SEEK_HOLE)
+        yield start, end
 
 
 def _next_data(source: int, offset: int) -> int | None:

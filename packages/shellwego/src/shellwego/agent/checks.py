@@ -1,6 +1,6 @@
 """When checks are tried, and what follows from a row of tries.
 
-Theory. A VM that has just started is tried 5 ms later and then at pauses of a twentieth of its age, up to the check's
+Theory. A VM that has just started is tried at once and then at pauses of a twentieth of its age, up to the check's
 interval: so waiting for the next try costs a cold start at most five percent, and a slow starter is not hammered. Once a
 check has passed, its interval counts, and `retries` failures in a row turn it to failing; one pass turns it back.
 
@@ -22,7 +22,7 @@ from shellwego.core.assignments import Workload
 from shellwego.core.convergence import Health, Verdict
 from shellwego.ports.clock import Clock
 
-FIRST_TRY_S = 0.005
+SHORTEST_PAUSE_S = 0.005
 PAUSE_SHARE = 0.05
 """Of the VM's age, between two tries before the first pass."""
 MIN_INTERVAL_S = 0.1
@@ -65,7 +65,7 @@ def pause(streak: Streak, check: Check, age: float) -> float:
     """How long to wait before the next try."""
     interval = max(check.interval_s, MIN_INTERVAL_S)
     if streak.verdict is Verdict.WAITING:
-        return min(interval, max(FIRST_TRY_S, age * PAUSE_SHARE))
+        return min(interval, max(SHORTEST_PAUSE_S, age * PAUSE_SHARE))
     return interval
 
 
@@ -117,7 +117,6 @@ class _Watch:
         self._set(0, replace(self._streaks[0], verdict=Verdict.PASSING, since=self._clock.monotonic()))
 
     async def _try_for_ever(self, place: int, check: Check) -> None:
-        await self._clock.sleep(FIRST_TRY_S)
         while True:
             streak = self._streaks[place]
             connect_s = check.timeout_s

@@ -3,7 +3,7 @@
 `fetch` gets the assignments (on a hint, on a timer), `look` reconciles (when the engine, a check or the assignments changed,
 on a timer), `report` tells what was seen (at once when there is news, and as heart-beat), and streams are served beside. An
 uplink that hangs or is cut holds up no look: VMs are kept, restarted and checked by the last assignments, and nothing is
-stopped that those did not stop.
+stopped that those did not stop. Only a server's word that an operator put this node out ends everything on it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -24,9 +24,9 @@ from shellwego.agent.report import Reports
 from shellwego.agent.secrets import SecretKeeper
 from shellwego.agent.state import NodeState
 from shellwego.agent.streams import StreamServer
-from shellwego.agent.waiting import wait_any
 from shellwego.core.assignments import Assignments, Registration
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
+from shellwego.core.nodecallers import SHUT_OUT
 from shellwego.core.nodes import WHOLE, NodeFacts, Offer
 from shellwego.core.troubles import Troubles
 from shellwego.ports.bus import Bus
@@ -34,6 +34,7 @@ from shellwego.ports.clock import Clock
 from shellwego.ports.engine import Engine
 from shellwego.ports.streams import StreamListener
 from shellwego.ports.uplink import NodeUplink
+from shellwego.ports.waiting import Waiter
 from shellwego.wire import subjects
 
 HEARTBEAT_S = 2.0
@@ -48,15 +49,17 @@ look, just when the start needs the processors."""
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
-class _Signals:
-    """What one loop tells another: look again."""
+class _Waits:
+    """What each loop waits by; the others ring it to have it look again."""
 
-    fetch: asyncio.Event = field(default_factory=asyncio.Event)
-    look: asyncio.Event = field(default_factory=asyncio.Event)
-    report: asyncio.Event = field(default_factory=asyncio.Event)
-    detail: asyncio.Event = field(default_factory=asyncio.Event)
-    """Report, but there is no hurry."""
+    def __init__(self, clock: Clock, engine: Engine) -> None:
+        self.fetch = Waiter(clock)
+        self.look = Waiter(clock, engine.changed)
+        self.report = Waiter(clock)
+
+    async def aclose(self) -> None:
+        for waiter in (self.fetch, self.look, self.report):
+            await waiter.aclose()
 
 
 class Agent:
@@ -75,23 +78,25 @@ class Agent:
         prober: Prober | None = None,
         offer: Offer = WHOLE,
         address: str = "",
+        hints: Callable[[], str] = lambda: "",
     ) -> None:
-        """`address`: by which other hosts reach this one; empty where there are none."""
+        """`address`: by which other hosts reach this one; empty where there are none. `hints`: by which road they come."""
         self._engine = engine
         self._offer = offer
         self._address = address
+        self._road = hints
         self._uplink = uplink
         self._listener = listener
         self._bus = bus
         self._clock = clock
         self._name = name
-        self._signals = _Signals()
+        self._waits = _Waits(clock, engine)
         self._state = NodeState(state_dir)
         self._peers = Peers(engine, self._state, clock)
         self._known = asyncio.Event()
-        self._checker = Checker(clock, prober or HostProber(engine), self._signals.look.set)
+        self._checker = Checker(clock, prober or HostProber(engine), self._waits.look.ring)
         secrets = SecretKeeper(uplink, lambda: (self._state.node_id, self._state.epoch))
-        self._reconciler = Reconciler(engine, clock, self._checker, secrets, self._signals.look.set)
+        self._reconciler = Reconciler(engine, clock, self._checker, secrets, self._waits.look.ring)
         self._reports = Reports()
         self._troubles = Troubles()
         self._streams = StreamServer(engine, self._reconciler.vm_of, self._reconciler.successor)
@@ -118,6 +123,7 @@ class Agent:
         finally:
             await self._checker.close()
             await self._reconciler.close()
+            await self._waits.aclose()
 
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as loops:
@@ -159,6 +165,8 @@ class Agent:
                 assignments = await self._uplink.register(await self._registration())
             except ShellWeGoError as error:
                 self._failed("register", error)
+                if error.code == SHUT_OUT:
+                    await self._end_all()
             else:
                 self._passed("register")
                 if self._accept(assignments):
@@ -166,6 +174,15 @@ class Agent:
                     self._reports.start_over()
                     return
             await self._clock.sleep(RETRY_S)
+
+    async def _end_all(self) -> None:
+        """Stop what runs here, since an operator put this node out: it runs elsewhere by now. To be repeated until it is
+        over."""
+        self._reconciler.assign(())
+        try:
+            await self._reconciler.look()
+        except Exception as error:  # noqa: BLE001 - a defect of one look must not leave it running
+            self._failed("end_all", error)
 
     async def _registration(self) -> Registration:
         return Registration(
@@ -176,16 +193,16 @@ class Agent:
         )
 
     async def _facts(self) -> NodeFacts:
-        return replace(self._offer.of(await self._engine.facts()), address=self._address)
+        return replace(self._offer.of(await self._engine.facts()), address=self._address, hints=self._road())
 
     async def _listen(self) -> None:
         async with self._bus.subscribe(subjects.assignments(self.node_id)) as hints:
             async for _ in hints:
-                self._signals.fetch.set()
+                self._waits.fetch.ring()
 
     async def _fetch(self) -> None:
-        await wait_any(self._clock, LOOK_AGAIN_S, self._signals.fetch.wait())
-        self._signals.fetch.clear()
+        await self._waits.fetch.wait(LOOK_AGAIN_S)
+        self._waits.fetch.clear()
         assignments = await self._uplink.assignments(self.node_id)
         if self._accept(assignments):
             await self._peers.follow(assignments.peers)
@@ -199,23 +216,22 @@ class Agent:
         if assignments.epoch > known:
             self._reports.start_over()
         if self._reconciler.assign(assignments.items) or assignments.epoch > known:
-            self._signals.look.set()
+            self._waits.look.ring()
         return True
 
     async def _look(self) -> None:
-        self._signals.look.clear()
+        self._waits.look.clear()
         wake_at = await self._reconciler.look()
         news = self._reconciler.observed, self._checker.unsettled()
         if self._reports.is_urgent(*news):
-            self._signals.report.set()
+            self._waits.report.ring()
         elif self._reports.has_news(*news):
-            self._signals.detail.set()
+            self._waits.report.ring(DETAIL_S)
         pause = LOOK_AGAIN_S if wake_at is None else min(LOOK_AGAIN_S, wake_at - self._clock.monotonic())
-        await wait_any(self._clock, max(pause, 0), self._signals.look.wait(), self._engine.changed())
+        await self._waits.look.wait(pause)
 
     async def _report(self) -> None:
-        self._signals.report.clear()
-        self._signals.detail.clear()
+        self._waits.report.clear()
         report = self._reports.build(
             node_id=self.node_id,
             epoch=self._state.epoch,
@@ -226,15 +242,11 @@ class Agent:
         )
         current = await self._uplink.report(report)
         if current > report.epoch:
-            self._signals.fetch.set()
+            self._waits.fetch.ring()
         else:
             self._reports.confirm(report, self._reconciler.observed)
         await self._clock.sleep(COALESCE_S)
-        await wait_any(self._clock, HEARTBEAT_S, self._signals.report.wait(), self._detail())
-
-    async def _detail(self) -> None:
-        await self._signals.detail.wait()
-        await self._clock.sleep(DETAIL_S)
+        await self._waits.report.wait(HEARTBEAT_S)
 
 
 @contextmanager

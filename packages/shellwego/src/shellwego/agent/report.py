@@ -66,7 +66,7 @@ class Reports:
 
 
 def _settled(seen: Observed | None) -> Observed | None:
-    """An observation without what changes in the course of a start."""
+    """An observation without what changes in the course of a start; nothing, for an instance that has only just begun."""
     if seen is None or seen.phase is not Phase.STARTING:
         return seen
-    return replace(seen, detail="", address="")
+    return replace(seen, detail="", address="") if seen.ends else None

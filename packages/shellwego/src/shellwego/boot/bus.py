@@ -8,6 +8,7 @@ from shellwego.boot.settings import UpSettings
 from shellwego.core.errors import InvalidError
 from shellwego.core.sensitive import Sensitive
 from shellwego.ports.bus import Bus
+from shellwego.ports.busaccess import BusAccess
 from shellwego.ports.clock import Clock
 
 _MOST_BYTES = 64 * 1024
@@ -33,6 +34,20 @@ def read_authority(settings: UpSettings) -> Sensitive | None:
             return Sensitive(stream.read(_MOST_BYTES))
     except OSError as error:
         raise InvalidError("no-bus-authority", f"--bus-authority-file {path}: {error.strerror}") from error
+
+
+def open_access(authority: Sensitive | None, clock: Clock) -> BusAccess | None:
+    """What lets nodes and edges onto the bus, and shuts them out; None: there is no bus apart.
+
+    Raises:
+        InvalidError: the authority is none.
+    """
+    if authority is None:
+        return None
+    from shellwego.drivers.busaccess.authority import parse_authority  # noqa: PLC0415 - costs memory where it is not used
+    from shellwego.drivers.busaccess.nats import NatsBusAccess  # noqa: PLC0415
+
+    return NatsBusAccess(parse_authority(authority), clock)
 
 
 async def open_bus(authority: Sensitive | None, clock: Clock) -> Bus:

@@ -17,7 +17,7 @@ import structlog
 from shellwego.api.ratelimit import RateLimiter
 from shellwego.api.rest.app import create_app
 from shellwego.api.server import ApiServer, Tls
-from shellwego.boot.bus import open_bus
+from shellwego.boot.bus import open_access, open_bus
 from shellwego.boot.credentials import TOKEN_FILE
 from shellwego.boot.database import claim, open_store
 from shellwego.boot.masterkeys import KEY_DIRECTORY, KmsSource
@@ -28,6 +28,7 @@ from shellwego.boot.settings import CONFIG_FILE, UpSettings
 from shellwego.control.bootstrap import adopt_admin_token, bootstrap
 from shellwego.control.identity import make_identity
 from shellwego.control.imagework import ImageWork
+from shellwego.control.loops import buskeys as buskeys_loop
 from shellwego.control.loops import drains as drains_loop
 from shellwego.control.loops import images as images_loop
 from shellwego.control.loops import nodes as nodes_loop
@@ -39,6 +40,7 @@ from shellwego.control.loops import routes as routes_loop
 from shellwego.control.loops import webhooks as webhooks_loop
 from shellwego.control.loops.lease import Leases
 from shellwego.control.sealing import Sealer
+from shellwego.control.servers import Servers
 from shellwego.control.unit import Control, Unit
 from shellwego.core.sensitive import Sensitive
 from shellwego.drivers.clock.system import SystemClock
@@ -47,6 +49,7 @@ from shellwego.drivers.images.plasmavmc import Credentials, PlasmaImages
 from shellwego.drivers.passwords.argon2 import Argon2Hasher
 from shellwego.drivers.streams.dialled import DialledStreams
 from shellwego.drivers.webhooks.http import HttpSender
+from shellwego.ports.busaccess import BusAccess
 from shellwego.ports.streams import Streams
 
 log = structlog.get_logger("shellwego.boot")
@@ -78,6 +81,8 @@ class Base:
     handover: Handover
     control: Control
     sealer: Sealer
+    access: BusAccess | None = None
+    """To the bus on NATS, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,8 @@ async def open_base(
     control = Control(store, bus, clock)
     kms = handover.master_key.open(directory(installation, KEY_DIRECTORY), clock.now)
     stack.push_async_callback(kms.close)
-    base = Base(settings, installation, handover, control, Sealer(control, kms))
+    access = open_access(handover.bus, clock)
+    base = Base(settings, installation, handover, control, Sealer(control, kms), access)
     await _first_start(base, owner)
     return base
 
@@ -149,21 +155,25 @@ async def open_control_plane(
         from shellwego.boot.nodeport import NodePort  # noqa: PLC0415 - as above
 
         listener = socket.socket(fileno=await link.listen(settings.node_listen, settings.node_port))
-        urls = settings.node_urls
-        servers.append(await NodePort.open(control, sealer, listener, links=links, images=images, servers=urls))
+        known = Servers(control, base.installation.id, settings.node_urls)
+        access = base.access if settings.bus_node_passes else None
+        port = await NodePort.open(control, sealer, listener, links=links, images=images, servers=known, access=access)
+        servers.append(port)
     leases = Leases(control, base.installation.id)
     parts: dict[str, Part] = {
         "leases": leases.run(),
         "outbox": outbox_loop.run(control, holder=leases),
         "images": images_loop.run(control, work, holder=leases),
+        "routes": routes_loop.run(control, holder=leases),
         "rollout": rollout_loop.run(control, holder=leases),
         "nodes": nodes_loop.run(control, holder=leases),
         "drains": drains_loop.run(control, holder=leases),
-        "routes": routes_loop.run(control, holder=leases),
         "rewrap": rewrap_loop.run(control, sealer, holder=leases),
         "webhooks": webhooks_loop.run(control, HttpSender(networks), sealer, holder=leases),
         "retention": retention_loop.run(control, holder=leases),
     }
+    if base.access is not None:
+        parts["bus keys"] = buskeys_loop.run(control, base.access, holder=leases)
     return ControlPlane(tuple(servers), parts, api)
 
 

@@ -16,6 +16,7 @@ from shellwego.api.uplink.callers import Callers
 from shellwego.api.uplink.joining import join_methods
 from shellwego.api.uplink.methods import methods
 from shellwego.api.uplink.server import UplinkServer
+from shellwego.control.buskeys import BusPasses
 from shellwego.control.edges import Edges
 from shellwego.control.joins import Joins
 from shellwego.control.nodeauthority import NodeAuthorities, ServerIdentity
@@ -23,8 +24,10 @@ from shellwego.control.nodeimages import NodeImages
 from shellwego.control.nodekeys import NodeIdentity
 from shellwego.control.nodes import Nodes
 from shellwego.control.sealing import Sealer
+from shellwego.control.servers import Servers
 from shellwego.control.unit import Control
 from shellwego.core.errors import ShellWeGoError
+from shellwego.ports.busaccess import BusAccess
 from shellwego.ports.images import ImageBlobs
 from shellwego.wire.links import Links
 from shellwego.wire.tls import Credentials
@@ -73,6 +76,7 @@ class NodePort:
 
     authorities: NodeAuthorities
     shown: ShownIdentity
+    servers: Servers
     server: UplinkServer
     name: str = "node port"
 
@@ -85,9 +89,10 @@ class NodePort:
         *,
         links: Links,
         images: ImageBlobs,
-        servers: tuple[str, ...] = (),
+        servers: Servers,
+        access: BusAccess | None = None,
     ) -> NodePort:
-        """On a socket that listens; `servers` are the addresses that hosts are told beside the one they joined at.
+        """On a socket that listens; `access` is to the bus that hosts may listen on by themselves, if there is one.
 
         Raises:
             UnavailableError: the KMS does not answer.
@@ -100,23 +105,25 @@ class NodePort:
             credentials=shown.credentials,
             served={
                 **methods(Nodes(control, sealer), Edges(control)),
-                **join_methods(Joins(control, authorities, servers)),
+                **join_methods(Joins(control, authorities, servers), servers, BusPasses(control, access)),
             },
             callers=Callers(NodeIdentity(control).identify, control.clock),
             links=links,
             bus=control.bus,
             images=NodeImages(control, images),
         )
-        return cls(authorities, shown, server)
+        await servers.say()
+        return cls(authorities, shown, servers, server)
 
     async def run(self) -> None:
         """Serve until `stop`, or until cancelled."""
-        watching = asyncio.create_task(self.shown.watch())
+        beside = [asyncio.create_task(part) for part in (self.shown.watch(), self.servers.keep_saying())]
         try:
             await self.server.run()
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
     async def started(self) -> None:
         """Return when calls are answered."""

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from shellwego.agent.daemon import Agent
+from shellwego.boot.hintroad import HintRoad, enter_nats
 from shellwego.boot.hosting import address_towards, edge_settings, engine_site
 from shellwego.boot.membership import Membership
 from shellwego.boot.nodedir import Joined
 from shellwego.boot.preflight import Installation, directory
+from shellwego.boot.serverlist import ServerList
 from shellwego.boot.serving import Part, serve, stop_signal, undo
 from shellwego.boot.settings import UpSettings
 from shellwego.core.errors import ShellWeGoError
@@ -32,7 +34,9 @@ class Wires:
 
     clock: SystemClock
     hints: MemoryBus
-    """Of this process: what servers say on the links is heard here."""
+    """Of this process: what servers say, on whichever road, is heard here."""
+    road: HintRoad
+    servers: ServerList
     membership: Membership
     channel: UplinkChannel
     listener: DialledListener
@@ -57,7 +61,7 @@ class Remote:
             wires = self._wires(stack)
             member, keep = self.joined.member, self.settings.keep_vms
             site = engine_site(self.settings, self.installation, member.subnet)
-            blobs = PulledBlobs(Downloads(member.servers, wires.membership.credentials).blob)
+            blobs = PulledBlobs(Downloads(wires.servers.urls, wires.membership.credentials).blob)
             engine = await open_plasma(link, site, version("shellwego"), lambda: (), blobs)
             agent = Agent(
                 engine=engine,
@@ -68,7 +72,8 @@ class Remote:
                 name=member.name,
                 state_dir=directory(self.installation, f"agent-{member.id}"),
                 offer=self.settings.offer,
-                address=self.settings.address or address_towards(member.servers),
+                address=self.settings.address or address_towards(wires.servers.urls()),
+                hints=lambda: wires.road.road,
             )
             parts = {"agent": agent.run(), **self._kept(wires), "helper": link.gone()}
             vms = "microVMs go on running" if keep else "microVMs are stopped first"
@@ -112,15 +117,21 @@ class Remote:
 
     def _wires(self, stack: AsyncExitStack) -> Wires:
         clock, hints = SystemClock(), MemoryBus()
-        membership = Membership(self.joined, directory(self.installation, "membership"), clock)
-        servers = self.joined.member.servers
-        channel = UplinkChannel(servers, membership.credentials)
+        kept, member = directory(self.installation, "membership"), self.joined.member
+        membership = Membership(self.joined, kept, clock)
+        servers = ServerList(member.servers, kept)
+        channel = UplinkChannel(servers.urls, membership.credentials, answered=servers.answered)
         stack.push_async_callback(channel.close)
-        listener = DialledListener(servers, WebSocketDialler(membership.credentials), hints)
-        return Wires(clock, hints, membership, channel, listener)
+        road = HintRoad(member.id, hints, clock, enter_nats)
+        listener = DialledListener(servers.urls, WebSocketDialler(membership.credentials), road)
+        return Wires(clock, hints, road, servers, membership, channel, listener)
 
     def _kept(self, wires: Wires) -> dict[str, Part]:
-        return {"membership": wires.membership.keep(wires.channel)}
+        return {
+            "membership": wires.membership.keep(wires.channel),
+            "servers": wires.servers.follow(wires.channel, wires.clock),
+            "hints": wires.road.keep(wires.channel),
+        }
 
     async def _tell(self, agent: Agent | None) -> None:
         if agent is not None:

@@ -81,6 +81,9 @@ class UpSettings:
     """A file that holds that URL instead."""
     bus_authority_file: Path | None = None
     """As `swg bus init` wrote it: hints go over NATS, for a platform of several hosts. None: within this process."""
+    bus_node_passes: bool = False
+    """Whether nodes and edges get passes to that bus, and listen there by themselves. Else hints reach them over their links
+    to the servers alone."""
     master_passphrase_file: Path | None = None
     """Seals the file of master keys in the data directory; None: see `boot.masterkeys`."""
     master_keys_file: Path | None = None
@@ -188,6 +191,7 @@ def check(settings: UpSettings) -> None:
         raise InvalidError("same-port", "--http-port and --api-port must differ")
     _check_grpc(settings)
     _check_node_port(settings)
+    _check_bus(settings)
     if settings.address and not is_host_address(settings.address):
         words = f"--address: {settings.address!r:.60} is not an IPv4 address by which other hosts could reach this one"
         raise InvalidError("invalid-address", words)
@@ -232,6 +236,12 @@ def _check_grpc(settings: UpSettings) -> None:
         )
 
 
+def _check_bus(settings: UpSettings) -> None:
+    if settings.bus_node_passes and settings.bus_authority_file is None:
+        words = "--bus-node-passes: there is no bus apart to listen on"
+        raise InvalidError("no-bus-authority", words, resolution="Give --bus-authority-file, as of swg bus init.")
+
+
 def _check_node_port(settings: UpSettings) -> None:
     if not settings.node_port:
         return
@@ -246,8 +256,8 @@ def _check_node_port(settings: UpSettings) -> None:
 
 
 def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
-    """What the configuration file sets: its table `[up]`, `[database]` (`url` or `url_file`) and `[bus]` (`authority_file`);
-    empty where there is none.
+    """What the configuration file sets: its table `[up]`, `[database]` (`url` or `url_file`) and `[bus]` (`authority_file`,
+    `node_passes`); empty where there is none.
 
     Raises:
         InvalidError: it cannot be read or parsed, or holds something beside those tables.
@@ -296,7 +306,7 @@ def _database_values(path: Path, table: dict[str, object]) -> dict[str, object]:
 
 
 def _bus_values(path: Path, table: dict[str, object]) -> dict[str, object]:
-    unknown = sorted(set(table) - {"authority_file"})
+    unknown = sorted(set(table) - {"authority_file", "node_passes"})
     if unknown:
         raise InvalidError("unknown-setting", f"{path}: unknown: bus.{', bus.'.join(unknown)}")
     return {f"bus_{name}": value for name, value in table.items()}

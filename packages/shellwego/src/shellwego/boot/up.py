@@ -56,6 +56,9 @@ _CONTROL_PLANE = (
     click.option(
         "--bus-authority-file", type=click.Path(), help="Hints go over NATS; from swg bus init. [this process]"
     ),
+    click.option(
+        "--bus-node-passes", is_flag=True, default=None, help="Nodes and edges listen on that bus themselves."
+    ),
     click.option("--master-passphrase-file", type=click.Path(), help="Seals the master keys of secrets. [unsealed]"),
     click.option("--master-keys-file", type=click.Path(), help="The master keys, kept outside the data directory."),
     click.option("--domain", help="Apps appear as <app>.<domain>. [localhost]"),

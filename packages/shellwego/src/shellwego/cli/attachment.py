@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import struct
 import sys
@@ -26,6 +25,17 @@ if TYPE_CHECKING:
 
 _CHUNK = 16 * 1024
 _LOST = 1
+
+
+def size_of_terminal() -> os.terminal_size:
+    """Of the terminal that stdin or stdout is; 80 by 24 where there is none. COLUMNS and LINES are not asked: a shell that
+    exports them does not follow when its terminal is resized."""
+    for descriptor in (0, 1):
+        with contextlib.suppress(OSError):
+            found = os.get_terminal_size(descriptor)
+            if found.lines and found.columns:
+                return found
+    return os.terminal_size((80, 24))
 
 
 def attach(stream: RecordSocket, *, terminal: bool) -> int:
@@ -101,7 +111,7 @@ def _end(number: int, _frame: object) -> NoReturn:
 @contextlib.contextmanager
 def _size_changes(stream: RecordSocket) -> Iterator[None]:
     def tell(_number: int, _frame: object) -> None:
-        size = shutil.get_terminal_size()
+        size = size_of_terminal()
         stream.send(Record(RecordKind.RESIZE, struct.pack("!HH", size.lines, size.columns)))
 
     before = signal.signal(signal.SIGWINCH, tell)

@@ -248,7 +248,8 @@ def _tell_plan(planned: PlanView, *, err: bool = True) -> None:
     for each in planned.processes:
         click.echo(f"{each.process}: {each.kept} stay, {each.started} come, {each.stopped} go", err=err)
         if each.obstacle:
-            click.echo(f"{each.process} could not be placed now: {each.obstacle}", err=err)
+            room = f"would evict {each.evicts} of lower priority" if each.evicts else "could not be placed now"
+            click.echo(f"{each.process} {room}: {each.obstacle}", err=err)
 
 
 def _remark(session: Session, name: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -14,6 +15,7 @@ from shellwego.cli.session import Session, about_no_app, shared
 if TYPE_CHECKING:
     from shellwego.client.generated import JoinTokenView, NewJoinTokenView, NodeAuthorityView, NodeKeyView
 
+V = TypeVar("V", "JoinTokenView", "NodeKeyView", "NodeAuthorityView")
 _HELP = {"help_option_names": ["-h", "--help"]}
 _SHOWN_OF_A_KEY = 16
 
@@ -23,6 +25,18 @@ def _labels(pairs: tuple[str, ...]) -> dict[str, str]:
     if wrong is not None:
         raise click.UsageError(f"--label {wrong}: give KEY=VALUE.")
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _list(session: Session, found: Sequence[V], row: Callable[[V], dict[str, object]], empty: str) -> None:
+    import msgspec  # noqa: PLC0415
+
+    show(session, msgspec.to_builtins(found), [row(each) for each in found], name="id", empty=empty)
+
+
+def _tell(session: Session, found: V, row: Callable[[V], dict[str, object]]) -> None:
+    import msgspec  # noqa: PLC0415
+
+    show_one(session, msgspec.to_builtins(found), row(found), name=found.id)
 
 
 @click.command("join-token", context_settings=_HELP)
@@ -80,11 +94,8 @@ def _token_row(token: JoinTokenView | NewJoinTokenView) -> dict[str, object]:
 @about_no_app
 def list_join_tokens(session: Session) -> None:
     """List join tokens, the newest first."""
-    import msgspec  # noqa: PLC0415
-
     found = every(lambda cursor: session.client.list_join_tokens(limit=MOST, cursor=cursor))
-    rows = [_token_row(token) for token in found]
-    show(session, msgspec.to_builtins(found), rows, name="id", empty="no join tokens")
+    _list(session, found, _token_row, "no join tokens")
 
 
 @join_tokens.command("revoke")
@@ -93,10 +104,7 @@ def list_join_tokens(session: Session) -> None:
 @about_no_app
 def revoke_join_token(session: Session, token: str) -> None:
     """Let nobody in by a join token any more, given by its id."""
-    import msgspec  # noqa: PLC0415
-
-    ended = session.client.revoke_join_token(token)
-    show_one(session, msgspec.to_builtins(ended), _token_row(ended), name=ended.id)
+    _tell(session, session.client.revoke_join_token(token), _token_row)
 
 
 @click.group("keys", cls=NounGroup, context_settings=_HELP)
@@ -121,11 +129,8 @@ def _key_row(key: NodeKeyView) -> dict[str, object]:
 @about_no_app
 def list_keys(session: Session) -> None:
     """List keys, the newest first."""
-    import msgspec  # noqa: PLC0415
-
     found = every(lambda cursor: session.client.list_node_keys(limit=MOST, cursor=cursor))
-    rows = [_key_row(key) for key in found]
-    show(session, msgspec.to_builtins(found), rows, name="id", empty="no host has joined")
+    _list(session, found, _key_row, "no host has joined")
 
 
 @keys.command("revoke")
@@ -134,11 +139,8 @@ def list_keys(session: Session) -> None:
 @about_no_app
 def revoke_key(session: Session, key: str) -> None:
     """Let nobody in by a key any more, given by its id. Its host is shut out within a second."""
-    import msgspec  # noqa: PLC0415
-
     session.confirm(f"Shut the host with the key {key} out? It must join anew; what runs there is started elsewhere.")
-    ended = session.client.revoke_node_key(key)
-    show_one(session, msgspec.to_builtins(ended), _key_row(ended), name=ended.id)
+    _tell(session, session.client.revoke_node_key(key), _key_row)
 
 
 @click.group("authorities", cls=NounGroup, context_settings=_HELP)
@@ -161,11 +163,8 @@ def _authority_row(authority: NodeAuthorityView) -> dict[str, object]:
 @about_no_app
 def list_authorities(session: Session) -> None:
     """List the authorities, the newest first."""
-    import msgspec  # noqa: PLC0415
-
     found = session.client.list_node_authorities().data
-    rows = [_authority_row(each) for each in found]
-    show(session, msgspec.to_builtins(found), rows, name="id", empty="none yet; the first join token makes it")
+    _list(session, found, _authority_row, "none yet; the first join token makes it")
 
 
 @authorities.command("rotate")
@@ -173,10 +172,7 @@ def list_authorities(session: Session) -> None:
 @about_no_app
 def rotate_authority(session: Session) -> None:
     """Make another authority, which signs from now on; retire the one before when no key needs it."""
-    import msgspec  # noqa: PLC0415
-
-    made = session.client.rotate_node_authority()
-    show_one(session, msgspec.to_builtins(made), _authority_row(made), name=made.id)
+    _tell(session, session.client.rotate_node_authority(), _authority_row)
 
 
 @authorities.command("retire")
@@ -185,8 +181,5 @@ def rotate_authority(session: Session) -> None:
 @about_no_app
 def retire_authority(session: Session, authority: str) -> None:
     """Believe an authority no more; refused while keys have certificates of it."""
-    import msgspec  # noqa: PLC0415
-
     session.confirm(f"Retire the node authority {authority}? Its key is destroyed.")
-    ended = session.client.retire_node_authority(authority)
-    show_one(session, msgspec.to_builtins(ended), _authority_row(ended), name=ended.id)
+    _tell(session, session.client.retire_node_authority(authority), _authority_row)

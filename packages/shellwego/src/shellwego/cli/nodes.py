@@ -245,6 +245,7 @@ def _show(session: Session, found: NodeView) -> None:
         "disk": size(found.disk_bytes),
         "promised": f"CPU {found.cpu_overcommit} times over, disk {found.disk_overcommit} times",
         "confinement": found.confinement,
+        "hints": found.hints or "local",
         "version": found.version,
         "epoch": found.epoch,
     }

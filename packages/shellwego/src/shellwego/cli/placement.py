@@ -23,6 +23,7 @@ class Where:
     require: dict[str, str] | None
     tolerate: dict[str, str] | None
     spread: str | None
+    priority: int | None
 
     def put_into(self, config: ConfigBody) -> None:
         """Have the config say it; what the user said nothing of stays there as it is."""
@@ -40,7 +41,14 @@ def where_of(config: ConfigBody) -> Where:
     from shellwego.client.generated import PlacementBody  # noqa: PLC0415
 
     said = config.placement if isinstance(config.placement, PlacementBody) else PlacementBody()
-    return Where(region=said.region, zone=said.zone, require=said.require, tolerate=said.tolerate, spread=said.spread)
+    return Where(
+        region=said.region,
+        zone=said.zone,
+        require=said.require,
+        tolerate=said.tolerate,
+        spread=said.spread,
+        priority=said.priority,
+    )
 
 
 def placement_options(command: F) -> F:
@@ -54,9 +62,10 @@ def placement_options(command: F) -> F:
         require: dict[str, str] | None,
         tolerate: dict[str, str] | None,
         spread: str | None,
+        priority: int | None,
         **others: object,
     ) -> object:
-        where = Where(region=region, zone=zone, require=require, tolerate=tolerate, spread=spread)
+        where = Where(region=region, zone=zone, require=require, tolerate=tolerate, spread=spread, priority=priority)
         return command(*arguments, where=where, **others)
 
     decorated = cast("F", placed)
@@ -77,6 +86,11 @@ def _labels(_context: click.Context, option: click.Parameter, pairs: tuple[str, 
 
 
 _OPTIONS = (
+    click.option(
+        "--priority",
+        type=click.IntRange(0, 100),
+        help="Instances of apps with a priority lower by 10 or more may be evicted where no node fits. [50]",
+    ),
     click.option(
         "--spread",
         type=click.Choice(["zone", "node", "none"]),

@@ -45,12 +45,10 @@ def join_command(
     session: Session, command: tuple[str, ...], *, instance: str | None, process: str | None, terminal: bool
 ) -> NoReturn:
     """Run a command in an instance with our stdin, stdout and stderr, or terminal; ends with its exit code."""
-    import shutil  # noqa: PLC0415
-
-    from shellwego.cli.attachment import attach  # noqa: PLC0415
+    from shellwego.cli.attachment import attach, size_of_terminal  # noqa: PLC0415
     from shellwego.client.streams import open_exec  # noqa: PLC0415
 
-    rows, columns = (size := shutil.get_terminal_size()).lines, size.columns
+    columns, rows = size_of_terminal()
     with open_exec(
         session.client,
         session.app,

@@ -478,6 +478,7 @@ class InstanceView(Struct, kw_only=True, frozen=True):
     memory_bytes: int
     cpu_milli: int
     disk_bytes: int
+    priority: int
     command: list[str] | None
     created_at: datetime
     phase_since: datetime
@@ -815,6 +816,7 @@ class NodeView(Struct, kw_only=True, frozen=True):
     backends: list[BackendView]
     confinement: str
     warnings: list[str]
+    hints: str
     last_heard_at: datetime
     created_at: datetime
 
@@ -918,6 +920,7 @@ class PlacementBody(Struct, kw_only=True, omit_defaults=True):
     require: dict[str, str] | None = None
     tolerate: dict[str, str] | None = None
     spread: str | None = None
+    priority: int | None = None
 
 
 class PlacementView(Struct, kw_only=True, frozen=True):
@@ -928,6 +931,7 @@ class PlacementView(Struct, kw_only=True, frozen=True):
     require: dict[str, str]
     tolerate: dict[str, str]
     spread: str
+    priority: int
 
 
 class PlanView(Struct, kw_only=True, frozen=True):
@@ -966,6 +970,7 @@ class ProcessPlanView(Struct, kw_only=True, frozen=True):
     started: int
     stopped: int
     obstacle: str | None
+    evicts: int
 
 
 class ProcessView(Struct, kw_only=True, frozen=True):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from shellwego.control.announcements import announce
 from shellwego.control.facts import releases_of
 from shellwego.control.grants import forget_grants
+from shellwego.control.priorities import allowed_priority, reprioritize
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App, Release
 from shellwego.core.changes import (
@@ -58,6 +59,8 @@ def apply(unit: Unit, app: App, changes: Iterable[Change]) -> None:
                     updated_at=unit.now(),
                 )
                 unit.tx.apps.update(aimed)
+                if aimed.release_id != app.release_id:
+                    reprioritize(unit, aimed)
             case Forget():
                 _forget(unit, app)
 
@@ -70,14 +73,15 @@ def instance_data(instance: Instance) -> dict[str, str]:
 def _start(unit: Unit, app: App, start: Start) -> None:
     release = releases_of(unit.tx, [start.release_id])[start.release_id]
     instance = new_instance(start, app.id, release, id_=unit.new_id("ins"), now=unit.now())
-    unit.tx.instances.insert(instance)
+    unit.tx.instances.insert(replace(instance, priority=allowed_priority(unit.tx, app, release.config)))
     data = {**instance_data(instance), "release": f"v{release.number}"}
     announce(unit, app, "instance.created", data, resource=instance.id)
 
 
 def _start_command(unit: Unit, app: App, start: StartCommand) -> None:
     release = releases_of(unit.tx, [start.release_id])[start.release_id]
-    run = unit.tx.instances.insert(new_command(start, app.id, release, id_=unit.new_id("ins"), now=unit.now()))
+    command = new_command(start, app.id, release, id_=unit.new_id("ins"), now=unit.now())
+    run = unit.tx.instances.insert(replace(command, priority=allowed_priority(unit.tx, app, release.config)))
     data = {**instance_data(run), "release": f"v{release.number}", "deployment": start.deployment_id}
     announce(unit, app, "app.release_command.requested", data, resource=run.id)
 

@@ -14,8 +14,8 @@ from shellwego.core.admission import admit, admit_counts
 from shellwego.core.apps import MIB, AppConfig, Check, CheckKind, Process, RestartPolicy, Service
 from shellwego.core.errors import FieldError, InvalidError
 from shellwego.core.images import ImageKind
-from shellwego.core.nodes import Node
-from shellwego.core.placement_rules import PlacementRules, Spread
+from shellwego.core.nodes import MAX_LABELS, Node
+from shellwego.core.placement_rules import MOST_PRIORITY, PlacementRules, Spread
 from shellwego.core.secrets import NAME as SECRET_NAME
 from shellwego.core.secrets import SecretRef
 
@@ -29,7 +29,6 @@ MAX_ENV_VALUE = 32 * 1024
 MAX_ENV_TOTAL = 128 * 1024
 MAX_ARGUMENTS = 128
 MAX_ARGUMENT = 4096
-MAX_LABELS = 16
 LABEL = re.compile(r"[A-Za-z0-9._/-]{1,63}")
 """What the names and values of labels, regions and zones are written with."""
 _RESERVED_ENV = "SHELLWEGO_"
@@ -70,6 +69,7 @@ class PlacementWish:
     require: Mapping[str, str] | None = None
     tolerate: Mapping[str, str] | None = None
     spread: Spread | None = None
+    priority: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +136,7 @@ def _merge_placement(rules: PlacementRules, wish: PlacementWish) -> PlacementRul
         require=rules.require if wish.require is None else dict(sorted(wish.require.items())),
         tolerate=rules.tolerate if wish.tolerate is None else dict(sorted(wish.tolerate.items())),
         spread=wish.spread or rules.spread,
+        priority=_or(wish.priority, rules.priority),
     )
 
 
@@ -276,6 +277,8 @@ def _size_faults(at: str, process: Process) -> Iterator[FieldError]:
 
 
 def _placement_faults(rules: PlacementRules) -> Iterator[FieldError]:
+    if not 0 <= rules.priority <= MOST_PRIORITY:
+        yield FieldError("placement.priority", "out-of-range", f"between 0 and {MOST_PRIORITY}")
     message = "letters, digits and ._/-, at most 63 characters"
     for name, value in (("region", rules.region), ("zone", rules.zone)):
         if value and not LABEL.fullmatch(value):

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from shellwego.control.marks import PRUNED, mark
 from shellwego.control.scopes import SYSTEM, Found, OrganizationTarget, ProjectTarget, Scope, reach, visible_projects
@@ -19,9 +18,8 @@ from shellwego.core.events import Event
 from shellwego.core.tenancy import Principal
 from shellwego.ports.bus import Hint
 from shellwego.ports.store import Op, Order, Transaction, Where, eq
+from shellwego.ports.waiting import Waiter
 from shellwego.wire import subjects
-
-T = TypeVar("T")
 
 BATCH = 100
 LOOK_AGAIN_S = 1.0
@@ -102,30 +100,16 @@ async def changes(control: Control, subject: str, look_again_s: float = LOOK_AGA
     """Tick at once, after every hint, and on a timer: whoever waits for something looks at each tick."""
     async with control.bus.subscribe(subject) as hints:
         listener = aiter(hints)
-        hint: asyncio.Future[Hint | None] | None = asyncio.ensure_future(_next_hint(listener))
-        try:
+        async with contextlib.aclosing(Waiter(control.clock, lambda: _next_hint(listener))) as waiter:
             while True:
                 yield
-                timer = asyncio.ensure_future(control.clock.sleep(look_again_s))
-                waited: list[asyncio.Future[Any]] = [timer, hint] if hint else [timer]
-                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-                await _cancelled(timer)
-                if hint is not None and hint.done():
-                    hint = asyncio.ensure_future(_next_hint(listener)) if hint.result() else None
-        finally:
-            if hint is not None:
-                await _cancelled(hint)
+                await waiter.wait(look_again_s)
 
 
-async def _next_hint(listener: AsyncIterator[Hint]) -> Hint | None:
-    """The next hint; None once the bus is closed, from when on the timer alone decides."""
-    return await anext(listener, None)
-
-
-async def _cancelled(future: asyncio.Future[T]) -> None:
-    """Cancel it and wait until it is gone. Not by awaiting it: its cancellation could not be told from our own."""
-    future.cancel()
-    await asyncio.wait([future])
+async def _next_hint(listener: AsyncIterator[Hint]) -> None:
+    """Return at the next hint; never once the bus is closed, from when on the timer alone decides."""
+    if await anext(listener, None) is None:
+        await asyncio.get_running_loop().create_future()
 
 
 async def follow(control: Control, read: Callable[[int], Awaitable[list[Event]]], seq: int) -> AsyncGenerator[Event]:

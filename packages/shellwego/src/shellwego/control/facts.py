@@ -10,17 +10,18 @@ from shellwego.control.instances import LIVE_PHASES
 from shellwego.core.apps import App, AppConfig, Process, Release
 from shellwego.core.deployments import FINISHED, DeploymentState
 from shellwego.core.images import ImageState
-from shellwego.core.instances import Instance
+from shellwego.core.instances import Instance, Phase
 from shellwego.core.nodes import NodeHealth
-from shellwego.core.placement import NodeUsage, PlacementRequest
+from shellwego.core.placement import NOTHING, NodeUsage, PlacementRequest
 from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
 from shellwego.core.routes import RouteFacts, route_of
 from shellwego.core.routing import RouteTable
-from shellwego.ports.store import Order, Transaction, eq, within
+from shellwego.ports.store import Op, Order, Transaction, Where, eq, within
 
 ROUTES_COUNTER = "routes"
 UNFINISHED = tuple(state.value for state in DeploymentState if state not in FINISHED)
-_AMOUNTS = ("cpu_milli", "memory_bytes", "disk_bytes")
+AMOUNTS = ("cpu_milli", "memory_bytes", "disk_bytes")
+"""What `NodeUsage` sums of instances."""
 _ENDED_WITHOUT_RELEASE = (DeploymentState.FAILED, DeploymentState.CANCELLED)
 
 
@@ -92,14 +93,21 @@ def process_request(process: Process, config: AppConfig) -> PlacementRequest:
 
 
 def node_usage(tx: Transaction, node_id: str | None = None) -> dict[str, NodeUsage]:
-    """What is placed on each node, or on this one: everything that has not ended there."""
+    """What is placed on each node, or on this one: everything that has not ended there, and the room that is kept for what
+    waits until others have left (it is no instance there yet)."""
     only = [] if node_id is None else [eq("node_id", node_id)]
-    sums = tx.instances.sums("node_id", _AMOUNTS, within("phase", LIVE_PHASES), *only)
-    return {
+    sums = tx.instances.sums("node_id", AMOUNTS, within("phase", LIVE_PHASES), *only)
+    usage = {
         place: NodeUsage(instances=count, cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk)
         for place, (count, cpu, memory, disk) in sums.items()
         if place
     }
+    place = Where("reserved_node_id", Op.GT, "") if node_id is None else eq("reserved_node_id", node_id)
+    kept = tx.instances.sums("reserved_node_id", AMOUNTS, place, eq("phase", Phase.PENDING.value))
+    for where, (_, cpu, memory, disk) in kept.items():
+        room = NodeUsage(cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk)
+        usage[where] = usage.get(where, NOTHING).together(room)
+    return usage
 
 
 def process_peers(tx: Transaction, app_id: str) -> dict[str, Counter[str]]:

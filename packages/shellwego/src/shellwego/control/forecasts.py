@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 from shellwego.control.facts import node_usage, process_peers, process_request
 from shellwego.control.instances import live_instances
+from shellwego.control.preemption import find_room
+from shellwego.control.priorities import allowed_priority
 from shellwego.core.apps import App, AppConfig, wanted_counts
 from shellwego.core.deployments import Strategy
 from shellwego.core.fleet import Fleet
@@ -29,6 +31,8 @@ class ProcessForecast:
     stopped: int
     obstacle: str = ""
     """Why the first that are to come could not be placed now; empty: they could."""
+    evicts: int = 0
+    """How many of lower priority would have to make room for the first that has none; 0: nothing makes it."""
 
 
 def forecast(
@@ -49,8 +53,11 @@ def forecast(
         wave = _first_wave(told, len(own), strategy, weight)
         room = _with_room(usage, [i for i in own if i not in fresh], told, strategy)
         fleet = Fleet(nodes, room)
-        obstacle = _obstacle(fleet, process_request(process, config), peers.get(process.name, {}), wave)
-        found.append(replace(told, obstacle=obstacle))
+        request = process_request(process, config)
+        beside: Mapping[str, int] = peers.get(process.name, {})
+        obstacle = _obstacle(fleet, request, beside, wave)
+        made = find_room(tx, app, request, allowed_priority(tx, app, config), beside) if obstacle else None
+        found.append(replace(told, obstacle=obstacle, evicts=len(made.victims) if made else 0))
     gone = {i.process for i in living} - wanted.keys()
     found += [
         ProcessForecast(process=name, count=0, kept=0, started=0, stopped=sum(i.process == name for i in living))

@@ -16,6 +16,7 @@ from shellwego.control import certificates, nodeauthority
 from shellwego.control.authentication import new_secret, secret_hash
 from shellwego.control.certificates import PublicKey
 from shellwego.control.nodeauthority import NodeAuthorities
+from shellwego.control.servers import Servers
 from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core.errors import (
     ConflictError,
@@ -121,7 +122,7 @@ def revoke_join_token(unit: Unit, token: JoinToken) -> JoinToken:
 class Joins:
     """The node port's end of a join, and of the renewal of certificates."""
 
-    def __init__(self, control: Control, authorities: NodeAuthorities, servers: tuple[str, ...] = ()) -> None:
+    def __init__(self, control: Control, authorities: NodeAuthorities, servers: Servers) -> None:
         self._control = control
         self._authorities = authorities
         self._servers = servers
@@ -177,7 +178,8 @@ class Joins:
 
     async def _granted(self, certificate: str) -> CertificateAnswer:
         believed = await self._control.read(nodeauthority.believed)
-        return CertificateAnswer(certificate=certificate, authorities=believed, servers=self._servers)
+        servers = await self._servers.told()
+        return CertificateAnswer(certificate=certificate, authorities=believed, servers=servers)
 
     async def _note_refusal(self, secret: str, error: ShellWeGoError) -> None:
         """Audit what was tried with a token that there is; who brings none at all fills no table."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from shellwego.control.changes import apply
 from shellwego.control.instances import LIVE_PHASES
-from shellwego.control.nodekeys import forget_keys
+from shellwego.control.nodekeys import retire_keys
 from shellwego.control.unit import Unit
 from shellwego.core.changes import Lose
 from shellwego.core.errors import ConflictError, InvalidError
@@ -57,7 +57,7 @@ def wake_waiting(unit: Unit) -> None:
 
 def remove_node(unit: Unit, node: Node, *, force: bool = False) -> None:
     """Forget a node. What was on it is lost, and comes elsewhere; where its agent still lives, that stops it once it hears
-    that it is not known any more.
+    that it was put out.
 
     Raises:
         ConflictError: it is neither drained nor down, and that is not forced.
@@ -70,7 +70,7 @@ def remove_node(unit: Unit, node: Node, *, force: bool = False) -> None:
         )
     lost = lose_instances(unit, node, f"node {node.name} was removed")
     unit.emit("node.removed", node.id, severity="warning", data={"name": node.name, "lost": str(lost)})
-    forget_keys(unit, node.id)
+    retire_keys(unit, node.id)
     unit.tx.nodes.delete(node.id)
 
 

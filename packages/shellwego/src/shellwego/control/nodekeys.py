@@ -1,7 +1,8 @@
 """The keys that nodes and edges are known by: who speaks with one, and how a door is closed.
 
 A look-up is kept for half a second, because every call of every node asks; a key that is retired, or whose node is removed,
-is let in no longer than that.
+is let in no longer than that. The keys of a node that was removed stay until their certificates end, retired: so it can be
+told that it was put out, and ends what it runs.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import replace
 
+from shellwego.control.buskeys import revoke_bus_keys
 from shellwego.control.joins import find_key, refused_key
 from shellwego.control.unit import Control, Unit
+from shellwego.core.errors import ForbiddenError
 from shellwego.core.joins import MemberKind, NodeKey
-from shellwego.core.nodecallers import Caller, EdgeCaller, NodeCaller
-from shellwego.ports.store import Transaction, eq
+from shellwego.core.nodecallers import SHUT_OUT, Caller, EdgeCaller, NodeCaller
+from shellwego.ports.store import Op, Transaction, Where, eq
 
 _KEPT_S = 0.5
 _KEPT = 16_384
@@ -30,7 +33,8 @@ class NodeIdentity:
         """Who holds this key (SHA-256 of its SubjectPublicKeyInfo, in hex).
 
         Raises:
-            ForbiddenError: it is unknown, retired or expired, or its node is gone; which of these is not told.
+            ForbiddenError: it is retired (`SHUT_OUT`); or it is unknown or expired, or its node is gone, and which of these
+                is not told.
         """
         now = self._control.clock.monotonic()
         at, known = self._known.get(fingerprint, (0.0, None))
@@ -47,6 +51,12 @@ class NodeIdentity:
 def look_up(tx: Transaction, fingerprint: str) -> Caller:
     """Who holds this key; raises as `NodeIdentity.identify`."""
     key = find_key(tx, fingerprint)
+    if key is not None and key.retired_at is not None:
+        raise ForbiddenError(
+            SHUT_OUT,
+            f"{key.member_id} was put out by an operator: its key is retired",
+            resolution="What ran there is stopped. To use the host again: swg nodes join-token, then swg nodes join.",
+        )
     if key is None or not key.holds(tx.now()):
         raise refused_key()
     if key.kind is MemberKind.EDGE:
@@ -67,14 +77,21 @@ def keys_of(tx: Transaction, member_id: str) -> list[NodeKey]:
 
 
 def retire_key(unit: Unit, key: NodeKey) -> NodeKey:
-    """Let nobody in by a key any more; once more changes nothing."""
+    """Let nobody in by a key any more, nor onto the bus; once more changes nothing."""
     if key.retired_at is not None:
         return key
     unit.emit("node_key.retired", key.id, severity="warning", data={"member": key.member_id})
+    revoke_bus_keys(unit, key.member_id)
     return unit.tx.node_keys.update(replace(key, retired_at=unit.now()))
 
 
-def forget_keys(unit: Unit, member_id: str) -> None:
-    """Let a node or edge in no more that is removed; what is known of its keys goes with it."""
+def retire_keys(unit: Unit, member_id: str) -> None:
+    """Let a node or edge in no more that is removed, here or on the bus. Retired keys whose certificate has ended are
+    forgotten."""
     for key in keys_of(unit.tx, member_id):
-        unit.tx.node_keys.delete(key.id)
+        if key.retired_at is None:
+            unit.tx.node_keys.update(replace(key, retired_at=unit.now()))
+    revoke_bus_keys(unit, member_id)
+    for key in unit.tx.node_keys.select(Where("expires_at", Op.LT, unit.now())):
+        if key.retired_at is not None:
+            unit.tx.node_keys.delete(key.id)

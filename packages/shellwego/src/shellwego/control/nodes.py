@@ -50,7 +50,7 @@ from shellwego.core.instances import (
     Sleep,
 )
 from shellwego.core.liveness import BEAT_S, come_up
-from shellwego.core.nodes import MAX_OVERCOMMIT, Node, NodeFacts, NodeHealth, steady
+from shellwego.core.nodes import MAX_OVERCOMMIT, ROADS, Node, NodeFacts, NodeHealth, steady
 from shellwego.core.peers import is_host_address
 from shellwego.core.routes import service_port
 from shellwego.core.subnets import is_subnet
@@ -303,6 +303,8 @@ def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> No
         )
     )
     unit.hint(subjects.app(stored.app_id))
+    if stored.preempted and not stored.live:
+        _wake(unit, stored.makes_room_for)
     app = unit.tx.apps.get(stored.app_id)
     if app is None:
         return
@@ -317,6 +319,13 @@ def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> No
     elif observed.ends > instance.observed.ends:
         ended = {**data, "ends": str(observed.ends)}
         announce(unit, app, "instance.ended", ended, resource=stored.id, severity="warning")
+
+
+def _wake(unit: Unit, instance_id: str) -> None:
+    """An instance may be placed where it waited for others to leave."""
+    waiting = unit.tx.instances.get(instance_id)
+    if waiting is not None:
+        unit.hint(subjects.app(waiting.app_id))
 
 
 def _bounded(observed: Observed) -> Observed:
@@ -360,6 +369,7 @@ def _bounded_facts(facts: NodeFacts) -> NodeFacts:
         warnings=_texts(facts.warnings),
         subnet=facts.subnet if is_subnet(facts.subnet) else "",
         address=facts.address if is_host_address(facts.address) else "",
+        hints=facts.hints if facts.hints in ROADS else "",
     )
 
 

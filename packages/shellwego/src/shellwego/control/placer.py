@@ -19,6 +19,8 @@ from shellwego.ports.store import Transaction
 
 READING_SHARE = 20
 """The fleet is read again when so many times as long has passed as reading it took."""
+CURRENT_S = 1.0
+"""So long after it was read, a refusal is believed enough to evict for it."""
 
 
 class Placer:
@@ -28,6 +30,7 @@ class Placer:
         self._clock = clock
         self._fleet = Fleet()
         self._due = float("-inf")
+        self._read_at = float("-inf")
         self._seen: set[str] = set()
         """Nodes that are known as this transaction sees them, with what it placed there itself."""
 
@@ -39,18 +42,23 @@ class Placer:
             return
         self._fleet = Fleet(tx.nodes.select(), node_usage(tx))
         self._seen.clear()
-        self._due = now + READING_SHARE * (self._clock.monotonic() - now)
+        self._read_at = self._clock.monotonic()
+        self._due = now + READING_SHARE * (self._read_at - now)
 
     def begin(self, tx: Transaction) -> None:
         """Begin a transaction. What the last one placed may have been stored, or undone."""
         seen, self._seen = self._seen, set()
         for node_id in seen:
-            self._see(tx, node_id)
+            self.see(tx, node_id)
         self._seen.clear()
 
     def due_in_s(self) -> float:
         """How long the fleet is not read anew; at most zero: it may be."""
         return self._due - self._clock.monotonic()
+
+    def current(self) -> bool:
+        """Whether the fleet was read just now, so that what has no room in it has none indeed."""
+        return self._clock.monotonic() - self._read_at <= CURRENT_S
 
     def peers(self, counts: Mapping[str, int]) -> Peers:
         """See `Fleet.peers`."""
@@ -69,10 +77,11 @@ class Placer:
     def _has_room(self, tx: Transaction, node_id: str, request: PlacementRequest) -> bool:
         """Whether the store agrees; where it does not, the fleet knows better now and chooses another."""
         if node_id not in self._seen:
-            self._see(tx, node_id)
+            self.see(tx, node_id)
         return self._fleet.fits(node_id, request)
 
-    def _see(self, tx: Transaction, node_id: str) -> None:
+    def see(self, tx: Transaction, node_id: str) -> None:
+        """Know a node as it is in this transaction."""
         node = tx.nodes.get(node_id)
         if node is None:
             self._fleet.remove(node_id)

@@ -21,7 +21,7 @@ from shellwego.core.apps import App, AppConfig, Process, Service, content_hash, 
 from shellwego.core.deployments import Deployment, DeploymentState, Strategy
 from shellwego.core.errors import FieldError, InvalidError
 from shellwego.core.instances import Desired
-from shellwego.core.placement_rules import PlacementRules, Spread
+from shellwego.core.placement_rules import DEFAULT_PRIORITY, PlacementRules, Spread
 from shellwego.ports.store import Transaction
 
 _SHOWN = 200
@@ -175,6 +175,8 @@ def _fields(content: Content) -> Iterator[tuple[str, str]]:
 def _placement_fields(rules: PlacementRules) -> Iterator[tuple[str, str]]:
     if rules.spread is not Spread.ZONE:
         yield "placement.spread", rules.spread
+    if rules.priority != DEFAULT_PRIORITY:
+        yield "placement.priority", str(rules.priority)
     for name, value in (("region", rules.region), ("zone", rules.zone)):
         if value:
             yield f"placement.{name}", value

@@ -14,15 +14,18 @@ from typing import TypeVar
 
 from shellwego.control.config import refuse
 from shellwego.control.instances import LIVE_PHASES
+from shellwego.control.priorities import reprioritize_all
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import FieldError, NotFoundError, QuotaError
 from shellwego.core.instances import Instance, OwnerKind
+from shellwego.core.placement_rules import DEFAULT_PRIORITY
 from shellwego.core.plans import PLANS
 from shellwego.core.quota import (
     COUNTED,
-    MOST,
+    OF_ORGANIZATIONS,
     OF_PROJECTS,
+    PRIORITY,
     Amounts,
     Excess,
     Limits,
@@ -31,7 +34,9 @@ from shellwego.core.quota import (
     binding,
     excess,
     growth,
+    most_of,
     organization_limits,
+    priority_limit,
     project_limits,
     runs_take,
 )
@@ -89,12 +94,31 @@ def charge_organization(unit: Unit, organization: Organization, more: Amounts) -
 
 def charge_app(unit: Unit, before: App | None, after: App) -> None:
     """Refuse a change of an app by which more is wanted than may be."""
+    _charge_priority(unit.tx, before, after)
     more = growth(app_takes(before) if before else {}, app_takes(after))
     if before is None:
         more["apps"] = 1
     project = unit.tx.projects.get(after.project_id) if more else None
     if project is not None:
         charge(unit, project, more)
+
+
+def _charge_priority(tx: Transaction, before: App | None, after: App) -> None:
+    """What nobody asked for is not refused: where the limit is below the default, instances have the limit."""
+    asked = after.config.placement.priority
+    project = tx.projects.get(after.project_id)
+    if project is None or (before is not None and asked <= before.config.placement.priority):
+        return
+    limit = priority_limit(tx.quotas.get(project.organization_id))
+    if asked > max(limit, DEFAULT_PRIORITY):
+        message = f"apps of this organization may have a priority of {limit} at most"
+        fault = FieldError("placement.priority", "quota-exceeded", message, limit=limit, used=asked)
+        raise QuotaError(
+            "quota-exceeded",
+            f"placement.priority: {message}",
+            resolution="Ask for less, or have the platform's operator allow more.",
+            errors=(fault,),
+        )
 
 
 def charge_run(unit: Unit, app: App, run: Instance) -> None:
@@ -141,6 +165,8 @@ def used(tx: Transaction, holding: Holding, names: Iterable[str] = tuple(COUNTED
         apps = list(_all(tx.apps.select, "project_id", holding.project_ids))
         counted["apps"] = len(apps)
         counted.update(_running(tx, apps))
+        if PRIORITY in wanted:
+            counted[PRIORITY] = max((app.config.placement.priority for app in apps), default=0)
     elif "apps" in wanted:
         counted["apps"] = sum(tx.apps.count(within("project_id", some)) for some in _some(holding.project_ids))
     return counted
@@ -181,8 +207,11 @@ def set_organization_quota(unit: Unit, organization: Organization, plan: str | N
     """
     if plan is not None and plan not in PLANS:
         refuse("no-such-plan", (FieldError("plan", "unknown", f"one of {', '.join(PLANS)}"),))
-    _set(unit, organization.id, limits, tuple(COUNTED))
+    before = priority_limit(unit.tx.quotas.get(organization.id))
+    _set(unit, organization.id, limits, OF_ORGANIZATIONS)
     changed = unit.tx.organizations.update(replace(organization, plan=plan or organization.plan))
+    if priority_limit(unit.tx.quotas.get(organization.id)) != before:
+        reprioritize_all(unit, organization)
     data = {"plan": changed.plan, **_told(limits)}
     unit.emit("organization.quota.changed", organization.id, organization_id=organization.id, data=data)
     return changed
@@ -213,9 +242,9 @@ def _set(unit: Unit, scope_id: str, limits: Limits, names: Sequence[str]) -> Non
         if name not in names
     ]
     faults += [
-        FieldError(f"limits.{name}", "out-of-range", f"between 0 and {MOST}, or null for none")
+        FieldError(f"limits.{name}", "out-of-range", f"between 0 and {most_of(name)}, or null for none")
         for name, limit in limits.items()
-        if name in names and limit is not None and not 0 <= limit <= MOST
+        if name in names and limit is not None and not 0 <= limit <= most_of(name)
     ]
     refuse("limits-refused", tuple(faults))
     forget_quota(unit, scope_id)

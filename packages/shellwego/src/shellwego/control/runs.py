@@ -13,6 +13,7 @@ from shellwego.control.config import check_command, refuse, refuse_unplaceable
 from shellwego.control.deployments import refuse_deleting
 from shellwego.control.images import require_image
 from shellwego.control.instances import LIVE_PHASES, find_instance
+from shellwego.control.priorities import allowed_priority
 from shellwego.control.quotas import charge_run
 from shellwego.control.scopes import missing
 from shellwego.control.unit import Unit
@@ -99,6 +100,7 @@ def _instance(unit: Unit, app: App, release: Release, process: Process, wish: Ru
         memory_bytes=process.memory_bytes,
         cpu_milli=process.cpu_milli,
         disk_bytes=process.disk_bytes,
+        priority=allowed_priority(unit.tx, app, release.config),
         created_at=unit.now(),
         phase_since=unit.now(),
     )

@@ -75,7 +75,7 @@ class Unit:
                 trace_id=self.caller.trace_id,
             )
         )
-        self.hint(subjects.EVENTS)
+        self.hint(subjects.OUTBOX)
 
     def audit(
         self,

@@ -149,9 +149,14 @@ class Release:
     version: int = 1
 
 
+_UNHASHED = ("spread", "priority")
+"""Rules of placement that are kept without a new instance."""
+
+
 def content_hash(config: AppConfig, image_digest: str) -> str:
     """Hash of what a VM of this release is: equal hash, equal VM. The image's *name* is left out, its digest counts; of a
-    secret its id and the number of its version. Where it may be counts, too, how the instances are spread does not.
+    secret its id and the number of its version. Where it may be counts, too, how the instances are spread, and how much they
+    matter, does not.
 
     What came later than the first hashes were made is left out where it says nothing, or an upgrade would have every
     instance differ from its own release.
@@ -160,7 +165,7 @@ def content_hash(config: AppConfig, image_digest: str) -> str:
     del content["release_command"], content["secrets"], content["placement"]
     rules = config.placement
     if rules.binding:
-        content["placement"] = {name: value for name, value in asdict(rules).items() if name != "spread"}
+        content["placement"] = {name: value for name, value in asdict(rules).items() if name not in _UNHASHED}
     if config.secrets:
         content["secrets"] = {name: [ref.secret_id, ref.number] for name, ref in config.secrets.items()}
     for process in content["processes"]:

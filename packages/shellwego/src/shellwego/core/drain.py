@@ -92,10 +92,11 @@ def plan_drain(facts: DrainFacts, now: float) -> DrainPlan:
 
 def released(instances: Iterable[Instance], relatives: Mapping[str, Sequence[Instance]]) -> tuple[list[str], list[str]]:
     """Where a node is not to be emptied any more: the evicted instances that may stay, and those that would have come in
-    their place and have no node yet, so that nobody needs them. What has begun to move elsewhere goes on."""
+    their place and have no node yet, so that nobody needs them. What has begun to move elsewhere goes on, and so does what
+    makes room for another."""
     stay, unneeded = [], []
     for instance in instances:
-        if not instance.live or not _serves(instance) or not instance.evicted:
+        if not instance.live or not _serves(instance) or not instance.evicted or instance.preempted:
             continue
         other = _successor(instance, relatives.get(instance.app_id, ()))
         if other is None or other.phase is Phase.PENDING:

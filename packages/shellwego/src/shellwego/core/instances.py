@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shellwego.core.placement_rules import DEFAULT_PRIORITY
+
 
 class Phase(StrEnum):
     PENDING = "pending"
@@ -82,6 +84,8 @@ class Eviction(StrEnum):
 
 SUSPEND_FAILED = "suspend-failed"
 """Reason code of a node that could not put an instance to sleep: it runs on."""
+PREEMPTED = "preempted"
+"""Reason code of an instance whose place was needed for one of higher priority."""
 MEMORY_LOST = "memory-lost"
 """Reason code of a node that could not wake an instance ever again: it begins anew."""
 
@@ -143,6 +147,12 @@ class Instance:
     desired: Desired = Desired.SERVE
     sleep: Sleep = Sleep.AWAKE
     eviction: Eviction = Eviction.NONE
+    priority: int = DEFAULT_PRIORITY
+    """What its app asks for, as far as the organization's limit allows."""
+    reserved_node_id: str = ""
+    """While it has no node: the one where room is made for it, and kept."""
+    makes_room_for: str = ""
+    """Where it was evicted for that: the instance that gets its place."""
     phase: Phase = Phase.PENDING
     """Judged: what planners read. Follows `observed.phase` while the node is believed."""
     observed: Observed = Observed()
@@ -175,6 +185,11 @@ class Instance:
     def evicted(self) -> bool:
         """It has to leave its node."""
         return self.eviction in (Eviction.GENTLE, Eviction.FORCED)
+
+    @property
+    def preempted(self) -> bool:
+        """It has to go, or had, because an instance of higher priority needs its place."""
+        return bool(self.makes_room_for)
 
     @property
     def serving(self) -> bool:

@@ -81,10 +81,24 @@ class JoinToken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeKey:
-    """A public key that stands for a node or an edge."""
+class _Certified:
+    """What holds from its making to the end of its last certificate, unless it is retired before."""
 
     id: str
+    created_at: float
+    expires_at: float
+    retired_at: float | None = None
+    version: int = 1
+
+    def holds(self, now: float) -> bool:
+        """Whether who shows it is believed."""
+        return self.retired_at is None and now < self.expires_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeKey(_Certified):
+    """A public key that stands for a node or an edge; who has it is let in while it holds."""
+
     fingerprint: str
     """SHA-256 of its SubjectPublicKeyInfo (RFC 5280, section 4.1.2.7), in hex. One that was retired never comes again."""
     member_id: str
@@ -93,36 +107,19 @@ class NodeKey:
     """The join token that vouched for it."""
     authority_id: str
     """Who signed its last certificate."""
-    created_at: float
-    expires_at: float
-    """The end of its last certificate."""
-    retired_at: float | None = None
-    version: int = 1
-
-    def holds(self, now: float) -> bool:
-        """Whether who has the key is let in."""
-        return self.retired_at is None and now < self.expires_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeAuthority:
-    """A certificate authority of the platform's own, for its nodes, edges and servers and nothing else."""
+class NodeAuthority(_Certified):
+    """A certificate authority of the platform's own, for its nodes, edges and servers and nothing else; what it signed is
+    believed while it holds."""
 
-    id: str
     certificate: str
     """PEM."""
     fingerprint: str
     """SHA-256 of the certificate, in hex."""
     sealed: SealedValue = field(repr=False)
     """Its private key."""
-    created_at: float
-    expires_at: float
-    retired_at: float | None = None
-    version: int = 1
-
-    def holds(self, now: float) -> bool:
-        """Whether what it signed is believed."""
-        return self.retired_at is None and now < self.expires_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,9 +34,13 @@ class EdgeCaller:
 
 Caller = NodeCaller | EdgeCaller
 
+SHUT_OUT = "node-shut-out"
+"""The code by which a node or edge is told that an operator put it out: its key was retired, or it was removed. A key that
+is merely not known has another one: who forgot it, a database of yesterday for one, has not decided anything."""
+
 Identify = Callable[[str], Awaitable[Caller]]
 """Whose public key this is, by the SHA-256 of its SubjectPublicKeyInfo (RFC 5280, section 4.1.2.7) in hex.
 
-Raises `ForbiddenError` where no key of this platform has it, or that key is retired; `UnavailableError` where that cannot be
-known now. It is asked at each call, and every 0.4 s for each link that is open; so it may believe an answer for half a
-second, and a key still retires within one."""
+Raises `ForbiddenError` where no key of this platform has it, or that key is retired (`SHUT_OUT`); `UnavailableError` where
+that cannot be known now. It is asked at each call, and every 0.4 s for each link that is open; so it may believe an answer
+for half a second, and a key still retires within one."""

@@ -16,6 +16,8 @@ MAX_LABELS = 64
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?", re.ASCII)
 _VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", re.ASCII)
 _PLACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+ROADS = (BUS, LINK) = ("bus", "link")
+"""On which hints come to a node that joined: over NATS, or over its TLS link to the servers."""
 MOVES_AT_A_TIME = 10
 """So many instances leave a node at a time, unless somebody says otherwise."""
 
@@ -102,6 +104,8 @@ class NodeFacts:
     """Of its VMs; empty: it does not tell."""
     address: str = ""
     """By which other hosts reach it; empty: it does not tell."""
+    hints: str = ""
+    """By which road it hears hints: `bus` or `link` (its TLS link to the servers); empty: within the platform's process."""
     disk_free_bytes: int | None = None
     """What disks may have now; None: it does not tell, all of `disk_bytes`."""
     cpu_overcommit: int = CPU_OVERCOMMIT
@@ -167,6 +171,8 @@ class Node:
     """When it was judged down of late, the oldest first."""
     flapping_since: float | None = None
     """It goes down again and again, so it gets nothing new until it was steady (`core.liveness`)."""
+    unreached: str = ""
+    """Why no other node has a way to its VMs, and the remedy (`core.peers`); empty: they have one, or need none."""
     created_at: float
     version: int = 1
 

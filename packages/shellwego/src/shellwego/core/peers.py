@@ -2,16 +2,16 @@
 
 A node's subnet is what it was given when it joined; that of a platform's first host is what it says itself. By which address
 it is reached, only the node can know. A claim that contradicts an earlier one is left out: who lies is cut off, and nobody
-else.
+else. Why a node is left out is told, for it serves all the same, only not through edges elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from shellwego.core.nodes import Node
+from shellwego.core.nodes import Node, NodeHealth
 from shellwego.core.subnets import POOL
 
 
@@ -40,14 +40,45 @@ def subnet_of(node: Node) -> str:
 
 def peers_by_node(nodes: Iterable[Node]) -> dict[str, PeerNode]:
     """By id: the nodes that can be reached from others."""
+    return _sorted_out(nodes)[0]
+
+
+def unreached(nodes: Sequence[Node]) -> dict[str, str]:
+    """By id: why no other node has a way to the VMs of a node, and the remedy, as `what — remedy`. Of those that are up, on
+    a platform that hosts have joined."""
+    if not any(node.subnet for node in nodes) or len(nodes) < 2:
+        return {}
+    faults = _sorted_out(nodes)[1]
+    return {node.id: faults[node.id] for node in nodes if node.id in faults and node.health is not NodeHealth.DOWN}
+
+
+def _sorted_out(nodes: Iterable[Node]) -> tuple[dict[str, PeerNode], dict[str, str]]:
+    """Those with a way to them, and why the others have none."""
     found: dict[str, PeerNode] = {}
-    subnets: set[str] = set()
-    addresses: set[str] = set()
+    faults: dict[str, str] = {}
+    holders: dict[str, Node] = {}
     for node in sorted(nodes, key=lambda node: (not node.subnet, node.created_at, node.id)):
         subnet, address = subnet_of(node), node.facts.address
-        if not subnet or not address or subnet in subnets or address in addresses:
+        if fault := _fault(node, holders):
+            faults[node.id] = f"no other node reaches its VMs: {fault}"
             continue
-        subnets.add(subnet)
-        addresses.add(address)
+        holders[subnet] = holders[address] = node
         found[node.id] = PeerNode(subnet=subnet, address=address)
-    return found
+    return found, faults
+
+
+def _fault(node: Node, holders: Mapping[str, Node]) -> str:
+    """`holders`: by subnet and address."""
+    subnet, address = subnet_of(node), node.facts.address
+    if not subnet:
+        return "it does not tell where their addresses are — See its log."
+    if not address:
+        return "it tells no address by which other hosts reach it — Give one there: --address IP"
+    if (other := holders.get(subnet)) is not None:
+        return f"their subnet {subnet} is that of node {other.name} — Remove one of the two, and join it anew."
+    if (other := holders.get(address)) is not None:
+        return (
+            f"it tells the address {address}, which is that of node {other.name}"
+            f" — Give its own there: --address IP; or, if {other.name} is gone: swg nodes rm {other.name}"
+        )
+    return ""

@@ -56,6 +56,24 @@ class NodeUsage:
             instances=self.instances - 1,
         )
 
+    def without(self, other: NodeUsage) -> NodeUsage:
+        """The usage once all of another one has gone."""
+        return NodeUsage(
+            cpu_milli=self.cpu_milli - other.cpu_milli,
+            memory_bytes=self.memory_bytes - other.memory_bytes,
+            disk_bytes=self.disk_bytes - other.disk_bytes,
+            instances=self.instances - other.instances,
+        )
+
+    def together(self, other: NodeUsage) -> NodeUsage:
+        """The usage and another one."""
+        return NodeUsage(
+            cpu_milli=self.cpu_milli + other.cpu_milli,
+            memory_bytes=self.memory_bytes + other.memory_bytes,
+            disk_bytes=self.disk_bytes + other.disk_bytes,
+            instances=self.instances + other.instances,
+        )
+
 
 NOTHING = NodeUsage()
 

@@ -1,4 +1,4 @@
-"""Where an app's instances may go, and how they are laid out there: the user's part of placement."""
+"""Where an app's instances may go, how they are laid out there, and how much they matter: the user's part of placement."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from enum import StrEnum
 
 TAINT = "taint/"
 """How a label's name begins that keeps instances away, unless their app tolerates it: `taint/gpu=yes`."""
+
+
+DEFAULT_PRIORITY = 50
+MOST_PRIORITY = 100
 
 
 class Spread(StrEnum):
@@ -34,10 +38,13 @@ class PlacementRules:
     tolerate: Mapping[str, str] = field(default_factory=dict)
     """Taints that the node may have, with their values, by name without `taint/`."""
     spread: Spread = Spread.ZONE
+    priority: int = DEFAULT_PRIORITY
+    """From 0 to `MOST_PRIORITY`, as far as the organization's limit allows: where no node fits, instances of clearly lower
+    priority may have to make room (`core.preemption`)."""
 
     @property
     def binding(self) -> bool:
-        """They say which nodes it may be, beside how it is spread over them."""
+        """They say which nodes it may be, beside how it is spread over them, and what it may push aside."""
         return bool(self.region or self.zone or self.require or self.tolerate)
 
 

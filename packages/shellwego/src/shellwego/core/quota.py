@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from shellwego.core.apps import App, wanted_counts
 from shellwego.core.instances import Instance
+from shellwego.core.placement_rules import DEFAULT_PRIORITY, MOST_PRIORITY
 from shellwego.core.plans import plan_named
 
 COUNTED: Mapping[str, str] = {
@@ -24,6 +25,9 @@ COUNTED: Mapping[str, str] = {
     "tokens": "",
 }
 """What has limits, with its unit. `tokens` are those of service accounts that are neither revoked nor expired."""
+PRIORITY = "priority"
+"""The limit that counts nothing: no instance of the organization has a higher one."""
+OF_ORGANIZATIONS = (*COUNTED, PRIORITY)
 OF_PROJECTS = ("apps", "instances", "memory", "cpu")
 """What lies in a project, so that a project may have limits of its own."""
 MOST = 1 << 53
@@ -56,10 +60,22 @@ class Excess:
 
 
 def organization_limits(plan: str, quota: Quota | None) -> dict[str, int | None]:
-    """What holds for an organization, by everything that is counted."""
-    planned = plan_named(plan).limits
+    """What holds for an organization, by everything that has limits."""
+    planned = {**plan_named(plan).limits, PRIORITY: DEFAULT_PRIORITY}
     given = quota.limits if quota else {}
-    return {name: given.get(name, planned.get(name)) for name in COUNTED}
+    return {name: given.get(name, planned.get(name)) for name in OF_ORGANIZATIONS}
+
+
+def priority_limit(quota: Quota | None) -> int:
+    """The highest priority that instances of an organization have, whatever its plan is: to push others aside is for the
+    platform's operator to allow."""
+    limit = (quota.limits if quota else {}).get(PRIORITY, DEFAULT_PRIORITY)
+    return MOST_PRIORITY if limit is None else limit
+
+
+def most_of(name: str) -> int:
+    """No limit of this name is larger."""
+    return MOST_PRIORITY if name == PRIORITY else MOST
 
 
 def project_limits(quota: Quota | None) -> dict[str, int | None]:

@@ -133,10 +133,14 @@ def plan_slots(facts: SlotFacts, now: float) -> SlotPlan:
     counted = census(facts)
     leaving = _leaving(facts, counted)
     starts, next_at = _starts(facts, counted, leaving, now)
-    removals = [
-        remove(i, facts.releases, "has to leave its node" if i.evicted else "no longer wanted") for i in leaving
-    ]
+    removals = [remove(i, facts.releases, _reason(i)) for i in leaving]
     return SlotPlan(changes=(*removals, *starts), next_at=next_at)
+
+
+def _reason(instance: Instance) -> str:
+    if instance.preempted:
+        return "preempted: its place is needed for an instance of higher priority"
+    return "has to leave its node" if instance.evicted else "no longer wanted"
 
 
 def _leaving(facts: SlotFacts, counted: Census) -> list[Instance]:

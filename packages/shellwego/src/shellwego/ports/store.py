@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from shellwego.core.apps import App, Release
+from shellwego.core.buskeys import BusKey
 from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
 from shellwego.core.envelope import DataKey, MasterKey
@@ -29,6 +30,7 @@ from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.core.webhooks import Delivery, Webhook
 
@@ -141,6 +143,10 @@ class Transaction(Protocol):
     @property
     def node_authorities(self) -> Table[NodeAuthority]: ...
     @property
+    def servers(self) -> Table[Server]: ...
+    @property
+    def bus_keys(self) -> Table[BusKey]: ...
+    @property
     def images(self) -> Table[Image]: ...
     @property
     def edges(self) -> Table[Edge]: ...
@@ -189,11 +195,24 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "apps": ("project_id", "name", "hostname", "created_at", "deleting"),
     "releases": ("app_id", "number"),
     "deployments": ("app_id", "state", "created_at"),
-    "instances": ("app_id", "node_id", "phase", "desired", "sleep", "eviction", "owner", "created_at"),
+    "instances": (
+        "app_id",
+        "node_id",
+        "reserved_node_id",
+        "phase",
+        "desired",
+        "sleep",
+        "eviction",
+        "priority",
+        "owner",
+        "created_at",
+    ),
     "nodes": ("name", "health", "scheduling", "created_at"),
     "join_tokens": ("secret_hash", "created_at"),
     "node_keys": ("fingerprint", "member_id", "authority_id", "expires_at", "created_at"),
     "node_authorities": ("created_at",),
+    "servers": (),
+    "bus_keys": ("public_key", "member_id", "expires_at", "revoked_at"),
     "images": ("project_id", "reference", "digest", "state", "created_at"),
     "edges": ("name",),
     "events": ("seq", "project_id", "organization_id", "type", "resource", "severity", "actor", "time"),
@@ -221,10 +240,13 @@ UNIQUE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "nodes": (("name",),),
     "join_tokens": (("secret_hash",),),
     "node_keys": (("fingerprint",),),
+    "bus_keys": (("public_key",),),
     "edges": (("name",),),
     "secrets": (("project_id", "name"),),
     "secret_versions": (("secret_id", "number"),),
 }
+UNIQUE_IF_GIVEN: Mapping[str, tuple[str, ...]] = {"nodes": ("subnet",)}
+"""Text fields that no two rows have alike, unless they are empty."""
 
 
 class Store(Protocol):

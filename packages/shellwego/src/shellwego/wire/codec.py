@@ -5,7 +5,7 @@ The one place where a `Sensitive` is encoded: it travels, and is kept nowhere.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 def encode(message: object) -> bytes:
     """A message as MessagePack."""
-    return msgspec.msgpack.encode(message, enc_hook=_reveal)
+    return _ENCODER.encode(message)
 
 
 def decode(kind: type[T], data: bytes) -> T:
@@ -25,7 +25,11 @@ def decode(kind: type[T], data: bytes) -> T:
     Raises:
         ValueError: it is not one (`msgspec.ValidationError`).
     """
-    return msgspec.msgpack.decode(data, type=kind, dec_hook=_hide)
+    decoder = _DECODERS.get(kind)
+    if decoder is None:  # made once for each kind: to read a kind's fields costs more than to parse most messages
+        decoder = _DECODERS[kind] = msgspec.msgpack.Decoder(kind, dec_hook=_hide)
+    message: T = decoder.decode(data)
+    return message
 
 
 def _reveal(value: object) -> bytes:
@@ -38,3 +42,7 @@ def _hide(kind: type, value: object) -> object:
     if kind is Sensitive and isinstance(value, bytes):
         return Sensitive(value)
     raise TypeError(kind.__name__)
+
+
+_DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {}
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_reveal)

@@ -6,12 +6,16 @@ from shellwego.core.errors import InvalidError
 from shellwego.core.ids import is_id
 
 ROUTES = "routes"
+OUTBOX = "outbox"
+"""Events were written that have no number yet."""
 EVENTS = "events"
+"""Events were numbered: whoever follows them finds new ones."""
 AUDIT = "audit"
 ALL_APPS = "app.*"
 IMAGES = "images"
 DRAINS = "drains"
 MASTER_KEYS = "master-keys"
+BUS_KEYS = "bus-keys"
 
 
 def app(app_id: str) -> str:
@@ -22,6 +26,11 @@ def app(app_id: str) -> str:
 def assignments(node_id: str) -> str:
     """This node's assignments changed: fetch them."""
     return f"node.{node_id}.assignments"
+
+
+def everything(listener_id: str) -> str:
+    """The subject by which a listener apart is told to look at all that concerns him."""
+    return assignments(listener_id) if is_id("node", listener_id) else ROUTES
 
 
 def audible(listener_id: str) -> tuple[str, ...]:

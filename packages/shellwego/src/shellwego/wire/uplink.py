@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from shellwego.core import errors as core
 from shellwego.core.routing import RouteTable
+from shellwego.ports.busaccess import BusPass
 
 PROTOCOL = 1
 PROTOCOL_HEADER = "ShellWeGo-Protocol"
@@ -35,6 +36,8 @@ class Method(StrEnum):
     REPORT_EDGE = "report-edge"
     JOIN = "join"
     RENEW = "renew"
+    SERVERS = "servers"
+    BUS_PASS = "bus-pass"  # noqa: S105 - a method's name
 
 
 MAX_BODY = 1 << 20
@@ -45,16 +48,22 @@ MAX_BODIES = {Method.REPORT: 16 << 20}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssignmentsCall:
+    """What should this node hold?"""
+
     node_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportAnswer:
+    """What was reported is stored, unless it is of an older epoch than this."""
+
     epoch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisterEdgeCall:
+    """An edge is up, or up again."""
+
     name: str
 
 
@@ -81,6 +90,34 @@ class RenewCall:
 
     request: bytes
     """As that of `core.joins.JoinRequest`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServersCall:
+    """Where are the servers?"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServersAnswer:
+    """All of them; none: stay with those that are known."""
+
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusPassCall:
+    """May this key listen on the bus?"""
+
+    public_key: str
+    """An NKey of a user, made by the caller for this pass alone."""
+    signature: bytes
+    """Of `core.buskeys.statement`, by that key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusPassAnswer:
+    bus_pass: BusPass | None = None
+    """None: hints come over the links alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,7 @@ _DEVICE_KEYS = (
     r"|werror=(report|stop|enospc|ignore)|rerror=(report|stop|ignore)"
 )
 _BLOCK_KEYS = re.compile(
-    rf"(driver|file\.driver)=(raw|file|throttle)|throttle-group={_ID}|(node-name|file\.node-name|file)={_ID}|(file\.)?filename={_FDSET}"
+    rf"(driver|file\.driver)=(raw|file|throttle|luks)|key-secret={_ID}|throttle-group={_ID}|(node-name|file\.node-name|file)={_ID}|(file\.)?filename={_FDSET}"
     rf"|(read-only|auto-read-only|file\.read-only|file\.auto-read-only|cache\.direct|cache\.no-flush|file\.cache\.direct"
     rf"|file\.cache\.no-flush)={_SWITCH}|(file\.)?locking=(on|off|auto)|(file\.)?discard=(ignore|unmap)"
     r"|(file\.)?aio=(threads|native|io_uring)|detect-zeroes=(off|on|unmap)"
@@ -132,6 +132,7 @@ _OPTIONS: Mapping[str, Check] = {
         rf"memory-backend-(ram|memfd),id={_ID},size={_SIZE}(,(share|merge|dump|prealloc)={_SWITCH})*"
         rf"|memory-backend-file,id={_ID},size={_SIZE},mem-path=/dev/fd/{_T}(,(share|merge|dump|prealloc)={_SWITCH})*"
         rf'|\{{"qom-type":"throttle-group","id":"{_ID}","limits":\{{{_LIMIT}(,{_LIMIT})?\}}\}}'
+        rf"|secret,id={_ID},format=raw,file=/dev/fd/{_T}"
         rf"|rng-builtin,id={_ID}|rng-random,id={_ID},filename=/dev/urandom|iothread,id={_ID}"
     ),
     "-device": _list(_DEVICES, _DEVICE_KEYS),

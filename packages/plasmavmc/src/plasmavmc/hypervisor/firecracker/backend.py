@@ -49,7 +49,18 @@ from plasmavmc.hypervisor.firecracker.vsock import connect_vsock
 from plasmavmc.hypervisor.limits import limits_of
 from plasmavmc.hypervisor.process import VmmProcess, usage_of
 from plasmavmc.storage.sparse import sparse_copy
-from plasmavmc.types import GIB, MIB, Acceleration, BackendCapabilities, Isolation, VmHandle, VmSpec, VmUsage, vm_key
+from plasmavmc.types import (
+    GIB,
+    MIB,
+    OWN_DISKS,
+    Acceleration,
+    BackendCapabilities,
+    Isolation,
+    VmHandle,
+    VmSpec,
+    VmUsage,
+    vm_key,
+)
 
 NAME = "firecracker"
 START_DEADLINE_S = 20.0
@@ -70,7 +81,7 @@ CAPABILITIES = BackendCapabilities(
     isolation=Isolation.HARDWARE_VM,
     max_vcpus=32,
     max_memory_bytes=256 * GIB,
-    max_disks=12,
+    max_disks=OWN_DISKS,
     max_nics=1,
     pause=True,
     suspend=True,
@@ -79,7 +90,7 @@ CAPABILITIES = BackendCapabilities(
     rate_limits=True,
     opens_taps=True,
 )
-"""Disks: 17 devices in all since 1.15 on x86-64, less vsock, entropy and a reserve."""
+"""No volumes: it opens none that is sealed, and its file systems could not follow one that grows."""
 
 
 class VsockOpener(Protocol):

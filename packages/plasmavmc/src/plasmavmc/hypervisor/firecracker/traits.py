@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-from plasmavmc.hypervisor.traits import OWN_DISKS, processor_trait, program_trait
-from plasmavmc.types import MIB, Acceleration, VmSpec
+from plasmavmc.hypervisor.traits import processor_trait, program_trait
+from plasmavmc.types import MIB, OWN_DISKS, Acceleration, VmSpec
 
 
 def traits_of(program: Path, spec: VmSpec) -> dict[str, str]:

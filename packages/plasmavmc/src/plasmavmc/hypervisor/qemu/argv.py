@@ -13,11 +13,14 @@ Traps (QEMU 7.2):
 - `fd=` on a tap forbids `ifname`, `script` and `vnet_hdr`.
 - Debian's kernel needs `acpi=on` (it cannot take devices from its command line). One of our own needs `acpi=off`: QEMU then
   writes the devices onto its command line, and without PCI it could not load ACPI's tables. Which machine a VM has follows
-  from its kernel alone, so a suspended one gets its own again, whatever kernel is in use by then.
+  from its kernel alone, so a suspended one gets its own again, whatever kernel is in use by then. Without ACPI there are
+  places for eight devices, with it for 24.
 - Without KVM's clock a kernel needs the frequency of the TSC: under load nine of ten boots hung calibrating it.
   `tsc_early_khz` must be the host's true value.
 - Memory is a memfd that can be shared, so that a snapshot is devices' state alone (70 KiB) and its copy. A guest restored
   from one needs the same device line, and its RAM under the same name: `memory-backend-memfd` and `-file` agree on it.
+- A secret is read from `/dev/fd/N`, opened again, so its file must be readable by the VMM's uid; and as text, so what opens
+  a sealed disk is its key in hexadecimal. The size of a sealed disk is, to QEMU, what its guest sees.
 - A throttle group's limits are an object; `x-bps-total` and its like are QEMU's own shorthand, and may go. The bucket holds
   a tenth of a second's worth.
 - A page that a guest reports as free is punched out of its memfd. Where several VMs begin with one memfd each would take it
@@ -39,6 +42,8 @@ from plasmavmc.host.names import HostNames
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan
 from plasmavmc.types import MIB, NO_LIMIT, Acceleration, VmResources, VmSpec
 
+OWN_KERNEL_DISKS = 5
+"""Without ACPI a microvm has eight places for devices in all: these, an interface, the channel and the balloon."""
 CHANNEL_PORT = "ctl"
 """Name of the virtio-serial port that the guest's init opens."""
 TRANSLATION_CACHE_MIB = 32
@@ -58,6 +63,8 @@ class QemuMachine:
     architecture: Architecture = field(default_factory=host_architecture)
     balloon: bool = False
     """The guest's kernel has the driver. Without it the device is there, and nothing comes back."""
+    max_disks: int = 12
+    """That a VM may have, its own two among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,11 @@ class CommandLine:
 def disk_name(index: int) -> str:
     """Name of the descriptor of the disk at `index`."""
     return f"disk{index}"
+
+
+def secret_name(index: int) -> str:
+    """Name of the descriptor of the passphrase of the disk at `index`."""
+    return f"secret{index}"
 
 
 def nic_name(index: int) -> str:
@@ -105,7 +117,8 @@ def command_line(
     )
     names = ("kernel", "initrd", "channel", "console", "qmp", *(() if memory is None else ("memory",)))
     taken = (*map(disk_name, range(len(disks))), *map(nic_name, range(len(nics))))
-    return CommandLine(tuple(chain.from_iterable(sections)), (*names, *taken))
+    secrets = (secret_name(index) for index, disk in enumerate(disks) if disk.secret >= 0)
+    return CommandLine(tuple(chain.from_iterable(sections)), (*names, *taken, *secrets))
 
 
 _TRAITS = ("-M", "-cpu", "-smp", "-m", "-device")
@@ -187,10 +200,12 @@ def _disk(index: int, disk: DiskPlan) -> tuple[str, ...]:
     access = "read-only=on" if disk.read_only else "discard=unmap,file.discard=unmap"
     on_error = "" if disk.read_only else ",werror=report"
     file = f"file.driver=file,file.filename=/dev/fdset/{index},file.locking=off"
-    limited = disk.limit != NO_LIMIT
+    limited, sealed = disk.limit != NO_LIMIT, disk.secret >= 0
+    form = f"driver=luks,key-secret=k{index}" if sealed else "driver=raw"
     return (
         *("-add-fd", f"fd=@{disk_name(index)}@,set={index}"),
-        *("-blockdev", f"driver=raw,node-name={'f' if limited else 'd'}{index},{file},{access}"),
+        *(("-object", f"secret,id=k{index},format=raw,file=/dev/fd/@{secret_name(index)}@") if sealed else ()),
+        *("-blockdev", f"{form},node-name={'f' if limited else 'd'}{index},{file},{access}"),
         *(_throttle(index, disk) if limited else ()),
         *("-device", f"virtio-blk-device,drive=d{index}{on_error}"),
     )

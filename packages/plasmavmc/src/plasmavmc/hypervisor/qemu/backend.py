@@ -30,7 +30,7 @@ from plasmavmc.hypervisor.console import connect_console
 from plasmavmc.hypervisor.limits import limits_of
 from plasmavmc.hypervisor.process import VmmProcess, usage_of
 from plasmavmc.hypervisor.qemu import migration
-from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line, disk_name, gives_back, nic_name
+from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line, disk_name, gives_back, nic_name, secret_name
 from plasmavmc.hypervisor.qemu.qmp import QmpSession, qmp_session
 from plasmavmc.hypervisor.qemu.seating import Seating
 from plasmavmc.hypervisor.qemu.sockets import VmSockets
@@ -117,7 +117,8 @@ class KvmBackend:
 
     @property
     def capabilities(self) -> BackendCapabilities:
-        return replace(capabilities_of(self._machine.acceleration), balloon=self._machine.balloon)
+        can = capabilities_of(self._machine.acceleration)
+        return replace(can, balloon=self._machine.balloon, max_disks=self._machine.max_disks)
 
     def use(self, machine: QemuMachine) -> None:
         """Give new VMs another machine; those that run keep theirs."""
@@ -284,6 +285,10 @@ class KvmBackend:
             monitor.close()
             self._seat_the_next()
 
+    async def grow_disk(self, handle: VmHandle, disk: int, size_bytes: int) -> None:
+        async with qmp_session(self._held(handle).sockets.qmp) as monitor:
+            await monitor.execute("block_resize", {"node-name": f"d{disk}", "size": size_bytes})
+
     async def pause_vm(self, handle: VmHandle) -> None:
         await self._command(handle, "stop")
 
@@ -388,13 +393,13 @@ def capabilities_of(acceleration: Acceleration) -> BackendCapabilities:
         isolation=Isolation.HARDWARE_VM if kvm else Isolation.EMULATED_VM,
         max_vcpus=32 if kvm else 8,
         max_memory_bytes=256 * GIB,
-        max_disks=16,
         max_nics=4,
         pause=True,
         suspend=True,
         fork=True,
         channel="serial",
         rate_limits=True,
+        encryption=True,
     )
 
 
@@ -419,7 +424,8 @@ def _open_boot_file(path: Path, stack: ExitStack) -> int:
 def _attachments(plan: VmPlan) -> dict[str, int]:
     disks = {disk_name(index): disk.fd for index, disk in enumerate(plan.disks)}
     nics = {nic_name(index): nic.fd for index, nic in enumerate(plan.nics)}
-    return disks | nics | ({} if plan.memory is None else {"memory": plan.memory.fd})
+    secrets = {secret_name(index): disk.secret for index, disk in enumerate(plan.disks) if disk.secret >= 0}
+    return disks | secrets | nics | ({} if plan.memory is None else {"memory": plan.memory.fd})
 
 
 def _process_of(handle: VmHandle) -> ProcessId:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import secrets
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from plasmavmc.errors import HostError
+from plasmavmc.guest.kernel import Kernel
 from plasmavmc.host.operations import Host
 from plasmavmc.hypervisor.backend import VmPlan
 from plasmavmc.hypervisor.probe import KVM_DEVICE, ProbeCache, ProbeFacts, ProbeResult, gather_facts, probe
-from plasmavmc.hypervisor.qemu.argv import QemuMachine
+from plasmavmc.hypervisor.qemu.argv import OWN_KERNEL_DISKS, QemuMachine
 from plasmavmc.hypervisor.qemu.backend import NAME, KvmBackend
 from plasmavmc.hypervisor.qemu.drivers import BALLOON_DRIVER, drives
 from plasmavmc.hypervisor.qemu.seating import Seating
@@ -43,7 +44,8 @@ class QemuSite:
     def machine(self, acceleration: Acceleration) -> QemuMachine:
         """The machine that VMs of this host get with an acceleration."""
         balloon = drives(BALLOON_DRIVER, self.kernel, self.initrd)
-        return QemuMachine(str(self.program), self.installation, acceleration, self.tsc_khz, balloon=balloon)
+        machine = QemuMachine(str(self.program), self.installation, acceleration, self.tsc_khz, balloon=balloon)
+        return replace(machine, max_disks=OWN_KERNEL_DISKS) if Kernel(self.kernel.parent).own else machine
 
 
 def announce_qemu(registry: HypervisorRegistry, host: Host, site: QemuSite) -> KvmBackend:

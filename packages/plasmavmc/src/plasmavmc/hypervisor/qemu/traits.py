@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from plasmavmc.hypervisor.qemu.argv import QemuMachine, device_traits, gives_back
-from plasmavmc.hypervisor.traits import OWN_DISKS, processor_trait, program_trait
-from plasmavmc.types import VmSpec
+from plasmavmc.hypervisor.traits import processor_trait, program_trait
+from plasmavmc.types import OWN_DISKS, VmSpec
 
 
 def traits_of(machine: QemuMachine, spec: VmSpec) -> dict[str, str]:

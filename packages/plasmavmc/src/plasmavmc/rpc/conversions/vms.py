@@ -231,6 +231,7 @@ def _disk_to_pb(disk: DiskSpec) -> types_pb2.DiskSpec:
         size_bytes=disk.size_bytes,
         reference=disk.reference,
         limit=_limit_to_pb(disk.limit),
+        destination=disk.destination,
     )
 
 
@@ -242,6 +243,7 @@ def _disk_from_pb(field: str, message: types_pb2.DiskSpec) -> DiskSpec:
         message.size_bytes,
         text(f"{field}.reference", message.reference, 256),
         limit=_limit_from_pb(message.limit),
+        destination=text(f"{field}.destination", message.destination, 255),
     )
 
 

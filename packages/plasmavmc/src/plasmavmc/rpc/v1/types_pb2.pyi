@@ -250,12 +250,15 @@ class DiskSpec(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     source: Global___DiskSpec.Source.ValueType
     read_only: _builtins.bool
     size_bytes: _builtins.int
     reference: _builtins.str
     """Volume or snapshot id, by source."""
+    destination: _builtins.str
+    """Of a volume: the absolute path in the guest on which it is mounted."""
     @_builtins.property
     def limit(self) -> Global___RateLimit: ...
     def __init__(
@@ -267,10 +270,11 @@ class DiskSpec(_message.Message):
         size_bytes: _builtins.int = ...,
         reference: _builtins.str = ...,
         limit: Global___RateLimit | None = ...,
+        destination: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "limit", b"limit", "read_only", b"read_only", "reference", b"reference", "size_bytes", b"size_bytes", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "id", b"id", "limit", b"limit", "read_only", b"read_only", "reference", b"reference", "size_bytes", b"size_bytes", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

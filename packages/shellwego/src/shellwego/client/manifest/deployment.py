@@ -139,6 +139,7 @@ class _Reader:
             require=dict(wanted.require),
             tolerate=dict(wanted.tolerate),
             spread=wanted.spread,
+            priority=wanted.priority,
         )
 
     def _process(self, name: str, vm: Vm, restart: Restart) -> ProcessBody:

@@ -133,6 +133,9 @@ class Placement(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Taints that a node may have: `gpu = "yes"` for the label `taint/gpu=yes`."""
     spread: Literal["zone", "node", "none"] = "zone"
     """`zone`: over zones, then over nodes. `none`: on as few nodes as have room."""
+    priority: Annotated[int, Meta(ge=0, le=100)] = 50
+    """Where no node fits, instances of apps whose priority is lower by 10 at least may be evicted; no higher than the
+    organization's limit."""
 
 
 class Restart(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

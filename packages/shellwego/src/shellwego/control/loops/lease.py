@@ -7,8 +7,9 @@ A process that stood still (stopped, swapped out) wakes up in the middle of its 
 over. So the loops work with `Lease.fenced`, whose writes look at the lease in their own transaction, and are refused once it
 is not theirs.
 
-Work that is to end is told so until it does: libraries swallow a cancellation at times, and nothing is begun anew before what
-was has ended. The lease is let go first. Else it would be renewed for work that writes nothing any more, or waits for ever.
+Work that is to end is told so until it does: libraries swallow a cancellation at times, and nothing is begun anew before
+what was has ended. The lease is let go first. Else it would be renewed for work that writes nothing any more, or waits for
+ever.
 
 Terms are short, so that what a dead server did goes on elsewhere within three seconds. `Leases` therefore renews all that a
 server holds in one transaction; a server that holds nothing only reads, and sleeps until the next lease runs out. At a clean

@@ -7,8 +7,11 @@ stands only if the node was not heard in between.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+
+import structlog
 
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.nodeadmin import lose_instances, wake_waiting
@@ -26,8 +29,11 @@ from shellwego.core.liveness import (
     steady_at,
 )
 from shellwego.core.nodes import Node, NodeHealth
+from shellwego.core.peers import unreached
 
 LOOK_EVERY_S = 0.5
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -58,6 +64,15 @@ class NodesLoop:
                 await self._conclude(node, health)
             elif (due := steady_at(node)) is not None and today >= due:
                 await self.control.commit(partial(settle, seen=node))
+        await self._tell_unreached(nodes)
+
+    async def _tell_unreached(self, nodes: Sequence[Node]) -> None:
+        """Say of each node why others have no way to it, when that begins, changes or ends."""
+        faults = unreached(nodes)
+        for node in nodes:
+            fault = faults.get(node.id, "")
+            if fault != node.unreached and await self.control.commit(partial(note_way, node_id=node.id, fault=fault)):
+                _log.warning("node.unreached" if fault else "node.reached", node=node.name, reason=fault)
 
     async def _conclude(self, seen: Node, health: NodeHealth) -> None:
         await self.control.commit(lambda unit: conclude(unit, seen, health))
@@ -96,6 +111,19 @@ def settle(unit: Unit, seen: Node) -> None:
     unit.emit("node.steady", node.id, data={"name": node.name})
     unit.tx.nodes.update(steadied(node))
     wake_waiting(unit)
+
+
+def note_way(unit: Unit, node_id: str, fault: str) -> bool:
+    """Keep with a node why no other one has a way to it; False where that is known. One that is down is not told of."""
+    node = unit.tx.nodes.get(node_id)
+    if node is None or node.unreached == fault:
+        return False
+    told = bool(fault) or node.health is not NodeHealth.DOWN
+    if told:
+        type_, severity = ("node.unreached", "warning") if fault else ("node.reached", "info")
+        unit.emit(type_, node.id, severity=severity, data={"name": node.name, "reason": fault})
+    unit.tx.nodes.update(replace(node, unreached=fault))
+    return told
 
 
 async def run(control: Control, *, holder: str | Leases = "", terms: Terms = DEFAULT_TERMS) -> None:

@@ -39,7 +39,7 @@ async def run(control: Control, *, holder: str | Leases = "") -> None:
 async def relay_forever(control: Control) -> None:
     """Relay at start, on hints and on a timer, until cancelled."""
     async with asyncio.TaskGroup() as both:
-        both.create_task(_forever(control, subjects.EVENTS, relay))
+        both.create_task(_forever(control, subjects.OUTBOX, relay))
         both.create_task(_forever(control, subjects.AUDIT, relay_audit))
 
 
@@ -59,19 +59,23 @@ async def _forever(control: Control, subject: str, work: Callable[[Control], Awa
 
 async def relay(control: Control) -> int:
     """Number and announce all events that have no number yet; returns how many there were."""
-    return await _all(control, _has_pending, number_events)
+    return await _all(control, _has_pending, number_events, BATCH)
 
 
 async def relay_audit(control: Control) -> int:
     """Chain all audit records that have no place yet; returns how many there were."""
-    return await _all(control, audit.has_pending, audit.chain_records)
+    return await _all(control, audit.has_pending, audit.chain_records, audit.BATCH)
 
 
-async def _all(control: Control, pending: Callable[[Transaction], bool], step: Callable[[Unit], int]) -> int:
-    """Do a step as long as there is something; asked on a snapshot, so that an idle platform writes nothing."""
-    total = 0
-    while await control.read(pending):
-        total += await control.commit(step)
+async def _all(
+    control: Control, pending: Callable[[Transaction], bool], step: Callable[[Unit], int], batch: int
+) -> int:
+    """Do a step as long as there is something; asked on a snapshot, so that an idle platform writes nothing. A step that
+    found less than a batch left nothing; what comes after it is hinted at anew."""
+    total, found = 0, batch
+    while found >= batch and await control.read(pending):
+        found = await control.commit(step)
+        total += found
     return total
 
 

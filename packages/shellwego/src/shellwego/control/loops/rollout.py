@@ -11,7 +11,8 @@ seldom all others. So a lost hint costs latency only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import structlog
@@ -23,11 +24,13 @@ from shellwego.control.loops.hints import all_apps, hinted_apps
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.placer import Placer
+from shellwego.control.preemption import find_room, held, make_room
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import ShellWeGoError
 from shellwego.core.instances import Desired, Instance, Phase
 from shellwego.core.placement import Placement, Refusal
+from shellwego.core.preemption import Preemption, Reserved
 from shellwego.core.rollout import plan_rollout
 from shellwego.core.troubles import Troubles
 from shellwego.ports.store import Transaction, eq, within
@@ -43,6 +46,7 @@ _ON_ITS_WAY = (Phase.PENDING.value, Phase.ASSIGNED.value, Phase.STARTING.value, 
 _log = structlog.get_logger(__name__)
 
 Finder = Callable[[Transaction], set[str]]
+Outcome = Placement | Preemption | Reserved | Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ def _look(tx: Transaction, app_id: str, placer: Placer) -> StepResult:
     if not plan.changes and not waiting:
         return StepResult(changed=False, wait_s=wait_s)
     placer.read(tx)
-    if plan.changes or _placements(tx, app, placer):
+    if plan.changes or next(_placements(tx, app, placer), None) is not None:
         return StepResult(changed=True, wait_s=wait_s)
     again_s = placer.due_in_s()
     if again_s > 0:
@@ -109,26 +113,47 @@ def _waiting(tx: Transaction, app: App) -> list[Instance]:
     return sorted((i for i in pending if i.desired is not Desired.STOP), key=lambda i: (i.process, i.slot, i.id))
 
 
-def _placements(tx: Transaction, app: App, placer: Placer) -> list[tuple[Instance, Placement | Refusal]]:
-    """Where the app's waiting instances go; without those for which there is nothing new to say."""
+def _placements(tx: Transaction, app: App, placer: Placer) -> Iterator[tuple[Instance, Outcome]]:
+    """Where the app's waiting instances go; without those for which there is nothing new to say. What is stored of one
+    counts for the next.
+
+    Room for one of a process that nothing could make is not looked for again for the others: that reads all nodes."""
     waiting = _waiting(tx, app)
     if not waiting:
-        return []
+        return
     placed = process_peers(tx, app.id)
     peers = {process: placer.peers(placed.get(process, {})) for process in {i.process for i in waiting}}
     releases = releases_of(tx, [instance.release_id for instance in waiting])
-    outcomes: list[tuple[Instance, Placement | Refusal]] = []
+    in_vain: set[str] = set()
     for instance in waiting:
         request = placement_request(instance, releases[instance.release_id])
-        outcome = placer.place(tx, request, peers[instance.process])
-        if isinstance(outcome, Placement) or outcome.reason != instance.placement_reason:
-            outcomes.append((instance, outcome))
-    return outcomes
+        beside = peers[instance.process]
+        outcome: Outcome = held(tx, instance, request) or placer.place(tx, request, beside)
+        if isinstance(outcome, Refusal) and placer.current() and instance.process not in in_vain:
+            room = find_room(tx, app, request, instance.priority, beside.by_node)
+            if room is None:
+                in_vain.add(instance.process)
+            else:
+                beside.add(room.node)
+                outcome = room
+        if _is_news(instance, outcome):
+            yield instance, outcome
+
+
+def _is_news(instance: Instance, outcome: Outcome) -> bool:
+    match outcome:
+        case Placement() | Preemption():
+            return True
+        case Reserved(reason=reason):
+            return reason != instance.placement_reason
+        case Refusal(reason):
+            return reason != instance.placement_reason or bool(instance.reserved_node_id)
 
 
 def _store_placements(unit: Unit, app: App, placer: Placer) -> bool:
-    outcomes = _placements(unit.tx, app, placer)
-    for instance, outcome in outcomes:
+    changed = False
+    for instance, outcome in _placements(unit.tx, app, placer):
+        changed = True
         match outcome:
             case Placement(node_id):
                 unit.tx.instances.update(
@@ -138,12 +163,18 @@ def _store_placements(unit: Unit, app: App, placer: Placer) -> bool:
                         phase=Phase.ASSIGNED,
                         phase_since=unit.now(),
                         placement_reason="",
+                        reserved_node_id="",
                     )
                 )
                 unit.hint(subjects.assignments(node_id))
-            case Refusal(reason):
+            case Preemption():
+                make_room(unit, app, instance, outcome)
+                placer.see(unit.tx, outcome.node.id)
+            case Reserved(reason=reason):
                 unit.tx.instances.update(replace(instance, placement_reason=reason))
-    return bool(outcomes)
+            case Refusal(reason):
+                unit.tx.instances.update(replace(instance, placement_reason=reason, reserved_node_id=""))
+    return changed
 
 
 class RolloutLoop:
@@ -158,7 +189,7 @@ class RolloutLoop:
 
     async def run(self) -> None:
         """Look at apps until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
+        async with contextlib.aclosing(self._schedule), asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen())
             tasks.create_task(self._sweep(ALL_EVERY_S, all_apps))
             tasks.create_task(self._sweep(BUSY_EVERY_S, busy_apps))

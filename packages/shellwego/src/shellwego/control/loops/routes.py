@@ -11,6 +11,7 @@ After a start nothing is known, so the number rises once, and every edge looks o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -38,8 +39,7 @@ class RoutesLoop:
 
     async def run(self) -> None:
         """Keep the numbers until cancelled."""
-        schedule = Schedule(self.control.clock)
-        async with asyncio.TaskGroup() as tasks:
+        async with contextlib.aclosing(Schedule(self.control.clock)) as schedule, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(schedule))
             tasks.create_task(self._sweep(schedule))
             tasks.create_task(self._work(schedule))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 
 from shellwego.ports.bus import Hint
@@ -13,17 +13,22 @@ QUEUE_LIMIT = 1024
 
 
 class Listener:
-    """Who falls behind loses the oldest."""
+    """Who falls behind loses the oldest. One that waits to be heard stands for all equal ones that come meanwhile."""
 
     def __init__(self, pattern: str, limit: int = QUEUE_LIMIT) -> None:
         self.pattern = pattern
-        self._hints: deque[Hint] = deque(maxlen=limit)
+        self._limit = limit
+        self._hints: OrderedDict[Hint, None] = OrderedDict()
         self._arrived = asyncio.Event()
         self._closed = False
 
     def put(self, hint: Hint) -> None:
         """Queue one; never waits."""
-        self._hints.append(hint)
+        if hint in self._hints:
+            return
+        if len(self._hints) >= self._limit:
+            self._hints.popitem(last=False)
+        self._hints[hint] = None
         self._arrived.set()
 
     def close(self) -> None:
@@ -35,7 +40,7 @@ class Listener:
         """As they come, until `close`."""
         while True:
             while self._hints:
-                yield self._hints.popleft()
+                yield self._hints.popitem(last=False)[0]
             if self._closed:
                 return
             self._arrived.clear()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import lru_cache
 
 from shellwego.drivers.bus.listening import QUEUE_LIMIT, Listener
 from shellwego.ports.bus import Hint
 
 
+@lru_cache(maxsize=8192)
 def matches(pattern: str, subject: str) -> bool:
     """True where the subject fits: `*` is one word, a last `>` one or more (as in NATS)."""
     wanted, words = pattern.split("."), subject.split(".")
@@ -29,9 +31,10 @@ class MemoryBus:
         self._closed = False
 
     async def publish(self, subject: str, payload: bytes = b"") -> None:
+        hint = Hint(subject, payload)
         for listener in self._listeners:
             if matches(listener.pattern, subject):
-                listener.put(Hint(subject, payload))
+                listener.put(hint)
 
     @asynccontextmanager
     async def subscribe(self, pattern: str) -> AsyncIterator[AsyncIterator[Hint]]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from operator import attrgetter
 from typing import Any, Generic, TypeVar, cast
 
 from shellwego.core.apps import App, Release
+from shellwego.core.buskeys import BusKey
 from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
 from shellwego.core.envelope import DataKey, MasterKey
@@ -28,16 +29,21 @@ from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.core.webhooks import Delivery, Webhook
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
-from shellwego.drivers.store.storable import check_storable
+from shellwego.drivers.store.storable import FIELDS, check_storable
 from shellwego.ports.clock import Clock
-from shellwego.ports.store import UNIQUE, Op, Order, Scalar, Transaction, Where
+from shellwego.ports.store import UNIQUE, UNIQUE_IF_GIVEN, Op, Order, Scalar, Transaction, Where
 
 E = TypeVar("E")
 T = TypeVar("T")
 R = TypeVar("R", bound=Row)
+
+
+Key = tuple[tuple[str, ...], Any]
+"""Fields that are unique together, and their values in a row."""
 
 
 @dataclass(slots=True)
@@ -47,9 +53,20 @@ class _Rows:
     name: str
     versioned: bool
     by_id: dict[str, Any] = field(default_factory=dict)
-    holders: dict[tuple[tuple[str, ...], tuple[Any, ...]], str] = field(default_factory=dict)
+    holders: dict[Key, str] = field(default_factory=dict)
     by_value: dict[str, dict[Any, dict[str, Any]]] = field(default_factory=dict)
     """Field → its value → the rows that have it, by id."""
+    unique: tuple[tuple[tuple[str, ...], Callable[[Any], Any]], ...] = field(init=False)
+    """Fields that are unique together, and what reads them of a row."""
+    unique_if_given: tuple[tuple[tuple[str, ...], Callable[[Any], Any]], ...] = field(init=False)
+    """The same of fields that may be empty in any number of rows."""
+    values: Callable[[Any], tuple[Any, ...]] = field(init=False)
+    """Reads all of a row."""
+
+    def __post_init__(self) -> None:
+        self.values = attrgetter(*FIELDS[self.name])
+        self.unique = tuple((fields, attrgetter(*fields)) for fields in UNIQUE.get(self.name, ()))
+        self.unique_if_given = tuple(((name,), attrgetter(name)) for name in UNIQUE_IF_GIVEN.get(self.name, ()))
 
     def put(self, id_: str, row: Any) -> None:
         """Store, replace, or (None) remove a row.
@@ -57,43 +74,60 @@ class _Rows:
         Raises:
             ConflictError: a unique key is another row's.
         """
-        keys = [] if row is None else [(fields, _values(row, fields)) for fields in UNIQUE.get(self.name, ())]
+        old = self.by_id.get(id_)
+        if self.unique or self.unique_if_given:
+            self._hold(id_, old, row)
+        if row is None:
+            self.by_id.pop(id_, None)
+        else:
+            self.by_id[id_] = row
+        for name, index in self.by_value.items():
+            value = None if row is None else getattr(row, name)
+            if old is not None and (row is None or getattr(old, name) != value):
+                del index[getattr(old, name)][id_]
+            if row is not None:
+                index.setdefault(value, {})[id_] = row
+
+    def _hold(self, id_: str, old: Any, row: Any) -> None:
+        keys = [] if row is None else self._keys(row)
         for key in keys:
             if self.holders.get(key, id_) != id_:
                 raise taken(self.name, key[0])
-        old = self.by_id.pop(id_, None)
-        if old is not None:
-            for fields in UNIQUE.get(self.name, ()):
-                del self.holders[fields, _values(old, fields)]
-        if row is not None:
-            self.by_id[id_] = row
-            self.holders.update(dict.fromkeys(keys, id_))
-        for name, index in self.by_value.items():
-            if old is not None:
-                index[getattr(old, name)].pop(id_)
-            if row is not None:
-                index.setdefault(getattr(row, name), {})[id_] = row
+        for key in [] if old is None else self._keys(old):
+            del self.holders[key]
+        self.holders.update(dict.fromkeys(keys, id_))
+
+    def _keys(self, row: Any) -> list[Key]:
+        """The keys that no other row may have."""
+        given = [(names, value) for names, read in self.unique_if_given if (value := read(row))]
+        return [*((names, read(row)) for names, read in self.unique), *given]
 
     def matching(self, conditions: tuple[Where, ...]) -> list[Any]:
-        """The rows that fulfil all conditions, in no order."""
-        found = [self._having(where) for where in conditions if where.op in (Op.EQ, Op.IN)]
-        rows = min(found, key=len, default=self.by_id.values())
-        return [row for row in rows if all(_fulfils(row, where) for where in conditions)]
+        """The rows that fulfil all conditions, in no order: of the index that leads to the fewest those that fulfil the
+        others, too."""
+        fewest, start, best = len(self.by_id), [self.by_id], None
+        for where in conditions:
+            if where.op in (Op.EQ, Op.IN):
+                found = self._having(where)
+                count = sum(map(len, found))
+                if best is None or count < fewest:
+                    fewest, start, best = count, found, where
+        rows = [row for part in start for row in part.values()]
+        for where in conditions:
+            if where is not best and rows:
+                read, fulfils, value = attrgetter(where.field), _FULFILS[where.op], where.value
+                rows = [row for row in rows if fulfils(read(row), value)]
+        return rows
 
-    def _having(self, where: Where) -> Collection[Any]:
+    def _having(self, where: Where) -> list[dict[str, Any]]:
+        """The rows that fulfil a condition that names values, by id for each of these."""
         index = self.by_value.get(where.field)
         if index is None:
             index = self.by_value[where.field] = {}
             for id_, row in self.by_id.items():
                 index.setdefault(getattr(row, where.field), {})[id_] = row
-        if where.op is Op.EQ:
-            return index.get(where.value, {}).values()
-        values = where.value if isinstance(where.value, tuple) else (where.value,)
-        return [row for value in set(values) for row in index.get(value, {}).values()]
-
-
-def _values(row: Any, fields: Iterable[str]) -> tuple[Any, ...]:
-    return tuple(getattr(row, name) for name in fields)
+        values = set(where.value) if isinstance(where.value, tuple) else (where.value,)
+        return [index[value] for value in values if value in index]
 
 
 _FULFILS: Mapping[Op, Callable[[Any, Any], bool]] = {
@@ -105,10 +139,6 @@ _FULFILS: Mapping[Op, Callable[[Any, Any], bool]] = {
     Op.LTE: operator.le,
     Op.CONTAINS: lambda stored, part: part.lower() in stored.lower(),
 }
-
-
-def _fulfils(row: object, condition: Where) -> bool:
-    return _FULFILS[condition.op](getattr(row, condition.field), condition.value)
 
 
 @dataclass(slots=True)
@@ -181,7 +211,7 @@ class MemoryTable(Generic[E]):
     ) -> list[E]:
         check_question(self._rows.name, conditions, order, after)
         rows: list[E] = self._matching(conditions)
-        rows.sort(key=lambda row: _position(row, order), reverse=order.descending)
+        rows.sort(key=_BY_ID if order.field == "id" else attrgetter(order.field, "id"), reverse=order.descending)
         if after is not None:
             rows = [row for row in rows if _beyond(_position(row, order), after, order)]
         return rows if limit is None else rows[:limit]
@@ -195,8 +225,9 @@ class MemoryTable(Generic[E]):
         found: dict[str, list[int]] = {}
         for row in self._matching(conditions):
             amounts = found.setdefault(getattr(row, by), [0] * (1 + len(fields)))
-            for number, amount in enumerate((1, *_values(row, fields))):
-                amounts[number] += amount
+            amounts[0] += 1
+            for number, name in enumerate(fields, 1):
+                amounts[number] += getattr(row, name)
         return {value: tuple(amounts) for value, amounts in found.items()}
 
     def _matching(self, conditions: tuple[Where, ...]) -> list[E]:
@@ -206,10 +237,13 @@ class MemoryTable(Generic[E]):
     def _put(self, id_: str, row: Any) -> None:
         self._scope.check(write=True)
         if row is not None:
-            check_storable(self._rows.name, partial(getattr, row))
+            check_storable(self._rows.name, self._rows.values(row))
         old = self._rows.by_id.get(id_)
         self._rows.put(id_, row)
         self._scope.undo.append((self._rows, id_, old))
+
+
+_BY_ID = attrgetter("id")
 
 
 def _position(row: Any, order: Order) -> tuple[Any, str]:
@@ -242,6 +276,8 @@ class MemoryTransaction:
     join_tokens: MemoryTable[JoinToken]
     node_keys: MemoryTable[NodeKey]
     node_authorities: MemoryTable[NodeAuthority]
+    servers: MemoryTable[Server]
+    bus_keys: MemoryTable[BusKey]
     images: MemoryTable[Image]
     edges: MemoryTable[Edge]
     events: MemoryTable[Event]
@@ -264,7 +300,7 @@ class MemoryTransaction:
     def __getattr__(self, name: str) -> MemoryTable[Any]:
         if name.startswith("_") or name not in self._tables:
             raise AttributeError(name)
-        table = MemoryTable[Any](self._scope, self._tables[name])
+        table: MemoryTable[Any] = MemoryTable(self._scope, self._tables[name])
         setattr(self, name, table)
         return table
 

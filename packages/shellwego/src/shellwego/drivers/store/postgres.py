@@ -37,7 +37,7 @@ from shellwego.drivers.store.schema import TABLES
 from shellwego.drivers.store.sql import Scope, SqlTransaction, call, refusal
 from shellwego.drivers.store.turns import Turns
 from shellwego.ports.clock import Clock
-from shellwego.ports.store import UNIQUE, Transaction
+from shellwego.ports.store import UNIQUE, UNIQUE_IF_GIVEN, Transaction
 
 T = TypeVar("T")
 
@@ -145,7 +145,8 @@ class _Again(Exception):
 def _keys() -> Mapping[str, Sequence[str]]:
     """Name of a unique constraint → its fields."""
     primary = {f"{table}_pkey": ("id",) for table in TABLES}
-    return primary | {f"uq_{table}_{'_'.join(key)}": key for table, keys in UNIQUE.items() for key in keys}
+    given = {f"uq_{table}_{field}": (field,) for table, fields in UNIQUE_IF_GIVEN.items() for field in fields}
+    return primary | given | {f"uq_{table}_{'_'.join(key)}": key for table, keys in UNIQUE.items() for key in keys}
 
 
 _KEYS = _keys()

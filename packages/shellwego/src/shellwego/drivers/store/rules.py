@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Protocol
 
 from shellwego.core.apps import App, Release
+from shellwego.core.buskeys import BusKey
 from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
 from shellwego.core.envelope import DataKey, MasterKey
@@ -20,6 +21,7 @@ from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.core.webhooks import Delivery, Webhook
 from shellwego.drivers.store.storable import check_comparable
@@ -45,6 +47,8 @@ ENTITIES: Mapping[str, type] = {
     "join_tokens": JoinToken,
     "node_keys": NodeKey,
     "node_authorities": NodeAuthority,
+    "servers": Server,
+    "bus_keys": BusKey,
     "images": Image,
     "edges": Edge,
     "events": Event,

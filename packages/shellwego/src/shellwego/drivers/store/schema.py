@@ -10,9 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 
-from shellwego.ports.store import INDEXES, UNIQUE
+from shellwego.ports.store import INDEXES, UNIQUE, UNIQUE_IF_GIVEN
 
 metadata = MetaData()
 
@@ -49,6 +61,11 @@ def _version() -> Column[int]:
     return Column("version", BigInteger, nullable=False)
 
 
+def _unique_if_given(table: str, field: str) -> Index:
+    given = text(f"{field} <> ''")
+    return Index(f"uq_{table}_{field}", field, unique=True, sqlite_where=given, postgresql_where=given)
+
+
 def _table(name: str, *columns: Column[str] | Column[int] | Column[float] | Column[bool]) -> Table:
     """A table with the unique keys and indexes that the port names; a unique key that begins with a field serves it."""
     keys = UNIQUE.get(name, ())
@@ -60,6 +77,7 @@ def _table(name: str, *columns: Column[str] | Column[int] | Column[float] | Colu
         *columns,
         *(UniqueConstraint(*key, name=f"uq_{name}_{'_'.join(key)}") for key in keys),
         *(Index(f"ix_{name}_{field}", field, "id") for field in INDEXES[name] if field not in led),
+        *(_unique_if_given(name, field) for field in UNIQUE_IF_GIVEN.get(name, ())),
     )
 
 
@@ -209,6 +227,9 @@ TABLES: Mapping[str, Table] = {
             _text("desired"),
             Column("sleep", Text, nullable=False, server_default="awake"),
             Column("eviction", Text, nullable=False, server_default="none"),
+            Column("priority", Integer, nullable=False, server_default="50"),
+            Column("reserved_node_id", Text, nullable=False, server_default=""),
+            Column("makes_room_for", Text, nullable=False, server_default=""),
             _text("phase"),
             _json("observed"),
             _text("placement_reason"),
@@ -236,7 +257,18 @@ TABLES: Mapping[str, Table] = {
             _time("ready_since", nullable=True),
             Column("downs", Text, nullable=False, server_default="[]"),
             _time("flapping_since", nullable=True),
+            Column("unreached", Text, nullable=False, server_default=""),
             _time("created_at"),
+            _version(),
+        ),
+        _table("servers", _json("urls"), _time("seen_at"), _version()),
+        _table(
+            "bus_keys",
+            _text("public_key"),
+            _text("member_id"),
+            _time("created_at"),
+            _time("expires_at"),
+            _time("revoked_at"),
             _version(),
         ),
         _table(

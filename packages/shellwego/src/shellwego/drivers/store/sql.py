@@ -19,6 +19,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
 from shellwego.core.apps import App, Release
+from shellwego.core.buskeys import BusKey
 from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
 from shellwego.core.envelope import DataKey, MasterKey
@@ -31,12 +32,13 @@ from shellwego.core.nodes import Node
 from shellwego.core.quota import Quota
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.core.webhooks import Delivery, Webhook
 from shellwego.drivers.store.rows import RowMapper
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.drivers.store.schema import TABLES
-from shellwego.drivers.store.storable import check_storable, is_possible_id, possible
+from shellwego.drivers.store.storable import FIELDS, check_storable, is_possible_id, possible
 from shellwego.ports.store import Op, Order, Scalar, Transaction, Where
 
 E = TypeVar("E")
@@ -58,6 +60,7 @@ class _Shape(Generic[E]):
         self.versioned = is_versioned(entity)
         self.table = TABLES[name]
         self.columns = [self.table.c[column] for column in self.mapper.names]
+        self.values = operator.itemgetter(*FIELDS[name])
         self.by_id = sa.select(*self.columns).where(self.table.c.id == sa.bindparam("key"))
         self.insert = sa.insert(self.table)
         self.delete = sa.delete(self.table).where(self.table.c.id == sa.bindparam("key"))
@@ -284,7 +287,7 @@ class SqlTable(Generic[E]):
 
     def _row(self, entity: E) -> Mapping[str, Any]:
         row = self._shape.mapper.to_row(entity)
-        check_storable(self._shape.name, row.__getitem__)
+        check_storable(self._shape.name, self._shape.values(row))
         return row
 
     def _write(self, statement: sa.Insert | sa.Update | sa.Delete, values: Mapping[str, Any]) -> int:
@@ -321,6 +324,8 @@ class SqlTransaction:
     join_tokens: SqlTable[JoinToken]
     node_keys: SqlTable[NodeKey]
     node_authorities: SqlTable[NodeAuthority]
+    servers: SqlTable[Server]
+    bus_keys: SqlTable[BusKey]
     images: SqlTable[Image]
     edges: SqlTable[Edge]
     events: SqlTable[Event]

@@ -6,7 +6,7 @@ SQLite turns a NaN into NULL. What is asked for may be such a value too: then no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 
@@ -29,12 +29,6 @@ class _Room:
     field: str
     bits: int = 64
     bytes: int | None = None
-
-    def surely_holds(self, value: object) -> bool:
-        """Whether it is a value that is seen at a glance to fit, as nearly all are: every row that is written is asked."""
-        if isinstance(value, str):
-            return value.isascii() and "\0" not in value and (self.bytes is None or len(value) <= self.bytes)
-        return value is None or (isinstance(value, int) and -_SMALL <= value < _SMALL)
 
     def fault(self, value: object) -> str:
         """Why the value does not fit; empty where it does."""
@@ -68,18 +62,25 @@ def _rooms(table: str) -> Mapping[str, _Room]:
 
 
 _ROOMS = {table: _rooms(table) for table in TABLES}
+_IN_ORDER = {table: tuple(rooms.values()) for table, rooms in _ROOMS.items()}
+FIELDS: Mapping[str, tuple[str, ...]] = {table: tuple(rooms) for table, rooms in _ROOMS.items()}
+"""Of each table's rows."""
 
 
-def check_storable(table: str, value_of: Callable[[str], object]) -> None:
-    """Refuse a row that holds a value which not every database can hold; `value_of` gives the value of a field.
+def check_storable(table: str, values: Sequence[object]) -> None:
+    """Refuse a row that holds a value which not every database can hold; `values` are those of its `FIELDS`, in that order.
 
     Raises:
         InvalidError: naming the field. The value is not repeated: it may be a secret.
     """
-    for field, room in _ROOMS[table].items():
-        value = value_of(field)
-        if not room.surely_holds(value) and (fault := room.fault(value)):
-            raise _refusal(table, field, fault)
+    for room, value in zip(_IN_ORDER[table], values, strict=True):
+        if isinstance(value, str):  # nearly all are seen at a glance to fit, and every row that is written is asked
+            if value.isascii() and "\0" not in value and (room.bytes is None or len(value) <= room.bytes):
+                continue
+        elif value is None or (isinstance(value, int) and -_SMALL <= value < _SMALL):
+            continue
+        if fault := room.fault(value):
+            raise _refusal(table, room.field, fault)
 
 
 def check_comparable(table: str, comparisons: Sequence[tuple[str, Scalar]]) -> None:

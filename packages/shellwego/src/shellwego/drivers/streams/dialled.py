@@ -11,19 +11,20 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import structlog
 
 from shellwego.core.errors import ShellWeGoError, UnavailableError
 from shellwego.core.troubles import Troubles
 from shellwego.drivers.streams.mux import Beat, Link, Stream
-from shellwego.ports.bus import Bus
 from shellwego.ports.streams import DuplexStream, StreamHandler, StreamRequest
 from shellwego.wire.links import FrameSocket
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 5.0
+FOLLOW_S = 0.5
+"""So often it is looked whether servers came or went."""
 _LASTING_S = 10.0
 """A link that lived so long was a good one: the next try comes soon."""
 
@@ -31,6 +32,13 @@ _log = structlog.get_logger(__name__)
 
 Dial = Callable[[str], AbstractAsyncContextManager[FrameSocket]]
 """Connects to the server at a URL; raises `ShellWeGoError` where that fails."""
+
+
+class HintSink(Protocol):
+    """Who takes the hints that servers push."""
+
+    async def publish(self, subject: str, payload: bytes = b"") -> None:
+        """Take one; never waits for whom it concerns."""
 
 
 class DialledStreams:
@@ -72,19 +80,19 @@ class DialledStreams:
 
 
 class DialledListener:
-    """See `ports.streams.StreamListener`. Hints that come are published on `hints`, a bus of this process alone."""
+    """See `ports.streams.StreamListener`. Hints that come are given to `hints`, usually a bus of this process alone."""
 
     def __init__(
         self,
-        servers: Sequence[str],
+        servers: Callable[[], Sequence[str]],
         dial: Dial,
-        hints: Bus,
+        hints: HintSink,
         *,
         beat: Beat | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`jitter` gives a random number from 0 up to 1."""
-        self._servers = tuple(servers)
+        """`servers` are URLs, and may change at any time; `jitter` gives a random number from 0 up to 1."""
+        self._servers = servers
         self._dial = dial
         self._hints = hints
         self._beat = beat
@@ -92,10 +100,17 @@ class DialledListener:
         self._troubles = Troubles()
 
     async def serve(self, node_id: str, handler: StreamHandler) -> None:
-        """The servers know by its key which node it is."""
+        """The servers know by its key which node it is. One that is not told any more is left."""
+        kept: dict[str, asyncio.Task[NoReturn]] = {}
         async with asyncio.TaskGroup() as group:
-            for server in self._servers:
-                group.create_task(self._keep(server, handler))
+            while True:
+                wanted = tuple(self._servers())
+                for server in kept.keys() - set(wanted):
+                    kept.pop(server).cancel()
+                for server in wanted:
+                    if server not in kept:
+                        kept[server] = group.create_task(self._keep(server, handler))
+                await asyncio.sleep(FOLLOW_S)
 
     async def follow(self) -> None:
         """Take hints and no streams, until cancelled: what an edge does."""

@@ -31,13 +31,13 @@ class Downloads:
 
     def __init__(
         self,
-        servers: Sequence[str],
+        servers: Callable[[], Sequence[str]],
         credentials: Callable[[], Credentials],
         *,
         stall_s: float = STALL_S,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._rota = Rota([url.rstrip("/") for url in servers], jitter)
+        self._rota = Rota(servers, jitter)
         self._credentials = credentials
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=stall_s)
         self._at_once = asyncio.Semaphore(_AT_ONCE)

@@ -27,37 +27,49 @@ class _Server:
 class Rota:
     """Times are monotonic seconds; `jitter` gives a random number from 0 up to 1."""
 
-    def __init__(self, urls: Sequence[str], jitter: Callable[[], float]) -> None:
-        self._servers = {url: _Server(url) for url in urls}
+    def __init__(self, urls: Callable[[], Sequence[str]], jitter: Callable[[], float]) -> None:
+        """`urls` are asked for each time, for servers come and go."""
+        self._urls = urls
+        self._servers: dict[str, _Server] = {}
         self._jitter = jitter
         self._chosen = ""
         self._chosen_until = 0.0
 
     def order(self, now: float) -> list[str]:
         """All servers, the one to ask first at the front."""
+        servers = self._known()
         if now >= self._chosen_until:
             self._chosen = ""
         keys = {
-            each.url: (each.rests_until > now, each.url != self._chosen, self._jitter())
-            for each in self._servers.values()
+            each.url: (each.rests_until > now, each.url != self._chosen, self._jitter()) for each in servers.values()
         }
         return sorted(keys, key=lambda url: keys[url])
 
     def answered(self, url: str, now: float) -> None:
         """It did its work, whatever the answer was."""
-        self._servers[url].failures = 0
-        self._servers[url].rests_until = 0.0
+        server = self._known().get(url)
+        if server is None:
+            return
+        server.failures, server.rests_until = 0, 0.0
         if self._chosen != url:
             self._chosen, self._chosen_until = url, now + STAY_S * (0.5 + self._jitter())
 
     def failed(self, url: str, now: float) -> None:
         """It did not answer, or could do nothing."""
-        server = self._servers[url]
+        server = self._known().get(url)
+        if server is None:
+            return
         rest = min(FIRST_REST_S * 2.0**server.failures, LONGEST_REST_S)
         server.failures = min(server.failures + 1, 10)
         server.rests_until = now + rest * (0.5 + self._jitter() / 2)
         if self._chosen == url:
             self._chosen = ""
+
+    def _known(self) -> dict[str, _Server]:
+        """The servers there are now, with what is known of them."""
+        before, urls = self._servers, (url.rstrip("/") for url in self._urls())
+        self._servers = {url: before.get(url) or _Server(url) for url in urls}
+        return self._servers
 
 
 class Rivals:

@@ -50,14 +50,17 @@ class UplinkChannel:
 
     def __init__(
         self,
-        servers: Sequence[str],
+        servers: Callable[[], Sequence[str]],
         credentials: Callable[[], Credentials],
         *,
         rival_s: float = RIVAL_S,
         call_s: float = CALL_S,
         jitter: Callable[[], float] = random.random,
+        answered: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._rota = Rota([url.rstrip("/") for url in servers], jitter)
+        """`servers` are URLs, asked for at each call; `answered` is told which of them did."""
+        self._rota = Rota(servers, jitter)
+        self._answered = answered
         self._credentials = credentials
         self._shown: Credentials | None = None
         self._context: ssl.SSLContext | None = None
@@ -113,13 +116,17 @@ class UplinkChannel:
             self._rota.failed(url, _now())
             raise
         except ShellWeGoError:
-            self._rota.answered(url, _now())
+            self._note_answer(url)
             raise
         except asyncio.CancelledError:  # a rival was faster
             self._rota.failed(url, _now())
             raise
-        self._rota.answered(url, _now())
+        self._note_answer(url)
         return result
+
+    def _note_answer(self, url: str) -> None:
+        self._rota.answered(url, _now())
+        self._answered(url)
 
     async def _ask(self, url: str, method: str, body: bytes, answer: type[A]) -> A:
         try:

@@ -24,7 +24,8 @@ from shellwego.api.rest.schemas.secrets import SecretRefBody, SecretRefView, ref
 from shellwego.control.config import ConfigWish, Mount, PlacementWish, ProcessWish
 from shellwego.core.apps import App, AppConfig, Check, CheckKind, Process, RestartMode, RestartPolicy, Service
 from shellwego.core.deployments import Deployment
-from shellwego.core.placement_rules import PlacementRules, Spread
+from shellwego.core.nodes import MAX_LABELS
+from shellwego.core.placement_rules import MOST_PRIORITY, PlacementRules, Spread
 from shellwego.core.quantities import parse_size
 from shellwego.core.secrets import SecretRef
 
@@ -136,7 +137,7 @@ class MountBody(Body):
         return Mount(source=self.source, destination=self.destination, process=self.process)
 
 
-Labels = Annotated[dict[Name, Annotated[str, Field(max_length=63)]], Field(max_length=16)]
+Labels = Annotated[dict[Name, Annotated[str, Field(max_length=63)]], Field(max_length=MAX_LABELS)]
 
 
 class PlacementBody(Body):
@@ -154,6 +155,9 @@ class PlacementBody(Body):
     spread: Literal["zone", "node", "none"] | None = None
     """Instances of a process are kept apart by zone, then by node; by node only; or not at all, so that few nodes are
     used."""
+    priority: Annotated[int, Field(ge=0, le=MOST_PRIORITY)] | None = None
+    """Where no node fits, instances of apps whose priority is lower by 10 at least may be evicted. 50 where nothing is said;
+    no higher than the organization's limit, which is 50 unless the platform's operator says otherwise."""
 
     def wish(self) -> PlacementWish:
         return PlacementWish(
@@ -162,6 +166,7 @@ class PlacementBody(Body):
             require=self.require,
             tolerate=self.tolerate,
             spread=None if self.spread is None else Spread(self.spread),
+            priority=self.priority,
         )
 
 
@@ -290,6 +295,7 @@ class PlacementView(View):
     require: dict[str, str]
     tolerate: dict[str, str]
     spread: str
+    priority: int
 
 
 class ConfigView(View):
@@ -371,6 +377,7 @@ def _placement_view(rules: PlacementRules) -> PlacementView:
         require=dict(rules.require),
         tolerate=dict(rules.tolerate),
         spread=rules.spread.value,
+        priority=rules.priority,
     )
 
 

@@ -12,7 +12,7 @@ from shellwego.api.rest.schemas.nodes import DrainView
 from shellwego.core.apps import Release
 from shellwego.core.events import Event
 from shellwego.core.images import Image
-from shellwego.core.instances import Instance
+from shellwego.core.instances import PREEMPTED, Instance
 from shellwego.core.liveness import steady_at
 from shellwego.core.nodes import Node
 from shellwego.core.vms import VmUsage
@@ -54,6 +54,8 @@ class InstanceView(View):
     memory_bytes: int
     cpu_milli: int
     disk_bytes: int
+    priority: int
+    """What its app asks for, as far as the organization's limit allows."""
     command: list[str] | None
     created_at: datetime
     phase_since: datetime
@@ -153,6 +155,9 @@ class NodeView(View):
     backends: list[BackendView]
     confinement: str
     warnings: list[str]
+    hints: str
+    """By which road it hears hints: `bus`, or `link` for its TLS link to the servers; empty: it is in the platform's own
+    process."""
     last_heard_at: datetime
     created_at: datetime
 
@@ -214,6 +219,9 @@ class ExecView(View):
     truncated: bool
 
 
+_PREEMPTED = "its place was needed for an instance of higher priority"
+
+
 def instance_view(instance: Instance, release: Release | None) -> InstanceView:
     observed = instance.observed
     return InstanceView(
@@ -231,14 +239,15 @@ def instance_view(instance: Instance, release: Release | None) -> InstanceView:
         sleep=instance.sleep.value,
         attempt=observed.attempt,
         address=observed.ipv4 or None,
-        reason=observed.reason or instance.placement_reason,
-        reason_code=observed.reason_code,
+        reason=_PREEMPTED if instance.preempted else observed.reason or instance.placement_reason,
+        reason_code=PREEMPTED if instance.preempted else observed.reason_code,
         detail=observed.detail,
         exit_code=observed.exit_code,
         log_tail=list(observed.log_tail),
         memory_bytes=instance.memory_bytes,
         cpu_milli=instance.cpu_milli,
         disk_bytes=instance.disk_bytes,
+        priority=instance.priority,
         command=None if instance.command is None else list(instance.command),
         created_at=when(instance.created_at),
         phase_since=when(instance.phase_since),
@@ -306,7 +315,8 @@ def node_view(node: Node, instances: int, drain: DrainView | None) -> NodeView:
             for backend in facts.backends
         ],
         confinement=facts.confinement,
-        warnings=list(facts.warnings),
+        warnings=[*facts.warnings, *([node.unreached] if node.unreached else [])],
+        hints=facts.hints,
         last_heard_at=when(node.last_heard_at),
         created_at=when(node.created_at),
     )

@@ -200,6 +200,7 @@ class LimitView(View):
     unit: str
     limit: int | None
     used: int
+    """Of `priority`, the highest that any app asks for."""
 
 
 class QuotasPut(Body):
@@ -308,5 +309,6 @@ def grant_view(grant: Grant, role: str) -> ScopedGrantView:
 
 def limit_views(limits: Limits, used: Mapping[str, int]) -> list[LimitView]:
     return [
-        LimitView(name=name, unit=COUNTED[name], limit=limit, used=used.get(name, 0)) for name, limit in limits.items()
+        LimitView(name=name, unit=COUNTED.get(name, ""), limit=limit, used=used.get(name, 0))
+        for name, limit in limits.items()
     ]

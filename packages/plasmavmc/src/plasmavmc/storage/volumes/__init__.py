@@ -1,0 +1,1 @@
+"""Where volumes live: disks that outlive VMs, and points in their lives."""

@@ -1,0 +1,153 @@
+"""Room that is made by eviction: what `core.preemption` plans, read and stored in one transaction.
+
+A victim is told to leave by the mark that a drain leaves, too (`Eviction.FORCED`), so the rollout loop takes it out of the
+routes, stops it, and fills its slot elsewhere. Its row says for whom. The one that it goes for keeps its place meanwhile by
+`reserved_node_id`, which counts as used on that node (`facts.node_usage`), and is placed once the others are gone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from shellwego.control.announcements import announce
+from shellwego.control.changes import instance_data
+from shellwego.control.facts import AMOUNTS, node_usage
+from shellwego.control.instances import LIVE_PHASES
+from shellwego.control.unit import Unit
+from shellwego.core.apps import App
+from shellwego.core.fleet import zone_of
+from shellwego.core.instances import SERVING, Desired, Eviction, Instance, OwnerKind
+from shellwego.core.nodes import Node
+from shellwego.core.placement import NOTHING, NodeUsage, Placement, PlacementRequest, objection
+from shellwego.core.preemption import (
+    GAP,
+    Candidate,
+    Preemption,
+    Reserved,
+    Victim,
+    plan_preemption,
+    reserved,
+    shortlist,
+)
+from shellwego.ports.store import Op, Transaction, Where, eq, within
+from shellwego.wire import subjects
+
+_STAYING = (
+    eq("owner", OwnerKind.APP.value),
+    eq("desired", Desired.SERVE.value),
+    within("eviction", (Eviction.NONE.value, Eviction.QUEUED.value)),
+)
+"""What serves, or will, and was not told to leave. Never a one-off run: half of it may be done."""
+_AT_ONCE = 500
+"""Ids in one question to the store."""
+
+
+def find_room(
+    tx: Transaction, app: App, request: PlacementRequest, priority: int, peers: Mapping[str, int]
+) -> Preemption | None:
+    """What would make room for an instance of this app and priority; `peers` counts its process by node. None: nothing
+    would, or there is room. No app makes room for itself: what it does without is its rollout's to say."""
+    may_go = _may_go(tx, priority)
+    if not may_go:
+        return None
+    nodes, usage = tx.nodes.select(), node_usage(tx)
+    choice = any(node.dependable for node in nodes)
+    if any(objection(request, node, usage.get(node.id, NOTHING), choice=choice) is None for node in nodes):
+        return None
+    chosen = shortlist(request, nodes, usage, may_go)
+    victims = {node.id: _victims(tx, app, node, priority) for node in chosen}
+    in_zone: Counter[tuple[str, str]] = Counter()
+    for node in nodes:
+        in_zone[zone_of(node)] += peers.get(node.id, 0)
+    candidates = [
+        Candidate(
+            node=node,
+            used=usage.get(node.id, NOTHING),
+            victims=victims[node.id],
+            beside=peers.get(node.id, 0),
+            in_zone=in_zone[zone_of(node)],
+        )
+        for node in chosen
+    ]
+    apps = {victim.app_id for each in victims.values() for victim in each}
+    return plan_preemption(request, priority, candidates, _serving(tx, sorted(apps)))
+
+
+def _may_go(tx: Transaction, priority: int) -> dict[str, NodeUsage]:
+    """By node, the sum of what may be evicted for this priority."""
+    low = Where("priority", Op.LTE, priority - GAP)
+    sums = tx.instances.sums("node_id", AMOUNTS, low, within("phase", LIVE_PHASES), *_STAYING)
+    return {
+        node_id: NodeUsage(instances=count, cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk)
+        for node_id, (count, cpu, memory, disk) in sums.items()
+        if node_id
+    }
+
+
+def _victims(tx: Transaction, app: App, node: Node, priority: int) -> tuple[Victim, ...]:
+    low = Where("priority", Op.LTE, priority - GAP)
+    rows = tx.instances.select(eq("node_id", node.id), low, within("phase", LIVE_PHASES), *_STAYING)
+    return tuple(
+        Victim(
+            instance_id=row.id,
+            app_id=row.app_id,
+            process=row.process,
+            priority=row.priority,
+            cpu_milli=row.cpu_milli,
+            memory_bytes=row.memory_bytes,
+            disk_bytes=row.disk_bytes,
+            serves=row.serving,
+        )
+        for row in rows
+        if row.app_id != app.id
+    )
+
+
+def _serving(tx: Transaction, app_ids: Sequence[str]) -> dict[str, int]:
+    """By app: how many of its instances serve, and stay."""
+    phases = tuple(phase.value for phase in SERVING)
+    found: dict[str, int] = {}
+    for start in range(0, len(app_ids), _AT_ONCE):
+        some = within("app_id", app_ids[start : start + _AT_ONCE])
+        sums = tx.instances.sums("app_id", (), some, within("phase", phases), *_STAYING)
+        found |= {app_id: count for app_id, (count,) in sums.items()}
+    return found
+
+
+def held(tx: Transaction, instance: Instance, request: PlacementRequest) -> Placement | Reserved | None:
+    """What becomes of the place that is kept for an instance; None: it has none, or cannot have it any more."""
+    node = tx.nodes.get(instance.reserved_node_id) if instance.reserved_node_id else None
+    if node is None:
+        return None
+    used = node_usage(tx, node.id).get(node.id, NOTHING).without(_kept(instance))
+    return reserved(request, node, used, len(_leaving(tx, node, instance)))
+
+
+def _kept(instance: Instance) -> NodeUsage:
+    return NodeUsage(cpu_milli=instance.cpu_milli, memory_bytes=instance.memory_bytes, disk_bytes=instance.disk_bytes)
+
+
+def _leaving(tx: Transaction, node: Node, instance: Instance) -> list[Instance]:
+    here = tx.instances.select(eq("node_id", node.id), within("phase", LIVE_PHASES))
+    return [row for row in here if row.makes_room_for == instance.id]
+
+
+def make_room(unit: Unit, app: App, instance: Instance, preemption: Preemption) -> None:
+    """Keep the place for an instance of `app`, and tell what is there to leave."""
+    node = preemption.node
+    unit.tx.instances.update(replace(instance, reserved_node_id=node.id, placement_reason=preemption.reason))
+    data = {**instance_data(instance), "node": node.id, "evicts": str(len(preemption.victims))}
+    announce(unit, app, "instance.preempting", data, resource=instance.id)
+    _evict(unit, (victim.instance_id for victim in preemption.victims), instance)
+
+
+def _evict(unit: Unit, victim_ids: Iterable[str], instance: Instance) -> None:
+    for victim in filter(None, map(unit.tx.instances.get, victim_ids)):
+        app = unit.tx.apps.get(victim.app_id)
+        unit.tx.instances.update(replace(victim, eviction=Eviction.FORCED, makes_room_for=instance.id))
+        if app is not None:  # whose instance needs the place is not theirs to know
+            data = {**instance_data(victim), "how": "preempted", "priority": str(victim.priority)}
+            announce(unit, app, "instance.evicted", data, resource=victim.id, severity="warning")
+            unit.hint(subjects.app(app.id))

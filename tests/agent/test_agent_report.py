@@ -1,0 +1,41 @@
+"""What of an instance's course is told at once, and what may wait."""
+
+from __future__ import annotations
+
+import pytest
+
+from shellwego.agent.report import Reports
+from shellwego.core.instances import Observed, Phase
+from shellwego.core.nodes import NodeFacts
+
+FACTS = NodeFacts(hostname="a", version="1", cpu_milli=1, memory_bytes=1, disk_bytes=1)
+NONE: frozenset[str] = frozenset()
+BEGUN = Observed(phase=Phase.STARTING, attempt=1, vm_id="vm_1", detail="image")
+
+
+def told(*seen: Observed) -> Reports:
+    """Reports of which these were confirmed."""
+    reports = Reports()
+    for observed in seen:
+        instances = {"ins_1": observed}
+        report = reports.build(node_id="node_1", epoch=1, sequence=1, facts=FACTS, observed=instances, unsettled=NONE)
+        reports.confirm(report, instances)
+    return reports
+
+
+def test_that_a_start_has_begun_may_wait() -> None:
+    assert told().has_news({"ins_1": BEGUN}, NONE)
+    assert not told().is_urgent({"ins_1": BEGUN}, NONE)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (BEGUN, Observed(phase=Phase.HEALTHY, attempt=1, vm_id="vm_1")),
+        (BEGUN, Observed(phase=Phase.FAILED, attempt=1, vm_id="vm_1", ends=1)),
+        (Observed(phase=Phase.HEALTHY, vm_id="vm_1"), Observed(phase=Phase.STARTING, vm_id="vm_2", ends=1)),
+        (Observed(phase=Phase.ASLEEP, vm_id="vm_1"), BEGUN),
+    ],
+)
+def test_whatever_takes_from_or_adds_to_what_serves_is_told_at_once(before: Observed, now: Observed) -> None:
+    assert told(before).is_urgent({"ins_1": now}, NONE)
