@@ -11,7 +11,7 @@ import pytest
 
 from shellwego.boot.hintroad import ASK_AGAIN_S, LOST_S, HintRoad
 from shellwego.core.buskeys import statement
-from shellwego.core.errors import ShellWeGoError, UnavailableError
+from shellwego.core.errors import NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.nkeys import NKey, verify
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.busaccess.memory import MemoryBusAccess, MemoryDoor
@@ -158,6 +158,15 @@ async def test_a_pass_that_leads_nowhere_for_long_is_asked_for_again_by_the_same
         await world.clock.advance(LOST_S + 100)
         assert len(world.keys) == 2
         assert len(set(world.keys)) == 1
+
+
+async def test_an_older_server_has_no_passes() -> None:
+    async with running(World(refusal=NotFoundError("uplink-method-unknown", "no"))) as world:
+        await world.clock.advance(ASK_AGAIN_S - 1)
+        assert (world.road.road, len(world.keys)) == ("link", 1)
+        world.refusal = None
+        await world.clock.advance(2)
+        assert world.road.road == "bus"
 
 
 async def test_who_is_refused_asks_again_with_another_key_and_hears_links_meanwhile() -> None:

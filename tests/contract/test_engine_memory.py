@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterable
+from dataclasses import replace
+
 import pytest
 
+from shellwego.core.errors import ConflictError
+from shellwego.core.vms import VmPhase
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.engine.memory import MemoryEngine
 from shellwego.ports.engine import VmOrder
@@ -21,6 +26,20 @@ class TestMemoryEngine(EngineContract):
             return EngineUnderTest(engine, DIGEST)
 
         return make
+
+    @pytest.fixture
+    def elsewhere(self, make: MakeEngine) -> MakeEngine:
+        return make
+
+
+class CarelessEngine(MemoryEngine):
+    """Wrong: it takes in whatever comes, for whomever."""
+
+    async def import_memory(self, order: VmOrder, stream: AsyncIterable[bytes]) -> None:
+        async for _ in stream:
+            pass
+        await self.run(order)
+        self._vms[order.vm_id].view = replace(self._vms[order.vm_id].view, phase=VmPhase.ASLEEP)
 
 
 class ForgetfulEngine(MemoryEngine):
@@ -41,6 +60,21 @@ class TestTheContractRejectsAWrongEngine:
     async def test_that_cannot_tell_an_asked_end_from_a_crash(self) -> None:
         with pytest.raises(AssertionError):
             await EngineContract().test_a_stopped_vm_ends_as_asked(self.make)
+
+    async def careless(self) -> EngineUnderTest:
+        return EngineUnderTest(CarelessEngine(SystemClock(), boot_s=0.01), DIGEST)
+
+    async def test_that_goes_on_without_what_it_knew(self) -> None:
+        with pytest.raises((AssertionError, ConflictError)):
+            await EngineContract().test_what_sleeps_goes_on_elsewhere_with_what_it_knew(self.careless, self.careless)
+
+    async def test_that_takes_a_memory_of_a_stranger(self) -> None:
+        with pytest.raises(pytest.fail.Exception):
+            await EngineContract().test_a_memory_is_for_nobody_else(self.careless, self.careless)
+
+    async def test_that_takes_half_a_memory(self) -> None:
+        with pytest.raises(pytest.fail.Exception):
+            await EngineContract().test_of_a_memory_that_breaks_off_nothing_is_there(self.careless, self.careless, 0.5)
 
     async def test_that_takes_what_sleeps_for_a_crash(self) -> None:
         with pytest.raises(AssertionError):

@@ -7,29 +7,46 @@ from pathlib import Path
 
 import pytest
 
+from plasmavmc.hypervisor.memory import PretendedGuest
 from shellwego.core.nodes import Backend
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine
 from tests.contract.engine_contract import EngineContract, EngineUnderTest, MakeEngine
 from tests.engine.engine_rig import EngineRig
 
 
+def maker(directory: Path, states: dict[str, PretendedGuest]) -> MakeEngine:
+    """`states` is what saved guests were, which goes with their bytes from host to host."""
+
+    async def make() -> EngineUnderTest:
+        rig = EngineRig(directory)
+        rig.vmms.states = states
+        engine = PlasmaEngine(
+            rig.manager(),
+            backends=lambda: (Backend(name="memory", status="ready", suspend=True),),
+            disk_dir=directory,
+            version="test",
+            confinement=lambda: "none",
+            connect=rig.parts.network.connect,
+            images=lambda: (rig.sample.digest,),
+        )
+        await engine.start()
+        return EngineUnderTest(engine, rig.sample.digest)
+
+    return make
+
+
 class TestPlasmaEngine(EngineContract):
     @pytest.fixture
-    def make(self, tmp_path: Path) -> MakeEngine:
-        async def make() -> EngineUnderTest:
-            rig = EngineRig(tmp_path)
-            engine = PlasmaEngine(
-                rig.manager(),
-                backends=lambda: (Backend(name="memory", status="ready"),),
-                disk_dir=tmp_path,
-                version="test",
-                confinement=lambda: "none",
-                connect=rig.parts.network.connect,
-            )
-            await engine.start()
-            return EngineUnderTest(engine, rig.sample.digest)
+    def states(self) -> dict[str, PretendedGuest]:
+        return {}
 
-        return make
+    @pytest.fixture
+    def make(self, tmp_path: Path, states: dict[str, PretendedGuest]) -> MakeEngine:
+        return maker(tmp_path / "here", states)
+
+    @pytest.fixture
+    def elsewhere(self, tmp_path: Path, states: dict[str, PretendedGuest]) -> MakeEngine:
+        return maker(tmp_path / "there", states)
 
     async def test_what_fills_the_disk_takes_of_what_is_free_and_not_of_what_it_could_have(
         self, make: MakeEngine, monkeypatch: pytest.MonkeyPatch
@@ -40,3 +57,7 @@ class TestPlasmaEngine(EngineContract):
         monkeypatch.setattr(os, "statvfs", lambda _: status)
         facts = await engine.facts()
         assert (facts.disk_bytes, facts.room_on_disk) == (8 * 4096, 5 * 4096)
+
+    async def test_the_images_that_are_built_here_are_told(self, make: MakeEngine) -> None:
+        tested = await make()
+        assert (await tested.engine.facts()).images == (tested.digest,)

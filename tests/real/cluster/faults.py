@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from examples.cluster.network import Way
 from examples.cluster.part import Part
-from tests.real.cluster.hosts import APP, Cluster, fill
+from tests.real.cluster.hosts import APP, Cluster, Server, fill
 from tests.real.cluster.journal import API_CLIENTS, CONNECTIONS
 
 PAUSE_S, CUT_S = 10.0, 12.0
@@ -190,21 +190,25 @@ def _full(cluster: Cluster, owner: str) -> Iterator[Noticed]:
 
 
 @contextmanager
-def exchanged(cluster: Cluster) -> Iterator[Noticed]:
-    """Each server asked to end and started again, one after another, once the balancer uses it again."""
+def _exchanged(cluster: Cluster) -> Iterator[Noticed]:
     yield None
     for server in cluster.servers:
-        code = server.part.stop()
-        assert code == 0, f"{server.host.name} ended with {code}"
-        server.part.start()
-        time.sleep(BALANCED_S)
+        exchange(server)
+
+
+def exchange(server: Server) -> None:
+    """Ask it to end, and start it again; returns once the balancer uses it again."""
+    code = server.part.stop()
+    assert code == 0, f"{server.host.name} ended with {code}"
+    server.part.start()
+    time.sleep(BALANCED_S)
 
 
 IN_FLIGHT = 2 * CONNECTIONS
 """One request on each connection of both loads."""
 
 FAULTS = (
-    Fault(name="servers exchanged one by one", befall=exchanged),
+    Fault(name="servers exchanged one by one", befall=_exchanged),
     Fault(name="server that leads: kill -9", befall=_leader_killed, noticed_s=LEAD_S, api_failures=API_CLIENTS),
     Fault(name="server that does not lead: kill -9", befall=_follower_killed, api_failures=API_CLIENTS),
     Fault(name="agent: kill -9", befall=_agent_killed, vms_may_go=True),

@@ -33,7 +33,7 @@ from shellwego.ports.bus import Bus
 from shellwego.ports.clock import Clock
 from shellwego.ports.engine import Engine
 from shellwego.ports.streams import StreamListener
-from shellwego.ports.uplink import NodeUplink
+from shellwego.ports.uplink import Memories, NodeUplink
 from shellwego.ports.waiting import Waiter
 from shellwego.wire import subjects
 
@@ -78,9 +78,11 @@ class Agent:
         prober: Prober | None = None,
         offer: Offer = WHOLE,
         address: str = "",
+        memories: Memories | None = None,
         hints: Callable[[], str] = lambda: "",
     ) -> None:
-        """`address`: by which other hosts reach this one; empty where there are none. `hints`: by which road they come."""
+        """`address`: by which other hosts reach this one; empty where there are none. `memories`: where those of instances
+        that are moved here come from; None: nowhere, so they begin anew. `hints`: by which road hints come."""
         self._engine = engine
         self._offer = offer
         self._address = address
@@ -96,7 +98,8 @@ class Agent:
         self._known = asyncio.Event()
         self._checker = Checker(clock, prober or HostProber(engine), self._waits.look.ring)
         secrets = SecretKeeper(uplink, lambda: (self._state.node_id, self._state.epoch))
-        self._reconciler = Reconciler(engine, clock, self._checker, secrets, self._waits.look.ring)
+        fetch = None if memories is None else lambda instance_id: memories.memory(self._state.node_id, instance_id)
+        self._reconciler = Reconciler(engine, clock, self._checker, secrets, self._waits.look.ring, fetch=fetch)
         self._reports = Reports()
         self._troubles = Troubles()
         self._streams = StreamServer(engine, self._reconciler.vm_of, self._reconciler.successor)

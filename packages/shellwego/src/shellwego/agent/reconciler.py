@@ -8,7 +8,9 @@ remembered as an attempt that ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import replace
 
 import structlog
 
@@ -23,6 +25,7 @@ from shellwego.core.convergence import (
     Convergence,
     DeleteVm,
     End,
+    FetchVm,
     Memory,
     ResumeVm,
     RunVm,
@@ -32,8 +35,9 @@ from shellwego.core.convergence import (
     delayed,
     hindered,
     refused,
+    unfetched,
 )
-from shellwego.core.errors import NotFoundError, ShellWeGoError, UnavailableError
+from shellwego.core.errors import ConflictError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.instances import SUSPEND_FAILED, Observed
 from shellwego.core.troubles import Troubles
 from shellwego.core.vms import VmPhase, VmView
@@ -48,12 +52,24 @@ _MEMORY_LOST = frozenset({"snapshot-damaged", "snapshot-foreign", "snapshot-miss
 _log = structlog.get_logger(__name__)
 
 
+FetchMemory = Callable[[str], AsyncGenerator[bytes]]
+"""Gives the memory that an instance is to go on with; see `ports.uplink.Memories`."""
+
+
 class Reconciler:
-    """One host's instances. `changed` is called when another look is worth while."""
+    """One host's instances. `changed` is called when another look is worth while; without `fetch` no memory comes here."""
 
     def __init__(
-        self, engine: Engine, clock: Clock, checker: Checker, secrets: SecretKeeper, changed: Callable[[], None]
+        self,
+        engine: Engine,
+        clock: Clock,
+        checker: Checker,
+        secrets: SecretKeeper,
+        changed: Callable[[], None],
+        *,
+        fetch: FetchMemory | None = None,
     ) -> None:
+        self._fetch_memory = fetch
         self._engine = engine
         self._clock = clock
         self._checker = checker
@@ -143,6 +159,8 @@ class Reconciler:
             match action:
                 case RunVm():
                     await self._run(action)
+                case FetchVm():
+                    await self._fetch(action)
                 case StopVm():
                     await self._engine.stop(action.vm_id, action.grace_s)
                 case DeleteVm():
@@ -174,15 +192,22 @@ class Reconciler:
         except UnavailableError as error:
             self._delay(order, error)
             return
-        await self._engine.run(
-            VmOrder(
-                vm_id=order.vm_id,
-                instance_id=order.instance_id,
-                attempt=order.attempt,
-                workload=order.workload,
-                secrets=secrets,
-            )
-        )
+        await self._engine.run(replace(_vm_order(order), secrets=secrets))
+
+    async def _fetch(self, order: FetchVm) -> None:
+        """Its secrets are in its memory. A failure leaves no VM to see, and is remembered."""
+        try:
+            if self._fetch_memory is None:
+                raise ConflictError("cannot-fetch", "this node has no way to the memory of VMs on other nodes")
+            async with aclosing(self._fetch_memory(order.instance_id)) as stream:
+                await self._engine.import_memory(_vm_order(order), stream)
+        except ShellWeGoError as error:
+            _log.warning("agent.memory_not_fetched", vm=order.vm_id, reason=str(error))
+            end = End(reason=error.message, reason_code=error.code)
+            memory = self._memories.get(order.instance_id, Memory())
+            memory = unfetched(memory, end, self._clock.monotonic(), temporary=error.temporary)
+            self._memories = {**self._memories, order.instance_id: memory}
+            self._changed()
 
     def _delay(self, order: RunVm, error: ShellWeGoError) -> None:
         """The VM begins when its secrets can be had; that they cannot is none of its own failures."""
@@ -208,3 +233,7 @@ class Reconciler:
             memory = hindered(memory, end, self._clock.monotonic())
             self._memories = {**self._memories, order.instance_id: memory}
             self._changed()
+
+
+def _vm_order(order: RunVm | FetchVm) -> VmOrder:
+    return VmOrder(vm_id=order.vm_id, instance_id=order.instance_id, attempt=order.attempt, workload=order.workload)

@@ -9,8 +9,8 @@ import click
 from shellwego.cli.failure import USAGE, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, cores, show, show_one, size
-from shellwego.cli.pages import MOST, every
 from shellwego.cli.session import Session, about_no_app, shared
+from shellwego.client.pages import MOST, every
 
 if TYPE_CHECKING:
     from shellwego.client.generated import MemberView, OrganizationView, ProjectView, QuotasView

@@ -3030,7 +3030,7 @@ class Client(Transport):
     def remove_node(
         self, node: str, *, force: bool | None = None, idempotency_key: str | None = None, if_match: str | None = None
     ) -> None:
-        """Forget a node that is drained or down; with `force` any, and all that runs there is lost and comes elsewhere. Stop its agent first: one that may still register is a node again."""
+        """Forget a node that is drained or down; with `force` any, and all that runs there is lost and comes elsewhere. A host that joined is told so, and stops what runs there. The platform's own host may still register, and is a node again: stop it first."""
         self.send(
             "DELETE",
             f"/v1/nodes/{segment(node, 'node')}",

@@ -77,6 +77,7 @@ def placement_request(instance: Instance, release: Release) -> PlacementRequest:
         cpu_milli=instance.cpu_milli,
         memory_bytes=instance.memory_bytes,
         disk_bytes=instance.disk_bytes,
+        image=release.image_digest,
     )
 
 

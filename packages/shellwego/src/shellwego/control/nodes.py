@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import structlog
 
+from shellwego.control import memories
 from shellwego.control.announcements import announce
 from shellwego.control.changes import instance_data
 from shellwego.control.delivery import Delivery
@@ -35,7 +36,7 @@ from shellwego.core.assignments import (
     SecretValues,
     Workload,
 )
-from shellwego.core.errors import ForbiddenError, InvalidError
+from shellwego.core.errors import FieldError, ForbiddenError, InvalidError
 from shellwego.core.images import blames_image
 from shellwego.core.instances import (
     MEMORY_LOST,
@@ -50,7 +51,7 @@ from shellwego.core.instances import (
     Sleep,
 )
 from shellwego.core.liveness import BEAT_S, come_up
-from shellwego.core.nodes import MAX_OVERCOMMIT, ROADS, Node, NodeFacts, NodeHealth, steady
+from shellwego.core.nodes import MAX_IMAGES, MAX_OVERCOMMIT, ROADS, Backend, Node, NodeFacts, NodeHealth, steady
 from shellwego.core.peers import is_host_address
 from shellwego.core.routes import service_port
 from shellwego.core.subnets import is_subnet
@@ -62,7 +63,15 @@ MAX_TEXT = 1000
 MAX_LOG_LINES = 50
 MAX_INSTANCES = 10_000
 """In one report."""
+MAX_EPOCH = 1 << 30
+"""That a node may claim to know. An epoch rises once whenever the node is lost, so no honest one comes near, and what the
+store can hold stays beyond it."""
+_FEW = 32
+"""Instances that are looked up one by one."""
+MAX_WORD = 64
+"""Characters of what is a name or a kind, and no sentence."""
 _VM_SOCKET = re.compile(r"unix:/run/shellwego/[a-z0-9]{1,40}/vm/[a-z2-7]{12}/http\.sock")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REPORTABLE = frozenset(
     {
         Phase.STARTING,
@@ -112,9 +121,12 @@ def register(unit: Unit, registration: Registration) -> Assignments:
     ours is raised to it.
 
     Raises:
-        InvalidError: the name is not usable.
+        InvalidError: the name is not usable, or the epoch cannot be.
         ForbiddenError: it joined, and was removed since.
     """
+    if registration.known_epoch > MAX_EPOCH:
+        fault = FieldError("known_epoch", "out-of-range", f"no node knows an epoch above {MAX_EPOCH}")
+        raise InvalidError("bad-epoch", f"known_epoch: {fault.message}", errors=(fault,))
     if not registration.name or len(registration.name) > 253 or not registration.name.isprintable():
         raise InvalidError("bad-node-name", "a node's name has 1 to 253 printable characters")
     known = unit.tx.nodes.get(registration.known_node_id) or next(
@@ -182,6 +194,7 @@ def assignments(tx: Transaction, node_id: str) -> Assignments:
                 workload=workload(instance, app, release, project, node),
                 present=instance.desired is not Desired.STOP,
                 asleep=instance.sleep is Sleep.ASLEEP,
+                memory_of=instance.memory_of,
             )
         )
     return Assignments(node_id=node_id, epoch=node.epoch, items=tuple(items))
@@ -245,12 +258,20 @@ def accept(unit: Unit, report: NodeReport) -> int:
         return node.epoch
     if len(report.instances) > MAX_INSTANCES:
         raise InvalidError("report-too-large", f"a report names at most {MAX_INSTANCES} instances")
-    for instance_id, observed in report.instances.items():
-        instance = unit.tx.instances.get(instance_id)
-        if instance is not None and instance.node_id == node.id and instance.live:
-            _observe(unit, node, instance, replace(observed, epoch=report.epoch, sequence=report.sequence))
+    for instance in _named(unit.tx, node.id, report.instances):
+        observed = report.instances[instance.id]
+        _observe(unit, node, instance, replace(observed, epoch=report.epoch, sequence=report.sequence))
     _hear(unit, node, _bounded_facts(report.facts))
     return node.epoch
+
+
+def _named(tx: Transaction, node_id: str, ids: Collection[str]) -> list[Instance]:
+    """Those of the node among these. Where they are many, all that it has are read instead: it may name thousands that are
+    none of its own, and nobody else is heard while each of them is looked up."""
+    if len(ids) > _FEW:
+        return [instance for instance in _instances_on(tx, node_id) if instance.id in ids]
+    found = filter(None, map(tx.instances.get, ids))
+    return [instance for instance in found if instance.node_id == node_id and instance.live]
 
 
 def _hear(unit: Unit, node: Node, facts: NodeFacts) -> None:
@@ -310,6 +331,10 @@ def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> No
         return
     if observed.reason_code == SUSPEND_FAILED and stored.sleep is Sleep.ASLEEP:
         give_up_sleep(unit, app, stored, observed)
+    if stored.memory_of and observed.phase is Phase.ASLEEP:
+        memories.arrived(unit, app, stored)
+    elif stored.memory_of and observed.reason_code == MEMORY_LOST:
+        memories.leave(unit, app, stored, observed.reason)
     data = {**instance_data(stored), "reason": observed.reason[:200]}
     if observed.reason_code == MEMORY_LOST != instance.observed.reason_code:
         announce(unit, app, "instance.memory_lost", data, resource=stored.id, severity="warning")
@@ -334,8 +359,8 @@ def _bounded(observed: Observed) -> Observed:
         observed,
         vm_id=observed.vm_id[:64],
         reason=observed.reason[:MAX_TEXT],
-        reason_code=observed.reason_code[:64],
-        detail=observed.detail[:64],
+        reason_code=observed.reason_code[:MAX_WORD],
+        detail=observed.detail[:MAX_WORD],
         log_tail=tuple(line[:MAX_TEXT] for line in observed.log_tail[-MAX_LOG_LINES:]),
     )
 
@@ -358,19 +383,40 @@ def _bounded_facts(facts: NodeFacts) -> NodeFacts:
     return replace(
         facts,
         hostname=facts.hostname[:253],
-        version=facts.version[:64],
+        version=facts.version[:MAX_WORD],
         cpu_milli=max(0, facts.cpu_milli),
         memory_bytes=max(0, facts.memory_bytes),
         disk_bytes=max(0, facts.disk_bytes),
         disk_free_bytes=None if facts.disk_free_bytes is None else max(0, facts.disk_free_bytes),
         cpu_overcommit=min(max(1, facts.cpu_overcommit), MAX_OVERCOMMIT),
         disk_overcommit=min(max(1, facts.disk_overcommit), MAX_OVERCOMMIT),
-        backends=facts.backends[:16],
+        backends=tuple(map(_bounded_backend, facts.backends[:16])),
+        confinement=facts.confinement[:MAX_WORD],
         warnings=_texts(facts.warnings),
         subnet=facts.subnet if is_subnet(facts.subnet) else "",
         address=facts.address if is_host_address(facts.address) else "",
+        images=tuple(sorted(filter(_DIGEST.fullmatch, facts.images[:MAX_IMAGES]))),
         hints=facts.hints if facts.hints in ROADS else "",
     )
+
+
+def _bounded_backend(backend: Backend) -> Backend:
+    return replace(
+        backend,
+        name=backend.name[:MAX_WORD],
+        status=backend.status[:MAX_WORD],
+        acceleration=backend.acceleration[:MAX_WORD],
+        isolation=backend.isolation[:MAX_WORD],
+        reason=backend.reason[:MAX_TEXT],
+        max_vcpus=max(0, backend.max_vcpus),
+        max_memory_bytes=max(0, backend.max_memory_bytes),
+        snapshot_host=backend.snapshot_host if _is_bounded(backend.snapshot_host) else (),
+    )
+
+
+def _is_bounded(words: tuple[tuple[str, str], ...]) -> bool:
+    """Cut short they would stand for another host."""
+    return len(words) <= _FEW and all(len(name) <= MAX_WORD and len(word) <= MAX_TEXT for name, word in words)
 
 
 def _texts(lines: Iterable[str]) -> tuple[str, ...]:

@@ -52,6 +52,8 @@ class Assignment:
     """False: stop it gracefully, and say when it is gone."""
     asleep: bool = False
     """While it is present: put it on disk and leave it there; False wakes it."""
+    memory_of: str = ""
+    """It does not begin by itself: it goes on with the memory of this instance, which another node has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

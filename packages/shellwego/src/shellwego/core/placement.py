@@ -27,6 +27,11 @@ class PlacementRequest:
     vcpus: int = 1
     backend: str | None = None
     rules: PlacementRules = ANYWHERE
+    image: str = ""
+    """The digest of what it runs; empty: it is not known yet."""
+    memory: tuple[str, tuple[tuple[str, str], ...]] | None = None
+    """It brings a memory along: of this backend, which needs a host for which all of these words are the same
+    (`Backend.snapshot_host`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +119,7 @@ class Room:
     disk_bytes: int
 
 
-Rank = tuple[int, int, float, str]
+Rank = tuple[int, int, float, bool, str]
 """Of the nodes that fit, the one with the smallest is taken."""
 
 
@@ -137,7 +142,12 @@ def objection(request: PlacementRequest, node: Node, used: NodeUsage, *, choice:
 
 def standing_objection(request: PlacementRequest, node: Node, *, choice: bool) -> Objection | None:
     """As `objection`, of what does not depend on how full the node is."""
-    found = _health_objection(node) or rules_objection(request.rules, node) or _backend_objection(request, node)
+    found = (
+        _health_objection(node)
+        or rules_objection(request.rules, node)
+        or _backend_objection(request, node)
+        or _memory_objection(request, node)
+    )
     return found or (_FLAPS if choice and node.flapping_since is not None else None)
 
 
@@ -166,13 +176,14 @@ def rank(request: PlacementRequest, node: Node, used: NodeUsage, beside: int, in
     """The place of a node that fits among all that do; `beside` is how many of the same process it has already, `in_zone`
     how many its zone has."""
     share = share_after(request, used.memory_bytes, node.facts.memory_bytes)
+    lacks = request.image not in node.facts.images
     match request.rules.spread:
         case Spread.NONE:
-            return 0, 0, -share, node.name
+            return 0, 0, -share, lacks, node.name
         case Spread.NODE:
-            return 0, beside, share, node.name
+            return 0, beside, share, lacks, node.name
         case Spread.ZONE:
-            return in_zone, beside, share, node.name
+            return in_zone, beside, share, lacks, node.name
 
 
 def share_after(request: PlacementRequest, used: int, total: int) -> float:
@@ -215,6 +226,22 @@ def _backend_objection(request: PlacementRequest, node: Node) -> Objection | Non
     failed = offered[0]
     text = f"no usable backend ({failed.name}: {failed.reason or failed.status})"
     return Objection("failed", f"has {text}", f"have {text}")
+
+
+def _memory_objection(request: PlacementRequest, node: Node) -> Objection | None:
+    """None where a memory that comes along can be woken."""
+    if request.memory is None:
+        return None
+    name, wanted = request.memory
+    backend = next((b for b in node.facts.backends if b.name == name and b.status == "ready"), None)
+    if backend is None or not backend.snapshot_host:
+        return Objection("memory unfit", "cannot take the memory", "cannot take the memory")
+    ours, theirs = dict(backend.snapshot_host), dict(wanted)
+    differ = sorted(word for word in ours.keys() | theirs.keys() if ours.get(word) != theirs.get(word))
+    if not differ:
+        return None
+    text = f"unlike the one that the memory comes from ({', '.join(differ)})"
+    return Objection(f"memory {' '.join(differ)}", f"is {text}", f"are {text}")
 
 
 def _large_enough(request: PlacementRequest, backend: Backend) -> bool:

@@ -104,12 +104,13 @@ class Edge:
             self._ingress.changed.clear()
             try:
                 await self._exchange()
-            except ForbiddenError:
-                self._id = ""
             except ShellWeGoError as error:
                 self._due_at = float("-inf")
+                if isinstance(error, ForbiddenError):
+                    self._id = ""
                 if trouble := self._troubles.failed("uplink", error.message, self._clock.monotonic()):
-                    _log.warning("edge.uplink_failed", reason=error.message, code=error.code, **trouble.fields)
+                    said = {"reason": error.message, "code": error.code, "resolution": error.resolution}
+                    _log.warning("edge.uplink_failed", **said, **trouble.fields)
             else:
                 if trouble := self._troubles.passed("uplink", self._clock.monotonic()):
                     _log.info("edge.uplink_works_again", **trouble.fields)

@@ -6,7 +6,7 @@ they are done. All are idempotent by VM id.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -83,6 +83,15 @@ class Engine(Protocol):
     async def resume(self, vm_id: str) -> None:
         """Let a VM on disk run on; returns when it does. One that runs is left alone. `snapshot-damaged`, `-foreign`,
         `-missing`, `-version`: its memory cannot be had any more; by other errors it stays on disk."""
+
+    def export_memory(self, vm_id: str) -> AsyncGenerator[bytes]:
+        """A VM on disk, with its memory and disk, for `import_memory` of another engine; it stays as it is. `ConflictError`:
+        it is not, or not any more before the end."""
+
+    async def import_memory(self, order: VmOrder, stream: AsyncIterable[bytes]) -> None:
+        """Have a VM on disk from what another engine exported; it is there when this returns. It keeps what its program
+        knows, secrets too, and gets an address and a name of its own when it is woken. Where it fails, by any error,
+        nothing is there. `snapshot-damaged`, `-foreign`, `-version`: that will not be any better the next time."""
 
     async def delete(self, vm_id: str) -> None:
         """Remove an ended VM and its disk; its log stays for 24 hours."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from shellwego.api.uplink.callers import origin_of
 from shellwego.wire.tls import Credentials, peer_of, server_context
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -30,6 +31,7 @@ class Bounds:
     strangers: int = 1024
     """Connections in their handshake or without a certificate."""
     strangers_of_address: int = 128
+    """Of IPv6 a /64 counts as one."""
     handshake_s: float = 5.0
     stranger_s: float = 20.0
     """From its handshake, for all that one without a certificate does."""
@@ -65,7 +67,7 @@ class Door:
             except OSError:  # no descriptor is free, or the client left
                 await asyncio.sleep(0.05)
                 continue
-            host = str(address[0])
+            host = origin_of(str(address[0]))
             if self._strangers.total() >= self._bounds.strangers or (
                 self._strangers[host] >= self._bounds.strangers_of_address
             ):
@@ -105,7 +107,7 @@ class Door:
         """Count a connection whose handshake is done; what takes it off the count again. None: it is one too many."""
         certificate = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
         if certificate is None:
-            host = str((transport.get_extra_info("peername") or ("",))[0])
+            host = origin_of(str((transport.get_extra_info("peername") or ("",))[0]))
             self._strangers[host] += 1
             deadline = asyncio.get_running_loop().call_later(self._bounds.stranger_s, transport.abort)
 

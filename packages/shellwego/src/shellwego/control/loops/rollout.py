@@ -23,6 +23,7 @@ from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.hints import all_apps, hinted_apps
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.schedule import Schedule
+from shellwego.control.memories import leave, with_memory
 from shellwego.control.placer import READING_SHARE, Placer
 from shellwego.control.preemption import find_room, held, make_room
 from shellwego.control.unit import Control, Unit
@@ -132,6 +133,11 @@ def _placements(tx: Transaction, app: App, placer: Placer) -> Iterator[tuple[Ins
     for instance in waiting:
         request = placement_request(instance, releases[instance.release_id])
         beside = peers[instance.process]
+        if instance.memory_of:
+            found = placer.place(tx, with_memory(tx, request, instance), beside)
+            if isinstance(found, Placement) or placer.current():
+                yield instance, found
+            continue
         outcome: Outcome = held(tx, instance, request) or placer.place(tx, request, beside)
         if isinstance(outcome, Refusal) and placer.current() and instance.process not in in_vain:
             room = find_room(tx, app, request, instance.priority, beside.by_node)
@@ -174,6 +180,8 @@ def _store_placements(unit: Unit, app: App, placer: Placer) -> bool:
             case Preemption():
                 make_room(unit, app, instance, outcome)
                 placer.see(unit.tx, outcome.node.id)
+            case Refusal(reason) if instance.memory_of:
+                leave(unit, app, instance, reason)
             case Reserved(reason=reason):
                 unit.tx.instances.update(replace(instance, placement_reason=reason))
             case Refusal(reason):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from shellwego.core.peers import PeerNode
 from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmUsage, VmView
 from shellwego.ports.streams import StreamKind, StreamRequest
 
+SNAPSHOT_HOSTS_S = 60.0
 _PHASES = {
     VmState.PENDING: VmPhase.PREPARING,
     VmState.PREPARING: VmPhase.PREPARING,
@@ -189,6 +191,7 @@ class PlasmaEngine:
         version: str,
         confinement: Callable[[], str],
         connect: Callable[[Sequence[Peer]], Awaitable[tuple[Peer, ...]]],
+        images: Callable[[], tuple[str, ...]] = tuple,
         subnet: str = "",
         probe: Probe | None = None,
         upkeep: Upkeep | None = None,
@@ -204,8 +207,12 @@ class PlasmaEngine:
         self._version = version
         self._confinement = confinement
         self._connect = connect
+        self._images = images
         self._subnet = subnet
         self._seen = -1
+        self._hosts: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._hosts_due = 0.0
+        self._hosts_of: tuple[str, ...] = ()
         self._stops: dict[str, asyncio.Task[Vm]] = {}
 
     async def connect(self, peers: Sequence[PeerNode]) -> tuple[PeerNode, ...]:
@@ -222,7 +229,7 @@ class PlasmaEngine:
             self._beside.append(asyncio.create_task(self._upkeep(), name="upkeep"))
 
     async def facts(self) -> NodeFacts:
-        backends = self._backends()
+        backends = await self._with_snapshot_hosts(self._backends())
         return NodeFacts(
             hostname=socket.gethostname(),
             version=self._version,
@@ -234,6 +241,18 @@ class PlasmaEngine:
             warnings=_warnings(backends, self._confinement()),
             subnet=self._subnet,
             disk_free_bytes=capacity.disk_free_bytes(self._disk_dir),
+            images=self._images(),
+        )
+
+    async def _with_snapshot_hosts(self, backends: tuple[Backend, ...]) -> tuple[Backend, ...]:
+        """Asked again now and then only: it reads files, and changes when the host is updated."""
+        now, ready = asyncio.get_running_loop().time(), tuple(each.name for each in backends if each.suspend)
+        if now >= self._hosts_due or ready != self._hosts_of:
+            hosts = await self._manager.snapshot_hosts()
+            self._hosts = {host.backend: tuple(sorted(host.traits.items())) for host in hosts}
+            self._hosts_due, self._hosts_of = now + SNAPSHOT_HOSTS_S, ready
+        return tuple(
+            replace(each, snapshot_host=self._hosts.get(each.name, ()) if each.suspend else ()) for each in backends
         )
 
     async def run(self, order: VmOrder) -> None:
@@ -256,6 +275,16 @@ class PlasmaEngine:
     async def resume(self, vm_id: str) -> None:
         with translated():
             await self._manager.resume(vm_id)
+
+    async def export_memory(self, vm_id: str) -> AsyncGenerator[bytes]:
+        with translated():
+            async with aclosing(self._manager.export_snapshot(vm_id)) as stream:
+                async for chunk in stream:
+                    yield chunk
+
+    async def import_memory(self, order: VmOrder, stream: AsyncIterable[bytes]) -> None:
+        with translated():
+            await self._manager.import_snapshot(to_spec(order), stream)
 
     async def delete(self, vm_id: str) -> None:
         with translated():

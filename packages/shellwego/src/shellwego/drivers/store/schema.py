@@ -227,6 +227,7 @@ TABLES: Mapping[str, Table] = {
             _text("desired"),
             Column("sleep", Text, nullable=False, server_default="awake"),
             Column("eviction", Text, nullable=False, server_default="none"),
+            Column("memory_of", Text, nullable=False, server_default=""),
             Column("priority", Integer, nullable=False, server_default="50"),
             Column("reserved_node_id", Text, nullable=False, server_default=""),
             Column("makes_room_for", Text, nullable=False, server_default=""),
