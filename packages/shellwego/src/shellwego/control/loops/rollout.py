@@ -41,6 +41,8 @@ from shellwego.wire import subjects
 BUSY_EVERY_S = 2.0
 CHANGED_EVERY_S = 10.0
 ALL_EVERY_S = 60.0
+_PLANNED = b"planned"
+"""What a hint says that comes of a step which left nothing to plan: it is for the other loops."""
 _MAX_ROUNDS = 8
 """Steps in one transaction. A plan converges in three or four; the rest is left to the next look."""
 _BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -93,7 +95,7 @@ def _wait(until: float | None, tx: Transaction) -> float | None:
 
 def _advance(unit: Unit, app_id: str, placer: Placer) -> StepResult:
     """Plan and apply until nothing is left to do now."""
-    next_at = None
+    next_at, settled = None, False
     placer.begin(unit.tx)
     for _ in range(_MAX_ROUNDS):
         app = unit.tx.apps.get(app_id)
@@ -105,9 +107,10 @@ def _advance(unit: Unit, app_id: str, placer: Placer) -> StepResult:
             apply(unit, app, plan.changes)
         placed = _store_placements(unit, app, placer)  # what the plan has just called off needs no place
         if not plan.changes and not placed:
+            settled = not _waiting(unit.tx, app)
             break
     prune(unit, app_id)
-    unit.hint(subjects.app(app_id))
+    unit.hint(subjects.app(app_id), _PLANNED if settled else b"")
     return StepResult(changed=True, wait_s=_wait(next_at, unit.tx))
 
 
@@ -216,8 +219,9 @@ class RolloutLoop:
     async def _listen(self) -> None:
         async with self._control.bus.subscribe(subjects.ALL_APPS) as hints:
             async for hint in hints:
-                for app_id in await hinted_apps(self._control, hint):
-                    self._schedule.add(app_id)
+                if hint.payload != _PLANNED:
+                    for app_id in await hinted_apps(self._control, hint):
+                        self._schedule.add(app_id)
 
     async def _sweep(self, every_s: float, find: Finder) -> None:
         while True:
