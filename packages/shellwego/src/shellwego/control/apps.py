@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from shellwego.control.announcements import announce
 from shellwego.control.config import MAX_COUNT, ConfigWish, merge, refuse, refuse_uncontainable
 from shellwego.control.mounts import refuse_shared
-from shellwego.control.quotas import charge_app
+from shellwego.control.quotas import charge_app, check_priority
 from shellwego.control.unit import Unit
 from shellwego.core import hostnames
 from shellwego.core.apps import App, AppConfig
@@ -36,12 +36,13 @@ def create_app(unit: Unit, project: Project, wish: AppWish, domain: str) -> App:
     Raises:
         InvalidError: the name, the config or a count is not possible.
         ConflictError: the project has an app of this name.
-        QuotaError: the project or its organization has as many apps as it may.
+        QuotaError: the project or its organization has as many apps as it may, or no app of it may have this priority.
     """
     hostnames.check_name(wish.name)
     if unit.tx.apps.select(eq("project_id", project.id), eq("name", wish.name), limit=1):
         fault = FieldError("name", "already-exists", "this name is in use in the project")
         raise ConflictError("app-exists", f"the project has an app “{wish.name}” already", errors=(fault,))
+    check_priority(unit.tx, project.id, wish.config.placement.priority)
     config = merge(AppConfig(), wish.config)
     now = unit.now()
     app = App(
@@ -72,7 +73,9 @@ def configure(unit: Unit, app: App, wish: ConfigWish) -> App:
 
     Raises:
         InvalidError: the result makes no sense.
+        QuotaError: it may not have this priority.
     """
+    check_priority(unit.tx, app.project_id, wish.placement.priority)
     return save(unit, replace(app, config=merge(app.config, wish)))
 
 

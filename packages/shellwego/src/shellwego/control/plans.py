@@ -15,6 +15,7 @@ from shellwego.control.forecasts import ProcessForecast, forecast
 from shellwego.control.images import ChosenImage, require_image
 from shellwego.control.instances import live_instances
 from shellwego.control.mounts import resolve_mounts
+from shellwego.control.quotas import check_priority
 from shellwego.control.references import resolve_secrets
 from shellwego.control.releases import newest_release
 from shellwego.core.admission import with_backend
@@ -63,6 +64,7 @@ def plan_config(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage 
     An app without a service whose image exposes one port gets that port as its service; one without a backend gets that
     which its image needs.
     """
+    check_priority(tx, app.project_id, wish.placement.priority)
     kind = None if image is None else image.kind
     config = merge_unchecked(app.config, wish if image is None else replace(wish, image=image.reference))
     if image is not None and config.processes and not config.services and len(image.exposed_ports) == 1:

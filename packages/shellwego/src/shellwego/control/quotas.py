@@ -94,7 +94,6 @@ def charge_organization(unit: Unit, organization: Organization, more: Amounts) -
 
 def charge_app(unit: Unit, before: App | None, after: App) -> None:
     """Refuse a change of an app by which more is wanted than may be."""
-    _charge_priority(unit.tx, before, after)
     more = growth(app_takes(before) if before else {}, app_takes(after))
     if before is None:
         more["apps"] = 1
@@ -103,11 +102,16 @@ def charge_app(unit: Unit, before: App | None, after: App) -> None:
         charge(unit, project, more)
 
 
-def _charge_priority(tx: Transaction, before: App | None, after: App) -> None:
-    """What nobody asked for is not refused: where the limit is below the default, instances have the limit."""
-    asked = after.config.placement.priority
-    project = tx.projects.get(after.project_id)
-    if project is None or (before is not None and asked <= before.config.placement.priority):
+def check_priority(tx: Transaction, project_id: str, asked: int | None) -> None:
+    """Refuse a priority that the project's organization may not have. Instances have no higher one in any case
+    (`control.priorities`), so a rollback to what was allowed once is none of this; and what is the default is not refused
+    where the limit is below.
+
+    Raises:
+        QuotaError: `quota-exceeded`.
+    """
+    project = tx.projects.get(project_id)
+    if asked is None or project is None:
         return
     limit = priority_limit(tx.quotas.get(project.organization_id))
     if asked > max(limit, DEFAULT_PRIORITY):

@@ -26,7 +26,7 @@ from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.memories import leave, with_memory
 from shellwego.control.placer import READING_SHARE, Placer
-from shellwego.control.preemption import find_room, held, make_room
+from shellwego.control.preemption import find_room, make_room, reservation
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import ShellWeGoError
@@ -143,7 +143,7 @@ def _placements(tx: Transaction, app: App, placer: Placer) -> Iterator[tuple[Ins
             continue
         outcome: Outcome = Refusal(waits)
         if not waits:
-            outcome = held(tx, instance, request) or placer.place(tx, request, beside)
+            outcome = reservation(tx, instance, request) or placer.place(tx, request, beside)
         if isinstance(outcome, Refusal) and not waits and placer.current() and instance.process not in in_vain:
             room = find_room(tx, app, request, instance.priority, beside.by_node)
             if room is None:
