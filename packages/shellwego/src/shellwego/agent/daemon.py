@@ -30,11 +30,10 @@ from shellwego.core.nodecallers import SHUT_OUT
 from shellwego.core.nodes import WHOLE, NodeFacts, Offer
 from shellwego.core.troubles import Troubles
 from shellwego.ports.bus import Bus
-from shellwego.ports.clock import Clock
+from shellwego.ports.clock import Clock, Waiter
 from shellwego.ports.engine import Engine
 from shellwego.ports.streams import StreamListener
 from shellwego.ports.uplink import Memories, NodeUplink
-from shellwego.ports.waiting import Waiter
 from shellwego.wire import subjects
 
 HEARTBEAT_S = 2.0
