@@ -55,6 +55,21 @@ async def test_a_drain_that_makes_no_sense_is_refused_by_field(
     assert (await world.get(f"/v1/nodes/{world.node.name}", token=ADMIN)).json["scheduling"] == "open"
 
 
+async def test_a_node_tells_why_no_other_reaches_it_and_by_which_road_it_hears_hints(world: World) -> None:
+    path = f"/v1/nodes/{world.node.name}"
+    before = (await world.get(path, token=ADMIN)).json
+
+    def note(unit: Unit) -> None:
+        (node,) = unit.tx.nodes.select(eq("name", world.node.name))
+        facts = replace(node.facts, hints="link")
+        unit.tx.nodes.update(replace(node, facts=facts, unreached="no other node reaches its VMs: x — do y"))
+
+    await world.control.commit(note)
+    shown = (await world.get(path, token=ADMIN)).json
+    assert shown["warnings"] == [*before["warnings"], "no other node reaches its VMs: x — do y"]
+    assert (before["hints"], shown["hints"]) == ("", "link")
+
+
 async def test_labels_and_place_change_for_whom_saw_the_node_as_it_is(world: World) -> None:
     path = f"/v1/nodes/{world.node.name}"
     seen = await world.get(path, token=ADMIN)

@@ -104,7 +104,18 @@ def test_the_configuration_file_names_it_in_a_table_of_its_own(tmp_path: Path, m
     found = read_authority(up_settings({}))
     assert found is not None
     assert parse_authority(found).urls == ("tls://127.0.0.1:4222",)
-    for wrong in ('[bus]\nurl = "x"\n', '[up]\nbus_authority_file = "x"\n', "bus = 1\n"):
+    assert not up_settings({}).bus_node_passes, "it is for an operator to say so"
+    with config.open("a") as stream:
+        stream.write("node_passes = true\n")
+    assert up_settings({}).bus_node_passes
+    for wrong in (
+        "[bus]\nnode_passes = true\n",
+        '[bus]\nauthority_file = "x"\nnode_passes = 7\n',
+        "[up]\nbus_node_passes = true\n",
+        '[bus]\nurl = "x"\n',
+        '[up]\nbus_authority_file = "x"\n',
+        "bus = 1\n",
+    ):
         config.write_text(wrong)
         with pytest.raises(InvalidError):
             up_settings({})

@@ -13,12 +13,14 @@ from shellwego.boot.hintroad import HintRoad, enter_nats
 from shellwego.boot.joincall import Address
 from shellwego.control.loops.buskeys import Shutter
 from shellwego.control.nodeadmin import remove_node
+from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control, Unit
 from shellwego.core.joins import MemberKind
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.bus.nats import open_nats
 from shellwego.drivers.busaccess.nats import NatsBusAccess
 from shellwego.drivers.clock.system import SystemClock
+from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.drivers.uplink.tls import UplinkChannel
 from shellwego.wire import subjects
@@ -36,9 +38,10 @@ async def platform() -> AsyncIterator[tuple[NatsServer, Server]]:
     with running_nats() as nats:
         bus, access = await open_nats(nats.site()), NatsBusAccess(nats.authority, clock)
         control, listener = Control(MemoryStore(clock), bus, clock), listening()
-        port = await open_port(control, listener, access)
+        sealer = Sealer(control, MemoryKms())
+        port = await open_port(control, listener, access, sealer)
         tasks = [asyncio.create_task(part) for part in (port.run(), Shutter(control, access).run())]
-        yield nats, Server(control, port, Address("127.0.0.1", port_of(listener)))
+        yield nats, Server(control, port, Address("127.0.0.1", port_of(listener)), sealer)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

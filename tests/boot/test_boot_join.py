@@ -7,7 +7,8 @@ import socket
 import stat
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,11 @@ from shellwego.control.sealing import Sealer
 from shellwego.control.servers import Servers
 from shellwego.control.unit import Control
 from shellwego.core.assignments import Assignments
+from shellwego.core.buskeys import statement
 from shellwego.core.errors import ConflictError, ForbiddenError, InvalidError, ShellWeGoError, UnavailableError
 from shellwego.core.joins import JoinRequest, MemberKind
 from shellwego.drivers.bus.memory import MemoryBus
+from shellwego.drivers.busaccess.memory import MemoryBusAccess
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.images.memory import MemoryImages
 from shellwego.drivers.kms.memory import MemoryKms
@@ -35,7 +38,8 @@ from shellwego.drivers.streams.dialled import DialledStreams
 from shellwego.drivers.uplink.tls import UplinkChannel
 from shellwego.ports.busaccess import BusAccess
 from shellwego.wire.tls import Credentials, server_context
-from shellwego.wire.uplink import AssignmentsCall, Method
+from shellwego.wire.uplink import AssignmentsCall, BusPassAnswer, BusPassCall, Method, ServersAnswer, ServersCall
+from tests.contract.busaccess_contract import user_key
 from tests.contract.node_authority import TestingAuthority
 from tests.contract.node_port import listening, port_of
 from tests.control.join_world import OPERATOR
@@ -46,6 +50,7 @@ class Server:
     control: Control
     port: NodePort
     address: Address
+    sealer: Sealer
 
     async def token(self, wish: JoinWish | None = None) -> tuple[str, str]:
         """The secret and the fingerprint of a new join token."""
@@ -63,11 +68,13 @@ class Server:
         return await self.control.read(lambda tx: tx.nodes.count())
 
 
-async def open_port(control: Control, listener: socket.socket, access: BusAccess | None = None) -> NodePort:
+async def open_port(
+    control: Control, listener: socket.socket, access: BusAccess | None = None, sealer: Sealer | None = None
+) -> NodePort:
     """A server's node port."""
     return await NodePort.open(
         control,
-        Sealer(control, MemoryKms()),
+        sealer or Sealer(control, MemoryKms()),
         listener,
         links=DialledStreams(),
         images=MemoryImages(),
@@ -81,22 +88,30 @@ async def server() -> AsyncIterator[Server]:
     clock = SystemClock()
     control = Control(MemoryStore(clock), MemoryBus(), clock)
     listener = listening()
-    port = await open_port(control, listener)
+    sealer = Sealer(control, MemoryKms())
+    port = await open_port(control, listener, None, sealer)
     running = asyncio.create_task(port.run())
-    yield Server(control, port, Address("127.0.0.1", port_of(listener)))
+    yield Server(control, port, Address("127.0.0.1", port_of(listener)), sealer)
     port.stop()
     await running
 
 
-async def ask(server: Server, directory: Path) -> str:
-    """What a joined host is told when it asks for its assignments."""
-    joined = nodedir.load(directory, MemberKind.NODE)
+@asynccontextmanager
+async def dialled(server: Server, directory: Path, kind: MemberKind = MemberKind.NODE) -> AsyncIterator[UplinkChannel]:
+    """The way of a joined host to its server."""
+    joined = nodedir.load(directory, kind)
     channel = UplinkChannel(lambda: [server.address.url], lambda: joined.credentials, call_s=10.0)
     try:
-        asked = AssignmentsCall(node_id=joined.member.id)
-        return (await channel.call(Method.ASSIGNMENTS, asked, Assignments)).node_id
+        yield channel
     finally:
         await channel.close()
+
+
+async def ask(server: Server, directory: Path) -> str:
+    """What a joined host is told when it asks for its assignments."""
+    member = nodedir.load(directory, MemberKind.NODE).member
+    async with dialled(server, directory) as channel:
+        return (await channel.call(Method.ASSIGNMENTS, AssignmentsCall(node_id=member.id), Assignments)).node_id
 
 
 async def ask_until_refused(server: Server, directory: Path) -> None:
@@ -111,6 +126,49 @@ async def test_a_host_joins_and_is_then_known_by_its_key(server: Server, tmp_pat
     member = await server.become(directory, await server.token(JoinWish(name="a1", region="north")))
     assert (member.name, member.region, member.servers) == ("a1", "north", (server.address.url,))
     assert await ask(server, directory) == member.id
+
+
+@pytest.mark.parametrize("kind", MemberKind)
+async def test_any_server_tells_a_host_of_servers_that_came_later(
+    server: Server, tmp_path: Path, kind: MemberKind
+) -> None:
+    await server.become(tmp_path / "host", await server.token(JoinWish(kind=kind)), kind)
+    later = "https://later.example:7081"
+    async with dialled(server, tmp_path / "host", kind) as channel:
+        assert (await channel.call(Method.SERVERS, ServersCall(), ServersAnswer)).urls == ()
+        await Servers(server.control, "two", (later,)).say()
+        async with asyncio.timeout(20):
+            while (await channel.call(Method.SERVERS, ServersCall(), ServersAnswer)).urls != (later,):  # noqa: ASYNC110 - it is told nowhere
+                await asyncio.sleep(0.05)
+
+
+async def test_a_host_gets_a_pass_for_a_key_that_it_holds_and_none_where_there_are_none(
+    server: Server, tmp_path: Path
+) -> None:
+    member = await server.become(tmp_path / "node", await server.token())
+    key = user_key()
+    good = BusPassCall(public_key=key.public, signature=key.sign(statement(member.id)))
+    async with dialled(server, tmp_path / "node") as channel:
+        assert (await channel.call(Method.BUS_PASS, good, BusPassAnswer)).bus_pass is None
+    listener = listening()
+    access = MemoryBusAccess(MemoryBus(), server.control.clock)
+    port = await open_port(server.control, listener, access, server.sealer)
+    running = asyncio.create_task(port.run())
+    other = replace(server, port=port, address=Address("127.0.0.1", port_of(listener)))
+    async with dialled(other, tmp_path / "node") as channel:
+        found = (await channel.call(Method.BUS_PASS, good, BusPassAnswer)).bus_pass
+        assert found is not None
+        assert access.enter(found, key).open
+        for bad, code in (
+            (replace(good, public_key="U" * 60), "invalid-nkey"),
+            (replace(good, public_key=user_key().public), "bus-key-not-held"),
+            (replace(good, signature=b""), "bus-key-not-held"),
+        ):
+            with pytest.raises(InvalidError) as refused:
+                await channel.call(Method.BUS_PASS, bad, BusPassAnswer)
+            assert refused.value.code == code
+    port.stop()
+    await running
 
 
 async def test_what_a_host_keeps_is_its_owners_alone(server: Server, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from plasmavmc.hypervisor.probe import ProbeResult, Trial
 from plasmavmc.types import Acceleration
 from shellwego.boot import hostchecks
+from shellwego.boot.doctor import print_findings
 from shellwego.boot.findings import Finding, State
 from shellwego.boot.platformchecks import check_platform
 from shellwego.boot.settings import UpSettings, config_file_values
@@ -35,6 +36,17 @@ def well(api: HandMadeApi, *nodes: NodeView) -> None:
 
 def states(found: list[Finding]) -> list[tuple[str, str]]:
     return [(finding.check, finding.state.value) for finding in found]
+
+
+def test_what_a_node_says_of_itself_cannot_drive_the_terminal(
+    machine: Machine, api: HandMadeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    well(api, node(warnings=["slow \x1b]0;title\x07\rforged — wait \x9b2J"]))
+    print_findings(check_platform(machine.config, ""), quiet=False, color=False)
+    shown = capsys.readouterr().out
+    assert "slow" in shown
+    assert "wait" in shown
+    assert not set("\x1b\x07\x9b\r") & set(shown)
 
 
 def test_a_platform_that_is_well_has_no_warning(machine: Machine, api: HandMadeApi) -> None:

@@ -9,6 +9,7 @@ import pytest
 from shellwego.client.generated import (
     AppList,
     AppView,
+    BackendView,
     DrainView,
     EnvView,
     EventList,
@@ -16,6 +17,7 @@ from shellwego.client.generated import (
     InstanceList,
     InstanceView,
     MoveView,
+    NodeList,
     NodeView,
     Pagination,
     ProjectView,
@@ -89,6 +91,33 @@ def test_events_are_asked_for_by_age_and_beyond_one_page(machine: Machine, api: 
     shown = machine.swg("events", "-n", "120", "--since", "10m", "--output", "name").out.split()
     assert shown == [str(seq) for seq in range(31, 151)]
     assert all("filter%5Btime%5D%5Bgte%5D=" in asked.query for asked in api.asked)
+
+
+def test_nodes_and_microvms_beyond_one_page_are_listed_too(machine: Machine, api: HandMadeApi) -> None:
+    more = view(Pagination, has_more=True, next_cursor="next")
+    nodes = [NodeList(data=[view(NodeView, name=name)], pagination=page) for name, page in (("a", more), ("b", LAST))]
+    api.answer("GET", "/v1/nodes", *nodes)
+    assert machine.swg("nodes", "ls", "--output", "name").out == "a\nb\n"
+    vms = [InstanceList(data=[view(InstanceView, id=id_)], pagination=page) for id_, page in (("i", more), ("j", LAST))]
+    for path, words in (
+        ("/v1/vms", ("vms", "ls")),
+        ("/v1/apps/shop/instances", ("vms", "ls", "-a", "shop")),
+        ("/v1/apps/app_1/instances", ("status", "-a", "shop")),
+    ):
+        api.answer("GET", path, *vms)
+        api.answer("GET", "/v1/apps/shop", view(AppView, id="app_1", name="shop"))
+        assert machine.swg(*words, "--output", "name").out == "i\nj\n"
+
+
+@pytest.mark.parametrize("nasty", ["\x1b]0;title\x07", "\x9b2J", "\u202egnp.exe", "\rforged", "\nforged"])
+def test_a_node_cannot_drive_the_terminal_of_who_looks_at_it(machine: Machine, api: HandMadeApi, nasty: str) -> None:
+    text = f"slow {nasty}"
+    backend = view(BackendView, name=text, status="failed", reason=text)
+    api.answer("GET", "/v1/nodes/one", view(NodeView, name="one", hostname=text, backends=[backend], warnings=[text]))
+    shown = machine.swg("nodes", "show", "one").out
+    assert shown.count("slow") == 5
+    assert not set("\x1b\x07\x9b\u202e\r") & set(shown)
+    assert not [line for line in shown.splitlines() if line.startswith("forged")]
 
 
 def test_an_event_in_a_table_has_its_zone_and_no_id_twice(machine: Machine, api: HandMadeApi) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import pytest
@@ -85,6 +85,34 @@ def exec_request(*command: str) -> StreamRequest:
 
 def copy_request(kind: StreamKind, path: str) -> StreamRequest:
     return StreamRequest(kind=kind, instance_id="ins_a", path=path, name="data")
+
+
+KNOWN = b"what it knew"
+
+
+async def sleeping(under_test: EngineUnderTest) -> None:
+    """A VM that sleeps, and knows something."""
+    engine = under_test.engine
+    await engine.run(order(under_test, "a", "serve"))
+    await see(engine, "vm_a_1", running)
+    channel = await engine.join("vm_a_1", copy_request(StreamKind.COPY_IN, "/data"))
+    await channel.send(KNOWN)
+    await channel.send_eof()
+    assert [item async for item in channel.output()][-1] == ExecDone(code=0)
+    await channel.aclose()
+    await engine.suspend("vm_a_1")
+
+
+async def copied_out(engine: Engine, vm_id: str) -> bytes:
+    channel = await engine.join(vm_id, copy_request(StreamKind.COPY_OUT, "/data"))
+    try:
+        return b"".join([item.data async for item in channel.output() if isinstance(item, ExecData)])
+    finally:
+        await channel.aclose()
+
+
+async def one_chunk(data: bytes) -> AsyncGenerator[bytes]:
+    yield data
 
 
 class EngineContract:
@@ -205,6 +233,68 @@ class EngineContract:
             await engine.resume("vm_a_1")
         with pytest.raises(ConflictError):
             await engine.suspend("vm_a_1")
+
+    @pytest.fixture
+    def elsewhere(self) -> MakeEngine:
+        raise AssertionError("a subclass provides `elsewhere`, an engine on another host like the first")
+
+    async def test_what_sleeps_goes_on_elsewhere_with_what_it_knew(
+        self, make: MakeEngine, elsewhere: MakeEngine
+    ) -> None:
+        here, there = await make(), await elsewhere()
+        await sleeping(here)
+        await there.engine.import_memory(order(there, "b", "serve"), here.engine.export_memory("vm_a_1"))
+        view = await see(there.engine, "vm_b_1", asleep)
+        assert (view.instance_id, view.attempt, view.address) == ("ins_b", 1, "")
+        assert (await see(here.engine, "vm_a_1", asleep)).phase is VmPhase.ASLEEP
+        await there.engine.resume("vm_b_1")
+        assert (await see(there.engine, "vm_b_1", running)).address
+        assert await copied_out(there.engine, "vm_b_1") == KNOWN
+
+    async def test_only_what_sleeps_can_be_sent_elsewhere(self, make: MakeEngine) -> None:
+        under_test = await make()
+        await under_test.engine.run(order(under_test, "a", "serve"))
+        await see(under_test.engine, "vm_a_1", running)
+        with pytest.raises(ConflictError):
+            await anext(under_test.engine.export_memory("vm_a_1"))
+        with pytest.raises(NotFoundError):
+            await anext(under_test.engine.export_memory("vm_none"))
+
+    @pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
+    async def test_of_a_memory_that_breaks_off_nothing_is_there(
+        self, make: MakeEngine, elsewhere: MakeEngine, part: float
+    ) -> None:
+        here, there = await make(), await elsewhere()
+        await sleeping(here)
+        sent = b"".join([chunk async for chunk in here.engine.export_memory("vm_a_1")])
+        with pytest.raises(InvalidError) as refused:
+            await there.engine.import_memory(order(there, "b", "serve"), one_chunk(sent[: int(len(sent) * part)]))
+        assert refused.value.code == "snapshot-damaged"
+        assert await there.engine.observe() == ()
+        await there.engine.import_memory(order(there, "b", "serve"), one_chunk(sent))
+
+    async def test_a_memory_is_for_nobody_else(self, make: MakeEngine, elsewhere: MakeEngine) -> None:
+        here, there = await make(), await elsewhere()
+        await sleeping(here)
+        made = order(there, "b", "serve")
+        for changes in ({"project_id": "prj_2"}, {"organization_id": "org_2"}):
+            stranger = replace(made, workload=replace(made.workload, **changes))
+            with pytest.raises(ConflictError) as refused:
+                await there.engine.import_memory(stranger, here.engine.export_memory("vm_a_1"))
+            assert refused.value.code == "snapshot-foreign"
+        assert await there.engine.observe() == ()
+
+    async def test_a_vm_that_is_there_is_not_imported_over(self, make: MakeEngine, elsewhere: MakeEngine) -> None:
+        here, there = await make(), await elsewhere()
+        await sleeping(here)
+        await there.engine.import_memory(order(there, "b", "serve"), here.engine.export_memory("vm_a_1"))
+        with pytest.raises(ConflictError):
+            await there.engine.import_memory(order(there, "b", "serve"), here.engine.export_memory("vm_a_1"))
+        assert (await see(there.engine, "vm_b_1", asleep)).phase is VmPhase.ASLEEP
+
+    async def test_hosts_that_are_alike_say_so(self, make: MakeEngine, elsewhere: MakeEngine) -> None:
+        here, there = await (await make()).engine.facts(), await (await elsewhere()).engine.facts()
+        assert here.backends[0].snapshot_host == there.backends[0].snapshot_host != ()
 
     async def test_a_stopped_vm_ends_as_asked(self, make: MakeEngine) -> None:
         under_test = await make()

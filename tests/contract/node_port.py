@@ -24,6 +24,7 @@ from shellwego.drivers.streams.dialled import DialledListener, DialledStreams
 from shellwego.drivers.streams.mux import Beat
 from shellwego.drivers.uplink.tls import UplinkChannel
 from shellwego.ports.bus import Bus
+from shellwego.ports.uplink import Memories
 from shellwego.wire.tls import SERVER_NAME, Credentials
 from tests.contract.node_authority import TestingAuthority, key_of
 from tests.contract.streams_contract import echo
@@ -88,13 +89,14 @@ class Port:
         beat: Beat | None = None,
         bus: MemoryBus | None = None,
         images: NodeImages | None = None,
+        memories: Memories | None = None,
     ) -> None:
         self.identities = identities
         self.control = control
         self.bus = bus or MemoryBus()
         self.streams = DialledStreams(beat)
         self.credentials = credentials or identities.authority.server()
-        self._images = images
+        self._images, self._memories = images, memories
         self._bounds, self._bodies, self._more = bounds, bodies, more or {}
         listener = listening()
         self.number = port_of(listener)
@@ -123,6 +125,7 @@ class Port:
             links=self.streams,
             bus=self.bus,
             images=self._images,
+            memories=self._memories,
             bounds=self._bounds,
             bodies=self._bodies(),
         )
@@ -247,11 +250,13 @@ class Rig:
         self.links.append(asyncio.ensure_future(listener.serve("", echo)))
 
     async def connect(
-        self, port: Port, tls: ssl.SSLContext | None = None
+        self, port: Port, tls: ssl.SSLContext | None = None, source: str = "127.0.0.1"
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A bare connection."""
+        """A bare connection, from this address."""
         name = SERVER_NAME if tls else None
-        reader, writer = await asyncio.open_connection("127.0.0.1", port.number, ssl=tls, server_hostname=name)
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port.number, ssl=tls, server_hostname=name, local_addr=(source, 0)
+        )
         self.writers.append(writer)
         return reader, writer
 

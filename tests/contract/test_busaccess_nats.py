@@ -25,7 +25,7 @@ from shellwego.drivers.busaccess.tokens import LISTENER_SUBSCRIPTIONS, user_toke
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.natslink import Login, close, connect, settle
 from shellwego.ports.bus import Bus
-from shellwego.ports.busaccess import BusPass
+from shellwego.ports.busaccess import PASS_S, BusPass
 from shellwego.wire import subjects
 from tests.contract.busaccess_contract import MINE, OTHER, BusAccessContract, user_key
 from tests.contract.host_rig import eventually
@@ -238,6 +238,20 @@ async def test_what_was_revoked_is_known_after_a_crash_of_the_bus(server: NatsSe
     server.start()
     assert not await entrance(server, passes[gone.public], gone)
     assert await entrance(server, passes[stays.public], stays)
+
+
+async def test_the_list_forgets_whom_nothing_could_let_in_any_more(server: NatsServer) -> None:
+    class DaysLater(SystemClock):
+        def now(self) -> float:
+            return super().now() + 3 * PASS_S
+
+    access, later = (NatsBusAccess(server.authority, clock) for clock in (SystemClock(), DaysLater()))
+    first, second = user_key(), user_key()
+    tokens = [access.admit(MINE, key.public).token for key in (first, second)]
+    await access.revoke({first.public: time.time()})
+    await later.revoke({first.public: time.time(), second.public: time.time() + 3 * PASS_S})
+    assert await entrance(server, tokens[0], first), "days later its passes have ended anyhow"
+    assert not await entrance(server, tokens[1], second)
 
 
 async def test_of_keys_that_are_revoked_at_once_none_is_lost(server: NatsServer) -> None:

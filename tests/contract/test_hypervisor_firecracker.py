@@ -21,7 +21,8 @@ import pytest
 
 from plasmavmc.errors import GuestError, HostError, UnavailableError
 from plasmavmc.guest.api import ExecExit, ExecSession, GuestCard, GuestChannel, GuestConfig, GuestEvent
-from plasmavmc.guest.channel import Connect, open_channel_over
+from plasmavmc.guest.channel import Connect
+from plasmavmc.guest.opening import open_channel_over
 from plasmavmc.host.operations import Host, Limits, ProcessId, Spawned, TapRequest
 from plasmavmc.host.processes import argv_of, is_alive, kill, processes
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan, VmPlan

@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import pytest
 
 from shellwego.api.uplink import server
 from shellwego.core.errors import InvalidError, UnavailableError
+from shellwego.core.plans import Rate
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.streams import mux
 from shellwego.drivers.streams.dial import WebSocketDialler
-from shellwego.drivers.streams.dialled import DialledListener
+from shellwego.drivers.streams.dialled import DialledListener, DialledStreams
 from shellwego.drivers.streams.mux import Beat, Link
 from shellwego.ports.streams import DuplexStream, StreamKind, StreamRequest
 from shellwego.wire import links, subjects
@@ -149,6 +151,44 @@ async def test_a_new_link_of_a_node_takes_the_place_of_the_old(rig: Rig) -> None
             await old.receive()
     await port.linked(NODE)
     await answered(port)
+
+
+class Mute:
+    """A connection on which nothing is said, and that takes a moment to close."""
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+
+    async def send(self, message: bytes) -> None:
+        """Nobody listens."""
+
+    async def receive(self) -> bytes:
+        await self.closed.wait()
+        raise ConnectionError("closed")
+
+    async def close(self) -> None:
+        await asyncio.sleep(0.01)
+        self.closed.set()
+
+
+async def test_of_links_that_come_at_once_one_is_left() -> None:
+    streams, sockets = DialledStreams(SLOW), [Mute() for _ in range(4)]
+
+    async def nothing() -> AsyncIterator[str]:
+        await asyncio.Event().wait()
+        yield ""
+
+    carried = []
+    for batch in (sockets[:1], sockets[1:]):
+        carried += [asyncio.ensure_future(streams.carry(NODE, socket, nothing())) for socket in batch]
+        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await asyncio.wait(carried, return_when=asyncio.FIRST_COMPLETED)
+        while sum(not socket.closed.is_set() for socket in sockets) > 1:  # noqa: ASYNC110 - they tell nobody
+            await asyncio.sleep(0.005)
+    assert not sockets[-1].closed.is_set()
+    await streams.cut(NODE)
+    await asyncio.gather(*carried)
 
 
 async def soon(queue: asyncio.Queue[str]) -> str:
@@ -305,6 +345,39 @@ class TestAHostileNode:
         async with self.linked(rig, port) as socket:
             await socket._socket.send_str("hello")  # type: ignore[attr-defined]
             await self.loses_its_link(port)
+
+    @pytest.mark.parametrize("word", ["ping", "pong"])
+    async def test_that_pings_below_the_frames_loses_its_link(self, rig: Rig, port: Port, word: str) -> None:
+        """What keeps a WebSocket up serves nothing here, and a flood of it would be counted nowhere."""
+        async with self.linked(rig, port) as socket:
+            await getattr(socket._socket, word)()  # type: ignore[attr-defined]
+            await self.loses_its_link(port)
+
+    async def test_that_dials_without_end_is_turned_away(
+        self, rig: Rig, port: Port, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(server, "_LINKS", Rate(per_minute=1, burst=1))
+        credentials = rig.identities.node()
+        dialler = WebSocketDialler(lambda: credentials)
+        async with dialler(port.url):
+            with pytest.raises(UnavailableError, match="429"):
+                async with dialler(port.url):
+                    pass
+
+    async def test_that_takes_nothing_has_nothing_more_opened(self, rig: Rig, port: Port) -> None:
+        """Whoever opens a stream, and lets go of it, waits for nobody; so what is told of it must not pile up."""
+        large = StreamRequest(kind=StreamKind.EXEC, instance_id="ins_1", command=("x" * 200_000,))
+        async with self.linked(rig, port) as socket:
+            cast("Any", socket)._socket._response.connection.transport.pause_reading()
+
+            async def open_and_let_go() -> None:
+                for _ in range(1000):
+                    await (await port.streams.open(NODE, large)).aclose()
+                    await asyncio.sleep(0)
+
+            with pytest.raises(UnavailableError, match="takes nothing"):
+                await open_and_let_go()
+        await self.loses_its_link(port)
 
     async def test_that_never_reads_is_sent_no_more_than_its_credit(self, rig: Rig, port: Port) -> None:
         async with self.linked(rig, port):

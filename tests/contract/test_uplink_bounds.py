@@ -23,7 +23,7 @@ from shellwego.drivers.uplink.tls import TlsNodeUplink
 from shellwego.wire import uplink
 from shellwego.wire.codec import decode, encode
 from shellwego.wire.tls import Credentials, Peer, client_context
-from shellwego.wire.uplink import AssignmentsCall, Done, Refusal
+from shellwego.wire.uplink import AssignmentsCall, Done, Method, Refusal
 from tests.contract.node_port import Port, Rig
 from tests.contract.uplink_contract import REPORT, Recorder
 
@@ -108,6 +108,32 @@ async def test_a_stranger_may_call_what_makes_him_known_and_not_too_often(rig: R
     assert len(asked) >= 50
     assert set(refusals) == {(HTTPStatus.TOO_MANY_REQUESTS, "uplink-too-often")}
     assert await TlsNodeUplink(rig.channel(rig.identities.node(), port.url)).report(REPORT) == 3
+
+
+async def test_whatever_a_stranger_asks_is_counted(rig: Rig) -> None:
+    port = rig.port()
+    stranger = await raw(rig, port, None)
+    codes = []
+    for _ in range(60):
+        stranger.say("a-method-of-2028", body=ASK)
+        codes.append((await stranger.refusal())[1])
+    assert set(codes[:40]) == {"uplink-method-unknown"}
+    assert codes[-1] == "uplink-too-often"
+    assert await TlsNodeUplink(rig.channel(rig.identities.node(), port.url)).report(REPORT) == 3
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+    ],
+)
+def test_strangers_of_one_network_of_ipv6_are_counted_as_one(one: str, other: str, same: bool) -> None:
+    assert (callers.origin_of(one) == callers.origin_of(other)) is same
 
 
 class TestBodies:
@@ -212,6 +238,14 @@ class TestConnections:
         node = TlsNodeUplink(rig.channel(rig.identities.node(), port.url))
         await until_answered(node)
 
+    async def test_strangers_cannot_take_the_room_of_nodes_that_were_there(self, rig: Rig) -> None:
+        port, credentials = rig.port(bounds=Bounds(strangers=2)), rig.identities.node()
+        assert await TlsNodeUplink(rig.channel(credentials, port.url)).report(REPORT) == 3
+        held = [await rig.connect(port, source=f"127.0.0.{number}") for number in (2, 3)]
+        await Raw(*await rig.connect(port, source="127.0.0.4")).closed()
+        assert await TlsNodeUplink(rig.channel(credentials, port.url)).report(REPORT) == 3
+        assert len(held) == 2
+
     async def test_a_stranger_who_says_nothing_is_closed(self, rig: Rig) -> None:
         await (await raw(rig, rig.port(bounds=Bounds(stranger_s=0.1)), None)).closed()
 
@@ -266,6 +300,46 @@ class TestRates:
         await call(peers[1])
         await clock.run(clock.sleep(1.1))
         await call(peers[0])
+
+    async def test_a_key_may_send_only_so_many_bytes_and_no_other_pays_for_it(self) -> None:
+        clock = VirtualClock()
+        counting = Callers(self.identify, clock, bytes_rate=Rate(per_minute=6000, burst=1000))
+        peers = [Peer(key, clock.now() + 1000) for key in "ab"]
+        counting.count_body(peers[0], 900)
+        with pytest.raises(ThrottledError):
+            counting.count_body(peers[0], 200)
+        counting.count_body(peers[1], 900)
+        await clock.run(clock.sleep(2))
+        counting.count_body(peers[0], 200)
+
+    async def test_bodies_are_counted_before_they_are_read(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        port, credentials = rig.port(), rig.identities.node()
+        monkeypatch.setattr(port.server._callers, "_bytes_rate", Rate(per_minute=60, burst=len(ASK) + 60))
+        node = await raw(rig, port, credentials)
+        node.say("assignments", body=ASK)
+        assert (await node.hear())[0] == HTTPStatus.OK
+        node.say("report", length=1 << 19)
+        assert await node.refusal() == (HTTPStatus.TOO_MANY_REQUESTS, "uplink-too-often")
+
+    async def test_what_leaves_a_record_has_a_rate_of_its_own(self, rig: Rig) -> None:
+        async def answer(_caller: object, _asked: AssignmentsCall) -> Done:
+            return Done()
+
+        port = rig.port(more={"rare": Served(AssignmentsCall, answer, rate=Rate(per_minute=1, burst=2))})
+        nodes = [await raw(rig, port, rig.identities.node(f"node_{number}")) for number in (1, 2)]
+        statuses = []
+        for node in (nodes[0], nodes[0], nodes[0], nodes[1]):
+            node.say("rare", body=ASK)
+            statuses.append((await node.hear())[0])
+        assert statuses == [HTTPStatus.OK, HTTPStatus.OK, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.OK]
+        nodes[0].say("assignments", body=ASK)
+        assert (await nodes[0].hear())[0] == HTTPStatus.OK
+
+    @pytest.mark.parametrize("method", [Method.REGISTER, Method.REGISTER_EDGE, Method.SECRETS])
+    def test_registrations_and_secrets_are_such(self, method: Method) -> None:
+        served = methods(Recorder(), Recorder())[method]
+        assert isinstance(served, Served)
+        assert served.rate is not None
 
     async def test_a_key_has_only_so_many_calls_under_way(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(callers, "MAX_AT_ONCE", 3)

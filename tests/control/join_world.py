@@ -22,6 +22,7 @@ from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.store.memory import MemoryStore
+from shellwego.ports.kms import Kms
 from shellwego.ports.store import Store
 
 T = TypeVar("T")
@@ -54,10 +55,10 @@ class JoinWorld:
         return await self.control.commit(fn)
 
 
-def make_join_world(store: Store | None = None, clock: VirtualClock | None = None) -> JoinWorld:
+def make_join_world(store: Store | None = None, clock: VirtualClock | None = None, kms: Kms | None = None) -> JoinWorld:
     clock = clock or VirtualClock()
     control = Control(store or MemoryStore(clock), MemoryBus(), clock)
-    sealer = Sealer(control, MemoryKms())
+    sealer = Sealer(control, kms or MemoryKms())
     authorities = NodeAuthorities(control, sealer)
     servers = Servers(control, "one", SERVERS)
     joins = Joins(control, authorities, servers)

@@ -12,7 +12,7 @@ import pytest
 from shellwego.control.audit import BATCH, Anchor, Verification, parse_anchor, verify
 from shellwego.control.authorization import Access
 from shellwego.control.events import ScopeTarget
-from shellwego.control.loops.outbox import relay_audit, relay_forever
+from shellwego.control.loops.outbox import COALESCE_S, relay_audit, relay_forever
 from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core.audit import BEFORE_FIRST, Fault
 from shellwego.core.errors import InvalidError
@@ -98,7 +98,7 @@ async def test_a_record_is_chained_on_its_hint_and_what_a_crash_left_at_start(
     relaying = asyncio.ensure_future(relay_forever(control))
     await clock.advance(0)
     await write(control, 1)
-    await clock.advance(0)
+    await clock.advance(COALESCE_S)
     assert [record.position for record in await chain(control)] == ["platform/000000000001", "platform/000000000002"]
     relaying.cancel()
 

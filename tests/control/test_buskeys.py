@@ -13,8 +13,15 @@ from shellwego.control.buskeys import BusPasses
 from shellwego.control.certificates import key_fingerprint, new_key
 from shellwego.control.loops.buskeys import BATCH, LOOK_AGAIN_S, TELL_AGAIN_S, Shutter
 from shellwego.control.unit import Unit
-from shellwego.core.buskeys import MOST_HELD, BusKey, statement
-from shellwego.core.errors import ConflictError, ForbiddenError, InvalidError, ShellWeGoError, UnavailableError
+from shellwego.core.buskeys import MOST_HELD, MOST_NOTED, BusKey, statement
+from shellwego.core.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    ShellWeGoError,
+    ThrottledError,
+    UnavailableError,
+)
 from shellwego.core.nkeys import NKey
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.busaccess.memory import MemoryBusAccess
@@ -149,6 +156,21 @@ async def test_of_very_many_keys_the_oldest_are_revoked(platform: Platform) -> N
     stored = await platform.keys()
     assert [bool(stored[key.public].revoked_at) for key in keys] == [True, True] + [False] * MOST_HELD
     assert isinstance(await refusal(platform, keys[0]), ConflictError)
+
+
+async def test_who_asks_for_pass_after_pass_goes_without_and_leaves_room_for_others_to_be_shut_out(
+    platform: Platform,
+) -> None:
+    """All that was revoked is told to the bus in one message, of a bounded size."""
+    for _ in range(MOST_NOTED):
+        await platform.admit(user_key())
+    refused = await refusal(platform, user_key())
+    assert isinstance(refused, ThrottledError)
+    assert 0 < refused.retry_after_s <= PASS_S
+    other = await platform.world.joins.join(join_request(await platform.world.token(), hostname="other"))
+    await platform.admit(user_key(), member_id=other.id)
+    await platform.world.clock.advance(PASS_S)
+    await platform.admit(user_key())
 
 
 @pytest.mark.parametrize("way", ["revoked", "removed"])

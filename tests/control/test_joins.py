@@ -25,8 +25,10 @@ from shellwego.core.nodecallers import SHUT_OUT, EdgeCaller, NodeCaller
 from shellwego.core.nodes import NodeHealth
 from shellwego.core.subnets import free_subnet, is_subnet
 from shellwego.drivers.clock.virtual import VirtualClock
+from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.store.sqlite import open_sqlite
 from shellwego.ports.store import eq
+from shellwego.wire.tls import SERVER_NAME
 from tests.contract.store_databases import Database
 from tests.control.join_world import SERVERS, JoinWorld, join_request, make_join_world
 
@@ -74,7 +76,8 @@ async def test_a_certificate_is_of_the_authority_for_this_key_and_for_clients_on
 async def test_an_edge_joins_as_an_edge_that_nobody_waits_for(world: JoinWorld) -> None:
     key = new_key()
     secret = await world.token(JoinWish(kind=MemberKind.EDGE))
-    assert (await refusal(world, secret)).code == "wrong-kind"
+    refused = await refusal(world, secret)
+    assert (refused.code, "with --edge" in refused.resolution) == ("wrong-kind", True)
     member = await world.joins.join(join_request(secret, key, kind=MemberKind.EDGE))
     edge = await world.control.read(lambda tx: tx.edges.get(member.id))
     assert edge is not None
@@ -105,6 +108,16 @@ async def test_a_lost_answer_is_given_no_more_once_the_token_has_expired(world: 
     await world.joins.join(join_request(secret, key))
     await world.clock.advance(3601)
     assert (await refusal(world, secret, key=key)).code == "join-token-expired"
+
+
+async def test_for_a_token_that_is_none_the_master_key_is_not_asked() -> None:
+    """A KMS may cost, or count; whoever reaches the node port could ask."""
+    kms = MemoryKms()
+    world = make_join_world(kms=kms)
+    secret = await world.token()
+    kms.available = False
+    assert (await refusal(world, joins.join_secret())).code == "join-token-unknown"
+    assert (await refusal(world, secret)).code == "kms-unavailable"
 
 
 @pytest.mark.parametrize("end", ["expired", "revoked", "unknown", "malformed"])
@@ -306,6 +319,27 @@ async def test_a_retired_key_opens_nothing_within_a_second(world: JoinWorld) -> 
     assert (await refusal(world, secret, key=key)).code == "node-key-refused"
 
 
+async def test_an_edge_whose_key_is_retired_is_waited_for_no_more_and_its_name_is_free(world: JoinWorld) -> None:
+    async def join(key: ec.EllipticCurvePrivateKey) -> Membership:
+        secret = await world.token(JoinWish(kind=MemberKind.EDGE))
+        return await world.joins.join(join_request(secret, key, kind=MemberKind.EDGE))
+
+    def retire(unit: Unit) -> None:
+        row = joins.find_key(unit.tx, key_fingerprint(key.public_key()))
+        assert row is not None
+        nodekeys.retire_key(unit, row)
+
+    key = new_key()
+    gone = await join(key)
+    await world.commit(retire)
+    await world.commit(retire)
+    told = await world.control.read(lambda tx: tx.events.select(eq("type", "edge.removed")))
+    assert [(event.resource, event.data) for event in told] == [(gone.id, {"name": gone.name})]
+    again = await join(new_key())
+    assert (again.name, again.id == gone.id) == (gone.name, False)
+    assert [edge.id for edge in await world.control.read(lambda tx: tx.edges.select())] == [again.id]
+
+
 async def test_the_key_of_a_node_that_is_gone_opens_nothing(world: JoinWorld) -> None:
     key = new_key()
     secret = await world.token()
@@ -412,7 +446,7 @@ async def test_a_servers_certificate_is_for_servers_only_and_names_no_address(wo
     leaf.verify_directly_issued_by(authority)
     assert [*leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value] == [ExtendedKeyUsageOID.SERVER_AUTH]
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == [certificates.SERVER_NAME]
+    assert names.get_values_for_type(x509.DNSName) == [SERVER_NAME]
     assert identity.authorities == (authority.public_bytes(Encoding.PEM).decode(),)
 
 

@@ -12,7 +12,7 @@ from shellwego.control.unit import Control
 from shellwego.core.instances import Instance
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.ports.bus import Hint
-from tests.control.rollout_world import World
+from tests.control.rollout_world import PROCESS, World
 
 Run = Callable[[Control], Coroutine[None, None, None]]
 
@@ -63,6 +63,16 @@ async def test_the_routes_loop_looks_at_every_app(world: World, mended: bool) ->
         bus.mend()
     await world.clock.advance(0.1)
     assert [instance.routed_version is not None for instance in await instances(world)] == [mended]
+
+
+async def test_what_changed_is_seen_soon_though_no_hint_came(world: World) -> None:
+    await world.node()
+    await begun(world, rollout_loop.run)
+    await world.finished(await world.deploy("one"))
+    await world.clock.advance(3 * rollout_loop.CHANGED_EVERY_S)
+    await world.change_app(counts={PROCESS.name: 3})
+    await world.clock.advance(rollout_loop.CHANGED_EVERY_S)
+    assert len(world.live()) == 3
 
 
 @pytest.fixture

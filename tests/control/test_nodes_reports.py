@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from shellwego.control.nodes import MAX_INSTANCES, MAX_LOG_LINES, Nodes
+from shellwego.control.nodes import MAX_EPOCH, MAX_INSTANCES, MAX_LOG_LINES, Nodes
 from shellwego.control.sealing import Sealer
-from shellwego.control.unit import Unit
+from shellwego.control.unit import Control, Unit
 from shellwego.core.assignments import NodeReport, Registration
 from shellwego.core.errors import ForbiddenError, InvalidError
 from shellwego.core.instances import Desired, Instance, Observed, Phase
 from shellwego.core.liveness import BEAT_S
-from shellwego.core.nodes import DISK_STEP, Node, NodeFacts, NodeHealth
+from shellwego.core.nodes import DISK_STEP, MAX_IMAGES, Backend, Node, NodeFacts, NodeHealth
+from shellwego.drivers.bus.memory import MemoryBus
+from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.kms.memory import MemoryKms
+from shellwego.drivers.store.sqlite import open_sqlite
 from shellwego.ports.store import eq
+from tests.contract.sqlite_statements import watched
 from tests.control.rollout_world import World, node_facts
 
 
@@ -167,6 +172,34 @@ async def test_what_a_node_promises_of_itself_is_bounded(node: Reporter) -> None
     assert (told.cpu_overcommit, told.disk_overcommit) == (64, 1)
 
 
+async def test_of_the_images_that_a_node_tells_so_many_are_kept_and_only_what_is_a_digest(node: Reporter) -> None:
+    digests = [f"sha256:{number:064x}" for number in range(MAX_IMAGES)]
+    for told, kept in (([*digests[::-1], "sha256:" + "f" * 64], digests), (["x" * 10**6, "", digests[0]], digests[:1])):
+        await node.nodes.register(Registration(name="two", facts=node_facts(images=tuple(told))))
+        assert list(node.world.peek(lambda tx: tx.nodes.select(eq("name", "two")))[0].facts.images) == kept
+
+
+async def test_what_a_node_says_of_its_backends_is_bounded(node: Reporter) -> None:
+    long = "x" * 10**5
+    backend = Backend(
+        name=long,
+        status=long,
+        acceleration=long,
+        isolation=long,
+        reason=long,
+        max_vcpus=-1,
+        max_memory_bytes=-1,
+        snapshot_host=(("program", long),),
+    )
+    await node.say(healthy(), facts=node_facts(backends=(backend,) * 100, confinement=long))
+    told = node.world.peek(lambda tx: tx.nodes.select())[0].facts
+    assert (len(told.backends), len(told.confinement)) == (16, 64)
+    shown = told.backends[0]
+    assert shown.snapshot_host == ()
+    assert {len(text) for text in (shown.name, shown.status, shown.acceleration, shown.isolation)} == {64}
+    assert (len(shown.reason), shown.max_vcpus, shown.max_memory_bytes) == (1000, 0, 0)
+
+
 async def test_a_node_that_joined_and_was_removed_is_not_made_anew(node: Reporter) -> None:
     with pytest.raises(ForbiddenError):
         await node.nodes.register(Registration(name="gone", facts=node_facts(), joined=True))
@@ -178,6 +211,33 @@ async def test_a_report_of_too_many_instances_is_refused(node: Reporter) -> None
     report = NodeReport(node_id=node.node_id, epoch=1, sequence=1, facts=node_facts(), instances=many)
     with pytest.raises(InvalidError):
         await node.nodes.report(report)
+
+
+async def test_a_report_is_taken_whatever_else_it_names(node: Reporter) -> None:
+    strangers = {f"ins_{number}": healthy() for number in range(1000)}
+    report = NodeReport(
+        node_id=node.node_id,
+        epoch=1,
+        sequence=1,
+        facts=node_facts(),
+        instances={**strangers, node.instance_id: healthy()},
+    )
+    await node.nodes.report(report)
+    assert node.instance.phase is Phase.HEALTHY
+
+
+async def test_a_report_costs_no_look_for_each_thing_that_it_makes_up(tmp_path: Path) -> None:
+    """While one report is taken no other is: whoever names thousands would have all other nodes judged silent."""
+    clock = SystemClock()
+    control = Control(open_sqlite(tmp_path / "state.db", clock), MemoryBus(), clock)
+    nodes = Nodes(control, Sealer(control, MemoryKms()))
+    node_id = (await nodes.register(Registration(name="one", facts=node_facts()))).node_id
+    made_up = {f"ins_{number}": healthy() for number in range(MAX_INSTANCES)}
+    looks: list[str] = []
+    with watched(looks.append):
+        await nodes.report(NodeReport(node_id=node_id, epoch=1, sequence=1, facts=node_facts(), instances=made_up))
+    await control.store.close()
+    assert len(looks) < 50
 
 
 async def test_a_node_speaks_for_its_own_instances_only(node: Reporter) -> None:
@@ -221,6 +281,20 @@ async def test_a_node_that_knows_a_higher_epoch_raises_ours(node: Reporter) -> N
         Registration(name="one", facts=node_facts(), known_node_id=node.node_id, known_epoch=5)
     )
     assert again.epoch == 5
+
+
+async def test_a_node_cannot_claim_an_epoch_that_no_further_one_follows(node: Reporter) -> None:
+    """Else it could never be judged down, and the judge of all nodes would fail at it."""
+    for epoch in (MAX_EPOCH + 1, (1 << 31) - 1, 1 << 40, (1 << 64) - 1):
+        claim = Registration(name="one", facts=node_facts(), known_node_id=node.node_id, known_epoch=epoch)
+        with pytest.raises(InvalidError) as refused:
+            await node.nodes.register(claim)
+        assert refused.value.errors[0].field == "known_epoch"
+    assert (await node.nodes.assignments(node.node_id)).epoch == 1
+    claim = Registration(name="one", facts=node_facts(), known_node_id=node.node_id, known_epoch=MAX_EPOCH)
+    await node.nodes.register(claim)
+    await node.world.clock.advance(40)
+    assert node.world.peek(lambda tx: tx.nodes.select())[0].epoch == MAX_EPOCH + 1
 
 
 @pytest.mark.parametrize("name", ["", "x" * 254, "a\nb"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shellwego.control.loops.outbox import BATCH, relay, relay_forever
+from shellwego.control.loops.outbox import BATCH, COALESCE_S, relay, relay_forever
 from shellwego.control.unit import Control, Unit
 from shellwego.core.events import Event
 from shellwego.drivers.bus.memory import MemoryBus
@@ -80,7 +80,7 @@ async def test_an_event_is_numbered_on_its_hint_without_waiting_for_the_timer(
 ) -> None:
     await clock.advance(0)
     await emit(control, "first")
-    await clock.advance(0)
+    await clock.advance(COALESCE_S)
     assert await numbered(control) == [(1, "first")]
 
 

@@ -17,6 +17,7 @@ from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.store.memory import MemoryStore
 from tests.contract.store_databases import Database
+from tests.control.rollout_world import World
 
 GIB = 1 << 30
 REQUEST = PlacementRequest(cpu_milli=100, memory_bytes=GIB, disk_bytes=GIB)
@@ -134,6 +135,17 @@ async def test_a_node_that_joined_is_seen_once_the_fleet_is_read_again(control: 
         pass  # each question takes a while
     await control.read(placer.read)
     assert await place(control, placer) == Placement("node_c")
+
+
+async def test_of_equal_nodes_the_one_that_has_the_image_gets_the_instance() -> None:
+    world = World()
+    await world.begin()
+    digest = f"sha256:{1:064x}"
+    await world.node("one")
+    holding = await world.node("two", images=(digest,))
+    await world.finished(await world.deploy("hello:v1", digest=digest))
+    assert [i.node_id for i in world.serving()] == [holding.node_id]
+    await world.end()
 
 
 @pytest.mark.databases("sqlite", "postgres")

@@ -13,10 +13,12 @@ from shellwego.core.apps import RestartMode, RestartPolicy
 from shellwego.core.assignments import Assignment, Workload
 from shellwego.core.convergence import (
     BACKOFF_S,
+    FETCH_AGAIN_S,
     FORGET_S,
     Action,
     DeleteVm,
     End,
+    FetchVm,
     Health,
     Memory,
     ResumeVm,
@@ -27,10 +29,11 @@ from shellwego.core.convergence import (
     converge,
     hindered,
     refused,
+    unfetched,
     vm_id,
 )
 from shellwego.core.ids import is_id
-from shellwego.core.instances import PHASE_MOVES, TERMINAL, Observed, Phase
+from shellwego.core.instances import MEMORY_LOST, PHASE_MOVES, TERMINAL, Observed, Phase
 from shellwego.core.vms import VmPhase, VmView
 
 WORKLOAD = Workload(
@@ -65,6 +68,7 @@ class Host:
     now: float = 100.0
     present: bool = True
     asleep: bool = False
+    memory_of: str = ""
     assigned: bool = True
     vms: dict[str, VmView] = field(default_factory=dict)
     memories: dict[str, Memory] = field(default_factory=dict)
@@ -75,7 +79,13 @@ class Host:
 
     def look(self) -> tuple[Action, ...]:
         workload = replace(WORKLOAD, restart=self.restart)
-        item = Assignment(instance_id="ins", workload=workload, present=self.present, asleep=self.asleep)
+        item = Assignment(
+            instance_id="ins",
+            workload=workload,
+            present=self.present,
+            asleep=self.asleep,
+            memory_of=self.memory_of,
+        )
         step = converge((item,) if self.assigned else (), self.vms.values(), self.memories, self.health, self.now)
         self.memories, self.observed, self.wake_at = dict(step.memories), dict(step.observed), step.wake_at
         return step.actions
@@ -205,6 +215,68 @@ def test_a_resume_is_tried_again_and_a_memory_that_is_lost_makes_room_for_the_ne
     assert [type(action) for action in host.act()] == [RunVm]
     host.look()
     assert (host.seen.reason, host.seen.reason_code, host.seen.ends) == ("damaged", "memory-lost", 0)
+
+
+def arriving() -> Host:
+    """A host whose instance is to go on with the memory of another."""
+    return Host(asleep=True, memory_of="ins_old")
+
+
+def fetch_fails(host: Host, end: End, *, temporary: bool) -> None:
+    host.memories["ins"] = unfetched(host.memories["ins"], end, host.now, temporary=temporary)
+
+
+def test_what_is_to_go_on_with_a_memory_is_fetched_and_never_run() -> None:
+    host = arriving()
+    [order] = host.look()
+    assert order == FetchVm(vm_id=vm_id("ins", 1), instance_id="ins", attempt=1, workload=WORKLOAD)
+    assert (host.seen.phase, host.seen.detail) == (Phase.STARTING, "memory")
+    assert host.look() == (order,), "it is asked for again until it is there"
+    host.vms[order.vm_id] = VmView(vm_id=order.vm_id, instance_id="ins", attempt=1, phase=VmPhase.ASLEEP)
+    assert host.look() == ()
+    assert host.seen.phase is Phase.ASLEEP
+    host.asleep, host.memory_of = False, ""
+    assert host.look() == (ResumeVm(vm_id=order.vm_id, instance_id="ins"),)
+
+
+def test_a_memory_that_may_come_later_is_asked_for_a_few_times_and_then_given_up() -> None:
+    host = arriving()
+    for pause in FETCH_AGAIN_S:
+        assert [type(action) for action in host.look()] == [FetchVm]
+        fetch_fails(host, End(reason="the node is away", reason_code="stream-closed"), temporary=True)
+        assert host.look() == ()
+        assert (host.seen.phase, host.seen.reason) == (Phase.STARTING, "the node is away")
+        assert host.wake_at == host.now + pause
+        host.now += pause
+    host.look()
+    fetch_fails(host, End(reason="the node is away", reason_code="stream-closed"), temporary=True)
+    host.now += 1000
+    assert host.look() == ()
+    assert (host.seen.phase, host.seen.reason_code) == (Phase.STARTING, MEMORY_LOST)
+
+
+def test_what_gets_no_memory_begins_anew_only_when_it_is_told_so() -> None:
+    host = arriving()
+    host.look()
+    fetch_fails(host, End(reason="it is damaged", reason_code="snapshot-damaged"), temporary=False)
+    assert host.look() == ()
+    assert (host.seen.reason, host.seen.reason_code) == ("it is damaged", MEMORY_LOST)
+    host.asleep, host.memory_of = False, ""
+    assert [type(action) for action in host.act()] == [RunVm]
+    host.check(Verdict.PASSING)
+    host.look()
+    assert (host.seen.phase, host.seen.reason, host.seen.attempt) == (Phase.HEALTHY, "", 1)
+
+
+def test_what_had_its_memory_and_ended_does_not_begin_anew_by_itself() -> None:
+    host = arriving()
+    id_ = vm_id("ins", 1)
+    host.vms[id_] = VmView(vm_id=id_, instance_id="ins", attempt=1, phase=VmPhase.ASLEEP)
+    host.look()
+    host.end(None)
+    host.now += 1000
+    assert host.look() == ()
+    assert (host.seen.phase, host.seen.reason_code) == (Phase.STARTING, MEMORY_LOST)
 
 
 def test_what_sleeps_is_stopped_like_anything_else() -> None:

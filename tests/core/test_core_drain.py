@@ -99,6 +99,7 @@ FAILED = replace(SERVING, id="ins_n", phase=Phase.FAILED, created_at=5.0, observ
         ([PENDING], (), "another one is pending in its place", True),
         ([replace(PENDING, placement_reason="no room")], (), "another one cannot be placed: no room", False),
         ([replace(PENDING, phase=Phase.STARTING)], (), "another one is starting in its place", True),
+        ([replace(PENDING, memory_of=EVICTED.id)], (), "its memory goes to another node", True),
         ([], ("app_1",), "its app is being deployed", False),
         ([FAILED], (), "what came in its place failed: exit code 1", False),
         ([replace(FAILED, slot=7)], (), "moves now", True),

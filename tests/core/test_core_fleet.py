@@ -17,12 +17,14 @@ from tests.core import placement_spec
 
 MIB = 1 << 20
 KVM = Backend(name="kvm", status="ready")
+HOST = (("program", "p"),)
 BACKENDS = (
     (KVM,),
     (replace(KVM, max_memory_bytes=600 * MIB),),
     (replace(KVM, max_vcpus=1), Backend(name="firecracker", status="probing")),
     (Backend(name="kvm", status="failed", reason="no /dev/kvm"),),
     (Backend(name="wasm", status="ready", isolation="wasm-sandbox"),),
+    (replace(KVM, suspend=True, snapshot_host=HOST),),
 )
 
 few_labels = st.dictionaries(st.sampled_from(["disk", "gpu", "taint/gpu"]), st.sampled_from(["a", "b"]), max_size=2)
@@ -35,6 +37,7 @@ facts = st.builds(
     disk_bytes=st.sampled_from([1000 * MIB, 4000 * MIB]),
     disk_free_bytes=st.sampled_from([None, 100 * MIB, 900 * MIB]),
     backends=st.sampled_from([BACKENDS[0], *BACKENDS]),
+    images=st.sampled_from([(), (), ("sha256:a",), ("sha256:a", "sha256:b")]),
 )
 
 
@@ -76,6 +79,8 @@ requests = st.builds(
     vcpus=st.sampled_from([1, 2]),
     backend=st.sampled_from([None, None, "kvm", "wasm"]),
     rules=rules,
+    image=st.sampled_from(["", "sha256:a", "sha256:b", "sha256:c"]),
+    memory=st.sampled_from([None, None, None, ("kvm", HOST), ("kvm", (("program", "q"),))]),
 )
 
 
@@ -188,6 +193,51 @@ def test_nodes_that_are_full_in_cpu_only_are_stepped_over() -> None:
     assert fleet.place(request) == Placement(nodes[-1].id)
     fleet.put(nodes[5], NOTHING)
     assert fleet.place(request) == Placement(nodes[5].id)
+
+
+@st.composite
+def alike(draw: st.DrawFn) -> list[tuple[Node, NodeUsage, int]]:
+    """Nodes of which many are equal but for their images, with what is on them and how many peers."""
+    often = st.sampled_from
+    found = []
+    for each in many(draw(st.integers(2, 12))):
+        size, images = draw(often([100, 100, 200])), draw(often([(), (), (), ("sha256:a",)]))
+        told = replace(each.facts, memory_bytes=size * MIB, images=images)
+        used = NodeUsage(memory_bytes=size // draw(often([2, 2, 4])) * MIB, cpu_milli=draw(often([0, 0, 0, 1_024_000])))
+        zone = draw(often(["one", "one", "two"]))
+        found.append((replace(each, facts=told, zone=zone), used, draw(often([0, 0, 0, 1]))))
+    return found
+
+
+@settings(max_examples=120, deadline=None)
+@given(among=alike(), spread=st.sampled_from(Spread), gone=st.integers(0, 3))
+def test_of_nodes_that_are_equal_one_that_has_the_image_is_taken(
+    among: list[tuple[Node, NodeUsage, int]], spread: Spread, gone: int
+) -> None:
+    both = Replayed([node for node, _, _ in among])
+    both.peers = Counter({node.id: count for node, _, count in among if count})
+    for node, used, _ in among:
+        both.usage[node.id] = used
+        both.fleet.put(node, used)
+    rules = PlacementRules(spread=spread)
+    request = PlacementRequest(cpu_milli=50, memory_bytes=10 * MIB, disk_bytes=1, rules=rules, image="sha256:a")
+    for _ in range(3):
+        both.place(request)
+    for node, _, _ in among[:gone]:
+        both.peers.pop(node.id, None)
+        both.forget(node)
+        both.change(replace(node, facts=replace(node.facts, images=())))
+    both.place(request)
+
+
+def test_an_emptier_node_comes_before_one_that_has_the_image() -> None:
+    empty, holding = many(2)
+    holding = replace(holding, facts=replace(holding.facts, images=("sha256:a",)))
+    request = PlacementRequest(cpu_milli=50, memory_bytes=MIB, disk_bytes=1, image="sha256:a")
+    fleet = Fleet([empty, holding], {holding.id: NodeUsage(memory_bytes=1)})
+    assert fleet.place(request) == Placement(empty.id)
+    fleet.take(empty.id, request)
+    assert fleet.place(request) == Placement(holding.id)
 
 
 def test_kinds_of_requests_that_are_long_unused_are_forgotten() -> None:

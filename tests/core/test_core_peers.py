@@ -34,10 +34,17 @@ def test_one_of_which_too_little_is_known_is_reached_by_nobody(subnet: str, addr
     assert peers_by_node([host("b", subnet, address)]) == {}
 
 
-def test_who_claims_what_is_anothers_is_left_out_and_the_other_is_not() -> None:
+@pytest.mark.parametrize("created_at", [0.5, 2.0])
+@pytest.mark.parametrize("joined", [True, False])
+def test_who_claims_the_address_of_another_takes_it_from_nobody(created_at: float, joined: bool) -> None:
+    """Else a node could cut the edges of any other host off, the platform's first one above all."""
+    honest = host("b", "10.64.16.0/20", "192.0.2.2", joined=joined)
+    liar = host("c", "10.64.32.0/20", "192.0.2.2", created_at=created_at)
+    assert peers_by_node([liar, honest])["node_b"] == PeerNode(subnet="10.64.16.0/20", address="192.0.2.2")
+
+
+def test_who_claims_the_subnet_of_another_is_left_out_and_the_other_is_not() -> None:
     honest = host("b", "10.64.16.0/20", "192.0.2.2")
-    same_address = host("c", "10.64.32.0/20", "192.0.2.2", created_at=2.0)
-    assert list(peers_by_node([same_address, honest])) == ["node_b"]
     says_so = host("d", "10.64.16.0/20", "192.0.2.3", joined=False, created_at=0.5)
     assert list(peers_by_node([says_so, honest])) == ["node_b"]
 
@@ -58,7 +65,6 @@ GOOD = host("a", "10.64.0.0/20", "192.0.2.1")
             host("b", "10.64.16.0/20", ""),
             "it tells no address by which other hosts reach it — Give one there: --address IP",
         ),
-        (host("b", "10.64.16.0/20", "192.0.2.1", created_at=2.0), "the address 192.0.2.1, which is that of node a — "),
         (host("b", "10.64.0.0/20", "192.0.2.2", joined=False), "their subnet 10.64.0.0/20 is that of node a — "),
         (host("b", "", "192.0.2.2", joined=False), "it does not tell where their addresses are — "),
     ],
@@ -70,8 +76,16 @@ def test_of_who_is_left_out_it_is_told_why_and_what_to_do(bad: Node, words: str)
     assert words in told["node_b"]
 
 
+def test_of_nodes_with_one_address_each_is_told_since_nobody_knows_whose_it_is() -> None:
+    same = [host("b", "10.64.16.0/20", "192.0.2.2"), host("c", "10.64.32.0/20", "192.0.2.2", created_at=2.0)]
+    told = unreached([*same, GOOD])
+    assert told.keys() == {"node_b", "node_c"}
+    assert "it tells the address 192.0.2.2, as c does — Give each its own" in told["node_b"]
+    assert "as b does" in told["node_c"]
+
+
 def test_who_is_left_out_is_told_of_and_nobody_else() -> None:
-    nodes = [host(name, f"10.64.{16 * n}.0/20", f"192.0.2.{n % 3}") for n, name in enumerate("abcdef", 1)]
+    nodes = [host(name, f"10.64.{16 * (n % 3)}.0/20", f"192.0.2.{n}") for n, name in enumerate("abcdef", 1)]
     assert peers_by_node(nodes).keys() | unreached(nodes).keys() == {node.id for node in nodes}
     assert not peers_by_node(nodes).keys() & unreached(nodes).keys()
 

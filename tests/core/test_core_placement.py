@@ -227,3 +227,30 @@ def test_a_backend_for_modules_is_no_place_for_who_does_not_name_it() -> None:
     probing = node("a", backends=(Backend(name="kvm", status="probing"), wasm))
     assert refusal(probing).reason == "no node fits: 1 is still probing (backend kvm)"
     assert place(replace(REQUEST, backend="wasm"), [probing], {}) == Placement("node_a")
+
+
+HOST = (("processor", "x"), ("program", "p"))
+SLEEPY = replace(KVM, suspend=True, snapshot_host=HOST)
+
+
+def test_a_memory_goes_to_a_host_like_the_one_that_it_comes_from() -> None:
+    request = replace(REQUEST, memory=("kvm", HOST))
+    newer = replace(SLEEPY, snapshot_host=(("processor", "x"), ("program", "q")))
+    nodes = [node("a", 64, backends=(newer,)), node("b", backends=(SLEEPY,)), node("c", 64)]
+    assert place(request, nodes) == Placement("node_b")
+    assert refusal(nodes[0], nodes[2], request=request).reason == (
+        "no node fits: 1 is unlike the one that the memory comes from (program), 1 cannot take the memory"
+    )
+    assert place(REQUEST, nodes) == Placement("node_a")
+
+
+def test_a_memory_that_nobody_knows_the_host_of_goes_nowhere() -> None:
+    request = replace(REQUEST, memory=("", ()))
+    found = refusal(node("a", backends=(SLEEPY,)), node("b"), request=request)
+    assert found.reason == "no node fits: 2 cannot take the memory"
+
+
+def test_a_host_whose_backend_failed_takes_no_memory() -> None:
+    other = replace(KVM, name="other")
+    failed = node("a", backends=(replace(SLEEPY, status="failed"), other))
+    assert "cannot take" in refusal(failed, request=replace(REQUEST, memory=("kvm", HOST))).reason

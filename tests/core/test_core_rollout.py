@@ -9,10 +9,10 @@ from typing import TypeVar
 import pytest
 
 from shellwego.core.apps import App, Process, Release, RestartMode, RestartPolicy
-from shellwego.core.changes import Aim, Change, Drain, Forget, Lose, MoveDeployment, Start, Stop, Suspend
+from shellwego.core.changes import Aim, Change, Drain, Forget, Lose, MoveDeployment, Start, Stop, Suspend, new_instance
 from shellwego.core.deployments import Deployment, DeploymentState, Stage
 from shellwego.core.images import ImageState
-from shellwego.core.instances import Desired, Instance, Observed, OwnerKind, Phase, Sleep
+from shellwego.core.instances import Desired, Eviction, Instance, Observed, OwnerKind, Phase, Sleep
 from shellwego.core.rollout import ImageFacts, RolloutFacts, RolloutPlan, plan_rollout
 from shellwego.core.routes import EDGE_TIMEOUT_S
 from shellwego.core.routing import Edge
@@ -462,3 +462,34 @@ def test_a_deleted_app_drains_stops_and_is_forgotten() -> None:
     assert plan(going, draining(V1), edges=[edge(applied=0)]).changes == ()
     assert kinds(plan(going, draining(V1), edges=[edge()]).changes) == ["Stop"]
     assert plan(going, instance(V1, phase=Phase.STOPPED, desired=Desired.STOP)).changes == (Forget(),)
+
+
+ASLEEP = instance(V1, phase=Phase.ASLEEP, sleep=Sleep.ASLEEP)
+
+
+def test_what_comes_for_one_that_sleeps_and_has_to_leave_goes_on_with_its_memory() -> None:
+    made = plan(STABLE, replace(ASLEEP, eviction=Eviction.GENTLE))
+    assert only(made, Start).memory_of == ASLEEP.id
+    assert kinds(made.changes) == ["Start"], "it stays until the other has its memory"
+    row = new_instance(only(made, Start), "app", V1, id_="ins_new", now=NOW)
+    assert (row.memory_of, row.sleep, row.phase) == (ASLEEP.id, Sleep.ASLEEP, Phase.PENDING)
+    assert "Start" not in kinds(plan(STABLE, replace(ASLEEP, eviction=Eviction.GENTLE), row).changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sleep": Sleep.AWAKE},
+        {"sleep": Sleep.DOZING, "phase": Phase.HEALTHY},
+        {"phase": Phase.HEALTHY},
+        {"eviction": Eviction.FORCED},
+    ],
+)
+def test_what_does_not_sleep_or_goes_at_once_leaves_no_memory(changes: dict[str, object]) -> None:
+    leaving = replace(replace(ASLEEP, eviction=Eviction.GENTLE), **changes)  # type: ignore[arg-type]
+    assert only(plan(STABLE, leaving), Start).memory_of == ""
+
+
+def test_a_deploy_takes_no_memory_along() -> None:
+    newer = plan(STABLE, replace(ASLEEP, eviction=Eviction.GENTLE), deployments=[deployment(V2)])
+    assert only(newer, Start).memory_of == ""

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from plasmavmc.guest.api import GuestConfig, GuestEvent
 from plasmavmc.guest.boot import init_sources
-from plasmavmc.guest.channel import SocketGuestChannel, open_channel
+from plasmavmc.guest.channel import SocketGuestChannel
+from plasmavmc.guest.opening import open_channel
 
 DEADLINE_S = 20.0
 

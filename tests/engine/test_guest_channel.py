@@ -27,8 +27,9 @@ from plasmavmc.guest.api import (
     GuestOutput,
     GuestReady,
 )
-from plasmavmc.guest.channel import SocketGuestChannel, wake_channel
+from plasmavmc.guest.channel import SocketGuestChannel
 from plasmavmc.guest.framing import FrameType, encode
+from plasmavmc.guest.opening import wake_channel
 from plasmavmc.types import MIB, ExecSpec, FileSpec, LogStream, TerminalSize
 from tests.bytes import first_difference
 from tests.engine.guest_loopback import DEADLINE_S, Guest, build, loopback, next_of

@@ -13,9 +13,10 @@ import pytest
 
 from plasmavmc.errors import GuestError, UnavailableError
 from plasmavmc.guest.api import ExecExit, ExecOutput, GuestHello, GuestOutput
-from plasmavmc.guest.channel import SocketGuestChannel, open_channel
+from plasmavmc.guest.channel import SocketGuestChannel
 from plasmavmc.guest.framing import MAGIC, FrameType, encode, put_field
 from plasmavmc.guest.messages import Tag
+from plasmavmc.guest.opening import open_channel
 from plasmavmc.guest.session import SocketExecSession
 from plasmavmc.types import ExecSpec, LogStream
 

@@ -12,8 +12,9 @@ import pytest
 
 from plasmavmc.errors import GuestError
 from plasmavmc.guest.api import GuestConfig, GuestEvent, GuestExited, GuestFailed, GuestHello, GuestOutput, GuestReady
-from plasmavmc.guest.channel import SocketGuestChannel, open_channel
+from plasmavmc.guest.channel import SocketGuestChannel
 from plasmavmc.guest.framing import FrameType, encode
+from plasmavmc.guest.opening import open_channel
 from plasmavmc.hypervisor.wasm.guest import Guest, Told
 from plasmavmc.hypervisor.wasm.output import OutputRing
 from plasmavmc.types import MIB, ExecSpec, FileSpec, LogStream

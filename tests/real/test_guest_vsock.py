@@ -18,7 +18,8 @@ import pytest
 from plasmavmc.guest.api import ExecExit, GuestConfig, GuestExited, GuestHello, GuestOutput, GuestReady
 from plasmavmc.guest.boot import load_assets
 from plasmavmc.guest.cache import cache_directory
-from plasmavmc.guest.channel import SocketGuestChannel, open_channel_over
+from plasmavmc.guest.channel import SocketGuestChannel
+from plasmavmc.guest.opening import open_channel_over
 from plasmavmc.hypervisor.firecracker.requests import CHANNEL_PORT
 from plasmavmc.hypervisor.firecracker.vsock import connect_vsock
 from plasmavmc.types import ExecSpec

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 from shellwego.drivers.clock.ids import IdSource
@@ -18,8 +19,32 @@ from shellwego.drivers.clock.virtual import VirtualClock
 T = TypeVar("T")
 
 
+_TURNS = (0, 0, 0, 0, 0, 0, 1, 3)
+_AHEAD = 256
+
+
+class _Handle:
+    """What is to be called soon; as `asyncio.Handle`, without what only debugging needs."""
+
+    __slots__ = ("args", "callback", "cancelled", "context")
+
+    def __init__(self, callback: Callable[..., object], args: tuple[object, ...], context: Context) -> None:
+        self.callback = callback
+        self.args = args
+        self.context = context
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
 class _Loop(asyncio.SelectorEventLoop):
     """A loop that looks at nothing but what is ready: no timers, no files."""
+
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        handle = _Handle(callback, args, copy_context() if context is None else context)
+        self._ready.append(handle)  # type: ignore[attr-defined]
+        return handle
 
     def _run_once(self) -> None:
         ready = self._ready  # type: ignore[attr-defined]
@@ -27,8 +52,8 @@ class _Loop(asyncio.SelectorEventLoop):
             raise AssertionError("the simulation waits for something outside of virtual time")
         for _ in range(len(ready)):
             handle = ready.popleft()
-            if not handle._cancelled:
-                handle._run()
+            if not handle.cancelled:
+                handle.context.run(handle.callback, *handle.args)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -45,16 +70,16 @@ class Dice(random.Random):
 
     def __init__(self, seed: int, name: str) -> None:
         super().__init__(f"{name}/{seed}")
+        self._ahead: list[int] = []
 
     def hits(self, probability: float) -> bool:
         return self.random() < probability
 
-    async def turns(self) -> None:
-        """Give way to whoever can run, none to three times."""
-        for _ in range(self._turns[int(self.random() * len(self._turns))]):
-            await asyncio.sleep(0)
-
-    _turns = (0, 0, 0, 0, 0, 0, 1, 3)
+    def turns(self) -> int:
+        """How often to give way to whoever can run."""
+        if not self._ahead:
+            self._ahead = self.choices(_TURNS, k=_AHEAD)
+        return self._ahead.pop()
 
 
 class Gate:

@@ -35,6 +35,8 @@ _DESIRES = {
     Desired.DRAIN: {Desired.DRAIN, Desired.STOP},
     Desired.STOP: {Desired.STOP},
 }
+_WOKEN_S = 20.0
+"""One that slept passes its checks anew, and may have slept so shortly that nobody heard of it."""
 _TOLD = 400
 """Lines of the trace that are kept for a story."""
 
@@ -86,6 +88,8 @@ class Watch:
         self.commits = 0
         self._digest = hashlib.sha256()
         self._heard: dict[str, float] = {}
+        self._slept: dict[str, float] = {}
+        """When an instance was told last that it is to sleep."""
 
     @property
     def digest(self) -> str:
@@ -161,6 +165,8 @@ class Watch:
         yield from moves.placed(tx, old, new)
         if new.evicted and not old.evicted:
             yield from self._held(server, tx, "loop.drains", f"{new.id} has to leave its node")
+        if new.sleep is Sleep.ASLEEP:
+            self._slept[new.id] = self._world.clock.monotonic()
         if new.observed != old.observed:
             yield from self._observation(tx, old, new)
         if new.desired is Desired.STOP and old.phase in DRAINABLE and new.live and old.owner is OwnerKind.APP:
@@ -178,7 +184,8 @@ class Watch:
         if node is not None and seen.sequence and report.epoch != node.epoch:
             yield "stale-observation", f"instance {new.id}: of epoch {report.epoch}, the node's is {node.epoch}"
         same = (seen.vm_id, seen.attempt) == (before.vm_id, before.attempt)
-        if same and (old.phase, new.phase, seen.detail) == (Phase.HEALTHY, Phase.STARTING, "checks"):
+        slept = self._world.clock.monotonic() < self._slept.get(new.id, float("-inf")) + _WOKEN_S
+        if same and not slept and (old.phase, new.phase, seen.detail) == (Phase.HEALTHY, Phase.STARTING, "checks"):
             yield "forgot-health", f"instance {new.id}: {seen.reason or seen.detail}"
 
     def _stopped(self, tx: Transaction, instance: Instance) -> Iterator[tuple[str, str]]:
@@ -275,6 +282,10 @@ class Watch:
                 own = view.instance_id == order.instance_id and view.vm_id != order.vm_id
                 if own and view.phase is not VmPhase.ENDED:
                     self.violated("two-owners", f"{order.instance_id}: {order.vm_id} beside {view.vm_id}")
+        for mount in order.workload.mounts:
+            others = [vm for host in self._world.nodes for vm in host.engine.mounted(mount.volume_id)]
+            if set(others) - {order.vm_id}:
+                self.violated("two-owners", f"{mount.volume_id}: {order.vm_id} beside {others}")
 
     def vm_stopped(self, node: str, view: VmView) -> None:
         """A VM that nobody wants to end is not stopped, whatever its agent went through."""

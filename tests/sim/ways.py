@@ -59,7 +59,8 @@ class StoreWay:
         if not self.server.alive:
             raise UnavailableError("store-closed", "nobody is there any more who could ask")
         await self.gate.passed()
-        await self.dice.turns()
+        for _ in range(self.dice.turns()):
+            await asyncio.sleep(0)
         if self.world.faults.on("store-slow"):
             await self.clock.sleep(self.dice.uniform(0.0, 0.8))
         if self.cut:
@@ -67,7 +68,8 @@ class StoreWay:
             raise UnavailableError("store-closed", "no way to the store")
 
     async def _back(self) -> None:
-        await self.dice.turns()
+        for _ in range(self.dice.turns()):
+            await asyncio.sleep(0)
         if self.deaf:
             await self.clock.sleep(self.dice.choice((0.01, 2.0)))
             raise UnavailableError("store-unknown", "the store's answer was lost")
@@ -87,7 +89,8 @@ class BusWay:
     async def publish(self, subject: str, payload: bytes = b"") -> None:
         await self.gate.passed()
         await self.world.points.reached(self.owner, "before a hint")
-        await self.dice.turns()
+        for _ in range(self.dice.turns()):
+            await asyncio.sleep(0)
         faults = self.world.faults
         if self.cut or (faults.on("hints-lost") and self.dice.hits(0.7)):
             return
@@ -131,7 +134,8 @@ class Wire:
             UnavailableError: no answer came, whatever became of it.
         """
         await self.gate.passed()
-        await self.dice.turns()
+        for _ in range(self.dice.turns()):
+            await asyncio.sleep(0)
         server, faults = self._server(), self.world.faults
         if self.mute or server is None:
             await self._in_vain()
@@ -145,7 +149,8 @@ class Wire:
         answer = await server.serve(invoke)
         if doubled and kind == "client":  # of what was refused nothing is remembered, so it would be a new request
             self._deliver_later(server, invoke, 3.0)
-        await self.dice.turns()
+        for _ in range(self.dice.turns()):
+            await asyncio.sleep(0)
         if self.deaf or (faults.on(f"{kind}-lost") and self.dice.hits(0.5)):
             await self._in_vain()
         await self.gate.passed()

@@ -11,7 +11,6 @@ to no VM.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import replace
@@ -24,42 +23,25 @@ from plasmavmc.guest.api import CopyingChannel, ExecSession, GuestChannel
 from plasmavmc.host.operations import Host, Keep, ProcessId, Swept
 from plasmavmc.hypervisor.backend import Reserving
 from plasmavmc.mounted import RunningVm
-from plasmavmc.mounts import check_volumes
 from plasmavmc.moving import export_snapshot, import_snapshot, snapshot_host
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
 from plasmavmc.sleeping import SuspendableMachine
+from plasmavmc.specs import check_spec, limited_networks
 from plasmavmc.states import ENDED, VmState
 from plasmavmc.types import (
-    GIB,
-    NO_LIMIT,
     CopyTarget,
     ExecSpec,
     ForkIdentity,
     LogLine,
-    RateLimit,
     SnapshotHost,
     TerminalSize,
     Vm,
-    VmResources,
     VmSpec,
     VmStatus,
-    check_digest,
-    check_id,
     vm_key,
 )
 from plasmavmc.volumes import Volumes
-
-_HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,255}")
-MAX_ENV_BYTES = 1024 * 1024
-MIN_RATE, MAX_RATE = 64 * 1024, 4_000_000_000
-"""Bytes a second. With less no guest comes up in time; the most is what the kernel's token bucket takes in 32 bits."""
-MIN_OPERATIONS, MAX_OPERATIONS = 10, 10_000_000
-MAX_CPU_MILLI = 1_024_000
-"""More than any host has; what the root helper takes."""
-MAX_DISK_BYTES = 16 * 1024 * GIB
-"""The largest file of ext4, which a VM's disk is on and has inside (ext4(5))."""
 
 log = structlog.get_logger("plasmavmc.manager")
 
@@ -152,7 +134,7 @@ class VmManager:
     def _check_servable(self, spec: VmSpec) -> None:
         """This host can give what the specification asks for."""
         lack = self._parts.network.cannot_limit
-        if lack and (limited := _limited_networks(spec)):
+        if lack and (limited := limited_networks(spec)):
             raise InvalidSpecError(
                 limited[0],
                 f"this host cannot limit a network: {lack}",
@@ -479,77 +461,3 @@ def _key_collision(vm_id: str) -> ConflictError:
 def _same(stored: VmRecord, given: VmSpec) -> bool:
     """Equal, but for what a restart of the engine forgets on purpose."""
     return stored.spec == (replace(given, env={}, files=()) if stored.forgotten else given)
-
-
-def check_spec(spec: VmSpec) -> None:
-    """Refuse a spec that makes no sense, before anything is done for it.
-
-    Raises:
-        InvalidSpecError: with the field at fault.
-    """
-    check_id("id", spec.id)
-    check_digest("image", spec.image)
-    if not _HOSTNAME.fullmatch(spec.hostname or spec.name):
-        raise InvalidSpecError(
-            "hostname" if spec.hostname else "name", "a name has 1 to 63 characters of a-z, 0-9 and -"
-        )
-    _check_resources(spec.resources)
-    _check_limits(spec)
-    check_volumes(spec.volumes)
-    if spec.command == () and spec.entrypoint == ():
-        raise InvalidSpecError("command", "nothing would run", resolution="Leave both out to run what the image says.")
-    if len(spec.networks) > 1:
-        raise InvalidSpecError("networks", "one network interface at most")
-    if spec.published and not spec.networks:
-        raise InvalidSpecError("published", "a VM without a network has no ports to publish")
-    for name, value in spec.env.items():
-        if not _ENV_NAME.fullmatch(name) or "\0" in value:
-            raise InvalidSpecError(
-                "env", f"{name[:64]!r} is not a name for an environment variable, or its value has a NUL"
-            )
-    if sum(len(name) + len(value) for name, value in spec.env.items()) > MAX_ENV_BYTES:
-        raise InvalidSpecError("env", "the environment is larger than 1 MiB")
-
-
-def _limited_networks(spec: VmSpec) -> tuple[str, ...]:
-    """Fields that hold an interface to a rate."""
-    return tuple(
-        f"networks[{index}].{way}"
-        for index, network in enumerate(spec.networks)
-        for way, limit in (("receive", network.receive), ("transmit", network.transmit))
-        if limit != NO_LIMIT
-    )
-
-
-def _check_limits(spec: VmSpec) -> None:
-    _check_limit("resources.disk_limit", spec.resources.disk_limit)
-    for index, volume in enumerate(spec.volumes):
-        _check_limit(f"volumes[{index}].limit", volume.limit)
-    for index, network in enumerate(spec.networks):
-        for way, limit in (("receive", network.receive), ("transmit", network.transmit)):
-            _check_limit(f"networks[{index}].{way}", limit)
-            if limit.operations_per_second:
-                raise InvalidSpecError(
-                    f"networks[{index}].{way}.operations_per_second", "a network is limited by bytes only"
-                )
-
-
-def _check_limit(field: str, limit: RateLimit) -> None:
-    rate, operations = limit.bytes_per_second, limit.operations_per_second
-    if rate and not MIN_RATE <= rate <= MAX_RATE:
-        raise InvalidSpecError(f"{field}.bytes_per_second", f"a limit is {MIN_RATE} to {MAX_RATE} bytes a second")
-    if operations and not MIN_OPERATIONS <= operations <= MAX_OPERATIONS:
-        raise InvalidSpecError(
-            f"{field}.operations_per_second", f"a limit is {MIN_OPERATIONS} to {MAX_OPERATIONS} operations a second"
-        )
-
-
-def _check_resources(resources: VmResources) -> None:
-    if resources.memory_bytes < 64 << 20:
-        raise InvalidSpecError("resources.memory_bytes", "a microVM needs 64 MiB at least")
-    if resources.vcpus < 1 or resources.cpu_milli < 10:
-        raise InvalidSpecError("resources", "a microVM needs one vCPU and 10 milli-CPU at least")
-    if resources.cpu_milli > MAX_CPU_MILLI:
-        raise InvalidSpecError("resources.cpu_milli", f"a microVM has {MAX_CPU_MILLI} milli-CPU at most")
-    if not 0 < resources.disk_bytes <= MAX_DISK_BYTES:
-        raise InvalidSpecError("resources.disk_bytes", f"a microVM's disk has 1 byte to {MAX_DISK_BYTES // GIB} GiB")

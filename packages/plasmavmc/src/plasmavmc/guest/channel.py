@@ -5,8 +5,7 @@ count (the rest) and put where its reader finds it. What the guest says after a 
 (ready, ended, unacknowledged output), so this side keeps no state across connections.
 
 Trap: bytes that the guest wrote for a host side that is gone still arrive; everything before the echo of our nonce is
-passed over. Trap: a virtio port gives no sign that the guest has not opened it yet; so the sync is sent at once and
-answered whenever the guest is up.
+passed over.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
-from plasmavmc.errors import ConflictError, GuestError, UnavailableError
+from plasmavmc.errors import ConflictError, GuestError
 from plasmavmc.guest.api import ExecOutput, GuestCard, GuestConfig, GuestEvent, GuestHello
 from plasmavmc.guest.framing import (
     MAX_PAYLOAD,
@@ -51,14 +49,13 @@ from plasmavmc.guest.messages import (
     encode_u64,
 )
 from plasmavmc.guest.session import SocketExecSession, Window
+from plasmavmc.guest.words import Events, Words
 from plasmavmc.types import CopyTarget, ExecSpec
 
 EXEC_START_S = 30.0
 """From the request to the guest's word that the command runs. Emulated CPUs on a busy host are slow."""
-HOLD_S = 60.0
-"""For a word about holding or letting go: the guest may have to bring much to its disks first."""
-_READ = 64 * 1024
-_CONNECT_PAUSE_S = 0.005
+READ = 64 * 1024
+"""Bytes that are held of a connection before they are decoded."""
 _MAX_EVENTS = 64
 """Events that are not output, of one channel. An honest guest has a handful in its life."""
 _MAX_UNKNOWN = 1024
@@ -73,123 +70,8 @@ Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWrite
 """Makes a connection to the guest; tries until it succeeds or is cancelled."""
 
 
-async def open_channel(path: Path, *, fresh: bool, deadline_s: float) -> SocketGuestChannel:
-    """Connect to a guest behind a unix socket and synchronise. `fresh` says that this guest has never heard a host yet.
-
-    Raises:
-        GuestError: `guest-silent`, no answer within `deadline_s`; `guest-gone`, the VMM closed the socket; `bad-frame`
-            and `guest-version` for a guest that does not speak our protocol.
-        UnavailableError: `no-channel`, nothing listens at `path` within `deadline_s`.
-    """
-    return await open_channel_over(lambda: _connect(path), str(path), fresh=fresh, deadline_s=deadline_s)
-
-
-async def open_channel_over(
-    connect: Connect, where: str, *, fresh: bool, deadline_s: float, renewable: bool = False
-) -> SocketGuestChannel:
-    """`open_channel` for a guest that is reached in another way; `where` names it in errors. `renewable` says that a
-    snapshot cuts the connection: then a held guest is thawed over a new one.
-
-    Raises:
-        GuestError, UnavailableError: as `open_channel`, and what `connect` raises.
-    """
-
-    async def synchronise(channel: SocketGuestChannel) -> None:
-        channel.greet(fresh=fresh)
-        await channel.greeted()
-        channel.connect = connect if renewable else None
-
-    return await _opened(connect, where, deadline_s, synchronise)
-
-
-async def wake_channel_over(connect: Connect, where: str, card: GuestCard, *, deadline_s: float) -> SocketGuestChannel:
-    """Let a restored guest go on as the card says, whose init is reached only while its vCPUs run: until it has its card it
-    holds all else by itself. The channel is renewable.
-
-    Raises:
-        GuestError, UnavailableError: as `open_channel_over`; `thaw-…` for a guest that could not become that.
-    """
-
-    async def wake(channel: SocketGuestChannel) -> None:
-        channel.greet_held()
-        channel.begin_thaw(card)
-        await channel.greeted()
-        await channel.thawed()
-        channel.connect = connect
-
-    return await _opened(connect, where, deadline_s, wake)
-
-
-async def wake_channel(
-    path: Path, card: GuestCard, let_run: Callable[[], Awaitable[None]], *, deadline_s: float
-) -> SocketGuestChannel:
-    """Connect to a restored guest that stands still, and let it go on as the card says. What it must know lies in its
-    port before `let_run` lets its first instruction run, so that nothing depends on who is quicker.
-
-    Raises:
-        GuestError: as `open_channel`, and `thaw-…` for a guest that could not become what the card says.
-        UnavailableError: as `open_channel`, and what `let_run` raises.
-    """
-
-    async def wake(channel: SocketGuestChannel) -> None:
-        channel.greet_held()
-        channel.begin_thaw(card)
-        await let_run()
-        await channel.greeted()
-        await channel.thawed()
-
-    return await _opened(lambda: _connect(path), str(path), deadline_s, wake)
-
-
-async def _opened(
-    connect: Connect, where: str, deadline_s: float, greet: Callable[[SocketGuestChannel], Awaitable[None]]
-) -> SocketGuestChannel:
-    reader: asyncio.StreamReader | None = None
-    channel: SocketGuestChannel | None = None
-    try:
-        async with asyncio.timeout(deadline_s):
-            reader, writer = await connect()
-            channel = SocketGuestChannel(reader, writer)
-            await greet(channel)
-    except TimeoutError as error:
-        if reader is None:
-            raise UnavailableError("no-channel", f"no VMM listens at {where} after {deadline_s:g} s") from error
-        raise GuestError(
-            "guest-silent",
-            f"the guest's init did not answer within {deadline_s:g} s",
-            resolution="Its console tells whether its kernel started; the host may be overloaded.",
-        ) from error
-    else:
-        result, channel = channel, None
-        return result
-    finally:
-        if channel is not None:
-            await channel.aclose()
-
-
-async def _connect(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    while True:
-        try:
-            return await asyncio.open_unix_connection(str(path), limit=_READ)
-        except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
-            await asyncio.sleep(_CONNECT_PAUSE_S)
-
-
-class _Events:
-    """The guest's events in order. Cancelling a reader loses none: the next read finds them."""
-
-    def __init__(self, channel: SocketGuestChannel) -> None:
-        self._channel = channel
-
-    def __aiter__(self) -> AsyncIterator[GuestEvent]:
-        return self
-
-    async def __anext__(self) -> GuestEvent:
-        return await self._channel.next_event()
-
-
 class SocketGuestChannel:
-    """One guest's channel over a socket. Implements `GuestChannel`. Made by `open_channel`."""
+    """One guest's channel over a socket. Implements `GuestChannel`. Made in `guest.opening`."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connect: Connect | None = None
@@ -202,7 +84,7 @@ class SocketGuestChannel:
         self._last_stream = 0
         self._acknowledged = 0
         self._configured = False
-        self._words: dict[FrameType, asyncio.Future[None]] = {}
+        self._words = Words()
         self._ordering = asyncio.Lock()
         self._ordered = b""
         """The order under way: what its answer begins with."""
@@ -251,7 +133,7 @@ class SocketGuestChannel:
     async def _read(self) -> None:
         error = GuestError("guest-gone", "the guest's channel ended", resolution="The VM ended or is about to.")
         try:
-            while data := await self._reader.read(_READ):
+            while data := await self._reader.read(READ):
                 for frame in self._decoder.feed(data):
                     self._hear(frame)
         except GuestError as broken:
@@ -271,8 +153,7 @@ class SocketGuestChannel:
         for session in self._sessions.values():
             session.broke(error)
         self._sessions.clear()
-        for word in self._words:
-            self._say_word(word, error)
+        self._words.end(error)
         self._changed.set()
         self._writer.close()
 
@@ -298,16 +179,16 @@ class SocketGuestChannel:
                 self._tell(decode_exited(frame))
                 self._write(encode(FrameType.SEEN_END))
             case FrameType.FROZEN:
-                self._say_word(FrameType.FROZEN, _refusal("freeze", frame))
+                self._words.say(FrameType.FROZEN, _refusal("freeze", frame))
             case FrameType.THAWED:
-                self._say_word(FrameType.THAWED, _refusal("thaw", frame))
+                self._words.say(FrameType.THAWED, _refusal("thaw", frame))
             case _:
                 self._hear_answer(frame)
 
     def _hear_answer(self, frame: Frame) -> None:
         """To an order, if it is one."""
         if frame.type == FrameType.ORDERED and frame.payload[:_ORDER_NAME] == self._ordered:
-            self._say_word(FrameType.ORDERED, _refusal("volume", replace(frame, payload=frame.payload[_ORDER_NAME:])))
+            self._words.say(FrameType.ORDERED, _refusal("volume", replace(frame, payload=frame.payload[_ORDER_NAME:])))
         else:
             self._pass_over()
 
@@ -399,7 +280,7 @@ class SocketGuestChannel:
         Raises:
             GuestError: `bad-frame`, the guest broke the protocol; what it said before was told.
         """
-        return _Events(self)
+        return Events(self.next_event)
 
     async def next_event(self) -> GuestEvent:
         """The next of `events`."""
@@ -472,10 +353,10 @@ class SocketGuestChannel:
             GuestError: `freeze-…` where the guest cannot; `guest-silent`; the channel ended.
         """
         self._check_open()
-        self._expect(FrameType.FROZEN)
+        self._words.expect(FrameType.FROZEN)
         self._kept = [] if self._kept is None else self._kept
         self._writer.write(encode(FrameType.FREEZE))
-        await self._heard_word(FrameType.FROZEN)
+        await self._words.heard(FrameType.FROZEN)
 
     async def thaw(self, card: GuestCard) -> None:
         """Let a held guest run on as the card says.
@@ -492,13 +373,13 @@ class SocketGuestChannel:
 
     def begin_thaw(self, card: GuestCard) -> None:
         """Send the card; `thawed` returns at the guest's word."""
-        self._expect(FrameType.THAWED)
+        self._words.expect(FrameType.THAWED)
         kept, self._kept = self._kept or [], None
         for data in (encode(FrameType.THAW, encode_card(card)), *kept):
             self._write(data)
 
     async def thawed(self) -> None:
-        await self._heard_word(FrameType.THAWED)
+        await self._words.heard(FrameType.THAWED)
 
     async def freeze_volume(self, disk: int) -> None:
         """Let nobody write to a volume until it is thawed.
@@ -522,31 +403,9 @@ class SocketGuestChannel:
             self._check_open()
             said = encode_order(order, disk, size_bytes)
             self._ordered = said[:_ORDER_NAME]
-            self._expect(FrameType.ORDERED)
+            self._words.expect(FrameType.ORDERED)
             self._write(encode(FrameType.ORDER, said))
-            await self._heard_word(FrameType.ORDERED)
-
-    def _expect(self, word: FrameType) -> None:
-        said = self._words.get(word)
-        if said is None or said.done():
-            self._words[word] = asyncio.get_running_loop().create_future()
-
-    async def _heard_word(self, word: FrameType) -> None:
-        try:
-            async with asyncio.timeout(HOLD_S):
-                await asyncio.shield(self._words[word])
-        except TimeoutError as error:
-            raise GuestError("guest-silent", f"the guest did not answer within {HOLD_S:g} s") from error
-
-    def _say_word(self, word: FrameType, error: GuestError | None) -> None:
-        said = self._words.get(word)
-        if said is None or said.done():
-            return
-        if error is None:
-            said.set_result(None)
-        else:
-            said.set_exception(error)
-            said.exception()  # it may be that nobody waits for it any more
+            await self._words.heard(FrameType.ORDERED)
 
     async def stop(self, signal: str, grace_s: float) -> None:
         """Ask for a graceful end: the signal now, SIGKILL after `grace_s`; then `GuestExited` follows.

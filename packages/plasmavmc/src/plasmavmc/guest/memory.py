@@ -14,9 +14,6 @@ from dataclasses import dataclass
 
 from plasmavmc.errors import ConflictError, GuestError
 from plasmavmc.guest.api import (
-    NOT_EXECUTED,
-    ExecExit,
-    ExecOutput,
     GuestCard,
     GuestConfig,
     GuestEvent,
@@ -26,6 +23,7 @@ from plasmavmc.guest.api import (
     GuestOutput,
     GuestReady,
 )
+from plasmavmc.guest.memory_sessions import MemoryCopy, MemoryExecSession
 from plasmavmc.guest.messages import (
     encode_config,
     encode_copy_in,
@@ -33,6 +31,7 @@ from plasmavmc.guest.messages import (
     encode_exec,
     signal_number,
 )
+from plasmavmc.guest.words import Events
 from plasmavmc.types import CopyTarget, ExecSpec, LogStream, Stdio, TerminalSize
 
 SIGKILL = 9
@@ -212,7 +211,7 @@ class MemoryGuest:
         twin = MemoryGuest(self._scripts, sleep=self._sleep)
         twin._script, twin._booted, twin.config, twin.held = self._script, self._booted, self.config, self.held
         twin._unacknowledged, twin._next_offset = deque(self._unacknowledged), self._next_offset
-        twin.cards, twin.commands = list(self.cards), list(self.commands)
+        twin.cards, twin.commands, twin.copied = list(self.cards), list(self.commands), dict(self.copied)
         return twin
 
     def acknowledge(self, offset: int) -> None:
@@ -288,19 +287,6 @@ class MemoryWorkload:
         self._guest.hear_signal(number)
 
 
-class _Events:
-    """Events in order; cancelling a reader loses none."""
-
-    def __init__(self, channel: MemoryGuestChannel) -> None:
-        self._channel = channel
-
-    def __aiter__(self) -> AsyncIterator[GuestEvent]:
-        return self
-
-    async def __anext__(self) -> GuestEvent:
-        return await self._channel.next_event()
-
-
 class MemoryGuestChannel:
     """A channel to a `MemoryGuest`. Implements `GuestChannel`."""
 
@@ -335,7 +321,7 @@ class MemoryGuestChannel:
 
     def events(self) -> AsyncIterator[GuestEvent]:
         """What the guest says, in order, until the channel ends."""
-        return _Events(self)
+        return Events(self.next_event)
 
     async def next_event(self) -> GuestEvent:
         """The next of `events`."""
@@ -419,121 +405,3 @@ class MemoryGuestChannel:
     async def aclose(self) -> None:
         """Close the host's side; the guest goes on."""
         self.end()
-
-
-class MemoryExecSession:
-    """One of the known commands, running. Implements `ExecSession`."""
-
-    def __init__(self, spec: ExecSpec) -> None:
-        self._queue: deque[ExecOutput | ExecExit] = deque()
-        self._changed = asyncio.Event()
-        self._cut = False
-        self.ended = False
-        self.size = spec.terminal
-        name, arguments = spec.command[0], spec.command[1:]
-        self._echoes_input = name == "cat"
-        match name:
-            case "echo":
-                self._put(" ".join(arguments).encode() + b"\n")
-                self._end(0)
-            case "exit":
-                self._end(int(arguments[0]) if arguments else 0)
-            case "cat" | "sleep":
-                pass
-            case _:
-                self._put(f"{name} was not found in the image\n".encode(), LogStream.STDERR)
-                self._end(NOT_EXECUTED["no-such-command"])
-
-    def _put(self, data: bytes, stream: LogStream = LogStream.STDOUT) -> None:
-        self._queue.append(ExecOutput(stream, data))
-        self._changed.set()
-
-    def _end(self, code: int) -> None:
-        if not self.ended:
-            self.ended = True
-            self._queue.append(ExecExit(code))
-            self._changed.set()
-
-    def cut(self) -> None:
-        """The channel ended."""
-        self._cut = True
-        self.ended = True
-        self._changed.set()
-
-    async def send(self, data: bytes) -> None:
-        """Write to its stdin."""
-        if self._echoes_input and not self.ended:
-            self._put(data)
-
-    async def send_eof(self) -> None:
-        """Close its stdin."""
-        if self._echoes_input:
-            self._end(0)
-
-    async def resize(self, size: TerminalSize) -> None:
-        """Change the size of its pty."""
-        self.size = size
-
-    async def signal(self, number: int) -> None:
-        """Send a signal to its process group."""
-        self._end(128 + number)
-
-    def output(self) -> AsyncIterator[ExecOutput | ExecExit]:
-        """What it writes, and last its exit code."""
-        return self._output()
-
-    async def _output(self) -> AsyncIterator[ExecOutput | ExecExit]:
-        while True:
-            while self._queue:
-                item = self._queue.popleft()
-                yield item
-                if isinstance(item, ExecExit):
-                    return
-            if self._cut:
-                raise GuestError("guest-gone", "the guest's channel ended")
-            self._changed.clear()
-            await self._changed.wait()
-
-    async def aclose(self) -> None:
-        """Let it go."""
-        self._end(129)
-
-
-class MemoryCopy:
-    """A copy under way. Implements `ExecSession`; `content` is None for one that comes in."""
-
-    def __init__(self, copied: dict[str, bytes], path: str, content: bytes | None) -> None:
-        self._copied = copied
-        self._path = path
-        self._content = content
-        self._received = bytearray()
-        self._done = asyncio.Event()
-
-    async def send(self, data: bytes) -> None:
-        """A piece of the archive."""
-        self._received += data
-
-    async def send_eof(self) -> None:
-        """Its end."""
-        self._copied[self._path] = bytes(self._received)
-        self._done.set()
-
-    async def resize(self, size: TerminalSize) -> None:
-        """It has no terminal."""
-
-    async def signal(self, number: int) -> None:
-        """It takes none."""
-
-    def output(self) -> AsyncIterator[ExecOutput | ExecExit]:
-        """The archive, or only the end."""
-        return self._output()
-
-    async def _output(self) -> AsyncIterator[ExecOutput | ExecExit]:
-        if self._content is None:
-            await self._done.wait()
-        else:
-            yield ExecOutput(LogStream.STDOUT, self._content)
-        yield ExecExit(0)
-
-    async def aclose(self) -> None:
-        """Let it go."""

@@ -8,7 +8,9 @@ remembered as an attempt that ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import replace
 
 import structlog
 
@@ -16,13 +18,15 @@ from shellwego.agent.checks import Checker, checks_of
 from shellwego.agent.probes import Target
 from shellwego.agent.secrets import SecretKeeper
 from shellwego.agent.tails import Tails
+from shellwego.agent.volumes import Volumes
 from shellwego.agent.waiting import cancel_all
-from shellwego.core.assignments import Assignment
+from shellwego.core.assignments import Assignment, VolumeOrder
 from shellwego.core.convergence import (
     Action,
     Convergence,
     DeleteVm,
     End,
+    FetchVm,
     Memory,
     ResumeVm,
     RunVm,
@@ -32,13 +36,14 @@ from shellwego.core.convergence import (
     delayed,
     hindered,
     refused,
+    unfetched,
 )
-from shellwego.core.errors import NotFoundError, ShellWeGoError, UnavailableError
+from shellwego.core.errors import ConflictError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.instances import SUSPEND_FAILED, Observed
 from shellwego.core.troubles import Troubles
 from shellwego.core.vms import VmPhase, VmView
 from shellwego.ports.clock import Clock
-from shellwego.ports.engine import Engine, VmOrder
+from shellwego.ports.engine import Engine, VmOrder, VolumeEngine
 
 _CHECKED = (VmPhase.RUNNING, VmPhase.SUSPENDING)
 """One that falls asleep keeps its checks' word, in case that it does not."""
@@ -48,18 +53,31 @@ _MEMORY_LOST = frozenset({"snapshot-damaged", "snapshot-foreign", "snapshot-miss
 _log = structlog.get_logger(__name__)
 
 
+FetchMemory = Callable[[str], AsyncGenerator[bytes]]
+"""Gives the memory that an instance is to go on with; see `ports.uplink.Memories`."""
+
+
 class Reconciler:
-    """One host's instances. `changed` is called when another look is worth while."""
+    """One host's instances. `changed` is called when another look is worth while; without `fetch` no memory comes here."""
 
     def __init__(
-        self, engine: Engine, clock: Clock, checker: Checker, secrets: SecretKeeper, changed: Callable[[], None]
+        self,
+        engine: Engine,
+        clock: Clock,
+        checker: Checker,
+        secrets: SecretKeeper,
+        changed: Callable[[], None],
+        *,
+        fetch: FetchMemory | None = None,
     ) -> None:
+        self._fetch_memory = fetch
         self._engine = engine
         self._clock = clock
         self._checker = checker
         self._secrets = secrets
         self._tails = Tails(engine, clock)
         self._changed = changed
+        self.volumes = Volumes(engine if isinstance(engine, VolumeEngine) else None, clock, changed)
         self._assignments: tuple[Assignment, ...] | None = None
         self._memories: Mapping[str, Memory] = {}
         self._orders: dict[str, asyncio.Task[None]] = {}
@@ -69,9 +87,9 @@ class Reconciler:
         self.observed: Mapping[str, Observed] | None = None
         """By instance id, as of the last look; None before the first."""
 
-    def assign(self, assignments: tuple[Assignment, ...]) -> bool:
+    def assign(self, assignments: tuple[Assignment, ...], volumes: tuple[VolumeOrder, ...] = ()) -> bool:
         """Take new orders; False where they are those we had."""
-        known = self._assignments == assignments
+        known = not self.volumes.assign(volumes) and self._assignments == assignments
         self._assignments = assignments
         self._secrets.keep_only({item.instance_id for item in assignments if item.present})
         return not known
@@ -86,12 +104,15 @@ class Reconciler:
         views = await self._engine.observe()
         self._check(self._assignments, views)
         health = await self._tails.joined(self._checker.health)
-        step = converge(self._assignments, views, self._memories, health, self._clock.monotonic())
+        wake_volumes = await self.volumes.look()
+        assignments = self._assignments
+        obstacles = self.volumes.obstacles(assignments, views)
+        step = converge(assignments, views, self._memories, health, self._clock.monotonic(), obstacles=obstacles)
         self._memories = step.memories
         self._take(views, step)
         for action in step.actions:
             self._order(action)
-        return step.wake_at
+        return min((moment for moment in (step.wake_at, wake_volumes) if moment is not None), default=None)
 
     def vm_of(self, instance_id: str) -> VmView | None:
         """The newest attempt of an instance, as of the last look."""
@@ -109,6 +130,7 @@ class Reconciler:
     async def close(self) -> None:
         """Let go of orders under way; no VM is stopped."""
         await cancel_all(list(self._orders.values()))
+        await self.volumes.close()
 
     def _goes_on(self, instance_id: str) -> bool:
         present = any(item.instance_id == instance_id and item.present for item in self._assignments or ())
@@ -143,6 +165,8 @@ class Reconciler:
             match action:
                 case RunVm():
                     await self._run(action)
+                case FetchVm():
+                    await self._fetch(action)
                 case StopVm():
                     await self._engine.stop(action.vm_id, action.grace_s)
                 case DeleteVm():
@@ -174,18 +198,30 @@ class Reconciler:
         except UnavailableError as error:
             self._delay(order, error)
             return
-        await self._engine.run(
-            VmOrder(
-                vm_id=order.vm_id,
-                instance_id=order.instance_id,
-                attempt=order.attempt,
-                workload=order.workload,
-                secrets=secrets,
-            )
-        )
+        try:
+            await self._engine.run(replace(_vm_order(order), secrets=secrets))
+        except ConflictError as error:
+            if error.code != "volume-held":
+                raise
+            self._delay(order, error)
+
+    async def _fetch(self, order: FetchVm) -> None:
+        """Its secrets are in its memory. A failure leaves no VM to see, and is remembered."""
+        try:
+            if self._fetch_memory is None:
+                raise ConflictError("cannot-fetch", "this node has no way to the memory of VMs on other nodes")
+            async with aclosing(self._fetch_memory(order.instance_id)) as stream:
+                await self._engine.import_memory(_vm_order(order), stream)
+        except ShellWeGoError as error:
+            _log.warning("agent.memory_not_fetched", vm=order.vm_id, reason=str(error))
+            end = End(reason=error.message, reason_code=error.code)
+            memory = self._memories.get(order.instance_id, Memory())
+            memory = unfetched(memory, end, self._clock.monotonic(), temporary=error.temporary)
+            self._memories = {**self._memories, order.instance_id: memory}
+            self._changed()
 
     def _delay(self, order: RunVm, error: ShellWeGoError) -> None:
-        """The VM begins when its secrets can be had; that they cannot is none of its own failures."""
+        """The VM begins when its secrets and volumes can be had; that they cannot is none of its own failures."""
         end = End(reason=error.message, reason_code=error.code)
         memory = self._memories.get(order.instance_id, Memory())
         self._memories = {**self._memories, order.instance_id: delayed(memory, end, self._clock.monotonic())}
@@ -208,3 +244,7 @@ class Reconciler:
             memory = hindered(memory, end, self._clock.monotonic())
             self._memories = {**self._memories, order.instance_id: memory}
             self._changed()
+
+
+def _vm_order(order: RunVm | FetchVm) -> VmOrder:
+    return VmOrder(vm_id=order.vm_id, instance_id=order.instance_id, attempt=order.attempt, workload=order.workload)

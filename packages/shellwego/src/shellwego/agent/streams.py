@@ -71,6 +71,8 @@ class StreamServer:
                     await self._logs(vm, request, stream)
                 case StreamKind.USAGE:
                     await self._usage(vm, request, stream)
+                case StreamKind.MEMORY:
+                    await self._memory(vm, request, stream)
                 case StreamKind.EXEC | StreamKind.ATTACH | StreamKind.COPY_IN | StreamKind.COPY_OUT:
                     await self._session(vm, request, stream)
         except ShellWeGoError as error:
@@ -89,6 +91,15 @@ class StreamServer:
         finally:
             await cancel_all([feeding])
             await channel.aclose()
+
+    async def _memory(self, vm: VmView | None, request: StreamRequest, stream: DuplexStream) -> None:
+        if vm is None:
+            raise _not_here(request.instance_id)
+        async with aclosing(self._engine.export_memory(vm.vm_id)) as chunks:
+            async for chunk in chunks:
+                for start in range(0, len(chunk), MAX_PAYLOAD):
+                    await stream.send(pack(Record(RecordKind.STDOUT, chunk[start : start + MAX_PAYLOAD])))
+        await stream.send(pack(Record(RecordKind.EXIT, _EXIT.pack(0))))
 
     async def _usage(self, vm: VmView | None, request: StreamRequest, stream: DuplexStream) -> None:
         if vm is None:

@@ -46,14 +46,14 @@ class RateLimiter:
         rate = plan_named(plan).rate
         return None if rate is None else self.count(token_id, rate, now)
 
-    def count(self, key: str, rate: Rate, now: float) -> Verdict:
-        """Count a request of whoever `key` stands for, who has this rate."""
+    def count(self, key: str, rate: Rate, now: float, cost: int = 1) -> Verdict:
+        """Count a request of whoever `key` stands for, who has this rate; one that costs more counts as so many."""
         interval = 60.0 / rate.per_minute
         tolerance = interval * rate.burst
-        empty_at = max(self._empty_at.get(key, now), now) + interval
+        empty_at = max(self._empty_at.get(key, now), now) + interval * cost
         if empty_at - now > tolerance + 1e-9:
             wait = empty_at - now - tolerance
-            return Verdict(False, rate.burst, 0, math.ceil(empty_at - interval - now), math.ceil(wait))
+            return Verdict(False, rate.burst, 0, math.ceil(empty_at - interval * cost - now), math.ceil(wait))
         self._keep(key, empty_at)
         remaining = int((tolerance - (empty_at - now)) / interval + 1e-9)
         return Verdict(True, rate.burst, remaining, math.ceil(empty_at - now), 0)

@@ -157,7 +157,9 @@ async def open_control_plane(
         listener = socket.socket(fileno=await link.listen(settings.node_listen, settings.node_port))
         known = Servers(control, base.installation.id, settings.node_urls)
         access = base.access if settings.bus_node_passes else None
-        port = await NodePort.open(control, sealer, listener, links=links, images=images, servers=known, access=access)
+        port = await NodePort.open(
+            control, sealer, listener, links=links, images=images, streams=streams, servers=known, access=access
+        )
         servers.append(port)
     leases = Leases(control, base.installation.id)
     parts: dict[str, Part] = {

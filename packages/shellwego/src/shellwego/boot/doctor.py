@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from shellwego.boot.findings import Finding, State
+from shellwego.client.text import one_line
 
 _COLORS = {State.OK: "green", State.WARN: "yellow", State.FAIL: "red"}
 
@@ -58,6 +59,6 @@ def print_findings(found: Sequence[Finding], *, quiet: bool, color: bool) -> Non
             continue
         state = f"{finding.state:<4}"
         styled = click.style(state, fg=_COLORS[finding.state]) if color else state
-        click.echo(f"{styled}  {finding.check:<{width}}  {finding.message}")
+        click.echo(f"{styled}  {one_line(f'{finding.check:<{width}}  {finding.message}')}")
         if finding.remedy:
-            click.echo(f"{'':<{6 + width}}  → {finding.remedy}")
+            click.echo(f"{'':<{6 + width}}  → {one_line(finding.remedy)}")

@@ -15,9 +15,10 @@ from typing import Protocol
 import structlog
 
 from shellwego.core.buskeys import statement
-from shellwego.core.errors import ShellWeGoError
+from shellwego.core.errors import NotFoundError, ShellWeGoError
 from shellwego.core.nkeys import NKey, Role
 from shellwego.core.nodes import BUS, LINK
+from shellwego.core.troubles import Troubles
 from shellwego.drivers.busaccess.authority import new_key
 from shellwego.ports.bus import Bus
 from shellwego.ports.busaccess import BusPass
@@ -61,6 +62,7 @@ class HintRoad:
         self._hints = hints
         self._clock = clock
         self._enter = enter
+        self._troubles = Troubles()
         self._bus: ListenedBus | None = None
 
     @property
@@ -80,9 +82,12 @@ class HintRoad:
             while True:
                 try:
                     found = await self._ask(channel, key)
+                except NotFoundError:  # an older server
+                    pause = ASK_AGAIN_S
                 except ShellWeGoError as error:
-                    log.info("bus_pass.not_had", reason=error.message)
-                    key, pause = new_key(Role.USER), RETRY_S
+                    if trouble := self._troubles.failed("pass", error.message, self._clock.monotonic()):
+                        log.warning("bus_pass.not_had", reason=error.message, **trouble.fields)
+                    key, pause = key if error.temporary else new_key(Role.USER), RETRY_S
                 else:
                     before, held = held, await self._listen(found, key) if found else AsyncExitStack()
                     await before.aclose()
@@ -111,6 +116,7 @@ class HintRoad:
 
     async def _carry(self, bus: ListenedBus, pattern: str) -> None:
         async with bus.subscribe(pattern) as hints:
+            await self._hints.publish(everything(self._member_id))  # what links said until now was passed over
             async for hint in hints:
                 await self._hints.publish(everything(self._member_id) if hint.missed else hint.subject)
 

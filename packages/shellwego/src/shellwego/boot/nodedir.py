@@ -29,6 +29,7 @@ DEFAULTS = {MemberKind.NODE: Path("/etc/shellwego/node"), MemberKind.EDGE: Path(
 """One host may be both."""
 KEY, CERTIFICATE, AUTHORITIES, MEMBER = "key.pem", "certificate.pem", "authorities.pem", "member.json"
 _MOST_BYTES = 64 * 1024
+_FLAG = {MemberKind.NODE: "", MemberKind.EDGE: " --edge"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +121,9 @@ def load(directory: Path, kind: MemberKind) -> Joined:
     if not has_joined(directory):
         raise InvalidError(
             "not-joined",
-            f"this host has not joined a platform: there is no {directory / MEMBER}",
-            resolution="On a platform's machine: swg nodes join-token; it prints what to run here. Or give --dir.",
+            f"this host has not joined a platform as {kind}: there is no {directory / MEMBER}",
+            resolution=f"On a platform's machine: swg nodes join-token{_FLAG[kind]}; it prints what to run here."
+            " Or give --dir.",
         )
     try:
         member = msgspec.json.decode(_read(directory / MEMBER), type=Member)
@@ -136,7 +138,7 @@ def load(directory: Path, kind: MemberKind) -> Joined:
         raise InvalidError(
             "wrong-kind",
             f"{directory} is of a host that joined as {member.kind}, not as {kind}",
-            resolution=f"Run: swg {'edge' if member.kind is MemberKind.EDGE else 'agent'}",
+            resolution=f"Run: swg {'edge' if member.kind is MemberKind.EDGE else 'agent'} --dir {directory}",
         )
     return Joined(member, credentials)
 

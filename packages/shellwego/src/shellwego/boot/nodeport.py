@@ -19,6 +19,7 @@ from shellwego.api.uplink.server import UplinkServer
 from shellwego.control.buskeys import BusPasses
 from shellwego.control.edges import Edges
 from shellwego.control.joins import Joins
+from shellwego.control.memories import NodeMemories
 from shellwego.control.nodeauthority import NodeAuthorities, ServerIdentity
 from shellwego.control.nodeimages import NodeImages
 from shellwego.control.nodekeys import NodeIdentity
@@ -29,6 +30,7 @@ from shellwego.control.unit import Control
 from shellwego.core.errors import ShellWeGoError
 from shellwego.ports.busaccess import BusAccess
 from shellwego.ports.images import ImageBlobs
+from shellwego.ports.streams import Streams
 from shellwego.wire.links import Links
 from shellwego.wire.tls import Credentials
 
@@ -89,10 +91,12 @@ class NodePort:
         *,
         links: Links,
         images: ImageBlobs,
+        streams: Streams,
         servers: Servers,
         access: BusAccess | None = None,
     ) -> NodePort:
-        """On a socket that listens; `access` is to the bus that hosts may listen on by themselves, if there is one.
+        """On a socket that listens; `streams` reaches all nodes, `access` is to the bus that hosts may listen on by
+        themselves, if there is one.
 
         Raises:
             UnavailableError: the KMS does not answer.
@@ -111,6 +115,7 @@ class NodePort:
             links=links,
             bus=control.bus,
             images=NodeImages(control, images),
+            memories=NodeMemories(control, streams),
         )
         await servers.say()
         return cls(authorities, shown, servers, server)

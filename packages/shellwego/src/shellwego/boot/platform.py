@@ -20,6 +20,7 @@ from shellwego.boot.preflight import Installation, directory
 from shellwego.boot.serving import Server, run_process, serve, stop_signal, undo
 from shellwego.boot.settings import UpSettings
 from shellwego.control.edges import Edges
+from shellwego.control.memories import NodeMemories
 from shellwego.control.nodes import Nodes
 from shellwego.core.errors import ShellWeGoError
 from shellwego.drivers.engine.assembly import HostLink, open_plasma
@@ -66,6 +67,7 @@ class Platform:
                 lambda: edge_processes(site),
             )
             streams, links = MemoryStreams(), DialledStreams()
+            reach = EitherStreams(links, streams)
             wire = MemoryLink(control.clock)
             edge = Edge(
                 MemoryEdgeUplink(Edges(control), wire),
@@ -86,8 +88,9 @@ class Platform:
                 state_dir=directory(self.installation, "agent"),
                 offer=self.settings.offer,
                 address=self.settings.host_address,
+                memories=NodeMemories(control, reach),
             )
-            plane = await open_control_plane(base, link, api_socket, EitherStreams(links, streams), links)
+            plane = await open_control_plane(base, link, api_socket, reach, links)
             parts = {"agent": agent.run(), "edge": edge.run(), **plane.parts, "helper": link.gone()}
             vms = "microVMs go on running" if self.settings.keep_vms else "microVMs are stopped first"
             ready = self._tell_when_ready(plane.servers, agent)

@@ -9,6 +9,7 @@ from pathlib import Path
 from shellwego.boot.findings import Finding, fail, ok, told, warn
 from shellwego.client.context import Context, ContextFile, ContextFileError, default_path, load
 from shellwego.client.generated import Client, NodeView
+from shellwego.client.pages import MOST, every
 from shellwego.client.transport import ApiProblem, Unreachable
 
 
@@ -57,7 +58,7 @@ def _ask(client: Client) -> list[Finding]:
         return [*found, fail("token", str(error), "Get a new token, then: swg login")]
     found.append(ok("token", f"it is {user.email or user.name}'s"))
     try:
-        nodes = client.list_nodes(limit=100).data
+        nodes = every(lambda cursor: client.list_nodes(limit=MOST, cursor=cursor))
     except ApiProblem as error:
         return [*found, warn("nodes", f"cannot be seen with this token: {error}")]
     except Unreachable as error:

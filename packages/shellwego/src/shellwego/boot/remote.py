@@ -61,8 +61,8 @@ class Remote:
             wires = self._wires(stack)
             member, keep = self.joined.member, self.settings.keep_vms
             site = engine_site(self.settings, self.installation, member.subnet)
-            blobs = PulledBlobs(Downloads(wires.servers.urls, wires.membership.credentials).blob)
-            engine = await open_plasma(link, site, version("shellwego"), lambda: (), blobs)
+            downloads = Downloads(wires.servers.urls, wires.membership.credentials)
+            engine = await open_plasma(link, site, version("shellwego"), lambda: (), PulledBlobs(downloads.blob))
             agent = Agent(
                 engine=engine,
                 uplink=TlsNodeUplink(wires.channel),
@@ -73,6 +73,7 @@ class Remote:
                 state_dir=directory(self.installation, f"agent-{member.id}"),
                 offer=self.settings.offer,
                 address=self.settings.address or address_towards(wires.servers.urls()),
+                memories=downloads,
                 hints=lambda: wires.road.road,
             )
             parts = {"agent": agent.run(), **self._kept(wires), "helper": link.gone()}

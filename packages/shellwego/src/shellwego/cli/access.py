@@ -9,9 +9,9 @@ import click
 from shellwego.cli.failure import USAGE, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one
-from shellwego.cli.pages import MOST, every
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.cli.tenancy import the_organization
+from shellwego.client.pages import MOST, every
 
 if TYPE_CHECKING:
     from shellwego.client.generated import RoleView, ScopedGrantView, ServiceAccountView, ServiceTokenView

@@ -11,13 +11,13 @@ import click
 from shellwego.cli.failure import TIMED_OUT, UNHEALTHY, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one
-from shellwego.cli.pages import MOST, every
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.rollout import Choice, follow, rollout_options
 from shellwego.cli.session import Session, about_no_app, shared
+from shellwego.client.pages import MOST, every
 
 if TYPE_CHECKING:
-    from shellwego.client.generated import AppView
+    from shellwego.client.generated import AppView, InstanceView
 
 _DESTROY_S = 120.0
 _SETTLE_S = 300.0
@@ -62,6 +62,12 @@ def _named(session: Session, name: str | None) -> str:
 def all_apps(session: Session) -> list[AppView]:
     """Every app of the project."""
     return every(lambda cursor: session.client.list_apps(project=session.project, limit=MOST, cursor=cursor))
+
+
+def all_instances(session: Session, app: str, phase: str | None) -> list[InstanceView]:
+    """Every instance of an app, in these phases."""
+    client, project = session.client, session.project
+    return every(lambda cursor: client.list_instances(app, project=project, phase=phase, limit=MOST, cursor=cursor))
 
 
 @apps.command("ls")

@@ -15,6 +15,7 @@ from shellwego.cli.progress import StageProgress
 from shellwego.cli.rollout import Choice, choice_options, finish, rollout_options
 from shellwego.cli.session import F, Session, shared
 from shellwego.cli.status import unreleased
+from shellwego.client.text import one_line
 
 if TYPE_CHECKING:
     from shellwego.cli.manifest import ManifestFile
@@ -249,7 +250,10 @@ def _tell_plan(planned: PlanView, *, err: bool = True) -> None:
         click.echo(f"{each.process}: {each.kept} stay, {each.started} come, {each.stopped} go", err=err)
         if each.obstacle:
             room = f"would evict {each.evicts} of lower priority" if each.evicts else "could not be placed now"
-            click.echo(f"{each.process} {room}: {each.obstacle}", err=err)
+            click.echo(one_line(f"{each.process} {room}: {each.obstacle}"), err=err)
+        if each.pause:
+            said = f"{each.process} stops for a short while: the old one gives up the volume {each.pause}"
+            click.echo(one_line(said), err=err)
 
 
 def _remark(session: Session, name: str) -> None:

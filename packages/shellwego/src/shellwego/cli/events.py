@@ -10,7 +10,7 @@ import click
 from shellwego.cli.logs import seconds
 from shellwego.cli.output import show
 from shellwego.cli.session import Session, shared
-from shellwego.cli.text import one_line, safe_json
+from shellwego.client.text import one_line, safe_json
 
 if TYPE_CHECKING:
     from shellwego.client.generated import EventView

@@ -47,7 +47,7 @@ class Failure(click.ClickException):
         self.kind = kind
 
     def format_message(self) -> str:
-        from shellwego.cli.text import printable  # noqa: PLC0415 - only after a failure
+        from shellwego.client.text import printable  # noqa: PLC0415 - only after a failure
 
         lines = [self.message]
         if self.resolution:

@@ -12,6 +12,7 @@ from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, size
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.session import Session, about_no_app, shared
+from shellwego.client.pages import MOST, every
 
 if TYPE_CHECKING:
     from shellwego.client.generated import ImageView
@@ -48,15 +49,7 @@ def _show(session: Session, found: list[ImageView]) -> None:
 @about_no_app
 def list_images(session: Session) -> None:
     """List the images that the project knows."""
-    found: list[ImageView] = []
-    cursor: str | None = None
-    while True:
-        page = session.client.list_images(project=session.project, limit=100, cursor=cursor)
-        found += page.data
-        cursor = page.pagination.next_cursor
-        if not page.pagination.has_more:
-            break
-    _show(session, found)
+    _show(session, _all(session))
 
 
 @images.command("load")
@@ -121,5 +114,8 @@ def remove_image(session: Session, image: str) -> None:
 
 def _by_name(session: Session, name: str) -> list[ImageView]:
     tagged = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
-    page = session.client.list_images(project=session.project, limit=100)
-    return [image for image in page.data if image.reference in (name, tagged)]
+    return [image for image in _all(session) if image.reference in (name, tagged)]
+
+
+def _all(session: Session) -> list[ImageView]:
+    return every(lambda cursor: session.client.list_images(project=session.project, limit=MOST, cursor=cursor))

@@ -11,7 +11,7 @@ import click
 from shellwego.cli.failure import USAGE, Failure
 from shellwego.cli.output import show
 from shellwego.cli.session import Session, shared
-from shellwego.cli.text import printable, safe_json
+from shellwego.client.text import printable, safe_json
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

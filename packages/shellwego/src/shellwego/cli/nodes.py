@@ -15,7 +15,8 @@ from shellwego.cli.output import age, cores, show, show_one, size, table
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.prompts import at_terminal
 from shellwego.cli.session import Session, about_no_app, shared
-from shellwego.cli.text import one_line
+from shellwego.client.pages import MOST, every
+from shellwego.client.text import one_line
 
 if TYPE_CHECKING:
     from shellwego.client.generated import BackendView, MoveView, NodeView, RebalanceView
@@ -58,7 +59,7 @@ def list_nodes(session: Session) -> None:
     """List the nodes."""
     import msgspec  # noqa: PLC0415
 
-    found = session.client.list_nodes(limit=100).data
+    found = every(lambda cursor: session.client.list_nodes(limit=MOST, cursor=cursor))
     show(session, msgspec.to_builtins(found), [_row(node) for node in found])
 
 
@@ -123,7 +124,7 @@ def _label(text: str) -> tuple[str, str | None]:
 @shared
 @about_no_app
 def remove_node(session: Session, node: str, force: bool) -> None:
-    """Forget a node that is drained or down. Stop its agent first."""
+    """Forget a node that is drained or down. Its agent is told so, and stops what still runs there."""
     found = session.client.get_node(node)
     lost = f" {found.instances} instances that live there are lost." if found.instances else ""
     session.confirm(f"Remove the node {found.name}?{lost}")
@@ -253,9 +254,10 @@ def _show(session: Session, found: NodeView) -> None:
     if session.output == "table":
         for backend in found.backends:
             isolation = f"{backend.acceleration}, {backend.isolation}" if backend.status == "ready" else backend.status
-            click.echo(f"backend {backend.name}: {isolation}" + (f" — {backend.reason}" if backend.reason else ""))
+            reason = f" — {backend.reason}" if backend.reason else ""
+            click.echo(one_line(f"backend {backend.name}: {isolation}{reason}"))
         for warning in found.warnings:
-            click.echo(f"warning: {warning}")
+            click.echo(one_line(f"warning: {warning}"))
         if found.flapping:
             until = f" (by {found.steady_at:%Y-%m-%dT%H:%M:%SZ})" if found.steady_at else ""
             click.echo(

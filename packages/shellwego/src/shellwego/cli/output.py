@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from shellwego.cli.session import Session
-from shellwego.cli.text import is_safe, one_line, safe_json
+from shellwego.client.text import is_safe, one_line, safe_json
 
 Row = Mapping[str, object]
 

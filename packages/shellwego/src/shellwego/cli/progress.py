@@ -9,7 +9,7 @@ import time
 import click
 
 from shellwego.cli.session import Session
-from shellwego.cli.text import one_line
+from shellwego.client.text import one_line
 
 
 class StageProgress:

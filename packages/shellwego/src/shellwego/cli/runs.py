@@ -19,7 +19,7 @@ from shellwego.cli.output import show_one
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.remote import PASS_THROUGH, both_terminals, join_command
 from shellwego.cli.session import Session, shared
-from shellwego.cli.text import printable
+from shellwego.client.text import printable
 
 if TYPE_CHECKING:
     from shellwego.client.generated import InstanceView

@@ -19,9 +19,10 @@ from shellwego.cli.logs import seconds
 from shellwego.cli.output import age, fields, show, show_one, table
 from shellwego.cli.rollout import follow
 from shellwego.cli.session import Session, about_no_app, project_file_app, shared
+from shellwego.client.pages import MOST, every
 
 if TYPE_CHECKING:
-    from shellwego.client.generated import SecretDetail, SecretVersionView, SecretView
+    from shellwego.client.generated import SecretDetail, SecretVersionView
 
 _WAYS = "Give NAME (it is asked for, or read from stdin), NAME=- (stdin), or NAME=@FILE."
 _stage = click.option("--stage", is_flag=True, help="Roll nothing out; the next deploy takes it along.")
@@ -90,14 +91,7 @@ def list_secrets(session: Session) -> None:
     """List the project's secrets; their values are shown nowhere."""
     import msgspec  # noqa: PLC0415
 
-    found: list[SecretView] = []
-    cursor: str | None = None
-    while True:
-        page = session.client.list_secrets(project=session.project, limit=100, cursor=cursor)
-        found += page.data
-        cursor = page.pagination.next_cursor
-        if not page.pagination.has_more:
-            break
+    found = every(lambda cursor: session.client.list_secrets(project=session.project, limit=MOST, cursor=cursor))
     rows = [
         {
             "name": secret.name,
@@ -119,7 +113,9 @@ def show_secret(session: Session, name: str) -> None:
     import msgspec  # noqa: PLC0415
 
     secret = _found(session, name)
-    versions = session.client.list_secret_versions(name, project=session.project, limit=100).data
+    versions = every(
+        lambda cursor: session.client.list_secret_versions(name, project=session.project, limit=MOST, cursor=cursor)
+    )
     if session.output != "table":
         document = msgspec.to_builtins(secret) | {"versions": msgspec.to_builtins(versions)}
         show_one(session, document, {"name": secret.name}, name=secret.name)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.apps import LIVE, counts_text
+from shellwego.cli.apps import LIVE, all_instances, counts_text
 from shellwego.cli.output import age, fields, show, table
 from shellwego.cli.session import Session, shared
 
@@ -35,8 +35,7 @@ def status(session: Session) -> None:
     client, project = session.client, session.project
     app = client.get_app(session.app, project=project)
     deployment = client.get_deployment(app.id, app.deployment_id, project=project) if app.deployment_id else None
-    found = client.list_instances(app.id, project=project, phase=LIVE, limit=100).data
-    living = sorted(found, key=lambda each: (each.process, each.slot))
+    living = sorted(all_instances(session, app.id, LIVE), key=lambda each: (each.process, each.slot))
     document = {
         "app": msgspec.to_builtins(app),
         "deployment": msgspec.to_builtins(deployment),

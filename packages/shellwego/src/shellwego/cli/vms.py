@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shellwego.cli.apps import LIVE, all_apps
+from shellwego.cli.apps import LIVE, all_apps, all_instances
 from shellwego.cli.failure import FAILED, TIMED_OUT, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, cores, show, show_one, size
 from shellwego.cli.progress import StageProgress
 from shellwego.cli.session import Session, shared
+from shellwego.client.pages import MOST, every
 
 if TYPE_CHECKING:
     from shellwego.client.generated import InstanceView
@@ -50,9 +51,9 @@ def list_vms(session: Session, everything: bool) -> None:
 
     client, project, phase = session.client, session.project, None if everything else LIVE
     if session.app_option:
-        found = client.list_instances(session.app_option, project=project, phase=phase, limit=100).data
+        found = all_instances(session, session.app_option, phase)
     else:
-        found = client.list_vms(project=project, phase=phase, limit=100).data
+        found = every(lambda cursor: client.list_vms(project=project, phase=phase, limit=MOST, cursor=cursor))
     names = {app.id: app.name for app in all_apps(session)} if session.output == "table" else {}
     rows = [{"app": names.get(vm.app_id, vm.app_id), **_row(vm)} for vm in found]
     show(session, msgspec.to_builtins(found), rows, name="instance", empty="no microVMs run")

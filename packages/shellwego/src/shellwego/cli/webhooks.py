@@ -8,8 +8,8 @@ import click
 
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one
-from shellwego.cli.pages import every
 from shellwego.cli.session import Session, about_no_app, shared
+from shellwego.client.pages import every
 
 if TYPE_CHECKING:
     from shellwego.client.generated import DeliveryView, WebhookView

@@ -7,10 +7,11 @@ moment in which the node's own key is retired, or the node is removed; `loops.bu
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 
 from shellwego.control.unit import Caller, Control, Unit
-from shellwego.core.buskeys import MOST_HELD, BusKey, statement
-from shellwego.core.errors import ConflictError, FieldError, ForbiddenError, InvalidError
+from shellwego.core.buskeys import MOST_HELD, MOST_NOTED, BusKey, statement
+from shellwego.core.errors import ConflictError, FieldError, ForbiddenError, InvalidError, ThrottledError
 from shellwego.core.nkeys import Role, check_public, verify
 from shellwego.ports.busaccess import BusAccess, BusPass
 from shellwego.ports.store import Op, Transaction, Where, eq
@@ -50,6 +51,7 @@ def note(unit: Unit, member_id: str, public_key: str, lifetime_s: float) -> BusK
     Raises:
         ConflictError: it is known as another's, or was revoked.
         ForbiddenError: its owner has no key any more by which it is let in.
+        ThrottledError: it had very many of late.
     """
     now = unit.now()
     if not any(key.holds(now) for key in unit.tx.node_keys.select(eq("member_id", member_id))):
@@ -61,6 +63,14 @@ def note(unit: Unit, member_id: str, public_key: str, lifetime_s: float) -> BusK
         raise ConflictError("bus-key-known", words, errors=(FieldError("public_key", "bus-key-known", words),))
     if known is not None:
         return unit.tx.bus_keys.update(replace(known, expires_at=now + lifetime_s))
+    noted = [key for key in unit.tx.bus_keys.select(eq("member_id", member_id)) if key.expires_at > now]
+    if len(noted) >= MOST_NOTED:
+        raise ThrottledError(
+            "too-many-bus-keys",
+            f"{member_id} had {len(noted)} keys for the bus of late",
+            resolution="It hears over its links; see why it starts so often.",
+            retry_after_s=ceil(min(key.expires_at for key in noted) - now),
+        )
     held = sorted(_in_force(unit.tx, member_id), key=lambda key: (key.created_at, key.id))
     for old in held[: max(0, len(held) + 1 - MOST_HELD)]:
         _revoke(unit, old)

@@ -30,11 +30,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from shellwego.core.errors import FieldError, InvalidError
 from shellwego.core.sensitive import Sensitive
+from shellwego.wire.tls import SERVER_NAME
 
 AUTHORITY_S = 10 * 365 * 24 * 3600.0
 SERVER_S = 30 * 24 * 3600.0
-SERVER_NAME = "server.shellwego.internal"
-"""What each server's certificate names, and no node's: addresses change, and say nothing."""
 MAX_REQUEST_BYTES = 4096
 _EARLIER_S = 300.0
 """A certificate begins so much before it is made, for hosts whose clock is behind."""

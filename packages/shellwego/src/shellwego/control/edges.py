@@ -90,6 +90,16 @@ def accept_edge(unit: Unit, report: EdgeReport) -> None:
         _wake_leaving(unit, sessions)
 
 
+def forget_edge(unit: Unit, edge_id: str) -> None:
+    """Wait for an edge no more, and let its name be free; one that is not there is no error."""
+    edge = unit.tx.edges.get(edge_id)
+    if edge is None:
+        return
+    unit.emit("edge.removed", edge.id, severity="warning", data={"name": edge.name})
+    unit.tx.edges.delete(edge.id)
+    _wake_leaving(unit, {})
+
+
 def _open_sessions(told: Mapping[str, int]) -> dict[str, int]:
     if len(told) > MAX_SESSIONS_TOLD:
         raise InvalidError("report-too-large", f"a report names at most {MAX_SESSIONS_TOLD} instances")
@@ -100,8 +110,8 @@ def _wake_leaving(unit: Unit, sessions: Mapping[str, int]) -> None:
     """Whatever drains, or is to sleep, may be empty now; and what still has sessions may have no VM that answers them."""
     draining = unit.tx.instances.select(eq("desired", Desired.DRAIN.value), within("phase", LIVE_PHASES))
     dozing = unit.tx.instances.select(eq("sleep", Sleep.DOZING.value), within("phase", LIVE_PHASES))
-    busy = (unit.tx.instances.get(instance_id) for instance_id in sessions)
-    for app_id in {instance.app_id for instance in (*draining, *dozing, *busy) if instance is not None}:
+    busy = unit.tx.instances.select(within("id", tuple(sessions)))
+    for app_id in {instance.app_id for instance in (*draining, *dozing, *busy)}:
         unit.hint(subjects.app(app_id))
 
 

@@ -136,6 +136,14 @@ class Joins:
             InvalidError: the certificate request, the name or the kind will not do.
         """
         key = certificates.requested_key(request.request)
+        try:
+            await self._control.read(lambda tx: _usable(tx, request, key))  # no stranger has the master key asked
+            return await self._join(request, key)
+        except ShellWeGoError as error:
+            await self._note_refusal(request.secret, error)
+            raise
+
+    async def _join(self, request: JoinRequest, key: PublicKey) -> Membership:
         authority = await self._authorities.newest()
         signer = await self._authorities.signer(authority)
 
@@ -144,11 +152,7 @@ class Joins:
             unit.caller = Caller(actor=token.id)
             return _take_in(unit, token, request, key, authority.id)
 
-        try:
-            member, row = await self._control.commit(work)
-        except ShellWeGoError as error:
-            await self._note_refusal(request.secret, error)
-            raise
+        member, row = await self._control.commit(work)
         certificate = signer.for_member(key, member.id, row.expires_at - CERTIFICATE_S, row.expires_at)
         return replace(member, granted=await self._granted(certificate))
 
@@ -216,11 +220,13 @@ def _usable(tx: Transaction, request: JoinRequest, key: PublicKey) -> JoinToken:
         raise ConflictError(
             "join-token-used",
             "another host joined with this token; each is for one",
-            resolution="Make another: swg nodes join-token. If it was not yours, revoke that host's key.",
+            resolution="Make another: swg nodes join-token. If it was not yours: swg nodes keys ls, swg nodes keys revoke.",
         )
     if token.kind is not request.kind:
         fault = FieldError("kind", "wrong-kind", f"the token is for a host that joins as {token.kind}")
-        raise InvalidError("wrong-kind", f"kind: {fault.message}", errors=(fault,))
+        flag = "with" if token.kind is MemberKind.EDGE else "without"
+        remedy = f"Run the line as it was printed, {flag} --edge; or make another token."
+        raise InvalidError("wrong-kind", f"kind: {fault.message}", resolution=remedy, errors=(fault,))
     return token
 
 

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from shellwego.control.buskeys import revoke_bus_keys
+from shellwego.control.edges import forget_edge
 from shellwego.control.joins import find_key, refused_key
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import ForbiddenError
@@ -77,12 +78,19 @@ def keys_of(tx: Transaction, member_id: str) -> list[NodeKey]:
 
 
 def retire_key(unit: Unit, key: NodeKey) -> NodeKey:
-    """Let nobody in by a key any more, nor onto the bus; once more changes nothing."""
+    """Let nobody in by a key any more, nor onto the bus; once more changes nothing.
+
+    An edge without a key is forgotten, so that no deploy waits for it and its name is free. A node is not: what ran on it
+    has to be judged lost first.
+    """
     if key.retired_at is not None:
         return key
     unit.emit("node_key.retired", key.id, severity="warning", data={"member": key.member_id})
     revoke_bus_keys(unit, key.member_id)
-    return unit.tx.node_keys.update(replace(key, retired_at=unit.now()))
+    retired = unit.tx.node_keys.update(replace(key, retired_at=unit.now()))
+    if key.kind is MemberKind.EDGE and all(each.retired_at is not None for each in keys_of(unit.tx, key.member_id)):
+        forget_edge(unit, key.member_id)
+    return retired
 
 
 def retire_keys(unit: Unit, member_id: str) -> None:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import structlog
 
+from shellwego.control import memories
 from shellwego.control.announcements import announce
 from shellwego.control.changes import instance_data
 from shellwego.control.delivery import Delivery
-from shellwego.control.facts import releases_of
+from shellwego.control.facts import releases_of, volumes_of
+from shellwego.control.holds import let_go
 from shellwego.control.images import doubt_image
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.nodeadmin import wake_waiting
@@ -25,6 +27,7 @@ from shellwego.control.peers import PeerBook
 from shellwego.control.sealing import Sealer
 from shellwego.control.sleep import give_up_sleep
 from shellwego.control.unit import Control, Unit
+from shellwego.control.volumereports import restart_sequences, take_volumes, volume_orders
 from shellwego.core.apps import App, Process, Release, RestartMode, RestartPolicy
 from shellwego.core.assignments import (
     Assignment,
@@ -34,8 +37,9 @@ from shellwego.core.assignments import (
     SecretsRequest,
     SecretValues,
     Workload,
+    WorkloadMount,
 )
-from shellwego.core.errors import ForbiddenError, InvalidError
+from shellwego.core.errors import FieldError, ForbiddenError, InvalidError
 from shellwego.core.images import blames_image
 from shellwego.core.instances import (
     MEMORY_LOST,
@@ -50,7 +54,7 @@ from shellwego.core.instances import (
     Sleep,
 )
 from shellwego.core.liveness import BEAT_S, come_up
-from shellwego.core.nodes import MAX_OVERCOMMIT, ROADS, Node, NodeFacts, NodeHealth, steady
+from shellwego.core.nodes import MAX_IMAGES, MAX_OVERCOMMIT, ROADS, Backend, Node, NodeFacts, NodeHealth, steady
 from shellwego.core.peers import is_host_address
 from shellwego.core.routes import service_port
 from shellwego.core.subnets import is_subnet
@@ -62,7 +66,17 @@ MAX_TEXT = 1000
 MAX_LOG_LINES = 50
 MAX_INSTANCES = 10_000
 """In one report."""
+MAX_EPOCH = 1 << 30
+"""That a node may claim to know. An epoch rises once whenever the node is lost, so no honest one comes near, and what the
+store can hold stays beyond it."""
+_FEW = 32
+"""Instances that are looked up one by one."""
+MAX_WORD = 64
+"""Characters of what is a name or a kind, and no sentence."""
+MAX_TRAITS = 32
+"""Of a host, on which its snapshots depend."""
 _VM_SOCKET = re.compile(r"unix:/run/shellwego/[a-z0-9]{1,40}/vm/[a-z2-7]{12}/http\.sock")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REPORTABLE = frozenset(
     {
         Phase.STARTING,
@@ -112,9 +126,12 @@ def register(unit: Unit, registration: Registration) -> Assignments:
     ours is raised to it.
 
     Raises:
-        InvalidError: the name is not usable.
+        InvalidError: the name is not usable, or the epoch cannot be.
         ForbiddenError: it joined, and was removed since.
     """
+    if registration.known_epoch > MAX_EPOCH:
+        fault = FieldError("known_epoch", "out-of-range", f"no node knows an epoch above {MAX_EPOCH}")
+        raise InvalidError("bad-epoch", f"known_epoch: {fault.message}", errors=(fault,))
     if not registration.name or len(registration.name) > 253 or not registration.name.isprintable():
         raise InvalidError("bad-node-name", "a node's name has 1 to 253 printable characters")
     known = unit.tx.nodes.get(registration.known_node_id) or next(
@@ -157,6 +174,7 @@ def _restart_sequences(unit: Unit, node: Node) -> None:
     for instance in _instances_on(unit.tx, node.id):
         if instance.observed.sequence:
             unit.tx.instances.update(replace(instance, observed=replace(instance.observed, sequence=0)))
+    restart_sequences(unit, node)
 
 
 def assignments(tx: Transaction, node_id: str) -> Assignments:
@@ -179,15 +197,39 @@ def assignments(tx: Transaction, node_id: str) -> Assignments:
         items.append(
             Assignment(
                 instance_id=instance.id,
-                workload=workload(instance, app, release, project, node),
+                workload=workload(instance, app, release, project, node, mounts=_mounts(tx, instance, release)),
                 present=instance.desired is not Desired.STOP,
                 asleep=instance.sleep is Sleep.ASLEEP,
+                memory_of=instance.memory_of,
             )
         )
-    return Assignments(node_id=node_id, epoch=node.epoch, items=tuple(items))
+    return Assignments(node_id=node_id, epoch=node.epoch, items=tuple(items), volumes=volume_orders(tx, node_id))
 
 
-def workload(instance: Instance, app: App, release: Release, project: Project, node: Node) -> Workload:
+def _mounts(tx: Transaction, instance: Instance, release: Release) -> tuple[WorkloadMount, ...]:
+    """What an instance has of volumes, which are on its node from when it was placed."""
+    names = {volume.id: volume.name for volume in volumes_of(tx, instance, release.config)}
+    return tuple(
+        WorkloadMount(
+            volume_id=mount.volume_id,
+            name=names.get(mount.volume_id, mount.source),
+            destination=mount.destination,
+            read_only=mount.read_only,
+        )
+        for mount in release.config.mounts_of(instance.process)
+        if instance.owner is OwnerKind.APP
+    )
+
+
+def workload(
+    instance: Instance,
+    app: App,
+    release: Release,
+    project: Project,
+    node: Node,
+    *,
+    mounts: tuple[WorkloadMount, ...] = (),
+) -> Workload:
     """What a VM of the instance is, with every name resolved. A one-off run serves nothing and is tried once."""
     config = release.config
     run = instance.owner is OwnerKind.RUN
@@ -216,6 +258,7 @@ def workload(instance: Instance, app: App, release: Release, project: Project, n
         stop_signal=process.stop_signal,
         stop_grace_s=process.stop_grace_s,
         backend=config.backend,
+        mounts=mounts,
     )
 
 
@@ -243,14 +286,23 @@ def accept(unit: Unit, report: NodeReport) -> int:
         raise ForbiddenError("node-ahead", f"node {node.id} reports epoch {report.epoch}", resolution="Register again.")
     if report.epoch < node.epoch:
         return node.epoch
-    if len(report.instances) > MAX_INSTANCES:
-        raise InvalidError("report-too-large", f"a report names at most {MAX_INSTANCES} instances")
-    for instance_id, observed in report.instances.items():
-        instance = unit.tx.instances.get(instance_id)
-        if instance is not None and instance.node_id == node.id and instance.live:
-            _observe(unit, node, instance, replace(observed, epoch=report.epoch, sequence=report.sequence))
+    if len(report.instances) > MAX_INSTANCES or len(report.volumes) > MAX_INSTANCES:
+        raise InvalidError("report-too-large", f"a report names at most {MAX_INSTANCES} instances, and as many volumes")
+    for instance in _named(unit.tx, node.id, report.instances):
+        observed = report.instances[instance.id]
+        _observe(unit, node, instance, replace(observed, epoch=report.epoch, sequence=report.sequence))
+    take_volumes(unit, node, report)
     _hear(unit, node, _bounded_facts(report.facts))
     return node.epoch
+
+
+def _named(tx: Transaction, node_id: str, ids: Collection[str]) -> list[Instance]:
+    """Those of the node among these. Where they are many, all that it has are read instead: it may name thousands that are
+    none of its own, and nobody else is heard while each of them is looked up."""
+    if len(ids) > _FEW:
+        return [instance for instance in _instances_on(tx, node_id) if instance.id in ids]
+    found = filter(None, map(tx.instances.get, ids))
+    return [instance for instance in found if instance.node_id == node_id and instance.live]
 
 
 def _hear(unit: Unit, node: Node, facts: NodeFacts) -> None:
@@ -303,13 +355,17 @@ def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> No
         )
     )
     unit.hint(subjects.app(stored.app_id))
-    if stored.preempted and not stored.live:
-        _wake(unit, stored.makes_room_for)
+    if not stored.live:
+        _make_room(unit, stored)
     app = unit.tx.apps.get(stored.app_id)
     if app is None:
         return
     if observed.reason_code == SUSPEND_FAILED and stored.sleep is Sleep.ASLEEP:
         give_up_sleep(unit, app, stored, observed)
+    if stored.memory_of and observed.phase is Phase.ASLEEP:
+        memories.arrived(unit, app, stored)
+    elif stored.memory_of and observed.reason_code == MEMORY_LOST:
+        memories.leave(unit, app, stored, observed.reason)
     data = {**instance_data(stored), "reason": observed.reason[:200]}
     if observed.reason_code == MEMORY_LOST != instance.observed.reason_code:
         announce(unit, app, "instance.memory_lost", data, resource=stored.id, severity="warning")
@@ -321,9 +377,10 @@ def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> No
         announce(unit, app, "instance.ended", ended, resource=stored.id, severity="warning")
 
 
-def _wake(unit: Unit, instance_id: str) -> None:
-    """An instance may be placed where it waited for others to leave."""
-    waiting = unit.tx.instances.get(instance_id)
+def _make_room(unit: Unit, ended: Instance) -> None:
+    """What it had is free: its volumes, and its place where another one waited for it to leave."""
+    let_go(unit, ended)
+    waiting = unit.tx.instances.get(ended.makes_room_for) if ended.preempted else None
     if waiting is not None:
         unit.hint(subjects.app(waiting.app_id))
 
@@ -334,8 +391,8 @@ def _bounded(observed: Observed) -> Observed:
         observed,
         vm_id=observed.vm_id[:64],
         reason=observed.reason[:MAX_TEXT],
-        reason_code=observed.reason_code[:64],
-        detail=observed.detail[:64],
+        reason_code=observed.reason_code[:MAX_WORD],
+        detail=observed.detail[:MAX_WORD],
         log_tail=tuple(line[:MAX_TEXT] for line in observed.log_tail[-MAX_LOG_LINES:]),
     )
 
@@ -358,19 +415,40 @@ def _bounded_facts(facts: NodeFacts) -> NodeFacts:
     return replace(
         facts,
         hostname=facts.hostname[:253],
-        version=facts.version[:64],
+        version=facts.version[:MAX_WORD],
         cpu_milli=max(0, facts.cpu_milli),
         memory_bytes=max(0, facts.memory_bytes),
         disk_bytes=max(0, facts.disk_bytes),
         disk_free_bytes=None if facts.disk_free_bytes is None else max(0, facts.disk_free_bytes),
         cpu_overcommit=min(max(1, facts.cpu_overcommit), MAX_OVERCOMMIT),
         disk_overcommit=min(max(1, facts.disk_overcommit), MAX_OVERCOMMIT),
-        backends=facts.backends[:16],
+        backends=tuple(map(_bounded_backend, facts.backends[:16])),
+        confinement=facts.confinement[:MAX_WORD],
         warnings=_texts(facts.warnings),
         subnet=facts.subnet if is_subnet(facts.subnet) else "",
         address=facts.address if is_host_address(facts.address) else "",
+        images=tuple(sorted(filter(_DIGEST.fullmatch, facts.images[:MAX_IMAGES]))),
         hints=facts.hints if facts.hints in ROADS else "",
     )
+
+
+def _bounded_backend(backend: Backend) -> Backend:
+    return replace(
+        backend,
+        name=backend.name[:MAX_WORD],
+        status=backend.status[:MAX_WORD],
+        acceleration=backend.acceleration[:MAX_WORD],
+        isolation=backend.isolation[:MAX_WORD],
+        reason=backend.reason[:MAX_TEXT],
+        max_vcpus=max(0, backend.max_vcpus),
+        max_memory_bytes=max(0, backend.max_memory_bytes),
+        snapshot_host=backend.snapshot_host if _is_bounded(backend.snapshot_host) else (),
+    )
+
+
+def _is_bounded(words: tuple[tuple[str, str], ...]) -> bool:
+    """Cut short they would stand for another host."""
+    return len(words) <= MAX_TRAITS and all(len(name) <= MAX_WORD and len(word) <= MAX_TEXT for name, word in words)
 
 
 def _texts(lines: Iterable[str]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from shellwego.control.announcements import announce
 from shellwego.control.changes import instance_data
+from shellwego.control.memories import refuse_moving
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import ConflictError, NotFoundError
@@ -41,13 +42,14 @@ def resume(unit: Unit, instance: Instance) -> Instance:
     """Have an instance run on; one that is awake stays as it is.
 
     Raises:
-        ConflictError: it has ended, or is on its way out.
+        ConflictError: it has ended, or is on its way out; or its memory is on its way to another node.
     """
     app = _app(unit.tx, instance)
     if not instance.live or instance.desired is not Desired.SERVE:
         raise ConflictError("not-asleep", f"the instance {instance.id} is on its way out, or has ended")
     if instance.sleep is Sleep.AWAKE:
         return instance
+    refuse_moving(unit.tx, instance)
     announce(unit, app, "instance.resuming", instance_data(instance), resource=instance.id)
     return woken(unit, instance)
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 MOST_HELD = 8
 """Keys of one node or edge with a pass that has not ended: it took one at each of its last starts."""
+MOST_NOTED = 2 * MOST_HELD
+"""With those that were revoked before their pass ended. The bus holds all these in one message of 64 KiB, for all nodes
+together, so one that starts again and again, or says so, goes without for a while."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

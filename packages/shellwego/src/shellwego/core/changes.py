@@ -30,6 +30,8 @@ class Start:
     slot: int
     release_id: str
     generation: int
+    memory_of: str = ""
+    """The instance that sleeps and has to leave its node, whose memory it goes on with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +112,15 @@ Change = Start | StartCommand | Drain | Stop | Suspend | Lose | MoveDeployment |
 
 
 def new_instance(start: Start, app_id: str, release: Release, *, id_: str, now: float) -> Instance:
-    """The row of a start; `release` is the one that it names."""
+    """The row of a start; `release` is the one that it names. What goes on with a memory goes on sleeping."""
     process = next(process for process in release.config.processes if process.name == start.process)
-    return replace(_row(process, app_id, release, id_=id_, now=now), slot=start.slot, generation=start.generation)
+    return replace(
+        _row(process, app_id, release, id_=id_, now=now),
+        slot=start.slot,
+        generation=start.generation,
+        memory_of=start.memory_of,
+        sleep=Sleep.ASLEEP if start.memory_of else Sleep.AWAKE,
+    )
 
 
 def new_command(start: StartCommand, app_id: str, release: Release, *, id_: str, now: float) -> Instance:

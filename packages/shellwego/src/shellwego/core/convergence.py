@@ -18,6 +18,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from types import MappingProxyType
 
 from shellwego.core.apps import RestartMode
 from shellwego.core.assignments import Assignment, Workload
@@ -31,10 +32,13 @@ FORGET_S = 300.0
 """So long a healthy attempt makes earlier ends forgotten."""
 WAKE_AGAIN_S = 2.0
 """After a resume that failed for a while."""
+FETCH_AGAIN_S = (1.0, 3.0, 10.0)
+"""Pauses after a memory that is elsewhere could not be had, as long as it might be later; then it is given up."""
 DELAY_S = 2.0
 """Until what a VM needs before it begins is asked for again."""
 UNASSIGNED_GRACE_S = 10.0
 """For VMs whose assignment, and with it the app's own grace, is gone."""
+NO_OBSTACLES: Mapping[str, str] = MappingProxyType({})
 
 
 class Verdict(StrEnum):
@@ -84,6 +88,10 @@ class Memory:
     last: End | None = None
     outcome: Phase | None = None
     """`failed` or `stopped`: nothing more will be tried."""
+    fetches: int = 0
+    """How often the memory that it is to go on with could not be had."""
+    left: bool = False
+    """That memory will not be had any more."""
     stuck: End | None = None
     """Why the last order to sleep, or to wake, came to nothing; forgotten once it is as it should be."""
 
@@ -91,6 +99,16 @@ class Memory:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunVm:
     """Start attempt n of an instance; the VM id is the same whenever this is asked again."""
+
+    vm_id: str
+    instance_id: str
+    attempt: int
+    workload: Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchVm:
+    """Have attempt n of an instance asleep here, with the memory that another node has; asked again as `RunVm`."""
 
     vm_id: str
     instance_id: str
@@ -127,7 +145,7 @@ class ResumeVm:
     instance_id: str
 
 
-Action = RunVm | StopVm | DeleteVm | SuspendVm | ResumeVm
+Action = RunVm | FetchVm | StopVm | DeleteVm | SuspendVm | ResumeVm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,10 +165,13 @@ def converge(
     memories: Mapping[str, Memory],
     health: Mapping[str, Health],
     now: float,
+    *,
+    obstacles: Mapping[str, str] = NO_OBSTACLES,
 ) -> Convergence:
     """Everything one look needs: weigh what ended, decide what to do, say what was seen.
 
-    `health` is by VM id, `memories` and the observations by instance id; `now` is monotonic.
+    `health` is by VM id, `memories` and the observations by instance id; `now` is monotonic. `obstacles` are why no VM of an
+    instance can begin yet: its volumes (`core.volume_convergence.obstacle`).
     """
     wanted = {assignment.instance_id: assignment for assignment in assignments}
     seen = _by_instance(vms)
@@ -159,10 +180,10 @@ def converge(
         for id_, assignment in wanted.items()
     }
     return Convergence(
-        actions=diff(wanted.values(), seen, remembered, now),
+        actions=diff(wanted.values(), seen, remembered, now, obstacles),
         memories=remembered,
         observed={
-            id_: observe(assignment, seen.get(id_, ()), remembered[id_], health)
+            id_: observe(assignment, seen.get(id_, ()), remembered[id_], health, obstacles.get(id_, ""))
             for id_, assignment in wanted.items()
             if not (assignment.present and _is_between(seen.get(id_, ())))
         },
@@ -210,6 +231,15 @@ def hindered(memory: Memory, end: End, now: float) -> Memory:
     return replace(memory, stuck=end, next_try=now + WAKE_AGAIN_S)
 
 
+def unfetched(memory: Memory, end: End, now: float, *, temporary: bool) -> Memory:
+    """The memory after that of another instance could not be had: tried again a few times where that may help, else given
+    up; what then becomes of the instance is the control plane's to say."""
+    if temporary and memory.fetches < len(FETCH_AGAIN_S):
+        pause = FETCH_AGAIN_S[memory.fetches]
+        return replace(memory, last=end, fetches=memory.fetches + 1, next_try=now + pause)
+    return replace(memory, last=replace(end, reason_code=MEMORY_LOST), left=True)
+
+
 def delayed(memory: Memory, end: End, now: float) -> Memory:
     """The memory after something that a VM needs before it begins could not be had: no attempt, and tried again."""
     return replace(memory, last=end, next_try=now + DELAY_S)
@@ -220,6 +250,7 @@ def diff(
     vms: Mapping[str, Sequence[VmView]],
     memories: Mapping[str, Memory],
     now: float,
+    obstacles: Mapping[str, str] = NO_OBSTACLES,
 ) -> tuple[Action, ...]:
     """What to do so that the host holds what it should; `vms` are by instance."""
     wanted = {assignment.instance_id: assignment for assignment in assignments}
@@ -227,7 +258,10 @@ def diff(
     for id_, assignment in wanted.items():
         own = vms.get(id_, ())
         if assignment.present:
-            actions += _keep_running(assignment, own, memories.get(id_, Memory()), now)
+            memory, obstacle = memories.get(id_, Memory()), obstacles.get(id_, "")
+            actions += [
+                each for each in _keep_running(assignment, own, memory, now) if not (_begins(each) and obstacle)
+            ]
         else:
             actions += _remove(own, assignment.workload.stop_grace_s)
     for id_, own in vms.items():
@@ -236,7 +270,13 @@ def diff(
     return tuple(actions)
 
 
-def observe(assignment: Assignment, vms: Sequence[VmView], memory: Memory, health: Mapping[str, Health]) -> Observed:
+def _begins(action: Action) -> bool:
+    return isinstance(action, RunVm)
+
+
+def observe(
+    assignment: Assignment, vms: Sequence[VmView], memory: Memory, health: Mapping[str, Health], obstacle: str = ""
+) -> Observed:
     """What to report of an instance; epoch and sequence are the reporter's to add."""
     current = _current(vms)
     living = current is not None and current.phase is not VmPhase.ENDED
@@ -245,13 +285,28 @@ def observe(assignment: Assignment, vms: Sequence[VmView], memory: Memory, healt
     if memory.outcome is not None:
         return _observed(memory, current, memory.outcome)
     if current is None or not living:
-        return _observed(memory, current, Phase.STARTING, detail="back-off" if memory.last else "")
+        return _to_begin(assignment, _observed(memory, current, Phase.STARTING), memory, obstacle)
     if current.phase is VmPhase.ASLEEP:
         asleep = _observed(memory, current, Phase.ASLEEP)
         return _stuck(replace(asleep, address="", reason="", reason_code="", log_tail=()), memory)
     if current.phase is not VmPhase.RUNNING:
         return _observed(memory, current, Phase.STARTING, detail=current.detail or current.phase.value)
     return _stuck(_checked(memory, current, health.get(current.vm_id, Health(vm_id=current.vm_id))), memory)
+
+
+def _to_begin(assignment: Assignment, starting: Observed, memory: Memory, obstacle: str) -> Observed:
+    """The observation of one without a VM that lives."""
+    if obstacle:
+        return replace(starting, detail="volumes", reason=obstacle, reason_code="")
+    starting = replace(starting, detail="back-off" if memory.last else "")
+    return _without_memory(starting, memory) if assignment.memory_of else starting
+
+
+def _without_memory(observed: Observed, memory: Memory) -> Observed:
+    """The observation of one that waits for the memory of another, or will not get it; or that had it and ended."""
+    if memory.attempt:
+        return replace(observed, reason_code=MEMORY_LOST)
+    return observed if memory.left else replace(observed, detail="memory")
 
 
 def _stuck(observed: Observed, memory: Memory) -> Observed:
@@ -325,9 +380,12 @@ def _keep_running(assignment: Assignment, vms: Sequence[VmView], memory: Memory,
     if current is not None and current.phase is not VmPhase.ENDED:
         yield from _sleep_or_wake(assignment, current, memory, now)
         return
+    if assignment.memory_of and (memory.left or memory.attempt):
+        return  # it had, or will have, no memory to go on with, and is not to begin without
     if now >= memory.next_try:
         attempt = memory.attempt + 1
-        yield RunVm(
+        order = FetchVm if assignment.memory_of else RunVm
+        yield order(
             vm_id=vm_id(assignment.instance_id, attempt),
             instance_id=assignment.instance_id,
             attempt=attempt,

@@ -128,6 +128,8 @@ def _told_of_move(facts: DrainFacts, instance: Instance, relatives: Sequence[Ins
     other = _successor(instance, relatives)
     if other is not None and other.phase is Phase.PENDING and other.placement_reason:
         return Waiting(instance=instance, reason=f"another one cannot be placed: {other.placement_reason}")
+    if other is not None and other.memory_of == instance.id:
+        return Waiting(instance=instance, reason="its memory goes to another node", moves=True)
     if other is not None:
         return Waiting(instance=instance, reason=f"another one is {other.phase.value} in its place", moves=True)
     if instance.app_id in facts.deploying:

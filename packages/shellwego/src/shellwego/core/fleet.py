@@ -10,6 +10,9 @@ nodes of one zone and one size of memory share a *lane*, ordered by what is used
 by use, whatever the request asks for. A lane is cut into chunks that know the most CPU and disk any of their nodes has
 free, so that a run of nodes full in one of these is stepped over as a whole.
 
+Of nodes that are equal otherwise one that has the image is taken: beside the lanes it is known who has which. Either those
+that have it are few, or one of them is soon met among the equals.
+
 Nodes that have instances of the same process already (its *peers*) are stepped over too, and looked at one by one only
 where no other is left: they are as many as the process has instances.
 """
@@ -18,19 +21,21 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from shellwego.core.lanes import Entry, Lane, Seat
 from shellwego.core.nodes import Backend, Node
 from shellwego.core.placement import (
     NOTHING,
+    Home,
     NodeUsage,
     Objection,
     Placement,
     PlacementRequest,
     Refusal,
     Room,
+    away,
     objection,
     rank,
     refusal,
@@ -132,28 +137,71 @@ class _View:
             if count and found is not None:
                 yield found, count
 
-    def fullest(self, request: PlacementRequest) -> str | None:
-        """The node that is fullest with the request on it."""
-        best: tuple[float, str, str] | None = None
-        for lane in self.lanes.values():
-            entry = lane.first(request.memory_bytes - lane.total, 0, request, {})
-            if entry is not None:
-                found = (-share_after(request, -entry[0], lane.total), entry[1], entry[2])
-                best = found if best is None else min(best, found)
-        return best[2] if best else None
-
-    def emptiest(self, request: PlacementRequest, lanes: Iterable[Lane], peers: Peers) -> str | None:
-        """The node of these lanes that is emptiest with the request on it, of those without peers."""
+    def best(
+        self, request: PlacementRequest, lanes: Collection[Lane], passed: Mapping[str, int], holders: Set[str]
+    ) -> str | None:
+        """The node of these lanes that is emptiest with the request on it, or fullest where they are packed, of those that
+        are not in `passed`; of equals one of `holders`, which have its image."""
         best: tuple[float, str, str] | None = None
         for lane in lanes:
-            entry = lane.first(0, lane.total - request.memory_bytes, request, peers.by_node)
+            entry = self._first(lane, request, passed)
             if entry is not None:
-                found = (share_after(request, entry[0], lane.total), entry[1], entry[2])
+                found = (self._level(lane, entry[0], request), entry[1], entry[2])
                 best = found if best is None else min(best, found)
-        return best[2] if best else None
+        if best is None or not holders or best[2] in holders:
+            return best[2] if best else None
+        return self._holding(request, self._alike(best[0], request, lanes, passed), passed, holders) or best[2]
+
+    def _first(self, lane: Lane, request: PlacementRequest, passed: Mapping[str, int]) -> Entry | None:
+        least = request.memory_bytes - lane.total
+        return lane.first(least, 0, request, passed) if self.packed else lane.first(0, -least, request, passed)
+
+    def _level(self, lane: Lane, order: int, request: PlacementRequest) -> float:
+        """The smaller the better."""
+        if self.packed:
+            return -share_after(request, -order, lane.total)
+        return share_after(request, order, lane.total)
+
+    def _alike(
+        self, level: float, request: PlacementRequest, lanes: Iterable[Lane], passed: Mapping[str, int]
+    ) -> dict[Lane, int]:
+        """The places in these lanes whose nodes are as good as the best one, which is on this level."""
+        firsts = ((lane, self._first(lane, request, passed)) for lane in lanes)
+        orders = {lane: entry[0] for lane, entry in firsts if entry is not None}
+        return {lane: order for lane, order in orders.items() if self._level(lane, order, request) == level}
+
+    def _holding(
+        self, request: PlacementRequest, places: Mapping[Lane, int], passed: Mapping[str, int], holders: Set[str]
+    ) -> str | None:
+        """Of the nodes at these places that have the image the first by name. No more nodes are looked at than twice as
+        many as have it: where these are many, one of them is met soon."""
+        found: list[tuple[str, str]] = []
+        left = len(holders)
+        for lane, order in places.items():
+            for entry in lane.alike(order, request, passed):
+                left -= 1
+                if left < 0:
+                    return self._among(request, places, passed, holders)
+                if entry[2] in holders:
+                    found.append(entry[1:3])
+                    break
+        return min(found)[1] if found else None
+
+    def _among(
+        self, request: PlacementRequest, places: Mapping[Lane, int], passed: Mapping[str, int], holders: Set[str]
+    ) -> str | None:
+        """As `_holding`, by a look at all that have it."""
+        known = (self.entries[node_id] for node_id in holders if node_id in self.entries and node_id not in passed)
+        found = [
+            entry[1:3]
+            for lane, entry in known
+            if places.get(lane) == entry[0] and room_objection(request, entry[3].room) is None
+        ]
+        return min(found)[1] if found else None
 
 
 _NO_PEERS = Peers()
+_NOWHERE: frozenset[str] = frozenset()
 
 
 class Fleet:
@@ -164,6 +212,8 @@ class Fleet:
         self._views: dict[object, _View] = {}
         self._refusals: dict[object, Refusal] = {}
         self._kinds: dict[object, int] = {}
+        self._holders: dict[str, set[str]] = {}
+        """By digest: the nodes that have the image."""
         self._dependable = 0
         """How many nodes are."""
         self._limits: tuple[list[int], list[int]] = ([], [])
@@ -188,6 +238,7 @@ class Fleet:
             self.remove(node.id)
             self._count_dependable(node.dependable)
             seat = self._seats[node.id] = Seat(node, used, room_on(node, used), kind)
+            self._know_images(node.id, (), node.facts.images)
             for view in self._views.values():
                 if standing_objection(view.like, node, choice=self._choice) is None:
                     view.seat(seat)
@@ -198,6 +249,7 @@ class Fleet:
         seat = self._seats.pop(node_id, None)
         if seat is not None:
             self._count_dependable(-seat.node.dependable)
+            self._know_images(node_id, seat.node.facts.images, ())
         for view in self._views.values():
             view.unseat(node_id)
             view.others = None
@@ -226,18 +278,35 @@ class Fleet:
 
     def place(self, request: PlacementRequest, peers: Peers = _NO_PEERS) -> Placement | Refusal:
         """The best node for an instance, or why there is none."""
+        if request.home is not None:
+            return self._at_home(request, request.home)
         view = self._view(request)
         view.catch_up()
-        node_id = view.fullest(request) if view.packed else self._spread(view, request, peers)
+        node_id = self._packed(view, request) if view.packed else self._spread(view, request, peers)
         return Placement(node_id) if node_id is not None else self._refuse(view, request)
+
+    def _at_home(self, request: PlacementRequest, home: Home) -> Placement | Refusal:
+        """The only node that it may be, or why that cannot have it."""
+        seat = self._seats.get(home.node_id)
+        found = objection(request, seat.node, seat.used, choice=self._choice) if seat else None
+        if seat is not None and found is None:
+            return Placement(home.node_id)
+        others = len(self._seats) - (seat is not None)
+        told = [(found, 1)] if found is not None else []
+        return refusal([*told, (away(home), others)] if others else told)
+
+    def _packed(self, view: _View, request: PlacementRequest) -> str | None:
+        return view.best(request, view.lanes.values(), {}, self._holders_of(request))
 
     def _spread(self, view: _View, request: PlacementRequest, peers: Peers) -> str | None:
         """Zones in the order of how many of the process they have; in them nodes without any come first."""
+        holders = self._holders_of(request)
         if not peers.by_node:
-            return view.emptiest(request, view.lanes.values(), peers)
+            return view.best(request, view.lanes.values(), {}, holders)
         for zones in _levels(view, request, peers):
-            lanes = (lane for zone in zones for lane in view.zones[zone])
-            found = view.emptiest(request, lanes, peers) or self._beside_peers(view, request, zones, peers)
+            lanes = [lane for zone in zones for lane in view.zones[zone]]
+            alone = view.best(request, lanes, peers.by_node, holders)
+            found = alone or self._beside_peers(view, request, zones, peers)
             if found is not None:
                 return found
         return None
@@ -251,6 +320,20 @@ class Fleet:
         best = min(fitting, key=lambda s: rank(request, s.node, s.used, counts[s.node.id], 0), default=None)
         return best.node.id if best else None
 
+    def _holders_of(self, request: PlacementRequest) -> Set[str]:
+        return self._holders.get(request.image, _NOWHERE)
+
+    def _know_images(self, node_id: str, had: Collection[str], has: Collection[str]) -> None:
+        """Note that a node has these images, and no more the others that it had."""
+        if had == has:
+            return
+        for digest in set(has).difference(had):
+            self._holders.setdefault(digest, set()).add(node_id)
+        for digest in set(had).difference(has):
+            self._holders[digest].discard(node_id)
+            if not self._holders[digest]:
+                del self._holders[digest]
+
     @property
     def _choice(self) -> bool:
         return self._dependable > 0
@@ -262,6 +345,7 @@ class Fleet:
             self._views.clear()
 
     def _change(self, seat: Seat, node: Node, used: NodeUsage) -> None:
+        self._know_images(node.id, seat.node.facts.images, node.facts.images)
         seat.node, seat.used, seat.room = node, used, room_on(node, used)
         for view in self._views.values():
             view.moved.add(node.id)
@@ -334,7 +418,7 @@ def _kind(request: PlacementRequest) -> tuple[object, ...]:
     """What the filters read of a request, apart from sizes."""
     rules = request.rules
     labels = (tuple(sorted(each.items())) for each in (rules.require, rules.tolerate))
-    return request.backend, rules.region, rules.zone, *labels
+    return request.backend, request.volumes, request.memory, rules.region, rules.zone, *labels
 
 
 def _standing(node: Node) -> tuple[object, ...]:

@@ -35,7 +35,7 @@ class Phase(StrEnum):
 P = Phase
 PHASE_MOVES: Mapping[Phase, frozenset[Phase]] = {
     P.PENDING: frozenset({P.ASSIGNED, P.STOPPED, P.FAILED}),
-    P.ASSIGNED: frozenset({P.STARTING, P.HEALTHY, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
+    P.ASSIGNED: frozenset({P.STARTING, P.HEALTHY, P.ASLEEP, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
     P.STARTING: frozenset({P.HEALTHY, P.UNHEALTHY, P.ASLEEP, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
     P.HEALTHY: frozenset({P.STARTING, P.UNHEALTHY, P.ASLEEP, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
     P.UNHEALTHY: frozenset({P.STARTING, P.HEALTHY, P.ASLEEP, P.STOPPING, P.STOPPED, P.FAILED, P.LOST}),
@@ -87,7 +87,8 @@ SUSPEND_FAILED = "suspend-failed"
 PREEMPTED = "preempted"
 """Reason code of an instance whose place was needed for one of higher priority."""
 MEMORY_LOST = "memory-lost"
-"""Reason code of a node that could not wake an instance ever again: it begins anew."""
+"""Reason code of a node that could not wake an instance ever again, or could not get the memory that it was to go on with:
+it begins anew."""
 
 
 class OwnerKind(StrEnum):
@@ -147,6 +148,8 @@ class Instance:
     desired: Desired = Desired.SERVE
     sleep: Sleep = Sleep.AWAKE
     eviction: Eviction = Eviction.NONE
+    memory_of: str = ""
+    """The instance that sleeps elsewhere, whose memory this one is to go on with; empty once it has that, or never will."""
     priority: int = DEFAULT_PRIORITY
     """What its app asks for, as far as the organization's limit allows."""
     reserved_node_id: str = ""
@@ -185,6 +188,11 @@ class Instance:
     def evicted(self) -> bool:
         """It has to leave its node."""
         return self.eviction in (Eviction.GENTLE, Eviction.FORCED)
+
+    @property
+    def sleeps(self) -> bool:
+        """It lies on its node's disk, and is to stay there until it is woken."""
+        return self.desired is Desired.SERVE and self.sleep is Sleep.ASLEEP and self.phase is Phase.ASLEEP
 
     @property
     def preempted(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from shellwego.core.nodes import Node
@@ -87,6 +87,19 @@ class Lane:
         """Put a node whose use has changed in its new place."""
         self.remove(old)
         self.add(new)
+
+    def alike(self, order: int, request: PlacementRequest, passed: Mapping[str, int]) -> Iterator[Entry]:
+        """As `first`, all entries of this place in the order."""
+        for chunk in self._chunks[bisect_left(self._lasts, order, key=_order) :]:
+            entries = chunk.entries
+            for at in range(bisect_left(entries, order, key=_order), len(entries)):
+                entry = entries[at]
+                if entry[0] != order:
+                    return
+                room = entry[3].room
+                fits = room.cpu_milli >= request.cpu_milli and room.disk_bytes >= request.disk_bytes
+                if fits and entry[2] not in passed:
+                    yield entry
 
     def first(self, low: int, high: int, request: PlacementRequest, passed: Mapping[str, int]) -> Entry | None:
         """The first entry from `low` to `high` whose node has CPU and disk for the request and is not in `passed`."""

@@ -13,6 +13,8 @@ from shellwego.core.images import ImageKind
 DISK_STEP = 64 << 20
 """Sizes of a disk are noted anew when they moved by so many bytes: they jitter by themselves, and every note is a write."""
 MAX_LABELS = 64
+MAX_IMAGES = 64
+"""Of those that a node has, so many are told: each costs memory where all nodes are known."""
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?", re.ASCII)
 _VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", re.ASCII)
 _PLACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
@@ -71,6 +73,11 @@ class Backend:
     max_memory_bytes: int = 0
     suspend: bool = False
     """Its VMs can be put on disk, and woken."""
+    volumes: bool = False
+    """Its VMs can be given volumes of this node."""
+    snapshot_host: tuple[tuple[str, str], ...] = ()
+    """What the memory of a VM on disk depends on here, as names with words, by name: it can be woken where all of them are
+    the same. Empty: it can be moved nowhere, or the node does not tell."""
 
     @property
     def only_by_name(self) -> bool:
@@ -110,6 +117,8 @@ class NodeFacts:
     """What disks may have now; None: it does not tell, all of `disk_bytes`."""
     cpu_overcommit: int = CPU_OVERCOMMIT
     disk_overcommit: int = DISK_OVERCOMMIT
+    images: tuple[str, ...] = ()
+    """Manifest digests of images that are built there, those used last, `MAX_IMAGES` at most; in the order of their text."""
 
     @property
     def room_on_disk(self) -> int:

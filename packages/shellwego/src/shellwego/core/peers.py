@@ -1,8 +1,9 @@
 """Which nodes have a way to each other, so that edges on any of them reach the VMs of all. Pure.
 
 A node's subnet is what it was given when it joined; that of a platform's first host is what it says itself. By which address
-it is reached, only the node can know. A claim that contradicts an earlier one is left out: who lies is cut off, and nobody
-else. Why a node is left out is told, for it serves all the same, only not through edges elsewhere.
+it is reached, only the node can know, and who lies about that is not reached himself: the address that he claims stays its
+owner's as well. A subnet is one node's; that of a host which only says so gives way to one that was given. Why a node is not
+reached, or may not be, is told: it serves all the same, only not through edges elsewhere.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def peers_by_node(nodes: Iterable[Node]) -> dict[str, PeerNode]:
 
 
 def unreached(nodes: Sequence[Node]) -> dict[str, str]:
-    """By id: why no other node has a way to the VMs of a node, and the remedy, as `what — remedy`. Of those that are up, on
-    a platform that hosts have joined."""
+    """By id: why no other node has a way to the VMs of a node, or may have none, and the remedy, as `what — remedy`. Of
+    those that are up, on a platform that hosts have joined."""
     if not any(node.subnet for node in nodes) or len(nodes) < 2:
         return {}
     faults = _sorted_out(nodes)[1]
@@ -53,32 +54,43 @@ def unreached(nodes: Sequence[Node]) -> dict[str, str]:
 
 
 def _sorted_out(nodes: Iterable[Node]) -> tuple[dict[str, PeerNode], dict[str, str]]:
-    """Those with a way to them, and why the others have none."""
+    """Those with a way to them; and why the others have none, or these may have none after all."""
     found: dict[str, PeerNode] = {}
     faults: dict[str, str] = {}
     holders: dict[str, Node] = {}
+    telling: dict[str, list[Node]] = {}
     for node in sorted(nodes, key=lambda node: (not node.subnet, node.created_at, node.id)):
         subnet, address = subnet_of(node), node.facts.address
         if fault := _fault(node, holders):
             faults[node.id] = f"no other node reaches its VMs: {fault}"
             continue
-        holders[subnet] = holders[address] = node
+        holders[subnet] = node
+        telling.setdefault(address, []).append(node)
         found[node.id] = PeerNode(subnet=subnet, address=address)
+    for each in telling.values():
+        faults |= _shared(each) if len(each) > 1 else {}
     return found, faults
 
 
+def _shared(nodes: Sequence[Node]) -> dict[str, str]:
+    """What is told of nodes that tell the same address, which is that of one of them at most: nobody knows whose."""
+    told = {}
+    for node in nodes:
+        others = ", ".join(other.name for other in nodes if other is not node)
+        told[node.id] = (
+            f"other nodes may not reach its VMs: it tells the address {node.facts.address}, as {others} does"
+            f" — Give each its own, there: --address IP; or, if one is gone: swg nodes rm"
+        )
+    return told
+
+
 def _fault(node: Node, holders: Mapping[str, Node]) -> str:
-    """`holders`: by subnet and address."""
-    subnet, address = subnet_of(node), node.facts.address
+    """`holders`: by subnet."""
+    subnet = subnet_of(node)
     if not subnet:
         return "it does not tell where their addresses are — See its log."
-    if not address:
+    if not node.facts.address:
         return "it tells no address by which other hosts reach it — Give one there: --address IP"
     if (other := holders.get(subnet)) is not None:
         return f"their subnet {subnet} is that of node {other.name} — Remove one of the two, and join it anew."
-    if (other := holders.get(address)) is not None:
-        return (
-            f"it tells the address {address}, which is that of node {other.name}"
-            f" — Give its own there: --address IP; or, if {other.name} is gone: swg nodes rm {other.name}"
-        )
     return ""

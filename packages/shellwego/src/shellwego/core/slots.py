@@ -9,6 +9,7 @@ for a deploy, a scale, a stop, a restart, a rollback, a failed instance, a lost 
 4. missing fresh ones come, as far as the ceiling allows.
 
 An evicted instance serves until it goes, so it counts as ready; but it fills no slot, so another one comes for its slot.
+Where it sleeps, that one goes on with its memory, and sleeps too; whether it can is seen when it is placed.
 Its own pace is that of a rolling deployment (`ROLLING`), whatever is rolled out meanwhile: none may be missing for a move.
 
 The floor holds between plans because only what serves now is counted, the ceiling because it counts what is meant to serve,
@@ -227,8 +228,15 @@ def _starts(
     failures = _failures(facts)
     due = {slot: _due(failures.get(slot, ()), now) for slot in slots}
     ready = [slot for slot in slots if due[slot] <= now][: max(0, room)]
+    asleep = {i.slot: i.id for i in counted.evicted if i.sleeps and i.id not in gone}
     starts = [
-        Start(process=facts.process, slot=slot, release_id=release.id, generation=facts.target.generation)
+        Start(
+            process=facts.process,
+            slot=slot,
+            release_id=release.id,
+            generation=facts.target.generation,
+            memory_of=asleep.get(slot, ""),
+        )
         for slot in ready
     ]
     return starts, min((moment for moment in due.values() if moment > now), default=None)

@@ -7,6 +7,7 @@ the control plane, which may be slow or away for hours: HAProxy is then rebuilt 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
 from dataclasses import replace
 
@@ -16,13 +17,14 @@ from shellwego.core.errors import ForbiddenError, ShellWeGoError
 from shellwego.core.routing import EdgeReport
 from shellwego.core.troubles import Troubles
 from shellwego.edge.haproxy import Haproxy, Listen, Place
-from shellwego.edge.ingress import Ingress, Status, first
+from shellwego.edge.ingress import Ingress, Status
 from shellwego.edge.processes import Process
 from shellwego.edge.routes import RoutesFile
 from shellwego.edge.settings import EdgeSettings
 from shellwego.ports.bus import Bus
 from shellwego.ports.clock import Clock
 from shellwego.ports.uplink import EdgeUplink
+from shellwego.ports.waiting import Waiter
 from shellwego.wire import subjects
 
 _SPARE_FILES = 1000
@@ -53,7 +55,10 @@ class Edge:
         self._clock = clock
         self._haproxy = Haproxy(self._settings, listen, place)
         self._ingress = Ingress(self._settings, self._haproxy, RoutesFile(settings.state_dir), clock)
-        self._hint = asyncio.Event()
+        self._waiter = Waiter(clock, self._status_changes)
+        self._hinted = False
+        self._due_at = float("-inf")
+        self._reported: Status | None = None
         self._troubles = Troubles()
         self._id = ""
 
@@ -73,7 +78,7 @@ class Edge:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        async with asyncio.TaskGroup() as group:
+        async with contextlib.aclosing(self._waiter), asyncio.TaskGroup() as group:
             group.create_task(self._ingress.run())
             group.create_task(self._listen_to_hints())
             group.create_task(self._talk())
@@ -87,35 +92,51 @@ class Edge:
     async def _listen_to_hints(self) -> None:
         async with self._bus.subscribe(subjects.ROUTES) as hints:
             async for _ in hints:
-                self._hint.set()
+                self._hinted = True
+                self._waiter.ring()
+
+    async def _status_changes(self) -> None:
+        await self._ingress.changed.wait()
 
     async def _talk(self) -> None:
         while True:
-            self._hint.clear()
+            self._waiter.clear()
             self._ingress.changed.clear()
             try:
                 await self._exchange()
-            except ForbiddenError:
-                self._id = ""
             except ShellWeGoError as error:
+                self._due_at = float("-inf")
+                if isinstance(error, ForbiddenError):
+                    self._id = ""
                 if trouble := self._troubles.failed("uplink", error.message, self._clock.monotonic()):
-                    _log.warning("edge.uplink_failed", reason=error.message, code=error.code, **trouble.fields)
+                    said = {"reason": error.message, "code": error.code, "resolution": error.resolution}
+                    _log.warning("edge.uplink_failed", **said, **trouble.fields)
             else:
                 if trouble := self._troubles.passed("uplink", self._clock.monotonic()):
                     _log.info("edge.uplink_works_again", **trouble.fields)
-            await first(self._hint.wait(), self._ingress.changed.wait(), self._clock.sleep(self._settings.poll_s))
+            await self._waiter.wait(self._settings.poll_s)
 
     async def _exchange(self) -> None:
-        """One round: what is new there, what is new here."""
+        """One round: what is new there, what is new here; all of it now and then, whatever is new."""
+        due = not self._id or self._clock.monotonic() >= self._due_at
+        self._due_at = self._clock.monotonic() + self._settings.poll_s if due else self._due_at
         if not self._id:
             self._id = await self._uplink.register_edge(self._settings.name)
+        if due or self._hinted:
+            self._hinted = False
+            await self._fetch()
+        status = self._ingress.status
+        if status is not None and (due or status != self._reported):
+            self._reported = None
+            await self._uplink.report_edge(_report(self._id, status))
+            self._reported = status
+
+    async def _fetch(self) -> None:
         table = await self._uplink.routes(self._id, self._ingress.known_version)
         if table is not None:
             if table.version < self._ingress.known_version:
                 _log.warning("edge.routes_went_back", version=table.version, before=self._ingress.known_version)
             self._ingress.take(table)
-        if self._ingress.status is not None:
-            await self._uplink.report_edge(_report(self._id, self._ingress.status))
 
 
 def _report(edge_id: str, status: Status) -> EdgeReport:

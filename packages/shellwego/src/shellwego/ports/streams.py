@@ -22,6 +22,9 @@ class StreamKind(StrEnum):
     COPY_IN = "copy-in"
     """A tar stream of one tree on the way in; the exit code says how it went."""
     COPY_OUT = "copy-out"
+    MEMORY = "memory"
+    """A suspended VM as its engine exports it, for another node; an exit code of 0 ends one that is whole. Never for a
+    user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

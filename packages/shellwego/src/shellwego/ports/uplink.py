@@ -6,6 +6,7 @@ use cases; a driver carries the calls between them. Nodes send ages and sequence
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from shellwego.core.assignments import Assignments, NodeReport, Registration, SecretsRequest, SecretValues
@@ -30,6 +31,20 @@ class NodeUplink(Protocol):
         Raises:
             NotFoundError: it should not.
             ConflictError: a value was destroyed, or does not open any more.
+        """
+
+
+class Memories(Protocol):
+    """What an agent needs beside where instances that sleep may be moved to it."""
+
+    def memory(self, node_id: str, instance_id: str) -> AsyncGenerator[bytes]:
+        """The memory that an instance of this node is to go on with, as its engine exported it. Secrets are in it: it is
+        passed on as it comes, and kept nowhere between. Its reader tells whether it is whole.
+
+        Raises:
+            NotFoundError: there is no such instance on this node, or nothing for it to go on with.
+            ConflictError: that does not sleep any more.
+            UnavailableError: it cannot be had now.
         """
 
 

@@ -22,7 +22,7 @@ from shellwego.core.errors import InvalidError
 from shellwego.core.sensitive import Sensitive
 
 SERVER_NAME = "server.shellwego.internal"
-"""What the certificate of each server names, at whatever address it is."""
+"""What each server's certificate names, and no node's, at whatever address it is: addresses change, and say nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,8 @@ LINK = "link"
 """Where a WebSocket is opened (`wire.links`)."""
 BLOBS = "blobs/"
 """Behind it the digest of an image's blob that is to be downloaded."""
+MEMORIES = "memories/"
+"""Behind it the instance of a node that is to go on with another's memory, which is downloaded."""
 MAX_SERVER_ANSWER = 64 << 20
 """Bytes."""
 

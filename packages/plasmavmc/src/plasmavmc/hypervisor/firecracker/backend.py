@@ -24,7 +24,8 @@ from typing import Protocol
 
 from plasmavmc.errors import ConflictError, GuestError, HostError, NotFoundError, PlasmaError, UnavailableError
 from plasmavmc.guest.api import GuestCard, GuestChannel
-from plasmavmc.guest.channel import Connect, open_channel_over, wake_channel_over
+from plasmavmc.guest.channel import Connect
+from plasmavmc.guest.opening import open_channel_over, wake_channel_over
 from plasmavmc.host.configuration import FIRECRACKER
 from plasmavmc.host.operations import Host, Jails, ProcessId, TapRequest
 from plasmavmc.host.threads import in_thread
@@ -94,7 +95,7 @@ CAPABILITIES = BackendCapabilities(
 
 
 class VsockOpener(Protocol):
-    """Attaches to a guest's channel: `guest.channel.open_channel_over`."""
+    """Attaches to a guest's channel: `guest.opening.open_channel_over`."""
 
     async def __call__(
         self, connect: Connect, where: str, *, fresh: bool, deadline_s: float, renewable: bool

@@ -22,8 +22,8 @@ from typing import Protocol
 
 from plasmavmc.errors import ConflictError, GuestError, HostError, NotFoundError, PlasmaError, UnavailableError
 from plasmavmc.guest.api import GuestCard, GuestChannel
-from plasmavmc.guest.channel import open_channel, wake_channel
 from plasmavmc.guest.kernel import Kernel
+from plasmavmc.guest.opening import open_channel, wake_channel
 from plasmavmc.host.operations import Host, ProcessId
 from plasmavmc.hypervisor.backend import MemoryPlan, VmmExit, VmPlan
 from plasmavmc.hypervisor.console import connect_console
@@ -64,13 +64,13 @@ _SHARED, _PRIVATE = "shared", "private"
 
 
 class ChannelOpener(Protocol):
-    """Attaches to a guest's channel: `guest.channel.open_channel`."""
+    """Attaches to a guest's channel: `guest.opening.open_channel`."""
 
     async def __call__(self, path: Path, *, fresh: bool, deadline_s: float) -> GuestChannel: ...
 
 
 class ChannelWaker(Protocol):
-    """Attaches to a restored guest's channel: `guest.channel.wake_channel`."""
+    """Attaches to a restored guest's channel: `guest.opening.wake_channel`."""
 
     async def __call__(
         self, path: Path, card: GuestCard, let_run: Callable[[], Awaitable[None]], *, deadline_s: float

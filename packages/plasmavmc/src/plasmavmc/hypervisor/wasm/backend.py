@@ -19,7 +19,7 @@ from pathlib import Path
 
 from plasmavmc.errors import ConflictError, GuestError, HostError, NotFoundError, UnavailableError
 from plasmavmc.guest.api import GuestChannel
-from plasmavmc.guest.channel import open_channel
+from plasmavmc.guest.opening import open_channel
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import Host, ProcessId
 from plasmavmc.hypervisor.backend import VmmExit, VmPlan

@@ -7,9 +7,9 @@ import contextlib
 import re
 from collections.abc import AsyncGenerator
 
-import structlog
 from aiohttp import web
 
+from shellwego.api.uplink.sending import breaking_off
 from shellwego.control.nodeimages import NodeImages, Opened
 from shellwego.core.errors import ForbiddenError, MalformedError
 from shellwego.core.nodecallers import Caller, NodeCaller
@@ -19,8 +19,6 @@ STALL_S = 30.0
 """A reader who takes nothing for so long is let go; he can go on where he was."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _RANGE = re.compile(r"bytes=([0-9]{1,18})-")
-
-_log = structlog.get_logger(__name__)
 
 
 async def send_blob(request: web.BaseRequest, caller: Caller, images: NodeImages) -> web.StreamResponse:
@@ -53,18 +51,13 @@ async def _send(request: web.BaseRequest, opened: Opened, offset: int) -> web.St
     response.headers[uplink.PROTOCOL_HEADER] = str(uplink.PROTOCOL)
     if offset:
         response.headers["Content-Range"] = f"bytes {offset}-{max(opened.size - 1, 0)}/{opened.size}"
-    try:
+    with breaking_off(request):
         await response.prepare(request)
         async with _let_go(opened):
             async for chunk in opened.chunks:
                 async with asyncio.timeout(STALL_S):
                     await response.write(chunk)
         await response.write_eof()
-    except ConnectionError:
-        raise
-    except Exception as error:
-        _log.warning("uplink.blob_broke", path=request.path, reason=repr(error))
-        raise ConnectionError("the blob broke off") from error
     return response
 
 

@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ipaddress import IPv6Address, IPv6Network
 
 from shellwego.api.ratelimit import RateLimiter
 from shellwego.core.errors import ForbiddenError, ShellWeGoError, ThrottledError
@@ -22,7 +23,9 @@ LOOK_S = 0.4
 """Between two looks at the key of an open link."""
 RATE = Rate(per_minute=12_000, burst=1_000)
 STRANGERS_RATE = Rate(per_minute=300, burst=50)
-"""Of one address."""
+"""Of one origin."""
+BYTES_RATE = Rate(per_minute=60 << 20, burst=32 << 20)
+"""Of the bodies of one key: what they cost is by their size, and while one is read nobody else is heard."""
 MAX_AT_ONCE = 32
 """Calls of one node or edge."""
 
@@ -30,10 +33,11 @@ MAX_AT_ONCE = 32
 class Callers:
     """The callers of one server."""
 
-    def __init__(self, identify: Identify, clock: Clock, rate: Rate = RATE) -> None:
+    def __init__(self, identify: Identify, clock: Clock, rate: Rate = RATE, bytes_rate: Rate = BYTES_RATE) -> None:
         self._identify = identify
         self._clock = clock
         self._rate = rate
+        self._bytes_rate = bytes_rate
         self._limiter = RateLimiter()
         self._busy: Counter[str] = Counter()
 
@@ -72,8 +76,18 @@ class Callers:
                 del self._busy[peer.key]
 
     def count_stranger(self, address: str) -> None:
-        """Count a call of somebody who shows no certificate; raises `ThrottledError`."""
-        self._count(address, STRANGERS_RATE)
+        """Count a request of somebody who shows no certificate; raises `ThrottledError`."""
+        self._count(origin_of(address), STRANGERS_RATE)
+
+    def count_body(self, peer: Peer, length: int) -> None:
+        """Count a body before it is read; raises `ThrottledError`."""
+        verdict = self._limiter.count(f"{peer.key} bytes", self._bytes_rate, self._clock.monotonic(), length)
+        if not verdict.allowed:
+            raise _too_often(f"more than {self._bytes_rate.per_minute} bytes in a minute", verdict.retry_after_s)
+
+    def count_method(self, peer: Peer, method: str, rate: Rate) -> None:
+        """Count a call of a method that has a rate of its own; raises `ThrottledError`."""
+        self._count(f"{peer.key} {method}", rate)
 
     async def until_shut_out(self, peer: Peer, caller: Caller) -> str:
         """Return, with the reason, when the key is not this caller's any more."""
@@ -90,6 +104,15 @@ class Callers:
         verdict = self._limiter.count(key, rate, self._clock.monotonic())
         if not verdict.allowed:
             raise _too_often(f"more than {rate.per_minute} calls in a minute", verdict.retry_after_s)
+
+
+def origin_of(address: str) -> str:
+    """What is counted of an address: whoever has one of IPv6 has all of its /64 (RFC 4291, section 2.5.4)."""
+    try:
+        found = IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(found.ipv4_mapped or IPv6Network((found, 64), strict=False))
 
 
 def _too_often(words: str, retry_after_s: int) -> ThrottledError:

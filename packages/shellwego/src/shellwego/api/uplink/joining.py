@@ -10,6 +10,7 @@ from shellwego.control.joins import Joins
 from shellwego.control.servers import Servers
 from shellwego.core.joins import CertificateAnswer, JoinRequest
 from shellwego.core.nodecallers import Caller
+from shellwego.core.plans import Rate
 from shellwego.wire.uplink import (
     BusPassAnswer,
     BusPassCall,
@@ -20,6 +21,7 @@ from shellwego.wire.uplink import (
 )
 
 _MAX_BODY = 16 * 1024
+_RENEWALS = Rate(per_minute=12, burst=30)
 
 
 def join_methods(joins: Joins, servers: Servers, passes: BusPasses) -> Mapping[str, AnyServed]:
@@ -36,7 +38,7 @@ def join_methods(joins: Joins, servers: Servers, passes: BusPasses) -> Mapping[s
 
     return {
         Method.JOIN: ServedToStrangers(JoinRequest, joins.join, _MAX_BODY),
-        Method.RENEW: Served(RenewCall, renew, _MAX_BODY),
+        Method.RENEW: Served(RenewCall, renew, _MAX_BODY, _RENEWALS),
         Method.SERVERS: Served(ServersCall, told, _MAX_BODY),
-        Method.BUS_PASS: Served(BusPassCall, admit, _MAX_BODY),
+        Method.BUS_PASS: Served(BusPassCall, admit, _MAX_BODY, _RENEWALS),
     }

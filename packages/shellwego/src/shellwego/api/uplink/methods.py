@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from shellwego.core.assignments import Assignments, NodeReport, Registration, SecretsRequest, SecretValues
 from shellwego.core.errors import ForbiddenError
 from shellwego.core.nodecallers import Caller, EdgeCaller, NodeCaller
+from shellwego.core.plans import Rate
 from shellwego.core.routing import EdgeReport
 from shellwego.ports.uplink import EdgeUplink, NodeUplink
 from shellwego.wire.uplink import (
@@ -34,6 +35,8 @@ class Served(Generic[Q]):
     question: type[Q]
     answer: Callable[[Caller, Q], Awaitable[object]]
     max_body: int = MAX_BODY
+    rate: Rate | None = None
+    """How often one caller may call it; None: as often as anything. What leaves a record, or writes much, has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +49,20 @@ class ServedToStrangers(Generic[Q]):
 
 
 AnyServed = Served[Any] | ServedToStrangers[Any]
+_REGISTRATIONS = Rate(per_minute=60, burst=60)
+_SECRETS = Rate(per_minute=1200, burst=2000)
+"""One for each VM that starts; after a power cut a host starts all of its own."""
 
 
 def methods(nodes: NodeUplink, edges: EdgeUplink) -> Mapping[str, AnyServed]:
     """The methods of both uplinks."""
     served = _Methods(nodes, edges)
     return {
-        Method.REGISTER: Served(Registration, served.register),
+        Method.REGISTER: Served(Registration, served.register, rate=_REGISTRATIONS),
         Method.ASSIGNMENTS: Served(AssignmentsCall, served.assignments),
         Method.REPORT: Served(NodeReport, served.report, MAX_BODIES[Method.REPORT]),
-        Method.SECRETS: Served(SecretsRequest, served.secrets),
-        Method.REGISTER_EDGE: Served(RegisterEdgeCall, served.register_edge),
+        Method.SECRETS: Served(SecretsRequest, served.secrets, rate=_SECRETS),
+        Method.REGISTER_EDGE: Served(RegisterEdgeCall, served.register_edge, rate=_REGISTRATIONS),
         Method.ROUTES: Served(RoutesCall, served.routes),
         Method.REPORT_EDGE: Served(EdgeReport, served.report_edge),
     }

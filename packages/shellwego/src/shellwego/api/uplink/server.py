@@ -20,11 +20,14 @@ from shellwego.api.uplink.blobs import send_blob
 from shellwego.api.uplink.bodies import Bodies
 from shellwego.api.uplink.callers import Callers
 from shellwego.api.uplink.door import Bounds, Door
+from shellwego.api.uplink.memories import send_memory
 from shellwego.api.uplink.methods import AnyServed, Served
 from shellwego.control.nodeimages import NodeImages
 from shellwego.core.errors import MalformedError, NotFoundError, ShellWeGoError, UnauthenticatedError, UnavailableError
 from shellwego.core.nodecallers import Caller, NodeCaller
+from shellwego.core.plans import Rate
 from shellwego.ports.bus import Bus
+from shellwego.ports.uplink import Memories
 from shellwego.wire import subjects, uplink
 from shellwego.wire.codec import encode
 from shellwego.wire.links import Links
@@ -33,6 +36,9 @@ from shellwego.wire.tls import Credentials, Peer, peer_of
 from shellwego.wire.uplink import Side
 
 GRACE_S = 5.0
+_LINKS = Rate(per_minute=60, burst=60)
+_MEMORIES = Rate(per_minute=120, burst=120)
+"""Each is audited before its first byte."""
 
 _log = structlog.get_logger(__name__)
 
@@ -55,6 +61,7 @@ class UplinkServer:
         links: Links,
         bus: Bus,
         images: NodeImages | None = None,
+        memories: Memories | None = None,
         bounds: Bounds | None = None,
         bodies: Bodies | None = None,
     ) -> None:
@@ -64,6 +71,7 @@ class UplinkServer:
         self._links = links
         self._bus = bus
         self._images = images
+        self._memories = memories
         self._bodies = bodies or Bodies()
         self._stopping = asyncio.Event()
 
@@ -87,14 +95,21 @@ class UplinkServer:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         method = request.path.removeprefix(uplink.BASE)
+        peer = _shown(request)
         try:
+            if peer is None:
+                self._callers.count_stranger(request.remote or "")
             uplink.check_protocol(request.headers.get(uplink.PROTOCOL_HEADER), Side.AGENT)
             if method == uplink.LINK:
-                return await self._link(request)
+                return await self._link(request, _known(peer))
             if self._images is not None and request.method == "GET" and method.startswith(uplink.BLOBS):
-                async with self._callers.call(_peer(request)) as caller:
+                async with self._callers.call(_known(peer)) as caller:
                     return await send_blob(request, caller, self._images)
-            return _response(200, await self._answer(request, method))
+            if self._memories is not None and request.method == "GET" and method.startswith(uplink.MEMORIES):
+                async with self._callers.call(_known(peer)) as caller:
+                    self._callers.count_method(_known(peer), uplink.MEMORIES, _MEMORIES)
+                    return await send_memory(request, caller, self._memories)
+            return _response(200, await self._answer(request, method, peer))
         except ShellWeGoError as error:
             return _refused(error)
         except ConnectionError:
@@ -103,7 +118,7 @@ class UplinkServer:
             _log.exception("uplink.call_failed", method=method[:64])
             return _refused(UnavailableError("uplink-unavailable", "the control plane failed at this call"))
 
-    async def _answer(self, request: web.BaseRequest, method: str) -> object:
+    async def _answer(self, request: web.BaseRequest, method: str, peer: Peer | None) -> object:
         served = self._served.get(method)
         if served is None or request.method != "POST":
             raise NotFoundError(
@@ -112,18 +127,21 @@ class UplinkServer:
                 resolution="It may be older than its caller: update the servers first.",
             )
         if not isinstance(served, Served):
-            self._callers.count_stranger(request.remote or "")
             return await served.answer(await self._bodies.read(request, served.question, served.max_body))
-        async with self._callers.call(_peer(request)) as caller:
+        known = _known(peer)
+        async with self._callers.call(known) as caller:
+            if served.rate is not None:
+                self._callers.count_method(known, method, served.rate)
+            self._callers.count_body(known, min(request.content_length or 0, served.max_body))
             asked = await self._bodies.read(request, served.question, served.max_body)
             return await served.answer(caller, asked)
 
-    async def _link(self, request: web.BaseRequest) -> web.StreamResponse:
-        peer = _peer(request)
+    async def _link(self, request: web.BaseRequest, peer: Peer) -> web.StreamResponse:
+        self._callers.count_method(peer, uplink.LINK, _LINKS)
         async with self._callers.call(peer) as found:
             caller = found
         response = web.WebSocketResponse(
-            max_msg_size=MAX_MESSAGE, compress=False, timeout=0.5, autoclose=False, autoping=True
+            max_msg_size=MAX_MESSAGE, compress=False, timeout=0.5, autoclose=False, autoping=False
         )
         response.headers[uplink.PROTOCOL_HEADER] = str(uplink.PROTOCOL)
         try:
@@ -175,17 +193,22 @@ class UplinkServer:
             yield told()
 
 
-def _peer(request: web.BaseRequest) -> Peer:
-    """Whose certificate the connection has; raises `UnauthenticatedError` where it has none."""
+def _shown(request: web.BaseRequest) -> Peer | None:
+    """Whose certificate the connection has; None: it has none."""
     tls = request.transport.get_extra_info("ssl_object") if request.transport is not None else None
     certificate = None if tls is None else tls.getpeercert(binary_form=True)
-    if certificate is None:
+    return None if certificate is None else peer_of(certificate)
+
+
+def _known(peer: Peer | None) -> Peer:
+    """Raises `UnauthenticatedError` for a stranger."""
+    if peer is None:
         raise UnauthenticatedError(
             "uplink-no-certificate",
             "only a node or edge with a certificate of this platform may call this",
             resolution="Join the host first: swg nodes join-token tells how.",
         )
-    return peer_of(certificate)
+    return peer
 
 
 async def _abort(request: web.BaseRequest) -> None:

@@ -32,6 +32,8 @@ from shellwego.core.nodes import Node, NodeHealth
 from shellwego.core.peers import unreached
 
 LOOK_EVERY_S = 0.5
+WAYS_EVERY_S = 2.0
+"""Whether nodes have ways to each other is looked at so often."""
 
 _log = structlog.get_logger(__name__)
 
@@ -44,6 +46,7 @@ class NodesLoop:
     terms: Terms = DEFAULT_TERMS
     _hearings: dict[str, Hearing] = field(default_factory=dict)
     _looked_at: float | None = None
+    _ways_due: float = 0.0
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -64,7 +67,9 @@ class NodesLoop:
                 await self._conclude(node, health)
             elif (due := steady_at(node)) is not None and today >= due:
                 await self.control.commit(partial(settle, seen=node))
-        await self._tell_unreached(nodes)
+        if now >= self._ways_due:
+            self._ways_due = now + WAYS_EVERY_S
+            await self._tell_unreached(nodes)
 
     async def _tell_unreached(self, nodes: Sequence[Node]) -> None:
         """Say of each node why others have no way to it, when that begins, changes or ends."""

@@ -26,6 +26,8 @@ from shellwego.ports.store import Transaction, eq
 from shellwego.wire import subjects
 
 BATCH = 500
+COALESCE_S = 0.01
+"""From a hint to the batch, so that what many commits write in a row is numbered together: each batch is a commit, too."""
 COUNTER = "events"
 
 _log = structlog.get_logger(__name__)
@@ -44,9 +46,11 @@ async def relay_forever(control: Control) -> None:
 
 
 async def _forever(control: Control, subject: str, work: Callable[[Control], Awaitable[int]]) -> None:
-    troubles = Troubles()
+    troubles, pause_s = Troubles(), 0.0
     async with contextlib.aclosing(changes(control, subject)) as ticks:
         async for _ in ticks:
+            await control.clock.sleep(pause_s)
+            pause_s = COALESCE_S
             try:
                 await work(control)
             except UnavailableError as error:

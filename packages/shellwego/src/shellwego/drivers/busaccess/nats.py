@@ -64,7 +64,7 @@ class NatsBusAccess:
             check_public(Role.USER, key)
         try:
             async with self._one_at_a_time, asyncio.timeout(_TIMEOUT_S):
-                await self._revoke({key: int(until) for key, until in keys.items()})
+                await self._revoke(self._lasting({key: int(until) for key, until in keys.items()}))
         except (*TROUBLE, ValueError) as error:
             raise UnavailableError(
                 "bus-unavailable", f"the bus could not be told what was revoked: {error or type(error).__name__}"
@@ -81,10 +81,15 @@ class NatsBusAccess:
                 missing = {key: until for key, until in wanted.items() if known.get(key, -1) < until}
                 if not missing:
                     return
-                await self._tell(client, {**known, **missing})
+                await self._tell(client, self._lasting({**known, **missing}))
             raise NatsError("nats: others change the account all the time")
         finally:
             await close(client)
+
+    def _lasting(self, keys: Mapping[str, int]) -> dict[str, int]:
+        """Without those for which nothing was signed that could hold still, so that the list does not grow for ever."""
+        ended = self.clock.now() - 2 * PASS_S
+        return {key: until for key, until in keys.items() if until > ended}
 
     async def _system(self) -> Client:
         """A connection of the system account, to the first server that answers."""

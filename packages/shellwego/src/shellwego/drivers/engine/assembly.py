@@ -9,7 +9,7 @@ from plasmavmc.host.operations import ProcessId
 from plasmavmc.images.source import BlobSource
 from plasmavmc.server.assembly import EngineSite, open_engine
 from plasmavmc.types import BackendStatus, Readiness
-from shellwego.core.nodes import Backend
+from shellwego.core.nodes import MAX_IMAGES, Backend
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine, to_backend, translated
 
 __all__ = ["EngineSite", "HostLink", "open_plasma"]
@@ -84,6 +84,7 @@ async def open_plasma(
         upkeep=engine.upkeep,
         backends=lambda: tuple(_backend(status) for status in engine.parts.registry.statuses()),
         disk_dir=engine.disk_dir,
+        images=lambda: engine.parts.images.recent(MAX_IMAGES),
         subnet=str(engine.subnet),
         connect=engine.parts.network.connect,
         version=version,

@@ -7,17 +7,23 @@ else runs until it is stopped. `boot_s` of virtual time pass between an order an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError
 from shellwego.core.nodes import Backend, NodeFacts
 from shellwego.core.peers import PeerNode
+from shellwego.core.volumes import VolumeView
+from shellwego.drivers.engine.memory_volumes import MemoryVolumes
 from shellwego.ports.clock import Clock
 from shellwego.ports.engine import ExecChannel, ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmUsage, VmView
 from shellwego.ports.streams import StreamKind, StreamRequest
+from shellwego.wire.codec import decode, encode
 
 MIB = 1024 * 1024
+DISK_BYTES = 1 << 42
+_WHOLE = b"whole"
+"""Ends a memory that was sent."""
 
 
 @dataclass(slots=True)
@@ -27,6 +33,16 @@ class _MemoryVm:
     life: asyncio.Task[None] | None = None
     log: list[LogRecord] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sent:
+    """A memory on its way."""
+
+    whose: tuple[str, str, str]
+    """Organization, project and image."""
+    host: tuple[tuple[str, str], ...]
+    files: Mapping[str, bytes]
 
 
 class MemoryExec:
@@ -132,7 +148,8 @@ class MemoryAttachment:
 
 
 class MemoryEngine:
-    """`ports.engine.Engine` in memory. Faults: `boots_fail_with`, `sleep_fails_with`, `die` (as a VMM killed)."""
+    """`ports.engine.Engine` and `VolumeEngine` in memory. Faults: `boots_fail_with`, `sleep_fails_with`, `die`
+    (as a VMM killed), `disks.fails_with`."""
 
     def __init__(self, clock: Clock, *, boot_s: float = 0.2, name: str = "memory") -> None:
         self._clock = clock
@@ -146,6 +163,9 @@ class MemoryEngine:
         """While set, each boot fails with this reason."""
         self.sleep_fails_with: ShellWeGoError | None = None
         """While set, each suspend and resume fails so."""
+        self.disks = MemoryVolumes(DISK_BYTES, self._holders)
+        self.snapshot_host: tuple[tuple[str, str], ...] = (("program", "memory"),)
+        """As `core.nodes.Backend` has it: memories are taken from engines where it is the same."""
 
     async def connect(self, peers: Sequence[PeerNode]) -> tuple[PeerNode, ...]:
         self.peers = tuple(peers)
@@ -156,13 +176,14 @@ class MemoryEngine:
 
     async def facts(self) -> NodeFacts:
         backend = Backend(name="memory", status="ready", acceleration="none", isolation="none", max_vcpus=64)
-        backend = replace(backend, max_memory_bytes=1 << 40, suspend=True)
+        backend = replace(backend, max_memory_bytes=1 << 40, suspend=True, volumes=True)
+        backend = replace(backend, snapshot_host=self.snapshot_host)
         return NodeFacts(
             hostname=self._name,
             version="memory",
             cpu_milli=64_000,
             memory_bytes=256 * 1024 * MIB,
-            disk_bytes=1 << 42,
+            disk_bytes=DISK_BYTES,
             backends=(backend,),
             confinement="none",
         )
@@ -175,6 +196,8 @@ class MemoryEngine:
     async def run(self, order: VmOrder) -> None:
         if order.vm_id in self._vms:
             return
+        for mount in order.workload.mounts:
+            self.disks.take(mount.volume_id, order.vm_id)
         view = VmView(
             vm_id=order.vm_id,
             instance_id=order.instance_id,
@@ -192,9 +215,7 @@ class MemoryEngine:
         if self.boots_fail_with:
             self._end(vm, reason=self.boots_fail_with, reason_code="boot-failed")
             return
-        self._addresses += 1
-        address = f"10.64.{self._addresses // 256 % 256}.{self._addresses % 256}"
-        self._set(vm, phase=VmPhase.RUNNING, address=address, detail="")
+        self._set(vm, phase=VmPhase.RUNNING, address=self._address(), detail="")
         vm.log.append(LogRecord(time=self._clock.now(), stream="stdout", text="hello"))
         match vm.order.workload.command:
             case ("exit", code):
@@ -203,6 +224,10 @@ class MemoryEngine:
                 self._end(vm, exit_code=int(code), reason=reason, reason_code="exited")
             case _:
                 pass
+
+    def _address(self) -> str:
+        self._addresses += 1
+        return f"10.64.{self._addresses // 256 % 256}.{self._addresses % 256}"
 
     async def stop(self, vm_id: str, grace_s: float) -> None:
         vm = self._find(vm_id)
@@ -232,9 +257,41 @@ class MemoryEngine:
         self._set(vm, phase=between)
         await self._clock.sleep(0.01)
         if vm.view.phase is between:  # it may have been stopped, or have died, meanwhile
-            self._set(vm, phase=before if self.sleep_fails_with else after)
+            self._set(vm, phase=before if self.sleep_fails_with else after, address=vm.view.address or self._address())
         if self.sleep_fails_with:
             raise self.sleep_fails_with
+
+    async def export_memory(self, vm_id: str) -> AsyncGenerator[bytes]:
+        vm = self._find(vm_id)
+        if vm.view.phase is not VmPhase.ASLEEP:
+            raise ConflictError(f"vm-{vm.view.phase.value}", f"VM {vm_id} is {vm.view.phase.value}")
+        work = vm.order.workload
+        whose = (work.organization_id, work.project_id, work.image_digest)
+        sent = encode(_Sent(whose=whose, host=self.snapshot_host, files=vm.files))
+        for at in range(0, len(sent), 64):
+            yield sent[at : at + 64]
+            await self._clock.sleep(0.001)
+            if vm.view.phase is not VmPhase.ASLEEP or self._vms.get(vm_id) is not vm:
+                raise ConflictError("vm-woken", f"VM {vm_id} does not sleep any more")
+        yield _WHOLE
+
+    async def import_memory(self, order: VmOrder, stream: AsyncIterable[bytes]) -> None:
+        received = b"".join([chunk async for chunk in stream])
+        if order.vm_id in self._vms:
+            raise ConflictError("vm-exists", f"VM {order.vm_id} exists already")
+        try:
+            sent = decode(_Sent, received.removesuffix(_WHOLE))
+        except ValueError as error:
+            raise InvalidError("snapshot-damaged", f"the memory that was sent is damaged: {error}") from None
+        if not received.endswith(_WHOLE):
+            raise InvalidError("snapshot-damaged", "the memory that was sent breaks off")
+        work = order.workload
+        whose = (work.organization_id, work.project_id, work.image_digest)
+        if (sent.whose, sent.host) != (whose, self.snapshot_host):
+            raise ConflictError("snapshot-foreign", "the memory that was sent is not for this VM and host")
+        view = VmView(vm_id=order.vm_id, instance_id=order.instance_id, attempt=order.attempt, phase=VmPhase.ASLEEP)
+        self._vms[order.vm_id] = _MemoryVm(order, view, files=dict(sent.files))
+        self._notify()
 
     async def delete(self, vm_id: str) -> None:
         vm = self._vms.pop(vm_id, None)
@@ -290,6 +347,43 @@ class MemoryEngine:
             if not follow or vm.view.phase is VmPhase.ENDED:
                 return
             await self._clock.sleep(0.05)
+
+    async def volumes(self) -> tuple[VolumeView, ...]:
+        return self.disks.views()
+
+    async def create_volume(self, volume_id: str, size_bytes: int) -> None:
+        self.disks.create(volume_id, size_bytes)
+        self._notify()
+
+    async def clone_volume(self, snapshot_id: str, volume_id: str, size_bytes: int) -> None:
+        self.disks.clone(snapshot_id, volume_id, size_bytes)
+        self._notify()
+
+    async def resize_volume(self, volume_id: str, size_bytes: int) -> None:
+        self.disks.resize(volume_id, size_bytes)
+        self._notify()
+
+    async def snapshot_volume(self, volume_id: str, snapshot_id: str, *, freeze: bool) -> None:
+        self.disks.snapshot(volume_id, snapshot_id)
+        self._notify()
+
+    async def restore_volume(self, volume_id: str, snapshot_id: str) -> None:
+        self.disks.restore(volume_id, snapshot_id)
+        self._notify()
+
+    async def delete_volume(self, volume_id: str) -> None:
+        self.disks.delete(volume_id)
+        self._notify()
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        self.disks.delete_snapshot(snapshot_id)
+        self._notify()
+
+    def _holders(self) -> Iterator[tuple[str, str]]:
+        for vm_id, vm in self._vms.items():
+            if vm.view.phase is not VmPhase.ENDED:
+                for mount in vm.order.workload.mounts:
+                    yield mount.volume_id, vm_id
 
     async def close(self, *, keep_vms: bool) -> None:
         for vm in self._vms.values():

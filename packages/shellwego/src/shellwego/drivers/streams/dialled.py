@@ -61,11 +61,12 @@ class DialledStreams:
 
     async def carry(self, peer_id: str, socket: FrameSocket, hints: AsyncIterator[str]) -> None:
         link = Link(socket, beat=self._beat)
-        await self.cut(peer_id)
-        self._links[peer_id] = link
-        _log.info("link.up", peer=peer_id)
+        former, self._links[peer_id] = self._links.get(peer_id), link
         reason = "it was ended here"
         try:
+            if former is not None:
+                await former.close()
+            _log.info("link.up", peer=peer_id)
             reason = await link.run(hints)
         finally:
             if self._links.get(peer_id) is link:

@@ -31,6 +31,11 @@ SPARE = 32 * 1024 * 1024
 MAX_STREAMS = 1024
 MAX_NOISE = 20_000
 """Frames in one beat that serve nothing: beats, crumbs of credit, what comes for streams that are gone."""
+MOST_POSTED = 4 * 1024 * 1024
+"""Bytes of frames that wait for a side which takes nothing: then nothing more is opened there. Opening, and ending what was
+opened, is what users of streams may do as often as they like, and it waits for nobody."""
+_FRAME = 64
+"""Bytes that a frame is taken for beside its payload."""
 _MOST_CREDIT = 1 << 30
 _CRUMB = INITIAL_CREDIT // 4
 _CUT = "the link to the node was cut"
@@ -214,6 +219,8 @@ class Link:
             raise UnavailableError("stream-closed", _CUT)
         if len(self._streams) >= MAX_STREAMS:
             raise UnavailableError("too-many-streams", f"{MAX_STREAMS} streams to this node are open already")
+        if sum(_FRAME + len(frame.payload) for frame in self._posted) > MOST_POSTED:
+            raise UnavailableError("node-congested", "the node takes nothing that is sent to it now")
         self._last += 1
         stream = self._streams[self._last] = Stream(self, self._last)
         self.post(Frame(FrameKind.OPEN, stream.number, payload))

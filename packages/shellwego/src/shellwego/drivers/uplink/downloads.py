@@ -1,4 +1,4 @@
-"""Downloads of blobs over the uplink, from whichever server has them.
+"""Downloads of blobs and memories over the uplink, from whichever server has them.
 
 They have connections of their own, so that a large image holds up no report. A download that breaks goes on at the next
 server, from the byte where it broke.
@@ -53,7 +53,7 @@ class Downloads:
         trouble: ShellWeGoError | None = None
         for url in self._rota.order(_now()):
             try:
-                async with self._at_once, aclosing(self._from(url, digest, offset)) as chunks:
+                async with self._at_once, aclosing(self._from(url, f"{uplink.BLOBS}{digest}", offset)) as chunks:
                     async for chunk in chunks:
                         offset += len(chunk)
                         yield chunk
@@ -66,7 +66,28 @@ class Downloads:
                 return
         raise trouble or UnavailableError("uplink-unavailable", "this node knows no server")
 
-    async def _from(self, url: str, digest: str, offset: int) -> AsyncGenerator[bytes]:
+    async def memory(self, node_id: str, instance_id: str) -> AsyncGenerator[bytes]:
+        """See `ports.uplink.Memories`; the servers know by its key which node it is. One that broke off is not gone on
+        with at another server: its reader begins anew."""
+        trouble: ShellWeGoError | None = None
+        for url in self._rota.order(_now()):
+            begun = False
+            try:
+                async with self._at_once, aclosing(self._from(url, f"{uplink.MEMORIES}{instance_id}", 0)) as chunks:
+                    async for chunk in chunks:
+                        begun = True
+                        yield chunk
+            except UnavailableError as error:
+                self._rota.failed(url, _now())
+                if begun:
+                    raise
+                trouble = error
+            else:
+                self._rota.answered(url, _now())
+                return
+        raise trouble or UnavailableError("uplink-unavailable", "this node knows no server")
+
+    async def _from(self, url: str, path: str, offset: int) -> AsyncGenerator[bytes]:
         credentials = self._credentials()
         headers = {uplink.PROTOCOL_HEADER: str(uplink.PROTOCOL)}
         if offset:
@@ -83,7 +104,7 @@ class Downloads:
             async with (
                 session,
                 session.get(
-                    f"{url}{uplink.BASE}{uplink.BLOBS}{digest}",
+                    f"{url}{uplink.BASE}{path}",
                     headers=headers,
                     server_hostname=SERVER_NAME,
                     allow_redirects=False,

@@ -69,8 +69,9 @@ async def update_node(*, access: Granted, node: Ref, body: NodePatch, if_match: 
 
 @operation(router, "DELETE", "/nodes/{node}", permission="nodes:write", answer=None, status=204, refusals=(412,))
 async def remove_node(*, access: Granted, node: Ref, if_match: IfMatch, force: bool = False) -> Response:
-    """Forget a node that is drained or down; with `force` any, and all that runs there is lost and comes elsewhere. Stop its
-    agent first: one that may still register is a node again."""
+    """Forget a node that is drained or down; with `force` any, and all that runs there is lost and comes elsewhere. A host
+    that joined is told so, and stops what runs there. The platform's own host may still register, and is a node again: stop
+    it first."""
 
     def work(unit: Unit, row: Node) -> Answer:
         if_match.check(row.version)
