@@ -45,6 +45,8 @@ class Fault:
     """Requests to the API that may fail; None: as many as there are while the fault lasts."""
     vms_may_go: bool = False
     """Else each VM has to live on. With one go the last lines that it wrote, and so what a POST left there."""
+    logs_may_go: bool = False
+    """An app never waits for its log: what finds no room is dropped, and counted."""
 
 
 @contextmanager
@@ -250,6 +252,6 @@ FAULTS = (
     Fault(name="link of a node: slow, lossy", befall=_slow),
     Fault(name="bus restarted", befall=_bus_restarted),
     Fault(name="database restarted", befall=_database_restarted, api_failures=None),
-    Fault(name="node's disk full", befall=lambda cluster: _full(cluster, "n3")),
+    Fault(name="node's disk full", befall=lambda cluster: _full(cluster, "n3"), logs_may_go=True),
     Fault(name="server's disk full", befall=lambda cluster: _full(cluster, "s3")),
 )

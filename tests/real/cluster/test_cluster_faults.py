@@ -144,7 +144,7 @@ def complaints(cluster: Cluster, journal: Journal, found: Told) -> Iterator[str]
         yield f"{found.api_failed} requests to the API failed: {journal.api.failed[:5]}"
     if found.doubled:
         yield f"done twice: {sorted(journal.doubled())[:5]} {journal.api.doubled()[:5]}"
-    if found.lost and not fault.vms_may_go:
+    if found.lost and not (fault.vms_may_go or fault.logs_may_go):
         yield f"acknowledged and lost: {sorted(journal.lost())[:5]}"
     if (found.noticed_s or 0.0) > fault.noticed_s + SLACK_S and not found.led_by_many:
         yield f"noticed after {found.noticed_s:.1f} s"
