@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from shellwego.control.announcements import announce
 from shellwego.control.config import MAX_COUNT, ConfigWish, merge, refuse, refuse_uncontainable
+from shellwego.control.mounts import refuse_shared
 from shellwego.control.quotas import charge_app, check_priority
 from shellwego.control.unit import Unit
 from shellwego.core import hostnames
@@ -121,6 +122,7 @@ def scale_app(unit: Unit, app: App, counts: Mapping[str, int], sizes: ConfigWish
 def with_counts(tx: Transaction, app: App, config: AppConfig, counts: Mapping[str, int]) -> App:
     """The app with so many of some processes, as they are in `config`. Raises as `scale_app`; stores nothing."""
     wanted = {**app.counts, **_checked_counts(config, counts)}
+    refuse_shared(config, wanted)
     rising = {name: count for name, count in counts.items() if count > app.counts.get(name, 1)}
     refuse_uncontainable(config, rising, tx.nodes.select())
     return replace(app, counts=wanted) if wanted != app.counts else app

@@ -173,6 +173,8 @@ def used(tx: Transaction, holding: Holding, names: Iterable[str] = tuple(COUNTED
             counted[PRIORITY] = max((app.config.placement.priority for app in apps), default=0)
     elif "apps" in wanted:
         counted["apps"] = sum(tx.apps.count(within("project_id", some)) for some in _some(holding.project_ids))
+    if wanted & {"volumes", "storage"}:
+        counted.update(_stored(tx, holding.project_ids))
     return counted
 
 
@@ -184,6 +186,15 @@ def _running(tx: Transaction, apps: Sequence[App]) -> Counter[str]:
         live = within("phase", LIVE_PHASES)
         taken.update(runs_take(tx.instances.select(within("app_id", some), eq("owner", OwnerKind.RUN), live)))
     return taken
+
+
+def _stored(tx: Transaction, project_ids: Sequence[str]) -> Counter[str]:
+    """Volumes, and their sizes together. Both names are there, also where there are none."""
+    counted: Counter[str] = Counter(volumes=0, storage=0)
+    for some in _some(project_ids):
+        for number, size in tx.volumes.sums("project_id", ("size_bytes",), within("project_id", some)).values():
+            counted.update(volumes=number, storage=size)
+    return counted
 
 
 def _valid_tokens(tx: Transaction, organization_id: str) -> Iterator[Token]:
