@@ -16,8 +16,9 @@ from shellwego.core.deployments import DeploymentState
 from shellwego.core.instances import Desired, Eviction, Instance, Phase
 from shellwego.core.nodes import Scheduling
 from shellwego.core.placement_rules import PlacementRules
+from shellwego.core.volumes import Volume
 from shellwego.ports.store import eq
-from tests.control.rollout_world import GIB, ORG, World
+from tests.control.rollout_world import GIB, ORG, PRJ, World
 
 LARGE = Process(memory_bytes=4 * GIB)
 """Two fill a node."""
@@ -150,6 +151,31 @@ async def test_nobody_goes_for_one_of_equal_priority_or_where_there_is_room(worl
     await world.node("two")
     await world.clock.until(lambda: len(world.serving()) == 1, 30)
     assert event_data(world, "instance.evicted") == []
+
+
+async def test_one_that_holds_a_volume_is_never_evicted(world: World) -> None:
+    low = await filled(world, "one")
+    bound, free = of(world, low)
+    await world.control.commit(
+        lambda unit: unit.tx.volumes.insert(
+            Volume(
+                id="vol_1",
+                project_id=PRJ,
+                name="data",
+                size_bytes=GIB,
+                node_id=bound.node_id,
+                instance_id=bound.id,
+                created_at=0.0,
+                created_by="me",
+            )
+        )
+    )
+    await world.deploy("urgent:v1", process=LARGE, placement=HIGH)
+    await world.clock.until(lambda: len(world.serving()) == 1, 60)
+    await world.change_app(counts={"web": 2})
+    await world.clock.advance(10)
+    assert bound.id in {i.id for i in of(world, low) if i.phase is Phase.HEALTHY}
+    assert free.id not in {i.id for i in of(world, low)}
 
 
 async def test_a_number_beyond_the_organizations_limit_moves_nobody(world: World) -> None:

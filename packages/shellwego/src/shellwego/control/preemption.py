@@ -88,6 +88,8 @@ def _may_go(tx: Transaction, priority: int) -> dict[str, NodeUsage]:
 
 
 def _victims(tx: Transaction, app: App, node: Node, priority: int) -> tuple[Victim, ...]:
+    """Without those that hold a volume: what needs it could come again on this node only, whose room is then another's."""
+    bound = {volume.instance_id for volume in tx.volumes.select(eq("node_id", node.id))}
     low = Where("priority", Op.LTE, priority - GAP)
     rows = tx.instances.select(eq("node_id", node.id), low, within("phase", LIVE_PHASES), *_STAYING)
     return tuple(
@@ -102,7 +104,7 @@ def _victims(tx: Transaction, app: App, node: Node, priority: int) -> tuple[Vict
             serves=row.serving,
         )
         for row in rows
-        if row.app_id != app.id
+        if row.app_id != app.id and row.id not in bound
     )
 
 
