@@ -38,8 +38,8 @@ MUTATIONS = (
     Mutation(
         "lease claim",
         "control/loops/lease.py",
-        "if stored.holder != self.holder and stored.until > now:",
-        "if not stored.holder:",
+        "elif stored.holder == holder or stored.until <= now:",
+        "elif stored:",
     ),
     Mutation("report epoch", "control/nodes.py", "if report.epoch < node.epoch:", "if report.epoch < 0:"),
     Mutation(
@@ -48,7 +48,7 @@ MUTATIONS = (
         "if (observed.epoch, observed.sequence) <= (before.epoch, before.sequence):",
         "if observed.sequence < 0:",
     ),
-    Mutation("epoch of the dead", "control/loops/nodes.py", "epoch=node.epoch + 1", "epoch=node.epoch"),
+    Mutation("epoch of the dead", "core/liveness.py", "epoch=node.epoch + 1", "epoch=node.epoch"),
     Mutation(
         "version of the judged",
         "control/loops/nodes.py",
@@ -116,8 +116,8 @@ MUTATIONS = (
         "calling off before placing",
         "control/loops/rollout.py",
         "        if plan.changes:\n            apply(unit, app, plan.changes)\n"
-        "        placed = _store_placements(unit, app)",
-        "        placed = _store_placements(unit, app)\n"
+        "        placed = _store_placements(unit, app, placer)",
+        "        placed = _store_placements(unit, app, placer)\n"
         "        if plan.changes:\n            apply(unit, app, plan.changes)",
     ),
     Mutation(
@@ -176,6 +176,11 @@ MUTATIONS = (
         "if False:",
     ),
 )
+
+
+def misfits() -> list[str]:
+    """Those that do not fit the source any more."""
+    return [each.name for each in MUTATIONS if (_SOURCE / each.file).read_text().count(each.old) != each.times]
 
 
 def run_mutations(seeds: int, only: str, jobs: int) -> int:
