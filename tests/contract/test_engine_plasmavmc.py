@@ -9,8 +9,9 @@ import pytest
 
 from plasmavmc.hypervisor.memory import PretendedGuest
 from shellwego.core.nodes import Backend
-from shellwego.drivers.engine.plasmavmc import PlasmaEngine
+from shellwego.drivers.engine.plasmavmc import PlasmaEngine, to_words
 from tests.contract.engine_contract import EngineContract, EngineUnderTest, MakeEngine
+from tests.contract.volume_engine_contract import VolumeEngineContract
 from tests.engine.engine_rig import EngineRig
 
 
@@ -35,7 +36,7 @@ def maker(directory: Path, states: dict[str, PretendedGuest]) -> MakeEngine:
     return make
 
 
-class TestPlasmaEngine(EngineContract):
+class TestPlasmaEngine(EngineContract, VolumeEngineContract):
     @pytest.fixture
     def states(self) -> dict[str, PretendedGuest]:
         return {}
@@ -61,3 +62,10 @@ class TestPlasmaEngine(EngineContract):
     async def test_the_images_that_are_built_here_are_told(self, make: MakeEngine) -> None:
         tested = await make()
         assert (await tested.engine.facts()).images == (tested.digest,)
+
+
+def test_long_words_about_a_host_are_told_by_their_digest_and_stay_different() -> None:
+    one, other = (to_words({"program": "p", "devices": "x" * 500 + end}) for end in "ab")
+    assert one[1] == other[1] == ("program", "p")
+    assert one[0] != other[0]
+    assert len(one[0][1]) == 64

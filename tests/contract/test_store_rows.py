@@ -30,6 +30,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     arguments = get_args(hint)
     if isinstance(hint, UnionType):
         return st.one_of(*map(values, arguments))
+    if get_origin(hint) is tuple and Ellipsis not in arguments:
+        return st.tuples(*map(values, arguments))
     if get_origin(hint) is tuple:
         return st.lists(values(arguments[0]), max_size=2).map(tuple)
     if get_origin(hint) is Mapping:

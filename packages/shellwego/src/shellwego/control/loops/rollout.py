@@ -19,13 +19,14 @@ import structlog
 
 from shellwego.control.changes import apply, prune
 from shellwego.control.facts import UNFINISHED, placement_request, process_peers, releases_of, rollout_facts
+from shellwego.control.holds import hold, obstacle
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.hints import all_apps, hinted_apps
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.memories import leave, with_memory
 from shellwego.control.placer import READING_SHARE, Placer
-from shellwego.control.preemption import find_room, held, make_room
+from shellwego.control.preemption import find_room, make_room, reservation
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import ShellWeGoError
@@ -130,22 +131,28 @@ def _placements(tx: Transaction, app: App, placer: Placer) -> Iterator[tuple[Ins
     peers = {process: placer.peers(placed.get(process, {})) for process in {i.process for i in waiting}}
     releases = releases_of(tx, [instance.release_id for instance in waiting])
     in_vain: set[str] = set()
+    claimed: set[str] = set()
     for instance in waiting:
-        request = placement_request(instance, releases[instance.release_id])
-        beside = peers[instance.process]
-        if instance.memory_of:
+        release = releases[instance.release_id]
+        waits = obstacle(tx, instance, release.config, claimed)
+        request, beside = placement_request(tx, instance, release), peers[instance.process]
+        if instance.memory_of and not waits:
             found = placer.place(tx, with_memory(tx, request, instance), beside)
             if isinstance(found, Placement) or placer.current():
                 yield instance, found
             continue
-        outcome: Outcome = held(tx, instance, request) or placer.place(tx, request, beside)
-        if isinstance(outcome, Refusal) and placer.current() and instance.process not in in_vain:
+        outcome: Outcome = Refusal(waits)
+        if not waits:
+            outcome = reservation(tx, instance, request) or placer.place(tx, request, beside)
+        if isinstance(outcome, Refusal) and not waits and placer.current() and instance.process not in in_vain:
             room = find_room(tx, app, request, instance.priority, beside.by_node)
             if room is None:
                 in_vain.add(instance.process)
             else:
                 beside.add(room.node)
                 outcome = room
+        if isinstance(outcome, Placement):
+            claimed |= release.config.volumes_of(instance.process)
         if _is_news(instance, outcome):
             yield instance, outcome
 
@@ -166,7 +173,7 @@ def _store_placements(unit: Unit, app: App, placer: Placer) -> bool:
         changed = True
         match outcome:
             case Placement(node_id):
-                unit.tx.instances.update(
+                placed = unit.tx.instances.update(
                     replace(
                         instance,
                         node_id=node_id,
@@ -176,6 +183,7 @@ def _store_placements(unit: Unit, app: App, placer: Placer) -> bool:
                         reserved_node_id="",
                     )
                 )
+                hold(unit, placed)
                 unit.hint(subjects.assignments(node_id))
             case Preemption():
                 make_room(unit, app, instance, outcome)
