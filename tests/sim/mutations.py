@@ -76,8 +76,8 @@ MUTATIONS = (
     Mutation(
         "adoption",
         "agent/reconciler.py",
-        "step = converge(self._assignments, views,",
-        "step = converge(self._assignments, [view for view in views if view.instance_id in self._memories],",
+        "step = converge(assignments, views,",
+        "step = converge(assignments, [view for view in views if view.instance_id in self._memories],",
     ),
     Mutation("health of the adopted", "agent/checks.py", "return not self._adopted or all(", "return True or all("),
     Mutation(
