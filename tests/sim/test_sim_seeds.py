@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.sim.crashes import OPERATIONS
+from tests.sim.mutations import misfits
 from tests.sim.play import Outcome
 from tests.sim.shrink import shrink
 from tests.sim.story import ALL_OPERATIONS, EVENTS, FAULT_KINDS, FAULTS, NODE_DEAD, Event, Fault, Story, draw
@@ -85,6 +86,10 @@ def test_a_failing_story_is_cut_down_to_what_it_takes() -> None:
 def test_each_guard_that_is_taken_out_is_missed() -> None:
     done = sim("--mutations", "--seeds", "120")
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+
+
+def test_each_guard_that_could_be_taken_out_is_where_it_was() -> None:
+    assert misfits() == []
 
 
 def test_a_guard_that_is_taken_out_is_missed() -> None:
