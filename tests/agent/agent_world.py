@@ -18,13 +18,15 @@ from shellwego.core.assignments import (
     Registration,
     SecretsRequest,
     SecretValues,
+    VolumeOrder,
     Workload,
+    WorkloadMount,
 )
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
 from shellwego.core.instances import Observed
-from shellwego.core.nodecallers import SHUT_OUT
 from shellwego.core.nodes import WHOLE
 from shellwego.core.sensitive import Sensitive
+from shellwego.core.volumes import ObservedVolume
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.engine.memory import MemoryEngine
@@ -42,6 +44,7 @@ def workload(
     restart: RestartPolicy = RestartPolicy(),  # noqa: B008 - frozen
     stop_grace_s: float = 10.0,
     secrets: tuple[str, ...] = (),
+    mounts: tuple[WorkloadMount, ...] = (),
 ) -> Workload:
     return Workload(
         organization_id="org_1",
@@ -65,6 +68,7 @@ def workload(
         stop_signal=None,
         stop_grace_s=stop_grace_s,
         secrets=secrets,
+        mounts=mounts,
     )
 
 
@@ -76,12 +80,15 @@ class FakeControl:
     epoch: int = 1
     node_id: str = NODE
     known: bool = True
-    shut_out: bool = False
-    """An operator put the node out."""
+    turned_away: ShellWeGoError | None = None
+    """What each call but those for secrets meets."""
     items: dict[str, Assignment] = field(default_factory=dict)
     reports: list[NodeReport] = field(default_factory=list)
     registrations: list[Registration] = field(default_factory=list)
     observed: dict[str, Observed] = field(default_factory=dict)
+    volumes: dict[str, VolumeOrder] = field(default_factory=dict)
+    seen: dict[str, ObservedVolume] = field(default_factory=dict)
+    """Of the volumes."""
     sequence: int = 0
     secrets_of: dict[str, dict[str, str]] = field(default_factory=dict)
     """By instance id."""
@@ -105,6 +112,7 @@ class FakeControl:
         if report.epoch == self.epoch and report.sequence > self.sequence:
             self.sequence = report.sequence
             self.observed.update(report.instances)
+            self.seen.update(report.volumes)
         return self.epoch
 
     async def secrets(self, request: SecretsRequest) -> SecretValues:
@@ -132,12 +140,18 @@ class FakeControl:
         """A condition to wait for."""
         return lambda: self.phase(instance_id) == phase
 
+    async def order(self, order: VolumeOrder) -> None:
+        """Want a volume of the node, and hint."""
+        self.volumes[order.volume_id] = order
+        await self.hint()
+
     def _assignments(self) -> Assignments:
-        return Assignments(node_id=self.node_id, epoch=self.epoch, items=tuple(self.items.values()))
+        items, volumes = tuple(self.items.values()), tuple(self.volumes.values())
+        return Assignments(node_id=self.node_id, epoch=self.epoch, items=items, volumes=volumes)
 
     def _check_in(self) -> None:
-        if self.shut_out:
-            raise ForbiddenError(SHUT_OUT, "the key is retired")
+        if self.turned_away is not None:
+            raise self.turned_away
 
     def _check(self, node_id: str) -> None:
         self._check_in()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from shellwego.agent.report import Reports
+from shellwego.agent.report import Reports, Sight
 from shellwego.core.instances import Observed, Phase
 from shellwego.core.nodes import NodeFacts
+from shellwego.core.volumes import ObservedVolume, Presence
 
 FACTS = NodeFacts(hostname="a", version="1", cpu_milli=1, memory_bytes=1, disk_bytes=1)
 NONE: frozenset[str] = frozenset()
@@ -17,15 +20,15 @@ def told(*seen: Observed) -> Reports:
     """Reports of which these were confirmed."""
     reports = Reports()
     for observed in seen:
-        instances = {"ins_1": observed}
-        report = reports.build(node_id="node_1", epoch=1, sequence=1, facts=FACTS, observed=instances, unsettled=NONE)
-        reports.confirm(report, instances)
+        sight = Sight(instances={"ins_1": observed})
+        report = reports.build(node_id="node_1", epoch=1, sequence=1, facts=FACTS, seen=sight, unsettled=NONE)
+        reports.confirm(report, sight)
     return reports
 
 
 def test_that_a_start_has_begun_may_wait() -> None:
-    assert told().has_news({"ins_1": BEGUN}, NONE)
-    assert not told().is_urgent({"ins_1": BEGUN}, NONE)
+    assert told().has_news(Sight(instances={"ins_1": BEGUN}), NONE)
+    assert not told().is_urgent(Sight(instances={"ins_1": BEGUN}), NONE)
 
 
 @pytest.mark.parametrize(
@@ -38,4 +41,17 @@ def test_that_a_start_has_begun_may_wait() -> None:
     ],
 )
 def test_whatever_takes_from_or_adds_to_what_serves_is_told_at_once(before: Observed, now: Observed) -> None:
-    assert told(before).is_urgent({"ins_1": now}, NONE)
+    assert told(before).is_urgent(Sight(instances={"ins_1": now}), NONE)
+
+
+def test_how_full_a_volume_is_may_wait_but_not_that_it_is_there() -> None:
+    seen = ObservedVolume(presence=Presence.PRESENT, size_bytes=100, used_bytes=1)
+    reports = Reports()
+    assert reports.is_urgent(Sight(volumes={"vol_1": seen}), NONE)
+    sight = Sight(volumes={"vol_1": seen})
+    reports.confirm(reports.build(node_id="n", epoch=1, sequence=1, facts=FACTS, seen=sight, unsettled=NONE), sight)
+    assert not reports.has_news(sight, NONE)
+    fuller = Sight(volumes={"vol_1": replace(seen, used_bytes=2)})
+    assert reports.has_news(fuller, NONE)
+    assert not reports.is_urgent(fuller, NONE)
+    assert reports.is_urgent(Sight(volumes={"vol_1": replace(seen, presence=Presence.ABSENT)}), NONE)

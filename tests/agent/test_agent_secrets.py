@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shellwego.core.errors import ConflictError, UnavailableError
+from shellwego.core.errors import ConflictError, ShellWeGoError, ThrottledError, UnavailableError
 from shellwego.drivers.uplink.memory import LinkState
 from tests.agent.agent_world import World, workload, world
 
@@ -37,12 +37,19 @@ async def test_a_vm_without_secrets_asks_for_none(node: World) -> None:
     assert node.control.handed == 0
 
 
-async def test_while_they_cannot_be_had_it_waits_and_spends_no_attempt(node: World) -> None:
-    node.control.refusal = UnavailableError("kms-unavailable", "the KMS does not answer")
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        UnavailableError("kms-unavailable", "the KMS does not answer"),
+        ThrottledError("uplink-too-often", "more than 1200 calls in a minute", resolution="Wait.", retry_after_s=1),
+    ],
+)
+async def test_while_they_cannot_be_had_it_waits_and_spends_no_attempt(node: World, refusal: ShellWeGoError) -> None:
+    node.control.refusal = refusal
     await node.control.assign("ins_1", WORK)
     await node.clock.advance(120)
     told = node.control.observed["ins_1"]
-    assert (told.phase.value, told.reason_code, told.ends) == ("starting", "kms-unavailable", 0)
+    assert (told.phase.value, told.reason_code, told.ends) == ("starting", refusal.code, 0)
     node.control.refusal = None
     await node.clock.until(node.control.is_("healthy"))
     assert await node.vms() == {"ins_1": (1, "running")}

@@ -21,6 +21,13 @@ BODIES: dict[str, Any] = {
     "create_run": {"command": ["true"]},
     "exec_command": {"command": ["true"]},
     "create_token": {"name": "ci"},
+    "create_volume": {"name": "fresh", "size": "1gb"},
+    "update_volume": {"protected": True},
+    "resize_volume": {"size": "2gb"},
+    "attach_volume": {"app": "shop", "destination": "/data"},
+    "detach_volume": {},
+    "create_snapshot": {},
+    "restore_volume": {"snapshot": "snap_x"},
     "create_webhook": {"url": "https://hooks.example/", "events": ["app.*"]},
     "update_webhook": {"active": True},
 }

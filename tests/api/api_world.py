@@ -29,6 +29,7 @@ from shellwego.core.images import ImageState
 from shellwego.core.instances import Instance, Observed, Phase
 from shellwego.core.nodes import Backend, Node, NodeFacts
 from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenKind, User
+from shellwego.core.volumes import ObservedSnapshot, ObservedVolume, Presence, Snapshot, SnapshotState, Volume
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.images.memory import MemoryImages
@@ -207,7 +208,7 @@ def add_node(unit: Unit) -> Node:
         cpu_milli=8000,
         memory_bytes=8 * GIB,
         disk_bytes=100 * GIB,
-        backends=(Backend(name="kvm", status="ready", suspend=True),),
+        backends=(Backend(name="kvm", status="ready", suspend=True, volumes=True),),
     )
     node = Node(id=unit.new_id("node"), name="one", facts=facts, last_heard_at=unit.now(), created_at=unit.now())
     return unit.tx.nodes.insert(node)
@@ -251,6 +252,17 @@ def run_instance(unit: Unit, name: str, process: str, phase: Phase, node_id: str
             phase_since=unit.now(),
         )
     )
+
+
+def keep_volume(unit: Unit, project_id: str, name: str, node_id: str) -> Snapshot:
+    """A volume that its node has, with a snapshot of it."""
+    volume_id, snapshot_id, size = unit.new_id("vol"), unit.new_id("snap"), 1 << 30
+    kept = ObservedSnapshot(presence=Presence.PRESENT)
+    seen = ObservedVolume(presence=Presence.PRESENT, size_bytes=size, snapshots={snapshot_id: kept})
+    made = {"created_at": unit.now(), "created_by": "me", "project_id": project_id, "size_bytes": size}
+    unit.tx.volumes.insert(Volume(id=volume_id, name=name, node_id=node_id, made=True, observed=seen, **made))
+    state = SnapshotState.AVAILABLE
+    return unit.tx.snapshots.insert(Snapshot(id=snapshot_id, volume_id=volume_id, state=state, **made))
 
 
 async def call_asgi(

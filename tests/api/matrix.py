@@ -26,7 +26,7 @@ from shellwego.core.instances import Phase
 from shellwego.core.joins import MemberKind, NodeKey
 from shellwego.core.tenancy import Grant, Principal, Project, TokenKind
 from tests.api import api_bodies
-from tests.api.api_world import ADMIN, DOCUMENT, Answer, World, add_user, make_world, run_instance
+from tests.api.api_world import ADMIN, DOCUMENT, Answer, World, add_user, keep_volume, make_world, run_instance
 
 Things = Mapping[str, str]
 """What lies in one organization, by the name by which paths, queries and bodies mean it."""
@@ -87,7 +87,9 @@ class Operation:
         return (iam.read_permission(self.permission), *own)
 
 
-TARGETS = frozenset({"authority", "grant", "image", "join_token", "node", "node_key", "secret", "user", "webhook"})
+TARGETS = frozenset(
+    {"authority", "grant", "image", "join_token", "node", "node_key", "secret", "user", "volume", "webhook"}
+)
 """Things that are looked up by themselves, and not within what the path or query names first."""
 _ITSELF: Mapping[int, tuple[str, ...]] = {
     SYSTEM: (),
@@ -134,6 +136,9 @@ BODIES: Mapping[str, Any] = (
         "change_member": {"role": "{role}"},
         "create_grant": {"scope": "{project}", "principal": "{member}", "role": "{role}"},
         "change_grant": {"role": "{role}"},
+        "create_volume": {"name": "fresh", "snapshot": "{snapshot}"},
+        "attach_volume": {"app": "{app}", "destination": "/data"},
+        "restore_volume": {"snapshot": "{snapshot}"},
         "create_invitation": {"email": "ann@x", "role": "{role}"},
     }
 )
@@ -171,6 +176,7 @@ async def seed(world: World, project: Project, token: str, prefix: str) -> dict[
     fresh = await NodeAuthorities(world.control, world.sealer).prepare()
     joined = await world.commit(lambda unit: _seed_join(unit, prefix, fresh))
     secret = await world.made("/v1/secrets", {"name": "DB_URL", "value": "x"}, query=query, token=token)
+    kept = await world.commit(lambda unit: keep_volume(unit, project.id, f"{prefix}-data", world.node.id))
     webhook = await world.made("/v1/webhooks", {"url": "https://hooks.example/"}, query=query, token=token)
     delivery = await world.made(f"/v1/webhooks/{webhook['id']}/actions/test", token=token)
     return {
@@ -186,6 +192,8 @@ async def seed(world: World, project: Project, token: str, prefix: str) -> dict[
         "secret": secret["id"],
         "webhook": webhook["id"],
         "delivery": delivery["id"],
+        "volume": kept.volume_id,
+        "snapshot": kept.id,
         **made,
         **joined,
     }
@@ -339,10 +347,10 @@ def asked_of(operation: Operation, things: Things, *, without: Container[str] = 
 
 
 def named_things(operation: Operation) -> Iterator[str]:
-    """The things that an operation names anywhere: in its path, its query, its body. The project of an app or a secret is
-    not among them, because it is looked at only where that is given by name."""
+    """The things that an operation names anywhere: in its path, its query, its body. The project of an app, a secret or a
+    volume is not among them, because it is looked at only where that is given by name."""
     found = re.findall(r"\{(\w+)\}", operation.path)
-    by_name = {"app", "secret"}.intersection(found)
+    by_name = {"app", "secret", "volume"}.intersection(found)
     known = operation.parameters("query").keys() - ({"project"} if by_name else set())
     given = [value for name, value in QUERIES.items() if name in known]
     given.append(json.dumps(BODIES.get(operation.name)))

@@ -44,7 +44,19 @@ async def deployed(world: World, **body: Any) -> dict[str, Any]:
         ("canary_pause", {"strategy": "canary", "canary_pause": 86400}),
         ("counts.nope", {"counts": {"nope": 1}}),
         ("release_command", {"config": {"release_command": [""]}}),
-        ("mounts[0]", {"config": {"mounts": [{"source": "data", "destination": "/data"}]}}),
+        ("mounts[0].source", {"config": {"mounts": [{"source": "data", "destination": "/data"}]}}),
+        ("mounts[0].source", {"config": {"mounts": [{"source": "../etc", "destination": "/data"}]}}),
+        ("mounts[0].destination", {"config": {"mounts": [{"source": "data", "destination": "/data/../etc"}]}}),
+        ("mounts[0].destination", {"config": {"mounts": [{"source": "data", "destination": "/proc/x"}]}}),
+        ("mounts[0].process", {"config": {"mounts": [{"source": "data", "destination": "/d", "process": "no"}]}}),
+        (
+            "mounts[1].source",
+            {"config": {"mounts": [{"source": "data", "destination": path} for path in ("/a", "/b")]}},
+        ),
+        (
+            "mounts[1].destination",
+            {"config": {"mounts": [{"source": "a", "destination": "/a"}, {"source": "b", "destination": "/a/b"}]}},
+        ),
         ("processes.web.env.A B", {"config": {"processes": {"web": {"env": {"A B": "c"}}}}}),
         ("config.processes.web.restart.backoff", {"config": {"processes": {"web": {"restart": {"backoff": 0}}}}}),
     ],
@@ -129,7 +141,10 @@ async def test_a_plan_tells_what_becomes_of_each_process(world: World) -> None:
     assert (await world.get("/v1/apps/shop")).json["counts"] == {"web": 1}, "nothing is done"
 
 
-PLANNED = {"process": "web", "count": 1, "kept": 1, "started": 0, "stopped": 0, "obstacle": None, "evicts": 0}
+PLANNED = {
+    **{"process": "web", "count": 1, "kept": 1, "started": 0, "stopped": 0},
+    **{"obstacle": None, "pause": None, "evicts": 0},
+}
 
 
 async def test_a_plan_that_takes_instances_away_changes_something(world: World) -> None:

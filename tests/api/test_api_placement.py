@@ -59,6 +59,22 @@ async def test_how_much_an_app_may_matter_is_the_operators_to_say(world: World) 
     found = next(each for each in (await world.get(path, token=FOREIGN)).json["data"] if each["name"] == "priority")
     assert (found["limit"], found["used"], found["unit"]) == (80, 80, "")
     await world.call("PUT", path, {"limits": {"priority": 10}}, token=ADMIN)
-    again = await world.call("PATCH", "/v1/apps/shop", {"config": {"placement": {"priority": 60}}}, token=FOREIGN)
-    assert again.status == 200, "what asks for less is never refused"
+    again = {"config": {"placement": {"priority": 51}}}
+    for method, where in (("PATCH", ""), ("POST", "/plan"), ("POST", "/deployments")):
+        refused = await world.call(method, f"/v1/apps/shop{where}", again, token=FOREIGN)
+        assert (refused.status, refused.json["errors"][0]["field"]) == (429, "placement.priority"), where
+    assert (await world.call("PATCH", "/v1/apps/shop", {"config": {"drain_timeout": 5}}, token=FOREIGN)).status == 200
     assert await ask(50, "other") == (201, []), "what nobody raised is not refused"
+
+
+async def test_a_rollback_to_a_priority_that_was_allowed_once_is_no_matter_of_the_limit(world: World) -> None:
+    world.images.publish("registry.example/hello:v1")
+    path = f"/v1/organizations/{world.project.organization_id}/quotas"
+    await world.call("PUT", path, {"limits": {"priority": 80}}, token=ADMIN)
+    await world.made("/v1/apps", {"name": "shop", "config": {"placement": {"priority": 80}}})
+    await world.made("/v1/apps/shop/deployments", {"image": "registry.example/hello:v1"})
+    await world.running()
+    await world.made("/v1/apps/shop/deployments", {"config": {"placement": {"priority": 50}}})
+    await world.call("PUT", path, {"limits": {"priority": 30}}, token=ADMIN)
+    back = await world.post("/v1/apps/shop/actions/rollback", {"release": "v1"})
+    assert back.status == 202

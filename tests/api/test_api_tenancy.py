@@ -378,6 +378,8 @@ async def test_an_owner_bounds_his_projects_and_sees_what_each_uses(world: World
         "instances": 1,
         "memory": 256 << 20,
         "cpu": 1000,
+        "volumes": 0,
+        "storage": 0,
     }
     assert usage["projects"][0]["used"]["instances"] == 1
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from shellwego.boot.hintroad import ASK_AGAIN_S, LOST_S, HintRoad
+from shellwego.boot.hintroad import ASK_AGAIN_S, LOST_S, RETRY_S, HintRoad
 from shellwego.core.buskeys import statement
-from shellwego.core.errors import NotFoundError, ShellWeGoError, UnavailableError
+from shellwego.core.errors import ConflictError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.nkeys import NKey, verify
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.busaccess.memory import MemoryBusAccess, MemoryDoor
@@ -169,11 +169,20 @@ async def test_an_older_server_has_no_passes() -> None:
         assert world.road.road == "bus"
 
 
-async def test_who_is_refused_asks_again_with_another_key_and_hears_links_meanwhile() -> None:
+@pytest.mark.parametrize(
+    ("refusal", "keys"), [(UnavailableError("uplink-unavailable", "no"), 1), (ConflictError("bus-key-known", "no"), 2)]
+)
+async def test_who_gets_no_pass_asks_again_and_hears_links_meanwhile(refusal: ShellWeGoError, keys: int) -> None:
+    """With another key where this one was refused, and the same where nobody knows whether it was."""
     mine = subjects.assignments(MINE)
-    async with running(World(refusal=UnavailableError("uplink-unavailable", "no"))) as world:
+    async with running(World(refusal=refusal)) as world:
         assert await world.hears(link=mine) == [mine]
         world.refusal = None
-        await world.clock.advance(60)
+        await world.clock.advance(RETRY_S + 1)
         assert world.road.road == "bus"
-        assert len(set(world.keys)) == len(world.keys) >= 2
+        assert (len(world.keys), len(set(world.keys))) == (2, keys)
+
+
+async def test_what_links_said_while_the_bus_was_entered_is_made_up_for() -> None:
+    async with running(World()) as world:
+        assert world.heard == [subjects.assignments(MINE)]

@@ -35,6 +35,7 @@ from shellwego.drivers.images.memory import MemoryImages
 from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.drivers.streams.dialled import DialledStreams
+from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.drivers.uplink.tls import UplinkChannel
 from shellwego.ports.busaccess import BusAccess
 from shellwego.wire.tls import Credentials, server_context
@@ -78,6 +79,7 @@ async def open_port(
         listener,
         links=DialledStreams(),
         images=MemoryImages(),
+        streams=MemoryStreams(),
         servers=Servers(control, "one", ()),
         access=access,
     )

@@ -243,11 +243,14 @@ def test_what_a_manifest_does_not_name_the_app_has_not_any_more(tmp_path: Path) 
             ["shellwego.toml:6: vm[1].backend: all processes of an app run on one backend"],
         ),
         (
-            "app = 'shop'\n[[mounts]]\nsource = 'data'\ndestination = '/data'\n[build]\ndockerfile = 'Dockerfile'",
+            "app = 'shop'\n[[mounts]]\nsource = 'data'\ndestination = '/data'\nprocess = 'api'\n[build]\nimage = 'x'",
+            ["shellwego.toml:5: mounts[0].process: there is no process api; there is: web"],
+        ),
+        (
+            "app = 'shop'\n[build]\ndockerfile = 'Dockerfile'",
             [
-                "shellwego.toml:6: build.dockerfile: images are not built here yet: build one elsewhere, load it"
+                "shellwego.toml:3: build.dockerfile: images are not built here yet: build one elsewhere, load it"
                 " (swg images load), and give image",
-                "shellwego.toml:2: mounts[0]: needs volumes, which this version does not have yet",
             ],
         ),
         (

@@ -250,11 +250,13 @@ class Rig:
         self.links.append(asyncio.ensure_future(listener.serve("", echo)))
 
     async def connect(
-        self, port: Port, tls: ssl.SSLContext | None = None
+        self, port: Port, tls: ssl.SSLContext | None = None, source: str = "127.0.0.1"
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A bare connection."""
+        """A bare connection, from this address."""
         name = SERVER_NAME if tls else None
-        reader, writer = await asyncio.open_connection("127.0.0.1", port.number, ssl=tls, server_hostname=name)
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port.number, ssl=tls, server_hostname=name, local_addr=(source, 0)
+        )
         self.writers.append(writer)
         return reader, writer
 

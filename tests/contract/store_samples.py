@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from shellwego.core.apps import App, AppConfig, Check, CheckKind, Process, Release, RestartMode, RestartPolicy, Service
+from shellwego.core.apps import (
+    App,
+    AppConfig,
+    Check,
+    CheckKind,
+    Mount,
+    Process,
+    Release,
+    RestartMode,
+    RestartPolicy,
+    Service,
+)
 from shellwego.core.buskeys import BusKey
 from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment, DeploymentState, Stage
@@ -18,6 +29,15 @@ from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretRef, SecretVersion
 from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenKind, TokenUse, User
+from shellwego.core.volumes import (
+    ObservedSnapshot,
+    ObservedVolume,
+    Presence,
+    Snapshot,
+    SnapshotState,
+    Volume,
+    VolumeState,
+)
 from shellwego.core.webhooks import Attempt, Delivery, DeliveryState, Webhook
 
 CONFIG = AppConfig(
@@ -30,6 +50,7 @@ CONFIG = AppConfig(
     ),
     services=(Service(port=8080),),
     checks=(Check(kind=CheckKind.HTTP, path="/health", interval_s=0.25),),
+    mounts=(Mount(source="data", destination="/data", read_only=True, volume_id="vol_1"),),
     backend="kvm",
 )
 FACTS = NodeFacts(
@@ -139,6 +160,9 @@ SAMPLES: dict[str, object] = {
         cpu_milli=500,
         disk_bytes=1 << 42,
         desired=Desired.DRAIN,
+        priority=80,
+        reserved_node_id="node_1",
+        makes_room_for="ins_2",
         phase=Phase.HEALTHY,
         observed=Observed(phase=Phase.FAILED, exit_code=-1, log_tail=("x",), epoch=3, sequence=1 << 40),
         routed_version=0,
@@ -266,6 +290,42 @@ SAMPLES: dict[str, object] = {
         wrapped_at=2.5,
     ),
     "master_keys": MasterKey(id="local-1:2", created_at=1.5, retired_at=2.5),
+    "volumes": Volume(
+        id="vol_1",
+        project_id="prj_1",
+        name="data",
+        size_bytes=1 << 45,
+        node_id="node_1",
+        made=True,
+        source_snapshot_id="snap_0",
+        instance_id="ins_1",
+        snapshot_id="snap_1",
+        restores=2,
+        protected=True,
+        state=VolumeState.SNAPSHOTTING,
+        observed=ObservedVolume(
+            presence=Presence.PRESENT,
+            size_bytes=1 << 44,
+            restored=2,
+            snapshots={"snap_1": ObservedSnapshot(presence=Presence.REFUSED, reason="no room")},
+            epoch=3,
+            sequence=1 << 40,
+        ),
+        created_at=1.5,
+        created_by="usr_1",
+    ),
+    "snapshots": Snapshot(
+        id="snap_1",
+        volume_id="vol_1",
+        project_id="prj_1",
+        description="before the “great” move",
+        size_bytes=1 << 45,
+        used_bytes=1 << 40,
+        frozen=True,
+        state=SnapshotState.AVAILABLE,
+        created_at=1.5,
+        created_by="usr_1",
+    ),
 }
 
 

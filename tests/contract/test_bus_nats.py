@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 
 import pytest
 from structlog.testing import capture_logs
 
+from shellwego.drivers.bus import nats
 from shellwego.drivers.bus.nats import NatsBus, open_nats
 from shellwego.ports.bus import Bus, Hint
 from tests.contract.bus_contract import BusContract
@@ -145,6 +147,33 @@ async def test_a_publish_that_is_not_answered_is_unknown_and_holds_up_nobody(ser
             await heard(hints, Hint("n", b"2999"))
             await becomes(lambda: bus.unconfirmed == 0)
         assert sum(line["event"] == "bus.publish_unknown" for line in lines) == 1
+    await bus.close()
+
+
+async def test_who_is_cancelled_ends_though_the_library_swallows_it(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As nats-py does, now and then, where it waits for the server: who subscribed would then go on for good."""
+    server.start()
+    bus = await open_nats(server.site())
+    waits = asyncio.Event()
+
+    async def swallowing(_: object) -> None:
+        waits.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    async def listen() -> None:
+        async with bus.subscribe("node.*") as hints:
+            async for _ in hints:
+                pass
+
+    monkeypatch.setattr(nats, "settle", swallowing)
+    task = asyncio.create_task(listen())
+    await waits.wait()
+    task.cancel()
+    await asyncio.wait({task}, timeout=5)
+    assert task.cancelled()
     await bus.close()
 
 

@@ -11,6 +11,7 @@ from plasmavmc.hypervisor.memory import PretendedGuest
 from shellwego.core.nodes import Backend
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine, to_words
 from tests.contract.engine_contract import EngineContract, EngineUnderTest, MakeEngine
+from tests.contract.volume_engine_contract import VolumeEngineContract
 from tests.engine.engine_rig import EngineRig
 
 
@@ -35,7 +36,7 @@ def maker(directory: Path, states: dict[str, PretendedGuest]) -> MakeEngine:
     return make
 
 
-class TestPlasmaEngine(EngineContract):
+class TestPlasmaEngine(EngineContract, VolumeEngineContract):
     @pytest.fixture
     def states(self) -> dict[str, PretendedGuest]:
         return {}

@@ -238,6 +238,14 @@ class TestConnections:
         node = TlsNodeUplink(rig.channel(rig.identities.node(), port.url))
         await until_answered(node)
 
+    async def test_strangers_cannot_take_the_room_of_nodes_that_were_there(self, rig: Rig) -> None:
+        port, credentials = rig.port(bounds=Bounds(strangers=2)), rig.identities.node()
+        assert await TlsNodeUplink(rig.channel(credentials, port.url)).report(REPORT) == 3
+        held = [await rig.connect(port, source=f"127.0.0.{number}") for number in (2, 3)]
+        await Raw(*await rig.connect(port, source="127.0.0.4")).closed()
+        assert await TlsNodeUplink(rig.channel(credentials, port.url)).report(REPORT) == 3
+        assert len(held) == 2
+
     async def test_a_stranger_who_says_nothing_is_closed(self, rig: Rig) -> None:
         await (await raw(rig, rig.port(bounds=Bounds(stranger_s=0.1)), None)).closed()
 

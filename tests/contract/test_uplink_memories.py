@@ -8,15 +8,17 @@ from contextlib import aclosing
 
 import pytest
 
-from shellwego.api.uplink import memories
+from shellwego.api.uplink import memories, server
 from shellwego.core.errors import (
     ConflictError,
     ForbiddenError,
     MalformedError,
     NotFoundError,
     ShellWeGoError,
+    ThrottledError,
     UnavailableError,
 )
+from shellwego.core.plans import Rate
 from shellwego.drivers.uplink.downloads import Downloads
 from shellwego.wire.tls import Credentials
 from tests.contract.node_port import Port, Rig
@@ -95,6 +97,18 @@ async def test_a_server_without_a_way_to_it_is_not_the_last_word(rig: Rig, shelf
     cut_off.refusal = UnavailableError("node-unreachable", "the node has no link to this server")
     ports = rig.port(memories=cut_off), rig.port(memories=shelf)
     assert await fetched(downloads(rig.identities.node(), *ports)) == CONTENT
+
+
+async def test_one_is_asked_for_so_often_only_since_each_time_leaves_a_record(
+    rig: Rig, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_MEMORIES", Rate(per_minute=1, burst=2))
+    source = downloads(rig.identities.node(), rig.port(memories=shelf))
+    for _ in range(2):
+        await fetched(source)
+    with pytest.raises(ThrottledError):
+        await fetched(source)
+    assert len(shelf.asked) == 2
 
 
 async def test_an_edge_a_stranger_and_a_retired_key_get_nothing(rig: Rig, shelf: Shelf) -> None:

@@ -18,7 +18,7 @@ from shellwego.control.loops import routes as routes_loop
 from shellwego.control.nodes import Nodes
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control, Unit
-from shellwego.core.apps import App, AppConfig, Process, Release, RestartMode, Service, content_hash
+from shellwego.core.apps import App, AppConfig, Mount, Process, Release, RestartMode, Service, content_hash
 from shellwego.core.assignments import Assignments, NodeReport, Registration
 from shellwego.core.convergence import (
     DeleteVm,
@@ -305,13 +305,14 @@ class World:
         wait_timeout_s: float = 60.0,
         rollback: bool = True,
         strategy: str = "rolling",
+        mounts: tuple[Mount, ...] = (),
         placement: PlacementRules = ANYWHERE,
         **numbers: object,
     ) -> str:
         """As the use case does it: a release and a deployment, nothing else. `numbers` are more fields of the deployment."""
         services = (Service(process=process.name, port=port),) if port else ()
         known = digest or f"sha256:{image}"
-        config = AppConfig(image=image, processes=(process,), services=services, placement=placement)
+        config = AppConfig(image=image, processes=(process,), services=services, mounts=mounts, placement=placement)
 
         def ask(unit: Unit) -> str:
             app = self._app(unit.tx)

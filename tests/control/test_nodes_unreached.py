@@ -39,20 +39,19 @@ def told(world: World, node: FakeNode) -> list[str]:
     return [e.type for e in world.peek(lambda tx: tx.events.select(eq("resource", node.node_id))) if e.type in kinds]
 
 
-async def test_a_claim_that_is_anothers_is_told_until_it_is_mended(world: World) -> None:
+async def test_an_address_that_two_nodes_tell_is_told_of_both_until_it_is_mended(world: World) -> None:
     with capture_logs() as lines:
-        await joined(world, "one", 1, ADDRESS)
+        one = await joined(world, "one", 1, ADDRESS)
         two = await joined(world, "two", 2, ADDRESS)
         await world.clock.advance(10)
-        assert "that of node one — " in node_row(world, two).unreached
+        assert "as one does — " in node_row(world, two).unreached
+        assert "as two does — " in node_row(world, one).unreached
         two.facts = replace(two.facts, address="192.0.2.2")
         await world.clock.advance(10)
-    assert node_row(world, two).unreached == ""
-    assert told(world, two) == ["node.unreached", "node.reached"]
-    assert [(line["event"], line["node"]) for line in lines if line["event"].startswith("node.")] == [
-        ("node.unreached", "two"),
-        ("node.reached", "two"),
-    ]
+    assert (node_row(world, one).unreached, node_row(world, two).unreached) == ("", "")
+    assert told(world, one) == told(world, two) == ["node.unreached", "node.reached"]
+    said = sorted((line["node"], line["event"]) for line in lines if line["event"].startswith("node."))
+    assert said == [(name, event) for name in ("one", "two") for event in ("node.reached", "node.unreached")]
 
 
 async def test_of_one_that_is_down_only_that_is_told(world: World) -> None:

@@ -55,6 +55,8 @@ class Planes:
     clock: VirtualClock = field(default_factory=VirtualClock)
     working: set[str] = field(default_factory=set)
     most: int = 0
+    swallows: int = 0
+    """So many cancellations are swallowed by whatever works."""
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     store: MemoryStore = field(init=False)
 
@@ -71,8 +73,15 @@ class Planes:
     async def _work(self, holder: str) -> None:
         self.working.add(holder)
         self.most = max(self.most, len(self.working))
+        swallowed = 0
         try:
-            await asyncio.Event().wait()
+            while True:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    swallowed += 1
+                    if swallowed > self.swallows:
+                        raise
         finally:
             self.working.discard(holder)
 
@@ -120,6 +129,22 @@ async def test_a_holder_that_comes_back_under_its_name_does_not_wait_for_itself(
     planes.start("a")
     await planes.clock.advance(0.1)
     assert planes.working == {"a"}
+    await planes.end()
+
+
+async def test_work_that_swallows_its_end_is_told_again_and_holds_nobody_up() -> None:
+    """As a library does that catches every cancellation: what went on would be the only one to work, and not allowed to."""
+    planes = Planes(swallows=1)
+    way = planes.start("a")
+    await planes.clock.advance(1)
+    planes.start("b")
+    way.hangs = True
+    await planes.clock.advance(2 * TERM_S)
+    assert planes.working == {"b"}
+    way.hangs = False
+    planes.tasks[1].cancel()
+    await planes.clock.advance(2 * TERM_S)
+    assert planes.working == {"a"}, "it may work again"
     await planes.end()
 
 

@@ -27,6 +27,7 @@ async def test_any_server_tells_of_one_that_came() -> None:
 async def test_one_that_went_is_told_no_more_after_a_while() -> None:
     world = make_join_world()
     await another(world, TWO).say()
+    await world.servers.say()
     await world.clock.advance(KEPT_S - SAY_S)
     await world.servers.say()
     assert await world.servers.told() == (ONE, TWO)

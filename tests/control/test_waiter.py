@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shellwego.drivers.clock.virtual import VirtualClock
-from shellwego.ports.waiting import Waiter
+from shellwego.ports.clock import Waiter
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shellwego.core.fleet import Fleet
 from shellwego.core.nodes import Backend, Node, NodeFacts, NodeHealth, Scheduling
-from shellwego.core.placement import NOTHING, NodeUsage, Placement, PlacementRequest, Refusal, objection
+from shellwego.core.placement import NOTHING, Home, NodeUsage, Placement, PlacementRequest, Refusal, objection
 from shellwego.core.placement_rules import PlacementRules, Spread
 from tests.core import placement_spec
 
@@ -25,6 +25,7 @@ BACKENDS = (
     (Backend(name="kvm", status="failed", reason="no /dev/kvm"),),
     (Backend(name="wasm", status="ready", isolation="wasm-sandbox"),),
     (replace(KVM, suspend=True, snapshot_host=HOST),),
+    (replace(KVM, volumes=True), Backend(name="firecracker", status="ready", max_vcpus=1)),
 )
 
 few_labels = st.dictionaries(st.sampled_from(["disk", "gpu", "taint/gpu"]), st.sampled_from(["a", "b"]), max_size=2)
@@ -81,6 +82,8 @@ requests = st.builds(
     rules=rules,
     image=st.sampled_from(["", "sha256:a", "sha256:b", "sha256:c"]),
     memory=st.sampled_from([None, None, None, ("kvm", HOST), ("kvm", (("program", "q"),))]),
+    volumes=st.sampled_from([False, False, True]),
+    home=st.sampled_from([None, None, None, *(Home(f"node_{number}", "data") for number in (99, 98, 97, 50))]),
 )
 
 

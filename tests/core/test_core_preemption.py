@@ -167,24 +167,26 @@ def test_a_node_without_enough_to_evict_is_not_on_it() -> None:
 
 class TestReservation:
     FULL = NodeUsage(memory_bytes=4 * MIB)
+    TWO = NodeUsage(memory_bytes=2 * MIB, instances=2)
 
     def test_it_is_placed_as_soon_as_there_is_room(self) -> None:
-        assert reserved(asks(), node("one"), NodeUsage(memory_bytes=3 * MIB), 1) == Placement("node_one")
+        assert reserved(asks(), node("one"), NodeUsage(memory_bytes=3 * MIB), self.TWO) == Placement("node_one")
 
     def test_it_waits_while_others_leave(self) -> None:
         words = "room is made on one: 2 of lower priority leave it"
-        assert reserved(asks(), node("one"), self.FULL, 2) == Reserved("node_one", words)
+        assert reserved(asks(), node("one"), self.FULL, self.TWO) == Reserved("node_one", words)
 
     def test_it_waits_for_a_node_that_is_suspect(self) -> None:
-        found = reserved(asks(), node("one", health=NodeHealth.SUSPECT), NOTHING, 1)
+        found = reserved(asks(), node("one", health=NodeHealth.SUSPECT), NOTHING, self.TWO)
         assert isinstance(found, Reserved)
 
     @pytest.mark.parametrize("change", [{"health": NodeHealth.DOWN}, {"scheduling": Scheduling.CORDONED}])
     def test_it_lapses_with_its_node(self, change: dict[str, object]) -> None:
-        assert reserved(asks(), node("one", **change), NOTHING, 1) is None
+        assert reserved(asks(), node("one", **change), NOTHING, self.TWO) is None
 
-    def test_it_lapses_where_all_have_left_and_there_is_no_room(self) -> None:
-        assert reserved(asks(), node("one"), self.FULL, 0) is None
+    @pytest.mark.parametrize("leaving", [NOTHING, NodeUsage(memory_bytes=MIB, instances=1)])
+    def test_it_lapses_where_what_leaves_makes_no_room(self, leaving: NodeUsage) -> None:
+        assert reserved(asks(2), node("one"), self.FULL, leaving) is None
 
 
 priorities = st.sampled_from([0, 20, 30, 40, 45, 50])

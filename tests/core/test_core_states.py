@@ -12,6 +12,7 @@ import pytest
 from plasmavmc.states import ENDED, MOVES, ForbiddenMoveError, VmState, advance
 from shellwego.core.deployments import DEPLOYMENT_MOVES, FINISHED, DeploymentState
 from shellwego.core.instances import PHASE_MOVES, SERVING, TERMINAL, Phase
+from shellwego.core.volumes import VOLUME_MOVES, VolumeState
 
 S = TypeVar("S", bound=StrEnum)
 
@@ -24,7 +25,11 @@ def reachable(table: Mapping[S, frozenset[S]], start: S) -> set[S]:
     return found
 
 
-@pytest.mark.parametrize("table", [PHASE_MOVES, DEPLOYMENT_MOVES, MOVES], ids=["instance", "deployment", "vm"])
+@pytest.mark.parametrize(
+    "table",
+    [PHASE_MOVES, DEPLOYMENT_MOVES, MOVES, VOLUME_MOVES],
+    ids=["instance", "deployment", "vm", "volume"],
+)
 def test_a_table_names_every_state_and_no_move_to_itself(table: Mapping[StrEnum, frozenset[StrEnum]]) -> None:
     kind = type(next(iter(table)))
     assert set(table) == set(kind)
@@ -35,6 +40,7 @@ def test_every_state_can_be_reached_from_the_first() -> None:
     assert reachable(PHASE_MOVES, Phase.PENDING) == set(Phase)
     assert reachable(DEPLOYMENT_MOVES, DeploymentState.PENDING) == set(DeploymentState)
     assert reachable(MOVES, VmState.PENDING) == set(VmState)
+    assert reachable(VOLUME_MOVES, VolumeState.AVAILABLE) == set(VolumeState)
 
 
 def test_every_instance_can_end_and_what_ended_stays_so() -> None:

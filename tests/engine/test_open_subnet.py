@@ -85,7 +85,7 @@ async def neighbours(tmp_path: Path) -> AsyncIterator[list[RealHelper]]:
     """Installations on one host, each with its own root helper."""
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(real_helper(tmp_path))
-        yield [first, *[await stack.enter_async_context(beside(first)) for _ in range(3)]]
+        yield [first, *[await stack.enter_async_context(beside(first)) for _ in range(2)]]
 
 
 @pytest.mark.real

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from plasmavmc.manager import VmManager
 from plasmavmc.types import MIB, DiskFormat, DiskSource, DiskSpec, ForkIdentity, RateLimit, VmSpec
 from plasmavmc.volumes import VolumeView
 from tests.engine.engine_rig import EngineRig
-from tests.engine.suspend_rig import S, guest, reaches, started
+from tests.engine.suspend_rig import S, eventually, guest, reaches, started
 
 SIZE = 32 * MIB
 KEY = bytes(range(32))
@@ -277,6 +278,25 @@ async def test_a_snapshot_that_fails_lets_the_vm_go_on_and_leaves_nothing(rig: E
     assert not rig.vmms.standing_still()
     assert not guest(rig).frozen
     assert (await view(manager)).snapshots == ()
+
+
+async def test_an_engine_that_dies_while_a_vm_stands_still_leaves_one_that_runs_on(rig: EngineRig) -> None:
+    manager = await running(rig)
+
+    async def endless(_volume_id: str, _snapshot_id: str) -> None:
+        await asyncio.Event().wait()
+
+    take, rig.volumes.snapshot = rig.volumes.snapshot, endless  # type: ignore[method-assign]
+    taking = asyncio.create_task(manager.volumes.snapshot("vol_1", "snap_1"))
+    await eventually(rig.vmms.standing_still)
+    again = rig.manager()
+    await again.recover()
+    assert not rig.vmms.standing_still()
+    rig.volumes.snapshot = take  # type: ignore[method-assign]
+    await again.volumes.snapshot("vol_1", "snap_1")
+    assert [snapshot.snapshot_id for snapshot in (await view(again)).snapshots] == ["snap_1"]
+    taking.cancel()
+    await asyncio.wait({taking})
 
 
 async def test_a_guest_that_wrote_before_the_snapshot_was_taken_has_no_snapshot(rig: EngineRig) -> None:

@@ -132,6 +132,18 @@ async def _empty_organization(place: Place, asked: Asked) -> Asked:
     return replace(asked, path={"organization": (await place.world.commit(work)).id})
 
 
+async def _empty_volume(place: Place, asked: Asked) -> Asked:
+    """One that nothing mounts and that has no snapshots."""
+    volume = await place.made("/v1/volumes", {"name": "empty", "size": "1gb"}, query=place.in_project)
+    return replace(asked, path={"volume": volume["id"]})
+
+
+async def _attached_volume(place: Place, asked: Asked) -> Asked:
+    body = {"app": place.things["app"], "destination": "/data"}
+    await place.made(f"/v1/volumes/{place.things['volume']}/actions/attach", body)
+    return asked
+
+
 async def _failed_delivery(place: Place, asked: Asked) -> Asked:
     """What waits for a webhook fails where that is switched off."""
     await place.world.call("PATCH", f"/v1/webhooks/{place.things['webhook']}", {"active": False}, token=ADMIN)
@@ -227,6 +239,8 @@ _READY: Mapping[str, Callable[[Place, Asked], Awaitable[Asked]]] = {
     "resume_vm": _asleep,
     "finish_upload": _whole_upload,
     "delete_image": _unused_image,
+    "delete_volume": _empty_volume,
+    "detach_volume": _attached_volume,
     "delete_project": _empty_project,
     "delete_organization": _empty_organization,
     "redeliver": _failed_delivery,

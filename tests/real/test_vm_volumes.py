@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from plasmavmc.errors import CapacityError
 from plasmavmc.guest.api import ExecExit
 from plasmavmc.states import VmState
 from plasmavmc.storage.sparse import data_ranges
 from plasmavmc.types import MIB, DiskSource, DiskSpec, ExecSpec
 from tests.contract.images_samples import Sample
-from tests.real.suspend_world import World, world
+from tests.real.suspend_world import PATIENCE_S, World, world
 
 pytestmark = pytest.mark.real
 
 KEY = os.urandom(32)
+DISK_BYTES = 128 * MIB
 CANARY = "nobody on the host shall read this"
 
 
 @pytest.fixture
 async def host(tmp_path: Path, suspend_sample: Sample, suspend_images: Path) -> AsyncIterator[World]:
+    """Its volumes lie on a disk that is soon full."""
     async with world(tmp_path, suspend_sample, suspend_images) as made:
-        yield made
+        place = str(made.directory / "volumes")
+        run("mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0700", "tmpfs", place)
+        try:
+            yield made
+        finally:
+            run("umount", "--lazy", place)
 
 
 def mounts(**volumes: str) -> tuple[DiskSpec, ...]:
@@ -41,6 +51,13 @@ async def runs(host: World, name: str, volumes: tuple[DiskSpec, ...]) -> str:
     host.manager.start(spec.id)
     await host.reaches(spec.id, VmState.RUNNING)
     return spec.id
+
+
+async def ended(host: World, vm_id: str) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        revision = host.manager.revision
+        while host.manager.get(vm_id).status.state is not VmState.FAILED:
+            revision = await host.manager.changed(revision)
 
 
 async def sh(host: World, vm_id: str, script: str) -> str:
@@ -60,10 +77,25 @@ def told_to(pid: int) -> bytes:
     return b"".join(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
 
 
+def run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.decode()
+
+
+def replayed(volume: Path, path: str) -> str:
+    """A file of a volume that was not unmounted, after its journal was replayed."""
+    subprocess.run(["e2fsck", "-fy", "-E", "journal_only", volume], capture_output=True, check=False)
+    return run("debugfs", "-R", f"cat {path}", str(volume)).strip()
+
+
+def left_in(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
+
+
 def check_whole(volume: Path) -> None:
     """Its file system is sound, and has nothing to replay."""
-    checked = subprocess.run(["e2fsck", "-fn", volume], capture_output=True, check=False)
-    assert checked.returncode == 0, checked.stdout.decode()
+    run("e2fsck", "-fn", str(volume))
 
 
 def data(path: Path) -> bytes:
@@ -121,7 +153,28 @@ async def test_what_is_written_outlives_its_vm_grows_under_it_and_lies_sealed(ho
     )
     await host.manager.suspend(cloned)
     await host.manager.resume(cloned)
-    await sh(host, cloned, "echo awake > /open/c; sync; cat /open/c")
+    await sh(host, cloned, "echo awake > /open/c; sync /open/c")
+
+    # The host's disk is full: the guest is told, its VM goes on. Its VMM is killed: the journal has what was synced.
+    assert "error" in await sh(host, cloned, "dd if=/dev/urandom of=/first/big bs=1M count=120 conv=fsync || true")
+    assert await sh(host, cloned, "cat /sealed/a") == CANARY
+    handle = host.manager.get(cloned).handle
+    assert handle is not None
+    os.kill(handle.pid, signal.SIGKILL)
+    await ended(host, cloned)
     await host.manager.delete(cloned)
+    assert replayed(stored / "vol_two" / "volume.raw", "/c") == "awake"
+
+    # What nobody has can be what it was, once there is room for it, and goes when it is to.
+    with pytest.raises(CapacityError):
+        await volumes.restore("vol_open", "snap_open")
+    for volume_id in ("vol_two", "vol_three"):
+        await volumes.delete(volume_id)
     await volumes.restore("vol_open", "snap_open")
-    assert CANARY.encode() in data(stored / "vol_open" / "volume.raw")
+    check_whole(stored / "vol_open" / "volume.raw")
+    for snapshot_id in ("snap_open", "snap_sealed"):
+        await volumes.delete_snapshot(snapshot_id)
+    for volume_id in ("vol_open", "vol_sealed"):
+        await volumes.delete(volume_id)
+    assert await volumes.list() == ()
+    assert left_in(stored) == []

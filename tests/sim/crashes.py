@@ -26,6 +26,7 @@ LASTS_S = {
     "rollback": 4.0,
     "scale": 4.0,
     "sleep": 4.0,
+    "attach": 4.0,
     "destroy": 4.0,
     "drain": 7.0,
     "node-remove": 4.0,

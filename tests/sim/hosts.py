@@ -18,6 +18,7 @@ from shellwego.core.apps import Check
 from shellwego.core.errors import UnavailableError
 from shellwego.core.nodes import NodeFacts
 from shellwego.core.vms import VmPhase, VmView
+from shellwego.core.volumes import VolumeView
 from shellwego.drivers.engine.memory import MemoryEngine
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.drivers.uplink.memory import MemoryEdgeUplink, MemoryLink, MemoryNodeUplink
@@ -82,6 +83,14 @@ class SimEngine(MemoryEngine):
         await self._gate.passed()
         return await super().observe()
 
+    async def volumes(self) -> tuple[VolumeView, ...]:
+        await self._gate.passed()
+        return await super().volumes()
+
+    async def create_volume(self, volume_id: str, size_bytes: int) -> None:
+        await self._before("make a volume")
+        await super().create_volume(volume_id, size_bytes)
+
     async def _before(self, order: str) -> None:
         await self._gate.passed()
         await self._world.points.reached(self._host, order)
@@ -93,6 +102,10 @@ class SimEngine(MemoryEngine):
 
     def digest(self, vm_id: str) -> str:
         return self._vms[vm_id].order.workload.image_digest if vm_id in self._vms else ""
+
+    def mounted(self, volume_id: str) -> list[str]:
+        """VMs that have a volume, asked from outside."""
+        return [vm_id for kept, vm_id in self._holders() if kept == volume_id]
 
     def end(self, vm_id: str, code: int) -> None:
         """The workload ends by itself."""

@@ -97,7 +97,13 @@ MUTATIONS = (
         "self._waits.fetch.wait(LOOK_AGAIN_S)",
         "self._waits.fetch.wait()",
     ),
-    Mutation("plans without a hint", "control/loops/rollout.py", "clock.sleep(every_s)", "clock.sleep(1e6)"),
+    Mutation(
+        "plans without a hint",
+        "control/loops/rollout.py",
+        "            tasks.create_task(self._sweep(BUSY_EVERY_S, busy_apps))\n"
+        "            tasks.create_task(self._sweep_changed())\n",
+        "",
+    ),
     Mutation("routes without a hint", "edge/daemon.py", "wait(self._settings.poll_s)", "wait()"),
     Mutation(
         "end before forgetting",

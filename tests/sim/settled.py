@@ -4,7 +4,7 @@ over."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from shellwego.core.apps import App, wanted_counts
@@ -15,17 +15,38 @@ from shellwego.core.nodes import NodeHealth, Scheduling
 from shellwego.core.routes import service_port
 from shellwego.core.slots import REPLACE_BACKOFF_S
 from shellwego.core.vms import VmPhase, VmView
+from shellwego.core.volumes import Volume, VolumeState
 from shellwego.edge.pool import instance_of
 from shellwego.edge.targets import parse_address
 
 if TYPE_CHECKING:
+    from tests.sim.hosts import NodeHost
     from tests.sim.world import World
 
 
 def unsettled(world: World) -> Iterator[str]:
     """What is not yet as it should be; nothing: all agrees."""
-    for look in (_deployments, _apps, _nodes, _drains, _edges, _outbox, _images, _leases):
+    for look in (_deployments, _apps, _nodes, _drains, _edges, _outbox, _images, _leases, _volumes):
         yield from look(world)
+
+
+def _volumes(world: World) -> Iterator[str]:
+    rows, instances = world.rows("volumes"), world.rows("instances")
+    for row in rows.values():
+        holder = instances.get(row.instance_id)
+        if row.instance_id and (holder is None or not holder.live or holder.node_id != row.node_id):
+            yield f"volume {row.name} is held by {row.instance_id}, which is gone"
+        if row.state not in (VolumeState.AVAILABLE, VolumeState.ATTACHED):
+            yield f"volume {row.name} is {row.state}"
+    for node in world.nodes:
+        kept = node.engine.disks.kept
+        yield from (f"{node.name} keeps {id_}, which is not its own" for id_ in kept if not _lives(rows, id_, node))
+        own = [row for row in rows.values() if row.node_id and row.node_id == node.node_id]
+        yield from (f"{node.name} has not got {row.name}" for row in own if row.id not in kept)
+
+
+def _lives(rows: Mapping[str, Volume], volume_id: str, node: NodeHost) -> bool:
+    return volume_id in rows and rows[volume_id].node_id == node.node_id
 
 
 def _deployments(world: World) -> Iterator[str]:

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 from shellwego.control import apps, deployments
 from shellwego.control.apps import AppWish, current_deployment
+from shellwego.control.attachments import attach
 from shellwego.control.config import ConfigWish
 from shellwego.control.deployments import Rollout
 from shellwego.control.images import choose_image
+from shellwego.control.mounts import volume_named
 from shellwego.control.runs import RunWish, create_run, stop_run
 from shellwego.control.scopes import AppTarget, ProjectTarget
 from shellwego.control.sleep import resume, suspend
 from shellwego.control.unit import Unit
-from shellwego.core.apps import App, Service
+from shellwego.control.volumes import VolumeWish, create_volume
+from shellwego.core.apps import App, Mount, Service
 from shellwego.core.deployments import CanaryPlan
 from shellwego.core.errors import ConflictError, ForbiddenError, ShellWeGoError
 from shellwego.core.instances import OwnerKind, Phase, Sleep
@@ -42,6 +45,7 @@ EFFECTS = {
     "sleep": "instance.suspending",
     "wake": "instance.resuming",
     "cancel": "app.deployment.cancelled",
+    "attach": "app.deployment.requested",
     "destroy": "app.deleting",
 }
 """The event by which each operation is told, once."""
@@ -105,6 +109,9 @@ class Tenant(Client):
                 model.stopped = request.operation == "stop"
             case "destroy":
                 model.destroyed = True
+            case "attach":
+                model.counts["web"] = 1
+                model.deployments[str(answer["deployment"])] = request.tag
             case "deploy" | "deploy-bad" | "rollback" | "restart":
                 model.generation += request.operation == "restart"
                 model.deployments[str(answer["deployment"])] = request.tag
@@ -252,6 +259,19 @@ def _wake(unit: Unit, app: App) -> Told:
     return {"instance": resume(unit, asleep[0]).id}
 
 
+def _attach(unit: Unit, app: App) -> Told:
+    """A volume of its own, which one instance can have."""
+    project = unit.tx.projects.get(app.project_id)
+    name = f"data-{app.name}"
+    volume = volume_named(unit.tx, app.project_id, name)
+    if not app.last_release_number or project is None:
+        raise ConflictError("never-deployed", "it has no release yet")
+    volume = volume or create_volume(unit, project, VolumeWish(name=name, size_bytes=1 << 30))
+    scaled = apps.scale_app(unit, app, {"web": 1})
+    made = attach(unit, volume, scaled, Mount(source=name, destination="/data"))
+    return {"deployment": made.id if made else ""}
+
+
 def _cancel(unit: Unit, app: App) -> Told:
     deployment = current_deployment(unit.tx, app)
     if deployment is None:
@@ -268,6 +288,7 @@ _SIMPLE: Mapping[str, Callable[[int], Work]] = {
     "stop-run": lambda number: _stop_run,
     "sleep": _sleep,
     "wake": lambda number: _wake,
+    "attach": lambda number: _attach,
     "cancel": lambda number: _cancel,
     "destroy": lambda number: _destroy,
 }

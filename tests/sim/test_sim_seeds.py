@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from tests.sim.crashes import OPERATIONS
 from tests.sim.play import Outcome
 from tests.sim.shrink import shrink
-from tests.sim.story import EVENTS, FAULTS, Event, Fault, Story, draw
+from tests.sim.story import ALL_OPERATIONS, EVENTS, FAULT_KINDS, FAULTS, NODE_DEAD, Event, Fault, Story, draw
 from tests.sim.watch import Violation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +26,8 @@ def sim(*arguments: str, timeout: float = 7200) -> subprocess.CompletedProcess[s
 
 
 def test_no_story_of_a_few_seeds_violates_anything(request: pytest.FixtureRequest) -> None:
-    number = ["1000"] if request.config.getoption("--nightly") else ["5", "--few"]
+    """By night so many that each fault meets each operation."""
+    number = ["1000"] if request.config.getoption("--nightly") else ["12", "--few"]
     done = sim("--seeds", *number)
     assert done.returncode == 0, done.stderr[-5000:]
 
@@ -38,6 +40,20 @@ def test_a_seed_is_the_same_story_each_time_and_large_enough() -> None:
         assert story.apps >= 5
         assert sum(isinstance(part, Event) for part in story.parts) >= EVENTS >= 300
         assert sum(isinstance(part, Fault) for part in story.parts) >= FAULTS[0] >= 5
+
+
+def test_some_hundred_stories_have_each_operation_under_each_fault() -> None:
+    """As they are drawn: what is asked while something goes wrong."""
+    met: Counter[tuple[str, str]] = Counter()
+    for seed in range(500):
+        parts = draw(seed).parts
+        faults = [part for part in parts if isinstance(part, Fault)]
+        for event in parts:
+            if isinstance(event, Event):
+                met.update(
+                    (fault.kind, event.kind) for fault in faults if fault.at <= event.at < fault.at + fault.seconds
+                )
+    assert min(met[fault, operation] for fault in (*FAULT_KINDS, NODE_DEAD) for operation in ALL_OPERATIONS) > 5
 
 
 def test_a_story_goes_the_same_way_in_two_processes() -> None:

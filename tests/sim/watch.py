@@ -282,6 +282,10 @@ class Watch:
                 own = view.instance_id == order.instance_id and view.vm_id != order.vm_id
                 if own and view.phase is not VmPhase.ENDED:
                     self.violated("two-owners", f"{order.instance_id}: {order.vm_id} beside {view.vm_id}")
+        for mount in order.workload.mounts:
+            others = [vm for host in self._world.nodes for vm in host.engine.mounted(mount.volume_id)]
+            if set(others) - {order.vm_id}:
+                self.violated("two-owners", f"{mount.volume_id}: {order.vm_id} beside {others}")
 
     def vm_stopped(self, node: str, view: VmView) -> None:
         """A VM that nobody wants to end is not stopped, whatever its agent went through."""

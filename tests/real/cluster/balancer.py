@@ -1,4 +1,7 @@
-"""A plain balancer in front of the servers' API: a HAProxy of the test's own that passes TCP and asks `/readyz`."""
+"""A plain balancer in front of the servers' API: a HAProxy of the test's own that passes TCP and asks `/readyz`.
+
+It does not end the connections of a server that is not ready: one that is about to end still answers on them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ listen api
     balance roundrobin
     option httpchk GET /readyz
     timeout check 5s
-    default-server check check-ssl verify none inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions
+    default-server check check-ssl verify none inter 500ms fall 2 rise 1
 {servers}
 """
 

@@ -1,4 +1,6 @@
-"""Whether instances take declared steps only (L4), seen in the database, from outside, all the time."""
+"""Whether instances take declared steps only (L4), and how often another server leads: seen in the database, from outside,
+all the time.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +25,9 @@ class Watch:
         self._thread = threading.Thread(target=self._work)
         self.undeclared: list[str] = []
         self.looks = 0
+        self.takeovers = 0
+        """Of the loop that judges nodes. A server that begins to lead has heard nothing yet."""
+        self._leader = ""
 
     def __enter__(self) -> Watch:
         self._thread.start()
@@ -36,11 +41,17 @@ class Watch:
         while not self._stop.wait(EVERY_S):
             try:
                 rows = self._cluster.sql("SELECT id, phase FROM instances")
+                leader = self._cluster.sql("SELECT holder FROM leases WHERE id = 'loop.nodes'")
             except psycopg.OperationalError:  # the database is what is away
                 continue
             self.looks += 1
+            self._led_by(str(leader))
             for id_, phase in rows:
                 self._seen(str(id_), Phase(str(phase)))
+
+    def _led_by(self, leader: str) -> None:
+        self.takeovers += bool(self._leader) and leader != self._leader
+        self._leader = leader
 
     def _seen(self, id_: str, phase: Phase) -> None:
         before = self._phases.get(id_, phase)

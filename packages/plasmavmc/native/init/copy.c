@@ -10,23 +10,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "files.h"
 #include "tlv.h"
 
 enum { STATUS_FD = 3 };
 
-/* linux/openat2.h, which the C library does not have. */
-struct open_how {
-    uint64_t flags, mode, resolve;
-};
-enum { RESOLVE_NO_MAGICLINKS = 0x02, RESOLVE_NO_SYMLINKS = 0x04, RESOLVE_BENEATH = 0x08 };
-
 int open_beneath(int directory, const char *path)
 {
-    struct open_how how = {
-        .flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
-        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
-    };
-    return (int)syscall(SYS_openat2, directory, path, &how, sizeof how);
+    return open_place_at(directory, path, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
 }
 
 void complain(const char *format, ...)

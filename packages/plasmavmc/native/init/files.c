@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 void make_parents(const char *path)
@@ -28,6 +29,17 @@ void make_directories(const char *path, mode_t mode)
     make_parents(path);
     if (mkdir(path, mode) == 0)
         chmod(path, mode); /* the umask has no say */
+}
+
+/* linux/openat2.h, which the C library does not have. */
+struct open_how {
+    uint64_t flags, mode, resolve;
+};
+
+int open_place_at(int directory, const char *path, uint64_t resolve)
+{
+    struct open_how how = {.flags = O_PATH | O_DIRECTORY | O_CLOEXEC, .resolve = resolve};
+    return (int)syscall(SYS_openat2, directory, path, &how, sizeof how);
 }
 
 bool is_empty(const char *directory)

@@ -13,6 +13,12 @@ void make_directories(const char *path, mode_t mode);
 /* The same for the directories above a file. */
 void make_parents(const char *path);
 
+/* How a path may be followed (openat2(2)). */
+enum { RESOLVE_NO_MAGICLINKS = 0x02, RESOLVE_NO_SYMLINKS = 0x04, RESOLVE_BENEATH = 0x08, RESOLVE_IN_ROOT = 0x10 };
+
+/* A directory, as a place and not to read. -1 with errno. */
+int open_place_at(int directory, const char *path, uint64_t resolve);
+
 /* True where the directory is missing or holds nothing. */
 bool is_empty(const char *directory);
 

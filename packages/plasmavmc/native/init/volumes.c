@@ -3,14 +3,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -23,12 +21,6 @@
 #define FREEZE ((int)_IOWR('X', 119, int))
 #define THAW ((int)_IOWR('X', 120, int))
 #define RESIZE_EXT4 _IOW('f', 16, uint64_t)
-
-/* linux/openat2.h */
-struct open_how {
-    uint64_t flags, mode, resolve;
-};
-enum { RESOLVE_NO_MAGICLINKS = 0x02, RESOLVE_IN_ROOT = 0x10 };
 
 enum { DEVICE_MAX = 16, GROWTH_PATIENCE_MS = 5000, UNMOUNT_PATIENCE_MS = 3000 };
 
@@ -47,15 +39,6 @@ static void device_of(unsigned disk, char *into)
     snprintf(into, DEVICE_MAX, "/dev/vd%c", (char)('a' + disk));
 }
 
-static int open_in_root(const char *path)
-{
-    struct open_how how = {
-        .flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
-        .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
-    };
-    return (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
-}
-
 static bool is_root(int directory)
 {
     struct stat root, found;
@@ -67,7 +50,7 @@ static bool is_root(int directory)
 static int open_place(const char *path, struct failure *failure)
 {
     make_directories(path, 0755);
-    int place = open_in_root(path);
+    int place = open_place_at(AT_FDCWD, path, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
     if (place < 0) {
         fail(failure, "bad-volume", "%.200s is no directory, and cannot be made one: %s", path, strerror(errno));
     } else if (is_root(place)) {

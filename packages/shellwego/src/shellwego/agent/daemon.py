@@ -20,7 +20,7 @@ from shellwego.agent.checks import Checker
 from shellwego.agent.peers import Peers
 from shellwego.agent.probes import HostProber, Prober
 from shellwego.agent.reconciler import Reconciler
-from shellwego.agent.report import Reports
+from shellwego.agent.report import Reports, Sight
 from shellwego.agent.secrets import SecretKeeper
 from shellwego.agent.state import NodeState
 from shellwego.agent.streams import StreamServer
@@ -30,11 +30,10 @@ from shellwego.core.nodecallers import SHUT_OUT
 from shellwego.core.nodes import WHOLE, NodeFacts, Offer
 from shellwego.core.troubles import Troubles
 from shellwego.ports.bus import Bus
-from shellwego.ports.clock import Clock
+from shellwego.ports.clock import Clock, Waiter
 from shellwego.ports.engine import Engine
 from shellwego.ports.streams import StreamListener
 from shellwego.ports.uplink import Memories, NodeUplink
-from shellwego.ports.waiting import Waiter
 from shellwego.wire import subjects
 
 HEARTBEAT_S = 2.0
@@ -218,14 +217,14 @@ class Agent:
             return False
         if assignments.epoch > known:
             self._reports.start_over()
-        if self._reconciler.assign(assignments.items) or assignments.epoch > known:
+        if self._reconciler.assign(assignments.items, assignments.volumes) or assignments.epoch > known:
             self._waits.look.ring()
         return True
 
     async def _look(self) -> None:
         self._waits.look.clear()
         wake_at = await self._reconciler.look()
-        news = self._reconciler.observed, self._checker.unsettled()
+        news = self._sight(), self._checker.unsettled()
         if self._reports.is_urgent(*news):
             self._waits.report.ring()
         elif self._reports.has_news(*news):
@@ -240,16 +239,23 @@ class Agent:
             epoch=self._state.epoch,
             sequence=self._state.next_sequence(),
             facts=await self._facts(),
-            observed=self._reconciler.observed,
+            seen=self._sight(),
             unsettled=self._checker.unsettled(),
         )
         current = await self._uplink.report(report)
         if current > report.epoch:
             self._waits.fetch.ring()
         else:
-            self._reports.confirm(report, self._reconciler.observed)
+            self._reports.confirm(report, self._sight())
         await self._clock.sleep(COALESCE_S)
         await self._waits.report.wait(HEARTBEAT_S)
+
+    def _sight(self) -> Sight:
+        """As of the last look; nothing before the first."""
+        return Sight(
+            instances=self._reconciler.observed or {},
+            volumes=self._reconciler.volumes.observed or {},
+        )
 
 
 @contextmanager

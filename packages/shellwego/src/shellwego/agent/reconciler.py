@@ -18,8 +18,9 @@ from shellwego.agent.checks import Checker, checks_of
 from shellwego.agent.probes import Target
 from shellwego.agent.secrets import SecretKeeper
 from shellwego.agent.tails import Tails
+from shellwego.agent.volumes import Volumes
 from shellwego.agent.waiting import cancel_all
-from shellwego.core.assignments import Assignment
+from shellwego.core.assignments import Assignment, VolumeOrder
 from shellwego.core.convergence import (
     Action,
     Convergence,
@@ -42,7 +43,7 @@ from shellwego.core.instances import SUSPEND_FAILED, Observed
 from shellwego.core.troubles import Troubles
 from shellwego.core.vms import VmPhase, VmView
 from shellwego.ports.clock import Clock
-from shellwego.ports.engine import Engine, VmOrder
+from shellwego.ports.engine import Engine, VmOrder, VolumeEngine
 
 _CHECKED = (VmPhase.RUNNING, VmPhase.SUSPENDING)
 """One that falls asleep keeps its checks' word, in case that it does not."""
@@ -76,6 +77,7 @@ class Reconciler:
         self._secrets = secrets
         self._tails = Tails(engine, clock)
         self._changed = changed
+        self.volumes = Volumes(engine if isinstance(engine, VolumeEngine) else None, clock, changed)
         self._assignments: tuple[Assignment, ...] | None = None
         self._memories: Mapping[str, Memory] = {}
         self._orders: dict[str, asyncio.Task[None]] = {}
@@ -85,9 +87,9 @@ class Reconciler:
         self.observed: Mapping[str, Observed] | None = None
         """By instance id, as of the last look; None before the first."""
 
-    def assign(self, assignments: tuple[Assignment, ...]) -> bool:
+    def assign(self, assignments: tuple[Assignment, ...], volumes: tuple[VolumeOrder, ...] = ()) -> bool:
         """Take new orders; False where they are those we had."""
-        known = self._assignments == assignments
+        known = not self.volumes.assign(volumes) and self._assignments == assignments
         self._assignments = assignments
         self._secrets.keep_only({item.instance_id for item in assignments if item.present})
         return not known
@@ -102,12 +104,15 @@ class Reconciler:
         views = await self._engine.observe()
         self._check(self._assignments, views)
         health = await self._tails.joined(self._checker.health)
-        step = converge(self._assignments, views, self._memories, health, self._clock.monotonic())
+        wake_volumes = await self.volumes.look()
+        assignments = self._assignments
+        obstacles = self.volumes.obstacles(assignments, views)
+        step = converge(assignments, views, self._memories, health, self._clock.monotonic(), obstacles=obstacles)
         self._memories = step.memories
         self._take(views, step)
         for action in step.actions:
             self._order(action)
-        return step.wake_at
+        return min((moment for moment in (step.wake_at, wake_volumes) if moment is not None), default=None)
 
     def vm_of(self, instance_id: str) -> VmView | None:
         """The newest attempt of an instance, as of the last look."""
@@ -125,6 +130,7 @@ class Reconciler:
     async def close(self) -> None:
         """Let go of orders under way; no VM is stopped."""
         await cancel_all(list(self._orders.values()))
+        await self.volumes.close()
 
     def _goes_on(self, instance_id: str) -> bool:
         present = any(item.instance_id == instance_id and item.present for item in self._assignments or ())
@@ -192,7 +198,12 @@ class Reconciler:
         except UnavailableError as error:
             self._delay(order, error)
             return
-        await self._engine.run(replace(_vm_order(order), secrets=secrets))
+        try:
+            await self._engine.run(replace(_vm_order(order), secrets=secrets))
+        except ConflictError as error:
+            if error.code != "volume-held":
+                raise
+            self._delay(order, error)
 
     async def _fetch(self, order: FetchVm) -> None:
         """Its secrets are in its memory. A failure leaves no VM to see, and is remembered."""
@@ -210,7 +221,7 @@ class Reconciler:
             self._changed()
 
     def _delay(self, order: RunVm, error: ShellWeGoError) -> None:
-        """The VM begins when its secrets can be had; that they cannot is none of its own failures."""
+        """The VM begins when its secrets and volumes can be had; that they cannot is none of its own failures."""
         end = End(reason=error.message, reason_code=error.code)
         memory = self._memories.get(order.instance_id, Memory())
         self._memories = {**self._memories, order.instance_id: delayed(memory, end, self._clock.monotonic())}

@@ -7,31 +7,43 @@ A report that was lost, or whose answer was, is told again under a new sequence.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from shellwego.core.assignments import NodeReport
 from shellwego.core.instances import Observed, Phase
 from shellwego.core.nodes import NodeFacts
+from shellwego.core.volumes import ObservedVolume
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What was seen at the last look."""
+
+    instances: Mapping[str, Observed] = field(default_factory=dict)
+    volumes: Mapping[str, ObservedVolume] = field(default_factory=dict)
 
 
 class Reports:
     """Builds reports and remembers which were confirmed."""
 
     def __init__(self) -> None:
-        self._confirmed: dict[str, Observed] = {}
+        self._confirmed = Sight()
 
     def start_over(self) -> None:
         """Tell everything again: the control plane may have forgotten, or began a new epoch."""
-        self._confirmed.clear()
+        self._confirmed = Sight()
 
-    def has_news(self, observed: Mapping[str, Observed] | None, unsettled: frozenset[str]) -> bool:
+    def has_news(self, seen: Sight, unsettled: frozenset[str]) -> bool:
         """True where a report is worth sending before the next heart-beat."""
-        return bool(self._news(observed or {}, unsettled))
+        news = self._news(seen, unsettled)
+        return bool(news.instances or news.volumes)
 
-    def is_urgent(self, observed: Mapping[str, Observed] | None, unsettled: frozenset[str]) -> bool:
-        """True where it says more than how far a start has come, which nothing waits for."""
-        news = self._news(observed or {}, unsettled)
-        return any(_settled(seen) != _settled(self._confirmed.get(id_)) for id_, seen in news.items())
+    def is_urgent(self, seen: Sight, unsettled: frozenset[str]) -> bool:
+        """True where it says more than how far a start has come, or how full a volume is, which nothing waits for."""
+        news, known = self._news(seen, unsettled), self._confirmed
+        return any(_settled(each) != _settled(known.instances.get(id_)) for id_, each in news.instances.items()) or any(
+            _steady(each) != _steady(known.volumes.get(id_)) for id_, each in news.volumes.items()
+        )
 
     def build(
         self,
@@ -40,29 +52,41 @@ class Reports:
         epoch: int,
         sequence: int,
         facts: NodeFacts,
-        observed: Mapping[str, Observed] | None,
+        seen: Sight,
         unsettled: frozenset[str],
     ) -> NodeReport:
-        """The next report. `observed` is None before the first look."""
-        told = self._news(observed or {}, unsettled)
+        """The next report."""
+        told = self._news(seen, unsettled)
         return NodeReport(
             node_id=node_id,
             epoch=epoch,
             sequence=sequence,
             facts=facts,
-            instances={id_: replace(seen, epoch=epoch, sequence=sequence) for id_, seen in told.items()},
+            instances={id_: replace(each, epoch=epoch, sequence=sequence) for id_, each in told.instances.items()},
+            volumes={id_: replace(each, epoch=epoch, sequence=sequence) for id_, each in told.volumes.items()},
         )
 
-    def confirm(self, report: NodeReport, observed: Mapping[str, Observed] | None) -> None:
-        """The control plane has taken it; `observed` is what is there now."""
-        told = {id_: replace(seen, epoch=0, sequence=0) for id_, seen in report.instances.items()}
-        self._confirmed = {id_: seen for id_, seen in (self._confirmed | told).items() if id_ in (observed or {})}
+    def confirm(self, report: NodeReport, seen: Sight) -> None:
+        """The control plane has taken it; `seen` is what is there now."""
+        instances = {id_: replace(each, epoch=0, sequence=0) for id_, each in report.instances.items()}
+        volumes = {id_: replace(each, epoch=0, sequence=0) for id_, each in report.volumes.items()}
+        known = self._confirmed
+        self._confirmed = Sight(
+            instances={id_: each for id_, each in {**known.instances, **instances}.items() if id_ in seen.instances},
+            volumes={id_: each for id_, each in {**known.volumes, **volumes}.items() if id_ in seen.volumes},
+        )
 
-    def _news(self, observed: Mapping[str, Observed], unsettled: frozenset[str]) -> dict[str, Observed]:
+    def _news(self, seen: Sight, unsettled: frozenset[str]) -> Sight:
         """What it does not know yet."""
-        return {
-            id_: seen for id_, seen in observed.items() if id_ not in unsettled and self._confirmed.get(id_) != seen
-        }
+        known = self._confirmed
+        return Sight(
+            instances={
+                id_: each
+                for id_, each in seen.instances.items()
+                if id_ not in unsettled and known.instances.get(id_) != each
+            },
+            volumes={id_: each for id_, each in seen.volumes.items() if known.volumes.get(id_) != each},
+        )
 
 
 def _settled(seen: Observed | None) -> Observed | None:
@@ -70,3 +94,11 @@ def _settled(seen: Observed | None) -> Observed | None:
     if seen is None or seen.phase is not Phase.STARTING:
         return seen
     return replace(seen, detail="", address="") if seen.ends else None
+
+
+def _steady(seen: ObservedVolume | None) -> ObservedVolume | None:
+    """An observation without what changes in the course of use."""
+    if seen is None:
+        return None
+    snapshots = {id_: replace(each, used_bytes=0) for id_, each in seen.snapshots.items()}
+    return replace(seen, used_bytes=0, snapshots=snapshots)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from shellwego.core.assignments import SecretsRequest
 from shellwego.core.convergence import RunVm
-from shellwego.core.errors import ForbiddenError, UnavailableError
+from shellwego.core.errors import ForbiddenError, ThrottledError, UnavailableError
 from shellwego.core.sensitive import Sensitive
 from shellwego.ports.uplink import NodeUplink
 
@@ -40,9 +40,9 @@ class SecretKeeper:
             )
         except ForbiddenError as error:  # the daemon registers again
             raise UnavailableError(error.code, error.message, resolution=error.resolution) from error
-        except UnavailableError:
+        except (UnavailableError, ThrottledError) as error:
             if order.instance_id not in self._held:
-                raise
+                raise UnavailableError(error.code, error.message, resolution=error.resolution) from error
         else:
             self._held[order.instance_id] = answer.values
         return self._held[order.instance_id]

@@ -87,7 +87,7 @@ class HintRoad:
                 except ShellWeGoError as error:
                     if trouble := self._troubles.failed("pass", error.message, self._clock.monotonic()):
                         log.warning("bus_pass.not_had", reason=error.message, **trouble.fields)
-                    key, pause = new_key(Role.USER), RETRY_S
+                    key, pause = key if error.temporary else new_key(Role.USER), RETRY_S
                 else:
                     before, held = held, await self._listen(found, key) if found else AsyncExitStack()
                     await before.aclose()
@@ -116,6 +116,7 @@ class HintRoad:
 
     async def _carry(self, bus: ListenedBus, pattern: str) -> None:
         async with bus.subscribe(pattern) as hints:
+            await self._hints.publish(everything(self._member_id))  # what links said until now was passed over
             async for hint in hints:
                 await self._hints.publish(everything(self._member_id) if hint.missed else hint.subject)
 

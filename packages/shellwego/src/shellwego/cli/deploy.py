@@ -251,6 +251,9 @@ def _tell_plan(planned: PlanView, *, err: bool = True) -> None:
         if each.obstacle:
             room = f"would evict {each.evicts} of lower priority" if each.evicts else "could not be placed now"
             click.echo(one_line(f"{each.process} {room}: {each.obstacle}"), err=err)
+        if each.pause:
+            said = f"{each.process} stops for a short while: the old one gives up the volume {each.pause}"
+            click.echo(one_line(said), err=err)
 
 
 def _remark(session: Session, name: str) -> None:

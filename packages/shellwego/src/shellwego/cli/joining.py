@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
@@ -18,13 +19,17 @@ if TYPE_CHECKING:
 V = TypeVar("V", "JoinTokenView", "NodeKeyView", "NodeAuthorityView")
 _HELP = {"help_option_names": ["-h", "--help"]}
 _SHOWN_OF_A_KEY = 16
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def _labels(pairs: tuple[str, ...]) -> dict[str, str]:
     wrong = next((pair for pair in pairs if "=" not in pair), None)
     if wrong is not None:
         raise click.UsageError(f"--label {wrong}: give KEY=VALUE.")
-    return dict(pair.split("=", 1) for pair in pairs)
+    labels = dict(pair.split("=", 1) for pair in pairs)
+    if len(labels) < len(pairs):
+        raise click.UsageError("A label is named twice.")
+    return labels
 
 
 def _list(session: Session, found: Sequence[V], row: Callable[[V], dict[str, object]], empty: str) -> None:
@@ -70,6 +75,8 @@ def join_token(
         return
     session.say(f"on the new host, as root, within {minutes} minutes:")
     click.echo(f"swg nodes join {made.url} {made.token}" + (" --edge" if edge else ""))
+    if urlsplit(made.url).hostname in _LOOPBACK:
+        session.say("no other host reaches that address: start the server with --node-listen ADDRESS, then ask again")
 
 
 @click.group("join-tokens", cls=NounGroup, context_settings=_HELP)

@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "rollback": ("shellwego.cli.releases:rollback", "Go back to an earlier release."),
     "env": ("shellwego.cli.env:env", "Show, set, unset and import environment variables."),
     "secrets": ("shellwego.cli.secrets:secrets", "Set, list, rotate and remove secrets of the project."),
+    "volumes": ("shellwego.cli.volumes:volumes", "Create, attach, resize, snapshot and restore volumes."),
     "logs": ("shellwego.cli.logs:logs", "Show an app's output; -f follows."),
     "exec": ("shellwego.cli.remote:exec_", "Run a command in a running instance."),
     "console": ("shellwego.cli.remote:console", "Open a shell in a running instance."),

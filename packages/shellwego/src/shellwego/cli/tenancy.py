@@ -161,18 +161,23 @@ def organization_usage(session: Session, name: str | None) -> None:
 _SCALES = {
     "memory": {"": 1, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40},
     "cpu": {"": 1000, "m": 1},
+    "storage": {"": 1, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40},
 }
 """What a unit behind a limit stands for: bytes, and thousandths of a core."""
 
 
+_SHOWN = ("apps", "instances", "memory", "cpu", "volumes", "storage")
+"""A server that is one version behind tells some of them only."""
+
+
 def _amounts(used: dict[str, int]) -> dict[str, object]:
-    return {name: _amount(name, used[name]) for name in ("apps", "instances", "memory", "cpu")}
+    return {name: _amount(name, used[name]) for name in _SHOWN if name in used}
 
 
 def _amount(name: str, value: int | None) -> object:
     if value is None:
         return "no limit"
-    return size(value) if name == "memory" else cores(value) if name == "cpu" else value
+    return size(value) if name in ("memory", "storage") else cores(value) if name == "cpu" else value
 
 
 def _show_quotas(session: Session, found: QuotasView) -> None:

@@ -61,6 +61,16 @@ class AppView(Struct, kw_only=True, frozen=True):
     version: int
 
 
+class AttachBody(Struct, kw_only=True, omit_defaults=True):
+    """The app whose process is to have the volume. One process has it, in one instance."""
+
+    app: str
+    destination: str
+    process: str = "web"
+    read_only: bool = False
+    stage: bool = False
+
+
 class AttemptView(Struct, kw_only=True, frozen=True):
     """`status` is absent where there was no answer."""
 
@@ -131,6 +141,7 @@ class BackendView(Struct, kw_only=True, frozen=True):
     isolation: str
     reason: str
     suspend: bool
+    volumes: bool
 
 
 class CanaryView(Struct, kw_only=True, frozen=True):
@@ -195,7 +206,7 @@ class ConfigBody(Struct, kw_only=True, omit_defaults=True):
     remove_processes: list[str] = field(default_factory=list)
     services: list[ServiceBody] | None = None
     checks: list[CheckBody] | None = None
-    mounts: list[MountBody] = field(default_factory=list)
+    mounts: list[MountBody] | None = None
     release_command: list[str] | None = None
     drain_timeout: float | None = None
     placement: PlacementBody | UnsetType = UNSET
@@ -210,6 +221,7 @@ class ConfigView(Struct, kw_only=True, frozen=True):
     processes: list[ProcessView]
     services: list[ServiceView]
     checks: list[CheckView]
+    mounts: list[MountView]
     release_command: list[str] | None
     drain_timeout: float
     placement: PlacementView
@@ -296,6 +308,12 @@ class DeploymentView(Struct, kw_only=True, frozen=True):
     finished_at: datetime | None
     finished: bool
     version: int
+
+
+class DetachBody(Struct, kw_only=True, omit_defaults=True):
+    """DetachBody"""
+
+    stage: bool = False
 
 
 class DiffView(Struct, kw_only=True, frozen=True):
@@ -640,11 +658,21 @@ class Membership(Struct, kw_only=True, omit_defaults=True):
 
 
 class MountBody(Struct, kw_only=True, omit_defaults=True):
-    """A volume and where a process is to have it. Refused as long as the platform has no volumes."""
+    """A volume of the project, and where a process is to have it. One process has a volume, in one instance."""
 
     source: str
     destination: str
     process: str = "web"
+    read_only: bool = False
+
+
+class MountView(Struct, kw_only=True, frozen=True):
+    """A volume of a process, and where it has it."""
+
+    source: str
+    destination: str
+    process: str
+    read_only: bool
 
 
 class MoveView(Struct, kw_only=True, frozen=True):
@@ -970,6 +998,7 @@ class ProcessPlanView(Struct, kw_only=True, frozen=True):
     started: int
     stopped: int
     obstacle: str | None
+    pause: str | None
     evicts: int
 
 
@@ -1093,12 +1122,25 @@ class ReleaseView(Struct, kw_only=True, frozen=True):
     state: str
 
 
+class ResizeBody(Struct, kw_only=True, omit_defaults=True):
+    """A volume only ever grows, also while it is in use."""
+
+    size: str
+
+
 class RestartBody(Struct, kw_only=True, omit_defaults=True):
     """When an ended workload is started again on its node."""
 
     policy: str = "always"
     retries: int = 3
     backoff: float | None = None
+
+
+class RestoreBody(Struct, kw_only=True, omit_defaults=True):
+    """Put a volume back to one of its snapshots, in place or as a new volume."""
+
+    snapshot: str
+    to: str | None = None
 
 
 class RoleCreate(Struct, kw_only=True, omit_defaults=True):
@@ -1377,6 +1419,35 @@ class SizeBody(Struct, kw_only=True, omit_defaults=True):
     disk: str | None = None
 
 
+class SnapshotCreate(Struct, kw_only=True, omit_defaults=True):
+    """SnapshotCreate"""
+
+    description: str = ""
+    freeze: bool = False
+
+
+class SnapshotList(Struct, kw_only=True, frozen=True):
+    """SnapshotList"""
+
+    data: list[SnapshotView]
+    pagination: Pagination
+
+
+class SnapshotView(Struct, kw_only=True, frozen=True):
+    """SnapshotView"""
+
+    id: str
+    volume_id: str
+    description: str
+    state: str
+    reason: str
+    size_bytes: int
+    used_bytes: int
+    freeze: bool
+    created_at: datetime
+    created_by: str
+
+
 class StageView(Struct, kw_only=True, frozen=True):
     """One visit of a stage."""
 
@@ -1510,6 +1581,75 @@ class VersionView(Struct, kw_only=True, frozen=True):
 
     version: str
     api: str
+
+
+class VolumeChange(Struct, kw_only=True, omit_defaults=True):
+    """A volume whose app was changed; follow the deployment."""
+
+    volume: VolumeDetail
+    app_id: str
+    deployment_id: str | None
+
+
+class VolumeCreate(Struct, kw_only=True, omit_defaults=True):
+    """A new volume. An empty one gets a node when something mounts it first; a copy of a snapshot lives where that does."""
+
+    name: str
+    size: str | None = None
+    snapshot: str | None = None
+    protected: bool = False
+
+
+class VolumeDetail(Struct, kw_only=True, omit_defaults=True):
+    """A volume with who needs it."""
+
+    id: str
+    project_id: str
+    name: str
+    state: str
+    reason: str
+    size_bytes: int
+    used_bytes: int
+    node: str | None
+    instance_id: str | None
+    source_snapshot_id: str | None
+    protected: bool
+    created_at: datetime
+    created_by: str
+    version: int
+    mounted_by: list[str]
+
+
+class VolumeList(Struct, kw_only=True, frozen=True):
+    """VolumeList"""
+
+    data: list[VolumeView]
+    pagination: Pagination
+
+
+class VolumePatch(Struct, kw_only=True, omit_defaults=True):
+    """VolumePatch"""
+
+    protected: bool
+
+
+class VolumeView(Struct, kw_only=True, frozen=True):
+    """VolumeView"""
+
+    id: str
+    project_id: str
+    name: str
+    state: str
+    reason: str
+    size_bytes: int
+    used_bytes: int
+    node: str | None
+    instance_id: str | None
+    source_snapshot_id: str | None
+    protected: bool
+    created_at: datetime
+    created_by: str
+    version: int
 
 
 class WaitingView(Struct, kw_only=True, frozen=True):
@@ -3201,6 +3341,253 @@ class Client(Transport):
                 headers={"Idempotency-Key": idempotency_key},
             ),
             SecretVersionView,
+        )
+
+    def create_volume(
+        self, body: VolumeCreate, *, project: str | None = None, idempotency_key: str | None = None
+    ) -> VolumeDetail:
+        """Make a volume, empty or as a copy of a snapshot."""
+        return decode(
+            self.send(
+                "POST",
+                "/v1/volumes",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            VolumeDetail,
+        )
+
+    def list_volumes(
+        self,
+        *,
+        project: str | None = None,
+        state: str | None = None,
+        q: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> VolumeList:
+        """The volumes of a project."""
+        return decode(
+            self.send(
+                "GET",
+                "/v1/volumes",
+                query={
+                    "project": project,
+                    "filter[state]": state,
+                    "filter[q]": q,
+                    "limit": limit,
+                    "cursor": cursor,
+                    "sort": sort,
+                    "include": include,
+                },
+            ),
+            VolumeList,
+        )
+
+    def get_volume(self, volume: str, *, project: str | None = None) -> VolumeDetail:
+        """One volume, with who mounts it."""
+        return decode(
+            self.send("GET", f"/v1/volumes/{segment(volume, 'volume')}", query={"project": project}), VolumeDetail
+        )
+
+    def update_volume(
+        self,
+        volume: str,
+        body: VolumePatch,
+        *,
+        project: str | None = None,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> VolumeDetail:
+        """Protect it from being deleted, or do so no more."""
+        return decode(
+            self.send(
+                "PATCH",
+                f"/v1/volumes/{segment(volume, 'volume')}",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            VolumeDetail,
+        )
+
+    def delete_volume(
+        self,
+        volume: str,
+        *,
+        project: str | None = None,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> None:
+        """Destroy a volume. It is gone when it answers 404; refused while something mounts it, it has snapshots, or it is protected."""
+        self.send(
+            "DELETE",
+            f"/v1/volumes/{segment(volume, 'volume')}",
+            query={"project": project},
+            headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+        )
+
+    def wait_volume(
+        self,
+        volume: str,
+        *,
+        project: str | None = None,
+        state: str | None = None,
+        version: int | None = None,
+        timeout: float | None = None,
+    ) -> VolumeDetail:
+        """The volume, once it is in one of the states (or has another version), or as it is at the end of the time."""
+        return decode(
+            self.send(
+                "GET",
+                f"/v1/volumes/{segment(volume, 'volume')}/wait",
+                query={"project": project, "state": state, "version": version, "timeout": timeout},
+            ),
+            VolumeDetail,
+        )
+
+    def attach_volume(
+        self,
+        volume: str,
+        body: AttachBody,
+        *,
+        project: str | None = None,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> VolumeChange:
+        """Have a process of an app mount it, which is rolled out. Takes `apps:write` on the app, too."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/volumes/{segment(volume, 'volume')}/actions/attach",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            VolumeChange,
+        )
+
+    def detach_volume(
+        self,
+        volume: str,
+        body: DetachBody,
+        *,
+        project: str | None = None,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> VolumeChange:
+        """Have the app that mounts it go on without it, which is rolled out. Takes `apps:write` on the app, too."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/volumes/{segment(volume, 'volume')}/actions/detach",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            VolumeChange,
+        )
+
+    def resize_volume(
+        self,
+        volume: str,
+        body: ResizeBody,
+        *,
+        project: str | None = None,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> VolumeDetail:
+        """Make it larger, also while it is in use."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/volumes/{segment(volume, 'volume')}/actions/resize",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            VolumeDetail,
+        )
+
+    def create_snapshot(
+        self, volume: str, body: SnapshotCreate, *, project: str | None = None, idempotency_key: str | None = None
+    ) -> SnapshotView:
+        """Keep what the volume holds now."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/volumes/{segment(volume, 'volume')}/snapshots",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            SnapshotView,
+        )
+
+    def list_snapshots(
+        self,
+        volume: str,
+        *,
+        project: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> SnapshotList:
+        """A volume's snapshots, the newest first."""
+        return decode(
+            self.send(
+                "GET",
+                f"/v1/volumes/{segment(volume, 'volume')}/snapshots",
+                query={"project": project, "limit": limit, "cursor": cursor, "sort": sort, "include": include},
+            ),
+            SnapshotList,
+        )
+
+    def get_snapshot(self, volume: str, snapshot: str, *, project: str | None = None) -> SnapshotView:
+        """One snapshot of a volume."""
+        return decode(
+            self.send(
+                "GET",
+                f"/v1/volumes/{segment(volume, 'volume')}/snapshots/{segment(snapshot, 'snapshot')}",
+                query={"project": project},
+            ),
+            SnapshotView,
+        )
+
+    def delete_snapshot(
+        self, volume: str, snapshot: str, *, project: str | None = None, idempotency_key: str | None = None
+    ) -> None:
+        """Destroy a snapshot; refused while a volume that began as a copy of it is there."""
+        self.send(
+            "DELETE",
+            f"/v1/volumes/{segment(volume, 'volume')}/snapshots/{segment(snapshot, 'snapshot')}",
+            query={"project": project},
+            headers={"Idempotency-Key": idempotency_key},
+        )
+
+    def restore_volume(
+        self,
+        volume: str,
+        body: RestoreBody,
+        *,
+        project: str | None = None,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> VolumeDetail:
+        """Put it back to one of its snapshots: in place, while nothing has it, or as a new volume."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/volumes/{segment(volume, 'volume')}/restore",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            VolumeDetail,
         )
 
     def list_master_keys(self) -> MasterKeyList:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from shellwego.control.announcements import announce
 from shellwego.control.config import MAX_COUNT, ConfigWish, merge, refuse, refuse_uncontainable
-from shellwego.control.quotas import charge_app
+from shellwego.control.mounts import refuse_shared
+from shellwego.control.quotas import charge_app, check_priority
 from shellwego.control.unit import Unit
 from shellwego.core import hostnames
 from shellwego.core.apps import App, AppConfig
@@ -35,12 +36,13 @@ def create_app(unit: Unit, project: Project, wish: AppWish, domain: str) -> App:
     Raises:
         InvalidError: the name, the config or a count is not possible.
         ConflictError: the project has an app of this name.
-        QuotaError: the project or its organization has as many apps as it may.
+        QuotaError: the project or its organization has as many apps as it may, or no app of it may have this priority.
     """
     hostnames.check_name(wish.name)
     if unit.tx.apps.select(eq("project_id", project.id), eq("name", wish.name), limit=1):
         fault = FieldError("name", "already-exists", "this name is in use in the project")
         raise ConflictError("app-exists", f"the project has an app “{wish.name}” already", errors=(fault,))
+    check_priority(unit.tx, project.id, wish.config.placement.priority)
     config = merge(AppConfig(), wish.config)
     now = unit.now()
     app = App(
@@ -71,7 +73,9 @@ def configure(unit: Unit, app: App, wish: ConfigWish) -> App:
 
     Raises:
         InvalidError: the result makes no sense.
+        QuotaError: it may not have this priority.
     """
+    check_priority(unit.tx, app.project_id, wish.placement.priority)
     return save(unit, replace(app, config=merge(app.config, wish)))
 
 
@@ -118,6 +122,7 @@ def scale_app(unit: Unit, app: App, counts: Mapping[str, int], sizes: ConfigWish
 def with_counts(tx: Transaction, app: App, config: AppConfig, counts: Mapping[str, int]) -> App:
     """The app with so many of some processes, as they are in `config`. Raises as `scale_app`; stores nothing."""
     wanted = {**app.counts, **_checked_counts(config, counts)}
+    refuse_shared(config, wanted)
     rising = {name: count for name, count in counts.items() if count > app.counts.get(name, 1)}
     refuse_uncontainable(config, rising, tx.nodes.select())
     return replace(app, counts=wanted) if wanted != app.counts else app

@@ -120,7 +120,7 @@ class Access:
     async def _refuse_own(self) -> NoReturn:
         self.decided = True
         await self._record_refusal(self.principal.principal_id, SYSTEM)
-        raise self._forbidden()
+        raise self._forbidden(self.permission)
 
     async def own_once(self, fn: Callable[[Unit], Answer]) -> Answer:
         """As `own`, for a write whose answer is given again when the request comes again with its key."""
@@ -138,6 +138,14 @@ class Access:
 
         return await self.own(run)
 
+    def require(self, tx: Transaction, target: Target[R], permission: str) -> R:
+        """Within a read or write of one thing, another thing on which the caller must hold another permission: where he does
+        not, he is told what he would be told had he asked for that alone."""
+        found = target.find(tx, self.principal)
+        if not self.allows(found.scope, permission):
+            raise _RefusedError(self._refusal(found, permission), found.id, found.scope)
+        return found.resource
+
     def allows(self, scope: Scope, permission: str = "") -> bool:
         """Whether the caller holds the operation's permission, or the given one, in a scope."""
         return iam.allowed(self.principal, permission or self.permission, scope.chain)
@@ -147,19 +155,19 @@ class Access:
         found = target.find(tx, self.principal)
         self._judged = found.id, found.scope
         if not self.allows(found.scope):
-            raise _RefusedError(self._refusal(found), found.id, found.scope)
+            raise _RefusedError(self._refusal(found, self.permission), found.id, found.scope)
         return found
 
-    def _refusal(self, found: Found[R]) -> ShellWeGoError:
+    def _refusal(self, found: Found[R], permission: str) -> ShellWeGoError:
         itself = {found.scope.project_id: "projects:read", found.scope.organization_id: "organizations:read"}
-        seen = (iam.read_permission(self.permission), itself.get(found.id, ""))
-        visible = any(self.allows(found.scope, permission) for permission in seen)
-        return self._forbidden() if visible or found.absent is None else found.absent
+        seen = (iam.read_permission(permission), itself.get(found.id, ""))
+        visible = any(self.allows(found.scope, each) for each in seen)
+        return self._forbidden(permission) if visible or found.absent is None else found.absent
 
-    def _forbidden(self) -> ForbiddenError:
+    def _forbidden(self, permission: str) -> ForbiddenError:
         return ForbiddenError(
             "forbidden",
-            f"the token does not hold the permission {self.permission} here",
+            f"the token does not hold the permission {permission} here",
             resolution="Use a token of somebody who does, or ask an owner for a role that has it.",
         )
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from shellwego.control.announcements import announce
 from shellwego.control.facts import releases_of
 from shellwego.control.grants import forget_grants
+from shellwego.control.holds import let_go
 from shellwego.control.priorities import allowed_priority, reprioritize
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App, Release
@@ -93,6 +94,8 @@ def _change(unit: Unit, app: App, change: Drain | Stop | Suspend | Lose) -> None
     changed = unit.tx.instances.update(change_instance(stored, change, unit.now()))
     if changed.node_id:
         unit.hint(subjects.assignments(changed.node_id))
+    if not changed.live:
+        let_go(unit, changed)
     data = {**instance_data(changed), "reason": change.reason}
     match change:
         case Drain():

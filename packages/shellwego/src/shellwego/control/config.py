@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from shellwego.core.admission import admit, admit_counts
-from shellwego.core.apps import MIB, AppConfig, Check, CheckKind, Process, RestartPolicy, Service
+from shellwego.core.apps import MIB, AppConfig, Check, CheckKind, Mount, Process, RestartPolicy, Service
 from shellwego.core.errors import FieldError, InvalidError
 from shellwego.core.images import ImageKind
 from shellwego.core.nodes import MAX_LABELS, Node
 from shellwego.core.placement_rules import MOST_PRIORITY, PlacementRules, Spread
 from shellwego.core.secrets import NAME as SECRET_NAME
 from shellwego.core.secrets import SecretRef
+from shellwego.core.volumes import mount_faults
 
 PROCESS_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -52,15 +53,6 @@ class ProcessWish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mount:
-    """A volume by name, and where a process is to have it."""
-
-    source: str
-    destination: str
-    process: str = "web"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementWish:
     """Changes to where instances may go; None leaves as it is, and empty is any."""
 
@@ -89,8 +81,7 @@ class ConfigWish:
     drain_timeout_s: float | None = None
     release_command: tuple[str, ...] | None = None
     """Empty: none any more."""
-    mounts: tuple[Mount, ...] = ()
-    """Refused, as long as there are no volumes."""
+    mounts: tuple[Mount, ...] | None = None
     backend: str | None = None
     """The backend that VMs must have; empty: whichever a node has for Linux images."""
     placement: PlacementWish = PlacementWish()
@@ -108,18 +99,14 @@ def merge(config: AppConfig, wish: ConfigWish) -> AppConfig:
 
 
 def merge_unchecked(config: AppConfig, wish: ConfigWish) -> AppConfig:
-    """The config after the wish, for who has something to add before it is checked.
-
-    Raises:
-        InvalidError: the wish is for what this platform does not have.
-    """
-    refuse("needs-volumes", tuple(_mount_faults(wish.mounts)), resolution="Leave the mounts out.")
+    """The config after the wish, for who has something to add before it is checked."""
     return replace(
         config,
         image=config.image if wish.image is None else wish.image,
         processes=tuple(_merge_processes(config.processes, wish)),
         services=config.services if wish.services is None else wish.services,
         checks=config.checks if wish.checks is None else wish.checks,
+        mounts=config.mounts if wish.mounts is None else wish.mounts,
         env=merge_env(config.env, {**wish.env, **dict.fromkeys(wish.secrets)}),
         secrets=_merge_secrets(config.secrets, wish),
         drain_timeout_s=config.drain_timeout_s if wish.drain_timeout_s is None else wish.drain_timeout_s,
@@ -198,6 +185,7 @@ def check_config(config: AppConfig) -> None:
         *_env_faults("env", config.env),
         *_secret_faults(config),
         *_placement_faults(config.placement),
+        *mount_faults(config),
     )
     if config.release_command is not None:
         faults = (*faults, *_command_faults("release_command", config.release_command))
@@ -231,6 +219,8 @@ def refuse_unplaceable(config: AppConfig, nodes: Iterable[Node], kind: ImageKind
     resolution = "Ask for less (scale --memory, --cpu, --disk), or give a node more room."
     if any(fault.field == "backend" for fault in faults):
         resolution = 'Name another backend (deploy --backend NAME), or none (--backend "").'
+    if any(fault.field == "mounts" for fault in faults):
+        resolution = "Leave the mounts out, or have a node join that keeps volumes."
     if any(fault.field.partition(".")[0] == "placement" for fault in faults):
         resolution = (
             "Ask for what a node has (deploy --region, --zone, --require, --tolerate), or have a node join that has it."
@@ -307,12 +297,6 @@ def _command_faults(at: str, command: tuple[str, ...]) -> Iterator[FieldError]:
     if not command or not command[0]:
         yield FieldError(at, "missing", "a program to run")
     yield from _argument_faults(at, command)
-
-
-def _mount_faults(mounts: Iterable[Mount]) -> Iterator[FieldError]:
-    for number, mount in enumerate(mounts):
-        message = f"{mount.destination[:80]} needs volumes, which this platform does not offer yet"
-        yield FieldError(f"mounts[{number}]", "needs-volumes", message)
 
 
 def _service_faults(config: AppConfig) -> Iterator[FieldError]:

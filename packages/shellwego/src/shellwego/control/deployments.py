@@ -15,6 +15,7 @@ from shellwego.control.announcements import announce
 from shellwego.control.apps import configure, current_deployment, deploying, save, with_counts
 from shellwego.control.config import ConfigWish, refuse
 from shellwego.control.images import ChosenImage, note_image, require_image
+from shellwego.control.mounts import refuse_shared, require_volumes
 from shellwego.control.plans import DeployPlan, done_already, plan_config, plan_deploy
 from shellwego.control.references import require_values
 from shellwego.control.releases import find_release, freeze, refuse_failed, release_before
@@ -161,6 +162,8 @@ def rollback(unit: Unit, app: App, ref: str | None, rollout: Rollout = Rollout()
     refuse_failed(unit.tx, app, old)
     require_image(unit.tx, app.project_id, old.image_digest)
     require_values(unit.tx, old.config)
+    require_volumes(unit.tx, app, old.config)
+    refuse_shared(old.config, app.counts)
     description = rollout.description or f"rollback to v{old.number}"
     changed, release = freeze(unit, app, old.config, old.image_digest, description)
     return begin(unit, changed, release, rollout)

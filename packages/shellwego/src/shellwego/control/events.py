@@ -17,8 +17,8 @@ from shellwego.control.unit import Control
 from shellwego.core.events import Event
 from shellwego.core.tenancy import Principal
 from shellwego.ports.bus import Hint
+from shellwego.ports.clock import Waiter
 from shellwego.ports.store import Op, Order, Transaction, Where, eq
-from shellwego.ports.waiting import Waiter
 from shellwego.wire import subjects
 
 BATCH = 100

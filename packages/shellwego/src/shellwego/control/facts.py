@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.core.apps import App, AppConfig, Process, Release
 from shellwego.core.deployments import FINISHED, DeploymentState
 from shellwego.core.images import ImageState
-from shellwego.core.instances import Instance, Phase
+from shellwego.core.instances import Instance, OwnerKind, Phase
 from shellwego.core.nodes import NodeHealth
-from shellwego.core.placement import NOTHING, NodeUsage, PlacementRequest
+from shellwego.core.placement import NOTHING, Home, NodeUsage, PlacementRequest
 from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
 from shellwego.core.routes import RouteFacts, route_of
 from shellwego.core.routing import RouteTable
+from shellwego.core.volumes import Volume
 from shellwego.ports.store import Op, Order, Transaction, Where, eq, within
 
 ROUTES_COUNTER = "routes"
@@ -69,33 +70,44 @@ def _dead_nodes(tx: Transaction, instances: Iterable[Instance]) -> frozenset[str
     return frozenset(id_ for id_, node in nodes.items() if node is None or node.health is NodeHealth.DOWN)
 
 
-def placement_request(instance: Instance, release: Release) -> PlacementRequest:
-    """What the instance needs of a node; it may be larger or smaller than its process, as one-off runs are."""
+def placement_request(tx: Transaction, instance: Instance, release: Release) -> PlacementRequest:
+    """What the instance needs of a node; it may be larger or smaller than its process, as one-off runs are, and those have
+    no volumes."""
     process = next((p for p in release.config.processes if p.name == instance.process), Process(name=instance.process))
-    return replace(
-        process_request(process, release.config),
+    sized = replace(
+        process,
         cpu_milli=instance.cpu_milli,
         memory_bytes=instance.memory_bytes,
         disk_bytes=instance.disk_bytes,
-        image=release.image_digest,
     )
+    request = process_request(sized, release.config, volumes_of(tx, instance, release.config))
+    return replace(request, image=release.image_digest)
 
 
-def process_request(process: Process, config: AppConfig) -> PlacementRequest:
-    """What an instance of a process needs of a node."""
+def volumes_of(tx: Transaction, instance: Instance, config: AppConfig) -> list[Volume]:
+    """The volumes that an instance is to have, as far as there are any."""
+    mounts = config.mounts_of(instance.process) if instance.owner is OwnerKind.APP else ()
+    return [volume for volume in (tx.volumes.get(mount.volume_id) for mount in mounts) if volume is not None]
+
+
+def process_request(process: Process, config: AppConfig, volumes: Sequence[Volume]) -> PlacementRequest:
+    """What an instance of a process with these volumes needs of a node: that one on which they live, or room for them."""
+    home = next((Home(volume.node_id, volume.name) for volume in volumes if volume.node_id), None)
     return PlacementRequest(
         cpu_milli=process.cpu_milli,
         memory_bytes=process.memory_bytes,
-        disk_bytes=process.disk_bytes,
+        disk_bytes=process.disk_bytes + sum(volume.size_bytes for volume in volumes if not volume.node_id),
         vcpus=process.vcpus,
         backend=config.backend,
         rules=config.placement,
+        volumes=bool(volumes),
+        home=home,
     )
 
 
 def node_usage(tx: Transaction, node_id: str | None = None) -> dict[str, NodeUsage]:
-    """What is placed on each node, or on this one: everything that has not ended there, and the room that is kept for what
-    waits until others have left (it is no instance there yet)."""
+    """What is placed on each node, or on this one: everything that has not ended there, the volumes that live there, and the
+    room that is kept for what waits until others have left (it is no instance there yet)."""
     only = [] if node_id is None else [eq("node_id", node_id)]
     sums = tx.instances.sums("node_id", AMOUNTS, within("phase", LIVE_PHASES), *only)
     usage = {
@@ -103,6 +115,9 @@ def node_usage(tx: Transaction, node_id: str | None = None) -> dict[str, NodeUsa
         for place, (count, cpu, memory, disk) in sums.items()
         if place
     }
+    for where, (_, size) in tx.volumes.sums("node_id", ("size_bytes",), *only).items():
+        if where:
+            usage[where] = usage.get(where, NOTHING).together(NodeUsage(disk_bytes=size))
     place = Where("reserved_node_id", Op.GT, "") if node_id is None else eq("reserved_node_id", node_id)
     kept = tx.instances.sums("reserved_node_id", AMOUNTS, place, eq("phase", Phase.PENDING.value))
     for where, (_, cpu, memory, disk) in kept.items():

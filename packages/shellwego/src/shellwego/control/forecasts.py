@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from shellwego.control.facts import node_usage, process_peers, process_request
+from shellwego.control.facts import node_usage, process_peers, process_request, releases_of
 from shellwego.control.instances import live_instances
 from shellwego.control.preemption import find_room
 from shellwego.control.priorities import allowed_priority
-from shellwego.core.apps import App, AppConfig, wanted_counts
-from shellwego.core.deployments import Strategy
+from shellwego.core.apps import App, AppConfig, Process, wanted_counts
+from shellwego.core.deployments import IMMEDIATE, Strategy
 from shellwego.core.fleet import Fleet
 from shellwego.core.instances import Desired, Instance
 from shellwego.core.placement import NodeUsage, PlacementRequest, Refusal
@@ -31,6 +31,8 @@ class ProcessForecast:
     stopped: int
     obstacle: str = ""
     """Why the first that are to come could not be placed now; empty: they could."""
+    pause: str = ""
+    """The volume for which old instances stop before new ones start; empty: they need not."""
     evicts: int = 0
     """How many of lower priority would have to make room for the first that has none; 0: nothing makes it."""
 
@@ -50,20 +52,30 @@ def forecast(
         told = ProcessForecast(
             process=process.name, count=count, kept=kept, started=count - kept, stopped=len(own) - kept
         )
-        wave = _first_wave(told, len(own), strategy, weight)
-        room = _with_room(usage, [i for i in own if i not in fresh], told, strategy)
-        fleet = Fleet(nodes, room)
-        request = process_request(process, config)
+        stale = [i for i in own if i not in fresh]
+        pause = _pause(tx, stale, process, config) if told.started else ""
+        steps, share = (IMMEDIATE, 100) if pause else (strategy, weight)
+        wave = _first_wave(told, len(own), steps, share)
+        fleet = Fleet(nodes, _with_room(usage, stale, told, steps))
+        mounted = (tx.volumes.get(mount.volume_id) for mount in config.mounts_of(process.name))
+        request = process_request(process, config, [volume for volume in mounted if volume is not None])
         beside: Mapping[str, int] = peers.get(process.name, {})
         obstacle = _obstacle(fleet, request, beside, wave)
         made = find_room(tx, app, request, allowed_priority(tx, app, config), beside) if obstacle else None
-        found.append(replace(told, obstacle=obstacle, evicts=len(made.victims) if made else 0))
+        found.append(replace(told, obstacle=obstacle, pause=pause, evicts=len(made.victims) if made else 0))
     gone = {i.process for i in living} - wanted.keys()
     found += [
         ProcessForecast(process=name, count=0, kept=0, started=0, stopped=sum(i.process == name for i in living))
         for name in sorted(gone)
     ]
     return tuple(found)
+
+
+def _pause(tx: Transaction, stale: Sequence[Instance], process: Process, config: AppConfig) -> str:
+    """A volume that the process needs and an old instance of it has."""
+    releases = releases_of(tx, [instance.release_id for instance in stale])
+    held = frozenset[str]().union(*(each.config.volumes_of(process.name) for each in releases.values()))
+    return next((mount.source for mount in config.mounts_of(process.name) if mount.volume_id in held), "")
 
 
 def _first_wave(told: ProcessForecast, living: int, strategy: Strategy, weight: int) -> int:

@@ -9,6 +9,7 @@ from shellwego.control.changes import apply
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.nodekeys import retire_keys
 from shellwego.control.unit import Unit
+from shellwego.control.volumereports import lose_volumes
 from shellwego.core.changes import Lose
 from shellwego.core.errors import ConflictError, InvalidError
 from shellwego.core.instances import Phase
@@ -56,11 +57,11 @@ def wake_waiting(unit: Unit) -> None:
 
 
 def remove_node(unit: Unit, node: Node, *, force: bool = False) -> None:
-    """Forget a node. What was on it is lost, and comes elsewhere; where its agent still lives, that stops it once it hears
-    that it was put out.
+    """Forget a node. What was on it is lost, and comes elsewhere, but for volumes; where its agent still lives, that stops
+    it once it hears that it was put out.
 
     Raises:
-        ConflictError: it is neither drained nor down, and that is not forced.
+        ConflictError: it is neither drained nor down, or volumes live there, and that is not forced.
     """
     if not force and node.scheduling is not Scheduling.DRAINED and node.health is not NodeHealth.DOWN:
         raise ConflictError(
@@ -68,8 +69,18 @@ def remove_node(unit: Unit, node: Node, *, force: bool = False) -> None:
             f"the node {node.name} is {node.health.value} and {node.scheduling.value}",
             resolution="Drain it first; or force it, and all that runs there is lost.",
         )
-    lost = lose_instances(unit, node, f"node {node.name} was removed")
-    unit.emit("node.removed", node.id, severity="warning", data={"name": node.name, "lost": str(lost)})
+    volumes = unit.tx.volumes.count(eq("node_id", node.id))
+    if volumes and not force:
+        raise ConflictError(
+            "node-has-volumes",
+            f"{volumes} volumes live on the node {node.name} and nowhere else",
+            resolution="Delete them first; or force it, and what they hold is lost.",
+        )
+    reason = f"node {node.name} was removed"
+    lost = lose_instances(unit, node, reason)
+    gone = lose_volumes(unit, node, reason)
+    data = {"name": node.name, "lost": str(lost), **({"lost_volumes": str(gone)} if gone else {})}
+    unit.emit("node.removed", node.id, severity="warning", data=data)
     retire_keys(unit, node.id)
     unit.tx.nodes.delete(node.id)
 

@@ -18,7 +18,8 @@ from shellwego.control import memories
 from shellwego.control.announcements import announce
 from shellwego.control.changes import instance_data
 from shellwego.control.delivery import Delivery
-from shellwego.control.facts import releases_of
+from shellwego.control.facts import releases_of, volumes_of
+from shellwego.control.holds import let_go
 from shellwego.control.images import doubt_image
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.nodeadmin import wake_waiting
@@ -26,6 +27,7 @@ from shellwego.control.peers import PeerBook
 from shellwego.control.sealing import Sealer
 from shellwego.control.sleep import give_up_sleep
 from shellwego.control.unit import Control, Unit
+from shellwego.control.volumereports import restart_sequences, take_volumes, volume_orders
 from shellwego.core.apps import App, Process, Release, RestartMode, RestartPolicy
 from shellwego.core.assignments import (
     Assignment,
@@ -35,6 +37,7 @@ from shellwego.core.assignments import (
     SecretsRequest,
     SecretValues,
     Workload,
+    WorkloadMount,
 )
 from shellwego.core.errors import FieldError, ForbiddenError, InvalidError
 from shellwego.core.images import blames_image
@@ -70,6 +73,8 @@ _FEW = 32
 """Instances that are looked up one by one."""
 MAX_WORD = 64
 """Characters of what is a name or a kind, and no sentence."""
+MAX_TRAITS = 32
+"""Of a host, on which its snapshots depend."""
 _VM_SOCKET = re.compile(r"unix:/run/shellwego/[a-z0-9]{1,40}/vm/[a-z2-7]{12}/http\.sock")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REPORTABLE = frozenset(
@@ -169,6 +174,7 @@ def _restart_sequences(unit: Unit, node: Node) -> None:
     for instance in _instances_on(unit.tx, node.id):
         if instance.observed.sequence:
             unit.tx.instances.update(replace(instance, observed=replace(instance.observed, sequence=0)))
+    restart_sequences(unit, node)
 
 
 def assignments(tx: Transaction, node_id: str) -> Assignments:
@@ -191,16 +197,39 @@ def assignments(tx: Transaction, node_id: str) -> Assignments:
         items.append(
             Assignment(
                 instance_id=instance.id,
-                workload=workload(instance, app, release, project, node),
+                workload=workload(instance, app, release, project, node, mounts=_mounts(tx, instance, release)),
                 present=instance.desired is not Desired.STOP,
                 asleep=instance.sleep is Sleep.ASLEEP,
                 memory_of=instance.memory_of,
             )
         )
-    return Assignments(node_id=node_id, epoch=node.epoch, items=tuple(items))
+    return Assignments(node_id=node_id, epoch=node.epoch, items=tuple(items), volumes=volume_orders(tx, node_id))
 
 
-def workload(instance: Instance, app: App, release: Release, project: Project, node: Node) -> Workload:
+def _mounts(tx: Transaction, instance: Instance, release: Release) -> tuple[WorkloadMount, ...]:
+    """What an instance has of volumes, which are on its node from when it was placed."""
+    names = {volume.id: volume.name for volume in volumes_of(tx, instance, release.config)}
+    return tuple(
+        WorkloadMount(
+            volume_id=mount.volume_id,
+            name=names.get(mount.volume_id, mount.source),
+            destination=mount.destination,
+            read_only=mount.read_only,
+        )
+        for mount in release.config.mounts_of(instance.process)
+        if instance.owner is OwnerKind.APP
+    )
+
+
+def workload(
+    instance: Instance,
+    app: App,
+    release: Release,
+    project: Project,
+    node: Node,
+    *,
+    mounts: tuple[WorkloadMount, ...] = (),
+) -> Workload:
     """What a VM of the instance is, with every name resolved. A one-off run serves nothing and is tried once."""
     config = release.config
     run = instance.owner is OwnerKind.RUN
@@ -229,6 +258,7 @@ def workload(instance: Instance, app: App, release: Release, project: Project, n
         stop_signal=process.stop_signal,
         stop_grace_s=process.stop_grace_s,
         backend=config.backend,
+        mounts=mounts,
     )
 
 
@@ -256,11 +286,12 @@ def accept(unit: Unit, report: NodeReport) -> int:
         raise ForbiddenError("node-ahead", f"node {node.id} reports epoch {report.epoch}", resolution="Register again.")
     if report.epoch < node.epoch:
         return node.epoch
-    if len(report.instances) > MAX_INSTANCES:
-        raise InvalidError("report-too-large", f"a report names at most {MAX_INSTANCES} instances")
+    if len(report.instances) > MAX_INSTANCES or len(report.volumes) > MAX_INSTANCES:
+        raise InvalidError("report-too-large", f"a report names at most {MAX_INSTANCES} instances, and as many volumes")
     for instance in _named(unit.tx, node.id, report.instances):
         observed = report.instances[instance.id]
         _observe(unit, node, instance, replace(observed, epoch=report.epoch, sequence=report.sequence))
+    take_volumes(unit, node, report)
     _hear(unit, node, _bounded_facts(report.facts))
     return node.epoch
 
@@ -324,8 +355,8 @@ def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> No
         )
     )
     unit.hint(subjects.app(stored.app_id))
-    if stored.preempted and not stored.live:
-        _wake(unit, stored.makes_room_for)
+    if not stored.live:
+        _make_room(unit, stored)
     app = unit.tx.apps.get(stored.app_id)
     if app is None:
         return
@@ -346,9 +377,10 @@ def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> No
         announce(unit, app, "instance.ended", ended, resource=stored.id, severity="warning")
 
 
-def _wake(unit: Unit, instance_id: str) -> None:
-    """An instance may be placed where it waited for others to leave."""
-    waiting = unit.tx.instances.get(instance_id)
+def _make_room(unit: Unit, ended: Instance) -> None:
+    """What it had is free: its volumes, and its place where another one waited for it to leave."""
+    let_go(unit, ended)
+    waiting = unit.tx.instances.get(ended.makes_room_for) if ended.preempted else None
     if waiting is not None:
         unit.hint(subjects.app(waiting.app_id))
 
@@ -416,7 +448,7 @@ def _bounded_backend(backend: Backend) -> Backend:
 
 def _is_bounded(words: tuple[tuple[str, str], ...]) -> bool:
     """Cut short they would stand for another host."""
-    return len(words) <= _FEW and all(len(name) <= MAX_WORD and len(word) <= MAX_TEXT for name, word in words)
+    return len(words) <= MAX_TRAITS and all(len(name) <= MAX_WORD and len(word) <= MAX_TEXT for name, word in words)
 
 
 def _texts(lines: Iterable[str]) -> tuple[str, ...]:

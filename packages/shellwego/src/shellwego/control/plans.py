@@ -14,6 +14,8 @@ from shellwego.control.config import ConfigWish, check_config, merge_unchecked, 
 from shellwego.control.forecasts import ProcessForecast, forecast
 from shellwego.control.images import ChosenImage, require_image
 from shellwego.control.instances import live_instances
+from shellwego.control.mounts import resolve_mounts
+from shellwego.control.quotas import check_priority
 from shellwego.control.references import resolve_secrets
 from shellwego.control.releases import newest_release
 from shellwego.core.admission import with_backend
@@ -62,6 +64,7 @@ def plan_config(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage 
     An app without a service whose image exposes one port gets that port as its service; one without a backend gets that
     which its image needs.
     """
+    check_priority(tx, app.project_id, wish.placement.priority)
     kind = None if image is None else image.kind
     config = merge_unchecked(app.config, wish if image is None else replace(wish, image=image.reference))
     if image is not None and config.processes and not config.services and len(image.exposed_ports) == 1:
@@ -70,7 +73,7 @@ def plan_config(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage 
     config = with_backend(config, kind)
     check_config(config)
     refuse_unplaceable(config, tx.nodes.select(), kind)
-    config = resolve_secrets(tx, app.project_id, config)
+    config = resolve_mounts(tx, app, resolve_secrets(tx, app.project_id, config))
     return Content(config, _known_digest(tx, app) if image is None else image.digest)
 
 
@@ -168,6 +171,9 @@ def _fields(content: Content) -> Iterator[tuple[str, str]]:
         yield from _process_fields(process)
     for service in config.services:
         yield f"services.{service.process}.port", str(service.port)
+    for mount in config.mounts:
+        how = ", read-only" if mount.read_only else ""
+        yield f"mounts.{mount.source}", f"{mount.process}:{mount.destination}{how}"
     for number, check in enumerate(config.checks):
         yield f"checks[{number}]", _text({field: value for field, value in asdict(check).items() if value})
 

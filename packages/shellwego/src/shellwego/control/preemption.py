@@ -27,6 +27,7 @@ from shellwego.core.preemption import (
     Preemption,
     Reserved,
     Victim,
+    freed,
     plan_preemption,
     reserved,
     shortlist,
@@ -116,22 +117,14 @@ def _serving(tx: Transaction, app_ids: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def held(tx: Transaction, instance: Instance, request: PlacementRequest) -> Placement | Reserved | None:
+def reservation(tx: Transaction, instance: Instance, request: PlacementRequest) -> Placement | Reserved | None:
     """What becomes of the place that is kept for an instance; None: it has none, or cannot have it any more."""
     node = tx.nodes.get(instance.reserved_node_id) if instance.reserved_node_id else None
     if node is None:
         return None
-    used = node_usage(tx, node.id).get(node.id, NOTHING).without(_kept(instance))
-    return reserved(request, node, used, len(_leaving(tx, node, instance)))
-
-
-def _kept(instance: Instance) -> NodeUsage:
-    return NodeUsage(cpu_milli=instance.cpu_milli, memory_bytes=instance.memory_bytes, disk_bytes=instance.disk_bytes)
-
-
-def _leaving(tx: Transaction, node: Node, instance: Instance) -> list[Instance]:
     here = tx.instances.select(eq("node_id", node.id), within("phase", LIVE_PHASES))
-    return [row for row in here if row.makes_room_for == instance.id]
+    used = node_usage(tx, node.id).get(node.id, NOTHING).without(replace(freed([instance]), instances=0))
+    return reserved(request, node, used, freed(row for row in here if row.makes_room_for == instance.id))
 
 
 def make_room(unit: Unit, app: App, instance: Instance, preemption: Preemption) -> None:

@@ -76,7 +76,7 @@ def delete_project(unit: Unit, project: Project) -> None:
     """Remove a project with its images, webhooks, grants and quotas.
 
     Raises:
-        ConflictError: it has apps, or secrets, whose values nothing would bring back.
+        ConflictError: it has apps, or secrets or volumes, which nothing would bring back.
     """
     if unit.tx.apps.select(eq("project_id", project.id), limit=1):
         raise ConflictError(
@@ -89,6 +89,12 @@ def delete_project(unit: Unit, project: Project) -> None:
             "project-not-empty",
             f"the project {project.name} has secrets",
             resolution="Remove them first: swg secrets rm",
+        )
+    if unit.tx.volumes.select(eq("project_id", project.id), limit=1):
+        raise ConflictError(
+            "project-not-empty",
+            f"the project {project.name} has volumes",
+            resolution="Delete them first: swg volumes rm",
         )
     for webhook in unit.tx.webhooks.select(eq("project_id", project.id)):
         delete_webhook(unit, webhook)

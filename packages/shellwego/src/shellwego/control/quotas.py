@@ -94,7 +94,6 @@ def charge_organization(unit: Unit, organization: Organization, more: Amounts) -
 
 def charge_app(unit: Unit, before: App | None, after: App) -> None:
     """Refuse a change of an app by which more is wanted than may be."""
-    _charge_priority(unit.tx, before, after)
     more = growth(app_takes(before) if before else {}, app_takes(after))
     if before is None:
         more["apps"] = 1
@@ -103,11 +102,16 @@ def charge_app(unit: Unit, before: App | None, after: App) -> None:
         charge(unit, project, more)
 
 
-def _charge_priority(tx: Transaction, before: App | None, after: App) -> None:
-    """What nobody asked for is not refused: where the limit is below the default, instances have the limit."""
-    asked = after.config.placement.priority
-    project = tx.projects.get(after.project_id)
-    if project is None or (before is not None and asked <= before.config.placement.priority):
+def check_priority(tx: Transaction, project_id: str, asked: int | None) -> None:
+    """Refuse a priority that the project's organization may not have. Instances have no higher one in any case
+    (`control.priorities`), so a rollback to what was allowed once is none of this; and what is the default is not refused
+    where the limit is below.
+
+    Raises:
+        QuotaError: `quota-exceeded`.
+    """
+    project = tx.projects.get(project_id)
+    if asked is None or project is None:
         return
     limit = priority_limit(tx.quotas.get(project.organization_id))
     if asked > max(limit, DEFAULT_PRIORITY):
@@ -169,6 +173,8 @@ def used(tx: Transaction, holding: Holding, names: Iterable[str] = tuple(COUNTED
             counted[PRIORITY] = max((app.config.placement.priority for app in apps), default=0)
     elif "apps" in wanted:
         counted["apps"] = sum(tx.apps.count(within("project_id", some)) for some in _some(holding.project_ids))
+    if wanted & {"volumes", "storage"}:
+        counted.update(_stored(tx, holding.project_ids))
     return counted
 
 
@@ -180,6 +186,15 @@ def _running(tx: Transaction, apps: Sequence[App]) -> Counter[str]:
         live = within("phase", LIVE_PHASES)
         taken.update(runs_take(tx.instances.select(within("app_id", some), eq("owner", OwnerKind.RUN), live)))
     return taken
+
+
+def _stored(tx: Transaction, project_ids: Sequence[str]) -> Counter[str]:
+    """Volumes, and their sizes together. Both names are there, also where there are none."""
+    counted: Counter[str] = Counter(volumes=0, storage=0)
+    for some in _some(project_ids):
+        for number, size in tx.volumes.sums("project_id", ("size_bytes",), within("project_id", some)).values():
+            counted.update(volumes=number, storage=size)
+    return counted
 
 
 def _valid_tokens(tx: Transaction, organization_id: str) -> Iterator[Token]:

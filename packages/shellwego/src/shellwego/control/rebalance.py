@@ -69,7 +69,7 @@ def advance(unit: Unit) -> None:
     fleet = Fleet(unit.tx.nodes.select(), node_usage(unit.tx))
     releases = releases_of(unit.tx, [instance.release_id for instance in queued])
     for instance in queued[:room]:
-        request = placement_request(instance, releases[instance.release_id])
+        request = placement_request(unit.tx, instance, releases[instance.release_id])
         found = fleet.place(request, fleet.peers(process_peers(unit.tx, instance.app_id).get(instance.process, {})))
         if isinstance(found, Refusal) or found.node_id == instance.node_id:
             unit.tx.instances.update(replace(instance, eviction=Eviction.NONE))
@@ -104,7 +104,7 @@ def _facts(tx: Transaction) -> RebalanceFacts:
         nodes=tuple(tx.nodes.select()),
         usage=node_usage(tx),
         instances=known,
-        requests={i.id: placement_request(i, releases[i.release_id]) for i in known},
+        requests={i.id: placement_request(tx, i, releases[i.release_id]) for i in known},
         peers=_peers(tx),
     )
 

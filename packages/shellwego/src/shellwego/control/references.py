@@ -18,7 +18,11 @@ _UNFINISHED = tuple(state.value for state in DeploymentState if state not in FIN
 
 def unresolved(config: AppConfig) -> AppConfig:
     """The config with its references as they were wished."""
-    return replace(config, secrets={name: ref.wish() for name, ref in config.secrets.items()})
+    return replace(
+        config,
+        secrets={name: ref.wish() for name, ref in config.secrets.items()},
+        mounts=tuple(mount.wish() for mount in config.mounts),
+    )
 
 
 def resolve_secrets(tx: Transaction, project_id: str, config: AppConfig) -> AppConfig:
@@ -104,7 +108,7 @@ def uses(tx: Transaction, secret: Secret) -> list[Use]:
     """Where versions of the secret are needed now."""
     found = []
     for app in tx.apps.select(eq("project_id", secret.project_id)):
-        for release in _live_releases(tx, app):
+        for release in live_releases(tx, app):
             numbers = _numbers(release.config.secrets, secret)
             if numbers:
                 found.append(Use(app, release, numbers))
@@ -122,7 +126,8 @@ def _numbers(refs: Mapping[str, SecretRef], secret: Secret) -> frozenset[int]:
     return frozenset(ref.number for ref in refs.values() if ref.secret_id == secret.id)
 
 
-def _live_releases(tx: Transaction, app: App) -> Iterator[Release]:
+def live_releases(tx: Transaction, app: App) -> Iterator[Release]:
+    """Releases of the app that run, or that the platform may go back to by itself."""
     ids = {app.release_id, app.stable_release_id}
     ids |= {row.release_id for row in tx.deployments.select(eq("app_id", app.id), within("state", _UNFINISHED))}
     living = tx.instances.select(eq("app_id", app.id), within("phase", LIVE_PHASES))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from shellwego.control.mounts import named_volumes
 from shellwego.control.references import resolved_or_none, unresolved
 from shellwego.control.scopes import missing
 from shellwego.control.unit import Unit
@@ -78,6 +79,7 @@ def config_differs(tx: Transaction, app: App, current: Release | None) -> bool:
     newest = current if current.number == app.last_release_number else newest_release(tx, app)
     digest = newest.image_digest if newest is not None else current.image_digest
     config = resolved_or_none(tx, app.project_id, app.config)
+    config = named_volumes(tx, app, config) if config is not None else None
     if config is None:
         return True
     same = config == current.config and digest == current.image_digest

@@ -19,6 +19,7 @@ from shellwego.core.joins import JoinToken, NodeAuthority, NodeKey
 from shellwego.core.nodes import Node
 from shellwego.core.secrets import Secret
 from shellwego.core.tenancy import Organization, Principal, Project
+from shellwego.core.volumes import Volume
 from shellwego.core.webhooks import Webhook
 from shellwego.ports.store import Transaction, eq
 
@@ -204,6 +205,25 @@ class SecretTarget:
     def _named(self, tx: Transaction, principal: Principal) -> Secret | None:
         project = ProjectTarget(self.project).find(tx, principal).resource
         return next(iter(tx.secrets.select(eq("project_id", project.id), eq("name", self.ref), limit=1)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeTarget:
+    """A volume by id, or by name in a project."""
+
+    ref: str
+    project: str = ""
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[Volume]:
+        volume = tx.volumes.get(self.ref) if is_id("vol", self.ref) else self._named(tx, principal)
+        project = tx.projects.get(volume.project_id) if volume else None
+        if volume is None or project is None:
+            raise missing("volume", self.ref)
+        return Found(volume, project_scope(project), volume.id, missing("volume", self.ref))
+
+    def _named(self, tx: Transaction, principal: Principal) -> Volume | None:
+        project = ProjectTarget(self.project).find(tx, principal).resource
+        return next(iter(tx.volumes.select(eq("project_id", project.id), eq("name", self.ref), limit=1)), None)
 
 
 @dataclass(frozen=True, slots=True)

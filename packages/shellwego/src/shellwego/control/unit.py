@@ -35,7 +35,7 @@ class Unit:
     tx: Transaction
     clock: Clock
     caller: Caller
-    hints: list[str] = field(default_factory=list)
+    hints: list[tuple[str, bytes]] = field(default_factory=list)
 
     def now(self) -> float:
         """The store's time of this transaction."""
@@ -45,10 +45,10 @@ class Unit:
         """A fresh id."""
         return self.clock.new_id(prefix)
 
-    def hint(self, subject: str) -> None:
+    def hint(self, subject: str, payload: bytes = b"") -> None:
         """Say "look again" on this subject once the transaction is committed."""
-        if subject not in self.hints:
-            self.hints.append(subject)
+        if (subject, payload) not in self.hints:
+            self.hints.append((subject, payload))
 
     def emit(
         self,
@@ -115,7 +115,7 @@ class Control:
 
     async def commit(self, fn: Callable[[Unit], T], caller: Caller = Caller()) -> T:
         """Run a use case durably, then send its hints."""
-        hints: list[str] = []
+        hints: list[tuple[str, bytes]] = []
 
         def run(tx: Transaction) -> T:
             unit = Unit(tx, self.clock, caller)
@@ -124,8 +124,8 @@ class Control:
             return result
 
         result = await self.store.transact(run)
-        for subject in hints:
-            await self.bus.publish(subject)
+        for subject, payload in hints:
+            await self.bus.publish(subject, payload)
         return result
 
     async def read(self, fn: Callable[[Transaction], T]) -> T:

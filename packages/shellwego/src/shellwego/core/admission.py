@@ -41,7 +41,11 @@ def admit(config: AppConfig, nodes: Iterable[Node], kind: ImageKind | None = Non
     if faults:
         return faults
     allowed = _allowed(config, known)
-    faults = (*_backend_faults(config, allowed), *_kind_faults(config, allowed, kind))
+    faults = (
+        *_backend_faults(config, allowed),
+        *_kind_faults(config, allowed, kind),
+        *_volume_faults(config, allowed),
+    )
     return faults or tuple(fault for process in config.processes for fault in _size_faults(config, process, allowed))
 
 
@@ -103,6 +107,13 @@ def _kind_faults(config: AppConfig, nodes: Sequence[Node], kind: ImageKind | Non
     if kind is not None and named and not any(backend.runs(kind) for backend in named):
         message = f"the image holds {_HOLDS[kind]}, which the backend “{config.backend}” does not run"
         yield FieldError("backend", "wrong-kind", message)
+
+
+def _volume_faults(config: AppConfig, nodes: Sequence[Node]) -> Iterator[FieldError]:
+    usable = [backend for node in nodes for backend in _usable(config, node)]
+    if config.mounts and usable and not any(backend.volumes for backend in usable):
+        by = f" with the backend “{config.backend}”" if config.backend else ""
+        yield FieldError("mounts", "not-offered", f"no node gives volumes to VMs{by}")
 
 
 def _size_faults(config: AppConfig, process: Process, nodes: Sequence[Node]) -> Iterator[FieldError]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
 from shellwego.core.placement_rules import ANYWHERE, PlacementRules
@@ -92,6 +92,23 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A volume in the file system of a process. It is exclusive: one process of one app has it, in one instance."""
+
+    source: str
+    """The volume's name, in the app's project."""
+    destination: str
+    process: str = "web"
+    read_only: bool = False
+    volume_id: str = ""
+    """In a release: what the name meant."""
+
+    def wish(self) -> Mount:
+        """As it was wished, without what it was resolved to."""
+        return replace(self, volume_id="")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AppConfig:
     """What is frozen into a release, except the image's digest."""
 
@@ -104,11 +121,20 @@ class AppConfig:
     processes: tuple[Process, ...] = (Process(),)
     services: tuple[Service, ...] = ()
     checks: tuple[Check, ...] = ()
+    mounts: tuple[Mount, ...] = ()
     backend: str | None = None
     placement: PlacementRules = ANYWHERE
     drain_timeout_s: float = 30.0
     release_command: tuple[str, ...] | None = None
     """Run once before each rollout, in a VM of its own; where it fails nothing is rolled out."""
+
+    def mounts_of(self, process: str) -> tuple[Mount, ...]:
+        """The volumes that an instance of this process has."""
+        return tuple(mount for mount in self.mounts if mount.process == process)
+
+    def volumes_of(self, process: str) -> frozenset[str]:
+        """Their ids, in a release."""
+        return frozenset(mount.volume_id for mount in self.mounts_of(process))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,8 +181,8 @@ _UNHASHED = ("spread", "priority")
 
 def content_hash(config: AppConfig, image_digest: str) -> str:
     """Hash of what a VM of this release is: equal hash, equal VM. The image's *name* is left out, its digest counts; of a
-    secret its id and the number of its version. Where it may be counts, too, how the instances are spread, and how much they
-    matter, does not.
+    secret its id and the number of its version, of a volume its id beside its name. Where it may be counts, too, how the
+    instances are spread, and how much they matter, does not.
 
     What came later than the first hashes were made is left out where it says nothing, or an upgrade would have every
     instance differ from its own release.
@@ -168,6 +194,8 @@ def content_hash(config: AppConfig, image_digest: str) -> str:
         content["placement"] = {name: value for name, value in asdict(rules).items() if name not in _UNHASHED}
     if config.secrets:
         content["secrets"] = {name: [ref.secret_id, ref.number] for name, ref in config.secrets.items()}
+    if not config.mounts:
+        del content["mounts"]
     for process in content["processes"]:
         if not process["env"]:
             del process["env"]

@@ -10,6 +10,18 @@ from shellwego.core.instances import Observed
 from shellwego.core.nodes import NodeFacts
 from shellwego.core.peers import PeerNode
 from shellwego.core.sensitive import Sensitive
+from shellwego.core.volumes import ObservedVolume
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadMount:
+    """A volume of this node, and where a VM has it."""
+
+    volume_id: str
+    name: str
+    """As people call it."""
+    destination: str
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +52,7 @@ class Workload:
     backend: str | None = None
     secrets: tuple[str, ...] = ()
     """Variables whose values the agent asks for just before it starts a VM; they are never in an assignment."""
+    mounts: tuple[WorkloadMount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +70,36 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotOrder:
+    """A snapshot of a volume: to be there, or to go."""
+
+    snapshot_id: str
+    present: bool = True
+    made: bool = False
+    """It was there: where it is missing it is lost, and is not taken again."""
+    freeze: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeOrder:
+    """A volume of this node. Unlike an instance one that is not named is left alone: nothing destroys data by silence."""
+
+    volume_id: str
+    size_bytes: int
+    present: bool = True
+    """False: destroy it, and say when it is gone."""
+    made: bool = False
+    """It was there: where it is missing it is lost, and is not made again."""
+    source_snapshot_id: str = ""
+    """Of another volume of this node: what it begins as a copy of."""
+    restore_snapshot_id: str = ""
+    """Put it back to this snapshot of its own, once; empty: do not."""
+    restore: int = 0
+    """The number of that restore."""
+    snapshots: tuple[SnapshotOrder, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Assignments:
     """All that a node should hold. The agent keeps the highest epoch it saw and refuses older ones."""
 
@@ -65,6 +108,7 @@ class Assignments:
     items: tuple[Assignment, ...] = ()
     peers: tuple[PeerNode, ...] = ()
     """The nodes to which there is a way from this one, and which may open connections to its VMs."""
+    volumes: tuple[VolumeOrder, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +123,8 @@ class NodeReport:
     sequence: int
     facts: NodeFacts
     instances: Mapping[str, Observed] = field(default_factory=dict)
+    volumes: Mapping[str, ObservedVolume] = field(default_factory=dict)
+    """As the instances."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from types import MappingProxyType
 
 from shellwego.core.apps import RestartMode
 from shellwego.core.assignments import Assignment, Workload
@@ -37,6 +38,7 @@ DELAY_S = 2.0
 """Until what a VM needs before it begins is asked for again."""
 UNASSIGNED_GRACE_S = 10.0
 """For VMs whose assignment, and with it the app's own grace, is gone."""
+NO_OBSTACLES: Mapping[str, str] = MappingProxyType({})
 
 
 class Verdict(StrEnum):
@@ -163,10 +165,13 @@ def converge(
     memories: Mapping[str, Memory],
     health: Mapping[str, Health],
     now: float,
+    *,
+    obstacles: Mapping[str, str] = NO_OBSTACLES,
 ) -> Convergence:
     """Everything one look needs: weigh what ended, decide what to do, say what was seen.
 
-    `health` is by VM id, `memories` and the observations by instance id; `now` is monotonic.
+    `health` is by VM id, `memories` and the observations by instance id; `now` is monotonic. `obstacles` are why no VM of an
+    instance can begin yet: its volumes (`core.volume_convergence.obstacle`).
     """
     wanted = {assignment.instance_id: assignment for assignment in assignments}
     seen = _by_instance(vms)
@@ -175,10 +180,10 @@ def converge(
         for id_, assignment in wanted.items()
     }
     return Convergence(
-        actions=diff(wanted.values(), seen, remembered, now),
+        actions=diff(wanted.values(), seen, remembered, now, obstacles),
         memories=remembered,
         observed={
-            id_: observe(assignment, seen.get(id_, ()), remembered[id_], health)
+            id_: observe(assignment, seen.get(id_, ()), remembered[id_], health, obstacles.get(id_, ""))
             for id_, assignment in wanted.items()
             if not (assignment.present and _is_between(seen.get(id_, ())))
         },
@@ -245,6 +250,7 @@ def diff(
     vms: Mapping[str, Sequence[VmView]],
     memories: Mapping[str, Memory],
     now: float,
+    obstacles: Mapping[str, str] = NO_OBSTACLES,
 ) -> tuple[Action, ...]:
     """What to do so that the host holds what it should; `vms` are by instance."""
     wanted = {assignment.instance_id: assignment for assignment in assignments}
@@ -252,7 +258,10 @@ def diff(
     for id_, assignment in wanted.items():
         own = vms.get(id_, ())
         if assignment.present:
-            actions += _keep_running(assignment, own, memories.get(id_, Memory()), now)
+            memory, obstacle = memories.get(id_, Memory()), obstacles.get(id_, "")
+            actions += [
+                each for each in _keep_running(assignment, own, memory, now) if not (_begins(each) and obstacle)
+            ]
         else:
             actions += _remove(own, assignment.workload.stop_grace_s)
     for id_, own in vms.items():
@@ -261,7 +270,13 @@ def diff(
     return tuple(actions)
 
 
-def observe(assignment: Assignment, vms: Sequence[VmView], memory: Memory, health: Mapping[str, Health]) -> Observed:
+def _begins(action: Action) -> bool:
+    return isinstance(action, RunVm)
+
+
+def observe(
+    assignment: Assignment, vms: Sequence[VmView], memory: Memory, health: Mapping[str, Health], obstacle: str = ""
+) -> Observed:
     """What to report of an instance; epoch and sequence are the reporter's to add."""
     current = _current(vms)
     living = current is not None and current.phase is not VmPhase.ENDED
@@ -270,14 +285,21 @@ def observe(assignment: Assignment, vms: Sequence[VmView], memory: Memory, healt
     if memory.outcome is not None:
         return _observed(memory, current, memory.outcome)
     if current is None or not living:
-        starting = _observed(memory, current, Phase.STARTING, detail="back-off" if memory.last else "")
-        return _without_memory(starting, memory) if assignment.memory_of else starting
+        return _to_begin(assignment, _observed(memory, current, Phase.STARTING), memory, obstacle)
     if current.phase is VmPhase.ASLEEP:
         asleep = _observed(memory, current, Phase.ASLEEP)
         return _stuck(replace(asleep, address="", reason="", reason_code="", log_tail=()), memory)
     if current.phase is not VmPhase.RUNNING:
         return _observed(memory, current, Phase.STARTING, detail=current.detail or current.phase.value)
     return _stuck(_checked(memory, current, health.get(current.vm_id, Health(vm_id=current.vm_id))), memory)
+
+
+def _to_begin(assignment: Assignment, starting: Observed, memory: Memory, obstacle: str) -> Observed:
+    """The observation of one without a VM that lives."""
+    if obstacle:
+        return replace(starting, detail="volumes", reason=obstacle, reason_code="")
+    starting = replace(starting, detail="back-off" if memory.last else "")
+    return _without_memory(starting, memory) if assignment.memory_of else starting
 
 
 def _without_memory(observed: Observed, memory: Memory) -> Observed:

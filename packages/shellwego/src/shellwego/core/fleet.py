@@ -28,12 +28,14 @@ from shellwego.core.lanes import Entry, Lane, Seat
 from shellwego.core.nodes import Backend, Node
 from shellwego.core.placement import (
     NOTHING,
+    Home,
     NodeUsage,
     Objection,
     Placement,
     PlacementRequest,
     Refusal,
     Room,
+    away,
     objection,
     rank,
     refusal,
@@ -276,10 +278,22 @@ class Fleet:
 
     def place(self, request: PlacementRequest, peers: Peers = _NO_PEERS) -> Placement | Refusal:
         """The best node for an instance, or why there is none."""
+        if request.home is not None:
+            return self._at_home(request, request.home)
         view = self._view(request)
         view.catch_up()
         node_id = self._packed(view, request) if view.packed else self._spread(view, request, peers)
         return Placement(node_id) if node_id is not None else self._refuse(view, request)
+
+    def _at_home(self, request: PlacementRequest, home: Home) -> Placement | Refusal:
+        """The only node that it may be, or why that cannot have it."""
+        seat = self._seats.get(home.node_id)
+        found = objection(request, seat.node, seat.used, choice=self._choice) if seat else None
+        if seat is not None and found is None:
+            return Placement(home.node_id)
+        others = len(self._seats) - (seat is not None)
+        told = [(found, 1)] if found is not None else []
+        return refusal([*told, (away(home), others)] if others else told)
 
     def _packed(self, view: _View, request: PlacementRequest) -> str | None:
         return view.best(request, view.lanes.values(), {}, self._holders_of(request))
@@ -404,7 +418,7 @@ def _kind(request: PlacementRequest) -> tuple[object, ...]:
     """What the filters read of a request, apart from sizes."""
     rules = request.rules
     labels = (tuple(sorted(each.items())) for each in (rules.require, rules.tolerate))
-    return request.backend, request.memory, rules.region, rules.zone, *labels
+    return request.backend, request.volumes, request.memory, rules.region, rules.zone, *labels
 
 
 def _standing(node: Node) -> tuple[object, ...]:

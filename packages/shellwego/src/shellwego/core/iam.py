@@ -38,6 +38,7 @@ ACTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "usage": ("read",),
         "user": ("read", "write"),
         "users": ("read", "write"),
+        "volumes": ("read", "write"),
         "webhooks": ("read", "write"),
     }
 )
@@ -55,7 +56,7 @@ _ABOUT = frozenset(f"{name}:read" for name in ("organizations", "projects", "quo
 """What an organization is and takes."""
 _PEOPLE = frozenset(f"{name}:read" for name in ("grants", "members", "roles", "service-accounts"))
 _WORKLOADS = frozenset(
-    f"{name}:read" for name in ("apps", "deployments", "events", "images", "instances", "nodes", "secrets")
+    f"{name}:read" for name in ("apps", "deployments", "events", "images", "instances", "nodes", "secrets", "volumes")
 )
 
 ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -78,6 +79,7 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
                 "roles:*",
                 "secrets:*",
                 "service-accounts:*",
+                "volumes:*",
                 "webhooks:*",
             }
         )
@@ -91,6 +93,7 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
                 "instances:*",
                 "nodes:read",
                 "secrets:*",
+                "volumes:*",
                 "webhooks:*",
             }
         )

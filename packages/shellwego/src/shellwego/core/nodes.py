@@ -73,6 +73,8 @@ class Backend:
     max_memory_bytes: int = 0
     suspend: bool = False
     """Its VMs can be put on disk, and woken."""
+    volumes: bool = False
+    """Its VMs can be given volumes of this node."""
     snapshot_host: tuple[tuple[str, str], ...] = ()
     """What the memory of a VM on disk depends on here, as names with words, by name: it can be woken where all of them are
     the same. Empty: it can be moved nowhere, or the node does not tell."""

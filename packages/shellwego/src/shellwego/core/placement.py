@@ -11,15 +11,24 @@ the node says; one instance still has to fit into the node's CPUs, and into what
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shellwego.core.nodes import Backend, Node, NodeHealth, Scheduling
 from shellwego.core.placement_rules import ANYWHERE, TAINT, PlacementRules, Spread
 
 
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The node that an instance cannot be without, since a volume that it mounts lives there."""
+
+    node_id: str
+    volume: str
+    """As people call it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementRequest:
-    """What an instance needs of a node. `backend` None: any."""
+    """What an instance needs of a node; its disk, with that of its volumes that live nowhere yet. `backend` None: any."""
 
     cpu_milli: int
     memory_bytes: int
@@ -27,6 +36,10 @@ class PlacementRequest:
     vcpus: int = 1
     backend: str | None = None
     rules: PlacementRules = ANYWHERE
+    volumes: bool = False
+    """It mounts some."""
+    home: Home | None = None
+    """None: it may be anywhere."""
     image: str = ""
     """The digest of what it runs; empty: it is not known yet."""
     memory: tuple[str, tuple[tuple[str, str], ...]] | None = None
@@ -136,19 +149,36 @@ def room_on(node: Node, used: NodeUsage) -> Room:
 def objection(request: PlacementRequest, node: Node, used: NodeUsage, *, choice: bool) -> Objection | None:
     """The first filter that the node does not pass; None where the instance may go there. `choice` is whether there are
     dependable nodes at all: then one that goes down again and again gets nothing; where there is none, it has to run
-    somewhere."""
-    return standing_objection(request, node, choice=choice) or room_objection(request, room_on(node, used))
+    somewhere, and so has what can be on one node only."""
+    standing = standing_objection(request, node, choice=choice)
+    return standing or _at_home(request.home, room_objection(request, room_on(node, used)))
+
+
+def away(home: Home) -> Objection:
+    """As `objection`, of every node but the one that a volume lives on."""
+    text = f"hold the volume {home.volume}"
+    return Objection("home", f"does not {text}", f"do not {text}")
+
+
+def _at_home(home: Home | None, found: Objection | None) -> Objection | None:
+    """What speaks against the one node that it could be, where there is only one."""
+    if home is None or found is None:
+        return found
+    return replace(found, one=f"holds the volume {home.volume} and {found.one}")
 
 
 def standing_objection(request: PlacementRequest, node: Node, *, choice: bool) -> Objection | None:
     """As `objection`, of what does not depend on how full the node is."""
+    if request.home is not None and request.home.node_id != node.id:
+        return away(request.home)
     found = (
         _health_objection(node)
         or rules_objection(request.rules, node)
         or _backend_objection(request, node)
         or _memory_objection(request, node)
     )
-    return found or (_FLAPS if choice and node.flapping_since is not None else None)
+    flaps = choice and request.home is None and node.flapping_since is not None
+    return _at_home(request.home, found or (_FLAPS if flaps else None))
 
 
 def rules_objection(rules: PlacementRules, node: Node) -> Objection | None:
@@ -214,6 +244,9 @@ def _backend_objection(request: PlacementRequest, node: Node) -> Objection | Non
     if not offered:
         name = f"the backend {request.backend}" if request.backend else "any backend"
         return Objection("backend", f"lacks {name}", f"lack {name}")
+    if request.volumes and not any(b.volumes for b in offered):
+        return Objection("volumes", "keeps no volumes", "keep no volumes")
+    offered = [b for b in offered if b.volumes or not request.volumes]
     if any(backend.status == "ready" and _large_enough(request, backend) for backend in offered):
         return None
     probing = [backend.name for backend in offered if backend.status == "probing"]

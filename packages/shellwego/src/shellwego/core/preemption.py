@@ -20,17 +20,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 
+from shellwego.core.instances import Instance
 from shellwego.core.nodes import Node, NodeHealth
 from shellwego.core.placement import (
     NOTHING,
     NodeUsage,
     Placement,
     PlacementRequest,
+    objection,
     rank,
-    room_objection,
     room_on,
     share_after,
-    standing_objection,
 )
 
 GAP = 10
@@ -97,14 +97,14 @@ def waits(node: Node, leaving: int) -> str:
     return f"room is made on {node.name}: {leaving} of lower priority {'leaves' if leaving == 1 else 'leave'} it"
 
 
-def reserved(request: PlacementRequest, node: Node, used: NodeUsage, leaving: int) -> Placement | Reserved | None:
+def reserved(request: PlacementRequest, node: Node, used: NodeUsage, leaving: NodeUsage) -> Placement | Reserved | None:
     """What becomes of a reservation: the place is free, or is waited for; None: it lapsed. `used` is without what is
-    reserved, `leaving` how many have still to go for it. A node that is suspect may be well again, so it is waited for."""
-    fault = standing_objection(request, node, choice=False)
-    if fault is None and room_objection(request, room_on(node, used)) is None:
+    reserved, `leaving` what has still to go for it. A node that is suspect may be well again, so it is waited for."""
+    if objection(request, node, used, choice=False) is None:
         return Placement(node.id)
-    if leaving and (fault is None or node.health is NodeHealth.SUSPECT):
-        return Reserved(node.id, waits(node, leaving))
+    then = objection(request, node, used.without(leaving), choice=False)
+    if leaving.instances and (then is None or node.health is NodeHealth.SUSPECT):
+        return Reserved(node.id, waits(node, leaving.instances))
     return None
 
 
@@ -119,9 +119,7 @@ def shortlist(
     found = []
     for node in nodes:
         used, may_go = usage.get(node.id, NOTHING), evictable.get(node.id)
-        if may_go is None or standing_objection(request, node, choice=choice) is not None:
-            continue
-        if room_objection(request, room_on(node, used.without(may_go))) is None:
+        if may_go is not None and objection(request, node, used.without(may_go), choice=choice) is None:
             found.append((share_after(request, used.memory_bytes, node.facts.memory_bytes), node.name, node))
     return [node for _, _, node in nsmallest(MOST_NODES, found, key=lambda each: each[:2])]
 
@@ -150,7 +148,7 @@ def _on(
     node, used = candidate.node, candidate.used
     victims = evictable(candidate.victims, priority)
     room = room_on(node, used)
-    if room_objection(request, room_on(node, used.without(freed(victims)))) is not None:
+    if objection(request, node, used.without(freed(victims)), choice=False) is not None:
         return None
     lack = (
         max(0, request.cpu_milli - room.cpu_milli),
@@ -171,13 +169,13 @@ def evictable(victims: Iterable[Victim], priority: int) -> tuple[Victim, ...]:
     return tuple(sorted(low, key=lambda v: (cost_of((v,), harm), v.memory_bytes, v.instance_id)))
 
 
-def freed(victims: Iterable[Victim]) -> NodeUsage:
+def freed(instances: Iterable[Victim | Instance]) -> NodeUsage:
     """What is free when these have gone."""
-    gone = list(victims)
+    gone = list(instances)
     return NodeUsage(
-        cpu_milli=sum(victim.cpu_milli for victim in gone),
-        memory_bytes=sum(victim.memory_bytes for victim in gone),
-        disk_bytes=sum(victim.disk_bytes for victim in gone),
+        cpu_milli=sum(each.cpu_milli for each in gone),
+        memory_bytes=sum(each.memory_bytes for each in gone),
+        disk_bytes=sum(each.disk_bytes for each in gone),
         instances=len(gone),
     )
 

@@ -22,13 +22,16 @@ COUNTED: Mapping[str, str] = {
     "instances": "",
     "memory": "bytes",
     "cpu": "thousandths of a core",
+    "volumes": "",
+    "storage": "bytes",
     "tokens": "",
 }
-"""What has limits, with its unit. `tokens` are those of service accounts that are neither revoked nor expired."""
+"""What has limits, with its unit. `storage` is the sizes of volumes, as wanted. `tokens` are those of service accounts that
+are neither revoked nor expired."""
 PRIORITY = "priority"
 """The limit that counts nothing: no instance of the organization has a higher one."""
 OF_ORGANIZATIONS = (*COUNTED, PRIORITY)
-OF_PROJECTS = ("apps", "instances", "memory", "cpu")
+OF_PROJECTS = ("apps", "instances", "memory", "cpu", "volumes", "storage")
 """What lies in a project, so that a project may have limits of its own."""
 MOST = 1 << 53
 """No limit is larger: JSON's numbers are exact up to here."""

@@ -22,9 +22,8 @@ from shellwego.edge.processes import Process
 from shellwego.edge.routes import RoutesFile
 from shellwego.edge.settings import EdgeSettings
 from shellwego.ports.bus import Bus
-from shellwego.ports.clock import Clock
+from shellwego.ports.clock import Clock, Waiter
 from shellwego.ports.uplink import EdgeUplink
-from shellwego.ports.waiting import Waiter
 from shellwego.wire import subjects
 
 _SPARE_FILES = 1000

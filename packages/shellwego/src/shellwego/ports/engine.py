@@ -8,16 +8,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from shellwego.core.assignments import Workload
 from shellwego.core.nodes import NodeFacts
 from shellwego.core.peers import PeerNode
 from shellwego.core.sensitive import Sensitive
 from shellwego.core.vms import VmPhase, VmUsage, VmView
+from shellwego.core.volumes import VolumeView
 from shellwego.ports.streams import StreamRequest
 
-__all__ = ["Engine", "ExecChannel", "ExecData", "ExecDone", "LogRecord", "VmOrder", "VmPhase", "VmUsage", "VmView"]
+__all__ = [
+    "Engine",
+    "ExecChannel",
+    "ExecData",
+    "ExecDone",
+    "LogRecord",
+    "VmOrder",
+    "VmPhase",
+    "VmUsage",
+    "VmView",
+    "VolumeEngine",
+    "VolumeView",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,3 +129,37 @@ class Engine(Protocol):
 
     async def close(self, *, keep_vms: bool) -> None:
         """Let go. Without `keep_vms`, stop every VM gracefully first."""
+
+
+@runtime_checkable
+class VolumeEngine(Protocol):
+    """An engine that also keeps volumes. All orders are idempotent by id and return when they are done: what is there
+    already, as it was asked for, is left alone. A volume is a raw block device; its file system is made and grown by the
+    guest.
+
+    Raises core errors: `NotFoundError` (no such volume or snapshot), `ConflictError` (`volume-held`: a VM has it;
+    `volume-exists`: with another size; `snapshot-has-clones`), `UnavailableError` (no room, or the host fails)."""
+
+    async def volumes(self) -> tuple[VolumeView, ...]:
+        """All volumes, asked of the host. One is held by a VM until that has ended."""
+
+    async def create_volume(self, volume_id: str, size_bytes: int) -> None:
+        """Make an empty one."""
+
+    async def clone_volume(self, snapshot_id: str, volume_id: str, size_bytes: int) -> None:
+        """Make one that begins as a copy of a snapshot, at least as large."""
+
+    async def resize_volume(self, volume_id: str, size_bytes: int) -> None:
+        """Make it larger, also while a VM has it. A smaller size changes nothing."""
+
+    async def snapshot_volume(self, volume_id: str, snapshot_id: str, *, freeze: bool) -> None:
+        """Keep what it holds at this moment: as after a power cut, or with the guest's file system at rest (`freeze`)."""
+
+    async def restore_volume(self, volume_id: str, snapshot_id: str) -> None:
+        """Put it back to what it was then, while no VM has it. What was written since is gone."""
+
+    async def delete_volume(self, volume_id: str) -> None:
+        """Destroy it with its snapshots, while no VM has it. One that is not there is no error."""
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        """Destroy a snapshot of which no volume is a clone. One that is not there is no error."""

@@ -32,6 +32,7 @@ from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
 from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
+from shellwego.core.volumes import Snapshot, Volume
 from shellwego.core.webhooks import Delivery, Webhook
 
 E = TypeVar("E")
@@ -172,6 +173,10 @@ class Transaction(Protocol):
     def data_keys(self) -> Table[DataKey]: ...
     @property
     def master_keys(self) -> Table[MasterKey]: ...
+    @property
+    def volumes(self) -> Table[Volume]: ...
+    @property
+    def snapshots(self) -> Table[Snapshot]: ...
 
     def now(self) -> float:
         """The store's own clock; leases are judged by it alone."""
@@ -226,6 +231,8 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "secret_versions": ("secret_id", "number"),
     "data_keys": ("master_key",),
     "master_keys": ("created_at",),
+    "volumes": ("project_id", "name", "node_id", "instance_id", "state", "created_at"),
+    "snapshots": ("volume_id", "project_id", "created_at"),
 }
 UNIQUE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "organizations": (("name",),),
@@ -244,6 +251,7 @@ UNIQUE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "edges": (("name",),),
     "secrets": (("project_id", "name"),),
     "secret_versions": (("secret_id", "number"),),
+    "volumes": (("project_id", "name"),),
 }
 UNIQUE_IF_GIVEN: Mapping[str, tuple[str, ...]] = {"nodes": ("subnet",)}
 """Text fields that no two rows have alike, unless they are empty."""

@@ -42,6 +42,7 @@ from shellwego.api.rest.routes import (
     sockets,
     system,
     users,
+    volumes,
 )
 from shellwego.api.rest.routes import (
     webhooks as webhook_routes,
@@ -81,6 +82,7 @@ _ROUTERS = (
     nodes.router,
     rebalance.router,
     secrets.router,
+    volumes.router,
     masterkeys.router,
     events.router,
     audit.router,

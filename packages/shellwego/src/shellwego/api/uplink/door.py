@@ -1,8 +1,10 @@
 """Who may connect to the node port, how many at once, and how long without saying who he is.
 
 Theory. Whoever has no certificate can only join, so he gets little: few connections at once, fewer from one address, and
-seconds to be done. What he takes up is counted before the handshake, since that is work already. Who has a certificate gets
-connections enough for what an agent does, and no more. A connection too many is closed at once, without a word.
+seconds to be done. What he takes up is counted before the handshake, since that is work already. So nodes are strangers,
+too, until theirs is done; where one came in lately there is room for the next, or strangers could shut all of them out. Who
+has a certificate gets connections enough for what an agent does, and no more. A connection too many is closed at once,
+without a word.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -22,6 +24,8 @@ from shellwego.api.uplink.callers import origin_of
 from shellwego.wire.tls import Credentials, peer_of, server_context
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+_PROVEN = 4096
+"""Addresses that are remembered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +33,7 @@ class Bounds:
     """What the port bears."""
 
     strangers: int = 1024
-    """Connections in their handshake or without a certificate."""
+    """Connections in their handshake or without a certificate; those of addresses that nodes come from go beyond."""
     strangers_of_address: int = 128
     """Of IPv6 a /64 counts as one."""
     handshake_s: float = 5.0
@@ -54,6 +58,8 @@ class Door:
         self._context = server_context(self._shown)
         self._strangers: Counter[str] = Counter()
         self._keys: Counter[str] = Counter()
+        self._proven: OrderedDict[str, None] = OrderedDict()
+        """Where nodes and edges came in from, the latest last."""
         self._shaking: set[asyncio.Task[None]] = set()
         self._server = _Server(self, handler, bounds)
 
@@ -68,15 +74,18 @@ class Door:
                 await asyncio.sleep(0.05)
                 continue
             host = origin_of(str(address[0]))
-            if self._strangers.total() >= self._bounds.strangers or (
-                self._strangers[host] >= self._bounds.strangers_of_address
-            ):
+            if not self._has_room(host):
                 connection.close()
                 continue
             self._strangers[host] += 1
             task = loop.create_task(self._shake_hands(connection, host))
             self._shaking.add(task)
             task.add_done_callback(self._shaking.discard)
+
+    def _has_room(self, host: str) -> bool:
+        if self._strangers[host] >= self._bounds.strangers_of_address:
+            return False
+        return host in self._proven or self._strangers.total() < self._bounds.strangers
 
     async def close(self, grace_s: float) -> None:
         """Take no more, let what runs end for a while, then end the rest."""
@@ -106,8 +115,8 @@ class Door:
     def enter(self, handler: web.RequestHandler, transport: asyncio.Transport) -> Callable[[], None] | None:
         """Count a connection whose handshake is done; what takes it off the count again. None: it is one too many."""
         certificate = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        host = origin_of(str((transport.get_extra_info("peername") or ("",))[0]))
         if certificate is None:
-            host = origin_of(str((transport.get_extra_info("peername") or ("",))[0]))
             self._strangers[host] += 1
             deadline = asyncio.get_running_loop().call_later(self._bounds.stranger_s, transport.abort)
 
@@ -116,11 +125,18 @@ class Door:
                 self.leave(host)
 
             return stranger_left
+        self._prove(host)
         key = peer_of(certificate).key
         if self._keys[key] >= self._bounds.of_key:
             return None
         self._keys[key] += 1
         return lambda: _take_off(self._keys, key)
+
+    def _prove(self, host: str) -> None:
+        self._proven[host] = None
+        self._proven.move_to_end(host)
+        if len(self._proven) > _PROVEN:
+            self._proven.popitem(last=False)
 
     def leave(self, host: str) -> None:
         """A stranger is gone, or is none any more."""

@@ -37,6 +37,8 @@ from shellwego.wire.uplink import Side
 
 GRACE_S = 5.0
 _LINKS = Rate(per_minute=60, burst=60)
+_MEMORIES = Rate(per_minute=120, burst=120)
+"""Each is audited before its first byte."""
 
 _log = structlog.get_logger(__name__)
 
@@ -105,6 +107,7 @@ class UplinkServer:
                     return await send_blob(request, caller, self._images)
             if self._memories is not None and request.method == "GET" and method.startswith(uplink.MEMORIES):
                 async with self._callers.call(_known(peer)) as caller:
+                    self._callers.count_method(_known(peer), uplink.MEMORIES, _MEMORIES)
                     return await send_memory(request, caller, self._memories)
             return _response(200, await self._answer(request, method, peer))
         except ShellWeGoError as error:

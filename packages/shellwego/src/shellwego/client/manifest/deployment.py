@@ -15,13 +15,14 @@ from shellwego.client.generated import (
     CheckBody,
     ConfigBody,
     DeploymentCreate,
+    MountBody,
     PlacementBody,
     ProcessBody,
     RestartBody,
     SecretRefBody,
     ServiceBody,
 )
-from shellwego.client.manifest.document import Check, EnvValue, Manifest, Restart, SecretReference, Vm
+from shellwego.client.manifest.document import Check, EnvValue, Manifest, Mount, Restart, SecretReference, Vm
 from shellwego.client.manifest.faults import Fault, ManifestError, Place
 from shellwego.client.manifest.values import arguments, env_text, seconds
 
@@ -126,6 +127,7 @@ class _Reader:
             remove_processes=[name for name in existing if name not in self.processes],
             services=[] if service is None else [ServiceBody(process=self.routed, port=service.internal_port)],
             checks=[self._check(number, check) for number, check in enumerate(self.manifest.checks)],
+            mounts=[self._mount(number, mount) for number, mount in enumerate(self.manifest.mounts)],
             release_command=self._arguments(("deploy", "release_command"), deploy.release_command),
             drain_timeout=self._seconds(("deploy", "drain_timeout"), deploy.drain_timeout),
             placement=self._placement(),
@@ -154,6 +156,11 @@ class _Reader:
                 backoff=self._backoff(restart),
             ),
         )
+
+    def _mount(self, number: int, mount: Mount) -> MountBody:
+        process = mount.process or self.routed
+        self._check_process(("mounts", number, "process"), process)
+        return MountBody(source=mount.source, destination=mount.destination, process=process, read_only=mount.read_only)
 
     def _check(self, number: int, check: Check) -> CheckBody:
         place: Place = ("checks", number)

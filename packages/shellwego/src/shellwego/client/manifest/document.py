@@ -100,11 +100,15 @@ class Check(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
 
 
 class Mount(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """A volume in a process' file system."""
+    """A volume in a process' file system. One process has a volume, in one instance."""
 
-    source: str
-    destination: str
+    source: Annotated[str, Meta(pattern="^[a-z][a-z0-9_-]*$", max_length=63)]
+    """The volume's name: swg volumes create."""
+    destination: Annotated[str, Meta(pattern="^/", max_length=255)]
+    """Where the process finds it, such as /data."""
     process: ProcessName | None = None
+    """Left out: the process of the service."""
+    read_only: bool = False
 
 
 class Vm(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

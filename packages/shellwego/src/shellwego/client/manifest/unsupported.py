@@ -8,7 +8,6 @@ from shellwego.client.manifest.document import HttpService, Manifest
 from shellwego.client.manifest.faults import Fault
 
 _NO_BUILDS = "images are not built here yet: build one elsewhere, load it (swg images load), and give image"
-_NO_VOLUMES = "needs volumes, which this version does not have yet"
 _NO_SLEEP = "apps do not stop and start by themselves yet; leave it out"
 
 
@@ -17,8 +16,6 @@ def unsupported(manifest: Manifest) -> Iterator[Fault]:
     for key in ("dockerfile", "builder"):
         if getattr(manifest.build, key) is not None:
             yield Fault(("build", key), _NO_BUILDS)
-    for number in range(len(manifest.mounts)):
-        yield Fault(("mounts", number), _NO_VOLUMES)
     if manifest.http_service is not None:
         yield from _of_service(manifest.http_service)
 

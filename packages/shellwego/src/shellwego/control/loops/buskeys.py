@@ -19,7 +19,7 @@ from shellwego.core.troubles import Troubles
 from shellwego.ports.busaccess import BusAccess
 from shellwego.wire import subjects
 
-LOOK_AGAIN_S = 1.0
+LOOK_AGAIN_S = 5.0
 TELL_AGAIN_S = 300.0
 BATCH = 100
 

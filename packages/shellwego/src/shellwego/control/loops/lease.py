@@ -7,6 +7,10 @@ A process that stood still (stopped, swapped out) wakes up in the middle of its 
 over. So the loops work with `Lease.fenced`, whose writes look at the lease in their own transaction, and are refused once it
 is not theirs.
 
+Work that is to end is told so until it does: libraries swallow a cancellation at times, and nothing is begun anew before
+what was has ended. The lease is let go first. Else it would be renewed for work that writes nothing any more, or waits for
+ever.
+
 Terms are short, so that what a dead server did goes on elsewhere within three seconds. `Leases` therefore renews all that a
 server holds in one transaction; a server that holds nothing only reads, and sleeps until the next lease runs out. At a clean
 end what is held is given back. A holder that comes back under the same name takes its leases at once, so names must differ:
@@ -34,6 +38,7 @@ STOP_S = TERM_S * 2 / 3
 _SOON_S = 0.05
 _RETRY_S, _LONGEST_PAUSE_S = 1.0, 15.0
 _RELEASE_S = 2.0
+_CANCEL_AGAIN_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -139,6 +144,12 @@ class Leases:
         except ShellWeGoError as error:
             _log.info("loop.leases_not_given_back", holder=self.holder, reason=str(error))
 
+    async def end(self, task: asyncio.Future[None]) -> None:
+        """Cancel a task, again and again, and return when it has ended."""
+        task.cancel()
+        while not task.done():
+            await self._first(task, _CANCEL_AGAIN_S)
+
     async def _wait(self, seconds: float) -> None:
         """Until then, or until one more is wanted."""
         await self._first(asyncio.ensure_future(self._asked.wait()), seconds)
@@ -190,7 +201,6 @@ class Lease:
             await claim.held.wait()
             began = clock.monotonic()
             ended = await self._work_while_held(work, claim, troubles)
-            self.leases.let_go(self.loop)
             if isinstance(ended, _Lost):
                 continue
             if ended is not None:
@@ -207,9 +217,9 @@ class Lease:
             lost = not task.done()
         finally:
             over.cancel()
-            task.cancel()
-            ended = (await asyncio.gather(task, return_exceptions=True))[0]
-        if isinstance(ended, Exception):
+            self.leases.let_go(self.loop)
+            await self.leases.end(task)
+        if not task.cancelled() and isinstance(ended := task.exception(), Exception):
             return ended
         return _Lost() if lost else None
 

@@ -19,13 +19,14 @@ import structlog
 
 from shellwego.control.changes import apply, prune
 from shellwego.control.facts import UNFINISHED, placement_request, process_peers, releases_of, rollout_facts
+from shellwego.control.holds import hold, obstacle
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.hints import all_apps, hinted_apps
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.memories import leave, with_memory
 from shellwego.control.placer import READING_SHARE, Placer
-from shellwego.control.preemption import find_room, held, make_room
+from shellwego.control.preemption import find_room, make_room, reservation
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import ShellWeGoError
@@ -40,6 +41,8 @@ from shellwego.wire import subjects
 BUSY_EVERY_S = 2.0
 CHANGED_EVERY_S = 10.0
 ALL_EVERY_S = 60.0
+_PLANNED = b"planned"
+"""What a hint says that comes of a step which left nothing to plan: it is for the other loops."""
 _MAX_ROUNDS = 8
 """Steps in one transaction. A plan converges in three or four; the rest is left to the next look."""
 _BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -92,7 +95,7 @@ def _wait(until: float | None, tx: Transaction) -> float | None:
 
 def _advance(unit: Unit, app_id: str, placer: Placer) -> StepResult:
     """Plan and apply until nothing is left to do now."""
-    next_at = None
+    next_at, settled = None, False
     placer.begin(unit.tx)
     for _ in range(_MAX_ROUNDS):
         app = unit.tx.apps.get(app_id)
@@ -104,9 +107,10 @@ def _advance(unit: Unit, app_id: str, placer: Placer) -> StepResult:
             apply(unit, app, plan.changes)
         placed = _store_placements(unit, app, placer)  # what the plan has just called off needs no place
         if not plan.changes and not placed:
+            settled = not _waiting(unit.tx, app)
             break
     prune(unit, app_id)
-    unit.hint(subjects.app(app_id))
+    unit.hint(subjects.app(app_id), _PLANNED if settled else b"")
     return StepResult(changed=True, wait_s=_wait(next_at, unit.tx))
 
 
@@ -127,22 +131,28 @@ def _placements(tx: Transaction, app: App, placer: Placer) -> Iterator[tuple[Ins
     peers = {process: placer.peers(placed.get(process, {})) for process in {i.process for i in waiting}}
     releases = releases_of(tx, [instance.release_id for instance in waiting])
     in_vain: set[str] = set()
+    claimed: set[str] = set()
     for instance in waiting:
-        request = placement_request(instance, releases[instance.release_id])
-        beside = peers[instance.process]
-        if instance.memory_of:
+        release = releases[instance.release_id]
+        waits = obstacle(tx, instance, release.config, claimed)
+        request, beside = placement_request(tx, instance, release), peers[instance.process]
+        if instance.memory_of and not waits:
             found = placer.place(tx, with_memory(tx, request, instance), beside)
             if isinstance(found, Placement) or placer.current():
                 yield instance, found
             continue
-        outcome: Outcome = held(tx, instance, request) or placer.place(tx, request, beside)
-        if isinstance(outcome, Refusal) and placer.current() and instance.process not in in_vain:
+        outcome: Outcome = Refusal(waits)
+        if not waits:
+            outcome = reservation(tx, instance, request) or placer.place(tx, request, beside)
+        if isinstance(outcome, Refusal) and not waits and placer.current() and instance.process not in in_vain:
             room = find_room(tx, app, request, instance.priority, beside.by_node)
             if room is None:
                 in_vain.add(instance.process)
             else:
                 beside.add(room.node)
                 outcome = room
+        if isinstance(outcome, Placement):
+            claimed |= release.config.volumes_of(instance.process)
         if _is_news(instance, outcome):
             yield instance, outcome
 
@@ -163,7 +173,7 @@ def _store_placements(unit: Unit, app: App, placer: Placer) -> bool:
         changed = True
         match outcome:
             case Placement(node_id):
-                unit.tx.instances.update(
+                placed = unit.tx.instances.update(
                     replace(
                         instance,
                         node_id=node_id,
@@ -173,6 +183,7 @@ def _store_placements(unit: Unit, app: App, placer: Placer) -> bool:
                         reserved_node_id="",
                     )
                 )
+                hold(unit, placed)
                 unit.hint(subjects.assignments(node_id))
             case Preemption():
                 make_room(unit, app, instance, outcome)
@@ -208,8 +219,9 @@ class RolloutLoop:
     async def _listen(self) -> None:
         async with self._control.bus.subscribe(subjects.ALL_APPS) as hints:
             async for hint in hints:
-                for app_id in await hinted_apps(self._control, hint):
-                    self._schedule.add(app_id)
+                if hint.payload != _PLANNED:
+                    for app_id in await hinted_apps(self._control, hint):
+                        self._schedule.add(app_id)
 
     async def _sweep(self, every_s: float, find: Finder) -> None:
         while True:

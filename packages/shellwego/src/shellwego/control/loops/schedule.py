@@ -5,8 +5,7 @@ A key is in it once, at its soonest moment. Waiting is on the injected clock, so
 
 from __future__ import annotations
 
-from shellwego.ports.clock import Clock
-from shellwego.ports.waiting import Waiter
+from shellwego.ports.clock import Clock, Waiter
 
 
 class Schedule:

@@ -17,9 +17,10 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from nats.aio.client import Client
@@ -76,6 +77,7 @@ class NatsBus:
         self._troubles = Troubles()
         self._closed = False
         self._ended = asyncio.Event()
+        self._apart: set[asyncio.Task[None]] = set()
         self._task = asyncio.ensure_future(self._live())
 
     @property
@@ -111,7 +113,7 @@ class NatsBus:
         self._listeners.setdefault(pattern, []).append(listener)
         try:
             if self._connection is not None:
-                await self._ask_for(self._connection, [] if known else [pattern])
+                await self._do_apart(self._ask_for(self._connection, [] if known else [pattern]))
             yield listener.hints()
         finally:
             await self._leave(listener)
@@ -119,10 +121,20 @@ class NatsBus:
     async def close(self) -> None:
         self._closed = True
         self._ended.set()  # nats-py swallows a cancellation at times
-        self._task.cancel()
+        for task in (self._task, *self._apart):
+            task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         for listener in [each for listeners in self._listeners.values() for each in listeners]:
             listener.close()
+
+    async def _do_apart(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have a task of its own wait for nats-py, which swallows a cancellation at times: a caller who is cancelled ends at
+        once, and would else go on for good. What was begun is ended all the same."""
+        task = asyncio.create_task(work)
+        self._apart.add(task)
+        task.add_done_callback(self._apart.discard)
+        await asyncio.wait({task})
+        task.result()
 
     # One life of a connection after another.
 
@@ -240,6 +252,8 @@ class NatsBus:
             for pattern in patterns:
                 subscription = await client.subscribe(f"{PREFIX}{pattern}", cb=self._hear(pattern))
                 self._subscriptions[pattern] = subscription
+                if pattern not in self._listeners:  # who asked for it has left meanwhile
+                    await self._give_up(pattern)
             await settle(client)
 
     async def _give_up(self, pattern: str) -> None:
@@ -271,7 +285,7 @@ class NatsBus:
         listeners.remove(listener)
         if not listeners:
             del self._listeners[listener.pattern]
-            await self._give_up(listener.pattern)
+            await self._do_apart(self._give_up(listener.pattern))
 
     def _tell(self, key: str, event: str, reason: str) -> None:
         if trouble := self._troubles.failed(key, reason, asyncio.get_running_loop().time()):

@@ -7,18 +7,21 @@ else runs until it is stopped. `boot_s` of virtual time pass between an order an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError
 from shellwego.core.nodes import Backend, NodeFacts
 from shellwego.core.peers import PeerNode
+from shellwego.core.volumes import VolumeView
+from shellwego.drivers.engine.memory_volumes import MemoryVolumes
 from shellwego.ports.clock import Clock
 from shellwego.ports.engine import ExecChannel, ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmUsage, VmView
 from shellwego.ports.streams import StreamKind, StreamRequest
 from shellwego.wire.codec import decode, encode
 
 MIB = 1024 * 1024
+DISK_BYTES = 1 << 42
 _WHOLE = b"whole"
 """Ends a memory that was sent."""
 
@@ -145,7 +148,8 @@ class MemoryAttachment:
 
 
 class MemoryEngine:
-    """`ports.engine.Engine` in memory. Faults: `boots_fail_with`, `sleep_fails_with`, `die` (as a VMM killed)."""
+    """`ports.engine.Engine` and `VolumeEngine` in memory. Faults: `boots_fail_with`, `sleep_fails_with`, `die`
+    (as a VMM killed), `disks.fails_with`."""
 
     def __init__(self, clock: Clock, *, boot_s: float = 0.2, name: str = "memory") -> None:
         self._clock = clock
@@ -159,6 +163,7 @@ class MemoryEngine:
         """While set, each boot fails with this reason."""
         self.sleep_fails_with: ShellWeGoError | None = None
         """While set, each suspend and resume fails so."""
+        self.disks = MemoryVolumes(DISK_BYTES, self._holders)
         self.snapshot_host: tuple[tuple[str, str], ...] = (("program", "memory"),)
         """As `core.nodes.Backend` has it: memories are taken from engines where it is the same."""
 
@@ -171,13 +176,14 @@ class MemoryEngine:
 
     async def facts(self) -> NodeFacts:
         backend = Backend(name="memory", status="ready", acceleration="none", isolation="none", max_vcpus=64)
-        backend = replace(backend, max_memory_bytes=1 << 40, suspend=True, snapshot_host=self.snapshot_host)
+        backend = replace(backend, max_memory_bytes=1 << 40, suspend=True, volumes=True)
+        backend = replace(backend, snapshot_host=self.snapshot_host)
         return NodeFacts(
             hostname=self._name,
             version="memory",
             cpu_milli=64_000,
             memory_bytes=256 * 1024 * MIB,
-            disk_bytes=1 << 42,
+            disk_bytes=DISK_BYTES,
             backends=(backend,),
             confinement="none",
         )
@@ -190,6 +196,8 @@ class MemoryEngine:
     async def run(self, order: VmOrder) -> None:
         if order.vm_id in self._vms:
             return
+        for mount in order.workload.mounts:
+            self.disks.take(mount.volume_id, order.vm_id)
         view = VmView(
             vm_id=order.vm_id,
             instance_id=order.instance_id,
@@ -339,6 +347,43 @@ class MemoryEngine:
             if not follow or vm.view.phase is VmPhase.ENDED:
                 return
             await self._clock.sleep(0.05)
+
+    async def volumes(self) -> tuple[VolumeView, ...]:
+        return self.disks.views()
+
+    async def create_volume(self, volume_id: str, size_bytes: int) -> None:
+        self.disks.create(volume_id, size_bytes)
+        self._notify()
+
+    async def clone_volume(self, snapshot_id: str, volume_id: str, size_bytes: int) -> None:
+        self.disks.clone(snapshot_id, volume_id, size_bytes)
+        self._notify()
+
+    async def resize_volume(self, volume_id: str, size_bytes: int) -> None:
+        self.disks.resize(volume_id, size_bytes)
+        self._notify()
+
+    async def snapshot_volume(self, volume_id: str, snapshot_id: str, *, freeze: bool) -> None:
+        self.disks.snapshot(volume_id, snapshot_id)
+        self._notify()
+
+    async def restore_volume(self, volume_id: str, snapshot_id: str) -> None:
+        self.disks.restore(volume_id, snapshot_id)
+        self._notify()
+
+    async def delete_volume(self, volume_id: str) -> None:
+        self.disks.delete(volume_id)
+        self._notify()
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        self.disks.delete_snapshot(snapshot_id)
+        self._notify()
+
+    def _holders(self) -> Iterator[tuple[str, str]]:
+        for vm_id, vm in self._vms.items():
+            if vm.view.phase is not VmPhase.ENDED:
+                for mount in vm.order.workload.mounts:
+                    yield mount.volume_id, vm_id
 
     async def close(self, *, keep_vms: bool) -> None:
         for vm in self._vms.values():

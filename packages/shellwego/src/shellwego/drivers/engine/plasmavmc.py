@@ -33,8 +33,11 @@ from plasmavmc.manager import VmManager
 from plasmavmc.server.assembly import Probe, Upkeep
 from plasmavmc.states import VmState
 from plasmavmc.types import (
+    OWN_DISKS,
     BackendCapabilities,
     CopyTarget,
+    DiskSource,
+    DiskSpec,
     ExecSpec,
     NetworkSpec,
     Scope,
@@ -43,9 +46,12 @@ from plasmavmc.types import (
     VmResources,
     VmSpec,
 )
+from plasmavmc.volumes import VolumeView as EngineVolume
+from shellwego.core.assignments import WorkloadMount
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.nodes import Backend, NodeFacts
 from shellwego.core.peers import PeerNode
+from shellwego.core.volumes import SnapshotView, VolumeView
 from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmUsage, VmView
 from shellwego.ports.streams import StreamKind, StreamRequest
 
@@ -81,6 +87,7 @@ def to_spec(order: VmOrder) -> VmSpec:
         entrypoint=work.entrypoint,
         env={**work.env, **_revealed(order), "SHELLWEGO_VM_ID": order.vm_id},
         resources=VmResources(work.cpu_milli, work.vcpus, work.memory_bytes, work.disk_bytes),
+        volumes=tuple(_disk(mount) for mount in work.mounts),
         networks=(NetworkSpec(f"nic_{order.vm_id}", work.network_id),),
         stop_signal=work.stop_signal,
         stop_grace_s=work.stop_grace_s,
@@ -92,6 +99,29 @@ def to_spec(order: VmOrder) -> VmSpec:
             "process": work.process,
             "release": str(work.release),
         },
+    )
+
+
+def _disk(mount: WorkloadMount) -> DiskSpec:
+    return DiskSpec(
+        id=mount.volume_id,
+        source=DiskSource.VOLUME,
+        read_only=mount.read_only,
+        reference=mount.volume_id,
+        destination=mount.destination,
+    )
+
+
+def to_volume(found: EngineVolume) -> VolumeView:
+    """What the agent sees of a volume. Pure."""
+    return VolumeView(
+        volume_id=found.volume_id,
+        size_bytes=found.size_bytes,
+        used_bytes=found.used_bytes,
+        vm_id=found.vm_id,
+        snapshots=tuple(
+            SnapshotView(snapshot_id=each.snapshot_id, used_bytes=each.used_bytes) for each in found.snapshots
+        ),
     )
 
 
@@ -192,7 +222,7 @@ class PlasmaExec:
 
 
 class PlasmaEngine:
-    """`ports.engine.Engine` on a `VmManager`."""
+    """`ports.engine.Engine` and `VolumeEngine` on a `VmManager`."""
 
     def __init__(
         self,
@@ -313,6 +343,38 @@ class PlasmaEngine:
     async def changed(self) -> None:
         await self._manager.changed(self._seen)
 
+    async def volumes(self) -> tuple[VolumeView, ...]:
+        with translated():
+            return tuple(to_volume(volume) for volume in await self._manager.volumes.list())
+
+    async def create_volume(self, volume_id: str, size_bytes: int) -> None:
+        with translated():
+            await self._manager.volumes.create(volume_id, size_bytes)
+
+    async def clone_volume(self, snapshot_id: str, volume_id: str, size_bytes: int) -> None:
+        with translated():
+            await self._manager.volumes.clone(snapshot_id, volume_id, size_bytes)
+
+    async def resize_volume(self, volume_id: str, size_bytes: int) -> None:
+        with translated():
+            await self._manager.volumes.resize(volume_id, size_bytes)
+
+    async def snapshot_volume(self, volume_id: str, snapshot_id: str, *, freeze: bool) -> None:
+        with translated():
+            await self._manager.volumes.snapshot(volume_id, snapshot_id, freeze=freeze)
+
+    async def restore_volume(self, volume_id: str, snapshot_id: str) -> None:
+        with translated():
+            await self._manager.volumes.restore(volume_id, snapshot_id)
+
+    async def delete_volume(self, volume_id: str) -> None:
+        with translated():
+            await self._manager.volumes.delete(volume_id)
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        with translated():
+            await self._manager.volumes.delete_snapshot(snapshot_id)
+
     async def exec(self, vm_id: str, request: StreamRequest) -> PlasmaExec:
         spec = ExecSpec(
             command=request.command,
@@ -382,4 +444,5 @@ def to_backend(capabilities: BackendCapabilities, *, reason: str = "") -> Backen
         max_vcpus=capabilities.max_vcpus,
         max_memory_bytes=capabilities.max_memory_bytes,
         suspend=capabilities.suspend,
+        volumes=capabilities.max_disks > OWN_DISKS,
     )

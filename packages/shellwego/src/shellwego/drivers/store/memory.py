@@ -31,6 +31,7 @@ from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
 from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
+from shellwego.core.volumes import Snapshot, Volume
 from shellwego.core.webhooks import Delivery, Webhook
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
 from shellwego.drivers.store.storable import FIELDS, check_storable
@@ -291,6 +292,8 @@ class MemoryTransaction:
     secret_versions: MemoryTable[SecretVersion]
     data_keys: MemoryTable[DataKey]
     master_keys: MemoryTable[MasterKey]
+    volumes: MemoryTable[Volume]
+    snapshots: MemoryTable[Snapshot]
 
     def __init__(self, scope: _Scope, tables: dict[str, _Rows], now: float) -> None:
         self._scope = scope

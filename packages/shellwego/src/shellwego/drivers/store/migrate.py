@@ -31,7 +31,7 @@ from shellwego.drivers.store.schema import metadata
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0012"
+HEAD = "0013"
 """The revision of `schema`."""
 _MOST_FAULTS = 5
 _SCRIPTS = Path(__file__).parent / "migrations"

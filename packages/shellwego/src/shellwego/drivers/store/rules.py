@@ -23,6 +23,7 @@ from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
 from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
+from shellwego.core.volumes import Snapshot, Volume
 from shellwego.core.webhooks import Delivery, Webhook
 from shellwego.drivers.store.storable import check_comparable
 from shellwego.ports.store import INDEXES, Op, Order, Scalar, Where
@@ -62,6 +63,8 @@ ENTITIES: Mapping[str, type] = {
     "secret_versions": SecretVersion,
     "data_keys": DataKey,
     "master_keys": MasterKey,
+    "volumes": Volume,
+    "snapshots": Snapshot,
 }
 """Table name → entity."""
 

@@ -34,6 +34,7 @@ from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
 from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
+from shellwego.core.volumes import Snapshot, Volume
 from shellwego.core.webhooks import Delivery, Webhook
 from shellwego.drivers.store.rows import RowMapper
 from shellwego.drivers.store.rules import BY_ID, ENTITIES, Row, check_question, is_versioned, missing, stale, taken
@@ -339,6 +340,8 @@ class SqlTransaction:
     secret_versions: SqlTable[SecretVersion]
     data_keys: SqlTable[DataKey]
     master_keys: SqlTable[MasterKey]
+    volumes: SqlTable[Volume]
+    snapshots: SqlTable[Snapshot]
 
     def __init__(self, scope: Scope[Any], now: Callable[[], float]) -> None:
         self._scope = scope

@@ -122,6 +122,7 @@ def _forecast(each: ProcessForecast) -> ProcessPlanView:
         started=each.started,
         stopped=each.stopped,
         obstacle=each.obstacle or None,
+        pause=each.pause or None,
         evicts=each.evicts,
     )
 

@@ -21,8 +21,9 @@ from shellwego.api.rest.schemas.common import (
     when,
 )
 from shellwego.api.rest.schemas.secrets import SecretRefBody, SecretRefView, ref_view
-from shellwego.control.config import ConfigWish, Mount, PlacementWish, ProcessWish
-from shellwego.core.apps import App, AppConfig, Check, CheckKind, Process, RestartMode, RestartPolicy, Service
+from shellwego.api.rest.schemas.volumes import Destination
+from shellwego.control.config import ConfigWish, PlacementWish, ProcessWish
+from shellwego.core.apps import App, AppConfig, Check, CheckKind, Mount, Process, RestartMode, RestartPolicy, Service
 from shellwego.core.deployments import Deployment
 from shellwego.core.nodes import MAX_LABELS
 from shellwego.core.placement_rules import MOST_PRIORITY, PlacementRules, Spread
@@ -127,14 +128,16 @@ class ServiceBody(Body):
 
 
 class MountBody(Body):
-    """A volume and where a process is to have it. Refused as long as the platform has no volumes."""
+    """A volume of the project, and where a process is to have it. One process has a volume, in one instance."""
 
     source: Name
-    destination: Annotated[str, Field(max_length=1024, pattern=r"^/")]
+    """Its name."""
+    destination: Destination
     process: Name = "web"
+    read_only: bool = False
 
     def mount(self) -> Mount:
-        return Mount(source=self.source, destination=self.destination, process=self.process)
+        return Mount(source=self.source, destination=self.destination, process=self.process, read_only=self.read_only)
 
 
 Labels = Annotated[dict[Name, Annotated[str, Field(max_length=63)]], Field(max_length=MAX_LABELS)]
@@ -177,7 +180,7 @@ class ConfigBody(Body):
     remove_processes: Annotated[list[Name], Field(max_length=16)] = Field(default_factory=list)
     services: Annotated[list[ServiceBody], Field(max_length=1)] | None = None
     checks: Annotated[list[CheckBody], Field(max_length=32)] | None = None
-    mounts: Annotated[list[MountBody], Field(max_length=32)] = Field(default_factory=list)
+    mounts: Annotated[list[MountBody], Field(max_length=32)] | None = None
     release_command: Arguments | None = None
     """Program and arguments, run once before each rollout in a VM of its own; where it fails, nothing is rolled out. Empty:
     none any more."""
@@ -190,7 +193,7 @@ class ConfigBody(Body):
             remove_processes=tuple(self.remove_processes),
             services=None if self.services is None else tuple(body.service() for body in self.services),
             checks=None if self.checks is None else tuple(body.check() for body in self.checks),
-            mounts=tuple(body.mount() for body in self.mounts),
+            mounts=None if self.mounts is None else tuple(body.mount() for body in self.mounts),
             release_command=None if self.release_command is None else tuple(self.release_command),
             drain_timeout_s=self.drain_timeout,
             placement=self.placement.wish(),
@@ -287,6 +290,15 @@ class ServiceView(View):
     port: int
 
 
+class MountView(View):
+    """A volume of a process, and where it has it."""
+
+    source: str
+    destination: str
+    process: str
+    read_only: bool
+
+
 class PlacementView(View):
     """Where instances may go, and what keeps them apart. An empty `region` or `zone` is any."""
 
@@ -308,6 +320,7 @@ class ConfigView(View):
     processes: list[ProcessView]
     services: list[ServiceView]
     checks: list[CheckView]
+    mounts: list[MountView]
     release_command: list[str] | None
     drain_timeout: float
     placement: PlacementView
@@ -364,6 +377,10 @@ def config_view(config: AppConfig) -> ConfigView:
         processes=[_process_view(process) for process in config.processes],
         services=[ServiceView(process=service.process, port=service.port) for service in config.services],
         checks=[_check_view(check) for check in config.checks],
+        mounts=[
+            MountView(source=m.source, destination=m.destination, process=m.process, read_only=m.read_only)
+            for m in config.mounts
+        ],
         release_command=None if config.release_command is None else list(config.release_command),
         drain_timeout=config.drain_timeout_s,
         placement=_placement_view(config.placement),

@@ -247,6 +247,8 @@ class ProcessPlanView(View):
     stopped: int
     obstacle: str | None
     """Why the first that are to come could not be placed now, in the words of the filters that decide."""
+    pause: str | None
+    """A volume that one instance only can have, so the old one stops before the new one starts: a short stop. Null: none."""
     evicts: int
     """How many instances of lower priority would be evicted to make room for the first that has none; 0 where that makes
     none, or none is needed."""

@@ -125,6 +125,8 @@ class BackendView(View):
     reason: str
     suspend: bool
     """Its VMs can be suspended and resumed."""
+    volumes: bool
+    """Its VMs can have volumes of the node."""
 
 
 class NodeView(View):
@@ -311,6 +313,7 @@ def node_view(node: Node, instances: int, drain: DrainView | None) -> NodeView:
                 isolation=backend.isolation,
                 reason=backend.reason,
                 suspend=backend.suspend,
+                volumes=backend.volumes,
             )
             for backend in facts.backends
         ],

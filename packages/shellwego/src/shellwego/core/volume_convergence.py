@@ -1,0 +1,256 @@
+"""What an agent does next about its volumes. Pure: orders and looks in, actions and observations out.
+
+Theory. As with instances (`core.convergence`) each look compares what is to be there with what the host has, and gives at
+most one order a volume; what was tried and failed is a value that goes in and comes out. Three differences:
+
+* What no order names is left alone. Silence destroys no data.
+* What was there once and is missing is told as lost, never made again: an empty volume would look like a whole one.
+* A VM begins only once each of its volumes is there, large enough, not being put back, and held by no other VM that has not
+  ended. So a node that comes back with an instance that was judged lost stops that one first, whatever came in its place.
+
+A restore is done once: by its number, which is remembered and told. An agent that died between doing and telling does it
+again, and nothing is lost by that, because until it is told nothing that mounts the volume is placed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from shellwego.core.assignments import SnapshotOrder, VolumeOrder, Workload
+from shellwego.core.errors import ShellWeGoError
+from shellwego.core.vms import VmPhase, VmView
+from shellwego.core.volumes import ObservedSnapshot, ObservedVolume, Presence, SnapshotView, VolumeView
+
+RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+"""Pause after the first failure of a volume's orders in a row, the second, …"""
+_MISSING = "its data is not on this node any more"
+_STEPS = 100
+"""What a volume uses is told in so many steps of its size, or each write would be news."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeMemory:
+    """What is remembered of one volume between two looks."""
+
+    failures: int = 0
+    next_try: float = 0.0
+    reason: str = ""
+    reason_code: str = ""
+    restored: int = 0
+    restore_reason: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Snapshots that cannot be taken, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateVolume:
+    volume_id: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloneVolume:
+    volume_id: str
+    snapshot_id: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResizeVolume:
+    volume_id: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeSnapshot:
+    volume_id: str
+    snapshot_id: str
+    freeze: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreVolume:
+    volume_id: str
+    snapshot_id: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteSnapshot:
+    volume_id: str
+    snapshot_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteVolume:
+    volume_id: str
+
+
+VolumeAction = CreateVolume | CloneVolume | ResizeVolume | TakeSnapshot | RestoreVolume | DeleteSnapshot | DeleteVolume
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeConvergence:
+    """One look's outcome, as `convergence.Convergence`."""
+
+    actions: tuple[VolumeAction, ...] = ()
+    observed: Mapping[str, ObservedVolume] = field(default_factory=dict)
+    wake_at: float | None = None
+
+
+def converge_volumes(
+    orders: Iterable[VolumeOrder],
+    views: Iterable[VolumeView],
+    memories: Mapping[str, VolumeMemory],
+    under_way: Collection[str],
+    now: float,
+) -> VolumeConvergence:
+    """What to do so that each volume is as ordered, and what to tell of it. `under_way` are volumes with an action that has
+    not ended: they get no other, and nothing is said of what it may still bring."""
+    seen = {view.volume_id: view for view in views}
+    actions: list[VolumeAction] = []
+    observed: dict[str, ObservedVolume] = {}
+    due: list[float] = []
+    for order in orders:
+        view, memory = seen.get(order.volume_id), memories.get(order.volume_id, VolumeMemory())
+        working = order.volume_id in under_way
+        observed[order.volume_id] = _observe(order, view, memory, working=working)
+        action = None if working else next(_wanted(order, view, memory), None)
+        if action is not None and now >= memory.next_try:
+            actions.append(action)
+        elif action is not None:
+            due.append(memory.next_try)
+    return VolumeConvergence(actions=tuple(actions), observed=observed, wake_at=min(due, default=None))
+
+
+def done(memory: VolumeMemory, action: VolumeAction) -> VolumeMemory:
+    """The memory after an action that succeeded."""
+    kept = replace(memory, failures=0, next_try=0.0, reason="", reason_code="")
+    if isinstance(action, RestoreVolume):
+        return replace(kept, restored=action.number, restore_reason="")
+    return kept
+
+
+def failed(memory: VolumeMemory, action: VolumeAction, error: ShellWeGoError, now: float) -> VolumeMemory:
+    """The memory after an action that failed. A snapshot or a restore that can never be is given up, and told so; the rest
+    is tried again, ever more slowly."""
+    if not error.temporary and isinstance(action, TakeSnapshot):
+        return replace(memory, refused={**memory.refused, action.snapshot_id: error.message})
+    if not error.temporary and isinstance(action, RestoreVolume):
+        return replace(memory, restored=action.number, restore_reason=error.message)
+    pause = RETRY_S[min(memory.failures, len(RETRY_S) - 1)]
+    return replace(
+        memory,
+        failures=memory.failures + 1,
+        next_try=now + pause,
+        reason=error.message,
+        reason_code=error.code,
+    )
+
+
+def obstacle(
+    instance_id: str,
+    workload: Workload,
+    orders: Mapping[str, VolumeOrder],
+    views: Mapping[str, VolumeView],
+    vms: Iterable[VmView],
+) -> str:
+    """Why a VM of the instance cannot begin yet, as far as its volumes go; empty: it can."""
+    known = {vm.vm_id: vm for vm in vms}
+    for mount in workload.mounts:
+        order, view = orders.get(mount.volume_id), views.get(mount.volume_id)
+        if view is None:
+            return f"the volume {mount.name} is not made yet"
+        if order is None or not order.present:
+            return f"the volume {mount.name} is no longer this node's"
+        if order.restore_snapshot_id:
+            return f"the volume {mount.name} is being restored"
+        if view.size_bytes < order.size_bytes:
+            return f"the volume {mount.name} is not as large yet as it is to be"
+        if view.vm_id and _keeps(known.get(view.vm_id), instance_id):
+            return f"the volume {mount.name} is still held by the VM {view.vm_id}"
+    return ""
+
+
+def _keeps(holder: VmView | None, instance_id: str) -> bool:
+    """Whether the VM that has a volume keeps it from an instance. One that was not seen yet does."""
+    return holder is None or (holder.phase is not VmPhase.ENDED and holder.instance_id != instance_id)
+
+
+def _wanted(order: VolumeOrder, view: VolumeView | None, memory: VolumeMemory) -> Iterator[VolumeAction]:
+    """What is to be done, the first thing first. Nothing takes a volume from the VM that has it."""
+    if not order.present:
+        if view is not None and not view.vm_id:
+            yield DeleteVolume(volume_id=order.volume_id)
+        return
+    if view is None:
+        if not order.made:
+            yield _birth(order)
+        return
+    if order.restore_snapshot_id and order.restore > memory.restored and not view.vm_id:
+        yield RestoreVolume(volume_id=order.volume_id, snapshot_id=order.restore_snapshot_id, number=order.restore)
+    if view.size_bytes < order.size_bytes:
+        yield ResizeVolume(volume_id=order.volume_id, size_bytes=order.size_bytes)
+    there = {snapshot.snapshot_id for snapshot in view.snapshots}
+    for each in order.snapshots:
+        if not each.present and each.snapshot_id in there:
+            yield DeleteSnapshot(volume_id=order.volume_id, snapshot_id=each.snapshot_id)
+        wanted = each.present and not each.made and each.snapshot_id not in there
+        if wanted and each.snapshot_id not in memory.refused:
+            yield TakeSnapshot(volume_id=order.volume_id, snapshot_id=each.snapshot_id, freeze=each.freeze)
+
+
+def _birth(order: VolumeOrder) -> VolumeAction:
+    if order.source_snapshot_id:
+        return CloneVolume(volume_id=order.volume_id, snapshot_id=order.source_snapshot_id, size_bytes=order.size_bytes)
+    return CreateVolume(volume_id=order.volume_id, size_bytes=order.size_bytes)
+
+
+def _observe(order: VolumeOrder, view: VolumeView | None, memory: VolumeMemory, *, working: bool) -> ObservedVolume:
+    told = ObservedVolume(
+        restored=memory.restored,
+        restore_reason=memory.restore_reason,
+        reason=memory.reason,
+        reason_code=memory.reason_code,
+    )
+    if view is None:
+        gone = not order.present and not working
+        missing = order.made and order.present
+        return replace(
+            told,
+            presence=Presence.GONE if gone else Presence.ABSENT,
+            reason=_MISSING if missing else told.reason,
+            reason_code="volume-missing" if missing else told.reason_code,
+        )
+    there = {snapshot.snapshot_id: snapshot for snapshot in view.snapshots}
+    return replace(
+        told,
+        presence=Presence.PRESENT,
+        size_bytes=view.size_bytes,
+        used_bytes=_rounded(view.used_bytes, view.size_bytes),
+        snapshots={
+            each.snapshot_id: _observe_snapshot(each, there.get(each.snapshot_id), memory, view, working=working)
+            for each in order.snapshots
+        },
+    )
+
+
+def _observe_snapshot(
+    order: SnapshotOrder, found: SnapshotView | None, memory: VolumeMemory, view: VolumeView, *, working: bool
+) -> ObservedSnapshot:
+    if found is not None:
+        used = _rounded(found.used_bytes, view.size_bytes)
+        return ObservedSnapshot(presence=Presence.PRESENT, used_bytes=used)
+    if not order.present:
+        return ObservedSnapshot(presence=Presence.ABSENT if working else Presence.GONE)
+    if order.made:
+        return ObservedSnapshot(presence=Presence.REFUSED, reason=_MISSING)
+    refusal = memory.refused.get(order.snapshot_id, "")
+    return ObservedSnapshot(presence=Presence.REFUSED if refusal else Presence.ABSENT, reason=refusal)
+
+
+def _rounded(used: int, size: int) -> int:
+    """Up to the next step."""
+    step = max(size // _STEPS, 1)
+    return -(-used // step) * step
