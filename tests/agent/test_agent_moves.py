@@ -270,7 +270,7 @@ async def test_only_the_node_that_is_to_have_it_gets_it_and_that_is_audited(host
         (hosts.new.id, "ins_none"),
     ):
         with pytest.raises(NotFoundError) as refused:
-            await fetch(hosts, node_id, instance_id)
+            await hosts.clock.run(fetch(hosts, node_id, instance_id))
         assert refused.value.code == "instance-not-found"
     assert not hosts.world.peek(lambda tx: tx.audit.select())
     assert SECRET in await hosts.clock.run(fetch(hosts, hosts.new.id, waiting))
@@ -283,7 +283,7 @@ async def test_nobody_gets_it_once_it_has_arrived_or_is_awake(hosts: Hosts) -> N
     hosts.new.start()
     await hosts.settles()
     with pytest.raises(NotFoundError):
-        await fetch(hosts, hosts.new.id, waiting)
+        await hosts.clock.run(fetch(hosts, hosts.new.id, waiting))
 
 
 async def test_one_stream_of_it_at_a_time(hosts: Hosts) -> None:
@@ -291,7 +291,7 @@ async def test_one_stream_of_it_at_a_time(hosts: Hosts) -> None:
     async with aclosing(hosts.memories.memory(hosts.new.id, waiting)) as first:
         await anext(first)
         with pytest.raises(UnavailableError) as refused:
-            await fetch(hosts, hosts.new.id, waiting)
+            await hosts.clock.run(fetch(hosts, hosts.new.id, waiting))
         assert refused.value.code == "memory-busy"
     assert SECRET in await hosts.clock.run(fetch(hosts, hosts.new.id, waiting))
 
@@ -312,4 +312,4 @@ async def test_what_is_to_stop_gets_no_memory(hosts: Hosts) -> None:
     await hosts.clock.until(lambda: hosts.instance(waiting).desired is not Desired.SERVE, 60)
     assert hosts.instance(waiting).desired is Desired.STOP
     with pytest.raises(NotFoundError):
-        await fetch(hosts, hosts.new.id, waiting)
+        await hosts.clock.run(fetch(hosts, hosts.new.id, waiting))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import tracemalloc
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -113,9 +114,14 @@ def test_a_piece_that_would_unpack_to_more_than_it_should_is_refused_before_it_d
     bomb = zstandard.ZstdCompressor().compress(bytes(512 * MIB))
     assert len(bomb) < PIECE
     untold = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(512 * MIB))
-    for packed in (bomb, untold):
-        with pytest.raises(HostError):
-            unpack(packed, piece_of(b"x" * 100))
+    tracemalloc.start()
+    try:
+        for packed in (bomb, untold):
+            with pytest.raises(HostError):
+                unpack(packed, piece_of(b"x" * 100))
+        assert tracemalloc.get_traced_memory()[1] < 16 * MIB
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_piece_that_lies_about_its_size_is_refused() -> None:

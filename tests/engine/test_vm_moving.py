@@ -225,6 +225,24 @@ async def test_a_host_that_differs_takes_nothing_in_and_names_what_differs(hosts
     assert "processor" in str(error)
 
 
+async def test_an_image_that_was_built_differently_here_is_none_to_go_on_with(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest remembers where in it things are."""
+    stream = hosts.stream()
+    header = await anext(stream)
+    monkeypatch.setattr("plasmavmc.images.store.ImageStore.content_digest", lambda *_: "0" * 64)
+
+    async def sent() -> AsyncIterator[bytes]:
+        yield header
+        async for chunk in stream:
+            yield chunk
+
+    error = await refused(hosts, sent())
+    assert error.code == "snapshot-foreign"
+    assert "image" in str(error)
+
+
 async def test_a_full_disk_is_told_before_anything_comes(hosts: Hosts) -> None:
     hosts.there.storage._capacity = 1
     error = await refused(hosts, hosts.stream())
@@ -373,7 +391,7 @@ async def test_an_id_is_taken_from_the_beginning_of_an_import_on(hosts: Hosts) -
 
 
 async def test_a_vm_with_volumes_stays_where_they_are(hosts: Hosts) -> None:
-    volume = DiskSpec("data", DiskSource.VOLUME, reference="vol_1", size_bytes=GIB)
+    volume = DiskSpec("vol_1", DiskSource.VOLUME, reference="vol_1", destination="/data")
     error = await refused(hosts, hosts.stream(), hosts.spec(volumes=(volume,)))
     assert error.code == "has-volumes"
 
