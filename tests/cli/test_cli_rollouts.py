@@ -82,11 +82,20 @@ def test_steps_that_are_no_percentages_are_refused(machine: Machine, api: HandMa
 
 def test_a_plan_tells_each_process_and_what_is_in_its_way(machine: Machine, api: HandMadeApi) -> None:
     processes = [
-        ProcessPlanView(process="web", count=3, kept=1, started=2, stopped=1, obstacle=None, evicts=0),
+        ProcessPlanView(process="web", count=3, kept=1, started=2, stopped=1, obstacle=None, evicts=0, pause=None),
         ProcessPlanView(
-            process="worker", count=1, kept=0, started=1, stopped=0, obstacle="no node fits: 1 lacks memory", evicts=0
+            process="worker",
+            count=1,
+            kept=0,
+            started=1,
+            stopped=0,
+            obstacle="no node fits: 1 lacks memory",
+            evicts=0,
+            pause=None,
         ),
-        ProcessPlanView(process="job", count=1, kept=0, started=1, stopped=0, obstacle="no node fits: …", evicts=2),
+        ProcessPlanView(
+            process="job", count=1, kept=0, started=1, stopped=0, obstacle="no node fits: …", evicts=2, pause=None
+        ),
     ]
     api.answer("GET", "/v1/apps/shop", view(AppView, name="shop"))
     planned = view(PlanView, changed=True, from_release=3, to_release=4, processes=processes)
