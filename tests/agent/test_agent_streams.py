@@ -228,10 +228,15 @@ async def no_successor(_vm: VmView) -> None:
     return None
 
 
+_listening: set[asyncio.Task[None]] = set()
+"""An event loop does not keep its tasks from being collected."""
+
+
 async def serve(server: StreamServer) -> MemoryStreams:
     streams = MemoryStreams()
-    listening = asyncio.ensure_future(streams.serve(NODE, server.serve))
-    listening.add_done_callback(lambda _: None)
+    task = asyncio.ensure_future(streams.serve(NODE, server.serve))
+    _listening.add(task)
+    task.add_done_callback(_listening.discard)
     await asyncio.sleep(0)
     return streams
 

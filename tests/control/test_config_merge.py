@@ -8,6 +8,7 @@ from shellwego.control.config import ConfigWish, PlacementWish, ProcessWish, mer
 from shellwego.control.plans import Content, differences
 from shellwego.core.apps import MIB, AppConfig, Check, CheckKind, Process, RestartMode, RestartPolicy, Service
 from shellwego.core.errors import InvalidError
+from shellwego.core.nodes import MAX_LABELS
 from shellwego.core.placement_rules import PlacementRules, Spread
 
 
@@ -103,7 +104,7 @@ def test_where_instances_may_go_is_changed_part_by_part() -> None:
 
 
 def test_names_that_no_node_can_have_are_refused_by_their_field() -> None:
-    labels = {f"l{number}": "" for number in range(16)} | {"a b": "x"}
+    labels = {f"l{number}": "" for number in range(MAX_LABELS)} | {"a b": "x"}
     with pytest.raises(InvalidError) as error:
         merge(AppConfig(), ConfigWish(placement=PlacementWish(region="e u", zone="x" * 64, require=labels)))
     told = ["placement.region", "placement.zone", "placement.require", "placement.require.a b"]

@@ -56,7 +56,7 @@ def test_what_was_set_goes_before_the_plan() -> None:
     planned = organization_limits(FREE, None)
     given = organization_limits(FREE, quota(apps=7, memory=None))
     assert given == {**planned, "apps": 7, "memory": None}
-    assert set(planned) == set(COUNTED)
+    assert set(planned) == {*COUNTED, "priority"}
 
 
 def test_a_project_has_the_limits_only_that_were_set() -> None:

@@ -165,7 +165,7 @@ class TestPlacement:
     def test_no_eviction_makes_room_for_it_elsewhere(self) -> None:
         may_go = {node.id: NodeUsage(memory_bytes=1 << 30) for node in self.NODES}
         assert [n.id for n in shortlist(self.REQUEST, self.NODES, {}, may_go)] == ["node_1"]
-        assert reserved(self.REQUEST, self.NODES[2], NOTHING, 0) is None
+        assert reserved(self.REQUEST, self.NODES[2], NOTHING, NOTHING) is None
         assert reserved(self.REQUEST, self.NODES[1], NOTHING, 0) == Placement("node_1")
 
     def test_a_volume_that_lives_nowhere_needs_a_node_that_keeps_volumes(self) -> None:

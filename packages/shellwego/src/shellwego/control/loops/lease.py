@@ -215,9 +215,9 @@ class Lease:
         try:
             await asyncio.wait({task, over}, return_when=asyncio.FIRST_COMPLETED)
             lost = not task.done()
+            self.leases.let_go(self.loop)  # work that does not end keeps nobody else from it
         finally:
             over.cancel()
-            self.leases.let_go(self.loop)
             await self.leases.end(task)
         if not task.cancelled() and isinstance(ended := task.exception(), Exception):
             return ended
