@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PLATFORM = ROOT / "packages/shellwego/src/shellwego"
 ENGINE = ROOT / "packages/plasmavmc/src/plasmavmc"
 GENERATED = {PLATFORM / "client/generated.py", *(ENGINE / "rpc/v1").glob("*.py")}
-PORTS = sorted(path.stem for path in (PLATFORM / "ports").glob("[a-z]*.py") if "Protocol" in path.read_text())
+PORTS = sorted(path.stem for path in (PLATFORM / "ports").glob("[a-z]*.py"))
 ENGINE_PORTS = {"hypervisor": "hypervisor", "storage": "storage", "network": "network", "host": "host"}
 PROCESS_CALLS = {
     "create_subprocess_exec",

@@ -61,15 +61,16 @@ class Volumes:
 
     async def look(self) -> float | None:
         """Look once and act. Returns the monotonic time at which time alone changes something."""
-        if self._engine is None:
+        engine = self._engine
+        if engine is None:
             return None
-        self._views = {view.volume_id: view for view in await self._engine.volumes()}
+        self._views = {view.volume_id: view for view in await engine.volumes()}
         now = self._clock.monotonic()
         orders = self._orders.values()
         step = converge_volumes(orders, self._views.values(), self._memories, self._under_way.keys(), now)
         self.observed = step.observed
         for action in step.actions:
-            self._order(action)
+            self._order(engine, action)
         return step.wake_at
 
     def obstacles(self, assignments: tuple[Assignment, ...], vms: tuple[VmView, ...]) -> dict[str, str]:
@@ -85,9 +86,9 @@ class Volumes:
         """Let go of orders under way."""
         await cancel_all(list(self._under_way.values()))
 
-    def _order(self, action: VolumeAction) -> None:
+    def _order(self, engine: VolumeEngine, action: VolumeAction) -> None:
         name = f"{type(action).__name__} {action.volume_id}"
-        task = asyncio.create_task(self._carry_out(action), name=name)
+        task = asyncio.create_task(self._carry_out(engine, action), name=name)
         self._under_way[action.volume_id] = task
         task.add_done_callback(lambda _: self._ended(action.volume_id))
 
@@ -95,41 +96,39 @@ class Volumes:
         del self._under_way[volume_id]
         self._changed()
 
-    async def _carry_out(self, action: VolumeAction) -> None:
+    async def _carry_out(self, engine: VolumeEngine, action: VolumeAction) -> None:
         try:
-            await self._do(action)
+            await _do(engine, action)
         except ShellWeGoError as error:
             self._fail(action, error)
         except Exception as error:  # noqa: BLE001 - one order must not end the agent; it is told, and tried again
-            self._fail(action, UnavailableError("volume-order-failed", f"the host failed: {error}"))
+            self._fail(action, UnavailableError("volume-order-failed", f"the host failed: {error}"), trace=error)
         else:
             memory = self._memories.get(action.volume_id, VolumeMemory())
             self._memories = {**self._memories, action.volume_id: done(memory, action)}
 
-    def _fail(self, action: VolumeAction, error: ShellWeGoError) -> None:
+    def _fail(self, action: VolumeAction, error: ShellWeGoError, trace: Exception | None = None) -> None:
         now, order = self._clock.monotonic(), type(action).__name__
         memory = self._memories.get(action.volume_id, VolumeMemory())
         self._memories = {**self._memories, action.volume_id: failed(memory, action, error, now)}
         if trouble := self._troubles.failed(f"{order} {action.volume_id}", str(error), now):
             said = {"order": order, "volume": action.volume_id, "reason": str(error), **trouble.fields}
-            _log.warning("agent.volume_order_failed", **said)
+            _log.warning("agent.volume_order_failed", exc_info=trace, **said)
 
-    async def _do(self, action: VolumeAction) -> None:
-        engine = self._engine
-        if engine is None:
-            return
-        match action:
-            case CreateVolume():
-                await engine.create_volume(action.volume_id, action.size_bytes)
-            case CloneVolume():
-                await engine.clone_volume(action.snapshot_id, action.volume_id, action.size_bytes)
-            case ResizeVolume():
-                await engine.resize_volume(action.volume_id, action.size_bytes)
-            case TakeSnapshot():
-                await engine.snapshot_volume(action.volume_id, action.snapshot_id, freeze=action.freeze)
-            case RestoreVolume():
-                await engine.restore_volume(action.volume_id, action.snapshot_id)
-            case DeleteSnapshot():
-                await engine.delete_snapshot(action.snapshot_id)
-            case DeleteVolume():
-                await engine.delete_volume(action.volume_id)
+
+async def _do(engine: VolumeEngine, action: VolumeAction) -> None:
+    match action:
+        case CreateVolume():
+            await engine.create_volume(action.volume_id, action.size_bytes)
+        case CloneVolume():
+            await engine.clone_volume(action.snapshot_id, action.volume_id, action.size_bytes)
+        case ResizeVolume():
+            await engine.resize_volume(action.volume_id, action.size_bytes)
+        case TakeSnapshot():
+            await engine.snapshot_volume(action.volume_id, action.snapshot_id, freeze=action.freeze)
+        case RestoreVolume():
+            await engine.restore_volume(action.volume_id, action.snapshot_id)
+        case DeleteSnapshot():
+            await engine.delete_snapshot(action.snapshot_id)
+        case DeleteVolume():
+            await engine.delete_volume(action.volume_id)

@@ -75,7 +75,10 @@ class ServerList:
         """What was named in an earlier life."""
         try:
             return _plain(msgspec.json.decode(self._path.read_bytes(), type=tuple[str, ...]))
-        except (OSError, ValueError):
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError) as error:
+            log.warning("servers.not_read", reason=str(error), resolution="Those it joined by are asked.")
             return ()
 
 

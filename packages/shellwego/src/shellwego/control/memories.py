@@ -3,8 +3,8 @@
 Theory. Who owns a memory is one row's word at a time. As long as the new instance has `memory_of`, the old one owns it: the
 new one only gathers a copy that sleeps, and is told by nobody to wake. In the transaction that hears from the new one's node
 that the copy is whole and asleep, it becomes the owner, and the old one is told to stop, which removes its memory. Nobody
-can wake either before that. Whatever fails on the way, on either node or
-here, leaves the old one asleep where it is; then the new one begins without a memory, as after any loss of one.
+can wake either before that. Whatever fails on the way, on either node or here, leaves the old one asleep where it is; then
+the new one begins without a memory, as after any loss of one.
 
 The bytes come from the old node over the stream that its agent dialled, and go on at once to the new node's download; they
 are held by no server. A node may have the memory that one of its own instances is to go on with, while it is, one stream at

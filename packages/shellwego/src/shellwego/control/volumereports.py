@@ -88,11 +88,11 @@ def lose_volumes(unit: Unit, node: Node, reason: str) -> int:
     """What lived on a node that is removed is lost. Returns how many there were."""
     volumes = unit.tx.volumes.select(eq("node_id", node.id))
     for volume in volumes:
-        gone = ObservedVolume(reason=reason, reason_code=LOST, epoch=node.epoch)
-        lost = replace(volume, observed=gone, restore_snapshot_id="", snapshot_id="")
         if volume.deleting:
             forget(unit, volume)
             continue
+        gone = ObservedVolume(reason=reason, reason_code=LOST, epoch=node.epoch)
+        lost = replace(volume, observed=gone, restore_snapshot_id="", snapshot_id="")
         unit.tx.volumes.update(restated(lost))
         tell(unit, lost, "volume.lost", {"reason": reason}, severity="error")
         for snapshot in snapshots_of(unit.tx, volume):

@@ -280,7 +280,7 @@ class PlasmaEngine:
             disk_bytes=capacity.disk_bytes(self._disk_dir),
             backends=backends,
             confinement=self._confinement(),
-            warnings=_warnings(backends, self._confinement()),
+            warnings=_warnings(backends, self._confinement(), self._manager.volumes.driver),
             subnet=self._subnet,
             disk_free_bytes=capacity.disk_free_bytes(self._disk_dir),
             images=self._images(),
@@ -412,7 +412,7 @@ def _terminal(request: StreamRequest) -> TerminalSize | None:
     return TerminalSize(request.rows, request.columns) if request.rows and request.columns else None
 
 
-def _warnings(backends: tuple[Backend, ...], confinement: str) -> tuple[str, ...]:
+def _warnings(backends: tuple[Backend, ...], confinement: str, volumes: str) -> tuple[str, ...]:
     """What is weaker on this host than it should be."""
     warnings = [
         f"the CPU is emulated, so VMs are slow and isolated by software only: {backend.reason}"
@@ -421,6 +421,11 @@ def _warnings(backends: tuple[Backend, ...], confinement: str) -> tuple[str, ...
     ]
     if confinement == "rlimits":
         warnings.append("no cgroups are available: VMs are bounded by rlimits only, CPU shares are not enforced")
+    if volumes == "file":
+        warnings.append(
+            "its file system shares no blocks: each snapshot of a volume is a whole copy, and the VM stands still meanwhile"
+            " — Have the data directory on XFS or Btrfs."
+        )
     return tuple(warnings)
 
 
