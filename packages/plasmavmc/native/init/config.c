@@ -160,6 +160,10 @@ static bool card_field(struct identity_card *card, const struct tlv *field)
         return set_u64(&card->unix_time_ns, field);
     case TAG_MAC:
         return set_bytes(card->mac, sizeof card->mac, &card->has_mac, field);
+    case TAG_IPV6:
+        return set_bytes(card->ipv6, sizeof card->ipv6, &card->has_ipv6, field);
+    case TAG_GATEWAY_MAC:
+        return set_bytes(card->gateway_mac, sizeof card->gateway_mac, &card->has_gateway_mac, field);
     case TAG_MACHINE_ID:
         return set_bytes(card->machine_id, sizeof card->machine_id, &card->has_machine_id, field);
     case TAG_GENERATION:

@@ -48,13 +48,13 @@ struct command {
     bool attached, open_stdin; /* of a workload: its output waits for who reads it; its stdin is a pipe */
 };
 
-enum { MAC_SIZE = 6, MACHINE_ID_SIZE = 16 };
+enum { MAC_SIZE = 6, IPV6_SIZE = 16, MACHINE_ID_SIZE = 16 };
 
 /* Who the guest is, and what no two guests may share: given at its start, and anew when it is restored. */
 struct identity_card {
     char *hostname;
-    bool has_network, has_mac, has_machine_id;
-    uint8_t mac[MAC_SIZE], machine_id[MACHINE_ID_SIZE];
+    bool has_network, has_mac, has_ipv6, has_gateway_mac, has_machine_id;
+    uint8_t mac[MAC_SIZE], ipv6[IPV6_SIZE], gateway_mac[MAC_SIZE], machine_id[MACHINE_ID_SIZE];
     uint32_t ipv4, gateway; /* network order */
     struct texts nameservers;
     const uint8_t *entropy; /* inside the raw message */

@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-static char interface[] = "eth0";
+static char interface[] = NET_INTERFACE;
 
 static int control_socket(void)
 {

@@ -7,6 +7,9 @@
 
 #include "failure.h"
 
+/* The one interface. */
+#define NET_INTERFACE "eth0"
+
 void net_loopback_up(void);
 
 /*

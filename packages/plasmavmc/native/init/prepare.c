@@ -14,6 +14,7 @@
 #include "files.h"
 #include "group.h"
 #include "net.h"
+#include "net6.h"
 #include "root.h"
 #include "volumes.h"
 
@@ -93,7 +94,16 @@ static void set_names(const struct identity_card *card)
 static bool take_place(const struct identity_card *card, struct failure *failure)
 {
     const uint8_t *mac = card->has_mac ? card->mac : NULL;
-    return !card->has_network || net_configure(mac, card->ipv4, card->gateway, failure);
+    bool private = card->has_ipv6 && card->has_gateway_mac;
+    if (!card->has_network)
+        return true;
+    if (private)
+        net6_prepare();
+    if (!net_configure(mac, card->ipv4, card->gateway, failure))
+        return false;
+    if (private && !net6_configure(card->ipv6, card->gateway_mac))
+        say("no private network: %s", strerror(errno));
+    return true;
 }
 
 /* As in a container: any user may serve a low port, and ping. A kernel without the setting goes without. */

@@ -26,6 +26,8 @@ enum tlv_tag {
     TAG_GENERATION = 24, /* u64, rises with each restore */
     TAG_MACHINE_ID = 25, /* 16 bytes */
     TAG_VOLUME = 26,    /* u8 disk, u8 of enum volume_flags, path; repeated */
+    TAG_IPV6 = 27,      /* 16 bytes */
+    TAG_GATEWAY_MAC = 28, /* 6 bytes, with TAG_IPV6 */
     TAG_CODE = 32,      /* text */
     TAG_MESSAGE = 33,   /* text */
     TAG_PATH = 40,      /* text */
