@@ -19,7 +19,6 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Protocol
 
@@ -45,7 +44,7 @@ from plasmavmc.network.backend import Attachment
 from plasmavmc.parts import EngineParts
 from plasmavmc.preboot import make_blank, shape_of
 from plasmavmc.standing import SuspendableBackend, can_suspend, plain_card
-from plasmavmc.types import GuestKind, Lease, Stdio, TerminalSize, VmHandle, VmSpec
+from plasmavmc.types import GuestKind, Lease, NetworkSpec, Stdio, TerminalSize, VmHandle, VmSpec
 
 BOOT_DEADLINE_S = 90.0
 """From the guest's first word to the workload's start. Emulated CPUs on a busy host are slow; a hang must be found."""
@@ -79,8 +78,8 @@ class BootReport(Protocol):
     def step(self, name: str) -> None:
         """What is done now: `image`, `disks` (and network), `boot`."""
 
-    def attached(self, ipv4: IPv4Address) -> None:
-        """The VM has this address."""
+    def attached(self, lease: Lease) -> None:
+        """The VM has these addresses."""
 
     def spawning(self) -> None:
         """The VMM is about to be started."""
@@ -90,6 +89,10 @@ class BootReport(Protocol):
 
     def console(self, lines: tuple[str, ...]) -> None:
         """The guest's console, where the boot failed."""
+
+    def held(self, network: NetworkSpec) -> NetworkSpec:
+        """Its interface with what it may open and what may be opened to it, as of now: that may have changed since the start
+        was ordered."""
 
     @property
     def terminal_size(self) -> TerminalSize:
@@ -190,11 +193,12 @@ class Boot:
         if not self._spec.networks:
             return None
         opened = not backend.capabilities.opens_taps
-        attachment = await self._parts.network.setup_tap(self._key, self._spec.networks[0], opened=opened)
+        wanted = self._report.held(self._spec.networks[0])
+        attachment = await self._parts.network.setup_tap(self._key, wanted, opened=opened)
         undo.push_async_callback(self._parts.network.release, self._key)
         if opened:
             descriptors.callback(os.close, attachment.fd)
-        self._report.attached(attachment.lease.ipv4)
+        self._report.attached(attachment.lease)
         return attachment
 
     def _plan(
@@ -258,6 +262,8 @@ class Boot:
         plan.runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         undo.callback(shutil.rmtree, plan.runtime_dir, ignore_errors=True)
         self._report.spawning()
+        await self._parts.fences.arm(self._key, self._spec.volumes)
+        undo.push_async_callback(self._parts.fences.lift, self._key)
         handle = await backend.create_vm(self._spec, plan)
         undo.push_async_callback(backend.delete_vm, handle)
         undo.push_async_callback(backend.stop_vm, handle)

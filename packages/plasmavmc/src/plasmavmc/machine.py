@@ -3,7 +3,7 @@
 Theory. `Machine` runs one task from PENDING to a terminal state. Once the workload runs, two things can happen: the guest
 says that it ended (then the VMM follows by itself), or the VMM ends without a word (killed, or the guest's kernel
 panicked). Both arrive at `_finish`, which takes the host's resources away and writes the last status; the writable layer
-stays until `delete`, the log for a day.
+stays until `delete`, the log for a day. What the guest says is a `guest.listener`'s to take.
 
 An end that was asked for is STOPPED with reason code `stopped`; one that was not is STOPPED with `exited` (the workload
 ended by itself, with its exit code) or FAILED (it could not start, or the VMM died under it).
@@ -17,47 +17,38 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
-from ipaddress import IPv4Address
 
 import structlog
 
 from plasmavmc.booting import Boot, Booted
-from plasmavmc.errors import GuestError, ImageError, InvalidSpecError, PlasmaError, WorkloadError
-from plasmavmc.guest.api import (
-    NOT_EXECUTED,
-    AttachableChannel,
-    ExecExit,
-    ExecSession,
-    GuestChannel,
-    GuestEvent,
-    GuestExited,
-    GuestFailed,
-    GuestHello,
-    GuestOutput,
-    GuestReady,
-)
-from plasmavmc.guest.attachment import Attachments
+from plasmavmc.errors import ConflictError, GuestError, ImageError, InvalidSpecError, PlasmaError, WorkloadError
+from plasmavmc.guest.api import NOT_EXECUTED, ExecExit, ExecSession, GuestChannel, GuestEvent, GuestExited
 from plasmavmc.guest.boot import BootAssets
+from plasmavmc.guest.listener import Listener
 from plasmavmc.guest.logs import VmLog
 from plasmavmc.hypervisor.backend import HypervisorBackend, VmmExit
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
 from plasmavmc.states import ENDED, VmState, advance
-from plasmavmc.types import Stdio, TerminalSize, Vm, VmHandle, VmSpec, VmUsage, vm_key
+from plasmavmc.types import (
+    Egress,
+    Ingress,
+    Lease,
+    NetworkSpec,
+    TerminalSize,
+    Vm,
+    VmHandle,
+    VmSpec,
+    VmUsage,
+    vm_key,
+)
 
 EXIT_GRACE_S = 5.0
 """From the guest's last word (or its silence) to the end of the VMM."""
-PARTIAL_LINE_S = 0.5
-"""After so long without a newline an unfinished line is stored as it is."""
 TAIL_LINES = 50
-LOG_REST = 9
-"""Storing what a guest wrote is followed by so many times its time for others: one that floods its log gets a tenth of the
-event loop, and its init drops, and counts, what does not pass."""
-_SHORTEST_REST_S = 0.01
-_LONGEST_REST_S = 1.0
 
 log = structlog.get_logger("plasmavmc.machine")
 
@@ -73,14 +64,9 @@ class Machine:
         self._task: asyncio.Task[None] | None = None
         self._booting = False
         self._spawned_at = 0.0
-        self._channel: GuestChannel | None = None
-        self._events: AsyncIterator[GuestEvent] | None = None
-        self._exit: GuestExited | None = None
-        self._exit_heard = asyncio.Event()
-        self._owed_s = 0.0
+        self._listener = Listener(parts.logs, self.key, record.spec.stdio)
         self._ended = asyncio.Event()
         self._born = asyncio.Event()
-        self._attachments = Attachments(self._acknowledge)
         if record.status.state in ENDED:
             self._ended.set()
 
@@ -100,15 +86,29 @@ class Machine:
     @property
     def channel(self) -> GuestChannel | None:
         """The way to its guest, while the workload runs."""
-        return self._channel if self.state is VmState.RUNNING else None
+        return self._listener.channel if self.state is VmState.RUNNING else None
+
+    def held(self, network: NetworkSpec) -> NetworkSpec:
+        now = self.spec.networks[0] if self.spec.networks else network
+        return replace(network, egress=now.egress, identity=now.identity, ingress=now.ingress)
 
     def attach(self, size: TerminalSize | None) -> ExecSession:
-        """Join the workload's own stdin and output, also before it runs."""
-        return self._attachments.attach(size)
+        """Join the workload's own stdin and output, also before it runs.
+
+        Raises:
+            ConflictError: `vm-ended`.
+        """
+        if self.state in ENDED:
+            raise ConflictError(
+                "vm-ended",
+                f"VM {self.spec.id} has ended and is {self.state.value}",
+                resolution="Its output is in its logs.",
+            )
+        return self._listener.attach(size)
 
     @property
     def terminal_size(self) -> TerminalSize:
-        return self._attachments.size
+        return self._listener.terminal_size
 
     def view(self) -> Vm:
         """The VM as it is now."""
@@ -120,7 +120,10 @@ class Machine:
         if handle is not None and self.state not in ENDED:
             with suppress(PlasmaError):  # suspended, so that no VMM holds it; or its backend cannot be used any more
                 used = await self._backend(handle).usage(handle)
-        return replace(used, disk_bytes=await self._parts.storage.used_bytes(self.key))
+        network = None
+        with suppress(PlasmaError):  # the helper has ended: so does the engine
+            network = await self._parts.network.usage(self.key)
+        return replace(used, disk_bytes=await self._parts.storage.used_bytes(self.key), network=network)
 
     # Orders
 
@@ -131,6 +134,25 @@ class Machine:
     def _begin(self, birth: Callable[[], Awaitable[Booted]]) -> None:
         self._booting = True
         self._task = asyncio.create_task(self._run(birth), name=f"vm {self.spec.id}")
+
+    async def restrict(self, egress: Egress) -> None:
+        """Change what it may open connections to. In force first: where that fails, it is seen to be as it was."""
+        if not self.spec.networks:
+            return
+        await self._parts.network.restrict(self.key, egress)
+        self._note(replace(self.spec.networks[0], egress=egress))
+
+    async def screen(self, identity: str, ingress: Ingress) -> None:
+        """Change what it is known by, and what may be opened to it; as `restrict`."""
+        if not self.spec.networks:
+            return
+        await self._parts.network.screen(self.key, identity, ingress)
+        self._note(replace(self.spec.networks[0], identity=identity, ingress=ingress))
+
+    def _note(self, network: NetworkSpec) -> None:
+        self.record = replace(self.record, spec=replace(self.spec, networks=(network,)))
+        self._parts.records.save(self.record)
+        self._changed()
 
     async def stop(self, grace_s: float) -> None:
         """End the workload gracefully, then the VM; returns when it has ended. Idempotent."""
@@ -176,7 +198,7 @@ class Machine:
         if self.record.ipv4 is not None:
             await self._parts.network.adopt(self.key, self.spec.networks[0], self.record.ipv4)
         self._hold()
-        self._hear(channel)
+        self._listener.opened(channel)
         self._task = asyncio.create_task(self._supervise(handle), name=f"vm {self.spec.id}")
 
     async def _recovered(self, handle: VmHandle) -> GuestChannel | None:
@@ -233,8 +255,7 @@ class Machine:
     async def _live(self, booted: Booted) -> None:
         self._booting = False
         self._born.set()
-        self._channel, self._events = booted.channel, booted.events
-        self._open_attachments(booted.channel)
+        self._listener.opened(booted.channel, booted.events)
         self._begin_running(booted.handle)
         await self._supervise(booted.handle)
 
@@ -242,8 +263,8 @@ class Machine:
         self.record = replace(self.record, status=replace(self.record.status, reason_code=name))
         self._changed()
 
-    def attached(self, ipv4: IPv4Address) -> None:
-        self.record = replace(self.record, ipv4=ipv4)
+    def attached(self, lease: Lease) -> None:
+        self.record = replace(self.record, ipv4=lease.ipv4, ipv6=lease.ipv6)
 
     def spawning(self) -> None:
         self._spawned_at = time.monotonic()
@@ -255,48 +276,17 @@ class Machine:
         self._parts.records.save(self.record)
 
     def console(self, lines: tuple[str, ...]) -> None:
-        for line in lines[-TAIL_LINES:]:
-            self._log.note(line)
+        self._listener.note(lines[-TAIL_LINES:])
 
     async def heard(self, event: GuestEvent) -> None:
-        match event:
-            case GuestOutput(stream, offset, data):
-                began = time.monotonic()
-                self._log.write(stream, offset, data)
-                self._owed_s += (time.monotonic() - began) * LOG_REST
-                self._attachments.heard(event)
-                await self._acknowledge()
-                await self._give_way()
-            case GuestExited():
-                self._exit = event
-                self._exit_heard.set()
-            case GuestHello():
-                self._log.begin_at(event.log_offset)
-            case GuestReady() | GuestFailed():
-                pass
-
-    async def _give_way(self) -> None:
-        """Leave the event loop to others, once it is worth a timer."""
-        if self._owed_s < _SHORTEST_REST_S:
-            await asyncio.sleep(0)
-            return
-        rest, self._owed_s = min(self._owed_s, _LONGEST_REST_S), 0.0
-        await asyncio.sleep(rest)
+        await self._listener.heard(event)
 
     # Supervision
 
-    def _hear(self, channel: GuestChannel) -> None:
-        self._channel = channel
-        self._events = channel.events()
-        self._open_attachments(channel)
-
-    def _open_attachments(self, channel: GuestChannel) -> None:
-        self._attachments.opened(channel.workload if isinstance(channel, AttachableChannel) else None)
-
     async def _supervise(self, handle: VmHandle) -> None:
         watch = asyncio.create_task(self._backend(handle).wait_vm(handle))
-        pump = asyncio.create_task(self._pump())
-        heard = asyncio.create_task(self._exit_heard.wait())
+        pump = asyncio.create_task(self._listener.listen())
+        heard = asyncio.create_task(self._listener.exited())
         try:
             await asyncio.wait({watch, pump, heard}, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({watch}, timeout=EXIT_GRACE_S)
@@ -307,51 +297,20 @@ class Machine:
         finally:
             for task in (watch, pump, heard):
                 task.cancel()
-            await self._close_channel()
+            await self._listener.aclose()
         await self._conclude(ended)
-
-    async def _pump(self) -> None:
-        """Take what the guest says until its channel ends; store unfinished lines when it falls silent."""
-        assert self._events is not None  # noqa: S101 - set by _hear before any supervision
-        flusher = asyncio.create_task(self._flush_partial_lines())
-        try:
-            async for event in self._events:
-                await self.heard(event)
-        except GuestError as error:
-            self._log.note(f"the guest broke its channel: {error}")
-        finally:
-            flusher.cancel()
-
-    async def _flush_partial_lines(self) -> None:
-        while True:
-            await asyncio.sleep(PARTIAL_LINE_S)
-            before = self._log.acknowledged
-            await asyncio.sleep(PARTIAL_LINE_S)
-            if self._log.has_partial and self._log.acknowledged == before:
-                self._log.flush()
-                await self._acknowledge()
-
-    async def _acknowledge(self) -> None:
-        if self._channel is not None:
-            safe = self._log.acknowledged
-            if self.spec.stdio is not Stdio.LOGGED:
-                safe = self._attachments.holding(safe)
-            with suppress(PlasmaError):
-                await self._channel.acknowledge(safe)
-
-    async def _close_channel(self) -> None:
-        channel, self._channel, self._events = self._channel, None, None
-        if channel is not None:
-            await channel.aclose()
 
     # End
 
     async def _conclude(self, ended: VmmExit) -> None:
-        if self._exit is not None:
-            code, reason = self._exit_reason(self._exit)
-            await self._finish(VmState.STOPPED, code, reason, exit_code=self._exit.exit_code)
+        exited = self._listener.exit
+        if exited is not None:
+            code, reason = self._exit_reason(exited)
+            await self._finish(VmState.STOPPED, code, reason, exit_code=exited.exit_code)
         elif self.record.asked:
             await self._finish(VmState.STOPPED, "stopped", "stopped without an answer from the guest")
+        elif self._parts.fences.is_over(self.spec.volumes):
+            await self._finish(VmState.FAILED, "fenced", "the time for which it could have its volumes was over")
         else:
             self.console(ended.console)
             how = "" if ended.code is None else f" (exit code {ended.code})"
@@ -387,13 +346,14 @@ class Machine:
             exit_code=exit_code,
             guest_ready=False,
             endpoints=(),
+            private_address="",
             log_tail=tuple(line.text for line in self._log.tail(TAIL_LINES)),
         )
         self.record = replace(self.record, status=status)
         self._parts.records.save(self.record)
         self._ended.set()
         failed = state is VmState.FAILED or exit_code is None
-        self._attachments.ended(GuestError(code, reason) if failed else ExecExit(exit_code or 0))
+        self._listener.ended(GuestError(code, reason) if failed else ExecExit(exit_code or 0))
         self._changed()
 
     async def _release(self, *, suspended: bool = False) -> None:
@@ -403,6 +363,7 @@ class Machine:
         releases = [self._parts.network.release(self.key)]
         if handle is not None:
             releases.append(self._backend(handle).delete_vm(handle))
+        releases.append(self._parts.fences.lift(self.key))
         for release in releases:
             try:
                 await release
@@ -422,7 +383,7 @@ class Machine:
 
     @property
     def _log(self) -> VmLog:
-        return self._parts.logs.open(self.key)
+        return self._listener.log
 
     def _backend(self, handle: VmHandle) -> HypervisorBackend:
         return self._parts.registry.get(handle.backend)
@@ -442,6 +403,7 @@ class Machine:
             self.record.status,
             guest_ready=True,
             endpoints=(address,) if address else (),
+            private_address="" if self.record.ipv6 is None else str(self.record.ipv6),
             backend=capabilities.name,
             acceleration=capabilities.acceleration.value,
             confinement=handle.backend_state.get("confinement", ""),

@@ -1,6 +1,6 @@
 """The engine: all VMs of a node.
 
-`VmManager` holds a `SuspendableMachine` per VM. Orders are idempotent by VM id and return as soon as they are taken
+`VmManager` gives orders to the VMs of its `Machines`. Orders are idempotent by VM id and return as soon as they are taken
 (`create`, `start`) or done (`stop`, `delete`); what becomes of a VM is seen by `list_vms` and told by `changed`.
 
 At its start the manager asks the host, not its memory: `recover` adopts each VM whose process still lives (pid and
@@ -11,37 +11,41 @@ to no VM.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import replace
 
 import structlog
 
-from plasmavmc.errors import ConflictError, InvalidSpecError, NotFoundError, PlasmaError
+from plasmavmc.errors import ConflictError, InvalidSpecError, PlasmaError
 from plasmavmc.forking import copy_of
-from plasmavmc.guest.api import CopyingChannel, ExecSession, GuestChannel
-from plasmavmc.host.operations import Host, Keep, ProcessId, Swept
+from plasmavmc.guest.api import CopyingChannel, ExecSession
+from plasmavmc.host.operations import Guarding, Host, Keep, ProcessId, Swept
 from plasmavmc.hypervisor.backend import Reserving
-from plasmavmc.mounted import RunningVm
+from plasmavmc.machines import Machines
 from plasmavmc.moving import export_snapshot, import_snapshot, snapshot_host
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
 from plasmavmc.sleeping import SuspendableMachine
-from plasmavmc.specs import check_spec, limited_networks
+from plasmavmc.specs import check_egress, check_identity, check_ingress, check_spec, limited_networks
 from plasmavmc.states import ENDED, VmState
 from plasmavmc.types import (
     CopyTarget,
+    Egress,
     ExecSpec,
     ForkIdentity,
+    Ingress,
     LogLine,
     SnapshotHost,
     TerminalSize,
     Vm,
     VmSpec,
-    VmStatus,
     vm_key,
 )
 from plasmavmc.volumes import Volumes
+
+_WITHOUT_PROCESS = ENDED | {VmState.PENDING, VmState.SUSPENDED}
+"""They are fenced as they begin."""
 
 log = structlog.get_logger("plasmavmc.manager")
 
@@ -52,60 +56,64 @@ class VmManager:
     def __init__(self, host: Host, parts: EngineParts) -> None:
         self._host = host
         self._parts = parts
-        self._machines: dict[str, SuspendableMachine] = {}
-        self._revision = 0
-        self._wake = asyncio.Event()
+        self._machines = Machines(parts)
         self._templates: set[asyncio.Task[None]] = set()
-        self._importing: dict[str, str] = {}
-        """Keys of VMs that come from another host, with their ids."""
-        parts.volumes.bind(self._reach)
+        parts.volumes.bind(self._machines.reach)
+        parts.fences.bind(host)
 
     @property
     def volumes(self) -> Volumes:
         """The node's volumes."""
         return self._parts.volumes
 
+    @property
+    def guarding(self) -> Guarding:
+        """How frames of VMs are checked on this host."""
+        return self._parts.network.guarding
+
+    @property
+    def lacks_ipv6(self) -> str:
+        """Why VMs get no private address here; empty where they do. Known once it has recovered."""
+        return self._parts.network.lacks_ipv6
+
+    async def fence(self, until: Mapping[str, float]) -> None:
+        """Say of these volumes, and no others, until which moment of the monotonic clock VMs here may have them. What has
+        one then is killed, also where this process stands still or is gone; from then on no VM begins with it.
+
+        Raises:
+            HostError, UnavailableError: the host cannot.
+        """
+        living = (m for m in self._machines if m.spec.volumes and m.state not in _WITHOUT_PROCESS)
+        await self._parts.fences.set(until, [(machine.key, machine.spec.volumes) for machine in living])
+
     # Start and end of the engine
 
     async def recover(self, processes: tuple[ProcessId, ...] = ()) -> Swept:
         """Adopt what runs and sweep what is nobody's. `processes` of the installation beside VMs are spared."""
         await self._parts.network.configure_bridge()
-        for record in self._parts.records.load():
-            self._machines[record.spec.id] = SuspendableMachine(record, self._parts, self._notify)
-        living = [machine for machine in self._machines.values() if machine.state not in ENDED]
+        self._machines.load()
+        living = [machine for machine in self._machines if machine.state not in ENDED]
         await asyncio.gather(*(machine.adopt() for machine in living))
         await self._parts.network.settle()
-        swept = await self._host.sweep(Keep(vms=self._living(), processes=processes))
-        await self._drop_unknown_disks()
-        await self._drop_unknown_snapshots()
-        self._parts.logs.sweep(frozenset(machine.key for machine in self._machines.values()))
+        swept = await self._host.sweep(Keep(vms=self._machines.living(), processes=processes))
+        await self._drop_unknown(self._machines.keys())
         return swept
 
-    def _living(self) -> dict[str, ProcessId]:
-        return {
-            machine.record.handle.host_key: ProcessId(machine.record.handle.pid, machine.record.handle.start_time)
-            for machine in self._machines.values()
-            if machine.state not in ENDED and machine.record.handle is not None
-        }
-
-    async def _drop_unknown_disks(self) -> None:
-        known = {machine.key for machine in self._machines.values()}
+    async def _drop_unknown(self, known: frozenset[str]) -> None:
+        """Remove what lies on the host's disk and is of no VM."""
         for disk in await self._parts.storage.disks():
             if disk.key not in known:
                 await self._parts.storage.delete(disk.key)
-
-    async def _drop_unknown_snapshots(self) -> None:
-        known = {machine.key for machine in self._machines.values()}
         for key in self._parts.snapshots.keys() - known:
             await self._parts.snapshots.delete(key)
+        self._parts.logs.sweep(known)
 
     async def close(self, *, keep_vms: bool) -> None:
         """End the engine. Without `keep_vms` all VMs are stopped gracefully first, and what waits for VMs ends."""
-        machines = list(self._machines.values())
         if keep_vms:
-            await asyncio.gather(*(machine.let_go() for machine in machines))
+            await asyncio.gather(*(machine.let_go() for machine in self._machines))
         else:
-            await asyncio.gather(*(machine.stop(machine.spec.stop_grace_s) for machine in machines))
+            await asyncio.gather(*(machine.stop(machine.spec.stop_grace_s) for machine in self._machines))
             for backend in self._parts.registry.backends():
                 if isinstance(backend, Reserving):
                     await backend.dismiss()
@@ -122,14 +130,14 @@ class VmManager:
             ConflictError: another VM has this id, or one with the same key.
         """
         check_spec(spec)
-        present = self._machines.get(spec.id)
+        present = self._machines.find(spec.id)
         if present is not None:
             if _same(present.record, spec):
                 return present.view()
             raise ConflictError("vm-exists", f"VM {spec.id} exists with another specification")
-        self._check_new([spec])
+        self._machines.check_new([spec])
         self._check_servable(spec)
-        return self._add(spec).view()
+        return self._machines.add(spec).view()
 
     def _check_servable(self, spec: VmSpec) -> None:
         """This host can give what the specification asks for."""
@@ -142,44 +150,35 @@ class VmManager:
             )
         self._parts.registry.select(spec, self._parts.images.kind_of(spec.image))
 
-    def _add(self, spec: VmSpec) -> SuspendableMachine:
-        record = VmRecord(spec, VmStatus(VmState.PENDING, self._parts.clock()))
-        self._parts.records.save(record)
-        return self._enter(record)
-
-    def _enter(self, record: VmRecord) -> SuspendableMachine:
-        machine = SuspendableMachine(record, self._parts, self._notify)
-        self._parts.logs.begin(machine.key)
-        self._machines[record.spec.id] = machine
-        self._notify()
-        return machine
-
     def start(self, vm_id: str) -> Vm:
         """Let a VM begin; one that has begun already is left alone.
 
         Raises:
             NotFoundError: there is none.
         """
-        machine = self._machine(vm_id)
+        machine = self._machines.get(vm_id)
         if machine.state is VmState.PENDING and not machine.begun:
             machine.start()
         return machine.view()
 
     async def stop(self, vm_id: str, grace_s: float | None = None) -> Vm:
-        """End a VM gracefully; returns when it has ended."""
-        machine = self._machine(vm_id)
+        """End a VM gracefully; returns when it has ended. From the start of it nothing new comes in at published ports."""
+        machine = self._machines.get(vm_id)
+        try:
+            await self._parts.network.retire(machine.key)
+        except PlasmaError as error:
+            log.warning("vm not retired", vm=vm_id, error=str(error))
         await machine.stop(machine.spec.stop_grace_s if grace_s is None else grace_s)
         return machine.view()
 
     async def delete(self, vm_id: str) -> None:
         """Stop a VM now if it runs, and remove it with its writable layer. Unknown ids are fine."""
-        machine = self._machines.get(vm_id)
+        machine = self._machines.find(vm_id)
         if machine is None:
             return
         await machine.stop(0)
         await machine.delete()
-        self._machines.pop(vm_id, None)
-        self._notify()
+        self._machines.remove(vm_id)
 
     async def restart(self, vm_id: str) -> Vm:
         """End a VM gracefully and run its specification anew, with a fresh writable layer, under the same id.
@@ -189,7 +188,7 @@ class VmManager:
             ConflictError: `spec-forgotten`, its environment or files were lost with an earlier life of the engine.
             InvalidSpecError, UnavailableError, HostError: no backend can serve it now; nothing was done.
         """
-        machine = self._machine(vm_id)
+        machine = self._machines.get(vm_id)
         if machine.record.forgotten:
             raise ConflictError(
                 "spec-forgotten",
@@ -203,6 +202,29 @@ class VmManager:
         self.create(machine.spec)
         return self.start(vm_id)
 
+    async def restrict(self, vm_id: str, egress: Egress) -> Vm:
+        """Let a VM open connections to these destinations only, or (None) to all that is not closed to every VM; also those
+        that are open are held to it. It lasts as long as the VM. Returns when it is in force.
+
+        Raises:
+            NotFoundError: there is none.
+            InvalidSpecError: a destination makes no sense.
+            HostError: the host refused; what it may is what it was.
+        """
+        machine = self._machines.get(vm_id)
+        check_egress("egress", egress)
+        await machine.restrict(egress)
+        return machine.view()
+
+    async def screen(self, vm_id: str, identity: str, ingress: Ingress) -> Vm:
+        """Have a VM be known by an identity (empty: by none), and let VMs of its network open to it what its ingress says
+        only, or (None) anything; else as `restrict`, whose errors it raises."""
+        machine = self._machines.get(vm_id)
+        check_identity("identity", identity)
+        check_ingress("ingress", ingress)
+        await machine.screen(identity, ingress)
+        return machine.view()
+
     async def suspend(self, vm_id: str) -> Vm:
         """Suspend a running VM to disk; returns when it has no process any more. A caller that is cancelled gives it
         up: the VM runs on. One that is suspended already is left alone.
@@ -212,7 +234,7 @@ class VmManager:
             ConflictError: `vm-…`, its state forbids it; `cannot-suspend`, its backend does.
             PlasmaError: it failed, with the reason; the VM runs on.
         """
-        machine = self._machine(vm_id)
+        machine = self._machines.get(vm_id)
         await machine.suspend()
         return machine.view()
 
@@ -226,7 +248,7 @@ class VmManager:
             HostError: `snapshot-damaged`, `snapshot-missing`, `snapshot-version`: nothing of it was or will be loaded.
             PlasmaError: it failed, with the reason. Where its snapshot still counts it stays suspended.
         """
-        machine = self._machine(vm_id)
+        machine = self._machines.get(vm_id)
         await machine.resume()
         return machine.view()
 
@@ -241,14 +263,14 @@ class VmManager:
                 `vm-…`, its state forbids it.
             PlasmaError: it failed, with the reason; the VM runs on, and there are no copies.
         """
-        origin = self._machine(vm_id)
+        origin = self._machines.get(vm_id)
         specs = [copy_of(origin.spec, identity) for identity in copies]
-        self._check_new(specs)
+        self._machines.check_new(specs)
         template = await origin.template()
         async with AsyncExitStack() as undo:
             undo.push_async_callback(template.aclose)
-            self._check_new(specs)  # others may have come meanwhile
-            machines = [self._add(spec) for spec in specs]
+            self._machines.check_new(specs)  # others may have come meanwhile
+            machines = [self._machines.add(spec) for spec in specs]
             for machine in machines:
                 machine.start_as_copy(template)
             keeping = asyncio.create_task(self._keep(undo.pop_all(), machines), name=f"template of {vm_id}")
@@ -260,17 +282,6 @@ class VmManager:
         """Close a template when all copies have begun to run, or never will."""
         async with template:
             await asyncio.gather(*(copy.born() for copy in copies))
-
-    def _check_new(self, specs: Sequence[VmSpec]) -> None:
-        """All can be made, beside what there is and each other."""
-        keys = self._importing | {machine.key: machine.spec.id for machine in self._machines.values()}
-        for spec in specs:
-            check_spec(spec)
-            if spec.id in self._machines or spec.id in keys.values():
-                raise ConflictError("vm-exists", f"VM {spec.id} exists already")
-            if vm_key(spec.id) in keys:
-                raise _key_collision(spec.id)
-            keys[vm_key(spec.id)] = spec.id
 
     async def snapshot_hosts(self) -> tuple[SnapshotHost, ...]:
         """What snapshots depend on here, for each backend that takes any and whose program can be read. A snapshot of a
@@ -290,7 +301,7 @@ class VmManager:
             ConflictError: `vm-…`, it does not sleep; `vm-woken`, it did not any more before the end; `has-volumes`.
             HostError: `snapshot-damaged`, `snapshot-missing`, `snapshot-version`, `snapshot-too-large`.
         """
-        machine = self._machine(vm_id)
+        machine = self._machines.get(vm_id)
         if machine.state is not VmState.SUSPENDED:
             state = machine.state.value
             raise ConflictError(f"vm-{state}", f"VM {vm_id} is {state}; only a suspended one can be exported")
@@ -310,15 +321,10 @@ class VmManager:
             CapacityError: `disk-full`.
             PlasmaError: what else failed, with the reason.
         """
-        self._check_new([spec])
+        self._machines.check_new([spec])
         self._check_servable(spec)
-        key = vm_key(spec.id)
-        self._importing[key] = spec.id
-        try:
-            record = await import_snapshot(spec, key, stream, self._parts)
-            return self._enter(record).view()
-        finally:
-            del self._importing[key]
+        with self._machines.coming(spec) as key:
+            return self._machines.enter(await import_snapshot(spec, key, stream, self._parts)).view()
 
     def get(self, vm_id: str) -> Vm:
         """A VM as it is now.
@@ -326,29 +332,26 @@ class VmManager:
         Raises:
             NotFoundError: there is none.
         """
-        return self._machine(vm_id).view()
+        return self._machines.get(vm_id).view()
 
     async def describe(self, vm_id: str) -> Vm:
         """As `get`, with what it takes of its host now."""
-        machine = self._machine(vm_id)
+        machine = self._machines.get(vm_id)
         view = machine.view()
         return replace(view, status=replace(view.status, usage=await machine.usage()))
 
     def list_vms(self) -> tuple[Vm, ...]:
         """All VMs, oldest id first."""
-        return tuple(self._machines[vm_id].view() for vm_id in sorted(self._machines))
+        return tuple(machine.view() for machine in sorted(self._machines, key=lambda machine: machine.spec.id))
 
     @property
     def revision(self) -> int:
         """Rises with each change of any VM."""
-        return self._revision
+        return self._machines.revision
 
     async def changed(self, since: int) -> int:
         """Return the revision as soon as it is above `since`."""
-        while self._revision <= since:
-            self._wake.clear()
-            await self._wake.wait()
-        return self._revision
+        return await self._machines.changed(since)
 
     # Reaching into a VM
 
@@ -360,7 +363,7 @@ class VmManager:
             ConflictError: its workload does not run.
             GuestError: the guest refused.
         """
-        return await self._channel(vm_id).exec(spec)
+        return await self._machines.get(vm_id).guest().exec(spec)
 
     def attach(self, vm_id: str, size: TerminalSize | None = None) -> ExecSession:
         """Join the workload's own stdin, stdout and stderr, from before its start to its end.
@@ -369,14 +372,7 @@ class VmManager:
             NotFoundError: there is no such VM.
             ConflictError: `vm-ended`, it has ended.
         """
-        machine = self._machine(vm_id)
-        if machine.state in ENDED:
-            raise ConflictError(
-                "vm-ended",
-                f"VM {vm_id} has ended and is {machine.state.value}",
-                resolution="Its output is in its logs.",
-            )
-        return machine.attach(size)
+        return self._machines.get(vm_id).attach(size)
 
     async def copy_in(self, vm_id: str, target: CopyTarget) -> ExecSession:
         """Take a tree into a running VM, as a tar stream on the session's stdin; its exit code says how it went.
@@ -393,23 +389,10 @@ class VmManager:
         return await self._copying(vm_id).copy_out(path)
 
     def _copying(self, vm_id: str) -> CopyingChannel:
-        channel = self._channel(vm_id)
+        channel = self._machines.get(vm_id).guest()
         if not isinstance(channel, CopyingChannel):
             raise ConflictError("cannot-copy", f"files cannot be copied into or out of VM {vm_id}: its backend cannot")
         return channel
-
-    def _channel(self, vm_id: str) -> GuestChannel:
-        machine = self._machine(vm_id)
-        if machine.channel is None:
-            asleep = machine.state is VmState.SUSPENDED
-            raise ConflictError(
-                "vm-suspended" if asleep else "vm-not-running",
-                f"VM {vm_id} is {machine.state.value}",
-                resolution="Resume it first."
-                if asleep
-                else "Commands, and copies of files, can be run in a running VM only.",
-            )
-        return machine.channel
 
     async def logs(self, vm_id: str, *, follow: bool, tail: int, since: float = 0.0) -> AsyncIterator[LogLine]:
         """What a VM wrote, also after its end.
@@ -417,13 +400,13 @@ class VmManager:
         Raises:
             NotFoundError: neither the VM nor its log exists.
         """
-        machine = self._machines.get(vm_id)
+        machine = self._machines.find(vm_id)
         if machine is not None and machine.state not in ENDED:
             stored = self._parts.logs.open(machine.key)  # it may have written nothing yet
         else:
             found = self._parts.logs.find(vm_key(vm_id))
             if found is None:
-                self._machine(vm_id)
+                self._machines.get(vm_id)
                 return
             stored = found
         if follow:
@@ -433,31 +416,13 @@ class VmManager:
             for line in stored.tail(tail, since):
                 yield line
 
-    # Small parts
-
-    def _machine(self, vm_id: str) -> SuspendableMachine:
-        try:
-            return self._machines[vm_id]
-        except KeyError:
-            raise NotFoundError("vm-not-found", f"there is no VM {vm_id}") from None
-
-    def _reach(self, vm_id: str) -> RunningVm | None:
-        """A VM for its volumes, while its workload runs."""
-        machine = self._machines.get(vm_id)
-        if machine is None or machine.channel is None or machine.record.handle is None:
-            return None
-        handle = machine.record.handle
-        return RunningVm(handle, self._parts.registry.get(handle.backend), machine.channel)
-
-    def _notify(self) -> None:
-        self._revision += 1
-        self._wake.set()
-
-
-def _key_collision(vm_id: str) -> ConflictError:
-    return ConflictError("key-collision", f"another VM has the key of {vm_id}", resolution="Use another id.")
-
 
 def _same(stored: VmRecord, given: VmSpec) -> bool:
-    """Equal, but for what a restart of the engine forgets on purpose."""
-    return stored.spec == (replace(given, env={}, files=()) if stored.forgotten else given)
+    """Equal, but for what a restart of the engine forgets on purpose, and what may have been changed since."""
+    given = replace(given, env={}, files=()) if stored.forgotten else given
+    return _unheld(stored.spec) == _unheld(given)
+
+
+def _unheld(spec: VmSpec) -> VmSpec:
+    networks = (replace(network, egress=None, identity="", ingress=None) for network in spec.networks)
+    return replace(spec, networks=tuple(networks))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from plasmavmc.blanks import Blanks
+from plasmavmc.fences import Fences
 from plasmavmc.guest.boot import BootAssets, disk_template, find_assets
 from plasmavmc.guest.logs import LogStore
 from plasmavmc.hypervisor.registry import HypervisorRegistry
@@ -47,6 +48,8 @@ class EngineParts:
     nameservers: tuple[str, ...] = ()
     blanks: Blanks = field(default_factory=Blanks)
     """Guests that were booted ahead."""
+    fences: Fences = field(default_factory=Fences)
+    """Volumes that VMs may have for a time only."""
     clock: Callable[[], float] = time.time
     entropy: Callable[[int], bytes] = secrets.token_bytes
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(os.cpu_count() or 1))

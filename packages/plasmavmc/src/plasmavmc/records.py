@@ -11,23 +11,25 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 import msgspec
 
 from plasmavmc.types import VmHandle, VmSpec, VmStatus, vm_key
 
+_ADDRESSES = (IPv4Address, IPv4Network, IPv6Address, IPv6Network)
+
 
 def _encode_address(value: object) -> str:
-    if isinstance(value, IPv4Address):
+    if isinstance(value, _ADDRESSES):
         return str(value)
     raise TypeError(type(value).__name__)
 
 
 def _decode_address(kind: type, value: object) -> object:
-    if kind is IPv4Address and isinstance(value, str):
-        return IPv4Address(value)
+    if kind in _ADDRESSES and isinstance(value, str):
+        return kind(value)
     raise TypeError(kind.__name__)
 
 
@@ -37,6 +39,7 @@ class VmRecord:
     status: VmStatus
     handle: VmHandle | None = None
     ipv4: IPv4Address | None = None
+    ipv6: IPv6Address | None = None
     asked: bool = False
     """Somebody asked for its end."""
     forgotten: bool = False

@@ -114,7 +114,7 @@ class Restore:
         """The address that it had, or any where that one is another's now."""
         if not self._spec.networks:
             return None
-        network, wanted = self._parts.network, self._spec.networks[0]
+        network, wanted = self._parts.network, self._report.held(self._spec.networks[0])
         before = replace(wanted, ipv4=wanted.ipv4 or self._origin.ipv4)
         opened = not self._origin.backend.capabilities.opens_taps
         try:
@@ -126,7 +126,7 @@ class Restore:
         undo.push_async_callback(network.release, self._key)
         if opened:
             descriptors.callback(os.close, attachment.fd)
-        self._report.attached(attachment.lease.ipv4)
+        self._report.attached(attachment.lease)
         return attachment
 
     async def _create(
@@ -139,6 +139,8 @@ class Restore:
         assets = self._origin.assets
         initrd = assets.initrd_for(backend.capabilities.channel)
         plan = VmPlan(self._key, runtime_dir, assets.kernel, initrd, disks, nics, self._origin.memory)
+        await self._parts.fences.arm(self._key, self._spec.volumes)
+        undo.push_async_callback(self._parts.fences.lift, self._key)
         handle = await backend.create_vm(self._spec, plan)
         undo.push_async_callback(backend.delete_vm, handle)
         undo.push_async_callback(backend.stop_vm, handle)
@@ -151,8 +153,7 @@ class Restore:
         card = plain_card(self._parts, self._origin.generation)
         lease = None if attachment is None else attachment.lease
         if lease is not None:
-            network = GuestNetwork(lease.ipv4, lease.gateway, self._parts.nameservers, lease.mac)
-            card = replace(card, network=network)
+            card = replace(card, network=GuestNetwork.of(lease, self._parts.nameservers))
         if renamed or (lease is not None and lease.ipv4 != self._origin.ipv4):
             card = replace(card, hostname=self._spec.hostname or self._spec.name)
         if renamed:

@@ -41,6 +41,24 @@ class SuspendableMachine(Machine):
     _certain = False
     """It is done but for clearing up, and is not given up any more."""
 
+    def guest(self) -> GuestChannel:
+        """The way to its guest.
+
+        Raises:
+            ConflictError: `vm-suspended`, `vm-not-running`: there is none now.
+        """
+        channel = self.channel
+        if channel is None:
+            asleep, state = self.state is VmState.SUSPENDED, self.state.value
+            raise ConflictError(
+                "vm-suspended" if asleep else "vm-not-running",
+                f"VM {self.spec.id} is {state}",
+                resolution="Resume it first."
+                if asleep
+                else "Commands, and copies of files, can be run in a running VM only.",
+            )
+        return channel
+
     # Orders
 
     async def suspend(self) -> None:
@@ -178,7 +196,7 @@ class SuspendableMachine(Machine):
         network = None
         if self.record.ipv4 is not None:
             attached = await self._parts.network.adopt(self.key, self.spec.networks[0], self.record.ipv4)
-            network = GuestNetwork(attached.lease.ipv4, attached.lease.gateway, self._parts.nameservers)
+            network = GuestNetwork.of(attached.lease, self._parts.nameservers)
         if self.state is VmState.SUSPENDING:
             return card
         self.record = replace(self.record, generation=self.record.generation + 1)
@@ -249,7 +267,7 @@ class SuspendableMachine(Machine):
         """A suspended VM has no process: only its image, its disks and its snapshot."""
         await self._release(suspended=True)
         self._log.flush()
-        status = replace(self.record.status, guest_ready=False, endpoints=())
+        status = replace(self.record.status, guest_ready=False, endpoints=(), private_address="")
         self.record = replace(self.record, handle=None, status=status)
         self._move(VmState.SUSPENDED)
 

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from plasmavmc.errors import InvalidSpecError
 from plasmavmc.mounts import check_volumes
-from plasmavmc.types import GIB, NO_LIMIT, RateLimit, VmResources, VmSpec, check_digest, check_id
+from plasmavmc.types import (
+    GIB,
+    MAX_DESTINATIONS,
+    MAX_OPENINGS,
+    NO_LIMIT,
+    Destination,
+    Egress,
+    Ingress,
+    Opening,
+    RateLimit,
+    VmResources,
+    VmSpec,
+    check_digest,
+    check_id,
+    is_identity,
+)
 
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,255}")
@@ -39,6 +55,10 @@ def check_spec(spec: VmSpec) -> None:
         raise InvalidSpecError("command", "nothing would run", resolution="Leave both out to run what the image says.")
     if len(spec.networks) > 1:
         raise InvalidSpecError("networks", "one network interface at most")
+    for network in spec.networks:
+        check_egress("networks[0].egress", network.egress)
+        check_identity("networks[0].identity", network.identity)
+        check_ingress("networks[0].ingress", network.ingress)
     if spec.published and not spec.networks:
         raise InvalidSpecError("published", "a VM without a network has no ports to publish")
     for name, value in spec.env.items():
@@ -48,6 +68,42 @@ def check_spec(spec: VmSpec) -> None:
             )
     if sum(len(name) + len(value) for name, value in spec.env.items()) > MAX_ENV_BYTES:
         raise InvalidSpecError("env", "the environment is larger than 1 MiB")
+
+
+def check_egress(field: str, destinations: Egress) -> None:
+    """What a VM may open connections to can be held.
+
+    Raises:
+        InvalidSpecError: naming the field.
+    """
+    _check_list(field, destinations or (), "destinations", MAX_DESTINATIONS)
+
+
+def check_identity(field: str, identity: str) -> None:
+    """VMs can be told apart by it, or it is none.
+
+    Raises:
+        InvalidSpecError: naming the field.
+    """
+    if identity and not is_identity(identity):
+        raise InvalidSpecError(field, "1 to 64 characters of a-z, 0-9, - and _ are needed")
+
+
+def check_ingress(field: str, openings: Ingress) -> None:
+    """What may be opened to a VM can be held.
+
+    Raises:
+        InvalidSpecError: naming the field.
+    """
+    _check_list(field, openings or (), "openings", MAX_OPENINGS)
+
+
+def _check_list(field: str, given: Sequence[Destination | Opening], what: str, most: int) -> None:
+    if len(given) > most:
+        raise InvalidSpecError(field, f"a VM has {most} {what} at most")
+    for index, each in enumerate(given):
+        if fault := each.fault:
+            raise InvalidSpecError(f"{field}[{index}].{fault[0]}", fault[1])
 
 
 def limited_networks(spec: VmSpec) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from plasmavmc.errors import InvalidSpecError
 from plasmavmc.states import VmState
@@ -24,8 +24,16 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 
 LOOPBACK = IPv4Address("127.0.0.1")
+LAST_PORT = 65535
+MAX_DESTINATIONS = 32
+"""Of one VM."""
+MAX_OPENINGS = 64
+"""Of one VM."""
+ANYBODY = ""
+"""In a rule of ingress: whoever is of the VM's network."""
 
 _ID = re.compile(r"[a-z][a-z0-9_]{2,63}")
+_IDENTITY = re.compile(r"[a-z0-9_-]{1,64}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -128,6 +136,85 @@ class DiskSpec:
     """Of a volume: the absolute path in the guest on which it is mounted; made where it is missing."""
 
 
+class IpProtocol(StrEnum):
+    ANY = "any"
+    TCP = "tcp"
+    UDP = "udp"
+    ICMP = "icmp"
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """What a VM may open connections to."""
+
+    network: IPv4Network
+    protocol: IpProtocol = IpProtocol.ANY
+    first_port: int = 0
+    """Of TCP or UDP; others have none to choose among."""
+    last_port: int = LAST_PORT
+
+    @property
+    def fault(self) -> tuple[str, str] | None:
+        """The field that makes no sense, and why."""
+        return _port_fault(self.protocol, self.first_port, self.last_port)
+
+    def __str__(self) -> str:
+        """As people write it: `203.0.113.0/24:443/tcp`."""
+        return f"{self.network}{_ports_text(self.protocol, self.first_port, self.last_port)}"
+
+
+def _port_fault(protocol: IpProtocol, first: int, last: int) -> tuple[str, str] | None:
+    if not 0 <= first <= LAST_PORT:
+        return "first_port", f"a port is a number from 0 to {LAST_PORT}"
+    if not max(1, first) <= last <= LAST_PORT:
+        return "last_port", f"a range of ports ends at its beginning or above, and at {LAST_PORT} at the most"
+    if protocol not in (IpProtocol.TCP, IpProtocol.UDP) and (first, last) != (0, LAST_PORT):
+        return "first_port", f"{protocol.value} has no ports to choose among"
+    return None
+
+
+def _ports_text(protocol: IpProtocol, first: int, last: int) -> str:
+    every = (first, last) == (0, LAST_PORT)
+    ports = "" if every else f":{first}" if first == last else f":{first}-{last}"
+    return ports + ("" if protocol is IpProtocol.ANY else f"/{protocol.value}")
+
+
+Egress = tuple[Destination, ...] | None
+"""All that a VM may open connections to outside of its network; None: whatever is not closed to every VM."""
+
+
+def is_identity(text: str) -> bool:
+    """Whether VMs can be told apart by it: 1 to 64 characters of a-z, 0-9, - and _."""
+    return _IDENTITY.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What VMs of a network may open to one of them."""
+
+    identity: str = ANYBODY
+    """Whose: those that have it (`NetworkSpec.identity`); or `ANYBODY`'s."""
+    protocol: IpProtocol = IpProtocol.ANY
+    first_port: int = 0
+    """Of TCP or UDP; others have none to choose among."""
+    last_port: int = LAST_PORT
+
+    @property
+    def fault(self) -> tuple[str, str] | None:
+        """The field that makes no sense, and why."""
+        if self.identity != ANYBODY and not is_identity(self.identity):
+            return "identity", "1 to 64 characters of a-z, 0-9, - and _ are needed"
+        return _port_fault(self.protocol, self.first_port, self.last_port)
+
+    def __str__(self) -> str:
+        """As people write it: `web:5432/tcp`, and `*` for anybody."""
+        return f"{self.identity or '*'}{_ports_text(self.protocol, self.first_port, self.last_port)}"
+
+
+Ingress = tuple[Opening, ...] | None
+"""All that VMs of its network may open to a VM; None: anything."""
+
+
 @dataclass(frozen=True, slots=True)
 class NetworkSpec:
     """One network interface of a VM. `mac` and `ipv4` are chosen by the engine where they are empty."""
@@ -141,6 +228,16 @@ class NetworkSpec:
     """Whole frames towards the VM. Bytes only: the host counts no packets."""
     transmit: RateLimit = NO_LIMIT
     """From the VM, likewise."""
+    network_number: int = 0
+    """The network's in private IPv6 addresses (`host.addresses`), by which its VMs talk across nodes; 0: they have none."""
+    private_prefix: IPv6Network | None = None
+    """The /48 of the platform that gives the numbers; None: the installation's own."""
+    egress: Egress = None
+    """As the VM begins with it; it can be changed while it lives."""
+    identity: str = ""
+    """What rules of ingress of its network's VMs know it by; several may have the same. Empty: none does."""
+    ingress: Ingress = None
+    """Likewise. Answers come in always, and so does what its host opens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +349,20 @@ class Pressure:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkUsage:
+    """What has passed a VM's interface since it was made; to transmit and to receive is the VM's part. Frames that the
+    kernel has joined count as one packet where it does not tell how many they are."""
+
+    transmit_packets: int = 0
+    transmit_bytes: int = 0
+    receive_packets: int = 0
+    receive_bytes: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Frames that were not the VM's own to send, or were for many, by reason (`host.operations.DROP_REASONS`), and those of
+    connections beyond what it may have (`connections`); a reason without any is left out."""
+
+
+@dataclass(frozen=True, slots=True)
 class VmUsage:
     """What a VM takes of its host, as of one look. All zero for one that has ended, but for its disk."""
 
@@ -263,6 +374,8 @@ class VmUsage:
     """What the writable layer takes on the host's disk."""
     pressure: Pressure | None = None
     """None where the kernel does not measure it for the VM alone."""
+    network: NetworkUsage | None = None
+    """None where it has no interface, or the host does not count its frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +395,8 @@ class VmStatus:
     """The workload was started in the guest (its process exists)."""
     endpoints: tuple[str, ...] = ()
     """Where the VM can be reached: its addresses as `tcp:ip` (any port), or `unix:path`."""
+    private_address: str = ""
+    """Its IPv6 address, by which VMs of its network reach it from any node; empty: it has none."""
     backend: str = ""
     acceleration: str = ""
     confinement: str = ""
@@ -426,3 +541,6 @@ class Lease:
     network: IPv4Network
     gateway: IPv4Address
     mac: str
+    ipv6: IPv6Address | None = None
+    """On the private network."""
+    gateway_mac: str = ""

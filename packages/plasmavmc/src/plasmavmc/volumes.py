@@ -2,7 +2,8 @@
 
 Theory. Every order is idempotent by the ids in it, and orders for one volume follow each other. What is on the disk is the
 driver's and is truth; what is remembered here dies with the engine: who has a volume (told again as VMs are adopted) and
-the keys of sealed ones (given again by whoever keeps them: `unlock`).
+the keys of sealed ones (given again by whoever keeps them: `unlock`). `volumestock` is what remembers; what
+volumes hold goes in and out by `volumecontent`.
 
 A volume has one writer. That is kept twice: VMs are entered here before they get a descriptor, and the descriptor itself is
 locked (flock(2)), which a VMM inherits and holds for as long as it lives. So a VMM that an engine has forgotten still
@@ -26,18 +27,16 @@ from pathlib import Path
 from typing import Protocol
 
 from plasmavmc.errors import ConflictError, InvalidSpecError
-from plasmavmc.guest.filesystem import MIN_VOLUME_BYTES
-from plasmavmc.holdings import Holding, Holdings, held
+from plasmavmc.holdings import Holding, held
 from plasmavmc.host.threads import in_thread
 from plasmavmc.hypervisor.backend import DiskPlan
 from plasmavmc.storage import luks
 from plasmavmc.storage.sparse import sparse_copy
 from plasmavmc.storage.volumes.backend import StoredVolume, VolumeDriver
-from plasmavmc.storage.volumes.errors import no_snapshot, no_volume, snapshot_exists
-from plasmavmc.types import GIB, MIB, DiskSpec, check_id
-
-MAX_VOLUME_BYTES = 16 * 1024 * GIB
-"""The largest file of ext4, which volumes may lie on (ext4(5))."""
+from plasmavmc.storage.volumes.errors import snapshot_exists
+from plasmavmc.types import DiskSpec, check_id
+from plasmavmc.volumecontent import VolumeContent
+from plasmavmc.volumestock import VolumeStock, check_key, check_same_size, check_size, locked, overhead
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +59,8 @@ class VolumeView:
     """Who has it; the first of several that only read. Empty: nobody."""
     encrypted: bool
     snapshots: tuple[SnapshotView, ...] = ()
+    locked: bool = False
+    """It is encrypted, and its key is not known."""
 
 
 class VolumeUser(Protocol):
@@ -90,10 +91,11 @@ class Volumes:
         self._driver = driver
         self._template = template
         self._entropy = entropy
-        self.holdings = Holdings()
-        self._keys: dict[str, bytes] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._stock = VolumeStock(driver)
         self._reach: Reach = _nobody
+        self.holdings = self._stock.holdings
+        self.content = VolumeContent(self._stock)
+        """What they hold, from outside."""
 
     def bind(self, reach: Reach) -> None:
         """Say how the VMs are reached that have volumes."""
@@ -116,12 +118,12 @@ class Volumes:
             CapacityError: `disk-full`.
             HostError: `storage-error`, or there is no template.
         """
-        _check_size(size_bytes)
-        _check_key(key)
-        async with self._alone(volume_id):
+        check_size(size_bytes)
+        check_key(key)
+        async with self._stock.alone(volume_id):
             present = await self._driver.find(volume_id)
             if present is not None:
-                await self._take_for_same(present, size_bytes, key)
+                await self._stock.take_for_same(present, size_bytes, key)
                 return
             template = await self._template(size_bytes)
             if key is None:
@@ -134,7 +136,7 @@ class Volumes:
                     lambda file: _lay_sealed(template, file, header, master),
                     sealed=True,
                 )
-                self._keys[volume_id] = key
+                self._stock.remember(volume_id, key)
 
     async def clone(self, snapshot_id: str, volume_id: str, size_bytes: int) -> None:
         """Make a volume of a snapshot, of its size or larger; what is sealed stays so, under the same key. One that is
@@ -146,24 +148,22 @@ class Volumes:
             ConflictError: `volume-exists` with another size.
             CapacityError, HostError: as `create`.
         """
-        _check_size(size_bytes)
+        check_size(size_bytes)
         check_id("snapshot_id", snapshot_id)
-        async with self._alone(volume_id):
+        async with self._stock.alone(volume_id):
             present = await self._driver.find(volume_id)
             if present is not None:
-                _check_same_size(present, size_bytes)
+                check_same_size(present, size_bytes)
                 return
-            origin = await self._driver.origin(snapshot_id)
-            if origin is None:
-                raise no_snapshot(snapshot_id)
+            origin = await self._stock.origin(snapshot_id)
             least = next(each.size_bytes for each in origin.snapshots if each.snapshot_id == snapshot_id)
-            if size_bytes < least - _overhead(origin):
+            if size_bytes < least - overhead(origin):
                 raise InvalidSpecError(
-                    "size_bytes", f"the snapshot has {least - _overhead(origin)} bytes, which is more"
+                    "size_bytes", f"the snapshot has {least - overhead(origin)} bytes, which is more"
                 )
-            await self._driver.clone(snapshot_id, volume_id, size_bytes + _overhead(origin))
-            if origin.volume_id in self._keys:
-                self._keys[volume_id] = self._keys[origin.volume_id]
+            await self._driver.clone(snapshot_id, volume_id, size_bytes + overhead(origin))
+            if (key := self._stock.key_of(origin.volume_id)) is not None:
+                self._stock.remember(volume_id, key)
 
     async def resize(self, volume_id: str, size_bytes: int) -> None:
         """Grow a volume, also while a VM has it: then its guest sees it, and has grown its file system when this returns.
@@ -175,15 +175,15 @@ class Volumes:
             GuestError: the guest did not grow it; it does so at its next start.
             CapacityError, HostError: as `create`.
         """
-        _check_size(size_bytes)
-        async with self._alone(volume_id):
-            volume = await self._existing(volume_id)
-            now = volume.size_bytes - _overhead(volume)
+        check_size(size_bytes)
+        async with self._stock.alone(volume_id):
+            volume = await self._stock.existing(volume_id)
+            now = volume.size_bytes - overhead(volume)
             if size_bytes < now:
                 raise InvalidSpecError("size_bytes", f"volume {volume_id} has {now} bytes, and does not shrink")
             writer = self.holdings.writer(volume_id)
             user = None if writer is None else self._running(volume_id, writer, "grown")
-            await self._driver.resize(volume_id, size_bytes + _overhead(volume))
+            await self._driver.resize(volume_id, size_bytes + overhead(volume))
             if user is not None and writer is not None:
                 await user.grow(writer.disk, size_bytes)
 
@@ -200,8 +200,8 @@ class Volumes:
             CapacityError, HostError: as `create`.
         """
         check_id("snapshot_id", snapshot_id)
-        async with self._alone(volume_id):
-            await self._existing(volume_id)
+        async with self._stock.alone(volume_id):
+            await self._stock.existing(volume_id)
             owner = await self._driver.origin(snapshot_id)
             if owner is not None and owner.volume_id != volume_id:
                 raise snapshot_exists(snapshot_id)
@@ -211,7 +211,7 @@ class Volumes:
     async def _take(self, volume_id: str, snapshot_id: str, *, freeze: bool) -> None:
         pause, writer = not self._driver.at_once, self.holdings.writer(volume_id)
         running = writer is not None and self._reach(writer.vm_id) is not None
-        if not (freeze or pause) or not (running or await self._is_open(volume_id, fcntl.LOCK_SH)):
+        if not (freeze or pause) or not (running or await self._stock.is_open(volume_id, fcntl.LOCK_SH)):
             await self._driver.snapshot(volume_id, snapshot_id)
             return
         if writer is None:
@@ -233,9 +233,9 @@ class Volumes:
             CapacityError, HostError: as `create`.
         """
         check_id("snapshot_id", snapshot_id)
-        async with self._alone(volume_id):
-            await self._existing(volume_id)
-            await self._check_free(volume_id, "restored")
+        async with self._stock.alone(volume_id):
+            await self._stock.existing(volume_id)
+            await self._stock.check_free(volume_id, "restored")
             await self._driver.restore(volume_id, snapshot_id)
 
     async def delete(self, volume_id: str) -> None:
@@ -245,11 +245,11 @@ class Volumes:
             ConflictError: `volume-held`, `volume-has-snapshots`.
             HostError: as `create`.
         """
-        async with self._alone(volume_id):
+        async with self._stock.alone(volume_id):
             if await self._driver.find(volume_id) is not None:
-                await self._check_free(volume_id, "deleted")
+                await self._stock.check_free(volume_id, "deleted")
                 await self._driver.delete(volume_id)
-            self._keys.pop(volume_id, None)
+            self._stock.forget(volume_id)
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
         """Remove a snapshot. Unknown ids are fine.
@@ -261,7 +261,7 @@ class Volumes:
         check_id("snapshot_id", snapshot_id)
         owner = await self._driver.origin(snapshot_id)
         if owner is not None:
-            async with self._alone(owner.volume_id):
+            async with self._stock.alone(owner.volume_id):
                 await self._driver.delete_snapshot(snapshot_id)
 
     async def unlock(self, volume_id: str, key: bytes) -> None:
@@ -272,13 +272,12 @@ class Volumes:
             InvalidSpecError: `key`, it is none.
             ConflictError: `wrong-key`; `not-encrypted`.
         """
-        _check_key(key)
-        async with self._alone(volume_id):
-            volume = await self._existing(volume_id)
+        check_key(key)
+        async with self._stock.alone(volume_id):
+            volume = await self._stock.existing(volume_id)
             if not volume.sealed:
                 raise ConflictError("not-encrypted", f"volume {volume_id} is not encrypted")
-            await self._check_opens(volume_id, key)
-            self._keys[volume_id] = key
+            await self._stock.unlock(volume, key)
 
     async def list(self) -> tuple[VolumeView, ...]:
         """All volumes, by id."""
@@ -297,48 +296,22 @@ class Volumes:
         return tuple([await self._attached(disk, descriptors) for disk in disks])
 
     async def _attached(self, disk: DiskSpec, descriptors: ExitStack) -> DiskPlan:
-        async with self._alone(disk.reference):
-            volume = await self._existing(disk.reference)
+        async with self._stock.alone(disk.reference):
+            volume = await self._stock.existing(disk.reference)
             secret = -1
             if volume.sealed:
                 secret = _secret_file(self._known_key(volume.volume_id))
                 descriptors.callback(os.close, secret)
             file = await self._driver.open(volume.volume_id)
             descriptors.callback(os.close, file)
-            if not _locked(file, fcntl.LOCK_SH if disk.read_only else fcntl.LOCK_EX):
+            if not locked(file, fcntl.LOCK_SH if disk.read_only else fcntl.LOCK_EX):
                 raise held(volume.volume_id, "", "given to a VM")
             return DiskPlan(disk.id, file, disk.read_only, disk.limit, secret)
 
     # Small parts
 
-    def _alone(self, volume_id: str) -> asyncio.Lock:
-        """Orders for one volume follow each other."""
-        return self._locks.setdefault(check_id("volume_id", volume_id), asyncio.Lock())
-
-    async def _existing(self, volume_id: str) -> StoredVolume:
-        volume = await self._driver.find(volume_id)
-        if volume is None:
-            raise no_volume(volume_id)
-        return volume
-
-    async def _take_for_same(self, present: StoredVolume, size_bytes: int, key: bytes | None) -> None:
-        _check_same_size(present, size_bytes)
-        if present.sealed != (key is not None):
-            kind = "encrypted" if present.sealed else "not encrypted"
-            raise ConflictError("volume-exists", f"volume {present.volume_id} exists, and is {kind}")
-        if key is not None:
-            await self._check_opens(present.volume_id, key)
-            self._keys[present.volume_id] = key
-
-    async def _check_opens(self, volume_id: str, key: bytes) -> None:
-        file = await self._driver.open(volume_id)
-        try:
-            await in_thread(luks.master_key, file, key)
-        finally:
-            os.close(file)
-
     def _known_key(self, volume_id: str) -> bytes:
-        key = self._keys.get(volume_id)
+        key = self._stock.key_of(volume_id)
         if key is None:
             raise ConflictError(
                 "volume-locked", f"volume {volume_id} is encrypted, and its key was not given", resolution="Unlock it."
@@ -351,22 +324,8 @@ class Volumes:
             raise held(volume_id, writer.vm_id, f"{done} now, for that VM does not run")
         return user
 
-    async def _check_free(self, volume_id: str, done: str) -> None:
-        for holding in self.holdings.of(volume_id):
-            raise held(volume_id, holding.vm_id, done)
-        if await self._is_open(volume_id, fcntl.LOCK_EX):
-            raise held(volume_id, "", done)
-
-    async def _is_open(self, volume_id: str, lock: int) -> bool:
-        """A process has it in a way that does not go with this lock."""
-        file = await self._driver.open(volume_id)
-        try:
-            return not _locked(file, lock)
-        finally:
-            os.close(file)
-
     def _view(self, volume: StoredVolume) -> VolumeView:
-        over = _overhead(volume)
+        over = overhead(volume)
         holders = self.holdings.of(volume.volume_id)
         snapshots = (
             SnapshotView(each.snapshot_id, each.size_bytes - over, each.used_bytes) for each in volume.snapshots
@@ -378,34 +337,12 @@ class Volumes:
             holders[0].vm_id if holders else "",
             volume.sealed,
             tuple(snapshots),
+            volume.sealed and self._stock.key_of(volume.volume_id) is None,
         )
 
 
 def _nobody(_vm_id: str) -> None:
     return None
-
-
-def _check_size(size_bytes: int) -> None:
-    if not MIN_VOLUME_BYTES <= size_bytes <= MAX_VOLUME_BYTES or size_bytes % MIB:
-        raise InvalidSpecError(
-            "size_bytes",
-            f"a volume has {MIN_VOLUME_BYTES // MIB} MiB to {MAX_VOLUME_BYTES // GIB} GiB, in whole MiB",
-        )
-
-
-def _check_key(key: bytes | None) -> None:
-    if key is not None and len(key) != luks.KEY_BYTES:
-        raise InvalidSpecError("key", f"a key has {luks.KEY_BYTES} bytes")
-
-
-def _check_same_size(present: StoredVolume, size_bytes: int) -> None:
-    if present.size_bytes - _overhead(present) != size_bytes:
-        raise ConflictError("volume-exists", f"volume {present.volume_id} exists with another size")
-
-
-def _overhead(volume: StoredVolume) -> int:
-    """Bytes that its user does not see."""
-    return luks.HEADER_BYTES if volume.sealed else 0
 
 
 def _lay(template: Path, file: int) -> None:
@@ -423,12 +360,3 @@ def _secret_file(key: bytes) -> int:
     file = os.memfd_create("secret", os.MFD_CLOEXEC)
     os.pwrite(file, luks.passphrase(key), 0)
     return file
-
-
-def _locked(file: int, how: int) -> bool:
-    """Take a lock that lives as long as the last descriptor of this opening."""
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -20,9 +20,10 @@ from plasmavmc.guest.kernel import distribution_kernel, lacks_fixes, own_kernel
 from plasmavmc.host.architecture import EMULATOR
 from plasmavmc.host.helper.cgroups import CONTROLLERS, V2, Layout, layouts, parse_mounts
 from plasmavmc.host.installation import check_programs, check_space, check_user
-from plasmavmc.host.kernel import LIMIT_OPTIONS, kernel_configuration, lacking
+from plasmavmc.host.kernel import CONNECTION_OPTIONS, LIMIT_OPTIONS, kernel_configuration, lacking
 from plasmavmc.host.run import find_program
 from plasmavmc.hypervisor.probe import KVM_DEVICE, ProbeCache, ProbeResult, gather_facts
+from plasmavmc.network.limits import connections_per_vm, tracked_connections
 from plasmavmc.server.settings import ServeSettings
 from plasmavmc.server.start import PROGRAMS
 from plasmavmc.types import Acceleration, Readiness
@@ -64,6 +65,7 @@ def check_host(cache: Path) -> list[Finding]:
         _acceleration(cache),
         _confinement(),
         _network_limits(),
+        _connections(),
         _disk(),
         _memory(),
     ]
@@ -149,6 +151,21 @@ def _network_limits() -> Finding:
     )
 
 
+def _connections() -> Finding:
+    configuration = kernel_configuration()
+    tracked = tracked_connections()
+    missing = lacking(configuration, CONNECTION_OPTIONS) if configuration else ()
+    if not missing:
+        most = connections_per_vm(0, tracked)
+        return Finding("connections", State.OK, f"each VM may have {most} of the {tracked} that this host remembers")
+    return Finding(
+        "connections",
+        State.FAIL,
+        f"the kernel lacks {', '.join(missing)}: no VM could be held to its share, so none is started",
+        "Boot a kernel that has them; the distribution's does.",
+    )
+
+
 def _offers(layout: Layout) -> bool:
     """A container may forbid what is mounted in it."""
     try:
@@ -191,7 +208,7 @@ def check_server(here: Connection) -> list[Finding]:
     except Failure as failure:
         return [Finding("server", State.FAIL, failure.message, failure.resolution)]
     told = f"{here.server}: version {node.version}, {node.scheduling.value}, {node.promised.vms} VMs"
-    return [Finding("server", State.OK, told), *_backends(node)]
+    return [Finding("server", State.OK, told), *_volumes(node), *_backends(node)]
 
 
 async def _ask(here: Connection) -> Node:
@@ -200,6 +217,11 @@ async def _ask(here: Connection) -> Node:
     async with asyncio.timeout(_SERVER_S):
         async with connect(here.server, token=here.token(), tls=here.tls(), timeout_s=_SERVER_S) as engine:
             return await engine.nodes.get()
+
+
+def _volumes(node: Node) -> list[Finding]:
+    driver = node.labels.get("volumes", "")
+    return [Finding("volumes", State.OK, f"kept by the driver {driver}")] if driver else []
 
 
 def _backends(node: Node) -> list[Finding]:

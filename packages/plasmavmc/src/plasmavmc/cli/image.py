@@ -14,7 +14,7 @@ import click
 from plasmavmc.cli.connection import connection
 from plasmavmc.cli.ends import USAGE, Failure, failure_of
 from plasmavmc.cli.lazy import HELP
-from plasmavmc.cli.output import result_options, show, show_done, show_one
+from plasmavmc.cli.output import result_options, show, show_done, show_ends, show_one
 from plasmavmc.cli.progress import Progress
 from plasmavmc.cli.values import Size
 from plasmavmc.cli.views import image_document, image_row
@@ -130,16 +130,7 @@ def rm(output: str, images: tuple[str, ...]) -> None:
                 failed.append(failure_of(error))
         return done, failed
 
-    _end(output, *with_engine(work))
-
-
-def _end(output: str, done: list[str], failed: list[Failure]) -> None:
-    if done or output == "json":
-        show_done(output, done)
-    for failure in failed[1:]:
-        failure.show()
-    if failed:
-        raise failed[0]
+    show_ends(output, *with_engine(work))
 
 
 @image.command(context_settings=dict(HELP))

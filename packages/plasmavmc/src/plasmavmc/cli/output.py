@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from plasmavmc.cli.ends import Failure
+
 Row = Mapping[str, object]
 
 output_option = click.option(
@@ -63,6 +65,20 @@ def show_one(output: str, document: Any, pairs: Row, *, name: str) -> None:
 def show_done(output: str, names: Sequence[str]) -> None:
     """Print what something was done to."""
     click.echo(json.dumps(list(names), indent=2) if output == "json" else "\n".join(names))
+
+
+def show_ends(output: str, done: Sequence[str], failed: Sequence[Failure]) -> None:
+    """Print what something was done to, and why not to the others.
+
+    Raises:
+        Failure: the first of them, after the others were shown; it decides how the command ends.
+    """
+    if done or output == "json":
+        show_done(output, done)
+    for failure in failed[1:]:
+        failure.show()
+    if failed:
+        raise failed[0]
 
 
 def table(rows: Sequence[Row]) -> str:

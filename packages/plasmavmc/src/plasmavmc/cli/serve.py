@@ -29,6 +29,7 @@ from plasmavmc.cli.values import Size
     metavar="HOST[:PORT]",
     help="A registry on a private or loopback address that may be used. Repeatable.",
 )
+@click.option("--zfs", metavar="DATASET", help="Keep volumes below this ZFS dataset. [in the data directory]")
 @click.option("--keep-vms", is_flag=True, help="Leave VMs running when the server ends.")
 @click.option(
     "--preboot",

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,14 @@ import click
 from plasmavmc.cli.ends import USAGE, Failure
 
 if TYPE_CHECKING:
-    from plasmavmc.types import PublishedPort
+    from plasmavmc.types import Destination, IpProtocol, Opening, PublishedPort
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _PORTS = re.compile(r"(?:(?P<address>[^:]+):)?(?:(?P<host>[0-9]+):)(?P<guest>[0-9]+)(?:/(?P<protocol>[a-z]+))?")
+_PORTS_OF = r"(?::(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?)?(?:/(?P<protocol>[a-z]+))?"
+_DESTINATION = re.compile(rf"(?P<network>[0-9.]+(?:/[0-9]+)?){_PORTS_OF}")
+_OPENING = re.compile(rf"(?P<identity>\*|[a-z0-9_-]{{1,64}}){_PORTS_OF}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _MAX_PORT = 65_535
 
@@ -82,6 +85,52 @@ def port(text: str) -> PublishedPort:
     except AddressValueError:
         raise refused("-p", text, f"{match['address']!r} is no IPv4 address") from None
     return PublishedPort(host, guest, address)
+
+
+def egress(texts: Sequence[str]) -> tuple[Destination, ...] | None:
+    """`NETWORK[:PORT[-PORT]][/PROTOCOL]` of each `--egress`; `none` alone closes all. Ports without a protocol are TCP's."""
+    return None if not texts else () if list(texts) == ["none"] else tuple(map(_destination, texts))
+
+
+def ingress(texts: Sequence[str]) -> tuple[Opening, ...] | None:
+    """`IDENTITY[:PORT[-PORT]][/PROTOCOL]` of each `--ingress`, `*` for any VM of the network; else as `egress`."""
+    return None if not texts else () if list(texts) == ["none"] else tuple(map(_opening, texts))
+
+
+def _opening(text: str) -> Opening:
+    from plasmavmc.types import ANYBODY, Opening  # noqa: PLC0415
+
+    match = _OPENING.fullmatch(text)
+    if match is None:
+        raise refused("--ingress", text, "write IDENTITY[:PORT[-PORT]][/PROTOCOL], such as web:5432/tcp or *, or none")
+    identity = ANYBODY if match["identity"] == "*" else match["identity"]
+    return Opening(identity, *_protocol_and_ports("--ingress", text, match))
+
+
+def _protocol_and_ports(option: str, text: str, match: re.Match[str]) -> tuple[IpProtocol, int, int]:
+    from plasmavmc.types import LAST_PORT, IpProtocol  # noqa: PLC0415
+
+    protocol = match["protocol"] or ("tcp" if match["first"] else "any")
+    if protocol not in set(IpProtocol):
+        raise refused(option, text, f"a protocol is {', '.join(IpProtocol)}")
+    first = int(match["first"] or 0)
+    return IpProtocol(protocol), first, int(match["last"] or first or LAST_PORT)
+
+
+def _destination(text: str) -> Destination:
+    from plasmavmc.types import Destination  # noqa: PLC0415
+
+    match = _DESTINATION.fullmatch(text)
+    if match is None:
+        raise refused(
+            "--egress", text, "write NETWORK[:PORT[-PORT]][/PROTOCOL], such as 203.0.113.0/24:443/tcp, or none"
+        )
+    protocol, first, last = _protocol_and_ports("--egress", text, match)
+    try:
+        network = IPv4Network(match["network"])
+    except ValueError as error:
+        raise refused("--egress", text, f"no IPv4 network: {error}") from None
+    return Destination(network, protocol, first, last)
 
 
 def environment(files: Sequence[Path], pairs: Sequence[str]) -> dict[str, str]:

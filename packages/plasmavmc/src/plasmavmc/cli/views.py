@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from plasmavmc.cli.output import age, size
@@ -10,7 +11,7 @@ from plasmavmc.cli.values import shown_labels
 
 if TYPE_CHECKING:
     from plasmavmc.rpc.api import Amount, Image, Node
-    from plasmavmc.types import BackendStatus, Pressure, Vm, VmSpec
+    from plasmavmc.types import BackendStatus, NetworkUsage, Pressure, Vm, VmSpec
 
 
 def vm_document(vm: Vm) -> dict[str, Any]:
@@ -33,6 +34,9 @@ def vm_document(vm: Vm) -> dict[str, Any]:
         "disk_bytes": spec.resources.disk_bytes,
         "networks": [network.network_id for network in spec.networks],
         "limits": _limits(spec),
+        "egress": _egress(spec),
+        "identity": spec.networks[0].identity if spec.networks else "",
+        "ingress": _ingress(spec),
         "published": [
             {"address": str(port.address), "host_port": port.host_port, "guest_port": port.guest_port}
             for port in spec.published
@@ -44,6 +48,7 @@ def vm_document(vm: Vm) -> dict[str, Any]:
         "reason_code": status.reason_code,
         "exit_code": status.exit_code,
         "endpoints": list(status.endpoints),
+        "private_address": status.private_address,
         "backend": status.backend,
         "acceleration": status.acceleration,
         "confinement": status.confinement,
@@ -51,6 +56,7 @@ def vm_document(vm: Vm) -> dict[str, Any]:
         "cpu_used_seconds": status.usage.cpu_seconds,
         "disk_used_bytes": status.usage.disk_bytes,
         "pressure": None if pressed is None else {"cpu": pressed.cpu, "memory": pressed.memory, "io": pressed.io},
+        "network_used": None if status.usage.network is None else asdict(status.usage.network),
         "log_tail": list(status.log_tail),
     }
 
@@ -85,6 +91,18 @@ def _limits(spec: VmSpec) -> dict[str, int]:
     return {name: amount for name, amount in amounts.items() if amount}
 
 
+def _egress(spec: VmSpec) -> list[str] | None:
+    """What it may open connections to; None: whatever is not closed to every VM."""
+    network = spec.networks[0] if spec.networks else None
+    return None if network is None or network.egress is None else [str(each) for each in network.egress]
+
+
+def _ingress(spec: VmSpec) -> list[str] | None:
+    """What VMs of its network may open to it; None: anything."""
+    network = spec.networks[0] if spec.networks else None
+    return None if network is None or network.ingress is None else [str(each) for each in network.ingress]
+
+
 def _share(used: int, whole: int) -> str:
     return f"{size(used)}/{size(whole)}" if used else size(whole)
 
@@ -106,13 +124,28 @@ def vm_pairs(vm: Vm) -> dict[str, object]:
         "memory": f"{size(spec.resources.memory_bytes)}, {size(status.usage.memory_rss_bytes)} used by the VMM",
         "disk": f"{size(spec.resources.disk_bytes)}, {size(status.usage.disk_bytes)} used",
         "pressure": _pressure(status.usage.pressure),
+        "traffic": _traffic(status.usage.network),
         "network": ", ".join(network.network_id for network in spec.networks),
         "limits": ", ".join(f"{name.replace('_', ' ')} {amount}" for name, amount in _limits(spec).items()),
+        "egress": None if (egress := _egress(spec)) is None else ", ".join(egress) or "nothing",
+        "identity": ", ".join(network.identity for network in spec.networks),
+        "ingress": None if (ingress := _ingress(spec)) is None else ", ".join(ingress) or "nothing",
         "address": row["address"],
+        "private address": status.private_address,
         "ports": row["ports"],
         "labels": shown_labels(spec.labels),
         "backend": backend,
     }
+
+
+def _traffic(passed: NetworkUsage | None) -> str:
+    """Nothing where it is not counted."""
+    if passed is None:
+        return ""
+    sent = f"{size(passed.transmit_bytes)} in {passed.transmit_packets} packets sent"
+    got = f"{size(passed.receive_bytes)} in {passed.receive_packets} received"
+    dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(passed.dropped.items()))
+    return f"{sent}, {got}" + (f", frames dropped: {dropped}" if dropped else "")
 
 
 def _pressure(pressed: Pressure | None) -> str:

@@ -8,21 +8,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol, runtime_checkable
 
-from plasmavmc.types import CopyTarget, ExecSpec, FileSpec, LogStream, Stdio, TerminalSize
+from plasmavmc.types import CopyTarget, ExecSpec, FileSpec, Lease, LogStream, Stdio, TerminalSize
 
 
 @dataclass(frozen=True, slots=True)
 class GuestNetwork:
-    """eth0 of the guest: a /32 with an on-link gateway."""
+    """eth0 of the guest: a /32 with an on-link gateway; and on the private network a /128 with a way to its /48."""
 
     ipv4: IPv4Address
     gateway: IPv4Address
     nameservers: tuple[str, ...] = ()
     mac: str = ""
     """The one that the host lets in; empty: what the interface has."""
+    ipv6: IPv6Address | None = None
+    gateway_mac: str = ""
+    """Of the host, which answers no question for it by IPv6; given with `ipv6`."""
+
+    @classmethod
+    def of(cls, lease: Lease, nameservers: tuple[str, ...]) -> GuestNetwork:
+        """What a guest has to know of its place."""
+        return cls(lease.ipv4, lease.gateway, nameservers, lease.mac, lease.ipv6, lease.gateway_mac)
 
 
 @dataclass(frozen=True, slots=True)

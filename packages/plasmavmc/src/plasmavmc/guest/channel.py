@@ -2,7 +2,8 @@
 
 Theory. One task reads the socket and never waits for anybody: what it hears is bounded by credit (output) or by
 count (the rest) and put where its reader finds it. What the guest says after a resync is told again by the guest itself
-(ready, ended, unacknowledged output), so this side keeps no state across connections.
+(ready, ended, unacknowledged output), so this side keeps no state across connections. What runs beside the workload has
+streams of its own (`commands`).
 
 Trap: bytes that the guest wrote for a host side that is gone still arrive; everything before the echo of our nonce is
 passed over.
@@ -18,7 +19,8 @@ from contextlib import suppress
 from dataclasses import replace
 
 from plasmavmc.errors import ConflictError, GuestError
-from plasmavmc.guest.api import ExecOutput, GuestCard, GuestConfig, GuestEvent, GuestHello
+from plasmavmc.guest.api import GuestCard, GuestConfig, GuestEvent, GuestHello
+from plasmavmc.guest.commands import Commands
 from plasmavmc.guest.framing import (
     MAX_PAYLOAD,
     NONCE_BYTES,
@@ -31,7 +33,6 @@ from plasmavmc.guest.framing import (
 )
 from plasmavmc.guest.messages import (
     Order,
-    decode_exec_output,
     decode_exited,
     decode_failed,
     decode_hello,
@@ -52,15 +53,12 @@ from plasmavmc.guest.session import SocketExecSession, Window
 from plasmavmc.guest.words import Events, Words
 from plasmavmc.types import CopyTarget, ExecSpec
 
-EXEC_START_S = 30.0
-"""From the request to the guest's word that the command runs. Emulated CPUs on a busy host are slow."""
 READ = 64 * 1024
 """Bytes that are held of a connection before they are decoded."""
 _MAX_EVENTS = 64
 """Events that are not output, of one channel. An honest guest has a handful in its life."""
 _MAX_UNKNOWN = 1024
 """Frames that mean nothing to us, of one channel. Unlike output, no credit holds them back."""
-_LAST_STREAM = 0xFFFF
 _ORDER_NAME = 2
 """Bytes of an order, and of its answer, that say which it is: the verb and the disk."""
 _CLOSE_S = 1.0
@@ -78,10 +76,9 @@ class SocketGuestChannel:
         """How the guest is reached anew, where a snapshot cuts the connection."""
         self._events: deque[tuple[GuestEvent, int]] = deque()
         self._changed = asyncio.Event()
-        self._sessions: dict[int, SocketExecSession] = {}
+        self._commands = Commands(self._write, self._drain, self._pass_over)
         self.workload = SocketExecSession(0, self._write, self._drain)
         """The workload's own stdin, terminal and signals. Implements `AttachableChannel`."""
-        self._last_stream = 0
         self._acknowledged = 0
         self._configured = False
         self._words = Words()
@@ -150,16 +147,14 @@ class SocketGuestChannel:
         if not self._hello.done():
             self._hello.set_exception(error)
             self._hello.exception()  # it may be that nobody waits for it any more
-        for session in self._sessions.values():
-            session.broke(error)
-        self._sessions.clear()
+        self._commands.broke(error)
         self._words.end(error)
         self._changed.set()
         self._writer.close()
 
     def _hear(self, frame: Frame) -> None:
         if frame.stream:
-            self._hear_session(frame)
+            self._commands.hear(frame)
             return
         match frame.type:
             case FrameType.HELLO:
@@ -210,26 +205,6 @@ class SocketGuestChannel:
         self._unknown += 1
         if self._unknown > _MAX_UNKNOWN:
             raise GuestError("bad-frame", "the guest says without end what means nothing")
-
-    def _hear_session(self, frame: Frame) -> None:
-        session = self._sessions.get(frame.stream)
-        if session is None:
-            raise GuestError("bad-frame", f"the guest speaks of a command {frame.stream} that we did not start")
-        match frame.type:
-            case FrameType.EXEC_STARTED if not session.started.done():
-                session.started.set_result(None)
-            case FrameType.EXEC_REFUSED:
-                del self._sessions[frame.stream]
-                session.heard_refusal(decode_failed(frame))
-            case FrameType.EXEC_OUTPUT:
-                session.heard_output(ExecOutput(*decode_exec_output(frame)), frame.cost)
-            case FrameType.CREDIT:
-                session.heard_credit(decode_u32(frame))
-            case FrameType.EXEC_EXIT:
-                del self._sessions[frame.stream]
-                session.heard_exit(decode_u32(frame) & 0xFF)
-            case _:
-                self._pass_over()
 
     # Telling
 
@@ -310,40 +285,18 @@ class SocketGuestChannel:
             GuestError: `exec-…` where the guest refuses for another reason than that it cannot execute the command;
                 `exec-timeout`; the channel ended.
         """
-        return await self._begin(FrameType.EXEC_START, encode_exec(spec), terminal=spec.terminal is not None)
+        self._check_open()
+        return await self._commands.begin(FrameType.EXEC_START, encode_exec(spec), terminal=spec.terminal is not None)
 
     async def copy_in(self, target: CopyTarget) -> SocketExecSession:
         """Take in a tree, as a tar stream on the session's stdin; raises as `exec`."""
-        return await self._begin(FrameType.COPY_IN, encode_copy_in(target))
+        self._check_open()
+        return await self._commands.begin(FrameType.COPY_IN, encode_copy_in(target))
 
     async def copy_out(self, path: str) -> SocketExecSession:
         """Give out a tree, as a tar stream on the session's stdout; raises as `exec`."""
-        return await self._begin(FrameType.COPY_OUT, encode_copy_out(path))
-
-    async def _begin(self, kind: FrameType, request: bytes, *, terminal: bool = False) -> SocketExecSession:
-        """Start what has a stream of its own, and hear that it runs."""
         self._check_open()
-        stream = self._next_stream()
-        session = SocketExecSession(stream, self._write, self._drain, terminal=terminal)
-        self._sessions[stream] = session
-        self._write(encode(kind, request, stream=stream))
-        try:
-            async with asyncio.timeout(EXEC_START_S):
-                await asyncio.shield(session.started)
-        except TimeoutError as error:
-            raise GuestError("exec-timeout", f"the guest did not start the command in {EXEC_START_S:g} s") from error
-        finally:
-            if not session.started.done():
-                await session.aclose()
-        return session
-
-    def _next_stream(self) -> int:
-        """A number that no running command has; the guest's end of a command frees its number."""
-        for _ in range(_LAST_STREAM):
-            self._last_stream = self._last_stream % _LAST_STREAM + 1
-            if self._last_stream not in self._sessions:
-                return self._last_stream
-        raise GuestError("exec-too-many", "the guest has ended none of 65,535 commands")
+        return await self._commands.begin(FrameType.COPY_OUT, encode_copy_out(path))
 
     async def freeze(self) -> None:
         """Hold every process of the guest but its init. Nothing more is written to the guest until it is thawed, so that one

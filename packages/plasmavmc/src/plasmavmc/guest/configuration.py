@@ -47,7 +47,7 @@ def guest_config(
     terminal_size: TerminalSize = TerminalSize(),  # noqa: B008 - a frozen value
 ) -> GuestConfig:
     """All that the guest's init needs. What the spec leaves open comes from the image."""
-    network = None if lease is None else GuestNetwork(lease.ipv4, lease.gateway, nameservers, lease.mac)
+    network = None if lease is None else GuestNetwork.of(lease, nameservers)
     return GuestConfig(
         argv=guest_argv(spec, image),
         env={**image.env, **spec.env},

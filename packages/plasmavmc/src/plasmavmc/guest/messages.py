@@ -71,6 +71,8 @@ class Tag(IntEnum):
     GENERATION = 24
     MACHINE_ID = 25
     VOLUME = 26
+    IPV6 = 27
+    GATEWAY_MAC = 28
     CODE = 32
     MESSAGE = 33
     PATH = 40
@@ -117,7 +119,14 @@ def _network(network: GuestNetwork | None) -> Iterator[bytes]:
         for server in network.nameservers:
             yield _text("nameservers", Tag.NAMESERVER, server)
         if network.mac:
-            yield put_field(Tag.MAC, bytes.fromhex(network.mac.replace(":", "")))
+            yield put_field(Tag.MAC, _mac(network.mac))
+        if network.ipv6 is not None:
+            yield put_field(Tag.IPV6, network.ipv6.packed)
+            yield put_field(Tag.GATEWAY_MAC, _mac(network.gateway_mac))
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
 
 
 def encode_card(card: GuestCard) -> bytes:

@@ -19,6 +19,25 @@ PACKAGE_NAMES: Mapping[str, str] = {"x86_64": "amd64", "aarch64": "arm64"}
 PACKAGE_NAME = PACKAGE_NAMES.get(MACHINE, MACHINE)
 EMULATOR = f"qemu-system-{MACHINE}"
 EMULATOR_PACKAGE = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}.get(MACHINE, "qemu-system")
+BPF_CALL = {"x86_64": 321, "aarch64": 280}.get(MACHINE)
+"""The number of bpf(2), for which the C library has no function; None: not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class SystemCalls:
+    """What a filter of system calls knows an architecture by, and its numbers of those that are filtered."""
+
+    audit: int
+    """AUDIT_ARCH_… of linux/audit.h."""
+    ioctl: int
+    connect: int
+
+
+SYSTEM_CALLS = {
+    "x86_64": SystemCalls(0xC000003E, 16, 42),
+    "aarch64": SystemCalls(0xC00000B7, 29, 203),
+}.get(MACHINE)
+"""None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,29 @@ import signal as signals
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import TypeVar
 
 from plasmavmc.errors import HostError, PlasmaError, UnavailableError
 from plasmavmc.host import protocol
-from plasmavmc.host.operations import Bridge, Keep, Limits, Peer, ProcessId, RuleSet, Spawned, Swept, TapRequest
+from plasmavmc.host.operations import (
+    Bridge,
+    Guarding,
+    Keep,
+    Limits,
+    Peer,
+    ProcessId,
+    Reach,
+    Routed,
+    RuleSet,
+    Spawned,
+    Swept,
+    TapRequest,
+)
+from plasmavmc.host.zfs import ZfsOrder
+from plasmavmc.types import NetworkUsage
 
 T = TypeVar("T")
 REPLY_DEADLINE_S = 60.0
@@ -45,6 +61,8 @@ class HelperHost:
         self._waiting: asyncio.Future[protocol.Message] | None = None
         self._exchanges: set[asyncio.Task[_Exchanged]] = set()
         self._gone = asyncio.Event()
+        self._rules: RuleSet | None = None
+        """Those in force; None where that is not known."""
         self._loop.add_reader(self._socket, self._on_readable)
 
     async def wait_gone(self) -> None:
@@ -58,14 +76,20 @@ class HelperHost:
 
     # Host
 
-    async def bridge_ensure(self, bridge: Bridge) -> None:
-        await self._call(protocol.BridgeEnsure(bridge))
+    async def bridge_ensure(self, bridge: Bridge) -> str:
+        return await self._value(protocol.BridgeEnsure(bridge), str)
 
     async def rules_apply(self, rules: RuleSet) -> None:
-        await self._call(protocol.RulesApply(rules))
+        change = changed_members(self._rules, rules)
+        self._rules = None  # should it fail, the next ones are told whole
+        await self._call(protocol.RulesApply(rules) if change is None else change)
+        self._rules = rules
 
-    async def routes_apply(self, peers: Sequence[Peer]) -> tuple[Peer, ...]:
-        return await self._value(protocol.RoutesApply(tuple(peers)), tuple[Peer, ...])
+    async def rules_fault(self) -> str:
+        return await self._value(protocol.RulesFault(), str)
+
+    async def routes_apply(self, peers: Sequence[Peer], reach: Reach) -> Routed:
+        return await self._value(protocol.RoutesApply(tuple(peers), reach), Routed)
 
     async def networks_in_use(self) -> tuple[IPv4Network, ...]:
         return await self._value(protocol.NetworksInUse(), tuple[IPv4Network, ...])
@@ -73,11 +97,21 @@ class HelperHost:
     async def tap_open(self, tap: TapRequest) -> int:
         return _only_fd(await self._call(protocol.TapOpen(tap)))
 
+    async def tap_make(self) -> bool:
+        return await self._value(protocol.TapMake(), bool)
+
     async def tap_forget(self, name: str) -> None:
         await self._call(protocol.TapForget(name))
 
     async def limits_lack(self) -> str:
         return await self._value(protocol.LimitsLack(), str)
+
+    async def taps_guarding(self) -> Guarding:
+        return await self._value(protocol.TapsGuarding(), Guarding)
+
+    async def tap_usage(self, name: str) -> NetworkUsage | None:
+        reply = (await self._call(protocol.TapUsage(name))).reply
+        return protocol.decode(reply.value, NetworkUsage | None)  # type: ignore[arg-type] # as in `vm_reap`
 
     async def uid_take(self, key: str, *, seat: bool = False) -> int:
         return await self._value(protocol.UidTake(key, seat), int)
@@ -112,6 +146,9 @@ class HelperHost:
         reply = (await self._call(protocol.VmReap(key, process))).reply
         return protocol.decode(reply.value, int | None)  # type: ignore[arg-type] # a union is no type[T] to mypy
 
+    async def vm_fence(self, key: str, until: float | None) -> None:
+        await self._call(protocol.VmFence(key, until))
+
     async def jail_prepare(self, key: str, files: Mapping[str, int]) -> int:
         return _only_fd(await self._call(protocol.JailPrepare(key, tuple(files)), tuple(files.values())))
 
@@ -129,6 +166,20 @@ class HelperHost:
 
     async def listen(self, address: str, port: int) -> int:
         return _only_fd(await self._call(protocol.Listen(address, port)))
+
+    async def resolver_sockets(self) -> tuple[int, int]:
+        datagrams, connections = (await self._call(protocol.ResolverSockets())).fds
+        return datagrams, connections
+
+    async def zfs_open(self) -> Path:
+        return Path(await self._value(protocol.ZfsOpen(), str))
+
+    async def zfs_look(self) -> str:
+        with os.fdopen(_only_fd(await self._call(protocol.ZfsLook())), "rb") as told:
+            return told.read().decode()
+
+    async def zfs_do(self, order: ZfsOrder) -> None:
+        await self._call(protocol.ZfsDo(order))
 
     async def sweep(self, keep: Keep) -> Swept:
         return await self._value(protocol.Sweep(keep), Swept)
@@ -279,3 +330,21 @@ def _error_of(failure: protocol.Failure) -> PlasmaError:
 
 def _gone(why: str) -> UnavailableError:
     return UnavailableError("helper-gone", why, resolution="restart the platform; VMs go on running")
+
+
+def changed_members(before: RuleSet | None, wanted: RuleSet) -> protocol.RulesChange | None:
+    """What is told instead of all rules, where members, open ports and VMs of other nodes alone differ from those in force:
+    a host may have thousands. None: more does, or nothing is known to be in force."""
+    if before is None or _frame(before) != _frame(wanted):
+        return None
+    old = {member.tap: member for member in before.members}
+    added = tuple(each for each in wanted.members if (known := old.get(each.tap)) is not each and known != each)
+    gone = old.keys() - {member.tap for member in wanted.members}
+    removed = (*sorted(gone), *(member.tap for member in added if member.tap in old))
+    ports = None if wanted.ports == before.ports else wanted.ports
+    return protocol.RulesChange(added, removed, ports, None if wanted.sources == before.sources else wanted.sources)
+
+
+def _frame(rules: RuleSet) -> RuleSet:
+    """All but what may be many, and often others."""
+    return replace(rules, members=(), ports=(), sources=())

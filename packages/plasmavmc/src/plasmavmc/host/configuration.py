@@ -8,6 +8,8 @@ from pathlib import Path
 
 from plasmavmc.host.architecture import EMULATOR
 from plasmavmc.host.names import RUN_ROOT, HostNames, installation_key
+from plasmavmc.host.ports import NOTHING_PUBLISHED, PublishSite
+from plasmavmc.host.rotation import SETTLE_S
 
 POOL = IPv4Network("10.64.0.0/10")
 """All installations take their networks from here."""
@@ -18,6 +20,8 @@ FIRECRACKER = "/usr/local/bin/firecracker"
 JAILER = "/usr/local/bin/jailer"
 JAIL_ROOT = Path("/var/lib/plasmavmc-jails")
 """Jails of all installations. On the file system of their disks, which are linked into them."""
+GUARDS = ("tcx", "clsact", "nft")
+"""How frames at taps may be checked, best first (`helper.ebpf_guard`)."""
 WASM_WORKER = "wasm-worker"
 """Not a path: the helper runs this program with the interpreter and from the packages that it itself was started with."""
 
@@ -48,6 +52,13 @@ class HelperConfiguration:
     firecracker: str = FIRECRACKER
     jailer: str = JAILER
     jail_root: Path = JAIL_ROOT
+    guards: tuple[str, ...] = GUARDS
+    key_settle_s: float = SETTLE_S
+    """So long a tunnel was not used before its key is exchanged."""
+    zfs: str = ""
+    """The dataset below which volumes are kept; empty: they are kept otherwise."""
+    publish: PublishSite = NOTHING_PUBLISHED
+    """Ports of this host at which VMs may answer."""
 
     @property
     def key(self) -> str:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plasmavmc.errors import HostError
+from plasmavmc.host.helper.zfs import datasets
 from plasmavmc.host.names import RUN_ROOT, installation_key
 from plasmavmc.host.ownership import OF_A_FILE_SYSTEM, open_own, own_directory, read_own
 from plasmavmc.host.run import PACKAGES, PATH
@@ -91,6 +92,27 @@ def check_programs(names: Sequence[str]) -> None:
             f"not installed: {', '.join(missing)}",
             resolution=f"Run: scripts/setup, or: apt-get install {' '.join(packages)}",
         )
+
+
+def check_zfs(dataset: str) -> None:
+    """The dataset that the operator named for volumes can be used; an empty name is fine. To be called by root.
+
+    Raises:
+        HostError: `bad-zfs-dataset`, `no-zfs-dataset`, `missing-program`.
+    """
+    if dataset:
+        datasets(dataset)
+
+
+def check_wireguard() -> str:
+    """Something on this host can be WireGuard: `kernel`, or the program `wireguard-go`. To be called by root.
+
+    Raises:
+        HostError: `no-wireguard`.
+    """
+    from plasmavmc.host.helper.ways import encrypting  # noqa: PLC0415 - loads netlink, which few starts ask for so early
+
+    return encrypting()
 
 
 def check_space(directory: Path) -> None:

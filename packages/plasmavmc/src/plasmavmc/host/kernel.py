@@ -11,6 +11,8 @@ import os
 import re
 from pathlib import Path
 
+CONNECTION_OPTIONS = ("NETFILTER_CONNCOUNT", "NFT_CONNLIMIT", "NFT_LIMIT")
+"""By which VMs are held to so many connections."""
 LIMIT_OPTIONS = ("NET_SCH_TBF", "IFB", "NET_SCH_INGRESS", "NET_CLS_U32", "NET_ACT_MIRRED")
 """What `host.helper.shaping` needs."""
 _OWN = Path("/proc/config.gz")

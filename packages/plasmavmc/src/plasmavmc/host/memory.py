@@ -6,22 +6,47 @@ the very functions that the root helper uses.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import math
 import os
 import signal as signals
+import time
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from itertools import count
 
 from plasmavmc.errors import HostError
+from plasmavmc.host import rotation
 from plasmavmc.host.configuration import HelperConfiguration, Listener
 from plasmavmc.host.helper import checks
 from plasmavmc.host.helper.argv import check_argv
+from plasmavmc.host.helper.checks_ports import check_ports
+from plasmavmc.host.helper.fences import fenced
 from plasmavmc.host.helper.guest_memory import no_memory
-from plasmavmc.host.helper.sockets import listen
+from plasmavmc.host.helper.roster import Roster
+from plasmavmc.host.helper.sockets import listen, open_datagrams
+from plasmavmc.host.helper.wireguard_device import public_key
 from plasmavmc.host.names import shaper_name
-from plasmavmc.host.operations import Bridge, Keep, Limits, Peer, ProcessId, RuleSet, Spawned, Swept, TapRequest
+from plasmavmc.host.operations import (
+    Bridge,
+    Guarding,
+    Keep,
+    Limits,
+    Peer,
+    ProcessId,
+    Reach,
+    Routed,
+    RuleSet,
+    Spawned,
+    Swept,
+    TapRequest,
+)
 from plasmavmc.host.processes import is_alive
+from plasmavmc.host.rotation import SLOTS
+from plasmavmc.types import NetworkUsage
 
 CONFINEMENT = "rlimits"
 _FIRST_PID = 5_000_000
@@ -54,6 +79,9 @@ class MemoryHost:
         self.bridge: Bridge | None = None
         self.rules: RuleSet | None = None
         self.routes: tuple[Peer, ...] = ()
+        self.reach = Reach()
+        self.encrypted_by = "kernel"
+        """Who is WireGuard here; empty: nobody."""
         self.neighbourhood = IPv4Network("192.0.2.0/24")
         """Where it has a way to."""
         self.taps: dict[str, TapRequest] = {}
@@ -61,11 +89,25 @@ class MemoryHost:
         """Devices that hold back what comes in at taps."""
         self.lacks = ""
         """What its kernel lacks to limit taps."""
+        self.made_ahead = 0
+        """Taps that wait; two are enough here."""
+        self.guarding = Guarding("tcx", "")
+        """How its taps are guarded."""
+        self.traffic: dict[str, NetworkUsage] = {}
+        """What has passed which tap."""
+        self.lacks_ipv6 = ""
+        """What its kernel lacks for IPv6 on the bridge."""
+        self.wiped = ""
+        """What others took away of the rules."""
         self.uids: dict[str, int] = {}
         self.seats: list[bool] = []
         """Those asked for: whether with KVM. Nothing waits in them here."""
         self.vms: dict[str, MemoryProcess] = {}
         self.placed: dict[ProcessId, str] = {}
+        self.fences: dict[str, float] = {}
+        """When VMs end, by their keys."""
+        self._generations: dict[int, int] = {}
+        """Of the keys of WireGuard, by slot."""
 
     def end(self, key: str, code: int) -> None:
         """Let VM `key`'s process end with this code."""
@@ -80,22 +122,50 @@ class MemoryHost:
         for key in self.vms:
             self.end(key, -signals.SIGKILL)
 
-    async def bridge_ensure(self, bridge: Bridge) -> None:
+    async def bridge_ensure(self, bridge: Bridge) -> str:
         checks.check_bridge(self._names, bridge)
         if any(network.overlaps(bridge.network) for network in self._networks):
             raise HostError("subnet-taken", f"{bridge.network} is in use on this host")
         self.bridge = bridge
+        return self.lacks_ipv6
 
     async def rules_apply(self, rules: RuleSet) -> None:
         checks.check_rules(self._names, rules)
+        Roster(self._names, rules)
+        check_ports(rules, self._configuration.publish)
         self._bridge()
         self.rules = rules
+        self.wiped = ""
 
-    async def routes_apply(self, peers: Sequence[Peer]) -> tuple[Peer, ...]:
+    async def rules_fault(self) -> str:
+        return self.wiped
+
+    async def routes_apply(self, peers: Sequence[Peer], reach: Reach) -> Routed:
         checks.check_peers(peers)
+        checks.check_reach(reach)
         self._bridge()
-        self.routes = tuple(peer for peer in peers if peer.via in self.neighbourhood)
-        return tuple(peer for peer in peers if peer not in self.routes)
+        if reach.ports and not self.encrypted_by:
+            raise HostError("no-wireguard", "nobody here is WireGuard")
+        self.reach = reach
+        self.routes = tuple(
+            peer
+            for peer in peers
+            if peer.via in self.neighbourhood and reach.fits(peer) and bool(peer.keys) == bool(reach.ports)
+        )
+        lacking = tuple(peer for peer in peers if peer not in self.routes)
+        if not reach.ports:
+            return Routed(lacking)
+        return Routed(lacking, tuple(public_key(self._key(reach, slot)) for slot in SLOTS), self.encrypted_by)
+
+    def _key(self, reach: Reach, slot: int) -> str:
+        """The private key that a slot has, by what the host was told first and then."""
+        late = rotation.next_generation(reach.step, [self._generations.get(slot, -1) for slot in SLOTS])
+        if slot not in self._generations:
+            self._generations[slot] = rotation.first_generation(reach.step, slot)
+        elif late is not None and slot != rotation.slot_in_use(reach.step):
+            self._generations[slot] = late
+        seed = f"{self._names.key} {slot} {self._generations[slot]}".encode()
+        return b64encode(hashlib.sha256(seed).digest()).decode()
 
     async def networks_in_use(self) -> tuple[IPv4Network, ...]:
         return self._networks
@@ -106,9 +176,14 @@ class MemoryHost:
         if tap.name in self.taps:
             raise HostError("host-network", f"tap {tap.name}: exists")
         self.taps[tap.name] = tap
+        self.made_ahead = max(0, self.made_ahead - 1)
         if tap.transmit:
             self.shapers.add(shaper_name(tap.name))
         return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+
+    async def tap_make(self) -> bool:
+        self.made_ahead = min(self.made_ahead + 1, 2)
+        return self.made_ahead < 2
 
     async def tap_forget(self, name: str) -> None:
         checks.check_tap_name(self._names, name)
@@ -116,6 +191,14 @@ class MemoryHost:
 
     async def limits_lack(self) -> str:
         return self.lacks
+
+    async def taps_guarding(self) -> Guarding:
+        self._bridge()
+        return self.guarding
+
+    async def tap_usage(self, name: str) -> NetworkUsage | None:
+        checks.check_tap_name(self._names, name)
+        return self.traffic.get(name, NetworkUsage()) if name in self.taps else None
 
     async def uid_take(self, key: str, *, seat: bool = False) -> int:
         checks.check_key(key)
@@ -126,6 +209,7 @@ class MemoryHost:
     async def uid_free(self, key: str) -> None:
         checks.check_key(key)
         self.uids.pop(key, None)
+        self.fences.pop(key, None)
 
     async def seat_make(self, *, kvm: bool) -> None:
         self.seats.append(kvm)
@@ -140,6 +224,8 @@ class MemoryHost:
             raise checks.refusal("a VM", f"{key} runs already")
         if key not in self.uids:
             raise checks.refusal("a VM", f"{key} has no uid; take one first")
+        if self._is_over(key):
+            raise fenced(key)
         pidfd, alive_end = os.pipe2(os.O_CLOEXEC)
         stdout, stdout_end = os.pipe2(os.O_CLOEXEC)
         process = MemoryProcess(key, ProcessId(next(self._pids), 1), tuple(argv), limits, alive_end, stdout_end)
@@ -194,6 +280,23 @@ class MemoryHost:
             raise HostError("vm-running", f"the VMM {process.pid} has not ended")
         return self.vms.pop(key).code
 
+    async def vm_fence(self, key: str, until: float | None) -> None:
+        checks.check_key(key)
+        checks.check_moment(until, time.monotonic())
+        if self._is_over(key) and key in self.vms and self.vms[key].code is None:
+            raise fenced(key)
+        self.fences.pop(key, None)
+        if until is not None:
+            self.fences[key] = until
+            asyncio.get_running_loop().call_later(until - time.monotonic(), self._guard, key)
+
+    def _guard(self, key: str) -> None:
+        if self._is_over(key) and key in self.vms:
+            self.end(key, -signals.SIGKILL)
+
+    def _is_over(self, key: str) -> bool:
+        return self.fences.get(key, math.inf) <= time.monotonic()
+
     async def cgroup_place(self, name: str, process: ProcessId) -> str:
         checks.check_cgroup_name(name)
         if not is_alive(process):
@@ -206,6 +309,10 @@ class MemoryHost:
             raise checks.refusal("a listener", f"{address}:{port} was not given at its start")
         return listen(address, port)
 
+    async def resolver_sockets(self) -> tuple[int, int]:
+        self._bridge()
+        return open_datagrams("127.0.0.1", 0), listen("127.0.0.1", 0)
+
     async def sweep(self, keep: Keep) -> Swept:
         kept = {key for key, process in keep.vms.items() if key in self.vms and self.vms[key].id == process}
         doomed = [vm for key, vm in self.vms.items() if key not in kept and vm.code is None]
@@ -217,6 +324,7 @@ class MemoryHost:
             del self.taps[name]
         self.shapers &= {shaper_name(name) for name in stays}
         uids = tuple(sorted(self.uids.pop(key) for key in self.uids.keys() - kept))
+        self.fences = {key: until for key, until in self.fences.items() if key in kept}
         return Swept(processes=tuple(vm.id.pid for vm in doomed), taps=taps, uids=uids)
 
     async def dismantle(self) -> None:

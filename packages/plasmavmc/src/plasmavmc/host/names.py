@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from plasmavmc.host.rotation import SLOTS
 from plasmavmc.types import vm_key
 
 RUN_ROOT = Path("/run/shellwego")
@@ -76,9 +77,28 @@ class HostNames:
         return f"swg{self.code}br"
 
     @property
+    def tunnel(self) -> str:
+        """The device that leads to other nodes where the hosts' own network does not."""
+        return f"swg{self.code}vx"
+
+    def encrypted(self, slot: int) -> str:
+        """One of the two devices of WireGuard (`host.rotation`)."""
+        return f"swg{self.code}w{slot}"
+
+    @property
+    def tunnels(self) -> tuple[str, ...]:
+        """All devices that lead to other nodes."""
+        return (self.tunnel, *(self.encrypted(slot) for slot in SLOTS))
+
+    @property
     def table(self) -> str:
         """The nftables tables (one of family inet, one of family bridge)."""
         return f"swg_{self.key}"
+
+    @property
+    def limits_table(self) -> str:
+        """The nftables table (of family inet) in which connections are counted."""
+        return f"{self.table}_limits"
 
     @property
     def cgroup(self) -> str:
@@ -92,6 +112,10 @@ class HostNames:
     def tap(self, key: str) -> str:
         return tap_name(self.code, key)
 
+    def is_tap(self, name: str) -> bool:
+        """Whether a link is a VM's tap of this installation, by its name."""
+        return re.fullmatch(rf"{self.link_prefix}[a-z2-7]{{8}}", name) is not None
+
     def vm_cgroup(self, uid: int) -> str:
         """Of the VM with this uid."""
         return f"vm-{uid}"
@@ -103,6 +127,11 @@ class HostNames:
     def process(self, key: str) -> str:
         """The value of a VMM's `-name`, by which a sweep knows its process even where there are no cgroups."""
         return f"swg-{self.key}-{key}"
+
+    @property
+    def dataset(self) -> str:
+        """The last name of the ZFS dataset whose children are volumes."""
+        return f"swg-{self.key}"
 
     def run_dir(self, root: Path = RUN_ROOT) -> Path:
         return root / self.key

@@ -11,13 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
 from typing import Protocol
 
-from plasmavmc.types import MIB
+from plasmavmc.host.ports import OpenPort
+from plasmavmc.host.zfs import ZfsOrder
+from plasmavmc.types import MIB, Egress, Ingress, NetworkUsage
 
 JAIL_TAP = "tap0"
 """The VM's tap as a VMM in a jail knows it: the same in every jail, as a snapshot wants it."""
+RESOLVER_PORT = 53
+MAX_SOURCES = 16_384
+"""VMs of other nodes that rules know by their identity."""
 WORKER_FILES_BYTES = 64 * MIB
 """Size of the directory in memory that a WebAssembly worker gets; what lies in it counts as its memory."""
 
@@ -45,12 +52,39 @@ class TapRequest:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One VM's place in the rules: what it may send as, and whom it may talk to (VMs of the same `network_id`)."""
+    """One VM's place in the rules: what it may send as, and whom it may talk to: by IPv4 to VMs of this node with the same
+    `network_id`, by IPv6 to those of any node with the same network in their address (`host.addresses`)."""
 
     tap: str
     mac: str
     ipv4: IPv4Address
     network_id: str
+    ipv6: IPv6Address | None = None
+    egress: Egress = None
+    """What it may open connections to elsewhere, of what is open to all."""
+    identity: str = ""
+    """What ingress knows it by; empty: nothing does."""
+    ingress: Ingress = None
+    """What those may open to it whom it may talk to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A VM of another node, as ingress of members here knows it."""
+
+    identity: str
+    ipv6: IPv6Address
+
+
+class Underlay(StrEnum):
+    """How packets for the VMs of a node travel there from other hosts. Each node says how it is to be reached."""
+
+    PLAIN = "plain"
+    """As they are: the hosts are on one link, or all between them have routes for the nodes' networks."""
+    VXLAN = "vxlan"
+    """In UDP datagrams from host to host (RFC 7348), over whatever is between them; in clear."""
+    WIREGUARD = "wireguard"
+    """In UDP datagrams too, encrypted, and of nobody but the node itself. It goes between nodes that both have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +93,56 @@ class Peer:
 
     network: IPv4Network
     via: IPv4Address
+    private: IPv6Network | None = None
+    """The /64 of its VMs on the private network, which may speak to ours; None: they may not."""
+    underlay: Underlay = Underlay.PLAIN
+    keys: tuple[str, ...] = ()
+    """Of WireGuard: the public keys of its two devices, in base64."""
+    port: int = 0
+    """Of WireGuard: the UDP port of its first device; the second one's is the next."""
 
     @property
     def gateway(self) -> IPv4Address:
         """What the node itself speaks as, to the VMs of others."""
         return self.network.network_address + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How other nodes reach this one."""
+
+    underlay: Underlay = Underlay.PLAIN
+    address: IPv4Address | None = None
+    """Of this host, as they know it; None: the kernel chooses by the way."""
+    port: int = 0
+    """Of WireGuard: the first of the two UDP ports."""
+    step: int = 0
+    """Of WireGuard: how far the exchange of keys is (`host.rotation`)."""
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """At which WireGuard listens here; none: it does not."""
+        return (self.port, self.port + 1) if self.underlay is Underlay.WIREGUARD else ()
+
+    def fits(self, peer: Peer) -> bool:
+        """Whether there may be a way between us and that node: what one of both has encrypted, the other may not have in
+        clear."""
+        return (self.underlay is Underlay.WIREGUARD) == (peer.underlay is Underlay.WIREGUARD)
+
+
+PLAINLY = Reach()
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """What came of an order to have ways to other nodes."""
+
+    lacking: tuple[Peer, ...] = ()
+    """Those to which this host has no way."""
+    keys: tuple[str, ...] = ()
+    """Public keys of our own two devices, in base64, where we are reached by WireGuard: for other nodes to know."""
+    encrypted_by: str = ""
+    """Who encrypts then: `kernel`, or the program `wireguard-go`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +153,47 @@ class RuleSet:
     members: tuple[Member, ...] = ()
     peers: tuple[Peer, ...] = ()
     """Nodes that may open connections to the members, as this one may."""
+    resolver: bool = False
+    """Members may ask the gateway for names, by UDP and TCP; from other hosts nobody may."""
+    ports: tuple[OpenPort, ...] = ()
+    """Of this host's addresses, at which VMs answer."""
+    connections: int = 0
+    """Each member may have so many open, and so many opened to it from elsewhere; 0: any number."""
+    tunnel_ports: tuple[int, ...] = ()
+    """At which WireGuard listens: to them send hosts of peers only, and with peers nothing is exchanged but by it."""
+    sources: tuple[Source, ...] = ()
+    """VMs of other nodes with an identity that the ingress of some member names."""
+
+
+DROP_REASONS = (
+    "unadmitted",
+    "short",
+    "vlan",
+    "source-mac",
+    "protocol",
+    "arp",
+    "source-ipv4",
+    "source-ipv6",
+    "multicast",
+    "extension-headers",
+    "neighbour-discovery",
+    "flooded",
+)
+"""Why a tap drops a frame, in the order of `native/ebpf/tap.h`. The last is one for many that was on its way to the VM."""
+
+
+CONNECTIONS = "connections"
+"""Why packets are dropped, too: those of connections beyond what a VM may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guarding:
+    """How frames at taps are checked."""
+
+    by: str
+    """`tcx` or `clsact`: by programs at each tap, which count too. `nft`: by the firewall, and none are counted."""
+    lack: str
+    """Why in no better way; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +249,23 @@ class Host(Protocol):
     Every method raises `HostError` (permanent, with what the kernel said) or `UnavailableError` (the helper is gone).
     """
 
-    async def bridge_ensure(self, bridge: Bridge) -> None:
-        """Make the bridge, or bring the present one to this shape; turn on IPv4 forwarding. Idempotent."""
+    async def bridge_ensure(self, bridge: Bridge) -> str:
+        """Make the bridge, or bring the present one to this shape; turn on forwarding. Idempotent. Returns what IPv6 on it
+        lacks, in words; empty where it lacks nothing."""
 
     async def rules_apply(self, rules: RuleSet) -> None:
         """Replace this installation's firewall tables by those for `rules`, in one transaction."""
 
-    async def routes_apply(self, peers: Sequence[Peer]) -> tuple[Peer, ...]:
-        """Make the routes to other nodes' networks exactly these. Returns the peers that this host has no way to."""
+    async def rules_fault(self) -> str:
+        """What others have taken away of the rules that were applied last, in words; empty where that is nothing, and before
+        any were applied."""
+
+    async def routes_apply(self, peers: Sequence[Peer], reach: Reach) -> Routed:
+        """Make the routes to other nodes' networks exactly these, and this node one that is reached so. By WireGuard it is
+        to be called again from time to time: it changes over to other keys then, and starts anew what has ended.
+
+        Besides: `no-wireguard`, `port-taken`.
+        """
 
     async def networks_in_use(self) -> tuple[IPv4Network, ...]:
         """Networks that this host has addresses in or routes to, but for our bridge's. To choose a subnet by."""
@@ -144,11 +273,20 @@ class Host(Protocol):
     async def tap_open(self, tap: TapRequest) -> int:
         """Make a tap on the bridge and return a descriptor of it (owned by the caller)."""
 
+    async def tap_make(self) -> bool:
+        """Have a tap wait for the next `tap_open`, where it takes long to make one; whether another one could be of use."""
+
     async def tap_forget(self, name: str) -> None:
         """Take away what holds a tap's VM back, as it does not end with the tap. Where there is none that is fine."""
 
     async def limits_lack(self) -> str:
         """What the kernel lacks to hold taps back, in words; empty where it lacks nothing. It is tried out."""
+
+    async def taps_guarding(self) -> Guarding:
+        """How frames at taps are checked on this host, whose bridge is there. It is tried out."""
+
+    async def tap_usage(self, name: str) -> NetworkUsage | None:
+        """What has passed a tap. None where there is no such tap, or frames are not counted."""
 
     async def uid_take(self, key: str, *, seat: bool = False) -> int:
         """Lease a uid for VM `key`; the same key gets the same uid until it is freed.
@@ -185,11 +323,21 @@ class Host(Protocol):
     async def vm_reap(self, key: str, process: ProcessId) -> int | None:
         """Exit code of an ended VMM (negative: signal), once; removes its cgroup. None where not ours to know."""
 
+    async def vm_fence(self, key: str, until: float | None) -> None:
+        """Have VM `key` end at this moment of the monotonic clock, within a second, whoever lives then: it is killed, also
+        where the caller and the helper stand still or are gone. Said again it ends at the new moment; None: it is not
+        fenced any more. It is said before the VM begins, and goes with its uid. `HostError` `fenced`: its time was over,
+        and it has not ended yet; `vm_spawn` and `jail_spawn` refuse so, too."""
+
     async def cgroup_place(self, name: str, process: ProcessId) -> str:
         """Move a process of the caller's uid into the installation's cgroup `name`; returns the confinement."""
 
     async def listen(self, address: str, port: int) -> int:
         """A listening TCP socket (no SO_REUSEPORT), for an address and port given at the helper's start."""
+
+    async def resolver_sockets(self) -> tuple[int, int]:
+        """Sockets on the bridge's gateway at the port of DNS, for datagrams and, listening, for connections; owned by the
+        caller. The bridge is there."""
 
     async def sweep(self, keep: Keep) -> Swept:
         """End and remove whatever carries this installation's names and is not in `keep`."""
@@ -226,5 +374,22 @@ class Jails(Protocol):
         """Remove VM `key`'s jail, whose VMM has ended. Unknown keys are fine."""
 
 
-class EngineHost(Host, Jails, Protocol):
+class Zfs(Protocol):
+    """Port: datasets of this installation, below the one that the operator named at the start.
+
+    Errors as of `Host`; `zfs-failed` with what the program said in its details.
+    """
+
+    async def zfs_open(self) -> Path:
+        """Make the installation's own dataset where it is missing. Returns the directory where its children are
+        mounted, each by its name."""
+
+    async def zfs_look(self) -> str:
+        """All there is: lines of name, property and value, with tabs between them (`zfs.LOOK_PROPERTIES`)."""
+
+    async def zfs_do(self, order: ZfsOrder) -> None:
+        """Carry out an order for one child."""
+
+
+class EngineHost(Host, Jails, Zfs, Protocol):
     """All that an engine needs of root."""

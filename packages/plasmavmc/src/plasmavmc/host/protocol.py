@@ -1,10 +1,11 @@
 """What travels over the socketpair between the unprivileged side and the root helper.
 
-Theory. The socket is SOCK_SEQPACKET, so packets keep their bounds. A message is at most 16 packets of 64 KiB (the rules
-of a full /20 need six); each packet begins with a byte that tells whether more follows. Descriptors travel with the first
-packet (SCM_RIGHTS) in the order that the message names them. Requests are a closed set of types; anything else, too long,
-or with descriptors cut off is a `ProtocolError`, after which the helper ends: its only client is our own code, so a broken
-message means that the client is no longer ours.
+Theory. The socket is SOCK_SEQPACKET, so packets keep their bounds. A message is at most 768 packets of 64 KiB (the rules of
+a full /20 need ten, 140 more where each VM has as long a list of destinations as it may, and 560 more where it has as
+much ingress); each packet begins with a byte that tells whether more follows. Descriptors travel with the first packet
+(SCM_RIGHTS) in the order that the message names them.
+Requests are a closed set of types; anything else, too long, or with descriptors cut off is a `ProtocolError`, after which
+the helper ends: its only client is our own code, so a broken message means that the client is no longer ours.
 
 Traps: descriptors arrive even with a message that is then refused, and must be closed on every path; `socket.recv_fds`
 ignores its flags, so what it receives would be inherited by every program started.
@@ -17,19 +18,23 @@ import socket
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
 import msgspec
 
-from plasmavmc.host.operations import Bridge, Keep, Limits, Peer, ProcessId, RuleSet, TapRequest
+from plasmavmc.host.operations import Bridge, Keep, Limits, Member, Peer, ProcessId, Reach, RuleSet, Source, TapRequest
+from plasmavmc.host.ports import OpenPort
+from plasmavmc.host.zfs import ZfsOrder
 
 PACKET_BYTES = 64 * 1024
-MAX_PACKETS = 16
+MAX_PACKETS = 768
 MAX_DESCRIPTORS = 32
 _MORE = b"\x01"
 _LAST = b"\x00"
 _PAYLOAD = PACKET_BYTES - 1
+_ADDRESSES = (IPv4Address, IPv4Network, IPv6Address, IPv6Network)
+"""They travel as text."""
 
 T = TypeVar("T")
 
@@ -50,8 +55,25 @@ class RulesApply(_Request):
     rules: RuleSet
 
 
+class RulesFault(_Request):
+    pass
+
+
+class RulesChange(_Request):
+    """The rules that are in force, with these members in place of those that had these taps, these open ports, and these VMs
+    of other nodes."""
+
+    added: tuple[Member, ...]
+    removed: tuple[str, ...]
+    ports: tuple[OpenPort, ...] | None = None
+    """None: those that there are."""
+    sources: tuple[Source, ...] | None = None
+    """Likewise."""
+
+
 class RoutesApply(_Request):
     peers: tuple[Peer, ...]
+    reach: Reach
 
 
 class NetworksInUse(_Request):
@@ -62,12 +84,24 @@ class TapOpen(_Request):
     tap: TapRequest
 
 
+class TapMake(_Request):
+    pass
+
+
 class TapForget(_Request):
     name: str
 
 
 class LimitsLack(_Request):
     pass
+
+
+class TapsGuarding(_Request):
+    pass
+
+
+class TapUsage(_Request):
+    name: str
 
 
 class UidTake(_Request):
@@ -113,6 +147,11 @@ class VmReap(_Request):
     process: ProcessId
 
 
+class VmFence(_Request):
+    key: str
+    until: float | None
+
+
 class JailPrepare(_Request):
     key: str
     files: tuple[str, ...]
@@ -143,6 +182,22 @@ class Listen(_Request):
     port: int
 
 
+class ResolverSockets(_Request):
+    pass
+
+
+class ZfsOpen(_Request):
+    pass
+
+
+class ZfsLook(_Request):
+    pass
+
+
+class ZfsDo(_Request):
+    order: ZfsOrder
+
+
 class Sweep(_Request):
     keep: Keep
 
@@ -154,11 +209,16 @@ class Dismantle(_Request):
 Request = (
     BridgeEnsure
     | RulesApply
+    | RulesChange
+    | RulesFault
     | RoutesApply
     | NetworksInUse
     | TapOpen
+    | TapMake
     | TapForget
     | LimitsLack
+    | TapsGuarding
+    | TapUsage
     | UidTake
     | UidFree
     | SeatMake
@@ -167,12 +227,17 @@ Request = (
     | VmSignal
     | VmMemory
     | VmReap
+    | VmFence
     | JailPrepare
     | JailOpen
     | JailSpawn
     | JailRemove
     | CgroupPlace
     | Listen
+    | ResolverSockets
+    | ZfsOpen
+    | ZfsLook
+    | ZfsDo
     | Sweep
     | Dismantle
 )
@@ -306,7 +371,7 @@ def close_all(fds: Iterable[int]) -> None:
 
 
 def _to_text(value: object) -> Any:
-    if isinstance(value, IPv4Address | IPv4Network):
+    if isinstance(value, _ADDRESSES):
         return str(value)
     if isinstance(value, Mapping):
         return dict(value)
@@ -314,7 +379,7 @@ def _to_text(value: object) -> Any:
 
 
 def _from_text(kind: type, text: object) -> object:
-    if kind in (IPv4Address, IPv4Network) and isinstance(text, str):
+    if kind in _ADDRESSES and isinstance(text, str):
         return kind(text)
     raise ValueError(f"{kind} is not made from {type(text)}")
 

@@ -38,6 +38,8 @@ PACKAGES: Mapping[str, str] = {
     "nft": "nftables",
     "mkfs.ext4": "e2fsprogs",
     "haproxy": "haproxy",
+    "zfs": "zfsutils-linux",
+    "wireguard-go": "wireguard-go",
 }
 """The Debian and Ubuntu package that holds a program, for the remedy of a missing one."""
 

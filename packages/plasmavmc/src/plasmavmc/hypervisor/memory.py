@@ -14,9 +14,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from plasmavmc.errors import ConflictError, HostError, NotFoundError, PlasmaError
+from plasmavmc.errors import ConflictError, HostError, PlasmaError
 from plasmavmc.guest.api import GuestCard, GuestChannel
 from plasmavmc.hypervisor.backend import VmmExit, VmPlan
+from plasmavmc.hypervisor.held import HeldVms
 from plasmavmc.types import GIB, Acceleration, BackendCapabilities, Isolation, VmHandle, VmSpec, VmUsage
 
 NAME = "memory"
@@ -191,21 +192,20 @@ class MemoryBackend:
 
     def __init__(self, vmms: PretendedVmms) -> None:
         self._vmms = vmms
-        self._held: dict[str, _Vmm] = {}
+        self._held: HeldVms[_Vmm] = HeldVms()
 
     @property
     def capabilities(self) -> BackendCapabilities:
         return CAPABILITIES
 
     async def create_vm(self, spec: VmSpec, plan: VmPlan) -> VmHandle:
-        if spec.id in self._held:
-            raise ConflictError("vm-exists", f"VM {spec.id} exists already")
+        self._held.check_new(spec.id)
         vmm = self._vmms.spawn(spec, plan)
         self._held[spec.id] = vmm
         return VmHandle(spec.id, NAME, str(plan.runtime_dir), vmm.pid, _START_TIME, {"confinement": "none"})
 
     async def start_vm(self, handle: VmHandle) -> GuestChannel:
-        vmm = self._of(handle)
+        vmm = self._held.of(handle)
         if vmm.started or vmm.plan.memory is not None:
             raise ConflictError("vm-started", f"VM {handle.vm_id} was started already, or waits for a state")
         channel = vmm.guest.attach()
@@ -218,7 +218,7 @@ class MemoryBackend:
             vmm.end(0)
 
     async def wait_vm(self, handle: VmHandle) -> VmmExit:
-        return await asyncio.shield(self._of(handle).exit)
+        return await asyncio.shield(self._held.of(handle).exit)
 
     async def delete_vm(self, handle: VmHandle) -> None:
         await self.stop_vm(handle)
@@ -226,8 +226,7 @@ class MemoryBackend:
         self._vmms.forget(handle)
 
     async def recover(self, handle: VmHandle) -> GuestChannel | None:
-        if handle.vm_id in self._held:
-            raise ConflictError("vm-exists", f"VM {handle.vm_id} is held already")
+        self._held.check_unheld(handle)
         vmm = self._vmms.find(handle)
         if vmm is None:
             return None
@@ -242,7 +241,7 @@ class MemoryBackend:
         return {**TRAITS, **self._vmms.faults.traits}
 
     async def save_state(self, handle: VmHandle, state: int) -> int | None:
-        vmm, faults = self._of(handle), self._vmms.faults
+        vmm, faults = self._held.of(handle), self._vmms.faults
         vmm.stands_still = True
         await self._vmms.sleep(faults.save_s)
         if faults.save is not None:
@@ -258,10 +257,10 @@ class MemoryBackend:
         return memory
 
     async def go_on(self, handle: VmHandle) -> None:
-        self._of(handle).stands_still = False
+        self._held.of(handle).stands_still = False
 
     async def load_state(self, handle: VmHandle, state: int) -> None:
-        vmm = self._of(handle)
+        vmm = self._held.of(handle)
         if vmm.plan.memory is None or vmm.loaded:
             raise ConflictError("vm-started", f"VM {handle.vm_id} does not wait for a state")
         if self._vmms.faults.load is not None:
@@ -273,7 +272,7 @@ class MemoryBackend:
         vmm.guest, vmm.loaded = saved.copy(), True
 
     async def wake_vm(self, handle: VmHandle, card: GuestCard) -> GuestChannel:
-        vmm = self._of(handle)
+        vmm = self._held.of(handle)
         if not vmm.loaded or vmm.started:
             raise ConflictError("vm-not-loaded", f"VM {handle.vm_id} has no state yet, or runs")
         if self._vmms.faults.wake is not None:
@@ -284,24 +283,18 @@ class MemoryBackend:
         return channel
 
     async def usage(self, handle: VmHandle) -> VmUsage:
-        vmm = self._of(handle)
+        vmm = self._held.of(handle)
         return VmUsage() if vmm.exit.done() else VmUsage(memory_rss_bytes=vmm.memory_bytes)
 
     async def pause_vm(self, handle: VmHandle) -> None:
-        self._of(handle).stands_still = True
+        self._held.of(handle).stands_still = True
 
     async def unpause_vm(self, handle: VmHandle) -> None:
-        self._of(handle).stands_still = False
+        self._held.of(handle).stands_still = False
 
     async def grow_disk(self, handle: VmHandle, disk: int, size_bytes: int) -> None:
-        self._of(handle).grown[disk] = size_bytes
+        self._held.of(handle).grown[disk] = size_bytes
 
     def close(self) -> None:
         """Let go of all VMs; they run on, and another backend may adopt them."""
         self._held.clear()
-
-    def _of(self, handle: VmHandle) -> _Vmm:
-        try:
-            return self._held[handle.vm_id]
-        except KeyError:
-            raise NotFoundError("no-such-vm", f"no VM {handle.vm_id} is held by this backend") from None

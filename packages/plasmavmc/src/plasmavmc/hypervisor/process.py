@@ -21,7 +21,7 @@ from plasmavmc.host.pressure import pressure_of
 from plasmavmc.host.processes import is_alive
 from plasmavmc.hypervisor.backend import VmmExit
 from plasmavmc.hypervisor.console import Tail
-from plasmavmc.types import VmUsage
+from plasmavmc.types import VmHandle, VmUsage
 
 COMPLAINT_LINES = 10
 KILL_DEADLINE_S = 15.0
@@ -31,6 +31,11 @@ REAP_S = 1.0
 """For the exit code, which a busy helper may tell late: who waits for the end shall not wait for that."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def process_of(handle: VmHandle) -> ProcessId:
+    """The process of a VM that a handle is of."""
+    return ProcessId(handle.pid, handle.start_time)
 
 
 def usage_of(process: ProcessId) -> VmUsage:

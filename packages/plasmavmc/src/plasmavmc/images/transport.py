@@ -8,6 +8,7 @@ each through the same checks; `Authorization` is sent to the origin that asked f
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -75,7 +76,7 @@ class Transport:
                     response = await self._follow(stack, url, dict(headers))
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise unreachable(url, str(error) or type(error).__name__) from error
+            raise unreachable(url, _words(error)) from error
 
     async def _follow(self, stack: AsyncExitStack, url: URL, headers: dict[str, str]) -> aiohttp.ClientResponse:
         for _ in range(_HOPS):
@@ -151,10 +152,20 @@ def _target(url: URL, response: aiohttp.ClientResponse) -> URL:
         raise ImageError("registry-protocol", f"{place(url)} redirects to no valid place") from error
 
 
+def _words(error: Exception) -> str:
+    """What went wrong, for people: of a connection that failed, the kernel's or the resolver's word alone."""
+    if not isinstance(error, aiohttp.ClientConnectorError) or isinstance(error, aiohttp.ClientSSLError):
+        return str(error) or type(error).__name__
+    cause = error.os_error
+    if not cause.errno:
+        return str(cause)
+    return os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
+
+
 def unreachable(url: URL, details: str) -> UnavailableError:
     return UnavailableError(
         "registry-unreachable",
         f"the registry at {place(url)} does not answer",
         details=details[:200],
-        resolution="check its name and port, and that this host reaches it",
+        resolution="Check its name and port, and that this host reaches it.",
     )

@@ -13,6 +13,8 @@ from ipaddress import IPv4Address, IPv4Network
 from plasmavmc.errors import CapacityError
 from plasmavmc.host.configuration import POOL
 
+SUBNET_FILE = "subnet"
+"""Of an installation's data directory: the one that it has."""
 SUBNET_PREFIX = 20
 REST_S = 60.0
 

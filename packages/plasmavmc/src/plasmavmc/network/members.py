@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 from plasmavmc.errors import ConflictError, HostError
+from plasmavmc.host.addresses import node_network, prefix_from, prefix_of, private_address
 from plasmavmc.host.names import HostNames
-from plasmavmc.host.operations import Bridge, Member, Peer, RuleSet
+from plasmavmc.host.operations import MAX_SOURCES, PLAINLY, Bridge, Member, Peer, RuleSet, Source
 from plasmavmc.network.ipam import AddressPool, gateway_of
-from plasmavmc.types import Lease, NetworkSpec, mac_of
+from plasmavmc.network.publishing import Publishing
+from plasmavmc.types import ANYBODY, Egress, Ingress, Lease, NetworkSpec, mac_of
 
 
 class Members:
@@ -19,14 +23,47 @@ class Members:
         self._names = names
         self._pool = AddressPool(subnet)
         self._members: dict[str, Member] = {}
+        self._own_prefix = prefix_from(names.key)
+        self.lacks_ipv6 = ""
+        """Why no VM gets an address of the private network; empty where they do."""
         self.peers: tuple[Peer, ...] = ()
+        self.resolver = False
+        """Members may ask the gateway for names."""
+        self.reach = PLAINLY
+        """How other nodes reach this one."""
+        self.published = Publishing()
+        """Ports of the platform."""
+        self.connections = 0
+        """So many each may have; 0: any number."""
+        self._known: tuple[Source, ...] = ()
+        """VMs of other nodes."""
 
     def __contains__(self, key: str) -> bool:
         return key in self._members
 
+    def tap_of(self, key: str) -> str:
+        """The tap of `key`; empty where it has no place."""
+        member = self._members.get(key)
+        return "" if member is None else member.tap
+
     def rules(self) -> RuleSet:
         """The rules for all members, in a stable order."""
-        return RuleSet(self.bridge, tuple(self._members[key] for key in sorted(self._members)), self.peers)
+        members = tuple(self._members[key] for key in sorted(self._members))
+        reached = tuple(filter(self.reach.fits, self.peers))
+        ports = self.published.open(self._members, reached)
+        sealed = self.reach.ports
+        peers = self.peers if sealed else reached
+        return RuleSet(
+            self.bridge, members, peers, self.resolver, ports, self.connections, sealed, self._named(members)
+        )
+
+    def retire(self, key: str) -> bool:
+        """Give `key` nothing new at published ports. Whether that changes anything."""
+        return key in self._members and self.published.retire(key)
+
+    @property
+    def by_key(self) -> Mapping[str, Member]:
+        return dict(self._members)
 
     def add(self, key: str, spec: NetworkSpec, now: float) -> Member:
         """Give `key` a place.
@@ -56,16 +93,58 @@ class Members:
     def remove(self, key: str, now: float) -> bool:
         """Take a place away. False where there was none."""
         self._pool.release(key, now)
+        self.published.forget(key)
         return self._members.pop(key, None) is not None
 
+    def restrict(self, key: str, egress: Egress) -> bool:
+        """Change what `key` may open connections to. False where it has no place."""
+        member = self._members.get(key)
+        if member is None:
+            return False
+        self._members[key] = replace(member, egress=egress)
+        return True
+
+    def screen(self, key: str, identity: str, ingress: Ingress) -> bool:
+        """Change what `key` is known by, and what may be opened to it. False where it has no place."""
+        member = self._members.get(key)
+        if member is None:
+            return False
+        self._members[key] = replace(member, identity=identity, ingress=ingress)
+        return True
+
+    def recognize(self, sources: Iterable[Source]) -> bool:
+        """Know these VMs of other nodes, and no others. Whether they are new."""
+        away = {source.ipv6: source for source in sources if not self._is_own(source.ipv6)}
+        known = tuple(away[address] for address in sorted(away))
+        changed, self._known = known != self._known, known
+        return changed
+
+    def _is_own(self, address: IPv6Address) -> bool:
+        """Of VMs here it is known who has which address."""
+        return address in node_network(prefix_of(address), self.bridge.network)
+
+    def _named(self, members: Sequence[Member]) -> tuple[Source, ...]:
+        """Of the known ones, those that ingress here names; who is beyond the most that there may be is as if unknown."""
+        rules = (member.ingress for member in members if member.ingress)
+        named = {opening.identity for ingress in rules for opening in ingress} - {ANYBODY}
+        return tuple(source for source in self._known if source.identity in named)[:MAX_SOURCES] if named else ()
+
     def lease_of(self, member: Member) -> Lease:
-        return Lease(member.ipv4, self.bridge.network, self.bridge.gateway, member.mac)
+        bridge = self.bridge
+        return Lease(member.ipv4, bridge.network, bridge.gateway, member.mac, member.ipv6, mac_of(bridge.name))
 
     def _note(self, key: str, spec: NetworkSpec, ipv4: IPv4Address) -> Member:
         tap = self._names.tap(key)
         if any(member.tap == tap and other != key for other, member in self._members.items()):
             self._pool.release(key, 0)
             raise HostError("tap-name", f"two VMs would share the tap {tap}", resolution="create the VM again")
-        member = Member(tap, spec.mac or mac_of(spec.id), ipv4, spec.network_id)
+        mac, ipv6 = spec.mac or mac_of(spec.id), self._private(spec, ipv4)
+        member = Member(tap, mac, ipv4, spec.network_id, ipv6, spec.egress, spec.identity, spec.ingress)
         self._members[key] = member
         return member
+
+    def _private(self, spec: NetworkSpec, ipv4: IPv4Address) -> IPv6Address | None:
+        if not spec.network_number or self.lacks_ipv6:
+            return None
+        prefix = spec.private_prefix or self._own_prefix
+        return private_address(prefix, self.bridge.network, spec.network_number, ipv4)

@@ -27,6 +27,8 @@ class Action(StrEnum):
     VM_RESTART = "vm:restart"
     VM_SUSPEND = "vm:suspend"
     VM_RESUME = "vm:resume"
+    VM_RESTRICT = "vm:restrict"
+    VM_SCREEN = "vm:screen"
     VM_FORK = "vm:fork"
     VM_DELETE = "vm:delete"
     VM_EXEC = "vm:exec"

@@ -17,6 +17,8 @@ ACTIONS: Mapping[str, Action] = {
     "/plasmavmc.v1.VmService/RestartVm": Action.VM_RESTART,
     "/plasmavmc.v1.VmService/SuspendVm": Action.VM_SUSPEND,
     "/plasmavmc.v1.VmService/ResumeVm": Action.VM_RESUME,
+    "/plasmavmc.v1.VmService/RestrictVm": Action.VM_RESTRICT,
+    "/plasmavmc.v1.VmService/ScreenVm": Action.VM_SCREEN,
     "/plasmavmc.v1.VmService/ForkVm": Action.VM_FORK,
     "/plasmavmc.v1.VmService/DeleteVm": Action.VM_DELETE,
     "/plasmavmc.v1.VmService/GetVm": Action.VM_READ,

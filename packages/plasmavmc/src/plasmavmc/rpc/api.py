@@ -23,9 +23,11 @@ from plasmavmc.states import VmState
 from plasmavmc.types import (
     BackendStatus,
     CopyTarget,
+    Egress,
     ExecSpec,
     ForkIdentity,
     GuestKind,
+    Ingress,
     LogLine,
     Scope,
     TerminalSize,
@@ -120,6 +122,12 @@ class VmApi(Protocol):
 
     async def resume(self, vm_id: str) -> Vm:
         """Wake a suspended VM."""
+
+    async def restrict(self, vm_id: str, egress: Egress) -> Vm:
+        """Change what a VM may open connections to; what is open is held to it as well. Returns when it is in force."""
+
+    async def screen(self, vm_id: str, identity: str, ingress: Ingress) -> Vm:
+        """Change what a VM is known by, and what VMs of its network may open to it; else as `restrict`."""
 
     async def fork(self, vm_id: str, copies: Sequence[ForkIdentity]) -> tuple[Vm, ...]:
         """Copies of a running VM, in the order asked, all or none."""
@@ -267,6 +275,8 @@ class Amount:
 
 KERNEL_LABEL = "guest-kernel"
 """The label of a host by which it tells the kernel that its VMs are started with."""
+VOLUMES_LABEL = "volumes"
+"""Likewise the driver of volumes in use."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ from plasmavmc.rpc.api import (
     VmEvent,
     VmFilter,
 )
+from plasmavmc.rpc.conversions.egress import egress_from_pb
+from plasmavmc.rpc.conversions.ingress import ingress_from_pb
 from plasmavmc.rpc.conversions.streams import copy_target_from_pb, exec_from_pb, line_to_pb, size_from_pb
 from plasmavmc.rpc.conversions.values import duration_from_pb, text, time_from_pb
 from plasmavmc.rpc.conversions.vms import copies_from_pb, filter_from_pb, spec_from_pb, vm_to_pb
@@ -81,6 +83,22 @@ class VmServicer(vm_pb2_grpc.VmServiceServicer):
 
     async def ResumeVm(self, request: vm_pb2.ResumeVmRequest, context: Context) -> VmMessage:
         return await self._answers.once(request, lambda: self._told(request.vm_id, self._api.resume))
+
+    async def RestrictVm(self, request: vm_pb2.RestrictVmRequest, context: Context) -> VmMessage:
+        egress = egress_from_pb("egress", request.egress) if request.HasField("egress") else None
+
+        async def restrict(vm_id: str) -> Vm:
+            return await self._api.restrict(vm_id, egress)
+
+        return await self._answers.once(request, lambda: self._told(request.vm_id, restrict))
+
+    async def ScreenVm(self, request: vm_pb2.ScreenVmRequest, context: Context) -> VmMessage:
+        ingress = ingress_from_pb("ingress", request.ingress) if request.HasField("ingress") else None
+
+        async def screen(vm_id: str) -> Vm:
+            return await self._api.screen(vm_id, request.identity, ingress)
+
+        return await self._answers.once(request, lambda: self._told(request.vm_id, screen))
 
     async def ForkVm(self, request: vm_pb2.ForkVmRequest, context: Context) -> vm_pb2.ForkVmResponse:
         async def work() -> vm_pb2.ForkVmResponse:

@@ -25,7 +25,8 @@ from plasmavmc.guest.tsc import tsc_khz
 from plasmavmc.host.architecture import EMULATOR
 from plasmavmc.host.configuration import FIRECRACKER, JAILER
 from plasmavmc.host.names import HostNames
-from plasmavmc.host.operations import EngineHost, Host
+from plasmavmc.host.operations import PLAINLY, EngineHost, Host, ProcessId, Reach, Swept
+from plasmavmc.host.ports import NOTHING_PUBLISHED, PublishSite
 from plasmavmc.host.run import find_program
 from plasmavmc.hypervisor.firecracker.offer import FirecrackerSite, announce_firecracker, settle_firecracker
 from plasmavmc.hypervisor.qemu.offer import QemuSite, announce_qemu, cached_result, settle_qemu
@@ -36,18 +37,23 @@ from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.source import BlobSource
 from plasmavmc.images.store import ImageStore
 from plasmavmc.manager import VmManager
+from plasmavmc.network.backend import NetworkBackend
 from plasmavmc.network.bridge import BridgeNetwork
-from plasmavmc.network.ipam import choose_subnet
+from plasmavmc.network.dns.keeper import ResolverKeeper
+from plasmavmc.network.dns.probing import answers
+from plasmavmc.network.dns.upstreams import guest_resolvers
+from plasmavmc.network.ipam import SUBNET_FILE, choose_subnet, gateway_of
+from plasmavmc.network.limits import connections_per_vm, tracked_connections
 from plasmavmc.network.members import Members
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import Records
 from plasmavmc.snapshots.files import SnapshotStore
 from plasmavmc.storage.choose import choose_storage
-from plasmavmc.storage.volumes.choose import choose_volumes
+from plasmavmc.storage.volumes.choose import open_volumes
 from plasmavmc.volumes import Volumes
 
-SUBNET_FILE = "subnet"
-RESOLVERS = (Path("/run/systemd/resolve/resolv.conf"), Path("/etc/resolv.conf"))
+HEAL_EVERY_S = 5.0
+"""How long a node may be without its rules where others take them away."""
 _OWN_ADDRESSES = 3
 """Of a subnet: network, gateway, broadcast."""
 _TRIES = 20
@@ -82,8 +88,16 @@ class EngineSite:
     firecracker: Path = Path(FIRECRACKER)
     jailer: Path = Path(JAILER)
     """Both as the root helper was told."""
+    zfs: str = ""
+    """The dataset below which volumes are, as the root helper was told; empty: they are in the data directory."""
     subnet: IPv4Network | None = None
     """The one that VMs here get their addresses from, where somebody gives each host its own; None: see `open_subnet`."""
+    reach: Reach = PLAINLY
+    """How other nodes reach this one."""
+    publish: PublishSite = NOTHING_PUBLISHED
+    """Ports of this host at which VMs may answer, as the root helper was told."""
+    connections_per_vm: int = 0
+    """So many each VM may have; 0: see `network.limits`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,26 +106,23 @@ class Engine:
 
     manager: VmManager
     parts: EngineParts
+    resolver: ResolverKeeper
     probes: tuple[Probe, ...]
     """One after the other; without those whose result is known already."""
-    upkeep: Upkeep | None
-    """None where nothing has to be kept within a budget."""
+    upkeep: Upkeep
     disk_dir: Path
     subnet: IPv4Network
     max_vms: int
     """Addresses there are."""
 
-
-def nameservers() -> tuple[str, ...]:
-    """Resolvers that a guest can reach: those of the host, but for its own stubs on loopback."""
-    for path in RESOLVERS:
-        if path.is_file():
-            words = [line.split() for line in path.read_text(errors="replace").splitlines()]
-            found = [line[1] for line in words if len(line) > 1 and line[0] == "nameserver"]
-            usable = tuple(each for each in found if "." in each and not each.startswith("127."))
-            if usable:
-                return usable[:3]
-    return ()
+    async def recover(self, processes: tuple[ProcessId, ...] = ()) -> Swept:
+        """Adopt what runs, the resolver first, and sweep what is nobody's; `processes` are spared, too. Guests that start
+        from now on ask the resolver; where there is none, those of their host."""
+        await self.resolver.open()
+        own = (self.resolver.process,) if self.resolver.process is not None else ()
+        gateway = str(gateway_of(self.subnet))
+        self.parts.nameservers = (gateway,) if self.resolver.serves else guest_resolvers()
+        return await self.manager.recover((*processes, *own))
 
 
 async def open_subnet(host: Host, names: HostNames, data_dir: Path, given: IPv4Network | None = None) -> IPv4Network:
@@ -153,11 +164,18 @@ def _taken(given: IPv4Network) -> CapacityError:
     )
 
 
+def _connections(site: EngineSite) -> int:
+    tracked = tracked_connections()
+    most = connections_per_vm(site.connections_per_vm, tracked)
+    log.info("engine.connections_limited", per_vm=most, of=tracked)
+    return most
+
+
 async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobSource | None = None) -> Engine:
     """Join the parts. `blobs` is where images come from, if that is not a store at `site.blobs` which nobody else holds.
 
     Raises:
-        HostError: the host's cache is not filled, or a program is missing.
+        HostError: the host's cache is not filled, or a program is missing; the volumes are elsewhere, or cannot be used.
         CapacityError: no subnet is free.
     """
     names = HostNames.of(site.installation_id)
@@ -166,12 +184,28 @@ async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobSource | No
     disk_dir = site.data_dir / "disks"
     disk_dir.mkdir(mode=0o700, exist_ok=True)
     subnet = await open_subnet(host, names, site.data_dir, site.subnet)
+    resolver = ResolverKeeper(
+        host,
+        site.run_dir / "resolver",
+        site.data_dir / "resolver",
+        answers=partial(answers, str(gateway_of(subnet))),
+    )
+    volumes = await open_volumes(site.data_dir / "volumes", host, site.zfs)
     parts = EngineParts(
         images=ImageStore(site.data_dir / "images"),
         source=blobs or BlobStore(site.blobs),
         storage=choose_storage(disk_dir),
-        volumes=Volumes(choose_volumes(site.data_dir / "volumes"), partial(volume_template, site.cache)),
-        network=BridgeNetwork(host, names, subnet, time.monotonic),
+        volumes=Volumes(volumes, partial(volume_template, site.cache)),
+        network=BridgeNetwork(
+            host,
+            names,
+            subnet,
+            time.monotonic,
+            resolver,
+            reach=site.reach,
+            publish=site.publish,
+            connections=_connections(site),
+        ),
         registry=registry,
         assets=assets,
         cache=site.cache,
@@ -179,7 +213,6 @@ async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobSource | No
         records=Records(site.data_dir / "vms"),
         snapshots=SnapshotStore(site.data_dir / "snapshots"),
         run_dir=site.run_dir,
-        nameservers=nameservers(),
         blanks=Blanks(site.preboot),
     )
     qemu = QemuSite(
@@ -204,12 +237,36 @@ async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobSource | No
     return Engine(
         manager=VmManager(host, parts),
         parts=parts,
+        resolver=resolver,
         probes=probes,
-        upkeep=partial(keep_within, parts.images, site.image_budget) if site.image_budget else None,
+        upkeep=partial(keep_up, parts, site.image_budget),
         disk_dir=disk_dir,
         subnet=subnet,
         max_vms=subnet.num_addresses - _OWN_ADDRESSES,
     )
+
+
+async def keep_up(parts: EngineParts, image_budget: int) -> None:
+    """All that has to be done from time to time, for ever."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(keep_whole(parts.network), name="rules")
+        if image_budget:
+            group.create_task(keep_within(parts.images, image_budget), name="images")
+
+
+async def keep_whole(network: NetworkBackend) -> None:
+    """Put the firewall's rules back where others of this host took them away, and tunnels that have ended, for ever."""
+    while True:
+        await asyncio.sleep(HEAL_EVERY_S)
+        try:
+            if missing := await network.heal():
+                log.warning("network.rules_put_back", reason=missing)
+        except PlasmaError as error:
+            log.error("network.rules_missing", reason=str(error))
+        try:
+            await network.heal_tunnels()
+        except PlasmaError as error:
+            log.error("network.tunnels_missing", reason=str(error))
 
 
 async def keep_within(images: ImageStore, budget_bytes: int) -> None:

@@ -28,8 +28,10 @@ from plasmavmc.server.ports import PublishedPorts
 from plasmavmc.states import ENDED, VmState
 from plasmavmc.types import (
     CopyTarget,
+    Egress,
     ExecSpec,
     ForkIdentity,
+    Ingress,
     LogLine,
     NetworkSpec,
     Scope,
@@ -88,7 +90,7 @@ class EngineVms:
                 self._check_macs(inside)
                 self._ports.open(spec.id, spec.published)
             try:
-                vm = self._manager.create(inside)
+                vm = self._manager.create(self._numbered(inside))
                 return self._outside(self._start(vm) if start else vm)
             except PlasmaError:
                 self._close_unused_ports(spec.id)
@@ -118,6 +120,12 @@ class EngineVms:
 
     async def resume(self, vm_id: str) -> Vm:
         return self._outside(await self._manager.resume(vm_id))
+
+    async def restrict(self, vm_id: str, egress: Egress) -> Vm:
+        return self._outside(await self._manager.restrict(vm_id, egress))
+
+    async def screen(self, vm_id: str, identity: str, ingress: Ingress) -> Vm:
+        return self._outside(await self._manager.screen(vm_id, identity, ingress))
 
     async def fork(self, vm_id: str, copies: Sequence[ForkIdentity]) -> tuple[Vm, ...]:
         self._node.check_open()
@@ -214,6 +222,21 @@ class EngineVms:
         )
         return replace(spec, image=image.digest, networks=networks)
 
+    def _numbered(self, spec: VmSpec) -> VmSpec:
+        """With the number of each network: that of its VMs, which this engine knows also when they have ended, or one that
+        no VM has. Nothing may come between this and the VM's creation."""
+        known = {
+            network.network_id: network.network_number
+            for vm in self._manager.list_vms()
+            for network in vm.spec.networks
+            if network.network_number
+        }
+        networks = []
+        for network in spec.networks:
+            number = known.setdefault(network.network_id, max(known.values(), default=0) + 1)
+            networks.append(replace(network, network_number=number))
+        return replace(spec, networks=tuple(networks))
+
     def _outside(self, vm: Vm) -> Vm:
         """A VM as its tenant knows it. The same specification gives the same object, so that comparing is quick."""
         shown = self._shown.get(vm.spec.id)
@@ -234,4 +257,5 @@ def _scope_key(scope: Scope) -> str:
 
 
 def _own_name(network: NetworkSpec, scope: Scope) -> NetworkSpec:
-    return replace(network, network_id=network.network_id.removeprefix(f"{_scope_key(scope)}-"))
+    name = network.network_id.removeprefix(f"{_scope_key(scope)}-")
+    return replace(network, network_id=name, network_number=0)

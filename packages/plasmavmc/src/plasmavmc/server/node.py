@@ -7,7 +7,7 @@ included. `drained` is not kept: it is seen.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from plasmavmc.host import capacity
 from plasmavmc.hypervisor.registry import HypervisorRegistry
 from plasmavmc.images.files import write_durably
 from plasmavmc.manager import VmManager
-from plasmavmc.rpc.api import KERNEL_LABEL, Amount, Node, Scheduling
+from plasmavmc.rpc.api import KERNEL_LABEL, VOLUMES_LABEL, Amount, Node, Scheduling
 from plasmavmc.states import ENDED, VmState
 from plasmavmc.types import MIB, Vm, VmResources
 
@@ -41,6 +41,14 @@ class NodeSite:
     max_vms: int
     kernel: str = ""
     """The kernel that guests are started with now."""
+    volumes: str = ""
+    """The driver of volumes in use."""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """What it tells of itself, where that is known."""
+        told = {KERNEL_LABEL: self.kernel, VOLUMES_LABEL: self.volumes}
+        return {name: value for name, value in told.items() if value}
 
 
 class _State(msgspec.Struct, frozen=True):
@@ -165,7 +173,7 @@ class EngineNode:
             promised=self._promised(),
             backends=self._registry.statuses(),
             version=self._site.version,
-            labels={KERNEL_LABEL: self._site.kernel} if self._site.kernel else {},
+            labels=self._site.labels,
         )
 
     def _promised(self) -> Amount:

@@ -26,12 +26,13 @@ from plasmavmc.host.installation import Installation
 from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.policy import RegistryPolicy
 from plasmavmc.rpc.gate import Gate
-from plasmavmc.server.assembly import Engine, EngineSite, open_engine
+from plasmavmc.server.assembly import Engine, EngineSite, keep_whole, open_engine
 from plasmavmc.server.authorizer import PolicyAuthorizer, PolicyFile
 from plasmavmc.server.catalogue import Catalogue
 from plasmavmc.server.engine import EngineVms
 from plasmavmc.server.identity import by_certificate, by_socket
 from plasmavmc.server.images import EngineImages
+from plasmavmc.server.naming import name_vms
 from plasmavmc.server.node import EngineNode, NodeSite
 from plasmavmc.server.services import EngineServices
 from plasmavmc.server.settings import ServerTls, ServeSettings
@@ -85,11 +86,13 @@ class Serving:
                 blobs.sweep()
                 engine = await open_engine(host, self._site(), blobs)
                 services = self._services(engine, blobs)
-                await engine.manager.recover()
+                await engine.recover()
                 listeners = self._listeners(services, policy)
                 parts = {"helper": host.wait_gone(), "policy": _reread(policy, reload), "end": stop.wait()}
                 code = await self._serve(engine, services, listeners, parts)
-                await engine.manager.close(keep_vms=self.settings.keep_vms or code != 0)
+                keep = self.settings.keep_vms or code != 0
+                await engine.manager.close(keep_vms=keep)
+                await engine.resolver.close(keep=keep)
                 if code == 0 and not self.settings.keep_vms:
                     with suppress(PlasmaError):
                         await host.dismantle()
@@ -108,15 +111,19 @@ class Serving:
         async with services, _listening(listeners, services):
             tasks = {asyncio.create_task(part, name=name) for name, part in parts.items()}
             tasks.add(asyncio.create_task(services.follow(), name="changes"))
+            resolver = asyncio.create_task(engine.resolver.run(), name="resolver")
+            naming = asyncio.create_task(name_vms(engine.manager, engine.resolver.name), name="names")
+            tasks.add(asyncio.create_task(keep_whole(engine.parts.network), name="rules"))
             if self.settings.image_budget:
                 keeping = services.images.keep_within(self.settings.image_budget)
                 tasks.add(asyncio.create_task(keeping, name="image budget"))
             probe = asyncio.create_task(self._probe(engine, services), name="probe")
             self._tell_ready()
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in (*tasks, probe):
+            beside = (probe, resolver, naming)
+            for task in (*tasks, *beside):
                 task.cancel()
-            await asyncio.gather(*tasks, probe, return_exceptions=True)
+            await asyncio.gather(*tasks, *beside, return_exceptions=True)
         ended = sorted(task.get_name() for task in done if task.get_name() != "end")
         if ended:
             log.error("parts of the server ended", parts=ended)
@@ -155,6 +162,7 @@ class Serving:
             disk_dir=engine.disk_dir,
             max_vms=engine.max_vms,
             kernel=engine.parts.assets.kernel_release,
+            volumes=engine.manager.volumes.driver,
         )
         node = EngineNode(site, engine.manager, engine.parts.registry)
         images = EngineImages(
@@ -182,6 +190,7 @@ class Serving:
             cache=self.settings.cache,
             blobs=self._directory("blobs"),
             preboot=self.settings.preboot,
+            zfs=self.settings.zfs,
         )
 
     def _directory(self, name: str) -> Path:

@@ -24,6 +24,8 @@ class ServeSettings:
     registries_allow: tuple[str, ...] = ()
     """Registries on private or loopback addresses that may be used, such as `10.0.0.5:5000`."""
     cache: Path = Path("/var/cache/shellwego")
+    zfs: str = ""
+    """The dataset below which volumes are kept; empty: they are in the data directory."""
     keep_vms: bool = False
     preboot: int = 0
     """How many guests may be booted ahead, so that VMs begin as copies of them (`plasmavmc.blanks`)."""

@@ -23,6 +23,7 @@ from plasmavmc.host.installation import (
     check_programs,
     check_reach,
     check_root,
+    check_zfs,
     open_installation,
 )
 from plasmavmc.host.split import split
@@ -48,7 +49,8 @@ def serve(settings: ServeSettings) -> int:
     policy = () if settings.policy is None else (settings.policy,)
     check_reach(installation, PRODUCT, (settings.cache, Path(click.__file__), *policy))
     _open_socket_directory(settings.socket.parent, installation)
-    link = split(HelperConfiguration(installation.id, installation.uid, installation.gid))
+    check_zfs(settings.zfs)
+    link = split(HelperConfiguration(installation.id, installation.uid, installation.gid, zfs=settings.zfs))
 
     from plasmavmc.server.serve import run_server  # noqa: PLC0415 - for the unprivileged child only
 

@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import XTS
 
 from plasmavmc.errors import ConflictError
-from plasmavmc.storage.sparse import data_ranges
+from plasmavmc.storage.sparse import data_ranges, read_range
 
 KEY_BYTES = 32
 SECTOR = 512
@@ -89,14 +89,14 @@ def master_key(volume: int, key: bytes) -> bytes:
         ConflictError: `wrong-key`, this key does not open it.
         OSError: it cannot be read.
     """
-    header = os.pread(volume, _FIRST_SECTOR * SECTOR, 0).ljust(_FIRST_SECTOR * SECTOR, b"\0")
+    header = read_range(volume, _FIRST_SECTOR * SECTOR, 0).ljust(_FIRST_SECTOR * SECTOR, b"\0")
     fields = _HEAD.unpack_from(header)
     state, iterations, salt, sector, stripes = _SLOT.unpack_from(header, _HEAD.size)
     ours = (fields[0], fields[6], fields[9], state, iterations, sector, stripes) == (
         *(_MAGIC, _MASTER_BYTES, _ITERATIONS),
         *(_ENABLED, _ITERATIONS, _FIRST_SECTOR, _STRIPES),
     )
-    sealed = os.pread(volume, _MASTER_BYTES * _STRIPES, _FIRST_SECTOR * SECTOR)
+    sealed = read_range(volume, _MASTER_BYTES * _STRIPES, _FIRST_SECTOR * SECTOR)
     if ours and len(sealed) == _MASTER_BYTES * _STRIPES:
         material = _opened(_derived(passphrase(key), salt, _ITERATIONS, _MASTER_BYTES), 0, sealed)
         master = _merged(material)
@@ -110,7 +110,7 @@ def lay(source: int, volume: int, header: bytes, master: bytes) -> None:
     _write(volume, header, 0)
     for start, end in data_ranges(source):
         first = start - start % SECTOR
-        data = os.pread(source, end - first, first)
+        data = read_range(source, end - first, first)
         data = data.ljust(-(-len(data) // SECTOR) * SECTOR, b"\0")
         _write(volume, _sealed(master, first // SECTOR, data), HEADER_BYTES + first)
 

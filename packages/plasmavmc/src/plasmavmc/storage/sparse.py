@@ -23,19 +23,31 @@ def sparse_copy(source: int, target: int) -> None:
 def data_ranges(file: int) -> Iterator[tuple[int, int]]:
     """Where a file has data: first byte and the one after the last, in order."""
     end = 0
-    while (start := _next_data(file, end)) is not None:
-        end = os.lseek(file, start, os.SEEK_HOLE)
-        yield start, end
+    while (found := next_range(file, end)) is not None:
+        yield found
+        end = found[1]
 
 
-def _next_data(source: int, offset: int) -> int | None:
-    """Where data begins at or after `offset`; None where only a hole is left."""
+def next_range(file: int, offset: int) -> tuple[int, int] | None:
+    """The first run of data at or after `offset`, as above; None where only a hole is left."""
     try:
-        return os.lseek(source, offset, os.SEEK_DATA)
+        start = os.lseek(file, offset, os.SEEK_DATA)
     except OSError as error:
         if error.errno == errno.ENXIO:
             return None
         raise
+    return start, os.lseek(file, start, os.SEEK_HOLE)
+
+
+def read_range(file: int, size: int, offset: int) -> bytes:
+    """So many bytes from there; fewer only where the file ends. Raises `OSError`.
+
+    One pread(2) gives fewer as well where the disk fails in the midst of it, and says so no sooner than at the next.
+    """
+    found = os.pread(file, size, offset)
+    while len(found) < size and (more := os.pread(file, size - len(found), offset + len(found))):
+        found += more
+    return found
 
 
 def _copy_range(source: int, target: int, start: int, end: int) -> None:

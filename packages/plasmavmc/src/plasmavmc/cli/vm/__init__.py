@@ -11,6 +11,8 @@ vm = LazyGroup(
         "start": ("plasmavmc.cli.vm.life:start", "Start VMs."),
         "stop": ("plasmavmc.cli.vm.life:stop", "Stop VMs gracefully."),
         "suspend": ("plasmavmc.cli.vm.life:suspend", "Put running VMs on disk, memory and all."),
+        "restrict": ("plasmavmc.cli.vm.life:restrict", "Change what VMs may open connections to."),
+        "screen": ("plasmavmc.cli.vm.life:screen", "Change what may be opened to VMs by those of their network."),
         "resume": ("plasmavmc.cli.vm.life:resume", "Wake suspended VMs."),
         "fork": ("plasmavmc.cli.vm.life:fork", "Copy a running VM."),
         "rm": ("plasmavmc.cli.vm.life:rm", "Remove VMs with their disks."),

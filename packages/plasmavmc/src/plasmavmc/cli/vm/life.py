@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from plasmavmc.cli import values
 from plasmavmc.cli.connection import connection
-from plasmavmc.cli.ends import CONFLICT, Failure, failure_of
+from plasmavmc.cli.ends import CONFLICT, USAGE, Failure, failure_of
 from plasmavmc.cli.find import find
 from plasmavmc.cli.lazy import HELP
-from plasmavmc.cli.output import result_options, show, show_done
+from plasmavmc.cli.output import result_options, show, show_ends
 from plasmavmc.cli.views import vm_document, vm_row
 from plasmavmc.cli.vm.run import until_runs
 from plasmavmc.cli.working import with_engine
@@ -46,13 +47,7 @@ def _each(vms: tuple[str, ...], work: Work, output: str) -> None:
         ends = await asyncio.gather(*(one(word) for word in vms))
         return [end for end in ends if isinstance(end, str)], [end for end in ends if isinstance(end, Failure)]
 
-    done, failed = with_engine(all_of_them)
-    if done or output == "json":
-        show_done(output, done)
-    for failure in failed[1:]:
-        failure.show()
-    if failed:
-        raise failed[0]
+    show_ends(output, *with_engine(all_of_them))
 
 
 @click.command(context_settings=dict(HELP))
@@ -96,6 +91,48 @@ def suspend(output: str, vms: tuple[str, ...]) -> None:
 def resume(output: str, vms: tuple[str, ...]) -> None:
     """Wake suspended VMs."""
     _each(vms, lambda engine, vm: engine.vms.resume(vm.spec.id), output)
+
+
+@click.command(context_settings=dict(HELP))
+@click.option(
+    "--egress",
+    multiple=True,
+    metavar="DESTINATION",
+    help="Open connections there only, such as 203.0.113.0/24:443/tcp; repeatable; none: nowhere.",
+)
+@click.option("--open", "opened", is_flag=True, help="To whatever is not closed to every VM.")
+@_some_vms
+@result_options
+def restrict(output: str, vms: tuple[str, ...], egress: tuple[str, ...], *, opened: bool) -> None:
+    """Change what VMs may open connections to; what is open is held to it as well."""
+    if bool(egress) is opened:
+        raise Failure("give --egress, or --open", code=USAGE)
+    destinations = values.egress(egress)
+    _each(vms, lambda engine, vm: engine.vms.restrict(vm.spec.id, destinations), output)
+
+
+@click.command(context_settings=dict(HELP))
+@click.option("--identity", metavar="NAME", help="What ingress knows it by; empty: none does. [as it is]")
+@click.option(
+    "--ingress",
+    multiple=True,
+    metavar="OPENING",
+    help="VMs of its network open only this to it, such as web:5432/tcp, or *:80 for all; repeatable; none: nothing.",
+)
+@click.option("--open", "opened", is_flag=True, help="VMs of its network open anything to it.")
+@_some_vms
+@result_options
+def screen(output: str, vms: tuple[str, ...], identity: str | None, ingress: tuple[str, ...], *, opened: bool) -> None:
+    """Change what VMs of their network may open to VMs; what is open is held to it as well."""
+    if bool(ingress) is opened:
+        raise Failure("give --ingress, or --open", code=USAGE)
+    openings = values.ingress(ingress)
+
+    async def work(engine: EngineClient, vm: Vm) -> None:
+        known = vm.spec.networks[0].identity if vm.spec.networks else ""
+        await engine.vms.screen(vm.spec.id, known if identity is None else identity, openings)
+
+    _each(vms, work, output)
 
 
 @click.command(context_settings=dict(HELP))

@@ -57,6 +57,24 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--network", default=DEFAULT_NETWORK, show_default=True, metavar="NAME", help="VMs of a network see each other."
     ),
+    click.option(
+        "--egress",
+        multiple=True,
+        metavar="DESTINATION",
+        help="Open connections there only, such as 203.0.113.0/24:443/tcp; repeatable; none: nowhere.",
+    ),
+    click.option(
+        "--identity",
+        default="",
+        metavar="NAME",
+        help="What --ingress of VMs of its network knows it by; several may share it.",
+    ),
+    click.option(
+        "--ingress",
+        multiple=True,
+        metavar="OPENING",
+        help="VMs of its network open only this to it, such as web:5432/tcp, or *:80 for all; repeatable; none: nothing.",
+    ),
     click.option("--stop-signal", metavar="SIGNAL", help="What asks it to end. [the image's]"),
     click.option(
         "--stop-timeout",
@@ -105,7 +123,7 @@ class Wish:
             )
         if self.name and not _NAME.fullmatch(self.name):
             raise values.refused("--name", self.name, "a name has 1 to 63 characters of a-z, 0-9 and -")
-        for option in ("publish", "receive_rate", "transmit_rate"):
+        for option in ("publish", "receive_rate", "transmit_rate", "egress", "identity", "ingress"):
             if self.given[option] and self.given["network"] == NO_NETWORK:
                 name = "-p" if option == "publish" else f"--{option.replace('_', '-')}"
                 raise Failure(f"{name} needs a network: leave --network none out", code=USAGE)
@@ -154,7 +172,15 @@ class Wish:
         from plasmavmc.types import NetworkSpec, RateLimit  # noqa: PLC0415
 
         receive, transmit = (RateLimit(self.given[f"{way}_rate"] or 0) for way in ("receive", "transmit"))
-        return NetworkSpec("nic0", self.given["network"], receive=receive, transmit=transmit)
+        return NetworkSpec(
+            "nic0",
+            self.given["network"],
+            receive=receive,
+            transmit=transmit,
+            egress=values.egress(self.given["egress"]),
+            identity=self.given["identity"],
+            ingress=values.ingress(self.given["ingress"]),
+        )
 
 
 async def make(engine: EngineClient, wish: Wish, scope: Scope | None, *, attached: bool, quiet: bool) -> VmSpec:

@@ -60,9 +60,13 @@ class VmmCage:
     """Any directory of the host: in this process' view, the new root is mounted on it before it becomes the root."""
     devices: Sequence[Path] = ()
     """Devices beside those that every program expects."""
+    networked: bool = False
+    """It has the host's network, and not an empty one."""
+    files: Sequence[Path] = ()
+    """Empty files that it expects, by their places in the new root."""
 
     def enter(self) -> None:
-        part()
+        part(networked=self.networked)
         os.umask(0o022)
         mount("none", self.place, "tmpfs", MS_NOSUID | MS_NODEV, _ROOT_OPTIONS)
         os.chdir(self.place)
@@ -87,16 +91,20 @@ class VmmCage:
         for device in (*_DEVICES, *self.devices):
             _inside(device).touch()
             mount(str(device), _inside(device), None, _MS_BIND)
+        for file in self.files:
+            _inside(file).parent.mkdir(parents=True, exist_ok=True)
+            _inside(file).touch()
 
 
-def part() -> None:
-    """Leave the host's namespaces, and gain no privileges any more. Mounts no longer travel either way.
+def part(*, networked: bool = False) -> None:
+    """Leave the host's namespaces (`networked`: but for the network), and gain no privileges any more. Mounts no longer
+    travel either way.
 
     Raises:
         OSError: the kernel refused.
     """
     _check(_LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
-    _check(_LIBC.unshare(_NAMESPACES), "unshare")
+    _check(_LIBC.unshare(_NAMESPACES & ~_CLONE_NEWNET if networked else _NAMESPACES), "unshare")
     mount("none", Path("/"), None, _MS_REC | _MS_PRIVATE)
 
 

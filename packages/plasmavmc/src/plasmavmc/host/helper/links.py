@@ -19,9 +19,9 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from socket import AF_INET, if_nametoindex
 
@@ -29,10 +29,13 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from plasmavmc.errors import HostError
+from plasmavmc.host.addresses import node_of
 from plasmavmc.host.configuration import POOL
-from plasmavmc.host.helper import shaping
+from plasmavmc.host.helper import ipv6, shaping
+from plasmavmc.host.helper.ebpf_guard import TapGuard
+from plasmavmc.host.helper.parameters import set_parameter
 from plasmavmc.host.names import shaper_name
-from plasmavmc.host.operations import Bridge, Peer, TapRequest
+from plasmavmc.host.operations import Bridge, Guarding, Member, TapRequest
 from plasmavmc.types import mac_of
 
 CABLE = "cable0"
@@ -41,12 +44,11 @@ _TUN = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
 _TAP_FLAGS = 0x0002 | 0x1000 | 0x4000 | 0x8000
 """IFF_TAP, IFF_NO_PI, IFF_VNET_HDR (offloads), IFF_TUN_EXCL (never open a tap that exists)."""
+_MOST_WAITING = 4
+"""Taps made ahead: for VMs that start together."""
 _NUD_PERMANENT = 0x80
 _NUD_NOARP = 0x40
 _NTF_MASTER = 0x04
-_MAIN_TABLE = 254
-_ROUTE_PROTOCOL = 83
-"""Routes made by us, as `ip route` shows them; of no known routing daemon."""
 _CONF = Path("/proc/sys/net/ipv4/conf")
 _CONF_V6 = Path("/proc/sys/net/ipv6/conf")
 _BRIDGE_CONF = {
@@ -62,25 +64,42 @@ _BRIDGE_CONF = {
 class Links:
     """The links of the network namespace that the helper was started in."""
 
-    def __init__(self) -> None:
+    def __init__(self, guard: TapGuard) -> None:
         self._ip = IPRoute()
+        self._guard = guard
+        self._waiting: dict[str, int] = {}
+        """Taps made ahead: descriptors by name."""
+        self._neighbours: tuple[int, dict[IPv4Address | IPv6Address, str | None]] | None = None
+        """The static neighbours of the bridge of that index, once they are known."""
+        self._led: set[IPv6Network] = set()
+        """Networks of our own VMs that are led to it."""
+
+    @property
+    def ip(self) -> IPRoute:
+        """For whoever changes other links of this namespace."""
+        return self._ip
 
     def close(self) -> None:
         self._ip.close()
+        self.drop_waiting()
 
     # The bridge
 
-    def ensure_bridge(self, bridge: Bridge) -> None:
-        """Make the bridge, or bring it to this shape: one address, up, forwarding."""
+    def ensure_bridge(self, bridge: Bridge) -> str:
+        """Make the bridge, or bring it to this shape: one address of each family, up, forwarding. Returns what IPv6 lacks
+        here."""
         with explained(f"bridge {bridge.name}"):
             self._refuse_taken(bridge)
             index = self._index(bridge.name) or self._add_bridge(bridge.name)
-            set_parameter(_CONF_V6 / bridge.name / "disable_ipv6", 1)
             for key, value in _BRIDGE_CONF.items():
                 set_parameter(_CONF / bridge.name / key, value)
             self._address(index, IPv4Interface((bridge.gateway, bridge.network.prefixlen)))
+            lack = ipv6.prepare(bridge.name)
             self._ip.link("set", index=index, state="up")
             set_parameter(Path("/proc/sys/net/ipv4/ip_forward"), 1)
+            if not lack:
+                ipv6.speak(self._ip, index)
+            return lack
 
     def _add_bridge(self, name: str) -> int:
         self._ip.link(
@@ -126,63 +145,51 @@ class Links:
                 for address in self._ip.get_addr(family=AF_INET)
                 if address["index"] != own
             }
-            for route in self._ip.get_routes(family=AF_INET, table=_MAIN_TABLE):
+            for route in self._ip.get_routes(family=AF_INET, table=ipv6.MAIN_TABLE):
                 destination = route.get_attr("RTA_DST")
                 if destination is not None and route.get_attr("RTA_OIF") != own:
                     found.add(IPv4Network((destination, route["dst_len"])))
         return {network for network in found if not network.supernet_of(POOL)}
-
-    # Other nodes
-
-    def set_routes(self, bridge: str, peers: Sequence[Peer]) -> tuple[Peer, ...]:
-        """Make the routes to peers exactly these; returns the peers that this host has no way to.
-
-        They carry the bridge's address as the source that this host speaks from: by it the peers know it, and we our own.
-        """
-        with explained("routes to other nodes"):
-            source = self._gateway(bridge)
-            present = {
-                (route.get_attr("RTA_DST"), route["dst_len"]): route.get_attr("RTA_GATEWAY")
-                for route in self._ip.get_routes(family=AF_INET, table=_MAIN_TABLE, proto=_ROUTE_PROTOCOL)
-                if route.get_attr("RTA_PREFSRC") == source
-            }
-            wanted = {(str(p.network.network_address), p.network.prefixlen): p for p in peers}
-            for address, length in present.keys() - wanted.keys():
-                with _absent_is_fine():
-                    self._ip.route("del", dst=f"{address}/{length}", prefsrc=source, proto=_ROUTE_PROTOCOL)
-            return tuple(
-                peer
-                for key, peer in wanted.items()
-                if present.get(key) != str(peer.via) and not self._route(peer, source)
-            )
-
-    def _route(self, peer: Peer, source: str) -> bool:
-        try:
-            self._ip.route(
-                "replace", dst=str(peer.network), gateway=str(peer.via), prefsrc=source, proto=_ROUTE_PROTOCOL
-            )
-        except NetlinkError as error:
-            if error.code not in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL):
-                raise
-            return False
-        return True
-
-    def _gateway(self, bridge: str) -> str:
-        [address] = self._ip.get_addr(family=AF_INET, index=self._required(bridge))
-        return str(address.get_attr("IFA_LOCAL"))
 
     # Taps
 
     def open_tap(self, tap: TapRequest, bridge: str) -> int:
         """Make a tap on the bridge; it lives as long as the descriptor returned and its copies."""
         with explained(f"tap {tap.name}"):
-            fd = make_tap(tap.name)
+            fd = self._take_waiting(tap.name) if self._waiting else make_tap(tap.name)
             try:
                 self._join(tap, bridge)
             except BaseException:
                 os.close(fd)
                 raise
             return fd
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """Names of taps that were made ahead."""
+        return frozenset(self._waiting)
+
+    def make_ahead(self, prefix: str) -> bool:
+        """Have one more tap wait with programs at it, down and on no bridge, where programs take long to attach; whether
+        another could be of use."""
+        if not self._guard.takes_long or len(self._waiting) >= _MOST_WAITING:
+            return False
+        name = next(name for number in range(_MOST_WAITING) if (name := f"{prefix}{number}") not in self._waiting)
+        with explained(f"tap {name}"):
+            fd = make_tap(name)
+            try:
+                self._guard.prepare(self._index(name))
+            except BaseException:
+                os.close(fd)
+                raise
+        self._waiting[name] = fd
+        return len(self._waiting) < _MOST_WAITING
+
+    def _take_waiting(self, name: str) -> int:
+        waiting, fd = next(iter(self._waiting.items()))
+        self._ip.link("set", index=self._required(waiting), ifname=name)
+        del self._waiting[waiting]
+        return fd
 
     def plug(self, tap: TapRequest, bridge: str, namespace: int) -> None:
         """Lay a cable from the bridge, where its end is called and treated as a tap, to `CABLE` in a namespace, with which
@@ -201,6 +208,7 @@ class Links:
         self._ip.link("set", index=index, master=self._required(bridge))
         self._ip.brport("set", index=index, isolated=1, learning=0, unicast_flood=0, mcast_flood=0, bcast_flood=0)
         self._ip.fdb("add", ifindex=index, lladdr=tap.mac, flags=_NTF_MASTER, state=_NUD_NOARP)
+        self._guard.attach(tap.name, index)
         if tap.receive:
             shaping.hold_outgoing(self._ip, index, tap.receive)
         if tap.transmit:
@@ -229,20 +237,85 @@ class Links:
             self.delete(name)
             return shaping.lack(self._ip, name)
 
-    def set_neighbours(self, bridge: str, wanted: Mapping[IPv4Address, str]) -> None:
-        """Make the static neighbours of the bridge exactly these."""
+    def guarding(self, name: str) -> Guarding:
+        """How taps are guarded; tried out, once, on a tap of that name."""
+        if not self._guard.tried:
+            with explained(f"tap {name}"):
+                fd = make_tap(name)
+                try:
+                    self._guard.choose(self._index(name))
+                finally:
+                    os.close(fd)
+        return self._guard.told()
+
+    def guard(self, members: Sequence[Member]) -> bool:
+        """Let taps send as these members, and the others nothing. False where no programs stand at them."""
+        with explained("programs at taps"):
+            return self._guard.apply(members)
+
+    def change_guard(self, coming: Sequence[Member], leaving: Sequence[Member]) -> bool:
+        """As `guard`, where only these members are others."""
+        with explained("programs at taps"):
+            return self._guard.change(coming, leaving)
+
+    def set_members(self, bridge: str, members: Sequence[Member]) -> None:
+        """Make the static neighbours of the bridge exactly these, by both families, and lead their networks there."""
         with explained(f"neighbours of {bridge}"):
             index = self._required(bridge)
-            present = {}
-            for entry in self._ip.get_neighbours(family=AF_INET, ifindex=index):
-                address = IPv4Address(entry.get_attr("NDA_DST"))
+            self._led = {node_of(member.ipv6) for member in members if member.ipv6 is not None}
+            ipv6.lead_in(self._ip, index, sorted(self._led))
+            self._set_neighbours(index, _neighbours_of(members))
+
+    def change_members(
+        self, bridge: str, members: Sequence[Member], coming: Sequence[Member], leaving: Sequence[Member]
+    ) -> None:
+        """As `set_members`, where only these are others than when they were set last."""
+        known, self._neighbours = self._neighbours, None  # should it fail, all are set the next time
+        with explained(f"neighbours of {bridge}"):
+            index = self._required(bridge)
+            added = _neighbours_of(coming)
+            if known is None or known[0] != index:
+                self.set_members(bridge, members)
+                return
+            fresh = {node_of(member.ipv6) for member in coming if member.ipv6 is not None} - self._led
+            ipv6.lead_in(self._ip, index, sorted(fresh))
+            self._led |= fresh
+            for address in _neighbours_of(leaving).keys() - added.keys():
+                self._drop_neighbour(index, address)
+                known[1].pop(address, None)
+            for address, mac in added.items():
+                if known[1].get(address) != mac:
+                    self._put_neighbour(index, address, mac)
+                    known[1][address] = mac
+        self._neighbours = known
+
+    def _set_neighbours(self, index: int, wanted: Mapping[IPv4Address | IPv6Address, str]) -> None:
+        """The kernel is asked once which there are: a list of a thousand takes longer than all the rest of an admission.
+        Nobody else makes or flushes permanent ones."""
+        known, self._neighbours = self._neighbours, None  # should it fail, the kernel is asked again
+        present = known[1] if known is not None and known[0] == index else self._found_neighbours(index)
+        for address in present.keys() - wanted.keys():
+            self._drop_neighbour(index, address)
+        for address, mac in wanted.items():
+            if present.get(address) != mac:
+                self._put_neighbour(index, address, mac)
+        self._neighbours = index, dict(wanted)
+
+    def _drop_neighbour(self, index: int, address: IPv4Address | IPv6Address) -> None:
+        with absent_is_fine():
+            self._ip.neigh("del", dst=str(address), ifindex=index)
+
+    def _put_neighbour(self, index: int, address: IPv4Address | IPv6Address, mac: str) -> None:
+        self._ip.neigh("replace", dst=str(address), lladdr=mac, ifindex=index, state=_NUD_PERMANENT)
+
+    def _found_neighbours(self, index: int) -> dict[IPv4Address | IPv6Address, str | None]:
+        """Those that are there; without a MAC where the kernel found one out by itself."""
+        present: dict[IPv4Address | IPv6Address, str | None] = {}
+        for entry in self._ip.get_neighbours(ifindex=index):
+            address = ip_address(entry.get_attr("NDA_DST"))
+            if not address.is_multicast:  # of which the kernel makes entries for itself
                 present[address] = entry.get_attr("NDA_LLADDR") if entry["state"] & _NUD_PERMANENT else None
-            for address in present.keys() - wanted.keys():
-                with _absent_is_fine():
-                    self._ip.neigh("del", dst=str(address), ifindex=index)
-            for address, mac in wanted.items():
-                if present.get(address) != mac:
-                    self._ip.neigh("replace", dst=str(address), lladdr=mac, ifindex=index, state=_NUD_PERMANENT)
+        return present
 
     # For sweeps
 
@@ -255,20 +328,20 @@ class Links:
 
     def is_idle(self, name: str) -> bool:
         """Whether nobody holds the other end: a tap without a VMM, a bridge without such a port."""
-        with explained(f"link {name}"), _absent_is_fine():
+        with explained(f"link {name}"), absent_is_fine():
             if self._index(name):
                 return not any(link.get_attr("IFLA_CARRIER") for link in self._ip.get_links(ifname=name))
         return True
 
     def delete(self, name: str) -> None:
         """Remove a link; one that is not there is fine."""
-        with explained(f"link {name}"), _absent_is_fine():
+        with explained(f"link {name}"), absent_is_fine():
             if index := self._index(name):
                 self._ip.link("del", index=index)
 
     def release(self, name: str) -> None:
         """Take a link off its bridge, and leave it otherwise alone."""
-        with explained(f"link {name}"), _absent_is_fine():
+        with explained(f"link {name}"), absent_is_fine():
             if index := self._index(name):
                 self._ip.link("set", index=index, master=0)
 
@@ -279,11 +352,28 @@ class Links:
             return if_nametoindex(name)
         return 0
 
+    def gateway(self, bridge: str) -> IPv4Address:
+        """The address of the bridge."""
+        [address] = self._ip.get_addr(family=AF_INET, index=self._required(bridge))
+        return IPv4Address(address.get_attr("IFA_LOCAL"))
+
+    def drop_waiting(self) -> None:
+        """Let go of the taps that were made ahead."""
+        for fd in self._waiting.values():
+            os.close(fd)
+        self._waiting.clear()
+
     def _required(self, name: str) -> int:
         index = self._index(name)
         if not index:
             raise HostError("no-bridge", f"the bridge {name} is not there", resolution="restart the platform")
         return index
+
+
+def _neighbours_of(members: Collection[Member]) -> dict[IPv4Address | IPv6Address, str]:
+    """MACs by the addresses of both families."""
+    private = {member.ipv6: member.mac for member in members if member.ipv6 is not None}
+    return {member.ipv4: member.mac for member in members} | private
 
 
 def make_tap(name: str) -> int:
@@ -297,14 +387,8 @@ def make_tap(name: str) -> int:
     return fd
 
 
-def set_parameter(path: Path, value: int) -> None:
-    """Set a kernel parameter; one that this kernel does not have (IPv6 built out) needs no setting."""
-    with suppress(FileNotFoundError):
-        path.write_text(f"{value}\n")
-
-
 @contextmanager
-def _absent_is_fine() -> Iterator[None]:
+def absent_is_fine() -> Iterator[None]:
     try:
         yield
     except NetlinkError as error:

@@ -1,4 +1,4 @@
-"""Which programs and devices a VMM may be: judged by who could have changed them."""
+"""Which programs root starts, and which devices a VMM may be given: judged by who could have changed them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from plasmavmc.errors import HostError
 from plasmavmc.host.architecture import EMULATOR_PACKAGE
 from plasmavmc.host.helper.checks import refusal
+from plasmavmc.host.run import PACKAGES
 
 KVM = Path("/dev/kvm")
 
 
-def check_program(path: Path) -> None:
+def check_program(path: Path, what: str = "a VMM") -> None:
     """Accept a program that only root can have written: itself and every directory above it.
 
     Raises:
@@ -24,15 +25,15 @@ def check_program(path: Path) -> None:
     except OSError as error:
         raise HostError(
             "missing-program",
-            f"the VMM {path} cannot be run: {error.strerror}",
-            resolution=f"apt-get install {EMULATOR_PACKAGE}, or run scripts/setup",
+            f"{what}, {path}, cannot be run: {error.strerror}",
+            resolution=f"apt-get install {PACKAGES.get(path.name, EMULATOR_PACKAGE)}, or run scripts/setup",
         ) from error
     if not stat.S_ISREG(real.stat().st_mode):
-        raise refusal("a VMM", f"{real} is not a regular file")
+        raise refusal(what, f"{real} is not a regular file")
     for part in (real, *real.parents):
         status = part.stat()
         if status.st_uid != 0 or (status.st_mode & 0o022 and not _is_sticky(status)):
-            raise refusal("a VMM", f"others than root can write {part}")
+            raise refusal(what, f"others than root can write {part}")
 
 
 def _is_sticky(status: os.stat_result) -> bool:

@@ -72,6 +72,7 @@ class Kind:
             (program.cage, program.identity.groups) == (self.cage, self.groups)
             and program.umask == UMASK
             and not program.datagrams
+            and not program.environment
             and len(program.fds) <= protocol.MAX_DESCRIPTORS
             and not any("\0" in argument for argument in program.argv)
         )

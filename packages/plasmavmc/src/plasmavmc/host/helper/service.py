@@ -10,10 +10,10 @@ import os
 import select
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import singledispatchmethod
 from pathlib import Path
 from typing import NamedTuple
@@ -21,25 +21,31 @@ from typing import NamedTuple
 from plasmavmc.errors import HostError
 from plasmavmc.host import protocol
 from plasmavmc.host.configuration import HelperConfiguration, Listener
-from plasmavmc.host.helper import argv, checks, rules, spawn, worker
+from plasmavmc.host.helper import argv, checks, spawn, worker
 from plasmavmc.host.helper.cage import Cage, VmmCage
 from plasmavmc.host.helper.cgroups import NONE, find_cgroups
+from plasmavmc.host.helper.checks_ports import check_ports
+from plasmavmc.host.helper.connections import Connections
+from plasmavmc.host.helper.ebpf_guard import TapGuard
+from plasmavmc.host.helper.fences import Fences, fenced
+from plasmavmc.host.helper.firewall import Firewall
 from plasmavmc.host.helper.guest_memory import open_guest_memory
 from plasmavmc.host.helper.jails import HelperJails, JailPrograms, check_files
 from plasmavmc.host.helper.links import Links
 from plasmavmc.host.helper.namespaces import open_namespace
 from plasmavmc.host.helper.programs import KVM, check_program, kvm_access, open_kvm
+from plasmavmc.host.helper.roster import Roster
 from plasmavmc.host.helper.seats import Kind, Seats
-from plasmavmc.host.helper.sockets import listen
+from plasmavmc.host.helper.sockets import listen, open_datagrams
 from plasmavmc.host.helper.sweep import Sweeper
 from plasmavmc.host.helper.uids import Uids
 from plasmavmc.host.helper.vm_groups import VmGroups
+from plasmavmc.host.helper.ways import Ways
+from plasmavmc.host.helper.zfs import HelperZfs
 from plasmavmc.host.names import is_key, shaper_name
-from plasmavmc.host.operations import Limits, ProcessId
+from plasmavmc.host.operations import CONNECTIONS, RESOLVER_PORT, Bridge, Guarding, Limits, ProcessId
 from plasmavmc.host.processes import held, is_alive, processes, uids_of
-from plasmavmc.host.run import PATH, find_program
 
-_NFT_TIMEOUT_S = 20.0
 _DROP_S = 2.0
 _LOOK_S = 0.001
 """The jailer copies its program and gives up being root within milliseconds."""
@@ -61,11 +67,25 @@ class Helper:
         prepare_run_root(configuration)
         self._configuration = configuration
         self._names = configuration.names
-        self._links = Links()
+        self._guard = TapGuard(self._names, configuration.guards)
+        self._links = Links(self._guard)
+        self._firewall = Firewall(self._names, configuration.publish)
+        self._connections = Connections(configuration.publish)
+        self._roster: Roster | None = None
+        """Of the rules in force; None before any are, and where that is not known."""
         self._cgroups = find_cgroups(self._names.cgroup)
         self._uids = Uids(configuration.run_root / "uids", configuration.key, configuration.vm_uids)
+        self._fences = Fences(configuration.run_root, configuration.key)
         self._groups = VmGroups(self._names, self._cgroups, self._uids)
         self._seats = Seats(self._names, self._cgroups, self._uids)
+        self._ways = Ways(
+            self._links,
+            self._names,
+            self._cgroups,
+            self._uids,
+            configuration.run_root,
+            settle_s=configuration.key_settle_s,
+        )
         self._sweeper = Sweeper(
             self._names, self._links, self._cgroups, self._uids, self._groups, configuration.run_root
         )
@@ -76,23 +96,35 @@ class Helper:
             configuration.uid,
             configuration.gid,
         )
+        self._zfs = HelperZfs(
+            configuration.zfs,
+            self._names.dataset,
+            configuration.run_root / "zfs",
+            configuration.uid,
+            configuration.gid,
+        )
         self.children: dict[int, ProcessId] = {}
         """VMMs that we started and that have not ended, by a pidfd of ours."""
         self._codes: dict[ProcessId, int] = {}
+        self._bridge: Bridge | None = None
+        """As it was made or found last."""
 
     @property
     def watched(self) -> frozenset[int]:
-        """Pidfds of everything that waits to be collected when it ends."""
-        return frozenset(self.children) | self._seats.pidfds
+        """Descriptors that can be read when there is something to collect."""
+        return frozenset(self.children) | self._seats.pidfds | self._ways.watched
 
     def close(self) -> None:
         self._seats.dismiss_all()
+        self._ways.close()
         self._links.close()
+        self._guard.close()
         protocol.close_all(self.children)
 
     def collect(self) -> None:
-        """Reap the VMMs and seats that have ended."""
+        """Reap the VMMs, seats and tunnels that have ended."""
         self._seats.collect()
+        self._ways.collect()
         for pidfd, process in list(self.children.items()):
             pid, status = os.waitpid(process.pid, os.WNOHANG)
             if pid:
@@ -122,8 +154,10 @@ class Helper:
     def _(self, request: protocol.BridgeEnsure) -> Answer:
         checks.check_bridge(self._names, request.bridge)
         with self._host_locked():
-            self._links.ensure_bridge(request.bridge)
-        return Answer()
+            lack = self._links.ensure_bridge(request.bridge)
+        self._guarding()
+        self._bridge = request.bridge
+        return Answer(lack)
 
     @_do.register
     def _(self, request: protocol.NetworksInUse) -> Answer:
@@ -132,19 +166,49 @@ class Helper:
     @_do.register
     def _(self, request: protocol.RoutesApply) -> Answer:
         checks.check_peers(request.peers)
-        return Answer(self._links.set_routes(self._names.bridge, request.peers))
+        checks.check_reach(request.reach)
+        return Answer(self._ways.set(request.peers, request.reach))
 
     @_do.register
     def _(self, request: protocol.RulesApply) -> Answer:
         checks.check_rules(self._names, request.rules)
-        _nft(rules.render(self._names, request.rules))
-        self._links.set_neighbours(self._names.bridge, {member.ipv4: member.mac for member in request.rules.members})
+        roster = Roster(self._names, request.rules)
+        check_ports(request.rules, self._configuration.publish)
+        self._roster = None
+        guarded = self._links.guard(request.rules.members)
+        self._firewall.apply(request.rules, guarded=guarded)
+        self._links.set_members(self._names.bridge, request.rules.members)
+        self._connections.keep_to(request.rules)
+        self._roster = roster
         return Answer()
+
+    @_do.register
+    def _(self, request: protocol.RulesChange) -> Answer:
+        roster, self._roster = self._roster, None  # should it fail or be refused, the next ones are told whole
+        if roster is None:
+            raise checks.refusal("rules", "none are in force that could be changed")
+        leaving = roster.change(request.added, request.removed, request.ports, request.sources)
+        if roster.rules.ports and (request.ports is not None or leaving):
+            check_ports(roster.rules, self._configuration.publish)
+        guarded = self._links.change_guard(request.added, leaving)
+        self._firewall.change(roster.rules, request.added, leaving, guarded=guarded)
+        self._links.change_members(self._names.bridge, roster.rules.members, request.added, leaving)
+        self._connections.keep_to(roster.rules)
+        self._roster = roster
+        return Answer()
+
+    @_do.register
+    def _(self, request: protocol.RulesFault) -> Answer:
+        return Answer(self._firewall.fault())
 
     @_do.register
     def _(self, request: protocol.TapOpen) -> Answer:
         checks.check_tap(self._names, request.tap)
         return Answer(fds=(self._links.open_tap(request.tap, self._names.bridge),))
+
+    @_do.register
+    def _(self, request: protocol.TapMake) -> Answer:
+        return Answer(self._links.make_ahead(f"{self._names.link_prefix}next"))
 
     @_do.register
     def _(self, request: protocol.TapForget) -> Answer:
@@ -155,6 +219,20 @@ class Helper:
     @_do.register
     def _(self, request: protocol.LimitsLack) -> Answer:
         return Answer(self._links.lack_of_limits(f"{self._names.link_prefix}try"))
+
+    @_do.register
+    def _(self, request: protocol.TapsGuarding) -> Answer:
+        return Answer(self._guarding())
+
+    @_do.register
+    def _(self, request: protocol.TapUsage) -> Answer:
+        checks.check_tap_name(self._names, request.name)
+        usage = self._guard.usage(request.name)
+        member = self._roster.member(request.name) if self._roster is not None else None
+        refused = self._firewall.refused().get(member.mac, 0) if usage is not None and member is not None else 0
+        if usage is not None and refused:
+            usage = replace(usage, dropped={**usage.dropped, CONNECTIONS: refused})
+        return Answer(usage)
 
     @_do.register
     def _(self, request: protocol.UidTake) -> Answer:
@@ -169,6 +247,7 @@ class Helper:
         if self._jails.has(request.key):
             raise checks.refusal("to free a uid", f"VM {request.key} has a jail still, whose files are that uid's")
         self._seats.dismiss(request.key)
+        self._fences.lift(request.key)
         self._uids.free(request.key)
         return Answer()
 
@@ -220,6 +299,18 @@ class Helper:
         return Answer(self._codes.pop(request.process, None))
 
     @_do.register
+    def _(self, request: protocol.VmFence) -> Answer:
+        checks.check_key(request.key)
+        checks.check_moment(request.until, time.monotonic())
+        if self._fences.is_over(request.key) and self._sweeper.runs(request.key, self._seats.pids):
+            raise fenced(request.key)
+        if request.until is None:
+            self._fences.lift(request.key)
+        else:
+            self._fences.set(request.key, request.until)
+        return Answer()
+
+    @_do.register
     def _(self, request: protocol.JailOpen) -> Answer:
         checks.check_key(request.key)
         return Answer(fds=(self._jails.open(request.key),))
@@ -259,38 +350,74 @@ class Helper:
         return Answer(fds=(listen(request.address, request.port),))
 
     @_do.register
+    def _(self, request: protocol.ResolverSockets) -> Answer:
+        """Nothing of it is the caller's to choose: the address is the bridge's own, the port that of DNS."""
+        if self._bridge is None:
+            raise HostError("no-bridge", f"the bridge {self._names.bridge} is not there")
+        address = str(self._bridge.gateway)
+        datagrams = open_datagrams(address, RESOLVER_PORT)
+        try:
+            return Answer(fds=(datagrams, listen(address, RESOLVER_PORT)))
+        except HostError:
+            os.close(datagrams)
+            raise
+
+    @_do.register
+    def _(self, request: protocol.ZfsOpen) -> Answer:
+        return Answer(self._zfs.open())
+
+    @_do.register
+    def _(self, request: protocol.ZfsLook) -> Answer:
+        return Answer(fds=(self._zfs.look(),))
+
+    @_do.register
+    def _(self, request: protocol.ZfsDo) -> Answer:
+        self._zfs.do(request.order)
+        return Answer()
+
+    @_do.register
     def _(self, request: protocol.Sweep) -> Answer:
         for key in request.keep.vms:
             checks.check_key(key)
         self._seats.dismiss_all()
         with self._host_locked():
-            swept = self._sweeper.sweep(request.keep)
+            swept = self._sweeper.sweep(request.keep, self._ways.processes)
             kept = {key for key, process in request.keep.vms.items() if is_alive(process)}
             for key in self._jails.keys() - kept:
                 self._jails.remove(key)
+            self._fences.keep(kept)
         self.collect()
         return Answer(swept)
 
     @_do.register
     def _(self, request: protocol.Dismantle) -> Answer:
         self._seats.dismiss_all()
-        left = self._sweeper.living()
+        left = self._sweeper.living() - self._ways.processes
         if left:
             raise HostError(
                 "vms-left",
                 f"{len(left)} processes of this installation still live",
                 resolution="stop its VMs and its HAProxy first",
             )
-        _nft(rules.render_removal(self._names))
+        self._roster = None
+        self._firewall.remove()
+        self._links.drop_waiting()
+        self._ways.leave()
         self._sweeper.remove_links()
+        self._guard.remove()
         for name in self._cgroups.children():
             self._cgroups.remove(name)
         self._cgroups.remove_parent()
         self._jails.remove_base()
+        self._zfs.close()
+        self._fences.remove()
         for key in self._uids.keys:
             self._uids.free(key)
         shutil.rmtree(self._names.run_dir(self._configuration.run_root), ignore_errors=True)
         return Answer()
+
+    def _guarding(self) -> Guarding:
+        return self._links.guarding(f"{self._names.link_prefix}try")
 
     def _vm_spawn(self, request: protocol.VmSpawn, fds: tuple[int, ...]) -> Answer:
         checks.check_key(request.key)
@@ -369,6 +496,8 @@ class Helper:
         jailed: bool = False,
         cage: Cage | None = None,
     ) -> Answer:
+        if self._fences.is_over(key):
+            raise fenced(key)
         group = self._groups.fresh(key)
         joins = self._cgroups.make(group, limits)
         confined = self._cgroups.confinement != NONE
@@ -441,20 +570,3 @@ def prepare_run_root(configuration: HelperConfiguration) -> None:
     own = configuration.names.run_dir(root)
     own.mkdir(mode=0o700, exist_ok=True)
     os.chown(own, configuration.uid, configuration.gid)
-
-
-def _nft(text: str) -> None:
-    try:
-        done = subprocess.run(
-            [find_program("nft"), "-f", "-"],
-            input=text.encode(),
-            capture_output=True,
-            timeout=_NFT_TIMEOUT_S,
-            env={"PATH": PATH, "LC_ALL": "C.UTF-8"},
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise HostError("host-firewall", f"nft did not end within {_NFT_TIMEOUT_S:g} s") from error
-    if done.returncode != 0:
-        complaint = done.stderr.decode(errors="replace").strip()[:500]
-        raise HostError("host-firewall", "nft refused the rules", details=complaint)

@@ -17,6 +17,7 @@ Source: tc-tbf(8), tc-mirred(8), Documentation of ifb in the kernel's Kconfig.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,10 +26,13 @@ from socket import if_nametoindex
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from plasmavmc.host.helper.ebpf_attach import CLSACT_INGRESS
+
 _ROOT_HANDLE = 0x10000
 _INGRESS = 0xFFFF0000
 _EVERY_PROTOCOL = 0x0003
 """ETH_P_ALL of linux/if_ether.h."""
+_LAST = 0xFFFF
 _BUCKETS_PER_SECOND = 50
 _SMALLEST_BUCKET = 16 * 1024
 _QUEUES_PER_SECOND = 5
@@ -51,14 +55,20 @@ def hold_incoming(ip: IPRoute, index: int, shaper: str, rate: int) -> None:
 
 
 def _redirect(ip: IPRoute, index: int, detour: int) -> None:
-    """Send what comes in at a link out of another."""
-    ip.tc("add", "ingress", index, _INGRESS)
+    """Send what comes in at a link out of another, behind the filters that are there."""
+    parent = _INGRESS
+    try:
+        ip.tc("add", "ingress", index, _INGRESS)
+    except NetlinkError as error:
+        if error.code != errno.EEXIST:
+            raise
+        parent = CLSACT_INGRESS
     ip.tc(
         "add-filter",
         "u32",
         index,
-        parent=_INGRESS,
-        prio=1,
+        parent=parent,
+        prio=_LAST,
         protocol=_EVERY_PROTOCOL,
         target=_ROOT_HANDLE,
         keys=["0x0/0x0+0"],

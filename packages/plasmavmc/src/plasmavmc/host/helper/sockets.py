@@ -1,13 +1,18 @@
-"""Listening sockets on ports that only root may take."""
+"""Sockets on ports that only root may take."""
 
 from __future__ import annotations
 
 import errno
 import socket
+from contextlib import suppress
 
 from plasmavmc.errors import HostError
 
 _BACKLOG = 1024
+_SO_RCVBUFFORCE = 33
+"""Of asm-generic/socket.h: beyond what others than root may have (socket(7))."""
+_WAITING_BYTES = 4 << 20
+"""Of datagrams: questions of many VMs at once wait rather than being lost."""
 
 
 def listen(address: str, port: int) -> int:
@@ -25,12 +30,28 @@ def listen(address: str, port: int) -> int:
             listener.bind((address, port))
             listener.listen(_BACKLOG)
         except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
-            raise HostError(
-                "port-taken" if taken else "port-refused",
-                f"cannot listen on {address}:{port}: {error.strerror}",
-                resolution=f"see who holds it (ss -ltnp 'sport = :{port}'), or choose another port"
-                if taken
-                else "give an address of this host",
-            ) from error
+            raise _refused(address, port, error, "ss -ltnp") from error
         return listener.detach()
+
+
+def open_datagrams(address: str, port: int) -> int:
+    """A UDP socket, owned by the caller. Raises as `listen`."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as opened:
+        with suppress(PermissionError):
+            opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _WAITING_BYTES)
+        try:
+            opened.bind((address, port))
+        except OSError as error:
+            raise _refused(address, port, error, "ss -lunp") from error
+        return opened.detach()
+
+
+def _refused(address: str, port: int, error: OSError, look: str) -> HostError:
+    taken = error.errno == errno.EADDRINUSE
+    return HostError(
+        "port-taken" if taken else "port-refused",
+        f"cannot listen on {address}:{port}: {error.strerror}",
+        resolution=f"see who holds it ({look} 'sport = :{port}'), or choose another port"
+        if taken
+        else "give an address of this host",
+    )

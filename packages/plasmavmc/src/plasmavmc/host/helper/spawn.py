@@ -20,7 +20,7 @@ import signal
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -60,6 +60,7 @@ class Program:
     """stdout is a socket of datagrams, for a program that does not survive SIGPIPE: where its reader is gone, a write fails
     and sends no signal. It has no end of file."""
     cage: Cage | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ def _run_child(program: Program, output: int, trouble: int) -> NoReturn:
         confine(program.joins, program.cage, program.umask, program.rlimits)
         place_descriptors(program.fds, output)
         drop(program.identity)
-        run(program.argv)
+        run(program.argv, program.environment)
     except BaseException as error:  # noqa: BLE001 - nothing of the helper may run on in the child
         os.write(trouble, complaint(error))
     finally:
@@ -176,9 +177,9 @@ def drop(identity: Identity) -> None:
     os.setresuid(identity.uid, identity.uid, identity.uid)
 
 
-def run(argv: Sequence[str]) -> NoReturn:
-    """Become the program, with an empty environment."""
-    os.execve(argv[0], list(argv), {})  # noqa: S606 - no shell is what we want
+def run(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> NoReturn:
+    """Become the program, with this environment and no other."""
+    os.execve(argv[0], list(argv), dict(environment or {}))  # noqa: S606 - no shell is what we want
 
 
 def complaint(error: BaseException) -> bytes:

@@ -57,14 +57,14 @@ class Sweeper:
     groups: VmGroups
     run_root: Path
 
-    def sweep(self, keep: Keep) -> Swept:
-        """Remove what is ours and not kept.
+    def sweep(self, keep: Keep, tunnels: frozenset[ProcessId] = frozenset()) -> Swept:
+        """Remove what is ours and not kept. `tunnels`: processes that hold ways to other nodes.
 
         Raises:
             HostError: `unkillable`, a process survived SIGKILL for 5 s; what comes after it was left as it is.
         """
         vms = {key: process for key, process in keep.vms.items() if is_alive(process)}
-        kept = frozenset((*vms.values(), *keep.processes))
+        kept = frozenset((*vms.values(), *keep.processes)) | tunnels
         killed = self._kill_all(self.living() - kept)
         return Swept(
             processes=killed,
@@ -109,7 +109,7 @@ class Sweeper:
 
     def _sweep_links(self, vms: frozenset[str]) -> tuple[str, ...]:
         taps = {self.names.tap(key) for key in vms}
-        stays = {self.names.bridge, *taps, *map(shaper_name, taps)}
+        stays = {self.names.bridge, *self.names.tunnels, *self.links.waiting, *taps, *map(shaper_name, taps)}
         swept = []
         for name, master in self.links.names().items():
             if name in stays:
@@ -149,5 +149,5 @@ class Sweeper:
         return tuple(sorted(swept))
 
     def _sweep_uids(self, vms: frozenset[str]) -> tuple[int, ...]:
-        freed = (self.uids.free(key) for key in self.uids.keys - vms)
+        freed = (self.uids.free(key) for key in self.uids.keys - vms - {*self.names.tunnels})
         return tuple(sorted(uid for uid in freed if uid is not None))

@@ -14,29 +14,26 @@ Its tap it opens by name, in the network namespace that the helper makes for its
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Protocol
 
-from plasmavmc.errors import ConflictError, GuestError, HostError, NotFoundError, PlasmaError, UnavailableError
+from plasmavmc.errors import ConflictError, GuestError, HostError, UnavailableError
 from plasmavmc.guest.api import GuestCard, GuestChannel
 from plasmavmc.guest.channel import Connect
 from plasmavmc.guest.opening import open_channel_over, wake_channel_over
 from plasmavmc.host.configuration import FIRECRACKER
-from plasmavmc.host.operations import Host, Jails, ProcessId, TapRequest
+from plasmavmc.host.operations import Host, Jails, TapRequest
 from plasmavmc.host.threads import in_thread
-from plasmavmc.hypervisor.backend import MemoryPlan, VmmExit, VmPlan
+from plasmavmc.hypervisor.backend import VmmExit, VmPlan
+from plasmavmc.hypervisor.bootfiles import open_boot_files
 from plasmavmc.hypervisor.firecracker import memory as files
-from plasmavmc.hypervisor.firecracker.client import FirecrackerClient, Phase, firecracker_client
+from plasmavmc.hypervisor.firecracker.client import Phase
 from plasmavmc.hypervisor.firecracker.requests import (
-    API_SOCKET,
     CHANNEL_PORT,
     SOCKET_DIRECTORY,
-    VSOCK_SOCKET,
     boot_requests,
     drive_id,
     pause_request,
@@ -46,9 +43,10 @@ from plasmavmc.hypervisor.firecracker.requests import (
 from plasmavmc.hypervisor.firecracker.snapshots import keep, load
 from plasmavmc.hypervisor.firecracker.sockets import JailSockets
 from plasmavmc.hypervisor.firecracker.traits import traits_of
-from plasmavmc.hypervisor.firecracker.vsock import connect_vsock
+from plasmavmc.hypervisor.firecracker.vm import JailedVm
+from plasmavmc.hypervisor.held import HeldVms
 from plasmavmc.hypervisor.limits import limits_of
-from plasmavmc.hypervisor.process import VmmProcess, usage_of
+from plasmavmc.hypervisor.process import VmmProcess, process_of, usage_of
 from plasmavmc.storage.sparse import sparse_copy
 from plasmavmc.types import (
     GIB,
@@ -64,8 +62,6 @@ from plasmavmc.types import (
 )
 
 NAME = "firecracker"
-START_DEADLINE_S = 20.0
-"""For the API of a VMM that was just spawned. It takes 7 ms on an idle host."""
 HELLO_DEADLINE_S = 30.0
 """From the first instruction to the guest's hello, on KVM."""
 WAKE_DEADLINE_S = 8.0
@@ -102,24 +98,6 @@ class VsockOpener(Protocol):
     ) -> GuestChannel: ...
 
 
-@dataclass(slots=True)
-class _Vm:
-    process: VmmProcess
-    sockets: JailSockets
-    phase: Phase
-    memory: MemoryPlan | None = None
-    """It waits for a state."""
-    asleep: bool = False
-    """It has its state, and was not let run yet."""
-
-    def ended(self) -> bool:
-        return not self.process.alive
-
-    def close(self) -> None:
-        self.process.close()
-        self.sockets.close()
-
-
 class FirecrackerBackend:
     """Firecracker on this host, in jails."""
 
@@ -137,7 +115,7 @@ class FirecrackerBackend:
         self._program = program
         self._open_channel = channel
         self._recover_deadline_s = recover_deadline_s
-        self._vms: dict[str, _Vm] = {}
+        self._vms: HeldVms[JailedVm] = HeldVms()
 
     @property
     def capabilities(self) -> BackendCapabilities:
@@ -150,8 +128,7 @@ class FirecrackerBackend:
             HostError: `vmm-refused`, Firecracker or the jailer ended, with what it said; `firecracker-refused`;
                 `firecracker-version`; what the host says.
         """
-        if spec.id in self._vms:
-            raise ConflictError("vm-exists", f"VM {spec.id} exists already")
+        self._vms.check_new(spec.id)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._host.uid_free, plan.key)
             await self._host.uid_take(plan.key)
@@ -160,7 +137,8 @@ class FirecrackerBackend:
             undo.callback(sockets.close)
             taps = [TapRequest(nic.tap, nic.mac) for nic in plan.nics]
             spawned = await self._jails.jail_spawn(plan.key, limits_of(spec.resources), *taps[:1])
-            vm = _Vm(VmmProcess.spawned(self._host, plan.key, spawned), sockets, Phase.NOT_STARTED, plan.memory)
+            process = VmmProcess.spawned(self._host, plan.key, spawned)
+            vm = JailedVm(process, sockets, Phase.NOT_STARTED, plan.memory)
             undo.push_async_callback(vm.process.kill)
             version = await self._configure(vm, spec, plan)
             undo.pop_all()
@@ -177,15 +155,15 @@ class FirecrackerBackend:
             GuestError: `boot-failed`, the VMM ended first; `boot-timeout`, no hello within `HELLO_DEADLINE_S`. The
                 console's last lines are in the details.
         """
-        vm = self._held(handle)
+        vm = self._vms.of(handle)
         if vm.phase is not Phase.NOT_STARTED or vm.memory is not None:
             raise ConflictError("vm-started", f"VM {handle.vm_id} was started already")
-        async with self._client(vm) as client:
+        async with vm.client() as client:
             await client.perform(start_request())
         try:
             return await self._channel(vm, fresh=True, deadline_s=HELLO_DEADLINE_S)
         except (GuestError, UnavailableError) as error:
-            raise await _boot_error(vm.process, error) from error
+            raise await vm.boot_error(error) from error
 
     async def stop_vm(self, handle: VmHandle) -> None:
         vm = self._vms.get(handle.vm_id)
@@ -194,7 +172,7 @@ class FirecrackerBackend:
             await process.kill()
 
     async def wait_vm(self, handle: VmHandle) -> VmmExit:
-        return await self._held(handle).process.wait()
+        return await self._vms.of(handle).process.wait()
 
     async def delete_vm(self, handle: VmHandle) -> None:
         """Forget a VM; one that still runs is ended first, so that none is left without a name."""
@@ -202,7 +180,7 @@ class FirecrackerBackend:
         key = vm_key(handle.vm_id)
         vm = self._vms.pop(handle.vm_id, None)
         if vm is None:  # it ended while nobody watched: its cgroup is still there
-            await self._host.vm_reap(key, _process_of(handle))
+            await self._host.vm_reap(key, process_of(handle))
         else:
             vm.close()
         await self._jails.jail_remove(key)
@@ -216,8 +194,7 @@ class FirecrackerBackend:
             UnavailableError: the process lives but does not answer; it is left as it is.
             GuestError: the VMM answers but the guest does not.
         """
-        if handle.vm_id in self._vms:
-            raise ConflictError("vm-exists", f"VM {handle.vm_id} is held already")
+        self._vms.check_unheld(handle)
         process = self._living(handle)
         if process is None:
             return None
@@ -225,7 +202,7 @@ class FirecrackerBackend:
             undo.callback(process.close)
             sockets = JailSockets(await self._jails.jail_open(vm_key(handle.vm_id)))
             undo.callback(sockets.close)
-            vm = _Vm(process, sockets, Phase.UNKNOWN)
+            vm = JailedVm(process, sockets, Phase.UNKNOWN)
             channel = await self._adopt(vm)
             if channel is not None:
                 self._vms[handle.vm_id] = vm
@@ -233,7 +210,7 @@ class FirecrackerBackend:
         return channel
 
     async def usage(self, handle: VmHandle) -> VmUsage:
-        return usage_of(self._held(handle).process.id)
+        return usage_of(self._vms.of(handle).process.id)
 
     def snapshot_traits(self, spec: VmSpec) -> Mapping[str, str]:
         return traits_of(self._program, spec)
@@ -244,8 +221,8 @@ class FirecrackerBackend:
         Raises:
             HostError: `firecracker-refused`, `state-not-saved`.
         """
-        vm = self._held(handle)
-        async with self._client(vm) as client:
+        vm = self._vms.of(handle)
+        async with vm.client() as client:
             await keep(client, _in_jail(files.STATE), _in_jail(files.MEMORY))
         written = files.take(vm.sockets.directory, files.STATE, least=1, most=files.LARGEST_STATE)
         try:
@@ -255,10 +232,7 @@ class FirecrackerBackend:
         return files.take(vm.sockets.directory, files.MEMORY, least=MIB, most=CAPABILITIES.max_memory_bytes)
 
     async def go_on(self, handle: VmHandle) -> None:
-        async with self._client(self._held(handle)) as client:
-            await client.info()
-            if client.phase is Phase.PAUSED:
-                await client.perform(resume_request())
+        await self._vms.of(handle).go_on()
 
     async def load_state(self, handle: VmHandle, state: int) -> None:
         """Give a VM that waits for it its state and memory. The memory is copied into the VM's jail, also where it is
@@ -268,14 +242,14 @@ class FirecrackerBackend:
             ConflictError: `vm-started`, it waits for none.
             HostError: `state-refused`, with Firecracker's own words.
         """
-        vm = self._held(handle)
+        vm = self._vms.of(handle)
         if vm.memory is None:
             raise ConflictError("vm-started", f"VM {handle.vm_id} does not wait for a state")
         directory, fd = vm.sockets.directory, vm.memory.fd
         try:
             await in_thread(files.give, directory, files.STATE, state, os.fstat(state).st_size)
             await in_thread(files.give, directory, files.MEMORY, fd, -(-os.fstat(fd).st_size // MIB) * MIB)
-            async with self._client(vm) as client:
+            async with vm.client() as client:
                 await load(client, _in_jail(files.STATE), _in_jail(files.MEMORY), ended=vm.process.ended)
         except HostError as error:
             if error.code != "snapshot-unusable":
@@ -292,27 +266,26 @@ class FirecrackerBackend:
             ConflictError: it has no state, or runs.
             GuestError: `boot-failed`, the VMM ended; `boot-timeout`, no answer; `thaw-…`, it could not become that.
         """
-        vm = self._held(handle)
+        vm = self._vms.of(handle)
         if not vm.asleep:
             raise ConflictError("vm-not-loaded", f"VM {handle.vm_id} has no state that waits")
         vm.asleep = False
-        async with self._client(vm) as client:
+        async with vm.client() as client:
             await client.perform(resume_request())
         try:
-            connect = self._connect(vm, WAKE_DEADLINE_S)
-            return await wake_channel_over(connect, _CHANNEL, card, deadline_s=WAKE_DEADLINE_S)
+            return await wake_channel_over(vm.connect(WAKE_DEADLINE_S), _CHANNEL, card, deadline_s=WAKE_DEADLINE_S)
         except (GuestError, UnavailableError) as error:
             if error.code.startswith("thaw-"):
                 raise
-            raise await _boot_error(vm.process, error) from error
+            raise await vm.boot_error(error) from error
 
     async def pause_vm(self, handle: VmHandle) -> None:
-        async with self._client(self._held(handle)) as client:
+        async with self._vms.of(handle).client() as client:
             await client.perform(pause_request())
 
     async def unpause_vm(self, handle: VmHandle) -> None:
         """Trap: 1.16 may deliver nothing to the guest over connections from before; whoever gets no answer reconnects."""
-        async with self._client(self._held(handle)) as client:
+        async with self._vms.of(handle).client() as client:
             await client.perform(resume_request())
 
     def close(self) -> None:
@@ -323,13 +296,12 @@ class FirecrackerBackend:
 
     async def _prepare(self, plan: VmPlan) -> int:
         with ExitStack() as ours:
-            files = {"kernel": _open_boot_file(plan.kernel, ours), "initrd": _open_boot_file(plan.initrd, ours)}
-            files |= {drive_id(index): disk.fd for index, disk in enumerate(plan.disks)}
+            files = open_boot_files(plan, ours) | {drive_id(index): disk.fd for index, disk in enumerate(plan.disks)}
             return await self._jails.jail_prepare(plan.key, files)
 
-    async def _configure(self, vm: _Vm, spec: VmSpec, plan: VmPlan) -> str:
+    async def _configure(self, vm: JailedVm, spec: VmSpec, plan: VmPlan) -> str:
         try:
-            async with self._client(vm, START_DEADLINE_S) as client:
+            async with vm.client() as client:
                 version = await client.version()
                 if plan.memory is not None:  # all comes with its state, and nothing may come before that
                     return str(version)
@@ -339,17 +311,11 @@ class FirecrackerBackend:
         except UnavailableError as error:
             if not await vm.process.ended(1.0):
                 raise
-            ended = await vm.process.wait()
-            raise HostError(
-                "vmm-refused", f"Firecracker ended at its start with code {ended.code}", details=ended.complaint
-            ) from error
+            raise await vm.start_error() from error
 
-    async def _adopt(self, vm: _Vm) -> GuestChannel | None:
+    async def _adopt(self, vm: JailedVm) -> GuestChannel | None:
         try:
-            async with self._client(vm, self._recover_deadline_s) as client:
-                await client.info()
-                if client.phase is Phase.PAUSED:
-                    await client.perform(resume_request())
+            await vm.go_on(self._recover_deadline_s)
             if vm.phase is Phase.NOT_STARTED:
                 await vm.process.kill()
                 return None
@@ -359,67 +325,14 @@ class FirecrackerBackend:
                 return None
             raise
 
-    async def _channel(self, vm: _Vm, *, fresh: bool, deadline_s: float) -> GuestChannel:
-        connect = self._connect(vm, deadline_s)
+    async def _channel(self, vm: JailedVm, *, fresh: bool, deadline_s: float) -> GuestChannel:
+        connect = vm.connect(deadline_s)
         return await self._open_channel(connect, _CHANNEL, fresh=fresh, deadline_s=deadline_s + LATER_S, renewable=True)
-
-    @staticmethod
-    def _connect(vm: _Vm, deadline_s: float) -> Connect:
-        async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-            async with vm.sockets.reach(VSOCK_SOCKET, deadline_s=deadline_s, ended=vm.ended) as path:
-                return await connect_vsock(path, CHANNEL_PORT, deadline_s=deadline_s, ended=vm.ended)
-
-        return connect
-
-    @asynccontextmanager
-    async def _client(self, vm: _Vm, deadline_s: float = START_DEADLINE_S) -> AsyncIterator[FirecrackerClient]:
-        """A client that knows the VM's phase, and leaves what it learnt of it."""
-        async with (
-            vm.sockets.reach(API_SOCKET, deadline_s=deadline_s, ended=vm.ended) as path,
-            firecracker_client(path, phase=vm.phase, deadline_s=deadline_s, ended=vm.ended) as client,
-        ):
-            try:
-                yield client
-            finally:
-                vm.phase = client.phase
-
-    def _held(self, handle: VmHandle) -> _Vm:
-        try:
-            return self._vms[handle.vm_id]
-        except KeyError:
-            raise NotFoundError("no-such-vm", f"no VM {handle.vm_id} is held by this backend") from None
 
     def _living(self, handle: VmHandle) -> VmmProcess | None:
         """The process of a VM of an earlier life of ours; None where it has ended."""
-        return VmmProcess.adopted(self._host, vm_key(handle.vm_id), _process_of(handle))
+        return VmmProcess.adopted(self._host, vm_key(handle.vm_id), process_of(handle))
 
 
 def _in_jail(name: str) -> str:
     return f"{SOCKET_DIRECTORY}/{name}"
-
-
-def _open_boot_file(path: Path, stack: ExitStack) -> int:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise HostError(
-            "boot-file",
-            f"{path} cannot be opened",
-            details=error.strerror or "",
-            resolution="run scripts/setup, which prepares the guest kernel and initrd",
-        ) from error
-    stack.callback(os.close, descriptor)
-    return descriptor
-
-
-def _process_of(handle: VmHandle) -> ProcessId:
-    return ProcessId(handle.pid, handle.start_time)
-
-
-async def _boot_error(process: VmmProcess, cause: PlasmaError) -> GuestError:
-    """What is known of a guest that did not come up. Its console is what the VMM prints."""
-    if await process.ended(1.0):
-        ended = await process.wait()
-        return GuestError("boot-failed", "the VMM ended while the guest was starting", details=ended.complaint)
-    details = "\n".join((cause.brief, cause.details, process.complaint()))
-    return GuestError("boot-timeout", "the guest did not start", details=details, resolution=cause.resolution)

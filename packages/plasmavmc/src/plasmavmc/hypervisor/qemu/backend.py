@@ -2,39 +2,36 @@
 
 Theory. `create_vm` spawns QEMU with everything attached and its vCPUs held (`-S`). QEMU needs tens of milliseconds to come
 up, which its caller has for what must stand before the guest runs. `start_vm` waits for its monitor (a QEMU that cannot
-start says so here, with its own words), lets the vCPUs run, and returns when the guest's init has said hello on the
+start says so here, with its own words: `vm`), lets the vCPUs run, and returns when the guest's init has said hello on the
 channel. From there the VM is a process to watch; it is found again after a restart by number and start time, and its
 sockets by path.
-
-A running VM is ended over QMP, which lets QEMU finish the writes it has accepted, and by SIGKILL where it does not
-answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, ExitStack, suppress
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from plasmavmc.errors import ConflictError, GuestError, HostError, NotFoundError, PlasmaError, UnavailableError
+from plasmavmc.errors import ConflictError, GuestError, UnavailableError
 from plasmavmc.guest.api import GuestCard, GuestChannel
-from plasmavmc.guest.kernel import Kernel
 from plasmavmc.guest.opening import open_channel, wake_channel
-from plasmavmc.host.operations import Host, ProcessId
-from plasmavmc.hypervisor.backend import MemoryPlan, VmmExit, VmPlan
+from plasmavmc.host.operations import Host
+from plasmavmc.hypervisor.backend import VmmExit, VmPlan
 from plasmavmc.hypervisor.console import connect_console
-from plasmavmc.hypervisor.limits import limits_of
-from plasmavmc.hypervisor.process import VmmProcess, usage_of
+from plasmavmc.hypervisor.held import HeldVms
+from plasmavmc.hypervisor.process import VmmProcess, process_of, usage_of
 from plasmavmc.hypervisor.qemu import migration
-from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line, disk_name, gives_back, nic_name, secret_name
-from plasmavmc.hypervisor.qemu.qmp import QmpSession, qmp_session
+from plasmavmc.hypervisor.qemu.argv import QemuMachine
+from plasmavmc.hypervisor.qemu.qmp import qmp_session
 from plasmavmc.hypervisor.qemu.seating import Seating
 from plasmavmc.hypervisor.qemu.sockets import VmSockets
+from plasmavmc.hypervisor.qemu.spawning import spawn
 from plasmavmc.hypervisor.qemu.traits import traits_of
+from plasmavmc.hypervisor.qemu.vm import QemuVm
 from plasmavmc.types import (
     GIB,
     Acceleration,
@@ -47,18 +44,12 @@ from plasmavmc.types import (
 )
 
 NAME = "kvm"
-START_DEADLINE_S = 20.0
-"""For the monitor of a VMM that was just spawned. It takes 30 ms on an idle host."""
 HELLO_DEADLINE_S = 90.0
 """From the first instruction to the guest's hello: 1 to 2 s with an emulated CPU of its own, far more on a busy host."""
 RECOVER_DEADLINE_S = 30.0
 """For the monitor, and for the guest, of a VM to adopt. They answer in milliseconds, but many may be asked at once."""
 WAKE_DEADLINE_S = 60.0
 """From a loaded guest's first instruction to its word that it runs on: some milliseconds, and the image's hook."""
-QUIT_DEADLINE_S = 1.0
-"""For an end over QMP, before SIGKILL."""
-BOOT_ERROR_LINES = 5
-_NEVER_RAN = frozenset({"prelaunch", "inmigrate"})
 _SHARED, _PRIVATE = "shared", "private"
 """Of a VM's memory: a memfd of its own, or what it has written over another's."""
 
@@ -75,23 +66,6 @@ class ChannelWaker(Protocol):
     async def __call__(
         self, path: Path, card: GuestCard, let_run: Callable[[], Awaitable[None]], *, deadline_s: float
     ) -> GuestChannel: ...
-
-
-@dataclass(slots=True)
-class _Vm:
-    process: VmmProcess
-    sockets: VmSockets
-    started: bool = False
-    monitor: QmpSession | None = None
-    """Held from the loading of a state to the start."""
-    memory: MemoryPlan | None = None
-    """It waits for a state."""
-
-    def let_go_of_monitor(self) -> None:
-        """QEMU hears one client at a time."""
-        if self.monitor is not None:
-            self.monitor.close()
-            self.monitor = None
 
 
 class KvmBackend:
@@ -113,7 +87,7 @@ class KvmBackend:
         self._wake_channel = waker
         self._recover_deadline_s = recover_deadline_s
         self._seating = seating
-        self._vms: dict[str, _Vm] = {}
+        self._vms: HeldVms[QemuVm] = HeldVms()
 
     @property
     def capabilities(self) -> BackendCapabilities:
@@ -126,17 +100,16 @@ class KvmBackend:
         self._seat_the_next()
 
     async def create_vm(self, spec: VmSpec, plan: VmPlan) -> VmHandle:
-        if spec.id in self._vms:
-            raise ConflictError("vm-exists", f"VM {spec.id} exists already")
+        self._vms.check_new(spec.id)
         if self._seating is not None:
             self._seating.put_off()
         sockets = VmSockets(plan.runtime_dir)
         async with AsyncExitStack() as undo:
             undo.callback(sockets.remove)
             undo.push_async_callback(self._host.uid_free, plan.key)
-            process, confinement = await self._spawn(spec, plan, sockets)
+            process, confinement = await spawn(self._host, self._machine, spec, plan, sockets)
             undo.pop_all()
-        self._vms[spec.id] = _Vm(process, sockets, memory=plan.memory)
+        self._vms[spec.id] = QemuVm(spec.id, process, sockets, plan.memory)
         state = {
             "confinement": confinement,
             "acceleration": self._machine.acceleration.value,
@@ -153,8 +126,8 @@ class KvmBackend:
             GuestError: `boot-failed`, the VMM ended first; `boot-timeout`, no hello within `HELLO_DEADLINE_S`. The
                 console's last lines are in the details.
         """
-        vm = self._held(handle)
-        monitor = await self._first_monitor(vm, handle)
+        vm = self._vms.of(handle)
+        monitor = await vm.first_monitor()
         hello = asyncio.create_task(
             self._open_channel(vm.sockets.channel, fresh=True, deadline_s=HELLO_DEADLINE_S),
             name=f"hello {handle.vm_id}",
@@ -163,7 +136,7 @@ class KvmBackend:
             await monitor.execute("cont")
             return await hello
         except GuestError as error:
-            raise await _boot_error(vm.process, error) from error
+            raise await vm.boot_error(error) from error
         except BaseException:
             await _discard(hello)
             raise
@@ -173,21 +146,17 @@ class KvmBackend:
 
     async def stop_vm(self, handle: VmHandle) -> None:
         vm = self._find(handle)
-        if vm is None:
-            return
-        vm.let_go_of_monitor()
-        if vm.process.alive:
-            await self._quit(vm)
-        await vm.process.kill()
+        if vm is not None:
+            await vm.end()
 
     async def wait_vm(self, handle: VmHandle) -> VmmExit:
-        return await self._held(handle).process.wait()
+        return await self._vms.of(handle).process.wait()
 
     async def delete_vm(self, handle: VmHandle) -> None:
         """Forget a VM; one that still runs is ended first, so that none is left without a name."""
         await self.stop_vm(handle)
         if self._vms.pop(handle.vm_id, None) is None:  # it ended while nobody watched: its cgroup is still there
-            await self._host.vm_reap(vm_key(handle.vm_id), _process_of(handle))
+            await self._host.vm_reap(vm_key(handle.vm_id), process_of(handle))
         VmSockets(Path(handle.runtime_dir)).remove()
         await self._host.uid_free(vm_key(handle.vm_id))
 
@@ -199,8 +168,7 @@ class KvmBackend:
             UnavailableError: `qmp-silent`, the process lives but does not answer; it is left as it is.
             GuestError: the VMM answers but the guest does not.
         """
-        if handle.vm_id in self._vms:
-            raise ConflictError("vm-exists", f"VM {handle.vm_id} is held already")
+        self._vms.check_unheld(handle)
         vm = self._find(handle)
         if vm is None:
             return None
@@ -213,7 +181,7 @@ class KvmBackend:
         return channel
 
     async def usage(self, handle: VmHandle) -> VmUsage:
-        return usage_of(self._held(handle).process.id)
+        return usage_of(self._vms.of(handle).process.id)
 
     def snapshot_traits(self, spec: VmSpec) -> Mapping[str, str]:
         return traits_of(self._machine, spec)
@@ -225,7 +193,7 @@ class KvmBackend:
             ConflictError: `not-suspendable`, a VM of an older version of this engine.
             HostError: `state-not-saved`, `no-memory`.
         """
-        vm, kind = self._held(handle), handle.backend_state.get("memory")
+        vm, kind = self._vms.of(handle), handle.backend_state.get("memory")
         if kind is None:
             raise ConflictError(
                 "not-suspendable",
@@ -237,7 +205,7 @@ class KvmBackend:
         return await self._host.vm_memory(vm_key(handle.vm_id), vm.process.id) if kind == _SHARED else None
 
     async def go_on(self, handle: VmHandle) -> None:
-        async with qmp_session(self._held(handle).sockets.qmp) as monitor:
+        async with qmp_session(self._vms.of(handle).sockets.qmp) as monitor:
             await migration.go_on(monitor)
 
     async def load_state(self, handle: VmHandle, state: int) -> None:
@@ -247,18 +215,7 @@ class KvmBackend:
             ConflictError: `vm-started`, it waits for none.
             HostError: `state-refused`, with QEMU's own words.
         """
-        vm = self._held(handle)
-        if vm.started or vm.memory is None:
-            raise ConflictError("vm-started", f"VM {handle.vm_id} does not wait for a state")
-        vm.monitor = vm.monitor or await self._monitor(vm.process, vm.sockets)
-        try:
-            await migration.load(vm.monitor, state, leave_memory=vm.memory.filled)
-        except PlasmaError as error:
-            if not await vm.process.ended(1.0):
-                raise
-            details = (await vm.process.wait()).complaint
-            raise HostError("state-refused", "QEMU did not take the guest's state", details=details) from error
-        vm.memory = None
+        await self._vms.of(handle).load(state)
 
     async def wake_vm(self, handle: VmHandle, card: GuestCard) -> GuestChannel:
         """Let a loaded guest run on as its card says.
@@ -267,10 +224,10 @@ class KvmBackend:
             ConflictError: it has no state, or runs.
             GuestError: `boot-failed`, the VMM ended; `boot-timeout`, no answer; `thaw-…`, it could not become that.
         """
-        vm = self._held(handle)
+        vm = self._vms.of(handle)
         if vm.memory is not None:
             raise ConflictError("vm-not-loaded", f"VM {handle.vm_id} has no state yet")
-        monitor = await self._first_monitor(vm, handle)
+        monitor = await vm.first_monitor()
 
         async def let_run() -> None:
             await monitor.execute("cont")
@@ -280,26 +237,30 @@ class KvmBackend:
         except GuestError as error:
             if error.code.startswith("thaw-"):
                 raise
-            raise await _boot_error(vm.process, error) from error
+            raise await vm.boot_error(error) from error
         finally:
             monitor.close()
             self._seat_the_next()
 
     async def grow_disk(self, handle: VmHandle, disk: int, size_bytes: int) -> None:
-        async with qmp_session(self._held(handle).sockets.qmp) as monitor:
+        async with qmp_session(self._vms.of(handle).sockets.qmp) as monitor:
             await monitor.execute("block_resize", {"node-name": f"d{disk}", "size": size_bytes})
 
     async def pause_vm(self, handle: VmHandle) -> None:
-        await self._command(handle, "stop")
+        await self._vms.of(handle).execute("stop")
 
     async def unpause_vm(self, handle: VmHandle) -> None:
-        await self._command(handle, "cont")
+        await self._vms.of(handle).execute("cont")
+
+    async def dismiss(self) -> None:
+        """Have no seat made any more. One that waits ends with the helper, or as the host is dismantled."""
+        if self._seating is not None:
+            self._seating.end()
 
     def close(self) -> None:
         """Let go of all VMs; they run on, and another backend may adopt them."""
         for vm in self._vms.values():
-            vm.let_go_of_monitor()
-            vm.process.close()
+            vm.close()
         self._vms.clear()
         if self._seating is not None:
             self._seating.put_off()
@@ -308,47 +269,9 @@ class KvmBackend:
         if self._seating is not None:
             self._seating.later(kvm=self._machine.acceleration is Acceleration.KVM)
 
-    async def _spawn(self, spec: VmSpec, plan: VmPlan, sockets: VmSockets) -> tuple[VmmProcess, str]:
-        command = command_line(
-            self._machine,
-            plan.key,
-            spec.resources,
-            plan.disks,
-            plan.nics,
-            memory=plan.memory,
-            reclaim=gives_back(spec),
-            own_kernel=Kernel(plan.kernel.parent).own,
-        )
-        with ExitStack() as ours:
-            descriptors = {**sockets.listen(ours), **_boot_files(plan, ours), **_attachments(plan)}
-            assert descriptors.keys() == set(command.descriptors)  # noqa: S101 - both sides are ours
-            await self._host.uid_take(plan.key, seat=True)
-            spawned = await self._host.vm_spawn(plan.key, command.argv, limits_of(spec.resources), descriptors)
-            return VmmProcess.spawned(self._host, plan.key, spawned), spawned.confinement
-
-    async def _first_monitor(self, vm: _Vm, handle: VmHandle) -> QmpSession:
-        """The monitor of a VM that is to run now, which it does once."""
-        if vm.started:
-            raise ConflictError("vm-started", f"VM {handle.vm_id} was started already")
-        vm.started = True
-        held, vm.monitor = vm.monitor, None
-        return held or await self._monitor(vm.process, vm.sockets)
-
-    async def _monitor(self, process: VmmProcess, sockets: VmSockets) -> QmpSession:
+    async def _adopt(self, vm: QemuVm) -> GuestChannel | None:
         try:
-            process.console = connect_console(sockets.console)
-            return await QmpSession.open(sockets.qmp, START_DEADLINE_S)
-        except (UnavailableError, OSError) as error:
-            if not await process.ended(1.0):
-                raise UnavailableError("vmm-silent", f"QEMU did not come up within {START_DEADLINE_S:g} s") from error
-            ended = await process.wait()
-            raise HostError(
-                "vmm-refused", f"QEMU ended at its start with code {ended.code}", details=ended.complaint
-            ) from error
-
-    async def _adopt(self, vm: _Vm) -> GuestChannel | None:
-        try:
-            if not await _let_run(vm.sockets, self._recover_deadline_s):
+            if not await vm.let_run(self._recover_deadline_s):
                 await vm.process.kill()
                 return None
             with suppress(OSError):
@@ -359,29 +282,14 @@ class KvmBackend:
                 return None
             raise
 
-    async def _quit(self, vm: _Vm) -> None:
-        """Ask QEMU to end, for a second at most."""
-        with suppress(PlasmaError):
-            async with qmp_session(vm.sockets.qmp, QUIT_DEADLINE_S) as monitor:
-                await monitor.quit(QUIT_DEADLINE_S)
-                await vm.process.ended(QUIT_DEADLINE_S)
-
-    async def _command(self, handle: VmHandle, command: str) -> None:
-        async with qmp_session(self._held(handle).sockets.qmp) as monitor:
-            await monitor.execute(command)
-
-    def _held(self, handle: VmHandle) -> _Vm:
-        try:
-            return self._vms[handle.vm_id]
-        except KeyError:
-            raise NotFoundError("no-such-vm", f"no VM {handle.vm_id} is held by this backend") from None
-
-    def _find(self, handle: VmHandle) -> _Vm | None:
+    def _find(self, handle: VmHandle) -> QemuVm | None:
         """A VM that is held, or lives from an earlier life of ours; None where it is gone."""
         if handle.vm_id in self._vms:
             return self._vms[handle.vm_id]
-        process = VmmProcess.adopted(self._host, vm_key(handle.vm_id), _process_of(handle))
-        return None if process is None else _Vm(process, VmSockets(Path(handle.runtime_dir)))
+        process = VmmProcess.adopted(self._host, vm_key(handle.vm_id), process_of(handle))
+        if process is None:
+            return None
+        return QemuVm(handle.vm_id, process, VmSockets(Path(handle.runtime_dir)))
 
 
 def capabilities_of(acceleration: Acceleration) -> BackendCapabilities:
@@ -401,56 +309,6 @@ def capabilities_of(acceleration: Acceleration) -> BackendCapabilities:
         rate_limits=True,
         encryption=True,
     )
-
-
-def _boot_files(plan: VmPlan, stack: ExitStack) -> dict[str, int]:
-    return {"kernel": _open_boot_file(plan.kernel, stack), "initrd": _open_boot_file(plan.initrd, stack)}
-
-
-def _open_boot_file(path: Path, stack: ExitStack) -> int:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise HostError(
-            "boot-file",
-            f"{path} cannot be opened",
-            details=error.strerror or "",
-            resolution="run scripts/setup, which prepares the guest kernel and initrd",
-        ) from error
-    stack.callback(os.close, descriptor)
-    return descriptor
-
-
-def _attachments(plan: VmPlan) -> dict[str, int]:
-    disks = {disk_name(index): disk.fd for index, disk in enumerate(plan.disks)}
-    nics = {nic_name(index): nic.fd for index, nic in enumerate(plan.nics)}
-    secrets = {secret_name(index): disk.secret for index, disk in enumerate(plan.disks) if disk.secret >= 0}
-    return disks | secrets | nics | ({} if plan.memory is None else {"memory": plan.memory.fd})
-
-
-def _process_of(handle: VmHandle) -> ProcessId:
-    return ProcessId(handle.pid, handle.start_time)
-
-
-async def _let_run(sockets: VmSockets, deadline_s: float) -> bool:
-    """Whether the guest of a VMM runs, or does again; False where it never did."""
-    async with qmp_session(sockets.qmp, deadline_s) as monitor:
-        state = await migration.run_state(monitor, deadline_s)
-        if state in _NEVER_RAN:
-            return False
-        await migration.go_on(monitor)
-        return True
-
-
-async def _boot_error(process: VmmProcess, cause: GuestError) -> GuestError:
-    """What is known of a guest that did not come up."""
-    if await process.ended(1.0):
-        ended = await process.wait()
-        details = ended.complaint or "\n".join(ended.console[-BOOT_ERROR_LINES:])
-        return GuestError("boot-failed", "the VMM ended while the guest was starting", details=details)
-    console = process.console.ring.lines(BOOT_ERROR_LINES) if process.console is not None else ()
-    details = "\n".join((cause.brief, *console))
-    return GuestError("boot-timeout", "the guest did not start", details=details, resolution=cause.resolution)
 
 
 async def _discard(opening: asyncio.Task[GuestChannel]) -> None:

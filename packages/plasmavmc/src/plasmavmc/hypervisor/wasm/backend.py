@@ -17,13 +17,14 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from plasmavmc.errors import ConflictError, GuestError, HostError, NotFoundError, UnavailableError
+from plasmavmc.errors import ConflictError, GuestError, HostError, UnavailableError
 from plasmavmc.guest.api import GuestChannel
 from plasmavmc.guest.opening import open_channel
 from plasmavmc.host.names import HostNames
-from plasmavmc.host.operations import Host, ProcessId
+from plasmavmc.host.operations import Host
 from plasmavmc.hypervisor.backend import VmmExit, VmPlan
-from plasmavmc.hypervisor.process import VmmProcess, usage_of
+from plasmavmc.hypervisor.held import HeldVms
+from plasmavmc.hypervisor.process import VmmProcess, process_of, usage_of
 from plasmavmc.hypervisor.qemu.sockets import VmSockets, listening
 from plasmavmc.hypervisor.wasm.cache import CodeCache
 from plasmavmc.hypervisor.wasm.control import CHANNEL, COMPILED, HTTP_BACKLOG, LISTENER, MODULE, Assign, Start
@@ -65,7 +66,7 @@ class WasmBackend:
         self._host = host
         self._cache = cache
         self._workers = Workers(host, names, spares)
-        self._vms: dict[str, _Vm] = {}
+        self._vms: HeldVms[_Vm] = HeldVms()
 
     @property
     def capabilities(self) -> BackendCapabilities:
@@ -77,8 +78,7 @@ class WasmBackend:
 
     async def create_vm(self, spec: VmSpec, plan: VmPlan) -> VmHandle:
         """Give a worker its module. Raises besides `HostError`: `no-module`, the plan has none."""
-        if spec.id in self._vms:
-            raise ConflictError("vm-exists", f"VM {spec.id} exists already")
+        self._vms.check_new(spec.id)
         if not plan.disks:
             raise HostError("no-module", f"VM {spec.id} has no image with a module")
         sockets = VmSockets(plan.runtime_dir)
@@ -104,7 +104,7 @@ class WasmBackend:
         Raises:
             GuestError: `guest-gone`, `guest-silent`: the worker ended or hangs.
         """
-        vm = self._held(handle)
+        vm = self._vms.of(handle)
         if vm.started or vm.worker is None:
             raise ConflictError("vm-started", f"VM {handle.vm_id} was started already")
         vm.started = True
@@ -117,7 +117,7 @@ class WasmBackend:
             await vm.process.kill()
 
     async def wait_vm(self, handle: VmHandle) -> VmmExit:
-        return await self._held(handle).process.wait()
+        return await self._vms.of(handle).process.wait()
 
     async def delete_vm(self, handle: VmHandle) -> None:
         """Forget a VM; one that still runs is ended first, so that none is left without a name."""
@@ -136,8 +136,7 @@ class WasmBackend:
         Raises:
             UnavailableError, GuestError: the process lives but does not answer; it is left as it is.
         """
-        if handle.vm_id in self._vms:
-            raise ConflictError("vm-exists", f"VM {handle.vm_id} is held already")
+        self._vms.check_unheld(handle)
         vm = self._find(handle)
         if vm is None:
             return None
@@ -154,7 +153,7 @@ class WasmBackend:
         return channel
 
     async def usage(self, handle: VmHandle) -> VmUsage:
-        return usage_of(self._held(handle).process.id)
+        return usage_of(self._vms.of(handle).process.id)
 
     async def dismiss(self) -> None:
         await self._workers.dismiss()
@@ -174,7 +173,7 @@ class WasmBackend:
         deadline = asyncio.get_running_loop().time() + REAP_S
         while True:
             try:
-                await self._host.vm_reap(handle.host_key, _process_of(handle))
+                await self._host.vm_reap(handle.host_key, process_of(handle))
             except HostError as error:
                 if error.code != "vm-running" or asyncio.get_running_loop().time() > deadline:
                     raise
@@ -194,19 +193,9 @@ class WasmBackend:
             worker.send(Assign(spec.resources.memory_bytes, tuple(fds)), tuple(fds.values()))
         worker.on_code(lambda fd: self._cache.store(spec.scope, spec.image, fd))
 
-    def _held(self, handle: VmHandle) -> _Vm:
-        try:
-            return self._vms[handle.vm_id]
-        except KeyError:
-            raise NotFoundError("no-such-vm", f"no VM {handle.vm_id} is held by this backend") from None
-
     def _find(self, handle: VmHandle) -> _Vm | None:
         """A VM that is held, or lives from an earlier life of ours; None where it is gone."""
         if handle.vm_id in self._vms:
             return self._vms[handle.vm_id]
-        process = VmmProcess.adopted(self._host, handle.host_key, _process_of(handle))
+        process = VmmProcess.adopted(self._host, handle.host_key, process_of(handle))
         return None if process is None else _Vm(process, VmSockets(Path(handle.runtime_dir)))
-
-
-def _process_of(handle: VmHandle) -> ProcessId:
-    return ProcessId(handle.pid, handle.start_time)

@@ -8,6 +8,8 @@ from ipaddress import AddressValueError, IPv4Address
 from plasmavmc.errors import InvalidSpecError
 from plasmavmc.guest.messages import signal_number
 from plasmavmc.rpc.api import VmFilter
+from plasmavmc.rpc.conversions.egress import egress_from_pb, egress_to_pb
+from plasmavmc.rpc.conversions.ingress import ingress_from_pb, ingress_to_pb
 from plasmavmc.rpc.conversions.values import (
     MAX_ENTRIES,
     NO_SCOPE,
@@ -32,6 +34,7 @@ from plasmavmc.types import (
     FileSpec,
     ForkIdentity,
     NetworkSpec,
+    NetworkUsage,
     Pressure,
     PublishedPort,
     RateLimit,
@@ -41,6 +44,7 @@ from plasmavmc.types import (
     VmSpec,
     VmStatus,
     VmUsage,
+    is_identity,
 )
 
 MAX_COPIES = 64
@@ -191,19 +195,27 @@ def _limit_from_pb(message: types_pb2.RateLimit) -> RateLimit:
 
 
 def _network_to_pb(network: NetworkSpec) -> types_pb2.NetworkSpec:
-    return types_pb2.NetworkSpec(
+    message = types_pb2.NetworkSpec(
         id=network.id,
         network_id=network.network_id,
         mac=network.mac,
         ipv4="" if network.ipv4 is None else str(network.ipv4),
         receive=_limit_to_pb(network.receive),
         transmit=_limit_to_pb(network.transmit),
+        identity=network.identity,
     )
+    if network.egress is not None:
+        message.egress.CopyFrom(egress_to_pb(network.egress))
+    if network.ingress is not None:
+        message.ingress.CopyFrom(ingress_to_pb(network.ingress))
+    return message
 
 
 def _network_from_pb(field: str, message: types_pb2.NetworkSpec) -> NetworkSpec:
     if not _NETWORK_ID.fullmatch(message.network_id):
         raise InvalidSpecError(f"{field}.network_id", "1 to 51 characters of a-z, 0-9, - and _ are needed")
+    if message.identity and not is_identity(message.identity):
+        raise InvalidSpecError(f"{field}.identity", "1 to 64 characters of a-z, 0-9, - and _ are needed")
     if message.mac and not _MAC.fullmatch(message.mac):
         raise InvalidSpecError(f"{field}.mac", "a locally administered unicast address in lower case is needed")
     return NetworkSpec(
@@ -211,8 +223,11 @@ def _network_from_pb(field: str, message: types_pb2.NetworkSpec) -> NetworkSpec:
         message.network_id,
         message.mac,
         _ipv4(f"{field}.ipv4", message.ipv4),
-        _limit_from_pb(message.receive),
-        _limit_from_pb(message.transmit),
+        receive=_limit_from_pb(message.receive),
+        transmit=_limit_from_pb(message.transmit),
+        egress=egress_from_pb(f"{field}.egress", message.egress) if message.HasField("egress") else None,
+        identity=message.identity,
+        ingress=ingress_from_pb(f"{field}.ingress", message.ingress) if message.HasField("ingress") else None,
     )
 
 
@@ -269,6 +284,7 @@ def status_to_pb(status: VmStatus) -> types_pb2.VmStatus:
         exit_code=status.exit_code,
         guest_ready=status.guest_ready,
         endpoints=status.endpoints,
+        private_address=status.private_address,
         backend=status.backend,
         acceleration=status.acceleration,
         confinement=status.confinement,
@@ -287,6 +303,7 @@ def status_from_pb(message: types_pb2.VmStatus) -> VmStatus:
         exit_code=message.exit_code if message.HasField("exit_code") else None,
         guest_ready=message.guest_ready,
         endpoints=tuple(message.endpoints),
+        private_address=message.private_address,
         backend=message.backend,
         acceleration=message.acceleration,
         confinement=message.confinement,
@@ -302,6 +319,17 @@ def _usage_to_pb(usage: VmUsage) -> types_pb2.VmUsage:
         cpu_seconds=usage.cpu_seconds,
         disk_bytes=usage.disk_bytes,
         pressure=None if pressed is None else types_pb2.Pressure(cpu=pressed.cpu, memory=pressed.memory, io=pressed.io),
+        network=None if usage.network is None else _network_usage_to_pb(usage.network),
+    )
+
+
+def _network_usage_to_pb(usage: NetworkUsage) -> types_pb2.NetworkUsage:
+    return types_pb2.NetworkUsage(
+        transmit_packets=usage.transmit_packets,
+        transmit_bytes=usage.transmit_bytes,
+        receive_packets=usage.receive_packets,
+        receive_bytes=usage.receive_bytes,
+        dropped=usage.dropped,
     )
 
 
@@ -312,6 +340,17 @@ def _usage_from_pb(message: types_pb2.VmUsage) -> VmUsage:
         message.cpu_seconds,
         message.disk_bytes,
         Pressure(pressed.cpu, pressed.memory, pressed.io) if message.HasField("pressure") else None,
+        _network_usage_from_pb(message.network) if message.HasField("network") else None,
+    )
+
+
+def _network_usage_from_pb(message: types_pb2.NetworkUsage) -> NetworkUsage:
+    return NetworkUsage(
+        message.transmit_packets,
+        message.transmit_bytes,
+        message.receive_packets,
+        message.receive_bytes,
+        dict(message.dropped),
     )
 
 

@@ -281,6 +281,131 @@ class DiskSpec(_message.Message):
 Global___DiskSpec: _TypeAlias = DiskSpec  # noqa: Y015
 
 @_typing.final
+class Destination(_message.Message):
+    """What a VM may open connections to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Protocol:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ProtocolEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Destination._Protocol.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PROTOCOL_UNSPECIFIED: Destination._Protocol.ValueType  # 0
+        """As ANY."""
+        PROTOCOL_ANY: Destination._Protocol.ValueType  # 1
+        PROTOCOL_TCP: Destination._Protocol.ValueType  # 2
+        PROTOCOL_UDP: Destination._Protocol.ValueType  # 3
+        PROTOCOL_ICMP: Destination._Protocol.ValueType  # 4
+
+    class Protocol(_Protocol, metaclass=_ProtocolEnumTypeWrapper): ...
+    PROTOCOL_UNSPECIFIED: Destination.Protocol.ValueType  # 0
+    """As ANY."""
+    PROTOCOL_ANY: Destination.Protocol.ValueType  # 1
+    PROTOCOL_TCP: Destination.Protocol.ValueType  # 2
+    PROTOCOL_UDP: Destination.Protocol.ValueType  # 3
+    PROTOCOL_ICMP: Destination.Protocol.ValueType  # 4
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    FIRST_PORT_FIELD_NUMBER: _builtins.int
+    LAST_PORT_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    """Of IPv4, such as 203.0.113.0/24; an address is a network of one."""
+    protocol: Global___Destination.Protocol.ValueType
+    first_port: _builtins.int
+    """Of TCP and UDP. With neither it is every port; without the last it is one port."""
+    last_port: _builtins.int
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+        protocol: Global___Destination.Protocol.ValueType = ...,
+        first_port: _builtins.int = ...,
+        last_port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_port", b"first_port", "last_port", b"last_port", "network", b"network", "protocol", b"protocol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Destination: _TypeAlias = Destination  # noqa: Y015
+
+@_typing.final
+class Egress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DESTINATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def destinations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Destination]: ...
+    def __init__(
+        self,
+        *,
+        destinations: _abc.Iterable[Global___Destination] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destinations", b"destinations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Egress: _TypeAlias = Egress  # noqa: Y015
+
+@_typing.final
+class Opening(_message.Message):
+    """What VMs of a network may open to one of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    FIRST_PORT_FIELD_NUMBER: _builtins.int
+    LAST_PORT_FIELD_NUMBER: _builtins.int
+    identity: _builtins.str
+    """Whose: those that have this identity. Without it: of any VM of the network."""
+    protocol: Global___Destination.Protocol.ValueType
+    first_port: _builtins.int
+    """Of TCP and UDP. With neither it is every port; without the last it is one port."""
+    last_port: _builtins.int
+    def __init__(
+        self,
+        *,
+        identity: _builtins.str = ...,
+        protocol: Global___Destination.Protocol.ValueType = ...,
+        first_port: _builtins.int = ...,
+        last_port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_port", b"first_port", "identity", b"identity", "last_port", b"last_port", "protocol", b"protocol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Opening: _TypeAlias = Opening  # noqa: Y015
+
+@_typing.final
+class Ingress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPENINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def openings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Opening]: ...
+    def __init__(
+        self,
+        *,
+        openings: _abc.Iterable[Global___Opening] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["openings", b"openings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ingress: _TypeAlias = Ingress  # noqa: Y015
+
+@_typing.final
 class NetworkSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -290,17 +415,30 @@ class NetworkSpec(_message.Message):
     IPV4_FIELD_NUMBER: _builtins.int
     RECEIVE_FIELD_NUMBER: _builtins.int
     TRANSMIT_FIELD_NUMBER: _builtins.int
+    EGRESS_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    INGRESS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     network_id: _builtins.str
     """VMs of the same network id may talk to each other; no others may."""
     mac: _builtins.str
     ipv4: _builtins.str
+    identity: _builtins.str
+    """What openings of its network's VMs know it by; several VMs may have the same. Without it none does."""
     @_builtins.property
     def receive(self) -> Global___RateLimit:
         """Whole frames, in bytes only, towards the VM and from it."""
 
     @_builtins.property
     def transmit(self) -> Global___RateLimit: ...
+    @_builtins.property
+    def egress(self) -> Global___Egress:
+        """All that the VM may open connections to outside of its network. Without it: whatever is not closed to every VM."""
+
+    @_builtins.property
+    def ingress(self) -> Global___Ingress:
+        """All that VMs of its network may open to it; answers come in always. Without it: anything."""
+
     def __init__(
         self,
         *,
@@ -310,10 +448,13 @@ class NetworkSpec(_message.Message):
         ipv4: _builtins.str = ...,
         receive: Global___RateLimit | None = ...,
         transmit: Global___RateLimit | None = ...,
+        egress: Global___Egress | None = ...,
+        identity: _builtins.str = ...,
+        ingress: Global___Ingress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["receive", b"receive", "transmit", b"transmit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["egress", b"egress", "ingress", b"ingress", "receive", b"receive", "transmit", b"transmit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "ipv4", b"ipv4", "mac", b"mac", "network_id", b"network_id", "receive", b"receive", "transmit", b"transmit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["egress", b"egress", "id", b"id", "identity", b"identity", "ingress", b"ingress", "ipv4", b"ipv4", "mac", b"mac", "network_id", b"network_id", "receive", b"receive", "transmit", b"transmit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -529,6 +670,62 @@ class Pressure(_message.Message):
 Global___Pressure: _TypeAlias = Pressure  # noqa: Y015
 
 @_typing.final
+class NetworkUsage(_message.Message):
+    """What has passed a VM's interface since it was made; to transmit and to receive is the VM's part."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DroppedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TRANSMIT_PACKETS_FIELD_NUMBER: _builtins.int
+    TRANSMIT_BYTES_FIELD_NUMBER: _builtins.int
+    RECEIVE_PACKETS_FIELD_NUMBER: _builtins.int
+    RECEIVE_BYTES_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    transmit_packets: _builtins.int
+    transmit_bytes: _builtins.int
+    receive_packets: _builtins.int
+    receive_bytes: _builtins.int
+    @_builtins.property
+    def dropped(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Frames that the host did not let pass, by reason (`source-mac`, `source-ipv4`, `arp` and others)."""
+
+    def __init__(
+        self,
+        *,
+        transmit_packets: _builtins.int = ...,
+        transmit_bytes: _builtins.int = ...,
+        receive_packets: _builtins.int = ...,
+        receive_bytes: _builtins.int = ...,
+        dropped: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "receive_bytes", b"receive_bytes", "receive_packets", b"receive_packets", "transmit_bytes", b"transmit_bytes", "transmit_packets", b"transmit_packets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkUsage: _TypeAlias = NetworkUsage  # noqa: Y015
+
+@_typing.final
 class VmUsage(_message.Message):
     """What a VM takes of its host, as of this answer; watches leave it out."""
 
@@ -538,6 +735,7 @@ class VmUsage(_message.Message):
     CPU_SECONDS_FIELD_NUMBER: _builtins.int
     DISK_BYTES_FIELD_NUMBER: _builtins.int
     PRESSURE_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
     memory_rss_bytes: _builtins.int
     """Resident memory of the VMM, the guest's included."""
     cpu_seconds: _builtins.float
@@ -547,6 +745,10 @@ class VmUsage(_message.Message):
     def pressure(self) -> Global___Pressure:
         """Absent where the kernel does not measure it for the VM alone."""
 
+    @_builtins.property
+    def network(self) -> Global___NetworkUsage:
+        """Absent where it has no interface, or the host does not count its frames."""
+
     def __init__(
         self,
         *,
@@ -554,10 +756,11 @@ class VmUsage(_message.Message):
         cpu_seconds: _builtins.float = ...,
         disk_bytes: _builtins.int = ...,
         pressure: Global___Pressure | None = ...,
+        network: Global___NetworkUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["pressure", b"pressure"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["network", b"network", "pressure", b"pressure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "disk_bytes", b"disk_bytes", "memory_rss_bytes", b"memory_rss_bytes", "pressure", b"pressure"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "disk_bytes", b"disk_bytes", "memory_rss_bytes", b"memory_rss_bytes", "network", b"network", "pressure", b"pressure"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -580,6 +783,7 @@ class VmStatus(_message.Message):
     CONFINEMENT_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     LOG_TAIL_FIELD_NUMBER: _builtins.int
+    PRIVATE_ADDRESS_FIELD_NUMBER: _builtins.int
     state: Global___VmState.ValueType
     reason: _builtins.str
     """One line for people: why it failed or stopped."""
@@ -594,6 +798,8 @@ class VmStatus(_message.Message):
     """`kvm`, `tcg` or `none`."""
     confinement: _builtins.str
     """`cgroup-v2`, `cgroup-v1` or `rlimits`."""
+    private_address: _builtins.str
+    """Its IPv6 address, by which VMs of its network reach it from any node; empty where it has none."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -622,10 +828,11 @@ class VmStatus(_message.Message):
         confinement: _builtins.str = ...,
         usage: Global___VmUsage | None = ...,
         log_tail: _abc.Iterable[_builtins.str] | None = ...,
+        private_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code", "since", b"since", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "acceleration", b"acceleration", "backend", b"backend", "confinement", b"confinement", "endpoints", b"endpoints", "exit_code", b"exit_code", "guest_ready", b"guest_ready", "log_tail", b"log_tail", "permanent", b"permanent", "reason", b"reason", "reason_code", b"reason_code", "since", b"since", "state", b"state", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "acceleration", b"acceleration", "backend", b"backend", "confinement", b"confinement", "endpoints", b"endpoints", "exit_code", b"exit_code", "guest_ready", b"guest_ready", "log_tail", b"log_tail", "permanent", b"permanent", "private_address", b"private_address", "reason", b"reason", "reason_code", b"reason_code", "since", b"since", "state", b"state", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015

@@ -167,6 +167,64 @@ class ResumeVmRequest(_message.Message):
 Global___ResumeVmRequest: _TypeAlias = ResumeVmRequest  # noqa: Y015
 
 @_typing.final
+class RestrictVmRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VM_ID_FIELD_NUMBER: _builtins.int
+    EGRESS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    vm_id: _builtins.str
+    @_builtins.property
+    def egress(self) -> _types_pb2.Egress:
+        """As in NetworkSpec: without it, whatever is not closed to every VM."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        vm_id: _builtins.str = ...,
+        egress: _types_pb2.Egress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["egress", b"egress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["egress", b"egress", "request_id", b"request_id", "vm_id", b"vm_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestrictVmRequest: _TypeAlias = RestrictVmRequest  # noqa: Y015
+
+@_typing.final
+class ScreenVmRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VM_ID_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    INGRESS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    vm_id: _builtins.str
+    identity: _builtins.str
+    """Both as in NetworkSpec: without an identity none knows it, without ingress anything may be opened."""
+    @_builtins.property
+    def ingress(self) -> _types_pb2.Ingress: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        vm_id: _builtins.str = ...,
+        identity: _builtins.str = ...,
+        ingress: _types_pb2.Ingress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ingress", b"ingress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "ingress", b"ingress", "request_id", b"request_id", "vm_id", b"vm_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScreenVmRequest: _TypeAlias = ScreenVmRequest  # noqa: Y015
+
+@_typing.final
 class ForkVmRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -67,6 +67,16 @@ class VmServiceStub:
                 request_serializer=plasmavmc_dot_v1_dot_vm__pb2.ResumeVmRequest.SerializeToString,
                 response_deserializer=plasmavmc_dot_v1_dot_types__pb2.Vm.FromString,
                 _registered_method=True)
+        self.RestrictVm = channel.unary_unary(
+                '/plasmavmc.v1.VmService/RestrictVm',
+                request_serializer=plasmavmc_dot_v1_dot_vm__pb2.RestrictVmRequest.SerializeToString,
+                response_deserializer=plasmavmc_dot_v1_dot_types__pb2.Vm.FromString,
+                _registered_method=True)
+        self.ScreenVm = channel.unary_unary(
+                '/plasmavmc.v1.VmService/ScreenVm',
+                request_serializer=plasmavmc_dot_v1_dot_vm__pb2.ScreenVmRequest.SerializeToString,
+                response_deserializer=plasmavmc_dot_v1_dot_types__pb2.Vm.FromString,
+                _registered_method=True)
         self.ForkVm = channel.unary_unary(
                 '/plasmavmc.v1.VmService/ForkVm',
                 request_serializer=plasmavmc_dot_v1_dot_vm__pb2.ForkVmRequest.SerializeToString,
@@ -160,6 +170,20 @@ class VmServiceServicer:
 
     def ResumeVm(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestrictVm(self, request, context):
+        """Changes what a VM may open connections to, while it lives; what is open is held to it as well. Answers when it is in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScreenVm(self, request, context):
+        """Changes what openings know a VM by, and what VMs of its network may open to it; else as RestrictVm.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -266,6 +290,16 @@ def add_VmServiceServicer_to_server(servicer, server):
             'ResumeVm': grpc.unary_unary_rpc_method_handler(
                     servicer.ResumeVm,
                     request_deserializer=plasmavmc_dot_v1_dot_vm__pb2.ResumeVmRequest.FromString,
+                    response_serializer=plasmavmc_dot_v1_dot_types__pb2.Vm.SerializeToString,
+            ),
+            'RestrictVm': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestrictVm,
+                    request_deserializer=plasmavmc_dot_v1_dot_vm__pb2.RestrictVmRequest.FromString,
+                    response_serializer=plasmavmc_dot_v1_dot_types__pb2.Vm.SerializeToString,
+            ),
+            'ScreenVm': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScreenVm,
+                    request_deserializer=plasmavmc_dot_v1_dot_vm__pb2.ScreenVmRequest.FromString,
                     response_serializer=plasmavmc_dot_v1_dot_types__pb2.Vm.SerializeToString,
             ),
             'ForkVm': grpc.unary_unary_rpc_method_handler(
@@ -482,6 +516,60 @@ class VmService:
             target,
             '/plasmavmc.v1.VmService/ResumeVm',
             plasmavmc_dot_v1_dot_vm__pb2.ResumeVmRequest.SerializeToString,
+            plasmavmc_dot_v1_dot_types__pb2.Vm.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestrictVm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/plasmavmc.v1.VmService/RestrictVm',
+            plasmavmc_dot_v1_dot_vm__pb2.RestrictVmRequest.SerializeToString,
+            plasmavmc_dot_v1_dot_types__pb2.Vm.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScreenVm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/plasmavmc.v1.VmService/ScreenVm',
+            plasmavmc_dot_v1_dot_vm__pb2.ScreenVmRequest.SerializeToString,
             plasmavmc_dot_v1_dot_types__pb2.Vm.FromString,
             options,
             channel_credentials,

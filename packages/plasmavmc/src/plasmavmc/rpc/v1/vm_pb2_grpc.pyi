@@ -46,6 +46,10 @@ class VmServiceStub:
     SuspendVm: _grpc.UnaryUnaryMultiCallable[_vm_pb2.SuspendVmRequest, _types_pb2.Vm]
     """Puts a running VM on disk, memory and all; answers when it is there. Cancelling the call wakes it again."""
     ResumeVm: _grpc.UnaryUnaryMultiCallable[_vm_pb2.ResumeVmRequest, _types_pb2.Vm]
+    RestrictVm: _grpc.UnaryUnaryMultiCallable[_vm_pb2.RestrictVmRequest, _types_pb2.Vm]
+    """Changes what a VM may open connections to, while it lives; what is open is held to it as well. Answers when it is in force."""
+    ScreenVm: _grpc.UnaryUnaryMultiCallable[_vm_pb2.ScreenVmRequest, _types_pb2.Vm]
+    """Changes what openings know a VM by, and what VMs of its network may open to it; else as RestrictVm."""
     ForkVm: _grpc.UnaryUnaryMultiCallable[_vm_pb2.ForkVmRequest, _vm_pb2.ForkVmResponse]
     """Copies of a running VM that go on from where it is, each with its own identity, address, time and entropy."""
     DeleteVm: _grpc.UnaryUnaryMultiCallable[_vm_pb2.DeleteVmRequest, _vm_pb2.DeleteVmResponse]
@@ -89,6 +93,10 @@ class VmServiceAsyncStub(VmServiceStub):
     SuspendVm: _aio.UnaryUnaryMultiCallable[_vm_pb2.SuspendVmRequest, _types_pb2.Vm]  # type: ignore[assignment]
     """Puts a running VM on disk, memory and all; answers when it is there. Cancelling the call wakes it again."""
     ResumeVm: _aio.UnaryUnaryMultiCallable[_vm_pb2.ResumeVmRequest, _types_pb2.Vm]  # type: ignore[assignment]
+    RestrictVm: _aio.UnaryUnaryMultiCallable[_vm_pb2.RestrictVmRequest, _types_pb2.Vm]  # type: ignore[assignment]
+    """Changes what a VM may open connections to, while it lives; what is open is held to it as well. Answers when it is in force."""
+    ScreenVm: _aio.UnaryUnaryMultiCallable[_vm_pb2.ScreenVmRequest, _types_pb2.Vm]  # type: ignore[assignment]
+    """Changes what openings know a VM by, and what VMs of its network may open to it; else as RestrictVm."""
     ForkVm: _aio.UnaryUnaryMultiCallable[_vm_pb2.ForkVmRequest, _vm_pb2.ForkVmResponse]  # type: ignore[assignment]
     """Copies of a running VM that go on from where it is, each with its own identity, address, time and entropy."""
     DeleteVm: _aio.UnaryUnaryMultiCallable[_vm_pb2.DeleteVmRequest, _vm_pb2.DeleteVmResponse]  # type: ignore[assignment]
@@ -165,6 +173,22 @@ class VmServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vm_pb2.ResumeVmRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_types_pb2.Vm, _abc.Awaitable[_types_pb2.Vm]]: ...
+
+    @_abc_1.abstractmethod
+    def RestrictVm(
+        self,
+        request: _vm_pb2.RestrictVmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_types_pb2.Vm, _abc.Awaitable[_types_pb2.Vm]]:
+        """Changes what a VM may open connections to, while it lives; what is open is held to it as well. Answers when it is in force."""
+
+    @_abc_1.abstractmethod
+    def ScreenVm(
+        self,
+        request: _vm_pb2.ScreenVmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_types_pb2.Vm, _abc.Awaitable[_types_pb2.Vm]]:
+        """Changes what openings know a VM by, and what VMs of its network may open to it; else as RestrictVm."""
 
     @_abc_1.abstractmethod
     def ForkVm(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Fill = Callable[[int], None]
 """Writes the first content of a new, empty file; blocking. Raises `OSError`."""
@@ -58,6 +58,10 @@ class VolumeDriver(Protocol):
     async def open(self, volume_id: str) -> int:
         """A read-write descriptor, owned by the caller. `NotFoundError`: `volume-not-found`."""
 
+    async def open_snapshot(self, snapshot_id: str) -> int:
+        """A read-only descriptor of what a snapshot holds, owned by the caller; holes are known where the host knows them
+        (lseek(2), SEEK_DATA). `NotFoundError`: `snapshot-not-found`."""
+
     async def resize(self, volume_id: str, size_bytes: int) -> None:
         """Grow a volume; one that is as large or larger is left alone. `NotFoundError`: `volume-not-found`."""
 
@@ -86,3 +90,18 @@ class VolumeDriver(Protocol):
 
     async def free_bytes(self) -> int:
         """Room left."""
+
+
+@runtime_checkable
+class SendReceive(Protocol):
+    """Of drivers that take snapshots made on another node (`storage.volumes.transfer`). Errors as `VolumeDriver`."""
+
+    async def receive(
+        self, volume_id: str, snapshot_id: str, size_bytes: int, fill: Fill, *, sealed: bool, since: str
+    ) -> None:
+        """Keep a snapshot of this size under this id: what `since` holds with what `fill` writes over it. Without `since`,
+        what `fill` writes, and a new volume that is the same. Else `since` is the youngest of the volume, and what the
+        volume itself holds is given up until it is restored. Where `fill` fails there is neither snapshot nor new volume.
+
+        `NotFoundError`: `volume-not-found`; `snapshot-not-found`, also where `since` is another volume's. `ConflictError`:
+        `volume-exists`, `snapshot-exists`."""

@@ -35,6 +35,7 @@ from plasmavmc.storage.volumes.errors import (
     volume_errors,
     volume_exists,
 )
+from plasmavmc.storage.volumes.files import opened, sync_directory, write_whole
 from plasmavmc.types import check_id
 
 _OPEN, _SEALED = "volume.raw", "volume.luks"
@@ -51,8 +52,10 @@ class VolumeDirectory:
         self._copy = copy
         self._name = name
         self._at_once = at_once
-        for left in (*directory.glob(f"*{_PART}"), *directory.glob(f"*/*{_PART}")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for left in directory.glob(f"*{_PART}"):
+            shutil.rmtree(left)
+        for left in directory.glob(f"*/*{_PART}"):
+            left.unlink()
 
     @property
     def name(self) -> str:
@@ -70,7 +73,7 @@ class VolumeDirectory:
         if place.exists():
             raise volume_exists(volume_id)
         with volume_errors(f"make volume {volume_id}"), self._made(place) as made:
-            _write(made / (_SEALED if sealed else _OPEN), fill, size_bytes)
+            write_whole(made / (_SEALED if sealed else _OPEN), fill, size_bytes)
 
     async def clone(self, snapshot_id: str, volume_id: str, size_bytes: int) -> None:
         await in_thread(self._clone, snapshot_id, volume_id, size_bytes)
@@ -78,7 +81,7 @@ class VolumeDirectory:
     def _clone(self, snapshot_id: str, volume_id: str, size_bytes: int) -> None:
         source = self._snapshot(snapshot_id)
         name = self._file(source.parent.name).name
-        with volume_errors(f"read snapshot {snapshot_id}"), _opened(source, os.O_RDONLY) as content:
+        with volume_errors(f"read snapshot {snapshot_id}"), opened(source, os.O_RDONLY) as content:
             size = max(size_bytes, os.fstat(content).st_size)
             self._create(volume_id, size, lambda target: self._copy(content, target), sealed=name == _SEALED)
 
@@ -87,12 +90,17 @@ class VolumeDirectory:
         with volume_errors(f"open volume {volume_id}"):
             return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
 
+    async def open_snapshot(self, snapshot_id: str) -> int:
+        path = self._snapshot(snapshot_id)
+        with volume_errors(f"open snapshot {snapshot_id}"):
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
     async def resize(self, volume_id: str, size_bytes: int) -> None:
         await in_thread(self._resize, volume_id, size_bytes)
 
     def _resize(self, volume_id: str, size_bytes: int) -> None:
         path = self._file(volume_id)
-        with volume_errors(f"grow volume {volume_id}"), _opened(path, os.O_RDWR) as volume:
+        with volume_errors(f"grow volume {volume_id}"), opened(path, os.O_RDWR) as volume:
             if os.fstat(volume).st_size < size_bytes:
                 os.ftruncate(volume, size_bytes)
                 os.fsync(volume)
@@ -106,6 +114,31 @@ class VolumeDirectory:
             raise snapshot_exists(snapshot_id)
         with volume_errors(f"take snapshot {snapshot_id}"):
             self._copied(path, path.parent / f"{snapshot_id}{_SNAPSHOT}", 0)
+
+    async def receive(
+        self, volume_id: str, snapshot_id: str, size_bytes: int, fill: Fill, *, sealed: bool, since: str
+    ) -> None:
+        await in_thread(self._receive, volume_id, snapshot_id, size_bytes, fill, sealed=sealed, since=since)
+
+    def _receive(
+        self, volume_id: str, snapshot_id: str, size_bytes: int, fill: Fill, *, sealed: bool, since: str
+    ) -> None:
+        if self._found(snapshot_id) is not None:
+            raise snapshot_exists(snapshot_id)
+        name = f"{snapshot_id}{_SNAPSHOT}"
+        if since:
+            path, source = self._file(volume_id), self._snapshot(since)
+            if source.parent != path.parent:
+                raise no_snapshot(since)
+            with volume_errors(f"receive snapshot {snapshot_id}"):
+                self._copied(source, path.parent / name, size_bytes, fill)
+            return
+        place = self._place(volume_id)
+        if place.exists():
+            raise volume_exists(volume_id)
+        with volume_errors(f"receive volume {volume_id}"), self._made(place) as made:
+            write_whole(made / name, fill, size_bytes)
+            self._copied(made / name, made / (_SEALED if sealed else _OPEN), size_bytes)
 
     async def restore(self, volume_id: str, snapshot_id: str) -> None:
         await in_thread(self._restore, volume_id, snapshot_id)
@@ -129,7 +162,7 @@ class VolumeDirectory:
         with volume_errors(f"remove volume {volume_id}"):
             gone = Path(tempfile.mkdtemp(prefix=f"{volume_id}.", suffix=_PART, dir=self._directory))
             place.rename(gone)
-            _sync(self._directory)
+            sync_directory(self._directory)
             shutil.rmtree(gone)
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
@@ -140,7 +173,7 @@ class VolumeDirectory:
         if path is not None:
             with volume_errors(f"remove snapshot {snapshot_id}"):
                 path.unlink(missing_ok=True)
-                _sync(path.parent)
+                sync_directory(path.parent)
 
     async def find(self, volume_id: str) -> StoredVolume | None:
         return await in_thread(self._described, self._place(volume_id))
@@ -191,47 +224,30 @@ class VolumeDirectory:
         made = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=_PART, dir=self._directory))
         try:
             yield made
-            _sync(made)
+            sync_directory(made)
             if place.exists():
                 raise volume_exists(place.name)
             made.rename(place)
-            _sync(self._directory)
+            sync_directory(self._directory)
         finally:
             shutil.rmtree(made, ignore_errors=True)
 
-    def _copied(self, source: Path, target: Path, size_bytes: int) -> None:
-        """`target` is a copy, of this size at least, or is what it was."""
+    def _laid(self, content: int, copy: int, over: Fill | None) -> None:
+        self._copy(content, copy)
+        if over is not None:
+            over(copy)
+
+    def _copied(self, source: Path, target: Path, size_bytes: int, over: Fill | None = None) -> None:
+        """`target` is a copy, of this size at least and with this laid over it, or is what it was."""
         part = target.with_name(f"{target.name}{_PART}")
         try:
-            with _opened(source, os.O_RDONLY) as content:
+            with opened(source, os.O_RDONLY) as content:
                 size = max(size_bytes, os.fstat(content).st_size)
-                _write(part, lambda copy: self._copy(content, copy), size)
+                write_whole(part, lambda copy: self._laid(content, copy, over), size)
             part.replace(target)
-            _sync(target.parent)
+            sync_directory(target.parent)
         finally:
             part.unlink(missing_ok=True)
-
-
-def _write(path: Path, fill: Fill, size_bytes: int) -> None:
-    with _opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL) as file:
-        fill(file)
-        if os.fstat(file).st_size != size_bytes:
-            os.ftruncate(file, size_bytes)
-        os.fsync(file)
-
-
-@contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _sync(directory: Path) -> None:
-    with _opened(directory, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
-        os.fsync(descriptor)
 
 
 def _described(path: Path) -> StoredVolume:

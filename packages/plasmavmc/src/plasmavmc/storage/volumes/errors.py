@@ -35,6 +35,14 @@ def has_snapshots(volume_id: str, count: int) -> ConflictError:
     )
 
 
+def disk_full(doing: str) -> CapacityError:
+    return CapacityError(
+        "disk-full",
+        f"cannot {doing}: no space left for volumes",
+        resolution="Free space, or give the data directory a larger disk.",
+    )
+
+
 @contextmanager
 def volume_errors(doing: str) -> Iterator[None]:
     """Turn what the file system refuses into the engine's errors; `doing` says what was tried, with the id."""
@@ -42,9 +50,5 @@ def volume_errors(doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise CapacityError(
-                "disk-full",
-                f"cannot {doing}: no space left for volumes",
-                resolution="Free space, or give the data directory a larger disk.",
-            ) from error
+            raise disk_full(doing) from error
         raise HostError("storage-error", f"cannot {doing}: {error.strerror or error}", details=str(error)) from error

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 
 from plasmavmc.errors import CapacityError
+from plasmavmc.host.threads import in_thread
 from plasmavmc.storage.sparse import sparse_copy
 from plasmavmc.storage.volumes.backend import Fill, StoredSnapshot, StoredVolume
 from plasmavmc.storage.volumes.errors import (
@@ -48,7 +49,7 @@ class MemoryVolumes:
         if check_id("volume_id", volume_id) in self._volumes:
             raise volume_exists(volume_id)
         with volume_errors(f"make volume {volume_id}"):
-            self._volumes[volume_id] = _Volume(self._made(volume_id, fill, size_bytes), sealed)
+            self._volumes[volume_id] = _Volume(await in_thread(self._made, volume_id, fill, size_bytes), sealed)
 
     async def clone(self, snapshot_id: str, volume_id: str, size_bytes: int) -> None:
         origin = self._origin(snapshot_id)
@@ -61,6 +62,12 @@ class MemoryVolumes:
     async def open(self, volume_id: str) -> int:
         return os.open(f"/proc/self/fd/{self._volume(volume_id).file}", os.O_RDWR | os.O_CLOEXEC)
 
+    async def open_snapshot(self, snapshot_id: str) -> int:
+        origin = self._origin(snapshot_id)
+        if origin is None:
+            raise no_snapshot(snapshot_id)
+        return os.open(f"/proc/self/fd/{origin.snapshots[snapshot_id]}", os.O_RDONLY | os.O_CLOEXEC)
+
     async def resize(self, volume_id: str, size_bytes: int) -> None:
         file = self._volume(volume_id).file
         os.ftruncate(file, max(size_bytes, os.fstat(file).st_size))
@@ -72,6 +79,22 @@ class MemoryVolumes:
         size = os.fstat(volume.file).st_size
         copied = self._made(snapshot_id, lambda target: sparse_copy(volume.file, target), size)
         volume.snapshots[snapshot_id] = copied
+
+    async def receive(
+        self, volume_id: str, snapshot_id: str, size_bytes: int, fill: Fill, *, sealed: bool, since: str
+    ) -> None:
+        if self._origin(snapshot_id) is not None:
+            raise snapshot_exists(snapshot_id)
+        if since:
+            volume = self._volume(volume_id)
+            if (base := volume.snapshots.get(check_id("since", since))) is None:
+                raise no_snapshot(since)
+            volume.snapshots[snapshot_id] = await in_thread(
+                self._made, snapshot_id, lambda file: _laid(base, file, fill), size_bytes
+            )
+            return
+        await self.create(volume_id, size_bytes, fill, sealed=sealed)
+        await self.snapshot(volume_id, snapshot_id)
 
     async def restore(self, volume_id: str, snapshot_id: str) -> None:
         volume = self._volume(volume_id)
@@ -139,6 +162,11 @@ class MemoryVolumes:
         volume = self._volumes[volume_id]
         snapshots = tuple(StoredSnapshot(each, *_sizes(file)) for each, file in sorted(volume.snapshots.items()))
         return StoredVolume(volume_id, *_sizes(volume.file), volume.sealed, snapshots)
+
+
+def _laid(base: int, file: int, over: Fill) -> None:
+    sparse_copy(base, file)
+    over(file)
 
 
 def _sizes(file: int) -> tuple[int, int]:

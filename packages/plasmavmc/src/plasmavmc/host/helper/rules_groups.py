@@ -1,0 +1,148 @@
+"""The part of the firewall that says what VMs of a network may open to one of them: security groups. Pure.
+
+Theory. It is asked where the VM is that is opened to, after it is known that both are of one network (`rules`), and of every
+packet: what is closed is cut, also where a connection is open; answers pass, to who was let in. A VM without rules is left
+alone by the first look-up.
+
+Who sends is known by its address, as a number for its identity: of VMs here the rules know it by themselves, of VMs of other
+nodes (by IPv6 alone) as far as they were told; who is not known has no number, and gets in as anybody of the network does.
+Then number and destination together say which list of openings counts, and one look-up in a set of ranges whether protocol
+and port are on it. VMs with the same openings share the list. So a VM more is a few elements of sets without ranges, which
+the kernel changes in no time; the chains are the same for any.
+
+Traps: a look-up that finds nothing ends its rule and leaves the mark as it is, so numbers of lists and of identities are
+never the same, and 0 is neither; ICMP is another protocol in IPv6 (58); as in `rules_policy`, an element of a set of ranges
+is always written as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from ipaddress import IPv4Network
+from typing import NamedTuple
+
+from plasmavmc.host.egress import Box, boxes
+from plasmavmc.host.helper.nft import NamedSet
+from plasmavmc.host.operations import Member, Source
+from plasmavmc.types import ANYBODY, LAST_PORT, Destination, Ingress, IpProtocol, Opening
+
+_REMEMBERED = 4096
+"""Rules of a host that are looked at again with each change."""
+_FIRST_LIST = 1 << 24
+"""Lists are numbered from here on, and identities up to here."""
+_ANYBODYS = 0
+_ICMPV6 = 58
+_ANYWHERE = IPv4Network("0.0.0.0/0")
+
+Opened = tuple[str, ...]
+"""A list of openings as elements, without its number: equal where it means the same."""
+
+
+class _Numbers(NamedTuple):
+    identities: Mapping[str, int]
+    lists: Mapping[Opened, int]
+
+
+def identities_of(members: Sequence[Member]) -> frozenset[str]:
+    """Those that the ingress of members names."""
+    return frozenset(identity for ingress in _rules(members) for identity, _ in _lists(ingress)) - {ANYBODY}
+
+
+def openings_of(members: Sequence[Member]) -> frozenset[Opened]:
+    """The lists that members have, for whomever."""
+    return frozenset(opened for ingress in _rules(members) for _, opened in _lists(ingress))
+
+
+def _rules(members: Sequence[Member]) -> Iterator[tuple[Opening, ...]]:
+    """Of those that have any: of many members, few may."""
+    return (member.ingress for member in members if member.ingress)
+
+
+def group_sets(
+    members: Sequence[Member],
+    sources: Sequence[Source],
+    identities: Mapping[str, int],
+    lists: Mapping[Opened, int],
+) -> dict[str, NamedSet]:
+    """Sets and maps of ingress, where identities and lists have these numbers from 1 on."""
+    numbers = _Numbers(identities, lists)
+    concerned = [member for member in members if member.ingress is not None or member.identity in identities]
+    four = [(member.identity, str(member.ipv4), member.ingress) for member in concerned]
+    six = [(member.identity, str(member.ipv6), member.ingress) for member in concerned if member.ipv6 is not None]
+    away = [f"{source.ipv6} : {identities[source.identity]}" for source in sources if source.identity in identities]
+    opened = (f"{_FIRST_LIST + number} . {element}" for each, number in lists.items() for element in each)
+    return {
+        **_family_sets("", "ipv4_addr", four, (), numbers),
+        **_family_sets("6", "ipv6_addr", six, away, numbers),
+        "ingress_open": NamedSet("set", "mark . inet_proto . inet_service", tuple(opened), ranges=True),
+    }
+
+
+def group_chains() -> dict[str, tuple[str, ...]]:
+    """For what passes between two of one network."""
+    return {"ingress": _chain("ip", ""), "ingress6": _chain("ip6", "6")}
+
+
+def _chain(family: str, suffix: str) -> tuple[str, ...]:
+    look_up = (
+        f"meta mark set meta mark . {family} daddr map @ingress_from{suffix}",
+        "meta mark . meta l4proto . th dport @ingress_open meta mark set 0 accept",
+    )
+    return (
+        f"{family} daddr != @ingress_held{suffix} accept",
+        "ct direction reply ct state established,related accept",
+        f"meta mark set {_ANYBODYS}",
+        *look_up,
+        f"meta mark set {_ANYBODYS}",
+        f"meta mark set {family} saddr map @identities{suffix}",
+        *look_up,
+        "drop",
+    )
+
+
+def _family_sets(
+    suffix: str,
+    address: str,
+    places: Sequence[tuple[str, str, Ingress]],
+    away: Sequence[str],
+    numbers: _Numbers,
+) -> dict[str, NamedSet]:
+    """`places`: identity, address and ingress of each VM here."""
+    identities = numbers.identities
+    askers = {**identities, ANYBODY: _ANYBODYS}
+    known = (f"{where} : {identities[identity]}" for identity, where, _ in places if identity in identities)
+    held = (where for _, where, ingress in places if ingress is not None)
+    pairs = (
+        f"{askers[identity]} . {where} : {_FIRST_LIST + numbers.lists[opened]}"
+        for _, where, ingress in places
+        for identity, opened in _lists(ingress)
+    )
+    return {
+        f"identities{suffix}": NamedSet("map", f"{address} : mark", (*known, *away)),
+        f"ingress_held{suffix}": NamedSet("set", address, tuple(held)),
+        f"ingress_from{suffix}": NamedSet("map", f"mark . {address} : mark", tuple(pairs)),
+    }
+
+
+@lru_cache(_REMEMBERED)
+def _lists(ingress: Ingress) -> tuple[tuple[str, Opened], ...]:
+    """What each identity may open, by identity."""
+    found: dict[str, list[Opening]] = {}
+    for each in ingress or ():
+        found.setdefault(each.identity, []).append(each)
+    return tuple((identity, _opened(found[identity])) for identity in sorted(found))
+
+
+def _opened(openings: Sequence[Opening]) -> Opened:
+    protocols = {each.protocol for each in openings}
+    alone = IpProtocol.ICMP in protocols and IpProtocol.ANY not in protocols  # that has all numbers in it
+    icmpv6 = [f"{_ICMPV6} . 0-{LAST_PORT}"] if alone else []
+    everywhere = [Destination(_ANYWHERE, each.protocol, each.first_port, each.last_port) for each in openings]
+    return (*map(_text, boxes(everywhere)), *icmpv6)
+
+
+def _text(box: Box) -> str:
+    first, last = box.protocols
+    protocols = str(first) if first == last else f"{first}-{last}"
+    return f"{protocols} . {box.ports[0]}-{box.ports[1]}"

@@ -1,0 +1,236 @@
+"""Keeps one resolver running for an installation, and tells it what it has to know.
+
+Theory. As HAProxy, the resolver outlives who started it: a session of its own, a cgroup of its own, and files that it reads
+by itself. Who comes next looks for it first: a process of our own uid with exactly the command line that we would start; one
+with another (of an older version) is replaced. The sockets come from the root helper, which binds them to the bridge's
+gateway and to nothing else; they are kept here beside, so that questions wait in the kernel while a resolver that died is
+started anew.
+
+What is told is written first and hinted then (SIGHUP): a hint that is lost costs seconds. Nothing that is told waits for a
+disk: a VM's start least of all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+
+from plasmavmc.errors import PlasmaError
+from plasmavmc.host.daemons import start_daemon
+from plasmavmc.host.operations import Host, Member, ProcessId
+from plasmavmc.host.processes import argv_of, is_alive, kill, processes, read_process, uids_of
+from plasmavmc.network.dns.names import Askers, Names, askers_of, read_names, write_askers, write_names
+
+CGROUP = "resolver"
+MODULE = "plasmavmc.network.dns"
+LOOK_EVERY_S = 10.0
+_RETRY_S = 1.0
+_END_S = 3.0
+_REMEDY = "Free that port (ss -lunp 'sport = :53'), then restart the platform on this host."
+
+log = structlog.get_logger("plasmavmc.resolver")
+
+
+class ResolverKeeper:
+    """`open`, then `run` until cancelled, then `close`. `run_dir` and `state_dir` are the resolver's alone."""
+
+    def __init__(
+        self,
+        host: Host,
+        run_dir: Path,
+        state_dir: Path,
+        *,
+        answers: Callable[[], bool],
+        look_every_s: float = LOOK_EVERY_S,
+    ) -> None:
+        """`answers` tells whether somebody answers at the gateway; it may take a while."""
+        self._host = host
+        self._answers = answers
+        self._look_every_s = look_every_s
+        self._run_dir = run_dir
+        self._state_dir = state_dir
+        places = (str(run_dir), str(state_dir))
+        self._argv = (sys.executable, "-I", "-B", "-m", MODULE, *places, version("plasmavmc"))
+        self._sockets: tuple[int, int] | None = None
+        self._pidfd: int | None = None
+        self._ended = asyncio.Event()
+        self._news = asyncio.Event()
+        self._askers: Askers | None = None
+        self._names: Names | None = None
+        self._written: tuple[Askers | None, Names | None] = (None, None)
+        self.process: ProcessId | None = None
+        self.trouble = ""
+        """Why guests have no resolver here; empty where they have."""
+
+    @property
+    def serves(self) -> bool:
+        """Guests may ask it."""
+        return not self.trouble
+
+    async def open(self) -> None:
+        """Adopt the resolver that runs, or start one. Where that cannot be, `trouble` tells why: VMs run all the same, and
+        ask the host's resolvers. The bridge is there already."""
+        for directory in (self._run_dir, self._state_dir):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._names = read_names(self._state_dir)
+        self._written = (None, self._names)
+        if await self._adopt():
+            return
+        try:
+            await self._start()
+        except PlasmaError as error:
+            self.trouble = f"{error.brief} — {_REMEDY}"
+            log.error("resolver.not_started", reason=error.brief, resolution=_REMEDY)
+
+    def admit(self, members: Mapping[str, Member]) -> None:
+        """These are the VMs of this host, by key."""
+        self._askers = askers_of(members)
+        self._news.set()
+
+    def name(self, names: Names) -> None:
+        """These are the names."""
+        self._names = names
+        self._news.set()
+
+    async def run(self) -> None:
+        """Write what is told, and keep a resolver alive, until cancelled."""
+        if not self.serves:
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tell())
+            tasks.create_task(self._revive())
+            tasks.create_task(self._look_after())
+
+    async def close(self, *, keep: bool) -> None:
+        """Leave the resolver running, or end it."""
+        if not keep:
+            await self._end()
+        self._unwatch()
+        if self._sockets is not None:
+            for descriptor in self._sockets:
+                os.close(descriptor)
+            self._sockets = None
+
+    # What it is told
+
+    async def _tell(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            try:
+                await asyncio.to_thread(self._write)
+            except OSError as error:
+                log.error("resolver.not_told", reason=str(error))
+                await asyncio.sleep(_RETRY_S)
+                self._news.set()
+            else:
+                self._signal(signal.SIGHUP)
+
+    def _write(self) -> None:
+        askers, names = self._written
+        told_askers, told_names = self._askers, self._names
+        if told_askers is not None and told_askers != askers:
+            write_askers(self._run_dir, told_askers)
+        if told_names is not None and told_names != names:
+            write_names(self._state_dir, told_names)
+        self._written = (told_askers, told_names)
+
+    # Its life
+
+    async def _revive(self) -> None:
+        while True:
+            await self._ended.wait()
+            log.warning("resolver.ended", pid=self.process.pid if self.process else 0)
+            try:
+                await self._start()
+            except PlasmaError as error:
+                log.error("resolver.not_started", reason=error.brief, resolution=error.resolution)
+            await asyncio.sleep(_RETRY_S)
+
+    async def _look_after(self) -> None:
+        """End a resolver that lives and answers nobody; another one is started then."""
+        while True:
+            await asyncio.sleep(self._look_every_s)
+            if self._pidfd is not None and not await asyncio.to_thread(self._answers):
+                log.warning("resolver.unresponsive", pid=self.process.pid if self.process else 0)
+                self._signal(signal.SIGKILL)
+
+    async def _adopt(self) -> bool:
+        """Take over the resolver that runs as we would start it; end any other of this installation."""
+        for process in self._living():
+            if self._pidfd is None and argv_of(process.pid) == self._argv and self._watch(process):
+                log.info("resolver.adopted", pid=process.pid)
+            else:
+                await asyncio.to_thread(kill, process, _END_S)
+        return self._pidfd is not None
+
+    def _living(self) -> list[ProcessId]:
+        own = {os.geteuid()}
+        mark = ("-m", MODULE, str(self._run_dir))
+        return [each.id for each in processes() if argv_of(each.id.pid)[3:6] == mark and uids_of(each.id.pid) == own]
+
+    async def _start(self) -> None:
+        if self._sockets is None:
+            self._sockets = await self._host.resolver_sockets()
+        pid = start_daemon(self._argv, self._sockets)
+        process = read_process(pid)
+        if process is not None and self._watch(process.id):
+            log.info("resolver.started", pid=pid, confinement=await self._confine(process.id))
+        else:  # it has ended already
+            self._on_end(pid)
+
+    async def _confine(self, process: ProcessId) -> str:
+        """Answers matter more than limits: a failure is told, and the resolver goes on."""
+        try:
+            return await self._host.cgroup_place(CGROUP, process)
+        except PlasmaError as error:
+            return f"none: {error.brief}"
+
+    async def _end(self) -> None:
+        self._signal(signal.SIGTERM)
+        if self._pidfd is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_END_S):
+                    await self._ended.wait()
+        for process in self._living():
+            await asyncio.to_thread(kill, process, _END_S)
+
+    def _watch(self, process: ProcessId) -> bool:
+        """Hold the process by a pidfd. False where it is gone."""
+        self._unwatch()
+        try:
+            pidfd = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            return False
+        if not is_alive(process):
+            os.close(pidfd)
+            return False
+        self.process, self._pidfd = process, pidfd
+        self._ended.clear()
+        asyncio.get_running_loop().add_reader(pidfd, self._on_end, process.pid)
+        return True
+
+    def _on_end(self, pid: int) -> None:
+        with suppress(ChildProcessError):  # adopted: it is another's child
+            os.waitpid(pid, os.WNOHANG)
+        self._unwatch()
+        self._ended.set()
+
+    def _unwatch(self) -> None:
+        if self._pidfd is not None:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._pidfd is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)

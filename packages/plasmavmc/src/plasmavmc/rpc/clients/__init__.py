@@ -1,0 +1,1 @@
+"""The clients of the engine's services, one a service; `rpc.client` connects them."""

@@ -1,0 +1,1 @@
+"""Volumes on ZFS: OpenZFS 2 or zfs-fuse 0.7."""
