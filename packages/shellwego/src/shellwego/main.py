@@ -14,6 +14,7 @@ HOST_COMMANDS = {
     "edge": ("shellwego.boot.parts:edge", "Take requests on this host, which joined as an edge."),
     "install": ("shellwego.boot.install:install", "Have systemd run one of these on this host."),
     "bus": ("shellwego.boot.businit:bus", "Set up the bus that carries hints between several hosts."),
+    "backup": ("shellwego.boot.backupcommands:backup", "Back the whole platform up, and make one of a backup."),
     "doctor": ("shellwego.boot.doctor:doctor", "Check this machine and the platform, with remedies."),
 }
 HOST_SUBCOMMANDS = {"nodes": {"join": "shellwego.boot.join:join"}}

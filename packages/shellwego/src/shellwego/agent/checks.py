@@ -19,7 +19,7 @@ from shellwego.agent.probes import Prober, Target
 from shellwego.agent.waiting import cancel_all
 from shellwego.core.apps import Check, CheckKind
 from shellwego.core.assignments import Workload
-from shellwego.core.convergence import Health, Verdict
+from shellwego.core.health import Health, Verdict
 from shellwego.ports.clock import Clock
 
 SHORTEST_PAUSE_S = 0.005

@@ -16,10 +16,14 @@ from pathlib import Path
 
 import structlog
 
+from shellwego.agent.backups import Backups
 from shellwego.agent.checks import Checker
+from shellwego.agent.names import Names
 from shellwego.agent.peers import Peers
 from shellwego.agent.probes import HostProber, Prober
+from shellwego.agent.publishing import Ports
 from shellwego.agent.reconciler import Reconciler
+from shellwego.agent.replicas import Replicas as KeptReplicas
 from shellwego.agent.report import Reports, Sight
 from shellwego.agent.secrets import SecretKeeper
 from shellwego.agent.state import NodeState
@@ -31,9 +35,10 @@ from shellwego.core.nodes import WHOLE, NodeFacts, Offer
 from shellwego.core.troubles import Troubles
 from shellwego.ports.bus import Bus
 from shellwego.ports.clock import Clock, Waiter
-from shellwego.ports.engine import Engine
+from shellwego.ports.engine import Engine, VolumeEngine
+from shellwego.ports.objects import OpenObjects, without_objects
 from shellwego.ports.streams import StreamListener
-from shellwego.ports.uplink import Memories, NodeUplink
+from shellwego.ports.uplink import Memories, NodeUplink, Replicas
 from shellwego.wire import subjects
 
 HEARTBEAT_S = 2.0
@@ -55,9 +60,10 @@ class _Waits:
         self.fetch = Waiter(clock)
         self.look = Waiter(clock, engine.changed)
         self.report = Waiter(clock)
+        self.enforce = Waiter(clock)
 
     async def aclose(self) -> None:
-        for waiter in (self.fetch, self.look, self.report):
+        for waiter in (self.fetch, self.look, self.report, self.enforce):
             await waiter.aclose()
 
 
@@ -78,10 +84,14 @@ class Agent:
         offer: Offer = WHOLE,
         address: str = "",
         memories: Memories | None = None,
+        replicas: Replicas | None = None,
         hints: Callable[[], str] = lambda: "",
+        open_objects: OpenObjects = without_objects,
     ) -> None:
         """`address`: by which other hosts reach this one; empty where there are none. `memories`: where those of instances
-        that are moved here come from; None: nowhere, so they begin anew. `hints`: by which road hints come."""
+        that are moved here come from; None: nowhere, so they begin anew. `replicas`: where what differs of other nodes'
+        volumes comes from; None: none can be kept here. `hints`: by which road hints come.
+        `open_objects`: how the store of backups is reached."""
         self._engine = engine
         self._offer = offer
         self._address = address
@@ -94,14 +104,28 @@ class Agent:
         self._waits = _Waits(clock, engine)
         self._state = NodeState(state_dir)
         self._peers = Peers(engine, self._state, clock)
+        self._names = Names(engine, uplink, self._state)
+        self._ports = Ports(engine, uplink, self._state)
         self._known = asyncio.Event()
         self._checker = Checker(clock, prober or HostProber(engine), self._waits.look.ring)
-        secrets = SecretKeeper(uplink, lambda: (self._state.node_id, self._state.epoch))
+        secrets = SecretKeeper(uplink, self._identity)
+        volumes = engine if isinstance(engine, VolumeEngine) else None
+        backups = Backups(volumes, uplink, open_objects, clock, identity=self._identity, changed=self._waits.look.ring)
         fetch = None if memories is None else lambda instance_id: memories.memory(self._state.node_id, instance_id)
-        self._reconciler = Reconciler(engine, clock, self._checker, secrets, self._waits.look.ring, fetch=fetch)
+        pull = None if replicas is None else lambda *named: replicas.replica(self._state.node_id, *named)
+        kept = KeptReplicas(volumes, clock, self._waits.look.ring, pull)
+        self._keeps_replicas = volumes is not None and replicas is not None
+        self._reconciler = Reconciler(
+            engine, clock, self._checker, secrets, self._waits.look.ring, backups=backups, replicas=kept, fetch=fetch
+        )
         self._reports = Reports()
         self._troubles = Troubles()
-        self._streams = StreamServer(engine, self._reconciler.vm_of, self._reconciler.successor)
+        self._streams = StreamServer(
+            engine, self._reconciler.vm_of, self._reconciler.successor, self._reconciler.volumes.send
+        )
+
+    def _identity(self) -> tuple[str, int]:
+        return self._state.node_id, self._state.epoch
 
     @property
     def node_id(self) -> str:
@@ -116,6 +140,8 @@ class Agent:
         """Adopt what runs, register, then serve; a node that the control plane forgot registers anew."""
         try:
             await self._peers.restore()
+            await self._ports.restore()
+            await self._names.restore()
             await self._engine.start()
             while True:
                 await self._register()
@@ -133,6 +159,7 @@ class Agent:
             loops.create_task(self._for_ever(self._fetch))
             loops.create_task(self._for_ever(self._look))
             loops.create_task(self._for_ever(self._report))
+            loops.create_task(self._for_ever(self._enforce))
             loops.create_task(self._listener.serve(self.node_id, self._streams.serve))
 
     async def _for_ever(self, step: Callable[[], Awaitable[None]]) -> None:
@@ -195,7 +222,8 @@ class Agent:
         )
 
     async def _facts(self) -> NodeFacts:
-        return replace(self._offer.of(await self._engine.facts()), address=self._address, hints=self._road())
+        facts = self._offer.of(await self._engine.facts())
+        return replace(facts, address=self._address, hints=self._road(), replicas=self._keeps_replicas)
 
     async def _listen(self) -> None:
         async with self._bus.subscribe(subjects.assignments(self.node_id)) as hints:
@@ -207,7 +235,9 @@ class Agent:
         self._waits.fetch.clear()
         assignments = await self._uplink.assignments(self.node_id)
         if self._accept(assignments):
-            await self._peers.follow(assignments.peers)
+            await self._peers.follow(assignments.peers, assignments.key_step)
+            await self._names.follow(assignments)
+            await self._ports.follow(assignments)
 
     def _accept(self, assignments: Assignments) -> bool:
         """Take assignments over, unless they are of an older epoch: then somebody speaks who was judged lost."""
@@ -217,22 +247,28 @@ class Agent:
             return False
         if assignments.epoch > known:
             self._reports.start_over()
-        if self._reconciler.assign(assignments.items, assignments.volumes) or assignments.epoch > known:
+        if self._reconciler.leases.assign(assignments.volumes):
+            self._waits.enforce.ring()
+        if (
+            self._reconciler.assign(assignments.items, assignments.volumes, assignments.backups, assignments.replicas)
+            or assignments.epoch > known
+        ):
             self._waits.look.ring()
         return True
 
     async def _look(self) -> None:
         self._waits.look.clear()
         wake_at = await self._reconciler.look()
-        news = self._sight(), self._checker.unsettled()
-        if self._reports.is_urgent(*news):
+        seen = self._sight()
+        if self._reports.is_urgent(seen):
             self._waits.report.ring()
-        elif self._reports.has_news(*news):
+        elif self._reports.has_news(seen):
             self._waits.report.ring(DETAIL_S)
         pause = LOOK_AGAIN_S if wake_at is None else min(LOOK_AGAIN_S, wake_at - self._clock.monotonic())
         await self._waits.look.wait(pause)
 
     async def _report(self) -> None:
+        asked_at = self._clock.monotonic()  # before all of it that takes time: leases of volumes count from then
         self._waits.report.clear()
         report = self._reports.build(
             node_id=self.node_id,
@@ -240,21 +276,31 @@ class Agent:
             sequence=self._state.next_sequence(),
             facts=await self._facts(),
             seen=self._sight(),
-            unsettled=self._checker.unsettled(),
         )
         current = await self._uplink.report(report)
         if current > report.epoch:
             self._waits.fetch.ring()
         else:
             self._reports.confirm(report, self._sight())
+            if self._reconciler.leases.renewed(asked_at):
+                self._waits.enforce.ring()
         await self._clock.sleep(COALESCE_S)
         await self._waits.report.wait(HEARTBEAT_S)
+
+    async def _enforce(self) -> None:
+        """Beside the reports, so that a host that is slow does not look like one that is silent."""
+        await self._waits.enforce.wait()
+        self._waits.enforce.clear()
+        if await self._reconciler.leases.enforce():
+            self._waits.look.ring()
 
     def _sight(self) -> Sight:
         """As of the last look; nothing before the first."""
         return Sight(
             instances=self._reconciler.observed or {},
             volumes=self._reconciler.volumes.observed or {},
+            backups=self._reconciler.backups.observed,
+            replicas=self._reconciler.replicas.observed,
         )
 
 

@@ -29,16 +29,16 @@ class Peers:
 
     async def restore(self) -> None:
         """As they were before a restart. To be called before the engine starts, which keeps what it knows then."""
-        await self._engine.connect(self._state.peers)
+        await self._engine.connect(self._state.peers, self._state.key_step)
 
-    async def follow(self, peers: Sequence[PeerNode]) -> None:
+    async def follow(self, peers: Sequence[PeerNode], key_step: int = 0) -> None:
         """Take over what was told. Where nothing is new that is done now and then all the same: a way may be there now
         that was not, or may have been taken away."""
         told, now = tuple(peers), self._clock.monotonic()
-        if told == self._state.peers and now < self._due:
+        if (told, key_step) == (self._state.peers, self._state.key_step) and now < self._due:
             return
-        lacking = await self._engine.connect(told)
-        self._state.keep_peers(told)
+        lacking = await self._engine.connect(told, key_step)
+        self._state.keep_peers(told, key_step)
         self._due = now + TELL_AGAIN_S
         if lacking != self._lacking:
             self._lacking = lacking

@@ -14,36 +14,37 @@ from dataclasses import replace
 
 import structlog
 
+from shellwego.agent.backups import Backups
 from shellwego.agent.checks import Checker, checks_of
+from shellwego.agent.leases import Leases
 from shellwego.agent.probes import Target
+from shellwego.agent.replicas import Replicas
 from shellwego.agent.secrets import SecretKeeper
 from shellwego.agent.tails import Tails
 from shellwego.agent.volumes import Volumes
 from shellwego.agent.waiting import cancel_all
 from shellwego.core.assignments import Assignment, VolumeOrder
+from shellwego.core.attempts import End, Memory, delayed, hindered, refused, unfetched
+from shellwego.core.backups import BackupOrder
 from shellwego.core.convergence import (
     Action,
-    Convergence,
     DeleteVm,
-    End,
     FetchVm,
-    Memory,
+    RestrictVm,
     ResumeVm,
     RunVm,
+    ScreenVm,
     StopVm,
     SuspendVm,
     converge,
-    delayed,
-    hindered,
-    refused,
-    unfetched,
 )
 from shellwego.core.errors import ConflictError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.instances import SUSPEND_FAILED, Observed
+from shellwego.core.replicas import ReplicaOrder
 from shellwego.core.troubles import Troubles
 from shellwego.core.vms import VmPhase, VmView
 from shellwego.ports.clock import Clock
-from shellwego.ports.engine import Engine, VmOrder, VolumeEngine
+from shellwego.ports.engine import Engine, FencingEngine, VmOrder, VolumeEngine
 
 _CHECKED = (VmPhase.RUNNING, VmPhase.SUSPENDING)
 """One that falls asleep keeps its checks' word, in case that it does not."""
@@ -68,6 +69,8 @@ class Reconciler:
         secrets: SecretKeeper,
         changed: Callable[[], None],
         *,
+        backups: Backups,
+        replicas: Replicas,
         fetch: FetchMemory | None = None,
     ) -> None:
         self._fetch_memory = fetch
@@ -77,7 +80,13 @@ class Reconciler:
         self._secrets = secrets
         self._tails = Tails(engine, clock)
         self._changed = changed
-        self.volumes = Volumes(engine if isinstance(engine, VolumeEngine) else None, clock, changed)
+        keeps = engine if isinstance(engine, VolumeEngine) else None
+        self.leases = Leases(engine if isinstance(engine, FencingEngine) else None, clock)
+        self.volumes = Volumes(
+            keeps, clock, changed, secrets.volume_key, backups=backups, replicas=replicas, leases=self.leases
+        )
+        self.backups = backups
+        self.replicas = replicas
         self._assignments: tuple[Assignment, ...] | None = None
         self._memories: Mapping[str, Memory] = {}
         self._orders: dict[str, asyncio.Task[None]] = {}
@@ -85,11 +94,18 @@ class Reconciler:
         self._views: tuple[VmView, ...] = ()
         self._looked = asyncio.Event()
         self.observed: Mapping[str, Observed] | None = None
-        """By instance id, as of the last look; None before the first."""
+        """By instance id, as of the last look, those left out of which nothing can be told yet; None before the first."""
 
-    def assign(self, assignments: tuple[Assignment, ...], volumes: tuple[VolumeOrder, ...] = ()) -> bool:
+    def assign(
+        self,
+        assignments: tuple[Assignment, ...],
+        volumes: tuple[VolumeOrder, ...] = (),
+        backups: tuple[BackupOrder, ...] = (),
+        replicas: tuple[ReplicaOrder, ...] = (),
+    ) -> bool:
         """Take new orders; False where they are those we had."""
-        known = not self.volumes.assign(volumes) and self._assignments == assignments
+        news = [self.volumes.assign(volumes), self.backups.assign(backups), self.replicas.assign(replicas)]
+        known = not any(news) and self._assignments == assignments
         self._assignments = assignments
         self._secrets.keep_only({item.instance_id for item in assignments if item.present})
         return not known
@@ -103,13 +119,15 @@ class Reconciler:
             return None
         views = await self._engine.observe()
         self._check(self._assignments, views)
+        unsettled = self._checker.unsettled()
         health = await self._tails.joined(self._checker.health)
         wake_volumes = await self.volumes.look()
         assignments = self._assignments
         obstacles = self.volumes.obstacles(assignments, views)
-        step = converge(assignments, views, self._memories, health, self._clock.monotonic(), obstacles=obstacles)
+        now, lapses = self._clock.monotonic(), self.leases.lapses(assignments)
+        step = converge(assignments, views, self._memories, health, now, obstacles=obstacles, lapses=lapses)
         self._memories = step.memories
-        self._take(views, step)
+        self._take(views, {id_: seen for id_, seen in step.observed.items() if id_ not in unsettled})
         for action in step.actions:
             self._order(action)
         return min((moment for moment in (step.wake_at, wake_volumes) if moment is not None), default=None)
@@ -130,6 +148,8 @@ class Reconciler:
     async def close(self) -> None:
         """Let go of orders under way; no VM is stopped."""
         await cancel_all(list(self._orders.values()))
+        await self.backups.close()
+        await self.replicas.close()
         await self.volumes.close()
 
     def _goes_on(self, instance_id: str) -> bool:
@@ -148,9 +168,9 @@ class Reconciler:
         }
         self._checker.sync(running, adopted=self.observed is None)
 
-    def _take(self, views: tuple[VmView, ...], step: Convergence) -> None:
+    def _take(self, views: tuple[VmView, ...], observed: Mapping[str, Observed]) -> None:
         self._views = views
-        self.observed = step.observed
+        self.observed = observed
         self._looked.set()
         self._looked = asyncio.Event()
 
@@ -159,6 +179,13 @@ class Reconciler:
             task = asyncio.create_task(self._carry_out(action), name=f"{type(action).__name__} {action.vm_id}")
             self._orders[action.vm_id] = task
             task.add_done_callback(lambda _: self._orders.pop(action.vm_id, None))
+
+    async def _hold(self, action: RestrictVm | ScreenVm) -> None:
+        match action:
+            case RestrictVm():
+                await self._engine.restrict(action.vm_id, action.egress)
+            case ScreenVm():
+                await self._engine.screen(action.vm_id, action.identity, action.ingress)
 
     async def _carry_out(self, action: Action) -> None:
         try:
@@ -171,6 +198,8 @@ class Reconciler:
                     await self._engine.stop(action.vm_id, action.grace_s)
                 case DeleteVm():
                     await self._engine.delete(action.vm_id)
+                case RestrictVm() | ScreenVm():
+                    await self._hold(action)
                 case SuspendVm() | ResumeVm():
                     await self._sleep_or_wake(action)
         except NotFoundError:
@@ -189,7 +218,10 @@ class Reconciler:
             end = End(reason=error.message, reason_code=error.code, permanent=not error.temporary)
             memory = self._memories.get(order.instance_id, Memory())
             now = self._clock.monotonic()
-            self._memories = {**self._memories, order.instance_id: refused(memory, order, end, now)}
+            self._memories = {
+                **self._memories,
+                order.instance_id: refused(memory, order.attempt, order.workload, end, now),
+            }
             self._changed()
 
     async def _begin(self, order: RunVm) -> None:
@@ -198,10 +230,13 @@ class Reconciler:
         except UnavailableError as error:
             self._delay(order, error)
             return
+        if not self.volumes.may_begin(order.workload):
+            self._delay(order, UnavailableError("volume-closed", "a volume that it mounts is not to be had any more"))
+            return
         try:
             await self._engine.run(replace(_vm_order(order), secrets=secrets))
         except ConflictError as error:
-            if error.code != "volume-held":
+            if error.code not in ("volume-held", "volume-fenced"):
                 raise
             self._delay(order, error)
 

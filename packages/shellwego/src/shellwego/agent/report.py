@@ -1,7 +1,6 @@
 """What to tell the control plane: whatever changed since it last confirmed, and everything once after a registration.
 
-A report that was lost, or whose answer was, is told again under a new sequence. Instances of which nothing can be told yet
-(`Checker.unsettled`) are left out.
+A report that was lost, or whose answer was, is told again under a new sequence.
 """
 
 from __future__ import annotations
@@ -10,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from shellwego.core.assignments import NodeReport
+from shellwego.core.backups import BackupPhase, ObservedBackup
 from shellwego.core.instances import Observed, Phase
 from shellwego.core.nodes import NodeFacts
+from shellwego.core.replicas import ObservedReplica
 from shellwego.core.volumes import ObservedVolume
 
 
@@ -21,6 +22,8 @@ class Sight:
 
     instances: Mapping[str, Observed] = field(default_factory=dict)
     volumes: Mapping[str, ObservedVolume] = field(default_factory=dict)
+    backups: Mapping[str, ObservedBackup] = field(default_factory=dict)
+    replicas: Mapping[str, ObservedReplica] = field(default_factory=dict)
 
 
 class Reports:
@@ -33,16 +36,19 @@ class Reports:
         """Tell everything again: the control plane may have forgotten, or began a new epoch."""
         self._confirmed = Sight()
 
-    def has_news(self, seen: Sight, unsettled: frozenset[str]) -> bool:
+    def has_news(self, seen: Sight) -> bool:
         """True where a report is worth sending before the next heart-beat."""
-        news = self._news(seen, unsettled)
-        return bool(news.instances or news.volumes)
+        news = self._news(seen)
+        return bool(news.instances or news.volumes or news.backups or news.replicas)
 
-    def is_urgent(self, seen: Sight, unsettled: frozenset[str]) -> bool:
+    def is_urgent(self, seen: Sight) -> bool:
         """True where it says more than how far a start has come, or how full a volume is, which nothing waits for."""
-        news, known = self._news(seen, unsettled), self._confirmed
-        return any(_settled(each) != _settled(known.instances.get(id_)) for id_, each in news.instances.items()) or any(
-            _steady(each) != _steady(known.volumes.get(id_)) for id_, each in news.volumes.items()
+        news, known = self._news(seen), self._confirmed
+        return (
+            any(_settled(each) != _settled(known.instances.get(id_)) for id_, each in news.instances.items())
+            or any(_steady(each) != _steady(known.volumes.get(id_)) for id_, each in news.volumes.items())
+            or any(each.phase is not BackupPhase.RUNNING for each in news.backups.values())
+            or any(_unmoved(each) != _unmoved(known.replicas.get(id_)) for id_, each in news.replicas.items())
         )
 
     def build(
@@ -53,10 +59,9 @@ class Reports:
         sequence: int,
         facts: NodeFacts,
         seen: Sight,
-        unsettled: frozenset[str],
     ) -> NodeReport:
         """The next report."""
-        told = self._news(seen, unsettled)
+        told = self._news(seen)
         return NodeReport(
             node_id=node_id,
             epoch=epoch,
@@ -64,28 +69,31 @@ class Reports:
             facts=facts,
             instances={id_: replace(each, epoch=epoch, sequence=sequence) for id_, each in told.instances.items()},
             volumes={id_: replace(each, epoch=epoch, sequence=sequence) for id_, each in told.volumes.items()},
+            backups=told.backups,
+            replicas={id_: replace(each, epoch=epoch, sequence=sequence) for id_, each in told.replicas.items()},
         )
 
     def confirm(self, report: NodeReport, seen: Sight) -> None:
         """The control plane has taken it; `seen` is what is there now."""
         instances = {id_: replace(each, epoch=0, sequence=0) for id_, each in report.instances.items()}
         volumes = {id_: replace(each, epoch=0, sequence=0) for id_, each in report.volumes.items()}
+        replicas = {id_: replace(each, epoch=0, sequence=0) for id_, each in report.replicas.items()}
         known = self._confirmed
         self._confirmed = Sight(
             instances={id_: each for id_, each in {**known.instances, **instances}.items() if id_ in seen.instances},
             volumes={id_: each for id_, each in {**known.volumes, **volumes}.items() if id_ in seen.volumes},
+            backups={id_: each for id_, each in {**known.backups, **report.backups}.items() if id_ in seen.backups},
+            replicas={id_: each for id_, each in {**known.replicas, **replicas}.items() if id_ in seen.replicas},
         )
 
-    def _news(self, seen: Sight, unsettled: frozenset[str]) -> Sight:
+    def _news(self, seen: Sight) -> Sight:
         """What it does not know yet."""
         known = self._confirmed
         return Sight(
-            instances={
-                id_: each
-                for id_, each in seen.instances.items()
-                if id_ not in unsettled and known.instances.get(id_) != each
-            },
+            instances={id_: each for id_, each in seen.instances.items() if known.instances.get(id_) != each},
             volumes={id_: each for id_, each in seen.volumes.items() if known.volumes.get(id_) != each},
+            backups={id_: each for id_, each in seen.backups.items() if known.backups.get(id_) != each},
+            replicas={id_: each for id_, each in seen.replicas.items() if known.replicas.get(id_) != each},
         )
 
 
@@ -93,7 +101,12 @@ def _settled(seen: Observed | None) -> Observed | None:
     """An observation without what changes in the course of a start; nothing, for an instance that has only just begun."""
     if seen is None or seen.phase is not Phase.STARTING:
         return seen
-    return replace(seen, detail="", address="") if seen.ends else None
+    return replace(seen, detail="", address="", private_address="") if seen.ends else None
+
+
+def _unmoved(seen: ObservedReplica | None) -> ObservedReplica | None:
+    """An observation without how far a round has come."""
+    return None if seen is None else replace(seen, bytes=0)
 
 
 def _steady(seen: ObservedVolume | None) -> ObservedVolume | None:

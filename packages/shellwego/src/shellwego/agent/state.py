@@ -1,4 +1,5 @@
-"""What an agent must still know after a restart: who it is, the highest epoch it saw, its peers, and numbers not used yet.
+"""What an agent must still know after a restart: who it is, the highest epoch it saw, its peers, the published
+ports, whose the VMs of other nodes are, and numbers not used yet.
 
 The control plane ignores reports whose sequence is not above the last one, and a node has no clock that it may send. So the
 sequence goes on from a limit on disk: numbers are reserved in blocks before the first of a block is used, and a restart
@@ -8,13 +9,15 @@ throws the rest of its block away. The file is replaced as a whole and synced; a
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
 from shellwego.core.errors import InvalidError
 from shellwego.core.peers import PeerNode
+from shellwego.core.publishing import OpenPort
 
 BLOCK = 10_000
 
@@ -25,6 +28,9 @@ class _Stored:
     epoch: int = 0
     sequence_limit: int = 0
     peers: tuple[PeerNode, ...] = ()
+    ports: tuple[OpenPort, ...] = ()
+    key_step: int = 0
+    known: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class NodeState:
@@ -55,10 +61,35 @@ class NodeState:
         """The nodes with a way from here, as they were told last."""
         return self._stored.peers
 
-    def keep_peers(self, peers: tuple[PeerNode, ...]) -> None:
+    @property
+    def key_step(self) -> int:
+        """How far the exchange of keys with them was."""
+        return self._stored.key_step
+
+    def keep_peers(self, peers: tuple[PeerNode, ...], key_step: int = 0) -> None:
         """Note those that were told; on disk at once."""
-        if peers != self.peers:
-            self._save(replace(self._stored, peers=peers))
+        if (peers, key_step) != (self.peers, self.key_step):
+            self._save(replace(self._stored, peers=peers, key_step=key_step))
+
+    @property
+    def ports(self) -> tuple[OpenPort, ...]:
+        """The published ports, as they were told last."""
+        return self._stored.ports
+
+    def keep_ports(self, ports: tuple[OpenPort, ...]) -> None:
+        """Note those that were told; on disk at once."""
+        if ports != self.ports:
+            self._save(replace(self._stored, ports=ports))
+
+    @property
+    def known(self) -> Mapping[str, tuple[str, ...]]:
+        """Private addresses of other nodes' VMs, by the ids of their apps, as they were told last."""
+        return self._stored.known
+
+    def keep_known(self, known: Mapping[str, tuple[str, ...]]) -> None:
+        """Note those that were told; on disk at once."""
+        if known != self.known:
+            self._save(replace(self._stored, known=known))
 
     def accept(self, node_id: str, epoch: int) -> bool:
         """Take over a message's id and epoch, on disk before it is acted upon. False: it is of an older epoch."""

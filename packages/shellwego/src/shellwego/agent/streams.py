@@ -37,18 +37,23 @@ _OUTPUT = {"stdout": RecordKind.STDOUT, "stderr": RecordKind.STDERR}
 
 _log = structlog.get_logger(__name__)
 
+SendVolume = Callable[[StreamRequest], AsyncGenerator[bytes]]
+"""Gives a snapshot of a volume for another node."""
 FindVm = Callable[[str], VmView | None]
 Successor = Callable[[VmView], Awaitable[VmView | None]]
 
 
 class StreamServer:
     """Serves one request at a call, at most `limit` at once. `find` gives the newest VM of an instance, `successor` waits
-    for the next."""
+    for the next, `send` gives what other nodes keep of volumes."""
 
-    def __init__(self, engine: Engine, find: FindVm, successor: Successor, limit: int = MAX_STREAMS) -> None:
+    def __init__(
+        self, engine: Engine, find: FindVm, successor: Successor, send: SendVolume, limit: int = MAX_STREAMS
+    ) -> None:
         self._engine = engine
         self._find = find
         self._successor = successor
+        self._send_volume = send
         self._limit = limit
         self._open = 0
 
@@ -73,6 +78,8 @@ class StreamServer:
                     await self._usage(vm, request, stream)
                 case StreamKind.MEMORY:
                     await self._memory(vm, request, stream)
+                case StreamKind.REPLICA:
+                    await _pour(self._send_volume(request), stream)
                 case StreamKind.EXEC | StreamKind.ATTACH | StreamKind.COPY_IN | StreamKind.COPY_OUT:
                     await self._session(vm, request, stream)
         except ShellWeGoError as error:
@@ -95,11 +102,7 @@ class StreamServer:
     async def _memory(self, vm: VmView | None, request: StreamRequest, stream: DuplexStream) -> None:
         if vm is None:
             raise _not_here(request.instance_id)
-        async with aclosing(self._engine.export_memory(vm.vm_id)) as chunks:
-            async for chunk in chunks:
-                for start in range(0, len(chunk), MAX_PAYLOAD):
-                    await stream.send(pack(Record(RecordKind.STDOUT, chunk[start : start + MAX_PAYLOAD])))
-        await stream.send(pack(Record(RecordKind.EXIT, _EXIT.pack(0))))
+        await _pour(self._engine.export_memory(vm.vm_id), stream)
 
     async def _usage(self, vm: VmView | None, request: StreamRequest, stream: DuplexStream) -> None:
         if vm is None:
@@ -165,6 +168,15 @@ class StreamServer:
 
 def _not_here(instance_id: str) -> NotFoundError:
     return NotFoundError("vm-not-found", f"instance {instance_id} has no VM on this node")
+
+
+async def _pour(source: AsyncGenerator[bytes], stream: DuplexStream) -> None:
+    """Send what there is, and say that it was all."""
+    async with aclosing(source) as chunks:
+        async for chunk in chunks:
+            for start in range(0, len(chunk), MAX_PAYLOAD):
+                await stream.send(pack(Record(RecordKind.STDOUT, chunk[start : start + MAX_PAYLOAD])))
+    await stream.send(pack(Record(RecordKind.EXIT, _EXIT.pack(0))))
 
 
 async def _feed(stream: DuplexStream, channel: ExecChannel) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from shellwego.core.convergence import Health, Verdict
 from shellwego.core.errors import ShellWeGoError
+from shellwego.core.health import Health, Verdict
 from shellwego.ports.clock import Clock
 from shellwego.ports.engine import Engine
 

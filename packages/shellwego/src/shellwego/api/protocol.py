@@ -1,6 +1,8 @@
-"""HTTP connections with bounds where uvicorn has none: on the size of a request's head, and on the time it may take.
+"""HTTP connections with bounds where uvicorn has none: on the size of a request's head, and on the time that head and
+body may take.
 
-Without them a stranger could fill the memory with one endless header, or take up all connections by saying nothing.
+Without them a stranger could fill the memory with one endless header, or take up all connections by saying nothing, or a
+byte now and then. A body that is refused before it came (401) is as good for that as one that is waited for.
 
 Trap: a WebSocket's handshake is parsed anew by `websockets`, which has narrower bounds. Beyond them it neither answers nor
 closes, and the connection would stay for ever; so they are looked at here.
@@ -15,6 +17,9 @@ from uvicorn.server import ServerState
 
 MAX_HEAD = 64 * 1024
 HEAD_S = 15.0
+BODY_S = 15.0
+BODY_BYTES = 64 * 1024
+"""So much must have come of an unfinished body whenever so much time has gone by; unless it was we who took nothing."""
 MAX_SOCKET_LINE = 8000
 MAX_SOCKET_HEADERS = 100
 
@@ -39,10 +44,12 @@ class Shared(ServerState):
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Counts bytes and time until a request's head is complete; the body is bounded by the application."""
+    """Counts bytes and time until a request's head is complete, and sees that its body comes on; how large that may be is
+    the application's to say."""
 
     _deadline: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _body_bytes = 0
     _in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -70,12 +77,21 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._stop_deadline()
+        self._await_body()
         super().on_headers_complete()
         if isinstance(self.server_state, Shared) and self.server_state.leaving and self.cycle is not None:
             self.cycle.keep_alive = False
 
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._stop_deadline()
+        super().on_message_complete()
+
     def handle_websocket_upgrade(self) -> None:
+        self._stop_deadline()
         headers = list(self.scope["headers"])
         longest = max(len(self.url), *(len(name) + len(value) for name, value in headers))
         if longest > MAX_SOCKET_LINE or len(headers) > MAX_SOCKET_HEADERS:
@@ -87,6 +103,18 @@ class BoundedHttp(HttpToolsProtocol):
     def _start_deadline(self) -> None:
         self._stop_deadline()
         self._deadline = self.loop.call_later(HEAD_S, self.transport.close)
+
+    def _await_body(self) -> None:
+        self._stop_deadline()
+        self._body_bytes = 0
+        self._deadline = self.loop.call_later(BODY_S, self._look_at_body)
+
+    def _look_at_body(self) -> None:
+        answered = self.cycle is not None and self.cycle.response_complete
+        if answered or (self._body_bytes < BODY_BYTES and not self.flow.read_paused):
+            self.transport.close()
+        else:
+            self._await_body()
 
     def _stop_deadline(self) -> None:
         if self._deadline is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,17 @@ _MAX_CONNECTIONS = 4096
 class Tls:
     certificate: Path
     key: Path
+
+
+async def serve_until_cancelled(serving: Coroutine[None, None, None], stop: Callable[[], None]) -> None:
+    """Run a server to its end. One that is cancelled is stopped, and not cut off: what it is at gets its time."""
+    task = asyncio.ensure_future(serving)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop()
+        await task
+        raise
 
 
 class _Server(uvicorn.Server):
@@ -67,13 +79,7 @@ class ApiServer:
 
     async def run(self) -> None:
         """Serve until `stop`, or until cancelled; running requests get a few seconds to end."""
-        serving = asyncio.ensure_future(self._server.serve([self._listener]))
-        try:
-            await asyncio.shield(serving)
-        except asyncio.CancelledError:
-            self.stop()
-            await serving
-            raise
+        await serve_until_cancelled(self._server.serve([self._listener]), self.stop)
 
     async def started(self) -> None:
         """Return when requests are answered."""

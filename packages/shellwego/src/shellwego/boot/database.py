@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shellwego.control.unit import Unit
 from shellwego.core.errors import ConflictError
 from shellwego.core.events import LoopLease
 from shellwego.ports.clock import Clock
 from shellwego.ports.store import Store
+
+if TYPE_CHECKING:
+    from shellwego.drivers.store.location import Location
 
 _OWNER = "platform"
 
@@ -22,13 +26,21 @@ def open_store(url: str, path: Path, clock: Clock) -> Store:
         ConflictError: it was written by another version than ours knows, or cannot keep what we write.
     """
     if not url:
+        return open_location(path, clock)
+    from shellwego.drivers.store.location import parse_url  # noqa: PLC0415 - costs memory where it is not used
+
+    return open_location(parse_url(url), clock)
+
+
+def open_location(location: Location, clock: Clock) -> Store:
+    """As `open_store`."""
+    if isinstance(location, Path):
         from shellwego.drivers.store.sqlite import open_sqlite  # noqa: PLC0415 - the one that is used
 
-        return open_sqlite(path, clock)
-    from shellwego.drivers.store.location import parse_url  # noqa: PLC0415 - costs memory where it is not used
-    from shellwego.drivers.store.postgres import open_postgres  # noqa: PLC0415
+        return open_sqlite(location, clock)
+    from shellwego.drivers.store.postgres import open_postgres  # noqa: PLC0415 - as above
 
-    return open_postgres(parse_url(url))
+    return open_postgres(location)
 
 
 SERVERS = "servers"

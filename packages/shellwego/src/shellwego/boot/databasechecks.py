@@ -22,8 +22,9 @@ def check_database(settings: UpSettings) -> Finding:
 
 
 def _postgres(text: str) -> Finding:
-    from shellwego.drivers.store.health import NEEDED_CONNECTIONS, look  # noqa: PLC0415 - heavy, and not always needed
+    from shellwego.drivers.store.health import look  # noqa: PLC0415 - heavy, and not always needed
     from shellwego.drivers.store.location import parse_url  # noqa: PLC0415
+    from shellwego.drivers.store.postgres import CONNECTIONS  # noqa: PLC0415 - as above
 
     try:
         url = parse_url(text)
@@ -35,7 +36,7 @@ def _postgres(text: str) -> Finding:
     told = f"PostgreSQL {facts.version}, {url}, schema {facts.revision or 'not made yet'}"
     if not facts.durable:
         return warn(_CHECK, f"{told}: it may lose what it has confirmed", "Set fsync = on and full_page_writes = on.")
-    if facts.free_connections < NEEDED_CONNECTIONS:
-        free = f"{facts.free_connections} connections are free, and the platform takes {NEEDED_CONNECTIONS}"
+    if facts.free_connections < CONNECTIONS:
+        free = f"{facts.free_connections} connections are free, and the platform takes {CONNECTIONS}"
         return warn(_CHECK, f"{told}: {free}", "Raise max_connections, unless the platform runs already.")
     return ok(_CHECK, told)

@@ -1,11 +1,19 @@
-"""Where the platform's database is, read while the process is still root, whose helper keeps what is imported here."""
+"""Where the platform's database is: named by its URL or by a file that holds that, and its password shown to nobody.
+
+Read while the process is still root, whose helper keeps what is imported here.
+"""
 
 from __future__ import annotations
 
-from shellwego.boot.settings import UpSettings, exposed, has_password
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from shellwego.boot.settings import UpSettings
 from shellwego.core.errors import InvalidError
 
 _MAX_URL_BYTES = 4096
+_DATABASE = ("database_url", "database_url_file")
 
 
 def read_url(settings: UpSettings) -> str:
@@ -29,3 +37,37 @@ def read_url(settings: UpSettings) -> str:
     if mode & 0o004 and has_password(url):
         raise exposed(path)
     return url
+
+
+def has_password(url: str) -> bool:
+    """Whether a URL holds one; what is no URL may."""
+    try:
+        return bool(urlsplit(url).password)
+    except ValueError:
+        return True
+
+
+def exposed(path: Path) -> InvalidError:
+    """A file with the database's password that everybody can read."""
+    return InvalidError(
+        "exposed-password",
+        f"{path} holds the database's password, and everybody can read it",
+        resolution=f"chmod 600 {path}",
+    )
+
+
+def one_database(*layers: Mapping[str, object]) -> dict[str, object]:
+    """Settings of several layers, the strongest last: one that names the database in one way takes back the other way.
+
+    Raises:
+        InvalidError: one layer names it in both.
+    """
+    merged: dict[str, object] = {}
+    for layer in layers:
+        ways = [name for name in _DATABASE if layer.get(name)]
+        if len(ways) > 1:
+            raise InvalidError("two-databases", "the database is named twice: by its URL, and by a file with its URL")
+        if ways:
+            merged = {name: value for name, value in merged.items() if name not in _DATABASE}
+        merged.update(layer)
+    return merged

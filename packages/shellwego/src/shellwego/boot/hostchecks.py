@@ -16,9 +16,11 @@ from shellwego.boot.databasechecks import check_database
 from shellwego.boot.findings import Finding, fail, ok, told, warn
 from shellwego.boot.limits import ENOUGH_FILES, raise_file_limit
 from shellwego.boot.masterkeys import KEY_DIRECTORY, KEY_FILE
+from shellwego.boot.namechecks import check_names
 from shellwego.boot.settings import UpSettings
 from shellwego.core.errors import ShellWeGoError
-from shellwego.drivers.engine.host import KVM_DEVICE, Acceleration, cgroup_kinds, installation, probed
+from shellwego.core.nodes import Underlay
+from shellwego.drivers.engine.host import KVM_DEVICE, Acceleration, can_reflink, cgroup_kinds, installation, probed
 from shellwego.drivers.kms.keyfile import is_sealed
 
 _ROOMY_DISK = 4 << 30
@@ -35,12 +37,15 @@ def check_host(settings: UpSettings) -> list[Finding]:
         acceleration(settings.cache),
         cgroups(),
         disk(settings.data_dir),
+        volumes(settings),
+        *underlay(settings.underlay),
         check_database(settings),
         check_bus(settings),
         _master_key(settings),
         _encryption(settings.data_dir),
         _memory(),
         _files(),
+        *check_names(settings.data_dir),
     ]
 
 
@@ -106,6 +111,45 @@ def disk(data_dir: Path) -> Finding:
         if free >= _ROOMY_DISK
         else warn("disk", text, "Free some space, or choose another --data-dir.")
     )
+
+
+def underlay(name: str) -> list[Finding]:
+    """What encrypts between nodes, where that is asked for."""
+    if name != Underlay.WIREGUARD:
+        return []
+    if os.geteuid() != 0:
+        return [warn("underlay", "wireguard: what encrypts is root's to look at", "As root: swg doctor")]
+    try:
+        by = preflight.check_underlay(name)
+    except ShellWeGoError as error:
+        return [fail("underlay", error.message, error.resolution)]
+    if by == "kernel":
+        return [ok("underlay", "wireguard, by the kernel")]
+    return [
+        warn(
+            "underlay",
+            "wireguard, by a program (wireguard-go), far slower than by the kernel, which has none",
+            "Boot a kernel with WIREGUARD (Linux 5.6 or later).",
+        )
+    ]
+
+
+def volumes(settings: UpSettings) -> Finding:
+    """Where volumes are, and by which driver."""
+    directory = settings.data_dir / "volumes"
+    if settings.zfs:
+        if os.geteuid() != 0:
+            return warn("volumes", f"zfs, in {settings.zfs}: that is root's to look at", "As root: swg doctor")
+        return asked("volumes", lambda: preflight.check_zfs(settings.zfs), f"zfs, in {settings.zfs}")
+    try:
+        shares = directory.is_dir() and can_reflink(directory)
+    except OSError:
+        return warn("volumes", f"{directory} is the platform's to read", "As root: swg doctor")
+    if shares:
+        return ok("volumes", f"reflink, in {directory}: snapshots share what does not change")
+    if directory.is_dir():
+        return ok("volumes", f"file, in {directory}: a snapshot is a copy, during which its VM stands still")
+    return ok("volumes", f"the first start makes {directory}")
 
 
 def _master_key(settings: UpSettings) -> Finding:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from urllib.parse import urlsplit
 
-from shellwego.boot.preflight import Installation, directory
+from shellwego.boot.preflight import Installation, directory, publish_site
 from shellwego.boot.settings import UpSettings
-from shellwego.drivers.engine.assembly import EngineSite
+from shellwego.drivers.engine.assembly import EngineSite, Reach, Underlay
 from shellwego.edge.processes import haproxy_processes
 from shellwego.edge.settings import EdgeSettings, Layout
 
 
-def engine_site(settings: UpSettings, installation: Installation, subnet: str = "") -> EngineSite:
-    """The engine's place; `subnet` is given to a node that joined."""
+def engine_site(settings: UpSettings, installation: Installation, address: str, subnet: str = "") -> EngineSite:
+    """The engine's place. By `address` other hosts reach this one, empty where none does; `subnet` is given to a node that
+    joined."""
     return EngineSite(
         installation_id=installation.id,
         data_dir=installation.data_dir,
@@ -25,8 +26,18 @@ def engine_site(settings: UpSettings, installation: Installation, subnet: str = 
         blobs=directory(installation, "blobs"),
         preboot=settings.preboot,
         image_budget=settings.image_budget,
+        connections_per_vm=settings.connections_per_vm,
+        zfs=settings.zfs,
         subnet=IPv4Network(subnet) if subnet else None,
+        reach=_reach(settings, address),
+        publish=publish_site(settings),
     )
+
+
+def _reach(settings: UpSettings, address: str) -> Reach:
+    underlay = Underlay(settings.underlay)
+    port = settings.wireguard_port if underlay is Underlay.WIREGUARD else 0
+    return Reach(underlay, IPv4Address(address) if address else None, port)
 
 
 def address_towards(urls: Iterable[str]) -> str:

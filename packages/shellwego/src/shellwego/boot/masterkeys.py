@@ -1,31 +1,23 @@
-"""Where the master key comes from: read as root, before the split, and handed to the platform in memory.
-
-In this order: a file that the settings name, a systemd credential (`LoadCredential=`, `$CREDENTIALS_DIRECTORY`), the
-environment. What the environment held is taken out of it, so that no child gets it; but the kernel still shows to root what
-the process was started with, which is why the other two are better.
-"""
+"""Where the master key comes from (`givensecrets`), to be handed to the platform in memory."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import configparser
 import os
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shellwego.boot.givensecrets import aws_profile, read_given
 from shellwego.boot.preflight import PreflightError
 from shellwego.boot.settings import UpSettings
 from shellwego.core.envelope import KEY_BYTES
 from shellwego.core.sensitive import Sensitive
 from shellwego.drivers.kms.local import FileKms, GivenKms
-from shellwego.drivers.kms.sigv4 import AwsCredentials
 from shellwego.ports.kms import Kms
 
 KEY_DIRECTORY, KEY_FILE = "keys", "master-keys.json"
-CREDENTIALS = "CREDENTIALS_DIRECTORY"
-_MOST_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +39,7 @@ class Remote:
             return VaultKms(self.url, self.key, self.credentials, self.ca_file)
         from shellwego.drivers.kms.aws import AwsKms  # noqa: PLC0415
 
-        credentials = _aws_credentials(self.credentials)
+        credentials = aws_profile(self.credentials, _refused)
         return AwsKms(self.region, self.key, credentials, now, url=self.url, ca_file=self.ca_file)
 
 
@@ -83,19 +75,19 @@ def read_source(settings: UpSettings, environment: MutableMapping[str, str] = os
     """
     if settings.kms != "local":
         return KmsSource(remote=_remote(settings, environment))
-    keys = _read("master-keys", settings.master_keys_file, environment)
-    passphrase = _read("master-passphrase", settings.master_passphrase_file, environment)
+    keys = read_given("master-keys", settings.master_keys_file, environment, _refused)
+    passphrase = read_given("master-passphrase", settings.master_passphrase_file, environment, _refused)
     if keys is not None and passphrase is not None:
         raise _refused("master keys and a passphrase are both given", "Give one of the two.")
     return KmsSource(passphrase=passphrase, keys=() if keys is None else _parsed(keys))
 
 
 def _remote(settings: UpSettings, environment: MutableMapping[str, str]) -> Remote:
-    credentials = _read("kms-credentials", settings.kms_credentials_file, environment)
+    credentials = read_given("kms-credentials", settings.kms_credentials_file, environment, _refused)
     if credentials is None:
         raise _refused(f"no credentials for the KMS ({settings.kms})", "Give kms_credentials_file; its mode is 0600.")
     if settings.kms == "aws":
-        _aws_credentials(credentials)
+        aws_profile(credentials, _refused)
     return Remote(
         kind=settings.kms,
         url=settings.kms_url,
@@ -104,47 +96,6 @@ def _remote(settings: UpSettings, environment: MutableMapping[str, str]) -> Remo
         ca_file=settings.kms_ca_file,
         credentials=credentials,
     )
-
-
-def _aws_credentials(given: Sensitive) -> AwsCredentials:
-    """The profile `default` of a file as `aws configure` writes it; nothing of it is repeated."""
-    parser = configparser.RawConfigParser()
-    try:
-        parser.read_string(given.reveal_text())
-        profile = parser["default"]
-        token = profile.get("aws_session_token")
-        return AwsCredentials(
-            access_key=profile["aws_access_key_id"],
-            secret_key=Sensitive.of(profile["aws_secret_access_key"]),
-            session_token=Sensitive.of(token) if token else None,
-        )
-    except (configparser.Error, KeyError, UnicodeDecodeError):
-        raise _refused(
-            "the AWS credentials are not as aws configure writes them", "Give a profile [default]."
-        ) from None
-
-
-def _read(name: str, path: Path | None, environment: MutableMapping[str, str]) -> Sensitive | None:
-    given = environment.pop(f"SHELLWEGO_{name.upper().replace('-', '_')}", None)
-    if path is not None:
-        return _file(path)
-    credentials = environment.get(CREDENTIALS)
-    if credentials and (found := Path(credentials) / f"shellwego.{name}").exists():
-        return _file(found)
-    return Sensitive.of(given.strip()) if given and given.strip() else None
-
-
-def _file(path: Path) -> Sensitive:
-    try:
-        with path.open("rb") as stream:
-            if os.fstat(stream.fileno()).st_mode & 0o077:
-                raise _refused(f"{path} can be read by others than its owner", f"chmod 600 {path}")
-            content = stream.read(_MOST_BYTES).strip()
-    except OSError as error:
-        raise _refused(f"{path}: {error.strerror}", "Mend the path or its mode.") from error
-    if not content:
-        raise _refused(f"{path} is empty", "Put the passphrase, or the keys, into it.")
-    return Sensitive(content)
 
 
 def _parsed(given: Sensitive) -> tuple[Sensitive, ...]:

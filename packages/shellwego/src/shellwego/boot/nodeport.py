@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import structlog
@@ -24,10 +26,14 @@ from shellwego.control.nodeauthority import NodeAuthorities, ServerIdentity
 from shellwego.control.nodeimages import NodeImages
 from shellwego.control.nodekeys import NodeIdentity
 from shellwego.control.nodes import Nodes
+from shellwego.control.replicastreams import NodeReplicas
 from shellwego.control.sealing import Sealer
 from shellwego.control.servers import Servers
 from shellwego.control.unit import Control
+from shellwego.core.backups import RepositoryPlace
 from shellwego.core.errors import ShellWeGoError
+from shellwego.core.peers import DAY_S
+from shellwego.drivers.uplink.downloads import Downloads
 from shellwego.ports.busaccess import BusAccess
 from shellwego.ports.images import ImageBlobs
 from shellwego.ports.streams import Streams
@@ -82,6 +88,19 @@ class NodePort:
     server: UplinkServer
     name: str = "node port"
 
+    async def fellow_blob(self, digest: str, offset: int) -> AsyncIterator[bytes]:
+        """A blob of another server, from an offset on. Its reader checks the digest. This server may be asked, too: it does
+        not know which of the platform's addresses is its own.
+
+        Raises:
+            NotFoundError: all answer, and none has it.
+            UnavailableError: it cannot be had now.
+        """
+        urls = await self.servers.told()
+        async with aclosing(Downloads(lambda: urls, self.shown.credentials).blob(digest, offset)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
     @classmethod
     async def open(
         cls,
@@ -94,9 +113,12 @@ class NodePort:
         streams: Streams,
         servers: Servers,
         access: BusAccess | None = None,
+        repository: RepositoryPlace | None = None,
+        key_generation_s: float = DAY_S,
     ) -> NodePort:
         """On a socket that listens; `streams` reaches all nodes, `access` is to the bus that hosts may listen on by
-        themselves, if there is one.
+        themselves, if there is one, `repository` where backups lie. `key_generation_s`: so long nodes use a key between
+        them.
 
         Raises:
             UnavailableError: the KMS does not answer.
@@ -108,7 +130,7 @@ class NodePort:
             listener,
             credentials=shown.credentials,
             served={
-                **methods(Nodes(control, sealer), Edges(control)),
+                **methods(Nodes(control, sealer, repository, key_generation_s=key_generation_s), Edges(control)),
                 **join_methods(Joins(control, authorities, servers), servers, BusPasses(control, access)),
             },
             callers=Callers(NodeIdentity(control).identify, control.clock),
@@ -116,6 +138,7 @@ class NodePort:
             bus=control.bus,
             images=NodeImages(control, images),
             memories=NodeMemories(control, streams),
+            replicas=NodeReplicas(control, streams),
         )
         await servers.say()
         return cls(authorities, shown, servers, server)

@@ -164,9 +164,11 @@ def _agent(directory: Path, settings: UpSettings) -> int:
     begin_as_root(preflight.NODE_PROGRAMS)
     joined = nodedir.load(directory, MemberKind.NODE)
     preflight.check_cache(settings.cache)
+    preflight.check_zfs(settings.zfs)
+    preflight.check_underlay(settings.underlay)
     installation = preflight.open_installation(settings)
     preflight.check_reach(settings, installation)
-    link = drop_root(installation)
+    link = drop_root(installation, zfs=settings.zfs, publish=preflight.publish_site(settings))
 
     from shellwego.boot.remote import Remote  # noqa: PLC0415 - for the unprivileged child only
     from shellwego.boot.serving import run_process  # noqa: PLC0415

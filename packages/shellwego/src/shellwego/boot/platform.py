@@ -7,7 +7,7 @@ asked end without `keep_vms`, VMs are stopped gracefully, then HAProxy, then bri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -17,14 +17,15 @@ from shellwego.boot.controlplane import Handover, open_base, open_control_plane
 from shellwego.boot.credentials import LOCAL
 from shellwego.boot.hosting import edge_processes, edge_settings, engine_site
 from shellwego.boot.preflight import Installation, directory
-from shellwego.boot.serving import Server, run_process, serve, stop_signal, undo
+from shellwego.boot.serving import Server, dismantle, run_process, serve, stop_signal, undo
 from shellwego.boot.settings import UpSettings
 from shellwego.control.edges import Edges
 from shellwego.control.memories import NodeMemories
 from shellwego.control.nodes import Nodes
-from shellwego.core.errors import ShellWeGoError
+from shellwego.control.replicastreams import NodeReplicas
 from shellwego.drivers.engine.assembly import HostLink, open_plasma
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine
+from shellwego.drivers.objects.choose import open_objects
 from shellwego.drivers.streams.dialled import DialledStreams
 from shellwego.drivers.streams.either import EitherStreams
 from shellwego.drivers.streams.memory import MemoryStreams
@@ -62,7 +63,7 @@ class Platform:
             site = edge_settings(EDGE, self.installation)
             engine = await open_plasma(
                 link,
-                engine_site(self.settings, self.installation),
+                engine_site(self.settings, self.installation, self.settings.host_address),
                 version("shellwego"),
                 lambda: edge_processes(site),
             )
@@ -80,7 +81,15 @@ class Platform:
             await edge.open()
             agent = Agent(
                 engine=engine,
-                uplink=MemoryNodeUplink(Nodes(control, base.sealer), wire),
+                uplink=MemoryNodeUplink(
+                    Nodes(
+                        control,
+                        base.sealer,
+                        self.handover.repository,
+                        key_generation_s=self.settings.key_generation_s,
+                    ),
+                    wire,
+                ),
                 listener=streams,
                 bus=control.bus,
                 clock=control.clock,
@@ -89,6 +98,8 @@ class Platform:
                 offer=self.settings.offer,
                 address=self.settings.host_address,
                 memories=NodeMemories(control, reach),
+                replicas=NodeReplicas(control, reach),
+                open_objects=open_objects,
             )
             plane = await open_control_plane(base, link, api_socket, reach, links)
             parts = {"agent": agent.run(), "edge": edge.run(), **plane.parts, "helper": link.gone()}
@@ -124,5 +135,4 @@ class Platform:
         await engine.close(keep_vms=keep)
         await edge.close(keep=keep)
         if not keep:
-            with suppress(ShellWeGoError):
-                await link.dismantle()
+            await dismantle(link)

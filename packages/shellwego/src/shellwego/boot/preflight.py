@@ -18,19 +18,22 @@ import click
 
 from shellwego.boot.settings import UpSettings
 from shellwego.core.errors import ShellWeGoError
+from shellwego.core.nodes import Underlay
 from shellwego.drivers.engine.host import (
     EMULATOR,
+    NOTHING_PUBLISHED,
     HelperConfiguration,
     Installation,
     Listener,
     PlasmaError,
     Product,
+    PublishSite,
     assets_present,
     installation,
     ownership,
 )
 
-__all__ = ["Installation", "Listener", "PreflightError"]
+__all__ = ["NOTHING_PUBLISHED", "Installation", "Listener", "PreflightError", "PublishSite"]
 
 PRODUCT = Product("platform", "swg up")
 NODE_PROGRAMS = (EMULATOR, "nft", "tar2sqfs", "mkfs.ext4")
@@ -81,6 +84,20 @@ def check_cache(cache: Path) -> None:
             f"the guest's kernel and init are not in {cache}",
             resolution="Run: scripts/setup (or: plasmavmc kernel fetch && plasmavmc guest build)",
         )
+
+
+def check_zfs(dataset: str) -> None:
+    """The dataset for volumes, if one was named, can be used."""
+    with told():
+        installation.check_zfs(dataset)
+
+
+def check_underlay(underlay: str) -> str:
+    """What encrypts here, where that is asked for; empty where it is not. To be called by root."""
+    if underlay != Underlay.WIREGUARD:
+        return ""
+    with told():
+        return installation.check_wireguard()
 
 
 def check_space(directory: Path) -> None:
@@ -196,9 +213,19 @@ def edge_lives(opened: Installation) -> bool:
     return False
 
 
-def helper_configuration(opened: Installation, *listeners: Listener) -> HelperConfiguration:
-    """What the root helper is told once: whom it serves, and the sockets it may open."""
-    return HelperConfiguration(installation_id=opened.id, uid=opened.uid, gid=opened.gid, listeners=listeners)
+def helper_configuration(
+    opened: Installation, *listeners: Listener, zfs: str = "", publish: PublishSite = NOTHING_PUBLISHED
+) -> HelperConfiguration:
+    """What the root helper is told once: whom it serves, the sockets it may open, the dataset it may use, the ports that VMs
+    may answer at."""
+    return HelperConfiguration(
+        installation_id=opened.id, uid=opened.uid, gid=opened.gid, listeners=listeners, zfs=zfs, publish=publish
+    )
+
+
+def publish_site(settings: UpSettings) -> PublishSite:
+    """The ports of this host at which VMs may answer."""
+    return PublishSite(settings.published_ports, settings.published_on)
 
 
 def server_listeners(settings: UpSettings) -> tuple[Listener, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -13,14 +13,14 @@ from shellwego.boot.membership import Membership
 from shellwego.boot.nodedir import Joined
 from shellwego.boot.preflight import Installation, directory
 from shellwego.boot.serverlist import ServerList
-from shellwego.boot.serving import Part, serve, stop_signal, undo
+from shellwego.boot.serving import Part, dismantle, serve, stop_signal, undo
 from shellwego.boot.settings import UpSettings
-from shellwego.core.errors import ShellWeGoError
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.engine.assembly import HostLink, open_plasma
 from shellwego.drivers.engine.host import confinement
 from shellwego.drivers.images.pulled import PulledBlobs
+from shellwego.drivers.objects.choose import open_objects
 from shellwego.drivers.streams.dial import WebSocketDialler
 from shellwego.drivers.streams.dialled import DialledListener
 from shellwego.drivers.uplink.downloads import Downloads
@@ -60,7 +60,8 @@ class Remote:
             link.confinement = confinement()
             wires = self._wires(stack)
             member, keep = self.joined.member, self.settings.keep_vms
-            site = engine_site(self.settings, self.installation, member.subnet)
+            address = self.settings.address or address_towards(wires.servers.urls())
+            site = engine_site(self.settings, self.installation, address, member.subnet)
             downloads = Downloads(wires.servers.urls, wires.membership.credentials)
             engine = await open_plasma(link, site, version("shellwego"), lambda: (), PulledBlobs(downloads.blob))
             agent = Agent(
@@ -72,17 +73,18 @@ class Remote:
                 name=member.name,
                 state_dir=directory(self.installation, f"agent-{member.id}"),
                 offer=self.settings.offer,
-                address=self.settings.address or address_towards(wires.servers.urls()),
+                address=address,
                 memories=downloads,
+                replicas=downloads,
                 hints=lambda: wires.road.road,
+                open_objects=open_objects,
             )
             parts = {"agent": agent.run(), **self._kept(wires), "helper": link.gone()}
             vms = "microVMs go on running" if keep else "microVMs are stopped first"
             code = await serve(parts, (), self._tell(agent), stop, f"swg agent: stopping; {vms}")
             await engine.close(keep_vms=keep or code != 0)
             if not keep and code == 0:
-                with suppress(ShellWeGoError):
-                    await link.dismantle()
+                await dismantle(link)
         return code
 
     async def run_edge(self) -> int:
@@ -106,8 +108,7 @@ class Remote:
             keep = settings.keep_vms or code != 0
             await edge.close(keep=keep)
             if not keep:
-                with suppress(ShellWeGoError):
-                    await link.dismantle()
+                await dismantle(link)
         return code
 
     async def _open(self, stack: AsyncExitStack) -> HostLink:

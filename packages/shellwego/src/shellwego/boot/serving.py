@@ -10,7 +10,6 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Protocol
 
 import structlog
@@ -102,12 +101,19 @@ async def _left(leave: Callable[[], Part] | None, tasks: Collection[asyncio.Task
 def undo(link: HostLink) -> Callable[..., Coroutine[None, None, None]]:
     """After a start that failed, takes away what it made; the helper refuses that while VMs of an earlier life run."""
 
-    async def dismantle(kind: type[BaseException] | None, *_: object) -> None:
+    async def leave(kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            with suppress(ShellWeGoError):
-                await link.dismantle()
+            await dismantle(link)
 
-    return dismantle
+    return leave
+
+
+async def dismantle(link: HostLink) -> None:
+    """Take away what the host was given, and say so where it stays."""
+    try:
+        await link.dismantle()
+    except ShellWeGoError as error:
+        log.warning("host.not_dismantled", reason=error.message, code=error.code, resolution=error.resolution)
 
 
 def stop_signal() -> asyncio.Event:

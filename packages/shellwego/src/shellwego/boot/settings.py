@@ -1,31 +1,23 @@
-"""What an operator may set. Precedence: flag, environment (`SHELLWEGO_…`), `/etc/shellwego/config.toml`, default."""
+"""What an operator may set. Precedence: flag, environment (`SHELLWEGO_…`), `/etc/shellwego/config.toml`, default.
+
+What contradicts itself is refused by `settingschecks`, before anything begins.
+"""
 
 from __future__ import annotations
 
-import re
 import socket
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from shellwego.core.egress import Network, parse_networks
 from shellwego.core.errors import InvalidError
-from shellwego.core.nodes import CPU_OVERCOMMIT, DISK_OVERCOMMIT, MAX_OVERCOMMIT, Offer
+from shellwego.core.nodes import CPU_OVERCOMMIT, DISK_OVERCOMMIT, Offer, Underlay
 from shellwego.core.peers import is_host_address
+from shellwego.core.publishing import parse_ports
 
-CONFIG_FILE = Path("/etc/shellwego/config.toml")
-MAX_PREBOOT = 64
-MAX_SHUTDOWN_DELAY = 60
-_DATABASE = ("database_url", "database_url_file")
-_OTHER_TABLES = ("database", "bus")
-KMS_KINDS = ("local", "vault", "aws")
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_DOMAIN = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
-
-_NODE_URL = re.compile(r"https://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}")
-
+Address = IPv4Address | IPv6Address
 ByteCount = int
 """Bytes, which an operator may write as `20gb`."""
 
@@ -52,6 +44,12 @@ class UpSettings:
     address: str = ""
     """IPv4 address by which other hosts of the platform reach this one. Empty: see `host_address`; an agent takes that of
     its way to the servers."""
+    underlay: str = Underlay.PLAIN.value
+    """How packets for the VMs of this host travel here from others (`core.nodes.Underlay`)."""
+    wireguard_port: int = 7084
+    """With the underlay `wireguard`, the first of two UDP ports."""
+    rotate_keys: int = 24
+    """Hours for which nodes use a key between them, where they encrypt; the servers of a platform have the same."""
     domain: str = "localhost"
     keep_vms: bool = False
     shutdown_delay: int = 0
@@ -71,6 +69,10 @@ class UpSettings:
     """Registries on private addresses that may be used, such as `10.0.0.5:5000`; None: the default for the domain."""
     webhooks_allow: tuple[str, ...] = ()
     """Networks beside the public ones that webhooks may go to, such as `10.0.0.0/8`; there also by plain http."""
+    zfs: str = ""
+    """The dataset below which volumes are kept, such as `tank/shellwego`; empty: they are in the data directory."""
+    connections_per_vm: int = 0
+    """Connections that one VM may have open, so that none fills what the host can remember; 0: a share of that."""
     image_budget: ByteCount = 0
     """What built images may take on this machine's disk; beyond it the longest unused go. 0: as much as there is."""
     registry_auth: Path | None = None
@@ -102,6 +104,39 @@ class UpSettings:
     """Vault's token, or AWS credentials as `aws configure` writes them (profile `default`); else the systemd credential
     `shellwego.kms-credentials`."""
 
+    backups_url: str = ""
+    """Where backups of volumes lie: `file:///directory`, which every node has mounted there, or `s3://bucket/prefix`. Empty:
+    there are none."""
+    backups_endpoint: str = ""
+    """Address of S3 where it is not AWS' own."""
+    backups_region: str = ""
+    """Of S3."""
+    backups_credentials_file: Path | None = None
+    """AWS credentials as `aws configure` writes them (profile `default`); else the systemd credential
+    `shellwego.backups-credentials`."""
+
+    network_publish: str = ""
+    """Ports that apps may publish, such as `20000-29999`. On a server: what may be asked for; on a host that runs VMs: at
+    which of them it answers. Empty: none, so that no app opens a port of a public address unless the operator says so."""
+    network_publish_on: tuple[str, ...] = ()
+    """Addresses of this host at which published ports answer. Empty: all but loopback, link-local and the platform's own."""
+
+    @property
+    def published_ports(self) -> range:
+        """Raises `InvalidError` where it is no range."""
+        try:
+            return parse_ports(self.network_publish)
+        except ValueError as error:
+            raise InvalidError("invalid-ports", f"publish, table [network]: {error}") from None
+
+    @property
+    def published_on(self) -> tuple[Address, ...]:
+        """Raises `InvalidError` where one is no address."""
+        try:
+            return tuple(ip_address(text) for text in self.network_publish_on)
+        except ValueError as error:
+            raise InvalidError("invalid-address", f"publish_on, table [network]: {error}") from None
+
     @property
     def edge_address(self) -> str:
         """Where the edge listens. Nothing listens on a public address unless a domain was given."""
@@ -111,6 +146,11 @@ class UpSettings:
     def local(self) -> bool:
         """A laptop or a test: the domain resolves to this machine only."""
         return self.domain == "localhost" or self.domain.endswith(".localhost")
+
+    @property
+    def key_generation_s(self) -> float:
+        """How long nodes use a key between them."""
+        return self.rotate_keys * 3600.0
 
     @property
     def offer(self) -> Offer:
@@ -170,177 +210,3 @@ class UpSettings:
     def apps_url(self) -> str:
         """Where apps are reached through the edge."""
         return f"http://<app>.{self.domain}" + ("" if self.http_port == 80 else f":{self.http_port}")
-
-
-def check(settings: UpSettings) -> None:
-    """Refuse settings that contradict themselves.
-
-    Raises:
-        InvalidError: naming the flag.
-    """
-    if not _DOMAIN.fullmatch(settings.domain):
-        raise InvalidError("invalid-domain", f"--domain: {settings.domain!r} is not a domain name")
-    for flag, port in (("--http-port", settings.http_port), ("--api-port", settings.api_port)):
-        if not 1 <= port <= 65535:
-            raise InvalidError("invalid-port", f"{flag}: {port} is not a port (1 to 65535)")
-    _check_bounds(settings)
-    _check_offer(settings.offer)
-    if settings.kms not in KMS_KINDS:
-        raise InvalidError("invalid-kms", f"kms: {settings.kms!r} is none of {', '.join(KMS_KINDS)}")
-    if settings.http_port == settings.api_port:
-        raise InvalidError("same-port", "--http-port and --api-port must differ")
-    _check_grpc(settings)
-    _check_node_port(settings)
-    _check_bus(settings)
-    if settings.address and not is_host_address(settings.address):
-        words = f"--address: {settings.address!r:.60} is not an IPv4 address by which other hosts could reach this one"
-        raise InvalidError("invalid-address", words)
-    _ = settings.webhook_networks
-    if bool(settings.api_cert) != bool(settings.api_key):
-        raise InvalidError("half-tls", "--api-cert and --api-key go together")
-    if settings.api_listen not in _LOOPBACK and not settings.api_cert:
-        raise InvalidError(
-            "public-api-without-tls",
-            f"--api-listen {settings.api_listen}: the API would be reachable from outside without TLS",
-            resolution="Give --api-cert and --api-key, or keep it on 127.0.0.1.",
-        )
-
-
-def _check_bounds(settings: UpSettings) -> None:
-    if not 0 <= settings.preboot <= MAX_PREBOOT:
-        raise InvalidError("invalid-preboot", f"--preboot: {settings.preboot} is not between 0 and {MAX_PREBOOT}")
-    if not 0 <= settings.shutdown_delay <= MAX_SHUTDOWN_DELAY:
-        words = f"--shutdown-delay: {settings.shutdown_delay} is not between 0 and {MAX_SHUTDOWN_DELAY}"
-        raise InvalidError("invalid-shutdown-delay", words)
-
-
-def _check_offer(offer: Offer) -> None:
-    for flag, times in (("--cpu-overcommit", offer.cpu_overcommit), ("--disk-overcommit", offer.disk_overcommit)):
-        if not 1 <= times <= MAX_OVERCOMMIT:
-            raise InvalidError("invalid-overcommit", f"{flag}: {times} is not between 1 and {MAX_OVERCOMMIT}")
-
-
-def _check_grpc(settings: UpSettings) -> None:
-    if not settings.grpc_port:
-        return
-    if not 1024 <= settings.grpc_port <= 65535:
-        words = f"--grpc-port: {settings.grpc_port} is not a port above root's own (1024 to 65535)"
-        raise InvalidError("invalid-port", words)
-    if settings.grpc_port in (settings.http_port, settings.api_port):
-        raise InvalidError("same-port", "--grpc-port must differ from --http-port and --api-port")
-    if settings.grpc_listen not in _LOOPBACK and not settings.api_cert:
-        raise InvalidError(
-            "public-grpc-without-tls",
-            f"--grpc-listen {settings.grpc_listen}: tokens would travel in clear",
-            resolution="Give --api-cert and --api-key, or keep it on 127.0.0.1.",
-        )
-
-
-def _check_bus(settings: UpSettings) -> None:
-    if settings.bus_node_passes and settings.bus_authority_file is None:
-        words = "--bus-node-passes: there is no bus apart to listen on"
-        raise InvalidError("no-bus-authority", words, resolution="Give --bus-authority-file, as of swg bus init.")
-
-
-def _check_node_port(settings: UpSettings) -> None:
-    if not settings.node_port:
-        return
-    if not 1024 <= settings.node_port <= 65535:
-        words = f"--node-port: {settings.node_port} is not a port above root's own (1024 to 65535)"
-        raise InvalidError("invalid-port", words)
-    if settings.node_port in (settings.http_port, settings.api_port, settings.grpc_port):
-        raise InvalidError("same-port", "--node-port must differ from the other ports")
-    for url in settings.node_urls:
-        if not _NODE_URL.fullmatch(url):
-            raise InvalidError("invalid-url", f"--node-url: {url!r:.200} is not like https://one.example:7081")
-
-
-def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
-    """What the configuration file sets: its table `[up]`, `[database]` (`url` or `url_file`) and `[bus]` (`authority_file`,
-    `node_passes`); empty where there is none.
-
-    Raises:
-        InvalidError: it cannot be read or parsed, or holds something beside those tables.
-    """
-    if not path.exists():
-        return {}
-    try:
-        document = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidError("invalid-config", f"{path}: {error}") from error
-    unknown = sorted(set(document) - {"up", *_OTHER_TABLES})
-    if unknown:
-        raise InvalidError(
-            "unknown-setting",
-            f"{path}: unknown: {', '.join(unknown)}",
-            resolution="All settings stand in the table [up]; the database's in [database], the bus's in [bus].",
-        )
-    values = {name.replace("-", "_"): value for name, value in _table(path, document, "up").items()}
-    for table in _OTHER_TABLES:
-        misplaced = sorted(name for name in values if name.startswith(f"{table}_"))
-        if misplaced:
-            raise InvalidError("unknown-setting", f"{path}: {', '.join(misplaced)}: it stands in the table [{table}]")
-    other = _database_values(path, _table(path, document, "database")) | _bus_values(
-        path, _table(path, document, "bus")
-    )
-    return values | other
-
-
-def _table(path: Path, document: dict[str, object], name: str) -> dict[str, object]:
-    table = document.get(name, {})
-    if not isinstance(table, dict):
-        raise InvalidError("invalid-config", f"{path}: [{name}] is not a table")
-    return {str(key): value for key, value in table.items()}
-
-
-def _database_values(path: Path, table: dict[str, object]) -> dict[str, object]:
-    unknown = sorted(set(table) - {"url", "url_file"})
-    if unknown:
-        raise InvalidError("unknown-setting", f"{path}: unknown: database.{', database.'.join(unknown)}")
-    url = table.get("url")
-    if not isinstance(url, str | None):
-        raise InvalidError("invalid-setting", f"{path}: database.url is not a text")
-    if url and has_password(url) and path.stat().st_mode & 0o004:
-        raise exposed(path)
-    return {f"database_{name}": value for name, value in table.items()}
-
-
-def _bus_values(path: Path, table: dict[str, object]) -> dict[str, object]:
-    unknown = sorted(set(table) - {"authority_file", "node_passes"})
-    if unknown:
-        raise InvalidError("unknown-setting", f"{path}: unknown: bus.{', bus.'.join(unknown)}")
-    return {f"bus_{name}": value for name, value in table.items()}
-
-
-def has_password(url: str) -> bool:
-    """Whether a URL holds one; what is no URL may."""
-    try:
-        return bool(urlsplit(url).password)
-    except ValueError:
-        return True
-
-
-def exposed(path: Path) -> InvalidError:
-    """A file with the database's password that everybody can read."""
-    return InvalidError(
-        "exposed-password",
-        f"{path} holds the database's password, and everybody can read it",
-        resolution=f"chmod 600 {path}",
-    )
-
-
-def one_database(*layers: Mapping[str, object]) -> dict[str, object]:
-    """Settings of several layers, the strongest last: one that names the database in one way takes back the other way.
-
-    Raises:
-        InvalidError: one layer names it in both.
-    """
-    merged: dict[str, object] = {}
-    for layer in layers:
-        ways = [name for name in _DATABASE if layer.get(name)]
-        if len(ways) > 1:
-            raise InvalidError("two-databases", "the database is named twice: by its URL, and by a file with its URL")
-        if ways:
-            merged = {name: value for name, value in merged.items() if name not in _DATABASE}
-        merged.update(layer)
-    return merged

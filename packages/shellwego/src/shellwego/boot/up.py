@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from shellwego.boot.settings import UpSettings, check, config_file_values, one_database
+from shellwego.boot.configfile import config_file_values
+from shellwego.boot.databaseurl import one_database
+from shellwego.boot.settings import UpSettings
+from shellwego.boot.settingschecks import check
 from shellwego.core.errors import InvalidError, ShellWeGoError
 from shellwego.core.quantities import parse_size
 
 if TYPE_CHECKING:
     from shellwego.boot.controlplane import Handover
-    from shellwego.boot.preflight import Installation, Listener
+    from shellwego.boot.preflight import Installation, Listener, PublishSite
 
 F = TypeVar("F", bound=Callable[..., Any])
 FAILED, USAGE = 1, 2
@@ -65,6 +68,7 @@ _CONTROL_PLANE = (
     click.option(
         "--shutdown-delay", type=int, metavar="SECONDS", help="Not ready for so long before it ends. [0; server: 5]"
     ),
+    click.option("--rotate-keys", type=int, metavar="HOURS", help="Nodes with wireguard change keys so often. [24]"),
     click.option("--open-organizations", is_flag=True, default=None, help="Let every user make organizations."),
 )
 """Options of every process that is a control plane."""
@@ -74,7 +78,20 @@ _NODE = (
     click.option(
         "--address", metavar="IP", help="By which other hosts reach this one. [as its node port, or its way to servers]"
     ),
+    click.option(
+        "--underlay",
+        metavar="KIND",
+        help="How others send to VMs here: plain (all hosts on one link), vxlan, or wireguard (encrypted). [plain]",
+    ),
+    click.option("--wireguard-port", type=int, metavar="N", help="With wireguard: UDP ports N and N+1. [7084]"),
+    click.option(
+        "--connections-per-vm",
+        type=int,
+        metavar="N",
+        help="Connections that one microVM may have open. [1/64 of what the host can track]",
+    ),
     click.option("--image-budget", metavar="SIZE", help="Built images beyond it go, the longest unused first. [never]"),
+    click.option("--zfs", metavar="DATASET", help="Keep volumes below this ZFS dataset. [in the data directory]"),
     click.option(
         "--preboot", type=int, metavar="N", help="Boot up to N guests ahead; new microVMs begin as copies. [0]"
     ),
@@ -204,15 +221,19 @@ def begin_as_root(programs: Sequence[str]) -> None:
     preflight.check_programs(programs)
 
 
-def drop_root(installation: Installation, *listeners: Listener) -> int:
-    """Leave root to the helper, which may open these sockets; returns, in the unprivileged child, the way to it."""
+def drop_root(
+    installation: Installation, *listeners: Listener, zfs: str = "", publish: PublishSite | None = None
+) -> int:
+    """Leave root to the helper, which may open these sockets, use this dataset and send what comes in at these ports to VMs.
+    Returns, in the unprivileged child, the way to it."""
     from plasmavmc.host.split import split  # noqa: PLC0415 - needed by a real start only
+    from shellwego.boot import preflight  # noqa: PLC0415
     from shellwego.boot.limits import forbid_core_dumps, raise_file_limit  # noqa: PLC0415
-    from shellwego.boot.preflight import helper_configuration  # noqa: PLC0415
 
     raise_file_limit()
     forbid_core_dumps()
-    return split(helper_configuration(installation, *listeners))
+    site = publish or preflight.NOTHING_PUBLISHED
+    return split(preflight.helper_configuration(installation, *listeners, zfs=zfs, publish=site))
 
 
 def read_control_plane(settings: UpSettings, installation: Installation) -> Callable[[int], Handover]:
@@ -228,6 +249,7 @@ def read_control_plane(settings: UpSettings, installation: Installation) -> Call
     from shellwego.boot.databaseurl import read_url  # noqa: PLC0415
     from shellwego.boot.masterkeys import read_source  # noqa: PLC0415
     from shellwego.boot.registries import read_logins  # noqa: PLC0415
+    from shellwego.boot.repository import read_repository  # noqa: PLC0415
 
     preflight.check_tls(settings)
     database = read_url(settings)
@@ -235,13 +257,14 @@ def read_control_plane(settings: UpSettings, installation: Installation) -> Call
     logins = read_logins(settings.registry_auth)
     master_key = read_source(settings)
     bus = read_authority(settings)
+    repository = read_repository(settings)
     token = admin_token(installation)
     context = write_contexts(settings, installation, token)
 
     def handover(link: int) -> Handover:
         from shellwego.boot.controlplane import Handover  # noqa: PLC0415 - for the unprivileged child only
 
-        return Handover(link, token, context, logins, master_key, database, bus)
+        return Handover(link, token, context, logins, master_key, database, bus, repository)
 
     return handover
 
@@ -251,12 +274,14 @@ def _up(settings: UpSettings) -> int:
 
     begin_as_root(preflight.PROGRAMS)
     preflight.check_cache(settings.cache)
+    preflight.check_zfs(settings.zfs)
+    preflight.check_underlay(settings.underlay)
     installation = preflight.open_installation(settings)
     preflight.check_reach(settings, installation)
     preflight.check_ports(settings, installation)
     handover = read_control_plane(settings, installation)
     listeners = (preflight.edge_listener(settings), *preflight.server_listeners(settings))
-    link = drop_root(installation, *listeners)
+    link = drop_root(installation, *listeners, zfs=settings.zfs, publish=preflight.publish_site(settings))
 
     from shellwego.boot.platform import run_platform  # noqa: PLC0415 - for the unprivileged child only
 

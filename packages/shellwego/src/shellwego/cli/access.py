@@ -269,7 +269,7 @@ def _scope(session: Session, *, system: bool) -> str:
     if app:
         return session.client.get_app(session.app, project=session.project).id
     if project:
-        return session.client.get_project(session.project_option or "").id
+        return session.client.get_project(session.project or "").id
     return session.client.get_organization(the_organization(session)).id
 
 

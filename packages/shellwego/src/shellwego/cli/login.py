@@ -187,7 +187,7 @@ def whoami(session: Session) -> None:
 
     user = session.client.get_user()
     context = session.context
-    project = session.client.get_project(session.project_option).name if session.project_option else context.project
+    project = session.client.get_project(session.project or "").name if session.project_option else context.project
     pairs = {
         "user" if user.email else "service account": user.email or user.name,
         "id": user.id,

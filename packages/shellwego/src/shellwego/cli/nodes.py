@@ -19,9 +19,10 @@ from shellwego.client.pages import MOST, every
 from shellwego.client.text import one_line
 
 if TYPE_CHECKING:
-    from shellwego.client.generated import BackendView, MoveView, NodeView, RebalanceView
+    from shellwego.client.generated import BackendView, MoveView, NodeView, RebalanceView, TunnelKeyView
 
 _POLL_S = 1.0
+_SHOWN_OF_A_KEY = 8
 
 
 @click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -118,6 +119,22 @@ def _label(text: str) -> tuple[str, str | None]:
     return text[:-1], None
 
 
+@nodes.command("rotate-keys")
+@shared
+@about_no_app
+def rotate_node_keys(session: Session) -> None:
+    """Let all nodes that encrypt (--underlay wireguard) replace their keys now; no packet is lost.
+
+    `swg nodes show` tells how old a node's keys are.
+    """
+    import msgspec  # noqa: PLC0415
+
+    found = session.client.rotate_node_keys()
+    over = f"{found.over_at:%Y-%m-%dT%H:%M:%SZ}"
+    row = {"nodes": found.nodes, "began": age(found.began_at.isoformat()), "over": over}
+    show_one(session, msgspec.to_builtins(found), row, name=over)
+
+
 @nodes.command("rm")
 @click.argument("node")
 @click.option("--force", is_flag=True, help="Also one that is neither drained nor down: all that runs there is lost.")
@@ -139,10 +156,13 @@ def remove_node(session: Session, node: str, force: bool) -> None:
 @click.option(
     "--parallel", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many move at a time."
 )
+@click.option("--with-volumes", "volumes", is_flag=True, help="Move the volumes there, too, and their apps with them.")
 @click.option("--detach", is_flag=True, help="Return at once; swg nodes show tells how far it came.")
 @shared
 @about_no_app
-def drain_node(session: Session, node: str, deadline: str | None, force: bool, parallel: int, detach: bool) -> None:
+def drain_node(
+    session: Session, node: str, deadline: str | None, force: bool, parallel: int, volumes: bool, detach: bool
+) -> None:
     """Empty a node: all that runs there is replaced elsewhere, none of it before another one serves.
 
     It ends when the node is drained. `swg nodes uncordon` ends it before: what has begun to move still moves.
@@ -150,7 +170,7 @@ def drain_node(session: Session, node: str, deadline: str | None, force: bool, p
     from shellwego.client.generated import DrainBody  # noqa: PLC0415
 
     after = None if deadline is None else seconds(deadline, "--deadline")
-    found = session.client.drain_node(node, DrainBody(deadline=after, force=force, parallel=parallel))
+    found = session.client.drain_node(node, DrainBody(deadline=after, force=force, parallel=parallel, volumes=volumes))
     _show(session, found if detach else _emptied(session, found))
 
 
@@ -219,6 +239,7 @@ def _emptied(session: Session, node: NodeView) -> NodeView:
     progress = StageProgress(session)
     while node.drain is not None and not (node.drain.overdue and not node.drain.force):
         waits = [f"{each.app}/{each.process}.{each.slot} {each.reason}" for each in node.drain.waiting[:1]]
+        waits = waits or [f"{each.volume} {each.reason}" for each in node.drain.volumes_left[:1]]
         progress.update("draining", f"{node.drain.instances_left} left; {'; '.join(waits)}" if waits else "")
         time.sleep(_POLL_S)
         node = session.client.get_node(node.id)
@@ -234,6 +255,10 @@ def _emptied(session: Session, node: NodeView) -> NodeView:
     )
 
 
+def _key_age(key: TunnelKeyView) -> str:
+    return f"{key.public_key[:_SHOWN_OF_A_KEY]} ({age(key.since.isoformat()) if key.since else 'age unknown'})"
+
+
 def _show(session: Session, found: NodeView) -> None:
     import msgspec  # noqa: PLC0415
 
@@ -247,6 +272,7 @@ def _show(session: Session, found: NodeView) -> None:
         "promised": f"CPU {found.cpu_overcommit} times over, disk {found.disk_overcommit} times",
         "confinement": found.confinement,
         "hints": found.hints or "local",
+        **({"keys": ", ".join(map(_key_age, found.tunnel_keys))} if found.tunnel_keys else {}),
         "version": found.version,
         "epoch": found.epoch,
     }
@@ -265,3 +291,5 @@ def _show(session: Session, found: NodeView) -> None:
             )
         for each in found.drain.waiting if found.drain else ():
             click.echo(one_line(f"left {each.app}/{each.process}.{each.slot} ({each.instance_id}): {each.reason}"))
+        for volume in found.drain.volumes_left if found.drain else ():
+            click.echo(one_line(f"left volume {volume.volume} ({volume.volume_id}): {volume.reason}"))

@@ -18,8 +18,6 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "register": ("shellwego.cli.login:register", "Make your account from an invitation, and sign in."),
     "user": ("shellwego.cli.user:user", "Show your account; its name, password and one-time codes."),
     "tokens": ("shellwego.cli.tokens:tokens", "List, create and revoke your tokens."),
-    "users": ("shellwego.cli.users:users", "List, disable and enable the platform's users."),
-    "invitations": ("shellwego.cli.invitations:invitations", "Invite people to an organization; accept."),
     "apps": ("shellwego.cli.apps:apps", "Create, list, show, destroy, start, stop and restart apps."),
     "launch": ("shellwego.cli.launch:launch", "Make an app of an image or a manifest, and deploy it."),
     "manifest": ("shellwego.cli.manifest:manifest", "Check a shellwego.toml; print its JSON schema."),
@@ -28,32 +26,52 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "status": ("shellwego.cli.status:status", "Show an app: its release, instances and last deployment."),
     "scale": ("shellwego.cli.scale:scale", "Change how many instances run, and how large they are."),
     "deployments": ("shellwego.cli.deployments:deployments", "List and show deployments; cancel one."),
-    "releases": ("shellwego.cli.releases:releases", "List an app's releases; diff two of them."),
+    "releases": ("shellwego.cli.releases:releases", "List and show an app's releases; diff two of them."),
     "rollback": ("shellwego.cli.releases:rollback", "Go back to an earlier release."),
     "env": ("shellwego.cli.env:env", "Show, set, unset and import environment variables."),
-    "secrets": ("shellwego.cli.secrets:secrets", "Set, list, rotate and remove secrets of the project."),
-    "volumes": ("shellwego.cli.volumes:volumes", "Create, attach, resize, snapshot and restore volumes."),
+    "egress": ("shellwego.cli.egress:egress", "Show and change what an app may open connections to."),
+    "groups": ("shellwego.cli.securitygroups:groups", "What apps of a project may open to each other."),
+    "secrets": ("shellwego.cli.secrets:secrets", "Set, list, rotate, retire and remove secrets."),
+    "volumes": ("shellwego.cli.volumes:volumes", "Create, attach, snapshot, back up, move and copy volumes."),
+    "images": ("shellwego.cli.images:images", "List, pull, load and remove images."),
+    "ports": ("shellwego.cli.ports:ports", "Publish an app's ports on the nodes' addresses."),
     "logs": ("shellwego.cli.logs:logs", "Show an app's output; -f follows."),
     "exec": ("shellwego.cli.remote:exec_", "Run a command in a running instance."),
     "console": ("shellwego.cli.remote:console", "Open a shell in a running instance."),
     "run": ("shellwego.cli.runs:run", "Run a one-off command in a microVM of its own."),
-    "images": ("shellwego.cli.images:images", "List, pull, load and remove images."),
-    "vms": ("shellwego.cli.vms:vms", "List and show microVMs."),
-    "keys": ("shellwego.cli.keys:keys", "List, rotate and retire the platform's master key."),
-    "orgs": ("shellwego.cli.tenancy:orgs", "Organizations, what they may have, and what they use."),
-    "projects": ("shellwego.cli.tenancy:projects", "Projects of an organization, and what they may have."),
-    "members": ("shellwego.cli.tenancy:members", "Who works in an organization, and in which role."),
-    "service-accounts": ("shellwego.cli.access:service_accounts", "Accounts for pipelines, and their tokens."),
-    "roles": ("shellwego.cli.access:roles", "Roles of the organization's own."),
-    "grants": ("shellwego.cli.access:grants", "Who has which role where."),
+    "vms": ("shellwego.cli.vms:vms", "List, show, suspend and resume microVMs."),
+    "orgs": ("shellwego.cli.tenancy:orgs", "List and make organizations; their quotas and their use."),
+    "projects": ("shellwego.cli.tenancy:projects", "List and make projects of an organization; their quotas."),
+    "members": ("shellwego.cli.tenancy:members", "List and remove members of an organization; their roles."),
+    "invitations": ("shellwego.cli.invitations:invitations", "Invite people to an organization; list, revoke, accept."),
+    "users": ("shellwego.cli.users:users", "List, show, disable and enable the platform's users."),
+    "service-accounts": (
+        "shellwego.cli.access:service_accounts",
+        "List and make accounts for pipelines, and their tokens.",
+    ),
+    "roles": ("shellwego.cli.access:roles", "List, make and change roles of the organization's own."),
+    "grants": ("shellwego.cli.access:grants", "Show and change who has which role where."),
+    "nodes": ("shellwego.cli.nodes:nodes", "List nodes; let hosts join, empty and remove them."),
     "capabilities": ("shellwego.cli.capabilities:capabilities", "Show what the platform can do."),
-    "nodes": ("shellwego.cli.nodes:nodes", "List and show nodes; let hosts join."),
+    "keys": ("shellwego.cli.keys:keys", "List, rotate and retire the platform's master key."),
     "events": ("shellwego.cli.events:events", "Show what happened; -f follows."),
     "audit": ("shellwego.cli.audit:audit", "Show, export and verify who did what."),
     "webhooks": ("shellwego.cli.webhooks:webhooks", "Have receivers told of events over HTTP."),
     "completion": ("shellwego.cli.completion:completion", "Print a completion script for bash, zsh or fish."),
 }
 
+
+SECTIONS = {
+    "up": "This machine",
+    "login": "Your account",
+    "apps": "Apps",
+    "env": "What an app has",
+    "logs": "Inside an app",
+    "orgs": "People and tenants",
+    "nodes": "The platform",
+    "completion": "Your shell",
+}
+"""Headings of the help, each before the command with which its section begins."""
 
 _FLAGS = {"--json", "-q", "--quiet", "-y", "--yes", "--no-color"}
 _WITH_VALUE = {"-a", "--app", "-o", "--org", "-p", "--project", "-c", "--config", "--context", "--output"}
@@ -131,8 +149,15 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_target, text) in self._lazy.items()])
+        sections: dict[str, list[tuple[str, str]]] = {}
+        heading = "Commands"
+        for name, (_target, text) in self._lazy.items():
+            heading = SECTIONS.get(name, heading)
+            sections.setdefault(heading, []).append((name, text))
+        width = max(map(len, self._lazy))
+        for heading, commands in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), text) for name, text in commands])
 
 
 def _load(target: str) -> click.Command:

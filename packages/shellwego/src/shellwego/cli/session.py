@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from shellwego.cli.failure import AUTH, FAILED, USAGE, Failure, JsonFailure
+from shellwego.cli.failure import AUTH, FAILED, NOT_FOUND, USAGE, Failure, JsonFailure
 
 if TYPE_CHECKING:
     from shellwego.client.context import Context, ContextFile
@@ -95,15 +95,41 @@ class Session:
         base = chosen or Context(name="environment", api_url=url)
         return replace(base, api_url=url or base.api_url, token=token or base.token)
 
-    @property
+    @cached_property
     def project(self) -> str | None:
-        """The project that names are resolved in; None where the token has one only."""
+        """The project that names are resolved in; None where the token has one only. Where an organization was named it is
+        one of its projects, by id: several organizations may have one of that name.
+
+        Raises:
+            Failure: the organization has no such project, or several.
+        """
+        if self.organization:
+            return self._project_of(self.organization)
         return self.project_option or self.context.project or None
 
     @property
     def place(self) -> str | None:
         """The project that something is looked for in; where an organization was named, only one that was named with it."""
-        return self.project_option if self.organization else self.project
+        return None if self.organization and not self.project_option else self.project
+
+    def _project_of(self, organization: str) -> str:
+        from shellwego.client.pages import MOST, every  # noqa: PLC0415
+
+        listed = self.client.list_projects
+        found = every(lambda cursor: listed(limit=MOST, cursor=cursor, organization=organization))
+        if self.project_option:
+            found = [each for each in found if self.project_option in (each.name, each.id)]
+        if len(found) == 1:
+            return found[0].id
+        if found:
+            names = ", ".join(sorted(each.name for each in found)[:20])
+            raise Failure(
+                f"{organization} has several projects: {names}", code=USAGE, resolution="Say which: -p PROJECT"
+            )
+        named = f"project “{self.project_option}”" if self.project_option else "project"
+        raise Failure(
+            f"{organization} has no {named} that you can see", code=NOT_FOUND, resolution="swg projects ls shows those."
+        )
 
     @cached_property
     def client(self) -> Client:
@@ -199,6 +225,10 @@ _OPTIONS = (
 
 _SIGN_IN_REFUSED = "sign-in-refused"
 _LOG_IN = "Sign in again: swg login --url URL"
+_NO_APP = "swg apps ls shows those there are; swg apps create NAME makes one."
+_WHICH_PROJECT = "swg projects ls shows them. Say which: -p PROJECT, with -o ORG where several have one of that name."
+_BY_COMMANDS = {"project-needed": _WHICH_PROJECT, "project-ambiguous": _WHICH_PROJECT}
+"""In place of remedies that speak of requests."""
 
 
 def shared(command: F) -> F:
@@ -274,6 +304,13 @@ class told:
             raise failure from error
 
 
+def _remedy(status: int, code: str, told: str) -> str:
+    """What to do by commands: the problem's own remedy is for everybody, and not every problem has one."""
+    if status == 401 and code != _SIGN_IN_REFUSED:
+        return _LOG_IN
+    return _BY_COMMANDS.get(code) or told or (_NO_APP if code == "app-not-found" else "")
+
+
 def _failure(error: BaseException | None) -> Failure | None:
     from shellwego.cli.failure import exit_code  # noqa: PLC0415
     from shellwego.client.transport import ApiProblem, Unreachable, UnusableName  # noqa: PLC0415
@@ -286,7 +323,7 @@ def _failure(error: BaseException | None) -> Failure | None:
             return Failure(
                 error.detail + fields,
                 code=exit_code(error.status, error.code),
-                resolution=_LOG_IN if error.status == 401 and error.code != _SIGN_IN_REFUSED else error.resolution,
+                resolution=_remedy(error.status, error.code, error.resolution),
                 trace_id=error.trace_id,
                 kind=error.code,
             )

@@ -26,6 +26,13 @@ def unreleased(app: AppView, deployment: DeploymentView | None) -> str | None:
     return f"has changes that v{app.release} has not: swg deploy rolls them out (swg plan shows them)"
 
 
+def names_text(app: AppView) -> str:
+    """By what the apps of its project find an app: itself, and each process where there are several."""
+    processes = [process.name for process in app.config.processes]
+    several = [f"{name}.{app.name}.internal" for name in processes] if len(processes) > 1 else []
+    return ", ".join([f"{app.name}.internal", *several])
+
+
 @click.command()
 @shared
 def status(session: Session) -> None:
@@ -64,6 +71,7 @@ def status(session: Session) -> None:
         "release": f"v{app.release}" if app.release else None,
         "image": app.config.image,
         "instances": counts_text(app),
+        "names": names_text(app),
     }
     if deployment is not None:
         at = "" if deployment.state == "succeeded" else f" ({deployment.stage})"

@@ -17,7 +17,7 @@ from shellwego.cli.session import Session, shared
 from shellwego.client.pages import MOST, every
 
 if TYPE_CHECKING:
-    from shellwego.client.generated import InstanceView
+    from shellwego.client.generated import InstanceView, UsageView
 
 _OVER = ("stopped", "failed", "lost")
 _LOOK_AGAIN_S = 2.0
@@ -66,7 +66,18 @@ def _usage(vm: InstanceView) -> dict[str, object]:
         return {}
     waited = ", ".join(f"{name} {share:.0%}" for name, share in used.pressure.items())
     words = f"{size(used.memory_bytes)} memory, {size(used.disk_bytes)} disk, {used.cpu_seconds:.1f} s CPU"
-    return {"uses": words, **({"pressure": f"{waited} of the last 10 s waited"} if waited else {})}
+    return {"uses": words, **({"pressure": f"{waited} of the last 10 s waited"} if waited else {}), **_network(used)}
+
+
+def _network(used: UsageView) -> dict[str, object]:
+    """Nothing where the node does not count."""
+    passed = used.network
+    if passed is None:
+        return {}
+    sent = f"{size(passed.transmit_bytes)} in {passed.transmit_packets} packets sent"
+    got = f"{size(passed.receive_bytes)} in {passed.receive_packets} received"
+    dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(passed.dropped.items()))
+    return {"network": f"{sent}, {got}", **({"dropped": f"frames: {dropped}"} if dropped else {})}
 
 
 @vms.command("show")
@@ -88,6 +99,7 @@ def _show(session: Session, vm: InstanceView) -> None:
 
     pairs = {
         **_row(vm),
+        "private address": vm.private_address,
         "sleep": vm.sleep,
         "vm": vm.vm_id,
         "attempt": vm.attempt,

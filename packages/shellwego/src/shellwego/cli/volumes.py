@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shellwego.cli.backups import backup_policy, backups, take_backup
 from shellwego.cli.failure import FAILED, TIMED_OUT, Failure
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show, show_one, size
 from shellwego.cli.rollout import follow
 from shellwego.cli.session import Session, about_no_app, shared
+from shellwego.cli.volumemoves import move_row, move_volume
+from shellwego.cli.volumestandbys import copies_rows, drop_copy, promote_volume, replicate_volume, standby_cell
 from shellwego.client.pages import MOST, every
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ _stage = click.option("--stage", is_flag=True, help="Roll nothing out; the next 
 
 @click.group(cls=NounGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def volumes() -> None:
-    """Create, list, attach, resize, snapshot, restore and remove volumes."""
+    """Create, list, attach, resize, move, replicate, snapshot, restore and remove volumes."""
 
 
 @volumes.command("ls")
@@ -47,18 +50,32 @@ def list_volumes(session: Session) -> None:
 @click.option("--size", "size_text", metavar="SIZE", help="Such as 512m or 10gb. With --snapshot: at least its size.")
 @click.option("--snapshot", metavar="ID", help="Begin as a copy of this snapshot, on its node.")
 @click.option("--protect", is_flag=True, help="It cannot be removed before this is taken back.")
+@click.option(
+    "--encrypted/--no-encrypted",
+    default=None,
+    help="Whether its node stores it as ciphertext: it does, or as the snapshot is.",
+)
 @_detach
 @shared
 @about_no_app
 def create_volume(
-    session: Session, name: str, size_text: str | None, snapshot: str | None, protect: bool, detach: bool
+    session: Session,
+    name: str,
+    size_text: str | None,
+    snapshot: str | None,
+    protect: bool,
+    encrypted: bool | None,
+    detach: bool,
 ) -> None:
-    """Make a volume. An empty one gets its node with the first instance that mounts it."""
+    """Make a volume, encrypted unless you say otherwise.
+
+    An empty one gets its node with the first instance that mounts it.
+    """
     from shellwego.client.generated import VolumeCreate  # noqa: PLC0415
 
     if size_text is None and snapshot is None:
         raise click.UsageError("Give --size, or --snapshot.")
-    body = VolumeCreate(name=name, size=size_text, snapshot=snapshot, protected=protect)
+    body = VolumeCreate(name=name, size=size_text, snapshot=snapshot, protected=protect, encrypted=encrypted)
     made = session.client.create_volume(body, project=session.project)
     _show(session, made if detach else _settled(session, made))
     if snapshot is None:
@@ -159,18 +176,30 @@ def snapshot_volume(session: Session, name: str, description: str, freeze: bool,
 
 @volumes.command("restore")
 @click.argument("name")
-@click.argument("snapshot")
+@click.argument("snapshot", required=False)
+@click.option("--backup", metavar="ID", help="Make a new volume of this backup, wherever it is mounted first.")
 @click.option("--to", metavar="NAME", help="As a new volume of this name; the old one stays as it is.")
 @_detach
 @shared
 @about_no_app
-def restore_volume(session: Session, name: str, snapshot: str, to: str | None, detach: bool) -> None:
-    """Put a volume back to one of its snapshots, while nothing has it; or make a new one of it."""
-    from shellwego.client.generated import RestoreBody  # noqa: PLC0415
+def restore_volume(
+    session: Session, name: str, snapshot: str | None, backup: str | None, to: str | None, detach: bool
+) -> None:
+    """Put a volume back to one of its snapshots, while nothing has it; or make a new one of it, or of a backup."""
+    from shellwego.client.generated import BackupRestore, RestoreBody  # noqa: PLC0415
 
+    if (snapshot is None) == (backup is None):
+        raise click.UsageError("Give a snapshot, or --backup.")
+    if backup is not None and to is None:
+        raise click.UsageError("A backup is made into a new volume: give --to.")
     if to is None:
         session.confirm(f"Put {name} back? What was written since the snapshot cannot be had back.")
-    body = RestoreBody(snapshot=snapshot, to=to)
+    if backup is not None and to is not None:
+        made = session.client.restore_backup(name, backup, BackupRestore(to=to), project=session.project)
+        _show(session, made)
+        session.say(f"next: swg volumes attach {to} -a APP --path /data; it is filled on the node where that begins")
+        return
+    body = RestoreBody(snapshot=snapshot or "", to=to)
     found = session.client.restore_volume(name, body, project=session.project)
     _show(session, found if detach else _settled(session, found))
 
@@ -185,6 +214,15 @@ def remove_volumes(session: Session, names: tuple[str, ...]) -> None:
     for name in names:
         session.client.delete_volume(name, project=session.project)
         session.say(f"{name} is being removed")
+
+
+volumes.add_command(move_volume)
+volumes.add_command(replicate_volume)
+volumes.add_command(promote_volume)
+volumes.add_command(drop_copy)
+volumes.add_command(take_backup)
+volumes.add_command(backups)
+volumes.add_command(backup_policy)
 
 
 @volumes.group("snapshots", cls=NounGroup)
@@ -227,6 +265,7 @@ def _row(volume: VolumeView | VolumeDetail) -> dict[str, object]:
         "size": size(volume.size_bytes),
         "used": size(volume.used_bytes),
         "node": volume.node,
+        "standby": standby_cell(volume.standby),
         "instance": volume.instance_id,
         "age": age(volume.created_at.isoformat()),
         "reason": volume.reason,
@@ -239,8 +278,12 @@ def _show(session: Session, volume: VolumeDetail) -> None:
     pairs = {
         **_row(volume),
         "mounted by": ", ".join(volume.mounted_by),
+        "move": move_row(volume.move) if volume.move else None,
+        **copies_rows(volume),
+        "encrypted": volume.encrypted,
         "protected": volume.protected,
         "copy of": volume.source_snapshot_id,
+        "made of": volume.source_backup_id,
         "id": volume.id,
     }
     show_one(session, msgspec.to_builtins(volume), pairs, name=volume.name)
@@ -253,6 +296,7 @@ def _snapshot_row(snapshot: SnapshotView) -> dict[str, object]:
         "size": size(snapshot.size_bytes),
         "used": size(snapshot.used_bytes),
         "frozen": snapshot.freeze,
+        "standby": None if snapshot.on_standby is None else "has it" if snapshot.on_standby else "not yet",
         "age": age(snapshot.created_at.isoformat()),
         "description": snapshot.description,
         "reason": snapshot.reason,

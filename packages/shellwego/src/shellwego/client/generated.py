@@ -142,6 +142,73 @@ class BackendView(Struct, kw_only=True, frozen=True):
     reason: str
     suspend: bool
     volumes: bool
+    encryption: bool
+
+
+class BackupCreate(Struct, kw_only=True, omit_defaults=True):
+    """BackupCreate"""
+
+    description: str = ""
+    freeze: bool = False
+
+
+class BackupList(Struct, kw_only=True, frozen=True):
+    """BackupList"""
+
+    data: list[BackupView]
+    pagination: Pagination
+
+
+class BackupPolicyBody(Struct, kw_only=True, omit_defaults=True):
+    """How often a volume is backed up by itself, and of how many days, weeks and months the newest backup is kept. The newest good one is kept in any case, and what was asked for by hand."""
+
+    every_s: int = 86400
+    daily: int = 7
+    weekly: int = 4
+    monthly: int = 12
+
+
+class BackupPolicyView(Struct, kw_only=True, frozen=True):
+    """BackupPolicyView"""
+
+    volume_id: str
+    every_s: int
+    daily: int
+    weekly: int
+    monthly: int
+    next_at: datetime
+    created_at: datetime
+    version: int
+
+
+class BackupRestore(Struct, kw_only=True, omit_defaults=True):
+    """Make a new volume of a backup. It lives wherever it is mounted first."""
+
+    to: str
+
+
+class BackupView(Struct, kw_only=True, frozen=True):
+    """BackupView"""
+
+    id: str
+    volume_id: str
+    description: str
+    state: str
+    reason: str
+    scheduled: bool
+    freeze: bool
+    parent_id: str | None
+    size_bytes: int
+    done_bytes: int
+    stored_bytes: int
+    digest: str | None
+    verifying: bool
+    verified_at: datetime | None
+    damage: str | None
+    created_at: datetime
+    created_by: str
+    ended_at: datetime | None
+    version: int
 
 
 class CanaryView(Struct, kw_only=True, frozen=True):
@@ -227,6 +294,21 @@ class ConfigView(Struct, kw_only=True, frozen=True):
     placement: PlacementView
 
 
+class CopyView(Struct, kw_only=True, frozen=True):
+    """A copy of a volume on another node."""
+
+    id: str
+    purpose: str
+    node: str | None
+    state: str
+    reason: str
+    every_s: int | None
+    age_s: float | None
+    round: int
+    received_bytes: int
+    automatic: bool
+
+
 class DeliveryList(Struct, kw_only=True, frozen=True):
     """DeliveryList"""
 
@@ -310,6 +392,22 @@ class DeploymentView(Struct, kw_only=True, frozen=True):
     version: int
 
 
+class DestinationBody(Struct, kw_only=True, omit_defaults=True):
+    """A network, and of it what a protocol and ports leave."""
+
+    network: str
+    protocol: str = "any"
+    ports: str = ""
+
+
+class DestinationView(Struct, kw_only=True, frozen=True):
+    """DestinationView"""
+
+    network: str
+    protocol: str
+    ports: str
+
+
 class DetachBody(Struct, kw_only=True, omit_defaults=True):
     """DetachBody"""
 
@@ -325,11 +423,12 @@ class DiffView(Struct, kw_only=True, frozen=True):
 
 
 class DrainBody(Struct, kw_only=True, omit_defaults=True):
-    """How a node is to be emptied. `deadline` is in seconds from now; after it what is left is told, and with `force` stopped, replaced or not. `parallel`: so many instances move at a time."""
+    """How a node is to be emptied. `deadline` is in seconds from now; after it what is left is told, and with `force` stopped, replaced or not. `parallel`: so many instances move at a time. `volumes`: those that live there go to other nodes, too, and their apps with them."""
 
     deadline: float | None = None
     force: bool = False
     parallel: int = 10
+    volumes: bool = False
 
 
 class DrainView(Struct, kw_only=True, frozen=True):
@@ -340,8 +439,25 @@ class DrainView(Struct, kw_only=True, frozen=True):
     force: bool
     parallel: int
     overdue: bool
+    volumes: bool
     instances_left: int
+    volumes_left: list[VolumeLeftView]
     waiting: list[WaitingView]
+
+
+class EgressPatch(Struct, kw_only=True, omit_defaults=True):
+    """What is left out stays as it is. All of it is done, or nothing."""
+
+    mode: str | None = None
+    allow: list[DestinationBody] = field(default_factory=list)
+    deny: list[DestinationBody] = field(default_factory=list)
+
+
+class EgressView(Struct, kw_only=True, frozen=True):
+    """EgressView"""
+
+    mode: str
+    destinations: list[DestinationView]
 
 
 class EnvBody(Struct, kw_only=True, omit_defaults=True):
@@ -430,6 +546,42 @@ class GrantView(Struct, kw_only=True, frozen=True):
     scope_id: str
 
 
+class GroupCreate(Struct, kw_only=True, omit_defaults=True):
+    """A new group, which no app is in."""
+
+    name: str
+    allow: list[RuleBody] = field(default_factory=list)
+
+
+class GroupList(Struct, kw_only=True, frozen=True):
+    """GroupList"""
+
+    data: list[GroupView]
+    pagination: Pagination
+
+
+class GroupPatch(Struct, kw_only=True, omit_defaults=True):
+    """All of it is done, or nothing."""
+
+    allow: list[RuleBody] = field(default_factory=list)
+    deny: list[RuleBody] = field(default_factory=list)
+
+
+class GroupView(Struct, kw_only=True, frozen=True):
+    """GroupView"""
+
+    id: str
+    project_id: str
+    name: str
+    rules: list[RuleView]
+    apps: list[str]
+    named_by: list[str]
+    created_at: datetime
+    updated_at: datetime
+    created_by: str
+    version: int
+
+
 class HealthView(Struct, kw_only=True, frozen=True):
     """HealthView"""
 
@@ -501,6 +653,7 @@ class InstanceView(Struct, kw_only=True, frozen=True):
     created_at: datetime
     phase_since: datetime
     stopped_at: datetime | None
+    private_address: str | None = None
     usage: UsageView | None = None
 
 
@@ -573,6 +726,14 @@ class JoinTokenView(Struct, kw_only=True, frozen=True):
     used_by: str | None
 
 
+class KeyRotationView(Struct, kw_only=True, frozen=True):
+    """An exchange of the keys that nodes know each other by: each node has others by its end, and all ways stay open."""
+
+    began_at: datetime
+    over_at: datetime
+    nodes: int
+
+
 class LimitView(Struct, kw_only=True, frozen=True):
     """What may be had, and what is there. `limit` is null where there is none; `unit` is empty for what is counted."""
 
@@ -625,6 +786,12 @@ class MasterKeyView(Struct, kw_only=True, frozen=True):
     data_keys: int
     created_at: datetime
     retired_at: datetime | None
+
+
+class MemberBody(Struct, kw_only=True, omit_defaults=True):
+    """The app that is meant, of the group's project."""
+
+    app: str
 
 
 class MemberList(Struct, kw_only=True, frozen=True):
@@ -686,6 +853,16 @@ class MoveView(Struct, kw_only=True, frozen=True):
     from_node: str
     to_node: str
     reason: str
+
+
+class NetworkUsageView(Struct, kw_only=True, frozen=True):
+    """What has passed a VM's interface since it was made: packets and bytes it sent (`transmit`) and got (`receive`)."""
+
+    transmit_packets: int
+    transmit_bytes: int
+    receive_packets: int
+    receive_bytes: int
+    dropped: dict[str, int]
 
 
 class NewInvitationView(Struct, kw_only=True, frozen=True):
@@ -844,6 +1021,7 @@ class NodeView(Struct, kw_only=True, frozen=True):
     backends: list[BackendView]
     confinement: str
     warnings: list[str]
+    tunnel_keys: list[TunnelKeyView]
     hints: str
     last_heard_at: datetime
     created_at: datetime
@@ -974,6 +1152,36 @@ class PlanView(Struct, kw_only=True, frozen=True):
     processes: list[ProcessPlanView]
 
 
+class PortList(Struct, kw_only=True, frozen=True):
+    """PortList"""
+
+    data: list[PortView]
+    pagination: Pagination
+
+
+class PortPublish(Struct, kw_only=True, omit_defaults=True):
+    """PortPublish"""
+
+    port: int
+    protocol: str = "tcp"
+    target_port: int | None = None
+    process: str = ""
+
+
+class PortView(Struct, kw_only=True, frozen=True):
+    """`port` is that of every node's addresses, `target_port` that of the instances of `process` behind it."""
+
+    id: str
+    app_id: str
+    project_id: str
+    process: str
+    protocol: str
+    port: int
+    target_port: int
+    created_at: datetime
+    created_by: str
+
+
 class ProcessBody(Struct, kw_only=True, omit_defaults=True):
     """Changes to a process; what is left out stays as it is. An empty `command` or `entrypoint` is the image's own."""
 
@@ -1057,6 +1265,16 @@ class ProjectView(Struct, kw_only=True, frozen=True):
     created_at: datetime
 
 
+class PromotionView(Struct, kw_only=True, frozen=True):
+    """The last time that a standby copy became the volume."""
+
+    from_node: str
+    to_node: str
+    at: datetime
+    lost_s: float
+    by: str
+
+
 class QuotasPut(Struct, kw_only=True, omit_defaults=True):
     """Limits by name; null lifts one. What is left out is as the plan says."""
 
@@ -1120,6 +1338,14 @@ class ReleaseView(Struct, kw_only=True, frozen=True):
     created_by_email: str | None
     current: bool
     state: str
+
+
+class ReplicationBody(Struct, kw_only=True, omit_defaults=True):
+    """How a standby copy of a volume is kept on another node."""
+
+    every_s: int
+    node: str | None = None
+    automatic: bool = True
 
 
 class ResizeBody(Struct, kw_only=True, omit_defaults=True):
@@ -1200,6 +1426,22 @@ class RolloutBody(Struct, kw_only=True, omit_defaults=True):
     surge: str | None = None
     canary_steps: list[int] | None = None
     canary_pause: float | None = None
+
+
+class RuleBody(Struct, kw_only=True, omit_defaults=True):
+    """Who may open what to the apps of a group."""
+
+    source: str
+    protocol: str = "any"
+    ports: str = ""
+
+
+class RuleView(Struct, kw_only=True, frozen=True):
+    """RuleView"""
+
+    source: str
+    protocol: str
+    ports: str
 
 
 class RunCreate(Struct, kw_only=True, omit_defaults=True):
@@ -1444,6 +1686,7 @@ class SnapshotView(Struct, kw_only=True, frozen=True):
     size_bytes: int
     used_bytes: int
     freeze: bool
+    on_standby: bool | None
     created_at: datetime
     created_by: str
 
@@ -1531,6 +1774,13 @@ class TotpState(Struct, kw_only=True, omit_defaults=True):
     enabled: bool
 
 
+class TunnelKeyView(Struct, kw_only=True, frozen=True):
+    """A public key of WireGuard."""
+
+    public_key: str
+    since: datetime | None
+
+
 class UploadView(Struct, kw_only=True, frozen=True):
     """An upload under way; `offset` is the next byte that is expected."""
 
@@ -1547,6 +1797,7 @@ class UsageView(Struct, kw_only=True, frozen=True):
     cpu_seconds: float
     disk_bytes: int
     pressure: dict[str, float]
+    network: NetworkUsageView | None
 
 
 class UserUpdate(Struct, kw_only=True, omit_defaults=True):
@@ -1598,6 +1849,7 @@ class VolumeCreate(Struct, kw_only=True, omit_defaults=True):
     size: str | None = None
     snapshot: str | None = None
     protected: bool = False
+    encrypted: bool | None = None
 
 
 class VolumeDetail(Struct, kw_only=True, omit_defaults=True):
@@ -1611,13 +1863,27 @@ class VolumeDetail(Struct, kw_only=True, omit_defaults=True):
     size_bytes: int
     used_bytes: int
     node: str | None
+    standby: CopyView | None
     instance_id: str | None
     source_snapshot_id: str | None
+    source_backup_id: str | None
     protected: bool
+    encrypted: bool
     created_at: datetime
     created_by: str
     version: int
+    move: VolumeMoveView | None
+    copies: list[CopyView]
+    promotion: PromotionView | None
     mounted_by: list[str]
+
+
+class VolumeLeftView(Struct, kw_only=True, frozen=True):
+    """A volume that is to leave the node, too, and what it waits for."""
+
+    volume_id: str
+    volume: str
+    reason: str
 
 
 class VolumeList(Struct, kw_only=True, frozen=True):
@@ -1625,6 +1891,27 @@ class VolumeList(Struct, kw_only=True, frozen=True):
 
     data: list[VolumeView]
     pagination: Pagination
+
+
+class VolumeMoveBody(Struct, kw_only=True, omit_defaults=True):
+    """Where a volume is to be."""
+
+    node: str
+
+
+class VolumeMoveView(Struct, kw_only=True, frozen=True):
+    """The last move of a volume to another node."""
+
+    stage: str
+    from_node: str
+    to_node: str
+    reason: str
+    rounds: int
+    sent_bytes: int
+    round_bytes: int
+    started_at: datetime
+    ended_at: datetime | None
+    stopped_s: float | None
 
 
 class VolumePatch(Struct, kw_only=True, omit_defaults=True):
@@ -1644,9 +1931,12 @@ class VolumeView(Struct, kw_only=True, frozen=True):
     size_bytes: int
     used_bytes: int
     node: str | None
+    standby: CopyView | None
     instance_id: str | None
     source_snapshot_id: str | None
+    source_backup_id: str | None
     protected: bool
+    encrypted: bool
     created_at: datetime
     created_by: str
     version: int
@@ -2537,6 +2827,204 @@ class Client(Transport):
             EnvView,
         )
 
+    def publish_port(
+        self, app: str, body: PortPublish, *, project: str | None = None, idempotency_key: str | None = None
+    ) -> PortView:
+        """Have a port of every node's addresses lead to instances of the app that are healthy. It stays through deploys and rollbacks. A port is one app's on the whole platform, and one of those that the operator lets apps publish."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/apps/{segment(app, 'app')}/ports",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            PortView,
+        )
+
+    def list_ports(
+        self,
+        app: str,
+        *,
+        project: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> PortList:
+        """The published ports of an app."""
+        return decode(
+            self.send(
+                "GET",
+                f"/v1/apps/{segment(app, 'app')}/ports",
+                query={"project": project, "limit": limit, "cursor": cursor, "sort": sort, "include": include},
+            ),
+            PortList,
+        )
+
+    def get_port(self, app: str, port: str, *, project: str | None = None) -> PortView:
+        """One published port of an app, by its id."""
+        return decode(
+            self.send(
+                "GET", f"/v1/apps/{segment(app, 'app')}/ports/{segment(port, 'port')}", query={"project": project}
+            ),
+            PortView,
+        )
+
+    def unpublish_port(
+        self,
+        app: str,
+        port: str,
+        *,
+        project: str | None = None,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> None:
+        """Close a published port on all nodes. Connections through it end."""
+        self.send(
+            "DELETE",
+            f"/v1/apps/{segment(app, 'app')}/ports/{segment(port, 'port')}",
+            query={"project": project},
+            headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+        )
+
+    def get_egress(self, app: str, *, project: str | None = None) -> EgressView:
+        """What the app's VMs may open connections to outside of their private network."""
+        return decode(
+            self.send("GET", f"/v1/apps/{segment(app, 'app')}/egress", query={"project": project}), EgressView
+        )
+
+    def change_egress(
+        self,
+        app: str,
+        body: EgressPatch,
+        *,
+        project: str | None = None,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> EgressView:
+        """Change it for all VMs of the app, those that run too, within seconds and without a deploy. It is in no release."""
+        return decode(
+            self.send(
+                "PATCH",
+                f"/v1/apps/{segment(app, 'app')}/egress",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            EgressView,
+        )
+
+    def create_group(
+        self, body: GroupCreate, *, project: str | None = None, idempotency_key: str | None = None
+    ) -> GroupView:
+        """Make a group of ingress rules. It means something once an app is in it."""
+        return decode(
+            self.send(
+                "POST",
+                "/v1/security-groups",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            GroupView,
+        )
+
+    def list_groups(
+        self,
+        *,
+        project: str | None = None,
+        q: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> GroupList:
+        """The security groups of a project."""
+        return decode(
+            self.send(
+                "GET",
+                "/v1/security-groups",
+                query={
+                    "project": project,
+                    "filter[q]": q,
+                    "limit": limit,
+                    "cursor": cursor,
+                    "sort": sort,
+                    "include": include,
+                },
+            ),
+            GroupList,
+        )
+
+    def get_group(self, group: str, *, project: str | None = None) -> GroupView:
+        """One group with its rules, the apps in it, and the groups that name it."""
+        return decode(
+            self.send("GET", f"/v1/security-groups/{segment(group, 'group')}", query={"project": project}), GroupView
+        )
+
+    def change_group(
+        self,
+        group: str,
+        body: GroupPatch,
+        *,
+        project: str | None = None,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> GroupView:
+        """Change its rules for all VMs of the apps in it, those that run too, within seconds and without a deploy."""
+        return decode(
+            self.send(
+                "PATCH",
+                f"/v1/security-groups/{segment(group, 'group')}",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            GroupView,
+        )
+
+    def delete_group(
+        self, group: str, *, project: str | None = None, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> None:
+        """Remove a group; refused while an app is in it, or a rule of another group names it."""
+        self.send(
+            "DELETE",
+            f"/v1/security-groups/{segment(group, 'group')}",
+            query={"project": project},
+            headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+        )
+
+    def attach_group(
+        self, group: str, body: MemberBody, *, project: str | None = None, idempotency_key: str | None = None
+    ) -> GroupView:
+        """Have an app be in the group: its VMs take from others of the project what rules of its groups let in, and no more."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/security-groups/{segment(group, 'group')}/actions/attach",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            GroupView,
+        )
+
+    def detach_group(
+        self, group: str, body: MemberBody, *, project: str | None = None, idempotency_key: str | None = None
+    ) -> GroupView:
+        """Take an app out of the group. One that is in none takes anything from its project."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/security-groups/{segment(group, 'group')}/actions/detach",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            GroupView,
+        )
+
     def create_deployment(
         self,
         app: str,
@@ -3212,6 +3700,13 @@ class Client(Transport):
             NodeView,
         )
 
+    def rotate_node_keys(self, *, idempotency_key: str | None = None) -> KeyRotationView:
+        """Have all nodes that are reached by WireGuard replace their keys now and not when their time comes. No packet is lost. Asked again while it goes on, it changes nothing."""
+        return decode(
+            self.send("POST", "/v1/nodes/actions/rotate-keys", headers={"Idempotency-Key": idempotency_key}),
+            KeyRotationView,
+        )
+
     def get_rebalance(self) -> RebalanceView:
         """Which instances would better run elsewhere, and why; or how many are queued and move, while some do."""
         return decode(self.send("GET", "/v1/rebalance"), RebalanceView)
@@ -3512,6 +4007,46 @@ class Client(Transport):
             VolumeDetail,
         )
 
+    def move_volume(
+        self,
+        volume: str,
+        body: VolumeMoveBody,
+        *,
+        project: str | None = None,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> VolumeDetail:
+        """Have it go to another node, with its snapshots; the app that mounts it follows, and is stopped for the last of it alone. Takes `nodes:read` on the platform, too."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/volumes/{segment(volume, 'volume')}/actions/move",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            VolumeDetail,
+        )
+
+    def cancel_volume_move(
+        self,
+        volume: str,
+        *,
+        project: str | None = None,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> VolumeDetail:
+        """Give its move up: it stays where it is, and the app goes on there. Refused once it has arrived."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/volumes/{segment(volume, 'volume')}/actions/cancel-move",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+            ),
+            VolumeDetail,
+        )
+
     def create_snapshot(
         self, volume: str, body: SnapshotCreate, *, project: str | None = None, idempotency_key: str | None = None
     ) -> SnapshotView:
@@ -3588,6 +4123,219 @@ class Client(Transport):
                 body=encode(body),
             ),
             VolumeDetail,
+        )
+
+    def replicate_volume(
+        self,
+        volume: str,
+        body: ReplicationBody,
+        *,
+        project: str | None = None,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> VolumeDetail:
+        """Keep a standby copy on another node, brought up again and again; where the volume's node is lost it becomes the volume. From then on the volume has a lease: what has it ends where its node does not hear the platform for 40 s. To name the node takes `nodes:read` on the platform, too."""
+        return decode(
+            self.send(
+                "PUT",
+                f"/v1/volumes/{segment(volume, 'volume')}/replication",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+                body=encode(body),
+            ),
+            VolumeDetail,
+        )
+
+    def stop_volume_replication(
+        self, volume: str, *, project: str | None = None, idempotency_key: str | None = None
+    ) -> VolumeDetail:
+        """Keep no standby copy any more; the one there is goes, and the volume's lease with it."""
+        return decode(
+            self.send(
+                "DELETE",
+                f"/v1/volumes/{segment(volume, 'volume')}/replication",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key},
+            ),
+            VolumeDetail,
+        )
+
+    def promote_volume(
+        self,
+        volume: str,
+        *,
+        project: str | None = None,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> VolumeDetail:
+        """Let its standby copy become the volume: once its node is down, and nothing there can have it any more."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/volumes/{segment(volume, 'volume')}/actions/promote",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key, "If-Match": if_match},
+            ),
+            VolumeDetail,
+        )
+
+    def drop_volume_copy(
+        self, volume: str, copy: str, *, project: str | None = None, idempotency_key: str | None = None
+    ) -> VolumeDetail:
+        """Destroy a copy that was left behind when a standby became the volume. What only it has cannot be had back."""
+        return decode(
+            self.send(
+                "DELETE",
+                f"/v1/volumes/{segment(volume, 'volume')}/copies/{segment(copy, 'copy')}",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key},
+            ),
+            VolumeDetail,
+        )
+
+    def create_backup(
+        self, volume: str, body: BackupCreate, *, project: str | None = None, idempotency_key: str | None = None
+    ) -> BackupView:
+        """Take a backup of what the volume holds now. What the repository has already of it is not sent again."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/volumes/{segment(volume, 'volume')}/backups",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            BackupView,
+        )
+
+    def list_backups(
+        self,
+        volume: str,
+        *,
+        project: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        sort: str | None = None,
+        include: str | None = None,
+    ) -> BackupList:
+        """A volume's backups, the newest first."""
+        return decode(
+            self.send(
+                "GET",
+                f"/v1/volumes/{segment(volume, 'volume')}/backups",
+                query={"project": project, "limit": limit, "cursor": cursor, "sort": sort, "include": include},
+            ),
+            BackupList,
+        )
+
+    def get_backup(self, volume: str, backup: str, *, project: str | None = None) -> BackupView:
+        """One backup of a volume."""
+        return decode(
+            self.send(
+                "GET",
+                f"/v1/volumes/{segment(volume, 'volume')}/backups/{segment(backup, 'backup')}",
+                query={"project": project},
+            ),
+            BackupView,
+        )
+
+    def delete_backup(
+        self, volume: str, backup: str, *, project: str | None = None, idempotency_key: str | None = None
+    ) -> None:
+        """Let a backup go, also one that is being taken. What only it needed is cleared away."""
+        self.send(
+            "DELETE",
+            f"/v1/volumes/{segment(volume, 'volume')}/backups/{segment(backup, 'backup')}",
+            query={"project": project},
+            headers={"Idempotency-Key": idempotency_key},
+        )
+
+    def wait_backup(
+        self,
+        volume: str,
+        backup: str,
+        *,
+        project: str | None = None,
+        state: str | None = None,
+        version: int | None = None,
+        timeout: float | None = None,
+    ) -> BackupView:
+        """The backup, once it is in one of the states (or has another version), or as it is at the end of the time."""
+        return decode(
+            self.send(
+                "GET",
+                f"/v1/volumes/{segment(volume, 'volume')}/backups/{segment(backup, 'backup')}/wait",
+                query={"project": project, "state": state, "version": version, "timeout": timeout},
+            ),
+            BackupView,
+        )
+
+    def verify_backup(
+        self, volume: str, backup: str, *, project: str | None = None, idempotency_key: str | None = None
+    ) -> BackupView:
+        """Read a backup back and check all of it. What is damaged is told in it, by its place in the volume."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/volumes/{segment(volume, 'volume')}/backups/{segment(backup, 'backup')}/actions/verify",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key},
+            ),
+            BackupView,
+        )
+
+    def restore_backup(
+        self,
+        volume: str,
+        backup: str,
+        body: BackupRestore,
+        *,
+        project: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> VolumeDetail:
+        """Make a new volume of a backup. As any that is new it lives nowhere until it is mounted, and then on whatever node that is; its content is there before the app begins. It is encrypted as that of the backup is, with the same key."""
+        return decode(
+            self.send(
+                "POST",
+                f"/v1/volumes/{segment(volume, 'volume')}/backups/{segment(backup, 'backup')}/actions/restore",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            VolumeDetail,
+        )
+
+    def get_backup_policy(self, volume: str, *, project: str | None = None) -> BackupPolicyView:
+        """By what policy the volume is backed up by itself; 404 where there is none."""
+        return decode(
+            self.send("GET", f"/v1/volumes/{segment(volume, 'volume')}/policy", query={"project": project}),
+            BackupPolicyView,
+        )
+
+    def set_backup_policy(
+        self, volume: str, body: BackupPolicyBody, *, project: str | None = None, idempotency_key: str | None = None
+    ) -> BackupPolicyView:
+        """Back the volume up by itself from now on, the first time at once, and keep what the policy says."""
+        return decode(
+            self.send(
+                "PUT",
+                f"/v1/volumes/{segment(volume, 'volume')}/policy",
+                query={"project": project},
+                headers={"Idempotency-Key": idempotency_key},
+                body=encode(body),
+            ),
+            BackupPolicyView,
+        )
+
+    def remove_backup_policy(
+        self, volume: str, *, project: str | None = None, idempotency_key: str | None = None
+    ) -> None:
+        """Back the volume up by itself no more. The backups that there are stay."""
+        self.send(
+            "DELETE",
+            f"/v1/volumes/{segment(volume, 'volume')}/policy",
+            query={"project": project},
+            headers={"Idempotency-Key": idempotency_key},
         )
 
     def list_master_keys(self) -> MasterKeyList:

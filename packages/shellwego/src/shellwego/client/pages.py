@@ -21,12 +21,20 @@ class _Page(Protocol[T]):
 
 
 def every(page: Callable[[str | None], _Page[T]]) -> list[T]:
-    """All rows of a list; `page` gives those from a cursor on."""
+    """All rows of a list; `page` gives those from a cursor on.
+
+    Raises:
+        Unreachable: the pages lead in a circle, which no list of the API does.
+    """
     found: list[T] = []
     cursor: str | None = None
     while True:
         got = page(cursor)
         found += got.data
-        cursor = got.pagination.next_cursor
         if not got.pagination.has_more:
             return found
+        if got.pagination.next_cursor in (None, cursor):
+            from shellwego.client.transport import Unreachable  # noqa: PLC0415 - heavy, and only for this
+
+            raise Unreachable("the answer is not one of this API: a list that does not end")
+        cursor = got.pagination.next_cursor

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from shellwego.control.announcements import announce
-from shellwego.control.config import MAX_COUNT, ConfigWish, merge, refuse, refuse_uncontainable
+from shellwego.control.config import MAX_COUNT, ConfigWish, merge, processes_there, refuse, refuse_uncontainable
 from shellwego.control.mounts import refuse_shared
 from shellwego.control.quotas import charge_app, check_priority
 from shellwego.control.unit import Unit
@@ -136,7 +136,7 @@ def _checked_counts(config: AppConfig, counts: Mapping[str, int]) -> dict[str, i
             faults.append(FieldError(f"counts.{name[:40]}", "no-such-process", f"there is no process “{name[:40]}”"))
         elif not 0 <= count <= MAX_COUNT:
             faults.append(FieldError(f"counts.{name}", "out-of-range", f"between 0 and {MAX_COUNT}"))
-    refuse("counts-refused", tuple(faults))
+    refuse("counts-refused", tuple(faults), resolution="" if counts.keys() <= names else processes_there(config))
     return dict(counts)
 
 

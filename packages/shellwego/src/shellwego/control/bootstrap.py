@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from shellwego.control.authentication import secret_hash
+from shellwego.control.networks import establish, next_number
 from shellwego.control.unit import Unit
 from shellwego.core.errors import ConflictError
 from shellwego.core.plans import UNLIMITED
@@ -30,7 +31,8 @@ class FirstStart:
 
 
 def bootstrap(unit: Unit, secret: str) -> FirstStart | None:
-    """Make what the platform needs to be used; None where that was done before."""
+    """Make what the platform needs to be used; None where that was done before, but for what an older version did not."""
+    establish(unit)
     if unit.tx.organizations.count():
         return None
     now = unit.now()
@@ -43,6 +45,7 @@ def bootstrap(unit: Unit, secret: str) -> FirstStart | None:
             organization_id=organization.id,
             name=PROJECT,
             network_id=unit.new_id("net"),
+            network_number=next_number(unit),
             first=True,
             created_at=now,
         )

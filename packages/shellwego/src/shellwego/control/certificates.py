@@ -70,9 +70,9 @@ class Signer:
         return self._sign(builder)
 
     def for_server(self, key: EllipticCurvePublicKey, now: float) -> str:
-        """A server's certificate, in PEM."""
+        """A server's certificate, in PEM. It is shown to other servers, too."""
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, SERVER_NAME)])
-        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
         names = x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)])
         builder = _leaf(name, key, now, now + SERVER_S)
         return self._sign(builder.add_extension(usage, critical=True).add_extension(names, critical=False))

@@ -10,6 +10,7 @@ from shellwego.control.facts import releases_of
 from shellwego.control.grants import forget_grants
 from shellwego.control.holds import let_go
 from shellwego.control.priorities import allowed_priority, reprioritize
+from shellwego.control.securitygroups import forget_app
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App, Release
 from shellwego.core.changes import (
@@ -30,6 +31,7 @@ from shellwego.core.changes import (
 )
 from shellwego.core.deployments import Deployment, DeploymentState
 from shellwego.core.instances import Desired, Instance, OwnerKind, Phase
+from shellwego.core.publishing import PublishedPort
 from shellwego.core.slots import FAILURE_WINDOW_S
 from shellwego.ports.store import Order, Table, eq
 from shellwego.wire import subjects
@@ -135,11 +137,13 @@ def _forget(unit: Unit, app: App) -> None:
     _clear(unit.tx.instances, app)
     _clear(unit.tx.deployments, app)
     _clear(unit.tx.releases, app)
+    _clear(unit.tx.published_ports, app)
+    forget_app(unit, app)
     forget_grants(unit, app.id)
     unit.tx.apps.delete(app.id)
 
 
-def _clear(table: Table[Instance] | Table[Deployment] | Table[Release], app: App) -> None:
+def _clear(table: Table[Instance] | Table[Deployment] | Table[Release] | Table[PublishedPort], app: App) -> None:
     for row in table.select(eq("app_id", app.id)):
         table.delete(row.id)
 

@@ -209,13 +209,20 @@ def refuse_unknown(config: AppConfig, processes: Mapping[str, str]) -> None:
         for at, name in processes.items()
         if name not in known
     )
-    resolution = f"The app has: {', '.join(known)}. A deploy with --process and --command makes a new one."
-    refuse("no-such-process", faults, resolution=resolution)
+    refuse("no-such-process", faults, resolution=processes_there(config))
 
 
-def refuse_unplaceable(config: AppConfig, nodes: Iterable[Node], kind: ImageKind | None = None) -> None:
-    """Raise an error for what no node could ever run. `kind` is that of the image, where it is known."""
-    faults = admit(config, nodes, kind)
+def processes_there(config: AppConfig) -> str:
+    """What to tell who named a process that the config has not."""
+    known = ", ".join(process.name for process in config.processes)
+    return f"The app has: {known}. A deploy with --process and --command makes a new one."
+
+
+def refuse_unplaceable(
+    config: AppConfig, nodes: Iterable[Node], kind: ImageKind | None = None, *, encrypted: bool = False
+) -> None:
+    """Raise an error for what no node could ever run; `kind` and `encrypted` are as of `admit`."""
+    faults = admit(config, nodes, kind, encrypted=encrypted)
     resolution = "Ask for less (scale --memory, --cpu, --disk), or give a node more room."
     if any(fault.field == "backend" for fault in faults):
         resolution = 'Name another backend (deploy --backend NAME), or none (--backend "").'

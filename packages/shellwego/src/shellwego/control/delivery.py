@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from shellwego.control.nodecalls import calling_node
 from shellwego.control.references import versions_of
 from shellwego.control.scopes import missing, project_scope
 from shellwego.control.sealing import Sealer
@@ -15,7 +16,7 @@ from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core.apps import App, Release
 from shellwego.core.assignments import SecretsRequest, SecretValues
 from shellwego.core.envelope import Label
-from shellwego.core.errors import ConflictError, ForbiddenError, UnavailableError
+from shellwego.core.errors import ConflictError
 from shellwego.core.instances import Desired, Instance
 from shellwego.core.secrets import Secret, SecretRef, SecretVersion, label
 from shellwego.ports.store import Transaction
@@ -52,13 +53,7 @@ class Delivery:
 
 
 def _look(tx: Transaction, request: SecretsRequest) -> list[_Asked]:
-    node = tx.nodes.get(request.node_id)
-    if node is None:
-        raise ForbiddenError("node-unknown", "this platform does not know the node", resolution="Register again.")
-    if request.epoch != node.epoch:
-        raise UnavailableError(
-            "node-epoch", f"the node is of epoch {request.epoch}, and {node.epoch} is the current one"
-        )
+    node = calling_node(tx, request.node_id, request.epoch)
     instance = tx.instances.get(request.instance_id)
     if instance is None or not _may_have(instance, node.id):
         raise missing("instance", request.instance_id)

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
-from shellwego.control.announcements import announce
-from shellwego.control.changes import apply, instance_data
+from shellwego.control.changes import apply
+from shellwego.control.evictions import evict
 from shellwego.control.facts import UNFINISHED, node_usage, placement_request, releases_of
-from shellwego.control.instances import LIVE_PHASES
+from shellwego.control.instances import instances_on
 from shellwego.control.unit import Unit
+from shellwego.control.volumedrains import send_away, volumes_left
 from shellwego.core.changes import Stop
 from shellwego.core.drain import DrainFacts, DrainPlan, Waiting, plan_drain, released
 from shellwego.core.instances import Desired, Eviction, Instance, OwnerKind
@@ -35,7 +36,7 @@ def drain_plan(tx: Transaction, node: Node) -> DrainPlan | None:
 
 
 def _facts(tx: Transaction, node: Node, order: DrainOrder) -> DrainFacts:
-    instances = _living_on(tx, node)
+    instances = instances_on(tx, node.id)
     staying = [i for i in instances if i.owner is OwnerKind.APP and i.desired is Desired.SERVE and not i.evicted]
     apps = {i.app_id for i in instances if i.evicted}
     releases = releases_of(tx, [i.release_id for i in staying])
@@ -47,11 +48,8 @@ def _facts(tx: Transaction, node: Node, order: DrainOrder) -> DrainFacts:
         requests={i.id: placement_request(tx, i, releases[i.release_id]) for i in staying},
         nodes=tuple(tx.nodes.select()) if staying else (),
         usage=node_usage(tx) if staying else {},
+        volumes=volumes_left(tx, node) if order.volumes else (),
     )
-
-
-def _living_on(tx: Transaction, node: Node) -> list[Instance]:
-    return tx.instances.select(eq("node_id", node.id), within("phase", LIVE_PHASES))
 
 
 def _relatives(tx: Transaction, app_ids: Iterable[str]) -> dict[str, list[Instance]]:
@@ -66,6 +64,7 @@ def advance(unit: Unit, node_id: str) -> None:
         return
     evict(unit, plan.evict, Eviction.GENTLE)
     evict(unit, plan.stop, Eviction.FORCED)
+    send_away(unit, plan.move)
     if plan.done:
         unit.emit("node.drained", node.id, data={"name": node.name})
         unit.tx.nodes.update(replace(node, scheduling=Scheduling.DRAINED, drain=None))
@@ -78,27 +77,12 @@ def advance(unit: Unit, node_id: str) -> None:
 def has_news(node: Node, plan: DrainPlan) -> bool:
     """Whether to advance would change anything."""
     late = plan.overdue and node.drain is not None and not node.drain.overdue
-    return bool(plan.evict or plan.stop or plan.done or late)
-
-
-def evict(unit: Unit, ids: Iterable[str], eviction: Eviction) -> None:
-    """Mark instances as those that have to leave their nodes; a one-off run is stopped."""
-    for instance in filter(None, map(unit.tx.instances.get, ids)):
-        app = unit.tx.apps.get(instance.app_id)
-        if app is None:
-            continue
-        if instance.owner is OwnerKind.RUN:
-            apply(unit, app, [Stop(instance_id=instance.id, reason="its node is emptied")])
-            continue
-        unit.tx.instances.update(replace(instance, eviction=eviction))
-        data = {**instance_data(instance), "how": eviction.value}
-        announce(unit, app, "instance.evicted", data, resource=instance.id)
-        unit.hint(subjects.app(app.id))
+    return bool(plan.evict or plan.stop or plan.move or plan.done or late)
 
 
 def release_evicted(unit: Unit, node: Node) -> None:
     """Let stay what has not begun to move away from a node."""
-    here = _living_on(unit.tx, node)
+    here = instances_on(unit.tx, node.id)
     stay, unneeded = released(here, _relatives(unit.tx, {i.app_id for i in here if i.evicted}))
     for instance in filter(None, map(unit.tx.instances.get, stay)):
         unit.tx.instances.update(replace(instance, eviction=Eviction.NONE))

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from shellwego.control.facts import route_table, routes_version
 from shellwego.control.instances import LIVE_PHASES
+from shellwego.control.routetable import route_table, routes_version
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import ForbiddenError, InvalidError
 from shellwego.core.instances import Desired, Sleep

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from shellwego.control.instances import LIVE_PHASES
@@ -14,16 +14,14 @@ from shellwego.core.instances import Instance, OwnerKind, Phase
 from shellwego.core.nodes import NodeHealth
 from shellwego.core.placement import NOTHING, Home, NodeUsage, PlacementRequest
 from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
-from shellwego.core.routes import RouteFacts, route_of
-from shellwego.core.routing import RouteTable
 from shellwego.core.volumes import Volume
-from shellwego.ports.store import Op, Order, Transaction, Where, eq, within
+from shellwego.ports.store import Op, Transaction, Where, eq, within
 
-ROUTES_COUNTER = "routes"
 UNFINISHED = tuple(state.value for state in DeploymentState if state not in FINISHED)
 AMOUNTS = ("cpu_milli", "memory_bytes", "disk_bytes")
 """What `NodeUsage` sums of instances."""
-_ENDED_WITHOUT_RELEASE = (DeploymentState.FAILED, DeploymentState.CANCELLED)
+_MOST_IDS = 100
+"""That one question names: each count of them is a statement of its own."""
 
 
 def rollout_facts(tx: Transaction, app: App) -> RolloutFacts:
@@ -40,14 +38,37 @@ def rollout_facts(tx: Transaction, app: App) -> RolloutFacts:
         instances=instances,
         images={d.release_id: image_facts(tx, app, releases[d.release_id]) for d in deployments},
         edges=tuple(tx.edges.select()),
+        published=frozenset(port.process for port in tx.published_ports.select(eq("app_id", app.id))),
         dead_nodes=_dead_nodes(tx, instances),
     )
 
 
 def releases_of(tx: Transaction, ids: Iterable[str]) -> dict[str, Release]:
     """Releases by id, without those that do not exist."""
-    found = ((id_, tx.releases.get(id_)) for id_ in set(ids) if id_)
-    return {id_: release for id_, release in found if release is not None}
+    named = (id_ for id_ in set(ids) if id_)
+    return {found.id: found for some in portions(named) for found in tx.releases.select(within("id", some))}
+
+
+def apps_of(tx: Transaction, ids: Iterable[str]) -> list[App]:
+    """Apps by id, without those that do not exist."""
+    return [app for some in portions(ids) for app in tx.apps.select(within("id", some))]
+
+
+def portions(ids: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """The ids in order, as many at a time as a question may name."""
+    every = sorted(ids)
+    return (tuple(every[first : first + _MOST_IDS]) for first in range(0, len(every), _MOST_IDS))
+
+
+def live_by_app(tx: Transaction, app_ids: Iterable[str]) -> dict[str, tuple[Instance, ...]]:
+    """By app: those of its instances that live, one-off runs too; without the apps that have none."""
+    found: dict[str, tuple[Instance, ...]] = {}
+    for some in portions(app_ids):
+        living = [within("phase", LIVE_PHASES)] if len(some) == 1 else []  # of many, SQLite would look by the phase
+        for row in tx.instances.select(within("app_id", some), *living):
+            if row.live:
+                found[row.app_id] = (*found.get(row.app_id, ()), row)
+    return found
 
 
 def image_facts(tx: Transaction, app: App, release: Release) -> ImageFacts:
@@ -101,13 +122,14 @@ def process_request(process: Process, config: AppConfig, volumes: Sequence[Volum
         backend=config.backend,
         rules=config.placement,
         volumes=bool(volumes),
+        encryption=any(volume.encrypted for volume in volumes),
         home=home,
     )
 
 
 def node_usage(tx: Transaction, node_id: str | None = None) -> dict[str, NodeUsage]:
-    """What is placed on each node, or on this one: everything that has not ended there, the volumes that live there, and the
-    room that is kept for what waits until others have left (it is no instance there yet)."""
+    """What is placed on each node, or on this one: everything that has not ended there, the volumes that live and the copies
+    that are kept there, and the room that is kept for what waits until others have left (it is no instance there yet)."""
     only = [] if node_id is None else [eq("node_id", node_id)]
     sums = tx.instances.sums("node_id", AMOUNTS, within("phase", LIVE_PHASES), *only)
     usage = {
@@ -118,6 +140,8 @@ def node_usage(tx: Transaction, node_id: str | None = None) -> dict[str, NodeUsa
     for where, (_, size) in tx.volumes.sums("node_id", ("size_bytes",), *only).items():
         if where:
             usage[where] = usage.get(where, NOTHING).together(NodeUsage(disk_bytes=size))
+    for where, (_, size) in tx.replicas.sums("node_id", ("size_bytes",), *only).items():
+        usage[where] = usage.get(where, NOTHING).together(NodeUsage(disk_bytes=size))
     place = Where("reserved_node_id", Op.GT, "") if node_id is None else eq("reserved_node_id", node_id)
     kept = tx.instances.sums("reserved_node_id", AMOUNTS, place, eq("phase", Phase.PENDING.value))
     for where, (_, cpu, memory, disk) in kept.items():
@@ -133,50 +157,3 @@ def process_peers(tx: Transaction, app_id: str) -> dict[str, Counter[str]]:
         if instance.node_id:
             peers.setdefault(instance.process, Counter())[instance.node_id] += 1
     return peers
-
-
-def lingering(tx: Transaction) -> dict[str, tuple[Instance, ...]]:
-    """By app: the instances outside of the routes that edges have sessions open to. Nearly always none."""
-    told = {instance_id for edge in tx.edges.select() for instance_id in edge.open_sessions}
-    rows = [row for row in map(tx.instances.get, sorted(told)) if row is not None]
-    return {app_id: tuple(row for row in rows if row.app_id == app_id) for app_id in {row.app_id for row in rows}}
-
-
-def route_facts(tx: Transaction, app: App, left: Mapping[str, tuple[Instance, ...]]) -> RouteFacts:
-    """What the route of an app follows from; `left` is what `lingering` says."""
-    instances = tuple(tx.instances.select(eq("app_id", app.id), within("phase", LIVE_PHASES)))
-    newest = Order("created_at", descending=True)
-    last = next(iter(tx.deployments.select(eq("app_id", app.id), order=newest, limit=1)), None)
-    running = next(iter(tx.deployments.select(eq("app_id", app.id), eq("state", DeploymentState.IN_PROGRESS))), None)
-    own = left.get(app.id, ())
-    named = [app.release_id, *(instance.release_id for instance in (*instances, *own))]
-    return RouteFacts(
-        now=tx.now(),
-        app=app,
-        releases=releases_of(tx, [*named, running.release_id] if running else named),
-        instances=instances,
-        lingering=own,
-        running=running,
-        deploying=last is not None and last.state not in FINISHED,
-        failed=last is not None and last.state in _ENDED_WITHOUT_RELEASE,
-    )
-
-
-def routes_version(tx: Transaction) -> int:
-    """The newest version of the route table; 0 before there was any."""
-    counter = tx.counters.get(ROUTES_COUNTER)
-    return counter.value if counter else 0
-
-
-def route_table(tx: Transaction) -> RouteTable:
-    """The route table as it is now.
-
-    It may be ahead of its version by changes that the routes loop has not numbered yet, never behind: whatever was given
-    an `unrouted_version` up to this one is not in it.
-    """
-    left = lingering(tx)
-    routes = (route_of(route_facts(tx, app, left)) for app in tx.apps.select())
-    return RouteTable(
-        version=routes_version(tx),
-        routes=tuple(sorted((route for route in routes if route is not None), key=lambda route: route.host)),
-    )

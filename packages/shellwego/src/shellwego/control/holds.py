@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from shellwego.control.facts import releases_of, volumes_of
@@ -25,14 +25,24 @@ def obstacle(tx: Transaction, instance: Instance, config: AppConfig, claimed: Co
             return f"the volume {mount.source} was deleted"
         if volume.lost:
             return f"the volume {volume.name} is lost: {volume.observed.reason}"
-        if volume.restore_snapshot_id:
-            return f"waits until the volume {volume.name} is restored"
+        if volume.closed or volume.restore_snapshot_id:
+            done = "on its new node" if volume.closed else "restored"
+            return f"waits until the volume {volume.name} is {done}"
         holder = tx.instances.get(volume.instance_id) if volume.instance_id else None
         if holder is not None and holder.live:
             return f"waits for the volume {volume.name}, which {label(holder)} ({holder.phase.value}) has"
         if volume.id in claimed:
             return f"waits for the volume {volume.name}, which another one is to have"
-    return ""
+    return _apart(volumes_of(tx, instance, config))
+
+
+def _apart(volumes: Sequence[Volume]) -> str:
+    """Why nothing can have all of these; empty: something can. One may have become its standby copy, beside others."""
+    living = [volume for volume in volumes if volume.node_id]
+    other = next((volume for volume in living if volume.node_id != living[0].node_id), None)
+    if other is None:
+        return ""
+    return f"the volumes {living[0].name} and {other.name} came to different nodes: detach one, and move it"
 
 
 def hold(unit: Unit, instance: Instance) -> None:
@@ -52,6 +62,8 @@ def let_go(unit: Unit, instance: Instance) -> None:
     for volume in unit.tx.volumes.select(eq("instance_id", instance.id)):
         free = unit.tx.volumes.update(restated(replace(volume, instance_id="")))
         tell(unit, free, "volume.detached", {"instance": instance.id, "node": free.node_id})
+        if volume.moving:
+            unit.hint(subjects.REPLICAS)
         unit.hint(subjects.app(instance.app_id))
 
 

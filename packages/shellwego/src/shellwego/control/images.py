@@ -183,6 +183,7 @@ def _note_loaded(unit: Unit, project: Project, name: str, image: ResolvedImage) 
             unit.tx.images.delete(old.id)
     unit.tx.images.insert(row)
     image_event(unit, "image.loaded", row)
+    unit.hint(subjects.IMAGES)
     return row
 
 

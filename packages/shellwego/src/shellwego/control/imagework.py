@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from shellwego.ports.images import Images, LoadedImage, ResolvedImage
+from shellwego.core.errors import NotFoundError
+from shellwego.ports.images import Download, Images, LoadedImage, ResolvedImage
 
 T = TypeVar("T")
 
@@ -19,8 +20,10 @@ T = TypeVar("T")
 class ImageWork:
     """The port, with its intakes and its collections kept apart."""
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: Images, fellows: Download | None = None) -> None:
+        """`fellows`: the stores of the other servers, where there may be any."""
         self._images = images
+        self._fellows = fellows
         self._intakes = 0
         self._changed = asyncio.Condition()
         self._collecting = False
@@ -44,6 +47,23 @@ class ImageWork:
         """Fetch an image and register it, as one intake; raises as `Images.fetch` and `register`."""
         async with self._intake():
             return await register(await self._images.fetch(reference, digest))
+
+    async def has(self, digest: str) -> bool:
+        """As `Images.has`: it stores nothing."""
+        return await self._images.has(digest)
+
+    async def copy(self, digest: str, register: Callable[[ResolvedImage], Awaitable[T]]) -> T:
+        """Copy an image from another server and register it, as one intake.
+
+        Raises:
+            NotFoundError: no other server has it.
+            UnavailableError: one that does not answer now may have it.
+            InvalidError: as `Images.copy`.
+        """
+        if self._fellows is None:
+            raise NotFoundError("image-not-found", f"no other server has the image {digest}")
+        async with self._intake():
+            return await register(await self._images.copy(digest, self._fellows))
 
     async def check(self, digest: str) -> bool:
         """As `Images.check`; nothing is collected meanwhile."""

@@ -116,3 +116,8 @@ def logged_instances(tx: Transaction, app: App, id_: str = "", process: str = ""
 def live_instances(tx: Transaction, app: App) -> list[Instance]:
     """The app's own instances that have, or will have, something on a node."""
     return app_instances(tx, app, within("phase", LIVE_PHASES))
+
+
+def instances_on(tx: Transaction, node_id: str) -> list[Instance]:
+    """All that a node has, or will have, of whichever owner."""
+    return tx.instances.select(eq("node_id", node_id), within("phase", LIVE_PHASES))

@@ -21,7 +21,7 @@ from shellwego.control.announcements import announce
 from shellwego.control.changes import apply, instance_data
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.scopes import missing
-from shellwego.control.streams import open_stream, records
+from shellwego.control.streams import poured
 from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core.apps import App
 from shellwego.core.changes import Stop
@@ -32,7 +32,6 @@ from shellwego.core.placement import PlacementRequest
 from shellwego.ports.store import Transaction, eq, within
 from shellwego.ports.streams import StreamKind, StreamRequest, Streams
 from shellwego.wire import subjects
-from shellwego.wire.streams import RecordKind
 
 _GATHERING = frozenset({Phase.ASSIGNED, Phase.STARTING})
 """Phases of an instance that has no VM yet, or none that is whole."""
@@ -121,25 +120,12 @@ class NodeMemories:
             source = await self._control.commit(
                 lambda unit: _hand_over(unit, node_id, instance_id), Caller(actor=node_id)
             )
-            async with aclosing(self._pass_on(source)) as chunks:
+            request = StreamRequest(kind=StreamKind.MEMORY, instance_id=source.id)
+            async with aclosing(poured(self._streams, source.node_id, request)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         finally:
             self._passing.discard(instance_id)
-
-    async def _pass_on(self, source: Instance) -> AsyncGenerator[bytes]:
-        request = StreamRequest(kind=StreamKind.MEMORY, instance_id=source.id)
-        stream = await open_stream(self._streams, source, request)
-        try:
-            async with aclosing(records(stream)) as incoming:
-                async for record in incoming:
-                    if record.kind is RecordKind.EXIT:
-                        return
-                    if record.kind is RecordKind.STDOUT:
-                        yield record.payload
-        finally:
-            await stream.aclose()
-        raise UnavailableError("stream-broken", "the memory broke off on its way")
 
 
 def _hand_over(unit: Unit, node_id: str, instance_id: str) -> Instance:

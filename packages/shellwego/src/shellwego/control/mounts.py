@@ -51,17 +51,26 @@ def named_volumes(tx: Transaction, app: App, config: AppConfig) -> AppConfig | N
     return replace(config, mounts=mounts) if len(mounts) == len(found) else None
 
 
+def mounts_encrypted(tx: Transaction, app: App, config: AppConfig) -> bool:
+    """Whether a volume that the config mounts is encrypted."""
+    found = (volume_named(tx, app.project_id, mount.source) for mount in config.mounts)
+    return any(volume is not None and volume.encrypted for volume in found)
+
+
 def require_volumes(tx: Transaction, app: App, config: AppConfig) -> None:
     """Refuse to make a release again whose volumes it cannot have any more.
 
     Raises:
-        InvalidError: one was deleted, or another app has it now.
+        InvalidError: one was deleted, another app has it now, or volumes of one process live on different nodes by now.
     """
-    faults = []
+    faults: list[FieldError] = []
+    homes: dict[str, Volume] = {}
     for number, mount in enumerate(config.mounts):
-        volume = tx.volumes.get(mount.volume_id)
-        fault = _fault(tx, app, f"mounts[{number}].source", mount, volume)
+        at, volume = f"mounts[{number}].source", tx.volumes.get(mount.volume_id)
+        fault = _fault(tx, app, at, mount, volume) or _apart(at, mount, volume, homes)
         faults += [fault] if fault else []
+        if volume is not None and volume.node_id:
+            homes[mount.process] = volume
     refuse("mount-refused", tuple(faults), resolution="Go back to another release, or deploy with other volumes.")
 
 

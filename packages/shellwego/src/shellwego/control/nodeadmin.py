@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from shellwego.control.changes import apply
-from shellwego.control.instances import LIVE_PHASES
+from shellwego.control.instances import instances_on
 from shellwego.control.nodekeys import retire_keys
+from shellwego.control.replicareports import lose_replicas, replicas_of
 from shellwego.control.unit import Unit
 from shellwego.control.volumereports import lose_volumes
 from shellwego.core.changes import Lose
 from shellwego.core.errors import ConflictError, InvalidError
 from shellwego.core.instances import Phase
 from shellwego.core.nodes import Node, NodeHealth, Scheduling, label_faults, place_faults
-from shellwego.ports.store import eq, within
+from shellwego.core.promotion import standby_of
+from shellwego.ports.store import Transaction, eq
 from shellwego.wire import subjects
 
 
@@ -69,6 +71,7 @@ def remove_node(unit: Unit, node: Node, *, force: bool = False) -> None:
             f"the node {node.name} is {node.health.value} and {node.scheduling.value}",
             resolution="Drain it first; or force it, and all that runs there is lost.",
         )
+    _refuse_standbys(unit.tx, node)
     volumes = unit.tx.volumes.count(eq("node_id", node.id))
     if volumes and not force:
         raise ConflictError(
@@ -79,15 +82,28 @@ def remove_node(unit: Unit, node: Node, *, force: bool = False) -> None:
     reason = f"node {node.name} was removed"
     lost = lose_instances(unit, node, reason)
     gone = lose_volumes(unit, node, reason)
+    lose_replicas(unit, node)
     data = {"name": node.name, "lost": str(lost), **({"lost_volumes": str(gone)} if gone else {})}
     unit.emit("node.removed", node.id, severity="warning", data=data)
     retire_keys(unit, node.id)
     unit.tx.nodes.delete(node.id)
 
 
+def _refuse_standbys(tx: Transaction, node: Node) -> None:
+    """Nothing is given up as lost of which there is a copy."""
+    for volume in tx.volumes.select(eq("node_id", node.id)):
+        standby = standby_of(replicas_of(tx, volume.id))
+        if standby is not None and standby.taken_at is not None and not volume.deleting:
+            raise ConflictError(
+                "node-has-standbys-elsewhere",
+                f"a standby copy of the volume {volume.name}, which lives on the node {node.name}, is kept elsewhere",
+                resolution="Let it become the volume first: swg volumes promote; or end that: swg volumes replicate --off",
+            )
+
+
 def lose_instances(unit: Unit, node: Node, reason: str) -> int:
     """What ran on a node is lost; each app is looked at again. Returns how many there were."""
-    instances = unit.tx.instances.select(eq("node_id", node.id), within("phase", LIVE_PHASES))
+    instances = instances_on(unit.tx, node.id)
     for app_id in {instance.app_id for instance in instances}:
         app = unit.tx.apps.get(app_id)
         if app is not None:

@@ -1,93 +1,71 @@
-"""Nodes: what they are told, and what is believed of what they say.
+"""Nodes: how they become known, and what comes of their reports.
 
 `Nodes` is the control plane's end of `ports.uplink.NodeUplink`. A report is guarded three times: by the node's epoch (a node
 that was judged lost must first learn so), by the sequence of each instance's last observation, and by the table of phases.
-What a node sends is input from outside: bounded, and an address must be one that a VM can have.
+What a node is told: `control.assignments`. What is believed of what it says: `core.claims`.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import replace
 
 import structlog
 
 from shellwego.control import memories
 from shellwego.control.announcements import announce
+from shellwego.control.assignments import assignments
+from shellwego.control.backupreports import take_backups
 from shellwego.control.changes import instance_data
 from shellwego.control.delivery import Delivery
-from shellwego.control.facts import releases_of, volumes_of
 from shellwego.control.holds import let_go
 from shellwego.control.images import doubt_image
-from shellwego.control.instances import LIVE_PHASES
+from shellwego.control.instances import instances_on
+from shellwego.control.names import NameBook, names_version
+from shellwego.control.networks import address_of
 from shellwego.control.nodeadmin import wake_waiting
+from shellwego.control.nodecalls import known_node
 from shellwego.control.peers import PeerBook
+from shellwego.control.publishing import PortBook
+from shellwego.control.replicareports import take_replicas
 from shellwego.control.sealing import Sealer
 from shellwego.control.sleep import give_up_sleep
 from shellwego.control.unit import Control, Unit
-from shellwego.control.volumereports import restart_sequences, take_volumes, volume_orders
-from shellwego.core.apps import App, Process, Release, RestartMode, RestartPolicy
+from shellwego.control.vaults import Vaults
+from shellwego.control.volumekeys import VolumeKeys
+from shellwego.control.volumereports import take_volumes
 from shellwego.core.assignments import (
-    Assignment,
     Assignments,
     NodeReport,
     Registration,
     SecretsRequest,
     SecretValues,
-    Workload,
-    WorkloadMount,
+    VolumeKey,
+    VolumeKeyRequest,
 )
-from shellwego.core.errors import FieldError, ForbiddenError, InvalidError
+from shellwego.core.backups import BackupAccess, BackupAccessRequest, RepositoryPlace
+from shellwego.core.claims import (
+    MAX_WORD,
+    bounded_facts,
+    bounded_observation,
+    check_registration,
+    check_report,
+    is_vm_address,
+    may_follow,
+)
+from shellwego.core.errors import ForbiddenError
 from shellwego.core.images import blames_image
-from shellwego.core.instances import (
-    MEMORY_LOST,
-    PHASE_MOVES,
-    SUSPEND_FAILED,
-    TERMINAL,
-    Desired,
-    Instance,
-    Observed,
-    OwnerKind,
-    Phase,
-    Sleep,
-)
+from shellwego.core.instances import MEMORY_LOST, SUSPEND_FAILED, TERMINAL, Instance, Observed, Phase, Sleep
 from shellwego.core.liveness import BEAT_S, come_up
-from shellwego.core.nodes import MAX_IMAGES, MAX_OVERCOMMIT, ROADS, Backend, Node, NodeFacts, NodeHealth, steady
-from shellwego.core.peers import is_host_address
-from shellwego.core.routes import service_port
-from shellwego.core.subnets import is_subnet
-from shellwego.core.tenancy import Project
-from shellwego.ports.store import Transaction, eq, within
+from shellwego.core.names import NodeNames
+from shellwego.core.nodes import Node, NodeFacts, NodeHealth, steady
+from shellwego.core.peers import DAY_S, keys_since, without_keys_of_others
+from shellwego.core.publishing import NodePorts
+from shellwego.ports.store import Transaction, eq
 from shellwego.wire import subjects
 
-MAX_TEXT = 1000
-MAX_LOG_LINES = 50
-MAX_INSTANCES = 10_000
-"""In one report."""
-MAX_EPOCH = 1 << 30
-"""That a node may claim to know. An epoch rises once whenever the node is lost, so no honest one comes near, and what the
-store can hold stays beyond it."""
 _FEW = 32
 """Instances that are looked up one by one."""
-MAX_WORD = 64
-"""Characters of what is a name or a kind, and no sentence."""
-MAX_TRAITS = 32
-"""Of a host, on which its snapshots depend."""
-_VM_SOCKET = re.compile(r"unix:/run/shellwego/[a-z0-9]{1,40}/vm/[a-z2-7]{12}/http\.sock")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_REPORTABLE = frozenset(
-    {
-        Phase.STARTING,
-        Phase.HEALTHY,
-        Phase.UNHEALTHY,
-        Phase.ASLEEP,
-        Phase.STOPPING,
-        Phase.STOPPED,
-        Phase.FAILED,
-    }
-)
 _TOLD = frozenset({Phase.HEALTHY, Phase.UNHEALTHY, Phase.ASLEEP, Phase.STOPPED, Phase.FAILED})
 """Phases whose beginning is an event."""
 _BAD = frozenset({Phase.UNHEALTHY, Phase.FAILED})
@@ -98,17 +76,46 @@ _log = structlog.get_logger(__name__)
 class Nodes:
     """See `ports.uplink.NodeUplink`."""
 
-    def __init__(self, control: Control, sealer: Sealer) -> None:
+    def __init__(
+        self,
+        control: Control,
+        sealer: Sealer,
+        repository: RepositoryPlace | None = None,
+        *,
+        key_generation_s: float = DAY_S,
+    ) -> None:
+        """`repository`: where backups lie; None: nowhere. `key_generation_s`: so long nodes use a key between them."""
         self._control = control
+        self._vaults = Vaults(control, sealer, repository)
         self._delivery = Delivery(control, sealer)
-        self._peers = PeerBook(control.clock)
+        self._volume_keys = VolumeKeys(control, sealer)
+        self._peers = PeerBook(control.clock, key_generation_s)
+        self._names = NameBook()
+        self._ports = PortBook(control.clock)
 
     async def register(self, registration: Registration) -> Assignments:
         return await self._control.commit(lambda unit: register(unit, registration))
 
     async def assignments(self, node_id: str) -> Assignments:
         def work(tx: Transaction) -> Assignments:
-            return replace(assignments(tx, node_id), peers=self._peers.of(tx, node_id))
+            assigned = assignments(tx, node_id)
+            return replace(
+                assigned,
+                peers=self._peers.of(tx, node_id),
+                key_step=self._peers.key_step(tx),
+                names_version=names_version(tx, assigned),
+                ports_version=self._ports.of(tx).version,
+            )
+
+        return await self._control.read(work)
+
+    async def names(self, node_id: str) -> NodeNames:
+        return await self._control.read(lambda tx: self._names.of(tx, assignments(tx, node_id)))
+
+    async def ports(self, node_id: str) -> NodePorts:
+        def work(tx: Transaction) -> NodePorts:
+            known_node(tx, node_id)
+            return self._ports.of(tx)
 
         return await self._control.read(work)
 
@@ -118,22 +125,25 @@ class Nodes:
     async def secrets(self, request: SecretsRequest) -> SecretValues:
         return await self._delivery.values(request)
 
+    async def backup_access(self, request: BackupAccessRequest) -> BackupAccess:
+        return await self._vaults.access(request)
+
+    async def volume_key(self, request: VolumeKeyRequest) -> VolumeKey:
+        return await self._volume_keys.hand_out(request)
+
 
 def register(unit: Unit, registration: Registration) -> Assignments:
     """Make a node known, or known again: by the id that it kept, else by its name.
 
     A node may know a higher epoch than we do, when the store was restored from a backup; it would refuse ours for ever, so
-    ours is raised to it.
+    ours is raised to it. One that has lost its memory counts its reports from one, so it gets a new epoch: what it said
+    before, or what comes late of that, counts no more, and it tells everything anew.
 
     Raises:
         InvalidError: the name is not usable, or the epoch cannot be.
         ForbiddenError: it joined, and was removed since.
     """
-    if registration.known_epoch > MAX_EPOCH:
-        fault = FieldError("known_epoch", "out-of-range", f"no node knows an epoch above {MAX_EPOCH}")
-        raise InvalidError("bad-epoch", f"known_epoch: {fault.message}", errors=(fault,))
-    if not registration.name or len(registration.name) > 253 or not registration.name.isprintable():
-        raise InvalidError("bad-node-name", "a node's name has 1 to 253 printable characters")
+    check_registration(registration)
     known = unit.tx.nodes.get(registration.known_node_id) or next(
         iter(unit.tx.nodes.select(eq("name", registration.name), limit=1)), None
     )
@@ -142,136 +152,31 @@ def register(unit: Unit, registration: Registration) -> Assignments:
     if known is None:
         node = _insert_node(unit, registration)
     else:
+        facts = _with_own_keys(unit, known.id, bounded_facts(registration.facts), known.facts.tunnel_keys)
         node = unit.tx.nodes.update(
             replace(
-                known,
-                facts=_bounded_facts(registration.facts),
-                epoch=max(known.epoch, registration.known_epoch),
+                _told(known, facts, unit.now()),
+                epoch=max(known.epoch, registration.known_epoch) + (registration.known_node_id != known.id),
                 last_heard_at=unit.now(),
             )
         )
-        if registration.known_node_id != node.id:
-            _restart_sequences(unit, node)
     wake_waiting(unit)
     return assignments(unit.tx, node.id)
 
 
 def _insert_node(unit: Unit, registration: Registration) -> Node:
+    facts = _with_own_keys(unit, "", bounded_facts(registration.facts))
     node = Node(
         id=unit.new_id("node"),
         name=registration.name,
-        facts=_bounded_facts(registration.facts),
+        facts=facts,
+        tunnel_keys_since=keys_since((), (), facts.tunnel_keys, unit.now()),
         epoch=max(1, registration.known_epoch),
         last_heard_at=unit.now(),
         created_at=unit.now(),
     )
     unit.emit("node.registered", node.id, data={"name": node.name})
     return unit.tx.nodes.insert(node)
-
-
-def _restart_sequences(unit: Unit, node: Node) -> None:
-    """An agent that lost its memory counts its reports from one."""
-    for instance in _instances_on(unit.tx, node.id):
-        if instance.observed.sequence:
-            unit.tx.instances.update(replace(instance, observed=replace(instance.observed, sequence=0)))
-    restart_sequences(unit, node)
-
-
-def assignments(tx: Transaction, node_id: str) -> Assignments:
-    """All that a node should hold now.
-
-    Raises:
-        ForbiddenError: this node is not known.
-    """
-    node = _known(tx, node_id)
-    instances = _instances_on(tx, node_id)
-    releases = releases_of(tx, {instance.release_id for instance in instances})
-    apps = {app_id: tx.apps.get(app_id) for app_id in {instance.app_id for instance in instances}}
-    items = []
-    for instance in instances:
-        app, release = apps[instance.app_id], releases.get(instance.release_id)
-        project = tx.projects.get(app.project_id) if app else None
-        if app is None or release is None or project is None:
-            _log.error("assignments.dangling", instance=instance.id, app=instance.app_id)
-            continue
-        items.append(
-            Assignment(
-                instance_id=instance.id,
-                workload=workload(instance, app, release, project, node, mounts=_mounts(tx, instance, release)),
-                present=instance.desired is not Desired.STOP,
-                asleep=instance.sleep is Sleep.ASLEEP,
-                memory_of=instance.memory_of,
-            )
-        )
-    return Assignments(node_id=node_id, epoch=node.epoch, items=tuple(items), volumes=volume_orders(tx, node_id))
-
-
-def _mounts(tx: Transaction, instance: Instance, release: Release) -> tuple[WorkloadMount, ...]:
-    """What an instance has of volumes, which are on its node from when it was placed."""
-    names = {volume.id: volume.name for volume in volumes_of(tx, instance, release.config)}
-    return tuple(
-        WorkloadMount(
-            volume_id=mount.volume_id,
-            name=names.get(mount.volume_id, mount.source),
-            destination=mount.destination,
-            read_only=mount.read_only,
-        )
-        for mount in release.config.mounts_of(instance.process)
-        if instance.owner is OwnerKind.APP
-    )
-
-
-def workload(
-    instance: Instance,
-    app: App,
-    release: Release,
-    project: Project,
-    node: Node,
-    *,
-    mounts: tuple[WorkloadMount, ...] = (),
-) -> Workload:
-    """What a VM of the instance is, with every name resolved. A one-off run serves nothing and is tried once."""
-    config = release.config
-    run = instance.owner is OwnerKind.RUN
-    process = next((p for p in config.processes if p.name == instance.process), Process(name=instance.process))
-    port = 0 if run else service_port(config, instance.process)
-    return Workload(
-        organization_id=project.organization_id,
-        project_id=project.id,
-        network_id=project.network_id,
-        app_id=app.id,
-        app_name=app.name,
-        process=instance.process,
-        release=release.number,
-        image_digest=release.image_digest,
-        command=instance.command if instance.command is not None else process.command,
-        entrypoint=() if run else process.entrypoint,
-        env={**_environment(app, instance.process, release, node, port), **config.env, **process.env},
-        secrets=tuple(config.secrets),
-        memory_bytes=instance.memory_bytes,
-        cpu_milli=instance.cpu_milli,
-        vcpus=process.vcpus,
-        disk_bytes=instance.disk_bytes,
-        port=port,
-        checks=() if run else tuple(check for check in config.checks if check.process == instance.process),
-        restart=RestartPolicy(mode=RestartMode.NEVER) if run else process.restart,
-        stop_signal=process.stop_signal,
-        stop_grace_s=process.stop_grace_s,
-        backend=config.backend,
-        mounts=mounts,
-    )
-
-
-def _environment(app: App, process: str, release: Release, node: Node, port: int) -> dict[str, str]:
-    """What every guest is told about itself (API §4); the engine adds the id of its VM."""
-    told = {
-        "SHELLWEGO_APP": app.name,
-        "SHELLWEGO_PROCESS": process,
-        "SHELLWEGO_RELEASE": f"v{release.number}",
-        "SHELLWEGO_REGION": node.region,
-        "SHELLWEGO_NODE": node.name,
-    }
-    return {**told, "PORT": str(port)} if port else told
 
 
 def accept(unit: Unit, report: NodeReport) -> int:
@@ -281,18 +186,19 @@ def accept(unit: Unit, report: NodeReport) -> int:
         ForbiddenError: this node is not known, or knows a higher epoch than we do: it has to register again.
         InvalidError: it names more instances than a node can hold.
     """
-    node = _known(unit.tx, report.node_id)
+    node = known_node(unit.tx, report.node_id)
     if report.epoch > node.epoch:
         raise ForbiddenError("node-ahead", f"node {node.id} reports epoch {report.epoch}", resolution="Register again.")
     if report.epoch < node.epoch:
         return node.epoch
-    if len(report.instances) > MAX_INSTANCES or len(report.volumes) > MAX_INSTANCES:
-        raise InvalidError("report-too-large", f"a report names at most {MAX_INSTANCES} instances, and as many volumes")
+    check_report(report)
     for instance in _named(unit.tx, node.id, report.instances):
         observed = report.instances[instance.id]
         _observe(unit, node, instance, replace(observed, epoch=report.epoch, sequence=report.sequence))
     take_volumes(unit, node, report)
-    _hear(unit, node, _bounded_facts(report.facts))
+    take_backups(unit, node, report)
+    take_replicas(unit, node, report)
+    _hear(unit, node, _with_own_keys(unit, node.id, bounded_facts(report.facts), node.facts.tunnel_keys))
     return node.epoch
 
 
@@ -300,7 +206,7 @@ def _named(tx: Transaction, node_id: str, ids: Collection[str]) -> list[Instance
     """Those of the node among these. Where they are many, all that it has are read instead: it may name thousands that are
     none of its own, and nobody else is heard while each of them is looked up."""
     if len(ids) > _FEW:
-        return [instance for instance in _instances_on(tx, node_id) if instance.id in ids]
+        return [instance for instance in instances_on(tx, node_id) if instance.id in ids]
     found = filter(None, map(tx.instances.get, ids))
     return [instance for instance in found if instance.node_id == node_id and instance.live]
 
@@ -309,34 +215,36 @@ def _hear(unit: Unit, node: Node, facts: NodeFacts) -> None:
     """Note that the node lives; written once a beat, so that an idle platform hardly writes."""
     facts = steady(facts, node.facts)
     news = facts != node.facts or node.health is not NodeHealth.READY
-    if not news and unit.now() - node.last_heard_at < BEAT_S / 2:
+    if not news and abs(unit.now() - node.last_heard_at) < BEAT_S / 2:  # the store's clock may be set back
         return
     if node.health is not NodeHealth.READY:
         unit.emit("node.ready", node.id, data={"name": node.name})
         node = come_up(node, unit.now())
-    unit.tx.nodes.update(replace(node, facts=facts, last_heard_at=unit.now()))
+    unit.tx.nodes.update(replace(_told(node, facts, unit.now()), last_heard_at=unit.now()))
     if news:
         wake_waiting(unit)
+
+
+def _told(node: Node, facts: NodeFacts, now: float) -> Node:
+    """A node with the facts that it tells."""
+    since = keys_since(node.facts.tunnel_keys, node.tunnel_keys_since, facts.tunnel_keys, now)
+    return replace(node, facts=facts, tunnel_keys_since=since)
 
 
 def _observe(unit: Unit, node: Node, instance: Instance, observed: Observed) -> None:
     before = instance.observed
     if (observed.epoch, observed.sequence) <= (before.epoch, before.sequence):
         return
-    if not _is_vm_address(observed.address, node):
+    if not is_vm_address(observed.address, node):
         _log.warning("report.address_refused", instance=instance.id, address=observed.address[:64])
         return
-    if observed.phase not in _REPORTABLE or not _may_follow(instance.phase, observed.phase):
+    if not may_follow(instance.phase, observed.phase):
         _log.warning("report.phase_refused", instance=instance.id, judged=instance.phase, said=observed.phase)
         return
-    observed = _bounded(observed)
+    observed = bounded_observation(_with_true_address(unit, node, instance, observed))
     if replace(observed, epoch=before.epoch, sequence=before.sequence) == before and observed.phase is instance.phase:
         return
     _store_observation(unit, instance, observed)
-
-
-def _may_follow(phase: Phase, said: Phase) -> bool:
-    return said is phase or said in PHASE_MOVES[phase]
 
 
 def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> None:
@@ -385,82 +293,19 @@ def _make_room(unit: Unit, ended: Instance) -> None:
         unit.hint(subjects.app(waiting.app_id))
 
 
-def _bounded(observed: Observed) -> Observed:
-    """The observation within bounds."""
-    return replace(
-        observed,
-        vm_id=observed.vm_id[:64],
-        reason=observed.reason[:MAX_TEXT],
-        reason_code=observed.reason_code[:MAX_WORD],
-        detail=observed.detail[:MAX_WORD],
-        log_tail=tuple(line[:MAX_TEXT] for line in observed.log_tail[-MAX_LOG_LINES:]),
-    )
+def _with_true_address(unit: Unit, node: Node, instance: Instance, said: Observed) -> Observed:
+    """Others trust what a private address says of project and node, so it is that VM's very own, or none."""
+    if not said.private_address:
+        return said
+    app = unit.tx.apps.get(instance.app_id)
+    if app is not None and said.private_address == address_of(unit.tx, node, app.project_id, said.ipv4):
+        return said
+    _log.warning("report.private_address_refused", instance=instance.id, address=said.private_address[:MAX_WORD])
+    return replace(said, private_address="")
 
 
-def _is_vm_address(text: str, node: Node) -> bool:
-    """None, or one that a VM of this node can have: edges will send requests to it. A node that joined has its own subnet,
-    and VMs that are reached by addresses only; on the platform's own host no socket is one but a VM's own."""
-    if not text or (_VM_SOCKET.fullmatch(text) and not node.subnet):
-        return True
-    try:
-        address = ipaddress.IPv4Address(text)
-    except ValueError:
-        return False
-    if node.subnet:
-        return address in ipaddress.IPv4Network(node.subnet)
-    return not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified)
-
-
-def _bounded_facts(facts: NodeFacts) -> NodeFacts:
-    return replace(
-        facts,
-        hostname=facts.hostname[:253],
-        version=facts.version[:MAX_WORD],
-        cpu_milli=max(0, facts.cpu_milli),
-        memory_bytes=max(0, facts.memory_bytes),
-        disk_bytes=max(0, facts.disk_bytes),
-        disk_free_bytes=None if facts.disk_free_bytes is None else max(0, facts.disk_free_bytes),
-        cpu_overcommit=min(max(1, facts.cpu_overcommit), MAX_OVERCOMMIT),
-        disk_overcommit=min(max(1, facts.disk_overcommit), MAX_OVERCOMMIT),
-        backends=tuple(map(_bounded_backend, facts.backends[:16])),
-        confinement=facts.confinement[:MAX_WORD],
-        warnings=_texts(facts.warnings),
-        subnet=facts.subnet if is_subnet(facts.subnet) else "",
-        address=facts.address if is_host_address(facts.address) else "",
-        images=tuple(sorted(filter(_DIGEST.fullmatch, facts.images[:MAX_IMAGES]))),
-        hints=facts.hints if facts.hints in ROADS else "",
-    )
-
-
-def _bounded_backend(backend: Backend) -> Backend:
-    return replace(
-        backend,
-        name=backend.name[:MAX_WORD],
-        status=backend.status[:MAX_WORD],
-        acceleration=backend.acceleration[:MAX_WORD],
-        isolation=backend.isolation[:MAX_WORD],
-        reason=backend.reason[:MAX_TEXT],
-        max_vcpus=max(0, backend.max_vcpus),
-        max_memory_bytes=max(0, backend.max_memory_bytes),
-        snapshot_host=backend.snapshot_host if _is_bounded(backend.snapshot_host) else (),
-    )
-
-
-def _is_bounded(words: tuple[tuple[str, str], ...]) -> bool:
-    """Cut short they would stand for another host."""
-    return len(words) <= MAX_TRAITS and all(len(name) <= MAX_WORD and len(word) <= MAX_TEXT for name, word in words)
-
-
-def _texts(lines: Iterable[str]) -> tuple[str, ...]:
-    return tuple(line[:MAX_TEXT] for line in list(lines)[:32])
-
-
-def _known(tx: Transaction, node_id: str) -> Node:
-    node = tx.nodes.get(node_id)
-    if node is None:
-        raise ForbiddenError("node-unknown", f"this platform has no node {node_id[:64]}", resolution="Register again.")
-    return node
-
-
-def _instances_on(tx: Transaction, node_id: str) -> list[Instance]:
-    return tx.instances.select(eq("node_id", node_id), within("phase", LIVE_PHASES))
+def _with_own_keys(unit: Unit, node_id: str, facts: NodeFacts, known: tuple[str, ...] = ()) -> NodeFacts:
+    """Whoever told another node's key could shut that one out."""
+    if facts.tunnel_keys in ((), known):
+        return facts
+    return replace(facts, tunnel_keys=without_keys_of_others(node_id, facts.tunnel_keys, unit.tx.nodes.select()))

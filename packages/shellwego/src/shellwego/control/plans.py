@@ -14,7 +14,7 @@ from shellwego.control.config import ConfigWish, check_config, merge_unchecked, 
 from shellwego.control.forecasts import ProcessForecast, forecast
 from shellwego.control.images import ChosenImage, require_image
 from shellwego.control.instances import live_instances
-from shellwego.control.mounts import resolve_mounts
+from shellwego.control.mounts import mounts_encrypted, resolve_mounts
 from shellwego.control.quotas import check_priority
 from shellwego.control.references import resolve_secrets
 from shellwego.control.releases import newest_release
@@ -72,7 +72,7 @@ def plan_config(tx: Transaction, app: App, wish: ConfigWish, image: ChosenImage 
         config = replace(config, services=(service,))
     config = with_backend(config, kind)
     check_config(config)
-    refuse_unplaceable(config, tx.nodes.select(), kind)
+    refuse_unplaceable(config, tx.nodes.select(), kind, encrypted=mounts_encrypted(tx, app, config))
     config = resolve_mounts(tx, app, resolve_secrets(tx, app.project_id, config))
     return Content(config, _known_digest(tx, app) if image is None else image.digest)
 

@@ -14,12 +14,11 @@ from dataclasses import replace
 from shellwego.control.announcements import announce
 from shellwego.control.changes import instance_data
 from shellwego.control.facts import AMOUNTS, node_usage
-from shellwego.control.instances import LIVE_PHASES
+from shellwego.control.instances import LIVE_PHASES, instances_on
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App
-from shellwego.core.fleet import zone_of
 from shellwego.core.instances import SERVING, Desired, Eviction, Instance, OwnerKind
-from shellwego.core.nodes import Node
+from shellwego.core.nodes import Node, zone_of
 from shellwego.core.placement import NOTHING, NodeUsage, Placement, PlacementRequest, objection
 from shellwego.core.preemption import (
     GAP,
@@ -79,7 +78,16 @@ def find_room(
 def _may_go(tx: Transaction, priority: int) -> dict[str, NodeUsage]:
     """By node, the sum of what may be evicted for this priority."""
     low = Where("priority", Op.LTE, priority - GAP)
-    sums = tx.instances.sums("node_id", AMOUNTS, low, within("phase", LIVE_PHASES), *_STAYING)
+    everything = _sums(tx, low)
+    for start in range(0, len(holders := _holders(tx)), _AT_ONCE):
+        for node_id, bound in _sums(tx, low, within("id", holders[start : start + _AT_ONCE])).items():
+            everything[node_id] = everything[node_id].without(bound)
+    return {node_id: sum_ for node_id, sum_ in everything.items() if sum_.instances}
+
+
+def _sums(tx: Transaction, *conditions: Where) -> dict[str, NodeUsage]:
+    """By node, what those take that stay there and meet the conditions."""
+    sums = tx.instances.sums("node_id", AMOUNTS, within("phase", LIVE_PHASES), *_STAYING, *conditions)
     return {
         node_id: NodeUsage(instances=count, cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk)
         for node_id, (count, cpu, memory, disk) in sums.items()
@@ -87,8 +95,13 @@ def _may_go(tx: Transaction, priority: int) -> dict[str, NodeUsage]:
     }
 
 
+def _holders(tx: Transaction) -> list[str]:
+    """Instances that hold a volume. What needs it could come again on that node only, whose room is then another's."""
+    return sorted({volume.instance_id for volume in tx.volumes.select() if volume.instance_id})
+
+
 def _victims(tx: Transaction, app: App, node: Node, priority: int) -> tuple[Victim, ...]:
-    """Without those that hold a volume: what needs it could come again on this node only, whose room is then another's."""
+    """As `_may_go` counts them."""
     bound = {volume.instance_id for volume in tx.volumes.select(eq("node_id", node.id))}
     low = Where("priority", Op.LTE, priority - GAP)
     rows = tx.instances.select(eq("node_id", node.id), low, within("phase", LIVE_PHASES), *_STAYING)
@@ -120,13 +133,16 @@ def _serving(tx: Transaction, app_ids: Sequence[str]) -> dict[str, int]:
 
 
 def reservation(tx: Transaction, instance: Instance, request: PlacementRequest) -> Placement | Reserved | None:
-    """What becomes of the place that is kept for an instance; None: it has none, or cannot have it any more."""
+    """What becomes of the place that is kept for an instance; None: it has none, or cannot have it any more.
+
+    Others may wait for places on the same node. What is kept for those is used, so what leaves for them counts as leaving.
+    """
     node = tx.nodes.get(instance.reserved_node_id) if instance.reserved_node_id else None
     if node is None:
         return None
-    here = tx.instances.select(eq("node_id", node.id), within("phase", LIVE_PHASES))
+    here = instances_on(tx, node.id)
     used = node_usage(tx, node.id).get(node.id, NOTHING).without(replace(freed([instance]), instances=0))
-    return reserved(request, node, used, freed(row for row in here if row.makes_room_for == instance.id))
+    return reserved(request, node, used, freed(row for row in here if row.preempted))
 
 
 def make_room(unit: Unit, app: App, instance: Instance, preemption: Preemption) -> None:

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 from shellwego.control.grants import forget_grants
 from shellwego.control.images import delete_image
+from shellwego.control.networks import next_number
 from shellwego.control.pages import Page, PageRequest, page
 from shellwego.control.quotas import charge_organization, forget_quota
 from shellwego.control.scopes import project_scope, visible_projects
+from shellwego.control.securitygroups import forget_groups
 from shellwego.control.unit import Unit
+from shellwego.control.vaults import forget_vault
 from shellwego.control.webhooks import delete_webhook
 from shellwego.core import hostnames, iam
 from shellwego.core.errors import ConflictError, FieldError
@@ -41,6 +44,7 @@ def add_project(unit: Unit, organization: Organization, name: str) -> Project:
             organization_id=organization.id,
             name=name,
             network_id=unit.new_id("net"),
+            network_number=next_number(unit),
             first=first,
             created_at=unit.now(),
         )
@@ -73,7 +77,7 @@ def rename_project(unit: Unit, project: Project, name: str) -> Project:
 
 
 def delete_project(unit: Unit, project: Project) -> None:
-    """Remove a project with its images, webhooks, grants and quotas.
+    """Remove a project with its images, webhooks, security groups, grants and quotas.
 
     Raises:
         ConflictError: it has apps, or secrets or volumes, which nothing would bring back.
@@ -100,6 +104,8 @@ def delete_project(unit: Unit, project: Project) -> None:
         delete_webhook(unit, webhook)
     for image in unit.tx.images.select(eq("project_id", project.id)):
         delete_image(unit, image)
+    forget_groups(unit, project.id)
+    forget_vault(unit, project)
     forget_grants(unit, project.id)
     forget_quota(unit, project.id)
     unit.tx.projects.delete(project.id)

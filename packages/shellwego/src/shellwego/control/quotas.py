@@ -17,6 +17,7 @@ from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.priorities import reprioritize_all
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App
+from shellwego.core.backups import BackupState
 from shellwego.core.errors import FieldError, NotFoundError, QuotaError
 from shellwego.core.instances import Instance, OwnerKind
 from shellwego.core.placement_rules import DEFAULT_PRIORITY
@@ -175,6 +176,13 @@ def used(tx: Transaction, holding: Holding, names: Iterable[str] = tuple(COUNTED
         counted["apps"] = sum(tx.apps.count(within("project_id", some)) for some in _some(holding.project_ids))
     if wanted & {"volumes", "storage"}:
         counted.update(_stored(tx, holding.project_ids))
+    if "backups" in wanted:
+        there = within("state", [state.value for state in BackupState if state is not BackupState.FAILED])
+        some = (within("project_id", some) for some in _some(holding.project_ids))
+        counted["backups"] = sum(tx.backups.count(projects, there) for projects in some)
+    if "ports" in wanted:
+        found = (tx.published_ports.count(within("project_id", some)) for some in _some(holding.project_ids))
+        counted["ports"] = sum(found)
     return counted
 
 

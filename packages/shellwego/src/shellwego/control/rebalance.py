@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from shellwego.control.drains import evict, release_evicted
+from shellwego.control.drains import release_evicted
+from shellwego.control.evictions import evict
 from shellwego.control.facts import UNFINISHED, node_usage, placement_request, process_peers, releases_of
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.unit import Unit

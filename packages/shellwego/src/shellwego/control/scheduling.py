@@ -30,6 +30,8 @@ class DrainWish:
     """Stop what is left at the deadline, replaced or not."""
     parallel: int = MOVES_AT_A_TIME
     """So many of its instances move at a time."""
+    volumes: bool = False
+    """Have the volumes that live there go to other nodes, and their apps with them."""
 
 
 def cordon(unit: Unit, node: Node) -> Node:
@@ -66,6 +68,7 @@ def drain(unit: Unit, node: Node, wish: DrainWish) -> Node:
         deadline=None if wish.deadline_s is None else unit.now() + wish.deadline_s,
         force=wish.force,
         parallel=wish.parallel,
+        volumes=wish.volumes,
     )
     if node.scheduling is not Scheduling.DRAINING:
         unit.emit("node.draining", node.id, data={"name": node.name})

@@ -18,6 +18,7 @@ from shellwego.core.instances import Instance
 from shellwego.core.joins import JoinToken, NodeAuthority, NodeKey
 from shellwego.core.nodes import Node
 from shellwego.core.secrets import Secret
+from shellwego.core.securitygroups import SecurityGroup
 from shellwego.core.tenancy import Organization, Principal, Project
 from shellwego.core.volumes import Volume
 from shellwego.core.webhooks import Webhook
@@ -205,6 +206,34 @@ class SecretTarget:
     def _named(self, tx: Transaction, principal: Principal) -> Secret | None:
         project = ProjectTarget(self.project).find(tx, principal).resource
         return next(iter(tx.secrets.select(eq("project_id", project.id), eq("name", self.ref), limit=1)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupTarget:
+    """A security group by id, or by name in a project."""
+
+    ref: str
+    project: str = ""
+
+    def find(self, tx: Transaction, principal: Principal) -> Found[SecurityGroup]:
+        group = tx.security_groups.get(self.ref) if is_id("sgr", self.ref) else self._named(tx, principal)
+        project = tx.projects.get(group.project_id) if group else None
+        if group is None or project is None:
+            raise missing("group", self.ref)
+        return Found(group, project_scope(project), group.id, missing("group", self.ref))
+
+    def _named(self, tx: Transaction, principal: Principal) -> SecurityGroup | None:
+        project = ProjectTarget(self.project).find(tx, principal).resource
+        rows = tx.security_groups.select(eq("project_id", project.id), eq("name", self.ref), limit=1)
+        return next(iter(rows), None)
+
+
+def project_of(tx: Transaction, project_id: str) -> Project:
+    """The project in which something lies; raises `NotFoundError` where it is gone."""
+    project = tx.projects.get(project_id)
+    if project is None:
+        raise missing("project", project_id)
+    return project
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,12 +107,7 @@ def create_token(
         ForbiddenError: the token would hold more than the caller does.
         QuotaError: the organization has as many tokens as it may.
     """
-    faults = tuple(
-        FieldError(f"scopes[{number}]", "unknown", f"there is no permission “{scope[:80]}”")
-        for number, scope in enumerate(wish.scopes)
-        if not any(iam.names((scope,), permission) for permission in iam.PERMISSIONS)
-    )
-    refuse("scopes-refused", faults)
+    refuse("scopes-refused", tokens.scope_faults(wish.scopes))
     refuse_stronger(unit.tx, principal, account, wish.scopes)
     charge_organization(unit, organization, {"tokens": 1})
     parent_id, ends_at = _parent(unit, principal)

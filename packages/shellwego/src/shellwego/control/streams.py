@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
 from shellwego.core.errors import ConflictError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.instances import Instance
-from shellwego.core.vms import VmUsage
+from shellwego.core.vms import NetworkUsage, VmUsage
 from shellwego.ports.streams import DuplexStream, StreamKind, StreamRequest, Streams
 from shellwego.wire.codec import decode
 from shellwego.wire.streams import Record, RecordError, RecordKind, RecordReader, pack
 
 USAGE_S = 2.0
 _MOST = float(1 << 60)
+_MOST_REASONS = 64
+_REASON = re.compile(r"[a-z0-9-]{1,40}")
 _FORBIDDEN = ("vm-", "cannot-", "invalid-", "exec-no-such-")
 """What the codes of a node's errors begin with where another try would end the same way."""
 
@@ -56,6 +59,21 @@ async def records(stream: DuplexStream) -> AsyncGenerator[Record]:
                 yield record
         except RecordError as error:
             raise UnavailableError("stream-broken", f"the node sent what is not a stream: {error}") from None
+
+
+async def poured(streams: Streams, node_id: str, request: StreamRequest) -> AsyncGenerator[bytes]:
+    """What a node sends for another one, to its end; an end that is not told is none. Raises as `records`."""
+    stream = await streams.open(node_id, request)
+    try:
+        async with contextlib.aclosing(records(stream)) as incoming:
+            async for record in incoming:
+                if record.kind is RecordKind.EXIT:
+                    return
+                if record.kind is RecordKind.STDOUT:
+                    yield record.payload
+    finally:
+        await stream.aclose()
+    raise UnavailableError("stream-broken", "it broke off on its way")
 
 
 def stream_error(record: Record) -> ShellWeGoError:
@@ -112,10 +130,20 @@ async def usage_of(streams: Streams, instance: Instance) -> VmUsage | None:
 
 def _checked(used: VmUsage) -> VmUsage:
     """Raises `ValueError`: no host can have measured that."""
-    numbers = (used.memory_bytes, used.cpu_seconds, used.disk_bytes, *used.pressure.values())
+    numbers = (used.memory_bytes, used.cpu_seconds, used.disk_bytes, *used.pressure.values(), *_counts(used.network))
     if not all(0 <= number < _MOST for number in numbers) or not used.pressure.keys() <= {"cpu", "memory", "io"}:
         raise ValueError("a usage that makes no sense")
     return used
+
+
+def _counts(used: NetworkUsage | None) -> tuple[int, ...]:
+    """Raises `ValueError`: reasons that are no words."""
+    if used is None:
+        return ()
+    if len(used.dropped) > _MOST_REASONS or not all(map(_REASON.fullmatch, used.dropped)):
+        raise ValueError("reasons that are no words")
+    passed = (used.transmit_packets, used.transmit_bytes, used.receive_packets, used.receive_bytes)
+    return (*passed, *used.dropped.values())
 
 
 async def _send_stdin(stream: DuplexStream, stdin: bytes) -> None:

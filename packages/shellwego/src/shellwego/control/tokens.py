@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shellwego.control.authentication import refused, secret_hash
+from shellwego.control.config import refuse
 from shellwego.control.quotas import charge_organization
 from shellwego.control.scopes import chain_of, missing
 from shellwego.control.unit import Unit
+from shellwego.core import iam
 from shellwego.core.attenuation import Power, attenuate
 from shellwego.core.errors import ConflictError, FieldError, InvalidError, QuotaError, UnauthenticatedError
 from shellwego.core.ids import is_id
@@ -57,18 +59,29 @@ def kind_for(principal: Principal, *, temporary: bool) -> TokenKind:
     return TokenKind.SERVICE if is_id("svc", principal.principal_id) else TokenKind.PERSONAL
 
 
+def scope_faults(scopes: Sequence[str]) -> tuple[FieldError, ...]:
+    """Those that name no permission: whoever writes one would only find that his token may nothing."""
+    return tuple(
+        FieldError(f"scopes[{number}]", "unknown", f"there is no permission “{scope[:80]}”")
+        for number, scope in enumerate(scopes)
+        if not any(iam.names((scope,), permission) for permission in iam.PERMISSIONS)
+    )
+
+
 def create_token(unit: Unit, principal: Principal, wish: TokenWish, secret: str) -> Token:
     """Store a new token of the caller, a child of the one that asks.
 
     Raises:
         UnauthenticatedError: the asking token was revoked in between.
-        InvalidError: a scope or resource that the asking token does not hold, or a life longer than the kind's.
+        InvalidError: a scope that names no permission, a scope or resource that the asking token does not hold, or a life
+            longer than the kind's.
         QuotaError: the principal, or a service account's organization, has as many as it may.
     """
     asking = asking_token(unit, principal)
     chains = {each: chain for each in wish.resources if (chain := _seen_chain(unit.tx, principal, each))}
     wished = Power(wish.scopes, wish.resources, unit.now() + life(wish))
     power = attenuate(Power(asking.scopes, asking.resources, asking.expires_at), wished, chains)
+    refuse("scopes-refused", scope_faults(wish.scopes))
     forget_ended(unit, principal.principal_id)
     _charge(unit, principal)
     token = insert_token(unit, principal.principal_id, wish, secret, power=power, parent_id=asking.id)

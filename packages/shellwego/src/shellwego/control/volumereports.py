@@ -7,9 +7,13 @@ from dataclasses import replace
 
 from shellwego.control.holds import tell
 from shellwego.control.mounts import users
+from shellwego.control.replicareports import drop_replica, held_rounds, lease_s, replicas_of
+from shellwego.control.sealing import forget as forget_key
 from shellwego.control.unit import Unit
 from shellwego.core.assignments import NodeReport, SnapshotOrder, VolumeOrder
+from shellwego.core.moves import failed as move_failed
 from shellwego.core.nodes import Node
+from shellwego.core.replicas import marked
 from shellwego.core.volumes import (
     LOST,
     MAX_BYTES,
@@ -46,9 +50,11 @@ def _order(tx: Transaction, volume: Volume) -> VolumeOrder:
     return VolumeOrder(
         volume_id=volume.id,
         size_bytes=volume.size_bytes,
+        encrypted=volume.encrypted,
         present=not volume.deleting,
         made=volume.made,
         source_snapshot_id=volume.source_snapshot_id,
+        source_backup_id=volume.source_backup_id,
         restore_snapshot_id=volume.restore_snapshot_id,
         restore=volume.restores,
         snapshots=tuple(
@@ -61,14 +67,10 @@ def _order(tx: Transaction, volume: Volume) -> VolumeOrder:
             for snapshot in snapshots_of(tx, volume)
             if snapshot.state.value in _ON_HOST
         ),
+        replicas=held_rounds(tx, volume.id),
+        lease_s=lease_s(tx, volume.id),
+        closed=volume.closed,
     )
-
-
-def restart_sequences(unit: Unit, node: Node) -> None:
-    """An agent that lost its memory counts its reports from one."""
-    for volume in unit.tx.volumes.select(eq("node_id", node.id)):
-        if volume.observed.sequence:
-            unit.tx.volumes.update(replace(volume, observed=replace(volume.observed, sequence=0)))
 
 
 def take_volumes(unit: Unit, node: Node, report: NodeReport) -> None:
@@ -93,6 +95,10 @@ def lose_volumes(unit: Unit, node: Node, reason: str) -> int:
             continue
         gone = ObservedVolume(reason=reason, reason_code=LOST, epoch=node.epoch)
         lost = replace(volume, observed=gone, restore_snapshot_id="", snapshot_id="")
+        if volume.move is not None and volume.move.active:
+            lost = replace(lost, move=move_failed(volume.move, reason, unit.now()))
+        for replica in replicas_of(unit.tx, volume.id):
+            drop_replica(unit, replica)
         unit.tx.volumes.update(restated(lost))
         tell(unit, lost, "volume.lost", {"reason": reason}, severity="error")
         for snapshot in snapshots_of(unit.tx, volume):
@@ -101,11 +107,26 @@ def lose_volumes(unit: Unit, node: Node, reason: str) -> int:
 
 
 def forget(unit: Unit, volume: Volume) -> None:
-    """Remove the row of a volume of which nothing is left, with those of its snapshots."""
+    """Remove the row of a volume of which nothing is left, with those of its snapshots, and of backups that failed."""
     for snapshot in snapshots_of(unit.tx, volume):
         unit.tx.snapshots.delete(snapshot.id)
+    for backup in unit.tx.backups.select(eq("volume_id", volume.id)):
+        unit.tx.backups.delete(backup.id)
+    if unit.tx.backup_policies.get(volume.id) is not None:
+        unit.tx.backup_policies.delete(volume.id)
+    for replica in replicas_of(unit.tx, volume.id):
+        drop_replica(unit, replica)
+    destroy_key(unit, volume)
     unit.tx.volumes.delete(volume.id)
     tell(unit, volume, "volume.deleted")
+
+
+def destroy_key(unit: Unit, volume: Volume) -> Volume:
+    """The volume without its key, which is gone for good: nothing that is left of an encrypted one opens any more, wherever
+    it lies. To be stored by the caller."""
+    if volume.sealed_key is not None:
+        forget_key(unit, volume.sealed_key.key_id)
+    return replace(volume, sealed_key=None)
 
 
 def _observe(unit: Unit, volume: Volume, observed: ObservedVolume) -> None:
@@ -141,13 +162,15 @@ def _announce(unit: Unit, before: Volume, after: Volume) -> None:
         tell(unit, after, "volume.created", {"node": after.node_id})
     if after.state is VolumeState.ERROR is not before.state:
         tell(unit, after, "volume.failed", {"reason": after.observed.reason}, severity="error")
-    if before.restore_snapshot_id and not after.restore_snapshot_id:
+    if before.restore_snapshot_id and not after.restore_snapshot_id and marked(before.restore_snapshot_id) is None:
         refused = after.observed.restore_reason
         data = {"snapshot": before.restore_snapshot_id, **({"reason": refused} if refused else {})}
         kind = "volume.restore_failed" if refused else "volume.restored"
         tell(unit, after, kind, data, severity="warning" if refused else "info")
     if there and after.observed.size_bytes > before.observed.size_bytes > 0:
         tell(unit, after, "volume.resized", {"size_bytes": str(after.observed.size_bytes)})
+    if before.moving:
+        unit.hint(subjects.REPLICAS)
     if after.state is not before.state:
         for app in users(unit.tx, after):
             unit.hint(subjects.app(app.id))

@@ -14,9 +14,12 @@ from shellwego.control.holds import tell
 from shellwego.control.mounts import users, volume_named
 from shellwego.control.quotas import charge
 from shellwego.control.scopes import missing
+from shellwego.control.sealing import Sealing, keep
 from shellwego.control.unit import Unit
-from shellwego.control.volumereports import forget, snapshots_of
+from shellwego.control.volumereports import destroy_key, forget, snapshots_of
+from shellwego.core.admission import encryption_fault
 from shellwego.core.apps import MIB
+from shellwego.core.backups import BackupState
 from shellwego.core.errors import ConflictError, FieldError, QuotaError
 from shellwego.core.placement import NOTHING, room_on
 from shellwego.core.tenancy import Project
@@ -43,15 +46,48 @@ class VolumeWish:
     snapshot_id: str = ""
     """What it is to begin as a copy of; empty: it begins empty."""
     protected: bool = False
+    encrypted: bool | None = None
+    """None: an empty one is, and a copy is what its snapshot is."""
 
 
-def create_volume(unit: Unit, project: Project, wish: VolumeWish) -> Volume:
+@dataclass(frozen=True, slots=True)
+class KeyPlan:
+    """Whether a volume that is to be made has a key, and whose."""
+
+    encrypted: bool
+    origin: Volume | None = None
+    """It has the key of this one; None: one of its own."""
+
+
+def plan_key(tx: Transaction, project: Project, wish: VolumeWish) -> KeyPlan:
+    """What has to be had of the KMS before the volume is made. It stays so: no volume changes its key.
+
+    Raises:
+        InvalidError: there is no such snapshot, or a copy of it cannot be as is asked, or no node encrypts volumes.
+        ConflictError: the snapshot cannot be copied now.
+    """
+    if wish.snapshot_id:
+        _, origin = _source(tx, project, wish.snapshot_id)
+        if wish.encrypted not in (None, origin.encrypted):
+            text = f"the snapshot is {'' if origin.encrypted else 'not '}encrypted, and so is a copy of it"
+            refuse("volume-refused", (FieldError("encrypted", "as-the-snapshot", text),), resolution="Leave it out.")
+        return KeyPlan(origin.encrypted, origin)
+    encrypted = wish.encrypted is not False
+    fault = encryption_fault(tx.nodes.select()) if encrypted else None
+    how = "Have a node join that encrypts volumes, or do without: swg volumes create --no-encrypted"
+    refuse("cannot-be-encrypted", () if fault is None else (fault,), resolution=how)
+    return KeyPlan(encrypted)
+
+
+def create_volume(unit: Unit, project: Project, wish: VolumeWish, key: Sealing | None = None) -> Volume:
     """Make a volume. An empty one lives nowhere before something mounts it; a copy of a snapshot lives where that does.
+    `key` is that of `plan_key`, for one that is to be encrypted.
 
     Raises:
         InvalidError: name or size are not possible, or there is no such snapshot.
         ConflictError: the project has a volume of this name, the snapshot cannot be copied now, or its node has no room.
         QuotaError: the project or its organization has as many, or as much, as it may.
+        UnavailableError: the master key was rotated meanwhile.
     """
     source, origin = _source(unit.tx, project, wish.snapshot_id) if wish.snapshot_id else (None, None)
     size = wish.size_bytes if wish.size_bytes is not None else source.size_bytes if source else 0
@@ -63,13 +99,15 @@ def create_volume(unit: Unit, project: Project, wish: VolumeWish) -> Volume:
         _need_room(unit.tx, origin, size)
     charge(unit, project, {"volumes": 1, "storage": size})
     volume = Volume(
-        id=unit.new_id("vol"),
+        id=key.key.label.subject if key else unit.new_id("vol"),
         project_id=project.id,
         name=wish.name,
         size_bytes=size,
         node_id=origin.node_id if origin else "",
         source_snapshot_id=source.id if source else "",
         protected=wish.protected,
+        encrypted=key is not None,
+        sealed_key=keep(unit, key) if key else None,
         created_at=unit.now(),
         created_by=unit.caller.actor,
     )
@@ -91,10 +129,11 @@ def resize_volume(unit: Unit, project: Project, volume: Volume, size_bytes: int)
 
     Raises:
         InvalidError: it would be smaller, or larger than any can be.
-        ConflictError: it is being deleted, or its node has no room.
+        ConflictError: it is being deleted, or moved, or its node has no room.
         QuotaError: more than the project or its organization may have.
     """
     _refuse_gone(volume)
+    _refuse_moving(volume)
     faults = _size_faults(size_bytes, None)
     if not faults and size_bytes < volume.size_bytes:
         text = f"a volume can only grow, and this one has {volume.size_bytes // MIB} MiB"
@@ -111,10 +150,11 @@ def resize_volume(unit: Unit, project: Project, volume: Volume, size_bytes: int)
 
 
 def delete_volume(unit: Unit, volume: Volume) -> Volume | None:
-    """Destroy it; None where there was nothing of it on any node, so that it is gone already.
+    """Destroy it; None where there was nothing of it on any node, so that it is gone already. The key of an encrypted one is
+    destroyed at once, so that it is of no use to anybody from then on, whether its node can be reached or not.
 
     Raises:
-        ConflictError: it is protected, an app mounts it, it has snapshots, or something is done to it.
+        ConflictError: it is protected, an app mounts it, it has snapshots or backups, or something is done to it.
     """
     if volume.deleting:
         return volume
@@ -128,8 +168,14 @@ def delete_volume(unit: Unit, volume: Volume) -> Volume | None:
             f"the volume {volume.name} is mounted by {', '.join(apps) or volume.instance_id}",
             resolution="Detach it first, and wait until the old release is gone: swg volumes detach",
         )
+    if any(backup.state is not BackupState.FAILED for backup in unit.tx.backups.select(eq("volume_id", volume.id))):
+        raise ConflictError(
+            "volume-has-backups",
+            f"the volume {volume.name} has backups, which can be reached only as its",
+            resolution="Delete them first: swg volumes backups rm",
+        )
     if not volume.lost:
-        _refuse_busy(volume)
+        refuse_busy(volume)
         if snapshots_of(unit.tx, volume):
             raise ConflictError(
                 "volume-has-snapshots",
@@ -140,7 +186,7 @@ def delete_volume(unit: Unit, volume: Volume) -> Volume | None:
         forget(unit, volume)
         return None
     tell(unit, volume, "volume.deleting")
-    return unit.tx.volumes.update(restated(replace(volume, deleting=True)))
+    return unit.tx.volumes.update(restated(replace(destroy_key(unit, volume), deleting=True)))
 
 
 def take_snapshot(unit: Unit, volume: Volume, description: str = "", *, freeze: bool = False) -> Snapshot:
@@ -154,8 +200,8 @@ def take_snapshot(unit: Unit, volume: Volume, description: str = "", *, freeze: 
     if len(description) > MAX_DESCRIPTION or "\0" in description:
         text = f"at most {MAX_DESCRIPTION} characters, and no NUL"
         refuse("snapshot-refused", (FieldError("description", "too-large", text),))
-    _refuse_unmade(volume)
-    _refuse_busy(volume)
+    refuse_unmade(volume)
+    refuse_busy(volume)
     if len(snapshots_of(unit.tx, volume)) >= MAX_SNAPSHOTS:
         raise QuotaError(
             "too-many-snapshots", f"a volume has at most {MAX_SNAPSHOTS} snapshots", resolution="Delete some."
@@ -189,7 +235,7 @@ def delete_snapshot(unit: Unit, volume: Volume, snapshot: Snapshot) -> None:
     """Destroy a snapshot.
 
     Raises:
-        ConflictError: a volume began as a copy of it, or the volume is being put back to it.
+        ConflictError: a volume began as a copy of it, or the volume is being put back to it, or moved.
     """
     if snapshot.state is SnapshotState.DELETING:
         return
@@ -200,6 +246,7 @@ def delete_snapshot(unit: Unit, volume: Volume, snapshot: Snapshot) -> None:
             f"{', '.join(clones)} began as a copy of the snapshot and needs it",
             resolution="Delete those volumes first.",
         )
+    _refuse_moving(volume)
     if snapshot.id in (volume.restore_snapshot_id, volume.snapshot_id):
         raise ConflictError("volume-busy", f"the volume {volume.name} is {volume.state.value}", resolution="Wait.")
     tell(unit, volume, "volume.snapshot.deleting", {"snapshot": snapshot.id})
@@ -215,8 +262,8 @@ def restore_volume(unit: Unit, volume: Volume, snapshot: Snapshot) -> Volume:
     Raises:
         ConflictError: something has the volume, or is done to it, or the snapshot is not there.
     """
-    _refuse_unmade(volume)
-    _refuse_busy(volume)
+    refuse_unmade(volume)
+    refuse_busy(volume)
     _refuse_unavailable(snapshot)
     if volume.instance_id:
         raise ConflictError(
@@ -238,6 +285,7 @@ def _source(tx: Transaction, project: Project, snapshot_id: str) -> tuple[Snapsh
         raise AssertionError("refused above")
     _refuse_unavailable(snapshot)
     _refuse_gone(volume)
+    _refuse_moving(volume)
     return snapshot, volume
 
 
@@ -282,15 +330,27 @@ def _refuse_gone(volume: Volume) -> None:
         )
 
 
-def _refuse_busy(volume: Volume) -> None:
+def refuse_busy(volume: Volume) -> None:
+    """Raise `ConflictError` for a volume to which something is done that nothing else may happen beside."""
     _refuse_gone(volume)
+    _refuse_moving(volume)
     if volume.busy:
         raise ConflictError(
             "volume-busy", f"the volume {volume.name} is {volume.state.value}", resolution="Wait until that is done."
         )
 
 
-def _refuse_unmade(volume: Volume) -> None:
+def _refuse_moving(volume: Volume) -> None:
+    if volume.moving:
+        raise ConflictError(
+            "volume-busy",
+            f"the volume {volume.name} is on its way to another node",
+            resolution="Wait until it is there, or give that up: swg volumes move --cancel",
+        )
+
+
+def refuse_unmade(volume: Volume) -> None:
+    """Raise `ConflictError` for a volume on which nothing ever was, or is any more."""
     _refuse_gone(volume)
     if volume.observed.presence is not Presence.PRESENT:
         raise ConflictError(

@@ -28,9 +28,11 @@ def with_backend(config: AppConfig, kind: ImageKind | None) -> AppConfig:
     return replace(config, backend=config.backend or chosen)
 
 
-def admit(config: AppConfig, nodes: Iterable[Node], kind: ImageKind | None = None) -> tuple[FieldError, ...]:
+def admit(
+    config: AppConfig, nodes: Iterable[Node], kind: ImageKind | None = None, *, encrypted: bool = False
+) -> tuple[FieldError, ...]:
     """The faults of a config on this platform; none where some node could run each process. `kind` is that of the image,
-    where it is known.
+    where it is known; `encrypted` whether it mounts a volume that is.
 
     A platform without nodes refuses nothing: its first node may join later.
     """
@@ -44,9 +46,18 @@ def admit(config: AppConfig, nodes: Iterable[Node], kind: ImageKind | None = Non
     faults = (
         *_backend_faults(config, allowed),
         *_kind_faults(config, allowed, kind),
-        *_volume_faults(config, allowed),
+        *_volume_faults(config, allowed, encrypted=encrypted),
     )
     return faults or tuple(fault for process in config.processes for fault in _size_faults(config, process, allowed))
+
+
+def encryption_fault(nodes: Iterable[Node]) -> FieldError | None:
+    """Why no volume can be encrypted on this platform; None where some node could have one, or none keeps any yet."""
+    backends = (backend for node in nodes for backend in node.facts.backends)
+    keeping = [backend for backend in backends if _is_usable(backend) and backend.volumes]
+    if not keeping or any(backend.encryption for backend in keeping):
+        return None
+    return FieldError("encrypted", "not-offered", "no node that keeps volumes can encrypt them")
 
 
 def admit_counts(config: AppConfig, counts: Mapping[str, int], nodes: Iterable[Node]) -> tuple[FieldError, ...]:
@@ -109,11 +120,14 @@ def _kind_faults(config: AppConfig, nodes: Sequence[Node], kind: ImageKind | Non
         yield FieldError("backend", "wrong-kind", message)
 
 
-def _volume_faults(config: AppConfig, nodes: Sequence[Node]) -> Iterator[FieldError]:
+def _volume_faults(config: AppConfig, nodes: Sequence[Node], *, encrypted: bool) -> Iterator[FieldError]:
     usable = [backend for node in nodes for backend in _usable(config, node)]
-    if config.mounts and usable and not any(backend.volumes for backend in usable):
-        by = f" with the backend “{config.backend}”" if config.backend else ""
+    keeping = [backend for backend in usable if backend.volumes]
+    by = f" with the backend “{config.backend}”" if config.backend else ""
+    if config.mounts and usable and not keeping:
         yield FieldError("mounts", "not-offered", f"no node gives volumes to VMs{by}")
+    elif encrypted and keeping and not any(backend.encryption for backend in keeping):
+        yield FieldError("mounts", "not-offered", f"no node gives encrypted volumes to VMs{by}")
 
 
 def _size_faults(config: AppConfig, process: Process, nodes: Sequence[Node]) -> Iterator[FieldError]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
+from shellwego.core.destinations import EVERYWHERE, Egress
 from shellwego.core.placement_rules import ANYWHERE, PlacementRules
 from shellwego.core.secrets import SecretRef
 
@@ -155,6 +156,10 @@ class App:
     stable_generation: int = 0
     """The generation that was rolled out with it: a restart that fails returns to its instances."""
     last_release_number: int = 0
+    egress: Egress = EVERYWHERE
+    """Policy of now, in no release."""
+    groups: tuple[str, ...] = ()
+    """Likewise: ids of the security groups that it is in."""
     created_at: float
     updated_at: float
     deleting: bool = False
@@ -206,7 +211,12 @@ def content_hash(config: AppConfig, image_digest: str) -> str:
 
 
 def wanted_counts(app: App, config: AppConfig) -> dict[str, int]:
-    """How many instances of each process of `config` should run now."""
+    """How many instances of each process of `config` should run now.
+
+    A volume has room for one. More are refused where they are asked for; but a release that mounts it comes back by itself
+    where a later one fails that did without, and was scaled meanwhile.
+    """
     if app.stopped or app.deleting:
         return {process.name: 0 for process in config.processes}
-    return {process.name: app.counts.get(process.name, 1) for process in config.processes}
+    counts = {process.name: app.counts.get(process.name, 1) for process in config.processes}
+    return {name: min(count, 1) if config.mounts_of(name) else count for name, count in counts.items()}

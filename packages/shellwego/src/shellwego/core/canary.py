@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from shellwego.core.deployments import CanaryPlan, CanaryStep, Deployment
-from shellwego.core.instances import Desired, Instance, OwnerKind, Phase
+from shellwego.core.instances import Desired, Eviction, Instance, OwnerKind, Phase
 from shellwego.core.routing import EVEN_WEIGHT, MAX_WEIGHT
 from shellwego.core.target import Target
 
@@ -28,10 +28,11 @@ def weight_of(deployment: Deployment, instances: Iterable[Instance], target: Tar
 
 
 def _is_beside(instance: Instance, target: Target, wanted: Mapping[str, int]) -> bool:
-    """An old instance that the steps will keep."""
+    """An old instance that the steps will keep. One that is forced to leave its node goes at once."""
     return (
         instance.owner is OwnerKind.APP
         and instance.serving
+        and instance.eviction is not Eviction.FORCED
         and wanted.get(instance.process, 0) > 0
         and not target.matches(instance)
     )

@@ -84,6 +84,11 @@ class Strategy:
         least = 0 if self.surge(wanted) else 1
         return min(wanted, max(least, self.unavailable_share.rounded_down(wanted)))
 
+    @property
+    def spares_nothing(self) -> bool:
+        """All may be missing at once, however many they are."""
+        return self.unavailable_share.percent >= _ALL.percent
+
     def paced(self, max_unavailable: Share | None, surge: Share | None) -> Strategy:
         """The strategy with a deployment's own numbers; None keeps."""
         slower = self if max_unavailable is None else replace(self, unavailable_share=max_unavailable)

@@ -8,13 +8,16 @@ for. One-off runs are waited for, because half of one may be done.
 Evicted instances that cannot go on (their apps are deployed, or what came in their place failed) hold up no other: only
 those that move count towards the number that may move at a time.
 
+The volumes of the node stay where they are, unless they are to leave, too: then each is moved by itself, and whoever has one
+follows it.
+
 After its deadline the rest is told once, and stopped where that was asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shellwego.core.fleet import Fleet
 from shellwego.core.instances import Desired, Eviction, Instance, OwnerKind, Phase
@@ -37,6 +40,8 @@ class DrainFacts:
     """By instance that is not evicted yet: what it needs of a node."""
     nodes: tuple[Node, ...] = ()
     usage: Mapping[str, NodeUsage] = field(default_factory=dict)
+    volumes: tuple[VolumeLeft, ...] = ()
+    """What is there of volumes, where they are to leave, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +55,25 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeLeft:
+    """A volume that is to leave the node as well, with the instance that has it."""
+
+    volume_id: str
+    name: str
+    instance_id: str = ""
+    target: str = ""
+    """Where it could go now; empty: nowhere, or it is on its way."""
+    moving: bool = False
+    """It is on its way, by itself."""
+    reason: str = ""
+    """What it waits for."""
+
+    def told(self, reason: str, *, moving: bool = False, target: str = "") -> VolumeLeft:
+        """The volume with what is known of its way."""
+        return replace(self, reason=reason, moving=moving, target=target)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DrainPlan:
     evict: tuple[str, ...] = ()
     """Instances whose turn it is."""
@@ -57,12 +81,16 @@ class DrainPlan:
     """Instances and one-off runs that go now, though nothing may have come in their place."""
     waiting: tuple[Waiting, ...] = ()
     """Everything that is left: what does not move first, then by app and place."""
+    move: tuple[VolumeLeft, ...] = ()
+    """Volumes whose turn it is."""
+    volumes: tuple[VolumeLeft, ...] = ()
+    """All that are left."""
     overdue: bool = False
     """The deadline has passed."""
 
     @property
     def done(self) -> bool:
-        return not self.waiting
+        return not self.waiting and not self.volumes
 
 
 def plan_drain(facts: DrainFacts, now: float) -> DrainPlan:
@@ -71,6 +99,8 @@ def plan_drain(facts: DrainFacts, now: float) -> DrainPlan:
     overdue = order.deadline is not None and now >= order.deadline
     left = sorted(facts.instances, key=lambda i: (i.app_id, i.process, i.slot, i.id))
     told = {i.id: _told(facts, i) for i in left if i.owner is OwnerKind.RUN or i.evicted or not _serves(i)}
+    volumes, move = _volumes(facts)
+    told |= {i.id: waiting for i in left if i.id not in told and (waiting := _held_by_volume(i, volumes)) is not None}
     staying = [i for i in left if i.id not in told]
     room = max(0, order.parallel - sum(waiting.moves for waiting in told.values()))
     evict: list[str] = []
@@ -86,8 +116,25 @@ def plan_drain(facts: DrainFacts, now: float) -> DrainPlan:
         evict=tuple(evict),
         stop=tuple(i.id for i in left if _may_be_stopped(i)) if overdue and order.force else (),
         waiting=tuple(sorted((told[i.id] for i in left), key=lambda waiting: waiting.moves)),
+        move=move,
+        volumes=volumes,
         overdue=overdue,
     )
+
+
+def _volumes(facts: DrainFacts) -> tuple[tuple[VolumeLeft, ...], tuple[VolumeLeft, ...]]:
+    """All that are left, and of them those whose turn it is."""
+    room = max(0, facts.order.parallel - sum(volume.moving for volume in facts.volumes))
+    turn = [volume for volume in facts.volumes if volume.target and not volume.moving][:room]
+    return tuple(replace(v, reason="moves now", moving=True) if v in turn else v for v in facts.volumes), tuple(turn)
+
+
+def _held_by_volume(instance: Instance, volumes: Iterable[VolumeLeft]) -> Waiting | None:
+    """An instance whose volume leaves follows that."""
+    own = next((volume for volume in volumes if volume.instance_id == instance.id), None)
+    if own is None:
+        return None
+    return Waiting(instance=instance, reason=f"its volume {own.name} {own.reason}", moves=own.moving)
 
 
 def released(instances: Iterable[Instance], relatives: Mapping[str, Sequence[Instance]]) -> tuple[list[str], list[str]]:

@@ -2,16 +2,9 @@
 
 The choice and the words of a refusal are those of a loop over all nodes with `placement.objection` and `placement.rank`;
 that loop is the specification (tests), this is its index. What costs, costs by the change: a placement takes memory, CPU
-and disk off one node, and moves that node within the lanes that it stands in.
-
-A *view* holds the nodes that pass the filters of one kind of request, those apart that do not depend on how full a node is:
-there are few such kinds at a time (a backend, a region, a set of labels), and those longest unused are forgotten. In a view
-nodes of one zone and one size of memory share a *lane*, ordered by what is used, because within it order by share is order
-by use, whatever the request asks for. A lane is cut into chunks that know the most CPU and disk any of their nodes has
-free, so that a run of nodes full in one of these is stepped over as a whole.
-
-Of nodes that are equal otherwise one that has the image is taken: beside the lanes it is known who has which. Either those
-that have it are few, or one of them is soon met among the equals.
+and disk off one node, and moves that node within the lanes that it stands in. There is a view (`views`) of the nodes for
+each kind of request that was met of late: there are few such kinds at a time (a backend, a region, a set of labels), and
+those longest unused are forgotten.
 
 Nodes that have instances of the same process already (its *peers*) are stepped over too, and looked at one by one only
 where no other is left: they are as many as the process has instances.
@@ -22,10 +15,10 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from shellwego.core.lanes import Entry, Lane, Seat
-from shellwego.core.nodes import Backend, Node
+from shellwego.core.lanes import Seat
+from shellwego.core.nodes import Backend, Node, Zone, zone_of
 from shellwego.core.placement import (
     NOTHING,
     Home,
@@ -34,29 +27,19 @@ from shellwego.core.placement import (
     Placement,
     PlacementRequest,
     Refusal,
-    Room,
     away,
     objection,
     rank,
     refusal,
     room_objection,
     room_on,
-    share_after,
     standing_objection,
 )
 from shellwego.core.placement_rules import Spread
+from shellwego.core.views import View
 
-Zone = tuple[str, str]
-"""Region and zone: two regions may name their zones alike."""
 _MAX_VIEWS = 64
 _MAX_REFUSALS = 256
-_NO_LIMIT = 1 << 62
-_UNBOUNDED = Room(cpu_milli=_NO_LIMIT, memory_bytes=_NO_LIMIT, disk_bytes=_NO_LIMIT)
-
-
-def zone_of(node: Node) -> Zone:
-    """What balance between zones is about."""
-    return node.region, node.zone
 
 
 @dataclass(slots=True)
@@ -73,133 +56,6 @@ class Peers:
         self.by_zone[zone] = self.by_zone.get(zone, 0) + count
 
 
-@dataclass(slots=True, eq=False)
-class _View:
-    """The nodes that one kind of request may have, as far as that does not depend on how full they are."""
-
-    like: PlacementRequest
-    """A request of this kind."""
-    packed: bool
-    lanes: dict[tuple[Zone, int], Lane] = field(default_factory=dict)
-    zones: dict[Zone, list[Lane]] = field(default_factory=dict)
-    entries: dict[str, tuple[Lane, Entry]] = field(default_factory=dict)
-    moved: set[str] = field(default_factory=set)
-    """Nodes whose entries are behind."""
-    others: list[tuple[Objection, int]] | None = None
-    """What excludes all other nodes, and how many each; None: not known."""
-
-    def seat(self, seat: Seat) -> None:
-        zone, total = zone_of(seat.node), seat.node.facts.memory_bytes
-        lane = self.lanes.get((zone, total))
-        if lane is None:
-            lane = self.lanes[zone, total] = Lane(total)
-            self.zones.setdefault(zone, []).append(lane)
-        entry = self._entry(seat)
-        lane.add(entry)
-        self.entries[seat.node.id] = (lane, entry)
-
-    def _entry(self, seat: Seat) -> Entry:
-        used = seat.used.memory_bytes
-        return -used if self.packed else used, seat.node.name, seat.node.id, seat
-
-    def unseat(self, node_id: str) -> None:
-        known = self.entries.pop(node_id, None)
-        if known is not None:
-            known[0].remove(known[1])
-
-    def catch_up(self) -> None:
-        for node_id in self.moved:
-            known = self.entries.get(node_id)
-            if known is not None:
-                lane, entry = known
-                moved = self._entry(entry[3])
-                lane.move(entry, moved)
-                self.entries[node_id] = (lane, moved)
-        self.moved.clear()
-
-    def full(self, request: PlacementRequest) -> Iterator[tuple[Objection, int]]:
-        """What these nodes lack for a request that fits on none of them: each the first thing it lacks, and the most of it
-        that any such node has."""
-        lacking = {"cpu_milli": 0, "memory_bytes": 0, "disk_bytes": 0}
-        most = dict.fromkeys(lacking, -_NO_LIMIT)
-        for _, entry in self.entries.values():
-            room = entry[3].room
-            if room.cpu_milli < request.cpu_milli:
-                name, free = "cpu_milli", room.cpu_milli
-            elif room.memory_bytes < request.memory_bytes:
-                name, free = "memory_bytes", room.memory_bytes
-            else:
-                name, free = "disk_bytes", room.disk_bytes
-            lacking[name] += 1
-            most[name] = max(most[name], free)
-        for name, count in lacking.items():
-            found = room_objection(request, replace(_UNBOUNDED, **{name: most[name]}))
-            if count and found is not None:
-                yield found, count
-
-    def best(
-        self, request: PlacementRequest, lanes: Collection[Lane], passed: Mapping[str, int], holders: Set[str]
-    ) -> str | None:
-        """The node of these lanes that is emptiest with the request on it, or fullest where they are packed, of those that
-        are not in `passed`; of equals one of `holders`, which have its image."""
-        best: tuple[float, str, str] | None = None
-        for lane in lanes:
-            entry = self._first(lane, request, passed)
-            if entry is not None:
-                found = (self._level(lane, entry[0], request), entry[1], entry[2])
-                best = found if best is None else min(best, found)
-        if best is None or not holders or best[2] in holders:
-            return best[2] if best else None
-        return self._holding(request, self._alike(best[0], request, lanes, passed), passed, holders) or best[2]
-
-    def _first(self, lane: Lane, request: PlacementRequest, passed: Mapping[str, int]) -> Entry | None:
-        least = request.memory_bytes - lane.total
-        return lane.first(least, 0, request, passed) if self.packed else lane.first(0, -least, request, passed)
-
-    def _level(self, lane: Lane, order: int, request: PlacementRequest) -> float:
-        """The smaller the better."""
-        if self.packed:
-            return -share_after(request, -order, lane.total)
-        return share_after(request, order, lane.total)
-
-    def _alike(
-        self, level: float, request: PlacementRequest, lanes: Iterable[Lane], passed: Mapping[str, int]
-    ) -> dict[Lane, int]:
-        """The places in these lanes whose nodes are as good as the best one, which is on this level."""
-        firsts = ((lane, self._first(lane, request, passed)) for lane in lanes)
-        orders = {lane: entry[0] for lane, entry in firsts if entry is not None}
-        return {lane: order for lane, order in orders.items() if self._level(lane, order, request) == level}
-
-    def _holding(
-        self, request: PlacementRequest, places: Mapping[Lane, int], passed: Mapping[str, int], holders: Set[str]
-    ) -> str | None:
-        """Of the nodes at these places that have the image the first by name. No more nodes are looked at than twice as
-        many as have it: where these are many, one of them is met soon."""
-        found: list[tuple[str, str]] = []
-        left = len(holders)
-        for lane, order in places.items():
-            for entry in lane.alike(order, request, passed):
-                left -= 1
-                if left < 0:
-                    return self._among(request, places, passed, holders)
-                if entry[2] in holders:
-                    found.append(entry[1:3])
-                    break
-        return min(found)[1] if found else None
-
-    def _among(
-        self, request: PlacementRequest, places: Mapping[Lane, int], passed: Mapping[str, int], holders: Set[str]
-    ) -> str | None:
-        """As `_holding`, by a look at all that have it."""
-        known = (self.entries[node_id] for node_id in holders if node_id in self.entries and node_id not in passed)
-        found = [
-            entry[1:3]
-            for lane, entry in known
-            if places.get(lane) == entry[0] and room_objection(request, entry[3].room) is None
-        ]
-        return min(found)[1] if found else None
-
-
 _NO_PEERS = Peers()
 _NOWHERE: frozenset[str] = frozenset()
 
@@ -209,7 +65,7 @@ class Fleet:
 
     def __init__(self, nodes: Iterable[Node] = (), usage: Mapping[str, NodeUsage] | None = None) -> None:
         self._seats: dict[str, Seat] = {}
-        self._views: dict[object, _View] = {}
+        self._views: dict[object, View] = {}
         self._refusals: dict[object, Refusal] = {}
         self._kinds: dict[object, int] = {}
         self._holders: dict[str, set[str]] = {}
@@ -295,10 +151,10 @@ class Fleet:
         told = [(found, 1)] if found is not None else []
         return refusal([*told, (away(home), others)] if others else told)
 
-    def _packed(self, view: _View, request: PlacementRequest) -> str | None:
+    def _packed(self, view: View, request: PlacementRequest) -> str | None:
         return view.best(request, view.lanes.values(), {}, self._holders_of(request))
 
-    def _spread(self, view: _View, request: PlacementRequest, peers: Peers) -> str | None:
+    def _spread(self, view: View, request: PlacementRequest, peers: Peers) -> str | None:
         """Zones in the order of how many of the process they have; in them nodes without any come first."""
         holders = self._holders_of(request)
         if not peers.by_node:
@@ -311,7 +167,7 @@ class Fleet:
                 return found
         return None
 
-    def _beside_peers(self, view: _View, request: PlacementRequest, zones: Iterable[Zone], peers: Peers) -> str | None:
+    def _beside_peers(self, view: View, request: PlacementRequest, zones: Iterable[Zone], peers: Peers) -> str | None:
         """The best node of these zones that has peers."""
         within = set(zones)
         seats = (view.entries[node_id][1][3] for node_id in peers.by_node if node_id in view.entries)
@@ -351,7 +207,7 @@ class Fleet:
             view.moved.add(node.id)
         self._refusals.clear()
 
-    def _view(self, request: PlacementRequest) -> _View:
+    def _view(self, request: PlacementRequest) -> View:
         kind = (*_kind(request), *self._size_class(request), request.rules.spread is Spread.NONE)
         view = self._views.pop(kind, None) or self._build(request)
         self._views[kind] = view
@@ -359,8 +215,8 @@ class Fleet:
             del self._views[next(iter(self._views))]
         return view
 
-    def _build(self, request: PlacementRequest) -> _View:
-        view = _View(request, packed=request.rules.spread is Spread.NONE)
+    def _build(self, request: PlacementRequest) -> View:
+        view = View(request, packed=request.rules.spread is Spread.NONE)
         judged: dict[int, bool] = {}
         for seat in self._seats.values():
             if seat.kind not in judged:
@@ -383,7 +239,7 @@ class Fleet:
                     known.insert(at, limit)
                     self._views.clear()
 
-    def _refuse(self, view: _View, request: PlacementRequest) -> Refusal:
+    def _refuse(self, view: View, request: PlacementRequest) -> Refusal:
         """Why no node fits. Looks at every node of the view, once for as long as nothing changes."""
         key = (*_kind(request), request.vcpus, request.cpu_milli, request.memory_bytes, request.disk_bytes)
         known = self._refusals.get(key)
@@ -395,7 +251,7 @@ class Fleet:
             known = self._refusals[key] = refusal([*view.others, *view.full(request)])
         return known
 
-    def _others(self, view: _View) -> list[tuple[Objection, int]]:
+    def _others(self, view: View) -> list[tuple[Objection, int]]:
         """What excludes nodes from a view, and how many."""
         kinds = Counter(seat.kind for node_id, seat in self._seats.items() if node_id not in view.entries)
         examples = {seat.kind: seat.node for seat in self._seats.values()}
@@ -404,7 +260,7 @@ class Fleet:
         return [(fault, count) for fault, count in found if fault is not None]
 
 
-def _levels(view: _View, request: PlacementRequest, peers: Peers) -> Iterator[list[Zone]]:
+def _levels(view: View, request: PlacementRequest, peers: Peers) -> Iterator[list[Zone]]:
     """The zones of the view that are equally good, best first."""
     if request.rules.spread is not Spread.ZONE:
         yield list(view.zones)
@@ -418,7 +274,7 @@ def _kind(request: PlacementRequest) -> tuple[object, ...]:
     """What the filters read of a request, apart from sizes."""
     rules = request.rules
     labels = (tuple(sorted(each.items())) for each in (rules.require, rules.tolerate))
-    return request.backend, request.volumes, request.memory, rules.region, rules.zone, *labels
+    return request.backend, request.volumes, request.encryption, request.memory, rules.region, rules.zone, *labels
 
 
 def _standing(node: Node) -> tuple[object, ...]:

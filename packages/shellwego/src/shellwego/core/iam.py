@@ -27,8 +27,10 @@ ACTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "instances": ("read", "write", "exec"),
         "keys": ("read", "write"),
         "members": ("read", "write"),
+        "network": ("read", "write"),
         "nodes": ("read", "write", "admin"),
         "organizations": ("read", "create", "write", "delete"),
+        "ports": ("read", "write"),
         "projects": ("read", "write", "limit"),
         "quotas": ("read", "write"),
         "roles": ("read", "write"),
@@ -56,7 +58,19 @@ _ABOUT = frozenset(f"{name}:read" for name in ("organizations", "projects", "quo
 """What an organization is and takes."""
 _PEOPLE = frozenset(f"{name}:read" for name in ("grants", "members", "roles", "service-accounts"))
 _WORKLOADS = frozenset(
-    f"{name}:read" for name in ("apps", "deployments", "events", "images", "instances", "nodes", "secrets", "volumes")
+    f"{name}:read"
+    for name in (
+        "apps",
+        "deployments",
+        "events",
+        "images",
+        "instances",
+        "network",
+        "nodes",
+        "ports",
+        "secrets",
+        "volumes",
+    )
 )
 
 ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -73,8 +87,10 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
                 "images:*",
                 "instances:*",
                 "members:*",
+                "network:*",
                 "nodes:*",
                 "organizations:write",
+                "ports:*",
                 "projects:*",
                 "roles:*",
                 "secrets:*",
@@ -91,7 +107,9 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
                 "events:read",
                 "images:*",
                 "instances:*",
+                "network:*",
                 "nodes:read",
+                "ports:*",
                 "secrets:*",
                 "volumes:*",
                 "webhooks:*",

@@ -110,6 +110,8 @@ class Observed:
     vm_id: str = ""
     address: str = ""
     """IPv4 address of its VM, while it has one; or `unix:path`, where a VM without a network takes requests."""
+    private_address: str = ""
+    """IPv6 address of its VM on the project's private network, while it has one."""
     reason: str = ""
     reason_code: str = ""
     exit_code: int | None = None

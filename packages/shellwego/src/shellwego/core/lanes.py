@@ -1,4 +1,4 @@
-"""Nodes in order of how full they are, cut into chunks that can be stepped over: see `core.fleet`."""
+"""Nodes in order of how full they are, cut into chunks that can be stepped over: see `core.views`."""
 
 from __future__ import annotations
 

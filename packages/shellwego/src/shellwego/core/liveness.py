@@ -2,8 +2,13 @@
 
 Theory. Each look adds the time since the last one to a node's silence, but never more than `MAX_STEP_S`: a control plane
 that was paused, starved or off heard nothing in that time, which says nothing of the node. So silence starts at zero with
-the process, survives no stall, and a node is down only after one full term of listening. What counts as heard is a change
-of `last_heard_at`, whoever wrote it, so that several control planes judge alike.
+the process, and again after a gap of more than `MAX_GAP_S`, and a node is down only after one full term of listening. What
+counts as heard is a change of `last_heard_at`, whoever wrote it, so that several control planes judge alike.
+
+All control planes listen, and one judges. Who takes over has listened before, but a silence that began before may be the
+other one's: what nodes said to a server that died was heard by nobody, and they need a moment to turn elsewhere. So it
+listens for a full term as the one who judges; or, where the right to judge changes hands all the time, for `handover_s` more
+in all.
 
 A node that this process has never heard gets a longer term: its agent may still be on its way up, adopting what runs.
 
@@ -24,6 +29,8 @@ BEAT_S = 2.0
 """A node reports at least so often, also when nothing changed."""
 MAX_STEP_S = 1.0
 """The most that one look adds to a silence."""
+MAX_GAP_S = 3.0
+"""A look that comes later than that begins anew: what could be heard in between was stored by nobody."""
 FLAPS, FLAP_WINDOW_S = 3, 3600.0
 """A node flaps once it went down so often within so many seconds."""
 STEADY_S = 300.0
@@ -39,6 +46,8 @@ class Terms:
     down_s: float = 5.0
     unheard_s: float = 30.0
     """Until down, for a node that this process never heard."""
+    handover_s: float = 5.0
+    """So much later, where who judges has not listened for the whole term in that office."""
 
 
 DEFAULT_TERMS = Terms()
@@ -50,30 +59,40 @@ class Hearing:
 
     last_heard_at: float
     silence_s: float = 0.0
+    judging_s: float = 0.0
+    """The end of the silence, through which this control plane was the one who judges."""
     ever: bool = False
     """It was heard since this control plane began to listen."""
 
+    def counted_s(self, terms: Terms) -> float:
+        """How much of the silence is held against the node."""
+        return max(self.judging_s, self.silence_s - terms.handover_s)
 
-def listen(hearing: Hearing | None, node: Node, elapsed_s: float | None) -> Hearing:
+
+def listen(hearing: Hearing | None, node: Node, elapsed_s: float | None, *, judging: bool) -> Hearing:
     """The hearing after a look, `elapsed_s` of monotonic time after the one before; None at the very first.
 
-    A node that turns up at a later look has just registered, so it was heard.
+    `judging`: this control plane was the one who judges, since the look before. A node that turns up at a later look has
+    just registered, so it was heard.
     """
     if hearing is None or elapsed_s is None:
         return Hearing(last_heard_at=node.last_heard_at, ever=elapsed_s is not None)
     if node.last_heard_at != hearing.last_heard_at:
         return Hearing(last_heard_at=node.last_heard_at, ever=True)
-    silence = hearing.silence_s + min(max(elapsed_s, 0.0), MAX_STEP_S)
-    return Hearing(last_heard_at=hearing.last_heard_at, silence_s=silence, ever=hearing.ever)
+    if elapsed_s > MAX_GAP_S:
+        return Hearing(last_heard_at=node.last_heard_at)
+    step = min(max(elapsed_s, 0.0), MAX_STEP_S)
+    return replace(hearing, silence_s=hearing.silence_s + step, judging_s=hearing.judging_s + step if judging else 0.0)
 
 
 def judge(node: Node, hearing: Hearing, terms: Terms) -> NodeHealth:
     """The node's health now. A node that is down stays so until it reports its new epoch."""
     if node.health is NodeHealth.DOWN:
         return NodeHealth.DOWN
-    if hearing.silence_s >= (terms.down_s if hearing.ever else max(terms.unheard_s, terms.down_s)):
+    silence_s = hearing.counted_s(terms)
+    if silence_s >= (terms.down_s if hearing.ever else max(terms.unheard_s, terms.down_s)):
         return NodeHealth.DOWN
-    return NodeHealth.SUSPECT if hearing.silence_s >= terms.suspect_s else NodeHealth.READY
+    return NodeHealth.SUSPECT if silence_s >= terms.suspect_s else NodeHealth.READY
 
 
 def gone_down(node: Node, now: float) -> Node:

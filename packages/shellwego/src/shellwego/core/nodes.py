@@ -29,6 +29,17 @@ CPU_OVERCOMMIT, DISK_OVERCOMMIT = 16, 8
 MAX_OVERCOMMIT = 64
 
 
+class Underlay(StrEnum):
+    """How packets for the VMs of a node travel there from other hosts."""
+
+    PLAIN = "plain"
+    """As they are; all hosts are on one link."""
+    VXLAN = "vxlan"
+    """In UDP datagrams from host to host, in clear."""
+    WIREGUARD = "wireguard"
+    """In UDP datagrams that are encrypted, between nodes that all have it."""
+
+
 class NodeHealth(StrEnum):
     READY = "ready"
     SUSPECT = "suspect"
@@ -55,6 +66,8 @@ class DrainOrder:
     force: bool = False
     parallel: int = MOVES_AT_A_TIME
     """So many of its instances move at a time."""
+    volumes: bool = False
+    """The volumes that live there go to other nodes, too."""
     overdue: bool = False
     """The deadline has passed, and that was told."""
 
@@ -75,6 +88,10 @@ class Backend:
     """Its VMs can be put on disk, and woken."""
     volumes: bool = False
     """Its VMs can be given volumes of this node."""
+    encryption: bool = False
+    """Those can be encrypted."""
+    fences: bool = False
+    """What has a volume is killed by the host when its time is over, whoever else lives then."""
     snapshot_host: tuple[tuple[str, str], ...] = ()
     """What the memory of a VM on disk depends on here, as names with words, by name: it can be woken where all of them are
     the same. Empty: it can be moved nowhere, or the node does not tell."""
@@ -111,6 +128,11 @@ class NodeFacts:
     """Of its VMs; empty: it does not tell."""
     address: str = ""
     """By which other hosts reach it; empty: it does not tell."""
+    underlay: Underlay = Underlay.PLAIN
+    tunnel_keys: tuple[str, ...] = ()
+    """Of WireGuard, the two public keys by which other nodes know it now; they change."""
+    tunnel_port: int = 0
+    """Of WireGuard, the first of two UDP ports."""
     hints: str = ""
     """By which road it hears hints: `bus` or `link` (its TLS link to the servers); empty: within the platform's process."""
     disk_free_bytes: int | None = None
@@ -119,6 +141,8 @@ class NodeFacts:
     disk_overcommit: int = DISK_OVERCOMMIT
     images: tuple[str, ...] = ()
     """Manifest digests of images that are built there, those used last, `MAX_IMAGES` at most; in the order of their text."""
+    replicas: bool = False
+    """It keeps copies of other nodes' volumes, and sends those of its own."""
 
     @property
     def room_on_disk(self) -> int:
@@ -172,6 +196,8 @@ class Node:
     drain: DrainOrder | None = None
     """While it is emptied."""
     epoch: int = 1
+    leases_over_epoch: int = 0
+    """The last epoch in which it was silent for so long that no lease of a volume can be in force there."""
     last_heard_at: float
     """By the control plane's own clock."""
     ready_since: float | None = None
@@ -180,16 +206,33 @@ class Node:
     """When it was judged down of late, the oldest first."""
     flapping_since: float | None = None
     """It goes down again and again, so it gets nothing new until it was steady (`core.liveness`)."""
+    tunnel_keys_since: tuple[float, ...] = ()
+    """Since when it has each of its keys of WireGuard (`facts.tunnel_keys`)."""
     unreached: str = ""
     """Why no other node has a way to its VMs, and the remedy (`core.peers`); empty: they have one, or need none."""
     created_at: float
     version: int = 1
 
     @property
+    def leases_over(self) -> bool:
+        """Nothing runs there that has a volume under a lease (`core.volumeleases`). Whenever it is heard and lost again,
+        there is another epoch."""
+        return self.health is NodeHealth.DOWN and self.leases_over_epoch == self.epoch
+
+    @property
     def dependable(self) -> bool:
         """It may get something new, and is not known to go down again and again."""
         ready = self.health is NodeHealth.READY and self.scheduling is Scheduling.OPEN
         return ready and self.flapping_since is None
+
+
+Zone = tuple[str, str]
+"""Region and zone: two regions may name their zones alike."""
+
+
+def zone_of(node: Node) -> Zone:
+    """What balance between zones is about."""
+    return node.region, node.zone
 
 
 def label_faults(labels: Mapping[str, str]) -> list[FieldError]:

@@ -38,6 +38,8 @@ class PlacementRequest:
     rules: PlacementRules = ANYWHERE
     volumes: bool = False
     """It mounts some."""
+    encryption: bool = False
+    """One of them is encrypted."""
     home: Home | None = None
     """None: it may be anywhere."""
     image: str = ""
@@ -244,9 +246,11 @@ def _backend_objection(request: PlacementRequest, node: Node) -> Objection | Non
     if not offered:
         name = f"the backend {request.backend}" if request.backend else "any backend"
         return Objection("backend", f"lacks {name}", f"lack {name}")
-    if request.volumes and not any(b.volumes for b in offered):
-        return Objection("volumes", "keeps no volumes", "keep no volumes")
-    offered = [b for b in offered if b.volumes or not request.volumes]
+    keeping = [b for b in offered if b.volumes or not request.volumes]
+    offered = [b for b in keeping if b.encryption or not request.encryption]
+    if not offered:
+        verb, what = ("encrypt", "encryption") if keeping else ("keep", "volumes")
+        return Objection(what, f"{verb}s no volumes", f"{verb} no volumes")
     if any(backend.status == "ready" and _large_enough(request, backend) for backend in offered):
         return None
     probing = [backend.name for backend in offered if backend.status == "probing"]

@@ -98,8 +98,9 @@ def waits(node: Node, leaving: int) -> str:
 
 
 def reserved(request: PlacementRequest, node: Node, used: NodeUsage, leaving: NodeUsage) -> Placement | Reserved | None:
-    """What becomes of a reservation: the place is free, or is waited for; None: it lapsed. `used` is without what is
-    reserved, `leaving` what has still to go for it. A node that is suspect may be well again, so it is waited for."""
+    """What becomes of a reservation: the place is free, or is waited for; None: it lapsed. `used` is without what it keeps
+    itself, `leaving` what has still to go for whoever has a place kept there. A node that is suspect may be well again, so
+    it is waited for."""
     if objection(request, node, used, choice=False) is None:
         return Placement(node.id)
     then = objection(request, node, used.without(leaving), choice=False)

@@ -24,14 +24,17 @@ COUNTED: Mapping[str, str] = {
     "cpu": "thousandths of a core",
     "volumes": "",
     "storage": "bytes",
+    "backups": "",
+    "ports": "",
     "tokens": "",
 }
-"""What has limits, with its unit. `storage` is the sizes of volumes, as wanted. `tokens` are those of service accounts that
+"""What has limits, with its unit. `storage` is the sizes of volumes, as wanted; `backups` are
+those that did not fail; `ports` are published ones. `tokens` are those of service accounts that
 are neither revoked nor expired."""
 PRIORITY = "priority"
 """The limit that counts nothing: no instance of the organization has a higher one."""
 OF_ORGANIZATIONS = (*COUNTED, PRIORITY)
-OF_PROJECTS = ("apps", "instances", "memory", "cpu", "volumes", "storage")
+OF_PROJECTS = ("apps", "instances", "memory", "cpu", "volumes", "storage", "backups", "ports")
 """What lies in a project, so that a project may have limits of its own."""
 MOST = 1 << 53
 """No limit is larger: JSON's numbers are exact up to here."""

@@ -33,6 +33,7 @@ from shellwego.core.course import Course, all_ready, slot_facts, steer, wanted_o
 from shellwego.core.deployments import FINISHED, Deployment, DeploymentState, Stage
 from shellwego.core.instances import Desired, Instance, OwnerKind, Phase, Sleep
 from shellwego.core.progress import label, progress
+from shellwego.core.publishing import SETTLE_S
 from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
 from shellwego.core.routes import Arrival, Drainage, arrivals, drained, service_port
 from shellwego.core.slots import DRAINABLE, plan_slots, remove
@@ -127,7 +128,11 @@ def _drainage(facts: RolloutFacts, instance: Instance, now: float) -> Drainage:
     served = release is not None and instance.owner is OwnerKind.APP and service_port(release.config, instance.process)
     if instance.phase not in DRAINABLE or (instance.desired is Desired.SERVE and not served):
         return Drainage(done=True)
-    return drained(instance, facts.edges, release.config.drain_timeout_s if release else 0.0, now)
+    state = drained(instance, facts.edges, release.config.drain_timeout_s if release else 0.0, now)
+    settled = (instance.drain_since or 0.0) + SETTLE_S
+    if state.done and instance.process in facts.published and now < settled:
+        return Drainage(done=False, reason="waits until nodes lead nothing new to it", until=settled)
+    return state
 
 
 def _fill(facts: RolloutFacts, course: Course, now: float) -> _Step:

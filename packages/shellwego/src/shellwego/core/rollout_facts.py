@@ -33,6 +33,8 @@ class RolloutFacts:
     images: Mapping[str, ImageFacts] = field(default_factory=dict)
     """By release id, for the unfinished deployments."""
     edges: tuple[Edge, ...] = ()
+    published: frozenset[str] = frozenset()
+    """Processes with published ports, whose instances nodes lead connections to by themselves."""
     dead_nodes: frozenset[str] = frozenset()
     """Nodes that were judged down, or are not known any more."""
     strategies: Mapping[str, Strategy] = field(default_factory=lambda: STRATEGIES)

@@ -45,6 +45,12 @@ _SILENT = frozenset({Phase.STARTING, Phase.ASLEEP, Phase.STOPPED, Phase.FAILED})
 VM already."""
 
 
+_FIRST_PHASES = frozenset({Phase.PENDING, Phase.ASSIGNED, Phase.STARTING})
+"""Where no attempt was healthy before."""
+_STAYS_OUT, _FIRST = 0.0, 1.0
+"""Steps of what is not wanted in the routes, and of a first attempt that was not healthy yet."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteFacts:
     """What the route of one app follows from."""
@@ -144,6 +150,25 @@ def _address(facts: RouteFacts, instance: Instance) -> str:
 def _is_routed(instance: Instance) -> bool:
     wanted = instance.desired is Desired.SERVE and instance.sleep is Sleep.AWAKE
     return instance.owner is OwnerKind.APP and wanted and instance.phase is Phase.HEALTHY
+
+
+def steps(instances: Iterable[Instance]) -> dict[str, float]:
+    """By instance: what is another value once it may have entered the routes, or left them, and come back."""
+    return {instance.id: _step(instance) for instance in instances if instance.owner is OwnerKind.APP}
+
+
+def _step(instance: Instance) -> float:
+    if instance.desired is not Desired.SERVE or instance.sleep is not Sleep.AWAKE:
+        return _STAYS_OUT
+    if instance.phase in _FIRST_PHASES:
+        return float(max(instance.observed.attempt, _FIRST))
+    return instance.phase_since
+
+
+def detoured(before: Mapping[str, float], now: Mapping[str, float]) -> bool:
+    """Whether a table that was read between two looks may have had other endpoints than at both, alike as they may be."""
+    ended = any(step != _STAYS_OUT for id_, step in before.items() if id_ not in now)
+    return ended or any(before.get(id_, _FIRST) != step for id_, step in now.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

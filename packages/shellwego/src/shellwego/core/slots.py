@@ -203,10 +203,10 @@ def _floor(facts: SlotFacts, serving: int) -> int:
     """How many must go on serving.
 
     A process that is to vanish has no wanted count to take a share of; it serves on in full until the rest is ready, unless
-    the strategy spares nothing.
+    the strategy spares nothing. (No share of what serves: that is less once one is gone, and then the next might go.)
     """
     if facts.keep_serving:
-        return serving if facts.strategy.unavailable(serving) < serving else 0
+        return 0 if facts.strategy.spares_nothing else serving
     return facts.wanted - facts.strategy.unavailable(facts.wanted)
 
 

@@ -23,6 +23,8 @@ class Project:
     name: str
     network_id: str
     """VMs of one project share a network; those of two never meet."""
+    network_number: int = 0
+    """The network's in private addresses, given once and never again; 0 for a moment, where an older version made it."""
     first: bool
     """The organization's first project: its apps get the short hostname."""
     created_at: float

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from shellwego.core.destinations import Destination
+from shellwego.core.openings import Ingress
+
 
 class VmPhase(StrEnum):
     PREPARING = "preparing"
@@ -19,6 +22,18 @@ class VmPhase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkUsage:
+    """What has passed a VM's interface since it was made; to transmit and to receive is the VM's part."""
+
+    transmit_packets: int = 0
+    transmit_bytes: int = 0
+    receive_packets: int = 0
+    receive_bytes: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Frames that the host did not let pass, by reason; a reason without any is left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VmUsage:
     """What a VM takes of its host, as of one look."""
 
@@ -28,6 +43,8 @@ class VmUsage:
     pressure: Mapping[str, float] = field(default_factory=dict)
     """Share of the last ten seconds, 0 to 1, in which something waited for `cpu`, `memory`, `io`; empty where the host does
     not measure it."""
+    network: NetworkUsage | None = None
+    """None where it has no interface, or the host does not count its frames."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +56,7 @@ class VmView:
     attempt: int
     phase: VmPhase
     address: str = ""
+    private_address: str = ""
     detail: str = ""
     """While preparing: `image`, `disks` (and network), `boot`."""
     asked: bool = False
@@ -50,4 +68,10 @@ class VmView:
     """Another attempt would end the same way (unknown command, image refused)."""
     log_tail: tuple[str, ...] = ()
     acceleration: str = ""
+    egress: tuple[Destination, ...] | None = None
+    """What it may open connections to, as its workload says it."""
+    identity: str = ""
+    """What ingress of others knows it by: its app's id."""
+    ingress: Ingress = None
+    """What may be opened to it, as its workload says it."""
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -8,6 +8,9 @@ most one order a volume; what was tried and failed is a value that goes in and c
 * A VM begins only once each of its volumes is there, large enough, not being put back, and held by no other VM that has not
   ended. So a node that comes back with an instance that was judged lost stops that one first, whatever came in its place.
 
+An encrypted volume is made with its key, and opened with it again wherever the host has forgotten it, as an engine that
+starts has. Until then no VM that mounts it begins; one that runs goes on.
+
 A restore is done once: by its number, which is remembered and told. An agent that died between doing and telling does it
 again, and nothing is lost by that, because until it is told nothing that mounts the volume is placed.
 """
@@ -19,12 +22,16 @@ from dataclasses import dataclass, field, replace
 
 from shellwego.core.assignments import SnapshotOrder, VolumeOrder, Workload
 from shellwego.core.errors import ShellWeGoError
+from shellwego.core.replicas import marked
 from shellwego.core.vms import VmPhase, VmView
 from shellwego.core.volumes import ObservedSnapshot, ObservedVolume, Presence, SnapshotView, VolumeView
 
 RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Pause after the first failure of a volume's orders in a row, the second, …"""
 _MISSING = "its data is not on this node any more"
+_IN_CLEAR = "its node keeps it in clear, and it is to be encrypted"
+_NO_ROUND = 1 << 31
+"""Beyond every round: of a replica that there is not, no marker is needed."""
 _STEPS = 100
 """What a volume uses is told in so many steps of its size, or each write would be news."""
 
@@ -47,6 +54,7 @@ class VolumeMemory:
 class CreateVolume:
     volume_id: str
     size_bytes: int
+    encrypted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +62,20 @@ class CloneVolume:
     volume_id: str
     snapshot_id: str
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FillVolume:
+    """Make it of a backup."""
+
+    volume_id: str
+    backup_id: str
+    encrypted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnlockVolume:
+    volume_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +109,17 @@ class DeleteVolume:
     volume_id: str
 
 
-VolumeAction = CreateVolume | CloneVolume | ResizeVolume | TakeSnapshot | RestoreVolume | DeleteSnapshot | DeleteVolume
+VolumeAction = (
+    CreateVolume
+    | CloneVolume
+    | FillVolume
+    | UnlockVolume
+    | ResizeVolume
+    | TakeSnapshot
+    | RestoreVolume
+    | DeleteSnapshot
+    | DeleteVolume
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +137,12 @@ def converge_volumes(
     memories: Mapping[str, VolumeMemory],
     under_way: Collection[str],
     now: float,
+    *,
+    leased: Collection[str] = (),
 ) -> VolumeConvergence:
     """What to do so that each volume is as ordered, and what to tell of it. `under_way` are volumes with an action that has
-    not ended: they get no other, and nothing is said of what it may still bring."""
+    not ended: they get no other, and nothing is said of what it may still bring. `leased` are those whose leases the host
+    enforces."""
     seen = {view.volume_id: view for view in views}
     actions: list[VolumeAction] = []
     observed: dict[str, ObservedVolume] = {}
@@ -115,7 +150,8 @@ def converge_volumes(
     for order in orders:
         view, memory = seen.get(order.volume_id), memories.get(order.volume_id, VolumeMemory())
         working = order.volume_id in under_way
-        observed[order.volume_id] = _observe(order, view, memory, working=working)
+        seen_now = _observe(order, view, memory, working=working)
+        observed[order.volume_id] = replace(seen_now, leased=bool(order.lease_s) and order.volume_id in leased)
         action = None if working else next(_wanted(order, view, memory), None)
         if action is not None and now >= memory.next_try:
             actions.append(action)
@@ -149,28 +185,42 @@ def failed(memory: VolumeMemory, action: VolumeAction, error: ShellWeGoError, no
     )
 
 
-def obstacle(
-    instance_id: str,
-    workload: Workload,
-    orders: Mapping[str, VolumeOrder],
-    views: Mapping[str, VolumeView],
-    vms: Iterable[VmView],
-) -> str:
+@dataclass(frozen=True, slots=True)
+class VolumeSight:
+    """All that is known of a node's volumes at one look, by their ids."""
+
+    orders: Mapping[str, VolumeOrder]
+    views: Mapping[str, VolumeView]
+    memories: Mapping[str, VolumeMemory]
+
+
+def obstacle(instance_id: str, workload: Workload, sight: VolumeSight, vms: Iterable[VmView]) -> str:
     """Why a VM of the instance cannot begin yet, as far as its volumes go; empty: it can."""
     known = {vm.vm_id: vm for vm in vms}
     for mount in workload.mounts:
-        order, view = orders.get(mount.volume_id), views.get(mount.volume_id)
-        if view is None:
-            return f"the volume {mount.name} is not made yet"
-        if order is None or not order.present:
-            return f"the volume {mount.name} is no longer this node's"
-        if order.restore_snapshot_id:
-            return f"the volume {mount.name} is being restored"
-        if view.size_bytes < order.size_bytes:
-            return f"the volume {mount.name} is not as large yet as it is to be"
-        if view.vm_id and _keeps(known.get(view.vm_id), instance_id):
-            return f"the volume {mount.name} is still held by the VM {view.vm_id}"
+        order, view = sight.orders.get(mount.volume_id), sight.views.get(mount.volume_id)
+        memory = sight.memories.get(mount.volume_id, VolumeMemory())
+        fault = _unready(order, view, memory)
+        if not fault and view is not None and view.vm_id and _keeps(known.get(view.vm_id), instance_id):
+            fault = f"is still held by the VM {view.vm_id}"
+        if fault:
+            return f"the volume {mount.name} {fault}"
     return ""
+
+
+def _unready(order: VolumeOrder | None, view: VolumeView | None, memory: VolumeMemory) -> str:
+    """Why nobody can have the volume yet; empty: one can."""
+    if view is None:
+        return "is not made yet"
+    if order is None or not order.present:
+        return "is no longer this node's"
+    if order.closed or order.restore_snapshot_id:
+        return "is on its way to another node" if order.closed else "is being restored"
+    if view.size_bytes < order.size_bytes:
+        return "is not as large yet as it is to be"
+    if order.encrypted and not view.encrypted:
+        return "is kept in clear by its node, and is to be encrypted"
+    return f"is locked: {memory.reason or 'its key was not had yet'}" if view.locked else ""
 
 
 def _keeps(holder: VmView | None, instance_id: str) -> bool:
@@ -182,29 +232,47 @@ def _wanted(order: VolumeOrder, view: VolumeView | None, memory: VolumeMemory) -
     """What is to be done, the first thing first. Nothing takes a volume from the VM that has it."""
     if not order.present:
         if view is not None and not view.vm_id:
+            for left in view.snapshots:  # markers, of copies that go with it: the user's own were deleted before
+                yield DeleteSnapshot(volume_id=order.volume_id, snapshot_id=left.snapshot_id)
             yield DeleteVolume(volume_id=order.volume_id)
         return
     if view is None:
         if not order.made:
             yield _birth(order)
         return
+    yield from _change(order, view, memory)
+    yield from _snapshot(order, view, memory)
+
+
+def _change(order: VolumeOrder, view: VolumeView, memory: VolumeMemory) -> Iterator[VolumeAction]:
+    if view.locked:
+        yield UnlockVolume(volume_id=order.volume_id)
     if order.restore_snapshot_id and order.restore > memory.restored and not view.vm_id:
         yield RestoreVolume(volume_id=order.volume_id, snapshot_id=order.restore_snapshot_id, number=order.restore)
     if view.size_bytes < order.size_bytes:
         yield ResizeVolume(volume_id=order.volume_id, size_bytes=order.size_bytes)
-    there = {snapshot.snapshot_id for snapshot in view.snapshots}
+
+
+def _snapshot(order: VolumeOrder, view: VolumeView, memory: VolumeMemory) -> Iterator[VolumeAction]:
+    there = [snapshot.snapshot_id for snapshot in view.snapshots]
     for each in order.snapshots:
         if not each.present and each.snapshot_id in there:
             yield DeleteSnapshot(volume_id=order.volume_id, snapshot_id=each.snapshot_id)
         wanted = each.present and not each.made and each.snapshot_id not in there
         if wanted and each.snapshot_id not in memory.refused:
             yield TakeSnapshot(volume_id=order.volume_id, snapshot_id=each.snapshot_id, freeze=each.freeze)
+    for snapshot_id in there:
+        of = marked(snapshot_id)
+        if of is not None and order.replicas.get(of[0], _NO_ROUND) > of[1]:
+            yield DeleteSnapshot(volume_id=order.volume_id, snapshot_id=snapshot_id)
 
 
 def _birth(order: VolumeOrder) -> VolumeAction:
+    if order.source_backup_id:
+        return FillVolume(volume_id=order.volume_id, backup_id=order.source_backup_id, encrypted=order.encrypted)
     if order.source_snapshot_id:
         return CloneVolume(volume_id=order.volume_id, snapshot_id=order.source_snapshot_id, size_bytes=order.size_bytes)
-    return CreateVolume(volume_id=order.volume_id, size_bytes=order.size_bytes)
+    return CreateVolume(volume_id=order.volume_id, size_bytes=order.size_bytes, encrypted=order.encrypted)
 
 
 def _observe(order: VolumeOrder, view: VolumeView | None, memory: VolumeMemory, *, working: bool) -> ObservedVolume:
@@ -224,9 +292,12 @@ def _observe(order: VolumeOrder, view: VolumeView | None, memory: VolumeMemory, 
             reason_code="volume-missing" if missing else told.reason_code,
         )
     there = {snapshot.snapshot_id: snapshot for snapshot in view.snapshots}
+    in_clear = order.encrypted and not view.encrypted
     return replace(
         told,
         presence=Presence.PRESENT,
+        reason=_IN_CLEAR if in_clear else told.reason,
+        reason_code="volume-in-clear" if in_clear else told.reason_code,
         size_bytes=view.size_bytes,
         used_bytes=_rounded(view.used_bytes, view.size_bytes),
         snapshots={

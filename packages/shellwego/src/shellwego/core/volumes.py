@@ -3,7 +3,8 @@
 Theory. A volume lives on one node. Which one is decided when an instance that mounts it is placed for the first time, or by
 the snapshot that it begins as a copy of. From then on whatever mounts it goes to that node: nothing else has its data. So it
 needs no lease, and is never fenced: while its node is silent nobody else could have it, and when the node is back the agent
-there sees which VM holds it before it starts another.
+there sees which VM holds it before it starts another. To another node it goes by a move (`core.moves`), or as its standby
+copy becomes the volume; one that has such a copy does have a lease (`core.volumeleases`, `core.promotion`).
 
 It is held by one instance at a time (`instance_id`): from the transaction that places the instance until the one in which
 that has ended. The state is not stored for itself; it follows from what is wanted, what the node saw, and who holds it
@@ -11,6 +12,9 @@ that has ended. The state is not stored for itself; it follows from what is want
 
 A volume that its node had once (`made`) is never made anew: where it is missing, its data is, and an empty one in its place
 would hide that.
+
+An encrypted volume has a key, drawn when it is asked for; what begins as a copy of its snapshots has the same one. It is
+stored sealed (`core.envelope`), under a label of the volume's, and destroyed in the transaction that gives the volume up.
 """
 
 from __future__ import annotations
@@ -21,7 +25,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from shellwego.core.apps import MIB, AppConfig
+from shellwego.core.envelope import Label, SealedValue
 from shellwego.core.errors import FieldError
+from shellwego.core.moves import BEFORE_SWITCH, MoveStage, VolumeMove
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 MIN_BYTES, MAX_BYTES = 16 * MIB, 16 << 40
@@ -33,6 +39,8 @@ MAX_MOUNTS = 8
 DESTINATION = re.compile(r"(/[A-Za-z0-9._-]{1,255})+")
 MAX_DESTINATION = 255
 RESERVED = ("/dev", "/proc", "/run", "/sys")
+KEY_BYTES = 32
+PURPOSE = "volume"
 LOST = "node-removed"
 """Reason code of a volume whose node was removed, and its data with it."""
 
@@ -47,6 +55,8 @@ class VolumeState(StrEnum):
     SNAPSHOTTING = "snapshotting"
     RESTORING = "restoring"
     """It is put back to what it was; nothing that mounts it is placed until then."""
+    MOVING = "moving"
+    """It goes to another node (`core.moves`), with or without the app that has it."""
     ERROR = "error"
     """Its node cannot make it, or has lost it."""
     DELETING = "deleting"
@@ -55,11 +65,12 @@ class VolumeState(StrEnum):
 V = VolumeState
 VOLUME_MOVES: Mapping[VolumeState, frozenset[VolumeState]] = {
     V.CREATING: frozenset({V.AVAILABLE, V.ATTACHED, V.ERROR, V.DELETING}),
-    V.AVAILABLE: frozenset({V.CREATING, V.ATTACHED, V.SNAPSHOTTING, V.RESTORING, V.ERROR, V.DELETING}),
-    V.ATTACHED: frozenset({V.AVAILABLE, V.SNAPSHOTTING, V.ERROR}),
-    V.SNAPSHOTTING: frozenset({V.AVAILABLE, V.ATTACHED, V.ERROR}),
-    V.RESTORING: frozenset({V.AVAILABLE, V.ERROR}),
-    V.ERROR: frozenset({V.CREATING, V.AVAILABLE, V.ATTACHED, V.SNAPSHOTTING, V.RESTORING, V.DELETING}),
+    V.AVAILABLE: frozenset({V.CREATING, V.ATTACHED, V.SNAPSHOTTING, V.RESTORING, V.MOVING, V.ERROR, V.DELETING}),
+    V.ATTACHED: frozenset({V.AVAILABLE, V.SNAPSHOTTING, V.MOVING, V.ERROR}),
+    V.SNAPSHOTTING: frozenset({V.AVAILABLE, V.ATTACHED, V.MOVING, V.ERROR}),
+    V.RESTORING: frozenset({V.AVAILABLE, V.MOVING, V.ERROR}),
+    V.MOVING: frozenset({V.AVAILABLE, V.ATTACHED, V.RESTORING, V.ERROR}),
+    V.ERROR: frozenset({V.CREATING, V.AVAILABLE, V.ATTACHED, V.SNAPSHOTTING, V.RESTORING, V.MOVING, V.DELETING}),
     V.DELETING: frozenset(),
 }
 
@@ -107,8 +118,25 @@ class ObservedVolume:
     reason: str = ""
     """Why the last order for the volume itself came to nothing."""
     reason_code: str = ""
+    leased: bool = False
+    """Whatever has it, or begins with it, is killed there when its lease runs out."""
     epoch: int = 0
     sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promotion:
+    """A standby replica became the volume, since the volume's node was lost (`core.promotion`)."""
+
+    from_node_id: str
+    to_node_id: str
+    at: float
+    lost_s: float
+    """So many seconds of what was written are not in it, as far as the old node was heard; `from_node_id` has them."""
+    by: str
+    """Whoever said so; `system`: the policy did."""
+    arrived: bool = False
+    """The new node has told of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +152,8 @@ class Volume:
     """Its node has had it."""
     source_snapshot_id: str = ""
     """What it began as a copy of; empty: it began empty."""
+    source_backup_id: str = ""
+    """What it is, or was, made of; empty: nothing."""
     instance_id: str = ""
     """Who holds it; empty: nobody."""
     snapshot_id: str = ""
@@ -134,7 +164,17 @@ class Volume:
     """How often that was asked for: each time has its number, and is done once."""
     protected: bool = False
     """It cannot be deleted before this is taken back."""
+    encrypted: bool = False
+    """What its node stores of it is ciphertext. Never changes."""
+    sealed_key: SealedValue | None = field(default=None, repr=False)
+    """Of an encrypted one, until it is given up."""
     deleting: bool = False
+    move: VolumeMove | None = None
+    """The last one, also after its end; None: it never moved."""
+    epoch: int = 1
+    """Rises whenever a standby replica becomes the volume."""
+    promotion: Promotion | None = None
+    """The last time that happened; None: it never did."""
     state: VolumeState = VolumeState.AVAILABLE
     observed: ObservedVolume = ObservedVolume()
     created_at: float
@@ -144,7 +184,23 @@ class Volume:
     @property
     def busy(self) -> bool:
         """Something is done to it that nothing else may happen beside."""
-        return bool(self.snapshot_id or self.restore_snapshot_id or self.deleting)
+        return bool(self.snapshot_id or self.restore_snapshot_id or self.deleting or self.moving)
+
+    @property
+    def moving(self) -> bool:
+        """It goes to another node, and has not arrived."""
+        return self.arriving or (self.move is not None and self.move.stage in BEFORE_SWITCH)
+
+    @property
+    def arriving(self) -> bool:
+        """It is on another node than it was, which has not said so yet."""
+        moved = self.move is not None and self.move.stage is MoveStage.ARRIVING
+        return moved or (self.promotion is not None and not self.promotion.arrived)
+
+    @property
+    def closed(self) -> bool:
+        """Nobody may take it now."""
+        return self.move is not None and self.move.closed
 
     @property
     def lost(self) -> bool:
@@ -187,7 +243,15 @@ class VolumeView:
     used_bytes: int = 0
     vm_id: str = ""
     """Which VM has it; empty: none."""
+    encrypted: bool = False
+    locked: bool = False
+    """It is encrypted, and its host has not its key."""
     snapshots: tuple[SnapshotView, ...] = ()
+
+
+def key_label(volume_id: str, organization_id: str, project_id: str) -> Label:
+    """What a volume's key is bound to."""
+    return Label(purpose=PURPOSE, subject=volume_id, organization_id=organization_id, project_id=project_id)
 
 
 def mount_faults(config: AppConfig) -> Iterator[FieldError]:
@@ -233,15 +297,19 @@ def state_of(volume: Volume) -> VolumeState:
     if volume.deleting:
         return VolumeState.DELETING
     there = volume.observed.presence is Presence.PRESENT
-    if volume.node_id and not there and (volume.made or volume.observed.reason):
+    if volume.node_id and not there and ((volume.made and not volume.arriving) or volume.observed.reason):
         return VolumeState.ERROR
-    if volume.restore_snapshot_id:
-        return VolumeState.RESTORING
-    if volume.snapshot_id:
-        return VolumeState.SNAPSHOTTING
+    if volume.moving or volume.restore_snapshot_id or volume.snapshot_id:
+        return _busy_state(volume)
     if volume.node_id and not there:
         return VolumeState.CREATING
     return VolumeState.ATTACHED if volume.instance_id else VolumeState.AVAILABLE
+
+
+def _busy_state(volume: Volume) -> VolumeState:
+    if volume.moving:
+        return VolumeState.MOVING
+    return VolumeState.RESTORING if volume.restore_snapshot_id else VolumeState.SNAPSHOTTING
 
 
 def restated(volume: Volume) -> Volume:
@@ -255,10 +323,14 @@ def seen(volume: Volume, observed: ObservedVolume) -> Volume:
     restored = volume.restore_snapshot_id and observed.restored >= volume.restores
     taken = observed.snapshots.get(volume.snapshot_id)
     ended = taken is not None and taken.presence in (Presence.PRESENT, Presence.REFUSED)
+    promotion = volume.promotion
+    if there and promotion is not None:
+        promotion = replace(promotion, arrived=True)
     return restated(
         replace(
             volume,
             observed=observed,
+            promotion=promotion,
             made=volume.made or there,
             restore_snapshot_id="" if restored else volume.restore_snapshot_id,
             snapshot_id="" if ended else volume.snapshot_id,

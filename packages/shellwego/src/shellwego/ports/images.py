@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +26,11 @@ class LoadedImage:
     names: tuple[str, ...]
 
 
+Download = Callable[[str, int], AsyncIterator[bytes]]
+"""The blob with this digest, from an offset on, of another server; raises `NotFoundError` where none has it,
+`UnavailableError` where that cannot be known now."""
+
+
 class Images(Protocol):
     """Raises `NotFoundError` (no such image or tag), `InvalidError` (malformed reference, corrupt or hostile content:
     permanent, with the reason), `ForbiddenError` (registry not allowed), `UnavailableError` (try again)."""
@@ -38,6 +43,9 @@ class Images(Protocol):
 
     async def fetch(self, reference: str, digest: str) -> ResolvedImage:
         """Bring manifest, config and all layers into the store, each checked by its digest; keeps what it has."""
+
+    async def copy(self, digest: str, download: Download) -> ResolvedImage:
+        """Bring an image into the store from another one, each blob checked by its digest; keeps what it has."""
 
     async def load(self, chunks: AsyncIterator[bytes]) -> tuple[LoadedImage, ...]:
         """Take a `docker save` or OCI-layout tar stream."""

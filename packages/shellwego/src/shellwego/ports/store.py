@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from shellwego.core.apps import App, Release
+from shellwego.core.backups import Backup, BackupPolicy, Vault
 from shellwego.core.buskeys import BusKey
 from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
@@ -27,9 +28,12 @@ from shellwego.core.instances import Instance
 from shellwego.core.invitations import Invitation
 from shellwego.core.joins import JoinToken, NodeAuthority, NodeKey
 from shellwego.core.nodes import Node
+from shellwego.core.publishing import PublishedPort
 from shellwego.core.quota import Quota
+from shellwego.core.replicas import Replica
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.securitygroups import SecurityGroup
 from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.core.volumes import Snapshot, Volume
@@ -177,6 +181,18 @@ class Transaction(Protocol):
     def volumes(self) -> Table[Volume]: ...
     @property
     def snapshots(self) -> Table[Snapshot]: ...
+    @property
+    def backups(self) -> Table[Backup]: ...
+    @property
+    def backup_policies(self) -> Table[BackupPolicy]: ...
+    @property
+    def vaults(self) -> Table[Vault]: ...
+    @property
+    def published_ports(self) -> Table[PublishedPort]: ...
+    @property
+    def replicas(self) -> Table[Replica]: ...
+    @property
+    def security_groups(self) -> Table[SecurityGroup]: ...
 
     def now(self) -> float:
         """The store's own clock; leases are judged by it alone."""
@@ -233,6 +249,12 @@ INDEXES: Mapping[str, tuple[str, ...]] = {
     "master_keys": ("created_at",),
     "volumes": ("project_id", "name", "node_id", "instance_id", "state", "created_at"),
     "snapshots": ("volume_id", "project_id", "created_at"),
+    "backups": ("volume_id", "project_id", "node_id", "state", "verifying", "created_at"),
+    "backup_policies": ("project_id", "next_at"),
+    "vaults": ("garbage",),
+    "published_ports": ("project_id", "app_id", "transport", "port", "created_at"),
+    "replicas": ("volume_id", "project_id", "node_id", "purpose", "state", "created_at"),
+    "security_groups": ("project_id", "name", "created_at"),
 }
 UNIQUE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "organizations": (("name",),),
@@ -252,9 +274,12 @@ UNIQUE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "secrets": (("project_id", "name"),),
     "secret_versions": (("secret_id", "number"),),
     "volumes": (("project_id", "name"),),
+    "published_ports": (("transport", "port"),),
+    "replicas": (("volume_id", "node_id"),),
+    "security_groups": (("project_id", "name"),),
 }
-UNIQUE_IF_GIVEN: Mapping[str, tuple[str, ...]] = {"nodes": ("subnet",)}
-"""Text fields that no two rows have alike, unless they are empty."""
+UNIQUE_IF_GIVEN: Mapping[str, tuple[str, ...]] = {"nodes": ("subnet",), "projects": ("network_number",)}
+"""Fields of text or numbers that no two rows have alike, unless they are empty or 0."""
 
 
 class Store(Protocol):
@@ -266,3 +291,11 @@ class Store(Protocol):
         """Run `fn` on a consistent snapshot; writes in it raise `RuntimeError`."""
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class ApartStore(Store, Protocol):
+    """A store in which much work may wait for its turn."""
+
+    def apart(self) -> Store:
+        """Another way to the same rows, on which nothing waits for what is done on this one. Close it before this one."""

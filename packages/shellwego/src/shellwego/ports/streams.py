@@ -25,6 +25,8 @@ class StreamKind(StrEnum):
     MEMORY = "memory"
     """A suspended VM as its engine exports it, for another node; an exit code of 0 ends one that is whole. Never for a
     user."""
+    REPLICA = "replica"
+    """A snapshot of a volume as its engine sends it, for another node; ends as a memory does. Never for a user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,13 @@ class StreamRequest:
     """Of a copy that comes in: what it is called, where `path` is a directory."""
     contents: bool = False
     """Of a copy that comes in: not the directory itself, but what is in it."""
+    volume_id: str = ""
+    """Of a replica: the volume, with the snapshot that is sent; a marker is taken first where it is not there."""
+    snapshot_id: str = ""
+    base_id: str = ""
+    """The snapshot from which what differs is sent; empty: all of it."""
+    quiet: bool = False
+    """Only where the volume is closed, and no VM has it."""
 
 
 class DuplexStream(Protocol):

@@ -9,7 +9,18 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from shellwego.core.assignments import Assignments, NodeReport, Registration, SecretsRequest, SecretValues
+from shellwego.core.assignments import (
+    Assignments,
+    NodeReport,
+    Registration,
+    SecretsRequest,
+    SecretValues,
+    VolumeKey,
+    VolumeKeyRequest,
+)
+from shellwego.core.backups import BackupAccess, BackupAccessRequest
+from shellwego.core.names import NodeNames
+from shellwego.core.publishing import NodePorts
 from shellwego.core.routing import EdgeReport, RouteTable
 
 
@@ -25,12 +36,34 @@ class NodeUplink(Protocol):
     async def report(self, report: NodeReport) -> int:
         """Say what was seen; counts as heartbeat. Returns the node's current epoch."""
 
+    async def names(self, node_id: str) -> NodeNames:
+        """The names that guests of the node may ask for now."""
+
+    async def ports(self, node_id: str) -> NodePorts:
+        """The published ports of the platform, at which the node answers now."""
+
     async def secrets(self, request: SecretsRequest) -> SecretValues:
         """The values that an instance's VM is started with; only for one that this node should run now.
 
         Raises:
             NotFoundError: it should not.
             ConflictError: a value was destroyed, or does not open any more.
+        """
+
+    async def backup_access(self, request: BackupAccessRequest) -> BackupAccess:
+        """What it takes to read and write a backup; only for one that this node is to take, check, or make a volume of now.
+
+        Raises:
+            NotFoundError: it is not.
+            ConflictError: the project's key does not open any more.
+        """
+
+    async def volume_key(self, request: VolumeKeyRequest) -> VolumeKey:
+        """The key of an encrypted volume; only of one that is to be on this node.
+
+        Raises:
+            NotFoundError: it is not, or has no key.
+            ConflictError: the key does not open any more.
         """
 
 
@@ -44,6 +77,21 @@ class Memories(Protocol):
         Raises:
             NotFoundError: there is no such instance on this node, or nothing for it to go on with.
             ConflictError: that does not sleep any more.
+            UnavailableError: it cannot be had now.
+        """
+
+
+class Replicas(Protocol):
+    """What an agent needs beside to keep copies of other nodes' volumes."""
+
+    def replica(self, node_id: str, replica_id: str, snapshot_id: str, since: str) -> AsyncGenerator[bytes]:
+        """A snapshot for a replica that this node keeps, as its volume's engine sent it: what differs from `since` (empty:
+        whole). It is passed on as it comes, and kept nowhere between. Its reader tells whether it is whole.
+
+        Raises:
+            NotFoundError: this node keeps no such replica, or that snapshot is not for it; `marker-not-found`: the volume's
+                node has not `since` any more.
+            ConflictError: there is nothing to copy now.
             UnavailableError: it cannot be had now.
         """
 

@@ -17,6 +17,7 @@ from functools import lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from shellwego.core.errors import InvalidError
 from shellwego.core.sensitive import Sensitive
@@ -44,6 +45,8 @@ class Peer:
     """SHA-256 of its public key, in hex; see `core.nodecallers.Identify`."""
     expires_at: float
     """Seconds since the epoch."""
+    server: bool = False
+    """It is a server of this platform: its certificate is one for servers, with the name that only they are given."""
 
 
 def server_context(credentials: Credentials) -> ssl.SSLContext:
@@ -76,7 +79,16 @@ def peer_of(certificate: bytes) -> Peer:
     """Who shows this certificate (DER)."""
     parsed = x509.load_der_x509_certificate(certificate)
     key = parsed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return Peer(hashlib.sha256(key).hexdigest(), parsed.not_valid_after_utc.timestamp())
+    return Peer(hashlib.sha256(key).hexdigest(), parsed.not_valid_after_utc.timestamp(), _is_server(parsed))
+
+
+def _is_server(certificate: x509.Certificate) -> bool:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return False
+    return SERVER_NAME in names.get_values_for_type(x509.DNSName) and ExtendedKeyUsageOID.SERVER_AUTH in usage
 
 
 def expires_at(credentials: Credentials) -> float:

@@ -24,6 +24,9 @@ BLOBS = "blobs/"
 """Behind it the digest of an image's blob that is to be downloaded."""
 MEMORIES = "memories/"
 """Behind it the instance of a node that is to go on with another's memory, which is downloaded."""
+REPLICAS = "replicas/"
+"""Behind it, each after a slash, a replica of a node, the snapshot that is downloaded for it, and, if not all of it, the
+earlier one from which it is what differs."""
 MAX_SERVER_ANSWER = 64 << 20
 """Bytes."""
 
@@ -33,6 +36,10 @@ class Method(StrEnum):
     ASSIGNMENTS = "assignments"
     REPORT = "report"
     SECRETS = "secrets"
+    BACKUP_ACCESS = "backup-access"
+    NAMES = "names"
+    PORTS = "ports"
+    VOLUME_KEY = "volume-key"
     REGISTER_EDGE = "register-edge"
     ROUTES = "routes"
     REPORT_EDGE = "report-edge"
@@ -51,6 +58,20 @@ MAX_BODIES = {Method.REPORT: 16 << 20}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssignmentsCall:
     """What should this node hold?"""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamesCall:
+    """Which names may guests of this node ask for?"""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortsCall:
+    """At which published ports does this node answer, and who does behind it?"""
 
     node_id: str
 

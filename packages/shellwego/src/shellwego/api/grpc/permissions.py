@@ -16,6 +16,8 @@ PERMISSIONS: Mapping[Action, str] = {
     Action.VM_RESTART: "instances:exec",
     Action.VM_SUSPEND: "instances:write",
     Action.VM_RESUME: "instances:write",
+    Action.VM_RESTRICT: "network:write",
+    Action.VM_SCREEN: "network:write",
     Action.VM_FORK: "instances:exec",
     Action.VM_DELETE: "instances:exec",
     Action.VM_EXEC: "instances:exec",

@@ -18,7 +18,7 @@ from shellwego.api.grpc.images import PlatformImages
 from shellwego.api.grpc.nodes import PlatformNodes
 from shellwego.api.grpc.vms import PlatformVms, choose_instance_id
 from shellwego.api.ratelimit import RateLimiter
-from shellwego.api.server import GRACE_S, Tls
+from shellwego.api.server import GRACE_S, Tls, serve_until_cancelled
 from shellwego.control.imagework import ImageWork
 from shellwego.control.unit import Control
 from shellwego.core.errors import UnavailableError
@@ -60,13 +60,7 @@ class GrpcServer:
         Raises:
             UnavailableError: it cannot listen.
         """
-        serving = asyncio.ensure_future(self._serve())
-        try:
-            await asyncio.shield(serving)
-        except asyncio.CancelledError:
-            self.stop()
-            await serving
-            raise
+        await serve_until_cancelled(self._serve(), self.stop)
 
     async def _serve(self) -> None:
         server = open_server(self._gate, self._services.enter)

@@ -91,6 +91,7 @@ def _status(instance: Instance) -> VmStatus:
         guest_ready=instance.phase in (Phase.HEALTHY, Phase.UNHEALTHY),
         endpoints=(f"tcp:{seen.address}",) if seen.address else (),
         log_tail=seen.log_tail,
+        private_address=seen.private_address,
     )
 
 

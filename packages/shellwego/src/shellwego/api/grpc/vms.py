@@ -23,7 +23,18 @@ from plasmavmc.rpc.access import Reach
 from plasmavmc.rpc.api import Position, VmEvent, VmFilter
 from plasmavmc.rpc.identifiers import name_of
 from plasmavmc.states import VmState
-from plasmavmc.types import CopyTarget, ExecSpec, ForkIdentity, LogLine, LogStream, TerminalSize, Vm, VmSpec
+from plasmavmc.types import (
+    CopyTarget,
+    Egress,
+    ExecSpec,
+    ForkIdentity,
+    Ingress,
+    LogLine,
+    LogStream,
+    TerminalSize,
+    Vm,
+    VmSpec,
+)
 from shellwego.api.grpc.callers import Callers
 from shellwego.api.grpc.errors import not_offered, translated
 from shellwego.api.grpc.feed import VmFeed
@@ -157,6 +168,16 @@ class PlatformVms:
         return await self._until(vm_id, lambda vm: vm.instance.phase is not Phase.ASLEEP)
 
     # Moves that the platform has not
+
+    async def restrict(self, vm_id: str, egress: Egress) -> Vm:
+        await self._known(vm_id)
+        raise not_offered("change what one VM may reach", "Change it for its app (`swg egress`): all its VMs follow.")
+
+    async def screen(self, vm_id: str, identity: str, ingress: Ingress) -> Vm:
+        await self._known(vm_id)
+        raise not_offered(
+            "change what may be opened to one VM", "Change it for its app (`swg groups`): all its VMs follow."
+        )
 
     async def fork(self, vm_id: str, copies: Sequence[ForkIdentity]) -> tuple[Vm, ...]:
         await self._known(vm_id)

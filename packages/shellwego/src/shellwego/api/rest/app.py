@@ -15,7 +15,7 @@ from shellwego.api.ratelimit import RateLimiter
 from shellwego.api.rest import problems
 from shellwego.api.rest.context import Context, install_context
 from shellwego.api.rest.document import install_document
-from shellwego.api.rest.guard import check_guarded, operations
+from shellwego.api.rest.guard import PUBLIC, check_guarded, operations
 from shellwego.api.rest.middleware import BodyLimitMiddleware, TraceMiddleware
 from shellwego.api.rest.reference import install_reference
 from shellwego.api.rest.routes import (
@@ -24,6 +24,7 @@ from shellwego.api.rest.routes import (
     audit,
     auth,
     deployments,
+    egress,
     env,
     events,
     grants,
@@ -35,15 +36,19 @@ from shellwego.api.rest.routes import (
     masterkeys,
     nodes,
     organizations,
+    ports,
     projects,
     rebalance,
     secrets,
+    securitygroups,
     serviceaccounts,
     sockets,
     system,
     users,
     volumes,
+    volumestandbys,
 )
+from shellwego.api.rest.routes import backups as backup_routes
 from shellwego.api.rest.routes import (
     webhooks as webhook_routes,
 )
@@ -57,6 +62,7 @@ from shellwego.control.nodeauthority import NodeAuthorities
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
 from shellwego.core.egress import Network
+from shellwego.core.publishing import NO_PORTS
 from shellwego.ports.streams import Streams
 
 _DOCUMENT = "/v1/openapi.json"
@@ -74,6 +80,9 @@ _ROUTERS = (
     invitations.router,
     apps.router,
     env.router,
+    ports.router,
+    egress.router,
+    securitygroups.router,
     deployments.router,
     instances.router,
     logs.router,
@@ -83,6 +92,8 @@ _ROUTERS = (
     rebalance.router,
     secrets.router,
     volumes.router,
+    volumestandbys.router,
+    backup_routes.router,
     masterkeys.router,
     events.router,
     audit.router,
@@ -106,10 +117,13 @@ def create_app(
     limiter: RateLimiter | None = None,
     open_organizations: bool = False,
     node_urls: tuple[str, ...] = (),
+    backups: bool = False,
+    publish: range = NO_PORTS,
 ) -> FastAPI:
     """The application. `spool_dir` is emptied when it starts; `http_port` is the edge's, for the URLs of apps;
     `limiter` is shared with whatever else takes the same tokens; `open_organizations`: every user may make organizations;
-    `node_urls`: where hosts that join find the node port, if there is one.
+    `node_urls`: where hosts that join find the node port, if there is one; `backups`: there is a repository for them;
+    `publish`: ports that apps may publish.
 
     Raises:
         RuntimeError: a route goes around the guard.
@@ -130,6 +144,8 @@ def create_app(
         sealer=sealer,
         authorities=NodeAuthorities(control, sealer),
         node_urls=node_urls,
+        backups=backups,
+        publish=publish,
     )
 
     @asynccontextmanager
@@ -142,7 +158,8 @@ def create_app(
     app = application(version, lifespan)
     install_context(app, context)
     app.add_middleware(RouteTable, operations=operations(app))
-    app.add_middleware(BodyLimitMiddleware, unlimited=_is_upload)
+    public = frozenset(route.path for route in operations(app) if route.permission == PUBLIC)
+    app.add_middleware(BodyLimitMiddleware, unlimited=_is_upload, public=public)
     app.add_middleware(TraceMiddleware, observe=context.metrics.observe)
     return app
 
@@ -157,7 +174,7 @@ def application(version: str, lifespan: Lifespan[FastAPI] | None) -> FastAPI:
     app = FastAPI(
         title="ShellWeGo",
         version=version,
-        openapi_url=_DOCUMENT,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
@@ -166,7 +183,7 @@ def application(version: str, lifespan: Lifespan[FastAPI] | None) -> FastAPI:
     problems.install(app)
     for router in _ROUTERS:
         app.router.routes.extend(router.routes)
-    install_document(app)
+    install_document(app, _DOCUMENT)
     install_reference(app, _DOCS)
     check_guarded(app, own=(_DOCUMENT, _DOCS))
     return app

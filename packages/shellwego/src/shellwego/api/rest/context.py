@@ -20,6 +20,7 @@ from shellwego.control.nodeauthority import NodeAuthorities
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
 from shellwego.core.egress import Network
+from shellwego.core.publishing import NO_PORTS
 from shellwego.ports.streams import Streams
 
 
@@ -42,6 +43,10 @@ class Context:
     node_urls: tuple[str, ...]
     """Where hosts reach the node port of this platform's servers; empty: nowhere."""
     open_organizations: bool = False
+    backups: bool = False
+    """There is a repository for backups of volumes."""
+    publish: range = NO_PORTS
+    """Ports that apps may publish."""
     metrics: Metrics = field(default_factory=Metrics)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is to stop soon: it is not ready any more."""

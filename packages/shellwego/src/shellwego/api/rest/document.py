@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from threading import Lock
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
 
 from shellwego.api.rest.cookies import COOKIE
 from shellwego.api.rest.guard import PUBLIC
@@ -16,15 +22,29 @@ from shellwego.api.rest.watch import WATCH
 _DESCRIPTION = "A sovereign cloud: apps in microVMs on your own machines."
 
 
-def install_document(app: FastAPI) -> None:
-    """Make the app serve our document in place of FastAPI's."""
+def install_document(app: FastAPI, path: str) -> None:
+    """Make our document that of the app, and serve it at this path.
+
+    It takes a second to make and is half a megabyte, and anybody may ask for it: so it is made once, beside the loop that
+    serves everybody, and kept as it is sent.
+    """
+    made = Lock()
 
     def document() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = build_document(app)
-        return app.openapi_schema
+        with made:
+            if app.openapi_schema is None:
+                app.openapi_schema = build_document(app)
+            return app.openapi_schema
+
+    @cache
+    def written() -> bytes:
+        return json.dumps(document(), ensure_ascii=False, separators=(",", ":")).encode()
+
+    async def show(_: Request) -> Response:
+        return Response(await run_in_threadpool(written), media_type="application/json")
 
     app.openapi = document  # type: ignore[method-assign]
+    app.add_route(path, show, include_in_schema=False)
 
 
 def build_document(app: FastAPI) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shellwego.api.rest.problems import internal_problem, problem
 
 MAX_BODY = 10 * 1000 * 1000
+MAX_STRANGERS_BODY = 64 * 1024
+"""Where anybody may call: it is held in memory before it is known who sends it."""
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -85,23 +87,26 @@ class _TooLargeError(Exception):
 
 
 class BodyLimitMiddleware:
-    """Refuses bodies over 10 MB with 413; routes that take uploads bound them on their own."""
+    """Refuses bodies over 10 MB with 413, and much smaller ones at the paths where anybody may call; routes that take
+    uploads bound them on their own."""
 
-    def __init__(self, app: ASGIApp, unlimited: Callable[[Scope], bool]) -> None:
+    def __init__(self, app: ASGIApp, unlimited: Callable[[Scope], bool], public: frozenset[str] = frozenset()) -> None:
         self._app = app
         self._unlimited = unlimited
+        self._public = public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or self._unlimited(scope):
             await self._app(scope, receive, send)
             return
+        most = MAX_STRANGERS_BODY if scope["path"] in self._public else MAX_BODY
         declared = _header(scope, b"content-length")
-        if declared.isdecimal() and int(declared[:20]) > MAX_BODY:
-            await _refuse(scope, receive, send)
+        if declared.isdecimal() and int(declared[:20]) > most:
+            await _refuse(scope, receive, send, most)
             return
-        await self._count(scope, receive, send)
+        await self._count(scope, receive, send, most)
 
-    async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _count(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
         size = 0
         started = False
 
@@ -109,24 +114,24 @@ class BodyLimitMiddleware:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > MAX_BODY:
+            if size > most:
                 raise _TooLargeError
             return message
 
         async def send_unless_too_large(message: Message) -> None:
             nonlocal started
-            if size <= MAX_BODY:
+            if size <= most:
                 started = True
                 await send(message)
 
         with contextlib.suppress(_TooLargeError):
             await self._app(scope, receive_counted, send_unless_too_large)
-        if size > MAX_BODY and not started:
-            await _refuse(scope, receive, send)
+        if size > most and not started:
+            await _refuse(scope, receive, send, most)
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    detail = f"a body has at most {MAX_BODY} bytes"
+async def _refuse(scope: Scope, receive: Receive, send: Send, most: int) -> None:
+    detail = f"a body has at most {most} bytes"
     # The rest of the body is not read, so the connection cannot be used again.
     response = problem(Request(scope), 413, "body-too-large", detail, headers={"Connection": "close"})
     await response(scope, receive, send)

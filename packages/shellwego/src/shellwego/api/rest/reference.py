@@ -10,10 +10,12 @@ import base64
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from html import escape
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -33,12 +35,14 @@ Json = Mapping[str, Any]
 
 def install_reference(app: FastAPI, path: str) -> None:
     """Serve the page of the app's document at this path."""
-    pages: list[bytes] = []
+
+    @cache
+    def page() -> bytes:
+        return render(app.openapi()).encode()
 
     async def show(_: Request) -> Response:
-        if not pages:
-            pages.append(render(app.openapi()).encode())
-        return HTMLResponse(pages[0], headers={"Content-Security-Policy": _POLICY})
+        content = await run_in_threadpool(page)
+        return HTMLResponse(content, headers={"Content-Security-Policy": _POLICY})
 
     app.add_route(path, show, include_in_schema=False)
 

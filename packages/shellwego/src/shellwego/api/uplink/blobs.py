@@ -12,7 +12,7 @@ from aiohttp import web
 from shellwego.api.uplink.sending import breaking_off
 from shellwego.control.nodeimages import NodeImages, Opened
 from shellwego.core.errors import ForbiddenError, MalformedError
-from shellwego.core.nodecallers import Caller, NodeCaller
+from shellwego.core.nodecallers import Caller, EdgeCaller
 from shellwego.wire import uplink
 
 STALL_S = 30.0
@@ -21,8 +21,8 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _RANGE = re.compile(r"bytes=([0-9]{1,18})-")
 
 
-async def send_blob(request: web.BaseRequest, caller: Caller, images: NodeImages) -> web.StreamResponse:
-    """Answer with a blob.
+async def send_blob(request: web.BaseRequest, caller: Caller | None, images: NodeImages) -> web.StreamResponse:
+    """Answer with a blob; without a caller it is another server that asks.
 
     Raises:
         ForbiddenError: an edge asks.
@@ -30,7 +30,7 @@ async def send_blob(request: web.BaseRequest, caller: Caller, images: NodeImages
         NotFoundError: see `NodeImages.open`.
         ConnectionError: the blob, or its reader, stopped in the middle; the connection is closed.
     """
-    if not isinstance(caller, NodeCaller):
+    if isinstance(caller, EdgeCaller):
         raise ForbiddenError("uplink-not-a-node", f"{caller.name} is an edge, and builds no images")
     digest = request.path.removeprefix(f"{uplink.BASE}{uplink.BLOBS}")
     asked = request.headers.get("Range")
@@ -38,7 +38,7 @@ async def send_blob(request: web.BaseRequest, caller: Caller, images: NodeImages
     if not _DIGEST.fullmatch(digest) or (asked is not None and found is None):
         raise MalformedError("uplink-bad-blob", "a blob is named by its sha256 digest, a range is bytes=N-")
     offset = int(found[1]) if found else 0
-    opened = await images.open(caller.node_id, digest, offset)
+    opened = await images.open(caller.node_id if caller else None, digest, offset)
     if offset > opened.size:
         raise MalformedError("uplink-bad-range", f"the blob has {opened.size} bytes, and none from {offset} on")
     return await _send(request, opened, offset)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from ipaddress import IPv6Address, IPv6Network
 
 from shellwego.api.ratelimit import RateLimiter
@@ -48,12 +48,7 @@ class Callers:
             ForbiddenError: nobody's, any more or at all; or the certificate has ended.
             UnavailableError: that cannot be known now.
         """
-        if self._clock.now() >= peer.expires_at:
-            raise ForbiddenError(
-                "node-certificate-expired",
-                "the certificate of this node has expired",
-                resolution="Join it again, with a new token (swg nodes join-token).",
-            )
+        self._check_term(peer)
         return await self._identify(peer.key)
 
     @asynccontextmanager
@@ -64,16 +59,43 @@ class Callers:
             ThrottledError: this key calls too often, or too much at once.
             ForbiddenError, UnavailableError: as `caller`.
         """
+        with self._counted(peer):
+            yield await self.caller(peer)
+
+    @contextmanager
+    def fellow(self, peer: Peer) -> Iterator[None]:
+        """A call of another server; counted while it lasts.
+
+        Raises:
+            ThrottledError: this key calls too often, or too much at once.
+            ForbiddenError: it is none, or its certificate has ended.
+        """
+        with self._counted(peer):
+            if not peer.server:
+                raise ForbiddenError("uplink-not-a-server", "only a server of this platform may have this")
+            self._check_term(peer)
+            yield
+
+    @contextmanager
+    def _counted(self, peer: Peer) -> Iterator[None]:
         self._count(peer.key, self._rate)
         if self._busy[peer.key] >= MAX_AT_ONCE:
             raise _too_often(f"{MAX_AT_ONCE} calls of this key are under way", 1)
         self._busy[peer.key] += 1
         try:
-            yield await self.caller(peer)
+            yield
         finally:
             self._busy[peer.key] -= 1
             if not self._busy[peer.key]:
                 del self._busy[peer.key]
+
+    def _check_term(self, peer: Peer) -> None:
+        if self._clock.now() >= peer.expires_at:
+            raise ForbiddenError(
+                "node-certificate-expired",
+                "the certificate of this node has expired",
+                resolution="Join it again, with a new token (swg nodes join-token).",
+            )
 
     def count_stranger(self, address: str) -> None:
         """Count a request of somebody who shows no certificate; raises `ThrottledError`."""

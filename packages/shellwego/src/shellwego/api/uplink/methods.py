@@ -6,10 +6,21 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from shellwego.core.assignments import Assignments, NodeReport, Registration, SecretsRequest, SecretValues
+from shellwego.core.assignments import (
+    Assignments,
+    NodeReport,
+    Registration,
+    SecretsRequest,
+    SecretValues,
+    VolumeKey,
+    VolumeKeyRequest,
+)
+from shellwego.core.backups import BackupAccess, BackupAccessRequest
 from shellwego.core.errors import ForbiddenError
+from shellwego.core.names import NodeNames
 from shellwego.core.nodecallers import Caller, EdgeCaller, NodeCaller
 from shellwego.core.plans import Rate
+from shellwego.core.publishing import NodePorts
 from shellwego.core.routing import EdgeReport
 from shellwego.ports.uplink import EdgeUplink, NodeUplink
 from shellwego.wire.uplink import (
@@ -18,6 +29,8 @@ from shellwego.wire.uplink import (
     AssignmentsCall,
     Done,
     Method,
+    NamesCall,
+    PortsCall,
     RegisterEdgeAnswer,
     RegisterEdgeCall,
     ReportAnswer,
@@ -51,7 +64,11 @@ class ServedToStrangers(Generic[Q]):
 AnyServed = Served[Any] | ServedToStrangers[Any]
 _REGISTRATIONS = Rate(per_minute=60, burst=60)
 _SECRETS = Rate(per_minute=1200, burst=2000)
-"""One for each VM that starts; after a power cut a host starts all of its own."""
+"""One for each VM that starts, or volume that it opens; after a power cut a host starts all of its own."""
+
+
+_BACKUPS = Rate(per_minute=120, burst=120)
+"""One for each try to take a backup, check it, or make a volume of it."""
 
 
 def methods(nodes: NodeUplink, edges: EdgeUplink) -> Mapping[str, AnyServed]:
@@ -61,7 +78,11 @@ def methods(nodes: NodeUplink, edges: EdgeUplink) -> Mapping[str, AnyServed]:
         Method.REGISTER: Served(Registration, served.register, rate=_REGISTRATIONS),
         Method.ASSIGNMENTS: Served(AssignmentsCall, served.assignments),
         Method.REPORT: Served(NodeReport, served.report, MAX_BODIES[Method.REPORT]),
+        Method.NAMES: Served(NamesCall, served.names),
+        Method.PORTS: Served(PortsCall, served.ports),
         Method.SECRETS: Served(SecretsRequest, served.secrets, rate=_SECRETS),
+        Method.BACKUP_ACCESS: Served(BackupAccessRequest, served.backup_access, rate=_BACKUPS),
+        Method.VOLUME_KEY: Served(VolumeKeyRequest, served.volume_key, rate=_SECRETS),
         Method.REGISTER_EDGE: Served(RegisterEdgeCall, served.register_edge, rate=_REGISTRATIONS),
         Method.ROUTES: Served(RoutesCall, served.routes),
         Method.REPORT_EDGE: Served(EdgeReport, served.report_edge),
@@ -87,9 +108,23 @@ class _Methods:
         _node(caller, asked.node_id)
         return ReportAnswer(epoch=await self._nodes.report(asked))
 
+    async def names(self, caller: Caller, asked: NamesCall) -> NodeNames:
+        return await self._nodes.names(_node(caller, asked.node_id).node_id)
+
+    async def ports(self, caller: Caller, asked: PortsCall) -> NodePorts:
+        return await self._nodes.ports(_node(caller, asked.node_id).node_id)
+
     async def secrets(self, caller: Caller, asked: SecretsRequest) -> SecretValues:
         _node(caller, asked.node_id)
         return await self._nodes.secrets(asked)
+
+    async def backup_access(self, caller: Caller, asked: BackupAccessRequest) -> BackupAccess:
+        _node(caller, asked.node_id)
+        return await self._nodes.backup_access(asked)
+
+    async def volume_key(self, caller: Caller, asked: VolumeKeyRequest) -> VolumeKey:
+        _node(caller, asked.node_id)
+        return await self._nodes.volume_key(asked)
 
     async def register_edge(self, caller: Caller, _asked: RegisterEdgeCall) -> RegisterEdgeAnswer:
         edge = _edge(caller, caller.id)

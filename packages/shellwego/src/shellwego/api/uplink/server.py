@@ -20,14 +20,14 @@ from shellwego.api.uplink.blobs import send_blob
 from shellwego.api.uplink.bodies import Bodies
 from shellwego.api.uplink.callers import Callers
 from shellwego.api.uplink.door import Bounds, Door
-from shellwego.api.uplink.memories import send_memory
 from shellwego.api.uplink.methods import AnyServed, Served
+from shellwego.api.uplink.transfers import send_memory, send_replica
 from shellwego.control.nodeimages import NodeImages
 from shellwego.core.errors import MalformedError, NotFoundError, ShellWeGoError, UnauthenticatedError, UnavailableError
 from shellwego.core.nodecallers import Caller, NodeCaller
 from shellwego.core.plans import Rate
 from shellwego.ports.bus import Bus
-from shellwego.ports.uplink import Memories
+from shellwego.ports.uplink import Memories, Replicas
 from shellwego.wire import subjects, uplink
 from shellwego.wire.codec import encode
 from shellwego.wire.links import Links
@@ -39,6 +39,8 @@ GRACE_S = 5.0
 _LINKS = Rate(per_minute=60, burst=60)
 _MEMORIES = Rate(per_minute=120, burst=120)
 """Each is audited before its first byte."""
+_REPLICAS = Rate(per_minute=1200, burst=240)
+"""A node may keep many copies, each of which is brought up every few seconds."""
 
 _log = structlog.get_logger(__name__)
 
@@ -62,6 +64,7 @@ class UplinkServer:
         bus: Bus,
         images: NodeImages | None = None,
         memories: Memories | None = None,
+        replicas: Replicas | None = None,
         bounds: Bounds | None = None,
         bodies: Bodies | None = None,
     ) -> None:
@@ -72,6 +75,7 @@ class UplinkServer:
         self._bus = bus
         self._images = images
         self._memories = memories
+        self._replicas = replicas
         self._bodies = bodies or Bodies()
         self._stopping = asyncio.Event()
 
@@ -102,13 +106,8 @@ class UplinkServer:
             uplink.check_protocol(request.headers.get(uplink.PROTOCOL_HEADER), Side.AGENT)
             if method == uplink.LINK:
                 return await self._link(request, _known(peer))
-            if self._images is not None and request.method == "GET" and method.startswith(uplink.BLOBS):
-                async with self._callers.call(_known(peer)) as caller:
-                    return await send_blob(request, caller, self._images)
-            if self._memories is not None and request.method == "GET" and method.startswith(uplink.MEMORIES):
-                async with self._callers.call(_known(peer)) as caller:
-                    self._callers.count_method(_known(peer), uplink.MEMORIES, _MEMORIES)
-                    return await send_memory(request, caller, self._memories)
+            if request.method == "GET" and (sent := await self._download(request, method, peer)) is not None:
+                return sent
             return _response(200, await self._answer(request, method, peer))
         except ShellWeGoError as error:
             return _refused(error)
@@ -117,6 +116,28 @@ class UplinkServer:
         except Exception:  # noqa: BLE001 - see the module's head
             _log.exception("uplink.call_failed", method=method[:64])
             return _refused(UnavailableError("uplink-unavailable", "the control plane failed at this call"))
+
+    async def _download(self, request: web.BaseRequest, method: str, peer: Peer | None) -> web.StreamResponse | None:
+        """None: this server has no such downloads."""
+        if self._images is not None and method.startswith(uplink.BLOBS):
+            return await self._blob(request, _known(peer), self._images)
+        if self._memories is not None and method.startswith(uplink.MEMORIES):
+            async with self._callers.call(_known(peer)) as caller:
+                self._callers.count_method(_known(peer), uplink.MEMORIES, _MEMORIES)
+                return await send_memory(request, caller, self._memories)
+        if self._replicas is not None and method.startswith(uplink.REPLICAS):
+            async with self._callers.call(_known(peer)) as caller:
+                self._callers.count_method(_known(peer), uplink.REPLICAS, _REPLICAS)
+                return await send_replica(request, caller, self._replicas)
+        return None
+
+    async def _blob(self, request: web.BaseRequest, peer: Peer, images: NodeImages) -> web.StreamResponse:
+        """The one thing that servers have of one another."""
+        if peer.server:
+            with self._callers.fellow(peer):
+                return await send_blob(request, None, images)
+        async with self._callers.call(peer) as caller:
+            return await send_blob(request, caller, images)
 
     async def _answer(self, request: web.BaseRequest, method: str, peer: Peer | None) -> object:
         served = self._served.get(method)

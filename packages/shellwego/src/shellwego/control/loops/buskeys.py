@@ -13,9 +13,8 @@ import structlog
 from shellwego.control.buskeys import forget_ended, revoked
 from shellwego.control.events import changes
 from shellwego.control.loops.lease import Leases, run_leased
+from shellwego.control.loops.tries import Tries
 from shellwego.control.unit import Control
-from shellwego.core.errors import ShellWeGoError
-from shellwego.core.troubles import Troubles
 from shellwego.ports.busaccess import BusAccess
 from shellwego.wire import subjects
 
@@ -40,24 +39,14 @@ class Shutter:
     _told: dict[str, float] = field(default_factory=dict)
     _due: float = 0.0
     """When all of it is told again."""
-    _troubles: Troubles = field(default_factory=Troubles)
 
     async def run(self) -> None:
         """Look at every hint and on a timer, for ever."""
+        tries = Tries(self.control.clock, _log, "bus_keys.not_told", "bus_keys.told_again")
         async with contextlib.aclosing(changes(self.control, subjects.BUS_KEYS, LOOK_AGAIN_S)) as ticks:
             async for _ in ticks:
-                await self._try_step()
-
-    async def _try_step(self) -> None:
-        now = self.control.clock.monotonic()
-        try:
-            await self.step(now)
-        except ShellWeGoError as error:
-            if trouble := self._troubles.failed("step", error.message, now):
-                _log.warning("bus_keys.not_told", reason=error.message, **trouble.fields)
-        else:
-            if trouble := self._troubles.passed("step", now):
-                _log.info("bus_keys.told_again", **trouble.fields)
+                with tries.tried():
+                    await self.step(self.control.clock.monotonic())
 
     async def step(self, now: float) -> None:
         """Tell what is not told; raises what `BusAccess.revoke` raises."""

@@ -6,11 +6,11 @@ transaction that does it.
 
 from __future__ import annotations
 
-import contextlib
+from functools import partial
 
 from shellwego.control import rebalance
 from shellwego.control.drains import advance, drain_plan, has_news
-from shellwego.control.events import changes
+from shellwego.control.loops.hints import keep_looking
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.unit import Control, Unit
 from shellwego.core.nodes import Scheduling
@@ -42,10 +42,7 @@ async def _advance(control: Control, node_id: str) -> None:
 
 
 async def _watch(control: Control) -> None:
-    """At every hint and on a timer, for ever."""
-    async with contextlib.aclosing(changes(control, subjects.DRAINS, LOOK_EVERY_S)) as ticks:
-        async for _ in ticks:
-            await look(control)
+    await keep_looking(control, subjects.DRAINS, LOOK_EVERY_S, partial(look, control))
 
 
 async def run(control: Control, *, holder: str | Leases = "") -> None:

@@ -1,4 +1,4 @@
-"""The images loop: fetches what projects asked for, and removes what nothing needs any more.
+"""The images loop: fetches what projects asked for.
 
 A row in state `fetching` is the order, and its state the answer; deployments wait for it in stage `image`. One digest is
 fetched once at a time, whoever wants it. A refusal that would come again (no such image, corrupt, not allowed) fails the
@@ -6,8 +6,9 @@ row at once; one that may pass is tried again, with growing pauses, for five min
 `fetching`, so it goes on where it was: the store keeps the blobs that came.
 
 A row in state `pending` is an image that a node could not build from. Its blobs are hashed again; where a failing disk
-changed one, it is dropped, and fetched from the registry as if it had never been here. What came from a tar cannot be
-fetched, and has to be loaded again. Instances that failed by damaged blobs are no longer held against their release.
+changed one, it is dropped, and fetched from the registry as if it had never been here. What came from a tar is copied from
+another server, and has to be loaded again where none has it whole. Instances that failed by damaged blobs
+are no longer held against their release.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from shellwego.control.events import changes
 from shellwego.control.images import image_event
 from shellwego.control.imagework import ImageWork
 from shellwego.control.loops.lease import Leases, run_leased
+from shellwego.control.loops.tries import Tries
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
-from shellwego.core.errors import ShellWeGoError, StaleError
+from shellwego.core.errors import NotFoundError, ShellWeGoError, StaleError
 from shellwego.core.images import Image, ImageState, blames_image
 from shellwego.core.instances import Desired, Phase
 from shellwego.core.troubles import Troubles
@@ -54,45 +56,29 @@ class ImagesLoop:
         self._work = work
         self._fetching: dict[str, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._known: frozenset[str] | None = None
         self._troubles = Troubles()
 
     async def run(self) -> None:
         """Look at every hint and on a timer, for ever."""
+        tries = Tries(self._control.clock, _log, "images.step_failed", "images.step_works_again")
         try:
             async with contextlib.aclosing(changes(self._control, subjects.IMAGES, _LOOK_AGAIN_S)) as ticks:
                 async for _ in ticks:
-                    await self._try_step()
+                    with tries.tried():
+                        await self.step()
         finally:
             tasks = list(self._fetching.values())
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _try_step(self) -> None:
-        """A step, and a word where it fails, or works again."""
-        clock = self._control.clock
-        try:
-            await self.step()
-        except ShellWeGoError as error:
-            if trouble := self._troubles.failed("step", error.message, clock.monotonic()):
-                _log.warning("images.step_failed", reason=error.message, **trouble.fields)
-        else:
-            if trouble := self._troubles.passed("step", clock.monotonic()):
-                _log.info("images.step_works_again", **trouble.fields)
-
     async def step(self) -> None:
-        """Begin to fetch what waits, and collect if an image went since the last look."""
+        """Begin to fetch what waits."""
         for image in await self._control.read(_waiting):
             running = self._fetching.get(image.digest)
             if running is None or running.done():
                 self._fetching[image.digest] = asyncio.ensure_future(self._try_fetch(image))
         self._fetching = {digest: task for digest, task in self._fetching.items() if not task.done()}
-        known = await self._control.read(_digests)
-        if self._known is not None and self._known - known:
-            won = await self._work.collect(lambda: self._control.read(_digests))
-            _log.info("removed blobs of deleted images", bytes=won)
-        self._known = known
 
     async def _try_fetch(self, image: Image) -> None:
         """Fetch; where its end cannot be stored the row goes on to wait, and the next look begins again."""
@@ -130,8 +116,15 @@ class ImagesLoop:
         rows = await self._control.read(lambda tx: _rows_of(tx, image.digest))
         source = next((row for row in rows if not row.loaded), None)
         if source is None:
-            await self._fail(image.digest, "the platform's copy was damaged on its disk; load the image again")
+            await self._copy(image.digest)
         return source
+
+    async def _copy(self, digest: str) -> None:
+        """Have from another server what cannot be fetched."""
+        try:
+            await self._work.copy(digest, self._ready)
+        except NotFoundError:
+            await self._fail(digest, "the platform's copy was damaged on its disk; load the image again")
 
     async def _ready(self, found: ResolvedImage) -> None:
         def mark(unit: Unit) -> None:
@@ -195,7 +188,3 @@ def _waiting(tx: Transaction) -> list[Image]:
 
 def _rows_of(tx: Transaction, digest: str) -> list[Image]:
     return tx.images.select(eq("digest", digest), within("state", _WAITING))
-
-
-def _digests(tx: Transaction) -> frozenset[str]:
-    return frozenset(image.digest for image in tx.images.select())

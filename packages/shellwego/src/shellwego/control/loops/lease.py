@@ -12,9 +12,10 @@ what was has ended. The lease is let go first. Else it would be renewed for work
 ever.
 
 Terms are short, so that what a dead server did goes on elsewhere within three seconds. `Leases` therefore renews all that a
-server holds in one transaction; a server that holds nothing only reads, and sleeps until the next lease runs out. At a clean
-end what is held is given back. A holder that comes back under the same name takes its leases at once, so names must differ:
-of two living servers with one name both would work.
+server holds in one transaction, and on a way to the store of its own where there is one: behind the work of the loops, which
+the database may end and have run again, it would come too late just when there is most of it. A server that holds nothing
+only reads, and sleeps until the next lease runs out. At a clean end what is held is given back. A holder that comes back
+under the same name takes its leases at once, so names must differ: of two living servers with one name both would work.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core.errors import ShellWeGoError, StaleError
 from shellwego.core.events import LoopLease
 from shellwego.core.troubles import Troubles
-from shellwego.ports.store import Transaction
+from shellwego.ports.store import Store, Transaction, within
 
 TERM_S = 2.5
 RENEW_S = 0.75
@@ -72,8 +73,10 @@ class FencedControl(Control):
 class Leases:
     """What one server holds, or would like to: `run` claims and renews it. `holder` is the server's own name."""
 
-    def __init__(self, control: Control, holder: str) -> None:
+    def __init__(self, control: Control, holder: str, store: Store | None = None) -> None:
+        """`store`: the way on which it claims, where that is another one than the loops', which may be full of work."""
         self.control = control
+        self._claims = control if store is None else replace(control, store=store)
         self.holder = holder
         self._wanted: dict[str, _Claim] = {}
         self._troubles = Troubles()
@@ -110,7 +113,7 @@ class Leases:
     async def claim(self) -> frozenset[str]:
         """Claim or renew all that is wanted, once; returns the ids of those that are held."""
         sent, ids = self.control.clock.monotonic(), tuple(self._wanted)
-        held = await self.control.commit(lambda unit: _take(unit, ids, self.holder))
+        held = await self._claims.commit(lambda unit: _take(unit, ids, self.holder))
         for id_ in held & self._wanted.keys():
             self._wanted[id_].extend(sent + STOP_S)
         return held
@@ -122,7 +125,7 @@ class Leases:
         try:
             free, wait_s = True, 0.0
             if not self._holds_all():
-                free, wait_s = await self.control.read(lambda tx: _look(tx, ids, self.holder))
+                free, wait_s = await self._claims.read(lambda tx: _look(tx, ids, self.holder))
             if free:
                 await self.claim()
         except ShellWeGoError as error:
@@ -140,7 +143,7 @@ class Leases:
     async def _release(self) -> None:
         ids = tuple(self._wanted)
         try:
-            await self.control.commit(lambda unit: _give_back(unit, ids, self.holder))
+            await self._claims.commit(lambda unit: _give_back(unit, ids, self.holder))
         except ShellWeGoError as error:
             _log.info("loop.leases_not_given_back", holder=self.holder, reason=str(error))
 
@@ -268,9 +271,9 @@ def lease_id(loop: str) -> str:
 
 def _look(tx: Transaction, ids: tuple[str, ...], holder: str) -> tuple[bool, float]:
     """Whether any can be had, or is ours to renew; and in how many seconds the first of the others' runs out."""
-    now, wait_s = tx.now(), TERM_S
+    now, wait_s, known = tx.now(), TERM_S, _stored(tx, ids)
     for id_ in ids:
-        stored = tx.leases.get(id_)
+        stored = known.get(id_)
         if stored is None or stored.holder == holder or stored.until <= now:
             return True, 0.0
         wait_s = min(wait_s, stored.until - now)
@@ -278,9 +281,9 @@ def _look(tx: Transaction, ids: tuple[str, ...], holder: str) -> tuple[bool, flo
 
 
 def _take(unit: Unit, ids: tuple[str, ...], holder: str) -> frozenset[str]:
-    now, held = unit.now(), set[str]()
+    now, held, known = unit.now(), set[str](), _stored(unit.tx, ids)
     for id_ in ids:
-        stored = unit.tx.leases.get(id_)
+        stored = known.get(id_)
         if stored is None:
             unit.tx.leases.insert(LoopLease(id=id_, holder=holder, until=now + TERM_S))
         elif stored.holder == holder or stored.until <= now:
@@ -292,10 +295,13 @@ def _take(unit: Unit, ids: tuple[str, ...], holder: str) -> frozenset[str]:
 
 
 def _give_back(unit: Unit, ids: tuple[str, ...], holder: str) -> None:
-    for id_ in ids:
-        stored = unit.tx.leases.get(id_)
-        if stored is not None and stored.holder == holder:
+    for stored in _stored(unit.tx, ids).values():
+        if stored.holder == holder:
             unit.tx.leases.update(replace(stored, until=0.0))
+
+
+def _stored(tx: Transaction, ids: tuple[str, ...]) -> dict[str, LoopLease]:
+    return {lease.id: lease for lease in tx.leases.select(within("id", ids))}
 
 
 def _refusal(error: BaseException) -> ShellWeGoError | None:

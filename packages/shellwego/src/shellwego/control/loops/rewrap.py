@@ -8,18 +8,18 @@ told; so does everything while the KMS does not answer. The loop also notices a 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
 from shellwego.control.events import changes
 from shellwego.control.loops.lease import Leases, run_leased
+from shellwego.control.loops.tries import Tries
 from shellwego.control.sealing import Sealer, note_master_key, rewrapped
 from shellwego.control.unit import Control, Unit
 from shellwego.core.envelope import DataKey
-from shellwego.core.errors import ConflictError, ShellWeGoError, UnavailableError
-from shellwego.core.troubles import Troubles
+from shellwego.core.errors import ConflictError, UnavailableError
 from shellwego.ports.kms import MISSING_MASTER_KEY, WrappedKey
 from shellwego.ports.store import Op, Transaction, Where
 from shellwego.wire import subjects
@@ -41,24 +41,14 @@ class Rewrapper:
 
     control: Control
     sealer: Sealer
-    _troubles: Troubles = field(default_factory=Troubles)
 
     async def run(self) -> None:
         """Look at every hint and on a timer, for ever."""
+        tries = Tries(self.control.clock, _log, "rewrap.step_failed", "rewrap.step_works_again")
         async with contextlib.aclosing(changes(self.control, subjects.MASTER_KEYS, LOOK_AGAIN_S)) as ticks:
             async for _ in ticks:
-                await self._try_step()
-
-    async def _try_step(self) -> None:
-        clock = self.control.clock
-        try:
-            await self.step()
-        except ShellWeGoError as error:
-            if trouble := self._troubles.failed("step", error.message, clock.monotonic()):
-                _log.warning("rewrap.step_failed", reason=error.message, **trouble.fields)
-        else:
-            if trouble := self._troubles.passed("step", clock.monotonic()):
-                _log.info("rewrap.step_works_again", **trouble.fields)
+                with tries.tried():
+                    await self.step()
 
     async def step(self) -> int:
         """Move all that are under another master key than the current one; returns how many were moved."""

@@ -12,27 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
 from shellwego.control.changes import apply, prune
-from shellwego.control.facts import UNFINISHED, placement_request, process_peers, releases_of, rollout_facts
-from shellwego.control.holds import hold, obstacle
+from shellwego.control.facts import UNFINISHED, rollout_facts
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.hints import all_apps, hinted_apps
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.schedule import Schedule
-from shellwego.control.memories import leave, with_memory
+from shellwego.control.placements import placements, store_placements, waiting_instances
 from shellwego.control.placer import READING_SHARE, Placer
-from shellwego.control.preemption import find_room, make_room, reservation
 from shellwego.control.unit import Control, Unit
-from shellwego.core.apps import App
 from shellwego.core.errors import ShellWeGoError
-from shellwego.core.instances import Desired, Instance, Phase
-from shellwego.core.placement import Placement, Refusal
-from shellwego.core.preemption import Preemption, Reserved
+from shellwego.core.instances import Desired, Phase
 from shellwego.core.rollout import plan_rollout
 from shellwego.core.troubles import Troubles
 from shellwego.ports.store import Transaction, eq, within
@@ -51,7 +46,6 @@ _ON_ITS_WAY = (Phase.PENDING.value, Phase.ASSIGNED.value, Phase.STARTING.value, 
 _log = structlog.get_logger(__name__)
 
 Finder = Callable[[Transaction], set[str]]
-Outcome = Placement | Preemption | Reserved | Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +71,11 @@ def _look(tx: Transaction, app_id: str, placer: Placer) -> StepResult:
         return StepResult(changed=False)
     plan = plan_rollout(rollout_facts(tx, app), tx.now())
     wait_s = _wait(plan.next_at, tx)
-    waiting = _waiting(tx, app)
+    waiting = waiting_instances(tx, app)
     if not plan.changes and not waiting:
         return StepResult(changed=False, wait_s=wait_s)
     placer.read(tx)
-    if plan.changes or next(_placements(tx, app, placer), None) is not None:
+    if plan.changes or next(placements(tx, app, placer), None) is not None:
         return StepResult(changed=True, wait_s=wait_s)
     again_s = placer.due_in_s()
     if again_s > 0:
@@ -105,96 +99,13 @@ def _advance(unit: Unit, app_id: str, placer: Placer) -> StepResult:
         next_at = plan.next_at
         if plan.changes:
             apply(unit, app, plan.changes)
-        placed = _store_placements(unit, app, placer)  # what the plan has just called off needs no place
+        placed = store_placements(unit, app, placer)  # what the plan has just called off needs no place
         if not plan.changes and not placed:
-            settled = not _waiting(unit.tx, app)
+            settled = not waiting_instances(unit.tx, app)
             break
     prune(unit, app_id)
     unit.hint(subjects.app(app_id), _PLANNED if settled else b"")
     return StepResult(changed=True, wait_s=_wait(next_at, unit.tx))
-
-
-def _waiting(tx: Transaction, app: App) -> list[Instance]:
-    pending = tx.instances.select(eq("app_id", app.id), eq("phase", Phase.PENDING.value))
-    return sorted((i for i in pending if i.desired is not Desired.STOP), key=lambda i: (i.process, i.slot, i.id))
-
-
-def _placements(tx: Transaction, app: App, placer: Placer) -> Iterator[tuple[Instance, Outcome]]:
-    """Where the app's waiting instances go; without those for which there is nothing new to say. What is stored of one
-    counts for the next.
-
-    Room for one of a process that nothing could make is not looked for again for the others: that reads all nodes."""
-    waiting = _waiting(tx, app)
-    if not waiting:
-        return
-    placed = process_peers(tx, app.id)
-    peers = {process: placer.peers(placed.get(process, {})) for process in {i.process for i in waiting}}
-    releases = releases_of(tx, [instance.release_id for instance in waiting])
-    in_vain: set[str] = set()
-    claimed: set[str] = set()
-    for instance in waiting:
-        release = releases[instance.release_id]
-        waits = obstacle(tx, instance, release.config, claimed)
-        request, beside = placement_request(tx, instance, release), peers[instance.process]
-        if instance.memory_of and not waits:
-            found = placer.place(tx, with_memory(tx, request, instance), beside)
-            if isinstance(found, Placement) or placer.current():
-                yield instance, found
-            continue
-        outcome: Outcome = Refusal(waits)
-        if not waits:
-            outcome = reservation(tx, instance, request) or placer.place(tx, request, beside)
-        if isinstance(outcome, Refusal) and not waits and placer.current() and instance.process not in in_vain:
-            room = find_room(tx, app, request, instance.priority, beside.by_node)
-            if room is None:
-                in_vain.add(instance.process)
-            else:
-                beside.add(room.node)
-                outcome = room
-        if isinstance(outcome, Placement):
-            claimed |= release.config.volumes_of(instance.process)
-        if _is_news(instance, outcome):
-            yield instance, outcome
-
-
-def _is_news(instance: Instance, outcome: Outcome) -> bool:
-    match outcome:
-        case Placement() | Preemption():
-            return True
-        case Reserved(reason=reason):
-            return reason != instance.placement_reason
-        case Refusal(reason):
-            return reason != instance.placement_reason or bool(instance.reserved_node_id)
-
-
-def _store_placements(unit: Unit, app: App, placer: Placer) -> bool:
-    changed = False
-    for instance, outcome in _placements(unit.tx, app, placer):
-        changed = True
-        match outcome:
-            case Placement(node_id):
-                placed = unit.tx.instances.update(
-                    replace(
-                        instance,
-                        node_id=node_id,
-                        phase=Phase.ASSIGNED,
-                        phase_since=unit.now(),
-                        placement_reason="",
-                        reserved_node_id="",
-                    )
-                )
-                hold(unit, placed)
-                unit.hint(subjects.assignments(node_id))
-            case Preemption():
-                make_room(unit, app, instance, outcome)
-                placer.see(unit.tx, outcome.node.id)
-            case Refusal(reason) if instance.memory_of:
-                leave(unit, app, instance, reason)
-            case Reserved(reason=reason):
-                unit.tx.instances.update(replace(instance, placement_reason=reason))
-            case Refusal(reason):
-                unit.tx.instances.update(replace(instance, placement_reason=reason, reserved_node_id=""))
-    return changed
 
 
 class RolloutLoop:

@@ -5,29 +5,41 @@ for it yet, the counter rises in the transaction that gives those instances the 
 `unrouted_version`: whoever applies that version has a table with, or without, them, because a table is read together with
 its number. One loop numbers; everybody may read.
 
-After a start nothing is known, so the number rises once, and every edge looks once.
+A table may be ahead of its number: an edge may have read one in which an instance was in or out that had come back when this
+loop looked. Its route is as it was then, and that edge would keep the other one; so such a detour counts as a change too.
+
+After a start nothing is known: the routes are taken as they are, and the number rises once, so that every edge looks once.
+
+What is compared is read on a snapshot, which disturbs nobody; the transaction that numbers has the counter and the instances
+that get a number, a few at a time, and no more. One that read the routes of all apps would meet others in the database as
+often as it ran again, and a server that has just taken over would never come to an end of it. An instance that changed since
+the snapshot is left to the look that its change asks for.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
-from shellwego.control.facts import ROUTES_COUNTER, lingering, route_facts
-from shellwego.control.instances import LIVE_PHASES
-from shellwego.control.loops.hints import all_apps, hinted_apps
+from shellwego.control.facts import apps_of, portions
+from shellwego.control.loops.hints import follow_apps
 from shellwego.control.loops.lease import Leases, run_leased
-from shellwego.control.loops.schedule import Schedule
+from shellwego.control.routetable import ROUTES_COUNTER, Routed, routed_apps
 from shellwego.control.unit import Control, Unit
 from shellwego.core.instances import Desired, Instance, Sleep
-from shellwego.core.routes import route_of
+from shellwego.core.routes import detoured, steps
 from shellwego.core.routing import Route
-from shellwego.ports.store import Transaction, eq, within
+from shellwego.ports.store import within
 from shellwego.wire import subjects
 
-SWEEP_EVERY_S = 30.0
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was last seen of an app."""
+
+    route: Route | None
+    steps: Mapping[str, float]
 
 
 @dataclass(slots=True)
@@ -35,78 +47,59 @@ class RoutesLoop:
     """The routes as last numbered, by app."""
 
     control: Control
-    _known: dict[str, Route | None] = field(default_factory=dict)
+    _known: dict[str, _Known] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Keep the numbers until cancelled."""
-        async with contextlib.aclosing(Schedule(self.control.clock)) as schedule, asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen(schedule))
-            tasks.create_task(self._sweep(schedule))
-            tasks.create_task(self._work(schedule))
-
-    async def _listen(self, schedule: Schedule) -> None:
-        async with self.control.bus.subscribe(subjects.ALL_APPS) as hints:
-            async for hint in hints:
-                for app_id in await hinted_apps(self.control, hint):
-                    schedule.add(app_id)
-
-    async def _sweep(self, schedule: Schedule) -> None:
-        while True:
-            known = await self.control.read(all_apps)
-            for app_id in known | self._known.keys():
-                schedule.add(app_id)
-            await self.control.clock.sleep(SWEEP_EVERY_S)
-
-    async def _work(self, schedule: Schedule) -> None:
-        while True:
-            await self.renumber(await schedule.take())
+        seen = await self.control.read(lambda tx: routed_apps(tx, tx.apps.select()))
+        await self.control.commit(partial(_number, seen=()))
+        self._note(seen)
+        await follow_apps(self.control, self._known.keys(), self.renumber)
 
     async def renumber(self, app_ids: Iterable[str]) -> None:
         """Look at some apps; where a route changed, give the table its next number."""
         ids = set(app_ids)
-        news = await self.control.read(lambda tx: self._news(tx, ids))
-        if news:
-            self._known.update(await self.control.commit(lambda unit: _number(unit, news)))
+        seen = await self.control.read(lambda tx: routed_apps(tx, apps_of(tx, ids)))
+        gone = ids & self._known.keys() - seen.keys()
+        unnumbered = {row.id: row for routed in seen.values() for row in _unnumbered(routed)}
+        for some in portions(unnumbered):
+            await self.control.commit(partial(_number, seen=[unnumbered[id_] for id_ in some]))
+        if not unnumbered and (gone or any(self._is_news(app_id, routed) for app_id, routed in seen.items())):
+            await self.control.commit(partial(_number, seen=()))
+        for app_id in gone:
+            del self._known[app_id]
+        self._note(seen)
 
-    def _news(self, tx: Transaction, app_ids: set[str]) -> set[str]:
-        """The apps whose route differs from the known one, or who have an instance to number."""
-        return {
-            id_
-            for id_, route in _routes(tx, app_ids).items()
-            if id_ not in self._known or route != self._known[id_] or _leaving(tx, id_) or _entering(tx, route)
-        }
+    def _is_news(self, app_id: str, routed: Routed) -> bool:
+        known = self._known.get(app_id)
+        return known is None or routed.route != known.route or detoured(known.steps, steps(routed.instances))
+
+    def _note(self, seen: dict[str, Routed]) -> None:
+        self._known |= {app_id: _Known(routed.route, steps(routed.instances)) for app_id, routed in seen.items()}
 
 
-def _number(unit: Unit, app_ids: set[str]) -> dict[str, Route | None]:
-    version, routes = unit.tx.next(ROUTES_COUNTER), _routes(unit.tx, app_ids)
-    for app_id, route in routes.items():
-        leaving = [replace(instance, unrouted_version=version) for instance in _leaving(unit.tx, app_id)]
-        entering = [replace(instance, routed_version=version) for instance in _entering(unit.tx, route)]
-        for instance in (*leaving, *entering):
-            unit.tx.instances.update(instance)
-            unit.hint(subjects.app(app_id))
+def _number(unit: Unit, seen: Sequence[Instance]) -> None:
+    """Give the table its next number, and that to these instances, as far as they are still as they were seen."""
+    version = unit.tx.next(ROUTES_COUNTER)
+    stored = {row.id: row for row in unit.tx.instances.select(within("id", tuple(row.id for row in seen)))}
+    for row in seen:
+        if stored.get(row.id) == row:
+            numbered = replace(row, unrouted_version=version) if _leaves(row) else replace(row, routed_version=version)
+            unit.tx.instances.update(numbered)
+            unit.hint(subjects.app(row.app_id))
     unit.hint(subjects.ROUTES)
-    return routes
 
 
-def _routes(tx: Transaction, app_ids: Iterable[str]) -> dict[str, Route | None]:
-    """The routes of some apps, each made once: every look at an app, and so every cold start, waits for this."""
-    left = lingering(tx)
-    apps = {app_id: tx.apps.get(app_id) for app_id in app_ids}
-    return {app_id: route_of(route_facts(tx, app, left)) if app else None for app_id, app in apps.items()}
+def _unnumbered(routed: Routed) -> list[Instance]:
+    """Instances that entered the route or left it, and that no version was given to."""
+    entered = {endpoint.instance_id for endpoint in routed.route.endpoints} if routed.route else set()
+    leaving = [row for row in routed.instances if _leaves(row) and row.unrouted_version is None]
+    return leaving + [row for row in routed.instances if row.id in entered and row.routed_version is None]
 
 
-def _entering(tx: Transaction, route: Route | None) -> list[Instance]:
-    """Instances in the route that no version was given to."""
-    rows = [tx.instances.get(endpoint.instance_id) for endpoint in route.endpoints] if route else []
-    return [instance for instance in rows if instance is not None and instance.routed_version is None]
-
-
-def _leaving(tx: Transaction, app_id: str) -> list[Instance]:
-    """Instances that drain, or are to sleep, and that no version was given to."""
-    living = tx.instances.select(eq("app_id", app_id), within("phase", LIVE_PHASES))
-    leaving = (row for row in living if row.desired is Desired.DRAIN or row.sleep is Sleep.DOZING)
-    return [instance for instance in leaving if instance.unrouted_version is None]
+def _leaves(row: Instance) -> bool:
+    """It drains, or is to sleep."""
+    return row.desired is Desired.DRAIN or row.sleep is Sleep.DOZING
 
 
 async def run(control: Control, *, holder: str | Leases = "") -> None:

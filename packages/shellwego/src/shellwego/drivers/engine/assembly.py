@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from plasmavmc.host.client import HelperHost
-from plasmavmc.host.operations import ProcessId
+from plasmavmc.host.operations import ProcessId, Reach, Underlay
 from plasmavmc.images.source import BlobSource
 from plasmavmc.server.assembly import EngineSite, open_engine
 from plasmavmc.types import BackendStatus, Readiness
 from shellwego.core.nodes import MAX_IMAGES, Backend
-from shellwego.drivers.engine.plasmavmc import PlasmaEngine, to_backend, translated
+from shellwego.drivers.engine.failures import translated
+from shellwego.drivers.engine.plasmavmc import PlasmaEngine
+from shellwego.drivers.engine.words import to_backend
 
-__all__ = ["EngineSite", "HostLink", "open_plasma"]
+__all__ = ["EngineSite", "HostLink", "Reach", "Underlay", "open_plasma"]
 
 
 class HostLink:
@@ -81,12 +83,17 @@ async def open_plasma(
     return PlasmaEngine(
         engine.manager,
         probe=probe,
+        recover=engine.recover,
+        resolver=engine.resolver,
         upkeep=engine.upkeep,
         backends=lambda: tuple(_backend(status) for status in engine.parts.registry.statuses()),
         disk_dir=engine.disk_dir,
         images=lambda: engine.parts.images.recent(MAX_IMAGES),
         subnet=str(engine.subnet),
-        connect=engine.parts.network.connect,
+        underlay=site.reach.underlay.value,
+        publish=site.publish,
+        tunnel_port=site.reach.port,
+        network=engine.parts.network,
         version=version,
         confinement=lambda: link.confinement,
         processes=lambda: tuple(ProcessId(pid, start_time) for pid, start_time in edge_processes()),

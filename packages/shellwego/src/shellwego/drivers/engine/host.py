@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from plasmavmc.errors import HostError, PlasmaError
@@ -11,13 +12,19 @@ from plasmavmc.host.architecture import EMULATOR
 from plasmavmc.host.configuration import HelperConfiguration, Listener
 from plasmavmc.host.helper.cgroups import CONTROLLERS, NONE, V2, layouts, parse_mounts
 from plasmavmc.host.installation import Installation, Product
+from plasmavmc.host.ports import NOTHING_PUBLISHED, PublishSite
 from plasmavmc.host.run import find_program
 from plasmavmc.hypervisor.probe import KVM_DEVICE, ProbeCache, ProbeResult, gather_facts
+from plasmavmc.network.dns.probing import answers as resolver_answers
+from plasmavmc.network.dns.probing import is_own_address
+from plasmavmc.network.ipam import SUBNET_FILE, gateway_of
+from plasmavmc.storage.reflink import can_reflink
 from plasmavmc.types import Acceleration
 
 __all__ = [
     "EMULATOR",
     "KVM_DEVICE",
+    "NOTHING_PUBLISHED",
     "Acceleration",
     "HelperConfiguration",
     "Installation",
@@ -25,12 +32,17 @@ __all__ = [
     "PlasmaError",
     "ProbeResult",
     "Product",
+    "PublishSite",
     "assets_present",
+    "can_reflink",
     "cgroup_kinds",
     "confinement",
+    "gateway_in",
     "installation",
+    "is_own_address",
     "ownership",
     "probed",
+    "resolver_answers",
 ]
 
 
@@ -41,6 +53,14 @@ def probed(cache: Path) -> ProbeResult | None:
     except HostError:
         return None
     return ProbeCache(cache / "probes").load(gather_facts(Path(program), assets.kernel, assets.initrd))
+
+
+def gateway_in(data_dir: Path) -> str:
+    """The gateway of the VMs of an installation that was started; empty where there is none, or it may not be read."""
+    try:
+        return str(gateway_of(IPv4Network((data_dir / SUBNET_FILE).read_text().strip())))
+    except (OSError, ValueError):
+        return ""
 
 
 def cgroup_kinds() -> tuple[str, ...]:

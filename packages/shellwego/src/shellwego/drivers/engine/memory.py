@@ -7,23 +7,33 @@ else runs until it is stopped. `boot_s` of virtual time pass between an order an
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
 
+from shellwego.core.addresses import private_address
+from shellwego.core.destinations import Destination
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError
+from shellwego.core.names import NetworkNames
 from shellwego.core.nodes import Backend, NodeFacts
+from shellwego.core.openings import Ingress
 from shellwego.core.peers import PeerNode
+from shellwego.core.publishing import OpenPort
+from shellwego.core.sensitive import Sensitive
+from shellwego.core.subnets import PREFIX
 from shellwego.core.volumes import VolumeView
-from shellwego.drivers.engine.memory_volumes import MemoryVolumes
+from shellwego.drivers.engine.memory_parcels import WHOLE, packed, unpacked
+from shellwego.drivers.engine.memory_sessions import MemoryAttachment, MemoryCopy, MemoryExec
+from shellwego.drivers.engine.memory_volumes import BLOCK, MemorySource, MemoryVolumes
 from shellwego.ports.clock import Clock
-from shellwego.ports.engine import ExecChannel, ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmUsage, VmView
+from shellwego.ports.engine import ExecChannel, LogRecord, VmOrder, VmPhase, VmUsage, VmView
 from shellwego.ports.streams import StreamKind, StreamRequest
-from shellwego.wire.codec import decode, encode
 
 MIB = 1024 * 1024
 DISK_BYTES = 1 << 42
-_WHOLE = b"whole"
-"""Ends a memory that was sent."""
+_FENCED = "the time for which it could have its volumes was over"
 
 
 @dataclass(slots=True)
@@ -33,123 +43,13 @@ class _MemoryVm:
     life: asyncio.Task[None] | None = None
     log: list[LogRecord] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sent:
-    """A memory on its way."""
-
-    whose: tuple[str, str, str]
-    """Organization, project and image."""
-    host: tuple[tuple[str, str], ...]
-    files: Mapping[str, bytes]
-
-
-class MemoryExec:
-    """`echo WORDS` writes them, `exit N` and `true` end, `cat` gives back what it is sent; there are no others."""
-
-    def __init__(self, command: tuple[str, ...]) -> None:
-        self._command = command
-        self._input: asyncio.Queue[bytes] = asyncio.Queue(maxsize=16)
-
-    async def send(self, data: bytes) -> None:
-        await self._input.put(data)
-
-    async def send_eof(self) -> None:
-        await self._input.put(b"")
-
-    async def resize(self, rows: int, columns: int) -> None:
-        pass
-
-    async def signal(self, number: int) -> None:
-        await self._input.put(b"")
-
-    async def output(self) -> AsyncIterator[ExecData | ExecDone]:
-        match self._command:
-            case ("echo", *words):
-                yield ExecData(stream="stdout", data=" ".join(words).encode() + b"\n")
-                yield ExecDone(code=0)
-            case ("cat",):
-                while data := await self._input.get():
-                    yield ExecData(stream="stdout", data=data)
-                yield ExecDone(code=0)
-            case ("exit", code):
-                yield ExecDone(code=int(code))
-            case ("true",):
-                yield ExecDone(code=0)
-            case _:
-                yield ExecData(stream="stderr", data=f"{self._command[0]} was not found in the image\n".encode())
-                yield ExecDone(code=127)
-
-    async def aclose(self) -> None:
-        pass
-
-
-class MemoryCopy:
-    """What comes in is kept by its path as it is, and given out so again."""
-
-    def __init__(self, files: dict[str, bytes], request: StreamRequest) -> None:
-        self._files = files
-        self._request = request
-        self._received = b""
-        self._ended = asyncio.Event()
-
-    async def send(self, data: bytes) -> None:
-        self._received += data
-
-    async def send_eof(self) -> None:
-        self._ended.set()
-
-    async def resize(self, rows: int, columns: int) -> None:
-        pass
-
-    async def signal(self, number: int) -> None:
-        pass
-
-    async def output(self) -> AsyncIterator[ExecData | ExecDone]:
-        path = self._request.path
-        if self._request.kind is StreamKind.COPY_IN:
-            await self._ended.wait()
-            self._files[path] = self._received
-        else:
-            yield ExecData(stream="stdout", data=self._files[path])
-        yield ExecDone(code=0)
-
-    async def aclose(self) -> None:
-        pass
-
-
-class MemoryAttachment:
-    """The workload's log as it is written, until its end; it takes no input."""
-
-    def __init__(self, engine: MemoryEngine, vm: _MemoryVm) -> None:
-        self._engine = engine
-        self._vm = vm
-
-    async def send(self, data: bytes) -> None:
-        pass
-
-    async def send_eof(self) -> None:
-        pass
-
-    async def resize(self, rows: int, columns: int) -> None:
-        pass
-
-    async def signal(self, number: int) -> None:
-        await self._engine.stop(self._vm.view.vm_id, 0)
-
-    async def output(self) -> AsyncIterator[ExecData | ExecDone]:
-        async for record in self._engine.logs(self._vm.view.vm_id, follow=True, tail=0, since=0.0):
-            yield ExecData(stream=record.stream, data=f"{record.text}\n".encode())
-        yield ExecDone(code=self._vm.view.exit_code or 0)
-
-    async def aclose(self) -> None:
-        pass
+    ends_at: float = math.inf
+    """When the time is over for which it has its volumes."""
 
 
 class MemoryEngine:
-    """`ports.engine.Engine` and `VolumeEngine` in memory. Faults: `boots_fail_with`, `sleep_fails_with`, `die`
-    (as a VMM killed), `disks.fails_with`."""
+    """`ports.engine.Engine`, `VolumeEngine` and `FencingEngine` in memory. Faults: `boots_fail_with`, `sleep_fails_with`,
+    `die` (as a VMM killed), `disks.fails_with`."""
 
     def __init__(self, clock: Clock, *, boot_s: float = 0.2, name: str = "memory") -> None:
         self._clock = clock
@@ -159,24 +59,41 @@ class MemoryEngine:
         self._wake = asyncio.Event()
         self._addresses = 1
         self.peers: tuple[PeerNode, ...] = ()
+        self.key_step = 0
+        self.names: dict[str, NetworkNames] = {}
+        """By network."""
+        self.published: tuple[OpenPort, ...] = ()
+        self.known: dict[str, tuple[str, ...]] = {}
+        """VMs of other nodes by the ids of their apps."""
         self.boots_fail_with = ""
         """While set, each boot fails with this reason."""
         self.sleep_fails_with: ShellWeGoError | None = None
         """While set, each suspend and resume fails so."""
         self.disks = MemoryVolumes(DISK_BYTES, self._holders)
+        self._until: Mapping[str, float] = {}
+        """By volume: when the time is over for which VMs may have it."""
+        self._warden: asyncio.Task[None] | None = None
         self.snapshot_host: tuple[tuple[str, str], ...] = (("program", "memory"),)
         """As `core.nodes.Backend` has it: memories are taken from engines where it is the same."""
 
-    async def connect(self, peers: Sequence[PeerNode]) -> tuple[PeerNode, ...]:
-        self.peers = tuple(peers)
+    async def connect(self, peers: Sequence[PeerNode], key_step: int = 0) -> tuple[PeerNode, ...]:
+        self.peers, self.key_step = tuple(peers), key_step
         return ()
 
+    async def name(self, networks: Sequence[NetworkNames]) -> None:
+        self.names = {each.network_id: each for each in networks}
+
+    async def publish(self, ports: Sequence[OpenPort]) -> None:
+        self.published = tuple(ports)
+
     async def start(self) -> None:
+        self.disks.lock()
+        self._until = {}
         self._notify()
 
     async def facts(self) -> NodeFacts:
         backend = Backend(name="memory", status="ready", acceleration="none", isolation="none", max_vcpus=64)
-        backend = replace(backend, max_memory_bytes=1 << 40, suspend=True, volumes=True)
+        backend = replace(backend, max_memory_bytes=1 << 40, suspend=True, volumes=True, encryption=True, fences=True)
         backend = replace(backend, snapshot_host=self.snapshot_host)
         return NodeFacts(
             hostname=self._name,
@@ -196,6 +113,7 @@ class MemoryEngine:
     async def run(self, order: VmOrder) -> None:
         if order.vm_id in self._vms:
             return
+        ends_at = self._ends_at(order)
         for mount in order.workload.mounts:
             self.disks.take(mount.volume_id, order.vm_id)
         view = VmView(
@@ -204,8 +122,11 @@ class MemoryEngine:
             attempt=order.attempt,
             phase=VmPhase.PREPARING,
             detail="image",
+            egress=order.workload.egress,
+            identity=order.workload.app_id,
+            ingress=order.workload.ingress,
         )
-        vm = _MemoryVm(order, view)
+        vm = _MemoryVm(order, view, ends_at=ends_at)
         self._vms[order.vm_id] = vm
         vm.life = asyncio.create_task(self._live(vm))
         self._notify()
@@ -215,7 +136,7 @@ class MemoryEngine:
         if self.boots_fail_with:
             self._end(vm, reason=self.boots_fail_with, reason_code="boot-failed")
             return
-        self._set(vm, phase=VmPhase.RUNNING, address=self._address(), detail="")
+        self._set(vm, phase=VmPhase.RUNNING, detail="", **self._addresses_for(vm.order))
         vm.log.append(LogRecord(time=self._clock.now(), stream="stdout", text="hello"))
         match vm.order.workload.command:
             case ("exit", code):
@@ -225,9 +146,16 @@ class MemoryEngine:
             case _:
                 pass
 
-    def _address(self) -> str:
+    def _addresses_for(self, order: VmOrder) -> dict[str, str]:
         self._addresses += 1
-        return f"10.64.{self._addresses // 256 % 256}.{self._addresses % 256}"
+        ipv4, work = f"10.64.{self._addresses // 256 % 256}.{self._addresses % 256}", order.workload
+        if not work.private_prefix or not work.network_number:
+            return {"address": ipv4}
+        subnet = str(IPv4Network((ipv4, PREFIX), strict=False))
+        return {
+            "address": ipv4,
+            "private_address": private_address(work.private_prefix, subnet, work.network_number, ipv4),
+        }
 
     async def stop(self, vm_id: str, grace_s: float) -> None:
         vm = self._find(vm_id)
@@ -237,6 +165,15 @@ class MemoryEngine:
             vm.life.cancel()
         self._set(vm, phase=VmPhase.STOPPING, asked=True, detail="")
         vm.life = asyncio.create_task(self._stop(vm))
+
+    async def restrict(self, vm_id: str, egress: Sequence[Destination] | None) -> None:
+        self._set(self._find(vm_id), egress=None if egress is None else tuple(egress))
+
+    async def screen(self, vm_id: str, identity: str, ingress: Ingress) -> None:
+        self._set(self._find(vm_id), identity=identity, ingress=ingress)
+
+    async def recognize(self, known: Mapping[str, Sequence[str]]) -> None:
+        self.known = {app_id: tuple(addresses) for app_id, addresses in known.items()}
 
     async def _stop(self, vm: _MemoryVm) -> None:
         await self._clock.sleep(0.01)
@@ -254,10 +191,13 @@ class MemoryEngine:
             return
         if vm.view.phase is not before:
             raise ConflictError(f"vm-{vm.view.phase.value}", f"VM {vm_id} is {vm.view.phase.value}")
+        if before is VmPhase.ASLEEP:
+            vm.ends_at = self._ends_at(vm.order)
         self._set(vm, phase=between)
         await self._clock.sleep(0.01)
         if vm.view.phase is between:  # it may have been stopped, or have died, meanwhile
-            self._set(vm, phase=before if self.sleep_fails_with else after, address=vm.view.address or self._address())
+            addresses = {} if vm.view.address else self._addresses_for(vm.order)
+            self._set(vm, phase=before if self.sleep_fails_with else after, **addresses)
         if self.sleep_fails_with:
             raise self.sleep_fails_with
 
@@ -265,32 +205,22 @@ class MemoryEngine:
         vm = self._find(vm_id)
         if vm.view.phase is not VmPhase.ASLEEP:
             raise ConflictError(f"vm-{vm.view.phase.value}", f"VM {vm_id} is {vm.view.phase.value}")
-        work = vm.order.workload
-        whose = (work.organization_id, work.project_id, work.image_digest)
-        sent = encode(_Sent(whose=whose, host=self.snapshot_host, files=vm.files))
-        for at in range(0, len(sent), 64):
-            yield sent[at : at + 64]
+        for part in packed(vm.order.workload, self.snapshot_host, vm.files):
+            yield part
             await self._clock.sleep(0.001)
             if vm.view.phase is not VmPhase.ASLEEP or self._vms.get(vm_id) is not vm:
                 raise ConflictError("vm-woken", f"VM {vm_id} does not sleep any more")
-        yield _WHOLE
+        yield WHOLE
 
     async def import_memory(self, order: VmOrder, stream: AsyncIterable[bytes]) -> None:
         received = b"".join([chunk async for chunk in stream])
         if order.vm_id in self._vms:
             raise ConflictError("vm-exists", f"VM {order.vm_id} exists already")
-        try:
-            sent = decode(_Sent, received.removesuffix(_WHOLE))
-        except ValueError as error:
-            raise InvalidError("snapshot-damaged", f"the memory that was sent is damaged: {error}") from None
-        if not received.endswith(_WHOLE):
-            raise InvalidError("snapshot-damaged", "the memory that was sent breaks off")
         work = order.workload
-        whose = (work.organization_id, work.project_id, work.image_digest)
-        if (sent.whose, sent.host) != (whose, self.snapshot_host):
-            raise ConflictError("snapshot-foreign", "the memory that was sent is not for this VM and host")
+        files = unpacked(received, work, self.snapshot_host)
         view = VmView(vm_id=order.vm_id, instance_id=order.instance_id, attempt=order.attempt, phase=VmPhase.ASLEEP)
-        self._vms[order.vm_id] = _MemoryVm(order, view, files=dict(sent.files))
+        view = replace(view, egress=work.egress, identity=work.app_id, ingress=work.ingress)
+        self._vms[order.vm_id] = _MemoryVm(order, view, files=files)
         self._notify()
 
     async def delete(self, vm_id: str) -> None:
@@ -328,7 +258,11 @@ class MemoryEngine:
         if request.kind is StreamKind.ATTACH:
             if vm.view.phase is VmPhase.ENDED:
                 raise ConflictError("vm-ended", f"VM {vm_id} has ended")
-            return MemoryAttachment(self, vm)
+            return MemoryAttachment(
+                self.logs(vm_id, follow=True, tail=0, since=0.0),
+                stop=lambda: self.stop(vm_id, 0),
+                code=lambda: vm.view.exit_code or 0,
+            )
         if vm.view.phase is not VmPhase.RUNNING:
             raise ConflictError("vm-not-running", f"VM {vm_id} does not run")
         if not request.path.startswith("/"):
@@ -351,12 +285,35 @@ class MemoryEngine:
     async def volumes(self) -> tuple[VolumeView, ...]:
         return self.disks.views()
 
-    async def create_volume(self, volume_id: str, size_bytes: int) -> None:
-        self.disks.create(volume_id, size_bytes)
+    async def create_volume(self, volume_id: str, size_bytes: int, key: Sensitive | None = None) -> None:
+        self.disks.create(volume_id, size_bytes, key=key)
+        self._notify()
+
+    async def unlock_volume(self, volume_id: str, key: Sensitive) -> None:
+        self.disks.unlock(volume_id, key)
         self._notify()
 
     async def clone_volume(self, snapshot_id: str, volume_id: str, size_bytes: int) -> None:
         self.disks.clone(snapshot_id, volume_id, size_bytes)
+        self._notify()
+
+    @asynccontextmanager
+    async def read_snapshot(self, snapshot_id: str) -> AsyncGenerator[MemorySource]:
+        yield self.disks.source(snapshot_id)
+
+    async def fill_volume(
+        self,
+        volume_id: str,
+        stored_bytes: int,
+        content: AsyncIterable[tuple[int, bytes]],
+        key: Sensitive | None = None,
+    ) -> None:
+        if volume_id not in self.disks.kept:
+            held = bytearray()
+            async for at, data in content:
+                held.extend(bytes(max(at - len(held), 0)))
+                held[at : at + len(data)] = data
+            self.disks.fill(volume_id, stored_bytes, bytes(held), key)
         self._notify()
 
     async def resize_volume(self, volume_id: str, size_bytes: int) -> None:
@@ -371,6 +328,20 @@ class MemoryEngine:
         self.disks.restore(volume_id, snapshot_id)
         self._notify()
 
+    async def send_snapshot(self, snapshot_id: str, since: str = "") -> AsyncGenerator[bytes]:
+        sent = self.disks.send(snapshot_id, since)
+        for start in range(0, len(sent), BLOCK):
+            yield sent[start : start + BLOCK]
+
+    async def receive_snapshot(
+        self, volume_id: str, snapshot_id: str, stream: AsyncIterable[bytes], since: str = ""
+    ) -> str:
+        known = self.disks.kept.get(volume_id)
+        sent = b"" if known and snapshot_id in known.snapshots else b"".join([part async for part in stream])
+        digest = self.disks.receive(volume_id, snapshot_id, sent, since)
+        self._notify()
+        return digest
+
     async def delete_volume(self, volume_id: str) -> None:
         self.disks.delete(volume_id)
         self._notify()
@@ -378,6 +349,40 @@ class MemoryEngine:
     async def delete_snapshot(self, snapshot_id: str) -> None:
         self.disks.delete_snapshot(snapshot_id)
         self._notify()
+
+    async def fence_volumes(self, until: Mapping[str, float]) -> None:
+        self._until = dict(until)
+        now = self._clock.monotonic()
+        for vm in self._vms.values():
+            if vm.ends_at > now:
+                vm.ends_at = self._moment(vm.order)
+        if self._warden is None or self._warden.done():
+            self._warden = asyncio.create_task(self._guard(), name="warden")
+
+    async def _guard(self) -> None:
+        """Kill what is over its time. Of an agent that stands still, or is gone, it needs nothing."""
+        while True:
+            now = self._clock.monotonic()
+            running = [vm for vm in self._vms.values() if vm.view.phase not in (VmPhase.ENDED, VmPhase.ASLEEP)]
+            for vm in running:
+                if vm.ends_at <= now:
+                    if vm.life is not None:
+                        vm.life.cancel()
+                    self._end(vm, reason=_FENCED, reason_code="fenced", asked=True)
+            coming = [moment for moment in (*(vm.ends_at for vm in running), *self._until.values()) if moment > now]
+            if min(coming, default=math.inf) == math.inf:
+                return
+            await self._clock.sleep(min(coming) - now)
+
+    def _moment(self, order: VmOrder) -> float:
+        return min((self._until.get(mount.volume_id, math.inf) for mount in order.workload.mounts), default=math.inf)
+
+    def _ends_at(self, order: VmOrder) -> float:
+        """Of a VM that is about to run."""
+        moment = self._moment(order)
+        if moment <= self._clock.monotonic():
+            raise ConflictError("volume-fenced", f"the time for which {order.vm_id} may have its volumes is over")
+        return moment
 
     def _holders(self) -> Iterator[tuple[str, str]]:
         for vm_id, vm in self._vms.items():
@@ -391,6 +396,8 @@ class MemoryEngine:
                 vm.life.cancel()
         if not keep_vms:
             self._vms.clear()
+            if self._warden is not None:
+                self._warden.cancel()
 
     def _find(self, vm_id: str) -> _MemoryVm:
         if vm_id not in self._vms:
@@ -403,7 +410,7 @@ class MemoryEngine:
 
     def _end(self, vm: _MemoryVm, **changes: object) -> None:
         tail = tuple(record.text for record in vm.log[-50:])
-        self._set(vm, phase=VmPhase.ENDED, address="", detail="", log_tail=tail, **changes)
+        self._set(vm, phase=VmPhase.ENDED, address="", private_address="", detail="", log_tail=tail, **changes)
 
     def _notify(self) -> None:
         self._wake.set()

@@ -7,57 +7,53 @@ restarts; so what `observe` tells of an adopted VM is complete without any memor
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import socket
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
-from plasmavmc import errors as engine_errors
 from plasmavmc import types
-from plasmavmc.guest.api import ExecExit, ExecSession
-from plasmavmc.host import capacity
-from plasmavmc.host.operations import Peer, ProcessId
+from plasmavmc.host import capacity, operations
+from plasmavmc.host.operations import Peer, ProcessId, Source
+from plasmavmc.host.ports import NOTHING_PUBLISHED, Answerer, PublishedPort, PublishSite, Transport
 from plasmavmc.manager import VmManager
+from plasmavmc.network.backend import NetworkBackend
+from plasmavmc.network.dns import names
+from plasmavmc.network.dns.keeper import ResolverKeeper
 from plasmavmc.server.assembly import Probe, Upkeep
 from plasmavmc.states import VmState
 from plasmavmc.types import (
-    OWN_DISKS,
-    BackendCapabilities,
     CopyTarget,
     DiskSource,
     DiskSpec,
     ExecSpec,
     NetworkSpec,
     Scope,
-    TerminalSize,
     Vm,
     VmResources,
     VmSpec,
 )
 from plasmavmc.volumes import VolumeView as EngineVolume
 from shellwego.core.assignments import WorkloadMount
-from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError, UnavailableError
-from shellwego.core.nodes import Backend, NodeFacts
+from shellwego.core.destinations import Destination
+from shellwego.core.names import NetworkNames
+from shellwego.core.nodes import Backend, NodeFacts, Underlay
+from shellwego.core.openings import Ingress
 from shellwego.core.peers import PeerNode
+from shellwego.core.publishing import OpenPort
+from shellwego.core.sensitive import Sensitive
 from shellwego.core.volumes import SnapshotView, VolumeView
-from shellwego.ports.engine import ExecData, ExecDone, LogRecord, VmOrder, VmPhase, VmUsage, VmView
+from shellwego.drivers.engine import warnings
+from shellwego.drivers.engine.failures import translated
+from shellwego.drivers.engine.portwatch import PortWatch
+from shellwego.drivers.engine.sessions import PlasmaExec, PlasmaSource, terminal_size
+from shellwego.drivers.engine.words import from_egress, from_ingress, to_egress, to_ingress, to_usage, to_words
+from shellwego.ports.engine import LogRecord, VmOrder, VmPhase, VmUsage, VmView
 from shellwego.ports.streams import StreamKind, StreamRequest
 
 SNAPSHOT_HOSTS_S = 60.0
-LONGEST_WORD = 128
-"""Of what is told of a host; servers take no essays."""
 _PHASES = {
     VmState.PENDING: VmPhase.PREPARING,
     VmState.PREPARING: VmPhase.PREPARING,
@@ -73,6 +69,8 @@ _PHASES = {
     VmState.DELETING: VmPhase.ENDED,
     VmState.DELETED: VmPhase.ENDED,
 }
+_ASKED = ("stopped", "fenced")
+"""How VMs end that we ended."""
 
 
 def to_spec(order: VmOrder) -> VmSpec:
@@ -88,7 +86,7 @@ def to_spec(order: VmOrder) -> VmSpec:
         env={**work.env, **_revealed(order), "SHELLWEGO_VM_ID": order.vm_id},
         resources=VmResources(work.cpu_milli, work.vcpus, work.memory_bytes, work.disk_bytes),
         volumes=tuple(_disk(mount) for mount in work.mounts),
-        networks=(NetworkSpec(f"nic_{order.vm_id}", work.network_id),),
+        networks=(_network(order),),
         stop_signal=work.stop_signal,
         stop_grace_s=work.stop_grace_s,
         backend=work.backend,
@@ -102,6 +100,20 @@ def to_spec(order: VmOrder) -> VmSpec:
     )
 
 
+def _network(order: VmOrder) -> NetworkSpec:
+    work = order.workload
+    network = NetworkSpec(
+        f"nic_{order.vm_id}",
+        work.network_id,
+        egress=to_egress(work.egress),
+        identity=work.app_id,
+        ingress=to_ingress(work.ingress),
+    )
+    if not work.private_prefix:
+        return network
+    return replace(network, network_number=work.network_number, private_prefix=IPv6Network(work.private_prefix))
+
+
 def _disk(mount: WorkloadMount) -> DiskSpec:
     return DiskSpec(
         id=mount.volume_id,
@@ -112,6 +124,12 @@ def _disk(mount: WorkloadMount) -> DiskSpec:
     )
 
 
+def _peer(peer: PeerNode) -> Peer:
+    private = IPv6Network(peer.private) if peer.private else None
+    underlay = operations.Underlay(peer.underlay.value)
+    return Peer(IPv4Network(peer.subnet), IPv4Address(peer.address), private, underlay, peer.keys, peer.port)
+
+
 def to_volume(found: EngineVolume) -> VolumeView:
     """What the agent sees of a volume. Pure."""
     return VolumeView(
@@ -119,10 +137,37 @@ def to_volume(found: EngineVolume) -> VolumeView:
         size_bytes=found.size_bytes,
         used_bytes=found.used_bytes,
         vm_id=found.vm_id,
+        encrypted=found.encrypted,
+        locked=found.locked,
         snapshots=tuple(
             SnapshotView(snapshot_id=each.snapshot_id, used_bytes=each.used_bytes) for each in found.snapshots
         ),
     )
+
+
+def to_names(networks: Sequence[NetworkNames]) -> names.Names:
+    """The names of networks in the engine's words. Pure."""
+    return names.Names(
+        networks={
+            each.network_id: names.NetworkNames(
+                hosts=each.hosts,
+                services={
+                    name: tuple(names.ServicePlace(target=place.target, port=place.port) for place in places)
+                    for name, places in each.services.items()
+                },
+                texts=each.texts,
+            )
+            for each in networks
+        }
+    )
+
+
+def to_published(port: OpenPort) -> PublishedPort:
+    """A published port in the engine's words. Pure."""
+    answerers = tuple(
+        Answerer(types.vm_key(each.vm_id), IPv4Address(each.ipv4), each.port, each.taking) for each in port.endpoints
+    )
+    return PublishedPort(Transport(port.transport.value), port.port, answerers)
 
 
 def _revealed(order: VmOrder) -> dict[str, str]:
@@ -136,93 +181,31 @@ def to_view(vm: Vm) -> VmView:
     phase = _PHASES[status.state]
     preparing = phase in (VmPhase.PREPARING, VmPhase.STARTING)
     addresses = [endpoint.removeprefix("tcp:") for endpoint in status.endpoints]
+    network = vm.spec.networks[0] if vm.spec.networks else None
     return VmView(
         vm_id=vm.spec.id,
         instance_id=labels.get("instance", ""),
         attempt=int(labels.get("attempt", "0")),
         phase=phase,
         address=addresses[0] if addresses else "",
+        private_address=status.private_address,
         detail=status.reason_code if preparing else "",
-        asked=phase is VmPhase.STOPPING or status.reason_code == "stopped",
+        asked=phase is VmPhase.STOPPING or status.reason_code in _ASKED,
         exit_code=status.exit_code,
         reason=status.reason,
         reason_code="" if preparing else status.reason_code,
         permanent=status.permanent,
         log_tail=status.log_tail,
         acceleration=status.acceleration,
+        egress=from_egress(network.egress) if network else None,
+        identity=network.identity if network else labels.get("app", ""),
+        ingress=from_ingress(network.ingress) if network else None,
         labels=labels,
     )
 
 
-def to_usage(used: types.VmUsage) -> VmUsage:
-    """What a VM uses, in the platform's words. Pure."""
-    pressed = used.pressure
-    return VmUsage(
-        memory_bytes=used.memory_rss_bytes,
-        cpu_seconds=used.cpu_seconds,
-        disk_bytes=used.disk_bytes,
-        pressure={} if pressed is None else {"cpu": pressed.cpu, "memory": pressed.memory, "io": pressed.io},
-    )
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """The engine's errors in the platform's words."""
-    try:
-        yield
-    except engine_errors.NotFoundError as error:
-        raise NotFoundError(error.code, error.brief, resolution=error.resolution) from error
-    except (engine_errors.ConflictError, engine_errors.GuestError) as error:
-        raise ConflictError(error.code, _told(error), resolution=error.resolution) from error
-    except engine_errors.InvalidSpecError as error:
-        raise InvalidError(error.code, error.brief, resolution=error.resolution) from error
-    except engine_errors.PlasmaError as error:
-        kind: type[ShellWeGoError] = UnavailableError if error.temporary else InvalidError
-        raise kind(error.code, _told(error), resolution=error.resolution) from error
-
-
-def _told(error: engine_errors.PlasmaError) -> str:
-    """What happened and what was seen; the remedy goes its own way."""
-    return " — ".join(filter(None, (error.brief, error.details)))
-
-
-class PlasmaExec:
-    """An exec session of the engine in the platform's words."""
-
-    def __init__(self, session: ExecSession) -> None:
-        self._session = session
-
-    async def send(self, data: bytes) -> None:
-        with translated():
-            await self._session.send(data)
-
-    async def send_eof(self) -> None:
-        with translated():
-            await self._session.send_eof()
-
-    async def resize(self, rows: int, columns: int) -> None:
-        with translated():
-            await self._session.resize(TerminalSize(rows, columns))
-
-    async def signal(self, number: int) -> None:
-        with translated():
-            await self._session.signal(number)
-
-    async def output(self) -> AsyncIterator[ExecData | ExecDone]:
-        with translated():
-            async for item in self._session.output():
-                match item:
-                    case ExecExit(code):
-                        yield ExecDone(code=code)
-                    case _:
-                        yield ExecData(stream=item.stream.value, data=item.data)
-
-    async def aclose(self) -> None:
-        await self._session.aclose()
-
-
 class PlasmaEngine:
-    """`ports.engine.Engine` and `VolumeEngine` on a `VmManager`."""
+    """`ports.engine.Engine`, `VolumeEngine` and `FencingEngine` on a `VmManager`."""
 
     def __init__(
         self,
@@ -232,14 +215,21 @@ class PlasmaEngine:
         disk_dir: Path,
         version: str,
         confinement: Callable[[], str],
-        connect: Callable[[Sequence[Peer]], Awaitable[tuple[Peer, ...]]],
+        network: NetworkBackend,
+        publish: PublishSite = NOTHING_PUBLISHED,
         images: Callable[[], tuple[str, ...]] = tuple,
         subnet: str = "",
+        underlay: str = Underlay.PLAIN.value,
+        tunnel_port: int = 0,
         probe: Probe | None = None,
         upkeep: Upkeep | None = None,
         processes: Callable[[], tuple[ProcessId, ...]] = tuple,
+        recover: Callable[[tuple[ProcessId, ...]], Awaitable[object]] | None = None,
+        resolver: ResolverKeeper | None = None,
     ) -> None:
         self._manager = manager
+        self._recover = recover or manager.recover
+        self._resolver = resolver
         self._probe = probe
         self._processes = processes
         self._upkeep = upkeep
@@ -248,23 +238,37 @@ class PlasmaEngine:
         self._disk_dir = disk_dir
         self._version = version
         self._confinement = confinement
-        self._connect = connect
+        self._network = network
+        self._ports = PortWatch(publish)
         self._images = images
         self._subnet = subnet
+        self._underlay = Underlay(underlay)
+        self._tunnel_port = tunnel_port
         self._seen = -1
         self._hosts: dict[str, tuple[tuple[str, str], ...]] = {}
         self._hosts_due = 0.0
         self._hosts_of: tuple[str, ...] = ()
         self._stops: dict[str, asyncio.Task[Vm]] = {}
 
-    async def connect(self, peers: Sequence[PeerNode]) -> tuple[PeerNode, ...]:
-        wanted = {Peer(IPv4Network(peer.subnet), IPv4Address(peer.address)): peer for peer in peers}
+    async def connect(self, peers: Sequence[PeerNode], key_step: int = 0) -> tuple[PeerNode, ...]:
+        wanted = {_peer(peer): peer for peer in peers}
         with translated():
-            return tuple(wanted[peer] for peer in await self._connect(tuple(wanted)))
+            return tuple(wanted[peer] for peer in await self._network.connect(tuple(wanted), key_step))
+
+    async def name(self, networks: Sequence[NetworkNames]) -> None:
+        if self._resolver is not None:
+            self._resolver.name(to_names(networks))
+
+    async def publish(self, ports: Sequence[OpenPort]) -> None:
+        self._ports.published = tuple(ports)
+        with translated():
+            await self._network.publish([to_published(port) for port in ports])
 
     async def start(self) -> None:
         with translated():
-            await self._manager.recover(self._processes())
+            await self._recover(self._processes())
+        if self._resolver is not None:
+            self._beside.append(asyncio.create_task(self._resolver.run(), name="resolver"))
         if self._probe is not None:
             self._beside.append(asyncio.create_task(self._probe(), name="probe"))
         if self._upkeep is not None:
@@ -280,10 +284,27 @@ class PlasmaEngine:
             disk_bytes=capacity.disk_bytes(self._disk_dir),
             backends=backends,
             confinement=self._confinement(),
-            warnings=_warnings(backends, self._confinement(), self._manager.volumes.driver),
+            warnings=self._warnings(backends),
             subnet=self._subnet,
+            underlay=self._underlay,
+            tunnel_keys=self._network.keys,
+            tunnel_port=self._tunnel_port,
             disk_free_bytes=capacity.disk_free_bytes(self._disk_dir),
             images=self._images(),
+        )
+
+    def _warnings(self, backends: tuple[Backend, ...]) -> tuple[str, ...]:
+        """What is weaker on this host than it should be."""
+        manager, resolver = self._manager, self._resolver
+        return (
+            *warnings.emulation(backends),
+            *warnings.confinement(self._confinement()),
+            *warnings.volume_driver(manager.volumes.driver),
+            *warnings.guarding(manager.guarding),
+            *warnings.without_ipv6(manager.lacks_ipv6),
+            *warnings.slow_tunnel(self._network.encrypted_by),
+            *warnings.nameless(resolver.trouble if resolver is not None else ""),
+            *self._ports.warnings(),
         )
 
     async def _with_snapshot_hosts(self, backends: tuple[Backend, ...]) -> tuple[Backend, ...]:
@@ -309,6 +330,19 @@ class PlasmaEngine:
             task = asyncio.create_task(self._manager.stop(vm_id, grace_s), name=f"stop {vm_id}")
             self._stops[vm_id] = task
             task.add_done_callback(lambda _task: self._stops.pop(vm_id, None))
+
+    async def restrict(self, vm_id: str, egress: Sequence[Destination] | None) -> None:
+        with translated():
+            await self._manager.restrict(vm_id, to_egress(egress))
+
+    async def screen(self, vm_id: str, identity: str, ingress: Ingress) -> None:
+        with translated():
+            await self._manager.screen(vm_id, identity, to_ingress(ingress))
+
+    async def recognize(self, known: Mapping[str, Sequence[str]]) -> None:
+        sources = [Source(app_id, IPv6Address(each)) for app_id, addresses in known.items() for each in addresses]
+        with translated():
+            await self._network.recognize(sources)
 
     async def suspend(self, vm_id: str) -> None:
         with translated():
@@ -347,13 +381,35 @@ class PlasmaEngine:
         with translated():
             return tuple(to_volume(volume) for volume in await self._manager.volumes.list())
 
-    async def create_volume(self, volume_id: str, size_bytes: int) -> None:
+    async def create_volume(self, volume_id: str, size_bytes: int, key: Sensitive | None = None) -> None:
         with translated():
-            await self._manager.volumes.create(volume_id, size_bytes)
+            await self._manager.volumes.create(volume_id, size_bytes, key=None if key is None else key.reveal())
+
+    async def unlock_volume(self, volume_id: str, key: Sensitive) -> None:
+        with translated():
+            await self._manager.volumes.unlock(volume_id, key.reveal())
 
     async def clone_volume(self, snapshot_id: str, volume_id: str, size_bytes: int) -> None:
         with translated():
             await self._manager.volumes.clone(snapshot_id, volume_id, size_bytes)
+
+    @asynccontextmanager
+    async def read_snapshot(self, snapshot_id: str) -> AsyncGenerator[PlasmaSource]:
+        async with AsyncExitStack() as stack:
+            with translated():
+                reader = await stack.enter_async_context(self._manager.volumes.content.reading(snapshot_id))
+            yield PlasmaSource(reader)
+
+    async def fill_volume(
+        self,
+        volume_id: str,
+        stored_bytes: int,
+        content: AsyncIterable[tuple[int, bytes]],
+        key: Sensitive | None = None,
+    ) -> None:
+        opened = None if key is None else key.reveal()
+        with translated():
+            await self._manager.volumes.content.fill(volume_id, stored_bytes, content, key=opened)
 
     async def resize_volume(self, volume_id: str, size_bytes: int) -> None:
         with translated():
@@ -367,9 +423,25 @@ class PlasmaEngine:
         with translated():
             await self._manager.volumes.restore(volume_id, snapshot_id)
 
+    async def send_snapshot(self, snapshot_id: str, since: str = "") -> AsyncGenerator[bytes]:
+        with translated():
+            async with aclosing(self._manager.volumes.content.send(snapshot_id, since)) as stream:
+                async for part in stream:
+                    yield part
+
+    async def receive_snapshot(
+        self, volume_id: str, snapshot_id: str, stream: AsyncIterable[bytes], since: str = ""
+    ) -> str:
+        with translated():
+            return await self._manager.volumes.content.receive(volume_id, snapshot_id, stream, since=since)
+
     async def delete_volume(self, volume_id: str) -> None:
         with translated():
             await self._manager.volumes.delete(volume_id)
+
+    async def fence_volumes(self, until: Mapping[str, float]) -> None:
+        with translated():
+            await self._manager.fence(until)
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
         with translated():
@@ -381,7 +453,7 @@ class PlasmaEngine:
             env=request.env,
             workdir=request.workdir or None,
             user=request.user or None,
-            terminal=_terminal(request),
+            terminal=terminal_size(request),
         )
         with translated():
             return PlasmaExec(await self._manager.exec(vm_id, spec))
@@ -395,7 +467,7 @@ class PlasmaEngine:
                 case StreamKind.COPY_OUT:
                     return PlasmaExec(await self._manager.copy_out(vm_id, request.path))
                 case _:
-                    return PlasmaExec(self._manager.attach(vm_id, _terminal(request)))
+                    return PlasmaExec(self._manager.attach(vm_id, terminal_size(request)))
 
     async def logs(self, vm_id: str, *, follow: bool, tail: int, since: float) -> AsyncIterator[LogRecord]:
         with translated():
@@ -405,49 +477,7 @@ class PlasmaEngine:
     async def close(self, *, keep_vms: bool) -> None:
         for task in self._beside:
             task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)  # a probe ends its VM first
         await self._manager.close(keep_vms=keep_vms)
-
-
-def _terminal(request: StreamRequest) -> TerminalSize | None:
-    return TerminalSize(request.rows, request.columns) if request.rows and request.columns else None
-
-
-def _warnings(backends: tuple[Backend, ...], confinement: str, volumes: str) -> tuple[str, ...]:
-    """What is weaker on this host than it should be."""
-    warnings = [
-        f"the CPU is emulated, so VMs are slow and isolated by software only: {backend.reason}"
-        for backend in backends
-        if backend.acceleration == "tcg"
-    ]
-    if confinement == "rlimits":
-        warnings.append("no cgroups are available: VMs are bounded by rlimits only, CPU shares are not enforced")
-    if volumes == "file":
-        warnings.append(
-            "its file system shares no blocks: each snapshot of a volume is a whole copy, and the VM stands still meanwhile"
-            " — Have the data directory on XFS or Btrfs."
-        )
-    return tuple(warnings)
-
-
-def to_words(traits: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """What is told of a host, by name; what is long is told by its digest. Pure."""
-    short = {
-        name: text if len(text) <= LONGEST_WORD else hashlib.sha256(text.encode()).hexdigest()
-        for name, text in traits.items()
-    }
-    return tuple(sorted(short.items()))
-
-
-def to_backend(capabilities: BackendCapabilities, *, reason: str = "") -> Backend:
-    """A usable backend as the platform tells it."""
-    return Backend(
-        name=capabilities.name,
-        status="ready",
-        acceleration=capabilities.acceleration.value,
-        isolation=capabilities.isolation.value,
-        reason=reason,
-        max_vcpus=capabilities.max_vcpus,
-        max_memory_bytes=capabilities.max_memory_bytes,
-        suspend=capabilities.suspend,
-        volumes=capabilities.max_disks > OWN_DISKS,
-    )
+        if self._resolver is not None:
+            await self._resolver.close(keep=keep_vms)

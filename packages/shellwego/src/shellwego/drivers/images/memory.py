@@ -16,7 +16,7 @@ from typing import Any
 
 from shellwego.core.errors import ForbiddenError, InvalidError, NotFoundError, UnavailableError
 from shellwego.core.images import ImageKind
-from shellwego.ports.images import LoadedImage, ResolvedImage
+from shellwego.ports.images import Download, LoadedImage, ResolvedImage
 
 _LONGEST = 64 * 1024 * 1024
 
@@ -73,6 +73,15 @@ class MemoryImages:
             if digest in self._corrupt:
                 raise InvalidError("digest-mismatch", f"a layer of {reference} is corrupt")
             self._stored[digest] = found
+        return self._stored[digest]
+
+    async def copy(self, digest: str, download: Download) -> ResolvedImage:
+        if digest not in self._stored:
+            content = b"".join([chunk async for chunk in download(digest, 0)])
+            if _digest(content) != digest:
+                raise InvalidError("digest-mismatch", f"what came for {digest} is something else")
+            self._contents[digest] = content
+            self._stored[digest] = ResolvedImage(digest=digest, size_bytes=len(content))
         return self._stored[digest]
 
     async def load(self, chunks: AsyncIterator[bytes]) -> tuple[LoadedImage, ...]:

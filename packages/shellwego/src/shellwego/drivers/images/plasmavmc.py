@@ -27,7 +27,8 @@ from plasmavmc.images.stepping import reading
 from plasmavmc.images.wasm import is_wasm, module_of
 from shellwego.core.errors import ForbiddenError, InvalidError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.images import ImageKind
-from shellwego.ports.images import LoadedImage, ResolvedImage
+from shellwego.drivers.images.pulled import PulledBlobs
+from shellwego.ports.images import Download, LoadedImage, ResolvedImage
 
 RESOLVE_TIMEOUT_S = 10.0
 _AT_ONCE = 8
@@ -87,6 +88,13 @@ class PlasmaImages:
             if not self.blobs.has_image(digest):
                 async with self._slots, self._repository(reference) as source:
                     await pull(digest, source, self.blobs, self._limits)
+            return await self._stored(digest)
+
+    async def copy(self, digest: str, download: Download) -> ResolvedImage:
+        with translated():
+            if not self.blobs.has_image(digest):
+                async with self._slots:
+                    await pull(digest, PulledBlobs(download), self.blobs, self._limits)
             return await self._stored(digest)
 
     async def look(self, digest: str) -> ResolvedImage | None:

@@ -1,4 +1,4 @@
-"""Images of a node that has no blobs of its own: it pulls them from servers, by digest, as it builds.
+"""Images pulled from servers, by digest: by a node, which has none, as it builds, and by a server that lacks any.
 
 The engine keeps what arrived of a blob, asks for the rest next time, and believes nothing whose digest it has not checked.
 The servers' credentials for registries stay with them.
@@ -6,7 +6,7 @@ The servers' credentials for registries stay with them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from plasmavmc.errors import ImageError, UnavailableError
@@ -14,9 +14,7 @@ from plasmavmc.images.limits import MANIFEST_BYTES
 from plasmavmc.images.source import BlobRef
 from plasmavmc.images.stepping import reading
 from shellwego.core.errors import NotFoundError, ShellWeGoError
-
-Download = Callable[[str, int], AsyncIterator[bytes]]
-"""The blob with this digest, from an offset on; raises `NotFoundError` where no server has it for this node."""
+from shellwego.ports.images import Download
 
 
 class PulledBlobs:

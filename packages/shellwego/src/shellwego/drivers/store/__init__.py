@@ -1,1 +1,1 @@
-"""Drivers of `ports.store`: memory, and SQLite in WAL mode."""
+"""Drivers of `ports.store`: memory, and SQLite in WAL mode, or PostgreSQL."""

@@ -10,14 +10,12 @@ from sqlalchemy.pool import NullPool
 from shellwego.core.errors import UnavailableError
 from shellwego.drivers.store.location import PostgresUrl
 from shellwego.drivers.store.migrate import HEAD, revision
-from shellwego.drivers.store.postgres import READERS, WRITERS
 
 _QUESTION = """
 SELECT current_setting('server_version'), current_setting('fsync') = 'on' AND current_setting('full_page_writes') = 'on',
     current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - count(*)
 FROM pg_stat_activity WHERE backend_type = 'client backend'
 """
-NEEDED_CONNECTIONS = READERS + WRITERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import Any, Generic, TypeVar, cast
 
 from shellwego.core.apps import App, Release
+from shellwego.core.backups import Backup, BackupPolicy, Vault
 from shellwego.core.buskeys import BusKey
 from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
@@ -26,9 +27,12 @@ from shellwego.core.instances import Instance
 from shellwego.core.invitations import Invitation
 from shellwego.core.joins import JoinToken, NodeAuthority, NodeKey
 from shellwego.core.nodes import Node
+from shellwego.core.publishing import PublishedPort
 from shellwego.core.quota import Quota
+from shellwego.core.replicas import Replica
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.securitygroups import SecurityGroup
 from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.core.volumes import Snapshot, Volume
@@ -108,14 +112,14 @@ class _Rows:
         others, too."""
         fewest, start, best = len(self.by_id), [self.by_id], None
         for where in conditions:
-            if where.op in (Op.EQ, Op.IN):
+            if where.op is Op.EQ or where.op is Op.IN:
                 found = self._having(where)
-                count = sum(map(len, found))
+                count = len(found[0]) if len(found) == 1 else sum(map(len, found))
                 if best is None or count < fewest:
                     fewest, start, best = count, found, where
-        rows = [row for part in start for row in part.values()]
+        rows = [row for part in start for row in part.values()] if fewest else []
         for where in conditions:
-            if where is not best and rows:
+            if rows and where is not best:
                 read, fulfils, value = attrgetter(where.field), _FULFILS[where.op], where.value
                 rows = [row for row in rows if fulfils(read(row), value)]
         return rows
@@ -127,9 +131,12 @@ class _Rows:
             index = self.by_value[where.field] = {}
             for id_, row in self.by_id.items():
                 index.setdefault(getattr(row, where.field), {})[id_] = row
-        values = set(where.value) if isinstance(where.value, tuple) else (where.value,)
-        return [index[value] for value in values if value in index]
+        if not isinstance(where.value, tuple):
+            return [index.get(where.value, _NONE)]
+        return [index[value] for value in set(where.value) if value in index]
 
+
+_NONE: dict[str, Any] = {}
 
 _FULFILS: Mapping[Op, Callable[[Any, Any], bool]] = {
     Op.EQ: operator.eq,
@@ -294,6 +301,12 @@ class MemoryTransaction:
     master_keys: MemoryTable[MasterKey]
     volumes: MemoryTable[Volume]
     snapshots: MemoryTable[Snapshot]
+    backups: MemoryTable[Backup]
+    backup_policies: MemoryTable[BackupPolicy]
+    vaults: MemoryTable[Vault]
+    published_ports: MemoryTable[PublishedPort]
+    replicas: MemoryTable[Replica]
+    security_groups: MemoryTable[SecurityGroup]
 
     def __init__(self, scope: _Scope, tables: dict[str, _Rows], now: float) -> None:
         self._scope = scope

@@ -31,7 +31,7 @@ from shellwego.drivers.store.schema import metadata
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0013"
+HEAD = "0023"
 """The revision of `schema`."""
 _MOST_FAULTS = 5
 _SCRIPTS = Path(__file__).parent / "migrations"
@@ -71,10 +71,26 @@ def downgrade(location: Location, to: str, *, scripts: Path = _SCRIPTS) -> None:
     _migrate(location, scripts, to, lambda config: command.downgrade(config, to))
 
 
+def make(location: Location, to: str, fill: Callable[[sa.Connection], None]) -> None:
+    """Make the tables of revision `to` in an empty database, and fill them, in one transaction; `fill` may run again.
+
+    Raises:
+        ConflictError: the revision is newer than this code.
+    """
+    from alembic import command  # noqa: PLC0415 - see the module's head
+
+    def act(config: Config) -> None:
+        command.upgrade(config, to)
+        fill(config.attributes["connection"])
+
+    check_known(location, to)
+    _migrate(location, _SCRIPTS, to, act)
+
+
 def revision(location: Location) -> str:
     """The revision that the database is at; empty where it has no tables yet."""
-    with _connect(location) as connection:
-        return _revision(connection)
+    with connected(location) as connection:
+        return revision_of(connection)
 
 
 def check_schema(location: Location) -> None:
@@ -104,7 +120,7 @@ def check_schema(location: Location) -> None:
 
 def _columns(location: Location) -> dict[tuple[str, str], bool]:
     """(table, column) → whether a row cannot be without it."""
-    with _connect(location) as connection:
+    with connected(location) as connection:
         return {
             (table, column["name"]): not column["nullable"] and column["default"] is None
             for (_, table), columns in sa.inspect(connection).get_multi_columns().items()
@@ -112,13 +128,15 @@ def _columns(location: Location) -> dict[tuple[str, str], bool]:
         }
 
 
-def _revision(connection: sa.Connection) -> str:
+def revision_of(connection: sa.Connection) -> str:
+    """As `revision`, of a database that is open."""
     if not sa.inspect(connection).has_table("alembic_version"):
         return ""
     return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() or ""
 
 
-def _check_known(location: Location, found: str, scripts: Path) -> None:
+def check_known(location: Location, found: str, scripts: Path = _SCRIPTS) -> None:
+    """Refuse a revision that this code does not know; raises `ConflictError`."""
     from alembic.script import ScriptDirectory  # noqa: PLC0415 - see the module's head
 
     known = {script.revision for script in ScriptDirectory(str(scripts)).walk_revisions()}
@@ -147,13 +165,13 @@ def _migrate(location: Location, scripts: Path, target: str, action: Callable[[C
     """Run `action` alone and in one transaction, where the database is not at `target` already."""
     for _ in range(_TRIES):
         try:
-            with _one_at_a_time, _connect(location, writing=True) as connection, connection.begin():
+            with _one_at_a_time, connected(location, writing=True) as connection, connection.begin():
                 _take_turn(connection)
-                found = _revision(connection)
+                found = revision_of(connection)
                 if found == target:
                     return
                 if found:
-                    _check_known(location, found, scripts)
+                    check_known(location, found, scripts)
                     if isinstance(location, Path):
                         _copy(location, location.with_name(f"{location.name}.before-{target}"))
                 action(_config(connection, scripts))
@@ -180,7 +198,8 @@ def _config(connection: sa.Connection, scripts: Path) -> Config:
 
 
 @contextmanager
-def _connect(location: Location, *, writing: bool = False) -> Iterator[sa.Connection]:
+def connected(location: Location, *, writing: bool = False) -> Iterator[sa.Connection]:
+    """A connection of its own; a file of SQLite is made where there is none."""
     if isinstance(location, PostgresUrl):
         engine = location.engine(poolclass=NullPool)
     else:

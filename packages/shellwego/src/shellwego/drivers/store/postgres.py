@@ -3,7 +3,8 @@
 PostgreSQL lets transactions run side by side and ends one of those that could not have run one after the other. What was
 ended so left nothing, so it runs again, up to `RETRIES` times. Its first try ran beside others; from then on it runs alone
 in this server, and one after the other with the retries of other servers (by a lock that is taken before the snapshot is),
-or hot rows (a counter, a lease) would end it again and again.
+or hot rows (a counter) would end it again and again. What has a time by which it is to be done (the renewal of leases) waits
+for none of that: it has threads and connections of its own (`apart`), and is tried again at once.
 
 A connection that is lost before the COMMIT left nothing either, and the transaction runs again on a new one. Lost at the
 COMMIT, nobody knows: that is told, and not tried again, for the change may be there.
@@ -41,11 +42,16 @@ from shellwego.ports.store import UNIQUE, UNIQUE_IF_GIVEN, Transaction
 
 T = TypeVar("T")
 
-RETRIES = 5
-_PAUSE_S = 0.01
-"""Before the first retry, at most; each further one may wait twice as long."""
+RETRIES = 10
+"""Each costs little, and what met others ten times over met them by their luck: a database that has few rows yet takes
+neighbours for the same, and first tries of other servers ask for no lock."""
+_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.2
+"""Before the first retry, at most, and before any; each further one may wait twice as long."""
 WRITERS, READERS = 8, 4
 """Connections of each kind, with a thread each."""
+APART = 1
+"""Of each kind, for what is done apart."""
+CONNECTIONS = WRITERS + READERS + 2 * APART
 STATEMENT_TIMEOUT_S, LOCK_TIMEOUT_S = 20, 10
 IDLE_TIMEOUT_S = 2
 """A server that stands still in the middle of a transaction loses it, and what it locked, before its leases run out: else
@@ -75,7 +81,7 @@ def open_postgres(url: PostgresUrl, *, clock: Clock | None = None) -> PostgresSt
         ConflictError: a newer version of the platform wrote it, or a development version with another schema; or it cannot
             keep what we write.
     """
-    engine = url.engine(isolation_level="AUTOCOMMIT", pool_size=WRITERS + READERS, pool_recycle=_IDLE_CONNECTION_S)
+    engine = url.engine(isolation_level="AUTOCOMMIT", pool_size=CONNECTIONS, pool_recycle=_IDLE_CONNECTION_S)
     sa.event.listen(engine, "connect", _prepare)
     try:
         with engine.connect() as connection:
@@ -197,14 +203,21 @@ class _Scope(Scope[sa.Connection]):
 class PostgresStore:
     """See `ports.store.Store`; made by `open_postgres`."""
 
-    def __init__(self, url: PostgresUrl, engine: sa.Engine, clock: Clock | None) -> None:
+    def __init__(self, url: PostgresUrl, engine: sa.Engine, clock: Clock | None, *, apart: bool = False) -> None:
         self._url = url
         self._engine = engine
         self._clock = clock
+        self._apart = apart
+        self._begin_retry = (_BEGIN_WRITE,) if apart else _BEGIN_RETRY
         self._turns = Turns()
-        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="store-writer")
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+        writers, readers = (APART, APART) if apart else (WRITERS, READERS)
+        self._writers = ThreadPoolExecutor(writers, thread_name_prefix="store-writer")
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="store-reader")
         self._closed = False
+
+    def apart(self) -> PostgresStore:
+        """See `ports.store.ApartStore`."""
+        return PostgresStore(self._url, self._engine, self._clock, apart=True)
 
     async def transact(self, fn: Callable[[Transaction], T]) -> T:
         self._check_open()
@@ -221,7 +234,8 @@ class PostgresStore:
         self._closed = True
         for threads in (self._writers, self._readers):
             await asyncio.to_thread(threads.shutdown)
-        self._engine.dispose()
+        if not self._apart:
+            self._engine.dispose()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -234,10 +248,10 @@ class PostgresStore:
         except _Again:
             pass
         for retry in range(RETRIES):
-            time.sleep(random.uniform(0, _PAUSE_S * 2**retry))  # noqa: S311 - jitter
+            time.sleep(random.uniform(0, min(_PAUSE_S * 2**retry, _LONGEST_PAUSE_S)))  # noqa: S311 - jitter
             try:
                 with self._turns.alone():
-                    return self._try(fn, *_BEGIN_RETRY)
+                    return self._try(fn, *self._begin_retry)
             except _Again:
                 pass
         raise UnavailableError(

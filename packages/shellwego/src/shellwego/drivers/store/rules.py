@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Protocol
 
 from shellwego.core.apps import App, Release
+from shellwego.core.backups import Backup, BackupPolicy, Vault
 from shellwego.core.buskeys import BusKey
 from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
@@ -18,9 +19,12 @@ from shellwego.core.instances import Instance
 from shellwego.core.invitations import Invitation
 from shellwego.core.joins import JoinToken, NodeAuthority, NodeKey
 from shellwego.core.nodes import Node
+from shellwego.core.publishing import PublishedPort
 from shellwego.core.quota import Quota
+from shellwego.core.replicas import Replica
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.securitygroups import SecurityGroup
 from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.core.volumes import Snapshot, Volume
@@ -65,6 +69,12 @@ ENTITIES: Mapping[str, type] = {
     "master_keys": MasterKey,
     "volumes": Volume,
     "snapshots": Snapshot,
+    "backups": Backup,
+    "backup_policies": BackupPolicy,
+    "vaults": Vault,
+    "published_ports": PublishedPort,
+    "replicas": Replica,
+    "security_groups": SecurityGroup,
 }
 """Table name → entity."""
 
@@ -95,15 +105,23 @@ def check_question(
         ValueError: a defect of the use case, never of a user.
         InvalidError: such a value.
     """
-    allowed = _ASKED_FOR[table]
-    for name in (order.field, *[condition.field for condition in conditions]):
-        if name not in allowed:
-            raise ValueError(f"{table}.{name} has no index; fields that can be asked for: {', '.join(sorted(allowed))}")
-    if after is None and all(where.op not in _COMPARING for where in conditions):
+    allowed, compares = _ASKED_FOR[table], after is not None
+    for where in conditions:
+        if where.field not in allowed:
+            raise _unindexed(table, where.field)
+        compares = compares or where.op in _COMPARING
+    if order.field not in allowed:
+        raise _unindexed(table, order.field)
+    if not compares:
         return
     compared = [(where.field, where.value) for where in conditions if where.op in _COMPARING]
     beyond = [] if after is None else [(order.field, after[0]), ("id", after[1])]
     check_comparable(table, [(field, value) for field, value in compared if not isinstance(value, tuple)] + beyond)
+
+
+def _unindexed(table: str, field: str) -> ValueError:
+    fields = ", ".join(sorted(_ASKED_FOR[table]))
+    return ValueError(f"{table}.{field} has no index; fields that can be asked for: {fields}")
 
 
 def taken(table: str, key: Sequence[str]) -> ConflictError:

@@ -19,6 +19,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
 from shellwego.core.apps import App, Release
+from shellwego.core.backups import Backup, BackupPolicy, Vault
 from shellwego.core.buskeys import BusKey
 from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment
@@ -29,9 +30,12 @@ from shellwego.core.instances import Instance
 from shellwego.core.invitations import Invitation
 from shellwego.core.joins import JoinToken, NodeAuthority, NodeKey
 from shellwego.core.nodes import Node
+from shellwego.core.publishing import PublishedPort
 from shellwego.core.quota import Quota
+from shellwego.core.replicas import Replica
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretVersion
+from shellwego.core.securitygroups import SecurityGroup
 from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenUse, User
 from shellwego.core.volumes import Snapshot, Volume
@@ -342,6 +346,12 @@ class SqlTransaction:
     master_keys: SqlTable[MasterKey]
     volumes: SqlTable[Volume]
     snapshots: SqlTable[Snapshot]
+    backups: SqlTable[Backup]
+    backup_policies: SqlTable[BackupPolicy]
+    vaults: SqlTable[Vault]
+    published_ports: SqlTable[PublishedPort]
+    replicas: SqlTable[Replica]
+    security_groups: SqlTable[SecurityGroup]
 
     def __init__(self, scope: Scope[Any], now: Callable[[], float]) -> None:
         self._scope = scope

@@ -90,7 +90,7 @@ def _connect(path: Path) -> Connection:
         path, isolation_level=None, check_same_thread=False, cached_statements=PLANS_KEPT, factory=Connection
     )
     connection.create_function("lower", 1, str.lower, deterministic=True)  # SQLite's own knows ASCII only
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
     return connection
 

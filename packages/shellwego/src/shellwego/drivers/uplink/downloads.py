@@ -1,4 +1,4 @@
-"""Downloads of blobs and memories over the uplink, from whichever server has them.
+"""Downloads of blobs, memories and volumes over the uplink, from whichever server has them.
 
 They have connections of their own, so that a large image holds up no report. A download that breaks goes on at the next
 server, from the byte where it broke.
@@ -69,11 +69,23 @@ class Downloads:
     async def memory(self, node_id: str, instance_id: str) -> AsyncGenerator[bytes]:
         """See `ports.uplink.Memories`; the servers know by its key which node it is. One that broke off is not gone on
         with at another server: its reader begins anew."""
+        async with aclosing(self._whole(f"{uplink.MEMORIES}{instance_id}")) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def replica(self, node_id: str, replica_id: str, snapshot_id: str, since: str) -> AsyncGenerator[bytes]:
+        """See `ports.uplink.Replicas`; as `memory`."""
+        names = [replica_id, snapshot_id, *([since] if since else [])]
+        async with aclosing(self._whole(f"{uplink.REPLICAS}{'/'.join(names)}")) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _whole(self, path: str) -> AsyncGenerator[bytes]:
         trouble: ShellWeGoError | None = None
         for url in self._rota.order(_now()):
             begun = False
             try:
-                async with self._at_once, aclosing(self._from(url, f"{uplink.MEMORIES}{instance_id}", 0)) as chunks:
+                async with self._at_once, aclosing(self._from(url, path, 0)) as chunks:
                     async for chunk in chunks:
                         begun = True
                         yield chunk

@@ -13,8 +13,19 @@ from typing import TypeVar
 
 import structlog
 
-from shellwego.core.assignments import Assignments, NodeReport, Registration, SecretsRequest, SecretValues
+from shellwego.core.assignments import (
+    Assignments,
+    NodeReport,
+    Registration,
+    SecretsRequest,
+    SecretValues,
+    VolumeKey,
+    VolumeKeyRequest,
+)
+from shellwego.core.backups import BackupAccess, BackupAccessRequest
 from shellwego.core.errors import ShellWeGoError, UnavailableError
+from shellwego.core.names import NodeNames
+from shellwego.core.publishing import NodePorts
 from shellwego.core.routing import EdgeReport, RouteTable
 from shellwego.ports.clock import Clock
 from shellwego.ports.uplink import EdgeUplink, NodeUplink
@@ -96,10 +107,30 @@ class MemoryNodeUplink:
         await self._link.travel(_THERE)
         return _copy(int, await self._link.call(self._server.report(sent)))
 
+    async def names(self, node_id: str) -> NodeNames:
+        sent = _copy(str, node_id)
+        await self._link.travel(_THERE)
+        return _copy(NodeNames, await self._link.call(self._server.names(sent)))
+
+    async def ports(self, node_id: str) -> NodePorts:
+        sent = _copy(str, node_id)
+        await self._link.travel(_THERE)
+        return _copy(NodePorts, await self._link.call(self._server.ports(sent)))
+
     async def secrets(self, request: SecretsRequest) -> SecretValues:
         sent = _copy(SecretsRequest, request)
         await self._link.travel(_THERE)
         return _copy(SecretValues, await self._link.call(self._server.secrets(sent)))
+
+    async def backup_access(self, request: BackupAccessRequest) -> BackupAccess:
+        sent = _copy(BackupAccessRequest, request)
+        await self._link.travel(_THERE)
+        return _copy(BackupAccess, await self._link.call(self._server.backup_access(sent)))
+
+    async def volume_key(self, request: VolumeKeyRequest) -> VolumeKey:
+        sent = _copy(VolumeKeyRequest, request)
+        await self._link.travel(_THERE)
+        return _copy(VolumeKey, await self._link.call(self._server.volume_key(sent)))
 
 
 class MemoryEdgeUplink:

@@ -12,14 +12,26 @@ import io
 import random
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TypeVar
 
 import aiohttp
 
-from shellwego.core.assignments import Assignments, NodeReport, Registration, SecretsRequest, SecretValues
+from shellwego.core.assignments import (
+    Assignments,
+    NodeReport,
+    Registration,
+    SecretsRequest,
+    SecretValues,
+    VolumeKey,
+    VolumeKeyRequest,
+)
+from shellwego.core.backups import BackupAccess, BackupAccessRequest
 from shellwego.core.errors import ShellWeGoError, UnavailableError
+from shellwego.core.names import NodeNames
+from shellwego.core.publishing import NodePorts
 from shellwego.core.routing import EdgeReport, RouteTable
 from shellwego.drivers.uplink.rota import Rivals, Rota
 from shellwego.wire import uplink
@@ -29,6 +41,8 @@ from shellwego.wire.uplink import (
     AssignmentsCall,
     Done,
     Method,
+    NamesCall,
+    PortsCall,
     RegisterEdgeAnswer,
     RegisterEdgeCall,
     ReportAnswer,
@@ -38,6 +52,7 @@ from shellwego.wire.uplink import (
 )
 
 A = TypeVar("A")
+T = TypeVar("T")
 
 RIVAL_S = 1.0
 CALL_S = 15.0
@@ -183,14 +198,26 @@ class TlsNodeUplink:
         return await self._channel.call(Method.ASSIGNMENTS, AssignmentsCall(node_id=node_id), Assignments)
 
     async def report(self, report: NodeReport) -> int:
-        """One that is too large for a call goes in several, of the same sequence: each instance is in one of them."""
+        """One that is too large for a call goes in several, of the same sequence: each thing is in one of them."""
         epoch = 0
         for part in _parts(report, self._max_report):
             epoch = (await self._channel.call(Method.REPORT, part, ReportAnswer)).epoch
         return epoch
 
+    async def names(self, node_id: str) -> NodeNames:
+        return await self._channel.call(Method.NAMES, NamesCall(node_id=node_id), NodeNames)
+
+    async def ports(self, node_id: str) -> NodePorts:
+        return await self._channel.call(Method.PORTS, PortsCall(node_id=node_id), NodePorts)
+
     async def secrets(self, request: SecretsRequest) -> SecretValues:
         return await self._channel.call(Method.SECRETS, request, SecretValues)
+
+    async def backup_access(self, request: BackupAccessRequest) -> BackupAccess:
+        return await self._channel.call(Method.BACKUP_ACCESS, request, BackupAccess)
+
+    async def volume_key(self, request: VolumeKeyRequest) -> VolumeKey:
+        return await self._channel.call(Method.VOLUME_KEY, request, VolumeKey)
 
 
 class TlsEdgeUplink:
@@ -212,13 +239,30 @@ class TlsEdgeUplink:
 
 
 def _parts(report: NodeReport, limit: int) -> list[NodeReport]:
-    """The report in pieces that fit."""
-    if len(report.instances) <= 1 or len(encode(report)) <= limit:
+    """The report in pieces that fit, where it names more than one thing."""
+    named = sum(map(len, (report.instances, report.volumes, report.backups, report.replicas)))
+    if named <= 1 or len(encode(report)) <= limit:
         return [report]
-    items = list(report.instances.items())
-    half = len(items) // 2
-    halves = (replace(report, instances=dict(part)) for part in (items[:half], items[half:]))
-    return [piece for part in halves for piece in _parts(part, limit)]
+    halves = (_part(report, 0, named // 2), _part(report, named // 2, named))
+    return [piece for half in halves for piece in _parts(half, limit)]
+
+
+def _part(report: NodeReport, first: int, end: int) -> NodeReport:
+    """What it names from the first to before the end: instances, then volumes, then backups, then replicas."""
+    volumes = len(report.instances)
+    backups = volumes + len(report.volumes)
+    replicas = backups + len(report.backups)
+    return replace(
+        report,
+        instances=_some(report.instances, first, end),
+        volumes=_some(report.volumes, first - volumes, end - volumes),
+        backups=_some(report.backups, first - backups, end - backups),
+        replicas=_some(report.replicas, first - replicas, end - replicas),
+    )
+
+
+def _some(named: Mapping[str, T], first: int, end: int) -> dict[str, T]:
+    return dict(islice(named.items(), max(first, 0), max(end, 0)))
 
 
 async def read_whole(response: aiohttp.ClientResponse) -> bytes:

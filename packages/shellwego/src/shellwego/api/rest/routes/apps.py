@@ -14,17 +14,9 @@ from shellwego.api.rest.context import Context
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Listing, Project, contains
 from shellwego.api.rest.routes.common import Here, Ref, resource_router
-from shellwego.api.rest.schemas.apps import (
-    Accepted,
-    AppCreate,
-    AppList,
-    AppPatch,
-    AppView,
-    ScaleBody,
-    plain,
-    references,
-)
+from shellwego.api.rest.schemas.apps import Accepted, AppCreate, AppList, AppPatch, AppView, ScaleBody
 from shellwego.api.rest.schemas.common import pagination
+from shellwego.api.rest.schemas.config import plain, references
 from shellwego.api.rest.schemas.deployments import RolloutBody
 from shellwego.api.rest.views import show_app
 from shellwego.api.rest.waiting import SeenVersion, States, Timeout, wait_for

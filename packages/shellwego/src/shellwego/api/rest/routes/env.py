@@ -8,7 +8,8 @@ from shellwego.api.rest.answers import IfMatch, body_answer, read, write
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Project
 from shellwego.api.rest.routes.common import Ref, resource_router
-from shellwego.api.rest.schemas.apps import EnvBody, EnvView, plain, references, secret_refs
+from shellwego.api.rest.schemas.apps import EnvBody, EnvView
+from shellwego.api.rest.schemas.config import plain, references, secret_refs
 from shellwego.control import apps, deployments
 from shellwego.control.config import ConfigWish
 from shellwego.control.idempotency import Answer

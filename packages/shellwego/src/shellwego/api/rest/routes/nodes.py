@@ -12,9 +12,16 @@ from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Listing, one_of
 from shellwego.api.rest.routes.common import Ref, resource_router
 from shellwego.api.rest.schemas.common import pagination
-from shellwego.api.rest.schemas.nodes import TOLD, DrainBody, NodePatch, drain_view
+from shellwego.api.rest.schemas.nodes import (
+    TOLD,
+    DrainBody,
+    KeyRotationView,
+    NodePatch,
+    drain_view,
+    key_rotation_view,
+)
 from shellwego.api.rest.schemas.resources import NodeList, NodeView, node_view
-from shellwego.control import nodeadmin, scheduling
+from shellwego.control import nodeadmin, peers, scheduling
 from shellwego.control.drains import drain_plan
 from shellwego.control.idempotency import Answer
 from shellwego.control.instances import LIVE_PHASES
@@ -101,13 +108,22 @@ async def drain_node(*, access: Granted, node: Ref, body: DrainBody) -> Response
 
     The node tells in `drain` what is left, and what that waits for; once nothing is, it is `drained`.
     """
-    wish = DrainWish(deadline_s=body.deadline, force=body.force, parallel=body.parallel)
+    wish = DrainWish(deadline_s=body.deadline, force=body.force, parallel=body.parallel, volumes=body.volumes)
 
     def work(unit: Unit, row: Node) -> Answer:
         changed = scheduling.drain(unit, row, wish)
         return body_answer(_show(unit.tx, changed), 202, changed.version)
 
     return await write(access, NodeTarget(node), work)
+
+
+@operation(router, "POST", "/nodes/actions/rotate-keys", permission="nodes:admin", answer=KeyRotationView, status=202)
+async def rotate_node_keys(*, access: Granted) -> Response:
+    """Have all nodes that are reached by WireGuard replace their keys now and not when their time comes. No packet is lost.
+    Asked again while it goes on, it changes nothing."""
+    return await write(
+        access, SystemTarget(), lambda unit, _: body_answer(key_rotation_view(peers.rotate_keys(unit)), 202)
+    )
 
 
 def _moved(unit: Unit, node: Node) -> Answer:

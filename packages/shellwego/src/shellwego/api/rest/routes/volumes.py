@@ -8,13 +8,16 @@ from fastapi import Query
 from starlette.responses import Response
 
 from shellwego.api.rest.answers import IfMatch, body_answer, read, respond, write
+from shellwego.api.rest.context import Context
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Filter, Listing, Project, contains, one_of
 from shellwego.api.rest.routes.common import Here, Id, Ref, resource_router
 from shellwego.api.rest.schemas.common import pagination
 from shellwego.api.rest.schemas.volumes import (
     AttachBody,
+    CopyView,
     DetachBody,
+    PromotionView,
     ResizeBody,
     RestoreBody,
     SnapshotCreate,
@@ -24,24 +27,34 @@ from shellwego.api.rest.schemas.volumes import (
     VolumeCreate,
     VolumeDetail,
     VolumeList,
+    VolumeMoveBody,
+    VolumeMoveView,
     VolumePatch,
     VolumeView,
+    copy_view,
+    move_view,
+    promotion_view,
     snapshot_view,
     volume_view,
 )
 from shellwego.api.rest.waiting import SeenVersion, States, Timeout, wait_for
-from shellwego.control import attachments, volumes
+from shellwego.control import attachments, standbys, volumemoves, volumes
 from shellwego.control.idempotency import Answer
 from shellwego.control.mounts import users
 from shellwego.control.pages import page
-from shellwego.control.scopes import AppTarget, ProjectTarget, VolumeTarget, missing
+from shellwego.control.replicareports import replicas_of
+from shellwego.control.scopes import AppTarget, NodeTarget, ProjectTarget, VolumeTarget, project_of
+from shellwego.control.sealing import Sealing
 from shellwego.control.unit import Unit
+from shellwego.control.volumekeys import VolumeKeys
 from shellwego.core.apps import App, Mount
 from shellwego.core.deployments import Deployment
 from shellwego.core.nodes import NodeHealth
+from shellwego.core.promotion import standby_of
 from shellwego.core.quantities import parse_size
+from shellwego.core.replicas import Replica
 from shellwego.core.tenancy import Project as ProjectRow
-from shellwego.core.volumes import Volume
+from shellwego.core.volumes import Snapshot, Volume
 from shellwego.ports.store import Transaction, eq
 from shellwego.wire import subjects
 
@@ -54,38 +67,99 @@ def _view(tx: Transaction, volume: Volume) -> VolumeView:
     node = tx.nodes.get(volume.node_id) if volume.node_id else None
     seen = volume.observed
     reason = seen.reason or seen.restore_reason
+    if volume.moving and volume.move is not None:
+        reason = volume.move.reason or reason
+    facts = standbys.facts_of(tx, volume)
     if node is not None and node.health is NodeHealth.DOWN:
-        reason = f"its node {node.name} is down, and its data is nowhere else"
-    return volume_view(volume, node=node.name if node else None, reason=reason)
+        waits = standbys.waits_for(facts)
+        rest = (waits or "its standby copy can take over") if facts.standby else "and its data is nowhere else"
+        reason = f"its node {node.name} is down, {rest}"
+    standby = None if facts.standby is None else _copy(tx, facts.standby)
+    return volume_view(volume, node=node.name if node else None, standby=standby, reason=reason)
 
 
-def _detail(tx: Transaction, volume: Volume) -> VolumeDetail:
+def _copy(tx: Transaction, replica: Replica) -> CopyView:
+    return copy_view(replica, node=_node_name(tx, replica.node_id) if replica.node_id else None, now=tx.now())
+
+
+def _node_name(tx: Transaction, node_id: str) -> str:
+    node = tx.nodes.get(node_id)
+    return node.name if node else node_id
+
+
+def volume_detail(tx: Transaction, volume: Volume) -> VolumeDetail:
+    """A volume with who needs it."""
     mounted_by = sorted(app.name for app in users(tx, volume))
-    return VolumeDetail(mounted_by=mounted_by, **_view(tx, volume).model_dump())
+    copies = sorted(replicas_of(tx, volume.id), key=lambda each: each.id)
+    return VolumeDetail(
+        mounted_by=mounted_by,
+        move=_move(tx, volume),
+        copies=[_copy(tx, replica) for replica in copies],
+        promotion=_promotion(tx, volume),
+        **_view(tx, volume).model_dump(),
+    )
 
 
-def _answer(tx: Transaction, volume: Volume, status: int = 200) -> Answer:
-    return body_answer(_detail(tx, volume), status, volume.version)
+def _promotion(tx: Transaction, volume: Volume) -> PromotionView | None:
+    told = volume.promotion
+    if told is None:
+        return None
+    return promotion_view(told, source=_node_name(tx, told.from_node_id), target=_node_name(tx, told.to_node_id))
 
 
-def _project_of(tx: Transaction, volume: Volume) -> ProjectRow:
-    project = tx.projects.get(volume.project_id)
-    if project is None:
-        raise missing("volume", volume.id)
-    return project
+def _move(tx: Transaction, volume: Volume) -> VolumeMoveView | None:
+    move = volume.move
+    if move is None:
+        return None
+    replica = tx.replicas.get(move.replica_id) if move.active else None
+    source, target = (tx.nodes.get(id_) for id_ in (move.source_node_id, move.target_node_id))
+    return move_view(
+        move,
+        source=source.name if source else move.source_node_id,
+        target=target.name if target else move.target_node_id,
+        round_bytes=replica.observed.bytes if replica else 0,
+    )
+
+
+def _standby(tx: Transaction, volume: Volume) -> Replica | None:
+    return standby_of(replicas_of(tx, volume.id))
+
+
+def _snapshot(tx: Transaction, volume: Volume, snapshot: Snapshot) -> SnapshotView:
+    return snapshot_view(snapshot, _standby(tx, volume))
+
+
+def volume_answer(tx: Transaction, volume: Volume, status: int = 200) -> Answer:
+    """A volume as it is told."""
+    return body_answer(volume_detail(tx, volume), status, volume.version)
 
 
 @operation(router, "POST", "/volumes", permission="volumes:write", answer=VolumeDetail, status=201)
-async def create_volume(*, access: Granted, body: VolumeCreate, project: Project = "") -> Response:
+async def create_volume(*, here: Here, access: Granted, body: VolumeCreate, project: Project = "") -> Response:
     """Make a volume, empty or as a copy of a snapshot."""
+    known = await access.recalled()
+    if known is not None:
+        return respond(known)
+    target = ProjectTarget(project)
     wish = volumes.VolumeWish(
-        name=body.name, size_bytes=body.size_bytes, snapshot_id=body.snapshot or "", protected=body.protected
+        name=body.name,
+        size_bytes=body.size_bytes,
+        snapshot_id=body.snapshot or "",
+        protected=body.protected,
+        encrypted=body.encrypted,
     )
+    key = await key_for(here, *await access.read(target, lambda tx, row: (row, volumes.plan_key(tx, row, wish))))
 
     def work(unit: Unit, row: ProjectRow) -> Answer:
-        return _answer(unit.tx, volumes.create_volume(unit, row, wish), 201)
+        return volume_answer(unit.tx, volumes.create_volume(unit, row, wish, key), 201)
 
-    return await write(access, ProjectTarget(project), work)
+    return await write(access, target, work)
+
+
+async def key_for(here: Context, project: ProjectRow, plan: volumes.KeyPlan) -> Sealing | None:
+    """The key of a volume that is to be made; None: it is not encrypted."""
+    keys = VolumeKeys(here.control, here.sealer)
+    return await keys.for_new(project, plan.origin) if plan.encrypted else None
 
 
 @operation(router, "GET", "/volumes", permission="volumes:read", answer=VolumeList)
@@ -112,7 +186,7 @@ async def list_volumes(
 @operation(router, "GET", "/volumes/{volume}", permission="volumes:read", answer=VolumeDetail)
 async def get_volume(*, access: Granted, volume: Ref, project: Project = "") -> Response:
     """One volume, with who mounts it."""
-    return await read(access, VolumeTarget(volume, project), _answer)
+    return await read(access, VolumeTarget(volume, project), volume_answer)
 
 
 @operation(router, "GET", "/volumes/{volume}/wait", permission="volumes:read", answer=VolumeDetail)
@@ -131,7 +205,7 @@ async def wait_volume(
     states = set(filter(None, state.split(",")))
 
     async def look() -> VolumeDetail:
-        return await access.read(target, _detail)
+        return await access.read(target, volume_detail)
 
     def reached(seen: VolumeDetail) -> bool:
         return seen.state in states or (version is not None and seen.version != version)
@@ -148,7 +222,7 @@ async def update_volume(
 
     def work(unit: Unit, row: Volume) -> Answer:
         match.check(row.version)
-        return _answer(unit.tx, volumes.protect_volume(unit, row, body.protected))
+        return volume_answer(unit.tx, volumes.protect_volume(unit, row, body.protected))
 
     return await write(access, VolumeTarget(volume, project), work)
 
@@ -214,7 +288,7 @@ async def detach_volume(
 
 def _changed(unit: Unit, volume: Volume, app: App, deployment: Deployment | None) -> Answer:
     view = VolumeChange(
-        volume=_detail(unit.tx, volume), app_id=app.id, deployment_id=deployment.id if deployment else None
+        volume=volume_detail(unit.tx, volume), app_id=app.id, deployment_id=deployment.id if deployment else None
     )
     return body_answer(view, 202)
 
@@ -236,7 +310,49 @@ async def resize_volume(
 
     def work(unit: Unit, row: Volume) -> Answer:
         match.check(row.version)
-        return _answer(unit.tx, volumes.resize_volume(unit, _project_of(unit.tx, row), row, size), 202)
+        return volume_answer(unit.tx, volumes.resize_volume(unit, project_of(unit.tx, row.project_id), row, size), 202)
+
+    return await write(access, VolumeTarget(volume, project), work)
+
+
+@operation(
+    router,
+    "POST",
+    "/volumes/{volume}/actions/move",
+    permission="volumes:write",
+    answer=VolumeDetail,
+    status=202,
+    refusals=(412,),
+)
+async def move_volume(
+    *, access: Granted, match: IfMatch, volume: Ref, body: VolumeMoveBody, project: Project = ""
+) -> Response:
+    """Have it go to another node, with its snapshots; the app that mounts it follows, and is stopped for the last of it
+    alone. Takes `nodes:read` on the platform, too."""
+
+    def work(unit: Unit, row: Volume) -> Answer:
+        match.check(row.version)
+        node = access.require(unit.tx, NodeTarget(body.node), "nodes:read")
+        return volume_answer(unit.tx, volumemoves.move_volume(unit, row, node), 202)
+
+    return await write(access, VolumeTarget(volume, project), work)
+
+
+@operation(
+    router,
+    "POST",
+    "/volumes/{volume}/actions/cancel-move",
+    permission="volumes:write",
+    answer=VolumeDetail,
+    status=202,
+    refusals=(412,),
+)
+async def cancel_volume_move(*, access: Granted, match: IfMatch, volume: Ref, project: Project = "") -> Response:
+    """Give its move up: it stays where it is, and the app goes on there. Refused once it has arrived."""
+
+    def work(unit: Unit, row: Volume) -> Answer:
+        match.check(row.version)
+        return volume_answer(unit.tx, volumemoves.cancel_move(unit, row), 202)
 
     return await write(access, VolumeTarget(volume, project), work)
 
@@ -247,7 +363,7 @@ async def create_snapshot(*, access: Granted, volume: Ref, body: SnapshotCreate,
 
     def work(unit: Unit, row: Volume) -> Answer:
         taken = volumes.take_snapshot(unit, row, body.description, freeze=body.freeze)
-        return body_answer(snapshot_view(taken), 202)
+        return body_answer(_snapshot(unit.tx, row, taken), 202)
 
     return await write(access, VolumeTarget(volume, project), work)
 
@@ -259,7 +375,8 @@ async def list_snapshots(*, access: Granted, listing: Listing, volume: Ref, proj
 
     def look(tx: Transaction, row: Volume) -> Answer:
         found = page(tx.snapshots, request, eq("volume_id", row.id))
-        views = [snapshot_view(snapshot) for snapshot in found.items]
+        standby = _standby(tx, row)
+        views = [snapshot_view(snapshot, standby) for snapshot in found.items]
         return body_answer(SnapshotList(data=views, pagination=pagination(found)))
 
     return await read(access, VolumeTarget(volume, project), look)
@@ -271,7 +388,7 @@ async def get_snapshot(*, access: Granted, volume: Ref, snapshot: Id, project: P
     return await read(
         access,
         VolumeTarget(volume, project),
-        lambda tx, row: body_answer(snapshot_view(volumes.find_snapshot(tx, row, snapshot))),
+        lambda tx, row: body_answer(_snapshot(tx, row, volumes.find_snapshot(tx, row, snapshot))),
     )
 
 
@@ -303,16 +420,28 @@ async def delete_snapshot(*, access: Granted, volume: Ref, snapshot: Id, project
     refusals=(412,),
 )
 async def restore_volume(
-    *, access: Granted, match: IfMatch, volume: Ref, body: RestoreBody, project: Project = ""
+    *, here: Here, access: Granted, match: IfMatch, volume: Ref, body: RestoreBody, project: Project = ""
 ) -> Response:
     """Put it back to one of its snapshots: in place, while nothing has it, or as a new volume."""
+    known = await access.recalled()
+    if known is not None:
+        return respond(known)
+    target = VolumeTarget(volume, project)
+    wish = None if body.to is None else volumes.VolumeWish(name=body.to, snapshot_id=body.snapshot)
+
+    def plan(tx: Transaction, row: Volume) -> tuple[ProjectRow, volumes.KeyPlan]:
+        volumes.find_snapshot(tx, row, body.snapshot)
+        owner = project_of(tx, row.project_id)
+        return owner, volumes.plan_key(tx, owner, wish) if wish else volumes.KeyPlan(False)
+
+    owner, planned = await access.read(target, plan)
+    key = await key_for(here, owner, planned)
 
     def work(unit: Unit, row: Volume) -> Answer:
         match.check(row.version)
         snapshot = volumes.find_snapshot(unit.tx, row, body.snapshot)
-        if body.to is None:
-            return _answer(unit.tx, volumes.restore_volume(unit, row, snapshot), 202)
-        wish = volumes.VolumeWish(name=body.to, snapshot_id=snapshot.id)
-        return _answer(unit.tx, volumes.create_volume(unit, _project_of(unit.tx, row), wish), 202)
+        if wish is None:
+            return volume_answer(unit.tx, volumes.restore_volume(unit, row, snapshot), 202)
+        return volume_answer(unit.tx, volumes.create_volume(unit, owner, wish, key), 202)
 
-    return await write(access, VolumeTarget(volume, project), work)
+    return await write(access, target, work)

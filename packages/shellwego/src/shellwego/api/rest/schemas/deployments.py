@@ -8,16 +8,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from shellwego.api.rest.schemas.apps import (
-    ConfigBody,
-    ConfigView,
-    Counts,
-    EnvChanges,
-    Port,
-    config_view,
-    plain,
-    references,
-)
 from shellwego.api.rest.schemas.common import (
     Arguments,
     Body,
@@ -28,6 +18,16 @@ from shellwego.api.rest.schemas.common import (
     View,
     when,
     when_or_none,
+)
+from shellwego.api.rest.schemas.config import (
+    ConfigBody,
+    ConfigView,
+    Counts,
+    EnvChanges,
+    Port,
+    config_view,
+    plain,
+    references,
 )
 from shellwego.control.config import ConfigWish, ProcessWish, refuse_unknown
 from shellwego.control.deployments import Rollout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import zip_longest
 from typing import Annotated
 
 from pydantic import Field
@@ -15,7 +16,18 @@ from shellwego.core.images import Image
 from shellwego.core.instances import PREEMPTED, Instance
 from shellwego.core.liveness import steady_at
 from shellwego.core.nodes import Node
-from shellwego.core.vms import VmUsage
+from shellwego.core.vms import NetworkUsage, VmUsage
+
+
+class NetworkUsageView(View):
+    """What has passed a VM's interface since it was made: packets and bytes it sent (`transmit`) and got (`receive`)."""
+
+    transmit_packets: int
+    transmit_bytes: int
+    receive_packets: int
+    receive_bytes: int
+    dropped: dict[str, int]
+    """Frames that the node did not let pass, by reason: `source-mac`, `source-ipv4`, `arp` and others."""
 
 
 class UsageView(View):
@@ -26,6 +38,8 @@ class UsageView(View):
     disk_bytes: int
     pressure: dict[str, float]
     """Share of the last ten seconds in which something waited for `cpu`, `memory`, `io`; empty where it is not measured."""
+    network: NetworkUsageView | None
+    """Null where the node does not count it."""
 
 
 class InstanceView(View):
@@ -60,6 +74,8 @@ class InstanceView(View):
     created_at: datetime
     phase_since: datetime
     stopped_at: datetime | None
+    private_address: str | None = None
+    """IPv6, by which VMs of its project reach it from any node."""
     usage: UsageView | None = None
     """Told of a single instance only, and where its node answers."""
 
@@ -127,6 +143,16 @@ class BackendView(View):
     """Its VMs can be suspended and resumed."""
     volumes: bool
     """Its VMs can have volumes of the node."""
+    encryption: bool
+    """Those can be encrypted."""
+
+
+class TunnelKeyView(View):
+    """A public key of WireGuard."""
+
+    public_key: str
+    since: datetime | None
+    """When it was first told; null where that is not known."""
 
 
 class NodeView(View):
@@ -157,6 +183,8 @@ class NodeView(View):
     backends: list[BackendView]
     confinement: str
     warnings: list[str]
+    tunnel_keys: list[TunnelKeyView]
+    """The keys by which other nodes know it now, where it is reached by WireGuard."""
     hints: str
     """By which road it hears hints: `bus`, or `link` for its TLS link to the servers; empty: it is in the platform's own
     process."""
@@ -241,6 +269,7 @@ def instance_view(instance: Instance, release: Release | None) -> InstanceView:
         sleep=instance.sleep.value,
         attempt=observed.attempt,
         address=observed.ipv4 or None,
+        private_address=observed.private_address or None,
         reason=_PREEMPTED if instance.preempted else observed.reason or instance.placement_reason,
         reason_code=PREEMPTED if instance.preempted else observed.reason_code,
         detail=observed.detail,
@@ -265,6 +294,17 @@ def usage_view(used: VmUsage | None) -> UsageView | None:
         cpu_seconds=used.cpu_seconds,
         disk_bytes=used.disk_bytes,
         pressure=dict(used.pressure),
+        network=None if used.network is None else network_usage_view(used.network),
+    )
+
+
+def network_usage_view(used: NetworkUsage) -> NetworkUsageView:
+    return NetworkUsageView(
+        transmit_packets=used.transmit_packets,
+        transmit_bytes=used.transmit_bytes,
+        receive_packets=used.receive_packets,
+        receive_bytes=used.receive_bytes,
+        dropped=dict(used.dropped),
     )
 
 
@@ -314,11 +354,16 @@ def node_view(node: Node, instances: int, drain: DrainView | None) -> NodeView:
                 reason=backend.reason,
                 suspend=backend.suspend,
                 volumes=backend.volumes,
+                encryption=backend.encryption,
             )
             for backend in facts.backends
         ],
         confinement=facts.confinement,
         warnings=[*facts.warnings, *([node.unreached] if node.unreached else [])],
+        tunnel_keys=[
+            TunnelKeyView(public_key=key, since=when_or_none(since))
+            for key, since in zip_longest(facts.tunnel_keys, node.tunnel_keys_since[: len(facts.tunnel_keys)])
+        ],
         hints=facts.hints,
         last_heard_at=when(node.last_heard_at),
         created_at=when(node.created_at),

@@ -1,7 +1,8 @@
-"""Memories of instances on the node port: `GET /v1/uplink/memories/<instance>`, all of one, for the node that it moves to.
+"""What goes from node to node, on the node port: `GET /v1/uplink/memories/<instance>`, all of one, for the node that it
+moves to, and `GET /v1/uplink/replicas/<replica>/<snapshot>[/<since>]`, for the node that keeps a copy of a volume.
 
-How long it is nobody knows before, and a memory that broke off cannot be gone on with: it is fetched anew. What is whole
-its reader tells by what is in it.
+How long it is nobody knows before, and what broke off cannot be gone on with: it is fetched anew. What is whole its reader
+tells by what is in it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from shellwego.api.uplink.sending import breaking_off
 from shellwego.core.errors import ForbiddenError, MalformedError, UnavailableError
 from shellwego.core.ids import is_id
 from shellwego.core.nodecallers import Caller, NodeCaller
-from shellwego.ports.uplink import Memories
+from shellwego.core.replicas import marked
+from shellwego.ports.uplink import Memories, Replicas
 from shellwego.wire import uplink
 
 STALL_S = 30.0
@@ -39,7 +41,33 @@ async def send_memory(request: web.BaseRequest, caller: Caller, memories: Memori
     instance_id = request.path.removeprefix(f"{uplink.BASE}{uplink.MEMORIES}")
     if not is_id("ins", instance_id):
         raise MalformedError("uplink-bad-memory", "a memory is named by the id of the instance that is to have it")
-    async with contextlib.aclosing(memories.memory(caller.node_id, instance_id)) as chunks:
+    return await _pass_on(request, memories.memory(caller.node_id, instance_id))
+
+
+async def send_replica(request: web.BaseRequest, caller: Caller, replicas: Replicas) -> web.StreamResponse:
+    """Answer with a snapshot of a volume.
+
+    Raises:
+        ForbiddenError: an edge asks.
+        MalformedError: those are no ids of a replica and snapshots.
+        NotFoundError, ConflictError, UnavailableError: see `ports.uplink.Replicas`.
+        ConnectionError: as `send_memory`.
+    """
+    if not isinstance(caller, NodeCaller):
+        raise ForbiddenError("uplink-not-a-node", f"{caller.name} is an edge, and keeps no volumes")
+    replica_id, *snapshots = request.path.removeprefix(f"{uplink.BASE}{uplink.REPLICAS}").split("/")
+    if not is_id("rep", replica_id) or len(snapshots) not in (1, 2) or not all(map(_is_snapshot, snapshots)):
+        raise MalformedError("uplink-bad-replica", "it is named by a replica, a snapshot, and perhaps an earlier one")
+    snapshot_id, since = (*snapshots, "")[:2]
+    return await _pass_on(request, replicas.replica(caller.node_id, replica_id, snapshot_id, since))
+
+
+def _is_snapshot(text: str) -> bool:
+    return is_id("snap", text) or marked(text) is not None
+
+
+async def _pass_on(request: web.BaseRequest, source: AsyncGenerator[bytes]) -> web.StreamResponse:
+    async with contextlib.aclosing(source) as chunks:
         return await _send(request, await _first(request, chunks), chunks)
 
 
@@ -48,7 +76,7 @@ async def _first(request: web.BaseRequest, chunks: AsyncGenerator[bytes]) -> byt
     try:
         return await _next(request, chunks)
     except TimeoutError:
-        raise UnavailableError("memory-stalled", "the node that has the memory does not send it") from None
+        raise UnavailableError("transfer-stalled", "the node that has it does not send it") from None
 
 
 async def _send(request: web.BaseRequest, chunk: bytes | None, following: AsyncGenerator[bytes]) -> web.StreamResponse:

@@ -1,0 +1,214 @@
+"""A backup of the whole platform, and a platform made of one: its database, master keys, identity and configuration.
+
+In it: every row of the database, of one moment, while servers go on; the file of master keys as it lies, if this host keeps
+one; the installation's id; the configuration, and the files of the API's certificate and key that it names. The authority
+over nodes and edges lies sealed in the database. Of volumes what they hold, where they are chosen (`backupvolumes`). Not
+in it, and told: what other volumes hold, images, logs, passphrases, and a master key that is kept elsewhere.
+
+A restore makes a platform where there is none, of a backup that was read to its end before: the data directory is made
+beside its place and renamed into it, and the database is filled in one transaction. Where that is elsewhere it is filled
+just before the renaming, and what ends between the two is gone on with by the same command (`restoring`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from shellwego.boot.backupfiles import PLAIN, WITH_VOLUMES, Backup, Manifest, Writer, open_backup
+from shellwego.boot.backupvolumes import Holding, Keeper, holding, make_anew
+from shellwego.boot.databaseurl import read_url
+from shellwego.boot.files import replace_file
+from shellwego.boot.masterkeys import KEY_DIRECTORY, KEY_FILE
+from shellwego.boot.restoring import (
+    STAGED,
+    check_room,
+    chosen,
+    draw_mark,
+    filling,
+    finish,
+    gone_on,
+    made_whole,
+    make_beside,
+    take_place,
+)
+from shellwego.boot.settings import UpSettings
+from shellwego.core.errors import ConflictError
+from shellwego.core.sensitive import Sensitive
+from shellwego.drivers.store import dump, migrate
+from shellwego.drivers.store.location import Location, PostgresUrl, parse_url
+
+ROWS, KEYS, INSTALLATION, FILES = "rows/", "master-keys", "installation", "files"
+DATABASE = Path("db") / "state.db"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a platform is, or is to be."""
+
+    settings: UpSettings
+    config_file: Path
+    owner: tuple[int, int] | None = None
+    """Whose its files are to be; None: whoever runs this."""
+
+    @property
+    def data_dir(self) -> Path:
+        return self.settings.data_dir.absolute()
+
+    @property
+    def database(self) -> Location:
+        """Raises `InvalidError`."""
+        url = read_url(self.settings)
+        return parse_url(url) if url else self.data_dir / DATABASE
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What of the operator's own belongs to it."""
+        named = (self.settings.api_cert, self.settings.api_key)
+        return (self.config_file, *(path.absolute() for path in named if path is not None))
+
+
+def create(place: Place, directory: Path, passphrase: Sensitive, now: float, volumes: Collection[str] = ()) -> Manifest:
+    """Write a backup into a directory that must not be there; nothing of it is where this fails.
+
+    `volumes`: names or ids of those that are to be in it, or `all`; the platform has to run for that.
+
+    Raises:
+        ConflictError: `backup-exists`; or the database is of another version; of volumes: as `backupvolumes.Keeper`.
+        NotFoundError: there is no such platform, or volume.
+        InvalidError: the URL of the database cannot be used; or as `backupvolumes.Keeper`.
+        UnavailableError: nobody goes on backing a volume up.
+        OSError: something cannot be read or written.
+    """
+    if directory.exists():
+        raise ConflictError("backup-exists", f"{directory} is there already", resolution="Name a new one.")
+    keys = place.data_dir / KEY_DIRECTORY / KEY_FILE
+    kms = place.settings.kms if place.settings.kms != "local" or keys.exists() else "given"
+    form = WITH_VOLUMES if volumes else PLAIN
+    manifest = Manifest(made_at=now, version=version("shellwego"), revision=migrate.HEAD, kms=kms, format=form)
+    with ExitStack() as end, made_whole(directory) as fresh:
+        writer = Writer(fresh, manifest, passphrase)
+        if volumes:
+            end.enter_context(keeper := Keeper(place.settings, place.database))
+            keeper.keep(volumes, fresh, writer)
+        tables = end.enter_context(dump.snapshot(place.database))
+        for name, read in tables.items():
+            writer.add(f"{ROWS}{name}", read())
+        for name, path in ((KEYS, keys), (INSTALLATION, place.data_dir / "installation")):
+            if path.exists():
+                writer.add(name, [path.read_bytes()])
+        writer.add(FILES, [json.dumps(_operators(place.files)).encode()])
+        return writer.finish()
+
+
+def restore(place: Place, directory: Path, passphrase: Sensitive, volumes: Collection[str] | None = None) -> Manifest:
+    """Make a platform of a backup: all of it, or nothing. One that was interrupted may be given again.
+
+    `volumes`: which of those that are in it are to be made anew, by names or ids, or `all`, or `none`; None: it holds none.
+
+    Raises:
+        InvalidError: `no-backup`, `wrong-passphrase`, `backup-damaged`; or as `backupvolumes.holding`.
+        ConflictError: `backup-too-new`, `schema-too-new`; `not-empty`, `file-differs` or `database-not-empty`, there is
+            something already; `restore-unfinished`, of another backup.
+        PreflightError, UnavailableError: the repository for the volumes cannot be had.
+        OSError: something cannot be written.
+    """
+    backup, database = open_backup(directory, passphrase), place.database
+    migrate.check_known(database, backup.manifest.revision)
+    held = holding(backup, place.settings, volumes)
+    backup.verify()
+    held.verify()
+    choice = chosen(backup.manifest, [each.volume_id for each in held.volumes])
+    if not gone_on(place.data_dir, database, choice):
+        check_room(place.data_dir)
+        dump.check_empty(database)
+        _make(place, backup, held, choice)
+    return backup.manifest
+
+
+def _make(place: Place, backup: Backup, held: Holding, choice: str) -> None:
+    pieces, database = backup.pieces(), place.database
+    files = json.loads(backup.content(pieces[FILES]))
+    missing = _missing_files(files)
+    with ExitStack() as undo:
+        fresh = make_beside(place.data_dir)
+        undo.callback(shutil.rmtree, fresh, ignore_errors=True)
+        for name, path in ((KEYS, Path(KEY_DIRECTORY) / KEY_FILE), (INSTALLATION, Path("installation"))):
+            if name in pieces:
+                (fresh / path).parent.mkdir(mode=0o700, exist_ok=True)
+                replace_file(fresh / path, backup.content(pieces[name]))
+        for path in missing:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            undo.callback(path.unlink, missing_ok=True)
+            replace_file(path, files[str(path)]["text"].encode(), files[str(path)]["mode"])
+        (fresh / DATABASE).parent.mkdir(mode=0o700)
+        if held.volumes:
+            undo.callback(held.put_back(place.owner))
+        if isinstance(database, Path):
+            _load_file(fresh / DATABASE, backup, held)
+            _give_away(fresh, place.owner)
+            take_place(place.data_dir)
+            undo.pop_all()
+            return
+        mark = draw_mark(fresh, choice)
+        _give_away(fresh, place.owner)
+        with filling(database, place.data_dir, mark, undo):
+            _load(database, backup, held, fresh / STAGED / DATABASE.name, mark)
+        finish(place.data_dir)
+
+
+def _load(database: PostgresUrl, backup: Backup, held: Holding, staged: Path, mark: str) -> None:
+    """Fill a database elsewhere; where volumes are made anew, with the rows of one in a file, in which that was done."""
+    if not held.volumes:
+        dump.load(database, backup.manifest.revision, _rows(backup), mark)
+        return
+    staged.parent.mkdir(mode=0o700)
+    _load_file(staged, backup, held)
+    with dump.snapshot(staged) as tables:
+        dump.load(database, migrate.HEAD, tables, mark)
+
+
+def _load_file(path: Path, backup: Backup, held: Holding) -> None:
+    dump.load(path, backup.manifest.revision, _rows(backup))
+    if held.volumes:
+        make_anew(path, held.volumes)
+
+
+def _rows(backup: Backup) -> dict[str, partial[Iterator[bytes]]]:
+    pieces = backup.manifest.pieces
+    return {each.name.removeprefix(ROWS): partial(backup.lines, each) for each in pieces if each.name.startswith(ROWS)}
+
+
+def _operators(paths: tuple[Path, ...]) -> dict[str, dict[str, object]]:
+    found: dict[str, dict[str, object]] = {}
+    for path in paths:
+        if path.exists():
+            found[str(path)] = {"mode": path.stat().st_mode & 0o777, "text": path.read_text()}
+    return found
+
+
+def _missing_files(files: dict[str, dict[str, str]]) -> list[Path]:
+    """Those of the operator's files that are not there; raises `ConflictError` where one is, and is another."""
+    for name, file in files.items():
+        path = Path(name)
+        if path.exists() and path.read_text() != file["text"]:
+            raise ConflictError(
+                "file-differs",
+                f"{path} is there, and is not as in the backup",
+                resolution="Move it away; compare the two afterwards.",
+            )
+    return [Path(name) for name in files if not Path(name).exists()]
+
+
+def _give_away(directory: Path, owner: tuple[int, int] | None) -> None:
+    for path in (directory, *directory.rglob("*")):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+        if owner is not None:
+            os.chown(path, *owner, follow_symlinks=False)

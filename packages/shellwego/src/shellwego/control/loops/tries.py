@@ -1,0 +1,35 @@
+"""What a loop tries again at its next look: a word where it fails, and one once it works again (`core.troubles`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from structlog.typing import FilteringBoundLogger
+
+from shellwego.core.errors import ShellWeGoError
+from shellwego.core.troubles import Troubles
+from shellwego.ports.clock import Clock
+
+
+class Tries:
+    """The tries of one loop, told to `log` by the events `failed` and `passed`."""
+
+    def __init__(self, clock: Clock, log: FilteringBoundLogger, failed: str, passed: str) -> None:
+        self._clock = clock
+        self._log = log
+        self._failed = failed
+        self._passed = passed
+        self._troubles = Troubles()
+
+    @contextmanager
+    def tried(self, key: str = "step", **said: str) -> Iterator[None]:
+        """Around one try of what `key` names; a `ShellWeGoError` goes no further. `said` is told with it."""
+        try:
+            yield
+        except ShellWeGoError as error:
+            if trouble := self._troubles.failed(key, error.message, self._clock.monotonic()):
+                self._log.warning(self._failed, **said, reason=error.message, **trouble.fields)
+        else:
+            if trouble := self._troubles.passed(key, self._clock.monotonic()):
+                self._log.info(self._passed, **said, **trouble.fields)

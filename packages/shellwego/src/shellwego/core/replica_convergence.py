@@ -1,0 +1,222 @@
+"""What an agent does next about the copies that it keeps of other nodes' volumes. Pure, as `core.volume_convergence`.
+
+Theory. What a copy holds is told by its snapshots: the markers of its replica, and the volume's snapshots that come along,
+each before the marker of its round, the oldest first. The next one is fetched on top of the youngest that is there; then the
+marker before goes. What the volume has no more goes before anything is fetched, for it could be that youngest one. A marker
+that this agent has not received itself counts only once the copy was made again what it says, since whoever received it may
+have ended in between; until then nothing is told.
+
+Where the volume's node has not the marker that the copy is based on any more, or the two are not the same, the copy goes and
+is made anew; a snapshot that it has not any more was deleted, and the next order says so. What is here under the volume's id
+and was never of this replica is left alone, and told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from shellwego.core.errors import InvalidError, ShellWeGoError
+from shellwego.core.replicas import ObservedReplica, ReplicaOrder, marked, marker
+from shellwego.core.volume_convergence import RETRY_S, DeleteSnapshot
+from shellwego.core.volumes import Presence, VolumeView
+
+NO_BASE = "marker-not-found"
+"""Code by which the volume's node says that it has not the snapshot any more that the copy is based on."""
+_FOREIGN = "a volume of this id is here that is no copy of this replica"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaMemory:
+    """What is remembered of one copy between two looks."""
+
+    failures: int = 0
+    next_try: float = 0.0
+    reason: str = ""
+    reason_code: str = ""
+    sure: int = 0
+    """The round that the copy is known to hold; 0: none is."""
+    bytes: int = 0
+    """Received in the round under way, or else in the last."""
+    digest: str = ""
+    anew: bool = False
+    """The copy goes, and is made from nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receive:
+    """Fetch a snapshot, as what differs from `since` (empty: whole). One that is here is only made the copy's content."""
+
+    replica_id: str
+    volume_id: str
+    round: int
+    snapshot_id: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discard:
+    """Remove the copy, with all that it has."""
+
+    volume_id: str
+    snapshots: tuple[str, ...]
+
+
+ReplicaAction = Receive | DeleteSnapshot | Discard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaConvergence:
+    """One look's outcome, as `convergence.Convergence`."""
+
+    actions: tuple[tuple[ReplicaOrder, ReplicaAction], ...] = ()
+    observed: Mapping[str, ObservedReplica] = field(default_factory=dict)
+    wake_at: float | None = None
+
+
+def converge_replicas(
+    orders: Iterable[ReplicaOrder],
+    views: Iterable[VolumeView],
+    memories: Mapping[str, ReplicaMemory],
+    under_way: Collection[str],
+    now: float,
+) -> ReplicaConvergence:
+    """What to do so that each copy is as ordered, and what to tell of it; `under_way` are replicas with an action that has
+    not ended."""
+    seen = {view.volume_id: view for view in views}
+    actions: list[tuple[ReplicaOrder, ReplicaAction]] = []
+    observed: dict[str, ObservedReplica] = {}
+    due: list[float] = []
+    for order in orders:
+        view, memory = seen.get(order.volume_id), memories.get(order.replica_id, ReplicaMemory())
+        working = order.replica_id in under_way
+        told = _observe(order, view, memory, working=working)
+        if told is not None:
+            observed[order.replica_id] = told
+        action = None if working else next(_wanted(order, view, memory), None)
+        if action is not None and now >= memory.next_try:
+            actions.append((order, action))
+        elif action is not None:
+            due.append(memory.next_try)
+    return ReplicaConvergence(actions=tuple(actions), observed=observed, wake_at=min(due, default=None))
+
+
+def done(memory: ReplicaMemory, order: ReplicaOrder, action: ReplicaAction, digest: str = "") -> ReplicaMemory:
+    """The memory after an action that succeeded."""
+    kept = replace(memory, failures=0, next_try=0.0, reason="", reason_code="", anew=False)
+    match action:
+        case Receive() if action.snapshot_id == marker(order.replica_id, action.round):
+            return replace(kept, sure=action.round, digest=digest or kept.digest)
+        case Discard():
+            return ReplicaMemory()
+        case Receive() | DeleteSnapshot():
+            return kept
+
+
+def failed(memory: ReplicaMemory, action: ReplicaAction, error: ShellWeGoError, now: float) -> ReplicaMemory:
+    """The memory after an action that failed: it is tried again, ever more slowly; anew, where what the copy is based on is
+    the reason."""
+    base = action.since if isinstance(action, Receive) else ""
+    lost = error.code == NO_BASE and marked(base) is not None
+    differs = bool(base) and isinstance(error, InvalidError)
+    pause = RETRY_S[min(memory.failures, len(RETRY_S) - 1)]
+    return replace(
+        memory,
+        failures=memory.failures + 1,
+        next_try=now + pause,
+        reason=error.message,
+        reason_code=error.code,
+        anew=memory.anew or lost or differs or isinstance(action, Discard),
+    )
+
+
+def _wanted(order: ReplicaOrder, view: VolumeView | None, memory: ReplicaMemory) -> Iterator[ReplicaAction]:
+    """What is to be done, the first thing first."""
+    there = [] if view is None else _snapshots(view)
+    if not order.present or memory.anew or _is_of_another_time(order, there):
+        if view is not None:
+            yield from _removal(view)
+            return
+        if not order.present:
+            return
+    wanted = marker(order.replica_id, order.round)
+    if wanted in there:
+        if memory.sure != order.round:
+            yield _receive(order, wanted, "")
+        yield from _deletions(order, (*_past(there, wanted), *_gone(order, there)))
+        return
+    held = _held(order, there)
+    if view is not None and not held and not any(each in there for each in order.chain):
+        if _gone(order, there):  # what it began with was deleted, and nothing came after it
+            yield from _removal(view)
+        return
+    yield from _deletions(order, _gone(order, there))
+    coming = order.coming if held else order.chain
+    along = [each for each in coming if each in there]
+    base = marker(order.replica_id, held) if held else ""
+    following = next(each for each in (*coming, wanted) if each not in there)
+    yield _receive(order, following, along[-1] if along else base)
+
+
+def _removal(view: VolumeView) -> Iterator[ReplicaAction]:
+    """Nothing is taken from a VM that has it."""
+    if not view.vm_id:
+        yield Discard(volume_id=view.volume_id, snapshots=tuple(_snapshots(view)))
+
+
+def _deletions(order: ReplicaOrder, snapshots: Iterable[str]) -> Iterator[ReplicaAction]:
+    return (DeleteSnapshot(volume_id=order.volume_id, snapshot_id=each) for each in snapshots)
+
+
+def _snapshots(view: VolumeView) -> list[str]:
+    return [snapshot.snapshot_id for snapshot in view.snapshots]
+
+
+def _gone(order: ReplicaOrder, there: Iterable[str]) -> list[str]:
+    return [each for each in there if each in order.gone]
+
+
+def _receive(order: ReplicaOrder, snapshot_id: str, since: str) -> Receive:
+    return Receive(
+        replica_id=order.replica_id,
+        volume_id=order.volume_id,
+        round=order.round,
+        snapshot_id=snapshot_id,
+        since=since,
+    )
+
+
+def _past(there: Iterable[str], wanted: str) -> Iterator[str]:
+    return (each for each in there if marked(each) is not None and each != wanted)
+
+
+def _held(order: ReplicaOrder, there: Iterable[str]) -> int:
+    """The youngest round whose marker is here; 0: none is."""
+    found = filter(None, map(marked, there))
+    return max((round_ for replica_id, round_ in found if replica_id == order.replica_id), default=0)
+
+
+def _is_of_another_time(order: ReplicaOrder, there: Iterable[str]) -> bool:
+    return order.anew and 0 < _held(order, there) < order.round
+
+
+def _observe(
+    order: ReplicaOrder, view: VolumeView | None, memory: ReplicaMemory, *, working: bool
+) -> ObservedReplica | None:
+    """What is told; None: that is not known yet."""
+    told = ObservedReplica(bytes=memory.bytes, reason=memory.reason, reason_code=memory.reason_code)
+    if view is None:
+        gone = not order.present and not working
+        return replace(told, presence=Presence.GONE if gone else Presence.ABSENT)
+    there = _snapshots(view)
+    own = tuple(sorted(each for each in there if marked(each) is None))
+    told = replace(told, presence=Presence.PRESENT, snapshots=own)
+    held = _held(order, there)
+    if not order.present or memory.anew or held < memory.sure or _is_of_another_time(order, there):
+        return told
+    if not held:
+        foreign = not working and not any(each in there for each in (*order.chain, *order.gone))
+        return replace(told, reason=_FOREIGN, reason_code="foreign-copy") if foreign else told
+    if memory.sure != held:
+        return told if memory.reason else None
+    return replace(told, round=held, snapshot_id=marker(order.replica_id, held), digest=memory.digest)

@@ -1,0 +1,117 @@
+"""What a VM uses and may reach, and what a host offers, from one vocabulary to the other. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Network
+
+from plasmavmc import types
+from plasmavmc.types import OWN_DISKS, BackendCapabilities
+from shellwego.core.destinations import Destination, IpProtocol
+from shellwego.core.nodes import Backend
+from shellwego.core.openings import Ingress, Opening
+from shellwego.ports.engine import NetworkUsage, VmUsage
+
+LONGEST_WORD = 128
+"""Of what is told of a host; servers take no essays."""
+
+
+def to_egress(destinations: Sequence[Destination] | None) -> types.Egress:
+    """What a VM may open connections to, in the engine's words. Pure."""
+    if destinations is None:
+        return None
+    return tuple(
+        types.Destination(
+            IPv4Network(each.network), types.IpProtocol(each.protocol.value), each.first_port, each.last_port
+        )
+        for each in destinations
+    )
+
+
+def from_egress(egress: types.Egress) -> tuple[Destination, ...] | None:
+    """The same, back. Pure."""
+    if egress is None:
+        return None
+    return tuple(
+        Destination(
+            network=str(each.network),
+            protocol=IpProtocol(each.protocol.value),
+            first_port=each.first_port,
+            last_port=each.last_port,
+        )
+        for each in egress
+    )
+
+
+def to_ingress(openings: Ingress) -> types.Ingress:
+    """What may be opened to a VM, in the engine's words. Pure."""
+    if openings is None:
+        return None
+    return tuple(
+        types.Opening(each.identity, types.IpProtocol(each.protocol.value), each.first_port, each.last_port)
+        for each in openings
+    )
+
+
+def from_ingress(ingress: types.Ingress) -> Ingress:
+    """The same, back. Pure."""
+    if ingress is None:
+        return None
+    return tuple(
+        Opening(
+            identity=each.identity,
+            protocol=IpProtocol(each.protocol.value),
+            first_port=each.first_port,
+            last_port=each.last_port,
+        )
+        for each in ingress
+    )
+
+
+def to_usage(used: types.VmUsage) -> VmUsage:
+    """What a VM uses, in the platform's words. Pure."""
+    pressed = used.pressure
+    return VmUsage(
+        memory_bytes=used.memory_rss_bytes,
+        cpu_seconds=used.cpu_seconds,
+        disk_bytes=used.disk_bytes,
+        pressure={} if pressed is None else {"cpu": pressed.cpu, "memory": pressed.memory, "io": pressed.io},
+        network=None if used.network is None else to_network_usage(used.network),
+    )
+
+
+def to_network_usage(used: types.NetworkUsage) -> NetworkUsage:
+    return NetworkUsage(
+        transmit_packets=used.transmit_packets,
+        transmit_bytes=used.transmit_bytes,
+        receive_packets=used.receive_packets,
+        receive_bytes=used.receive_bytes,
+        dropped=used.dropped,
+    )
+
+
+def to_words(traits: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What is told of a host, by name; what is long is told by its digest. Pure."""
+    short = {
+        name: text if len(text) <= LONGEST_WORD else hashlib.sha256(text.encode()).hexdigest()
+        for name, text in traits.items()
+    }
+    return tuple(sorted(short.items()))
+
+
+def to_backend(capabilities: BackendCapabilities, *, reason: str = "") -> Backend:
+    """A usable backend as the platform tells it."""
+    return Backend(
+        name=capabilities.name,
+        status="ready",
+        acceleration=capabilities.acceleration.value,
+        isolation=capabilities.isolation.value,
+        reason=reason,
+        max_vcpus=capabilities.max_vcpus,
+        max_memory_bytes=capabilities.max_memory_bytes,
+        suspend=capabilities.suspend,
+        volumes=capabilities.max_disks > OWN_DISKS,
+        encryption=capabilities.encryption,
+        fences=capabilities.max_disks > OWN_DISKS,
+    )
