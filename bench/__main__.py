@@ -26,9 +26,12 @@ MODULES = {
     "p15": "bench.p15_failover",
     "p16": "bench.p16_volumes",
     "p17": "bench.p17_cli",
+    "dns": "bench.dns",
     "store": "bench.store",
     "wasm": "bench.wasm",
     "kernel": "bench.kernel",
+    "taps": "bench.taps",
+    "firewall": "bench.firewall",
 }
 REPORT = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Benchmark results

@@ -10,7 +10,7 @@ import os
 import secrets
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -54,6 +54,15 @@ class Host:
             _set_namespace(before)
             os.close(here)
             os.close(before)
+
+    def processes(self) -> list[int]:
+        """All that are on this host, whoever started them."""
+        own, found = Path("/run/netns", self.namespace).stat().st_ino, []
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError):
+                if entry.name.isdigit() and (entry / "ns/net").stat().st_ino == own:
+                    found.append(int(entry.name))
+        return found
 
     def cut(self, *ways: Way) -> None:
         """Let no IPv4 packet pass its cable in these directions, until `mend`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from examples.cluster.network import Host
 from examples.cluster.part import Part
 from examples.demo.platform import SWG, CommandFailed, qemu_processes
 from plasmavmc.host.names import installation_key
+
+DEATH_S = 10.0
 
 
 class Joined(Part):
@@ -50,11 +53,20 @@ class JoinedNode(Joined):
         return qemu_processes(self.key)
 
     def die(self) -> None:
-        """All its processes end at once, as when its power goes."""
+        """All its processes end at once, as when its power goes.
+
+        Raises:
+            TimeoutError: some of them do not.
+        """
         self.kill()
-        for pid in self.vmms():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + DEATH_S
+        while left := {*self.vmms(), *self.host.processes()}:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.name}: processes {sorted(left)} outlive SIGKILL by {DEATH_S:g} s")
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
 
 
 class JoinedEdge(Joined):

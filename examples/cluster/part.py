@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from examples.demo.platform import SWG, CommandFailed
+from examples.demo.platform import SWG, CommandFailed, end
 
 READY_S = 90.0
 
@@ -75,10 +75,7 @@ class Part:
 
     def stop(self, timeout_s: float = 90.0) -> int:
         """Ask it to end, and wait; returns its exit code."""
-        if self.process is None:
-            return 0
-        self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(timeout_s)
+        code = end(self.process, timeout_s)
         self.process = None
         return code
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from examples.demo.platform import qemu_processes
 from plasmavmc.host.names import installation_key
+from plasmavmc.network.dns.keeper import MODULE as RESOLVER
 
 
-def _haproxies(key: str) -> set[str]:
+def _daemons(key: str) -> set[str]:
+    """HAProxy and the resolver."""
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -18,8 +20,9 @@ def _haproxies(key: str) -> set[str]:
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
             except OSError:
                 continue
-            if Path(words[0]).name == "haproxy" and any(key in word for word in words):
-                found.add(f"haproxy {entry.name}")
+            kind = "resolver" if RESOLVER in words else Path(words[0]).name
+            if kind in ("resolver", "haproxy") and any(key in word for word in words):
+                found.add(f"{kind} {entry.name}")
     return found
 
 
@@ -41,4 +44,4 @@ def of_installation(data_dir: Path) -> frozenset[str]:
     interfaces = {f"interface {name}" for name in os.listdir("/sys/class/net") if name.startswith(f"swg{key[:4]}")}  # noqa: PTH208
     mounts = {f"mount {line.split()[1]}" for line in Path("/proc/mounts").read_text().splitlines() if key in line}
     vms = {f"qemu {pid} {name}" for pid, name in qemu_processes(key).items()}
-    return frozenset(interfaces | mounts | vms | _haproxies(key) | _cgroups(key) | _tables(key))
+    return frozenset(interfaces | mounts | vms | _daemons(key) | _cgroups(key) | _tables(key))

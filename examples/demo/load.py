@@ -23,6 +23,7 @@ class Sample:
     at: float
     """When it was answered, by the monotonic clock."""
     error: str = ""
+    """Why no answer came, or the name of the edge's own page where one of those did."""
     version: str = ""
 
 
@@ -95,6 +96,7 @@ class Load:
             answer = connection.getresponse()
             answer.read()
             status, version = answer.status, answer.getheader("X-Hello-Version", "") or ""
+            error = answer.getheader("X-ShellWeGo-Error", "") or ""
         except (OSError, http.client.HTTPException) as problem:
             error = f"{type(problem).__name__}: {problem}"
             connection.close()

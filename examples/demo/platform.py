@@ -76,10 +76,7 @@ class Platform:
 
     def stop(self, timeout_s: float = 60.0) -> int:
         """Ask it to end, and wait; returns its exit code."""
-        if self.process is None:
-            return 0
-        self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(timeout_s)
+        code = end(self.process, timeout_s)
         self.process = None
         return code
 
@@ -126,6 +123,14 @@ class Platform:
     ) -> None:
         if self.process is not None and self.process.poll() is None:
             self.stop()
+
+
+def end(process: subprocess.Popen[bytes] | None, timeout_s: float) -> int:
+    """Ask a process to end, and wait; returns its exit code, 0 where there is none."""
+    if process is None:
+        return 0
+    process.send_signal(signal.SIGTERM)
+    return process.wait(timeout_s)
 
 
 def qemu_processes(key: str) -> dict[int, str]:
