@@ -7,6 +7,7 @@ again has a race, and is mended. All others depend on no host, and have one try.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -45,9 +46,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     mark = metafunc.definition.get_closest_marker("databases")
     always = (mark.args or ALL) if mark else ("memory",)
-    by_night = () if mark else SQL
-    kinds = [*always, *(pytest.param(kind, marks=pytest.mark.nightly) for kind in by_night)]
-    metafunc.parametrize("database", kinds, indirect=True)
+    by_night = SQL if not mark and metafunc.config.getoption("--nightly") else ()
+    metafunc.parametrize("database", [*always, *by_night], indirect=True)
+
+
+def pytest_configure() -> None:
+    """Commands that tests start listen to interrupts, also where a shell began the tests in its background, deaf to them."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,6 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: "real" not in item.keywords)  # so that no long one is begun when all others are through
     for item in items:
         if "real" in item.keywords:
             item.add_marker(pytest.mark.flaky(reruns=1))
@@ -72,3 +79,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.getreports("rerun"):
         terminalreporter.section(f"failed at first, and was run again: {report.nodeid}", sep="_")
         terminalreporter.line(report.longreprtext)
+        for name, content in report.sections:
+            terminalreporter.line(f"-- {name}, its end:\n{content[-4000:]}")

@@ -18,13 +18,18 @@ from shellwego.core.assignments import (
     Registration,
     SecretsRequest,
     SecretValues,
+    VolumeKey,
+    VolumeKeyRequest,
     VolumeOrder,
     Workload,
     WorkloadMount,
 )
-from shellwego.core.errors import ForbiddenError, ShellWeGoError
+from shellwego.core.backups import BackupAccess, BackupAccessRequest
+from shellwego.core.errors import ForbiddenError, NotFoundError, ShellWeGoError
 from shellwego.core.instances import Observed
+from shellwego.core.names import NodeNames
 from shellwego.core.nodes import WHOLE
+from shellwego.core.publishing import NodePorts
 from shellwego.core.sensitive import Sensitive
 from shellwego.core.volumes import ObservedVolume
 from shellwego.drivers.bus.memory import MemoryBus
@@ -81,7 +86,7 @@ class FakeControl:
     node_id: str = NODE
     known: bool = True
     turned_away: ShellWeGoError | None = None
-    """What each call but those for secrets meets."""
+    """What each call but those for secrets and keys meets."""
     items: dict[str, Assignment] = field(default_factory=dict)
     reports: list[NodeReport] = field(default_factory=list)
     registrations: list[Registration] = field(default_factory=list)
@@ -93,8 +98,14 @@ class FakeControl:
     secrets_of: dict[str, dict[str, str]] = field(default_factory=dict)
     """By instance id."""
     refusal: ShellWeGoError | None = None
-    """What asking for secrets meets."""
+    """What asking for secrets, or a volume's key, meets."""
     handed: int = 0
+    names_told: NodeNames = NodeNames(version="")  # noqa: RUF009 - frozen
+    names_fetched: int = 0
+    ports_told: NodePorts = NodePorts(version="")  # noqa: RUF009 - frozen
+    ports_fetched: int = 0
+    keys: dict[str, Sensitive] = field(default_factory=dict)
+    """Of the encrypted volumes."""
 
     async def register(self, registration: Registration) -> Assignments:
         self.registrations.append(registration)
@@ -115,6 +126,16 @@ class FakeControl:
             self.seen.update(report.volumes)
         return self.epoch
 
+    async def names(self, node_id: str) -> NodeNames:
+        self._check(node_id)
+        self.names_fetched += 1
+        return self.names_told
+
+    async def ports(self, node_id: str) -> NodePorts:
+        self._check(node_id)
+        self.ports_fetched += 1
+        return self.ports_told
+
     async def secrets(self, request: SecretsRequest) -> SecretValues:
         self._check(request.node_id)
         if self.refusal is not None:
@@ -122,6 +143,18 @@ class FakeControl:
         self.handed += 1
         values = self.secrets_of.get(request.instance_id, {})
         return SecretValues(values={name: Sensitive.of(value) for name, value in values.items()})
+
+    async def backup_access(self, request: BackupAccessRequest) -> BackupAccess:
+        raise NotFoundError("backup-not-found", f"there is no {request.backup_id}")
+
+    async def volume_key(self, request: VolumeKeyRequest) -> VolumeKey:
+        self._check(request.node_id)
+        if self.refusal is not None:
+            raise self.refusal
+        if request.volume_id not in self.keys:
+            raise NotFoundError("volume-not-found", f"there is no volume {request.volume_id}")
+        self.handed += 1
+        return VolumeKey(key=self.keys[request.volume_id])
 
     async def assign(self, instance_id: str, work: Workload | None = None, *, present: bool = True) -> None:
         """Put an instance on the node (or ask to stop it), and hint."""
@@ -147,7 +180,14 @@ class FakeControl:
 
     def _assignments(self) -> Assignments:
         items, volumes = tuple(self.items.values()), tuple(self.volumes.values())
-        return Assignments(node_id=self.node_id, epoch=self.epoch, items=items, volumes=volumes)
+        return Assignments(
+            node_id=self.node_id,
+            epoch=self.epoch,
+            items=items,
+            volumes=volumes,
+            names_version=self.names_told.version,
+            ports_version=self.ports_told.version,
+        )
 
     def _check_in(self) -> None:
         if self.turned_away is not None:

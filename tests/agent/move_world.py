@@ -10,15 +10,19 @@ from pathlib import Path
 from shellwego.agent.daemon import Agent
 from shellwego.control import scheduling, sleep
 from shellwego.control.memories import NodeMemories
+from shellwego.control.replicastreams import NodeReplicas
 from shellwego.control.scheduling import DrainWish
 from shellwego.control.unit import Unit
 from shellwego.core.instances import Instance, Phase
 from shellwego.core.nodes import Node, Scheduling
 from shellwego.core.vms import VmPhase, VmView
+from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.engine.memory import MemoryEngine
+from shellwego.drivers.store.memory import MemoryStore
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.drivers.uplink.memory import MemoryLink, MemoryNodeUplink
-from shellwego.ports.store import eq
+from shellwego.ports.store import Store, eq
+from shellwego.ports.uplink import Replicas
 from tests.agent.agent_world import FakeProber
 from tests.control.rollout_world import FakeEdge, World
 
@@ -49,6 +53,7 @@ class Host:
             state_dir=self._hosts.directory / self.name,
             prober=FakeProber(self._hosts.clock),
             memories=self._hosts.memories if self.fetches else None,
+            replicas=self._hosts.replicas,
         )
         self._task = asyncio.create_task(self._agent.run())
 
@@ -79,12 +84,13 @@ class Host:
 class Hosts:
     """`old` is where the instance sleeps; `new` has room."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, open_store: Callable[[VirtualClock], Store] = MemoryStore) -> None:
         self.directory = directory
-        self.world = World()
+        self.world = World(open_store)
         self.clock = self.world.clock
         self.streams = MemoryStreams()
         self.memories = NodeMemories(self.world.control, self.streams)
+        self.replicas: Replicas = NodeReplicas(self.world.control, self.streams)
         self.old = Host(self, "old")
         self.others: list[Host] = []
         self.edge: FakeEdge

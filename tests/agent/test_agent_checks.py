@@ -10,7 +10,7 @@ import pytest
 from shellwego.agent.checks import Checker, Streak, checks_of, combine, judge, pause
 from shellwego.agent.probes import Target
 from shellwego.core.apps import Check, CheckKind
-from shellwego.core.convergence import Verdict
+from shellwego.core.health import Verdict
 from shellwego.drivers.clock.virtual import VirtualClock
 from tests.agent.agent_world import FakeProber, workload
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from shellwego.core.apps import RestartMode, RestartPolicy
 from shellwego.core.errors import UnavailableError
 from shellwego.core.nodes import Offer
 from shellwego.drivers.uplink.memory import LinkState
-from shellwego.ports.engine import VmOrder
+from shellwego.ports.engine import VmOrder, VmView
 from tests.agent.agent_world import NODE, workload, world
 
 
@@ -235,6 +236,29 @@ async def test_a_restart_of_the_agent_never_makes_a_healthy_instance_look_otherw
         told = [report for report in one.control.reports[before:]]
         assert {seen.phase.value for report in told for seen in report.instances.values()} == {"healthy"}
         assert [bool(report.instances) for report in told].count(True) == 1
+
+
+async def test_a_pass_that_no_look_has_weighed_yet_makes_nothing_of_an_adopted_instance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look that follows it takes its time on a busy host, and a beat goes out meanwhile."""
+    async with world(tmp_path) as one:
+        await one.control.assign("ins_1", workload())
+        await one.clock.until(one.control.is_("healthy"))
+        await one.kill()
+        before = len(one.control.reports)
+        observe, looks = one.engine.observe, itertools.count()
+
+        async def slow() -> tuple[VmView, ...]:
+            if next(looks):
+                await one.clock.sleep(5)
+            return await observe()
+
+        monkeypatch.setattr(one.engine, "observe", slow)
+        one.start()
+        await one.clock.advance(20)
+        told = one.control.reports[before:]
+        assert {seen.phase.value for report in told for seen in report.instances.values()} == {"healthy"}
 
 
 async def test_an_adopted_instance_that_is_broken_is_told_in_the_end(tmp_path: Path) -> None:

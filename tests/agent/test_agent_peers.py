@@ -22,11 +22,13 @@ class Told(MemoryEngine):
     def __init__(self, clock: VirtualClock) -> None:
         super().__init__(clock)
         self.told: list[tuple[PeerNode, ...]] = []
+        self.steps: list[int] = []
         self.lacking: tuple[PeerNode, ...] = ()
 
-    async def connect(self, peers: object) -> tuple[PeerNode, ...]:
+    async def connect(self, peers: object, key_step: int = 0) -> tuple[PeerNode, ...]:
         assert isinstance(peers, tuple)
         self.told.append(peers)
+        self.steps.append(key_step)
         return self.lacking
 
 
@@ -41,6 +43,16 @@ async def test_the_engine_is_told_what_is_new_and_now_and_then_all_the_same(tmp_
     await clock.advance(TELL_AGAIN_S)
     await peers.follow([ONE, OTHER])
     assert engine.told[2:] == [(ONE, OTHER)]
+
+
+async def test_the_engine_is_told_at_once_how_far_the_exchange_of_keys_is_and_after_a_restart(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    engine = Told(clock)
+    peers = Peers(engine, NodeState(tmp_path), clock)
+    for step in (41, 41, 42):
+        await peers.follow([ONE], step)
+    await Peers(engine, NodeState(tmp_path), clock).restore()
+    assert engine.steps == [41, 42, 42]
 
 
 async def test_they_are_there_before_anything_runs_after_a_restart(tmp_path: Path) -> None:

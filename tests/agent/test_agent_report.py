@@ -12,7 +12,6 @@ from shellwego.core.nodes import NodeFacts
 from shellwego.core.volumes import ObservedVolume, Presence
 
 FACTS = NodeFacts(hostname="a", version="1", cpu_milli=1, memory_bytes=1, disk_bytes=1)
-NONE: frozenset[str] = frozenset()
 BEGUN = Observed(phase=Phase.STARTING, attempt=1, vm_id="vm_1", detail="image")
 
 
@@ -21,14 +20,14 @@ def told(*seen: Observed) -> Reports:
     reports = Reports()
     for observed in seen:
         sight = Sight(instances={"ins_1": observed})
-        report = reports.build(node_id="node_1", epoch=1, sequence=1, facts=FACTS, seen=sight, unsettled=NONE)
+        report = reports.build(node_id="node_1", epoch=1, sequence=1, facts=FACTS, seen=sight)
         reports.confirm(report, sight)
     return reports
 
 
 def test_that_a_start_has_begun_may_wait() -> None:
-    assert told().has_news(Sight(instances={"ins_1": BEGUN}), NONE)
-    assert not told().is_urgent(Sight(instances={"ins_1": BEGUN}), NONE)
+    assert told().has_news(Sight(instances={"ins_1": BEGUN}))
+    assert not told().is_urgent(Sight(instances={"ins_1": BEGUN}))
 
 
 @pytest.mark.parametrize(
@@ -41,17 +40,17 @@ def test_that_a_start_has_begun_may_wait() -> None:
     ],
 )
 def test_whatever_takes_from_or_adds_to_what_serves_is_told_at_once(before: Observed, now: Observed) -> None:
-    assert told(before).is_urgent(Sight(instances={"ins_1": now}), NONE)
+    assert told(before).is_urgent(Sight(instances={"ins_1": now}))
 
 
 def test_how_full_a_volume_is_may_wait_but_not_that_it_is_there() -> None:
     seen = ObservedVolume(presence=Presence.PRESENT, size_bytes=100, used_bytes=1)
     reports = Reports()
-    assert reports.is_urgent(Sight(volumes={"vol_1": seen}), NONE)
+    assert reports.is_urgent(Sight(volumes={"vol_1": seen}))
     sight = Sight(volumes={"vol_1": seen})
-    reports.confirm(reports.build(node_id="n", epoch=1, sequence=1, facts=FACTS, seen=sight, unsettled=NONE), sight)
-    assert not reports.has_news(sight, NONE)
+    reports.confirm(reports.build(node_id="n", epoch=1, sequence=1, facts=FACTS, seen=sight), sight)
+    assert not reports.has_news(sight)
     fuller = Sight(volumes={"vol_1": replace(seen, used_bytes=2)})
-    assert reports.has_news(fuller, NONE)
-    assert not reports.is_urgent(fuller, NONE)
-    assert reports.is_urgent(Sight(volumes={"vol_1": replace(seen, presence=Presence.ABSENT)}), NONE)
+    assert reports.has_news(fuller)
+    assert not reports.is_urgent(fuller)
+    assert reports.is_urgent(Sight(volumes={"vol_1": replace(seen, presence=Presence.ABSENT)}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,19 +151,19 @@ async def test_the_logs_of_earlier_attempts_are_told_while_there_is_room() -> No
     )
     view = VmView(vm_id=vm_id("ins_1", 3), instance_id="ins_1", attempt=3, phase=VmPhase.RUNNING)
     for tail, told in ((100, ["1a", "1b", "3a", "3b", "3c"]), (4, ["1b", "3a", "3b", "3c"]), (2, ["3b", "3c"])):
-        streams = await serve(StreamServer(engine, lambda _: view, no_successor))
+        streams = await serve(StreamServer(engine, lambda _: view, no_successor, no_volumes))
         assert lines(await records(await streams.open(NODE, logs_request(tail=tail)))) == told
 
 
 @pytest.mark.parametrize("follow", [False, True])
 async def test_the_logs_of_an_instance_that_is_gone_are_told_while_they_are_kept(follow: bool) -> None:
-    streams = await serve(StreamServer(KeepsLogs({1: ["1a"], 2: ["2a"]}), lambda _: None, no_successor))
+    streams = await serve(StreamServer(KeepsLogs({1: ["1a"], 2: ["2a"]}), lambda _: None, no_successor, no_volumes))
     found = await records(await streams.open(NODE, logs_request(follow=follow)))
     assert lines(found) == ["1a", "2a"]
 
 
 async def test_where_no_log_is_kept_that_is_told() -> None:
-    streams = await serve(StreamServer(KeepsLogs({}), lambda _: None, no_successor))
+    streams = await serve(StreamServer(KeepsLogs({}), lambda _: None, no_successor, no_volumes))
     found = await records(await streams.open(NODE, logs_request()))
     assert [record.kind for record in found] == [RecordKind.ERROR]
 
@@ -228,6 +228,11 @@ async def no_successor(_vm: VmView) -> None:
     return None
 
 
+async def no_volumes(_request: StreamRequest) -> AsyncGenerator[bytes]:
+    raise NotFoundError("volume-not-found", "there is none")
+    yield b""
+
+
 _listening: set[asyncio.Task[None]] = set()
 """An event loop does not keep its tasks from being collected."""
 
@@ -243,7 +248,7 @@ async def serve(server: StreamServer) -> MemoryStreams:
 
 async def serve_scripted(channel: ScriptedChannel, limit: int = 8) -> MemoryStreams:
     view = VmView(vm_id="vm_1", instance_id="ins_1", attempt=1, phase=VmPhase.RUNNING)
-    return await serve(StreamServer(ScriptedEngine(channel), lambda _: view, no_successor, limit))
+    return await serve(StreamServer(ScriptedEngine(channel), lambda _: view, no_successor, no_volumes, limit))
 
 
 async def open_scripted(channel: ScriptedChannel, request: StreamRequest) -> DuplexStream:

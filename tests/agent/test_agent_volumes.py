@@ -10,6 +10,7 @@ import pytest
 
 from shellwego.core.assignments import SnapshotOrder, VolumeOrder, WorkloadMount
 from shellwego.core.errors import InvalidError, UnavailableError
+from shellwego.core.sensitive import Sensitive
 from shellwego.core.vms import VmPhase
 from shellwego.core.volumes import ObservedVolume, Presence
 from tests.agent.agent_world import World, workload, world
@@ -73,6 +74,78 @@ class TestBeforeItsVm:
         await node.control.assign("ins_1", WORK)
         await node.clock.advance(10)
         assert node.control.observed["ins_1"].reason == "the volume data is being restored"
+
+
+class TestEncrypted:
+    ORDER = replace(VOLUME, encrypted=True)
+    KEY = Sensitive(b"k" * 32)
+
+    async def test_it_is_made_with_its_key_and_opened_again_by_an_engine_that_starts(self, node: World) -> None:
+        node.control.keys["vol_1"] = self.KEY
+        await node.control.order(self.ORDER)
+        await node.control.assign("ins_1", WORK)
+        await node.clock.until(node.control.is_("healthy"))
+        assert (node.engine.disks.kept["vol_1"].key, node.control.handed) == (self.KEY, 1)
+        await node.kill()
+        node.start()
+        await node.clock.until(lambda: node.control.handed == 2)
+        await node.clock.advance(60)
+        assert (node.control.handed, node.control.phase("ins_1")) == (2, "healthy")
+        node.engine.die(await node.vm_id())
+        await node.clock.advance(5)
+        assert await node.vms() == {"ins_1": (2, "running")}
+
+    async def test_without_its_key_nothing_is_made_and_what_mounts_it_waits(self, node: World) -> None:
+        node.control.refusal = UnavailableError("kms-unavailable", "the KMS does not answer")
+        await node.control.order(self.ORDER)
+        await node.clock.advance(60)
+        assert (await node.engine.volumes(), seen(node).reason) == ((), "the KMS does not answer")
+        node.control.refusal, node.control.keys["vol_1"] = None, self.KEY
+        await node.clock.until(lambda: seen(node).presence is Presence.PRESENT)
+
+    async def test_while_it_is_locked_no_vm_of_it_begins_and_the_reason_says_why(self, node: World) -> None:
+        node.control.keys["vol_1"] = self.KEY
+        await node.control.order(self.ORDER)
+        await node.clock.until(lambda: seen(node).presence is Presence.PRESENT)
+        await node.kill()
+        node.control.refusal = UnavailableError("kms-unavailable", "the KMS does not answer")
+        node.start()
+        await node.control.assign("ins_1", WORK)
+        await node.clock.advance(60)
+        told = node.control.observed["ins_1"]
+        assert (told.phase.value, told.detail, told.ends) == ("starting", "volumes", 0)
+        assert told.reason == "the volume data is locked: the KMS does not answer"
+        node.control.refusal = None
+        await node.clock.until(node.control.is_("healthy"))
+
+    async def test_a_key_that_is_anothers_opens_nothing(self, node: World) -> None:
+        node.control.keys["vol_1"] = self.KEY
+        await node.control.order(self.ORDER)
+        await node.clock.until(lambda: seen(node).presence is Presence.PRESENT)
+        await node.kill()
+        node.control.keys["vol_1"] = Sensitive(b"o" * 32)
+        node.start()
+        await node.clock.until(lambda: seen(node).reason_code == "wrong-key")
+
+    async def test_a_copy_is_opened_by_its_own_key(self, node: World) -> None:
+        node.control.keys["vol_1"] = self.KEY
+        await node.control.order(replace(self.ORDER, snapshots=(SnapshotOrder(snapshot_id="snap_1"),)))
+        await node.clock.until(lambda: "snap_1" in seen(node).snapshots)
+        node.control.keys["vol_2"] = self.KEY
+        await node.control.order(
+            VolumeOrder(volume_id="vol_2", size_bytes=GIB, source_snapshot_id="snap_1", encrypted=True)
+        )
+        await node.clock.until(lambda: node.control.handed == 2)
+        views = {view.volume_id: view for view in await node.engine.volumes()}
+        assert (views["vol_2"].encrypted, views["vol_2"].locked) == (True, False)
+
+    async def test_one_that_its_node_keeps_in_clear_is_told_and_given_to_nobody(self, node: World) -> None:
+        await node.engine.create_volume("vol_1", GIB)
+        await node.control.order(self.ORDER)
+        await node.control.assign("ins_1", WORK)
+        await node.clock.until(lambda: seen(node).reason_code == "volume-in-clear")
+        await node.clock.advance(10)
+        assert node.control.phase("ins_1") == "starting"
 
 
 class TestOneOwner:

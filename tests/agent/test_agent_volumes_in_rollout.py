@@ -272,3 +272,21 @@ async def test_an_agent_that_dies_while_it_makes_a_volume_goes_on_where_it_was(p
     home.start()
     assert (await platform.world.finished(begun)).state is DeploymentState.SUCCEEDED
     assert (platform.most_owners, len(home.alive())) == (1, 1)
+
+
+async def test_one_whose_volumes_came_to_different_nodes_waits_and_says_so(platform: Platform) -> None:
+    """As when one of them became its standby copy; the loop goes on with all others."""
+    await platform.deploy("hello:v1")
+    away = next(host for host in platform.hosts if host is not platform.home)
+
+    def elsewhere(unit: Unit) -> Volume:
+        made = volumes.create_volume(unit, _project(unit), volumes.VolumeWish(name="logs", size_bytes=GIB))
+        return unit.tx.volumes.update(replace(made, node_id=platform.node(away.name).id))
+
+    logs = await platform.world.control.commit(elsewhere)
+    mounts = (
+        Mount(source="data", destination="/data", volume_id=platform.volume_id),
+        Mount(source="logs", destination="/logs", volume_id=logs.id),
+    )
+    await platform.world.deploy("hello:v2", mounts=mounts)
+    await platform.clock.until(lambda: "data and logs came to different nodes" in platform.waiting(), 30)

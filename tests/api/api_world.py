@@ -17,6 +17,7 @@ from urllib.parse import urlencode, urlsplit
 from fastapi import FastAPI
 
 from shellwego.api.rest.app import create_app, openapi_document
+from shellwego.control import backups
 from shellwego.control.authentication import secret_hash
 from shellwego.control.bootstrap import bootstrap
 from shellwego.control.identity import make_identity
@@ -24,10 +25,12 @@ from shellwego.control.imagework import ImageWork
 from shellwego.control.sealing import Sealer
 from shellwego.control.throttling import Throttle
 from shellwego.control.unit import Control, Unit
+from shellwego.core.backups import DAY_S, Backup, BackupState
 from shellwego.core.deployments import DeploymentState
 from shellwego.core.images import ImageState
 from shellwego.core.instances import Instance, Observed, Phase
 from shellwego.core.nodes import Backend, Node, NodeFacts
+from shellwego.core.replicas import Replica, ReplicaPurpose, ReplicaState
 from shellwego.core.tenancy import Grant, Organization, Project, Token, TokenKind, User
 from shellwego.core.volumes import ObservedSnapshot, ObservedVolume, Presence, Snapshot, SnapshotState, Volume
 from shellwego.drivers.bus.memory import MemoryBus
@@ -155,6 +158,8 @@ async def make_world(
         http_port=8080,
         identity=make_identity(control, MemoryHasher(), sealer, throttle),
         node_urls=("https://one.example:7081",),
+        backups=True,
+        publish=range(20_000, 30_000),
     )
     app.state.context.spool.open()
     return World(app, control, clock, images, streams, sealer, kms, first.project, foreign, node)
@@ -208,7 +213,8 @@ def add_node(unit: Unit) -> Node:
         cpu_milli=8000,
         memory_bytes=8 * GIB,
         disk_bytes=100 * GIB,
-        backends=(Backend(name="kvm", status="ready", suspend=True, volumes=True),),
+        backends=(Backend(name="kvm", status="ready", suspend=True, volumes=True, encryption=True, fences=True),),
+        replicas=True,
     )
     node = Node(id=unit.new_id("node"), name="one", facts=facts, last_heard_at=unit.now(), created_at=unit.now())
     return unit.tx.nodes.insert(node)
@@ -263,6 +269,36 @@ def keep_volume(unit: Unit, project_id: str, name: str, node_id: str) -> Snapsho
     unit.tx.volumes.insert(Volume(id=volume_id, name=name, node_id=node_id, made=True, observed=seen, **made))
     state = SnapshotState.AVAILABLE
     return unit.tx.snapshots.insert(Snapshot(id=snapshot_id, volume_id=volume_id, state=state, **made))
+
+
+def leave_copy(unit: Unit, volume_id: str) -> Replica:
+    """What was a volume before its standby became that, on a node that was lost."""
+    volume = unit.tx.volumes.get(volume_id)
+    assert volume is not None
+    return unit.tx.replicas.insert(
+        Replica(
+            id=unit.new_id("rep"),
+            volume_id=volume.id,
+            project_id=volume.project_id,
+            node_id="node_lost",
+            purpose=ReplicaPurpose.LEFT,
+            size_bytes=volume.size_bytes,
+            asked_at=unit.now(),
+            state=ReplicaState.LEFT,
+            created_at=unit.now(),
+            created_by="me",
+        )
+    )
+
+
+def keep_backup(unit: Unit, volume_id: str) -> Backup:
+    """A backup of a volume that is in the repository, and a policy by which there will be more."""
+    volume = unit.tx.volumes.get(volume_id)
+    assert volume is not None
+    backups.set_policy(unit, volume, backups.PolicyWish(every_s=DAY_S, daily=7, weekly=4, monthly=12))
+    kept = backups.add_backup(unit, volume)
+    there = replace(kept, state=BackupState.AVAILABLE, node_id=volume.node_id, digest="0" * 64, ended_at=unit.now())
+    return unit.tx.backups.update(there)
 
 
 async def call_asgi(

@@ -8,6 +8,7 @@ operation that needs what is missing there fails with the name of what to add.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -26,11 +27,24 @@ from shellwego.core.instances import Phase
 from shellwego.core.joins import MemberKind, NodeKey
 from shellwego.core.tenancy import Grant, Principal, Project, TokenKind
 from tests.api import api_bodies
-from tests.api.api_world import ADMIN, DOCUMENT, Answer, World, add_user, keep_volume, make_world, run_instance
+from tests.api.api_world import (
+    ADMIN,
+    DOCUMENT,
+    Answer,
+    World,
+    add_user,
+    keep_backup,
+    keep_volume,
+    leave_copy,
+    make_world,
+    run_instance,
+)
 
 Things = Mapping[str, str]
 """What lies in one organization, by the name by which paths, queries and bodies mean it."""
 SYSTEM, ORGANIZATION, PROJECT, APP = range(4)
+_ports = itertools.count(20_000)
+"""No two tenants have the same."""
 _PAINTED = ("instance", "trace_id")
 """What of an answer is about the request."""
 
@@ -88,7 +102,7 @@ class Operation:
 
 
 TARGETS = frozenset(
-    {"authority", "grant", "image", "join_token", "node", "node_key", "secret", "user", "volume", "webhook"}
+    {"authority", "grant", "group", "image", "join_token", "node", "node_key", "secret", "user", "volume", "webhook"}
 )
 """Things that are looked up by themselves, and not within what the path or query names first."""
 _ITSELF: Mapping[int, tuple[str, ...]] = {
@@ -115,6 +129,7 @@ PLATFORM = frozenset(
     {
         *("metrics", "list_nodes", "get_node", "cordon_node", "uncordon_node", "drain_node"),
         *("update_node", "remove_node", "get_rebalance", "begin_rebalance", "cancel_rebalance"),
+        "rotate_node_keys",
         "create_organization",
         *("list_users", "get_user_of_platform", "update_user_of_platform"),
         *("list_master_keys", "rotate_master_key", "retire_master_key"),
@@ -138,7 +153,12 @@ BODIES: Mapping[str, Any] = (
         "change_grant": {"role": "{role}"},
         "create_volume": {"name": "fresh", "snapshot": "{snapshot}"},
         "attach_volume": {"app": "{app}", "destination": "/data"},
+        "attach_group": {"app": "{app}"},
+        "detach_group": {"app": "{app}"},
+        "move_volume": {"node": "{node}"},
+        "replicate_volume": {"every_s": 60, "node": "{node}"},
         "restore_volume": {"snapshot": "{snapshot}"},
+        "restore_backup": {"to": "again"},
         "create_invitation": {"email": "ann@x", "role": "{role}"},
     }
 )
@@ -157,8 +177,9 @@ NUMBERS: Mapping[str, str] = {"number": "1"}
 """What a path names besides things."""
 RAW: Mapping[str, bytes] = {"append_upload": b"x"}
 _HEADERS = {"Content-Range": "bytes 0-0/*"}
-_UNNAMED = frozenset({"image", "invitation"})
-"""Fields of bodies that sound like a thing's id and are none: the reference of a registry, the secret of an invitation."""
+_UNNAMED = frozenset({"image", "invitation", "port"})
+"""Fields of bodies that sound like a thing's id and are none: the reference of a registry, the secret of an invitation, and
+the number of a port."""
 
 
 async def seed(world: World, project: Project, token: str, prefix: str) -> dict[str, str]:
@@ -177,7 +198,11 @@ async def seed(world: World, project: Project, token: str, prefix: str) -> dict[
     joined = await world.commit(lambda unit: _seed_join(unit, prefix, fresh))
     secret = await world.made("/v1/secrets", {"name": "DB_URL", "value": "x"}, query=query, token=token)
     kept = await world.commit(lambda unit: keep_volume(unit, project.id, f"{prefix}-data", world.node.id))
+    backup = await world.commit(lambda unit: keep_backup(unit, kept.volume_id))
+    left = await world.commit(lambda unit: leave_copy(unit, kept.volume_id))
     webhook = await world.made("/v1/webhooks", {"url": "https://hooks.example/"}, query=query, token=token)
+    port = await world.made(f"/v1/apps/{app['id']}/ports", {"port": next(_ports)}, token=token)
+    group = await world.made("/v1/security-groups", {"name": "inner"}, query=query, token=token)
     delivery = await world.made(f"/v1/webhooks/{webhook['id']}/actions/test", token=token)
     return {
         "organization": project.organization_id,
@@ -194,6 +219,10 @@ async def seed(world: World, project: Project, token: str, prefix: str) -> dict[
         "delivery": delivery["id"],
         "volume": kept.volume_id,
         "snapshot": kept.id,
+        "backup": backup.id,
+        "copy": left.id,
+        "port": port["id"],
+        "group": group["id"],
         **made,
         **joined,
     }
@@ -347,10 +376,10 @@ def asked_of(operation: Operation, things: Things, *, without: Container[str] = 
 
 
 def named_things(operation: Operation) -> Iterator[str]:
-    """The things that an operation names anywhere: in its path, its query, its body. The project of an app, a secret or a
-    volume is not among them, because it is looked at only where that is given by name."""
+    """The things that an operation names anywhere: in its path, its query, its body. The project of an app, a group, a
+    secret or a volume is not among them, because it is looked at only where that is given by name."""
     found = re.findall(r"\{(\w+)\}", operation.path)
-    by_name = {"app", "secret", "volume"}.intersection(found)
+    by_name = {"app", "group", "secret", "volume"}.intersection(found)
     known = operation.parameters("query").keys() - ({"project"} if by_name else set())
     given = [value for name, value in QUERIES.items() if name in known]
     given.append(json.dumps(BODIES.get(operation.name)))

@@ -311,6 +311,8 @@ async def test_a_count_is_no_release_and_a_size_is_one(world: World) -> None:
 
 async def test_a_count_that_the_nodes_could_never_hold_is_refused(world: World) -> None:
     await world.deployed()
+    answer = await world.post("/v1/apps/shop/scale", {"counts": {"nope": 1}})
+    assert answer.json["resolution"].startswith("The app has: web.")
     answer = await world.post("/v1/apps/shop/scale", {"counts": {"web": 1000}})
     assert (answer.status, answer.code, answer.json["errors"][0]["field"]) == (422, "cannot-be-placed", "counts.web")
     smaller = await world.post("/v1/apps/shop/scale", {"counts": {"web": 100}, "sizes": {"web": {"memory": "64mb"}}})

@@ -30,8 +30,12 @@ from tests.api.matrix import (
 from tests.api.matrix import SYSTEM as LEVEL_SYSTEM
 
 _FINE = (200, 201, 202, 204, 409)
-_OTHERWISE: dict[str, int] = {"stop_run": 404, "finish_upload": 422, "get_logs": 503, "exec_command": 503}
-"""What answers here that it may: the instance is no run, the upload is not whole, no agent answers."""
+_OTHERWISE: dict[str, int] = {
+    **{"stop_run": 404, "finish_upload": 422, "get_logs": 503, "exec_command": 503},
+    **{"move_volume": 404, "replicate_volume": 404},
+}
+"""What answers here that it may: the instance is no run, the upload is not whole, no agent answers; and who has a volume may
+not see the platform's nodes by that."""
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from shellwego.control.assignments import assignments
 from shellwego.control.delivery import Delivery
 from shellwego.control.loops.outbox import relay
 from shellwego.control.loops.rewrap import Rewrapper
-from shellwego.control.nodes import assignments
 from shellwego.core.assignments import SecretsRequest
 from shellwego.core.errors import ShellWeGoError
 from shellwego.core.instances import Instance

@@ -121,6 +121,14 @@ async def test_a_body_over_ten_megabytes_is_refused(world: World, declared: bool
     assert (answer.status, answer.code) == (413, "body-too-large")
 
 
+@pytest.mark.parametrize("path", ["/v1/auth/token", "/v1/auth/register"])
+async def test_a_stranger_may_not_send_as_much_as_a_user(world: World, path: str) -> None:
+    answer = await world.post(path, raw=b" " * (64 * 1024 + 1), headers={"content-length": "0"})
+    assert (answer.status, answer.code) == (413, "body-too-large")
+    answer = await world.post(path, raw=b"{" + b" " * 60_000 + b"}")
+    assert answer.status in (400, 422), "so much is read"
+
+
 async def test_a_huge_header_value_is_refused_before_it_is_used(world: World) -> None:
     answer = await world.post("/v1/apps", {"name": "shop"}, headers={"idempotency-key": "k" * 300})
     assert answer.status == 400

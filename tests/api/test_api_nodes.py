@@ -10,6 +10,7 @@ import pytest
 from shellwego.control.unit import Unit
 from shellwego.core.deployments import DeploymentState
 from shellwego.core.instances import Phase
+from shellwego.core.nodes import Underlay
 from shellwego.ports.store import eq
 from tests.api.api_world import ADMIN, World, run_instance
 
@@ -117,3 +118,21 @@ def run_large(unit: Unit, app: str, node_id: str) -> None:
     unit.tx.instances.update(replace(instance, memory_bytes=1 << 30))
     for deployment in unit.tx.deployments.select(eq("app_id", instance.app_id)):
         unit.tx.deployments.update(replace(deployment, state=DeploymentState.SUCCEEDED))
+
+
+async def test_keys_of_nodes_are_replaced_on_an_administrators_word_once_at_a_time(world: World) -> None:
+    path = "/v1/nodes/actions/rotate-keys"
+    refused = await world.post(path, token=ADMIN)
+    assert (refused.status, refused.code) == (409, "nothing-encrypted")
+    keys = ("A" * 43 + "=", "B" * 42 + "A=")
+    facts = replace(world.node.facts, underlay=Underlay.WIREGUARD, tunnel_keys=keys)
+    sealed = replace(world.node, id=f"node_{'0' * 26}", name="sealed", facts=facts, tunnel_keys_since=(5.0,), version=1)
+    await world.commit(lambda unit: unit.tx.nodes.insert(sealed))
+    begun = await world.post(path, token=ADMIN)
+    assert (begun.status, begun.json["nodes"]) == (202, 1)
+    assert (await world.post(path, token=ADMIN)).json == begun.json
+    shown = (await world.get("/v1/nodes/sealed", token=ADMIN)).json["tunnel_keys"]
+    assert shown == [
+        {"public_key": keys[0], "since": "1970-01-01T00:00:05Z"},
+        {"public_key": keys[1], "since": None},
+    ]

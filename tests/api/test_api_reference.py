@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import re
+import threading
 from html.parser import HTMLParser
+from typing import Any
 
+import pytest
+
+from shellwego.api.rest import document
 from shellwego.api.rest.app import openapi_document
 from shellwego.api.rest.reference import render
 from tests.api.api_world import World
@@ -68,3 +74,23 @@ def test_texts_of_the_document_are_no_markup() -> None:
     operation = {"operationId": "x", "description": "<script>", "responses": {}}
     document = {"info": {"title": "<b>"}, "paths": {"/<i>": {"get": operation}}, "components": {"schemas": {}}}
     assert not {"script", "i"} & Page(render(document)).tags
+
+
+@pytest.mark.parametrize("path", ["/v1/openapi.json", "/docs"])
+async def test_who_asks_for_the_document_keeps_nobody_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    begun, others_were_answered = threading.Event(), threading.Event()
+    build = document.build_document
+
+    def slow(app: Any) -> dict[str, Any]:
+        begun.set()
+        assert others_were_answered.wait(10)
+        return build(app)
+
+    monkeypatch.setattr(document, "build_document", slow)
+    asked = asyncio.ensure_future(world.get(path, token=None))
+    assert await asyncio.to_thread(begun.wait, 10)
+    assert (await world.get("/healthz", token=None)).status == 200
+    others_were_answered.set()
+    assert (await asked).status == 200

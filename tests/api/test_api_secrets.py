@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from shellwego.control.assignments import assignments
 from shellwego.control.delivery import Delivery
-from shellwego.control.nodes import assignments
 from shellwego.control.unit import Unit
 from shellwego.core.assignments import SecretsRequest
 from shellwego.core.errors import ConflictError, ForbiddenError, NotFoundError, UnavailableError

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from shellwego.api import protocol
+from shellwego.api.protocol import BoundedHttp
 from shellwego.boot.logs import REFUSED_HANDSHAKE
 from shellwego.client.generated import AppCreate, Client, DeploymentCreate, ExecBody, TokenCreate, UploadView
 from shellwego.client.streams import open_exec, open_logs
@@ -267,6 +268,68 @@ def test_a_connection_that_says_nothing_is_closed(
             while connection.recv(65536):
                 pass
     assert client.healthz().status == "ok"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /v1/auth/token HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n",
+        b"POST /v1/apps HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n",
+    ],
+    ids=["waited for", "refused before it came"],
+)
+def test_a_body_that_does_not_come_on_holds_no_connection(
+    running: Running, client: Client, monkeypatch: pytest.MonkeyPatch, head: bytes
+) -> None:
+    monkeypatch.setattr(protocol, "BODY_S", 0.2)
+    with socket.create_connection(running.listener.getsockname(), timeout=5) as connection:
+        connection.sendall(head + b"Content-Length: 5000\r\n\r\n{")
+        connection.settimeout(0.05)
+
+        def sees_the_end() -> bool:
+            try:
+                connection.sendall(b" ")
+                return not connection.recv(65536)
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
+
+        eventually(sees_the_end)
+    assert client.healthz().status == "ok"
+
+
+def test_a_large_body_may_take_its_time_while_it_comes_on(
+    running: Running, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = Looks(monkeypatch)
+    monkeypatch.setattr(protocol, "BODY_S", 0.2)
+    monkeypatch.setattr(protocol, "BODY_BYTES", 1)
+    head = f"POST /v1/apps HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {OWNER}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(running.listener.getsockname(), timeout=5) as connection:
+        connection.sendall(head.encode())
+
+        def looked_at_thrice() -> bool:
+            connection.sendall(b"1\r\n \r\n")
+            return looks.count >= 3
+
+        eventually(looked_at_thrice)
+        connection.sendall(b"0\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
+class Looks:
+    """How often a body was looked at that is not complete."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        look = BoundedHttp._look_at_body
+
+        def counted(connection: BoundedHttp) -> None:
+            self.count += 1
+            look(connection)
+
+        monkeypatch.setattr(BoundedHttp, "_look_at_body", counted)
 
 
 @pytest.mark.parametrize(

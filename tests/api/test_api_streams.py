@@ -17,7 +17,7 @@ from shellwego.control.loops.outbox import relay
 from shellwego.control.scopes import SYSTEM
 from shellwego.core.errors import UnavailableError
 from shellwego.core.instances import Phase
-from shellwego.core.vms import VmUsage
+from shellwego.core.vms import NetworkUsage, VmUsage
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.ports.engine import LogRecord
 from shellwego.ports.streams import DuplexStream, StreamHandler, StreamKind, StreamRequest
@@ -479,8 +479,23 @@ async def test_what_a_vm_uses_is_told_where_its_node_tells_it(world: World) -> N
     instance = await world.running()
     paths = (f"/v1/vms/{instance.id}", f"/v1/apps/shop/instances/{instance.id}")
     assert [(await world.get(path)).json["usage"] for path in paths] == [None, None]
-    used = VmUsage(memory_bytes=1 << 28, cpu_seconds=1.5, disk_bytes=4096, pressure={"cpu": 0.5})
-    shown = {"memory_bytes": 1 << 28, "cpu_seconds": 1.5, "disk_bytes": 4096, "pressure": {"cpu": 0.5}}
+    passed = NetworkUsage(
+        transmit_packets=3, transmit_bytes=180, receive_packets=2, receive_bytes=120, dropped={"source-mac": 1}
+    )
+    used = VmUsage(memory_bytes=1 << 28, cpu_seconds=1.5, disk_bytes=4096, pressure={"cpu": 0.5}, network=passed)
+    shown = {
+        "memory_bytes": 1 << 28,
+        "cpu_seconds": 1.5,
+        "disk_bytes": 4096,
+        "pressure": {"cpu": 0.5},
+        "network": {
+            "transmit_packets": 3,
+            "transmit_bytes": 180,
+            "receive_packets": 2,
+            "receive_bytes": 120,
+            "dropped": {"source-mac": 1},
+        },
+    }
     async with served(world, uses(used)):
         assert [(await world.get(path)).json["usage"] for path in paths] == [shown, shown]
         assert {row["usage"] for row in (await world.get("/v1/vms")).json["data"]} == {None}, "a list asks no node"
@@ -488,6 +503,9 @@ async def test_what_a_vm_uses_is_told_where_its_node_tells_it(world: World) -> N
         replace(used, cpu_seconds=float("nan")),
         replace(used, memory_bytes=-1),
         replace(used, pressure={"love": 1.0}),
+        replace(used, network=replace(passed, receive_bytes=-1)),
+        replace(used, network=replace(passed, dropped={"\x1b[2J": 1})),
+        replace(used, network=replace(passed, dropped={f"reason-{number}": 1 for number in range(65)})),
     ):
         async with served(world, uses(nonsense)):
             assert (await world.get(paths[0])).json["usage"] is None

@@ -380,6 +380,8 @@ async def test_an_owner_bounds_his_projects_and_sees_what_each_uses(world: World
         "cpu": 1000,
         "volumes": 0,
         "storage": 0,
+        "backups": 0,
+        "ports": 0,
     }
     assert usage["projects"][0]["used"]["instances"] == 1
 

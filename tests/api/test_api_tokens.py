@@ -228,3 +228,9 @@ async def test_a_service_account_makes_no_more_tokens_than_its_organization_may_
     await world.commit(add)
     statuses = [(await world.post("/v1/user/tokens", {"name": str(n)}, token=SERVICE)).status for n in range(11)]
     assert statuses == [201] * 9 + [429] * 2, "a free plan has ten"
+
+
+async def test_a_scope_that_names_no_permission_is_refused(world: World) -> None:
+    answer = await world.post("/v1/user/tokens", {"name": "ci", "scopes": ["apps:read", "app:read"]})
+    assert (answer.status, answer.code) == (422, "scopes-refused")
+    assert [fault["field"] for fault in answer.json["errors"]] == ["scopes[1]"]

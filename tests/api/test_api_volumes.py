@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shellwego.control.nodes import assignments
+from shellwego.control.assignments import assignments
 from shellwego.control.unit import Unit
 from shellwego.core.volumes import restated
 from shellwego.ports.store import eq

@@ -11,7 +11,7 @@ import pytest
 from plasmavmc.errors import ConflictError, InvalidSpecError, NotFoundError, PlasmaError
 from plasmavmc.guest.api import ExecExit, ExecOutput
 from plasmavmc.rpc.api import VmFilter
-from plasmavmc.rpc.client import VmClient
+from plasmavmc.rpc.clients.vms import VmClient
 from plasmavmc.states import VmState
 from plasmavmc.types import CopyTarget, ExecSpec, ForkIdentity, LogStream, NetworkSpec, Scope, VmResources, VmSpec
 from shellwego.core.instances import Desired, Instance, OwnerKind, Phase, Sleep
@@ -153,6 +153,8 @@ OWNED: dict[str, Move] = {
 
 NOT_OFFERED: dict[str, Move] = {
     "fork": lambda vms, vm_id: vms.fork(vm_id, [ForkIdentity("", "")]),
+    "restrict": lambda vms, vm_id: vms.restrict(vm_id, ()),
+    "screen": lambda vms, vm_id: vms.screen(vm_id, "web", ()),
 }
 
 

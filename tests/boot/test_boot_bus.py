@@ -13,8 +13,9 @@ from shellwego.boot import up
 from shellwego.boot.bus import open_bus, read_authority
 from shellwego.boot.buschecks import check_bus
 from shellwego.boot.businit import bus, make_bus
+from shellwego.boot.configfile import config_file_values
 from shellwego.boot.findings import State
-from shellwego.boot.settings import UpSettings, config_file_values
+from shellwego.boot.settings import UpSettings
 from shellwego.boot.up import up_settings
 from shellwego.core.errors import ConflictError, InvalidError
 from shellwego.core.sensitive import Sensitive

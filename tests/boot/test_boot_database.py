@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from shellwego.boot import up
+from shellwego.boot.configfile import config_file_values
 from shellwego.boot.database import claim, open_store
 from shellwego.boot.databasechecks import check_database
 from shellwego.boot.databaseurl import read_url
 from shellwego.boot.findings import State
-from shellwego.boot.settings import UpSettings, config_file_values
+from shellwego.boot.settings import UpSettings
 from shellwego.boot.up import up_settings
 from shellwego.control.bootstrap import bootstrap
 from shellwego.control.unit import Control

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from shellwego.boot.settings import UpSettings, check
+from shellwego.boot import preflight
+from shellwego.boot.configfile import config_file_values
+from shellwego.boot.settings import UpSettings
+from shellwego.boot.settingschecks import check
 from shellwego.core.errors import InvalidError
 
 CERTIFICATE = {"api_cert": Path("cert.pem"), "api_key": Path("key.pem")}
@@ -25,6 +28,16 @@ CERTIFICATE = {"api_cert": Path("cert.pem"), "api_key": Path("key.pem")}
         (UpSettings(node_port=7080), "same-port"),
         (UpSettings(shutdown_delay=-1), "invalid-shutdown-delay"),
         (UpSettings(shutdown_delay=61), "invalid-shutdown-delay"),
+        (UpSettings(connections_per_vm=63), "invalid-connections"),
+        (UpSettings(connections_per_vm=-1), "invalid-connections"),
+        (UpSettings(underlay="carrier pigeon"), "invalid-underlay"),
+        (UpSettings(network_publish="all"), "invalid-ports"),
+        (UpSettings(network_publish="7000-8000"), "same-port"),
+        (UpSettings(network_publish="20000-29999", network_publish_on=("here",)), "invalid-address"),
+        (UpSettings(wireguard_port=1023), "invalid-port"),
+        (UpSettings(wireguard_port=65535), "invalid-port"),
+        (UpSettings(rotate_keys=0), "invalid-rotation"),
+        (UpSettings(rotate_keys=8761), "invalid-rotation"),
         (UpSettings(node_port=443), "invalid-port"),
         (UpSettings(node_port=7081, node_urls=("http://one:7081",)), "invalid-url"),
         (UpSettings(node_port=7081, node_urls=("https://one",)), "invalid-url"),
@@ -65,3 +78,27 @@ def test_the_engines_services_are_served_where_that_is_asked_for(settings: UpSet
 def test_hosts_that_join_are_told_where(settings: UpSettings, addresses: tuple[str, ...]) -> None:
     check(settings)
     assert settings.node_addresses == addresses
+
+
+def test_nothing_is_published_unless_the_operator_says_so() -> None:
+    assert not UpSettings().published_ports
+    assert not preflight.publish_site(UpSettings()).allowed
+
+
+def test_the_root_helper_is_told_what_may_be_published_and_where(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[network]\npublish = "20000-29999"\npublish_on = ["192.0.2.1", "2001:db8::1"]\n')
+    values = config_file_values(file)
+    assert values == {"network_publish": "20000-29999", "network_publish_on": ["192.0.2.1", "2001:db8::1"]}
+    settings = UpSettings(network_publish="20000-29999", network_publish_on=("192.0.2.1", "2001:db8::1"))
+    check(settings)
+    site = preflight.publish_site(settings)
+    assert (site.ports, list(map(str, site.addresses))) == (range(20_000, 30_000), ["192.0.2.1", "2001:db8::1"])
+
+
+@pytest.mark.parametrize("text", ['[network]\nports = "1-2"\n', '[up]\nnetwork_publish = "1-2"\n', 'network = "1-2"\n'])
+def test_a_table_of_the_network_that_is_not_understood_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    with pytest.raises(InvalidError):
+        config_file_values(file)

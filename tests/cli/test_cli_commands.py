@@ -8,7 +8,7 @@ import sys
 import click
 import pytest
 
-from shellwego.cli.root import COMMANDS
+from shellwego.cli.root import COMMANDS, SECTIONS
 from shellwego.main import HOST_COMMANDS
 from tests.cli.cli_world import Machine, commands
 
@@ -27,7 +27,7 @@ SHARED = {
 }
 LOCAL = {
     *(("up",), ("server",), ("agent",), ("edge",), ("install",), ("nodes", "join"), ("bus", "init")),
-    *(("doctor",), ("completion",), ("manifest", "schema")),
+    *(("backup", "create"), ("backup", "restore"), ("doctor",), ("completion",), ("manifest", "schema")),
 }
 """Commands about this machine, which speak to no app."""
 PROMISED = [
@@ -91,6 +91,7 @@ PROMISED = [
     "nodes.drain",
     "nodes.label",
     "nodes.rm",
+    "nodes.rotate-keys",
     "nodes.rebalance",
     "nodes.join",
     "nodes.join-token",
@@ -140,6 +141,14 @@ def test_the_one_line_helps_name_what_exists(machine: Machine) -> None:
     for name, (_target, text) in {**HOST_COMMANDS, **COMMANDS}.items():
         assert f"  {name} " in listed
         assert text in listed
+
+
+def test_the_help_has_its_commands_in_sections_and_each_on_one_line(machine: Machine) -> None:
+    listed = machine.swg("-h").out.splitlines()
+    for first, heading in SECTIONS.items():
+        assert listed[listed.index(f"{heading}:") + 1].startswith(f"  {first} ")
+    assert max(map(len, listed)) <= 80
+    assert not [line for line in listed if line.startswith(" " * 10)]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

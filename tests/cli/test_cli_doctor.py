@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from plasmavmc.errors import HostError
+from plasmavmc.host import installation
 from plasmavmc.hypervisor.probe import ProbeResult, Trial
 from plasmavmc.types import Acceleration
 from shellwego.boot import hostchecks
+from shellwego.boot.configfile import config_file_values
 from shellwego.boot.doctor import print_findings
 from shellwego.boot.findings import Finding, State
+from shellwego.boot.namechecks import check_names
 from shellwego.boot.platformchecks import check_platform
-from shellwego.boot.settings import UpSettings, config_file_values
+from shellwego.boot.settings import UpSettings
 from shellwego.boot.up import up_settings
 from shellwego.client.generated import BackendView, NodeList, NodeView, Pagination, UserView, VersionView
 from shellwego.core.errors import InvalidError
@@ -105,6 +109,28 @@ def test_an_emulated_cpu_is_told_with_its_remedy_below(monkeypatch: pytest.Monke
     found = {each.check: each for each in hostchecks.check_host(UpSettings())}
     assert found["kvm"].message.startswith("only root can open /dev/kvm: VMs are emulated")
     assert found["kvm"].remedy == "chmod it"
+
+
+def encrypting(monkeypatch: pytest.MonkeyPatch, by: str) -> Finding:
+    """What is found where WireGuard is asked for, and this is what is there."""
+
+    def ask() -> str:
+        if not by:
+            raise HostError("no-wireguard", "nobody encrypts", resolution="install something")
+        return by
+
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(installation, "check_wireguard", ask)
+    found = {each.check: each for each in hostchecks.check_host(UpSettings(underlay="wireguard"))}
+    return found["underlay"]
+
+
+def test_who_encrypts_between_nodes_is_told_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "underlay" not in {each.check for each in hostchecks.check_host(UpSettings())}
+    assert encrypting(monkeypatch, "kernel").state is State.OK
+    slow, nobody = encrypting(monkeypatch, "wireguard-go"), encrypting(monkeypatch, "")
+    assert (slow.state, "far slower" in slow.message) == (State.WARN, True)
+    assert (nobody.state, nobody.message, nobody.remedy) == (State.FAIL, "nobody encrypts", "install something")
 
 
 def test_what_a_failed_check_makes_pointless_is_left_out(machine: Machine, api: HandMadeApi) -> None:
@@ -214,3 +240,24 @@ def test_an_unset_variable_as_data_directory_is_not_the_working_directory(machin
     for ended in (machine.swg(words, "--data-dir", ""), machine.swg(words, SHELLWEGO_DATA_DIR="")):
         assert (ended.code, ended.out) == (2, "")
         assert "data_dir, or SHELLWEGO_DATA_DIR: '' does not fit" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("subnet", "is_here", "answers", "states_"),
+    [
+        ("10.64.16.0/20", True, True, [("names", "ok")]),
+        ("10.64.16.0/20", True, False, [("names", "warn")]),
+        ("10.64.16.0/20", False, False, []),
+        ("nonsense", True, True, []),
+        (None, True, True, []),
+    ],
+)
+def test_where_a_platform_runs_its_resolver_must_answer(
+    tmp_path: Path, subnet: str | None, is_here: bool, answers: bool, states_: list[tuple[str, str]]
+) -> None:
+    if subnet is not None:
+        (tmp_path / "subnet").write_text(f"{subnet}\n")
+    asked: list[str] = []
+    found = check_names(tmp_path, is_here=lambda _: is_here, answers=lambda at: bool(asked.append(at)) or answers)
+    assert states(found) == states_
+    assert set(asked) <= {"10.64.16.1"}

@@ -68,6 +68,13 @@ def test_a_refusal_ends_with_the_code_of_its_kind(
     assert ended.err == "Error: it went wrong\n  memory: too small\n  → Do this.\n  trace id: f00d\n"
 
 
+def test_where_the_app_is_not_there_the_commands_for_it_are_named(machine: Machine, api: HandMadeApi) -> None:
+    api.refuse("GET", f"{APPS}/shop", 404, "app-not-found")
+    ended = machine.swg("apps", "show", "shop")
+    assert ended.code == 4
+    assert "→ swg apps ls shows those there are; swg apps create NAME makes one." in ended.err
+
+
 def test_with_json_a_failure_is_one_line_of_json_on_stderr(machine: Machine, api: HandMadeApi) -> None:
     api.refuse("GET", APPS, 404, "app-not-found", resolution="Do this.")
     told = machine.swg("apps", "ls", "--json")
@@ -196,6 +203,7 @@ def test_status_and_plan_tell_of_a_config_that_does_not_run(
     api.answer("POST", "/v1/apps/shop/plan", view(PlanView, changed=True, to_release=4))
     shown, planned = machine.swg("status", "-a", "shop"), machine.swg("plan", "-a", "shop")
     assert (shown.code, planned.code) == (0, 0)
+    assert "shop.internal" in shown.out
     for said in (shown.out, planned.err):
         assert told in said
         assert bool(told) == ("config" in said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -16,12 +17,15 @@ from shellwego.client.generated import (
     EventView,
     InstanceList,
     InstanceView,
+    KeyRotationView,
     MoveView,
+    NetworkUsageView,
     NodeList,
     NodeView,
     Pagination,
     ProjectView,
     RebalanceView,
+    TunnelKeyView,
     UsageView,
     UserView,
     WaitingView,
@@ -138,11 +142,26 @@ def test_a_share_of_cpu_is_told_in_cores(machine: Machine, api: HandMadeApi) -> 
     api.answer("GET", "/v1/vms/ins_1", view(InstanceView, id="ins_1", cpu_milli=1500))
     api.answer("GET", "/v1/nodes/one", view(NodeView, name="one", cpu_milli=2000))
     assert "1.5" in machine.swg("vms", "show", "ins_1").out
-    used = UsageView(memory_bytes=100 << 20, cpu_seconds=2.25, disk_bytes=3 << 20, pressure={"cpu": 0.25, "io": 0.0})
+    passed = NetworkUsageView(
+        transmit_packets=7,
+        transmit_bytes=2048,
+        receive_packets=5,
+        receive_bytes=1024,
+        dropped={"source-mac": 2, "arp": 1},
+    )
+    used = UsageView(
+        memory_bytes=100 << 20,
+        cpu_seconds=2.25,
+        disk_bytes=3 << 20,
+        pressure={"cpu": 0.25, "io": 0.0},
+        network=passed,
+    )
     api.answer("GET", "/v1/vms/ins_1", view(InstanceView, id="ins_1", usage=used))
     shown = machine.swg("vms", "show", "ins_1").out
     assert "100 MiB memory, 3.0 MiB disk, 2.2 s CPU" in shown
     assert "cpu 25%, io 0% of the last 10 s waited" in shown
+    assert "2.0 KiB in 7 packets sent, 1.0 KiB in 5 received" in shown
+    assert "frames: 1 arp, 2 source-mac" in shown
     assert "cpu          2\n" in machine.swg("nodes", "show", "one").out
 
 
@@ -207,6 +226,20 @@ def test_a_node_is_emptied_to_the_end_or_what_is_left_is_told(
     assert "left shop/web.0 (ins_1): no node fits: 1 is draining" in machine.swg("nodes", "show", "one").out
 
 
+def test_keys_of_nodes_are_replaced_and_their_age_is_told(machine: Machine, api: HandMadeApi) -> None:
+    began, over = datetime(2026, 1, 2, 3, tzinfo=UTC), datetime(2026, 1, 2, 3, 12, tzinfo=UTC)
+    api.answer("POST", "/v1/nodes/actions/rotate-keys", view(KeyRotationView, began_at=began, over_at=over, nodes=3))
+    assert "over   2026-01-02T03:12:00Z\n" in machine.swg("nodes", "rotate-keys").out
+    assert json.loads(machine.swg("nodes", "rotate-keys", "--json").out)["nodes"] == 3
+    keys = [TunnelKeyView(public_key=letter * 43 + "=", since=since) for letter, since in (("a", began), ("b", None))]
+    api.answer("GET", "/v1/nodes/one", view(NodeView, name="one", tunnel_keys=keys))
+    shown = machine.swg("nodes", "show", "one").out
+    assert "aaaaaaaa (" in shown
+    assert "bbbbbbbb (age unknown)" in shown
+    api.answer("GET", "/v1/nodes/one", view(NodeView, name="one"))
+    assert "keys" not in machine.swg("nodes", "show", "one").out
+
+
 def test_a_node_is_labelled_and_removed(machine: Machine, api: HandMadeApi) -> None:
     api.answer("PATCH", "/v1/nodes/one", view(NodeView, name="one", labels={"disk": "ssd"}))
     shown = machine.swg("nodes", "label", "one", "disk=ssd", "gpu-", "--zone", "a").out
@@ -242,3 +275,13 @@ def test_moves_are_shown_first_and_made_with_a_yes(
     assert "nothing would better run elsewhere" in machine.swg("nodes", "rebalance", "--yes").err
     api.answer("DELETE", "/v1/rebalance", None)
     assert machine.swg("nodes", "rebalance", "--cancel").code == 0
+
+
+@pytest.mark.parametrize("cursor", ["again", None])
+def test_a_list_whose_pages_lead_in_a_circle_ends_with_an_error(
+    machine: Machine, api: HandMadeApi, cursor: str | None
+) -> None:
+    api.answer("GET", "/v1/apps", AppList(data=[], pagination=view(Pagination, has_more=True, next_cursor=cursor)))
+    ended = machine.swg("apps", "ls")
+    assert ended.code == 1
+    assert "a list that does not end" in ended.err

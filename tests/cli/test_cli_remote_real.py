@@ -80,7 +80,7 @@ def test_with_json_stdout_is_one_document(machine: Machine, words: tuple[str, ..
     assert machine.swg(*words, "--output", "yaml").code == 0
     assert machine.swg(*words, "--output", "name").code == 0
     shown = machine.swg(*words)
-    assert shown.out or shown.err == "no variables\n"
+    assert shown.out or shown.err in ("no variables\n", "nothing yet\n")
 
 
 @pytest.mark.usefixtures("running")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from shellwego.client.generated import (
+    AppList,
     AppView,
     GrantList,
     LimitView,
@@ -18,6 +19,7 @@ from shellwego.client.generated import (
     OrganizationUsageView,
     OrganizationView,
     Pagination,
+    ProjectList,
     ProjectUsageView,
     ProjectView,
     QuotasView,
@@ -51,6 +53,58 @@ def acme(api: HandMadeApi) -> HandMadeApi:
 
 def sent(api: HandMadeApi) -> Any:
     return json.loads(api.asked[-1].body)
+
+
+def projects(*names: str) -> ProjectList:
+    return ProjectList(data=[view(ProjectView, id=f"prj_{name}", name=name) for name in names], pagination=LAST)
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        (["default", "web"], "-o acme -p default"),
+        (["default", "web"], "-o acme -p prj_default"),
+        (["default"], "-o acme"),
+    ],
+)
+def test_a_project_is_looked_for_in_the_organization_that_was_named(
+    machine: Machine, api: HandMadeApi, there: list[str], words: str
+) -> None:
+    api.answer("GET", "/v1/projects", projects(*there))
+    api.answer("GET", "/v1/apps", AppList(data=[], pagination=LAST))
+    assert machine.swg("apps", "ls", *words.split()).code == 0
+    asked = {each.path: each.query for each in api.asked}
+    assert "organization=acme" in asked["/v1/projects"]
+    assert "project=prj_default" in asked["/v1/apps"], "by id: other organizations may have one of this name"
+
+
+@pytest.mark.parametrize(
+    ("there", "words", "ending"),
+    [
+        (["web", "shop"], "-o acme", (2, "acme has several projects: shop, web")),
+        ([], "-o acme", (4, "acme has no project that you can see")),
+        (["web"], "-o acme -p shop", (4, "acme has no project “shop”")),
+    ],
+)
+def test_an_organization_that_does_not_tell_the_project_is_said_so_and_nothing_is_asked_of_another(
+    machine: Machine, api: HandMadeApi, there: list[str], words: str, ending: tuple[int, str]
+) -> None:
+    api.answer("GET", "/v1/projects", projects(*there))
+    ended = machine.swg("apps", "ls", *words.split())
+    assert ended.code == ending[0]
+    assert ending[1] in ended.err
+    assert [each.path for each in api.asked] == ["/v1/projects"]
+
+
+@pytest.mark.parametrize("code", ["project-needed", "project-ambiguous"])
+def test_who_has_to_say_which_project_is_told_the_option_and_not_the_request(
+    machine: Machine, api: HandMadeApi, code: str
+) -> None:
+    api.refuse("GET", "/v1/apps", 400, code, resolution="Add ?project= with the project's id or name.")
+    ended = machine.swg("apps", "ls")
+    assert ended.code == 2
+    assert "-p PROJECT" in ended.err
+    assert "?project=" not in ended.err
 
 
 def test_the_only_organization_need_not_be_named(machine: Machine, acme: HandMadeApi) -> None:

@@ -58,7 +58,7 @@ def test_a_vm_is_made_with_limits_and_shows_them(rig: CliRig) -> None:
     (shown,) = json.loads(rig.well("vm", "inspect", "-o", "json", vm))
     wanted = {"disk_rate": 10 << 20, "disk_iops": 100, "receive_rate": 2 << 20, "transmit_rate": 1 << 20}
     assert shown["limits"] == wanted
-    assert (shown["disk_used_bytes"], shown["pressure"]) == (0, None)
+    assert (shown["disk_used_bytes"], shown["pressure"], shown["network_used"]) == (0, None, None)
     refused = rig.call("vm", "create", "--disk-rate", "1k", "app", "serve")
     assert (refused.exit_code, "bytes a second" in refused.stderr) == (125, True)
 
@@ -75,6 +75,46 @@ def test_a_vm_sleeps_and_wakes(rig: CliRig) -> None:
     asleep = rig.call("vm", "exec", vm, "echo")
     assert (asleep.exit_code, "suspended" in asleep.stderr) == (125, True)
     assert rig.well("vm", "resume", vm) == vm
+
+
+def test_what_vms_may_reach_is_said_shown_and_changed(rig: CliRig) -> None:
+    def shown() -> object:
+        return json.loads(rig.well("vm", "inspect", "-o", "json", vm))[0]["egress"]
+
+    vm = rig.well("vm", "run", "-d", "--egress", "203.0.113.0/24:443", "--egress", "198.51.100.7/icmp", "app", "serve")
+    assert shown() == ["203.0.113.0/24:443/tcp", "198.51.100.7/32/icmp"]
+    assert rig.well("vm", "restrict", "--egress", "none", vm) == vm
+    assert shown() == []
+    assert rig.well("vm", "restrict", "--egress", "192.0.2.0/24:8000-8100/udp", vm) == vm
+    assert shown() == ["192.0.2.0/24:8000-8100/udp"]
+    assert rig.well("vm", "restrict", "--open", vm) == vm
+    assert shown() is None
+    for wrong in ("example.org", "203.0.113.0/24/sctp", "203.0.113.1/24", "1.2.3.4:70000"):
+        assert rig.call("vm", "restrict", "--egress", wrong, vm).exit_code == 2
+    assert rig.call("vm", "restrict", vm).exit_code == 2
+    assert rig.call("vm", "run", "--network", "none", "--egress", "none", "app", "serve").exit_code == 2
+
+
+def test_what_may_be_opened_to_vms_is_said_shown_and_changed(rig: CliRig) -> None:
+    def shown() -> object:
+        found = json.loads(rig.well("vm", "inspect", "-o", "json", vm))[0]
+        return found["identity"], found["ingress"]
+
+    given = ("--identity", "db", "--ingress", "web:5432", "--ingress", "*/icmp")
+    vm = rig.well("vm", "run", "-d", *given, "app", "serve")
+    assert shown() == ("db", ["web:5432/tcp", "*/icmp"])
+    assert rig.well("vm", "screen", "--ingress", "none", vm) == vm
+    assert shown() == ("db", [])
+    assert rig.well("vm", "screen", "--identity", "store", "--ingress", "job:8000-8100/udp", vm) == vm
+    assert shown() == ("store", ["job:8000-8100/udp"])
+    assert rig.well("vm", "screen", "--open", vm) == vm
+    assert shown() == ("store", None)
+    for wrong in ("A b", "web/sctp", "web:70000", "*:1-2-3"):
+        assert rig.call("vm", "screen", "--ingress", wrong, vm).exit_code == 2
+    assert rig.call("vm", "screen", vm).exit_code == 2
+    assert rig.call("vm", "run", "--network", "none", "--ingress", "none", "app", "serve").exit_code == 2
+    refused = rig.call("vm", "run", "--identity", "A b", "app", "serve")
+    assert (refused.exit_code, "--identity" in refused.stderr) == (125, True)
 
 
 def test_what_is_not_declared_safe_to_copy_is_not_copied(rig: CliRig) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Protocol
 
 import pytest
 
 from shellwego.core.apps import RestartPolicy
 from shellwego.core.assignments import Workload
+from shellwego.core.destinations import Destination, IpProtocol
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError
+from shellwego.core.openings import Opening
 from shellwego.ports.engine import Engine, ExecData, ExecDone, VmOrder, VmPhase, VmView
 from shellwego.ports.streams import StreamKind, StreamRequest
 from tests.bytes import first_difference
@@ -24,6 +27,10 @@ class EngineUnderTest:
     engine: Engine
     digest: str
     """Of an image that every workload can run from."""
+    again: MakeEngine | None = None
+    """Makes the engine that comes after this one on its host; where it matters."""
+    write: Callable[[str, bytes], Awaitable[None]] | None = None
+    """Writes into a volume, as a VM that has it would; where it matters."""
 
 
 class MakeEngine(Protocol):
@@ -121,6 +128,49 @@ class EngineContract:
     @pytest.fixture
     def make(self) -> MakeEngine:
         raise AssertionError("a subclass provides `make`")
+
+    async def test_a_vm_of_a_numbered_network_has_a_private_address(self, make: MakeEngine) -> None:
+        tested = await make()
+        numbered, plain = order(tested, "a", "serve"), order(tested, "b", "serve")
+        workload = replace(numbered.workload, network_number=7, private_prefix="fd12:3456:789a::/48")
+        for each in (replace(numbered, workload=workload), plain):
+            await tested.engine.run(each)
+        seen = await see(tested.engine, "vm_a_1", running)
+        address = IPv6Address(seen.private_address)
+        assert address in IPv6Network("fd12:3456:789a::/48")
+        assert int(address) & (1 << 64) - 1 == 7 << 32 | int(IPv4Address(seen.address))
+        assert (await see(tested.engine, "vm_b_1", running)).private_address == ""
+        await tested.engine.stop("vm_a_1", 5.0)
+        assert (await see(tested.engine, "vm_a_1", ended)).private_address == ""
+
+    async def test_what_a_vm_may_reach_begins_as_ordered_and_is_changed_while_it_runs(self, make: MakeEngine) -> None:
+        tested = await make()
+        tls = Destination(network="203.0.113.0/24", protocol=IpProtocol.TCP, first_port=443, last_port=443)
+        plain = order(tested, "a", "serve")
+        await tested.engine.run(replace(plain, workload=replace(plain.workload, egress=(tls,))))
+        assert (await see(tested.engine, "vm_a_1", running)).egress == (tls,)
+        for egress in (None, (), (tls, replace(tls, protocol=IpProtocol.UDP))):
+            await tested.engine.restrict("vm_a_1", egress)
+            assert (await see(tested.engine, "vm_a_1", running)).egress == egress
+        with pytest.raises(NotFoundError):
+            await tested.engine.restrict("vm_stranger", ())
+
+    async def test_what_may_be_opened_to_a_vm_begins_as_ordered_and_is_changed_while_it_runs(
+        self, make: MakeEngine
+    ) -> None:
+        tested = await make()
+        web = Opening(identity="app_web", protocol=IpProtocol.TCP, first_port=5432, last_port=5432)
+        plain = order(tested, "a", "serve")
+        await tested.engine.run(replace(plain, workload=replace(plain.workload, ingress=(web,))))
+        seen = await see(tested.engine, "vm_a_1", running)
+        assert (seen.identity, seen.ingress) == (plain.workload.app_id, (web,))
+        for identity, ingress in (("app_b", None), ("app_a", ()), ("app_a", (web, Opening()))):
+            await tested.engine.screen("vm_a_1", identity, ingress)
+            seen = await see(tested.engine, "vm_a_1", running)
+            assert (seen.identity, seen.ingress) == (identity, ingress)
+        await tested.engine.recognize({"app_web": ("fd12:3456:789a:1:0:7:a40:1002",)})
+        with pytest.raises(NotFoundError):
+            await tested.engine.screen("vm_stranger", "app_a", ())
 
     async def test_an_order_becomes_a_running_vm_that_says_whose_it_is(self, make: MakeEngine) -> None:
         under_test = await make()

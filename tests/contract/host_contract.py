@@ -12,13 +12,16 @@ import os
 import select
 import signal
 import socket
+import time
+from base64 import b64encode
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
 from plasmavmc.errors import HostError
-from plasmavmc.host.configuration import Listener
+from plasmavmc.host import addresses
+from plasmavmc.host.configuration import GUARDS, Listener
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import (
     Bridge,
@@ -28,16 +31,23 @@ from plasmavmc.host.operations import (
     Member,
     Peer,
     ProcessId,
+    Reach,
+    Routed,
     RuleSet,
     Spawned,
     TapRequest,
+    Underlay,
 )
 from plasmavmc.types import MIB, mac_of, vm_key
 
 LIMITS = Limits(256 * MIB, 1000)
 ONE, TWO = vm_key("vm_one"), vm_key("vm_two")
 SUBNET = IPv4Network("10.64.16.0/20")
+PREFIX = IPv6Network("fd12:3456:789a::/48")
 DEADLINE_S = 5.0
+FENCE_S = 0.6
+ENCRYPTED = Reach(Underlay.WIREGUARD, IPv4Address("192.0.2.1"), 7184)
+KEYS = tuple(b64encode(bytes([number]) * 32).decode() for number in (1, 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,11 @@ class HostRig:
 
     def member(self, key: str, number: int, network: str = "net_a") -> Member:
         return Member(self.names.tap(key), mac_of(key), SUBNET.network_address + number, network)
+
+    def private_member(self, key: str, number: int) -> Member:
+        """The same with an address on the private network."""
+        member = self.member(key, number)
+        return replace(member, ipv6=addresses.private_address(PREFIX, SUBNET, 1, member.ipv4))
 
     def argv(self, key: str = ONE, *more: str) -> tuple[str, ...]:
         """A machine without anything, which waits for ever."""
@@ -130,6 +145,14 @@ class HostContract:
         bridge = Bridge(name or rig.names.bridge, IPv4Address(gateway), IPv4Network(network))
         await refused("helper-refused", rig.host.bridge_ensure(bridge))
 
+    async def test_a_resolver_has_sockets_where_the_bridge_is_and_nowhere_before(self, rig: HostRig) -> None:
+        await refused("no-bridge", rig.host.resolver_sockets())
+        await rig.host.bridge_ensure(rig.bridge)
+        datagrams, connections = [socket.socket(fileno=fd) for fd in await rig.host.resolver_sockets()]
+        with datagrams, connections:
+            assert datagrams.type == socket.SOCK_DGRAM
+            assert connections.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
     async def test_a_network_in_use_is_told_and_refused(self, rig: HostRig) -> None:
         assert any(network.overlaps(rig.network_in_use) for network in await rig.host.networks_in_use())
         await refused("subnet-taken", rig.host.bridge_ensure(bridge_in(rig.names, rig.network_in_use)))
@@ -175,6 +198,32 @@ class HostContract:
             await refused("helper-refused", rig.host.tap_open(replace(rig.tap(), receive=rate)))
             await refused("helper-refused", rig.host.tap_open(replace(rig.tap(), transmit=rate)))
 
+    async def test_taps_are_made_ahead_to_a_bound_and_change_nothing_but_the_time_it_takes(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        for _ in range(5):
+            more = await rig.host.tap_make()
+        assert not more
+        first, second = [await rig.host.tap_open(rig.tap(key)) for key in (ONE, TWO)]
+        await refused("host-network", rig.host.tap_open(rig.tap()))
+        os.close(first)
+        os.close(second)
+
+    async def test_it_tells_how_taps_are_guarded(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        assert (await rig.host.taps_guarding()).by in GUARDS
+        assert await rig.host.taps_guarding() == await rig.host.taps_guarding()
+
+    async def test_a_taps_use_is_counted_from_nothing_and_only_of_own_taps(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        assert await rig.host.tap_usage(rig.tap().name) is None
+        fd = await rig.host.tap_open(rig.tap())
+        used = await rig.host.tap_usage(rig.tap().name)
+        assert (used is None) == ((await rig.host.taps_guarding()).by == "nft")
+        assert used is None or (used.transmit_packets, used.receive_packets) == (0, 0)
+        os.close(fd)
+        for name in ("eth0", rig.names.bridge, "swgaaaabbbbbbbb"):
+            await refused("helper-refused", rig.host.tap_usage(name))
+
     async def test_rules_are_replaced_as_a_whole(self, rig: HostRig) -> None:
         await rig.host.bridge_ensure(rig.bridge)
         await rig.host.rules_apply(RuleSet(rig.bridge, (rig.member(ONE, 2), rig.member(TWO, 3, "net_b"))))
@@ -192,6 +241,41 @@ class HostContract:
         ):
             await refused("helper-refused", rig.host.rules_apply(RuleSet(rig.bridge, members)))
 
+    async def test_a_private_address_says_network_node_and_ipv4_address(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        one, two = (rig.private_member(key, number) for key, number in ((ONE, 2), (TWO, 3)))
+        others = (
+            addresses.private_address(PREFIX, SUBNET, 1, IPv4Address("10.64.16.9")),
+            addresses.private_address(PREFIX, IPv4Network("10.64.32.0/20"), 1, one.ipv4),
+            addresses.private_address(PREFIX, SUBNET, 0, one.ipv4),
+            addresses.private_address(IPv6Network("2001:db8::/48"), SUBNET, 1, one.ipv4),
+            IPv6Address("fe80::1"),
+            IPv6Address("ff02::1"),
+        )
+        for ipv6 in others:
+            await refused("helper-refused", rig.host.rules_apply(RuleSet(rig.bridge, (replace(one, ipv6=ipv6),))))
+        stranger = replace(two, network_id="net_b")
+        await refused("helper-refused", rig.host.rules_apply(RuleSet(rig.bridge, (one, stranger))))
+        await rig.host.rules_apply(RuleSet(rig.bridge, (one, two)))
+
+    async def test_a_peers_private_network_is_that_of_its_subnet_and_nobody_elses(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        subnet = IPv4Network("10.127.240.0/20")
+        peer = Peer(subnet, IPv4Address("192.0.2.9"), addresses.node_network(PREFIX, subnet))
+        for private in ("fd00::/64", "2001:db8:0:3ff::/64", "fe80::/64", "fd00:0:0:3ff::/63", "::/0"):
+            wrong = replace(peer, private=IPv6Network(private, strict=False))
+            await refused("helper-refused", rig.host.routes_apply((wrong,), Reach()))
+            await refused("helper-refused", rig.host.rules_apply(RuleSet(rig.bridge, peers=(wrong,))))
+        await rig.host.rules_apply(RuleSet(rig.bridge, (rig.private_member(ONE, 2),), (peer,)))
+
+    async def test_rules_that_nobody_touched_have_no_fault(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        assert await rig.host.rules_fault() == ""
+        await rig.host.rules_apply(RuleSet(rig.bridge, (rig.private_member(ONE, 2),)))
+        assert await rig.host.rules_fault() == ""
+        await rig.host.rules_apply(RuleSet(rig.bridge))
+        assert await rig.host.rules_fault() == ""
+
     async def test_peers_are_other_nodes_and_reached_by_a_hosts_address(self, rig: HostRig) -> None:
         await rig.host.bridge_ensure(rig.bridge)
         peer = Peer(IPv4Network("10.127.240.0/20"), IPv4Address("192.0.2.9"))
@@ -204,7 +288,7 @@ class HostContract:
             (replace(peer, via=IPv4Address("169.254.169.254")),),
             tuple(replace(peer, network=IPv4Network(f"10.{64 + n // 256}.{n % 256}.0/29")) for n in range(1025)),
         ):
-            await refused("helper-refused", rig.host.routes_apply(peers))
+            await refused("helper-refused", rig.host.routes_apply(peers, Reach()))
             await refused("helper-refused", rig.host.rules_apply(RuleSet(rig.bridge, peers=peers)))
         itself = replace(peer, network=rig.bridge.network)
         await refused("helper-refused", rig.host.rules_apply(RuleSet(rig.bridge, peers=(itself,))))
@@ -213,8 +297,58 @@ class HostContract:
     async def test_a_peer_that_cannot_be_reached_is_told(self, rig: HostRig) -> None:
         await rig.host.bridge_ensure(rig.bridge)
         peer = Peer(IPv4Network("10.127.240.0/20"), IPv4Address("203.0.113.9"))
-        assert await rig.host.routes_apply((peer,)) == (peer,)
-        assert await rig.host.routes_apply(()) == ()
+        assert await rig.host.routes_apply((peer,), Reach()) == Routed((peer,))
+        assert await rig.host.routes_apply((), Reach()) == Routed()
+
+    # WireGuard
+
+    async def test_a_node_that_is_reached_by_wireguard_tells_two_keys_which_stay(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        told = await rig.host.routes_apply((), ENCRYPTED)
+        assert len(set(told.keys)) == len(told.keys) == 2
+        assert told.encrypted_by in ("kernel", "wireguard-go")
+        assert await rig.host.routes_apply((), ENCRYPTED) == told
+        assert await rig.host.routes_apply((), replace(ENCRYPTED, step=2)) == told
+        assert await rig.host.routes_apply((), Reach()) == Routed()
+
+    async def test_who_encrypts_has_no_way_to_who_does_not(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        in_clear = Peer(IPv4Network("10.127.240.0/20"), IPv4Address("192.0.2.9"))
+        sealed = replace(in_clear, underlay=Underlay.WIREGUARD, keys=KEYS, port=7084)
+        assert (await rig.host.routes_apply((in_clear,), ENCRYPTED)).lacking == (in_clear,)
+        assert (await rig.host.routes_apply((sealed,), Reach())).lacking == (sealed,)
+        keyless = replace(sealed, keys=(), port=0)
+        assert (await rig.host.routes_apply((keyless,), ENCRYPTED)).lacking == (keyless,)
+
+    async def test_keys_and_ports_are_what_they_must_be_and_nobody_has_anothers(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        peer = Peer(
+            IPv4Network("10.127.240.0/20"), IPv4Address("192.0.2.9"), None, Underlay.WIREGUARD, KEYS, ENCRYPTED.port
+        )
+        other = replace(peer, network=IPv4Network("10.127.224.0/20"))
+        for peers in (
+            (replace(peer, keys=KEYS[:1]),),
+            (replace(peer, keys=(KEYS[0], "remove=true\n")),),
+            (replace(peer, keys=(KEYS[0], "")),),
+            (replace(peer, keys=(KEYS[0], KEYS[0])),),
+            (replace(peer, port=0),),
+            (replace(peer, port=65535),),
+            (peer, other),
+        ):
+            await refused("helper-refused", rig.host.routes_apply(peers, ENCRYPTED))
+            await refused("helper-refused", rig.host.rules_apply(RuleSet(rig.bridge, peers=peers)))
+        for reach in (replace(ENCRYPTED, port=53), replace(ENCRYPTED, port=65535), replace(ENCRYPTED, step=-1)):
+            await refused("helper-refused", rig.host.routes_apply((), reach))
+        for ports in ((7084,), (53, 54), (7084, 70_000)):
+            await refused("helper-refused", rig.host.rules_apply(RuleSet(rig.bridge, tunnel_ports=ports)))
+
+    async def test_rules_that_seal_what_is_with_peers_have_no_fault(self, rig: HostRig) -> None:
+        await rig.host.bridge_ensure(rig.bridge)
+        neighbours = [IPv4Network(f"10.127.{16 * number}.0/20") for number in (13, 14, 15)]
+        peers = tuple(Peer(each, IPv4Address("192.0.2.9"), addresses.node_network(PREFIX, each)) for each in neighbours)
+        for told in (peers, peers[1:], ()):
+            await rig.host.rules_apply(RuleSet(rig.bridge, peers=told, tunnel_ports=ENCRYPTED.ports))
+            assert await rig.host.rules_fault() == ""
 
     async def test_rules_for_a_full_subnet_are_taken(self, rig: HostRig) -> None:
         await rig.host.bridge_ensure(rig.bridge)
@@ -264,6 +398,47 @@ class HostContract:
         spawned = await start(rig)
         await refused("vm-running", rig.host.vm_reap(ONE, identity(spawned)))
         await end(rig, spawned)
+
+    # Fences
+
+    async def test_a_fenced_vmm_ends_at_its_moment_and_none_begins_under_that_key(self, rig: HostRig) -> None:
+        await rig.host.uid_take(ONE)
+        await rig.host.vm_fence(ONE, time.monotonic() + 10 * DEADLINE_S)
+        spawned = await start(rig)
+        moment = time.monotonic() + FENCE_S
+        await rig.host.vm_fence(ONE, moment)
+        assert await asyncio.to_thread(has_ended, spawned, DEADLINE_S)
+        assert time.monotonic() >= moment
+        let_go(spawned)
+        assert await rig.host.vm_reap(ONE, identity(spawned)) == -signal.SIGKILL
+        await refused("fenced", rig.host.vm_spawn(ONE, rig.argv(), LIMITS, {}))
+        await rig.host.vm_fence(ONE, time.monotonic() + DEADLINE_S)
+        again = await start(rig)
+        await end(rig, again)
+
+    async def test_what_was_said_last_counts(self, rig: HostRig) -> None:
+        later, lifted = await start(rig, ONE), await start(rig, TWO)
+        moment = time.monotonic() + FENCE_S
+        for key in (ONE, TWO):
+            await rig.host.vm_fence(key, moment)
+        await rig.host.vm_fence(ONE, moment + FENCE_S)
+        await rig.host.vm_fence(TWO, None)
+        assert await asyncio.to_thread(has_ended, later, DEADLINE_S)
+        assert time.monotonic() >= moment + FENCE_S
+        assert not has_ended(lifted)
+        let_go(later)
+        await end(rig, lifted, TWO)
+
+    async def test_a_fence_goes_with_its_uid(self, rig: HostRig) -> None:
+        await rig.host.uid_take(ONE)
+        await rig.host.vm_fence(ONE, time.monotonic() - 1)
+        await rig.host.uid_free(ONE)
+        spawned = await start(rig)
+        await end(rig, spawned)
+
+    @pytest.mark.parametrize("moment", [float("nan"), float("inf"), 1e12])
+    async def test_a_fence_that_is_no_moment_is_refused(self, rig: HostRig, moment: float) -> None:
+        await refused("helper-refused", rig.host.vm_fence(ONE, moment))
 
     async def test_a_vmm_that_nobody_started_has_no_code(self, rig: HostRig) -> None:
         assert await rig.host.vm_reap(ONE, ProcessId(1, 1)) is None

@@ -2,6 +2,9 @@
 
 The namespace belongs to an anchor process and goes with it. Run directory, uids and installation id are the test's own,
 so a platform that runs on the same machine is not touched; cgroups carry the installation's key.
+
+Trap: installations of one host share the table of leased uids in its run directory, and whatever lives under a leased uid is
+the VM's. With run directories of their own, tests that run at the same time need uids of their own too.
 """
 
 from __future__ import annotations
@@ -21,12 +24,16 @@ from pathlib import Path
 
 from plasmavmc.errors import UnavailableError
 from plasmavmc.host.client import HelperHost
-from plasmavmc.host.configuration import FIRECRACKER, JAILER, QEMU, HelperConfiguration, Listener
+from plasmavmc.host.configuration import FIRECRACKER, GUARDS, JAILER, QEMU, HelperConfiguration, Listener
 from plasmavmc.host.operations import Keep
+from plasmavmc.host.ports import PublishSite
+from plasmavmc.host.rotation import SETTLE_S
 from tests.contract.host_contract import HostRig
 
 NOBODY = 65534
-UIDS = range(2_000_090_000, 2_000_090_064)
+_UIDS_A_PROCESS = 64
+_FIRST_UID = 2_001_000_000 + os.getpid() % 1_000_000 * _UIDS_A_PROCESS
+UIDS = range(_FIRST_UID, _FIRST_UID + _UIDS_A_PROCESS)
 LISTENER = Listener("127.0.0.1", 8099)
 IN_USE = IPv4Network("10.127.0.0/20")
 _HELPER = """
@@ -34,12 +41,17 @@ import json, socket, sys
 from pathlib import Path
 from plasmavmc.host.configuration import HelperConfiguration, Listener
 from plasmavmc.host.helper.loop import run_helper
+from plasmavmc.host.ports import PublishSite
 told = json.loads(sys.argv[2])
 run_helper(
     HelperConfiguration(
         told["id"], told["uid"], told["uid"], listeners=tuple(Listener(*pair) for pair in told["listeners"]),
         vm_uids=range(*told["uids"]), run_root=Path(told["run_root"]),
         firecracker=told["firecracker"], jailer=told["jailer"], jail_root=Path(told["jail_root"]),
+        guards=tuple(told["guards"]),
+        zfs=told["zfs"],
+        publish=PublishSite(range(*told["publish"])),
+        key_settle_s=told["key_settle_s"],
     ),
     socket.socket(fileno=int(sys.argv[1])),
 )
@@ -96,6 +108,10 @@ class RealHelper:
         firecracker: str = FIRECRACKER,
         jailer: str = JAILER,
         jail_root: Path | None = None,
+        guards: tuple[str, ...] = GUARDS,
+        zfs: str = "",
+        publish: range = range(0),
+        key_settle_s: float = SETTLE_S,
     ) -> None:
         self.namespace = namespace
         self._wrapper = [] if cgroups else _WITHOUT_CGROUPS
@@ -109,6 +125,10 @@ class RealHelper:
             firecracker=firecracker,
             jailer=jailer,
             jail_root=jail_root or run_root.parent / "jails",
+            guards=guards,
+            zfs=zfs,
+            publish=PublishSite(publish),
+            key_settle_s=key_settle_s,
         )
         self.names = self.configuration.names
         self.start()
@@ -120,11 +140,15 @@ class RealHelper:
                 "id": self.configuration.installation_id,
                 "uid": NOBODY,
                 "listeners": [[listener.address, listener.port] for listener in self.configuration.listeners],
-                "uids": [UIDS.start, UIDS.stop],
+                "uids": [self.configuration.vm_uids.start, self.configuration.vm_uids.stop],
                 "run_root": str(self.configuration.run_root),
                 "firecracker": self.configuration.firecracker,
                 "jailer": self.configuration.jailer,
                 "jail_root": str(self.configuration.jail_root),
+                "guards": self.configuration.guards,
+                "zfs": self.configuration.zfs,
+                "publish": [self.configuration.publish.ports.start, self.configuration.publish.ports.stop],
+                "key_settle_s": self.configuration.key_settle_s,
             }
         )
         with theirs:
@@ -179,6 +203,9 @@ async def real_helper(
     firecracker: str = FIRECRACKER,
     jailer: str = JAILER,
     jail_root: Path | None = None,
+    guards: tuple[str, ...] = GUARDS,
+    zfs: str = "",
+    publish: range = range(0),
 ) -> AsyncIterator[RealHelper]:
     """One installation, alone in its namespace, in which `IN_USE` is a network of somebody else."""
     namespace = Namespace()
@@ -192,6 +219,9 @@ async def real_helper(
             firecracker=firecracker,
             jailer=jailer,
             jail_root=jail_root,
+            guards=guards,
+            zfs=zfs,
+            publish=publish,
         )
         try:
             yield helper

@@ -3,11 +3,8 @@ image of one static program."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-import select
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
@@ -19,8 +16,6 @@ from plasmavmc.guest.boot import BootAssets, build_guest, disk_template
 from plasmavmc.guest.cache import cache_directory
 from plasmavmc.guest.tsc import tsc_khz
 from plasmavmc.host.configuration import QEMU
-from plasmavmc.host.operations import ProcessId
-from plasmavmc.host.processes import is_alive
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, VmPlan
 from plasmavmc.hypervisor.qemu.backend import KvmBackend
 from plasmavmc.hypervisor.qemu.migration import run_state
@@ -28,10 +23,10 @@ from plasmavmc.hypervisor.qemu.offer import QemuSite
 from plasmavmc.hypervisor.qemu.qmp import qmp_session
 from plasmavmc.hypervisor.qemu.sockets import VmSockets
 from plasmavmc.types import MIB, Acceleration, VmHandle, VmSpec, vm_key
+from tests.contract.helper_rig import HelperRig
 from tests.contract.host_rig import Namespace, RealHelper, real_helper
 
 WORKLOAD = Path(__file__).resolve().parents[2] / "packages/plasmavmc/native/init/tests/app.c"
-ZOMBIE_S = 2.0
 
 
 def build_image(directory: Path) -> Path:
@@ -44,17 +39,14 @@ def build_image(directory: Path) -> Path:
     return image
 
 
-class QemuRig:
+class QemuRig(HelperRig):
     """Implements `PausableRig`."""
 
     def __init__(self, helper: RealHelper, directory: Path, assets: BootAssets, image: Path, template: Path) -> None:
-        self.helper = helper
-        self.directory = directory
-        """Short: a socket's path has 107 bytes."""
+        super().__init__(helper, directory)
         self.assets = assets
         self._image = image
         self._template = template
-        self._fds: list[int] = []
         self.site = QemuSite(
             program=Path(QEMU),
             installation=helper.configuration.key,
@@ -107,44 +99,9 @@ class QemuRig:
         self.backend.close()
         self.backend = self._new_backend()
 
-    def kill(self, handle: VmHandle) -> None:
-        os.kill(handle.pid, signal.SIGKILL)
-
-    def make_zombie(self, handle: VmHandle) -> None:
-        """The helper, which would reap it, is held for a moment."""
-        self.helper.process.send_signal(signal.SIGSTOP)
-        pidfd = os.pidfd_open(handle.pid)
-        self.kill(handle)
-        select.select([pidfd], [], [], 10.0)
-        os.close(pidfd)
-        asyncio.get_running_loop().call_later(ZOMBIE_S, self.helper.process.send_signal, signal.SIGCONT)
-
-    def lives(self, handle: VmHandle) -> bool:
-        return is_alive(ProcessId(handle.pid, handle.start_time))
-
-    def traces(self) -> frozenset[str]:
-        open_now = {int(link.name) for link in Path("/proc/self/fd").iterdir()}
-        ours = [fd for fd in open_now if _is_open(fd) and fd not in self._fds]
-        sockets = {str(path) for path in self.directory.glob("*/*.sock")}
-        leases = {f"uid {path.name}" for path in (self.helper.configuration.run_root / "uids").glob("*")}
-        return frozenset({f"{len(ours)} descriptors"} | sockets | leases | self.helper.cgroups())
-
-    def _open(self, path: Path, flags: int) -> int:
-        self._fds.append(os.open(path, flags | os.O_CLOEXEC))
-        return self._fds[-1]
-
     def close(self) -> None:
         self.backend.close()
-        for fd in self._fds:
-            os.close(fd)
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
+        super().close()
 
 
 class OpenKvm(Namespace):

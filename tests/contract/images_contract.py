@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Protocol
 
 import pytest
 
 from shellwego.core.errors import ForbiddenError, InvalidError, NotFoundError, UnavailableError
 from shellwego.core.images import ImageKind
-from shellwego.ports.images import ImageBlobs, Images
+from shellwego.ports.images import Download, ImageBlobs, Images
 from tests.contract.images_samples import chunked, docker_save, entry, layer
 
 
@@ -134,6 +134,27 @@ class ImagesContract:
         assert caught.value.code == "digest-mismatch"
         assert not await images.has(digest)
 
+    async def test_an_image_is_copied_from_another_store_and_is_what_it_was(self, images: Store) -> None:
+        digest, blobs = await taken_out(images)
+        assert not await images.has(digest)
+        copied = await images.copy(digest, from_shelf(blobs))
+        assert copied.digest == digest
+        assert await images.check(digest)
+        again = await images.copy(digest, from_shelf({}))
+        assert again == copied, "nobody is asked for what is here"
+
+    async def test_what_the_other_store_got_wrong_is_not_kept(self, images: Store) -> None:
+        digest, blobs = await taken_out(images)
+        with pytest.raises(InvalidError) as caught:
+            await images.copy(digest, from_shelf({part: bytes(len(blob)) for part, blob in blobs.items()}))
+        assert caught.value.code == "digest-mismatch"
+        assert not await images.has(digest)
+
+    async def test_what_the_other_store_lacks_is_not_found(self, images: Store) -> None:
+        digest, _ = await taken_out(images)
+        with pytest.raises(NotFoundError):
+            await images.copy(digest, from_shelf({}))
+
     async def test_a_tar_is_loaded_with_its_names(self, images: Images) -> None:
         data = docker_save([layer(entry("a", b"x"))], names=["hello:v1", "hello:v2"])
         [loaded] = await images.load(chunked(data))
@@ -202,6 +223,27 @@ class ImagesContract:
         for asking in (images.parts(digest), images.size(digest), anext(aiter(images.blob(digest)))):
             with pytest.raises(NotFoundError):
                 await asking
+
+
+async def taken_out(images: Store) -> tuple[str, dict[str, bytes]]:
+    """An image that is not in the store any more, and its blobs."""
+    [loaded] = await images.load(chunked(docker_save([layer(entry("a", b"x"))])))
+    digest = loaded.image.digest
+    parts = await images.parts(digest)
+    blobs = {part: b"".join([chunk async for chunk in images.blob(part)]) for part in parts}
+    await images.collect(frozenset())
+    return digest, blobs
+
+
+def from_shelf(blobs: Mapping[str, bytes]) -> Download:
+    """Another store with these blobs."""
+
+    async def download(digest: str, offset: int) -> AsyncIterator[bytes]:
+        if digest not in blobs:
+            raise NotFoundError("blob-not-found", f"no blob {digest}")
+        yield blobs[digest][offset:]
+
+    return download
 
 
 async def named(registry: Registry) -> str:

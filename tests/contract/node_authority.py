@@ -34,23 +34,23 @@ class TestingAuthority:
 
     def member(self, member_id: str, life_s: float = DAY_S) -> Credentials:
         """What a node or edge gets when it joins."""
-        return self._issue(member_id, CLIENT, [], life_s)
+        return self._issue(member_id, [CLIENT], [], life_s)
 
     def server(self, name: str = SERVER_NAME, life_s: float = DAY_S) -> Credentials:
-        """What a server shows."""
-        return self._issue(name, SERVER, [x509.DNSName(name)], life_s)
+        """What a server shows, to nodes and to other servers."""
+        return self._issue(name, [SERVER, CLIENT], [x509.DNSName(name)], life_s)
 
     def member_that_names_the_server(self) -> Credentials:
         """A node that wrote the server's name into its certificate."""
-        return self._issue(SERVER_NAME, CLIENT, [x509.DNSName(SERVER_NAME)], DAY_S)
+        return self._issue(SERVER_NAME, [CLIENT], [x509.DNSName(SERVER_NAME)], DAY_S)
 
     def _issue(
-        self, name: str, usage: x509.ObjectIdentifier, names: list[x509.GeneralName], life_s: float
+        self, name: str, usage: list[x509.ObjectIdentifier], names: list[x509.GeneralName], life_s: float
     ) -> Credentials:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = _dated(life_s).subject_name(subject).issuer_name(self._own.subject).public_key(key.public_key())
-        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=True)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usage), critical=True)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)

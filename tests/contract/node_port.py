@@ -24,7 +24,7 @@ from shellwego.drivers.streams.dialled import DialledListener, DialledStreams
 from shellwego.drivers.streams.mux import Beat
 from shellwego.drivers.uplink.tls import UplinkChannel
 from shellwego.ports.bus import Bus
-from shellwego.ports.uplink import Memories
+from shellwego.ports.uplink import Memories, Replicas
 from shellwego.wire.tls import SERVER_NAME, Credentials
 from tests.contract.node_authority import TestingAuthority, key_of
 from tests.contract.streams_contract import echo
@@ -90,13 +90,14 @@ class Port:
         bus: MemoryBus | None = None,
         images: NodeImages | None = None,
         memories: Memories | None = None,
+        replicas: Replicas | None = None,
     ) -> None:
         self.identities = identities
         self.control = control
         self.bus = bus or MemoryBus()
         self.streams = DialledStreams(beat)
         self.credentials = credentials or identities.authority.server()
-        self._images, self._memories = images, memories
+        self._images, self._memories, self._replicas = images, memories, replicas
         self._bounds, self._bodies, self._more = bounds, bodies, more or {}
         listener = listening()
         self.number = port_of(listener)
@@ -126,6 +127,7 @@ class Port:
             bus=self.bus,
             images=self._images,
             memories=self._memories,
+            replicas=self._replicas,
             bounds=self._bounds,
             bodies=self._bodies(),
         )

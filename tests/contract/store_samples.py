@@ -14,25 +14,32 @@ from shellwego.core.apps import (
     RestartPolicy,
     Service,
 )
+from shellwego.core.backups import Backup, BackupPolicy, BackupState, Vault
 from shellwego.core.buskeys import BusKey
 from shellwego.core.credentials import Credentials
 from shellwego.core.deployments import Deployment, DeploymentState, Stage
+from shellwego.core.destinations import IpProtocol
 from shellwego.core.envelope import DataKey, MasterKey, SealedValue
 from shellwego.core.events import AuditRecord, Counter, Event, IdempotencyRecord, LoopLease
 from shellwego.core.images import Image, ImageState
 from shellwego.core.instances import Desired, Instance, Observed, Phase
 from shellwego.core.invitations import Invitation
 from shellwego.core.joins import JoinToken, MemberKind, NodeAuthority, NodeKey
+from shellwego.core.moves import MoveStage, VolumeMove
 from shellwego.core.nodes import Backend, DrainOrder, Node, NodeFacts, Scheduling
+from shellwego.core.publishing import PublishedPort, Transport
 from shellwego.core.quota import Quota
+from shellwego.core.replicas import Along, ObservedReplica, Replica, ReplicaPurpose, ReplicaState
 from shellwego.core.routing import Edge
 from shellwego.core.secrets import Secret, SecretRef, SecretVersion
+from shellwego.core.securitygroups import IngressRule, SecurityGroup, SourceKind
 from shellwego.core.servers import Server
 from shellwego.core.tenancy import Grant, Organization, Project, Role, ServiceAccount, Token, TokenKind, TokenUse, User
 from shellwego.core.volumes import (
     ObservedSnapshot,
     ObservedVolume,
     Presence,
+    Promotion,
     Snapshot,
     SnapshotState,
     Volume,
@@ -120,6 +127,7 @@ SAMPLES: dict[str, object] = {
         hostname="hello.localhost",
         config=CONFIG,
         counts={"web": 3, "worker": 0},
+        groups=("sgr_1", "sgr_2"),
         created_at=1.5,
         updated_at=2.5,
     ),
@@ -177,10 +185,12 @@ SAMPLES: dict[str, object] = {
         facts=FACTS,
         scheduling=Scheduling.DRAINING,
         drain=DrainOrder(since=1.5, deadline=2.5, force=True, parallel=3),
+        leases_over_epoch=1,
         last_heard_at=1.5,
         ready_since=0.5,
         downs=(0.25, 0.5),
         flapping_since=0.5,
+        tunnel_keys_since=(0.5, 1.25),
         unreached="nobody — “say so”",
         created_at=1.5,
     ),
@@ -298,13 +308,29 @@ SAMPLES: dict[str, object] = {
         node_id="node_1",
         made=True,
         source_snapshot_id="snap_0",
+        source_backup_id="bak_0",
         instance_id="ins_1",
         snapshot_id="snap_1",
         restores=2,
         protected=True,
+        encrypted=True,
+        sealed_key=SealedValue(key_id="dek_1", nonce=b"\x00\xff" * 6, ciphertext=b"\xff\x00" * 24),
+        move=VolumeMove(
+            replica_id="rep_1",
+            source_node_id="node_1",
+            target_node_id="node_2",
+            stage=MoveStage.LAST,
+            sent_bytes=1 << 45,
+            began_at=1.5,
+            stage_at=2.5,
+            stopped_at=2.25,
+        ),
+        epoch=2,
+        promotion=Promotion(from_node_id="node_0", to_node_id="node_1", at=1.5, lost_s=2.5, by="usr_1", arrived=True),
         state=VolumeState.SNAPSHOTTING,
         observed=ObservedVolume(
             presence=Presence.PRESENT,
+            leased=True,
             size_bytes=1 << 44,
             restored=2,
             snapshots={"snap_1": ObservedSnapshot(presence=Presence.REFUSED, reason="no room")},
@@ -326,6 +352,85 @@ SAMPLES: dict[str, object] = {
         created_at=1.5,
         created_by="usr_1",
     ),
+    "replicas": Replica(
+        id="rep_1",
+        volume_id="vol_1",
+        project_id="prj_1",
+        node_id="node_2",
+        purpose=ReplicaPurpose.STANDBY,
+        every_s=60,
+        size_bytes=1 << 45,
+        round=7,
+        asked_at=2.5,
+        taken_at=1.5,
+        along=Along(round=7, snapshots=("snap_1", "snap_2"), kept=("snap_1",)),
+        wished_node_id="node_2",
+        automatic=False,
+        dropping=True,
+        state=ReplicaState.BEHIND,
+        observed=ObservedReplica(
+            presence=Presence.PRESENT,
+            round=6,
+            snapshot_id="rep_1_6",
+            bytes=1 << 40,
+            digest="0" * 64,
+            snapshots=("snap_1",),
+            reason="the “link” is cut",
+            epoch=3,
+            sequence=1 << 40,
+        ),
+        created_at=1.5,
+        created_by="usr_1",
+    ),
+    "backups": Backup(
+        id="bak_1",
+        volume_id="vol_1",
+        project_id="prj_1",
+        description="before the “great” move",
+        scheduled=True,
+        state=BackupState.AVAILABLE,
+        node_id="node_1",
+        parent_id="bak_0",
+        freeze=True,
+        size_bytes=1 << 45,
+        done_bytes=1 << 45,
+        stored_bytes=1 << 40,
+        digest="0" * 64,
+        verifying=True,
+        verifications=2,
+        verified_at=3.5,
+        damage="bytes 0 to 1",
+        created_at=1.5,
+        created_by="usr_1",
+        ended_at=2.5,
+    ),
+    "backup_policies": BackupPolicy(id="vol_1", project_id="prj_1", weekly=9, next_at=2.5, created_at=1.5),
+    "security_groups": SecurityGroup(
+        id="sgr_1",
+        project_id="prj_1",
+        name="database",
+        rules=(
+            IngressRule(
+                source=SourceKind.GROUP, source_id="sgr_2", protocol=IpProtocol.TCP, first_port=5432, last_port=5433
+            ),
+            IngressRule(source=SourceKind.PROJECT, protocol=IpProtocol.ICMP),
+        ),
+        created_at=1.0,
+        updated_at=2.0,
+        created_by="usr_1",
+    ),
+    "published_ports": PublishedPort(
+        id="port_1",
+        project_id="prj_1",
+        app_id="app_1",
+        process="web",
+        transport=Transport.UDP,
+        port=20_053,
+        target_port=53,
+        created_at=1.5,
+        created_by="usr_1",
+    ),
+    "vaults": Vault(id="prj_1", key_id="dek_1", garbage=True, sweeping_until=9.5, created_at=1.5),
 }
 
 

@@ -7,24 +7,32 @@ from dataclasses import replace
 
 import pytest
 
-from shellwego.core.errors import ConflictError
+from shellwego.core.errors import ConflictError, InvalidError
+from shellwego.core.sensitive import Sensitive
 from shellwego.core.vms import VmPhase
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.engine.memory import MemoryEngine
 from shellwego.ports.engine import VmOrder, VolumeView
 from tests.contract.engine_contract import EngineContract, EngineUnderTest, MakeEngine
 from tests.contract.volume_engine_contract import VolumeEngineContract
+from tests.contract.volume_sending_contract import VolumeSendingContract
 
 DIGEST = "sha256:" + "0" * 64
 
 
-class TestMemoryEngine(EngineContract, VolumeEngineContract):
+class TestMemoryEngine(EngineContract, VolumeEngineContract, VolumeSendingContract):
     @pytest.fixture
     def make(self) -> MakeEngine:
         async def make() -> EngineUnderTest:
             engine = MemoryEngine(SystemClock(), boot_s=0.01)
+            return await started(engine)
+
+        async def started(engine: MemoryEngine) -> EngineUnderTest:
+            async def write(volume_id: str, data: bytes) -> None:
+                engine.disks.kept[volume_id].holds = data.decode()
+
             await engine.start()
-            return EngineUnderTest(engine, DIGEST)
+            return EngineUnderTest(engine, DIGEST, again=lambda: started(engine), write=write)
 
         return make
 
@@ -60,8 +68,31 @@ class SharingEngine(MemoryEngine):
     async def volumes(self) -> tuple[VolumeView, ...]:
         return tuple(replace(view, vm_id="") for view in await super().volumes())
 
-    async def create_volume(self, volume_id: str, size_bytes: int) -> None:
+    async def create_volume(self, volume_id: str, size_bytes: int, key: Sensitive | None = None) -> None:
         self.disks.kept.pop(volume_id, None)
+        await super().create_volume(volume_id, size_bytes)
+
+
+class CredulousEngine(MemoryEngine):
+    """Wrong: it lays what comes over whatever it has, and does not ask whether that is what was sent."""
+
+    async def receive_snapshot(
+        self, volume_id: str, snapshot_id: str, stream: AsyncIterable[bytes], since: str = ""
+    ) -> str:
+        try:
+            return await super().receive_snapshot(volume_id, snapshot_id, stream, since)
+        except InvalidError:
+            self.disks.kept[volume_id].snapshots[snapshot_id] = self.disks.kept[volume_id].holds
+            return "0" * 64
+
+
+class OpenEngine(MemoryEngine):
+    """Wrong: any key opens a volume, and none is needed."""
+
+    async def unlock_volume(self, volume_id: str, key: Sensitive) -> None:
+        pass
+
+    async def create_volume(self, volume_id: str, size_bytes: int, key: Sensitive | None = None) -> None:
         await super().create_volume(volume_id, size_bytes)
 
 
@@ -82,6 +113,30 @@ class TestTheContractRejectsAWrongEngine:
             await contract.test_a_volume_is_made_once_and_only_grows(make)
         with pytest.raises(AssertionError):
             await contract.test_a_vm_has_its_volume_until_it_has_ended_and_nobody_else_has(make)
+
+    async def test_that_takes_what_was_damaged_on_its_way(self) -> None:
+        async def make() -> EngineUnderTest:
+            engine = MemoryEngine(SystemClock(), boot_s=0.01)
+
+            async def write(volume_id: str, data: bytes) -> None:
+                engine.disks.kept[volume_id].holds = data.decode()
+
+            return EngineUnderTest(engine, DIGEST, write=write)
+
+        async def credulous() -> EngineUnderTest:
+            return EngineUnderTest(CredulousEngine(SystemClock(), boot_s=0.01), DIGEST)
+
+        behaviour = VolumeSendingContract().test_what_breaks_off_or_is_damaged_leaves_what_was_there_and_can_come_again
+        with pytest.raises(pytest.fail.Exception):
+            await behaviour(make, credulous)
+
+    async def test_that_leaves_in_clear_what_has_a_key(self) -> None:
+        async def make() -> EngineUnderTest:
+            return EngineUnderTest(OpenEngine(SystemClock(), boot_s=0.01), DIGEST)
+
+        contract = VolumeEngineContract()
+        with pytest.raises(AssertionError):
+            await contract.test_a_volume_with_a_key_is_opened_by_that_alone(make)
 
     async def careless(self) -> EngineUnderTest:
         return EngineUnderTest(CarelessEngine(SystemClock(), boot_s=0.01), DIGEST)

@@ -2,41 +2,76 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from plasmavmc import types
+from plasmavmc.host.operations import Guarding
 from plasmavmc.hypervisor.memory import PretendedGuest
-from shellwego.core.nodes import Backend
-from shellwego.drivers.engine.plasmavmc import PlasmaEngine, to_words
+from plasmavmc.network.memory import MemoryNetwork
+from plasmavmc.storage.volumes.backend import VolumeDriver
+from plasmavmc.storage.volumes.memory import MemoryVolumes
+from plasmavmc.types import MIB
+from shellwego.core.nodes import Backend, Underlay
+from shellwego.core.peers import PeerNode
+from shellwego.drivers.engine import warnings
+from shellwego.drivers.engine.plasmavmc import PlasmaEngine
+from shellwego.drivers.engine.words import to_usage, to_words
+from shellwego.ports.engine import NetworkUsage
 from tests.contract.engine_contract import EngineContract, EngineUnderTest, MakeEngine
 from tests.contract.volume_engine_contract import VolumeEngineContract
+from tests.contract.volume_sending_contract import VolumeSendingContract
 from tests.engine.engine_rig import EngineRig
 
 
-def maker(directory: Path, states: dict[str, PretendedGuest]) -> MakeEngine:
-    """`states` is what saved guests were, which goes with their bytes from host to host."""
+def maker(
+    directory: Path,
+    states: dict[str, PretendedGuest],
+    probe: Callable[[], Awaitable[None]] | None = None,
+    volumes: VolumeDriver | None = None,
+) -> MakeEngine:
+    """`states` is what saved guests were, which goes with their bytes from host to host. Without `volumes` they are in
+    memory."""
 
     async def make() -> EngineUnderTest:
         rig = EngineRig(directory)
         rig.vmms.states = states
+        if volumes is not None:
+            rig.volumes = cast(MemoryVolumes, volumes)
+        return await started(rig)
+
+    async def started(rig: EngineRig) -> EngineUnderTest:
         engine = PlasmaEngine(
             rig.manager(),
             backends=lambda: (Backend(name="memory", status="ready", suspend=True),),
             disk_dir=directory,
             version="test",
             confinement=lambda: "none",
-            connect=rig.parts.network.connect,
+            network=rig.parts.network,
             images=lambda: (rig.sample.digest,),
+            probe=probe,
         )
+
+        async def write(volume_id: str, data: bytes) -> None:
+            file = await rig.volumes.open(volume_id)
+            try:
+                os.pwrite(file, data.ljust(4096), MIB)
+                os.fsync(file)
+            finally:
+                os.close(file)
+
         await engine.start()
-        return EngineUnderTest(engine, rig.sample.digest)
+        return EngineUnderTest(engine, rig.sample.digest, again=lambda: started(rig), write=write)
 
     return make
 
 
-class TestPlasmaEngine(EngineContract, VolumeEngineContract):
+class TestPlasmaEngine(EngineContract, VolumeEngineContract, VolumeSendingContract):
     @pytest.fixture
     def states(self) -> dict[str, PretendedGuest]:
         return {}
@@ -64,8 +99,76 @@ class TestPlasmaEngine(EngineContract, VolumeEngineContract):
         assert (await tested.engine.facts()).images == (tested.digest,)
 
 
+async def test_an_engine_that_ends_waits_for_the_vm_of_its_probe(tmp_path: Path) -> None:
+    """Else the host would be left with it."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def probe() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.set()
+
+    tested = await maker(tmp_path, {}, probe)()
+    await begun.wait()
+    await tested.engine.close(keep_vms=False)
+    assert ended.is_set()
+
+
 def test_long_words_about_a_host_are_told_by_their_digest_and_stay_different() -> None:
     one, other = (to_words({"program": "p", "devices": "x" * 500 + end}) for end in "ab")
     assert one[1] == other[1] == ("program", "p")
     assert one[0] != other[0]
     assert len(one[0][1]) == 64
+
+
+def test_a_weaker_guard_of_taps_is_a_warning_with_its_reason_and_the_best_is_none() -> None:
+    assert warnings.guarding(Guarding("tcx", "")) == ()
+    [older] = warnings.guarding(Guarding("clsact", "tcx: Invalid argument"))
+    [firewall] = warnings.guarding(Guarding("nft", "tcx: Operation not permitted; clsact: Operation not permitted"))
+    assert "clsact" in older
+    assert "Invalid argument — Boot Linux 6.6" in older
+    assert "nothing is counted: tcx: Operation not permitted; clsact" in firewall
+
+
+async def test_keys_go_to_the_facts_and_those_of_others_to_the_network(tmp_path: Path) -> None:
+    rig = EngineRig(tmp_path)
+    manager = rig.manager()
+    network = rig.parts.network
+    assert isinstance(network, MemoryNetwork)
+    network.keys, network.encrypted_by = ("one", "other"), "wireguard-go"
+    engine = PlasmaEngine(
+        manager,
+        backends=tuple,
+        disk_dir=tmp_path,
+        version="test",
+        confinement=lambda: "none",
+        network=network,
+        underlay="wireguard",
+        tunnel_port=7084,
+    )
+    facts = await engine.facts()
+    assert (facts.underlay, facts.tunnel_keys, facts.tunnel_port) == (Underlay.WIREGUARD, ("one", "other"), 7084)
+    assert any("wireguard-go" in warning for warning in facts.warnings)
+    peer = PeerNode(
+        subnet="10.64.16.0/20", address="192.0.2.2", underlay=Underlay.WIREGUARD, keys=("a", "b"), port=7184
+    )
+    assert await engine.connect((peer,), 41) == ()
+    [told] = network.peers
+    assert (told.keys, told.port, network.step) == (("a", "b"), 7184, 41)
+
+
+def test_a_tunnel_that_a_program_encrypts_is_told_as_slow() -> None:
+    assert warnings.slow_tunnel("") == warnings.slow_tunnel("kernel") == ()
+    [slow] = warnings.slow_tunnel("wireguard-go")
+    assert "far slower than by the kernel, which has no WireGuard — Boot a kernel" in slow
+
+
+def test_what_passed_a_vms_interface_is_told_in_the_platforms_words() -> None:
+    passed = types.NetworkUsage(1, 60, 2, 120, {"arp": 3})
+    assert to_usage(types.VmUsage(network=passed)).network == NetworkUsage(
+        transmit_packets=1, transmit_bytes=60, receive_packets=2, receive_bytes=120, dropped={"arp": 3}
+    )
+    assert to_usage(types.VmUsage()).network is None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 import pytest
 
 from plasmavmc.host.configuration import QEMU, HelperConfiguration, Listener
 from plasmavmc.host.memory import MemoryHost
-from plasmavmc.host.operations import Keep, Limits, ProcessId, Spawned, Swept
+from plasmavmc.host.operations import Keep, Limits, Peer, ProcessId, Reach, Routed, Spawned, Swept
 from tests.contract.host_contract import ONE, HostContract, HostRig
 
 IN_USE = IPv4Network("10.64.0.0/20")
@@ -66,9 +67,17 @@ class TrustingHost(MemoryHost):
         return await super().vm_spawn(key, plain, limits, {})
 
 
+class CarefreeHost(MemoryHost):
+    """Wrong: has a way to every node, in clear where there is no other."""
+
+    async def routes_apply(self, peers: Sequence[Peer], reach: Reach) -> Routed:
+        return replace(await super().routes_apply(peers, reach), lacking=())
+
+
 @pytest.mark.parametrize(
     ("wrong", "behaviour"),
     [
+        (CarefreeHost, HostContract.test_who_encrypts_has_no_way_to_who_does_not),
         (CarelessHost, HostContract.test_a_signal_never_reaches_another_process),
         (HastyHost, HostContract.test_a_sweep_leaves_what_is_kept_and_removes_the_rest),
         (HastyHost, HostContract.test_an_installation_with_vms_is_not_dismantled),

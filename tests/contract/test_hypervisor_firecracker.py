@@ -178,7 +178,7 @@ class FirecrackerRig:
         return replace(self.plan(spec), memory=memory)
 
     async def guest_runs(self, handle: VmHandle) -> bool:
-        async with self.backend._client(self.backend._held(handle)) as client:
+        async with self.backend._vms.of(handle).client() as client:
             await client.info()
             return client.phase is Phase.RUNNING
 

@@ -102,7 +102,7 @@ class SharesItsWait(MemoryBackend):
     """Who gives up waiting takes the others with him."""
 
     async def wait_vm(self, handle: VmHandle) -> VmmExit:
-        return await self._of(handle).exit
+        return await self._held.of(handle).exit
 
 
 class AdoptsTheDead(MemoryBackend):
@@ -128,7 +128,7 @@ class DeletesOnce(MemoryBackend):
     """A second delete is an error."""
 
     async def delete_vm(self, handle: VmHandle) -> None:
-        self._of(handle)
+        self._held.of(handle)
         await super().delete_vm(handle)
 
 
@@ -169,7 +169,7 @@ class RunsBeforeItWasWoken(MemoryBackend):
 
     async def load_state(self, handle: VmHandle, state: int) -> None:
         await super().load_state(handle, state)
-        self._vmms.run(self._of(handle))
+        self._vmms.run(self._held.of(handle))
 
 
 class StandsForEver(MemoryBackend):
@@ -191,7 +191,7 @@ class ForgetsThatItWaits(MemoryBackend):
     """A VM without a state is woken all the same."""
 
     async def wake_vm(self, handle: VmHandle, card: GuestCard) -> GuestChannel:
-        return self._of(handle).guest.attach()
+        return self._held.of(handle).guest.attach()
 
 
 WRONG_FORKS: Mapping[type[MemoryBackend], str] = {

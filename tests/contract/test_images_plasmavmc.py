@@ -114,6 +114,14 @@ class TestLimits:
                 await images.resolve(f"{host}/app:v1")
         assert caught.value.code == "registry-unreachable"
 
+    async def test_a_registry_that_is_not_there_is_told_in_the_kernels_words(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            host = f"127.0.0.1:{closed.getsockname()[1]}"
+        images = PlasmaImages(tmp_path / "blobs", allow=("127.0.0.1:*",))
+        with pytest.raises(UnavailableError) as caught:
+            await images.resolve(f"{host}/app:v1")
+        assert str(caught.value).endswith("does not answer (Connection refused)")
+
     def test_a_malformed_pattern_is_refused_at_the_start(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidError):
             PlasmaImages(tmp_path / "blobs", allow=("http://everywhere",))

@@ -28,6 +28,7 @@ from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.images.pulled import PulledBlobs
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.drivers.uplink.downloads import Downloads
+from shellwego.drivers.uplink.tls import TlsNodeUplink
 from shellwego.ports.store import Transaction
 from tests.agent.test_agent_with_control import _INSTANCE, _insert_app
 from tests.contract.images_samples import digest_of, entry, image, layer
@@ -68,7 +69,10 @@ class Shelf:
                 raise OSError("the disk has a bad day")
 
     def content(self, digest: str) -> bytes:
-        return next(sample.blobs[digest] for sample in self.samples.values() if digest in sample.blobs)
+        for sample in self.samples.values():
+            if digest in sample.blobs:
+                return sample.blobs[digest]
+        raise NotFoundError("image-not-found", f"blob {digest} is not in the store")
 
 
 class World:
@@ -221,6 +225,31 @@ async def test_whose_key_is_retired_and_who_is_an_edge_pulls_nothing(world: Worl
         world.node = credentials
         with pytest.raises(ForbiddenError):
             await anext(world.downloads(world.ports[0]).blob(world.mine))
+
+
+async def test_another_server_may_have_all_blobs_and_calls_nothing_else(world: World) -> None:
+    node, world.node = world.node, world.rig.identities.authority.server()
+    for digest in (world.mine, world.other):
+        await world.pull(world.ports[0], digest=digest)
+        assert world.store.has_image(digest)
+    with pytest.raises(NotFoundError):
+        await anext(world.downloads(*world.ports).blob(ABSENT))
+    channel = world.rig.channel(world.node, world.ports[0].url)
+    with pytest.raises(ForbiddenError):
+        await TlsNodeUplink(channel).assignments("node_1")
+    assert await TlsNodeUplink(world.rig.channel(node, world.ports[0].url)).assignments("node_1")
+
+
+async def test_whoever_only_has_a_servers_name_is_none(world: World) -> None:
+    world.node = world.rig.identities.authority.member_that_names_the_server()
+    with pytest.raises(ForbiddenError):
+        await anext(world.downloads(world.ports[0]).blob(world.other))
+
+
+async def test_a_server_whose_certificate_has_ended_has_nothing(world: World) -> None:
+    world.node = world.rig.identities.authority.server(life_s=-1.0)
+    with pytest.raises((ForbiddenError, UnavailableError)):
+        await anext(world.downloads(world.ports[0]).blob(world.mine))
 
 
 async def test_what_is_no_digest_is_malformed(world: World) -> None:

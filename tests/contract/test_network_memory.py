@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+import os
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import pytest
 
@@ -12,14 +15,15 @@ from plasmavmc.errors import HostError
 from plasmavmc.host.configuration import HelperConfiguration
 from plasmavmc.host.memory import MemoryHost
 from plasmavmc.host.names import HostNames, shaper_name
-from plasmavmc.host.operations import RuleSet, TapRequest
+from plasmavmc.host.operations import Guarding, Peer, Reach, RuleSet, Source, TapRequest, Underlay
+from plasmavmc.host.ports import PublishedPort
 from plasmavmc.network.backend import Attachment
 from plasmavmc.network.bridge import BridgeNetwork
 from plasmavmc.network.memory import MemoryNetwork
-from plasmavmc.types import NetworkSpec, RateLimit
-from tests.contract.network_contract import SUBNET, FakeClock, NetworkContract, NetworkRig, attach, key, nic
+from plasmavmc.types import Egress, Ingress, NetworkSpec, NetworkUsage, RateLimit
+from tests.contract.network_contract import OFFERED, SUBNET, FakeClock, NetworkContract, NetworkRig, attach, key, nic
 
-CONFIGURATION = HelperConfiguration("swg_memory", 1000, 1000)
+CONFIGURATION = HelperConfiguration("swg_memory", 1000, 1000, publish=OFFERED)
 NAMES = CONFIGURATION.names
 
 
@@ -28,10 +32,36 @@ def allowed_by(rules: RuleSet | None) -> set[tuple[str, str, IPv4Address]]:
     return {(member.tap, member.mac, member.ipv4) for member in rules.members}
 
 
+def open_by(rules: RuleSet | None) -> set[str]:
+    assert rules is not None
+    return {f"{port.number} {spot.ipv4}:{spot.port}" for port in rules.ports for spot in port.taking}
+
+
+def held_by(rules: RuleSet | None) -> set[IPv4Address]:
+    assert rules is not None
+    return {member.ipv4 for member in rules.members if member.egress is not None}
+
+
+def screened_by(rules: RuleSet | None) -> set[IPv4Address]:
+    assert rules is not None
+    return {member.ipv4 for member in rules.members if member.ingress is not None}
+
+
+def known_by(rules: RuleSet | None) -> set[IPv6Address]:
+    assert rules is not None
+    return {source.ipv6 for source in rules.sources}
+
+
 def memory_rig(kind: type[MemoryNetwork]) -> NetworkRig:
     clock = FakeClock()
-    backend = kind(NAMES, SUBNET, clock)
-    return NetworkRig(backend, NAMES, clock, lambda: allowed_by(backend.rules))
+    backend = kind(NAMES, SUBNET, clock, publish=OFFERED)
+
+    def wipe() -> None:
+        backend.wiped, backend.rules = "all of it", None
+
+    looks = (lambda: allowed_by(backend.rules), lambda: open_by(backend.rules))
+    policies = (lambda: held_by(backend.rules), lambda: screened_by(backend.rules))
+    return NetworkRig(backend, NAMES, clock, *looks, wipe, *policies, lambda: known_by(backend.rules))
 
 
 class MortalTaps(MemoryHost):
@@ -45,7 +75,14 @@ class MortalTaps(MemoryHost):
 
 def bridge_rig(host: MemoryHost) -> NetworkRig:
     clock = FakeClock()
-    return NetworkRig(BridgeNetwork(host, NAMES, SUBNET, clock), NAMES, clock, lambda: allowed_by(host.rules))
+
+    def wipe() -> None:
+        host.wiped, host.rules = "all of it", None
+
+    backend = BridgeNetwork(host, NAMES, SUBNET, clock, publish=OFFERED)
+    looks = (lambda: allowed_by(host.rules), lambda: open_by(host.rules))
+    policies = (lambda: held_by(host.rules), lambda: screened_by(host.rules))
+    return NetworkRig(backend, NAMES, clock, *looks, wipe, *policies, lambda: known_by(host.rules))
 
 
 class TestMemoryNetwork(NetworkContract):
@@ -94,6 +131,51 @@ async def test_a_kernel_without_token_buckets_is_told_once_the_bridge_is_configu
     host.close()
 
 
+async def test_how_taps_are_guarded_is_told_once_the_bridge_is_configured() -> None:
+    host = MortalTaps(CONFIGURATION)
+    host.guarding = Guarding("clsact", "tcx: Invalid argument")
+    backend = bridge_rig(host).backend
+    assert backend.guarding.lack
+    await backend.configure_bridge()
+    assert backend.guarding == host.guarding
+    host.close()
+
+
+async def test_what_passed_a_vms_tap_is_told_while_it_has_one() -> None:
+    host = MemoryHost(CONFIGURATION)
+    rig = bridge_rig(host)
+    await rig.backend.configure_bridge()
+    attachment = await attach(rig, 1)
+    host.traffic[attachment.tap] = NetworkUsage(1, 60, 2, 120, {"arp": 3})
+    assert await rig.backend.usage(key(1)) == host.traffic[attachment.tap]
+    assert await rig.backend.usage(key(2)) is None
+    await rig.backend.release(key(1))
+    assert await rig.backend.usage(key(1)) is None
+    host.close()
+
+
+async def test_taps_are_made_ahead_in_peace_until_there_are_enough() -> None:
+    host = MortalTaps(CONFIGURATION)
+    backend = BridgeNetwork(host, NAMES, SUBNET, FakeClock(), peace_s=0)
+    await backend.configure_bridge()
+    await settled()
+    assert host.made_ahead == 2
+    attachment = await backend.setup_tap(key(1), nic(1))
+    os.close(attachment.fd)
+    await settled()
+    assert host.made_ahead == 1, "none while a VM starts"
+    await backend.admit(key(1))
+    await settled()
+    assert host.made_ahead == 2
+    host.close()
+
+
+async def settled() -> None:
+    """Everything that waits for no time has been done."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 class RestlessNetwork(MemoryNetwork):
     """Wrong: gives a released address out at once, and the same VM a second place."""
 
@@ -106,6 +188,37 @@ class RestlessNetwork(MemoryNetwork):
         return await super().setup_tap(key, spec)
 
 
+class CarelessNetwork(MemoryNetwork):
+    """Wrong: says that it put the rules back, and does not."""
+
+    async def heal(self) -> str:
+        return self.wiped
+
+
+class LaxNetwork(MemoryNetwork):
+    """Wrong: notes what a VM may reach, and what may reach it, and does not hold anybody to that."""
+
+    async def restrict(self, key: str, egress: Egress) -> None:
+        self._members.restrict(key, egress)
+
+    async def screen(self, key: str, identity: str, ingress: Ingress) -> None:
+        self._members.screen(key, identity, ingress)
+
+    async def recognize(self, sources: Sequence[Source]) -> None:
+        self._members.recognize(sources)
+
+
+class StubbornNetwork(MemoryNetwork):
+    """Wrong: opens whatever it is told, and sends to VMs that are about to stop."""
+
+    async def publish(self, ports: Sequence[PublishedPort]) -> None:
+        self._members.published.publish(ports)
+        await self.settle()
+
+    async def retire(self, key: str) -> None:
+        return
+
+
 class OpenNetwork(MemoryNetwork):
     """Wrong: forgets to apply rules after an adoption."""
 
@@ -116,8 +229,14 @@ class OpenNetwork(MemoryNetwork):
 @pytest.mark.parametrize(
     ("wrong", "behaviour"),
     [
+        (StubbornNetwork, NetworkContract.test_a_vm_that_is_about_to_stop_gets_nothing_new),
+        (StubbornNetwork, NetworkContract.test_ports_that_this_host_does_not_offer_are_left_out),
         (RestlessNetwork, NetworkContract.test_a_released_address_rests_before_it_is_given_out_again),
         (RestlessNetwork, NetworkContract.test_the_same_vm_again_is_a_conflict),
+        (CarelessNetwork, NetworkContract.test_rules_that_others_took_away_are_put_back),
+        (LaxNetwork, NetworkContract.test_what_a_vm_may_reach_is_changed_while_it_lives),
+        (LaxNetwork, NetworkContract.test_what_may_be_opened_to_a_vm_is_said_at_its_start_and_changed_while_it_lives),
+        (LaxNetwork, NetworkContract.test_vms_of_other_nodes_are_known_where_a_rule_names_them),
         (OpenNetwork, NetworkContract.test_an_adopted_vm_keeps_its_address_and_gets_its_rules),
     ],
 )
@@ -128,6 +247,16 @@ async def test_a_wrong_network_is_rejected(
     await rig.backend.configure_bridge()
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         await behaviour(NetworkContract(), rig)
+
+
+async def test_without_ipv6_on_the_host_vms_have_none_and_it_is_told() -> None:
+    host = MortalTaps(CONFIGURATION)
+    host.lacks_ipv6 = "the kernel has no IPv6"
+    rig = bridge_rig(host)
+    await rig.backend.configure_bridge()
+    assert rig.backend.lacks_ipv6 == host.lacks_ipv6
+    assert (await attach(rig, 1, replace(nic(1), network_number=7))).lease.ipv6 is None
+    host.close()
 
 
 class FailingTaps(MemoryHost):
@@ -188,3 +317,54 @@ def test_names_fit_where_they_must() -> None:
     names = HostNames.of("swg_0123456789")
     assert len(names.tap(key(1))) == 15
     assert len(names.bridge) <= 15
+
+
+PORT = 7084
+KEYS = tuple(b64encode(bytes([number]) * 32).decode() for number in (1, 2))
+IN_CLEAR = Peer(IPv4Network("10.64.32.0/20"), IPv4Address("192.0.2.9"))
+SEALED = Peer(IPv4Network("10.64.48.0/20"), IPv4Address("192.0.2.8"), None, Underlay.WIREGUARD, KEYS, PORT)
+
+
+def reached_by(host: MemoryHost, reach: Reach) -> BridgeNetwork:
+    return BridgeNetwork(host, NAMES, SUBNET, FakeClock(), reach=reach)
+
+
+async def test_a_node_that_encrypts_has_rules_that_keep_in_what_would_go_to_any_node_in_clear() -> None:
+    host = MortalTaps(CONFIGURATION)
+    network = reached_by(host, Reach(Underlay.WIREGUARD, port=PORT))
+    await network.configure_bridge()
+    await network.settle()
+    assert await network.connect((IN_CLEAR, SEALED)) == (IN_CLEAR,)
+    assert host.rules is not None
+    assert (host.rules.peers, host.rules.tunnel_ports) == ((IN_CLEAR, SEALED), (PORT, PORT + 1))
+
+
+async def test_a_node_that_does_not_lets_none_in_that_would() -> None:
+    host = MortalTaps(CONFIGURATION)
+    network = reached_by(host, Reach())
+    await network.configure_bridge()
+    await network.settle()
+    assert await network.connect((IN_CLEAR, SEALED)) == (SEALED,)
+    assert host.rules is not None
+    assert (host.rules.peers, host.rules.tunnel_ports, network.keys) == ((IN_CLEAR,), (), ())
+
+
+async def test_keys_are_known_from_the_start_and_changed_where_a_later_look_finds_it_time() -> None:
+    host = MortalTaps(CONFIGURATION)
+    network = reached_by(host, Reach(Underlay.WIREGUARD, port=PORT))
+    await network.configure_bridge()
+    first = network.keys
+    assert (len(first), network.encrypted_by) == (2, "kernel")
+    await network.connect((SEALED,), 1)
+    assert (network.keys[0] == first[0], network.keys[1] == first[1]) == (True, False)
+    host.reach = Reach()
+    await network.heal_tunnels()
+    assert host.reach == Reach(Underlay.WIREGUARD, port=PORT, step=1), "it looks again by itself"
+
+
+async def test_a_node_on_which_nobody_encrypts_does_not_start() -> None:
+    host = MortalTaps(CONFIGURATION)
+    host.encrypted_by = ""
+    with pytest.raises(HostError) as caught:
+        await reached_by(host, Reach(Underlay.WIREGUARD, port=PORT)).configure_bridge()
+    assert caught.value.code == "no-wireguard"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import psycopg
@@ -283,6 +283,21 @@ async def test_deployments_of_before_they_had_numbers_of_their_own_go_on_and_can
     await store.close()
     migrate.downgrade(location, "0002")
     assert (only_row(location, "deployments"), only_row(location, "instances")) == (row, instance)
+
+
+async def test_projects_of_before_there_were_numbers_have_none_and_can_be_taken_back(location: Location) -> None:
+    migrate.upgrade(location, head="0013")
+    rows = [insert_row(location, "projects", {"id": f"prj_{name}", "name": name}) for name in ("a", "b")]
+    store = open_store(location)
+    projects = await store.read(lambda tx: tx.projects.select())
+    assert [project.network_number for project in projects] == [0, 0]
+    await store.transact(lambda tx: tx.projects.update(replace(projects[0], network_number=1)))
+    with pytest.raises(ConflictError):
+        await store.transact(lambda tx: tx.projects.update(replace(projects[1], network_number=1)))
+    await store.transact(lambda tx: tx.projects.delete("prj_a"))
+    await store.close()
+    migrate.downgrade(location, "0013")
+    assert only_row(location, "projects") == rows[1]
 
 
 def test_servers_that_start_at_once_migrate_once(postgres: PostgresServer) -> None:

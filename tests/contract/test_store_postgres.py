@@ -150,6 +150,35 @@ async def test_a_transaction_that_meets_others_each_time_gives_up_and_stores_not
     await other.close()
 
 
+async def test_what_is_done_apart_waits_for_no_work_that_the_database_has_run_again(store: PostgresStore) -> None:
+    apart = store.apart()
+    await store.transact(lambda tx: tx.counters.insert(Counter(id="n", value=0)))
+    alone, done = asyncio.Event(), threading.Event()
+    loop, tries = asyncio.get_running_loop(), 0
+
+    def meets_another(tx: Transaction) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise driver._Again
+        loop.call_soon_threadsafe(alone.set)
+        assert done.wait(60)
+
+    long = asyncio.ensure_future(store.transact(meets_another))
+    await alone.wait()
+    behind = asyncio.ensure_future(store.transact(insert_user("behind")))
+    await apart.transact(add_one)
+    assert await apart.read(lambda tx: (tx.counters.get("n"), tx.users.count())) == (
+        Counter(id="n", value=1, version=2),
+        0,
+    )
+    assert not behind.done()
+    await apart.close()
+    done.set()
+    await asyncio.gather(long, behind)
+    assert await store.read(lambda tx: tx.users.count()) == 1
+
+
 @pytest.mark.parametrize("kind", ["transact", "read"])
 async def test_connections_that_the_server_ended_are_made_anew(
     store: PostgresStore, postgres: PostgresServer, url: PostgresUrl, kind: str

@@ -231,7 +231,7 @@ def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.real
 async def test_a_full_disk_fails_clearly_loses_nothing_and_heals(tmp_path: Path) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.mount(b"tmpfs", str(tmp_path).encode(), b"tmpfs", 0, b"size=2m") == 0
+    assert libc.mount(b"tmpfs", str(tmp_path).encode(), b"tmpfs", 0, b"size=3m") == 0
     store = open_sqlite(tmp_path / "state.db", SystemClock())
     try:
         (tmp_path / "ballast").write_bytes(bytes(1_200_000))

@@ -46,6 +46,7 @@ class _OverControl(Recorder):
         self.assignments = nodes.assignments  # type: ignore[method-assign]
         self.report = nodes.report  # type: ignore[method-assign]
         self.secrets = nodes.secrets  # type: ignore[method-assign]
+        self.backup_access = nodes.backup_access  # type: ignore[method-assign]
 
 
 class Cluster:

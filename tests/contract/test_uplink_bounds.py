@@ -335,7 +335,7 @@ class TestRates:
         nodes[0].say("assignments", body=ASK)
         assert (await nodes[0].hear())[0] == HTTPStatus.OK
 
-    @pytest.mark.parametrize("method", [Method.REGISTER, Method.REGISTER_EDGE, Method.SECRETS])
+    @pytest.mark.parametrize("method", [Method.REGISTER, Method.REGISTER_EDGE, Method.SECRETS, Method.BACKUP_ACCESS])
     def test_registrations_and_secrets_are_such(self, method: Method) -> None:
         served = methods(Recorder(), Recorder())[method]
         assert isinstance(served, Served)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 
+from shellwego.core.assignments import NodeReport
 from shellwego.core.errors import InvalidError, MalformedError, UnavailableError
+from shellwego.core.volumes import ObservedVolume
 from shellwego.drivers.uplink.rota import MOST_RIVALS, Rivals, Rota
 from shellwego.drivers.uplink.tls import TlsNodeUplink
 from shellwego.wire import uplink
@@ -19,6 +22,7 @@ from shellwego.wire.uplink import ReportAnswer, Side, check_protocol
 from tests.contract.node_port import Rig, listening, port_of
 from tests.contract.uplink_contract import REPORT, Recorder
 
+T = TypeVar("T")
 NOWHERE = "https://127.0.0.1:1"
 
 
@@ -126,16 +130,32 @@ async def test_a_report_that_was_cut_in_the_middle_is_made_again(rig: Rig) -> No
 
 async def test_a_report_too_large_for_a_call_goes_in_several(rig: Rig) -> None:
     control = Recorder()
-    observed = next(iter(REPORT.instances.values()))
-    report = replace(REPORT, instances={f"ins_{number}": observed for number in range(100)})
+    instance, backup = next(iter(REPORT.instances.values())), next(iter(REPORT.backups.values()))
+    report = replace(
+        REPORT,
+        instances={f"ins_{number}": instance for number in range(40)},
+        volumes={f"vol_{number}": ObservedVolume(size_bytes=1 << 40) for number in range(100)},
+        backups={f"bak_{number}": backup for number in range(100)},
+    )
     limit = len(encode(report)) // 3
     node = TlsNodeUplink(rig.channel(rig.identities.node(), rig.port(control).url), max_report=limit)
     assert await node.report(report) == 3
-    parts = [part for part in control.got if isinstance(part, type(report))]
+    parts = [part for part in control.got if isinstance(part, NodeReport)]
     assert len(parts) == 4
     assert all(len(encode(part)) <= limit for part in parts)
-    assert {id_: each for part in parts for id_, each in part.instances.items()} == report.instances
+    assert _joined(part.instances for part in parts) == report.instances
+    assert _joined(part.volumes for part in parts) == report.volumes
+    assert _joined(part.backups for part in parts) == report.backups
     assert {part.sequence for part in parts} == {report.sequence}
+
+
+def _joined(parts: Iterable[Mapping[str, T]]) -> dict[str, T]:
+    """All of them; each is in one part only."""
+    joined: dict[str, T] = {}
+    for part in parts:
+        assert not joined.keys() & part.keys()
+        joined |= part
+    return joined
 
 
 class TestNonsense:

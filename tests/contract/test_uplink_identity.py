@@ -20,7 +20,15 @@ from shellwego.drivers.uplink.tls import TlsEdgeUplink, TlsNodeUplink
 from shellwego.wire.tls import Credentials, Peer, client_context
 from tests.contract.node_authority import TestingAuthority
 from tests.contract.node_port import Port, Rig
-from tests.contract.uplink_contract import EDGE_REPORT, FACTS, REPORT, SECRETS_REQUEST, Recorder
+from tests.contract.uplink_contract import (
+    BACKUP_REQUEST,
+    EDGE_REPORT,
+    FACTS,
+    KEY_REQUEST,
+    REPORT,
+    SECRETS_REQUEST,
+    Recorder,
+)
 
 
 async def refused(rig: Rig, port: Port, credentials: Credentials) -> ShellWeGoError:
@@ -60,9 +68,9 @@ async def test_a_certificate_that_ends_while_its_connection_is_open_is_out() -> 
     assert caught.value.code == "node-certificate-expired"
 
 
-async def test_a_servers_certificate_opens_no_door(rig: Rig) -> None:
+async def test_a_servers_certificate_makes_nobody_a_node(rig: Rig) -> None:
     error = await refused(rig, rig.port(), rig.identities.authority.server())
-    assert error.code == "uplink-hung-up"
+    assert (type(error), error.code) == (ForbiddenError, "node-key-unknown")
 
 
 async def test_a_key_that_nobody_knows_is_not_let_in(rig: Rig) -> None:
@@ -136,6 +144,8 @@ class TestSpeakingForAnother:
             other.assignments("node_1"),
             other.report(REPORT),
             other.secrets(SECRETS_REQUEST),
+            other.backup_access(BACKUP_REQUEST),
+            other.volume_key(KEY_REQUEST),
         )
         for call in calls:
             with pytest.raises(ForbiddenError) as caught:
@@ -181,6 +191,8 @@ class TestSpeakingForAnother:
         node_as_edge = TlsEdgeUplink(rig.channel(rig.identities.node(), port.url))
         for call in (
             edge_as_node.secrets(SECRETS_REQUEST),
+            edge_as_node.backup_access(BACKUP_REQUEST),
+            edge_as_node.volume_key(KEY_REQUEST),
             edge_as_node.report(REPORT),
             node_as_edge.routes("edg_1", 0),
             node_as_edge.register_edge("front"),

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from shellwego.api.uplink import memories, server
+from shellwego.api.uplink import server, transfers
 from shellwego.core.errors import (
     ConflictError,
     ForbiddenError,
@@ -137,7 +137,7 @@ async def test_a_server_that_passes_no_memories_says_so(rig: Rig) -> None:
 
 
 async def test_a_sender_that_stalls_is_let_go(rig: Rig, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memories, "STALL_S", 0.1)
+    monkeypatch.setattr(transfers, "STALL_S", 0.1)
     shelf.stalls = True
     with pytest.raises(UnavailableError):
         await fetched(downloads(rig.identities.node(), rig.port(memories=shelf)))
@@ -145,11 +145,11 @@ async def test_a_sender_that_stalls_is_let_go(rig: Rig, shelf: Shelf, monkeypatc
 
 
 async def test_one_that_never_begins_is_told_as_that(rig: Rig, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memories, "STALL_S", 0.1)
+    monkeypatch.setattr(transfers, "STALL_S", 0.1)
     shelf.stalls, shelf.breaks_after = True, 0
     with pytest.raises(UnavailableError) as refused:
         await fetched(downloads(rig.identities.node(), rig.port(memories=shelf)))
-    assert refused.value.code == "memory-stalled"
+    assert refused.value.code == "transfer-stalled"
 
 
 async def test_who_hangs_up_is_noticed(rig: Rig, shelf: Shelf) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from plasmavmc.storage.volumes.backend import SendReceive, VolumeDriver
 from plasmavmc.storage.volumes.choose import file_volumes
-from plasmavmc.storage.volumes.directory import VolumeDirectory
 from plasmavmc.types import MIB
 from tests.contract.volumes_contract import marked, read, write
 
@@ -20,39 +20,47 @@ MOST_STEPS = 200
 KILLED = 9
 _CHANGES = ("open", "os.", "shutil.", "tempfile.")
 
-Order = Callable[[VolumeDirectory], Coroutine[None, None, None]]
+Order = Callable[[VolumeDriver], Coroutine[None, None, None]]
+Opening = Callable[[], Coroutine[None, None, VolumeDriver]]
+"""The next process, which finds what the one before left."""
 
 
-def killed_at(step: int, directory: Path, order: Order) -> bool:
-    """Give an order in a process that ends before its `step`th change of a file; False where it was done before."""
+def killed_at(step: int, opening: Opening, order: Order, changes: tuple[str, ...]) -> bool:
+    """Give an order in a process that ends before its `step`th change; False where it was done before."""
     child = os.fork()
     if child == 0:
         left = step
 
         def count(event: str, _arguments: object) -> None:
             nonlocal left
-            if event.startswith(_CHANGES):
+            if event.startswith(changes):
                 left -= 1
                 if left == 0:
                     os._exit(KILLED)
 
-        driver = file_volumes(directory)
-        sys.addaudithook(count)
+        async def give() -> None:
+            driver = await opening()
+            sys.addaudithook(count)
+            await order(driver)
+
         try:
-            asyncio.run(order(driver))
+            asyncio.run(give())
         finally:
             os._exit(0)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status) == KILLED
 
 
-def at_every_step(tmp_path: Path, order: Order) -> Iterator[VolumeDirectory]:
+def at_every_step(tmp_path: Path, order: Order) -> Iterator[VolumeDriver]:
     """Of a directory with one volume and its snapshot: what is left after each kill, opened again."""
     for step in range(1, MOST_STEPS):
         directory = tmp_path / f"step{step}"
-        driver = file_volumes(directory)
-        asyncio.run(prepared(driver))
-        killed = killed_at(step, directory, order)
+
+        async def opening(directory: Path = directory) -> VolumeDriver:
+            return file_volumes(directory)
+
+        asyncio.run(prepared(file_volumes(directory)))
+        killed = killed_at(step, opening, order, _CHANGES)
         again = file_volumes(directory)
         assert not [path for path in directory.rglob("*.part*")]
         yield again
@@ -62,14 +70,26 @@ def at_every_step(tmp_path: Path, order: Order) -> Iterator[VolumeDirectory]:
     raise AssertionError("it never came to its end")
 
 
-async def prepared(driver: VolumeDirectory) -> None:
+async def prepared(driver: VolumeDriver) -> None:
     await driver.create("vol_1", SIZE, marked)
     await write(driver, "vol_1", b"before")
     await driver.snapshot("vol_1", "snap_1")
     await write(driver, "vol_1", b"after!")
 
 
-async def found(driver: VolumeDirectory) -> dict[str, tuple[bytes, list[str]]]:
+async def received(driver: VolumeDriver) -> None:
+    """A volume of another node, with a snapshot."""
+    assert isinstance(driver, SendReceive)
+    await driver.receive("vol_2", "snap_2", SIZE, marked, sealed=False, since="")
+
+
+async def received_since(driver: VolumeDriver) -> None:
+    """What follows a snapshot that is there."""
+    assert isinstance(driver, SendReceive)
+    await driver.receive("vol_1", "snap_2", SIZE, marked, sealed=False, since="snap_1")
+
+
+async def found(driver: VolumeDriver) -> dict[str, tuple[bytes, list[str]]]:
     """Volumes with what was written to them, and their snapshots."""
     return {
         volume.volume_id: (
@@ -83,17 +103,22 @@ async def found(driver: VolumeDirectory) -> dict[str, tuple[bytes, list[str]]]:
 BEFORE = {"vol_1": (b"after!", ["snap_1"])}
 
 
-@pytest.mark.parametrize(
+ORDERS = pytest.mark.parametrize(
     ("order", "done"),
     [
         (lambda driver: driver.create("vol_2", SIZE, marked), {**BEFORE, "vol_2": (bytes(6), [])}),
         (lambda driver: driver.snapshot("vol_1", "snap_2"), {"vol_1": (b"after!", ["snap_1", "snap_2"])}),
         (lambda driver: driver.clone("snap_1", "vol_2", 2 * SIZE), {**BEFORE, "vol_2": (b"before", [])}),
         (lambda driver: driver.restore("vol_1", "snap_1"), {"vol_1": (b"before", ["snap_1"])}),
+        (received, {**BEFORE, "vol_2": (bytes(6), ["snap_2"])}),
+        (received_since, {"vol_1": (b"after!", ["snap_1", "snap_2"])}),
         (lambda driver: driver.delete_snapshot("snap_1"), {"vol_1": (b"after!", [])}),
     ],
-    ids=["create", "snapshot", "clone", "restore", "delete_snapshot"],
+    ids=["create", "snapshot", "clone", "restore", "receive", "receive_since", "delete_snapshot"],
 )
+
+
+@ORDERS
 def test_a_killed_order_was_done_or_was_not_and_can_be_given_again(
     tmp_path: Path, order: Order, done: dict[str, tuple[bytes, list[str]]]
 ) -> None:
@@ -104,7 +129,7 @@ def test_a_killed_order_was_done_or_was_not_and_can_be_given_again(
 
 
 def test_a_volume_that_was_being_deleted_is_there_or_gone(tmp_path: Path) -> None:
-    async def delete(driver: VolumeDirectory) -> None:
+    async def delete(driver: VolumeDriver) -> None:
         await driver.delete_snapshot("snap_1")
         await driver.delete("vol_1")
 

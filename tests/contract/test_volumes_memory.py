@@ -55,6 +55,14 @@ class CarelessVolumes(MemoryVolumes):
         os.ftruncate(self._volume(volume_id).file, size_bytes)
 
 
+class HandingOutVolumes(MemoryVolumes):
+    """Wrong: who reads a snapshot gets what its volume is now, and may write to it."""
+
+    async def open_snapshot(self, snapshot_id: str) -> int:
+        origin = await self.origin(snapshot_id)
+        return await self.open(origin.volume_id if origin else snapshot_id)
+
+
 Behaviour = Callable[[VolumesContract, VolumeDriver], Awaitable[None]]
 
 
@@ -64,6 +72,7 @@ Behaviour = Callable[[VolumesContract, VolumeDriver], Awaitable[None]]
         (SharingVolumes, VolumesContract.test_a_clone_goes_its_own_way),
         (LateVolumes, VolumesContract.test_a_snapshot_stays_what_its_volume_was),
         (OverwritingVolumes, VolumesContract.test_an_id_is_used_once),
+        (HandingOutVolumes, VolumesContract.test_what_a_snapshot_holds_can_be_read_and_not_written),
         (CarelessVolumes, VolumesContract.test_a_volume_with_snapshots_is_not_removed),
         (CarelessVolumes, VolumesContract.test_a_volume_grows_and_never_shrinks),
     ],

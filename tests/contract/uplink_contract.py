@@ -17,11 +17,23 @@ from shellwego.core.assignments import (
     Registration,
     SecretsRequest,
     SecretValues,
+    VolumeKey,
+    VolumeKeyRequest,
     Workload,
+)
+from shellwego.core.backups import (
+    BackupAccess,
+    BackupAccessRequest,
+    BackupOrder,
+    BackupPhase,
+    ObservedBackup,
+    RepositoryPlace,
 )
 from shellwego.core.errors import ForbiddenError, UnavailableError
 from shellwego.core.instances import Observed, Phase
+from shellwego.core.names import NamedService, NetworkNames, NodeNames
 from shellwego.core.nodes import Backend, NodeFacts
+from shellwego.core.publishing import NodePorts, OpenPort, PortEndpoint, Transport
 from shellwego.core.routing import Departed, EdgeReport, Endpoint, Route, RouteState, RouteTable
 from shellwego.core.sensitive import Sensitive
 from shellwego.ports.uplink import EdgeUplink, NodeUplink
@@ -64,12 +76,14 @@ ASSIGNMENTS = Assignments(
         Assignment(instance_id="ins_1", workload=WORKLOAD, present=True),
         Assignment(instance_id="ins_2", workload=WORKLOAD, present=False),
     ),
+    backups=(BackupOrder(backup_id="bak_1", volume_id="vol_1", project_id="prj_1", parent_id="bak_0", freeze=True),),
 )
 REPORT = NodeReport(
     node_id="node_1",
     epoch=3,
     sequence=1 << 40,
     facts=FACTS,
+    backups={"bak_1": ObservedBackup(phase=BackupPhase.DONE, done_bytes=1 << 40, digest="0" * 64)},
     instances={"ins_1": Observed(phase=Phase.HEALTHY, address="10.64.0.5", exit_code=None, log_tail=("a", "b"))},
 )
 ROUTES = RouteTable(
@@ -85,8 +99,40 @@ ROUTES = RouteTable(
         ),
     ),
 )
+NAMES = NodeNames(
+    version="4",
+    networks=(
+        NetworkNames(
+            network_id="net_1",
+            hosts={"shop": ("10.64.0.5",), "ill": ()},
+            services={"_web._tcp.shop": (NamedService(target="ins-1.vm", port=8080),)},
+            texts={"_apps": ("shop,ill",)},
+            identities={"app_1": ("fd12:3456:789a:1:0:7:a40:5",)},
+        ),
+    ),
+)
+PORTS = NodePorts(
+    version="5",
+    ports=(
+        OpenPort(
+            transport=Transport.UDP,
+            port=20_053,
+            endpoints=(PortEndpoint(vm_id="vm_1", ipv4="10.64.0.5", port=53, taking=False),),
+        ),
+        OpenPort(transport=Transport.TCP, port=20_054),
+    ),
+)
 SECRETS_REQUEST = SecretsRequest(node_id="node_1", epoch=3, instance_id="ins_1")
 SECRETS = SecretValues(values={"DB_URL": Sensitive.of("pässword"), "KEY": Sensitive.of("x" * 65536)})
+BACKUP_REQUEST = BackupAccessRequest(node_id="node_1", epoch=3, backup_id="bak_1", volume_id="vol_1")
+BACKUP_ACCESS = BackupAccess(
+    place=RepositoryPlace(url="s3://b/p", credentials={"secret_access_key": Sensitive.of("pässword of the store")}),
+    project_id="prj_1",
+    key=Sensitive(bytes(range(32))),
+    digest="0" * 64,
+)
+KEY_REQUEST = VolumeKeyRequest(node_id="node_1", epoch=3, volume_id="vol_1")
+KEY = VolumeKey(key=Sensitive(bytes(range(32))))
 EDGE_REPORT = EdgeReport(edge_id="edg_1", applied_version=9, open_sessions={"ins_1": 4})
 
 
@@ -111,9 +157,25 @@ class Recorder:
         await self._take(report)
         return 3
 
+    async def names(self, node_id: str) -> NodeNames:
+        await self._take(node_id)
+        return NAMES
+
+    async def ports(self, node_id: str) -> NodePorts:
+        await self._take(node_id)
+        return PORTS
+
     async def secrets(self, request: SecretsRequest) -> SecretValues:
         await self._take(request)
         return SECRETS
+
+    async def backup_access(self, request: BackupAccessRequest) -> BackupAccess:
+        await self._take(request)
+        return BACKUP_ACCESS
+
+    async def volume_key(self, request: VolumeKeyRequest) -> VolumeKey:
+        await self._take(request)
+        return KEY
 
     async def register_edge(self, name: str) -> str:
         await self._take(name)
@@ -176,12 +238,36 @@ class UplinkContract:
         assert await join(control).node.report(REPORT) == 3
         assert control.got == [REPORT]
 
+    async def test_what_opens_backups_arrives_and_is_as_hard_to_show_as_before(self, join: Join) -> None:
+        control = Recorder()
+        answer = await join(control).node.backup_access(BACKUP_REQUEST)
+        assert control.got == [BACKUP_REQUEST]
+        assert answer == BACKUP_ACCESS
+        assert "pässword" not in repr(answer)
+
+    async def test_names_arrive_as_they_were_given(self, join: Join) -> None:
+        control = Recorder()
+        assert await join(control).node.names("node_1") == NAMES
+        assert control.got == ["node_1"]
+
+    async def test_published_ports_arrive_as_they_were_given(self, join: Join) -> None:
+        control = Recorder()
+        assert await join(control).node.ports("node_1") == PORTS
+        assert control.got == ["node_1"]
+
     async def test_secrets_arrive_and_are_as_hard_to_show_as_before(self, join: Join) -> None:
         control = Recorder()
         answer = await join(control).node.secrets(SECRETS_REQUEST)
         assert control.got == [SECRETS_REQUEST]
         assert answer == SECRETS
         assert "word" not in repr(answer)
+
+    async def test_a_volumes_key_arrives_and_is_as_hard_to_show_as_before(self, join: Join) -> None:
+        control = Recorder()
+        answer = await join(control).node.volume_key(KEY_REQUEST)
+        assert control.got == [KEY_REQUEST]
+        assert answer == KEY
+        assert repr(answer) == "VolumeKey(key=(hidden))"
 
     async def test_an_edge_registers_fetches_and_reports(self, join: Join) -> None:
         control = Recorder()

@@ -70,6 +70,7 @@ class VolumesContract:
         (before,) = await driver.volumes()
         assert before.used_bytes < 4 * MIB
         await write(driver, "vol_1", os.urandom(8 * MIB))
+        await driver.snapshot("vol_1", "snap_1")  # else a driver may count what was written some seconds later
         (after,) = await driver.volumes()
         assert after.used_bytes >= before.used_bytes + 8 * MIB
 
@@ -147,10 +148,22 @@ class VolumesContract:
         await driver.create("vol_3", SIZE, blank)
         assert [volume.sealed for volume in await driver.volumes()] == [True, True, False]
 
+    async def test_what_a_snapshot_holds_can_be_read_and_not_written(self, driver: VolumeDriver) -> None:
+        await driver.create("vol_1", SIZE, marked)
+        await driver.snapshot("vol_1", "snap_1")
+        await write(driver, "vol_1", b"written since", 0)
+        with opened(await driver.open_snapshot("snap_1")) as file:
+            assert os.fstat(file).st_size == SIZE
+            assert os.pread(file, 16, 0) == b"laid by the host"
+            assert not os.get_inheritable(file)
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.pwrite(file, b"never", 0)
+
     async def test_what_is_not_there_cannot_be_used(self, driver: VolumeDriver) -> None:
         await driver.create("vol_1", SIZE, blank)
         for attempt in (
             driver.open("vol_9"),
+            driver.open_snapshot("snap_9"),
             driver.resize("vol_9", SIZE),
             driver.snapshot("vol_9", "snap_1"),
             driver.restore("vol_9", "snap_1"),
@@ -266,6 +279,7 @@ class VolumesContract:
         for attempt in (
             driver.create(bad, SIZE, blank),
             driver.open(bad),
+            driver.open_snapshot(bad),
             driver.resize(bad, SIZE),
             driver.snapshot("vol_1", bad),
             driver.clone(bad, "vol_2", SIZE),

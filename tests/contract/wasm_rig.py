@@ -3,11 +3,8 @@ as text."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-import select
 import shutil
-import signal
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,15 +13,13 @@ from pathlib import Path
 
 import wasmtime
 
-from plasmavmc.host.operations import ProcessId
-from plasmavmc.host.processes import is_alive
 from plasmavmc.hypervisor.backend import DiskPlan, VmPlan
 from plasmavmc.hypervisor.wasm.backend import WasmBackend
 from plasmavmc.hypervisor.wasm.cache import CodeCache
-from plasmavmc.types import VmHandle, VmSpec, vm_key
+from plasmavmc.types import VmSpec, vm_key
+from tests.contract.helper_rig import HelperRig
 from tests.contract.host_rig import RealHelper, real_helper
 
-ZOMBIE_S = 2.0
 APP = """
 (module
   (import "wasi_snapshot_preview1" "args_sizes_get" (func $sizes (param i32 i32) (result i32)))
@@ -41,17 +36,14 @@ APP = """
 """`exit N` ends with N (one digit); with fewer arguments it runs until it is stopped, busily."""
 
 
-class WasmRig:
+class WasmRig(HelperRig):
     """Implements `Rig`."""
 
     def __init__(self, helper: RealHelper, directory: Path, *, spares: int) -> None:
-        self.helper = helper
-        self.directory = directory
-        """Short: a socket's path has 107 bytes."""
+        super().__init__(helper, directory)
         self.module = wasmtime.wat2wasm(APP)
         self.service_port: int | None = None
         self._spares = spares
-        self._fds: list[int] = []
         self.backend = self._new_backend()
 
     def _new_backend(self) -> WasmBackend:
@@ -64,8 +56,7 @@ class WasmRig:
         runtime_dir.mkdir(mode=0o700, exist_ok=True)
         module = self.directory / f"{key}.wasm"
         module.write_bytes(self.module)
-        self._fds.append(os.open(module, os.O_RDONLY | os.O_CLOEXEC))
-        disks = (DiskPlan("image", self._fds[-1], read_only=True),)
+        disks = (DiskPlan("image", self._open(module, os.O_RDONLY), read_only=True),)
         return VmPlan(key, runtime_dir, Path("/"), Path("/"), disks, service_port=self.service_port)
 
     def broken_plan(self, spec: VmSpec) -> VmPlan:
@@ -75,40 +66,9 @@ class WasmRig:
         self.backend.close()
         self.backend = self._new_backend()
 
-    def kill(self, handle: VmHandle) -> None:
-        os.kill(handle.pid, signal.SIGKILL)
-
-    def make_zombie(self, handle: VmHandle) -> None:
-        """The helper, which would reap it, is held for a moment."""
-        self.helper.process.send_signal(signal.SIGSTOP)
-        pidfd = os.pidfd_open(handle.pid)
-        self.kill(handle)
-        select.select([pidfd], [], [], 10.0)
-        os.close(pidfd)
-        asyncio.get_running_loop().call_later(ZOMBIE_S, self.helper.process.send_signal, signal.SIGCONT)
-
-    def lives(self, handle: VmHandle) -> bool:
-        return is_alive(ProcessId(handle.pid, handle.start_time))
-
-    def traces(self) -> frozenset[str]:
-        open_now = {int(link.name) for link in Path("/proc/self/fd").iterdir()}
-        ours = [fd for fd in open_now if _is_open(fd) and fd not in self._fds]
-        sockets = {str(path) for path in self.directory.glob("*/*.sock")}
-        leases = {f"uid {path.name}" for path in (self.helper.configuration.run_root / "uids").glob("*")}
-        return frozenset({f"{len(ours)} descriptors"} | sockets | leases | self.helper.cgroups())
-
     def close(self) -> None:
         self.backend.close()
-        for fd in self._fds:
-            os.close(fd)
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
+        super().close()
 
 
 @asynccontextmanager

@@ -7,31 +7,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from shellwego.control.edges import Edges
 from shellwego.control.loops import drains as drains_loop
+from shellwego.control.loops import moves as moves_loop
 from shellwego.control.loops import nodes as nodes_loop
 from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops import routes as routes_loop
+from shellwego.control.loops import standbys as standbys_loop
 from shellwego.control.nodes import Nodes
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App, AppConfig, Mount, Process, Release, RestartMode, Service, content_hash
 from shellwego.core.assignments import Assignments, NodeReport, Registration
-from shellwego.core.convergence import (
-    DeleteVm,
-    Health,
-    Memory,
-    ResumeVm,
-    RunVm,
-    StopVm,
-    SuspendVm,
-    Verdict,
-    converge,
-)
+from shellwego.core.attempts import Memory
+from shellwego.core.convergence import DeleteVm, ResumeVm, RunVm, StopVm, SuspendVm, converge
 from shellwego.core.deployments import Deployment, DeploymentState, Stage
+from shellwego.core.errors import UnavailableError
+from shellwego.core.health import Health, Verdict
 from shellwego.core.images import Image, ImageState
 from shellwego.core.instances import Desired, Instance
 from shellwego.core.nodes import Backend, Node, NodeFacts
@@ -151,6 +147,7 @@ class FakeNode:
         self.boots += 1
         digest = self.images[order.vm_id] = order.workload.image_digest
         view = VmView(vm_id=order.vm_id, instance_id=order.instance_id, attempt=order.attempt, phase=VmPhase.RUNNING)
+        view = replace(view, identity=order.workload.app_id)
         if digest in self.exits or self.boots_fail:
             view = replace(
                 view,
@@ -205,16 +202,17 @@ class FakeEdge:
         edge_id = await self.uplink.register_edge(self.name)
         while True:
             if not self.silent:
-                table = await self.uplink.routes(edge_id, self.table.version)
-                if table is not None:
-                    self.table = table
-                    self.tables.append(table)
-                await self.uplink.report_edge(
-                    EdgeReport(
-                        edge_id=edge_id, applied_version=self.table.version, open_sessions=dict(self.open_sessions)
-                    )
-                )
+                with suppress(UnavailableError):
+                    await self._look(edge_id)
             await self.clock.sleep(0.05)
+
+    async def _look(self, edge_id: str) -> None:
+        table = await self.uplink.routes(edge_id, self.table.version)
+        if table is not None:
+            self.table = table
+            self.tables.append(table)
+        applied, open_sessions = self.table.version, dict(self.open_sessions)
+        await self.uplink.report_edge(EdgeReport(edge_id=edge_id, applied_version=applied, open_sessions=open_sessions))
 
     def endpoints(self, host: str = "shop.localhost") -> set[str]:
         return {e.instance_id for route in self.table.routes if route.host == host for e in route.endpoints}
@@ -228,7 +226,8 @@ class World:
         self.clock = VirtualClock()
         self.store = open_store(self.clock)
         self.control = Control(self.store, MemoryBus(), self.clock)
-        self.nodes = Nodes(self.control, Sealer(self.control, MemoryKms()))
+        self.sealer = Sealer(self.control, MemoryKms())
+        self.nodes = Nodes(self.control, self.sealer)
         self.edges = Edges(self.control)
         self.tasks: list[asyncio.Task[None]] = []
         self.loops: list[asyncio.Task[None]] = []
@@ -246,7 +245,7 @@ class World:
             await self.clock.advance(0)  # they have looked once, before any node is there
 
     def start_loops(self) -> None:
-        for loop in (rollout_loop, routes_loop, nodes_loop, drains_loop):
+        for loop in (rollout_loop, routes_loop, nodes_loop, drains_loop, moves_loop, standbys_loop):
             self.loops.append(self.spawn(loop.run(self.control)))
 
     async def restart_loops(self) -> None:

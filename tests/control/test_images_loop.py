@@ -12,6 +12,7 @@ from shellwego.control.bootstrap import bootstrap
 from shellwego.control.images import ChosenImage, delete_image, note_image
 from shellwego.control.imagework import ImageWork
 from shellwego.control.loops.images import ImagesLoop
+from shellwego.control.loops.imagestore import ImageStoreLoop
 from shellwego.control.unit import Control
 from shellwego.core.apps import App, AppConfig
 from shellwego.core.images import Image, ImageState
@@ -72,11 +73,13 @@ class World:
 async def world() -> AsyncIterator[World]:
     world = World()
     await world.control.commit(lambda unit: bootstrap(unit, "pat_x"))
-    task = asyncio.ensure_future(ImagesLoop(world.control, world.work).run())
+    loops = (ImagesLoop(world.control, world.work), ImageStoreLoop(world.control, world.work))
+    tasks = [asyncio.ensure_future(loop.run()) for loop in loops]
     yield world
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def test_an_ordered_image_is_fetched(world: World) -> None:

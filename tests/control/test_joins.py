@@ -444,7 +444,10 @@ async def test_a_servers_certificate_is_for_servers_only_and_names_no_address(wo
     identity = await world.authorities.server_identity()
     leaf, authority = x509.load_pem_x509_certificates(identity.chain.encode())
     leaf.verify_directly_issued_by(authority)
-    assert [*leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value] == [ExtendedKeyUsageOID.SERVER_AUTH]
+    both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert [*leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value] == both, (
+        "other servers are called too"
+    )
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == [SERVER_NAME]
     assert identity.authorities == (authority.public_bytes(Encoding.PEM).decode(),)

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shellwego.control.loops.nodes import NodesLoop
+from shellwego.control.loops.nodes import Listening, NodesLoop
 from shellwego.control.scheduling import cordon, uncordon
 from shellwego.core.deployments import DeploymentState
 from shellwego.core.instances import Phase
+from shellwego.core.liveness import BEAT_S
 from shellwego.core.nodes import NodeHealth
+from shellwego.core.volumeleases import OVER_S
 from shellwego.ports.store import eq
 from tests.control.rollout_world import FakeNode, World, node_row
 
@@ -130,7 +132,7 @@ async def test_a_judgement_falls_when_the_node_was_heard_in_between(world: World
     node = await world.node()
     seen = node_row(world, node)
     await world.clock.advance(5)
-    await NodesLoop(world.control)._conclude(seen, NodeHealth.DOWN)
+    await NodesLoop(world.control, Listening(world.control))._conclude(seen, NodeHealth.DOWN)
     assert node_row(world, node).health is NodeHealth.READY
 
 
@@ -144,3 +146,45 @@ async def test_every_judgement_is_an_event(world: World) -> None:
         ("node.suspect", "warning"),
         ("node.down", "error"),
     ]
+
+
+async def test_no_lease_is_in_force_on_a_node_once_it_was_silent_for_more_than_a_term(world: World) -> None:
+    dead, _ = await two_nodes_with_an_app(world)
+    dead.silent = True
+    began = world.clock.monotonic()
+    await world.clock.until(lambda: node_row(world, dead).health is NodeHealth.DOWN, 10)
+    assert not node_row(world, dead).leases_over
+    await world.clock.until(lambda: node_row(world, dead).leases_over, 2 * OVER_S)
+    assert OVER_S - BEAT_S <= world.clock.monotonic() - began <= OVER_S + 5
+
+
+async def test_whoever_judges_anew_listens_for_a_whole_term_before_it_says_so(world: World) -> None:
+    dead, _ = await two_nodes_with_an_app(world)
+    dead.silent = True
+    await world.clock.advance(OVER_S - 10)
+    await world.restart_loops()
+    await world.clock.advance(OVER_S - 10)
+    assert not node_row(world, dead).leases_over
+    await world.clock.advance(15)
+    assert node_row(world, dead).leases_over
+
+
+async def test_a_node_that_was_heard_again_is_silent_anew_in_another_epoch(world: World) -> None:
+    dead, _ = await two_nodes_with_an_app(world)
+    dead.silent = True
+    await world.clock.until(lambda: node_row(world, dead).leases_over, 2 * OVER_S)
+    dead.silent = False
+    await world.clock.until(lambda: node_row(world, dead).health is NodeHealth.READY, 10)
+    assert not node_row(world, dead).leases_over
+    dead.silent = True
+    await world.clock.until(lambda: node_row(world, dead).health is NodeHealth.DOWN, 10)
+    assert not node_row(world, dead).leases_over
+
+
+async def test_a_store_whose_clock_is_set_back_hears_nodes_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = await two_nodes_with_an_app(world)
+    monkeypatch.setattr(world.clock, "_start", world.clock._start - 3600)
+    await world.clock.advance(30)
+    assert (node_row(world, one).health, node_row(world, one).epoch) == (NodeHealth.READY, 1)

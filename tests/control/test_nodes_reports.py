@@ -8,79 +8,31 @@ from pathlib import Path
 
 import pytest
 
-from shellwego.control.nodes import MAX_EPOCH, MAX_INSTANCES, MAX_LOG_LINES, Nodes
+from shellwego.control.networks import establish, private_prefix
+from shellwego.control.nodes import Nodes
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control, Unit
+from shellwego.core.addresses import private_address
 from shellwego.core.assignments import NodeReport, Registration
+from shellwego.core.claims import MAX_EPOCH, MAX_INSTANCES, MAX_LOG_LINES
 from shellwego.core.errors import ForbiddenError, InvalidError
-from shellwego.core.instances import Desired, Instance, Observed, Phase
+from shellwego.core.instances import Observed, Phase
 from shellwego.core.liveness import BEAT_S
-from shellwego.core.nodes import DISK_STEP, MAX_IMAGES, Backend, Node, NodeFacts, NodeHealth
+from shellwego.core.nodes import DISK_STEP, MAX_OVERCOMMIT, Node, NodeFacts, NodeHealth
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.store.sqlite import open_sqlite
 from shellwego.ports.store import eq
 from tests.contract.sqlite_statements import watched
-from tests.control.rollout_world import World, node_facts
-
-
-class Reporter:
-    """A node by hand: one instance is assigned to it, and nobody but the test speaks for it."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.nodes = Nodes(world.control, Sealer(world.control, MemoryKms()))
-        self.node_id = ""
-        self.instance_id = ""
-        self.epoch = 1
-        self.sequence = 0
-
-    async def begin(self) -> None:
-        answer = await self.nodes.register(Registration(name="one", facts=node_facts()))
-        self.node_id = answer.node_id
-        await self.world.deploy("hello:v1")
-        await self.world.clock.until(lambda: bool(self.world.live()), 5)
-        (instance,) = self.world.live()
-        self.instance_id = instance.id
-
-    async def say(
-        self,
-        observed: Observed,
-        *,
-        sequence: int | None = None,
-        epoch: int | None = None,
-        facts: NodeFacts | None = None,
-    ) -> Instance:
-        self.sequence = self.sequence + 1 if sequence is None else sequence
-        self.answer = await self.nodes.report(
-            NodeReport(
-                node_id=self.node_id,
-                epoch=self.epoch if epoch is None else epoch,
-                sequence=self.sequence,
-                facts=facts or node_facts(),
-                instances={self.instance_id: observed},
-            )
-        )
-        return self.instance
-
-    @property
-    def instance(self) -> Instance:
-        return next(i for i in self.world.instances() if i.id == self.instance_id)
+from tests.control.reporter import Reporter, healthy, reporting
+from tests.control.rollout_world import node_facts
 
 
 @pytest.fixture
 async def node() -> AsyncIterator[Reporter]:
-    world = World()
-    await world.begin()
-    reporter = Reporter(world)
-    await reporter.begin()
-    yield reporter
-    await world.end()
-
-
-def healthy(address: str = "10.64.0.9") -> Observed:
-    return Observed(phase=Phase.HEALTHY, address=address, attempt=1)
+    async with reporting() as reporter:
+        yield reporter
 
 
 async def test_a_report_moves_the_judged_phase(node: Reporter) -> None:
@@ -122,39 +74,40 @@ async def test_what_ended_is_never_brought_back(node: Reporter) -> None:
     assert (await node.say(healthy())).phase is Phase.FAILED
 
 
-NOT_OF_A_VM = [
-    "127.0.0.1",
-    "169.254.169.254",
-    "224.0.0.1",
-    "0.0.0.0",  # noqa: S104
-    "::1",
-    "a;b",
-    "10.64.0.9 x",
-    "unix:/run/shellwego/abc/edge/admin.sock",
-    "unix:/run/shellwego/abc/vm/../vm/abcdefghijkl/http.sock",
-    "unix:/var/run/docker.sock",
-    "unix:/run/shellwego/abc/vm/abcdefghijkl/ctl.sock",
-]
-
-
-@pytest.mark.parametrize("address", NOT_OF_A_VM)
-async def test_an_address_that_no_vm_can_have_never_reaches_the_routes(node: Reporter, address: str) -> None:
-    seen = await node.say(healthy(address))
+async def test_who_gives_an_address_that_no_vm_can_have_is_not_believed_at_all(node: Reporter) -> None:
+    seen = await node.say(healthy("169.254.169.254"))
     assert (seen.phase, seen.observed.address) == (Phase.ASSIGNED, "")
 
 
-@pytest.mark.parametrize(
-    "address",
-    [*NOT_OF_A_VM, "10.64.32.9", "192.0.2.9", "10.0.0.5", "unix:/run/shellwego/abc/vm/abcdefghijkl/http.sock"],
-)
-async def test_a_node_that_joined_can_lead_the_edges_to_its_own_vms_only(node: Reporter, address: str) -> None:
+async def test_a_private_address_is_that_vms_own_or_none(node: Reporter) -> None:
+    def join(unit: Unit) -> None:
+        establish(unit)
+        joined = unit.tx.nodes.get(node.node_id)
+        assert joined is not None
+        unit.tx.nodes.update(replace(joined, subnet="10.64.16.0/20"))
+
+    await node.world.control.commit(join)
+    work = (await node.nodes.assignments(node.node_id)).items[0].workload
+    assert (work.network_number, work.private_prefix) == (1, node.world.peek(private_prefix))
+
+    def address(number: int, subnet: str = "10.64.16.0/20", ipv4: str = "10.64.16.9") -> str:
+        return private_address(work.private_prefix, subnet, number, ipv4)
+
+    seen = healthy("10.64.16.9")
+    for lie in (address(2), address(1, "10.64.32.0/20"), address(1, ipv4="10.64.16.8"), "fe80::1", "x" * 2000):
+        told = await node.say(replace(seen, private_address=lie))
+        assert (told.phase, told.observed.private_address) == (Phase.HEALTHY, "")
+    assert (await node.say(replace(seen, private_address=address(1)))).observed.private_address == address(1)
+
+
+async def test_a_node_that_joined_can_lead_the_edges_to_its_own_vms_only(node: Reporter) -> None:
     def join(unit: Unit) -> None:
         joined = unit.tx.nodes.get(node.node_id)
         assert joined is not None
         unit.tx.nodes.update(replace(joined, subnet="10.64.16.0/20"))
 
     await node.world.control.commit(join)
-    assert (await node.say(healthy(address))).observed.address == ""
+    assert (await node.say(healthy("10.64.32.9"))).observed.address == ""
     assert (await node.say(healthy("10.64.16.9"))).observed.address == "10.64.16.9"
 
 
@@ -165,39 +118,12 @@ async def test_what_a_node_says_is_bounded(node: Reporter) -> None:
     assert (len(seen.log_tail), len(seen.log_tail[0]), len(seen.detail)) == (MAX_LOG_LINES, 1000, 64)
 
 
-async def test_what_a_node_promises_of_itself_is_bounded(node: Reporter) -> None:
-    facts = node_facts(cpu_overcommit=10**9, disk_overcommit=-1)
+async def test_what_a_node_tells_of_itself_is_bounded_when_it_registers_and_in_each_report(node: Reporter) -> None:
+    facts = node_facts(cpu_overcommit=10**9)
     await node.nodes.register(Registration(name="two", facts=facts))
-    told = node.world.peek(lambda tx: tx.nodes.select(eq("name", "two")))[0].facts
-    assert (told.cpu_overcommit, told.disk_overcommit) == (64, 1)
-
-
-async def test_of_the_images_that_a_node_tells_so_many_are_kept_and_only_what_is_a_digest(node: Reporter) -> None:
-    digests = [f"sha256:{number:064x}" for number in range(MAX_IMAGES)]
-    for told, kept in (([*digests[::-1], "sha256:" + "f" * 64], digests), (["x" * 10**6, "", digests[0]], digests[:1])):
-        await node.nodes.register(Registration(name="two", facts=node_facts(images=tuple(told))))
-        assert list(node.world.peek(lambda tx: tx.nodes.select(eq("name", "two")))[0].facts.images) == kept
-
-
-async def test_what_a_node_says_of_its_backends_is_bounded(node: Reporter) -> None:
-    long = "x" * 10**5
-    backend = Backend(
-        name=long,
-        status=long,
-        acceleration=long,
-        isolation=long,
-        reason=long,
-        max_vcpus=-1,
-        max_memory_bytes=-1,
-        snapshot_host=(("program", long),),
-    )
-    await node.say(healthy(), facts=node_facts(backends=(backend,) * 100, confinement=long))
-    told = node.world.peek(lambda tx: tx.nodes.select())[0].facts
-    assert (len(told.backends), len(told.confinement)) == (16, 64)
-    shown = told.backends[0]
-    assert shown.snapshot_host == ()
-    assert {len(text) for text in (shown.name, shown.status, shown.acceleration, shown.isolation)} == {64}
-    assert (len(shown.reason), shown.max_vcpus, shown.max_memory_bytes) == (1000, 0, 0)
+    await node.say(healthy(), facts=facts)
+    told = node.world.peek(lambda tx: tx.nodes.select())
+    assert {each.name: each.facts.cpu_overcommit for each in told} == {"one": MAX_OVERCOMMIT, "two": MAX_OVERCOMMIT}
 
 
 async def test_a_node_that_joined_and_was_removed_is_not_made_anew(node: Reporter) -> None:
@@ -271,8 +197,19 @@ async def test_a_node_that_registers_again_is_the_same_with_the_same_epoch(node:
 async def test_a_node_that_forgot_its_id_is_known_by_its_name_and_may_count_from_one(node: Reporter) -> None:
     await node.say(healthy(), sequence=500)
     again = await node.nodes.register(Registration(name="one", facts=node_facts()))
-    assert again.node_id == node.node_id
-    assert (await node.say(Observed(phase=Phase.UNHEALTHY), sequence=1)).phase is Phase.UNHEALTHY
+    assert (again.node_id, again.epoch) == (node.node_id, 2)
+    unhealthy = await node.say(Observed(phase=Phase.UNHEALTHY), sequence=1, epoch=again.epoch)
+    assert unhealthy.phase is Phase.UNHEALTHY
+
+
+async def test_what_a_node_said_before_it_forgot_its_id_counts_no_more_when_it_comes_late(node: Reporter) -> None:
+    """Nor does what it said before the same registration came a second time: it is told to say all anew."""
+    again = await node.nodes.register(Registration(name="one", facts=node_facts()))
+    assert (await node.say(healthy(), sequence=1, epoch=again.epoch)).phase is Phase.HEALTHY
+    assert (await node.say(Observed(phase=Phase.UNHEALTHY), sequence=500, epoch=1)).phase is Phase.HEALTHY
+    await node.nodes.register(Registration(name="one", facts=node_facts()))
+    assert (await node.say(Observed(phase=Phase.UNHEALTHY), sequence=1, epoch=again.epoch)).phase is Phase.HEALTHY
+    assert node.answer == again.epoch + 1
 
 
 async def test_a_node_that_knows_a_higher_epoch_raises_ours(node: Reporter) -> None:
@@ -301,39 +238,6 @@ async def test_a_node_cannot_claim_an_epoch_that_no_further_one_follows(node: Re
 async def test_a_node_name_must_be_usable(node: Reporter, name: str) -> None:
     with pytest.raises(InvalidError):
         await node.nodes.register(Registration(name=name, facts=node_facts()))
-
-
-async def test_an_assignment_says_everything_that_a_vm_needs(node: Reporter) -> None:
-    (item,) = (await node.nodes.assignments(node.node_id)).items
-    work = item.workload
-    assert item.present
-    assert (work.image_digest, work.port, work.process, work.release) == ("sha256:hello:v1", 8080, "web", 1)
-    assert (work.network_id, work.organization_id) == ("net_x", "org_x")
-    assert work.env["PORT"] == "8080"
-
-
-async def test_variables_of_a_process_come_before_the_app_s_and_those_before_the_platform_s(node: Reporter) -> None:
-    world = node.world
-    release = await world.release_of(world.peek(lambda tx: tx.deployments.select()[0].id))
-    process = replace(release.config.processes[0], env={"SAID": "process", "OWN": "1"})
-    config = replace(release.config, env={"SAID": "app", "PORT": "1"}, processes=(process,))
-    await world.control.commit(lambda unit: unit.tx.releases.update(replace(release, config=config)))
-    (item,) = (await node.nodes.assignments(node.node_id)).items
-    assert {name: item.workload.env[name] for name in ("SAID", "OWN", "PORT")} == {
-        "SAID": "process",
-        "OWN": "1",
-        "PORT": "1",
-    }
-
-
-async def test_what_is_to_stop_is_assigned_as_absent_until_the_node_says_that_it_is_gone(node: Reporter) -> None:
-    await node.world.change_app(stopped=True)
-    await node.world.clock.until(lambda: node.instance.desired is Desired.STOP, 10)
-    (item,) = (await node.nodes.assignments(node.node_id)).items
-    assert not item.present
-    await node.say(Observed(phase=Phase.STOPPED))
-    assert (await node.nodes.assignments(node.node_id)).items == ()
-    assert node.instance.stopped_at is not None
 
 
 async def test_a_heart_beat_is_written_at_most_twice_a_beat(node: Reporter) -> None:

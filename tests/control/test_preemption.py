@@ -16,6 +16,7 @@ from shellwego.core.deployments import DeploymentState
 from shellwego.core.instances import Desired, Eviction, Instance, Phase
 from shellwego.core.nodes import Scheduling
 from shellwego.core.placement_rules import PlacementRules
+from shellwego.core.preemption import MOST_NODES
 from shellwego.core.volumes import Volume
 from shellwego.ports.store import eq
 from tests.control.rollout_world import GIB, ORG, PRJ, World
@@ -113,6 +114,22 @@ async def test_one_of_higher_priority_gets_its_place_and_the_other_one_says_why_
     assert all("preempted" in reason or reason == "drained" for reason in reasons)
 
 
+async def test_two_that_make_room_on_one_node_at_once_both_keep_their_places(world: World) -> None:
+    edge = await world.edge()
+    low = await filled(world, "one", count=3, process=Process(memory_bytes=2 * GIB))
+    leave = {i.id for i in of(world, low)}
+    await world.clock.until(lambda: edge.endpoints() == leave, 5)
+    edge.open_sessions = dict.fromkeys(leave, 1)
+    await world.change_app(counts={"web": 2})
+    deployment = await world.deploy("urgent:v1", process=Process(memory_bytes=3 * GIB), placement=HIGH)
+    await world.clock.advance(3)
+    assert {i.makes_room_for for i in of(world, low) if i.id in leave} == {i.id for i in world.live()}
+    assert all(i.reserved_node_id for i in world.live()), "nobody goes in vain"
+    edge.open_sessions = {}
+    assert (await world.finished(deployment)).state is DeploymentState.SUCCEEDED
+    assert len(event_data(world, "instance.preempting")) == 2, "nobody has to ask again"
+
+
 async def test_the_one_that_goes_comes_again_where_there_is_room(world: World) -> None:
     low = await filled(world, "one", "two", count=3)
     await world.finished(await world.deploy("urgent:v1", process=HUGE, placement=HIGH))
@@ -153,29 +170,41 @@ async def test_nobody_goes_for_one_of_equal_priority_or_where_there_is_room(worl
     assert event_data(world, "instance.evicted") == []
 
 
+async def holds_a_volume(world: World, instance: Instance) -> None:
+    volume = Volume(
+        id=f"vol_{instance.id}",
+        project_id=PRJ,
+        name=instance.id.replace("_", "-"),
+        size_bytes=GIB,
+        node_id=instance.node_id,
+        instance_id=instance.id,
+        created_at=0.0,
+        created_by="me",
+    )
+    await world.control.commit(lambda unit: unit.tx.volumes.insert(volume))
+
+
 async def test_one_that_holds_a_volume_is_never_evicted(world: World) -> None:
     low = await filled(world, "one")
     bound, free = of(world, low)
-    await world.control.commit(
-        lambda unit: unit.tx.volumes.insert(
-            Volume(
-                id="vol_1",
-                project_id=PRJ,
-                name="data",
-                size_bytes=GIB,
-                node_id=bound.node_id,
-                instance_id=bound.id,
-                created_at=0.0,
-                created_by="me",
-            )
-        )
-    )
+    await holds_a_volume(world, bound)
     await world.deploy("urgent:v1", process=LARGE, placement=HIGH)
     await world.clock.until(lambda: len(world.serving()) == 1, 60)
     await world.change_app(counts={"web": 2})
     await world.clock.advance(10)
     assert bound.id in {i.id for i in of(world, low) if i.phase is Phase.HEALTHY}
     assert free.id not in {i.id for i in of(world, low)}
+
+
+async def test_nodes_whose_instances_hold_volumes_keep_none_from_being_looked_at(world: World) -> None:
+    names = [f"n{number:02}" for number in range(MOST_NODES + 1)]
+    low = await filled(world, *names, count=len(names), process=HUGE)
+    *bound, free = sorted(of(world, low), key=lambda instance: instance.node_id)
+    for instance in bound:
+        await holds_a_volume(world, instance)
+    await world.deploy("urgent:v1", process=HUGE, placement=HIGH)
+    await world.clock.until(lambda: len(world.serving()) == 1, 60)
+    assert world.serving()[0].node_id == free.node_id
 
 
 async def test_a_number_beyond_the_organizations_limit_moves_nobody(world: World) -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import pytest
 from structlog.testing import capture_logs
 
-from shellwego.control.loops.lease import STOP_S, TERM_S, run_leased
+from shellwego.control.loops.lease import STOP_S, TERM_S, Leases, run_leased
 from shellwego.control.unit import Control
 from shellwego.core.errors import UnavailableError
 from shellwego.drivers.bus.memory import MemoryBus
@@ -118,6 +118,20 @@ async def test_a_holder_without_the_store_stops_before_another_begins(fault: str
     await planes.clock.advance(TERM_S)
     assert planes.working == {"b"}
     assert planes.most == 1
+    await planes.end()
+
+
+async def test_a_lease_is_renewed_however_much_waits_on_the_way_of_the_loops() -> None:
+    planes = Planes()
+    way = UnreliableStore(planes.store, planes.clock)
+    leases = Leases(Control(way, MemoryBus(), planes.clock), "a", planes.store)
+    lease = leases.of("x")
+    planes.tasks += [asyncio.ensure_future(leases.run()), asyncio.ensure_future(lease.run(lambda: planes._work("a")))]
+    await planes.clock.advance(1)
+    planes.start("b")
+    way.hangs = True
+    await planes.clock.advance(4 * TERM_S)
+    assert planes.working == {"a"}
     await planes.end()
 
 

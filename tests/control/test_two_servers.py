@@ -22,13 +22,15 @@ from shellwego.control.loops.outbox import relay
 from shellwego.control.unit import Control, Unit
 from shellwego.core.deployments import DeploymentState
 from shellwego.core.errors import StaleError, UnavailableError
+from shellwego.core.liveness import DEFAULT_TERMS
+from shellwego.core.nodes import NodeHealth
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.images.memory import MemoryImages
 from shellwego.ports.store import Order, Store, Transaction, eq
 from tests.contract.store_databases import Database
-from tests.control.rollout_world import World
+from tests.control.rollout_world import World, node_row
 
 T = TypeVar("T")
 TAKEOVER_S = 3.0
@@ -160,6 +162,45 @@ async def test_what_a_paused_server_did_goes_on_elsewhere_and_it_disturbs_nobody
     assert versions == sorted(set(versions))
     await first.end()
     await second.end()
+
+
+@pytest.mark.databases("sqlite")
+async def test_a_node_that_dies_with_the_server_that_judged_is_lost_a_term_after_another_goes_on(
+    world: World, database: Database
+) -> None:
+    first, second = server("a", database, world), server("b", database, world)
+    first.start()
+    await world.clock.advance(0.5)
+    second.start()
+    node = await world.node()
+    await world.clock.advance(3)
+    node.silent = True
+    await first.kill()
+    term = DEFAULT_TERMS.down_s
+    await world.clock.advance(term + 1)
+    assert node_row(world, node).health is not NodeHealth.DOWN, "who begins to judge gives it a term to turn elsewhere"
+    await world.clock.until(lambda: node_row(world, node).health is NodeHealth.DOWN, timeout=TAKEOVER_S)
+    await second.end()
+
+
+@pytest.mark.databases("sqlite")
+async def test_a_dead_node_is_noticed_though_another_server_judges_every_few_seconds(
+    world: World, database: Database
+) -> None:
+    servers = [server(name, database, world) for name in "abc"]
+    for each in servers:
+        each.start()
+    node = await world.node()
+    await world.clock.advance(3)
+    node.silent = True
+    for _ in range(4):
+        ((leader,),) = [[each for each in servers if each.name in await holders(world.control)]]
+        leader.way.going.clear()
+        await world.clock.advance(3)
+        leader.way.going.set()
+    assert node_row(world, node).health is NodeHealth.DOWN
+    for each in servers:
+        await each.end()
 
 
 @pytest.mark.databases("sqlite")

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from shellwego.control import volumes
-from shellwego.control.nodes import MAX_INSTANCES, Nodes
+from shellwego.control.nodes import Nodes
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Unit
 from shellwego.core.assignments import NodeReport, Registration, VolumeOrder
+from shellwego.core.claims import MAX_INSTANCES
 from shellwego.core.errors import ConflictError, InvalidError
 from shellwego.core.volumes import (
     LOST,
@@ -53,15 +54,19 @@ class Reporter:
 
         self.volume_id = await self.world.control.commit(make)
 
-    async def say(self, observed: ObservedVolume, *, node: int = 0, sequence: int | None = None) -> Volume:
-        await self.report(observed, node=node, sequence=sequence)
+    async def say(
+        self, observed: ObservedVolume, *, node: int = 0, sequence: int | None = None, epoch: int = 1
+    ) -> Volume:
+        await self.report(observed, node=node, sequence=sequence, epoch=epoch)
         return self.volume
 
-    async def report(self, observed: ObservedVolume, *, node: int = 0, sequence: int | None = None) -> None:
+    async def report(
+        self, observed: ObservedVolume, *, node: int = 0, sequence: int | None = None, epoch: int = 1
+    ) -> None:
         self.sequence = self.sequence + 1 if sequence is None else sequence
         report = NodeReport(
             node_id=self.ids[node],
-            epoch=1,
+            epoch=epoch,
             sequence=self.sequence,
             facts=node_facts(),
             volumes={self.volume_id: observed},
@@ -171,5 +176,6 @@ async def test_it_goes_only_when_its_node_says_that_it_is_gone(node: Reporter) -
 
 async def test_a_node_that_registers_without_its_memory_is_heard_again(node: Reporter) -> None:
     await node.say(THERE, sequence=50)
-    await node.nodes.register(Registration(name="one", facts=node_facts()))
-    assert (await node.say(ObservedVolume(reason="gone"), sequence=1)).state is VolumeState.ERROR
+    again = await node.nodes.register(Registration(name="one", facts=node_facts()))
+    assert (await node.say(ObservedVolume(), sequence=51)).state is VolumeState.AVAILABLE
+    assert (await node.say(ObservedVolume(reason="gone"), sequence=1, epoch=again.epoch)).state is VolumeState.ERROR

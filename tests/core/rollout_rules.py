@@ -116,7 +116,7 @@ def _check_floor(world: History, before: Mapping[str, Instance], course: Course)
         elif target is None or world.app.stopped or ready:
             floor = 0
         else:
-            floor = len(old) if course.hold or strategy.unavailable(len(old)) < len(old) else 0
+            floor = 0 if strategy.spares_nothing and not course.hold else len(old)
         assert now >= min(len(old), floor), f"availability of {process}: {len(old)} -> {now}, floor {floor}"
         if (strategy.cutover or course.weight < 100) and not course.hold:
             _check_cutover(world, old, course, count)
@@ -253,7 +253,7 @@ def _check_time_outs(world: History, facts: RolloutFacts, before: Mapping[str, I
             for i in before.values()
             if i.serving
             and i.owner is OwnerKind.APP
-            and i.node_id not in world.down
+            and not (i.node_id in world.down or _forced(i))
             and (i.content_hash, i.generation) == (release.content_hash, world.app.generation)
         ]
         wanted = wanted_counts(world.app, release.config)
@@ -286,7 +286,10 @@ def course_of(world: History, before: Mapping[str, Instance], plan: RolloutPlan)
         target = world.releases[last.release_id]
         wanted = wanted_counts(world.app, target.config)
         beside = any(
-            i.serving and i.node_id not in world.down and wanted.get(i.process) and not world.is_fresh(i, target)
+            i.serving
+            and i.node_id not in world.down
+            and wanted.get(i.process)
+            and not (world.is_fresh(i, target) or _forced(i))
             for i in before.values()
         )
         return Course(

@@ -81,7 +81,8 @@ def _is_canary(world: History, instances: Iterable[Instance], deployment: Deploy
     """It still has something old beside it, and steps to go."""
     release = world.releases[deployment.release_id]
     names = {p.name for p in release.config.processes if world.app.counts.get(p.name, 1) and not world.app.stopped}
-    old = [i for i in instances if i.serving and i.node_id not in world.down and i.process in names]
+    staying = [i for i in instances if i.node_id not in world.down and i.eviction is not Eviction.FORCED]
+    old = [i for i in staying if i.serving and i.process in names]
     same = (release.content_hash, world.app.generation)
     return deployment.weight < 100 and any((i.content_hash, i.generation) != same for i in old)
 

@@ -11,29 +11,25 @@ from hypothesis import strategies as st
 
 from shellwego.core.apps import RestartMode, RestartPolicy
 from shellwego.core.assignments import Assignment, Workload
+from shellwego.core.attempts import BACKOFF_S, FETCH_AGAIN_S, FORGET_S, End, Memory, hindered, refused, unfetched
 from shellwego.core.convergence import (
-    BACKOFF_S,
-    FETCH_AGAIN_S,
-    FORGET_S,
     Action,
     DeleteVm,
-    End,
     FetchVm,
-    Health,
-    Memory,
+    RestrictVm,
     ResumeVm,
     RunVm,
+    ScreenVm,
     StopVm,
     SuspendVm,
-    Verdict,
     converge,
-    hindered,
-    refused,
-    unfetched,
     vm_id,
 )
+from shellwego.core.destinations import Destination
+from shellwego.core.health import Health, Verdict
 from shellwego.core.ids import is_id
 from shellwego.core.instances import MEMORY_LOST, PHASE_MOVES, TERMINAL, Observed, Phase
+from shellwego.core.openings import Ingress, Opening
 from shellwego.core.vms import VmPhase, VmView
 
 WORKLOAD = Workload(
@@ -69,6 +65,8 @@ class Host:
     present: bool = True
     asleep: bool = False
     memory_of: str = ""
+    egress: tuple[Destination, ...] | None = None
+    ingress: Ingress = None
     assigned: bool = True
     vms: dict[str, VmView] = field(default_factory=dict)
     memories: dict[str, Memory] = field(default_factory=dict)
@@ -78,7 +76,7 @@ class Host:
     observed: dict[str, Observed] = field(default_factory=dict)
 
     def look(self) -> tuple[Action, ...]:
-        workload = replace(WORKLOAD, restart=self.restart)
+        workload = replace(WORKLOAD, restart=self.restart, egress=self.egress, ingress=self.ingress)
         item = Assignment(
             instance_id="ins",
             workload=workload,
@@ -107,7 +105,14 @@ class Host:
                         attempt=action.attempt,
                         phase=VmPhase.RUNNING,
                         address="10.64.0.2",
+                        egress=action.workload.egress,
+                        identity=action.workload.app_id,
+                        ingress=action.workload.ingress,
                     )
+                case RestrictVm(vm_id=id_):
+                    self.vms[id_] = replace(self.vms[id_], egress=action.egress)
+                case ScreenVm(vm_id=id_):
+                    self.vms[id_] = replace(self.vms[id_], identity=action.identity, ingress=action.ingress)
                 case StopVm(vm_id=id_):
                     self.vms[id_] = replace(self.vms[id_], phase=VmPhase.STOPPING, asked=True)
                 case DeleteVm(vm_id=id_):
@@ -232,7 +237,9 @@ def test_what_is_to_go_on_with_a_memory_is_fetched_and_never_run() -> None:
     assert order == FetchVm(vm_id=vm_id("ins", 1), instance_id="ins", attempt=1, workload=WORKLOAD)
     assert (host.seen.phase, host.seen.detail) == (Phase.STARTING, "memory")
     assert host.look() == (order,), "it is asked for again until it is there"
-    host.vms[order.vm_id] = VmView(vm_id=order.vm_id, instance_id="ins", attempt=1, phase=VmPhase.ASLEEP)
+    host.vms[order.vm_id] = VmView(
+        vm_id=order.vm_id, instance_id="ins", attempt=1, phase=VmPhase.ASLEEP, identity="app"
+    )
     assert host.look() == ()
     assert host.seen.phase is Phase.ASLEEP
     host.asleep, host.memory_of = False, ""
@@ -271,7 +278,7 @@ def test_what_gets_no_memory_begins_anew_only_when_it_is_told_so() -> None:
 def test_what_had_its_memory_and_ended_does_not_begin_anew_by_itself() -> None:
     host = arriving()
     id_ = vm_id("ins", 1)
-    host.vms[id_] = VmView(vm_id=id_, instance_id="ins", attempt=1, phase=VmPhase.ASLEEP)
+    host.vms[id_] = VmView(vm_id=id_, instance_id="ins", attempt=1, phase=VmPhase.ASLEEP, identity="app")
     host.look()
     host.end(None)
     host.now += 1000
@@ -426,7 +433,7 @@ def test_a_refused_order_is_an_attempt_that_ended() -> None:
     host = Host()
     (order,) = host.look()
     assert isinstance(order, RunVm)
-    memory = refused(host.memories["ins"], order, End(reason="no memory left"), host.now)
+    memory = refused(host.memories["ins"], order.attempt, order.workload, End(reason="no memory left"), host.now)
     host.memories["ins"] = memory
     assert host.look() == ()
     assert host.seen.reason == "no memory left"
@@ -560,3 +567,30 @@ def test_there_is_never_more_than_one_vm_alive_of_an_instance(events: list[str])
         host.act()
         assert sum(vm.phase is not VmPhase.ENDED for vm in host.vms.values()) <= 1
         assert len(host.vms) <= 2
+
+
+def test_what_a_vm_may_reach_is_changed_while_it_lives_and_before_it_wakes() -> None:
+    host = Host()
+    host.act()
+    assert host.act() == ()
+    host.egress = (Destination(network="203.0.113.0/24"),)
+    assert host.act() == (RestrictVm(vm_id=host.vm.vm_id, egress=host.egress),)
+    assert host.act() == ()
+    host.become(VmPhase.ASLEEP)
+    host.egress = None
+    assert [type(action) for action in host.look()] == [RestrictVm, ResumeVm]
+    host.end()
+    assert RestrictVm not in {type(action) for action in host.look()}
+
+
+def test_what_may_be_opened_to_a_vm_is_changed_while_it_lives_and_before_it_wakes() -> None:
+    host = Host()
+    host.act()
+    host.ingress = (Opening(identity="app_web"),)
+    assert host.act() == (ScreenVm(vm_id=host.vm.vm_id, identity=WORKLOAD.app_id, ingress=host.ingress),)
+    assert host.act() == ()
+    host.become(VmPhase.ASLEEP)
+    host.ingress = None
+    assert [type(action) for action in host.look()] == [ScreenVm, ResumeVm]
+    host.vms[host.vm.vm_id] = replace(host.vm, identity="", ingress=None)  # as an older version made it
+    assert host.look()[0] == ScreenVm(vm_id=host.vm.vm_id, identity=WORKLOAD.app_id, ingress=None)

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from shellwego.core.nodes import Node, NodeHealth
-from shellwego.core.peers import PeerNode, is_host_address, peers_by_node, unreached
+from plasmavmc.host import rotation
+from shellwego.core.nodes import Node, NodeHealth, Underlay
+from shellwego.core.peers import (
+    ROTATION_STEP_S,
+    ROTATION_STEPS,
+    PeerNode,
+    Rotations,
+    is_host_address,
+    is_public_key,
+    key_step,
+    keys_since,
+    peers_by_node,
+    peers_of,
+    unreached,
+    without_keys_of_others,
+)
 from tests.core.test_core_drain import node
 
 FIRST = node("a")
@@ -26,6 +43,15 @@ def test_nodes_are_reached_by_their_address_and_have_their_subnet_behind_it() ->
     assert peers_by_node([first, second]) == {
         "node_a": PeerNode(subnet="10.64.0.0/20", address="192.0.2.1"),
         "node_b": PeerNode(subnet="10.64.16.0/20", address="192.0.2.2"),
+    }
+
+
+def test_on_a_platform_with_a_private_network_they_have_their_part_of_it_too() -> None:
+    nodes = [host("a", "10.64.0.0/20", "192.0.2.1", joined=False), host("b", "10.64.16.0/20", "192.0.2.2")]
+    told = peers_by_node(nodes, "fd12:3456:789a::/48")
+    assert {id_: peer.private for id_, peer in told.items()} == {
+        "node_a": "fd12:3456:789a::/64",
+        "node_b": "fd12:3456:789a:1::/64",
     }
 
 
@@ -95,6 +121,110 @@ def test_nothing_is_told_where_there_is_no_way_to_have_or_the_node_is_down() -> 
     assert unreached([alone]) == {}
     assert unreached([host("a", "", "", joined=False), host("b", "", "", joined=False)]) == {}
     assert unreached([GOOD, replace(alone, health=NodeHealth.DOWN)]) == {}
+
+
+KEYS = tuple(b64encode(bytes([number]) * 32).decode() for number in (1, 2))
+
+
+def sealed(node: Node, keys: tuple[str, ...] = KEYS) -> Node:
+    """It is reached by WireGuard."""
+    facts = replace(node.facts, underlay=Underlay.WIREGUARD, tunnel_keys=keys, tunnel_port=7084)
+    return replace(node, facts=facts)
+
+
+def test_a_node_that_is_reached_by_wireguard_has_its_keys_and_port_told() -> None:
+    told = peers_by_node([sealed(GOOD)])["node_a"]
+    assert (told.underlay, told.keys, told.port) == (Underlay.WIREGUARD, KEYS, 7084)
+
+
+def test_one_that_tells_no_keys_is_reached_by_nobody_and_that_is_told() -> None:
+    mute = sealed(host("b", "10.64.16.0/20", "192.0.2.2"), keys=())
+    assert peers_by_node([mute, GOOD]).keys() == {"node_a"}
+    assert "it tells no public keys of its own for WireGuard" in unreached([mute, sealed(GOOD)])["node_b"]
+
+
+def test_who_sends_in_clear_never_hears_of_one_that_encrypts_and_that_one_hears_of_all() -> None:
+    """It keeps in what would go to the others in clear; an older agent does not know the word."""
+    nodes = [GOOD, host("b", "10.64.16.0/20", "192.0.2.2"), sealed(host("c", "10.64.32.0/20", "192.0.2.3"))]
+    book = peers_by_node(nodes)
+    heard = {id_: {peer.address for peer in peers_of(id_, book)} for id_ in (*book, "node_unknown")}
+    assert heard == {
+        "node_a": {"192.0.2.2"},
+        "node_b": {"192.0.2.1"},
+        "node_c": {"192.0.2.1", "192.0.2.2"},
+        "node_unknown": set(),
+    }
+
+
+def test_where_some_encrypt_and_some_do_not_all_of_them_are_told_with_the_remedy() -> None:
+    nodes = [GOOD, host("b", "10.64.16.0/20", "192.0.2.2"), sealed(host("c", "10.64.32.0/20", "192.0.2.3"))]
+    told = unreached(nodes)
+    assert told.keys() == {"node_a", "node_b", "node_c"}
+    assert "those of c: they would encrypt (wireguard), and it does not" in told["node_a"]
+    assert "those of a, b: it would encrypt (wireguard), and they do not" in told["node_c"]
+    assert all(words.endswith(" — Give all nodes the same: --underlay wireguard") for words in told.values())
+    many = [host(name, f"10.65.{16 * n}.0/20", f"192.0.2.{n + 9}") for n, name in enumerate("defgh")]
+    assert "those of d, e, f and 2 more:" in unreached([*many, nodes[2]])["node_c"]
+    assert unreached([nodes[2], sealed(GOOD, keys=("e", "f"))]) == {}
+
+
+def test_a_key_is_its_first_tellers() -> None:
+    owner = sealed(GOOD)
+    for claimed in (KEYS, (KEYS[1], "another")):
+        assert without_keys_of_others("node_b", claimed, [owner]) == ()
+    assert without_keys_of_others("node_a", KEYS, [owner]) == KEYS
+    assert without_keys_of_others("node_b", ("one", "other"), [owner]) == ("one", "other")
+
+
+@given(st.floats(0, 4e9), st.integers(1, 9000).map(float), st.floats(0, 100))
+def test_the_exchange_of_keys_goes_by_halves_of_a_generation(now: float, generation_s: float, halves: float) -> None:
+    later = now + halves * generation_s / 2
+    assert abs(key_step(later, generation_s) - key_step(now, generation_s) - halves) <= 1.01
+    assert key_step(-now, generation_s) == 0
+
+
+@given(
+    st.floats(0, 4e9), st.sampled_from([3600.0, 86_400.0]), st.integers(0, 5), st.lists(st.floats(0, 9000), max_size=20)
+)
+def test_an_exchange_that_was_asked_for_passes_four_halves_quickly_and_time_never_goes_back(
+    began: float, generation_s: float, earlier: int, waits: list[float]
+) -> None:
+    before = key_step(began, generation_s, Rotations(earlier, began - 10_000))
+    asked = Rotations(earlier + 1, began)
+    quick = [key_step(began + n * ROTATION_STEP_S + 1, generation_s, asked) - before for n in range(ROTATION_STEPS)]
+    assert quick == [1, 2, 3, 4]
+    moments = sorted(began + wait for wait in waits)
+    steps = [key_step(moment, generation_s, asked) for moment in moments]
+    assert steps == sorted(steps)
+    for moment, step in zip(moments, steps, strict=True):
+        if moment >= asked.over_at:
+            assert step == key_step(moment, generation_s) + ROTATION_STEPS * (earlier + 1)
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["early", "late"])
+def test_in_an_exchange_that_was_asked_for_both_keys_are_replaced(first: int) -> None:
+    """Of the slots each is once the one that nobody uses, in the second half of a generation; by the rules of a node."""
+    generations = [rotation.first_generation(first, slot) for slot in rotation.SLOTS]
+    before = list(generations)
+    for step in range(first + 1, first + 1 + ROTATION_STEPS):
+        following = rotation.next_generation(step, generations)
+        if following is not None:
+            generations[1 - rotation.slot_in_use(step)] = following
+    assert all(now > then for now, then in zip(generations, before, strict=True))
+
+
+def test_a_key_is_as_old_as_since_it_is_told_at_whichever_place() -> None:
+    assert keys_since((), (), ("a", "b"), 5.0) == (5.0, 5.0)
+    assert keys_since(("a", "b"), (1.0, 2.0), ("a", "c"), 5.0) == (1.0, 5.0)
+    assert keys_since(("a", "b"), (1.0,), ("b", "a"), 5.0) == (5.0, 1.0)
+    assert keys_since(("a", "b"), (1.0, 2.0), (), 5.0) == ()
+
+
+@given(st.binary(max_size=40))
+def test_a_public_key_has_32_bytes_and_one_form(raw: bytes) -> None:
+    text = b64encode(raw).decode()
+    assert is_public_key(text) == (len(raw) == 32)
+    assert not is_public_key(text + "\n")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from shellwego.core.changes import Aim, Change, Drain, Forget, Lose, MoveDeploym
 from shellwego.core.deployments import Deployment, DeploymentState, Stage
 from shellwego.core.images import ImageState
 from shellwego.core.instances import Desired, Eviction, Instance, Observed, OwnerKind, Phase, Sleep
+from shellwego.core.publishing import SETTLE_S
 from shellwego.core.rollout import ImageFacts, RolloutFacts, RolloutPlan, plan_rollout
 from shellwego.core.routes import EDGE_TIMEOUT_S
 from shellwego.core.routing import Edge
@@ -32,6 +33,7 @@ def plan(
     image: ImageFacts = READY,
     releases: Sequence[Release] = (V1, V2, V3),
     dead_nodes: Sequence[str] = (),
+    published: frozenset[str] = frozenset(),
     now: float = NOW,
 ) -> RolloutPlan:
     facts = RolloutFacts(
@@ -41,6 +43,7 @@ def plan(
         instances=instances,
         images={deployment.release_id: image for deployment in deployments},
         edges=tuple(edges),
+        published=published,
         dead_nodes=frozenset(dead_nodes),
     )
     return plan_rollout(facts, now)
@@ -493,3 +496,18 @@ def test_what_does_not_sleep_or_goes_at_once_leaves_no_memory(changes: dict[str,
 def test_a_deploy_takes_no_memory_along() -> None:
     newer = plan(STABLE, replace(ASLEEP, eviction=Eviction.GENTLE), deployments=[deployment(V2)])
     assert only(newer, Start).memory_of == ""
+
+
+def test_one_behind_a_published_port_is_stopped_once_nodes_had_time_to_hear_of_it() -> None:
+    left = replace(draining(V1), drain_since=NOW - SETTLE_S + 1)
+    waits = plan(STABLE, left, instance(V2), deployments=[deployment(V2)], edges=[edge()], published=frozenset({"web"}))
+    assert "Stop" not in kinds(waits.changes)
+    assert "nodes" in last_move(waits).reason
+    assert waits.next_at == NOW + 1
+    other = plan(STABLE, left, instance(V2), deployments=[deployment(V2)], edges=[edge()], published=frozenset({"db"}))
+    assert only(other, Stop).instance_id == "v1.0"
+    settled = replace(left, drain_since=NOW - SETTLE_S)
+    made = plan(
+        STABLE, settled, instance(V2), deployments=[deployment(V2)], edges=[edge()], published=frozenset({"web"})
+    )
+    assert only(made, Stop).instance_id == "v1.0"

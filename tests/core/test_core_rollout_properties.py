@@ -35,7 +35,29 @@ SCALED_DOWN_BESIDE_A_CANARY_WITHOUT_PAUSES = (
 """What the edges do not serve yet of the canary, and what goes because fewer are wanted, must not hold up its step."""
 
 
-@pytest.mark.parametrize(("events", "seed"), [(SCALED_DOWN_BESIDE_A_CANARY_WITHOUT_PAUSES, 13016)])
+FORCED_OUT_OF_A_PROCESS_THAT_VANISHES = (
+    *(("restart", 84), ("kill", 84), ("deploy-hanging", 88), ("rollback", 74), ("wait", 11), ("scale", 67)),
+    *(("drain", 57), ("deploy-migration-fails", 62), ("tick", 32), ("deploy-migration-hangs", 26), ("wait", 43)),
+    *(("stuck-session", 58), ("deploy-canary", 46), ("drain", 29), ("deploy-hanging", 68), ("force-out", 41)),
+)
+"""One that has to leave is no reason for the others to stop serving before the rest is ready."""
+
+
+FORCED_OUT_BESIDE_A_CANARY = (
+    *(("deploy-canary", 1), ("tick", 54), ("fetched", 99), ("restart", 55), ("drain", 30), ("deploy", 7)),
+    *(("wait", 38), ("wait", 19), ("force-out", 89)),
+)
+"""Where the last old one has to leave its node, nothing is left beside the canary: that is seen at once."""
+
+
+@pytest.mark.parametrize(
+    ("events", "seed"),
+    [
+        (SCALED_DOWN_BESIDE_A_CANARY_WITHOUT_PAUSES, 13016),
+        (FORCED_OUT_OF_A_PROCESS_THAT_VANISHES, 15061),
+        (FORCED_OUT_BESIDE_A_CANARY, 83938),
+    ],
+)
 def test_a_history_that_once_broke_a_rule_keeps_it(events: tuple[Event, ...], seed: int) -> None:
     """By its events: what a seed alone gives changes with the list of events."""
     play(plan_rollout, events, seed)

@@ -8,7 +8,7 @@ import pytest
 
 from shellwego.core.apps import Process
 from shellwego.core.instances import Desired, Instance, Observed, OwnerKind, Phase, Sleep
-from shellwego.core.routes import EDGE_TIMEOUT_S, RouteFacts, drained, route_of
+from shellwego.core.routes import EDGE_TIMEOUT_S, RouteFacts, detoured, drained, route_of, steps
 from shellwego.core.routing import Departed, Route, RouteState
 from tests.core.app_builder import NOW, app, draining, edge, instance, release
 
@@ -176,3 +176,31 @@ def test_open_sessions_are_waited_for_then_cut_and_counted() -> None:
 
 def test_nothing_is_waited_for_where_no_time_is_given() -> None:
     assert drained(draining(V1), [edge(v1_0=2)], 0.0, NOW).cut == 2
+
+
+WELL = instance(V1)
+AGAIN = replace(WELL, phase_since=WELL.phase_since + 5)
+STARTING = replace(WELL, phase=Phase.STARTING, observed=Observed(phase=Phase.STARTING, attempt=1))
+PENDING = replace(WELL, phase=Phase.PENDING, observed=Observed(), phase_since=WELL.phase_since - 5)
+DRAINS = replace(WELL, desired=Desired.DRAIN)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        pytest.param(WELL, WELL, False, id="nothing happened"),
+        pytest.param(WELL, AGAIN, True, id="it was ill for a moment"),
+        pytest.param(None, PENDING, False, id="it is new"),
+        pytest.param(PENDING, STARTING, False, id="it goes on to its first start"),
+        pytest.param(STARTING, replace(STARTING, observed=Observed(attempt=2)), True, id="its first VM came and ended"),
+        pytest.param(STARTING, None, True, id="it may have served before it ended"),
+        pytest.param(DRAINS, replace(DRAINS, phase=Phase.STOPPING, phase_since=NOW), False, id="it drains, and stops"),
+        pytest.param(DRAINS, None, False, id="it drained, and ended"),
+        pytest.param(None, replace(STARTING, owner=OwnerKind.RUN, phase=Phase.UNHEALTHY), False, id="it is a run"),
+    ],
+)
+def test_a_detour_is_told_from_what_never_was_in_the_routes(
+    before: Instance | None, now: Instance | None, expected: bool
+) -> None:
+    looks = [steps([] if row is None else [row]) for row in (before, now)]
+    assert detoured(*looks) is expected

@@ -8,15 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shellwego.core.apps import AppConfig, Mount, Process
+from shellwego.core.apps import AppConfig, Mount, Process, wanted_counts
 from shellwego.core.assignments import VolumeOrder
 from shellwego.core.errors import InvalidError, UnavailableError
 from shellwego.core.fleet import Fleet
-from shellwego.core.nodes import Node, NodeHealth
+from shellwego.core.nodes import Backend, Node, NodeHealth
 from shellwego.core.placement import NOTHING, Home, NodeUsage, Placement, PlacementRequest, Refusal
 from shellwego.core.preemption import reserved, shortlist
 from shellwego.core.volume_convergence import (
     CreateVolume,
+    DeleteSnapshot,
+    DeleteVolume,
     ResizeVolume,
     RestoreVolume,
     VolumeMemory,
@@ -30,6 +32,8 @@ from shellwego.core.volumes import (
     ObservedSnapshot,
     ObservedVolume,
     Presence,
+    Promotion,
+    SnapshotView,
     Volume,
     VolumeState,
     VolumeView,
@@ -39,6 +43,7 @@ from shellwego.core.volumes import (
     state_of,
 )
 from tests.contract.store_samples import FACTS
+from tests.core.app_builder import app
 
 GIB = 1 << 30
 VOLUME = Volume(id="vol_1", project_id="prj_1", name="data", size_bytes=GIB, created_at=1.0, created_by="me")
@@ -77,6 +82,7 @@ OBSERVED = st.builds(
         st.just("snap_1"), st.builds(ObservedSnapshot, presence=st.sampled_from(Presence)), max_size=1
     ),
 )
+PROMOTION = Promotion(from_node_id="node_0", to_node_id="node_1", at=0.0, lost_s=5.0, by="system")
 STARTS = [
     restated(volume)
     for volume in (
@@ -86,6 +92,7 @@ STARTS = [
         replace(MADE, instance_id="ins_1"),
         replace(MADE, snapshot_id="snap_1"),
         replace(MADE, restore_snapshot_id="snap_1", restores=1),
+        replace(MADE, observed=ObservedVolume(), promotion=PROMOTION, restore_snapshot_id="snap_1", restores=1),
     )
 ]
 
@@ -97,6 +104,13 @@ def test_whatever_a_node_says_only_declared_moves_are_made(volume: Volume, said:
         assert after.state is volume.state or after.state in VOLUME_MOVES[volume.state]
         assert after.made or not volume.made
         volume = after
+
+
+@pytest.mark.parametrize("volume", [volume for volume in STARTS if volume.made])
+def test_whatever_is_done_to_a_volume_its_standby_copy_may_become_it(volume: Volume) -> None:
+    promoted = replace(volume, promotion=PROMOTION, observed=ObservedVolume(), snapshot_id="", instance_id="")
+    assert state_of(promoted) is VolumeState.MOVING
+    assert volume.state is VolumeState.MOVING or VolumeState.MOVING in VOLUME_MOVES[volume.state]
 
 
 class TestAnAgent:
@@ -134,6 +148,15 @@ class TestAnAgent:
         assert not step.actions
         assert (step.observed["vol_1"].restored, step.observed["vol_1"].restore_reason) == (3, "there is none")
 
+    def test_what_is_to_go_goes_with_the_markers_of_its_copies(self) -> None:
+        going = replace(self.ORDER, present=False)
+        marked = replace(self.VIEW, snapshots=(SnapshotView(snapshot_id="rep_1_4"),))
+        first = converge_volumes([going], [marked], {}, set(), 0.0).actions
+        assert first == (DeleteSnapshot(volume_id="vol_1", snapshot_id="rep_1_4"),)
+        assert converge_volumes([going], [self.VIEW], {}, set(), 0.0).actions == (DeleteVolume(volume_id="vol_1"),)
+        held = replace(marked, vm_id="vm_1")
+        assert converge_volumes([going], [held], {}, set(), 0.0).actions == ()
+
     def test_gone_is_told_only_of_what_is_to_go_and_has_nothing_under_way(self) -> None:
         going = replace(self.ORDER, present=False)
         assert converge_volumes([going], [], {}, set(), 0.0).observed["vol_1"].presence is Presence.GONE
@@ -144,6 +167,17 @@ class TestAnAgent:
 class TestPlacement:
     NODES = tuple(Node(id=f"node_{n}", name=f"n{n}", facts=FACTS, last_heard_at=0, created_at=0) for n in range(3))
     REQUEST = PlacementRequest(cpu_milli=100, memory_bytes=1, disk_bytes=1, home=Home("node_1", "data"))
+
+    def test_what_mounts_an_encrypted_volume_goes_where_one_can_be(self) -> None:
+        backend = Backend(name="kvm", status="ready", volumes=True)
+        one, two, _ = self.NODES
+        able = replace(two, facts=replace(FACTS, backends=(replace(backend, encryption=True),)))
+        plain = replace(one, facts=replace(FACTS, backends=(backend,)))
+        request = replace(self.REQUEST, home=None, volumes=True, encryption=True)
+        assert Fleet((plain, able)).place(request) == Placement(able.id)
+        refused = Fleet((plain,)).place(request)
+        assert refused == Refusal("no node fits: 1 encrypts no volumes")
+        assert Fleet((plain,)).place(replace(request, encryption=False)) == Placement(plain.id)
 
     def test_data_keeps_an_instance_where_it_is(self) -> None:
         assert Fleet(self.NODES).place(self.REQUEST) == Placement("node_1")
@@ -200,3 +234,13 @@ def test_what_is_wrong_with_mounts_is_named(mounts: list[tuple[str, str, str]], 
         mounts=tuple(Mount(source=source, destination=path, process=process) for source, path, process in mounts),
     )
     assert [fault.field for fault in mount_faults(config)] == faults
+
+
+def test_a_process_with_a_volume_has_one_instance_whatever_its_count_became_without() -> None:
+    """A release that failed did without the volume, was scaled, and the one before comes back."""
+    processes = (Process(name="web"), Process(name="worker"))
+    mounted = AppConfig(processes=processes, mounts=(Mount(source="data", destination="/data"),))
+    scaled = app(counts={"web": 3, "worker": 2})
+    assert wanted_counts(scaled, mounted) == {"web": 1, "worker": 2}
+    assert wanted_counts(scaled, AppConfig(processes=processes)) == {"web": 3, "worker": 2}
+    assert wanted_counts(app(counts={"web": 0}), mounted) == {"web": 0, "worker": 1}

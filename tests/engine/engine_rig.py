@@ -14,6 +14,7 @@ from plasmavmc.guest.logs import LogStore
 from plasmavmc.guest.memory import MemoryGuest, Script
 from plasmavmc.host.configuration import HelperConfiguration
 from plasmavmc.host.memory import MemoryHost
+from plasmavmc.host.ports import PublishSite
 from plasmavmc.hypervisor.memory import MemoryBackend, PretendedVmms
 from plasmavmc.hypervisor.registry import HypervisorRegistry
 from plasmavmc.images.store import ImageStore
@@ -43,6 +44,10 @@ def script(config: GuestConfig) -> Script:
             return Script(output=(HELLO,), stop_code=143)
 
 
+OFFERED = PublishSite(range(20_000, 20_010))
+"""Ports that the rig's host lets VMs answer at."""
+
+
 @dataclass
 class EngineRig:
     """`manager()` is an engine; a second one over the same rig is the engine after a restart."""
@@ -69,7 +74,10 @@ class EngineRig:
     def _network(self) -> MemoryNetwork:
         ticks = itertools.count()
         return MemoryNetwork(
-            HelperConfiguration("swg_test", 0, 0).names, IPv4Network("10.64.0.0/20"), lambda: next(ticks)
+            HelperConfiguration("swg_test", 0, 0).names,
+            IPv4Network("10.64.0.0/20"),
+            lambda: next(ticks),
+            publish=OFFERED,
         )
 
     def manager(self) -> VmManager:

@@ -6,7 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -14,18 +14,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plasmavmc.host import protocol
-from plasmavmc.host.operations import Bridge, Keep, Limits, Member, Peer, ProcessId, RuleSet, Swept, TapRequest
+from plasmavmc.host.operations import (
+    Bridge,
+    Keep,
+    Limits,
+    Member,
+    Peer,
+    ProcessId,
+    Reach,
+    RuleSet,
+    Swept,
+    TapRequest,
+    Underlay,
+)
+from plasmavmc.host.zfs import ZfsSnapshot
 
 BOUNDARIES = Path(__file__).resolve().parents[2] / "docs" / "design" / "trust-boundaries.md"
 BRIDGE = Bridge("swgaaaabr", IPv4Address("10.64.0.1"), IPv4Network("10.64.0.0/20"))
 REQUESTS: list[protocol.Request] = [
     protocol.BridgeEnsure(BRIDGE),
-    protocol.RulesApply(RuleSet(BRIDGE, (Member("t", "m", IPv4Address("10.64.0.2"), "net"),))),
-    protocol.RoutesApply((Peer(IPv4Network("10.64.16.0/20"), IPv4Address("192.0.2.2")),)),
+    protocol.RulesApply(RuleSet(BRIDGE, (Member("t", "m", IPv4Address("10.64.0.2"), "net", IPv6Address("fd00::2")),))),
+    protocol.RulesChange((Member("t", "m", IPv4Address("10.64.0.2"), "net"),), ("u",)),
+    protocol.RulesFault(),
+    protocol.RoutesApply(
+        (Peer(IPv4Network("10.64.16.0/20"), IPv4Address("192.0.2.2"), IPv6Network("fd00::/64")),),
+        Reach(Underlay.VXLAN, IPv4Address("192.0.2.1")),
+    ),
+    protocol.RoutesApply(
+        (Peer(IPv4Network("10.64.16.0/20"), IPv4Address("192.0.2.2"), None, Underlay.WIREGUARD, ("a", "b"), 7084),),
+        Reach(Underlay.WIREGUARD, IPv4Address("192.0.2.1"), 7084, 3),
+    ),
     protocol.NetworksInUse(),
     protocol.TapOpen(TapRequest("t", "m", 1, 2)),
     protocol.TapForget("t"),
     protocol.LimitsLack(),
+    protocol.TapMake(),
+    protocol.TapsGuarding(),
+    protocol.TapUsage("swgaaaabbbbbbbb"),
     protocol.UidTake("k"),
     protocol.UidTake("k", seat=True),
     protocol.UidFree("k"),
@@ -35,13 +60,18 @@ REQUESTS: list[protocol.Request] = [
     protocol.VmSignal("k", ProcessId(1, 2), 9),
     protocol.VmMemory("k", ProcessId(1, 2)),
     protocol.VmReap("k", ProcessId(1, 2)),
+    protocol.VmFence("k", 12.5),
     protocol.JailPrepare("k", ("kernel", "disk0")),
     protocol.JailOpen("k"),
     protocol.JailSpawn("k", Limits(1, 2)),
     protocol.JailSpawn("k", Limits(1, 2), TapRequest("swgabcdefghijkl", "02:00:00:00:00:01")),
     protocol.JailRemove("k"),
     protocol.CgroupPlace("haproxy", ProcessId(1, 2)),
+    protocol.ResolverSockets(),
     protocol.Listen("127.0.0.1", 80),
+    protocol.ZfsOpen(),
+    protocol.ZfsLook(),
+    protocol.ZfsDo(ZfsSnapshot("vol_1", "snap_1", 1024)),
     protocol.Sweep(Keep({"k": ProcessId(1, 2)}, (ProcessId(3, 4),))),
     protocol.Dismantle(),
 ]

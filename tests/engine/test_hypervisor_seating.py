@@ -10,7 +10,10 @@ import pytest
 from plasmavmc.errors import HostError
 from plasmavmc.host.configuration import HelperConfiguration
 from plasmavmc.host.memory import MemoryHost
+from plasmavmc.hypervisor.qemu.argv import QemuMachine
+from plasmavmc.hypervisor.qemu.backend import KvmBackend
 from plasmavmc.hypervisor.qemu.seating import Seating
+from plasmavmc.types import Acceleration
 
 
 class Refusing(MemoryHost):
@@ -59,3 +62,14 @@ async def test_a_host_that_refuses_does_no_harm() -> None:
         seating.later(kvm=False)
         await settled()
     assert host.asked == 2
+
+
+async def test_none_is_made_once_the_engine_ends_whatever_starts_still(host: MemoryHost) -> None:
+    seating = Seating(host, peace_s=0)
+    machine = QemuMachine("/usr/bin/qemu-system-x86_64", "i1", Acceleration.TCG, tsc_khz=2_596_000)
+    backend = KvmBackend(host, machine, seating=seating)
+    backend.use(machine)
+    await backend.dismiss()
+    backend.use(machine)
+    await settled()
+    assert host.seats == []

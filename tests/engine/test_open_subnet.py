@@ -30,11 +30,12 @@ class Contended(MemoryHost):
         self._others = list(others)
         self.made: list[IPv4Network] = []
 
-    async def bridge_ensure(self, bridge: Bridge) -> None:
+    async def bridge_ensure(self, bridge: Bridge) -> str:
         if self._others:
             self._networks = (*self._networks, self._others.pop(0))
-        await super().bridge_ensure(bridge)
+        lack = await super().bridge_ensure(bridge)
         self.made.append(bridge.network)
+        return lack
 
 
 async def test_the_first_that_is_free_is_taken_and_kept(tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ async def test_one_that_is_given_is_taken_or_nothing_is(tmp_path: Path) -> None:
 
 async def test_another_refusal_is_told(tmp_path: Path) -> None:
     class Broken(MemoryHost):
-        async def bridge_ensure(self, bridge: Bridge) -> None:
+        async def bridge_ensure(self, bridge: Bridge) -> str:
             raise HostError("host-network", "no")
 
     with pytest.raises(HostError, match="no"):

@@ -90,7 +90,7 @@ async def test_output_that_a_reader_has_not_taken_is_not_acknowledged(world: Wor
     session = world.manager.attach("vm_a")
     guest = await world.runs()
     guest.write(b"line\n")
-    await world.until(lambda: "line" in str(world.rig.parts.logs.open(world.manager._machines["vm_a"].key).tail(9)))
+    await world.until(lambda: "line" in str(world.rig.parts.logs.open(world.manager._machines.get("vm_a").key).tail(9)))
     assert guest.unacknowledged > 0
     await anext(session.output())
     await session.aclose()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -214,15 +215,27 @@ def test_a_torn_line_is_passed_over(tmp_path: Path, raw: str) -> None:
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    began = time.process_time()
-    work()
-    return time.process_time() - began
+    """Of this thread alone, and without a look for garbage among all that other tests left."""
+    gc.disable()
+    try:
+        began = time.thread_time()
+        work()
+        return time.thread_time() - began
+    finally:
+        gc.enable()
 
 
 def test_a_frame_full_of_empty_lines_does_not_hold_up_the_event_loop(tmp_path: Path) -> None:
+    """It costs less than a tenth of its lines do when each goes to the disk by itself."""
+
+    def one_by_one() -> None:
+        for number in range(6_000):
+            log.write(OUT, number, b"\n")
+
     log = make(tmp_path, budget=BUDGET_BYTES)
-    assert cpu_seconds(lambda: log.write(OUT, 0, b"\n" * 60_000)) < 1.0
-    assert len(log.tail(100_000)) == 60_000
+    alone = cpu_seconds(one_by_one)
+    assert cpu_seconds(lambda: log.write(OUT, 6_000, b"\n" * 60_000)) < alone
+    assert len(log.tail(100_000)) == 66_000
 
 
 def test_the_last_lines_of_a_long_log_cost_no_more_than_they_are(tmp_path: Path) -> None:
@@ -245,15 +258,17 @@ def test_a_tail_spans_segments_and_ends_at_lines_that_are_too_old(tmp_path: Path
 
 
 def test_a_log_full_of_empty_lines_is_taken_up_again_at_once(tmp_path: Path) -> None:
+    """At a fraction of what it costs to read them."""
     log = make(tmp_path, budget=BUDGET_BYTES)
-    for number in range(40):
+    for number in range(10):
         log.write(OUT, number * 60_000, b"\n" * 60_000)
-    log.write(ERR, 2_400_000, b"1.000 o 9000000 forged\n")
+    log.write(ERR, 600_000, b"1.000 o 9000000 forged\n")
     again: list[VmLog] = []
-    assert cpu_seconds(lambda: again.append(make(tmp_path, budget=BUDGET_BYTES))) < 1.0
-    assert again[0].acknowledged == 2_400_023
-    again[0].write(OUT, 2_400_000 - 10, b"\n" * 10)
-    again[0].write(ERR, 2_400_000, b"1.000 o 9000000 forged\n")
+    reading = cpu_seconds(lambda: log.tail(600_000))
+    assert cpu_seconds(lambda: again.append(make(tmp_path, budget=BUDGET_BYTES))) < reading / 3
+    assert again[0].acknowledged == 600_023
+    again[0].write(OUT, 600_000 - 10, b"\n" * 10)
+    again[0].write(ERR, 600_000, b"1.000 o 9000000 forged\n")
     assert texts(again[0], 2) == ["", "1.000 o 9000000 forged"]
 
 

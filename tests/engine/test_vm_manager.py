@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,25 @@ from plasmavmc.errors import CapacityError, ConflictError, HostError, InvalidSpe
 from plasmavmc.guest.api import GuestHello, GuestReady
 from plasmavmc.guest.memory import MemoryGuest
 from plasmavmc.host.operations import Swept
+from plasmavmc.host.ports import Answerer, PublishedPort, Transport
 from plasmavmc.hypervisor.memory import Faults, PretendedVmms
 from plasmavmc.manager import VmManager
 from plasmavmc.states import VmState
-from plasmavmc.types import NetworkSpec, RateLimit, Vm, VmResources
+from plasmavmc.types import (
+    Destination,
+    IpProtocol,
+    NetworkSpec,
+    NetworkUsage,
+    Opening,
+    RateLimit,
+    Vm,
+    VmResources,
+    vm_key,
+)
 from tests.engine.engine_rig import EngineRig, script
+
+FROM_WEB = Opening("web", IpProtocol.TCP, 5432, 5432)
+TLS = Destination(IPv4Network("203.0.113.0/24"), IpProtocol.TCP, 443, 443)
 
 
 @pytest.fixture
@@ -282,6 +298,15 @@ def test_a_network_limit_that_the_host_cannot_hold_is_refused_at_once(rig: Engin
     manager.create(rig.spec("a", "serve"))
 
 
+async def test_what_passed_a_vms_interface_is_told_where_it_is_counted(rig: EngineRig) -> None:
+    manager = rig.manager()
+    await run(manager, rig, "serve")
+    assert (await manager.describe("vm_a")).status.usage.network is None
+    rig.network.traffic[vm_key("vm_a")] = NetworkUsage(1, 60, 2, 120, {"arp": 3})
+    assert (await manager.describe("vm_a")).status.usage.network == rig.network.traffic[vm_key("vm_a")]
+    await manager.delete("vm_a")
+
+
 async def test_a_guest_need_not_send_again_what_its_log_holds(rig: EngineRig) -> None:
     guest = MemoryGuest(script)
     rig.vmms = PretendedVmms(lambda _spec: guest)
@@ -347,3 +372,102 @@ async def test_a_vm_that_is_stopped_in_the_very_moment_it_is_started_ends(rig: E
     assert (vm.status.state, vm.status.reason_code) == (VmState.STOPPED, "stopped")
     await manager.delete(vm_id)
     assert not rig.vmms.known()
+
+
+async def test_what_a_vm_may_reach_lasts_over_a_restart_of_the_engine(rig: EngineRig) -> None:
+    manager = rig.manager()
+    await manager.recover()
+    vm = await run(manager, rig, "serve")
+    assert rig.network.rules is not None
+    assert [member.egress for member in rig.network.rules.members] == [None]
+    await manager.restrict(vm.spec.id, (TLS,))
+    assert [member.egress for member in rig.network.rules.members] == [(TLS,)]
+    assert manager.create(rig.spec("a", "serve")).spec.networks[0].egress == (TLS,), "the same VM, as it is by now"
+    await manager.close(keep_vms=True)
+    again = rig.manager()
+    await again.recover()
+    assert [member.egress for member in rig.network.rules.members] == [(TLS,)]
+    assert again.get(vm.spec.id).spec.networks[0].egress == (TLS,)
+    await again.close(keep_vms=False)
+
+
+async def test_a_change_that_comes_while_a_vm_boots_is_in_force_when_it_runs(rig: EngineRig) -> None:
+    manager = rig.manager()
+    spec = rig.spec("a", "serve")
+    manager.create(spec)
+    manager.start(spec.id)
+    await manager.restrict(spec.id, ())
+    await manager.screen(spec.id, "db", ())
+    await see(manager, spec.id, in_state(VmState.RUNNING))
+    assert rig.network.rules is not None
+    found = [(member.egress, member.identity, member.ingress) for member in rig.network.rules.members]
+    assert found == [((), "db", ())]
+
+
+async def test_what_may_be_opened_to_a_vm_lasts_over_a_restart_of_the_engine(rig: EngineRig) -> None:
+    manager = rig.manager()
+    await manager.recover()
+    vm = await run(manager, rig, "serve")
+    await manager.screen(vm.spec.id, "db", (FROM_WEB,))
+    assert manager.create(rig.spec("a", "serve")).spec.networks[0].identity == "db", "the same VM, as it is by now"
+    await manager.close(keep_vms=True)
+    again = rig.manager()
+    await again.recover()
+    assert rig.network.rules is not None
+    assert [(member.identity, member.ingress) for member in rig.network.rules.members] == [("db", (FROM_WEB,))]
+    network = again.get(vm.spec.id).spec.networks[0]
+    assert (network.identity, network.ingress) == ("db", (FROM_WEB,))
+    await again.close(keep_vms=False)
+
+
+async def test_openings_that_make_no_sense_are_refused_by_their_field(rig: EngineRig) -> None:
+    manager, bad = rig.manager(), replace(FROM_WEB, last_port=1)
+    spec = rig.spec("a", "serve")
+    for field, wrong in (("ingress[1].last_port", {"ingress": (FROM_WEB, bad)}), ("identity", {"identity": "a b"})):
+        with pytest.raises(InvalidSpecError, match=re.escape(f"networks[0].{field}")):
+            manager.create(replace(spec, networks=(replace(spec.networks[0], **wrong),)))  # type: ignore[arg-type]
+    manager.create(spec)
+    with pytest.raises(InvalidSpecError, match=r"ingress\[0\]\.identity"):
+        await manager.screen(spec.id, "db", (Opening("a b"),))
+    with pytest.raises(InvalidSpecError, match="ingress: a VM has 64"):
+        await manager.screen(spec.id, "db", (FROM_WEB,) * 65)
+    with pytest.raises(InvalidSpecError, match="identity"):
+        await manager.screen(spec.id, "a b", ())
+    with pytest.raises(NotFoundError):
+        await manager.screen("vm_nobody", "db", ())
+
+
+async def test_destinations_that_make_no_sense_are_refused_by_their_field(rig: EngineRig) -> None:
+    manager, bad = rig.manager(), replace(TLS, last_port=1)
+    spec = rig.spec("a", "serve")
+    with pytest.raises(InvalidSpecError, match=r"networks\[0\]\.egress\[1\]\.last_port"):
+        manager.create(replace(spec, networks=(replace(spec.networks[0], egress=(TLS, bad)),)))
+    manager.create(spec)
+    with pytest.raises(InvalidSpecError, match=r"egress\[0\]\.last_port"):
+        await manager.restrict(spec.id, (bad,))
+    with pytest.raises(InvalidSpecError, match="egress: a VM has 32"):
+        await manager.restrict(spec.id, (TLS,) * 33)
+    with pytest.raises(NotFoundError):
+        await manager.restrict("vm_nobody", ())
+
+
+async def test_a_vm_that_is_to_stop_is_led_nothing_new_before_its_guest_hears_of_it(rig: EngineRig) -> None:
+    heard: list[list[bool]] = []
+
+    class Listening(MemoryGuest):
+        def stop(self, number: int, grace_s: float) -> None:
+            assert rig.network.rules is not None
+            heard.append([bool(port.taking) for port in rig.network.rules.ports])
+            super().stop(number, grace_s)
+
+    rig.vmms = PretendedVmms(lambda _spec: Listening(script))
+    manager = rig.manager()
+    await manager.recover()
+    vm = await run(manager, rig, "serve")
+    [member] = rig.network.rules.members if rig.network.rules else ()
+    answerer = Answerer(vm_key(vm.spec.id), member.ipv4, 80)
+    await rig.network.publish([PublishedPort(Transport.TCP, 20_000, (answerer,))])
+    await manager.stop(vm.spec.id)
+    assert heard == [[False]]
+    assert rig.network.rules is not None
+    assert rig.network.rules.ports == ()

@@ -59,7 +59,7 @@ def crash(rig: EngineRig, state: VmState) -> None:
 
 async def abandoned(manager: VmManager) -> None:
     """Its tasks end as with the process, without a word to the VMs."""
-    for machine in manager._machines.values():
+    for machine in manager._machines:
         for task in (machine._pausing, machine._task):
             if task is not None:
                 task.cancel()

@@ -372,7 +372,7 @@ async def test_who_deletes_a_sealed_volume_has_forgotten_its_key(rig: EngineRig)
     manager = rig.manager()
     await manager.volumes.create("vol_1", SIZE, key=KEY)
     await manager.volumes.delete("vol_1")
-    assert manager.volumes._keys == {}
+    assert manager.volumes._stock.key_of("vol_1") is None
     with pytest.raises(NotFoundError):
         await manager.volumes.unlock("vol_1", KEY)
 

@@ -23,7 +23,7 @@ from shellwego.core import iam
 from shellwego.core.credentials import Credentials
 from shellwego.core.envelope import MasterKey
 from shellwego.core.instances import Phase
-from shellwego.core.nodes import Node, NodeHealth
+from shellwego.core.nodes import Node, NodeHealth, Underlay
 from shellwego.core.plans import UNLIMITED
 from shellwego.core.tenancy import Grant, Organization, Principal, Project, TokenKind
 from shellwego.drivers.passwords.memory import MemoryHasher
@@ -144,6 +144,56 @@ async def _attached_volume(place: Place, asked: Asked) -> Asked:
     return asked
 
 
+async def _own_port(_: Place, asked: Asked) -> Asked:
+    """One that nobody has."""
+    return replace(asked, body={"port": 29_999 - next(_numbers) % 4_000})
+
+
+async def _movable_volume(place: Place, asked: Asked) -> Asked:
+    """There is another node, which has room for it."""
+
+    def work(unit: Unit) -> Node:
+        return unit.tx.nodes.insert(replace(place.world.node, id=unit.new_id("node"), name=f"{place.name}-node"))
+
+    return replace(asked, body={"node": (await place.world.commit(work)).name})
+
+
+async def _moving_volume(place: Place, asked: Asked) -> Asked:
+    movable = await _movable_volume(place, asked)
+    await place.made(f"/v1/volumes/{place.things['volume']}/actions/move", movable.body)
+    return asked
+
+
+async def _replicated_volume(place: Place, asked: Asked) -> Asked:
+    movable = await _movable_volume(place, asked)
+    wish = {"every_s": 60, "node": movable.body["node"]}
+    await place.world.call("PUT", f"/v1/volumes/{place.things['volume']}/replication", wish, token=ADMIN)
+    return asked
+
+
+async def _replicable_volume(place: Place, asked: Asked) -> Asked:
+    movable = await _movable_volume(place, asked)
+    return replace(asked, body={"every_s": 60, "node": movable.body["node"]})
+
+
+async def _promotable_volume(place: Place, asked: Asked) -> Asked:
+    """Its node is down for so long that nothing there can have it, and its standby holds a round."""
+    await _replicated_volume(place, asked)
+
+    def work(unit: Unit) -> None:
+        volume = unit.tx.volumes.get(str(place.things["volume"]))
+        home = unit.tx.nodes.get(volume.node_id) if volume else None
+        assert volume is not None
+        assert home is not None
+        unit.tx.volumes.update(replace(volume, observed=replace(volume.observed, leased=True)))
+        unit.tx.nodes.update(replace(home, health=NodeHealth.DOWN, leases_over_epoch=home.epoch))
+        (standby,) = unit.tx.replicas.select(eq("volume_id", volume.id), eq("purpose", "standby"))
+        unit.tx.replicas.update(replace(standby, taken_at=unit.now()))
+
+    await place.world.commit(work)
+    return asked
+
+
 async def _failed_delivery(place: Place, asked: Asked) -> Asked:
     """What waits for a webhook fails where that is switched off."""
     await place.world.call("PATCH", f"/v1/webhooks/{place.things['webhook']}", {"active": False}, token=ADMIN)
@@ -204,6 +254,18 @@ async def _own_node(place: Place, asked: Asked) -> Asked:
     return replace(asked, path={"node": (await place.world.commit(work)).id})
 
 
+async def _encrypting_node(place: Place, asked: Asked) -> Asked:
+    """One that has keys to replace."""
+    node = place.world.node
+    facts = replace(node.facts, underlay=Underlay.WIREGUARD)
+    await place.world.commit(
+        lambda unit: unit.tx.nodes.insert(
+            replace(node, id=unit.new_id("node"), name=f"{place.name}-sealed", facts=facts, health=NodeHealth.DOWN)
+        )
+    )
+    return asked
+
+
 async def _older_authority(place: Place, asked: Asked) -> Asked:
     """Another one signs instead."""
     await place.made("/v1/nodes/authorities/actions/rotate")
@@ -235,12 +297,18 @@ def _invite(unit: Unit, place: Place, email: str) -> str:
 
 _READY: Mapping[str, Callable[[Place, Asked], Awaitable[Asked]]] = {
     "cancel_deployment": _going_on,
+    "publish_port": _own_port,
     "stop_run": _a_run,
     "resume_vm": _asleep,
     "finish_upload": _whole_upload,
     "delete_image": _unused_image,
     "delete_volume": _empty_volume,
     "detach_volume": _attached_volume,
+    "move_volume": _movable_volume,
+    "cancel_volume_move": _moving_volume,
+    "replicate_volume": _replicable_volume,
+    "stop_volume_replication": _replicated_volume,
+    "promote_volume": _promotable_volume,
     "delete_project": _empty_project,
     "delete_organization": _empty_organization,
     "redeliver": _failed_delivery,
@@ -257,4 +325,5 @@ _READY: Mapping[str, Callable[[Place, Asked], Awaitable[Asked]]] = {
     "uncordon_node": _own_node,
     "drain_node": _own_node,
     "retire_node_authority": _older_authority,
+    "rotate_node_keys": _encrypting_node,
 }

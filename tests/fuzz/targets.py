@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import msgspec
@@ -23,7 +24,9 @@ from plasmavmc.guest import bzimage, framing, messages
 from plasmavmc.host import protocol
 from plasmavmc.host.configuration import QEMU, WASM_WORKER
 from plasmavmc.host.helper import argv, checks
+from plasmavmc.host.helper.roster import Roster
 from plasmavmc.host.names import HostNames
+from plasmavmc.host.operations import Bridge, RuleSet
 from plasmavmc.hypervisor.wasm import control
 from plasmavmc.images import auth, config, manifest, merge, pax, reference, wasm
 from plasmavmc.images.layers import Layer
@@ -35,7 +38,7 @@ from plasmavmc.rpc.v1 import image_pb2, types_pb2, vm_pb2
 from plasmavmc.server.policy import parse_policy
 from plasmavmc.snapshots import manifest as snapshot
 from shellwego.control.certificates import requested_key
-from shellwego.core.assignments import NodeReport, Registration, SecretsRequest
+from shellwego.core.assignments import NodeReport, Registration, SecretsRequest, VolumeKeyRequest
 from shellwego.core.errors import InvalidError
 from shellwego.core.joins import JoinRequest
 from shellwego.core.routing import EdgeReport
@@ -48,6 +51,7 @@ CORPUS = Path(__file__).parent / "corpus"
 Target = Callable[[bytes], None]
 _NONCE = bytes(range(16))
 _NAMES = HostNames.of("swg_fuzz")
+_RULES = RuleSet(Bridge(_NAMES.bridge, IPv4Address("10.64.0.1"), IPv4Network("10.64.0.0/20")))
 _LIMITS = ImageLimits(entries=2000, unpacked_bytes=1 << 22, metadata_bytes=1 << 20)
 _DECODERS = (
     *(messages.decode_hello, messages.decode_ready, messages.decode_failed, messages.decode_exited),
@@ -159,8 +163,12 @@ def helper_request(data: bytes) -> None:
                 checks.check_bridge(_NAMES, request.bridge)
             case protocol.RulesApply():
                 checks.check_rules(_NAMES, request.rules)
+                Roster(_NAMES, request.rules)
+            case protocol.RulesChange():
+                Roster(_NAMES, _RULES).change(request.added, request.removed, request.ports)
             case protocol.RoutesApply():
                 checks.check_peers(request.peers)
+                checks.check_reach(request.reach)
             case protocol.TapOpen():
                 checks.check_tap(_NAMES, request.tap)
             case protocol.VmSpawn():
@@ -192,7 +200,15 @@ def client_request(data: bytes) -> None:
 
 
 _CALLS = (
-    *(Registration, NodeReport, SecretsRequest, EdgeReport, uplink.AssignmentsCall, uplink.RoutesCall),
+    *(
+        Registration,
+        NodeReport,
+        SecretsRequest,
+        VolumeKeyRequest,
+        EdgeReport,
+        uplink.AssignmentsCall,
+        uplink.RoutesCall,
+    ),
     *(uplink.RegisterEdgeCall, uplink.RenewCall, JoinRequest),
 )
 

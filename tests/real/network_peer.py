@@ -1,13 +1,15 @@
-"""A program for the inside of a namespace: serves TCP and UDP on port 7000, and probes others when told to.
+"""A program for the inside of a namespace: serves TCP and UDP on a few ports, and probes others when told to.
 
-It reads a line of JSON per order and answers with one. Orders: `{"probe": [[kind, address, source], …]}` gives for each
-what the other end called us, or an empty text where there was no answer; `{"seen": null}` gives the UDP payloads received;
-`{"send": [address, source, payload]}` sends a datagram and waits for nothing.
+Its arguments are ports that it leaves alone. It reads a line of JSON per order and answers with one. Orders:
+`{"probe": [[kind, address, source], …]}` gives for each what the other end called us, or an empty text where there was no
+answer; `{"seen": null}` gives the UDP payloads received; `{"send": [address, source, payload]}` sends a datagram and waits
+for nothing. Addresses are of either family.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -15,42 +17,61 @@ import struct
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-PORT = 7000
+PORT, DNS, DATABASE = 7000, 53, 5432
 PATIENCE_S = 0.8
+_AT_ONCE = 160
+_NUMBERS = itertools.count(1)
+"""Of echo requests: a raw socket hears the replies to all of them."""
 seen: list[str] = []
 
 
-def serve_tcp() -> None:
-    with socket.create_server(("0.0.0.0", PORT)) as server:  # noqa: S104 - inside a namespace
+def plain(address: str) -> str:
+    """An IPv4 address as such, though it came to a socket of both families."""
+    return address.removeprefix("::ffff:")
+
+
+def family_of(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def place_of(address: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """As a socket takes it; a link-local address (`fe80::1%eth0`) with its interface's number."""
+    return socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0][4]  # type: ignore[return-value]
+
+
+def serve_tcp(port: int) -> None:
+    with socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True) as server:
         while True:
-            connection, (address, _) = server.accept()
+            connection, (address, *_) = server.accept()
             with connection, contextlib.suppress(OSError):
-                connection.sendall(address.encode())
+                connection.sendall(plain(address).encode())
 
 
-def serve_udp() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind(("0.0.0.0", PORT))  # noqa: S104 - inside a namespace
+def serve_udp(port: int) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as server:
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        server.bind(("::", port))
         while True:
-            data, (address, port) = server.recvfrom(2048)
-            seen.append(data.decode())
+            data, sender = server.recvfrom(2048)
+            seen.append(data.decode(errors="replace"))
             with contextlib.suppress(OSError):
-                server.sendto(address.encode(), (address, port))
+                server.sendto(plain(sender[0]).encode(), sender)
 
 
-def probe_tcp(address: str, source: str) -> str:
-    with socket.create_connection((address, PORT), PATIENCE_S, (source, 0) if source else None) as connection:
+def probe_tcp(address: str, source: str, port: int = PORT) -> str:
+    with socket.create_connection((address, port), PATIENCE_S, (source, 0) if source else None) as connection:
         return connection.recv(100).decode()
 
 
-def probe_udp(address: str, source: str) -> str:
+def probe_udp(address: str, source: str, port: int = PORT) -> str:
     """`source` may be an address, or `:port` to send from the same port again."""
-    host, _, port = source.partition(":")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+    own_port = source.removeprefix(":") if source.startswith(":") else ""
+    with socket.socket(family_of(address), socket.SOCK_DGRAM) as client:
         client.settimeout(PATIENCE_S)
-        client.bind((host, int(port or 0)))
-        client.sendto(b"probe", (address, PORT))
+        client.bind(("" if own_port else source, int(own_port or 0)))
+        client.sendto(b"probe", place_of(address, port))
         return client.recv(100).decode()
 
 
@@ -62,7 +83,7 @@ def checksum(data: bytes) -> int:
 
 def probe_icmp(address: str, source: str) -> str:
     """An echo request (RFC 792) and its reply."""
-    number = threading.get_ident() & 0xFFFF
+    number = next(_NUMBERS) & 0xFFFF
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as client:
         client.settimeout(PATIENCE_S)
         client.bind((source, 0))
@@ -76,29 +97,59 @@ def probe_icmp(address: str, source: str) -> str:
                 return "echo"
 
 
-PROBES = {"tcp": probe_tcp, "udp": probe_udp, "icmp": probe_icmp}
+def probe_icmp6(address: str, source: str, size: int = 8) -> str:
+    """The same by RFC 4443; the kernel makes the checksum, and gives no header."""
+    number = next(_NUMBERS) & 0xFFFF
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as client:
+        client.settimeout(PATIENCE_S)
+        client.bind((source, 0))
+        client.sendto(struct.pack("!BBHHH", 128, 0, 0, number, 1) + bytes(size), place_of(address, 0))
+        while True:
+            reply, (sender, *_) = client.recvfrom(2048)
+            kind, _, _, echoed, _ = struct.unpack("!BBHHH", reply[:8])
+            if (kind, echoed, sender) == (129, number, address.partition("%")[0]):
+                return "echo"
+
+
+def probe_echo(address: str, source: str) -> str:
+    return (probe_icmp6 if ":" in address else probe_icmp)(address, source)
+
+
+PROBES = {
+    "tcp": probe_tcp,
+    "udp": probe_udp,
+    "icmp": probe_echo,
+    "large icmp": partial(probe_icmp6, size=1400),
+    "dns": partial(probe_udp, port=DNS),
+    "dns over tcp": partial(probe_tcp, port=DNS),
+    "database": partial(probe_tcp, port=DATABASE),
+}
 
 
 def probe(order: tuple[str, str, str]) -> str:
+    """A kind may name the port: `tcp:20000`."""
     kind, address, source = order
+    name, _, port = kind.partition(":")
     with contextlib.suppress(OSError):
-        return PROBES[kind](address, source)
+        return PROBES[name](address, source, **({"port": int(port)} if port else {}))
     return ""
 
 
 def send(address: str, source: str, payload: str) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+    with socket.socket(family_of(address), socket.SOCK_DGRAM) as client:
         client.bind((source, 0))
         with contextlib.suppress(OSError):
             client.sendto(payload.encode(), (address, PORT))
 
 
 def main() -> None:
-    for serve in (serve_tcp, serve_udp):
-        threading.Thread(target=serve, daemon=True).start()
+    left_out = set(map(int, sys.argv[1:]))
+    for serve, ports in ((serve_tcp, (PORT, DNS, DATABASE)), (serve_udp, (PORT, DNS))):
+        for port in set(ports) - left_out:
+            threading.Thread(target=serve, args=(port,), daemon=True).start()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    with ThreadPoolExecutor(32) as pool:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
         for line in sys.stdin:
             order = json.loads(line)
             answer: object = None

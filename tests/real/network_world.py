@@ -16,24 +16,32 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from ipaddress import IPv4Network
 from pathlib import Path
 from time import monotonic
 
+from plasmavmc.host.addresses import GATEWAY
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import Limits, TapRequest
-from plasmavmc.network.backend import Attachment
+from plasmavmc.network.backend import NO_NAMES, Attachment, NameService
 from plasmavmc.network.bridge import BridgeNetwork
 from plasmavmc.network.ipam import choose_subnet
-from plasmavmc.types import NetworkSpec, vm_key
+from plasmavmc.types import Destination, Egress, Lease, NetworkSpec, vm_key
 from tests.contract.host_rig import Namespace, RealHelper, eventually
 from tests.real import tap_holder
 from tests.real.tap_holder import SOCKET
 
 OUTSIDE = "192.0.2.2"
 HOST_OUTSIDE = "192.0.2.1"
+FAR_OUTSIDE, HOST_FAR_OUTSIDE = "198.51.100.2", "198.51.100.1"
 METADATA = "169.254.169.254"
 ANOTHER_HOST = "10.127.255.1"
 """An address of the pool that all installations share, on a machine elsewhere."""
+OUTSIDE6, HOST_OUTSIDE6 = "2001:db8::2", "2001:db8::1"
+METADATA6 = "fd00:ec2::254"
+PLACES6 = {"outside": OUTSIDE6, "host": HOST_OUTSIDE6, "gateway": f"{GATEWAY}%eth0", "metadata": METADATA6}
+LIST = tuple(Destination(IPv4Network(address)) for address in (OUTSIDE, METADATA, ANOTHER_HOST, HOST_OUTSIDE))
+"""More than it could open to any VM."""
 _PEER = Path(__file__).with_name("network_peer.py")
 _TAP_IN_NAMESPACE = """
 import fcntl, os, socket, struct, sys
@@ -46,10 +54,10 @@ socket.send_fds(socket.socket(fileno=int(sys.argv[1])), [b"x"], [fd])
 class Peer:
     """`network_peer.py` in a namespace."""
 
-    def __init__(self, namespace: Namespace) -> None:
-        self._process = subprocess.Popen(
-            [*namespace.enter, sys.executable, str(_PEER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    def __init__(self, namespace: Namespace, *left_out: int) -> None:
+        """`left_out`: ports that others serve there."""
+        command = [*namespace.enter, sys.executable, str(_PEER), *map(str, left_out)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._read() == "ready\n"
 
     def ask(self, order: object) -> object:
@@ -146,10 +154,12 @@ class Vm:
         gateway = str(attachment.lease.gateway)
         for line in (
             f"link set eth0 address {attachment.lease.mac}",
+            "link set eth0 addrgenmode none",
             f"addr add {self.ip}/32 dev eth0",
             "link set eth0 up",
             f"route add {gateway} dev eth0",
             f"route add default via {gateway}",
+            *self._private(attachment.lease),
         ):
             self.namespace.run("ip", *line.split())
         self.peer = Peer(self.namespace)
@@ -160,12 +170,37 @@ class Vm:
         self.peer.close()
         self.namespace.close()
 
+    @property
+    def ipv6(self) -> str:
+        return str(self.attachment.lease.ipv6 or "")
+
+    @staticmethod
+    def _private(lease: Lease) -> tuple[str, ...]:
+        """Another platform's network is behind the host too, for whoever tries."""
+        if lease.ipv6 is None:
+            return ()
+        return (
+            f"addr add {lease.ipv6}/128 dev eth0 nodad",
+            f"neigh add {GATEWAY} lladdr {lease.gateway_mac} dev eth0 nud permanent",
+            f"route add {GATEWAY} dev eth0",
+            f"route add fd00::/8 via {GATEWAY} dev eth0",
+        )
+
     def _tap(self) -> int:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
             command = [*self.namespace.enter, sys.executable, "-c", _TAP_IN_NAMESPACE, str(theirs.fileno())]
             subprocess.run(command, pass_fds=[theirs.fileno()], check=True, timeout=20)
             return socket.recv_fds(ours, 1, 1)[1][0]
+
+
+NUMBERS = {f"project_{letter}": number for number, letter in enumerate("abcd", 1)}
+"""Network numbers of projects; both installations give the same."""
+
+
+def nic(name: str, project: str) -> NetworkSpec:
+    """The interface of a VM of that name."""
+    return NetworkSpec(f"nic_{name}", project, network_number=NUMBERS.get(project, 0))
 
 
 class World:
@@ -182,7 +217,7 @@ class World:
         self.networks: list[BridgeNetwork] = []
         self.helpers: list[RealHelper] = []
 
-    def lay_cable(self) -> None:
+    def lay_cable(self, *left_out: int) -> None:
         """An uplink from the host to the outside, where a metadata service stands too."""
         self.host.run(
             "ip", "link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", str(self.outside.pid)
@@ -193,17 +228,26 @@ class World:
             (self.outside, f"addr add {OUTSIDE}/24 dev eth0"),
             (self.outside, f"addr add {METADATA}/32 dev lo"),
             (self.outside, "link set eth0 up"),
+            (self.host, f"addr add {HOST_OUTSIDE6}/64 dev up0 nodad"),
+            (self.outside, f"addr add {OUTSIDE6}/64 dev eth0 nodad"),
+            (self.outside, f"addr add {METADATA6}/128 dev lo nodad"),
+            (self.outside, f"route add fd00::/8 via {HOST_OUTSIDE6}"),
+            (self.host, f"route add {METADATA6} via {OUTSIDE6}"),
             (self.outside, f"route add 10.64.0.0/10 via {HOST_OUTSIDE}"),
             (self.outside, f"addr add {ANOTHER_HOST}/32 dev lo"),
+            (self.outside, f"addr add {FAR_OUTSIDE}/24 dev eth0"),
+            (self.host, f"addr add {HOST_FAR_OUTSIDE}/24 dev up0"),
             (self.host, f"route add {METADATA} via {OUTSIDE}"),
             (self.host, f"route add {ANOTHER_HOST} via {OUTSIDE}"),
         ):
             namespace.run("ip", *line.split())
-        self.peers = {"host": Peer(self.host), "outside": Peer(self.outside)}
+        self.peers = {"host": Peer(self.host, *left_out), "outside": Peer(self.outside)}
 
-    async def add_installation(self, helper: RealHelper) -> BridgeNetwork:
+    async def add_installation(
+        self, helper: RealHelper, connections: int = 0, resolver: NameService = NO_NAMES
+    ) -> BridgeNetwork:
         subnet = choose_subnet(await helper.host.networks_in_use())
-        network = BridgeNetwork(helper.host, helper.names, subnet, monotonic)
+        network = BridgeNetwork(helper.host, helper.names, subnet, monotonic, resolver, connections=connections)
         await network.configure_bridge()
         self.networks.append(network)
         self.names.append(helper.names)
@@ -211,9 +255,12 @@ class World:
         self.gateways.append(str(subnet.network_address + 1))
         return network
 
-    async def add_vm(self, name: str, network: BridgeNetwork, project: str, *, jailed: bool = False) -> Vm:
+    async def add_vm(
+        self, name: str, network: BridgeNetwork, project: str, *, jailed: bool = False, egress: Egress = None
+    ) -> Vm:
         key = vm_key(f"vm_{name}")
-        attachment = await network.setup_tap(key, NetworkSpec(f"nic_{name}", project), opened=not jailed)
+        spec = replace(nic(name, project), egress=egress)
+        attachment = await network.setup_tap(key, spec, opened=not jailed)
         vmm = 0
         if jailed:
             helper = self.helpers[self.networks.index(network)]
@@ -225,10 +272,13 @@ class World:
         self.peers[name] = self.vms[name].peer
         return self.vms[name]
 
-    def address(self, name: str) -> str:
-        """Where a place of the truth table is."""
+    def address(self, name: str, family: int = 4) -> str:
+        """Where a place of the truth table is; empty where it has no address of that family."""
+        if family == 6:
+            return self.vms[name].ipv6 if name in self.vms else PLACES6.get(name, "")
         fixed = {
             "outside": OUTSIDE,
+            "far outside": FAR_OUTSIDE,
             "metadata": METADATA,
             "another host": ANOTHER_HOST,
             "host": HOST_OUTSIDE,
@@ -250,7 +300,8 @@ class World:
 
 @asynccontextmanager
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    """Projects a (two VMs) and b on one installation, another with one VM, all on one host."""
+    """Projects a (two VMs) and b (two, of which one is held to a list) on one installation, another with one VM, all on one
+    host."""
     holder = tmp_path / "firecracker"
     holder.write_text(f"#!/usr/bin/python3 -I\n{Path(tap_holder.__file__).read_text()}")  # noqa: ASYNC240 - small
     holder.chmod(0o755)
@@ -266,6 +317,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
                 await made.add_vm("a1", made.networks[0], "project_a")
                 await made.add_vm("a2", made.networks[0], "project_a", jailed=True)
                 await made.add_vm("b1", made.networks[0], "project_b")
+                await made.add_vm("b2", made.networks[0], "project_b", egress=LIST)
             else:
                 await made.add_vm("other1", made.networks[1], "project_a", jailed=True)
         yield made

@@ -20,9 +20,11 @@ from examples.demo.leftovers import of_installation
 from examples.demo.load import Sample
 from examples.demo.platform import Platform, qemu_processes
 from plasmavmc.host.helper.worker import is_worker_process
+from plasmavmc.network.dns.keeper import MODULE as RESOLVER
 
 T = TypeVar("T")
 POLL_S = 0.05
+REPOSITORY = "repository"
 PATIENCE_S = 90.0
 """For what takes a boot; CPUs are emulated, and others may use the cores."""
 
@@ -49,15 +51,27 @@ def fetch(platform: Platform, app: str, path: str = "/", *, timeout_s: float = 3
 
 def api(platform: Platform, path: str) -> Any:
     """One GET of the REST API as the administrator; cheaper than a command."""
+    return done(platform, "GET", path)
+
+
+def done(platform: Platform, method: str, path: str, body: Any = None) -> Any:
+    """What the REST API answers to something that it does."""
+    status, answer = ask(platform, method, path, body)
+    assert 200 <= status < 300, f"{method} {path}: {status} {str(answer)[:300]}"
+    return answer
+
+
+def ask(platform: Platform, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    """One request to the REST API as the administrator: status and document."""
     config = tomllib.loads((platform.config_home / "shellwego" / "config.toml").read_text())
-    token = config["contexts"][config["current"]]["token"]
+    headers = {"Authorization": f"Bearer {config['contexts'][config['current']]['token']}"}
+    content = None if body is None else json.dumps(body)
     connection = http.client.HTTPConnection("127.0.0.1", platform.api_port, timeout=30)
     try:
-        connection.request("GET", f"/v1/{path}", headers={"Authorization": f"Bearer {token}"})
+        connection.request(method, f"/v1/{path}", content, {**headers, "Content-Type": "application/json"})
         answer = connection.getresponse()
-        body = answer.read()
-        assert answer.status == 200, f"GET {path}: {answer.status} {body[:300]!r}"
-        return json.loads(body)
+        told = answer.read()
+        return answer.status, json.loads(told) if told else None
     finally:
         connection.close()
 
@@ -112,7 +126,7 @@ def haproxy_master(platform: Platform) -> int | None:
 
 
 def platform_processes(platform: Platform) -> list[int]:
-    """Root's helper and all that descends from it, but VMMs and HAProxy."""
+    """Root's helper and all that descends from it, but VMMs, HAProxy and the resolver."""
     assert platform.process is not None
     found = [platform.process.pid]
     for pid in found:
@@ -126,12 +140,15 @@ def platform_processes(platform: Platform) -> list[int]:
 def _outlives(pid: int) -> bool:
     words = arguments_of(pid)
     return bool(words) and (
-        Path(words[0]).name == "haproxy" or "qemu-system" in words[0] or is_worker_process(tuple(words))
+        Path(words[0]).name == "haproxy"
+        or "qemu-system" in words[0]
+        or is_worker_process(tuple(words))
+        or RESOLVER in words
     )
 
 
 def kill_platform(platform: Platform, *, only: int | None = None) -> None:
-    """SIGKILL for every process of the platform but VMMs and HAProxy, at once.
+    """SIGKILL for every process of the platform but VMMs, HAProxy and the resolver, at once.
 
     With `only`, for the one at this place (0: root's helper, 1: the unprivileged rest); the others must end by themselves.
     """
@@ -166,12 +183,17 @@ def snapshot(platform: Platform, apps: Sequence[str]) -> Snapshot:
 
 
 @contextmanager
-def scratch_platform(*extra: str, prefix: tuple[str, ...] = ()) -> Iterator[Platform]:
-    """A platform with directories of its own, started; nothing of it is left afterwards."""
+def scratch_platform(*extra: str, prefix: tuple[str, ...] = (), repository: bool = False) -> Iterator[Platform]:
+    """A platform with directories of its own, started; nothing of it is left afterwards. With `repository` one of them is
+    for backups: `REPOSITORY`, beside its data directory."""
     with tempfile.TemporaryDirectory(prefix="swg-test-", ignore_cleanup_errors=True) as name:
         root = Path(name)
         root.chmod(0o755)
         platform = Platform(root / "data", root / "config", extra=extra, prefix=prefix)
+        if repository:
+            (root / REPOSITORY).mkdir()
+            (root / REPOSITORY).chmod(0o777)
+            platform.environment = {"SHELLWEGO_BACKUPS_URL": (root / REPOSITORY).as_uri()}
         platform.start()
         try:
             yield platform

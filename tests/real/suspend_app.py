@@ -5,7 +5,8 @@
     /uuid       a fresh uuid4
     /openssl    bytes of OpenSSL's own generator, from which the keys of TLS sessions come
     /tls        the secrets of a TLS handshake, made within this process
-    /identity   host name, machine id, generation, address and MAC
+    /identity   host name, machine id, generation, addresses and MAC
+    /name?x     the host name of another one, asked at its private address x
     /watch      what a thread has seen all the time: [time, host name] whenever one of both jumped
     /disk?x     appends x to a file on the writable layer and gives the file
 
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -56,6 +58,18 @@ def address(request: int) -> bytes:
         return fcntl.ioctl(control, request, struct.pack("256s", b"eth0"))
 
 
+def private_addresses() -> list[str]:
+    """Those of IPv6 (`/proc/net/if_inet6`: address, number, prefix length, scope, flags, interface)."""
+    lines = [line.split() for line in text_of("/proc/net/if_inet6").splitlines()]
+    return [socket.inet_ntop(socket.AF_INET6, bytes.fromhex(line[0])) for line in lines if line[5] == "eth0"]
+
+
+def name_at(address: str) -> str:
+    with urllib.request.urlopen(f"http://[{address}]:8080/identity", timeout=10) as answered:
+        name: str = json.load(answered)["hostname"]
+    return name
+
+
 def text_of(path: str) -> str:
     try:
         return Path(path).read_text().strip()
@@ -70,6 +84,7 @@ def identity() -> dict[str, str]:
         "machine_id": text_of("/etc/machine-id"),
         "generation": text_of("/run/shellwego/generation"),
         "ipv4": socket.inet_ntoa(address(0x8915)[20:24]),
+        "ipv6": " ".join(private_addresses()),
         "mac": address(0x8927)[18:24].hex(":"),
         "hosts": text_of("/etc/hosts"),
     }
@@ -110,6 +125,8 @@ def answer(path: str, query: str) -> str:
             return handshake()
         case "/identity":
             return json.dumps(identity())
+        case "/name":
+            return name_at(query)
         case "/watch":
             return json.dumps(seen)
         case "/disk":
@@ -135,9 +152,13 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    address_family = socket.AF_INET6  # and IPv4 by it
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGUSR2, reseed)
     ssl.RAND_bytes(16)  # its state exists from here on, and is in every copy
     threading.Thread(target=watch, daemon=True).start()
     print("app listens", flush=True)
-    sys.exit(ThreadingHTTPServer(("", 8080), Handler).serve_forever())
+    sys.exit(Server(("", 8080), Handler).serve_forever())

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from plasmavmc.host.configuration import HelperConfiguration
-from tests.contract.host_rig import LISTENER, NOBODY, UIDS, Namespace, RealHelper
+from tests.contract.host_rig import LISTENER, NOBODY, Namespace, RealHelper
 from tests.contract.images_samples import image, layer
 from tests.real.suspend_world import World
 
@@ -34,11 +34,11 @@ class KnownNamespace(Namespace):
 class TakenOver(RealHelper):
     """A helper for an installation that exists."""
 
-    def __init__(self, namespace: Namespace, run_root: Path, installation_id: str) -> None:
+    def __init__(self, namespace: Namespace, run_root: Path, installation_id: str, uids: range) -> None:
         self.namespace = namespace
         self._wrapper = []
         self.configuration = HelperConfiguration(
-            installation_id, NOBODY, NOBODY, listeners=(LISTENER,), vm_uids=UIDS, run_root=run_root
+            installation_id, NOBODY, NOBODY, listeners=(LISTENER,), vm_uids=uids, run_root=run_root
         )
         self.names = self.configuration.names
         self.start()
@@ -46,7 +46,8 @@ class TakenOver(RealHelper):
 
 async def main() -> None:
     told = json.loads(sys.argv[1])
-    helper = TakenOver(KnownNamespace(told["namespace"]), Path(told["run_root"]), told["id"])
+    namespace = KnownNamespace(told["namespace"])
+    helper = TakenOver(namespace, Path(told["run_root"]), told["id"], range(*told["uids"]))
     world = World(helper, Path(told["directory"]), image(layer()), Path(told["images"]))
     manager = await world.engine()
     print("suspending", flush=True)

@@ -27,6 +27,7 @@ from plasmavmc.guest.logs import LogStore
 from plasmavmc.guest.tsc import tsc_khz
 from plasmavmc.host.configuration import QEMU
 from plasmavmc.host.helper.seats import LEASE
+from plasmavmc.host.names import is_shaper
 from plasmavmc.hypervisor.qemu.backend import KvmBackend
 from plasmavmc.hypervisor.qemu.offer import QemuSite
 from plasmavmc.hypervisor.qemu.seating import Seating
@@ -87,7 +88,7 @@ def app_image(scratch: Path, *, hook: str = HOOK) -> Sample:
         "WorkingDir": "/app",
         "StopSignal": "SIGTERM",
     }
-    return image(base().read_bytes(), ours, config=config)
+    return image(base().read_bytes(), ours, compress="none", config=config)
 
 
 @dataclass
@@ -152,6 +153,7 @@ class World:
         told = {
             "id": self.helper.configuration.installation_id,
             "run_root": str(self.helper.configuration.run_root),
+            "uids": [self.helper.configuration.vm_uids.start, self.helper.configuration.vm_uids.stop],
             "namespace": self.helper.namespace.pid,
             "directory": str(self.directory),
             "images": str(self.images),
@@ -181,7 +183,7 @@ class World:
             name=name,
             image=self.image.digest,
             resources=VmResources(memory_bytes=256 * MIB),
-            networks=(NetworkSpec(f"nic_{name}", "net_1"),),
+            networks=(NetworkSpec(f"nic_{name}", "net_1", network_number=1),),
         )
         return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -234,13 +236,14 @@ class World:
     async def leftovers(self) -> dict[str, object]:
         """What the host still has of VMs; empty in every part where nothing is left."""
         await self.parts.network.settle()
-        await asyncio.gather(*(machine.cleared() for machine in self.manager._machines.values()))
+        await asyncio.gather(*(machine.cleared() for machine in self.manager._machines))
         links = self.helper.namespace.links() - {self.helper.names.bridge, "lo", "other"}
         uids = self.helper.configuration.run_root / "uids"
         leases = {path.name: path.read_text().split()[-1] for path in uids.iterdir()} if uids.is_dir() else {}
         seats = {uid for uid, holder in leases.items() if holder == LEASE}
         return {
-            "taps": {link for link in links if link.startswith(self.helper.names.link_prefix)},
+            # one that was made ahead is nobody's yet
+            "taps": {link for link in links if self.helper.names.is_tap(link) or is_shaper(link)},
             "cgroups": self.helper.cgroups() - {self.helper.names.vm_cgroup(int(uid)) for uid in seats},
             "uids": leases.keys() - seats,
             "sockets": set((self.directory / "run" / "vm").glob("*")),

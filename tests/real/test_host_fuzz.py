@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -19,10 +19,23 @@ from hypothesis import strategies as st
 from plasmavmc.errors import HostError
 from plasmavmc.host import protocol
 from plasmavmc.host.configuration import WASM_WORKER
-from plasmavmc.host.operations import Bridge, Keep, Limits, Member, Peer, ProcessId, RuleSet, TapRequest
+from plasmavmc.host.operations import (
+    Bridge,
+    Keep,
+    Limits,
+    Member,
+    Peer,
+    ProcessId,
+    Reach,
+    RuleSet,
+    TapRequest,
+    Underlay,
+)
+from plasmavmc.host.ports import OpenPort, Spot, Transport
 from plasmavmc.host.processes import read_process
+from plasmavmc.host.zfs import ZfsClone, ZfsDestroy
 from plasmavmc.types import GIB, MIB, mac_of
-from tests.contract.host_contract import LIMITS, ONE, TWO, HostRig
+from tests.contract.host_contract import KEYS, LIMITS, ONE, TWO, HostRig
 from tests.contract.host_rig import LISTENER, RealHelper, real_helper, rig_of
 
 pytestmark = pytest.mark.real
@@ -71,7 +84,7 @@ class Attempt:
 
 @pytest.fixture
 async def helper(tmp_path: Path) -> AsyncIterator[RealHelper]:
-    async with real_helper(tmp_path) as made:
+    async with real_helper(tmp_path, publish=range(20_000, 20_010)) as made:
         yield made
 
 
@@ -87,8 +100,20 @@ def attempts(rig: HostRig, pids: tuple[int, ...]) -> st.SearchStrategy[Attempt]:
     network = st.sampled_from(("0.0.0.0/0", "10.64.16.0/20", "10.127.0.0/20", "127.0.0.0/8", "10.64.16.0/32"))
     bridge = st.builds(Bridge, text, address.map(IPv4Address), network.map(IPv4Network)) | st.just(rig.bridge)
     tap = st.builds(TapRequest, text, text, number, number) | st.just(rig.tap())
-    member = st.builds(Member, text, text, address.map(IPv4Address), text) | st.just(rig.member(ONE, 2))
-    peer = st.builds(Peer, network.map(IPv4Network), address.map(IPv4Address))
+    private = st.none() | st.sampled_from(("::", "fd00::1:a40:1002", "fd00:0:0:1:0:1:a40:1002", "ff02::1")).map(
+        IPv6Address
+    )
+    member = st.builds(Member, text, text, address.map(IPv4Address), text, private) | st.just(rig.member(ONE, 2))
+    wide = st.none() | st.sampled_from(("::/0", "fd00:0:0:3f0::/64", "fe80::/64", "fd00::/48")).map(IPv6Network)
+    underlay, keys = st.sampled_from(Underlay), st.lists(text | st.sampled_from(KEYS), max_size=3).map(tuple)
+    peer = st.builds(Peer, network.map(IPv4Network), address.map(IPv4Address), wide, underlay, keys, number)
+    reach = st.just(Reach()) | st.builds(Reach, underlay, st.none() | address.map(IPv4Address), number, number)
+    spot = st.builds(Spot, address.map(IPv4Address), st.sampled_from((80, 20_000, *extremes)), private)
+    spots = st.lists(spot, max_size=3).map(tuple)
+    ports = st.lists(
+        st.builds(OpenPort, st.sampled_from(Transport), st.sampled_from((22, 20_000, *extremes)), spots, spots),
+        max_size=3,
+    ).map(tuple)
     true_ids = [found.id for pid in pids if (found := read_process(pid)) is not None]
     process = st.sampled_from(true_ids) | st.builds(ProcessId, number, number)
     limits = st.just(LIMITS) | st.builds(Limits, number, number, number)
@@ -97,12 +122,24 @@ def attempts(rig: HostRig, pids: tuple[int, ...]) -> st.SearchStrategy[Attempt]:
     worker = st.just((WASM_WORKER, "-name", names.process(ONE), "-control", "@control@"))
     requests = st.one_of(
         st.builds(protocol.BridgeEnsure, bridge),
-        st.builds(protocol.RulesApply, st.builds(RuleSet, bridge, st.lists(member, max_size=4).map(tuple))),
-        st.builds(protocol.RoutesApply, st.lists(peer, max_size=3).map(tuple)),
+        st.builds(
+            protocol.RulesApply, st.builds(RuleSet, bridge, st.lists(member, max_size=4).map(tuple), ports=ports)
+        ),
+        st.builds(protocol.RoutesApply, st.lists(peer, max_size=3).map(tuple), reach),
+        st.builds(
+            protocol.RulesChange,
+            st.lists(member, max_size=3).map(tuple),
+            st.lists(st.text(max_size=15), max_size=3).map(tuple),
+            st.none() | ports,
+        ),
+        st.builds(protocol.RulesFault),
         st.builds(protocol.NetworksInUse),
         st.builds(protocol.TapOpen, tap),
         st.builds(protocol.TapForget, text | st.just(rig.tap().name)),
         st.builds(protocol.LimitsLack),
+        st.builds(protocol.TapMake),
+        st.builds(protocol.TapsGuarding),
+        st.builds(protocol.TapUsage, text | st.just(rig.tap().name)),
         st.builds(protocol.UidTake, key, st.booleans()),
         st.builds(protocol.UidFree, key),
         st.builds(protocol.SeatMake, st.booleans()),
@@ -111,12 +148,19 @@ def attempts(rig: HostRig, pids: tuple[int, ...]) -> st.SearchStrategy[Attempt]:
         st.builds(protocol.VmSignal, key, process, number),
         st.builds(protocol.VmMemory, key, process),
         st.builds(protocol.VmReap, key, process),
+        st.builds(protocol.VmFence, key, st.none() | st.floats()),
         st.builds(protocol.JailPrepare, key, words),
         st.builds(protocol.JailOpen, key),
         st.builds(protocol.JailSpawn, key, limits, st.none() | tap),
         st.builds(protocol.JailRemove, key),
         st.builds(protocol.CgroupPlace, st.just("haproxy") | text, process),
         st.builds(protocol.Listen, text, number),
+        st.builds(protocol.ResolverSockets),
+        st.builds(protocol.ZfsOpen),
+        st.builds(protocol.ZfsLook),
+        st.builds(
+            protocol.ZfsDo, st.builds(ZfsDestroy, text) | st.builds(ZfsClone, text, text, text, number, st.booleans())
+        ),
         st.builds(protocol.Sweep, st.builds(Keep, st.dictionaries(key, process, max_size=3), st.tuples(process))),
         st.builds(protocol.Dismantle),
     )

@@ -183,6 +183,8 @@ REFUSALS = (
             ("stop", lambda client: client.vms.stop("vm_gone")),
             ("suspend", lambda client: client.vms.suspend("vm_gone")),
             ("resume", lambda client: client.vms.resume("vm_gone")),
+            ("restrict", lambda client: client.vms.restrict("vm_gone", ())),
+            ("screen", lambda client: client.vms.screen("vm_gone", "web", ())),
             ("look at", lambda client: client.vms.get("vm_gone")),
             ("copy", lambda client: client.vms.fork("vm_gone", [ForkIdentity("vm_copy", "copy")])),
             ("read the logs of", lambda client: told(client.vms.logs("vm_gone"))),
@@ -247,13 +249,21 @@ class Traces:
     descriptors: Mapping[int, int]
 
 
+def _descriptors(pid: int) -> int:
+    """None, of a process that has just ended: seats come and go."""
+    try:
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except FileNotFoundError:
+        return 0
+
+
 def traces(server: Server) -> Traces:
     assert server.process is not None
     pids = [server.process.pid, *unprivileged(server.process.pid)]
     return Traces(
         of_installation(server.data_dir),
         tuple(sorted(str(path) for path in server.data_dir.rglob("*") if "blobs" not in path.parts)),
-        {pid: len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids},
+        {pid: _descriptors(pid) for pid in pids},
     )
 
 

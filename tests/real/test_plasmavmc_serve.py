@@ -233,7 +233,7 @@ def test_a_vm_outlives_its_server_and_ends_with_the_one_that_is_asked_to(tmp_pat
         assert not connects(server.root / "run" / "engine.sock", ALICE)
         assert "canary-value" not in server.log
         assert "Traceback" not in server.log
-        assert server.stop() == 0
+        assert server.stop() == 0, server.log
         assert qemu_processes(server.key) == {}
         assert of_installation(server.data_dir) == frozenset()
 

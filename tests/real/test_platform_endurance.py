@@ -29,7 +29,7 @@ from tests.real.platform_harness import (
     until,
 )
 
-pytestmark = [pytest.mark.real, pytest.mark.alone]
+pytestmark = pytest.mark.real
 
 APP = "hello"
 PORT = ("--port", "8080", "--check-path", "/healthz")

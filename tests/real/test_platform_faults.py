@@ -51,7 +51,7 @@ IN_FLIGHT = 8
 """One request on each of the connections of a `Load`: as many may be lost with a VM."""
 PAIR, CHATTY = "pair", "chatty"
 APPS = (PAIR, CHATTY)
-AWAY_S = 10
+AWAY_S = 5
 SERIALS = itertools.count(1, 1_000_000)
 HELPER, CHILD = 0, 1
 CGROUP_ROOTS = [Path("/sys/fs/cgroup", name) for name in ("", "memory", "cpu", "pids")]

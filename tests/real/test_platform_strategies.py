@@ -48,7 +48,7 @@ def test_a_release_command_comes_first_and_a_canary_gets_its_part_without_a_lost
 
 def _follow_canary(platform: Platform, load: Load, command: str, image: str) -> None:
     """Deploy a canary of a fifth; count what each release answered while its step held."""
-    words = ("-i", image, "--release-command", command, "--canary", "20,100", "--canary-pause", "15")
+    words = ("-i", image, "--release-command", command, "--canary", "20,100", "--canary-pause", "8")
     deploying = threading.Thread(target=platform.swg, args=("deploy", "-a", APP, *words))
     deploying.start()
     until(lambda: newest(platform)["canary"] and newest(platform)["canary"]["holds_since"], "the canary is served")

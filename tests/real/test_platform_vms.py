@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 import tomllib
 from collections.abc import AsyncIterator, Iterator
+from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 
 import grpc
@@ -64,6 +65,8 @@ async def test_the_engines_services_reach_the_platforms_vms_and_node(platform: P
         (vm,) = [each async for each in client.vms.list_vms(VmFilter(states=frozenset({VmState.RUNNING})))]
         assert (vm.spec.id, vm.spec.labels["vm"]) == (shown["id"], shown["vm_id"])
         assert vm.status.endpoints == (f"tcp:{shown['address']}",)
+        assert vm.status.private_address == shown["private_address"]
+        assert IPv6Address(shown["private_address"]) in IPv6Network("fd00::/8")
         session = await client.vms.exec(vm.spec.id, ExecSpec(command=("/bin/sh", "-c", "cat; exit 7")))
         await session.send(b"through and back")
         await session.send_eof()

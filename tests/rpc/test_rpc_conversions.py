@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import pytest
@@ -44,16 +44,20 @@ from plasmavmc.types import (
     Acceleration,
     BackendCapabilities,
     BackendStatus,
+    Destination,
     DiskSource,
     DiskSpec,
     ExecSpec,
     FileSpec,
     ForkIdentity,
     GuestKind,
+    IpProtocol,
     Isolation,
     LogLine,
     LogStream,
     NetworkSpec,
+    NetworkUsage,
+    Opening,
     Pressure,
     RateLimit,
     Readiness,
@@ -73,6 +77,24 @@ SCOPES = st.builds(Scope, *(st.from_regex(r"[a-z0-9_][a-z0-9_-]{0,9}", fullmatch
 LABELS = st.dictionaries(TEXT, TEXT, max_size=3)
 WORDS = st.none() | st.lists(TEXT, max_size=3).map(tuple)
 LIMITS = st.builds(RateLimit, U64, U64)
+DESTINATIONS = st.builds(
+    lambda network, protocol, ports: Destination(network, protocol, *sorted(ports)),
+    st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 32)).map(lambda each: IPv4Network(each, strict=False)),
+    st.sampled_from([IpProtocol.TCP, IpProtocol.UDP]),
+    st.tuples(st.integers(1, 65535), st.integers(1, 65535)),
+) | st.builds(
+    Destination,
+    st.just(IPv4Network("203.0.113.7/32")),
+    st.sampled_from([IpProtocol.ANY, IpProtocol.ICMP, IpProtocol.TCP]),
+)
+IDENTITIES = st.from_regex(r"[a-z0-9_-]{1,64}", fullmatch=True)
+OPENINGS = st.builds(
+    lambda identity, destination: Opening(
+        identity, destination.protocol, destination.first_port, destination.last_port
+    ),
+    st.just("") | IDENTITIES,
+    DESTINATIONS,
+)
 NETWORKS = st.builds(
     NetworkSpec,
     TEXT,
@@ -81,6 +103,9 @@ NETWORKS = st.builds(
     st.none() | st.integers(0, 2**32 - 1).map(IPv4Address),
     LIMITS,
     LIMITS,
+    egress=st.none() | st.lists(DESTINATIONS, max_size=3).map(tuple),
+    identity=st.just("") | IDENTITIES,
+    ingress=st.none() | st.lists(OPENINGS, max_size=3).map(tuple),
 )
 DISKS = st.builds(
     DiskSpec,
@@ -127,7 +152,14 @@ STATUSES = st.builds(
     backend=TEXT,
     acceleration=TEXT,
     confinement=TEXT,
-    usage=st.builds(VmUsage, U64, st.floats(0, 1e9), U64, st.none() | st.builds(Pressure, *[st.floats(0, 1)] * 3)),
+    usage=st.builds(
+        VmUsage,
+        U64,
+        st.floats(0, 1e9),
+        U64,
+        st.none() | st.builds(Pressure, *[st.floats(0, 1)] * 3),
+        st.none() | st.builds(NetworkUsage, U64, U64, U64, U64, st.dictionaries(TEXT, U64, max_size=2)),
+    ),
     log_tail=st.lists(TEXT, max_size=2).map(tuple),
 )
 
@@ -280,6 +312,16 @@ def test_nodes_arrive(node: Node) -> None:
     assert nodes.node_from_pb(nodes.node_to_pb(node)) == node
 
 
+def reaching(*destinations: types_pb2.Destination) -> types_pb2.VmSpec:
+    egress = types_pb2.Egress(destinations=destinations)
+    return types_pb2.VmSpec(image="x", networks=[types_pb2.NetworkSpec(network_id="n", egress=egress)])
+
+
+def open_to(*openings: types_pb2.Opening) -> types_pb2.VmSpec:
+    ingress = types_pb2.Ingress(openings=openings)
+    return types_pb2.VmSpec(image="x", networks=[types_pb2.NetworkSpec(network_id="n", ingress=ingress)])
+
+
 @pytest.mark.parametrize(
     ("message", "field"),
     [
@@ -295,6 +337,28 @@ def test_nodes_arrive(node: Node) -> None:
             types_pb2.VmSpec(image="x", networks=[types_pb2.NetworkSpec(network_id="n", mac="01:00:00:00:00:00")]),
             "spec.networks[0].mac",
         ),
+        (reaching(types_pb2.Destination()), "spec.networks[0].egress.destinations[0].network"),
+        (reaching(types_pb2.Destination(network="::/0")), "spec.networks[0].egress.destinations[0].network"),
+        (
+            reaching(types_pb2.Destination(network="192.0.2.0/24", protocol=9)),  # type: ignore[arg-type]
+            "spec.networks[0].egress.destinations[0].protocol",
+        ),
+        (
+            reaching(types_pb2.Destination(network="192.0.2.0/24", first_port=80)),
+            "spec.networks[0].egress.destinations[0].first_port",
+        ),
+        (
+            reaching(*(types_pb2.Destination(network="192.0.2.0/24") for _ in range(33))),
+            "spec.networks[0].egress.destinations",
+        ),
+        (
+            types_pb2.VmSpec(image="x", networks=[types_pb2.NetworkSpec(network_id="n", identity="A")]),
+            "spec.networks[0].identity",
+        ),
+        (open_to(types_pb2.Opening(identity="*")), "spec.networks[0].ingress.openings[0].identity"),
+        (open_to(types_pb2.Opening(protocol=9)), "spec.networks[0].ingress.openings[0].protocol"),  # type: ignore[arg-type]
+        (open_to(types_pb2.Opening(first_port=80)), "spec.networks[0].ingress.openings[0].first_port"),
+        (open_to(*(types_pb2.Opening() for _ in range(65))), "spec.networks[0].ingress.openings"),
         (types_pb2.VmSpec(image="x", volumes=[types_pb2.DiskSpec()]), "spec.volumes[0].source"),
         (types_pb2.VmSpec(image="x", volumes=[types_pb2.DiskSpec(source=77)]), "spec.volumes[0].source"),  # type: ignore[arg-type]
         (types_pb2.VmSpec(image="x", files=[types_pb2.FileSpec(path="/x", mode=0o10000)]), "spec.files[0].mode"),

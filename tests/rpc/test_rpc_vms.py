@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv4Network
 
 import grpc
 import pytest
@@ -22,7 +23,19 @@ from plasmavmc.rpc.client import EngineClient
 from plasmavmc.rpc.v1 import vm_pb2
 from plasmavmc.rpc.v1.vm_pb2_grpc import VmServiceStub
 from plasmavmc.states import VmState
-from plasmavmc.types import ExecSpec, FileSpec, ForkIdentity, Scope, Vm, VmResources, mac_of
+from plasmavmc.types import (
+    Destination,
+    ExecSpec,
+    FileSpec,
+    ForkIdentity,
+    IpProtocol,
+    NetworkSpec,
+    Opening,
+    Scope,
+    Vm,
+    VmResources,
+    mac_of,
+)
 from tests.rpc.rpc_rig import ACME, OTHER, TOKENS, RpcRig, running, until
 
 
@@ -137,6 +150,39 @@ async def test_a_vm_sleeps_on_disk_and_wakes(rig: RpcRig) -> None:
         with pytest.raises(ConflictError, match="suspended"):
             await client.vms.exec("vm_one", ExecSpec(("echo",)))
         assert (await client.vms.resume("vm_one")).status.state is VmState.RUNNING
+
+
+async def test_what_a_vm_may_reach_is_changed_while_it_lives(rig: RpcRig) -> None:
+    tls = Destination(IPv4Network("203.0.113.0/24"), IpProtocol.TCP, 443, 443)
+    spec = rig.spec()
+    async with rig.client("operator") as client:
+        made = await client.vms.create(replace(spec, networks=(NetworkSpec("", "default", egress=(tls,)),)), start=True)
+        assert made.spec.networks[0].egress == (tls,)
+        await reached(client, "vm_one", VmState.RUNNING)
+        for egress in ((), None, (tls, replace(tls, protocol=IpProtocol.UDP))):
+            changed = await client.vms.restrict("vm_one", egress)
+            assert changed.spec.networks[0].egress == egress
+        with pytest.raises(InvalidSpecError, match=r"egress\.destinations\[0\]\.last_port"):
+            await client.vms.restrict("vm_one", (replace(tls, last_port=1),))
+        assert (await client.vms.get("vm_one")).spec.networks[0].egress == egress
+
+
+async def test_what_may_be_opened_to_a_vm_is_changed_while_it_lives(rig: RpcRig) -> None:
+    web = Opening("web", IpProtocol.TCP, 5432, 5432)
+    spec = rig.spec()
+    async with rig.client("operator") as client:
+        networks = (NetworkSpec("", "default", identity="db", ingress=(web,)),)
+        made = await client.vms.create(replace(spec, networks=networks), start=True)
+        assert (made.spec.networks[0].identity, made.spec.networks[0].ingress) == ("db", (web,))
+        await reached(client, "vm_one", VmState.RUNNING)
+        for identity, ingress in (("db", ()), ("", None), ("store", (web, Opening()))):
+            changed = (await client.vms.screen("vm_one", identity, ingress)).spec.networks[0]
+            assert (changed.identity, changed.ingress) == (identity, ingress)
+        with pytest.raises(InvalidSpecError, match=r"ingress\.openings\[0\]\.last_port"):
+            await client.vms.screen("vm_one", "db", (replace(web, last_port=1),))
+        with pytest.raises(InvalidSpecError, match="identity"):
+            await client.vms.screen("vm_one", "a b", ())
+        assert (await client.vms.get("vm_one")).spec.networks[0].ingress == ingress
 
 
 async def test_a_vm_is_copied_only_where_that_is_declared_safe(rig: RpcRig) -> None:

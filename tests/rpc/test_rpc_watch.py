@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from plasmavmc.errors import InvalidSpecError
 from plasmavmc.rpc.api import Position, SnapshotBegun, SnapshotDone, SnapshotVm, VmChange, VmEvent, VmFilter
-from plasmavmc.rpc.client import WatchEvent
+from plasmavmc.rpc.clients.vms import WatchEvent
 from plasmavmc.rpc.v1 import vm_pb2
 from plasmavmc.rpc.v1.vm_pb2_grpc import VmServiceStub
 from plasmavmc.rpc.watch import History, position_of, token_of

@@ -10,18 +10,19 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 from tests.sim.crashes import crashes
+from tests.sim.grove import grow
 from tests.sim.mutations import MUTATIONS, run_mutations
 from tests.sim.play import Outcome, play
 from tests.sim.shrink import shrink
-from tests.sim.story import ALL_OPERATIONS, FAULT_KINDS, NODE_DEAD, draw
+from tests.sim.story import ALL_OPERATIONS, FAULT_KINDS, NODE_DEAD, OF_A_TRUNK, draw
 
-_TWICE_EVERY = 50
-"""Of so many seeds one is played twice, and must come out the same."""
+_SHARES = 4
+"""Where there are too few seeds to give each process a trunk, a trunk is shared out in so many parts."""
 
 
 def main() -> int:
@@ -34,15 +35,16 @@ def main() -> int:
         return _replay(options)
     done = _load(options.batch)
     begin = max(options.start, done["next"])
-    seeds = range(begin, options.start + options.seeds)
+    seeds = range(begin, options.start + options.seeds * options.every, options.every)
     started = time.monotonic()
     counts = Counter({tuple(key.split("|")): number for key, number in done["counts"].items()})
-    for outcome in _played(seeds, options.jobs):
+    for number, outcome in enumerate(played := _played(seeds, options.jobs), 1):
         counts.update(outcome.counts)
         if outcome.violation is not None:
-            return _tell(outcome, options.shrink)
+            played.close()
+            return _tell(outcome, number, options.shrink)
         if options.batch:
-            _save(options.batch, outcome.story.seed + 1, counts)
+            _save(options.batch, outcome.story.seed + options.every, counts)
     seconds = time.monotonic() - started
     _print_counts(counts)
     print(f"sim: {len(seeds)} seeds from {begin} without a violation, in {seconds:.1f} s")
@@ -57,6 +59,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/sim", description="Play seeded stories on a simulated platform.")
     parser.add_argument("--seeds", type=int, default=100, metavar="N", help="how many (100)")
     parser.add_argument("--from", type=int, default=0, dest="start", metavar="S", help="the first (0)")
+    parser.add_argument("--every", type=int, default=1, metavar="K", help="only each Kth seed, so of more trunks (1)")
     parser.add_argument("--batch", type=Path, metavar="FILE", help="note in FILE how far it came, and go on from there")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes (one a core)")
     parser.add_argument("--only", default="", help="parts of the story to keep, by number; of mutations, their names")
@@ -93,27 +96,39 @@ def _replay(options: argparse.Namespace) -> int:
     return 1 if outcome.violation else 0
 
 
-def _played(seeds: Iterable[int], jobs: int) -> Iterator[Outcome]:
+def _played(seeds: range, jobs: int) -> Generator[Outcome]:
     gc.freeze()  # what is imported need not be looked at whenever a story is cleared away
     if jobs == 1:
-        yield from map(_one, seeds)
+        with closing(grow(seeds)) as outcomes:
+            yield from _compared(outcomes)
         return
+    size = OF_A_TRUNK if len(seeds) >= jobs * OF_A_TRUNK else OF_A_TRUNK // _SHARES
+    shares = [seeds[begin : begin + size] for begin in range(0, len(seeds), size)]
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        yield from pool.imap(_one, seeds)
+        for outcomes in pool.imap(_share, shares):
+            yield from outcomes
 
 
-def _one(seed: int) -> Outcome:
-    outcome = play(draw(seed))
-    if seed % _TWICE_EVERY == 0 and outcome.violation is None:
-        again = play(draw(seed))
-        if again.digest != outcome.digest:
+def _share(seeds: range) -> list[Outcome]:
+    return list(_compared(grow(seeds)))
+
+
+def _compared(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """One story of each trunk is played again by itself, without forks, and must come out the same."""
+    for outcome in outcomes:
+        seed = outcome.story.seed
+        alone = seed // OF_A_TRUNK % OF_A_TRUNK == seed % OF_A_TRUNK and outcome.violation is None
+        if alone and play(draw(seed)).digest != outcome.digest:
             raise AssertionError(f"seed {seed} does not come out the same twice")
-    return outcome if outcome.violation else replace(outcome, trace=())
+        yield outcome
 
 
-def _tell(outcome: Outcome, seconds: float) -> int:
+def _tell(outcome: Outcome, number: int, seconds: float) -> int:
     """What failed, how to see it again, and the shortest story found."""
     print(f"sim: seed {outcome.story.seed}: {outcome.violation}", file=sys.stderr)
+    times = os.times()
+    spent = times.user + times.system + times.children_user + times.children_system
+    print(f"sim: found by {number} stories in {spent:.1f} s of CPU", file=sys.stderr)
     short = shrink(outcome, seconds=seconds) if seconds else outcome
     only = ",".join(map(str, short.story.kept))
     print(f"sim: in short: {short.violation}\n{short.story.told()}", file=sys.stderr)

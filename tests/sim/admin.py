@@ -49,7 +49,15 @@ class Operator(Client):
         names = [node.name for node in self._world.nodes]
         closed = [row.name for row in self._world.rows("nodes").values() if row.scheduling is not Scheduling.OPEN]
         chosen = sorted(closed) if event.kind == "uncordon" and closed else names
+        if event.kind == "drain" and event.number % 2:
+            chosen = self._beds() or names
         return Request(event.kind, chosen[event.number % len(chosen)], event.number, tag)
+
+    def _beds(self) -> list[str]:
+        """Nodes on which somebody sleeps, with a memory that can move."""
+        nodes = self._world.rows("nodes")
+        asleep = {row.node_id for row in self._world.rows("instances").values() if row.sleeps}
+        return sorted(nodes[id_].name for id_ in asleep if id_ in nodes)
 
     async def _do(self, server: Server, request: Request) -> Told:
         access = self._access(server, request, "nodes:write")

@@ -19,7 +19,7 @@ from shellwego.control.idempotency import Answer, make_key
 from shellwego.control.unit import Caller, Unit
 from shellwego.core.errors import ShellWeGoError, UnavailableError
 from tests.sim.story import Event
-from tests.sim.timeline import Dice, Gate
+from tests.sim.timeline import Gate
 from tests.sim.ways import Wire
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Client(ABC):
         self.busy = False
         self.waiting = 0
         self._under_way = 0
-        self._dice = Dice(world.story.seed, name)
+        self._dice = world.dice(name)
         self._wire = Wire(world, Gate(), self._dice)
         self._queue: asyncio.Queue[Event] = asyncio.Queue()
 

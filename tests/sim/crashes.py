@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tests.sim import timeline
+from tests.sim.disks import EFFECTS as VOLUMES
 from tests.sim.story import Event, Story
 
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ LASTS_S = {
     "scale": 4.0,
     "sleep": 4.0,
     "attach": 4.0,
+    "detach": 4.0,
+    "volume-resize": 2.0,
+    "snapshot": 2.0,
+    "restore": 2.0,
+    "volume-move": 6.0,
+    "replicate": 4.0,
+    "prioritize": 6.0,
     "destroy": 4.0,
     "drain": 7.0,
     "node-remove": 4.0,
@@ -34,15 +42,27 @@ LASTS_S = {
 }
 """Operations, and how long the steps of each are counted."""
 OPERATIONS = tuple(LASTS_S)
-_NUMBERS = {"scale": 3, "node-remove": 3}
+_NUMBERS = {"scale": 3, "prioritize": 11, "node-remove": 3}
 _DEPLOYED = (("create", 0, 1), ("scale", 0, 2), ("deploy", 0, 4), ("deploy", 0, 0))
+_VOLUME = 7
+_ATTACHED = (*_DEPLOYED, ("volume-create", 0, _VOLUME), ("attach", 0, _VOLUME))
+_FULL = (
+    *(("create", app, 3) for app in (0, 1)),
+    ("prioritize", 1, 9),
+    *((kind, app, 3) for app in (0, 1) for kind in ("scale", "deploy")),
+)
+"""App 1 has the lowest priority, and leaves on no node as much as app 0 is to need."""
 _CROWDED = (
     ("cordon", 0, 1),
     ("cordon", 0, 2),
     *((kind, app, 3) for app in (0, 1) for kind in ("create", "scale", "deploy")),
 )
 _BEFORE = {
-    "drain": (*_DEPLOYED, ("scale", 0, 3)),
+    "attach": (*_DEPLOYED, ("volume-create", 0, _VOLUME)),
+    **dict.fromkeys(("detach", "volume-resize", "snapshot", "volume-move", "replicate"), _ATTACHED),
+    "restore": (*_ATTACHED, ("snapshot", 0, _VOLUME), ("detach", 0, _VOLUME)),
+    "prioritize": _FULL,
+    "drain": (*_DEPLOYED, ("scale", 0, 3), ("sleep", 0, 1)),
     "rebalance": (*_CROWDED, ("uncordon", 0, 0), ("uncordon", 0, 0)),
 }
 """What is asked before: kind, app, number."""
@@ -62,14 +82,14 @@ class Points:
     def __init__(self, world: World) -> None:
         self._world = world
         self._deadly: int | None = None
-        self._armed = False
+        self.armed = False
         self.steps: list[str] = []
 
     def arm(self, deadly: int | None) -> None:
-        self._armed, self._deadly = True, deadly
+        self.armed, self._deadly = True, deadly
 
     async def reached(self, who: Mortal, step: str) -> None:
-        if not self._armed:
+        if not self.armed:
             return
         self.steps.append(f"{step} of {who.name}")
         if len(self.steps) == self._deadly:
@@ -122,7 +142,7 @@ async def _play(operation: str, deadly: int | None, scratch: Path) -> tuple[list
         people.ask(Event(0.0, kind, app, number))
         await world.clock.advance(4.0)
     world.points.arm(deadly)
-    people.ask(Event(0.0, operation, 0, _NUMBERS.get(operation, 1)))
+    people.ask(Event(0.0, operation, 0, _NUMBERS.get(operation, _VOLUME if operation in VOLUMES else 1)))
     await world.clock.advance(LASTS_S[operation])
     steps = list(world.points.steps)
     await finish(world, people)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from shellwego.core.errors import UnavailableError
+from shellwego.core.liveness import DEFAULT_TERMS
 from shellwego.core.vms import VmPhase
 from tests.sim.story import NODE_DEAD, Fault
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 Undo = Callable[[], Awaitable[None]]
 _SILENT_S, _HEARD_S = 6.5, 2.5
+_VERGE_HEARD_S = 1.0
+_VERGE_S = (-0.3, 1.1)
+"""So long after a node could be judged down its word comes through: it is looked at now and then, and a judgement takes its
+time, as what is said does."""
 
 
 class Faults:
@@ -67,6 +72,10 @@ class Faults:
         node.wire.mute = node.bus.cut = True
         return _setter((node.wire, "mute"), (node.bus, "cut"))
 
+    async def _node_away(self, fault: Fault) -> Undo:
+        """For longer than anything on it may have a volume that a standby copy could become."""
+        return await self._node_cut(fault)
+
     async def _node_mute(self, fault: Fault) -> Undo:
         node = self._world.nodes[fault.number % len(self._world.nodes)]
         node.wire.mute = True
@@ -93,6 +102,28 @@ class Faults:
         async def undo() -> None:
             blinking.cancel()
             node.wire.mute = False
+
+        return undo
+
+    async def _node_on_the_verge(self, fault: Fault) -> Undo:
+        """Its way stands still, again and again, until just when it is judged down; and what is written takes its time (see
+        `StoreWay`), so that a judgement is no moment."""
+        world, node = self._world, self._world.nodes[fault.number % len(self._world.nodes)]
+
+        async def stall() -> None:
+            while True:
+                node.wire.stalled.close()
+                patience = DEFAULT_TERMS.down_s + node.dice.uniform(*_VERGE_S)
+                while (left := world.watch.heard_at(node.node_id) + patience - world.clock.monotonic()) > 0:
+                    await world.clock.sleep(left)
+                node.wire.stalled.open()
+                await world.clock.sleep(_VERGE_HEARD_S)
+
+        stalling = self._world.spawn(stall())
+
+        async def undo() -> None:
+            stalling.cancel()
+            node.wire.stalled.open()
 
         return undo
 
@@ -212,6 +243,15 @@ class Faults:
 
         async def undo() -> None:
             engine.sleep_fails_with = None
+
+        return undo
+
+    async def _disk_fails(self, fault: Fault) -> Undo:
+        disks = self._world.nodes[fault.number % len(self._world.nodes)].engine.disks
+        disks.fails_with = UnavailableError("storage-failed", "the disks do not answer")
+
+        async def undo() -> None:
+            disks.fails_with = None
 
         return undo
 

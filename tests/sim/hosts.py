@@ -6,7 +6,7 @@ VMs and HAProxy are processes of their own: they live on while the agent or the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,24 +17,29 @@ from shellwego.agent.state import NodeState, _Stored
 from shellwego.core.apps import Check
 from shellwego.core.errors import UnavailableError
 from shellwego.core.nodes import NodeFacts
+from shellwego.core.sensitive import Sensitive
 from shellwego.core.vms import VmPhase, VmView
+from shellwego.core.volumeleases import END_SHARE, STOP_SHARE
 from shellwego.core.volumes import VolumeView
-from shellwego.drivers.engine.memory import MemoryEngine
-from shellwego.drivers.streams.memory import MemoryStreams
+from shellwego.drivers.engine.memory import MemoryEngine, _MemoryVm
 from shellwego.drivers.uplink.memory import MemoryEdgeUplink, MemoryLink, MemoryNodeUplink
 from shellwego.edge.daemon import Edge
 from shellwego.edge.ingress import Ingress
-from shellwego.edge.pool import Key, Operation, Pool, ServerState
+from shellwego.edge.pool import Key, Operation, Pool, ServerState, instance_of
 from shellwego.edge.settings import EdgeSettings
 from shellwego.ports.engine import VmOrder
 from tests.edge.fake_haproxy import FakeHaproxy, FakeMaster, FakeWorker, MemoryRoutes
-from tests.sim.timeline import Dice, Gate, HostClock
-from tests.sim.ways import BusWay, EdgeWire, NodeWire, Wire, cancelled
+from tests.sim.timeline import Gate, HostClock
+from tests.sim.ways import BusWay, EdgeWire, MemoryWire, NodeWire, ReplicaWire, Wire, cancelled
 
 if TYPE_CHECKING:
     from tests.sim.world import World
 
 _NOWHERE = Path("/nonexistent")
+_MEMORY = "/memory"
+LEASE_S = 12.0
+"""Of volumes that have a standby copy: shorter than it is, so that leases end, and copies become volumes, within a story."""
+_LATE_S = 0.01
 _SUBNET = 4096
 """Addresses of one node; the memory engine gives none out twice."""
 
@@ -51,13 +56,19 @@ class SimEngine(MemoryEngine):
         self._facts: NodeFacts | None = None
 
     async def facts(self) -> NodeFacts:
-        self._facts = self._facts or replace(await super().facts(), memory_bytes=8 << 30, cpu_milli=32_000)
+        if self._facts is None:
+            memory = self._world.story.memory_bytes
+            self._facts = replace(await super().facts(), memory_bytes=memory, cpu_milli=32_000)
         return self._facts
 
     async def run(self, order: VmOrder) -> None:
         await self._before("run")
         self._world.watch.vm_ordered(self._name, order)
         await super().run(order)
+        self._vms[order.vm_id].files.setdefault(_MEMORY, order.vm_id.encode())
+        for mount in order.workload.mounts:
+            self._told(self._world.watch.contents.begun(self._host, order.vm_id, mount.volume_id))
+        self.write(order.vm_id)
         if order.workload.image_digest in self._world.exits:
             self._vms[order.vm_id].order = replace(order, workload=replace(order.workload, command=("exit", "1")))
 
@@ -77,7 +88,14 @@ class SimEngine(MemoryEngine):
 
     async def resume(self, vm_id: str) -> None:
         await self._before("resume")
+        if vm_id in self._vms and self._vms[vm_id].view.phase is VmPhase.ASLEEP:
+            self._world.watch.vm_woken(self._name, vm_id, self.memory(vm_id))
         await super().resume(vm_id)
+
+    async def import_memory(self, order: VmOrder, stream: AsyncIterable[bytes]) -> None:
+        await self._before("take a memory")
+        await super().import_memory(order, stream)
+        self._world.watch.note(f"{self._name} has the memory {self.memory(order.vm_id)} as {order.vm_id}")
 
     async def observe(self) -> tuple[VmView, ...]:
         await self._gate.passed()
@@ -87,9 +105,41 @@ class SimEngine(MemoryEngine):
         await self._gate.passed()
         return await super().volumes()
 
-    async def create_volume(self, volume_id: str, size_bytes: int) -> None:
+    async def create_volume(self, volume_id: str, size_bytes: int, key: Sensitive | None = None) -> None:
         await self._before("make a volume")
-        await super().create_volume(volume_id, size_bytes)
+        await super().create_volume(volume_id, size_bytes, key)
+        self._world.watch.volume_made(self._name, volume_id)
+
+    async def delete_volume(self, volume_id: str) -> None:
+        await self._before("delete a volume")
+        await super().delete_volume(volume_id)
+
+    async def resize_volume(self, volume_id: str, size_bytes: int) -> None:
+        await self._before("resize a volume")
+        await super().resize_volume(volume_id, size_bytes)
+
+    async def snapshot_volume(self, volume_id: str, snapshot_id: str, *, freeze: bool) -> None:
+        await self._before("take a snapshot")
+        await super().snapshot_volume(volume_id, snapshot_id, freeze=freeze)
+
+    async def restore_volume(self, volume_id: str, snapshot_id: str) -> None:
+        await self._before("restore a volume")
+        await super().restore_volume(volume_id, snapshot_id)
+        self._world.watch.contents.restored(self._host, volume_id)
+
+    async def receive_snapshot(
+        self, volume_id: str, snapshot_id: str, stream: AsyncIterable[bytes], since: str = ""
+    ) -> str:
+        await self._before("receive a copy")
+        return await super().receive_snapshot(volume_id, snapshot_id, stream, since)
+
+    async def fence_volumes(self, until: Mapping[str, float]) -> None:
+        await self._gate.passed()
+        await super().fence_volumes(until)
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        await self._before("delete a snapshot")
+        await super().delete_snapshot(snapshot_id)
 
     async def _before(self, order: str) -> None:
         await self._gate.passed()
@@ -100,12 +150,39 @@ class SimEngine(MemoryEngine):
         """What is there, asked from outside."""
         return [vm.view for vm in self._vms.values()]
 
+    def memory(self, vm_id: str) -> str:
+        """Which memory a VM has, by the VM that began it."""
+        return self._vms[vm_id].files.get(_MEMORY, b"").decode()
+
     def digest(self, vm_id: str) -> str:
         return self._vms[vm_id].order.workload.image_digest if vm_id in self._vms else ""
 
     def mounted(self, volume_id: str) -> list[str]:
         """VMs that have a volume, asked from outside."""
         return [vm_id for kept, vm_id in self._holders() if kept == volume_id]
+
+    def running_with(self, volume_id: str) -> list[str]:
+        """Those of them that do not sleep: who does cannot write, and cannot wake once its time is over."""
+        return [vm_id for vm_id in self.mounted(volume_id) if self._vms[vm_id].view.phase is not VmPhase.ASLEEP]
+
+    def runs_out(self, vm_id: str) -> bool:
+        """Whether the time is nearly over for which a VM may have its volumes."""
+        left = self._moment(self._vms[vm_id].order) - self._clock.monotonic()
+        return left <= LEASE_S * (END_SHARE - STOP_SHARE) + _LATE_S
+
+    def write(self, vm_id: str) -> None:
+        """The workload writes to its volumes."""
+        for mount in self._vms[vm_id].order.workload.mounts:
+            self._told(self._world.watch.contents.write(self._host, vm_id, mount.volume_id))
+
+    def _end(self, vm: _MemoryVm, **changes: object) -> None:
+        if vm.view.phase is VmPhase.STOPPING:
+            self.write(vm.view.vm_id)
+        super()._end(vm, **changes)
+
+    def _told(self, found: Iterable[tuple[str, str]]) -> None:
+        for name, detail in found:
+            self._world.watch.violated(name, detail)
 
     def end(self, vm_id: str, code: int) -> None:
         """The workload ends by itself."""
@@ -155,12 +232,12 @@ class NodeHost:
         self.world = world
         self.name = f"node-{number}"
         self.gate = Gate()
-        self.dice = Dice(world.story.seed, self.name)
+        self.dice = world.dice(self.name)
         self.engine = SimEngine(self, number)
         self.bus = BusWay(world, self, self.gate, self.dice)
         self.wire = Wire(world, self.gate, self.dice)
         self.dead = False
-        self._clock = HostClock(world.clock, self.gate, Dice(world.story.seed, f"ids of {self.name}"))
+        self._clock = HostClock(world.clock, self.gate, world.dice(f"ids of {self.name}"))
         self._disk: dict[str, _Stored] = {}
         self._agent: Agent | None = None
         self._task: asyncio.Task[None] | None = None
@@ -178,14 +255,17 @@ class NodeHost:
         self._agent = Agent(
             engine=self.engine,
             uplink=MemoryNodeUplink(NodeWire(self.wire), MemoryLink(self._clock)),
-            listener=MemoryStreams(),
+            listener=self.world.streams,
             bus=self.bus,
             clock=self._clock,
             name=self.name,
             state_dir=self.world.scratch,
             prober=_Prober(self),
+            memories=MemoryWire(self.wire),
+            replicas=ReplicaWire(self.wire),
         )
-        self._agent._state = _Disk(self._disk, self.world.scratch)
+        state = _Disk(self._disk, self.world.scratch)
+        self._agent._state = self._agent._peers._state = self._agent._ports._state = state
         self._task = asyncio.ensure_future(self._agent.run())
         self._task.add_done_callback(self._ended)
 
@@ -242,13 +322,13 @@ class EdgeHost:
         self.world = world
         self.name = f"edge-{number}"
         self.gate = Gate()
-        self.dice = Dice(world.story.seed, self.name)
+        self.dice = world.dice(self.name)
         self.bus = BusWay(world, self, self.gate, self.dice)
         self.wire = Wire(world, self.gate, self.dice)
         self.haproxy = FakeHaproxy()
         self.haproxy.worker = _Worker(self)
         self.haproxy.master = FakeMaster(self.haproxy.worker)
-        self._clock = HostClock(world.clock, self.gate, Dice(world.story.seed, f"ids of {self.name}"))
+        self._clock = HostClock(world.clock, self.gate, world.dice(f"ids of {self.name}"))
         self._file = MemoryRoutes()
         self._task: asyncio.Task[None] | None = None
 
@@ -291,6 +371,7 @@ class EdgeHost:
         if not ready:
             return
         key, worker = ready[number % len(ready)], self.haproxy.worker
+        self.world.request(instance_of(key[1]))
         generation = worker.number
         worker.held.servers[key] = replace(
             worker.held.servers[key], connections=worker.held.servers[key].connections + 1

@@ -55,15 +55,22 @@ def abandoned(tx: Transaction, node: Node) -> Found:
 
 def floors(tx: Transaction, writes: list[Write]) -> Found:
     """Whoever is moved goes once as many serve without it as are wanted; while its app is deployed, the deployment's own
-    numbers hold."""
+    numbers hold. Where its memory goes on in its place, nothing is lost by that."""
+    left = {write.old.memory_of for write in writes if write.table == "instances" and _has_memory(write)}
     deploying = {write.new.app_id for write in writes if write.table == "deployments" and write.new is not None}
     for write in writes:
         if write.table == "instances" and write.old and write.new and _moves(write.old, write.new):
+            if write.new.id in left:
+                continue
             row = write.new
             serving, wanted = _serving(tx, row), _wanted(tx, row)
             unfinished = tx.deployments.count(eq("app_id", row.app_id), within("state", UNFINISHED))
             if serving < wanted and not unfinished and row.app_id not in deploying:
                 yield "below-floor", f"{row.id} leaves its node, and {serving} of {wanted} are left"
+
+
+def _has_memory(write: Write) -> bool:
+    return bool(write.old and write.old.memory_of and write.new and not write.new.memory_of and write.new.sleeps)
 
 
 def _moves(old: Instance, new: Instance) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -21,10 +21,10 @@ from tests.sim import timeline
 from tests.sim.admin import Operator
 from tests.sim.client import Client
 from tests.sim.settled import unsettled
-from tests.sim.story import NODE_OPERATIONS, Event, Fault, Story
+from tests.sim.story import NODE_OPERATIONS, STARTS, Event, Fault, Story
 from tests.sim.tenant import Tenant
 from tests.sim.watch import Violation
-from tests.sim.world import World
+from tests.sim.world import OPENED_S, World
 
 ANSWERS_S = 60.0
 """After the healing every request is answered within so long."""
@@ -32,6 +32,10 @@ QUIET_S = 30.0
 """And then everything agrees within so long."""
 DEAD_S = 60.0
 """A node that died just before has to be found out first."""
+LOOK_EVERY_S = 0.25
+"""So often it is looked whether they do."""
+Take = Callable[[int], Story]
+"""Says which story goes on with the nth stretch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +57,18 @@ class _Stop(Exception):
     """Something was violated; what follows is no news."""
 
 
-def play(story: Story, *, keep_trace: bool = False) -> Outcome:
-    """Play it, up to the first violation."""
+def play(story: Story, *, take: Take | None = None, keep_trace: bool = False) -> Outcome:
+    """Play it, up to the first violation. `take` is asked at each fork for the story that goes on; it begins alike."""
+    collects = gc.isenabled()
     gc.disable()
     try:
         with tempfile.TemporaryDirectory(dir=_memory()) as scratch:
-            return timeline.run(_play(story, Path(scratch), keep_trace))
+            return timeline.run(_play(story, Path(scratch), take or (lambda _: story), keep_trace))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is of this story
         return Outcome(story, Violation("broken", repr(error), 0.0), "", {}, {}, (), 0, 0.0)
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
 
 
 def _memory() -> str | None:
@@ -100,17 +106,18 @@ class People:
         return next(node.dead for node in self._world.nodes if node.name == name)
 
 
-async def _play(story: Story, scratch: Path, keep_trace: bool) -> Outcome:
+async def _play(story: Story, scratch: Path, take: Take, keep_trace: bool) -> Outcome:
     world = World(story, scratch, keep_trace=keep_trace)
     listen(world)
     people = People(world)
     try:
         await world.open()
         people.begin()
-        for part in story.parts:
-            await world.clock.advance(max(0.0, part.at + 0.5 - world.clock.monotonic()))
-            await _begin(world, people, part)
-            _check(world, people)
+        for stretch, begin in enumerate(STARTS):
+            if stretch:
+                await _wait(world, begin)
+                world.take(take(stretch), stretch)
+            await _go_on(world, people, world.story.stretch(stretch))
         await world.clock.advance(2.0)
     except _Stop:
         pass
@@ -119,7 +126,7 @@ async def _play(story: Story, scratch: Path, keep_trace: bool) -> Outcome:
     violations = list(world.watch.violations)
     await world.close()
     return Outcome(
-        story=story,
+        story=world.story,
         violation=violations[0] if violations else None,
         digest=world.watch.digest,
         counts=world.counts,
@@ -128,6 +135,17 @@ async def _play(story: Story, scratch: Path, keep_trace: bool) -> Outcome:
         commits=world.watch.commits,
         seconds=seconds,
     )
+
+
+async def _go_on(world: World, people: People, parts: tuple[Event | Fault, ...]) -> None:
+    for part in parts:
+        await _wait(world, part.at)
+        await _begin(world, people, part)
+        _check(world, people)
+
+
+async def _wait(world: World, hour: float) -> None:
+    await world.clock.advance(max(0.0, hour + OPENED_S - world.clock.monotonic()))
 
 
 async def _begin(world: World, people: People, part: Event | Fault) -> None:
@@ -196,7 +214,8 @@ async def finish(world: World, people: People) -> None:
 
 
 async def _end(world: World, people: People) -> None:
-    await world.faults.heal()
+    healing = world.spawn(world.faults.heal())  # what was told to end before takes its time
+    await _until(world, healing.done, ANSWERS_S)
     await _answered(world, people)
     people.open_a_node()
     await _answered(world, people)
@@ -219,7 +238,7 @@ async def _answered(world: World, people: People) -> None:
 async def _until(world: World, reached: Any, seconds: float) -> None:
     end = world.clock.monotonic() + seconds
     while not reached() and world.clock.monotonic() < end and not world.watch.violations:
-        await world.clock.advance(1.0)
+        await world.clock.advance(LOOK_EVERY_S)
 
 
 def listen(world: World) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,19 +11,24 @@ from shellwego.control.edges import Edges
 from shellwego.control.imagework import ImageWork
 from shellwego.control.loops import drains as drains_loop
 from shellwego.control.loops import images as images_loop
+from shellwego.control.loops import moves as moves_loop
+from shellwego.control.loops import names as names_loop
 from shellwego.control.loops import nodes as nodes_loop
 from shellwego.control.loops import outbox as outbox_loop
 from shellwego.control.loops import retention as retention_loop
 from shellwego.control.loops import rewrap as rewrap_loop
 from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops import routes as routes_loop
+from shellwego.control.loops import standbys as standbys_loop
 from shellwego.control.loops.lease import Leases
+from shellwego.control.memories import NodeMemories
 from shellwego.control.nodes import Nodes
+from shellwego.control.replicastreams import NodeReplicas
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
 from shellwego.core.assignments import NodeReport
 from shellwego.core.errors import ShellWeGoError, UnavailableError
-from tests.sim.timeline import Dice, Gate, HostClock
+from tests.sim.timeline import Gate, HostClock
 from tests.sim.ways import BusWay, StoreWay, cancelled
 
 if TYPE_CHECKING:
@@ -44,13 +49,14 @@ class Server:
     def __init__(self, world: World, number: int) -> None:
         self._world = world
         self.name = f"server-{number}"
-        dice = Dice(world.story.seed, self.name)
+        dice = world.dice(self.name)
         self.gate = Gate()
-        self.clock = HostClock(world.clock, self.gate, Dice(world.story.seed, f"ids of {self.name}"))
+        self.clock = HostClock(world.clock, self.gate, world.dice(f"ids of {self.name}"))
         self.store = StoreWay(world, self, self.gate, self.clock, dice)
         self.bus = BusWay(world, self, self.gate, dice)
         self.alive = False
         self._loops: list[asyncio.Task[None]] = []
+        self._streams: set[asyncio.Task[None]] = set()
         self._calls: dict[asyncio.Task[object], asyncio.Future[None]] = {}
 
     def start(self) -> None:
@@ -59,6 +65,8 @@ class Server:
         sealer = Sealer(control, self._world.kms)
         self.work = ImageWork(self._world.images)
         self.nodes, self.edges = Nodes(control, sealer), Edges(control)
+        self.memories = NodeMemories(control, self._world.streams)
+        self.replicas = NodeReplicas(control, self._world.streams)
         leases = Leases(control, self.name)
         parts = {
             "leases": leases.run(),
@@ -67,7 +75,10 @@ class Server:
             "rollout": rollout_loop.run(control, holder=leases),
             "nodes": nodes_loop.run(control, holder=leases),
             "drains": drains_loop.run(control, holder=leases),
+            "moves": moves_loop.run(control, holder=leases),
+            "standbys": standbys_loop.run(control, holder=leases),
             "routes": routes_loop.run(control, holder=leases),
+            "names": names_loop.run(control, holder=leases),
             "rewrap": rewrap_loop.run(control, sealer, holder=leases),
             "retention": retention_loop.run(control, holder=leases),
         }
@@ -80,7 +91,7 @@ class Server:
         """As by SIGKILL: callers get no answer."""
         self.alive = False
         loops, self._loops = self._loops, []
-        await cancelled([*loops, *self._calls])  # type: ignore[list-item]
+        await cancelled([*loops, *self._calls, *self._streams])  # type: ignore[list-item]
 
     async def stop(self) -> None:
         """As by SIGTERM: its loops end as they would, and give back what they hold."""
@@ -120,6 +131,13 @@ class Server:
         if not task.done() or task.cancelled():
             raise UnavailableError("uplink-unavailable", "no answer came")
         return task.result()
+
+    def begin(self, stream: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Have a task of the server's own pass something on."""
+        task = asyncio.ensure_future(stream)
+        self._streams.add(task)
+        task.add_done_callback(self._streams.discard)
+        return task
 
     async def report(self, report: NodeReport) -> int:
         """As `Nodes.report`, and it is known which report a commit is of."""

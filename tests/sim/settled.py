@@ -4,20 +4,24 @@ over."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from shellwego.core.apps import App, wanted_counts
+from shellwego.core.apps import App, Release, wanted_counts
 from shellwego.core.deployments import FINISHED
 from shellwego.core.images import ImageState
 from shellwego.core.instances import Desired, Eviction, Instance, OwnerKind, Phase, Sleep
+from shellwego.core.names import NamedApp, names_of_app
 from shellwego.core.nodes import NodeHealth, Scheduling
+from shellwego.core.replicas import marked
 from shellwego.core.routes import service_port
 from shellwego.core.slots import REPLACE_BACKOFF_S
 from shellwego.core.vms import VmPhase, VmView
-from shellwego.core.volumes import Volume, VolumeState
+from shellwego.core.volumes import SnapshotState, Volume, VolumeState
 from shellwego.edge.pool import instance_of
 from shellwego.edge.targets import parse_address
+from tests.sim import waits
+from tests.sim.copied import copies
 
 if TYPE_CHECKING:
     from tests.sim.hosts import NodeHost
@@ -26,27 +30,43 @@ if TYPE_CHECKING:
 
 def unsettled(world: World) -> Iterator[str]:
     """What is not yet as it should be; nothing: all agrees."""
-    for look in (_deployments, _apps, _nodes, _drains, _edges, _outbox, _images, _leases, _volumes):
+    for look in (_deployments, _apps, _nodes, _names, _drains, _edges, _outbox, _images, _leases, _volumes, copies):
         yield from look(world)
 
 
 def _volumes(world: World) -> Iterator[str]:
     rows, instances = world.rows("volumes"), world.rows("instances")
     for row in rows.values():
+        if row.lost or waits.is_dead(world, row):
+            continue
         holder = instances.get(row.instance_id)
         if row.instance_id and (holder is None or not holder.live or holder.node_id != row.node_id):
             yield f"volume {row.name} is held by {row.instance_id}, which is gone"
-        if row.state not in (VolumeState.AVAILABLE, VolumeState.ATTACHED):
-            yield f"volume {row.name} is {row.state}"
+        moves = row.state is VolumeState.MOVING and waits.for_move(world, row)
+        if row.state not in (VolumeState.AVAILABLE, VolumeState.ATTACHED) and not moves:
+            yield f"volume {row.name} is {row.state}: {row.observed.reason}"
     for node in world.nodes:
-        kept = node.engine.disks.kept
-        yield from (f"{node.name} keeps {id_}, which is not its own" for id_ in kept if not _lives(rows, id_, node))
-        own = [row for row in rows.values() if row.node_id and row.node_id == node.node_id]
-        yield from (f"{node.name} has not got {row.name}" for row in own if row.id not in kept)
+        if not node.dead:
+            yield from _disks(world, node, [row for row in rows.values() if row.node_id == node.node_id])
 
 
-def _lives(rows: Mapping[str, Volume], volume_id: str, node: NodeHost) -> bool:
-    return volume_id in rows and rows[volume_id].node_id == node.node_id
+def _disks(world: World, node: NodeHost, own: list[Volume]) -> Iterator[str]:
+    """What a host keeps is what its node should. What is lost, because its node was removed, nobody dares to delete."""
+    kept, lost = node.engine.disks.kept, world.watch.lost_volumes
+    copied = {row.volume_id for row in world.rows("replicas").values() if row.node_id == node.node_id}
+    ids = {row.id for row in own} | copied
+    yield from (f"{node.name} keeps {id_}, which is not its own" for id_ in kept if id_ not in ids | lost)
+    for row in own:
+        if row.id not in kept:
+            yield f"{node.name} has not got {row.name}"
+        elif kept[row.id].size_bytes != row.size_bytes:
+            yield f"{row.name} is {kept[row.id].size_bytes} bytes large, and should be {row.size_bytes}"
+        else:
+            snapshots = {each.id for each in world.rows("snapshots").values() if each.volume_id == row.id}
+            ready = {id_ for id_ in snapshots if world.rows("snapshots")[id_].state is SnapshotState.AVAILABLE}
+            there = {id_ for id_ in kept[row.id].snapshots if marked(id_) is None}
+            if not ready <= there <= snapshots:
+                yield f"{row.name} has the snapshots {sorted(there)}, and should {sorted(ready)}"
 
 
 def _deployments(world: World) -> Iterator[str]:
@@ -74,22 +94,43 @@ def _app(world: World, app: App, rows: list[Instance]) -> Iterator[str]:
     serving = [row for row in own if row.live and row.desired is Desired.SERVE]
     bad = release is not None and release.image_digest in (world.sick | world.exits)
     """Rolled out while nothing of it was to run, so nobody knew."""
+    stuck = bad or any(row.live and _stays_away(world, row) for row in own)
+    """Then what serves of another release serves on."""
     for row in own:
         if row.live and row.desired is not Desired.SERVE:
             yield f"{app.name}: {row.id} is to {row.desired} and is {row.phase}"
+    fresh = [row for row in serving if release is not None and _is_of(row, app, release) and row.process in wanted]
     for row in serving:
-        fits = release is not None and row.content_hash == release.content_hash
-        if not fits or row.generation != app.stable_generation or row.process not in wanted:
+        as_wished = row.phase is (Phase.HEALTHY if row.sleep is Sleep.AWAKE else Phase.ASLEEP)
+        if row not in fresh and not (stuck and as_wished):
             yield f"{app.name}: {row.id} in slot {row.slot} is not of the stable release"
-        if not bad and row.phase is not (Phase.HEALTHY if row.sleep is Sleep.AWAKE else Phase.ASLEEP):
+        if not as_wished and not bad and not _stays_away(world, row):
             yield f"{app.name}: {row.id} is {row.phase}, and should be {row.sleep}: {row.observed.reason}"
+    hanging = {row.id for row in own if any(_hangs(world, row, other) for other in serving)}
     for process, count in wanted.items():
-        filling = [row for row in serving if row.process == process]
+        filling = [row for row in fresh if row.process == process and row.id not in hanging]
         slots = {row.slot for row in filling}
         missing = [slot for slot in range(count) if slot not in slots][: count - len(filling)]
-        excused = bad or all(_waits(world, own, process, slot) for slot in missing)
+        excused = stuck or all(_waits(world, own, process, slot) for slot in missing)
         if len(filling) > count or len(slots) < len(filling) or (missing and not excused):
             yield f"{app.name}: {len(filling)} of {count} {process} are there"
+
+
+def _is_of(row: Instance, app: App, release: Release) -> bool:
+    return (row.content_hash, row.generation) == (release.content_hash, app.stable_generation)
+
+
+def _stays_away(world: World, row: Instance) -> bool:
+    """It has no node, and can have none."""
+    return not row.node_id and (bool(waits.for_volume(world, row)) or waits.for_room(world, row))
+
+
+def _hangs(world: World, row: Instance, other: Instance) -> bool:
+    """It was to come in the place of another one, which has to leave its node, and there is no room for it any more: the
+    other one serves on."""
+    in_place = (row.owner, row.process, row.slot) == (other.owner, other.process, other.slot)
+    comes = row.live and row.desired is Desired.SERVE and not row.evicted
+    return in_place and comes and other.evicted and _stays_away(world, row)
 
 
 def _waits(world: World, rows: list[Instance], process: str, slot: int) -> bool:
@@ -124,8 +165,28 @@ def _nodes(world: World) -> Iterator[str]:
     for row in living.values():
         if row.node_id and row.id not in seen and row.release_id not in exits:
             yield f"{row.id} is {row.phase}, and has no VM"
-        if not row.node_id:
+        if not row.node_id and not _stays_away(world, row):
             yield f"{row.id} is placed nowhere: {row.placement_reason}"
+
+
+def _names(world: World) -> Iterator[str]:
+    """Guests of each node find what serves in their own networks, and know of no other."""
+    nodes = {node.name: node.id for node in world.rows("nodes").values()}
+    apps, projects = world.rows("apps"), world.rows("projects")
+    living = [row for row in world.rows("instances").values() if row.live]
+    ends_at_once = {id_ for id_, row in world.rows("releases").items() if row.image_digest in world.exits}
+    for host in (host for host in world.nodes if not host.dead and host.name in nodes):
+        own = {apps[row.app_id].project_id for row in living if row.node_id == nodes[host.name]}
+        told = {network: names.hosts for network, names in host.engine.names.items()}
+        if told.keys() != {projects[id_].network_id for id_ in own}:
+            yield f"{host.name} knows the names of {sorted(told)}, and has instances of {sorted(own)}"
+        for app in (app for app in apps.values() if app.project_id in own):
+            rows = tuple(row for row in living if row.app_id == app.id)
+            named = names_of_app(NamedApp(app=app, instances=rows, releases=world.rows("releases")))
+            hosts = told.get(projects[app.project_id].network_id, {})
+            flaps = any(row.release_id in ends_at_once for row in rows)
+            if named is not None and not flaps and not named.hosts.items() <= hosts.items():
+                yield f"{host.name} does not know {app.name} as it is: {named.hosts}"
 
 
 def _drains(world: World) -> Iterator[str]:
@@ -137,15 +198,22 @@ def _drains(world: World) -> Iterator[str]:
             yield f"{row.id} still waits for its turn to move"
     for own in rows.values():
         for row in own:
-            if row.live and row.evicted and not _waits(world, own, row.process, row.slot):
+            goes = row.live and row.evicted and not waits.home(world, row)
+            goes = goes and not any(_hangs(world, other, row) for other in own)
+            if goes and not _waits(world, own, row.process, row.slot):
                 yield f"{row.id} has not left its node"
     for node in world.rows("nodes").values():
         left = [row for own in rows.values() for row in own if row.live and row.node_id == node.id]
-        moving = [row for row in left if row.owner is OwnerKind.APP and not row.evicted]
+        moving = [row for row in left if row.owner is OwnerKind.APP and not row.evicted and not _bound(world, row)]
         if node.scheduling is Scheduling.DRAINING and (moving or not left):
             yield f"{node.name} is to be emptied, and has {len(left)} instances"
         if node.scheduling is Scheduling.DRAINED and left:
             yield f"{node.name} is drained, and has {len(left)} instances"
+
+
+def _bound(world: World, row: Instance) -> bool:
+    """It has nowhere else to go."""
+    return waits.home(world, row) != "" or waits.for_room(world, row, made=False)
 
 
 def _vm(host: str, view: VmView, row: Instance | None) -> Iterator[str]:

@@ -8,29 +8,32 @@ from typing import TYPE_CHECKING
 
 from shellwego.control import apps, deployments
 from shellwego.control.apps import AppWish, current_deployment
-from shellwego.control.attachments import attach
-from shellwego.control.config import ConfigWish
+from shellwego.control.authorization import Access
+from shellwego.control.config import ConfigWish, PlacementWish, ProcessWish
 from shellwego.control.deployments import Rollout
 from shellwego.control.images import choose_image
-from shellwego.control.mounts import volume_named
 from shellwego.control.runs import RunWish, create_run, stop_run
-from shellwego.control.scopes import AppTarget, ProjectTarget
+from shellwego.control.scopes import AppTarget, ProjectTarget, VolumeTarget
 from shellwego.control.sleep import resume, suspend
 from shellwego.control.unit import Unit
-from shellwego.control.volumes import VolumeWish, create_volume
-from shellwego.core.apps import App, Mount, Service
+from shellwego.core.apps import App, Service
 from shellwego.core.deployments import CanaryPlan
 from shellwego.core.errors import ConflictError, ForbiddenError, ShellWeGoError
 from shellwego.core.instances import OwnerKind, Phase, Sleep
 from shellwego.core.tenancy import Project
 from shellwego.ports.store import eq
+from tests.sim import disks
 from tests.sim.client import Client, Request, Told, answering, told
+from tests.sim.disks import Disks
 from tests.sim.story import Event
 
 if TYPE_CHECKING:
     from tests.sim.server import Server
     from tests.sim.world import World
 
+PRIORITIES = (20, 50, 80)
+MEMORIES_BYTES = (256 << 20, 1 << 30, 3 << 30, 5 << 30)
+"""What an instance may take of the 5 or 8 GiB that a node has."""
 STRATEGIES = ("rolling", "immediate", "bluegreen", "canary")
 EFFECTS = {
     "create": "app.created",
@@ -45,8 +48,9 @@ EFFECTS = {
     "sleep": "instance.suspending",
     "wake": "instance.resuming",
     "cancel": "app.deployment.cancelled",
-    "attach": "app.deployment.requested",
+    "prioritize": "app.deployment.requested",
     "destroy": "app.deleting",
+    **disks.EFFECTS,
 }
 """The event by which each operation is told, once."""
 
@@ -73,20 +77,34 @@ class Tenant(Client):
     def __init__(self, world: World, index: int) -> None:
         super().__init__(world, f"app-{index}")
         self.model = Model()
+        self._disks = Disks(world, self.name)
 
     def _meant(self, event: Event, tag: str) -> Request:
-        absent = self.model.app_id == "" and event.kind != "create"
-        return Request("create" if absent else event.kind, self.name, event.number, tag)
+        operation = event.kind
+        if self.model.app_id == "":
+            operation = "create"
+        elif operation in disks.EFFECTS:
+            operation = self._disks.meant(operation, event.number)
+        return Request(operation, self.name, event.number, tag)
 
     async def _do(self, server: Server, request: Request) -> Told:
         access = self._access(server, request, _PERMISSIONS.get(request.operation, "apps:write"))
         project = self._world.project_id
         if request.operation == "create":
             return told(await access.write_once(ProjectTarget(project), answering(_create(request))))
+        if request.operation in disks.EFFECTS:
+            return await self._do_to_volume(access, request)
         if request.operation in _OUTSIDE and (known := await access.recalled()) is not None:
             return told(known)
         work = await _work(self._world, server, request)
         return told(await access.write_once(AppTarget(request.name, project), answering(work)))
+
+    async def _do_to_volume(self, access: Access, request: Request) -> Told:
+        name, project = self._disks.name(request.number), self._world.project_id
+        if request.operation == "volume-create":
+            return told(await access.write_once(ProjectTarget(project), answering(disks.create(request, name))))
+        work = disks.work(access, request, project, _rollout(request))
+        return told(await access.write_once(VolumeTarget(name, project), answering(work)))
 
     def _refused(self, request: Request, error: ShellWeGoError) -> None:
         if request.operation == "denied":
@@ -95,6 +113,8 @@ class Tenant(Client):
             self._violated("wrong-answer", request, error.code)
         if error.code == "app-not-found":
             self._gone(request)
+        if error.code == "volume-not-found" and (lost := self._disks.gone(request)):
+            self._violated("lost-write", request, lost)
 
     def _done(self, request: Request, answer: Told) -> None:
         model = self.model
@@ -111,12 +131,13 @@ class Tenant(Client):
                 model.destroyed = True
             case "attach":
                 model.counts["web"] = 1
-                model.deployments[str(answer["deployment"])] = request.tag
-            case "deploy" | "deploy-bad" | "rollback" | "restart":
-                model.generation += request.operation == "restart"
-                model.deployments[str(answer["deployment"])] = request.tag
+            case "restart":
+                model.generation += 1
             case "cancel":
                 model.cancelled.add(str(answer["deployment"]))
+        if EFFECTS.get(request.operation) == "app.deployment.requested" and answer["deployment"]:
+            model.deployments[str(answer["deployment"])] = request.tag
+        self._disks.learn(request, answer)
 
     def _gone(self, request: Request) -> None:
         if not self.model.destroyed:
@@ -133,9 +154,15 @@ class Tenant(Client):
 
     def check(self) -> None:
         """What was acknowledged is stored, now that nothing is under way."""
-        model, app = self.model, self._world.app(self.name)
-        if self.busy or not model.app_id:
+        if self.busy:
             return
+        for fault in self._disks.faults():
+            self._world.watch.violated("lost-write", fault)
+        if self.model.app_id:
+            self._check_app()
+
+    def _check_app(self) -> None:
+        model, app = self.model, self._world.app(self.name)
         if app is None or app.id != model.app_id:
             if not model.destroyed:
                 self._world.watch.violated("lost-write", f"{self.name} is gone")
@@ -189,6 +216,8 @@ async def _work(world: World, server: Server, request: Request) -> Work:
             return lambda unit, app: {"deployment": deployments.rollback(unit, app, None, _rollout(request)).id}
         case "restart":
             return lambda unit, app: {"deployment": deployments.restart(unit, app, _rollout(request)).id}
+        case "prioritize":
+            return _prioritize(request)
         case _:
             return _SIMPLE[request.operation](number)
 
@@ -259,17 +288,24 @@ def _wake(unit: Unit, app: App) -> Told:
     return {"instance": resume(unit, asleep[0]).id}
 
 
-def _attach(unit: Unit, app: App) -> Told:
-    """A volume of its own, which one instance can have."""
-    project = unit.tx.projects.get(app.project_id)
-    name = f"data-{app.name}"
-    volume = volume_named(unit.tx, app.project_id, name)
-    if not app.last_release_number or project is None:
-        raise ConflictError("never-deployed", "it has no release yet")
-    volume = volume or create_volume(unit, project, VolumeWish(name=name, size_bytes=1 << 30))
-    scaled = apps.scale_app(unit, app, {"web": 1})
-    made = attach(unit, volume, scaled, Mount(source=name, destination="/data"))
-    return {"deployment": made.id if made else ""}
+def _prioritize(request: Request) -> Work:
+    """To matter more, or less; and to need more or less room. Of those that have volumes every second is large and matters
+    least: what would be taken first, if they might be taken."""
+    number = request.number
+
+    def prioritize(unit: Unit, app: App) -> Told:
+        priority, memory = PRIORITIES[number % 3], MEMORIES_BYTES[number // 3 % len(MEMORIES_BYTES)]
+        if app.config.mounts and number % 2:
+            priority, memory = PRIORITIES[0], MEMORIES_BYTES[-2]
+        wish = ConfigWish(
+            placement=PlacementWish(priority=priority), processes={"web": ProcessWish(memory_bytes=memory)}
+        )
+        made = deployments.change(unit, app, wish, _rollout(request))
+        after = unit.tx.apps.get(app.id)
+        effect = after is not None and after.last_release_number != app.last_release_number
+        return {"deployment": made.id if made else "", "effect": effect}
+
+    return prioritize
 
 
 def _cancel(unit: Unit, app: App) -> Told:
@@ -288,7 +324,6 @@ _SIMPLE: Mapping[str, Callable[[int], Work]] = {
     "stop-run": lambda number: _stop_run,
     "sleep": _sleep,
     "wake": lambda number: _wake,
-    "attach": lambda number: _attach,
     "cancel": lambda number: _cancel,
     "destroy": lambda number: _destroy,
 }
@@ -299,4 +334,5 @@ _PERMISSIONS = {
     "deploy-bad": "deployments:write",
     "rollback": "deployments:write",
     "cancel": "deployments:write",
+    **dict.fromkeys(disks.EFFECTS, "volumes:write"),
 }

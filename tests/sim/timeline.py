@@ -1,26 +1,29 @@
 """An event loop and a clock without a world outside: nothing is waited for but virtual time, and the order is the seed's.
 
-The loop never asks the kernel, so a turn costs no system call. Before a callback may run there is nothing to
-shuffle: what varies the order of tasks is `Dice.turns`, by which each way to the store, the bus and the wire gives way so
-many times.
+The loop never asks the kernel, so a turn costs no system call; where all wait, it lets time pass itself. Before a callback
+may run there is nothing to shuffle: what varies the order of tasks is `Dice.turns`, by which each way to the store, the bus
+and the wire gives way so many times.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import random
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 from shellwego.drivers.clock.ids import IdSource
-from shellwego.drivers.clock.virtual import VirtualClock
+from shellwego.drivers.clock.virtual import StuckError, VirtualClock
 
 T = TypeVar("T")
 
 
 _TURNS = (0, 0, 0, 0, 0, 0, 1, 3)
 _AHEAD = 256
+_MOST_TURNS = 100_000
+"""At one hour."""
 
 
 class _Handle:
@@ -41,6 +44,12 @@ class _Handle:
 class _Loop(asyncio.SelectorEventLoop):
     """A loop that looks at nothing but what is ready: no timers, no files."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.passing: Callable[[], None] | None = None
+        """Lets time pass, whenever all wait."""
+        self._turns = 0
+
     def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
         handle = _Handle(callback, args, copy_context() if context is None else context)
         self._ready.append(handle)  # type: ignore[attr-defined]
@@ -48,8 +57,14 @@ class _Loop(asyncio.SelectorEventLoop):
 
     def _run_once(self) -> None:
         ready = self._ready  # type: ignore[attr-defined]
+        self._turns += 1
         if not ready:
-            raise AssertionError("the simulation waits for something outside of virtual time")
+            if self.passing is None:
+                raise AssertionError("the simulation waits for something outside of virtual time")
+            self._turns = 0
+            self.passing()
+        elif self._turns > _MOST_TURNS:
+            raise StuckError("a task spins without ever waiting")
         for _ in range(len(ready)):
             handle = ready.popleft()
             if not handle.cancelled:
@@ -65,11 +80,41 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         loop.close()
 
 
+class Time(VirtualClock):
+    """Virtual time that the loop lets pass from one sleeper's hour to the next: who waits for the last of them is woken for
+    that alone."""
+
+    async def advance(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, _Loop)
+        reached: asyncio.Future[None] = loop.create_future()
+        end = self._elapsed + seconds
+        loop.passing = lambda: self._pass(end, reached)
+        try:
+            await reached
+        finally:
+            loop.passing = None
+
+    def _pass(self, end: float, reached: asyncio.Future[None]) -> None:
+        hour = self._next_hour()
+        self._elapsed = max(self._elapsed, min(hour, end))
+        if hour > end:
+            reached.set_result(None)
+        while self._next_hour() <= self._elapsed:
+            heapq.heappop(self._sleepers)[2].set_result(None)
+
+
 class Dice(random.Random):
     """The chance of one part of the simulation, by name: what another part draws does not change it."""
 
-    def __init__(self, seed: int, name: str) -> None:
-        super().__init__(f"{name}/{seed}")
+    def __init__(self, way: str, name: str) -> None:
+        super().__init__()
+        self._name = name
+        self.take(way)
+
+    def take(self, way: str) -> None:
+        """From here on it falls as it does on this way of a story, whatever it did before."""
+        self.seed(f"{self._name}/{way}")
         self._ahead: list[int] = []
 
     def hits(self, probability: float) -> bool:

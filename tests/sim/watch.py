@@ -17,16 +17,19 @@ from shellwego.core.events import AuditRecord, Event, LoopLease
 from shellwego.core.events import Counter as Number
 from shellwego.core.instances import PHASE_MOVES, TERMINAL, Desired, Instance, OwnerKind, Phase, Sleep
 from shellwego.core.liveness import DEFAULT_TERMS, FLAPS
+from shellwego.core.moves import MoveStage
 from shellwego.core.nodes import Node, NodeHealth, Scheduling
 from shellwego.core.routes import EDGE_TIMEOUT_S, service_port
 from shellwego.core.slots import DRAINABLE
 from shellwego.core.vms import VmPhase, VmView
 from shellwego.ports.engine import VmOrder
-from shellwego.ports.store import Transaction
-from tests.sim import moves
+from shellwego.ports.store import Transaction, eq
+from tests.sim import holdings, moves
+from tests.sim.contents import Contents
 from tests.sim.server import reporting
 
 if TYPE_CHECKING:
+    from tests.sim.hosts import NodeHost
     from tests.sim.world import World
 
 T = TypeVar("T")
@@ -34,6 +37,15 @@ _DESIRES = {
     Desired.SERVE: {Desired.SERVE, Desired.DRAIN, Desired.STOP},
     Desired.DRAIN: {Desired.DRAIN, Desired.STOP},
     Desired.STOP: {Desired.STOP},
+}
+_LOOPED = frozenset({MoveStage.STOPPING, MoveStage.LAST, MoveStage.ARRIVING, MoveStage.CLEARING, MoveStage.DONE})
+"""Stages that the loop begins, and nobody else."""
+_MOVE_NEWS = {
+    MoveStage.STOPPING: ("volume.move.stopping",),
+    MoveStage.ARRIVING: ("volume.move.switched",),
+    MoveStage.DONE: ("volume.moved",),
+    MoveStage.FAILED: ("volume.move.failed",),
+    MoveStage.CANCELLED: ("volume.move.cancelled",),
 }
 _WOKEN_S = 20.0
 """One that slept passes its checks anew, and may have slept so shortly that nobody heard of it."""
@@ -90,11 +102,20 @@ class Watch:
         self._heard: dict[str, float] = {}
         self._slept: dict[str, float] = {}
         """When an instance was told last that it is to sleep."""
+        self._memories = holdings.Memories(world)
+        self.contents = Contents(world)
+        self._made: dict[str, str] = {}
+        self.lost_volumes: set[str] = set()
+        """Whose node was removed, or that of a copy: what was there nobody dares to delete."""
 
     @property
     def digest(self) -> str:
         """Of all that happened."""
         return self._digest.hexdigest()
+
+    def heard_at(self, node_id: str) -> float:
+        """When it was stored last that a node was heard, by virtual time."""
+        return self._heard.get(node_id, 0.0)
 
     def note(self, text: str) -> None:
         line = f"{self._world.clock.monotonic():9.3f} {text}"
@@ -163,8 +184,9 @@ class Watch:
             return
         yield from _undeclared(old, new)
         yield from moves.placed(tx, old, new)
+        yield from holdings.evicted(tx, old, new)
         if new.evicted and not old.evicted:
-            yield from self._held(server, tx, "loop.drains", f"{new.id} has to leave its node")
+            yield from self._held(server, tx, _evicting(tx, new), f"{new.id} has to leave its node")
         if new.sleep is Sleep.ASLEEP:
             self._slept[new.id] = self._world.clock.monotonic()
         if new.observed != old.observed:
@@ -189,7 +211,7 @@ class Watch:
             yield "forgot-health", f"instance {new.id}: {seen.reason or seen.detail}"
 
     def _stopped(self, tx: Transaction, instance: Instance) -> Iterator[tuple[str, str]]:
-        if instance.desired is Desired.DRAIN:
+        if instance.desired is Desired.DRAIN or instance.sleeps:
             yield from self._emptied(tx, instance, "stopped")
         elif instance.desired is Desired.SERVE:
             release = tx.releases.get(instance.release_id)
@@ -239,9 +261,26 @@ class Watch:
                 yield "declared-transitions", f"{new.name} is down, and its epoch is what it was"
             if len(new.downs) >= FLAPS and new.flapping_since is None:
                 yield "not-damped", f"{new.name} went down {len(new.downs)} times, and may have anything new"
-            silence = self._world.clock.monotonic() - self._heard.get(new.id, 0.0)
+            silence = self._world.clock.monotonic() - self.heard_at(new.id)
             if silence < DEFAULT_TERMS.down_s - 1e-6:
                 yield "judged-too-early", f"{new.name} is down, and was heard {silence:.3f} s ago"
+
+    def _volume(self, server: str, tx: Transaction, write: Write) -> Iterator[tuple[str, str]]:
+        if (write.new or write.old).lost:
+            self.lost_volumes.add((write.new or write.old).id)
+        old, new = write.old, write.new
+        yield from holdings.volume(tx, write, self.contents)
+        if old is None or new is None:
+            return
+        if new.move is not None and old.move is not None and old.move.stage is not new.move.stage in _LOOPED:
+            yield from self._held(server, tx, "loop.moves", f"the move of {new.name} is {new.move.stage}")
+
+    def _replica(self, server: str, tx: Transaction, write: Write) -> Iterator[tuple[str, str]]:
+        old, new = write.old, write.new
+        left = old is not None and old.node_id and (new is None or new.node_id != old.node_id)
+        if left and tx.nodes.get(old.node_id) is None:
+            self.lost_volumes.add(old.volume_id)
+        yield from self.contents.replica(tx, write)
 
     def _lease(self, server: str, tx: Transaction, write: Write) -> Iterator[tuple[str, str]]:
         old, new = write.old, write.new
@@ -283,9 +322,21 @@ class Watch:
                 if own and view.phase is not VmPhase.ENDED:
                     self.violated("two-owners", f"{order.instance_id}: {order.vm_id} beside {view.vm_id}")
         for mount in order.workload.mounts:
-            others = [vm for host in self._world.nodes for vm in host.engine.mounted(mount.volume_id)]
+            others = [vm for host in self._world.nodes for vm in _having(host, node, mount.volume_id)]
             if set(others) - {order.vm_id}:
                 self.violated("two-owners", f"{mount.volume_id}: {order.vm_id} beside {others}")
+
+    def vm_woken(self, node: str, vm_id: str, memory: str) -> None:
+        """A VM goes on with a memory."""
+        self.note(f"{node} wakes {vm_id}")
+        for name, detail in self._memories.woken(vm_id, memory):
+            self.violated(name, detail)
+
+    def volume_made(self, node: str, volume_id: str) -> None:
+        """A volume is made once, where it lives; one that was lost there is not made anew elsewhere."""
+        self.note(f"{node} makes {volume_id}")
+        if self._made.setdefault(volume_id, node) != node:
+            self.violated("two-owners", f"{volume_id} is made on {node}, and was on {self._made[volume_id]}")
 
     def vm_stopped(self, node: str, view: VmView) -> None:
         """A VM that nobody wants to end is not stopped, whatever its agent went through."""
@@ -293,8 +344,21 @@ class Watch:
         row = self._world.rows("instances").get(view.instance_id)
         if row is None or not row.live or row.desired is Desired.STOP or row.node_id != self._world.node_id(node):
             return
-        if view.phase is VmPhase.RUNNING:
+        host = next(host for host in self._world.nodes if host.name == node)
+        if view.phase is VmPhase.RUNNING and not host.engine.runs_out(view.vm_id):
             self.violated("stopped-unasked", f"{view.vm_id} of {row.id}, which should be there")
+
+
+def _having(host: NodeHost, node: str, volume_id: str) -> list[str]:
+    """Who sleeps on a node from which a volume went has it no more, but for what it is called."""
+    return host.engine.mounted(volume_id) if host.name == node else host.engine.running_with(volume_id)
+
+
+def _evicting(tx: Transaction, evicted: Instance) -> str:
+    """The lease of the loop by which an instance has to leave its node."""
+    if any(held.closed for held in tx.volumes.select(eq("instance_id", evicted.id))):
+        return "loop.moves"
+    return "loop.rollout" if evicted.preempted else "loop.drains"
 
 
 def _undeclared(old: Instance, new: Instance) -> Iterator[tuple[str, str]]:
@@ -349,6 +413,10 @@ def _news(write: Write) -> Iterator[str]:
         return
     if write.table == "deployments" and old.state is not new.state:
         yield f"app.deployment.{new.state.value}"
+    if write.table == "volumes" and old.move and new.move and old.move.stage is not new.move.stage and not new.lost:
+        yield from _MOVE_NEWS.get(new.move.stage, ())
+    if write.table == "volumes" and old.promotion != new.promotion and not new.promotion.arrived:
+        yield "volume.promoted"
     if write.table == "nodes" and old.health is not new.health:
         yield f"node.{new.health.value}"
     if write.table == "nodes" and old.flapping_since is None and new.flapping_since is not None:
@@ -363,6 +431,9 @@ _CHECKS = {
     "deployments": Watch._deployment,
     "instances": Watch._instance,
     "nodes": Watch._node,
+    "volumes": Watch._volume,
+    "replicas": Watch._replica,
+    "snapshots": lambda watch, server, tx, write: holdings.snapshot(tx, write),
     "leases": Watch._lease,
     "counters": Watch._counter,
     "events": Watch._event,

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from shellwego.core.assignments import Assignments, NodeReport, Registration, SecretsRequest, SecretValues
+from shellwego.core.assignments import (
+    Assignments,
+    NodeReport,
+    Registration,
+    SecretsRequest,
+    SecretValues,
+    VolumeKey,
+    VolumeKeyRequest,
+)
+from shellwego.core.backups import BackupAccess, BackupAccessRequest
 from shellwego.core.errors import UnavailableError
+from shellwego.core.names import NodeNames
+from shellwego.core.publishing import NodePorts
 from shellwego.core.routing import EdgeReport, RouteTable
 from shellwego.ports.bus import Hint
 from shellwego.ports.store import Transaction
@@ -40,9 +51,14 @@ class StoreWay:
         await self._there()
         if self.world.faults.on("store-full"):
             raise UnavailableError("disk-full", "the store's disk is full")
-        await self.world.points.reached(self.server, "before a commit")
-        result = await self.world.store.transact(lambda tx: self.world.watch.committing(self.server.name, tx, fn))
-        await self.world.points.reached(self.server, "after a commit")
+        if self.world.faults.on("node-on-the-verge"):
+            await self.clock.sleep(self.dice.uniform(0.0, 0.8))
+        points, name = self.world.points, self.server.name
+        if points.armed:
+            await points.reached(self.server, "before a commit")
+        result = await self.world.store.transact(lambda tx: self.world.watch.committing(name, tx, fn))
+        if points.armed:
+            await points.reached(self.server, "after a commit")
         await self._back()
         return result
 
@@ -58,7 +74,8 @@ class StoreWay:
     async def _there(self) -> None:
         if not self.server.alive:
             raise UnavailableError("store-closed", "nobody is there any more who could ask")
-        await self.gate.passed()
+        if self.gate.closed:
+            await self.gate.passed()
         for _ in range(self.dice.turns()):
             await asyncio.sleep(0)
         if self.world.faults.on("store-slow"):
@@ -73,7 +90,8 @@ class StoreWay:
         if self.deaf:
             await self.clock.sleep(self.dice.choice((0.01, 2.0)))
             raise UnavailableError("store-unknown", "the store's answer was lost")
-        await self.gate.passed()
+        if self.gate.closed:
+            await self.gate.passed()
 
 
 @dataclass(slots=True)
@@ -125,6 +143,8 @@ class Wire:
     dice: Dice
     mute: bool = False
     deaf: bool = False
+    stalled: Gate = field(default_factory=Gate)
+    """Nothing comes through, and nothing is lost."""
     _last: int = field(default=0)
 
     async def call(self, invoke: Callable[[Server], Awaitable[T]], kind: str) -> T:
@@ -134,6 +154,7 @@ class Wire:
             UnavailableError: no answer came, whatever became of it.
         """
         await self.gate.passed()
+        await self.stalled.passed()
         for _ in range(self.dice.turns()):
             await asyncio.sleep(0)
         server, faults = self._server(), self.world.faults
@@ -155,6 +176,17 @@ class Wire:
             await self._in_vain()
         await self.gate.passed()
         return answer
+
+    async def checked(self, server: Server) -> None:
+        """Whether a stream by way of this server goes on.
+
+        Raises:
+            UnavailableError: it broke off.
+        """
+        await self.gate.passed()
+        broken = self.world.faults.on("streams-cut") and self.dice.hits(0.5)
+        if broken or self.mute or self.deaf or server.gate.closed or not server.alive:
+            raise UnavailableError("uplink-unavailable", "the stream broke off on its way")
 
     def _server(self) -> Server | None:
         servers = self.world.servers
@@ -197,8 +229,68 @@ class NodeWire:
     async def report(self, report: NodeReport) -> int:
         return await self.wire.call(lambda server: server.report(report), "uplink")
 
+    async def names(self, node_id: str) -> NodeNames:
+        return await self.wire.call(lambda server: server.nodes.names(node_id), "uplink")
+
+    async def ports(self, node_id: str) -> NodePorts:
+        return await self.wire.call(lambda server: server.nodes.ports(node_id), "uplink")
+
     async def secrets(self, request: SecretsRequest) -> SecretValues:
         return await self.wire.call(lambda server: server.nodes.secrets(request), "uplink")
+
+    async def backup_access(self, request: BackupAccessRequest) -> BackupAccess:
+        return await self.wire.call(lambda server: server.nodes.backup_access(request), "uplink")
+
+    async def volume_key(self, request: VolumeKeyRequest) -> VolumeKey:
+        return await self.wire.call(lambda server: server.nodes.volume_key(request), "uplink")
+
+
+@dataclass(slots=True)
+class MemoryWire:
+    """`ports.uplink.Memories` over a wire, which may break in the middle."""
+
+    wire: Wire
+
+    def memory(self, node_id: str, instance_id: str) -> AsyncGenerator[bytes]:
+        return _passed_on(self.wire, lambda server: server.memories.memory(node_id, instance_id))
+
+
+@dataclass(slots=True)
+class ReplicaWire:
+    """`ports.uplink.Replicas` over a wire, which may break in the middle."""
+
+    wire: Wire
+
+    def replica(self, node_id: str, replica_id: str, snapshot_id: str, since: str) -> AsyncGenerator[bytes]:
+        return _passed_on(self.wire, lambda server: server.replicas.replica(node_id, replica_id, snapshot_id, since))
+
+
+async def _passed_on(wire: Wire, opened: Callable[[Server], AsyncGenerator[bytes]]) -> AsyncGenerator[bytes]:
+    """What a server passes on. It breaks off where the server ends."""
+    server = await wire.call(_itself, "uplink")
+    chunks: asyncio.Queue[bytes | asyncio.Task[None]] = asyncio.Queue()
+
+    async def pour() -> None:
+        async with aclosing(opened(server)) as stream:
+            async for chunk in stream:
+                chunks.put_nowait(chunk)
+
+    pouring = server.begin(pour())
+    pouring.add_done_callback(chunks.put_nowait)
+    try:
+        while isinstance(chunk := await chunks.get(), bytes):
+            await wire.checked(server)
+            yield chunk
+        await wire.checked(server)
+        if chunk.cancelled():
+            raise UnavailableError("uplink-unavailable", "the stream broke off with its server")
+        chunk.result()
+    finally:
+        await cancelled([pouring])
+
+
+async def _itself(server: Server) -> Server:
+    return server
 
 
 @dataclass(slots=True)

@@ -9,23 +9,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from shellwego.control import replicareports
 from shellwego.control.bootstrap import bootstrap
+from shellwego.control.quotas import set_organization_quota
 from shellwego.control.unit import Control, Unit
+from shellwego.core import volumeleases
+from shellwego.core.quota import PRIORITY
 from shellwego.core.tenancy import Grant, Principal
+from shellwego.core.vms import VmPhase
 from shellwego.drivers.bus.memory import MemoryBus
-from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.images.memory import MemoryImages
 from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.store.memory import MemoryStore
+from shellwego.drivers.streams.memory import MemoryStreams
 from tests.sim.crashes import Points
 from tests.sim.faults import Faults
-from tests.sim.hosts import EdgeHost, NodeHost
+from tests.sim.hosts import LEASE_S, EdgeHost, NodeHost
 from tests.sim.server import Server
 from tests.sim.story import Story
-from tests.sim.timeline import Dice, Gate, HostClock
+from tests.sim.timeline import Dice, Gate, HostClock, Time
 from tests.sim.watch import Watch
 from tests.sim.ways import cancelled
 
+OPENED_S = 0.5
+"""The first part of a story comes so long after the start of everything."""
 GOOD = tuple(f"registry.test/good:{number}" for number in range(4))
 BAD = ("registry.test/sick:1", "registry.test/exits:1", "registry.test/corrupt:1", "registry.test/absent:1")
 """Passes no check; ends at once; cannot be fetched; is not there."""
@@ -38,10 +45,12 @@ class World:
         self.story = story
         self.scratch = scratch
         self.keep_trace = keep_trace
-        self.clock = VirtualClock(seed=story.seed)
-        self.store_clock = HostClock(self.clock, Gate(), Dice(story.seed, "ids of the store"))
+        self._dice: list[Dice] = []
+        self.clock = Time()
+        self.store_clock = HostClock(self.clock, Gate(), self.dice("ids of the store"))
         self.store = MemoryStore(self.store_clock)
         self.bus = MemoryBus()
+        self.streams = MemoryStreams()
         self.kms = MemoryKms()
         self.watch = Watch(self)
         self.faults = Faults(self)
@@ -57,6 +66,18 @@ class World:
         self.nodes = [NodeHost(self, number) for number in range(story.nodes)]
         self.edges = [EdgeHost(self, number) for number in range(story.edges)]
 
+    def dice(self, name: str) -> Dice:
+        """The chance of one part, by name."""
+        dice = Dice(self.story.ways[0], name)
+        self._dice.append(dice)
+        return dice
+
+    def take(self, story: Story, stretch: int) -> None:
+        """Go on as this story does from its nth stretch on."""
+        self.story = story
+        for dice in self._dice:
+            dice.take(story.ways[stretch])
+
     def _publish(self) -> None:
         for reference in (*GOOD, *BAD[:3]):
             self.images.publish(reference)
@@ -66,15 +87,18 @@ class World:
 
     async def open(self) -> None:
         """Make the first organization, and start everything."""
+        replicareports.TERM_S = LEASE_S
+        volumeleases.OVER_S = LEASE_S + volumeleases.UNWRITTEN_S + volumeleases.MARGIN_S
         control = Control(self.store, MemoryBus(), self.store_clock)
         first = await control.commit(partial(bootstrap, secret="first"))
         assert first is not None
+        await control.commit(lambda unit: set_organization_quota(unit, first.organization, None, {PRIORITY: None}))
         self.project_id = first.project.id
         self.owner = _principal(first.user.id, "owner")
         self.viewer = _principal("usr_viewer", "viewer")
         for part in (*self.servers, *self.nodes, *self.edges):
             part.start()
-        await self.clock.advance(0.5)
+        await self.clock.advance(OPENED_S)
 
     async def close(self) -> None:
         for host in (*self.nodes, *self.edges):
@@ -99,6 +123,13 @@ class World:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def request(self, instance_id: str) -> None:
+        """An instance's VM does what a client asks."""
+        for node in self.nodes:
+            for view in node.engine.views:
+                if view.instance_id == instance_id and view.phase is VmPhase.RUNNING:
+                    node.engine.write(view.vm_id)
 
     def rows(self, table: str) -> dict[str, Any]:
         """What is stored, seen from outside of any transaction."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.cluster.node import JoinedEdge, JoinedNode
-from plasmavmc.host.names import HostNames, is_shaper, tap_name
+from plasmavmc.host.names import HostNames, tap_name
 from plasmavmc.types import vm_key
 from tests.real.cluster.hosts import APP, INSTANCES, Cluster
 
@@ -92,8 +92,8 @@ def _of_node(node: JoinedNode, wanted: set[str]) -> list[str]:
         "VMM": {f"swg-{node.key}-{key}" for key in wanted},
         "tap": {tap_name(names.code, key) for key in wanted},
     }
-    links = {link for link in _links(node) if link.startswith(f"swg{names.code}") and not is_shaper(link)}
-    present = {"VMM": set(node.vmms().values()), "tap": links - {names.bridge}}
+    taps = {link for link in _links(node) if names.is_tap(link)}  # one that was made ahead is nobody's yet
+    present = {"VMM": set(node.vmms().values()), "tap": taps}
     found = [
         f"{node.name}: {what}s {sorted(present[what])} instead of {sorted(expected[what])}"
         for what in expected

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 from examples.cluster.network import Way
 from examples.cluster.part import Part
+from tests.real.cluster.clocks import Clock
 from tests.real.cluster.hosts import APP, Cluster, Server, fill
 from tests.real.cluster.journal import API_CLIENTS, CONNECTIONS
 
 PAUSE_S, CUT_S = 10.0, 12.0
+HOUR_S = 3600
 BALANCED_S = 1.5
 """Within which the balancer sends requests to a server that is ready."""
 RESTART_S = 1.0
@@ -37,8 +39,7 @@ class Fault:
     befall: Callable[[Cluster], AbstractContextManager[Noticed]]
     noticed_s: float = 0.0
     by_silence: bool = False
-    """It is noticed by who leads, and has done so that long; where servers get so little of the machine that leases change
-    hands all the time, nobody does."""
+    """It is noticed by who leads, and has done so that long; after twice the time where leases changed hands meanwhile."""
     app_failures: int = 0
     """Requests to the app that may fail."""
     api_failures: int | None = 0
@@ -47,6 +48,11 @@ class Fault:
     """Else each VM has to live on. With one go the last lines that it wrote, and so what a POST left there."""
     logs_may_go: bool = False
     """An app never waits for its log: what finds no room is dropped, and counted."""
+
+    @property
+    def lines_may_go(self) -> bool:
+        """Whether what a POST left in a log may be gone."""
+        return self.vms_may_go or self.logs_may_go
 
 
 @contextmanager
@@ -194,6 +200,33 @@ def _full(cluster: Cluster, owner: str) -> Iterator[Noticed]:
         filler.unlink()
 
 
+def _leader(cluster: Cluster) -> tuple[Part, Clock]:
+    return cluster.leader().part, cluster.leader().clock
+
+
+def _node(cluster: Cluster) -> tuple[Part, Clock]:
+    return cluster.nodes[2], cluster.clocks[2]
+
+
+def _stepped(
+    whose: Callable[[Cluster], tuple[Part, Clock]], ahead_s: int
+) -> Callable[[Cluster], AbstractContextManager[Noticed]]:
+    """A step there, and one back."""
+
+    @contextmanager
+    def befall(cluster: Cluster) -> Iterator[Noticed]:
+        part, clock = whose(cluster)
+        assert all(clock.is_of(pid) for pid in part.processes())
+        clock.step(ahead_s)
+        try:
+            yield None
+            time.sleep(PAUSE_S)
+        finally:
+            clock.step(0)
+
+    return befall
+
+
 @contextmanager
 def _exchanged(cluster: Cluster) -> Iterator[Noticed]:
     yield None
@@ -253,5 +286,9 @@ FAULTS = (
     Fault(name="bus restarted", befall=_bus_restarted),
     Fault(name="database restarted", befall=_database_restarted, api_failures=None),
     Fault(name="node's disk full", befall=lambda cluster: _full(cluster, "n3"), logs_may_go=True),
+    Fault(name="clock of who leads: an hour ahead", befall=_stepped(_leader, HOUR_S)),
+    Fault(name="clock of who leads: an hour behind", befall=_stepped(_leader, -HOUR_S)),
+    Fault(name="clock of a node: an hour ahead", befall=_stepped(_node, HOUR_S)),
+    Fault(name="clock of a node: an hour behind", befall=_stepped(_node, -HOUR_S)),
     Fault(name="server's disk full", befall=lambda cluster: _full(cluster, "s3")),
 )

@@ -28,6 +28,7 @@ from tests.contract.nats_server import NatsServer, running_nats
 from tests.contract.postgres_server import PostgresServer, running_postgres
 from tests.real.cluster.api import Api
 from tests.real.cluster.balancer import running_balancer
+from tests.real.cluster.clocks import Clock, build_library
 from tests.real.platform_harness import until
 
 API, NODES, HTTP, BALANCED = 7080, 7081, 80, 7443
@@ -36,6 +37,7 @@ INSTANCES = 3
 LEAVE_S = 3
 """A server that is asked to end is not ready for so long first; the balancer asks twice a second."""
 DISK_BYTES = 6 << 30
+LIBRARY = "clock.so"
 
 
 @dataclass(slots=True)
@@ -45,6 +47,7 @@ class Server:
     host: Host
     data_dir: Path
     part: Part
+    clock: Clock
 
     @property
     def holder(self) -> str:
@@ -66,6 +69,8 @@ class Cluster:
     operator: Platform
     servers: list[Server] = field(default_factory=list)
     nodes: list[JoinedNode] = field(default_factory=list)
+    clocks: list[Clock] = field(default_factory=list)
+    """Those of the nodes."""
     edges: list[JoinedEdge] = field(default_factory=list)
 
     @property
@@ -117,6 +122,7 @@ def running_servers(*names: str) -> Iterator[Cluster]:
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swg-cluster-", ignore_cleanup_errors=True)))
         root.chmod(0o755)
+        build_library(root / LIBRARY)
         stack.enter_context(_disk(root / names[-1]))
         switch = stack.enter_context(Switch())
         store, client = switch.add("store"), switch.add("client")
@@ -162,10 +168,14 @@ def _server(cluster: Cluster, host: Host, flags: tuple[str, ...]) -> Server:
     data_dir = cluster.root / host.name
     words = ("server", "--data-dir", str(data_dir), "--api-listen", host.address, "--api-port", str(API))
     words += ("--node-listen", host.address, "--node-port", str(NODES), *flags)
-    environment = {"XDG_CONFIG_HOME": str(cluster.root / f"{host.name}-config")}
-    return Server(
-        host, data_dir, Part(words, b"server is ready", cluster.root / f"{host.name}.log", host.enter, environment)
-    )
+    clock = _clock(cluster, host)
+    environment = {"XDG_CONFIG_HOME": str(cluster.root / f"{host.name}-config"), **clock.environment}
+    part = Part(words, b"server is ready", cluster.root / f"{host.name}.log", host.enter, environment)
+    return Server(host, data_dir, part, clock)
+
+
+def _clock(cluster: Cluster, host: Host) -> Clock:
+    return Clock(cluster.root / LIBRARY, cluster.root / f"{host.name}.clock")
 
 
 def _common_flags(cluster: Cluster, servers: list[Host]) -> tuple[str, ...]:
@@ -199,8 +209,11 @@ def _join(cluster: Cluster) -> None:
     edges = [JoinedEdge(host, cluster.root, "--keep", "--http-port", str(HTTP)) for host in hosts[:2]]
     for node in nodes:
         node.join(cluster.operator.swg("nodes", "join-token", "--name", node.name))
+        clock = _clock(cluster, node.host)
+        node.environment = clock.environment
         node.start()
         cluster.nodes.append(node)
+        cluster.clocks.append(clock)
     for edge in edges:
         edge.join(cluster.operator.swg("nodes", "join-token", "--edge", "--name", edge.name))
         edge.start()
@@ -251,6 +264,7 @@ def _take_down(cluster: Cluster) -> None:
         part.kill()
         part.words = tuple(word for word in part.words if word not in ("--keep", "--keep-vms"))
         part.start()
-        part.stop()
-    left = sorted(name for part in joined for name in of_installation(part.data_dir))
+        code = part.stop()
+        assert code == 0, f"{part.name} ended with {code}"
+    left = sorted(f"{part.name}: {name}" for part in joined for name in of_installation(part.data_dir))
     assert not left, f"left behind: {left}"

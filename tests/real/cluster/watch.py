@@ -4,38 +4,29 @@ all the time.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 
 import psycopg
 
 from shellwego.core.instances import PHASE_MOVES, Phase
+from tests.real.beside import Beside
 from tests.real.cluster.hosts import Cluster
 
 EVERY_S = 0.25
 
 
-class Watch:
+class Watch(Beside):
     """Looks while the context is open. Between two looks an instance may take several steps, each of them declared."""
 
     def __init__(self, cluster: Cluster) -> None:
+        super().__init__()
         self._cluster = cluster
         self._phases: dict[str, Phase] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work)
         self.undeclared: list[str] = []
         self.looks = 0
         self.takeovers = 0
-        """Of the loop that judges nodes. A server that begins to lead has heard nothing yet."""
+        """Of the loop that judges nodes. A server that begins to judge waits for a term of its own."""
         self._leader = ""
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(60)
 
     def _work(self) -> None:
         while not self._stop.wait(EVERY_S):

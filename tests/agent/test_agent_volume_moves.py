@@ -1,0 +1,353 @@
+"""A volume that goes to another node with its app: one owner at every moment, and nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shellwego.control import nodeadmin, volumemoves, volumes
+from shellwego.core.errors import ConflictError, NotFoundError, UnavailableError
+from shellwego.core.moves import MoveStage
+from shellwego.core.replicas import marker
+from shellwego.core.volumes import VolumeState
+from tests.agent.move_world import Host
+from tests.agent.volume_move_world import GIB, TEXT, VolumeHosts
+from tests.control.rollout_world import PRJ
+
+
+@pytest.fixture
+async def hosts(tmp_path: Path) -> AsyncIterator[VolumeHosts]:
+    made = VolumeHosts(tmp_path)
+    await made.open("new")
+    yield made
+    await made.close()
+
+
+async def test_a_volume_goes_to_another_node_and_its_app_follows(hosts: VolumeHosts) -> None:
+    (before,) = hosts.edge.endpoints()
+    await hosts.start_move()
+    assert hosts.volume.state is VolumeState.MOVING
+    await hosts.moved()
+    assert hosts.holds(hosts.new) == TEXT
+    (after,) = hosts.edge.endpoints()
+    assert after != before
+    assert (hosts.move.stage, hosts.volume.state) == (MoveStage.DONE, VolumeState.ATTACHED)
+    assert hosts.move.stopped_s is not None
+    assert 0 < hosts.move.stopped_s < 10
+    [told] = hosts.told("volume.moved")
+    assert (told["from"], told["to"]) == (hosts.old.id, hosts.new.id)
+    assert float(told["stopped_s"]) > 0
+
+
+async def test_what_the_app_writes_meanwhile_goes_along_to_the_last_byte(hosts: VolumeHosts) -> None:
+    await hosts.start_move()
+    number = 0
+    while any(view.vm_id for view in hosts.old.engine.disks.views()):
+        number += 1
+        hosts.write(hosts.old, f"{TEXT}{number}")
+        await hosts.clock.advance(0.005)
+    await hosts.moved()
+    assert hosts.holds(hosts.new) == f"{TEXT}{number}"
+
+
+async def test_each_round_is_what_differs_from_the_one_before(hosts: VolumeHosts) -> None:
+    await hosts.start_move()
+    await hosts.moved()
+    (first, whole), *others = hosts.road.asked
+    assert whole == ""
+    assert [since for _, since in others] == [first, *(snapshot for snapshot, _ in others[:-1])]
+
+
+async def test_its_snapshots_go_along_the_oldest_first(hosts: VolumeHosts) -> None:
+    taken = [await hosts.snapshot(text) for text in ("one", "two")]
+    hosts.write(hosts.old, "three")
+    await hosts.start_move()
+    await hosts.clock.until(lambda: not hosts.move.active, 600)
+    await hosts.clock.advance(5)
+    kept = hosts.new.engine.disks.kept[hosts.volume_id]
+    assert (kept.holds, kept.snapshots) == ("three", dict(zip(taken, ("one", "two"), strict=True)))
+    assert hosts.holds(hosts.old) is None
+
+
+async def test_of_an_encrypted_one_ciphertext_goes_and_the_key_comes_from_the_control_plane(tmp_path: Path) -> None:
+    made = VolumeHosts(tmp_path)
+    await made.open("new", encrypted=True)
+    try:
+        await made.start_move()
+        await made.clock.until(lambda: made.holds(made.new) is not None, 60)
+        assert made.new.engine.disks.kept[made.volume_id].key is None
+        await made.moved()
+        kept = made.new.engine.disks.kept[made.volume_id]
+        assert (kept.holds, kept.key) == (TEXT, made.old_key)
+    finally:
+        await made.close()
+
+
+# What goes wrong
+
+
+async def test_a_piece_that_is_damaged_on_its_way_is_named_and_the_round_sent_again(hosts: VolumeHosts) -> None:
+    damaged: list[int] = []
+
+    def damage(number: int, piece: bytes) -> bytes:
+        if number == 1 and not damaged:
+            damaged.append(number)
+            return piece[:-1] + b"!"
+        return piece
+
+    hosts.road.on_piece = damage
+    await hosts.start_move()
+    await hosts.clock.until(lambda: "not what was sent" in hosts.move.reason, 60)
+    await hosts.moved()
+    assert (damaged, hosts.holds(hosts.new)) == ([1], TEXT)
+
+
+async def test_a_later_round_that_does_not_go_with_what_is_there_begins_anew(hosts: VolumeHosts) -> None:
+    await hosts.start_move()
+    await hosts.clock.until(lambda: hosts.move.stage is MoveStage.STOPPING, 60)
+    kept = hosts.new.engine.disks.kept[hosts.volume_id]
+    kept.snapshots = dict.fromkeys(kept.snapshots, "something else")
+    await hosts.moved()
+    assert [since for _, since in hosts.road.asked].count("") == 2
+    assert hosts.holds(hosts.new) == TEXT
+
+
+async def test_where_there_is_no_room_it_waits_and_says_so_and_can_be_given_up(hosts: VolumeHosts) -> None:
+    hosts.new.engine.disks.fails_with = UnavailableError("no-room", "the host has no room for so large a volume")
+    await hosts.start_move()
+    await hosts.clock.until(lambda: "no room" in hosts.move.reason, 60)
+    await hosts.world.control.commit(lambda unit: volumemoves.cancel_move(unit, hosts.volume))
+    assert (hosts.move.stage, hosts.volume.state) == (MoveStage.CANCELLED, VolumeState.ATTACHED)
+    hosts.new.engine.disks.fails_with = None
+    await hosts.stays()
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.02, 0.05, 0.1, 0.2])
+async def test_one_that_is_given_up_on_its_way_stays_where_it_is_and_leaves_nothing(
+    hosts: VolumeHosts, moment: float
+) -> None:
+    await hosts.start_move()
+    await hosts.clock.advance(moment)
+    with suppress(ConflictError):
+        await hosts.world.control.commit(lambda unit: volumemoves.cancel_move(unit, hosts.volume))
+        await hosts.stays()
+        return
+    await hosts.moved()
+
+
+async def test_a_node_that_dies_before_the_last_round_lets_the_app_go_on_where_it_was(hosts: VolumeHosts) -> None:
+    hosts.road.stalls = lambda: hosts.move.stage is MoveStage.LAST
+    await hosts.start_move()
+    await hosts.clock.until(lambda: hosts.move.stage is MoveStage.LAST, 60)
+    await hosts.new.kill()
+    await hosts.clock.until(lambda: hosts.move.stage is MoveStage.COPYING, 300)
+    await hosts.clock.until(lambda: len(hosts.edge.endpoints()) == 1, 120)
+    assert "does not answer" in hosts.told("volume.move.delayed")[0]["reason"]
+    hosts.write(hosts.old, "more")
+    hosts.road.stalls = lambda: False
+    hosts.new.start()
+    await hosts.moved()
+    assert hosts.holds(hosts.new) == "more"
+
+
+async def test_a_node_that_is_removed_on_the_way_ends_the_move_and_the_app_goes_on(hosts: VolumeHosts) -> None:
+    hosts.road.stalls = lambda: hosts.move.stage is MoveStage.LAST
+    await hosts.start_move()
+    await hosts.clock.until(lambda: hosts.move.stage is MoveStage.LAST, 60)
+    await hosts.new.kill()
+    target = hosts.row(hosts.new)
+    await hosts.world.control.commit(lambda unit: nodeadmin.remove_node(unit, target, force=True))
+    await hosts.clock.until(lambda: not hosts.move.active, 60)
+    assert (hosts.move.stage, hosts.volume.node_id) == (MoveStage.FAILED, hosts.old.id)
+    await hosts.clock.until(lambda: len(hosts.edge.endpoints()) == 1 and not hosts.kept, 120)
+    assert "removed" in hosts.told("volume.move.failed")[0]["reason"]
+
+
+async def test_the_last_round_is_not_sent_while_somebody_may_have_the_volume(hosts: VolumeHosts) -> None:
+    """The source's agent sees to that by itself: what the server believes of it may be old."""
+    hosts.road.stalls = lambda: hosts.move.stage is MoveStage.LAST
+    await hosts.start_move()
+    await hosts.clock.until(lambda: hosts.move.stage is MoveStage.LAST, 60)
+    view = hosts.old.engine.disks.views
+    held = [replace(each, vm_id="vm_forgotten") for each in view()]
+    hosts.old.engine.disks.views = lambda: tuple(held)  # type: ignore[method-assign]
+    hosts.road.stalls = lambda: False
+    await hosts.clock.until(lambda: "may have it" in hosts.move.reason, 60)
+    assert hosts.volume.node_id == hosts.old.id
+    hosts.old.engine.disks.views = view  # type: ignore[method-assign]
+    await hosts.moved()
+
+
+# Crashes
+
+
+Crash = Callable[[VolumeHosts], Awaitable[None]]
+
+
+async def _old_agent(hosts: VolumeHosts) -> None:
+    await hosts.old.kill()
+    await hosts.clock.advance(0.5)
+    hosts.old.start()
+
+
+async def _new_agent(hosts: VolumeHosts) -> None:
+    await hosts.new.kill()
+    await hosts.clock.advance(0.5)
+    hosts.new.start()
+
+
+async def _server(hosts: VolumeHosts) -> None:
+    await hosts.world.restart_loops()
+    await hosts.streams.cut(hosts.old.id)
+
+
+async def _link(hosts: VolumeHosts) -> None:
+    await hosts.streams.cut(hosts.old.id)
+
+
+MOMENTS = [0.0, 0.05, 0.2]
+MORE = [pytest.param(moment, marks=pytest.mark.nightly) for moment in (0.01, 0.02, 0.03, 0.1, 0.15, 0.3, 0.5, 1.0)]
+
+
+@pytest.mark.parametrize("moment", [*MOMENTS, *MORE])
+@pytest.mark.parametrize("crash", [_old_agent, _new_agent, _server, _link])
+async def test_whoever_dies_at_whatever_step_the_volume_arrives_whole_and_nothing_is_left(
+    hosts: VolumeHosts, crash: Crash, moment: float
+) -> None:
+    await hosts.start_move()
+    await hosts.clock.advance(moment)
+    await crash(hosts)
+    await hosts.moved()
+    assert hosts.holds(hosts.new) == TEXT
+
+
+async def test_a_server_that_is_started_anew_after_each_step_goes_on_where_the_last_one_was(hosts: VolumeHosts) -> None:
+    await hosts.start_move()
+    stages = {hosts.move.stage}
+    while hosts.move.active:
+        await hosts.world.restart_loops()
+        await hosts.clock.advance(0.01)
+        stages.add(hosts.move.stage)
+    await hosts.moved()
+    assert {MoveStage.STOPPING, MoveStage.DONE} <= stages
+    assert hosts.holds(hosts.new) == TEXT
+
+
+# A node that is emptied
+
+
+async def test_with_its_volumes_a_node_that_is_emptied_is_empty_and_the_app_serves_elsewhere(
+    hosts: VolumeHosts,
+) -> None:
+    await hosts.drain(volumes=True)
+    await hosts.clock.until(hosts.drained, 300)
+    await hosts.moved()
+    assert (hosts.holds(hosts.new), hosts.old.views) == (TEXT, [])
+
+
+async def test_without_them_it_says_what_stays_as_ever(hosts: VolumeHosts) -> None:
+    await hosts.drain()
+    await hosts.clock.advance(10)
+    assert (hosts.drained(), hosts.volume.move) == (False, None)
+    [waiting] = hosts.plan().waiting
+    assert "hold the volume data" in waiting.reason
+
+
+async def test_a_volume_that_no_other_node_can_have_is_told_with_the_reason_and_goes_once_one_can(
+    hosts: VolumeHosts,
+) -> None:
+    await hosts.cordon(hosts.new)
+    await hosts.drain(volumes=True)
+    await hosts.clock.advance(10)
+    [left] = hosts.plan().volumes
+    assert left.reason == "stays: no other node can have it: new is cordoned"
+    assert [each.reason for each in hosts.plan().waiting] == [f"its volume data {left.reason}"]
+    await hosts.uncordon(hosts.new)
+    await hosts.clock.until(hosts.drained, 300)
+    assert hosts.holds(hosts.new) == TEXT
+
+
+# Who may have it
+
+
+async def test_only_the_node_that_keeps_the_copy_gets_what_is_wanted_of_it_and_a_whole_one_is_audited(
+    hosts: VolumeHosts,
+) -> None:
+    await hosts.new.kill()
+    await hosts.start_move()
+    (replica,) = hosts.kept
+    wanted = marker(replica.id, 1)
+    for node_id, replica_id, snapshot_id, since in (
+        (hosts.old.id, replica.id, wanted, ""),
+        (hosts.new.id, "rep_none", wanted, ""),
+        (hosts.new.id, replica.id, marker(replica.id, 2), ""),
+        (hosts.new.id, replica.id, "snap_none", ""),
+        (hosts.new.id, replica.id, wanted, "snap_none"),
+    ):
+        with pytest.raises(NotFoundError):
+            await hosts.clock.run(fetch(hosts, node_id, replica_id, snapshot_id, since))
+    assert not hosts.world.peek(lambda tx: tx.audit.select())
+    await hosts.clock.run(fetch(hosts, hosts.new.id, replica.id, wanted, ""))
+    [record] = hosts.world.peek(lambda tx: tx.audit.select())
+    assert (record.actor, record.action, record.resource) == (hosts.new.id, "volumes:replicate", hosts.volume_id)
+
+
+async def fetch(hosts: VolumeHosts, node_id: str, replica_id: str, snapshot_id: str, since: str) -> bytes:
+    async with aclosing(hosts.road.replica(node_id, replica_id, snapshot_id, since)) as pieces:
+        return b"".join([piece async for piece in pieces])
+
+
+# What is refused
+
+
+async def test_what_cannot_be_moved_is_refused_in_words(hosts: VolumeHosts) -> None:
+    async def refused(host: Host) -> tuple[str, str]:
+        error = await hosts.refused(lambda unit: hosts.ask_move(unit, host))
+        return error.code, error.message
+
+    assert await refused(hosts.old) == ("already-there", "the volume data is on the node old already")
+    await hosts.cordon(hosts.new)
+    assert await refused(hosts.new) == ("cannot-be-moved", "node: the node new is cordoned")
+    await hosts.uncordon(hosts.new)
+    await hosts.offer(hosts.new, memory_bytes=1 << 20)
+    code, text = await refused(hosts.new)
+    assert code == "cannot-be-moved"
+    assert "lacks memory (need 256 MiB, best has 1 MiB)" in text
+    await hosts.offer(hosts.new, memory_bytes=64 << 30, disk_bytes=1 << 20)
+    assert "has room for 1 MiB, and the volume has 1024" in (await refused(hosts.new))[1]
+    await hosts.offer(hosts.new, disk_bytes=1 << 40, replicas=False)
+    assert "takes no part in moves" in (await refused(hosts.new))[1]
+    assert (hosts.volume.move, hosts.kept) == (None, [])
+
+
+async def test_while_it_moves_nothing_else_is_done_to_it(hosts: VolumeHosts) -> None:
+    taken = await hosts.snapshot("one")
+    await hosts.start_move()
+    snapshot = hosts.world.peek(lambda tx: tx.snapshots.get(taken))
+    project = hosts.world.peek(lambda tx: tx.projects.get(PRJ))
+    assert snapshot is not None
+    assert project is not None
+    wish = volumes.VolumeWish(name="copy", snapshot_id=taken)
+    for work in (
+        lambda unit: hosts.ask_move(unit, hosts.new),
+        lambda unit: volumes.take_snapshot(unit, hosts.volume),
+        lambda unit: volumes.restore_volume(unit, hosts.volume, snapshot),
+        lambda unit: volumes.delete_snapshot(unit, hosts.volume, snapshot),
+        lambda unit: volumes.resize_volume(unit, project, hosts.volume, 2 * GIB),
+        lambda unit: volumes.create_volume(unit, project, wish),
+    ):
+        assert (await hosts.refused(work)).code == "volume-busy"
+
+
+async def test_one_whose_snapshots_others_began_with_stays(hosts: VolumeHosts) -> None:
+    taken = await hosts.snapshot("one")
+    project = hosts.world.peek(lambda tx: tx.projects.get(PRJ))
+    assert project is not None
+    wish = volumes.VolumeWish(name="copy", snapshot_id=taken)
+    await hosts.world.control.commit(lambda unit: volumes.create_volume(unit, project, wish))
+    error = await hosts.refused(lambda unit: hosts.ask_move(unit, hosts.new))
+    assert (error.code, "copy" in error.message) == ("volume-has-clones", True)

@@ -1,0 +1,418 @@
+"""The whole platform backed up and restored: row for row, all or nothing, and never over what is there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from shellwego.boot import backupcommands, backupfiles
+from shellwego.boot.backup import DATABASE, Place, create, restore
+from shellwego.boot.backupcommands import PASSPHRASE, backup
+from shellwego.boot.backupfiles import Backup, Manifest, Writer, open_backup
+from shellwego.boot.settings import UpSettings
+from shellwego.control.sealing import Sealer, keep
+from shellwego.control.unit import Control, Unit
+from shellwego.core.envelope import Label, SealedValue
+from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError
+from shellwego.core.sensitive import Sensitive
+from shellwego.drivers.bus.memory import MemoryBus
+from shellwego.drivers.clock.system import SystemClock
+from shellwego.drivers.kms.local import FileKms
+from shellwego.drivers.store import dump, migrate
+from shellwego.drivers.store.location import Location, PostgresUrl
+from shellwego.drivers.store.postgres import open_postgres
+from shellwego.drivers.store.schema import metadata
+from shellwego.drivers.store.sqlite import open_sqlite
+from shellwego.ports.store import Store
+from tests.contract.postgres_server import PostgresServer
+from tests.contract.store_samples import SAMPLES, user
+
+WORDS = Sensitive.of("correct horse battery staple")
+CONFIG = 'domain = "example.org"\n'
+BOUND = Label(purpose="test", subject="sec_x")
+
+
+class World:
+    """A platform's place, with everything in it, an empty place beside it, and a backup."""
+
+    def __init__(self, directory: Path, target: Location | None = None) -> None:
+        self.directory = directory
+        self.config = directory / "etc" / "config.toml"
+        self.here = self.place("here")
+        self.there = self.place("there", target)
+        self.backup = directory / "backup"
+
+    def place(self, name: str, location: Location | None = None) -> Place:
+        url = "" if location is None or isinstance(location, Path) else location.dsn
+        return Place(settings=UpSettings(data_dir=self.directory / name, database_url=url), config_file=self.config)
+
+    async def fill(self) -> None:
+        """A row in every table at least, and a secret."""
+        self.config.parent.mkdir()
+        self.config.write_text(CONFIG)
+        data = self.here.data_dir
+        (data / "db").mkdir(parents=True)
+        (data / "keys").mkdir()
+        (data / "installation").write_text("swg_0123456789abcdef0123\n")
+        kms = FileKms.open(data / "keys" / "master-keys.json")
+        store = opened(self.here.database)
+        control = Control(store, MemoryBus(), SystemClock())
+        sealing = await Sealer(control, kms).seal(Sensitive.of("a secret"), BOUND)
+
+        def work(unit: Unit) -> SealedValue:
+            for table, sample in SAMPLES.items():
+                getattr(unit.tx, table).insert(sample)
+            for number in range(600):
+                unit.tx.users.insert(user(f"{number}-“ü” 🐢"))
+            return keep(unit, sealing)
+
+        value = await control.commit(work)
+        (self.directory / "value").write_text(json.dumps([value.key_id, value.nonce.hex(), value.ciphertext.hex()]))
+        await store.close()
+
+    async def unsealed(self, place: Place) -> str:
+        """The secret, as the platform at this place opens it."""
+        key_id, nonce, ciphertext = json.loads((self.directory / "value").read_text())
+        sealed = SealedValue(key_id=key_id, nonce=bytes.fromhex(nonce), ciphertext=bytes.fromhex(ciphertext))
+        store = opened(place.database)
+        kms = FileKms.open(place.data_dir / "keys" / "master-keys.json")
+        try:
+            control = Control(store, MemoryBus(), SystemClock())
+            return (await Sealer(control, kms).unseal(sealed, BOUND)).reveal_text()
+        finally:
+            await store.close()
+
+
+def opened(location: Location) -> Store:
+    return open_sqlite(location, SystemClock()) if isinstance(location, Path) else open_postgres(location)
+
+
+def rows(location: Location) -> dict[str, list[bytes]]:
+    """All of a database."""
+    with dump.snapshot(location) as tables:
+        return {name: list(read()) for name, read in tables.items()}
+
+
+def one(directory: Path) -> Backup:
+    return open_backup(directory, WORDS)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One world, made once; what is in it is not to be changed."""
+    directory = tmp_path_factory.mktemp("world")
+    world = World(directory)
+    asyncio.run(world.fill())
+    made = create(world.here, world.backup, WORDS, now=5.0)
+    assert (made.made_at, made.revision, made.kms) == (5.0, migrate.HEAD, "local")
+    return directory
+
+
+@pytest.fixture
+def world(filled: Path, tmp_path: Path) -> World:
+    return copied(filled, tmp_path)
+
+
+def copied(filled: Path, directory: Path, target: Location | None = None) -> World:
+    """A world of one's own, whose configuration is where the first one's is."""
+    shutil.copytree(filled, directory, dirs_exist_ok=True)
+    world = World(directory, target)
+    world.config = filled / "etc" / "config.toml"
+    return world
+
+
+def test_what_is_restored_is_what_was_there_row_for_row(filled: Path, tmp_path: Path, postgres: PostgresServer) -> None:
+    """From SQLite to PostgreSQL, of which a backup is made, and back."""
+    target = postgres.new_database()
+    world = copied(filled, tmp_path, target)
+    before = rows(world.here.database)
+    assert before.keys() == metadata.tables.keys()
+    assert all(before.values()), "every table has something"
+    restore(world.there, world.backup, WORDS)
+    assert rows(target) == before
+    create(world.there, world.directory / "second", WORDS, now=6.0)
+    back = world.place("back")
+    restore(back, world.directory / "second", WORDS)
+    assert rows(back.database) == before
+    for path in ("installation", "keys/master-keys.json"):
+        assert (back.data_dir / path).read_bytes() == (world.here.data_dir / path).read_bytes()
+        assert (back.data_dir / path).stat().st_mode & 0o777 == 0o600
+    assert asyncio.run(world.unsealed(back)) == "a secret"
+    with pytest.raises(ConflictError) as caught:
+        restore(world.place("again", target), world.backup, WORDS)
+    assert caught.value.code == "database-not-empty"
+    assert not (world.directory / "again").exists()
+
+
+class TestARestoreIntoPostgreSQLThatIsInterrupted:
+    """Between the database, which is filled, and the data directory, which is not in its place yet."""
+
+    @pytest.fixture
+    def target(self, postgres: PostgresServer) -> PostgresUrl:
+        return postgres.new_database()
+
+    @pytest.fixture
+    def world(self, filled: Path, tmp_path: Path, target: PostgresUrl) -> World:
+        return copied(filled, tmp_path, target)
+
+    def is_whole(self, world: World) -> None:
+        assert rows(world.there.database) == rows(world.here.database)
+        assert asyncio.run(world.unsealed(world.there)) == "a secret"
+        assert {path.name for path in world.there.data_dir.iterdir()} == {"installation", "keys", "db"}
+        assert list(world.directory.glob(".*")) == []
+
+    def test_is_gone_on_with_by_the_same_command(self, world: World, target: PostgresUrl) -> None:
+        killed_at_its_last_step(world)
+        assert rows(target) == rows(world.here.database)
+        assert not world.there.data_dir.exists()
+        restore(world.there, world.backup, WORDS)
+        self.is_whole(world)
+
+    @pytest.mark.nightly
+    def test_is_not_taken_for_that_of_another_backup(self, world: World) -> None:
+        second = world.directory / "second"
+        create(world.here, second, WORDS, now=6.0)
+        killed_at_its_last_step(world)
+        with pytest.raises(ConflictError) as caught:
+            restore(world.there, second, WORDS)
+        assert caught.value.code == "restore-unfinished"
+        restore(world.there, world.backup, WORDS)
+        self.is_whole(world)
+
+    @pytest.mark.nightly
+    def test_is_gone_on_with_where_the_databases_answer_was_lost(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load = dump.load
+
+        def cut_off(*words: Any) -> None:
+            load(*words)
+            raise ConnectionResetError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(dump, "load", cut_off)
+            with pytest.raises(ConnectionResetError):
+                restore(world.there, world.backup, WORDS)
+        restore(world.there, world.backup, WORDS)
+        self.is_whole(world)
+
+    @pytest.mark.nightly
+    def test_leaves_nothing_where_the_database_was_not_filled(
+        self, world: World, target: PostgresUrl, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: Any) -> None:
+            raise ConflictError("broken", "it broke")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(dump, "load", broken)
+            with pytest.raises(ConflictError):
+                restore(world.there, world.backup, WORDS)
+        dump.check_empty(target)
+        assert list(world.directory.glob(".*")) == []
+
+    @pytest.mark.nightly
+    def test_does_not_hide_that_somebody_else_filled_the_database(self, world: World) -> None:
+        killed_at_its_last_step(world)
+        (mark,) = world.directory.glob(".*/restored")
+        mark.write_text(mark.read_text()[:-1] + "x")
+        with pytest.raises(ConflictError) as caught:
+            restore(world.there, world.backup, WORDS)
+        assert caught.value.code == "database-not-empty"
+
+
+def killed_at_its_last_step(world: World) -> None:
+    """A restore, in a process that ends as it is about to rename the data directory into its place."""
+    child = os.fork()
+    if child == 0:
+
+        def end(event: str, arguments: tuple[Any, ...]) -> None:
+            if event == "os.rename" and Path(arguments[1]) == world.there.data_dir:
+                os._exit(9)
+
+        sys.addaudithook(end)
+        try:
+            restore(world.there, world.backup, WORDS)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 9
+
+
+def test_it_is_of_one_moment_while_a_server_writes(world: World) -> None:
+    store = opened(world.here.database)
+    with dump.snapshot(world.here.database) as tables:
+        before = len(list(tables["users"]()))
+        asyncio.run(_insert(store, "late"))
+        assert len(list(tables["users"]())) == before
+    assert len(rows(world.here.database)["users"]) == before + 1
+
+
+async def _insert(store: Store, name: str) -> None:
+    await store.transact(lambda tx: tx.users.insert(user(name)))
+    await store.close()
+
+
+def test_nothing_of_it_can_be_read_without_the_passphrase(world: World) -> None:
+    stored = b"".join(path.read_bytes() for path in world.backup.iterdir())
+    keys = json.loads((world.here.data_dir / "keys" / "master-keys.json").read_text())["keys"]
+    for word in (b"example.org", b"usr_1-", *(key.encode() for key in keys.values()), WORDS.reveal()):
+        assert word not in stored
+    assert {path.stat().st_mode & 0o077 for path in (world.backup, world.backup / backupfiles.MANIFEST)} == {0}
+
+
+class TestWhatIsRefused:
+    def refused(self, world: World, code: str, passphrase: Sensitive = WORDS) -> str:
+        """Nothing is left of the attempt."""
+        with pytest.raises(ShellWeGoError) as caught:
+            restore(world.there, world.backup, passphrase)
+        assert caught.value.code == code
+        assert not [path for path in world.directory.iterdir() if path.name.startswith((".", "there"))]
+        return caught.value.message
+
+    def test_another_passphrase(self, world: World) -> None:
+        told = self.refused(world, "wrong-passphrase", Sensitive.of("correct horse battery stable"))
+        assert "horse" not in told
+
+    @pytest.mark.parametrize("harm", ["flip", "cut", "gone", "swap"])
+    def test_a_damaged_piece_is_named(self, world: World, harm: str) -> None:
+        pieces = one(world.backup).pieces()
+        path, other = (world.backup / pieces[f"rows/{name}"].file for name in ("users", "apps"))
+        content = path.read_bytes()
+        match harm:
+            case "flip":
+                path.write_bytes(content[:40] + bytes([content[40] ^ 1]) + content[41:])
+            case "cut":
+                path.write_bytes(content[:-20])
+            case "gone":
+                path.unlink()
+            case _:
+                path.write_bytes(other.read_bytes())
+        assert "rows/users" in self.refused(world, "backup-damaged")
+
+    def test_a_manifest_that_was_changed(self, world: World) -> None:
+        path = world.backup / backupfiles.MANIFEST
+        whole = path.read_text()
+        path.write_text(whole.replace('"kms": "local"', '"kms": "vault"'))
+        assert backupfiles.MANIFEST in self.refused(world, "backup-damaged")
+        path.write_text(whole[:-30])
+        self.refused(world, "backup-damaged")
+        path.unlink()
+        self.refused(world, "no-backup")
+
+    def test_one_of_a_later_version(self, world: World) -> None:
+        self.forged(world, replace(one(world.backup).manifest, revision="9999", pieces=()))
+        self.refused(world, "schema-too-new")
+        self.forged(world, replace(one(world.backup).manifest, format=3, pieces=()))
+        self.refused(world, "backup-too-new")
+
+    def forged(self, world: World, manifest: Manifest) -> None:
+        (world.backup / backupfiles.MANIFEST).unlink()
+        Writer(world.backup, manifest, WORDS).finish()
+
+    def test_a_place_where_there_is_something(self, world: World) -> None:
+        before = rows(world.here.database)
+        for place in (world.here, world.there):
+            place.data_dir.mkdir(exist_ok=True)
+            (place.data_dir / "mine").touch()
+            with pytest.raises(ConflictError) as caught:
+                restore(place, world.backup, WORDS)
+            assert caught.value.code == "not-empty"
+        assert rows(world.here.database) == before
+
+    def test_a_row_that_does_not_fit_leaves_an_empty_database(self, tmp_path: Path) -> None:
+        lines: dict[str, Callable[[], list[bytes]]] = {"users": lambda: [b'{"id": "usr_1"}']}
+        with pytest.raises(Exception, match="NOT NULL"):
+            dump.load(tmp_path / "state.db", migrate.HEAD, lines)
+        dump.check_empty(tmp_path / "state.db")
+
+    def test_a_backup_that_is_there_and_a_platform_that_is_not(self, world: World) -> None:
+        with pytest.raises(ConflictError, match="is there already"):
+            create(world.here, world.backup, WORDS, now=5.0)
+        with pytest.raises(NotFoundError):
+            create(world.there, world.directory / "other", WORDS, now=5.0)
+        assert not (world.directory / "other").exists()
+        (world.there.data_dir / "db").mkdir(parents=True)
+        sqlite3.connect(world.there.data_dir / DATABASE).execute("CREATE TABLE x (y)").connection.commit()
+        with pytest.raises(ConflictError) as caught:
+            create(world.there, world.directory / "other", WORDS, now=5.0)
+        assert caught.value.code == "schema-differs"
+
+
+def test_the_configuration_comes_back_and_never_over_another(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.config.parent.mkdir()
+    world.config.write_text(CONFIG)
+    world.here.data_dir.mkdir()
+    migrate.upgrade(_new(world.here))
+    create(world.here, world.backup, WORDS, now=5.0)
+    world.config.write_text("mine")
+    with pytest.raises(ConflictError) as caught:
+        restore(world.there, world.backup, WORDS)
+    assert (caught.value.code, world.config.read_text()) == ("file-differs", "mine")
+    world.config.unlink()
+    restore(world.there, world.backup, WORDS)
+    assert world.config.read_text() == CONFIG
+
+
+def _new(place: Place) -> Path:
+    (place.data_dir / "db").mkdir()
+    return place.data_dir / DATABASE
+
+
+class TestTheCommand:
+    @pytest.fixture
+    def swg(self, world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+        def place(flags: dict[str, str | None]) -> Place:
+            return world.here if flags["data_dir"] == "here" else world.there
+
+        monkeypatch.setattr(backupcommands, "_place", place)
+
+        def run(*words: str, **environment: str) -> tuple[int, str]:
+            result = CliRunner().invoke(backup, words, env=environment)
+            return result.exit_code, result.output
+
+        return run
+
+    def test_there_and_back(self, world: World, swg: Callable[..., tuple[int, str]]) -> None:
+        words = world.directory / "words"
+        words.write_bytes(WORDS.reveal() + b"\n")
+        words.chmod(0o600)
+        fresh = str(world.directory / "fresh")
+        code, told = swg("create", fresh, "--data-dir", "here", "--passphrase-file", str(words))
+        assert (code, "what volumes hold" in told) == (0, True), told
+        code, told = swg("restore", fresh, "--data-dir", "there", **{PASSPHRASE: WORDS.reveal_text()})
+        assert code == 0, told
+        assert len(metadata.tables) == len(rows(world.there.database))
+
+    def test_passphrases_that_are_none(self, world: World, swg: Callable[..., tuple[int, str]]) -> None:
+        words = world.directory / "words"
+        words.write_text("short")
+        words.chmod(0o644)
+        for given, why in ((("--passphrase-file", str(words)), "chmod 600"), ((), "at least")):
+            code, told = swg("create", str(world.directory / "fresh"), "--data-dir", "here", *given)
+            assert (code, why in told) == (2, True), told
+        assert not (world.directory / "fresh").exists()
+
+
+def test_a_piece_of_any_size_comes_back(tmp_path: Path) -> None:
+    sizes = (0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20)
+    writer = Writer(tmp_path, Manifest(made_at=0.0, version="1", revision="1", kms="local"), WORDS)
+    for size in sizes:
+        writer.add(str(size), [b"ab" * (size // 2), b"c" * (size % 2)])
+    writer.finish()
+    found = one(tmp_path)
+    found.verify()
+    assert [len(found.content(piece)) for piece in found.manifest.pieces] == list(sizes)
+    with pytest.raises(InvalidError):
+        open_backup(tmp_path / "none", WORDS)
