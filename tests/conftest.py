@@ -1,8 +1,9 @@
 """What all tests share: the `--nightly` switch for those that run long, and a second try for those on real things.
 
-Deadlines of real things assume that the host gets on with it; a shared one may stand still for a while. So a test marked
-`real` that failed is run once more, and the report says so (RERUN, with the first failure): one that is seen there again and
-again has a race, and is mended. All others depend on no host, and have one try.
+Deadlines of real things assume that the host gets on with it; a shared one may stand still for a while. So `scripts/test`
+runs tests marked `real` that failed once more, when all others are through: in a process of their own (a world that several
+share is not what the first failure left of it), with the first failure in the report above. One that is seen there again
+and again has a race, and is mended. All others depend on no host, and have one try.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("database", [*always, *by_night], indirect=True)
 
 
+_SECOND_TRIES = 10
+"""More than these fail where something is broken."""
+
+
 def pytest_configure() -> None:
     """Commands that tests start listen to interrupts, also where a shell began the tests in its background, deaf to them."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -60,13 +65,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--nightly", action="store_true", help="also run what is marked nightly, and the long form of others"
     )
+    parser.addoption(
+        "--second-try", action="store_true", help="run the tests of real things that failed last, and no others"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "real" not in item.keywords)  # so that no long one is begun when all others are through
-    for item in items:
-        if "real" in item.keywords:
-            item.add_marker(pytest.mark.flaky(reruns=1))
+    if config.getoption("--second-try"):
+        items[:] = _failed_last(config, items)
     if config.getoption("--nightly"):
         return
     skip = pytest.mark.skip(reason="only with --nightly")
@@ -75,9 +82,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for report in terminalreporter.getreports("rerun"):
-        terminalreporter.section(f"failed at first, and was run again: {report.nodeid}", sep="_")
-        terminalreporter.line(report.longreprtext)
-        for name, content in report.sections:
-            terminalreporter.line(f"-- {name}, its end:\n{content[-4000:]}")
+def _failed_last(config: pytest.Config, items: list[pytest.Item]) -> list[pytest.Item]:
+    """Those of `items` that failed, when each of them may have another try."""
+    assert config.cache
+    failed = set(config.cache.get("cache/lastfailed", {}))
+    again = [item for item in items if item.nodeid in failed]
+    once = sorted(failed - {item.nodeid for item in again if "real" in item.keywords})
+    if once:
+        pytest.exit(f"no second try: no host explains the failure of {', '.join(once)}", returncode=1)
+    if len(again) > _SECOND_TRIES:
+        pytest.exit(f"no second try: {len(again)} tests failed", returncode=1)
+    return again

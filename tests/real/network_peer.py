@@ -41,23 +41,30 @@ def place_of(address: str, port: int) -> tuple[str, int] | tuple[str, int, int, 
     return socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0][4]  # type: ignore[return-value]
 
 
-def serve_tcp(port: int) -> None:
-    with socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True) as server:
-        while True:
-            connection, (address, *_) = server.accept()
-            with connection, contextlib.suppress(OSError):
-                connection.sendall(plain(address).encode())
+def tcp_server(port: int) -> socket.socket:
+    return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
 
 
-def serve_udp(port: int) -> None:
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as server:
-        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        server.bind(("::", port))
-        while True:
-            data, sender = server.recvfrom(2048)
-            seen.append(data.decode(errors="replace"))
-            with contextlib.suppress(OSError):
-                server.sendto(plain(sender[0]).encode(), sender)
+def udp_server(port: int) -> socket.socket:
+    server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    server.bind(("::", port))
+    return server
+
+
+def serve_tcp(server: socket.socket) -> None:
+    while True:
+        connection, (address, *_) = server.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(plain(address).encode())
+
+
+def serve_udp(server: socket.socket) -> None:
+    while True:
+        data, sender = server.recvfrom(2048)
+        seen.append(data.decode(errors="replace"))
+        with contextlib.suppress(OSError):
+            server.sendto(plain(sender[0]).encode(), sender)
 
 
 def probe_tcp(address: str, source: str, port: int = PORT) -> str:
@@ -144,10 +151,11 @@ def send(address: str, source: str, payload: str) -> None:
 
 def main() -> None:
     left_out = set(map(int, sys.argv[1:]))
-    for serve, ports in ((serve_tcp, (PORT, DNS, DATABASE)), (serve_udp, (PORT, DNS))):
-        for port in set(ports) - left_out:
-            threading.Thread(target=serve, args=(port,), daemon=True).start()
-    sys.stdout.write("ready\n")
+    served = [(serve_tcp, tcp_server(port)) for port in {PORT, DNS, DATABASE} - left_out]
+    served += [(serve_udp, udp_server(port)) for port in {PORT, DNS} - left_out]
+    for serve, server in served:
+        threading.Thread(target=serve, args=(server,), daemon=True).start()
+    sys.stdout.write("ready\n")  # whoever is asked from now on answers, also before its thread has run
     sys.stdout.flush()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for line in sys.stdin:

@@ -60,7 +60,6 @@ HEAD = (
 )
 
 
-@pytest.mark.flaky(reruns=0)
 def test_whatever_breaks_is_noticed_and_healed_and_clients_feel_no_more_than_they_must() -> None:
     chosen = [fault for fault in FAULTS if os.environ.get("SWG_CLUSTER_FAULTS", "") in fault.name]
     with running_cluster() as cluster:
