@@ -8,7 +8,7 @@ from shellwego.api.rest.answers import body_answer, read, respond, write
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Listing, Project
 from shellwego.api.rest.routes.common import Here, Id, Ref, resource_router
-from shellwego.api.rest.routes.volumes import key_for, volume_detail
+from shellwego.api.rest.routes.volumes import key_for
 from shellwego.api.rest.schemas.backups import (
     BackupCreate,
     BackupList,
@@ -21,6 +21,7 @@ from shellwego.api.rest.schemas.backups import (
 )
 from shellwego.api.rest.schemas.common import pagination
 from shellwego.api.rest.schemas.volumes import VolumeDetail
+from shellwego.api.rest.volumeviews import show_volume_detail
 from shellwego.api.rest.waiting import SeenVersion, States, Timeout, wait_for
 from shellwego.control import backups
 from shellwego.control.idempotency import Answer
@@ -160,7 +161,7 @@ async def restore_backup(
     def work(unit: Unit, row: Volume) -> Answer:
         found = backups.find_backup(unit.tx, row, backup)
         made = backups.restore_backup(unit, row, found, body.to, key)
-        return body_answer(volume_detail(unit.tx, made), 202, made.version)
+        return body_answer(show_volume_detail(unit.tx, made), 202, made.version)
 
     return await write(access, target, work)
 

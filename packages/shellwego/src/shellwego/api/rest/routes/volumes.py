@@ -1,4 +1,4 @@
-"""Volumes: made, resized, attached, kept in snapshots, put back, deleted."""
+"""Volumes: made, resized, attached, moved, deleted."""
 
 from __future__ import annotations
 
@@ -11,127 +11,38 @@ from shellwego.api.rest.answers import IfMatch, body_answer, read, respond, writ
 from shellwego.api.rest.context import Context
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Filter, Listing, Project, contains, one_of
-from shellwego.api.rest.routes.common import Here, Id, Ref, resource_router
+from shellwego.api.rest.routes.common import Here, Ref, resource_router
 from shellwego.api.rest.schemas.common import pagination
 from shellwego.api.rest.schemas.volumes import (
     AttachBody,
-    CopyView,
     DetachBody,
-    PromotionView,
     ResizeBody,
-    RestoreBody,
-    SnapshotCreate,
-    SnapshotList,
-    SnapshotView,
     VolumeChange,
     VolumeCreate,
     VolumeDetail,
     VolumeList,
     VolumeMoveBody,
-    VolumeMoveView,
     VolumePatch,
-    VolumeView,
-    copy_view,
-    move_view,
-    promotion_view,
-    snapshot_view,
-    volume_view,
 )
+from shellwego.api.rest.volumeviews import show_volume, show_volume_detail, volume_answer
 from shellwego.api.rest.waiting import SeenVersion, States, Timeout, wait_for
-from shellwego.control import attachments, standbys, volumemoves, volumes
+from shellwego.control import attachments, volumemoves, volumes
 from shellwego.control.idempotency import Answer
-from shellwego.control.mounts import users
 from shellwego.control.pages import page
-from shellwego.control.replicareports import replicas_of
 from shellwego.control.scopes import AppTarget, NodeTarget, ProjectTarget, VolumeTarget, project_of
 from shellwego.control.sealing import Sealing
 from shellwego.control.unit import Unit
 from shellwego.control.volumekeys import VolumeKeys
 from shellwego.core.apps import App, Mount
 from shellwego.core.deployments import Deployment
-from shellwego.core.nodes import NodeHealth
-from shellwego.core.promotion import standby_of
 from shellwego.core.quantities import parse_size
-from shellwego.core.replicas import Replica
 from shellwego.core.tenancy import Project as ProjectRow
-from shellwego.core.volumes import Snapshot, Volume
+from shellwego.core.volumes import Volume
 from shellwego.ports.store import Transaction, eq
 from shellwego.wire import subjects
 
 router = resource_router("volumes")
 _SORTS: dict[str, type[str] | type[float]] = {"name": str, "created_at": float}
-_SNAPSHOT_SORTS: dict[str, type[str] | type[float]] = {"created_at": float}
-
-
-def _view(tx: Transaction, volume: Volume) -> VolumeView:
-    node = tx.nodes.get(volume.node_id) if volume.node_id else None
-    seen = volume.observed
-    reason = seen.reason or seen.restore_reason
-    if volume.moving and volume.move is not None:
-        reason = volume.move.reason or reason
-    facts = standbys.facts_of(tx, volume)
-    if node is not None and node.health is NodeHealth.DOWN:
-        waits = standbys.waits_for(facts)
-        rest = (waits or "its standby copy can take over") if facts.standby else "and its data is nowhere else"
-        reason = f"its node {node.name} is down, {rest}"
-    standby = None if facts.standby is None else _copy(tx, facts.standby)
-    return volume_view(volume, node=node.name if node else None, standby=standby, reason=reason)
-
-
-def _copy(tx: Transaction, replica: Replica) -> CopyView:
-    return copy_view(replica, node=_node_name(tx, replica.node_id) if replica.node_id else None, now=tx.now())
-
-
-def _node_name(tx: Transaction, node_id: str) -> str:
-    node = tx.nodes.get(node_id)
-    return node.name if node else node_id
-
-
-def volume_detail(tx: Transaction, volume: Volume) -> VolumeDetail:
-    """A volume with who needs it."""
-    mounted_by = sorted(app.name for app in users(tx, volume))
-    copies = sorted(replicas_of(tx, volume.id), key=lambda each: each.id)
-    return VolumeDetail(
-        mounted_by=mounted_by,
-        move=_move(tx, volume),
-        copies=[_copy(tx, replica) for replica in copies],
-        promotion=_promotion(tx, volume),
-        **_view(tx, volume).model_dump(),
-    )
-
-
-def _promotion(tx: Transaction, volume: Volume) -> PromotionView | None:
-    told = volume.promotion
-    if told is None:
-        return None
-    return promotion_view(told, source=_node_name(tx, told.from_node_id), target=_node_name(tx, told.to_node_id))
-
-
-def _move(tx: Transaction, volume: Volume) -> VolumeMoveView | None:
-    move = volume.move
-    if move is None:
-        return None
-    replica = tx.replicas.get(move.replica_id) if move.active else None
-    source, target = (tx.nodes.get(id_) for id_ in (move.source_node_id, move.target_node_id))
-    return move_view(
-        move,
-        source=source.name if source else move.source_node_id,
-        target=target.name if target else move.target_node_id,
-        round_bytes=replica.observed.bytes if replica else 0,
-    )
-
-
-def _standby(tx: Transaction, volume: Volume) -> Replica | None:
-    return standby_of(replicas_of(tx, volume.id))
-
-
-def _snapshot(tx: Transaction, volume: Volume, snapshot: Snapshot) -> SnapshotView:
-    return snapshot_view(snapshot, _standby(tx, volume))
-
-
-def volume_answer(tx: Transaction, volume: Volume, status: int = 200) -> Answer:
-    """A volume as it is told."""
-    return body_answer(volume_detail(tx, volume), status, volume.version)
 
 
 @operation(router, "POST", "/volumes", permission="volumes:write", answer=VolumeDetail, status=201)
@@ -177,7 +88,7 @@ async def list_volumes(
 
     def look(tx: Transaction, row: ProjectRow) -> Answer:
         found = page(tx.volumes, request, eq("project_id", row.id), *states, *contains("name", q))
-        views = [_view(tx, volume) for volume in found.items]
+        views = [show_volume(tx, volume) for volume in found.items]
         return body_answer(VolumeList(data=views, pagination=pagination(found)))
 
     return await read(access, ProjectTarget(project), look)
@@ -205,7 +116,7 @@ async def wait_volume(
     states = set(filter(None, state.split(",")))
 
     async def look() -> VolumeDetail:
-        return await access.read(target, volume_detail)
+        return await access.read(target, show_volume_detail)
 
     def reached(seen: VolumeDetail) -> bool:
         return seen.state in states or (version is not None and seen.version != version)
@@ -288,7 +199,7 @@ async def detach_volume(
 
 def _changed(unit: Unit, volume: Volume, app: App, deployment: Deployment | None) -> Answer:
     view = VolumeChange(
-        volume=volume_detail(unit.tx, volume), app_id=app.id, deployment_id=deployment.id if deployment else None
+        volume=show_volume_detail(unit.tx, volume), app_id=app.id, deployment_id=deployment.id if deployment else None
     )
     return body_answer(view, 202)
 
@@ -355,93 +266,3 @@ async def cancel_volume_move(*, access: Granted, match: IfMatch, volume: Ref, pr
         return volume_answer(unit.tx, volumemoves.cancel_move(unit, row), 202)
 
     return await write(access, VolumeTarget(volume, project), work)
-
-
-@operation(router, "POST", "/volumes/{volume}/snapshots", permission="volumes:write", answer=SnapshotView, status=202)
-async def create_snapshot(*, access: Granted, volume: Ref, body: SnapshotCreate, project: Project = "") -> Response:
-    """Keep what the volume holds now."""
-
-    def work(unit: Unit, row: Volume) -> Answer:
-        taken = volumes.take_snapshot(unit, row, body.description, freeze=body.freeze)
-        return body_answer(_snapshot(unit.tx, row, taken), 202)
-
-    return await write(access, VolumeTarget(volume, project), work)
-
-
-@operation(router, "GET", "/volumes/{volume}/snapshots", permission="volumes:read", answer=SnapshotList)
-async def list_snapshots(*, access: Granted, listing: Listing, volume: Ref, project: Project = "") -> Response:
-    """A volume's snapshots, the newest first."""
-    request = listing.page(_SNAPSHOT_SORTS, "created_at:desc")
-
-    def look(tx: Transaction, row: Volume) -> Answer:
-        found = page(tx.snapshots, request, eq("volume_id", row.id))
-        standby = _standby(tx, row)
-        views = [snapshot_view(snapshot, standby) for snapshot in found.items]
-        return body_answer(SnapshotList(data=views, pagination=pagination(found)))
-
-    return await read(access, VolumeTarget(volume, project), look)
-
-
-@operation(router, "GET", "/volumes/{volume}/snapshots/{snapshot}", permission="volumes:read", answer=SnapshotView)
-async def get_snapshot(*, access: Granted, volume: Ref, snapshot: Id, project: Project = "") -> Response:
-    """One snapshot of a volume."""
-    return await read(
-        access,
-        VolumeTarget(volume, project),
-        lambda tx, row: body_answer(_snapshot(tx, row, volumes.find_snapshot(tx, row, snapshot))),
-    )
-
-
-@operation(
-    router,
-    "DELETE",
-    "/volumes/{volume}/snapshots/{snapshot}",
-    permission="volumes:write",
-    answer=None,
-    status=202,
-)
-async def delete_snapshot(*, access: Granted, volume: Ref, snapshot: Id, project: Project = "") -> Response:
-    """Destroy a snapshot; refused while a volume that began as a copy of it is there."""
-
-    def work(unit: Unit, row: Volume) -> Answer:
-        volumes.delete_snapshot(unit, row, volumes.find_snapshot(unit.tx, row, snapshot))
-        return Answer(202, "")
-
-    return await write(access, VolumeTarget(volume, project), work)
-
-
-@operation(
-    router,
-    "POST",
-    "/volumes/{volume}/restore",
-    permission="volumes:write",
-    answer=VolumeDetail,
-    status=202,
-    refusals=(412,),
-)
-async def restore_volume(
-    *, here: Here, access: Granted, match: IfMatch, volume: Ref, body: RestoreBody, project: Project = ""
-) -> Response:
-    """Put it back to one of its snapshots: in place, while nothing has it, or as a new volume."""
-    known = await access.recalled()
-    if known is not None:
-        return respond(known)
-    target = VolumeTarget(volume, project)
-    wish = None if body.to is None else volumes.VolumeWish(name=body.to, snapshot_id=body.snapshot)
-
-    def plan(tx: Transaction, row: Volume) -> tuple[ProjectRow, volumes.KeyPlan]:
-        volumes.find_snapshot(tx, row, body.snapshot)
-        owner = project_of(tx, row.project_id)
-        return owner, volumes.plan_key(tx, owner, wish) if wish else volumes.KeyPlan(False)
-
-    owner, planned = await access.read(target, plan)
-    key = await key_for(here, owner, planned)
-
-    def work(unit: Unit, row: Volume) -> Answer:
-        match.check(row.version)
-        snapshot = volumes.find_snapshot(unit.tx, row, body.snapshot)
-        if wish is None:
-            return volume_answer(unit.tx, volumes.restore_volume(unit, row, snapshot), 202)
-        return volume_answer(unit.tx, volumes.create_volume(unit, owner, wish, key), 202)
-
-    return await write(access, target, work)

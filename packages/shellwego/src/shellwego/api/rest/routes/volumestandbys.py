@@ -8,8 +8,8 @@ from shellwego.api.rest.answers import IfMatch, write
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Project
 from shellwego.api.rest.routes.common import Id, Ref, resource_router
-from shellwego.api.rest.routes.volumes import volume_answer
 from shellwego.api.rest.schemas.volumes import ReplicationBody, VolumeDetail
+from shellwego.api.rest.volumeviews import volume_answer
 from shellwego.control import standbys
 from shellwego.control.idempotency import Answer
 from shellwego.control.scopes import NodeTarget, VolumeTarget
