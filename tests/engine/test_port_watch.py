@@ -8,8 +8,8 @@ from plasmavmc.host.ports import Answerer, PublishedPort, PublishSite, Transport
 from plasmavmc.types import vm_key
 from shellwego.core import publishing
 from shellwego.core.publishing import OpenPort, PortEndpoint
-from shellwego.drivers.engine.plasmavmc import to_published
 from shellwego.drivers.engine.portwatch import LOOK_EVERY_S, PortWatch
+from shellwego.drivers.engine.words import to_published
 
 SITE = PublishSite(range(20_000, 20_010))
 

@@ -1,8 +1,4 @@
-"""The engine port over PlasmaVMC, in this process.
-
-Theory. The platform's words (instance, attempt, workload) ride in a VM's labels, which the engine keeps across its own
-restarts; so what `observe` tells of an adopted VM is complete without any memory of ours.
-"""
+"""The engine port over PlasmaVMC, in this process."""
 
 from __future__ import annotations
 
@@ -11,32 +7,17 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv6Address
 from pathlib import Path
 
-from plasmavmc import types
-from plasmavmc.host import capacity, operations
-from plasmavmc.host.operations import Peer, ProcessId, Source
-from plasmavmc.host.ports import NOTHING_PUBLISHED, Answerer, PublishedPort, PublishSite, Transport
+from plasmavmc.host import capacity
+from plasmavmc.host.operations import ProcessId, Source
+from plasmavmc.host.ports import NOTHING_PUBLISHED, PublishSite
 from plasmavmc.manager import VmManager
 from plasmavmc.network.backend import NetworkBackend
-from plasmavmc.network.dns import names
 from plasmavmc.network.dns.keeper import ResolverKeeper
 from plasmavmc.server.assembly import Probe, Upkeep
-from plasmavmc.states import VmState
-from plasmavmc.types import (
-    CopyTarget,
-    DiskSource,
-    DiskSpec,
-    ExecSpec,
-    NetworkSpec,
-    Scope,
-    Vm,
-    VmResources,
-    VmSpec,
-)
-from plasmavmc.volumes import VolumeView as EngineVolume
-from shellwego.core.assignments import WorkloadMount
+from plasmavmc.types import CopyTarget, ExecSpec, Vm
 from shellwego.core.destinations import Destination
 from shellwego.core.names import NetworkNames
 from shellwego.core.nodes import Backend, NodeFacts, Underlay
@@ -44,164 +25,27 @@ from shellwego.core.openings import Ingress
 from shellwego.core.peers import PeerNode
 from shellwego.core.publishing import OpenPort
 from shellwego.core.sensitive import Sensitive
-from shellwego.core.volumes import SnapshotView, VolumeView
+from shellwego.core.volumes import VolumeView
 from shellwego.drivers.engine import warnings
 from shellwego.drivers.engine.failures import translated
+from shellwego.drivers.engine.orders import to_spec, to_view
 from shellwego.drivers.engine.portwatch import PortWatch
 from shellwego.drivers.engine.sessions import PlasmaExec, PlasmaSource, terminal_size
-from shellwego.drivers.engine.words import from_egress, from_ingress, to_egress, to_ingress, to_usage, to_words
-from shellwego.ports.engine import LogRecord, VmOrder, VmPhase, VmUsage, VmView
+from shellwego.drivers.engine.words import (
+    to_egress,
+    to_ingress,
+    to_names,
+    to_peer,
+    to_published,
+    to_usage,
+    to_volume,
+    to_words,
+)
+from shellwego.ports.engine import LogRecord, VmOrder, VmUsage, VmView
 from shellwego.ports.streams import StreamKind, StreamRequest
 
 SNAPSHOT_HOSTS_S = 60.0
-_PHASES = {
-    VmState.PENDING: VmPhase.PREPARING,
-    VmState.PREPARING: VmPhase.PREPARING,
-    VmState.STARTING: VmPhase.STARTING,
-    VmState.RUNNING: VmPhase.RUNNING,
-    VmState.PAUSED: VmPhase.RUNNING,
-    VmState.SUSPENDING: VmPhase.SUSPENDING,
-    VmState.SUSPENDED: VmPhase.ASLEEP,
-    VmState.RESUMING: VmPhase.RESUMING,
-    VmState.STOPPING: VmPhase.STOPPING,
-    VmState.STOPPED: VmPhase.ENDED,
-    VmState.FAILED: VmPhase.ENDED,
-    VmState.DELETING: VmPhase.ENDED,
-    VmState.DELETED: VmPhase.ENDED,
-}
-_ASKED = ("stopped", "fenced")
-"""How VMs end that we ended."""
-
-
-def to_spec(order: VmOrder) -> VmSpec:
-    """The engine's specification of an order. Pure."""
-    work = order.workload
-    return VmSpec(
-        id=order.vm_id,
-        scope=Scope(work.organization_id, work.project_id),
-        name=work.app_name,
-        image=work.image_digest,
-        command=work.command,
-        entrypoint=work.entrypoint,
-        env={**work.env, **_revealed(order), "SHELLWEGO_VM_ID": order.vm_id},
-        resources=VmResources(work.cpu_milli, work.vcpus, work.memory_bytes, work.disk_bytes),
-        volumes=tuple(_disk(mount) for mount in work.mounts),
-        networks=(_network(order),),
-        stop_signal=work.stop_signal,
-        stop_grace_s=work.stop_grace_s,
-        backend=work.backend,
-        labels={
-            "instance": order.instance_id,
-            "attempt": str(order.attempt),
-            "app": work.app_id,
-            "process": work.process,
-            "release": str(work.release),
-        },
-    )
-
-
-def _network(order: VmOrder) -> NetworkSpec:
-    work = order.workload
-    network = NetworkSpec(
-        f"nic_{order.vm_id}",
-        work.network_id,
-        egress=to_egress(work.egress),
-        identity=work.app_id,
-        ingress=to_ingress(work.ingress),
-    )
-    if not work.private_prefix:
-        return network
-    return replace(network, network_number=work.network_number, private_prefix=IPv6Network(work.private_prefix))
-
-
-def _disk(mount: WorkloadMount) -> DiskSpec:
-    return DiskSpec(
-        id=mount.volume_id,
-        source=DiskSource.VOLUME,
-        read_only=mount.read_only,
-        reference=mount.volume_id,
-        destination=mount.destination,
-    )
-
-
-def _peer(peer: PeerNode) -> Peer:
-    private = IPv6Network(peer.private) if peer.private else None
-    underlay = operations.Underlay(peer.underlay.value)
-    return Peer(IPv4Network(peer.subnet), IPv4Address(peer.address), private, underlay, peer.keys, peer.port)
-
-
-def to_volume(found: EngineVolume) -> VolumeView:
-    """What the agent sees of a volume. Pure."""
-    return VolumeView(
-        volume_id=found.volume_id,
-        size_bytes=found.size_bytes,
-        used_bytes=found.used_bytes,
-        vm_id=found.vm_id,
-        encrypted=found.encrypted,
-        locked=found.locked,
-        snapshots=tuple(
-            SnapshotView(snapshot_id=each.snapshot_id, used_bytes=each.used_bytes) for each in found.snapshots
-        ),
-    )
-
-
-def to_names(networks: Sequence[NetworkNames]) -> names.Names:
-    """The names of networks in the engine's words. Pure."""
-    return names.Names(
-        networks={
-            each.network_id: names.NetworkNames(
-                hosts=each.hosts,
-                services={
-                    name: tuple(names.ServicePlace(target=place.target, port=place.port) for place in places)
-                    for name, places in each.services.items()
-                },
-                texts=each.texts,
-            )
-            for each in networks
-        }
-    )
-
-
-def to_published(port: OpenPort) -> PublishedPort:
-    """A published port in the engine's words. Pure."""
-    answerers = tuple(
-        Answerer(types.vm_key(each.vm_id), IPv4Address(each.ipv4), each.port, each.taking) for each in port.endpoints
-    )
-    return PublishedPort(Transport(port.transport.value), port.port, answerers)
-
-
-def _revealed(order: VmOrder) -> dict[str, str]:
-    """Here the values leave their wrapping: the engine writes no environment to a disk, a log or a command line."""
-    return {name: value.reveal_text() for name, value in order.secrets.items()}
-
-
-def to_view(vm: Vm) -> VmView:
-    """What the agent sees of a VM. Pure."""
-    status, labels = vm.status, vm.spec.labels
-    phase = _PHASES[status.state]
-    preparing = phase in (VmPhase.PREPARING, VmPhase.STARTING)
-    addresses = [endpoint.removeprefix("tcp:") for endpoint in status.endpoints]
-    network = vm.spec.networks[0] if vm.spec.networks else None
-    return VmView(
-        vm_id=vm.spec.id,
-        instance_id=labels.get("instance", ""),
-        attempt=int(labels.get("attempt", "0")),
-        phase=phase,
-        address=addresses[0] if addresses else "",
-        private_address=status.private_address,
-        detail=status.reason_code if preparing else "",
-        asked=phase is VmPhase.STOPPING or status.reason_code in _ASKED,
-        exit_code=status.exit_code,
-        reason=status.reason,
-        reason_code="" if preparing else status.reason_code,
-        permanent=status.permanent,
-        log_tail=status.log_tail,
-        acceleration=status.acceleration,
-        egress=from_egress(network.egress) if network else None,
-        identity=network.identity if network else labels.get("app", ""),
-        ingress=from_ingress(network.ingress) if network else None,
-        labels=labels,
-    )
+"""How long what snapshots depend on here is believed to be the same."""
 
 
 class PlasmaEngine:
@@ -251,7 +95,7 @@ class PlasmaEngine:
         self._stops: dict[str, asyncio.Task[Vm]] = {}
 
     async def connect(self, peers: Sequence[PeerNode], key_step: int = 0) -> tuple[PeerNode, ...]:
-        wanted = {_peer(peer): peer for peer in peers}
+        wanted = {to_peer(peer): peer for peer in peers}
         with translated():
             return tuple(wanted[peer] for peer in await self._network.connect(tuple(wanted), key_step))
 

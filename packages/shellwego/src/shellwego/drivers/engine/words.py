@@ -1,16 +1,25 @@
-"""What a VM uses and may reach, and what a host offers, from one vocabulary to the other. Pure."""
+"""What a VM uses and may reach, what a host offers, and what is around both, from one vocabulary to the other. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from plasmavmc import types
+from plasmavmc.host import operations
+from plasmavmc.host.operations import Peer
+from plasmavmc.host.ports import Answerer, PublishedPort, Transport
+from plasmavmc.network.dns import names
 from plasmavmc.types import OWN_DISKS, BackendCapabilities
+from plasmavmc.volumes import VolumeView as EngineVolume
 from shellwego.core.destinations import Destination, IpProtocol
+from shellwego.core.names import NetworkNames
 from shellwego.core.nodes import Backend
 from shellwego.core.openings import Ingress, Opening
+from shellwego.core.peers import PeerNode
+from shellwego.core.publishing import OpenPort
+from shellwego.core.volumes import SnapshotView, VolumeView
 from shellwego.ports.engine import NetworkUsage, VmUsage
 
 LONGEST_WORD = 128
@@ -66,6 +75,53 @@ def from_ingress(ingress: types.Ingress) -> Ingress:
             last_port=each.last_port,
         )
         for each in ingress
+    )
+
+
+def to_peer(peer: PeerNode) -> Peer:
+    """Another node, in the engine's words. Pure."""
+    private = IPv6Network(peer.private) if peer.private else None
+    underlay = operations.Underlay(peer.underlay.value)
+    return Peer(IPv4Network(peer.subnet), IPv4Address(peer.address), private, underlay, peer.keys, peer.port)
+
+
+def to_names(networks: Sequence[NetworkNames]) -> names.Names:
+    """The names of networks in the engine's words. Pure."""
+    return names.Names(
+        networks={
+            each.network_id: names.NetworkNames(
+                hosts=each.hosts,
+                services={
+                    name: tuple(names.ServicePlace(target=place.target, port=place.port) for place in places)
+                    for name, places in each.services.items()
+                },
+                texts=each.texts,
+            )
+            for each in networks
+        }
+    )
+
+
+def to_published(port: OpenPort) -> PublishedPort:
+    """A published port in the engine's words. Pure."""
+    answerers = tuple(
+        Answerer(types.vm_key(each.vm_id), IPv4Address(each.ipv4), each.port, each.taking) for each in port.endpoints
+    )
+    return PublishedPort(Transport(port.transport.value), port.port, answerers)
+
+
+def to_volume(found: EngineVolume) -> VolumeView:
+    """What the agent sees of a volume. Pure."""
+    return VolumeView(
+        volume_id=found.volume_id,
+        size_bytes=found.size_bytes,
+        used_bytes=found.used_bytes,
+        vm_id=found.vm_id,
+        encrypted=found.encrypted,
+        locked=found.locked,
+        snapshots=tuple(
+            SnapshotView(snapshot_id=each.snapshot_id, used_bytes=each.used_bytes) for each in found.snapshots
+        ),
     )
 
 
