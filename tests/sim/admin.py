@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from shellwego.control import nodeadmin, rebalance, scheduling
 from shellwego.control.nodeadmin import NodeWish
 from shellwego.control.scheduling import DrainWish
-from shellwego.control.scopes import NodeTarget, SystemTarget
+from shellwego.control.targets import NodeTarget, SystemTarget
 from shellwego.control.unit import Unit
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
 from shellwego.core.nodes import Node, Scheduling

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from shellwego.control import apps, attachments, volumes
 from shellwego.control.authorization import Access
 from shellwego.control.deployments import Rollout
-from shellwego.control.scopes import AppTarget
+from shellwego.control.targets import AppTarget
 from shellwego.control.unit import Unit
 from shellwego.control.volumes import VolumeWish
 from shellwego.core.apps import MIB, Mount

@@ -13,8 +13,8 @@ from shellwego.control.config import ConfigWish, PlacementWish, ProcessWish
 from shellwego.control.deployments import Rollout
 from shellwego.control.images import choose_image
 from shellwego.control.runs import RunWish, create_run, stop_run
-from shellwego.control.scopes import AppTarget, ProjectTarget, VolumeTarget
 from shellwego.control.sleep import resume, suspend
+from shellwego.control.targets import AppTarget, ProjectTarget, VolumeTarget
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App, Service
 from shellwego.core.deployments import CanaryPlan

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
 from shellwego.control.idempotency import Answer, IdempotencyKey, recall, remember
-from shellwego.control.scopes import SYSTEM, Found, Scope, Target, app_scope, scope_at
+from shellwego.control.scopes import SYSTEM, Scope, app_scope, scope_at
+from shellwego.control.targets import Found, Target
 from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core import iam
 from shellwego.core.errors import ForbiddenError, ShellWeGoError

@@ -12,7 +12,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from shellwego.control.marks import PRUNED, mark
-from shellwego.control.scopes import SYSTEM, Found, OrganizationTarget, ProjectTarget, Scope, reach, visible_projects
+from shellwego.control.scopes import SYSTEM, Scope, reach, visible_projects
+from shellwego.control.targets import Found, OrganizationTarget, ProjectTarget
 from shellwego.control.unit import Control
 from shellwego.core.events import Event
 from shellwego.core.tenancy import Principal

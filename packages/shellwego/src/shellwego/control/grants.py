@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from shellwego.control.config import refuse
 from shellwego.control.roles import choose_role, refuse_to_give, role_name
-from shellwego.control.scopes import Found, Scope, missing, scope_at
+from shellwego.control.scopes import Scope, missing, scope_at
+from shellwego.control.targets import Found
 from shellwego.control.unit import Unit
 from shellwego.core import iam
 from shellwego.core.errors import ConflictError, FieldError

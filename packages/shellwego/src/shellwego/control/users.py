@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from shellwego.control.scopes import SYSTEM, Found, missing
+from shellwego.control.scopes import SYSTEM, missing
 from shellwego.control.signin import account_of, email_of
+from shellwego.control.targets import Found
 from shellwego.control.unit import Unit
 from shellwego.core.errors import ConflictError
 from shellwego.core.ids import is_id

@@ -19,7 +19,8 @@ from shellwego.api.grpc.views import image_views
 from shellwego.control import images
 from shellwego.control.events import changes
 from shellwego.control.imagework import ImageWork
-from shellwego.control.scopes import ProjectTarget, missing, project_scope
+from shellwego.control.scopes import missing, project_scope
+from shellwego.control.targets import ProjectTarget
 from shellwego.control.unit import Control, Unit
 from shellwego.core.images import Image as ImageRow
 from shellwego.core.images import ImageState

@@ -13,7 +13,7 @@ from shellwego.api.grpc.views import node_view
 from shellwego.control import scheduling
 from shellwego.control.events import changes
 from shellwego.control.facts import node_usage
-from shellwego.control.scopes import NodeTarget, SystemTarget
+from shellwego.control.targets import NodeTarget, SystemTarget
 from shellwego.control.unit import Control, Unit
 from shellwego.core import nodes
 from shellwego.core.placement import NodeUsage

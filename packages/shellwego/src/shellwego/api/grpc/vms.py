@@ -48,8 +48,9 @@ from shellwego.control.events import changes
 from shellwego.control.instances import refuse_not_running
 from shellwego.control.logs import MAX_TAIL, LogFollower, LogQuery, read_logs
 from shellwego.control.logs import LogLine as ToldLine
-from shellwego.control.scopes import AppTarget, InstanceTarget, Scope, app_scope, missing
+from shellwego.control.scopes import Scope, app_scope, missing
 from shellwego.control.streams import open_stream
+from shellwego.control.targets import AppTarget, InstanceTarget
 from shellwego.control.unit import Control, Unit
 from shellwego.control.vms import KnownVm, known_vm, known_vms
 from shellwego.core.apps import App, Release

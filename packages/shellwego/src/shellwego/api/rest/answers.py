@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from shellwego.control.authorization import Access
 from shellwego.control.idempotency import Answer
-from shellwego.control.scopes import Target
+from shellwego.control.targets import Target
 from shellwego.control.unit import Unit
 from shellwego.core.errors import ConflictError, StaleError
 from shellwego.ports.store import Transaction

@@ -24,7 +24,7 @@ from shellwego.control import apps, deployments
 from shellwego.control.config import ConfigWish, refuse_unknown
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
-from shellwego.control.scopes import AppTarget, ProjectTarget
+from shellwego.control.targets import AppTarget, ProjectTarget
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App
 from shellwego.core.deployments import Deployment

@@ -26,7 +26,8 @@ from shellwego.api.rest.waiting import SeenVersion, States, Timeout, wait_for
 from shellwego.control import backups
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
-from shellwego.control.scopes import VolumeTarget, missing, project_of
+from shellwego.control.scopes import missing, project_of
+from shellwego.control.targets import VolumeTarget
 from shellwego.control.unit import Unit
 from shellwego.control.volumes import KeyPlan
 from shellwego.core.tenancy import Project as ProjectRow

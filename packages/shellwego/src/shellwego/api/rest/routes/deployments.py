@@ -33,7 +33,7 @@ from shellwego.control.forecasts import ProcessForecast
 from shellwego.control.idempotency import Answer
 from shellwego.control.images import ChosenImage, choose_image
 from shellwego.control.pages import page
-from shellwego.control.scopes import AppTarget
+from shellwego.control.targets import AppTarget
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import UnavailableError

@@ -11,7 +11,7 @@ from shellwego.api.rest.routes.common import Ref, resource_router
 from shellwego.api.rest.schemas.egress import EgressPatch, EgressView, egress_view
 from shellwego.control.egress import set_egress
 from shellwego.control.idempotency import Answer
-from shellwego.control.scopes import AppTarget
+from shellwego.control.targets import AppTarget
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App
 from shellwego.core.destinations import changed, parse_destinations

@@ -13,7 +13,7 @@ from shellwego.api.rest.schemas.config import plain, references, secret_refs
 from shellwego.control import apps, deployments
 from shellwego.control.config import ConfigWish
 from shellwego.control.idempotency import Answer
-from shellwego.control.scopes import AppTarget
+from shellwego.control.targets import AppTarget
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App
 from shellwego.ports.store import Transaction

@@ -29,7 +29,8 @@ from shellwego.control.grants import GrantTarget, ScopeIdTarget
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
 from shellwego.control.roles import find_role, role_name
-from shellwego.control.scopes import OrganizationTarget, Scope
+from shellwego.control.scopes import Scope
+from shellwego.control.targets import OrganizationTarget
 from shellwego.control.unit import Unit
 from shellwego.core.iam import ROLES
 from shellwego.core.tenancy import Grant, Organization, Role

@@ -25,7 +25,7 @@ from shellwego.control import images
 from shellwego.control.authorization import Access
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
-from shellwego.control.scopes import ImageTarget, ProjectTarget
+from shellwego.control.targets import ImageTarget, ProjectTarget
 from shellwego.control.unit import Unit
 from shellwego.core.images import Image
 from shellwego.core.tenancy import Project as ProjectRow

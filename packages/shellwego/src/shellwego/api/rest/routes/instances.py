@@ -19,8 +19,8 @@ from shellwego.control import runs, sleep
 from shellwego.control.idempotency import Answer
 from shellwego.control.instances import find_instance
 from shellwego.control.pages import page
-from shellwego.control.scopes import AppTarget, InstanceTarget, ProjectTarget
 from shellwego.control.streams import usage_of
+from shellwego.control.targets import AppTarget, InstanceTarget, ProjectTarget
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App
 from shellwego.core.instances import TERMINAL, Instance

@@ -35,7 +35,7 @@ from shellwego.control.invitations import (
 )
 from shellwego.control.pages import page
 from shellwego.control.roles import role_name
-from shellwego.control.scopes import OrganizationTarget
+from shellwego.control.targets import OrganizationTarget
 from shellwego.control.unit import Unit
 from shellwego.core.invitations import Invitation
 from shellwego.core.tenancy import Organization

@@ -28,7 +28,7 @@ from shellwego.api.rest.schemas.joins import (
 from shellwego.control import joins, nodeauthority, nodekeys
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
-from shellwego.control.scopes import JoinTokenTarget, NodeAuthorityTarget, NodeKeyTarget, SystemTarget
+from shellwego.control.targets import JoinTokenTarget, NodeAuthorityTarget, NodeKeyTarget, SystemTarget
 from shellwego.control.unit import Unit
 from shellwego.core.errors import ConflictError
 from shellwego.core.joins import JoinToken, NodeAuthority, NodeKey

@@ -19,8 +19,8 @@ from shellwego.api.rest.schemas.resources import ExecBody, ExecView, LogLineView
 from shellwego.api.rest.sse import EVENT_STREAM, EventStream, message
 from shellwego.control.instances import find_instance, logged_instances, reachable_instance
 from shellwego.control.logs import MAX_TAIL, LogFollower, LogLine, LogQuery, read_logs
-from shellwego.control.scopes import AppTarget
 from shellwego.control.streams import run_command
+from shellwego.control.targets import AppTarget
 from shellwego.core.apps import App
 from shellwego.core.errors import ConflictError
 from shellwego.core.instances import Instance

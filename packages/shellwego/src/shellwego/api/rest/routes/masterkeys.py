@@ -10,7 +10,7 @@ from shellwego.api.rest.routes.common import Here, resource_router
 from shellwego.api.rest.schemas.masterkeys import MasterKeyBody, MasterKeyList, MasterKeyView, master_key_view
 from shellwego.control import masterkeys
 from shellwego.control.idempotency import Answer
-from shellwego.control.scopes import SystemTarget
+from shellwego.control.targets import SystemTarget
 from shellwego.control.unit import Unit
 
 router = resource_router("system")

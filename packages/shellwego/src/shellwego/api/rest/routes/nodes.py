@@ -28,7 +28,7 @@ from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.nodeadmin import NodeWish
 from shellwego.control.pages import page
 from shellwego.control.scheduling import DrainWish
-from shellwego.control.scopes import NodeTarget, SystemTarget
+from shellwego.control.targets import NodeTarget, SystemTarget
 from shellwego.control.unit import Unit
 from shellwego.core.drain import DrainPlan
 from shellwego.core.nodes import Node

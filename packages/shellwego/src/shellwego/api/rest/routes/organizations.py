@@ -27,7 +27,8 @@ from shellwego.control import members, organizations
 from shellwego.control.idempotency import Answer
 from shellwego.control.members import Member
 from shellwego.control.roles import role_name
-from shellwego.control.scopes import SYSTEM, OrganizationTarget, SystemTarget
+from shellwego.control.scopes import SYSTEM
+from shellwego.control.targets import OrganizationTarget, SystemTarget
 from shellwego.control.unit import Unit
 from shellwego.core.tenancy import Organization
 from shellwego.ports.store import Transaction

@@ -13,7 +13,7 @@ from shellwego.api.rest.schemas.ports import PortList, PortPublish, PortView, po
 from shellwego.control import publishing
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
-from shellwego.control.scopes import AppTarget
+from shellwego.control.targets import AppTarget
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App
 from shellwego.ports.store import Transaction, eq

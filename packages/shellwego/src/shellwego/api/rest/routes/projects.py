@@ -25,7 +25,7 @@ from shellwego.api.rest.schemas.tenancy import (
 )
 from shellwego.control import projects, quotas
 from shellwego.control.idempotency import Answer
-from shellwego.control.scopes import OrganizationTarget, ProjectTarget
+from shellwego.control.targets import OrganizationTarget, ProjectTarget
 from shellwego.control.unit import Unit
 from shellwego.core.quota import OF_PROJECTS
 from shellwego.core.tenancy import Organization, Project

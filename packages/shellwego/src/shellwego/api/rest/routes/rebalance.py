@@ -11,7 +11,7 @@ from shellwego.api.rest.schemas.rebalance import RebalanceView, move_view
 from shellwego.control import rebalance
 from shellwego.control.idempotency import Answer
 from shellwego.control.rebalance import Rebalance
-from shellwego.control.scopes import SystemTarget
+from shellwego.control.targets import SystemTarget
 from shellwego.control.unit import Unit
 from shellwego.ports.store import Transaction
 

@@ -29,7 +29,8 @@ from shellwego.control import secrets
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
 from shellwego.control.references import uses, wishing_apps
-from shellwego.control.scopes import ProjectTarget, SecretTarget, missing
+from shellwego.control.scopes import missing
+from shellwego.control.targets import ProjectTarget, SecretTarget
 from shellwego.control.unit import Unit
 from shellwego.core.envelope import Label
 from shellwego.core.secrets import Secret, label

@@ -24,7 +24,7 @@ from shellwego.api.rest.schemas.securitygroups import (
 from shellwego.control import securitygroups
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
-from shellwego.control.scopes import AppTarget, GroupTarget, ProjectTarget
+from shellwego.control.targets import AppTarget, GroupTarget, ProjectTarget
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App
 from shellwego.core.securitygroups import SecurityGroup

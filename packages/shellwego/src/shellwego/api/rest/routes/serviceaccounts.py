@@ -26,8 +26,8 @@ from shellwego.control import serviceaccounts
 from shellwego.control.authentication import new_secret
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
-from shellwego.control.scopes import OrganizationTarget
 from shellwego.control.serviceaccounts import find_account
+from shellwego.control.targets import OrganizationTarget
 from shellwego.control.tokens import TokenWish
 from shellwego.control.unit import Unit
 from shellwego.core.tenancy import Organization, ServiceAccount, TokenKind

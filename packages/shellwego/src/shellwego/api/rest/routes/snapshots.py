@@ -22,7 +22,8 @@ from shellwego.api.rest.volumeviews import show_snapshot, standby_copy, volume_a
 from shellwego.control import volumes
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
-from shellwego.control.scopes import VolumeTarget, project_of
+from shellwego.control.scopes import project_of
+from shellwego.control.targets import VolumeTarget
 from shellwego.control.unit import Unit
 from shellwego.core.tenancy import Project as ProjectRow
 from shellwego.core.volumes import Volume

@@ -24,8 +24,8 @@ from shellwego.control.authorization import Access
 from shellwego.control.config import check_command
 from shellwego.control.instances import logged_instances, reachable_instance
 from shellwego.control.logs import MAX_TAIL
-from shellwego.control.scopes import AppTarget
 from shellwego.control.streams import error_record, open_stream
+from shellwego.control.targets import AppTarget
 from shellwego.core.errors import ConflictError, MalformedError, ShellWeGoError, UnavailableError
 from shellwego.core.instances import Instance
 from shellwego.ports.streams import DuplexStream, StreamKind, StreamRequest

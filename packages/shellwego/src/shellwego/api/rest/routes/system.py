@@ -10,7 +10,7 @@ from shellwego.api.rest.routes.common import Here, resource_router
 from shellwego.api.rest.schemas.system import CapabilitiesView, HealthView, ReadinessView, VersionView
 from shellwego.control.idempotency import Answer
 from shellwego.control.instances import LIVE_PHASES
-from shellwego.control.scopes import SystemTarget
+from shellwego.control.targets import SystemTarget
 from shellwego.core.deployments import STRATEGIES
 from shellwego.core.errors import UnavailableError
 from shellwego.core.nodes import NodeHealth

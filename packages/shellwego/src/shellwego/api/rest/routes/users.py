@@ -12,7 +12,7 @@ from shellwego.api.rest.schemas.account import PersonList, PersonUpdate, PersonV
 from shellwego.api.rest.schemas.common import pagination
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
-from shellwego.control.scopes import SystemTarget
+from shellwego.control.targets import SystemTarget
 from shellwego.control.unit import Unit
 from shellwego.control.users import UserTarget, set_disabled
 from shellwego.core.tenancy import User

@@ -29,8 +29,9 @@ from shellwego.api.rest.waiting import SeenVersion, States, Timeout, wait_for
 from shellwego.control import attachments, volumemoves, volumes
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
-from shellwego.control.scopes import AppTarget, NodeTarget, ProjectTarget, VolumeTarget, project_of
+from shellwego.control.scopes import project_of
 from shellwego.control.sealing import Sealing
+from shellwego.control.targets import AppTarget, NodeTarget, ProjectTarget, VolumeTarget
 from shellwego.control.unit import Unit
 from shellwego.control.volumekeys import VolumeKeys
 from shellwego.core.apps import App, Mount

@@ -12,7 +12,7 @@ from shellwego.api.rest.schemas.volumes import ReplicationBody, VolumeDetail
 from shellwego.api.rest.volumeviews import volume_answer
 from shellwego.control import standbys
 from shellwego.control.idempotency import Answer
-from shellwego.control.scopes import NodeTarget, VolumeTarget
+from shellwego.control.targets import NodeTarget, VolumeTarget
 from shellwego.control.unit import Unit
 from shellwego.core.volumes import Volume
 

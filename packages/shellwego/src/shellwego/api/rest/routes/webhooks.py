@@ -29,7 +29,8 @@ from shellwego.control import webhooks
 from shellwego.control.events import ScopeTarget, within_scope
 from shellwego.control.idempotency import Answer
 from shellwego.control.pages import page
-from shellwego.control.scopes import Scope, WebhookTarget
+from shellwego.control.scopes import Scope
+from shellwego.control.targets import WebhookTarget
 from shellwego.control.unit import Unit
 from shellwego.control.webhooks import WebhookWish
 from shellwego.core.sensitive import Sensitive
