@@ -1,8 +1,9 @@
 """Bridge and taps, over netlink and the tun device.
 
 Theory. The bridge is a switch whose ports may not speak to each other: each tap is isolated, learns nothing and is never
-flooded to. The host knows each VM by a static forwarding entry (MAC to tap) and a static neighbour (address to MAC), so a
-guest gets no frame that is not for it, and neither an old ARP entry nor a lying guest can lead the host astray.
+flooded to. The host knows each VM by a static forwarding entry (MAC to tap) and a static neighbour (address to MAC, see
+`neighbours`), so a guest gets no frame that is not for it, and neither an old ARP entry nor a lying guest can lead the host
+astray.
 
 Traps:
 - A bridge without a fixed MAC takes the lowest of its ports, and changes it when taps come and go: guests lose their
@@ -15,24 +16,21 @@ Sources: bridge(8), ip-sysctl.rst, Documentation/networking/tuntap.rst.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import struct
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Network, ip_address
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
-from socket import AF_INET, if_nametoindex
+from socket import AF_INET
 
 from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from plasmavmc.errors import HostError
-from plasmavmc.host.addresses import node_of
 from plasmavmc.host.configuration import POOL
 from plasmavmc.host.helper import ipv6, shaping
 from plasmavmc.host.helper.ebpf_guard import TapGuard
+from plasmavmc.host.helper.netlink import TUN, absent_is_fine, bridge_index, explained, index_of
 from plasmavmc.host.helper.parameters import set_parameter
 from plasmavmc.host.names import shaper_name
 from plasmavmc.host.operations import Bridge, Guarding, Member, TapRequest
@@ -40,13 +38,11 @@ from plasmavmc.types import mac_of
 
 CABLE = "cable0"
 """The end of a VM's cable that lies in its namespace."""
-_TUN = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
 _TAP_FLAGS = 0x0002 | 0x1000 | 0x4000 | 0x8000
 """IFF_TAP, IFF_NO_PI, IFF_VNET_HDR (offloads), IFF_TUN_EXCL (never open a tap that exists)."""
 _MOST_WAITING = 4
 """Taps made ahead: for VMs that start together."""
-_NUD_PERMANENT = 0x80
 _NUD_NOARP = 0x40
 _NTF_MASTER = 0x04
 _CONF = Path("/proc/sys/net/ipv4/conf")
@@ -69,10 +65,6 @@ class Links:
         self._guard = guard
         self._waiting: dict[str, int] = {}
         """Taps made ahead: descriptors by name."""
-        self._neighbours: tuple[int, dict[IPv4Address | IPv6Address, str | None]] | None = None
-        """The static neighbours of the bridge of that index, once they are known."""
-        self._led: set[IPv6Network] = set()
-        """Networks of our own VMs that are led to it."""
 
     @property
     def ip(self) -> IPRoute:
@@ -90,7 +82,7 @@ class Links:
         here."""
         with explained(f"bridge {bridge.name}"):
             self._refuse_taken(bridge)
-            index = self._index(bridge.name) or self._add_bridge(bridge.name)
+            index = index_of(bridge.name) or self._add_bridge(bridge.name)
             for key, value in _BRIDGE_CONF.items():
                 set_parameter(_CONF / bridge.name / key, value)
             self._address(index, IPv4Interface((bridge.gateway, bridge.network.prefixlen)))
@@ -111,7 +103,7 @@ class Links:
             br_forward_delay=0,
             br_mcast_snooping=0,
         )
-        return self._index(name)
+        return index_of(name)
 
     def _refuse_taken(self, bridge: Bridge) -> None:
         for network in self.networks(besides=bridge.name):
@@ -139,7 +131,7 @@ class Links:
         network beside it is the usual case, and routing prefers it.
         """
         with explained("networks of the host"):
-            own = self._index(besides)
+            own = index_of(besides)
             found = {
                 IPv4Interface((address.get_attr("IFA_ADDRESS"), address["prefixlen"])).network
                 for address in self._ip.get_addr(family=AF_INET)
@@ -178,7 +170,7 @@ class Links:
         with explained(f"tap {name}"):
             fd = make_tap(name)
             try:
-                self._guard.prepare(self._index(name))
+                self._guard.prepare(index_of(name))
             except BaseException:
                 os.close(fd)
                 raise
@@ -187,7 +179,7 @@ class Links:
 
     def _take_waiting(self, name: str) -> int:
         waiting, fd = next(iter(self._waiting.items()))
-        self._ip.link("set", index=self._required(waiting), ifname=name)
+        self._ip.link("set", index=bridge_index(waiting), ifname=name)
         del self._waiting[waiting]
         return fd
 
@@ -203,9 +195,9 @@ class Links:
                 raise
 
     def _join(self, tap: TapRequest, bridge: str) -> None:
-        index = self._index(tap.name)
+        index = index_of(tap.name)
         set_parameter(_CONF_V6 / tap.name / "disable_ipv6", 1)
-        self._ip.link("set", index=index, master=self._required(bridge))
+        self._ip.link("set", index=index, master=bridge_index(bridge))
         self._ip.brport("set", index=index, isolated=1, learning=0, unicast_flood=0, mcast_flood=0, bcast_flood=0)
         self._ip.fdb("add", ifindex=index, lladdr=tap.mac, flags=_NTF_MASTER, state=_NUD_NOARP)
         self._guard.attach(tap.name, index)
@@ -218,7 +210,7 @@ class Links:
     def _hold_incoming(self, index: int, tap: TapRequest) -> None:
         """One device a tap. What an earlier tap of this VM has left is replaced, and another VM's never taken away."""
         shaper = shaper_name(tap.name)
-        if self._index(shaper):
+        if index_of(shaper):
             if any(name not in (tap.name, shaper) and shaper_name(name) == shaper for name in self.names()):
                 raise HostError(
                     "tap-name", f"two VMs would share the device {shaper}", resolution="create the VM again"
@@ -243,7 +235,7 @@ class Links:
             with explained(f"tap {name}"):
                 fd = make_tap(name)
                 try:
-                    self._guard.choose(self._index(name))
+                    self._guard.choose(index_of(name))
                 finally:
                     os.close(fd)
         return self._guard.told()
@@ -258,65 +250,6 @@ class Links:
         with explained("programs at taps"):
             return self._guard.change(coming, leaving)
 
-    def set_members(self, bridge: str, members: Sequence[Member]) -> None:
-        """Make the static neighbours of the bridge exactly these, by both families, and lead their networks there."""
-        with explained(f"neighbours of {bridge}"):
-            index = self._required(bridge)
-            self._led = {node_of(member.ipv6) for member in members if member.ipv6 is not None}
-            ipv6.lead_in(self._ip, index, sorted(self._led))
-            self._set_neighbours(index, _neighbours_of(members))
-
-    def change_members(
-        self, bridge: str, members: Sequence[Member], coming: Sequence[Member], leaving: Sequence[Member]
-    ) -> None:
-        """As `set_members`, where only these are others than when they were set last."""
-        known, self._neighbours = self._neighbours, None  # should it fail, all are set the next time
-        with explained(f"neighbours of {bridge}"):
-            index = self._required(bridge)
-            added = _neighbours_of(coming)
-            if known is None or known[0] != index:
-                self.set_members(bridge, members)
-                return
-            fresh = {node_of(member.ipv6) for member in coming if member.ipv6 is not None} - self._led
-            ipv6.lead_in(self._ip, index, sorted(fresh))
-            self._led |= fresh
-            for address in _neighbours_of(leaving).keys() - added.keys():
-                self._drop_neighbour(index, address)
-                known[1].pop(address, None)
-            for address, mac in added.items():
-                if known[1].get(address) != mac:
-                    self._put_neighbour(index, address, mac)
-                    known[1][address] = mac
-        self._neighbours = known
-
-    def _set_neighbours(self, index: int, wanted: Mapping[IPv4Address | IPv6Address, str]) -> None:
-        """The kernel is asked once which there are: a list of a thousand takes longer than all the rest of an admission.
-        Nobody else makes or flushes permanent ones."""
-        known, self._neighbours = self._neighbours, None  # should it fail, the kernel is asked again
-        present = known[1] if known is not None and known[0] == index else self._found_neighbours(index)
-        for address in present.keys() - wanted.keys():
-            self._drop_neighbour(index, address)
-        for address, mac in wanted.items():
-            if present.get(address) != mac:
-                self._put_neighbour(index, address, mac)
-        self._neighbours = index, dict(wanted)
-
-    def _drop_neighbour(self, index: int, address: IPv4Address | IPv6Address) -> None:
-        with absent_is_fine():
-            self._ip.neigh("del", dst=str(address), ifindex=index)
-
-    def _put_neighbour(self, index: int, address: IPv4Address | IPv6Address, mac: str) -> None:
-        self._ip.neigh("replace", dst=str(address), lladdr=mac, ifindex=index, state=_NUD_PERMANENT)
-
-    def _found_neighbours(self, index: int) -> dict[IPv4Address | IPv6Address, str | None]:
-        """Those that are there; without a MAC where the kernel found one out by itself."""
-        present: dict[IPv4Address | IPv6Address, str | None] = {}
-        for entry in self._ip.get_neighbours(ifindex=index):
-            address = ip_address(entry.get_attr("NDA_DST"))
-            if not address.is_multicast:  # of which the kernel makes entries for itself
-                present[address] = entry.get_attr("NDA_LLADDR") if entry["state"] & _NUD_PERMANENT else None
-        return present
-
     # For sweeps
 
     def names(self) -> dict[str, str]:
@@ -329,32 +262,25 @@ class Links:
     def is_idle(self, name: str) -> bool:
         """Whether nobody holds the other end: a tap without a VMM, a bridge without such a port."""
         with explained(f"link {name}"), absent_is_fine():
-            if self._index(name):
+            if index_of(name):
                 return not any(link.get_attr("IFLA_CARRIER") for link in self._ip.get_links(ifname=name))
         return True
 
     def delete(self, name: str) -> None:
         """Remove a link; one that is not there is fine."""
         with explained(f"link {name}"), absent_is_fine():
-            if index := self._index(name):
+            if index := index_of(name):
                 self._ip.link("del", index=index)
 
     def release(self, name: str) -> None:
         """Take a link off its bridge, and leave it otherwise alone."""
         with explained(f"link {name}"), absent_is_fine():
-            if index := self._index(name):
+            if index := index_of(name):
                 self._ip.link("set", index=index, master=0)
-
-    @staticmethod
-    def _index(name: str) -> int:
-        """Number of a link, 0 where there is none. One ioctl; asked over netlink it takes a millisecond."""
-        with suppress(OSError):
-            return if_nametoindex(name)
-        return 0
 
     def gateway(self, bridge: str) -> IPv4Address:
         """The address of the bridge."""
-        [address] = self._ip.get_addr(family=AF_INET, index=self._required(bridge))
+        [address] = self._ip.get_addr(family=AF_INET, index=bridge_index(bridge))
         return IPv4Address(address.get_attr("IFA_LOCAL"))
 
     def drop_waiting(self) -> None:
@@ -363,53 +289,13 @@ class Links:
             os.close(fd)
         self._waiting.clear()
 
-    def _required(self, name: str) -> int:
-        index = self._index(name)
-        if not index:
-            raise HostError("no-bridge", f"the bridge {name} is not there", resolution="restart the platform")
-        return index
-
-
-def _neighbours_of(members: Collection[Member]) -> dict[IPv4Address | IPv6Address, str]:
-    """MACs by the addresses of both families."""
-    private = {member.ipv6: member.mac for member in members if member.ipv6 is not None}
-    return {member.ipv4: member.mac for member in members} | private
-
 
 def make_tap(name: str) -> int:
     """A new tap in this process's namespace; it lives as long as a descriptor of it, unless it is made to stay."""
-    fd = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    fd = os.open(TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _TAP_FLAGS))
     except BaseException:
         os.close(fd)
         raise
     return fd
-
-
-@contextmanager
-def absent_is_fine() -> Iterator[None]:
-    try:
-        yield
-    except NetlinkError as error:
-        if error.code not in (errno.ENODEV, errno.ENOENT, errno.ESRCH):
-            raise
-
-
-@contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Turn what the kernel says into an error of ours."""
-    try:
-        yield
-    except NetlinkError as error:
-        raise HostError("host-network", f"{what}: {os.strerror(error.code)}") from error
-    except OSError as error:
-        raise HostError("host-network", f"{what}: {error.strerror}", resolution=_remedy(error)) from error
-
-
-def _remedy(error: OSError) -> str:
-    if error.filename == _TUN:
-        return "load the tun module (modprobe tun)"
-    if error.errno == errno.EBUSY:
-        return "a link of this name exists; a sweep removes it at the next start"
-    return ""

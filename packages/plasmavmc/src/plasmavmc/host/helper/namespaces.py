@@ -26,7 +26,8 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
-from plasmavmc.host.helper.links import CABLE, Links, explained, make_tap
+from plasmavmc.host.helper.links import CABLE, Links, make_tap
+from plasmavmc.host.helper.netlink import explained
 from plasmavmc.host.helper.parameters import set_parameter
 from plasmavmc.host.operations import JAIL_TAP, TapRequest
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import singledispatchmethod
@@ -21,9 +20,8 @@ from typing import NamedTuple
 from plasmavmc.errors import HostError
 from plasmavmc.host import protocol
 from plasmavmc.host.configuration import HelperConfiguration, Listener
-from plasmavmc.host.helper import argv, checks, spawn, worker
-from plasmavmc.host.helper.cage import Cage, VmmCage
-from plasmavmc.host.helper.cgroups import NONE, find_cgroups
+from plasmavmc.host.helper import argv, checks, worker
+from plasmavmc.host.helper.cgroups import find_cgroups
 from plasmavmc.host.helper.checks_ports import check_ports
 from plasmavmc.host.helper.connections import Connections
 from plasmavmc.host.helper.ebpf_guard import TapGuard
@@ -32,25 +30,21 @@ from plasmavmc.host.helper.firewall import Firewall
 from plasmavmc.host.helper.guest_memory import open_guest_memory
 from plasmavmc.host.helper.jails import HelperJails, JailPrograms, check_files
 from plasmavmc.host.helper.links import Links
-from plasmavmc.host.helper.namespaces import open_namespace
-from plasmavmc.host.helper.programs import KVM, check_program, kvm_access, open_kvm
+from plasmavmc.host.helper.neighbours import Neighbours
+from plasmavmc.host.helper.programs import check_program
 from plasmavmc.host.helper.roster import Roster
-from plasmavmc.host.helper.seats import Kind, Seats
+from plasmavmc.host.helper.run_root import prepare_run_root
+from plasmavmc.host.helper.seats import Seats
 from plasmavmc.host.helper.sockets import listen, open_datagrams
 from plasmavmc.host.helper.sweep import Sweeper
 from plasmavmc.host.helper.uids import Uids
 from plasmavmc.host.helper.vm_groups import VmGroups
+from plasmavmc.host.helper.vmms import Vmms
 from plasmavmc.host.helper.ways import Ways
 from plasmavmc.host.helper.zfs import HelperZfs
-from plasmavmc.host.names import is_key, shaper_name
-from plasmavmc.host.operations import CONNECTIONS, RESOLVER_PORT, Bridge, Guarding, Limits, ProcessId
+from plasmavmc.host.names import shaper_name
+from plasmavmc.host.operations import CONNECTIONS, RESOLVER_PORT, Bridge, Guarding
 from plasmavmc.host.processes import held, is_alive, processes, uids_of
-
-_DROP_S = 2.0
-_LOOK_S = 0.001
-"""The jailer copies its program and gives up being root within milliseconds."""
-_MAX_CODES = 4096
-"""Exit codes kept for who asks later; the oldest are forgotten."""
 
 
 class Answer(NamedTuple):
@@ -69,6 +63,7 @@ class Helper:
         self._names = configuration.names
         self._guard = TapGuard(self._names, configuration.guards)
         self._links = Links(self._guard)
+        self._neighbours = Neighbours(self._links.ip)
         self._firewall = Firewall(self._names, configuration.publish)
         self._connections = Connections(configuration.publish)
         self._roster: Roster | None = None
@@ -103,36 +98,37 @@ class Helper:
             configuration.uid,
             configuration.gid,
         )
-        self.children: dict[int, ProcessId] = {}
-        """VMMs that we started and that have not ended, by a pidfd of ours."""
-        self._codes: dict[ProcessId, int] = {}
+        self._vmms = Vmms(
+            configuration,
+            links=self._links,
+            cgroups=self._cgroups,
+            uids=self._uids,
+            groups=self._groups,
+            seats=self._seats,
+            fences=self._fences,
+            jails=self._jails,
+            sweeper=self._sweeper,
+        )
         self._bridge: Bridge | None = None
         """As it was made or found last."""
 
     @property
     def watched(self) -> frozenset[int]:
         """Descriptors that can be read when there is something to collect."""
-        return frozenset(self.children) | self._seats.pidfds | self._ways.watched
+        return self._vmms.pidfds | self._seats.pidfds | self._ways.watched
 
     def close(self) -> None:
         self._seats.dismiss_all()
         self._ways.close()
         self._links.close()
         self._guard.close()
-        protocol.close_all(self.children)
+        self._vmms.close()
 
     def collect(self) -> None:
         """Reap the VMMs, seats and tunnels that have ended."""
         self._seats.collect()
         self._ways.collect()
-        for pidfd, process in list(self.children.items()):
-            pid, status = os.waitpid(process.pid, os.WNOHANG)
-            if pid:
-                self._codes[process] = os.waitstatus_to_exitcode(status)
-                while len(self._codes) > _MAX_CODES:
-                    del self._codes[next(iter(self._codes))]
-                os.close(pidfd)
-                del self.children[pidfd]
+        self._vmms.collect()
 
     def answer(self, request: protocol.Request, fds: tuple[int, ...]) -> Answer:
         """Do what is asked.
@@ -177,7 +173,7 @@ class Helper:
         self._roster = None
         guarded = self._links.guard(request.rules.members)
         self._firewall.apply(request.rules, guarded=guarded)
-        self._links.set_members(self._names.bridge, request.rules.members)
+        self._neighbours.set(self._names.bridge, request.rules.members)
         self._connections.keep_to(request.rules)
         self._roster = roster
         return Answer()
@@ -192,7 +188,7 @@ class Helper:
             check_ports(roster.rules, self._configuration.publish)
         guarded = self._links.change_guard(request.added, leaving)
         self._firewall.change(roster.rules, request.added, leaving, guarded=guarded)
-        self._links.change_members(self._names.bridge, roster.rules.members, request.added, leaving)
+        self._neighbours.change(self._names.bridge, roster.rules.members, request.added, leaving)
         self._connections.keep_to(roster.rules)
         self._roster = roster
         return Answer()
@@ -253,7 +249,7 @@ class Helper:
 
     @_do.register
     def _(self, request: protocol.SeatMake) -> Answer:
-        self._seats.make(self._kind(kvm=request.kvm))
+        self._seats.make(self._vmms.kind(kvm=request.kvm))
         return Answer()
 
     @_do.register
@@ -261,7 +257,7 @@ class Helper:
         checks.check_key(request.key)
         checks.check_limits(request.limits)
         group = self._groups.find(request.key)
-        if group is None or not self._sweeper.runs(request.key, self._seats.pids):
+        if group is None or not self._vmms.runs(request.key):
             raise checks.refusal("limits", f"{request.key} has no running VM")
         self._cgroups.make(group, request.limits)
         return Answer()
@@ -274,7 +270,7 @@ class Helper:
         with held(request.process) as pidfd:
             if pidfd is None:
                 return Answer(False)
-            self._check_is_vm(request.key, uid, request.process.pid)
+            self._vmms.check_is_of(request.key, uid, request.process.pid)
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, request.signal)
         return Answer(True)
@@ -286,23 +282,22 @@ class Helper:
         with held(request.process) as pidfd:
             if pidfd is None:
                 raise HostError("no-process", f"the process {request.process.pid} has ended")
-            self._check_is_vm(request.key, uid, request.process.pid)
+            self._vmms.check_is_of(request.key, uid, request.process.pid)
             return Answer(fds=(open_guest_memory(request.process),))
 
     @_do.register
     def _(self, request: protocol.VmReap) -> Answer:
         checks.check_key(request.key)
         self.collect()
-        if request.process in self.children.values():
-            raise HostError("vm-running", f"the VMM {request.process.pid} has not ended")
+        code = self._vmms.code_of(request.process)
         self._groups.remove(request.key)
-        return Answer(self._codes.pop(request.process, None))
+        return Answer(code)
 
     @_do.register
     def _(self, request: protocol.VmFence) -> Answer:
         checks.check_key(request.key)
         checks.check_moment(request.until, time.monotonic())
-        if self._fences.is_over(request.key) and self._sweeper.runs(request.key, self._seats.pids):
+        if self._fences.is_over(request.key) and self._vmms.runs(request.key):
             raise fenced(request.key)
         if request.until is None:
             self._fences.lift(request.key)
@@ -321,12 +316,12 @@ class Helper:
         checks.check_limits(request.limits)
         if request.tap is not None:
             checks.check_own_tap(self._names, request.key, request.tap)
-        return self._jail_spawn(request)
+        return Answer(*self._vmms.start_jailed(request))
 
     @_do.register
     def _(self, request: protocol.JailRemove) -> Answer:
         checks.check_key(request.key)
-        self._check_runs_not(request.key)
+        self._vmms.refuse_running(request.key)
         if self._jails.has(request.key):
             self._links.delete(self._names.tap(request.key))  # else it ends a moment later, with its namespace
             self._jails.remove(request.key)
@@ -433,98 +428,15 @@ class Helper:
         )
         for program in worker.programs() if worker.is_worker(request.argv) else (Path(request.argv[0]),):
             check_program(program)
-        self._check_runs_not(request.key)
-        return self._start(request, fds)
-
-    def _start(self, request: protocol.VmSpawn, fds: tuple[int, ...]) -> Answer:
-        uid = self._uids.of(request.key)
-        names = request.fds
-        kvm: tuple[int, ...] = ()
-        if argv.wants_kvm_descriptor(request.argv):
-            names, kvm = (*names, argv.KVM_DESCRIPTOR), (open_kvm(),)
-        try:
-            is_worker = worker.is_worker(request.argv)
-            numbers = spawn.numbered(names)
-            final = worker.command_line(request.argv, numbers) if is_worker else argv.final_argv(request.argv, numbers)
-            kind = self._kind(kvm=argv.wants_kvm(request.argv) and not kvm)
-            identity = spawn.Identity(uid, uid, kind.groups)
-            cage = worker.WorkerCage(self._configuration.run_root, uid) if is_worker else kind.cage
-            return self._launch(request.key, request.limits, final, identity, (*fds, *kvm), cage=cage)
-        finally:
-            protocol.close_all(kvm)
-
-    def _kind(self, *, kvm: bool) -> Kind:
-        """The cage and the groups of a VMM, which may have to open /dev/kvm."""
-        return Kind(VmmCage(self._configuration.run_root, (KVM,) if kvm else ()), kvm_access() if kvm else ())
+        self._vmms.refuse_running(request.key)
+        return Answer(*self._vmms.start(request, fds))
 
     def _jail_prepare(self, request: protocol.JailPrepare, fds: tuple[int, ...]) -> Answer:
         checks.check_key(request.key)
         check_files(request.files, len(fds))
         uid = self._uids.of(request.key)
-        self._check_runs_not(request.key)
+        self._vmms.refuse_running(request.key)
         return Answer(fds=(self._jails.prepare(request.key, uid, dict(zip(request.files, fds, strict=True))),))
-
-    def _jail_spawn(self, request: protocol.JailSpawn) -> Answer:
-        """The jailer begins as root. It is answered for once it is the VM's uid, so that it can be sent signals."""
-        key, tap = request.key, request.tap
-        for program in (self._configuration.jailer, self._configuration.firecracker):
-            check_program(Path(program))
-        uid = self._uids.of(key)
-        os.close(self._jails.open(key))
-        self._check_runs_not(key)
-        fds = () if tap is None else (open_namespace(self._links, tap, self._names.bridge, uid),)
-        try:
-            command = self._jails.argv(key, uid, wired=tap is not None)
-            answer = self._launch(key, request.limits, command, spawn.Identity(0, 0), fds, jailed=True)
-        finally:
-            protocol.close_all(fds)
-        [*_, started] = self.children.values()
-        deadline = time.monotonic() + _DROP_S
-        ended = False
-        while not ended and uids_of(started.pid) == {0} and time.monotonic() < deadline:
-            ended = bool(select.select([answer.fds[0]], [], [], _LOOK_S)[0])
-        return answer
-
-    def _launch(
-        self,
-        key: str,
-        limits: Limits,
-        command: Sequence[str],
-        identity: spawn.Identity,
-        fds: Sequence[int],
-        *,
-        jailed: bool = False,
-        cage: Cage | None = None,
-    ) -> Answer:
-        if self._fences.is_over(key):
-            raise fenced(key)
-        group = self._groups.fresh(key)
-        joins = self._cgroups.make(group, limits)
-        confined = self._cgroups.confinement != NONE
-        rlimits = spawn.rlimits_for(limits, confined=confined, maps_freely=isinstance(cage, worker.WorkerCage))
-        program = spawn.Program(
-            command, identity, fds, joins, rlimits, 0o007 if jailed else 0o077, datagrams=jailed, cage=cage
-        )
-        try:
-            seat = self._seats.claim(key, program)
-            started = spawn.start(program) if seat is None else seat.become(program)
-        except BaseException:
-            self._cgroups.remove(group)
-            raise
-        self.children[os.dup(started.pidfd)] = started.process
-        reply = protocol.SpawnedProcess(started.process.pid, started.process.start_time, self._cgroups.confinement)
-        return Answer(reply, (started.pidfd, started.stdout))
-
-    def _check_runs_not(self, key: str) -> None:
-        if self._sweeper.runs(key, self._seats.pids):
-            raise checks.refusal("a VM", f"{key} runs already")
-
-    def _check_is_vm(self, key: str, uid: int, pid: int) -> None:
-        if uids_of(pid) != {uid}:
-            raise checks.refusal("a process", f"{pid} is not of VM {key}'s uid")
-        confined = self._cgroups.confinement != NONE
-        if pid in self._seats.pids or (confined and pid not in self._groups.members(key)):
-            raise checks.refusal("a process", f"{pid} is not in VM {key}'s cgroup")
 
     def _place(self, name: str, pid: int) -> None:
         """Move a process and what it started in its session; what it starts later is born there."""
@@ -545,28 +457,3 @@ class Helper:
             yield
         finally:
             os.close(fd)
-
-
-def prepare_run_root(configuration: HelperConfiguration) -> None:
-    """Make the run directories: the common one root's, the installation's own the user's.
-
-    Raises:
-        HostError: `unsafe-run-root`, others than root can write it; `same-code`, another installation has our code.
-    """
-    root = configuration.run_root
-    root.mkdir(mode=0o755, parents=True, exist_ok=True)
-    status = root.lstat()
-    if status.st_uid != 0 or status.st_mode & 0o022:
-        raise HostError(
-            "unsafe-run-root", f"{root} is not root's alone", resolution=f"chown root {root}; chmod 755 {root}"
-        )
-    others = {path.name for path in root.iterdir() if is_key(path.name)} - {configuration.key}
-    if any(other[:4] == configuration.names.code for other in others):
-        raise HostError(
-            "same-code",
-            f"another installation on this host has names beginning with swg{configuration.key[:4]} too",
-            resolution=f"if that one has ended, remove its directory in {root}; else give one of them another id",
-        )
-    own = configuration.names.run_dir(root)
-    own.mkdir(mode=0o700, exist_ok=True)
-    os.chown(own, configuration.uid, configuration.gid)

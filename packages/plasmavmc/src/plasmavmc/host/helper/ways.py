@@ -21,7 +21,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from plasmavmc.host.helper import ipv6, vxlan, wireguard
 from plasmavmc.host.helper.cgroups import Cgroups
-from plasmavmc.host.helper.links import Links, absent_is_fine, explained
+from plasmavmc.host.helper.links import Links
+from plasmavmc.host.helper.netlink import absent_is_fine, explained
 from plasmavmc.host.helper.uids import Uids
 from plasmavmc.host.helper.wireguard import Tunnels
 from plasmavmc.host.helper.wireguard_go import WireguardGo

@@ -38,6 +38,7 @@ from plasmavmc.errors import HostError
 from plasmavmc.host.helper import seccomp, spawn
 from plasmavmc.host.helper.cage import VmmCage
 from plasmavmc.host.helper.cgroups import NONE, Cgroups
+from plasmavmc.host.helper.netlink import TUN
 from plasmavmc.host.helper.programs import check_program
 from plasmavmc.host.helper.tunnel_device import prepare_tunnel
 from plasmavmc.host.helper.uids import Uids
@@ -48,7 +49,6 @@ from plasmavmc.host.processes import is_alive, kill, processes, uids_of
 from plasmavmc.types import MIB
 
 PROGRAM = Path("/usr/bin/wireguard-go")
-_TUN = "/dev/net/tun"
 _TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
 _IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
 _OF_A_NEWER_ONE = b"unsupported virtio GSO type"
@@ -272,9 +272,9 @@ def _open_tun(device: str) -> int:
     """A descriptor of the device, which is made where it is missing, and stays when nobody has any."""
     flags = tun_flags(PROGRAM.read_bytes())
     try:
-        fd = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise HostError("host-network", f"{_TUN}: {error.strerror}", resolution="modprobe tun") from error
+        raise HostError("host-network", f"{TUN}: {error.strerror}", resolution="modprobe tun") from error
     try:
         fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", device.encode(), flags))
         fcntl.ioctl(fd, _TUNSETPERSIST, 1)
