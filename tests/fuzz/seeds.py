@@ -15,7 +15,7 @@ from plasmavmc.guest.messages import Tag, encode_config, encode_exec
 from plasmavmc.host import protocol
 from plasmavmc.hypervisor.wasm.control import Compiled, Ready
 from plasmavmc.images import pax
-from plasmavmc.rpc.conversions.vms import spec_to_pb
+from plasmavmc.rpc.conversions.specs import spec_to_pb
 from plasmavmc.types import ExecSpec, FileSpec, NetworkSpec, Scope, VmSpec
 from shellwego.control.certificates import certificate_request, new_key
 from shellwego.core.assignments import Registration

@@ -32,8 +32,8 @@ from plasmavmc.images import auth, config, manifest, merge, pax, reference, wasm
 from plasmavmc.images.layers import Layer
 from plasmavmc.images.limits import ImageLimits
 from plasmavmc.rpc.conversions.images import order_from_pb
+from plasmavmc.rpc.conversions.specs import spec_from_pb
 from plasmavmc.rpc.conversions.streams import exec_from_pb
-from plasmavmc.rpc.conversions.vms import spec_from_pb
 from plasmavmc.rpc.v1 import image_pb2, types_pb2, vm_pb2
 from plasmavmc.server.policy import parse_policy
 from plasmavmc.snapshots import manifest as snapshot

@@ -36,7 +36,7 @@ from plasmavmc.rpc.api import (
     Upload,
     VmFilter,
 )
-from plasmavmc.rpc.conversions import images, nodes, streams, values, vms
+from plasmavmc.rpc.conversions import images, nodes, specs, streams, values, vms
 from plasmavmc.rpc.errors import _told, code_of, status_of
 from plasmavmc.rpc.v1 import types_pb2, vm_pb2
 from plasmavmc.states import VmState
@@ -170,10 +170,10 @@ def near(first: float, second: float) -> bool:
 
 @given(SPECS)
 def test_a_specification_arrives_whole(spec: VmSpec) -> None:
-    message = types_pb2.VmSpec.FromString(vms.spec_to_pb(spec, secrets=True).SerializeToString())
-    got = vms.spec_from_pb(message)
+    message = types_pb2.VmSpec.FromString(specs.spec_to_pb(spec, secrets=True).SerializeToString())
+    got = specs.spec_from_pb(message)
     assert near(got.stop_grace_s, spec.stop_grace_s)
-    assert vms.spec_to_pb(got, secrets=True) == message
+    assert specs.spec_to_pb(got, secrets=True) == message
     assert got == VmSpec(
         **{name: getattr(spec, name) for name in VmSpec.__slots__} | {"stop_grace_s": got.stop_grace_s}
     )
@@ -190,7 +190,7 @@ def test_a_vm_is_told_without_environment_and_files(spec: VmSpec, status: VmStat
 
 def test_what_is_absent_gets_its_default() -> None:
     message = types_pb2.VmSpec(image="sample")
-    assert vms.spec_from_pb(message) == VmSpec("", Scope("", ""), "", "sample")
+    assert specs.spec_from_pb(message) == VmSpec("", Scope("", ""), "", "sample")
 
 
 @given(st.sets(st.sampled_from(VmState)), LABELS, st.none() | SCOPES)
@@ -369,7 +369,7 @@ def open_to(*openings: types_pb2.Opening) -> types_pb2.VmSpec:
 )
 def test_each_field_that_makes_no_sense_is_named(message: types_pb2.VmSpec, field: str) -> None:
     with pytest.raises(InvalidSpecError) as refused:
-        vms.spec_from_pb(message)
+        specs.spec_from_pb(message)
     assert refused.value.field == field
 
 

@@ -9,21 +9,13 @@ from typing import Any, cast
 
 from plasmavmc.errors import InvalidSpecError, NotFoundError
 from plasmavmc.rpc.access import Action, Reach, Request
-from plasmavmc.rpc.api import (
-    ALL_VMS,
-    SnapshotBegun,
-    SnapshotDone,
-    SnapshotVm,
-    VmApi,
-    VmChange,
-    VmEvent,
-    VmFilter,
-)
+from plasmavmc.rpc.api import ALL_VMS, SnapshotBegun, SnapshotDone, SnapshotVm, VmApi, VmChange, VmEvent, VmFilter
 from plasmavmc.rpc.conversions.egress import egress_from_pb
 from plasmavmc.rpc.conversions.ingress import ingress_from_pb
+from plasmavmc.rpc.conversions.specs import spec_from_pb
 from plasmavmc.rpc.conversions.streams import copy_target_from_pb, exec_from_pb, line_to_pb, size_from_pb
 from plasmavmc.rpc.conversions.values import duration_from_pb, text, time_from_pb
-from plasmavmc.rpc.conversions.vms import copies_from_pb, filter_from_pb, spec_from_pb, vm_to_pb
+from plasmavmc.rpc.conversions.vms import copies_from_pb, filter_from_pb, vm_to_pb
 from plasmavmc.rpc.gate import Call, Context, current_call
 from plasmavmc.rpc.idempotency import Answers
 from plasmavmc.rpc.identifiers import ChooseId, choose_id, name_of

@@ -14,9 +14,10 @@ from plasmavmc.rpc.api import ALL_VMS, VmFilter
 from plasmavmc.rpc.clients.calls import UPLOAD_CHUNK, Metadata, answers_of, request_id_of, translated
 from plasmavmc.rpc.conversions.egress import egress_to_pb
 from plasmavmc.rpc.conversions.ingress import ingress_to_pb
+from plasmavmc.rpc.conversions.specs import spec_to_pb
 from plasmavmc.rpc.conversions.streams import copy_target_to_pb, line_from_pb
 from plasmavmc.rpc.conversions.values import duration_to_pb, time_to_pb
-from plasmavmc.rpc.conversions.vms import copy_to_pb, filter_to_pb, spec_to_pb, vm_from_pb
+from plasmavmc.rpc.conversions.vms import copy_to_pb, filter_to_pb, vm_from_pb
 from plasmavmc.rpc.remote_exec import RemoteExec
 from plasmavmc.rpc.v1 import vm_pb2
 from plasmavmc.rpc.v1.vm_pb2_grpc import VmServiceStub

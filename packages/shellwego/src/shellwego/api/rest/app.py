@@ -50,9 +50,7 @@ from shellwego.api.rest.routes import (
     volumestandbys,
 )
 from shellwego.api.rest.routes import backups as backup_routes
-from shellwego.api.rest.routes import (
-    webhooks as webhook_routes,
-)
+from shellwego.api.rest.routes import webhooks as webhook_routes
 from shellwego.api.rest.spool import Spool
 from shellwego.api.rest.table import RouteTable
 from shellwego.api.rest.views import AppUrl

@@ -12,14 +12,7 @@ from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Listing, Project, contains, one_of
 from shellwego.api.rest.routes.common import Here, Id, resource_router
 from shellwego.api.rest.schemas.common import pagination
-from shellwego.api.rest.schemas.resources import (
-    ImageCreate,
-    ImageList,
-    ImageView,
-    LoadedView,
-    UploadView,
-    image_view,
-)
+from shellwego.api.rest.schemas.resources import ImageCreate, ImageList, ImageView, LoadedView, UploadView, image_view
 from shellwego.api.rest.spool import MAX_CHUNK, MAX_UPLOAD, Upload, check_digest, parse_range
 from shellwego.control import images
 from shellwego.control.authorization import Access

@@ -26,13 +26,7 @@ from shellwego.api.rest.schemas.invitations import (
 from shellwego.control import tokens
 from shellwego.control.authentication import new_secret
 from shellwego.control.idempotency import Answer
-from shellwego.control.invitations import (
-    Registration,
-    find_invitation,
-    invitation_secret,
-    invite,
-    revoke_invitation,
-)
+from shellwego.control.invitations import Registration, find_invitation, invitation_secret, invite, revoke_invitation
 from shellwego.control.pages import page
 from shellwego.control.roles import role_name
 from shellwego.control.targets import OrganizationTarget

@@ -12,14 +12,7 @@ from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Listing, one_of
 from shellwego.api.rest.routes.common import Ref, resource_router
 from shellwego.api.rest.schemas.common import pagination
-from shellwego.api.rest.schemas.nodes import (
-    TOLD,
-    DrainBody,
-    KeyRotationView,
-    NodePatch,
-    drain_view,
-    key_rotation_view,
-)
+from shellwego.api.rest.schemas.nodes import TOLD, DrainBody, KeyRotationView, NodePatch, drain_view, key_rotation_view
 from shellwego.api.rest.schemas.resources import NodeList, NodeView, node_view
 from shellwego.control import nodeadmin, peers, scheduling
 from shellwego.control.drains import drain_plan
