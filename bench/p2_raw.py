@@ -25,6 +25,7 @@ from pathlib import Path
 
 from bench.floor.hand import until_200
 from bench.measure import Result, difference, median, ratio
+from plasmavmc.backends import Acceleration
 from plasmavmc.guest.api import GuestCard
 from plasmavmc.guest.framing import NONCE_BYTES, FrameType, encode, sync_between_frames
 from plasmavmc.guest.kernel import Kernel
@@ -34,7 +35,7 @@ from plasmavmc.host.configuration import QEMU
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan
 from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line
 from plasmavmc.states import VmState
-from plasmavmc.types import Acceleration, ForkIdentity, VmResources, mac_of, vm_key
+from plasmavmc.types import ForkIdentity, VmResources, mac_of, vm_key
 from tests.contract.host_rig import Namespace
 from tests.real.suspend_world import World, app_image, world
 

@@ -10,10 +10,11 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from plasmavmc.backends import Readiness
 from plasmavmc.errors import ConflictError, NotFoundError, UnauthenticatedError, UnavailableError
 from plasmavmc.rpc.api import Image, ImageOrder, Scheduling, Upload
 from plasmavmc.rpc.client import ClientTls, connect
-from plasmavmc.types import Readiness, Scope
+from plasmavmc.types import Scope
 from shellwego.api.server import Tls
 from shellwego.core import nodes
 from tests.api.api_world import ADMIN, GIB, OWNER

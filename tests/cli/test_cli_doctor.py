@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from plasmavmc.backends import Acceleration
 from plasmavmc.errors import HostError
 from plasmavmc.host import installation
 from plasmavmc.hypervisor.probe import ProbeResult, Trial
-from plasmavmc.types import Acceleration
 from shellwego.boot import hostchecks
 from shellwego.boot.configfile import config_file_values
 from shellwego.boot.doctor import print_findings

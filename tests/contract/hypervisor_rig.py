@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from plasmavmc.backends import Acceleration
 from plasmavmc.guest.boot import BootAssets, build_guest, disk_template
 from plasmavmc.guest.cache import cache_directory
 from plasmavmc.guest.tsc import tsc_khz
@@ -22,7 +23,7 @@ from plasmavmc.hypervisor.qemu.migration import run_state
 from plasmavmc.hypervisor.qemu.offer import QemuSite
 from plasmavmc.hypervisor.qemu.qmp import qmp_session
 from plasmavmc.hypervisor.qemu.sockets import VmSockets
-from plasmavmc.types import MIB, Acceleration, VmHandle, VmSpec, vm_key
+from plasmavmc.types import MIB, VmHandle, VmSpec, vm_key
 from tests.contract.helper_rig import HelperRig
 from tests.contract.host_rig import Namespace, RealHelper, real_helper
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from plasmavmc.backends import Acceleration, BackendStatus, Readiness
 from plasmavmc.errors import HostError
 from plasmavmc.host.helper.checks import refusal
 from plasmavmc.hypervisor.firecracker import offer as offer_module
 from plasmavmc.hypervisor.firecracker.backend import NAME
 from plasmavmc.hypervisor.firecracker.offer import FirecrackerSite, announce_firecracker, settle_firecracker
 from plasmavmc.hypervisor.registry import HypervisorRegistry
-from plasmavmc.types import Acceleration, BackendStatus, Readiness
 from tests.contract.hypervisor_contract import a_spec
 from tests.contract.test_hypervisor_firecracker import FirecrackerRig
 from tests.engine.guest_loopback import build

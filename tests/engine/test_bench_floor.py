@@ -10,9 +10,10 @@ import shlex
 from functools import reduce
 from pathlib import Path
 
+from plasmavmc.backends import Acceleration
 from plasmavmc.hypervisor.backend import DiskPlan, NicPlan
 from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line
-from plasmavmc.types import Acceleration, VmResources
+from plasmavmc.types import VmResources
 
 FLOOR = Path(__file__).resolve().parents[2] / "bench" / "floor" / "qemu.sh"
 SANDBOX = ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plasmavmc.backends import Acceleration
 from plasmavmc.errors import HostError
 from plasmavmc.host.configuration import QEMU
 from plasmavmc.host.helper.argv import SANDBOX, check_argv, final_argv, wants_kvm, wants_kvm_descriptor
 from plasmavmc.host.helper.worker import command_line as worker_command_line
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan
 from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line
-from plasmavmc.types import Acceleration, RateLimit, VmResources, mac_of
+from plasmavmc.types import RateLimit, VmResources, mac_of
 
 NAME = "swg-aaaaaaaaaaaa-bbbbbbbbbbbb"
 BASE = (QEMU, "-name", NAME)

@@ -18,7 +18,8 @@ from plasmavmc.host.helper.rules import render, render_change, tables
 from plasmavmc.host.helper.rules_members import Marks
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import MAX_SOURCES, Bridge, Member, RuleSet, Source
-from plasmavmc.types import LAST_PORT, MAX_OPENINGS, Ingress, IpProtocol, Opening, mac_of, vm_key
+from plasmavmc.traffic import LAST_PORT, MAX_OPENINGS, Ingress, IpProtocol, Opening
+from plasmavmc.types import mac_of, vm_key
 
 NAMES = HostNames.of("swg_groups")
 BRIDGE = Bridge(NAMES.bridge, IPv4Address("10.64.0.1"), IPv4Network("10.64.0.0/20"))

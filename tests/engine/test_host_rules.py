@@ -15,7 +15,8 @@ from plasmavmc.host.helper.rules_members import Marks
 from plasmavmc.host.helper.rules_policy import listed
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import RESOLVER_PORT, Bridge, Member, Peer, RuleSet
-from plasmavmc.types import Destination, IpProtocol, mac_of, vm_key
+from plasmavmc.traffic import Destination, IpProtocol
+from plasmavmc.types import mac_of, vm_key
 
 NAMES = HostNames.of("swg_rules")
 NOBODY = Marks()

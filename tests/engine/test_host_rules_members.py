@@ -20,7 +20,8 @@ from plasmavmc.host.helper.rules import tables
 from plasmavmc.host.helper.rules_members import Ledger, Marks
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import Bridge, Member, RuleSet
-from plasmavmc.types import Destination, Egress, Opening, mac_of, vm_key
+from plasmavmc.traffic import Destination, Egress, Opening
+from plasmavmc.types import mac_of, vm_key
 
 NAMES = HostNames.of("swg_members")
 BRIDGE = Bridge(NAMES.bridge, IPv4Address("10.64.0.1"), IPv4Network("10.64.0.0/20"))

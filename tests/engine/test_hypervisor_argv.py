@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from plasmavmc.backends import Acceleration
 from plasmavmc.host.architecture import X86_64
 from plasmavmc.host.configuration import HelperConfiguration
 from plasmavmc.host.memory import MemoryHost
@@ -15,7 +16,7 @@ from plasmavmc.hypervisor.qemu.argv import QemuMachine, command_line, gives_back
 from plasmavmc.hypervisor.qemu.backend import KvmBackend
 from plasmavmc.hypervisor.qemu.drivers import BALLOON_DRIVER, drives
 from plasmavmc.hypervisor.qemu.offer import QemuSite
-from plasmavmc.types import MIB, Acceleration, RateLimit, Scope, VmResources, VmSpec
+from plasmavmc.types import MIB, RateLimit, Scope, VmResources, VmSpec
 
 TCG = QemuMachine("/usr/bin/qemu-system-x86_64", "i1", Acceleration.TCG, tsc_khz=2_596_000)
 KVM = QemuMachine("/usr/bin/qemu-system-x86_64", "i1", Acceleration.KVM, tsc_khz=2_596_000)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from plasmavmc.backends import Acceleration
 from plasmavmc.errors import GuestError, HostError
 from plasmavmc.hypervisor.probe import ProbeCache, ProbeFacts, gather_facts, probe
-from plasmavmc.types import Acceleration
 
 FACTS = ProbeFacts("/qemu 1", ("/vmlinux 2", "/initrd 3"), "a cpu", "6.1", "boot-1", "/dev/kvm 0")
 SHORT = {Acceleration.KVM: 0.02, Acceleration.TCG: 0.5}

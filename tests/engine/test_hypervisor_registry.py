@@ -7,25 +7,12 @@ from typing import cast
 
 import pytest
 
+from plasmavmc.backends import Acceleration, BackendCapabilities, GuestKind, Isolation, Readiness
 from plasmavmc.errors import HostError, InvalidSpecError, NotFoundError, UnavailableError
 from plasmavmc.hypervisor.backend import HypervisorBackend
 from plasmavmc.hypervisor.capabilities import refusals
 from plasmavmc.hypervisor.registry import HypervisorRegistry
-from plasmavmc.types import (
-    GIB,
-    SYSTEM_SCOPE,
-    Acceleration,
-    BackendCapabilities,
-    DiskSource,
-    DiskSpec,
-    GuestKind,
-    Isolation,
-    NetworkSpec,
-    RateLimit,
-    Readiness,
-    VmResources,
-    VmSpec,
-)
+from plasmavmc.types import GIB, SYSTEM_SCOPE, DiskSource, DiskSpec, NetworkSpec, RateLimit, VmResources, VmSpec
 
 SPEC = VmSpec("vm_1", SYSTEM_SCOPE, "one", "sha256:" + "0" * 64)
 BIG = BackendCapabilities(

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from plasmavmc.backends import Acceleration
 from plasmavmc.errors import HostError
 from plasmavmc.host.configuration import HelperConfiguration
 from plasmavmc.host.memory import MemoryHost
 from plasmavmc.hypervisor.qemu.argv import QemuMachine
 from plasmavmc.hypervisor.qemu.backend import KvmBackend
 from plasmavmc.hypervisor.qemu.seating import Seating
-from plasmavmc.types import Acceleration
 
 
 class Refusing(MemoryHost):

@@ -19,17 +19,8 @@ from plasmavmc.host.ports import Answerer, PublishedPort, Transport
 from plasmavmc.hypervisor.memory import Faults, PretendedVmms
 from plasmavmc.manager import VmManager
 from plasmavmc.states import VmState
-from plasmavmc.types import (
-    Destination,
-    IpProtocol,
-    NetworkSpec,
-    NetworkUsage,
-    Opening,
-    RateLimit,
-    Vm,
-    VmResources,
-    vm_key,
-)
+from plasmavmc.traffic import Destination, IpProtocol, Opening
+from plasmavmc.types import NetworkSpec, NetworkUsage, RateLimit, Vm, VmResources, vm_key
 from tests.engine.engine_rig import EngineRig, script
 
 FROM_WEB = Opening("web", IpProtocol.TCP, 5432, 5432)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from plasmavmc.backends import GuestKind
 from plasmavmc.errors import ImageError
 from plasmavmc.images.archive import ArchivedImage, load_archive
 from plasmavmc.images.blobs import BlobStore
@@ -15,7 +16,6 @@ from plasmavmc.images.limits import ImageLimits
 from plasmavmc.images.manifest import Descriptor, Platform, choose, parse_manifest
 from plasmavmc.images.store import BuiltImage, ImageStore
 from plasmavmc.images.wasm import module_of
-from plasmavmc.types import GuestKind
 from tests.contract.images_samples import MemorySource, Sample, chunked, descriptor, digest_of, oci_layout
 from tests.contract.wasm_modules import SAY
 

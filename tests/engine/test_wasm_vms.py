@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from plasmavmc.backends import BackendCapabilities, GuestKind
 from plasmavmc.booting import service_port
 from plasmavmc.errors import InvalidSpecError
 from plasmavmc.hypervisor.backend import VmPlan
@@ -16,7 +17,7 @@ from plasmavmc.hypervisor.memory import CAPABILITIES, MemoryBackend
 from plasmavmc.images.source import ImageConfig
 from plasmavmc.manager import VmManager
 from plasmavmc.states import VmState
-from plasmavmc.types import BackendCapabilities, GuestKind, PublishedPort, Vm, VmHandle, VmSpec
+from plasmavmc.types import PublishedPort, Vm, VmHandle, VmSpec
 from tests.engine.engine_rig import EngineRig
 from tests.engine.test_wasm_images import artifact
 

@@ -26,7 +26,8 @@ from plasmavmc.host.operations import Limits, TapRequest
 from plasmavmc.network.backend import NO_NAMES, Attachment, NameService
 from plasmavmc.network.bridge import BridgeNetwork
 from plasmavmc.network.ipam import choose_subnet
-from plasmavmc.types import Destination, Egress, Lease, NetworkSpec, vm_key
+from plasmavmc.traffic import Destination, Egress
+from plasmavmc.types import Lease, NetworkSpec, vm_key
 from tests.contract.host_rig import Namespace, RealHelper, eventually
 from tests.real import tap_holder
 from tests.real.tap_holder import SOCKET

@@ -20,6 +20,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from examples.demo.images import base
+from plasmavmc.backends import Acceleration
 from plasmavmc.guest.boot import build_guest
 from plasmavmc.guest.cache import cache_directory
 from plasmavmc.guest.filesystem import volume_template
@@ -41,7 +42,7 @@ from plasmavmc.snapshots.files import SnapshotStore
 from plasmavmc.states import VmState
 from plasmavmc.storage.choose import choose_storage
 from plasmavmc.storage.volumes.choose import choose_volumes
-from plasmavmc.types import MIB, Acceleration, NetworkSpec, Scope, VmResources, VmSpec, vm_key
+from plasmavmc.types import MIB, NetworkSpec, Scope, VmResources, VmSpec, vm_key
 from plasmavmc.volumes import Volumes
 from tests.contract.host_rig import RealHelper, real_helper
 from tests.contract.images_samples import MemorySource, Sample, directory, entry, image, layer

@@ -19,6 +19,7 @@ from time import monotonic
 
 import pytest
 
+from plasmavmc.backends import Readiness
 from plasmavmc.errors import GuestError, HostError, UnavailableError
 from plasmavmc.guest.boot import build_guest
 from plasmavmc.guest.cache import cache_directory
@@ -30,7 +31,7 @@ from plasmavmc.hypervisor.firecracker.backend import FirecrackerBackend
 from plasmavmc.hypervisor.firecracker.offer import FirecrackerSite, announce_firecracker, settle_firecracker
 from plasmavmc.hypervisor.registry import HypervisorRegistry
 from plasmavmc.network.bridge import BridgeNetwork
-from plasmavmc.types import SYSTEM_SCOPE, NetworkSpec, RateLimit, Readiness, VmHandle, VmSpec, vm_key
+from plasmavmc.types import SYSTEM_SCOPE, NetworkSpec, RateLimit, VmHandle, VmSpec, vm_key
 from tests.contract.host_rig import NOBODY, RealHelper, real_helper
 from tests.contract.tiny_kernel import chatter, idle, reset
 from tests.real.test_firecracker_real import firecracker

@@ -14,7 +14,8 @@ import pytest
 
 from plasmavmc.host.addresses import prefix_from, private_address
 from plasmavmc.host.operations import Member, RuleSet, Source
-from plasmavmc.types import Destination, Egress, IpProtocol, Opening, vm_key
+from plasmavmc.traffic import Destination, Egress, IpProtocol, Opening
+from plasmavmc.types import vm_key
 from tests.contract.host_contract import SUBNET, HostRig
 from tests.contract.host_rig import RealHelper, real_helper, rig_of
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from plasmavmc.backends import Acceleration, Readiness
 from plasmavmc.hypervisor.qemu.offer import announce_qemu, probe_qemu, settle_qemu
 from plasmavmc.hypervisor.registry import HypervisorRegistry
-from plasmavmc.types import Acceleration, Readiness
 from tests.contract.hypervisor_contract import a_spec
 from tests.contract.hypervisor_rig import QemuRig, qemu_rig
 

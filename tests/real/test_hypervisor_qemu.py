@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from plasmavmc.backends import Acceleration
 from plasmavmc.errors import GuestError, HostError, UnavailableError
 from plasmavmc.guest.api import GuestExited
 from plasmavmc.hypervisor.qemu.backend import KvmBackend
-from plasmavmc.types import MIB, Acceleration, VmResources
+from plasmavmc.types import MIB, VmResources
 from tests.contract.hypervisor_contract import (
     CHECKS,
     Check,

@@ -13,7 +13,8 @@ import pytest_asyncio
 
 from plasmavmc.host import operations
 from plasmavmc.network.backend import NoNameService
-from plasmavmc.types import Destination, IpProtocol, vm_key
+from plasmavmc.traffic import Destination, IpProtocol
+from plasmavmc.types import vm_key
 from tests.contract.host_rig import Namespace, RealHelper
 from tests.real import network_truth as truth
 from tests.real.network_peer import DNS, PORT

@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from examples.demo.leftovers import of_installation
+from plasmavmc.backends import Readiness
 from plasmavmc.errors import InvalidSpecError, PlasmaError
 from plasmavmc.host.configuration import FIRST_UID
 from plasmavmc.rpc.api import ImageOrder, Upload
@@ -28,7 +29,6 @@ from plasmavmc.types import (
     ForkIdentity,
     NetworkSpec,
     PublishedPort,
-    Readiness,
     Scope,
     VmResources,
     VmSpec,

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import grpc
 
+from plasmavmc.backends import GuestKind
 from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.policy import RegistryPolicy
 from plasmavmc.manager import VmManager
@@ -30,7 +31,7 @@ from plasmavmc.server.images import EngineImages
 from plasmavmc.server.node import EngineNode, NodeSite
 from plasmavmc.server.services import EngineServices
 from plasmavmc.server.transport import ROOT_UID, listen_unix
-from plasmavmc.types import SYSTEM_SCOPE, GuestKind, Scope, VmSpec
+from plasmavmc.types import SYSTEM_SCOPE, Scope, VmSpec
 from tests.engine.engine_rig import EngineRig
 
 T = TypeVar("T")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plasmavmc.backends import Acceleration, BackendCapabilities, BackendStatus, GuestKind, Isolation, Readiness
 from plasmavmc.errors import (
     CapacityError,
     ConflictError,
@@ -40,27 +41,19 @@ from plasmavmc.rpc.conversions import images, nodes, specs, streams, values, vms
 from plasmavmc.rpc.errors import _told, code_of, status_of
 from plasmavmc.rpc.v1 import types_pb2, vm_pb2
 from plasmavmc.states import VmState
+from plasmavmc.traffic import Destination, IpProtocol, Opening
 from plasmavmc.types import (
-    Acceleration,
-    BackendCapabilities,
-    BackendStatus,
-    Destination,
     DiskSource,
     DiskSpec,
     ExecSpec,
     FileSpec,
     ForkIdentity,
-    GuestKind,
-    IpProtocol,
-    Isolation,
     LogLine,
     LogStream,
     NetworkSpec,
     NetworkUsage,
-    Opening,
     Pressure,
     RateLimit,
-    Readiness,
     Scope,
     TerminalSize,
     Vm,

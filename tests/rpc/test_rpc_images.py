@@ -12,13 +12,14 @@ from pathlib import Path
 import grpc
 import pytest
 
+from plasmavmc.backends import GuestKind
 from plasmavmc.errors import ConflictError, ForbiddenError, ImageError, InvalidSpecError, NotFoundError
 from plasmavmc.rpc import images as image_service
 from plasmavmc.rpc.api import Image, ImageOrder, ImageProgress, RegistryLogin, Upload
 from plasmavmc.rpc.client import EngineClient
 from plasmavmc.rpc.v1 import image_pb2
 from plasmavmc.rpc.v1.image_pb2_grpc import ImageServiceStub
-from plasmavmc.types import SYSTEM_SCOPE, GuestKind, Scope
+from plasmavmc.types import SYSTEM_SCOPE, Scope
 from tests.contract.images_samples import chunked, docker_save, entry, hello, layer, oci_layout
 from tests.contract.registry_server import RegistryServer, registry_server
 from tests.rpc.rpc_rig import ACME, OTHER, TOKENS, RpcRig, running, until

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from plasmavmc.backends import Readiness
 from plasmavmc.errors import ConflictError, HostError, InvalidSpecError, NotFoundError
 from plasmavmc.rpc.api import Amount, Node, Scheduling
 from plasmavmc.rpc.client import EngineClient
 from plasmavmc.server.node import EngineNode, NodeSite
 from plasmavmc.states import VmState
-from plasmavmc.types import Readiness
 from tests.engine.engine_rig import EngineRig
 from tests.rpc.rpc_rig import RpcRig, running, until
 

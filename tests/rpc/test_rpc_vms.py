@@ -23,19 +23,8 @@ from plasmavmc.rpc.client import EngineClient
 from plasmavmc.rpc.v1 import vm_pb2
 from plasmavmc.rpc.v1.vm_pb2_grpc import VmServiceStub
 from plasmavmc.states import VmState
-from plasmavmc.types import (
-    Destination,
-    ExecSpec,
-    FileSpec,
-    ForkIdentity,
-    IpProtocol,
-    NetworkSpec,
-    Opening,
-    Scope,
-    Vm,
-    VmResources,
-    mac_of,
-)
+from plasmavmc.traffic import Destination, IpProtocol, Opening
+from plasmavmc.types import ExecSpec, FileSpec, ForkIdentity, NetworkSpec, Scope, Vm, VmResources, mac_of
 from tests.rpc.rpc_rig import ACME, OTHER, TOKENS, RpcRig, running, until
 
 

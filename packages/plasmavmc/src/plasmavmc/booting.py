@@ -24,6 +24,7 @@ from typing import Protocol
 
 import structlog
 
+from plasmavmc.backends import GuestKind
 from plasmavmc.blanks import BlankCopy
 from plasmavmc.errors import GuestError, InvalidSpecError, PlasmaError, WorkloadError
 from plasmavmc.guest.api import (
@@ -44,7 +45,7 @@ from plasmavmc.network.backend import Attachment
 from plasmavmc.parts import EngineParts
 from plasmavmc.preboot import make_blank, shape_of
 from plasmavmc.standing import SuspendableBackend, can_suspend, plain_card
-from plasmavmc.types import GuestKind, Lease, NetworkSpec, Stdio, TerminalSize, VmHandle, VmSpec
+from plasmavmc.types import Lease, NetworkSpec, Stdio, TerminalSize, VmHandle, VmSpec
 
 BOOT_DEADLINE_S = 90.0
 """From the guest's first word to the workload's start. Emulated CPUs on a busy host are slow; a hang must be found."""

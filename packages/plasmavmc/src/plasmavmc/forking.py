@@ -17,6 +17,7 @@ import os
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
+from plasmavmc.backends import BackendCapabilities
 from plasmavmc.booting import Booted, BootReport
 from plasmavmc.errors import ConflictError
 from plasmavmc.guest.api import GuestChannel
@@ -27,7 +28,7 @@ from plasmavmc.records import VmRecord
 from plasmavmc.restoring import Origin, Restore
 from plasmavmc.snapshots.content import copy_out, new_memory, seal
 from plasmavmc.standing import SuspendableBackend, go_on, standing_still, suspendable
-from plasmavmc.types import BackendCapabilities, ForkIdentity, VmSpec
+from plasmavmc.types import ForkIdentity, VmSpec
 
 
 def copy_of(spec: VmSpec, identity: ForkIdentity) -> VmSpec:

@@ -33,18 +33,8 @@ from plasmavmc.hypervisor.backend import HypervisorBackend, VmmExit
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
 from plasmavmc.states import ENDED, VmState, advance
-from plasmavmc.types import (
-    Egress,
-    Ingress,
-    Lease,
-    NetworkSpec,
-    TerminalSize,
-    Vm,
-    VmHandle,
-    VmSpec,
-    VmUsage,
-    vm_key,
-)
+from plasmavmc.traffic import Egress, Ingress
+from plasmavmc.types import Lease, NetworkSpec, TerminalSize, Vm, VmHandle, VmSpec, VmUsage, vm_key
 
 EXIT_GRACE_S = 5.0
 """From the guest's last word (or its silence) to the end of the VMM."""

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import structlog
 
+from plasmavmc.backends import SnapshotHost
 from plasmavmc.errors import ConflictError, InvalidSpecError, PlasmaError
 from plasmavmc.forking import copy_of
 from plasmavmc.guest.api import CopyingChannel, ExecSession
@@ -29,19 +30,8 @@ from plasmavmc.records import VmRecord
 from plasmavmc.sleeping import SuspendableMachine
 from plasmavmc.specs import check_egress, check_identity, check_ingress, check_spec, limited_networks
 from plasmavmc.states import ENDED, VmState
-from plasmavmc.types import (
-    CopyTarget,
-    Egress,
-    ExecSpec,
-    ForkIdentity,
-    Ingress,
-    LogLine,
-    SnapshotHost,
-    TerminalSize,
-    Vm,
-    VmSpec,
-    vm_key,
-)
+from plasmavmc.traffic import Egress, Ingress
+from plasmavmc.types import CopyTarget, ExecSpec, ForkIdentity, LogLine, TerminalSize, Vm, VmSpec, vm_key
 from plasmavmc.volumes import Volumes
 
 _WITHOUT_PROCESS = ENDED | {VmState.PENDING, VmState.SUSPENDED}

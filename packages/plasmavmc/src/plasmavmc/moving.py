@@ -20,6 +20,7 @@ from dataclasses import replace
 
 import msgspec
 
+from plasmavmc.backends import SnapshotHost
 from plasmavmc.errors import CapacityError, ConflictError, HostError
 from plasmavmc.guest.boot import disk_size
 from plasmavmc.host.threads import in_thread
@@ -33,7 +34,7 @@ from plasmavmc.snapshots.manifest import Manifest, Piece, check
 from plasmavmc.snapshots.parcel import END, VERSION, Parcel, ParcelReader, encode_header, pack, unpack
 from plasmavmc.standing import can_suspend, suspendable, traits_of
 from plasmavmc.states import VmState
-from plasmavmc.types import MIB, SYSTEM_SCOPE, NetworkSpec, SnapshotHost, VmResources, VmSpec, VmStatus
+from plasmavmc.types import MIB, SYSTEM_SCOPE, NetworkSpec, VmResources, VmSpec, VmStatus
 
 _ANY_VM = VmSpec(
     "vm_any",

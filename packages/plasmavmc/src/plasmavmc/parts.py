@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from plasmavmc.backends import Acceleration
 from plasmavmc.blanks import Blanks
 from plasmavmc.fences import Fences
 from plasmavmc.guest.boot import BootAssets, disk_template, find_assets
@@ -22,7 +23,6 @@ from plasmavmc.network.backend import NetworkBackend
 from plasmavmc.records import Records
 from plasmavmc.snapshots.files import SnapshotStore
 from plasmavmc.storage.backend import StorageBackend
-from plasmavmc.types import Acceleration
 from plasmavmc.volumes import Volumes
 
 

@@ -7,22 +7,8 @@ from collections.abc import Sequence
 
 from plasmavmc.errors import InvalidSpecError
 from plasmavmc.mounts import check_volumes
-from plasmavmc.types import (
-    GIB,
-    MAX_DESTINATIONS,
-    MAX_OPENINGS,
-    NO_LIMIT,
-    Destination,
-    Egress,
-    Ingress,
-    Opening,
-    RateLimit,
-    VmResources,
-    VmSpec,
-    check_digest,
-    check_id,
-    is_identity,
-)
+from plasmavmc.traffic import MAX_DESTINATIONS, MAX_OPENINGS, Destination, Egress, Ingress, Opening, is_identity
+from plasmavmc.types import GIB, NO_LIMIT, RateLimit, VmResources, VmSpec, check_digest, check_id
 
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,255}")

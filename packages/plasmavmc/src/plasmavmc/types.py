@@ -1,4 +1,5 @@
-"""The nouns of the engine. Frozen values without I/O.
+"""The nouns of a VM: what is asked for, what is, what is said to it. Frozen values without I/O. What may pass between VMs is
+in `traffic`, what they run on in `backends`.
 
 Units: memory and disk in bytes, CPU in milli-CPU (1000 is one full core), durations in seconds, times in seconds since
 the epoch. Text such as `512m` is parsed at the rim and never arrives here.
@@ -19,21 +20,14 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from plasmavmc.errors import InvalidSpecError
 from plasmavmc.states import VmState
+from plasmavmc.traffic import Egress, Ingress
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
 LOOPBACK = IPv4Address("127.0.0.1")
-LAST_PORT = 65535
-MAX_DESTINATIONS = 32
-"""Of one VM."""
-MAX_OPENINGS = 64
-"""Of one VM."""
-ANYBODY = ""
-"""In a rule of ingress: whoever is of the VM's network."""
 
 _ID = re.compile(r"[a-z][a-z0-9_]{2,63}")
-_IDENTITY = re.compile(r"[a-z0-9_-]{1,64}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -134,85 +128,6 @@ class DiskSpec:
     limit: RateLimit = NO_LIMIT
     destination: str = ""
     """Of a volume: the absolute path in the guest on which it is mounted; made where it is missing."""
-
-
-class IpProtocol(StrEnum):
-    ANY = "any"
-    TCP = "tcp"
-    UDP = "udp"
-    ICMP = "icmp"
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """What a VM may open connections to."""
-
-    network: IPv4Network
-    protocol: IpProtocol = IpProtocol.ANY
-    first_port: int = 0
-    """Of TCP or UDP; others have none to choose among."""
-    last_port: int = LAST_PORT
-
-    @property
-    def fault(self) -> tuple[str, str] | None:
-        """The field that makes no sense, and why."""
-        return _port_fault(self.protocol, self.first_port, self.last_port)
-
-    def __str__(self) -> str:
-        """As people write it: `203.0.113.0/24:443/tcp`."""
-        return f"{self.network}{_ports_text(self.protocol, self.first_port, self.last_port)}"
-
-
-def _port_fault(protocol: IpProtocol, first: int, last: int) -> tuple[str, str] | None:
-    if not 0 <= first <= LAST_PORT:
-        return "first_port", f"a port is a number from 0 to {LAST_PORT}"
-    if not max(1, first) <= last <= LAST_PORT:
-        return "last_port", f"a range of ports ends at its beginning or above, and at {LAST_PORT} at the most"
-    if protocol not in (IpProtocol.TCP, IpProtocol.UDP) and (first, last) != (0, LAST_PORT):
-        return "first_port", f"{protocol.value} has no ports to choose among"
-    return None
-
-
-def _ports_text(protocol: IpProtocol, first: int, last: int) -> str:
-    every = (first, last) == (0, LAST_PORT)
-    ports = "" if every else f":{first}" if first == last else f":{first}-{last}"
-    return ports + ("" if protocol is IpProtocol.ANY else f"/{protocol.value}")
-
-
-Egress = tuple[Destination, ...] | None
-"""All that a VM may open connections to outside of its network; None: whatever is not closed to every VM."""
-
-
-def is_identity(text: str) -> bool:
-    """Whether VMs can be told apart by it: 1 to 64 characters of a-z, 0-9, - and _."""
-    return _IDENTITY.fullmatch(text) is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """What VMs of a network may open to one of them."""
-
-    identity: str = ANYBODY
-    """Whose: those that have it (`NetworkSpec.identity`); or `ANYBODY`'s."""
-    protocol: IpProtocol = IpProtocol.ANY
-    first_port: int = 0
-    """Of TCP or UDP; others have none to choose among."""
-    last_port: int = LAST_PORT
-
-    @property
-    def fault(self) -> tuple[str, str] | None:
-        """The field that makes no sense, and why."""
-        if self.identity != ANYBODY and not is_identity(self.identity):
-            return "identity", "1 to 64 characters of a-z, 0-9, - and _ are needed"
-        return _port_fault(self.protocol, self.first_port, self.last_port)
-
-    def __str__(self) -> str:
-        """As people write it: `web:5432/tcp`, and `*` for anybody."""
-        return f"{self.identity or '*'}{_ports_text(self.protocol, self.first_port, self.last_port)}"
-
-
-Ingress = tuple[Opening, ...] | None
-"""All that VMs of its network may open to a VM; None: anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,80 +329,6 @@ class Vm:
     spec: VmSpec
     status: VmStatus
     handle: VmHandle | None = None
-
-
-class Acceleration(StrEnum):
-    KVM = "kvm"
-    TCG = "tcg"
-    NONE = "none"
-
-
-class Isolation(StrEnum):
-    HARDWARE_VM = "hardware-vm"
-    EMULATED_VM = "emulated-vm"
-    WASM_SANDBOX = "wasm-sandbox"
-    NONE = "none"
-
-
-class GuestKind(StrEnum):
-    """What an image holds."""
-
-    LINUX = "linux"
-    """A root file system."""
-    WASM = "wasm"
-    """A WebAssembly module."""
-
-
-@dataclass(frozen=True, slots=True)
-class BackendCapabilities:
-    """What a backend can do, as data: checked at admission and fed to the scheduler."""
-
-    name: str
-    acceleration: Acceleration
-    isolation: Isolation
-    guest_kinds: tuple[GuestKind, ...] = (GuestKind.LINUX,)
-    max_vcpus: int = 1
-    max_memory_bytes: int = 0
-    max_disks: int = 0
-    max_nics: int = 0
-    pause: bool = False
-    suspend: bool = False
-    fork: bool = False
-    snapshot: bool = False
-    hotplug_disk: bool = False
-    hotplug_nic: bool = False
-    balloon: bool = False
-    channel: str = "serial"
-    rate_limits: bool = False
-    encryption: bool = False
-    opens_taps: bool = False
-    """Its VMM opens its taps by itself, where only they are; the others are given descriptors. Of no use to the outside."""
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotHost:
-    """What a snapshot depends on of a host: one that was taken where these words are the same can be resumed."""
-
-    backend: str
-    traits: Mapping[str, str]
-    """Acceleration, processor, program, devices, kernel, init …, by name."""
-
-
-class Readiness(StrEnum):
-    PROBING = "probing"
-    READY = "ready"
-    UNAVAILABLE = "unavailable"
-
-
-@dataclass(frozen=True, slots=True)
-class BackendStatus:
-    """A backend as people see it in `nodes` and `doctor`."""
-
-    name: str
-    readiness: Readiness
-    reason: str = ""
-    """Why it is unavailable, or what is weaker than it could be (an emulated CPU, and why)."""
-    capabilities: BackendCapabilities | None = None
 
 
 @dataclass(frozen=True, slots=True)

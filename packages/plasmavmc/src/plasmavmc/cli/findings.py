@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plasmavmc.backends import Acceleration, Readiness
 from plasmavmc.cli.ends import Failure
 from plasmavmc.cli.output import size
 from plasmavmc.cli.views import backend_line
@@ -26,7 +27,6 @@ from plasmavmc.hypervisor.probe import KVM_DEVICE, ProbeCache, ProbeResult, gath
 from plasmavmc.network.limits import connections_per_vm, tracked_connections
 from plasmavmc.server.settings import ServeSettings
 from plasmavmc.server.start import PROGRAMS
-from plasmavmc.types import Acceleration, Readiness
 
 if TYPE_CHECKING:
     from plasmavmc.cli.connection import Connection

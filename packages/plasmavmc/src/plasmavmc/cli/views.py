@@ -10,8 +10,9 @@ from plasmavmc.cli.output import age, size
 from plasmavmc.cli.values import shown_labels
 
 if TYPE_CHECKING:
+    from plasmavmc.backends import BackendStatus
     from plasmavmc.rpc.api import Amount, Image, Node
-    from plasmavmc.types import BackendStatus, NetworkUsage, Pressure, Vm, VmSpec
+    from plasmavmc.types import NetworkUsage, Pressure, Vm, VmSpec
 
 
 def vm_document(vm: Vm) -> dict[str, Any]:

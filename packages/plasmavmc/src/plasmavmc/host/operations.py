@@ -18,7 +18,8 @@ from typing import Protocol
 
 from plasmavmc.host.ports import OpenPort
 from plasmavmc.host.zfs import ZfsOrder
-from plasmavmc.types import MIB, Egress, Ingress, NetworkUsage
+from plasmavmc.traffic import Egress, Ingress
+from plasmavmc.types import MIB, NetworkUsage
 
 JAIL_TAP = "tap0"
 """The VM's tap as a VMM in a jail knows it: the same in every jail, as a snapshot wants it."""

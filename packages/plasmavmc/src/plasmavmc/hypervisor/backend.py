@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from plasmavmc.backends import BackendCapabilities
 from plasmavmc.guest.api import GuestCard, GuestChannel
-from plasmavmc.types import NO_LIMIT, BackendCapabilities, RateLimit, VmHandle, VmSpec, VmUsage
+from plasmavmc.types import NO_LIMIT, RateLimit, VmHandle, VmSpec, VmUsage
 
 
 @dataclass(frozen=True, slots=True)

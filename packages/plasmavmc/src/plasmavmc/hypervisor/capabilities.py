@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from plasmavmc.types import GIB, MIB, NO_LIMIT, OWN_DISKS, BackendCapabilities, DiskSource, GuestKind, VmSpec
+from plasmavmc.backends import BackendCapabilities, GuestKind
+from plasmavmc.types import GIB, MIB, NO_LIMIT, OWN_DISKS, DiskSource, VmSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from plasmavmc.backends import Acceleration, BackendCapabilities, Isolation
 from plasmavmc.errors import ConflictError, HostError, PlasmaError
 from plasmavmc.guest.api import GuestCard, GuestChannel
 from plasmavmc.hypervisor.backend import VmmExit, VmPlan
 from plasmavmc.hypervisor.held import HeldVms
-from plasmavmc.types import GIB, Acceleration, BackendCapabilities, Isolation, VmHandle, VmSpec, VmUsage
+from plasmavmc.types import GIB, VmHandle, VmSpec, VmUsage
 
 NAME = "memory"
 KILLED = -9

@@ -22,8 +22,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from plasmavmc.backends import Acceleration
 from plasmavmc.errors import PlasmaError
-from plasmavmc.types import Acceleration
 
 DEADLINES_S: Mapping[Acceleration, float] = {Acceleration.KVM: 10.0, Acceleration.TCG: 60.0}
 """From spawn to the guest's hello. With KVM it takes a fraction of a second, emulated on a busy host many."""

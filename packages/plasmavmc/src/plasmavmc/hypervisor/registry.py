@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from plasmavmc.backends import BackendStatus, GuestKind, Readiness
 from plasmavmc.errors import HostError, InvalidSpecError, NotFoundError, UnavailableError
 from plasmavmc.hypervisor.backend import HypervisorBackend
 from plasmavmc.hypervisor.capabilities import Refusal, refusals
-from plasmavmc.types import BackendStatus, GuestKind, Readiness, VmSpec
+from plasmavmc.types import VmSpec
 
 
 @dataclass(slots=True)

@@ -6,8 +6,8 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
+from plasmavmc.backends import Acceleration
 from plasmavmc.errors import HostError
-from plasmavmc.types import Acceleration
 
 _CPU = Path("/proc/cpuinfo")
 

@@ -31,6 +31,7 @@ from typing import BinaryIO, Protocol, runtime_checkable
 
 import msgspec
 
+from plasmavmc.backends import GuestKind
 from plasmavmc.errors import ConflictError, ImageError
 from plasmavmc.host.threads import in_thread
 from plasmavmc.images.blobs import BlobStore
@@ -48,7 +49,6 @@ from plasmavmc.images.source import BlobRef, BlobSource, ImageConfig, Manifest
 from plasmavmc.images.squashfs import pack
 from plasmavmc.images.stepping import reading, stepwise
 from plasmavmc.images.wasm import MODULE_NAME, check_module, is_wasm, module_config, module_of
-from plasmavmc.types import GuestKind
 
 BUILDER = 1
 """Rises when the same layers would give another root file system."""

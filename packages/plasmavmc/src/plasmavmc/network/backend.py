@@ -16,7 +16,8 @@ from typing import Protocol
 
 from plasmavmc.host.operations import Guarding, Member, Peer, Source
 from plasmavmc.host.ports import PublishedPort
-from plasmavmc.types import Egress, Ingress, Lease, NetworkSpec, NetworkUsage
+from plasmavmc.traffic import Egress, Ingress
+from plasmavmc.types import Lease, NetworkSpec, NetworkUsage
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import MAX_SOURCES, PLAINLY, Bridge, Member, Peer, RuleSet, Source
 from plasmavmc.network.ipam import AddressPool, gateway_of
 from plasmavmc.network.publishing import Publishing
-from plasmavmc.types import ANYBODY, Egress, Ingress, Lease, NetworkSpec, mac_of
+from plasmavmc.traffic import ANYBODY, Egress, Ingress
+from plasmavmc.types import Lease, NetworkSpec, mac_of
 
 
 class Members:

@@ -12,7 +12,8 @@ from plasmavmc.host.operations import Guarding, Peer, RuleSet, Source
 from plasmavmc.host.ports import NOTHING_PUBLISHED, PublishedPort, PublishSite
 from plasmavmc.network.backend import Attachment
 from plasmavmc.network.members import Members
-from plasmavmc.types import Egress, Ingress, NetworkSpec, NetworkUsage
+from plasmavmc.traffic import Egress, Ingress
+from plasmavmc.types import NetworkSpec, NetworkUsage
 
 
 class MemoryNetwork:

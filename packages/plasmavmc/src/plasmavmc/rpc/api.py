@@ -17,23 +17,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from plasmavmc.backends import BackendStatus, GuestKind
 from plasmavmc.guest.api import ExecSession
 from plasmavmc.rpc.access import Reach
 from plasmavmc.states import VmState
-from plasmavmc.types import (
-    BackendStatus,
-    CopyTarget,
-    Egress,
-    ExecSpec,
-    ForkIdentity,
-    GuestKind,
-    Ingress,
-    LogLine,
-    Scope,
-    TerminalSize,
-    Vm,
-    VmSpec,
-)
+from plasmavmc.traffic import Egress, Ingress
+from plasmavmc.types import CopyTarget, ExecSpec, ForkIdentity, LogLine, Scope, TerminalSize, Vm, VmSpec
 
 # VMs
 

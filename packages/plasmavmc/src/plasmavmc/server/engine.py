@@ -26,12 +26,11 @@ from plasmavmc.server.catalogue import Catalogue
 from plasmavmc.server.node import EngineNode
 from plasmavmc.server.ports import PublishedPorts
 from plasmavmc.states import ENDED, VmState
+from plasmavmc.traffic import Egress, Ingress
 from plasmavmc.types import (
     CopyTarget,
-    Egress,
     ExecSpec,
     ForkIdentity,
-    Ingress,
     LogLine,
     NetworkSpec,
     Scope,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from plasmavmc.backends import Readiness
 from plasmavmc.hypervisor.registry import HypervisorRegistry
 from plasmavmc.rpc.services import Services
 from plasmavmc.server.engine import EngineVms
 from plasmavmc.server.images import EngineImages
 from plasmavmc.server.node import EngineNode
-from plasmavmc.types import Readiness
 
 
 class EngineServices(Services):

@@ -28,7 +28,8 @@ from plasmavmc.host.operations import (
     Underlay,
 )
 from plasmavmc.host.rotation import MAX_STEP, SLOTS
-from plasmavmc.types import GIB, MAX_DESTINATIONS, MAX_OPENINGS, MIB, Destination, Opening, is_identity
+from plasmavmc.traffic import MAX_DESTINATIONS, MAX_OPENINGS, Destination, Opening, is_identity
+from plasmavmc.types import GIB, MIB
 
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGSTOP, signal.SIGCONT})
 _UNICAST_MAC = re.compile(r"[0-9a-f][26ae](:[0-9a-f]{2}){5}")

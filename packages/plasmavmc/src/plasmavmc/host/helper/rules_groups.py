@@ -25,7 +25,7 @@ from typing import NamedTuple
 from plasmavmc.host.egress import Box, boxes
 from plasmavmc.host.helper.nft import NamedSet
 from plasmavmc.host.operations import Member, Source
-from plasmavmc.types import ANYBODY, LAST_PORT, Destination, Ingress, IpProtocol, Opening
+from plasmavmc.traffic import ANYBODY, LAST_PORT, Destination, Ingress, IpProtocol, Opening
 
 _REMEMBERED = 4096
 """Rules of a host that are looked at again with each change."""

@@ -20,6 +20,7 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Protocol
 
+from plasmavmc.backends import Acceleration, BackendCapabilities, Isolation
 from plasmavmc.errors import ConflictError, GuestError, HostError, UnavailableError
 from plasmavmc.guest.api import GuestCard, GuestChannel
 from plasmavmc.guest.channel import Connect
@@ -48,18 +49,7 @@ from plasmavmc.hypervisor.held import HeldVms
 from plasmavmc.hypervisor.limits import limits_of
 from plasmavmc.hypervisor.process import VmmProcess, process_of, usage_of
 from plasmavmc.storage.sparse import sparse_copy
-from plasmavmc.types import (
-    GIB,
-    MIB,
-    OWN_DISKS,
-    Acceleration,
-    BackendCapabilities,
-    Isolation,
-    VmHandle,
-    VmSpec,
-    VmUsage,
-    vm_key,
-)
+from plasmavmc.types import GIB, MIB, OWN_DISKS, VmHandle, VmSpec, VmUsage, vm_key
 
 NAME = "firecracker"
 HELLO_DEADLINE_S = 30.0

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from plasmavmc.backends import Acceleration
 from plasmavmc.errors import HostError
 from plasmavmc.host.helper.programs import check_program
 from plasmavmc.host.operations import Host, Jails
@@ -20,7 +21,7 @@ from plasmavmc.hypervisor.backend import VmPlan
 from plasmavmc.hypervisor.firecracker.backend import NAME, FirecrackerBackend
 from plasmavmc.hypervisor.probe import DEADLINES_S, KVM_DEVICE, ProbeCache, gather_facts, probe
 from plasmavmc.hypervisor.registry import HypervisorRegistry
-from plasmavmc.types import MIB, SYSTEM_SCOPE, Acceleration, VmResources, VmSpec, vm_key
+from plasmavmc.types import MIB, SYSTEM_SCOPE, VmResources, VmSpec, vm_key
 
 _RESOURCES = VmResources(cpu_milli=1000, vcpus=1, memory_bytes=256 * MIB)
 

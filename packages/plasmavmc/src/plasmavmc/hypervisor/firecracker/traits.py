@@ -5,8 +5,9 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+from plasmavmc.backends import Acceleration
 from plasmavmc.hypervisor.traits import processor_trait, program_trait
-from plasmavmc.types import MIB, OWN_DISKS, Acceleration, VmSpec
+from plasmavmc.types import MIB, OWN_DISKS, VmSpec
 
 
 def traits_of(program: Path, spec: VmSpec) -> dict[str, str]:

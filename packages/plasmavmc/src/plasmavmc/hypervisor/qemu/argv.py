@@ -37,10 +37,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
 
+from plasmavmc.backends import Acceleration
 from plasmavmc.host.architecture import Architecture, host_architecture
 from plasmavmc.host.names import HostNames
 from plasmavmc.hypervisor.backend import DiskPlan, MemoryPlan, NicPlan
-from plasmavmc.types import MIB, NO_LIMIT, Acceleration, VmResources, VmSpec
+from plasmavmc.types import MIB, NO_LIMIT, VmResources, VmSpec
 
 OWN_KERNEL_DISKS = 5
 """Without ACPI a microvm has eight places for devices in all: these, an interface, the channel and the balloon."""

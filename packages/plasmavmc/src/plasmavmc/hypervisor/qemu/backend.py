@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from plasmavmc.backends import Acceleration, BackendCapabilities, Isolation
 from plasmavmc.errors import ConflictError, GuestError, UnavailableError
 from plasmavmc.guest.api import GuestCard, GuestChannel
 from plasmavmc.guest.opening import open_channel, wake_channel
@@ -32,16 +33,7 @@ from plasmavmc.hypervisor.qemu.sockets import VmSockets
 from plasmavmc.hypervisor.qemu.spawning import spawn
 from plasmavmc.hypervisor.qemu.traits import traits_of
 from plasmavmc.hypervisor.qemu.vm import QemuVm
-from plasmavmc.types import (
-    GIB,
-    Acceleration,
-    BackendCapabilities,
-    Isolation,
-    VmHandle,
-    VmSpec,
-    VmUsage,
-    vm_key,
-)
+from plasmavmc.types import GIB, VmHandle, VmSpec, VmUsage, vm_key
 
 NAME = "kvm"
 HELLO_DEADLINE_S = 90.0

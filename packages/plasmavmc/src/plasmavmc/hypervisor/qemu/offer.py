@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from plasmavmc.backends import Acceleration
 from plasmavmc.errors import HostError
 from plasmavmc.guest.kernel import Kernel
 from plasmavmc.host.operations import Host
@@ -21,7 +22,7 @@ from plasmavmc.hypervisor.qemu.backend import NAME, KvmBackend
 from plasmavmc.hypervisor.qemu.drivers import BALLOON_DRIVER, drives
 from plasmavmc.hypervisor.qemu.seating import Seating
 from plasmavmc.hypervisor.registry import HypervisorRegistry
-from plasmavmc.types import MIB, SYSTEM_SCOPE, Acceleration, VmResources, VmSpec, vm_key
+from plasmavmc.types import MIB, SYSTEM_SCOPE, VmResources, VmSpec, vm_key
 
 _RESOURCES = VmResources(cpu_milli=1000, vcpus=1, memory_bytes=256 * MIB)
 

@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from plasmavmc.backends import Acceleration, BackendCapabilities, GuestKind, Isolation
 from plasmavmc.errors import ConflictError, GuestError, HostError, UnavailableError
 from plasmavmc.guest.api import GuestChannel
 from plasmavmc.guest.opening import open_channel
@@ -30,7 +31,7 @@ from plasmavmc.hypervisor.wasm.cache import CodeCache
 from plasmavmc.hypervisor.wasm.control import CHANNEL, COMPILED, HTTP_BACKLOG, LISTENER, MODULE, Assign, Start
 from plasmavmc.hypervisor.wasm.limits import SPARE, limits_of
 from plasmavmc.hypervisor.wasm.workers import Worker, Workers
-from plasmavmc.types import GIB, Acceleration, BackendCapabilities, GuestKind, Isolation, VmHandle, VmSpec, VmUsage
+from plasmavmc.types import GIB, VmHandle, VmSpec, VmUsage
 
 NAME = "wasm"
 SPARES = 2

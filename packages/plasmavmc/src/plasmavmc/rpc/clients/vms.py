@@ -21,7 +21,8 @@ from plasmavmc.rpc.conversions.vms import copy_to_pb, filter_to_pb, vm_from_pb
 from plasmavmc.rpc.remote_exec import RemoteExec
 from plasmavmc.rpc.v1 import vm_pb2
 from plasmavmc.rpc.v1.vm_pb2_grpc import VmServiceStub
-from plasmavmc.types import CopyTarget, Egress, ExecSpec, ForkIdentity, Ingress, LogLine, TerminalSize, Vm, VmSpec
+from plasmavmc.traffic import Egress, Ingress
+from plasmavmc.types import CopyTarget, ExecSpec, ForkIdentity, LogLine, TerminalSize, Vm, VmSpec
 
 
 @dataclass(frozen=True, slots=True)

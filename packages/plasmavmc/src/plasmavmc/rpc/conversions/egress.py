@@ -8,7 +8,7 @@ from ipaddress import IPv4Network
 from plasmavmc.errors import InvalidSpecError
 from plasmavmc.rpc.conversions.values import enum_from_pb, enum_to_pb
 from plasmavmc.rpc.v1 import types_pb2
-from plasmavmc.types import LAST_PORT, MAX_DESTINATIONS, Destination, IpProtocol
+from plasmavmc.traffic import LAST_PORT, MAX_DESTINATIONS, Destination, IpProtocol
 
 _PROTOCOL_NAMES = {int(value): name for name, value in types_pb2.Destination.Protocol.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from plasmavmc.backends import GuestKind
 from plasmavmc.errors import InvalidSpecError
 from plasmavmc.rpc.api import Image, ImageOrder, ImageProgress, RegistryLogin, Upload
 from plasmavmc.rpc.conversions.values import (
@@ -15,7 +16,6 @@ from plasmavmc.rpc.conversions.values import (
     time_to_pb,
 )
 from plasmavmc.rpc.v1 import image_pb2
-from plasmavmc.types import GuestKind
 
 MAX_REFERENCE = 512
 _UNKNOWN = image_pb2.IMAGE_KIND_UNSPECIFIED

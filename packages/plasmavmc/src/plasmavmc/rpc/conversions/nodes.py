@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from plasmavmc.backends import Acceleration, BackendCapabilities, BackendStatus, GuestKind, Isolation, Readiness
 from plasmavmc.rpc.api import Amount, Node, Scheduling
 from plasmavmc.rpc.conversions.values import enum_from_pb, enum_to_pb
 from plasmavmc.rpc.v1 import node_pb2
-from plasmavmc.types import Acceleration, BackendCapabilities, BackendStatus, GuestKind, Isolation, Readiness
 
 _SCHEDULING_NAMES = {int(value): name for name, value in node_pb2.NodeScheduling.items()}
 _READINESS_NAMES = {int(value): name for name, value in node_pb2.BackendReadiness.items()}

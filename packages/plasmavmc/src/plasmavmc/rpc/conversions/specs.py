@@ -22,8 +22,8 @@ from plasmavmc.rpc.conversions.values import (
     texts,
 )
 from plasmavmc.rpc.v1 import types_pb2
+from plasmavmc.traffic import LAST_PORT, is_identity
 from plasmavmc.types import (
-    LAST_PORT,
     NO_LIMIT,
     DiskSource,
     DiskSpec,
@@ -34,7 +34,6 @@ from plasmavmc.types import (
     Stdio,
     VmResources,
     VmSpec,
-    is_identity,
 )
 
 _DEFAULTS = VmResources()

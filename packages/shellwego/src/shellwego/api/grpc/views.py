@@ -6,19 +6,10 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import TypeVar
 
+from plasmavmc.backends import Acceleration, BackendCapabilities, BackendStatus, Isolation, Readiness
 from plasmavmc.rpc.api import Amount, Image, Node, Scheduling
 from plasmavmc.states import VmState
-from plasmavmc.types import (
-    Acceleration,
-    BackendCapabilities,
-    BackendStatus,
-    Isolation,
-    Readiness,
-    Vm,
-    VmResources,
-    VmSpec,
-    VmStatus,
-)
+from plasmavmc.types import Vm, VmResources, VmSpec, VmStatus
 from shellwego.api.grpc.scopes import APP_ID_LABEL, APP_LABEL, scope_out
 from shellwego.control.scopes import Scope
 from shellwego.control.vms import KnownVm

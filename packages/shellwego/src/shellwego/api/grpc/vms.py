@@ -23,18 +23,8 @@ from plasmavmc.rpc.access import Reach
 from plasmavmc.rpc.api import Position, VmEvent, VmFilter
 from plasmavmc.rpc.identifiers import name_of
 from plasmavmc.states import VmState
-from plasmavmc.types import (
-    CopyTarget,
-    Egress,
-    ExecSpec,
-    ForkIdentity,
-    Ingress,
-    LogLine,
-    LogStream,
-    TerminalSize,
-    Vm,
-    VmSpec,
-)
+from plasmavmc.traffic import Egress, Ingress
+from plasmavmc.types import CopyTarget, ExecSpec, ForkIdentity, LogLine, LogStream, TerminalSize, Vm, VmSpec
 from shellwego.api.grpc.callers import Callers
 from shellwego.api.grpc.errors import not_offered, translated
 from shellwego.api.grpc.feed import VmFeed

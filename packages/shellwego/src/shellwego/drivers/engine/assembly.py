@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from plasmavmc.backends import BackendStatus, Readiness
 from plasmavmc.host.client import HelperHost
 from plasmavmc.host.operations import ProcessId, Reach, Underlay
 from plasmavmc.images.source import BlobSource
 from plasmavmc.server.assembly import EngineSite, open_engine
-from plasmavmc.types import BackendStatus, Readiness
 from shellwego.core.nodes import MAX_IMAGES, Backend
 from shellwego.drivers.engine.failures import translated
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from plasmavmc.backends import Acceleration
 from plasmavmc.errors import HostError, PlasmaError
 from plasmavmc.guest.boot import assets_present, load_assets
 from plasmavmc.host import installation, ownership
@@ -19,7 +20,6 @@ from plasmavmc.network.dns.probing import answers as resolver_answers
 from plasmavmc.network.dns.probing import is_own_address
 from plasmavmc.network.ipam import SUBNET_FILE, gateway_of
 from plasmavmc.storage.reflink import can_reflink
-from plasmavmc.types import Acceleration
 
 __all__ = [
     "EMULATOR",

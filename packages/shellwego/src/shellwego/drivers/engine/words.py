@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
-from plasmavmc import types
+from plasmavmc import traffic, types
+from plasmavmc.backends import BackendCapabilities
 from plasmavmc.host import operations
 from plasmavmc.host.operations import Peer
 from plasmavmc.host.ports import Answerer, PublishedPort, Transport
 from plasmavmc.network.dns import names
-from plasmavmc.types import OWN_DISKS, BackendCapabilities
+from plasmavmc.types import OWN_DISKS
 from plasmavmc.volumes import VolumeView as EngineVolume
 from shellwego.core.destinations import Destination, IpProtocol
 from shellwego.core.names import NetworkNames
@@ -26,19 +27,19 @@ LONGEST_WORD = 128
 """Of what is told of a host; servers take no essays."""
 
 
-def to_egress(destinations: Sequence[Destination] | None) -> types.Egress:
+def to_egress(destinations: Sequence[Destination] | None) -> traffic.Egress:
     """What a VM may open connections to, in the engine's words. Pure."""
     if destinations is None:
         return None
     return tuple(
-        types.Destination(
-            IPv4Network(each.network), types.IpProtocol(each.protocol.value), each.first_port, each.last_port
+        traffic.Destination(
+            IPv4Network(each.network), traffic.IpProtocol(each.protocol.value), each.first_port, each.last_port
         )
         for each in destinations
     )
 
 
-def from_egress(egress: types.Egress) -> tuple[Destination, ...] | None:
+def from_egress(egress: traffic.Egress) -> tuple[Destination, ...] | None:
     """The same, back. Pure."""
     if egress is None:
         return None
@@ -53,17 +54,17 @@ def from_egress(egress: types.Egress) -> tuple[Destination, ...] | None:
     )
 
 
-def to_ingress(openings: Ingress) -> types.Ingress:
+def to_ingress(openings: Ingress) -> traffic.Ingress:
     """What may be opened to a VM, in the engine's words. Pure."""
     if openings is None:
         return None
     return tuple(
-        types.Opening(each.identity, types.IpProtocol(each.protocol.value), each.first_port, each.last_port)
+        traffic.Opening(each.identity, traffic.IpProtocol(each.protocol.value), each.first_port, each.last_port)
         for each in openings
     )
 
 
-def from_ingress(ingress: types.Ingress) -> Ingress:
+def from_ingress(ingress: traffic.Ingress) -> Ingress:
     """The same, back. Pure."""
     if ingress is None:
         return None
