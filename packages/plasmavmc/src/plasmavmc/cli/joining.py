@@ -18,6 +18,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -162,7 +163,7 @@ async def _signals(session: ExecSession, how: How, stack: ExitStack) -> None:
     """Pass on what is sent to this process."""
     arrived: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in PASSED_ON:
-        _on(number, lambda number=number: arrived.put_nowait(number), stack)  # type: ignore[misc]
+        _on(number, partial(arrived.put_nowait, number), stack)
     interrupts = 0
     passing: set[asyncio.Future[None]] = set()
     while True:

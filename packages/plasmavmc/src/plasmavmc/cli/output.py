@@ -26,7 +26,7 @@ def result_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(output="name" if quiet and output == "table" else output, **given)
 
     merge.__name__, merge.__doc__ = function.__name__, function.__doc__
-    merge.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    merge.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]  # where click keeps them
     return output_option(quiet_option(merge))
 
 

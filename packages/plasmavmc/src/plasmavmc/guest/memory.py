@@ -141,10 +141,6 @@ class MemoryGuest:
         self._unacknowledged.append(output)
         self._tell(output)
 
-    def drop_output(self) -> None:
-        """The ring was full: what was not acknowledged is lost, and shows as a gap."""
-        self._unacknowledged.clear()
-
     def exit(self, code: int, *, oom: bool = False) -> None:
         """The workload ends, and with it the VM."""
         self._finish(GuestExited(code, oom))

@@ -82,8 +82,3 @@ def network_of(address: IPv6Address) -> IPv6Address:
 def vxlan_number(network: IPv6Network) -> int:
     """The number of a platform's VXLAN (RFC 7348, section 5), of any network in its /48: the end of its global id."""
     return int(network.network_address) >> 128 - PREFIX_LENGTH & (1 << _VXLAN_BITS) - 1
-
-
-def ipv4_of(address: IPv6Address) -> IPv4Address:
-    """The IPv4 address in a private address."""
-    return IPv4Address(int(address) & 0xFFFF_FFFF)

@@ -88,12 +88,6 @@ def argv_of(pid: int) -> tuple[str, ...]:
     return tuple(_read(pid, "cmdline").split("\0")[:-1])
 
 
-def cgroups_of(pid: int) -> frozenset[str]:
-    """The cgroup paths of a process, one for each hierarchy."""
-    lines = _read(pid, "cgroup").splitlines()
-    return frozenset(line.split(":", 2)[2] for line in lines if line.count(":") >= 2)
-
-
 @contextmanager
 def held(process: ProcessId) -> Iterator[int | None]:
     """A pidfd of this very living process for the length of the block, or None where it has ended."""

@@ -52,7 +52,7 @@ class BoundedHttp(HttpToolsProtocol):
     _body_bytes = 0
     _in_head = True
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it, too
         super().connection_made(transport)
         self._start_deadline()
 

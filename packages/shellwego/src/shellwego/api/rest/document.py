@@ -43,7 +43,7 @@ def install_document(app: FastAPI, path: str) -> None:
     async def show(_: Request) -> Response:
         return Response(await run_in_threadpool(written), media_type="application/json")
 
-    app.openapi = document  # type: ignore[method-assign]
+    app.openapi = document  # type: ignore[method-assign]  # as FastAPI has it be extended
     app.add_route(path, show, include_in_schema=False)
 
 

@@ -106,7 +106,7 @@ async def settle() -> None:
     Raises:
         StuckError: they go on for ever without waiting.
     """
-    ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
+    ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]  # asyncio shows it in no other way
     for _ in range(_MAX_STEPS):
         await asyncio.sleep(0)
         if not ready:

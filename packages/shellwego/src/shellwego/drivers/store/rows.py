@@ -56,7 +56,7 @@ class RowMapper(Generic[E]):
     def __init__(self, entity: type[E]) -> None:
         self._build: Callable[..., E] = entity
         hints = get_type_hints(entity)
-        names = [field.name for field in fields(entity)]  # type: ignore[arg-type]
+        names = [field.name for field in fields(entity)]  # type: ignore[arg-type]  # every entity is a dataclass
         codecs = {name: _codec(hints[name]) for name in names}
         self.names: Sequence[str] = names
         """Field and column names, in the order of `to_entity`'s values."""

@@ -66,7 +66,7 @@ def _guarded(path: str, permission: str) -> Callable[[Serve], Serve]:
         async def run(socket: WebSocket) -> None:
             await endpoint(socket)
 
-        run.permission = permission  # type: ignore[attr-defined]
+        run.permission = permission  # type: ignore[attr-defined]  # `guard.check_guarded` asks for it
         router.add_api_websocket_route(path, run)
         return serve
 
