@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -38,6 +38,7 @@ from plasmavmc.types import (
     Ingress,
     Lease,
     NetworkSpec,
+    NetworkUsage,
     TerminalSize,
     Vm,
     VmHandle,
@@ -120,10 +121,11 @@ class Machine:
         if handle is not None and self.state not in ENDED:
             with suppress(PlasmaError):  # suspended, so that no VMM holds it; or its backend cannot be used any more
                 used = await self._backend(handle).usage(handle)
-        network = None
+        passed: Mapping[str, NetworkUsage] = {}
         with suppress(PlasmaError):  # the helper has ended: so does the engine
-            network = await self._parts.network.usage(self.key)
-        return replace(used, disk_bytes=await self._parts.storage.used_bytes(self.key), network=network)
+            passed = await self._parts.network.usage([self.key])
+        disk_bytes = await self._parts.storage.used_bytes(self.key)
+        return replace(used, disk_bytes=disk_bytes, network=passed.get(self.key))
 
     # Orders
 

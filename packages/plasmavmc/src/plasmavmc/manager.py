@@ -36,6 +36,7 @@ from plasmavmc.types import (
     ForkIdentity,
     Ingress,
     LogLine,
+    NetworkUsage,
     SnapshotHost,
     TerminalSize,
     Vm,
@@ -339,6 +340,11 @@ class VmManager:
         machine = self._machines.get(vm_id)
         view = machine.view()
         return replace(view, status=replace(view.status, usage=await machine.usage()))
+
+    async def traffic(self) -> Mapping[str, NetworkUsage]:
+        """What has passed the interfaces of all VMs, by id, but for those whose frames are not counted."""
+        ids = {machine.key: machine.spec.id for machine in self._machines}
+        return {ids[key]: used for key, used in (await self._parts.network.usage(ids)).items()}
 
     def list_vms(self) -> tuple[Vm, ...]:
         """All VMs, oldest id first."""
