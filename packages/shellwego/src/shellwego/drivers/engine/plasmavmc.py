@@ -49,8 +49,16 @@ from shellwego.drivers.engine import warnings
 from shellwego.drivers.engine.failures import translated
 from shellwego.drivers.engine.portwatch import PortWatch
 from shellwego.drivers.engine.sessions import PlasmaExec, PlasmaSource, terminal_size
-from shellwego.drivers.engine.words import from_egress, from_ingress, to_egress, to_ingress, to_usage, to_words
-from shellwego.ports.engine import LogRecord, VmOrder, VmPhase, VmUsage, VmView
+from shellwego.drivers.engine.words import (
+    from_egress,
+    from_ingress,
+    to_egress,
+    to_ingress,
+    to_network_usage,
+    to_usage,
+    to_words,
+)
+from shellwego.ports.engine import LogRecord, NetworkUsage, VmOrder, VmPhase, VmUsage, VmView
 from shellwego.ports.streams import StreamKind, StreamRequest
 
 SNAPSHOT_HOSTS_S = 60.0
@@ -373,6 +381,10 @@ class PlasmaEngine:
     async def usage(self, vm_id: str) -> VmUsage:
         with translated():
             return to_usage((await self._manager.describe(vm_id)).status.usage)
+
+    async def traffic(self) -> Mapping[str, NetworkUsage]:
+        with translated():
+            return {id_: to_network_usage(used) for id_, used in (await self._manager.traffic()).items()}
 
     async def changed(self) -> None:
         await self._manager.changed(self._seen)
