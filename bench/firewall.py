@@ -11,6 +11,7 @@ import os
 import subprocess
 import tempfile
 import time
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -18,12 +19,12 @@ from bench.measure import Result, percentile, ratio
 from plasmavmc.host.addresses import prefix_from, private_address
 from plasmavmc.host.helper import rules, rules_members
 from plasmavmc.host.operations import Member, RuleSet
-from plasmavmc.types import vm_key
+from plasmavmc.types import IpProtocol, Opening, vm_key
 from tests.contract.host_contract import SUBNET, HostRig
 from tests.contract.host_rig import RealHelper, real_helper, rig_of
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "30"))
-VMS, NETWORKS = 1_000, 50
+VMS, NETWORKS, APPS = 1_000, 50, 100
 GUARDS = ("nft",)
 """Both tables, as where programs at taps cannot be: the most there is to load."""
 LOAD_MS, ONE_MORE_MS = 200.0, 10.0
@@ -41,6 +42,18 @@ def nft_ms(helper: RealHelper, text: str) -> float:
     began = time.perf_counter()
     subprocess.run([*helper.namespace.enter, "nft", "-f", "-"], input=text.encode(), check=True)
     return (time.perf_counter() - began) * 1e3
+
+
+def grouped(members: tuple[Member, ...]) -> tuple[Member, ...]:
+    """The same in security groups: each is let into by the app before its own, at a port."""
+    return tuple(
+        replace(
+            each,
+            identity=f"app_{number % APPS}",
+            ingress=(Opening(f"app_{(number - 1) % APPS}", IpProtocol.TCP, 5432, 5432),),
+        )
+        for number, each in enumerate(members)
+    )
 
 
 async def _ours_ms(rig: HostRig, members: tuple[Member, ...]) -> float:
@@ -71,9 +84,17 @@ async def _measure(root: Path) -> list[Result]:
             ones["nft"].append(nft_ms(other, added))
             await rig.host.rules_apply(RuleSet(rig.bridge, many))
             nft_ms(other, removed)
+        crowd = grouped((*many, extra))
+        groups: dict[str, list[float]] = {"ours": [], "nft": []}
+        for _ in range(ROUNDS):
+            await rig.host.rules_apply(RuleSet(rig.bridge, crowd[:-1]))
+            groups["ours"].append(await _ours_ms(rig, crowd))
+            groups["nft"].append(nft_ms(other, added))
+            nft_ms(other, removed)
     return [
         _result("firewall load", f"the rules of {VMS} VMs, against nft with the same text", loads, LOAD_MS),
         _result("firewall +1", f"one VM beside {VMS}, against nft with one element", ones, ONE_MORE_MS),
+        _result("firewall +1, groups", f"the same, all of them in security groups of {APPS} apps", groups, ONE_MORE_MS),
     ]
 
 

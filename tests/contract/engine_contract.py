@@ -189,6 +189,18 @@ class EngineContract:
         with pytest.raises(NotFoundError):
             await engine.usage("vm_stranger")
 
+    async def test_what_vms_send_is_counted_of_those_that_are_there(self, make: MakeEngine) -> None:
+        under_test = await make()
+        engine = under_test.engine
+        assert await engine.traffic() == {}
+        await engine.run(order(under_test, "a", "serve"))
+        await see(engine, "vm_a_1", running)
+        assert (await engine.traffic()).keys() <= {"vm_a_1"}
+        await engine.stop("vm_a_1", 0)
+        await see(engine, "vm_a_1", ended)
+        await engine.delete("vm_a_1")
+        assert await engine.traffic() == {}
+
     async def test_the_same_order_twice_is_one_vm(self, make: MakeEngine) -> None:
         under_test = await make()
         engine = under_test.engine

@@ -215,14 +215,15 @@ class HostContract:
 
     async def test_a_taps_use_is_counted_from_nothing_and_only_of_own_taps(self, rig: HostRig) -> None:
         await rig.host.bridge_ensure(rig.bridge)
-        assert await rig.host.tap_usage(rig.tap().name) is None
-        fd = await rig.host.tap_open(rig.tap())
-        used = await rig.host.tap_usage(rig.tap().name)
-        assert (used is None) == ((await rig.host.taps_guarding()).by == "nft")
-        assert used is None or (used.transmit_packets, used.receive_packets) == (0, 0)
+        one, other = rig.tap(), rig.tap(TWO)
+        assert await rig.host.taps_usage([one.name]) == {}
+        fd = await rig.host.tap_open(one)
+        used = await rig.host.taps_usage([one.name, other.name])
+        assert set(used) == ({one.name} if (await rig.host.taps_guarding()).by != "nft" else set())
+        assert all((each.transmit_packets, each.receive_packets) == (0, 0) for each in used.values())
         os.close(fd)
         for name in ("eth0", rig.names.bridge, "swgaaaabbbbbbbb"):
-            await refused("helper-refused", rig.host.tap_usage(name))
+            await refused("helper-refused", rig.host.taps_usage([one.name, name]))
 
     async def test_rules_are_replaced_as_a_whole(self, rig: HostRig) -> None:
         await rig.host.bridge_ensure(rig.bridge)

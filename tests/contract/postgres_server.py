@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import IO
 
 import psycopg
 from psycopg import sql
@@ -45,6 +46,8 @@ class PostgresServer:
     directory: Path
     address: str = ""
     """Where it listens beside, for everybody of that network."""
+    namespace: int = 0
+    """The pid of somebody whose network it is in; 0: that of the tests."""
     process: subprocess.Popen[bytes] | None = None
     _numbers: Iterator[int] = field(default_factory=count)
     _shared: PostgresUrl | None = None
@@ -88,7 +91,7 @@ class PostgresServer:
         )
         command = [programs() / "postgres", "-D", self.data, *(word for each in settings for word in ("-c", each))]
         with (self.directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, **_unprivileged())
+            self.process = self._begin(command, log)
         deadline = time.monotonic() + _START_S
         while True:
             try:
@@ -98,6 +101,18 @@ class PostgresServer:
                 time.sleep(0.02)
             else:
                 return
+
+    def _begin(self, command: list[str | Path], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        if not self.namespace:
+            return subprocess.Popen(command, stdout=log, stderr=log, **_unprivileged())  # type: ignore[call-overload,no-any-return]
+        entry = pwd.getpwnam(USER)
+        enter = [
+            "nsenter",
+            f"--net=/proc/{self.namespace}/ns/net",
+            f"--setuid={entry.pw_uid}",
+            f"--setgid={entry.pw_gid}",
+        ]
+        return subprocess.Popen([*enter, *command], stdout=log, stderr=log)
 
     def send(self, number: signal.Signals) -> None:
         """To all its processes."""
@@ -124,10 +139,11 @@ def _unprivileged() -> dict[str, object]:
 
 
 @contextmanager
-def running_postgres(address: str = "") -> Iterator[PostgresServer]:
-    """A server from its making to its end; see `PostgresServer`."""
+def running_postgres(address: str = "", *, namespace: int = 0, lets_in: str = "samenet") -> Iterator[PostgresServer]:
+    """A server from its making to its end; see `PostgresServer`. `lets_in`: whom by that address, in the words of its own
+    rules."""
     directory = Path(tempfile.mkdtemp(prefix="swg-pg-", dir="/tmp"))
-    server = PostgresServer(directory, address)
+    server = PostgresServer(directory, address, namespace)
     directory.chmod(0o755)  # others connect to its socket; its data are its own
     try:
         if os.geteuid() == 0:
@@ -136,7 +152,7 @@ def running_postgres(address: str = "") -> Iterator[PostgresServer]:
         subprocess.run([*making, "-A", "trust"], check=True, capture_output=True, cwd="/", **_unprivileged())  # type: ignore[call-overload]
         if address:
             with (server.data / "pg_hba.conf").open("a") as rules:
-                rules.write("host all all samenet trust\n")
+                rules.write(f"host all all {lets_in} trust\n")
         server.start()
         yield server
     finally:

@@ -16,14 +16,14 @@ from plasmavmc.hypervisor.memory import PretendedGuest
 from plasmavmc.network.memory import MemoryNetwork
 from plasmavmc.storage.volumes.backend import VolumeDriver
 from plasmavmc.storage.volumes.memory import MemoryVolumes
-from plasmavmc.types import MIB
+from plasmavmc.types import MIB, vm_key
 from shellwego.core.nodes import Backend, Underlay
 from shellwego.core.peers import PeerNode
 from shellwego.drivers.engine import warnings
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine
-from shellwego.drivers.engine.words import to_usage, to_words
+from shellwego.drivers.engine.words import to_network_usage, to_usage, to_words
 from shellwego.ports.engine import NetworkUsage
-from tests.contract.engine_contract import EngineContract, EngineUnderTest, MakeEngine
+from tests.contract.engine_contract import EngineContract, EngineUnderTest, MakeEngine, running, see
 from tests.contract.volume_engine_contract import VolumeEngineContract
 from tests.contract.volume_sending_contract import VolumeSendingContract
 from tests.engine.engine_rig import EngineRig
@@ -172,3 +172,19 @@ def test_what_passed_a_vms_interface_is_told_in_the_platforms_words() -> None:
         transmit_packets=1, transmit_bytes=60, receive_packets=2, receive_bytes=120, dropped={"arp": 3}
     )
     assert to_usage(types.VmUsage()).network is None
+
+
+async def test_what_passed_is_told_of_all_vms_whose_frames_are_counted(tmp_path: Path) -> None:
+    rig = EngineRig(tmp_path)
+    manager, network = rig.manager(), rig.parts.network
+    assert isinstance(network, MemoryNetwork)
+    engine = PlasmaEngine(
+        manager, backends=tuple, disk_dir=tmp_path, version="", confinement=lambda: "none", network=network
+    )
+    for name in ("a", "b"):
+        manager.create(rig.spec(name, "serve"))
+        manager.start(f"vm_{name}")
+        await see(engine, f"vm_{name}", running)
+    network.traffic[vm_key("vm_a")] = types.NetworkUsage(1, 60, 2, 120, {"arp": 3})
+    assert await engine.traffic() == {"vm_a": to_network_usage(network.traffic[vm_key("vm_a")])}
+    await engine.close(keep_vms=False)

@@ -148,10 +148,9 @@ async def test_what_passed_a_vms_tap_is_told_while_it_has_one() -> None:
     await rig.backend.configure_bridge()
     attachment = await attach(rig, 1)
     host.traffic[attachment.tap] = NetworkUsage(1, 60, 2, 120, {"arp": 3})
-    assert await rig.backend.usage(key(1)) == host.traffic[attachment.tap]
-    assert await rig.backend.usage(key(2)) is None
+    assert await rig.backend.usage([key(2), key(1)]) == {key(1): host.traffic[attachment.tap]}
     await rig.backend.release(key(1))
-    assert await rig.backend.usage(key(1)) is None
+    assert await rig.backend.usage([key(1)]) == {}
     host.close()
 
 

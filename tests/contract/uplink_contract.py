@@ -36,6 +36,7 @@ from shellwego.core.nodes import Backend, NodeFacts
 from shellwego.core.publishing import NodePorts, OpenPort, PortEndpoint, Transport
 from shellwego.core.routing import Departed, EdgeReport, Endpoint, Route, RouteState, RouteTable
 from shellwego.core.sensitive import Sensitive
+from shellwego.core.traffic import NodeTraffic, Passed
 from shellwego.ports.uplink import EdgeUplink, NodeUplink
 
 FACTS = NodeFacts(
@@ -85,6 +86,7 @@ REPORT = NodeReport(
     facts=FACTS,
     backups={"bak_1": ObservedBackup(phase=BackupPhase.DONE, done_bytes=1 << 40, digest="0" * 64)},
     instances={"ins_1": Observed(phase=Phase.HEALTHY, address="10.64.0.5", exit_code=None, log_tail=("a", "b"))},
+    traffic=NodeTraffic(apps={"app_1": Passed(transmit_bytes=1 << 62)}, dropped={"arp": 3}),
 )
 ROUTES = RouteTable(
     version=9,

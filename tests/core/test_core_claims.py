@@ -7,15 +7,18 @@ from dataclasses import replace
 import pytest
 
 from shellwego.core.claims import (
+    MAX_INSTANCES,
     MAX_LOG_LINES,
     MAX_TRAITS,
     bounded_facts,
     bounded_observation,
+    bounded_traffic,
     is_vm_address,
     may_follow,
 )
 from shellwego.core.instances import Observed, Phase
 from shellwego.core.nodes import MAX_IMAGES, MAX_OVERCOMMIT, Backend, NodeFacts
+from shellwego.core.traffic import NodeTraffic, Passed
 from tests.core.test_core_drain import node
 
 FIRST = node("a")
@@ -128,3 +131,15 @@ def test_traits_of_a_host_are_never_cut_since_they_would_stand_for_another(trait
     assert told(backends=(backend,)).backends[0].snapshot_host == ()
     honest = replace(backend, snapshot_host=(("program", "7.2"),))
     assert told(backends=(honest,)).backends == (honest,)
+
+
+def test_what_a_node_counted_is_cut_to_its_bounds() -> None:
+    apps = {f"app_{number}": Passed(transmit_bytes=number - 1, receive_bytes=1 << 80) for number in range(20_000)}
+    reasons = {'arp"} 1': 1, "x" * 33: 1, "": 1, "arp": -1, **{f"r{number}": 1 << 80 for number in range(100)}}
+    bounded = bounded_traffic(NodeTraffic(apps=apps, dropped=reasons))
+    assert len(bounded.apps) == MAX_INSTANCES
+    assert bounded.apps["app_0"] == Passed(receive_bytes=2**63 - 1)
+    assert len(bounded.dropped) == 32
+    assert (bounded.dropped["arp"], bounded.dropped["r0"]) == (0, 2**63 - 1)
+    [long] = bounded_traffic(NodeTraffic(apps={LONG: Passed()})).apps
+    assert len(long) == 64

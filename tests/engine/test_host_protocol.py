@@ -50,7 +50,7 @@ REQUESTS: list[protocol.Request] = [
     protocol.LimitsLack(),
     protocol.TapMake(),
     protocol.TapsGuarding(),
-    protocol.TapUsage("swgaaaabbbbbbbb"),
+    protocol.TapsUsage(("swgaaaabbbbbbbb",)),
     protocol.UidTake("k"),
     protocol.UidTake("k", seat=True),
     protocol.UidFree("k"),

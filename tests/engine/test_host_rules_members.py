@@ -19,21 +19,35 @@ from plasmavmc.host.helper.roster import Roster
 from plasmavmc.host.helper.rules import tables
 from plasmavmc.host.helper.rules_members import Ledger, Marks
 from plasmavmc.host.names import HostNames
-from plasmavmc.host.operations import Bridge, Member, RuleSet
-from plasmavmc.traffic import Destination, Egress, Opening
+from plasmavmc.host.operations import Bridge, Member, RuleSet, Source
+from plasmavmc.traffic import Destination, Egress, Ingress, IpProtocol, Opening
 from plasmavmc.types import mac_of, vm_key
 
 NAMES = HostNames.of("swg_members")
 BRIDGE = Bridge(NAMES.bridge, IPv4Address("10.64.0.1"), IPv4Network("10.64.0.0/20"))
 LISTS: tuple[Egress, ...] = (None, (), (Destination(IPv4Network("203.0.113.0/24")),))
-Said = tuple[int, int, int]
-"""Number of a VM, of its network, of its list."""
+ELSEWHERE = IPv4Network("10.64.16.0/20")
+NAMED = ("", "web", "job")
+INGRESS: tuple[Ingress, ...] = (
+    None,
+    (),
+    (Opening("web"), Opening("", IpProtocol.TCP, 80, 80)),
+    (Opening("job"), Opening("web", IpProtocol.TCP, 80, 80)),
+    (Opening("web", IpProtocol.ICMP), Opening("web", IpProtocol.TCP, 80, 80)),
+)
+Said = tuple[int, int, int, int, int]
+"""Number of a VM, of its network, of its list, of its identity, of its rules of ingress."""
 
 
-def member(number: int, network: int = 1, listed: int = 0) -> Member:
+def member(number: int, network: int = 1, listed: int = 0, identity: int = 0, ingress: int = 0) -> Member:
     key, ipv4 = vm_key(f"vm_{number}"), BRIDGE.network[number + 2]
     private = private_address(prefix_from("members"), BRIDGE.network, network, ipv4) if network else None
-    return Member(NAMES.tap(key), mac_of(key), ipv4, f"net_{network}", private, LISTS[listed])
+    place = Member(NAMES.tap(key), mac_of(key), ipv4, f"net_{network}", private)
+    return replace(place, egress=LISTS[listed], identity=NAMED[identity], ingress=INGRESS[ingress])
+
+
+def source(number: int, identity: str) -> Source:
+    return Source(identity, private_address(prefix_from("members"), ELSEWHERE, 1, ELSEWHERE[number + 2]))
 
 
 def elements(of: dict[str, Table]) -> set[Element]:
@@ -45,44 +59,74 @@ def elements(of: dict[str, Table]) -> set[Element]:
     }
 
 
-def elements_of(members: Sequence[Member], marks: Marks, *, guarded: bool) -> set[Element]:
-    return elements(tables(NAMES, RuleSet(BRIDGE, tuple(members)), marks, guarded=guarded))
+def elements_of(
+    members: Sequence[Member], marks: Marks, sources: Sequence[Source] = (), *, guarded: bool
+) -> set[Element]:
+    return elements(tables(NAMES, RuleSet(BRIDGE, tuple(members), sources=tuple(sources)), marks, guarded=guarded))
 
 
-said = st.tuples(st.integers(0, 7), st.integers(0, 3), st.integers(0, len(LISTS) - 1))
+said = st.tuples(
+    st.integers(0, 7),
+    st.integers(0, 3),
+    st.integers(0, len(LISTS) - 1),
+    st.integers(0, len(NAMED) - 1),
+    st.integers(0, len(INGRESS) - 1),
+)
+away = st.dictionaries(st.integers(0, 3), st.sampled_from(NAMED[1:]), max_size=4)
 
 
 @settings(deadline=None)
-@given(rounds=st.lists(st.lists(said, max_size=6), max_size=6), guarded=st.booleans())
-def test_by_what_is_counted_the_sets_become_what_whole_tables_hold(rounds: list[list[Said]], guarded: bool) -> None:
-    ledger, present = Ledger(Marks(), (), guarded=guarded), dict[int, Member]()
-    held = elements_of((), Marks(), guarded=guarded)
-    for told in rounds:
+@given(
+    rounds=st.lists(st.tuples(st.lists(said, max_size=6), away), max_size=6),
+    guarded=st.booleans(),
+    begun=st.integers(0, 2),
+)
+def test_by_what_is_counted_the_sets_become_what_whole_tables_hold(
+    rounds: list[tuple[list[Said], dict[int, str]]], guarded: bool, begun: int
+) -> None:
+    """`begun`: so many rounds were loaded whole before."""
+    marks, present, known = Marks(), dict[int, Member](), frozenset[Source]()
+    for told, identities in rounds[:begun]:
+        present = {number: member(number, *rest) for number, *rest in told}
+        known = frozenset(source(*each) for each in identities.items())
+        marks = marks.following(tuple(present.values()))
+    ledger = Ledger(marks, tuple(present.values()), known, guarded=guarded)
+    held = elements_of(tuple(present.values()), marks, tuple(known), guarded=guarded)
+    for told, identities in rounds[begun:]:
         wanted = {number: member(number, *rest) for number, *rest in told}
         coming = [each for number, each in wanted.items() if present.get(number) != each]
         leaving = [each for number, each in present.items() if wanted.get(number) != each]
-        change = ledger.change(coming, leaving)
+        sources = frozenset(source(*each) for each in identities.items())
+        change = ledger.change(coming, leaving, sources - known, known - sources)
         assert change.removed <= held
         assert not change.added & held
-        held, present = (held - change.removed) | change.added, wanted
-        assert held == elements_of(tuple(wanted.values()), ledger.marks, guarded=guarded)
-        assert 0 not in ledger.marks.ids.values()
+        held, present, known = (held - change.removed) | change.added, wanted, sources
+        assert held == elements_of(tuple(wanted.values()), ledger.marks, tuple(sources), guarded=guarded)
+        assert 0 not in (*ledger.marks.ids.values(), *ledger.marks.identities.values())
 
 
 def test_all_that_a_member_says_is_counted() -> None:
     """A field more has to be said in `rules_members` and above, or a VM that comes is not treated as it says."""
-    counted = {"tap", "mac", "ipv4", "network_id", "ipv6", "egress"}
-    assert {each.name for each in fields(Member)} == counted | {"identity", "ingress"}
+    counted = {"tap", "mac", "ipv4", "network_id", "ipv6", "egress", "identity", "ingress"}
+    assert {each.name for each in fields(Member)} == counted
 
 
-def test_of_security_groups_nothing_is_counted_and_it_is_known_of_whom_something_would_have_to_be() -> None:
-    held = replace(member(1), ingress=(Opening("web"),))
-    ledger = Ledger(Marks().following([held]), [held], guarded=True)
-    assert not ledger.knows_all_of(held)
-    assert not ledger.knows_all_of(replace(member(2), ingress=()))
-    assert not ledger.knows_all_of(replace(member(2), identity="web"))
-    assert ledger.knows_all_of(replace(member(2), identity="job"))
-    assert ledger.marks == Marks().following([held]), "their numbers stay as they are"
+def test_one_vm_more_that_many_are_let_into_costs_its_own_elements_alone() -> None:
+    many = [member(number, identity=1, ingress=2) for number in range(300)]
+    ledger = Ledger(Marks().following(many), many, [source(number, "web") for number in range(200)], guarded=True)
+    change = ledger.change([member(300, identity=1, ingress=2)], [])
+    assert len(change.added) == 2 + 2 * (1 + 1 + 2), "its network; known, held, and let in twice, by two addresses"
+    assert not change.removed
+
+
+def test_the_first_rule_that_names_an_app_makes_its_vms_known_here_and_elsewhere_and_the_last_forgotten() -> None:
+    present = [member(number, identity=1) for number in range(3)]
+    ledger = Ledger(Marks().following(present), present, [source(0, "web"), source(1, "job")], guarded=True)
+    held = member(9, ingress=2)
+    known = {each.text for each in ledger.change([held], []).added if each.set.startswith("identities")}
+    assert len(known) == 3 * 2 + 1
+    forgotten = {each.text for each in ledger.change([], [held]).removed if each.set.startswith("identities")}
+    assert forgotten == known
 
 
 def test_a_ledger_goes_on_with_the_numbers_that_are_in_force() -> None:

@@ -147,7 +147,8 @@ async def jailed_tap(helper: RealHelper, key: str, attachment: Attachment) -> tu
 class Vm:
     """A namespace with an interface that is the other end of a tap, configured as guest init does."""
 
-    def __init__(self, attachment: Attachment, wire: Wire) -> None:
+    def __init__(self, attachment: Attachment, wire: Wire, *left_out: int) -> None:
+        """`left_out`: as a `Peer` has it."""
         self.attachment = attachment
         self.ip = str(attachment.lease.ipv4)
         self.namespace = Namespace()
@@ -163,7 +164,7 @@ class Vm:
             *self._private(attachment.lease),
         ):
             self.namespace.run("ip", *line.split())
-        self.peer = Peer(self.namespace)
+        self.peer = Peer(self.namespace, *left_out)
         self.vmm = 0
         """Who has opened its tap in a jail."""
 
@@ -257,7 +258,14 @@ class World:
         return network
 
     async def add_vm(
-        self, name: str, network: BridgeNetwork, project: str, *, jailed: bool = False, egress: Egress = None
+        self,
+        name: str,
+        network: BridgeNetwork,
+        project: str,
+        *,
+        jailed: bool = False,
+        egress: Egress = None,
+        left_out: tuple[int, ...] = (),
     ) -> Vm:
         key = vm_key(f"vm_{name}")
         spec = replace(nic(name, project), egress=egress)
@@ -268,7 +276,7 @@ class World:
             vmm, tap = await jailed_tap(helper, key, attachment)
             attachment = replace(attachment, fd=tap)
         await network.admit(key)
-        self.vms[name] = Vm(attachment, self.wire)
+        self.vms[name] = Vm(attachment, self.wire, *left_out)
         self.vms[name].vmm = vmm
         self.peers[name] = self.vms[name].peer
         return self.vms[name]

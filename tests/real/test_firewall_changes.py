@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import re
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Network
+from itertools import count
 from pathlib import Path
+from select import select
 
 import pytest
 
@@ -108,6 +112,68 @@ async def test_changes_leave_what_a_whole_load_would(tmp_path: Path, *, plain: b
             await rig.host.rules_apply(rules)
             assert changed == listed(helper)
             await rig.host.rules_apply(drawn(rig, dice))
+
+
+@contextmanager
+def watched(helper: RealHelper) -> Iterator[Callable[[], list[str]]]:
+    """While it is open, tells which programs have changed the rules in the namespace since it was asked last, or began. It
+    asks by a change of its own, after which a helper loads everything."""
+    command = [*helper.namespace.enter, "stdbuf", "-oL", "nft", "monitor"]
+    monitor = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert monitor.stdout is not None
+    lines, marks = monitor.stdout, count()
+
+    def mark() -> str:
+        name = f"mark{next(marks)}"
+        helper.namespace.run("nft", "add", "table", "ip", name)
+        return name
+
+    def programs() -> list[str]:
+        until, found = mark(), list[str]()
+        for line in lines:
+            if line.split() == ["add", "table", "ip", until]:
+                next(lines)  # who made it
+                return found
+            found += re.findall(r"by process \d+ \((.*)\)", line)
+        raise AssertionError("the monitor has ended")
+
+    try:
+        while not select([lines], [], [], 0.1)[0]:
+            mark()
+        yield programs
+    finally:
+        monitor.kill()
+        monitor.wait()
+        lines.close()
+
+
+async def test_vms_of_security_groups_come_and_go_without_another_program(tmp_path: Path) -> None:
+    """`nft` takes as long as there are VMs; a message to the kernel as the change is large."""
+    async with firewall(tmp_path) as (helper, rig):
+        web = [replace(member(rig, number, 1), identity="web") for number in range(4)]
+        database = replace(member(rig, 9, 1), identity="db", ingress=(Opening("web", IpProtocol.TCP, 5432, 5432),))
+        shut, away = (
+            replace(member(rig, 10, 1), ingress=()),
+            private_address(prefix_from("changes"), ELSEWHERE, 1, ELSEWHERE[2]),
+        )
+        with watched(helper) as programs:
+            programs()
+            await rig.host.rules_apply(RuleSet(rig.bridge, tuple(web[:2])))
+            for members_, sources in (
+                ([*web[:2], database], ()),
+                ([*web[:2], database], (Source("web", away),)),
+                ([*web, database, shut], (Source("web", away),)),
+                ([*web[1:], database, shut], ()),
+                ([*web[1:], replace(database, ingress=(Opening("job"),))], ()),
+                (web, ()),
+            ):
+                rules = RuleSet(rig.bridge, tuple(members_), sources=sources)
+                await rig.host.rules_apply(rules)
+                assert await rig.host.rules_fault() == ""
+            load, *changes = programs()
+            assert load == "nft", "which is told, so that its absence means something"
+            assert len(changes) == 6
+            assert "nft" not in changes
 
 
 async def test_a_change_of_rules_that_others_touched_loads_all_of_them(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def attempts(rig: HostRig, pids: tuple[int, ...]) -> st.SearchStrategy[Attempt]:
         st.builds(protocol.LimitsLack),
         st.builds(protocol.TapMake),
         st.builds(protocol.TapsGuarding),
-        st.builds(protocol.TapUsage, text | st.just(rig.tap().name)),
+        st.builds(protocol.TapsUsage, st.lists(text | st.just(rig.tap().name), max_size=3).map(tuple)),
         st.builds(protocol.UidTake, key, st.booleans()),
         st.builds(protocol.UidFree, key),
         st.builds(protocol.SeatMake, st.booleans()),

@@ -126,8 +126,8 @@ def flood(source: Namespace, kind: str, address: str, port: int = NOBODYS_PORT, 
 
 
 async def refused(a_world: World, name: str) -> int:
-    usage = await a_world.networks[0].usage(vm_key(f"vm_{name}"))
-    return usage.dropped.get("connections", 0) if usage is not None else 0
+    used = await a_world.networks[0].usage([vm_key(f"vm_{name}")])
+    return sum(each.dropped.get("connections", 0) for each in used.values())
 
 
 @pytest.mark.parametrize("kind", ["tcp", "udp"])

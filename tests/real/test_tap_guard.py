@@ -69,9 +69,7 @@ class Tap:
         return self.received(self.rig.bridge.name) - bridge
 
     async def traffic(self) -> NetworkUsage:
-        used = await self.rig.host.tap_usage(self.name)
-        assert used is not None
-        return used
+        return (await self.rig.host.taps_usage([self.name]))[self.name]
 
 
 @asynccontextmanager
@@ -219,7 +217,7 @@ async def test_the_vms_own_frames_pass_and_no_forged_one_does(tap: Tap) -> None:
 
 async def test_each_drop_is_counted_with_its_reason_and_what_passes_by_packets_and_bytes(tap: Tap) -> None:
     if (await tap.rig.host.taps_guarding()).by == "nft":
-        assert await tap.rig.host.tap_usage(tap.name) is None
+        assert await tap.rig.host.taps_usage([tap.name]) == {}
         return
     for reason, frame in forged(tap.mac):
         before = (await tap.traffic()).dropped.get(reason, 0)
@@ -274,7 +272,7 @@ async def test_a_tap_that_no_rule_names_sends_nothing(tap: Tap) -> None:
         assert await other.took([frame]) == 0
         await rig.host.rules_apply(both(rig))
         assert await other.took([frame]) == 1
-        counted = await rig.host.tap_usage(other.name)
+        counted = (await rig.host.taps_usage([other.name])).get(other.name)
         assert counted is None or (counted.transmit_packets, of_the_vm(counted)) == (1, {"unadmitted": 1})
         await rig.host.rules_apply(only_one(rig))
         assert await other.took([frame]) == 0
@@ -324,7 +322,7 @@ async def test_a_tap_with_limits_is_guarded_as_one_without(tap: Tap) -> None:
         await eventually(lambda: tap.received(rig.bridge.name) > passed, "the honest frame came round")
         assert tap.received(rig.bridge.name) == passed + 1
         assert tap.received(shaper_name(limited.name)) > round_before
-        counted = await rig.host.tap_usage(other.name)
+        counted = (await rig.host.taps_usage([other.name])).get(other.name)
         assert counted is None or (counted.transmit_packets, of_the_vm(counted)) == (1, {"source-ipv4": 1})
     await rig.host.tap_forget(limited.name)
     await rig.host.rules_apply(only_one(rig))

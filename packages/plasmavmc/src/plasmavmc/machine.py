@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
 from plasmavmc.states import ENDED, VmState, advance
 from plasmavmc.traffic import Egress, Ingress
-from plasmavmc.types import Lease, NetworkSpec, TerminalSize, Vm, VmHandle, VmSpec, VmUsage, vm_key
+from plasmavmc.types import Lease, NetworkSpec, NetworkUsage, TerminalSize, Vm, VmHandle, VmSpec, VmUsage, vm_key
 
 EXIT_GRACE_S = 5.0
 """From the guest's last word (or its silence) to the end of the VMM."""
@@ -110,10 +110,11 @@ class Machine:
         if handle is not None and self.state not in ENDED:
             with suppress(PlasmaError):  # suspended, so that no VMM holds it; or its backend cannot be used any more
                 used = await self._backend(handle).usage(handle)
-        network = None
+        passed: Mapping[str, NetworkUsage] = {}
         with suppress(PlasmaError):  # the helper has ended: so does the engine
-            network = await self._parts.network.usage(self.key)
-        return replace(used, disk_bytes=await self._parts.storage.used_bytes(self.key), network=network)
+            passed = await self._parts.network.usage([self.key])
+        disk_bytes = await self._parts.storage.used_bytes(self.key)
+        return replace(used, disk_bytes=disk_bytes, network=passed.get(self.key))
 
     # Orders
 

@@ -31,7 +31,7 @@ from plasmavmc.sleeping import SuspendableMachine
 from plasmavmc.specs import check_egress, check_identity, check_ingress, check_spec, limited_networks
 from plasmavmc.states import ENDED, VmState
 from plasmavmc.traffic import Egress, Ingress
-from plasmavmc.types import CopyTarget, ExecSpec, ForkIdentity, LogLine, TerminalSize, Vm, VmSpec, vm_key
+from plasmavmc.types import CopyTarget, ExecSpec, ForkIdentity, LogLine, NetworkUsage, TerminalSize, Vm, VmSpec, vm_key
 from plasmavmc.volumes import Volumes
 
 _WITHOUT_PROCESS = ENDED | {VmState.PENDING, VmState.SUSPENDED}
@@ -329,6 +329,11 @@ class VmManager:
         machine = self._machines.get(vm_id)
         view = machine.view()
         return replace(view, status=replace(view.status, usage=await machine.usage()))
+
+    async def traffic(self) -> Mapping[str, NetworkUsage]:
+        """What has passed the interfaces of all VMs, by id, but for those whose frames are not counted."""
+        ids = {machine.key: machine.spec.id for machine in self._machines}
+        return {ids[key]: used for key, used in (await self._parts.network.usage(ids)).items()}
 
     def list_vms(self) -> tuple[Vm, ...]:
         """All VMs, oldest id first."""

@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal as signals
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
@@ -109,9 +109,8 @@ class HelperHost:
     async def taps_guarding(self) -> Guarding:
         return await self._value(protocol.TapsGuarding(), Guarding)
 
-    async def tap_usage(self, name: str) -> NetworkUsage | None:
-        reply = (await self._call(protocol.TapUsage(name))).reply
-        return protocol.decode(reply.value, NetworkUsage | None)  # type: ignore[arg-type] # as in `vm_reap`
+    async def taps_usage(self, names: Collection[str]) -> Mapping[str, NetworkUsage]:
+        return await self._value(protocol.TapsUsage(tuple(names)), dict[str, NetworkUsage])
 
     async def uid_take(self, key: str, *, seat: bool = False) -> int:
         return await self._value(protocol.UidTake(key, seat), int)

@@ -13,7 +13,7 @@ import os
 import signal as signals
 import time
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from itertools import count
@@ -196,9 +196,10 @@ class MemoryHost:
         self._bridge()
         return self.guarding
 
-    async def tap_usage(self, name: str) -> NetworkUsage | None:
-        checks.check_tap_name(self._names, name)
-        return self.traffic.get(name, NetworkUsage()) if name in self.taps else None
+    async def taps_usage(self, names: Collection[str]) -> Mapping[str, NetworkUsage]:
+        for name in names:
+            checks.check_tap_name(self._names, name)
+        return {name: self.traffic.get(name, NetworkUsage()) for name in names if name in self.taps}
 
     async def uid_take(self, key: str, *, seat: bool = False) -> int:
         checks.check_key(key)

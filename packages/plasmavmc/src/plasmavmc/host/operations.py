@@ -9,7 +9,7 @@ Descriptors travel beside the message (SCM_RIGHTS). An argument list names them 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -286,8 +286,8 @@ class Host(Protocol):
     async def taps_guarding(self) -> Guarding:
         """How frames at taps are checked on this host, whose bridge is there. It is tried out."""
 
-    async def tap_usage(self, name: str) -> NetworkUsage | None:
-        """What has passed a tap. None where there is no such tap, or frames are not counted."""
+    async def taps_usage(self, names: Collection[str]) -> Mapping[str, NetworkUsage]:
+        """What has passed these taps, by name, but for those that are not there, or whose frames are not counted."""
 
     async def uid_take(self, key: str, *, seat: bool = False) -> int:
         """Lease a uid for VM `key`; the same key gets the same uid until it is freed.

@@ -100,8 +100,8 @@ class TapsGuarding(_Request):
     pass
 
 
-class TapUsage(_Request):
-    name: str
+class TapsUsage(_Request):
+    names: tuple[str, ...]
 
 
 class UidTake(_Request):
@@ -218,7 +218,7 @@ Request = (
     | TapForget
     | LimitsLack
     | TapsGuarding
-    | TapUsage
+    | TapsUsage
     | UidTake
     | UidFree
     | SeatMake

@@ -9,7 +9,7 @@ installations; the host may open connections to VMs (checks, the edge). A tap se
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Protocol
@@ -78,8 +78,9 @@ class NetworkBackend(Protocol):
     def encrypted_by(self) -> str:
         """Who encrypts then: `kernel`, or the slower `wireguard-go`."""
 
-    async def usage(self, key: str) -> NetworkUsage | None:
-        """What has passed VM `key`'s interface; None where it has none, or frames are not counted."""
+    async def usage(self, keys: Collection[str]) -> Mapping[str, NetworkUsage]:
+        """What has passed the interfaces of these VMs, by key, but for those that have none, or whose frames are not
+        counted."""
 
     async def configure_bridge(self) -> None:
         """Make the bridge and the rules for no VM, or bring what exists to shape. Idempotent; called at start."""

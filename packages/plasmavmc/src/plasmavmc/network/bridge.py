@@ -15,7 +15,7 @@ what would go there in clear.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -87,9 +87,10 @@ class BridgeNetwork:
     def lacks_ipv6(self) -> str:
         return self._members.lacks_ipv6
 
-    async def usage(self, key: str) -> NetworkUsage | None:
-        tap = self._members.tap_of(key)
-        return await self._host.tap_usage(tap) if tap else None
+    async def usage(self, keys: Collection[str]) -> Mapping[str, NetworkUsage]:
+        taps = {tap: key for key in keys if (tap := self._members.tap_of(key))}
+        used = await self._host.taps_usage(tuple(taps)) if taps else {}
+        return {taps[tap]: each for tap, each in used.items()}
 
     async def configure_bridge(self) -> None:
         self._members.lacks_ipv6 = await self._host.bridge_ensure(self._members.bridge)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from plasmavmc.errors import PlasmaError
@@ -50,8 +50,8 @@ class MemoryNetwork:
     def lacks_ipv6(self) -> str:
         return self._members.lacks_ipv6
 
-    async def usage(self, key: str) -> NetworkUsage | None:
-        return self.traffic.get(key) if key in self._members else None
+    async def usage(self, keys: Collection[str]) -> Mapping[str, NetworkUsage]:
+        return {key: self.traffic[key] for key in keys if key in self._members and key in self.traffic}
 
     async def configure_bridge(self) -> None:
         self.rules = self._members.rules()

@@ -28,6 +28,7 @@ from shellwego.agent.report import Reports, Sight
 from shellwego.agent.secrets import SecretKeeper
 from shellwego.agent.state import NodeState
 from shellwego.agent.streams import StreamServer
+from shellwego.agent.traffic import COUNT_S, Traffic
 from shellwego.core.assignments import Assignments, Registration
 from shellwego.core.errors import ForbiddenError, ShellWeGoError
 from shellwego.core.nodecallers import SHUT_OUT
@@ -119,6 +120,7 @@ class Agent:
             engine, clock, self._checker, secrets, self._waits.look.ring, backups=backups, replicas=kept, fetch=fetch
         )
         self._reports = Reports()
+        self._traffic = Traffic(engine, self._reconciler.apps)
         self._troubles = Troubles()
         self._streams = StreamServer(
             engine, self._reconciler.vm_of, self._reconciler.successor, self._reconciler.volumes.send
@@ -160,6 +162,7 @@ class Agent:
             loops.create_task(self._for_ever(self._look))
             loops.create_task(self._for_ever(self._report))
             loops.create_task(self._for_ever(self._enforce))
+            loops.create_task(self._for_ever(self._count))
             loops.create_task(self._listener.serve(self.node_id, self._streams.serve))
 
     async def _for_ever(self, step: Callable[[], Awaitable[None]]) -> None:
@@ -276,12 +279,14 @@ class Agent:
             sequence=self._state.next_sequence(),
             facts=await self._facts(),
             seen=self._sight(),
+            traffic=self._traffic.news,
         )
         current = await self._uplink.report(report)
         if current > report.epoch:
             self._waits.fetch.ring()
         else:
             self._reports.confirm(report, self._sight())
+            self._traffic.told(report.traffic)
             if self._reconciler.leases.renewed(asked_at):
                 self._waits.enforce.ring()
         await self._clock.sleep(COALESCE_S)
@@ -293,6 +298,11 @@ class Agent:
         self._waits.enforce.clear()
         if await self._reconciler.leases.enforce():
             self._waits.look.ring()
+
+    async def _count(self) -> None:
+        """Beside the reports, which wait for no counter."""
+        await self._traffic.count()
+        await self._clock.sleep(COUNT_S)
 
     def _sight(self) -> Sight:
         """As of the last look; nothing before the first."""

@@ -137,6 +137,10 @@ class Reconciler:
         own = [view for view in self._views if view.instance_id == instance_id]
         return max(own, key=lambda view: view.attempt, default=None)
 
+    def apps(self) -> dict[str, str]:
+        """The ids of those of the VMs here, by VM, as of the last look."""
+        return {view.vm_id: view.identity for view in self._views if view.identity}
+
     async def successor(self, vm: VmView) -> VmView | None:
         """Wait for the next attempt of the same instance; None where none will come."""
         while (newest := self.vm_of(vm.instance_id)) is None or newest.attempt <= vm.attempt:

@@ -13,6 +13,7 @@ from shellwego.core.backups import BackupPhase, ObservedBackup
 from shellwego.core.instances import Observed, Phase
 from shellwego.core.nodes import NodeFacts
 from shellwego.core.replicas import ObservedReplica
+from shellwego.core.traffic import NodeTraffic
 from shellwego.core.volumes import ObservedVolume
 
 
@@ -59,6 +60,7 @@ class Reports:
         sequence: int,
         facts: NodeFacts,
         seen: Sight,
+        traffic: NodeTraffic | None = None,
     ) -> NodeReport:
         """The next report."""
         told = self._news(seen)
@@ -71,6 +73,7 @@ class Reports:
             volumes={id_: replace(each, epoch=epoch, sequence=sequence) for id_, each in told.volumes.items()},
             backups=told.backups,
             replicas={id_: replace(each, epoch=epoch, sequence=sequence) for id_, each in told.replicas.items()},
+            traffic=traffic,
         )
 
     def confirm(self, report: NodeReport, seen: Sight) -> None:

@@ -49,6 +49,7 @@ from shellwego.control.loops import webhooks as webhooks_loop
 from shellwego.control.loops.lease import Leases
 from shellwego.control.sealing import Sealer
 from shellwego.control.servers import Servers
+from shellwego.control.traffic import TrafficBook
 from shellwego.control.unit import Control, Unit
 from shellwego.control.vaults import Vaults
 from shellwego.core.backups import RepositoryPlace
@@ -100,6 +101,7 @@ class Base:
     claims: Store
     """The way on which leases are claimed."""
     sealer: Sealer
+    traffic: TrafficBook
     access: BusAccess | None = None
     """To the bus on NATS, where there is one."""
 
@@ -139,7 +141,7 @@ async def open_base(
     kms = handover.master_key.open(directory(installation, KEY_DIRECTORY), clock.now)
     stack.push_async_callback(kms.close)
     access = open_access(handover.bus, clock)
-    base = Base(settings, installation, handover, control, claims, Sealer(control, kms), access)
+    base = Base(settings, installation, handover, control, claims, Sealer(control, kms), TrafficBook(clock), access)
     await _first_start(base, owner)
     return base
 
@@ -169,6 +171,7 @@ async def open_control_plane(
         node_urls=settings.node_addresses,
         backups=base.handover.repository is not None,
         publish=settings.published_ports,
+        traffic=base.traffic,
     )
     api = ApiServer(app, socket.socket(fileno=api_socket), _tls(settings))
     servers: list[Server] = [api]
@@ -228,6 +231,7 @@ async def _open_node_port(
         access=access,
         repository=base.handover.repository,
         key_generation_s=settings.key_generation_s,
+        traffic=base.traffic,
     )
 
 

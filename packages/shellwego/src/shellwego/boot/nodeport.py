@@ -29,6 +29,7 @@ from shellwego.control.nodes import Nodes
 from shellwego.control.replicastreams import NodeReplicas
 from shellwego.control.sealing import Sealer
 from shellwego.control.servers import Servers
+from shellwego.control.traffic import TrafficBook
 from shellwego.control.unit import Control
 from shellwego.core.backups import RepositoryPlace
 from shellwego.core.errors import ShellWeGoError
@@ -115,10 +116,11 @@ class NodePort:
         access: BusAccess | None = None,
         repository: RepositoryPlace | None = None,
         key_generation_s: float = DAY_S,
+        traffic: TrafficBook | None = None,
     ) -> NodePort:
         """On a socket that listens; `streams` reaches all nodes, `access` is to the bus that hosts may listen on by
         themselves, if there is one, `repository` where backups lie. `key_generation_s`: so long nodes use a key between
-        them.
+        them. `traffic`: as `Nodes` has it.
 
         Raises:
             UnavailableError: the KMS does not answer.
@@ -126,11 +128,12 @@ class NodePort:
         """
         authorities = NodeAuthorities(control, sealer)
         shown = ShownIdentity(control, authorities, await authorities.server_identity())
+        nodes = Nodes(control, sealer, repository, key_generation_s=key_generation_s, traffic=traffic)
         server = UplinkServer(
             listener,
             credentials=shown.credentials,
             served={
-                **methods(Nodes(control, sealer, repository, key_generation_s=key_generation_s), Edges(control)),
+                **methods(nodes, Edges(control)),
                 **join_methods(Joins(control, authorities, servers), servers, BusPasses(control, access)),
             },
             callers=Callers(NodeIdentity(control).identify, control.clock),

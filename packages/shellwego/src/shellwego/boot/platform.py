@@ -87,6 +87,7 @@ class Platform:
                         base.sealer,
                         self.handover.repository,
                         key_generation_s=self.settings.key_generation_s,
+                        traffic=base.traffic,
                     ),
                     wire,
                 ),

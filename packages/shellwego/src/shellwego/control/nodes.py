@@ -30,6 +30,7 @@ from shellwego.control.publishing import PortBook
 from shellwego.control.replicareports import take_replicas
 from shellwego.control.sealing import Sealer
 from shellwego.control.sleep import give_up_sleep
+from shellwego.control.traffic import TrafficBook
 from shellwego.control.unit import Control, Unit
 from shellwego.control.vaults import Vaults
 from shellwego.control.volumekeys import VolumeKeys
@@ -48,6 +49,7 @@ from shellwego.core.claims import (
     MAX_WORD,
     bounded_facts,
     bounded_observation,
+    bounded_traffic,
     check_registration,
     check_report,
     is_vm_address,
@@ -83,14 +85,17 @@ class Nodes:
         repository: RepositoryPlace | None = None,
         *,
         key_generation_s: float = DAY_S,
+        traffic: TrafficBook | None = None,
     ) -> None:
-        """`repository`: where backups lie; None: nowhere. `key_generation_s`: so long nodes use a key between them."""
+        """`repository`: where backups lie; None: nowhere. `key_generation_s`: so long nodes use a key between them.
+        `traffic`: where it is noted what nodes tell of theirs."""
         self._control = control
         self._vaults = Vaults(control, sealer, repository)
         self._delivery = Delivery(control, sealer)
         self._volume_keys = VolumeKeys(control, sealer)
         self._peers = PeerBook(control.clock, key_generation_s)
         self._names = NameBook()
+        self._traffic = traffic or TrafficBook(control.clock)
         self._ports = PortBook(control.clock)
 
     async def register(self, registration: Registration) -> Assignments:
@@ -120,7 +125,10 @@ class Nodes:
         return await self._control.read(work)
 
     async def report(self, report: NodeReport) -> int:
-        return await self._control.commit(lambda unit: accept(unit, report))
+        epoch = await self._control.commit(lambda unit: accept(unit, report))
+        if report.traffic is not None and report.epoch == epoch:
+            self._traffic.note(report.node_id, bounded_traffic(report.traffic))
+        return epoch
 
     async def secrets(self, request: SecretsRequest) -> SecretValues:
         return await self._delivery.values(request)

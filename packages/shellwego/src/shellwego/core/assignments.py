@@ -14,6 +14,7 @@ from shellwego.core.openings import Ingress
 from shellwego.core.peers import PeerNode
 from shellwego.core.replicas import ObservedReplica, ReplicaOrder
 from shellwego.core.sensitive import Sensitive
+from shellwego.core.traffic import NodeTraffic
 from shellwego.core.volumes import ObservedVolume
 
 
@@ -161,6 +162,8 @@ class NodeReport:
     """As the instances."""
     replicas: Mapping[str, ObservedReplica] = field(default_factory=dict)
     """As the instances."""
+    traffic: NodeTraffic | None = None
+    """What its VMs sent and received; None: that was not looked at since the last report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
+from itertools import islice
 
 from shellwego.core.assignments import NodeReport, Registration
 from shellwego.core.errors import FieldError, InvalidError
@@ -18,6 +19,7 @@ from shellwego.core.instances import PHASE_MOVES, Observed, Phase
 from shellwego.core.nodes import MAX_IMAGES, MAX_OVERCOMMIT, ROADS, Backend, Node, NodeFacts
 from shellwego.core.peers import is_host_address, is_public_key
 from shellwego.core.subnets import is_subnet
+from shellwego.core.traffic import NodeTraffic, Passed
 
 MAX_TEXT = 1000
 MAX_LOG_LINES = 50
@@ -30,6 +32,9 @@ MAX_WORD = 64
 """Characters of what is a name or a kind, and no sentence."""
 MAX_TRAITS = 32
 """Of a host, on which its snapshots depend."""
+_MAX_COUNT = 2**63 - 1
+_MAX_REASONS = 32
+_REASON = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
 _VM_SOCKET = re.compile(r"unix:/run/shellwego/[a-z0-9]{1,40}/vm/[a-z2-7]{12}/http\.sock")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REPORTABLE = frozenset(
@@ -113,6 +118,28 @@ def bounded_facts(facts: NodeFacts) -> NodeFacts:
         tunnel_keys=facts.tunnel_keys if _are_keys(facts.tunnel_keys) and _is_port(facts.tunnel_port) else (),
         tunnel_port=facts.tunnel_port if _is_port(facts.tunnel_port) else 0,
     )
+
+
+def bounded_traffic(told: NodeTraffic) -> NodeTraffic:
+    """What it counted within bounds: of as many apps as it may have instances."""
+    reasons = islice(filter(_REASON.fullmatch, told.dropped), _MAX_REASONS)
+    return NodeTraffic(
+        apps={app_id[:MAX_WORD]: _bounded_passed(each) for app_id, each in islice(told.apps.items(), MAX_INSTANCES)},
+        dropped={reason: _count(told.dropped[reason]) for reason in reasons},
+    )
+
+
+def _bounded_passed(passed: Passed) -> Passed:
+    return Passed(
+        transmit_packets=_count(passed.transmit_packets),
+        transmit_bytes=_count(passed.transmit_bytes),
+        receive_packets=_count(passed.receive_packets),
+        receive_bytes=_count(passed.receive_bytes),
+    )
+
+
+def _count(said: int) -> int:
+    return min(max(0, said), _MAX_COUNT)
 
 
 def _is_port(first: int) -> bool:

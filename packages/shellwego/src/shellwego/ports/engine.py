@@ -145,6 +145,9 @@ class Engine(Protocol):
     async def usage(self, vm_id: str) -> VmUsage:
         """What a VM takes of the host now; only asked when somebody wants to know."""
 
+    async def traffic(self) -> Mapping[str, NetworkUsage]:
+        """What has passed the interfaces of all VMs here, by VM id, but for those whose frames are not counted."""
+
     async def changed(self) -> None:
         """Return when something may have changed since the last `observe`. Spurious returns are fine."""
 

@@ -28,7 +28,7 @@ from plasmavmc.host.helper.nft import NamedSet, Table
 from plasmavmc.host.helper.nft_elements import ANSWER_S, ATTRIBUTE, HEADER, NETLINK_NETFILTER, Layout, batch, commit
 from plasmavmc.host.helper.rules_members import Ledger, Marks
 from plasmavmc.host.names import HostNames
-from plasmavmc.host.operations import Member, RuleSet
+from plasmavmc.host.operations import Member, RuleSet, Source
 from plasmavmc.host.ports import OpenPort, PublishSite
 from plasmavmc.host.run import PATH, find_program
 
@@ -84,26 +84,25 @@ class Firewall:
             _nft("-f", "-", text=rules.render(self._names, tables) if text is None else text)
             after = generation()
             self._generation = after if before is not None and after == following(before) else None
-        ledger = Ledger(marks, wanted.members, guarded=guarded)
+        ledger = Ledger(marks, wanted.members, wanted.sources, guarded=guarded)
         layouts = {(family, name): Layout.of(each) for family, of in tables.items() for name, each in of.sets.items()}
         self._applied, self._tables, self._doubtful = _Applied(wanted, guarded, ledger, layouts), tables, False
 
     def change(self, wanted: RuleSet, coming: Sequence[Member], leaving: Sequence[Member], *, guarded: bool) -> None:
         """As `apply`, where of the members these alone, and else at most the open ports and the VMs of other nodes, are
-        others than those of the rules that were applied last. It takes as long as the change is large, where none of these
-        members is in a security group or named by one."""
+        others than those of the rules that were applied last. But for open ports it takes as long as the change is large."""
         applied = self._applied
         if (
             applied is None
-            or (guarded, wanted.ports, wanted.sources) != (applied.guarded, applied.rules.ports, applied.rules.sources)
-            or not all(map(applied.ledger.knows_all_of, (*coming, *leaving)))
+            or (guarded, wanted.ports) != (applied.guarded, applied.rules.ports)
             or not self._changed(applied, wanted, coming, leaving)
         ):
             self.apply(wanted, guarded=guarded)
 
     def _changed(self, applied: _Applied, wanted: RuleSet, coming: Sequence[Member], leaving: Sequence[Member]) -> bool:
         """Whether there was a change of elements, and the kernel has taken it."""
-        before, change = self._generation, applied.ledger.change(coming, leaving)
+        before = self._generation
+        change = applied.ledger.change(coming, leaving, *_differing(wanted.sources, applied.rules.sources))
         self._applied, self._tables = replace(applied, rules=wanted), None
         if before is None or change.is_empty:
             return False
@@ -201,6 +200,14 @@ class Firewall:
                     f"{name} of the table {family} {self._names.table} holds {found.get(name, 0)} entries, not {size}"
                 )
         return ""
+
+
+def _differing(wanted: tuple[Source, ...], present: tuple[Source, ...]) -> tuple[frozenset[Source], frozenset[Source]]:
+    """Those that come, and those that go."""
+    if wanted == present:
+        return frozenset(), frozenset()
+    new, old = frozenset(wanted), frozenset(present)
+    return new - old, old - new
 
 
 def following(number: int) -> int:

@@ -187,7 +187,7 @@ def _inet_table(
 
 
 def _inet_sets(rules: RuleSet, marks: Marks) -> dict[str, NamedSet]:
-    said = rules_members.packet_sets(rules.members, marks)
+    said = rules_members.packet_sets(rules.members, rules.sources, marks)
     peers = tuple(str(peer.gateway) for peer in rules.peers)
     peers6 = tuple(str(peer.private.network_address) for peer in rules.peers if peer.private is not None)
     networks_of_peers = tuple(str(peer.network) for peer in rules.peers)
@@ -206,7 +206,7 @@ def _inet_sets(rules: RuleSet, marks: Marks) -> dict[str, NamedSet]:
         "egress_open": NamedSet(
             "set", "mark . ipv4_addr . inet_proto . inet_service", said.get("egress_open", ()), ranges=True
         ),
-        **rules_groups.group_sets(rules.members, rules.sources, marks.identities, marks.openings),
+        **rules_groups.group_sets(said),
     }
 
 

@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 from plasmavmc.host.egress import Box, boxes
 from plasmavmc.host.helper.nft import NamedSet
-from plasmavmc.host.operations import Member, Source
 from plasmavmc.traffic import ANYBODY, LAST_PORT, Destination, Ingress, IpProtocol, Opening
 
 _REMEMBERED = 4096
@@ -39,43 +38,58 @@ Opened = tuple[str, ...]
 """A list of openings as elements, without its number: equal where it means the same."""
 
 
-class _Numbers(NamedTuple):
-    identities: Mapping[str, int]
-    lists: Mapping[Opened, int]
+class Place(NamedTuple):
+    """The addresses of a VM, by IPv4 and IPv6. Empty: it has none, or is on another node, where nobody knows it by IPv4."""
+
+    four: str
+    six: str
+
+    @property
+    def families(self) -> Iterator[tuple[str, str]]:
+        """Suffixes of sets, with what is looked up there."""
+        return ((suffix, address) for suffix, address in (("", self.four), ("6", self.six)) if address)
 
 
-def identities_of(members: Sequence[Member]) -> frozenset[str]:
-    """Those that the ingress of members names."""
-    return frozenset(identity for ingress in _rules(members) for identity, _ in _lists(ingress)) - {ANYBODY}
+def named_in(ingress: Ingress) -> Iterator[str]:
+    """Identities that rules name, each once."""
+    return (identity for identity, _ in _lists(ingress) if identity != ANYBODY)
 
 
-def openings_of(members: Sequence[Member]) -> frozenset[Opened]:
-    """The lists that members have, for whomever."""
-    return frozenset(opened for ingress in _rules(members) for _, opened in _lists(ingress))
+def lists_in(ingress: Ingress) -> Iterator[Opened]:
+    """The lists that rules have, for whomever."""
+    return (opened for _, opened in _lists(ingress))
 
 
-def _rules(members: Sequence[Member]) -> Iterator[tuple[Opening, ...]]:
-    """Of those that have any: of many members, few may."""
-    return (member.ingress for member in members if member.ingress)
+def own_elements(
+    place: Place, ingress: Ingress, identities: Mapping[str, int], lists: Mapping[Opened, int]
+) -> Iterator[tuple[str, str]]:
+    """What a VM with such rules is in sets, where identities and lists have these numbers from 1 on."""
+    if ingress is None:
+        return
+    for suffix, address in place.families:
+        yield f"ingress_held{suffix}", address
+        for identity, opened in _lists(ingress):
+            number = _ANYBODYS if identity == ANYBODY else identities[identity]
+            yield f"ingress_from{suffix}", f"{number} . {address} : {_FIRST_LIST + lists[opened]}"
 
 
-def group_sets(
-    members: Sequence[Member],
-    sources: Sequence[Source],
-    identities: Mapping[str, int],
-    lists: Mapping[Opened, int],
-) -> dict[str, NamedSet]:
-    """Sets and maps of ingress, where identities and lists have these numbers from 1 on."""
-    numbers = _Numbers(identities, lists)
-    concerned = [member for member in members if member.ingress is not None or member.identity in identities]
-    four = [(member.identity, str(member.ipv4), member.ingress) for member in concerned]
-    six = [(member.identity, str(member.ipv6), member.ingress) for member in concerned if member.ipv6 is not None]
-    away = [f"{source.ipv6} : {identities[source.identity]}" for source in sources if source.identity in identities]
-    opened = (f"{_FIRST_LIST + number} . {element}" for each, number in lists.items() for element in each)
+def identity_elements(place: Place, number: int) -> Iterator[tuple[str, str]]:
+    """Those of one that is known by an identity which some rule names."""
+    return ((f"identities{suffix}", f"{address} : {number}") for suffix, address in place.families)
+
+
+def list_elements(opened: Opened, number: int) -> Iterator[tuple[str, str]]:
+    """Those of a list."""
+    return (("ingress_open", f"{_FIRST_LIST + number} . {each}") for each in opened)
+
+
+def group_sets(said: Mapping[str, tuple[str, ...]]) -> dict[str, NamedSet]:
+    """Sets and maps of ingress, with these elements."""
+    opened = "mark . inet_proto . inet_service"
     return {
-        **_family_sets("", "ipv4_addr", four, (), numbers),
-        **_family_sets("6", "ipv6_addr", six, away, numbers),
-        "ingress_open": NamedSet("set", "mark . inet_proto . inet_service", tuple(opened), ranges=True),
+        **_family_sets("", "ipv4_addr", said),
+        **_family_sets("6", "ipv6_addr", said),
+        "ingress_open": NamedSet("set", opened, said.get("ingress_open", ()), ranges=True),
     }
 
 
@@ -101,28 +115,13 @@ def _chain(family: str, suffix: str) -> tuple[str, ...]:
     )
 
 
-def _family_sets(
-    suffix: str,
-    address: str,
-    places: Sequence[tuple[str, str, Ingress]],
-    away: Sequence[str],
-    numbers: _Numbers,
-) -> dict[str, NamedSet]:
-    """`places`: identity, address and ingress of each VM here."""
-    identities = numbers.identities
-    askers = {**identities, ANYBODY: _ANYBODYS}
-    known = (f"{where} : {identities[identity]}" for identity, where, _ in places if identity in identities)
-    held = (where for _, where, ingress in places if ingress is not None)
-    pairs = (
-        f"{askers[identity]} . {where} : {_FIRST_LIST + numbers.lists[opened]}"
-        for _, where, ingress in places
-        for identity, opened in _lists(ingress)
-    )
-    return {
-        f"identities{suffix}": NamedSet("map", f"{address} : mark", (*known, *away)),
-        f"ingress_held{suffix}": NamedSet("set", address, tuple(held)),
-        f"ingress_from{suffix}": NamedSet("map", f"mark . {address} : mark", tuple(pairs)),
+def _family_sets(suffix: str, address: str, said: Mapping[str, tuple[str, ...]]) -> dict[str, NamedSet]:
+    shapes = {
+        f"identities{suffix}": ("map", f"{address} : mark"),
+        f"ingress_held{suffix}": ("set", address),
+        f"ingress_from{suffix}": ("map", f"mark . {address} : mark"),
     }
+    return {name: NamedSet(kind, type_, said.get(name, ())) for name, (kind, type_) in shapes.items()}
 
 
 @lru_cache(_REMEMBERED)

@@ -1,15 +1,17 @@
 """What a VM brings to the firewall's sets, so that one which comes or goes costs the same beside any number. Pure.
 
 Theory. Some elements are a VM's own: they come and go with it. Others are there for all VMs of a private network, or with
-one list of destinations: they come with the first of them and go with the last. `Ledger` counts whose they are, and keeps
-the small numbers that stand for networks and lists. Whole tables (`rules.tables`) are made of the very same elements.
+one list of destinations or openings: they come with the first of them and go with the last. And where rules name an
+identity, those that are known by it, here and on other nodes, are elements as long as some rule does. `Ledger` counts whose
+they are, and keeps the small numbers that stand for networks, lists and identities. Whole tables (`rules.tables`) are made
+of the very same elements.
 
 Trap: whatever a member says has to be said here as well. What is missing would be in force from the next whole load on only.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,7 +23,7 @@ from typing import Generic, NamedTuple, TypeVar
 from plasmavmc.host.addresses import network_of
 from plasmavmc.host.helper import rules_groups, rules_policy
 from plasmavmc.host.helper.nft_elements import Change, Element
-from plasmavmc.host.operations import Member
+from plasmavmc.host.operations import Member, Source
 
 INET, BRIDGE = "inet", "bridge"
 _REMEMBERED = 8192
@@ -50,12 +52,13 @@ class Marks:
     def following(self, members: Sequence[Member]) -> Marks:
         """Those for the next members."""
         private = {network_of(member.ipv6) for member in members if member.ipv6 is not None}
+        rules = [member.ingress for member in members if member.ingress]  # of many members, few may have any
         return Marks(
             numbered({member.network_id for member in members}, self.ids),
             numbered(private, self.private),
             numbered(rules_policy.lists_of(members), self.lists),
-            numbered(rules_groups.identities_of(members), self.identities),
-            numbered(rules_groups.openings_of(members), self.openings),
+            numbered({each for ingress in rules for each in rules_groups.named_in(ingress)}, self.identities),
+            numbered({each for ingress in rules for each in rules_groups.lists_in(ingress)}, self.openings),
         )
 
 
@@ -69,12 +72,13 @@ def numbered(wanted: Set[K], before: Mapping[K, int]) -> dict[K, int]:
 
 def own_elements(member: Member, marks: Marks) -> _Said:
     """Of the table that decides about packets."""
-    address, mark = _texts(member).ipv4, marks.ids[member.network_id]
+    address, mark = _texts(member).place.four, marks.ids[member.network_id]
     yield "networks", f"{address} : {mark}"
     yield "reachable", f"{address} . {mark}"
     if member.egress is not None:
         yield "egress_held", address
         yield "egress_lists", f"{address} : {marks.lists[rules_policy.listed(member.egress)]}"
+    yield from rules_groups.own_elements(_texts(member).place, member.ingress, marks.identities, marks.openings)
 
 
 def frame_elements(member: Member) -> _Said:
@@ -97,12 +101,18 @@ def list_elements(listed: rules_policy.Listed, number: int) -> _Said:
         yield "egress_open", f"{number} . {each}"
 
 
-def packet_sets(members: Iterable[Member], marks: Marks) -> Mapping[str, tuple[str, ...]]:
+def packet_sets(members: Sequence[Member], sources: Iterable[Source], marks: Marks) -> Mapping[str, tuple[str, ...]]:
     """Elements of the table that decides about packets, by set; of others there are none."""
     own = (own_elements(member, marks) for member in members)
     private = (network_elements(*each) for each in marks.private.items())
     lists = (list_elements(*each) for each in marks.lists.items())
-    return _by_set(chain.from_iterable((*own, *private, *lists)))
+    openings = (rules_groups.list_elements(*each) for each in marks.openings.items())
+    known = (
+        rules_groups.identity_elements(place, marks.identities[identity])
+        for identity, place in _places(members, sources)
+        if identity in marks.identities
+    )
+    return _by_set(chain.from_iterable((*own, *private, *lists, *openings, *known)))
 
 
 def frame_sets(members: Iterable[Member]) -> Mapping[str, tuple[str, ...]]:
@@ -118,12 +128,14 @@ def _by_set(said: _Said) -> Mapping[str, tuple[str, ...]]:
 
 
 class Ledger:
-    """The members of the rules in force, as far as the sets say anything of them. `guarded`: nothing is said of frames."""
+    """The members of the rules in force, and VMs of other nodes, as far as the sets say anything of them. `guarded`: nothing
+    is said of frames."""
 
-    def __init__(self, marks: Marks, members: Sequence[Member], *, guarded: bool) -> None:
+    def __init__(
+        self, marks: Marks, members: Sequence[Member], sources: Iterable[Source] = (), *, guarded: bool
+    ) -> None:
         """`marks` are those of these members."""
         self._guarded = guarded
-        self._grouped = marks
         self._ids = _Numbers(marks.ids, (member.network_id for member in members))
         self._private = _Numbers(
             marks.private, (network_of(member.ipv6) for member in members if member.ipv6 is not None)
@@ -131,30 +143,61 @@ class Ledger:
         self._lists = _Numbers(
             marks.lists, (rules_policy.listed(member.egress) for member in members if member.egress is not None)
         )
+        rules = [member.ingress for member in members if member.ingress]
+        self._identities = _Numbers(marks.identities, chain.from_iterable(map(rules_groups.named_in, rules)))
+        self._openings = _Numbers(marks.openings, chain.from_iterable(map(rules_groups.lists_in, rules)))
+        self._known: defaultdict[str, Counter[rules_groups.Place]] = defaultdict(Counter)
+        """Who is known by each identity, whether rules name it or not."""
+        for identity, place in _places(members, sources):
+            self._known[identity][place] += 1
 
     @property
     def marks(self) -> Marks:
-        groups = self._grouped
-        return Marks(self._ids.held, self._private.held, self._lists.held, groups.identities, groups.openings)
+        return Marks(self._ids.held, self._private.held, self._lists.held, self._identities.held, self._openings.held)
 
-    def knows_all_of(self, member: Member) -> bool:
-        """Whether what a member says can be told here: of security groups nothing can, which are loaded by what differs of
-        whole sets (`rules_groups`)."""
-        return member.ingress is None and member.identity not in self._grouped.identities
-
-    def change(self, coming: Iterable[Member], leaving: Iterable[Member]) -> Change:
-        """Let members come and go, who may be the same ones with something else to say; what that is of elements."""
-        added = {each for member in coming for each in self._come(member)}
-        removed = {each for member in leaving for each in self._go(member)}
-        return Change(frozenset(added - removed), frozenset(removed - added))
+    def change(
+        self,
+        coming: Iterable[Member],
+        leaving: Iterable[Member],
+        known: Iterable[Source] = (),
+        unknown: Iterable[Source] = (),
+    ) -> Change:
+        """Let members, and VMs of other nodes, come and go, who may be the same ones with something else to say; what that
+        is of elements. Each of those is somebody's who comes, or who goes, or of both: then it stays."""
+        owners: Counter[Element] = Counter()
+        for member in coming:
+            owners.update(self._come(member))
+        for source in known:
+            owners.update(self._recognized(*_place_away(source), 1))
+        for member in leaving:
+            owners.subtract(self._go(member))
+        for source in unknown:
+            owners.subtract(self._recognized(*_place_away(source), -1))
+        return Change(
+            frozenset(each for each, more in owners.items() if more > 0),
+            frozenset(each for each, more in owners.items() if more < 0),
+        )
 
     def _come(self, member: Member) -> list[Element]:
         first = self._counted(member, 1)
-        return [*first, *self._own(member)]
+        return [*first, *self._recognized(*_place_here(member), 1), *self._own(member)]
 
     def _go(self, member: Member) -> list[Element]:
         own = self._own(member)
-        return [*own, *self._counted(member, -1)]
+        return [*own, *self._recognized(*_place_here(member), -1), *self._counted(member, -1)]
+
+    def _recognized(self, identity: str, place: rules_groups.Place, by: int) -> list[Element]:
+        """One more, or less, who is known by an identity."""
+        if not identity:
+            return []
+        known = self._known[identity]
+        known[place] += by
+        if not known[place]:
+            del known[place]
+        if not known:
+            del self._known[identity]
+        number = self._identities.held.get(identity, 0)
+        return [Element(INET, *each) for each in rules_groups.identity_elements(place, number)] if number else []
 
     def _own(self, member: Member) -> list[Element]:
         """What is of nobody else."""
@@ -178,6 +221,13 @@ class Ledger:
             listed = rules_policy.listed(member.egress)
             number, alone = self._lists.count(listed, by)
             yield from list_elements(listed, number) if alone else ()
+        for opened in rules_groups.lists_in(member.ingress):
+            number, alone = self._openings.count(opened, by)
+            yield from rules_groups.list_elements(opened, number) if alone else ()
+        for identity in rules_groups.named_in(member.ingress):
+            number, alone = self._identities.count(identity, by)
+            for place in self._known[identity].elements() if alone and identity in self._known else ():
+                yield from rules_groups.identity_elements(place, number)
 
 
 class _Numbers(Generic[K]):
@@ -212,7 +262,7 @@ class _Numbers(Generic[K]):
 class _Texts(NamedTuple):
     """A member in the sets, as far as it is the same in every rule set."""
 
-    ipv4: str
+    place: rules_groups.Place
     source: str
     source6: str
     """Empty where it has no private address."""
@@ -220,7 +270,22 @@ class _Texts(NamedTuple):
 
 @lru_cache(_REMEMBERED)
 def _texts(member: Member) -> _Texts:
-    source = f'"{member.tap}" . {member.mac}'
-    return _Texts(
-        str(member.ipv4), f"{source} . {member.ipv4}", f"{source} . {member.ipv6}" if member.ipv6 is not None else ""
-    )
+    source, six = f'"{member.tap}" . {member.mac}', "" if member.ipv6 is None else str(member.ipv6)
+    place = rules_groups.Place(str(member.ipv4), six)
+    return _Texts(place, f"{source} . {place.four}", f"{source} . {six}" if six else "")
+
+
+_Known = tuple[str, rules_groups.Place]
+"""An identity, and who is known by it."""
+
+
+def _place_here(member: Member) -> _Known:
+    return member.identity, _texts(member).place
+
+
+def _place_away(source: Source) -> _Known:
+    return source.identity, rules_groups.Place("", str(source.ipv6))
+
+
+def _places(members: Iterable[Member], sources: Iterable[Source]) -> Iterator[_Known]:
+    return (each for each in chain(map(_place_here, members), map(_place_away, sources)) if each[0])

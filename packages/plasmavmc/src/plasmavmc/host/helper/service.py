@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import singledispatchmethod
@@ -45,6 +45,7 @@ from plasmavmc.host.helper.zfs import HelperZfs
 from plasmavmc.host.names import shaper_name
 from plasmavmc.host.operations import CONNECTIONS, RESOLVER_PORT, Bridge, Guarding
 from plasmavmc.host.processes import held, is_alive, processes, uids_of
+from plasmavmc.types import NetworkUsage
 
 
 class Answer(NamedTuple):
@@ -221,14 +222,17 @@ class Helper:
         return Answer(self._guarding())
 
     @_do.register
-    def _(self, request: protocol.TapUsage) -> Answer:
-        checks.check_tap_name(self._names, request.name)
-        usage = self._guard.usage(request.name)
-        member = self._roster.member(request.name) if self._roster is not None else None
-        refused = self._firewall.refused().get(member.mac, 0) if usage is not None and member is not None else 0
-        if usage is not None and refused:
-            usage = replace(usage, dropped={**usage.dropped, CONNECTIONS: refused})
-        return Answer(usage)
+    def _(self, request: protocol.TapsUsage) -> Answer:
+        for name in request.names:
+            checks.check_tap_name(self._names, name)
+        counted = {name: used for name in request.names if (used := self._guard.usage(name)) is not None}
+        refused = self._firewall.refused() if counted else {}
+        return Answer({name: self._with_refused(name, used, refused) for name, used in counted.items()})
+
+    def _with_refused(self, tap: str, used: NetworkUsage, refused: Mapping[str, int]) -> NetworkUsage:
+        member = self._roster.member(tap) if self._roster is not None else None
+        count = 0 if member is None else refused.get(member.mac, 0)
+        return replace(used, dropped={**used.dropped, CONNECTIONS: count}) if count else used
 
     @_do.register
     def _(self, request: protocol.UidTake) -> Answer:

@@ -59,6 +59,7 @@ from shellwego.control.identity import Identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.nodeauthority import NodeAuthorities
 from shellwego.control.sealing import Sealer
+from shellwego.control.traffic import TrafficBook
 from shellwego.control.unit import Control
 from shellwego.core.egress import Network
 from shellwego.core.publishing import NO_PORTS
@@ -119,11 +120,12 @@ def create_app(
     node_urls: tuple[str, ...] = (),
     backups: bool = False,
     publish: range = NO_PORTS,
+    traffic: TrafficBook | None = None,
 ) -> FastAPI:
     """The application. `spool_dir` is emptied when it starts; `http_port` is the edge's, for the URLs of apps;
     `limiter` is shared with whatever else takes the same tokens; `open_organizations`: every user may make organizations;
     `node_urls`: where hosts that join find the node port, if there is one; `backups`: there is a repository for them;
-    `publish`: ports that apps may publish.
+    `publish`: ports that apps may publish; `traffic`: what nodes told this server of it.
 
     Raises:
         RuntimeError: a route goes around the guard.
@@ -146,6 +148,7 @@ def create_app(
         node_urls=node_urls,
         backups=backups,
         publish=publish,
+        traffic=traffic or TrafficBook(control.clock),
     )
 
     @asynccontextmanager

@@ -18,6 +18,7 @@ from shellwego.control.identity import Identity
 from shellwego.control.imagework import ImageWork
 from shellwego.control.nodeauthority import NodeAuthorities
 from shellwego.control.sealing import Sealer
+from shellwego.control.traffic import TrafficBook
 from shellwego.control.unit import Control
 from shellwego.core.egress import Network
 from shellwego.core.publishing import NO_PORTS
@@ -42,6 +43,7 @@ class Context:
     authorities: NodeAuthorities
     node_urls: tuple[str, ...]
     """Where hosts reach the node port of this platform's servers; empty: nowhere."""
+    traffic: TrafficBook
     open_organizations: bool = False
     backups: bool = False
     """There is a repository for backups of volumes."""

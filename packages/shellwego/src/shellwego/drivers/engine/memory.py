@@ -28,7 +28,7 @@ from shellwego.drivers.engine.memory_parcels import WHOLE, packed, unpacked
 from shellwego.drivers.engine.memory_sessions import MemoryAttachment, MemoryCopy, MemoryExec
 from shellwego.drivers.engine.memory_volumes import BLOCK, MemorySource, MemoryVolumes
 from shellwego.ports.clock import Clock
-from shellwego.ports.engine import ExecChannel, LogRecord, VmOrder, VmPhase, VmUsage, VmView
+from shellwego.ports.engine import ExecChannel, LogRecord, NetworkUsage, VmOrder, VmPhase, VmUsage, VmView
 from shellwego.ports.streams import StreamKind, StreamRequest
 
 MIB = 1024 * 1024
@@ -73,6 +73,10 @@ class MemoryEngine:
         self._until: Mapping[str, float] = {}
         """By volume: when the time is over for which VMs may have it."""
         self._warden: asyncio.Task[None] | None = None
+        self.passed: dict[str, NetworkUsage] = {}
+        """What has passed whose interface, by VM; set it."""
+        self.counts_fail_with: ShellWeGoError | None = None
+        """While set, what has passed cannot be read."""
         self.snapshot_host: tuple[tuple[str, str], ...] = (("program", "memory"),)
         """As `core.nodes.Backend` has it: memories are taken from engines where it is the same."""
 
@@ -244,6 +248,12 @@ class MemoryEngine:
         vm = self._find(vm_id)
         runs = vm.view.phase is VmPhase.RUNNING
         return VmUsage(memory_bytes=vm.order.workload.memory_bytes if runs else 0, disk_bytes=4096)
+
+    async def traffic(self) -> Mapping[str, NetworkUsage]:
+        if self.counts_fail_with is not None:
+            raise self.counts_fail_with
+        runs = (vm_id for vm_id, vm in self._vms.items() if vm.view.phase is VmPhase.RUNNING)
+        return {vm_id: self.passed.get(vm_id, NetworkUsage()) for vm_id in runs}
 
     async def changed(self) -> None:
         await self._wake.wait()

@@ -35,13 +35,14 @@ from shellwego.drivers.engine.words import (
     to_egress,
     to_ingress,
     to_names,
+    to_network_usage,
     to_peer,
     to_published,
     to_usage,
     to_volume,
     to_words,
 )
-from shellwego.ports.engine import LogRecord, VmOrder, VmUsage, VmView
+from shellwego.ports.engine import LogRecord, NetworkUsage, VmOrder, VmUsage, VmView
 from shellwego.ports.streams import StreamKind, StreamRequest
 
 SNAPSHOT_HOSTS_S = 60.0
@@ -217,6 +218,10 @@ class PlasmaEngine:
     async def usage(self, vm_id: str) -> VmUsage:
         with translated():
             return to_usage((await self._manager.describe(vm_id)).status.usage)
+
+    async def traffic(self) -> Mapping[str, NetworkUsage]:
+        with translated():
+            return {id_: to_network_usage(used) for id_, used in (await self._manager.traffic()).items()}
 
     async def changed(self) -> None:
         await self._manager.changed(self._seen)

@@ -258,6 +258,7 @@ def _part(report: NodeReport, first: int, end: int) -> NodeReport:
         volumes=_some(report.volumes, first - volumes, end - volumes),
         backups=_some(report.backups, first - backups, end - backups),
         replicas=_some(report.replicas, first - replicas, end - replicas),
+        traffic=None if first else report.traffic,
     )
 
 

@@ -11,6 +11,7 @@ from shellwego.api.rest.schemas.system import CapabilitiesView, HealthView, Read
 from shellwego.control.idempotency import Answer
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.targets import SystemTarget
+from shellwego.control.traffic import PlatformTraffic
 from shellwego.core.deployments import STRATEGIES
 from shellwego.core.errors import UnavailableError
 from shellwego.core.nodes import NodeHealth
@@ -50,15 +51,16 @@ def _nodes(tx: Transaction) -> tuple[int, dict[str, str]]:
 async def metrics(*, here: Here, access: Granted) -> Response:
     """Counters and gauges in Prometheus' text format."""
 
-    def look(tx: Transaction, _: None) -> dict[str, int]:
-        return {
+    def look(tx: Transaction, _: None) -> tuple[dict[str, int], PlatformTraffic]:
+        gauges = {
             "shellwego_apps": tx.apps.count(),
             "shellwego_instances_live": tx.instances.count(within("phase", LIVE_PHASES)),
             "shellwego_nodes": tx.nodes.count(),
         }
+        return gauges, here.traffic.read(tx)
 
-    gauges = await access.read(SystemTarget(), look)
-    return PlainTextResponse(here.metrics.render(gauges), media_type="text/plain; version=0.0.4")
+    gauges, traffic = await access.read(SystemTarget(), look)
+    return PlainTextResponse(here.metrics.render(gauges, traffic), media_type="text/plain; version=0.0.4")
 
 
 @operation(router, "GET", "/version", permission=PUBLIC, answer=VersionView)
