@@ -261,9 +261,7 @@ _CHUNKED = b"POST /v1/auth/token HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunk
     ],
     ids=["head", "trailers", "trailer", "extension of a chunk"],
 )
-def test_what_is_of_no_body_and_endless_is_cut_off(
-    running: Running, client: Client, first: bytes, more: bytes
-) -> None:
+def test_what_is_of_no_body_and_endless_is_cut_off(running: Running, client: Client, first: bytes, more: bytes) -> None:
     with socket.create_connection(running.listener.getsockname(), timeout=5) as connection:
         connection.sendall(first)
         with contextlib.suppress(ConnectionError):
@@ -275,7 +273,9 @@ def test_what_is_of_no_body_and_endless_is_cut_off(
 
 def test_trailers_are_taken_for_no_headers(running: Running) -> None:
     with socket.create_connection(running.listener.getsockname(), timeout=5) as connection:
-        head = f"POST /v1/apps HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {OWNER}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = (
+            f"POST /v1/apps HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {OWNER}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         body = b'e\r\n{"name": "to"}\r\n0\r\nContent-Type: application/json\r\n\r\n'
         connection.sendall(head.encode() + body)
         assert connection.recv(65536).startswith(b"HTTP/1.1 400 "), "nothing said that it is JSON"
