@@ -244,7 +244,7 @@ class Transport:
 
 
 class _told:
-    """Within it, whatever goes wrong on the way is `Unreachable`; a length that is none is a `ValueError` to `http.client`."""
+    """Within it, whatever goes wrong on the way is `Unreachable`; a length that is none is a `ValueError` there."""
 
     def __init__(self, api_url: str) -> None:
         self._api_url = api_url
