@@ -143,6 +143,12 @@ async def test_an_unknown_query_parameter_is_refused(world: World) -> None:
     assert (answer.status, answer.code) == (400, "unknown-parameter")
 
 
+async def test_a_query_parameter_that_comes_twice_is_refused(world: World) -> None:
+    mine, other = world.project.id, world.foreign.id
+    answer = await world.get(f"/v1/apps?project={mine}&limit=1&project={other}")
+    assert (answer.status, answer.json["errors"][0]["field"]) == (400, "project")
+
+
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_body_over_ten_megabytes_is_refused(world: World, declared: bool) -> None:
     headers = {} if declared else {"content-length": "0"}
