@@ -86,6 +86,35 @@ async def test_a_body_in_another_form_than_json_is_refused(world: World) -> None
     assert answer.status == 400
 
 
+@pytest.mark.parametrize(
+    ("raw", "headers", "field"),
+    [
+        (b'{"name": "shop", "name": "other"}', {}, "name"),
+        (b'{"name": "shop", "env": {"A": "1", "B": "2", "A": "3"}}', {}, "A"),
+        (b'{"name": "shop"}', {"content-encoding": "gzip"}, "Content-Encoding"),
+        (b'{"name": "shop"}', {"content-encoding": "identity, gzip"}, "Content-Encoding"),
+        ('{"name": "shop"}'.encode("utf-16"), {}, None),
+        ('{"name": "shop"}'.encode("utf-32-le"), {}, None),
+    ],
+)
+async def test_a_body_that_another_reader_could_take_for_something_else_is_refused(
+    world: World, raw: bytes, headers: dict[str, str], field: str | None
+) -> None:
+    answer = await world.post("/v1/apps", raw=raw, headers=headers)
+    assert (answer.status, answer.code) == (400, "malformed")
+    assert field is None or [each["field"] for each in answer.json["errors"]] == [field]
+    assert (await world.get("/v1/apps")).json["data"] == []
+    as_it_is = await world.post("/v1/apps", raw=b'{"name": "shop"}', headers={"content-encoding": "Identity"})
+    assert as_it_is.status == 201
+
+
+async def test_a_name_doubled_in_many_objects_is_found_in_little_time(world: World) -> None:
+    """Looking for it costs no more than the body."""
+    many = ", ".join(f'"N{number}": "x"' for number in range(100_000))
+    answer = await world.post("/v1/apps", raw=f'{{"name": "a", "env": {{{many}, "N99999": "y"}}}}'.encode())
+    assert (answer.status, answer.json["errors"][0]["field"]) == (400, "N99999")
+
+
 async def test_a_problem_names_each_field(world: World) -> None:
     body = {"name": "shop", "env": {"1": "x", "B C": "y"}, "counts": {}}
     answer = await world.post("/v1/apps", body)
@@ -112,6 +141,12 @@ async def test_a_fault_is_told_in_words_for_people(world: World, body: object, w
 async def test_an_unknown_query_parameter_is_refused(world: World) -> None:
     answer = await world.get("/v1/apps?limt=3")
     assert (answer.status, answer.code) == (400, "unknown-parameter")
+
+
+async def test_a_query_parameter_that_comes_twice_is_refused(world: World) -> None:
+    mine, other = world.project.id, world.foreign.id
+    answer = await world.get(f"/v1/apps?project={mine}&limit=1&project={other}")
+    assert (answer.status, answer.json["errors"][0]["field"]) == (400, "project")
 
 
 @pytest.mark.parametrize("declared", [True, False])

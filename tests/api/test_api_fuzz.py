@@ -13,9 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.api import matrix
 from tests.api.api_world import ADMIN, DOCUMENT, OWNER, World, make_world
 from tests.fuzz import api_run
 from tests.fuzz.api_run import ENVIRONMENT, ROOT
+from tests.fuzz.api_things import make_request
 
 OPERATIONS = [
     (method.upper(), path, operation)
@@ -146,3 +148,15 @@ def test_no_request_finds_a_defect(method: str, path: str, operation: Any, tmp_p
 
     with asyncio.Runner() as runner:
         examples()
+
+
+@pytest.mark.parametrize("name", ["cancel_volume_move", "promote_volume"])
+async def test_a_fuzzer_that_removed_the_node_of_all_volumes_is_still_given_requests_that_work(
+    world: World, name: str
+) -> None:
+    gone = await world.call("DELETE", f"/v1/nodes/{world.node.id}", query={"force": "true"}, token=ADMIN)
+    assert gone.status == 204, gone.content
+    operation = next(each for each in matrix.OPERATIONS if each.name == name)
+    asked = await make_request(world, operation)
+    answer = await world.post(asked.address(operation), asked.body, query=asked.query, token=ADMIN)
+    assert answer.status in (200, 202), answer.content

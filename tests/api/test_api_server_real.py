@@ -248,14 +248,37 @@ def test_a_handshake_that_cannot_be_parsed_does_not_hold_its_connection(running:
     assert answer.startswith(b"HTTP/1.1 431 ")
 
 
-def test_an_endless_head_is_cut_off(running: Running, client: Client) -> None:
+_CHUNKED = b"POST /v1/auth/token HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "more"),
+    [
+        (b"GET /healthz HTTP/1.1\r\n", b"X: " + b"a" * 1000 + b"\r\n"),
+        (_CHUNKED + b"0\r\n", b"X: " + b"a" * 1000 + b"\r\n"),
+        (_CHUNKED + b"0\r\nX: ", b"a" * 1000),
+        (_CHUNKED + b"2;x=", b"a" * 1000),
+    ],
+    ids=["head", "trailers", "trailer", "extension of a chunk"],
+)
+def test_what_is_of_no_body_and_endless_is_cut_off(running: Running, client: Client, first: bytes, more: bytes) -> None:
     with socket.create_connection(running.listener.getsockname(), timeout=5) as connection:
-        connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+        connection.sendall(first)
         with contextlib.suppress(ConnectionError):
             for _ in range(100_000):
-                connection.sendall(b"X: " + b"a" * 1000 + b"\r\n")
+                connection.sendall(more)
             raise AssertionError("a hundred megabytes of headers were taken")
     assert client.healthz().status == "ok"
+
+
+def test_trailers_are_taken_for_no_headers(running: Running) -> None:
+    with socket.create_connection(running.listener.getsockname(), timeout=5) as connection:
+        head = (
+            f"POST /v1/apps HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {OWNER}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        body = b'e\r\n{"name": "to"}\r\n0\r\nContent-Type: application/json\r\n\r\n'
+        connection.sendall(head.encode() + body)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400 "), "nothing said that it is JSON"
 
 
 def test_a_connection_that_says_nothing_is_closed(

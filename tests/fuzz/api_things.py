@@ -56,7 +56,7 @@ class Place:
 
 async def make_request(world: World, operation: Operation) -> Asked:
     """A request that an administrator is answered well, about things that nothing else uses."""
-    await world.commit(_restore)
+    await world.commit(lambda unit: _restore(unit, world.node))
     name = f"fuzz-{next(_numbers)}"
     project = await world.commit(lambda unit: add_tenant(unit, name, UNLIMITED))
     place = Place(world, name, project, await seed(world, project, ADMIN, name))
@@ -65,8 +65,12 @@ async def make_request(world: World, operation: Operation) -> Asked:
     return await make_ready(place, asked) if make_ready else asked
 
 
-def _restore(unit: Unit) -> None:
-    """A fuzzer that may do everything may also take this from itself; and of some things there may be only few."""
+def _restore(unit: Unit, node: Node) -> None:
+    """A fuzzer that may do everything may also take this from itself; and of some things there may be only few. The node on
+    which all volumes are is drained, removed, or lost to make one of them promotable."""
+    if unit.tx.nodes.get(node.id) is not None:
+        unit.tx.nodes.delete(node.id)
+    unit.tx.nodes.insert(node)
     for authority in unit.tx.node_authorities.select():
         unit.tx.node_authorities.delete(authority.id)
     for join_token in unit.tx.join_tokens.select():

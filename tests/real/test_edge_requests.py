@@ -111,6 +111,13 @@ async def test_a_host_is_matched_without_port_case_and_last_dot(rig: Rig) -> Non
         ("GET / HTTP/1.1\r\nHost: hello.localhost\r\n" + "a: b\r\n" * 200 + "\r\n", 400),
         ("POST / HTTP/1.1\r\nHost: hello.localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
         ("POST / HTTP/1.1\r\nHost: hello.localhost\r\nContent-Length: x\r\n\r\n", 400),
+        ("POST / HTTP/1.0\r\nHost: hello.localhost\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: hello.localhost\r\nTransfer-Encoding : chunked\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: hello.localhost\r\nTransfer-Encoding: xchunked\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: hello.localhost\r\nTransfer-Encoding: \x0bchunked\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: hello.localhost\r\nX Y: z\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: hello.localhost\r\nX: a\rContent-Length: 5\r\n\r\n", 400),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
         ("nonsense\r\n\r\n", 400),
     ],
 )

@@ -4,6 +4,10 @@ body may take.
 Without them a stranger could fill the memory with one endless header, or take up all connections by saying nothing, or a
 byte now and then. A body that is refused before it came (401) is as good for that as one that is waited for.
 
+Trap: what comes in a body that is sent in chunks and is none of it, extensions of a chunk and trailers, counts as nothing
+above, and httptools keeps a trailer in memory until its end, and uvicorn all of them among the headers. Nothing here needs
+trailers, so they are dropped (RFC 9110, section 6.5.1), and both are bounded as a head is.
+
 Trap: a WebSocket's handshake is parsed anew by `websockets`, which has narrower bounds. Beyond them it neither answers nor
 closes, and the connection would stay for ever; so they are looked at here.
 """
@@ -50,7 +54,10 @@ class BoundedHttp(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _body_bytes = 0
+    _beside_bytes = 0
+    """Came in a row within the body without being of it."""
     _in_head = True
+    _in_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it, too
         super().connection_made(transport)
@@ -64,19 +71,34 @@ class BoundedHttp(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD and b"\r\n\r\n" not in data:
-                self.transport.write(_TOO_LARGE)
-                self.transport.close()
+                self._refuse_head()
                 return
+        before = self._body_bytes if self._in_body else None
         super().data_received(data)
+        if self._in_body and self._body_bytes == before:
+            self._beside_bytes += len(data)
+            if self._beside_bytes > MAX_HEAD:
+                self._refuse_head()
+        else:
+            self._beside_bytes = 0
+
+    def _refuse_head(self) -> None:
+        self.transport.write(_TOO_LARGE)
+        self.transport.close()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_message_begin(self) -> None:
+        self._in_body = False
         if not self._in_head:
             self._in_head, self._head_bytes = True, 0
             self._start_deadline()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._in_body = False, True
         self._await_body()
         super().on_headers_complete()
         if isinstance(self.server_state, Shared) and self.server_state.leaving and self.cycle is not None:
@@ -87,6 +109,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._in_body = False
         self._stop_deadline()
         super().on_message_complete()
 

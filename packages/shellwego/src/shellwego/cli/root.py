@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
 import click
 
-from shellwego.cli.failure import INTERRUPTED
+from shellwego.cli.failure import FAILED, INTERRUPTED
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "login": ("shellwego.cli.login:login", "Sign in to a platform; saved as a context."),
@@ -182,6 +184,12 @@ def root_group(
     return click.version_option(None, "--version", "-V", package_name="shellwego", prog_name="swg")(group)
 
 
+def _drop_output() -> None:
+    """What could not be written would be tried again when Python ends, which then says so in many lines."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run(root: click.Group) -> NoReturn:
     """Run the command that this process was called with, and end with its exit code.
 
@@ -194,4 +202,9 @@ def run(root: click.Group) -> NoReturn:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(INTERRUPTED)
+    except OSError as error:
+        _drop_output()
+        with suppress(OSError):
+            click.echo(f"Error: {error}", err=True)
+        sys.exit(FAILED)
     sys.exit(code if isinstance(code, int) else 0)

@@ -139,7 +139,7 @@ class Session:
         context = self.context
         if context.ca_file and not Path(context.ca_file).is_file():
             raise Failure(f"context {context.name}: there is no file {context.ca_file} (ca_file)", code=USAGE)
-        if not context.token.isprintable():
+        if not (context.token.isascii() and context.token.isprintable()):
             raise Failure(f"context {context.name}: the token has characters that no token has", code=USAGE)
         try:
             return Client(context.api_url, context.token, ca_file=context.ca_file)
@@ -196,7 +196,7 @@ def project_file_app(directory: Path) -> str:
         return ""
     try:
         name = tomllib.loads(path.read_text()).get("app", "")
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise Failure(f"{path}: {error}", code=USAGE) from error
     if not isinstance(name, str):
         raise Failure(f"{path}: app is not a text", code=USAGE)
@@ -331,5 +331,7 @@ def _failure(error: BaseException | None) -> Failure | None:
             return Failure(str(error), code=USAGE, resolution="Names and ids are not empty and have no slash.")
         case Unreachable():
             return Failure(str(error), code=FAILED, resolution="Is the platform up? On its machine: swg doctor")
+        case UnicodeError():  # what it was is not told: it may be secret
+            return Failure("what was given holds bytes that are no text in UTF-8", code=USAGE)
         case _:
             return None

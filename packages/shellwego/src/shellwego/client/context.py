@@ -68,7 +68,7 @@ def load(path: Path) -> ContextFile:
         table = tomllib.loads(path.read_text())
     except FileNotFoundError:
         return ContextFile()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ContextFileError(f"{path}: {error}") from error
     contexts = table.get("contexts", {})
     if not isinstance(contexts, dict):

@@ -10,13 +10,16 @@ import re
 
 _CONTROLS = r"\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _UNLESS_COLOUR = re.compile(rf"\x1b(?!\[[0-9;]*m)|[{_CONTROLS}]")
+_RESET = "\x1b[0m"
 _ALL = re.compile(rf"[\x1b{_CONTROLS}]")
 _NOT_ASCII_CONTROLS = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
-    """Lines without control characters other than tab and colour."""
-    return _UNLESS_COLOUR.sub("\ufffd", text)
+    """Lines without control characters other than tab and colour, which ends with them: the colour of a text may be none at
+    all, and would hide what is said after it."""
+    shown = _UNLESS_COLOUR.sub("\ufffd", text)
+    return f"{shown}{_RESET}" if "\x1b" in shown else shown
 
 
 def one_line(text: str) -> str:

@@ -244,7 +244,7 @@ class Transport:
 
 
 class _told:
-    """Within it, whatever goes wrong on the way is `Unreachable`."""
+    """Within it, whatever goes wrong on the way is `Unreachable`; a length that is none is a `ValueError` there."""
 
     def __init__(self, api_url: str) -> None:
         self._api_url = api_url
@@ -253,7 +253,7 @@ class _told:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (OSError, http.client.HTTPException)):
+        if isinstance(error, (OSError, http.client.HTTPException, ValueError)):
             said = str(error) or type(error).__name__
             raise Unreachable(f"the API at {self._api_url} cannot be reached: {said}") from error
 
@@ -262,6 +262,7 @@ def _parts(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         _ = parts.port  # parsed when it is asked for
+        (parts.hostname or "").encode("idna")
     except ValueError as error:
         raise ValueError(f"not the URL of an API: {url!r}: {error}") from error
     return parts
@@ -302,7 +303,7 @@ def decode(content: bytes, kind: type[T]) -> T:
     """
     try:
         return msgspec.json.decode(content, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise Unreachable(f"the answer is not one of this API: {error}") from error
 
 
@@ -310,5 +311,5 @@ def problem(status: int, content: bytes) -> ApiProblem:
     """The error that an answer tells of."""
     try:
         return ApiProblem(status, msgspec.json.decode(content, type=_Problem))
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return ApiProblem(status, _Problem(status=status, detail=f"HTTP {status}, and not from the API; see its URL"))

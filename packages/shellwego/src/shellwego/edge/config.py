@@ -24,6 +24,10 @@ What is in it, and why:
 - `Connection` is written anew: it names headers that the next hop drops, and a client would name those that we set.
 - Header names are matched with `-` and `_`, because CGI-like apps cannot tell them apart. `CONNECT`, or `Upgrade: h2c`, be
   it beside a `websocket`, would open a tunnel in which our headers are not set.
+- `disable-h2-upgrade`: HAProxy turns to HTTP/2 where a connection begins with its preface, in clear and unasked. No browser
+  does that; who does has left what is said here of heads, which are read, bounded and rewritten as those of HTTP/1.
+- A body in chunks is none of HTTP/1.0's (RFC 9112, 6.1). HAProxy would pass it on as it is, to an app that may take it for
+  the next request.
 - The client's address becomes text once a connection (`concat` takes text), and not with `option forwardfor` at each
   request: printing it is the dearest step of all these rules.
 - Every rule runs at each request, and looking for a header costs as much as the client has headers: one condition that
@@ -151,8 +155,10 @@ def _frontend(layout: Layout) -> list[str]:
         f"frontend {FRONTEND}",
         f"    bind fd@${{{SOCKET_VARIABLE}}}",
         f"    bind unix@{layout.relay_socket} mode 600 accept-proxy",
+        "    option disable-h2-upgrade",
         f"    tcp-request session set-var({_CLIENT}) src,concat()",
-        f"    http-request deny deny_status 400 if {{ method CONNECT }} or {{ req.fhdr(host) -m reg {_NO_HOST} }}",
+        f"    http-request deny deny_status 400 if {{ method CONNECT }} or {{ req.fhdr(host) -m reg {_NO_HOST} }}"
+        " or HTTP_1.0 { req.fhdr_cnt(transfer-encoding) gt 0 }",
         "    http-request del-header forwarded -m sub",
         "    http-request del-header x-real -m beg",
         "    http-request del-header x_real -m beg",

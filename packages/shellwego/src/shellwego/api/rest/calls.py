@@ -9,6 +9,7 @@ document says and what is accepted cannot part.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from email.message import Message
 from functools import lru_cache
@@ -21,6 +22,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+
+from shellwego.core.errors import FieldError, MalformedError, ShellWeGoError
 
 Faults = list[Any]
 """What was wrong with arguments, in pydantic's form."""
@@ -122,7 +125,11 @@ class Call:
 async def _body(request: Request) -> Any:
     """JSON where the request says that it is, else the bytes, which no model takes.
 
+    What another reader on the way could take for something else is refused: a text in another code than UTF-8, a name that
+    comes twice in an object (RFC 8259, section 4), a body that was packed.
+
     Raises:
+        MalformedError: it is packed, or a name comes twice.
         RequestValidationError: it is not JSON.
         HTTPException: it is not even text, or cannot be read.
     """
@@ -130,13 +137,34 @@ async def _body(request: Request) -> Any:
         content = await request.body()
         if not content:
             return Undefined
-        return json.loads(content) if _is_json(request.headers.get("content-type", "")) else content
+        _refuse_packed(request)
+        if not _is_json(request.headers.get("content-type", "")):
+            return content
+        return json.loads(content.decode(), object_pairs_hook=_without_doubles)
+    except ShellWeGoError:
+        raise
     except json.JSONDecodeError as error:
         raise RequestValidationError(
             [{"type": "json_invalid", "loc": ("body", error.pos), "msg": "JSON decode error", "input": {}}]
         ) from error
     except Exception as error:
         raise HTTPException(400, "There was an error parsing the body") from error
+
+
+def _refuse_packed(request: Request) -> None:
+    packed = request.headers.get("content-encoding", "identity")
+    if packed.strip().lower() != "identity":
+        fault = FieldError("Content-Encoding", "not-taken", "a body is taken as it is, not packed")
+        raise MalformedError("malformed", f"{fault.field}: {fault.message}", errors=(fault,))
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    (doubled, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+    fault = FieldError(doubled[:80], "doubled", "comes twice in an object")
+    raise MalformedError("malformed", f"{fault.field}: {fault.message}", errors=(fault,))
 
 
 @lru_cache(maxsize=64)

@@ -174,8 +174,8 @@ def _query_parameters(route: APIRoute) -> list[Any]:
 
 
 def _check_parameters(request: Request, allowed: set[str]) -> None:
-    """Refuse query parameters that the operation has not, and the character NUL in any parameter: no name or id holds it,
-    and not every store can be asked for it.
+    """Refuse query parameters that the operation has not, or that come twice, of which another reader would take the other;
+    and the character NUL in any parameter: no name or id holds it, and not every store can be asked for it.
 
     Raises:
         MalformedError: naming the parameter.
@@ -185,8 +185,13 @@ def _check_parameters(request: Request, allowed: set[str]) -> None:
     if unknown:
         fault = FieldError(unknown[0][:80], "unknown-parameter", "the operation has no such query parameter")
         raise MalformedError("unknown-parameter", f"{fault.field}: {fault.message}", errors=(fault,))
-    given = (*request.path_params.items(), *queried.multi_items())
-    for name, value in given:
+    items = queried.multi_items()
+    if len(items) > len(queried):
+        names = [name for name, _ in items]
+        doubled = next(name for name in queried if names.count(name) > 1)
+        fault = FieldError(doubled, "doubled", "the query parameter comes twice")
+        raise MalformedError("malformed", f"{fault.field}: {fault.message}", errors=(fault,))
+    for name, value in (*request.path_params.items(), *items):
         if "\0" in str(value):
             fault = FieldError(name[:80], "bad-character", "holds the character NUL")
             raise MalformedError("malformed", f"{fault.field}: {fault.message}", errors=(fault,))

@@ -42,7 +42,7 @@ def read_manifest(path: Path) -> Manifest:
     text = _text(path)
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ManifestError(path, text, (Fault((), str(error)),)) from error
     try:
         manifest = msgspec.convert(document, Manifest)
