@@ -13,7 +13,7 @@ from shellwego.control import nodeadmin, volumemoves, volumes
 from shellwego.core.errors import ConflictError, NotFoundError, UnavailableError
 from shellwego.core.moves import MoveStage
 from shellwego.core.replicas import marker
-from shellwego.core.volumes import VolumeState
+from shellwego.core.volumes import Presence, VolumeState
 from tests.agent.move_world import Host
 from tests.agent.volume_move_world import GIB, TEXT, VolumeHosts
 from tests.control.rollout_world import PRJ
@@ -165,6 +165,17 @@ async def test_a_node_that_is_removed_on_the_way_ends_the_move_and_the_app_goes_
     assert (hosts.move.stage, hosts.volume.node_id) == (MoveStage.FAILED, hosts.old.id)
     await hosts.clock.until(lambda: len(hosts.edge.endpoints()) == 1 and not hosts.kept, 120)
     assert "removed" in hosts.told("volume.move.failed")[0]["reason"]
+
+
+async def test_a_node_that_is_removed_before_the_app_is_back_leaves_no_copy_to_be_waited_for(hosts: VolumeHosts) -> None:
+    hosts.new.engine.boots_fail_with = "the kernel did not boot"
+    await hosts.start_move()
+    await hosts.clock.until(lambda: [each.observed.presence for each in hosts.kept] == [Presence.GONE], 60)
+    assert hosts.move.stage is MoveStage.CLEARING
+    target = hosts.row(hosts.new)
+    await hosts.world.control.commit(lambda unit: nodeadmin.remove_node(unit, target, force=True))
+    assert hosts.volume.lost
+    assert not hosts.kept
 
 
 async def test_the_last_round_is_not_sent_while_somebody_may_have_the_volume(hosts: VolumeHosts) -> None:

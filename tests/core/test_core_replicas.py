@@ -273,6 +273,15 @@ def test_where_the_base_is_the_reason_it_goes_and_begins_from_nothing(error: She
     assert look(order, None, done(memory, order, action))[0] == receive(marker(ID, 2), round_=2)
 
 
+def test_however_often_the_control_plane_did_not_answer_it_begins_anew_as_soon_as_the_base_is_known_to_be_gone() -> None:
+    memory, action = ReplicaMemory(sure=1), receive(marker(ID, 2), marker(ID, 1), round_=2)
+    first = failed(memory, action, NotFoundError(NO_BASE, "gone"), 100.0)
+    for _ in range(9):
+        memory = failed(memory, action, UnavailableError("uplink-unavailable", "no answer"), 0.0)
+    assert failed(memory, action, NotFoundError(NO_BASE, "gone"), 100.0) == first
+    assert first.next_try > 100.0, "not at once: it may be so each time"
+
+
 def test_other_failures_are_tried_again_ever_more_slowly_on_the_same_base() -> None:
     memory, order = ReplicaMemory(sure=1), replace(ORDER, round=2)
     action = receive(marker(ID, 2), marker(ID, 1), round_=2)

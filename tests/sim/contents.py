@@ -95,6 +95,7 @@ class Contents:
         if home is None or home.health is not NodeHealth.DOWN or new.epoch <= old.epoch:
             yield "moved-volume", f"{new.name} is promoted, and its node {old.node_id} is there"
         yield from self._unused(new)
+        yield from self._fenced(old)
         host = self._host(new.node_id)
         kept = host.engine.disks.kept.get(new.id) if host else None
         held = kept.snapshots.get(new.restore_snapshot_id) if kept else None
@@ -110,6 +111,12 @@ class Contents:
         for node in self._world.nodes:
             if node.node_id != volume.node_id and (running := node.engine.running_with(volume.id)):
                 yield "two-owners", f"{volume.name} comes to {volume.node_id}, and {running} have it on {node.name}"
+
+    def _fenced(self, volume: Volume) -> Found:
+        """No lease is in force by which a VM could run with it on the node that it leaves."""
+        home = self._host(volume.node_id)
+        if home is not None and (left_s := home.engine.lasts_s(volume.id)) > 0:
+            yield "two-owners", f"{volume.name} is promoted, and {home.name} may have it for {left_s:.1f} s more"
 
     def _there(self, volume: Volume) -> str | None:
         host = self._host(volume.node_id)

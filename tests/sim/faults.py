@@ -12,6 +12,7 @@ from shellwego.core.vms import VmPhase
 from tests.sim.story import NODE_DEAD, Fault
 
 if TYPE_CHECKING:
+    from tests.sim.hosts import NodeHost
     from tests.sim.world import World
 
 Undo = Callable[[], Awaitable[None]]
@@ -68,13 +69,23 @@ class Faults:
         return _done
 
     async def _node_cut(self, fault: Fault) -> Undo:
-        node = self._world.nodes[fault.number % len(self._world.nodes)]
+        return await self._cut_off(self._world.nodes[fault.number % len(self._world.nodes)])
+
+    async def _cut_off(self, node: NodeHost) -> Undo:
         node.wire.mute = node.bus.cut = True
         return _setter((node.wire, "mute"), (node.bus, "cut"))
 
     async def _node_away(self, fault: Fault) -> Undo:
-        """For longer than anything on it may have a volume that a standby copy could become."""
-        return await self._node_cut(fault)
+        """For longer than anything on it may have a volume that a standby copy could become; mostly where there is one."""
+        nodes = self._world.nodes
+        if fault.number % 4:
+            nodes = self._followed() or nodes
+        return await self._cut_off(nodes[fault.number % len(nodes)])
+
+    def _followed(self) -> list[NodeHost]:
+        """Nodes where somebody runs with a volume of which there is a copy elsewhere."""
+        copied = {row.volume_id for row in self._world.rows("replicas").values() if row.taken_at is not None}
+        return [node for node in self._world.nodes if any(node.engine.running_with(id_) for id_ in sorted(copied))]
 
     async def _node_mute(self, fault: Fault) -> Undo:
         node = self._world.nodes[fault.number % len(self._world.nodes)]

@@ -165,6 +165,10 @@ class SimEngine(MemoryEngine):
         """Those of them that do not sleep: who does cannot write, and cannot wake once its time is over."""
         return [vm_id for vm_id in self.mounted(volume_id) if self._vms[vm_id].view.phase is not VmPhase.ASLEEP]
 
+    def lasts_s(self, volume_id: str) -> float:
+        """For how long yet the host lets a VM have a volume that is leased to it, whether one runs with it now or not."""
+        return self._until.get(volume_id, 0.0) - self._clock.monotonic()
+
     def runs_out(self, vm_id: str) -> bool:
         """Whether the time is nearly over for which a VM may have its volumes."""
         left = self._moment(self._vms[vm_id].order) - self._clock.monotonic()

@@ -146,6 +146,12 @@ MUTATIONS = (
         "return [*forced, *idle, *serving]",
     ),
     Mutation(
+        "leaving of who has to move",
+        "core/slots.py",
+        "return [*forced, *idle, *serving[: max(0, ready - needed)]]",
+        "return [*forced, *idle]",
+    ),
+    Mutation(
         "cordon in placement",
         "core/placement.py",
         "    if node.scheduling is not Scheduling.OPEN:\n        return Objection(",

@@ -106,13 +106,14 @@ def _app(world: World, app: App, rows: list[Instance]) -> Iterator[str]:
             yield f"{app.name}: {row.id} in slot {row.slot} is not of the stable release"
         if not as_wished and not bad and not _stays_away(world, row):
             yield f"{app.name}: {row.id} is {row.phase}, and should be {row.sleep}: {row.observed.reason}"
-    hanging = {row.id for row in own if any(_hangs(world, row, other) for other in serving)}
+    stands_in = _stand_ins(world, own)
     for process, count in wanted.items():
-        filling = [row for row in fresh if row.process == process and row.id not in hanging]
+        filling = [row for row in fresh if row.process == process and row.id not in stands_in.values()]
         slots = {row.slot for row in filling}
+        single = [row for row in filling if row.id not in stands_in]
         missing = [slot for slot in range(count) if slot not in slots][: count - len(filling)]
         excused = stuck or all(_waits(world, own, process, slot) for slot in missing)
-        if len(filling) > count or len(slots) < len(filling) or (missing and not excused):
+        if len(filling) > count or len({row.slot for row in single}) < len(single) or (missing and not excused):
             yield f"{app.name}: {len(filling)} of {count} {process} are there"
 
 
@@ -125,12 +126,25 @@ def _stays_away(world: World, row: Instance) -> bool:
     return not row.node_id and (bool(waits.for_volume(world, row)) or waits.for_room(world, row))
 
 
-def _hangs(world: World, row: Instance, other: Instance) -> bool:
-    """It was to come in the place of another one, which has to leave its node, and there is no room for it any more: the
-    other one serves on."""
-    in_place = (row.owner, row.process, row.slot) == (other.owner, other.process, other.slot)
-    comes = row.live and row.desired is Desired.SERVE and not row.evicted
-    return in_place and comes and other.evicted and _stays_away(world, row)
+def _stand_ins(world: World, rows: list[Instance]) -> dict[str, str]:
+    """Of an app, by id: those that have to leave their nodes and rightly serve on, each for one that was to come, and for
+    which there is no room, or whose image never serves. It may be of another slot: whoever came in its own serves beside
+    it, and they are too few yet."""
+    found: dict[str, str] = {}
+    serving = sorted((row for row in rows if row.live and row.desired is Desired.SERVE), key=lambda row: row.id)
+    for kind in {(row.owner, row.process) for row in serving}:
+        own = [row for row in serving if (row.owner, row.process) == kind]
+        comes = [row for row in own if not row.evicted]
+        taken = {row.slot for row in comes}
+        leaving = [row.id for row in own if row.eviction is Eviction.GENTLE and row.slot in taken]
+        absent = [row.id for row in comes if _stays_away(world, row) or _never_serves(world, row)]
+        found |= zip(leaving, absent, strict=False)
+    return found
+
+
+def _never_serves(world: World, row: Instance) -> bool:
+    release = world.rows("releases").get(row.release_id)
+    return release is not None and release.image_digest in (world.sick | world.exits)
 
 
 def _waits(world: World, rows: list[Instance], process: str, slot: int) -> bool:
@@ -197,9 +211,9 @@ def _drains(world: World) -> Iterator[str]:
         if row.live and row.eviction is Eviction.QUEUED:
             yield f"{row.id} still waits for its turn to move"
     for own in rows.values():
+        stands_in = _stand_ins(world, own)
         for row in own:
-            goes = row.live and row.evicted and not waits.home(world, row)
-            goes = goes and not any(_hangs(world, other, row) for other in own)
+            goes = row.live and row.evicted and not waits.home(world, row) and row.id not in stands_in
             if goes and not _waits(world, own, row.process, row.slot):
                 yield f"{row.id} has not left its node"
     for node in world.rows("nodes").values():

@@ -68,6 +68,9 @@ OPERATIONS = {
 }
 """What a tenant asks, and how often beside the others."""
 
+_OF_VOLUMES = frozenset(list(OPERATIONS)[list(OPERATIONS).index("attach") :])
+"""Those of every second app alone; the others hold nothing, so they can go where others need room."""
+
 NODE_OPERATIONS = {
     "cordon": 2,
     "uncordon": 4,
@@ -235,7 +238,8 @@ def _stretch(dice: random.Random, number: int, apps: int) -> list[Event | Fault]
 
 def _event(dice: random.Random, apps: int, begin: float, end: float) -> Event:
     kind = dice.choices(_KINDS, cum_weights=_WEIGHTS)[0]
-    return Event(dice.uniform(max(begin, 0.1), end), kind, dice.randrange(apps), dice.randrange(1000))
+    at, app, number = dice.uniform(max(begin, 0.1), end), dice.randrange(apps), dice.randrange(1000)
+    return Event(at, kind, app - app % 2 if kind in _OF_VOLUMES else app, number)
 
 
 def _fault(dice: random.Random, kind: str, begin: float, end: float) -> Fault:

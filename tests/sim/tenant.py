@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 PRIORITIES = (20, 50, 80)
-MEMORIES_BYTES = (256 << 20, 1 << 30, 3 << 30, 5 << 30)
-"""What an instance may take of the 5 or 8 GiB that a node has."""
+MEMORIES_BYTES = (256 << 20, 1 << 30, 2 << 30, 3 << 30, 5 << 30)
+"""What an instance may take of the 5 or 8 GiB that a node has: some of these fill it to the brim."""
+LARGE_BYTES = 3 << 30
 STRATEGIES = ("rolling", "immediate", "bluegreen", "canary")
 EFFECTS = {
     "create": "app.created",
@@ -296,7 +297,7 @@ def _prioritize(request: Request) -> Work:
     def prioritize(unit: Unit, app: App) -> Told:
         priority, memory = PRIORITIES[number % 3], MEMORIES_BYTES[number // 3 % len(MEMORIES_BYTES)]
         if app.config.mounts and number % 2:
-            priority, memory = PRIORITIES[0], MEMORIES_BYTES[-2]
+            priority, memory = PRIORITIES[0], LARGE_BYTES
         wish = ConfigWish(
             placement=PlacementWish(priority=priority), processes={"web": ProcessWish(memory_bytes=memory)}
         )

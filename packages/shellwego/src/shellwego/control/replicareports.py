@@ -98,8 +98,9 @@ def _followers(tx: Transaction, volume_id: str) -> list[Replica]:
 
 
 def drop_replica(unit: Unit, replica: Replica) -> None:
-    """Have a copy destroyed; its row goes when its node says that it is gone, and at once where no node has it."""
-    if not replica.node_id:
+    """Have a copy destroyed; its row goes when its node says that it is gone, and at once where no node has it: also where
+    that was said already, and the row was kept for a move that is over now."""
+    if not replica.node_id or (replica.dropping and replica.observed.presence is Presence.GONE):
         unit.tx.replicas.delete(replica.id)
     elif not replica.dropping:
         unit.tx.replicas.update(restated(replace(replica, dropping=True), unit.now()))

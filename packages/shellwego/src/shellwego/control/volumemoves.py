@@ -223,8 +223,9 @@ def advance_move(unit: Unit, volume_id: str) -> None:
         volume = _switched(unit, volume, replica)
     elif plan.step is Step.DROP and replica is not None:
         drop_replica(unit, replica)
-    if replica is not None and not plan.move.active and replica.observed.presence is Presence.GONE:
-        unit.tx.replicas.delete(replica.id)
+    left = unit.tx.replicas.get(plan.move.replica_id)
+    if left is not None and not plan.move.active and left.observed.presence is Presence.GONE:
+        unit.tx.replicas.delete(left.id)
     _note(unit, volume, plan.move)
 
 

@@ -115,15 +115,15 @@ def done(memory: ReplicaMemory, order: ReplicaOrder, action: ReplicaAction, dige
 
 def failed(memory: ReplicaMemory, action: ReplicaAction, error: ShellWeGoError, now: float) -> ReplicaMemory:
     """The memory after an action that failed: it is tried again, ever more slowly; anew, where what the copy is based on is
-    the reason."""
+    the reason: then something else is tried, however often this was."""
     base = action.since if isinstance(action, Receive) else ""
     lost = error.code == NO_BASE and marked(base) is not None
     differs = bool(base) and isinstance(error, InvalidError)
-    pause = RETRY_S[min(memory.failures, len(RETRY_S) - 1)]
+    before = 0 if lost or differs else memory.failures
     return replace(
         memory,
-        failures=memory.failures + 1,
-        next_try=now + pause,
+        failures=before + 1,
+        next_try=now + RETRY_S[min(before, len(RETRY_S) - 1)],
         reason=error.message,
         reason_code=error.code,
         anew=memory.anew or lost or differs or isinstance(action, Discard),
