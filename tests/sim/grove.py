@@ -57,13 +57,17 @@ class _Trunk:
     def __init__(self, seeds: list[int], writing: int) -> None:
         self._seeds = seeds
         self._writing = writing
+        self._first = os.getpid()
+        self._told = False
 
     def play(self) -> NoReturn:
         """Play to the end, in this process the last of them; the others in children."""
         gc.disable()  # each process ends with its story, and what it shares with others is not even to be looked at
         code = 1
         try:
-            self._write(play(draw(self._seeds[0]), take=self._take))
+            outcome = play(draw(self._seeds[0]), take=self._take, tell=self._tell)
+            if not self._told:
+                self._write(outcome)
             code = 0
         finally:
             os._exit(code)
@@ -88,6 +92,13 @@ class _Trunk:
     def _ways(self, stretch: int) -> list[list[int]]:
         """The seeds by the way that they take at a fork."""
         return [list(way) for _, way in groupby(self._seeds, lambda seed: path(seed)[: stretch + 1])]
+
+    def _tell(self, outcome: Outcome) -> None:
+        """What is left of the platform ends with a child."""
+        self._write(outcome)
+        self._told = True
+        if os.getpid() != self._first:
+            os._exit(0)
 
     def _write(self, outcome: Outcome) -> None:
         told = replace(outcome, trace=outcome.trace if outcome.violation else ())

@@ -29,7 +29,7 @@ from shellwego.edge.pool import Key, Operation, Pool, ServerState, instance_of
 from shellwego.edge.settings import EdgeSettings
 from shellwego.ports.engine import VmOrder
 from tests.edge.fake_haproxy import FakeHaproxy, FakeMaster, FakeWorker, MemoryRoutes
-from tests.sim.timeline import Gate, HostClock
+from tests.sim.timeline import Gate, HostClock, give_way
 from tests.sim.ways import BusWay, EdgeWire, MemoryWire, NodeWire, ReplicaWire, Wire, cancelled
 
 if TYPE_CHECKING:
@@ -304,14 +304,12 @@ class _Worker(FakeWorker):
 
     async def connections(self, backends: set[str]) -> dict[Key, int]:
         await self._gate.passed()
-        for _ in range(self._dice.turns()):
-            await asyncio.sleep(0)
+        await give_way(self._dice.turns())
         return await super().connections(backends)
 
     async def execute(self, operations: Sequence[Operation]) -> list[str]:
         await self._gate.passed()
-        for _ in range(self._dice.turns()):
-            await asyncio.sleep(0)
+        await give_way(self._dice.turns())
         if operations:
             await self._host.world.points.reached(self._host, "change at")
         answers = await super().execute(operations)

@@ -36,6 +36,7 @@ LOOK_EVERY_S = 0.25
 """So often it is looked whether they do."""
 Take = Callable[[int], Story]
 """Says which story goes on with the nth stretch."""
+Tell = Callable[["Outcome"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,15 @@ class _Stop(Exception):
     """Something was violated; what follows is no news."""
 
 
-def play(story: Story, *, take: Take | None = None, keep_trace: bool = False) -> Outcome:
-    """Play it, up to the first violation. `take` is asked at each fork for the story that goes on; it begins alike."""
+def play(story: Story, *, take: Take | None = None, tell: Tell | None = None, keep_trace: bool = False) -> Outcome:
+    """Play it, up to the first violation. `take` is asked at each fork for the story that goes on; it begins alike. `tell`
+    is told what came of it, before all that is left is cleared away."""
     collects = gc.isenabled()
     gc.disable()
     try:
         with tempfile.TemporaryDirectory(dir=_memory()) as scratch:
-            return timeline.run(_play(story, Path(scratch), take or (lambda _: story), keep_trace))
+            world = World(story, Path(scratch), keep_trace=keep_trace)
+            return timeline.run(_play(world, take or (lambda _: story), tell or (lambda _: None)))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is of this story
         return Outcome(story, Violation("broken", repr(error), 0.0), "", {}, {}, (), 0, 0.0)
     finally:
@@ -106,8 +109,7 @@ class People:
         return next(node.dead for node in self._world.nodes if node.name == name)
 
 
-async def _play(story: Story, scratch: Path, take: Take, keep_trace: bool) -> Outcome:
-    world = World(story, scratch, keep_trace=keep_trace)
+async def _play(world: World, take: Take, tell: Tell) -> Outcome:
     listen(world)
     people = People(world)
     try:
@@ -122,18 +124,22 @@ async def _play(story: Story, scratch: Path, take: Take, keep_trace: bool) -> Ou
     except _Stop:
         pass
     await finish(world, people)
-    seconds = world.clock.monotonic()
-    violations = list(world.watch.violations)
+    outcome = _outcome(world)
+    tell(outcome)
     await world.close()
+    return outcome
+
+
+def _outcome(world: World) -> Outcome:
     return Outcome(
         story=world.story,
-        violation=violations[0] if violations else None,
+        violation=next(iter(world.watch.violations), None),
         digest=world.watch.digest,
         counts=world.counts,
         outcomes=world.outcomes,
         trace=tuple(world.watch.trace),
         commits=world.watch.commits,
-        seconds=seconds,
+        seconds=world.clock.monotonic(),
     )
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
+from types import coroutine
 from typing import Any, TypeVar
 
 from shellwego.drivers.clock.ids import IdSource
@@ -26,19 +27,16 @@ _MOST_TURNS = 100_000
 """At one hour."""
 
 
-class _Handle:
-    """What is to be called soon; as `asyncio.Handle`, without what only debugging needs."""
-
-    __slots__ = ("args", "callback", "cancelled", "context")
-
-    def __init__(self, callback: Callable[..., object], args: tuple[object, ...], context: Context) -> None:
-        self.callback = callback
-        self.args = args
-        self.context = context
-        self.cancelled = False
+class _Handle(list[Any]):
+    """What is to be called soon: its context's `run`, the callback, and what it is called with. As `asyncio.Handle`, without
+    what only debugging needs; a list, since none is made sooner."""
 
     def cancel(self) -> None:
-        self.cancelled = True
+        self[0] = _called_off
+
+
+def _called_off(*_: object) -> None:
+    pass
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -51,9 +49,14 @@ class _Loop(asyncio.SelectorEventLoop):
         self._turns = 0
 
     def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
-        handle = _Handle(callback, args, copy_context() if context is None else context)
+        handle = _Handle(((copy_context() if context is None else context).run, callback, args))
         self._ready.append(handle)  # type: ignore[attr-defined]
         return handle
+
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        """Never: there are no threads. It is asked for where an async generator was left in the middle, to end it, as those
+        are that hear hints for somebody who was killed."""
+        return _Handle((_called_off, callback, args))
 
     def _run_once(self) -> None:
         ready = self._ready  # type: ignore[attr-defined]
@@ -66,9 +69,8 @@ class _Loop(asyncio.SelectorEventLoop):
         elif self._turns > _MOST_TURNS:
             raise StuckError("a task spins without ever waiting")
         for _ in range(len(ready)):
-            handle = ready.popleft()
-            if not handle.cancelled:
-                handle.context.run(handle.callback, *handle.args)
+            run, callback, args = ready.popleft()
+            run(callback, *args)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -78,6 +80,13 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         return loop.run_until_complete(work)
     finally:
         loop.close()
+
+
+@coroutine
+def give_way(turns: int) -> Generator[None]:
+    """As so many `asyncio.sleep(0)`."""
+    for _ in range(turns):
+        yield
 
 
 class Time(VirtualClock):

@@ -24,7 +24,7 @@ from shellwego.core.publishing import NodePorts
 from shellwego.core.routing import EdgeReport, RouteTable
 from shellwego.ports.bus import Hint
 from shellwego.ports.store import Transaction
-from tests.sim.timeline import Dice, Gate, HostClock
+from tests.sim.timeline import Dice, Gate, HostClock, give_way
 
 if TYPE_CHECKING:
     from tests.sim.crashes import Mortal
@@ -76,8 +76,7 @@ class StoreWay:
             raise UnavailableError("store-closed", "nobody is there any more who could ask")
         if self.gate.closed:
             await self.gate.passed()
-        for _ in range(self.dice.turns()):
-            await asyncio.sleep(0)
+        await give_way(self.dice.turns())
         if self.world.faults.on("store-slow"):
             await self.clock.sleep(self.dice.uniform(0.0, 0.8))
         if self.cut:
@@ -85,8 +84,7 @@ class StoreWay:
             raise UnavailableError("store-closed", "no way to the store")
 
     async def _back(self) -> None:
-        for _ in range(self.dice.turns()):
-            await asyncio.sleep(0)
+        await give_way(self.dice.turns())
         if self.deaf:
             await self.clock.sleep(self.dice.choice((0.01, 2.0)))
             raise UnavailableError("store-unknown", "the store's answer was lost")
@@ -107,8 +105,7 @@ class BusWay:
     async def publish(self, subject: str, payload: bytes = b"") -> None:
         await self.gate.passed()
         await self.world.points.reached(self.owner, "before a hint")
-        for _ in range(self.dice.turns()):
-            await asyncio.sleep(0)
+        await give_way(self.dice.turns())
         faults = self.world.faults
         if self.cut or (faults.on("hints-lost") and self.dice.hits(0.7)):
             return
@@ -155,8 +152,7 @@ class Wire:
         """
         await self.gate.passed()
         await self.stalled.passed()
-        for _ in range(self.dice.turns()):
-            await asyncio.sleep(0)
+        await give_way(self.dice.turns())
         server, faults = self._server(), self.world.faults
         if self.mute or server is None:
             await self._in_vain()
@@ -170,8 +166,7 @@ class Wire:
         answer = await server.serve(invoke)
         if doubled and kind == "client":  # of what was refused nothing is remembered, so it would be a new request
             self._deliver_later(server, invoke, 3.0)
-        for _ in range(self.dice.turns()):
-            await asyncio.sleep(0)
+        await give_way(self.dice.turns())
         if self.deaf or (faults.on(f"{kind}-lost") and self.dice.hits(0.5)):
             await self._in_vain()
         await self.gate.passed()
