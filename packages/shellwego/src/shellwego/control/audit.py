@@ -3,7 +3,7 @@
 A record commits with the change that it tells of, or with nothing else where it tells of a refusal; so none is lost. It is
 chained in a transaction of its own, so that changes that commit at the same time never wait for one another: the relay
 takes what has no position, in the order of birth, and gives it the next number of its chain from a counter of the store.
-Two relays meet at that counter and one of them goes again, so a number is given once and there is no hole. Between commit
+Two relays meet at that counter and one of them looks again, so a number is given once and there is no hole. Between commit
 and chaining (milliseconds; a crash leaves it to the next start) a record stands outside of the chain: it can still be
 taken away unseen, by who can write the database. `pending` tells how many there are; what is chained stays as it is.
 """
@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 from shellwego.control.authorization import Access
 from shellwego.control.events import ScopeTarget, within_scope
+from shellwego.control.marks import mark
+from shellwego.control.numbering import PORTION, Numbers
 from shellwego.control.scopes import Scope
-from shellwego.control.unit import Unit
 from shellwego.core.audit import (
     BEFORE_FIRST,
     MOST_RECORDS,
@@ -109,21 +110,18 @@ class _Walk:
         return Break(record.position, Fault.CHANGED, "it is not the record of the anchor", record.id)
 
 
-def chain_records(unit: Unit) -> int:
-    """Give the next records their places, at most `BATCH`; returns how many there were."""
-    pending = unit.tx.audit.select(_PENDING, limit=BATCH)
-    hashes: dict[str, str] = {}
+def next_records(tx: Transaction) -> Numbers[AuditRecord]:
+    """The next records with their places in their chains."""
+    pending = tx.audit.select(_PENDING, limit=PORTION)
+    seen = {_COUNTER + chain: mark(tx, _COUNTER + chain) for chain in {chain_of(record) for record in pending}}
+    values, hashes, rows = dict(seen), dict[str, str](), []
     for record in pending:
         chain = chain_of(record)
-        number = unit.tx.next(_COUNTER + chain)
-        previous = hashes.get(chain) or _hash_at(unit.tx, chain, number - 1)
-        hashes[chain] = unit.tx.audit.update(chained(record, number, previous)).hash
-    return len(pending)
-
-
-def has_pending(tx: Transaction) -> bool:
-    """Whether any record has no place yet."""
-    return bool(tx.audit.select(_PENDING, limit=1))
+        number = values[_COUNTER + chain] = values[_COUNTER + chain] + 1
+        previous = hashes.get(chain) or _hash_at(tx, chain, number - 1)
+        rows.append(chained(record, number, previous))
+        hashes[chain] = rows[-1].hash
+    return Numbers(seen, values, tuple(rows))
 
 
 def _hash_at(tx: Transaction, chain: str, number: int) -> str:

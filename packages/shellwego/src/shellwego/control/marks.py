@@ -1,4 +1,4 @@
-"""Marks: numbers of events up to which something was done. They are kept among the store's counters, and only rise."""
+"""Marks: numbers up to which something was done or given. They are kept among the store's counters, and only rise."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 
 from shellwego.control.facts import live_by_app, releases_of
+from shellwego.control.marks import mark
 from shellwego.core.apps import App
 from shellwego.core.assignments import Assignments
 from shellwego.core.names import AppNames, NamedApp, NetworkNames, NodeNames, names_of_app, names_of_network
@@ -64,8 +65,7 @@ def _projects(assigned: Assignments) -> list[str]:
 
 def _number(tx: Transaction, project_id: str) -> int:
     """0 before there was any."""
-    counter = tx.counters.get(names_counter(project_id))
-    return counter.value if counter else 0
+    return mark(tx, names_counter(project_id))
 
 
 def _project_names(tx: Transaction, project_id: str) -> NetworkNames:

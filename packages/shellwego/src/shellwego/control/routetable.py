@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from shellwego.control.facts import UNFINISHED, live_by_app, portions, releases_of
+from shellwego.control.marks import mark
 from shellwego.core.apps import App, Release
 from shellwego.core.deployments import FINISHED, Deployment, DeploymentState
 from shellwego.core.instances import Instance
@@ -32,8 +33,7 @@ class Routed:
 
 def routes_version(tx: Transaction) -> int:
     """The newest version of the route table; 0 before there was any."""
-    counter = tx.counters.get(ROUTES_COUNTER)
-    return counter.value if counter else 0
+    return mark(tx, ROUTES_COUNTER)
 
 
 def route_table(tx: Transaction) -> RouteTable:

@@ -3,7 +3,7 @@
 An event is written in the transaction of the change that it tells of, with `seq` 0. Numbers are given in a transaction of
 their own, one after another from a counter, so a reader who has seen number n will never find a smaller one appear: that is
 what lets a stream resume without loss. Ids sort by birth, so events of one transaction keep their order. One control plane
-relays at a time, under a lease; if two did, the store would let one go first, and the other find nothing. Audit records go
+relays at a time, under a lease; if two did, the store would let one go first, and the other look again. Audit records go
 the same way (`control.audit`).
 """
 
@@ -13,24 +13,30 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import structlog
 
-from shellwego.control import audit
+from shellwego.control.audit import next_records
 from shellwego.control.events import changes
 from shellwego.control.loops.lease import Leases, run_leased
+from shellwego.control.marks import mark
+from shellwego.control.numbering import PORTION, Numbers, give
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import UnavailableError
+from shellwego.core.events import AuditRecord, Event
 from shellwego.core.troubles import Troubles
 from shellwego.ports.store import Transaction, eq
 from shellwego.wire import subjects
 
-BATCH = 500
 COALESCE_S = 0.01
 """From a hint to the batch, so that what many commits write in a row is numbered together: each batch is a commit, too."""
 COUNTER = "events"
 
 _log = structlog.get_logger(__name__)
+
+R = TypeVar("R")
+_Step = Callable[[Unit, Numbers[R]], bool]
 
 
 async def run(control: Control, *, holder: str | Leases = "") -> None:
@@ -63,35 +69,45 @@ async def _forever(control: Control, subject: str, work: Callable[[Control], Awa
 
 async def relay(control: Control) -> int:
     """Number and announce all events that have no number yet; returns how many there were."""
-    return await _all(control, _has_pending, number_events, BATCH)
+    return await _all(control, _next_events, _number_events)
 
 
 async def relay_audit(control: Control) -> int:
     """Chain all audit records that have no place yet; returns how many there were."""
-    return await _all(control, audit.has_pending, audit.chain_records, audit.BATCH)
+    return await _all(control, next_records, _chain_records)
 
 
-async def _all(
-    control: Control, pending: Callable[[Transaction], bool], step: Callable[[Unit], int], batch: int
-) -> int:
-    """Do a step as long as there is something; asked on a snapshot, so that an idle platform writes nothing. A step that
-    found less than a batch left nothing; what comes after it is hinted at anew."""
-    total, found = 0, batch
-    while found >= batch and await control.read(pending):
-        found = await control.commit(step)
-        total += found
+async def _all(control: Control, plan: Callable[[Transaction], Numbers[R]], step: _Step[R]) -> int:
+    """Give numbers as long as there is something without; an idle platform only reads. A portion that was not full left
+    nothing; what comes after it is hinted at anew."""
+    total = 0
+    while (numbers := await control.read(plan)).rows:
+        given = await _given(control, numbers, step)
+        total += given
+        if 0 < given < PORTION:
+            break
     return total
 
 
-def number_events(unit: Unit) -> int:
-    """Give the next events their numbers, at most `BATCH`; returns how many there were."""
-    pending = unit.tx.events.select(eq("seq", 0), limit=BATCH)
-    for event in pending:
-        unit.tx.events.update(replace(event, seq=unit.tx.next(COUNTER)))
-    if pending:
-        unit.hint(subjects.EVENTS)
-    return len(pending)
+async def _given(control: Control, numbers: Numbers[R], step: _Step[R]) -> int:
+    """How many rows got their numbers: all, or none, where another relay gave some meanwhile."""
+    return len(numbers.rows) if await control.commit(lambda unit: step(unit, numbers)) else 0
 
 
-def _has_pending(tx: Transaction) -> bool:
-    return bool(tx.events.select(eq("seq", 0), limit=1))
+def _next_events(tx: Transaction) -> Numbers[Event]:
+    """The next events with their numbers."""
+    pending = tx.events.select(eq("seq", 0), limit=PORTION)
+    if not pending:
+        return Numbers({}, {}, ())
+    last = mark(tx, COUNTER)
+    rows = tuple(replace(event, seq=seq) for seq, event in enumerate(pending, last + 1))
+    return Numbers({COUNTER: last}, {COUNTER: last + len(rows)}, rows)
+
+
+def _number_events(unit: Unit, numbers: Numbers[Event]) -> bool:
+    unit.hint(subjects.EVENTS)
+    return give(unit.tx, numbers, unit.tx.events)
+
+
+def _chain_records(unit: Unit, numbers: Numbers[AuditRecord]) -> bool:
+    return give(unit.tx, numbers, unit.tx.audit)
