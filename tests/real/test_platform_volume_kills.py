@@ -202,9 +202,10 @@ def moved(drill: Drill, snapshot: str, when: str, sign: Sign) -> None:
     drill.nothing_else()
 
 
-def there_and_back(drill: Drill, snapshot: str) -> None:
+def there_and_back(drill: Drill, snapshot: str, *, back: str = "last") -> None:
+    """The way back is cut at this stage of it."""
     moved(drill, snapshot, "first round", partial(drill.disks.shows, drill.hosts.other, "receive"))
-    moved(drill, snapshot, "last round", partial(stage, drill.hosts, "last"))
+    moved(drill, snapshot, back, partial(stage, drill.hosts, back))
 
 
 @pytest.mark.parametrize("victim", [Victim.AGENT, Victim.HELPER, Victim.SERVER])
@@ -217,10 +218,10 @@ def test_what_a_vm_wrote_is_there_whoever_is_killed(world: World, table: Table, 
 
 
 def test_and_so_it_is_where_its_own_vm_is_killed(world: World, table: Table) -> None:
-    """Nobody has the volume while it is put back."""
+    """It is not there while the volume is put back, or sent for the last time."""
     drill = Drill(*world, Victim.VMM, table)
     snapshot, _ = kept_and_copied(drill)
-    there_and_back(drill, snapshot)
+    there_and_back(drill, snapshot, back="stopping")
     drill.clean(snapshot)
 
 

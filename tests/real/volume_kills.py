@@ -68,7 +68,7 @@ def killed(hosts: VolumeHosts, victim: Victim, sign: Sign) -> Iterator[None]:
 
 
 def stage(hosts: VolumeHosts, name: str) -> bool:
-    """Whether the volume's move has come to this stage, or beyond it; while the server is away it has not."""
+    """Whether the volume's move is at this stage, as far as the server answers."""
     with suppress(OSError):
         return bool(hosts.volume()["move"]["stage"] == name)
     return False
