@@ -25,6 +25,7 @@ MODULES = {
     "p14": "bench.p14_failover",
     "p15": "bench.p15_failover",
     "p16": "bench.p16_volumes",
+    "p16-zfs": "bench.p16_zfs",
     "p17": "bench.p17_cli",
     "dns": "bench.dns",
     "store": "bench.store",

@@ -26,7 +26,7 @@ def _made(path: Path, command: list[str]) -> Path:
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
+    fresh = path.with_suffix(f".{os.getpid()}.new")  # others may be at it too
     result = subprocess.run([*command, str(fresh)], capture_output=True, text=True, check=False)
     if result.returncode != 0:
         fresh.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -113,6 +114,28 @@ async def test_a_later_round_that_does_not_go_with_what_is_there_begins_anew(hos
     kept.snapshots = dict.fromkeys(kept.snapshots, "something else")
     await hosts.moved()
     assert [since for _, since in hosts.road.asked].count("") == 2
+    assert hosts.holds(hosts.new) == TEXT
+
+
+async def test_an_agent_that_dies_while_it_removes_what_does_not_go_with_the_rest_leaves_no_stranger(
+    hosts: VolumeHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await hosts.start_move()
+    await hosts.clock.until(lambda: hosts.move.stage is MoveStage.STOPPING, 60)
+    kept = hosts.new.engine.disks.kept[hosts.volume_id]
+    kept.snapshots = dict.fromkeys(kept.snapshots, "something else")
+    removing = asyncio.Event()
+
+    async def never(*_: object, **__: object) -> None:
+        removing.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hosts.new.engine, "delete_volume", never)
+        await hosts.clock.until(removing.is_set, 60)
+        await hosts.new.kill()
+    hosts.new.start()
+    await hosts.moved()
     assert hosts.holds(hosts.new) == TEXT
 
 

@@ -113,8 +113,9 @@ ORDERS = pytest.mark.parametrize(
         (received, {**BEFORE, "vol_2": (bytes(6), ["snap_2"])}),
         (received_since, {"vol_1": (b"after!", ["snap_1", "snap_2"])}),
         (lambda driver: driver.delete_snapshot("snap_1"), {"vol_1": (b"after!", [])}),
+        (lambda driver: driver.delete("vol_1", with_snapshots=True), {}),
     ],
-    ids=["create", "snapshot", "clone", "restore", "receive", "receive_since", "delete_snapshot"],
+    ids=["create", "snapshot", "clone", "restore", "receive", "receive_since", "delete_snapshot", "delete_all"],
 )
 
 

@@ -48,7 +48,7 @@ class OverwritingVolumes(MemoryVolumes):
 class CarelessVolumes(MemoryVolumes):
     """Wrong: a volume takes its snapshots with it, and shrinks when it is asked to."""
 
-    async def delete(self, volume_id: str) -> None:
+    async def delete(self, volume_id: str, *, with_snapshots: bool = False) -> None:
         self._volumes.pop(volume_id, None)
 
     async def resize(self, volume_id: str, size_bytes: int) -> None:

@@ -62,6 +62,12 @@ async def younger(driver: VolumeDriver) -> None:
     await write(driver, "vol_1", b"latest")
 
 
+async def watched(driver: VolumeDriver) -> None:
+    """As `younger`; and what is in the first one was looked at."""
+    await younger(driver)
+    await look_at(driver)
+
+
 async def cloned(driver: VolumeDriver) -> None:
     """With a clone, and the snapshot between them removed: it lives on unseen."""
     await prepared(driver)
@@ -132,10 +138,11 @@ async def _found(host: RootZfs) -> State:
         (prepared, received_since, (BEFORE, GIVEN_UP, {"vol_1": (b"before", ["snap_1", "snap_2"])})),
         (prepared, lambda driver: driver.delete_snapshot("snap_1"), (BEFORE, {"vol_1": (b"after!", [])})),
         (cloned, lambda driver: driver.delete("vol_1"), (CLONED, {"vol_2": (b"before", [])})),
+        (watched, lambda driver: driver.delete("vol_1", with_snapshots=True), (YOUNGER, {})),
     ],
     ids=(
         *("create", "snapshot", "clone", "resize", "restore", "restore_older", "look"),
-        *("receive", "receive_since", "delete_snapshot", "delete"),
+        *("receive", "receive_since", "delete_snapshot", "delete", "delete_all"),
     ),
 )
 def test_a_killed_order_was_done_or_was_not_and_nothing_is_left_of_it(

@@ -79,6 +79,15 @@ class VolumeEngineContract:
             await engine.delete_volume("vol_1")
         assert await engine.volumes() == ()
 
+    async def test_a_volume_goes_with_its_snapshots_where_that_is_asked_for(self, make: MakeEngine) -> None:
+        engine = volumes_of(await make())
+        await engine.create_volume("vol_1", SIZE)
+        for name in ("snap_1", "snap_2"):
+            await engine.snapshot_volume("vol_1", name, freeze=False)
+        for _ in range(2):
+            await engine.delete_volume("vol_1", with_snapshots=True)
+        assert await engine.volumes() == ()
+
     async def test_what_a_snapshot_holds_is_made_into_another_volume(self, make: MakeEngine) -> None:
         engine = volumes_of(await make())
         await engine.create_volume("vol_1", SIZE)

@@ -230,6 +230,20 @@ class VolumesContract:
         await driver.delete("vol_1")
         assert await driver.volumes() == ()
 
+    async def test_or_it_goes_with_all_of_them_and_no_others(self, driver: VolumeDriver) -> None:
+        for number in (1, 2):
+            await driver.create(f"vol_{number}", SIZE, marked)
+            for name in ("a", "b"):
+                await driver.snapshot(f"vol_{number}", f"snap_{number}{name}")
+        os.close(await driver.open_snapshot("snap_1a"))
+        for _ in range(2):
+            await driver.delete("vol_1", with_snapshots=True)
+        (left,) = await driver.volumes()
+        assert (left.volume_id, [each.snapshot_id for each in left.snapshots]) == ("vol_2", ["snap_2a", "snap_2b"])
+        assert await driver.origin("snap_1a") is None
+        await driver.create("vol_1", SIZE, blank)
+        await driver.snapshot("vol_1", "snap_1a")
+
     async def test_a_snapshot_under_a_clone_goes_or_is_refused_and_the_clone_stays_whole(
         self, driver: VolumeDriver
     ) -> None:

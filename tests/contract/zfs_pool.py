@@ -74,7 +74,7 @@ def pool_and_disk(size_bytes: int) -> Iterator[tuple[str, Path]]:
         try:
             yield name, Path(image.name)
         finally:
-            _destroy(name)
+            command_when_free("zpool", "destroy", "-f", name)
 
 
 @contextmanager
@@ -87,11 +87,11 @@ def taken_out(name: str, disk: Path) -> Iterator[None]:
         command("zpool", "import", "-d", str(disk.parent), name)
 
 
-def _destroy(name: str) -> None:
-    """The daemon hears of what was unmounted a moment later, and finds the pool busy until then."""
+def command_when_free(*argv: str) -> None:
+    """As `command`, of what was unmounted before: the daemon hears of that a moment later, and finds it busy until then."""
     deadline = time.monotonic() + START_S
-    while subprocess.run(["zpool", "destroy", "-f", name], capture_output=True, timeout=60, check=False).returncode:
-        assert time.monotonic() < deadline, f"the pool {name} cannot be destroyed"
+    while (done := subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)).returncode:
+        assert time.monotonic() < deadline, f"{argv}: {done.stderr}"
         time.sleep(0.05)
 
 

@@ -157,6 +157,12 @@ def kill_platform(platform: Platform, *, only: int | None = None) -> None:
     for pid in present if only is None else [present[only]]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    wait_for_end(platform, present)
+
+
+def wait_for_end(platform: Platform, present: Sequence[int]) -> None:
+    """Wait for the end of a platform that was killed, with all of these processes of it."""
+    assert platform.process is not None
     platform.process.wait(10)
     platform.process = None
     until(

@@ -2,7 +2,7 @@
 
     POST /          a record: its number, from the body, is on the disk with a sum of its own once this answers 200
     GET /records    all records, a line each: number, random text, SHA-256 of both
-    GET /blocks     how many blocks there are, and how many of them are not what their sums say
+    GET /blocks     how many blocks there are, and which of them are not what their sums say
     GET /healthz
 
 Beside that it writes blocks of 4 KiB, each with its sum, over and over. Neither a record nor a block can be there in half: a
@@ -23,6 +23,7 @@ RECORDS, BLOCKS = Path("/data/records"), Path("/data/blocks")
 PAGE, PAGES = 4096, 2048
 PAUSE_S = 0.02
 lock = threading.Lock()
+"""Beside others nothing is read in whose middle it is written: half a block would be the reader's, and not the volume's."""
 
 
 def append(serial: str) -> None:
@@ -41,7 +42,8 @@ def write_blocks() -> None:
     number = 0
     while True:
         payload = os.urandom(PAGE - hashlib.sha256().digest_size)
-        os.pwrite(file, hashlib.sha256(payload).digest() + payload, number % PAGES * PAGE)
+        with lock:
+            os.pwrite(file, hashlib.sha256(payload).digest() + payload, number % PAGES * PAGE)
         number += 1
         time.sleep(PAUSE_S)
 
@@ -49,8 +51,12 @@ def write_blocks() -> None:
 def checked_blocks(content: bytes) -> str:
     pages = [content[at : at + PAGE] for at in range(0, len(content), PAGE)]
     size = hashlib.sha256().digest_size
-    bad = sum(hashlib.sha256(page[size:]).digest() != page[:size] for page in pages if page.strip(b"\0"))
-    return f"{len(pages)} {bad}"
+    bad = [number for number, page in enumerate(pages) if page.strip(b"\0") and _sum(page[size:]) != page[:size]]
+    return " ".join(map(str, (len(pages), *bad)))
+
+
+def _sum(payload: bytes) -> bytes:
+    return hashlib.sha256(payload).digest()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -74,7 +80,9 @@ class Handler(BaseHTTPRequestHandler):
                 with lock:
                     self.answer(RECORDS.read_text())
             case "/blocks":
-                self.answer(checked_blocks(BLOCKS.read_bytes()))
+                with lock:
+                    content = BLOCKS.read_bytes()
+                self.answer(checked_blocks(content))
             case _:
                 self.answer("ok")
 

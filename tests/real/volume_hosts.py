@@ -92,16 +92,18 @@ class VolumeHosts:
 
 
 @contextmanager
-def volume_hosts() -> Iterator[VolumeHosts]:
-    """All of it, with the app serving. This thread is on the first host, within; nothing is left afterwards."""
+def volume_hosts(*flags: str) -> Iterator[VolumeHosts]:
+    """All of it, with the app serving; the nodes have these flags. This thread is on the first host, within; nothing is left
+    afterwards."""
+    base()  # once it is fetched, from a network that these hosts have not
     with tempfile.TemporaryDirectory(prefix="swg-volumes-", ignore_cleanup_errors=True) as name, Switch() as switch:
         root = Path(name)
         root.chmod(0o755)
         first, *others = (switch.add(each) for each in ("one", "two", "three"))
         with first.entered():
-            flags = ("--node-port", str(NODE_PORT), "--node-listen", first.address)
-            platform = Platform(root / first.name, root / "config", extra=flags)
-            nodes = {host.name: JoinedNode(host, root) for host in others}
+            listens = ("--node-port", str(NODE_PORT), "--node-listen", first.address)
+            platform = Platform(root / first.name, root / "config", extra=listens)
+            nodes = {host.name: JoinedNode(host, root, *flags) for host in others}
             hosts = VolumeHosts(platform, switch, nodes, Recorder(platform.http_port, f"{APP}.localhost"))
             try:
                 _begin(hosts, root)

@@ -110,9 +110,9 @@ class SimEngine(MemoryEngine):
         await super().create_volume(volume_id, size_bytes, key)
         self._world.watch.volume_made(self._name, volume_id)
 
-    async def delete_volume(self, volume_id: str) -> None:
+    async def delete_volume(self, volume_id: str, *, with_snapshots: bool = False) -> None:
         await self._before("delete a volume")
-        await super().delete_volume(volume_id)
+        await super().delete_volume(volume_id, with_snapshots=with_snapshots)
 
     async def resize_volume(self, volume_id: str, size_bytes: int) -> None:
         await self._before("resize a volume")

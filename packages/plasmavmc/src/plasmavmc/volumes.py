@@ -238,8 +238,8 @@ class Volumes:
             await self._stock.check_free(volume_id, "restored")
             await self._driver.restore(volume_id, snapshot_id)
 
-    async def delete(self, volume_id: str) -> None:
-        """Remove a volume, and forget its key. Unknown ids are fine.
+    async def delete(self, volume_id: str, *, with_snapshots: bool = False) -> None:
+        """Remove a volume, and forget its key; or with all of its snapshots at once. Unknown ids are fine.
 
         Raises:
             ConflictError: `volume-held`, `volume-has-snapshots`.
@@ -248,7 +248,7 @@ class Volumes:
         async with self._stock.alone(volume_id):
             if await self._driver.find(volume_id) is not None:
                 await self._stock.check_free(volume_id, "deleted")
-                await self._driver.delete(volume_id)
+                await self._driver.delete(volume_id, with_snapshots=with_snapshots)
             self._stock.forget(volume_id)
 
     async def delete_snapshot(self, snapshot_id: str) -> None:

@@ -8,6 +8,7 @@ unmounts what was cloned from it then, which may be in use.
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import msgspec
 
@@ -15,8 +16,8 @@ from plasmavmc.errors import HostError
 
 VIEW = ".view"
 SIZE_PROPERTY, SEALED_PROPERTY, WHOLE_PROPERTY = "shellwego:size", "shellwego:sealed", "shellwego:whole"
-"""Of a volume: its size in bytes; `yes` where what is stored is ciphertext; `yes` or `receiving` once it is made. A snapshot
-has the size of its time."""
+"""Of a volume: its size in bytes; `yes` where what is stored is ciphertext; `yes` or `receiving` from when it is made
+until it goes. A snapshot has the size of its time."""
 LOOK_PROPERTIES = ("referenced", "available", "origin", "defer_destroy", SIZE_PROPERTY, SEALED_PROPERTY, WHOLE_PROPERTY)
 """What `zfs_look` tells."""
 MAX_DATASET = 128
@@ -58,9 +59,9 @@ class ZfsResize(_Order):
 
 
 class ZfsMark(_Order):
-    """Write down that it is made; or that its own content is given up, until it is marked anew."""
+    """Write down that it is made; that its own content is given up, until it is marked anew; or that it is to go."""
 
-    receiving: bool
+    whole: Literal["yes", "receiving", "no"]
 
 
 class ZfsMount(_Order):

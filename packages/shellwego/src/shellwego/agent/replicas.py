@@ -118,9 +118,7 @@ class Replicas:
             case DeleteSnapshot():
                 await engine.delete_snapshot(action.snapshot_id)
             case Discard():
-                for snapshot_id in action.snapshots:
-                    await engine.delete_snapshot(snapshot_id)
-                await engine.delete_volume(action.volume_id)
+                await engine.delete_volume(action.volume_id, with_snapshots=True)
         return ""
 
     async def _receive(self, engine: VolumeEngine, order: ReplicaOrder, action: Receive) -> str:

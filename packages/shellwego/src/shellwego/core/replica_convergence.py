@@ -56,10 +56,9 @@ class Receive:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discard:
-    """Remove the copy, with all that it has."""
+    """Remove the copy, with all that it has: at once, for what is left of half of one would be nobody's."""
 
     volume_id: str
-    snapshots: tuple[str, ...]
 
 
 ReplicaAction = Receive | DeleteSnapshot | Discard
@@ -161,7 +160,7 @@ def _wanted(order: ReplicaOrder, view: VolumeView | None, memory: ReplicaMemory)
 def _removal(view: VolumeView) -> Iterator[ReplicaAction]:
     """Nothing is taken from a VM that has it."""
     if not view.vm_id:
-        yield Discard(volume_id=view.volume_id, snapshots=tuple(_snapshots(view)))
+        yield Discard(volume_id=view.volume_id)
 
 
 def _deletions(order: ReplicaOrder, snapshots: Iterable[str]) -> Iterator[ReplicaAction]:

@@ -248,9 +248,9 @@ class VolumeEngine(Protocol):
 
         `InvalidError`: the stream is none, is damaged, or what differs does not go with what is here."""
 
-    async def delete_volume(self, volume_id: str) -> None:
+    async def delete_volume(self, volume_id: str, *, with_snapshots: bool = False) -> None:
         """Destroy it, while no VM has it. One that is not there is no error. `ConflictError`, `volume-has-snapshots`: those
-        go first."""
+        go first; or with it, at once, so that an agent that ends meanwhile leaves all of them or nothing."""
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
         """Destroy a snapshot of which no volume is a clone. One that is not there is no error."""

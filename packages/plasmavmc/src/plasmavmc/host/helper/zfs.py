@@ -86,7 +86,7 @@ def _(order: zfs.ZfsResize, base: str) -> Argv:
 
 @argv_of.register
 def _(order: zfs.ZfsMark, base: str) -> Argv:
-    return ("set", f"{zfs.WHOLE_PROPERTY}={'receiving' if order.receiving else 'yes'}", f"{base}/{order.child}")
+    return ("set", f"{zfs.WHOLE_PROPERTY}={order.whole}", f"{base}/{order.child}")
 
 
 @argv_of.register

@@ -72,8 +72,9 @@ class VolumeDriver(Protocol):
         """Make a volume what it was; it keeps its size, and its snapshots. Nobody has it open. `NotFoundError`:
         `volume-not-found`, `snapshot-not-found` (also where it is another volume's)."""
 
-    async def delete(self, volume_id: str) -> None:
-        """Remove a volume. Unknown ids are fine. `ConflictError`: `volume-has-snapshots`."""
+    async def delete(self, volume_id: str, *, with_snapshots: bool = False) -> None:
+        """Remove a volume; or with all of its snapshots at once, so that after a crash they are all there, or none of them.
+        Unknown ids are fine. `ConflictError`: `volume-has-snapshots`."""
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
         """Remove a snapshot. Unknown ids are fine. `ConflictError`: `snapshot-has-clones`, where volumes that began with it

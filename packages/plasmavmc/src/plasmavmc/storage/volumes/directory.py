@@ -150,14 +150,15 @@ class VolumeDirectory:
         with volume_errors(f"restore volume {volume_id}"):
             self._copied(source, path, path.stat().st_size)
 
-    async def delete(self, volume_id: str) -> None:
-        await in_thread(self._delete, volume_id)
+    async def delete(self, volume_id: str, *, with_snapshots: bool = False) -> None:
+        await in_thread(self._delete, volume_id, with_snapshots=with_snapshots)
 
-    def _delete(self, volume_id: str) -> None:
+    def _delete(self, volume_id: str, *, with_snapshots: bool) -> None:
         place = self._place(volume_id)
         if not place.exists():
             return
-        if snapshots := len(list(place.glob(f"*{_SNAPSHOT}"))):
+        snapshots = len(list(place.glob(f"*{_SNAPSHOT}")))
+        if snapshots and not with_snapshots:
             raise has_snapshots(volume_id, snapshots)
         with volume_errors(f"remove volume {volume_id}"):
             gone = Path(tempfile.mkdtemp(prefix=f"{volume_id}.", suffix=_PART, dir=self._directory))

@@ -105,14 +105,15 @@ class MemoryVolumes:
         before, volume.file = volume.file, self._made(volume_id, lambda target: sparse_copy(content, target), size)
         os.close(before)
 
-    async def delete(self, volume_id: str) -> None:
+    async def delete(self, volume_id: str, *, with_snapshots: bool = False) -> None:
         volume = self._volumes.get(check_id("volume_id", volume_id))
         if volume is None:
             return
-        if volume.snapshots:
+        if volume.snapshots and not with_snapshots:
             raise has_snapshots(volume_id, len(volume.snapshots))
         del self._volumes[volume_id]
-        os.close(volume.file)
+        for file in (volume.file, *volume.snapshots.values()):
+            os.close(file)
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
         check_id("snapshot_id", snapshot_id)

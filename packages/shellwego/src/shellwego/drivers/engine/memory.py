@@ -352,8 +352,8 @@ class MemoryEngine:
         self._notify()
         return digest
 
-    async def delete_volume(self, volume_id: str) -> None:
-        self.disks.delete(volume_id)
+    async def delete_volume(self, volume_id: str, *, with_snapshots: bool = False) -> None:
+        self.disks.delete(volume_id, with_snapshots=with_snapshots)
         self._notify()
 
     async def delete_snapshot(self, snapshot_id: str) -> None:

@@ -200,12 +200,15 @@ class MemoryVolumes:
             raise NotFoundError("snapshot-not-found", f"{since} is not the youngest snapshot of {volume_id}")
         return volume.snapshots[since]
 
-    def delete(self, volume_id: str) -> None:
+    def delete(self, volume_id: str, *, with_snapshots: bool = False) -> None:
         self._may_fail()
         if volume_id not in self.kept:
             return
-        if self._free(volume_id).snapshots:
+        snapshots = self._free(volume_id).snapshots
+        if snapshots and not with_snapshots:
             raise ConflictError("volume-has-snapshots", f"the volume {volume_id} has snapshots")
+        for snapshot_id in snapshots:
+            self._need_no_clones(snapshot_id)
         del self.kept[volume_id]
         self._unlocked.discard(volume_id)
 

@@ -284,9 +284,9 @@ class PlasmaEngine:
         with translated():
             return await self._manager.volumes.content.receive(volume_id, snapshot_id, stream, since=since)
 
-    async def delete_volume(self, volume_id: str) -> None:
+    async def delete_volume(self, volume_id: str, *, with_snapshots: bool = False) -> None:
         with translated():
-            await self._manager.volumes.delete(volume_id)
+            await self._manager.volumes.delete(volume_id, with_snapshots=with_snapshots)
 
     async def fence_volumes(self, until: Mapping[str, float]) -> None:
         with translated():

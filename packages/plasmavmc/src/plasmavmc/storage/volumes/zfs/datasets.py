@@ -65,13 +65,17 @@ class Datasets:
 
     async def finish(self, name: str) -> None:
         """Write down that it is whole: from here on it is a volume."""
-        await self._do(zfs.ZfsMark(name, receiving=False))
+        await self._do(zfs.ZfsMark(name, "yes"))
+
+    async def renounce(self, name: str) -> None:
+        """Write down that it is none any more, with all of its snapshots; after a crash it is swept."""
+        await self._do(zfs.ZfsMark(name, "no"))
 
     @asynccontextmanager
     async def given_up(self, name: str, base: str) -> AsyncIterator[None]:
         """In the block what a volume itself holds may be changed in part; if it fails the volume is what its youngest
         snapshot, `base`, is. After a crash `recover` sees to that."""
-        await self._do(zfs.ZfsMark(name, receiving=True))
+        await self._do(zfs.ZfsMark(name, "receiving"))
         try:
             await self.rollback(name, base)
             yield
@@ -96,14 +100,16 @@ class Datasets:
         await self._do(zfs.ZfsDestroySnapshot(name, snapshot))
 
     async def destroy(self, name: str) -> None:
-        """Remove one. What was cloned from removed snapshots of it takes those over first; others it has none."""
-        while clones := (listing := await self.look()).clones(name):
+        """Remove one; where it is no volume any more, or was none yet, with its snapshots. What was cloned from removed ones
+        takes those over first."""
+        dataset = (await self.look()).datasets.get(name)
+        if dataset is None:
+            return
+        for snapshot in () if dataset.whole else dataset.kept:
+            await self.drop_snapshot(name, snapshot.name)
+        while clones := (await self.known()).clones(name):
             await self._do(zfs.ZfsPromote(clones[0].name))
-        dataset = listing.datasets.get(name)
-        if dataset is not None:
-            for snapshot in () if dataset.whole else dataset.snapshots:
-                await self.drop_snapshot(name, snapshot.name)
-            await self._do(zfs.ZfsDestroy(name))
+        await self._do(zfs.ZfsDestroy(name))
 
     @asynccontextmanager
     async def undone(self, name: str) -> AsyncIterator[None]:

@@ -163,21 +163,29 @@ class ZfsVolumes:
         finally:
             os.close(old)
 
-    async def delete(self, volume_id: str) -> None:
+    async def delete(self, volume_id: str, *, with_snapshots: bool = False) -> None:
         volume = (await self._datasets.known()).volume(check_id("volume_id", volume_id))
         if volume is None:
             return
-        if volume.kept:
+        if volume.kept and not with_snapshots:
             raise has_snapshots(volume_id, len(volume.kept))
+        for snapshot in volume.kept:
+            await self._unseen(snapshot.name)
+        if volume.kept:
+            await self._datasets.renounce(volume_id)
         await self._datasets.destroy(volume_id)
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
         found = (await self._datasets.known()).owner(check_id("snapshot_id", snapshot_id))
         if found is None:
             return
-        with suppress(HostError):  # somebody looks at it still: it goes at the next start
-            await self._datasets.destroy(f"{snapshot_id}{VIEW}")
+        await self._unseen(snapshot_id)
         await self._datasets.drop_snapshot(found[0].name, snapshot_id)
+
+    async def _unseen(self, snapshot_id: str) -> None:
+        """Nobody looks at a snapshot any more; who does so still goes at the next start."""
+        with suppress(HostError):
+            await self._datasets.destroy(f"{snapshot_id}{VIEW}")
 
     async def find(self, volume_id: str) -> StoredVolume | None:
         volume = (await self._datasets.known()).volume(check_id("volume_id", volume_id))
