@@ -190,7 +190,9 @@ async def test_a_node_that_is_removed_on_the_way_ends_the_move_and_the_app_goes_
     assert "removed" in hosts.told("volume.move.failed")[0]["reason"]
 
 
-async def test_a_node_that_is_removed_before_the_app_is_back_leaves_no_copy_to_be_waited_for(hosts: VolumeHosts) -> None:
+async def test_a_node_that_is_removed_before_the_app_is_back_leaves_no_copy_to_be_waited_for(
+    hosts: VolumeHosts,
+) -> None:
     hosts.new.engine.boots_fail_with = "the kernel did not boot"
     await hosts.start_move()
     await hosts.clock.until(lambda: [each.observed.presence for each in hosts.kept] == [Presence.GONE], 60)
