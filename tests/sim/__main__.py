@@ -20,7 +20,6 @@ from tests.sim.mutations import MUTATIONS, run_mutations
 from tests.sim.play import Outcome, play
 from tests.sim.shrink import shrink
 from tests.sim.story import ALL_OPERATIONS, FAULT_KINDS, NODE_DEAD, OF_A_TRUNK, draw
-from tests.sim.swift import hasten
 
 _SHARES = 4
 """Where there are too few seeds to give each process a trunk, a trunk is shared out in so many parts."""
@@ -28,7 +27,6 @@ _SHARES = 4
 
 def main() -> int:
     options = _options()
-    hasten()
     if options.crashes:
         return _crash(options.crashes)
     if options.mutations:

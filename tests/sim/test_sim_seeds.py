@@ -69,14 +69,10 @@ def test_stories_that_begin_alike_part_at_a_fork() -> None:
 
 
 def test_what_begins_alike_is_played_once_and_each_story_is_what_it_is_alone() -> None:
-    """Nor does it matter that the platform's dataclasses are made by other means."""
     seeds = range(OF_A_TRUNK - 2, OF_A_TRUNK)
     code = (
         "from tests.sim.grove import grow; from tests.sim.play import play; from tests.sim.story import draw\n"
-        "from tests.sim.swift import hasten\n"
-        f"outcomes = list(grow(range({seeds.start}, {seeds.stop})))\n"
-        "hasten()\n"
-        "for outcome in outcomes:\n"
+        f"for outcome in grow(range({seeds.start}, {seeds.stop})):\n"
         "    print(outcome.story.seed, outcome.violation, outcome.digest == play(draw(outcome.story.seed)).digest)\n"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
