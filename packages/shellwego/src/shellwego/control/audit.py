@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from shellwego.control.authorization import Access
 from shellwego.control.events import ScopeTarget, within_scope
 from shellwego.control.marks import mark
-from shellwego.control.numbering import PORTION, Numbers
+from shellwego.control.numbering import PORTION, Numbers, give
 from shellwego.control.scopes import Scope
+from shellwego.control.unit import Unit
 from shellwego.core.audit import (
     BEFORE_FIRST,
     MOST_RECORDS,
@@ -122,6 +123,11 @@ def next_records(tx: Transaction) -> Numbers[AuditRecord]:
         rows.append(chained(record, number, previous))
         hashes[chain] = rows[-1].hash
     return Numbers(seen, values, tuple(rows))
+
+
+def chain_records(unit: Unit, numbers: Numbers[AuditRecord]) -> bool:
+    """Put the records into their chains; False, and nothing is stored, where another relay chained some meanwhile."""
+    return give(unit.tx, numbers, unit.tx.audit)
 
 
 def _hash_at(tx: Transaction, chain: str, number: int) -> str:

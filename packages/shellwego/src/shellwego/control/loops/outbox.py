@@ -17,14 +17,14 @@ from typing import TypeVar
 
 import structlog
 
-from shellwego.control.audit import next_records
+from shellwego.control.audit import chain_records, next_records
 from shellwego.control.events import changes
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.marks import mark
 from shellwego.control.numbering import PORTION, Numbers, give
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import UnavailableError
-from shellwego.core.events import AuditRecord, Event
+from shellwego.core.events import Event
 from shellwego.core.troubles import Troubles
 from shellwego.ports.store import Transaction, eq
 from shellwego.wire import subjects
@@ -74,7 +74,7 @@ async def relay(control: Control) -> int:
 
 async def relay_audit(control: Control) -> int:
     """Chain all audit records that have no place yet; returns how many there were."""
-    return await _all(control, next_records, _chain_records)
+    return await _all(control, next_records, chain_records)
 
 
 async def _all(control: Control, plan: Callable[[Transaction], Numbers[R]], step: _Step[R]) -> int:
@@ -107,7 +107,3 @@ def _next_events(tx: Transaction) -> Numbers[Event]:
 def _number_events(unit: Unit, numbers: Numbers[Event]) -> bool:
     unit.hint(subjects.EVENTS)
     return give(unit.tx, numbers, unit.tx.events)
-
-
-def _chain_records(unit: Unit, numbers: Numbers[AuditRecord]) -> bool:
-    return give(unit.tx, numbers, unit.tx.audit)
