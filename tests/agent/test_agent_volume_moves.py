@@ -203,6 +203,18 @@ async def test_a_node_that_is_removed_before_the_app_is_back_leaves_no_copy_to_b
     assert not hosts.kept
 
 
+async def test_what_a_node_has_under_its_id_and_nobody_knows_ends_the_move_and_is_left_alone(hosts: VolumeHosts) -> None:
+    await hosts.new.engine.create_volume(hosts.volume_id, GIB)
+    hosts.write(hosts.new, "of another time")
+    await hosts.start_move()
+    await hosts.clock.until(lambda: not hosts.move.active, 60)
+    assert (hosts.move.stage, hosts.volume.node_id) == (MoveStage.FAILED, hosts.old.id)
+    assert "left alone" in hosts.told("volume.move.failed")[0]["reason"]
+    await hosts.clock.advance(10)
+    assert (hosts.holds(hosts.new), hosts.kept) == ("of another time", [])
+    assert len(hosts.edge.endpoints()) == 1
+
+
 async def test_the_last_round_is_not_sent_while_somebody_may_have_the_volume(hosts: VolumeHosts) -> None:
     """The source's agent sees to that by itself: what the server believes of it may be old."""
     hosts.road.stalls = lambda: hosts.move.stage is MoveStage.LAST

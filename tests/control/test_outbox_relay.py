@@ -238,8 +238,8 @@ async def test_numbers_are_given_at_the_first_try_though_others_write(database: 
             unit.audit("apps:write", "app_1")
 
     await quiet.commit(write)
-    with closing(psycopg.connect(database.location.dsn, autocommit=True)) as connection:  # which knows then how few rows it has
-        connection.execute("ANALYZE")
+    with closing(psycopg.connect(database.location.dsn, autocommit=True)) as connection:
+        connection.execute("ANALYZE")  # it knows now how few rows there are
     assert (await relay(busy), await relay_audit(busy), way.tries) == (2 * PORTION + 2, 2 * PORTION + 5, 6)
     assert [seq for seq, _ in await numbered(quiet)] == [0] * 4 + list(range(1, 2 * PORTION + 3))
     positions = await quiet.read(lambda tx: [record.position for record in tx.audit.select(order=Order("position"))])

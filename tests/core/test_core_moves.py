@@ -113,6 +113,14 @@ def test_a_target_that_is_gone_ends_it_before_the_switch(stage: MoveStage) -> No
     assert (after(plan), plan.move.ended_at) == ((MoveStage.FAILED, Step.DROP), 1.0)
 
 
+@pytest.mark.parametrize("stage", sorted(BEFORE_SWITCH))
+def test_something_else_under_its_id_where_it_was_to_go_ends_it_before_the_switch(stage: MoveStage) -> None:
+    plan = plan_move(at(stage, foreign=True, round_held=0), 1.0)
+    assert after(plan) == (MoveStage.FAILED, Step.DROP)
+    assert "something else" in plan.move.reason
+    assert plan_move(at(MoveStage.CLEARING, foreign=True), 1.0).move.active
+
+
 flags = st.booleans()
 facts = st.builds(
     MoveFacts,
@@ -136,6 +144,7 @@ facts = st.builds(
     round_held=st.integers(0, 3),
     round_bytes=st.sampled_from([0, SMALL_BYTES + 1]),
     trouble=st.sampled_from(["", "no room"]),
+    foreign=flags,
     held=flags,
     obstacle=st.sampled_from(["", "it lacks memory"]),
     arrived=flags,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from shellwego.core.moves import MoveStage
 from shellwego.core.nodes import Node, NodeHealth
-from shellwego.core.replicas import Replica, ReplicaPurpose, ReplicaState, marker
+from shellwego.core.replicas import FOREIGN, Replica, ReplicaPurpose, ReplicaState, marked, marker
 from shellwego.core.volumes import Presence, Volume
 from tests.sim import waits
 
@@ -39,6 +39,11 @@ def _awaits_its_app(row: Replica, volume: Volume) -> bool:
     return cleared and move.replica_id == row.id and row.observed.presence is Presence.GONE
 
 
+def _of(row: Replica, snapshots: Collection[str]) -> bool:
+    """Whether there is anything of this copy."""
+    return any(row.id == found[0] for found in filter(None, map(marked, snapshots)))
+
+
 def _standby(world: World, row: Replica, volume: Volume, home: Node | None) -> Iterator[str]:
     if home is None or home.health is NodeHealth.DOWN:
         if home is not None and row.taken_at is not None and volume.observed.leased:
@@ -48,6 +53,8 @@ def _standby(world: World, row: Replica, volume: Volume, home: Node | None) -> I
     kept = host.engine.disks.kept.get(volume.id)
     if volume.observed.presence is not Presence.PRESENT or volume.arriving:
         return
+    if row.observed.reason_code == FOREIGN and kept is not None and not _of(row, kept.snapshots):
+        return  # what it had under an id of before, which it was removed by
     if (
         row.state is not ReplicaState.FOLLOWING
         or kept is None

@@ -10,6 +10,7 @@ from shellwego.control.unit import Unit
 from shellwego.core.assignments import NodeReport
 from shellwego.core.nodes import Node
 from shellwego.core.replicas import (
+    FOREIGN,
     ObservedReplica,
     Replica,
     ReplicaOrder,
@@ -99,8 +100,9 @@ def _followers(tx: Transaction, volume_id: str) -> list[Replica]:
 
 def drop_replica(unit: Unit, replica: Replica) -> None:
     """Have a copy destroyed; its row goes when its node says that it is gone, and at once where no node has it: also where
-    that was said already, and the row was kept for a move that is over now."""
-    if not replica.node_id or (replica.dropping and replica.observed.presence is Presence.GONE):
+    that was said already, and the row was kept for a move that is over now; and where what is there is another's."""
+    gone = replica.dropping and replica.observed.presence is Presence.GONE
+    if not replica.node_id or gone or replica.observed.reason_code == FOREIGN:
         unit.tx.replicas.delete(replica.id)
     elif not replica.dropping:
         unit.tx.replicas.update(restated(replace(replica, dropping=True), unit.now()))

@@ -35,7 +35,7 @@ from shellwego.core.moves import (
 )
 from shellwego.core.nodes import Node, NodeHealth, Scheduling
 from shellwego.core.placement import NOTHING, objection, room_on
-from shellwego.core.replicas import ObservedReplica, Replica, ReplicaPurpose, asked, marker, restated
+from shellwego.core.replicas import FOREIGN, ObservedReplica, Replica, ReplicaPurpose, asked, marker, restated
 from shellwego.core.volumes import ObservedVolume, Presence, Volume
 from shellwego.core.volumes import restated as volume_restated
 from shellwego.ports.store import Transaction, eq
@@ -261,6 +261,7 @@ def _facts(tx: Transaction, volume: Volume, move: VolumeMove) -> MoveFacts:
         round_held=replica.observed.round if replica else 0,
         round_bytes=replica.observed.bytes if replica else 0,
         trouble=replica.observed.reason if replica else "",
+        foreign=replica is not None and replica.observed.reason_code == FOREIGN,
         held=holder is not None,
         obstacle=f"the app could not follow: {target.name} {obstacle}" if obstacle and target else "",
         arrived=volume.observed.presence is Presence.PRESENT,

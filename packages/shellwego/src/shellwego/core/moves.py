@@ -127,6 +127,8 @@ class MoveFacts:
     """In the last round that is held."""
     trouble: str = ""
     """Why the replica's node cannot bring it up."""
+    foreign: bool = False
+    """What is there under the volume's id was never of the replica, and is left alone."""
     held: bool = False
     """Somebody has the volume."""
     obstacle: str = ""
@@ -165,6 +167,9 @@ def plan_move(facts: MoveFacts, now: float) -> MovePlan:
     move = facts.move
     if move.stage in BEFORE_SWITCH and not facts.target_exists:
         return MovePlan(_ended(move, S.FAILED, "the node it was to go to was removed", now), Step.DROP)
+    if move.stage in BEFORE_SWITCH and facts.foreign:
+        why = "the node it was to go to has something else under the volume's id, which was left alone"
+        return MovePlan(_ended(move, S.FAILED, why, now), Step.DROP)
     stages = {
         S.COPYING: _copying,
         S.STOPPING: _closed,

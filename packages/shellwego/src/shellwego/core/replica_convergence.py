@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from shellwego.core.errors import InvalidError, ShellWeGoError
-from shellwego.core.replicas import ObservedReplica, ReplicaOrder, marked, marker
+from shellwego.core.replicas import FOREIGN, ObservedReplica, ReplicaOrder, marked, marker
 from shellwego.core.volume_convergence import RETRY_S, DeleteSnapshot
 from shellwego.core.volumes import Presence, VolumeView
 
@@ -215,7 +215,7 @@ def _observe(
         return told
     if not held:
         foreign = not working and not any(each in there for each in (*order.chain, *order.gone))
-        return replace(told, reason=_FOREIGN, reason_code="foreign-copy") if foreign else told
+        return replace(told, reason=_FOREIGN, reason_code=FOREIGN) if foreign else told
     if memory.sure != held:
         return told if memory.reason else None
     return replace(told, round=held, snapshot_id=marker(order.replica_id, held), digest=memory.digest)

@@ -26,6 +26,8 @@ from enum import StrEnum
 from shellwego.core.volumes import Presence
 
 MIN_EVERY_S, MAX_EVERY_S = 5, 7 * 86_400
+FOREIGN = "foreign-copy"
+"""Code by which a node says that what it has under the volume's id was never of this replica."""
 BEHIND = 2
 """A replica is behind once it is older than so many of the times that were asked for."""
 _MARKER = re.compile(r"(rep_[0-9a-hjkmnp-tv-z]{26})_([1-9][0-9]{0,8})")
