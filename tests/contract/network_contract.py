@@ -224,6 +224,7 @@ class NetworkContract:
         await rig.backend.settle()
         assert rig.screened() == {SUBNET[2]}
         assert rig.known() == {away}, "of VMs here it knows better than it is told"
+        assert rig.backend.unrecognized == 0
         await rig.backend.recognize([])
         assert rig.known() == set()
 

@@ -160,6 +160,13 @@ async def test_keys_go_to_the_facts_and_those_of_others_to_the_network(tmp_path:
     assert (told.keys, told.port, network.step) == (("a", "b"), 7184, 41)
 
 
+def test_vms_that_are_too_many_to_know_are_told_with_what_becomes_of_them() -> None:
+    assert warnings.unrecognized(0) == ()
+    [told] = warnings.unrecognized(3)
+    assert "3 VMs of other nodes" in told
+    assert "16384" in told
+
+
 def test_a_tunnel_that_a_program_encrypts_is_told_as_slow() -> None:
     assert warnings.slow_tunnel("") == warnings.slow_tunnel("kernel") == ()
     [slow] = warnings.slow_tunnel("wireguard-go")

@@ -8,21 +8,34 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from itertools import islice
 
 import pytest
 
 from plasmavmc.errors import HostError
+from plasmavmc.host import addresses
 from plasmavmc.host.configuration import HelperConfiguration
 from plasmavmc.host.memory import MemoryHost
 from plasmavmc.host.names import HostNames, shaper_name
-from plasmavmc.host.operations import Guarding, Peer, Reach, RuleSet, Source, TapRequest, Underlay
+from plasmavmc.host.operations import MAX_SOURCES, Guarding, Peer, Reach, RuleSet, Source, TapRequest, Underlay
 from plasmavmc.host.ports import PublishedPort
 from plasmavmc.network.backend import Attachment
 from plasmavmc.network.bridge import BridgeNetwork
 from plasmavmc.network.memory import MemoryNetwork
 from plasmavmc.traffic import Egress, Ingress
 from plasmavmc.types import NetworkSpec, NetworkUsage, RateLimit
-from tests.contract.network_contract import OFFERED, SUBNET, FakeClock, NetworkContract, NetworkRig, attach, key, nic
+from tests.contract.network_contract import (
+    OFFERED,
+    PREFIX,
+    SUBNET,
+    WEB,
+    FakeClock,
+    NetworkContract,
+    NetworkRig,
+    attach,
+    key,
+    nic,
+)
 
 CONFIGURATION = HelperConfiguration("swg_memory", 1000, 1000, publish=OFFERED)
 NAMES = CONFIGURATION.names
@@ -139,6 +152,26 @@ async def test_how_taps_are_guarded_is_told_once_the_bridge_is_configured() -> N
     assert backend.guarding.lack
     await backend.configure_bridge()
     assert backend.guarding == host.guarding
+    host.close()
+
+
+@pytest.mark.parametrize("make", [bridge_rig, lambda _: memory_rig(MemoryNetwork)])
+async def test_vms_of_other_nodes_that_are_too_many_to_know_are_counted(
+    make: Callable[[MemoryHost], NetworkRig],
+) -> None:
+    host = MemoryHost(CONFIGURATION)
+    rig = make(host)
+    await rig.backend.configure_bridge()
+    await rig.backend.settle()
+    nodes = [net for net in IPv4Network("10.64.0.0/11").subnets(new_prefix=20) if not net.overlaps(SUBNET)]
+    places = ((net, net[number]) for net in nodes for number in range(2, 1000))
+    away = [addresses.private_address(PREFIX, net, 1, ipv4) for net, ipv4 in islice(places, MAX_SOURCES + 3)]
+    await rig.backend.recognize([Source("web", each) for each in away])
+    assert (len(rig.known()), rig.backend.unrecognized) == (0, 0), "no rule names them"
+    await attach(rig, 1, replace(nic(1), ingress=(WEB,)))
+    assert (len(rig.known()), rig.backend.unrecognized) == (MAX_SOURCES, 3)
+    await rig.backend.recognize([Source("web", each) for each in away[3:]])
+    assert (len(rig.known()), rig.backend.unrecognized) == (MAX_SOURCES, 0)
     host.close()
 
 

@@ -78,6 +78,10 @@ class NetworkBackend(Protocol):
     def encrypted_by(self) -> str:
         """Who encrypts then: `kernel`, or the slower `wireguard-go`."""
 
+    @property
+    def unrecognized(self) -> int:
+        """So many VMs of other nodes that ingress here names are more than rules can know: they get in as anybody does."""
+
     async def usage(self, keys: Collection[str]) -> Mapping[str, NetworkUsage]:
         """What has passed the interfaces of these VMs, by key, but for those that have none, or whose frames are not
         counted."""
@@ -122,8 +126,9 @@ class NetworkBackend(Protocol):
         fine."""
 
     async def recognize(self, sources: Sequence[Source]) -> None:
-        """Know these VMs of other nodes by their identity, and no others: who is not known is let in as anybody is. Before
-        VMs of an earlier life are adopted they are only noted."""
+        """Know these VMs of other nodes by their identity, and no others: who is not known is let in as anybody is. Of
+        those that ingress here names at most `MAX_SOURCES` are; `unrecognized` tells of the rest. Before VMs of an earlier
+        life are adopted they are only noted."""
 
     async def publish(self, ports: Sequence[PublishedPort]) -> None:
         """Have this host answer at these ports, and at no others, as `network.publishing` has it. Those that root did not

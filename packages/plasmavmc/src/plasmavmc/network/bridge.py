@@ -87,6 +87,10 @@ class BridgeNetwork:
     def lacks_ipv6(self) -> str:
         return self._members.lacks_ipv6
 
+    @property
+    def unrecognized(self) -> int:
+        return self._members.unrecognized
+
     async def usage(self, keys: Collection[str]) -> Mapping[str, NetworkUsage]:
         taps = {tap: key for key in keys if (tap := self._members.tap_of(key))}
         used = await self._host.taps_usage(tuple(taps)) if taps else {}

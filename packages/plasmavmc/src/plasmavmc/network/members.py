@@ -38,6 +38,8 @@ class Members:
         """So many each may have; 0: any number."""
         self._known: tuple[Source, ...] = ()
         """VMs of other nodes."""
+        self.unrecognized = 0
+        """So many of those that ingress here names were beyond the most, in the rules that were asked for last."""
 
     def __contains__(self, key: str) -> bool:
         return key in self._members
@@ -54,9 +56,10 @@ class Members:
         ports = self.published.open(self._members, reached)
         sealed = self.reach.ports
         peers = self.peers if sealed else reached
-        return RuleSet(
-            self.bridge, members, peers, self.resolver, ports, self.connections, sealed, self._named(members)
-        )
+        named = self._named(members)
+        self.unrecognized = len(named[MAX_SOURCES:])
+        known = named[:MAX_SOURCES]
+        return RuleSet(self.bridge, members, peers, self.resolver, ports, self.connections, sealed, known)
 
     def retire(self, key: str) -> bool:
         """Give `key` nothing new at published ports. Whether that changes anything."""
@@ -125,10 +128,10 @@ class Members:
         return address in node_network(prefix_of(address), self.bridge.network)
 
     def _named(self, members: Sequence[Member]) -> tuple[Source, ...]:
-        """Of the known ones, those that ingress here names; who is beyond the most that there may be is as if unknown."""
+        """Of the known ones, those that ingress here names."""
         rules = (member.ingress for member in members if member.ingress)
         named = {opening.identity for ingress in rules for opening in ingress} - {ANYBODY}
-        return tuple(source for source in self._known if source.identity in named)[:MAX_SOURCES] if named else ()
+        return tuple(source for source in self._known if source.identity in named) if named else ()
 
     def lease_of(self, member: Member) -> Lease:
         bridge = self.bridge

@@ -50,6 +50,10 @@ class MemoryNetwork:
     def lacks_ipv6(self) -> str:
         return self._members.lacks_ipv6
 
+    @property
+    def unrecognized(self) -> int:
+        return self._members.unrecognized
+
     async def usage(self, keys: Collection[str]) -> Mapping[str, NetworkUsage]:
         return {key: self.traffic[key] for key in keys if key in self._members and key in self.traffic}
 

@@ -148,6 +148,7 @@ class PlasmaEngine:
             *warnings.guarding(manager.guarding),
             *warnings.without_ipv6(manager.lacks_ipv6),
             *warnings.slow_tunnel(self._network.encrypted_by),
+            *warnings.unrecognized(self._network.unrecognized),
             *warnings.nameless(resolver.trouble if resolver is not None else ""),
             *self._ports.warnings(),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from plasmavmc.host.operations import Guarding
+from plasmavmc.host.operations import MAX_SOURCES, Guarding
 from shellwego.core.nodes import Backend
 
 _GUARDED_BY = {
@@ -59,6 +59,17 @@ def slow_tunnel(encrypted_by: str) -> tuple[str, ...]:
     return (
         "what goes to other nodes is encrypted by a program (wireguard-go), far slower than by the kernel, which has no"
         " WireGuard — Boot a kernel with WIREGUARD (Linux 5.6 or later).",
+    )
+
+
+def unrecognized(count: int) -> tuple[str, ...]:
+    """Of VMs of other nodes that security groups here name."""
+    if not count:
+        return ()
+    return (
+        f"{count} VMs of other nodes, which security groups here let in, are more than the firewall can know"
+        f" ({MAX_SOURCES}): they get in as anybody of their project does, or not at all — Let in the whole project, or have"
+        " fewer VMs of the apps that are let in.",
     )
 
 
