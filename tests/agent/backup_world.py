@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from shellwego.agent.daemon import Agent
 from shellwego.control import backups, volumes
 from shellwego.control.loops import backups as backups_loop
 from shellwego.control.loops import vaults as vaults_loop
@@ -24,14 +23,11 @@ from shellwego.core.nodes import Node
 from shellwego.core.sensitive import Sensitive
 from shellwego.core.tenancy import Project
 from shellwego.core.volumes import Volume, VolumeState, restated
-from shellwego.drivers.engine.memory import MemoryEngine
 from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.objects.memory import MemoryObjects
-from shellwego.drivers.streams.memory import MemoryStreams
-from shellwego.drivers.uplink.memory import MemoryLink, MemoryNodeUplink
 from shellwego.ports.store import Transaction, eq
 from shellwego.wire import subjects
-from tests.agent.agent_world import FakeProber
+from tests.agent.agent_host import AgentHost
 from tests.control.rollout_world import PRJ, World
 
 T = TypeVar("T")
@@ -56,35 +52,13 @@ class GatedObjects(MemoryObjects):
         await super().put(path, data)
 
 
-class Host:
-    """A node whose agent can be killed; its engine lives on."""
-
+class Host(AgentHost):
     def __init__(self, platform: Platform, name: str, state_dir: Path) -> None:
+        super().__init__(platform.world, name, state_dir, platform.nodes)
         self._platform = platform
-        self.name = name
-        self.engine = MemoryEngine(platform.clock, name=name)
-        self.link = MemoryLink(platform.clock)
-        self._state_dir = state_dir
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        agent = Agent(
-            engine=self.engine,
-            uplink=MemoryNodeUplink(self._platform.nodes, self.link),
-            listener=MemoryStreams(),
-            bus=self._platform.world.control.bus,
-            clock=self._platform.clock,
-            name=self.name,
-            state_dir=self._state_dir,
-            prober=FakeProber(self._platform.clock),
-            open_objects=self._platform.opened,
-        )
-        self._task = asyncio.create_task(agent.run())
-
-    async def kill(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+    def further(self) -> dict[str, Any]:
+        return {**super().further(), "open_objects": self._platform.opened}
 
     def snapshots(self) -> list[str]:
         return [each for volume in self.engine.disks.kept.values() for each in volume.snapshots]

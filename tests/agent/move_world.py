@@ -3,11 +3,10 @@ sleeps: what a node that is emptied makes of it."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from shellwego.agent.daemon import Agent
 from shellwego.control import scheduling, sleep
 from shellwego.control.memories import NodeMemories
 from shellwego.control.replicastreams import NodeReplicas
@@ -17,55 +16,32 @@ from shellwego.core.instances import Instance, Phase
 from shellwego.core.nodes import Node, Scheduling
 from shellwego.core.vms import VmPhase, VmView
 from shellwego.drivers.clock.virtual import VirtualClock
-from shellwego.drivers.engine.memory import MemoryEngine
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.drivers.streams.memory import MemoryStreams
-from shellwego.drivers.uplink.memory import MemoryLink, MemoryNodeUplink
 from shellwego.ports.store import Store, eq
 from shellwego.ports.uplink import Replicas
-from tests.agent.agent_world import FakeProber
+from tests.agent.agent_host import AgentHost
 from tests.control.rollout_world import FakeEdge, World
 
 FILE, SECRET = "/counter", b"41"
 NEVER_ENDS = 120.0
 
 
-class Host:
+class Host(AgentHost):
     """An engine, and the agent over it."""
 
     def __init__(self, hosts: Hosts, name: str) -> None:
+        super().__init__(hosts.world, name, hosts.directory / name)
         self._hosts = hosts
-        self.name = name
-        self.engine = MemoryEngine(hosts.clock, name=name)
-        self.link = MemoryLink(hosts.clock)
         self.fetches = True
-        self._agent: Agent | None = None
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        self._agent = Agent(
-            engine=self.engine,
-            uplink=MemoryNodeUplink(self._hosts.world.nodes, self.link),
-            listener=self._hosts.streams,
-            bus=self._hosts.world.control.bus,
-            clock=self._hosts.clock,
-            name=self.name,
-            state_dir=self._hosts.directory / self.name,
-            prober=FakeProber(self._hosts.clock),
-            memories=self._hosts.memories if self.fetches else None,
-            replicas=self._hosts.replicas,
-        )
-        self._task = asyncio.create_task(self._agent.run())
-
-    async def kill(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+    def further(self) -> dict[str, Any]:
+        memories = self._hosts.memories if self.fetches else None
+        return {"listener": self._hosts.streams, "memories": memories, "replicas": self._hosts.replicas}
 
     @property
     def id(self) -> str:
-        return self._agent.node_id if self._agent is not None else ""
+        return self.agent.node_id if self.agent is not None else ""
 
     @property
     def views(self) -> list[VmView]:

@@ -3,52 +3,23 @@ is ever believed or adopted again."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from shellwego.agent.daemon import Agent
 from shellwego.control.nodeadmin import remove_node
 from shellwego.core.instances import Phase
 from shellwego.core.nodes import Node, NodeHealth
 from shellwego.core.vms import VmPhase
-from shellwego.drivers.engine.memory import MemoryEngine
-from shellwego.drivers.streams.memory import MemoryStreams
-from shellwego.drivers.uplink.memory import LinkState, MemoryLink, MemoryNodeUplink
+from shellwego.drivers.uplink.memory import LinkState
 from shellwego.ports.store import eq
-from tests.agent.agent_world import FakeProber
+from tests.agent.agent_host import AgentHost
 from tests.control.rollout_world import World
 
 
-class Host:
-    """A node: an engine that outlives its agent, and the wire to the control plane."""
-
-    def __init__(self, world: World, name: str, state_dir: Path) -> None:
-        self.world, self.name = world, name
-        self.engine = MemoryEngine(world.clock)
-        self.link = MemoryLink(world.clock)
-        self._state_dir = state_dir / name
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        agent = Agent(
-            engine=self.engine,
-            uplink=MemoryNodeUplink(self.world.nodes, self.link),
-            listener=MemoryStreams(),
-            bus=self.world.control.bus,
-            clock=self.world.clock,
-            name=self.name,
-            state_dir=self._state_dir,
-            prober=FakeProber(self.world.clock),
-        )
-        self._task = self.world.spawn(agent.run())
-
-    async def kill(self) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+class Host(AgentHost):
+    """A node, with what the platform and its engine say of it."""
 
     @property
     def row(self) -> Node:
@@ -65,13 +36,15 @@ async def hosts(tmp_path: Path) -> AsyncIterator[tuple[Host, Host]]:
     """Two nodes; the first runs the app's only instance."""
     world = World()
     await world.begin()
-    pair = [Host(world, name, tmp_path) for name in ("one", "two")]
+    pair = [Host(world, name, tmp_path / name) for name in ("one", "two")]
     for host in pair:
         host.start()
     await world.clock.advance(1)
     await world.finished(await world.deploy("hello:v1"))
     first, other = pair if await pair[0].running() else reversed(pair)
     yield first, other
+    for host in pair:
+        await host.kill()
     await world.end()
     for host in pair:
         await host.engine.close(keep_vms=False)

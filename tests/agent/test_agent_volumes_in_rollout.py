@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import pytest
 
-from shellwego.agent.daemon import Agent
 from shellwego.control import nodeadmin, volumes
 from shellwego.control.apps import stop_app
 from shellwego.control.drains import drain_plan
@@ -22,45 +21,16 @@ from shellwego.core.nodes import DrainOrder, Node, NodeHealth, Scheduling
 from shellwego.core.tenancy import Project
 from shellwego.core.vms import VmPhase
 from shellwego.core.volumes import SnapshotState, Volume, VolumeState
-from shellwego.drivers.engine.memory import MemoryEngine
-from shellwego.drivers.streams.memory import MemoryStreams
-from shellwego.drivers.uplink.memory import LinkState, MemoryLink, MemoryNodeUplink
+from shellwego.drivers.uplink.memory import LinkState
 from shellwego.ports.store import Transaction
-from tests.agent.agent_world import FakeProber
+from tests.agent.agent_host import AgentHost
 from tests.control.rollout_world import PRJ, World
 
 T = TypeVar("T")
 GIB = 1 << 30
 
 
-class Host:
-    def __init__(self, platform: Platform, name: str, state_dir: Path) -> None:
-        self._platform = platform
-        self.name = name
-        self.engine = MemoryEngine(platform.clock, name=name)
-        self.link = MemoryLink(platform.clock)
-        self._state_dir = state_dir
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        world = self._platform.world
-        agent = Agent(
-            engine=self.engine,
-            uplink=MemoryNodeUplink(world.nodes, self.link),
-            listener=MemoryStreams(),
-            bus=world.control.bus,
-            clock=world.clock,
-            name=self.name,
-            state_dir=self._state_dir,
-            prober=FakeProber(world.clock),
-        )
-        self._task = asyncio.create_task(agent.run())
-
-    async def kill(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
+class Host(AgentHost):
     def alive(self) -> list[str]:
         """VMs that have the volume."""
         return [view.vm_id for view in self.engine.disks.views() if view.vm_id]
@@ -72,7 +42,7 @@ class Platform:
     def __init__(self, scratch: Path) -> None:
         self.world = World()
         self.clock = self.world.clock
-        self.hosts = [Host(self, name, scratch / name) for name in ("one", "two")]
+        self.hosts = [Host(self.world, name, scratch / name) for name in ("one", "two")]
         self.volume_id = ""
         self.most_owners = 0
 

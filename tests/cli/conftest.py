@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.api.api_world import OWNER
+from tests.api.running_api import Running
 from tests.cli.cli_world import HandMadeApi, Machine
 
 
@@ -27,3 +29,17 @@ def api(machine: Machine) -> Iterator[HandMadeApi]:
     with HandMadeApi().running() as running:
         machine.context("here", running.url, token="pat_here")
         yield running
+
+
+@pytest.fixture
+def running(tmp_path: Path, machine: Machine) -> Iterator[Running]:
+    """The API on a real socket, which is the machine's current context."""
+    with Running(tmp_path / "spool") as running:
+        machine.context("here", running.url, token=OWNER)
+        yield running
+
+
+@pytest.fixture
+def shop(running: Running) -> None:
+    """An app there."""
+    running.do(running.world.made("/v1/apps", {"name": "shop"}))

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-
-import pytest
 
 from shellwego.control.unit import Unit
-from tests.api.api_world import OWNER, keep_backup, keep_volume
+from tests.api.api_world import keep_backup, keep_volume
 from tests.api.running_api import Running
 from tests.cli.cli_world import Machine
-
-
-@pytest.fixture
-def running(tmp_path: Path, machine: Machine) -> Iterator[Running]:
-    with Running(tmp_path / "spool") as running:
-        machine.context("here", running.url, token=OWNER)
-        yield running
 
 
 def kept(running: Running, **changes: object) -> str:

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.api.api_world import OWNER
 from tests.api.running_api import Running
 from tests.cli.cli_world import Machine
 
-
-@pytest.fixture
-def running(tmp_path: Path, machine: Machine) -> Iterator[Running]:
-    with Running(tmp_path / "spool") as running:
-        machine.context("here", running.url, token=OWNER)
-        running.do(running.world.made("/v1/apps", {"name": "shop"}))
-        yield running
+pytestmark = pytest.mark.usefixtures("shop")
 
 
 def test_a_list_is_written_closed_shown_and_opened(machine: Machine, running: Running) -> None:

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shellwego.core.secrets import label
-from tests.api.api_world import OWNER
 from tests.api.running_api import Running
 from tests.cli.cli_world import Ended, Machine
 
 VALUE = "correct-horse"
-
-
-@pytest.fixture
-def running(tmp_path: Path, machine: Machine) -> Iterator[Running]:
-    with Running(tmp_path / "spool") as running:
-        machine.context("here", running.url, token=OWNER)
-        yield running
 
 
 def latest(machine: Machine, name: str = "DB_URL") -> Any:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,13 +17,6 @@ from shellwego.ports.store import eq
 from tests.api.api_world import ADMIN, OWNER, keep_volume, leave_copy
 from tests.api.running_api import Running
 from tests.cli.cli_world import Machine
-
-
-@pytest.fixture
-def running(tmp_path: Path, machine: Machine) -> Iterator[Running]:
-    with Running(tmp_path / "spool") as running:
-        machine.context("here", running.url, token=OWNER)
-        yield running
 
 
 def kept(running: Running, name: str = "data") -> str:

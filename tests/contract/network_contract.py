@@ -17,7 +17,7 @@ from plasmavmc.host.operations import Source
 from plasmavmc.host.ports import Answerer, PublishedPort, PublishSite, Transport
 from plasmavmc.network.backend import Attachment, NetworkBackend
 from plasmavmc.network.ipam import REST_S
-from plasmavmc.traffic import Destination, IpProtocol, Opening
+from plasmavmc.policy import Destination, IpProtocol, Opening
 from plasmavmc.types import NetworkSpec, mac_of, vm_key
 
 TLS = Destination(IPv4Network("203.0.113.0/24"), IpProtocol.TCP, 443, 443)

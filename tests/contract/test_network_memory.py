@@ -22,7 +22,7 @@ from plasmavmc.host.ports import PublishedPort
 from plasmavmc.network.backend import Attachment
 from plasmavmc.network.bridge import BridgeNetwork
 from plasmavmc.network.memory import MemoryNetwork
-from plasmavmc.traffic import Egress, Ingress
+from plasmavmc.policy import Egress, Ingress
 from plasmavmc.types import NetworkSpec, NetworkUsage, RateLimit
 from tests.contract.network_contract import (
     OFFERED,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import plasmavmc.traffic
+import plasmavmc.policy
 from shellwego.core.apps import App
 from shellwego.core.destinations import IpProtocol
 from shellwego.core.errors import InvalidError
@@ -171,4 +171,4 @@ def test_rules_that_name_an_app_that_is_gone_are_taken_away() -> None:
 
 
 def test_nodes_take_as_many_openings_as_are_told_to_them() -> None:
-    assert MAX_OPENINGS == plasmavmc.traffic.MAX_OPENINGS
+    assert MAX_OPENINGS == plasmavmc.policy.MAX_OPENINGS

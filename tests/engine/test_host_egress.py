@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plasmavmc.host.egress import Box, boxes
-from plasmavmc.traffic import LAST_PORT, MAX_DESTINATIONS, Destination, IpProtocol
+from plasmavmc.policy import LAST_PORT, MAX_DESTINATIONS, Destination, IpProtocol
 
 NUMBERS = {IpProtocol.ICMP: 1, IpProtocol.TCP: 6, IpProtocol.UDP: 17}
 NETWORKS = st.builds(

@@ -18,7 +18,7 @@ from plasmavmc.host.helper.rules import render, render_change, tables
 from plasmavmc.host.helper.rules_members import Marks
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import MAX_SOURCES, Bridge, Member, RuleSet, Source
-from plasmavmc.traffic import LAST_PORT, MAX_OPENINGS, Ingress, IpProtocol, Opening
+from plasmavmc.policy import LAST_PORT, MAX_OPENINGS, Ingress, IpProtocol, Opening
 from plasmavmc.types import mac_of, vm_key
 
 NAMES = HostNames.of("swg_groups")

@@ -15,7 +15,7 @@ from plasmavmc.host.helper.rules_members import Marks
 from plasmavmc.host.helper.rules_policy import listed
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import RESOLVER_PORT, Bridge, Member, Peer, RuleSet
-from plasmavmc.traffic import Destination, IpProtocol
+from plasmavmc.policy import Destination, IpProtocol
 from plasmavmc.types import mac_of, vm_key
 
 NAMES = HostNames.of("swg_rules")

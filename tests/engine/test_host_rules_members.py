@@ -20,7 +20,7 @@ from plasmavmc.host.helper.rules import tables
 from plasmavmc.host.helper.rules_members import Ledger, Marks
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import Bridge, Member, RuleSet, Source
-from plasmavmc.traffic import Destination, Egress, Ingress, IpProtocol, Opening
+from plasmavmc.policy import Destination, Egress, Ingress, IpProtocol, Opening
 from plasmavmc.types import mac_of, vm_key
 
 NAMES = HostNames.of("swg_members")

@@ -18,8 +18,8 @@ from plasmavmc.host.operations import Swept
 from plasmavmc.host.ports import Answerer, PublishedPort, Transport
 from plasmavmc.hypervisor.memory import Faults, PretendedVmms
 from plasmavmc.manager import VmManager
+from plasmavmc.policy import Destination, IpProtocol, Opening
 from plasmavmc.states import VmState
-from plasmavmc.traffic import Destination, IpProtocol, Opening
 from plasmavmc.types import NetworkSpec, NetworkUsage, RateLimit, Vm, VmResources, vm_key
 from tests.engine.engine_rig import EngineRig, script
 

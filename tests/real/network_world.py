@@ -26,7 +26,7 @@ from plasmavmc.host.operations import Limits, TapRequest
 from plasmavmc.network.backend import NO_NAMES, Attachment, NameService
 from plasmavmc.network.bridge import BridgeNetwork
 from plasmavmc.network.ipam import choose_subnet
-from plasmavmc.traffic import Destination, Egress
+from plasmavmc.policy import Destination, Egress
 from plasmavmc.types import Lease, NetworkSpec, vm_key
 from tests.contract.host_rig import Namespace, RealHelper, eventually
 from tests.real import tap_holder

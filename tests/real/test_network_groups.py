@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from plasmavmc.host.operations import Source
 from plasmavmc.network.bridge import BridgeNetwork
-from plasmavmc.traffic import Ingress, IpProtocol, Opening
+from plasmavmc.policy import Ingress, IpProtocol, Opening
 from plasmavmc.types import vm_key
 from tests.real import network_truth as truth
 from tests.real.network_world import Vm, Wire

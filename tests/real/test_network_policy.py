@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from plasmavmc.host import operations
 from plasmavmc.network.backend import NoNameService
-from plasmavmc.traffic import Destination, IpProtocol
+from plasmavmc.policy import Destination, IpProtocol
 from plasmavmc.types import vm_key
 from tests.contract.host_rig import Namespace, RealHelper
 from tests.real import network_truth as truth

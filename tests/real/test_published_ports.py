@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from plasmavmc.host.ports import Answerer, PublishedPort, Transport
-from plasmavmc.traffic import Destination, IpProtocol
+from plasmavmc.policy import Destination, IpProtocol
 from plasmavmc.types import vm_key
 from tests.real import network_truth as truth
 from tests.real.network_peer import PORT

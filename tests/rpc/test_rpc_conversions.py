@@ -26,6 +26,7 @@ from plasmavmc.errors import (
     WorkloadError,
 )
 from plasmavmc.guest.api import ExecExit, ExecOutput
+from plasmavmc.policy import Destination, IpProtocol, Opening
 from plasmavmc.rpc.api import (
     Amount,
     Image,
@@ -41,7 +42,6 @@ from plasmavmc.rpc.conversions import images, nodes, specs, streams, values, vms
 from plasmavmc.rpc.errors import _told, code_of, status_of
 from plasmavmc.rpc.v1 import types_pb2, vm_pb2
 from plasmavmc.states import VmState
-from plasmavmc.traffic import Destination, IpProtocol, Opening
 from plasmavmc.types import (
     DiskSource,
     DiskSpec,

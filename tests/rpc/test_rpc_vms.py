@@ -18,12 +18,12 @@ from plasmavmc.errors import (
     NotFoundError,
     UnauthenticatedError,
 )
+from plasmavmc.policy import Destination, IpProtocol, Opening
 from plasmavmc.rpc.api import VmFilter
 from plasmavmc.rpc.client import EngineClient
 from plasmavmc.rpc.v1 import vm_pb2
 from plasmavmc.rpc.v1.vm_pb2_grpc import VmServiceStub
 from plasmavmc.states import VmState
-from plasmavmc.traffic import Destination, IpProtocol, Opening
 from plasmavmc.types import ExecSpec, FileSpec, ForkIdentity, NetworkSpec, Scope, Vm, VmResources, mac_of
 from tests.rpc.rpc_rig import ACME, OTHER, TOKENS, RpcRig, running, until
 

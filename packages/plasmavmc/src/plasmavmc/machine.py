@@ -31,9 +31,9 @@ from plasmavmc.guest.listener import Listener
 from plasmavmc.guest.logs import VmLog
 from plasmavmc.hypervisor.backend import HypervisorBackend, VmmExit
 from plasmavmc.parts import EngineParts
+from plasmavmc.policy import Egress, Ingress
 from plasmavmc.records import VmRecord
 from plasmavmc.states import ENDED, VmState, advance
-from plasmavmc.traffic import Egress, Ingress
 from plasmavmc.types import Lease, NetworkSpec, NetworkUsage, TerminalSize, Vm, VmHandle, VmSpec, VmUsage, vm_key
 
 EXIT_GRACE_S = 5.0

@@ -26,11 +26,11 @@ from plasmavmc.hypervisor.backend import Reserving
 from plasmavmc.machines import Machines
 from plasmavmc.moving import export_snapshot, import_snapshot, snapshot_host
 from plasmavmc.parts import EngineParts
+from plasmavmc.policy import Egress, Ingress
 from plasmavmc.records import VmRecord
 from plasmavmc.sleeping import SuspendableMachine
 from plasmavmc.specs import check_egress, check_identity, check_ingress, check_spec, limited_networks
 from plasmavmc.states import ENDED, VmState
-from plasmavmc.traffic import Egress, Ingress
 from plasmavmc.types import CopyTarget, ExecSpec, ForkIdentity, LogLine, NetworkUsage, TerminalSize, Vm, VmSpec, vm_key
 from plasmavmc.volumes import Volumes
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from plasmavmc.errors import InvalidSpecError
 from plasmavmc.mounts import check_volumes
-from plasmavmc.traffic import MAX_DESTINATIONS, MAX_OPENINGS, Destination, Egress, Ingress, Opening, is_identity
+from plasmavmc.policy import MAX_DESTINATIONS, MAX_OPENINGS, Destination, Egress, Ingress, Opening, is_identity
 from plasmavmc.types import GIB, NO_LIMIT, RateLimit, VmResources, VmSpec, check_digest, check_id
 
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")

@@ -1,5 +1,5 @@
 """The nouns of a VM: what is asked for, what is, what is said to it. Frozen values without I/O. What may pass between VMs is
-in `traffic`, what they run on in `backends`.
+in `policy`, what they run on in `backends`.
 
 Units: memory and disk in bytes, CPU in milli-CPU (1000 is one full core), durations in seconds, times in seconds since
 the epoch. Text such as `512m` is parsed at the rim and never arrives here.
@@ -19,8 +19,8 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from plasmavmc.errors import InvalidSpecError
+from plasmavmc.policy import Egress, Ingress
 from plasmavmc.states import VmState
-from plasmavmc.traffic import Egress, Ingress
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB

@@ -15,7 +15,7 @@ import click
 from plasmavmc.cli.ends import USAGE, Failure
 
 if TYPE_CHECKING:
-    from plasmavmc.traffic import Destination, IpProtocol, Opening
+    from plasmavmc.policy import Destination, IpProtocol, Opening
     from plasmavmc.types import PublishedPort
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
@@ -99,7 +99,7 @@ def ingress(texts: Sequence[str]) -> tuple[Opening, ...] | None:
 
 
 def _opening(text: str) -> Opening:
-    from plasmavmc.traffic import ANYBODY, Opening  # noqa: PLC0415
+    from plasmavmc.policy import ANYBODY, Opening  # noqa: PLC0415
 
     match = _OPENING.fullmatch(text)
     if match is None:
@@ -109,7 +109,7 @@ def _opening(text: str) -> Opening:
 
 
 def _protocol_and_ports(option: str, text: str, match: re.Match[str]) -> tuple[IpProtocol, int, int]:
-    from plasmavmc.traffic import LAST_PORT, IpProtocol  # noqa: PLC0415
+    from plasmavmc.policy import LAST_PORT, IpProtocol  # noqa: PLC0415
 
     protocol = match["protocol"] or ("tcp" if match["first"] else "any")
     if protocol not in set(IpProtocol):
@@ -119,7 +119,7 @@ def _protocol_and_ports(option: str, text: str, match: re.Match[str]) -> tuple[I
 
 
 def _destination(text: str) -> Destination:
-    from plasmavmc.traffic import Destination  # noqa: PLC0415
+    from plasmavmc.policy import Destination  # noqa: PLC0415
 
     match = _DESTINATION.fullmatch(text)
     if match is None:

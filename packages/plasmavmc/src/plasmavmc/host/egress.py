@@ -16,7 +16,7 @@ from ipaddress import IPv4Network, collapse_addresses
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-from plasmavmc.traffic import LAST_PORT, Destination, IpProtocol
+from plasmavmc.policy import LAST_PORT, Destination, IpProtocol
 
 _NUMBERS = {IpProtocol.ICMP: 1, IpProtocol.TCP: 6, IpProtocol.UDP: 17}
 _PORT_BITS = 16

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from plasmavmc.host.ports import OpenPort
 from plasmavmc.host.zfs import ZfsOrder
-from plasmavmc.traffic import Egress, Ingress
+from plasmavmc.policy import Egress, Ingress
 from plasmavmc.types import MIB, NetworkUsage
 
 JAIL_TAP = "tap0"

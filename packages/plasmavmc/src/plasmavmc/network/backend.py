@@ -16,7 +16,7 @@ from typing import Protocol
 
 from plasmavmc.host.operations import Guarding, Member, Peer, Source
 from plasmavmc.host.ports import PublishedPort
-from plasmavmc.traffic import Egress, Ingress
+from plasmavmc.policy import Egress, Ingress
 from plasmavmc.types import Lease, NetworkSpec, NetworkUsage
 
 

@@ -26,7 +26,7 @@ from plasmavmc.host.peace import PEACE_S, InPeace
 from plasmavmc.host.ports import NOTHING_PUBLISHED, PublishedPort, PublishSite
 from plasmavmc.network.backend import NO_NAMES, Attachment, NameService
 from plasmavmc.network.members import Members
-from plasmavmc.traffic import Egress, Ingress
+from plasmavmc.policy import Egress, Ingress
 from plasmavmc.types import NO_LIMIT, NetworkSpec, NetworkUsage
 
 

@@ -12,7 +12,7 @@ from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import MAX_SOURCES, PLAINLY, Bridge, Member, Peer, RuleSet, Source
 from plasmavmc.network.ipam import AddressPool, gateway_of
 from plasmavmc.network.publishing import Publishing
-from plasmavmc.traffic import ANYBODY, Egress, Ingress
+from plasmavmc.policy import ANYBODY, Egress, Ingress
 from plasmavmc.types import Lease, NetworkSpec, mac_of
 
 

@@ -12,7 +12,7 @@ from plasmavmc.host.operations import Guarding, Peer, RuleSet, Source
 from plasmavmc.host.ports import NOTHING_PUBLISHED, PublishedPort, PublishSite
 from plasmavmc.network.backend import Attachment
 from plasmavmc.network.members import Members
-from plasmavmc.traffic import Egress, Ingress
+from plasmavmc.policy import Egress, Ingress
 from plasmavmc.types import NetworkSpec, NetworkUsage
 
 

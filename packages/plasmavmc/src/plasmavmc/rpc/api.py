@@ -19,9 +19,9 @@ from typing import Protocol
 
 from plasmavmc.backends import BackendStatus, GuestKind
 from plasmavmc.guest.api import ExecSession
+from plasmavmc.policy import Egress, Ingress
 from plasmavmc.rpc.access import Reach
 from plasmavmc.states import VmState
-from plasmavmc.traffic import Egress, Ingress
 from plasmavmc.types import CopyTarget, ExecSpec, ForkIdentity, LogLine, Scope, TerminalSize, Vm, VmSpec
 
 # VMs

@@ -19,6 +19,7 @@ from plasmavmc.errors import ConflictError, InvalidSpecError, NotFoundError, Pla
 from plasmavmc.guest.api import ExecSession
 from plasmavmc.images.locks import KeyedLocks
 from plasmavmc.manager import VmManager
+from plasmavmc.policy import Egress, Ingress
 from plasmavmc.rpc.access import Reach
 from plasmavmc.rpc.api import Position, VmEvent, VmFilter
 from plasmavmc.rpc.watch import KEPT_CHANGES, History
@@ -26,7 +27,6 @@ from plasmavmc.server.catalogue import Catalogue
 from plasmavmc.server.node import EngineNode
 from plasmavmc.server.ports import PublishedPorts
 from plasmavmc.states import ENDED, VmState
-from plasmavmc.traffic import Egress, Ingress
 from plasmavmc.types import (
     CopyTarget,
     ExecSpec,

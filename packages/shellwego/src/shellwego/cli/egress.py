@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import show
+from shellwego.cli.rules import PORTS_AND_PROTOCOL, ports_and_protocol
 from shellwego.cli.session import Session, shared
 
 if TYPE_CHECKING:
     from shellwego.client.generated import DestinationBody, EgressView
 
-_DESTINATION = re.compile(
-    r"(?P<network>[^:/]+(?:/[0-9]+)?)(?::(?P<ports>[0-9-]+))?(?:/(?P<protocol>any|tcp|udp|icmp))?"
-)
-_Protocol = Literal["any", "tcp", "udp", "icmp"]
+_DESTINATION = re.compile(r"(?P<network>[^:/]+(?:/[0-9]+)?)" + PORTS_AND_PROTOCOL)
 _destinations = click.argument("destinations", nargs=-1, required=True, metavar="DESTINATION...")
 
 
@@ -96,8 +94,7 @@ def _parsed(text: str) -> DestinationBody:
             f"{text!r} is not NETWORK[:PORTS][/PROTOCOL], such as 203.0.113.0/24:443/tcp;"
             " a protocol is any, tcp, udp or icmp."
         )
-    ports = match["ports"] or ""
-    protocol = cast("_Protocol", match["protocol"] or ("tcp" if ports else "any"))
+    ports, protocol = ports_and_protocol(match)
     return DestinationBody(network=match["network"], protocol=protocol, ports=ports)
 
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING
 
 import click
 
 from shellwego.cli.groups import NounGroup
 from shellwego.cli.output import age, show
+from shellwego.cli.rules import PORTS_AND_PROTOCOL, ports_and_protocol
 from shellwego.cli.session import Session, about_no_app, shared
 from shellwego.client.pages import MOST, every
 
 if TYPE_CHECKING:
     from shellwego.client.generated import GroupView, RuleBody, RuleView
 
-_RULE = re.compile(
-    r"(?P<source>project|(?:group|app):[A-Za-z0-9_-]+)(?::(?P<ports>[0-9-]+))?(?:/(?P<protocol>any|tcp|udp|icmp))?"
-)
-_Protocol = Literal["any", "tcp", "udp", "icmp"]
+_RULE = re.compile(r"(?P<source>project|(?:group|app):[A-Za-z0-9_-]+)" + PORTS_AND_PROTOCOL)
 _rules = click.argument("rules", nargs=-1, required=True, metavar="RULE...")
 
 
@@ -143,8 +141,8 @@ def _parsed(text: str) -> RuleBody:
     match = _RULE.fullmatch(text)
     if match is None:
         raise click.UsageError(f"{text[:80]!r} is no rule, such as project, group:web/icmp or app:shop:5432/tcp.")
-    protocol = match["protocol"] or ("tcp" if match["ports"] else "any")
-    return RuleBody(source=match["source"], protocol=cast(_Protocol, protocol), ports=match["ports"] or "")
+    ports, protocol = ports_and_protocol(match)
+    return RuleBody(source=match["source"], protocol=protocol, ports=ports)
 
 
 def _text(rule: RuleView) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from shellwego.control.scopes import organization_of
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App
 
@@ -18,11 +19,10 @@ def announce(
     severity: str = "info",
 ) -> None:
     """Write an event about the app, or about a `resource` (an id) that belongs to it."""
-    project = unit.tx.projects.get(app.project_id)
     unit.emit(
         type_,
         resource or app.id,
-        organization_id=project.organization_id if project else "",
+        organization_id=organization_of(unit.tx, app.project_id),
         project_id=app.project_id,
         severity=severity,
         data={"app": app.id, "name": app.name, **(data or {})},

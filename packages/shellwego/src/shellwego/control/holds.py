@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from shellwego.control.facts import releases_of, volumes_of
+from shellwego.control.scopes import organization_of
 from shellwego.control.unit import Unit
 from shellwego.core.apps import AppConfig
 from shellwego.core.instances import Instance, OwnerKind
@@ -76,11 +77,10 @@ def tell(
     severity: str = "info",
 ) -> None:
     """Write an event about a volume, and have its node look."""
-    project = unit.tx.projects.get(volume.project_id)
     unit.emit(
         type_,
         volume.id,
-        organization_id=project.organization_id if project else "",
+        organization_id=organization_of(unit.tx, volume.project_id),
         project_id=volume.project_id,
         severity=severity,
         data={"name": volume.name, **(data or {})},

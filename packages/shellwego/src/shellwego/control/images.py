@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from shellwego.control.imagework import ImageWork
 from shellwego.control.instances import LIVE_PHASES
+from shellwego.control.scopes import organization_of
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import ConflictError, FieldError, InvalidError, NotFoundError
@@ -238,12 +239,11 @@ def _rows(tx: Transaction, project_id: str, reference: str) -> list[Image]:
 
 def image_event(unit: Unit, type_: str, image: Image, severity: str = "info") -> None:
     """Write an event about an image."""
-    project = unit.tx.projects.get(image.project_id)
     data = {"reference": image.reference, "digest": image.digest}
     unit.emit(
         type_,
         image.id,
-        organization_id=project.organization_id if project else "",
+        organization_id=organization_of(unit.tx, image.project_id),
         project_id=image.project_id,
         severity=severity,
         data={**data, "reason": image.reason} if image.reason else data,

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from shellwego.control.replicareports import replica_order
-from shellwego.control.scopes import missing
+from shellwego.control.scopes import missing, organization_of
 from shellwego.control.streams import poured
 from shellwego.control.unit import Caller, Control, Unit
 from shellwego.core.errors import ConflictError, UnavailableError
@@ -75,11 +75,10 @@ def _is_base(replica: Replica, since: str, along: tuple[str, ...]) -> bool:
 
 
 def _note(unit: Unit, replica: Replica, volume: Volume) -> None:
-    project = unit.tx.projects.get(volume.project_id)
     unit.audit(
         "volumes:replicate",
         volume.id,
-        organization_id=project.organization_id if project else "",
+        organization_id=organization_of(unit.tx, volume.project_id),
         project_id=volume.project_id,
         detail=f"{replica.purpose.value} {replica.id} to {replica.node_id}",
     )

@@ -41,6 +41,12 @@ def project_of(tx: Transaction, project_id: str) -> Project:
     return project
 
 
+def organization_of(tx: Transaction, project_id: str) -> str:
+    """The id of the organization that a project is of; empty where the project is gone."""
+    project = tx.projects.get(project_id)
+    return project.organization_id if project else ""
+
+
 def missing(kind: str, ref: str) -> NotFoundError:
     """The one wording for what is not there and for what is somebody else's."""
     return NotFoundError(f"{kind.replace(' ', '-')}-not-found", f"there is no {kind} “{ref[:200]}”")

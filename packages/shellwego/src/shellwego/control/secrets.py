@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from shellwego.control.config import refuse
 from shellwego.control.references import Use, secret_named, uses, versions_of
-from shellwego.control.scopes import missing
+from shellwego.control.scopes import missing, organization_of
 from shellwego.control.sealing import OpenKey, forget, keep_key
 from shellwego.control.unit import Unit
 from shellwego.core.envelope import Label
@@ -196,11 +196,10 @@ def _refuse_needed(secret: Secret, needed: Iterable[Use]) -> None:
 
 
 def _announce(unit: Unit, secret: Secret, type_: str, number: int) -> None:
-    project = unit.tx.projects.get(secret.project_id)
     unit.emit(
         type_,
         secret.id,
-        organization_id=project.organization_id if project else "",
+        organization_id=organization_of(unit.tx, secret.project_id),
         project_id=secret.project_id,
         data={"name": secret.name, "version": str(number)},
     )

@@ -15,7 +15,7 @@ from shellwego.control.facts import node_usage
 from shellwego.control.holds import tell
 from shellwego.control.mounts import users
 from shellwego.control.replicareports import ask_round, drop_replica, replicas_of, store_replica
-from shellwego.control.scopes import missing
+from shellwego.control.scopes import missing, organization_of
 from shellwego.control.unit import Unit
 from shellwego.control.volumemoves import node_faults
 from shellwego.control.volumereports import snapshots_of
@@ -362,11 +362,10 @@ def _without_what_was_under_way(unit: Unit, volume: Volume, home: Node) -> Volum
 
 
 def _audit(unit: Unit, volume: Volume, detail: str) -> None:
-    project = unit.tx.projects.get(volume.project_id)
     unit.audit(
         "volumes:promote",
         volume.id,
-        organization_id=project.organization_id if project else "",
+        organization_id=organization_of(unit.tx, volume.project_id),
         project_id=volume.project_id,
         detail=detail,
     )

@@ -28,7 +28,7 @@ from plasmavmc.host.operations import (
     Underlay,
 )
 from plasmavmc.host.rotation import MAX_STEP, SLOTS
-from plasmavmc.traffic import MAX_DESTINATIONS, MAX_OPENINGS, Destination, Opening, is_identity
+from plasmavmc.policy import MAX_DESTINATIONS, MAX_OPENINGS, Destination, Opening, is_identity
 from plasmavmc.types import GIB, MIB
 
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGSTOP, signal.SIGCONT})

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from plasmavmc.host.egress import Box, boxes
 from plasmavmc.host.helper.nft import NamedSet
-from plasmavmc.traffic import ANYBODY, LAST_PORT, Destination, Ingress, IpProtocol, Opening
+from plasmavmc.policy import ANYBODY, LAST_PORT, Destination, Ingress, IpProtocol, Opening
 
 _REMEMBERED = 4096
 """Rules of a host that are looked at again with each change."""

@@ -19,7 +19,7 @@ from functools import lru_cache
 
 from plasmavmc.host.egress import Box, boxes
 from plasmavmc.host.operations import Member
-from plasmavmc.traffic import Destination
+from plasmavmc.policy import Destination
 
 _REMEMBERED = 4096
 """Lists of a host that are looked at again with each change."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import grpc
 
 from plasmavmc.guest.api import ExecSession
+from plasmavmc.policy import Egress, Ingress
 from plasmavmc.rpc.api import ALL_VMS, VmFilter
 from plasmavmc.rpc.clients.calls import UPLOAD_CHUNK, Metadata, answers_of, request_id_of, translated
 from plasmavmc.rpc.conversions.egress import egress_to_pb
@@ -21,7 +22,6 @@ from plasmavmc.rpc.conversions.vms import copy_to_pb, filter_to_pb, vm_from_pb
 from plasmavmc.rpc.remote_exec import RemoteExec
 from plasmavmc.rpc.v1 import vm_pb2
 from plasmavmc.rpc.v1.vm_pb2_grpc import VmServiceStub
-from plasmavmc.traffic import Egress, Ingress
 from plasmavmc.types import CopyTarget, ExecSpec, ForkIdentity, LogLine, TerminalSize, Vm, VmSpec
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network
 
 from plasmavmc.errors import InvalidSpecError
+from plasmavmc.policy import LAST_PORT, MAX_DESTINATIONS, Destination, IpProtocol
 from plasmavmc.rpc.conversions.values import enum_from_pb, enum_to_pb
 from plasmavmc.rpc.v1 import types_pb2
-from plasmavmc.traffic import LAST_PORT, MAX_DESTINATIONS, Destination, IpProtocol
 
 _PROTOCOL_NAMES = {int(value): name for name, value in types_pb2.Destination.Protocol.items()}
 

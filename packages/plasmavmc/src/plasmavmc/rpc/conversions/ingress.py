@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plasmavmc.errors import InvalidSpecError
+from plasmavmc.policy import MAX_OPENINGS, Opening
 from plasmavmc.rpc.conversions.egress import last_port, protocol_from_pb, protocol_to_pb
 from plasmavmc.rpc.v1 import types_pb2
-from plasmavmc.traffic import MAX_OPENINGS, Opening
 
 
 def ingress_to_pb(openings: Sequence[Opening]) -> types_pb2.Ingress:

@@ -7,6 +7,7 @@ from ipaddress import AddressValueError, IPv4Address
 
 from plasmavmc.errors import InvalidSpecError
 from plasmavmc.guest.messages import signal_number
+from plasmavmc.policy import LAST_PORT, is_identity
 from plasmavmc.rpc.conversions.egress import egress_from_pb, egress_to_pb
 from plasmavmc.rpc.conversions.ingress import ingress_from_pb, ingress_to_pb
 from plasmavmc.rpc.conversions.values import (
@@ -22,7 +23,6 @@ from plasmavmc.rpc.conversions.values import (
     texts,
 )
 from plasmavmc.rpc.v1 import types_pb2
-from plasmavmc.traffic import LAST_PORT, is_identity
 from plasmavmc.types import (
     NO_LIMIT,
     DiskSource,

@@ -19,11 +19,11 @@ from itertools import islice
 from plasmavmc import types as engine
 from plasmavmc.errors import ConflictError, InvalidSpecError, NotFoundError
 from plasmavmc.guest.api import ExecSession
+from plasmavmc.policy import Egress, Ingress
 from plasmavmc.rpc.access import Reach
 from plasmavmc.rpc.api import Position, VmEvent, VmFilter
 from plasmavmc.rpc.identifiers import name_of
 from plasmavmc.states import VmState
-from plasmavmc.traffic import Egress, Ingress
 from plasmavmc.types import CopyTarget, ExecSpec, ForkIdentity, LogLine, LogStream, TerminalSize, Vm, VmSpec
 from shellwego.api.grpc.callers import Callers
 from shellwego.api.grpc.errors import not_offered, translated

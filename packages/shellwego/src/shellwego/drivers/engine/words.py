@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
-from plasmavmc import traffic, types
+from plasmavmc import policy, types
 from plasmavmc.backends import BackendCapabilities
 from plasmavmc.host import operations
 from plasmavmc.host.operations import Peer
@@ -27,19 +27,19 @@ LONGEST_WORD = 128
 """Of what is told of a host; servers take no essays."""
 
 
-def to_egress(destinations: Sequence[Destination] | None) -> traffic.Egress:
+def to_egress(destinations: Sequence[Destination] | None) -> policy.Egress:
     """What a VM may open connections to, in the engine's words. Pure."""
     if destinations is None:
         return None
     return tuple(
-        traffic.Destination(
-            IPv4Network(each.network), traffic.IpProtocol(each.protocol.value), each.first_port, each.last_port
+        policy.Destination(
+            IPv4Network(each.network), policy.IpProtocol(each.protocol.value), each.first_port, each.last_port
         )
         for each in destinations
     )
 
 
-def from_egress(egress: traffic.Egress) -> tuple[Destination, ...] | None:
+def from_egress(egress: policy.Egress) -> tuple[Destination, ...] | None:
     """The same, back. Pure."""
     if egress is None:
         return None
@@ -54,17 +54,17 @@ def from_egress(egress: traffic.Egress) -> tuple[Destination, ...] | None:
     )
 
 
-def to_ingress(openings: Ingress) -> traffic.Ingress:
+def to_ingress(openings: Ingress) -> policy.Ingress:
     """What may be opened to a VM, in the engine's words. Pure."""
     if openings is None:
         return None
     return tuple(
-        traffic.Opening(each.identity, traffic.IpProtocol(each.protocol.value), each.first_port, each.last_port)
+        policy.Opening(each.identity, policy.IpProtocol(each.protocol.value), each.first_port, each.last_port)
         for each in openings
     )
 
 
-def from_ingress(ingress: traffic.Ingress) -> Ingress:
+def from_ingress(ingress: policy.Ingress) -> Ingress:
     """The same, back. Pure."""
     if ingress is None:
         return None
