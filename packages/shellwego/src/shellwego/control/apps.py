@@ -58,6 +58,7 @@ def create_app(unit: Unit, project: Project, wish: AppWish, domain: str) -> App:
     charge_app(unit, None, app)
     unit.tx.apps.insert(app)
     announce(unit, app, "app.created")
+    unit.hint(subjects.app(app.id))  # its hostname is routed from now on, to a page that says that it is stopped
     return app
 
 

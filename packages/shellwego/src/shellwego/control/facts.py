@@ -54,10 +54,10 @@ def apps_of(tx: Transaction, ids: Iterable[str]) -> list[App]:
     return [app for some in portions(ids) for app in tx.apps.select(within("id", some))]
 
 
-def portions(ids: Iterable[str]) -> Iterator[tuple[str, ...]]:
-    """The ids in order, as many at a time as a question may name."""
+def portions(ids: Iterable[str], most: int = _MOST_IDS) -> Iterator[tuple[str, ...]]:
+    """The ids in order, at most so many at a time: as a question may name, where nothing else is said."""
     every = sorted(ids)
-    return (tuple(every[first : first + _MOST_IDS]) for first in range(0, len(every), _MOST_IDS))
+    return (tuple(every[first : first + most]) for first in range(0, len(every), most))
 
 
 def live_by_app(tx: Transaction, app_ids: Iterable[str]) -> dict[str, tuple[Instance, ...]]:

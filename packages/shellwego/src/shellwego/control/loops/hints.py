@@ -9,11 +9,16 @@ from collections.abc import Awaitable, Callable, Iterable, Set
 from shellwego.control.events import changes
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.unit import Control
-from shellwego.ports.bus import Hint
+from shellwego.ports.clock import Waiter
 from shellwego.ports.store import Transaction
 from shellwego.wire import subjects
 
 SWEEP_EVERY_S = 30.0
+_HEARD_IN_S = 0.25
+"""Whoever begins waits so long for hints to be heard before he looks: else he would have to look again, for what was said
+meanwhile."""
+_MOST_APPS = 100
+"""In one look, but the first: what is hinted at meanwhile waits for no more."""
 
 
 async def keep_looking(control: Control, subject: str, every_s: float, look: Callable[[], Awaitable[None]]) -> None:
@@ -25,38 +30,53 @@ async def keep_looking(control: Control, subject: str, every_s: float, look: Cal
 
 def all_apps(tx: Transaction) -> set[str]:
     """Every app."""
-    return {app.id for app in tx.apps.select()}
+    return set(tx.apps.sums("id", ()))
 
 
-async def hinted_apps(control: Control, hint: Hint) -> set[str]:
-    """The apps that a hint on `subjects.ALL_APPS` is about; where hints were missed, all."""
-    return await control.read(all_apps) if hint.missed else {hint.subject.partition(".")[2]}
+async def listen(control: Control, schedule: Schedule, heard: Waiter, *, unless: bytes | None = None) -> None:
+    """Put the apps that hints are about ahead in the schedule, until cancelled.
+
+    `heard` is rung once hints are heard, and when some were missed: what was said before, nobody heard. Hints that say
+    `unless` are not meant.
+    """
+    async with control.bus.subscribe(subjects.ALL_APPS) as hints:
+        heard.ring()
+        async for hint in hints:
+            if hint.missed:
+                heard.ring()
+            elif hint.payload != unless:
+                schedule.add(hint.subject.partition(".")[2], ahead=True)
+
+
+async def listening(heard: Waiter) -> None:
+    """Return once hints are heard, or that takes long."""
+    await heard.wait(_HEARD_IN_S)
+    heard.clear()
+
+
+async def sweep(
+    control: Control, schedule: Schedule, heard: Waiter, every_s: float, known: Set[str] = frozenset()
+) -> None:
+    """Put all apps there are and all in `known` into the schedule, so often and when `heard` is rung, until cancelled."""
+    while True:
+        await heard.wait(every_s)
+        heard.clear()
+        for app_id in await control.read(all_apps) | known:
+            schedule.add(app_id)
 
 
 async def follow_apps(control: Control, known: Set[str], look: Callable[[Iterable[str]], Awaitable[None]]) -> None:
-    """Have `look` called with apps that may have changed, until cancelled: those that hints are about; at the start, once
-    hints are heard, and now and then all there are, and all in `known`, which `look` keeps up to date: some may be gone."""
-    async with contextlib.aclosing(Schedule(control.clock)) as schedule, asyncio.TaskGroup() as tasks:
-        tasks.create_task(_listen(control, known, schedule))
-        tasks.create_task(_sweep(control, known, schedule))
+    """Have `look` called with apps that may have changed, until cancelled: at first once with all there are, even if these
+    are none; then with those that hints are about, and behind them, now and then, with all there are and all in `known`,
+    which `look` keeps up to date: some may be gone."""
+    async with (
+        contextlib.aclosing(Schedule(control.clock)) as schedule,
+        contextlib.aclosing(Waiter(control.clock)) as heard,
+        asyncio.TaskGroup() as tasks,
+    ):
+        tasks.create_task(listen(control, schedule, heard))
+        await listening(heard)
+        await look(await control.read(all_apps))
+        tasks.create_task(sweep(control, schedule, heard, SWEEP_EVERY_S, known))
         while True:
-            await look(await schedule.take())
-
-
-async def _listen(control: Control, known: Set[str], schedule: Schedule) -> None:
-    async with control.bus.subscribe(subjects.ALL_APPS) as hints:
-        await _add_all(control, known, schedule)  # what was said until now nobody heard
-        async for hint in hints:
-            for app_id in await hinted_apps(control, hint):
-                schedule.add(app_id)
-
-
-async def _sweep(control: Control, known: Set[str], schedule: Schedule) -> None:
-    while True:
-        await _add_all(control, known, schedule)
-        await control.clock.sleep(SWEEP_EVERY_S)
-
-
-async def _add_all(control: Control, known: Set[str], schedule: Schedule) -> None:
-    for app_id in await control.read(all_apps) | known:
-        schedule.add(app_id)
+            await look(await schedule.take(_MOST_APPS))

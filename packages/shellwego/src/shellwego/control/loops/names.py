@@ -4,24 +4,28 @@ It compares each app's names with those it last saw. Where they differ, the proj
 instances of the project are hinted: they fetch the names, which are read together with their number. One loop numbers;
 everybody may read.
 
-After a start nothing is known, so each number rises once, and every node fetches once.
+After a start nothing is known, so each number rises once, and every node fetches once. As in the routes loop, all that is
+looked at is read on a snapshot, and the transaction that numbers has the counters only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from shellwego.control.facts import apps_of
+from shellwego.control.facts import apps_of, portions
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.hints import follow_apps
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.names import app_names, names_counter
 from shellwego.control.unit import Control, Unit
 from shellwego.core.names import AppNames
-from shellwego.ports.store import Transaction, eq, within
+from shellwego.ports.store import Transaction, within
 from shellwego.wire import subjects
 
+_MOST_PROJECTS = 25
+"""Whose numbers rise in one transaction."""
 _Named = tuple[str, AppNames | None]
 """The project of an app, and its names."""
 
@@ -44,7 +48,9 @@ class NamesLoop:
         news = {app_id: named for app_id, named in seen.items() if named != self._known.get(app_id)}
         if news:
             before = {self._known[app_id][0] for app_id in news if app_id in self._known}
-            await self.control.commit(lambda unit: _number(unit, before | {project for project, _ in news.values()}))
+            for some in portions(before | {project for project, _ in news.values()}, _MOST_PROJECTS):
+                nodes = await self.control.read(partial(_nodes_of, project_ids=some))
+                await self.control.commit(partial(_number, project_ids=some, node_ids=nodes))
             self._known |= news
         for app_id in ids - seen.keys():
             self._known.pop(app_id, None)
@@ -61,17 +67,18 @@ class NamesLoop:
         return found
 
 
-def _number(unit: Unit, project_ids: set[str]) -> None:
-    for project_id in sorted(project_ids):
+def _number(unit: Unit, project_ids: Sequence[str], node_ids: Sequence[str]) -> None:
+    for project_id in project_ids:
         unit.tx.next(names_counter(project_id))
-        for node_id in _nodes_of(unit.tx, project_id):
-            unit.hint(subjects.assignments(node_id))
+    for node_id in node_ids:
+        unit.hint(subjects.assignments(node_id))
 
 
-def _nodes_of(tx: Transaction, project_id: str) -> list[str]:
-    """Where the project has instances."""
-    apps = tuple(app.id for app in tx.apps.select(eq("project_id", project_id)))
-    placed = tx.instances.sums("node_id", ("cpu_milli",), within("app_id", apps), within("phase", LIVE_PHASES))
+def _nodes_of(tx: Transaction, project_ids: Sequence[str]) -> list[str]:
+    """Where the projects have instances."""
+    placed = set[str]()
+    for apps in portions(tx.apps.sums("id", (), within("project_id", project_ids))):
+        placed |= tx.instances.sums("node_id", (), within("app_id", apps), within("phase", LIVE_PHASES)).keys()
     return sorted(filter(None, placed))
 
 

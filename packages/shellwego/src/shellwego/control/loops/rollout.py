@@ -6,13 +6,13 @@ until the plan is empty: what one change makes possible at once needs no second 
 
 Apps are looked at on a hint, at the time that their last plan named, and on a timer: often those with something under way,
 less often those whose rows changed since the last time, seldom all others. So a lost hint costs latency only, never much.
+What the timers bring waits behind what is asked for: with many apps a look at all takes long.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -20,7 +20,7 @@ import structlog
 from shellwego.control.changes import apply, prune
 from shellwego.control.facts import UNFINISHED, rollout_facts
 from shellwego.control.instances import LIVE_PHASES
-from shellwego.control.loops.hints import all_apps, hinted_apps
+from shellwego.control.loops.hints import listen, listening, sweep
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.placements import placements, store_placements, waiting_instances
@@ -30,6 +30,7 @@ from shellwego.core.errors import ShellWeGoError
 from shellwego.core.instances import Desired, Phase
 from shellwego.core.rollout import plan_rollout
 from shellwego.core.troubles import Troubles
+from shellwego.ports.clock import Waiter
 from shellwego.ports.store import Transaction, eq, within
 from shellwego.wire import subjects
 
@@ -44,8 +45,6 @@ _BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 _ON_ITS_WAY = (Phase.PENDING.value, Phase.ASSIGNED.value, Phase.STARTING.value, Phase.STOPPING.value)
 
 _log = structlog.get_logger(__name__)
-
-Finder = Callable[[Transaction], set[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,8 @@ def _advance(unit: Unit, app_id: str, placer: Placer) -> StepResult:
     for _ in range(_MAX_ROUNDS):
         app = unit.tx.apps.get(app_id)
         if app is None:
-            return StepResult(changed=True)
+            settled = True
+            break
         plan = plan_rollout(rollout_facts(unit.tx, app), unit.now())
         next_at = plan.next_at
         if plan.changes:
@@ -114,31 +114,30 @@ class RolloutLoop:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._schedule = Schedule(control.clock)
+        self._heard = Waiter(control.clock)
         self._placer = Placer(control.clock)
         self._failures: dict[str, int] = {}
         self._troubles = Troubles()
 
     async def run(self) -> None:
         """Look at apps until cancelled."""
-        async with contextlib.aclosing(self._schedule), asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen())
-            tasks.create_task(self._sweep(ALL_EVERY_S, all_apps))
-            tasks.create_task(self._sweep(BUSY_EVERY_S, busy_apps))
-            tasks.create_task(self._sweep_changed())
+        control, schedule, heard = self._control, self._schedule, self._heard
+        async with contextlib.aclosing(schedule), contextlib.aclosing(heard), asyncio.TaskGroup() as tasks:
+            tasks.create_task(listen(control, schedule, heard, unless=_PLANNED))
+            await listening(heard)
+            tasks.create_task(self._sweep_busy())
+            tasks.create_task(self._sweep_changed())  # at first, that is all
+            tasks.create_task(sweep(control, schedule, heard, ALL_EVERY_S))
             tasks.create_task(self._work())
 
-    async def _listen(self) -> None:
-        async with self._control.bus.subscribe(subjects.ALL_APPS) as hints:
-            async for hint in hints:
-                if hint.payload != _PLANNED:
-                    for app_id in await hinted_apps(self._control, hint):
-                        self._schedule.add(app_id)
-
-    async def _sweep(self, every_s: float, find: Finder) -> None:
+    async def _sweep_busy(self) -> None:
+        """What is under way; who takes over goes on with it before he looks at anything else."""
+        begins = True
         while True:
-            for app_id in await self._control.read(find):
-                self._schedule.add(app_id)
-            await self._control.clock.sleep(every_s)
+            for app_id in await self._control.read(busy_apps):
+                self._schedule.add(app_id, ahead=begins)
+            begins = False
+            await self._control.clock.sleep(BUSY_EVERY_S)
 
     async def _sweep_changed(self) -> None:
         """What changed since the last sweep, whatever became of its hints. It reads much of the store where that is large,
@@ -155,7 +154,7 @@ class RolloutLoop:
 
     async def _work(self) -> None:
         while True:
-            for app_id in await self._schedule.take():
+            for app_id in await self._schedule.take(1):
                 await self._step(app_id)
 
     async def _step(self, app_id: str) -> None:
@@ -173,7 +172,7 @@ class RolloutLoop:
         if trouble := self._troubles.passed(app_id, self._control.clock.monotonic()):
             _log.info("rollout.step_works_again", app=app_id, **trouble.fields)
         if result.wait_s is not None:
-            self._schedule.add(app_id, result.wait_s)
+            self._schedule.add(app_id, result.wait_s, ahead=True)
 
 
 def versions(tx: Transaction) -> dict[str, object]:

@@ -8,7 +8,8 @@ its number. One loop numbers; everybody may read.
 A table may be ahead of its number: an edge may have read one in which an instance was in or out that had come back when this
 loop looked. Its route is as it was then, and that edge would keep the other one; so such a detour counts as a change too.
 
-After a start nothing is known: the routes are taken as they are, and the number rises once, so that every edge looks once.
+After a start nothing is known: all routes are read once and taken as they are, and the number rises even if there are none,
+so that every edge looks: what was last seen of an app that is gone meanwhile nobody knows.
 
 What is compared is read on a snapshot, which disturbs nobody; the transaction that numbers has the counter and the instances
 that get a number, a few at a time, and no more. One that read the routes of all apps would meet others in the database as
@@ -48,12 +49,10 @@ class RoutesLoop:
 
     control: Control
     _known: dict[str, _Known] = field(default_factory=dict)
+    _begun: bool = False
 
     async def run(self) -> None:
         """Keep the numbers until cancelled."""
-        seen = await self.control.read(lambda tx: routed_apps(tx, tx.apps.select()))
-        await self.control.commit(partial(_number, seen=()))
-        self._note(seen)
         await follow_apps(self.control, self._known.keys(), self.renumber)
 
     async def renumber(self, app_ids: Iterable[str]) -> None:
@@ -64,8 +63,10 @@ class RoutesLoop:
         unnumbered = {row.id: row for routed in seen.values() for row in _unnumbered(routed)}
         for some in portions(unnumbered):
             await self.control.commit(partial(_number, seen=[unnumbered[id_] for id_ in some]))
-        if not unnumbered and (gone or any(self._is_news(app_id, routed) for app_id, routed in seen.items())):
+        news = not self._begun or gone or any(self._is_news(app_id, routed) for app_id, routed in seen.items())
+        if news and not unnumbered:
             await self.control.commit(partial(_number, seen=()))
+        self._begun = True
         for app_id in gone:
             del self._known[app_id]
         self._note(seen)
