@@ -57,6 +57,8 @@ def apps_of(tx: Transaction, ids: Iterable[str]) -> list[App]:
 def portions(ids: Iterable[str]) -> Iterator[tuple[str, ...]]:
     """The ids in order, as many at a time as a question may name."""
     every = sorted(ids)
+    if 0 < len(every) <= _MOST_IDS:
+        return iter((tuple(every),))
     return (tuple(every[first : first + _MOST_IDS]) for first in range(0, len(every), _MOST_IDS))
 
 
