@@ -36,6 +36,17 @@ class BusContract:
                 await bus.publish("n", str(number).encode())
             assert [int(hint.payload) for hint in await self.take(hints, 100)] == list(range(100))
 
+    async def test_who_comes_later_hears_what_is_published_from_then_on(self, bus: Bus) -> None:
+        await bus.publish("routes", b"1")
+        async with bus.subscribe("routes") as first:
+            await bus.publish("routes", b"2")
+            assert await self.take(first) == [Hint("routes", b"2")]
+            async with bus.subscribe("*") as second:
+                await bus.publish("routes", b"3")
+                assert await self.take(first) == await self.take(second) == [Hint("routes", b"3")]
+            await bus.publish("routes", b"4")
+            assert await self.take(first) == [Hint("routes", b"4")]
+
     async def test_publishing_to_nobody_is_fine(self, bus: Bus) -> None:
         await bus.publish("routes")
 

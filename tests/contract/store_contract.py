@@ -216,6 +216,13 @@ class StoreContract:
         assert (caught.value.code, caught.value.errors[0].field) == ("not-storable", field)
         assert await store.read(lambda tx: (tx.apps.count(), tx.users.count())) == (0, 0)
 
+    async def test_a_change_to_such_a_value_is_refused_too(self, store: Store) -> None:
+        await insert(store, app("a"))
+        with pytest.raises(InvalidError) as caught:
+            await store.transact(lambda tx: tx.apps.update(replace(app("a"), name="a\0b")))
+        assert caught.value.errors[0].field == "name"
+        assert await select_names(store) == ["a"]
+
     async def test_the_longest_texts_of_an_index_can_be_held(self, store: Store) -> None:
         longest = "".join(chr(0x4E00 + n * 37 % 20000) for n in range(341))
         await insert(store, replace(app("x"), id=f"{longest}x", project_id=longest, name=longest, hostname=longest))

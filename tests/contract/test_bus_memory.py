@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from shellwego.drivers.bus.memory import MemoryBus
+from shellwego.drivers.bus.memory import SUBJECTS_KEPT, MemoryBus
 from shellwego.ports.bus import Bus, Hint
 from tests.contract.bus_contract import BusContract
 
@@ -17,6 +17,15 @@ class TestMemoryBus(BusContract):
     @pytest.fixture
     def bus(self) -> Bus:
         return MemoryBus()
+
+
+async def test_subjects_without_end_are_heard_and_not_all_kept() -> None:
+    bus = MemoryBus()
+    async with bus.subscribe("app.*") as hints, asyncio.timeout(20):
+        for number in range(SUBJECTS_KEPT + 10):
+            await bus.publish(f"app.{number}")
+            assert await anext(hints) == Hint(f"app.{number}")
+        assert len(bus._hearing) <= SUBJECTS_KEPT
 
 
 class BlockingBus:

@@ -34,7 +34,7 @@ class Faults:
 
     def on(self, kind: str) -> bool:
         """Whether one of this kind is going on."""
-        return self._active[kind] > 0
+        return self._active.get(kind, 0) > 0
 
     @property
     def kinds(self) -> list[str]:

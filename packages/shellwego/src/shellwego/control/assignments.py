@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
 
 import structlog
 
@@ -18,6 +18,7 @@ from shellwego.core.apps import App, Process, Release, RestartMode, RestartPolic
 from shellwego.core.assignments import Assignment, Assignments, Workload, WorkloadMount
 from shellwego.core.instances import Desired, Instance, OwnerKind, Sleep
 from shellwego.core.nodes import Node
+from shellwego.core.openings import Ingress
 from shellwego.core.routes import service_port
 from shellwego.core.tenancy import Project
 from shellwego.ports.store import Transaction
@@ -32,23 +33,23 @@ def assignments(tx: Transaction, node_id: str) -> Assignments:
         ForbiddenError: this node is not known.
     """
     node = known_node(tx, node_id)
-    instances = instances_on(tx, node_id)
-    releases = releases_of(tx, {instance.release_id for instance in instances})
-    apps = {app_id: tx.apps.get(app_id) for app_id in {instance.app_id for instance in instances}}
-    grouped = {app.project_id for app in apps.values() if app is not None and app.groups}
+    held = list(_held(tx, node_id))
+    grouped = {app.project_id for _, app, _, _ in held if app.groups}
     landscapes = {project_id: landscape(tx, project_id) for project_id in grouped}
-    items, prefix = [], private_prefix(tx)
-    for instance in instances:
-        app, release = apps[instance.app_id], releases.get(instance.release_id)
-        project = tx.projects.get(app.project_id) if app else None
-        if app is None or release is None or project is None:
-            _log.error("assignments.dangling", instance=instance.id, app=instance.app_id)
-            continue
-        items.append(
+    prefix = private_prefix(tx)
+    return Assignments(
+        node_id=node_id,
+        epoch=node.epoch,
+        items=tuple(
             Assignment(
                 instance_id=instance.id,
-                workload=replace(
-                    workload(instance, app, release, project, node, mounts=_mounts(tx, instance, release)),
+                workload=workload(
+                    instance,
+                    app,
+                    release,
+                    project,
+                    node,
+                    mounts=_mounts(tx, instance, release),
                     private_prefix=prefix,
                     ingress=landscapes[app.project_id].ingress(app) if app.groups else None,
                 ),
@@ -56,15 +57,36 @@ def assignments(tx: Transaction, node_id: str) -> Assignments:
                 asleep=instance.sleep is Sleep.ASLEEP,
                 memory_of=instance.memory_of,
             )
-        )
-    return Assignments(
-        node_id=node_id,
-        epoch=node.epoch,
-        items=tuple(items),
+            for instance, app, release, project in held
+        ),
         volumes=volume_orders(tx, node_id),
         backups=backup_orders(tx, node_id),
         replicas=replica_orders(tx, node_id),
     )
+
+
+def projects_on(tx: Transaction, node_id: str) -> set[str]:
+    """The projects of all that a node should hold now.
+
+    Raises:
+        ForbiddenError: this node is not known.
+    """
+    known_node(tx, node_id)
+    return {project.id for _, _, _, project in _held(tx, node_id)}
+
+
+def _held(tx: Transaction, node_id: str) -> Iterator[tuple[Instance, App, Release, Project]]:
+    """What a node should hold, with whose and of what it is."""
+    instances = instances_on(tx, node_id)
+    releases = releases_of(tx, {instance.release_id for instance in instances})
+    apps = {app_id: tx.apps.get(app_id) for app_id in {instance.app_id for instance in instances}}
+    for instance in instances:
+        app, release = apps[instance.app_id], releases.get(instance.release_id)
+        project = tx.projects.get(app.project_id) if app else None
+        if app is None or release is None or project is None:
+            _log.error("assignments.dangling", instance=instance.id, app=instance.app_id)
+        else:
+            yield instance, app, release, project
 
 
 def _mounts(tx: Transaction, instance: Instance, release: Release) -> tuple[WorkloadMount, ...]:
@@ -89,7 +111,9 @@ def workload(
     project: Project,
     node: Node,
     *,
-    mounts: tuple[WorkloadMount, ...] = (),
+    mounts: tuple[WorkloadMount, ...],
+    private_prefix: str,
+    ingress: Ingress,
 ) -> Workload:
     """What a VM of the instance is, with every name resolved. A one-off run serves nothing and is tried once."""
     config = release.config
@@ -122,6 +146,8 @@ def workload(
         stop_grace_s=process.stop_grace_s,
         backend=config.backend,
         mounts=mounts,
+        private_prefix=private_prefix,
+        ingress=ingress,
     )
 
 

@@ -7,12 +7,11 @@ whether there is anything new for it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from shellwego.control.facts import live_by_app, releases_of
 from shellwego.control.marks import mark
 from shellwego.core.apps import App
-from shellwego.core.assignments import Assignments
 from shellwego.core.names import AppNames, NamedApp, NetworkNames, NodeNames, names_of_app, names_of_network
 from shellwego.ports.store import Transaction, eq
 
@@ -31,9 +30,9 @@ def app_names(tx: Transaction, apps: Sequence[App]) -> dict[str, AppNames | None
     return {each.app.id: names_of_app(each) for each in facts}
 
 
-def names_version(tx: Transaction, assigned: Assignments) -> str:
-    """Of the names for a node with these assignments."""
-    numbers = " ".join(f"{project}:{_number(tx, project)}" for project in _projects(assigned))
+def names_version(tx: Transaction, project_ids: Collection[str]) -> str:
+    """Of the names for a node that has instances of these projects."""
+    numbers = " ".join(f"{project_id}:{_number(tx, project_id)}" for project_id in sorted(project_ids))
     return hashlib.sha256(numbers.encode()).hexdigest()[:32]
 
 
@@ -46,10 +45,10 @@ class NameBook:
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, NetworkNames]] = {}
 
-    def of(self, tx: Transaction, assigned: Assignments) -> NodeNames:
-        """The names for a node with these assignments."""
-        networks = tuple(self._names(tx, project) for project in _projects(assigned))
-        return NodeNames(version=names_version(tx, assigned), networks=networks)
+    def of(self, tx: Transaction, project_ids: Collection[str]) -> NodeNames:
+        """The names for a node that has instances of these projects."""
+        networks = tuple(self._names(tx, project_id) for project_id in sorted(project_ids))
+        return NodeNames(version=names_version(tx, project_ids), networks=networks)
 
     def _names(self, tx: Transaction, project_id: str) -> NetworkNames:
         number = _number(tx, project_id)
@@ -57,10 +56,6 @@ class NameBook:
         if known is None or known[0] != number or not number:
             known = self._known[project_id] = number, _project_names(tx, project_id)
         return known[1]
-
-
-def _projects(assigned: Assignments) -> list[str]:
-    return sorted({item.workload.project_id for item in assigned.items})
 
 
 def _number(tx: Transaction, project_id: str) -> int:

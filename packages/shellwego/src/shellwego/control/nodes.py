@@ -14,7 +14,7 @@ import structlog
 
 from shellwego.control import memories
 from shellwego.control.announcements import announce
-from shellwego.control.assignments import assignments
+from shellwego.control.assignments import assignments, projects_on
 from shellwego.control.backupreports import take_backups
 from shellwego.control.changes import instance_data
 from shellwego.control.delivery import Delivery
@@ -108,14 +108,14 @@ class Nodes:
                 assigned,
                 peers=self._peers.of(tx, node_id),
                 key_step=self._peers.key_step(tx),
-                names_version=names_version(tx, assigned),
+                names_version=names_version(tx, {item.workload.project_id for item in assigned.items}),
                 ports_version=self._ports.of(tx).version,
             )
 
         return await self._control.read(work)
 
     async def names(self, node_id: str) -> NodeNames:
-        return await self._control.read(lambda tx: self._names.of(tx, assignments(tx, node_id)))
+        return await self._control.read(lambda tx: self._names.of(tx, projects_on(tx, node_id)))
 
     async def ports(self, node_id: str) -> NodePorts:
         def work(tx: Transaction) -> NodePorts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 from shellwego.control.holds import tell
@@ -80,19 +81,18 @@ def _taken(tx: Transaction, volume_id: str) -> tuple[str, ...]:
     return tuple(each.id for each in sorted(kept, key=lambda each: (each.created_at, each.id)))
 
 
-def held_rounds(tx: Transaction, volume_id: str) -> dict[str, int]:
+def held_rounds(followers: Iterable[Replica]) -> dict[str, int]:
     """By replica: the round that it holds, which the volume's node needs to keep the marker of."""
-    return {each.id: each.observed.round for each in _followers(tx, volume_id)}
+    return {each.id: each.observed.round for each in followers}
 
 
-def lease_s(tx: Transaction, volume_id: str) -> float:
-    """The term of the lease by which the volume's node has it; 0: it needs none, for nothing else could become it."""
-    standbys = (each for each in _followers(tx, volume_id) if each.purpose is ReplicaPurpose.STANDBY)
-    return TERM_S if any(standbys) else 0.0
+def lease_s(followers: Iterable[Replica]) -> float:
+    """The term of the lease by which a volume's node has it; 0: it needs none, for nothing else could become it."""
+    return TERM_S if any(each.purpose is ReplicaPurpose.STANDBY for each in followers) else 0.0
 
 
-def _followers(tx: Transaction, volume_id: str) -> list[Replica]:
-    """The copies that are brought up."""
+def followers(tx: Transaction, volume_id: str) -> list[Replica]:
+    """The copies of a volume that are brought up."""
     return [
         each for each in replicas_of(tx, volume_id) if not each.dropping and each.purpose is not ReplicaPurpose.LEFT
     ]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from shellwego.control.holds import tell
 from shellwego.control.mounts import users
-from shellwego.control.replicareports import drop_replica, held_rounds, lease_s, replicas_of
+from shellwego.control.replicareports import drop_replica, followers, held_rounds, lease_s, replicas_of
 from shellwego.control.sealing import forget as forget_key
 from shellwego.control.unit import Unit
 from shellwego.core.assignments import NodeReport, SnapshotOrder, VolumeOrder
@@ -47,6 +47,7 @@ def snapshots_of(tx: Transaction, volume: Volume) -> list[Snapshot]:
 
 
 def _order(tx: Transaction, volume: Volume) -> VolumeOrder:
+    copies = followers(tx, volume.id)
     return VolumeOrder(
         volume_id=volume.id,
         size_bytes=volume.size_bytes,
@@ -67,8 +68,8 @@ def _order(tx: Transaction, volume: Volume) -> VolumeOrder:
             for snapshot in snapshots_of(tx, volume)
             if snapshot.state.value in _ON_HOST
         ),
-        replicas=held_rounds(tx, volume.id),
-        lease_s=lease_s(tx, volume.id),
+        replicas=held_rounds(copies),
+        lease_s=lease_s(copies),
         closed=volume.closed,
     )
 

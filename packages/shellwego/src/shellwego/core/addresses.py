@@ -7,6 +7,7 @@ the VM's IPv4 address, in this order (docs/design/trust-boundaries.md). Nodes ma
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from shellwego.core.subnets import POOL, PREFIX
@@ -21,6 +22,7 @@ def global_id_from(seed: str) -> int:
     return int.from_bytes(hashlib.sha256(seed.encode()).digest()[: _GLOBAL_ID_BITS // 8])
 
 
+@lru_cache(maxsize=16)  # a process has to do with one platform, and asks for each node's assignments
 def prefix_of(global_id: int) -> str:
     """A platform's /48."""
     return str(IPv6Network((_ULA | global_id << 80, 48)))

@@ -150,8 +150,8 @@ def converge_volumes(
     for order in orders:
         view, memory = seen.get(order.volume_id), memories.get(order.volume_id, VolumeMemory())
         working = order.volume_id in under_way
-        seen_now = _observe(order, view, memory, working=working)
-        observed[order.volume_id] = replace(seen_now, leased=bool(order.lease_s) and order.volume_id in leased)
+        held = bool(order.lease_s) and order.volume_id in leased
+        observed[order.volume_id] = _observe(order, view, memory, working=working, leased=held)
         action = None if working else next(_wanted(order, view, memory), None)
         if action is not None and now >= memory.next_try:
             actions.append(action)
@@ -275,29 +275,29 @@ def _birth(order: VolumeOrder) -> VolumeAction:
     return CreateVolume(volume_id=order.volume_id, size_bytes=order.size_bytes, encrypted=order.encrypted)
 
 
-def _observe(order: VolumeOrder, view: VolumeView | None, memory: VolumeMemory, *, working: bool) -> ObservedVolume:
-    told = ObservedVolume(
-        restored=memory.restored,
-        restore_reason=memory.restore_reason,
-        reason=memory.reason,
-        reason_code=memory.reason_code,
-    )
+def _observe(
+    order: VolumeOrder, view: VolumeView | None, memory: VolumeMemory, *, working: bool, leased: bool
+) -> ObservedVolume:
     if view is None:
         gone = not order.present and not working
         missing = order.made and order.present
-        return replace(
-            told,
+        return ObservedVolume(
             presence=Presence.GONE if gone else Presence.ABSENT,
-            reason=_MISSING if missing else told.reason,
-            reason_code="volume-missing" if missing else told.reason_code,
+            restored=memory.restored,
+            restore_reason=memory.restore_reason,
+            reason=_MISSING if missing else memory.reason,
+            reason_code="volume-missing" if missing else memory.reason_code,
+            leased=leased,
         )
     there = {snapshot.snapshot_id: snapshot for snapshot in view.snapshots}
     in_clear = order.encrypted and not view.encrypted
-    return replace(
-        told,
+    return ObservedVolume(
         presence=Presence.PRESENT,
-        reason=_IN_CLEAR if in_clear else told.reason,
-        reason_code="volume-in-clear" if in_clear else told.reason_code,
+        restored=memory.restored,
+        restore_reason=memory.restore_reason,
+        reason=_IN_CLEAR if in_clear else memory.reason,
+        reason_code="volume-in-clear" if in_clear else memory.reason_code,
+        leased=leased,
         size_bytes=view.size_bytes,
         used_bytes=_rounded(view.used_bytes, view.size_bytes),
         snapshots={

@@ -82,6 +82,8 @@ class Waiter:
         task.add_done_callback(lambda _: self._awake.set())
 
     def _happened(self) -> bool:
+        if not self._tasks:  # as of most: they wait for a ring
+            return False
         over = [(happening, task) for happening, task in self._tasks.items() if task.done()]
         for happening, _ in over:
             del self._tasks[happening]

@@ -9,6 +9,9 @@ from functools import lru_cache
 from shellwego.drivers.bus.listening import QUEUE_LIMIT, Listener
 from shellwego.ports.bus import Hint
 
+SUBJECTS_KEPT = 8192
+"""For so many it is known who hears of them."""
+
 
 @lru_cache(maxsize=8192)
 def matches(pattern: str, subject: str) -> bool:
@@ -28,13 +31,19 @@ class MemoryBus:
     def __init__(self, queue_limit: int = QUEUE_LIMIT) -> None:
         self._limit = queue_limit
         self._listeners: list[Listener] = []
+        self._hearing: dict[str, tuple[Listener, ...]] = {}
+        """Those that hear of a subject, since somebody came or went last."""
         self._closed = False
 
     async def publish(self, subject: str, payload: bytes = b"") -> None:
-        hint = Hint(subject, payload)
-        for listener in self._listeners:
-            if matches(listener.pattern, subject):
-                listener.put(hint)
+        hint, hearing = Hint(subject, payload), self._hearing.get(subject)
+        if hearing is None:
+            if len(self._hearing) >= SUBJECTS_KEPT:
+                self._hearing.clear()
+            hearing = tuple(listener for listener in self._listeners if matches(listener.pattern, subject))
+            self._hearing[subject] = hearing
+        for listener in hearing:
+            listener.put(hint)
 
     @asynccontextmanager
     async def subscribe(self, pattern: str) -> AsyncIterator[AsyncIterator[Hint]]:
@@ -42,10 +51,12 @@ class MemoryBus:
         if self._closed:
             listener.close()
         self._listeners.append(listener)
+        self._hearing.clear()
         try:
             yield listener.hints()
         finally:
             self._listeners.remove(listener)
+            self._hearing.clear()
             listener.close()
 
     async def close(self) -> None:

@@ -110,6 +110,8 @@ class _Rows:
     def matching(self, conditions: tuple[Where, ...]) -> list[Any]:
         """The rows that fulfil all conditions, in no order: of the index that leads to the fewest those that fulfil the
         others, too."""
+        if len(conditions) == 1 and conditions[0].op is Op.EQ:  # most questions
+            return list(self._having(conditions[0])[0].values())
         fewest, start, best = len(self.by_id), [self.by_id], None
         for where in conditions:
             if where.op is Op.EQ or where.op is Op.IN:
@@ -176,6 +178,8 @@ class _Scope:
 
 class MemoryTable(Generic[E]):
     """See `ports.store.Table`."""
+
+    __slots__ = ("_rows", "_scope")
 
     def __init__(self, scope: _Scope, rows: _Rows) -> None:
         self._scope = scope
@@ -244,9 +248,10 @@ class MemoryTable(Generic[E]):
 
     def _put(self, id_: str, row: Any) -> None:
         self._scope.check(write=True)
-        if row is not None:
-            check_storable(self._rows.name, self._rows.values(row))
         old = self._rows.by_id.get(id_)
+        if row is not None:
+            read = self._rows.values
+            check_storable(self._rows.name, read(row), () if old is None else read(old))
         self._rows.put(id_, row)
         self._scope.undo.append((self._rows, id_, old))
 
@@ -314,10 +319,11 @@ class MemoryTransaction:
         self._now = now
 
     def __getattr__(self, name: str) -> MemoryTable[Any]:
-        if name.startswith("_") or name not in self._tables:
+        rows = None if name.startswith("_") else self._tables.get(name)
+        if rows is None:
             raise AttributeError(name)
-        table: MemoryTable[Any] = MemoryTable(self._scope, self._tables[name])
-        setattr(self, name, table)
+        table: MemoryTable[Any] = MemoryTable(self._scope, rows)
+        self.__dict__[name] = table
         return table
 
     def now(self) -> float:

@@ -109,7 +109,7 @@ def check_question(
     for where in conditions:
         if where.field not in allowed:
             raise _unindexed(table, where.field)
-        compares = compares or where.op in _COMPARING
+        compares = compares or (where.op is not Op.EQ and where.op is not Op.IN and where.op in _COMPARING)
     if order.field not in allowed:
         raise _unindexed(table, order.field)
     if not compares:

@@ -20,6 +20,7 @@ MAX_KEY_BYTES = 1024
 """Of each text in an index. PostgreSQL's limit is about 2,700 bytes for all of an entry, which has two such texts."""
 
 _SMALL = 1 << 31
+_UNKNOWN = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +68,16 @@ FIELDS: Mapping[str, tuple[str, ...]] = {table: tuple(rooms) for table, rooms in
 """Of each table's rows."""
 
 
-def check_storable(table: str, values: Sequence[object]) -> None:
+def check_storable(table: str, values: Sequence[object], stored: Sequence[object] = ()) -> None:
     """Refuse a row that holds a value which not every database can hold; `values` are those of its `FIELDS`, in that order.
+    `stored` are those of the row that it replaces, where it is known which they are: what it keeps of them fits.
 
     Raises:
         InvalidError: naming the field. The value is not repeated: it may be a secret.
     """
-    for room, value in zip(_IN_ORDER[table], values, strict=True):
+    for room, value, before in zip(_IN_ORDER[table], values, stored or (_UNKNOWN,) * len(values), strict=True):
+        if value is before:
+            continue
         if isinstance(value, str):  # nearly all are seen at a glance to fit, and every row that is written is asked
             if value.isascii() and "\0" not in value and (room.bytes is None or len(value) <= room.bytes):
                 continue
