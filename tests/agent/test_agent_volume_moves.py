@@ -167,7 +167,9 @@ async def test_a_node_that_is_removed_on_the_way_ends_the_move_and_the_app_goes_
     assert "removed" in hosts.told("volume.move.failed")[0]["reason"]
 
 
-async def test_a_node_that_is_removed_before_the_app_is_back_leaves_no_copy_to_be_waited_for(hosts: VolumeHosts) -> None:
+async def test_a_node_that_is_removed_before_the_app_is_back_leaves_no_copy_to_be_waited_for(
+    hosts: VolumeHosts,
+) -> None:
     hosts.new.engine.boots_fail_with = "the kernel did not boot"
     await hosts.start_move()
     await hosts.clock.until(lambda: [each.observed.presence for each in hosts.kept] == [Presence.GONE], 60)
@@ -178,7 +180,9 @@ async def test_a_node_that_is_removed_before_the_app_is_back_leaves_no_copy_to_b
     assert not hosts.kept
 
 
-async def test_what_a_node_has_under_its_id_and_nobody_knows_ends_the_move_and_is_left_alone(hosts: VolumeHosts) -> None:
+async def test_what_a_node_has_under_its_id_and_nobody_knows_ends_the_move_and_is_left_alone(
+    hosts: VolumeHosts,
+) -> None:
     await hosts.new.engine.create_volume(hosts.volume_id, GIB)
     hosts.write(hosts.new, "of another time")
     await hosts.start_move()

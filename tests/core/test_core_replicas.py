@@ -273,7 +273,9 @@ def test_where_the_base_is_the_reason_it_goes_and_begins_from_nothing(error: She
     assert look(order, None, done(memory, order, action))[0] == receive(marker(ID, 2), round_=2)
 
 
-def test_however_often_the_control_plane_did_not_answer_it_begins_anew_as_soon_as_the_base_is_known_to_be_gone() -> None:
+def test_however_often_the_control_plane_did_not_answer_it_begins_anew_as_soon_as_the_base_is_known_to_be_gone() -> (
+    None
+):
     memory, action = ReplicaMemory(sure=1), receive(marker(ID, 2), marker(ID, 1), round_=2)
     first = failed(memory, action, NotFoundError(NO_BASE, "gone"), 100.0)
     for _ in range(9):
