@@ -212,8 +212,8 @@ MUTATIONS = (
     Mutation(
         "victim with a volume",
         "control/preemption.py",
-        "if row.app_id != app.id and row.id not in bound",
-        "if row.app_id != app.id",
+        "for volume in tx.volumes.select() if volume.instance_id",
+        "for volume in tx.volumes.select() if not volume.id",
     ),
 )
 

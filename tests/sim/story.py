@@ -31,7 +31,7 @@ FAULTS = ((5, 7), (2, 3), (1, 2), (1, 1), (1, 2))
 """At least and at most, in each stretch between forks."""
 APPS = (5, 6)
 ROOMY_BYTES, NARROW_BYTES = 8 << 30, 5 << 30
-"""The memory of a node: in a third of all trunks just enough for the largest instance, so that who comes has to find out
+"""The memory of a node: in half of all trunks just enough for the largest instance, so that who comes has to find out
 who goes."""
 
 OPERATIONS = {
@@ -50,7 +50,7 @@ OPERATIONS = {
     "destroy": 3,
     "create": 3,
     "denied": 3,
-    "prioritize": 6,
+    "prioritize": 10,
     "attach": 10,
     "detach": 2.5,
     "volume-create": 3,
@@ -225,7 +225,7 @@ def _trunk(way: str) -> tuple[dict[str, int], list[Event | Fault]]:
         sizes["nodes"] = 4
         parts.append(Fault(dice.uniform(2.0, FORKS[0][0]), NODE_DEAD, LENGTH_S, dice.randrange(1000)))
     parts += _stretch(dice, 0, apps)
-    sizes["memory_bytes"] = dice.choice((ROOMY_BYTES, ROOMY_BYTES, NARROW_BYTES))
+    sizes["memory_bytes"] = dice.choice((ROOMY_BYTES, NARROW_BYTES))
     return sizes, parts
 
 

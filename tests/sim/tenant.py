@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 PRIORITIES = (20, 50, 80)
-MEMORIES_BYTES = (256 << 20, 1 << 30, 2 << 30, 3 << 30, 5 << 30)
+MEMORIES_BYTES = (256 << 20, 1 << 30, 2 << 30, 2 << 30, 3 << 30, 5 << 30)
 """What an instance may take of the 5 or 8 GiB that a node has: some of these fill it to the brim."""
 LARGE_BYTES = 3 << 30
 STRATEGIES = ("rolling", "immediate", "bluegreen", "canary")
@@ -290,13 +290,13 @@ def _wake(unit: Unit, app: App) -> Told:
 
 
 def _prioritize(request: Request) -> Work:
-    """To matter more, or less; and to need more or less room. Of those that have volumes every second is large and matters
+    """To matter more, or less; and to need more or less room. Of those that have volumes most are large and matter
     least: what would be taken first, if they might be taken."""
     number = request.number
 
     def prioritize(unit: Unit, app: App) -> Told:
         priority, memory = PRIORITIES[number % 3], MEMORIES_BYTES[number // 3 % len(MEMORIES_BYTES)]
-        if app.config.mounts and number % 2:
+        if app.config.mounts and number % 4:
             priority, memory = PRIORITIES[0], LARGE_BYTES
         wish = ConfigWish(
             placement=PlacementWish(priority=priority), processes={"web": ProcessWish(memory_bytes=memory)}

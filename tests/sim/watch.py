@@ -266,9 +266,10 @@ class Watch:
                 yield "judged-too-early", f"{new.name} is down, and was heard {silence:.3f} s ago"
 
     def _volume(self, server: str, tx: Transaction, write: Write) -> Iterator[tuple[str, str]]:
-        if (write.new or write.old).lost:
-            self.lost_volumes.add((write.new or write.old).id)
         old, new = write.old, write.new
+        forgotten = new is None and old.node_id and tx.nodes.get(old.node_id) is None
+        if forgotten or (new or old).lost:
+            self.lost_volumes.add((new or old).id)
         yield from holdings.volume(tx, write, self.contents)
         if old is None or new is None:
             return

@@ -8,7 +8,7 @@ routes, stops it, and fills its slot elsewhere. Its row says for whom. The one t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from shellwego.control.announcements import announce
@@ -49,7 +49,8 @@ def find_room(
 ) -> Preemption | None:
     """What would make room for an instance of this app and priority; `peers` counts its process by node. None: nothing
     would, or there is room. No app makes room for itself: what it does without is its rollout's to say."""
-    may_go = _may_go(tx, priority)
+    holders = _holders(tx)
+    may_go = _may_go(tx, priority, holders)
     if not may_go:
         return None
     nodes, usage = tx.nodes.select(), node_usage(tx)
@@ -57,7 +58,7 @@ def find_room(
     if any(objection(request, node, usage.get(node.id, NOTHING), choice=choice) is None for node in nodes):
         return None
     chosen = shortlist(request, nodes, usage, may_go)
-    victims = {node.id: _victims(tx, app, node, priority) for node in chosen}
+    victims = {node.id: _victims(tx, app, node, priority, holders) for node in chosen}
     in_zone: Counter[tuple[str, str]] = Counter()
     for node in nodes:
         in_zone[zone_of(node)] += peers.get(node.id, 0)
@@ -75,12 +76,13 @@ def find_room(
     return plan_preemption(request, priority, candidates, _serving(tx, sorted(apps)))
 
 
-def _may_go(tx: Transaction, priority: int) -> dict[str, NodeUsage]:
+def _may_go(tx: Transaction, priority: int, holders: Collection[str]) -> dict[str, NodeUsage]:
     """By node, the sum of what may be evicted for this priority."""
     low = Where("priority", Op.LTE, priority - GAP)
     everything = _sums(tx, low)
-    for start in range(0, len(holders := _holders(tx)), _AT_ONCE):
-        for node_id, bound in _sums(tx, low, within("id", holders[start : start + _AT_ONCE])).items():
+    known = sorted(holders)
+    for start in range(0, len(known), _AT_ONCE):
+        for node_id, bound in _sums(tx, low, within("id", known[start : start + _AT_ONCE])).items():
             everything[node_id] = everything[node_id].without(bound)
     return {node_id: sum_ for node_id, sum_ in everything.items() if sum_.instances}
 
@@ -95,14 +97,14 @@ def _sums(tx: Transaction, *conditions: Where) -> dict[str, NodeUsage]:
     }
 
 
-def _holders(tx: Transaction) -> list[str]:
-    """Instances that hold a volume. What needs it could come again on that node only, whose room is then another's."""
-    return sorted({volume.instance_id for volume in tx.volumes.select() if volume.instance_id})
+def _holders(tx: Transaction) -> frozenset[str]:
+    """Instances that hold a volume, which never go: what needs it could come again on that node only, whose room is then
+    another's."""
+    return frozenset(volume.instance_id for volume in tx.volumes.select() if volume.instance_id)
 
 
-def _victims(tx: Transaction, app: App, node: Node, priority: int) -> tuple[Victim, ...]:
+def _victims(tx: Transaction, app: App, node: Node, priority: int, holders: Collection[str]) -> tuple[Victim, ...]:
     """As `_may_go` counts them."""
-    bound = {volume.instance_id for volume in tx.volumes.select(eq("node_id", node.id))}
     low = Where("priority", Op.LTE, priority - GAP)
     rows = tx.instances.select(eq("node_id", node.id), low, within("phase", LIVE_PHASES), *_STAYING)
     return tuple(
@@ -117,7 +119,7 @@ def _victims(tx: Transaction, app: App, node: Node, priority: int) -> tuple[Vict
             serves=row.serving,
         )
         for row in rows
-        if row.app_id != app.id and row.id not in bound
+        if row.app_id != app.id and row.id not in holders
     )
 
 
