@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import threading
+from collections.abc import AsyncGenerator, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
+from typing import TypeVar
 
 import pytest
+import uvloop
 
 from shellwego.api.uplink import server, transfers
 from shellwego.core.errors import (
@@ -23,8 +27,11 @@ from shellwego.drivers.uplink.downloads import Downloads
 from shellwego.wire.tls import Credentials
 from tests.contract.node_port import Port, Rig
 
+T = TypeVar("T")
 INSTANCE = "ins_01j00000000000000000000000"
 CONTENT = bytes(range(256)) * 4096
+BUSY_S = 2.5
+"""Longer than a server waits for a reader to see that it has ended."""
 
 
 class Shelf:
@@ -159,6 +166,42 @@ async def test_who_hangs_up_is_noticed(rig: Rig, shelf: Shelf) -> None:
     ) as chunks:
         await anext(chunks)
     await asyncio.wait_for(shelf.let_go.wait(), 20)
+
+
+def test_who_reads_more_slowly_than_it_comes_has_it_whole() -> None:
+    """By the loop that the platform runs on; the server in one of its own, so that it ends while the reader stands still."""
+    serving: Future[tuple[Credentials, str]] = Future()
+    read = threading.Event()
+
+    async def serve() -> None:
+        rig = Rig()
+        port = rig.port(memories=Shelf())
+        serving.set_result((rig.identities.node(), port.url))
+        await asyncio.to_thread(read.wait)
+        await rig.close()
+
+    async def read_slowly() -> bytes:
+        credentials, url = serving.result(timeout=30)
+        source = Downloads(lambda: [url], lambda: credentials)
+        got = b""
+        async with aclosing(source.memory("node_1", INSTANCE)) as chunks:
+            async for chunk in chunks:
+                await asyncio.sleep(0 if got else BUSY_S)
+                got += chunk
+        return got
+
+    with ThreadPoolExecutor() as pool:
+        served = pool.submit(_run, serve())
+        try:
+            assert _run(read_slowly()) == CONTENT
+        finally:
+            read.set()
+        served.result()
+
+
+def _run(work: Coroutine[None, None, T]) -> T:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
 
 
 async def test_where_no_server_is_it_may_be_had_later(rig: Rig) -> None:

@@ -10,18 +10,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from plasmavmc.types import GIB
 from tests.contract.zfs_pool import pool
-from tests.real.platform_harness import api, ask, done, until
-from tests.real.recording import Recorded, Recording
-from tests.real.volume_hosts import APP, COPY_APP, VolumeHosts, volume_hosts
-from tests.real.volume_kills import Disks, FileDisks, Sign, Victim, ZfsDisks, killed, stage, told
+from tests.real.platform_harness import api, ask, done, platform_processes, scratch_platform, until, wait_for_end
+from tests.real.recording import Recorded, Recorder, Recording
+from tests.real.volume_hosts import APP, COPY_APP, VolumeHosts, deploy_recorder, load_recorder, volume_hosts
+from tests.real.volume_kills import Disks, FileDisks, Sign, Victim, ZfsDisks, being_copied, killed, stage, struck, told
 
-pytestmark = [pytest.mark.real, pytest.mark.nightly]
+pytestmark = pytest.mark.real
 
 ENOUGH = 20
 """Records, before something is done to the volume."""
@@ -208,6 +209,7 @@ def there_and_back(drill: Drill, snapshot: str, *, back: str = "last") -> None:
     moved(drill, snapshot, back, partial(stage, drill.hosts, back))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("victim", [Victim.AGENT, Victim.HELPER, Victim.SERVER])
 def test_what_a_vm_wrote_is_there_whoever_is_killed(world: World, table: Table, victim: Victim) -> None:
     drill = Drill(*world, victim, table)
@@ -217,6 +219,7 @@ def test_what_a_vm_wrote_is_there_whoever_is_killed(world: World, table: Table, 
     drill.clean(snapshot)
 
 
+@pytest.mark.nightly
 def test_and_so_it_is_where_its_own_vm_is_killed(world: World, table: Table) -> None:
     """It is not there while the volume is put back, or sent for the last time."""
     drill = Drill(*world, Victim.VMM, table)
@@ -225,8 +228,31 @@ def test_and_so_it_is_where_its_own_vm_is_killed(world: World, table: Table) -> 
     drill.clean(snapshot)
 
 
+@pytest.mark.nightly
 def test_and_so_it_is_where_the_receiver_is_killed(world: World, table: Table) -> None:
     drill = Drill(*world, Victim.RECEIVER, table)
     snapshot = drill.take()
     there_and_back(drill, snapshot)
     drill.clean(snapshot)
+
+
+def test_a_snapshot_in_whose_middle_the_platform_is_killed_holds_what_was_acknowledged(tmp_path: Path) -> None:
+    """One host, one step: what is left of the above by day."""
+    with scratch_platform() as platform:
+        load_recorder(platform, tmp_path)
+        platform.swg("volumes", "create", "data", "--size", "64m")
+        deploy_recorder(platform, APP, "data")
+        with Recording(Recorder(platform.http_port, f"{APP}.localhost")) as recording:
+            until(lambda: recording.has(ENOUGH), "it is written")
+            before, present = recording.acknowledged(), platform_processes(platform)
+            with struck(present[1:2], partial(being_copied, platform.data_dir)):
+                snapshot = done(platform, "POST", "volumes/data/snapshots", {})["id"]
+            wait_for_end(platform, present)
+            platform.start()
+            until(lambda: api(platform, f"volumes/data/snapshots/{snapshot}")["state"] == "available", "it is taken")
+        platform.swg("volumes", "restore", "data", snapshot, "--to", "copy")
+        deploy_recorder(platform, COPY_APP, "copy")
+        assert Recorder(platform.http_port, f"{COPY_APP}.localhost").recorded().missing(before) == {}
+        held = Recorder(platform.http_port, f"{APP}.localhost").recorded()
+        assert held.missing(recording.acknowledged()) == {}
+        assert not being_copied(platform.data_dir)

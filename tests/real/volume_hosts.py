@@ -67,9 +67,7 @@ class VolumeHosts:
 
     def deploy(self, app: str, volume: str) -> None:
         """Have an app that records on this volume."""
-        self.swg("apps", "create", app)
-        self.swg("volumes", "attach", volume, "-a", app, "--path", "/data")
-        self.swg("deploy", "-a", app, "-i", IMAGE, "--port", "8080", "--check-path", "/healthz")
+        deploy_recorder(self.platform, app, volume)
 
     def recorder_of(self, app: str) -> Recorder:
         return Recorder(self.platform.http_port, f"{app}.localhost")
@@ -116,6 +114,22 @@ def volume_hosts(*flags: str) -> Iterator[VolumeHosts]:
                 _take_down(hosts)
 
 
+def load_recorder(platform: Platform, scratch: Path) -> None:
+    """Have the platform know the app that records, as `IMAGE`."""
+    program = layer(entry("app/app.py", _PROGRAM.read_bytes(), mode=0o644))
+    config = {"Entrypoint": ["/usr/bin/python3", "/app/app.py"], "Env": ["PATH=/usr/bin:/bin"], "User": "nobody"}
+    made = scratch / "recorder.tar"
+    made.write_bytes(oci_layout(image(base().read_bytes(), program, compress="none", config=config), IMAGE))
+    platform.swg("images", "load", IMAGE, str(made))
+
+
+def deploy_recorder(platform: Platform, app: str, volume: str) -> None:
+    """Have an app that records on this volume."""
+    platform.swg("apps", "create", app)
+    platform.swg("volumes", "attach", volume, "-a", app, "--path", "/data")
+    platform.swg("deploy", "-a", app, "-i", IMAGE, "--port", "8080", "--check-path", "/healthz")
+
+
 def _begin(hosts: VolumeHosts, root: Path) -> None:
     hosts.platform.start()
     for node in hosts.nodes.values():
@@ -123,11 +137,7 @@ def _begin(hosts: VolumeHosts, root: Path) -> None:
         node.start()
     until(lambda: all(hosts.health(node) == "ready" for node in hosts.nodes.values()), "both nodes are ready")
     hosts.swg("nodes", "cordon", "local")
-    program = layer(entry("app/app.py", _PROGRAM.read_bytes(), mode=0o644))
-    config = {"Entrypoint": ["/usr/bin/python3", "/app/app.py"], "Env": ["PATH=/usr/bin:/bin"], "User": "nobody"}
-    made = root / "recorder.tar"
-    made.write_bytes(oci_layout(image(base().read_bytes(), program, compress="none", config=config), IMAGE))
-    hosts.swg("images", "load", IMAGE, str(made))
+    load_recorder(hosts.platform, root)
     hosts.swg("volumes", "create", "data", "--size", "64m")
     hosts.deploy(APP, "data")
     until(hosts.recorder.answers, "the app records")

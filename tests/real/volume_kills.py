@@ -39,7 +39,7 @@ class Blow:
 
 
 class Ambush(Beside):
-    """Looks for the sign without a pause, and kills at once."""
+    """Looks for the sign without a pause, before all others on the host, and kills at once: some signs last milliseconds."""
 
     def __init__(self, sign: Sign, pids: Sequence[int]) -> None:
         super().__init__()
@@ -48,6 +48,7 @@ class Ambush(Beside):
         self.struck = threading.Event()
 
     def _work(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -10)
         while not self._stop.is_set():
             if self._sign():
                 for pid in self._pids:
@@ -60,11 +61,26 @@ class Ambush(Beside):
 def killed(hosts: VolumeHosts, victim: Victim, sign: Sign) -> Iterator[None]:
     """Who is killed as soon as the sign shows of what the block began; he is back at its end."""
     blow = _blow(hosts, victim)
-    with Ambush(sign, blow.pids) as ambush:
+    with struck(blow.pids, sign):
         yield
-        until(ambush.struck.is_set, f"the sign at which the {victim} is killed")
-    until(lambda: not any(map(arguments_of, blow.pids)), f"the {victim} has ended", within_s=END_S)
     blow.come_back()
+
+
+@contextmanager
+def struck(pids: Sequence[int], sign: Sign) -> Iterator[None]:
+    """These are killed as soon as the sign shows of what the block began, and have ended at its end."""
+    with Ambush(sign, pids) as ambush:
+        yield
+        until(ambush.struck.is_set, "the sign at which somebody is killed")
+    until(lambda: not any(map(arguments_of, pids)), "who was killed has ended", within_s=END_S)
+
+
+def being_copied(data_dir: Path) -> bool:
+    """Of the drivers that keep files: one is being written."""
+    volumes = data_dir / "volumes"
+    with suppress(OSError):  # one may go while it is looked at
+        return any(volumes.glob("*.part")) or any(volumes.glob("*/*.part"))
+    return False
 
 
 def stage(hosts: VolumeHosts, name: str) -> bool:
@@ -127,10 +143,7 @@ class FileDisks:
     name = "file"
 
     def shows(self, node: JoinedNode, _step: str) -> bool:
-        volumes = node.data_dir / "volumes"
-        with suppress(OSError):  # one may go while it is looked at
-            return any(volumes.glob("*.part")) or any(volumes.glob("*/*.part"))
-        return False
+        return being_copied(node.data_dir)
 
     def kept(self, node: JoinedNode) -> dict[str, set[str]]:
         """What is on a node, as `told`; what else there is comes with all of its name."""

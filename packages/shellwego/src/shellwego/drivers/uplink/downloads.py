@@ -2,6 +2,9 @@
 
 They have connections of their own, so that a large image holds up no report. A download that breaks goes on at the next
 server, from the byte where it broke.
+
+Each connection is ended by the reader, never by the server at the end of its answer ("Connection: close"): uvloop loses what
+it has decrypted of the rest where its reader is slower than the network and the other end does not wait for that.
 """
 
 from __future__ import annotations
@@ -104,7 +107,7 @@ class Downloads:
         headers = {uplink.PROTOCOL_HEADER: str(uplink.PROTOCOL)}
         if offset:
             headers["Range"] = f"bytes={offset}-"
-        connector = aiohttp.TCPConnector(ssl=client_context(credentials.authorities, credentials), force_close=True)
+        connector = aiohttp.TCPConnector(ssl=client_context(credentials.authorities, credentials))
         session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
