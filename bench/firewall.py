@@ -19,7 +19,8 @@ from bench.measure import Result, percentile, ratio
 from plasmavmc.host.addresses import prefix_from, private_address
 from plasmavmc.host.helper import rules, rules_members
 from plasmavmc.host.operations import Member, RuleSet
-from plasmavmc.types import IpProtocol, Opening, vm_key
+from plasmavmc.policy import IpProtocol, Opening
+from plasmavmc.types import vm_key
 from tests.contract.host_contract import SUBNET, HostRig
 from tests.contract.host_rig import RealHelper, real_helper, rig_of
 

@@ -6,6 +6,8 @@ import ast
 import re
 import subprocess
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -130,6 +132,21 @@ def test_nobody_swallows_a_cancellation() -> None:
         if swallows.search(path.read_text())
     ]
     assert offenders == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_is_there(path: Path) -> None:
+    """They run by hand, and are no part of what types are checked in."""
+    imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    lacking = [
+        f"{node.module}.{alias.name}"
+        for node in imports
+        if (node.module or "").partition(".")[0] in ("bench", "plasmavmc", "shellwego", "tests")
+        for alias in node.names
+        if not hasattr(module := import_module(str(node.module)), alias.name)
+        and not (getattr(module, "__path__", None) and find_spec(f"{node.module}.{alias.name}"))
+    ]
+    assert lacking == []
 
 
 HEAVY = (
