@@ -185,6 +185,18 @@ class TestPolicy:
             RegistryPolicy().check_url(URL(url))
         assert caught.value.code == "registry-forbidden"
 
+    @pytest.mark.parametrize(
+        "host", ["2130706433", "127.1", "0", "0177.0.0.1", "0x7f000001", "0x7f.1", "127.0.0.1.", "registry.example.1"]
+    )
+    def test_a_number_that_is_no_address_as_it_is_written_is_refused_before_anything_is_asked(self, host: str) -> None:
+        with pytest.raises(ImageError) as caught:
+            RegistryPolicy(("127.0.0.1:*",)).check_url(URL(f"https://{host}:5000/v2/", encoded=True))
+        assert caught.value.code == "registry-forbidden"
+
+    def test_a_name_with_numbers_in_it_is_a_name(self) -> None:
+        for host in ("1.registry.example", "registry1.example", "0x7f.example", "registry.example."):
+            RegistryPolicy().check_url(URL(f"https://{host}/v2/"))
+
 
 class TestManifests:
     def test_a_manifest_names_its_parts(self) -> None:

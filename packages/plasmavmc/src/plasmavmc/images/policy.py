@@ -9,6 +9,9 @@ A pattern is `HOST[:PORT]`: a host name, `*.` and a domain, or an address (IPv6 
 (443 where none is given). It matches the host as it was written, so a name cannot borrow an address's permission;
 only `localhost` counts as 127.0.0.1.
 
+A host that ends in a number is an address or nothing (WHATWG URL, 3.5): `2130706433` and `127.1` mean 127.0.0.1 to the
+system, and HTTP clients that know them for addresses do not ask the resolver by which others are judged.
+
 Plain HTTP is spoken with loopback hosts only, where a listener on the wire would have to be on this host.
 """
 
@@ -25,6 +28,7 @@ from plasmavmc.errors import ImageError, InvalidSpecError
 Address = IPv4Address | IPv6Address
 
 _PATTERN = re.compile(r"((?:\*\.)?[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::([0-9]{1,5}|\*))?")
+_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9a-fA-F]*)\.?")
 _NAT64 = IPv6Address("64:ff9b::")
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 """All of IPv6 that is assigned to the Internet (IANA). What lies beside it, such as the old site-local fec0::/10, may be
@@ -67,6 +71,8 @@ class RegistryPolicy:
         literal = parse_address(url.host)
         if literal is not None:
             self.check_address(url.host, url.port, literal)
+        elif _NUMBER.fullmatch(url.host):
+            raise forbidden(url, "its host is a number, and no address as it is usually written")
         return url
 
     def check_address(self, host: str, port: int, address: Address) -> None:
