@@ -72,7 +72,7 @@ class Steps:
         self.names.append(name)
 
     def before(self, statement: str) -> None:
-        self.writing = self.armed and (self.writing or statement in BEGINS)
+        self.writing = self.armed and (self.writing or statement.startswith(BEGINS))
         if self.writing:
             self.step(statement.split(maxsplit=1)[0])
 
