@@ -1,4 +1,4 @@
-"""Apps, environment, scale, deployments, releases and runs over the API."""
+"""Apps, environment, scale and deployments over the API."""
 
 from __future__ import annotations
 
@@ -357,90 +357,6 @@ async def test_a_destroyed_app_takes_no_more_orders(world: World) -> None:
         assert (answer.status, answer.code) == (409, "app-deleting"), path
 
 
-async def _succeed(world: World) -> None:
-    """As if the last deployment had been rolled out in full."""
-    await world.running()
-    assert isinstance(world.clock, VirtualClock)
-    await world.clock.advance(1)
-
-
-async def test_a_rollback_makes_a_new_release_with_the_content_before(world: World) -> None:
-    await world.deployed()
-    await _succeed(world)
-    await world.made("/v1/apps/shop/deployments", {"port": 9000})
-    await _succeed(world)
-    back = await world.made("/v1/apps/shop/actions/rollback")
-    assert back["release"] == 3
-    first, third = [(await world.get(f"/v1/apps/shop/releases/v{n}")).json for n in (1, 3)]
-    assert first["content_hash"] == third["content_hash"]
-    assert third["description"] == "rollback to v1"
-    assert (await world.get("/v1/apps/shop")).json["config"]["services"][0]["port"] == 8080
-    diff = (await world.get("/v1/apps/shop/releases/v2/diff?against=1")).json
-    assert [change["field"] for change in diff["changes"]] == ["services.web.port"]
-
-
-async def test_after_a_release_that_failed_a_rollback_takes_its_change_out_of_the_config(world: World) -> None:
-    await world.deployed()
-    await _succeed(world)
-    await world.made("/v1/apps/shop/deployments", {"port": 7000})
-    await _succeed(world)
-    assert not (await world.get("/v1/apps/shop")).json["config_differs"]
-    broken = await world.made("/v1/apps/shop/deployments", {"port": 9000})
-    await world.post(f"/v1/apps/shop/deployments/{broken['id']}/actions/cancel")
-    app = (await world.get("/v1/apps/shop")).json
-    assert (app["release"], app["config_differs"]) == (2, True)
-    assert app["config"]["services"][0]["port"] == 9000
-
-    back = await world.made("/v1/apps/shop/actions/rollback")
-    assert (await world.get(f"/v1/apps/shop/releases/{back['release']}")).json["description"] == "rollback to v2"
-    app = (await world.get("/v1/apps/shop")).json
-    assert (app["config_differs"], app["config"]["services"][0]["port"]) == (False, 7000)
-
-
-async def test_changes_that_wait_for_a_deployment_are_told(world: World) -> None:
-    await world.deployed()
-    await _succeed(world)
-    await world.call("PATCH", "/v1/apps/shop/env", {"env": {"A": "1"}, "stage": True})
-    assert (await world.get("/v1/apps/shop")).json["config_differs"]
-    await world.call("PATCH", "/v1/apps/shop/env", {"env": {"A": None}, "stage": True})
-    assert not (await world.get("/v1/apps/shop")).json["config_differs"]
-
-
-async def test_a_name_that_moved_to_an_image_that_failed_is_a_difference(world: World) -> None:
-    await world.deployed()
-    await _succeed(world)
-    world.images.publish("registry.example/hello:v1", size_bytes=2000)
-    broken = await world.made("/v1/apps/shop/deployments", {"image": "registry.example/hello:v1"})
-    await world.post(f"/v1/apps/shop/deployments/{broken['id']}/actions/cancel")
-    assert (await world.get("/v1/apps/shop")).json["config_differs"]
-
-
-async def test_a_rollback_needs_somewhere_to_go(world: World) -> None:
-    await world.deployed()
-    await _succeed(world)
-    assert (await world.post("/v1/apps/shop/actions/rollback")).code == "no-earlier-release"
-    for release in ("v9", "9", "-1", "v", "x" * 30, f"rel_{'0' * 26}", "٣"):
-        answer = await world.post("/v1/apps/shop/actions/rollback", {"release": release})
-        assert (answer.status, answer.code) == (404, "release-not-found")
-
-
-def forget_instances(unit: Unit) -> None:
-    for instance in unit.tx.instances.select():
-        unit.tx.instances.delete(instance.id)
-
-
-async def test_a_rollback_to_a_deleted_image_is_refused(world: World) -> None:
-    await world.deployed()
-    await _succeed(world)
-    world.images.publish("registry.example/other:v1")
-    await world.made("/v1/apps/shop/deployments", {"image": "registry.example/other:v1"})
-    await _succeed(world)
-    await world.commit(forget_instances)
-    images = (await world.get("/v1/images?filter[q]=hello")).json["data"]
-    assert (await world.call("DELETE", f"/v1/images/{images[0]['id']}")).status == 204
-    assert (await world.post("/v1/apps/shop/actions/rollback", {"release": "v1"})).code == "image-deleted"
-
-
 async def test_a_deployment_is_cancelled_once(world: World) -> None:
     deployment = await world.deployed()
     path = f"/v1/apps/shop/deployments/{deployment['id']}"
@@ -479,71 +395,6 @@ async def test_deployments_are_filtered_by_state(world: World) -> None:
         assert (len(answer.json["data"]) if count is not None else answer.status) == (400 if count is None else count)
 
 
-async def test_instances_are_shown_with_their_release(world: World) -> None:
-    await world.deployed()
-    instance = await world.running()
-    listed = (await world.get("/v1/apps/shop/instances?filter[phase]=healthy")).json["data"]
-    assert [(row["id"], row["release"], row["phase"]) for row in listed] == [(instance.id, 1, "healthy")]
-    assert (await world.get("/v1/vms")).json["data"] == listed
-    assert (await world.get(f"/v1/vms/{instance.id}")).json == listed[0]
-    assert (await world.get("/v1/apps/shop/instances?filter[owner]=run")).json["data"] == []
-
-
-async def test_an_instance_is_named_by_a_part_of_its_id_or_by_its_place(world: World) -> None:
-    await world.deployed()
-    ended = await world.running(phase=Phase.STOPPED)
-    one = await world.running()
-    for ref in (one.id, one.id[-6:], one.id.removeprefix("ins_"), "web.0"):
-        answer = await world.get(f"/v1/apps/shop/instances/{ref}")
-        assert (answer.status, answer.json["id"]) == (200, one.id), ref
-    assert (await world.get(f"/v1/apps/shop/instances/{ended.id[-6:]}")).json["id"] == ended.id
-    assert (await world.get(f"/v1/apps/shop/instances/{one.id[:8]}")).code == "ambiguous-instance"
-    for ref in (one.id[-3:], "web.1", "nope.0", "web.x", "zzzzzz"):
-        assert (await world.get(f"/v1/apps/shop/instances/{ref}")).status == 404, ref
-
-
-async def test_of_an_instance_that_ended_nothing_is_wanted_any_more(world: World) -> None:
-    await world.deployed()
-    serves = await world.running()
-    failed = await world.running(phase=Phase.FAILED)
-    shown = {row["id"]: row["desired"] for row in (await world.get("/v1/vms")).json["data"]}
-    assert shown == {serves.id: "serve", failed.id: "stop"}
-
-
-async def test_a_run_is_an_instance_of_its_own(world: World) -> None:
-    await world.made("/v1/apps", {"name": "shop"})
-    assert (await world.post("/v1/apps/shop/runs", {"command": ["true"]})).code == "never-deployed"
-    world.images.publish("registry.example/hello:v1")
-    await world.made("/v1/apps/shop/deployments", {"image": "registry.example/hello:v1"})
-    await world.running()
-    run = await world.made("/v1/apps/shop/runs", {"command": ["python", "-m", "migrate"], "memory": "512m"})
-    assert (run["owner"], run["phase"], run["command"]) == ("run", "pending", ["python", "-m", "migrate"])
-    assert run["memory_bytes"] == 512 << 20
-    assert (await world.get("/v1/apps/shop")).json["running"] == {"web": 1}
-    stopped = await world.call("DELETE", f"/v1/apps/shop/runs/{run['id']}")
-    assert stopped.json["desired"] == "stop"
-    web = (await world.get("/v1/apps/shop/instances?filter[owner]=app")).json["data"][0]
-    assert (await world.call("DELETE", f"/v1/apps/shop/runs/{web['id']}")).status == 404
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"command": []},
-        {"command": [""]},
-        {"command": ["a\u0000"]},
-        {"command": ["true"], "process": "nope"},
-        {"command": ["true"], "memory": "900gb"},
-        {"command": ["true"], "memory": "1k"},
-        {"command": ["true"], "memory": "lots"},
-    ],
-)
-async def test_a_run_that_cannot_be_is_refused(world: World, body: Any) -> None:
-    await world.deployed()
-    await world.running()
-    assert (await world.post("/v1/apps/shop/runs", body)).status == 422
-
-
 async def test_a_deployment_in_progress_shows_as_the_apps_state(world: World) -> None:
     await world.deployed()
     await world.running(phase=Phase.UNHEALTHY)
@@ -559,30 +410,6 @@ async def test_a_deployment_in_progress_shows_as_the_apps_state(world: World) ->
     assert (await world.get("/v1/images")).json["data"][0]["reason"] == "corrupt"
     await world.made("/v1/apps/shop/deployments", {"image": "registry.example/hello:v1"})
     assert (await world.get("/v1/images")).json["data"][0]["state"] == "fetching"
-
-
-async def test_an_instance_is_suspended_and_resumed_by_its_id(world: World) -> None:
-    await world.deployed()
-    instance = await world.running()
-    shown = await world.made(f"/v1/vms/{instance.id}/actions/suspend")
-    assert (shown["phase"], shown["sleep"]) == ("healthy", "dozing")
-    assert await world.made(f"/v1/vms/{instance.id}/actions/suspend") == shown, "it is asked for already"
-    assert (await world.made(f"/v1/vms/{instance.id}/actions/resume"))["sleep"] == "awake"
-    starting = await world.running(phase=Phase.STARTING)
-    refused = await world.post(f"/v1/vms/{starting.id}/actions/suspend")
-    assert (refused.status, refused.code) == (409, "not-healthy")
-    ended = await world.running(phase=Phase.STOPPED)
-    assert (await world.post(f"/v1/vms/{ended.id}/actions/resume")).code == "not-asleep"
-
-
-async def test_a_backend_that_cannot_suspend_is_told_before_anything_is_done(world: World) -> None:
-    await world.deployed()
-    instance = await world.running()
-    facts = replace(world.node.facts, backends=(Backend(name="kvm", status="ready"),))
-    await world.commit(lambda unit: unit.tx.nodes.update(replace(world.node, facts=facts)))
-    refused = await world.post(f"/v1/vms/{instance.id}/actions/suspend")
-    assert (refused.status, refused.code) == (409, "cannot-suspend")
-    assert (await world.get(f"/v1/vms/{instance.id}")).json["sleep"] == "awake"
 
 
 async def test_a_cordoned_node_gets_nothing_new_until_it_is_uncordoned(world: World) -> None:

@@ -13,7 +13,7 @@ from shellwego.control.loops.outbox import relay
 from shellwego.control.loops.retention import prune_events
 from shellwego.drivers.clock.virtual import VirtualClock
 from tests.api.api_world import DOCUMENT, FOREIGN, OWNER, World
-from tests.api.test_api_streams import Listener, reach
+from tests.api.listener import Listener, reach
 
 LISTS = [
     path

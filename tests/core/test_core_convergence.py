@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,147 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shellwego.core.apps import RestartMode, RestartPolicy
-from shellwego.core.assignments import Assignment, Workload
-from shellwego.core.attempts import BACKOFF_S, FETCH_AGAIN_S, FORGET_S, End, Memory, hindered, refused, unfetched
-from shellwego.core.convergence import (
-    Action,
-    DeleteVm,
-    FetchVm,
-    RestrictVm,
-    ResumeVm,
-    RunVm,
-    ScreenVm,
-    StopVm,
-    SuspendVm,
-    converge,
-    vm_id,
-)
+from shellwego.core.attempts import BACKOFF_S, FORGET_S, End, refused
+from shellwego.core.convergence import DeleteVm, RestrictVm, ResumeVm, RunVm, ScreenVm, StopVm, converge, vm_id
 from shellwego.core.destinations import Destination
-from shellwego.core.health import Health, Verdict
+from shellwego.core.health import Verdict
 from shellwego.core.ids import is_id
-from shellwego.core.instances import MEMORY_LOST, PHASE_MOVES, TERMINAL, Observed, Phase
-from shellwego.core.openings import Ingress, Opening
+from shellwego.core.instances import PHASE_MOVES, TERMINAL, Phase
+from shellwego.core.openings import Opening
 from shellwego.core.vms import VmPhase, VmView
-
-WORKLOAD = Workload(
-    organization_id="org",
-    project_id="prj",
-    network_id="net",
-    app_id="app",
-    app_name="shop",
-    process="web",
-    release=1,
-    image_digest="sha256:a",
-    command=None,
-    entrypoint=None,
-    env={},
-    memory_bytes=1,
-    cpu_milli=1,
-    vcpus=1,
-    disk_bytes=1,
-    port=8080,
-    checks=(),
-    restart=RestartPolicy(),
-    stop_signal=None,
-    stop_grace_s=7.0,
-)
-
-
-@dataclass(slots=True)
-class Host:
-    """A host on which orders are carried out at once, and time is ours."""
-
-    restart: RestartPolicy = field(default_factory=RestartPolicy)
-    now: float = 100.0
-    present: bool = True
-    asleep: bool = False
-    memory_of: str = ""
-    egress: tuple[Destination, ...] | None = None
-    ingress: Ingress = None
-    assigned: bool = True
-    vms: dict[str, VmView] = field(default_factory=dict)
-    memories: dict[str, Memory] = field(default_factory=dict)
-    health: dict[str, Health] = field(default_factory=dict)
-    started: list[tuple[float, int]] = field(default_factory=list)
-    wake_at: float | None = None
-    observed: dict[str, Observed] = field(default_factory=dict)
-
-    def look(self) -> tuple[Action, ...]:
-        workload = replace(WORKLOAD, restart=self.restart, egress=self.egress, ingress=self.ingress)
-        item = Assignment(
-            instance_id="ins",
-            workload=workload,
-            present=self.present,
-            asleep=self.asleep,
-            memory_of=self.memory_of,
-        )
-        step = converge((item,) if self.assigned else (), self.vms.values(), self.memories, self.health, self.now)
-        self.memories, self.observed, self.wake_at = dict(step.memories), dict(step.observed), step.wake_at
-        return step.actions
-
-    @property
-    def seen(self) -> Observed:
-        return self.observed["ins"]
-
-    def act(self) -> tuple[Action, ...]:
-        """Look, and carry the orders out."""
-        actions = self.look()
-        for action in actions:
-            match action:
-                case RunVm():
-                    self.started.append((self.now, action.attempt))
-                    self.vms[action.vm_id] = VmView(
-                        vm_id=action.vm_id,
-                        instance_id="ins",
-                        attempt=action.attempt,
-                        phase=VmPhase.RUNNING,
-                        address="10.64.0.2",
-                        egress=action.workload.egress,
-                        identity=action.workload.app_id,
-                        ingress=action.workload.ingress,
-                    )
-                case RestrictVm(vm_id=id_):
-                    self.vms[id_] = replace(self.vms[id_], egress=action.egress)
-                case ScreenVm(vm_id=id_):
-                    self.vms[id_] = replace(self.vms[id_], identity=action.identity, ingress=action.ingress)
-                case StopVm(vm_id=id_):
-                    self.vms[id_] = replace(self.vms[id_], phase=VmPhase.STOPPING, asked=True)
-                case DeleteVm(vm_id=id_):
-                    del self.vms[id_]
-        return actions
-
-    @property
-    def vm(self) -> VmView:
-        return max(self.vms.values(), key=lambda vm: vm.attempt)
-
-    def end(self, exit_code: int | None = 1, **changes: object) -> None:
-        ended = replace(
-            self.vm,
-            phase=VmPhase.ENDED,
-            exit_code=exit_code,
-            reason=f"the workload ended with exit code {exit_code}",
-            log_tail=("boom",),
-        )
-        self.vms[ended.vm_id] = replace(ended, **changes)  # type: ignore[arg-type]
-
-    def become(self, phase: VmPhase) -> None:
-        self.vms[self.vm.vm_id] = replace(self.vm, phase=phase)
-
-    def hinder(self, end: End) -> None:
-        """As if the engine had refused the last order to sleep or to wake."""
-        self.memories["ins"] = hindered(self.memories["ins"], end, self.now)
-
-    def check(self, verdict: Verdict, reason: str = "") -> None:
-        self.health[self.vm.vm_id] = Health(vm_id=self.vm.vm_id, verdict=verdict, reason=reason, since=self.now)
-
-    def run_until_quiet(self, exit_code: int | None = 1) -> None:
-        """Each attempt ends at once, until nothing more is tried."""
-        while self.memories.get("ins", Memory()).outcome is None:
-            self.act()
-            if self.vms and self.vm.phase is VmPhase.RUNNING:
-                self.end(exit_code)
-            elif self.wake_at is not None:
-                self.now = self.wake_at
+from tests.core.convergence_host import WORKLOAD, Host
 
 
 def test_an_assigned_instance_gets_its_first_attempt() -> None:
@@ -173,125 +41,6 @@ def test_a_running_vm_is_left_alone() -> None:
     host = Host()
     host.act()
     assert host.look() == ()
-
-
-def test_a_vm_falls_asleep_and_wakes_by_one_order_each_and_in_between_nothing_is_told() -> None:
-    host = Host(asleep=True)
-    host.act()
-    assert host.look() == (SuspendVm(vm_id=host.vm.vm_id, instance_id="ins"),)
-    host.become(VmPhase.SUSPENDING)
-    assert (host.look(), host.observed) == ((), {})
-    host.become(VmPhase.ASLEEP)
-    assert (host.look(), host.seen.phase, host.seen.address) == ((), Phase.ASLEEP, "")
-    host.asleep = False
-    assert host.look() == (ResumeVm(vm_id=host.vm.vm_id, instance_id="ins"),)
-    host.become(VmPhase.RESUMING)
-    assert (host.look(), host.observed) == ((), {})
-
-
-def test_a_suspend_that_failed_is_told_and_not_tried_again_until_it_is_asked_for_anew() -> None:
-    host = Host(asleep=True)
-    host.act()
-    host.check(Verdict.PASSING)
-    host.hinder(End(reason="cannot", reason_code="suspend-failed"))
-    assert host.look() == ()
-    assert (host.seen.phase, host.seen.reason, host.seen.reason_code) == (Phase.HEALTHY, "cannot", "suspend-failed")
-    host.asleep = False
-    assert (host.look(), host.seen.reason_code) == ((), "")
-    host.asleep = True
-    assert [type(action) for action in host.look()] == [SuspendVm]
-
-
-def test_a_resume_is_tried_again_and_a_memory_that_is_lost_makes_room_for_the_next_attempt() -> None:
-    host = Host(asleep=True)
-    host.act()
-    host.become(VmPhase.ASLEEP)
-    host.asleep = False
-    host.hinder(End(reason="busy", reason_code="resume-failed"))
-    assert (host.look(), host.seen.phase, host.seen.reason) == ((), Phase.ASLEEP, "busy")
-    assert host.wake_at is not None
-    host.now = host.wake_at
-    assert [type(action) for action in host.look()] == [ResumeVm]
-    host.hinder(End(reason="damaged", reason_code="resume-failed", permanent=True))
-    assert host.act() == (StopVm(vm_id=vm_id("ins", 1), grace_s=0),)
-    host.end(None, asked=True)
-    host.act()
-    host.now += 1
-    assert [type(action) for action in host.act()] == [RunVm]
-    host.look()
-    assert (host.seen.reason, host.seen.reason_code, host.seen.ends) == ("damaged", "memory-lost", 0)
-
-
-def arriving() -> Host:
-    """A host whose instance is to go on with the memory of another."""
-    return Host(asleep=True, memory_of="ins_old")
-
-
-def fetch_fails(host: Host, end: End, *, temporary: bool) -> None:
-    host.memories["ins"] = unfetched(host.memories["ins"], end, host.now, temporary=temporary)
-
-
-def test_what_is_to_go_on_with_a_memory_is_fetched_and_never_run() -> None:
-    host = arriving()
-    [order] = host.look()
-    assert order == FetchVm(vm_id=vm_id("ins", 1), instance_id="ins", attempt=1, workload=WORKLOAD)
-    assert (host.seen.phase, host.seen.detail) == (Phase.STARTING, "memory")
-    assert host.look() == (order,), "it is asked for again until it is there"
-    host.vms[order.vm_id] = VmView(
-        vm_id=order.vm_id, instance_id="ins", attempt=1, phase=VmPhase.ASLEEP, identity="app"
-    )
-    assert host.look() == ()
-    assert host.seen.phase is Phase.ASLEEP
-    host.asleep, host.memory_of = False, ""
-    assert host.look() == (ResumeVm(vm_id=order.vm_id, instance_id="ins"),)
-
-
-def test_a_memory_that_may_come_later_is_asked_for_a_few_times_and_then_given_up() -> None:
-    host = arriving()
-    for pause in FETCH_AGAIN_S:
-        assert [type(action) for action in host.look()] == [FetchVm]
-        fetch_fails(host, End(reason="the node is away", reason_code="stream-closed"), temporary=True)
-        assert host.look() == ()
-        assert (host.seen.phase, host.seen.reason) == (Phase.STARTING, "the node is away")
-        assert host.wake_at == host.now + pause
-        host.now += pause
-    host.look()
-    fetch_fails(host, End(reason="the node is away", reason_code="stream-closed"), temporary=True)
-    host.now += 1000
-    assert host.look() == ()
-    assert (host.seen.phase, host.seen.reason_code) == (Phase.STARTING, MEMORY_LOST)
-
-
-def test_what_gets_no_memory_begins_anew_only_when_it_is_told_so() -> None:
-    host = arriving()
-    host.look()
-    fetch_fails(host, End(reason="it is damaged", reason_code="snapshot-damaged"), temporary=False)
-    assert host.look() == ()
-    assert (host.seen.reason, host.seen.reason_code) == ("it is damaged", MEMORY_LOST)
-    host.asleep, host.memory_of = False, ""
-    assert [type(action) for action in host.act()] == [RunVm]
-    host.check(Verdict.PASSING)
-    host.look()
-    assert (host.seen.phase, host.seen.reason, host.seen.attempt) == (Phase.HEALTHY, "", 1)
-
-
-def test_what_had_its_memory_and_ended_does_not_begin_anew_by_itself() -> None:
-    host = arriving()
-    id_ = vm_id("ins", 1)
-    host.vms[id_] = VmView(vm_id=id_, instance_id="ins", attempt=1, phase=VmPhase.ASLEEP, identity="app")
-    host.look()
-    host.end(None)
-    host.now += 1000
-    assert host.look() == ()
-    assert (host.seen.phase, host.seen.reason_code) == (Phase.STARTING, MEMORY_LOST)
-
-
-def test_what_sleeps_is_stopped_like_anything_else() -> None:
-    host = Host(asleep=True)
-    host.act()
-    host.become(VmPhase.ASLEEP)
-    host.present = False
-    assert host.act() == (StopVm(vm_id=vm_id("ins", 1), grace_s=7.0),)
 
 
 def test_three_ends_of_a_workload_that_exits_at_once_cost_little_beside_the_boots() -> None:

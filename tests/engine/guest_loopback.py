@@ -14,10 +14,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from plasmavmc.guest.api import GuestConfig, GuestEvent
+from plasmavmc.guest.api import ExecExit, ExecSession, GuestConfig, GuestEvent
 from plasmavmc.guest.boot import init_sources
 from plasmavmc.guest.channel import SocketGuestChannel
 from plasmavmc.guest.opening import open_channel
+from plasmavmc.types import LogStream
 
 DEADLINE_S = 20.0
 
@@ -161,3 +162,14 @@ async def next_of(channel: SocketGuestChannel, kind: type[GuestEvent]) -> GuestE
             if isinstance(event, kind):
                 return event
     raise AssertionError(f"the channel ended before a {kind.__name__}")
+
+
+async def finish(session: ExecSession) -> tuple[str, str, int]:
+    """stdout, stderr and code of a command."""
+    written = {LogStream.STDOUT: b"", LogStream.STDERR: b""}
+    async with asyncio.timeout(DEADLINE_S):
+        async for item in session.output():
+            if isinstance(item, ExecExit):
+                return written[LogStream.STDOUT].decode(), written[LogStream.STDERR].decode(), item.code
+            written[item.stream] += item.data
+    raise AssertionError("no exit code came")

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
-import os
 import resource
-import signal
-from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +13,6 @@ from plasmavmc.errors import ConflictError, GuestError, InvalidSpecError
 from plasmavmc.guest.api import (
     ExecExit,
     ExecOutput,
-    ExecSession,
-    GuestCard,
     GuestConfig,
     GuestExited,
     GuestFailed,
@@ -28,39 +21,15 @@ from plasmavmc.guest.api import (
     GuestReady,
 )
 from plasmavmc.guest.channel import SocketGuestChannel
-from plasmavmc.guest.framing import FrameType, encode
-from plasmavmc.guest.opening import wake_channel
 from plasmavmc.types import MIB, ExecSpec, FileSpec, LogStream, TerminalSize
 from tests.bytes import first_difference
-from tests.engine.guest_loopback import DEADLINE_S, Guest, build, loopback, next_of
+from tests.engine.guest_loopback import DEADLINE_S, Guest, finish, loopback, next_of
 
 SLEEP = ("/bin/sleep", "1000")
 
 
-@pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return asyncio.run(build("loopback", tmp_path_factory.mktemp("init")))
-
-
 HANG_UP_SCRIPT = "trap 'echo x > {mark}; exit' HUP; echo up; exec >/dev/null 2>&1; while :; do sleep 0.05; done"
 """Its shell complains about the death of its sleep, and would die of that where nobody reads its stderr any more."""
-
-
-@pytest.fixture
-async def guest(program: Path, tmp_path: Path) -> AsyncIterator[Guest]:
-    async with loopback(program, tmp_path) as running:
-        yield running
-
-
-async def finish(session: ExecSession) -> tuple[str, str, int]:
-    """stdout, stderr and code of a command."""
-    written = {LogStream.STDOUT: b"", LogStream.STDERR: b""}
-    async with asyncio.timeout(DEADLINE_S):
-        async for item in session.output():
-            if isinstance(item, ExecExit):
-                return written[LogStream.STDOUT].decode(), written[LogStream.STDERR].decode(), item.code
-            written[item.stream] += item.data
-    raise AssertionError("no exit code came")
 
 
 async def sh(channel: SocketGuestChannel, script: str, **wishes: object) -> tuple[str, str, int]:
@@ -478,120 +447,3 @@ async def until(condition: object) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not condition():  # noqa: ASYNC110 - a file appears, and nothing tells us
             await asyncio.sleep(0.01)
-
-
-CARD = GuestCard(unix_time_ns=1_700_000_000_000_000_000, entropy=b"e" * 64, generation=3)
-
-
-async def beats(channel: SocketGuestChannel, seconds: float) -> int:
-    """How much the workload writes in so many seconds."""
-    written = 0
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            async for event in channel.events():
-                written += len(event.data) if isinstance(event, GuestOutput) else 0
-    return written
-
-
-BEATING = ("/bin/sh", "-c", "while :; do echo beat; sleep 0.02; done")
-
-
-async def test_a_frozen_guest_stands_still_until_it_is_thawed(guest: Guest) -> None:
-    channel = await guest.start(*BEATING)
-    assert await beats(channel, 1.0) > 0
-    await channel.freeze()
-    await beats(channel, 0.2)
-    assert await beats(channel, 0.4) == 0
-    await channel.thaw(CARD)
-    assert await beats(channel, 1.0) > 0
-
-
-async def test_a_frozen_guest_still_answers_a_new_host_and_tells_that_it_is_held(guest: Guest) -> None:
-    channel = await guest.start(*BEATING)
-    await next_of(channel, GuestReady)
-    await channel.freeze()
-    await channel.aclose()
-    again = await guest.open()
-    hello = await next_of(again, GuestHello)
-    assert hello.configured
-    assert hello.held
-    await again.thaw(CARD)
-    assert await beats(again, 1.0) > 0
-    await again.aclose()
-    assert not (await next_of(await guest.open(), GuestHello)).held
-
-
-async def test_a_guest_is_woken_with_its_card_in_the_port_before_it_runs(guest: Guest) -> None:
-    channel = await guest.start(*BEATING)
-    await next_of(channel, GuestReady)
-    await channel.freeze()
-    await channel.aclose()
-    os.kill(guest.process.pid, signal.SIGSTOP)
-
-    async def let_run() -> None:
-        os.kill(guest.process.pid, signal.SIGCONT)
-
-    woken = await wake_channel(guest.proxy.path, CARD, let_run, deadline_s=DEADLINE_S)
-    guest.channels.append(woken)
-    assert await beats(woken, 1.0) > 0
-
-
-async def test_what_is_said_to_a_held_guest_is_kept_until_it_goes_on(guest: Guest) -> None:
-    channel = await guest.start(*BEATING)
-    await next_of(channel, GuestReady)
-    session = await channel.exec(ExecSpec(("/bin/cat",)))
-    await channel.freeze()
-    await channel.freeze()
-    await session.send(b"x" * 20_000)
-    await session.send_eof()
-    await asyncio.sleep(0.1)
-    await channel.thaw(CARD)
-    assert await finish(session) == ("x" * 20_000, "", 0)
-
-
-async def test_a_guest_that_cannot_become_who_it_is_to_be_stays_held(guest: Guest) -> None:
-    channel = await guest.start(*BEATING)
-    await next_of(channel, GuestReady)
-    await channel.freeze()
-    with pytest.raises(GuestError) as refused:
-        await channel.thaw(replace(CARD, hostname="nobody"))
-    assert refused.value.code == "thaw-bad-network"
-    await beats(channel, 0.2)
-    assert await beats(channel, 0.4) == 0
-
-
-async def test_a_guest_that_waits_for_its_configuration_is_held_and_told_it_by_who_wakes_it(guest: Guest) -> None:
-    channel = await guest.open(fresh=True)
-    await channel.freeze()
-    await channel.aclose()
-    os.kill(guest.process.pid, signal.SIGSTOP)
-
-    async def let_run() -> None:
-        os.kill(guest.process.pid, signal.SIGCONT)
-
-    woken = await wake_channel(guest.proxy.path, replace(CARD, generation=0), let_run, deadline_s=DEADLINE_S)
-    guest.channels.append(woken)
-    hello = await next_of(woken, GuestHello)
-    assert (hello.configured, hello.held) == (False, True)
-    await woken.configure(GuestConfig(argv=BEATING))
-    assert await beats(woken, 1.0) > 0
-
-
-async def test_a_guest_that_heard_half_of_its_configuration_cannot_be_held(guest: Guest) -> None:
-    channel = await guest.open(fresh=True)
-    channel._write(encode(FrameType.CONFIG_PART, b"half"))
-    with pytest.raises(GuestError) as refused:
-        await channel.freeze()
-    assert refused.value.code == "freeze-not-running"
-
-
-async def test_a_freeze_that_is_given_up_and_thawed_leaves_a_guest_that_can_be_frozen_again(guest: Guest) -> None:
-    channel = await guest.start(*BEATING)
-    await next_of(channel, GuestReady)
-    freezing = asyncio.create_task(channel.freeze())
-    await asyncio.sleep(0)
-    freezing.cancel()
-    await channel.thaw(replace(CARD, generation=0))
-    await channel.freeze()
-    await beats(channel, 0.2)
-    assert await beats(channel, 0.4) == 0

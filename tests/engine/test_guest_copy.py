@@ -6,7 +6,6 @@ import asyncio
 import io
 import os
 import tarfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,18 +15,7 @@ from plasmavmc.guest.api import ExecExit, ExecSession, GuestExited, GuestOutput,
 from plasmavmc.guest.channel import SocketGuestChannel
 from plasmavmc.types import CopyTarget, ExecSpec, LogStream, Stdio, TerminalSize
 from tests.bytes import first_difference
-from tests.engine.guest_loopback import DEADLINE_S, Guest, build, loopback, next_of
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return asyncio.run(build("loopback", tmp_path_factory.mktemp("loopback")))
-
-
-@pytest.fixture
-async def guest(program: Path, tmp_path: Path) -> AsyncIterator[Guest]:
-    async with loopback(program, tmp_path) as running:
-        yield running
+from tests.engine.guest_loopback import DEADLINE_S, Guest, next_of
 
 
 @pytest.fixture

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from plasmavmc.errors import GuestError
 from plasmavmc.types import MIB
-from tests.engine.guest_loopback import Guest, build, loopback
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return asyncio.run(build("loopback", tmp_path_factory.mktemp("init")))
-
-
-@pytest.fixture
-async def guest(program: Path, tmp_path: Path) -> AsyncIterator[Guest]:
-    async with loopback(program, tmp_path) as running:
-        yield running
+from tests.engine.guest_loopback import Guest
 
 
 async def test_a_volume_is_frozen_thawed_and_grown_as_the_host_says(guest: Guest) -> None:

@@ -1,0 +1,22 @@
+"""The guest's own loop, which several files of tests talk to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.guest_loopback import Guest, build, loopback
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return asyncio.run(build("loopback", tmp_path_factory.mktemp("init")))
+
+
+@pytest.fixture
+async def guest(program: Path, tmp_path: Path) -> AsyncIterator[Guest]:
+    async with loopback(program, tmp_path) as running:
+        yield running
