@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import json
 import logging
 import socket
 import time
@@ -146,6 +147,32 @@ def test_a_refused_socket_is_an_ordinary_problem(
     with Client(running.url, ADMIN) as admin:
         refused = [r for r in admin.list_audit(action="instances:exec").data if not r.allowed]
     assert len(refused) == 1, "the foreign owner names an app of his own project; the viewer is refused"
+
+
+@pytest.mark.parametrize(
+    ("socket_", "query", "field"),
+    [
+        ("exec", "command=x&token=secret", "token"),
+        ("exec", "command=x&rows=1&columns=1&rows=2", "rows"),
+        ("exec", "command=x&instance=a%00", "instance"),
+        ("logs", "command=x", "command"),
+        ("logs", "process=a%00", "process"),
+        ("logs", "tail=1&project=a&project=b", "project"),
+    ],
+)
+def test_a_socket_refuses_parameters_as_every_operation_does(
+    running: Running, socket_: str, query: str, field: str
+) -> None:
+    with socket.create_connection(running.listener.getsockname(), timeout=5) as connection:
+        connection.sendall(
+            f"GET /v1/apps/shop/{socket_}?{query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {OWNER}\r\n"
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        told = json.loads(answer.read())
+    assert (answer.status, [each["field"] for each in told["errors"]]) == (400, [field])
 
 
 def test_a_server_that_leaves_is_not_ready_and_serves_until_its_clients_are_elsewhere(

@@ -8,6 +8,7 @@ its answer is thrown away. `check_guarded` refuses an app in which any route goe
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Set as AbstractSet
 from enum import Enum
 from functools import cached_property
 from typing import Annotated, Any, cast
@@ -135,13 +136,13 @@ class GuardedRoute(APIRoute):
 
     async def _answer(self, request: Request) -> Response:
         if self._public:
-            _check_parameters(request, self._parameters)
+            check_parameters(request, self._parameters)
             return await self._call(request)
         session = await authenticate(request)
         verdict = _judge(request, session)
         if verdict is not None and not verdict.allowed:
             return _too_many(request, verdict)
-        _check_parameters(request, self._parameters)
+        check_parameters(request, self._parameters)
         request.state.access = await _access(request, session, self)
         response = await self._asked(request)
         if WATCH in self._parameters and request.query_params.get(WATCH) == "true":
@@ -173,9 +174,9 @@ def _query_parameters(route: APIRoute) -> list[Any]:
     return found
 
 
-def _check_parameters(request: Request, allowed: set[str]) -> None:
-    """Refuse query parameters that the operation has not, or that come twice, of which another reader would take the other;
-    and the character NUL in any parameter: no name or id holds it, and not every store can be asked for it.
+def check_parameters(request: HTTPConnection, allowed: AbstractSet[str], repeated: str = "") -> None:
+    """Refuse query parameters that the operation has not, or that come twice, of which another reader would take the other
+    (`repeated` may); and the character NUL in any parameter: no name or id holds it, and not every store can be asked for it.
 
     Raises:
         MalformedError: naming the parameter.
@@ -185,9 +186,9 @@ def _check_parameters(request: Request, allowed: set[str]) -> None:
     if unknown:
         fault = FieldError(unknown[0][:80], "unknown-parameter", "the operation has no such query parameter")
         raise MalformedError("unknown-parameter", f"{fault.field}: {fault.message}", errors=(fault,))
-    items = queried.multi_items()
-    if len(items) > len(queried):
-        names = [name for name, _ in items]
+    items = [(name, value) for name, value in queried.multi_items() if name != repeated]
+    names = [name for name, _ in items]
+    if len(set(names)) < len(names):
         doubled = next(name for name in queried if names.count(name) > 1)
         fault = FieldError(doubled, "doubled", "the query parameter comes twice")
         raise MalformedError("malformed", f"{fault.field}: {fault.message}", errors=(fault,))

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.websockets import WebSocketDisconnect
 
 from shellwego.api.rest.context import Context, context_of
-from shellwego.api.rest.guard import admit_socket
+from shellwego.api.rest.guard import admit_socket, check_parameters
 from shellwego.api.rest.problems import core_problem
 from shellwego.control.authorization import Access
 from shellwego.control.config import check_command
@@ -33,6 +33,9 @@ from shellwego.ports.streams import DuplexStream, StreamKind, StreamRequest
 router = APIRouter(prefix="/v1")
 _CHUNK = 32 * 1024
 _CHECK_TOKEN_S = 1.0
+_OF_ALL = frozenset({"project", "instance", "process"})
+_COMMAND = "command"
+"""Given once for each argument."""
 
 Serve = Callable[[WebSocket, Context, Access], Awaitable[None]]
 
@@ -42,6 +45,7 @@ class GuardedSocket:
     """A WebSocket endpoint with its permission; the shape that `guard.check_guarded` looks for."""
 
     permission: str
+    parameters: frozenset[str]
     serve: Serve
 
     async def __call__(self, socket: WebSocket) -> None:
@@ -49,6 +53,7 @@ class GuardedSocket:
         context = context_of(socket)
         try:
             access = await admit_socket(socket, self.permission)
+            check_parameters(socket, self.parameters, repeated=_COMMAND)
             await self.serve(socket, context, access)
         except ShellWeGoError as error:
             await _refuse(socket, error)
@@ -59,9 +64,11 @@ async def _refuse(socket: WebSocket, error: ShellWeGoError) -> None:
     await socket.send_denial_response(core_problem(Request(scope), error))
 
 
-def _guarded(path: str, permission: str) -> Callable[[Serve], Serve]:
+def _guarded(path: str, permission: str, *parameters: str) -> Callable[[Serve], Serve]:
+    """Add a socket under its permission; beside `parameters` it has those that say of which instance it is."""
+
     def add(serve: Serve) -> Serve:
-        endpoint = GuardedSocket(permission, serve)
+        endpoint = GuardedSocket(permission, _OF_ALL.union(parameters), serve)
 
         async def run(socket: WebSocket) -> None:
             await endpoint(socket)
@@ -73,11 +80,11 @@ def _guarded(path: str, permission: str) -> Callable[[Serve], Serve]:
     return add
 
 
-@_guarded("/apps/{app}/exec", "instances:exec")
+@_guarded("/apps/{app}/exec", "instances:exec", _COMMAND, "rows", "columns")
 async def exec_socket(socket: WebSocket, context: Context, access: Access) -> None:
     """Run `command` (once for each argument) in an instance; with `rows` and `columns` on a terminal."""
     query = socket.query_params
-    command = tuple(query.getlist("command"))
+    command = tuple(query.getlist(_COMMAND))
     check_command(command)
     request = StreamRequest(
         kind=StreamKind.EXEC,
@@ -93,7 +100,7 @@ async def exec_socket(socket: WebSocket, context: Context, access: Access) -> No
     await _serve(socket, context, access, instance, request)
 
 
-@_guarded("/apps/{app}/logs", "instances:read")
+@_guarded("/apps/{app}/logs", "instances:read", "follow", "tail")
 async def logs_socket(socket: WebSocket, context: Context, access: Access) -> None:
     """The log of one instance, followed with `follow=true`; left out, the newest of what lives or ended."""
     query = socket.query_params
