@@ -2,15 +2,18 @@
 which are behind, and has them become the volume where the volume's node is lost.
 
 A look plans on a snapshot, so that one that changes nothing costs no write; what is to be done is planned again in the
-transaction that does it.
+transaction that does it. A step that fails is told, tried again at the next look, and holds up no other.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
+import structlog
+
 from shellwego.control.loops.hints import keep_looking
 from shellwego.control.loops.lease import Leases, run_leased
+from shellwego.control.loops.tries import Tries
 from shellwego.control.standbys import advance_standby, has_news
 from shellwego.control.unit import Control
 from shellwego.core.replicas import ReplicaPurpose
@@ -19,11 +22,16 @@ from shellwego.wire import subjects
 
 LOOK_EVERY_S = 1.0
 
+_log = structlog.get_logger(__name__)
 
-async def look(control: Control) -> None:
+
+async def look(control: Control, tries: Tries) -> None:
     """Do once what is due now."""
-    for replica_id in await control.read(_due):
+
+    async def advance(replica_id: str) -> None:
         await control.commit(partial(advance_standby, replica_id=replica_id))
+
+    await tries.each(await control.read(_due), advance)
 
 
 def _due(tx: Transaction) -> list[str]:
@@ -32,7 +40,8 @@ def _due(tx: Transaction) -> list[str]:
 
 
 async def _watch(control: Control) -> None:
-    await keep_looking(control, subjects.REPLICAS, LOOK_EVERY_S, partial(look, control))
+    tries = Tries(control.clock, _log, "standbys.step_failed", "standbys.step_works_again")
+    await keep_looking(control, subjects.REPLICAS, LOOK_EVERY_S, partial(look, control, tries))
 
 
 async def run(control: Control, *, holder: str | Leases = "") -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from structlog.typing import FilteringBoundLogger
@@ -33,3 +33,13 @@ class Tries:
         else:
             if trouble := self._troubles.passed(key, self._clock.monotonic()):
                 self._log.info(self._passed, **said, **trouble.fields)
+
+    async def each(self, keys: Iterable[str], step: Callable[[str], Awaitable[object]]) -> set[str]:
+        """Take one step for each key; one that fails holds up no other. Returns those that failed."""
+        failed = set[str]()
+        for key in keys:
+            failed.add(key)
+            with self.tried(key, about=key):
+                await step(key)
+                failed.discard(key)
+        return failed
