@@ -111,8 +111,18 @@ def running_cluster() -> Iterator[Cluster]:
     """A platform that serves an app with an instance on each node. This thread is on the clients' host, within."""
     with running_servers("s1", "s2", "s3") as cluster, _disk(cluster.root / "n3"), ExitStack() as stack:
         stack.callback(_take_down, cluster)
-        _join(cluster)
-        _deploy(cluster)
+        _join(cluster, ("n1", "n2", "n3"), edges=2)
+        _deploy(cluster, INSTANCES)
+        yield cluster
+
+
+@contextmanager
+def running_pair(*flags: str) -> Iterator[Cluster]:
+    """A platform of one server and two nodes with these flags, an edge on the first, and an instance of the app on each."""
+    with running_servers("s1") as cluster, ExitStack() as stack:
+        stack.callback(_take_down, cluster)
+        _join(cluster, ("n1", "n2"), *flags, edges=1)
+        _deploy(cluster, 2)
         yield cluster
 
 
@@ -203,10 +213,11 @@ def _common_flags(cluster: Cluster, servers: list[Host]) -> tuple[str, ...]:
     return (*(str(word) for pair in pairs.items() for word in pair), *urls)
 
 
-def _join(cluster: Cluster) -> None:
-    hosts = [cluster.switch.add(f"n{number}") for number in (1, 2, 3)]
-    nodes = [JoinedNode(host, cluster.root, "--keep-vms") for host in hosts]
-    edges = [JoinedEdge(host, cluster.root, "--keep", "--http-port", str(HTTP)) for host in hosts[:2]]
+def _join(cluster: Cluster, names: tuple[str, ...], *flags: str, edges: int) -> None:
+    """Nodes with these flags, and edges on the first of their hosts."""
+    hosts = [cluster.switch.add(name) for name in names]
+    nodes = [JoinedNode(host, cluster.root, "--keep-vms", *flags) for host in hosts]
+    joined = [JoinedEdge(host, cluster.root, "--keep", "--http-port", str(HTTP)) for host in hosts[:edges]]
     for node in nodes:
         node.join(cluster.operator.swg("nodes", "join-token", "--name", node.name))
         clock = _clock(cluster, node.host)
@@ -214,18 +225,18 @@ def _join(cluster: Cluster) -> None:
         node.start()
         cluster.nodes.append(node)
         cluster.clocks.append(clock)
-    for edge in edges:
+    for edge in joined:
         edge.join(cluster.operator.swg("nodes", "join-token", "--edge", "--name", edge.name))
         edge.start()
         cluster.edges.append(edge)
 
 
-def _deploy(cluster: Cluster) -> None:
+def _deploy(cluster: Cluster, instances: int) -> None:
     operator = cluster.operator
     operator.swg("images", "load", "hello:v1", str(hello("v1")))
     operator.swg("apps", "create", APP)
     operator.swg("deploy", "-a", APP, "-i", "hello:v1", "--port", "8080", "--check-path", "/healthz")
-    operator.swg("scale", "-a", APP, f"web={INSTANCES}")
+    operator.swg("scale", "-a", APP, f"web={instances}")
 
 
 @contextmanager
