@@ -23,8 +23,15 @@ ALONE = ("-o", "canmount=noauto")
             ("create", *ALONE, *SIZED, "-o", "shellwego:sealed=yes", f"{BASE}/vol_1"),
         ),
         (
-            zfs.ZfsClone("vol_1", "snap_1", "snap_1.view", 1024, sealed=False),
+            zfs.ZfsClone("vol_1", "snap_1", "snap_1.view", 1024, sealed=False, whole=False),
             ("clone", *ALONE, *SIZED, "-o", "shellwego:sealed=no", f"{BASE}/vol_1@snap_1", f"{BASE}/snap_1.view"),
+        ),
+        (
+            zfs.ZfsClone("vol_1", "snap_1", "vol_2", 1024, sealed=False, whole=True),
+            (
+                *("clone", *ALONE, *SIZED, "-o", "shellwego:sealed=no", "-o", "shellwego:whole=yes"),
+                *(f"{BASE}/vol_1@snap_1", f"{BASE}/vol_2"),
+            ),
         ),
         (zfs.ZfsSnapshot("vol_1", "snap_1", 1024), ("snapshot", *SIZED, f"{BASE}/vol_1@snap_1")),
         (zfs.ZfsResize("vol_1", 1024), ("set", "shellwego:size=1024", f"{BASE}/vol_1")),
@@ -79,8 +86,8 @@ BAD_NAMES = (
 def test_what_is_not_the_name_of_a_volume_is_refused(bad: str) -> None:
     for order in (
         zfs.ZfsCreate(bad, 1024, sealed=False),
-        zfs.ZfsClone(bad, "snap_1", "vol_2", 1024, sealed=False),
-        zfs.ZfsClone("vol_1", "snap_1", bad, 1024, sealed=False),
+        zfs.ZfsClone(bad, "snap_1", "vol_2", 1024, sealed=False, whole=True),
+        zfs.ZfsClone("vol_1", "snap_1", bad, 1024, sealed=False, whole=True),
         zfs.ZfsMark(bad, "yes"),
         zfs.ZfsDestroy(bad),
         zfs.ZfsPromote(bad),
@@ -94,7 +101,7 @@ def test_what_is_not_the_name_of_a_volume_is_refused(bad: str) -> None:
 def test_what_is_not_the_name_of_a_snapshot_is_refused(bad: str) -> None:
     for order in (
         zfs.ZfsSnapshot("vol_1", bad, 1024),
-        zfs.ZfsClone("vol_1", bad, "vol_2", 1024, sealed=False),
+        zfs.ZfsClone("vol_1", bad, "vol_2", 1024, sealed=False, whole=True),
         zfs.ZfsRollback("vol_1", bad),
         zfs.ZfsDestroySnapshot("vol_1", bad),
     ):

@@ -159,7 +159,8 @@ def attempts(rig: HostRig, pids: tuple[int, ...]) -> st.SearchStrategy[Attempt]:
         st.builds(protocol.ZfsOpen),
         st.builds(protocol.ZfsLook),
         st.builds(
-            protocol.ZfsDo, st.builds(ZfsDestroy, text) | st.builds(ZfsClone, text, text, text, number, st.booleans())
+            protocol.ZfsDo,
+            st.builds(ZfsDestroy, text) | st.builds(ZfsClone, text, text, text, number, st.booleans(), st.booleans()),
         ),
         st.builds(protocol.Sweep, st.builds(Keep, st.dictionaries(key, process, max_size=3), st.tuples(process))),
         st.builds(protocol.Dismantle),

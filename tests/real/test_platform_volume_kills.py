@@ -26,7 +26,7 @@ pytestmark = pytest.mark.real
 
 ENOUGH = 20
 """Records, before something is done to the volume."""
-LONG_S = 300.0
+LONG_S = 600.0
 """For what is tried anew, ever less often, by who came back."""
 Table = list[str]
 World = tuple[VolumeHosts, Disks]

@@ -37,12 +37,13 @@ class ZfsCreate(_Order):
 
 
 class ZfsClone(_Order):
-    """Make a dataset of a snapshot, mounted."""
+    """Make a dataset of a snapshot, mounted; `whole` writes down with the same that it is made."""
 
     snapshot: str
     target: str
     size_bytes: int
     sealed: bool
+    whole: bool
 
 
 class ZfsSnapshot(_Order):

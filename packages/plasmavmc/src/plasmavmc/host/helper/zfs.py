@@ -70,7 +70,8 @@ def _(order: zfs.ZfsCreate, base: str) -> Argv:
 
 @argv_of.register
 def _(order: zfs.ZfsClone, base: str) -> Argv:
-    properties = (*_NOT_BY_ITSELF, *_size(order.size_bytes), *_sealed(order.sealed))
+    made = ("-o", f"{zfs.WHOLE_PROPERTY}=yes") if order.whole else ()
+    properties = (*_NOT_BY_ITSELF, *_size(order.size_bytes), *_sealed(order.sealed), *made)
     return ("clone", *properties, f"{base}/{order.child}@{order.snapshot}", f"{base}/{order.target}")
 
 

@@ -47,9 +47,9 @@ class Datasets:
         """Make one, mounted."""
         await self._do(zfs.ZfsCreate(name, size_bytes, sealed))
 
-    async def clone(self, origin: Dataset, snapshot: Snapshot, name: str, size_bytes: int) -> None:
-        """Make one of a snapshot, mounted; it shares what neither changes."""
-        await self._do(zfs.ZfsClone(origin.name, snapshot.name, name, size_bytes, origin.sealed))
+    async def clone(self, origin: Dataset, snapshot: Snapshot, name: str, size_bytes: int, *, whole: bool) -> None:
+        """Make one of a snapshot, mounted; it shares what neither changes. A whole one is a volume from here on."""
+        await self._do(zfs.ZfsClone(origin.name, snapshot.name, name, size_bytes, origin.sealed, whole))
 
     async def snapshot(self, name: str, snapshot: str, size_bytes: int) -> None:
         """Keep one as it is now, with all that was written to it."""

@@ -81,9 +81,8 @@ class ZfsVolumes:
         await self._check_new(volume_id)
         size = max(size_bytes, snapshot.size_bytes)
         async with self._datasets.undone(volume_id):
-            await self._datasets.clone(origin, snapshot, volume_id, size)
+            await self._datasets.clone(origin, snapshot, volume_id, size, whole=True)
             await self._sized(volume_id, size)
-            await self._datasets.finish(volume_id)
 
     async def open(self, volume_id: str) -> int:
         path = self._file(check_id("volume_id", volume_id))
@@ -99,7 +98,7 @@ class ZfsVolumes:
             origin, snapshot = await self._snapshot(snapshot_id)
             view = f"{snapshot_id}{VIEW}"
             if (await self._datasets.known()).datasets.get(view) is None:
-                await self._datasets.clone(origin, snapshot, view, snapshot.size_bytes)
+                await self._datasets.clone(origin, snapshot, view, snapshot.size_bytes, whole=False)
             await self._datasets.mount(view)
             await self._sized(view, snapshot.size_bytes)
             with volume_errors(f"open snapshot {snapshot_id}"):
