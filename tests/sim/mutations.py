@@ -102,8 +102,8 @@ MUTATIONS = (
     Mutation(
         "plans without a hint",
         "control/loops/rollout.py",
-        "            tasks.create_task(self._sweep(BUSY_EVERY_S, busy_apps))\n"
-        "            tasks.create_task(self._sweep_changed())\n",
+        "            tasks.create_task(self._sweep_busy())\n"
+        "            tasks.create_task(self._sweep_changed())  # at first, that is all\n",
         "",
     ),
     Mutation("routes without a hint", "edge/daemon.py", "wait(self._settings.poll_s)", "wait()"),
