@@ -9,10 +9,10 @@ from typing import Any, TypeVar, cast
 import pytest
 import structlog
 
+from shellwego.control import scheduling
 from shellwego.control.loops import drains as drains_loop
 from shellwego.control.loops.tries import Tries
-from shellwego.control.scheduling import DrainWish, drain_node
-from shellwego.control.unit import Control, Unit
+from shellwego.control.unit import Control
 from shellwego.core.errors import UnavailableError
 from shellwego.core.nodes import Scheduling
 from shellwego.drivers.clock.virtual import VirtualClock
@@ -64,12 +64,7 @@ async def world() -> AsyncIterator[World]:
 
 
 async def drain(world: World, node: FakeNode) -> None:
-    def work(unit: Unit) -> None:
-        row = unit.tx.nodes.get(node.node_id)
-        assert row is not None
-        drain_node(unit, row, DrainWish())
-
-    await world.control.commit(work)
+    await world.control.commit(lambda unit: scheduling.drain(unit, node_row(world, node), scheduling.DrainWish()))
 
 
 async def test_a_node_that_cannot_be_looked_at_holds_up_the_drain_of_no_other(world: World) -> None:
