@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from examples.demo.platform import SWG, CommandFailed, end
+from examples.demo.platform import SWG, end, started
 
 READY_S = 90.0
 
@@ -35,22 +34,9 @@ class Part:
             CommandFailed: it ended, or is not ready in time.
         """
         command = [*self.prefix, SWG, *self.words]
-        with self.log.open("ab") as output:
-            mark = output.tell()
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, "NO_COLOR": "1", **self.environment},
-                start_new_session=True,
-            )
-        began = time.monotonic()
-        while self.marker not in self.log.read_bytes()[mark:]:
-            if self.process.poll() is not None or time.monotonic() - began > READY_S:
-                raise CommandFailed(command, self.process.poll() or -1, self.log.read_text()[-3000:])
-            time.sleep(0.05)
-        return time.monotonic() - began
+        environment = {**os.environ, "NO_COLOR": "1", **self.environment}
+        self.process, took = started(command, self.marker, self.log, environment, READY_S)
+        return took
 
     def processes(self) -> list[int]:
         """Root's helper, and the process that it was split off: not VMs and HAProxy, which are to outlive them."""

@@ -18,6 +18,8 @@ from examples.demo.registry import free_port
 from plasmavmc.host.names import installation_key
 
 SWG = str(Path(sys.executable).with_name("swg"))
+ENDS_S = 60.0
+"""A platform ends within so long, its VMs with it."""
 
 
 class CommandFailed(RuntimeError):
@@ -53,28 +55,18 @@ class Platform:
         return self.config_home / "up.log"
 
     def start(self, ready_within_s: float = 60.0) -> float:
-        """Start it; returns the seconds until it said that it is ready."""
+        """Start it; returns the seconds until it said that it is ready.
+
+        Raises:
+            CommandFailed: it ended, or is not ready in time.
+        """
         self.config_home.mkdir(parents=True, exist_ok=True)
         command = [*self.prefix, SWG, "up", "--data-dir", str(self.data_dir), "--http-port", str(self.http_port)]
         command += ["--api-port", str(self.api_port), *self.extra]
-        began = time.monotonic()
-        with self.log.open("ab") as output:
-            mark = output.tell()
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=self._environment(),
-                start_new_session=True,
-            )
-        while b"ready" not in self.log.read_bytes()[mark:]:
-            if self.process.poll() is not None or time.monotonic() - began > ready_within_s:
-                raise CommandFailed(command, self.process.poll() or -1, self.log.read_text()[-3000:])
-            time.sleep(0.02)
-        return time.monotonic() - began
+        self.process, took = started(command, b"ready", self.log, self._environment(), ready_within_s)
+        return took
 
-    def stop(self, timeout_s: float = 60.0) -> int:
+    def stop(self, timeout_s: float = ENDS_S) -> int:
         """Ask it to end, and wait; returns its exit code."""
         code = end(self.process, timeout_s)
         self.process = None
@@ -123,6 +115,28 @@ class Platform:
     ) -> None:
         if self.process is not None and self.process.poll() is None:
             self.stop()
+
+
+def started(
+    command: list[str], marker: bytes, log: Path, environment: Mapping[str, str], within_s: float
+) -> tuple[subprocess.Popen[bytes], float]:
+    """Start a process that writes `marker` to its log once it is ready; returns it, and the seconds that it took.
+
+    Raises:
+        CommandFailed: it ended, or was not ready in time and has been ended.
+    """
+    began = time.monotonic()
+    with log.open("ab") as output:
+        mark = output.tell()
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
+        )
+    while marker not in log.read_bytes()[mark:]:
+        if process.poll() is not None or time.monotonic() - began > within_s:
+            code = process.poll()
+            raise CommandFailed(command, end(process, ENDS_S) if code is None else code, log.read_text()[-3000:])
+        time.sleep(0.02)
+    return process, time.monotonic() - began
 
 
 def end(process: subprocess.Popen[bytes] | None, timeout_s: float) -> int:

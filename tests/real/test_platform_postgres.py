@@ -37,7 +37,6 @@ def second_platform(directory: Path, secret: Path) -> str:
     other = Platform(directory / "data", directory / "config", extra=("--database-url-file", str(secret)))
     with pytest.raises(CommandFailed) as refused:
         other.start()
-    other.process = None
     take_down(other)
     return refused.value.output
 
