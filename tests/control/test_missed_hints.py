@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 
 import pytest
 
+from shellwego.control.loops import hints
 from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops import routes as routes_loop
 from shellwego.control.unit import Control
@@ -57,7 +58,7 @@ async def test_the_routes_loop_looks_at_every_app(world: World, mended: bool) ->
     bus = await begun(world, routes_loop.run)
     world.spawn(rollout_loop.run(world.control))
     await world.deploy("one")
-    await world.clock.advance(10)
+    await world.clock.advance(hints.CHANGED_EVERY_S / 2)
     assert [instance.routed_version for instance in await instances(world)] == [None]
     if mended:
         bus.mend()
@@ -69,10 +70,21 @@ async def test_what_changed_is_seen_soon_though_no_hint_came(world: World) -> No
     await world.node()
     await begun(world, rollout_loop.run)
     await world.finished(await world.deploy("one"))
-    await world.clock.advance(3 * rollout_loop.CHANGED_EVERY_S)
+    await world.clock.advance(3 * hints.CHANGED_EVERY_S)
     await world.change_app(counts={PROCESS.name: 3})
-    await world.clock.advance(rollout_loop.CHANGED_EVERY_S)
+    await world.clock.advance(hints.CHANGED_EVERY_S)
     assert len(world.live()) == 3
+
+
+async def test_an_instance_comes_into_the_routes_soon_though_no_hint_came(world: World) -> None:
+    await world.node()
+    await begun(world, routes_loop.run)
+    world.spawn(rollout_loop.run(world.control))
+    await world.deploy("one")
+    await world.clock.until(lambda: bool(world.serving()), hints.CHANGED_EVERY_S / 2)
+    await world.clock.until(
+        lambda: all(row.routed_version is not None for row in world.live()), hints.CHANGED_EVERY_S + 1
+    )
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ MUTATIONS = (
         "plans without a hint",
         "control/loops/rollout.py",
         "            tasks.create_task(self._sweep_busy())\n"
-        "            tasks.create_task(self._sweep_changed())  # at first, that is all\n",
+        "            tasks.create_task(sweep_changed(control, schedule))\n",
         "",
     ),
     Mutation("routes without a hint", "edge/daemon.py", "wait(self._settings.poll_s)", "wait()"),

@@ -20,11 +20,11 @@ import structlog
 from shellwego.control.changes import apply, prune
 from shellwego.control.facts import UNFINISHED, rollout_facts
 from shellwego.control.instances import LIVE_PHASES
-from shellwego.control.loops.hints import listen, listening, sweep
+from shellwego.control.loops.hints import listen, listening, sweep, sweep_changed
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.placements import placements, store_placements, waiting_instances
-from shellwego.control.placer import READING_SHARE, Placer
+from shellwego.control.placer import Placer
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import ShellWeGoError
 from shellwego.core.instances import Desired, Phase
@@ -35,7 +35,6 @@ from shellwego.ports.store import Transaction, eq, within
 from shellwego.wire import subjects
 
 BUSY_EVERY_S = 2.0
-CHANGED_EVERY_S = 10.0
 ALL_EVERY_S = 60.0
 _PLANNED = b"planned"
 """What a hint says that comes of a step which left nothing to plan: it is for the other loops."""
@@ -126,7 +125,7 @@ class RolloutLoop:
             tasks.create_task(listen(control, schedule, heard, unless=_PLANNED))
             await listening(heard)
             tasks.create_task(self._sweep_busy())
-            tasks.create_task(self._sweep_changed())  # at first, that is all
+            tasks.create_task(sweep_changed(control, schedule))
             tasks.create_task(sweep(control, schedule, heard, ALL_EVERY_S))
             tasks.create_task(self._work())
 
@@ -138,19 +137,6 @@ class RolloutLoop:
                 self._schedule.add(app_id, ahead=begins)
             begins = False
             await self._control.clock.sleep(BUSY_EVERY_S)
-
-    async def _sweep_changed(self) -> None:
-        """What changed since the last sweep, whatever became of its hints. It reads much of the store where that is large,
-        so it takes a twentieth of the time at most."""
-        clock, known = self._control.clock, dict[str, object]()
-        while True:
-            began = clock.monotonic()
-            seen = await self._control.read(versions)
-            for app_id, version in seen.items():
-                if known.get(app_id) != version:
-                    self._schedule.add(app_id)
-            known = seen
-            await clock.sleep(max(CHANGED_EVERY_S, READING_SHARE * (clock.monotonic() - began)))
 
     async def _work(self) -> None:
         while True:
@@ -173,12 +159,6 @@ class RolloutLoop:
             _log.info("rollout.step_works_again", app=app_id, **trouble.fields)
         if result.wait_s is not None:
             self._schedule.add(app_id, result.wait_s, ahead=True)
-
-
-def versions(tx: Transaction) -> dict[str, object]:
-    """By app: what is another value once its row changed, or one of an instance of it that lives, or one came or went."""
-    rows = tx.instances.sums("app_id", ("version",), within("phase", LIVE_PHASES))
-    return {app_id: (version, rows.get(app_id)) for app_id, version in tx.apps.sums("id", ("version",)).items()}
 
 
 def busy_apps(tx: Transaction) -> set[str]:
