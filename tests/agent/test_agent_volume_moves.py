@@ -321,6 +321,17 @@ async def test_a_volume_that_no_other_node_can_have_is_told_with_the_reason_and_
     assert hosts.holds(hosts.new) == TEXT
 
 
+async def test_a_node_that_has_something_else_under_its_id_is_not_tried_again(hosts: VolumeHosts) -> None:
+    await hosts.new.engine.create_volume(hosts.volume_id, GIB)
+    await hosts.drain(volumes=True)
+    await hosts.clock.until(lambda: hosts.told("volume.move.failed"), 60)
+    await hosts.clock.advance(20)
+    assert len(hosts.told("volume.move.failed")) == 1
+    [left] = hosts.plan().volumes
+    assert left.reason == "stays: no other node can have it: new has something else under the volume's id"
+    assert len(hosts.edge.endpoints()) == 1
+
+
 # Who may have it
 
 

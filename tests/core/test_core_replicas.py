@@ -297,8 +297,9 @@ def test_other_failures_are_tried_again_ever_more_slowly_on_the_same_base() -> N
 
 
 def test_a_volume_of_its_id_that_is_no_copy_is_left_alone_and_told() -> None:
-    for found in (view(), view("snap_x"), view(marker(OTHER, 1))):
-        action, told = look(ORDER, found)
+    order = replace(ORDER, chain=("snap_1", "snap_2"), coming=("snap_1", "snap_2"), anew=True)
+    for found in (view(), view("snap_x"), view(marker(OTHER, 1)), view("snap_1", marker(OTHER, 1))):
+        action, told = look(order, found)
         assert action is None
         assert told is not None
         assert told.reason_code == "foreign-copy"

@@ -4,11 +4,12 @@ over."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from shellwego.core.apps import App, Release, wanted_counts
-from shellwego.core.deployments import FINISHED
+from shellwego.core.deployments import FINISHED, ROLLING
 from shellwego.core.images import ImageState
 from shellwego.core.instances import Desired, Eviction, Instance, OwnerKind, Phase, Sleep
 from shellwego.core.names import NamedApp, names_of_app
@@ -90,7 +91,7 @@ def _apps(world: World) -> Iterator[str]:
 def _app(world: World, app: App, rows: list[Instance]) -> Iterator[str]:
     own = [row for row in rows if row.owner is OwnerKind.APP]
     release = world.rows("releases").get(app.stable_release_id)
-    wanted = wanted_counts(app, release.config) if release else {}
+    wanted = _wanted(world, app.id)
     serving = [row for row in own if row.live and row.desired is Desired.SERVE]
     bad = release is not None and release.image_digest in (world.sick | world.exits)
     """Rolled out while nothing of it was to run, so nobody knew."""
@@ -129,17 +130,28 @@ def _stays_away(world: World, row: Instance) -> bool:
 def _stand_ins(world: World, rows: list[Instance]) -> dict[str, str]:
     """Of an app, by id: those that have to leave their nodes and rightly serve on, each for one that was to come, and for
     which there is no room, or whose image never serves. It may be of another slot: whoever came in its own serves beside
-    it, and they are too few yet."""
+    it, and they are too few yet. Where as many are there as may be, nobody comes for the others (empty) before that one."""
     found: dict[str, str] = {}
     serving = sorted((row for row in rows if row.live and row.desired is Desired.SERVE), key=lambda row: row.id)
-    for kind in {(row.owner, row.process) for row in serving}:
-        own = [row for row in serving if (row.owner, row.process) == kind]
+    for owner, process in {(row.owner, row.process) for row in serving}:
+        own = [row for row in serving if (row.owner, row.process) == (owner, process)]
         comes = [row for row in own if not row.evicted]
         taken = {row.slot for row in comes}
-        leaving = [row.id for row in own if row.eviction is Eviction.GENTLE and row.slot in taken]
+        gentle = [row for row in own if row.eviction is Eviction.GENTLE]
         absent = [row.id for row in comes if _stays_away(world, row) or _never_serves(world, row)]
-        found |= zip(leaving, absent, strict=False)
+        count = _wanted(world, own[0].app_id).get(process, 0) if owner is OwnerKind.APP else 0
+        full = bool(absent) and len(own) >= count + min(len(gentle), ROLLING.surge(count))
+        few = max(len(absent), count - (len(comes) - len(absent))) if full else len(absent)
+        leaving = [row.id for row in gentle if full or row.slot in taken][:few]
+        found |= zip_longest(leaving, absent[: len(leaving)], fillvalue="")
     return found
+
+
+def _wanted(world: World, app_id: str) -> Mapping[str, int]:
+    """How many there are to be of each process."""
+    app = world.rows("apps").get(app_id)
+    release = world.rows("releases").get(app.stable_release_id) if app else None
+    return wanted_counts(app, release.config) if app and release else {}
 
 
 def _never_serves(world: World, row: Instance) -> bool:

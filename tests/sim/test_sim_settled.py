@@ -24,9 +24,19 @@ STABLE = release(1)
 class Rows:
     """A world as far as its rows go."""
 
-    def __init__(self, *instances: Instance, sick: frozenset[str] = frozenset(), stable: Release = STABLE) -> None:
+    def __init__(
+        self,
+        *instances: Instance,
+        sick: frozenset[str] = frozenset(),
+        stable: Release = STABLE,
+        flapping_since: float | None = None,
+    ) -> None:
         shop = app(counts={"web": 2}, stable_release_id=stable.id)
-        nodes = (node("a", scheduling=Scheduling.DRAINING), node("b"), node("c", scheduling=Scheduling.CORDONED))
+        nodes = (
+            node("a", scheduling=Scheduling.DRAINING),
+            node("b", flapping_since=flapping_since),
+            node("c", scheduling=Scheduling.CORDONED),
+        )
         self._rows: Mapping[str, dict[str, Any]] = {
             "apps": {shop.id: shop},
             "releases": {each.id: each for each in (STABLE, stable)},
@@ -84,6 +94,16 @@ def test_nobody_serves_on_once_enough_serve_without_it() -> None:
 def test_nobody_serves_on_where_there_is_room_for_the_one_that_waits() -> None:
     found = faults(LEAVING, CAME, replace(WAITING, memory_bytes=1))
     assert NOT_LEFT in found
+
+
+def test_nobody_has_room_on_a_node_that_goes_down_again_and_again() -> None:
+    assert faults(LEAVING, CAME, replace(WAITING, memory_bytes=1), flapping_since=NOW) == []
+
+
+def test_where_as_many_are_there_as_may_be_one_that_waits_keeps_those_too_for_whom_nobody_could_come_yet() -> None:
+    other = row("other", 1, "a", eviction=Eviction.GENTLE)
+    assert faults(LEAVING, other, replace(WAITING, slot=0, memory_bytes=ROOM + 1)) == []
+    assert {NOT_LEFT, "other has not left its node"} <= set(faults(LEAVING, other, replace(WAITING, slot=0)))
 
 
 def test_one_that_waits_keeps_one_and_no_more() -> None:

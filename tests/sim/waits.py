@@ -43,10 +43,10 @@ def home(world: World, row: Instance) -> str:
 
 def for_room(world: World, row: Instance, *, made: bool = True) -> bool:
     """No open node has room for the instance, and on none could be made any, where that counts: none is made for one that
-    serves on where it is."""
+    serves on where it is. A node that goes down again and again has room for those whose volume it has."""
     nodes = [node for node in world.rows("nodes").values() if is_open(world, node.id)]
-    if (only := home(world, row)) != "":
-        nodes = [node for node in nodes if node.id == only]
+    only = home(world, row)
+    nodes = [node for node in nodes if (node.id == only if only else node.flapping_since is None)]
     return not any(_fits(world, row, node, made=made) for node in nodes)
 
 

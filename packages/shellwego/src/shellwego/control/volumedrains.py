@@ -39,11 +39,17 @@ def _left(tx: Transaction, volume: Volume, others: Iterable[Node]) -> VolumeLeft
         refuse_immovable(tx, volume)
     except ConflictError as error:
         return known.told(f"stays: {error.message}")
-    faults = {node.id: unfit(tx, volume, node) for node in others}
+    faults = {node.id: _refusal(volume, node) or unfit(tx, volume, node) for node in others}
     fitting = [node for node in others if not faults[node.id]]
     if not fitting:
         return known.told(f"stays: {_summary(others, faults)}")
     return known.told("waits for its turn", target=min(fitting, key=lambda node: _rank(tx, node)).id)
+
+
+def _refusal(volume: Volume, node: Node) -> str:
+    """A node that said that it cannot have the volume is not asked again and again; whoever has put that right may ask."""
+    refused = volume.move is not None and node.id in volume.move.refused_by
+    return "has something else under the volume's id" if refused else ""
 
 
 def _rank(tx: Transaction, node: Node) -> tuple[int, str]:

@@ -88,12 +88,14 @@ def begin_move(unit: Unit, volume: Volume, node: Node) -> Volume:
             created_by=unit.caller.actor,
         )
     )
+    refused_by = volume.move.refused_by if volume.move else ()
     move = VolumeMove(
         replica_id=replica.id,
         source_node_id=volume.node_id,
         target_node_id=node.id,
         began_at=now,
         stage_at=now,
+        refused_by=tuple(each for each in refused_by if each != node.id),
     )
     moving = unit.tx.volumes.update(volume_restated(replace(volume, move=move)))
     tell(unit, moving, "volume.moving", {"from": volume.node_id, "to": node.id})

@@ -93,6 +93,8 @@ class VolumeMove:
     back_at: float | None = None
     """When the app served again."""
     ended_at: float | None = None
+    refused_by: tuple[str, ...] = ()
+    """Nodes that this move, or one before, found to have something else under the volume's id."""
 
     @property
     def active(self) -> bool:
@@ -169,7 +171,8 @@ def plan_move(facts: MoveFacts, now: float) -> MovePlan:
         return MovePlan(_ended(move, S.FAILED, "the node it was to go to was removed", now), Step.DROP)
     if move.stage in BEFORE_SWITCH and facts.foreign:
         why = "the node it was to go to has something else under the volume's id, which was left alone"
-        return MovePlan(_ended(move, S.FAILED, why, now), Step.DROP)
+        refused_by = (*move.refused_by, move.target_node_id)
+        return MovePlan(replace(_ended(move, S.FAILED, why, now), refused_by=refused_by), Step.DROP)
     stages = {
         S.COPYING: _copying,
         S.STOPPING: _closed,

@@ -145,6 +145,8 @@ def _wanted(order: ReplicaOrder, view: VolumeView | None, memory: ReplicaMemory)
         yield from _deletions(order, (*_past(there, wanted), *_gone(order, there)))
         return
     held = _held(order, there)
+    if view is not None and _is_of_another(order, there):
+        return
     if view is not None and not held and not any(each in there for each in order.chain):
         if _gone(order, there):  # what it began with was deleted, and nothing came after it
             yield from _removal(view)
@@ -195,6 +197,13 @@ def _held(order: ReplicaOrder, there: Iterable[str]) -> int:
     return max((round_ for replica_id, round_ in found if replica_id == order.replica_id), default=0)
 
 
+def _is_of_another(order: ReplicaOrder, there: Iterable[str]) -> bool:
+    """Markers of another replica and none of this one are here: what a node has that was removed, and joined anew. The
+    volume's snapshots may be among it, and are no beginning of this copy."""
+    markers = [found[0] for found in map(marked, there) if found is not None]
+    return bool(markers) and order.replica_id not in markers
+
+
 def _is_of_another_time(order: ReplicaOrder, there: Iterable[str]) -> bool:
     return order.anew and 0 < _held(order, there) < order.round
 
@@ -214,7 +223,8 @@ def _observe(
     if not order.present or memory.anew or held < memory.sure or _is_of_another_time(order, there):
         return told
     if not held:
-        foreign = not working and not any(each in there for each in (*order.chain, *order.gone))
+        known = any(each in there for each in (*order.chain, *order.gone))
+        foreign = not working and (not known or _is_of_another(order, there))
         return replace(told, reason=_FOREIGN, reason_code=FOREIGN) if foreign else told
     if memory.sure != held:
         return told if memory.reason else None
