@@ -51,7 +51,7 @@ async def test_a_volume_is_made_of_one_and_counts_as_one(world: World) -> None:
     made = await world.made(f"{PATH}/{id_}/actions/restore", {"to": "again"})
     assert (made["name"], made["node"], made["source_backup_id"]) == ("again", None, id_)
     assert (await world.post(f"{PATH}/{id_}/actions/restore", {"to": "again"})).code == "volume-exists"
-    assert (await world.post(f"{PATH}/{id_}/actions/restore", {"to": "A b"})).json["errors"][0]["field"] == "name"
+    assert (await world.post(f"{PATH}/{id_}/actions/restore", {"to": "A b"})).json["errors"][0]["field"] == "to"
     assert (await world.call("DELETE", f"{PATH}/{id_}")).code == "backup-in-use"
 
 

@@ -36,6 +36,19 @@ except ValueError:
     assert "Traceback" in line
 
 
+def test_whatever_is_in_a_word_it_stays_a_word_of_its_line() -> None:
+    words = "a\r\nb\x1b[31m\x07\u202e\u2028\x85c\ud800"
+    lines = said(
+        f"words = {words!r}\n"
+        "structlog.get_logger().warning('ours', words=words)\n"
+        "logging.getLogger('asyncio').warning('it said %s', words)\n"
+        "try:\n    raise ValueError(words)\n"
+        "except ValueError:\n    structlog.get_logger().exception('failed')"
+    )
+    assert [line.split("=", 1)[0] for line in lines] == ["timestamp"] * 3
+    assert all(line.isprintable() for line in lines)
+
+
 def test_what_a_stranger_may_cause_at_will_and_what_is_of_no_value_is_not_said() -> None:
     assert not said(
         "logging.getLogger('uvicorn.error').warning('Invalid HTTP request received.');"

@@ -173,7 +173,8 @@ def restore_backup(unit: Unit, volume: Volume, backup: Backup, name: str, key: S
     _refuse_unavailable(backup)
     if backup.damage:
         raise ConflictError("backup-damaged", backup.damage, resolution="Restore another backup of the volume.")
-    project, wish = project_of(unit.tx, volume.project_id), VolumeWish(name=name, size_bytes=backup.size_bytes)
+    project = project_of(unit.tx, volume.project_id)
+    wish = VolumeWish(name=name, size_bytes=backup.size_bytes, named_in="to")
     made = unit.tx.volumes.update(replace(create_volume(unit, project, wish, key), source_backup_id=backup.id))
     tell(unit, made, "volume.restored_from_backup", {"backup": backup.id, "volume": volume.id})
     return made

@@ -48,6 +48,8 @@ class VolumeWish:
     protected: bool = False
     encrypted: bool | None = None
     """None: an empty one is, and a copy is what its snapshot is."""
+    named_in: str = "name"
+    """The field of the request that has its name, for a refusal to point at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,9 @@ def create_volume(unit: Unit, project: Project, wish: VolumeWish, key: Sealing |
     """
     source, origin = _source(unit.tx, project, wish.snapshot_id) if wish.snapshot_id else (None, None)
     size = wish.size_bytes if wish.size_bytes is not None else source.size_bytes if source else 0
-    refuse("volume-refused", (*_name_faults(wish.name), *_size_faults(size, source)))
+    refuse("volume-refused", (*_name_faults(wish), *_size_faults(size, source)))
     if volume_named(unit.tx, project.id, wish.name) is not None:
-        fault = FieldError("name", "already-exists", "this name is in use in the project")
+        fault = FieldError(wish.named_in, "already-exists", "this name is in use in the project")
         raise ConflictError("volume-exists", f"the project has a volume {wish.name} already", errors=(fault,))
     if origin is not None:
         _need_room(unit.tx, origin, size)
@@ -294,10 +296,11 @@ def _copies(tx: Transaction, snapshot: Snapshot) -> list[Volume]:
     return [volume for volume in volumes if volume.source_snapshot_id == snapshot.id]
 
 
-def _name_faults(name: str) -> tuple[FieldError, ...]:
-    if NAME.fullmatch(name):
+def _name_faults(wish: VolumeWish) -> tuple[FieldError, ...]:
+    if NAME.fullmatch(wish.name):
         return ()
-    return (FieldError("name", "bad-name", "a-z, 0-9, - and _, beginning with a letter, at most 63 characters"),)
+    text = "a-z, 0-9, - and _, beginning with a letter, at most 63 characters"
+    return (FieldError(wish.named_in, "bad-name", text),)
 
 
 def _size_faults(size: int, source: Snapshot | None) -> tuple[FieldError, ...]:

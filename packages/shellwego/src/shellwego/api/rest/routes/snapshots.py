@@ -103,7 +103,7 @@ async def restore_volume(
     if known is not None:
         return respond(known)
     target = VolumeTarget(volume, project)
-    wish = None if body.to is None else volumes.VolumeWish(name=body.to, snapshot_id=body.snapshot)
+    wish = None if body.to is None else volumes.VolumeWish(name=body.to, snapshot_id=body.snapshot, named_in="to")
 
     def plan(tx: Transaction, row: Volume) -> tuple[ProjectRow, volumes.KeyPlan]:
         volumes.find_snapshot(tx, row, body.snapshot)
