@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,51 @@ def test_a_tail_spans_segments_and_ends_at_lines_that_are_too_old(tmp_path: Path
     assert len(list((tmp_path / "vm").iterdir())) > 1
     assert [int(text) for text in texts(log, 60)] == list(range(40, 100))
     assert [int(line.text) for line in log.tail(60, since=90.0)] == list(range(90, 100))
+
+
+@pytest.mark.parametrize("reads", [VmLog.follow, VmLog.read])
+async def test_readers_that_stop_in_the_middle_keep_nothing_of_the_log_in_memory(
+    reads: Callable[[VmLog, int], AsyncGenerator[LogLine]], tmp_path: Path
+) -> None:
+    log = make(tmp_path, budget=BUDGET_BYTES)
+    line = b"x" * (MAX_LINE - 1) + b"\n"
+    for number in range(200):
+        log.write(OUT, number * len(line), line)
+    tracemalloc.start()
+    readers = [reads(log, 10_000) for _ in range(20)]
+    firsts = [await anext(reader) for reader in readers]
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert {first.text for first in firsts} == {line[:-1].decode()}
+    assert held < len(readers) * 512 * 1024, "each of them may hold a few lines, and not 3 MiB"
+    for reader in readers:
+        await reader.aclose()
+
+
+async def test_who_reads_a_long_log_lets_others_have_their_turn(tmp_path: Path) -> None:
+    log = make(tmp_path, budget=BUDGET_BYTES)
+    log.write(OUT, 0, b"\n" * 10_000)
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count_turns())
+    assert [line.text async for line in log.read(10_000)] == [""] * 10_000
+    counting.cancel()
+    assert turns > 100
+
+
+async def test_what_is_written_while_the_last_lines_are_read_is_left_to_the_next_reader(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.write(OUT, 0, b"a\nb\n")
+    reader = log.read(2)
+    assert (await anext(reader)).text == "a"
+    log.write(OUT, 4, b"c\n")
+    assert [line.text async for line in reader] == ["b"]
 
 
 def test_a_log_full_of_empty_lines_is_taken_up_again_at_once(tmp_path: Path) -> None:

@@ -408,7 +408,7 @@ class VmManager:
             async for line in stored.follow(tail, since):
                 yield line
         else:
-            for line in stored.tail(tail, since):
+            async for line in stored.read(tail, since):
                 yield line
 
 

@@ -8,7 +8,10 @@ streams is what may be acknowledged.
 The app never waits for us: where the disk is full, output is dropped and counted, and acknowledged all the same.
 
 Trap: one frame of a guest may hold 65,536 lines, and all guests share one event loop with the API. So what one call brings
-is written with as few calls to the disk as segments allow, and the last lines are read from the end.
+is written with as few calls to the disk as segments allow, and the last lines are found from the end.
+
+Trap: who reads a log may stop in its middle, and many may do so at once. So nothing but a place in a file is kept for a
+reader.
 
 Format of a line: `<seconds> <stream letter> <end offset> <text>`, undecodable bytes replaced, one newline at the end. A
 line of ours with the offset -1 says that a new run begins, whose guest numbers from 0 again.
@@ -21,8 +24,9 @@ import errno
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from plasmavmc.types import MIB, LogLine, LogStream
@@ -56,6 +60,8 @@ _ENDS = {
 _RESTORED_SEGMENTS = 5
 """A guest keeps at most 1 MiB; as lines of one byte each that is 40 MiB here."""
 _NEAR_END = 64 * 1024
+_AT_ONCE = 16
+"""Lines that are read before others get their turn."""
 _Line = tuple[LogStream, int, str]
 """Stream, number of the byte after the line, text."""
 
@@ -106,8 +112,8 @@ def _start_of_run(data: bytes) -> int:
     return 0
 
 
-def _from_end(segment: Path, count: int) -> Iterator[_Stored]:
-    """At most so many of its lines, the last one first."""
+def _from_end(segment: Path, count: int) -> Iterator[tuple[int, _Stored]]:
+    """At most so many of its lines and where each begins, the last one first."""
     data = _content(segment)
     end = len(data)
     while count > 0 and end > 0:
@@ -116,7 +122,7 @@ def _from_end(segment: Path, count: int) -> Iterator[_Stored]:
         end = start
         if stored is not None:
             count -= 1
-            yield stored
+            yield start, stored
 
 
 class VmLog:
@@ -270,16 +276,22 @@ class VmLog:
         return self._directory / f"{number:08d}.log", 0
 
     def tail(self, count: int, since: float = 0.0) -> list[LogLine]:
-        """The last lines, oldest first, not older than `since`."""
-        lines: list[LogLine] = []
-        for segment in reversed(self._segments()):
-            if len(lines) >= count:
+        """The last lines, oldest first, not older than `since`; for a few."""
+        return list(islice(self._cursor(count, since).fresh(), count))
+
+    def _cursor(self, count: int, since: float) -> _Cursor:
+        """Where the last so many lines begin."""
+        segments = self._segments()
+        begin = _Cursor(self._directory, segments)
+        for segment in reversed(segments):
+            if count <= 0:
                 break
-            for stored in _from_end(segment, count - len(lines)):
+            for start, stored in _from_end(segment, count):
                 if stored.line.time < since:
-                    return lines[::-1]
-                lines.append(stored.line)
-        return lines[::-1]
+                    return begin
+                count -= 1
+                begin.go_to(segment, start)
+        return begin
 
     def close(self) -> None:
         """No more will be written; followers end."""
@@ -287,11 +299,17 @@ class VmLog:
         self.closed = True
         self._tell_followers()
 
-    async def follow(self, tail: int, since: float = 0.0) -> AsyncIterator[LogLine]:
-        """The last lines, then new ones until the log is closed and read."""
-        cursor, known = _Cursor(self._directory, self._segments()), self.tail(tail, since)
-        for line in known:
-            yield line
+    async def read(self, count: int, since: float = 0.0) -> AsyncGenerator[LogLine]:
+        """As `tail`, for any number: each line is read when it is asked for, and others get their turn between."""
+        lines = islice(self._cursor(count, since).fresh(), count)
+        while some := list(islice(lines, _AT_ONCE)):
+            for line in some:
+                yield line
+            await asyncio.sleep(0)
+
+    async def follow(self, tail: int, since: float = 0.0) -> AsyncGenerator[LogLine]:
+        """The last lines, then new ones until the log is closed and read; each is read when it is asked for."""
+        cursor = self._cursor(tail, since)
         while True:
             changed, closed = self._changed, self.closed
             for line in cursor.fresh():
@@ -308,6 +326,10 @@ class _Cursor:
         self._directory = directory
         self._segment = segments[-1].name if segments else ""
         self._position = segments[-1].stat().st_size if segments else 0
+
+    def go_to(self, segment: Path, position: int) -> None:
+        """Stand before a line of that segment."""
+        self._segment, self._position = segment.name, position
 
     def fresh(self) -> Iterator[LogLine]:
         """Whole lines that came since the last call."""
