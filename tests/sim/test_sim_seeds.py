@@ -28,23 +28,16 @@ from tests.sim.story import (
     Story,
     draw,
 )
+from tests.sim.thousand import SEEDS, sim
 from tests.sim.watch import Violation
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "scripts/sim"
 
 
-def sim(*arguments: str, timeout: float = 7200) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: the order of sets is a part of a seed, and the log is listened to."""
-    command = [str(SCRIPT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-
-
-def test_no_story_of_a_few_seeds_violates_anything(request: pytest.FixtureRequest) -> None:
-    """Those that share little, since they find the most in their time; by night so many that each fault meets each
-    operation."""
-    which = ["1000"] if request.config.getoption("--nightly") else ["8", "--every", str(EVERY), "--few"]
-    done = sim("--seeds", *which)
+@pytest.mark.nightly
+def test_no_story_of_many_that_share_little_violates_anything() -> None:
+    """Beside the thousand of each day (`tests.sim.thousand`): these find the most in their time."""
+    done = sim("--from", str(SEEDS), "--seeds", "1000", "--every", str(EVERY), "--few")
     assert done.returncode == 0, done.stderr[-5000:]
 
 
