@@ -1,5 +1,5 @@
-"""The host's power is cut, on a real ext4: the file system as its disk has it is mounted anew. What an order had done when it
-returned is there, and so is what the next process found of one that was killed: by then others rely on it.
+"""The host's power is cut, on a real ext4: the file system as its disk has it is mounted anew. What an order had done when
+it returned is there, and so is what the next process found of one that was killed: by then others rely on it.
 """
 
 from __future__ import annotations
