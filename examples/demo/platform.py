@@ -54,7 +54,7 @@ class Platform:
     def log(self) -> Path:
         return self.config_home / "up.log"
 
-    def start(self, ready_within_s: float = 60.0) -> float:
+    def start(self, ready_within_s: float = 180.0) -> float:
         """Start it; returns the seconds until it said that it is ready.
 
         Raises:

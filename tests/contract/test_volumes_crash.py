@@ -18,9 +18,11 @@ from tests.contract.volumes_contract import marked, read, write
 SIZE = 16 * MIB
 MOST_STEPS = 200
 KILLED = 9
-_CHANGES = ("open", "os.", "shutil.", "tempfile.")
+CHANGES = ("open", "os.", "shutil.", "tempfile.")
 
 Order = Callable[[VolumeDriver], Coroutine[None, None, None]]
+State = dict[str, tuple[bytes, list[str]]]
+"""Volumes with what was written to them, and their snapshots."""
 Opening = Callable[[], Coroutine[None, None, VolumeDriver]]
 """The next process, which finds what the one before left."""
 
@@ -60,7 +62,7 @@ def at_every_step(tmp_path: Path, order: Order) -> Iterator[VolumeDriver]:
             return file_volumes(directory)
 
         asyncio.run(prepared(file_volumes(directory)))
-        killed = killed_at(step, opening, order, _CHANGES)
+        killed = killed_at(step, opening, order, CHANGES)
         again = file_volumes(directory)
         assert not [path for path in directory.rglob("*.part*")]
         yield again
@@ -89,8 +91,7 @@ async def received_since(driver: VolumeDriver) -> None:
     await driver.receive("vol_1", "snap_2", SIZE, marked, sealed=False, since="snap_1")
 
 
-async def found(driver: VolumeDriver) -> dict[str, tuple[bytes, list[str]]]:
-    """Volumes with what was written to them, and their snapshots."""
+async def found(driver: VolumeDriver) -> State:
     return {
         volume.volume_id: (
             await read(driver, volume.volume_id, 6),
@@ -100,7 +101,7 @@ async def found(driver: VolumeDriver) -> dict[str, tuple[bytes, list[str]]]:
     }
 
 
-BEFORE = {"vol_1": (b"after!", ["snap_1"])}
+BEFORE: State = {"vol_1": (b"after!", ["snap_1"])}
 
 
 ORDERS = pytest.mark.parametrize(
@@ -120,9 +121,7 @@ ORDERS = pytest.mark.parametrize(
 
 
 @ORDERS
-def test_a_killed_order_was_done_or_was_not_and_can_be_given_again(
-    tmp_path: Path, order: Order, done: dict[str, tuple[bytes, list[str]]]
-) -> None:
+def test_a_killed_order_was_done_or_was_not_and_can_be_given_again(tmp_path: Path, order: Order, done: State) -> None:
     seen = [asyncio.run(found(driver)) for driver in at_every_step(tmp_path, order)]
     assert all(state in (BEFORE, done) for state in seen)
     assert seen[0] == BEFORE

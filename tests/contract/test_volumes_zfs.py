@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from plasmavmc.errors import ConflictError, HostError
+from plasmavmc.host.zfs import ZfsOrder, ZfsRollback
 from plasmavmc.storage.volumes.backend import VolumeDriver
 from plasmavmc.storage.volumes.choose import choose_volumes, open_volumes
 from plasmavmc.storage.volumes.zfs.driver import ZfsVolumes, open_zfs_volumes
@@ -151,6 +152,36 @@ class TestWhatIsOfZfsAlone:
             os.close(file)
         again = await open_zfs_volumes(host)
         assert await again.volumes() == ()
+
+    @pytest.mark.nightly
+    async def test_a_volume_that_is_half_received_is_nobodys_until_it_is_what_its_snapshot_was(
+        self, driver: ZfsVolumes, host: RootZfs
+    ) -> None:
+        def half(file: int) -> None:
+            os.pwrite(file, b"half of another!", 0)
+            host.helper.do = stuck  # type: ignore[method-assign]
+            raise ConnectionError
+
+        def stuck(order: ZfsOrder) -> None:
+            if isinstance(order, ZfsRollback):
+                raise HostError("zfs-failed", "zfs rollback failed", details="I/O error")
+            whole(order)
+
+        whole = host.helper.do
+        await driver.create("vol_1", SIZE, marked)
+        await driver.snapshot("vol_1", "snap_1")
+        with pytest.raises(HostError):
+            await driver.receive("vol_1", "snap_2", SIZE, half, sealed=False, since="snap_1")
+        for each in (driver, await open_zfs_volumes(host)):
+            for order in (each.open("vol_1"), each.snapshot("vol_1", "snap_3")):
+                with pytest.raises(HostError) as caught:
+                    await order
+                assert caught.value.code == "storage-error"
+        again = await open_zfs_volumes(host)
+        host.helper.do = whole  # type: ignore[method-assign]
+        for each in (driver, again):
+            assert await read(each, "vol_1", 16, 0) == b"laid by the host"
+        assert [one.snapshot_id for one in (await driver.volumes())[0].snapshots] == ["snap_1"]
 
     @pytest.mark.nightly
     async def test_a_snapshot_shares_the_blocks_of_its_volume(self, driver: ZfsVolumes) -> None:

@@ -21,6 +21,7 @@ from tests.contract.test_volumes_crash import (
     SIZE,
     Opening,
     Order,
+    State,
     found,
     killed_at,
     prepared,
@@ -36,7 +37,6 @@ _CHANGES = (
     "subprocess.Popen",
     *(f"os.{call}" for call in ("rename", "truncate", "remove", "rmdir", "mkdir", "chown", "chmod")),
 )
-State = dict[str, tuple[bytes, list[str]]]
 YOUNGER: State = {"vol_1": (b"latest", ["snap_1", "snap_2"])}
 CLONED: State = {"vol_1": (b"after!", []), "vol_2": (b"before", [])}
 GIVEN_UP: State = {"vol_1": (b"before", ["snap_1"])}

@@ -13,7 +13,7 @@ from plasmavmc.errors import ConflictError, InvalidSpecError, NotFoundError, Pla
 from plasmavmc.storage.volumes.backend import VolumeDriver
 from plasmavmc.types import MIB
 from plasmavmc.volumes import Volumes
-from tests.contract.volumes_contract import blank, opened, write
+from tests.contract.volumes_contract import blank, opened, read, write
 
 SIZE = 16 * MIB
 CUTS = (5, 17, 20, 4000, -33, -1)
@@ -149,9 +149,16 @@ class SendReceiveContract:
         self, here: VolumeDriver, there: VolumeDriver
     ) -> None:
         await begun(here)
-        await arrive(there, await sent(here, "snap_1"))
+        whole = await sent(here, "snap_1")
+        await arrive(there, whole)
         with opened(await there.open("vol_1")) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            with pytest.raises(ConflictError) as caught:
-                await arrive(there, await sent(here, "snap_2", "snap_1"), "snap_2", "snap_1")
-        assert caught.value.code == "volume-held"
+            os.pwrite(file, b"written since", 5 * MIB)
+            for late in (
+                arrive(there, await sent(here, "snap_2", "snap_1"), "snap_2", "snap_1"),
+                arrive(there, whole),  # once more: its answer was lost
+            ):
+                with pytest.raises(ConflictError) as caught:
+                    await late
+                assert caught.value.code == "volume-held"
+        assert await read(there, "vol_1", 13, 5 * MIB) == b"written since"

@@ -102,16 +102,27 @@ def daemon() -> Iterator[None]:
         yield
         return
     with LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not _answers():
-            PIDFILE.unlink(missing_ok=True)  # with one that was left it does not start
-            subprocess.run(["zfs-fuse", "--pidfile", str(PIDFILE)], check=True, capture_output=True)
-            _wait()
-        fcntl.flock(lock, fcntl.LOCK_SH)
+        while not _had(lock.fileno()):
+            time.sleep(0.05)
         try:
             yield
         finally:
             _end_if_last(lock.fileno())
+
+
+def _had(lock: int) -> bool:
+    """Whether ZFS answers, and does so as long as we have the lock; False: who went last ends it just now."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        return _answers()
+    if not _answers():
+        PIDFILE.unlink(missing_ok=True)  # with one that was left it does not start
+        subprocess.run(["zfs-fuse", "--pidfile", str(PIDFILE)], check=True, capture_output=True)
+        _wait()
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    return True
 
 
 def _answers() -> bool:

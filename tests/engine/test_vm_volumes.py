@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from plasmavmc.errors import ConflictError, GuestError, HostError, InvalidSpecError, NotFoundError
+from plasmavmc.errors import (
+    ConflictError,
+    GuestError,
+    HostError,
+    InvalidSpecError,
+    NotFoundError,
+    UnavailableError,
+)
 from plasmavmc.guest.api import GuestVolume
 from plasmavmc.manager import VmManager
 from plasmavmc.types import MIB, DiskFormat, DiskSource, DiskSpec, ForkIdentity, RateLimit, VmSpec
@@ -181,6 +188,19 @@ async def test_a_vmm_that_was_forgotten_keeps_its_volume(rig: EngineRig) -> None
     await started(manager, spec(rig, "three"))
 
 
+async def test_while_its_vm_is_starting_or_ending_a_snapshot_can_be_asked_for_again(rig: EngineRig) -> None:
+    volumes = rig.manager().volumes
+    await volumes.create("vol_1", SIZE)
+    volumes.bind(lambda _vm_id: None)
+    volumes.holdings.hold("vm_one", (mount(),))
+    with ExitStack() as descriptors_of_its_vmm:
+        await volumes.attach((mount(),), descriptors_of_its_vmm)
+        with pytest.raises(UnavailableError) as caught:
+            await volumes.snapshot("vol_1", "snap_1")
+        assert (caught.value.code, caught.value.temporary) == ("volume-busy", True)
+    await volumes.snapshot("vol_1", "snap_1")
+
+
 async def test_after_a_restart_of_the_engine_a_running_vm_still_has_its_volume(rig: EngineRig) -> None:
     manager = await running(rig)
     await manager.close(keep_vms=True)
@@ -312,6 +332,35 @@ async def test_a_guest_that_wrote_before_the_snapshot_was_taken_has_no_snapshot(
         await manager.volumes.snapshot("vol_1", "snap_1", freeze=True)
     assert caught.value.code == "volume-not-frozen"
     assert (await view(manager)).snapshots == ()
+
+
+async def test_a_snapshot_is_told_of_once_it_is_sure_to_be_one(rig: EngineRig) -> None:
+    manager = await running(rig)
+    take, drop = rig.volumes.snapshot, rig.volumes.delete_snapshot
+    seen: list[int] = []
+
+    async def slow(volume_id: str, snapshot_id: str) -> None:
+        await take(volume_id, snapshot_id)
+        seen.append(len((await view(manager)).snapshots))
+        guest(rig).frozen.clear()  # it could not wait any longer
+
+    async def broken(_snapshot_id: str) -> None:
+        raise HostError("storage-error", "I/O error")
+
+    rig.volumes.snapshot, rig.volumes.delete_snapshot = slow, broken  # type: ignore[method-assign]
+    with pytest.raises(HostError):
+        await manager.volumes.snapshot("vol_1", "snap_1", freeze=True)
+    seen.append(len((await view(manager)).snapshots))
+    rig.volumes.snapshot, rig.volumes.delete_snapshot = take, drop  # type: ignore[method-assign]
+    with ExitStack() as descriptors_of_its_vmm:
+        file = await rig.volumes.open("vol_1")
+        descriptors_of_its_vmm.callback(os.close, file)
+        os.pwrite(file, b"written since", MIB)
+    await manager.volumes.snapshot("vol_1", "snap_1", freeze=True)
+    assert seen == [0, 0]
+    assert len((await view(manager)).snapshots) == 1
+    async with manager.volumes.content.reading("snap_1") as reader:
+        assert await reader.read(MIB, 13) == b"written since"
 
 
 async def test_a_volume_that_a_vm_has_is_neither_restored_nor_deleted(rig: EngineRig) -> None:

@@ -96,9 +96,9 @@ class VolumeContent:
 
     async def receive(self, volume_id: str, snapshot_id: str, stream: AsyncIterable[bytes], *, since: str = "") -> str:
         """Take what `send` gave of a snapshot: the volume then is what that was, and has the snapshot under the same id.
-        Sent whole, the volume is new here; with `since` it has that one as its youngest snapshot, and nobody has it.
-        Whatever ends it before its end leaves no snapshot. One that is there already is taken for the same, and the stream
-        is not read. Returns the sum at the stream's end, in hexadecimal; empty where that was not read.
+        Sent whole, the volume is new here; with `since` it has that one as its youngest snapshot. Nobody has it. Whatever
+        ends it before its end leaves no snapshot. One that is there already is taken for the same, and the stream is not
+        read. Returns the sum at the stream's end, in hexadecimal; empty where that was not read.
 
         Raises:
             InvalidSpecError: an id makes no sense; `stream`, it is none, is damaged, or was made for another `since`.
@@ -112,7 +112,7 @@ class VolumeContent:
             owner = await self._driver.origin(snapshot_id)
             if owner is not None and owner.volume_id != volume_id:
                 raise snapshot_exists(snapshot_id)
-            if since:
+            if since or owner is not None:
                 await self._stock.existing(volume_id)
                 await self._stock.check_free(volume_id, "received into")
             incoming = Incoming(stream)

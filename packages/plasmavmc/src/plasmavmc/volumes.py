@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from plasmavmc.errors import ConflictError, InvalidSpecError
+from plasmavmc.errors import ConflictError, InvalidSpecError, UnavailableError
 from plasmavmc.holdings import Holding, held
 from plasmavmc.host.threads import in_thread
 from plasmavmc.hypervisor.backend import DiskPlan
@@ -93,6 +93,9 @@ class Volumes:
         self._entropy = entropy
         self._stock = VolumeStock(driver)
         self._reach: Reach = _nobody
+        self._unsure: set[str] = set()
+        """Snapshots that are being taken of what a VM has, or could not be. One that has its name already may still turn out
+        to be none: nobody is told of it."""
         self.holdings = self._stock.holdings
         self.content = VolumeContent(self._stock)
         """What they hold, from outside."""
@@ -182,7 +185,7 @@ class Volumes:
             if size_bytes < now:
                 raise InvalidSpecError("size_bytes", f"volume {volume_id} has {now} bytes, and does not shrink")
             writer = self.holdings.writer(volume_id)
-            user = None if writer is None else self._running(volume_id, writer, "grown")
+            user = None if writer is None else self._running(volume_id, writer)
             await self._driver.resize(volume_id, size_bytes + overhead(volume))
             if user is not None and writer is not None:
                 await user.grow(writer.disk, size_bytes)
@@ -194,8 +197,9 @@ class Volumes:
         Raises:
             NotFoundError: `volume-not-found`.
             InvalidSpecError: an id makes no sense.
-            ConflictError: `snapshot-exists`, of another volume; `volume-held`, by a VM that can neither be frozen nor
-                stand still now.
+            ConflictError: `snapshot-exists`, of another volume; `volume-held`, by a process of no VM that is known.
+            UnavailableError: `volume-busy`, by a VM that is just starting or ending, and can neither be frozen nor stand
+                still.
             GuestError: `volume-…`, the guest could not freeze it, or not for as long as it took. There is no snapshot.
             CapacityError, HostError: as `create`.
         """
@@ -205,6 +209,9 @@ class Volumes:
             owner = await self._driver.origin(snapshot_id)
             if owner is not None and owner.volume_id != volume_id:
                 raise snapshot_exists(snapshot_id)
+            if owner is not None and snapshot_id in self._unsure:
+                await self._driver.delete_snapshot(snapshot_id)
+                owner = None
             if owner is None:
                 await self._take(volume_id, snapshot_id, freeze=freeze)
 
@@ -216,13 +223,21 @@ class Volumes:
             return
         if writer is None:
             raise held(volume_id, "", "frozen")
-        user = self._running(volume_id, writer, "frozen")
+        user = self._reach(writer.vm_id)
+        if user is None:
+            raise UnavailableError(
+                "volume-busy",
+                f"volume {volume_id} is held by VM {writer.vm_id}, which is just starting or ending",
+                resolution="Try again when it runs, or has ended.",
+            )
+        self._unsure.add(snapshot_id)
         try:
             async with user.still(writer.disk, freeze=freeze, pause=pause):
                 await self._driver.snapshot(volume_id, snapshot_id)
         except BaseException:
             await asyncio.shield(self._driver.delete_snapshot(snapshot_id))
             raise
+        self._unsure.discard(snapshot_id)
 
     async def restore(self, volume_id: str, snapshot_id: str) -> None:
         """Make a volume what it was. It keeps its size.
@@ -318,17 +333,19 @@ class Volumes:
             )
         return key
 
-    def _running(self, volume_id: str, writer: Holding, done: str) -> VolumeUser:
+    def _running(self, volume_id: str, writer: Holding) -> VolumeUser:
         user = self._reach(writer.vm_id)
         if user is None:
-            raise held(volume_id, writer.vm_id, f"{done} now, for that VM does not run")
+            raise held(volume_id, writer.vm_id, "grown now, for that VM does not run")
         return user
 
     def _view(self, volume: StoredVolume) -> VolumeView:
         over = overhead(volume)
         holders = self.holdings.of(volume.volume_id)
         snapshots = (
-            SnapshotView(each.snapshot_id, each.size_bytes - over, each.used_bytes) for each in volume.snapshots
+            SnapshotView(each.snapshot_id, each.size_bytes - over, each.used_bytes)
+            for each in volume.snapshots
+            if each.snapshot_id not in self._unsure
         )
         return VolumeView(
             volume.volume_id,

@@ -7,7 +7,8 @@
 
 What is whole is renamed into its place, and what goes is renamed out of it, so that a crash leaves a thing or does not.
 Files are written through before they get their names, and names before a call returns: a volume outlives its host's
-power.
+power. Who was killed between the two left names that are on no disk yet: the next start brings them there before it tells
+of them, or a volume that was told would be missing after a power cut.
 
 Copies are full, never chains of overlays: a chain would have QEMU, and in the end the host, read metadata which a guest
 that has taken over its VMM may write, and a snapshot could not go before its clones. With `reflink` (ioctl_ficlone(2):
@@ -56,6 +57,9 @@ class VolumeDirectory:
             shutil.rmtree(left)
         for left in directory.glob(f"*/*{_PART}"):
             left.unlink()
+        with volume_errors("bring the names of volumes to the disk"):
+            for place in (*(file.parent for file in self._files()), directory):
+                sync_directory(place)
 
     @property
     def name(self) -> str:
@@ -192,9 +196,12 @@ class VolumeDirectory:
 
     def _list(self) -> tuple[StoredVolume, ...]:
         with volume_errors("look at the volumes"):
-            files = [path for name in (_OPEN, _SEALED) for path in self._directory.glob(f"*/{name}")]
-            standing = (path for path in files if not path.parent.name.endswith(_PART))
-            return tuple(_described(path) for path in sorted(standing, key=lambda path: path.parent.name))
+            return tuple(_described(path) for path in sorted(self._files(), key=lambda path: path.parent.name))
+
+    def _files(self) -> list[Path]:
+        """Of all volumes."""
+        files = (path for name in (_OPEN, _SEALED) for path in self._directory.glob(f"*/{name}"))
+        return [path for path in files if not path.parent.name.endswith(_PART)]
 
     async def free_bytes(self) -> int:
         found = os.statvfs(self._directory)

@@ -24,6 +24,7 @@ class Datasets:
         self._root = root
         self._known: Listing | None = None
         self._changes = 0
+        self._given_up: set[str] = set()
 
     def place(self, name: str) -> Path:
         """Where a dataset is mounted."""
@@ -66,6 +67,7 @@ class Datasets:
     async def finish(self, name: str) -> None:
         """Write down that it is whole: from here on it is a volume."""
         await self._do(zfs.ZfsMark(name, "yes"))
+        self._given_up.discard(name)
 
     async def renounce(self, name: str) -> None:
         """Write down that it is none any more, with all of its snapshots; after a crash it is swept."""
@@ -76,6 +78,7 @@ class Datasets:
         """In the block what a volume itself holds may be changed in part; if it fails the volume is what its youngest
         snapshot, `base`, is. After a crash `recover` sees to that."""
         await self._do(zfs.ZfsMark(name, "receiving"))
+        self._given_up.add(name)
         try:
             await self.rollback(name, base)
             yield
@@ -85,11 +88,18 @@ class Datasets:
         await self.finish(name)
 
     async def take_back(self, name: str, snapshots: Iterable[str]) -> None:
-        """Have a volume that was given up be what the youngest of these snapshots is."""
+        """Have a volume that was given up be what the youngest of these snapshots is. Where there is no way back to any of
+        them now it stays given up: what it holds is half of one thing and half of another."""
+        self._given_up.add(name)
         for snapshot in snapshots:
             with suppress(HostError):  # another one is younger
                 await self.rollback(name, snapshot)
-        await self.finish(name)
+                await self.finish(name)
+                return
+
+    def is_given_up(self, name: str) -> bool:
+        """What a volume itself holds is of no use to anybody."""
+        return name in self._given_up
 
     async def rollback(self, name: str, snapshot: str) -> None:
         """Make it what it was in its youngest snapshot; where another is younger that is an error."""

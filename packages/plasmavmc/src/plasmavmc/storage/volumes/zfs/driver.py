@@ -86,6 +86,7 @@ class ZfsVolumes:
 
     async def open(self, volume_id: str) -> int:
         path = self._file(check_id("volume_id", volume_id))
+        await self._put_right(volume_id)
         if not path.exists():
             await self._volume(volume_id)
             await self._datasets.mount(volume_id)
@@ -113,6 +114,7 @@ class ZfsVolumes:
     async def snapshot(self, volume_id: str, snapshot_id: str) -> None:
         check_id("snapshot_id", snapshot_id)
         volume = await self._volume(volume_id)
+        await self._put_right(volume_id)
         if (await self._datasets.known()).taken(snapshot_id):
             raise snapshot_exists(snapshot_id)
         await self._datasets.snapshot(volume_id, snapshot_id, volume.size_bytes)
@@ -153,6 +155,8 @@ class ZfsVolumes:
         except HostError:  # another one is younger
             await self._copied_back(volume, snapshot)
         await self._sized(volume_id, volume.size_bytes)
+        if volume.receiving:
+            await self._datasets.finish(volume_id)
 
     async def _copied_back(self, volume: Dataset, snapshot: Snapshot) -> None:
         old = await self.open_snapshot(snapshot.name)
@@ -228,6 +232,20 @@ class ZfsVolumes:
         if found is None:
             raise no_snapshot(snapshot_id)
         return found
+
+    async def _put_right(self, volume_id: str) -> None:
+        """What it holds itself is not half of one thing and half of another, even where that could not be seen to at once.
+        Raises `HostError`, `storage-error`."""
+        if self._datasets.is_given_up(volume_id):
+            volume = await self._volume(volume_id)
+            await self._datasets.take_back(volume_id, [each.name for each in volume.kept])
+            await self._sized(volume_id, volume.size_bytes)
+        if self._datasets.is_given_up(volume_id):
+            raise HostError(
+                "storage-error",
+                f"what the volume {volume_id} held was given up, and there is no way back to its youngest snapshot",
+                resolution="Look with zpool status, and try again.",
+            )
 
     async def _check_new(self, volume_id: str) -> None:
         """Nothing has this name, and nothing is left of an attempt to make it."""
