@@ -52,8 +52,12 @@ class Platform:
     def log(self) -> Path:
         return self.config_home / "up.log"
 
-    def start(self, ready_within_s: float = 60.0) -> float:
-        """Start it; returns the seconds until it said that it is ready."""
+    def start(self, ready_within_s: float = 120.0) -> float:
+        """Start it; returns the seconds until it said that it is ready. One that does not is ended.
+
+        Raises:
+            CommandFailed: it ended, or was not ready in time.
+        """
         self.config_home.mkdir(parents=True, exist_ok=True)
         command = [*self.prefix, SWG, "up", "--data-dir", str(self.data_dir), "--http-port", str(self.http_port)]
         command += ["--api-port", str(self.api_port), *self.extra]
@@ -69,8 +73,10 @@ class Platform:
                 start_new_session=True,
             )
         while b"ready" not in self.log.read_bytes()[mark:]:
-            if self.process.poll() is not None or time.monotonic() - began > ready_within_s:
-                raise CommandFailed(command, self.process.poll() or -1, self.log.read_text()[-3000:])
+            ended = self.process.poll()
+            if ended is not None or time.monotonic() - began > ready_within_s:
+                told = self.log.read_text()[-3000:]
+                raise CommandFailed(command, self.stop() if ended is None else ended, told)
             time.sleep(0.02)
         return time.monotonic() - began
 
