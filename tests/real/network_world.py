@@ -23,6 +23,7 @@ from time import monotonic
 from plasmavmc.host.addresses import GATEWAY
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import Limits, TapRequest
+from plasmavmc.host.ports import NOTHING_PUBLISHED, PublishSite
 from plasmavmc.network.backend import NO_NAMES, Attachment, NameService
 from plasmavmc.network.bridge import BridgeNetwork
 from plasmavmc.network.ipam import choose_subnet
@@ -246,10 +247,16 @@ class World:
         self.peers = {"host": Peer(self.host, *left_out), "outside": Peer(self.outside)}
 
     async def add_installation(
-        self, helper: RealHelper, connections: int = 0, resolver: NameService = NO_NAMES
+        self,
+        helper: RealHelper,
+        connections: int = 0,
+        resolver: NameService = NO_NAMES,
+        publish: PublishSite = NOTHING_PUBLISHED,
     ) -> BridgeNetwork:
         subnet = choose_subnet(await helper.host.networks_in_use())
-        network = BridgeNetwork(helper.host, helper.names, subnet, monotonic, resolver, connections=connections)
+        network = BridgeNetwork(
+            helper.host, helper.names, subnet, monotonic, resolver, publish=publish, connections=connections
+        )
         await network.configure_bridge()
         self.networks.append(network)
         self.names.append(helper.names)

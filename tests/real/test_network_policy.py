@@ -12,13 +12,14 @@ import pytest
 import pytest_asyncio
 
 from plasmavmc.host import operations
+from plasmavmc.host.ports import Answerer, PublishedPort, PublishSite, Transport
 from plasmavmc.network.backend import NoNameService
 from plasmavmc.policy import Destination, IpProtocol
 from plasmavmc.types import vm_key
 from tests.contract.host_rig import Namespace, RealHelper
 from tests.real import network_truth as truth
 from tests.real.network_peer import DNS, PORT
-from tests.real.network_world import FAR_OUTSIDE, OUTSIDE, Vm, World
+from tests.real.network_world import FAR_OUTSIDE, HOST_OUTSIDE, OUTSIDE, Vm, World
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
 
@@ -30,10 +31,10 @@ async def a_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wor
         made = World()
         undo.callback(made.close)
         made.lay_cable()
-        helper = RealHelper(made.host, tmp_path_factory.mktemp("policy") / "run")
+        helper = RealHelper(made.host, tmp_path_factory.mktemp("policy") / "run", publish=OFFERED)
         undo.push_async_callback(helper.clean)
         made.outside.run("ip", "addr", "add", f"{PEER.gateway}/32", "dev", "lo")
-        await made.add_installation(helper, LIMIT, Serving())
+        await made.add_installation(helper, LIMIT, Serving(), PublishSite(OFFERED))
         yield made
 
 
@@ -51,6 +52,8 @@ for number in range(20_000, 25_000):
 """
 """Begins 5,000 connections: of a kind, to an address, a port, from an address."""
 NOBODYS_PORT = 9
+OFFERED = range(20_000, 20_010)
+"""Ports of the host at which VMs may answer."""
 PEER = operations.Peer(IPv4Network("10.127.240.0/20"), IPv4Address(OUTSIDE))
 
 
@@ -166,6 +169,21 @@ async def test_a_vm_that_is_flooded_from_elsewhere_takes_its_share_of_the_host_a
     assert not a_world.peers["outside"].probe("udp", vm.ip, str(PEER.gateway))
     assert vm.peer.probe("udp", OUTSIDE), "it opens connections itself all the same"
     await network.connect(())
+
+
+async def test_a_published_port_lets_in_as_many_as_the_vm_behind_it_may_have(a_world: World) -> None:
+    network, flooded, spared = a_world.networks[0], *OFFERED[:2]
+    wanted, other = [await a_world.add_vm(name, network, "project_a") for name in ("door", "next_door")]
+    behind = {flooded: (wanted, "door", NOBODYS_PORT), spared: (other, "next_door", PORT)}
+    await network.publish(
+        PublishedPort(Transport.UDP, number, (Answerer(vm_key(f"vm_{name}"), IPv4Address(vm.ip), port, taking=True),))
+        for number, (vm, name, port) in behind.items()
+    )
+    before = remembered(a_world)
+    flood(a_world.outside, "udp", HOST_OUTSIDE, flooded)
+    assert before + LIMIT / 2 < remembered(a_world) < before + 2 * LIMIT
+    assert a_world.peers["outside"].probe(f"udp:{spared}", HOST_OUTSIDE)
+    await network.publish(())
 
 
 async def test_connections_that_end_make_room(a_world: World) -> None:

@@ -1,6 +1,7 @@
 """A tenant whose texts are commands, paths, rules and templates: those that are let in are kept as they are, the others are
 refused when something is made and when it is removed; and none of them is in a process' arguments or environment, in a rule
-of the firewall, or in the name of a file, a dataset, an interface or a cgroup."""
+of the firewall, in HAProxy's files, or in the name of a file, a dataset, an interface or a cgroup, nor breaks it a line of
+the log. Which fields let such texts in: `tests/api/test_api_words.py`."""
 
 from __future__ import annotations
 
@@ -38,6 +39,7 @@ TRICKS = (
     f'"; }} drop ruleset; table inet {MARK} {{ "',
     f"{{{{ {MARK} }}}} ${{{MARK}}} %({MARK})s {{0.__class__}} <% {MARK} %>",
     f"{MARK}\r\nX-Injected: yes",
+    f"\x1b[31m{MARK}\x1b]0;{MARK}\x07\u202e",
     f"{MARK}\u202e\u0000",
 )
 TEXT = " ".join(TRICKS[:-1])
@@ -80,6 +82,19 @@ def told_by_host() -> str:
     """Rules, interfaces and datasets."""
     commands = (["nft", "list", "ruleset"], ["ip", "-d", "link"], ["zfs", "get", "all"])
     return "".join(subprocess.run(each, capture_output=True, text=True, check=True).stdout for each in commands)
+
+
+def told_to_haproxy(platform: Platform) -> str:
+    """Configuration, maps and pages; without the app's name, which is a host's."""
+    files = [path for path in Path(f"/run/shellwego/{platform.key}/edge").rglob("*") if path.is_file()]
+    assert files, "it has been told something"
+    return "".join(path.read_text() for path in files).replace(APP, "")
+
+
+def broken_lines(platform: Platform) -> list[str]:
+    """Of the platform's log, those in which words are, and that are not of its form or not plain to see."""
+    lines = [line for line in platform.log.read_text().split("\n") if MARK in line or "X-Injected" in line]
+    return [line for line in lines if not line.startswith("timestamp=") or not line.isprintable()]
 
 
 def refused_at_create_and_delete(platform: Platform) -> None:
@@ -147,6 +162,8 @@ def check_nothing(platform: Platform, seen: Started) -> None:
     assert seen.with_word(MARK.encode()) == []
     assert names_of_files(platform) == []
     assert MARK not in told_by_host()
+    assert MARK not in told_to_haproxy(platform)
+    assert broken_lines(platform) == []
 
 
 def test_what_is_looked_for_would_be_found(seen: Started) -> None:

@@ -14,7 +14,7 @@ from shellwego.core.admission import admit, admit_counts
 from shellwego.core.apps import MIB, AppConfig, Check, CheckKind, Mount, Process, RestartPolicy, Service
 from shellwego.core.errors import FieldError, InvalidError
 from shellwego.core.images import ImageKind
-from shellwego.core.nodes import MAX_LABELS, Node
+from shellwego.core.nodes import Node, label_faults, place_faults
 from shellwego.core.placement_rules import MOST_PRIORITY, PlacementRules, Spread
 from shellwego.core.secrets import NAME as SECRET_NAME
 from shellwego.core.secrets import SecretRef
@@ -30,8 +30,6 @@ MAX_ENV_VALUE = 32 * 1024
 MAX_ENV_TOTAL = 128 * 1024
 MAX_ARGUMENTS = 128
 MAX_ARGUMENT = 4096
-LABEL = re.compile(r"[A-Za-z0-9._/-]{1,63}")
-"""What the names and values of labels, regions and zones are written with."""
 _RESERVED_ENV = "SHELLWEGO_"
 
 
@@ -274,18 +272,14 @@ def _size_faults(at: str, process: Process) -> Iterator[FieldError]:
 
 
 def _placement_faults(rules: PlacementRules) -> Iterator[FieldError]:
+    """What cannot be asked of nodes: places and labels that none of them could have."""
     if not 0 <= rules.priority <= MOST_PRIORITY:
         yield FieldError("placement.priority", "out-of-range", f"between 0 and {MOST_PRIORITY}")
-    message = "letters, digits and ._/-, at most 63 characters"
-    for name, value in (("region", rules.region), ("zone", rules.zone)):
-        if value and not LABEL.fullmatch(value):
-            yield FieldError(f"placement.{name}", "bad-name", message)
+    places = {"placement.region": rules.region, "placement.zone": rules.zone}
+    yield from place_faults({field: place for field, place in places.items() if place})
     for name, labels in (("require", rules.require), ("tolerate", rules.tolerate)):
-        if len(labels) > MAX_LABELS:
-            yield FieldError(f"placement.{name}", "too-many", f"at most {MAX_LABELS} of them")
-        for label, value in labels.items():
-            if not LABEL.fullmatch(label) or (value and not LABEL.fullmatch(value)):
-                yield FieldError(f"placement.{name}.{label[:63]}", "bad-name", message)
+        for fault in label_faults(labels):
+            yield replace(fault, field=fault.field.replace("labels", f"placement.{name}", 1))
 
 
 def _argument_faults(at: str, arguments: tuple[str, ...]) -> Iterator[FieldError]:
