@@ -29,6 +29,13 @@ class CommandFailed(RuntimeError):
         self.output = output
 
 
+class NotReady(RuntimeError):
+    """A platform that runs, and did not say in time that it is ready."""
+
+    def __init__(self, command: list[str], seconds: float, output: str) -> None:
+        super().__init__(f"{' '.join(command)} was not ready within {seconds:g} s; it said:\n{output}")
+
+
 @dataclass(slots=True)
 class Platform:
     """`swg up` with its own data directory, ports and command-line configuration."""
@@ -69,8 +76,10 @@ class Platform:
                 start_new_session=True,
             )
         while b"ready" not in self.log.read_bytes()[mark:]:
-            if self.process.poll() is not None or time.monotonic() - began > ready_within_s:
-                raise CommandFailed(command, self.process.poll() or -1, self.log.read_text()[-3000:])
+            if (ended := self.process.poll()) is not None:
+                raise CommandFailed(command, ended, self.log.read_text()[-3000:])
+            if time.monotonic() - began > ready_within_s:
+                raise NotReady(command, ready_within_s, self.log.read_text()[-3000:])
             time.sleep(0.02)
         return time.monotonic() - began
 
