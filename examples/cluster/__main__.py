@@ -21,7 +21,7 @@ from examples.demo.__main__ import StoryError, expect, fetch, show, tell, wait_u
 from examples.demo.images import hello
 from examples.demo.leftovers import of_installation
 from examples.demo.load import Journal, Load
-from examples.demo.platform import CommandFailed, Platform, qemu_processes
+from examples.demo.platform import CommandFailed, NotReady, Platform, qemu_processes
 
 APP = "shop"
 HOST = "shop.localhost"
@@ -182,7 +182,7 @@ def inside(root: Path, switch: Switch) -> int:
         show(f"ready after {cluster.platform.start():.1f} s")
         cluster.tell_all()
         code = 0
-    except (StoryError, CommandFailed) as error:
+    except (StoryError, CommandFailed, NotReady) as error:
         print(f"\ncluster-demo: FAILED: {error}", file=sys.stderr)
         for log in (cluster.platform.log, *(node.log for node in cluster.nodes.values())):
             with suppress(FileNotFoundError):

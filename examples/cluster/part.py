@@ -31,7 +31,8 @@ class Part:
         """Start it; returns the seconds until it was ready.
 
         Raises:
-            CommandFailed: it ended, or is not ready in time.
+            CommandFailed: it ended.
+            NotReady: it was not ready in time.
         """
         command = [*self.prefix, SWG, *self.words]
         environment = {**os.environ, "NO_COLOR": "1", **self.environment}

@@ -19,7 +19,7 @@ from pathlib import Path
 from examples.demo.images import hello
 from examples.demo.leftovers import of_installation
 from examples.demo.load import Load
-from examples.demo.platform import CommandFailed, Platform, qemu_processes
+from examples.demo.platform import CommandFailed, NotReady, Platform, qemu_processes
 from examples.demo.registry import Registry
 
 APP = "hello"
@@ -158,7 +158,7 @@ def run_check() -> int:
                 show(f"ready after {platform.start():.1f} s")
                 Story(platform, registry).tell_all()
                 code = 0
-        except (StoryError, CommandFailed) as error:
+        except (StoryError, CommandFailed, NotReady) as error:
             print(f"\ndemo: FAILED: {error}", file=sys.stderr)
             print(f"--- {platform.log}\n{platform.log.read_text()[-6000:]}", file=sys.stderr)
         finally:
@@ -186,7 +186,7 @@ def run_live() -> int:
             show(f"ready after {platform.start():.1f} s")
             platform.swg("apps", "destroy", APP, "--yes", code=None)
             Story(platform, registry).tell_all()
-    except (StoryError, CommandFailed) as error:
+    except (StoryError, CommandFailed, NotReady) as error:
         print(f"\ndemo: FAILED: {error}\nThe platform's own words are in {platform.log}", file=sys.stderr)
         platform.stop()
         return 1

@@ -31,6 +31,13 @@ class CommandFailed(RuntimeError):
         self.output = output
 
 
+class NotReady(RuntimeError):
+    """What ran did not say in time that it is ready, and was ended."""
+
+    def __init__(self, command: list[str], seconds: float, output: str) -> None:
+        super().__init__(f"{' '.join(command)} was not ready within {seconds:g} s; it said:\n{output}")
+
+
 @dataclass(slots=True)
 class Platform:
     """`swg up` with its own data directory, ports and command-line configuration."""
@@ -58,7 +65,8 @@ class Platform:
         """Start it; returns the seconds until it said that it is ready.
 
         Raises:
-            CommandFailed: it ended, or is not ready in time.
+            CommandFailed: it ended.
+            NotReady: it was not ready in time.
         """
         self.config_home.mkdir(parents=True, exist_ok=True)
         command = [*self.prefix, SWG, "up", "--data-dir", str(self.data_dir), "--http-port", str(self.http_port)]
@@ -123,7 +131,8 @@ def started(
     """Start a process that writes `marker` to its log once it is ready; returns it, and the seconds that it took.
 
     Raises:
-        CommandFailed: it ended, or was not ready in time and has been ended.
+        CommandFailed: it ended.
+        NotReady: it was not ready in time.
     """
     began = time.monotonic()
     with log.open("ab") as output:
@@ -132,9 +141,11 @@ def started(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
         )
     while marker not in log.read_bytes()[mark:]:
-        if process.poll() is not None or time.monotonic() - began > within_s:
-            code = process.poll()
-            raise CommandFailed(command, end(process, ENDS_S) if code is None else code, log.read_text()[-3000:])
+        if (code := process.poll()) is not None:
+            raise CommandFailed(command, code, log.read_text()[-3000:])
+        if time.monotonic() - began > within_s:
+            end(process, ENDS_S)
+            raise NotReady(command, within_s, log.read_text()[-3000:])
         time.sleep(0.02)
     return process, time.monotonic() - began
 

@@ -63,7 +63,8 @@ def _faults(
             words = words[1:] if takes_next else words
         elif isinstance(command, click.Group):
             for name in word.split("|"):
-                found = command.get_command(context, name)
+                own = name in command.list_commands(context)  # pages show a command by its own name, not by another's
+                found = command.get_command(context, name) if own else None
                 if found is not None:
                     yield from _faults(found, words, [*path, name], options)
                 elif name.islower():  # else it stands for any of them

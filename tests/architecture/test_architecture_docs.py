@@ -95,10 +95,11 @@ def test_commands_that_a_page_shows_are_there_with_their_options(page: Path) -> 
     ("page", "found"),
     [
         ("`swg apps lst`", "swg apps has no command lst"),
+        ("`swg volumes delete`", "swg volumes has no command delete"),
         ("Say `swg volumes ls|remove -q`.", "swg volumes has no command remove"),
         ("```sh\nswg logs -a shop \\\n  --follows   # all of it\n```", "swg logs has no --follows"),
         ("```\nX=1 plasmavmc --project a/b vm run --size=1g IMAGE cmd --x\n```", "plasmavmc vm run has no --size"),
-        ("```sh\nswg apps list | sudo swg logs -fz shop\n```", "swg logs has no -z"),
+        ("```sh\nswg apps ls | sudo swg logs -fz shop\n```", "swg logs has no -z"),
     ],
 )
 def test_a_planted_mistake_is_found(page: str, found: str) -> None:

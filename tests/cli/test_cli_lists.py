@@ -52,11 +52,14 @@ def test_events_of_an_app_are_looked_for_over_all_pages(machine: Machine, api: H
 def test_the_microvms_of_an_app_are_listed_with_its_name(machine: Machine, api: HandMadeApi) -> None:
     apps = [view(AppView, id="app_shop", name="shop"), view(AppView, id="app_blog", name="blog")]
     api.answer("GET", "/v1/apps", AppList(data=apps, pagination=LAST))
-    vms = [view(InstanceView, id="ins_1", app_id="app_shop"), view(InstanceView, id="ins_2", app_id="app_blog")]
+    vms = [
+        view(InstanceView, id=f"ins_{slot}", app_id=app, process="web", slot=slot)
+        for slot, app in ((1, "app_shop"), (2, "app_blog"))
+    ]
     api.answer("GET", "/v1/vms", InstanceList(data=vms, pagination=LAST))
     api.answer("GET", "/v1/apps/shop/instances", InstanceList(data=vms[:1], pagination=LAST))
-    shown = [line.split()[:2] for line in machine.swg("vms", "ls").out.splitlines()]
-    assert shown == [["APP", "INSTANCE"], ["shop", "ins_1"], ["blog", "ins_2"]]
+    shown = [line.split()[:3] for line in machine.swg("vms", "ls").out.splitlines()]
+    assert shown == [["APP", "INSTANCE", "ID"], ["shop", "web.1", "ins_1"], ["blog", "web.2", "ins_2"]]
     assert machine.swg("vms", "ls", "-a", "shop", "--output", "name").out == "ins_1\n"
 
 

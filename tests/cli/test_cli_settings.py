@@ -59,6 +59,47 @@ def test_the_environment_alone_is_enough(machine: Machine) -> None:
         assert api.asked[0].headers["Authorization"] == "Bearer pat_x"
 
 
+def test_a_token_is_shown_to_its_own_platform_only(machine: Machine, api: HandMadeApi) -> None:
+    api.answer("GET", "/v1/apps", EMPTY)
+    machine.context("here", "http://127.0.0.1:1", token="pat_here", project="of-context")
+    refused = machine.swg("apps", "ls", SHELLWEGO_API_URL=api.url, SHELLWEGO_TOKEN="")
+    assert (refused.code, api.asked) == (3, [])
+    assert "the context here is for http://127.0.0.1:1" in refused.err
+    assert "SHELLWEGO_TOKEN" in refused.err
+    assert machine.swg("apps", "ls", SHELLWEGO_API_URL=api.url, SHELLWEGO_TOKEN="pat_there").code == 0
+    assert "of-context" not in api.asked[0].query
+    machine.context("there", api.url, token="pat_of_context")
+    machine.swg("apps", "ls", SHELLWEGO_API_URL=f"{api.url}/")
+    assert [asked.headers["Authorization"] for asked in api.asked] == ["Bearer pat_there", "Bearer pat_of_context"]
+
+
+def test_a_form_of_output_given_as_an_organization_is_told(machine: Machine, api: HandMadeApi) -> None:
+    api.refuse("GET", "/v1/projects", 404, "organization-not-found")
+    assert "--output json" in machine.swg("apps", "ls", "-o", "json").err
+    assert "--output" not in machine.swg("apps", "ls", "-o", "acme").err
+
+
+@pytest.mark.parametrize(
+    ("typed", "usage"),
+    [
+        (("apps", "rm"), "apps destroy"),
+        (("apps", "delete"), "apps destroy"),
+        (("volumes", "destroy"), "volumes rm"),
+        (("roles", "remove"), "roles delete"),
+        (("tokens", "rm"), "tokens revoke"),
+        (("env", "rm"), "env unset"),
+        (("apps", "info"), "apps show"),
+        (("nodes", "describe"), "nodes show"),
+        (("volumes", "change"), "volumes update"),
+        (("apps", "list"), "apps ls"),
+    ],
+)
+def test_a_command_answers_to_what_it_is_called_elsewhere(machine: Machine, typed: tuple[str, ...], usage: str) -> None:
+    ended, meant = (machine.swg(*words, "--help") for words in (typed, usage.split()))
+    assert (ended.code, meant.code) == (0, 0)
+    assert ended.out.splitlines()[1:] == meant.out.splitlines()[1:]  # all but the name as it was typed
+
+
 def test_the_form_of_output_is_named_by_flag_then_environment(machine: Machine, api: HandMadeApi) -> None:
     api.answer("GET", "/v1/apps", EMPTY)
     assert machine.swg("apps", "ls", "--json", SHELLWEGO_OUTPUT="yaml").out == "[]\n"
@@ -167,6 +208,9 @@ def test_a_login_that_makes_no_sense_is_a_mistake_of_use(
     [
         (("frob",), "No such command 'frob'."),
         (("aps",), "Did you mean 'apps'?"),
+        (("apps", "crate"), "No such command 'crate'. Did you mean 'create'?"),
+        (("apps", "xyzzy"), "See: swg apps --help"),
+        (("vms", "show", "web.0"), "web.0 is a place in an app: say in which one, with -a APP."),
         (("apps", "create"), "Missing argument 'NAME'"),
         (("deploy", "-a", "x", "--port", "99999"), "not in the range"),
         (("deploy", "-a", "x", "--port", "abc"), "'abc' is not"),

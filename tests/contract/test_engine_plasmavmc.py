@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +22,7 @@ from plasmavmc.types import MIB, vm_key
 from shellwego.core.nodes import Backend, Underlay
 from shellwego.core.peers import PeerNode
 from shellwego.drivers.engine import warnings
+from shellwego.drivers.engine.assembly import HostLink
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine
 from shellwego.drivers.engine.words import to_network_usage, to_usage, to_words
 from shellwego.ports.engine import NetworkUsage
@@ -195,3 +198,9 @@ async def test_what_passed_is_told_of_all_vms_whose_frames_are_counted(tmp_path:
     network.traffic[vm_key("vm_a")] = types.NetworkUsage(1, 60, 2, 120, {"arp": 3})
     assert await engine.traffic() == {"vm_a": to_network_usage(network.traffic[vm_key("vm_a")])}
     await engine.close(keep_vms=False)
+
+
+async def test_what_bounds_processes_is_known_though_an_adopted_edge_is_never_placed() -> None:
+    ours, helpers = socket.socketpair()
+    with helpers, closing(HostLink(ours.detach())) as link:
+        assert link.confinement in ("cgroup-v1", "cgroup-v2", "rlimits")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from shellwego.boot.findings import Finding, fail, ok, told, warn
-from shellwego.client.context import Context, ContextFile, ContextFileError, default_path, load
+from shellwego.client.context import Context, ContextFile, ContextFileError, default_path, load, under
 from shellwego.client.generated import Client, NodeView
 from shellwego.client.pages import MOST, every
 from shellwego.client.transport import ApiProblem, Unreachable
@@ -34,10 +33,9 @@ def check_platform(config: Path | None, name: str) -> list[Finding]:
 
 
 def _context(known: ContextFile, name: str) -> Context | None:
-    """As for every command: the environment first, then the chosen context."""
-    url, token = (os.environ.get(each, "").strip() for each in ("SHELLWEGO_API_URL", "SHELLWEGO_TOKEN"))
-    chosen = known.get(name) or (Context(name="environment", api_url=url) if url and not name else None)
-    return chosen and replace(chosen, api_url=url or chosen.api_url, token=token or chosen.token)
+    """As for every command."""
+    chosen = known.get(name)
+    return None if name and chosen is None else under(os.environ, chosen)
 
 
 def _context_file(path: Path, context: Context) -> Finding:

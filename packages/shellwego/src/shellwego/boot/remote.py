@@ -18,7 +18,6 @@ from shellwego.boot.settings import UpSettings
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.engine.assembly import HostLink, open_plasma
-from shellwego.drivers.engine.host import confinement
 from shellwego.drivers.images.pulled import PulledBlobs
 from shellwego.drivers.objects.choose import open_objects
 from shellwego.drivers.streams.dial import WebSocketDialler
@@ -57,7 +56,6 @@ class Remote:
         stop = stop_signal()
         async with AsyncExitStack() as stack:
             link = await self._open(stack)
-            link.confinement = confinement()
             wires = self._wires(stack)
             member, keep = self.joined.member, self.settings.keep_vms
             address = self.settings.address or address_towards(wires.servers.urls())

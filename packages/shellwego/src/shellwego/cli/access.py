@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 _DAY = 24 * 3600
+_NO_ACCOUNTS = "no service accounts yet: swg service-accounts create NAME"
+_NO_GRANTS = "nothing was granted here: swg grants add PRINCIPAL ROLE"
 
 
 @click.group(cls=NounGroup, context_settings=_HELP)
@@ -64,7 +66,7 @@ def list_accounts(session: Session) -> None:
 
     organization = the_organization(session)
     found = every(lambda cursor: session.client.list_service_accounts(organization, limit=MOST, cursor=cursor))
-    show(session, msgspec.to_builtins(found), [_account_row(each) for each in found])
+    show(session, msgspec.to_builtins(found), [_account_row(each) for each in found], empty=_NO_ACCOUNTS)
 
 
 @service_accounts.command("create")
@@ -175,7 +177,7 @@ def revoke_token(session: Session, account: str, token: str) -> None:
 
 
 def _role_row(role: RoleView) -> dict[str, object]:
-    return {"name": role.name, "permissions": ", ".join(role.permissions), "id": role.id}
+    return {"name": role.name, "id": role.id, "permissions": ", ".join(role.permissions)}
 
 
 def _show_role(session: Session, role: RoleView) -> None:
@@ -193,7 +195,7 @@ def list_roles(session: Session) -> None:
 
     found = session.client.list_roles(the_organization(session), limit=MOST)
     everywhere = [
-        {"name": name, "permissions": ", ".join(permissions), "id": None}
+        {"name": name, "id": None, "permissions": ", ".join(permissions)}
         for name, permissions in found.everywhere.items()
     ]
     own = [_role_row(each) for each in found.data]
@@ -291,7 +293,7 @@ def list_grants(session: Session, system: bool) -> None:
 
     scope = _scope(session, system=system)
     found = every(lambda cursor: session.client.list_grants(scope=scope, limit=MOST, cursor=cursor))
-    show(session, msgspec.to_builtins(found), [_grant_row(each) for each in found], name="id")
+    show(session, msgspec.to_builtins(found), [_grant_row(each) for each in found], name="id", empty=_NO_GRANTS)
 
 
 @grants.command("add")

@@ -4,12 +4,39 @@ from __future__ import annotations
 
 import click
 
-_ALSO = {"list": ("ls",), "show": ("ls",)}
+_REMOVAL = ("rm", "destroy", "delete", "revoke", "unset")
+"""What removing is called. Each group has one of them, by what is lost; the first that it has is meant."""
+_ALSO = {
+    "list": ("ls",),
+    "show": ("ls",),
+    **dict.fromkeys(("describe", "get", "info", "inspect"), ("show", "ls")),
+    **dict.fromkeys(("remove", *_REMOVAL), _REMOVAL),
+    "change": ("update",),
+    "update": ("change",),
+}
+"""A name that a group has not → the commands that may be meant, the likeliest first."""
 
 
 class NounGroup(click.Group):
-    """`list` is `ls`; `show` is `ls` where there is nothing to show but the list."""
+    """`list` is `ls`, and any word for removing is the group's own; `show` is `ls` where there is only the list."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         names = (cmd_name, *_ALSO.get(cmd_name, ()))
         return next((found for name in names if (found := super(NounGroup, self).get_command(ctx, name))), None)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            raise unknown_command(ctx, args[0], self.list_commands(ctx)) from error
+
+
+def unknown_command(ctx: click.Context, name: str, known: list[str]) -> click.UsageError:
+    """The error for a command that is not there, with the one that was probably meant."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only after a mistake
+
+    near = get_close_matches(name, known, n=1, cutoff=0.7)
+    hint = f" Did you mean {near[0]!r}?" if near else f" See: {ctx.command_path} --help"
+    return click.UsageError(f"No such command {name!r}.{hint}", ctx)

@@ -144,11 +144,9 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            from difflib import get_close_matches  # noqa: PLC0415 - only after a mistake
+            from shellwego.cli.groups import unknown_command  # noqa: PLC0415 - only after a mistake
 
-            near = get_close_matches(args[0], self._lazy, n=1, cutoff=0.7)
-            hint = f" Did you mean {near[0]!r}?" if near else " See: swg --help"
-            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx) from error
+            raise unknown_command(ctx, args[0], list(self._lazy)) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}

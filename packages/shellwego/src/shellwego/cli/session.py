@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -71,29 +71,34 @@ class Session:
         Raises:
             Failure: neither says how.
         """
-        from shellwego.client.context import Context  # noqa: PLC0415
+        from shellwego.client.context import under  # noqa: PLC0415
 
-        url, token = (os.environ.get(name, "").strip() for name in ("SHELLWEGO_API_URL", "SHELLWEGO_TOKEN"))
         known = self.known_contexts
         chosen = known.get(self.context_name or "")
         if self.context_name and chosen is None:
             raise Failure(f"there is no context {self.context_name!r} in {self.config_path}", code=USAGE)
-        if chosen is None and not url and known.contexts:
+        found = under(os.environ, chosen)
+        if found is not None and chosen is not None and not found.token and chosen.token:
+            raise Failure(
+                f"SHELLWEGO_API_URL is {found.api_url}, and the token of the context {chosen.name} is for {chosen.api_url}",
+                code=AUTH,
+                resolution="Give SHELLWEGO_TOKEN, too, or unset SHELLWEGO_API_URL.",
+            )
+        if found is not None:
+            return found
+        if known.contexts:
             raise Failure(
                 f"no context is current in {self.config_path}",
                 code=USAGE,
                 resolution=choice(known),
             )
-        if chosen is None and not url and self.config is not None and not self.config.exists():
+        if self.config is not None and not self.config.exists():
             raise Failure(f"there is no file {self.config} (--config)", code=USAGE)
-        if chosen is None and not url:
-            raise Failure(
-                "not logged in: no context is set up",
-                code=AUTH,
-                resolution="On the platform's machine: swg up (it sets one up). Elsewhere: swg login --url URL",
-            )
-        base = chosen or Context(name="environment", api_url=url)
-        return replace(base, api_url=url or base.api_url, token=token or base.token)
+        raise Failure(
+            "not logged in: no context is set up",
+            code=AUTH,
+            resolution="On the platform's machine: swg up (it sets one up). Elsewhere: swg login --url URL",
+        )
 
     @cached_property
     def project(self) -> str | None:
@@ -227,7 +232,11 @@ _SIGN_IN_REFUSED = "sign-in-refused"
 _LOG_IN = "Sign in again: swg login --url URL"
 _NO_APP = "swg apps ls shows those there are; swg apps create NAME makes one."
 _WHICH_PROJECT = "swg projects ls shows them. Say which: -p PROJECT, with -o ORG where several have one of that name."
-_BY_COMMANDS = {"project-needed": _WHICH_PROJECT, "project-ambiguous": _WHICH_PROJECT}
+_BY_COMMANDS = {
+    "project-needed": _WHICH_PROJECT,
+    "project-ambiguous": _WHICH_PROJECT,
+    "scope-needed": "Say which: -p PROJECT, or -o ORG.",
+}
 """In place of remedies that speak of requests."""
 
 
@@ -264,6 +273,8 @@ def shared(command: F) -> F:
             with told():
                 return command(session, *arguments, **options)
         except click.ClickException as error:
+            if isinstance(error, Failure) and error.exit_code == NOT_FOUND and organization in OUTPUTS:
+                error.resolution = f"-o names an organization. For the form of output: --output {organization}"
             if session.output != "json":
                 raise
             raise JsonFailure(error) from error

@@ -318,6 +318,9 @@ def project_quotas(session: Session, name: str | None, limits: tuple[str, ...], 
     _show_quotas(session, known)
 
 
+_NO_MEMBERS = "nobody has a role on the organization itself yet: swg invitations create EMAIL"
+
+
 def _member_row(member: MemberView) -> dict[str, object]:
     return {
         "email": member.email,
@@ -336,7 +339,7 @@ def list_members(session: Session) -> None:
 
     organization = the_organization(session)
     found = every(lambda cursor: session.client.list_members(organization, limit=MOST, cursor=cursor))
-    show(session, msgspec.to_builtins(found), [_member_row(each) for each in found], name="email")
+    show(session, msgspec.to_builtins(found), [_member_row(each) for each in found], name="email", empty=_NO_MEMBERS)
 
 
 @members.command("role")

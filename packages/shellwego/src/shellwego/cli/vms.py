@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from shellwego.client.pages import MOST, every
 if TYPE_CHECKING:
     from shellwego.client.generated import InstanceView, UsageView
 
+_PLACE = re.compile(r"[a-z][a-z0-9-]*\.[0-9]+")
 _OVER = ("stopped", "failed", "lost")
 _LOOK_AGAIN_S = 2.0
 _WAIT_S = 300.0
@@ -31,8 +33,8 @@ def vms() -> None:
 
 def _row(vm: InstanceView) -> dict[str, object]:
     return {
-        "instance": vm.id,
-        "process": vm.process,
+        "instance": f"{vm.process}.{vm.slot}",
+        "id": vm.id,
         "phase": vm.phase,
         "release": f"v{vm.release}" if vm.release else None,
         "address": vm.address,
@@ -56,7 +58,7 @@ def list_vms(session: Session, everything: bool) -> None:
         found = every(lambda cursor: client.list_vms(project=project, phase=phase, limit=MOST, cursor=cursor))
     names = {app.id: app.name for app in all_apps(session)} if session.output == "table" else {}
     rows = [{"app": names.get(vm.app_id, vm.app_id), **_row(vm)} for vm in found]
-    show(session, msgspec.to_builtins(found), rows, name="instance", empty="no microVMs run")
+    show(session, msgspec.to_builtins(found), rows, name="id", empty="no microVMs run")
 
 
 def _usage(vm: InstanceView) -> dict[str, object]:
@@ -91,6 +93,8 @@ def show_vm(session: Session, instance: str) -> None:
 def _find(session: Session, instance: str) -> InstanceView:
     if session.app_option:
         return session.client.get_instance(session.app_option, instance, project=session.project)
+    if _PLACE.fullmatch(instance):
+        raise click.UsageError(f"{instance} is a place in an app: say in which one, with -a APP.")
     return session.client.get_vm(instance)
 
 

@@ -46,6 +46,19 @@ class ContextFile:
         return replace(self, contexts=contexts, current="" if self.current == name else self.current)
 
 
+def under(environment: Mapping[str, str], chosen: Context | None) -> Context | None:
+    """How to reach the platform: what the environment says (`SHELLWEGO_API_URL`, `SHELLWEGO_TOKEN`) goes before the chosen
+    context.
+
+    Where the environment names another platform than the context, nothing of the context is taken: its token must not be
+    shown to whoever answers under that URL. Returns None where nothing says how.
+    """
+    url, token = (environment.get(name, "").strip() for name in ("SHELLWEGO_API_URL", "SHELLWEGO_TOKEN"))
+    if url and (chosen is None or url.rstrip("/") != chosen.api_url.rstrip("/")):
+        return Context(name="environment", api_url=url, token=token)
+    return chosen and replace(chosen, token=token or chosen.token)
+
+
 class ContextFileError(ValueError):
     """The file cannot be read or makes no sense; the message names it."""
 

@@ -254,7 +254,7 @@ class _told:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, (OSError, http.client.HTTPException, ValueError)):
-            said = str(error) or type(error).__name__
+            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise Unreachable(f"the API at {self._api_url} cannot be reached: {said}") from error
 
 

@@ -11,6 +11,7 @@ from plasmavmc.images.source import BlobSource
 from plasmavmc.server.assembly import EngineSite, open_engine
 from shellwego.core.nodes import MAX_IMAGES, Backend
 from shellwego.drivers.engine.failures import translated
+from shellwego.drivers.engine.host import confinement
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine
 from shellwego.drivers.engine.words import to_backend
 
@@ -22,8 +23,9 @@ class HostLink:
 
     def __init__(self, descriptor: int) -> None:
         self.host = HelperHost(descriptor)
-        self.confinement = ""
-        """What bounds processes here, known as soon as the edge was placed."""
+        self.confinement = confinement()
+        """What bounds processes here: as the host's mounts say, then in the helper's own word once it has placed the edge.
+        An edge that is adopted is not placed again."""
 
     async def listen(self, address: str, port: int) -> int:
         """A listening socket's descriptor; `UnavailableError` with the remedy where the port is taken."""
