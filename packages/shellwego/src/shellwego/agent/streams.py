@@ -2,9 +2,9 @@
 instance to the next.
 
 What comes in was written by a user and is cut into records with bounds; what goes out was written by a guest and is cut to
-them. No organization may have more streams of a node than it leaves free to others, so that none can shut them out; what
-the platform itself carries between nodes is counted apart. A stream that fails ends with an error record, so that the reader learns why; one that is cancelled (its client left)
-takes the guest's process with it.
+them. A stream that fails ends with an error record, so that the reader learns why; one that is cancelled (its client left)
+takes the guest's process with it. No organization may have more streams of a node than it leaves free, so that none can shut
+others out; what nodes give to one another is not counted with them.
 """
 
 from __future__ import annotations
