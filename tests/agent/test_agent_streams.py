@@ -209,6 +209,9 @@ class ScriptedEngine(MemoryEngine):
     async def logs(self, vm_id: str, *, follow: bool, tail: int, since: float) -> AsyncIterator[LogRecord]:
         yield LogRecord(time=1.0, stream="stdout", text="€" * 100_000)
 
+    async def export_memory(self, vm_id: str) -> AsyncIterator[bytes]:
+        yield b"memory"
+
 
 class KeepsLogs(MemoryEngine):
     """Has the logs of these attempts of `ins_1`, whatever became of their VMs."""
@@ -247,8 +250,13 @@ async def serve(server: StreamServer) -> MemoryStreams:
 
 
 async def serve_scripted(channel: ScriptedChannel, limit: int = 8) -> MemoryStreams:
-    view = VmView(vm_id="vm_1", instance_id="ins_1", attempt=1, phase=VmPhase.RUNNING)
-    return await serve(StreamServer(ScriptedEngine(channel), lambda _: view, no_successor, no_volumes, limit))
+    """The organization of an instance is called as its id ends."""
+
+    def find(instance_id: str) -> VmView:
+        owner = instance_id.removeprefix("ins_")
+        return VmView(vm_id="vm_1", instance_id=instance_id, attempt=1, phase=VmPhase.RUNNING, organization_id=owner)
+
+    return await serve(StreamServer(ScriptedEngine(channel), find, no_successor, no_volumes, limit))
 
 
 async def open_scripted(channel: ScriptedChannel, request: StreamRequest) -> DuplexStream:
@@ -288,17 +296,49 @@ async def test_a_client_that_leaves_takes_the_guests_process_with_it() -> None:
             await asyncio.sleep(0)
 
 
-async def test_a_node_serves_so_many_streams_and_no_more() -> None:
-    class Endless(ScriptedChannel):
-        async def output(self) -> AsyncIterator[ExecData | ExecDone]:
-            await asyncio.Event().wait()
-            yield ExecDone(code=0)
+class Waits(ScriptedChannel):
+    async def output(self) -> AsyncIterator[ExecData | ExecDone]:
+        await asyncio.Event().wait()
+        yield ExecDone(code=0)
 
-    streams = await serve_scripted(Endless(), limit=2)
+
+async def refused(streams: MemoryStreams, instance_id: str) -> bool:
+    async with asyncio.timeout(10):
+        found = await records(await streams.open(NODE, exec_request("true", instance_id=instance_id)))
+    return found[0].payload.startswith(b"too-many-streams\0")
+
+
+async def test_a_node_serves_so_many_streams_and_no_more() -> None:
+    streams = await serve_scripted(Waits(), limit=4)
     held = [await streams.open(NODE, exec_request("sleep")) for _ in range(2)]
-    found = await records(await streams.open(NODE, exec_request("true")))
-    assert found[0].payload.startswith(b"too-many-streams\0")
+    assert await refused(streams, "ins_1")
     await held[0].aclose()
     await asyncio.sleep(0.01)
     assert lines(await records(await streams.open(NODE, logs_request())))
     await held[1].aclose()
+
+
+async def test_no_organization_takes_the_streams_of_a_node_from_others() -> None:
+    streams = await serve_scripted(Waits(), limit=8)
+    held: list[DuplexStream] = []
+    for organization, share in (("greedy", 4), ("second", 2), ("third", 1), ("fourth", 1)):
+        held += [
+            await streams.open(NODE, exec_request("sleep", instance_id=f"ins_{organization}")) for _ in range(share)
+        ]
+        await asyncio.sleep(0.01)
+        assert await refused(streams, f"ins_{organization}")
+    for stream in held:
+        await stream.aclose()
+
+
+async def test_what_nodes_give_to_each_other_is_not_held_up_by_organizations() -> None:
+    streams = await serve_scripted(Waits(), limit=2)
+    held = await streams.open(NODE, exec_request("sleep"))
+    await asyncio.sleep(0.01)
+    assert await refused(streams, "ins_1")
+    found = await records(await streams.open(NODE, StreamRequest(kind=StreamKind.MEMORY, instance_id="ins_1")))
+    assert [(record.kind, record.payload) for record in found] == [
+        (RecordKind.STDOUT, b"memory"),
+        (RecordKind.EXIT, bytes(4)),
+    ]
+    await held.aclose()

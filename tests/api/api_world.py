@@ -206,6 +206,12 @@ def add_user(unit: Unit, email: str, role: str, scope_id: str, secret: str) -> T
     )
 
 
+def withdraw_grants(unit: Unit, principal_id: str) -> None:
+    """Whoever it is keeps his tokens."""
+    for grant in unit.tx.grants.select(eq("principal_id", principal_id)):
+        unit.tx.grants.delete(grant.id)
+
+
 def add_node(unit: Unit) -> Node:
     facts = NodeFacts(
         hostname="host",

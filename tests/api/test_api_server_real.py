@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from shellwego.api import protocol
-from shellwego.api.protocol import BoundedHttp
+from shellwego.api.protocol import MAX_PIECES, BoundedHttp
 from shellwego.boot.logs import REFUSED_HANDSHAKE
 from shellwego.client.generated import AppCreate, Client, DeploymentCreate, ExecBody, TokenCreate, UploadView
 from shellwego.client.streams import open_exec, open_logs
 from shellwego.client.transport import ApiProblem, Unreachable
 from shellwego.client.uploads import load_image
 from shellwego.wire.streams import Record, RecordKind
-from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER
+from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, add_user, withdraw_grants
 from tests.api.running_api import Running
 from tests.api.test_api_images import docker_save
 
@@ -222,6 +223,63 @@ def test_a_socket_is_closed_when_its_token_is_revoked(running: Running, client: 
         with pytest.raises(ApiProblem) as error:
             list(stream)
     assert error.value.code == "unauthenticated"
+
+
+def test_a_socket_is_closed_when_its_holder_loses_the_right_to_it(running: Running) -> None:
+    world, token = running.world, f"pat_{'L' * 43}"
+    made = running.do(world.commit(lambda unit: add_user(unit, "l@x", "developer", world.project.id, token)))
+    with Client(running.url, token) as other, open_exec(other, "shop", ["cat"]) as stream:
+        running.do(world.commit(lambda unit: withdraw_grants(unit, made.principal_id)))
+        with pytest.raises(ApiProblem) as error:
+            list(stream)
+    assert error.value.code == "instance-not-found"
+
+
+@contextlib.contextmanager
+def bare_socket(running: Running, command: str) -> Iterator[socket.socket]:
+    """A WebSocket whose frames the test makes, of a client that takes in little."""
+    key = b"dGhlIHNhbXBsZSBub25jZQ=="
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(10)
+        connection.connect(running.listener.getsockname())
+        connection.sendall(
+            b"GET /v1/apps/shop/exec?command=%s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\nAuthorization: Bearer %s\r\n\r\n"
+            % (command.encode(), key, OWNER.encode())
+        )
+        assert connection.recv(12) == b"HTTP/1.1 101"
+        yield connection
+
+
+def frame(opcode: int, payload: bytes = b"", *, last: bool = True) -> bytes:
+    """Of a client, masked with zeros."""
+    return bytes([last << 7 | opcode, 0x80 | len(payload)]) + bytes(4) + payload
+
+
+def unsent(running: Running) -> int:
+    """Bytes that the server holds for clients of its WebSockets."""
+    connections = running.server._server.server_state.connections
+    sockets = [each for each in connections if isinstance(each, WebSocketsSansIOProtocol)]
+    return max((each.transport.get_write_buffer_size() for each in sockets), default=0)
+
+
+def test_pings_of_a_client_that_takes_no_answers_fill_no_memory(running: Running, client: Client) -> None:
+    ping = frame(0x9, bytes(125))
+    with bare_socket(running, "cat") as connection:
+        for _ in range(1_000):
+            connection.sendall(ping * 100)
+        assert client.healthz().status == "ok"
+        assert unsent(running) < 1024 * 1024
+
+
+def test_a_message_of_endless_empty_pieces_is_cut_off(running: Running, client: Client) -> None:
+    with bare_socket(running, "cat") as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(frame(0x2, last=False))
+        connection.sendall(frame(0x0, last=False) * (MAX_PIECES + 1))
+        while connection.recv(65536):
+            pass
+    assert client.healthz().status == "ok"
 
 
 def test_logs_come_as_list_as_events_and_as_records(client: Client) -> None:

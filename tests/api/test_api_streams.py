@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from shellwego.control.instances import MAX_FOLLOWED
+from shellwego.control.logs import MAX_TEXT
 from shellwego.core.errors import UnavailableError
 from shellwego.core.instances import Phase
 from shellwego.core.vms import NetworkUsage, VmUsage
@@ -70,6 +71,27 @@ async def test_logs_of_several_instances_are_told_in_the_order_of_their_time(wor
         )
         assert (await world.get("/v1/apps/shop/logs/stream?process=nope")).status == 422
         assert (await world.get(f"/v1/apps/shop/logs?instance=ins_{'0' * 26}")).status == 404
+
+
+async def test_the_last_lines_are_of_so_much_text_and_without_a_gap(world: World) -> None:
+    await world.deployed()
+    one, two = await world.running(), await world.running()
+    long = "x" * 15_000
+    most = MAX_TEXT // len(long)
+
+    async def handler(request: StreamRequest, stream: DuplexStream) -> None:
+        if request.instance_id == one.id:
+            await says(*[(float(number), long) for number in range(1000)])(request, stream)
+        else:
+            await asyncio.sleep(0.2)
+            await says((0.5, "old"), (999.5, "new"))(request, stream)
+
+    async with served(world, handler):
+        lines = (await world.get("/v1/apps/shop/logs?tail=10000")).json["data"]
+    texts = [line["text"] for line in lines]
+    assert texts[-1] == "new"
+    assert texts[:-1] == [long] * most
+    assert {line["instance_id"] for line in lines} == {one.id, two.id}
 
 
 async def test_logs_of_what_runs_are_told_however_much_ended_or_waited_since(world: World) -> None:

@@ -21,7 +21,7 @@ from shellwego.api.grpc.permissions import PERMISSIONS, check_permissions
 from shellwego.control.authentication import new_secret
 from shellwego.core.iam import ROLES
 from shellwego.core.tenancy import TokenKind
-from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, add_user
+from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, add_user, withdraw_grants
 from tests.api_grpc.grpc_world import WITHIN_S, GrpcWorld, refusal
 from tests.rpc.test_rpc_foreign import METHODS, Heard
 
@@ -181,6 +181,18 @@ async def test_a_watch_ends_with_its_token(world: GrpcWorld) -> None:
                 await anext(events)
         with pytest.raises(UnauthenticatedError):
             await client.vms.get(GONE)
+
+
+async def test_a_session_ends_with_the_grant_by_which_it_was_let_in(world: GrpcWorld) -> None:
+    instance = await world.deployed()
+    token = f"pat_{'G' * 43}"
+    made = await world.api.commit(lambda unit: add_user(unit, "g@x", "developer", world.api.project.id, token))
+    async with world.client(token) as client:
+        output = (await client.vms.exec(instance.id, ExecSpec(command=("cat",)))).output()
+        await world.api.commit(lambda unit: withdraw_grants(unit, made.principal_id))
+        async with asyncio.timeout(WITHIN_S):
+            with pytest.raises(NotFoundError):
+                await anext(output)
 
 
 async def test_calls_count_against_the_rate_of_the_plan(world: GrpcWorld) -> None:

@@ -3,15 +3,17 @@ instance to the next.
 
 What comes in was written by a user and is cut into records with bounds; what goes out was written by a guest and is cut to
 them. A stream that fails ends with an error record, so that the reader learns why; one that is cancelled (its client left)
-takes the guest's process with it.
+takes the guest's process with it. No organization may have more streams of a node than it leaves free, so that none can shut
+others out; what nodes give to one another is not counted with them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
 import structlog
@@ -26,6 +28,7 @@ from shellwego.wire.codec import encode
 from shellwego.wire.streams import MAX_PAYLOAD, Record, RecordError, RecordKind, RecordReader, pack
 
 MAX_STREAMS = 256
+"""Of all organizations. What nodes keep for and give to one another, the control plane bounds."""
 MAX_TAIL = 10_000
 MAX_ATTEMPTS = 10
 """Of one instance, told in one request for its log."""
@@ -33,6 +36,7 @@ _MAX_TEXT = 15_000
 """Characters of a log line, so that four bytes each fit a record."""
 _SIZE = struct.Struct("!HH")
 _EXIT = struct.Struct("!i")
+_BETWEEN_NODES = (StreamKind.MEMORY, StreamKind.REPLICA)
 _OUTPUT = {"stdout": RecordKind.STDOUT, "stderr": RecordKind.STDERR}
 
 _log = structlog.get_logger(__name__)
@@ -55,35 +59,54 @@ class StreamServer:
         self._successor = successor
         self._send_volume = send
         self._limit = limit
-        self._open = 0
+        self._open: Counter[str] = Counter()
+        """By organization; those to what is gone from here as of one more."""
 
     async def serve(self, request: StreamRequest, stream: DuplexStream) -> None:
         """See `ports.streams.StreamHandler`."""
-        self._open += 1
+        vm = self._find(request.instance_id)
         try:
-            await self._serve(request, stream)
-            await stream.send_eof()
-        finally:
-            self._open -= 1
-
-    async def _serve(self, request: StreamRequest, stream: DuplexStream) -> None:
-        try:
-            if self._open > self._limit:
-                raise UnavailableError("too-many-streams", f"the node serves {self._limit} streams already")
-            vm = self._find(request.instance_id)
-            match request.kind:
-                case StreamKind.LOGS:
-                    await self._logs(vm, request, stream)
-                case StreamKind.USAGE:
-                    await self._usage(vm, request, stream)
-                case StreamKind.MEMORY:
-                    await self._memory(vm, request, stream)
-                case StreamKind.REPLICA:
-                    await _pour(self._send_volume(request), stream)
-                case StreamKind.EXEC | StreamKind.ATTACH | StreamKind.COPY_IN | StreamKind.COPY_OUT:
-                    await self._session(vm, request, stream)
+            if request.kind in _BETWEEN_NODES:
+                await self._serve(vm, request, stream)
+            else:
+                with self._counted(vm.organization_id if vm else ""):
+                    await self._serve(vm, request, stream)
         except ShellWeGoError as error:
             await stream.send(pack(_error(error)))
+        await stream.send_eof()
+
+    @contextmanager
+    def _counted(self, organization_id: str) -> Iterator[None]:
+        """One more of the organization.
+
+        Raises:
+            UnavailableError: it has as many as are free.
+        """
+        if self._open[organization_id] >= self._limit - self._open.total():
+            raise UnavailableError(
+                "too-many-streams",
+                f"{self._open[organization_id]} commands and logs of the organization are open on this node already,"
+                " and the rest is left to others",
+            )
+        self._open[organization_id] += 1
+        try:
+            yield
+        finally:
+            self._open[organization_id] -= 1
+            self._open += Counter()  # forgets who has none
+
+    async def _serve(self, vm: VmView | None, request: StreamRequest, stream: DuplexStream) -> None:
+        match request.kind:
+            case StreamKind.LOGS:
+                await self._logs(vm, request, stream)
+            case StreamKind.USAGE:
+                await self._usage(vm, request, stream)
+            case StreamKind.MEMORY:
+                await self._memory(vm, request, stream)
+            case StreamKind.REPLICA:
+                await _pour(self._send_volume(request), stream)
+            case StreamKind.EXEC | StreamKind.ATTACH | StreamKind.COPY_IN | StreamKind.COPY_OUT:
+                await self._session(vm, request, stream)
 
     async def _session(self, vm: VmView | None, request: StreamRequest, stream: DuplexStream) -> None:
         if vm is None:

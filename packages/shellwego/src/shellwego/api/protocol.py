@@ -10,6 +10,9 @@ trailers, so they are dropped (RFC 9110, section 6.5.1), and both are bounded as
 
 Trap: a WebSocket's handshake is parsed anew by `websockets`, which has narrower bounds. Beyond them it neither answers nor
 closes, and the connection would stay for ever; so they are looked at here.
+
+Trap: what a WebSocket's client sends without a message coming of it stops nowhere above. Each ping is answered, also to one
+that takes no answer, and each piece of a message is kept, also one that is empty and so counts nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ from __future__ import annotations
 import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.frames import Frame
 
 MAX_HEAD = 64 * 1024
 HEAD_S = 15.0
@@ -26,6 +31,8 @@ BODY_BYTES = 64 * 1024
 """So much must have come of an unfinished body whenever so much time has gone by; unless it was we who took nothing."""
 MAX_SOCKET_LINE = 8000
 MAX_SOCKET_HEADERS = 100
+MAX_PIECES = 1024
+"""Of one message of a WebSocket."""
 
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _SOCKET_PROBLEM = (
@@ -143,3 +150,20 @@ class BoundedHttp(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+class BoundedSocket(WebSocketsSansIOProtocol):
+    """A WebSocket that keeps nothing for a client who says nothing, or does not listen."""
+
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()  # one pong for the last of many pings is enough (RFC 6455, section 5.5.3)
+
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) >= MAX_PIECES:
+            self.conn.fail(1009, f"a message has at most {MAX_PIECES} pieces")
+            self.handle_parser_exception()
+            return
+        super().handle_cont(event)

@@ -15,7 +15,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from shellwego.api.protocol import BoundedHttp, Shared
+from shellwego.api.protocol import BoundedHttp, BoundedSocket, Shared
 from shellwego.api.rest.app import leave, stop
 
 GRACE_S = 5.0
@@ -61,7 +61,7 @@ class ApiServer:
         config = uvicorn.Config(
             app,
             http=BoundedHttp,
-            ws="websockets-sansio",
+            ws=BoundedSocket,
             ws_max_size=1024 * 1024,
             ws_per_message_deflate=False,
             lifespan="on",

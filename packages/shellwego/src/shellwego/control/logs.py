@@ -1,9 +1,10 @@
 """The logs of an app's instances, told as one.
 
 Theory. Each instance has a log of its own on its node, in the order of its time. The last lines of several are read side by
-side and kept in one heap of as many lines as were asked for, so the memory is that of the answer and not of the logs. Who
-follows gets these last lines first, in the order of their time, then each line as it comes: each instance is read on from
-its last line that was seen. A node tells all lines from a moment on, that moment's included; what was seen is left out.
+side and kept in one heap of as many lines as were asked for, and of `MAX_TEXT` in all, so the memory is that of the answer
+and not of the logs. Who follows gets these last lines first, in the order of their time, then each line as it comes: each
+instance is read on from its last line that was seen. A node tells all lines from a moment on, that moment's included; what
+was seen is left out.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from shellwego.wire import codec, subjects
 from shellwego.wire.streams import Record, RecordKind
 
 MAX_TAIL = 10_000
+MAX_TEXT = 8 * 1024 * 1024
+"""Characters of the last lines; a line has up to 15,000, and many may ask at once."""
 LAST_LINES_S = 3.0
 """Who follows waits so long for the last lines of all instances; those of slower nodes come when they come."""
 _QUEUE = 256
@@ -84,20 +87,27 @@ def _moment(record: LogRecord) -> float:
 
 
 class _Newest:
-    """The newest of the lines that are added, at most so many; those of one moment as they were added."""
+    """The newest of the lines that are added, at most so many, and of so many characters; those of one moment as they were
+    added. Nothing is kept that is older than what was left out."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._added = 0
+        self._text = 0
         self._heap: list[tuple[float, int, LogLine]] = []
+        self._left_out = (-math.inf, 0)
 
     def add(self, line: LogLine) -> None:
         self._added += 1
         entry = (_moment(line.record), self._added, line)
-        if len(self._heap) < self._most:
-            heapq.heappush(self._heap, entry)
-        else:
-            heapq.heappushpop(self._heap, entry)
+        if entry[:2] < self._left_out:
+            return
+        heapq.heappush(self._heap, entry)
+        self._text += len(line.record.text)
+        while len(self._heap) > self._most or self._text > MAX_TEXT:
+            moment, added, oldest = heapq.heappop(self._heap)
+            self._text -= len(oldest.record.text)
+            self._left_out = (moment, added)
 
     def in_order(self) -> list[LogLine]:
         """Oldest first."""

@@ -74,4 +74,6 @@ class VmView:
     """What ingress of others knows it by: its app's id."""
     ingress: Ingress = None
     """What may be opened to it, as its workload says it."""
+    organization_id: str = ""
+    """Whose it is."""
     labels: Mapping[str, str] = field(default_factory=dict)

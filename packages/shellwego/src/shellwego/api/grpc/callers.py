@@ -3,7 +3,7 @@
 Theory. Tokens come as `authorization: Bearer …` and count against the plan's rate, as on the REST API. The gate asks
 `TokenAuthorizer` first, so that it knows what an error may tell; each method then works through an `Access` made for the
 same action, which decides again within its transaction and audits. Streams outlive a moment, so `while_valid` ends them
-once their token does not hold any more.
+once their token, or the grant behind it, does not hold any more.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ from shellwego.control.authentication import Authenticator, refused
 from shellwego.control.authorization import Access, Question, judge, realm
 from shellwego.control.roles import roles_of
 from shellwego.control.scopes import visible_projects
+from shellwego.control.targets import Target
 from shellwego.control.unit import Caller, Control
 from shellwego.core import tenancy
 from shellwego.ports.store import Transaction, eq
 
+R = TypeVar("R")
 T = TypeVar("T")
 
-CHECK_TOKEN_S = 1.0
+CHECK_RIGHT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +77,15 @@ class Callers:
         holder = _holder(call.principal)
         return Access(self._control, holder.held, PERMISSIONS[call.action], holder.caller)
 
-    async def while_valid(self, items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
-        """The items, as long as the caller's token holds and the server goes on.
+    async def while_valid(self, items: AsyncIterator[T], target: Target[R] | None = None) -> AsyncGenerator[T, None]:
+        """The items, as long as the caller's token holds, he may do this to the target, and the server goes on.
 
         Raises:
             UnauthenticatedError: it was revoked or has expired.
+            ForbiddenError, NotFoundError: the caller lost the right to it.
             UnavailableError: the server stops.
         """
-        watch = asyncio.create_task(self._until_refused(_holder(current_call().principal).held), name="token")
+        watch = asyncio.create_task(self._until_refused(self.access(), target), name="right")
         try:
             async with aclosing(cast("Any", items)):
                 while True:
@@ -101,13 +104,15 @@ class Callers:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
 
-    async def _until_refused(self, held: tenancy.Principal) -> None:
+    async def _until_refused(self, access: Access, target: Target[R] | None) -> None:
         while not self.stopping.is_set():
             with suppress(TimeoutError):
-                async with asyncio.timeout(CHECK_TOKEN_S):
+                async with asyncio.timeout(CHECK_RIGHT_S):
                     await self.stopping.wait()
             with translated():
-                await self._authenticator.refresh(held)
+                access.principal = await self._authenticator.refresh(access.principal)
+                if target is not None:
+                    await access.read(target, lambda _tx, _found: None)
         raise UnavailableError("server-stopping", "the server stops; come again")
 
 

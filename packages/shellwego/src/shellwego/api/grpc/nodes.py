@@ -38,7 +38,7 @@ class PlatformNodes:
             return await self._callers.access().read(SystemTarget(), lambda tx, _: _nodes(tx, after, limit))
 
     async def watch_nodes(self) -> AsyncIterator[Node]:
-        async with aclosing(self._callers.while_valid(self._changed())) as told:
+        async with aclosing(self._callers.while_valid(self._changed(), SystemTarget())) as told:
             async for node in told:
                 yield node
 

@@ -12,6 +12,7 @@ from plasmavmc.types import LogStream, TerminalSize
 from shellwego.api.grpc.callers import Callers
 from shellwego.api.grpc.errors import translated
 from shellwego.control.streams import records
+from shellwego.control.targets import InstanceTarget
 from shellwego.core.errors import ShellWeGoError
 from shellwego.ports.streams import DuplexStream
 from shellwego.wire.streams import Record, RecordKind, pack
@@ -23,11 +24,12 @@ _OUTPUT = {RecordKind.STDOUT: LogStream.STDOUT, RecordKind.STDERR: LogStream.STD
 
 
 class StreamSession:
-    """See `plasmavmc.guest.api.ExecSession`. Its output ends, by an error, with its caller's token."""
+    """See `plasmavmc.guest.api.ExecSession`. Its output ends, by an error, with its caller's right to it."""
 
-    def __init__(self, stream: DuplexStream, callers: Callers) -> None:
+    def __init__(self, stream: DuplexStream, callers: Callers, target: InstanceTarget) -> None:
         self._stream = stream
         self._callers = callers
+        self._target = target
 
     async def send(self, data: bytes) -> None:
         for start in range(0, len(data), _CHUNK):
@@ -50,7 +52,7 @@ class StreamSession:
 
     async def output(self) -> AsyncIterator[ExecOutput | ExecExit]:
         with translated():
-            async with aclosing(self._callers.while_valid(records(self._stream))) as incoming:
+            async with aclosing(self._callers.while_valid(records(self._stream), self._target)) as incoming:
                 async for record in incoming:
                     if record.kind is RecordKind.EXIT:
                         yield ExecExit(_EXIT.unpack(record.payload)[0])

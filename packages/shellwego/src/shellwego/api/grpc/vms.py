@@ -251,12 +251,14 @@ class PlatformVms:
             return instance
 
         with translated():
-            instance = await self._callers.access().write(InstanceTarget(vm_id), admit)
-            return StreamSession(await open_stream(self._streams, instance, request), self._callers)
+            target = InstanceTarget(vm_id)
+            instance = await self._callers.access().write(target, admit)
+            return StreamSession(await open_stream(self._streams, instance, request), self._callers, target)
 
     async def logs(self, vm_id: str, *, follow: bool, tail: int, since: float) -> AsyncIterator[LogLine]:
         query = LogQuery(tail=min(tail, MAX_TAIL), since=since, instance_id=vm_id)
-        async with aclosing(self._callers.while_valid(self._lines(vm_id, query, follow=follow))) as lines:
+        told = self._lines(vm_id, query, follow=follow)
+        async with aclosing(self._callers.while_valid(told, InstanceTarget(vm_id))) as lines:
             async for line in lines:
                 record = line.record
                 stream = LogStream(record.stream) if record.stream in set(LogStream) else LogStream.SYSTEM

@@ -129,6 +129,7 @@ class MemoryEngine:
             egress=order.workload.egress,
             identity=order.workload.app_id,
             ingress=order.workload.ingress,
+            organization_id=order.workload.organization_id,
         )
         vm = _MemoryVm(order, view, ends_at=ends_at)
         self._vms[order.vm_id] = vm
@@ -224,6 +225,7 @@ class MemoryEngine:
         files = unpacked(received, work, self.snapshot_host)
         view = VmView(vm_id=order.vm_id, instance_id=order.instance_id, attempt=order.attempt, phase=VmPhase.ASLEEP)
         view = replace(view, egress=work.egress, identity=work.app_id, ingress=work.ingress)
+        view = replace(view, organization_id=work.organization_id)
         self._vms[order.vm_id] = _MemoryVm(order, view, files=files)
         self._notify()
 

@@ -115,5 +115,6 @@ def to_view(vm: Vm) -> VmView:
         egress=from_egress(network.egress) if network else None,
         identity=network.identity if network else labels.get("app", ""),
         ingress=from_ingress(network.ingress) if network else None,
+        organization_id=vm.spec.scope.org,
         labels=labels,
     )

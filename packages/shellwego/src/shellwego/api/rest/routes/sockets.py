@@ -1,7 +1,8 @@
 """WebSockets: exec, console and logs of one instance, as records of `wire.streams` in binary messages.
 
 A client authenticates by the Authorization header of the handshake (never by the query, which ends up in logs), and is
-admitted and audited before the socket is accepted; a refusal is an ordinary HTTP problem. The API does not look into the
+admitted and audited before the socket is accepted; a refusal is an ordinary HTTP problem. A stream ends with the right to
+it: with the token, and with the grant by which its holder was admitted. The API does not look into the
 bytes: the agent parses what comes from the client, the client what comes from the guest. Both directions wait for each
 other, so a reader that stalls stops only its own stream.
 """
@@ -25,14 +26,14 @@ from shellwego.control.config import check_command
 from shellwego.control.instances import logged_instances, reachable_instance
 from shellwego.control.logs import MAX_TAIL
 from shellwego.control.streams import error_record, open_stream
-from shellwego.control.targets import AppTarget
+from shellwego.control.targets import AppTarget, InstanceTarget
 from shellwego.core.errors import ConflictError, MalformedError, ShellWeGoError, UnavailableError
 from shellwego.core.instances import Instance
 from shellwego.ports.streams import DuplexStream, StreamKind, StreamRequest
 
 router = APIRouter(prefix="/v1")
 _CHUNK = 32 * 1024
-_CHECK_TOKEN_S = 1.0
+_CHECK_RIGHT_S = 1.0
 _OF_ALL = frozenset({"project", "instance", "process"})
 _COMMAND = "command"
 """Given once for each argument."""
@@ -133,14 +134,14 @@ def _number(socket: WebSocket, name: str, default: int, most: int) -> int:
 async def _serve(
     socket: WebSocket, context: Context, access: Access, instance: Instance, request: StreamRequest
 ) -> None:
-    """Carry bytes both ways until the stream ends, the client leaves, the token is revoked, or the server stops."""
+    """Carry bytes both ways until the stream ends, the client leaves, it may not have this any more, or the server stops."""
     stream = await open_stream(context.streams, instance, request)
     try:
         await socket.accept()
         downwards = asyncio.ensure_future(_to_client(socket, stream))
         others = [
             asyncio.ensure_future(_from_client(socket, stream)),
-            asyncio.ensure_future(_watch(context, access)),
+            asyncio.ensure_future(_watch(context, access, instance)),
         ]
         await asyncio.wait([downwards, *others], return_when=asyncio.FIRST_COMPLETED)
         for task in (downwards, *others):
@@ -181,11 +182,12 @@ async def _from_client(socket: WebSocket, stream: DuplexStream) -> None:
         await stream.send(data)
 
 
-async def _watch(context: Context, access: Access) -> None:
+async def _watch(context: Context, access: Access, instance: Instance) -> None:
     """Return, by an error, once the stream may not go on."""
     while not context.stopping.is_set():
-        await context.authenticator.refresh(access.principal)
+        access.principal = await context.authenticator.refresh(access.principal)
+        await access.read(InstanceTarget(instance.id), lambda _tx, _instance: None)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CHECK_TOKEN_S):
+            async with asyncio.timeout(_CHECK_RIGHT_S):
                 await context.stopping.wait()
     raise UnavailableError("server-stopping", "the server stops; come again")
