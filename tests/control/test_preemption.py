@@ -10,6 +10,7 @@ import pytest
 from shellwego.control import quotas, scheduling
 from shellwego.control.facts import node_usage
 from shellwego.control.priorities import reprioritize
+from shellwego.control.runs import RunWish, create_run
 from shellwego.control.unit import Unit
 from shellwego.core.apps import App, Process
 from shellwego.core.deployments import DeploymentState
@@ -205,6 +206,22 @@ async def test_nodes_whose_instances_hold_volumes_keep_none_from_being_looked_at
     await world.deploy("urgent:v1", process=HUGE, placement=HIGH)
     await world.clock.until(lambda: len(world.serving()) == 1, 60)
     assert world.serving()[0].node_id == free.node_id
+
+
+async def test_one_that_nothing_makes_room_for_keeps_none_of_its_process_from_it_that_needs_less(world: World) -> None:
+    low = await filled(world, "one")
+    await world.finished(await world.deploy("urgent:v1", process=LARGE, placement=HIGH))
+    await world.deploy("urgent:v2", process=Process(memory_bytes=9 * GIB), placement=HIGH)
+    await world.clock.advance(3)
+    assert {i.phase for i in of(world, low)} == {Phase.HEALTHY, Phase.PENDING}
+    run = await world.ask(lambda unit, app: create_run(unit, app, RunWish(command=("migrate",))))
+
+    def is_placed() -> bool:
+        found = world.peek(lambda tx: tx.instances.get(run.id))
+        return found is not None and bool(found.node_id)
+
+    await world.clock.until(is_placed, 30)
+    assert {i.phase for i in of(world, low)} == {Phase.PENDING}
 
 
 async def test_a_number_beyond_the_organizations_limit_moves_nobody(world: World) -> None:

@@ -80,7 +80,7 @@ def _assign(unit: Unit, instance: Instance, node_id: str) -> None:
 class _Search:
     """One look at all that waits of an app.
 
-    Room for one of a process that nothing could make is not looked for again for the others: that reads all nodes."""
+    Room that nothing could make is not looked for again for others that need the same: that reads all nodes."""
 
     def __init__(self, tx: Transaction, app: App, placer: Placer, waiting: Sequence[Instance]) -> None:
         self._tx = tx
@@ -89,7 +89,8 @@ class _Search:
         placed = process_peers(tx, app.id)
         self._peers = {process: placer.peers(placed.get(process, {})) for process in {i.process for i in waiting}}
         self._releases = releases_of(tx, [instance.release_id for instance in waiting])
-        self._in_vain: set[str] = set()
+        self._in_vain: list[tuple[int, PlacementRequest]] = []
+        """What there was no room for, with the priority. One process may need several: a one-off run has no volumes."""
         self._claimed: set[str] = set()
         """Volumes that those placed before in this look are to have."""
 
@@ -117,12 +118,13 @@ class _Search:
         return found if isinstance(found, Placement) or self._placer.current() else None
 
     def _by_eviction(self, instance: Instance, request: PlacementRequest) -> Preemption | None:
-        if not self._placer.current() or instance.process in self._in_vain:
+        needed = (instance.priority, request)
+        if not self._placer.current() or needed in self._in_vain:
             return None
         beside = self._peers[instance.process]
         room = find_room(self._tx, self._app, request, instance.priority, beside.by_node)
         if room is None:
-            self._in_vain.add(instance.process)
+            self._in_vain.append(needed)
         else:
             beside.add(room.node)
         return room
