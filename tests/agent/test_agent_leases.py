@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from shellwego.core.assignments import VolumeOrder, WorkloadMount
+from shellwego.agent.leases import Leases
+from shellwego.core.assignments import Assignment, VolumeOrder, WorkloadMount
 from shellwego.core.volumeleases import END_SHARE, STOP_SHARE, TERM_S
 from shellwego.core.volumes import Presence
+from shellwego.drivers.clock.virtual import VirtualClock
+from shellwego.drivers.engine.memory import MemoryEngine
 from shellwego.drivers.uplink.memory import LinkState
 from tests.agent.agent_world import World, workload, world
 
@@ -148,3 +151,20 @@ async def test_a_policy_that_ended_takes_the_lease_away(node: World) -> None:
     await node.kill()
     await node.clock.advance(3 * TERM_S)
     assert await phases(node) == ("running", "running")
+
+
+async def test_a_lease_that_is_new_after_a_silence_begins_with_the_next_report_and_stops_nothing() -> None:
+    clock = VirtualClock()
+    leases, assigned = (
+        Leases(MemoryEngine(clock, name="one"), clock),
+        Assignment(instance_id="ins_1", workload=WORK, present=True),
+    )
+    leases.renewed(clock.monotonic())
+    await clock.advance(TERM_S * STOP_SHARE + 1)
+    leases.assign((VOLUME,))
+    await leases.enforce()
+    (told,) = leases.lapses((assigned,)).values()
+    assert (told.reason, told.left_s) == ("the volume data is not leased to this node yet", None)
+    assert leases.renewed(clock.monotonic())
+    await leases.enforce()
+    assert leases.lapses((assigned,)) == {}

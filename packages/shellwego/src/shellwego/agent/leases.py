@@ -59,4 +59,9 @@ class Leases:
         return self._engine is not None and self._wanted() != self.held
 
     def _wanted(self) -> dict[str, VolumeLease]:
-        return {} if self._asked_at is None else leases_of(self._orders.values(), self._asked_at)
+        """Those that are held are renewed. One that is new is not begun when much of its term is over, for whatever has the
+        volume would be stopped soon; it begins with the next report that is answered."""
+        if self._asked_at is None:
+            return {}
+        leases, now = leases_of(self._orders.values(), self._asked_at), self._clock.monotonic()
+        return {id_: lease for id_, lease in leases.items() if id_ in self.held or now < lease.begin_by}

@@ -48,6 +48,11 @@ class VolumeLease:
     term_s: float
 
     @property
+    def begin_by(self) -> float:
+        """A node that does not hold it yet begins it before then, or with the next one."""
+        return self.asked_at + self.term_s * STOP_SHARE / 2
+
+    @property
     def stop_at(self) -> float:
         """Whatever has it is asked to end, and nothing begins with it any more."""
         return self.asked_at + self.term_s * STOP_SHARE
