@@ -296,6 +296,17 @@ def test_other_failures_are_tried_again_ever_more_slowly_on_the_same_base() -> N
     assert look(order, view(marker(ID, 1)), replace(first, next_try=10.0))[0] == action
 
 
+@pytest.mark.parametrize(
+    ("error", "longest"),
+    [(UnavailableError("uplink-unavailable", "nobody answers"), 10.0), (NotFoundError("replica", "none is here"), 30.0)],
+)
+def test_after_an_outage_of_any_length_a_copy_is_soon_tried_again(error: ShellWeGoError, longest: float) -> None:
+    memory = ReplicaMemory(sure=1)
+    for _ in range(20):
+        memory = failed(memory, receive(marker(ID, 2), marker(ID, 1), round_=2), error, 100.0)
+    assert memory.next_try == 100.0 + longest
+
+
 def test_a_volume_of_its_id_that_is_no_copy_is_left_alone_and_told() -> None:
     order = replace(ORDER, chain=("snap_1", "snap_2"), coming=("snap_1", "snap_2"), anew=True)
     for found in (view(), view("snap_x"), view(marker(OTHER, 1)), view("snap_1", marker(OTHER, 1))):

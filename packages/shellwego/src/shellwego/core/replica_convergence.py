@@ -23,6 +23,7 @@ from shellwego.core.volumes import Presence, VolumeView
 
 NO_BASE = "marker-not-found"
 """Code by which the volume's node says that it has not the snapshot any more that the copy is based on."""
+_TEMPORARY_RETRY_S = RETRY_S[:-1]
 _FOREIGN = "a volume of this id is here that is no copy of this replica"
 
 
@@ -113,16 +114,18 @@ def done(memory: ReplicaMemory, order: ReplicaOrder, action: ReplicaAction, dige
 
 
 def failed(memory: ReplicaMemory, action: ReplicaAction, error: ShellWeGoError, now: float) -> ReplicaMemory:
-    """The memory after an action that failed: it is tried again, ever more slowly; anew, where what the copy is based on is
-    the reason: then something else is tried, however often this was."""
+    """The memory after an action that failed: it is tried again, ever more slowly, but each 10 s where somebody does not
+    answer, for that may be over at any moment; anew, where what the copy is based on is the reason: then something else is
+    tried, however often this was."""
     base = action.since if isinstance(action, Receive) else ""
     lost = error.code == NO_BASE and marked(base) is not None
     differs = bool(base) and isinstance(error, InvalidError)
     before = 0 if lost or differs else memory.failures
+    pauses = _TEMPORARY_RETRY_S if error.temporary else RETRY_S
     return replace(
         memory,
         failures=before + 1,
-        next_try=now + RETRY_S[min(before, len(RETRY_S) - 1)],
+        next_try=now + pauses[min(before, len(pauses) - 1)],
         reason=error.message,
         reason_code=error.code,
         anew=memory.anew or lost or differs or isinstance(action, Discard),
