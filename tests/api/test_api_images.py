@@ -189,6 +189,17 @@ async def test_a_part_over_the_limit_is_refused_before_it_is_read(world: World) 
     assert answer.code == "part-too-large"
 
 
+async def test_a_disk_without_room_says_how_much_it_has_and_keeps(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = (await world.made("/v1/images/uploads"))["id"]
+    monkeypatch.setattr(spool, "_KEEP_FREE", 1 << 60)
+    answer = await send_part(world, upload, b"abc", 0)
+    assert (answer.status, answer.code) == (503, "spool-full")
+    assert f"{(1 << 60) >> 20} stay so" in answer.json["detail"]
+    assert "swg images rm" in answer.json["resolution"]
+
+
 async def test_a_project_has_few_uploads_at_a_time_and_old_ones_go(world: World, tmp_path: Path) -> None:
     for _ in range(spool.MAX_PER_PROJECT):
         await world.made("/v1/images/uploads")

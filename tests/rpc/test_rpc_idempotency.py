@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from plasmavmc.errors import CapacityError, ConflictError, InvalidSpecError, NotFoundError, UnavailableError
-from plasmavmc.rpc.access import EVERYTHING, Action, Decision, Principal, Reach, Request
+from plasmavmc.rpc.access import EVERYTHING, Action, Decision, Principal, Reach
 from plasmavmc.rpc.gate import Call, _current
 from plasmavmc.rpc.idempotency import KEPT_S, MAX_ANSWERS, Answers
 from plasmavmc.rpc.v1 import types_pb2, vm_pb2
@@ -23,9 +23,6 @@ class Lenient:
 
     def __init__(self) -> None:
         self.allows = True
-
-    async def authorize(self, principal: Principal, request: Request) -> Decision:
-        return Decision(self.allows, "")
 
     async def authorize_all(self, principal: Principal, requests: object) -> tuple[Decision, ...]:
         return tuple(Decision(self.allows, "") for _ in requests)  # type: ignore[attr-defined]

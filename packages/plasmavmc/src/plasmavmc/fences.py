@@ -1,9 +1,9 @@
-"""Volumes whose holders end at a moment: those of which a copy may begin to live on another node then.
+"""Volumes that may be used until a given moment only: those of which a copy may begin to be used on another node then.
 
-Theory. Whoever keeps the node says of each such volume until when a VM here may have it, again and again. From the moment
-that was said last on no VM begins with it, and whatever had it is killed: by the host's own warden (`host.helper.fences`),
-since this process may stand still just then, or be gone. So a VM is fenced before it begins, and a moment that was moved is
-told of every VM that has the volume.
+Theory. For each such volume, whoever runs the node says until when a VM here may have it, and says so again and again.
+After the last moment that was given, no VM begins with the volume, and a VM that has it is killed. The host's own
+warden does that (`host.helper.fences`), since this process may be paused just then, or gone. So a VM is fenced before
+it begins, and when the moment is moved, the fence of every VM that has the volume is moved with it.
 """
 
 from __future__ import annotations

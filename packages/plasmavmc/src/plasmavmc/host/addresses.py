@@ -3,11 +3,13 @@
     48 bits platform · 16 bits node · 32 bits network number · 32 bits the VM's IPv4 address
 
 Theory. The first 48 bits are a unique local prefix with a random global id, one for a whole platform (RFC 4193, 3.1).
-The node's are the place of its subnet in the pool that all nodes have theirs from, so its /64 follows from that subnet and
-is routed as it is. A network's number is never given again. So two VMs may talk if platform and number of their addresses
-are the same, which is one masked look-up on any node, needs no table of who is where, and cannot be out of date: an address
-that another VM got later says another network, if it is of another one. All rests on a VM not being able to send as another,
-which is seen to at its tap.
+The node's 16 bits are the place of its subnet in the pool from which all nodes have theirs. So its /64 follows from
+that subnet, and is routed as a whole. The number of a network is never given again.
+
+So two VMs may talk if their addresses have the same platform and network number. That is one masked look-up on any
+node. It needs no table of which VM is where, and cannot be out of date: where an IPv4 address is given to a VM of
+another network later, its IPv6 address has that network's number. All of this rests on a VM not being able to send as
+another, which its tap sees to.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """What a VM may open connections to, in a form that the kernel takes. Pure.
 
-Theory. Destinations are written as they are thought of, so they overlap: a network by TLS, one host in it by anything.
-A set of ranges in the kernel takes no two elements that overlap. Protocol and port together are one number, and each
-destination covers one run of these numbers; cut at all their ends they are runs that are apart, and for each of them the
-networks that are open are merged. So nothing overlaps, whatever was written, and what means the same becomes the same.
+Theory. Destinations overlap as people write them: a network by TLS, and one host in it by anything. A set of ranges in
+the kernel takes no two elements that overlap. So protocol and port are put together into one number, and each
+destination covers one run of such numbers. These runs are cut wherever one of them begins or ends, and for each piece
+the networks that are open are merged. The result has no overlaps, whatever was written, and lists that mean the same
+become the same.
 
 A run that goes over several protocols becomes up to three rectangles of protocols and ports.
+
 Source: protocol numbers of IANA (RFC 5237).
 """
 

@@ -1,7 +1,7 @@
-"""Something made ahead for the next start, when there is peace.
+"""Something made ahead for the next start of a VM, in a quiet time.
 
-Theory. What saves a start its time takes as much to make: so it is made a while after the last start, when its VM has had
-the processors, and never while starts follow each other. A start that finds none is an ordinary one.
+Theory. Making it takes as much time as it saves the start. So it is made a while after the last start, when that VM has
+had the processors, and never while one start follows another. A start that finds nothing made ahead is an ordinary one.
 """
 
 from __future__ import annotations

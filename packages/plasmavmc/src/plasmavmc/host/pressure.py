@@ -1,8 +1,9 @@
-"""How much a process has to wait, as the kernel measures it for its cgroup (PSI).
+"""How much a process has to wait for CPU, memory and disk, as the kernel measures it for its cgroup (PSI).
 
-Theory. Only version 2 of cgroups tells pressure of a group. On a host whose limits are those of version 1 the root helper
-puts each VMM into a group of the unified hierarchy besides, where that is mounted: it limits nothing, and is there to be
-read. A process of no group of its own (the root's) would tell of the whole host, so of it nothing is told.
+Theory. Only cgroup v2 tells the pressure of a group. On a host whose limits are cgroup v1's, the root helper puts each
+VMM into a group of the unified hierarchy besides, where that is mounted: this group limits nothing, and is there to be
+read. A process without a group of its own is in the root group, which tells of the whole host; so nothing is told of
+it.
 
 Sources: Documentation/accounting/psi.rst, Documentation/admin-guide/cgroup-v2.rst.
 """

@@ -1,14 +1,16 @@
 """How the keys of WireGuard are exchanged without a packet being lost. Pure.
 
-Theory. A node has two devices, its *slots*, each with a key and a port of its own; slot n of one node speaks with slot n of
-another. Time is cut into generations, one of which is the current one, and these into two halves: the *step* counts halves.
-The slot of the current generation is that which packets take. In the second half of a generation the other slot, which
-nobody takes any more, gets the key of the next one; it is told, and the nodes shake hands with it. With the next generation
-each of them changes over, for each other node by itself, once that has shaken hands there. In the first half both keys stay
-as they are, for those that are late.
+Theory. A node has two devices, its *slots*, each with a key and a port of its own; slot n of one node speaks with slot
+n of another. Time is cut into generations, and each generation into two halves: the *step* counts halves. Packets take
+the slot of the current generation, by turns one and the other.
 
-So a key is only replaced where no packet is on its way. A node that was told nothing for half a generation is still reached
-by the slot of which both know the keys.
+In the first half of a generation both keys stay as they are, for nodes that are late. In the second half the other
+slot, which nobody takes any more, gets its key for the next generation; the key is made known, and the nodes shake
+hands with it. When the next generation begins, each node changes over, for each other node separately, once that one
+has shaken hands there.
+
+So a key is only replaced where no packet is on its way, and a node that heard nothing for half a generation is still
+reached by the slot of which both know the keys.
 
 The slot that is in use is never given another key, whatever step is told: a clock that jumps delays the exchange.
 """

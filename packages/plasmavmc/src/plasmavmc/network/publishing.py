@@ -1,8 +1,9 @@
 """What a host does at published ports. Pure.
 
-Theory. Each node answers at each published port. It sends to the VMs that it has itself, so that they see who asks; where it
-has none, to those of other nodes. A VM of this host is known by its key and not by the address that was told: what is told
-may be old, and the address another tenant's by now. So a VM that ended is out at once, whether or not anybody was told.
+Theory. Each node answers at each published port. It sends new connections to its own VMs, so that they see the client's
+address; where it has none, to those of other nodes. A VM of this host is recognized by its key and not by the address
+that the control plane told, which may be old, and belong to another tenant's VM by now. So a VM that ended gets nothing
+from that moment on, whether or not anybody was told.
 """
 
 from __future__ import annotations

@@ -95,11 +95,8 @@ EVERYTHING = Reach(everything=True)
 class Authorizer(Protocol):
     """Port: decides. It never raises for a principal that it does not know; it denies."""
 
-    async def authorize(self, principal: Principal, request: Request) -> Decision:
-        """May `principal` do this?"""
-
     async def authorize_all(self, principal: Principal, requests: Sequence[Request]) -> tuple[Decision, ...]:
-        """The same for several questions at once, in their order."""
+        """May `principal` do each of these? Told in their order."""
 
     async def reach(self, principal: Principal, action: Action) -> Reach:
-        """Where `principal` may do this: `reach(p, a).covers(s)` is what `authorize` says of `a` in `s`."""
+        """Where `principal` may do this: `reach(p, a).covers(s)` is what `authorize_all` says of `a` in `s`."""

@@ -104,9 +104,6 @@ class PolicyAuthorizer:
     def __init__(self, policy: PolicyFile) -> None:
         self._policy = policy
 
-    async def authorize(self, principal: Principal, request: Request) -> Decision:
-        return self._policy.current().decide(principal, request)
-
     async def authorize_all(self, principal: Principal, requests: Sequence[Request]) -> tuple[Decision, ...]:
         policy = self._policy.current()
         return tuple(policy.decide(principal, request) for request in requests)

@@ -1,7 +1,7 @@
-"""The leases of this host's volumes: begun anew by each report that is answered, enforced by the host, and watched here.
+"""The leases of this host's volumes: renewed by each report that is answered, enforced by the host, and watched here.
 
-What counts is what the host enforces: a lease is held once the engine took its end, and not when it was granted. See
-`core.volumeleases`.
+What counts is what the host enforces: a lease is held from when the engine took its new end, and not from when it was
+granted. See `core.volumeleases`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The names that guests here may ask for, and the VMs of other nodes that security groups name: fetched together, where they
-are others than those known. Names are kept by the engine; who is known is kept here, over a restart."""
+"""Fetches the names that guests on this node may ask for and, together with them, the VMs of other nodes that security
+groups name; only when they have changed. The engine keeps the names. Who is known is kept here, over a restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Letting go of tasks."""
+"""Cancelling tasks, and waiting for their end."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def verify_backup(session: Session, name: str, id_: str, detach: bool) -> None:
 @about_no_app
 def remove_backups(session: Session, name: str, ids: tuple[str, ...]) -> None:
     """Let backups of a volume go."""
-    session.confirm(f"Remove {len(ids)} backups of {name}? They cannot be had back.")
+    session.confirm(f"Remove {', '.join(ids)} of {name}? This cannot be undone.")
     for id_ in ids:
         session.client.delete_backup(name, id_, project=session.project)
         session.say(f"{id_} is being removed")

@@ -149,7 +149,7 @@ def _row(version: SecretVersionView) -> dict[str, object]:
 @about_no_app
 def retire_secret(session: Session, name: str, version: int) -> None:
     """Destroy the value of a version; refused while a release that runs needs it."""
-    session.confirm(f"Destroy version {version} of {name}? It cannot be had back.")
+    session.confirm(f"Destroy version {version} of {name}? This cannot be undone.")
     session.client.retire_secret_version(name, str(version), project=session.project)
     session.say(f"version {version} of {name} is retired")
 
@@ -160,7 +160,7 @@ def retire_secret(session: Session, name: str, version: int) -> None:
 @about_no_app
 def remove_secrets(session: Session, names: tuple[str, ...]) -> None:
     """Destroy secrets with all their versions; refused while a release that runs needs one."""
-    session.confirm(f"Destroy {', '.join(names)}? They cannot be had back.")
+    session.confirm(f"Destroy {', '.join(names)}? This cannot be undone.")
     for name in names:
         session.client.delete_secret(name, project=session.project)
         session.say(f"{name} is removed")

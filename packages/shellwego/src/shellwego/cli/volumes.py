@@ -210,7 +210,7 @@ def restore_volume(
 @about_no_app
 def remove_volumes(session: Session, names: tuple[str, ...]) -> None:
     """Destroy volumes; refused while something mounts one, it has snapshots, or it is protected."""
-    session.confirm(f"Destroy {', '.join(names)}? What they hold cannot be had back.")
+    session.confirm(f"Destroy {', '.join(names)}, with all data? This cannot be undone.")
     for name in names:
         session.client.delete_volume(name, project=session.project)
         session.say(f"{name} is being removed")
@@ -252,7 +252,7 @@ def list_snapshots(session: Session, name: str) -> None:
 @about_no_app
 def remove_snapshots(session: Session, name: str, ids: tuple[str, ...]) -> None:
     """Destroy snapshots of a volume."""
-    session.confirm(f"Destroy {len(ids)} snapshots of {name}? They cannot be had back.")
+    session.confirm(f"Destroy {', '.join(ids)} of {name}? This cannot be undone.")
     for id_ in ids:
         session.client.delete_snapshot(name, id_, project=session.project)
         session.say(f"{id_} is being removed")

@@ -62,7 +62,13 @@ def list_webhooks(session: Session) -> None:
         )
     )
     rows = [_row(webhook) for webhook in found]
-    show(session, msgspec.to_builtins(found), rows, name="id", empty="no webhooks yet: swg webhooks create URL")
+    show(
+        session,
+        msgspec.to_builtins(found),
+        rows,
+        name="id",
+        empty="no webhooks yet: swg webhooks create URL -p PROJECT",
+    )
 
 
 @webhooks.command("create")

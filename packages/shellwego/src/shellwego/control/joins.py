@@ -1,9 +1,10 @@
 """Join tokens, and the one moment at which a stranger becomes a node or an edge.
 
-A join is asked for with a token and a key. What it says is believed in the order of what it proves: the request is signed by
-its key, the token was given by an operator for one key, and everything else (region, zone, labels, subnet, and a name where
-the operator chose one) is the token's and the server's to say. The answer can be lost, so the same key may ask with the same
-token again, and becomes nothing new by it.
+A host asks to join with a token and a key. What it says is believed only as far as it proves it. The request is signed
+by its key, and the token was given by an operator for one key. Everything else (region, zone, labels, subnet, and a
+name where the operator chose one) comes from the token and the server, and not from the host.
+
+The answer can be lost on its way. So the same key may ask again with the same token, and becomes nothing new by it.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""The memory of an instance that sleeps and has to leave its node: it goes on as that of the instance in its place.
+"""The memory of a sleeping instance that has to leave its node: the instance that replaces it goes on with it.
 
-Theory. Who owns a memory is one row's word at a time. As long as the new instance has `memory_of`, the old one owns it: the
-new one only gathers a copy that sleeps, and is told by nobody to wake. In the transaction that hears from the new one's node
-that the copy is whole and asleep, it becomes the owner, and the old one is told to stop, which removes its memory. Nobody
-can wake either before that. Whatever fails on the way, on either node or here, leaves the old one asleep where it is; then
-the new one begins without a memory, as after any loss of one.
+Theory. At any time one row says which instance owns a memory. As long as the new instance has `memory_of`, the old one
+owns it: the new one only fetches a copy, which stays asleep, and nobody tells it to wake. When the new instance's node
+reports that the copy is whole and asleep, the same transaction makes the new instance the owner and tells the old one
+to stop, which deletes the old copy. Nobody can wake either of them before that. Whatever fails on the way, on either
+node or here, leaves the old instance asleep where it is; the new one then begins without a memory, as after any loss of
+one.
 
-The bytes come from the old node over the stream that its agent dialled, and go on at once to the new node's download; they
-are held by no server. A node may have the memory that one of its own instances is to go on with, while it is, one stream at
-a time; each is audited before its first byte.
+The bytes come from the old node over the stream that its agent opened, and are passed on at once to the new node's
+download; no server stores them. A node may fetch only the memory that one of its own instances is to go on with, only
+while that is so, and over one stream at a time. Each fetch is audited before its first byte.
 """
 
 from __future__ import annotations

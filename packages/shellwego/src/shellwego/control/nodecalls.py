@@ -1,4 +1,4 @@
-"""Which node speaks: for what is told to a node alone, or taken from one."""
+"""Which node is calling: for what is told to one node alone, or accepted from one alone."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Numbers that rows get after their commit: planned on a snapshot, given by compare-and-set of the counters.
+"""Numbers that rows get after their commit: planned on a snapshot, and given by compare-and-set of the counters.
 
-A transaction that looked for rows without a number would have read what every writer adds to, and the database would end it
-again and again under other writers. So the looking is done on a snapshot, which disturbs nobody; the transaction that gives
-the numbers has the counters and the rows, a portion at a time. A counter that stands as it stood in the snapshot says that
-nobody gave a number since, so the rows have none still.
+Why not in one transaction: a query for rows without a number reads what every writer adds to, so the database would end
+that transaction and have it run again, over and over. So the search is done on a snapshot, which disturbs nobody, and
+the transaction that gives the numbers touches the counters and those rows only, a batch at a time. A counter that has
+not changed since the snapshot proves that nobody gave a number in between, so the rows still have none.
 """
 
 from __future__ import annotations

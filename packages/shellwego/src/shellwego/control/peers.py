@@ -1,4 +1,4 @@
-"""Which nodes are told of which others, and by which keys."""
+"""Which other nodes a node is told of, and the keys by which they know each other."""
 
 from __future__ import annotations
 

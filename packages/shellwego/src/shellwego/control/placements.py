@@ -1,8 +1,9 @@
-"""Where the instances of an app go that wait for a node: found, and stored.
+"""Places the instances of an app that have no node yet, and stores the choice.
 
-An instance waits for its volumes before it is looked at; one whose memory is to move goes where that can be taken, or leaves
-it behind; any other goes where there is room, where a place is kept for it, or where room can be made. What is stored of one
-counts for the next.
+An instance is looked at once its volumes are free. One that is to go on with the memory of a sleeping instance goes to
+a node that can take that memory, or else begins without it. Any other goes to a node with room, to the one where a
+place is kept for it, or to one where evictions can make room. Instances are placed one after another, and each
+placement counts when the next one is judged.
 """
 
 from __future__ import annotations

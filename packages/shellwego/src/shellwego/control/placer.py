@@ -1,10 +1,13 @@
 """Placement for one loop: a fleet that is kept in memory, and a check of every choice against the store.
 
-Nodes and what is on them are read in full now and then only: so that reading takes no more than a twentieth of the time.
-What is kept between may be behind, since other servers place, too, and nodes report; it is a guide to a good node and no
-more. Whatever is chosen is looked at in the transaction that places it: the node as it is, and the sum of what is on it. So
-two servers that choose the same room conflict in the store, and the later one sees what the earlier took. What is freed
-meanwhile is found a little later; a refusal is looked at anew as soon as the fleet may be read again.
+All nodes, and what is on them, are read in full only from time to time, so seldom that the reading takes no more than a
+twentieth of the time. What is kept in between may be out of date, since other servers place instances, too, and nodes
+report; it only guides the search to a good node. Whatever is chosen is checked in the transaction that places it,
+against the node as it is and the sum of what is on it. So two servers that choose the same room conflict in the store,
+and the later one sees what the earlier one took.
+
+Room that is freed meanwhile is found a little later. A refusal is looked at again as soon as the fleet may be read
+again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What differs of a volume, on its way from its node to one that keeps a copy.
+"""The difference between two snapshots of a volume, on its way from the volume's node to a node that keeps a copy.
 
-The bytes come from the volume's node over the stream that its agent dialled, and go on at once to the other node's download,
-as memories do (`memories`); they are held by no server, and of an encrypted volume they are ciphertext. A node may have the
-round that is wanted of a replica that it keeps, and nothing else; one stream a replica at a time.
+The bytes come from the volume's node over the stream that its agent opened, and are passed on at once to the other
+node's download, as memories are (`memories`). No server stores them, and of an encrypted volume they are ciphertext. A
+node may fetch the round that is wanted of a replica that it keeps, and nothing else; one stream for each replica at a
+time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The route table, read: what each app's route follows from, in few questions however many apps there are.
+"""Reads the route table: everything that the routes of all apps follow from, in a few queries however many apps there
+are.
 
-Every edge fetches the whole table at every number of it, and whoever begins to number reads it whole. Asked app by app, that
-kept servers busy that had some hundred apps, and did so at the moment when others had just fallen out.
+Every edge fetches the whole table whenever its number rises, and the routes loop reads all of it when it starts. A
+query for each app kept servers busy that had some hundred apps, and did so just when other servers had failed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Service accounts: principals that are nobody, with grants and tokens like a user.
+"""Service accounts: principals that are not people, with grants and tokens like a user.
 
-Whoever makes a token for an account could use it himself, so he must hold all that the token would. A token that a service
-account makes, for itself or for another one, is a child of the asking token: who takes a token of a machine gets nothing by
-it that outlives it. One that a user makes is a child of nothing: it belongs to the organization, and would else end with the
-sign-in that made it, when the user signs out or changes his password; the audit record says whose it was.
+Whoever makes a token for an account could use it himself, so he must hold all that the token would.
+
+A token that a service account makes, for itself or for another account, is a child of the token that asked, and ends
+with it: whoever steals a machine's token gets nothing by it that outlives it. A token that a user makes is a child of
+none. It belongs to the organization, and would otherwise end with the sign-in that made it, when the user signs out or
+changes his password; the audit record says who made it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Who guesses, kept in memory of this process and bounded: the one that was quiet longest is forgotten first.
+"""Counts the failed attempts of whoever guesses passwords and codes, in the memory of this process. The number of
+entries is bounded: the one that was quiet longest is forgotten first.
 
-Several servers each count by themselves, so a guesser has as many tries more as there are servers.
+Each server counts for itself, so with three servers a guesser has three times as many tries.
 """
 
 from __future__ import annotations

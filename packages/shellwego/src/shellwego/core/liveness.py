@@ -1,22 +1,23 @@
 """Is a node alive? Judged by its silence, and only by silence that could have been heard.
 
-Theory. Each look adds the time since the last one to a node's silence, but never more than `MAX_STEP_S`: a control plane
-that was paused, starved or off heard nothing in that time, which says nothing of the node. So silence starts at zero with
-the process, and again after a gap of more than `MAX_GAP_S`, and a node is down only after one full term of listening. What
-counts as heard is a change of `last_heard_at`, whoever wrote it, so that several control planes judge alike.
+Theory. Each look adds the time since the last one to a node's silence, but never more than `MAX_STEP_S`: a control
+plane that was paused, starved or off heard nothing in that time, which says nothing of the node. So silence starts at
+zero with the process, and again after a gap of more than `MAX_GAP_S`, and a node is down only after one full term of
+listening. What counts as heard is a change of `last_heard_at`, whoever wrote it, so that several control planes judge
+alike.
 
-All control planes listen, and one judges. Who takes over has listened before, but a silence that began before may be the
-other one's: what nodes said to a server that died was heard by nobody, and they need a moment to turn elsewhere. So it
-listens for a full term as the one who judges; or, where the right to judge changes hands all the time, for `handover_s` more
-in all.
+All control planes listen, and one of them judges. One that takes over has listened before, but a silence that began
+before may have been the other server's doing: what nodes said to a server that died was heard by nobody, and they need
+a moment to turn to another. So the new judge listens for a full term in its office before it judges a node down. Where
+the office changes hands all the time, a silence that is longer than the term by `handover_s` is enough.
 
 A node that this process has never heard gets a longer term: its agent may still be on its way up, adopting what runs.
 
-Down raises the epoch, so whatever the node says of the time before is void; it is ready again by a report of its new epoch,
-never by a judge.
+A judgement `down` raises the epoch, so whatever the node says of the time before is void. The node is ready again by a
+report of its new epoch, never by a judge.
 
-A node that goes down again and again is *flapping*: each time what was placed there in between is lost again, so it gets
-nothing new until it was heard for a while without a break.
+A node that goes down again and again is *flapping*: each time, what was placed there in between is lost again. So it
+gets nothing new until it was heard for a while without a break.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
-"""Which nodes have a way to each other, so that edges on any of them reach the VMs of all. Pure.
+"""Which nodes have a route to each other, so that edges on any of them reach the VMs of all. Pure.
 
-A node's subnet is what it was given when it joined; that of a platform's first host is what it says itself. By which address
-it is reached, only the node can know, and who lies about that is not reached himself: the address that he claims stays its
-owner's as well. A subnet is one node's; that of a host which only says so gives way to one that was given. Why a node is not
-reached, or may not be, is told: it serves all the same, only not through edges elsewhere.
+Subnets and addresses. A node that joined has the subnet that it was given then; the first host of a platform states its
+own. A subnet belongs to one node, and a stated one gives way to a given one. The address by which a node is reached is
+something that only the node itself can know. Nothing is gained by a lie about it: the liar is not reached, and the
+address that he claims stays its owner's as well. Why a node is not reached, or must not be, is reported: it serves all
+the same, only not through edges on other nodes.
 
-Nodes that are reached by WireGuard exchange nothing in clear, so there is no way between them and those that are not. The
-keys by which they know each other are exchanged in generations, each of which has two halves; the *step* counts halves
-(`plasmavmc.host.rotation` has the theory). All nodes are told the same one, by the store's clock. Whoever asks for other
-keys lets four halves pass quickly, in which both keys of each node are replaced: of two halves one is the second of a
-generation, in which that key is replaced which nobody uses.
+WireGuard. Nodes that are reached by WireGuard send nothing in clear, so there is no route between them and nodes that
+are reached in another way. Their keys are exchanged in generations, each of which has two halves; the *step* counts
+halves (`plasmavmc.host.rotation` has the theory). All nodes are told the same step, by the store's clock. Whoever asks
+for new keys makes four halves pass quickly, in which both keys of each node are replaced: every second half ends a
+generation, and the key that nobody uses is replaced in it.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """May a standby replica become the volume now? Pure.
 
-Theory. A volume's node is lost with all that ran there: judged down, which raised its epoch, so that nothing it says of the
-time before counts and no lease is begun anew for it. Whatever it still ran with the volume had a lease, and has ended once
-that is over: which the control plane knows by a silence that it listened to itself (`Node.leases_over`), and relies on only
-where the node had said that it enforces leases (`ObservedVolume.leased`). Then, in one transaction, the volume is where its
-replica was, under a higher epoch of its own, and what its node has of it is a copy that was left behind: nothing is sent to
-it, nothing begins with it, and it goes only when somebody says so, since what was written last is nowhere else.
+Theory. A volume's node that is judged down is lost with all that ran there. The judgement raised the node's epoch, so
+nothing that it says of the time before counts, and no lease is renewed for it. A VM that may still run there with the
+volume had a lease, and has ended once that lease is over. The control plane knows that it is over from a silence that
+it listened to itself (`Node.leases_over`), and relies on that only where the node had reported that it enforces leases
+(`ObservedVolume.leased`). Then, in one transaction, the volume moves to where its replica is, under a higher epoch of
+its own. What the old node still has becomes a copy that was left behind: nothing is sent to it, no VM begins with it,
+and it is deleted only when somebody says so, because what was written last is nowhere else.
 
-What is lost is what was written after the round that the replica holds: at most the time from when that was asked for until
-the node was last heard, and what a node that was cut off and lived took until its lease ran out.
+What is lost is what was written after the round that the replica holds: at most the time from the request for that
+round until the node was last heard and, where the node was cut off but lived, what it wrote until its lease ran out.
 """
 
 from __future__ import annotations

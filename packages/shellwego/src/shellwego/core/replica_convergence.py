@@ -1,14 +1,15 @@
 """What an agent does next about the copies that it keeps of other nodes' volumes. Pure, as `core.volume_convergence`.
 
-Theory. What a copy holds is told by its snapshots: the markers of its replica, and the volume's snapshots that come along,
-each before the marker of its round, the oldest first. The next one is fetched on top of the youngest that is there; then the
-marker before goes. What the volume has no more goes before anything is fetched, for it could be that youngest one. A marker
-that this agent has not received itself counts only once the copy was made again what it says, since whoever received it may
-have ended in between; until then nothing is told.
+Theory. What a copy holds is told by its snapshots: the markers of its replica, and the volume's own snapshots that come
+along, each before the marker of its round, the oldest first. The next snapshot is fetched on top of the youngest one
+that is there; then the marker before is deleted. Snapshots that the volume no longer has are deleted before anything is
+fetched, because the youngest one could be among them. A marker that this agent did not receive itself counts only after
+the copy was reset to it, since the process that received it may have ended halfway through what came next; until then
+nothing is reported.
 
-Where the volume's node has not the marker that the copy is based on any more, or the two are not the same, the copy goes and
-is made anew; a snapshot that it has not any more was deleted, and the next order says so. What is here under the volume's id
-and was never of this replica is left alone, and told.
+Where the volume's node no longer has the marker that the copy is based on, or the two markers differ, the copy is
+deleted and made anew. A snapshot that the volume's node no longer has was deleted there, and the next order says so.
+Data that lies here under the volume's id, but never belonged to this replica, is left alone and reported.
 """
 
 from __future__ import annotations

@@ -1,19 +1,23 @@
-"""Replicas: copies of volumes on other nodes, kept up by sending what differs between two snapshots of the volume.
+"""Replicas: copies of volumes on other nodes, kept up to date by sending the difference between two snapshots of the
+volume.
 
-Theory. A replica is brought up in rounds. For each the volume's node takes a *marker*, a snapshot that no user sees, named
-by replica and round; the replica's node fetches what differs from the last marker that both have, checks the whole against
-the sender's sum, and only then has the new one under its name. The marker before goes on both sides once the new one is
-told. So what a replica holds is always the volume of one moment, and a round that breaks off leaves the one before.
+Theory. A replica is brought up in rounds. For each round the volume's node takes a *marker*, a snapshot that no user
+sees, named by replica and round. The replica's node fetches the difference from the last marker that both have, checks
+the whole against the sender's sum, and only then keeps the new marker under its name. Once that is reported, both sides
+delete the marker before. So a replica always holds the volume as it was at one moment, and a round that breaks off
+leaves the state before it.
 
-One round is wanted at a time (`round`); the next is asked for when that one is held. How old a replica is counts from when
-its round was asked for, by the store's clock: the marker was taken after that, so the true age is never more.
+One round is wanted at a time (`round`); the next is asked for when the replica holds that one. The age of a replica
+counts from when its round was asked for, by the store's clock: the marker was taken after that, so the true age is
+never higher.
 
-The volume's own snapshots come along with a standby. Which of them do is laid down with the round (`Along`): those that are
-there when it is asked for, and so were taken before its marker. They come first, one on top of the other, and then the
-marker; so what comes differs from the youngest that the copy has. One that was deleted goes before anything else comes.
+A standby gets the volume's own snapshots, too. Which of them is laid down with the round (`Along`): those that exist
+when the round is asked for, and so are older than its marker. They are sent first, each on top of the one before, and
+then the marker; so each transfer is the difference from the youngest snapshot that the copy has. Snapshots that were
+deleted are removed from the copy before anything else is sent.
 
-A replica that has lost the marker it began from, or is another than its volume's node believes, begins anew, from nothing;
-so does one whose node kept it once before, and was removed with it.
+A replica begins again, from nothing, when it has lost the marker that it is based on, when it is another than its
+volume's node believes, or when its node kept it once before and was removed with it.
 """
 
 from __future__ import annotations

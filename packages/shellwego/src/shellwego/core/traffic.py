@@ -1,10 +1,12 @@
-"""What has passed the interfaces of VMs, added up so that counters can be made of it. Pure.
+"""Adds up what has passed the interfaces of VMs, so that it can be told as counters. Pure.
 
-Theory. The counts of a VM begin and end with its interface, so the sum over those of an app falls when one of them ends; who
-reads counters takes that for a beginning from zero, and counts all that the others had as new. So what each VM has grown
-by since the look before is added to what its app had: that only rises, until no VM of the app is left on the node. What a
-VM had when the first look of all found it is not counted: an agent that begins anew would count it again. What passes
-between the last look at a VM and its end is lost.
+Theory. The counts of a VM begin and end with its interface, so the sum over the VMs of an app falls when one of them
+ends. Whoever reads counters takes a fall for a beginning from zero, and would count all that the other VMs had as new.
+So what each VM has grown by since the look before is added to the total of its app, which only rises, until no VM of
+the app is left on the node.
+
+What a VM had counted at the very first look is left out, because an agent that begins anew would count it again. What
+passes between the last look at a VM and its end is lost.
 """
 
 from __future__ import annotations

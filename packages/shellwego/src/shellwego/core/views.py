@@ -1,12 +1,13 @@
-"""The nodes that one kind of request may have, in an order in which the best is found without looking at all.
+"""The nodes that can serve one kind of request, in an order in which the best is found without looking at all of them.
 
-A *view* holds the nodes that pass the filters of one kind of request, those apart that do not depend on how full a node is.
-In it nodes of one zone and one size of memory share a *lane*, ordered by what is used, because within it order by share is
-order by use, whatever the request asks for. A lane is cut into chunks that know the most CPU and disk any of their nodes has
-free, so that a run of nodes full in one of these is stepped over as a whole.
+A *view* holds the nodes that pass the filters of one kind of request, except for those filters that depend on how full
+a node is. In it, nodes of one zone and one size of memory share a *lane*, ordered by what is used: within a lane the
+order by share is the order by use, whatever the request asks for. A lane is cut into chunks. Each chunk knows the most
+CPU and disk that any of its nodes has free, so that a run of nodes that are full in one of these is stepped over as a
+whole.
 
-Of nodes that are equal otherwise one that has the image is taken: whoever asks says which have it (*holders*). Either those
-are few, or one of them is soon met among the equals.
+Of nodes that are equal otherwise, one that has the image is taken; the caller says which nodes have it (*holders*).
+Either those are few, or one of them is soon met among the equals.
 """
 
 from __future__ import annotations

@@ -1,22 +1,25 @@
-"""Leases of volumes that could live twice: those with a standby replica, which becomes the volume where its node is lost.
+"""Leases of volumes that could be in use twice: those with a standby replica, which becomes the volume where its node
+is lost.
 
-Theory. Such a volume is given to its node for a term. Each report that the control plane takes from the node, in its current
-epoch, begins the term anew for all of them; the answer to it is what the agent knows that by. It counts from when it
-*asked*, by its monotonic clock, so its term ends before the one that was granted does, whatever the report and its answer
-took. No wall clock is in this: not the node's, and not the store's, which may be set.
+Theory. A node has such a volume for a term. Each report that the control plane takes from the node, in the node's
+current epoch, begins the term anew for all of them, and the answer to the report tells the agent so. The agent counts
+from the moment at which it *asked*, by its monotonic clock. So its term ends before the one that was granted does,
+however long the report and its answer took. No wall clock takes part, neither the node's nor the store's, because it
+may be set.
 
     asked ──────────────── ⅔ ─────────── 11⁄12 ─── term · granted + term ── + margin
     the VM runs             it is stopped  it is killed                       the replica may become the volume
 
-At two thirds of the term the agent begins to stop what has the volume, so that it ends cleanly; at eleven twelfths the host
-kills it (`plasmavmc.host.helper.fences`), and does so where the agent was killed, stands still or hangs. The control plane
-counts the silence that it heard of the node itself (`core.liveness`), for a full term and what may be unsure about it.
+At two thirds of the term the agent begins to stop the VMs that have the volume, so that they end cleanly. At eleven
+twelfths the host kills them (`plasmavmc.host.helper.fences`), also where the agent was killed, is paused or hangs. The
+control plane measures the node's silence itself (`core.liveness`), for a full term and a margin for what may be unsure
+about it.
 
-So the outage that such a volume bears is two thirds of the term: a node, or a platform, that is away for longer stops what
-has it. A volume without a standby replica has no lease, and bears any.
+So an app with such a volume bears an outage of two thirds of the term: when its node, or the platform, is away for
+longer, it is stopped. A volume without a standby replica has no lease, and bears any outage.
 
-What makes a volume safe to promote is that its node said that it is fenced there (`ObservedVolume.leased`), not that it was
-told to.
+What makes a volume safe to promote is that its node reported that the volume is fenced there (`ObservedVolume.leased`),
+not that the node was told to fence it.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ STOPPED = Page(
     name="app-stopped",
     status=_S.SERVICE_UNAVAILABLE,
     title="App stopped",
-    text="This app was stopped by its owner. It answers again once it is started.",
+    text="Nothing of this app runs: it was stopped, or never deployed. It answers once its owner starts it.",
     retry_after_s=60,
 )
 STARTING = Page(

@@ -1,11 +1,11 @@
 """The ways to other nodes: routes, and the tunnels that some of them lead into.
 
-Theory. To each node's networks there is one route by either family: by its host, or into a tunnel's device. Through a tunnel
-the gateway of the route is the node itself, under an address that nobody is asked for (`vxlan`); WireGuard knows by the
-packet's destination whose it is. Routes are made anew only where their gateway or device is another one, and each in one
-step, so nothing is lost when a node is reached in another way from now on.
+Theory. To each node's networks there is one route for IPv4 and one for IPv6: by the node's host, or into the device of
+a tunnel. In a VXLAN tunnel the route's gateway is the node itself, under an address that is never looked up (`vxlan`);
+WireGuard knows by the packet's destination which node it is for. A route is replaced only where its gateway or device
+has changed, and in one step, so nothing is lost when a node is reached in another way from then on.
 
-A node that encrypts has no way to one that does not, nor the other way round.
+There is no way between a node that encrypts and one that does not.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """The encrypted tunnel to other nodes: WireGuard, by two devices whose keys are exchanged in turn (`host.rotation`).
 
-Theory. Private keys are made here, and are in the devices and in this process alone: no file has them, and nobody is told
-them. What other nodes need of them, the public keys, is this module's answer. A node's end at a device has its networks as
-those from which it may send, exactly these: so a node cannot speak as another one, and who is no node is not heard at all.
-That nothing goes round the devices in clear is seen to by the firewall (`rules`).
+Theory. Private keys are made here, and are in the devices and in this process alone: no file has them, and nobody is
+told them. What other nodes need, the public keys, is what this module answers. On a device each other node is a peer
+whose allowed IPs are exactly its networks: so no node can speak as another one, and whoever is no node is not heard at
+all. That nothing bypasses the devices in clear is the firewall's work (`rules`).
 
-Devices outlive the helper. The next one takes their keys over, and reads of which generation they are in the name that the
-device has beside its own (`ip link`, alias). Where a device has lost its key (a program that ended), it gets the same again,
-or a new one where this helper does not know it, which the others then have to be told.
+Devices outlive the helper. The next helper takes their keys over, and reads the generation of each from the device's
+alias (`ip link`). A device that has lost its key, because its program ended, gets the same one again; or a new one
+where this helper does not know it, and then the other nodes have to be told.
 
-By which of its two slots a node is reached, each node decides for itself, with each look: see `rotation.chosen_slot`.
+By which of its two slots a node is reached, each node decides for itself at each look: see `rotation.chosen_slot`.
 
 Source: wg(8), https://www.wireguard.com/papers/wireguard.pdf (6.1, cryptokey routing is section 2).
 """

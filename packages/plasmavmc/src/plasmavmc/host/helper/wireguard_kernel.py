@@ -1,9 +1,9 @@
 """WireGuard by the kernel, over netlink.
 
-Keys are the kernel's: a device keeps them for as long as it is there, and gives the private one to root alone.
+Keys are the kernel's: a device keeps them as long as it exists, and gives the private one to root alone.
 
 Traps:
-- The library speaks of one end a message, and of ends in what it reads over several messages.
+- The library writes one peer in each message, and what it reads of one device's peers may come in several messages.
 - Keys come back as bytes.
 
 Source: wireguard.h (uapi/linux), pyroute2's netlink.generic.wireguard.

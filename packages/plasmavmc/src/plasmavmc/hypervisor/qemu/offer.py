@@ -71,11 +71,6 @@ async def settle_qemu(registry: HypervisorRegistry, backend: KvmBackend, host: H
     return result
 
 
-async def offer_qemu(registry: HypervisorRegistry, host: Host, site: QemuSite) -> ProbeResult:
-    """Announce and settle in one, for a host whose result is cached or that has no VMs to adopt."""
-    return await settle_qemu(registry, announce_qemu(registry, host, site), host, site)
-
-
 def cached_result(site: QemuSite) -> ProbeResult | None:
     """What an earlier probe found, where it still holds for this host."""
     return ProbeCache(site.cache).load(_facts(site))

@@ -122,9 +122,6 @@ class TokenAuthorizer:
     def __init__(self, control: Control) -> None:
         self._control = control
 
-    async def authorize(self, principal: Principal, request: Request) -> Decision:
-        return (await self.authorize_all(principal, (request,)))[0]
-
     async def authorize_all(self, principal: Principal, requests: Sequence[Request]) -> tuple[Decision, ...]:
         holder = _holder(principal)
         questions = [

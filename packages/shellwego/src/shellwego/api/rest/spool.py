@@ -117,8 +117,12 @@ class Spool:
             raise ConflictError("bad-offset", f"the upload has {upload.size} bytes, so a part begins there")
         if length > MAX_CHUNK or last >= MAX_UPLOAD:
             raise InvalidError("part-too-large", f"a part has at most {MAX_CHUNK} bytes, an upload {MAX_UPLOAD}")
-        if shutil.disk_usage(self._directory).free < length + _KEEP_FREE:
-            raise UnavailableError("spool-full", "the server's disk has no room for the upload")
+        if (free := shutil.disk_usage(self._directory).free) < length + _KEEP_FREE:
+            raise UnavailableError(
+                "spool-full",
+                f"the server's disk has no room for the upload: {free >> 20} MiB are free, and {_KEEP_FREE >> 20} stay so",
+                resolution="Free space on it: swg images rm removes images that no app needs.",
+            )
         async with self.claimed(upload):
             await self._write(upload, length, chunks)
         return upload.size

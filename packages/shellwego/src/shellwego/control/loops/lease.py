@@ -1,21 +1,24 @@
 """One control plane runs a loop at a time: a lease in the store, judged by the store's clock.
 
-The holder starts its own monotonic timer before it sends the claim, and stops working at two thirds of the term unless it
-could renew; so it has stopped before anybody else may begin, whatever either wall clock says.
+The holder starts a monotonic timer of its own before it sends the claim, and stops working at two thirds of the term
+unless it has renewed. So it has stopped before anybody else may begin, whatever the wall clocks say.
 
-A process that stood still (stopped, swapped out) wakes up in the middle of its work, and does not know yet that its time is
-over. So the loops work with `Lease.fenced`, whose writes look at the lease in their own transaction, and are refused once it
-is not theirs.
+A process that was paused (stopped, swapped out) wakes up in the middle of its work, and does not know yet that its
+lease has run out. So the loops work with `Lease.fenced`: its writes check the lease in their own transaction, and are
+refused once it belongs to somebody else.
 
-Work that is to end is told so until it does: libraries swallow a cancellation at times, and nothing is begun anew before
-what was has ended. The lease is let go first. Else it would be renewed for work that writes nothing any more, or waits for
-ever.
+Work that has to end is cancelled again and again until it has ended, because libraries swallow a cancellation at times,
+and nothing new is begun before. The lease is given up first; otherwise it would be renewed for work that writes nothing
+any more, or that waits for ever.
 
-Terms are short, so that what a dead server did goes on elsewhere within three seconds. `Leases` therefore renews all that a
-server holds in one transaction, and on a way to the store of its own where there is one: behind the work of the loops, which
-the database may end and have run again, it would come too late just when there is most of it. A server that holds nothing
-only reads, and sleeps until the next lease runs out. At a clean end what is held is given back. A holder that comes back
-under the same name takes its leases at once, so names must differ: of two living servers with one name both would work.
+Terms are short, so that the work of a dead server goes on elsewhere within three seconds. Therefore `Leases` renews all
+that a server holds in one transaction, and over a connection to the store of its own where there is one: behind the
+transactions of the loops, which the database may end and have run again, a renewal would come too late just when there
+is most to do. A server that holds nothing only reads, and sleeps until the next lease runs out. At a clean end
+everything is given back.
+
+Trap: a holder that comes back under the same name takes its leases at once, so names must differ. Of two living servers
+with one name, both would work.
 """
 
 from __future__ import annotations

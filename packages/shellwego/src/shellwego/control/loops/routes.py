@@ -1,20 +1,21 @@
-"""The routes loop: numbers the route table.
+"""The routes loop: numbers the versions of the route table.
 
-It compares each app's route with the one it last saw. Where one differs, or an instance entered or left that has no number
-for it yet, the counter rises in the transaction that gives those instances the new number as their `routed_version` or
-`unrouted_version`: whoever applies that version has a table with, or without, them, because a table is read together with
-its number. One loop numbers; everybody may read.
+It compares each app's route with the one it saw last. Where one differs, or an instance has entered or left the routes
+and has no number for that yet, the counter rises, and the same transaction stores the new number with those instances,
+as their `routed_version` or `unrouted_version`. A table is always read together with its number, so an edge that
+applied that version has a table with them, or without them. One loop numbers; everybody may read.
 
-A table may be ahead of its number: an edge may have read one in which an instance was in or out that had come back when this
-loop looked. Its route is as it was then, and that edge would keep the other one; so such a detour counts as a change too.
+A table may be ahead of its number: an edge may have read one in which an instance was in, or out, that had changed back
+when this loop looked. The route is then as it was before, and yet that edge would keep the other one; so such a detour
+counts as a change, too.
 
-After a start nothing is known: all routes are read once and taken as they are, and the number rises even if there are none,
-so that every edge looks: what was last seen of an app that is gone meanwhile nobody knows.
+After a start nothing is known. All routes are read once and taken as they are, and the number rises even if there are
+none, so that every edge fetches the table: nobody knows what was last seen of an app that has been removed since.
 
-What is compared is read on a snapshot, which disturbs nobody; the transaction that numbers has the counter and the instances
-that get a number, a few at a time, and no more. One that read the routes of all apps would meet others in the database as
-often as it ran again, and a server that has just taken over would never come to an end of it. An instance that changed since
-the snapshot is left to the look that its change asks for.
+The comparison reads a snapshot, which disturbs nobody. The transaction that numbers touches only the counter and the
+instances that get a number, a few at a time. If it read the routes of all apps, it would conflict with other writers
+each time it was tried, and a server that has just taken over would never finish. An instance that changed since the
+snapshot is left to the look that its change asks for.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What a loop has to do, and when: keys that are due at moments of the monotonic clock, soonest first.
+"""What a loop has to look at, and when: a queue of keys, each due at a moment of the monotonic clock, soonest first.
 
-A key is in it once, at its soonest moment. What somebody asked for goes ahead of what is looked at now and then only: a look
-at everything may take long where there is much, and nobody is to wait behind it. It comes to its end all the same, for of so
-many keys that are taken one is of those. Waiting is on the injected clock, so loops run on virtual time.
+A key is in the queue once, at the soonest moment that was asked for. Keys that somebody asked for go ahead of those
+that are only looked at from time to time: a look at everything may take long, and nobody is to wait behind it. The
+periodic keys are not starved either, since one of every few keys that are taken is one of them. Waiting uses the
+injected clock, so loops run on virtual time.
 """
 
 from __future__ import annotations

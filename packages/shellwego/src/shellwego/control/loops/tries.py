@@ -1,4 +1,5 @@
-"""What a loop tries again at its next look: a word where it fails, and one once it works again (`core.troubles`)."""
+"""Something that a loop tries again at its next look: it is logged when it begins to fail, and when it works again
+(`core.troubles`)."""
 
 from __future__ import annotations
 
