@@ -296,6 +296,14 @@ def test_other_failures_are_tried_again_ever_more_slowly_on_the_same_base() -> N
     assert look(order, view(marker(ID, 1)), replace(first, next_try=10.0))[0] == action
 
 
+def test_one_that_is_to_go_does_not_wait_for_the_next_try_of_what_failed_before() -> None:
+    order, found = replace(ORDER, round=2, present=False), view(marker(ID, 1))
+    error = UnavailableError("stream-cut", "the snapshot ended on its way")
+    memory = failed(ReplicaMemory(sure=1), receive(marker(ID, 2), marker(ID, 1), round_=2), error, 10.0)
+    assert look(order, found, memory)[0] == Discard(volume_id="vol_1")
+    assert look(order, found, failed(memory, Discard(volume_id="vol_1"), error, 10.0))[0] is None
+
+
 def test_a_volume_of_its_id_that_is_no_copy_is_left_alone_and_told() -> None:
     order = replace(ORDER, chain=("snap_1", "snap_2"), coming=("snap_1", "snap_2"), anew=True)
     for found in (view(), view("snap_x"), view(marker(OTHER, 1)), view("snap_1", marker(OTHER, 1))):
