@@ -94,6 +94,14 @@ async def test_a_node_is_named_by_those_alone_who_may_see_nodes(world: World, tw
     assert (await put(world, place, {"every_s": 60, "node": "nowhere"}, token=ADMIN)).status == 404
 
 
+async def test_with_the_volume_goes_its_copy_though_the_node_of_the_volume_is_down(world: World, two: Node) -> None:
+    await put(world, PLACE, {"every_s": 60})
+    await followed(world, health=NodeHealth.DOWN, leases_over_epoch=1)
+    await world.commit(lambda unit: [unit.tx.snapshots.delete(each.id) for each in unit.tx.snapshots.select()])
+    assert (await world.call("DELETE", "/v1/volumes/data")).status == 202
+    assert [(each["node"], each["state"]) for each in (await shown(world))["copies"]] == [("two", "deleting")]
+
+
 async def test_while_its_node_lives_or_may_have_it_nothing_is_promoted(world: World, two: Node) -> None:
     await put(world, PLACE, {"every_s": 60})
     await followed(world)

@@ -298,13 +298,24 @@ def test_other_failures_are_tried_again_ever_more_slowly_on_the_same_base() -> N
 
 @pytest.mark.parametrize(
     ("error", "longest"),
-    [(UnavailableError("uplink-unavailable", "nobody answers"), 10.0), (NotFoundError("replica", "none is here"), 30.0)],
+    [
+        (UnavailableError("uplink-unavailable", "nobody answers"), 10.0),
+        (NotFoundError("replica", "none is here"), 30.0),
+    ],
 )
 def test_after_an_outage_of_any_length_a_copy_is_soon_tried_again(error: ShellWeGoError, longest: float) -> None:
     memory = ReplicaMemory(sure=1)
     for _ in range(20):
         memory = failed(memory, receive(marker(ID, 2), marker(ID, 1), round_=2), error, 100.0)
     assert memory.next_try == 100.0 + longest
+
+
+def test_one_that_is_to_go_does_not_wait_for_the_next_try_of_what_failed_before() -> None:
+    order, found = replace(ORDER, round=2, present=False), view(marker(ID, 1))
+    error = UnavailableError("stream-cut", "the snapshot ended on its way")
+    memory = failed(ReplicaMemory(sure=1), receive(marker(ID, 2), marker(ID, 1), round_=2), error, 10.0)
+    assert look(order, found, memory)[0] == Discard(volume_id="vol_1")
+    assert look(order, found, failed(memory, Discard(volume_id="vol_1"), error, 10.0))[0] is None
 
 
 def test_a_volume_of_its_id_that_is_no_copy_is_left_alone_and_told() -> None:

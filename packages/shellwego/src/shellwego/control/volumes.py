@@ -13,6 +13,7 @@ from shellwego.control.facts import node_usage
 from shellwego.control.holds import tell
 from shellwego.control.mounts import users, volume_named
 from shellwego.control.quotas import charge
+from shellwego.control.replicareports import drop_replica, replicas_of
 from shellwego.control.scopes import missing
 from shellwego.control.sealing import Sealing, keep
 from shellwego.control.unit import Unit
@@ -153,7 +154,8 @@ def resize_volume(unit: Unit, project: Project, volume: Volume, size_bytes: int)
 
 def delete_volume(unit: Unit, volume: Volume) -> Volume | None:
     """Destroy it; None where there was nothing of it on any node, so that it is gone already. The key of an encrypted one is
-    destroyed at once, so that it is of no use to anybody from then on, whether its node can be reached or not.
+    destroyed at once, so that it is of no use to anybody from then on, whether its node can be reached or not; and copies on
+    other nodes go, for nothing of it is to become the volume again.
 
     Raises:
         ConflictError: it is protected, an app mounts it, it has snapshots or backups, or something is done to it.
@@ -188,6 +190,8 @@ def delete_volume(unit: Unit, volume: Volume) -> Volume | None:
         forget(unit, volume)
         return None
     tell(unit, volume, "volume.deleting")
+    for replica in replicas_of(unit.tx, volume.id):
+        drop_replica(unit, replica)
     return unit.tx.volumes.update(restated(replace(destroy_key(unit, volume), deleting=True)))
 
 

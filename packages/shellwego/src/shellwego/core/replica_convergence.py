@@ -95,7 +95,7 @@ def converge_replicas(
         if told is not None:
             observed[order.replica_id] = told
         action = None if working else next(_wanted(order, view, memory), None)
-        if action is not None and now >= memory.next_try:
+        if action is not None and (now >= memory.next_try or _is_first_removal(action, memory)):
             actions.append((order, action))
         elif action is not None:
             due.append(memory.next_try)
@@ -131,6 +131,11 @@ def failed(memory: ReplicaMemory, action: ReplicaAction, error: ShellWeGoError, 
         reason_code=error.code,
         anew=memory.anew or lost or differs or isinstance(action, Discard),
     )
+
+
+def _is_first_removal(action: ReplicaAction, memory: ReplicaMemory) -> bool:
+    """What failed before, and pauses, was to bring the copy up."""
+    return isinstance(action, Discard) and not memory.anew
 
 
 def _wanted(order: ReplicaOrder, view: VolumeView | None, memory: ReplicaMemory) -> Iterator[ReplicaAction]:
