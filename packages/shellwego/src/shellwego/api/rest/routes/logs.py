@@ -31,7 +31,9 @@ router = resource_router("logs")
 _MAX_OUTPUT = 256 * 1024
 _MAX_TIME = 253_402_300_799.0  # the last second of the year 9999
 
-Tail = Annotated[int, Query(ge=0, le=MAX_TAIL, description="Lines at most, the newest; of long ones fewer, 8 MiB in all.")]
+Tail = Annotated[
+    int, Query(ge=0, le=MAX_TAIL, description="Lines at most, the newest; of long ones fewer, 8 MiB in all.")
+]
 SinceTime = Annotated[float, Query(ge=0, le=1e11, allow_inf_nan=False, description="Seconds since the epoch.")]
 InstanceId = Annotated[str, Query(max_length=64)]
 ProcessName = Annotated[str, Query(max_length=64)]
