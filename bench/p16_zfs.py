@@ -1,7 +1,7 @@
 """P16 on ZFS: a snapshot and a clone of a volume, as the engine makes them through root's helper, against `zfs snapshot` and
-`zfs clone` of the same dataset by hand. Before each order all volumes are looked at, as an agent does before it gives any; that
-is no part of the order. The pool lies in memory, made for the occasion; where the host has no ZFS in its
-kernel both sides ask the daemon of zfs-fuse. The volume is tiny, for neither copies anything.
+`zfs clone` of the same dataset by hand. Before each order all volumes are looked at, as an agent does before it gives any;
+that is no part of the order. The pool lies in memory, made for the occasion; where the host has no ZFS in its kernel both
+sides ask the daemon of zfs-fuse. The volume is tiny, for neither copies anything.
 """
 
 from __future__ import annotations

@@ -175,8 +175,9 @@ def _query_parameters(route: APIRoute) -> list[Any]:
 
 
 def check_parameters(request: HTTPConnection, allowed: AbstractSet[str], repeated: str = "") -> None:
-    """Refuse query parameters that the operation has not, or that come twice, of which another reader would take the other
-    (`repeated` may); and the character NUL in any parameter: no name or id holds it, and not all stores can be asked for it.
+    """Refuse query parameters that the operation does not have, or that come twice (only `repeated` may), because another
+    reader might take the other one; and the character NUL in any of them: no name or id holds it, and not every store can
+    be asked for it.
 
     Raises:
         MalformedError: naming the parameter.
