@@ -145,6 +145,7 @@ async def test_a_node_out_of_reach_is_said_and_a_missing_vm_is_silence(world: Wo
         b"\xff" * 100,
         pack(Record(RecordKind.LOG, b"\xff")),
         pack(Record(RecordKind.LOG, codec.encode({"time": "x"}))),
+        pack(Record(RecordKind.LOG, b"\x81\xa5other" + b"\x91" * 20_000 + b"\xc0")),
         b"\x08\xff\xff\xff\xff",
     ],
 )

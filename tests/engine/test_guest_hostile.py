@@ -121,10 +121,22 @@ def frame_of(kind: int, payload: bytes) -> bytes:
     return checked + struct.pack("<I", zlib.crc32(checked + payload)) + payload
 
 
-@pytest.mark.parametrize("kind", [FrameType.READY, 9_999], ids=["a word repeated", "words without meaning"])
-async def test_a_flood_that_no_credit_holds_back_is_cut_off_even_where_all_is_read(kind: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        (FrameType.READY, bytes(4)),
+        (9_999, bytes(4)),
+        (FrameType.FROZEN, b""),
+        (FrameType.THAWED, b""),
+        (FrameType.ORDERED, b""),
+    ],
+    ids=["a word repeated", "words without meaning", "holding", "letting go", "orders"],
+)
+async def test_a_flood_that_no_credit_holds_back_is_cut_off_even_where_all_is_read(
+    kind: int, payload: bytes, tmp_path: Path
+) -> None:
     """Each frame takes time of the event loop, which all guests share with the API."""
-    frames = frame_of(kind, bytes(4)) * 16
+    frames = frame_of(kind, payload) * 16
 
     async def flood(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:

@@ -98,7 +98,17 @@ async def test_a_monitor_that_never_greets_is_given_up_at_the_deadline(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "noise", [b"", b"\n", b"not json\r\n", b"[1]\r\n", b"x" * 300_000, b"\xff\xfe\r\n", b"9" * 100_000 + b"\r\n"]
+    "noise",
+    [
+        b"",
+        b"\n",
+        b"not json\r\n",
+        b"[1]\r\n",
+        b"x" * 300_000,
+        b"\xff\xfe\r\n",
+        b"9" * 100_000 + b"\r\n",
+        b"[" * 200_000 + b"\r\n",
+    ],
 )
 async def test_a_monitor_that_speaks_something_else_is_an_error_and_not_a_crash(tmp_path: Path, noise: bytes) -> None:
     async def script(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

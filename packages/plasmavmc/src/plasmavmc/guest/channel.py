@@ -174,17 +174,22 @@ class SocketGuestChannel:
                 self._tell(decode_exited(frame))
                 self._write(encode(FrameType.SEEN_END))
             case FrameType.FROZEN:
-                self._words.say(FrameType.FROZEN, _refusal("freeze", frame))
+                self._answered(FrameType.FROZEN, _refusal("freeze", frame))
             case FrameType.THAWED:
-                self._words.say(FrameType.THAWED, _refusal("thaw", frame))
+                self._answered(FrameType.THAWED, _refusal("thaw", frame))
             case _:
                 self._hear_answer(frame)
 
     def _hear_answer(self, frame: Frame) -> None:
         """To an order, if it is one."""
         if frame.type == FrameType.ORDERED and frame.payload[:_ORDER_NAME] == self._ordered:
-            self._words.say(FrameType.ORDERED, _refusal("volume", replace(frame, payload=frame.payload[_ORDER_NAME:])))
+            self._answered(FrameType.ORDERED, _refusal("volume", replace(frame, payload=frame.payload[_ORDER_NAME:])))
         else:
+            self._pass_over()
+
+    def _answered(self, word: FrameType, error: GuestError | None) -> None:
+        """Words that nobody asked for are as good as ones without meaning."""
+        if not self._words.say(word, error):
             self._pass_over()
 
     def _hear_hello(self, hello: GuestHello) -> None:
@@ -201,7 +206,7 @@ class SocketGuestChannel:
         self._changed.set()
 
     def _pass_over(self) -> None:
-        """A newer guest's word; a flood of them is none, and would keep the event loop busy."""
+        """A newer guest's word, or one that comes again; a flood of them is none, and would keep the event loop busy."""
         self._unknown += 1
         if self._unknown > _MAX_UNKNOWN:
             raise GuestError("bad-frame", "the guest says without end what means nothing")

@@ -51,16 +51,17 @@ class Words:
         except TimeoutError as error:
             raise GuestError("guest-silent", f"the guest did not answer within {HOLD_S:g} s") from error
 
-    def say(self, word: FrameType, error: GuestError | None) -> None:
-        """The guest said it, or why it cannot."""
+    def say(self, word: FrameType, error: GuestError | None) -> bool:
+        """The guest said it, or why it cannot. Returns whether it was expected."""
         said = self._words.get(word)
         if said is None or said.done():
-            return
+            return False
         if error is None:
             said.set_result(None)
         else:
             said.set_exception(error)
             said.exception()  # it may be that nobody waits for it any more
+        return True
 
     def end(self, error: GuestError) -> None:
         """Nothing more will be said."""

@@ -11,8 +11,9 @@ trailers, so they are dropped (RFC 9110, section 6.5.1), and both are bounded as
 Trap: a WebSocket's handshake is parsed anew by `websockets`, which has narrower bounds. Beyond them it neither answers nor
 closes, and the connection would stay for ever; so they are looked at here.
 
-Trap: what a WebSocket's client sends without a message coming of it stops nowhere above. Each ping is answered, also to one
-that takes no answer, and each piece of a message is kept, also one that is empty and so counts nothing.
+Trap: what a WebSocket's client sends without a message coming of it stops nowhere above, while a message stops the reading
+until somebody has taken it. A flood of pings and pongs would have the event loop for itself; what answers pings would be
+kept for one that takes nothing; and each piece of a message is kept, also one that is empty and so counts nothing.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ MAX_SOCKET_LINE = 8000
 MAX_SOCKET_HEADERS = 100
 MAX_PIECES = 1024
 """Of one message of a WebSocket."""
+MAX_BEATS = 100
+"""Pings and pongs of a WebSocket in a second. Honest clients send a few in a minute."""
 
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _SOCKET_PROBLEM = (
@@ -153,17 +156,30 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 class BoundedSocket(WebSocketsSansIOProtocol):
-    """A WebSocket that keeps nothing for a client who says nothing, or does not listen."""
+    """A WebSocket that ends where its client says nothing without end."""
+
+    _beats = 0
+    _beats_since = 0.0
 
     def handle_ping(self) -> None:
-        if self.writable.is_set():
+        if self._is_beat_in_time():
             super().handle_ping()
-        else:
-            self.conn.data_to_send()  # one pong for the last of many pings is enough (RFC 6455, section 5.5.3)
+
+    def handle_pong(self, event: Frame) -> None:
+        if self._is_beat_in_time():
+            super().handle_pong(event)
 
     def handle_cont(self, event: Frame) -> None:
-        if len(self.frames) >= MAX_PIECES:
-            self.conn.fail(1009, f"a message has at most {MAX_PIECES} pieces")
-            self.handle_parser_exception()
-            return
-        super().handle_cont(event)
+        if len(self.frames) < MAX_PIECES:
+            super().handle_cont(event)
+        else:
+            self.transport.abort()
+
+    def _is_beat_in_time(self) -> bool:
+        now = self.loop.time()
+        if now - self._beats_since >= 1.0:
+            self._beats, self._beats_since = 0, now
+        self._beats += 1
+        if self._beats > MAX_BEATS:
+            self.transport.abort()
+        return self._beats <= MAX_BEATS

@@ -28,7 +28,10 @@ def decode(kind: type[T], data: bytes) -> T:
     decoder = _DECODERS.get(kind)
     if decoder is None:  # made once for each kind: to read a kind's fields costs more than to parse most messages
         decoder = _DECODERS[kind] = msgspec.msgpack.Decoder(kind, dec_hook=_hide)
-    message: T = decoder.decode(data)
+    try:
+        message: T = decoder.decode(data)
+    except RecursionError:  # also within what is passed over
+        raise msgspec.ValidationError("nested too deeply") from None
     return message
 
 

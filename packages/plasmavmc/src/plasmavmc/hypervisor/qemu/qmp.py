@@ -115,7 +115,7 @@ class QmpSession:
         try:
             line = await self._reader.readline()
             message = json.loads(line) if line else None
-        except ValueError as error:  # too long, or no JSON
+        except (ValueError, RecursionError) as error:  # too long, no JSON, or nested without end
             raise _silent("the VMM's monitor does not speak its protocol") from error
         if not isinstance(message, dict):
             raise _silent("the VMM closed its monitor")
