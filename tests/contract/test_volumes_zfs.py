@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from plasmavmc.errors import ConflictError, HostError
-from plasmavmc.host.zfs import ZfsOrder, ZfsRollback
+from plasmavmc.host.zfs import ZfsDestroy, ZfsDestroySnapshot, ZfsMark, ZfsOrder, ZfsPromote, ZfsRollback
 from plasmavmc.storage.volumes.backend import VolumeDriver
 from plasmavmc.storage.volumes.choose import choose_volumes, open_volumes
 from plasmavmc.storage.volumes.zfs.driver import ZfsVolumes, open_zfs_volumes
@@ -140,7 +141,7 @@ class TestWhatIsOfZfsAlone:
         await driver.delete("vol_4")
         assert await driver.volumes() == ()
 
-    async def test_a_snapshot_that_is_being_read_can_go(self, driver: ZfsVolumes, host: RootZfs) -> None:
+    async def test_a_snapshot_that_is_being_read_can_go(self, driver: ZfsVolumes, dataset: str) -> None:
         await driver.create("vol_1", SIZE, marked)
         await driver.snapshot("vol_1", "snap_1")
         file = await driver.open_snapshot("snap_1")
@@ -150,8 +151,50 @@ class TestWhatIsOfZfsAlone:
             assert os.pread(file, 16, 0) == b"laid by the host"
         finally:
             os.close(file)
-        again = await open_zfs_volumes(host)
-        assert await again.volumes() == ()
+        assert await driver.volumes() == ()
+        assert content(f"{dataset}/swg-test") == {"swg-test"}
+
+    @pytest.mark.nightly
+    @pytest.mark.parametrize("trouble", [ZfsPromote, ZfsDestroySnapshot, ZfsDestroy], ids=lambda order: order.__name__)
+    async def test_of_a_volume_that_goes_with_its_snapshots_nothing_is_left_whatever_stood_in_the_way(
+        self, driver: ZfsVolumes, host: RootZfs, dataset: str, trouble: type[ZfsOrder]
+    ) -> None:
+        def stuck(order: ZfsOrder) -> None:
+            if isinstance(order, trouble):
+                raise HostError("zfs-failed", "zfs failed", details="I/O error")
+            whole(order)
+
+        whole, host.helper.do = host.helper.do, stuck  # type: ignore[method-assign]
+        await driver.create("vol_1", SIZE, marked)
+        await driver.snapshot("vol_1", "snap_1")
+        await driver.clone("snap_1", "vol_2", SIZE)
+        await driver.delete("vol_1", with_snapshots=True)
+        assert [each.volume_id for each in await driver.volumes()] == ["vol_2"]
+        assert "vol_1" in content(f"{dataset}/swg-test")
+        host.helper.do = whole  # type: ignore[method-assign]
+        await driver.volumes()
+        assert {name.partition("@")[0] for name in content(f"{dataset}/swg-test")} == {"swg-test", "vol_2"}
+        await driver.create("vol_1", SIZE, marked)
+        await driver.volumes()
+        assert await read(driver, "vol_1", 16, 0) == b"laid by the host"
+
+    @pytest.mark.nightly
+    async def test_who_removes_a_volume_with_its_snapshots_and_is_cancelled_has_removed_it(
+        self, driver: ZfsVolumes, host: RootZfs, dataset: str
+    ) -> None:
+        def cut(order: ZfsOrder) -> None:
+            whole(order)
+            if order == ZfsMark("vol_1", "no"):
+                loop.call_soon_threadsafe(going.cancel)
+
+        loop = asyncio.get_running_loop()
+        await driver.create("vol_1", SIZE, marked)
+        await driver.snapshot("vol_1", "snap_1")
+        whole, host.helper.do = host.helper.do, cut  # type: ignore[method-assign]
+        going = asyncio.create_task(driver.delete("vol_1", with_snapshots=True))
+        await asyncio.wait({going})
+        assert going.cancelled()
+        assert content(f"{dataset}/swg-test") == {"swg-test"}
 
     @pytest.mark.nightly
     async def test_a_volume_that_is_half_received_is_nobodys_until_it_is_what_its_snapshot_was(

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from plasmavmc.errors import CapacityError, ConflictError, InvalidSpecError, NotFoundError
-from plasmavmc.storage.volumes.backend import VolumeDriver
+from plasmavmc.storage.volumes.backend import SendReceive, VolumeDriver
 from plasmavmc.types import MIB
 
 SIZE = 64 * MIB
@@ -46,6 +46,12 @@ async def read(driver: VolumeDriver, volume_id: str, size: int, at: int = MIB) -
 
 async def sizes(driver: VolumeDriver) -> dict[str, int]:
     return {volume.volume_id: volume.size_bytes for volume in await driver.volumes()}
+
+
+async def clones(driver: VolumeDriver, snapshot_id: str) -> None:
+    """So many that a small disk has no room for all of them."""
+    for number in range(2, 16):
+        await driver.clone(snapshot_id, f"vol_{number}", SIZE)
 
 
 class VolumesContract:
@@ -321,3 +327,32 @@ class FullVolumesContract:
         assert await small.volumes() == ()
         await small.create("vol_1", SIZE, marked)
         assert await read(small, "vol_1", 16, 0) == b"laid by the host"
+
+    async def test_a_disk_that_fills_in_the_midst_of_an_order_leaves_all_as_it_was(self, small: VolumeDriver) -> None:
+        before, after = os.urandom(5 * MIB), os.urandom(5 * MIB)
+
+        def fill(file: int) -> None:
+            os.pwrite(file, after, MIB)
+
+        assert isinstance(small, SendReceive)
+        await small.create("vol_1", SIZE, blank)
+        await write(small, "vol_1", before)
+        await small.snapshot("vol_1", "snap_1")
+        await write(small, "vol_1", after)
+        with pytest.raises(CapacityError):
+            await clones(small, "snap_1")
+        there = [(each.volume_id, len(each.snapshots)) for each in await small.volumes()]
+        for attempt in (
+            small.snapshot("vol_1", "snap_2"),
+            small.restore("vol_1", "snap_1"),
+            small.receive("vol_1", "snap_2", SIZE, fill, sealed=False, since="snap_1"),
+            small.receive("vol_99", "snap_2", SIZE, fill, sealed=False, since=""),
+        ):
+            with pytest.raises(CapacityError) as caught:
+                await attempt
+            assert caught.value.code == "disk-full"
+        assert [(each.volume_id, len(each.snapshots)) for each in await small.volumes()] == there
+        assert await read(small, "vol_1", 5 * MIB) == after
+        await small.delete("vol_2")
+        await small.restore("vol_1", "snap_1")
+        assert await read(small, "vol_1", 5 * MIB) == before

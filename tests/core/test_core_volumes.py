@@ -21,6 +21,7 @@ from shellwego.core.volume_convergence import (
     DeleteVolume,
     ResizeVolume,
     RestoreVolume,
+    UnlockVolume,
     VolumeMemory,
     converge_volumes,
     done,
@@ -139,6 +140,17 @@ class TestAnAgent:
             now = step.wake_at
             assert converge_volumes([self.ORDER], [], {"vol_1": memory}, set(), now).actions == (action,)
         assert pauses == [1, 2, 5, 10, 30, 30, 30]
+
+    def test_what_no_key_opens_any_more_can_still_be_restored(self) -> None:
+        order = VolumeOrder(
+            volume_id="vol_1", size_bytes=GIB, made=True, encrypted=True, restore_snapshot_id="snap_1", restore=1
+        )
+        view = VolumeView(volume_id="vol_1", size_bytes=GIB, used_bytes=0, vm_id="", encrypted=True, locked=True)
+        (action,) = converge_volumes([order], [view], {}, (), 0.0).actions
+        assert action == RestoreVolume(volume_id="vol_1", snapshot_id="snap_1", number=1)
+        memories = {"vol_1": done(VolumeMemory(), action)}
+        (action,) = converge_volumes([order], [view], memories, (), 0.0).actions
+        assert action == UnlockVolume(volume_id="vol_1")
 
     def test_a_restore_that_can_never_be_is_given_up(self) -> None:
         action = RestoreVolume(volume_id="vol_1", snapshot_id="snap_1", number=3)

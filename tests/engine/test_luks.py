@@ -79,12 +79,13 @@ def test_holes_are_not_written(volume: int, template: int) -> None:
 def test_a_header_that_is_cut_or_damaged_opens_with_no_key(volume: int, size: int) -> None:
     header, _master = luks.make_header(KEY, entropy)
     os.pwrite(volume, header[:size], 0)
-    with pytest.raises(ConflictError):
+    with pytest.raises(ConflictError) as cut:
         luks.master_key(volume, KEY)
     os.pwrite(volume, header, 0)
     os.pwrite(volume, b"\xff\xff\xff\xff", 212)  # a count of iterations that would take an hour
-    with pytest.raises(ConflictError):
+    with pytest.raises(ConflictError) as damaged:
         luks.master_key(volume, KEY)
+    assert (cut.value.code, damaged.value.code) == ("damaged-header", "damaged-header")
 
 
 def test_two_volumes_under_one_key_have_nothing_in_common() -> None:

@@ -406,6 +406,24 @@ async def test_after_a_restart_a_sealed_volume_is_locked_until_its_key_is_given(
     await started(manager, spec(rig, "four"))
 
 
+async def test_a_sealed_volume_whose_header_was_overwritten_is_told_and_is_had_again_from_its_snapshot(
+    rig: EngineRig,
+) -> None:
+    manager = rig.manager()
+    await manager.volumes.create("vol_1", SIZE, key=KEY)
+    await manager.volumes.snapshot("vol_1", "snap_1")
+    with ExitStack() as descriptors:
+        file = await rig.volumes.open("vol_1")
+        descriptors.callback(os.close, file)
+        os.pwrite(file, os.urandom(4096), 0)
+    with pytest.raises(ConflictError) as caught:
+        await manager.volumes.unlock("vol_1", KEY)
+    assert caught.value.code == "damaged-header"
+    assert "snapshot" in caught.value.resolution
+    await manager.volumes.restore("vol_1", "snap_1")
+    await manager.volumes.unlock("vol_1", KEY)
+
+
 async def test_a_clone_of_a_sealed_volume_opens_with_the_same_key(rig: EngineRig) -> None:
     manager = rig.manager()
     await manager.volumes.create("vol_1", SIZE, key=KEY)

@@ -1,4 +1,4 @@
-"""Blocking work in a thread that its caller never outruns.
+"""Work that its caller never outruns, in a thread above all.
 
 Trap of `asyncio.to_thread`: a cancelled caller goes on at once while the thread still works, on files that the caller now
 closes, removes or hands to the next. Here cancellation waits until the thread is done; so the work must be short.
@@ -7,8 +7,8 @@ closes, removes or hands to the next. Here cancellation waits until the thread i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -16,7 +16,13 @@ T = TypeVar("T")
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """The result of `work`, done in a thread; it has ended when this returns or raises, cancelled or not."""
-    task = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    return await to_its_end(asyncio.to_thread(work, *args, **kwargs))
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """The result of what nobody would come back to if it were half done; it has ended when this returns or raises, cancelled
+    or not."""
+    task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

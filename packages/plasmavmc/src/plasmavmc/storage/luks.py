@@ -86,7 +86,7 @@ def master_key(volume: int, key: bytes) -> bytes:
     """The master key of a container of ours, by its descriptor; blocking.
 
     Raises:
-        ConflictError: `wrong-key`, this key does not open it.
+        ConflictError: `wrong-key`, this key does not open it; `damaged-header`, no key does.
         OSError: it cannot be read.
     """
     header = read_range(volume, _FIRST_SECTOR * SECTOR, 0).ljust(_FIRST_SECTOR * SECTOR, b"\0")
@@ -97,11 +97,16 @@ def master_key(volume: int, key: bytes) -> bytes:
         *(_ENABLED, _ITERATIONS, _FIRST_SECTOR, _STRIPES),
     )
     sealed = read_range(volume, _MASTER_BYTES * _STRIPES, _FIRST_SECTOR * SECTOR)
-    if ours and len(sealed) == _MASTER_BYTES * _STRIPES:
-        material = _opened(_derived(passphrase(key), salt, _ITERATIONS, _MASTER_BYTES), 0, sealed)
-        master = _merged(material)
-        if hmac.compare_digest(_derived(master, fields[8], _ITERATIONS, _DIGEST_BYTES), fields[7]):
-            return master
+    if not ours or len(sealed) != _MASTER_BYTES * _STRIPES:
+        raise ConflictError(
+            "damaged-header",
+            "the header of this encrypted volume is damaged: no key opens it",
+            resolution="Restore the volume from a snapshot or a backup: each has a header of its own.",
+        )
+    material = _opened(_derived(passphrase(key), salt, _ITERATIONS, _MASTER_BYTES), 0, sealed)
+    master = _merged(material)
+    if hmac.compare_digest(_derived(master, fields[8], _ITERATIONS, _DIGEST_BYTES), fields[7]):
+        return master
     raise ConflictError("wrong-key", "the key does not open this volume", resolution="Give the key it was made with.")
 
 

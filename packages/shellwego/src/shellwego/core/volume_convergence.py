@@ -245,10 +245,10 @@ def _wanted(order: VolumeOrder, view: VolumeView | None, memory: VolumeMemory) -
 
 
 def _change(order: VolumeOrder, view: VolumeView, memory: VolumeMemory) -> Iterator[VolumeAction]:
-    if view.locked:
-        yield UnlockVolume(volume_id=order.volume_id)
     if order.restore_snapshot_id and order.restore > memory.restored and not view.vm_id:
         yield RestoreVolume(volume_id=order.volume_id, snapshot_id=order.restore_snapshot_id, number=order.restore)
+    if view.locked:  # by a key that may open it only once it was put back: its header may be damaged
+        yield UnlockVolume(volume_id=order.volume_id)
     if view.size_bytes < order.size_bytes:
         yield ResizeVolume(volume_id=order.volume_id, size_bytes=order.size_bytes)
 

@@ -25,6 +25,8 @@ class Datasets:
         self._known: Listing | None = None
         self._changes = 0
         self._given_up: set[str] = set()
+        self._left: set[str] = set()
+        self._clearing = asyncio.Lock()
 
     def place(self, name: str) -> Path:
         """Where a dataset is mounted."""
@@ -127,12 +129,31 @@ class Datasets:
         try:
             yield
         except BaseException:
-            await asyncio.shield(self._discard(name))
+            await asyncio.shield(self.clear_away(name))
             raise
 
-    async def _discard(self, name: str) -> None:
-        with suppress(PlasmaError):  # what is left is swept at the next start, or by the next order of this name
-            await self.destroy(name)
+    async def clear_away(self, name: str) -> None:
+        """Remove what is no volume, now or, where it is in use or ZFS fails, at one of the next looks (`clear_left`)."""
+        self._left.add(name)
+        async with self._clearing:
+            await self._clear_away(name)
+
+    async def _clear_away(self, name: str) -> None:
+        with suppress(PlasmaError):
+            if name in self._left:
+                await self.destroy(name)
+                self._left.discard(name)
+
+    async def wanted(self, name: str) -> None:
+        """From here on nothing that has this name is cleared away: it is about to be made."""
+        async with self._clearing:
+            self._left.discard(name)
+
+    async def clear_left(self) -> None:
+        """Try again to remove what could not be."""
+        for name in tuple(self._left):
+            async with self._clearing:
+                await self._clear_away(name)
 
     async def _do(self, order: zfs.ZfsOrder) -> None:
         try:

@@ -23,12 +23,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from plasmavmc.errors import HostError
 from plasmavmc.host.operations import Zfs
-from plasmavmc.host.threads import in_thread
+from plasmavmc.host.threads import in_thread, to_its_end
 from plasmavmc.host.zfs import VIEW
 from plasmavmc.storage.sparse import data_ranges, read_range
 from plasmavmc.storage.volumes.backend import Fill, StoredVolume
@@ -94,10 +93,11 @@ class ZfsVolumes:
             return _open(path, os.O_RDWR)
 
     async def open_snapshot(self, snapshot_id: str) -> int:
-        """A clone is looked at, as zfs-fuse shows no snapshots; it goes with the snapshot, or at the next start."""
+        """A clone is looked at, as zfs-fuse shows no snapshots; it goes with the snapshot, or when it is closed."""
         async with self._viewing:
             origin, snapshot = await self._snapshot(snapshot_id)
             view = f"{snapshot_id}{VIEW}"
+            await self._datasets.wanted(view)
             if (await self._datasets.known()).datasets.get(view) is None:
                 await self._datasets.clone(origin, snapshot, view, snapshot.size_bytes, whole=False)
             await self._datasets.mount(view)
@@ -172,11 +172,16 @@ class ZfsVolumes:
             return
         if volume.kept and not with_snapshots:
             raise has_snapshots(volume_id, len(volume.kept))
+        await to_its_end(self._removed(volume))
+
+    async def _removed(self, volume: Dataset) -> None:
         for snapshot in volume.kept:
             await self._unseen(snapshot.name)
         if volume.kept:
-            await self._datasets.renounce(volume_id)
-        await self._datasets.destroy(volume_id)
+            await self._datasets.renounce(volume.name)
+            await self._datasets.clear_away(volume.name)
+        else:
+            await self._datasets.destroy(volume.name)
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
         found = (await self._datasets.known()).owner(check_id("snapshot_id", snapshot_id))
@@ -186,9 +191,8 @@ class ZfsVolumes:
         await self._datasets.drop_snapshot(found[0].name, snapshot_id)
 
     async def _unseen(self, snapshot_id: str) -> None:
-        """Nobody looks at a snapshot any more; who does so still goes at the next start."""
-        with suppress(HostError):
-            await self._datasets.destroy(f"{snapshot_id}{VIEW}")
+        """Nobody looks at a snapshot any more, or soon so."""
+        await self._datasets.clear_away(f"{snapshot_id}{VIEW}")
 
     async def find(self, volume_id: str) -> StoredVolume | None:
         volume = (await self._datasets.known()).volume(check_id("volume_id", volume_id))
@@ -199,6 +203,7 @@ class ZfsVolumes:
         return None if found is None else found[0].stored
 
     async def volumes(self) -> tuple[StoredVolume, ...]:
+        await self._datasets.clear_left()
         return tuple(each.stored for each in (await self._datasets.look()).volumes())
 
     async def free_bytes(self) -> int:
@@ -249,7 +254,8 @@ class ZfsVolumes:
 
     async def _check_new(self, volume_id: str) -> None:
         """Nothing has this name, and nothing is left of an attempt to make it."""
-        found = (await self._datasets.known()).datasets.get(check_id("volume_id", volume_id))
+        await self._datasets.wanted(check_id("volume_id", volume_id))
+        found = (await self._datasets.known()).datasets.get(volume_id)
         if found is not None and found.whole:
             raise volume_exists(volume_id)
         if found is not None:
