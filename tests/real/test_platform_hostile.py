@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import pytest
 from examples.demo.images import hello
 from examples.demo.platform import Platform
 from plasmavmc.types import GIB
+from shellwego.edge.settings import Layout
 from tests.contract.zfs_pool import command, pool
 from tests.real.exec_watch import Started, watched
 from tests.real.platform_harness import ask, done, fetch, scratch_platform, until
@@ -85,10 +87,19 @@ def told_by_host() -> str:
 
 
 def told_to_haproxy(platform: Platform) -> str:
-    """Configuration, maps and pages; without the app's name, which is a host's."""
-    files = [path for path in Path(f"/run/shellwego/{platform.key}/edge").rglob("*") if path.is_file()]
-    assert files, "it has been told something"
-    return "".join(path.read_text() for path in files).replace(APP, "")
+    """Files that it began with, and what it was told since."""
+    layout = Layout(Path(f"/run/shellwego/{platform.key}/edge"))
+    files = [path.read_text() for path in layout.run_dir.rglob("*") if path.is_file()]
+    asked = ("show servers state", f"show map {layout.hosts_map}", f"show map {layout.pages_map}")
+    return "".join((*files, *(answer_of(layout.admin_socket, line) for line in asked)))
+
+
+def answer_of(address: Path, line: str) -> str:
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(20)
+        asking.connect(str(address))
+        asking.sendall(f"{line}\n".encode())
+        return asking.makefile(encoding="utf-8").read()
 
 
 def broken_lines(platform: Platform) -> list[str]:
@@ -162,7 +173,7 @@ def check_nothing(platform: Platform, seen: Started) -> None:
     assert seen.with_word(MARK.encode()) == []
     assert names_of_files(platform) == []
     assert MARK not in told_by_host()
-    assert MARK not in told_to_haproxy(platform)
+    assert MARK not in told_to_haproxy(platform).replace(APP, "")
     assert broken_lines(platform) == []
 
 
@@ -186,6 +197,7 @@ def test_a_tenants_words_are_in_no_command_no_rule_and_no_name(platform: Platfor
     refused_at_create_and_delete(platform)
     until(lambda: fetch(platform, APP, f"/{quote(TEXT)}")[0] < 500, "its edge knows the app")
     used(platform)
+    assert APP in told_to_haproxy(platform), "its name is that of a host"
     check_nothing(platform, seen)
     done(platform, "DELETE", f"apps/{APP}{WITHIN}")
     until(lambda: ask(platform, "GET", f"apps/{APP}{WITHIN}")[0] == 404, "the app is gone")
