@@ -19,8 +19,8 @@ from tests.real.beside import Beside
 from tests.real.platform_harness import api, arguments_of, platform_processes, until, wait_for_end
 from tests.real.volume_hosts import VolumeHosts
 
-END_S = 30.0
-"""So long after one half of a split process the other may be there."""
+END_S = 120.0
+"""So long after one half of a split process the other may be there: it waits for the command that it runs."""
 Sign = Callable[[], bool]
 
 
