@@ -217,3 +217,10 @@ def test_the_end_of_the_connection_is_an_empty_packet(pair: tuple[socket.socket,
     left, right = pair
     left.close()
     assert protocol.receive_packet(right) == (b"", ())
+
+
+def test_one_who_ends_with_an_answer_unread_has_ended(pair: tuple[socket.socket, socket.socket]) -> None:
+    left, right = pair
+    right.send(b"an answer")
+    left.close()
+    assert protocol.receive_packet(right) == (b"", ())

@@ -348,13 +348,17 @@ class Assembler:
 
 
 def receive_packet(connection: socket.socket) -> tuple[bytes, tuple[int, ...]]:
-    """One packet and its descriptors (close-on-exec); empty at the end of the connection.
+    """One packet and its descriptors (close-on-exec); empty at the end of the connection, also where the other side ended
+    with something unread, of which the kernel tells as a reset.
 
     Raises:
         ProtocolError: the packet or its descriptors were cut off.
     """
     room = socket.CMSG_SPACE(MAX_DESCRIPTORS * array("i").itemsize)
-    data, extras, flags, _ = connection.recvmsg(PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, extras, flags, _ = connection.recvmsg(PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        return b"", ()
     fds = array("i")
     for level, kind, content in extras:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
