@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from shellwego.control import nodeadmin, volumemoves, volumes
+from shellwego.control import nodeadmin, scheduling, volumemoves, volumes
+from shellwego.control.evictions import evict
+from shellwego.control.unit import Unit
 from shellwego.core.errors import ConflictError, NotFoundError, UnavailableError
 from shellwego.core.moves import MoveStage
 from shellwego.core.replicas import marker
@@ -115,6 +117,23 @@ async def test_a_later_round_that_does_not_go_with_what_is_there_begins_anew(hos
     await hosts.moved()
     assert [since for _, since in hosts.road.asked].count("") == 2
     assert hosts.holds(hosts.new) == TEXT
+
+
+async def test_an_uncordon_that_lets_stay_whoever_was_to_leave_the_volume_does_not_hold_up_its_move(
+    hosts: VolumeHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def evict_and_open(unit: Unit, *told: object) -> None:
+        evict(unit, *told)  # type: ignore[arg-type]
+        if not opened:
+            opened.append(scheduling.uncordon(unit, hosts.row(hosts.old)))
+
+    monkeypatch.setattr(volumemoves, "evict", evict_and_open)
+    await hosts.cordon(hosts.old)
+    await hosts.start_move()
+    await hosts.moved()
+    assert opened
 
 
 async def test_an_agent_that_dies_while_it_removes_what_does_not_go_with_the_rest_leaves_no_stranger(

@@ -67,8 +67,12 @@ def test_what_stands_in_the_way_is_told_and_the_app_is_left_alone(changes: dict[
 
 
 def test_the_last_round_is_asked_for_once_nobody_has_the_volume() -> None:
-    assert after(plan_move(at(MoveStage.STOPPING), 1.0)) == (MoveStage.STOPPING, Step.WAIT)
+    assert after(plan_move(at(MoveStage.STOPPING, leaving=True), 1.0)) == (MoveStage.STOPPING, Step.WAIT)
     assert after(plan_move(at(MoveStage.STOPPING, held=False), 1.0)) == (MoveStage.LAST, Step.ROUND)
+
+
+def test_whoever_may_stay_again_is_told_again_to_leave_the_volume() -> None:
+    assert after(plan_move(at(MoveStage.STOPPING, leaving=False), 1.0)) == (MoveStage.STOPPING, Step.STOP)
 
 
 def test_the_switch_waits_for_the_last_round_and_the_copy_for_the_volume() -> None:
@@ -146,6 +150,7 @@ facts = st.builds(
     trouble=st.sampled_from(["", "no room"]),
     foreign=flags,
     held=flags,
+    leaving=flags,
     obstacle=st.sampled_from(["", "it lacks memory"]),
     arrived=flags,
     cleared=flags,
@@ -161,9 +166,8 @@ def test_each_step_is_one_of_the_table_and_keeps_what_a_move_promises(facts: Mov
         assert before.stage is MoveStage.LAST
         assert facts.round_held >= facts.round
     if plan.step is Step.STOP:
-        assert facts.source_ready
         assert facts.target_ready
-        assert not facts.obstacle
+        assert before.stage is MoveStage.STOPPING or (facts.source_ready and not facts.obstacle)
     if plan.move.stage is MoveStage.LAST is not before.stage:
         assert (facts.held, plan.step) == (False, Step.ROUND)
     if plan.step is Step.DROP and facts.target_exists:

@@ -22,7 +22,7 @@ from shellwego.control.volumes import refuse_busy, refuse_unmade
 from shellwego.core.apps import MIB, App, AppConfig, Mount, wanted_counts
 from shellwego.core.backups import BackupState
 from shellwego.core.errors import ConflictError, FieldError
-from shellwego.core.instances import SERVING, Eviction, Instance
+from shellwego.core.instances import SERVING, Desired, Eviction, Instance
 from shellwego.core.moves import (
     BEFORE_SWITCH,
     MoveFacts,
@@ -265,6 +265,7 @@ def _facts(tx: Transaction, volume: Volume, move: VolumeMove) -> MoveFacts:
         trouble=replica.observed.reason if replica else "",
         foreign=replica is not None and replica.observed.reason_code == FOREIGN,
         held=holder is not None,
+        leaving=holder is not None and _leaves(holder),
         obstacle=f"the app could not follow: {target.name} {obstacle}" if obstacle and target else "",
         arrived=volume.observed.presence is Presence.PRESENT,
         cleared=replica is None or replica.observed.presence is Presence.GONE,
@@ -279,6 +280,10 @@ def _is_ready(node: Node | None) -> bool:
 def _holder(tx: Transaction, volume: Volume) -> Instance | None:
     holder = tx.instances.get(volume.instance_id) if volume.instance_id else None
     return holder if holder is not None and holder.live else None
+
+
+def _leaves(holder: Instance) -> bool:
+    return holder.desired is not Desired.SERVE or holder.eviction is Eviction.FORCED
 
 
 def _returned(tx: Transaction, volume: Volume, holder: Instance | None) -> bool:

@@ -133,6 +133,8 @@ class MoveFacts:
     """What is there under the volume's id was never of the replica, and is left alone."""
     held: bool = False
     """Somebody has the volume."""
+    leaving: bool = False
+    """Whoever has the volume is told to leave it. He was, and it was taken back, where his node was opened again since."""
     obstacle: str = ""
     """Why whoever has the volume could not be on the other node; empty: he could."""
     arrived: bool = False
@@ -209,7 +211,8 @@ def _closed(facts: MoveFacts, now: float) -> MovePlan:
         return _reopened(move, "the node it goes to does not answer", now)
     if move.stage is S.STOPPING:
         if facts.held:
-            return _waits(move, "whoever has it stops")
+            told = _waits(move, "whoever has it stops")
+            return told if facts.leaving else replace(told, step=Step.STOP)
         return MovePlan(_at(replace(move, rounds=move.rounds + 1), S.LAST, now), Step.ROUND)
     if now - move.stage_at >= LAST_S:
         why = facts.trouble or "it was under way"
