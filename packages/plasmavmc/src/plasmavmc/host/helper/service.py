@@ -10,9 +10,8 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import singledispatchmethod
 from pathlib import Path
 from typing import NamedTuple
@@ -22,17 +21,13 @@ from plasmavmc.host import protocol
 from plasmavmc.host.configuration import HelperConfiguration, Listener
 from plasmavmc.host.helper import argv, checks, worker
 from plasmavmc.host.helper.cgroups import find_cgroups
-from plasmavmc.host.helper.checks_ports import check_ports
-from plasmavmc.host.helper.connections import Connections
 from plasmavmc.host.helper.ebpf_guard import TapGuard
+from plasmavmc.host.helper.enforcement import Enforcement
 from plasmavmc.host.helper.fences import Fences, fenced
-from plasmavmc.host.helper.firewall import Firewall
 from plasmavmc.host.helper.guest_memory import open_guest_memory
 from plasmavmc.host.helper.jails import HelperJails, JailPrograms, check_files
 from plasmavmc.host.helper.links import Links
-from plasmavmc.host.helper.neighbours import Neighbours
 from plasmavmc.host.helper.programs import check_program
-from plasmavmc.host.helper.roster import Roster
 from plasmavmc.host.helper.run_root import prepare_run_root
 from plasmavmc.host.helper.seats import Seats
 from plasmavmc.host.helper.sockets import listen, open_datagrams
@@ -43,9 +38,8 @@ from plasmavmc.host.helper.vmms import Vmms
 from plasmavmc.host.helper.ways import Ways
 from plasmavmc.host.helper.zfs import HelperZfs
 from plasmavmc.host.names import shaper_name
-from plasmavmc.host.operations import CONNECTIONS, RESOLVER_PORT, Bridge, Guarding
+from plasmavmc.host.operations import RESOLVER_PORT, Bridge, Guarding
 from plasmavmc.host.processes import held, is_alive, processes, uids_of
-from plasmavmc.types import NetworkUsage
 
 
 class Answer(NamedTuple):
@@ -64,11 +58,7 @@ class Helper:
         self._names = configuration.names
         self._guard = TapGuard(self._names, configuration.guards)
         self._links = Links(self._guard)
-        self._neighbours = Neighbours(self._links.ip)
-        self._firewall = Firewall(self._names, configuration.publish)
-        self._connections = Connections(configuration.publish)
-        self._roster: Roster | None = None
-        """Of the rules in force; None before any are, and where that is not known."""
+        self._enforcement = Enforcement(self._names, configuration.publish, self._links, self._guard)
         self._cgroups = find_cgroups(self._names.cgroup)
         self._uids = Uids(configuration.run_root / "uids", configuration.key, configuration.vm_uids)
         self._fences = Fences(configuration.run_root, configuration.key)
@@ -168,35 +158,17 @@ class Helper:
 
     @_do.register
     def _(self, request: protocol.RulesApply) -> Answer:
-        checks.check_rules(self._names, request.rules)
-        roster = Roster(self._names, request.rules)
-        check_ports(request.rules, self._configuration.publish)
-        self._roster = None
-        guarded = self._links.guard(request.rules.members)
-        self._firewall.apply(request.rules, guarded=guarded)
-        self._neighbours.set(self._names.bridge, request.rules.members)
-        self._connections.keep_to(request.rules)
-        self._roster = roster
+        self._enforcement.apply(request.rules)
         return Answer()
 
     @_do.register
     def _(self, request: protocol.RulesChange) -> Answer:
-        roster, self._roster = self._roster, None  # should it fail or be refused, the next ones are told whole
-        if roster is None:
-            raise checks.refusal("rules", "none are in force that could be changed")
-        leaving = roster.change(request.added, request.removed, request.ports, request.sources)
-        if roster.rules.ports and (request.ports is not None or leaving):
-            check_ports(roster.rules, self._configuration.publish)
-        guarded = self._links.change_guard(request.added, leaving)
-        self._firewall.change(roster.rules, request.added, leaving, guarded=guarded)
-        self._neighbours.change(self._names.bridge, roster.rules.members, request.added, leaving)
-        self._connections.keep_to(roster.rules)
-        self._roster = roster
+        self._enforcement.change(request)
         return Answer()
 
     @_do.register
     def _(self, request: protocol.RulesFault) -> Answer:
-        return Answer(self._firewall.fault())
+        return Answer(self._enforcement.fault())
 
     @_do.register
     def _(self, request: protocol.TapOpen) -> Answer:
@@ -225,14 +197,7 @@ class Helper:
     def _(self, request: protocol.TapsUsage) -> Answer:
         for name in request.names:
             checks.check_tap_name(self._names, name)
-        counted = {name: used for name in request.names if (used := self._guard.usage(name)) is not None}
-        refused = self._firewall.refused() if counted else {}
-        return Answer({name: self._with_refused(name, used, refused) for name, used in counted.items()})
-
-    def _with_refused(self, tap: str, used: NetworkUsage, refused: Mapping[str, int]) -> NetworkUsage:
-        member = self._roster.member(tap) if self._roster is not None else None
-        count = 0 if member is None else refused.get(member.mac, 0)
-        return replace(used, dropped={**used.dropped, CONNECTIONS: count}) if count else used
+        return Answer(self._enforcement.usage(request.names))
 
     @_do.register
     def _(self, request: protocol.UidTake) -> Answer:
@@ -398,8 +363,7 @@ class Helper:
                 f"{len(left)} processes of this installation still live",
                 resolution="stop its VMs and its HAProxy first",
             )
-        self._roster = None
-        self._firewall.remove()
+        self._enforcement.remove()
         self._links.drop_waiting()
         self._ways.leave()
         self._sweeper.remove_links()
