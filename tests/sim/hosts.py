@@ -195,6 +195,7 @@ class SimEngine(MemoryEngine):
 
     def power_off(self) -> None:
         """All VMs are gone with their host."""
+        self._world.watch.vms_cut_off(self._vms)
         for vm in self._vms.values():
             if vm.life is not None:
                 vm.life.cancel()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -102,6 +102,8 @@ class Watch:
         self._heard: dict[str, float] = {}
         self._slept: dict[str, float] = {}
         """When an instance was told last that it is to sleep."""
+        self._cut_off: set[str] = set()
+        """VMs that were gone with their host: what runs under such an id since is a VM that has passed no check."""
         self._memories = holdings.Memories(world)
         self.contents = Contents(world)
         self._made: dict[str, str] = {}
@@ -205,7 +207,7 @@ class Watch:
         node = tx.nodes.get(new.node_id)
         if node is not None and seen.sequence and report.epoch != node.epoch:
             yield "stale-observation", f"instance {new.id}: of epoch {report.epoch}, the node's is {node.epoch}"
-        same = (seen.vm_id, seen.attempt) == (before.vm_id, before.attempt)
+        same = (seen.vm_id, seen.attempt) == (before.vm_id, before.attempt) and seen.vm_id not in self._cut_off
         slept = self._world.clock.monotonic() < self._slept.get(new.id, float("-inf")) + _WOKEN_S
         if same and not slept and (old.phase, new.phase, seen.detail) == (Phase.HEALTHY, Phase.STARTING, "checks"):
             yield "forgot-health", f"instance {new.id}: {seen.reason or seen.detail}"
@@ -326,6 +328,10 @@ class Watch:
             others = [vm for host in self._world.nodes for vm in _having(host, node, mount.volume_id)]
             if set(others) - {order.vm_id}:
                 self.violated("two-owners", f"{mount.volume_id}: {order.vm_id} beside {others}")
+
+    def vms_cut_off(self, vm_ids: Iterable[str]) -> None:
+        """The host of these VMs lost its power."""
+        self._cut_off.update(vm_ids)
 
     def vm_woken(self, node: str, vm_id: str, memory: str) -> None:
         """A VM goes on with a memory."""
