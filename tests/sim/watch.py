@@ -279,9 +279,8 @@ class Watch:
             yield from self._held(server, tx, "loop.moves", f"the move of {new.name} is {new.move.stage}")
 
     def _replica(self, server: str, tx: Transaction, write: Write) -> Iterator[tuple[str, str]]:
-        old, new = write.old, write.new
-        left = old is not None and old.node_id and (new is None or new.node_id != old.node_id)
-        if left and tx.nodes.get(old.node_id) is None:
+        old = write.old
+        if old is not None and old.node_id and tx.nodes.get(old.node_id) is None:
             self.lost_volumes.add(old.volume_id)
         yield from self.contents.replica(tx, write)
 
