@@ -24,13 +24,13 @@ Found = Iterator[tuple[str, str]]
 
 
 class Contents:
-    """What each volume held, since when."""
+    """What each volume held, in this order."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._held: dict[str, list[tuple[float, str]]] = {}
-        self._asked: dict[str, float] = {}
-        """By marker: when that round was asked for."""
+        self._held: dict[str, list[str]] = {}
+        self._asked: dict[str, int] = {}
+        """By marker: how often the volume had changed when that round was asked for. Several things may happen at the same time."""
         self._writes = 0
 
     def begun(self, node: NodeHost, vm_id: str, volume_id: str) -> Found:
@@ -59,7 +59,7 @@ class Contents:
         """A copy goes through declared states, and never forgets a round that was asked for."""
         old, new = write.old, write.new
         if isinstance(new, Replica):
-            self._asked.setdefault(marker(new.id, new.round), self._world.clock.monotonic())
+            self._asked.setdefault(marker(new.id, new.round), self._changes(new.volume_id))
         if old is None or new is None:
             return
         if new.state is not old.state and new.state not in REPLICA_MOVES[old.state]:
@@ -87,7 +87,7 @@ class Contents:
         if self._there(new) != self._last(new.id):
             yield "lost-data", f"{new.name} moves to {new.node_id}, and not all of it is there"
         if left is not None:
-            self._asked[marker(left.id, left.round)] = self._world.clock.monotonic()
+            self._asked[marker(left.id, left.round)] = self._changes(new.id)
 
     def _promoted(self, tx: Transaction, old: Volume, new: Volume) -> Found:
         """Nothing has it where it was, and no more is lost than what was written since its copy's round was asked for."""
@@ -99,10 +99,9 @@ class Contents:
         host = self._host(new.node_id)
         kept = host.engine.disks.kept.get(new.id) if host else None
         held = kept.snapshots.get(new.restore_snapshot_id) if kept else None
-        asked = self._asked.get(new.restore_snapshot_id, float("inf"))
-        since = [text for at, text in self._held.get(new.id, []) if at > asked]
-        before = [text for at, text in self._held.get(new.id, []) if at <= asked][-1:] or [""]
-        if held is None or held not in (*before, *since):
+        asked = self._asked.get(new.restore_snapshot_id, self._changes(new.id))
+        since = ["", *self._held.get(new.id, [])][asked:]
+        if held is None or held not in since:
             yield "lost-data", f"{new.name} is promoted to {new.node_id}, and what was written before is not there"
         self._note(new.id, held or "")
 
@@ -128,7 +127,10 @@ class Contents:
 
     def _last(self, volume_id: str) -> str:
         held = self._held.get(volume_id)
-        return held[-1][1] if held else ""
+        return held[-1] if held else ""
+
+    def _changes(self, volume_id: str) -> int:
+        return len(self._held.get(volume_id, []))
 
     def _note(self, volume_id: str, text: str) -> None:
-        self._held.setdefault(volume_id, []).append((self._world.clock.monotonic(), text))
+        self._held.setdefault(volume_id, []).append(text)
