@@ -28,7 +28,7 @@ from plasmavmc.host.configuration import FIRECRACKER, GUARDS, JAILER, QEMU, Help
 from plasmavmc.host.operations import Keep
 from plasmavmc.host.ports import PublishSite
 from plasmavmc.host.rotation import SETTLE_S
-from tests.contract.host_contract import HostRig
+from tests.contract.host_parts import HostRig
 
 NOBODY = 65534
 _UIDS_A_PROCESS = 64

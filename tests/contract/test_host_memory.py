@@ -12,7 +12,8 @@ import pytest
 from plasmavmc.host.configuration import QEMU, HelperConfiguration, Listener
 from plasmavmc.host.memory import MemoryHost
 from plasmavmc.host.operations import Keep, Limits, Peer, ProcessId, Reach, Routed, Spawned, Swept
-from tests.contract.host_contract import ONE, HostContract, HostRig
+from tests.contract.host_contract import HostContract
+from tests.contract.host_parts import ONE, HostRig
 
 IN_USE = IPv4Network("10.64.0.0/20")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.host_contract import HostContract, HostRig
+from tests.contract.host_contract import HostContract
+from tests.contract.host_parts import HostRig
 from tests.contract.host_rig import real_helper, rig_of
 
 

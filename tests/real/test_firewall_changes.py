@@ -20,7 +20,7 @@ from plasmavmc.host.addresses import prefix_from, private_address
 from plasmavmc.host.operations import Member, RuleSet, Source
 from plasmavmc.policy import Destination, Egress, IpProtocol, Opening
 from plasmavmc.types import vm_key
-from tests.contract.host_contract import SUBNET, HostRig
+from tests.contract.host_parts import SUBNET, HostRig
 from tests.contract.host_rig import RealHelper, real_helper, rig_of
 
 pytestmark = pytest.mark.real

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from plasmavmc.host.operations import Spawned
-from tests.contract.host_contract import LIMITS, ONE, TWO, HostRig, end, start
+from tests.contract.host_parts import LIMITS, ONE, TWO, HostRig, end, start
 from tests.contract.host_rig import RealHelper, real_helper, rig_of
 from tests.contract.hypervisor_rig import OpenKvm
 

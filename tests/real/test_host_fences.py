@@ -13,7 +13,7 @@ from shutil import rmtree
 import pytest
 
 from plasmavmc.host.processes import argv_of, is_alive, kill, processes, read_process
-from tests.contract.host_contract import ONE, end, start
+from tests.contract.host_parts import ONE, end, start
 from tests.contract.host_rig import Namespace, eventually, real_helper, rig_of
 from tests.real.test_host_split import Program, namespace, run_root
 

@@ -35,7 +35,7 @@ from plasmavmc.host.ports import OpenPort, Spot, Transport
 from plasmavmc.host.processes import read_process
 from plasmavmc.host.zfs import ZfsClone, ZfsDestroy
 from plasmavmc.types import GIB, MIB, mac_of
-from tests.contract.host_contract import KEYS, LIMITS, ONE, TWO, HostRig
+from tests.contract.host_parts import KEYS, LIMITS, ONE, TWO, HostRig
 from tests.contract.host_rig import LISTENER, RealHelper, real_helper, rig_of
 
 pytestmark = pytest.mark.real

@@ -16,18 +16,7 @@ from plasmavmc.host.helper.cgroups import NONE, find_cgroups
 from plasmavmc.host.operations import Keep, Limits, ProcessId
 from plasmavmc.host.processes import is_alive, read_process
 from plasmavmc.types import MIB
-from tests.contract.host_contract import (
-    DEADLINE_S,
-    LIMITS,
-    ONE,
-    TWO,
-    HostRig,
-    end,
-    has_ended,
-    identity,
-    let_go,
-    refused,
-)
+from tests.contract.host_parts import DEADLINE_S, LIMITS, ONE, TWO, HostRig, end, has_ended, identity, let_go, refused
 from tests.contract.host_rig import UIDS, RealHelper, eventually, real_helper, rig_of
 from tests.real.test_host_vmm import cgroup_limits, descriptors_of, limit_of, link_of, status_of, text_of
 

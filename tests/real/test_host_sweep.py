@@ -17,7 +17,7 @@ from plasmavmc.host.helper.cgroups import DirectoryCgroups, Layout
 from plasmavmc.host.names import shaper_name
 from plasmavmc.host.operations import Keep
 from plasmavmc.host.processes import is_alive, kill, read_process
-from tests.contract.host_contract import ONE, TWO, HostRig, end, identity, start
+from tests.contract.host_parts import ONE, TWO, HostRig, end, identity, start
 from tests.contract.host_rig import Namespace, RealHelper, eventually, real_helper, rig_of, sleeper
 
 pytestmark = pytest.mark.real

@@ -18,7 +18,7 @@ from plasmavmc.host.pressure import unified_root
 from plasmavmc.host.processes import is_alive, read_process
 from plasmavmc.hypervisor.process import usage_of
 from plasmavmc.types import MIB
-from tests.contract.host_contract import LIMITS, ONE, HostRig, end, has_ended, identity, let_go, start
+from tests.contract.host_parts import LIMITS, ONE, HostRig, end, has_ended, identity, let_go, start
 from tests.contract.host_rig import UIDS, RealHelper, eventually, real_helper, rig_of, sleeper
 
 pytestmark = pytest.mark.real

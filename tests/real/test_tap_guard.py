@@ -21,7 +21,7 @@ from plasmavmc.host.helper.ebpf_programs import BPF_FILE_SYSTEM
 from plasmavmc.host.names import shaper_name
 from plasmavmc.host.operations import Guarding, RuleSet
 from plasmavmc.types import NetworkUsage, mac_of, vm_key
-from tests.contract.host_contract import ONE, SUBNET, TWO, HostRig
+from tests.contract.host_parts import ONE, SUBNET, TWO, HostRig
 from tests.contract.host_rig import RealHelper, eventually, real_helper, rig_of
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]

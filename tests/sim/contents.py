@@ -30,7 +30,7 @@ class Contents:
         self._world = world
         self._held: dict[str, list[str]] = {}
         self._asked: dict[str, int] = {}
-        """By marker: how often the volume had changed when that round was asked for. Several things may happen at the same time."""
+        """By marker: how often the volume had changed when that round was asked for. Their times may be the same."""
         self._writes = 0
 
     def begun(self, node: NodeHost, vm_id: str, volume_id: str) -> Found:
