@@ -11,16 +11,16 @@ from shellwego.core.instances import Desired, Eviction
 from tests.core.rollout_parts import NODES
 
 if TYPE_CHECKING:
-    from tests.core.rollout_history import History
+    from tests.core.rollout_platform import Platform
 
 
-def begin(world: History, node: str) -> None:
+def begin(world: Platform, node: str) -> None:
     """As an operator, who never drains all."""
     if len(world.draining | {node}) < len(NODES):
         world.draining.add(node)
 
 
-def end(world: History, node: str) -> None:
+def end(world: Platform, node: str) -> None:
     """As the use case: what has not begun to move stays."""
     if node not in world.draining:
         return
@@ -34,7 +34,7 @@ def end(world: History, node: str) -> None:
         world.instances[id_] = change_instance(world.instances[id_], stop, world.now)
 
 
-def evict(world: History, eviction: Eviction, share: float = 1.0) -> None:
+def evict(world: Platform, eviction: Eviction, share: float = 1.0) -> None:
     """What is on nodes that are emptied has to leave, or some of it."""
     for i in world.own():
         leaves = i.live and i.desired is Desired.SERVE and i.node_id in world.draining

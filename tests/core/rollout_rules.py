@@ -16,15 +16,15 @@ from tests.core import rollout_rules_canary as canaries
 from tests.core import rollout_rules_commands as commands
 
 if TYPE_CHECKING:
-    from tests.core.rollout_history import History
     from tests.core.rollout_parts import EdgeSide
+    from tests.core.rollout_platform import Platform
 
 EDGE_TIMEOUT_S = 60.0
 _OPEN = (*SERVING, Phase.UNHEALTHY)
 """Phases in which requests may be under way."""
 
 
-def check_before(world: History, plan: RolloutPlan) -> None:
+def check_before(world: Platform, plan: RolloutPlan) -> None:
     """Rules on what a plan takes away, seen before it does."""
     for change in plan.changes:
         if isinstance(change, Drain):
@@ -36,7 +36,7 @@ def check_before(world: History, plan: RolloutPlan) -> None:
     _check_nothing_drains_for_ever(world, plan)
 
 
-def check_after(world: History, facts: RolloutFacts, before: Mapping[str, Instance], plan: RolloutPlan) -> None:
+def check_after(world: Platform, facts: RolloutFacts, before: Mapping[str, Instance], plan: RolloutPlan) -> None:
     """Rules on what a plan leaves."""
     own = {id_: i for id_, i in before.items() if i.owner is OwnerKind.APP}
     course = course_of(world, own, plan)
@@ -53,7 +53,7 @@ def check_after(world: History, facts: RolloutFacts, before: Mapping[str, Instan
     _check_time_outs(world, facts, before)
 
 
-def _check_stop(world: History, change: Stop) -> None:
+def _check_stop(world: Platform, change: Stop) -> None:
     """What may have requests under way is stopped only once it is drained, or its time is over."""
     instance = world.instances[change.instance_id]
     if not world.has_port(instance) or instance.phase not in _OPEN:
@@ -64,7 +64,7 @@ def _check_stop(world: History, change: Stop) -> None:
         _check_edge_let_go(world, edge, instance, change)
 
 
-def _check_suspend(world: History, change: Suspend) -> None:
+def _check_suspend(world: Platform, change: Suspend) -> None:
     """What may have requests under way falls asleep only once it is emptied, or its time is over."""
     instance = world.instances[change.instance_id]
     assert instance.sleep is Sleep.DOZING, "nobody asked for that"
@@ -75,7 +75,7 @@ def _check_suspend(world: History, change: Suspend) -> None:
             _check_edge_let_go(world, edge, instance, change)
 
 
-def _check_edge_let_go(world: History, edge: EdgeSide, instance: Instance, change: Stop | Suspend) -> None:
+def _check_edge_let_go(world: Platform, edge: EdgeSide, instance: Instance, change: Stop | Suspend) -> None:
     assert instance.drain_since is not None
     assert instance.unrouted_version is not None
     told = edge.told
@@ -91,7 +91,7 @@ def _check_edge_let_go(world: History, edge: EdgeSide, instance: Instance, chang
     assert change.cut >= sessions, "cut sessions are counted"
 
 
-def _check_nothing_drains_for_ever(world: History, plan: RolloutPlan) -> None:
+def _check_nothing_drains_for_ever(world: Platform, plan: RolloutPlan) -> None:
     touched = {change.instance_id for change in plan.changes if isinstance(change, Stop | Suspend | Lose | Drain)}
     for instance in world.instances.values():
         dozes = instance.desired is Desired.SERVE and instance.sleep is Sleep.DOZING
@@ -102,7 +102,7 @@ def _check_nothing_drains_for_ever(world: History, plan: RolloutPlan) -> None:
             assert instance.id in touched or world.now < instance.drain_since + longest, "drains for ever"
 
 
-def _check_floor(world: History, before: Mapping[str, Instance], course: Course) -> None:
+def _check_floor(world: Platform, before: Mapping[str, Instance], course: Course) -> None:
     """No plan takes more from what serves than the strategy may."""
     target, wanted, strategy = course.target, course.wanted, course.strategy
     ready = course.weight == 100 and all_ready(world, target, wanted)
@@ -122,7 +122,7 @@ def _check_floor(world: History, before: Mapping[str, Instance], course: Course)
             _check_cutover(world, old, course, count)
 
 
-def _check_cutover(world: History, serving: Sequence[Instance], course: Course, wanted: int) -> None:
+def _check_cutover(world: Platform, serving: Sequence[Instance], course: Course, wanted: int) -> None:
     """No old one goes before all new ones are there (and a canary is promoted), but for what is more than one full set."""
     stale = [i for i in serving if not world.is_fresh(i, course.target)]
     fresh = len(serving) - len(stale)
@@ -131,7 +131,7 @@ def _check_cutover(world: History, serving: Sequence[Instance], course: Course, 
     assert done or kept >= min(len(stale), wanted), "cutover before the new set is complete"
 
 
-def _check_ceiling(world: History, before: Mapping[str, Instance], course: Course) -> None:
+def _check_ceiling(world: Platform, before: Mapping[str, Instance], course: Course) -> None:
     """No plan that adds instances has more of them than the strategy may."""
     for process in {i.process for i in world.own()}:
         meant = [i for i in world.own() if i.process == process and _meant_to_serve(i)]
@@ -148,7 +148,7 @@ def _check_ceiling(world: History, before: Mapping[str, Instance], course: Cours
         assert not grew or len(meant) <= limit, f"surge of {process}: {len(meant)} over {limit}"
 
 
-def _check_kept(world: History, before: Mapping[str, Instance], course: Course) -> None:
+def _check_kept(world: Platform, before: Mapping[str, Instance], course: Course) -> None:
     """What serves and is what it should be goes only where there is more of it than wanted."""
     for process, count in course.wanted.items():
         right = [
@@ -160,7 +160,7 @@ def _check_kept(world: History, before: Mapping[str, Instance], course: Course) 
         assert kept >= min(sum(not i.evicted for i in right), count), "an instance that is right was replaced"
 
 
-def _check_moves(world: History, before: Mapping[str, Instance], course: Course) -> None:
+def _check_moves(world: Platform, before: Mapping[str, Instance], course: Course) -> None:
     """What has to leave its node serves until as many as are wanted, or a canary may have, serve without it; by force it
     goes at once, as does what does not serve."""
     for process, count in course.wanted.items():
@@ -183,13 +183,13 @@ def _check_aim(course: Course, plan: RolloutPlan) -> None:
             assert change.release_id == course.target.id, "started what is not aimed at"
 
 
-def _check_slots(world: History) -> None:
+def _check_slots(world: Platform) -> None:
     staying = [i for i in world.own() if _meant_to_serve(i) and not i.evicted]
     taken = [(i.process, i.slot, i.content_hash, i.generation) for i in staying]
     assert len(taken) == len(set(taken)), "two instances in one slot"
 
 
-def _check_back_off(world: History, before: Mapping[str, Instance], plan: RolloutPlan) -> None:
+def _check_back_off(world: Platform, before: Mapping[str, Instance], plan: RolloutPlan) -> None:
     """A slot whose instance just failed is not filled at once, unless a new deployment asks for it."""
     for change in plan.changes:
         if not isinstance(change, Start):
@@ -203,7 +203,7 @@ def _check_back_off(world: History, before: Mapping[str, Instance], plan: Rollou
                 assert world.now >= i.phase_since + 1.0, "a failed instance was replaced without a pause"
 
 
-def _check_deployments(world: History, facts: RolloutFacts) -> None:
+def _check_deployments(world: Platform, facts: RolloutFacts) -> None:
     running = [d for d in world.deployments.values() if d.state is DeploymentState.IN_PROGRESS]
     assert len(running) <= 1, "one deployment at a time"
     for deployment in running:
@@ -212,7 +212,7 @@ def _check_deployments(world: History, facts: RolloutFacts) -> None:
         _check_end(world, was, world.deployments[was.id])
 
 
-def _check_running(world: History, deployment: Deployment) -> None:
+def _check_running(world: Platform, deployment: Deployment) -> None:
     release = world.releases[deployment.release_id]
     assert deployment.started_at is not None
     late = world.now >= deployment.deadline
@@ -225,7 +225,7 @@ def _check_running(world: History, deployment: Deployment) -> None:
         assert not (failed and world.is_fresh(i, release)), "goes on after an instance of it failed"
 
 
-def _check_end(world: History, was: Deployment, now: Deployment) -> None:
+def _check_end(world: Platform, was: Deployment, now: Deployment) -> None:
     back = world.app.stable_release_id not in ("", now.release_id)
     if now.state is DeploymentState.SUCCEEDED:
         release = world.releases[now.release_id]
@@ -241,7 +241,7 @@ def _check_end(world: History, was: Deployment, now: Deployment) -> None:
             assert (now.state is DeploymentState.ROLLED_BACK) == wished
 
 
-def _check_time_outs(world: History, facts: RolloutFacts, before: Mapping[str, Instance]) -> None:
+def _check_time_outs(world: Platform, facts: RolloutFacts, before: Mapping[str, Instance]) -> None:
     """Time is only over for a deployment that still lacks something; draining never fails one."""
     for was in facts.deployments:
         code = world.deployments[was.id].reason_code
@@ -273,7 +273,7 @@ class Course:
     weight: int = 100
 
 
-def course_of(world: History, before: Mapping[str, Instance], plan: RolloutPlan) -> Course:
+def course_of(world: Platform, before: Mapping[str, Instance], plan: RolloutPlan) -> Course:
     moved = {c.deployment_id: c.state for c in plan.changes if isinstance(c, MoveDeployment)}
     following = [
         d
@@ -305,7 +305,7 @@ def course_of(world: History, before: Mapping[str, Instance], plan: RolloutPlan)
     return Course(target=stable, wanted=wanted, strategy=ROLLING, hold=pending and not world.app.stopped)
 
 
-def all_ready(world: History, target: Release | None, wanted: Mapping[str, int]) -> bool:
+def all_ready(world: Platform, target: Release | None, wanted: Mapping[str, int]) -> bool:
     """As many of each process serve as are wanted."""
     serving = [i for i in world.own() if i.serving and world.is_fresh(i, target)]
     return all(sum(i.process == name for i in serving) >= count for name, count in wanted.items())

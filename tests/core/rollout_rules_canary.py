@@ -10,11 +10,11 @@ from shellwego.core.instances import Desired, Eviction, Instance, Phase, Sleep
 from shellwego.core.rollout_facts import RolloutFacts
 
 if TYPE_CHECKING:
-    from tests.core.rollout_history import History
+    from tests.core.rollout_platform import Platform
     from tests.core.rollout_rules import Course
 
 
-def check(world: History, facts: RolloutFacts, before: Mapping[str, Instance], course: Course) -> None:
+def check(world: Platform, facts: RolloutFacts, before: Mapping[str, Instance], course: Course) -> None:
     """Rules on the steps that a plan takes, and on what it leaves of a canary."""
     for was in facts.deployments:
         now = world.deployments[was.id]
@@ -25,7 +25,7 @@ def check(world: History, facts: RolloutFacts, before: Mapping[str, Instance], c
         _check_part(world, before, course)
 
 
-def _check_steps(world: History, before: Mapping[str, Instance], was: Deployment, now: Deployment) -> None:
+def _check_steps(world: Platform, before: Mapping[str, Instance], was: Deployment, now: Deployment) -> None:
     """A step is left only after it held for its pause."""
     number, since = world.held.get(was.id, (0, None))
     assert now.step.number >= was.step.number == number, "steps go forward"
@@ -49,7 +49,7 @@ def _check_steps(world: History, before: Mapping[str, Instance], was: Deployment
         assert not now.reason.startswith("canary step"), "takes its steps with nothing beside it"
 
 
-def _holds(world: History, instances: Iterable[Instance], deployment: Deployment, weight: int) -> bool:
+def _holds(world: Platform, instances: Iterable[Instance], deployment: Deployment, weight: int) -> bool:
     """Every process has its part ready and served, whatever becomes of those that the plan has just sent away."""
     release = world.releases[deployment.release_id]
     ready = [
@@ -66,7 +66,7 @@ def _holds(world: History, instances: Iterable[Instance], deployment: Deployment
     return served and all(sum(i.process == name for i in ready) >= -(-n * weight // 100) for name, n in wanted.items())
 
 
-def _is_served(world: History, instance: Instance) -> bool:
+def _is_served(world: Platform, instance: Instance) -> bool:
     """Every edge that holds its lease sends to it, or had its time."""
     if not world.has_port(instance) or instance.phase is not Phase.HEALTHY or instance.sleep is not Sleep.AWAKE:
         return True
@@ -77,7 +77,7 @@ def _is_served(world: History, instance: Instance) -> bool:
     return late or all(version is not None and edge.applied_version >= version for edge in told)
 
 
-def _is_canary(world: History, instances: Iterable[Instance], deployment: Deployment) -> bool:
+def _is_canary(world: Platform, instances: Iterable[Instance], deployment: Deployment) -> bool:
     """It still has something old beside it, and steps to go."""
     release = world.releases[deployment.release_id]
     names = {p.name for p in release.config.processes if world.app.counts.get(p.name, 1) and not world.app.stopped}
@@ -87,7 +87,7 @@ def _is_canary(world: History, instances: Iterable[Instance], deployment: Deploy
     return deployment.weight < 100 and any((i.content_hash, i.generation) != same for i in old)
 
 
-def _check_given_up(world: History, before: Mapping[str, Instance], was: Deployment, now: Deployment) -> None:
+def _check_given_up(world: Platform, before: Mapping[str, Instance], was: Deployment, now: Deployment) -> None:
     """An instance that does not serve any more ends a canary, and nothing else by this name does."""
     release = world.releases[was.release_id]
     same = (release.content_hash, world.app.generation)
@@ -105,7 +105,7 @@ def _check_given_up(world: History, before: Mapping[str, Instance], was: Deploym
         assert not sick or now.state in FINISHED, "a sick canary goes on"
 
 
-def _check_part(world: History, before: Mapping[str, Instance], course: Course) -> None:
+def _check_part(world: Platform, before: Mapping[str, Instance], course: Course) -> None:
     """No more of the new than the step's part, but for what is missing of the old; and nothing is missing in all."""
     for process, wanted in course.wanted.items():
         meant = [i for i in world.own() if i.process == process and i.live and i.desired is Desired.SERVE]

@@ -11,10 +11,10 @@ from shellwego.core.instances import Desired, Instance, Phase
 from shellwego.core.rollout import RolloutPlan
 
 if TYPE_CHECKING:
-    from tests.core.rollout_history import History
+    from tests.core.rollout_platform import Platform
 
 
-def check(world: History, before: Mapping[str, Instance], plan: RolloutPlan) -> None:
+def check(world: Platform, before: Mapping[str, Instance], plan: RolloutPlan) -> None:
     """Rules on the runs that a plan leaves."""
     for change in plan.changes:
         if isinstance(change, StartCommand):
@@ -26,14 +26,14 @@ def check(world: History, before: Mapping[str, Instance], plan: RolloutPlan) -> 
         _check_begun(world, deployment)
 
 
-def _check_start(world: History, before: Mapping[str, Instance], deployment: Deployment) -> None:
+def _check_start(world: Platform, before: Mapping[str, Instance], deployment: Deployment) -> None:
     assert deployment.state is DeploymentState.PENDING, "its command comes before its rollout"
     assert not [i for i in before.values() if i.deployment_id == deployment.id], "a command is started once"
     others = [i for i in world.runs() if i.live and i.deployment_id != deployment.id]
     assert not others, "two commands at a time"
 
 
-def _check_begun(world: History, deployment: Deployment) -> None:
+def _check_begun(world: Platform, deployment: Deployment) -> None:
     """What is rolled out, or was, had its command end well; a command that did not ends its deployment."""
     if deployment.release_command is None:
         return
