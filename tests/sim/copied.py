@@ -49,7 +49,10 @@ def _standby(world: World, row: Replica, volume: Volume, home: Node | None) -> I
         if home is not None and row.taken_at is not None and volume.observed.leased:
             yield f"{volume.name} is lost with {home.name}, and its copy on {row.node_id} has not become it"
         return
-    host = next(node for node in world.nodes if node.node_id == row.node_id)
+    host = next((node for node in world.nodes if node.node_id == row.node_id), None)
+    if host is None:
+        yield f"the copy {row.id} of {volume.name} is for a node that has not heard yet that it joined"
+        return
     kept = host.engine.disks.kept.get(volume.id)
     if volume.observed.presence is not Presence.PRESENT or volume.arriving:
         return

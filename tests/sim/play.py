@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import structlog
@@ -63,12 +64,15 @@ def play(story: Story, *, take: Take | None = None, tell: Tell | None = None, ke
     is told what came of it, before all that is left is cleared away."""
     collects = gc.isenabled()
     gc.disable()
+    world = None
     try:
         with tempfile.TemporaryDirectory(dir=_memory()) as scratch:
             world = World(story, Path(scratch), keep_trace=keep_trace)
             return timeline.run(_play(world, take or (lambda _: story), tell or (lambda _: None)))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is of this story
-        return Outcome(story, Violation("broken", repr(error), 0.0), "", {}, {}, (), 0, 0.0)
+        last = extract_tb(error.__traceback__)[-1]
+        violation = Violation("broken", f"{error!r} in {last.name}, line {last.lineno} of {last.filename}", 0.0)
+        return Outcome(world.story if world else story, violation, "", {}, {}, (), 0, 0.0)
     finally:
         if collects:
             gc.enable()
