@@ -1,4 +1,4 @@
-"""The guest's own loop, which several files of tests talk to."""
+"""What several files of tests begin with: an engine on memory parts, and the guest's own loop to talk to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.engine_rig import EngineRig
 from tests.engine.guest_loopback import Guest, build, loopback
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> EngineRig:
+    return EngineRig(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -32,11 +32,6 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> EngineRig:
-    return EngineRig(tmp_path)
-
-
-@pytest.fixture
 async def manager(rig: EngineRig, clock: Clock) -> AsyncIterator[VmManager]:
     manager = rig.manager()
     rig.parts.blanks = Blanks(1, clock)

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
-
-import pytest
 
 from plasmavmc.errors import HostError
 from plasmavmc.manager import VmManager
 from plasmavmc.states import VmState
 from plasmavmc.types import Vm
 from tests.engine.engine_rig import EngineRig
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> EngineRig:
-    return EngineRig(tmp_path)
 
 
 async def boot(manager: VmManager, rig: EngineRig, until: VmState) -> Vm:

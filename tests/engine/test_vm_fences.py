@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,11 +16,6 @@ from tests.engine.test_vm_volumes import failed, mount, running, spec, started
 
 ONE, TWO = vm_key("vm_one"), vm_key("vm_two")
 SOON = time.monotonic() + 3600.0
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> EngineRig:
-    return EngineRig(tmp_path)
 
 
 async def test_a_vm_is_fenced_before_its_vmm_is_made(rig: EngineRig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,11 +24,6 @@ from tests.engine.suspend_rig import (
 )
 
 
-@pytest.fixture
-def rig(tmp_path: Path) -> EngineRig:
-    return EngineRig(tmp_path)
-
-
 def identities(count: int) -> list[ForkIdentity]:
     return [ForkIdentity(f"vm_copy{number}", f"copy{number}") for number in range(count)]
 

@@ -27,11 +27,6 @@ FROM_WEB = Opening("web", IpProtocol.TCP, 5432, 5432)
 TLS = Destination(IPv4Network("203.0.113.0/24"), IpProtocol.TCP, 443, 443)
 
 
-@pytest.fixture
-def rig(tmp_path: Path) -> EngineRig:
-    return EngineRig(tmp_path)
-
-
 async def see(manager: VmManager, vm_id: str, holds: Callable[[Vm], bool]) -> Vm:
     async with asyncio.timeout(20):
         revision = -1

@@ -32,12 +32,6 @@ from tests.engine.suspend_rig import (
     started,
 )
 
-
-@pytest.fixture
-def rig(tmp_path: Path) -> EngineRig:
-    return EngineRig(tmp_path)
-
-
 # Suspend and resume
 
 

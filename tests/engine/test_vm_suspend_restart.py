@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -23,11 +22,6 @@ from tests.engine.suspend_rig import (
     snapshot,
     started,
 )
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> EngineRig:
-    return EngineRig(tmp_path)
 
 
 async def test_a_suspended_vm_outlives_the_engine(rig: EngineRig) -> None:

@@ -7,7 +7,6 @@ import concurrent.futures
 import os
 import threading
 from collections.abc import AsyncIterator, Coroutine
-from pathlib import Path
 
 import pytest
 
@@ -19,11 +18,6 @@ from tests.engine.engine_rig import EngineRig
 
 SIZE = 32 * MIB
 KEY = bytes(range(32))
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> EngineRig:
-    return EngineRig(tmp_path)
 
 
 @pytest.fixture
