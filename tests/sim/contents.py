@@ -70,10 +70,10 @@ class Contents:
     def moved(self, tx: Transaction, old: Volume, new: Volume) -> Found:
         """A volume lives on another node than before: by the end of a move, or since its node is lost."""
         move = new.move
-        if move is not None and old.move is not None and move.stage is not old.move.stage is MoveStage.LAST:
-            yield from self._switched(tx, old, new)
-        elif new.promotion is not None and new.promotion != old.promotion:
+        if new.promotion is not None and new.promotion != old.promotion:
             yield from self._promoted(tx, old, new)
+        elif move is not None and old.move is not None and move.stage is not old.move.stage is MoveStage.LAST:
+            yield from self._switched(tx, old, new)
         else:
             yield "moved-volume", f"{new.name} lives on {new.node_id}, and its data is on {old.node_id}"
 

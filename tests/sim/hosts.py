@@ -6,6 +6,7 @@ VMs and HAProxy are processes of their own: they live on while the agent or the 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,8 @@ class SimEngine(MemoryEngine):
         self._world = host.world
         self._gate = host.gate
         self._facts: NodeFacts | None = None
+        self._earlier: Mapping[str, float] = {}
+        """Until when each volume could be had, before that was changed last."""
 
     async def facts(self) -> NodeFacts:
         if self._facts is None:
@@ -135,6 +138,8 @@ class SimEngine(MemoryEngine):
 
     async def fence_volumes(self, until: Mapping[str, float]) -> None:
         await self._gate.passed()
+        if until != self._until:
+            self._earlier = self._until
         await super().fence_volumes(until)
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
@@ -170,8 +175,11 @@ class SimEngine(MemoryEngine):
         return self._until.get(volume_id, 0.0) - self._clock.monotonic()
 
     def runs_out(self, vm_id: str) -> bool:
-        """Whether the time is nearly over for which a VM may have its volumes."""
-        left = self._moment(self._vms[vm_id].order) - self._clock.monotonic()
+        """Whether the time is nearly over for which a VM may have its volumes, or was before it was made longer: who saw
+        that has it stopped all the same."""
+        volume_ids = [mount.volume_id for mount in self._vms[vm_id].order.workload.mounts]
+        moments = [known.get(id_, math.inf) for known in (self._until, self._earlier) for id_ in volume_ids]
+        left = min(moments, default=math.inf) - self._clock.monotonic()
         return left <= LEASE_S * (END_SHARE - STOP_SHARE) + _LATE_S
 
     def write(self, vm_id: str) -> None:
