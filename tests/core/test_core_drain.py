@@ -89,6 +89,8 @@ def test_no_more_go_than_have_room_elsewhere() -> None:
 
 
 PENDING = replace(SERVING, id="ins_n", node_id="", phase=Phase.PENDING)
+OLDER = replace(PENDING, content_hash="older", placement_reason="no room")
+"""Comes for its slot, since what it is of was rolled back."""
 FAILED = replace(SERVING, id="ins_n", phase=Phase.FAILED, created_at=5.0, observed=Observed(reason="exit code 1"))
 
 
@@ -101,6 +103,8 @@ FAILED = replace(SERVING, id="ins_n", phase=Phase.FAILED, created_at=5.0, observ
         ([replace(PENDING, phase=Phase.STARTING)], (), "another one is starting in its place", True),
         ([replace(PENDING, memory_of=EVICTED.id)], (), "its memory goes to another node", True),
         ([], ("app_1",), "its app is being deployed", False),
+        ([OLDER], (), "another one cannot be placed: no room", False),
+        ([OLDER], ("app_1",), "its app is being deployed", False),
         ([FAILED], (), "what came in its place failed: exit code 1", False),
         ([replace(FAILED, slot=7)], (), "moves now", True),
         ([replace(FAILED, content_hash="other")], (), "moves now", True),
@@ -111,6 +115,12 @@ def test_what_was_evicted_tells_how_far_it_is(
 ) -> None:
     seen = plan_drain(facts(EVICTED, relatives={"app_1": relatives}, deploying=frozenset(deploying)), 9.0)
     assert [(each.reason, each.moves) for each in seen.waiting] == [(reason, moves)]
+
+
+def test_one_that_cannot_go_holds_up_no_other_where_its_release_was_rolled_back() -> None:
+    other = replace(SERVING, id="ins_other", app_id="app_2")
+    plan = plan_drain(facts(EVICTED, other, order=replace(ORDER, parallel=1), relatives={"app_1": [OLDER]}), 9.0)
+    assert plan.evict == ("ins_other",)
 
 
 def test_a_one_off_run_is_waited_for_and_holds_up_nothing() -> None:

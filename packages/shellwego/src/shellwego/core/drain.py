@@ -173,14 +173,15 @@ def _told(facts: DrainFacts, instance: Instance) -> Waiting:
 def _told_of_move(facts: DrainFacts, instance: Instance, relatives: Sequence[Instance]) -> Waiting:
     """Of what was evicted, and serves until another one does."""
     other = _successor(instance, relatives)
+    if other is None and instance.app_id in facts.deploying:
+        return Waiting(instance=instance, reason="its app is being deployed")
+    other = other or _heir(instance, relatives)
     if other is not None and other.phase is Phase.PENDING and other.placement_reason:
         return Waiting(instance=instance, reason=f"another one cannot be placed: {other.placement_reason}")
     if other is not None and other.memory_of == instance.id:
         return Waiting(instance=instance, reason="its memory goes to another node", moves=True)
     if other is not None:
         return Waiting(instance=instance, reason=f"another one is {other.phase.value} in its place", moves=True)
-    if instance.app_id in facts.deploying:
-        return Waiting(instance=instance, reason="its app is being deployed")
     failed = _failure(instance, relatives)
     if failed is not None:
         why = failed.observed.reason or "it ended"
@@ -190,7 +191,17 @@ def _told_of_move(facts: DrainFacts, instance: Instance, relatives: Sequence[Ins
 
 def _successor(instance: Instance, relatives: Iterable[Instance]) -> Instance | None:
     """What is meant to serve in the place of an evicted instance."""
-    return next((i for i in relatives if _in_place(i, instance) and i.live and _serves(i) and not i.evicted), None)
+    return next((i for i in relatives if _in_place(i, instance) and _comes(i)), None)
+
+
+def _heir(instance: Instance, relatives: Iterable[Instance]) -> Instance | None:
+    """What is meant to serve for its slot: of another release, where its own is not what the app runs any more."""
+    place = (instance.owner, instance.process, instance.slot)
+    return next((i for i in relatives if (i.owner, i.process, i.slot) == place and _comes(i)), None)
+
+
+def _comes(instance: Instance) -> bool:
+    return instance.live and _serves(instance) and not instance.evicted
 
 
 def _failure(instance: Instance, relatives: Iterable[Instance]) -> Instance | None:
