@@ -21,7 +21,7 @@ from plasmavmc.host.helper import rules, rules_members
 from plasmavmc.host.operations import Member, RuleSet
 from plasmavmc.policy import IpProtocol, Opening
 from plasmavmc.types import vm_key
-from tests.contract.host_contract import SUBNET, HostRig
+from tests.contract.host_parts import SUBNET, HostRig
 from tests.contract.host_rig import RealHelper, real_helper, rig_of
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "30"))

@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.measure import Result, percentile, ratio
 from plasmavmc.host.operations import Member, RuleSet
 from plasmavmc.types import vm_key
-from tests.contract.host_contract import HostRig
+from tests.contract.host_parts import HostRig
 from tests.contract.host_rig import real_helper, rig_of
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "40"))

@@ -11,8 +11,8 @@ from plasmavmc.hypervisor.memory import PretendedVmms
 from plasmavmc.manager import VmManager
 from plasmavmc.types import VmSpec, vm_key
 from tests.engine.engine_rig import EngineRig
-from tests.engine.suspend_rig import S, reaches
-from tests.engine.test_vm_volumes import failed, mount, running, spec, started
+from tests.engine.suspend_rig import S, reaches, started
+from tests.engine.volume_parts import failed, mount, running, spec
 
 ONE, TWO = vm_key("vm_one"), vm_key("vm_two")
 SOON = time.monotonic() + 3600.0
