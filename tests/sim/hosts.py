@@ -203,7 +203,7 @@ class SimEngine(MemoryEngine):
 
     def power_off(self) -> None:
         """All VMs are gone with their host."""
-        self._world.watch.vms_cut_off(self._vms)
+        self._world.watch.vms_cut_off(self._vms, self._host.told)
         for vm in self._vms.values():
             if vm.life is not None:
                 vm.life.cancel()
@@ -259,6 +259,12 @@ class NodeHost:
     def node_id(self) -> str:
         stored = self._disk.get("stored")
         return stored.node_id if stored is not None else ""
+
+    @property
+    def told(self) -> tuple[int, int]:
+        """An epoch and a sequence that no report of its agents so far is above, and each later one is."""
+        stored = self._disk.get("stored", _Stored())
+        return stored.epoch, stored.sequence_limit
 
     def start(self) -> None:
         """Start the agent, which adopts what runs."""
