@@ -283,14 +283,15 @@ class EngineContract:
             await engine.resume("vm_a_1")
             assert (await see(engine, "vm_a_1", running)).address == before.address
 
-    async def test_a_suspended_vm_can_be_stopped(self, make: MakeEngine) -> None:
+    async def test_a_suspended_vm_that_is_stopped_ends_without_having_run_again(self, make: MakeEngine) -> None:
         under_test = await make()
         engine = under_test.engine
         await engine.run(order(under_test, "a", "serve"))
         await see(engine, "vm_a_1", running)
         await engine.suspend("vm_a_1")
         await engine.stop("vm_a_1", 1.0)
-        assert (await see(engine, "vm_a_1", ended)).asked
+        view = await see(engine, "vm_a_1", ended)
+        assert (view.asked, view.exit_code) == (True, None)
         with pytest.raises(ConflictError):
             await engine.resume("vm_a_1")
         with pytest.raises(ConflictError):

@@ -155,4 +155,4 @@ class TestTheContractRejectsAWrongEngine:
 
     async def test_that_takes_what_sleeps_for_a_crash(self) -> None:
         with pytest.raises(AssertionError):
-            await EngineContract().test_a_suspended_vm_can_be_stopped(self.make)
+            await EngineContract().test_a_suspended_vm_that_is_stopped_ends_without_having_run_again(self.make)

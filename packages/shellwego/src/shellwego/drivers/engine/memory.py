@@ -166,6 +166,9 @@ class MemoryEngine:
         vm = self._find(vm_id)
         if vm.view.phase in (VmPhase.ENDED, VmPhase.STOPPING):
             return
+        if vm.view.phase is VmPhase.ASLEEP:
+            self._end(vm, asked=True, reason="stopped while it was suspended", reason_code="stopped")
+            return
         if vm.life is not None:
             vm.life.cancel()
         self._set(vm, phase=VmPhase.STOPPING, asked=True, detail="")
