@@ -12,7 +12,7 @@ from shellwego.control import nodeadmin, standbys, volumes
 from shellwego.control.loops import nodes as nodes_loop
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError
 from shellwego.core.nodes import NodeHealth
-from shellwego.core.replicas import ReplicaState
+from shellwego.core.replicas import ReplicaState, marker
 from shellwego.core.volumeleases import OVER_S, STOP_SHARE, TERM_S
 from shellwego.drivers.uplink.memory import LinkState
 from tests.agent.move_world import Host
@@ -190,6 +190,20 @@ class TestPromotion:
         assert hosts.volume.node_id == hosts.old.id
         await hosts.world.control.commit(lambda unit: standbys.promote_volume(unit, hosts.volume))
         await hosts.serves_from(hosts.new)
+
+    async def test_a_round_that_had_come_and_was_not_told_yet_is_what_it_becomes(self, hosts: StandbyHosts) -> None:
+        await hosts.replicate(automatic=False)
+        await hosts.clock.until(lambda: hosts.standby.taken_at is not None and hosts.volume.observed.leased, 60)
+        await hosts.die(hosts.old)
+        await hosts.clock.advance(AFTER_S)
+        hosts.new.link.state = LinkState.CUT
+        kept, held = hosts.new.engine.disks.kept[hosts.volume_id], hosts.standby.observed.round
+        kept.snapshots = {marker(hosts.standby.id, held + 1): LATER}
+        kept.holds = "half of a round after it"
+        await hosts.world.control.commit(lambda unit: standbys.promote_volume(unit, hosts.volume))
+        hosts.new.link.state = LinkState.UP
+        await hosts.serves_from(hosts.new)
+        assert hosts.holds(hosts.new) == LATER
 
     async def test_a_volume_whose_node_never_said_that_it_fences_is_not_promoted(self, hosts: StandbyHosts) -> None:
         hosts.old.engine.fence_volumes = None  # type: ignore[assignment, method-assign]

@@ -114,6 +114,9 @@ def test_whatever_is_done_to_a_volume_its_standby_copy_may_become_it(volume: Vol
     assert volume.state is VolumeState.MOVING or VolumeState.MOVING in VOLUME_MOVES[volume.state]
 
 
+COPY, OTHER = "rep_" + 26 * "a", "rep_" + 26 * "b"
+
+
 class TestAnAgent:
     ORDER = VolumeOrder(volume_id="vol_1", size_bytes=GIB)
     VIEW = VolumeView(volume_id="vol_1", size_bytes=GIB)
@@ -151,6 +154,40 @@ class TestAnAgent:
         memories = {"vol_1": done(VolumeMemory(), action)}
         (action,) = converge_volumes([order], [view], memories, (), 0.0).actions
         assert action == UnlockVolume(volume_id="vol_1")
+
+    @pytest.mark.parametrize(
+        ("there", "restored"),
+        [
+            ((f"{COPY}_3",), f"{COPY}_3"),
+            ((f"{COPY}_3", f"{COPY}_4"), f"{COPY}_3"),
+            ((f"{COPY}_4", "snap_1", f"{COPY}_5"), f"{COPY}_5"),
+            ((f"{COPY}_2", f"{OTHER}_9"), f"{COPY}_3"),
+            ((), f"{COPY}_3"),
+        ],
+    )
+    def test_a_copy_becomes_the_volume_with_the_round_that_was_told_or_the_youngest_after_it(
+        self, there: tuple[str, ...], restored: str
+    ) -> None:
+        order = replace(self.ORDER, made=True, restore_snapshot_id=f"{COPY}_3", restore=1)
+        view = replace(self.VIEW, snapshots=tuple(SnapshotView(snapshot_id=each) for each in there))
+        step = converge_volumes([order], [view], {}, set(), 0.0)
+        assert step.actions == (RestoreVolume(volume_id="vol_1", snapshot_id=restored, number=1),)
+
+    def test_what_became_the_volume_and_has_no_whole_round_is_nobodys(self) -> None:
+        order = replace(self.ORDER, made=True, restore_snapshot_id=f"{COPY}_3", restore=1)
+        action = RestoreVolume(volume_id="vol_1", snapshot_id=f"{COPY}_3", number=1)
+        memory = failed(VolumeMemory(), action, InvalidError("no-snapshot", "there is none"), 0.0)
+        step = converge_volumes([order], [self.VIEW], {"vol_1": memory}, set(), 1.0)
+        assert step.actions == (action,)
+        assert (step.observed["vol_1"].restored, step.observed["vol_1"].reason) == (0, "there is none")
+
+    def test_rounds_of_what_became_the_volume_are_kept_until_that_was_told(self) -> None:
+        order = replace(self.ORDER, made=True, restore_snapshot_id=f"{COPY}_3", restore=1, replicas={COPY: 4})
+        view = replace(self.VIEW, snapshots=(SnapshotView(snapshot_id=f"{COPY}_3"),))
+        memories = {"vol_1": VolumeMemory(restored=1)}
+        assert not converge_volumes([order], [view], memories, set(), 0.0).actions
+        (action,) = converge_volumes([replace(order, restore_snapshot_id="")], [view], memories, set(), 0.0).actions
+        assert action == DeleteSnapshot(volume_id="vol_1", snapshot_id=f"{COPY}_3")
 
     def test_a_restore_that_can_never_be_is_given_up(self) -> None:
         action = RestoreVolume(volume_id="vol_1", snapshot_id="snap_1", number=3)

@@ -6,12 +6,12 @@ round that was sent before it had ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from shellwego.core.moves import MoveStage
 from shellwego.core.nodes import NodeHealth
-from shellwego.core.replicas import REPLICA_MOVES, Replica, marker
+from shellwego.core.replicas import REPLICA_MOVES, Replica, marked, marker
 from shellwego.core.volumes import Volume
 from shellwego.ports.store import Transaction
 
@@ -98,8 +98,9 @@ class Contents:
         yield from self._fenced(old)
         host = self._host(new.node_id)
         kept = host.engine.disks.kept.get(new.id) if host else None
-        held = kept.snapshots.get(new.restore_snapshot_id) if kept else None
-        asked = self._asked.get(new.restore_snapshot_id, self._changes(new.id))
+        whole = _whole(new.restore_snapshot_id, kept.snapshots if kept else ())
+        held = kept.snapshots.get(whole) if kept else None
+        asked = self._asked.get(whole, self._changes(new.id))
         since = ["", *self._held.get(new.id, [])][asked:]
         if held is None or held not in since:
             yield "lost-data", f"{new.name} is promoted to {new.node_id}, and what was written before is not there"
@@ -134,3 +135,12 @@ class Contents:
 
     def _note(self, volume_id: str, text: str) -> None:
         self._held.setdefault(volume_id, []).append(text)
+
+
+def _whole(told: str, there: Collection[str]) -> str:
+    """The round that was told, or where that went because a later one had come, that one."""
+    if told in there:
+        return told
+    copy, round_ = marked(told) or ("", 0)
+    later = [found[1] for found in map(marked, there) if found is not None and found[0] == copy and found[1] > round_]
+    return marker(copy, max(later, default=round_))

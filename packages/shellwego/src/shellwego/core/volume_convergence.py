@@ -13,6 +13,11 @@ starts has. Until then no VM that mounts it begins; one that runs goes on.
 
 A restore is done once: by its number, which is remembered and told. An agent that died between doing and telling does it
 again, and nothing is lost by that, because until it is told nothing that mounts the volume is placed.
+
+A standby copy that becomes the volume is put back to a round, since a later one may have come halfway. The round that was
+told may have been deleted here since, because the next had come whole: then it is put back to that one. Where no round is
+left, nothing says that the data is whole, so that restore is never given up and nobody gets the volume. Markers stay until
+the restore was told.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from dataclasses import dataclass, field, replace
 
 from shellwego.core.assignments import SnapshotOrder, VolumeOrder, Workload
 from shellwego.core.errors import ShellWeGoError
-from shellwego.core.replicas import marked
+from shellwego.core.replicas import marked, marker
 from shellwego.core.vms import VmPhase, VmView
 from shellwego.core.volumes import ObservedSnapshot, ObservedVolume, Presence, SnapshotView, VolumeView
 
@@ -173,7 +178,7 @@ def failed(memory: VolumeMemory, action: VolumeAction, error: ShellWeGoError, no
     is tried again, ever more slowly."""
     if not error.temporary and isinstance(action, TakeSnapshot):
         return replace(memory, refused={**memory.refused, action.snapshot_id: error.message})
-    if not error.temporary and isinstance(action, RestoreVolume):
+    if not error.temporary and isinstance(action, RestoreVolume) and marked(action.snapshot_id) is None:
         return replace(memory, restored=action.number, restore_reason=error.message)
     pause = RETRY_S[min(memory.failures, len(RETRY_S) - 1)]
     return replace(
@@ -246,11 +251,21 @@ def _wanted(order: VolumeOrder, view: VolumeView | None, memory: VolumeMemory) -
 
 def _change(order: VolumeOrder, view: VolumeView, memory: VolumeMemory) -> Iterator[VolumeAction]:
     if order.restore_snapshot_id and order.restore > memory.restored and not view.vm_id:
-        yield RestoreVolume(volume_id=order.volume_id, snapshot_id=order.restore_snapshot_id, number=order.restore)
+        wanted = _whole(order.restore_snapshot_id, view)
+        yield RestoreVolume(volume_id=order.volume_id, snapshot_id=wanted, number=order.restore)
     if view.locked:  # by a key that may open it only once it was put back: its header may be damaged
         yield UnlockVolume(volume_id=order.volume_id)
     if view.size_bytes < order.size_bytes:
         yield ResizeVolume(volume_id=order.volume_id, size_bytes=order.size_bytes)
+
+
+def _whole(wanted: str, view: VolumeView) -> str:
+    """The snapshot to restore: of a copy that had a later round when it became the volume, that one."""
+    asked, there = marked(wanted), [snapshot.snapshot_id for snapshot in view.snapshots]
+    if asked is None or wanted in there:
+        return wanted
+    rounds = [found for found in map(marked, there) if found is not None and found[0] == asked[0] and found > asked]
+    return marker(*max(rounds, default=asked))
 
 
 def _snapshot(order: VolumeOrder, view: VolumeView, memory: VolumeMemory) -> Iterator[VolumeAction]:
@@ -263,7 +278,7 @@ def _snapshot(order: VolumeOrder, view: VolumeView, memory: VolumeMemory) -> Ite
             yield TakeSnapshot(volume_id=order.volume_id, snapshot_id=each.snapshot_id, freeze=each.freeze)
     for snapshot_id in there:
         of = marked(snapshot_id)
-        if of is not None and order.replicas.get(of[0], _NO_ROUND) > of[1]:
+        if of is not None and order.replicas.get(of[0], _NO_ROUND) > of[1] and not order.restore_snapshot_id:
             yield DeleteSnapshot(volume_id=order.volume_id, snapshot_id=snapshot_id)
 
 
