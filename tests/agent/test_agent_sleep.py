@@ -10,6 +10,7 @@ import pytest
 
 from shellwego.control import sleep
 from shellwego.control.unit import Unit
+from shellwego.core.assignments import NodeReport
 from shellwego.core.deployments import DeploymentState
 from shellwego.core.errors import ConflictError, ShellWeGoError, UnavailableError
 from shellwego.core.instances import Desired, Instance, Phase, Sleep
@@ -189,3 +190,29 @@ async def test_only_a_healthy_instance_on_a_backend_that_can_is_suspended(
         await platform.ask(lambda unit, row: sleep.suspend(unit, replace(row, **changes)))  # type: ignore[arg-type]
     assert refused.value.code == code
     assert platform.instance.sleep is Sleep.AWAKE
+
+
+async def test_one_that_wakes_while_it_is_unknown_whether_its_sleep_was_heard_is_told_as_awake(
+    platform: Sleeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = platform.world.nodes.report
+
+    async def lost(report: NodeReport) -> int:
+        await heard(report)
+        raise UnavailableError("uplink-unavailable", "the answer was lost")
+
+    await platform.clock.advance(10)
+    monkeypatch.setattr(platform.world.nodes, "report", lost)
+    await platform.ask(sleep.suspend)
+    await platform.until(platform.is_(Phase.ASLEEP))
+    monkeypatch.setattr(platform.world.nodes, "report", _unheard)
+    await platform.ask(sleep.resume)
+    while await platform.phases() != [VmPhase.RUNNING]:
+        await platform.clock.advance(0.05)
+    monkeypatch.setattr(platform.world.nodes, "report", heard)
+    await platform.until(platform.is_(Phase.HEALTHY))
+    await platform.until(lambda: platform.edge.endpoints() == {platform.id})
+
+
+async def _unheard(report: NodeReport) -> int:
+    raise UnavailableError("uplink-unavailable", f"the report {report.sequence} was lost")

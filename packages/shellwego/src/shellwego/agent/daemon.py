@@ -281,7 +281,11 @@ class Agent:
             seen=self._sight(),
             traffic=self._traffic.news,
         )
-        current = await self._uplink.report(report)
+        try:
+            current = await self._uplink.report(report)
+        except Exception:
+            self._reports.unanswered(report)
+            raise
         if current > report.epoch:
             self._waits.fetch.ring()
         else:

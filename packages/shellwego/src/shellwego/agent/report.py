@@ -1,12 +1,15 @@
 """What to tell the control plane: whatever changed since it last confirmed, and everything once after a registration.
 
-A report that was lost, or whose answer was, is told again under a new sequence.
+A report that was lost, or whose answer was, is told again under a new sequence. Nobody knows which of the two it was. So
+what it told of counts as unknown to the control plane, also where it is again as it was confirmed last: a VM that slept and
+woke while an answer was lost would else be asleep there for good.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from shellwego.core.assignments import NodeReport
 from shellwego.core.backups import BackupPhase, ObservedBackup
@@ -15,6 +18,8 @@ from shellwego.core.nodes import NodeFacts
 from shellwego.core.replicas import ObservedReplica
 from shellwego.core.traffic import NodeTraffic
 from shellwego.core.volumes import ObservedVolume
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +94,16 @@ class Reports:
             replicas={id_: each for id_, each in {**known.replicas, **replicas}.items() if id_ in seen.replicas},
         )
 
+    def unanswered(self, report: NodeReport) -> None:
+        """The control plane may have taken it, or not."""
+        known = self._confirmed
+        self._confirmed = Sight(
+            instances=_without(known.instances, report.instances),
+            volumes=_without(known.volumes, report.volumes),
+            backups=_without(known.backups, report.backups),
+            replicas=_without(known.replicas, report.replicas),
+        )
+
     def _news(self, seen: Sight) -> Sight:
         """What it does not know yet."""
         known = self._confirmed
@@ -98,6 +113,10 @@ class Reports:
             backups={id_: each for id_, each in seen.backups.items() if known.backups.get(id_) != each},
             replicas={id_: each for id_, each in seen.replicas.items() if known.replicas.get(id_) != each},
         )
+
+
+def _without(known: Mapping[str, T], told: Collection[str]) -> Mapping[str, T]:
+    return {id_: each for id_, each in known.items() if id_ not in told}
 
 
 def _settled(seen: Observed | None) -> Observed | None:
