@@ -152,6 +152,22 @@ async def test_a_suspend_that_fails_is_told_and_the_instance_serves_on(platform:
     await platform.until(platform.is_(Phase.ASLEEP))
 
 
+async def test_one_that_leaves_when_it_is_told_that_its_suspend_failed_leaves_all_the_same(
+    platform: Sleeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = platform.world.nodes.report
+    platform.engine.sleep_fails_with = ShellWeGoError("freeze-failed", "the guest cannot hold its workload")
+    monkeypatch.setattr(platform.world.nodes, "report", _unheard)
+    await platform.ask(sleep.suspend)
+    await platform.until(lambda: platform.instance.sleep is Sleep.ASLEEP)
+    await platform.clock.advance(1)
+    await platform.world.change_app(deleting=True)
+    await platform.until(lambda: platform.instance.desired is Desired.DRAIN)
+    monkeypatch.setattr(platform.world.nodes, "report", heard)
+    await platform.until(lambda: "instance.suspend_failed" in platform.events())
+    await platform.until(lambda: not platform.world.live())
+
+
 async def test_a_resume_that_may_work_later_is_tried_again(platform: Sleeper) -> None:
     await platform.ask(sleep.suspend)
     await platform.until(platform.is_(Phase.ASLEEP))

@@ -55,16 +55,18 @@ def resume(unit: Unit, instance: Instance) -> Instance:
 
 
 def woken(unit: Unit, instance: Instance) -> Instance:
-    """The row of an instance that is to be awake, and in the routes once it is healthy; stored."""
+    """The row of an instance that is to be awake, and in the routes once it is healthy if it stays; stored."""
     unit.hint(subjects.app(instance.app_id))
     unit.hint(subjects.assignments(instance.node_id))
-    return unit.tx.instances.update(
-        replace(instance, sleep=Sleep.AWAKE, drain_since=None, routed_version=None, unrouted_version=None)
-    )
+    awake = replace(instance, sleep=Sleep.AWAKE)
+    if instance.desired is Desired.SERVE:
+        awake = replace(awake, drain_since=None, routed_version=None, unrouted_version=None)
+    return unit.tx.instances.update(awake)
 
 
 def give_up_sleep(unit: Unit, app: App, instance: Instance, observed: Observed) -> None:
-    """Its node could not put it to sleep, and it runs on: it goes back into the routes, and people are told."""
+    """Its node could not put it to sleep, and it runs on: it goes back into the routes, or on its way out, and people are
+    told."""
     data = {**instance_data(instance), "reason": observed.reason[:200]}
     announce(unit, app, "instance.suspend_failed", data, resource=instance.id, severity="warning")
     woken(unit, instance)
