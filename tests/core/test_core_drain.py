@@ -91,6 +91,7 @@ def test_no_more_go_than_have_room_elsewhere() -> None:
 PENDING = replace(SERVING, id="ins_n", node_id="", phase=Phase.PENDING)
 OLDER = replace(PENDING, content_hash="older", placement_reason="no room")
 """Comes for its slot, since what it is of was rolled back."""
+SUCCESSOR = replace(SERVING, id="ins_s", node_id="node_2")
 FAILED = replace(SERVING, id="ins_n", phase=Phase.FAILED, created_at=5.0, observed=Observed(reason="exit code 1"))
 
 
@@ -108,6 +109,16 @@ FAILED = replace(SERVING, id="ins_n", phase=Phase.FAILED, created_at=5.0, observ
         ([FAILED], (), "what came in its place failed: exit code 1", False),
         ([replace(FAILED, slot=7)], (), "moves now", True),
         ([replace(FAILED, content_hash="other")], (), "moves now", True),
+        ([SUCCESSOR], (), "another one is healthy in its place", True),
+        ([SUCCESSOR, replace(OLDER, slot=1)], (), "serves until another one of its app does: no room", False),
+        ([SUCCESSOR, replace(FAILED, slot=1)], (), "serves until another one of its app does: exit code 1", False),
+        (
+            [SUCCESSOR, replace(FAILED, slot=1), replace(PENDING, id="ins_m", slot=1)],
+            (),
+            "another one is healthy in its place",
+            True,
+        ),
+        ([SUCCESSOR, replace(OLDER, slot=1, process="worker")], (), "another one is healthy in its place", True),
     ],
 )
 def test_what_was_evicted_tells_how_far_it_is(

@@ -5,8 +5,8 @@ Theory. A node is emptied by evicting its instances, a few at a time; what an ev
 it is. An instance for which no node fits is not evicted: it stays and serves, and the filters' own words are what it waits
 for. One-off runs are waited for, because half of one may be done.
 
-Evicted instances that cannot go on (their apps are deployed, or what came in their place failed) hold up no other: only
-those that move count towards the number that may move at a time.
+Evicted instances that cannot go on (their apps are deployed, what came in their place failed, or their apps have too few
+elsewhere) hold up no other: only those that move count towards the number that may move at a time.
 
 The volumes of the node stay where they are, unless they are to leave, too: then each is moved by itself, and whoever has one
 follows it.
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from shellwego.core.fleet import Fleet
-from shellwego.core.instances import Desired, Eviction, Instance, OwnerKind, Phase
+from shellwego.core.instances import SERVING, Desired, Eviction, Instance, OwnerKind, Phase
 from shellwego.core.nodes import DrainOrder, Node
 from shellwego.core.placement import NodeUsage, PlacementRequest, Refusal
 
@@ -176,17 +176,24 @@ def _told_of_move(facts: DrainFacts, instance: Instance, relatives: Sequence[Ins
     if other is None and instance.app_id in facts.deploying:
         return Waiting(instance=instance, reason="its app is being deployed")
     other = other or _heir(instance, relatives)
-    if other is not None and other.phase is Phase.PENDING and other.placement_reason:
-        return Waiting(instance=instance, reason=f"another one cannot be placed: {other.placement_reason}")
-    if other is not None and other.memory_of == instance.id:
-        return Waiting(instance=instance, reason="its memory goes to another node", moves=True)
     if other is not None:
-        return Waiting(instance=instance, reason=f"another one is {other.phase.value} in its place", moves=True)
+        return _told_of_other(instance, other, relatives)
     failed = _failure(instance, relatives)
     if failed is not None:
         why = failed.observed.reason or "it ended"
         return Waiting(instance=instance, reason=f"what came in its place failed: {why}")
     return Waiting(instance=instance, reason="moves now", moves=True)
+
+
+def _told_of_other(instance: Instance, other: Instance, relatives: Sequence[Instance]) -> Waiting:
+    """Of what another one comes for."""
+    if other.phase is Phase.PENDING and other.placement_reason:
+        return Waiting(instance=instance, reason=f"another one cannot be placed: {other.placement_reason}")
+    if other.phase in SERVING and (why := _missing(instance, relatives)):
+        return Waiting(instance=instance, reason=f"serves until another one of its app does: {why}")
+    if other.memory_of == instance.id:
+        return Waiting(instance=instance, reason="its memory goes to another node", moves=True)
+    return Waiting(instance=instance, reason=f"another one is {other.phase.value} in its place", moves=True)
 
 
 def _successor(instance: Instance, relatives: Iterable[Instance]) -> Instance | None:
@@ -209,6 +216,23 @@ def _failure(instance: Instance, relatives: Iterable[Instance]) -> Instance | No
     failed = [i for i in relatives if _in_place(i, instance) and i.phase is Phase.FAILED and _serves(i)]
     later = [i for i in failed if i.created_at >= instance.created_at]
     return max(later, key=lambda i: (i.phase_since, i.id), default=None)
+
+
+def _missing(instance: Instance, relatives: Iterable[Instance]) -> str:
+    """Why its app has too few without it, though one serves in its place: for another slot none comes. Empty: they come."""
+    beside = [
+        i
+        for i in relatives
+        if (i.owner, i.process) == (instance.owner, instance.process) and i.slot != instance.slot and _serves(i)
+    ]
+    coming = {i.slot for i in beside if _comes(i)}
+    unplaced = [i.placement_reason for i in beside if _comes(i) and i.phase is Phase.PENDING and i.placement_reason]
+    failed = [
+        i.observed.reason or "it ended"
+        for i in beside
+        if i.phase is Phase.FAILED and i.slot not in coming and i.created_at >= instance.created_at
+    ]
+    return next(iter((*unplaced, *failed)), "")
 
 
 def _in_place(other: Instance, instance: Instance) -> bool:
