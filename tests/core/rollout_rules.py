@@ -69,7 +69,7 @@ def _check_suspend(world: Platform, change: Suspend) -> None:
     instance = world.instances[change.instance_id]
     assert instance.sleep is Sleep.DOZING, "nobody asked for that"
     assert instance.desired is Desired.SERVE, "what leaves for good needs no sleep"
-    if world.has_port(instance) and instance.phase in _OPEN:
+    if world.has_port(instance):
         assert instance.unrouted_version is not None, "asleep before it left the routes"
         for edge in world.edges:
             _check_edge_let_go(world, edge, instance, change)

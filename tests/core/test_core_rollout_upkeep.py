@@ -55,6 +55,14 @@ def test_what_is_to_sleep_does_so_once_the_edges_have_nothing_of_it() -> None:
     assert kinds(plan(replace(STABLE, deleting=True), left).changes) == ["Drain"]
 
 
+def test_what_is_to_sleep_waits_for_the_edges_also_where_its_vm_ended() -> None:
+    left = replace(
+        instance(V1, phase=Phase.STARTING), sleep=Sleep.DOZING, drain_since=NOW, routed_version=None, unrouted_version=5
+    )
+    assert not plan(STABLE, left, edges=[edge(applied=4)]).changes
+    assert kinds(plan(STABLE, left, edges=[edge(applied=5)]).changes) == ["Suspend"]
+
+
 def test_a_deployment_does_not_wait_for_routes_to_what_is_to_sleep() -> None:
     dozing = replace(instance(V2), sleep=Sleep.DOZING, routed_version=None, unrouted_version=5, drain_since=NOW)
     rolling = replace(STABLE, release_id=V2.id)

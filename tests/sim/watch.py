@@ -196,7 +196,7 @@ class Watch:
             yield from self._observation(tx, old, new)
         if new.desired is Desired.STOP and old.phase in DRAINABLE and new.live and old.owner is OwnerKind.APP:
             yield from self._stopped(tx, old)
-        if new.sleep is Sleep.ASLEEP and old.sleep is Sleep.DOZING and old.phase in DRAINABLE:
+        if new.sleep is Sleep.ASLEEP and old.sleep is Sleep.DOZING:
             yield from self._emptied(tx, old, "put to sleep")
 
     def _observation(self, tx: Transaction, old: Instance, new: Instance) -> Iterator[tuple[str, str]]:

@@ -126,7 +126,9 @@ def _leaves(instance: Instance) -> bool:
 def _drainage(facts: RolloutFacts, instance: Instance, now: float) -> Drainage:
     release = facts.releases.get(instance.release_id)
     served = release is not None and instance.owner is OwnerKind.APP and service_port(release.config, instance.process)
-    if instance.phase not in DRAINABLE or (instance.desired is Desired.SERVE and not served):
+    # What is to sleep waits also where its VM ended: an edge that has not heard of it sends requests to the next one.
+    idle = instance.phase not in DRAINABLE if instance.desired is Desired.DRAIN else not served
+    if idle:
         return Drainage(done=True)
     state = drained(instance, facts.edges, release.config.drain_timeout_s if release else 0.0, now)
     settled = (instance.drain_since or 0.0) + SETTLE_S
