@@ -95,6 +95,10 @@ SUCCESSOR = replace(SERVING, id="ins_s", node_id="node_2")
 FAILED = replace(SERVING, id="ins_n", phase=Phase.FAILED, created_at=5.0, observed=Observed(reason="exit code 1"))
 
 
+STABLE_FAILED = replace(FAILED, release_id="rel_0", content_hash="older")
+"""Of the release that the app is to run again, and that does not come up."""
+
+
 @pytest.mark.parametrize(
     ("relatives", "deploying", "reason", "moves"),
     [
@@ -109,6 +113,8 @@ FAILED = replace(SERVING, id="ins_n", phase=Phase.FAILED, created_at=5.0, observ
         ([FAILED], (), "what came in its place failed: exit code 1", False),
         ([replace(FAILED, slot=7)], (), "moves now", True),
         ([replace(FAILED, content_hash="other")], (), "moves now", True),
+        ([STABLE_FAILED], (), "what came in its place failed: exit code 1", False),
+        ([replace(STABLE_FAILED, slot=7)], (), "moves now", True),
         ([SUCCESSOR], (), "another one is healthy in its place", True),
         ([SUCCESSOR, replace(OLDER, slot=1)], (), "serves until another one of its app does: no room", False),
         ([SUCCESSOR, replace(FAILED, slot=1)], (), "serves until another one of its app does: exit code 1", False),
@@ -124,13 +130,17 @@ FAILED = replace(SERVING, id="ins_n", phase=Phase.FAILED, created_at=5.0, observ
 def test_what_was_evicted_tells_how_far_it_is(
     relatives: list[Instance], deploying: tuple[str, ...], reason: str, moves: bool
 ) -> None:
-    seen = plan_drain(facts(EVICTED, relatives={"app_1": relatives}, deploying=frozenset(deploying)), 9.0)
+    running = facts(EVICTED, relatives={"app_1": relatives}, deploying=frozenset(deploying), aims={"app_1": "rel_0"})
+    seen = plan_drain(running, 9.0)
     assert [(each.reason, each.moves) for each in seen.waiting] == [(reason, moves)]
 
 
-def test_one_that_cannot_go_holds_up_no_other_where_its_release_was_rolled_back() -> None:
+@pytest.mark.parametrize("relative", [OLDER, STABLE_FAILED])
+def test_one_that_cannot_go_holds_up_no_other_where_its_release_was_rolled_back(relative: Instance) -> None:
     other = replace(SERVING, id="ins_other", app_id="app_2")
-    plan = plan_drain(facts(EVICTED, other, order=replace(ORDER, parallel=1), relatives={"app_1": [OLDER]}), 9.0)
+    one_at_a_time = replace(ORDER, parallel=1)
+    relatives, aims = {"app_1": [relative]}, {"app_1": "rel_0"}
+    plan = plan_drain(facts(EVICTED, other, order=one_at_a_time, relatives=relatives, aims=aims), 9.0)
     assert plan.evict == ("ins_other",)
 
 

@@ -45,6 +45,7 @@ def _facts(tx: Transaction, node: Node, order: DrainOrder) -> DrainFacts:
         instances=tuple(instances),
         relatives=_relatives(tx, apps),
         deploying=frozenset(a for a in apps if tx.deployments.count(eq("app_id", a), within("state", UNFINISHED))),
+        aims={app_id: app.release_id for app_id in apps if (app := tx.apps.get(app_id)) is not None},
         requests={i.id: placement_request(tx, i, releases[i.release_id]) for i in staying},
         nodes=tuple(tx.nodes.select()) if staying else (),
         usage=node_usage(tx) if staying else {},

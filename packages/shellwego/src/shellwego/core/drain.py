@@ -36,6 +36,8 @@ class DrainFacts:
     """By app: all instances of the apps that have evicted ones here, wherever they are."""
     deploying: frozenset[str] = frozenset()
     """Apps with a deployment that is not finished."""
+    aims: Mapping[str, str] = field(default_factory=dict)
+    """By app that has evicted ones here: the release that it is to run, which a rollback may have changed."""
     requests: Mapping[str, PlacementRequest] = field(default_factory=dict)
     """By instance that is not evicted yet: what it needs of a node."""
     nodes: tuple[Node, ...] = ()
@@ -178,7 +180,7 @@ def _told_of_move(facts: DrainFacts, instance: Instance, relatives: Sequence[Ins
     other = other or _heir(instance, relatives)
     if other is not None:
         return _told_of_other(instance, other, relatives)
-    failed = _failure(instance, relatives)
+    failed = _failure(instance, relatives, facts.aims.get(instance.app_id, ""))
     if failed is not None:
         why = failed.observed.reason or "it ended"
         return Waiting(instance=instance, reason=f"what came in its place failed: {why}")
@@ -203,18 +205,18 @@ def _successor(instance: Instance, relatives: Iterable[Instance]) -> Instance | 
 
 def _heir(instance: Instance, relatives: Iterable[Instance]) -> Instance | None:
     """What is meant to serve for its slot: of another release, where its own is not what the app runs any more."""
-    place = (instance.owner, instance.process, instance.slot)
-    return next((i for i in relatives if (i.owner, i.process, i.slot) == place and _comes(i)), None)
+    return next((i for i in relatives if _for_its_slot(i, instance) and _comes(i)), None)
 
 
 def _comes(instance: Instance) -> bool:
     return instance.live and _serves(instance) and not instance.evicted
 
 
-def _failure(instance: Instance, relatives: Iterable[Instance]) -> Instance | None:
-    """The last one that was to serve in its place and failed."""
-    failed = [i for i in relatives if _in_place(i, instance) and i.phase is Phase.FAILED and _serves(i)]
-    later = [i for i in failed if i.created_at >= instance.created_at]
+def _failure(instance: Instance, relatives: Iterable[Instance], aim: str) -> Instance | None:
+    """The last one that was to serve in its place, or for its slot as the app is to run now, and failed."""
+    failed = [i for i in relatives if _for_its_slot(i, instance) and i.phase is Phase.FAILED and _serves(i)]
+    meant = [i for i in failed if _in_place(i, instance) or i.release_id == aim]
+    later = [i for i in meant if i.created_at >= instance.created_at]
     return max(later, key=lambda i: (i.phase_since, i.id), default=None)
 
 
@@ -237,14 +239,13 @@ def _missing(instance: Instance, relatives: Iterable[Instance]) -> str:
 
 def _in_place(other: Instance, instance: Instance) -> bool:
     """Of the same content, for the same slot."""
-    place = (instance.owner, instance.process, instance.slot, instance.content_hash, instance.generation)
-    return other.id != instance.id and place == (
-        other.owner,
-        other.process,
-        other.slot,
-        other.content_hash,
-        other.generation,
-    )
+    content = (instance.content_hash, instance.generation)
+    return _for_its_slot(other, instance) and content == (other.content_hash, other.generation)
+
+
+def _for_its_slot(other: Instance, instance: Instance) -> bool:
+    place = (instance.owner, instance.process, instance.slot)
+    return other.id != instance.id and place == (other.owner, other.process, other.slot)
 
 
 def _obstacle(fleet: Fleet, request: PlacementRequest) -> str:
