@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,9 +35,11 @@ from shellwego.drivers.store.postgres import open_postgres
 from shellwego.drivers.store.schema import metadata
 from shellwego.drivers.store.sqlite import open_sqlite
 from shellwego.ports.store import Store
+from tests.boot.interrupted_restore import KILLED
 from tests.contract.postgres_server import PostgresServer
 from tests.contract.store_samples import SAMPLES, user
 
+ROOT = Path(__file__).resolve().parents[2]
 WORDS = Sensitive.of("correct horse battery staple")
 CONFIG = 'domain = "example.org"\n'
 BOUND = Label(purpose="test", subject="sec_x")
@@ -233,20 +235,13 @@ class TestARestoreIntoPostgreSQLThatIsInterrupted:
 
 def killed_at_its_last_step(world: World) -> None:
     """A restore, in a process that ends as it is about to rename the data directory into its place."""
-    child = os.fork()
-    if child == 0:
-
-        def end(event: str, arguments: tuple[Any, ...]) -> None:
-            if event == "os.rename" and Path(arguments[1]) == world.there.data_dir:
-                os._exit(9)
-
-        sys.addaudithook(end)
-        try:
-            restore(world.there, world.backup, WORDS)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 9
+    there = world.there
+    module = "tests.boot.interrupted_restore"
+    command = [sys.executable, "-m", module, world.backup, there.data_dir, world.config, there.settings.database_url]
+    done = subprocess.run(
+        command, cwd=ROOT, input=WORDS.reveal_text(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == KILLED, done.stderr[-3000:]
 
 
 def test_it_is_of_one_moment_while_a_server_writes(world: World) -> None:

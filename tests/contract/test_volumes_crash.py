@@ -14,6 +14,7 @@ from plasmavmc.storage.volumes.backend import SendReceive, VolumeDriver
 from plasmavmc.storage.volumes.choose import file_volumes
 from plasmavmc.types import MIB
 from tests.contract.volumes_contract import marked, read, write
+from tests.forks import in_child
 
 SIZE = 16 * MIB
 MOST_STEPS = 200
@@ -29,28 +30,24 @@ Opening = Callable[[], Coroutine[None, None, VolumeDriver]]
 
 def killed_at(step: int, opening: Opening, order: Order, changes: tuple[str, ...]) -> bool:
     """Give an order in a process that ends before its `step`th change; False where it was done before."""
-    child = os.fork()
-    if child == 0:
-        left = step
+    left = step
 
-        def count(event: str, _arguments: object) -> None:
-            nonlocal left
-            if event.startswith(changes):
-                left -= 1
-                if left == 0:
-                    os._exit(KILLED)
+    def count(event: str, _arguments: object) -> None:
+        nonlocal left
+        if event.startswith(changes):
+            left -= 1
+            if left == 0:
+                os._exit(KILLED)
 
-        async def give() -> None:
-            driver = await opening()
-            sys.addaudithook(count)
-            await order(driver)
+    async def give() -> int:
+        driver = await opening()
+        sys.addaudithook(count)
+        await order(driver)
+        return 0
 
-        try:
-            asyncio.run(give())
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) == KILLED
+    code = in_child(lambda: asyncio.run(give()))
+    assert code in (0, KILLED)
+    return code == KILLED
 
 
 def at_every_step(tmp_path: Path, order: Order) -> Iterator[VolumeDriver]:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from tests.edge.rig import (
     route,
     steady_load,
 )
+from tests.forks import in_child
 
 pytestmark = pytest.mark.real
 
@@ -387,22 +387,16 @@ def test_the_edge_works_as_an_unprivileged_user() -> None:
                 assert {owner(process.pid) for process in haproxy_processes(layout(rig))} == {NOBODY}
         assert haproxy_processes(layout(rig)) == ()
 
+    def as_nobody(rig: Rig) -> int:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        asyncio.run(life(rig))
+        return 0
+
     with fresh_rig(NOBODY) as rig:
         rig.pool_size = 2
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                os.setgroups([])
-                os.setresgid(NOBODY, NOBODY, NOBODY)
-                os.setresuid(NOBODY, NOBODY, NOBODY)
-                asyncio.run(life(rig))
-                code = 0
-            except BaseException:  # noqa: BLE001 - the child must not go on as a second pytest
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert in_child(lambda: as_nobody(rig)) == 0
 
 
 # --- the control plane

@@ -31,30 +31,30 @@ from plasmavmc.server.authorizer import PolicyAuthorizer
 from plasmavmc.server.identity import by_certificate, by_socket
 from plasmavmc.server.settings import ServerTls, parse_address
 from plasmavmc.server.transport import listen_tls, listen_unix, socket_of
+from tests.forks import in_child
 from tests.rpc.rpc_rig import TOKENS, RpcRig, running
 
 ALICE, BOB = 61_001, 61_002
+REFUSED = 13
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes other users")
 
 
 def connects(path: Path, uid: int) -> bool:
     """Whether a process of this user may open the socket; asked of the kernel, in a child."""
-    child = os.fork()
-    if child == 0:
-        code = 2
-        try:
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as ours:
+
+    def ask() -> int:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as ours:
+            try:
                 ours.connect(os.fspath(path))
-            code = 0
-        except PermissionError:
-            code = 1
-        finally:
-            os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, 1)
+            except PermissionError:
+                return REFUSED
+        return 0
+
+    code = in_child(ask)
+    assert code in (0, REFUSED)
     return code == 0
 
 
