@@ -51,6 +51,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("database", [*always, *by_night], indirect=True)
 
 
+_LONGEST_BY_NIGHT_S = 2 * 3600
+"""Some play for long; by day what takes longer than `timeout` of `pyproject.toml` hangs."""
 _SECOND_TRIES = 10
 """More than these fail where something is broken."""
 
@@ -75,6 +77,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--second-try"):
         items[:] = _failed_last(config, items)
     if config.getoption("--nightly"):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(_LONGEST_BY_NIGHT_S))
         return
     skip = pytest.mark.skip(reason="only with --nightly")
     for item in items:
