@@ -9,6 +9,7 @@ import pytest
 
 from shellwego.control.changes import KEPT_ENDED, prune
 from shellwego.control.loops import rollout as rollout_loop
+from shellwego.control.loops.hints import CHANGED_EVERY_S, versions
 from shellwego.control.loops.rollout import rollout_step
 from shellwego.control.runs import RunWish, create_run
 from shellwego.control.unit import Unit
@@ -347,6 +348,24 @@ async def test_hints_may_be_lost() -> None:
         done = await world.finished(await world.deploy("hello:v2"))
         assert done.state is DeploymentState.SUCCEEDED
         await world.clock.until(lambda: node.running() == 1, 60)
+    finally:
+        await world.end()
+
+
+async def test_an_instance_that_came_and_went_between_two_looks_is_seen_though_no_hint_came() -> None:
+    world = World()
+    await world.begin()
+    try:
+        await world.node()
+        served = await deployed(world)
+        await world.control.bus.close()
+        lost = replace(served, phase=Phase.LOST)
+        await world.control.commit(lambda unit: unit.tx.instances.update(lost))
+        before = world.peek(versions)
+        came_and_went = replace(lost, id="ins_brief", version=1)
+        await world.control.commit(lambda unit: unit.tx.instances.insert(came_and_went))
+        assert world.peek(versions) != before
+        await world.clock.until(lambda: bool(world.serving()), CHANGED_EVERY_S + 5)
     finally:
         await world.end()
 

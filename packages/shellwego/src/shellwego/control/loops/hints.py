@@ -7,12 +7,11 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
 
 from shellwego.control.events import changes
-from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.schedule import Schedule
 from shellwego.control.placer import READING_SHARE
 from shellwego.control.unit import Control
 from shellwego.ports.clock import Waiter
-from shellwego.ports.store import Transaction, within
+from shellwego.ports.store import Transaction
 from shellwego.wire import subjects
 
 SWEEP_EVERY_S = 30.0
@@ -39,8 +38,9 @@ def all_apps(tx: Transaction) -> set[str]:
 
 
 def versions(tx: Transaction) -> dict[str, object]:
-    """By app: what is another value once its row changed, or one of an instance of it that lives, or one came or went."""
-    rows = tx.instances.sums("app_id", ("version",), within("phase", LIVE_PHASES))
+    """By app: what is another value once its row changed, or one of an instance of it. Those that have ended count, too: one
+    may come and go between two looks, and leave a slot empty."""
+    rows = tx.instances.sums("app_id", ("version",))
     return {app_id: (version, rows.get(app_id)) for app_id, version in tx.apps.sums("id", ("version",)).items()}
 
 
