@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
+from shellwego.core.apps import AppConfig, Release
 from shellwego.core.drain import DrainFacts, plan_drain, released
 from shellwego.core.instances import Desired, Eviction, Instance, Observed, OwnerKind, Phase
 from shellwego.core.nodes import Backend, DrainOrder, Node, NodeFacts, Scheduling
 from shellwego.core.placement import PlacementRequest
+from shellwego.core.target import Target
 
 GIB = 1 << 30
 ORDER = DrainOrder(since=0.0, parallel=2)
@@ -95,7 +98,7 @@ SUCCESSOR = replace(SERVING, id="ins_s", node_id="node_2")
 FAILED = replace(SERVING, id="ins_n", phase=Phase.FAILED, created_at=5.0, observed=Observed(reason="exit code 1"))
 
 
-STABLE_FAILED = replace(FAILED, release_id="rel_0", content_hash="older")
+STABLE_FAILED = replace(FAILED, content_hash="older")
 """Of the release that the app is to run again, and that does not come up."""
 
 
@@ -113,8 +116,6 @@ STABLE_FAILED = replace(FAILED, release_id="rel_0", content_hash="older")
         ([FAILED], (), "what came in its place failed: exit code 1", False),
         ([replace(FAILED, slot=7)], (), "moves now", True),
         ([replace(FAILED, content_hash="other")], (), "moves now", True),
-        ([STABLE_FAILED], (), "what came in its place failed: exit code 1", False),
-        ([replace(STABLE_FAILED, slot=7)], (), "moves now", True),
         ([SUCCESSOR], (), "another one is healthy in its place", True),
         ([SUCCESSOR, replace(OLDER, slot=1)], (), "serves until another one of its app does: no room", False),
         ([SUCCESSOR, replace(FAILED, slot=1)], (), "serves until another one of its app does: exit code 1", False),
@@ -130,18 +131,46 @@ STABLE_FAILED = replace(FAILED, release_id="rel_0", content_hash="older")
 def test_what_was_evicted_tells_how_far_it_is(
     relatives: list[Instance], deploying: tuple[str, ...], reason: str, moves: bool
 ) -> None:
-    running = facts(EVICTED, relatives={"app_1": relatives}, deploying=frozenset(deploying), aims={"app_1": "rel_0"})
-    seen = plan_drain(running, 9.0)
+    seen = plan_drain(facts(EVICTED, relatives={"app_1": relatives}, deploying=frozenset(deploying)), 9.0)
     assert [(each.reason, each.moves) for each in seen.waiting] == [(reason, moves)]
 
 
-@pytest.mark.parametrize("relative", [OLDER, STABLE_FAILED])
+def aiming(content: str) -> Mapping[str, Target]:
+    """An app that runs what has this content."""
+    made = Release(
+        id="rel_0",
+        app_id="app_1",
+        number=1,
+        config=AppConfig(),
+        image_digest="sha256:d",
+        content_hash=content,
+        created_at=0.0,
+        created_by="usr_1",
+    )
+    return {"app_1": Target(release=made, generation=0)}
+
+
+@pytest.mark.parametrize(
+    "relative",
+    [
+        OLDER,
+        STABLE_FAILED,
+        replace(STABLE_FAILED, slot=7),
+        replace(STABLE_FAILED, process="worker"),
+        replace(OLDER, process="worker"),
+    ],
+)
 def test_one_that_cannot_go_holds_up_no_other_where_its_release_was_rolled_back(relative: Instance) -> None:
     other = replace(SERVING, id="ins_other", app_id="app_2")
     one_at_a_time = replace(ORDER, parallel=1)
-    relatives, aims = {"app_1": [relative]}, {"app_1": "rel_0"}
-    plan = plan_drain(facts(EVICTED, other, order=one_at_a_time, relatives=relatives, aims=aims), 9.0)
-    assert plan.evict == ("ins_other",)
+    running = facts(EVICTED, other, order=one_at_a_time, relatives={"app_1": [relative]}, aims=aiming("older"))
+    assert plan_drain(running, 9.0).evict == ("ins_other",)
+
+
+@pytest.mark.parametrize("relative", [replace(STABLE_FAILED, slot=7), replace(OLDER, process="worker")])
+def test_one_of_the_release_that_its_app_runs_waits_for_no_other_slot(relative: Instance) -> None:
+    seen = plan_drain(facts(EVICTED, relatives={"app_1": [relative]}, aims=aiming(EVICTED.content_hash)), 9.0)
+    assert [(each.reason, each.moves) for each in seen.waiting] == [("moves now", True)]
 
 
 def test_a_one_off_run_is_waited_for_and_holds_up_nothing() -> None:

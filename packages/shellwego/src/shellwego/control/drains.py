@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from shellwego.control.changes import apply
 from shellwego.control.evictions import evict
-from shellwego.control.facts import UNFINISHED, node_usage, placement_request, releases_of
+from shellwego.control.facts import UNFINISHED, apps_of, node_usage, placement_request, releases_of
 from shellwego.control.instances import instances_on
 from shellwego.control.unit import Unit
 from shellwego.control.volumedrains import send_away, volumes_left
@@ -21,6 +21,7 @@ from shellwego.core.changes import Stop
 from shellwego.core.drain import DrainFacts, DrainPlan, Waiting, plan_drain, released
 from shellwego.core.instances import Desired, Eviction, Instance, OwnerKind
 from shellwego.core.nodes import DrainOrder, Node, Scheduling
+from shellwego.core.target import stable_target
 from shellwego.ports.store import Transaction, eq, within
 from shellwego.wire import subjects
 
@@ -39,13 +40,14 @@ def _facts(tx: Transaction, node: Node, order: DrainOrder) -> DrainFacts:
     instances = instances_on(tx, node.id)
     staying = [i for i in instances if i.owner is OwnerKind.APP and i.desired is Desired.SERVE and not i.evicted]
     apps = {i.app_id for i in instances if i.evicted}
-    releases = releases_of(tx, [i.release_id for i in staying])
+    found = apps_of(tx, apps)
+    releases = releases_of(tx, [*(i.release_id for i in staying), *(app.stable_release_id for app in found)])
     return DrainFacts(
         order=order,
         instances=tuple(instances),
         relatives=_relatives(tx, apps),
         deploying=frozenset(a for a in apps if tx.deployments.count(eq("app_id", a), within("state", UNFINISHED))),
-        aims={app_id: app.release_id for app_id in apps if (app := tx.apps.get(app_id)) is not None},
+        aims={app.id: stable_target(app, releases) for app in found},
         requests={i.id: placement_request(tx, i, releases[i.release_id]) for i in staying},
         nodes=tuple(tx.nodes.select()) if staying else (),
         usage=node_usage(tx) if staying else {},

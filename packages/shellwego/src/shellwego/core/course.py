@@ -27,7 +27,7 @@ from shellwego.core.progress import Failure, canary_failure, first_failure, inst
 from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
 from shellwego.core.routes import arrivals
 from shellwego.core.slots import SlotFacts, census, staying
-from shellwego.core.target import Target
+from shellwego.core.target import Target, stable_target
 
 _NO_IMAGE = ImageFacts(state=ImageState.FAILED, reason="the image was deleted")
 
@@ -111,9 +111,7 @@ def all_ready(facts: RolloutFacts, course: Course) -> bool:
 
 
 def _settled(facts: RolloutFacts) -> Course:
-    app = facts.app
-    release = facts.releases.get(app.stable_release_id)
-    return Course(target=Target(release=release, generation=app.stable_generation))
+    return Course(target=stable_target(facts.app, facts.releases))
 
 
 def _cannot_begin(facts: RolloutFacts, deployment: Deployment, now: float) -> Failure | None:

@@ -23,6 +23,7 @@ from shellwego.core.fleet import Fleet
 from shellwego.core.instances import SERVING, Desired, Eviction, Instance, OwnerKind, Phase
 from shellwego.core.nodes import DrainOrder, Node
 from shellwego.core.placement import NodeUsage, PlacementRequest, Refusal
+from shellwego.core.target import Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +37,8 @@ class DrainFacts:
     """By app: all instances of the apps that have evicted ones here, wherever they are."""
     deploying: frozenset[str] = frozenset()
     """Apps with a deployment that is not finished."""
-    aims: Mapping[str, str] = field(default_factory=dict)
-    """By app that has evicted ones here: the release that it is to run, which a rollback may have changed."""
+    aims: Mapping[str, Target] = field(default_factory=dict)
+    """By app that has evicted ones here: what it runs while it is not deployed. What was rolled back is not of it."""
     requests: Mapping[str, PlacementRequest] = field(default_factory=dict)
     """By instance that is not evicted yet: what it needs of a node."""
     nodes: tuple[Node, ...] = ()
@@ -180,10 +181,13 @@ def _told_of_move(facts: DrainFacts, instance: Instance, relatives: Sequence[Ins
     other = other or _heir(instance, relatives)
     if other is not None:
         return _told_of_other(instance, other, relatives)
-    failed = _failure(instance, relatives, facts.aims.get(instance.app_id, ""))
+    failed = _failure(instance, relatives)
     if failed is not None:
         why = failed.observed.reason or "it ended"
         return Waiting(instance=instance, reason=f"what came in its place failed: {why}")
+    aim = facts.aims.get(instance.app_id)
+    if aim is not None and not aim.matches(instance) and (why := _missing(instance, relatives)):
+        return _needed(instance, why)
     return Waiting(instance=instance, reason="moves now", moves=True)
 
 
@@ -191,8 +195,8 @@ def _told_of_other(instance: Instance, other: Instance, relatives: Sequence[Inst
     """Of what another one comes for."""
     if other.phase is Phase.PENDING and other.placement_reason:
         return Waiting(instance=instance, reason=f"another one cannot be placed: {other.placement_reason}")
-    if other.phase in SERVING and (why := _missing(instance, relatives)):
-        return Waiting(instance=instance, reason=f"serves until another one of its app does: {why}")
+    if other.phase in SERVING and (why := _missing(instance, [i for i in relatives if i.process == instance.process])):
+        return _needed(instance, why)
     if other.memory_of == instance.id:
         return Waiting(instance=instance, reason="its memory goes to another node", moves=True)
     return Waiting(instance=instance, reason=f"another one is {other.phase.value} in its place", moves=True)
@@ -212,27 +216,26 @@ def _comes(instance: Instance) -> bool:
     return instance.live and _serves(instance) and not instance.evicted
 
 
-def _failure(instance: Instance, relatives: Iterable[Instance], aim: str) -> Instance | None:
-    """The last one that was to serve in its place, or for its slot as the app is to run now, and failed."""
-    failed = [i for i in relatives if _for_its_slot(i, instance) and i.phase is Phase.FAILED and _serves(i)]
-    meant = [i for i in failed if _in_place(i, instance) or i.release_id == aim]
-    later = [i for i in meant if i.created_at >= instance.created_at]
+def _failure(instance: Instance, relatives: Iterable[Instance]) -> Instance | None:
+    """The last one that was to serve in its place and failed."""
+    failed = [i for i in relatives if _in_place(i, instance) and i.phase is Phase.FAILED and _serves(i)]
+    later = [i for i in failed if i.created_at >= instance.created_at]
     return max(later, key=lambda i: (i.phase_since, i.id), default=None)
 
 
+def _needed(instance: Instance, why: str) -> Waiting:
+    return Waiting(instance=instance, reason=f"serves until another one of its app does: {why}")
+
+
 def _missing(instance: Instance, relatives: Iterable[Instance]) -> str:
-    """Why its app has too few without it, though one serves in its place: for another slot none comes. Empty: they come."""
-    beside = [
-        i
-        for i in relatives
-        if (i.owner, i.process) == (instance.owner, instance.process) and i.slot != instance.slot and _serves(i)
-    ]
-    coming = {i.slot for i in beside if _comes(i)}
+    """Why there are too few of these without it: for some slot none comes. Empty: they come."""
+    beside = [i for i in relatives if i.owner is instance.owner and i.id != instance.id and _serves(i)]
+    coming = {(i.process, i.slot) for i in beside if _comes(i)}
     unplaced = [i.placement_reason for i in beside if _comes(i) and i.phase is Phase.PENDING and i.placement_reason]
     failed = [
         i.observed.reason or "it ended"
         for i in beside
-        if i.phase is Phase.FAILED and i.slot not in coming and i.created_at >= instance.created_at
+        if i.phase is Phase.FAILED and (i.process, i.slot) not in coming and i.created_at >= instance.created_at
     ]
     return next(iter((*unplaced, *failed)), "")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shellwego.core.apps import Process, Release
+from shellwego.core.apps import App, Process, Release
 from shellwego.core.instances import Instance
 
 
@@ -28,3 +29,8 @@ class Target:
     def process(self, name: str) -> Process | None:
         processes = self.release.config.processes if self.release else ()
         return next((process for process in processes if process.name == name), None)
+
+
+def stable_target(app: App, releases: Mapping[str, Release]) -> Target:
+    """What the instances of an app should be while no deployment of it is under way."""
+    return Target(release=releases.get(app.stable_release_id), generation=app.stable_generation)
