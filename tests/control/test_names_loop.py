@@ -92,6 +92,27 @@ async def test_where_nothing_is_new_the_number_stays(naming: Naming) -> None:
     assert await naming.version() == named
 
 
+async def test_names_that_were_others_for_a_moment_have_another_number(naming: Naming) -> None:
+    """Some node has fetched them meanwhile, under the old one, and would keep them."""
+    world = naming.world
+    instance = await naming.serving()
+
+    async def after(*rows: Instance) -> str:
+        for row in rows:
+            await world.control.commit(lambda unit, row=row: unit.tx.instances.update(row))
+        await world.control.commit(lambda unit: unit.hint(subjects.app(instance.app_id)))
+        await world.clock.advance(0.1)
+        return await naming.version()
+
+    named = await naming.version()
+    ill = replace(instance, phase=Phase.UNHEALTHY)
+    back = await after(ill, replace(instance, version=instance.version + 1, phase_since=instance.phase_since + 1))
+    assert back != named
+    brief = replace(instance, id="ins_brief", version=1, phase=Phase.LOST)
+    await world.control.commit(lambda unit: unit.tx.instances.insert(brief))
+    assert await after() != back
+
+
 async def test_an_app_that_is_gone_leaves_the_names(naming: Naming) -> None:
     world = naming.world
     instance = await naming.serving()

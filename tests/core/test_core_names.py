@@ -8,7 +8,7 @@ import pytest
 
 from shellwego.core.apps import Process
 from shellwego.core.instances import Desired, Instance, Observed, OwnerKind, Phase, Sleep
-from shellwego.core.names import AppNames, NamedApp, NamedService, names_of_app, names_of_network
+from shellwego.core.names import AppNames, NamedApp, NamedService, detoured, names_of_app, names_of_network, steps
 from tests.core.app_builder import app, instance, release
 
 V1, V2 = release(1), release(2, port=9090)
@@ -125,3 +125,33 @@ def test_all_vms_of_an_app_are_known_by_their_private_addresses_also_those_that_
     )
     assert told.addresses == ("fd12::1", "fd12::2", "fd12::3")
     assert names_of_network("net_1", (told, AppNames(app="api", app_id="api"))).identities == {"app": told.addresses}
+
+
+WELL = at("10.64.0.2", instance(V1))
+ILL = replace(WELL, phase=Phase.UNHEALTHY, phase_since=WELL.phase_since + 3)
+NUMBERED = replace(WELL, routed_version=7)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        pytest.param(WELL, WELL, False, id="nothing happened"),
+        pytest.param(WELL, replace(WELL, phase_since=WELL.phase_since + 5), True, id="it was ill for a moment"),
+        pytest.param(ILL, replace(ILL, phase_since=ILL.phase_since + 5), True, id="it was well for a moment"),
+        pytest.param(replace(WELL, routed_version=None), NUMBERED, False, id="it entered the routes"),
+        pytest.param(NUMBERED, replace(WELL, routed_version=None), True, id="it was to sleep for a moment"),
+        pytest.param(NUMBERED, replace(WELL, routed_version=9), True, id="it was to sleep, and is in the routes again"),
+        pytest.param(None, WELL, False, id="it is new"),
+        pytest.param(
+            replace(NUMBERED, desired=Desired.STOP),
+            replace(NUMBERED, desired=Desired.STOP, phase=Phase.STOPPING, phase_since=WELL.phase_since + 5),
+            False,
+            id="it stops",
+        ),
+    ],
+)
+def test_names_that_were_others_for_a_moment_are_told_from_those_that_stayed(
+    before: Instance | None, now: Instance | None, expected: bool
+) -> None:
+    looks = [steps([] if row is None else [row]) for row in (before, now)]
+    assert detoured(*looks) is expected

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from shellwego.control.facts import live_by_app, releases_of
 from shellwego.control.marks import mark
 from shellwego.core.apps import App
-from shellwego.core.names import AppNames, NamedApp, NetworkNames, NodeNames, names_of_app, names_of_network
+from shellwego.core.names import NamedApp, NetworkNames, NodeNames, names_of_app, names_of_network
 from shellwego.ports.store import Transaction, eq
 
 
@@ -21,13 +21,12 @@ def names_counter(project_id: str) -> str:
     return f"names.{project_id}"
 
 
-def app_names(tx: Transaction, apps: Sequence[App]) -> dict[str, AppNames | None]:
-    """The names of these apps as they are now, by app; None: it has none any more."""
+def named_apps(tx: Transaction, apps: Sequence[App]) -> list[NamedApp]:
+    """What the names of these apps follow from, as it is now."""
     live = live_by_app(tx, [app.id for app in apps])
     running = {instance.release_id for instances in live.values() for instance in instances}
     releases = releases_of(tx, running | {app.release_id for app in apps})
-    facts = (NamedApp(app=app, instances=live.get(app.id, ()), releases=releases) for app in apps)
-    return {each.app.id: names_of_app(each) for each in facts}
+    return [NamedApp(app=app, instances=live.get(app.id, ()), releases=releases) for app in apps]
 
 
 def names_version(tx: Transaction, project_ids: Collection[str]) -> str:
@@ -65,6 +64,6 @@ def _number(tx: Transaction, project_id: str) -> int:
 
 def _project_names(tx: Transaction, project_id: str) -> NetworkNames:
     project = tx.projects.get(project_id)
-    named = app_names(tx, tx.apps.select(eq("project_id", project_id))).values()
+    named = map(names_of_app, named_apps(tx, tx.apps.select(eq("project_id", project_id))))
     network_id = project.network_id if project is not None else ""
-    return names_of_network(network_id, (each for each in named if each is not None))
+    return names_of_network(network_id, filter(None, named))

@@ -101,6 +101,34 @@ def names_of_app(facts: NamedApp) -> AppNames | None:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameStep:
+    """Where an instance that may serve stands."""
+
+    since: float
+    routed_version: int | None
+
+
+def steps(instances: Iterable[Instance]) -> dict[str, NameStep]:
+    """By instance: what is another value once it may have left its app's names, or entered them, and come back."""
+    return {
+        instance.id: NameStep(since=instance.phase_since, routed_version=instance.routed_version)
+        for instance in instances
+        if instance.desired is Desired.SERVE and instance.observed.ipv4 and _has_vm(instance)
+    }
+
+
+def detoured(before: Mapping[str, NameStep], now: Mapping[str, NameStep]) -> bool:
+    """Whether names that were read between two looks may have been others than at both, alike as they may be."""
+    return any(_detoured(before[id_], step) for id_, step in now.items() if id_ in before)
+
+
+def _detoured(before: NameStep, now: NameStep) -> bool:
+    """Its first number is no detour: it comes once the instance is healthy."""
+    renumbered = before.routed_version is not None and before.routed_version != now.routed_version
+    return renumbered or before.since != now.since
+
+
 def names_of_network(network_id: str, apps: Iterable[AppNames]) -> NetworkNames:
     """The names of a project's apps together."""
     hosts: dict[str, tuple[str, ...]] = {}

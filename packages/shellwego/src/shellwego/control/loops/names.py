@@ -4,13 +4,16 @@ It compares each app's names with those it last saw. Where they differ, the proj
 instances of the project are hinted: they fetch the names, which are read together with their number. One loop numbers;
 everybody may read.
 
+Names that differed between two looks, and are as before again, were fetched by some under the old number. So they rise as
+well where an instance may have left them and come back, or came and went (`core.names.detoured`).
+
 After a start nothing is known, so each number rises once, and every node fetches once. As in the routes loop, all that is
 looked at is read on a snapshot, and the transaction that numbers has the counters only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,16 +21,32 @@ from shellwego.control.facts import apps_of, portions
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.hints import follow_apps
 from shellwego.control.loops.lease import Leases, run_leased
-from shellwego.control.names import app_names, names_counter
+from shellwego.control.names import named_apps, names_counter
 from shellwego.control.unit import Control, Unit
-from shellwego.core.names import AppNames
+from shellwego.core.names import AppNames, NameStep, detoured, names_of_app, steps
 from shellwego.ports.store import Transaction, within
 from shellwego.wire import subjects
 
 _MOST_PROJECTS = 25
 """Whose numbers rise in one transaction."""
-_Named = tuple[str, AppNames | None]
-"""The project of an app, and its names."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What was seen of an app."""
+
+    project_id: str
+    names: AppNames | None = None
+    """None: it has none any more."""
+    instances: int = 0
+    """So many rows, also of those that have ended."""
+    steps: Mapping[str, NameStep] = field(default_factory=dict)
+
+    def differs(self, known: _Named | None) -> bool:
+        """Whether the names are others now, or may have been meanwhile."""
+        if known is None or (self.project_id, self.names) != (known.project_id, known.names):
+            return True
+        return self.names is not None and (self.instances != known.instances or detoured(known.steps, self.steps))
 
 
 @dataclass(slots=True)
@@ -45,13 +64,12 @@ class NamesLoop:
         """Look at some apps; where names changed, give those of the project their next number."""
         ids = set(app_ids)
         seen = await self.control.read(lambda tx: self._seen(tx, ids))
-        news = {app_id: named for app_id, named in seen.items() if named != self._known.get(app_id)}
-        if news:
-            before = {self._known[app_id][0] for app_id in news if app_id in self._known}
-            for some in portions(before | {project for project, _ in news.values()}, _MOST_PROJECTS):
-                nodes = await self.control.read(partial(_nodes_of, project_ids=some))
-                await self.control.commit(partial(_number, project_ids=some, node_ids=nodes))
-            self._known |= news
+        news = {app_id: named for app_id, named in seen.items() if named.differs(self._known.get(app_id))}
+        before = {self._known[app_id].project_id for app_id in news if app_id in self._known}
+        for some in portions(before | {named.project_id for named in news.values()}, _MOST_PROJECTS):
+            nodes = await self.control.read(partial(_nodes_of, project_ids=some))
+            await self.control.commit(partial(_number, project_ids=some, node_ids=nodes))
+        self._known |= seen
         for app_id in ids - seen.keys():
             self._known.pop(app_id, None)
 
@@ -59,11 +77,24 @@ class NamesLoop:
         """The names of these apps. One that is gone has none any more; one that was never known, or is known to be gone, is
         not in it."""
         apps = apps_of(tx, app_ids)
-        names = app_names(tx, apps)
-        found: dict[str, _Named] = {app.id: (app.project_id, names[app.id]) for app in apps}
+        rows = {
+            app_id: count
+            for some in portions(each.id for each in apps)
+            for app_id, (count,) in tx.instances.sums("app_id", (), within("app_id", some)).items()
+        }
+        found = {
+            each.app.id: _Named(
+                project_id=each.app.project_id,
+                names=names_of_app(each),
+                instances=rows.get(each.app.id, 0),
+                steps=steps(each.instances),
+            )
+            for each in named_apps(tx, apps)
+        }
         for app_id in app_ids - found.keys():
-            if self._known.get(app_id, ("", None))[1] is not None:
-                found[app_id] = self._known[app_id][0], None
+            known = self._known.get(app_id)
+            if known is not None and known.names is not None:
+                found[app_id] = _Named(project_id=known.project_id)
         return found
 
 
