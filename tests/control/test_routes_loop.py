@@ -13,7 +13,7 @@ from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops import routes as routes_loop
 from shellwego.control.routetable import ROUTES_COUNTER, route_table, routes_version
 from shellwego.control.unit import Control, Unit
-from shellwego.core.instances import Phase
+from shellwego.core.instances import OwnerKind, Phase
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.ports.bus import Hint
@@ -140,6 +140,23 @@ async def test_an_edge_that_looked_while_an_instance_was_ill_gets_it_once_it_is_
     assert not edge.endpoints()
     node.failing.clear()
     await world.clock.until(lambda: edge.endpoints() == numbered(world), hints.SWEEP_EVERY_S + 1)
+
+
+@pytest.mark.parametrize(("owner", "rises"), [(OwnerKind.APP, True), (OwnerKind.RUN, False)])
+async def test_the_table_has_another_number_where_an_instance_came_and_went(
+    world: World, owner: OwnerKind, rises: bool
+) -> None:
+    """Between two looks, in which an edge may have got the one that is gone; a one-off run is in no table."""
+    world.spawn(routes_loop.run(world.control))
+    await serving(world)
+    loop = routes_loop.RoutesLoop(world.control)
+    await loop.renumber([world.app_id])
+    before = world.peek(routes_version)
+    (live,) = world.live()
+    gone = replace(live, id="ins_brief", owner=owner, phase=Phase.LOST, version=1)
+    await world.control.commit(lambda unit: unit.tx.instances.insert(gone))
+    await loop.renumber([world.app_id])
+    assert (world.peek(routes_version) > before) is rises
 
 
 def numbered(world: World) -> set[str]:

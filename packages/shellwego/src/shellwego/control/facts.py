@@ -71,6 +71,12 @@ def live_by_app(tx: Transaction, app_ids: Iterable[str]) -> dict[str, tuple[Inst
     return found
 
 
+def instance_rows(tx: Transaction, app_ids: Iterable[str], *conditions: Where) -> dict[str, int]:
+    """By app: how many rows its instances have, those that have ended too; without the apps that have none."""
+    counts = (tx.instances.sums("app_id", (), within("app_id", some), *conditions) for some in portions(app_ids))
+    return {app_id: count for found in counts for app_id, (count,) in found.items()}
+
+
 def image_facts(tx: Transaction, app: App, release: Release) -> ImageFacts:
     """The state of a release's image in the app's project: one row that is ready is enough."""
     rows = tx.images.select(eq("project_id", app.project_id), eq("digest", release.image_digest))

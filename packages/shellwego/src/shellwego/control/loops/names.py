@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from shellwego.control.facts import apps_of, portions
+from shellwego.control.facts import apps_of, instance_rows, portions
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.loops.hints import follow_apps
 from shellwego.control.loops.lease import Leases, run_leased
@@ -77,11 +77,7 @@ class NamesLoop:
         """The names of these apps. One that is gone has none any more; one that was never known, or is known to be gone, is
         not in it."""
         apps = apps_of(tx, app_ids)
-        rows = {
-            app_id: count
-            for some in portions(each.id for each in apps)
-            for app_id, (count,) in tx.instances.sums("app_id", (), within("app_id", some)).items()
-        }
+        rows = instance_rows(tx, [each.id for each in apps])
         found = {
             each.app.id: _Named(
                 project_id=each.app.project_id,

@@ -6,8 +6,8 @@ as their `routed_version` or `unrouted_version`. A table is always read together
 applied that version has a table with them, or without them. One loop numbers; everybody may read.
 
 A table may be ahead of its number: an edge may have read one in which an instance was in, or out, that had changed back
-when this loop looked. The route is then as it was before, and yet that edge would keep the other one; so such a detour
-counts as a change, too.
+when this loop looked, or one that has come and gone. The route is then as it was before, and yet that edge would keep the
+other one; so such a detour counts as a change, too.
 
 After a start nothing is known. All routes are read once and taken as they are, and the number rises even if there are
 none, so that every edge fetches the table: nobody knows what was last seen of an app that has been removed since.
@@ -24,16 +24,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from shellwego.control.facts import apps_of, portions
+from shellwego.control.facts import apps_of, instance_rows, portions
 from shellwego.control.loops.hints import follow_apps
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.routetable import ROUTES_COUNTER, Routed, routed_apps
 from shellwego.control.unit import Control, Unit
-from shellwego.core.instances import Desired, Instance, Sleep
+from shellwego.core.instances import Desired, Instance, OwnerKind, Sleep
 from shellwego.core.routes import detoured, steps
 from shellwego.core.routing import Route
-from shellwego.ports.store import within
+from shellwego.ports.store import eq, within
 from shellwego.wire import subjects
+
+_SERVE = eq("owner", OwnerKind.APP.value)
+"""One-off runs are in no route."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,14 @@ class _Known:
 
     route: Route | None
     steps: Mapping[str, float]
+    rows: int
+    """Of its instances, of those that have ended too."""
+
+    def is_news(self, known: _Known | None) -> bool:
+        """Whether the route is another now, or may have been meanwhile."""
+        if known is None or self.route != known.route or detoured(known.steps, self.steps):
+            return True
+        return self.rows - known.rows > len(self.steps.keys() - known.steps.keys())
 
 
 @dataclass(slots=True)
@@ -59,25 +70,21 @@ class RoutesLoop:
     async def renumber(self, app_ids: Iterable[str]) -> None:
         """Look at some apps; where a route changed, give the table its next number."""
         ids = set(app_ids)
-        seen = await self.control.read(lambda tx: routed_apps(tx, apps_of(tx, ids)))
+        seen, rows = await self.control.read(
+            lambda tx: (routed_apps(tx, apps_of(tx, ids)), instance_rows(tx, ids, _SERVE))
+        )
+        now = {id_: _Known(each.route, steps(each.instances), rows.get(id_, 0)) for id_, each in seen.items()}
         gone = ids & self._known.keys() - seen.keys()
         unnumbered = {row.id: row for routed in seen.values() for row in _unnumbered(routed)}
         for some in portions(unnumbered):
             await self.control.commit(partial(_number, seen=[unnumbered[id_] for id_ in some]))
-        news = not self._begun or gone or any(self._is_news(app_id, routed) for app_id, routed in seen.items())
+        news = not self._begun or gone or any(each.is_news(self._known.get(id_)) for id_, each in now.items())
         if news and not unnumbered:
             await self.control.commit(partial(_number, seen=()))
         self._begun = True
         for app_id in gone:
             del self._known[app_id]
-        self._note(seen)
-
-    def _is_news(self, app_id: str, routed: Routed) -> bool:
-        known = self._known.get(app_id)
-        return known is None or routed.route != known.route or detoured(known.steps, steps(routed.instances))
-
-    def _note(self, seen: dict[str, Routed]) -> None:
-        self._known |= {app_id: _Known(routed.route, steps(routed.instances)) for app_id, routed in seen.items()}
+        self._known |= now
 
 
 def _number(unit: Unit, seen: Sequence[Instance]) -> None:
