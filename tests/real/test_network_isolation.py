@@ -167,7 +167,8 @@ async def test_a_vm_cannot_send_as_another(a_world: World) -> None:
     }
     assert liar.peer.probe("udp", a_world.address("outside"))  # and its stack has found the gateway by an honest name
     for source in (*forged[4], *forged[6]):
-        liar.namespace.run("ip", "addr", "add", f"{source}/{128 if ':' in source else 32}", "dev", "lo")
+        place = [f"{source}/128", "dev", "lo", "nodad"] if ":" in source else [f"{source}/32", "dev", "lo"]
+        liar.namespace.run("ip", "addr", "add", *place)
     targets = ("a1", "b1", "outside", "host")
     for family, sources in forged.items():
         for target, source in product(targets, sources):

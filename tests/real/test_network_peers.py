@@ -189,7 +189,7 @@ async def test_nobody_speaks_from_elsewhere_with_an_address_of_this_node(joined:
     """Such a packet names the right network; a true one follows, whose arrival shows that the false had its chance."""
     two = joined.two
     claimed = addresses.private_address(PREFIX, two.told.network, PROJECT, two.told.network[77])
-    joined.strangers.run("ip", "addr", "add", f"{claimed}/128", "dev", "lo")
+    joined.strangers.run("ip", "addr", "add", f"{claimed}/128", "dev", "lo", "nodad")
     joined.stranger.ask({"send": [two.vm.ipv6, str(claimed), "forged"]})
     assert joined.one.vm.peer.probe("udp", two.vm.ipv6)
     assert "forged" not in two.vm.peer.seen()
