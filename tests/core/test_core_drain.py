@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
-from shellwego.core.apps import AppConfig, Release
-from shellwego.core.drain import DrainFacts, plan_drain, released
-from shellwego.core.instances import Desired, Eviction, Instance, Observed, OwnerKind, Phase
+from shellwego.core.drain import DrainFacts, VolumeLeft, plan_drain, released
+from shellwego.core.evicted import EvictedFacts
+from shellwego.core.instances import Desired, Eviction, Instance, OwnerKind, Phase
 from shellwego.core.nodes import Backend, DrainOrder, Node, NodeFacts, Scheduling
 from shellwego.core.placement import PlacementRequest
-from shellwego.core.target import Target
 
 GIB = 1 << 30
 ORDER = DrainOrder(since=0.0, parallel=2)
@@ -92,85 +90,23 @@ def test_no_more_go_than_have_room_elsewhere() -> None:
 
 
 PENDING = replace(SERVING, id="ins_n", node_id="", phase=Phase.PENDING)
-OLDER = replace(PENDING, content_hash="older", placement_reason="no room")
-"""Comes for its slot, since what it is of was rolled back."""
-SUCCESSOR = replace(SERVING, id="ins_s", node_id="node_2")
-FAILED = replace(SERVING, id="ins_n", phase=Phase.FAILED, created_at=5.0, observed=Observed(reason="exit code 1"))
 
 
-STABLE_FAILED = replace(FAILED, content_hash="older")
-"""Of the release that the app is to run again, and that does not come up."""
-
-
-@pytest.mark.parametrize(
-    ("relatives", "deploying", "reason", "moves"),
-    [
-        ([], (), "moves now", True),
-        ([PENDING], (), "another one is pending in its place", True),
-        ([replace(PENDING, placement_reason="no room")], (), "another one cannot be placed: no room", False),
-        ([replace(PENDING, phase=Phase.STARTING)], (), "another one is starting in its place", True),
-        ([replace(PENDING, memory_of=EVICTED.id)], (), "its memory goes to another node", True),
-        ([], ("app_1",), "its app is being deployed", False),
-        ([OLDER], (), "another one cannot be placed: no room", False),
-        ([OLDER], ("app_1",), "its app is being deployed", False),
-        ([FAILED], (), "what came in its place failed: exit code 1", False),
-        ([replace(FAILED, slot=7)], (), "moves now", True),
-        ([replace(FAILED, content_hash="other")], (), "moves now", True),
-        ([SUCCESSOR], (), "another one is healthy in its place", True),
-        ([SUCCESSOR, replace(OLDER, slot=1)], (), "serves until another one of its app does: no room", False),
-        ([SUCCESSOR, replace(FAILED, slot=1)], (), "serves until another one of its app does: exit code 1", False),
-        (
-            [SUCCESSOR, replace(FAILED, slot=1), replace(PENDING, id="ins_m", slot=1)],
-            (),
-            "another one is healthy in its place",
-            True,
-        ),
-        ([SUCCESSOR, replace(OLDER, slot=1, process="worker")], (), "another one is healthy in its place", True),
-    ],
-)
-def test_what_was_evicted_tells_how_far_it_is(
-    relatives: list[Instance], deploying: tuple[str, ...], reason: str, moves: bool
-) -> None:
-    seen = plan_drain(facts(EVICTED, relatives={"app_1": relatives}, deploying=frozenset(deploying)), 9.0)
-    assert [(each.reason, each.moves) for each in seen.waiting] == [(reason, moves)]
-
-
-def aiming(content: str) -> Mapping[str, Target]:
-    """An app that runs what has this content."""
-    made = Release(
-        id="rel_0",
-        app_id="app_1",
-        number=1,
-        config=AppConfig(),
-        image_digest="sha256:d",
-        content_hash=content,
-        created_at=0.0,
-        created_by="usr_1",
-    )
-    return {"app_1": Target(release=made, generation=0)}
-
-
-@pytest.mark.parametrize(
-    "relative",
-    [
-        OLDER,
-        STABLE_FAILED,
-        replace(STABLE_FAILED, slot=7),
-        replace(STABLE_FAILED, process="worker"),
-        replace(OLDER, process="worker"),
-    ],
-)
-def test_one_that_cannot_go_holds_up_no_other_where_its_release_was_rolled_back(relative: Instance) -> None:
+def test_one_that_cannot_go_on_holds_up_no_other() -> None:
+    """What that is: see the tests of `core.evicted`."""
+    failed = replace(PENDING, phase=Phase.FAILED, created_at=5.0)
     other = replace(SERVING, id="ins_other", app_id="app_2")
-    one_at_a_time = replace(ORDER, parallel=1)
-    running = facts(EVICTED, other, order=one_at_a_time, relatives={"app_1": [relative]}, aims=aiming("older"))
-    assert plan_drain(running, 9.0).evict == ("ins_other",)
+    one_at_a_time = facts(EVICTED, other, order=replace(ORDER, parallel=1))
+    held_up = replace(one_at_a_time, evicted=EvictedFacts(relatives={"app_1": [failed]}))
+    assert (plan_drain(one_at_a_time, 9.0).evict, plan_drain(held_up, 9.0).evict) == ((), ("ins_other",))
 
 
-@pytest.mark.parametrize("relative", [replace(STABLE_FAILED, slot=7), replace(OLDER, process="worker")])
-def test_one_of_the_release_that_its_app_runs_waits_for_no_other_slot(relative: Instance) -> None:
-    seen = plan_drain(facts(EVICTED, relatives={"app_1": [relative]}, aims=aiming(EVICTED.content_hash)), 9.0)
-    assert [(each.reason, each.moves) for each in seen.waiting] == [("moves now", True)]
+@pytest.mark.parametrize(("moving", "evicted"), [(True, ()), (False, ("ins_other",))])
+def test_one_whose_volume_waits_for_something_holds_up_no_other(moving: bool, evicted: tuple[str, ...]) -> None:
+    volume = VolumeLeft(volume_id="vol_1", name="data", instance_id=SERVING.id, moving=moving)
+    other = replace(SERVING, id="ins_other", app_id="app_2")
+    seen = facts(SERVING, other, order=replace(ORDER, parallel=1), volumes=(volume,))
+    assert plan_drain(seen, 9.0).evict == evicted
 
 
 def test_a_one_off_run_is_waited_for_and_holds_up_nothing() -> None:

@@ -13,16 +13,16 @@ from dataclasses import replace
 
 from shellwego.control.changes import apply
 from shellwego.control.evictions import evict
-from shellwego.control.facts import UNFINISHED, apps_of, node_usage, placement_request, releases_of
+from shellwego.control.facts import evicted_facts, node_usage, placement_request, releases_of
 from shellwego.control.instances import instances_on
 from shellwego.control.unit import Unit
 from shellwego.control.volumedrains import send_away, volumes_left
 from shellwego.core.changes import Stop
-from shellwego.core.drain import DrainFacts, DrainPlan, Waiting, plan_drain, released
-from shellwego.core.instances import Desired, Eviction, Instance, OwnerKind
+from shellwego.core.drain import DrainFacts, DrainPlan, plan_drain, released
+from shellwego.core.evicted import Waiting
+from shellwego.core.instances import Desired, Eviction, OwnerKind
 from shellwego.core.nodes import DrainOrder, Node, Scheduling
-from shellwego.core.target import stable_target
-from shellwego.ports.store import Transaction, eq, within
+from shellwego.ports.store import Transaction
 from shellwego.wire import subjects
 
 TOLD_REASONS = 5
@@ -39,24 +39,16 @@ def drain_plan(tx: Transaction, node: Node) -> DrainPlan | None:
 def _facts(tx: Transaction, node: Node, order: DrainOrder) -> DrainFacts:
     instances = instances_on(tx, node.id)
     staying = [i for i in instances if i.owner is OwnerKind.APP and i.desired is Desired.SERVE and not i.evicted]
-    apps = {i.app_id for i in instances if i.evicted}
-    found = apps_of(tx, apps)
-    releases = releases_of(tx, [*(i.release_id for i in staying), *(app.stable_release_id for app in found)])
+    releases = releases_of(tx, [i.release_id for i in staying])
     return DrainFacts(
         order=order,
         instances=tuple(instances),
-        relatives=_relatives(tx, apps),
-        deploying=frozenset(a for a in apps if tx.deployments.count(eq("app_id", a), within("state", UNFINISHED))),
-        aims={app.id: stable_target(app, releases) for app in found},
+        evicted=evicted_facts(tx, instances),
         requests={i.id: placement_request(tx, i, releases[i.release_id]) for i in staying},
         nodes=tuple(tx.nodes.select()) if staying else (),
         usage=node_usage(tx) if staying else {},
         volumes=volumes_left(tx, node) if order.volumes else (),
     )
-
-
-def _relatives(tx: Transaction, app_ids: Iterable[str]) -> dict[str, list[Instance]]:
-    return {app_id: tx.instances.select(eq("app_id", app_id)) for app_id in app_ids}
 
 
 def advance(unit: Unit, node_id: str) -> None:
@@ -86,7 +78,7 @@ def has_news(node: Node, plan: DrainPlan) -> bool:
 def release_evicted(unit: Unit, node: Node) -> None:
     """Let stay what has not begun to move away from a node."""
     here = instances_on(unit.tx, node.id)
-    stay, unneeded = released(here, _relatives(unit.tx, {i.app_id for i in here if i.evicted}))
+    stay, unneeded = released(here, evicted_facts(unit.tx, here).relatives)
     for instance in filter(None, map(unit.tx.instances.get, stay)):
         unit.tx.instances.update(replace(instance, eviction=Eviction.NONE))
         unit.hint(subjects.app(instance.app_id))

@@ -9,11 +9,13 @@ from dataclasses import replace
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.core.apps import App, AppConfig, Process, Release
 from shellwego.core.deployments import FINISHED, DeploymentState
+from shellwego.core.evicted import EvictedFacts
 from shellwego.core.images import ImageState
 from shellwego.core.instances import Instance, OwnerKind, Phase
 from shellwego.core.nodes import NodeHealth
 from shellwego.core.placement import NOTHING, Home, NodeUsage, PlacementRequest
 from shellwego.core.rollout_facts import ImageFacts, RolloutFacts
+from shellwego.core.target import stable_target
 from shellwego.core.volumes import Volume
 from shellwego.ports.store import Op, Transaction, Where, eq, within
 
@@ -75,6 +77,18 @@ def instance_rows(tx: Transaction, app_ids: Iterable[str], *conditions: Where) -
     """By app: how many rows its instances have, those that have ended too; without the apps that have none."""
     counts = (tx.instances.sums("app_id", (), within("app_id", some), *conditions) for some in portions(app_ids))
     return {app_id: count for found in counts for app_id, (count,) in found.items()}
+
+
+def evicted_facts(tx: Transaction, instances: Iterable[Instance]) -> EvictedFacts:
+    """Whatever may come in the place of those of the instances that are evicted."""
+    ids = {instance.app_id for instance in instances if instance.evicted}
+    apps = apps_of(tx, ids)
+    releases = releases_of(tx, [app.stable_release_id for app in apps])
+    return EvictedFacts(
+        relatives={app_id: tx.instances.select(eq("app_id", app_id)) for app_id in ids},
+        deploying=frozenset(a for a in ids if tx.deployments.count(eq("app_id", a), within("state", UNFINISHED))),
+        aims={app.id: stable_target(app, releases) for app in apps},
+    )
 
 
 def image_facts(tx: Transaction, app: App, release: Release) -> ImageFacts:

@@ -10,9 +10,17 @@ from dataclasses import dataclass, replace
 
 from shellwego.control.drains import release_evicted
 from shellwego.control.evictions import evict
-from shellwego.control.facts import UNFINISHED, node_usage, placement_request, process_peers, releases_of
+from shellwego.control.facts import (
+    UNFINISHED,
+    evicted_facts,
+    node_usage,
+    placement_request,
+    process_peers,
+    releases_of,
+)
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.unit import Unit
+from shellwego.core.evicted import waits_for
 from shellwego.core.fleet import Fleet
 from shellwego.core.instances import Eviction, Instance, Phase
 from shellwego.core.nodes import MOVES_AT_A_TIME, Scheduling
@@ -52,7 +60,7 @@ def begin(unit: Unit) -> Rebalance:
 
 def cancel(unit: Unit) -> None:
     """Let stay what is queued, and what has not begun to move."""
-    queued, moving = _queued(unit.tx), _moving(unit.tx)
+    queued, moving = _queued(unit.tx), _evicted(unit.tx)
     for instance in queued:
         unit.tx.instances.update(replace(instance, eviction=Eviction.NONE))
     for node in filter(None, map(unit.tx.nodes.get, sorted({instance.node_id for instance in moving}))):
@@ -89,6 +97,13 @@ def _queued(tx: Transaction) -> list[Instance]:
 
 
 def _moving(tx: Transaction) -> list[Instance]:
+    """Those that cannot go on are not among them: they hold up no other."""
+    found = _evicted(tx)
+    facts = evicted_facts(tx, found)
+    return [instance for instance in found if waits_for(facts, instance, tx.now()).moves]
+
+
+def _evicted(tx: Transaction) -> list[Instance]:
     """Those on nodes that are emptied are not among them."""
     found = tx.instances.select(eq("eviction", Eviction.GENTLE.value), within("phase", LIVE_PHASES))
     draining = {node.id for node in tx.nodes.select(eq("scheduling", Scheduling.DRAINING.value))}

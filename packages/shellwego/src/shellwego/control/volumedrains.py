@@ -26,15 +26,17 @@ def volumes_left(tx: Transaction, node: Node) -> tuple[VolumeLeft, ...]:
     left = [_left(tx, volume, others) for volume in sorted(here, key=lambda each: (each.name, each.id))]
     for replica in tx.replicas.select(eq("node_id", node.id), eq("purpose", ReplicaPurpose.MOVE.value)):
         volume = tx.volumes.get(replica.volume_id)
-        name = volume.name if volume else replica.volume_id
-        left.append(VolumeLeft(volume_id=replica.volume_id, name=name, moving=True, reason="leaves a copy, which goes"))
+        known = VolumeLeft(volume_id=replica.volume_id, name=volume.name if volume else replica.volume_id)
+        held_up = volume is not None and volume.move is not None and volume.move.held_up
+        left.append(known.told("leaves a copy, which goes", moving=not held_up))
     return tuple(left)
 
 
 def _left(tx: Transaction, volume: Volume, others: Iterable[Node]) -> VolumeLeft:
     known = VolumeLeft(volume_id=volume.id, name=volume.name, instance_id=volume.instance_id)
     if volume.moving and volume.move is not None:
-        return known.told(f"moves: {volume.move.reason or volume.move.stage.value}", moving=True)
+        reason = volume.move.reason or volume.move.stage.value
+        return known.told(f"moves: {reason}", moving=not volume.move.held_up)
     try:
         refuse_immovable(tx, volume)
     except ConflictError as error:

@@ -107,6 +107,11 @@ class VolumeMove:
         return self.stage in CLOSED
 
     @property
+    def held_up(self) -> bool:
+        """It waits for a node, or for room for the app there, and nobody knows how long."""
+        return self.stage in (S.COPYING, S.ARRIVING) and self.reason != ""
+
+    @property
     def stopped_s(self) -> float | None:
         """How long the app was stopped; None: it was not, or is not back yet."""
         if self.stopped_at is None or self.back_at is None:

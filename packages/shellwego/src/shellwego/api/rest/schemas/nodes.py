@@ -11,7 +11,8 @@ from pydantic import Field
 from shellwego.api.rest.schemas.common import Body, View, when, when_or_none
 from shellwego.control.peers import Rotation
 from shellwego.control.scheduling import MAX_DEADLINE_S, MAX_PARALLEL
-from shellwego.core.drain import DrainPlan, VolumeLeft, Waiting
+from shellwego.core.drain import DrainPlan, VolumeLeft
+from shellwego.core.evicted import Waiting
 from shellwego.core.nodes import MAX_LABELS, MOVES_AT_A_TIME, DrainOrder
 
 
