@@ -10,13 +10,13 @@ import pytest
 from shellwego.control.changes import KEPT_ENDED, prune
 from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops.hints import CHANGED_EVERY_S, versions
-from shellwego.control.loops.rollout import rollout_step
+from shellwego.control.loops.rollout import BUSY_EVERY_S, rollout_step
 from shellwego.control.runs import RunWish, create_run
 from shellwego.control.unit import Unit
 from shellwego.core.apps import Process, RestartMode, RestartPolicy
 from shellwego.core.deployments import DeploymentState, Stage
 from shellwego.core.images import ImageState
-from shellwego.core.instances import Desired, Instance, OwnerKind, Phase
+from shellwego.core.instances import Desired, Instance, OwnerKind, Phase, Sleep
 from shellwego.core.nodes import Backend
 from shellwego.core.vms import VmPhase
 from shellwego.ports.store import Transaction, eq
@@ -366,6 +366,25 @@ async def test_an_instance_that_came_and_went_between_two_looks_is_seen_though_n
         await world.control.commit(lambda unit: unit.tx.instances.insert(came_and_went))
         assert world.peek(versions) != before
         await world.clock.until(lambda: bool(world.serving()), CHANGED_EVERY_S + 5)
+    finally:
+        await world.end()
+
+
+async def test_what_is_to_sleep_sleeps_soon_after_the_edges_lead_nobody_to_it_though_no_hint_came() -> None:
+    world = World()
+    await world.begin()
+    try:
+        await world.node()
+        edge = await world.edge()
+        served = await deployed(world)
+        await world.control.bus.close()
+        edge.silent = True
+        dozing = replace(served, sleep=Sleep.DOZING, drain_since=world.clock.now())
+        await world.control.commit(lambda unit: unit.tx.instances.update(dozing))
+        await world.clock.advance(3 * CHANGED_EVERY_S)
+        assert world.live()[0].sleep is Sleep.DOZING
+        edge.silent = False
+        await world.clock.until(lambda: world.live()[0].sleep is Sleep.ASLEEP, 2 * BUSY_EVERY_S)
     finally:
         await world.end()
 

@@ -27,7 +27,7 @@ from shellwego.control.placements import placements, store_placements, waiting_i
 from shellwego.control.placer import Placer
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import ShellWeGoError
-from shellwego.core.instances import Desired, Phase
+from shellwego.core.instances import Desired, Phase, Sleep
 from shellwego.core.rollout import plan_rollout
 from shellwego.core.troubles import Troubles
 from shellwego.ports.clock import Waiter
@@ -167,6 +167,8 @@ def busy_apps(tx: Transaction) -> set[str]:
     busy |= {i.app_id for i in tx.instances.select(within("phase", _ON_ITS_WAY))}
     leaving = within("desired", (Desired.DRAIN.value, Desired.STOP.value))
     busy |= {i.app_id for i in tx.instances.select(leaving, within("phase", LIVE_PHASES))}
+    dozing = eq("sleep", Sleep.DOZING.value)
+    busy |= {i.app_id for i in tx.instances.select(dozing, within("phase", LIVE_PHASES))}
     return busy | {app.id for app in tx.apps.select(eq("deleting", True))}
 
 
