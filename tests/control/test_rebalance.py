@@ -8,6 +8,7 @@ import pytest
 
 from shellwego.control import rebalance, scheduling
 from shellwego.core.apps import Process
+from shellwego.core.evicted import SLOW_AFTER_S
 from shellwego.core.instances import Eviction
 from tests.control.rollout_world import GIB, FakeNode, World, node_row
 
@@ -81,6 +82,19 @@ async def test_a_few_move_at_a_time_and_what_is_queued_may_still_stay(
     await world.clock.until(lambda: len(world.live()) == 6, 20)
     await world.clock.advance(20)
     assert (one.running(), two.running()) == (5, 1)
+
+
+async def test_one_that_cannot_go_on_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one in its place never becomes healthy."""
+    monkeypatch.setattr(rebalance, "MOVES_AT_A_TIME", 1)
+    one, two = await joined_empty(world)
+    two.sick.add("sha256:hello:v1")
+    await world.control.commit(rebalance.begin)
+    await world.clock.until(lambda: marks(world).count(Eviction.QUEUED) == 2, 5)
+    await world.clock.advance(SLOW_AFTER_S - 10)
+    assert marks(world).count(Eviction.QUEUED) == 2
+    await world.clock.until(lambda: marks(world).count(Eviction.QUEUED) == 1, 20)
+    assert len(world.serving()) == one.running() == 6
 
 
 async def test_what_finds_no_room_any_more_when_its_turn_comes_stays(world: World) -> None:

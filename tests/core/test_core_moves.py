@@ -64,6 +64,18 @@ def test_after_a_small_round_whoever_holds_the_volume_is_stopped() -> None:
 def test_what_stands_in_the_way_is_told_and_the_app_is_left_alone(changes: dict[str, object], reason: str) -> None:
     plan = plan_move(replace(FACTS, **changes), 1.0)  # type: ignore[arg-type]
     assert (after(plan), plan.move.reason) == ((MoveStage.COPYING, Step.WAIT), reason)
+    assert plan.move.held_up
+
+
+@pytest.mark.parametrize(("arrived", "held_up"), [(False, True), (True, False)])
+def test_it_is_held_up_by_a_new_node_that_does_not_take_the_volume_over(arrived: bool, held_up: bool) -> None:
+    plan = plan_move(at(MoveStage.ARRIVING, arrived=arrived), 1.0)
+    assert plan.move.held_up == held_up
+
+
+def test_what_each_move_waits_for_by_itself_holds_it_not_up() -> None:
+    waiting = [at(MoveStage.STOPPING, leaving=True), at(MoveStage.CLEARING), replace(FACTS, round_held=0)]
+    assert [plan_move(facts, 1.0).move.held_up for facts in waiting] == [False] * 3
 
 
 def test_the_last_round_is_asked_for_once_nobody_has_the_volume() -> None:
