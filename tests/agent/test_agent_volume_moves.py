@@ -340,6 +340,16 @@ async def test_a_volume_that_no_other_node_can_have_is_told_with_the_reason_and_
     assert hosts.holds(hosts.new) == TEXT
 
 
+async def test_a_volume_whose_new_node_fell_silent_holds_up_no_other(hosts: VolumeHosts) -> None:
+    await hosts.new.kill()
+    await hosts.drain(volumes=True)
+    await hosts.clock.until(lambda: hosts.volume.state is VolumeState.MOVING, 10)
+    assert [each.moving for each in hosts.plan().volumes] == [True]
+    await hosts.clock.until(lambda: hosts.move.reason != "", 120)
+    [left] = hosts.plan().volumes
+    assert (left.reason, left.moving) == ("moves: the node it goes to does not answer", False)
+
+
 async def test_a_node_that_has_something_else_under_its_id_is_not_tried_again(hosts: VolumeHosts) -> None:
     await hosts.new.engine.create_volume(hosts.volume_id, GIB)
     await hosts.drain(volumes=True)
