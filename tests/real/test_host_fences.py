@@ -91,6 +91,9 @@ async def test_a_warden_that_was_killed_is_replaced_and_the_last_one_ends_with_t
         spawned = await start(rig_of(helper))
         await helper.host.vm_fence(ONE, time.monotonic() + 60)
         await helper.host.vm_fence(ONE, time.monotonic() + 60)
+        await eventually(
+            lambda: len(wardens(tmp_path / "run")) == 1, "there is one"
+        )  # it is a copy of the helper at first
         (warden,) = wardens(tmp_path / "run")
         process = read_process(warden)
         assert process is not None

@@ -6,6 +6,7 @@ Whoever answers tells whom it took the other end for: so one sees whether that w
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, IPv4Network
@@ -148,10 +149,14 @@ async def test_several_vms_share_a_port_and_one_that_ends_gets_nothing_new(nodes
     assert await hits(nodes, 20) == (0, 20)
 
 
+_OWN_PORTS = itertools.count(10_000)
+"""From which nobody sent before: what comes from a port again is no new connection, and goes to the VM that it went to."""
+
+
 async def hits(nodes: Nodes, count: int) -> tuple[int, int]:
     """How many datagrams of new connections came to the VMs of node one."""
     before = [len(vm.peer.seen()) for vm in (nodes.one.vm, nodes.one.other)]
-    orders = [(f"udp:{SERVED}", str(nodes.one.told.via), "")] * count
+    orders = [(f"udp:{SERVED}", str(nodes.one.told.via), f":{next(_OWN_PORTS)}") for _ in range(count)]
     assert all(await asyncio.to_thread(nodes.stranger.probes, orders))
     after = [len(vm.peer.seen()) for vm in (nodes.one.vm, nodes.one.other)]
     return after[0] - before[0], after[1] - before[1]

@@ -141,9 +141,7 @@ def _begin(unit: Unit, _: None) -> Told:
 
 
 def _cancel(unit: Unit, _: None) -> Told:
-    found = rebalance.rebalance(unit.tx)
-    rebalance.cancel(unit)
-    return {"effect": bool(found.queued or found.moving)}
+    return {"effect": rebalance.cancel(unit)}
 
 
 _WORK: Mapping[str, Callable[[int], Callable[[Unit, Node], Told]]] = {

@@ -58,15 +58,16 @@ def begin(unit: Unit) -> Rebalance:
     return replace(planned, queued=planned.queued + len(planned.moves))
 
 
-def cancel(unit: Unit) -> None:
-    """Let stay what is queued, and what has not begun to move."""
-    queued, moving = _queued(unit.tx), _evicted(unit.tx)
+def cancel(unit: Unit) -> bool:
+    """Let stay what is queued, and what has not begun to move; returns whether there was anything."""
+    queued, evicted = _queued(unit.tx), _evicted(unit.tx)
     for instance in queued:
         unit.tx.instances.update(replace(instance, eviction=Eviction.NONE))
-    for node in filter(None, map(unit.tx.nodes.get, sorted({instance.node_id for instance in moving}))):
+    for node in filter(None, map(unit.tx.nodes.get, sorted({instance.node_id for instance in evicted}))):
         release_evicted(unit, node)
-    if queued or moving:
+    if queued or evicted:
         unit.emit("nodes.rebalance_cancelled", "system", data={"queued": str(len(queued))})
+    return bool(queued or evicted)
 
 
 def advance(unit: Unit) -> None:
