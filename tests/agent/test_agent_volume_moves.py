@@ -17,6 +17,7 @@ from shellwego.core.errors import ConflictError, NotFoundError, UnavailableError
 from shellwego.core.moves import MoveStage
 from shellwego.core.replicas import marker
 from shellwego.core.volumes import Presence, VolumeState
+from shellwego.drivers.engine.memory_volumes import MemoryVolume
 from tests.agent.move_world import Host
 from tests.agent.volume_move_world import GIB, TEXT, VolumeHosts
 from tests.control.rollout_world import PRJ
@@ -73,6 +74,22 @@ async def test_its_snapshots_go_along_the_oldest_first(hosts: VolumeHosts) -> No
     await hosts.clock.advance(5)
     kept = hosts.new.engine.disks.kept[hosts.volume_id]
     assert (kept.holds, kept.snapshots) == ("three", dict(zip(taken, ("one", "two"), strict=True)))
+    assert hosts.holds(hosts.old) is None
+
+
+async def test_of_the_beginning_of_another_copy_that_was_left_there_only_what_the_volume_still_has_is_built_upon(
+    hosts: VolumeHosts,
+) -> None:
+    taken = await hosts.snapshot("one")
+    hosts.write(hosts.old, "two")
+    left = {"snap_" + "0" * 26: "none", taken: "one", "snap_" + "1" * 26: "one and a half"}
+    hosts.new.engine.disks.kept[hosts.volume_id] = MemoryVolume(GIB, holds="one and a half", snapshots=left)
+    await hosts.start_move()
+    await hosts.clock.until(lambda: not hosts.move.active, 600)
+    await hosts.clock.advance(5)
+    kept = hosts.new.engine.disks.kept[hosts.volume_id]
+    assert hosts.volume.node_id == hosts.new.id
+    assert (kept.holds, kept.snapshots) == ("two", {taken: "one"})
     assert hosts.holds(hosts.old) is None
 
 

@@ -21,6 +21,7 @@ from shellwego.core.replicas import (
     asked,
     following,
     marker,
+    outlived,
     placed,
     restated,
     seen,
@@ -64,7 +65,7 @@ def replica_order(tx: Transaction, replica: Replica) -> ReplicaOrder:
         return order
     snapshots = _taken(tx, replica.volume_id)
     if replica.purpose is ReplicaPurpose.MOVE:
-        return replace(order, chain=snapshots)
+        return replace(order, chain=snapshots, gone=outlived(replica, snapshots))
     chain, coming, gone = following(replica, snapshots)
     anew = replica.along is not None and replica.along.anew and replica.along.round == replica.round
     return replace(order, chain=chain, coming=coming, gone=gone, anew=anew)

@@ -239,3 +239,12 @@ def following(replica: Replica, snapshots: Collection[str]) -> tuple[tuple[str, 
     coming = tuple(each for each in chain if along is not None and brings and each not in along.kept)
     known = dict.fromkeys((*planned, *replica.observed.snapshots))
     return chain, coming, tuple(each for each in known if each not in snapshots)
+
+
+def outlived(replica: Replica, snapshots: Collection[str]) -> tuple[str, ...]:
+    """What the node of a move's copy has beside snapshots of the volume, and the volume has no more. A node that was
+    removed while it made a copy, and joined anew, has the beginning of that one, without a marker: it is built upon, but
+    not what was deleted since. Where it has none of those that the volume has, nobody knows what it has: nothing of it goes.
+    """
+    had = replica.observed.snapshots
+    return tuple(each for each in had if each not in snapshots) if any(each in snapshots for each in had) else ()
