@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,17 @@ def check_after(world: Platform, facts: RolloutFacts, before: Mapping[str, Insta
     _check_back_off(world, own, plan)
     _check_deployments(world, facts)
     _check_time_outs(world, facts, before)
+
+
+def check_floor_beside(
+    world: Platform, before: Mapping[str, Instance], plan: RolloutPlan, yields: Callable[[Instance, Release], bool]
+) -> None:
+    """Whoever has no volume that the target needs goes by the floor, whatever others have; beside a canary all do."""
+    own = {id_: i for id_, i in before.items() if i.owner is OwnerKind.APP}
+    course = course_of(world, own, plan)
+    if course.target is not None and course.weight == 100:
+        own = {id_: i for id_, i in own.items() if not yields(i, course.target)}
+    _check_floor(world, own, course)
 
 
 def _check_stop(world: Platform, change: Stop) -> None:

@@ -1,7 +1,7 @@
 """Random histories of an app with a volume: never two owners, and whatever heals ends with what is wanted.
 
 The world is that of the other histories, but a volume lives where it was first, an instance that needs one that another has
-is not placed, and what a process has of floor and ceiling gives way to the volume. Drains are left out: what cannot move is
+is not placed, and who has what is needed gives way whatever the floor. Drains are left out: what cannot move is
 never asked to (`core.drain`).
 """
 
@@ -14,10 +14,13 @@ import pytest
 
 from shellwego.core import course
 from shellwego.core.apps import AppConfig, Mount, Process, Release, Service
+from shellwego.core.changes import Drain, Start, Stop
 from shellwego.core.images import ImageState
 from shellwego.core.instances import Desired, Instance, Phase
 from shellwego.core.rollout import plan_rollout
 from tests.core import rollout_rules as rules
+from tests.core.app_builder import app, instance
+from tests.core.planner_parts import V1, V2, V3, kinds, only, plan
 from tests.core.rollout_history import History
 from tests.core.rollout_parts import EVENTS, NODES, SHAPES, Event, Planner
 
@@ -53,14 +56,14 @@ class VolumeHistory(History):
         return self._freeze(config, digest)
 
     def place(self) -> None:
-        for instance in [i for i in self.own() if i.phase is Phase.PENDING and self.mounts(i)]:
+        for waiting in [i for i in self.own() if i.phase is Phase.PENDING and self.mounts(i)]:
             free = not self.owners() and self.home not in self.down
-            if instance.desired is not Desired.STOP and free and (self.calm or self.random.random() < 0.9):
+            if waiting.desired is not Desired.STOP and free and (self.calm or self.random.random() < 0.9):
                 up = sorted(set(NODES) - self.down)
                 self.home = self.home or (up[0] if up else "")
                 if self.home:
-                    placed = replace(instance, node_id=self.home, phase=Phase.ASSIGNED, phase_since=self.now)
-                    self.instances[instance.id] = placed
+                    placed = replace(waiting, node_id=self.home, phase=Phase.ASSIGNED, phase_since=self.now)
+                    self.instances[waiting.id] = placed
         apart = {i.id: i for i in self.own() if i.phase is Phase.PENDING and self.mounts(i)}
         self.instances = {id_: i for id_, i in self.instances.items() if id_ not in apart}
         super().place()
@@ -70,11 +73,16 @@ class VolumeHistory(History):
     def step(self) -> None:
         plan = self.plan(self.facts(), self.now)
         rules.check_before(self, plan)
+        before = dict(self.instances)
         self._make(plan)
+        rules.check_floor_beside(self, before, plan, self._yields)
         self._check_rest(plan)
 
     def mounts(self, instance: Instance) -> bool:
         return bool(self.releases[instance.release_id].config.volumes_of(instance.process))
+
+    def _yields(self, instance: Instance, target: Release) -> bool:
+        return bool(target.config.mounts) and self.mounts(instance) and not self.is_fresh(instance, target)
 
     def owners(self) -> list[Instance]:
         """Those that a node has, or may have."""
@@ -110,5 +118,25 @@ def test_no_history_gives_a_volume_two_owners_or_sticks(request: pytest.FixtureR
 
 def test_without_the_planners_rule_the_new_one_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the old one has it never gives up, where the planner holds it until the new one is ready."""
-    monkeypatch.setattr(course, "_have_what_is_needed", lambda *_: False)
+    monkeypatch.setattr(course, "_with_what_is_needed", lambda *_: frozenset())
     assert first_broken(HISTORIES)
+
+
+def test_what_serves_without_the_volume_serves_on_though_one_that_never_ran_was_to_have_it() -> None:
+    mounts = (Mount(source="data", destination="/data", process="web", volume_id="vol_1"),)
+    stable, cancelled = (replace(each, config=replace(each.config, mounts=mounts)) for each in (V1, V3))
+    of = app(release_id=cancelled.id, stable_release_id=stable.id)
+    waiting = instance(cancelled, phase=Phase.PENDING)
+    made = plan(of, instance(V2), waiting, releases=(stable, V2, cancelled))
+    assert kinds(made.changes) == ["Stop", "Start", "Aim"]
+    assert only(made, Stop).instance_id == waiting.id
+    assert only(made, Start).release_id == stable.id
+
+
+def test_who_has_the_volume_goes_first_and_the_others_only_as_the_floor_allows() -> None:
+    mounts = (Mount(source="data", destination="/data", process="web", volume_id="vol_1"),)
+    stable, holder = (replace(each, config=replace(each.config, mounts=mounts)) for each in (V1, V3))
+    of = app(release_id=stable.id, stable_release_id=stable.id)
+    made = plan(of, instance(V2), instance(holder), releases=(stable, V2, holder))
+    assert only(made, Drain).instance_id == "v3.0"
+    assert only(made, Start).release_id == stable.id

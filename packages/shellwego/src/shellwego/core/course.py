@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from shellwego.core import canary, release_command
 from shellwego.core.apps import wanted_counts
 from shellwego.core.changes import MoveDeployment, StartCommand
-from shellwego.core.deployments import IMMEDIATE, ROLLING, CanaryStep, Deployment, DeploymentState, Stage, Strategy
+from shellwego.core.deployments import ROLLING, CanaryStep, Deployment, DeploymentState, Stage, Strategy
 from shellwego.core.images import ImageState, blames_image
 from shellwego.core.instances import Instance, OwnerKind
 from shellwego.core.progress import Failure, canary_failure, first_failure, instance_failure, time_out
@@ -75,31 +75,32 @@ def wanted_of(facts: RolloutFacts, target: Target) -> dict[str, int]:
 
 
 def slot_facts(facts: RolloutFacts, course: Course, process: str, wanted: int) -> SlotFacts:
-    """The part of the facts that concerns one process. Where its old instances have volumes that new ones need, the old stop
+    """The part of the facts that concerns one process. Those of its old instances that have volumes which new ones need stop
     first, whatever the strategy; beside a canary of the others they wait until that is promoted."""
     instances = tuple(i for i in facts.instances if i.process == process and i.owner is OwnerKind.APP)
-    yields = _have_what_is_needed(facts, course, instances)
+    yielding = _with_what_is_needed(facts, course, instances)
     return SlotFacts(
         process=process,
         wanted=wanted,
         target=course.target,
-        strategy=IMMEDIATE if yields else course.strategy,
+        strategy=course.strategy,
         instances=instances,
         releases=facts.releases,
         hold=course.hold and not facts.app.stopped,
-        weight=0 if yields and course.weight < 100 else course.weight,
+        weight=0 if yielding and course.weight < 100 else course.weight,
+        yielding=yielding,
     )
 
 
-def _have_what_is_needed(facts: RolloutFacts, course: Course, instances: Iterable[Instance]) -> bool:
-    """Whether some of these have to go before all that the target needs can begin: a volume has one owner."""
+def _with_what_is_needed(facts: RolloutFacts, course: Course, instances: Iterable[Instance]) -> frozenset[str]:
+    """Which of these have to go before all that the target needs can begin: a volume has one owner."""
     release = course.target.release
     if release is None or not release.config.mounts:
-        return False
+        return frozenset()
     needed = {mount.volume_id for mount in release.config.mounts}
     old = (i for i in instances if i.live and not course.target.matches(i))
-    releases = ((i.process, facts.releases.get(i.release_id)) for i in old)
-    return any(needed & each.config.volumes_of(process) for process, each in releases if each is not None)
+    releases = ((i, facts.releases.get(i.release_id)) for i in old)
+    return frozenset(i.id for i, each in releases if each is not None and needed & each.config.volumes_of(i.process))
 
 
 def all_ready(facts: RolloutFacts, course: Course) -> bool:

@@ -4,7 +4,8 @@ Theory. *Fresh* instances have the target's content and the app's generation, *s
 for a deploy, a scale, a stop, a restart, a rollback, a failed instance, a lost node and one that is emptied:
 
 1. fresh ones beyond the wanted count go, those that do not serve first;
-2. stale ones go as far as the floor allows; those that do not serve are free to go;
+2. stale ones go as far as the floor allows; those that do not serve are free to go, and those that have a volume which the
+   target needs go whatever the floor, for it has one owner;
 3. evicted ones, which are as they should be but not where, go once as many as are wanted serve without them;
 4. missing fresh ones come, as far as the ceiling allows.
 
@@ -60,6 +61,8 @@ class SlotFacts:
     """The target has no such process, but the rest of it is not ready yet."""
     weight: int = 100
     """Percent of the wanted count that may be fresh; below 100 stale ones are held."""
+    yielding: frozenset[str] = frozenset()
+    """Stale ones that have a volume which the target needs."""
 
     @property
     def part(self) -> int:
@@ -166,18 +169,17 @@ def _surplus(facts: SlotFacts, counted: Census) -> list[Instance]:
 
 
 def _outdated(facts: SlotFacts, counted: Census) -> list[Instance]:
-    """Stale ones that may go now: what does not serve, and of what serves as much as floor and cutover leave; first those
-    that have to leave their nodes anyway."""
+    """Stale ones that may go now: what yields, what does not serve, and of what else serves as much as floor and cutover
+    leave; first those that have to leave their nodes anyway."""
     if facts.hold:
         return []
     canary = facts.weight < 100
     done = counted.ready >= facts.wanted and not facts.keep_serving and not canary
-    serving = _serving(counted.stale)
-    spare = counted.ready + serving - _floor(facts, serving)
-    held = serving
-    going = []
-    order = sorted(counted.stale, key=lambda i: (i.phase in SERVING, not i.evicted, -i.created_at, i.slot, i.id))
-    for instance in order:
+    going = [] if canary else [i for i in counted.stale if i.id in facts.yielding]
+    rest = [i for i in counted.stale if i not in going]
+    held = _serving(rest)
+    spare = counted.ready + held - _floor(facts, held)
+    for instance in sorted(rest, key=lambda i: (i.phase in SERVING, not i.evicted, -i.created_at, i.slot, i.id)):
         if instance.phase in SERVING and not done:
             if spare <= 0 or ((facts.strategy.cutover or canary) and held <= facts.wanted):
                 continue
