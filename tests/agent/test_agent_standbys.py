@@ -179,6 +179,20 @@ class TestPromotion:
         await hosts.serves_from(hosts.new)
         assert hosts.holds(hosts.new) == TEXT
 
+    async def test_an_agent_that_begins_anew_after_its_death_still_has_the_one_before(
+        self, hosts: StandbyHosts
+    ) -> None:
+        await hosts.protected()
+        hosts.write(hosts.old, LATER)
+        hosts.road.stalls = lambda: True
+        await hosts.clock.advance(EVERY_S + 2)
+        await hosts.die(hosts.old)
+        await hosts.new.kill()
+        hosts.new.start()
+        hosts.road.stalls = lambda: False
+        await hosts.serves_from(hosts.new)
+        assert hosts.holds(hosts.new) == TEXT
+
     async def test_by_hand_where_that_is_wished(self, hosts: StandbyHosts) -> None:
         await hosts.replicate(automatic=False)
         await hosts.clock.until(lambda: hosts.standby.taken_at is not None and hosts.volume.observed.leased, 60)

@@ -226,6 +226,23 @@ async def test_a_node_that_is_removed_on_the_way_ends_the_move_and_the_app_goes_
     assert "removed" in hosts.told("volume.move.failed")[0]["reason"]
 
 
+async def test_an_old_node_that_is_removed_before_the_new_one_spoke_does_not_keep_the_move_from_its_end(
+    hosts: VolumeHosts,
+) -> None:
+    hosts.road.stalls = lambda: hosts.move.stage is MoveStage.LAST
+    await hosts.start_move()
+    await hosts.clock.until(lambda: hosts.move.stage is MoveStage.LAST, 60)
+    hosts.road.stalls = lambda: False
+    await hosts.clock.until(lambda: hosts.move.stage is MoveStage.ARRIVING, 60)
+    await hosts.new.kill()
+    await hosts.old.kill()
+    source = hosts.row(hosts.old)
+    await hosts.world.control.commit(lambda unit: nodeadmin.remove_node(unit, source, force=True))
+    hosts.new.start()
+    await hosts.clock.until(lambda: not hosts.move.active, 300)
+    assert (hosts.move.stage, hosts.volume.node_id, hosts.kept) == (MoveStage.DONE, hosts.new.id, [])
+
+
 async def test_a_node_that_is_removed_before_the_app_is_back_leaves_no_copy_to_be_waited_for(
     hosts: VolumeHosts,
 ) -> None:

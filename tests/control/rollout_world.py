@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from shellwego.agent.report import Reports, Sight
 from shellwego.control.edges import Edges
 from shellwego.control.loops import drains as drains_loop
 from shellwego.control.loops import moves as moves_loop
@@ -22,7 +23,7 @@ from shellwego.control.nodes import Nodes
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App, AppConfig, Mount, Process, Release, RestartMode, Service, content_hash
-from shellwego.core.assignments import Assignments, NodeReport, Registration
+from shellwego.core.assignments import Assignments, Registration
 from shellwego.core.attempts import Memory
 from shellwego.core.convergence import DeleteVm, ResumeVm, RunVm, StopVm, SuspendVm, converge
 from shellwego.core.deployments import Deployment, DeploymentState, Stage
@@ -87,6 +88,7 @@ class FakeNode:
     vms: dict[str, VmView] = field(default_factory=dict)
     memories: dict[str, Memory] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)
+    reports: Reports = field(default_factory=Reports)
     boots: int = 0
 
     async def run(self) -> None:
@@ -94,6 +96,7 @@ class FakeNode:
             Registration(name=self.name, facts=self.facts, known_node_id=self.node_id, known_epoch=self.epoch)
         )
         self.node_id, self.epoch = answer.node_id, answer.epoch
+        self.reports.start_over()
         while True:
             if not self.silent:
                 await self.look()
@@ -101,7 +104,9 @@ class FakeNode:
 
     async def look(self) -> None:
         told = await self.uplink.assignments(self.node_id)
-        self.epoch = max(self.epoch, told.epoch)
+        if told.epoch > self.epoch:
+            self.epoch = told.epoch
+            self.reports.start_over()
         now = self.clock.monotonic()
         for vm in [vm for vm in self.vms.values() if vm.phase is VmPhase.STOPPING]:
             self._stopped(vm.vm_id)
@@ -109,15 +114,12 @@ class FakeNode:
         look = converge(told.items, self.vms.values(), self.memories, health, now)
         self.memories = dict(look.memories)
         self.sequence += 1
-        await self.uplink.report(
-            NodeReport(
-                node_id=self.node_id,
-                epoch=self.epoch,
-                sequence=self.sequence,
-                facts=self.facts,
-                instances=look.observed,
-            )
+        seen = Sight(instances=look.observed)
+        report = self.reports.build(
+            node_id=self.node_id, epoch=self.epoch, sequence=self.sequence, facts=self.facts, seen=seen
         )
+        await self.uplink.report(report)
+        self.reports.confirm(report, seen)
         for action in look.actions:
             match action:
                 case RunVm():

@@ -16,7 +16,7 @@ from shellwego.core.addresses import private_address
 from shellwego.core.assignments import NodeReport, Registration
 from shellwego.core.claims import MAX_EPOCH, MAX_INSTANCES, MAX_LOG_LINES
 from shellwego.core.errors import ForbiddenError, InvalidError
-from shellwego.core.instances import Observed, Phase
+from shellwego.core.instances import SUSPEND_FAILED, Observed, Phase, Sleep
 from shellwego.core.liveness import BEAT_S
 from shellwego.core.nodes import DISK_STEP, MAX_OVERCOMMIT, Node, NodeFacts, NodeHealth
 from shellwego.drivers.bus.memory import MemoryBus
@@ -45,6 +45,29 @@ async def test_an_older_or_repeated_sequence_is_ignored(node: Reporter) -> None:
     for sequence in (7, 6):
         assert (await node.say(Observed(phase=Phase.UNHEALTHY), sequence=sequence)).phase is Phase.HEALTHY
     assert (await node.say(Observed(phase=Phase.UNHEALTHY), sequence=8)).phase is Phase.UNHEALTHY
+
+
+async def test_one_that_comes_late_is_not_believed_though_the_newer_one_said_nothing_new(node: Reporter) -> None:
+    await node.say(healthy(), sequence=5)
+    await node.say(healthy(), sequence=7)
+    assert (await node.say(Observed(phase=Phase.UNHEALTHY), sequence=6)).phase is Phase.HEALTHY
+
+
+@pytest.mark.parametrize("before", [Phase.ASSIGNED, Phase.ASLEEP])
+async def test_checks_that_fail_after_what_was_never_told_are_believed(node: Reporter, before: Phase) -> None:
+    if before is not Phase.ASSIGNED:
+        assert (await node.say(replace(healthy(), phase=before))).phase is before
+    assert (await node.say(replace(healthy(), phase=Phase.UNHEALTHY))).phase is Phase.UNHEALTHY
+
+
+async def test_a_sleep_that_failed_is_given_up_though_the_next_one_was_asked_for_meanwhile(node: Reporter) -> None:
+    await node.say(healthy())
+
+    def doze(unit: Unit) -> None:
+        unit.tx.instances.update(replace(node.instance, sleep=Sleep.DOZING))
+
+    await node.world.control.commit(doze)
+    assert (await node.say(replace(healthy(), reason_code=SUSPEND_FAILED))).sleep is Sleep.AWAKE
 
 
 @pytest.mark.parametrize("epoch", [0, -1])

@@ -113,6 +113,18 @@ async def test_of_ten_deploys_within_a_second_the_last_is_served_and_no_request_
     await at_rest(world, node, edge, "hello:v11", 2)
 
 
+async def test_what_was_asked_for_last_wins_also_where_the_clock_of_the_store_was_set_back_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, edge = await deployed(world)
+    older = await world.deploy("hello:v2")
+    monkeypatch.setattr(world.clock, "_start", world.clock._start - 5)
+    newer = await world.ask(restart)
+    await world.finished(newer.id)
+    assert (world.deployment(older).state, world.deployment(newer.id).state) == (S.SUPERSEDED, S.SUCCEEDED)
+    await at_rest(world, node, edge, "hello:v2", 1)
+
+
 @pytest.mark.parametrize("moment", [0.0, 0.15, 0.3, 0.6])
 async def test_restarted_during_a_rollout_the_new_release_is_served_by_instances_of_after_it(
     world: World, moment: float

@@ -118,6 +118,14 @@ async def test_another_node_and_an_older_report_say_nothing_of_it(node: Reporter
         assert (await node.say(ObservedVolume(), sequence=sequence)).observed.presence is Presence.PRESENT
 
 
+async def test_an_older_report_that_comes_late_is_not_believed_though_the_newer_one_said_nothing_new(
+    node: Reporter,
+) -> None:
+    for sequence in (5, 7):
+        await node.say(THERE, sequence=sequence)
+    assert (await node.say(ObservedVolume(), sequence=6)).observed.presence is Presence.PRESENT
+
+
 async def test_what_is_said_is_bounded_and_only_of_its_own_snapshots(node: Reporter) -> None:
     said = ObservedVolume(
         presence=Presence.PRESENT,

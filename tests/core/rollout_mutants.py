@@ -47,7 +47,7 @@ MUTANTS = (
     ),
     Mutant("lost instances stay", "rollout", "i.node_id in facts.dead_nodes", "i.node_id in ()"),
     # ours
-    Mutant("slots are given twice", "slots", "if slot not in taken:", "if True:"),
+    Mutant("slots are given twice", "slots", "if slot not in taken and slot not in first)", "if True)"),
     Mutant("surplus is kept", "slots", "[: max(0, beyond)]", "[: max(0, beyond - 1)]"),
     Mutant("what does not serve is kept", "slots", "if instance.phase in SERVING and not done:", "if not done:"),
     Mutant(

@@ -130,6 +130,7 @@ def test_all_vms_of_an_app_are_known_by_their_private_addresses_also_those_that_
 WELL = at("10.64.0.2", instance(V1))
 ILL = replace(WELL, phase=Phase.UNHEALTHY, phase_since=WELL.phase_since + 3)
 NUMBERED = replace(WELL, routed_version=7)
+UNROUTED = replace(WELL, routed_version=None)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +143,7 @@ NUMBERED = replace(WELL, routed_version=7)
         pytest.param(NUMBERED, replace(WELL, routed_version=None), True, id="it was to sleep for a moment"),
         pytest.param(NUMBERED, replace(WELL, routed_version=9), True, id="it was to sleep, and is in the routes again"),
         pytest.param(None, WELL, False, id="it is new"),
+        pytest.param(UNROUTED, replace(UNROUTED, version=9), True, id="without a service: it may have been to sleep"),
         pytest.param(
             replace(NUMBERED, desired=Desired.STOP),
             replace(NUMBERED, desired=Desired.STOP, phase=Phase.STOPPING, phase_since=WELL.phase_since + 5),

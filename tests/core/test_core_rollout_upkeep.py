@@ -165,6 +165,14 @@ def test_what_comes_for_one_that_sleeps_and_has_to_leave_goes_on_with_its_memory
     assert "Start" not in kinds(plan(STABLE, replace(ASLEEP, eviction=Eviction.GENTLE), row).changes)
 
 
+def test_who_comes_for_one_in_a_high_slot_comes_into_that_slot() -> None:
+    leaving = replace(ASLEEP, slot=3, eviction=Eviction.GENTLE)
+    came = only(plan(STABLE, leaving), Start)
+    assert (came.slot, came.memory_of) == (3, leaving.id)
+    taken = replace(instance(V1, 3), id="ins_other")
+    assert "Start" not in kinds(plan(STABLE, leaving, taken).changes), "its slot is filled already"
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -41,6 +41,8 @@ DEFAULT_WAIT_S = 300.0
 MAX_WAIT_S = 86_400
 MAX_STEPS = 10
 """Of a canary."""
+_TICK_S = 1e-6
+"""Between a deployment and the one after it at least; less is lost in a float that counts from 1970."""
 NO_COUNTS: Mapping[str, int] = MappingProxyType({})
 
 
@@ -180,6 +182,9 @@ def begin(unit: Unit, app: App, release: Release, rollout: Rollout, *, command: 
     `command`: run the release's command before, if it has one.
     """
     check_rollout(rollout)
+    last = current_deployment(unit.tx, app)
+    # The newest is known by its time: where the store's clock was set back, this one is newer all the same.
+    created_at = unit.now() if last is None else max(unit.now(), last.created_at + _TICK_S)
     deployment = unit.tx.deployments.insert(
         Deployment(
             id=unit.new_id("dep"),
@@ -195,7 +200,7 @@ def begin(unit: Unit, app: App, release: Release, rollout: Rollout, *, command: 
             canary=_canary_of(rollout),
             release_command=release.config.release_command if command else None,
             stages=recorded((), Stage.ADMISSION, "", unit.now()),
-            created_at=unit.now(),
+            created_at=created_at,
             created_by=unit.caller.actor,
         )
     )

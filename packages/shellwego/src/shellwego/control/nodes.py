@@ -251,6 +251,9 @@ def _observe(unit: Unit, node: Node, instance: Instance, observed: Observed) -> 
         return
     observed = bounded_observation(_with_true_address(unit, node, instance, observed))
     if replace(observed, epoch=before.epoch, sequence=before.sequence) == before and observed.phase is instance.phase:
+        # Noted all the same: else an older one that comes after it would be believed.
+        unit.tx.instances.update(replace(instance, observed=observed))
+        unit.hint(subjects.app(instance.app_id))
         return
     _store_observation(unit, instance, observed)
 
@@ -276,7 +279,7 @@ def _store_observation(unit: Unit, instance: Instance, observed: Observed) -> No
     app = unit.tx.apps.get(stored.app_id)
     if app is None:
         return
-    if observed.reason_code == SUSPEND_FAILED and stored.sleep is Sleep.ASLEEP:
+    if observed.reason_code == SUSPEND_FAILED and stored.sleep is not Sleep.AWAKE:
         give_up_sleep(unit, app, stored, observed)
     if stored.memory_of and observed.phase is Phase.ASLEEP:
         memories.arrived(unit, app, stored)

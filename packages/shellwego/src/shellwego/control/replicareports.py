@@ -131,6 +131,8 @@ def take_replicas(unit: Unit, node: Node, report: NodeReport) -> None:
             now = replace(_bounded(replica, observed), epoch=report.epoch, sequence=report.sequence)
             if replace(now, epoch=before.epoch, sequence=before.sequence) != before:
                 _observe(unit, replica, now)
+            else:  # noted all the same: else an older one that comes after it would be believed
+                unit.tx.replicas.update(replace(replica, observed=now))
 
 
 def _observe(unit: Unit, replica: Replica, observed: ObservedReplica) -> None:

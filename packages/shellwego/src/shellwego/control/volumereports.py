@@ -85,6 +85,8 @@ def take_volumes(unit: Unit, node: Node, report: NodeReport) -> None:
             now = replace(_bounded(unit.tx, volume, observed), epoch=report.epoch, sequence=report.sequence)
             if replace(now, epoch=before.epoch, sequence=before.sequence) != before:
                 _observe(unit, volume, now)
+            else:  # noted all the same: else an older one that comes after it would be believed
+                unit.tx.volumes.update(replace(volume, observed=now))
 
 
 def lose_volumes(unit: Unit, node: Node, reason: str) -> int:

@@ -226,8 +226,8 @@ def _closed(facts: MoveFacts, now: float) -> MovePlan:
 
 
 def _arriving(facts: MoveFacts, now: float) -> MovePlan:
-    if facts.arrived:
-        return MovePlan(_at(facts.move, S.CLEARING, now), Step.DROP)
+    if facts.arrived:  # what was removed with its node need not go: its row stays, by which the move is found
+        return MovePlan(_at(facts.move, S.CLEARING, now), Step.WAIT if facts.cleared else Step.DROP)
     return _waits(facts.move, "its new node has not taken it over yet")
 
 

@@ -107,12 +107,16 @@ class NameStep:
 
     since: float
     routed_version: int | None
+    version: int
+    """Of the row."""
 
 
 def steps(instances: Iterable[Instance]) -> dict[str, NameStep]:
     """By instance: what is another value once it may have left its app's names, or entered them, and come back."""
     return {
-        instance.id: NameStep(since=instance.phase_since, routed_version=instance.routed_version)
+        instance.id: NameStep(
+            since=instance.phase_since, routed_version=instance.routed_version, version=instance.version
+        )
         for instance in instances
         if instance.desired is Desired.SERVE and instance.observed.ipv4 and _has_vm(instance)
     }
@@ -124,7 +128,10 @@ def detoured(before: Mapping[str, NameStep], now: Mapping[str, NameStep]) -> boo
 
 
 def _detoured(before: NameStep, now: NameStep) -> bool:
-    """Its first number is no detour: it comes once the instance is healthy."""
+    """Its first number is no detour: it comes once the instance is healthy. What gets none, since it serves nothing, may
+    have been about to sleep whenever its row changed."""
+    if before.routed_version == now.routed_version is None:
+        return before.version != now.version
     renumbered = before.routed_version is not None and before.routed_version != now.routed_version
     return renumbered or before.since != now.since
 

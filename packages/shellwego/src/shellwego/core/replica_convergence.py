@@ -3,9 +3,10 @@
 Theory. What a copy holds is told by its snapshots: the markers of its replica, and the volume's own snapshots that come
 along, each before the marker of its round, the oldest first. The next snapshot is fetched on top of the youngest one
 that is there; then the marker before is deleted. Snapshots that the volume no longer has are deleted before anything is
-fetched, because the youngest one could be among them. A marker that this agent did not receive itself counts only after
-the copy was reset to it, since the process that received it may have ended halfway through what came next; until then
-nothing is reported.
+fetched, because the youngest one could be among them. A marker that this agent did not receive itself ends the round that is
+wanted only after the copy was reset to it, since the process that received it may have ended halfway through what came next;
+until then nothing is reported. That of a round before is told at once: it got its name when it was whole, and whoever makes
+the copy the volume resets it. Where the volume's node is dead, nothing else will ever be told of this copy.
 
 Where the volume's node no longer has the marker that the copy is based on, or the two markers differ, the copy is
 deleted and made anew. A snapshot that the volume's node no longer has was deleted there, and the next order says so.
@@ -235,6 +236,6 @@ def _observe(
         known = any(each in there for each in (*order.chain, *order.gone))
         foreign = not working and (not known or _is_of_another(order, there))
         return replace(told, reason=_FOREIGN, reason_code=FOREIGN) if foreign else told
-    if memory.sure != held:
+    if held == order.round and memory.sure != held:
         return told if memory.reason else None
     return replace(told, round=held, snapshot_id=marker(order.replica_id, held), digest=memory.digest)

@@ -26,6 +26,7 @@ much of the fresh set may come beside it; more where stale ones are missing, sin
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -226,7 +227,8 @@ def _starts(
     filled = len(fresh) + len(counted.completed)
     room = facts.wanted + _surge(facts, moving) - filled - len(stale) - moving
     missing = min(facts.wanted, max(facts.part, facts.wanted - len(stale))) - filled
-    slots = _free_slots({i.slot for i in (*fresh, *counted.completed)}, missing)
+    left = sorted(i.slot for i in counted.evicted if i.id not in gone)
+    slots = _free_slots({i.slot for i in (*fresh, *counted.completed)}, left, missing)
     failures = _failures(facts)
     due = {slot: _due(failures.get(slot, ()), now) for slot in slots}
     ready = [slot for slot in slots if due[slot] <= now][: max(0, room)]
@@ -252,15 +254,11 @@ def _surge(facts: SlotFacts, moving: int) -> int:
     return facts.part + moves if facts.weight < 100 else max(facts.strategy.surge(facts.wanted), moves)
 
 
-def _free_slots(taken: set[int], count: int) -> list[int]:
-    """The lowest free slots."""
-    free: list[int] = []
-    slot = 0
-    while len(free) < count:
-        if slot not in taken:
-            free.append(slot)
-        slot += 1
-    return free
+def _free_slots(taken: set[int], leaving: Iterable[int], count: int) -> list[int]:
+    """Those first of which somebody has to leave his node, since who comes for him is known by the slot; then the lowest."""
+    first = [slot for slot in leaving if slot not in taken]
+    others = (slot for slot in itertools.count() if slot not in taken and slot not in first)
+    return list(itertools.islice(itertools.chain(first, others), max(0, count)))
 
 
 def _failures(facts: SlotFacts) -> dict[int, list[float]]:
