@@ -126,6 +126,48 @@ async def test_a_piece_that_is_damaged_on_its_way_is_named_and_the_round_sent_ag
     assert (damaged, hosts.holds(hosts.new)) == ([1], TEXT)
 
 
+async def test_a_marker_that_is_taken_for_longer_than_anybody_waits_is_there_when_he_comes_back(
+    hosts: VolumeHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, begun = hosts.old.engine, list[str]()
+    at_once = engine.snapshot_volume
+
+    async def copied(volume_id: str, snapshot_id: str, *, freeze: bool) -> None:
+        """As where a snapshot is a full copy; who cancels it leaves none."""
+        begun.append(snapshot_id)
+        await hosts.clock.sleep(50)
+        await at_once(volume_id, snapshot_id, freeze=freeze)
+
+    monkeypatch.setattr(engine, "snapshot_volume", copied)
+    hosts.road.patience_s = 20
+    await hosts.start_move()
+    await hosts.moved()
+    assert len(begun) == len(set(begun)) < len(hosts.road.asked)
+    assert hosts.holds(hosts.new) == TEXT
+
+
+async def test_an_agent_that_ends_lets_go_of_the_marker_that_it_takes(
+    hosts: VolumeHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way: list[str] = []
+
+    async def copied(volume_id: str, snapshot_id: str, *, freeze: bool) -> None:
+        under_way.append(snapshot_id)
+        try:
+            await hosts.clock.sleep(3600)
+        finally:
+            under_way.remove(snapshot_id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hosts.old.engine, "snapshot_volume", copied)
+        await hosts.start_move()
+        await hosts.clock.until(lambda: len(under_way) == 1, 60)
+        await hosts.old.kill()
+        assert under_way == []
+    hosts.old.start()
+    await hosts.moved()
+
+
 async def test_a_later_round_that_does_not_go_with_what_is_there_begins_anew(hosts: VolumeHosts) -> None:
     await hosts.start_move()
     await hosts.clock.until(lambda: hosts.move.stage is MoveStage.STOPPING, 60)

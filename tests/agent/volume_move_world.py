@@ -8,13 +8,14 @@ from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
+from shellwego.agent.waiting import cancel_all
 from shellwego.control import scheduling, volumemoves, volumes
 from shellwego.control.drains import drain_plan
 from shellwego.control.unit import Unit
 from shellwego.control.volumekeys import VolumeKeys
 from shellwego.core.apps import Mount
 from shellwego.core.drain import DrainPlan
-from shellwego.core.errors import ShellWeGoError
+from shellwego.core.errors import ShellWeGoError, UnavailableError
 from shellwego.core.moves import VolumeMove
 from shellwego.core.replicas import Replica
 from shellwego.core.sensitive import Sensitive
@@ -39,6 +40,8 @@ class Road:
         self._real = real
         self._clock = clock
         self.stalls: Callable[[], bool] = lambda: False
+        self.patience_s = float("inf")
+        """So long a piece is waited for."""
         self.on_piece: Callable[[int, bytes], bytes] = lambda _, piece: piece
         self.asked: list[tuple[str, str]] = []
         """Each snapshot that was asked for, and what it is to differ from."""
@@ -49,9 +52,21 @@ class Road:
             await self._clock.sleep(0.05)
         async with aclosing(self._real.replica(node_id, replica_id, snapshot_id, since)) as pieces:
             number = 0
-            async for piece in pieces:
+            while piece := await self._next(pieces):
                 yield self.on_piece(number, piece)
                 number += 1
+
+    async def _next(self, pieces: AsyncGenerator[bytes]) -> bytes:
+        """Empty at the end."""
+        coming = asyncio.ensure_future(anext(pieces, b""))
+        waiting = asyncio.ensure_future(self._clock.sleep(self.patience_s))
+        try:
+            await asyncio.wait({coming, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                raise UnavailableError("transfer-stalled", "the node that has it does not send it")
+            return coming.result()
+        finally:
+            await cancel_all([coming, waiting])
 
 
 class VolumeHosts(Hosts):

@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, AsyncIterable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 
 from plasmavmc.errors import ConflictError, InvalidSpecError
+from plasmavmc.host.threads import to_its_end
 from plasmavmc.storage import luks
 from plasmavmc.storage.volumes.backend import SendReceive
 from plasmavmc.storage.volumes.content import Extent, Feed, SnapshotReader
 from plasmavmc.storage.volumes.errors import no_snapshot, snapshot_exists
-from plasmavmc.storage.volumes.transfer import Incoming, fed, send
+from plasmavmc.storage.volumes.transfer import Incoming, send
 from plasmavmc.types import check_id
 from plasmavmc.volumestock import VolumeStock, check_key, check_size
 
@@ -71,7 +72,7 @@ class VolumeContent:
             if key is not None:
                 luks.master_key(file, key)
 
-        await fed(feed, self._driver.create(volume_id, stored_bytes, lay, sealed=key is not None))
+        await to_its_end(self._driver.create(volume_id, stored_bytes, lay, sealed=key is not None), stop=feed.stop)
 
     async def send(self, snapshot_id: str, since: str = "") -> AsyncGenerator[bytes]:
         """A snapshot for another node, which `receive` takes there; with `since`, another one of the same volume, only
@@ -91,8 +92,9 @@ class VolumeContent:
             if since:
                 old = await self._driver.open_snapshot(since)
                 files.callback(os.close, old)
-            async for part in send(new, old, sealed=origin.sealed):
-                yield part
+            async with aclosing(send(new, old, sealed=origin.sealed)) as parts:
+                async for part in parts:
+                    yield part
 
     async def receive(self, volume_id: str, snapshot_id: str, stream: AsyncIterable[bytes], *, since: str = "") -> str:
         """Take what `send` gave of a snapshot: the volume then is what that was, and has the snapshot under the same id.
@@ -140,4 +142,4 @@ class VolumeContent:
             incoming.check(file)
 
         work = self._driver.receive(volume_id, snapshot_id, header.size_bytes, lay, sealed=header.sealed, since=since)
-        await fed(feed, work)
+        await to_its_end(work, stop=feed.stop)

@@ -1,7 +1,8 @@
 """Work that its caller never outruns, in a thread above all.
 
 Trap of `asyncio.to_thread`: a cancelled caller goes on at once while the thread still works, on files that the caller now
-closes, removes or hands to the next. Here cancellation waits until the thread is done; so the work must be short.
+closes, removes or hands to the next. Here cancellation waits until the thread is done; so the work must be short, or be
+one that can be told to stop.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     return await to_its_end(asyncio.to_thread(work, *args, **kwargs))
 
 
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+async def to_its_end(work: Coroutine[Any, Any, T], stop: Callable[[], None] = lambda: None) -> T:
     """The result of what nobody would come back to if it were half done; it has ended when this returns or raises, cancelled
-    or not."""
+    or not. Who is cancelled has `stop` called, by which the work may end soon."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
+        stop()
         while not task.done():
             await _outlast(task)
         task.exception()  # seen, if there is one; the caller gets the cancellation

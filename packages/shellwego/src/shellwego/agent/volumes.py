@@ -75,6 +75,8 @@ class Volumes:
         self._views: Mapping[str, VolumeView] = {}
         self._memories: Mapping[str, VolumeMemory] = {}
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._marking: dict[str, asyncio.Task[None]] = {}
+        """Markers that are being taken, by id."""
         self._troubles = Troubles()
         self.observed: Mapping[str, ObservedVolume] | None = None
         """By volume id, as of the last look; None before the first."""
@@ -143,14 +145,32 @@ class Volumes:
         if request.base_id and request.base_id not in there:
             raise NotFoundError(NO_BASE, f"the volume's node has no snapshot {request.base_id} any more")
         if of is not None and request.snapshot_id not in there:
-            await engine.snapshot_volume(request.volume_id, request.snapshot_id, freeze=False)
+            await self._mark(engine, request)
         async with aclosing(engine.send_snapshot(request.snapshot_id, request.base_id)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
+    async def _mark(self, engine: VolumeEngine, request: StreamRequest) -> None:
+        """Take a marker, to its end also where its reader leaves: to copy a large volume takes longer than any reader waits,
+        who comes back for it, and would find nothing each time."""
+        name = request.snapshot_id
+        if name not in self._marking:
+            taking = self._taken(engine, request.volume_id, name)
+            self._marking[name] = asyncio.create_task(taking, name=f"marker {name}")
+            self._marking[name].add_done_callback(lambda _: self._marking.pop(name))
+        await asyncio.shield(self._marking[name])
+
+    async def _taken(self, engine: VolumeEngine, volume_id: str, snapshot_id: str) -> None:
+        try:
+            await engine.snapshot_volume(volume_id, snapshot_id, freeze=False)
+        except ShellWeGoError as error:  # its reader may be gone
+            if trouble := self._troubles.failed(f"marker {volume_id}", str(error), self._clock.monotonic()):
+                _log.warning("agent.marker_failed", volume=volume_id, reason=str(error), **trouble.fields)
+            raise
+
     async def close(self) -> None:
-        """Let go of orders under way."""
-        await cancel_all(list(self._under_way.values()))
+        """Let go of orders under way, and of markers."""
+        await cancel_all([*self._under_way.values(), *self._marking.values()])
 
     def _order(self, engine: VolumeEngine, action: VolumeAction) -> None:
         name = f"{type(action).__name__} {action.volume_id}"

@@ -7,6 +7,11 @@
 Theory. The sender has both snapshots and reads what either has as data. The receiver lays the blocks over its copy of the
 earlier one, and reads the whole back before it has a name: where the sums differ, because the two had not begun with the
 same, nothing is kept. Numbers are big-endian. What is sealed goes as it lies; nobody on the way needs its key.
+
+To read two large snapshots takes minutes in which nothing may differ, and whoever waits on the way takes silence for a
+stall. So the header goes before anything is read, and after `SILENT_S` what there is, be it little; where there is nothing,
+the block that is just looked at goes although it does not differ: to lay it again changes nothing, and every receiver takes
+it. Who leaves ends the scan at its next block.
 """
 
 from __future__ import annotations
@@ -16,19 +21,24 @@ import hashlib
 import heapq
 import os
 import struct
-from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterator
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
 
 from plasmavmc.errors import InvalidSpecError, UnavailableError
-from plasmavmc.host.threads import in_thread
+from plasmavmc.host.threads import to_its_end
 from plasmavmc.storage.sparse import data_ranges, read_range
-from plasmavmc.storage.volumes.content import Extent, Feed
+from plasmavmc.storage.volumes.content import Extent
 from plasmavmc.storage.volumes.errors import volume_errors
 from plasmavmc.types import MIB
 
 BLOCK = 64 * 1024
 """The last one of a volume may be shorter."""
+SILENT_S = 5.0
+"""A sender says nothing for so long at most, beside one block's reading: a part of what the least patient reader waits, and
+seldom enough that what it says to be heard hardly adds to what differs."""
 _MAGIC = b"SWGSNAP1"
 _HEADER = struct.Struct(">8sQB")
 _NUMBER = struct.Struct(">QI")
@@ -45,40 +55,57 @@ class Header:
     based: bool
 
 
-async def send(new: int, old: int | None, *, sealed: bool) -> AsyncGenerator[bytes]:
-    """The stream by which `new` is made of `old` (None: of nothing); both are open for reading.
+@dataclass(frozen=True, slots=True)
+class _Part:
+    number: int
+    content: bytes
+    differs: bool
+    """The receiver does not have it; what he has may be said again."""
+
+
+async def send(
+    new: int, old: int | None, *, sealed: bool, clock: Callable[[], float] = time.monotonic
+) -> AsyncGenerator[bytes]:
+    """The stream by which `new` is made of `old` (None: of nothing); both are open for reading. `clock` is monotonic, in
+    seconds: see `SILENT_S`. No thread reads them any more when this has ended, also by cancellation.
 
     Raises:
         HostError: `storage-error`, one of them cannot be read.
     """
-    parts = _parts(new, old, sealed=sealed)
-    while part := await _told(parts):
-        yield part
-
-
-async def _told(parts: Iterator[bytes]) -> bytes:
     with volume_errors("read a snapshot"):
-        return await in_thread(_batch, parts)
-
-
-def _batch(parts: Iterator[bytes]) -> bytes:
-    batch = bytearray()
-    while len(batch) < _BATCH and (part := next(parts, None)) is not None:
-        batch += part
-    return bytes(batch)
-
-
-def _parts(new: int, old: int | None, *, sealed: bool) -> Iterator[bytes]:
-    size = os.fstat(new).st_size
+        size = os.fstat(new).st_size
     yield _HEADER.pack(_MAGIC, size, _SEALED * sealed | _BASED * (old is not None))
+    parts, left = _parts(new, old, size), threading.Event()
+    while piece := await _told(parts, clock, left):
+        yield piece
+
+
+async def _told(parts: Iterator[_Part], clock: Callable[[], float], left: threading.Event) -> bytes:
+    with volume_errors("read a snapshot"):
+        return await to_its_end(asyncio.to_thread(_piece, parts, clock, left), stop=left.set)
+
+
+def _piece(parts: Iterator[_Part], clock: Callable[[], float], left: threading.Event) -> bytes:
+    """The next; empty at the end. In a thread, which ends soon when the reader has `left`."""
+    piece, due = bytearray(), clock() + SILENT_S
+    for part in parts:
+        late = clock() >= due
+        if part.differs or (late and not piece):
+            piece += _NUMBER.pack(part.number, len(part.content)) + part.content
+        if left.is_set() or len(piece) >= _BATCH or (late and piece):
+            break
+    return bytes(piece)
+
+
+def _parts(new: int, old: int | None, size: int) -> Iterator[_Part]:
     total = hashlib.sha256()
-    for number in _blocks(new) if old is None else _either(_blocks(new), _blocks(old)):
+    numbers = _blocks(new) if old is None else _either(_blocks(new), _blocks(old))
+    for number in takewhile(lambda number: number * BLOCK < size, numbers):
         block = _read(new, number, size)
         before = bytes(len(block)) if old is None else _read(old, number, size)
         _add(total, number, block)
-        if block != before:
-            yield _NUMBER.pack(number, len(block)) + block
-    yield _NUMBER.pack(_END, total.digest_size) + total.digest()
+        yield _Part(number, block, block != before)
+    yield _Part(_END, total.digest(), differs=True)
 
 
 def digest(file: int, size_bytes: int) -> bytes:
@@ -161,16 +188,3 @@ class Incoming:
         taken = bytes(self._left[:size])
         del self._left[:size]
         return taken
-
-
-async def fed(feed: Feed, work: Coroutine[None, None, None]) -> None:
-    """Do what a feed fills; a caller who is cancelled stops the feed, and waits for the end."""
-    made = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(made)
-    except asyncio.CancelledError:
-        feed.stop()
-        await asyncio.wait({made})
-        if not made.cancelled():
-            made.exception()  # seen; the caller gets the cancellation
-        raise
