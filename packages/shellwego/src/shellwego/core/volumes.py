@@ -203,6 +203,13 @@ class Volume:
         return self.move is not None and self.move.closed
 
     @property
+    def given_back(self) -> bool:
+        """It is where it was before a move stopped whoever had it, and he may have it again."""
+        moved = self.move
+        stopped = moved is not None and moved.stops > 0 and moved.source_node_id == self.node_id
+        return stopped and not self.closed
+
+    @property
     def lost(self) -> bool:
         """Its data is gone, with its node."""
         return self.observed.reason_code == LOST
