@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from shellwego.agent.replicas import AT_ONCE
 from shellwego.control import nodeadmin, scheduling, volumemoves, volumes
 from shellwego.control.evictions import evict
 from shellwego.control.unit import Unit
 from shellwego.core.errors import ConflictError, NotFoundError, UnavailableError
-from shellwego.core.moves import MoveStage
+from shellwego.core.moves import IN_VAIN, MOST_STOPS, PAUSE_S, MoveStage
+from shellwego.core.replica_convergence import Load
 from shellwego.core.replicas import marker
 from shellwego.core.volumes import Presence, VolumeState
 from shellwego.drivers.engine.memory_volumes import MemoryVolume
@@ -327,6 +329,36 @@ async def test_the_last_round_is_not_sent_while_somebody_may_have_the_volume(hos
     await hosts.moved()
 
 
+# Beside the copies of other volumes
+
+
+async def test_the_last_round_waits_for_no_whole_copy_while_the_app_is_stopped(hosts: VolumeHosts) -> None:
+    await hosts.start_move()
+    await hosts.clock.until(lambda: hosts.move.stage is MoveStage.STOPPING, 60)
+    await hosts.copy_slowly("one", "two", "three")
+    await hosts.clock.until(lambda: not hosts.move.active, 60)
+    assert (hosts.move.stage, hosts.move.stops) == (MoveStage.DONE, 1)
+    assert hosts.holds(hosts.new) == TEXT
+
+
+async def test_of_whole_copies_no_more_than_two_are_brought_up_at_once(hosts: VolumeHosts) -> None:
+    await hosts.copy_slowly("one", "two", "three")
+    await hosts.clock.advance(30)
+    assert len(hosts.road.asked) == AT_ONCE[Load.COPY] == 2
+    first = hosts.road.asked[0][0].split("_")[1]
+    hosts.road.stalled.remove(f"rep_{first}")
+    await hosts.clock.until(lambda: [since for _, since in hosts.road.asked].count("") == 3, 60)
+
+
+async def test_a_copy_that_is_to_go_waits_for_none_that_comes(hosts: VolumeHosts) -> None:
+    hosts.road.stalls = lambda: hosts.move.rounds > 1
+    await hosts.start_move()
+    await hosts.clock.until(lambda: hosts.move.stage is MoveStage.STOPPING, 60)
+    await hosts.copy_slowly("one", "two", "three")
+    await hosts.world.control.commit(lambda unit: volumemoves.cancel_move(unit, hosts.volume))
+    await hosts.clock.until(lambda: hosts.holds(hosts.new) is None, 10)
+
+
 # Crashes
 
 
@@ -435,6 +467,82 @@ async def test_a_node_that_has_something_else_under_its_id_is_not_tried_again(ho
     [left] = hosts.plan().volumes
     assert left.reason == "stays: no other node can have it: new has something else under the volume's id"
     assert len(hosts.edge.endpoints()) == 1
+
+
+async def test_a_node_for_which_the_app_was_stopped_in_vain_is_left_in_peace_by_the_drain(hosts: VolumeHosts) -> None:
+    await hosts.fail_slowly()
+    await hosts.clock.advance(600)
+    assert len(hosts.told("volume.move.failed")) == 1
+    assert len(hosts.told("volume.move.stopping")) == MOST_STOPS
+    [left] = hosts.plan().volumes
+    assert (left.reason, left.moving) == (f"stays: no other node can have it: new was tried: {IN_VAIN}", False)
+    assert [each.reason for each in hosts.plan().waiting] == [f"its volume data {left.reason}"]
+    assert len(hosts.edge.endpoints()) == 1
+
+
+async def test_an_app_that_was_stopped_in_vain_goes_on_though_its_node_is_being_emptied(hosts: VolumeHosts) -> None:
+    hosts.road.stalls = lambda: hosts.move.stage is MoveStage.LAST
+    await hosts.drain(volumes=True)
+    await hosts.clock.until(lambda: bool(hosts.told("volume.move.delayed")), 300)
+    await hosts.clock.until(lambda: len(hosts.edge.endpoints()) == 1, PAUSE_S / 2)
+    assert [each.node_id for each in hosts.world.live()] == [hosts.old.id]
+    hosts.road.stalls = lambda: False
+    await hosts.clock.until(hosts.drained, 300)
+    await hosts.moved()
+
+
+async def test_what_is_left_at_the_deadline_is_stopped_and_comes_not_back(hosts: VolumeHosts) -> None:
+    await hosts.fail_slowly()
+    await hosts.clock.until(lambda: len(hosts.edge.endpoints()) == 1, 60)
+    await hosts.drain(force=True, deadline_s=1.0)
+    await hosts.clock.until(lambda: not hosts.edge.endpoints(), 60)
+    await hosts.clock.advance(60)
+    assert [each.node_id for each in hosts.world.live()] == [""]
+    await hosts.uncordon(hosts.old)
+    await hosts.clock.until(lambda: len(hosts.edge.endpoints()) == 1, 60)
+
+
+async def test_the_next_node_is_tried_after_one_for_which_the_app_was_stopped_in_vain(hosts: VolumeHosts) -> None:
+    await hosts.fail_slowly()
+    third = await hosts.join("third")
+    hosts.road.stalls = lambda: False
+    await hosts.moved(third)
+    assert hosts.move.in_vain == (hosts.new.id,)
+
+
+async def test_by_hand_a_volume_goes_also_where_the_app_was_stopped_for_it_in_vain(hosts: VolumeHosts) -> None:
+    await hosts.fail_slowly()
+    await hosts.clock.until(lambda: not hosts.kept, 60)
+    hosts.road.stalls = lambda: False
+    await hosts.start_move()
+    assert hosts.move.in_vain == ()
+    await hosts.moved()
+
+
+async def test_an_order_to_drain_that_is_given_anew_tries_again_where_the_app_was_stopped_in_vain(
+    hosts: VolumeHosts,
+) -> None:
+    await hosts.fail_slowly()
+    await hosts.clock.until(lambda: not hosts.kept, 60)
+    hosts.road.stalls = lambda: False
+    await hosts.drain(parallel=3)
+    await hosts.clock.advance(10)
+    assert not hosts.move.active, "volumes stay with that order, so it says nothing of them"
+    await hosts.drain(volumes=True)
+    await hosts.clock.until(hosts.drained, 300)
+    await hosts.moved()
+
+
+async def test_what_one_volume_takes_of_a_disk_is_not_promised_to_the_next(hosts: VolumeHosts) -> None:
+    await hosts.add_volume("more", 4 * GIB)
+    await hosts.offer(hosts.new, disk_bytes=4 * GIB + (512 << 20), disk_overcommit=1.0)
+    await hosts.drain(volumes=True)
+    await hosts.clock.advance(2)
+    assert [each.volume_id for each in hosts.kept] == [hosts.volume_id]
+    assert [each.reason for each in hosts.plan().volumes] == [
+        "moves: copying",
+        "stays: no other node can have it: new has room for 3584 MiB, and the volume has 4096",
+    ]
 
 
 # Who may have it

@@ -9,17 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from shellwego.agent.waiting import cancel_all
-from shellwego.control import scheduling, volumemoves, volumes
+from shellwego.control import scheduling, standbys, volumemoves, volumes
 from shellwego.control.drains import drain_plan
 from shellwego.control.unit import Unit
 from shellwego.control.volumekeys import VolumeKeys
 from shellwego.core.apps import Mount
 from shellwego.core.drain import DrainPlan
 from shellwego.core.errors import ShellWeGoError, UnavailableError
-from shellwego.core.moves import VolumeMove
+from shellwego.core.moves import MoveStage, VolumeMove
 from shellwego.core.replicas import Replica
 from shellwego.core.sensitive import Sensitive
-from shellwego.core.volumes import Volume, VolumeState
+from shellwego.core.volumes import Volume, VolumeState, restated
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.ports.store import Store
@@ -42,13 +42,15 @@ class Road:
         self.stalls: Callable[[], bool] = lambda: False
         self.patience_s = float("inf")
         """So long a piece is waited for."""
+        self.stalled: set[str] = set()
+        """Copies of which nothing comes."""
         self.on_piece: Callable[[int, bytes], bytes] = lambda _, piece: piece
         self.asked: list[tuple[str, str]] = []
         """Each snapshot that was asked for, and what it is to differ from."""
 
     async def replica(self, node_id: str, replica_id: str, snapshot_id: str, since: str) -> AsyncGenerator[bytes]:
         self.asked.append((snapshot_id, since))
-        while self.stalls():
+        while self.stalls() or replica_id in self.stalled:
             await self._clock.sleep(0.05)
         async with aclosing(self._real.replica(node_id, replica_id, snapshot_id, since)) as pieces:
             number = 0
@@ -147,6 +149,22 @@ class VolumeHosts(Hosts):
         target = host or self.new
         await self.world.control.commit(lambda unit: self.ask_move(unit, target))
 
+    async def add_volume(self, name: str, size_bytes: int = GIB) -> Volume:
+        """Another volume on the old node, that nobody mounts."""
+        made = replace(self.volume, id=f"vol_{name}", name=name, size_bytes=size_bytes, instance_id="", move=None)
+        self.old.engine.disks.create(made.id, size_bytes)
+        return await self.world.control.commit(lambda unit: unit.tx.volumes.insert(restated(made)))
+
+    async def copy_slowly(self, *names: str) -> None:
+        """Have the new node begin standby copies of further volumes, of which nothing comes."""
+        for name in names:
+            volume = await self.add_volume(name)
+
+            def keep(unit: Unit, volume: Volume = volume) -> None:
+                self.road.stalled.add(standbys.replicate(unit, volume, 60, self.row(self.new)).id)
+
+            await self.world.control.commit(keep)
+
     def ask_move(self, unit: Unit, host: Host) -> Volume:
         return volumemoves.move_volume(unit, self.volume, self.row(host))
 
@@ -198,6 +216,12 @@ class VolumeHosts(Hosts):
         found = self.world.peek(lambda tx: drain_plan(tx, self.row(self.old)))
         assert found is not None
         return found
+
+    async def fail_slowly(self) -> None:
+        """Empty the old node of its volume, too, whose last round never comes in time; until that came to nothing."""
+        self.road.stalls = lambda: self.move.stage is MoveStage.LAST
+        await self.drain(volumes=True)
+        await self.clock.until(lambda: bool(self.told("volume.move.failed")), 900)
 
     async def offer(self, host: Host, **facts: object) -> None:
         """The node tells this of itself from now on; its agent is silent."""

@@ -108,7 +108,14 @@ def test_a_stop_that_takes_too_long_is_taken_back_and_tried_again_later_and_not_
         if stop < MOST_STOPS:
             assert after(plan_move(facts, now + PAUSE_S - 1)) == (MoveStage.COPYING, Step.WAIT)
         now += PAUSE_S
-    assert after(plan_move(facts, now)) == (MoveStage.FAILED, Step.DROP)
+    ended = plan_move(facts, now)
+    assert after(ended) == (MoveStage.FAILED, Step.DROP)
+    assert ended.move.in_vain == ("node_2",)
+
+
+def test_a_node_that_it_goes_to_again_in_vain_is_remembered_once() -> None:
+    again = replace(MOVE, stops=MOST_STOPS, in_vain=("node_3", "node_2"))
+    assert plan_move(replace(FACTS, move=again), 1.0).move.in_vain == ("node_3", "node_2")
 
 
 def test_it_is_over_once_the_app_is_back_and_the_copy_gone_and_says_how_long_the_app_was_stopped() -> None:

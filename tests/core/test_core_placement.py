@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shellwego.core.fleet import Fleet
-from shellwego.core.nodes import Backend, Node, NodeFacts, NodeHealth, Scheduling
-from shellwego.core.placement import NodeUsage, Placement, PlacementRequest, Refusal
+from shellwego.core.nodes import Backend, DrainOrder, Node, NodeFacts, NodeHealth, Scheduling
+from shellwego.core.placement import Home, NodeUsage, Placement, PlacementRequest, Refusal
 from shellwego.core.placement_rules import PlacementRules, Spread
 
 GIB = 1 << 30
@@ -43,6 +43,22 @@ def refusal(*nodes: Node, request: PlacementRequest = REQUEST, usage: dict[str, 
     outcome = place(request, nodes, usage or {})
     assert isinstance(outcome, Refusal)
     return outcome
+
+
+HOME = Home("node_a", "data")
+
+
+@pytest.mark.parametrize("scheduling", [Scheduling.CORDONED, Scheduling.DRAINING])
+def test_who_was_stopped_for_a_move_that_did_not_take_its_volume_away_comes_back_to_it(scheduling: Scheduling) -> None:
+    there, comes = node("a", scheduling=scheduling), replace(REQUEST, home=HOME)
+    why = f"no node fits: 1 holds the volume data and is {scheduling.value}"
+    assert refusal(there, request=comes).reason == why
+    returns = replace(REQUEST, home=replace(HOME, returns=True))
+    assert place(returns, [there]) == Placement("node_a")
+    stopped = replace(there, drain=DrainOrder(since=0.0, deadline=1.0, force=True, overdue=True))
+    assert refusal(stopped, request=returns).reason == why
+    drained = refusal(replace(there, scheduling=Scheduling.DRAINED), request=returns)
+    assert drained.reason == "no node fits: 1 holds the volume data and is drained"
 
 
 def test_instances_of_a_process_are_spread() -> None:

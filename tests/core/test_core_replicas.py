@@ -12,12 +12,14 @@ from shellwego.core.errors import InvalidError, NotFoundError, ShellWeGoError, U
 from shellwego.core.replica_convergence import (
     NO_BASE,
     Discard,
+    Load,
     Receive,
     ReplicaAction,
     ReplicaMemory,
     converge_replicas,
     done,
     failed,
+    load_of,
 )
 from shellwego.core.replicas import (
     REPLICA_MOVES,
@@ -121,8 +123,32 @@ def look(
     return action, step.observed.get(ID)
 
 
-def receive(snapshot_id: str, since: str = "", *, round_: int = 1) -> Receive:
-    return Receive(replica_id=ID, volume_id="vol_1", round=round_, snapshot_id=snapshot_id, since=since)
+def receive(snapshot_id: str, since: str = "", *, round_: int = 1, held: int = 0) -> Receive:
+    """`held` need not be said where it follows from what it is to differ from."""
+    of = marked(since)
+    return Receive(
+        replica_id=ID,
+        volume_id="vol_1",
+        round=round_,
+        snapshot_id=snapshot_id,
+        since=since,
+        held=of[1] if of else held,
+    )
+
+
+def test_all_that_the_first_round_brings_is_a_copy_and_what_comes_later_a_difference() -> None:
+    order, held = replace(ORDER, chain=("snap_1",)), marker(ID, 1)
+    for found in (None, view("snap_1")):
+        action = look(order, found)[0]
+        assert action is not None
+        assert load_of(action) is Load.COPY
+    later, memory = replace(order, round=2, chain=("snap_1", "snap_2"), coming=("snap_2",)), ReplicaMemory(sure=1)
+    for found in (view("snap_1", held), view("snap_1", held, "snap_2"), view("snap_1", held, marker(ID, 2))):
+        action = look(later, found, memory)[0]
+        assert action is not None
+        assert load_of(action) is Load.DIFFERENCE
+    assert load_of(Discard(volume_id="vol_1")) is Load.REMOVAL
+    assert load_of(DeleteSnapshot(volume_id="vol_1", snapshot_id=held)) is Load.REMOVAL
 
 
 def test_the_volumes_snapshots_come_first_the_oldest_first_and_then_the_marker() -> None:
@@ -145,11 +171,11 @@ def test_snapshots_that_were_taken_since_come_on_top_of_the_marker_that_is_there
     assert told is not None
     assert (told.round, told.snapshots) == (2, ("snap_1",))
     action, told = look(KEEPING, view(held, "snap_1", "snap_2"), memory)
-    assert action == receive("snap_3", "snap_2", round_=4)
+    assert action == receive("snap_3", "snap_2", round_=4, held=2)
     assert told is not None
     assert told.snapshots == ("snap_1", "snap_2"), "what is there is told before its round is held"
     assert look(KEEPING, view(held, "snap_1", "snap_2", "snap_3"), memory)[0] == receive(
-        marker(ID, 4), "snap_3", round_=4
+        marker(ID, 4), "snap_3", round_=4, held=2
     )
 
 
@@ -253,7 +279,7 @@ def test_a_round_differs_from_the_last_marker_that_goes_once_the_next_is_there()
 
 def test_what_another_agent_received_counts_once_the_copy_was_made_that_again() -> None:
     action, told = look(ORDER, view(marker(ID, 1)))
-    assert (action, told) == (receive(marker(ID, 1)), None)
+    assert (action, told) == (receive(marker(ID, 1), held=1), None)
     assert isinstance(action, Receive)
     told = look(ORDER, view(marker(ID, 1)), done(ReplicaMemory(), ORDER, action))[1]
     assert told is not None

@@ -9,6 +9,7 @@ from shellwego.control.facts import UNFINISHED
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.core.apps import wanted_counts
 from shellwego.core.instances import SERVING, Desired, Eviction, Instance, OwnerKind
+from shellwego.core.moves import RETURN_S
 from shellwego.core.nodes import Node, NodeHealth, Scheduling
 from shellwego.ports.store import Transaction, eq, within
 
@@ -29,13 +30,26 @@ NEWS = {S.OPEN: "node.uncordoned", S.CORDONED: "node.cordoned", S.DRAINING: "nod
 
 
 def placed(tx: Transaction, old: Instance, new: Instance) -> Found:
-    """Only a node that is ready and open gets anything new."""
+    """Only a node that is ready and open gets anything new. Who was stopped for a move that left his volume where it was
+    comes back to it."""
     if old.node_id or not new.node_id:
         return
     node = tx.nodes.get(new.node_id)
-    if node is None or node.health is not NodeHealth.READY or node.scheduling is not Scheduling.OPEN:
+    may = node is not None and (node.scheduling is Scheduling.OPEN or _comes_back(tx, new))
+    if node is None or node.health is not NodeHealth.READY or not may:
         state = f"{node.health} and {node.scheduling}" if node else "not there"
         yield "placed-badly", f"{new.id} came to {new.node_id}, which is {state}"
+
+
+def _comes_back(tx: Transaction, row: Instance) -> bool:
+    release = tx.releases.get(row.release_id)
+    mounted = release.config.volumes_of(row.process) if release else ()
+    moves = [volume.move for volume in map(tx.volumes.get, mounted) if volume is not None]
+    return any(
+        move.stops and move.source_node_id == row.node_id and tx.now() - (move.ended_at or tx.now()) < RETURN_S
+        for move in moves
+        if move is not None
+    )
 
 
 def scheduled(tx: Transaction, old: Node, new: Node) -> Found:

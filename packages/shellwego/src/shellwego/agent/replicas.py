@@ -1,5 +1,6 @@
 """Keeps the copies of other nodes' volumes that this host was told to keep: looks, lets `core.replica_convergence` decide,
-carries the orders out. One order a copy at a time, each in a task of its own, a few of them at once."""
+carries the orders out. One order a copy at a time, each in a task of its own, a few at once of each
+kind of load: an app that is stopped for a move's last round does not wait for hours until the copies of others are made."""
 
 from __future__ import annotations
 
@@ -14,12 +15,14 @@ from shellwego.agent.waiting import cancel_all
 from shellwego.core.errors import ConflictError, ShellWeGoError, UnavailableError
 from shellwego.core.replica_convergence import (
     Discard,
+    Load,
     Receive,
     ReplicaAction,
     ReplicaMemory,
     converge_replicas,
     done,
     failed,
+    load_of,
 )
 from shellwego.core.replicas import ObservedReplica, ReplicaOrder
 from shellwego.core.troubles import Troubles
@@ -28,7 +31,8 @@ from shellwego.core.volumes import VolumeView
 from shellwego.ports.clock import Clock
 from shellwego.ports.engine import VolumeEngine
 
-AT_ONCE = 2
+AT_ONCE: Mapping[Load, int] = {Load.COPY: 2, Load.DIFFERENCE: 4, Load.REMOVAL: 4}
+"""Of each kind of load. What comes, all together, is less than `drivers.uplink.downloads` lets come at once."""
 _STEPS = 50
 """In which progress is told."""
 
@@ -56,7 +60,7 @@ class Replicas:
         self._orders: Mapping[str, ReplicaOrder] = {}
         self._memories: Mapping[str, ReplicaMemory] = {}
         self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._room = asyncio.Semaphore(AT_ONCE)
+        self._rooms = {load: asyncio.Semaphore(most) for load, most in AT_ONCE.items()}
         self._troubles = Troubles()
         self.observed: Mapping[str, ObservedReplica] = {}
         """By replica id, as of the last look."""
@@ -100,7 +104,7 @@ class Replicas:
 
     async def _carry_out(self, engine: VolumeEngine, order: ReplicaOrder, action: ReplicaAction) -> None:
         try:
-            async with self._room:
+            async with self._rooms[load_of(action)]:
                 digest = await self._do(engine, order, action)
         except ShellWeGoError as error:
             self._fail(order, action, error)

@@ -121,8 +121,11 @@ def placement_request(tx: Transaction, instance: Instance, release: Release) -> 
         memory_bytes=instance.memory_bytes,
         disk_bytes=instance.disk_bytes,
     )
-    request = process_request(sized, release.config, volumes_of(tx, instance, release.config))
-    return replace(request, image=release.image_digest)
+    volumes = volumes_of(tx, instance, release.config)
+    request = process_request(sized, release.config, volumes)
+    returns = not instance.node_id and any(volume.given_back(tx.now()) for volume in volumes)
+    home = replace(request.home, returns=returns) if request.home is not None else None
+    return replace(request, image=release.image_digest, home=home)
 
 
 def volumes_of(tx: Transaction, instance: Instance, config: AppConfig) -> list[Volume]:

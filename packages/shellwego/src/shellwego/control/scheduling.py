@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from shellwego.control.drains import release_evicted
 from shellwego.control.nodeadmin import wake_waiting
 from shellwego.control.unit import Unit
+from shellwego.control.volumedrains import try_again
 from shellwego.core.errors import FieldError, InvalidError
 from shellwego.core.liveness import steadied
 from shellwego.core.nodes import MOVES_AT_A_TIME, DrainOrder, Node, Scheduling
@@ -54,7 +55,8 @@ def uncordon(unit: Unit, node: Node) -> Node:
 
 
 def drain(unit: Unit, node: Node, wish: DrainWish) -> Node:
-    """Have the node emptied, or change how; one that is drained stays as it is.
+    """Have the node emptied, or change how; one that is drained stays as it is. Its volumes, where they are to leave, are
+    tried again where moves before stopped their apps in vain.
 
     Raises:
         InvalidError: a number is out of its bounds; or what is left is to be stopped, and it is not said when.
@@ -72,6 +74,8 @@ def drain(unit: Unit, node: Node, wish: DrainWish) -> Node:
     )
     if node.scheduling is not Scheduling.DRAINING:
         unit.emit("node.draining", node.id, data={"name": node.name})
+    if wish.volumes:
+        try_again(unit, node)
     unit.hint(subjects.DRAINS)
     return unit.tx.nodes.update(replace(node, scheduling=Scheduling.DRAINING, drain=order))
 

@@ -1,14 +1,22 @@
-"""Volumes that leave a node that is emptied, where that was asked for: each goes by a move of its own (`volumemoves`)."""
+"""Volumes that leave a node that is emptied, where that was asked for: each goes by a move of its own (`volumemoves`).
+
+A move that stopped the app in vain as often as it may is not begun again to the same node: that would be another whole copy
+and as many stops, and so on as long as the node is emptied. The volume goes to another node, or stays, and the reason is
+told. Only a person knows that it would be otherwise now, and says so by a move to that node, or by an order to drain that is
+given anew; a node that joins, or has room now, was not tried and needs no such word.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from shellwego.control.facts import node_usage
 from shellwego.control.unit import Unit
 from shellwego.control.volumemoves import begin_move, refuse_immovable, unfit
 from shellwego.core.drain import VolumeLeft
 from shellwego.core.errors import ConflictError
+from shellwego.core.moves import IN_VAIN
 from shellwego.core.nodes import Node
 from shellwego.core.placement import NOTHING, room_on
 from shellwego.core.replicas import ReplicaPurpose
@@ -49,9 +57,13 @@ def _left(tx: Transaction, volume: Volume, others: Iterable[Node]) -> VolumeLeft
 
 
 def _refusal(volume: Volume, node: Node) -> str:
-    """A node that said that it cannot have the volume is not asked again and again; whoever has put that right may ask."""
-    refused = volume.move is not None and node.id in volume.move.refused_by
-    return "has something else under the volume's id" if refused else ""
+    """A node that said that it cannot have the volume, or that was tried in vain, is not tried again and again; whoever has
+    put that right may ask."""
+    if volume.move is None:
+        return ""
+    if node.id in volume.move.refused_by:
+        return "has something else under the volume's id"
+    return f"was tried: {IN_VAIN}" if node.id in volume.move.in_vain else ""
 
 
 def _rank(tx: Transaction, node: Node) -> tuple[int, str]:
@@ -65,9 +77,17 @@ def _summary(others: Iterable[Node], faults: Mapping[str, str]) -> str:
     return "no other node can have it: " + "; ".join(told) if told else "there is no other node"
 
 
+def try_again(unit: Unit, node: Node) -> None:
+    """Let the volumes of a node go also where moves before stopped their apps in vain."""
+    for volume in unit.tx.volumes.select(eq("node_id", node.id)):
+        if volume.move is not None and volume.move.in_vain:
+            unit.tx.volumes.update(replace(volume, move=replace(volume.move, in_vain=())))
+
+
 def send_away(unit: Unit, moves: Iterable[VolumeLeft]) -> None:
-    """Have volumes go where they can."""
+    """Have volumes go where they can. Each was planned as if it were the only one: what does not fit any more beside those
+    that go before it is planned anew."""
     for each in moves:
         volume, node = unit.tx.volumes.get(each.volume_id), unit.tx.nodes.get(each.target)
-        if volume is not None and node is not None:
+        if volume is not None and node is not None and not unfit(unit.tx, volume, node):
             begin_move(unit, volume, node)

@@ -7,7 +7,7 @@ new one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from shellwego.control.config import refuse
@@ -88,19 +88,25 @@ def begin_move(unit: Unit, volume: Volume, node: Node) -> Volume:
             created_by=unit.caller.actor,
         )
     )
-    refused_by = volume.move.refused_by if volume.move else ()
+    before = volume.move
     move = VolumeMove(
         replica_id=replica.id,
         source_node_id=volume.node_id,
         target_node_id=node.id,
         began_at=now,
         stage_at=now,
-        refused_by=tuple(each for each in refused_by if each != node.id),
+        refused_by=_others(before.refused_by, node) if before else (),
+        in_vain=_others(before.in_vain, node) if before else (),
     )
     moving = unit.tx.volumes.update(volume_restated(replace(volume, move=move)))
     tell(unit, moving, "volume.moving", {"from": volume.node_id, "to": node.id})
     _hint(unit, moving)
     return moving
+
+
+def _others(node_ids: Iterable[str], node: Node) -> tuple[str, ...]:
+    """Nodes that are still remembered where this one is tried again."""
+    return tuple(each for each in node_ids if each != node.id)
 
 
 def cancel_move(unit: Unit, volume: Volume) -> Volume:
@@ -145,7 +151,7 @@ def node_faults(tx: Transaction, volume: Volume, node: Node) -> Iterator[str]:
         yield "has a copy of it that is kept, or still being deleted"
     free = room_on(node, node_usage(tx, node.id).get(node.id, NOTHING)).disk_bytes
     if volume.size_bytes > free:
-        yield f"has room for {max(free, 0) // MIB} MiB, and the volume has {volume.size_bytes // MIB}"
+        yield f"has room for {max(free, 0) // MIB:.0f} MiB, and the volume has {volume.size_bytes // MIB}"
 
 
 def _unfit_for_holder(tx: Transaction, volume: Volume, node: Node) -> str:

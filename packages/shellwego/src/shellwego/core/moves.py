@@ -30,7 +30,10 @@ MOST_STOPS = 3
 PAUSE_S = 60.0
 """So long the app is left alone before it is stopped again."""
 RETURN_S = 120.0
-"""So long a move waits for the app, once the volume is where it is to be."""
+"""So long a move waits for the app, once the volume is where it is to be; and so long after one that left it where it was
+the app comes back there, whatever else may."""
+IN_VAIN = f"the app was stopped {MOST_STOPS} times, and the last round never came in time"
+"""Why a move ended after the last of the stops."""
 
 
 class MoveStage(StrEnum):
@@ -95,6 +98,9 @@ class VolumeMove:
     ended_at: float | None = None
     refused_by: tuple[str, ...] = ()
     """Nodes that this move, or one before, found to have something else under the volume's id."""
+    in_vain: tuple[str, ...] = ()
+    """Nodes for which this move, or one before, stopped the app as often as it may, and the last round never came in time.
+    A drain does not try them again until it is ordered anew (`control.volumedrains`)."""
 
     @property
     def active(self) -> bool:
@@ -196,8 +202,8 @@ def _copying(facts: MoveFacts, now: float) -> MovePlan:
     if facts.round_held < facts.round or not ready or facts.obstacle:
         return _waits(move, _hindrance(facts) or (facts.obstacle if ready else ""))
     if move.stops >= MOST_STOPS:
-        why = f"the app was stopped {MOST_STOPS} times, and each time the last round took too long"
-        return MovePlan(_ended(move, S.FAILED, why, now), Step.DROP)
+        in_vain = tuple(dict.fromkeys((*move.in_vain, move.target_node_id)))
+        return MovePlan(replace(_ended(move, S.FAILED, IN_VAIN, now), in_vain=in_vain), Step.DROP)
     if move.stops and now - move.stage_at < PAUSE_S:
         return MovePlan(move)
     counted = _counted(move, facts)

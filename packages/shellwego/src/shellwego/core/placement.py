@@ -24,6 +24,8 @@ class Home:
     node_id: str
     volume: str
     """As people call it."""
+    returns: bool = False
+    """It was there, and was stopped for a move of the volume that has not taken that away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +177,7 @@ def standing_objection(request: PlacementRequest, node: Node, *, choice: bool) -
         return away(request.home)
     found = (
         _health_objection(node)
+        or _scheduling_objection(request, node)
         or rules_objection(request.rules, node)
         or _backend_objection(request, node)
         or _memory_objection(request, node)
@@ -226,9 +229,22 @@ def share_after(request: PlacementRequest, used: int, total: int) -> float:
 def _health_objection(node: Node) -> Objection | None:
     if node.health is not NodeHealth.READY:
         return Objection(node.health.value, f"is {node.health.value}", f"are {node.health.value}")
+    return None
+
+
+def _scheduling_objection(request: PlacementRequest, node: Node) -> Objection | None:
+    """What only comes back to its volume is nothing new on the node; where all that was left is stopped, it stays away."""
+    if request.home is not None and request.home.returns and not _is_cleared(node):
+        return None
     if node.scheduling is not Scheduling.OPEN:
         return Objection(node.scheduling.value, f"is {node.scheduling.value}", f"are {node.scheduling.value}")
     return None
+
+
+def _is_cleared(node: Node) -> bool:
+    """Nothing is to be left on the node, whatever becomes of it."""
+    drain = node.drain
+    return node.scheduling is Scheduling.DRAINED or (drain is not None and drain.force and drain.overdue)
 
 
 def _taint_objection(rules: PlacementRules, node: Node) -> Objection | None:

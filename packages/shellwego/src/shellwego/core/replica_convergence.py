@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from shellwego.core.errors import InvalidError, ShellWeGoError
 from shellwego.core.replicas import FOREIGN, ObservedReplica, ReplicaOrder, marked, marker
@@ -55,6 +56,8 @@ class Receive:
     round: int
     snapshot_id: str
     since: str
+    held: int
+    """The last round that the copy holds; 0: it is only being made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,26 @@ class Discard:
 
 
 ReplicaAction = Receive | DeleteSnapshot | Discard
+
+
+class Load(StrEnum):
+    """What an action is to the node that carries it out: none of one kind waits for one of another."""
+
+    COPY = "copy"
+    """Part of a first round, which may be as large as the volume and take hours."""
+    DIFFERENCE = "difference"
+    """Part of a later round. A move's last one is among them, and while that is waited for an app is stopped."""
+    REMOVAL = "removal"
+    """Nothing comes for it."""
+
+
+def load_of(action: ReplicaAction) -> Load:
+    """Which kind of load an action is."""
+    match action:
+        case Receive():
+            return Load.DIFFERENCE if action.held else Load.COPY
+        case DeleteSnapshot() | Discard():
+            return Load.REMOVAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +174,7 @@ def _wanted(order: ReplicaOrder, view: VolumeView | None, memory: ReplicaMemory)
     wanted = marker(order.replica_id, order.round)
     if wanted in there:
         if memory.sure != order.round:
-            yield _receive(order, wanted, "")
+            yield _receive(order, wanted, "", order.round)
         yield from _deletions(order, (*_past(there, wanted), *_gone(order, there)))
         return
     held = _held(order, there)
@@ -166,7 +189,7 @@ def _wanted(order: ReplicaOrder, view: VolumeView | None, memory: ReplicaMemory)
     along = [each for each in coming if each in there]
     base = marker(order.replica_id, held) if held else ""
     following = next(each for each in (*coming, wanted) if each not in there)
-    yield _receive(order, following, along[-1] if along else base)
+    yield _receive(order, following, along[-1] if along else base, held)
 
 
 def _removal(view: VolumeView) -> Iterator[ReplicaAction]:
@@ -187,13 +210,14 @@ def _gone(order: ReplicaOrder, there: Iterable[str]) -> list[str]:
     return [each for each in there if each in order.gone]
 
 
-def _receive(order: ReplicaOrder, snapshot_id: str, since: str) -> Receive:
+def _receive(order: ReplicaOrder, snapshot_id: str, since: str, held: int) -> Receive:
     return Receive(
         replica_id=order.replica_id,
         volume_id=order.volume_id,
         round=order.round,
         snapshot_id=snapshot_id,
         since=since,
+        held=held,
     )
 
 

@@ -27,7 +27,7 @@ from enum import StrEnum
 from shellwego.core.apps import MIB, AppConfig
 from shellwego.core.envelope import Label, SealedValue
 from shellwego.core.errors import FieldError
-from shellwego.core.moves import BEFORE_SWITCH, MoveStage, VolumeMove
+from shellwego.core.moves import BEFORE_SWITCH, RETURN_S, MoveStage, VolumeMove
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 MIN_BYTES, MAX_BYTES = 16 * MIB, 16 << 40
@@ -201,6 +201,14 @@ class Volume:
     def closed(self) -> bool:
         """Nobody may take it now."""
         return self.move is not None and self.move.closed
+
+    def given_back(self, now: float) -> bool:
+        """It is where it was before a move stopped whoever had it, and he may have it again: while the move goes on, and for
+        `RETURN_S` after it."""
+        moved = self.move
+        if moved is None or moved.stops == 0 or moved.closed or moved.source_node_id != self.node_id:
+            return False
+        return moved.ended_at is None or now - moved.ended_at < RETURN_S
 
     @property
     def lost(self) -> bool:
