@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from shellwego.control import standbys
 from shellwego.core.replicas import Replica, ReplicaPurpose
-from shellwego.core.vms import VmPhase
 from shellwego.core.volumeleases import OVER_S
 from shellwego.core.volumes import VolumeState
 from tests.agent.move_world import Host
@@ -39,13 +38,6 @@ class StandbyHosts(VolumeHosts):
     @property
     def left(self) -> list[Replica]:
         return [each for each in self.kept if each.purpose is ReplicaPurpose.LEFT]
-
-    async def die(self, host: Host) -> None:
-        """The host loses power."""
-        await host.kill()
-        for vm in list(host.engine._vms.values()):
-            if vm.view.phase is not VmPhase.ENDED:
-                host.engine.die(vm.view.vm_id)
 
     async def serves_from(self, host: Host, timeout_s: float = AFTER_S) -> None:
         def serving() -> bool:

@@ -10,9 +10,11 @@ import pytest
 
 from shellwego.control import nodeadmin, standbys, volumes
 from shellwego.control.loops import nodes as nodes_loop
+from shellwego.control.mounts import users
 from shellwego.core.errors import ConflictError, InvalidError, NotFoundError, ShellWeGoError
+from shellwego.core.moves import MoveStage
 from shellwego.core.nodes import NodeHealth
-from shellwego.core.replicas import ReplicaState, marker
+from shellwego.core.replicas import Replica, ReplicaPurpose, ReplicaState, marker
 from shellwego.core.volumeleases import OVER_S, STOP_SHARE, TERM_S
 from shellwego.drivers.uplink.memory import LinkState
 from tests.agent.move_world import Host
@@ -159,6 +161,41 @@ class TestPromotion:
         await hosts.clock.until(lambda: hosts.standby.taken_at is not None, 120)
         assert (hosts.standby.node_id, hosts.holds(hosts.old)) == (hosts.old.id, TEXT), "and it follows again"
 
+    async def test_what_was_left_outlives_the_volume_until_somebody_drops_it(self, hosts: StandbyHosts) -> None:
+        left = await self.lost_with_a_copy_left(hosts)
+        await hosts.world.control.commit(lambda unit: standbys.drop_left(unit, hosts.volume, left.id))
+        await hosts.clock.until(lambda: not hosts.kept, 60)
+        assert hosts.holds(hosts.old) is None
+
+    async def test_or_deletes_the_lost_volume(self, hosts: StandbyHosts) -> None:
+        await self.lost_with_a_copy_left(hosts)
+        await hosts.world.deploy("hello:v1", mounts=())
+        await hosts.clock.until(lambda: not hosts.world.peek(lambda tx: users(tx, hosts.volume)), 120)
+        await hosts.world.control.commit(lambda unit: volumes.delete_volume(unit, hosts.volume))
+        await hosts.clock.until(lambda: not hosts.kept, 60)
+        assert hosts.holds(hosts.old) is None
+
+    @staticmethod
+    async def lost_with_a_copy_left(hosts: StandbyHosts) -> Replica:
+        """The standby's node is removed in its turn, and the node that the volume had first is back."""
+        taken = await hosts.snapshot(TEXT)
+        await hosts.protected()
+        hosts.write(hosts.old, LATER)
+        hosts.old.link.state = LinkState.CUT
+        await hosts.serves_from(hosts.new)
+        hosts.old.link.state = LinkState.UP
+        await hosts.die(hosts.new)
+        await hosts.clock.until(lambda: hosts.row(hosts.new).health is NodeHealth.DOWN, 60)
+        await hosts.remove(hosts.new)
+        assert hosts.volume.lost
+        assert [told["copies_left"] for told in hosts.told("volume.lost")] == ["1"]
+        await hosts.clock.advance(120)
+        kept = hosts.old.engine.disks.kept[hosts.volume_id]
+        assert (kept.holds, kept.snapshots[taken]) == (LATER, TEXT)
+        (left,) = hosts.kept
+        assert (left.purpose, left.state) == (ReplicaPurpose.LEFT, ReplicaState.LEFT)
+        return left
+
     async def test_a_third_node_keeps_the_next_standby(self, hosts: StandbyHosts) -> None:
         third = await hosts.join("third")
         await hosts.protected()
@@ -270,6 +307,25 @@ class TestRefusals:
         await hosts.clock.until(lambda: hosts.row(hosts.old).health is NodeHealth.DOWN, 30)
         error = await hosts.refused(lambda unit: nodeadmin.remove_node(unit, hosts.row(hosts.old), force=True))
         assert error.code == "node-has-standbys-elsewhere"
+
+    async def test_one_to_which_a_volume_was_moved_is_once_no_lease_is_in_force_there_and_the_copy_follows(
+        self, hosts: StandbyHosts
+    ) -> None:
+        third = await hosts.join("third")
+        await hosts.replicate("third")
+        await hosts.clock.until(lambda: hosts.standby.taken_at is not None, 60)
+        await hosts.start_move()
+        await hosts.clock.until(lambda: hosts.move.stage is MoveStage.ARRIVING, 60)
+        await hosts.new.kill()
+        await hosts.clock.until(lambda: hosts.row(hosts.new).health is NodeHealth.DOWN, 60)
+        error = await hosts.refused(lambda unit: nodeadmin.remove_node(unit, hosts.row(hosts.new), force=True))
+        assert error.code == "node-takes-volumes-over"
+        await hosts.clock.until(lambda: hosts.row(hosts.new).leases_over, AFTER_S)
+        await hosts.remove(hosts.new)
+        await hosts.serves_from(hosts.old)
+        hosts.write(hosts.old, LATER)
+        await hosts.clock.until(lambda: hosts.holds(third) == LATER, 4 * EVERY_S)
+        assert hosts.volume.observed.leased
 
     async def test_a_volume_that_is_deleted_takes_its_copies_along(self, hosts: StandbyHosts) -> None:
         wish = volumes.VolumeWish(name="other", size_bytes=1 << 30)

@@ -239,6 +239,68 @@ async def test_a_node_that_is_removed_before_the_app_is_back_leaves_no_copy_to_b
     assert not hosts.kept
 
 
+async def test_a_node_that_dies_for_good_before_it_told_of_the_volume_takes_nothing_along(hosts: VolumeHosts) -> None:
+    taken = await hosts.snapshot("one")
+    hosts.write(hosts.old, "two")
+    await hosts.dies_after_the_switch()
+    error = await hosts.refused(lambda unit: nodeadmin.remove_node(unit, hosts.row(hosts.new)))
+    assert (error.code, "1 did not arrive" in error.message) == ("node-has-volumes", True)
+    await hosts.remove(hosts.new)
+    assert (hosts.move.stage, hosts.volume.node_id, hosts.kept) == (MoveStage.FAILED, hosts.old.id, [])
+    assert not hosts.volume.lost
+    assert "had taken it over" in hosts.told("volume.move.failed")[0]["reason"]
+    await hosts.is_back()
+    kept = hosts.old.engine.disks.kept[hosts.volume_id]
+    assert (kept.holds, kept.snapshots) == ("two", {taken: "one"})
+    assert (hosts.told("volume.lost"), hosts.told("volume.restored")) == ([], [])
+    await hosts.start_move(await hosts.join("third"))
+    await hosts.clock.until(lambda: hosts.move.stage is MoveStage.DONE, 600)
+
+
+async def test_so_it_is_with_one_that_is_encrypted(tmp_path: Path) -> None:
+    made = VolumeHosts(tmp_path)
+    await made.open("new", encrypted=True)
+    try:
+        await made.dies_after_the_switch()
+        made.old.engine.disks.lock()
+        await made.remove(made.new)
+        await made.is_back()
+        assert made.holds(made.old) == TEXT
+    finally:
+        await made.close()
+
+
+async def test_where_its_old_node_was_halfway_making_the_copy_again_what_it_was_it_is_whole_before_anybody_has_it(
+    hosts: VolumeHosts,
+) -> None:
+    await hosts.dies_after_the_switch()
+    await hosts.old.kill()
+    hosts.write(hosts.old, TEXT[:100])
+    await hosts.remove(hosts.new)
+    assert hosts.volume.state is VolumeState.RESTORING
+    hosts.old.start()
+    await hosts.is_back()
+    assert hosts.holds(hosts.old) == TEXT
+
+
+async def test_one_whose_old_node_has_no_copy_any_more_is_lost(hosts: VolumeHosts) -> None:
+    await hosts.dies_after_the_switch()
+    hosts.old.engine.disks.kept.clear()
+    await hosts.clock.until(lambda: [each.observed.presence for each in hosts.kept] == [Presence.ABSENT], 60)
+    await hosts.remove(hosts.new)
+    assert hosts.volume.lost
+    await hosts.clock.until(lambda: not hosts.kept, 60)
+
+
+async def test_a_node_that_answers_is_not_removed_while_a_volume_arrives_there(hosts: VolumeHosts) -> None:
+    """A VM there may have the volume already, and would beside the one that begins where it came from."""
+    await hosts.start_move()
+    await hosts.clock.until(lambda: hosts.move.stage is MoveStage.ARRIVING, 60)
+    error = await hosts.refused(lambda unit: nodeadmin.remove_node(unit, hosts.row(hosts.new), force=True))
+    assert error.code == "node-takes-volumes-over"
+    await hosts.moved()
+
+
 async def test_what_a_node_has_under_its_id_and_nobody_knows_ends_the_move_and_is_left_alone(
     hosts: VolumeHosts,
 ) -> None:

@@ -8,16 +8,18 @@ from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
-from shellwego.control import scheduling, volumemoves, volumes
+from shellwego.control import nodeadmin, scheduling, volumemoves, volumes
 from shellwego.control.drains import drain_plan
 from shellwego.control.unit import Unit
 from shellwego.control.volumekeys import VolumeKeys
 from shellwego.core.apps import Mount
 from shellwego.core.drain import DrainPlan
 from shellwego.core.errors import ShellWeGoError
-from shellwego.core.moves import VolumeMove
-from shellwego.core.replicas import Replica
+from shellwego.core.moves import MoveStage, VolumeMove
+from shellwego.core.nodes import NodeHealth
+from shellwego.core.replicas import Replica, marked
 from shellwego.core.sensitive import Sensitive
+from shellwego.core.vms import VmPhase
 from shellwego.core.volumes import Volume, VolumeState
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.store.memory import MemoryStore
@@ -151,6 +153,34 @@ class VolumeHosts(Hosts):
         live = self.world.live()
         serving = len(live) == 1 and live[0].node_id == self.volume.node_id
         return not self.kept and serving and self.volume.state in SETTLED and len(self.edge.endpoints()) == 1
+
+    async def die(self, host: Host) -> None:
+        """The host loses power."""
+        await host.kill()
+        for vm in list(host.engine._vms.values()):
+            if vm.view.phase is not VmPhase.ENDED:
+                host.engine.die(vm.view.vm_id)
+
+    async def dies_after_the_switch(self) -> None:
+        """The volume goes to `new`, which dies for good before it told of it."""
+        await self.start_move()
+        await self.clock.until(lambda: self.move.stage is MoveStage.ARRIVING, 60)
+        await self.die(self.new)
+        await self.clock.until(lambda: self.row(self.new).health is NodeHealth.DOWN, 60)
+        assert self.move.stage is MoveStage.ARRIVING
+
+    async def remove(self, host: Host) -> None:
+        row = self.row(host)
+        await self.world.control.commit(lambda unit: nodeadmin.remove_node(unit, row, force=True))
+
+    async def is_back(self) -> None:
+        """The volume is on `old` again, with its app, and no marker is left of the copy that it was."""
+        await self.clock.until(self._is_quiet, 120)
+        await self.clock.advance(5)
+        assert self._is_quiet()
+        assert (self.volume.node_id, self.most_owners) == (self.old.id, 1)
+        snapshots = self.old.engine.disks.kept[self.volume_id].snapshots
+        assert [each for each in snapshots if marked(each) is not None] == []
 
     async def stays(self) -> None:
         """The volume is where it was, with its app, and nothing else is left."""

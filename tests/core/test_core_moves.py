@@ -94,6 +94,12 @@ def test_the_switch_waits_for_the_last_round_and_the_copy_for_the_volume() -> No
     assert after(plan_move(at(MoveStage.ARRIVING, arrived=True), 1.0)) == (MoveStage.CLEARING, Step.DROP)
 
 
+def test_it_is_not_switched_to_a_node_that_is_silent_though_that_holds_the_last_round() -> None:
+    plan = plan_move(at(MoveStage.LAST, held=False, target_ready=False), 1.0)
+    assert after(plan) == (MoveStage.COPYING, Step.WAIT)
+    assert plan.move.reason == "the node it goes to does not answer"
+
+
 def test_a_stop_that_takes_too_long_is_taken_back_and_tried_again_later_and_not_for_ever() -> None:
     now, facts = 0.0, FACTS
     for stop in range(1, MOST_STOPS + 1):
@@ -177,6 +183,7 @@ def test_each_step_is_one_of_the_table_and_keeps_what_a_move_promises(facts: Mov
     if plan.step is Step.SWITCH:
         assert before.stage is MoveStage.LAST
         assert facts.round_held >= facts.round
+        assert facts.target_ready
     if plan.step is Step.STOP:
         assert facts.target_ready
         assert before.stage is MoveStage.STOPPING or (facts.source_ready and not facts.obstacle)

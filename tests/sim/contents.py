@@ -32,14 +32,21 @@ class Contents:
         self._asked: dict[str, int] = {}
         """By marker: how often the volume had changed when that round was asked for. Their times may be the same."""
         self._writes = 0
+        self._outcast: set[tuple[str, str]] = set()
+        """Volumes that went back where they came from, each with the host whose node was removed before it had told of it.
+        What may run there, until it hears so, is no matter of the volume's: whoever removed it said that it is gone."""
 
     def begun(self, node: NodeHost, vm_id: str, volume_id: str) -> Found:
         """Whoever begins finds what was written last."""
+        if (volume_id, node.name) in self._outcast:
+            return
         if node.engine.disks.kept[volume_id].holds != self._last(volume_id):
             yield "lost-data", f"{vm_id} begins on {node.name}, and {volume_id} is not as it was left"
 
     def write(self, node: NodeHost, vm_id: str, volume_id: str) -> Found:
         """A VM writes: where the volume lives, and nowhere else."""
+        if (volume_id, node.name) in self._outcast:
+            return
         row = self._world.rows("volumes").get(volume_id)
         if row is not None and not row.lost and row.node_id != node.node_id:
             yield "two-owners", f"{vm_id} writes to {volume_id} on {node.name}, and it lives on {row.node_id}"
@@ -68,12 +75,15 @@ class Contents:
             yield "declared-transitions", f"the copy {new.id} went back: {old} to {new}"
 
     def moved(self, tx: Transaction, old: Volume, new: Volume) -> Found:
-        """A volume lives on another node than before: by the end of a move, or since its node is lost."""
-        move = new.move
+        """A volume lives on another node than before: by a move, or since its node is lost."""
+        move, host = new.move, self._host(new.node_id)
+        self._outcast -= {(new.id, host.name)} if host else set()
         if new.promotion is not None and new.promotion != old.promotion:
             yield from self._promoted(tx, old, new)
         elif move is not None and old.move is not None and move.stage is not old.move.stage is MoveStage.LAST:
             yield from self._switched(tx, old, new)
+        elif move is not None and old.move is not None and move.stage is not old.move.stage is MoveStage.ARRIVING:
+            yield from self._given_back(tx, old, new)
         else:
             yield "moved-volume", f"{new.name} lives on {new.node_id}, and its data is on {old.node_id}"
 
@@ -88,6 +98,24 @@ class Contents:
             yield "lost-data", f"{new.name} moves to {new.node_id}, and not all of it is there"
         if left is not None:
             self._asked[marker(left.id, left.round)] = self._changes(new.id)
+
+    def _given_back(self, tx: Transaction, old: Volume, new: Volume) -> Found:
+        """Its new node was removed before it told of it: it is where it was, as it was when it left, and nobody has it."""
+        assert new.move is not None
+        before = self._host(old.node_id)
+        self._outcast |= {(new.id, before.name)} if before else set()
+        copy = tx.replicas.get(new.move.replica_id)
+        at_source = new.node_id == new.move.source_node_id and new.move.stage is MoveStage.FAILED
+        if not at_source or tx.nodes.get(old.node_id) is not None or copy is not None or new.instance_id:
+            yield "moved-volume", f"{new.name} goes back from {old.node_id} to {new.node_id}: {new.move}, {copy}"
+        yield from self._unused(new)
+        host = self._host(new.node_id)
+        kept = host.engine.disks.kept.get(new.id) if host else None
+        held = kept.snapshots.get(new.restore_snapshot_id) if kept else None
+        left = ["", *self._held.get(new.id, [])][self._asked.get(new.restore_snapshot_id, 0)]
+        if held is None or held != left:
+            yield "lost-data", f"{new.name} goes back to {new.node_id}, and is not there as it was when it left"
+        self._note(new.id, held or "")
 
     def _promoted(self, tx: Transaction, old: Volume, new: Volume) -> Found:
         """Nothing has it where it was, and no more is lost than what was written since its copy's round was asked for."""
@@ -109,6 +137,8 @@ class Contents:
     def _unused(self, volume: Volume) -> Found:
         """No VM runs with it on any other node than its own."""
         for node in self._world.nodes:
+            if (volume.id, node.name) in self._outcast:
+                continue
             if node.node_id != volume.node_id and (running := node.engine.running_with(volume.id)):
                 yield "two-owners", f"{volume.name} comes to {volume.node_id}, and {running} have it on {node.name}"
 

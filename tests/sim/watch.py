@@ -275,8 +275,8 @@ class Watch:
 
     def _volume(self, server: str, tx: Transaction, write: Write) -> Iterator[tuple[str, str]]:
         old, new = write.old, write.new
-        forgotten = new is None and old.node_id and tx.nodes.get(old.node_id) is None
-        if forgotten or (new or old).lost:
+        removed = old is not None and old.node_id and tx.nodes.get(old.node_id) is None
+        if removed or (new or old).lost:
             self.lost_volumes.add((new or old).id)
         yield from holdings.volume(tx, write, self.contents)
         if old is None or new is None:

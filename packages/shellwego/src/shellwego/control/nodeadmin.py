@@ -8,14 +8,16 @@ from dataclasses import dataclass, field, replace
 from shellwego.control.changes import apply
 from shellwego.control.instances import instances_on
 from shellwego.control.nodekeys import retire_keys
-from shellwego.control.replicareports import lose_replicas, replicas_of
+from shellwego.control.replicareports import followers, lease_s, lose_replicas, replicas_of
 from shellwego.control.unit import Unit
+from shellwego.control.volumemoves import give_back, not_arrived
 from shellwego.control.volumereports import lose_volumes
 from shellwego.core.changes import Lose
 from shellwego.core.errors import ConflictError, InvalidError
 from shellwego.core.instances import Phase
 from shellwego.core.nodes import Node, NodeHealth, Scheduling, label_faults, place_faults
 from shellwego.core.promotion import standby_of
+from shellwego.core.volumes import Volume
 from shellwego.ports.store import Transaction, eq
 from shellwego.wire import subjects
 
@@ -60,10 +62,11 @@ def wake_waiting(unit: Unit) -> None:
 
 def remove_node(unit: Unit, node: Node, *, force: bool = False) -> None:
     """Forget a node. What was on it is lost, and comes elsewhere, but for volumes; where its agent still lives, that stops
-    it once it hears that it was put out.
+    it once it hears that it was put out. A volume that had not arrived there yet is where it came from again.
 
     Raises:
-        ConflictError: it is neither drained nor down, or volumes live there, and that is not forced.
+        ConflictError: it is neither drained nor down, or volumes live there, and that is not forced; or, forced or not, a
+            standby copy is kept elsewhere of one of them, or one is arriving there, and may be in use already.
     """
     if not force and node.scheduling is not Scheduling.DRAINED and node.health is not NodeHealth.DOWN:
         raise ConflictError(
@@ -71,27 +74,60 @@ def remove_node(unit: Unit, node: Node, *, force: bool = False) -> None:
             f"the node {node.name} is {node.health.value} and {node.scheduling.value}",
             resolution="Drain it first; or force it, and all that runs there is lost.",
         )
+    _refuse_arrivals(unit.tx, node)
     _refuse_standbys(unit.tx, node)
-    volumes = unit.tx.volumes.count(eq("node_id", node.id))
-    if volumes and not force:
-        raise ConflictError(
-            "node-has-volumes",
-            f"{volumes} volumes live on the node {node.name} and nowhere else",
-            resolution="Delete them first; or force it, and what they hold is lost.",
-        )
+    if not force:
+        _refuse_volumes(unit.tx, node)
     reason = f"node {node.name} was removed"
     lost = lose_instances(unit, node, reason)
+    back = give_back(unit, node)
     gone = lose_volumes(unit, node, reason)
     lose_replicas(unit, node)
     data = {"name": node.name, "lost": str(lost), **({"lost_volumes": str(gone)} if gone else {})}
+    data |= {"returned_volumes": str(back)} if back else {}
     unit.emit("node.removed", node.id, severity="warning", data=data)
     retire_keys(unit, node.id)
     unit.tx.nodes.delete(node.id)
 
 
+def _refuse_arrivals(tx: Transaction, node: Node) -> None:
+    """A node may have begun a VM with a volume that it has not told of, and another one would begin beside it where the
+    volume came from. Of one that is down without a lease to wait for, it is believed that it is gone."""
+    names = [volume.name for volume, _ in not_arrived(tx, node) if _may_use(tx, node, volume)]
+    if names:
+        raise ConflictError(
+            "node-takes-volumes-over",
+            f"the node {node.name} is {node.health.value}, and may have what was moved there already: {', '.join(names)}",
+            resolution="Wait until it told so; or switch it off, and wait until it is down, and leases there are over.",
+        )
+
+
+def _may_use(tx: Transaction, node: Node, volume: Volume) -> bool:
+    leased = lease_s(followers(tx, volume.id)) > 0
+    return node.health is not NodeHealth.DOWN or (leased and not node.leases_over)
+
+
+def _refuse_volumes(tx: Transaction, node: Node) -> None:
+    volumes, arriving = tx.volumes.count(eq("node_id", node.id)), len(not_arrived(tx, node))
+    if not volumes:
+        return
+    told = [f"{volumes - arriving} volumes live on the node {node.name} and nowhere else"] if volumes > arriving else []
+    told += [f"{arriving} did not arrive on the node {node.name}, as far as it told"] if arriving else []
+    outcome = ["what lives there is lost"] if volumes > arriving else []
+    outcome += ["what did not arrive is where it came from, as it was when it left"] if arriving else []
+    raise ConflictError(
+        "node-has-volumes",
+        ", and ".join(told),
+        resolution=f"Delete them first; or force it, and {', and '.join(outcome)}.",
+    )
+
+
 def _refuse_standbys(tx: Transaction, node: Node) -> None:
     """Nothing is given up as lost of which there is a copy."""
+    returning = {volume.id for volume, _ in not_arrived(tx, node)}
     for volume in tx.volumes.select(eq("node_id", node.id)):
+        if volume.id in returning:
+            continue
         standby = standby_of(replicas_of(tx, volume.id))
         if standby is not None and standby.taken_at is not None and not volume.deleting:
             raise ConflictError(

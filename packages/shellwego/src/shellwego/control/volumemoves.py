@@ -31,6 +31,7 @@ from shellwego.core.moves import (
     Step,
     VolumeMove,
     cancelled,
+    failed,
     plan_move,
 )
 from shellwego.core.nodes import Node, NodeHealth, Scheduling
@@ -120,6 +121,52 @@ def cancel_move(unit: Unit, volume: Volume) -> Volume:
     if replica is not None:
         drop_replica(unit, replica)
     return _note(unit, volume, cancelled(move, unit.now()))
+
+
+def not_arrived(tx: Transaction, node: Node) -> list[tuple[Volume, Replica]]:
+    """Volumes that were moved to a node which has not told of them yet, each with its copy on the node that it came from:
+    that is whole, and as whoever had the volume left it."""
+    arriving = (
+        volume
+        for volume in tx.volumes.select(eq("node_id", node.id))
+        if volume.move is not None and volume.move.stage is MoveStage.ARRIVING
+    )
+    found = [(volume, tx.replicas.get(volume.move.replica_id)) for volume in arriving if volume.move is not None]
+    return [(volume, copy) for volume, copy in found if copy is not None and _is_there(tx, copy)]
+
+
+def _is_there(tx: Transaction, copy: Replica) -> bool:
+    seen = copy.observed
+    whole = seen.presence is Presence.PRESENT and seen.reason_code != FOREIGN
+    return whole and not copy.dropping and tx.nodes.get(copy.node_id) is not None
+
+
+def give_back(unit: Unit, node: Node) -> int:
+    """What was moved to a node that is removed before it told of it is the volume again where it came from. Returns how many
+    there were. What has ended there is to be told before."""
+    returning = not_arrived(unit.tx, node)
+    for volume, copy in returning:
+        _give_back(unit, volume, copy)
+    return len(returning)
+
+
+def _give_back(unit: Unit, volume: Volume, copy: Replica) -> None:
+    """The copy's row goes, and its node, which has it as the volume from now on, is never told to destroy it. It is put back
+    to the marker of the last round before anybody has it: that node may be halfway in making its copy again what it was."""
+    move = volume.move
+    if move is None:
+        raise AssertionError("nothing to give back")
+    unit.tx.replicas.delete(copy.id)
+    again = replace(
+        volume,
+        node_id=copy.node_id,
+        instance_id="",
+        observed=ObservedVolume(presence=Presence.PRESENT),
+        restore_snapshot_id=marker(copy.id, copy.round),
+        restores=volume.restores + 1,
+    )
+    reason = "the node it was to go to was removed before it had taken it over: it is on its old node again"
+    _note(unit, again, failed(move, reason, unit.now()))
 
 
 def unfit(tx: Transaction, volume: Volume, node: Node) -> str:

@@ -13,7 +13,7 @@ from shellwego.control.unit import Unit
 from shellwego.core.assignments import NodeReport, SnapshotOrder, VolumeOrder
 from shellwego.core.moves import failed as move_failed
 from shellwego.core.nodes import Node
-from shellwego.core.replicas import marked
+from shellwego.core.replicas import ReplicaPurpose, marked
 from shellwego.core.volumes import (
     LOST,
     MAX_BYTES,
@@ -88,23 +88,32 @@ def take_volumes(unit: Unit, node: Node, report: NodeReport) -> None:
 
 
 def lose_volumes(unit: Unit, node: Node, reason: str) -> int:
-    """What lived on a node that is removed is lost. Returns how many there were."""
+    """What lived on a node that is removed is lost. Returns how many there were. Copies that were left behind by a promotion
+    stay, for nothing else has what they have now; they go when somebody drops them, or deletes the lost volume."""
     volumes = unit.tx.volumes.select(eq("node_id", node.id))
     for volume in volumes:
         if volume.deleting:
             forget(unit, volume)
-            continue
-        gone = ObservedVolume(reason=reason, reason_code=LOST, epoch=node.epoch)
-        lost = replace(volume, observed=gone, restore_snapshot_id="", snapshot_id="")
-        if volume.move is not None and volume.move.active:
-            lost = replace(lost, move=move_failed(volume.move, reason, unit.now()))
-        for replica in replicas_of(unit.tx, volume.id):
-            drop_replica(unit, replica)
-        unit.tx.volumes.update(restated(lost))
-        tell(unit, lost, "volume.lost", {"reason": reason}, severity="error")
-        for snapshot in snapshots_of(unit.tx, volume):
-            unit.tx.snapshots.update(replace(snapshot, state=SnapshotState.ERROR, reason=reason))
+        else:
+            _lose(unit, node, volume, reason)
     return len(volumes)
+
+
+def _lose(unit: Unit, node: Node, volume: Volume, reason: str) -> None:
+    gone = ObservedVolume(reason=reason, reason_code=LOST, epoch=node.epoch)
+    lost = replace(volume, observed=gone, restore_snapshot_id="", snapshot_id="")
+    if volume.move is not None and volume.move.active:
+        lost = replace(lost, move=move_failed(volume.move, reason, unit.now()))
+    copies = replicas_of(unit.tx, volume.id)
+    left = [each for each in copies if each.purpose is ReplicaPurpose.LEFT and not each.dropping]
+    for replica in copies:
+        if replica not in left:
+            drop_replica(unit, replica)
+    unit.tx.volumes.update(restated(lost))
+    data = {"reason": reason, **({"copies_left": str(len(left))} if left else {})}
+    tell(unit, lost, "volume.lost", data, severity="error")
+    for snapshot in snapshots_of(unit.tx, volume):
+        unit.tx.snapshots.update(replace(snapshot, state=SnapshotState.ERROR, reason=reason))
 
 
 def forget(unit: Unit, volume: Volume) -> None:

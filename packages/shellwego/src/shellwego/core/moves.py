@@ -3,7 +3,8 @@
 Theory. A move makes a replica where the volume is to be, and brings it up in rounds while the app runs; each is smaller than
 the one before, as far as the app lets it. Then whoever holds the volume has to leave it, as in a deploy, and nobody may
 take it; one last round is sent, of a volume that nobody writes; and in one transaction the volume is on the other node, and
-what was the volume is the replica. It goes only once the volume was reported present where it is now.
+what was the volume is the replica. It goes only once the volume was reported present where it is now. Where that node is
+removed before, the volume is where it came from again, as the last round has it, and the move has failed.
 
     copying → stopping → last → arriving → clearing → done
        ↑         |         |
@@ -210,10 +211,10 @@ def _copying(facts: MoveFacts, now: float) -> MovePlan:
 def _closed(facts: MoveFacts, now: float) -> MovePlan:
     """While nobody may have the volume. What takes too long is given up for now, and the app goes on."""
     move = facts.move
+    if not facts.target_ready:  # also with the last round: what is switched to it waits for it, and cannot be given up
+        return _reopened(move, "the node it goes to does not answer", now)
     if move.stage is S.LAST and facts.round_held >= facts.round:
         return MovePlan(_at(_counted(move, facts), S.ARRIVING, now), Step.SWITCH)
-    if not facts.target_ready:
-        return _reopened(move, "the node it goes to does not answer", now)
     if move.stage is S.STOPPING:
         if facts.held:
             told = _waits(move, "whoever has it stops")
