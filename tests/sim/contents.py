@@ -33,19 +33,19 @@ class Contents:
         """By marker: how often the volume had changed when that round was asked for. Their times may be the same."""
         self._writes = 0
         self._outcast: set[tuple[str, str]] = set()
-        """Volumes that went back where they came from, each with the node that was removed before it had told of it. What
-        may run there with what it has is no matter of the volume's any more: whoever removed it said that it is gone."""
+        """Volumes that went back where they came from, each with the host whose node was removed before it had told of it.
+        What may run there, until it hears so, is no matter of the volume's: whoever removed it said that it is gone."""
 
     def begun(self, node: NodeHost, vm_id: str, volume_id: str) -> Found:
         """Whoever begins finds what was written last."""
-        if (volume_id, node.node_id) in self._outcast:
+        if (volume_id, node.name) in self._outcast:
             return
         if node.engine.disks.kept[volume_id].holds != self._last(volume_id):
             yield "lost-data", f"{vm_id} begins on {node.name}, and {volume_id} is not as it was left"
 
     def write(self, node: NodeHost, vm_id: str, volume_id: str) -> Found:
         """A VM writes: where the volume lives, and nowhere else."""
-        if (volume_id, node.node_id) in self._outcast:
+        if (volume_id, node.name) in self._outcast:
             return
         row = self._world.rows("volumes").get(volume_id)
         if row is not None and not row.lost and row.node_id != node.node_id:
@@ -76,7 +76,8 @@ class Contents:
 
     def moved(self, tx: Transaction, old: Volume, new: Volume) -> Found:
         """A volume lives on another node than before: by a move, or since its node is lost."""
-        move = new.move
+        move, host = new.move, self._host(new.node_id)
+        self._outcast -= {(new.id, host.name)} if host else set()
         if new.promotion is not None and new.promotion != old.promotion:
             yield from self._promoted(tx, old, new)
         elif move is not None and old.move is not None and move.stage is not old.move.stage is MoveStage.LAST:
@@ -101,7 +102,8 @@ class Contents:
     def _given_back(self, tx: Transaction, old: Volume, new: Volume) -> Found:
         """Its new node was removed before it told of it: it is where it was, as it was when it left, and nobody has it."""
         assert new.move is not None
-        self._outcast.add((new.id, old.node_id))
+        before = self._host(old.node_id)
+        self._outcast |= {(new.id, before.name)} if before else set()
         copy = tx.replicas.get(new.move.replica_id)
         at_source = new.node_id == new.move.source_node_id and new.move.stage is MoveStage.FAILED
         if not at_source or tx.nodes.get(old.node_id) is not None or copy is not None or new.instance_id:
@@ -135,7 +137,7 @@ class Contents:
     def _unused(self, volume: Volume) -> Found:
         """No VM runs with it on any other node than its own."""
         for node in self._world.nodes:
-            if (volume.id, node.node_id) in self._outcast:
+            if (volume.id, node.name) in self._outcast:
                 continue
             if node.node_id != volume.node_id and (running := node.engine.running_with(volume.id)):
                 yield "two-owners", f"{volume.name} comes to {volume.node_id}, and {running} have it on {node.name}"
