@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from shellwego.control import backups
+from shellwego.control.loops.backups import BATCH
 from shellwego.control.unit import Unit
-from shellwego.core.backups import DAY_S, RETRY_S, BackupAccessRequest, BackupState
+from shellwego.core.backups import DAY_S, MAX_BACKUPS, RETRY_S, BackupAccessRequest, BackupState
 from shellwego.core.errors import ConflictError, NotFoundError, UnavailableError
 from shellwego.core.nodes import NodeHealth
 from shellwego.core.volumes import VolumeState
@@ -277,6 +278,50 @@ async def test_where_a_manifest_does_not_open_nothing_is_cleared_away(platform: 
     assert platform.chunks() == before
     await platform.let_go(first)
     await platform.clock.until(lambda: not platform.chunks())
+
+
+async def test_where_a_manifest_is_not_listed_nothing_is_cleared_away(platform: Platform) -> None:
+    first, second = await platform.backed_up("a"), await platform.backed_up("b")
+    hidden = platform.objects.kept.pop(f"prj_x/backups/{first}")
+    before = platform.chunks()
+    await platform.let_go(second)
+    await platform.clock.advance(70)
+    assert platform.chunks() == before
+    platform.objects.kept[f"prj_x/backups/{first}"] = hidden
+    await platform.clock.until(lambda: platform.chunks() < before)
+    await checked(platform, first)
+    assert platform.backup(first).good
+
+
+async def test_however_many_wait_for_a_node_they_hide_no_other(platform: Platform) -> None:
+    id_ = await platform.backed_up("a")
+    (row,), (volume,) = platform.rows(lambda tx: tx.backups.select()), platform.rows(lambda tx: tx.volumes.select())
+
+    def crowd(unit: Unit) -> None:
+        away = unit.tx.volumes.insert(replace(volume, id="vol_" + "0" * 26, name="away", node_id="gone", version=1))
+        for number in range(BATCH):
+            waits = replace(row, id=f"bak_{number:026}", volume_id=away.id, state=BackupState.PENDING, version=1)
+            unit.tx.backups.insert(waits)
+
+    await platform.commit(crowd)
+    assert id_ > f"bak_{BATCH:026}"
+    later = await platform.back_up()
+    await platform.becomes(later, BackupState.AVAILABLE)
+
+
+async def test_a_policy_that_failed_for_weeks_goes_on_when_the_fault_is_over(platform: Platform) -> None:
+    good = await platform.backed_up("a")
+    await set_policy(platform)
+    (row,) = [each for each in platform.rows(lambda tx: tx.backups.select()) if each.id == good]
+
+    def fail_for_weeks(unit: Unit) -> None:
+        for number in range(MAX_BACKUPS):
+            failed = replace(row, id=f"bak_{number:026}", state=BackupState.FAILED, scheduled=True, version=1)
+            unit.tx.backups.insert(replace(failed, created_at=row.created_at + number))
+
+    await platform.commit(fail_for_weeks)
+    await platform.commit(another_day)
+    await platform.clock.until(lambda: len(of_volume(platform, BackupState.AVAILABLE)) == 2)
 
 
 async def test_a_backup_that_is_being_taken_can_be_let_go(platform: Platform) -> None:

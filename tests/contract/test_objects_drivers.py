@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -44,6 +45,24 @@ class TestDirectoryObjects(ObjectsContract):
         with pytest.raises(UnavailableError):
             await every(objects, "")
         assert not (tmp_path / "unmounted").exists()
+
+    async def test_a_directory_that_cannot_be_listed_is_not_taken_for_an_empty_one(
+        self, objects: Objects, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("a/b", "c/d"):
+            await objects.put(name, b"x")
+        scan = os.scandir
+
+        def stale(path: str | os.PathLike[str]) -> object:
+            if os.fspath(path).endswith("/c"):
+                raise OSError(errno.ESTALE, "Stale file handle")
+            return scan(path)
+
+        for prefix in ("", "c/"):
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "scandir", stale)
+                with pytest.raises(UnavailableError, match="Stale"):
+                    await every(objects, prefix)
 
     async def test_what_was_broken_off_is_no_object(self, objects: Objects, tmp_path: Path) -> None:
         await objects.put("a/b", b"whole")

@@ -90,7 +90,7 @@ def test_what_is_under_way_is_left_alone(state: BackupState) -> None:
     assert kept(POLICY, [under_way, backup(NOW)])[0] == under_way
 
 
-ages = st.lists(st.floats(0, 1500 * DAY_S), max_size=60, unique=True)
+ages = st.lists(st.integers(0, 1500 * DAY_S * 1000).map(lambda ms: ms / 1000), max_size=60, unique=True)
 policies = st.builds(
     lambda daily, weekly, monthly: replace(POLICY, daily=daily, weekly=weekly, monthly=monthly),
     *[st.integers(0, 9)] * 3,

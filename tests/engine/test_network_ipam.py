@@ -1,4 +1,4 @@
-"""Addresses: lowest first, never twice, rested; a subnet that nobody uses."""
+"""Addresses: lowest first, never twice, and again as late as can be; a subnet that nobody uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from plasmavmc.errors import CapacityError
 from plasmavmc.host.configuration import POOL
-from plasmavmc.network.ipam import REST_S, AddressPool, choose_subnet, gateway_of
+from plasmavmc.network.ipam import AddressPool, choose_subnet, gateway_of
 
 SMALL = IPv4Network("10.64.0.0/28")
 
@@ -41,13 +41,13 @@ def test_the_chosen_subnet_is_the_first_that_overlaps_nothing(taken: list[IPv4Ne
     assert all(any(subnet.overlaps(network) for network in taken) for subnet in before)
 
 
-def test_the_longest_rested_address_is_taken_when_nothing_else_is_left() -> None:
+def test_an_address_is_given_out_again_when_nothing_else_is_left() -> None:
     pool = AddressPool(IPv4Network("10.64.0.0/30"))
-    only = pool.take("one", 0.0)
+    only = pool.take("one")
     pool.release("one", 1.0)
-    assert pool.take("two", 2.0) == only
+    assert pool.take("two") == only
     with pytest.raises(CapacityError):
-        pool.take("three", 3.0)
+        pool.take("three")
 
 
 class Pool(RuleBasedStateMachine):
@@ -65,16 +65,15 @@ class Pool(RuleBasedStateMachine):
     def take(self) -> None:
         self.names += 1
         try:
-            address = self.pool.take(f"vm{self.names}", self.now)
+            address = self.pool.take(f"vm{self.names}")
         except CapacityError:
             assert len(self.held) == 13
             return
         assert address not in self.held.values()
         assert address in SMALL
         assert address not in (gateway_of(SMALL), SMALL.network_address, SMALL.broadcast_address)
-        if self.now - self.released.get(address, -REST_S) < REST_S:
-            rested = [other for other in list(SMALL)[2:-1] if other not in self.held.values()]
-            assert all(self.now - self.released.get(other, -REST_S) < REST_S for other in rested)
+        free = [other for other in list(SMALL)[2:-1] if other not in self.held.values()]
+        assert self.released.get(address, -1.0) == min(self.released.get(other, -1.0) for other in free)
         self.held[f"vm{self.names}"] = address
 
     @rule(data=st.data())

@@ -109,7 +109,7 @@ class BridgeNetwork:
     async def setup_tap(self, key: str, spec: NetworkSpec, *, opened: bool = True) -> Attachment:
         self._ahead.put_off()
         async with AsyncExitStack() as undo:
-            member = self._members.add(key, spec, self._clock())
+            member = self._members.add(key, spec)
             self._note_limits(key, member.tap, spec)
             undo.push_async_callback(self.release, key)
             if self._settled:

@@ -1,12 +1,13 @@
 """Addresses of VMs and the choice of an installation's subnet. Pure: the time is an argument.
 
-Theory. The lowest free address is taken, so that addresses in use stay together and are easy to read. A released address
-rests for a minute before it is given out again: others may still hold connections to it or remember it in a route. Where
-nothing else is left, the one that rested longest is taken all the same; no VM fails for want of a pause.
+Theory. The lowest address that nobody had yet is taken, so that addresses in use stay together and are easy to read; then
+the one that was given back longest ago. Others may still hold connections to an address or remember it in a route, and
+who is cut off from the control plane for hours remembers it for hours: so none is given out again while there is another.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network
 
@@ -16,7 +17,6 @@ from plasmavmc.host.configuration import POOL
 SUBNET_FILE = "subnet"
 """Of an installation's data directory: the one that it has."""
 SUBNET_PREFIX = 20
-REST_S = 60.0
 
 
 def choose_subnet(taken: Collection[IPv4Network]) -> IPv4Network:
@@ -47,25 +47,22 @@ class AddressPool:
         self._first = int(subnet.network_address) + 2
         self._last = int(subnet.broadcast_address) - 1
         self._held: dict[str, IPv4Address] = {}
-        self._resting: dict[IPv4Address, float] = {}
+        self._released: dict[IPv4Address, float] = {}
 
-    def take(self, key: str, now: float) -> IPv4Address:
+    def take(self, key: str) -> IPv4Address:
         """An address for `key`, which has none.
 
         Raises:
             CapacityError: all are held.
         """
-        self._resting = {address: until for address, until in self._resting.items() if until > now}
         held = set(self._held.values())
-        for number in range(self._first, self._last + 1):
-            address = IPv4Address(number)
-            if address not in held and address not in self._resting:
-                return self._hold(key, address)
-        if self._resting:
-            return self._hold(key, min(self._resting, key=lambda address: self._resting[address]))
-        raise CapacityError(
-            "no-address", f"all {len(held)} addresses of this node are in use", resolution="stop VMs or add a node"
-        )
+        every = map(IPv4Address, range(self._first, self._last + 1))
+        free = [address for address in every if address not in held]
+        if not free:
+            raise CapacityError(
+                "no-address", f"all {len(held)} addresses of this node are in use", resolution="stop VMs or add a node"
+            )
+        return self._hold(key, min(free, key=lambda address: self._released.get(address, -math.inf)))
 
     def claim(self, key: str, address: IPv4Address) -> None:
         """Note that `key` holds this address already.
@@ -80,12 +77,11 @@ class AddressPool:
         self._hold(key, address)
 
     def release(self, key: str, now: float) -> None:
-        """Give an address back, to rest. Unknown keys are fine."""
+        """Give an address back. Unknown keys are fine."""
         address = self._held.pop(key, None)
         if address is not None:
-            self._resting[address] = now + REST_S
+            self._released[address] = now
 
     def _hold(self, key: str, address: IPv4Address) -> IPv4Address:
-        self._resting.pop(address, None)
         self._held[key] = address
         return address

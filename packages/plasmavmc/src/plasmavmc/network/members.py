@@ -69,7 +69,7 @@ class Members:
     def by_key(self) -> Mapping[str, Member]:
         return dict(self._members)
 
-    def add(self, key: str, spec: NetworkSpec, now: float) -> Member:
+    def add(self, key: str, spec: NetworkSpec) -> Member:
         """Give `key` a place.
 
         Raises:
@@ -79,7 +79,7 @@ class Members:
         if key in self._members:
             raise ConflictError("network-exists", f"VM {key} is on the network already")
         if spec.ipv4 is None:
-            return self._note(key, spec, self._pool.take(key, now))
+            return self._note(key, spec, self._pool.take(key))
         return self.claim(key, spec, spec.ipv4)
 
     def claim(self, key: str, spec: NetworkSpec, ipv4: IPv4Address) -> Member:

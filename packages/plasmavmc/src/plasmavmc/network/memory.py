@@ -61,7 +61,7 @@ class MemoryNetwork:
         self.rules = self._members.rules()
 
     async def setup_tap(self, key: str, spec: NetworkSpec, *, opened: bool = True) -> Attachment:
-        member = self._members.add(key, spec, self._clock())
+        member = self._members.add(key, spec)
         fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) if opened else -1
         return Attachment(key, member.tap, self._members.lease_of(member), fd)
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from shellwego.control.backups import prune
+from shellwego.control.backups import backups_of, let_backup_go, prune
 from shellwego.control.holds import tell
 from shellwego.control.unit import Unit
 from shellwego.core.assignments import NodeReport
-from shellwego.core.backups import RETRY_S, Backup, BackupOrder, BackupPhase, BackupState, ObservedBackup
+from shellwego.core.backups import (
+    RETRY_S,
+    Backup,
+    BackupOrder,
+    BackupPhase,
+    BackupState,
+    ObservedBackup,
+    stale_failures,
+)
 from shellwego.core.nodes import Node
 from shellwego.core.volumes import MAX_BYTES, Volume
 from shellwego.ports.store import Transaction, eq
@@ -103,6 +111,8 @@ def fail_backup(unit: Unit, volume: Volume, backup: Backup, reason: str) -> None
     policy = unit.tx.backup_policies.get(volume.id) if backup.scheduled else None
     if policy is not None:
         unit.tx.backup_policies.update(replace(policy, next_at=min(policy.next_at, unit.now() + RETRY_S)))
+    for each in stale_failures(backups_of(unit.tx, volume.id)):
+        let_backup_go(unit, volume, each)
     vault = unit.tx.vaults.get(backup.project_id)
     if vault is not None and not vault.garbage:
         unit.tx.vaults.update(replace(vault, garbage=True))

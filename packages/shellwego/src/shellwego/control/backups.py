@@ -21,6 +21,7 @@ from shellwego.core.backups import (
     Backup,
     BackupPolicy,
     BackupState,
+    count_kept,
     policy_faults,
     superseded,
 )
@@ -74,7 +75,7 @@ def request_backup(unit: Unit, project: Project, volume: Volume, description: st
         raise ConflictError(
             "backup-under-way", f"a backup of the volume {volume.name} is being taken", resolution="Wait until it is."
         )
-    if len(backups) >= MAX_BACKUPS:
+    if count_kept(backups) >= MAX_BACKUPS:
         raise QuotaError("too-many-backups", f"a volume has at most {MAX_BACKUPS} backups", resolution="Delete some.")
     charge(unit, project, {"backups": 1})
     return add_backup(unit, volume, description, freeze=freeze)

@@ -23,7 +23,9 @@ MIN_EVERY_S, MAX_EVERY_S = 3_600, 31 * DAY_S
 MAX_KEPT = 366
 """Of each kind."""
 MAX_BACKUPS = 1_000
-"""Of a volume."""
+"""Of a volume, without those that failed."""
+MAX_FAILED = 20
+"""Scheduled ones of a volume that failed, and are kept to be looked at."""
 RETRY_S = 1_800.0
 """After a scheduled one that failed."""
 
@@ -232,6 +234,17 @@ def superseded(policy: BackupPolicy, backups: Iterable[Backup]) -> list[Backup]:
     kept = _kept(policy, good)
     last = good[-1] if good else None
     return [each for each in every if each.scheduled and each.id not in kept and _is_past(each, last)]
+
+
+def count_kept(backups: Iterable[Backup]) -> int:
+    """How many count towards `MAX_BACKUPS`: a fault that lasts for weeks leaves no policy without room when it is over."""
+    return sum(each.state is not BackupState.FAILED for each in backups)
+
+
+def stale_failures(backups: Iterable[Backup]) -> list[Backup]:
+    """Scheduled ones that failed, beyond the newest."""
+    failed = [each for each in backups if each.scheduled and each.state is BackupState.FAILED]
+    return sorted(failed, key=lambda each: (each.created_at, each.id))[:-MAX_FAILED]
 
 
 def _is_past(backup: Backup, last_good: Backup | None) -> bool:

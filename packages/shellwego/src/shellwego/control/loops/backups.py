@@ -17,7 +17,7 @@ from shellwego.control.loops.hints import keep_looking
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.unit import Control, Unit
 from shellwego.control.vaults import Vaults
-from shellwego.core.backups import MAX_BACKUPS, UNDER_WAY, Backup, BackupPolicy, BackupState, next_due
+from shellwego.core.backups import MAX_BACKUPS, UNDER_WAY, Backup, BackupPolicy, BackupState, count_kept, next_due
 from shellwego.core.errors import ShellWeGoError
 from shellwego.core.nodes import NodeHealth
 from shellwego.core.troubles import Troubles
@@ -52,7 +52,7 @@ class BackupLoop:
         """Look once."""
         for policy in await self.control.read(_due):
             await self.control.commit(partial(schedule, id_=policy.id))
-        for backup in await self.control.read(partial(_in_state, state=BackupState.PENDING)):
+        for backup in await self.control.read(_beginning):
             await self._begin(backup)
         for backup in await self.control.read(_stranded):
             await self.control.commit(partial(give_up, id_=backup.id))
@@ -81,7 +81,7 @@ def schedule(unit: Unit, id_: str) -> None:
     if volume is None or volume.deleting or volume.lost or not volume.made:
         return
     known = backups_of(unit.tx, volume.id)
-    if len(known) < MAX_BACKUPS and not any(each.state in UNDER_WAY for each in known):
+    if count_kept(known) < MAX_BACKUPS and not any(each.state in UNDER_WAY for each in known):
         add_backup(unit, volume, scheduled=True)
 
 
@@ -144,13 +144,23 @@ def _due(tx: Transaction) -> list[BackupPolicy]:
     return tx.backup_policies.select(Where("next_at", Op.LTE, tx.now()), limit=BATCH)
 
 
-def _in_state(tx: Transaction, state: BackupState) -> list[Backup]:
-    return tx.backups.select(eq("state", state.value), limit=BATCH)
+def _beginning(tx: Transaction) -> list[Backup]:
+    """Those that wait and may begin, or for another reason than was told. However many wait for a node that is gone, they
+    hide none."""
+    waiting = tx.backups.select(eq("state", BackupState.PENDING.value))
+    return [backup for backup in waiting if _is_news(tx, backup)][:BATCH]
+
+
+def _is_news(tx: Transaction, backup: Backup) -> bool:
+    volume = tx.volumes.get(backup.volume_id)
+    reason = _obstacle(tx, backup, volume)
+    without_key = tx.vaults.get(backup.project_id) is None
+    return not reason or reason != backup.reason or without_key or volume is None or volume.lost
 
 
 def _stranded(tx: Transaction) -> list[Backup]:
-    told = (*_in_state(tx, BackupState.RUNNING), *tx.backups.select(eq("verifying", True), limit=BATCH))
-    return [backup for backup in told if _is_stranded(tx, backup)]
+    told = (*tx.backups.select(eq("state", BackupState.RUNNING.value)), *tx.backups.select(eq("verifying", True)))
+    return [backup for backup in told if _is_stranded(tx, backup)][:BATCH]
 
 
 def _is_stranded(tx: Transaction, backup: Backup) -> bool:

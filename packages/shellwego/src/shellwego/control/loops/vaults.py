@@ -79,7 +79,7 @@ class VaultLoop:
         anew at the next look.
 
         Raises:
-            ConflictError: a manifest, or the key, does not open; nothing was removed.
+            ConflictError: a manifest, or the key, does not open, or a manifest is missing; nothing was removed.
         """
         until = self.control.clock.monotonic() + SWEEP_WORK_S
         if await self.control.commit(partial(_claim, id_=vault.id)) is None:
@@ -94,10 +94,12 @@ class VaultLoop:
     async def _needed(self, vault: Vault) -> set[bytes]:
         """All chunks that manifests in the repository name."""
         needed: set[bytes] = set()
+        listed: set[str] = set()
         cipher: VaultCipher | None = None
         async for path in self.objects.paths(manifests_prefix(vault.id)):
             cipher = cipher or await self._cipher(vault)
             backup_id = path.rpartition("/")[2]
+            listed.add(backup_id)
             try:
                 stored = await self.objects.get(path)
                 manifest = await asyncio.to_thread(cipher.open_manifest, backup_id, stored)
@@ -110,7 +112,19 @@ class VaultLoop:
                     resolution="Delete that backup.",
                 ) from None
             needed |= manifest.ids()
+        await self._refuse_gaps(vault, listed)
         return needed
+
+    async def _refuse_gaps(self, vault: Vault, listed: set[str]) -> None:
+        """A list that lacks a backup which is known to be there may lack others: what they need would be cleared away."""
+        whole = await self.control.read(lambda tx: tx.backups.select(eq("project_id", vault.id)))
+        missing = next((each.id for each in whole if each.good and each.id not in listed), "")
+        if missing:
+            raise ConflictError(
+                "backup-missing",
+                f"the repository does not list the manifest of the backup {missing}, so it is not known what is needed",
+                resolution="See that the repository is there whole; where the backup is lost, delete it.",
+            )
 
     async def _cipher(self, vault: Vault) -> VaultCipher:
         project = await self.control.read(lambda tx: tx.projects.get(vault.id))

@@ -82,7 +82,7 @@ class DirectoryObjects:
         await self._done("remove an object", lambda: place.unlink(missing_ok=True))
 
     async def paths(self, prefix: str) -> AsyncIterator[str]:
-        walk = os.walk(self._root / check_prefix(prefix))
+        walk = os.walk(self._root / check_prefix(prefix), onerror=_unless_gone)
         while found := await self._done("list objects", lambda: list(_some(walk))):
             for directory, name in found:
                 yield (Path(directory) / name).relative_to(self._root).as_posix()
@@ -97,6 +97,12 @@ class DirectoryObjects:
             raise
         except OSError as error:
             raise unavailable(doing, error.strerror or "the file system failed") from error
+
+
+def _unless_gone(error: OSError) -> None:
+    """What cannot be listed is not taken for empty: whoever clears away would take all of it for garbage."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
 
 
 def _some(walk: Iterator[tuple[str, list[str], list[str]]]) -> Iterator[tuple[str, str]]:

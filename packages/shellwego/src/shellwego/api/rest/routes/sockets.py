@@ -179,7 +179,10 @@ async def _from_client(socket: WebSocket, stream: DuplexStream) -> None:
         data = message.get("bytes")
         if data is None:
             raise MalformedError("text-message", "the socket carries binary messages")
-        await stream.send(data)
+        with contextlib.suppress(
+            UnavailableError
+        ):  # a command that is gone needs no input: its end is told by its output
+            await stream.send(data)
 
 
 async def _watch(context: Context, access: Access, instance: Instance) -> None:
