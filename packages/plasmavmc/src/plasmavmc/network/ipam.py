@@ -3,6 +3,7 @@
 Theory. The lowest address that nobody had yet is taken, so that addresses in use stay together and are easy to read; then
 the one that was given back longest ago. Others may still hold connections to an address or remember it in a route, and
 who is cut off from the control plane for hours remembers it for hours: so none is given out again while there is another.
+Trap: this is known as long as the engine runs; after a restart what was given back before counts as never had.
 """
 
 from __future__ import annotations

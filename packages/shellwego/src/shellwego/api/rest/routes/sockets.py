@@ -179,9 +179,8 @@ async def _from_client(socket: WebSocket, stream: DuplexStream) -> None:
         data = message.get("bytes")
         if data is None:
             raise MalformedError("text-message", "the socket carries binary messages")
-        with contextlib.suppress(
-            UnavailableError
-        ):  # a command that is gone needs no input: its end is told by its output
+        # A command that is gone needs no input: its end is told by its output.
+        with contextlib.suppress(UnavailableError):
             await stream.send(data)
 
 
