@@ -47,8 +47,8 @@ PHASE_MOVES: Mapping[Phase, frozenset[Phase]] = {
 }
 TERMINAL = frozenset({P.STOPPED, P.FAILED, P.LOST})
 SERVING = frozenset({P.HEALTHY, P.ASLEEP})
-"""Phases that count as capacity. One that sleeps takes no requests and is not woken by them, but was put to sleep by somebody
-and is to go on: it keeps its slot, and no other is started for it."""
+"""Phases that count as capacity. One that sleeps takes no requests and is not woken by any, but somebody put it to sleep
+and is to wake it: it keeps its slot, and no other is started for it."""
 
 
 class Desired(StrEnum):
