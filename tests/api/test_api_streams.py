@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from shellwego.control.instances import MAX_FOLLOWED
-from shellwego.control.logs import MAX_TEXT
+from shellwego.control.logs import AWAY_S, MAX_TEXT
 from shellwego.core.errors import UnavailableError
-from shellwego.core.instances import Phase
+from shellwego.core.instances import Instance, Phase
 from shellwego.core.vms import NetworkUsage, VmUsage
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.ports.engine import LogRecord
@@ -339,6 +339,91 @@ async def test_the_log_of_one_instance_ends_with_it(world: World) -> None:
         listener = Listener(world, f"/v1/apps/shop/logs/stream?tail=1000&instance={one.id[-6:]}")
         await reach(world, listener.task.done)
     assert [event["data"]["text"] for event in listener.events] == [text for _, text in lines]
+
+
+async def ends(world: World, instance: Instance) -> None:
+    """Its node was judged dead."""
+    await world.commit(lambda unit: unit.tx.instances.update(replace(instance, phase=Phase.LOST)))
+
+
+async def test_the_log_of_an_instance_whose_node_is_gone_ends_and_says_why(world: World) -> None:
+    await world.deployed()
+    one = await world.running()
+    async with served(world, says((1.0, "a"))):
+        listener = Listener(world, f"/v1/apps/shop/logs/stream?instance={one.id}")
+        await reach(world, lambda: len(listener.events) == 1)
+    assert isinstance(world.clock, VirtualClock)
+    await world.clock.advance(120)
+    assert not listener.task.done(), "it may come back while the instance is not given up"
+    await ends(world, one)
+    await reach(world, listener.task.done)
+    first, last = (event["data"] for event in listener.events)
+    assert (first["text"], last["stream"], last["instance_id"]) == ("a", "system", one.id)
+    assert "cannot be read now: node" in last["text"]
+
+
+async def test_the_last_lines_of_an_instance_are_told_after_a_break_at_its_end(world: World) -> None:
+    await world.deployed()
+    one = await world.running()
+    await ends(world, one)
+    listener = Listener(world, f"/v1/apps/shop/logs/stream?instance={one.id}")
+    await reach(world, lambda: listener.status == 200)
+    assert isinstance(world.clock, VirtualClock)
+    await world.clock.advance(AWAY_S / 2)
+    async with served(world, says((1.0, "a"))):
+        await reach(world, listener.task.done)
+    assert [event["data"]["text"] for event in listener.events] == ["a"]
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_the_log_of_an_instance_that_is_forgotten_ends_when_what_there_was_is_told(
+    world: World, away: bool
+) -> None:
+    await world.deployed()
+    one = await world.running()
+    over = asyncio.Event()
+
+    async def handler(request: StreamRequest, stream: DuplexStream) -> None:
+        await stream.send(log(1.0, "a"))
+        await over.wait()
+        if away:
+            raise UnavailableError("broken", "the link broke")
+        await stream.send(log(2.0, "b"))
+
+    async with served(world, handler):
+        listener = Listener(world, f"/v1/apps/shop/logs/stream?instance={one.id}")
+        await reach(world, lambda: len(listener.events) == 1)
+        await world.commit(lambda unit: unit.tx.instances.delete(one.id))
+        assert isinstance(world.clock, VirtualClock)
+        await world.clock.advance(5)
+        over.set()
+        await reach(world, listener.task.done)
+    texts = [event["data"]["text"] for event in listener.events]
+    assert texts[0] == "a"
+    assert texts[1:] == ["b"] or (away and "cannot be read now" in texts[1])
+    assert {event["event"] for event in listener.events} == {"log"}
+
+
+async def test_who_follows_an_app_does_not_ask_for_ever_for_what_ended_on_a_node_that_is_gone(world: World) -> None:
+    await world.deployed()
+    lives, gone = await world.running(), await world.running()
+    asked: list[str] = []
+
+    async def handler(request: StreamRequest, stream: DuplexStream) -> None:
+        asked.append(request.instance_id)
+        raise UnavailableError("broken", "the link broke")
+
+    async with served(world, handler):
+        listener = Listener(world, "/v1/apps/shop/logs/stream")
+        await reach(world, lambda: {lives.id, gone.id} <= set(asked))
+        await ends(world, gone)
+        assert isinstance(world.clock, VirtualClock)
+        await world.clock.advance(AWAY_S + 3)
+        asked.clear()
+        await world.clock.advance(60)
+        assert set(asked) == {lives.id}
+        await listener.leave()
+    assert listener.events == [], "each of them would say that its log cannot be read"
 
 
 def uses(used: VmUsage) -> StreamHandler:

@@ -193,6 +193,20 @@ async def test_tokens_that_ended_are_forgotten_after_a_week_but_never_the_hosts(
     assert sorted(await names(world, keeper["secret"])) == ["first start", "keeper", "one", "two"]
 
 
+async def test_tokens_that_ended_are_forgotten_behind_however_many_that_are_alive(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "_SWEEP", 2)
+    for number in range(4):
+        await world.made("/v1/user/tokens", {"name": str(number)})
+    for _ in range(2):
+        await world.made("/v1/user/tokens", {"name": "short", "expires_in": 60})
+    await later(world, 7 * 24 * 3600.0 + 61)
+    for name in ("later", "latest"):
+        await world.made("/v1/user/tokens", {"name": name})
+    assert sorted(await names(world, OWNER)) == ["0", "1", "2", "3", "later", "latest", "test"]
+
+
 def _token(unit: Unit, id_: str) -> Token:
     token = unit.tx.tokens.get(id_)
     assert token is not None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from shellwego.boot.files import replace_file
 from shellwego.boot.membership import FILE, Membership
 from shellwego.boot.nodedir import Joined, Member
 from shellwego.control import nodeauthority
@@ -117,6 +119,25 @@ async def test_the_next_life_goes_on_with_what_was_renewed(host: Host) -> None:
     assert host.membership().credentials().certificate == renewed.certificate
     assert (host.directory / FILE).stat().st_mode & 0o777 == 0o600
     assert b"PRIVATE" not in (host.directory / FILE).read_bytes()
+
+
+def test_a_file_is_on_disk_under_its_name_once_it_was_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, sync = [], os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink(), (tmp_path / "a").exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    replace_file(tmp_path / "a", b"1")
+    assert synced == [(tmp_path / ".a.new", False), (tmp_path, True)]
+
+
+async def test_one_that_could_not_be_written_is_not_shown(host: Host, tmp_path: Path) -> None:
+    """Who has shown it counts as moved to its authority; in the next life there would be none but the one before."""
+    full = Membership(host.joined, tmp_path / "none", host.clock)
+    await keep(host, full, 10)
+    assert (host.wire.calls, full.credentials()) == (1, host.joined.credentials)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"certificate":"x","authorities":[]}', b"\xff"])

@@ -57,6 +57,17 @@ def test_the_next_life_goes_on_with_it_and_could_go_back(tmp_path: Path) -> None
     assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
 
 
+def test_what_could_not_be_written_is_used_and_written_when_it_is_named_again(tmp_path: Path) -> None:
+    directory = tmp_path / "membership"
+    known = servers(directory)
+    with pytest.raises(OSError, match="membership"):
+        known.take((TWO,))
+    assert known.urls() == (TWO, ONE)
+    directory.mkdir()
+    known.take((TWO,))
+    assert servers(directory).urls() == (TWO, ONE)
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff", b"null"])
 def test_what_is_no_list_is_passed_over(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE).write_bytes(content)

@@ -66,7 +66,7 @@ class Identities:
     def retire(self, credentials: Credentials) -> None:
         del self.standing[key_of(credentials)]
 
-    async def identify(self, spki_sha256: str) -> Caller:
+    async def identify(self, spki_sha256: str, _authority_id: str = "") -> Caller:
         self.asked += 1
         caller = self.standing.get(spki_sha256)
         if caller is None:

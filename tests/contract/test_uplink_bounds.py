@@ -281,7 +281,7 @@ class TestConnections:
 
 
 class TestRates:
-    async def identify(self, key: str) -> NodeCaller:
+    async def identify(self, key: str, _authority_id: str) -> NodeCaller:
         return NodeCaller(node_id=f"node_{key}", name=key)
 
     async def test_a_key_has_its_rate_and_no_other_pays_for_it(self) -> None:

@@ -57,7 +57,7 @@ async def test_a_certificate_that_has_ended_is_not_let_in(rig: Rig) -> None:
 async def test_a_certificate_that_ends_while_its_connection_is_open_is_out() -> None:
     clock = VirtualClock()
 
-    async def identify(_key: str) -> NodeCaller:
+    async def identify(_key: str, _authority_id: str) -> NodeCaller:
         return NodeCaller(node_id="node_1", name="one")
 
     callers, peer = Callers(identify, clock), Peer("key", clock.now() + 10)
@@ -228,7 +228,7 @@ class TestTheTls:
 
 
 async def test_a_control_plane_that_cannot_tell_keeps_links_and_takes_no_calls() -> None:
-    async def away(_key: str) -> NodeCaller:
+    async def away(_key: str, _authority_id: str) -> NodeCaller:
         raise UnavailableError("store-unavailable", "the store does not answer")
 
     callers = Callers(away, SystemClock())

@@ -28,7 +28,7 @@ from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.kms.memory import MemoryKms
 from shellwego.drivers.store.sqlite import open_sqlite
 from shellwego.ports.store import eq
-from shellwego.wire.tls import SERVER_NAME
+from shellwego.wire.tls import SERVER_NAME, peer_of
 from tests.contract.store_databases import Database
 from tests.control.join_world import SERVERS, JoinWorld, join_request, make_join_world
 
@@ -415,6 +415,8 @@ async def test_an_authority_is_exchanged_while_nodes_of_both_are_let_in(world: J
         await world.commit(lambda unit: nodeauthority.retire(unit, before))
     renewed = await world.joins.renew(first.id, certificate_request(old_key))
     assert len(renewed.authorities) == 2
+    shown = x509.load_pem_x509_certificate(renewed.certificate.encode()).public_bytes(Encoding.DER)
+    await world.identity.identify(key_fingerprint(old_key.public_key()), peer_of(shown).authority_id)
     await world.commit(lambda unit: nodeauthority.retire(unit, before))
     assert (await world.authorities.shown()).id == after.id
     with pytest.raises(ConflictError, match="signs for nodes"):

@@ -10,6 +10,7 @@ from shellwego.control.loops import hints
 from shellwego.control.loops import rollout as rollout_loop
 from shellwego.control.loops import routes as routes_loop
 from shellwego.control.unit import Control
+from shellwego.core.deployments import CanaryPlan
 from shellwego.core.instances import Instance
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.ports.bus import Hint
@@ -85,6 +86,23 @@ async def test_an_instance_comes_into_the_routes_soon_though_no_hint_came(world:
     await world.clock.until(
         lambda: all(row.routed_version is not None for row in world.live()), hints.CHANGED_EVERY_S + 1
     )
+
+
+async def test_the_weight_of_a_canarys_step_comes_into_the_routes_soon_though_no_hint_came(world: World) -> None:
+    """With one instance of each release a step changes no instance."""
+    await world.node()
+    edge = await world.edge()
+    await begun(world, routes_loop.run)
+    world.spawn(rollout_loop.run(world.control))
+    await world.finished(await world.deploy("one"))
+    newer = await world.deploy("two", strategy="canary", canary=CanaryPlan(weights=(10, 50), pause_s=75))
+
+    def weights() -> list[int]:
+        return [endpoint.weight for route in edge.table.routes for endpoint in route.endpoints]
+
+    await world.clock.until(lambda: len(set(weights())) == 2, 60)
+    await world.clock.until(lambda: world.deployment(newer).step.number == 1, 90)  # no look at all apps is near
+    await world.clock.until(lambda: len(weights()) == 2 and len(set(weights())) == 1, hints.CHANGED_EVERY_S + 1)
 
 
 @pytest.fixture

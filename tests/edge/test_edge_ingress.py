@@ -28,6 +28,13 @@ def table(version: int, *routes: Route) -> RouteTable:
     return RouteTable(version=version, routes=routes)
 
 
+class BrokenRoutes(MemoryRoutes):
+    """Fails in a way that nobody thought of."""
+
+    async def save(self, routes: LastRoutes) -> None:
+        raise ValueError("no such thing")
+
+
 class Scene:
     def __init__(self) -> None:
         self.clock = VirtualClock()
@@ -195,6 +202,44 @@ async def test_a_silent_haproxy_is_ended_only_after_its_time() -> None:
         assert scene.haproxy.starts == 1
         await scene.clock.advance(SETTINGS.observe_s + 3)
         assert (scene.haproxy.starts, scene.instances) == (2, {"ins_1"})
+
+
+async def test_one_lost_answer_ends_no_haproxy_that_had_nothing_to_tell_for_long() -> None:
+    """Without a table nothing is told, nor while HAProxy refuses a step; and it answers all the same."""
+    scene = Scene()
+    async with scene.running():
+        await scene.serve(1, route(at(1)))
+        scene.haproxy.worker.refuses = {AddServer}
+        scene.ingress.take(table(2, route(at(2))))
+        await scene.clock.advance(2 * SETTINGS.unresponsive_s)
+        scene.haproxy.worker.loses_answers = 1
+        await scene.clock.advance(5)
+    scene.file.last = None
+    async with scene.running():
+        await scene.clock.advance(2 * SETTINGS.unresponsive_s)
+        scene.haproxy.worker.silent = True
+        await scene.clock.advance(SETTINGS.observe_s)
+        scene.haproxy.worker.silent = False
+        await scene.clock.advance(5)
+    assert (scene.haproxy.starts, scene.instances) == (1, {"ins_1"})
+
+
+async def test_a_haproxy_that_is_silent_is_ended_without_any_table_too() -> None:
+    scene = Scene()
+    async with scene.running():
+        await scene.clock.advance(1)
+        scene.haproxy.worker.silent = True
+        await scene.clock.advance(SETTINGS.unresponsive_s + SETTINGS.observe_s + 3)
+        assert scene.haproxy.starts == 2
+
+
+async def test_what_fails_within_the_edge_ends_no_haproxy() -> None:
+    scene = Scene()
+    scene.file = BrokenRoutes()
+    async with scene.running():
+        scene.ingress.take(table(1, route(at(1))))
+        await scene.clock.advance(5 * SETTINGS.unresponsive_s)
+        assert (scene.haproxy.starts, scene.instances) == (1, {"ins_1"})
 
 
 async def test_nothing_is_told_of_a_version_while_haproxy_is_silent() -> None:

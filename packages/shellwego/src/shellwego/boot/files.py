@@ -1,4 +1,5 @@
-"""Files that are replaced as a whole: whoever reads one sees the old or the new, also after a power cut."""
+"""Files that are replaced as a whole: whoever reads one sees the old or the new, also after a power cut; the new one once
+`replace_file` has returned."""
 
 from __future__ import annotations
 
@@ -17,3 +18,8 @@ def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
         stream.flush()
         os.fsync(descriptor)
     fresh.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -65,7 +65,9 @@ class Membership:
             await self._clock.sleep(pause)
 
     async def renew(self, channel: Renewals) -> None:
-        """Get another certificate for the same key; raises as its call."""
+        """Get another certificate for the same key; raises as its call, and `OSError`. It is shown only once it is on disk:
+        who has shown one of a new authority may find that the old one does not hold any more.
+        """
         key = load_pem_private_key(self._key.reveal(), password=None)
         assert isinstance(key, EllipticCurvePrivateKey)  # noqa: S101 - `nodedir` made it
         answer = await channel.call(Method.RENEW, RenewCall(request=certificate_request(key)), CertificateAnswer)

@@ -38,7 +38,8 @@ class ServerList:
     def __init__(self, joined: Sequence[str], directory: Path) -> None:
         """`joined`: those it joined by."""
         self._path = directory / FILE
-        self._named = self._kept()
+        self._on_disk = self._kept()
+        self._named = self._on_disk
         self._before = _plain(joined)
         """Those that are left once one that is named has answered."""
 
@@ -47,13 +48,19 @@ class ServerList:
         return tuple(dict.fromkeys((*self._named, *self._before)))
 
     def take(self, named: Sequence[str]) -> None:
-        """Note what a server named; nothing says nothing."""
+        """Note what a server named; nothing says nothing. What could not be written is used all the same, and written when
+        it is named again.
+
+        Raises:
+            OSError: it was not written.
+        """
         told = _plain(named)
-        if not told or told == self._named:
-            return
-        self._before, self._named = self.urls(), told
-        replace_file(self._path, msgspec.json.encode(told))
-        log.info("servers.named", servers=told)
+        if told and told != self._named:
+            self._before, self._named = self.urls(), told
+            log.info("servers.named", servers=told)
+        if told and told != self._on_disk:
+            replace_file(self._path, msgspec.json.encode(told))
+            self._on_disk = told
 
     def answered(self, url: str) -> None:
         """A server answered there."""

@@ -30,7 +30,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from shellwego.core.errors import FieldError, InvalidError
 from shellwego.core.sensitive import Sensitive
-from shellwego.wire.tls import SERVER_NAME
+from shellwego.wire.tls import AUTHORITY_NAME, SERVER_NAME
 
 AUTHORITY_S = 10 * 365 * 24 * 3600.0
 SERVER_S = 30 * 24 * 3600.0
@@ -100,7 +100,7 @@ def private_pem(key: EllipticCurvePrivateKey) -> Sensitive:
 
 def authority_certificate(key: EllipticCurvePrivateKey, id_: str, now: float) -> str:
     """The certificate of a new authority, signed by itself, in PEM."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ShellWeGo nodes {id_}")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{AUTHORITY_NAME}{id_}")])
     usage = x509.KeyUsage(
         digital_signature=False,
         content_commitment=False,

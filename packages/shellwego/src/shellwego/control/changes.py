@@ -43,6 +43,7 @@ _BAD = frozenset({DeploymentState.FAILED, DeploymentState.ROLLED_BACK})
 
 def apply(unit: Unit, app: App, changes: Iterable[Change]) -> None:
     """Make the changes, planned in this transaction from the app as it is in it."""
+    aimed, stepped = False, False
     for change in changes:
         match change:
             case Start():
@@ -52,20 +53,15 @@ def apply(unit: Unit, app: App, changes: Iterable[Change]) -> None:
             case Drain() | Stop() | Suspend() | Lose():
                 _change(unit, app, change)
             case MoveDeployment():
-                _move(unit, app, change)
+                stepped |= _move(unit, app, change)
             case Aim():
-                aimed = replace(
-                    app,
-                    release_id=change.release_id,
-                    stable_release_id=change.stable_release_id,
-                    stable_generation=change.stable_generation,
-                    updated_at=unit.now(),
-                )
-                unit.tx.apps.update(aimed)
-                if aimed.release_id != app.release_id:
-                    reprioritize(unit, aimed)
+                _aim(unit, app, change)
+                aimed = True
             case Forget():
                 _forget(unit, app)
+                return
+    if stepped and not aimed:
+        unit.tx.apps.update(app)  # loops that look which apps changed see another version: the weight is in its routes
 
 
 def instance_data(instance: Instance) -> dict[str, str]:
@@ -112,10 +108,24 @@ def _change(unit: Unit, app: App, change: Drain | Stop | Suspend | Lose) -> None
             announce(unit, app, "instance.lost", data, resource=changed.id, severity="error")
 
 
-def _move(unit: Unit, app: App, move: MoveDeployment) -> None:
+def _aim(unit: Unit, app: App, aim: Aim) -> None:
+    aimed = replace(
+        app,
+        release_id=aim.release_id,
+        stable_release_id=aim.stable_release_id,
+        stable_generation=aim.stable_generation,
+        updated_at=unit.now(),
+    )
+    unit.tx.apps.update(aimed)
+    if aimed.release_id != app.release_id:
+        reprioritize(unit, aimed)
+
+
+def _move(unit: Unit, app: App, move: MoveDeployment) -> bool:
+    """Whether a canary came to another step by it."""
     stored = unit.tx.deployments.get(move.deployment_id)
     if stored is None:
-        return
+        return False
     moved = unit.tx.deployments.update(move_deployment(stored, move, unit.now()))
     if moved.state is not stored.state:
         kind = moved.state.value
@@ -124,11 +134,12 @@ def _move(unit: Unit, app: App, move: MoveDeployment) -> None:
     elif moved.stage is not stored.stage:
         kind = "stage"
     else:
-        return
+        return False
     data = {"deployment": moved.id, "stage": moved.stage.value, "reason": moved.reason[:500]}
     data |= {"weight": str(moved.weight)} if moved.canary else {}
     severity = "error" if moved.state in _BAD else "info"
     announce(unit, app, f"app.deployment.{kind}", data, severity=severity)
+    return moved.step.number != stored.step.number
 
 
 def _forget(unit: Unit, app: App) -> None:

@@ -158,7 +158,8 @@ class Joins:
         return replace(member, granted=await self._granted(certificate))
 
     async def renew(self, member_id: str, request: bytes) -> CertificateAnswer:
-        """Another certificate for a key of this node or edge. A key that is none of its own joins anew, with a token.
+        """Another certificate for a key of this node or edge. A key that is none of its own joins anew, with a token. It
+        counts for the new authority only when its holder shows what it was given (`nodekeys.note_shown`).
 
         Raises:
             InvalidError: the request will not do.
@@ -175,7 +176,7 @@ class Joins:
             unit.caller = Caller(actor=row.member_id)
             unit.audit("nodes:renew", row.member_id, detail=key.fingerprint)
             end = unit.now() + CERTIFICATE_S
-            return unit.tx.node_keys.update(replace(row, authority_id=authority.id, expires_at=end))
+            return unit.tx.node_keys.update(replace(row, expires_at=end))
 
         row = await self._control.commit(work)
         end = row.expires_at
@@ -276,7 +277,7 @@ def _put_key(unit: Unit, token: JoinToken, member_id: str, fingerprint: str, aut
     known = find_key(unit.tx, fingerprint)
     end = unit.now() + CERTIFICATE_S
     if known is not None:
-        return unit.tx.node_keys.update(replace(known, authority_id=authority_id, expires_at=end))
+        return unit.tx.node_keys.update(replace(known, expires_at=end))
     return unit.tx.node_keys.insert(
         NodeKey(
             id=unit.new_id("nky"),

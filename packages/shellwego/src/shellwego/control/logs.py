@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from shellwego.control.events import changes
+from shellwego.control.scopes import missing
 from shellwego.control.streams import open_stream, records
 from shellwego.control.unit import Control
 from shellwego.core.errors import NotFoundError, ShellWeGoError, UnavailableError
@@ -35,6 +36,9 @@ MAX_TEXT = 8 * 1024 * 1024
 """Characters of the last lines; a line has up to 15,000, and many may ask at once."""
 LAST_LINES_S = 3.0
 """Who follows waits so long for the last lines of all instances; those of slower nodes come when they come."""
+AWAY_S = 10.0
+"""So long the last lines of an instance that has ended are asked for where its node does not tell them; it may be gone."""
+_NO_INSTANCE = missing("instance", "").code
 _QUEUE = 256
 """Lines read ahead of a slow reader; beyond it the streams are not read, and wait."""
 _MOST_OF_A_MOMENT = 1000
@@ -161,7 +165,8 @@ class _Seen:
 
 class LogFollower:
     """The lines of all instances that `look` gives, those that appear later included: the last ones in the order of their
-    time, then as they are written. Of one instance that is named in the query, until it has ended and all was read."""
+    time, then as they are written. Of one instance that is named in the query, until it has ended, or is forgotten, and all
+    was read; where its node is away, and not all could be, the last line says so."""
 
     def __init__(self, control: Control, streams: Streams, query: LogQuery) -> None:
         self._control = control
@@ -170,6 +175,8 @@ class LogFollower:
         self._lines: asyncio.Queue[LogLine] = asyncio.Queue(_QUEUE)
         self._readers: dict[str, asyncio.Task[None]] = {}
         self._seen: dict[str, _Seen] = {}
+        self._known: set[str] = set()
+        """Those that are neither forgotten nor hidden by newer ones."""
         self._live: set[str] = set()
 
     async def lines(self, app_id: str, look: Look) -> AsyncGenerator[LogLine]:
@@ -194,9 +201,10 @@ class LogFollower:
         query = self._query
         async with contextlib.aclosing(changes(self._control, subjects.app(app_id))) as ticks:
             async for _ in ticks:
-                found = await look()
+                found = await self._found(look)
                 if query is self._query and len(found) > 1:
                     await self._tell_last_lines(found)
+                self._known = {instance.id for instance in found}
                 self._live = {instance.id for instance in found if instance.live}
                 for instance in found:
                     if instance.id not in self._readers:
@@ -204,6 +212,14 @@ class LogFollower:
                 query = replace(self._query, tail=MAX_TAIL)
                 if self._over():
                     return
+
+    async def _found(self, look: Look) -> list[Instance]:
+        try:
+            return await look()
+        except NotFoundError as error:
+            if self._query.instance_id and error.code == _NO_INSTANCE:
+                return []
+            raise
 
     async def _tell_last_lines(self, instances: list[Instance]) -> None:
         """What the instances wrote so far, as one; a log that cannot be read now is left to its reader."""
@@ -234,19 +250,34 @@ class LogFollower:
 
     async def _read(self, instance: Instance, query: LogQuery) -> None:
         """One instance until its end. A node that cannot be reached, or has no VM of it yet, is asked again; so is one whose
-        log ended before the instance did, such as that of an agent that has just begun."""
+        log ended before the instance did, such as that of an agent that has just begun. Once the instance has ended its node
+        may be gone with it, so it is asked for a while only; and not at all once the instance is forgotten."""
         seen = self._seen.setdefault(instance.id, _Seen())
+        until = math.inf
         while True:
+            trouble: ShellWeGoError | None = None
             onwards = seen.onwards(query)
             try:
                 async with contextlib.aclosing(read_log(self._streams, instance, onwards, follow=True)) as lines:
                     async for line in lines:
                         if seen.is_new(line.record):
                             await self._lines.put(line)
-                again = instance.id in self._live
             except ShellWeGoError as error:
-                coming = isinstance(error, NotFoundError) and instance.id in self._live
-                again = error.temporary or coming
-            if not again:
-                return
+                trouble = error
+            now = self._control.clock.monotonic()
+            until = math.inf if instance.id in self._live else min(until, now + AWAY_S)
+            if not self._is_asked_again(instance.id, trouble, late=now >= until):
+                break
             await self._control.clock.sleep(1.0)
+        if trouble is not None and trouble.temporary and self._query.instance_id:
+            await self._lines.put(self._unread(instance, trouble))
+
+    def _is_asked_again(self, id_: str, trouble: ShellWeGoError | None, *, late: bool) -> bool:
+        if id_ in self._live:
+            return trouble is None or trouble.temporary or isinstance(trouble, NotFoundError)
+        return trouble is not None and trouble.temporary and id_ in self._known and not late
+
+    def _unread(self, instance: Instance, trouble: ShellWeGoError) -> LogLine:
+        words = f"the instance has ended, and the rest of its log cannot be read now: {trouble.message}"
+        record = LogRecord(time=self._control.clock.now(), stream="system", text=words)
+        return LogLine(instance.id, instance.process, record)

@@ -140,7 +140,7 @@ def add(unit: Unit, fresh: Fresh) -> NodeAuthority:
 
 
 def keys_under(tx: Transaction, authority_id: str) -> int:
-    """Keys that are let in by a certificate of this authority."""
+    """Keys that may be let in by nothing but a certificate of this authority: it is what their holders showed last."""
     now = Where("expires_at", Op.GT, tx.now())
     return sum(key.retired_at is None for key in tx.node_keys.select(eq("authority_id", authority_id), now))
 
@@ -149,7 +149,7 @@ def retire(unit: Unit, row: NodeAuthority) -> NodeAuthority:
     """Believe an authority no more, and destroy its key; once more changes nothing.
 
     Raises:
-        ConflictError: it is the newest, or nodes have certificates of it that they did not renew yet.
+        ConflictError: it is the newest, or nodes that were not seen with one of another have certificates of it.
     """
     if row.retired_at is not None:
         return row
@@ -162,8 +162,9 @@ def retire(unit: Unit, row: NodeAuthority) -> NodeAuthority:
     if left:
         raise ConflictError(
             "node-authority-in-use",
-            f"{left} nodes or edges have certificates of it",
-            resolution="They get new ones with 30 days left, or when their agent is started anew.",
+            f"{left} nodes or edges called with certificates of it last",
+            resolution="They get new ones with 30 days left, or when their agent is started anew; those of hosts that are"
+            " gone for good: swg nodes keys revoke.",
         )
     unit.emit("node_authority.retired", row.id, data={"fingerprint": row.fingerprint})
     forget(unit, row.sealed.key_id)

@@ -141,13 +141,19 @@ def _charge(unit: Unit, principal: Principal) -> None:
 
 def forget_ended(unit: Unit, principal_id: str) -> None:
     """Forget some of a principal's tokens that ended a while ago, so that who signs in every minute fills no table. One of
-    the host is remembered: it would be let in again at the next start."""
-    before = unit.now() - KEPT_S
-    for token in unit.tx.tokens.select(eq("principal_id", principal_id), limit=_SWEEP):
-        if token.ended_by(before) and token.issued_by is not Issuer.HOST:
+    the host is remembered: it would be let in again at the next start. Looks at the oldest, and at those after them until
+    there is one to forget: many may be alive, and older than all that ended."""
+    before, after = unit.now() - KEPT_S, None
+    while True:
+        some = unit.tx.tokens.select(eq("principal_id", principal_id), limit=_SWEEP, after=after)
+        past = [token for token in some if token.ended_by(before) and token.issued_by is not Issuer.HOST]
+        for token in past:
             unit.tx.tokens.delete(token.id)
             if unit.tx.token_uses.get(token.id) is not None:
                 unit.tx.token_uses.delete(token.id)
+        if past or len(some) < _SWEEP:
+            return
+        after = (some[-1].id, some[-1].id)
 
 
 def life(wish: TokenWish) -> float:

@@ -47,7 +47,8 @@ PHASE_MOVES: Mapping[Phase, frozenset[Phase]] = {
 }
 TERMINAL = frozenset({P.STOPPED, P.FAILED, P.LOST})
 SERVING = frozenset({P.HEALTHY, P.ASLEEP})
-"""Phases that count as capacity: an instance asleep wakes by a request."""
+"""Phases that count as capacity. One that sleeps takes no requests and is not woken by any, but somebody put it to sleep
+and is to wake it: it keeps its slot, and no other is started for it."""
 
 
 class Desired(StrEnum):
@@ -203,5 +204,5 @@ class Instance:
 
     @property
     def serving(self) -> bool:
-        """It takes requests now."""
+        """It counts as capacity now, be it awake or not."""
         return self.desired is Desired.SERVE and self.phase in SERVING

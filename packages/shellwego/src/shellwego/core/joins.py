@@ -6,7 +6,8 @@ speaks for itself, by a certificate of the platform's own authority. The certifi
 stand here and not be retired, so that a door can be closed at once and not when a certificate ends.
 
 Two authorities may hold at once, which is how one is exchanged: nodes get certificates of the newest at their next renewal,
-together with all that hold; servers show one of the oldest, which everybody believes. The old one goes when no key needs it.
+together with all that hold; servers show one of the oldest, which everybody believes. The old one goes when no key needs it:
+when each has been seen with a certificate of another.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class NodeKey(_Certified):
     token_id: str
     """The join token that vouched for it."""
     authority_id: str
-    """Who signed its last certificate."""
+    """Who signed the certificate that its holder called with last; its first one, until he called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 Theory. A name stands for what serves now: instances that are healthy, wanted and awake. One that drains, or is to sleep,
 leaves its app's names as it leaves the routes. An instance asleep has no address (it is given back, and may be another's
-soon), and nothing on the private network could wake it: a request that comes over an edge does. So it is in no name until it
-is awake, and the name of an app that sleeps as a whole is known, and leads nowhere.
+soon), and no request wakes it, from the private network or over an edge: somebody has to (`control.sleep`). So it is in no
+name until it is awake, and the name of an app that sleeps as a whole is known, and leads nowhere.
 
 `<app>` stands for the processes that have a service, which is what one connects to; for all, where none has. Beside that,
 each process has a name, and each VM: that of its instance, which stays, and its own.

@@ -76,7 +76,8 @@ class Ingress:
         self._saved: LastRoutes | None = None
         self._present: Pool | None = None
         self._looked_at = 0.0
-        self._answered_at = 0.0
+        self._silent_since: float | None = None
+        """Of a HAProxy that is alive: since when no step had all of its answers."""
         self._reload_after = 0.0
         self._outdated = False
         """HAProxy runs with a configuration that another version of this code, or other settings, wrote."""
@@ -122,13 +123,14 @@ class Ingress:
             try:
                 await self._step()
                 pause = self._pause()
+                self._silent_since = None
                 self._passed("step")
             except Exception as error:  # noqa: BLE001 - whatever it is, HAProxy serves on, and is looked at anew
                 if trouble := self._troubles.failed("step", str(error), self._clock.monotonic()):
                     trace = None if isinstance(error, ShellWeGoError) else error
                     _log.warning("edge.step_failed", reason=str(error), exc_info=trace, **trouble.fields)
                 self._present = None
-                await self._end_if_dumb()
+                await self._end_if_dumb(error)
                 pause = RETRY_S
             await self._rest(pause)
 
@@ -161,12 +163,11 @@ class Ingress:
         self._held = dict(claims.backends)
         self._present, self._old, self._retired = None, (), set()
         self._outdated = False
-        self._answered_at = self._clock.monotonic()
+        self._silent_since = None
 
     async def _trust(self) -> None:
         """After adoption: keep the claims on record that HAProxy bears out."""
         worker = self._haproxy.worker
-        self._answered_at = self._clock.monotonic()
         self._outdated = await worker.config_version() != config.version(self._settings)
         if self._saved is not None:
             backends = self._saved.backends
@@ -285,13 +286,20 @@ class Ingress:
             instance: count for instance, count in sessions.items() if count and instance not in targets.instances
         }
         status = Status(targets.version, open_sessions, draining=bool(leaving or self._old))
-        self._answered_at = self._clock.monotonic()
         if status != self.status:
             self.status = status
             self.changed.set()
 
-    async def _end_if_dumb(self) -> None:
-        if self._haproxy.alive and self._clock.monotonic() > self._answered_at + self._settings.unresponsive_s:
+    async def _end_if_dumb(self, error: Exception) -> None:
+        """End a HAProxy that was asked again and again, and did not answer. The time begins with the first question that it
+        left open. How long a step takes, or how long ago one had anything to tell, says nothing of it: the edge may have no
+        routes, or may have stood still; nor does whatever else fails here."""
+        if not isinstance(error, RuntimeApiError):
+            self._silent_since = None
+            return
+        now = self._clock.monotonic()
+        self._silent_since = now if self._silent_since is None else self._silent_since
+        if self._haproxy.alive and now > self._silent_since + self._settings.unresponsive_s:
             _log.error("edge.haproxy_unresponsive")
             await self._haproxy.kill()
 

@@ -17,13 +17,15 @@ from functools import lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from shellwego.core.errors import InvalidError
 from shellwego.core.sensitive import Sensitive
 
 SERVER_NAME = "server.shellwego.internal"
 """What each server's certificate names, and no node's, at whatever address it is: addresses change, and say nothing."""
+AUTHORITY_NAME = "ShellWeGo nodes "
+"""How the name of an authority begins, in its own certificate and in those that it signs; its id follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,8 @@ class Peer:
     """Seconds since the epoch."""
     server: bool = False
     """It is a server of this platform: its certificate is one for servers, with the name that only they are given."""
+    authority_id: str = ""
+    """Whose certificate it shows, of `control.nodeauthority`; empty: the name says nothing."""
 
 
 def server_context(credentials: Credentials) -> ssl.SSLContext:
@@ -79,7 +83,12 @@ def peer_of(certificate: bytes) -> Peer:
     """Who shows this certificate (DER)."""
     parsed = x509.load_der_x509_certificate(certificate)
     key = parsed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return Peer(hashlib.sha256(key).hexdigest(), parsed.not_valid_after_utc.timestamp(), _is_server(parsed))
+    return Peer(
+        hashlib.sha256(key).hexdigest(),
+        parsed.not_valid_after_utc.timestamp(),
+        server=_is_server(parsed),
+        authority_id=_authority_of(parsed),
+    )
 
 
 def _is_server(certificate: x509.Certificate) -> bool:
@@ -89,6 +98,11 @@ def _is_server(certificate: x509.Certificate) -> bool:
     except x509.ExtensionNotFound:
         return False
     return SERVER_NAME in names.get_values_for_type(x509.DNSName) and ExtendedKeyUsageOID.SERVER_AUTH in usage
+
+
+def _authority_of(certificate: x509.Certificate) -> str:
+    names = [str(each.value) for each in certificate.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    return names[0].removeprefix(AUTHORITY_NAME) if names and names[0].startswith(AUTHORITY_NAME) else ""
 
 
 def expires_at(credentials: Credentials) -> float:

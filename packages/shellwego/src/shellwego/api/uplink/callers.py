@@ -42,25 +42,26 @@ class Callers:
         self._busy: Counter[str] = Counter()
 
     async def caller(self, peer: Peer) -> Caller:
-        """Whose key it is.
+        """Whose key it is. Says nothing of the certificate: that of an open link is as old as the link.
 
         Raises:
             ForbiddenError: nobody's, any more or at all; or the certificate has ended.
             UnavailableError: that cannot be known now.
         """
         self._check_term(peer)
-        return await self._identify(peer.key)
+        return await self._identify(peer.key, "")
 
     @asynccontextmanager
     async def call(self, peer: Peer) -> AsyncIterator[Caller]:
-        """Whose call it is; counted while it lasts.
+        """Whose call it is; counted while it lasts. What certificate it came with is taken note of.
 
         Raises:
             ThrottledError: this key calls too often, or too much at once.
             ForbiddenError, UnavailableError: as `caller`.
         """
         with self._counted(peer):
-            yield await self.caller(peer)
+            self._check_term(peer)
+            yield await self._identify(peer.key, peer.authority_id)
 
     @contextmanager
     def fellow(self, peer: Peer) -> Iterator[None]:
