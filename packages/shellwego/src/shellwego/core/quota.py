@@ -122,7 +122,7 @@ class Standing:
 
 
 def settled(app: App, releases: Iterable[Release]) -> bool:
-    """Whether its last release was rolled out in full, so that nothing of another one serves; `releases` as in `Standing`."""
+    """Whether its last release was rolled out in full, so that nothing else serves; `releases` is of `Standing`."""
     return any(each.id == app.stable_release_id and each.number == app.last_release_number for each in releases)
 
 
