@@ -218,11 +218,13 @@ def _running(tx: Transaction, apps: Sequence[App]) -> Counter[str]:
 
 
 def _stored(tx: Transaction, project_ids: Sequence[str]) -> Counter[str]:
-    """Volumes, and their sizes together. Both names are there, also where there are none."""
+    """Volumes, and their sizes together, with what their snapshots take. Both names are there, also where there are none."""
     counted: Counter[str] = Counter(volumes=0, storage=0)
     for some in _some(project_ids):
         for number, size in tx.volumes.sums("project_id", ("size_bytes",), within("project_id", some)).values():
             counted.update(volumes=number, storage=size)
+        for _, taken in tx.snapshots.sums("project_id", ("used_bytes",), within("project_id", some)).values():
+            counted.update(storage=taken)
     return counted
 
 

@@ -35,7 +35,7 @@ COUNTED: Mapping[str, str] = {
     "ports": "",
     "tokens": "",
 }
-"""What has limits, with its unit. `storage` is the sizes of volumes, as wanted; `backups` are
+"""What has limits, with its unit. `storage` is the sizes of volumes, as wanted, and what their snapshots take; `backups` are
 those that did not fail; `ports` are published ones. `tokens` are those of service accounts that
 are neither revoked nor expired."""
 PRIORITY = "priority"
