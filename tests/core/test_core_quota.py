@@ -138,6 +138,13 @@ def test_the_surge_of_a_rollout_counts_for_nothing() -> None:
     assert app_takes(app, Standing((old, new), beside)) == {"instances": 2, "memory": 202 * MIB, "cpu": 2000}
 
 
+def test_nor_does_that_of_a_restart() -> None:
+    only = release(1, Process(memory_bytes=100 * MIB))
+    app = replace(APP, config=only.config, counts={"web": 2}, last_release_number=2)
+    beside = (*(instance(only, 100),) * 2, *(instance(only, 100, generation=1),) * 2)
+    assert app_takes(app, Standing((only,), beside))["memory"] == 200 * MIB
+
+
 def test_an_app_is_settled_once_its_last_release_was_rolled_out_in_full() -> None:
     first, second = release(1, Process()), release(2, Process())
     app = replace(APP, stable_release_id=second.id, last_release_number=2)

@@ -147,12 +147,13 @@ def _wanted(app: App, config: AppConfig) -> Counter[str]:
 
 
 def _serving(standing: Standing) -> Iterable[Sequence[Instance]]:
-    """What serves, or is to: by each content that is known, and all others together."""
+    """What serves, or is to: by each content and generation that is known, and all others together."""
     known = {release.content_hash for release in standing.releases}
-    found: dict[str, list[Instance]] = {}
+    found: dict[tuple[str, int], list[Instance]] = {}
     for each in standing.instances:
         if each.live and each.owner is OwnerKind.APP and each.desired is Desired.SERVE:
-            found.setdefault(each.content_hash if each.content_hash in known else "", []).append(each)
+            of = (each.content_hash, each.generation) if each.content_hash in known else ("", 0)
+            found.setdefault(of, []).append(each)
     return found.values()
 
 
