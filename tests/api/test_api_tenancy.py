@@ -196,12 +196,35 @@ async def test_a_grant_needs_somebody_and_a_role_that_are_here(
     assert (answer.status, fields(answer)) == (422, [field])
 
 
-async def test_whoever_runs_the_platform_brings_any_user_into_any_organization(world: World, org: str) -> None:
-    made = await world.made("/v1/grants", {"scope": org, "principal": "foreign@x", "role": "viewer"}, token=ADMIN)
+async def test_whoever_runs_the_platform_brings_any_user_into_any_organization_by_his_id(
+    world: World, org: str
+) -> None:
+    foreign, boss = [(await world.get("/v1/user", token=token)).json["id"] for token in (FOREIGN, BOSS)]
+    made = await world.made("/v1/grants", {"scope": org, "principal": foreign, "role": "viewer"}, token=ADMIN)
     assert made["scope"] == org
-    system = {"scope": "system", "principal": "boss@x", "role": "viewer"}
+    system = {"scope": "system", "principal": boss, "role": "viewer"}
     assert (await world.post("/v1/grants", system)).status == 403
     assert (await world.post("/v1/grants", system, token=ADMIN)).status == 201
+
+
+@pytest.mark.parametrize("email", ["foreign@x", "junior@x", "nobody@x"])
+async def test_nobody_gets_a_role_on_the_platform_by_an_address_that_he_may_have_taken(
+    world: World, org: str, email: str
+) -> None:
+    """Whoever owns an organization invites any address, and makes its account himself."""
+    body = {"scope": "system", "principal": email, "role": "viewer"}
+    refused = await world.post("/v1/grants", body, token=ADMIN)
+    assert (refused.status, refused.code, fields(refused)) == (422, "principal-by-id", ["principal"])
+    assert "swg whoami" in refused.json["resolution"]
+    listed = (await world.get("/v1/grants", query={"scope": "system"}, token=ADMIN)).json["data"]
+    assert len(listed) == 1
+
+
+async def test_in_an_organization_an_address_means_a_member_and_nobody_else(world: World, org: str) -> None:
+    body = {"scope": world.project.id, "role": "viewer"}
+    assert (await world.post("/v1/grants", {**body, "principal": "junior@x"}, token=ADMIN)).status == 201
+    others = [await world.post("/v1/grants", {**body, "principal": "foreign@x"}, token=each) for each in (ADMIN, BOSS)]
+    assert [answer.code for answer in others] == ["principal-by-id", "no-such-principal"]
 
 
 async def test_a_custom_role_holds_what_it_names_and_changes_for_all_who_have_it(world: World, org: str) -> None:

@@ -20,9 +20,11 @@ from plasmavmc.types import Scope as EngineScope
 from shellwego.api.grpc.permissions import PERMISSIONS, check_permissions
 from shellwego.control.authentication import new_secret
 from shellwego.core.iam import ROLES
+from shellwego.core.instances import Desired
+from shellwego.core.nodes import Scheduling
 from shellwego.core.tenancy import TokenKind
 from tests.api.api_world import ADMIN, FOREIGN, OWNER, VIEWER, add_user, withdraw_grants
-from tests.api_grpc.grpc_world import WITHIN_S, GrpcWorld, refusal
+from tests.api_grpc.grpc_world import WITHIN_S, GrpcWorld, refusal, until
 from tests.rpc.test_rpc_foreign import METHODS, Heard
 
 VMS = sorted(path for path, action in ACTIONS.items() if action.value.startswith("vm:"))
@@ -193,6 +195,45 @@ async def test_a_session_ends_with_the_grant_by_which_it_was_let_in(world: GrpcW
         async with asyncio.timeout(WITHIN_S):
             with pytest.raises(NotFoundError):
                 await anext(output)
+
+
+async def test_a_call_that_waits_ends_with_its_token(world: GrpcWorld) -> None:
+    await world.deployed()
+    token = f"pat_{'H' * 43}"
+    made = await world.api.commit(lambda unit: add_user(unit, "h@x", "developer", world.api.project.id, token))
+    scope = EngineScope(world.api.project.organization_id, world.api.project.id)
+    spec = VmSpec("", scope, "", "registry.example/hello:v1", command=("true",), labels={"app": "shop"})
+    async with world.client(token) as client:
+        run = await world.place((await client.vms.create(spec, start=True)).spec.id)
+        stopping = asyncio.create_task(client.vms.stop(run.id))
+        await until(lambda: _is_to_stop(world, run.id), "the run is to stop")
+        await world.api.commit(lambda unit: unit.tx.tokens.update(replace(made, revoked_at=unit.now())))
+        async with asyncio.timeout(WITHIN_S):
+            with pytest.raises(UnauthenticatedError):
+                await stopping
+
+
+async def _is_to_stop(world: GrpcWorld, run_id: str) -> bool:
+    row = await world.api.control.read(lambda tx: tx.instances.get(run_id))
+    return row is not None and row.desired is Desired.STOP
+
+
+async def test_a_drain_that_waits_ends_with_the_grant_by_which_it_was_asked_for(world: GrpcWorld) -> None:
+    await world.deployed()
+    token = f"pat_{'D' * 43}"
+    made = await world.api.commit(lambda unit: add_user(unit, "d@x", "owner", "", token))
+    async with world.client(token) as client:
+        draining = asyncio.create_task(client.nodes.drain(world.api.node.id, deadline_s=600))
+        await until(lambda: _drains(world), "the node is drained")
+        await world.api.commit(lambda unit: withdraw_grants(unit, made.principal_id))
+        async with asyncio.timeout(WITHIN_S):
+            with pytest.raises(NotFoundError):
+                await draining
+
+
+async def _drains(world: GrpcWorld) -> bool:
+    node = await world.api.control.read(lambda tx: tx.nodes.get(world.api.node.id))
+    return node is not None and node.scheduling is Scheduling.DRAINING
 
 
 async def test_calls_count_against_the_rate_of_the_plan(world: GrpcWorld) -> None:

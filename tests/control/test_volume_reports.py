@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from shellwego.control import volumes
+from shellwego.control import quotas, volumes
 from shellwego.control.nodes import Nodes
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Unit
+from shellwego.control.volumereports import lose_volumes
 from shellwego.core.assignments import NodeReport, Registration, VolumeOrder
 from shellwego.core.claims import MAX_INSTANCES
-from shellwego.core.errors import ConflictError, InvalidError
+from shellwego.core.errors import ConflictError, InvalidError, QuotaError
 from shellwego.core.volumes import (
     LOST,
     ObservedSnapshot,
@@ -91,6 +92,24 @@ class Reporter:
 
     def row(self, snapshot: Snapshot) -> Snapshot | None:
         return self.world.peek(lambda tx: tx.snapshots.get(snapshot.id))
+
+    async def limit(self, storage: int) -> None:
+        def work(unit: Unit) -> None:
+            project = unit.tx.projects.get(PRJ)
+            assert project is not None
+            quotas.set_project_quota(unit, project, {"storage": storage})
+
+        await self.world.control.commit(work)
+
+    def stored(self) -> int:
+        """What counts against the quota."""
+
+        def work(tx: Transaction) -> int:
+            project = tx.projects.get(PRJ)
+            assert project is not None
+            return quotas.used(tx, quotas.of_project(tx, project), ["storage"])["storage"]
+
+        return self.world.peek(work)
 
 
 @pytest.fixture
@@ -187,3 +206,43 @@ async def test_a_node_that_registers_without_its_memory_is_heard_again(node: Rep
     again = await node.nodes.register(Registration(name="one", facts=node_facts()))
     assert (await node.say(ObservedVolume(), sequence=51)).state is VolumeState.AVAILABLE
     assert (await node.say(ObservedVolume(reason="gone"), sequence=1, epoch=again.epoch)).state is VolumeState.ERROR
+
+
+async def test_what_snapshots_take_counts_as_storage_and_bounds_the_next_one(node: Reporter) -> None:
+    await node.limit(2 * GIB)
+    await node.say(replace(THERE, used_bytes=GIB * 3 // 4))
+    first = await node.snapshot()
+    assert node.stored() == GIB * 7 // 4, "until it is told of: what the volume takes"
+    told = {first.id: ObservedSnapshot(presence=Presence.PRESENT, used_bytes=GIB // 2)}
+    await node.say(replace(THERE, used_bytes=GIB * 3 // 4, snapshots=told))
+    assert node.stored() == GIB * 3 // 2
+    with pytest.raises(QuotaError) as error:
+        await node.snapshot()
+    assert [(fault.field, fault.used) for fault in error.value.errors] == [("storage", GIB * 3 // 2)]
+    await node.limit(3 * GIB)
+    await node.snapshot()
+    assert node.stored() == GIB * 9 // 4
+
+
+async def test_a_snapshot_that_could_not_be_taken_counts_for_nothing(node: Reporter) -> None:
+    await node.say(replace(THERE, used_bytes=GIB))
+    failed = await node.snapshot()
+    assert node.stored() == 2 * GIB
+    told = {failed.id: ObservedSnapshot(presence=Presence.REFUSED, reason="the disk is full")}
+    await node.say(replace(THERE, used_bytes=GIB, snapshots=told))
+    assert node.stored() == GIB
+
+
+async def test_snapshots_that_went_with_their_node_count_for_nothing(node: Reporter) -> None:
+    await node.say(replace(THERE, used_bytes=GIB))
+    kept = await node.snapshot()
+    told = {kept.id: ObservedSnapshot(presence=Presence.PRESENT, used_bytes=GIB)}
+    await node.say(replace(THERE, snapshots=told))
+
+    def lose(unit: Unit) -> None:
+        home = unit.tx.nodes.get(node.ids[0])
+        assert home is not None
+        lose_volumes(unit, home, "its node was removed")
+
+    await node.world.control.commit(lose)
+    assert node.stored() == GIB

@@ -302,7 +302,10 @@ def list_grants(session: Session, system: bool) -> None:
 @_SYSTEM
 @shared
 def add_grant(session: Session, principal: str, role: str, system: bool) -> None:
-    """Give a member (email or id) or a service account (id) a role there, and on all below."""
+    """Give a member (email or id) or a service account (id) a role there, and on all below.
+
+    Who runs the platform may give one to any user, by the id that `swg whoami` shows him.
+    """
     from shellwego.client.generated import GrantCreate  # noqa: PLC0415
 
     body = GrantCreate(scope=_scope(session, system=system), principal=principal, role=role)

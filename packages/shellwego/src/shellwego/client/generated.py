@@ -519,7 +519,7 @@ class ExecView(Struct, kw_only=True, frozen=True):
 
 
 class GrantCreate(Struct, kw_only=True, omit_defaults=True):
-    """A role on a scope. `scope` is the id of an organization, a project or an app, or `system`; `principal` is a member by id or email, or a service account by id."""
+    """A role on a scope. `scope` is the id of an organization, a project or an app, or `system`; `principal` is a member by id or email, a service account by id, or, for who runs the platform, any user by id: no address is proved."""
 
     scope: str
     principal: str

@@ -182,6 +182,7 @@ def begin(unit: Unit, app: App, release: Release, rollout: Rollout, *, command: 
     `command`: run the release's command before, if it has one.
     """
     check_rollout(rollout)
+    save(unit, app)  # first: what is charged is by how much the deployment goes beyond what is there without it
     last = current_deployment(unit.tx, app)
     # The newest is known by its time: where the store's clock was set back, this one is newer all the same.
     created_at = unit.now() if last is None else max(unit.now(), last.created_at + _TICK_S)
@@ -204,7 +205,6 @@ def begin(unit: Unit, app: App, release: Release, rollout: Rollout, *, command: 
             created_by=unit.caller.actor,
         )
     )
-    save(unit, app)
     announce(unit, app, "app.deployment.requested", {"deployment": deployment.id, "release": f"v{release.number}"})
     return deployment
 

@@ -158,25 +158,37 @@ def _keep_an_owner(tx: Transaction, grant: Grant) -> None:
 
 
 def _receiver(tx: Transaction, principal: Principal, scope: Scope, ref: str) -> User | ServiceAccount:
-    """Who is to get a role: a service account or a member of the organization. Who runs the platform may name any user;
-    to others, users of other organizations do not exist.
+    """Who is to get a role: a service account or a member of the organization, whom those who made him one know by his
+    address. Who runs the platform may name any user, by the id alone: anybody who owns an organization can have an account
+    made for an address that is not his. To others, users of other organizations do not exist.
 
     Raises:
-        InvalidError: there is none such.
+        InvalidError: there is none such, or he is to be named by his id.
     """
+    everybody = iam.allowed(principal, "members:write", ("",))
     if is_id("svc", ref):
         account = tx.service_accounts.get(ref)
         if account is not None and account.organization_id == scope.organization_id:
             return account
     else:
-        user = tx.users.get(ref) or next(iter(tx.users.select(eq("email", ref), limit=1)), None)
-        everybody = iam.allowed(principal, "members:write", ("",))
-        if user is not None and (everybody or is_member(tx, scope.organization_id, user.id)):
+        by_id = tx.users.get(ref)
+        user = by_id or next(iter(tx.users.select(eq("email", ref), limit=1)), None)
+        if user is not None and (is_member(tx, scope.organization_id, user.id) or (everybody and by_id)):
             return user
+        if everybody and not is_id("usr", ref):
+            _refuse_by_email(scope)
     message = "there is no such member or service account here"
     resolution = "Users join an organization by invitation; then they can get roles on what is in it."
     refuse("no-such-principal", (FieldError("principal", "unknown", message),), resolution=resolution)
     raise AssertionError("refused above")
+
+
+def _refuse_by_email(scope: Scope) -> None:
+    """The same whether anybody has the address: whoever has is not known to be the one who is meant."""
+    where = "no member of this organization has this email" if scope.organization_id else "nobody has proved his email"
+    message = f"{where}; others are named by their ids, since an account may be made for anybody's address"
+    resolution = "Have him tell you the id that “swg whoami” shows him (usr_…), and give that."
+    refuse("principal-by-id", (FieldError("principal", "by-id", message),), resolution=resolution)
 
 
 def is_member(tx: Transaction, organization_id: str, user_id: str) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from shellwego.control.config import refuse
+from shellwego.control.facts import UNFINISHED, live_by_app, releases_of
 from shellwego.control.instances import LIVE_PHASES
 from shellwego.control.priorities import reprioritize_all
 from shellwego.control.unit import Unit
@@ -31,15 +32,17 @@ from shellwego.core.quota import (
     Excess,
     Limits,
     Quota,
+    Standing,
     app_takes,
     binding,
     excess,
     growth,
+    instances_take,
     most_of,
     organization_limits,
     priority_limit,
     project_limits,
-    runs_take,
+    settled,
 )
 from shellwego.core.tenancy import Organization, Project, Token
 from shellwego.ports.store import Transaction, eq, within
@@ -94,8 +97,10 @@ def charge_organization(unit: Unit, organization: Organization, more: Amounts) -
 
 
 def charge_app(unit: Unit, before: App | None, after: App) -> None:
-    """Refuse a change of an app by which more is wanted than may be."""
-    more = growth(app_takes(before) if before else {}, app_takes(after))
+    """Refuse a change of an app by which more is wanted than may be; call it before a deployment of it is stored, which is
+    measured by the config that it brings."""
+    standing = standings(unit.tx, [before] if before else []).get(after.id, Standing())
+    more = growth(app_takes(before, standing) if before else {}, app_takes(after, standing))
     if before is None:
         more["apps"] = 1
     project = unit.tx.projects.get(after.project_id) if more else None
@@ -130,7 +135,7 @@ def charge_run(unit: Unit, app: App, run: Instance) -> None:
     """Refuse a one-off command that would be more than may be."""
     project = unit.tx.projects.get(app.project_id)
     if project is not None:
-        charge(unit, project, runs_take([run]))
+        charge(unit, project, instances_take([run]))
 
 
 def _organization(tx: Transaction, id_: str) -> Organization:
@@ -186,22 +191,40 @@ def used(tx: Transaction, holding: Holding, names: Iterable[str] = tuple(COUNTED
     return counted
 
 
+def standings(tx: Transaction, apps: Iterable[App]) -> dict[str, Standing]:
+    """By app: what may run of those that were ever deployed. Their instances are read only where something of another
+    release may serve."""
+    deployed = {app.id: app for app in apps if app.last_release_number}
+    named = {id_: {app.release_id, app.stable_release_id} for id_, app in deployed.items()}
+    for some in _some(list(deployed)):
+        for deployment in tx.deployments.select(within("app_id", some), within("state", UNFINISHED)):
+            named[deployment.app_id].add(deployment.release_id)
+    found = releases_of(tx, set().union(*named.values()))
+    releases = {id_: tuple(found[each] for each in sorted(ids) if each in found) for id_, ids in named.items()}
+    living = live_by_app(tx, [id_ for id_, app in deployed.items() if not settled(app, releases[id_])])
+    return {id_: Standing(releases[id_], living.get(id_, ())) for id_ in deployed}
+
+
 def _running(tx: Transaction, apps: Sequence[App]) -> Counter[str]:
-    taken: Counter[str] = Counter()
+    """Instances, memory and CPU. All names are there, also where nothing runs."""
+    taken: Counter[str] = Counter(instances=0, memory=0, cpu=0)
+    known = standings(tx, apps)
     for app in apps:
-        taken.update(app_takes(app))
+        taken.update(app_takes(app, known.get(app.id, Standing())))
     for some in _some([app.id for app in apps if app.last_release_number]):
         live = within("phase", LIVE_PHASES)
-        taken.update(runs_take(tx.instances.select(within("app_id", some), eq("owner", OwnerKind.RUN), live)))
+        taken.update(instances_take(tx.instances.select(within("app_id", some), eq("owner", OwnerKind.RUN), live)))
     return taken
 
 
 def _stored(tx: Transaction, project_ids: Sequence[str]) -> Counter[str]:
-    """Volumes, and their sizes together. Both names are there, also where there are none."""
+    """Volumes, and their sizes together, with what their snapshots take. Both names are there, also where there are none."""
     counted: Counter[str] = Counter(volumes=0, storage=0)
     for some in _some(project_ids):
         for number, size in tx.volumes.sums("project_id", ("size_bytes",), within("project_id", some)).values():
             counted.update(volumes=number, storage=size)
+        for _, taken in tx.snapshots.sums("project_id", ("used_bytes",), within("project_id", some)).values():
+            counted.update(storage=taken)
     return counted
 
 

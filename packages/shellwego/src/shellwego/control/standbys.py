@@ -38,7 +38,7 @@ from shellwego.core.replicas import (
     restated,
     state_of,
 )
-from shellwego.core.volumes import ObservedVolume, Presence, Promotion, SnapshotState, Volume
+from shellwego.core.volumes import ObservedVolume, Presence, Promotion, SnapshotState, Volume, snapshot_failed
 from shellwego.core.volumes import restated as volume_restated
 from shellwego.ports.store import Transaction
 from shellwego.wire import subjects
@@ -320,7 +320,7 @@ def _miss_snapshots(unit: Unit, volume: Volume, standby: Replica, home: Node) ->
         if each.state is SnapshotState.AVAILABLE and each.id not in standby.observed.snapshots
     ]
     for snapshot in missed:
-        unit.tx.snapshots.update(replace(snapshot, state=SnapshotState.ERROR, reason=reason))
+        unit.tx.snapshots.update(snapshot_failed(snapshot, reason))
     return len(missed)
 
 
@@ -354,7 +354,7 @@ def _without_what_was_under_way(unit: Unit, volume: Volume, home: Node) -> Volum
         tell(unit, volume, "volume.move.failed", {"reason": reason}, severity="warning")
     for snapshot in snapshots_of(unit.tx, volume):
         if snapshot.id == volume.snapshot_id:
-            unit.tx.snapshots.update(replace(snapshot, state=SnapshotState.ERROR, reason=reason))
+            unit.tx.snapshots.update(snapshot_failed(snapshot, reason))
     if volume.restore_snapshot_id:
         data = {"snapshot": volume.restore_snapshot_id, "reason": reason}
         tell(unit, volume, "volume.restore_failed", data, severity="warning")

@@ -26,6 +26,7 @@ from shellwego.core.volumes import (
     VolumeState,
     restated,
     seen,
+    snapshot_failed,
     snapshot_seen,
 )
 from shellwego.ports.store import Transaction, eq
@@ -115,7 +116,7 @@ def _lose(unit: Unit, node: Node, volume: Volume, reason: str) -> None:
     data = {"reason": reason, **({"copies_left": str(len(left))} if left else {})}
     tell(unit, lost, "volume.lost", data, severity="error")
     for snapshot in snapshots_of(unit.tx, volume):
-        unit.tx.snapshots.update(replace(snapshot, state=SnapshotState.ERROR, reason=reason))
+        unit.tx.snapshots.update(snapshot_failed(snapshot, reason))
 
 
 def forget(unit: Unit, volume: Volume) -> None:

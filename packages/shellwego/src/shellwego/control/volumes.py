@@ -14,7 +14,7 @@ from shellwego.control.holds import tell
 from shellwego.control.mounts import users, volume_named
 from shellwego.control.quotas import charge
 from shellwego.control.replicareports import drop_replica, replicas_of
-from shellwego.control.scopes import missing
+from shellwego.control.scopes import missing, project_of
 from shellwego.control.sealing import Sealing, keep
 from shellwego.control.unit import Unit
 from shellwego.control.volumereports import destroy_key, forget, snapshots_of
@@ -201,7 +201,8 @@ def take_snapshot(unit: Unit, volume: Volume, description: str = "", *, freeze: 
     Raises:
         InvalidError: the description is too long.
         ConflictError: nothing was ever on it, or something is done to it.
-        QuotaError: it has as many snapshots as it may.
+        QuotaError: it has as many snapshots as it may, or with what it takes now the project or its organization would have
+            more than it may.
     """
     if len(description) > MAX_DESCRIPTION or "\0" in description:
         text = f"at most {MAX_DESCRIPTION} characters, and no NUL"
@@ -212,6 +213,8 @@ def take_snapshot(unit: Unit, volume: Volume, description: str = "", *, freeze: 
         raise QuotaError(
             "too-many-snapshots", f"a volume has at most {MAX_SNAPSHOTS} snapshots", resolution="Delete some."
         )
+    takes = volume.observed.used_bytes
+    charge(unit, project_of(unit.tx, volume.project_id), {"storage": takes})
     snapshot = unit.tx.snapshots.insert(
         Snapshot(
             id=unit.new_id("snap"),
@@ -219,6 +222,7 @@ def take_snapshot(unit: Unit, volume: Volume, description: str = "", *, freeze: 
             project_id=volume.project_id,
             description=description,
             size_bytes=volume.size_bytes,
+            used_bytes=takes,
             frozen=freeze,
             created_at=unit.now(),
             created_by=unit.caller.actor,

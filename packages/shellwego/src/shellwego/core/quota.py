@@ -1,18 +1,25 @@
 """How much may be wanted, and what is: limits by plan and by what was set, and the amounts that count against them.
 
-What counts is what is *wanted*: an app's counts times the sizes of its current config, from its first deployment until it
-is stopped or destroyed, and one-off commands while they live. What a rollout adds for a while (surge), or an automatic
-rollback returns to, is the platform's to bear and counts for nothing: a quota never stands between an app and its repair.
+What counts is what is *wanted*, from an app's first deployment until it is stopped or destroyed, and one-off commands while
+they live. Wanted are the app's counts times the sizes of a config; and since no change of the config touches what runs, that
+is not only the current one. Each release counts that may run, or come back, without being asked for again: what the app aims
+at and returns to, and that of each unfinished deployment. The largest is taken, not the sum: they follow one another. So a
+deployment is charged before it begins, an automatic rollback has room kept for it, and a config that was made small gives
+nothing back before it was rolled out in full.
+
+What a rollout adds for a while (surge) is the platform's to bear and counts for nothing: a quota never stands between an app
+and its repair. But what serves goes on until something took its place, and that may never come: so what serves of each such
+release, and together what serves of others, is the least that counts.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from shellwego.core.apps import App, wanted_counts
-from shellwego.core.instances import Instance
+from shellwego.core.apps import App, AppConfig, Release, wanted_counts
+from shellwego.core.instances import Desired, Instance, OwnerKind
 from shellwego.core.placement_rules import DEFAULT_PRIORITY, MOST_PRIORITY
 from shellwego.core.plans import plan_named
 
@@ -28,7 +35,7 @@ COUNTED: Mapping[str, str] = {
     "ports": "",
     "tokens": "",
 }
-"""What has limits, with its unit. `storage` is the sizes of volumes, as wanted; `backups` are
+"""What has limits, with its unit. `storage` is the sizes of volumes, as wanted, and what their snapshots take; `backups` are
 those that did not fail; `ports` are published ones. `tokens` are those of service accounts that
 are neither revoked nor expired."""
 PRIORITY = "priority"
@@ -104,22 +111,57 @@ def excess(limits: Limits, used: Amounts, more: Amounts) -> Excess | None:
     return None
 
 
-def app_takes(app: App) -> Counter[str]:
-    """What is wanted of an app: instances, memory, CPU."""
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What may run of an app beside its current config."""
+
+    releases: tuple[Release, ...] = ()
+    """What it aims at and returns to, and those of its unfinished deployments."""
+    instances: tuple[Instance, ...] = ()
+    """That live; they matter only where it is not `settled`."""
+
+
+def settled(app: App, releases: Iterable[Release]) -> bool:
+    """Whether its last release was rolled out in full, so that nothing else serves; `releases` is of `Standing`."""
+    return any(each.id == app.stable_release_id and each.number == app.last_release_number for each in releases)
+
+
+def app_takes(app: App, standing: Standing) -> Counter[str]:
+    """What an app takes: instances, memory, CPU."""
     taken: Counter[str] = Counter()
-    if not app.last_release_number:
+    if not app.last_release_number or app.stopped or app.deleting:
         return taken
-    counts = wanted_counts(app, app.config)
-    for process in app.config.processes:
+    for config in (app.config, *(release.config for release in standing.releases)):
+        taken |= _wanted(app, config)
+    for serving in _serving(standing):
+        taken |= instances_take(serving)
+    return taken
+
+
+def _wanted(app: App, config: AppConfig) -> Counter[str]:
+    taken: Counter[str] = Counter()
+    counts = wanted_counts(app, config)
+    for process in config.processes:
         taken.update(_sized(counts[process.name], process.memory_bytes, process.cpu_milli))
     return taken
 
 
-def runs_take(runs: Iterable[Instance]) -> Counter[str]:
-    """What living one-off commands take."""
+def _serving(standing: Standing) -> Iterable[Sequence[Instance]]:
+    """What serves, or is to: by each content and generation that is known, and all others together."""
+    known = {release.content_hash for release in standing.releases}
+    found: dict[tuple[str, int], list[Instance]] = {}
+    for each in standing.instances:
+        if each.live and each.owner is OwnerKind.APP and each.desired is Desired.SERVE:
+            of = (each.content_hash, each.generation) if each.content_hash in known else ("", 0)
+            found.setdefault(of, []).append(each)
+    return found.values()
+
+
+def instances_take(instances: Iterable[Instance]) -> Counter[str]:
+    """What these take."""
     taken: Counter[str] = Counter()
-    for run in runs:
-        taken.update(_sized(1, run.memory_bytes, run.cpu_milli))
+    for each in instances:
+        taken.update(_sized(1, each.memory_bytes, each.cpu_milli))
     return taken
 
 

@@ -225,6 +225,8 @@ class Snapshot:
     size_bytes: int
     """Of the volume, when it was taken."""
     used_bytes: int = 0
+    """What its node says that it takes; until then what the volume took; nothing once it is in error. What it shares with
+    the volume and with other snapshots counts for each of them."""
     frozen: bool = False
     """The guest's file system was, or is to be, at rest meanwhile."""
     state: SnapshotState = SnapshotState.CREATING
@@ -354,6 +356,11 @@ def snapshot_seen(snapshot: Snapshot, observed: ObservedSnapshot) -> Snapshot | 
         case Presence.PRESENT:
             return replace(snapshot, state=SnapshotState.AVAILABLE, used_bytes=observed.used_bytes, reason="")
         case Presence.REFUSED:
-            return replace(snapshot, state=SnapshotState.ERROR, reason=observed.reason)
+            return snapshot_failed(snapshot, observed.reason)
         case _:
             return snapshot
+
+
+def snapshot_failed(snapshot: Snapshot, reason: str) -> Snapshot:
+    """The row of one that could not be taken, or is not there any more."""
+    return replace(snapshot, state=SnapshotState.ERROR, reason=reason, used_bytes=0)

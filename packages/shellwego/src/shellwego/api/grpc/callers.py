@@ -77,6 +77,15 @@ class Callers:
         holder = _holder(call.principal)
         return Access(self._control, holder.held, PERMISSIONS[call.action], holder.caller)
 
+    async def renew(self, access: Access) -> None:
+        """Have the access be of what its caller may now.
+
+        Raises:
+            UnauthenticatedError: his token was revoked or has expired.
+        """
+        with translated():
+            access.principal = await self._authenticator.refresh(access.principal)
+
     async def while_valid(self, items: AsyncIterator[T], target: Target[R] | None = None) -> AsyncGenerator[T, None]:
         """The items, as long as the caller's token holds, he may do this to the target, and the server goes on.
 
@@ -109,9 +118,9 @@ class Callers:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CHECK_RIGHT_S):
                     await self.stopping.wait()
-            with translated():
-                access.principal = await self._authenticator.refresh(access.principal)
-                if target is not None:
+            await self.renew(access)
+            if target is not None:
+                with translated():
                     await access.read(target, lambda _tx, _found: None)
         raise UnavailableError("server-stopping", "the server stops; come again")
 

@@ -64,9 +64,12 @@ class PlatformNodes:
         wish = scheduling.DrainWish(deadline_s=deadline_s)
         until = self._control.clock.monotonic() + deadline_s
         node = await self._move(node_id, lambda unit, node: scheduling.drain(unit, node, wish))
+        access = self._callers.access()
         async with aclosing(changes(self._control, subjects.EVENTS)) as ticks:
             async for _ in ticks:
-                node = await self.get_node(node.id)
+                await self._callers.renew(access)
+                with translated():
+                    node = await access.read(NodeTarget(node.id), _shown)
                 if node.scheduling is not Scheduling.DRAINING or self._control.clock.monotonic() >= until:
                     break
         return node

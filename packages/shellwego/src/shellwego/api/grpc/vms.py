@@ -291,11 +291,12 @@ class PlatformVms:
             return await reading.read(InstanceTarget(vm_id), _whole)
 
     async def _until(self, vm_id: str, done: Callable[[KnownVm], bool]) -> Vm:
-        """The VM, once it is so."""
+        """The VM, once it is so; each look is by what the caller may then."""
         access = self._callers.access()
         known = await self._known(vm_id, access)
         async with aclosing(changes(self._control, subjects.app(known.app.id))) as ticks:
             async for _ in ticks:
+                await self._callers.renew(access)
                 known = await self._known(vm_id, access)
                 if done(known):
                     break

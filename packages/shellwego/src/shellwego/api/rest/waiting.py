@@ -1,4 +1,5 @@
-"""`GET …/wait`: hold the answer until a resource reaches a state, at most as long as the client asks."""
+"""`GET …/wait`: hold the answer until a resource reaches a state, at most as long as the client asks. Whoever may not see it
+any more hears nothing of it: each look is by what he may then."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from typing import Annotated, TypeVar
 from fastapi import Query
 
 from shellwego.api.rest.context import Context
+from shellwego.api.rest.rights import renew
+from shellwego.control.authorization import Access
 from shellwego.control.events import changes
 
 V = TypeVar("V")
@@ -22,15 +25,23 @@ SeenVersion = Annotated[
 
 
 async def wait_for(
-    context: Context, subject: str, timeout: float, look: Callable[[], Awaitable[V]], reached: Callable[[V], bool]
+    context: Context,
+    access: Access,
+    subject: str,
+    look: Callable[[], Awaitable[V]],
+    reached: Callable[[V], bool],
+    *,
+    timeout: float,
 ) -> V:
-    """What `look` gives once it is as asked, or at the end of the time, or when the server stops."""
+    """What `look`, which reads by this access, gives once it is as asked, or at the end of the time, or when the server
+    stops. Raises as `rights.renew`, and as `look`."""
     clock = context.control.clock
     deadline = clock.monotonic() + timeout
     async with contextlib.aclosing(
         changes(context.control, subject, look_again_s=min(1.0, max(timeout, 0.01)))
     ) as ticks:
         async for _ in ticks:
+            await renew(context, access)
             seen = await look()
             if reached(seen) or clock.monotonic() >= deadline or context.stopping.is_set():
                 return seen

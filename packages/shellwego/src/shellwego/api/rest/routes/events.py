@@ -11,6 +11,7 @@ from starlette.responses import Response
 from shellwego.api.rest.answers import body_answer, read
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Filter, Listing, Organization, Project, Since, Until, between, one_of
+from shellwego.api.rest.rights import renew
 from shellwego.api.rest.routes.common import Here, resource_router
 from shellwego.api.rest.schemas.common import pagination
 from shellwego.api.rest.schemas.resources import EventList, event_view
@@ -82,7 +83,7 @@ async def stream_events(
     seq = newest if last_event_id is None else _parse_seq(last_event_id, newest)
 
     async def batch(after: int) -> list[Event]:
-        access.principal = await here.authenticator.refresh(access.principal)
+        await renew(here, access)
         return await access.read(target, lambda tx, scope: resumed_after(tx, scope, after))
 
     async def messages() -> AsyncGenerator[bytes]:

@@ -94,7 +94,7 @@ async def wait_instance(
         return await access.read(target, lambda tx, row: show_instance(tx, find_instance(tx, row, instance)))
 
     subject = subjects.app((await look()).app_id)
-    view = await wait_for(here, subject, timeout, look, lambda seen: seen.phase in states)
+    view = await wait_for(here, access, subject, look, lambda seen: seen.phase in states, timeout=timeout)
     return respond(body_answer(view))
 
 

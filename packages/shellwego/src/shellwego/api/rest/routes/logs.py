@@ -13,6 +13,7 @@ from starlette.responses import Response
 from shellwego.api.rest.answers import body_answer, refuse_key, respond
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Project
+from shellwego.api.rest.rights import renew, while_allowed
 from shellwego.api.rest.routes.common import Here, Ref, resource_router
 from shellwego.api.rest.schemas.common import when
 from shellwego.api.rest.schemas.resources import ExecBody, ExecView, LogLineView, LogList
@@ -20,7 +21,7 @@ from shellwego.api.rest.sse import EVENT_STREAM, EventStream, message
 from shellwego.control.instances import find_instance, logged_instances, reachable_instance
 from shellwego.control.logs import MAX_TAIL, LogFollower, LogLine, LogQuery, read_logs
 from shellwego.control.streams import run_command
-from shellwego.control.targets import AppTarget
+from shellwego.control.targets import AppTarget, InstanceTarget
 from shellwego.core.apps import App
 from shellwego.core.errors import ConflictError
 from shellwego.core.instances import Instance
@@ -82,7 +83,7 @@ async def stream_logs(
     query = LogQuery(tail=tail, since=since, instance_id=instance_id, process=process)
 
     async def look() -> list[Instance]:
-        access.principal = await here.authenticator.refresh(access.principal)
+        await renew(here, access)
         return await access.read(target, lambda tx, row: logged_instances(tx, row, instance_id, process))
 
     async def messages() -> AsyncGenerator[bytes]:
@@ -105,7 +106,8 @@ async def exec_command(*, here: Here, access: Granted, app: Ref, body: ExecBody,
     )
     try:
         async with asyncio.timeout(body.timeout):
-            result = await run_command(here.streams, instance, request, body.stdin.encode(), _MAX_OUTPUT)
+            running = run_command(here.streams, instance, request, body.stdin.encode(), _MAX_OUTPUT)
+            result = await while_allowed(here, access, InstanceTarget(instance.id), running)
     except TimeoutError:
         raise ConflictError(
             "exec-timeout",

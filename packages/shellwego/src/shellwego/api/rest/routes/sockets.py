@@ -21,6 +21,7 @@ from starlette.websockets import WebSocketDisconnect
 from shellwego.api.rest.context import Context, context_of
 from shellwego.api.rest.guard import admit_socket, check_parameters
 from shellwego.api.rest.problems import core_problem
+from shellwego.api.rest.rights import CHECK_S, check_still
 from shellwego.control.authorization import Access
 from shellwego.control.config import check_command
 from shellwego.control.instances import logged_instances, reachable_instance
@@ -33,7 +34,6 @@ from shellwego.ports.streams import DuplexStream, StreamKind, StreamRequest
 
 router = APIRouter(prefix="/v1")
 _CHUNK = 32 * 1024
-_CHECK_RIGHT_S = 1.0
 _OF_ALL = frozenset({"project", "instance", "process"})
 _COMMAND = "command"
 """Given once for each argument."""
@@ -187,9 +187,8 @@ async def _from_client(socket: WebSocket, stream: DuplexStream) -> None:
 async def _watch(context: Context, access: Access, instance: Instance) -> None:
     """Return, by an error, once the stream may not go on."""
     while not context.stopping.is_set():
-        access.principal = await context.authenticator.refresh(access.principal)
-        await access.read(InstanceTarget(instance.id), lambda _tx, _instance: None)
+        await check_still(context, access, InstanceTarget(instance.id))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CHECK_RIGHT_S):
+            async with asyncio.timeout(CHECK_S):
                 await context.stopping.wait()
     raise UnavailableError("server-stopping", "the server stops; come again")

@@ -167,7 +167,7 @@ class RoleList(View):
 
 class GrantCreate(Body):
     """A role on a scope. `scope` is the id of an organization, a project or an app, or `system`; `principal` is a member by
-    id or email, or a service account by id."""
+    id or email, a service account by id, or, for who runs the platform, any user by id: no address is proved."""
 
     scope: Reference
     principal: Reference
