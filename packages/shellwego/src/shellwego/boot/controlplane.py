@@ -154,7 +154,7 @@ async def open_control_plane(
     networks = settings.webhook_networks
     images = _images(base)
     port = await _open_node_port(base, link, streams, links, images)
-    work, limiter = ImageWork(images, port.fellow_blob if port else None), RateLimiter()
+    work, limiter = ImageWork(images, control.clock, port.fellow_blob if port else None), RateLimiter()
     app = create_app(
         control,
         images=work,

@@ -56,8 +56,9 @@ class Images(Protocol):
     async def check(self, digest: str) -> bool:
         """Read all blobs of this manifest again, and drop those that are not what they were; True where none is missing."""
 
-    async def collect(self, keep: frozenset[str]) -> int:
-        """Delete every blob that no manifest in `keep` needs; returns the bytes won."""
+    async def collect(self, keep: frozenset[str], unused_since: float) -> int:
+        """Delete every blob that no manifest in `keep` needs, and that was not written or asked for since that moment
+        (seconds since the epoch); returns the bytes won."""
 
 
 class ImageBlobs(Protocol):

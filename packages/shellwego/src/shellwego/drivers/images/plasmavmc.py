@@ -31,7 +31,8 @@ from shellwego.drivers.images.pulled import PulledBlobs
 from shellwego.ports.images import Download, LoadedImage, ResolvedImage
 
 RESOLVE_TIMEOUT_S = 10.0
-_AT_ONCE = 8
+_RESOLVES, _FETCHES, _LOADS = 16, 16, 8
+"""At once, of each kind: none keeps another waiting. Their callers share them out among tenants."""
 
 
 __all__ = ["Credentials", "PlasmaImages"]
@@ -62,12 +63,17 @@ class PlasmaImages:
         self._limits = limits
         self._resolve_timeout_s = resolve_timeout_s
         self._platform = host_platform()
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._resolving, self._fetching = asyncio.Semaphore(_RESOLVES), asyncio.Semaphore(_FETCHES)
+        self._loading = asyncio.Semaphore(_LOADS)
 
     async def resolve(self, reference: str) -> ResolvedImage:
         with translated():
             try:
-                async with asyncio.timeout(self._resolve_timeout_s), self._slots, self._repository(reference) as source:
+                async with (
+                    asyncio.timeout(self._resolve_timeout_s),
+                    self._resolving,
+                    self._repository(reference) as source,
+                ):
                     manifest = await source.resolve(self._platform)
                     raw = await source.config(manifest)
             except TimeoutError:
@@ -86,14 +92,14 @@ class PlasmaImages:
     async def fetch(self, reference: str, digest: str) -> ResolvedImage:
         with translated():
             if not self.blobs.has_image(digest):
-                async with self._slots, self._repository(reference) as source:
+                async with self._fetching, self._repository(reference) as source:
                     await pull(digest, source, self.blobs, self._limits)
             return await self._stored(digest)
 
     async def copy(self, digest: str, download: Download) -> ResolvedImage:
         with translated():
             if not self.blobs.has_image(digest):
-                async with self._slots:
+                async with self._fetching:
                     await pull(digest, PulledBlobs(download), self.blobs, self._limits)
             return await self._stored(digest)
 
@@ -111,7 +117,7 @@ class PlasmaImages:
 
     async def load(self, chunks: AsyncIterator[bytes]) -> tuple[LoadedImage, ...]:
         with translated():
-            async with self._slots:
+            async with self._loading:
                 found = await load_archive(chunks, self.blobs, self._platform, self._limits)
         return tuple(_loaded(image) for image in found)
 
@@ -123,9 +129,9 @@ class PlasmaImages:
         with translated():
             return await self.blobs.check(digest)
 
-    async def collect(self, keep: frozenset[str]) -> int:
+    async def collect(self, keep: frozenset[str], unused_since: float) -> int:
         with translated():
-            return await self.blobs.collect(keep)
+            return await self.blobs.collect(keep, unused_since)
 
     async def parts(self, digest: str) -> frozenset[str]:
         with translated():
