@@ -60,16 +60,16 @@ class RememberingImages(MemoryImages):
         super().__init__(now)
         self._known: dict[str, ResolvedImage] = {}
 
-    async def resolve(self, reference: str) -> ResolvedImage:
+    async def resolve(self, reference: str, *, login: bool = False) -> ResolvedImage:
         if reference not in self._known:
-            self._known[reference] = await super().resolve(reference)
+            self._known[reference] = await super().resolve(reference, login=login)
         return self._known[reference]
 
 
 class TrustingImages(MemoryImages):
     """Wrong: takes whatever the registry sends, and says that it is here."""
 
-    async def fetch(self, reference: str, digest: str) -> ResolvedImage:
+    async def fetch(self, reference: str, digest: str, *, login: bool = False) -> ResolvedImage:
         return ResolvedImage(digest=digest)
 
     async def has(self, digest: str) -> bool:
@@ -111,9 +111,9 @@ class DeafImages(MemoryImages):
 class VagueImages(MemoryImages):
     """Wrong: everything that goes wrong is a missing image."""
 
-    async def resolve(self, reference: str) -> ResolvedImage:
+    async def resolve(self, reference: str, *, login: bool = False) -> ResolvedImage:
         try:
-            return await super().resolve(reference)
+            return await super().resolve(reference, login=login)
         except Exception:  # noqa: BLE001 - this is what is wrong
             raise NotFoundError("image-not-found", "something went wrong") from None
 

@@ -10,13 +10,14 @@ from dataclasses import replace
 import pytest
 
 from shellwego.control.bootstrap import bootstrap
-from shellwego.control.images import KEPT, ChosenImage, delete_image, note_image
+from shellwego.control.images import KEPT, ChosenImage, choose_image, delete_image, note_image
 from shellwego.control.imagework import ImageWork
 from shellwego.control.loops.images import AT_ONCE, AT_ONCE_EACH, ImagesLoop
 from shellwego.control.loops.imagestore import ImageStoreLoop
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App, AppConfig, Release
-from shellwego.core.images import Image, ImageState
+from shellwego.core.errors import ForbiddenError
+from shellwego.core.images import EVERYBODY, Image, ImageState, LoginRule
 from shellwego.core.tenancy import Organization, Project
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
@@ -68,14 +69,14 @@ class CountingImages(MemoryImages):
         self.asked: list[str] = []
         """References that fetches are under way of."""
 
-    async def fetch(self, reference: str, digest: str) -> ResolvedImage:
+    async def fetch(self, reference: str, digest: str, *, login: bool = False) -> ResolvedImage:
         self.fetches += 1
         self.asked.append(reference)
         try:
             await self.gate.wait()
             if reference.partition("/")[0] in self.endless:
                 await asyncio.Event().wait()
-            return await super().fetch(reference, digest)
+            return await super().fetch(reference, digest, login=login)
         finally:
             self.asked.remove(reference)
 
@@ -188,6 +189,27 @@ async def test_a_reference_that_leads_nowhere_fails_those_who_named_it_and_nobod
     assert ImageState.FAILED in await world.states()
     image = await world.order(digest, other)
     await world.until(lambda: world.is_state(image, ImageState.READY), 20)
+
+
+async def test_the_operators_logins_serve_the_first_organization_alone_unless_others_are_named(world: World) -> None:
+    """Whoever may have an image fetched by them can run it, and read what is in it."""
+    world.images.private.add("private.example")
+    reference = "private.example/app:v1"
+    digest = world.images.publish(reference)
+    (first,) = await world.control.read(lambda tx: tx.projects.select())
+    other = await world.project("other")
+    assert (await choose_image(world.control, world.work, first.id, reference)).digest == digest
+    with pytest.raises(ForbiddenError):
+        await choose_image(world.control, world.work, other, reference)
+    images = [await world.order(digest, project, reference) for project in (first.id, other)]
+    await world.until(lambda: world.is_state(images[0], ImageState.READY), 20)
+    for names, allowed in (({"other"}, other), ({EVERYBODY}, other), ({"other"}, first.id)):
+        named = ImageWork(world.images, world.clock, logins=LoginRule(frozenset(names)))
+        if allowed == other:
+            assert (await choose_image(world.control, named, allowed, reference)).digest == digest
+        else:
+            with pytest.raises(ForbiddenError):
+                await choose_image(world.control, named, allowed, reference)
 
 
 async def test_a_fetch_has_an_end_that_follows_from_the_images_size(world: World) -> None:

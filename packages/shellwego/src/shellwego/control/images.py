@@ -17,7 +17,7 @@ from shellwego.control.scopes import organization_of
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import ConflictError, FieldError, InvalidError, NotFoundError
-from shellwego.core.images import Image, ImageKind, ImageState
+from shellwego.core.images import Image, ImageKind, ImageState, LoginRule
 from shellwego.core.tenancy import Project
 from shellwego.ports.images import LoadedImage, ResolvedImage
 from shellwego.ports.store import Order, Transaction, eq, within
@@ -72,7 +72,9 @@ async def choose_image(control: Control, images: ImageWork, project_id: str, ref
         InvalidError, ForbiddenError, UnavailableError: as `Images.resolve`.
     """
     name = image_name(reference)
-    loaded = await control.read(lambda tx: loaded_image(tx, project_id, name))
+    loaded, login = await control.read(
+        lambda tx: (loaded_image(tx, project_id, name), has_login(tx, images.logins, project_id))
+    )
     if loaded is not None:
         found = await images.look(loaded.digest)
         return ChosenImage(
@@ -85,7 +87,7 @@ async def choose_image(control: Control, images: ImageWork, project_id: str, ref
         )
     if not has_registry(name):
         raise image_absent(name)
-    resolved = await images.resolve(name, project_id)
+    resolved = await images.resolve(name, project_id, login=login)
     return ChosenImage(
         reference=name,
         digest=resolved.digest,
@@ -93,6 +95,13 @@ async def choose_image(control: Control, images: ImageWork, project_id: str, ref
         exposed_ports=resolved.exposed_ports,
         kind=resolved.kind,
     )
+
+
+def has_login(tx: Transaction, rule: LoginRule, project_id: str) -> bool:
+    """Whether the operator's logins for registries serve the project."""
+    organization = tx.organizations.get(organization_of(tx, project_id))
+    (first,) = tx.organizations.select(limit=1) or (None,)
+    return organization is not None and first is not None and rule.lets(organization, first.id)
 
 
 def image_absent(name: str) -> NotFoundError:

@@ -15,10 +15,12 @@ from typing import TypeVar
 
 from shellwego.control.turns import Turns
 from shellwego.core.errors import NotFoundError
+from shellwego.core.images import LoginRule
 from shellwego.ports.clock import Clock
 from shellwego.ports.images import Download, Images, LoadedImage, ResolvedImage
 
 T = TypeVar("T")
+FIRST_ONLY = LoginRule()
 _COARSE_S = 1.0
 """The times of files are of a clock that goes by ticks."""
 RESOLVES_EACH, RESOLVES = 4, 16
@@ -28,8 +30,11 @@ RESOLVES_EACH, RESOLVES = 4, 16
 class ImageWork:
     """The port, with its intakes and its collections kept apart."""
 
-    def __init__(self, images: Images, clock: Clock, fellows: Download | None = None) -> None:
-        """`fellows`: the stores of the other servers, where there may be any."""
+    def __init__(
+        self, images: Images, clock: Clock, fellows: Download | None = None, logins: LoginRule = FIRST_ONLY
+    ) -> None:
+        """`fellows`: the stores of the other servers, where there may be any; `logins`: whom the operator's serve."""
+        self.logins = logins
         self._images = images
         self._clock = clock
         self._fellows = fellows
@@ -40,10 +45,10 @@ class ImageWork:
         self._changed = asyncio.Condition()
         self._collecting = False
 
-    async def resolve(self, reference: str, project_id: str) -> ResolvedImage:
+    async def resolve(self, reference: str, project_id: str, *, login: bool) -> ResolvedImage:
         """As `Images.resolve`, in the project's turn: it stores nothing."""
         async with self._resolving.taken(project_id):
-            return await self._images.resolve(reference)
+            return await self._images.resolve(reference, login=login)
 
     async def look(self, digest: str) -> ResolvedImage | None:
         """As `Images.look`: it stores nothing."""
@@ -56,10 +61,12 @@ class ImageWork:
         async with self._loading():
             return await register(await self._images.load(chunks))
 
-    async def fetch(self, reference: str, digest: str, register: Callable[[ResolvedImage], Awaitable[T]]) -> T:
+    async def fetch(
+        self, reference: str, digest: str, register: Callable[[ResolvedImage], Awaitable[T]], *, login: bool
+    ) -> T:
         """Fetch an image and register it, as one intake; raises as `Images.fetch` and `register`."""
         with self._intake():
-            return await register(await self._images.fetch(reference, digest))
+            return await register(await self._images.fetch(reference, digest, login=login))
 
     async def has(self, digest: str) -> bool:
         """As `Images.has`: it stores nothing."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from shellwego.control.events import changes
-from shellwego.control.images import image_event
+from shellwego.control.images import has_login, image_event
 from shellwego.control.imagework import ImageWork
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.tries import Tries
@@ -133,7 +133,7 @@ class ImagesLoop:
             try:
                 source = source or await self._check(order)
                 if source is not None:
-                    await self._work.fetch(source.reference, source.digest, self._ready)
+                    await self._bring(source)
                 return
             except StaleError:
                 return  # the row changed, or the lease is another's: the next look decides, here or there
@@ -142,6 +142,10 @@ class ImagesLoop:
                     await self._fail(order, error.message)
                     return
             await self._control.clock.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
+
+    async def _bring(self, source: Image) -> None:
+        login = await self._control.read(lambda tx: has_login(tx, self._work.logins, source.project_id))
+        await self._work.fetch(source.reference, source.digest, self._ready, login=login)
 
     async def _check(self, order: _Order) -> Image | None:
         """Check a digest; returns what to fetch it by, or None where that is not needed, or not possible."""

@@ -29,6 +29,8 @@ class MemoryImages:
         self._now = now
         self.unreachable: set[str] = set()
         """Hosts (as in references) that do not answer."""
+        self.private: set[str] = set()
+        """Hosts that tell nothing without a login."""
         self.forbidden: set[str] = set()
         """Hosts that may not be asked."""
         self.rotten: set[str] = set()
@@ -64,15 +66,15 @@ class MemoryImages:
         """Whether a node could build from what is in the store."""
         return digest in self._stored and digest not in self.rotten
 
-    async def resolve(self, reference: str) -> ResolvedImage:
-        return self._find(reference)
+    async def resolve(self, reference: str, *, login: bool = False) -> ResolvedImage:
+        return self._find(reference, login)
 
     async def look(self, digest: str) -> ResolvedImage | None:
         return self._stored.get(digest) if self.is_whole(digest) else None
 
-    async def fetch(self, reference: str, digest: str) -> ResolvedImage:
+    async def fetch(self, reference: str, digest: str, *, login: bool = False) -> ResolvedImage:
         if digest not in self._stored:
-            found = self._find(f"{reference.partition('@')[0]}@{digest}")
+            found = self._find(f"{reference.partition('@')[0]}@{digest}", login)
             if digest in self._corrupt:
                 raise InvalidError("digest-mismatch", f"a layer of {reference} is corrupt")
             self._store(found)
@@ -132,12 +134,14 @@ class MemoryImages:
             raise NotFoundError("image-not-found", f"blob {digest} is not in the store")
         return self._contents[digest]
 
-    def _find(self, reference: str) -> ResolvedImage:
+    def _find(self, reference: str, login: bool) -> ResolvedImage:
         host, slash, rest = reference.partition("/")
         if any(character.isspace() for character in reference):
             raise InvalidError("image-reference", f"{reference!r} is not an image reference")
         if host in self.forbidden:
             raise ForbiddenError("registry-forbidden", f"the registry {host} is not allowed")
+        if host in self.private and not login:
+            raise ForbiddenError("registry-unauthorized", f"the registry {host} wants a login")
         if host in self.unreachable:
             raise UnavailableError("registry-unreachable", f"the registry {host} does not answer")
         name, at, digest = reference.partition("@")

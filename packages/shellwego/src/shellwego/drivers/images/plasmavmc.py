@@ -66,13 +66,13 @@ class PlasmaImages:
         self._resolving, self._fetching = asyncio.Semaphore(_RESOLVES), asyncio.Semaphore(_FETCHES)
         self._loading = asyncio.Semaphore(_LOADS)
 
-    async def resolve(self, reference: str) -> ResolvedImage:
+    async def resolve(self, reference: str, *, login: bool = False) -> ResolvedImage:
         with translated():
             try:
                 async with (
                     asyncio.timeout(self._resolve_timeout_s),
                     self._resolving,
-                    self._repository(reference) as source,
+                    self._repository(reference, login) as source,
                 ):
                     manifest = await source.resolve(self._platform)
                     raw = await source.config(manifest)
@@ -89,10 +89,10 @@ class PlasmaImages:
                 check_platform(config, self._platform)
         return _resolved(manifest, config)
 
-    async def fetch(self, reference: str, digest: str) -> ResolvedImage:
+    async def fetch(self, reference: str, digest: str, *, login: bool = False) -> ResolvedImage:
         with translated():
             if not self.blobs.has_image(digest):
-                async with self._fetching, self._repository(reference) as source:
+                async with self._fetching, self._repository(reference, login) as source:
                     await pull(digest, source, self.blobs, self._limits)
             return await self._stored(digest)
 
@@ -152,7 +152,7 @@ class PlasmaImages:
                 async for chunk in chunks:
                     yield chunk
 
-    def _repository(self, reference: str) -> Repository:
+    def _repository(self, reference: str, login: bool) -> Repository:
         if not names_registry(reference):
             raise NotFoundError(
                 "image-not-found",
@@ -160,7 +160,7 @@ class PlasmaImages:
                 resolution="Load it from a tar, or give a reference with its registry, such as registry.example/app:v1.",
             )
         parsed = parse_reference(reference)
-        return Repository(parsed, self._policy, self._credentials.get(parsed.host))
+        return Repository(parsed, self._policy, self._credentials.get(parsed.host) if login else None)
 
 
 @contextmanager
