@@ -33,8 +33,8 @@ Download = Callable[[str, int], AsyncIterator[bytes]]
 
 class Images(Protocol):
     """Raises `NotFoundError` (no such image or tag), `InvalidError` (malformed reference, corrupt or hostile content:
-    permanent, with the reason), `ForbiddenError` (registry not allowed, or it wants a login), `UnavailableError` (try again).
-    `login`: with what the operator may read of a registry, and not only what everybody may."""
+    permanent, with the reason), `ForbiddenError` (registry not allowed, or it wants a login), `UnavailableError` (try
+    again). `login`: with what the operator may read of a registry, and not only what everybody may."""
 
     async def resolve(self, reference: str, *, login: bool = False) -> ResolvedImage:
         """Ask the registry what a reference means now, within ten seconds. Fetches the manifest only."""

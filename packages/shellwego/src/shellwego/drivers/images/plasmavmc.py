@@ -33,7 +33,10 @@ from shellwego.ports.images import Download, LoadedImage, ResolvedImage
 RESOLVE_TIMEOUT_S = 10.0
 _RESOLVES, _FETCHES, _LOADS = 16, 16, 8
 """At once, of each kind: none keeps another waiting. Their callers share them out among tenants."""
-
+_LOGIN = (
+    "Check that the image exists. If it is private, the platform's operator gives a login for the registry, and names the"
+    " organizations that it serves (registry_logins_for)."
+)
 
 __all__ = ["Credentials", "PlasmaImages"]
 
@@ -174,7 +177,8 @@ def translated() -> Iterator[None]:
 
 def _translate(error: PlasmaError) -> ShellWeGoError:
     message = f"{error.brief} ({error.details})" if error.details else error.brief
-    return _kind_of(error)(error.code, message, resolution=error.resolution)
+    resolution = _LOGIN if error.code == "registry-unauthorized" else error.resolution
+    return _kind_of(error)(error.code, message, resolution=resolution)
 
 
 def _kind_of(error: PlasmaError) -> type[ShellWeGoError]:
