@@ -72,7 +72,7 @@ async def ours(path: Path, record: Path | None) -> None:
             control,
             identity=make_identity(control, MemoryHasher(), sealer),
             sealer=sealer,
-            images=ImageWork(MemoryImages()),
+            images=ImageWork(MemoryImages(clock.now), clock),
             streams=MemoryStreams(),
             version="0",
             spool_dir=Path(spool),

@@ -140,7 +140,7 @@ async def make_world(
 ) -> World:
     clock = clock or VirtualClock()
     control = Control(store or MemoryStore(clock), MemoryBus(), clock)
-    images, streams, kms = MemoryImages(), MemoryStreams(), MemoryKms()
+    images, streams, kms = MemoryImages(clock.now), MemoryStreams(), MemoryKms()
     sealer = Sealer(control, kms)
     first = await control.commit(lambda unit: bootstrap(unit, ADMIN))
     assert first is not None
@@ -150,7 +150,7 @@ async def make_world(
     await control.commit(lambda unit: add_user(unit, "viewer@x", "viewer", first.project.id, VIEWER))
     app = create_app(
         control,
-        images=ImageWork(images),
+        images=ImageWork(images, clock),
         streams=streams,
         sealer=sealer,
         version="0",

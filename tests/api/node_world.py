@@ -139,7 +139,7 @@ class NodeWorld:
 
     @property
     def _work(self) -> ImageWork:
-        return ImageWork(self.world.images)
+        return ImageWork(self.world.images, self.world.clock)
 
     def _engine(self, manager: Any) -> SampleEngine:
         engine = SampleEngine(

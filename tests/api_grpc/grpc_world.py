@@ -116,7 +116,7 @@ async def served(api: World, tls: Tls | None = None) -> AsyncIterator[tuple[Grpc
     """A server over a platform, and its address."""
     server = GrpcServer(
         api.control,
-        images=ImageWork(api.images),
+        images=ImageWork(api.images, api.clock),
         streams=api.streams,
         site=GrpcSite("127.0.0.1", 0, tls),
         limiter=RateLimiter(),

@@ -78,7 +78,7 @@ async def open_port(
         sealer or Sealer(control, MemoryKms()),
         listener,
         links=DialledStreams(),
-        images=MemoryImages(),
+        images=MemoryImages(SystemClock().now),
         streams=MemoryStreams(),
         servers=Servers(control, "one", ()),
         access=access,

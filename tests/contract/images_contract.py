@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Protocol
 
@@ -29,6 +30,8 @@ class Registry(Protocol):
         """Answer nobody any more."""
 
 
+LATER = 1e12
+"""A moment since which nothing was used."""
 Damage = Callable[[str], None]
 """Change a layer of this image in the driver's store, as a failing disk does."""
 
@@ -195,16 +198,23 @@ class ImagesContract:
         kept = await registry.publish("app:v1", content=b"kept")
         await images.fetch(f"{registry.host}/app:v1", kept)
         [loaded] = await images.load(chunked(docker_save([layer(entry("a", b"x"))])))
-        assert await images.collect(frozenset({kept})) > 0
+        assert await images.collect(frozenset({kept}), LATER) > 0
         assert (await images.has(kept), await images.has(loaded.image.digest)) == (True, False)
-        assert await images.collect(frozenset({kept})) == 0
+        assert await images.collect(frozenset({kept}), LATER) == 0
+
+    async def test_collecting_spares_what_was_used_since_a_moment(self, images: Images, registry: Registry) -> None:
+        began = time.time() - 1
+        digest = await registry.publish("app:v1")
+        await images.fetch(f"{registry.host}/app:v1", digest)
+        assert await images.collect(frozenset(), began) == 0
+        assert await images.has(digest)
 
     async def test_what_was_collected_can_be_fetched_again(self, images: Images, registry: Registry) -> None:
         digest = await registry.publish("app:v1")
         for _ in range(2):
             await images.fetch(f"{registry.host}/app:v1", digest)
             assert await images.has(digest)
-            await images.collect(frozenset())
+            await images.collect(frozenset(), LATER)
             assert not await images.has(digest)
 
     async def test_the_blobs_of_an_image_are_what_their_digests_say(self, images: Store, registry: Registry) -> None:
@@ -231,7 +241,7 @@ async def taken_out(images: Store) -> tuple[str, dict[str, bytes]]:
     digest = loaded.image.digest
     parts = await images.parts(digest)
     blobs = {part: b"".join([chunk async for chunk in images.blob(part)]) for part in parts}
-    await images.collect(frozenset())
+    await images.collect(frozenset(), LATER)
     return digest, blobs
 
 

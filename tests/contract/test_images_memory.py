@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -32,7 +33,7 @@ class MemoryRegistry:
 
 @pytest.fixture
 def images() -> MemoryImages:
-    made = MemoryImages()
+    made = MemoryImages(time.time)
     made.forbidden.add("forbidden.example")
     return made
 
@@ -55,20 +56,20 @@ class TestMemoryImages(ImagesContract):
 class RememberingImages(MemoryImages):
     """Wrong: what a tag meant once, it means for ever."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, now: Callable[[], float]) -> None:
+        super().__init__(now)
         self._known: dict[str, ResolvedImage] = {}
 
-    async def resolve(self, reference: str) -> ResolvedImage:
+    async def resolve(self, reference: str, *, login: bool = False) -> ResolvedImage:
         if reference not in self._known:
-            self._known[reference] = await super().resolve(reference)
+            self._known[reference] = await super().resolve(reference, login=login)
         return self._known[reference]
 
 
 class TrustingImages(MemoryImages):
     """Wrong: takes whatever the registry sends, and says that it is here."""
 
-    async def fetch(self, reference: str, digest: str) -> ResolvedImage:
+    async def fetch(self, reference: str, digest: str, *, login: bool = False) -> ResolvedImage:
         return ResolvedImage(digest=digest)
 
     async def has(self, digest: str) -> bool:
@@ -88,8 +89,15 @@ class RandomImages(MemoryImages):
         self._count += 1
         return (LoadedImage(image=ResolvedImage(digest=f"sha256:{self._count:064x}"), names=loaded.names),)
 
-    async def collect(self, keep: frozenset[str]) -> int:
-        return await super().collect(frozenset())
+    async def collect(self, keep: frozenset[str], unused_since: float) -> int:
+        return await super().collect(frozenset(), unused_since)
+
+
+class HastyImages(MemoryImages):
+    """Wrong: collects what somebody is about to use."""
+
+    async def collect(self, keep: frozenset[str], unused_since: float) -> int:
+        return await super().collect(keep, unused_since + 1e6)
 
 
 class DeafImages(MemoryImages):
@@ -103,9 +111,9 @@ class DeafImages(MemoryImages):
 class VagueImages(MemoryImages):
     """Wrong: everything that goes wrong is a missing image."""
 
-    async def resolve(self, reference: str) -> ResolvedImage:
+    async def resolve(self, reference: str, *, login: bool = False) -> ResolvedImage:
         try:
-            return await super().resolve(reference)
+            return await super().resolve(reference, login=login)
         except Exception:  # noqa: BLE001 - this is what is wrong
             raise NotFoundError("image-not-found", "something went wrong") from None
 
@@ -122,18 +130,19 @@ Behaviour = Callable[[ImagesContract, MemoryImages, Registry], Awaitable[None]]
         (TrustingImages, ImagesContract.test_fetching_what_does_not_exist_is_not_found),
         (TrustingImages, ImagesContract.test_what_is_as_it_was_passes_its_check),
         (RandomImages, ImagesContract.test_collecting_removes_what_nothing_keeps),
+        (HastyImages, ImagesContract.test_collecting_spares_what_was_used_since_a_moment),
         (DeafImages, ImagesContract.test_the_blobs_of_an_image_are_what_their_digests_say),
         (VagueImages, ImagesContract.test_a_registry_that_does_not_answer_may_later),
     ],
 )
 async def test_a_wrong_driver_is_rejected(wrong: type[MemoryImages], behaviour: Behaviour) -> None:
-    images = wrong()
+    images = wrong(time.time)
     with pytest.raises((AssertionError, pytest.fail.Exception, NotFoundError)):
         await behaviour(ImagesContract(), images, MemoryRegistry(images))
 
 
 async def test_a_driver_that_does_not_look_again_is_rejected() -> None:
-    images = TrustingImages()
+    images = TrustingImages(time.time)
     behaviour = ImagesContract.test_what_a_disk_damaged_is_dropped_by_its_check_and_can_be_fetched_again
     with pytest.raises(AssertionError):
         await behaviour(ImagesContract(), images, MemoryRegistry(images), images.rotten.add)
@@ -141,4 +150,4 @@ async def test_a_driver_that_does_not_look_again_is_rejected() -> None:
 
 async def test_a_driver_with_random_digests_is_rejected() -> None:
     with pytest.raises(AssertionError):
-        await ImagesContract().test_the_same_tar_gives_the_same_digest(RandomImages())
+        await ImagesContract().test_the_same_tar_gives_the_same_digest(RandomImages(time.time))

@@ -171,7 +171,7 @@ class Server:
             control,
             identity=make_identity(control, MemoryHasher(), sealer),
             sealer=sealer,
-            images=ImageWork(MemoryImages()),
+            images=ImageWork(MemoryImages(SystemClock().now), SystemClock()),
             streams=MemoryStreams(),
             version="0",
             spool_dir=self.spool,

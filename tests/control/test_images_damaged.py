@@ -23,14 +23,14 @@ class Scene:
 
     def __init__(self) -> None:
         self.world = World()
-        self.images = MemoryImages()
+        self.images = MemoryImages(self.world.clock.now)
         self.digest = self.images.publish(REFERENCE)
         self.node: FakeNode
 
     async def begin(self) -> None:
         await self.world.begin()
         await self.images.fetch(REFERENCE, self.digest)
-        self.world.spawn(ImagesLoop(self.world.control, ImageWork(self.images)).run())
+        self.world.spawn(ImagesLoop(self.world.control, ImageWork(self.images, self.world.clock)).run())
         self.node = await self.world.node()
         self.node.builds = self.images.is_whole
 

@@ -29,9 +29,9 @@ class Servers:
     def __init__(self) -> None:
         self.clock = VirtualClock()
         self.control = Control(MemoryStore(self.clock), MemoryBus(), self.clock)
-        self.stores = [MemoryImages() for _ in range(3)]
+        self.stores = [MemoryImages(self.clock.now) for _ in range(3)]
         self.gone: set[int] = set()
-        self.works = [ImageWork(store, self.download) for store in self.stores]
+        self.works = [ImageWork(store, self.clock, self.download) for store in self.stores]
         self.tasks = [asyncio.ensure_future(ImageStoreLoop(self.control, work).run()) for work in self.works]
 
     async def download(self, digest: str, offset: int) -> AsyncIterator[bytes]:

@@ -76,7 +76,7 @@ class Server:
     name: str
     way: Way
     control: Control
-    images: ImageWork = field(default_factory=lambda: ImageWork(MemoryImages()))
+    images: ImageWork = field(default_factory=lambda: ImageWork(MemoryImages(VirtualClock().now), VirtualClock()))
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:

@@ -63,7 +63,7 @@ class Server:
         self.gate.open()
         control = self.control = Control(self.store, self.bus, self.clock)
         sealer = Sealer(control, self._world.kms)
-        self.work = ImageWork(self._world.images)
+        self.work = ImageWork(self._world.images, self._world.store_clock)
         self.nodes, self.edges = Nodes(control, sealer), Edges(control)
         self.memories = NodeMemories(control, self._world.streams)
         self.replicas = NodeReplicas(control, self._world.streams)

@@ -59,7 +59,7 @@ class World:
         """Requests by fault and operation."""
         self.outcomes: Counter[tuple[str, str]] = Counter()
         """Requests by operation and what came of them."""
-        self.images = MemoryImages()
+        self.images = MemoryImages(self.store_clock.now)
         self._publish()
         self._tasks: set[asyncio.Task[None]] = set()
         self.servers = [Server(self, number) for number in range(story.servers)]

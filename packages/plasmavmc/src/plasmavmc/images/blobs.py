@@ -161,14 +161,17 @@ class BlobStore:
                 self.path(digest).unlink(missing_ok=True)
                 self._partial(digest).unlink(missing_ok=True)
 
-    async def collect(self, keep: frozenset[str]) -> int:
-        """Remove every blob, whole or partial, that no manifest in `keep` needs; returns the bytes won."""
+    async def collect(self, keep: frozenset[str], unused_since: float | None = None) -> int:
+        """Remove every blob, whole or partial, that no manifest in `keep` needs; returns the bytes won. What was written or
+        asked for since that moment (seconds since the epoch) stays, beside what the grace period spares."""
+        before = self._clock() - self._grace_s
+        before = before if unused_since is None else min(before, unused_since)
         needed = await in_thread(self._mark, keep)
         won = 0
         for path in await in_thread(self._all_files):
             digest = f"sha256:{path.name}"
             if digest not in needed and not self._locks.is_held(digest):
-                won += self._remove_stale(path)
+                won += _remove_stale(path, before)
         return won
 
     # Downloads
@@ -263,13 +266,6 @@ class BlobStore:
     def _all_files(self) -> tuple[Path, ...]:
         return (*self._root.glob("sha256/*/*"), *self._root.glob("partial/*"))
 
-    def _remove_stale(self, path: Path) -> int:
-        found = path.stat()
-        if found.st_mtime > self._clock() - self._grace_s:
-            return 0
-        path.unlink()
-        return found.st_size
-
 
 def _rehash(partial: Path, limit: int) -> tuple[hashlib._Hash, int]:
     """The running hash of what arrived before, and where it ends (at most `limit`)."""
@@ -279,6 +275,15 @@ def _rehash(partial: Path, limit: int) -> tuple[hashlib._Hash, int]:
             hasher.update(chunk)
             offset += len(chunk)
     return hasher, offset
+
+
+def _remove_stale(path: Path, before: float) -> int:
+    """Remove a file that is no younger than that; returns the bytes won."""
+    found = path.stat()
+    if found.st_mtime > before:
+        return 0
+    path.unlink()
+    return found.st_size
 
 
 def _is_what_it_was(path: Path, digest: str) -> bool:

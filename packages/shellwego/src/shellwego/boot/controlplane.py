@@ -53,6 +53,7 @@ from shellwego.control.traffic import TrafficBook
 from shellwego.control.unit import Control, Unit
 from shellwego.control.vaults import Vaults
 from shellwego.core.backups import RepositoryPlace
+from shellwego.core.images import LoginRule
 from shellwego.core.sensitive import Sensitive
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.engine.assembly import HostLink
@@ -154,7 +155,8 @@ async def open_control_plane(
     networks = settings.webhook_networks
     images = _images(base)
     port = await _open_node_port(base, link, streams, links, images)
-    work, limiter = ImageWork(images, port.fellow_blob if port else None), RateLimiter()
+    logins = LoginRule(frozenset(settings.registry_logins_for))
+    work, limiter = ImageWork(images, control.clock, port.fellow_blob if port else None, logins), RateLimiter()
     app = create_app(
         control,
         images=work,

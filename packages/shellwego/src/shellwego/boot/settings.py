@@ -77,6 +77,8 @@ class UpSettings:
     """What built images may take on this machine's disk; beyond it the longest unused go. 0: as much as there is."""
     registry_auth: Path | None = None
     """Logins for registries, as `docker login` writes them; None: /etc/shellwego/registries.json where it exists."""
+    registry_logins_for: tuple[str, ...] = ()
+    """Organizations, by name or id, whose images are fetched with those logins; `*`: all. Empty: the first one alone."""
     database_url: str = field(default="", repr=False)
     """PostgreSQL, as `postgresql://…`; it may hold a password. Empty: SQLite in the data directory."""
     database_url_file: Path | None = None

@@ -17,7 +17,7 @@ from shellwego.control.scopes import organization_of
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import ConflictError, FieldError, InvalidError, NotFoundError
-from shellwego.core.images import Image, ImageKind, ImageState
+from shellwego.core.images import Image, ImageKind, ImageState, LoginRule
 from shellwego.core.tenancy import Project
 from shellwego.ports.images import LoadedImage, ResolvedImage
 from shellwego.ports.store import Order, Transaction, eq, within
@@ -28,6 +28,8 @@ _NAME = re.compile(
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
 )
 MAX_NAME = 512
+KEPT = 100
+"""Images from registries that a project keeps at least, for returning to; the newest, and all that its apps need."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,9 @@ async def choose_image(control: Control, images: ImageWork, project_id: str, ref
         InvalidError, ForbiddenError, UnavailableError: as `Images.resolve`.
     """
     name = image_name(reference)
-    loaded = await control.read(lambda tx: loaded_image(tx, project_id, name))
+    loaded, login = await control.read(
+        lambda tx: (loaded_image(tx, project_id, name), has_login(tx, images.logins, project_id))
+    )
     if loaded is not None:
         found = await images.look(loaded.digest)
         return ChosenImage(
@@ -83,7 +87,7 @@ async def choose_image(control: Control, images: ImageWork, project_id: str, ref
         )
     if not has_registry(name):
         raise image_absent(name)
-    resolved = await images.resolve(name)
+    resolved = await images.resolve(name, project_id, login=login)
     return ChosenImage(
         reference=name,
         digest=resolved.digest,
@@ -91,6 +95,13 @@ async def choose_image(control: Control, images: ImageWork, project_id: str, ref
         exposed_ports=resolved.exposed_ports,
         kind=resolved.kind,
     )
+
+
+def has_login(tx: Transaction, rule: LoginRule, project_id: str) -> bool:
+    """Whether the operator's logins for registries serve the project."""
+    organization = tx.organizations.get(organization_of(tx, project_id))
+    (first,) = tx.organizations.select(limit=1) or (None,)
+    return organization is not None and first is not None and rule.lets(organization, first.id)
 
 
 def image_absent(name: str) -> NotFoundError:
@@ -125,8 +136,21 @@ def note_image(unit: Unit, project_id: str, image: ChosenImage) -> Image:
             created_at=unit.now(),
         )
     )
+    _forget_old(unit, project_id)
     unit.hint(subjects.IMAGES)
     return row
+
+
+def _forget_old(unit: Unit, project_id: str) -> None:
+    """Let go of what was fetched before the newest `KEPT`, and no app needs: each deploy of a moved tag is one more."""
+    rows = unit.tx.images.select(eq("project_id", project_id), order=Order("created_at", descending=True))
+    old = [row for row in rows if not row.loaded][KEPT:]
+    apps = unit.tx.apps.select(eq("project_id", project_id)) if old else []
+    needed = {digest for app in apps for digest in _live_digests(unit.tx, app)}
+    for row in old:
+        if row.state in (ImageState.READY, ImageState.FAILED) and row.digest not in needed:
+            unit.tx.images.delete(row.id)
+            image_event(unit, "image.deleted", row)
 
 
 def _fetch_again(unit: Unit, row: Image) -> Image:

@@ -1,36 +1,54 @@
 """Work on the server's image store that must not overlap: taking blobs in, and collecting those that nothing needs.
 
-Between the moment a blob is stored and the moment a row names its manifest, only this knows that it is needed; so a
-collection waits until nothing is being taken in, and what comes meanwhile waits for the collection.
+Between the moment a blob is stored and the moment a row names its manifest, only this knows that it is needed. A tar comes
+within minutes, so a collection waits until none is being taken in, and one that comes meanwhile waits for the collection.
+What a registry sends may take hours, and somebody who wants nothing collected could see to that. So a collection goes on
+beside it, and spares what was written or used since the first of those that are under way began.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
+from shellwego.control.turns import Turns
 from shellwego.core.errors import NotFoundError
+from shellwego.core.images import LoginRule
+from shellwego.ports.clock import Clock
 from shellwego.ports.images import Download, Images, LoadedImage, ResolvedImage
 
 T = TypeVar("T")
+FIRST_ONLY = LoginRule()
+_COARSE_S = 1.0
+"""The times of files are of a clock that goes by ticks."""
+RESOLVES_EACH, RESOLVES = 4, 16
+"""Of one project at a time, and of all: a registry may take its ten seconds for each."""
 
 
 class ImageWork:
     """The port, with its intakes and its collections kept apart."""
 
-    def __init__(self, images: Images, fellows: Download | None = None) -> None:
-        """`fellows`: the stores of the other servers, where there may be any."""
+    def __init__(
+        self, images: Images, clock: Clock, fellows: Download | None = None, logins: LoginRule = FIRST_ONLY
+    ) -> None:
+        """`fellows`: the stores of the other servers, where there may be any; `logins`: whom the operator's serve."""
+        self.logins = logins
         self._images = images
+        self._clock = clock
         self._fellows = fellows
-        self._intakes = 0
+        self._resolving = Turns(each=RESOLVES_EACH, most=RESOLVES)
+        self._began: dict[object, float] = {}
+        """When what is under way began, that a collection goes on beside."""
+        self._loads = 0
         self._changed = asyncio.Condition()
         self._collecting = False
 
-    async def resolve(self, reference: str) -> ResolvedImage:
-        """As `Images.resolve`: it stores nothing."""
-        return await self._images.resolve(reference)
+    async def resolve(self, reference: str, project_id: str, *, login: bool) -> ResolvedImage:
+        """As `Images.resolve`, in the project's turn: it stores nothing."""
+        async with self._resolving.taken(project_id):
+            return await self._images.resolve(reference, login=login)
 
     async def look(self, digest: str) -> ResolvedImage | None:
         """As `Images.look`: it stores nothing."""
@@ -40,13 +58,15 @@ class ImageWork:
         self, chunks: AsyncIterator[bytes], register: Callable[[tuple[LoadedImage, ...]], Awaitable[T]]
     ) -> T:
         """Take a tar in and register what it held, as one intake; raises as `Images.load` and `register`."""
-        async with self._intake():
+        async with self._loading():
             return await register(await self._images.load(chunks))
 
-    async def fetch(self, reference: str, digest: str, register: Callable[[ResolvedImage], Awaitable[T]]) -> T:
+    async def fetch(
+        self, reference: str, digest: str, register: Callable[[ResolvedImage], Awaitable[T]], *, login: bool
+    ) -> T:
         """Fetch an image and register it, as one intake; raises as `Images.fetch` and `register`."""
-        async with self._intake():
-            return await register(await self._images.fetch(reference, digest))
+        with self._intake():
+            return await register(await self._images.fetch(reference, digest, login=login))
 
     async def has(self, digest: str) -> bool:
         """As `Images.has`: it stores nothing."""
@@ -62,38 +82,46 @@ class ImageWork:
         """
         if self._fellows is None:
             raise NotFoundError("image-not-found", f"no other server has the image {digest}")
-        async with self._intake():
+        with self._intake():
             return await register(await self._images.copy(digest, self._fellows))
 
     async def check(self, digest: str) -> bool:
         """As `Images.check`; nothing is collected meanwhile."""
-        async with self._intake():
+        with self._intake():
             return await self._images.check(digest)
 
     async def collect(self, keep: Callable[[], Awaitable[frozenset[str]]]) -> int:
         """Remove every blob that no manifest of `keep()` needs; returns the bytes won."""
         async with self._changed:
-            await self._changed.wait_for(lambda: not self._collecting and not self._intakes)
+            await self._changed.wait_for(lambda: not self._collecting and not self._loads)
             self._collecting = True
         try:
-            return await self._images.collect(await keep())
+            unused_since = min(self._began.values(), default=self._clock.now())
+            return await self._images.collect(await keep(), unused_since)
         finally:
-            await self._leave(collecting=True)
+            self._collecting = False
+            await self._tell()
 
-    @asynccontextmanager
-    async def _intake(self) -> AsyncIterator[None]:
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self._collecting)
-            self._intakes += 1
+    @contextmanager
+    def _intake(self) -> Iterator[None]:
+        intake = object()
+        self._began[intake] = self._clock.now() - _COARSE_S
         try:
             yield
         finally:
-            await self._leave(collecting=False)
+            del self._began[intake]
 
-    async def _leave(self, *, collecting: bool) -> None:
+    @asynccontextmanager
+    async def _loading(self) -> AsyncIterator[None]:
         async with self._changed:
-            if collecting:
-                self._collecting = False
-            else:
-                self._intakes -= 1
+            await self._changed.wait_for(lambda: not self._collecting)
+            self._loads += 1
+        try:
+            yield
+        finally:
+            self._loads -= 1
+            await self._tell()
+
+    async def _tell(self) -> None:
+        async with self._changed:
             self._changed.notify_all()

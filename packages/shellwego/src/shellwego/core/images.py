@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shellwego.core.plans import UNLIMITED
+from shellwego.core.tenancy import Organization
+
+EVERYBODY = "*"
+
 
 def blames_image(reason_code: str) -> bool:
     """Whether a VM that failed so could not be made from its image: that is bad, or the platform's copy of it is."""
@@ -25,6 +30,20 @@ class ImageState(StrEnum):
     BUILDING = "building"
     READY = "ready"
     FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class LoginRule:
+    """Whose images are fetched with the operator's logins for registries: what those can read, whoever has them can run."""
+
+    organizations: frozenset[str] = frozenset()
+    """Names or ids; `*` stands for all. None: the platform's first, as long as it has no limits."""
+
+    def lets(self, organization: Organization, first_id: str) -> bool:
+        """Whether they serve this organization; `first_id`: of the oldest there is."""
+        if not self.organizations:
+            return organization.id == first_id and organization.plan == UNLIMITED
+        return bool(self.organizations & {EVERYBODY, organization.id, organization.name})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,15 +33,16 @@ Download = Callable[[str, int], AsyncIterator[bytes]]
 
 class Images(Protocol):
     """Raises `NotFoundError` (no such image or tag), `InvalidError` (malformed reference, corrupt or hostile content:
-    permanent, with the reason), `ForbiddenError` (registry not allowed), `UnavailableError` (try again)."""
+    permanent, with the reason), `ForbiddenError` (registry not allowed, or it wants a login), `UnavailableError` (try
+    again). `login`: with what the operator may read of a registry, and not only what everybody may."""
 
-    async def resolve(self, reference: str) -> ResolvedImage:
+    async def resolve(self, reference: str, *, login: bool = False) -> ResolvedImage:
         """Ask the registry what a reference means now, within ten seconds. Fetches the manifest only."""
 
     async def look(self, digest: str) -> ResolvedImage | None:
         """What an image in the store is; None where it is not all here, or not what it was."""
 
-    async def fetch(self, reference: str, digest: str) -> ResolvedImage:
+    async def fetch(self, reference: str, digest: str, *, login: bool = False) -> ResolvedImage:
         """Bring manifest, config and all layers into the store, each checked by its digest; keeps what it has."""
 
     async def copy(self, digest: str, download: Download) -> ResolvedImage:
@@ -56,8 +57,9 @@ class Images(Protocol):
     async def check(self, digest: str) -> bool:
         """Read all blobs of this manifest again, and drop those that are not what they were; True where none is missing."""
 
-    async def collect(self, keep: frozenset[str]) -> int:
-        """Delete every blob that no manifest in `keep` needs; returns the bytes won."""
+    async def collect(self, keep: frozenset[str], unused_since: float) -> int:
+        """Delete every blob that no manifest in `keep` needs, and that was not written or asked for since that moment
+        (seconds since the epoch); returns the bytes won."""
 
 
 class ImageBlobs(Protocol):

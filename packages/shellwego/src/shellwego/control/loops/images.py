@@ -1,9 +1,11 @@
 """The images loop: fetches what projects asked for.
 
-A row in state `fetching` is the order, and its state the answer; deployments wait for it in stage `image`. One digest is
-fetched once at a time, whoever wants it. A refusal that would come again (no such image, corrupt, not allowed) fails the
-row at once; one that may pass is tried again, with growing pauses, for five minutes. After a restart rows still say
-`fetching`, so it goes on where it was: the store keeps the blobs that came.
+A row in state `fetching` is the order, and its state the answer; deployments wait for it in stage `image`. An organization
+has each image fetched by its own reference, whoever else fetches the same digest from elsewhere: a registry that is slow,
+or has not all of it, is nobody's but theirs who named it. Blobs that came are everybody's. A refusal that would come again
+(no such image, corrupt, not allowed) fails the row at once; one that may pass is tried again, with growing pauses, for five
+minutes; and all of it has an end that follows from the image's size. A fetch that nobody waits for any more is called off.
+After a restart rows still say `fetching`, so it goes on where it was: the store keeps the blobs that came.
 
 A row in state `pending` is an image that a node could not build from. Its blobs are hashed again; where a failing disk
 changed one, it is dropped, and fetched from the registry as if it had never been here. What came from a tar is copied from
@@ -15,15 +17,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
 from shellwego.control.events import changes
-from shellwego.control.images import image_event
+from shellwego.control.images import has_login, image_event
 from shellwego.control.imagework import ImageWork
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.tries import Tries
+from shellwego.control.scopes import organization_of
+from shellwego.control.turns import Turns
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import NotFoundError, ShellWeGoError, StaleError
@@ -35,8 +39,11 @@ from shellwego.ports.store import Transaction, eq, within
 from shellwego.wire import subjects
 
 _WAITING = (ImageState.PENDING.value, ImageState.FETCHING.value)
-_AT_ONCE = 4
+AT_ONCE_EACH, AT_ONCE = 2, 16
+"""Fetches of one organization, and of all."""
 _GIVE_UP_S = 300.0
+_SLOWEST = 512 * 1024
+"""Bytes a second; a fetch that takes longer than its image would at this pace, and five minutes, is given up."""
 _PAUSES_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 _LOOK_AGAIN_S = 5.0
 
@@ -48,14 +55,24 @@ async def run(control: Control, work: ImageWork, *, holder: str | Leases = "") -
     await run_leased(control, "images", holder, lambda fenced: lambda: ImagesLoop(fenced, work).run())
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What one organization wants of one image."""
+
+    organization_id: str
+    digest: str
+    reference: str
+    """Empty: the blobs that are here are to be checked, and fetched from wherever they once came."""
+
+
 class ImagesLoop:
     """Run by `run` until cancelled."""
 
     def __init__(self, control: Control, work: ImageWork) -> None:
         self._control = control
         self._work = work
-        self._fetching: dict[str, asyncio.Task[None]] = {}
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._fetching: dict[_Order, asyncio.Task[None]] = {}
+        self._turns = Turns(each=AT_ONCE_EACH, most=AT_ONCE)
         self._troubles = Troubles()
 
     async def run(self) -> None:
@@ -73,58 +90,80 @@ class ImagesLoop:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def step(self) -> None:
-        """Begin to fetch what waits."""
-        for image in await self._control.read(_waiting):
-            running = self._fetching.get(image.digest)
-            if running is None or running.done():
-                self._fetching[image.digest] = asyncio.ensure_future(self._try_fetch(image))
-        self._fetching = {digest: task for digest, task in self._fetching.items() if not task.done()}
+        """Begin to fetch what waits, and call off what does not any more."""
+        waiting = await self._control.read(_waiting)
+        for order, task in self._fetching.items():
+            if order not in waiting:
+                task.cancel()
+        self._fetching = {order: task for order, task in self._fetching.items() if not task.done()}
+        for order, image in waiting.items():
+            if order not in self._fetching:
+                self._fetching[order] = asyncio.ensure_future(self._try_fetch(order, image))
 
-    async def _try_fetch(self, image: Image) -> None:
+    async def _try_fetch(self, order: _Order, image: Image) -> None:
         """Fetch; where its end cannot be stored the row goes on to wait, and the next look begins again."""
         try:
-            await self._fetch(image)
+            async with self._turns.taken(order.organization_id):
+                await self._fetch_in_time(order, image)
         except ShellWeGoError as error:
             if trouble := self._troubles.failed("fetch", error.message, self._control.clock.monotonic()):
                 _log.warning("images.outcome_not_stored", digest=image.digest, reason=error.message, **trouble.fields)
 
-    async def _fetch(self, image: Image) -> None:
-        """Fetch one digest to its end, good or bad, and tell all rows that wait for it."""
+    async def _fetch_in_time(self, order: _Order, image: Image) -> None:
+        limit_s = _GIVE_UP_S + image.size_bytes / _SLOWEST
+        fetch = asyncio.ensure_future(self._fetch(order, image))
+        alarm = asyncio.ensure_future(self._control.clock.sleep(limit_s))
+        try:
+            await asyncio.wait((fetch, alarm), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            late = not fetch.done()
+            alarm.cancel()
+            fetch.cancel()
+            await asyncio.wait((fetch, alarm))
+        if late:
+            await self._fail(order, f"it did not come within {limit_s:.0f} s")
+        elif not fetch.cancelled():
+            fetch.result()
+
+    async def _fetch(self, order: _Order, image: Image) -> None:
+        """Fetch one image to its end, good or bad, and tell the rows that wait for it."""
         started = self._control.clock.monotonic()
-        source = None if image.state is ImageState.PENDING else image
+        source = image if order.reference else None
         for attempt in range(10_000):
             try:
-                async with self._slots:
-                    source = source or await self._check(image)
-                    if source is not None:
-                        await self._work.fetch(source.reference, source.digest, self._ready)
+                source = source or await self._check(order)
+                if source is not None:
+                    await self._bring(source)
                 return
             except StaleError:
                 return  # the row changed, or the lease is another's: the next look decides, here or there
             except ShellWeGoError as error:
                 if not error.temporary or self._control.clock.monotonic() - started > _GIVE_UP_S:
-                    await self._fail(image.digest, error.message)
+                    await self._fail(order, error.message)
                     return
             await self._control.clock.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
 
-    async def _check(self, image: Image) -> Image | None:
+    async def _bring(self, source: Image) -> None:
+        login = await self._control.read(lambda tx: has_login(tx, self._work.logins, source.project_id))
+        await self._work.fetch(source.reference, source.digest, self._ready, login=login)
+
+    async def _check(self, order: _Order) -> Image | None:
         """Check a digest; returns what to fetch it by, or None where that is not needed, or not possible."""
-        if await self._work.check(image.digest):
-            await self._control.commit(lambda unit: _acquit(unit, image.digest))
+        if await self._work.check(order.digest):
+            await self._control.commit(lambda unit: _acquit(unit, order.digest))
             return None
-        _log.error("images.damaged", digest=image.digest, reference=image.reference)
-        rows = await self._control.read(lambda tx: _rows_of(tx, image.digest))
-        source = next((row for row in rows if not row.loaded), None)
+        source = await self._control.read(lambda tx: _source(tx, order))
+        _log.error("images.damaged", digest=order.digest, reference=source.reference if source else "")
         if source is None:
-            await self._copy(image.digest)
+            await self._copy(order)
         return source
 
-    async def _copy(self, digest: str) -> None:
+    async def _copy(self, order: _Order) -> None:
         """Have from another server what cannot be fetched."""
         try:
-            await self._work.copy(digest, self._ready)
+            await self._work.copy(order.digest, self._ready)
         except NotFoundError:
-            await self._fail(digest, "the platform's copy was damaged on its disk; load the image again")
+            await self._fail(order, "the platform's copy was damaged on its disk; load the image again")
 
     async def _ready(self, found: ResolvedImage) -> None:
         def mark(unit: Unit) -> None:
@@ -141,10 +180,11 @@ class ImagesLoop:
 
         await self._control.commit(mark)
 
-    async def _fail(self, digest: str, reason: str) -> None:
+    async def _fail(self, order: _Order, reason: str) -> None:
         def mark(unit: Unit) -> None:
-            for row in _rows_of(unit.tx, digest):
-                _settle(unit, replace(row, state=ImageState.FAILED, reason=reason[:500]), "image.failed")
+            for row in _rows_of(unit.tx, order.digest):
+                if _order(unit.tx, row) == order:
+                    _settle(unit, replace(row, state=ImageState.FAILED, reason=reason[:500]), "image.failed")
 
         await self._control.commit(mark)
 
@@ -182,8 +222,21 @@ def _apps_of(tx: Transaction, project_id: str) -> list[App]:
     return tx.apps.select(eq("project_id", project_id))
 
 
-def _waiting(tx: Transaction) -> list[Image]:
-    return tx.images.select(within("state", _WAITING))
+def _waiting(tx: Transaction) -> dict[_Order, Image]:
+    """A row for each order."""
+    return {_order(tx, row): row for row in tx.images.select(within("state", _WAITING))}
+
+
+def _order(tx: Transaction, row: Image) -> _Order:
+    """What a row that waits is a part of. Projects of which nothing is known are one for all."""
+    checked = row.state is ImageState.PENDING
+    return _Order(organization_of(tx, row.project_id), row.digest, "" if checked else row.reference)
+
+
+def _source(tx: Transaction, order: _Order) -> Image | None:
+    """What may be fetched in place of what is damaged, rather by one's own reference than by another's; None: nothing."""
+    rows = [row for row in _rows_of(tx, order.digest) if not row.loaded]
+    return min(rows, key=lambda row: _order(tx, row) != order, default=None)
 
 
 def _rows_of(tx: Transaction, digest: str) -> list[Image]:

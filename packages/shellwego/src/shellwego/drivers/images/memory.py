@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from shellwego.core.errors import ForbiddenError, InvalidError, NotFoundError, UnavailableError
@@ -24,9 +24,13 @@ _LONGEST = 64 * 1024 * 1024
 class MemoryImages:
     """`Images` in memory, with the registries it asks."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
+        """`now`: seconds since the epoch, by which it knows what was used since when."""
+        self._now = now
         self.unreachable: set[str] = set()
         """Hosts (as in references) that do not answer."""
+        self.private: set[str] = set()
+        """Hosts that tell nothing without a login."""
         self.forbidden: set[str] = set()
         """Hosts that may not be asked."""
         self.rotten: set[str] = set()
@@ -35,6 +39,7 @@ class MemoryImages:
         self._manifests: dict[str, ResolvedImage] = {}
         self._corrupt: set[str] = set()
         self._stored: dict[str, ResolvedImage] = {}
+        self._used: dict[str, float] = {}
         self._contents: dict[str, bytes] = {}
 
     def publish(
@@ -61,18 +66,18 @@ class MemoryImages:
         """Whether a node could build from what is in the store."""
         return digest in self._stored and digest not in self.rotten
 
-    async def resolve(self, reference: str) -> ResolvedImage:
-        return self._find(reference)
+    async def resolve(self, reference: str, *, login: bool = False) -> ResolvedImage:
+        return self._find(reference, login)
 
     async def look(self, digest: str) -> ResolvedImage | None:
         return self._stored.get(digest) if self.is_whole(digest) else None
 
-    async def fetch(self, reference: str, digest: str) -> ResolvedImage:
+    async def fetch(self, reference: str, digest: str, *, login: bool = False) -> ResolvedImage:
         if digest not in self._stored:
-            found = self._find(f"{reference.partition('@')[0]}@{digest}")
+            found = self._find(f"{reference.partition('@')[0]}@{digest}", login)
             if digest in self._corrupt:
                 raise InvalidError("digest-mismatch", f"a layer of {reference} is corrupt")
-            self._stored[digest] = found
+            self._store(found)
         return self._stored[digest]
 
     async def copy(self, digest: str, download: Download) -> ResolvedImage:
@@ -81,7 +86,7 @@ class MemoryImages:
             if _digest(content) != digest:
                 raise InvalidError("digest-mismatch", f"what came for {digest} is something else")
             self._contents[digest] = content
-            self._stored[digest] = ResolvedImage(digest=digest, size_bytes=len(content))
+            self._store(ResolvedImage(digest=digest, size_bytes=len(content)))
         return self._stored[digest]
 
     async def load(self, chunks: AsyncIterator[bytes]) -> tuple[LoadedImage, ...]:
@@ -92,7 +97,7 @@ class MemoryImages:
                 raise InvalidError("image-too-large", "the archive is too large")
         found = _read_archive(bytes(data))
         for loaded, content in found:
-            self._stored[loaded.image.digest] = loaded.image
+            self._store(loaded.image)
             self._contents[loaded.image.digest] = content
         return tuple(loaded for loaded, _ in found)
 
@@ -105,8 +110,9 @@ class MemoryImages:
             self._stored.pop(digest, None)
         return digest in self._stored
 
-    async def collect(self, keep: frozenset[str]) -> int:
-        unused = [digest for digest in self._stored if digest not in keep]
+    async def collect(self, keep: frozenset[str], unused_since: float) -> int:
+        used = {digest for digest, moment in self._used.items() if moment > unused_since}
+        unused = [digest for digest in self._stored if digest not in keep | used]
         return sum(self._stored.pop(digest).size_bytes for digest in unused)
 
     async def parts(self, digest: str) -> frozenset[str]:
@@ -119,17 +125,23 @@ class MemoryImages:
     async def blob(self, digest: str, offset: int = 0) -> AsyncIterator[bytes]:
         yield self._content(digest)[offset:]
 
+    def _store(self, image: ResolvedImage) -> None:
+        self._stored[image.digest] = image
+        self._used[image.digest] = self._now()
+
     def _content(self, digest: str) -> bytes:
         if digest not in self._stored:
             raise NotFoundError("image-not-found", f"blob {digest} is not in the store")
         return self._contents[digest]
 
-    def _find(self, reference: str) -> ResolvedImage:
+    def _find(self, reference: str, login: bool) -> ResolvedImage:
         host, slash, rest = reference.partition("/")
         if any(character.isspace() for character in reference):
             raise InvalidError("image-reference", f"{reference!r} is not an image reference")
         if host in self.forbidden:
             raise ForbiddenError("registry-forbidden", f"the registry {host} is not allowed")
+        if host in self.private and not login:
+            raise ForbiddenError("registry-unauthorized", f"the registry {host} wants a login")
         if host in self.unreachable:
             raise UnavailableError("registry-unreachable", f"the registry {host} does not answer")
         name, at, digest = reference.partition("@")

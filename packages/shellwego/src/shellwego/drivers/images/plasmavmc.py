@@ -31,8 +31,12 @@ from shellwego.drivers.images.pulled import PulledBlobs
 from shellwego.ports.images import Download, LoadedImage, ResolvedImage
 
 RESOLVE_TIMEOUT_S = 10.0
-_AT_ONCE = 8
-
+_RESOLVES, _FETCHES, _LOADS = 16, 16, 8
+"""At once, of each kind: none keeps another waiting. Their callers share them out among tenants."""
+_LOGIN = (
+    "Check that the image exists. If it is private, the platform's operator gives a login for the registry, and names the"
+    " organizations that it serves (registry_logins_for)."
+)
 
 __all__ = ["Credentials", "PlasmaImages"]
 
@@ -62,12 +66,17 @@ class PlasmaImages:
         self._limits = limits
         self._resolve_timeout_s = resolve_timeout_s
         self._platform = host_platform()
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._resolving, self._fetching = asyncio.Semaphore(_RESOLVES), asyncio.Semaphore(_FETCHES)
+        self._loading = asyncio.Semaphore(_LOADS)
 
-    async def resolve(self, reference: str) -> ResolvedImage:
+    async def resolve(self, reference: str, *, login: bool = False) -> ResolvedImage:
         with translated():
             try:
-                async with asyncio.timeout(self._resolve_timeout_s), self._slots, self._repository(reference) as source:
+                async with (
+                    asyncio.timeout(self._resolve_timeout_s),
+                    self._resolving,
+                    self._repository(reference, login) as source,
+                ):
                     manifest = await source.resolve(self._platform)
                     raw = await source.config(manifest)
             except TimeoutError:
@@ -83,17 +92,17 @@ class PlasmaImages:
                 check_platform(config, self._platform)
         return _resolved(manifest, config)
 
-    async def fetch(self, reference: str, digest: str) -> ResolvedImage:
+    async def fetch(self, reference: str, digest: str, *, login: bool = False) -> ResolvedImage:
         with translated():
             if not self.blobs.has_image(digest):
-                async with self._slots, self._repository(reference) as source:
+                async with self._fetching, self._repository(reference, login) as source:
                     await pull(digest, source, self.blobs, self._limits)
             return await self._stored(digest)
 
     async def copy(self, digest: str, download: Download) -> ResolvedImage:
         with translated():
             if not self.blobs.has_image(digest):
-                async with self._slots:
+                async with self._fetching:
                     await pull(digest, PulledBlobs(download), self.blobs, self._limits)
             return await self._stored(digest)
 
@@ -111,7 +120,7 @@ class PlasmaImages:
 
     async def load(self, chunks: AsyncIterator[bytes]) -> tuple[LoadedImage, ...]:
         with translated():
-            async with self._slots:
+            async with self._loading:
                 found = await load_archive(chunks, self.blobs, self._platform, self._limits)
         return tuple(_loaded(image) for image in found)
 
@@ -123,9 +132,9 @@ class PlasmaImages:
         with translated():
             return await self.blobs.check(digest)
 
-    async def collect(self, keep: frozenset[str]) -> int:
+    async def collect(self, keep: frozenset[str], unused_since: float) -> int:
         with translated():
-            return await self.blobs.collect(keep)
+            return await self.blobs.collect(keep, unused_since)
 
     async def parts(self, digest: str) -> frozenset[str]:
         with translated():
@@ -146,7 +155,7 @@ class PlasmaImages:
                 async for chunk in chunks:
                     yield chunk
 
-    def _repository(self, reference: str) -> Repository:
+    def _repository(self, reference: str, login: bool) -> Repository:
         if not names_registry(reference):
             raise NotFoundError(
                 "image-not-found",
@@ -154,7 +163,7 @@ class PlasmaImages:
                 resolution="Load it from a tar, or give a reference with its registry, such as registry.example/app:v1.",
             )
         parsed = parse_reference(reference)
-        return Repository(parsed, self._policy, self._credentials.get(parsed.host))
+        return Repository(parsed, self._policy, self._credentials.get(parsed.host) if login else None)
 
 
 @contextmanager
@@ -168,7 +177,8 @@ def translated() -> Iterator[None]:
 
 def _translate(error: PlasmaError) -> ShellWeGoError:
     message = f"{error.brief} ({error.details})" if error.details else error.brief
-    return _kind_of(error)(error.code, message, resolution=error.resolution)
+    resolution = _LOGIN if error.code == "registry-unauthorized" else error.resolution
+    return _kind_of(error)(error.code, message, resolution=resolution)
 
 
 def _kind_of(error: PlasmaError) -> type[ShellWeGoError]:
