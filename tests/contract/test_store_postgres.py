@@ -214,6 +214,15 @@ async def test_a_server_that_stands_still_in_a_transaction_holds_up_others_for_t
     await other.close()
 
 
+async def test_who_only_reads_may_reckon_for_longer_than_who_holds_locks(store: PostgresStore) -> None:
+    def reckons(tx: Transaction) -> int:
+        users = tx.users.count()
+        threading.Event().wait(driver.IDLE_TIMEOUT_S + 0.5)
+        return users + tx.apps.count()
+
+    assert await store.read(reckons) == 0
+
+
 async def test_a_connection_lost_before_the_commit_costs_a_second_try_only(
     store: PostgresStore, postgres: PostgresServer, url: PostgresUrl
 ) -> None:

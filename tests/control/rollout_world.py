@@ -98,9 +98,13 @@ class FakeNode:
         self.node_id, self.epoch = answer.node_id, answer.epoch
         self.reports.start_over()
         while True:
+            pause_s = 0.1
             if not self.silent:
-                await self.look()
-            await self.clock.sleep(0.1)
+                try:
+                    await self.look()
+                except UnavailableError:
+                    pause_s = 1.0
+            await self.clock.sleep(pause_s)
 
     async def look(self) -> None:
         told = await self.uplink.assignments(self.node_id)

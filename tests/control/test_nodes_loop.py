@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 import pytest
 
 from shellwego.control.loops.nodes import Listening, NodesLoop
 from shellwego.control.scheduling import cordon, uncordon
 from shellwego.core.deployments import DeploymentState
+from shellwego.core.errors import UnavailableError
 from shellwego.core.instances import Phase
 from shellwego.core.liveness import BEAT_S
 from shellwego.core.nodes import NodeHealth
 from shellwego.core.volumeleases import OVER_S
-from shellwego.ports.store import eq
+from shellwego.drivers.store.memory import MemoryStore
+from shellwego.ports.store import Transaction, eq
 from tests.control.rollout_world import FakeNode, World, node_row
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -124,6 +130,42 @@ async def test_ten_minutes_without_the_platform_change_nothing() -> None:
         await world.clock.advance(60)
         assert [i.id for i in world.serving()] == [before.id]
         assert (node.boots, node.running(), node_row(world, node).epoch) == (1, 1, 1)
+    finally:
+        await world.end()
+
+
+@dataclass(slots=True)
+class FullStore:
+    """A store that answers what is asked, and keeps nothing while it is full."""
+
+    store: MemoryStore
+    full: bool = False
+
+    async def transact(self, fn: Callable[[Transaction], T]) -> T:
+        if self.full:
+            raise UnavailableError("disk-full", "the store's disk is full")
+        return await self.store.transact(fn)
+
+    async def read(self, fn: Callable[[Transaction], T]) -> T:
+        return await self.store.read(fn)
+
+    async def close(self) -> None:
+        await self.store.close()
+
+
+async def test_nothing_is_held_against_nodes_that_spoke_to_a_full_store() -> None:
+    """It could be read all the while, so their silence was seen; and who judges first after it has heard nobody yet."""
+    stores: list[FullStore] = []
+    world = World(lambda clock: stores.append(FullStore(MemoryStore(clock))) or stores[0])
+    await world.begin()
+    try:
+        nodes = [await world.node(f"n{number}") for number in range(4)]
+        for seconds in (8.0, 30.2, 30.5, 30.8, 31.1, 120.0):
+            stores[0].full = True
+            await world.clock.advance(seconds)
+            stores[0].full = False
+            await world.clock.advance(10 + seconds / 30)
+            assert [node_row(world, node).epoch for node in nodes] == [1] * 4
     finally:
         await world.end()
 

@@ -18,6 +18,7 @@ from shellwego.core.webhooks import Delivery, DeliveryState
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.store.memory import MemoryStore
+from shellwego.ports.store import eq
 
 SHORT = Retention(events_s=100.0, deliveries_s=100.0)
 
@@ -55,6 +56,21 @@ async def test_events_past_their_time_go_and_the_mark_says_how_far(control: Cont
     assert await control.read(lambda tx: mark(tx, PRUNED)) == BATCH + 5
     await prune(control, SHORT)
     assert len(await seqs(control)) == 3
+
+
+async def test_events_of_a_clock_that_was_set_back_since_keep_no_others(control: Control, clock: VirtualClock) -> None:
+    def ahead(unit: Unit) -> None:
+        unit.emit("app.changed", "app_1")
+        (event,) = unit.tx.events.select(eq("seq", 0))
+        unit.tx.events.update(replace(event, time=unit.now() + 1e6))
+
+    await control.commit(ahead)
+    await relay(control)
+    await happen(control, 2)
+    await clock.advance(200)
+    await happen(control, 1)
+    await prune(control, SHORT)
+    assert await seqs(control) == [4]
 
 
 async def test_an_event_that_is_not_out_yet_is_kept(control: Control, clock: VirtualClock) -> None:

@@ -433,6 +433,19 @@ async def test_the_second_control_plane_takes_over_when_the_first_is_gone() -> N
         await world.end()
 
 
+async def test_a_failure_of_a_clock_that_was_set_back_since_delays_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await world.node()
+    await deployed(world)
+    node.boots_fail = True
+    await world.change_app(counts={"web": 2})
+    await world.clock.until(lambda: any(i.phase is Phase.FAILED for i in world.instances()), 60)
+    node.boots_fail = False
+    monkeypatch.setattr(world.clock, "_start", world.clock._start - 3600)
+    await world.clock.until(lambda: len(world.serving()) == 2, 60)
+
+
 async def test_draining_instances_are_never_in_the_routes_again(world: World) -> None:
     await world.node()
     edge = await world.edge()
@@ -459,6 +472,7 @@ async def test_ended_instances_are_forgotten_but_for_the_newest_and_for_jobs_tha
             unit.tx.instances.insert(run)
         unit.tx.instances.insert(replace(ended, id="ins_job", created_at=1.0))
         unit.tx.instances.insert(replace(ended, id="ins_old_job", content_hash="other", created_at=1.0))
+        unit.tx.instances.insert(replace(ended, id="ins_job_before_a_restart", generation=-1, created_at=1.0))
 
     await world.control.commit(age)
     await world.control.commit(lambda unit: prune(unit, world.app_id))

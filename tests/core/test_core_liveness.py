@@ -71,6 +71,11 @@ def test_a_gap_in_which_nobody_could_be_heard_begins_the_silence_anew() -> None:
     assert listen(silence(4.5), replace(NODE, last_heard_at=60.0), 600.0, judging=True).ever, "it was heard meanwhile"
 
 
+def test_a_silence_does_not_grow_while_nothing_that_a_node_says_can_be_stored() -> None:
+    after = listen(silence(2.0), NODE, 0.5, judging=False, storing=False)
+    assert (after.silence_s, after.judging_s) == (2.0, 0)
+
+
 def test_who_takes_over_has_listened_before_but_judges_only_after_a_term_of_its_own() -> None:
     """The silence may be that of the server before it: nodes that spoke to that one need a moment to turn elsewhere."""
     before = silence(3.0, judging=False)

@@ -112,7 +112,7 @@ FAULT_KINDS = {
     "edge-paused": (1, 12),
     "edge-cut": (1, 12),
     "haproxy-killed": (2, 2),
-    "store-full": (0.5, 5),
+    "store-full": (0.5, 20),
     "store-slow": (1, 8),
     "boots-fail": (1, 6),
     "sleep-fails": (2, 10),

@@ -33,7 +33,8 @@ from shellwego.core.deployments import Deployment, DeploymentState
 from shellwego.core.instances import Desired, Instance, OwnerKind, Phase
 from shellwego.core.publishing import PublishedPort
 from shellwego.core.slots import FAILURE_WINDOW_S
-from shellwego.ports.store import Order, Table, eq
+from shellwego.core.target import Target, stable_target
+from shellwego.ports.store import Order, Table, Transaction, eq
 from shellwego.wire import subjects
 
 KEPT_ENDED = 20
@@ -162,15 +163,20 @@ def _clear(table: Table[Instance] | Table[Deployment] | Table[Release] | Table[P
 def prune(unit: Unit, app_id: str) -> None:
     """Forget ended instances that no plan looks at any more, beyond the newest few.
 
-    A job that ended well fills its slot as long as its content is what the app aims at.
+    A job that ended well fills its slot as long as the app aims at its content and generation.
     """
     newest = Order("created_at", descending=True)
     ended = [row for row in unit.tx.instances.select(eq("app_id", app_id), order=newest) if not row.live]
     old = [row for row in ended[KEPT_ENDED:] if unit.now() - row.phase_since > FAILURE_WINDOW_S]
     app = unit.tx.apps.get(app_id)
-    aims = releases_of(unit.tx, [app.release_id, app.stable_release_id] if app and old else [])
-    contents = {release.content_hash for release in aims.values()}
+    targets = _aims(unit.tx, app) if app and old else ()
     for row in old:
         job = row.owner is OwnerKind.APP and row.phase is Phase.STOPPED and row.desired is Desired.SERVE
-        if not (job and row.content_hash in contents):
+        if not (job and any(target.matches(row) for target in targets)):
             unit.tx.instances.delete(row.id)
+
+
+def _aims(tx: Transaction, app: App) -> tuple[Target, ...]:
+    """What the app is on its way to, and what it would return to."""
+    releases = releases_of(tx, [app.release_id, app.stable_release_id])
+    return Target(release=releases.get(app.release_id), generation=app.generation), stable_target(app, releases)

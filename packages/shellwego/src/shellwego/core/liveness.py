@@ -11,6 +11,9 @@ before may have been the other server's doing: what nodes said to a server that 
 a moment to turn to another. So the new judge listens for a full term in its office before it judges a node down. Where
 the office changes hands all the time, a silence that is longer than the term by `handover_s` is enough.
 
+A store that can be read and not written (a full disk, a database that came back read-only) hears nobody either. No lease
+outlives that for long; so silence does not grow while nobody holds the office of the judge.
+
 A node that this process has never heard gets a longer term: its agent may still be on its way up, adopting what runs.
 
 A judgement `down` raises the epoch, so whatever the node says of the time before is void. The node is ready again by a
@@ -70,11 +73,13 @@ class Hearing:
         return max(self.judging_s, self.silence_s - terms.handover_s)
 
 
-def listen(hearing: Hearing | None, node: Node, elapsed_s: float | None, *, judging: bool) -> Hearing:
+def listen(
+    hearing: Hearing | None, node: Node, elapsed_s: float | None, *, judging: bool, storing: bool = True
+) -> Hearing:
     """The hearing after a look, `elapsed_s` of monotonic time after the one before; None at the very first.
 
-    `judging`: this control plane was the one who judges, since the look before. A node that turns up at a later look has
-    just registered, so it was heard.
+    `judging`: this control plane was the one who judges, since the look before; `storing`: what a node said could be
+    stored. A node that turns up at a later look has just registered, so it was heard.
     """
     if hearing is None or elapsed_s is None:
         return Hearing(last_heard_at=node.last_heard_at, ever=elapsed_s is not None)
@@ -82,7 +87,7 @@ def listen(hearing: Hearing | None, node: Node, elapsed_s: float | None, *, judg
         return Hearing(last_heard_at=node.last_heard_at, ever=True)
     if elapsed_s > MAX_GAP_S:
         return Hearing(last_heard_at=node.last_heard_at)
-    step = min(max(elapsed_s, 0.0), MAX_STEP_S)
+    step = min(max(elapsed_s, 0.0), MAX_STEP_S) if storing else 0.0
     return replace(hearing, silence_s=hearing.silence_s + step, judging_s=hearing.judging_s + step if judging else 0.0)
 
 

@@ -37,6 +37,8 @@ from shellwego.core.instances import SERVING, Desired, Eviction, Instance, Phase
 from shellwego.core.routes import service_port
 from shellwego.core.target import Target
 
+CLOCK_SLACK_S = 5.0
+"""By so much may the times of two transactions be in another order than the transactions."""
 REPLACE_BACKOFF_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 """Pause before a slot is filled again after its first failure within the hour, the second, …; the node has spent its own
 retries before each of them."""
@@ -271,7 +273,11 @@ def _failures(facts: SlotFacts) -> dict[int, list[float]]:
 
 
 def _due(failures: Sequence[float], now: float) -> float:
-    """When a slot may be filled again, by how often it failed in the hour up to its last failure."""
+    """When a slot may be filled again, by how often it failed in the hour up to its last failure.
+
+    A failure that lies ahead is of a clock that was set back since: to wait for it may take as long as the step was.
+    """
+    failures = [moment for moment in failures if moment <= now + CLOCK_SLACK_S]
     if not failures:
         return now
     recent = sum(moment > max(failures) - FAILURE_WINDOW_S for moment in failures)

@@ -18,7 +18,7 @@ from functools import partial
 
 import structlog
 
-from shellwego.control.loops.lease import Leases, run_leased
+from shellwego.control.loops.lease import Leases, lease_id, run_leased
 from shellwego.control.nodeadmin import lose_instances, wake_waiting
 from shellwego.control.unit import Control, Unit
 from shellwego.core.errors import ShellWeGoError
@@ -37,8 +37,10 @@ from shellwego.core.liveness import (
 from shellwego.core.nodes import Node, NodeHealth
 from shellwego.core.peers import unreached
 from shellwego.core.volumeleases import over
+from shellwego.ports.store import Transaction
 from shellwego.wire import subjects
 
+LOOP = "nodes"
 LOOK_EVERY_S = 0.5
 WAYS_EVERY_S = 2.0
 """Whether nodes have ways to each other is looked at so often."""
@@ -66,14 +68,21 @@ class Listening:
 
     async def look(self) -> tuple[Sequence[Node], float]:
         """Look at every node once; returns them, and the store's time."""
-        nodes, today = await self.control.read(lambda tx: (tx.nodes.select(), tx.now()))
+        nodes, judged, today = await self.control.read(lambda tx: (tx.nodes.select(), _judged(tx), tx.now()))
         now = self.control.clock.monotonic()
         elapsed = None if self._looked_at is None else now - self._looked_at
         self._looked_at = now
         self.hearings = {
-            node.id: listen(self.hearings.get(node.id), node, elapsed, judging=self.judging) for node in nodes
+            node.id: listen(self.hearings.get(node.id), node, elapsed, judging=self.judging, storing=judged)
+            for node in nodes
         }
         return nodes, today
+
+
+def _judged(tx: Transaction) -> bool:
+    """Whether somebody judges, and so has written lately; also where nobody ever did, since no lease was ever asked for."""
+    lease = tx.leases.get(lease_id(LOOP))
+    return lease is None or lease.until > tx.now()
 
 
 @dataclass(slots=True)
@@ -192,5 +201,5 @@ async def run(control: Control, *, holder: str | Leases = "", terms: Terms = DEF
     listening = Listening(control)
     async with asyncio.TaskGroup() as both:
         both.create_task(listening.run())
-        judging = run_leased(control, "nodes", holder, lambda fenced: NodesLoop(fenced, listening, terms).run)
+        judging = run_leased(control, LOOP, holder, lambda fenced: NodesLoop(fenced, listening, terms).run)
         both.create_task(judging)

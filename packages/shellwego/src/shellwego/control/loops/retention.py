@@ -5,12 +5,14 @@ Events go from the oldest on, and a mark says how far, so whoever resumes before
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shellwego.control.events import published
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.marks import PRUNED, set_mark
 from shellwego.control.unit import Control, Unit
+from shellwego.core.events import Event
 from shellwego.core.webhooks import FINISHED
 from shellwego.core.webhooks import KEPT_S as DELIVERIES_KEPT_S
 from shellwego.ports.store import Op, Order, Where, within
@@ -31,16 +33,23 @@ DEFAULT = Retention()
 
 
 def prune_events(unit: Unit, kept_s: float) -> int:
-    """Delete the next events past their time, in their order; returns how many."""
+    """Delete the next events past their time, in their order; returns how many. What has a smaller number is older, also
+    where a clock that was set back since says that it is of a time to come."""
     oldest = unit.tx.events.select(published(), order=Order("seq"), limit=BATCH)
-    gone = 0
-    for event in oldest:
-        if event.time >= unit.now() - kept_s:
-            break
+    past = _past(unit, oldest, unit.now() - kept_s)
+    for event in oldest[:past]:
         unit.tx.events.delete(event.id)
         set_mark(unit.tx, PRUNED, event.seq)
-        gone += 1
-    return gone
+    return past
+
+
+def _past(unit: Unit, oldest: Sequence[Event], before: float) -> int:
+    """How many of the first are past their time, or come before one that is."""
+    past = max((number for number, event in enumerate(oldest, 1) if event.time < before), default=0)
+    if past or not oldest or oldest[0].time <= unit.now():
+        return past
+    later = unit.tx.events.select(published(), Where("time", Op.LT, before), limit=1)
+    return len(oldest) if later else 0
 
 
 def prune_deliveries(unit: Unit, kept_s: float) -> int:

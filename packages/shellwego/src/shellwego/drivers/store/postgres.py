@@ -56,13 +56,17 @@ STATEMENT_TIMEOUT_S, LOCK_TIMEOUT_S = 20, 10
 IDLE_TIMEOUT_S = 2
 """A server that stands still in the middle of a transaction loses it, and what it locked, before its leases run out: else
 nobody could take them over. Where it was only slow, the transaction runs again."""
+PONDERS_S = 30
+"""Who only reads locks nothing, and may reckon for longer with what it has read; by that it is dead, or stands still."""
 _IDLE_CONNECTION_S = 1800
 _BEGIN_WRITE = "BEGIN ISOLATION LEVEL SERIALIZABLE; SET LOCAL enable_seqscan = off"
 """Whoever reads a table from end to end has read all that others write into it. A small table would be read so even where
 one row is looked for by its id (PostgreSQL documentation, section 13.2.3)."""
 _BEGIN_RETRY = (_BEGIN_WRITE, "LOCK TABLE alembic_version IN SHARE UPDATE EXCLUSIVE MODE")
 """That mode hinders nobody but those who ask for it too."""
-_BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_BEGIN_READ = (
+    f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = '{PONDERS_S}s'"
+)
 _NOW = "SELECT extract(epoch FROM transaction_timestamp())::float8"
 _SESSION = (
     f"SET statement_timeout = '{STATEMENT_TIMEOUT_S}s'; SET lock_timeout = '{LOCK_TIMEOUT_S}s';"
