@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from shellwego.core.backups import (
     BACKUP_MOVES,
     DAY_S,
+    MAX_FAILED,
     Backup,
     BackupPolicy,
     BackupState,
     next_due,
     policy_faults,
+    stale_failures,
     superseded,
 )
 from shellwego.core.chunks import CHUNK_BYTES, BrokenError, Manifest, VaultCipher, damaged_chunk, entry, is_zeros
@@ -88,6 +90,13 @@ def test_what_is_damaged_or_failed_takes_the_place_of_nothing_good() -> None:
 def test_what_is_under_way_is_left_alone(state: BackupState) -> None:
     under_way = backup(NOW - 400 * DAY_S, state=state)
     assert kept(POLICY, [under_way, backup(NOW)])[0] == under_way
+
+
+def test_of_those_that_failed_the_newest_of_each_kind_are_kept() -> None:
+    by_hand = [backup(NOW + at, state=BackupState.FAILED, scheduled=False) for at in range(MAX_FAILED + 3)]
+    by_policy = [backup(NOW - 100 + at, state=BackupState.FAILED) for at in range(MAX_FAILED + 2)]
+    good = [backup(NOW - 200, scheduled=False), backup(NOW - 300)]
+    assert stale_failures([*by_hand, *by_policy, *good]) == [*by_policy[:2], *by_hand[:3]]
 
 
 ages = st.lists(st.integers(0, 1500 * DAY_S * 1000).map(lambda ms: ms / 1000), max_size=60, unique=True)

@@ -25,7 +25,7 @@ MAX_KEPT = 366
 MAX_BACKUPS = 1_000
 """Of a volume, without those that failed."""
 MAX_FAILED = 20
-"""Scheduled ones of a volume that failed, and are kept to be looked at."""
+"""Those of a volume that failed, and are kept to be looked at: so many scheduled ones, and so many that were asked for."""
 RETRY_S = 1_800.0
 """After a scheduled one that failed."""
 
@@ -242,9 +242,15 @@ def count_kept(backups: Iterable[Backup]) -> int:
 
 
 def stale_failures(backups: Iterable[Backup]) -> list[Backup]:
-    """Scheduled ones that failed, beyond the newest."""
-    failed = [each for each in backups if each.scheduled and each.state is BackupState.FAILED]
-    return sorted(failed, key=lambda each: (each.created_at, each.id))[:-MAX_FAILED]
+    """Those that failed, beyond the newest of the scheduled ones and the newest of those that were asked for: neither hide
+    the others."""
+    failed = [each for each in backups if each.state is BackupState.FAILED]
+    failed.sort(key=lambda each: (each.created_at, each.id))
+    return [
+        each
+        for scheduled in (True, False)
+        for each in [each for each in failed if each.scheduled is scheduled][:-MAX_FAILED]
+    ]
 
 
 def _is_past(backup: Backup, last_good: Backup | None) -> bool:
