@@ -125,6 +125,7 @@ async def test_an_agent_that_was_killed_goes_on_with_what_the_volume_was_then(pl
 
 async def test_one_whose_end_was_not_heard_is_not_taken_twice(platform: Platform) -> None:
     platform.write("then")
+    platform.objects.gated = "/backups/"
     platform.objects.gate.clear()
     id_ = await platform.back_up()
     await platform.clock.until(lambda: platform.objects.waiting > 0)

@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from shellwego.core.backups import (
     BACKUP_MOVES,
     DAY_S,
+    LATE_S,
     MAX_FAILED,
     Backup,
     BackupPolicy,
     BackupState,
+    going,
+    may_be_removed,
     next_due,
     policy_faults,
     stale_failures,
@@ -157,6 +160,26 @@ def test_the_next_is_due_in_the_rhythm_and_after_now(every: int, late: float) ->
 def test_a_policy_that_makes_no_sense_is_refused_by_its_field(wrong: dict[str, int], field: str) -> None:
     assert [fault.field for fault in policy_faults(replace(POLICY, **wrong))] == [field]  # type: ignore[arg-type]
     assert not policy_faults(POLICY)
+
+
+# What may be removed
+
+RUNNING = replace(backup(NOW, state=BackupState.RUNNING), node_id="node_1", done_bytes=50, reason="no room")
+
+
+def test_what_a_node_may_still_store_is_not_removed_before() -> None:
+    gone = going(RUNNING, NOW + 5)
+    assert (gone.state, gone.ended_at) == (BackupState.DELETING, NOW + 5)
+    assert [may_be_removed(gone, NOW + 5 + after) for after in (0, LATE_S - 1, LATE_S)] == [False, False, True]
+    failed = replace(RUNNING, state=BackupState.FAILED, ended_at=NOW)
+    assert may_be_removed(going(failed, NOW + LATE_S), NOW + LATE_S), "it is counted from when it failed"
+    assert not may_be_removed(replace(gone, ended_at=None), NOW), "as an older version let it go"
+
+
+def test_what_is_there_or_was_never_begun_is_removed_at_once() -> None:
+    there = replace(RUNNING, state=BackupState.AVAILABLE, digest="d", ended_at=NOW)
+    assert may_be_removed(going(there, NOW), NOW)
+    assert may_be_removed(going(replace(RUNNING, state=BackupState.FAILED, node_id=""), NOW), NOW)
 
 
 def test_every_state_has_its_moves_and_nothing_leaves_deletion() -> None:

@@ -12,7 +12,7 @@ that is known to be damaged counts as none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from shellwego.core.errors import FieldError
@@ -28,6 +28,9 @@ MAX_FAILED = 20
 """Those of a volume that failed, and are kept to be looked at: so many scheduled ones, and so many that were asked for."""
 RETRY_S = 1_800.0
 """After a scheduled one that failed."""
+LATE_S = 300.0
+"""So long after a backup was given up or let go its node may still store the manifest. It asks just before whether it is to
+(`agent.backups`), and no call to the store takes so long."""
 
 
 class BackupState(StrEnum):
@@ -251,6 +254,20 @@ def stale_failures(backups: Iterable[Backup]) -> list[Backup]:
         for scheduled in (True, False)
         for each in [each for each in failed if each.scheduled is scheduled][:-MAX_FAILED]
     ]
+
+
+def going(backup: Backup, now: float) -> Backup:
+    """A backup that is to be removed from the repository."""
+    ended_at = now if backup.ended_at is None else backup.ended_at
+    return replace(backup, state=BackupState.DELETING, verifying=False, ended_at=ended_at)
+
+
+def may_be_removed(backup: Backup, now: float) -> bool:
+    """Whether nothing more can come of a backup that goes: its manifest is there, or no node was ever to take it, or the one
+    that was has long stopped."""
+    if backup.digest or not backup.node_id:
+        return True
+    return now >= (backup.created_at if backup.ended_at is None else backup.ended_at) + LATE_S
 
 
 def _is_past(backup: Backup, last_good: Backup | None) -> bool:
