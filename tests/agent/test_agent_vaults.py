@@ -1,4 +1,4 @@
-"""Vaults on real agents and loops: what nobody needs goes, and none has the others wait."""
+"""Vaults on real agents and loops: a full one becomes free, what nobody needs goes, and none has the others wait."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from typing import Any
 
 import pytest
 
+from shellwego.control import backups
 from shellwego.control.loops import vaults as vaults_loop
-from shellwego.control.sealing import keep_key
+from shellwego.control.loops.backups import BATCH
+from shellwego.control.sealing import OpenKey, keep_key
 from shellwego.control.unit import Unit
 from shellwego.control.vaults import forget_vault
 from shellwego.control.volumereports import forget
-from shellwego.core.backups import LATE_S, BackupState, Vault
+from shellwego.core.backups import HELD_UP_S, LATE_S, BackupState, Vault
 from shellwego.core.envelope import Label
 from shellwego.core.errors import UnavailableError
 from shellwego.drivers.uplink.memory import LinkState
-from tests.agent.backup_world import Platform, project
+from shellwego.ports.store import eq
+from tests.agent.backup_world import NO_ROOM, Platform, project
 from tests.control.rollout_world import PRJ
 
 AWAY = UnavailableError("objects-unavailable", "the store is away")
@@ -41,6 +44,41 @@ async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
     await platform.open()
     yield platform
     await platform.close()
+
+
+# A full repository
+
+
+async def test_a_full_repository_becomes_free_though_backups_wait_for_room(platform: Platform) -> None:
+    first = await platform.backed_up("a")
+    alone = platform.chunks()
+    platform.objects.room = len(platform.objects.kept)
+    platform.write("b")
+    held_up = await platform.back_up()
+    await platform.clock.until(lambda: platform.backup(held_up).reason == NO_ROOM)
+    since = platform.clock.monotonic()
+    await platform.let_go(first)
+    later = await platform.commit(lambda unit: backups.add_backup(unit, platform.in_(unit.tx)).id)
+    await platform.clock.until(lambda: "cleared away first" in platform.backup(later).reason)
+    await platform.becomes(held_up, BackupState.FAILED)
+    assert HELD_UP_S - 10 <= platform.clock.monotonic() - since <= HELD_UP_S + 20
+    assert platform.backup(held_up).reason == NO_ROOM
+    await platform.clock.until(lambda: held_up not in platform.hosts[0].snapshots(), timeout=1)
+    told = platform.rows(lambda tx: [each for each in tx.events.select() if each.type == "volume.backup.failed"])
+    assert [each.data for each in told] == [{"name": "data", "backup": held_up, "reason": NO_ROOM}]
+    await platform.clock.until(lambda: not alone & platform.chunks(), timeout=5)
+    await platform.becomes(later, BackupState.AVAILABLE)
+
+
+async def test_where_nothing_is_to_be_cleared_away_one_waits_for_room_as_long_as_it_takes(platform: Platform) -> None:
+    platform.write("a")
+    platform.objects.room = 0
+    held_up = await platform.back_up()
+    await platform.clock.until(lambda: platform.backup(held_up).reason == NO_ROOM)
+    await platform.clock.advance(6 * HELD_UP_S)
+    assert platform.backup(held_up).state is BackupState.RUNNING
+    platform.objects.room = 2
+    await platform.becomes(held_up, BackupState.AVAILABLE)
 
 
 # Manifests that nobody knows
@@ -147,6 +185,23 @@ async def test_what_can_still_be_opened_or_is_known_is_not_taken_for_a_deleted_p
 # Turns
 
 
+async def test_backups_whose_keys_cannot_be_had_hide_no_other(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await platform.backed_up("a")
+
+    async def away(_: Label) -> OpenKey:
+        await platform.clock.sleep(30)
+        raise UnavailableError("kms-unavailable", "the KMS does not answer")
+
+    monkeypatch.setattr(platform.sealer, "new_key", away)
+    await platform.commit(lambda unit: crowd(unit, platform))
+    later = await platform.back_up()
+    await platform.clock.until(lambda: platform.backup(later).state is BackupState.AVAILABLE, timeout=60)
+    monkeypatch.undo()
+    await platform.clock.until(lambda: len(platform.rows(lambda tx: tx.vaults.select())) == BATCH + 1)
+
+
 async def test_vaults_that_cannot_be_swept_hide_no_other(platform: Platform) -> None:
     id_ = await platform.backed_up("a")
 
@@ -158,6 +213,18 @@ async def test_vaults_that_cannot_be_swept_hide_no_other(platform: Platform) -> 
     await platform.commit(held)
     await platform.let_go(id_)
     await platform.clock.until(lambda: platform.objects.kept == {})
+
+
+def crowd(unit: Unit, platform: Platform) -> None:
+    """They wait for a node that is gone, each in a project of its own."""
+    volume = platform.in_(unit.tx)
+    (row,) = unit.tx.backups.select(eq("volume_id", volume.id))
+    for number in range(BATCH):
+        own = unit.tx.projects.insert(replace(project(unit.tx), id=f"prj_{number:026}", name=f"p{number}", version=1))
+        away = replace(volume, id=f"vol_{number:026}", project_id=own.id, node_id="gone", version=1)
+        unit.tx.volumes.insert(away)
+        waits = replace(row, id=f"bak_{number:026}", volume_id=away.id, project_id=own.id, version=1)
+        unit.tx.backups.insert(replace(waits, state=BackupState.PENDING, digest="", node_id=""))
 
 
 def delete_project(unit: Unit) -> None:

@@ -12,12 +12,18 @@ from hypothesis import strategies as st
 from shellwego.core.backups import (
     BACKUP_MOVES,
     DAY_S,
+    HELD_UP_S,
     LATE_S,
     MAX_FAILED,
     Backup,
     BackupPolicy,
     BackupState,
+    Halt,
+    Vault,
     going,
+    halts,
+    in_turn,
+    is_hopeless,
     may_be_removed,
     next_due,
     policy_faults,
@@ -162,9 +168,36 @@ def test_a_policy_that_makes_no_sense_is_refused_by_its_field(wrong: dict[str, i
     assert not policy_faults(POLICY)
 
 
-# What may be removed
+# What is given up, and what may be removed
 
 RUNNING = replace(backup(NOW, state=BackupState.RUNNING), node_id="node_1", done_bytes=50, reason="no room")
+DIRTY = Vault(id="prj_1", key_id="dek_1", garbage=True, created_at=NOW)
+
+
+def test_one_that_told_why_it_is_held_up_and_comes_no_further_is_given_up_in_the_end() -> None:
+    known = halts({}, [RUNNING, replace(RUNNING, id="bak_2", reason="")], 100.0)
+    assert known == {RUNNING.id: Halt(50, 100.0)}
+    known = halts(known, [RUNNING], 100.0 + HELD_UP_S)
+    assert not is_hopeless(RUNNING, DIRTY, known[RUNNING.id], 99.0 + HELD_UP_S)
+    assert is_hopeless(RUNNING, DIRTY, known[RUNNING.id], 100.0 + HELD_UP_S)
+
+
+def test_one_that_begins_anew_comes_no_further_before_it_is_where_it_was() -> None:
+    known = halts({}, [RUNNING], 100.0)
+    again = replace(RUNNING, done_bytes=20, reason="")
+    known = halts(known, [again], 200.0)
+    assert not is_hopeless(again, DIRTY, known[again.id], 100.0 + HELD_UP_S), "it tells of no trouble now"
+    assert halts(known, [RUNNING], 300.0) == {RUNNING.id: Halt(50, 100.0)}
+    further = replace(RUNNING, done_bytes=51)
+    assert not is_hopeless(further, DIRTY, known[further.id], 100.0 + HELD_UP_S)
+    assert halts(known, [further], 300.0) == {RUNNING.id: Halt(51, 300.0)}
+    assert halts(known, [replace(further, reason="")], 300.0) == {}
+
+
+def test_none_is_given_up_where_there_is_nothing_to_sweep() -> None:
+    late = 200.0 + HELD_UP_S
+    assert not is_hopeless(RUNNING, replace(DIRTY, garbage=False), Halt(50, 100.0), late)
+    assert not is_hopeless(replace(RUNNING, state=BackupState.FAILED), DIRTY, Halt(50, 100.0), late)
 
 
 def test_what_a_node_may_still_store_is_not_removed_before() -> None:
@@ -180,6 +213,12 @@ def test_what_is_there_or_was_never_begun_is_removed_at_once() -> None:
     there = replace(RUNNING, state=BackupState.AVAILABLE, digest="d", ended_at=NOW)
     assert may_be_removed(going(there, NOW), NOW)
     assert may_be_removed(going(replace(RUNNING, state=BackupState.FAILED, node_id=""), NOW), NOW)
+
+
+def test_projects_take_turns() -> None:
+    first, second, third = (replace(backup(NOW + at), project_id="prj_1") for at in range(3))
+    other = replace(backup(NOW + 9), project_id="prj_2")
+    assert in_turn([first, second, third, other]) == [first, other, second, third]
 
 
 def test_every_state_has_its_moves_and_nothing_leaves_deletion() -> None:

@@ -11,6 +11,7 @@ that is known to be damaged counts as none.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -28,6 +29,8 @@ MAX_FAILED = 20
 """Those of a volume that failed, and are kept to be looked at: so many scheduled ones, and so many that were asked for."""
 RETRY_S = 1_800.0
 """After a scheduled one that failed."""
+HELD_UP_S = 600.0
+"""After so long without progress one that is held up is given up, where it forbids a sweep."""
 LATE_S = 300.0
 """So long after a backup was given up or let go its node may still store the manifest. It asks just before whether it is to
 (`agent.backups`), and no call to the store takes so long."""
@@ -254,6 +257,45 @@ def stale_failures(backups: Iterable[Backup]) -> list[Backup]:
         for scheduled in (True, False)
         for each in [each for each in failed if each.scheduled is scheduled][:-MAX_FAILED]
     ]
+
+
+def in_turn(backups: Iterable[Backup]) -> list[Backup]:
+    """The first of each project, then the second of each, and so on: no project has all of the others wait."""
+    before = Counter[str]()
+    turns = []
+    for backup in backups:
+        turns.append((before[backup.project_id], backup))
+        before[backup.project_id] += 1
+    return [backup for _, backup in sorted(turns, key=lambda each: each[0])]
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """A backup that is taken came no further than this."""
+
+    done_bytes: int
+    since: float
+    """Since when it is so, by a monotonic clock."""
+
+
+def halts(known: Mapping[str, Halt], running: Iterable[Backup], now: float) -> dict[str, Halt]:
+    """By id, of those that are taken and told why they are held up: where they were then, until they come further. That it
+    tells of no trouble for a while is no progress: a node that tries again comes first to where it was."""
+    found = {}
+    for backup in running:
+        halt = known.get(backup.id)
+        if halt is not None and backup.done_bytes <= halt.done_bytes:
+            found[backup.id] = halt
+        elif backup.reason:
+            found[backup.id] = Halt(backup.done_bytes, now)
+    return found
+
+
+def is_hopeless(backup: Backup, vault: Vault, halt: Halt, now: float) -> bool:
+    """Whether one that is held up is to be given up. What no backup needs is not swept while one is taken; so where there is
+    something to sweep, and it is room that is wanted, that would never come."""
+    held_up = backup.state is BackupState.RUNNING and backup.reason and backup.done_bytes <= halt.done_bytes
+    return bool(held_up) and vault.garbage and now - halt.since >= HELD_UP_S
 
 
 def going(backup: Backup, now: float) -> Backup:
