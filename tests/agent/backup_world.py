@@ -19,6 +19,7 @@ from shellwego.control.volumekeys import VolumeKeys
 from shellwego.core.apps import Mount
 from shellwego.core.backups import Backup, BackupState, RepositoryPlace
 from shellwego.core.chunks import VaultCipher
+from shellwego.core.errors import UnavailableError
 from shellwego.core.nodes import Node
 from shellwego.core.sensitive import Sensitive
 from shellwego.core.tenancy import Project
@@ -33,22 +34,43 @@ from tests.control.rollout_world import PRJ, World
 T = TypeVar("T")
 GIB = 1 << 30
 PASSWORD = "the key of the store"
+NO_ROOM = "there is no room left"
 PLACE = RepositoryPlace(url="memory:", credentials={"secret_access_key": Sensitive.of(PASSWORD)})
 
 
 class GatedObjects(MemoryObjects):
-    """Puts chunks only while its gate is open."""
+    """Puts objects only while its gate is open, and as many as there is room for. A put that was sent arrives, whatever
+    becomes of who sent it, as where a thread does it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gate = asyncio.Event()
         self.gate.set()
+        self.gated = ""
+        """The gate is there for paths with this in them."""
         self.waiting = 0
+        self.room = 1_000
+        """For so many objects."""
+        self._sent = set[asyncio.Task[None]]()
 
     async def put(self, path: str, data: bytes) -> None:
-        self.waiting += 1
-        await self.gate.wait()
-        self.waiting -= 1
+        sent = asyncio.create_task(self._put(path, data))
+        self._sent.add(sent)
+        sent.add_done_callback(self._arrived)
+        await asyncio.shield(sent)
+
+    def _arrived(self, sent: asyncio.Task[None]) -> None:
+        self._sent.discard(sent)
+        if not sent.cancelled():
+            sent.exception()  # told to who sent it, if he is there still
+
+    async def _put(self, path: str, data: bytes) -> None:
+        if self.gated in path:
+            self.waiting += 1
+            await self.gate.wait()
+            self.waiting -= 1
+        if len(self.kept.keys() | {path}) > self.room:
+            raise UnavailableError("objects-unavailable", NO_ROOM)
         await super().put(path, data)
 
 
@@ -73,7 +95,8 @@ class Platform:
         self.world = World()
         self.clock = self.world.clock
         self.objects = GatedObjects()
-        self.sealer = Sealer(self.world.control, MemoryKms())
+        self.kms = MemoryKms()
+        self.sealer = Sealer(self.world.control, self.kms)
         self.vaults = Vaults(self.world.control, self.sealer, PLACE)
         self.nodes = Nodes(self.world.control, self.sealer, PLACE)
         self.keys = VolumeKeys(self.world.control, self.sealer)

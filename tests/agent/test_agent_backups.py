@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from shellwego.control import backups
-from shellwego.control.loops.backups import BATCH
+from shellwego.control.loops.backups import PAGE
 from shellwego.control.unit import Unit
 from shellwego.core.backups import DAY_S, MAX_BACKUPS, RETRY_S, BackupAccessRequest, BackupState
 from shellwego.core.errors import ConflictError, NotFoundError, UnavailableError
@@ -98,11 +98,19 @@ async def test_one_at_a_time_is_taken_of_a_volume(platform: Platform) -> None:
 
 
 async def test_while_the_store_is_away_it_waits_and_says_why(platform: Platform) -> None:
+    platform.write("a")
     platform.objects.fails_with = AWAY
     id_ = await platform.back_up()
     await platform.clock.until(lambda: platform.backup(id_).reason == "the store is away")
     assert platform.backup(id_).state is BackupState.RUNNING
+    platform.objects.gated = "/backups/"
+    platform.objects.gate.clear()
     platform.objects.fails_with = None
+    await platform.clock.until(lambda: platform.backup(id_).reason == "")
+    assert platform.backup(id_).state is BackupState.RUNNING, (
+        "it goes on, and says so before it comes further than it was"
+    )
+    platform.objects.gate.set()
     await platform.becomes(id_, BackupState.AVAILABLE)
     assert platform.backup(id_).reason == ""
 
@@ -125,6 +133,7 @@ async def test_an_agent_that_was_killed_goes_on_with_what_the_volume_was_then(pl
 
 async def test_one_whose_end_was_not_heard_is_not_taken_twice(platform: Platform) -> None:
     platform.write("then")
+    platform.objects.gated = "/backups/"
     platform.objects.gate.clear()
     id_ = await platform.back_up()
     await platform.clock.until(lambda: platform.objects.waiting > 0)
@@ -299,12 +308,12 @@ async def test_however_many_wait_for_a_node_they_hide_no_other(platform: Platfor
 
     def crowd(unit: Unit) -> None:
         away = unit.tx.volumes.insert(replace(volume, id="vol_" + "0" * 26, name="away", node_id="gone", version=1))
-        for number in range(BATCH):
+        for number in range(PAGE):
             waits = replace(row, id=f"bak_{number:026}", volume_id=away.id, state=BackupState.PENDING, version=1)
             unit.tx.backups.insert(waits)
 
     await platform.commit(crowd)
-    assert id_ > f"bak_{BATCH:026}"
+    assert id_ > f"bak_{PAGE:026}"
     later = await platform.back_up()
     await platform.becomes(later, BackupState.AVAILABLE)
 

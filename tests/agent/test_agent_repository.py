@@ -56,8 +56,12 @@ def nobody(_done: int, _added: int) -> None:
     """Who wants to know how far it is."""
 
 
+async def wanted() -> None:
+    """Whether it still is."""
+
+
 async def take(objects: MemoryObjects, source: Disk, order: BackupOrder = ORDER) -> Taken:
-    return await repository(objects).take(order, source, nobody)
+    return await repository(objects).take(order, source, nobody, wanted)
 
 
 async def restored(objects: MemoryObjects, backup_id: str = "bak_1") -> bytes:
@@ -123,8 +127,9 @@ async def test_nothing_that_was_backed_up_can_be_read_in_the_store() -> None:
 
 async def test_equal_data_of_two_projects_is_stored_twice_under_other_names() -> None:
     objects, source = MemoryObjects(), disk(b"the same")
-    await repository(objects, bytes(32), "prj_1").take(ORDER, source, nobody)
-    await repository(objects, bytes(31) + b"\1", "prj_2").take(replace(ORDER, project_id="prj_2"), source, nobody)
+    await repository(objects, bytes(32), "prj_1").take(ORDER, source, nobody, wanted)
+    other = replace(ORDER, project_id="prj_2")
+    await repository(objects, bytes(31) + b"\1", "prj_2").take(other, source, nobody, wanted)
     first, second = (path.rpartition("/")[2] for path in sorted(chunks(objects)))
     assert first != second
 

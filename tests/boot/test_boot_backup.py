@@ -8,7 +8,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,62 @@ def test_it_is_of_one_moment_while_a_server_writes(world: World) -> None:
 
 async def _insert(store: Store, name: str) -> None:
     await store.transact(lambda tx: tx.users.insert(user(name)))
+    await store.close()
+
+
+class TestTheMasterKeysAreOfTheMomentOfTheRows:
+    """Whatever is done to them meanwhile: what is sealed in the rows opens."""
+
+    def restored(self, world: World, monkeypatch: pytest.MonkeyPatch, *, before: bool) -> str:
+        """The secret, of a backup while which the master key is rotated, and the secret sealed anew: just before the rows
+        are looked at, or after."""
+        snapshot, done = dump.snapshot, list[None]()
+
+        @contextmanager
+        def meanwhile(location: Location) -> Iterator[Mapping[str, Callable[[], Iterator[bytes]]]]:
+            if before and not done:
+                done.append(asyncio.run(rotated(world)))
+            with snapshot(location) as tables:
+                yield {**tables, "users": lambda: at_last(tables["users"])}
+
+        def at_last(read: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
+            if not done:
+                done.append(asyncio.run(rotated(world)))
+            yield from read()
+
+        value = world.directory / "value"
+        then = value.read_text()
+        with monkeypatch.context() as patch:
+            patch.setattr(dump, "snapshot", meanwhile)
+            create(world.here, world.directory / "fresh", WORDS, now=6.0)
+        assert done
+        if not before:
+            value.write_text(then)
+        restore(world.there, world.directory / "fresh", WORDS)
+        return asyncio.run(world.unsealed(world.there))
+
+    def test_one_that_is_made_before_they_are_read_is_in_it(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.restored(world, monkeypatch, before=True) == "a secret"
+
+    def test_one_that_is_retired_after_they_were_read_is_in_it(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.restored(world, monkeypatch, before=False) == "a secret"
+
+
+async def rotated(world: World) -> None:
+    """The secret is under a new master key, and the old one is no more."""
+    kms = FileKms.open(world.here.data_dir / "keys" / "master-keys.json")
+    old = await kms.current()
+    await kms.rotate()
+    store = opened(world.here.database)
+    control = Control(store, MemoryBus(), SystemClock())
+    sealing = await Sealer(control, kms).seal(Sensitive.of("a secret"), BOUND)
+    value = await control.commit(lambda unit: keep(unit, sealing))
+    (world.directory / "value").write_text(json.dumps([value.key_id, value.nonce.hex(), value.ciphertext.hex()]))
+    await kms.retire(old)
     await store.close()
 
 

@@ -76,6 +76,10 @@ def nobody(_done: int, _added: int) -> None:
     """Who wants to know how far it is."""
 
 
+async def wanted() -> None:
+    """Whether it still is."""
+
+
 class Platform:
     """One that is at this place: its store, its keys and its repository."""
 
@@ -119,7 +123,7 @@ class Node(threading.Thread):
             await loop.step()
             for order in await platform.control.read(lambda tx: backup_orders(tx, "node_1")):
                 disk = Disk(CONTENT[order.volume_id])
-                taken = await (await platform.repository()).take(order, disk, nobody)
+                taken = await (await platform.repository()).take(order, disk, nobody, wanted)
                 seen = ObservedBackup(phase=BackupPhase.DONE, done_bytes=disk.size_bytes, digest=taken.digest)
                 report = NodeReport(node_id="node_1", epoch=1, sequence=1, facts=FACTS, backups={order.backup_id: seen})
                 await platform.control.commit(lambda unit, told=report: take_backups(unit, sample("nodes"), told))

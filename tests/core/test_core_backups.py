@@ -12,11 +12,22 @@ from hypothesis import strategies as st
 from shellwego.core.backups import (
     BACKUP_MOVES,
     DAY_S,
+    HELD_UP_S,
+    LATE_S,
+    MAX_FAILED,
     Backup,
     BackupPolicy,
     BackupState,
+    Halt,
+    Vault,
+    going,
+    halts,
+    in_turn,
+    is_hopeless,
+    may_be_removed,
     next_due,
     policy_faults,
+    stale_failures,
     superseded,
 )
 from shellwego.core.chunks import CHUNK_BYTES, BrokenError, Manifest, VaultCipher, damaged_chunk, entry, is_zeros
@@ -90,6 +101,13 @@ def test_what_is_under_way_is_left_alone(state: BackupState) -> None:
     assert kept(POLICY, [under_way, backup(NOW)])[0] == under_way
 
 
+def test_of_those_that_failed_the_newest_of_each_kind_are_kept() -> None:
+    by_hand = [backup(NOW + at, state=BackupState.FAILED, scheduled=False) for at in range(MAX_FAILED + 3)]
+    by_policy = [backup(NOW - 100 + at, state=BackupState.FAILED) for at in range(MAX_FAILED + 2)]
+    good = [backup(NOW - 200, scheduled=False), backup(NOW - 300)]
+    assert stale_failures([*by_hand, *by_policy, *good]) == [*by_policy[:2], *by_hand[:3]]
+
+
 ages = st.lists(st.integers(0, 1500 * DAY_S * 1000).map(lambda ms: ms / 1000), max_size=60, unique=True)
 policies = st.builds(
     lambda daily, weekly, monthly: replace(POLICY, daily=daily, weekly=weekly, monthly=monthly),
@@ -148,6 +166,59 @@ def test_the_next_is_due_in_the_rhythm_and_after_now(every: int, late: float) ->
 def test_a_policy_that_makes_no_sense_is_refused_by_its_field(wrong: dict[str, int], field: str) -> None:
     assert [fault.field for fault in policy_faults(replace(POLICY, **wrong))] == [field]  # type: ignore[arg-type]
     assert not policy_faults(POLICY)
+
+
+# What is given up, and what may be removed
+
+RUNNING = replace(backup(NOW, state=BackupState.RUNNING), node_id="node_1", done_bytes=50, reason="no room")
+DIRTY = Vault(id="prj_1", key_id="dek_1", garbage=True, created_at=NOW)
+
+
+def test_one_that_told_why_it_is_held_up_and_comes_no_further_is_given_up_in_the_end() -> None:
+    known = halts({}, [RUNNING, replace(RUNNING, id="bak_2", reason="")], 100.0)
+    assert known == {RUNNING.id: Halt(50, 100.0)}
+    known = halts(known, [RUNNING], 100.0 + HELD_UP_S)
+    assert not is_hopeless(RUNNING, DIRTY, known[RUNNING.id], 99.0 + HELD_UP_S)
+    assert is_hopeless(RUNNING, DIRTY, known[RUNNING.id], 100.0 + HELD_UP_S)
+
+
+def test_one_that_begins_anew_comes_no_further_before_it_is_where_it_was() -> None:
+    known = halts({}, [RUNNING], 100.0)
+    again = replace(RUNNING, done_bytes=20, reason="")
+    known = halts(known, [again], 200.0)
+    assert not is_hopeless(again, DIRTY, known[again.id], 100.0 + HELD_UP_S), "it tells of no trouble now"
+    assert halts(known, [RUNNING], 300.0) == {RUNNING.id: Halt(50, 100.0)}
+    further = replace(RUNNING, done_bytes=51)
+    assert not is_hopeless(further, DIRTY, known[further.id], 100.0 + HELD_UP_S)
+    assert halts(known, [further], 300.0) == {RUNNING.id: Halt(51, 300.0)}
+    assert halts(known, [replace(further, reason="")], 300.0) == {}
+
+
+def test_none_is_given_up_where_there_is_nothing_to_sweep() -> None:
+    late = 200.0 + HELD_UP_S
+    assert not is_hopeless(RUNNING, replace(DIRTY, garbage=False), Halt(50, 100.0), late)
+    assert not is_hopeless(replace(RUNNING, state=BackupState.FAILED), DIRTY, Halt(50, 100.0), late)
+
+
+def test_what_a_node_may_still_store_is_not_removed_before() -> None:
+    gone = going(RUNNING, NOW + 5)
+    assert (gone.state, gone.ended_at) == (BackupState.DELETING, NOW + 5)
+    assert [may_be_removed(gone, NOW + 5 + after) for after in (0, LATE_S - 1, LATE_S)] == [False, False, True]
+    failed = replace(RUNNING, state=BackupState.FAILED, ended_at=NOW)
+    assert may_be_removed(going(failed, NOW + LATE_S), NOW + LATE_S), "it is counted from when it failed"
+    assert not may_be_removed(replace(gone, ended_at=None), NOW), "as an older version let it go"
+
+
+def test_what_is_there_or_was_never_begun_is_removed_at_once() -> None:
+    there = replace(RUNNING, state=BackupState.AVAILABLE, digest="d", ended_at=NOW)
+    assert may_be_removed(going(there, NOW), NOW)
+    assert may_be_removed(going(replace(RUNNING, state=BackupState.FAILED, node_id=""), NOW), NOW)
+
+
+def test_projects_take_turns() -> None:
+    first, second, third = (replace(backup(NOW + at), project_id="prj_1") for at in range(3))
+    other = replace(backup(NOW + 9), project_id="prj_2")
+    assert in_turn([first, second, third, other]) == [first, other, second, third]
 
 
 def test_every_state_has_its_moves_and_nothing_leaves_deletion() -> None:

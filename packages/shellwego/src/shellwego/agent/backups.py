@@ -3,14 +3,16 @@ others.
 
 Each order has a task of its own, a few at a time. A backup is of a snapshot that has the backup's id: it is taken when the
 order is begun, so an agent that was ended goes on with the same one, and it goes when no order needs it any more. What is
-needed to read and write the repository is asked for as the work begins, and is held in memory alone.
+needed to read and write the repository is asked for as the work begins, and is held in memory alone. It is asked for again
+before the manifest is stored: a host that was cut off meanwhile may not have heard that its backup was given up, and what
+it stored then would stay for ever, for nobody would know of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 
 import structlog
@@ -183,7 +185,12 @@ class Backups:
         await engine.snapshot_volume(order.volume_id, order.backup_id, freeze=order.freeze)
         async with engine.read_snapshot(order.backup_id) as source:
             size = source.size_bytes
-            taken = await repository.take(order, source, lambda done, added: self._progress(order, done, added, size))
+            taken = await repository.take(
+                order,
+                source,
+                lambda done, added: self._progress(order, done, added, size),
+                lambda: self._still_wanted(order),
+            )
         return ObservedBackup(
             phase=BackupPhase.DONE,
             done_bytes=source.volume_bytes,
@@ -203,13 +210,28 @@ class Backups:
         )
         return replace(done, done_bytes=manifest.size_bytes, reason=damage)
 
+    async def _still_wanted(self, order: BackupOrder) -> None:
+        """Wait until the control plane says that it is: all that takes long is done then, and is not begun anew for that.
+        Where it does not say so for minutes, others have their turn."""
+        with _about_to_be_told():
+            for pause in RETRY_S:
+                try:
+                    await self._ask(order.backup_id)
+                except UnavailableError as error:
+                    self._hinder(order, error.message)
+                    await self._clock.sleep(pause)
+                else:
+                    return
+            await self._ask(order.backup_id)
+
     async def _access(self, backup_id: str, volume_id: str = "") -> BackupAccess:
+        with _about_to_be_told():
+            return await self._ask(backup_id, volume_id)
+
+    async def _ask(self, backup_id: str, volume_id: str = "") -> BackupAccess:
         node_id, epoch = self._identity()
         asked = BackupAccessRequest(node_id=node_id, epoch=epoch, backup_id=backup_id, volume_id=volume_id)
-        try:
-            return await self._uplink.backup_access(asked)
-        except (ForbiddenError, NotFoundError) as error:  # what is ordered is about to be told anew
-            raise UnavailableError(error.code, error.message, resolution=error.resolution) from error
+        return await self._uplink.backup_access(asked)
 
     def _repository(self, access: BackupAccess) -> Repository:
         return Repository(self._open(access.place), VaultCipher(access.key), access.project_id)
@@ -217,9 +239,20 @@ class Backups:
     def _progress(self, order: BackupOrder, done: int, added: int, size: int) -> None:
         step = max(size // _STEPS, 1)
         course = self._courses.get(order.backup_id)
-        if course is not None and course.order == order and done // step > course.seen.done_bytes // step:
+        if course is None or course.order != order:
+            return
+        if done // step > course.seen.done_bytes // step:
             seen = replace(course.seen, done_bytes=done // step * step, stored_bytes=added, reason="")
             self._courses[order.backup_id] = replace(course, seen=seen, failures=0)
+            self._changed()
+        else:
+            self._hinder(order, "")
+
+    def _hinder(self, order: BackupOrder, reason: str) -> None:
+        """Say why it is held up; empty: it is not any more, and on its way to where it was."""
+        course = self._courses.get(order.backup_id)
+        if course is not None and course.order == order and course.seen.reason != reason:
+            self._courses[order.backup_id] = replace(course, seen=replace(course.seen, reason=reason))
             self._changed()
 
     def _see(self, order: BackupOrder, seen: ObservedBackup) -> None:
@@ -242,3 +275,12 @@ class Backups:
         if trouble := self._troubles.failed(f"backup {order.backup_id}", str(error), now):
             said = {"backup": order.backup_id, "volume": order.volume_id, "reason": str(error), **trouble.fields}
             _log.warning("agent.backup_failed", exc_info=trace, **said)
+
+
+@contextmanager
+def _about_to_be_told() -> Iterator[None]:
+    """What a node may not have now, it is about to be told; it has failed for good only when it is ordered still."""
+    try:
+        yield
+    except (ForbiddenError, NotFoundError) as error:
+        raise UnavailableError(error.code, error.message, resolution=error.resolution) from error

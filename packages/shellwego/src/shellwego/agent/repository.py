@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -43,6 +43,8 @@ AT_ONCE = 8
 
 Progress = Callable[[int, int], None]
 """Called with how many bytes of the volume are done, and how many were added to the repository."""
+StillWanted = Callable[[], Awaitable[None]]
+"""Returns where a backup is still to be taken, and raises where it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,15 @@ class Repository:
         self._cipher = cipher
         self._project_id = project_id
 
-    async def take(self, order: BackupOrder, source: SnapshotSource, progress: Progress) -> Taken:
-        """Store what a snapshot holds. One that is stored already is left alone.
+    async def take(
+        self, order: BackupOrder, source: SnapshotSource, progress: Progress, still_wanted: StillWanted
+    ) -> Taken:
+        """Store what a snapshot holds. One that is stored already is left alone; and `still_wanted` is asked just before its
+        manifest is stored, of which the control plane would not know later.
 
         Raises:
             UnavailableError: the snapshot cannot be read.
+            ShellWeGoError: as `still_wanted`.
         """
         path = manifest_path(self._project_id, order.backup_id)
         if await self._objects.has(path):
@@ -84,6 +90,7 @@ class Repository:
             order.backup_id, order.volume_id, order.parent_id, source.size_bytes, source.sealed, bytes(table)
         )
         stored = await asyncio.to_thread(self._cipher.seal_manifest, manifest, secrets.token_bytes(NONCE_BYTES))
+        await still_wanted()
         await self._objects.put(path, stored)
         return Taken(digest_of(stored), added + len(stored))
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +47,7 @@ from shellwego.drivers.store.location import Location, PostgresUrl, parse_url
 
 ROWS, KEYS, INSTALLATION, FILES = "rows/", "master-keys", "installation", "files"
 DATABASE = Path("db") / "state.db"
+Tables = Mapping[str, Callable[[], Iterator[bytes]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,14 +99,34 @@ def create(place: Place, directory: Path, passphrase: Sensitive, now: float, vol
         if volumes:
             end.enter_context(keeper := Keeper(place.settings, place.database))
             keeper.keep(volumes, fresh, writer)
-        tables = end.enter_context(dump.snapshot(place.database))
+        tables, key_file = _of_one_moment(place.database, keys, end)
         for name, read in tables.items():
             writer.add(f"{ROWS}{name}", read())
-        for name, path in ((KEYS, keys), (INSTALLATION, place.data_dir / "installation")):
-            if path.exists():
-                writer.add(name, [path.read_bytes()])
+        for name, content in ((KEYS, key_file), (INSTALLATION, _content(place.data_dir / "installation"))):
+            if content is not None:
+                writer.add(name, [content])
         writer.add(FILES, [json.dumps(_operators(place.files)).encode()])
         return writer.finish()
+
+
+def _of_one_moment(database: Location, keys: Path, end: ExitStack) -> tuple[Tables, bytes | None]:
+    """The rows, and the file of master keys as it was then: with an older one those do not open that are under a key made
+    since, and with a younger one those under a key that was retired. Where the file changes both are looked at anew."""
+    while True:
+        before = _content(keys)
+        with ExitStack() as attempt:
+            tables = attempt.enter_context(dump.snapshot(database))
+            if _content(keys) == before:
+                end.push(attempt.pop_all())
+                return tables, before
+
+
+def _content(path: Path) -> bytes | None:
+    """None: there is no such file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def restore(place: Place, directory: Path, passphrase: Sensitive, volumes: Collection[str] | None = None) -> Manifest:

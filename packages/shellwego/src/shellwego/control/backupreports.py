@@ -116,6 +116,7 @@ def fail_backup(unit: Unit, volume: Volume, backup: Backup, reason: str) -> None
     vault = unit.tx.vaults.get(backup.project_id)
     if vault is not None and not vault.garbage:
         unit.tx.vaults.update(replace(vault, garbage=True))
+    unit.hint(subjects.VAULTS)
 
 
 def _size(told: int) -> int:

@@ -22,6 +22,7 @@ from shellwego.core.backups import (
     BackupPolicy,
     BackupState,
     count_kept,
+    going,
     policy_faults,
     superseded,
 )
@@ -138,7 +139,7 @@ def let_backup_go(unit: Unit, volume: Volume, backup: Backup) -> None:
     if backup.state is BackupState.PENDING:
         unit.tx.backups.delete(backup.id)
         return
-    unit.tx.backups.update(replace(backup, state=BackupState.DELETING, verifying=False))
+    unit.tx.backups.update(going(backup, unit.now()))
     unit.hint(subjects.VAULTS)
     if backup.state is BackupState.RUNNING or backup.verifying:
         unit.hint(subjects.assignments(backup.node_id))

@@ -11,6 +11,7 @@ from shellwego.control.replicareports import drop_replica, followers, held_round
 from shellwego.control.sealing import forget as forget_key
 from shellwego.control.unit import Unit
 from shellwego.core.assignments import NodeReport, SnapshotOrder, VolumeOrder
+from shellwego.core.backups import BackupState, going
 from shellwego.core.moves import failed as move_failed
 from shellwego.core.nodes import Node
 from shellwego.core.replicas import ReplicaPurpose, marked
@@ -120,11 +121,16 @@ def _lose(unit: Unit, node: Node, volume: Volume, reason: str) -> None:
 
 
 def forget(unit: Unit, volume: Volume) -> None:
-    """Remove the row of a volume of which nothing is left, with those of its snapshots, and of backups that failed."""
+    """Remove the row of a volume of which nothing is left, with those of its snapshots. Backups that failed go as others do:
+    a node that was cut off may have stored a manifest."""
     for snapshot in snapshots_of(unit.tx, volume):
         unit.tx.snapshots.delete(snapshot.id)
     for backup in unit.tx.backups.select(eq("volume_id", volume.id)):
-        unit.tx.backups.delete(backup.id)
+        if backup.state is BackupState.PENDING:
+            unit.tx.backups.delete(backup.id)
+        else:
+            unit.tx.backups.update(going(backup, unit.now()))
+            unit.hint(subjects.VAULTS)
     if unit.tx.backup_policies.get(volume.id) is not None:
         unit.tx.backup_policies.delete(volume.id)
     for replica in replicas_of(unit.tx, volume.id):

@@ -11,8 +11,9 @@ that is known to be damaged counts as none.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from shellwego.core.errors import FieldError
@@ -25,9 +26,14 @@ MAX_KEPT = 366
 MAX_BACKUPS = 1_000
 """Of a volume, without those that failed."""
 MAX_FAILED = 20
-"""Scheduled ones of a volume that failed, and are kept to be looked at."""
+"""Those of a volume that failed, and are kept to be looked at: so many scheduled ones, and so many that were asked for."""
 RETRY_S = 1_800.0
 """After a scheduled one that failed."""
+HELD_UP_S = 600.0
+"""After so long without progress one that is held up is given up, where it forbids a sweep."""
+LATE_S = 300.0
+"""So long after a backup was given up or let go its node may still store the manifest. It asks just before whether it is to
+(`agent.backups`), and no call to the store takes so long."""
 
 
 class BackupState(StrEnum):
@@ -242,9 +248,68 @@ def count_kept(backups: Iterable[Backup]) -> int:
 
 
 def stale_failures(backups: Iterable[Backup]) -> list[Backup]:
-    """Scheduled ones that failed, beyond the newest."""
-    failed = [each for each in backups if each.scheduled and each.state is BackupState.FAILED]
-    return sorted(failed, key=lambda each: (each.created_at, each.id))[:-MAX_FAILED]
+    """Those that failed, beyond the newest of the scheduled ones and the newest of those that were asked for: neither hide
+    the others."""
+    failed = [each for each in backups if each.state is BackupState.FAILED]
+    failed.sort(key=lambda each: (each.created_at, each.id))
+    return [
+        each
+        for scheduled in (True, False)
+        for each in [each for each in failed if each.scheduled is scheduled][:-MAX_FAILED]
+    ]
+
+
+def in_turn(backups: Iterable[Backup]) -> list[Backup]:
+    """The first of each project, then the second of each, and so on: no project has all of the others wait."""
+    before = Counter[str]()
+    turns = []
+    for backup in backups:
+        turns.append((before[backup.project_id], backup))
+        before[backup.project_id] += 1
+    return [backup for _, backup in sorted(turns, key=lambda each: each[0])]
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """A backup that is taken came no further than this."""
+
+    done_bytes: int
+    since: float
+    """Since when it is so, by a monotonic clock."""
+
+
+def halts(known: Mapping[str, Halt], running: Iterable[Backup], now: float) -> dict[str, Halt]:
+    """By id, of those that are taken and told why they are held up: where they were then, until they come further. That it
+    tells of no trouble for a while is no progress: a node that tries again comes first to where it was."""
+    found = {}
+    for backup in running:
+        halt = known.get(backup.id)
+        if halt is not None and backup.done_bytes <= halt.done_bytes:
+            found[backup.id] = halt
+        elif backup.reason:
+            found[backup.id] = Halt(backup.done_bytes, now)
+    return found
+
+
+def is_hopeless(backup: Backup, vault: Vault, halt: Halt, now: float) -> bool:
+    """Whether one that is held up is to be given up. What no backup needs is not swept while one is taken; so where there is
+    something to sweep, and it is room that is wanted, that would never come."""
+    held_up = backup.state is BackupState.RUNNING and backup.reason and backup.done_bytes <= halt.done_bytes
+    return bool(held_up) and vault.garbage and now - halt.since >= HELD_UP_S
+
+
+def going(backup: Backup, now: float) -> Backup:
+    """A backup that is to be removed from the repository."""
+    ended_at = now if backup.ended_at is None else backup.ended_at
+    return replace(backup, state=BackupState.DELETING, verifying=False, ended_at=ended_at)
+
+
+def may_be_removed(backup: Backup, now: float) -> bool:
+    """Whether nothing more can come of a backup that goes: its manifest is there, or no node was ever to take it, or the one
+    that was has long stopped."""
+    if backup.digest or not backup.node_id:
+        return True
+    return now >= (backup.created_at if backup.ended_at is None else backup.ended_at) + LATE_S
 
 
 def _is_past(backup: Backup, last_good: Backup | None) -> bool:

@@ -68,7 +68,7 @@ _SECRETS = Rate(per_minute=1200, burst=2000)
 
 
 _BACKUPS = Rate(per_minute=120, burst=120)
-"""One for each try to take a backup, check it, or make a volume of it."""
+"""One for each try to check a backup or make a volume of it, and two for one to take it."""
 
 
 def methods(nodes: NodeUplink, edges: EdgeUplink) -> Mapping[str, AnyServed]:

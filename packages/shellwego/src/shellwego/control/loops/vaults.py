@@ -3,6 +3,8 @@
 A sweep marks, then removes. What it marks are the chunks of every manifest that the repository has, whether the database
 knows of it or not: a platform that was put back to an older state of its own destroys nothing that it does not know.
 
+Where a project was deleted, and its key with it, nothing there can be read by anybody: all of it goes, known or not.
+
 While a vault is swept no backup of it is begun, and a sweep begins only where none is running: a backup relies on chunks
 that it finds. That is a lease in the vault's row, by the store's clock. Who has it counts the time by himself from before
 he asked for it, and stops well before its end; no call to the store takes as long as what is left then.
@@ -23,7 +25,7 @@ from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.tries import Tries
 from shellwego.control.unit import Control, Unit
 from shellwego.control.vaults import Vaults
-from shellwego.core.backups import Backup, BackupState, Vault
+from shellwego.core.backups import Backup, BackupState, Vault, may_be_removed
 from shellwego.core.chunks import BrokenError, VaultCipher, chunks_prefix, manifest_path, manifests_prefix
 from shellwego.core.errors import ConflictError, NotFoundError
 from shellwego.ports.objects import Objects
@@ -52,6 +54,8 @@ class VaultLoop:
     vaults: Vaults
     objects: Objects
     _tries: Tries = field(init=False)
+    _after: str = ""
+    """The last vault of those that were looked at; empty: all were."""
 
     def __post_init__(self) -> None:
         self._tries = Tries(self.control.clock, _log, "vaults.step_failed", "vaults.step_works_again")
@@ -65,7 +69,9 @@ class VaultLoop:
         for backup in await self.control.read(_going):
             with self._tries.tried(backup.project_id, project=backup.project_id):
                 await self._remove(backup)
-        for vault in await self.control.read(lambda tx: tx.vaults.select(eq("garbage", True), limit=BATCH)):
+        vaults = await self.control.read(partial(_dirty, after=self._after))
+        self._after = vaults[-1].id if len(vaults) == BATCH else ""
+        for vault in vaults:
             with self._tries.tried(vault.id, project=vault.id):
                 await self.sweep(vault)
 
@@ -75,8 +81,8 @@ class VaultLoop:
         await self.control.commit(partial(_removed, id_=backup.id))
 
     async def sweep(self, vault: Vault) -> None:
-        """Remove the chunks that no manifest names, unless a backup is being taken. What is not done in one term is begun
-        anew at the next look.
+        """Remove the chunks that no manifest names, unless a backup is being taken; of a project that was deleted, all there
+        is. What is not done in one term is begun anew at the next look.
 
         Raises:
             ConflictError: a manifest, or the key, does not open, or a manifest is missing; nothing was removed.
@@ -84,12 +90,16 @@ class VaultLoop:
         until = self.control.clock.monotonic() + SWEEP_WORK_S
         if await self.control.commit(partial(_claim, id_=vault.id)) is None:
             return
-        done = False
+        done = orphan = False
         try:
-            needed = await self._needed(vault)
-            done = await self._clear(vault.id, needed, until)
+            orphan = await self.control.read(partial(_is_orphan, id_=vault.id))
+            if orphan:
+                done = await self._clear(manifests_prefix(vault.id), set(), until)
+                done = done and await self._clear(chunks_prefix(vault.id), set(), until)
+            else:
+                done = await self._clear(chunks_prefix(vault.id), await self._needed(vault), until)
         finally:
-            await self.control.commit(partial(_swept, id_=vault.id, done=done))
+            await self.control.commit(partial(_swept, id_=vault.id, done=done, orphan=orphan))
 
     async def _needed(self, vault: Vault) -> set[bytes]:
         """All chunks that manifests in the repository name."""
@@ -132,9 +142,9 @@ class VaultLoop:
             raise ConflictError("vault-orphaned", f"the project {vault.id} is gone, and backups of it are not")
         return VaultCipher(await self.vaults.key(vault, project))
 
-    async def _clear(self, project_id: str, needed: set[bytes], until: float) -> bool:
-        """Whether all that nobody needs could be removed in time."""
-        async for some in _batches(self.objects.paths(chunks_prefix(project_id))):
+    async def _clear(self, prefix: str, needed: set[bytes], until: float) -> bool:
+        """Whether all that is no chunk that is needed could be removed in time."""
+        async for some in _batches(self.objects.paths(prefix)):
             if self.control.clock.monotonic() >= until:
                 return False
             gone = [path for path in some if _chunk_id(path) not in needed]
@@ -162,7 +172,22 @@ async def _batches(paths: AsyncIterator[str]) -> AsyncIterator[list[str]]:
 
 
 def _going(tx: Transaction) -> list[Backup]:
-    return tx.backups.select(eq("state", BackupState.DELETING.value), limit=BATCH)
+    """What is removed too early comes again: then nobody knows of it, and what it names stays for ever."""
+    going = tx.backups.select(eq("state", BackupState.DELETING.value))
+    return [backup for backup in going if may_be_removed(backup, tx.now())][:BATCH]
+
+
+def _dirty(tx: Transaction, after: str) -> list[Vault]:
+    """However many cannot be swept, they hide none for long."""
+    return tx.vaults.select(eq("garbage", True), limit=BATCH, after=(after, after) if after else None)
+
+
+def _is_orphan(tx: Transaction, id_: str) -> bool:
+    """Whether the project is gone for good: its row and its key, and each of its backups but those that go."""
+    vault, left = tx.vaults.get(id_), tx.backups.select(eq("project_id", id_))
+    if vault is None or tx.projects.get(id_) is not None or tx.data_keys.get(vault.key_id) is not None:
+        return False
+    return all(backup.state is BackupState.DELETING for backup in left)
 
 
 def _removed(unit: Unit, id_: str) -> None:
@@ -187,12 +212,15 @@ def _claim(unit: Unit, id_: str) -> Vault | None:
     return unit.tx.vaults.update(replace(vault, sweeping_until=unit.now() + SWEEP_TERM_S))
 
 
-def _swept(unit: Unit, id_: str, done: bool) -> None:
+def _swept(unit: Unit, id_: str, done: bool, orphan: bool) -> None:
+    """Note what a sweep came to; `orphan`: all there was went. A vault without a project is looked at until that is so, and
+    no backup is left of which anything may come."""
     vault = unit.tx.vaults.get(id_)
     if vault is None:
         return
-    if done and unit.tx.projects.get(id_) is None:
+    if done and orphan and not unit.tx.backups.select(eq("project_id", id_), limit=1):
         unit.tx.vaults.delete(id_)
         return
+    done = done and unit.tx.projects.get(id_) is not None
     unit.tx.vaults.update(replace(vault, sweeping_until=0.0, garbage=vault.garbage and not done))
     unit.hint(subjects.BACKUPS)
