@@ -403,6 +403,7 @@ async def test_an_owner_bounds_his_projects_and_sees_what_each_uses(world: World
         "cpu": 1000,
         "volumes": 0,
         "storage": 0,
+        "images": 1000,
         "backups": 0,
         "ports": 0,
     }

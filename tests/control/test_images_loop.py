@@ -13,10 +13,10 @@ from shellwego.control.bootstrap import bootstrap
 from shellwego.control.images import KEPT, ChosenImage, choose_image, delete_image, note_image
 from shellwego.control.imagework import ImageWork
 from shellwego.control.loops.images import AT_ONCE, AT_ONCE_EACH, ImagesLoop
-from shellwego.control.loops.imagestore import ImageStoreLoop
+from shellwego.control.loops.imagestore import LOOK_AGAIN_S, ImageStoreLoop
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App, AppConfig, Release
-from shellwego.core.errors import ForbiddenError
+from shellwego.core.errors import ForbiddenError, QuotaError
 from shellwego.core.images import EVERYBODY, Image, ImageState, LoginRule
 from shellwego.core.tenancy import Organization, Project
 from shellwego.drivers.bus.memory import MemoryBus
@@ -26,6 +26,7 @@ from shellwego.drivers.store.memory import MemoryStore
 from shellwego.ports.bus import Hint
 from shellwego.ports.images import LoadedImage, ResolvedImage
 from shellwego.wire import subjects
+from tests.contract.images_samples import chunked, docker_save, entry, layer
 
 REFERENCE = "registry.example/hello:v1"
 SHOP = App(
@@ -330,6 +331,21 @@ async def test_blobs_of_a_deleted_image_go_and_others_stay(world: World) -> None
 
     await world.until(collected)
     assert await world.images.has(kept)
+
+
+async def test_the_blobs_of_a_tar_that_nothing_became_of_go(world: World) -> None:
+    """Who may have no more loads another, again and again."""
+
+    async def refuse(loaded: tuple[LoadedImage, ...]) -> None:
+        raise QuotaError("quota-exceeded", "too much")
+
+    tar = docker_save([layer(entry("a", b"x"))])
+    with pytest.raises(QuotaError):
+        await world.work.load(chunked(tar), refuse)
+    (loaded,) = await MemoryImages(world.clock.now).load(chunked(tar))
+    assert await world.images.has(loaded.image.digest)
+    await world.clock.advance(LOOK_AGAIN_S + 1)
+    assert not await world.images.has(loaded.image.digest)
 
 
 async def test_what_a_registry_sends_for_hours_keeps_nothing_from_being_collected(world: World) -> None:

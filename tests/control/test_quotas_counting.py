@@ -13,7 +13,7 @@ from shellwego.control import apps, deployments, quotas
 from shellwego.control.apps import AppWish
 from shellwego.control.bootstrap import bootstrap
 from shellwego.control.config import ConfigWish, ProcessWish
-from shellwego.control.images import ChosenImage
+from shellwego.control.images import ChosenImage, note_image, register_loaded
 from shellwego.control.runs import RunWish, create_run
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import MIB, App
@@ -24,6 +24,7 @@ from shellwego.core.tenancy import Project
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.store.sqlite import open_sqlite
+from shellwego.ports.images import LoadedImage, ResolvedImage
 from shellwego.ports.store import Transaction
 
 AT_ONCE = 1000
@@ -168,3 +169,21 @@ async def test_limits_that_make_no_sense_are_refused_by_their_name(tenant: Tenan
     with pytest.raises(InvalidError) as error:
         await tenant.control.commit(lambda unit: quotas.set_project_quota(unit, tenant.project, limits))
     assert error.value.errors[0].field == field
+
+
+async def test_images_count_by_their_sizes_and_each_once(tenant: Tenant) -> None:
+    await tenant.limited(images=100)
+
+    async def note(digest: str, size: int, reference: str = "registry.example/a:v1") -> None:
+        chosen = ChosenImage(reference=reference, digest=f"sha256:{digest * 64}", size_bytes=size)
+        await tenant.control.commit(lambda unit: note_image(unit, tenant.project.id, chosen))
+
+    await note("a", 60)
+    await note("a", 60, "registry.example/a:v2")
+    with pytest.raises(QuotaError) as refused:
+        await note("b", 41)
+    assert [(error.field, error.used) for error in refused.value.errors] == [("images", 60)]
+    loaded = LoadedImage(image=ResolvedImage(digest="sha256:" + "c" * 64, size_bytes=41), names=("c:v1",))
+    with pytest.raises(QuotaError):
+        await tenant.control.commit(lambda unit: register_loaded(unit, tenant.project, [loaded], None))
+    await note("b", 40)

@@ -162,11 +162,12 @@ _SCALES = {
     "memory": {"": 1, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40},
     "cpu": {"": 1000, "m": 1},
     "storage": {"": 1, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40},
+    "images": {"": 1, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40},
 }
 """What a unit behind a limit stands for: bytes, and thousandths of a core."""
 
 
-_SHOWN = ("apps", "instances", "memory", "cpu", "volumes", "storage")
+_SHOWN = ("apps", "instances", "memory", "cpu", "volumes", "storage", "images")
 """A server that is one version behind tells some of them only."""
 
 
@@ -177,7 +178,7 @@ def _amounts(used: dict[str, int]) -> dict[str, object]:
 def _amount(name: str, value: int | None) -> object:
     if value is None:
         return "no limit"
-    return size(value) if name in ("memory", "storage") else cores(value) if name == "cpu" else value
+    return size(value) if name in ("memory", "storage", "images") else cores(value) if name == "cpu" else value
 
 
 def _show_quotas(session: Session, found: QuotasView) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from shellwego.control.imagework import ImageWork
 from shellwego.control.instances import LIVE_PHASES
+from shellwego.control.quotas import charge
 from shellwego.control.scopes import organization_of
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
@@ -120,10 +121,15 @@ def loaded_image(tx: Transaction, project_id: str, name: str) -> Image | None:
 
 
 def note_image(unit: Unit, project_id: str, image: ChosenImage) -> Image:
-    """The project's row for this image; fetching begins where its blobs are not here yet, or could not be fetched."""
+    """The project's row for this image; fetching begins where its blobs are not here yet, or could not be fetched.
+
+    Raises:
+        QuotaError: its organization may not have so much.
+    """
     for row in _rows(unit.tx, project_id, image.reference):
         if row.digest == image.digest:
             return _fetch_again(unit, row) if row.state is ImageState.FAILED else row
+    _charge(unit, project_id, image.digest, image.size_bytes)
     row = unit.tx.images.insert(
         Image(
             id=unit.new_id("img"),
@@ -139,6 +145,13 @@ def note_image(unit: Unit, project_id: str, image: ChosenImage) -> Image:
     _forget_old(unit, project_id)
     unit.hint(subjects.IMAGES)
     return row
+
+
+def _charge(unit: Unit, project_id: str, digest: str, size_bytes: int) -> None:
+    """Refuse an image that is too much, unless the project has it by another name."""
+    project = unit.tx.projects.get(project_id)
+    if project and not unit.tx.images.select(eq("project_id", project_id), eq("digest", digest), limit=1):
+        charge(unit, project, {"images": size_bytes})
 
 
 def _forget_old(unit: Unit, project_id: str) -> None:
@@ -177,6 +190,7 @@ def register_loaded(unit: Unit, project: Project, loaded: Iterable[LoadedImage],
 
     Raises:
         InvalidError: an image without a name, or one name for several images.
+        QuotaError: the project's organization may not have so much.
     """
     found = tuple(loaded)
     if name is not None and len(found) != 1:
@@ -191,7 +205,8 @@ def register_loaded(unit: Unit, project: Project, loaded: Iterable[LoadedImage],
 
 
 def _note_loaded(unit: Unit, project: Project, name: str, image: ResolvedImage) -> Image:
-    """The name's row: loading a name again moves the name."""
+    """The name's row: loading a name again moves the name. Raises `QuotaError`."""
+    _charge(unit, project.id, image.digest, image.size_bytes)
     row = Image(
         id=unit.new_id("img"),
         project_id=project.id,

@@ -35,6 +35,8 @@ class ImageWork:
     ) -> None:
         """`fellows`: the stores of the other servers, where there may be any; `logins`: whom the operator's serve."""
         self.logins = logins
+        self.wasted = False
+        """There may be blobs of a tar that nothing was made of: it broke off, or was refused."""
         self._images = images
         self._clock = clock
         self._fellows = fellows
@@ -59,7 +61,11 @@ class ImageWork:
     ) -> T:
         """Take a tar in and register what it held, as one intake; raises as `Images.load` and `register`."""
         async with self._loading():
-            return await register(await self._images.load(chunks))
+            try:
+                return await register(await self._images.load(chunks))
+            except BaseException:
+                self.wasted = True
+                raise
 
     async def fetch(
         self, reference: str, digest: str, register: Callable[[ResolvedImage], Awaitable[T]], *, login: bool
@@ -96,6 +102,7 @@ class ImageWork:
             await self._changed.wait_for(lambda: not self._collecting and not self._loads)
             self._collecting = True
         try:
+            self.wasted = False
             unused_since = min(self._began.values(), default=self._clock.now())
             return await self._images.collect(await keep(), unused_since)
         finally:

@@ -181,6 +181,9 @@ def used(tx: Transaction, holding: Holding, names: Iterable[str] = tuple(COUNTED
         counted["apps"] = sum(tx.apps.count(within("project_id", some)) for some in _some(holding.project_ids))
     if wanted & {"volumes", "storage"}:
         counted.update(_stored(tx, holding.project_ids))
+    if "images" in wanted:
+        sizes = {image.digest: image.size_bytes for image in _all(tx.images.select, "project_id", holding.project_ids)}
+        counted["images"] = sum(sizes.values())
     if "backups" in wanted:
         there = within("state", [state.value for state in BackupState if state is not BackupState.FAILED])
         some = (within("project_id", some) for some in _some(holding.project_ids))

@@ -31,17 +31,18 @@ COUNTED: Mapping[str, str] = {
     "cpu": "thousandths of a core",
     "volumes": "",
     "storage": "bytes",
+    "images": "bytes",
     "backups": "",
     "ports": "",
     "tokens": "",
 }
-"""What has limits, with its unit. `storage` is the sizes of volumes, as wanted, and what their snapshots take; `backups` are
-those that did not fail; `ports` are published ones. `tokens` are those of service accounts that
-are neither revoked nor expired."""
+"""What has limits, with its unit. `storage` is the sizes of volumes, as wanted, and what their snapshots take; `images` is
+what those that projects know take, as they are packed, each counted once; `backups` are those that did not fail; `ports` are
+published ones. `tokens` are those of service accounts that are neither revoked nor expired."""
 PRIORITY = "priority"
 """The limit that counts nothing: no instance of the organization has a higher one."""
 OF_ORGANIZATIONS = (*COUNTED, PRIORITY)
-OF_PROJECTS = ("apps", "instances", "memory", "cpu", "volumes", "storage", "backups", "ports")
+OF_PROJECTS = ("apps", "instances", "memory", "cpu", "volumes", "storage", "images", "backups", "ports")
 """What lies in a project, so that a project may have limits of its own."""
 MOST = 1 << 53
 """No limit is larger: JSON's numbers are exact up to here."""

@@ -40,16 +40,16 @@ class ImageStoreLoop:
         await keep_looking(self._control, subjects.IMAGES, LOOK_AGAIN_S, self.step)
 
     async def step(self) -> None:
-        """Copy what is missing, and collect if an image went since the last look."""
+        """Copy what is missing, and collect if an image went since the last look, or nothing became of a tar."""
         with self._tries.tried("look", what="look"):
             known, loaded = await self._control.read(lambda tx: (_digests(tx), _loaded(tx)))
             self._whole &= loaded
             for digest in sorted(loaded - self._whole):
                 with self._tries.tried(digest, what=digest):
                     await self._have(digest)
-            if self._known is not None and self._known - known:
+            if self._work.wasted or (self._known is not None and self._known - known):
                 won = await self._work.collect(lambda: self._control.read(_digests))
-                _log.info("removed blobs of deleted images", bytes=won)
+                _log.info("removed blobs that no image needs", bytes=won)
             self._known = known
 
     async def _have(self, digest: str) -> None:
