@@ -265,7 +265,7 @@ class ImageStore:
     async def _build(self, digest: str, source: BlobSource, progress: Callable[[str], None]) -> BuiltImage:
         progress("fetching the manifest")
         manifest = parse_manifest(check_digest(await source.manifest(digest), digest, "the manifest"))
-        check_packed_size(manifest, self._limits)
+        check_packed_size(manifest.layers, self._limits)
         raw = await self._fetch_config(manifest.config, source)
         if is_wasm(manifest):
             return await self._build_module(manifest, raw, source, progress)
