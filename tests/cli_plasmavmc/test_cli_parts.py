@@ -136,6 +136,21 @@ def test_more_than_is_allowed_is_refused(tmp_path: Path) -> None:
         unpack(archive((member("x"), bytes(101))), str(tmp_path), "name", contents=False, max_bytes=100)
 
 
+@pytest.mark.parametrize("mtime", [10**18, -(10**18), 1 << 40])
+def test_a_time_that_no_file_may_have_is_cut_to_one(tmp_path: Path, mtime: int) -> None:
+    odd = member("x")
+    odd.mtime = mtime
+    unpack(archive((odd, b"new")), str(tmp_path), "name", contents=False, max_bytes=100)
+    assert (tmp_path / "name").stat().st_mtime in (0, (1 << 32) - 1)
+
+
+def test_a_link_that_is_no_path_is_refused(tmp_path: Path) -> None:
+    odd = member("x", tarfile.SYMTYPE)
+    odd.pax_headers = {"linkpath": "a\0b"}
+    with pytest.raises(Failure, match="no path"):
+        unpack(archive(odd), str(tmp_path), "name", contents=False, max_bytes=100)
+
+
 def test_what_is_packed_is_what_is_unpacked(tmp_path: Path) -> None:
     tree, told = tmp_path / "tree", list[str]()
     (tree / ("d" * 120) / "e").mkdir(parents=True)

@@ -11,7 +11,7 @@ import pytest
 
 from shellwego.core.errors import ForbiddenError, InvalidError, NotFoundError, UnavailableError
 from shellwego.core.images import ImageKind
-from shellwego.ports.images import Download, ImageBlobs, Images
+from shellwego.ports.images import Asker, Download, ImageBlobs, Images
 from tests.contract.images_samples import chunked, docker_save, entry, layer
 
 
@@ -117,7 +117,15 @@ class ImagesContract:
         digest = await registry.publish("app:v1")
         first = await images.fetch(f"{registry.host}/app:v1", digest)
         await registry.go_away()
-        assert await images.fetch(f"{registry.host}/app:v1", digest) == first
+        owner = Asker(project_id="prj_a", images=frozenset({digest}))
+        assert await images.fetch(f"{registry.host}/app:v1", digest, owner) == first
+
+    async def test_what_is_here_opens_to_nobody_who_merely_names_it(self, images: Images, registry: Registry) -> None:
+        digest = await registry.publish("app:v1")
+        await images.fetch(f"{registry.host}/app:v1", digest, Asker(project_id="prj_a"))
+        await registry.go_away()
+        with pytest.raises(UnavailableError):
+            await images.fetch(f"{registry.host}/app:v1", digest, Asker(project_id="prj_b"))
 
     async def test_a_digest_is_fetched_although_its_tag_moved_on(self, images: Images, registry: Registry) -> None:
         first = await registry.publish("app:v1", content=b"first")

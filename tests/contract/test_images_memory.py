@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
 from shellwego.core.errors import NotFoundError
 from shellwego.drivers.images.memory import MemoryImages
-from shellwego.ports.images import LoadedImage, ResolvedImage
+from shellwego.ports.images import STRANGER, Asker, LoadedImage, ResolvedImage
 from tests.contract.images_contract import Damage, ImagesContract, Registry
 
 
@@ -69,7 +70,7 @@ class RememberingImages(MemoryImages):
 class TrustingImages(MemoryImages):
     """Wrong: takes whatever the registry sends, and says that it is here."""
 
-    async def fetch(self, reference: str, digest: str, *, login: bool = False) -> ResolvedImage:
+    async def fetch(self, reference: str, digest: str, asker: Asker = STRANGER) -> ResolvedImage:
         return ResolvedImage(digest=digest)
 
     async def has(self, digest: str) -> bool:
@@ -98,6 +99,13 @@ class HastyImages(MemoryImages):
 
     async def collect(self, keep: frozenset[str], unused_since: float) -> int:
         return await super().collect(keep, unused_since + 1e6)
+
+
+class OpenImages(MemoryImages):
+    """Wrong: gives what is here to everybody who knows its digest."""
+
+    async def fetch(self, reference: str, digest: str, asker: Asker = STRANGER) -> ResolvedImage:
+        return await super().fetch(reference, digest, replace(asker, images=frozenset({digest})))
 
 
 class DeafImages(MemoryImages):
@@ -131,6 +139,7 @@ Behaviour = Callable[[ImagesContract, MemoryImages, Registry], Awaitable[None]]
         (TrustingImages, ImagesContract.test_what_is_as_it_was_passes_its_check),
         (RandomImages, ImagesContract.test_collecting_removes_what_nothing_keeps),
         (HastyImages, ImagesContract.test_collecting_spares_what_was_used_since_a_moment),
+        (OpenImages, ImagesContract.test_what_is_here_opens_to_nobody_who_merely_names_it),
         (DeafImages, ImagesContract.test_the_blobs_of_an_image_are_what_their_digests_say),
         (VagueImages, ImagesContract.test_a_registry_that_does_not_answer_may_later),
     ],

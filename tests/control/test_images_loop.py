@@ -24,7 +24,7 @@ from shellwego.drivers.clock.virtual import VirtualClock
 from shellwego.drivers.images.memory import MemoryImages
 from shellwego.drivers.store.memory import MemoryStore
 from shellwego.ports.bus import Hint
-from shellwego.ports.images import LoadedImage, ResolvedImage
+from shellwego.ports.images import STRANGER, Asker, LoadedImage, ResolvedImage
 from shellwego.wire import subjects
 from tests.contract.images_samples import chunked, docker_save, entry, layer
 
@@ -70,14 +70,14 @@ class CountingImages(MemoryImages):
         self.asked: list[str] = []
         """References that fetches are under way of."""
 
-    async def fetch(self, reference: str, digest: str, *, login: bool = False) -> ResolvedImage:
+    async def fetch(self, reference: str, digest: str, asker: Asker = STRANGER) -> ResolvedImage:
         self.fetches += 1
         self.asked.append(reference)
         try:
             await self.gate.wait()
             if reference.partition("/")[0] in self.endless:
                 await asyncio.Event().wait()
-            return await super().fetch(reference, digest, login=login)
+            return await super().fetch(reference, digest, asker)
         finally:
             self.asked.remove(reference)
 

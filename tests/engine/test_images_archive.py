@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from plasmavmc.errors import ImageError
+from plasmavmc.images import tarindex
 from plasmavmc.images.archive import ArchivedImage, load_archive
 from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.limits import ImageLimits
 from plasmavmc.images.manifest import Platform
+from plasmavmc.images.tarindex import TarIndex
 from tests.contract.images_samples import (
     Sample,
     chunked,
@@ -269,3 +271,89 @@ class TestHostileArchives:
     async def test_a_malformed_index_is_refused(self, store: BlobStore, index: bytes) -> None:
         for name in ("manifest.json", "index.json"):
             assert (await refusal(store, layer(entry(name, index)))).startswith("image-")
+
+
+class Watched(BlobStore):
+    """Writes down what it takes in from files."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, grace_s=0)
+        self.adopted: list[str] = []
+
+    async def adopt(self, file: Path, digest: str) -> None:
+        self.adopted.append(digest)
+        await super().adopt(file, digest)
+
+
+class TestBlobsThatAreNamedAgainAndAgain:
+    LARGE = layer(entry("a", bytes(100_000)))
+
+    @pytest.mark.parametrize("form", ["saved", "layout"])
+    async def test_each_is_taken_once(self, tmp_path: Path, form: str) -> None:
+        store = Watched(tmp_path)
+        many = [self.LARGE] * 20
+        if form == "saved":
+            saved = files(docker_save(many))
+            [index] = json.loads(saved["manifest.json"])
+            index["Layers"] = ["0/layer.tar", "./0/./layer.tar"] * 10
+            data = archive_of({**saved, "manifest.json": json.dumps([index, {**index, "RepoTags": ["b:1"]}]).encode()})
+        else:
+            data = oci_layout(image(*many, compress="none"))
+        [found, *_] = await load(store, data)
+        assert [ref.digest for ref in found.manifest.layers] == [digest_of(self.LARGE)] * 20
+        assert store.adopted.count(digest_of(self.LARGE)) == 1
+
+    @pytest.mark.parametrize("form", ["saved", "layout"])
+    async def test_what_an_image_names_altogether_is_bounded_before_anything_is_taken(
+        self, tmp_path: Path, form: str
+    ) -> None:
+        store = Watched(tmp_path)
+        saved = files(docker_save([self.LARGE] * 20))
+        [index] = json.loads(saved["manifest.json"])
+        index["Layers"] = ["0/layer.tar"] * 20
+        one = {name: data for name, data in saved.items() if name[0] not in "123456789" or name.endswith(".json")}
+        data = archive_of({**one, "manifest.json": json.dumps([index]).encode()})
+        if form == "layout":
+            data = oci_layout(image(*[self.LARGE] * 20, compress="none"))
+        assert len(data) < 300_000
+        assert await refusal(store, data, ImageLimits(packed_bytes=1_000_000)) == "image-too-large"
+        assert store.adopted == []
+
+    async def test_a_size_that_is_not_the_blobs_own_is_refused_before_anything_is_taken(self, tmp_path: Path) -> None:
+        store = Watched(tmp_path)
+        sample = image(self.LARGE, compress="none")
+        document = json.loads(sample.manifest)
+        document["layers"][0]["size"] += 1
+        raw = json.dumps(document).encode()
+        lying = Sample(sample.layers, sample.config, raw, {**sample.blobs, digest_of(raw): raw})
+        assert await refusal(store, oci_layout(lying)) == "digest-mismatch"
+        assert store.adopted == []
+
+
+def in_index(*entries: tuple[tarfile.TarInfo, bytes]) -> TarIndex:
+    index = TarIndex(io.BytesIO(layer(*entries)))
+    list(index.scan())
+    return index
+
+
+class TestArchiveIndex:
+    def test_names_that_need_too_much_memory_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tarindex, "_INDEX_BYTES", 100_000)
+        in_index(*(entry(f"{number}") for number in range(100)))
+        names = (entry(f"{number:03}" + "/nnn" * 1000) for number in range(50))
+        links = (symlink(f"{number}", "l" * 4000) for number in range(50))
+        for many in (names, links, (entry(f"{number}") for number in range(1000))):
+            with pytest.raises(ImageError) as caught:
+                in_index(*many)
+            assert caught.value.code == "image-too-large"
+
+    def test_what_is_not_asked_for_is_not_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tarindex, "_INDEX_BYTES", 100_000)
+        attributes = {f"SCHILY.xattr.user.{number}": "v" * 50_000 for number in range(5)}
+        target = {"linkpath": "l" * 500_000}
+        members = (entry(f"{number}", pax_headers={**attributes, **target}) for number in range(10))
+        assert "5" in in_index(*members)
+
+    def test_many_small_members_are_found_in_steps(self) -> None:
+        steps = list(TarIndex(io.BytesIO(layer(*(entry(f"{number}") for number in range(5000))))).scan())
+        assert len(steps) >= 5

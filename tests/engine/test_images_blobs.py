@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from plasmavmc.errors import CapacityError, ImageError, UnavailableError
-from plasmavmc.images.blobs import BlobStore
+from plasmavmc.images.blobs import Asker, BlobStore
 from plasmavmc.images.limits import ImageLimits
 from plasmavmc.images.pull import pull
 from plasmavmc.images.source import BlobRef
@@ -221,3 +221,112 @@ async def test_a_sweep_empties_the_spool_only(store: BlobStore) -> None:
     store.sweep()
     assert list(store.spool.iterdir()) == []
     assert store.has(REF.digest)
+
+
+OURS, THEIRS = Asker("acme/web", frozenset({REF.digest})), Asker("other/shop")
+
+
+class TestWhoAsks:
+    """A digest is known to many: in the store lies what is not everybody's."""
+
+    async def test_what_he_has_is_not_asked_for(self, store: BlobStore) -> None:
+        await store.put(DATA)
+        source = MemorySource()
+        await store.fetch(REF, source, OURS)
+        assert source.asked == []
+
+    async def test_what_he_is_not_known_to_have_comes_from_his_source(self, store: BlobStore, tmp_path: Path) -> None:
+        await store.put(DATA)
+        with pytest.raises(KeyError):
+            await store.fetch(REF, MemorySource(), THEIRS)
+        source = BreakingSource(DATA, len(DATA))
+        await store.fetch(REF, source, THEIRS)
+        assert source.asked == [(REF.digest, 0)]
+        assert files_of(tmp_path) == [store.path(REF.digest)], "and it is stored once"
+
+    @pytest.mark.parametrize("guess", [b"", DATA[:-1], DATA[:-1] + bytes([DATA[-1] ^ 1]), DATA + b"x"])
+    async def test_a_guess_opens_nothing_and_leaves_what_is_here(self, store: BlobStore, guess: bytes) -> None:
+        await store.put(DATA)
+        source = MemorySource()
+        source.blobs = {REF.digest: guess}
+        with pytest.raises(ImageError) as caught:
+            await store.fetch(REF, source, THEIRS)
+        assert caught.value.code == "digest-mismatch"
+        assert digest_of(guess) not in str(caught.value)
+        assert await read(store, REF) == DATA
+
+    async def test_what_came_for_another_is_not_gone_on_with(self, store: BlobStore) -> None:
+        with pytest.raises(UnavailableError):
+            await store.fetch(REF, BreakingSource(DATA, len(DATA) - 1), Asker("acme/web"))
+        rest = BreakingSource(DATA, len(DATA))
+        await store.fetch(REF, rest, THEIRS)
+        assert rest.asked == [(REF.digest, 0)]
+
+    async def test_what_came_for_himself_is(self, store: BlobStore) -> None:
+        source = BreakingSource(DATA, 200_000)
+        with pytest.raises(UnavailableError):
+            await store.fetch(REF, source, THEIRS)
+        await store.fetch(REF, source, THEIRS)
+        assert [offset for _, offset in source.asked] == [0, 200_000]
+
+    async def test_nobody_waits_for_anothers_source(self, store: BlobStore) -> None:
+        begun = asyncio.Event()
+
+        class Stalling(MemorySource):
+            async def blob(self, ref: BlobRef, offset: int = 0) -> AsyncIterator[bytes]:
+                begun.set()
+                yield DATA[:1]
+                await asyncio.Event().wait()
+
+        stalled = asyncio.create_task(store.fetch(REF, Stalling(), THEIRS))
+        await begun.wait()
+        async with asyncio.timeout(10):
+            await store.fetch(REF, BreakingSource(DATA, len(DATA)), Asker("acme/web"))
+        assert await store.collect(frozenset()) == len(DATA), "what comes for him is spared"
+        stalled.cancel()
+        await asyncio.wait({stalled})
+
+    async def test_an_image_that_names_one_blob_often_asks_for_it_once(self, store: BlobStore) -> None:
+        sample = image(*[layer(entry("a", b"x"))] * 20)
+        source = MemorySource(sample)
+        await pull(sample.digest, source, store, ImageLimits(), THEIRS)
+        assert len(source.asked) == 2
+        assert await store.parts([sample.digest, "sha256:" + "0" * 64]) == set(sample.blobs)
+
+    async def test_what_broke_off_goes_though_the_blob_is_needed(self, store: BlobStore, tmp_path: Path) -> None:
+        sample = image(layer(entry("a", os.urandom(50_000))), compress="none")
+        await pull(sample.digest, MemorySource(sample), store, ImageLimits())
+        ref = BlobRef(digest_of(sample.layers[0]), len(sample.layers[0]))
+        with pytest.raises(UnavailableError):
+            await store.fetch(ref, BreakingSource(sample.layers[0], 1000), THEIRS)
+        assert await store.collect(frozenset({sample.digest})) == 1000
+        assert store.has_image(sample.digest)
+        assert list((tmp_path / "partial").iterdir()) == []
+
+
+class TestSizes:
+    async def test_a_size_that_is_not_the_blobs_own_is_refused(self, store: BlobStore) -> None:
+        await store.put(DATA)
+        for size in (len(DATA) - 1, len(DATA) + 1, 0):
+            lying = BlobRef(REF.digest, size)
+            assert store.local_path(lying) is None
+            with pytest.raises(ImageError) as caught:
+                await store.fetch(lying, BreakingSource(DATA, len(DATA)))
+            assert caught.value.code == "digest-mismatch"
+        assert await read(store, REF) == DATA
+
+    async def test_a_blob_that_the_disk_cut_off_comes_again(self, store: BlobStore) -> None:
+        await store.put(DATA)
+        store.path(REF.digest).write_bytes(DATA[:1000])
+        await store.fetch(REF, BreakingSource(DATA, len(DATA)))
+        assert await read(store, REF) == DATA
+
+
+async def test_a_file_that_goes_while_it_is_collected_is_nobodys_error(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put(DATA)
+    gone = store.path("sha256:" + "0" * 64)
+    listed = (gone, store.path(REF.digest))
+    monkeypatch.setattr(store, "_all_files", lambda: listed)
+    assert await store.collect(frozenset()) == len(DATA)

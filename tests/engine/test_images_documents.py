@@ -15,10 +15,12 @@ from plasmavmc.errors import ImageError, InvalidSpecError
 from plasmavmc.images.auth import Credentials, parse_challenge, parse_token, token_url
 from plasmavmc.images.config import check_platform, parse_config, parse_diff_ids
 from plasmavmc.images.digests import digest_of
+from plasmavmc.images.limits import BLOB_BYTES, LAYERS
 from plasmavmc.images.manifest import Platform, build_manifest, choose, parse_index, parse_manifest
 from plasmavmc.images.policy import RegistryPolicy, is_public
 from plasmavmc.images.reference import Reference, names_registry, parse_loaded_name, parse_reference
 from plasmavmc.images.source import BlobRef
+from plasmavmc.images.transport import lookup
 from tests.contract.images_samples import descriptor, hello
 
 DIGEST = "sha256:" + "a" * 64
@@ -81,6 +83,12 @@ class TestReferences:
             "registry.example/a;rm -rf /",
             "registry.example/$(id)",
             "registry.example/" + "a" * 600,
+            "registry..example/a",
+            f"{'a' * 64}.example/a",
+            "[::::]/a",
+            "[..]/a",
+            "[127.0.0.1]/a",
+            "[:1]:5000/a",
         ],
     )
     def test_anything_else_is_refused(self, text: str) -> None:
@@ -197,6 +205,31 @@ class TestPolicy:
         for host in ("1.registry.example", "registry1.example", "0x7f.example", "registry.example."):
             RegistryPolicy().check_url(URL(f"https://{host}/v2/"))
 
+    @pytest.mark.parametrize(
+        "host", ["registry..example", "a" * 64 + ".example", "xn--a.example", "xn--zzzzzzzz99999999.example", "x.xn--"]
+    )
+    def test_what_no_resolver_takes_is_no_host(self, host: str) -> None:
+        with pytest.raises(ImageError):
+            RegistryPolicy().check_url(URL(f"https://{host}/v2/", encoded=True))
+        with pytest.raises(ImageError) as caught:
+            RegistryPolicy().base_url(host)
+        assert caught.value.code == "image-reference"
+
+    @pytest.mark.parametrize("host", ["a..example", "b" * 64 + ".example"])
+    async def test_what_no_resolver_takes_has_no_address(self, host: str) -> None:
+        """Redirects and realms name hosts too, in more ways than anybody looks through before."""
+        with pytest.raises(OSError, match="is not the name of a host"):
+            await lookup(host, 443)
+
+    @given(
+        st.lists(
+            st.sampled_from(["a", "xn--", ".", "[", "]", ":", "::1", "9", "@", "\u0661", "-", "b" * 64]), max_size=6
+        )
+    )
+    def test_no_reference_breaks_what_asks_for_it(self, parts: list[str]) -> None:
+        with suppress(ImageError):
+            RegistryPolicy().check_url(RegistryPolicy().base_url(parse_reference("".join(parts) + "/app").host))
+
 
 class TestManifests:
     def test_a_manifest_names_its_parts(self) -> None:
@@ -222,6 +255,9 @@ class TestManifests:
             {"layers": [{"digest": DIGEST, "size": -1}]},
             {"layers": [{"digest": DIGEST, "size": True}]},
             {"layers": [{"digest": DIGEST, "size": 1.5}]},
+            {"layers": [{"digest": DIGEST, "size": 1 << 63}]},
+            {"layers": [{"digest": DIGEST, "size": (1 << 63) - 1}] * 2},
+            {"layers": [{"digest": DIGEST, "size": 10**30}]},
             {"layers": [{"digest": "sha256:../../x", "size": 1}]},
             {"layers": [{"digest": DIGEST, "size": 1}] * 257},
             {"config": None},
@@ -232,6 +268,16 @@ class TestManifests:
     def test_a_malformed_manifest_is_refused(self, changes: dict[str, object]) -> None:
         with pytest.raises(ImageError, match=r"\w"):
             parse_manifest(json.dumps({**json.loads(hello().manifest), **changes}).encode())
+
+    def test_whatever_a_manifest_says_its_size_is_a_number_that_can_be_stored(self) -> None:
+        most = {"digest": DIGEST, "size": BLOB_BYTES}
+        manifest = parse_manifest(json.dumps({**json.loads(hello().manifest), "layers": [most] * LAYERS}).encode())
+        assert sum(layer.size for layer in manifest.layers) < 1 << 63
+
+    def test_an_entry_of_an_index_has_a_size_too(self) -> None:
+        entries = [{"mediaType": "x", "digest": DIGEST, "size": 1 << 64}]
+        with pytest.raises(ImageError):
+            parse_index(json.dumps({"schemaVersion": 2, "manifests": entries}).encode())
 
     def test_a_manifest_beyond_the_limit_is_refused(self) -> None:
         with pytest.raises(ImageError):
@@ -343,7 +389,17 @@ class TestAuthentication:
         assert parse_challenge(header) is None
 
     @pytest.mark.parametrize(
-        "header", ["Bearer service=x", 'Bearer realm=""', 'Bearer realm="/token"', 'Bearer realm="http://["']
+        "header",
+        [
+            "Bearer service=x",
+            'Bearer realm=""',
+            'Bearer realm="/token"',
+            'Bearer realm="http://["',
+            'Bearer realm="https://]b[@"',
+            'Bearer realm="https://[1.2.3.4\u00e9\t:]"',
+            'Bearer realm="https://xn--a.example/token"',
+            'Bearer realm="https://a..example/token"',
+        ],
     )
     def test_a_challenge_without_a_place_is_refused(self, header: str) -> None:
         challenge = parse_challenge(header)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from ipaddress import IPv4Network
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from structlog.testing import capture_logs
 
 from plasmavmc.errors import HostError
 from plasmavmc.host.names import HostNames
+from plasmavmc.images.store import ImageStore
 from plasmavmc.network.memory import MemoryNetwork
+from plasmavmc.parts import EngineParts
 from plasmavmc.server import assembly
 
 
@@ -29,3 +35,42 @@ async def test_rules_and_tunnels_are_each_told_by_their_own_name(monkeypatch: py
         ("network.rules_put_back", "the table"),
         ("network.tunnels_missing", "the device is gone"),
     ]
+
+
+class FailingImages(ImageStore):
+    """Cannot be collected at first."""
+
+    def __init__(self, root: Path, error: Exception) -> None:
+        super().__init__(root)
+        self._errors = [error] * 2
+        self.collected = False
+
+    async def collect(self, budget_bytes: int) -> int:
+        if self._errors:
+            raise self._errors.pop()
+        self.collected = True
+        return 0
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("gone"), HostError("disk-error", "bad"), RuntimeError("a defect")])
+async def test_images_that_cannot_be_collected_leave_the_rules_healed_and_are_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    monkeypatch.setattr(assembly, "HEAL_EVERY_S", 0.0)
+    monkeypatch.setattr(assembly, "COLLECT_EVERY_S", 0.0)
+    network = MemoryNetwork(HostNames.of("ins_a"), IPv4Network("10.64.16.0/20"), lambda: 0.0)
+    images = FailingImages(tmp_path, error)
+    parts = cast(EngineParts, SimpleNamespace(network=network, images=images))
+    keeping = asyncio.create_task(assembly.keep_up(parts, 1))
+    await until(lambda: images.collected, keeping)
+    network.wiped = "the table"
+    await until(lambda: not network.wiped, keeping)
+    keeping.cancel()
+    await asyncio.wait({keeping})
+
+
+async def until(true: Callable[[], bool], keeping: asyncio.Task[None]) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            assert not keeping.done()
+            await asyncio.sleep(0)

@@ -13,14 +13,22 @@ import grpc
 import pytest
 
 from plasmavmc.backends import GuestKind
-from plasmavmc.errors import ConflictError, ForbiddenError, ImageError, InvalidSpecError, NotFoundError
+from plasmavmc.errors import (
+    ConflictError,
+    ForbiddenError,
+    ImageError,
+    InvalidSpecError,
+    NotFoundError,
+    UnavailableError,
+)
 from plasmavmc.rpc import images as image_service
 from plasmavmc.rpc.api import Image, ImageOrder, ImageProgress, RegistryLogin, Upload
 from plasmavmc.rpc.client import EngineClient
 from plasmavmc.rpc.v1 import image_pb2
 from plasmavmc.rpc.v1.image_pb2_grpc import ImageServiceStub
+from plasmavmc.server import images as images_of_the_server
 from plasmavmc.types import SYSTEM_SCOPE, Scope
-from tests.contract.images_samples import chunked, docker_save, entry, hello, layer, oci_layout
+from tests.contract.images_samples import chunked, digest_of, docker_save, entry, hello, layer, oci_layout
 from tests.contract.registry_server import RegistryServer, registry_server
 from tests.rpc.rpc_rig import ACME, OTHER, TOKENS, RpcRig, running, until
 
@@ -208,6 +216,60 @@ async def test_what_one_project_registered_another_cannot_use(rig: RpcRig) -> No
             with pytest.raises(NotFoundError):
                 await theirs.images.delete(wanted)
         await ours.images.get("app:v1")
+
+
+async def test_an_image_that_names_anothers_layer_does_not_get_it(
+    rig: RpcRig, registry: RegistryServer, tmp_path: Path
+) -> None:
+    """A registry is its owner's: it may serve a manifest whose layers it has not."""
+    reference = f"{registry.host}/app:v1"
+    registry.push(hello(), "app:v1")
+    async with rig.client("operator") as ours, rig.client("stranger") as theirs:
+        image = await register(ours, ImageOrder(OURS, reference))
+        for data in hello().layers:
+            name = digest_of(data).removeprefix("sha256:")
+            next((tmp_path / "registry").glob(f"data/**/{name}/data")).unlink()
+        with pytest.raises((ImageError, UnavailableError)):
+            await register(theirs, ImageOrder(OURS, reference))
+        with pytest.raises(NotFoundError):
+            await theirs.images.get(image.digest)
+        assert (await register(ours, ImageOrder(OURS, reference, "app:v2"))).digest == image.digest, "his own he has"
+
+
+async def test_what_two_projects_have_each_from_its_registry_is_stored_once(
+    rig: RpcRig, registry: RegistryServer
+) -> None:
+    registry.push(hello(), "app:v1")
+    blobs = rig.engine.directory / "blobs"
+    async with rig.client("operator") as ours, rig.client("stranger") as theirs:
+        await register(ours, ImageOrder(OURS, f"{registry.host}/app:v1"))
+        before = sorted(path.name for path in blobs.rglob("*") if path.is_file())
+        image = await register(theirs, ImageOrder(OURS, f"{registry.host}/app:v1"))
+        assert sorted(path.name for path in blobs.rglob("*") if path.is_file()) == before
+        assert (await theirs.images.get(image.digest)).digest == hello().digest
+
+
+async def test_an_image_that_cannot_be_removed_for_now_does_not_end_the_budget(
+    rig: RpcRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images_of_the_server, "COLLECT_EVERY_S", 0.0)
+    tries = 0
+
+    async def collect(budget_bytes: int) -> tuple[Image, ...]:
+        nonlocal tries
+        tries += 1
+        raise FileNotFoundError("gone")
+
+    monkeypatch.setattr(rig.images, "collect", collect)
+    keeping = asyncio.create_task(rig.images.keep_within(1))
+
+    async def tried_again() -> bool:
+        return tries > 1 or keeping.done()
+
+    await until(tried_again, "the budget is looked at again")
+    assert not keeping.done()
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
 
 
 async def test_the_systems_images_are_everybodys_to_use_and_nobodys_to_change(rig: RpcRig) -> None:

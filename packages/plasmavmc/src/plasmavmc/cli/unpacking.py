@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MAX_MEMBERS = 1_000_000
 _MODE = 0o777
+_LATEST = (1 << 32) - 1
+"""The last time, in seconds since the epoch, that is not the guest's invention."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -95,6 +97,8 @@ class _Place:
         path = [self.top, *parts] if self.top else parts
         if not path:
             return
+        if b"\0" in member.link:
+            raise Failure(f"the VM sends a link {os.fsdecode(member.name)!r} to what is no path", code=FAILED)
         shown = os.fsdecode(b"/".join((os.fsencode(self.shown), *path)))
         try:
             self._put(path, member, data)
@@ -128,7 +132,8 @@ def _make(parent: int, name: bytes, member: Member, data: Iterator[bytes]) -> No
                 for chunk in data:
                     file.write(chunk)
                 file.flush()
-                os.utime(descriptor, (member.mtime, member.mtime))
+                seconds = min(max(member.mtime, 0), _LATEST)
+                os.utime(descriptor, (seconds, seconds))
         case Kind.SYMLINK:
             _remove(parent, name)
             os.symlink(member.link, name, dir_fd=parent)

@@ -8,6 +8,9 @@ twice gives one digest.
 A tar of either form may itself be compressed. Layers may be named through links within the tar (older Docker and skopeo
 write such); they are followed by name only. Blobs are checked by their digests, and the layers of each image are read once,
 for what is malformed or hostile must not count as loaded, to be told at a deploy only.
+
+A manifest may name a blob again and again, by other names too. It is taken once per archive, and what an image names
+altogether is bounded before anything of it is copied.
 """
 
 from __future__ import annotations
@@ -43,10 +46,11 @@ from plasmavmc.images.manifest import (
     parse_manifest,
 )
 from plasmavmc.images.merge import check
+from plasmavmc.images.pull import check_packed_size
 from plasmavmc.images.reference import parse_loaded_name
 from plasmavmc.images.source import BlobRef, ImageConfig, Manifest
 from plasmavmc.images.stepping import stepwise
-from plasmavmc.images.tarindex import TarIndex
+from plasmavmc.images.tarindex import Extent, TarIndex
 from plasmavmc.images.wasm import (
     MAGIC,
     MODULE_BYTES,
@@ -62,6 +66,8 @@ T = TypeVar("T")
 
 _IMAGES = 64
 _NAMES = 256
+_CHUNKS = 16
+"""Decompressed between two chances to stop; one may be a few bytes, or a quarter of a mebibyte."""
 _NESTING = 3
 """Indexes within indexes."""
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -155,12 +161,14 @@ def _is_compressed(spool: FileIO) -> bool:
 
 def _inflate(packed: Layer, plain: FileIO, directory: Path, limits: ImageLimits) -> Generator[None, None, None]:
     """Decompress an archive into another spool, within the bounds of a layer."""
-    stream = LayerStream(packed, Budget(limits), verify=False)
+    stream, count = LayerStream(packed, Budget(limits), verify=False), 0
     while chunk := stream.read(MIB):
         check_room(directory, len(chunk))
         with disk_errors(directory):
             write_all(plain, chunk)
-        yield
+        count += 1
+        if count % _CHUNKS == 0:
+            yield
 
 
 class _Loader:
@@ -173,6 +181,7 @@ class _Loader:
         self._limits = limits
         self._loaded: list[ArchivedImage] = []
         self._passed_over: list[ImageError] = []
+        self._taken: dict[Extent, BlobRef] = {}
 
     async def load(self) -> tuple[ArchivedImage, ...]:
         if "index.json" in self._index:
@@ -218,12 +227,12 @@ class _Loader:
 
     async def _load_manifest(self, digest: str, names: list[str], tags: Mapping[str, list[str]]) -> ArchivedImage:
         manifest = parse_manifest(self._read_blob(digest, MANIFEST_BYTES))
+        check_packed_size(manifest.layers, self._limits)
         raw = self._read_blob(manifest.config.digest, CONFIG_BYTES)
         if is_wasm(manifest):
             return await self._load_artifact(manifest, raw, names)
         config = self._check_config(raw, len(manifest.layers))
-        for ref in (manifest.config, *manifest.layers):
-            await self._take(_blob_path(ref.digest), expected=ref)
+        await self._take_all((manifest.config, *manifest.layers))
         clean = _clean(tags.get(manifest.config.digest) or names)
         await self._check_layers(manifest.layers, parse_diff_ids(raw), clean)
         await self._store.put(manifest.raw)
@@ -231,8 +240,7 @@ class _Loader:
 
     async def _load_artifact(self, manifest: Manifest, config: bytes, names: list[str]) -> ArchivedImage:
         module = module_of(manifest, config)
-        for ref in (manifest.config, module):
-            await self._take(_blob_path(ref.digest), expected=ref)
+        await self._take_all((manifest.config, module))
         with self._store.path(module.digest).open("rb") as file:
             check_module(file)
         await self._store.put(manifest.raw)
@@ -266,7 +274,9 @@ class _Loader:
         if len(paths) > LAYERS:
             raise too_large(f"it has more than {LAYERS} layers")
         config = self._check_config(raw, len(paths))
-        layers = tuple([await self._take(path) for path in paths])
+        extents = [self._index.find(path) for path in paths]
+        check_packed_size(extents, self._limits)
+        layers = tuple([await self._take(extent) for extent in extents])
         await self._check_layers(layers, parse_diff_ids(raw), names)
         manifest = build_manifest(BlobRef(await self._store.put(raw), len(raw), OCI_CONFIG), layers)
         await self._store.put(manifest)
@@ -299,21 +309,34 @@ class _Loader:
     def _read_blob(self, digest: str, limit: int) -> bytes:
         return check_digest(self._read(_blob_path(digest), limit), digest, f"blob {digest} of the archive")
 
-    async def _take(self, name: str, expected: BlobRef | None = None) -> BlobRef:
-        """Move a member into the store; returns what it is."""
-        with _scratch(self._store.spool) as scratch, disk_errors(self._store.spool):
-            found = await self._copy(name, scratch)
-            if expected is not None and (expected.digest, expected.size) != (found.digest, found.size):
-                raise mismatch(f"{name} of the archive", expected.digest, found.digest)
-            await self._store.adopt(scratch, found.digest)
+    async def _take_all(self, refs: Sequence[BlobRef]) -> None:
+        """Move blobs of a layout into the store; none of them where one has another size than its manifest says."""
+        extents = [self._index.find(_blob_path(ref.digest)) for ref in refs]
+        for ref, extent in zip(refs, extents, strict=True):
+            if ref.size != extent.size:
+                raise mismatch(f"blob {ref.digest} of the archive", f"{ref.size} bytes")
+        for ref, extent in zip(refs, extents, strict=True):
+            await self._take(extent, ref.digest)
+
+    async def _take(self, extent: Extent, expected: str = "") -> BlobRef:
+        """Move a member into the store, once; returns what it is."""
+        found = self._taken.get(extent)
+        if found is None:
+            with _scratch(self._store.spool) as scratch, disk_errors(self._store.spool):
+                found = await self._copy(extent, scratch)
+                if expected in ("", found.digest):
+                    await self._store.adopt(scratch, found.digest)
+                    self._taken[extent] = found
+        if expected not in ("", found.digest):
+            raise mismatch(f"blob {expected} of the archive", expected)
         return found
 
-    async def _copy(self, name: str, target: Path) -> BlobRef:
+    async def _copy(self, extent: Extent, target: Path) -> BlobRef:
         hasher, size, magic = hashlib.sha256(), 0, b""
 
         def write(file: FileIO) -> Generator[None, None, None]:
             nonlocal size, magic
-            for chunk in self._index.content(name):
+            for chunk in self._index.content(extent):
                 check_room(target.parent, len(chunk))
                 hasher.update(chunk)
                 write_all(file, chunk)

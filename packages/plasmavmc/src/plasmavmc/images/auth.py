@@ -12,6 +12,7 @@ from yarl import URL
 from plasmavmc.errors import ImageError
 from plasmavmc.images.documents import as_text, parse_object
 from plasmavmc.images.limits import TOKEN_BYTES
+from plasmavmc.images.policy import check_parts
 
 _SCHEME = re.compile(r"\s*([A-Za-z]+)\s+")
 _PARAMETER = re.compile(r'([A-Za-z_]+)=(?:"([^"\\]*)"|([^\s,"]+))\s*,?\s*')
@@ -59,8 +60,10 @@ def token_url(challenge: Challenge, repository: str) -> URL:
         query = {"service": challenge.parameters.get("service", ""), "scope": f"repository:{repository}:pull"}
         if not realm.absolute:
             raise ValueError("not absolute")
-        return realm.update_query({key: value for key, value in query.items() if value})
-    except (ValueError, TypeError) as error:
+        url = realm.update_query({key: value for key, value in query.items() if value})
+        check_parts(url)
+        return url
+    except (ValueError, TypeError, IndexError) as error:  # yarl has the last one for brackets in odd places
         raise ImageError("registry-protocol", "the registry asks for a token, but names no place to get it") from error
 
 

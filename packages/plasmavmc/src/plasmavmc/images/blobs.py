@@ -1,10 +1,14 @@
 """A content-addressed directory of blobs. It is a `BlobSource`, so nodes can pull from it.
 
     sha256/<first two digits>/<digest>     a whole blob, its digest checked when it was written
-    partial/<digest>                       what arrived of a blob so far; a later `fetch` goes on from its end
+    partial/<digest>[.<asker>]             what arrived of a blob so far; a later `fetch` goes on from its end
     spool/                                 files of work under way; emptied by `sweep` at start
 
 A name below `sha256/` appears by rename after fsync only, so whatever is there is whole. Disk work runs in threads.
+
+Tenants share the directory, and none may get by a digest what is another's: an image of his own making may name it. So
+who asks is told (`Asker`), and what he is not known to have must come from his own source, whole, whether it is here
+or not. Each has partial files of his own too, and waits for nobody else's source.
 
 Collection is mark and sweep: a blob stays while a kept manifest names it. What was written or asked for in the last
 `grace_s` seconds stays too, for its manifest may not have reached the caller's list yet.
@@ -17,6 +21,8 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +39,16 @@ from plasmavmc.images.stepping import reading
 from plasmavmc.types import MIB
 
 _CHUNK = MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """For whom blobs are brought in."""
+
+    name: str
+    """Whose it will be: a project. Stable, so that what broke off is gone on with."""
+    known: frozenset[str] = frozenset()
+    """Digests of blobs that he has already (`BlobStore.parts`)."""
 
 
 class BlobStore:
@@ -65,7 +81,10 @@ class BlobStore:
     def local_path(self, ref: BlobRef) -> Path | None:
         """The file of a whole blob, for readers on this host (`LocalBlobs`)."""
         path = self.path(ref.digest)
-        return path if path.exists() else None
+        try:
+            return path if path.stat().st_size == ref.size else None
+        except FileNotFoundError:
+            return None
 
     def has(self, digest: str) -> bool:
         return self.path(digest).exists()
@@ -92,6 +111,10 @@ class BlobStore:
             return sum(path.stat().st_size for path in map(self.path, self._needed(digest)) if path.exists())
         except (ImageError, OSError):
             return 0
+
+    async def parts(self, digests: Iterable[str]) -> frozenset[str]:
+        """Digests of all blobs of these images, themselves included; an image whose manifest is not here has none."""
+        return await in_thread(self._parts, tuple(digests))
 
     async def manifest(self, digest: str) -> bytes:
         return await self.read(digest, MANIFEST_BYTES)
@@ -133,17 +156,21 @@ class BlobStore:
         async with self._locks.hold(digest):
             await in_thread(self._publish, file, digest)
 
-    async def fetch(self, ref: BlobRef, source: BlobSource) -> None:
-        """Bring a blob from a source, going on where an earlier try ended. What is here already is not asked for.
+    async def fetch(self, ref: BlobRef, source: BlobSource, asker: Asker | None = None) -> None:
+        """Bring a blob from a source, going on where an earlier try ended. What is here already, with the size that was
+        told, is not asked for, unless `asker` is not known to have it. None: nobody needs to be known, for the digest
+        comes from the platform itself.
 
         Raises:
             ImageError: from the source; `digest-mismatch`, after which the bytes that came are gone.
             UnavailableError: from the source; what arrived is kept for the next try.
             CapacityError: `disk-full`; nothing is kept.
         """
-        async with self._locks.hold(ref.digest):
-            if not self.touch(ref.digest):
-                await self._download(ref, source)
+        known = asker is None or ref.digest in asker.known
+        async with self._locks.hold(self._partial(ref.digest, asker).name):
+            if known and self.local_path(ref) is not None and self.touch(ref.digest):
+                return
+            await self._download(ref, source, asker)
 
     async def check(self, digest: str) -> bool:
         """Hash all blobs of an image again. Those that a failing disk changed are removed; True where none is missing."""
@@ -155,11 +182,12 @@ class BlobStore:
     # What goes out
 
     async def remove(self, digests: Iterable[str]) -> None:
-        """Remove blobs, whole or partial. Unknown ones are fine."""
+        """Remove blobs, whole or partial; what an asker's own download has of them stays. Unknown ones are fine."""
         for digest in digests:
-            async with self._locks.hold(digest):
+            partial = self._partial(digest)
+            async with self._locks.hold(partial.name), self._locks.hold(digest):
                 self.path(digest).unlink(missing_ok=True)
-                self._partial(digest).unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
 
     async def collect(self, keep: frozenset[str], unused_since: float | None = None) -> int:
         """Remove every blob, whole or partial, that no manifest in `keep` needs; returns the bytes won. What was written or
@@ -169,16 +197,17 @@ class BlobStore:
         needed = await in_thread(self._mark, keep)
         won = 0
         for path in await in_thread(self._all_files):
-            digest = f"sha256:{path.name}"
-            if digest not in needed and not self._locks.is_held(digest):
+            digest = f"sha256:{path.name.partition('.')[0]}"
+            is_needed = digest in needed and (path == self.path(digest) or not self.has(digest))
+            if not (is_needed or self._locks.is_held(digest) or self._locks.is_held(path.name)):
                 won += _remove_stale(path, before)
         return won
 
     # Downloads
 
-    async def _download(self, ref: BlobRef, source: BlobSource) -> None:
+    async def _download(self, ref: BlobRef, source: BlobSource, asker: Asker | None) -> None:
         """Go on with what arrived before. Where that turns out to be rotten, begin anew, once."""
-        partial = self._partial(ref.digest)
+        partial = self._partial(ref.digest, asker)
         resumed = partial.exists()
         try:
             try:
@@ -188,7 +217,7 @@ class BlobStore:
                     raise
                 partial.unlink()
                 await self._fill(partial, ref, source)
-            await in_thread(self._publish, partial, ref.digest)
+            await self.adopt(partial, ref.digest)
         except (UnavailableError, asyncio.CancelledError):
             raise
         except BaseException:
@@ -209,11 +238,10 @@ class BlobStore:
             async for chunk in chunks:
                 offset += len(chunk)
                 if offset > ref.size:
-                    raise mismatch(f"blob {ref.digest}", f"{ref.size} bytes", "more")
+                    raise mismatch(f"blob {ref.digest}", f"{ref.size} bytes")
                 await in_thread(_append, file, hasher, chunk)
-        found = f"sha256:{hasher.hexdigest()}"
-        if offset != ref.size or found != ref.digest:
-            raise mismatch(f"blob {ref.digest}", f"{ref.digest} of {ref.size} bytes", f"{found} of {offset} bytes")
+        if offset != ref.size or f"sha256:{hasher.hexdigest()}" != ref.digest:
+            raise mismatch(f"blob {ref.digest}", f"{ref.digest} of {ref.size} bytes")
 
     # Files
 
@@ -227,8 +255,9 @@ class BlobStore:
                     self.path(digest).unlink()
             return sound
 
-    def _partial(self, digest: str) -> Path:
-        return self._root / "partial" / hex_of(digest)
+    def _partial(self, digest: str, asker: Asker | None = None) -> Path:
+        suffix = "" if asker is None else f".{hashlib.sha256(asker.name.encode()).hexdigest()[:32]}"
+        return self._root / "partial" / f"{hex_of(digest)}{suffix}"
 
     def _write(self, digest: str, data: bytes) -> None:
         with disk_errors(self._root):
@@ -259,6 +288,13 @@ class BlobStore:
     def _mark(self, keep: frozenset[str]) -> frozenset[str]:
         return frozenset(blob for digest in keep if self.has(digest) for blob in self._needed(digest))
 
+    def _parts(self, digests: tuple[str, ...]) -> frozenset[str]:
+        found: set[str] = set()
+        for digest in digests:
+            with suppress(ImageError, OSError):
+                found.update(self._needed(digest))
+        return frozenset(found)
+
     def _needed(self, digest: str) -> tuple[str, ...]:
         manifest = parse_manifest(self._read(digest, MANIFEST_BYTES))
         return (digest, manifest.config.digest, *(layer.digest for layer in manifest.layers))
@@ -278,11 +314,15 @@ def _rehash(partial: Path, limit: int) -> tuple[hashlib._Hash, int]:
 
 
 def _remove_stale(path: Path, before: float) -> int:
-    """Remove a file that is no younger than that; returns the bytes won."""
-    found = path.stat()
-    if found.st_mtime > before:
+    """Remove a file that is no younger than that; returns the bytes won. What ended since the files were listed takes its
+    own away: then there is nothing to do."""
+    try:
+        found = path.stat()
+        if found.st_mtime > before:
+            return 0
+        path.unlink()
+    except FileNotFoundError:
         return 0
-    path.unlink()
     return found.st_size
 
 

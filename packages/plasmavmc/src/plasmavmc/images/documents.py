@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from plasmavmc.errors import ImageError
+from plasmavmc.images.limits import BLOB_BYTES
 
 
 def parse_object(data: bytes, what: str, limit: int) -> Mapping[str, object]:
@@ -70,8 +71,8 @@ def as_text_map(value: object, what: str) -> dict[str, str]:
 
 
 def as_size(value: object, what: str) -> int:
-    """A count of bytes: a whole number from 0 on."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    """The bytes of a blob: a whole number from 0 to `BLOB_BYTES`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= BLOB_BYTES:
         raise _wrong(what, "a size in bytes")
     return value
 

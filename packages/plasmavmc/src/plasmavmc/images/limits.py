@@ -20,7 +20,9 @@ PATH_BYTES = 4095
 LINK_HOPS = 40
 """Symbolic links followed for one path, as the kernel does (path_resolution(7))."""
 HEADER_BYTES = MIB
-"""One extended tar header (PAX records, GNU long name)."""
+"""All extended tar headers (PAX records, GNU long names) before one member together; and its sparse map."""
+BLOB_BYTES = 1 << 50
+"""One blob, as a manifest tells it: far beyond `packed_bytes`, and so small that sums stay numbers of 63 bits."""
 XATTR_BYTES = 64 * 1024
 """One extended attribute (XATTR_SIZE_MAX)."""
 
@@ -30,7 +32,7 @@ class ImageLimits:
     """Bounds that an operator may want to move."""
 
     entries: int = 1_000_000
-    """Tar members of all layers together."""
+    """Tar members of all layers together, and the directories that only their names imply."""
     unpacked_bytes: int = 20 * GIB
     """All layers together, decompressed; holes of sparse files count as if they were written."""
     packed_bytes: int = 20 * GIB
@@ -39,7 +41,8 @@ class ImageLimits:
     """Decompressed to compressed, of one layer; not asked before `ratio_floor_bytes`."""
     ratio_floor_bytes: int = GIB
     metadata_bytes: int = 512 * MIB
-    """Names, link targets and attributes of all members: what the index holds in memory."""
+    """Names, link targets and attributes of all members, and directories: what the index holds in memory beside the same
+    few hundred bytes for each entry. The paths of the merged tree may take as much again."""
     owners: int = 4096
     """Distinct owner and group numbers. squashfs can hold 65,536, but tar2sqfs searches them one by one: with 70,000
     it computed for 17 s and then gave up."""

@@ -23,12 +23,11 @@ from dataclasses import dataclass, field, replace
 from plasmavmc.images import tarwrite
 from plasmavmc.images.layers import Budget, Layer, LayerStream, too_large
 from plasmavmc.images.limits import PATH_BYTES, ImageLimits
-from plasmavmc.images.tar import Kind, Member, TarReader
+from plasmavmc.images.tar import Kind, Member, Pauses, TarReader
 from plasmavmc.images.tree import Directory, Inode, Tree, hostile
 from plasmavmc.types import MIB
 
 _BATCH = MIB // 2
-_PAUSE = 8 * MIB
 _STEP = 512
 """Members between two chances to stop."""
 _IMPLIED = Member(name=b"", kind=Kind.DIRECTORY, mode=0o755)
@@ -41,9 +40,10 @@ def merge(layers: Sequence[Layer], limits: ImageLimits) -> Generator[bytes, None
     Raises:
         ImageError: `image-…` for what is malformed, hostile or too large; `digest-mismatch`.
     """
-    tree = Tree()
-    yield from _read_tree(tree, layers, limits)
-    outline = _Outline(limits.owners)
+    budget = Budget(limits)
+    tree = Tree(budget)
+    yield from _read_tree(tree, layers, budget)
+    outline = _Outline(Budget(limits))
     yield from _batched(outline.write(tree.root))
     yield from _batched(_contents(layers, outline.wanted, limits))
     yield from _batched(outline.write_links())
@@ -51,12 +51,15 @@ def merge(layers: Sequence[Layer], limits: ImageLimits) -> Generator[bytes, None
 
 
 def check(layers: Sequence[Layer], limits: ImageLimits) -> Generator[bytes, None, None]:
-    """Read the layers as `merge` does before it writes anything, in steps; raises as it does."""
-    yield from _read_tree(Tree(), layers, limits)
-
-
-def _read_tree(tree: Tree, layers: Sequence[Layer], limits: ImageLimits) -> Iterator[bytes]:
+    """Do all of `merge` but the files' content, in steps, and write nothing; raises as it does."""
     budget = Budget(limits)
+    tree = Tree(budget)
+    yield from _read_tree(tree, layers, budget)
+    for _ in _batched(_Outline(Budget(limits)).write(tree.root)):
+        yield b""
+
+
+def _read_tree(tree: Tree, layers: Sequence[Layer], budget: Budget) -> Iterator[bytes]:
     for number, layer in enumerate(layers):
         stream = LayerStream(layer, budget, verify=True)
         members: list[tuple[int, Member]] = []
@@ -66,33 +69,33 @@ def _read_tree(tree: Tree, layers: Sequence[Layer], limits: ImageLimits) -> Iter
 
 
 def _read_members(reader: TarReader, members: list[tuple[int, Member]], budget: Budget) -> Iterator[bytes]:
+    pauses = Pauses(reader)
     for ordinal, member in enumerate(reader):
         budget.entry(member.metadata_bytes)
         budget.unpacked(member.size - member.stored)
         members.append((ordinal, member))
-        if ordinal % _STEP == 0:
-            yield b""
-        yield from _pauses(reader.skip())
-    yield from _pauses(reader.drain())
+        yield from pauses.over(reader.skip())
+    yield from pauses.over(reader.drain())
 
 
 @dataclass(slots=True)
 class _Outline:
     """Writes what has no content, and notes what has: `wanted[layer][ordinal]` is the file to write there."""
 
-    owners_allowed: int
+    budget: Budget
+    """Of paths: through symbolic links a short name may have a long one, and all files of a directory its prefix."""
     wanted: dict[int, dict[int, Inode]] = field(default_factory=dict)
     _links: list[tuple[bytes, Inode]] = field(default_factory=list)
     _owners: set[int] = field(default_factory=set)
 
     def write(self, root: Directory) -> Iterator[bytes]:
         yield self._header(root.member or _IMPLIED, b"./")
-        todo = _named(b"", root)
+        todo = self._named(b"", root)
         while todo:
             path, node = todo.pop()
             if isinstance(node, Directory):
                 yield self._header(node.member or _IMPLIED, path)
-                todo.extend(_named(path + b"/", node))
+                todo.extend(self._named(path + b"/", node))
             elif node.path:
                 self._links.append((path, node))
             else:
@@ -117,8 +120,16 @@ class _Outline:
     def _count_owners(self, member: Member) -> None:
         self._owners.add(member.uid)
         self._owners.add(member.gid)
-        if len(self._owners) > self.owners_allowed:
-            raise too_large(f"its files have more than {self.owners_allowed} different owners")
+        if len(self._owners) > self.budget.limits.owners:
+            raise too_large(f"its files have more than {self.budget.limits.owners} different owners")
+
+    def _named(self, prefix: bytes, directory: Directory) -> list[tuple[bytes, Directory | Inode]]:
+        """The children with their paths, last name first (they go onto a stack)."""
+        lengths = [len(name) for name in directory.children]
+        if len(prefix) + max(lengths, default=0) > PATH_BYTES:
+            raise hostile("image-path", "a path in the image is longer than Linux takes", prefix)
+        self.budget.metadata(len(prefix) * len(lengths) + sum(lengths))
+        return [(prefix + name, directory.children[name]) for name in sorted(directory.children, reverse=True)]
 
 
 def _contents(layers: Sequence[Layer], wanted: dict[int, dict[int, Inode]], limits: ImageLimits) -> Iterator[bytes]:
@@ -127,6 +138,7 @@ def _contents(layers: Sequence[Layer], wanted: dict[int, dict[int, Inode]], limi
     for number, layer in enumerate(layers):
         files = wanted.get(number, {})
         reader = TarReader(LayerStream(layer, budget, verify=False))
+        pauses = Pauses(reader)
         left = len(files)
         for ordinal, member in enumerate(reader if left else ()):
             if (inode := files.get(ordinal)) is not None:
@@ -134,7 +146,7 @@ def _contents(layers: Sequence[Layer], wanted: dict[int, dict[int, Inode]], limi
                 yield from reader.data(member)
                 yield tarwrite.padding(member.size)
                 left -= 1
-            yield from _pauses(reader.skip())
+            yield from pauses.over(reader.skip())
             if not left:
                 break
 
@@ -144,14 +156,6 @@ def _header(member: Member, path: bytes) -> bytes:
         kept = tuple(pair for pair in member.xattrs if pair[0].startswith(_XATTRS))
         member = replace(member, xattrs=kept)
     return tarwrite.header(member, path, member.link if member.kind is Kind.SYMLINK else b"")
-
-
-def _named(prefix: bytes, directory: Directory) -> list[tuple[bytes, Directory | Inode]]:
-    """The children with their paths, last name first (they go onto a stack)."""
-    longest = max(map(len, directory.children), default=0)
-    if len(prefix) + longest > PATH_BYTES:
-        raise hostile("image-path", "a path in the image is longer than Linux takes", prefix)
-    return [(prefix + name, directory.children[name]) for name in sorted(directory.children, reverse=True)]
 
 
 def _batched(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -165,16 +169,6 @@ def _batched(pieces: Iterable[bytes]) -> Iterator[bytes]:
             yield b"".join(batch)
             batch, size = [], 0
     yield b"".join(batch)
-
-
-def _pauses(passed: Iterable[int]) -> Iterator[bytes]:
-    """A chance to stop after every few megabytes that are passed over."""
-    total = 0
-    for count in passed:
-        total += count
-        if total >= _PAUSE:
-            total = 0
-            yield b""
 
 
 def _breathing(steps: Iterable[None]) -> Iterator[bytes]:

@@ -54,8 +54,16 @@ class RegistryPolicy:
                 raise InvalidSpecError("allow", f"{pattern!r} is not HOST[:PORT] with * for any port")
 
     def base_url(self, host: str) -> URL:
-        """The root of a registry's API; `host` with its port, as in a reference."""
-        url = URL(f"https://{host}")
+        """The root of a registry's API; `host` with its port, as in a reference.
+
+        Raises:
+            ImageError: `image-reference`.
+        """
+        try:
+            url = URL(f"https://{host}")
+            check_parts(url)
+        except ValueError as error:
+            raise ImageError("image-reference", f"{host[:100]!r} is not the name of a host") from error
         return url.with_scheme("http") if self.plain_http and is_loopback(url) else url
 
     def check_url(self, url: URL) -> URL:
@@ -64,6 +72,10 @@ class RegistryPolicy:
         Raises:
             ImageError: `registry-forbidden`.
         """
+        try:
+            check_parts(url)
+        except ValueError as error:
+            raise forbidden(url, "its host is not the name of one") from error
         if url.scheme != "https" and not (url.scheme == "http" and self.plain_http and is_loopback(url)):
             raise forbidden(url, "only https is spoken beyond this host")
         if not url.host or url.port is None or url.user is not None:
@@ -95,6 +107,21 @@ class RegistryPolicy:
     def _names(self, host: str, port: int) -> bool:
         hosts = {host.lower(), "127.0.0.1"} if host == "localhost" else {host.lower()}
         return any(_matches(pattern.lower(), written, port) for pattern in self.allow for written in hosts)
+
+
+def check_parts(url: URL) -> None:
+    """Look at each part of a URL, for some are parsed only then.
+
+    Raises:
+        ValueError: one is malformed, or the host is none that a resolver takes: a label is empty, too long, or Punycode of
+            nothing.
+    """
+    try:
+        host, _, _ = url.host or "", url.port, url.user
+    except IndexError as error:  # of yarl, for brackets in odd places
+        raise ValueError("a malformed authority") from error
+    if parse_address(host) is None:
+        host.encode("idna")
 
 
 def is_loopback(url: URL) -> bool:

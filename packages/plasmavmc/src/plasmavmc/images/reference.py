@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv6Address
 
 from plasmavmc.errors import ImageError
 
@@ -18,6 +19,8 @@ _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _REFERENCE = re.compile(rf"({_HOST})/({_REPOSITORY})(?::({_TAG}))?(?:@(sha256:[0-9a-f]{{64}}))?")
 _NAME = re.compile(rf"(?:({_HOST})/)?({_REPOSITORY})(?::({_TAG}))?")
 _LONGEST = 512
+_LABEL = 63
+"""Of a host name, between its dots (RFC 1035)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ def parse_reference(text: str) -> Reference:
         ImageError: `image-reference`.
     """
     match = _REFERENCE.fullmatch(text) if len(text) <= _LONGEST and names_registry(text) else None
-    if match is None or not _is_port(match[1]):
+    if match is None or not (_is_port(match[1]) and _is_host(match[1])):
         raise ImageError(
             "image-reference",
             f"{text[:100]!r} is not an image reference",
@@ -73,6 +76,17 @@ def parse_loaded_name(text: str) -> str:
     if match is None:
         raise ImageError("image-reference", f"{text[:100]!r} is not an image name", resolution="write NAME[:TAG]")
     return text if match[3] else f"{text}:latest"
+
+
+def _is_host(host: str) -> bool:
+    """Whether a host is an IPv6 address in brackets, or has no label that a resolver would not take."""
+    if host.startswith("["):
+        try:
+            IPv6Address(host[1 : host.index("]")])
+        except AddressValueError:
+            return False
+        return True
+    return all(0 < len(label) <= _LABEL for label in host.partition(":")[0].split("."))
 
 
 def _is_port(host: str) -> bool:

@@ -56,6 +56,9 @@ _FETCHES = 3
 _BUILDS = 2
 """Builds at once; each holds an index of its image in memory and keeps a core busy."""
 _FRESH_S = 60.0
+_READABLE = 0o444
+"""Of what is given out. The directories above are ours alone, whatever our umask; but a jail takes a file that all may read
+as it is, and copies any other (`host.helper.jails`)."""
 _ROOTFS = "rootfs.squashfs"
 _MODULE = MODULE_NAME
 _CONFIG = "config.json"
@@ -112,6 +115,7 @@ class ImageStore:
         self._holders: dict[str, set[str]] = {}
         self._given: dict[str, float] = {}
         self._verified: set[str] = set()
+        self._removals = 0
         self._by_use: tuple[str, ...] | None = None
         """Digests of all images, those that were given out last first; None: not known."""
         empty_directory(self._building)
@@ -134,6 +138,7 @@ class ImageStore:
                 image = await self._build(digest, source, progress or _quiet)
                 self._verified.add(digest)
             self._given[digest] = self._clock()
+            image.rootfs.chmod(_READABLE)
             os.utime(image.rootfs, (self._clock(), self._clock()))
             self._by_use = None
             return image
@@ -252,20 +257,25 @@ class ImageStore:
 
     async def _remove(self, directory: Path) -> int:
         """Remove an image; returns its bytes. Gone by one rename for all who look, then its files."""
-        return await in_thread(_remove_tree, self._set_aside(directory))
+        try:
+            aside = self._set_aside(directory)
+        except FileNotFoundError:
+            return 0  # another was faster
+        return await in_thread(_remove_tree, aside)
 
     def _set_aside(self, directory: Path) -> Path:
         self._verified.discard(_digest_in(directory))
         self._given.pop(_digest_in(directory), None)
         self._by_use = None
-        return directory.rename(self._building / f"{directory.name}.trash")
+        self._removals += 1
+        return directory.rename(self._building / f"{directory.name}.{self._removals}.trash")
 
     # Building
 
     async def _build(self, digest: str, source: BlobSource, progress: Callable[[str], None]) -> BuiltImage:
         progress("fetching the manifest")
         manifest = parse_manifest(check_digest(await source.manifest(digest), digest, "the manifest"))
-        check_packed_size(manifest, self._limits)
+        check_packed_size(manifest.layers, self._limits)
         raw = await self._fetch_config(manifest.config, source)
         if is_wasm(manifest):
             return await self._build_module(manifest, raw, source, progress)

@@ -7,6 +7,9 @@ What is read of extended headers: path, linkpath, size, uid, gid, mtime, `SCHILY
 headers are skipped, as container runtimes do. A block of zeros, or the end of the input, ends the archive; so the last
 member may lack its padding, as a writer leaves it that was never closed (`umoci insert`).
 
+Memory and time are bounded per member: what extended headers say before it, and its sparse map, are at most a mebibyte each.
+What members cost together is for the caller to count (`Member.metadata_bytes`).
+
 Traps. The size field of links, directories and devices means nothing: no data follows. A V7 archive marks a directory
 by a slash at the end of its name. In GNU archives the prefix field holds other things. Sparse files in form 1.0 carry
 their map in front of their data.
@@ -15,9 +18,10 @@ their map in front of their data.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import chain
 from typing import Protocol
 
 from plasmavmc.images import sparse
@@ -29,7 +33,18 @@ BLOCK = 512
 _CHUNK = 256 * 1024
 _HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
 _XATTR = b"SCHILY.xattr."
+_SPARSE = b"GNU.sparse."
+_READ = frozenset({b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"})
+_EXTENDED = frozenset({b"x", b"X", b"g", b"L", b"K"})
+_EXTENDED_COUNT = 64
+"""Extended headers before one member; tools write three at most, and a global one."""
 _CHECKSUM_AS_SPACES = 8 * 0x20
+_XATTR_COST = 128
+"""Bytes of memory that an extended attribute takes beside its name and value."""
+_SEGMENT_COST = 128
+"""Bytes of memory of one run of a sparse file: two tuple slots, two numbers, its place among the others."""
+_PAUSE_BYTES = 8 * 1024 * 1024
+_PAUSE_STEPS = 512
 
 
 class Kind(Enum):
@@ -71,9 +86,9 @@ class Member:
 
     @property
     def metadata_bytes(self) -> int:
-        """What it takes in memory, about."""
-        attributes = sum(len(key) + len(value) for key, value in self.xattrs)
-        return len(self.name) + len(self.link) + attributes + 16 * len(self.segments or ())
+        """What it takes in memory, about, beyond what every member takes."""
+        attributes = sum(_XATTR_COST + len(key) + len(value) for key, value in self.xattrs)
+        return len(self.name) + len(self.link) + attributes + _SEGMENT_COST * len(self.segments or ())
 
 
 class ByteStream(Protocol):
@@ -83,16 +98,43 @@ class ByteStream(Protocol):
 
 @dataclass(slots=True)
 class _Extended:
-    """What extended headers said about the member that follows them."""
+    """What extended headers said about the member that follows them; of records only those that are read."""
 
     records: dict[bytes, bytes] = field(default_factory=dict)
     sparse_pairs: list[bytes] = field(default_factory=list)
     """Values of `GNU.sparse.offset` and `GNU.sparse.numbytes` in order: in form 0.0 the keys repeat."""
+    awaits_member: bool = False
+    _count: int = 0
+    _bytes: int = 0
 
-    def add(self, data: bytes) -> None:
+    def admit(self, size: int) -> int:
+        """Return the size of one more header, global ones included, if it may come before the same member."""
+        self._count += 1
+        self._bytes += max(size, 0)
+        if size < 0 or self._bytes > HEADER_BYTES:
+            raise bad_tar(f"extended headers of {self._bytes} bytes before a member; at most {HEADER_BYTES} are taken")
+        if self._count > _EXTENDED_COUNT:
+            raise bad_tar(f"more than {_EXTENDED_COUNT} extended headers before a member")
+        return size
+
+    def add(self, flag: bytes, data: bytes) -> None:
+        self.awaits_member = self.awaits_member or flag != b"g"
+        match flag:
+            case b"L":
+                self.records[b"path"] = data.rstrip(b"\0")
+            case b"K":
+                self.records[b"linkpath"] = data.rstrip(b"\0")
+            case b"x" | b"X":
+                self._add_records(data)
+            case _:
+                pass  # a global header, which container runtimes skip
+
+    def _add_records(self, data: bytes) -> None:
         for key, value in parse_records(data):
             if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
                 self.sparse_pairs.append(value)
+            elif key not in _READ and not key.startswith((_XATTR, _SPARSE)):
+                continue
             elif value:
                 self.records[key] = value
             else:
@@ -104,7 +146,7 @@ class _Extended:
         if text is None:
             return default
         whole = text.partition(b".")[0]
-        if not whole.lstrip(b"-").isdigit() or len(whole) > 20:
+        if not whole.removeprefix(b"-").isdigit() or len(whole) > 20:
             raise bad_tar(f"pax {key.decode()} is not a number")
         return int(whole)
 
@@ -137,6 +179,11 @@ class TarReader:
             for _ in self.skip():
                 pass
 
+    @property
+    def position(self) -> int:
+        """Bytes of the archive that were read."""
+        return self._position
+
     def skip(self) -> Iterator[int]:
         """Pass over the rest of the current member's data, in steps; yields the size of each."""
         while self._left:
@@ -163,6 +210,7 @@ class TarReader:
         """Read the stream to its end after the last member, in steps."""
         self._buffer, self._at = b"", 0
         while chunk := self._stream.read(_CHUNK):
+            self._position += len(chunk)
             yield len(chunk)
 
     # Headers
@@ -172,18 +220,10 @@ class TarReader:
         while (block := self._header_block()) is not None:
             fields = _HEADER.unpack(block)
             flag, size = fields[7], _number(fields[4], "size")
-            match flag:
-                case b"x" | b"X":
-                    extended.add(self._payload(size))
-                case b"g":
-                    self._payload(size)
-                case b"L":
-                    extended.records[b"path"] = self._payload(size).rstrip(b"\0")
-                case b"K":
-                    extended.records[b"linkpath"] = self._payload(size).rstrip(b"\0")
-                case _:
-                    return self._member(block, fields, extended)
-        if extended.records:
+            if flag not in _EXTENDED:
+                return self._member(block, fields, extended)
+            extended.add(flag, self._payload(extended.admit(size)))
+        if extended.awaits_member:
             raise bad_tar("it ends after an extended header")
         return None
 
@@ -234,24 +274,31 @@ class TarReader:
 
     def _old_gnu_map(self, block: bytes) -> tuple[Segments, int]:
         size = _number(block[483:495], "real size")
-        cells, more = block[386:482], block[482]
+        parts, more = [block[386:482]], block[482]
         while more:
-            if len(cells) > HEADER_BYTES:
+            if len(parts) * BLOCK > HEADER_BYTES:
                 raise bad_tar("a sparse map is too long")
             extension = self._exactly(BLOCK)
-            cells, more = cells + extension[:504], extension[504]
+            parts.append(extension[:504])
+            more = extension[504]
+        cells = b"".join(parts)
         numbers = [cells[start : start + 12] for start in range(0, len(cells), 12)]
         used = [_number(cell, "sparse map") for cell in numbers if cell.strip(b"\0 ")]
         return sparse.paired(used), size
 
     def _leading_map(self, stored: int) -> tuple[Segments, int]:
-        """The map of form 1.0: decimal lines in front of the data, padded to a block."""
-        text = b""
-        while (lines := text.split(b"\n")) and (len(lines) < 2 or len(lines) - 2 < 2 * sparse.decimal(lines[0])):
+        """The map of form 1.0: decimal lines in front of the data (their count of pairs first), padded to a block."""
+        text, ended, wanted = bytearray(), 0, 1
+        while ended < wanted:
             if len(text) >= min(stored, HEADER_BYTES):
                 raise bad_tar("a sparse map is cut off or too long")
-            text += self._exactly(BLOCK)
-        return sparse.pairs(lines[1 : 1 + 2 * sparse.decimal(lines[0])]), len(text)
+            block = self._exactly(BLOCK)
+            is_first = not ended
+            text += block
+            ended += block.count(b"\n")
+            if is_first and ended:
+                wanted = 1 + 2 * sparse.decimal(bytes(text[: text.index(b"\n")]))
+        return sparse.pairs(bytes(text).split(b"\n", wanted)[1:wanted]), len(text)
 
     # Bytes
 
@@ -267,8 +314,6 @@ class TarReader:
         return block
 
     def _payload(self, size: int) -> bytes:
-        if not 0 <= size <= HEADER_BYTES:
-            raise bad_tar(f"an extended header of {size} bytes; at most {HEADER_BYTES} are taken")
         return self._exactly(_padded(size))[:size]
 
     def _stored(self, count: int) -> Iterator[bytes]:
@@ -299,6 +344,23 @@ class TarReader:
         if self._at == len(self._buffer):
             self._buffer, self._at = self._stream.read(_CHUNK), 0
         return bool(self._buffer)
+
+
+class Pauses:
+    """Chances to stop while an archive is read: one after every few megabytes, or few hundred members or chunks."""
+
+    def __init__(self, reader: TarReader) -> None:
+        self._reader = reader
+        self._at = 0
+        self._steps = 0
+
+    def over(self, passed: Iterable[int]) -> Iterator[bytes]:
+        """Do the steps of `skip` or `drain`, which may be none; yields nothing but empty chunks."""
+        for _ in chain(passed, (0,)):
+            self._steps += 1
+            if self._steps >= _PAUSE_STEPS or self._reader.position - self._at >= _PAUSE_BYTES:
+                self._at, self._steps = self._reader.position, 0
+                yield b""
 
 
 def _name(fields: tuple[bytes, ...], extended: _Extended) -> bytes:

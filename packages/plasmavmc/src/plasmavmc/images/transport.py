@@ -19,7 +19,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from plasmavmc.errors import ImageError, UnavailableError
-from plasmavmc.images.policy import RegistryPolicy, parse_address, place
+from plasmavmc.images.policy import RegistryPolicy, check_parts, parse_address, place
 
 Lookup = Callable[[str, int], Awaitable[tuple[str, ...]]]
 """Addresses of a host name; raises `OSError`."""
@@ -33,8 +33,11 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=20.0)
 
 
 async def lookup(host: str, port: int) -> tuple[str, ...]:
-    """Addresses of a host name, by the system's resolver."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    """Addresses of a host name, by the system's resolver. Raises `OSError`."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except ValueError as error:  # no text that a name may be: a label too long, a NUL
+        raise OSError(f"{host[:100]!r} is not the name of a host") from error
     return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
@@ -93,7 +96,7 @@ class Transport:
 
     def _session_for(self, url: URL) -> aiohttp.ClientSession:
         """The connections that may be used for `url`, by whether it is the registry's own host."""
-        if url.host == self._base.host:
+        if url.raw_host == self._base.raw_host:
             self._policy.check_url(url)
             return self._own
         self._policy.without_list().check_url(url)
@@ -147,8 +150,10 @@ class _Resolver(AbstractResolver):
 
 def _target(url: URL, response: aiohttp.ClientResponse) -> URL:
     try:
-        return url.join(URL(response.headers["Location"], encoded=True)).with_fragment(None)
-    except (KeyError, ValueError) as error:
+        target = url.join(URL(response.headers["Location"], encoded=True)).with_fragment(None)
+        check_parts(target)
+        return target
+    except (KeyError, ValueError, IndexError) as error:  # yarl has the last one for brackets in odd places
         raise ImageError("registry-protocol", f"{place(url)} redirects to no valid place") from error
 
 

@@ -8,6 +8,8 @@ A layer is applied in two rounds: first its whiteouts, to what the layers below 
 That is the meaning in the specification (a whiteout never hides its own layer), and it makes a whiteout one
 operation, however much it hides.
 
+What a name makes is counted where it is made: a single name of a few kilobytes makes two thousand directories.
+
     entry                        what is there               becomes
     directory                    directory                   its attributes replaced, its content kept
     anything else                anything                    replaced, with all below it
@@ -26,11 +28,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from plasmavmc.errors import ImageError
+from plasmavmc.images.layers import Budget
 from plasmavmc.images.limits import LINK_HOPS, NAME_BYTES, PATH_BYTES
 from plasmavmc.images.tar import Kind, Member
 
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
+_DIRECTORY_BYTES = 320
+"""Memory of a directory with one child, beside their names."""
 _DETOURS = 4_000_000
 """Path components that symbolic links may cost in one image; two per entry are usual."""
 
@@ -74,28 +79,29 @@ def split_path(name: bytes) -> tuple[bytes, ...]:
 
 
 class Tree:
-    """Applies layers, lowest first."""
+    """Applies layers, lowest first. Directories are charged to the budget, in which members are already."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
         self.root = Directory()
+        self._budget = budget
         self._detours = 0
 
     def apply(self, layer: int, members: Sequence[tuple[int, Member]]) -> Iterator[None]:
         """Apply a layer: its members with their ordinals. Yields between small steps.
 
         Raises:
-            ImageError: `image-path`, `image-hard-link`, `image-links`, `image-tar`.
+            ImageError: `image-path`, `image-hard-link`, `image-links`, `image-tar`, `image-too-large`.
         """
-        entries: list[tuple[int, Member, tuple[bytes, ...]]] = []
+        entries: list[tuple[int, Member]] = []
         for ordinal, member in members:
             parts = split_path(member.name)
             if parts and parts[-1].startswith(_WHITEOUT):
                 self._whiteout(parts)
             else:
-                entries.append((ordinal, member, parts))
+                entries.append((ordinal, member))
             yield
-        for ordinal, member, parts in entries:
-            self._enter(Inode(member, layer, ordinal), parts)
+        for ordinal, member in entries:  # split again: the parts of a name may take sixteen times its memory
+            self._enter(Inode(member, layer, ordinal), split_path(member.name))
             yield
 
     # One entry
@@ -124,6 +130,7 @@ class Tree:
             case Kind.DIRECTORY:
                 here = parent.children.get(parts[-1])
                 if not isinstance(here, Directory):
+                    self._budget.metadata(_DIRECTORY_BYTES)
                     here = parent.children[parts[-1]] = Directory()
                 here.member = member
             case Kind.HARD_LINK:
@@ -170,6 +177,7 @@ class Tree:
                     del trail[1:]
                 todo.extend(reversed(steps))
             elif make:
+                self._budget.entry(_DIRECTORY_BYTES + len(name))
                 made = trail[-1].children[name] = Directory()
                 trail.append(made)
             else:

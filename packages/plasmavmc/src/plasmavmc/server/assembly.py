@@ -247,11 +247,21 @@ async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobSource | No
 
 
 async def keep_up(parts: EngineParts, image_budget: int) -> None:
-    """All that has to be done from time to time, for ever."""
+    """All that has to be done from time to time, for ever. Of one part's failure another hears nothing."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(keep_whole(parts.network), name="rules")
+        group.create_task(_for_ever("rules", partial(keep_whole, parts.network)), name="rules")
         if image_budget:
-            group.create_task(keep_within(parts.images, image_budget), name="images")
+            group.create_task(_for_ever("images", partial(keep_within, parts.images, image_budget)), name="images")
+
+
+async def _for_ever(name: str, upkeep: Upkeep) -> None:
+    """Begin anew what fails in a way that it does not know of: nobody else would."""
+    while True:
+        try:
+            await upkeep()
+        except Exception:  # whatever it is, what others took away must be put back
+            log.exception("upkeep.failed", part=name)
+        await asyncio.sleep(HEAL_EVERY_S)
 
 
 async def keep_whole(network: NetworkBackend) -> None:
@@ -275,7 +285,7 @@ async def keep_within(images: ImageStore, budget_bytes: int) -> None:
         try:
             if won := await images.collect(budget_bytes):
                 log.info("images.collected", bytes=won)
-        except PlasmaError as error:  # the disk may be better the next time
+        except (PlasmaError, OSError) as error:  # the disk may be better the next time
             log.warning("images.not_collected", reason=str(error))
         await asyncio.sleep(COLLECT_EVERY_S)
 

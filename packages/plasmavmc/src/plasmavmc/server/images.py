@@ -4,6 +4,9 @@ Theory. An image is brought into the blob store (from a registry, or from an upl
 catalogue; so what is registered boots without asking anybody. Blobs stay beside the built root file system, for a later
 builder makes it anew from them. A removed image takes its blobs along, unless another is being brought in: blobs without
 an entry are its own for that while, and go the next time.
+
+What a manifest names is no proof that its maker has it. So a blob of a pulled image is taken from the store only where
+the scope has it already, in an image of its own or of everybody's; else it comes from the registry, whole.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from plasmavmc.errors import (
 )
 from plasmavmc.images.archive import ArchivedImage, load_archive
 from plasmavmc.images.auth import Credentials
-from plasmavmc.images.blobs import BlobStore
+from plasmavmc.images.blobs import Asker, BlobStore
 from plasmavmc.images.budget import StoredImage, surplus
 from plasmavmc.images.limits import ImageLimits
 from plasmavmc.images.manifest import host_platform
@@ -176,7 +179,8 @@ class EngineImages:
                         "registry-unreachable", f"the registry did not answer within {RESOLVE_S:g} s"
                     ) from None
                 report.stage("fetch", manifest.config.size + sum(layer.size for layer in manifest.layers))
-                await pull(manifest.digest, _Counted(source, report), self._blobs, self._limits)
+                asker = await self._asker(order.scope)
+                await pull(manifest.digest, _Counted(source, report), self._blobs, self._limits, asker)
                 return await self._enter(order.scope, manifest.digest, name, report)
 
     async def _take_file(self, order: ImageOrder, chunks: AsyncIterator[bytes], report: _Report) -> Image:
@@ -218,6 +222,11 @@ class EngineImages:
         self._came.set()
         return self._measured(self._catalogue.add(_image_of(built, scope, self._clock()), name))
 
+    async def _asker(self, scope: Scope) -> Asker:
+        """A scope, with the blobs of its own images and of everybody's: those need not come again."""
+        usable = [image.digest for image in self._catalogue.all() if image.scope in (scope, SYSTEM_SCOPE)]
+        return Asker(f"{scope.org}/{scope.project}", await self._blobs.parts(usable))
+
     @contextmanager
     def _intake(self) -> Iterator[None]:
         self._intakes += 1
@@ -242,7 +251,7 @@ class EngineImages:
             try:
                 for image in await self.collect(budget_bytes):
                     log.info("image.collected", image=image.digest, names=image.names, bytes=image.disk_bytes)
-            except PlasmaError as error:  # the disk may be better the next time
+            except (PlasmaError, OSError) as error:  # the disk may be better the next time
                 log.warning("images.not_collected", reason=str(error))
             with suppress(TimeoutError):
                 async with asyncio.timeout(COLLECT_EVERY_S):

@@ -20,7 +20,7 @@ from shellwego.core.apps import App
 from shellwego.core.errors import ConflictError, FieldError, InvalidError, NotFoundError
 from shellwego.core.images import Image, ImageKind, ImageState, LoginRule
 from shellwego.core.tenancy import Project
-from shellwego.ports.images import LoadedImage, ResolvedImage
+from shellwego.ports.images import Asker, LoadedImage, ResolvedImage
 from shellwego.ports.store import Order, Transaction, eq, within
 from shellwego.wire import subjects
 
@@ -103,6 +103,13 @@ def has_login(tx: Transaction, rule: LoginRule, project_id: str) -> bool:
     organization = tx.organizations.get(organization_of(tx, project_id))
     (first,) = tx.organizations.select(limit=1) or (None,)
     return organization is not None and first is not None and rule.lets(organization, first.id)
+
+
+def asker_for(tx: Transaction, rule: LoginRule, project_id: str) -> Asker:
+    """Whom images of the project are fetched for."""
+    had = within("state", (ImageState.READY.value, ImageState.PENDING.value))
+    images = frozenset(row.digest for row in tx.images.select(eq("project_id", project_id), had))
+    return Asker(project_id=project_id, login=has_login(tx, rule, project_id), images=images)
 
 
 def image_absent(name: str) -> NotFoundError:

@@ -17,7 +17,7 @@ from shellwego.control.turns import Turns
 from shellwego.core.errors import NotFoundError
 from shellwego.core.images import LoginRule
 from shellwego.ports.clock import Clock
-from shellwego.ports.images import Download, Images, LoadedImage, ResolvedImage
+from shellwego.ports.images import Asker, Download, Images, LoadedImage, ResolvedImage
 
 T = TypeVar("T")
 FIRST_ONLY = LoginRule()
@@ -68,11 +68,11 @@ class ImageWork:
                 raise
 
     async def fetch(
-        self, reference: str, digest: str, register: Callable[[ResolvedImage], Awaitable[T]], *, login: bool
+        self, reference: str, digest: str, register: Callable[[ResolvedImage], Awaitable[T]], asker: Asker
     ) -> T:
         """Fetch an image and register it, as one intake; raises as `Images.fetch` and `register`."""
         with self._intake():
-            return await register(await self._images.fetch(reference, digest, login=login))
+            return await register(await self._images.fetch(reference, digest, asker))
 
     async def has(self, digest: str) -> bool:
         """As `Images.has`: it stores nothing."""

@@ -26,6 +26,19 @@ class LoadedImage:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asker:
+    """For whom an image is fetched."""
+
+    project_id: str = ""
+    login: bool = False
+    """With what the operator may read of a registry, and not only what everybody may."""
+    images: frozenset[str] = frozenset()
+    """Digests of those that he has. Blobs of others have to come from the registry that he names, though they are here:
+    else whoever learned the digest of somebody's layer could have it by naming it."""
+
+
+STRANGER = Asker()
 Download = Callable[[str, int], AsyncIterator[bytes]]
 """The blob with this digest, from an offset on, of another server; raises `NotFoundError` where none has it,
 `UnavailableError` where that cannot be known now."""
@@ -42,8 +55,8 @@ class Images(Protocol):
     async def look(self, digest: str) -> ResolvedImage | None:
         """What an image in the store is; None where it is not all here, or not what it was."""
 
-    async def fetch(self, reference: str, digest: str, *, login: bool = False) -> ResolvedImage:
-        """Bring manifest, config and all layers into the store, each checked by its digest; keeps what it has."""
+    async def fetch(self, reference: str, digest: str, asker: Asker = STRANGER) -> ResolvedImage:
+        """Bring manifest, config and all layers into the store, each checked by its digest; what the asker has is kept."""
 
     async def copy(self, digest: str, download: Download) -> ResolvedImage:
         """Bring an image into the store from another one, each blob checked by its digest; keeps what it has."""

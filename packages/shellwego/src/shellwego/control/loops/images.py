@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from shellwego.control.events import changes
-from shellwego.control.images import has_login, image_event
+from shellwego.control.images import asker_for, image_event
 from shellwego.control.imagework import ImageWork
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.tries import Tries
@@ -144,8 +144,8 @@ class ImagesLoop:
             await self._control.clock.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
 
     async def _bring(self, source: Image) -> None:
-        login = await self._control.read(lambda tx: has_login(tx, self._work.logins, source.project_id))
-        await self._work.fetch(source.reference, source.digest, self._ready, login=login)
+        asker = await self._control.read(lambda tx: asker_for(tx, self._work.logins, source.project_id))
+        await self._work.fetch(source.reference, source.digest, self._ready, asker)
 
     async def _check(self, order: _Order) -> Image | None:
         """Check a digest; returns what to fetch it by, or None where that is not needed, or not possible."""

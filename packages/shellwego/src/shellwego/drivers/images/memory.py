@@ -16,7 +16,7 @@ from typing import Any
 
 from shellwego.core.errors import ForbiddenError, InvalidError, NotFoundError, UnavailableError
 from shellwego.core.images import ImageKind
-from shellwego.ports.images import Download, LoadedImage, ResolvedImage
+from shellwego.ports.images import STRANGER, Asker, Download, LoadedImage, ResolvedImage
 
 _LONGEST = 64 * 1024 * 1024
 
@@ -72,9 +72,9 @@ class MemoryImages:
     async def look(self, digest: str) -> ResolvedImage | None:
         return self._stored.get(digest) if self.is_whole(digest) else None
 
-    async def fetch(self, reference: str, digest: str, *, login: bool = False) -> ResolvedImage:
-        if digest not in self._stored:
-            found = self._find(f"{reference.partition('@')[0]}@{digest}", login)
+    async def fetch(self, reference: str, digest: str, asker: Asker = STRANGER) -> ResolvedImage:
+        if digest not in self._stored or digest not in asker.images:
+            found = self._find(f"{reference.partition('@')[0]}@{digest}", asker.login)
             if digest in self._corrupt:
                 raise InvalidError("digest-mismatch", f"a layer of {reference} is corrupt")
             self._store(found)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from plasmavmc.errors import ImageError, InvalidSpecError, PlasmaError
+from plasmavmc.images import blobs
 from plasmavmc.images.archive import ArchivedImage, load_archive
 from plasmavmc.images.auth import Credentials
 from plasmavmc.images.blobs import BlobStore
@@ -28,7 +29,7 @@ from plasmavmc.images.wasm import is_wasm, module_of
 from shellwego.core.errors import ForbiddenError, InvalidError, NotFoundError, ShellWeGoError, UnavailableError
 from shellwego.core.images import ImageKind
 from shellwego.drivers.images.pulled import PulledBlobs
-from shellwego.ports.images import Download, LoadedImage, ResolvedImage
+from shellwego.ports.images import STRANGER, Asker, Download, LoadedImage, ResolvedImage
 
 RESOLVE_TIMEOUT_S = 10.0
 _RESOLVES, _FETCHES, _LOADS = 16, 16, 8
@@ -92,11 +93,12 @@ class PlasmaImages:
                 check_platform(config, self._platform)
         return _resolved(manifest, config)
 
-    async def fetch(self, reference: str, digest: str, *, login: bool = False) -> ResolvedImage:
+    async def fetch(self, reference: str, digest: str, asker: Asker = STRANGER) -> ResolvedImage:
         with translated():
-            if not self.blobs.has_image(digest):
-                async with self._fetching, self._repository(reference, login) as source:
-                    await pull(digest, source, self.blobs, self._limits)
+            if digest not in asker.images or not self.blobs.has_image(digest):
+                async with self._fetching, self._repository(reference, asker.login) as source:
+                    known = await self.blobs.parts(asker.images)
+                    await pull(digest, source, self.blobs, self._limits, blobs.Asker(asker.project_id, known))
             return await self._stored(digest)
 
     async def copy(self, digest: str, download: Download) -> ResolvedImage:
