@@ -26,6 +26,7 @@ CERTIFICATE = {"api_cert": Path("cert.pem"), "api_key": Path("key.pem")}
         (UpSettings(grpc_port=70000), "invalid-port"),
         (UpSettings(api_listen="::"), "public-api-without-tls"),
         (UpSettings(node_port=7080), "same-port"),
+        (UpSettings(api_balancers=("the balancer",)), "invalid-network"),
         (UpSettings(shutdown_delay=-1), "invalid-shutdown-delay"),
         (UpSettings(shutdown_delay=61), "invalid-shutdown-delay"),
         (UpSettings(connections_per_vm=63), "invalid-connections"),

@@ -32,6 +32,9 @@ class UpSettings:
     api_listen: str = "127.0.0.1"
     api_cert: Path | None = None
     api_key: Path | None = None
+    api_balancers: tuple[str, ...] = ()
+    """Addresses or networks of balancers before the API, such as `10.0.0.5`: their connections are not bounded, as those of
+    other addresses are."""
     grpc_port: int = 0
     """Port of the engine's services over the platform (`plasmavmc.v1`, usually 50082); 0: not served."""
     grpc_listen: str = "127.0.0.1"
@@ -174,6 +177,14 @@ class UpSettings:
             return parse_networks(self.webhooks_allow)
         except InvalidError as error:
             raise InvalidError("invalid-network", f"webhooks_allow: {error.message}") from None
+
+    @property
+    def balancer_networks(self) -> tuple[Network, ...]:
+        """Raises `InvalidError` where one is none."""
+        try:
+            return parse_networks(self.api_balancers)
+        except InvalidError as error:
+            raise InvalidError("invalid-network", f"api_balancers: {error.message}") from None
 
     @property
     def api_url(self) -> str:

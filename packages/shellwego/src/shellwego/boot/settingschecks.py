@@ -44,6 +44,7 @@ def check(settings: UpSettings) -> None:
     _check_bus(settings)
     _check_reach(settings)
     _ = settings.webhook_networks
+    _ = settings.balancer_networks
     _check_published(settings)
     if bool(settings.api_cert) != bool(settings.api_key):
         raise InvalidError("half-tls", "--api-cert and --api-key go together")

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 from fastapi import Query
 
 from shellwego.api.rest.context import Context
+from shellwego.control.authorization import Access
 from shellwego.control.events import changes
 
 V = TypeVar("V")
@@ -22,16 +23,30 @@ SeenVersion = Annotated[
 
 
 async def wait_for(
-    context: Context, subject: str, timeout: float, look: Callable[[], Awaitable[V]], reached: Callable[[V], bool]
+    context: Context,
+    access: Access,
+    subject: str,
+    timeout: float,
+    *,
+    look: Callable[[], Awaitable[V]],
+    reached: Callable[[V], bool],
 ) -> V:
-    """What `look` gives once it is as asked, or at the end of the time, or when the server stops."""
+    """What `look`, by this access, gives once it is as asked, or at the end of the time, or when the server stops.
+
+    Raises:
+        ThrottledError: it is not as asked yet, and very much is waited for in this organization.
+    """
     clock = context.control.clock
     deadline = clock.monotonic() + timeout
-    async with contextlib.aclosing(
-        changes(context.control, subject, look_again_s=min(1.0, max(timeout, 0.01)))
-    ) as ticks:
-        async for _ in ticks:
-            seen = await look()
-            if reached(seen) or clock.monotonic() >= deadline or context.stopping.is_set():
-                return seen
+    ticking = changes(context.control, subject, look_again_s=min(1.0, max(timeout, 0.01)))
+    with contextlib.ExitStack() as held:
+        first = True
+        async with contextlib.aclosing(ticking) as ticks:
+            async for _ in ticks:
+                seen = await look()
+                if reached(seen) or clock.monotonic() >= deadline or context.stopping.is_set():
+                    return seen
+                if first:  # the look has found the organization
+                    held.enter_context(context.shares.lasting(access))
+                    first = False
     raise AssertionError("the ticks never end")

@@ -102,7 +102,7 @@ async def wait_app(
         return seen[0].state in states or (version is not None and seen[1] != version)
 
     app_id = (await look())[0].id
-    view, found = await wait_for(here, subjects.app(app_id), timeout, look, reached)
+    view, found = await wait_for(here, access, subjects.app(app_id), timeout, look=look, reached=reached)
     return respond(body_answer(view, version=found))
 
 

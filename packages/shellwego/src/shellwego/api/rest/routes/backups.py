@@ -99,7 +99,7 @@ async def wait_backup(
     def reached(seen: BackupView) -> bool:
         return seen.state in states or (version is not None and seen.version != version)
 
-    view = await wait_for(here, subjects.EVENTS, timeout, look, reached)
+    view = await wait_for(here, access, subjects.EVENTS, timeout, look=look, reached=reached)
     return respond(body_answer(view))
 
 

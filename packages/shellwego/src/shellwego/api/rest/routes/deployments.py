@@ -193,7 +193,7 @@ async def wait_deployment(
         as_asked = seen.state in states if states else seen.finished
         return as_asked or (version is not None and seen.version != version)
 
-    view = await wait_for(here, subjects.app((await look()).app_id), timeout, look, reached)
+    view = await wait_for(here, access, subjects.app((await look()).app_id), timeout, look=look, reached=reached)
     return respond(body_answer(view, version=view.version))
 
 

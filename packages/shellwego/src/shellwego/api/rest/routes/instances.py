@@ -94,7 +94,7 @@ async def wait_instance(
         return await access.read(target, lambda tx, row: show_instance(tx, find_instance(tx, row, instance)))
 
     subject = subjects.app((await look()).app_id)
-    view = await wait_for(here, subject, timeout, look, lambda seen: seen.phase in states)
+    view = await wait_for(here, access, subject, timeout, look=look, reached=lambda seen: seen.phase in states)
     return respond(body_answer(view))
 
 

@@ -104,8 +104,9 @@ async def exec_command(*, here: Here, access: Granted, app: Ref, body: ExecBody,
         lambda unit, row: reachable_instance(unit.tx, row, body.instance or "", body.process or ""),
     )
     try:
-        async with asyncio.timeout(body.timeout):
-            result = await run_command(here.streams, instance, request, body.stdin.encode(), _MAX_OUTPUT)
+        with here.shares.lasting(access):
+            async with asyncio.timeout(body.timeout):
+                result = await run_command(here.streams, instance, request, body.stdin.encode(), _MAX_OUTPUT)
     except TimeoutError:
         raise ConflictError(
             "exec-timeout",

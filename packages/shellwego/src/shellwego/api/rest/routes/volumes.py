@@ -122,7 +122,7 @@ async def wait_volume(
     def reached(seen: VolumeDetail) -> bool:
         return seen.state in states or (version is not None and seen.version != version)
 
-    view = await wait_for(here, subjects.EVENTS, timeout, look, reached)
+    view = await wait_for(here, access, subjects.EVENTS, timeout, look=look, reached=reached)
     return respond(body_answer(view, version=view.version))
 
 
