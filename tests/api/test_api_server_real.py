@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from shellwego.api import protocol
+from shellwego.api.origins import Origins
 from shellwego.api.protocol import MAX_PIECES, BoundedHttp
+from shellwego.api.rest.shares import Shares
 from shellwego.boot.logs import REFUSED_HANDSHAKE
 from shellwego.client.generated import AppCreate, Client, DeploymentCreate, ExecBody, TokenCreate, UploadView
 from shellwego.client.streams import open_exec, open_logs
@@ -462,3 +464,51 @@ def test_bytes_that_are_no_request_do_not_disturb_the_server(running: Running, c
         with contextlib.suppress(ConnectionError):
             assert b" 500 " not in connection.recv(65536)
     assert client.healthz().status == "ok"
+
+
+@pytest.fixture
+def crowded(running: Running, monkeypatch: pytest.MonkeyPatch) -> Running:
+    """A server that takes two connections from an address, be it its own host's."""
+    monkeypatch.setattr(Origins, "_is_free", lambda _origins, _address: False)
+    running.server._server.server_state.origins = Origins(of_address=2)
+    return running
+
+
+def answered(running: Running) -> bool:
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    connection = socket.create_connection(running.listener.getsockname(), timeout=5)
+    with connection, contextlib.suppress(ConnectionError):
+        connection.sendall(request)
+        return connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+    return False
+
+
+def test_one_address_has_so_many_connections_and_no_more(crowded: Running) -> None:
+    with contextlib.ExitStack() as held:
+        for _ in range(2):
+            held.enter_context(socket.create_connection(crowded.listener.getsockname(), timeout=5))
+        eventually(lambda: not answered(crowded))
+    eventually(lambda: answered(crowded))
+
+
+def test_a_socket_is_a_connection_until_it_ends(crowded: Running) -> None:
+    with Client(crowded.url, OWNER) as one, open_exec(one, "shop", ["cat"]) as stream:
+        with socket.create_connection(crowded.listener.getsockname(), timeout=5):
+            eventually(lambda: not answered(crowded))
+        stream.send(Record(RecordKind.STDIN_EOF))
+        list(stream)
+    eventually(lambda: answered(crowded))
+    eventually(lambda: not crowded.server._server.server_state.origins._open)
+
+
+def test_sockets_are_of_what_an_organization_may_have_open(running: Running, client: Client) -> None:
+    running.world.app.state.context.shares = Shares(of_organization=1)
+    with open_exec(client, "shop", ["cat"]) as stream:
+        with pytest.raises(ApiProblem) as refused:
+            open_exec(client, "shop", ["cat"])
+        with pytest.raises(ApiProblem, match="are open"):
+            client.exec_command("shop", ExecBody(command=["cat"]))
+        stream.send(Record(RecordKind.STDIN_EOF))
+        list(stream)
+    assert (refused.value.status, refused.value.code) == (429, "too-many-open")
+    assert client.exec_command("shop", ExecBody(command=["cat"])).exit_code == 3

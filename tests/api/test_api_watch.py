@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shellwego.api.rest import sse
+from shellwego.api.rest import pieces
 from shellwego.control.loops.outbox import relay
 from shellwego.control.loops.retention import prune_events
 from shellwego.drivers.clock.virtual import VirtualClock
@@ -114,8 +114,9 @@ async def test_a_number_that_was_never_given_is_refused(world: World, last: str)
     assert (answer.status, answer.code) == (400, "future-event-id")
 
 
-async def test_a_reader_that_takes_nothing_is_cut_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "SLOW_S", 0.1)
+@pytest.mark.parametrize("path", ["/v1/events/stream", "/v1/apps?watch=true", "/v1/audit/export"])
+async def test_a_reader_that_takes_nothing_is_cut_off(world: World, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(pieces, "SLOW_S", 0.1)
     await _events(world, "a")
     sent: list[MutableMapping[str, Any]] = []
 
@@ -134,10 +135,10 @@ async def test_a_reader_that_takes_nothing_is_cut_off(world: World, monkeypatch:
         "http_version": "1.1",
         "method": "GET",
         "scheme": "http",
-        "path": "/v1/events/stream",
-        "raw_path": b"/v1/events/stream",
+        "path": path.partition("?")[0],
+        "raw_path": path.partition("?")[0].encode(),
         "root_path": "",
-        "query_string": b"",
+        "query_string": path.partition("?")[2].encode(),
         "headers": [(b"authorization", f"Bearer {OWNER}".encode())],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 2),

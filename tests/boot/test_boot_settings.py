@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from shellwego.boot import preflight
+from shellwego.boot import preflight, up
 from shellwego.boot.configfile import config_file_values
+from shellwego.boot.hosting import edge_settings
 from shellwego.boot.settings import UpSettings
 from shellwego.boot.settingschecks import check
 from shellwego.core.errors import InvalidError
+from shellwego.edge.settings import LOOPBACK
 
 CERTIFICATE = {"api_cert": Path("cert.pem"), "api_key": Path("key.pem")}
 
@@ -26,10 +28,14 @@ CERTIFICATE = {"api_cert": Path("cert.pem"), "api_key": Path("key.pem")}
         (UpSettings(grpc_port=70000), "invalid-port"),
         (UpSettings(api_listen="::"), "public-api-without-tls"),
         (UpSettings(node_port=7080), "same-port"),
+        (UpSettings(api_balancers=("the balancer",)), "invalid-network"),
         (UpSettings(shutdown_delay=-1), "invalid-shutdown-delay"),
         (UpSettings(shutdown_delay=61), "invalid-shutdown-delay"),
         (UpSettings(connections_per_vm=63), "invalid-connections"),
         (UpSettings(connections_per_vm=-1), "invalid-connections"),
+        (UpSettings(edge_connections_per_source=-1), "invalid-connections"),
+        (UpSettings(edge_connections_per_app=-1), "invalid-connections"),
+        (UpSettings(edge_balancers=("the balancer",)), "invalid-network"),
         (UpSettings(underlay="carrier pigeon"), "invalid-underlay"),
         (UpSettings(network_publish="all"), "invalid-ports"),
         (UpSettings(network_publish="7000-8000"), "same-port"),
@@ -102,3 +108,16 @@ def test_a_table_of_the_network_that_is_not_understood_is_refused(tmp_path: Path
     file.write_text(text)
     with pytest.raises(InvalidError):
         config_file_values(file)
+
+
+def test_the_edge_is_told_whom_it_bounds_and_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(
+        '[edge]\nconnections_per_source = 50\nconnections_per_app = 70\nbalancers = ["10.0.0.5", "fd00::/8"]\n'
+    )
+    values = config_file_values(file)
+    monkeypatch.setattr(up, "config_file_values", lambda: values)
+    installation = preflight.Installation("ins_1", "abc", tmp_path, tmp_path, 0, 0, -1)
+    edge = edge_settings("front", installation, up.up_settings({}))
+    assert (edge.source_share, edge.app_share) == (50, 70)
+    assert edge.balancers == (*LOOPBACK, "10.0.0.5/32", "fd00::/8")

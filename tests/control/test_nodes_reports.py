@@ -15,6 +15,7 @@ from shellwego.control.unit import Control, Unit
 from shellwego.core.addresses import private_address
 from shellwego.core.assignments import NodeReport, Registration
 from shellwego.core.claims import MAX_EPOCH, MAX_INSTANCES, MAX_LOG_LINES
+from shellwego.core.convergence import vm_id
 from shellwego.core.errors import ForbiddenError, InvalidError
 from shellwego.core.instances import SUSPEND_FAILED, Observed, Phase, Sleep
 from shellwego.core.liveness import BEAT_S
@@ -132,6 +133,13 @@ async def test_a_node_that_joined_can_lead_the_edges_to_its_own_vms_only(node: R
     await node.world.control.commit(join)
     assert (await node.say(healthy("10.64.32.9"))).observed.address == ""
     assert (await node.say(healthy("10.64.16.9"))).observed.address == "10.64.16.9"
+
+
+async def test_a_node_that_names_the_vm_of_another_instance_names_none(node: Reporter) -> None:
+    """By its id other nodes find where a published port and a name lead."""
+    own, foreign = vm_id(node.instance_id, 1), vm_id("ins_of_a_neighbour", 1)
+    assert (await node.say(replace(healthy(), vm_id=foreign))).observed.vm_id == ""
+    assert (await node.say(replace(healthy(), vm_id=own))).observed.vm_id == own
 
 
 async def test_what_a_node_says_is_bounded(node: Reporter) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from shellwego.control.deliveries import dispatch
 from shellwego.control.loops import webhooks as webhooks_loop
+from shellwego.control.loops.webhooks import SHARE
 from shellwego.control.marks import DISPATCHED, mark
 from shellwego.control.unit import Unit
 from shellwego.control.webhooks import WebhookWish, delete_webhook, redeliver, test_webhook, update_webhook
@@ -224,6 +225,58 @@ async def test_a_receiver_that_hangs_holds_up_no_other(world: HookWorld, monkeyp
     await world.clock.advance(5)
     assert len(other.posts) == 1
     hang.set()
+
+
+async def test_slow_receivers_of_one_organization_hold_up_no_other_organization(
+    world: HookWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, under_way, most = world.sender.send, 0, 0
+
+    async def slow(shipment: Shipment) -> Outcome:
+        nonlocal under_way, most
+        if b"org_slow" in shipment.body:
+            under_way += 1
+            most = max(most, under_way)
+            await world.clock.sleep(10)
+            under_way -= 1
+        return await send(shipment)
+
+    monkeypatch.setattr(world.sender, "send", slow)
+    for project in ("prj_a", "prj_b"):
+        for _ in range(MAX_WEBHOOKS):
+            await world.hook("app.*", organization="org_slow", project=project)
+        await world.emit("app.created", "app.changed", organization="org_slow", project=project)
+    webhook, receiver = await world.hook("app.*")
+    await world.emit(*("app.changed" for _ in range(30)))
+    await world.clock.advance(1)
+    assert len(receiver.posts) == 30
+    assert set(await world.states(webhook)) == {DeliveryState.DELIVERED}
+    await world.clock.advance(300)
+    assert most == SHARE
+    assert await world.control.read(lambda tx: tx.deliveries.count(eq("state", DeliveryState.WAITING.value))) == 0
+
+
+async def test_what_was_deleted_while_it_waited_for_its_turn_is_not_sent(
+    world: HookWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, answer = world.sender.send, asyncio.Event()
+
+    async def hanging(shipment: Shipment) -> Outcome:
+        await answer.wait()
+        return await send(shipment)
+
+    monkeypatch.setattr(world.sender, "send", hanging)
+    hooks = [await world.hook("app.*") for _ in range(SHARE + 1)]
+    await world.emit("app.created")
+
+    def work(unit: Unit) -> None:
+        for webhook, _ in hooks:
+            delete_webhook(unit, replace(webhook))
+
+    await world.control.commit(work)
+    answer.set()
+    await world.clock.advance(1)
+    assert [len(receiver.posts) for _, receiver in hooks].count(1) == SHARE
 
 
 async def test_a_crash_in_an_attempt_costs_a_second_delivery_and_never_one(

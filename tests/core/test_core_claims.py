@@ -16,6 +16,7 @@ from shellwego.core.claims import (
     is_vm_address,
     may_follow,
 )
+from shellwego.core.convergence import vm_id
 from shellwego.core.instances import Observed, Phase
 from shellwego.core.nodes import MAX_IMAGES, MAX_OVERCOMMIT, Backend, NodeFacts
 from shellwego.core.traffic import NodeTraffic, Passed
@@ -72,14 +73,26 @@ def test_a_node_may_say_the_same_again_and_what_the_table_allows() -> None:
 
 def test_what_it_says_of_an_instance_is_cut() -> None:
     flood = Observed(vm_id=LONG, reason=LONG, reason_code=LONG, detail=LONG, log_tail=(LONG,) * 200)
-    seen = bounded_observation(flood)
-    assert [len(text) for text in (seen.vm_id, seen.reason, seen.reason_code, seen.detail)] == [64, 1000, 64, 64]
+    seen = bounded_observation("ins_1", flood)
+    assert [len(text) for text in (seen.reason, seen.reason_code, seen.detail)] == [1000, 64, 64]
     assert {len(line) for line in seen.log_tail} == {1000}
     assert len(seen.log_tail) == MAX_LOG_LINES
 
 
 def test_of_a_long_log_its_end_is_kept() -> None:
-    assert bounded_observation(Observed(log_tail=("first",) * MAX_LOG_LINES + ("last",))).log_tail[-1] == "last"
+    seen = bounded_observation("ins_1", Observed(log_tail=("first",) * MAX_LOG_LINES + ("last",)))
+    assert seen.log_tail[-1] == "last"
+
+
+def test_an_instance_has_the_vm_of_its_own_attempt() -> None:
+    own = Observed(phase=Phase.HEALTHY, attempt=2, vm_id=vm_id("ins_1", 2))
+    assert bounded_observation("ins_1", own) == own
+
+
+@pytest.mark.parametrize("claimed", [vm_id("ins_2", 2), vm_id("ins_1", 1), vm_id("ins_1", 2).upper(), "vm_x", LONG])
+def test_the_vm_of_another_instance_or_attempt_is_none(claimed: str) -> None:
+    seen = bounded_observation("ins_1", Observed(phase=Phase.HEALTHY, attempt=2, vm_id=claimed))
+    assert (seen.phase, seen.attempt, seen.vm_id) == (Phase.HEALTHY, 2, "")
 
 
 def told(**fields: object) -> NodeFacts:

@@ -19,7 +19,7 @@ from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.edge.daemon import Edge
 from shellwego.edge.processes import haproxy_processes
-from shellwego.edge.settings import EdgeSettings, Layout, Timeouts
+from shellwego.edge.settings import LOOPBACK, EdgeSettings, Layout, Timeouts
 from shellwego.wire import subjects
 
 
@@ -275,6 +275,9 @@ class Rig:
     pool_limit: int = 1024
     answer_s: float = 15.0
     max_connections: int = 2000
+    connections_per_source: int = 0
+    connections_per_app: int = 0
+    balancers: tuple[str, ...] = LOOPBACK
     timeouts: Timeouts = field(default_factory=lambda: Timeouts(keep_alive=30, hard_stop=60))
     placed: list[int] = field(default_factory=list)
     listened: int = 0
@@ -293,6 +296,9 @@ class Rig:
             unresponsive_s=self.answer_s,
             threads=2,
             max_connections=self.max_connections,
+            connections_per_source=self.connections_per_source,
+            connections_per_app=self.connections_per_app,
+            balancers=self.balancers,
             timeouts=self.timeouts,
             stop_grace_s=2.0,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,8 @@ from shellwego.edge import config, pages
 from shellwego.edge.daemon import fitted
 from shellwego.edge.haproxy import Haproxy, HaproxyError, find_program
 from shellwego.edge.pool import Slot, Wanted
-from shellwego.edge.settings import EdgeSettings, Layout
+from shellwego.edge.settings import LOOPBACK, EdgeSettings, Layout
+from tests.edge.rig import bind
 
 SETTINGS = EdgeSettings(name="e", run_dir=Path("/run/swg"), state_dir=Path("/var/swg"))
 LAYOUT = Layout(SETTINGS.run_dir)
@@ -53,10 +56,10 @@ def test_maps_hold_the_present_hosts_and_pages() -> None:
 
 
 def test_what_keeps_requests_whole_is_set() -> None:
-    defaults = section("defaults")
+    defaults = section("defaults swg")
     for line in ("retry-on conn-failure", "option redispatch 1", "option idle-close-on-response", "balance roundrobin"):
         assert line in defaults
-    assert "bind fd@${SWG_HTTP_FD}" in section("frontend swg_http")
+    assert "bind fd@${SWG_HTTP_FD}" in section("frontend swg_http from swg")
     admin = "stats socket /run/swg/admin.sock mode 600 level admin expose-fd listeners"
     assert admin in section("global")
 
@@ -88,13 +91,15 @@ def test_every_file_that_the_configuration_names_is_written() -> None:
 def test_the_version_tells_settings_apart_but_not_routes() -> None:
     version = config.version(SETTINGS)
     assert config.version(replace(SETTINGS, max_connections=5)) != version
+    assert config.version(replace(SETTINGS, connections_per_source=5)) != version
+    assert config.version(replace(SETTINGS, connections_per_app=5)) != version
     assert config.version(replace(SETTINGS, pool_size=5)) == version
     for wanted in (WANTED, Wanted()):
         assert f"description {version}" in config.files(SETTINGS, 4, wanted)[LAYOUT.config]
 
 
 @pytest.mark.parametrize(
-    "page", [pages.NO_APP, *pages.HOST_PAGES.values(), *pages.PROXY_PAGES.values()], ids=lambda p: p.name
+    "page", [pages.NO_APP, pages.BUSY, *pages.HOST_PAGES.values(), *pages.PROXY_PAGES.values()], ids=lambda p: p.name
 )
 def test_a_page_is_a_whole_answer_that_loads_nothing(page: pages.Page) -> None:
     head, _, body = pages.raw_response(page).partition("\r\n\r\n")
@@ -111,6 +116,39 @@ def test_connections_are_limited_to_what_descriptors_allow() -> None:
     assert fitted(SETTINGS, 4096).max_connections == 1548
     assert fitted(SETTINGS, 256).max_connections == 100
     assert fitted(SETTINGS, -1).max_connections == 10_000
+
+
+def test_one_source_and_one_app_have_a_share_of_the_connections() -> None:
+    assert (SETTINGS.source_share, SETTINGS.app_share) == (1000, 2500)
+    few = fitted(SETTINGS, 256)
+    assert (few.source_share, few.app_share) == (64, 64)
+    own = replace(SETTINGS, connections_per_source=7, connections_per_app=9000)
+    assert (own.source_share, own.app_share) == (7, 9000)
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
+@pytest.mark.parametrize("balancers", [LOOPBACK, (*LOOPBACK, "10.0.0.0/8", "fd00::/8"), ("192.0.2.1",)])
+def test_haproxy_understands_what_is_written(tmp_path: Path, balancers: tuple[str, ...]) -> None:
+    settings = replace(SETTINGS, run_dir=tmp_path, balancers=balancers)
+    layout = Layout(tmp_path)
+    for path, written in config.files(settings, 4, WANTED).items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(written)
+    with bind() as listener:
+        listener.set_inheritable(True)
+        checked = subprocess.run(
+            config.check_argv("haproxy", layout),
+            env={config.SOCKET_VARIABLE: str(listener.fileno())},
+            pass_fds=[listener.fileno()],
+            executable=shutil.which("haproxy"),
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=30,
+        )
+    assert checked.returncode == 0, checked.stderr
+    assert "WARNING" not in checked.stderr
+    assert "ALERT" not in checked.stderr
 
 
 def test_a_missing_haproxy_is_told_with_the_remedy(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from shellwego.api.origins import Origins
 from shellwego.api.protocol import BoundedHttp, BoundedSocket, Shared
 from shellwego.api.rest.app import leave, stop
 
@@ -42,20 +43,22 @@ async def serve_until_cancelled(serving: Coroutine[None, None, None], stop: Call
 class _Server(uvicorn.Server):
     """Without uvicorn's handling of signals, which would take them from the program that runs it."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, origins: Origins) -> None:
         super().__init__(config)
-        self.server_state: Shared = Shared()
+        self.server_state: Shared = Shared(origins)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         await self._serve(sockets)
 
 
 class ApiServer:
-    """Serves an application on a listening socket."""
+    """Serves an application on a listening socket. `origins` bounds what comes from one address."""
 
     name = "api"
 
-    def __init__(self, app: FastAPI, listener: socket.socket, tls: Tls | None = None) -> None:
+    def __init__(
+        self, app: FastAPI, listener: socket.socket, tls: Tls | None = None, origins: Origins | None = None
+    ) -> None:
         self._app = app
         self._listener = listener
         config = uvicorn.Config(
@@ -75,7 +78,7 @@ class ApiServer:
             ssl_keyfile=tls.key if tls else None,
             ssl_version=ssl.PROTOCOL_TLS_SERVER,
         )
-        self._server = _Server(config)
+        self._server = _Server(config, origins or Origins())
 
     async def run(self) -> None:
         """Serve until `stop`, or until cancelled; running requests get a few seconds to end."""

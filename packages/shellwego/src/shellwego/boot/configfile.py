@@ -16,14 +16,15 @@ _OTHER_SETTINGS = {
     "bus": frozenset({"authority_file", "node_passes"}),
     "backups": frozenset({"url", "endpoint", "region", "credentials_file"}),
     "network": frozenset({"publish", "publish_on"}),
+    "edge": frozenset({"connections_per_source", "connections_per_app", "balancers"}),
 }
 _OTHER_TABLES = ("database", *_OTHER_SETTINGS)
 
 
 def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
     """What the configuration file sets: its table `[up]`, `[database]` (`url` or `url_file`), `[bus]` (`authority_file`,
-    `node_passes`), `[backups]` (`url`, `endpoint`, `region`, `credentials_file`) and `[network]` (`publish`, `publish_on`);
-    empty where there is none.
+    `node_passes`), `[backups]` (`url`, `endpoint`, `region`, `credentials_file`), `[network]` (`publish`, `publish_on`) and
+    `[edge]` (`connections_per_source`, `connections_per_app`, `balancers`); empty where there is none.
 
     Raises:
         InvalidError: it cannot be read or parsed, or holds something beside those tables.
@@ -39,7 +40,7 @@ def config_file_values(path: Path = CONFIG_FILE) -> dict[str, object]:
         raise InvalidError(
             "unknown-setting",
             f"{path}: unknown: {', '.join(unknown)}",
-            resolution="All settings stand in the table [up]; others in [database], [bus], [backups] and [network].",
+            resolution="All settings stand in the table [up]; others in [database], [bus], [backups], [network] and [edge].",
         )
     values = {name.replace("-", "_"): value for name, value in _table(path, document, "up").items()}
     for table in _OTHER_TABLES:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from shellwego.api.origins import Origins
 from shellwego.api.ratelimit import RateLimiter
 from shellwego.api.rest.app import create_app
 from shellwego.api.server import ApiServer, Tls
@@ -175,7 +176,7 @@ async def open_control_plane(
         publish=settings.published_ports,
         traffic=base.traffic,
     )
-    api = ApiServer(app, socket.socket(fileno=api_socket), _tls(settings))
+    api = ApiServer(app, socket.socket(fileno=api_socket), _tls(settings), Origins(settings.balancer_networks))
     servers: list[Server] = [api]
     if settings.grpc_port:
         from shellwego.api.grpc.server import GrpcServer, GrpcSite  # noqa: PLC0415 - costs memory where it is not served

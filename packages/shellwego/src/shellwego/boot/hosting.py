@@ -12,7 +12,7 @@ from shellwego.boot.preflight import Installation, directory, publish_site
 from shellwego.boot.settings import UpSettings
 from shellwego.drivers.engine.assembly import EngineSite, Reach, Underlay
 from shellwego.edge.processes import haproxy_processes
-from shellwego.edge.settings import EdgeSettings, Layout
+from shellwego.edge.settings import LOOPBACK, EdgeSettings, Layout
 
 
 def engine_site(settings: UpSettings, installation: Installation, address: str, subnet: str = "") -> EngineSite:
@@ -50,11 +50,18 @@ def address_towards(urls: Iterable[str]) -> str:
     return ""
 
 
-def edge_settings(name: str, installation: Installation) -> EdgeSettings:
-    """The edge's place."""
+def edge_settings(name: str, installation: Installation, settings: UpSettings) -> EdgeSettings:
+    """The edge's place, and what it bears."""
     run_dir = installation.run_dir / "edge"
     run_dir.mkdir(mode=0o700, exist_ok=True)
-    return EdgeSettings(name=name, run_dir=run_dir, state_dir=directory(installation, "edge"))
+    return EdgeSettings(
+        name=name,
+        run_dir=run_dir,
+        state_dir=directory(installation, "edge"),
+        connections_per_source=settings.edge_connections_per_source,
+        connections_per_app=settings.edge_connections_per_app,
+        balancers=(*LOOPBACK, *map(str, settings.edge_balancer_networks)),
+    )
 
 
 def edge_processes(settings: EdgeSettings) -> tuple[tuple[int, int], ...]:

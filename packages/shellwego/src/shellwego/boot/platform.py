@@ -60,7 +60,7 @@ class Platform:
             owner = self.installation.id
             base = await open_base(stack, self.settings, self.installation, self.handover, owner=owner)
             control = base.control
-            site = edge_settings(EDGE, self.installation)
+            site = edge_settings(EDGE, self.installation, self.settings)
             engine = await open_plasma(
                 link,
                 engine_site(self.settings, self.installation, self.settings.host_address),

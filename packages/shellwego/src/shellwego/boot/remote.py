@@ -96,7 +96,7 @@ class Remote:
                 TlsEdgeUplink(wires.channel),
                 wires.hints,
                 wires.clock,
-                edge_settings(self.joined.member.name, self.installation),
+                edge_settings(self.joined.member.name, self.installation, self.settings),
                 listen=lambda: link.listen(settings.edge_address, settings.http_port),
                 place=link.place_edge,
             )

@@ -32,6 +32,9 @@ class UpSettings:
     api_listen: str = "127.0.0.1"
     api_cert: Path | None = None
     api_key: Path | None = None
+    api_balancers: tuple[str, ...] = ()
+    """Addresses or networks of balancers before the API, such as `10.0.0.5`: their connections are not bounded, as those of
+    other addresses are."""
     grpc_port: int = 0
     """Port of the engine's services over the platform (`plasmavmc.v1`, usually 50082); 0: not served."""
     grpc_listen: str = "127.0.0.1"
@@ -123,6 +126,13 @@ class UpSettings:
     network_publish_on: tuple[str, ...] = ()
     """Addresses of this host at which published ports answer. Empty: all but loopback, link-local and the platform's own."""
 
+    edge_connections_per_source: int = 0
+    """Connections that the edge takes from one address, or one /64 of IPv6; 0: a tenth of all that it takes."""
+    edge_connections_per_app: int = 0
+    """Requests and WebSockets that one app may have open at the edge; 0: a quarter of all."""
+    edge_balancers: tuple[str, ...] = ()
+    """Addresses or networks of balancers before the edge, which are no one client's; this host itself is none either."""
+
     @property
     def published_ports(self) -> range:
         """Raises `InvalidError` where it is no range."""
@@ -172,10 +182,17 @@ class UpSettings:
     @property
     def webhook_networks(self) -> tuple[Network, ...]:
         """Raises `InvalidError` where one is none."""
-        try:
-            return parse_networks(self.webhooks_allow)
-        except InvalidError as error:
-            raise InvalidError("invalid-network", f"webhooks_allow: {error.message}") from None
+        return _networks(self.webhooks_allow, "webhooks_allow")
+
+    @property
+    def balancer_networks(self) -> tuple[Network, ...]:
+        """Before the API; raises `InvalidError` where one is none."""
+        return _networks(self.api_balancers, "api_balancers")
+
+    @property
+    def edge_balancer_networks(self) -> tuple[Network, ...]:
+        """Before the edge; raises `InvalidError` where one is none."""
+        return _networks(self.edge_balancers, "balancers, table [edge]")
 
     @property
     def api_url(self) -> str:
@@ -212,3 +229,10 @@ class UpSettings:
     def apps_url(self) -> str:
         """Where apps are reached through the edge."""
         return f"http://<app>.{self.domain}" + ("" if self.http_port == 80 else f":{self.http_port}")
+
+
+def _networks(texts: tuple[str, ...], setting: str) -> tuple[Network, ...]:
+    try:
+        return parse_networks(texts)
+    except InvalidError as error:
+        raise InvalidError("invalid-network", f"{setting}: {error.message}") from None

@@ -44,6 +44,8 @@ def check(settings: UpSettings) -> None:
     _check_bus(settings)
     _check_reach(settings)
     _ = settings.webhook_networks
+    _ = settings.balancer_networks
+    _ = settings.edge_balancer_networks
     _check_published(settings)
     if bool(settings.api_cert) != bool(settings.api_key):
         raise InvalidError("half-tls", "--api-cert and --api-key go together")
@@ -78,6 +80,9 @@ def _check_bounds(settings: UpSettings) -> None:
         bounds = f"{FEWEST_CONNECTIONS} and {MOST_CONNECTIONS}"
         words = f"--connections-per-vm: {settings.connections_per_vm} is not between {bounds}"
         raise InvalidError("invalid-connections", words)
+    for name in ("connections_per_source", "connections_per_app"):
+        if getattr(settings, f"edge_{name}") < 0:
+            raise InvalidError("invalid-connections", f"{name}, table [edge]: it is less than none")
     if not 0 <= settings.shutdown_delay <= MAX_SHUTDOWN_DELAY:
         words = f"--shutdown-delay: {settings.shutdown_delay} is not between 0 and {MAX_SHUTDOWN_DELAY}"
         raise InvalidError("invalid-shutdown-delay", words)

@@ -52,6 +52,11 @@ class Access:
     _judged: tuple[str, Scope] = field(default=("", SYSTEM), init=False)
     """What was found last and where, for the audit record of a use case that refuses."""
 
+    @property
+    def scope(self) -> Scope:
+        """Where that lies which was found last; before that, and where it is the caller's own: the system."""
+        return self._judged[1]
+
     async def read(self, target: Target[R], fn: Callable[[Transaction, R], T]) -> T:
         """Read about the target on one snapshot; raises what `Target.find` and `authorize` raise."""
 

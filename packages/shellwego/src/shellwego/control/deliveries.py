@@ -112,13 +112,13 @@ class Job:
     delivery: Delivery
 
 
-def due_webhooks(tx: Transaction, busy: frozenset[str]) -> list[str]:
-    """Ids of webhooks that have something to be tried now, those that are `busy` left out."""
+def due_webhooks(tx: Transaction, busy: frozenset[str]) -> list[Webhook]:
+    """Webhooks that have something to be tried now, those that are `busy` left out."""
     due = tx.deliveries.select(_WAITING, _is_due(tx), order=Order("next_at"), limit=BATCH)
-    found = {delivery.webhook_id for delivery in due} - busy
+    found = sorted({delivery.webhook_id for delivery in due} - busy)
     if not found and len(due) == BATCH:  # what many wait for hides what others wait for
-        found = {webhook.id for webhook in tx.webhooks.select() if webhook.id not in busy and next_job(tx, webhook.id)}
-    return sorted(found)
+        return [webhook for webhook in tx.webhooks.select() if webhook.id not in busy and next_job(tx, webhook.id)]
+    return tx.webhooks.select(within("id", found)) if found else []
 
 
 def next_job(tx: Transaction, webhook_id: str) -> Job | None:

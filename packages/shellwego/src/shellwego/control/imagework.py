@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
-from shellwego.control.turns import Turns
+from shellwego.control.places import Places
 from shellwego.core.errors import NotFoundError
 from shellwego.core.images import LoginRule
 from shellwego.ports.clock import Clock
@@ -23,8 +23,8 @@ T = TypeVar("T")
 FIRST_ONLY = LoginRule()
 _COARSE_S = 1.0
 """The times of files are of a clock that goes by ticks."""
-RESOLVES_EACH, RESOLVES = 4, 16
-"""Of one project at a time, and of all: a registry may take its ten seconds for each."""
+RESOLVES, RESOLVES_EACH = 16, 4
+"""At a time, and of one project: a registry may take its ten seconds for each."""
 
 
 class ImageWork:
@@ -40,7 +40,7 @@ class ImageWork:
         self._images = images
         self._clock = clock
         self._fellows = fellows
-        self._resolving = Turns(each=RESOLVES_EACH, most=RESOLVES)
+        self._resolving = Places(RESOLVES, RESOLVES_EACH)
         self._began: dict[object, float] = {}
         """When what is under way began, that a collection goes on beside."""
         self._loads = 0
@@ -49,7 +49,7 @@ class ImageWork:
 
     async def resolve(self, reference: str, project_id: str, *, login: bool) -> ResolvedImage:
         """As `Images.resolve`, in the project's turn: it stores nothing."""
-        async with self._resolving.taken(project_id):
+        async with self._resolving.turn(project_id):
             return await self._images.resolve(reference, login=login)
 
     async def look(self, digest: str) -> ResolvedImage | None:

@@ -249,7 +249,7 @@ def _observe(unit: Unit, node: Node, instance: Instance, observed: Observed) -> 
     if not may_follow(instance.phase, observed.phase):
         _log.warning("report.phase_refused", instance=instance.id, judged=instance.phase, said=observed.phase)
         return
-    observed = bounded_observation(_with_true_address(unit, node, instance, observed))
+    observed = bounded_observation(instance.id, _with_true_address(unit, node, instance, observed))
     if replace(observed, epoch=before.epoch, sequence=before.sequence) == before and observed.phase is instance.phase:
         # Noted all the same: else an older one that comes after it would be believed.
         unit.tx.instances.update(replace(instance, observed=observed))

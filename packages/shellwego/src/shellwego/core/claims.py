@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network
 from itertools import islice
 
 from shellwego.core.assignments import NodeReport, Registration
+from shellwego.core.convergence import vm_id
 from shellwego.core.errors import FieldError, InvalidError
 from shellwego.core.instances import PHASE_MOVES, Observed, Phase
 from shellwego.core.nodes import MAX_IMAGES, MAX_OVERCOMMIT, ROADS, Backend, Node, NodeFacts
@@ -84,11 +85,13 @@ def is_vm_address(text: str, node: Node) -> bool:
     return not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified)
 
 
-def bounded_observation(observed: Observed) -> Observed:
-    """The observation within bounds."""
+def bounded_observation(instance_id: str, observed: Observed) -> Observed:
+    """The observation within bounds. The VM that it names is the one of this attempt of this instance, or none: names and
+    published ports lead to it by its id, and with another's a node would have what is for that. An honest one names another
+    only where its engine refused an attempt: the VM of the one before, which has ended."""
     return replace(
         observed,
-        vm_id=observed.vm_id[:64],
+        vm_id=observed.vm_id if observed.vm_id == vm_id(instance_id, observed.attempt) else "",
         reason=observed.reason[:MAX_TEXT],
         reason_code=observed.reason_code[:MAX_WORD],
         detail=observed.detail[:MAX_WORD],

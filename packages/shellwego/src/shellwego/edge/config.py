@@ -30,6 +30,10 @@ What is in it, and why:
   the next request.
 - The client's address becomes text once a connection (`concat` takes text), and not with `option forwardfor` at each
   request: printing it is the dearest step of all these rules.
+- `track-sc0` and `be_conn`: a connection that lasts (a WebSocket) costs its owner nothing, and there are only so many. One
+  source, and one app, gets a share of them. What a retired worker sends on is not of a source again: it was counted when it
+  came. Balancers are no source, or all that is behind one would share one share.
+- Defaults that hold rules can be those of frontends or of backends; so the pool has its own.
 - Every rule runs at each request, and looking for a header costs as much as the client has headers: one condition that
   does the work of two is worth its denser words. A regular expression over header names is dearer than plain comparisons.
 """
@@ -49,6 +53,12 @@ from shellwego.edge.settings import EdgeSettings, Layout
 FRONTEND = "swg_http"
 FALLBACK = "swg_fallback"
 SOCKET_VARIABLE = "SWG_HTTP_FD"
+_DEFAULTS = "swg"
+_APP_DEFAULTS = "swg_app"
+_SOURCES = "swg_sources"
+_RELAY = "relay"
+_RETURNED = (pages.NO_APP, pages.BUSY, *pages.HOST_PAGES.values())
+"""Pages that a rule answers with."""
 _FIRST_HOST = "req.fhdr(host,1)"
 _HOST = f"{_FIRST_HOST},host_only,lower,rtrim(.)"
 _NO_HOST = "[^][A-Za-z0-9._:-]|^.{256}"
@@ -66,7 +76,7 @@ def files(settings: EdgeSettings, pool_size: int, wanted: Wanted) -> dict[Path, 
     """Everything that HAProxy reads, by path: started with these, it serves `wanted` from the first request on."""
     layout = Layout(settings.run_dir)
     errors = {_error_path(layout, page): pages.raw_response(page) for page in pages.PROXY_PAGES.values()}
-    bodies = {_body_path(layout, page): page.body for page in (pages.NO_APP, *pages.HOST_PAGES.values())}
+    bodies = {_body_path(layout, page): page.body for page in _RETURNED}
     return {
         **errors,
         **bodies,
@@ -99,7 +109,7 @@ def version(settings: EdgeSettings) -> str:
 
 
 def _all_pages() -> tuple[Page, ...]:
-    return pages.NO_APP, *pages.HOST_PAGES.values(), *pages.PROXY_PAGES.values()
+    return *_RETURNED, *pages.PROXY_PAGES.values()
 
 
 def _head(settings: EdgeSettings, description: str) -> list[str]:
@@ -107,8 +117,10 @@ def _head(settings: EdgeSettings, description: str) -> list[str]:
     return [
         *_global(settings, layout, description),
         *_defaults(settings, layout),
-        *_frontend(layout),
+        *_frontend(settings, layout),
         *_fallback(layout),
+        *_sources(settings),
+        *_app_defaults(settings, layout),
     ]
 
 
@@ -132,7 +144,7 @@ def _defaults(settings: EdgeSettings, layout: Layout) -> list[str]:
     timeouts = settings.timeouts
     errors = [f"    errorfile {code} {_error_path(layout, page)}" for code, page in pages.PROXY_PAGES.items()]
     return [
-        "defaults",
+        f"defaults {_DEFAULTS}",
         "    mode http",
         "    balance roundrobin",
         "    retries 3",
@@ -150,12 +162,16 @@ def _defaults(settings: EdgeSettings, layout: Layout) -> list[str]:
     ]
 
 
-def _frontend(layout: Layout) -> list[str]:
+def _frontend(settings: EdgeSettings, layout: Layout) -> list[str]:
+    balancers = " ".join(settings.balancers)
     return [
-        f"frontend {FRONTEND}",
+        f"frontend {FRONTEND} from {_DEFAULTS}",
         f"    bind fd@${{{SOCKET_VARIABLE}}}",
-        f"    bind unix@{layout.relay_socket} mode 600 accept-proxy",
+        f"    bind unix@{layout.relay_socket} mode 600 accept-proxy name {_RELAY}",
         "    option disable-h2-upgrade",
+        f"    tcp-request session track-sc0 src,ipmask(32,64) table {_SOURCES}"
+        f" if !{{ so_name {_RELAY} }} !{{ src {balancers} }}",
+        f"    tcp-request session reject if {{ sc0_conn_cur gt {settings.source_share} }}",
         f"    tcp-request session set-var({_CLIENT}) src,concat()",
         f"    http-request deny deny_status 400 if {{ method CONNECT }} or {{ req.fhdr(host) -m reg {_NO_HOST} }}"
         " or HTTP_1.0 { req.fhdr_cnt(transfer-encoding) gt 0 }",
@@ -180,7 +196,7 @@ def _fallback(layout: Layout) -> list[str]:
         for name, page in pages.HOST_PAGES.items()
     ]
     return [
-        f"backend {FALLBACK}",
+        f"backend {FALLBACK} from {_DEFAULTS}",
         "    http-reuse never",
         f"    acl retired str({RETIRED_KEY}),map({layout.pages_map}) -m found",
         "    http-request deny deny_status 400 unless { req.fhdr_cnt(host) eq 1 }",
@@ -188,6 +204,21 @@ def _fallback(layout: Layout) -> list[str]:
         _return(layout, pages.NO_APP, "unless retired"),
         f"    server relay unix@{layout.relay_socket} send-proxy-v2",
     ]
+
+
+def _sources(settings: EdgeSettings) -> list[str]:
+    """The connections of each source, which count while they are open. An entry in use is never given up."""
+    size = 2 * settings.max_connections
+    return [
+        f"backend {_SOURCES} from {_DEFAULTS}",
+        f"    stick-table type ipv6 size {size} expire 1m store conn_cur",
+    ]
+
+
+def _app_defaults(settings: EdgeSettings, layout: Layout) -> list[str]:
+    """What holds for all backends of the pool, which follow."""
+    busy = _return(layout, pages.BUSY, f"if {{ be_conn gt {settings.app_share} }}")
+    return [f"defaults {_APP_DEFAULTS} from {_DEFAULTS}", busy]
 
 
 def _return(layout: Layout, page: Page, condition: str) -> str:

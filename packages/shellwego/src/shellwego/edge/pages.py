@@ -81,6 +81,13 @@ NO_SERVER = Page(
     text="No instance of this app takes requests now. Try again in a few seconds.",
     retry_after_s=2,
 )
+BUSY = Page(
+    name="app-busy",
+    status=_S.SERVICE_UNAVAILABLE,
+    title="App busy",
+    text="This app has as many requests and connections open as it may have here. Try again in a few seconds.",
+    retry_after_s=5,
+)
 HOST_PAGES: Mapping[str, Page] = {page.name: page for page in (STOPPED, STARTING, FAILING, ASLEEP, NO_SERVER)}
 """Pages that a host without a serving app can show, by name."""
 

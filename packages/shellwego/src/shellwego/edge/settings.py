@@ -24,6 +24,11 @@ class Timeouts:
     """After a reload the old worker finishes what it has, at most so long."""
 
 
+LOOPBACK = ("127.0.0.0/8", "::1")
+"""Whatever comes from here is passed on by a program of this host, such as one that ends TLS."""
+_LEAST_SHARE = 64
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeSettings:
     """One edge of one installation. `run_dir` and `state_dir` belong to the edge alone and exist."""
@@ -37,6 +42,12 @@ class EdgeSettings:
     """Backends declared at the start; doubled by a reload whenever there are more apps."""
     pool_limit: int = 32_768
     max_connections: int = 10_000
+    connections_per_source: int = 0
+    """Of one client's address, or one /64 of IPv6; more are closed at once. 0: a tenth of all."""
+    connections_per_app: int = 0
+    """Requests and WebSockets that one app may have open; one more is answered with a page. 0: a quarter of all."""
+    balancers: tuple[str, ...] = LOOPBACK
+    """Addresses and networks from which everybody comes, which are no one client's."""
     threads: int = 0
     """HAProxy's threads; 0: one for each core."""
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -50,6 +61,16 @@ class EdgeSettings:
     """A HAProxy that does not answer for so long is ended and built anew."""
     stop_grace_s: float = 10.0
     """At a graceful stop, requests in flight have so long."""
+
+    @property
+    def source_share(self) -> int:
+        """Connections of one source, at most."""
+        return self.connections_per_source or max(self.max_connections // 10, _LEAST_SHARE)
+
+    @property
+    def app_share(self) -> int:
+        """Requests and WebSockets of one app, at most."""
+        return self.connections_per_app or max(self.max_connections // 4, _LEAST_SHARE)
 
 
 @dataclass(frozen=True, slots=True)

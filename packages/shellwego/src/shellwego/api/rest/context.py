@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 
 from shellwego.api.ratelimit import RateLimiter
 from shellwego.api.rest.metrics import Metrics
+from shellwego.api.rest.shares import Shares
 from shellwego.api.rest.spool import Spool
 from shellwego.api.rest.views import AppUrl
 from shellwego.control.authentication import Authenticator
@@ -50,6 +51,7 @@ class Context:
     publish: range = NO_PORTS
     """Ports that apps may publish."""
     metrics: Metrics = field(default_factory=Metrics)
+    shares: Shares = field(default_factory=Shares)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is to stop soon: it is not ready any more."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from collections.abc import Set as AbstractSet
+from contextlib import ExitStack
 from enum import Enum
 from functools import cached_property
 from typing import Annotated, Any, cast
@@ -20,7 +21,7 @@ from pydantic import BaseModel
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
@@ -127,14 +128,16 @@ class GuardedRoute(APIRoute):
         self.app = self._serve
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What the request holds of its caller's shares it holds until its answer is whole."""
         request = Request(scope, receive, send)
-        try:
-            response = await self._answer(request)
-        except (ShellWeGoError, RequestValidationError, HTTPException) as error:
-            response = problem_of(request, error)
-        await response(scope, receive, send)
+        with ExitStack() as held:
+            try:
+                response = await self._answer(request, held)
+            except (ShellWeGoError, RequestValidationError, HTTPException) as error:
+                response = problem_of(request, error)
+            await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request, held: ExitStack) -> Response:
         if self._public:
             check_parameters(request, self._parameters)
             return await self._call(request)
@@ -142,11 +145,15 @@ class GuardedRoute(APIRoute):
         verdict = _judge(request, session)
         if verdict is not None and not verdict.allowed:
             return _too_many(request, verdict)
+        shares = context_of(request).shares
+        held.enter_context(shares.request(session.principal))
         check_parameters(request, self._parameters)
         request.state.access = await _access(request, session, self)
         response = await self._asked(request)
         if WATCH in self._parameters and request.query_params.get(WATCH) == "true":
             response = watched(context_of(request), response, lambda: self._asked_again(request))
+        if isinstance(response, StreamingResponse):
+            held.enter_context(shares.lasting(request.state.access))
         if verdict is not None:
             response.headers.update(verdict.headers)
         return response

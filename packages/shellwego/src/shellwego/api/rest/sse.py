@@ -1,29 +1,25 @@
 """Server-sent events (WHATWG HTML, section 9.2): one long answer, with a comment now and then so that it stays open.
 
 A client that stops reading stops only itself: the source is asked for the next message when the last one was taken, and
-one that takes nothing for a while is cut off. The stream ends when the client leaves, when the server stops, or when the
-token no longer allows it.
+one that takes nothing for a while is cut off (`pieces`). The stream ends when the client leaves, when the server stops, or
+when the token no longer allows it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
-from starlette.responses import StreamingResponse
-from starlette.types import Message, Send
 
 from shellwego.api.rest.context import Context
+from shellwego.api.rest.pieces import Pieces
 from shellwego.core.errors import ShellWeGoError
 
 EVENT_STREAM = "text/event-stream"
 _KEEP_ALIVE = b": still here\n\n"
 _KEEP_ALIVE_S = 15.0
-SLOW_S = 30.0
-"""A reader that takes nothing for so long is cut off; it can resume."""
 
 
 def message(data: str, *, event: str, id_: str = "") -> bytes:
@@ -34,32 +30,13 @@ def message(data: str, *, event: str, id_: str = "") -> bytes:
     return ("\n".join(lines) + "\n\n").encode()
 
 
-class EventStream(StreamingResponse):
+class EventStream(Pieces):
     """Messages as they come."""
 
     def __init__(self, messages: AsyncGenerator[bytes], context: Context) -> None:
         super().__init__(_kept_alive(messages, context), media_type=EVENT_STREAM)
         self.headers["Cache-Control"] = "no-cache"
         self.headers["X-Accel-Buffering"] = "no"
-
-    async def stream_response(self, send: Send) -> None:
-        """As Starlette does, with an end to each wait for the reader: an answer that was not completed is closed."""
-
-        async def send_in_time(message: Message) -> None:
-            try:
-                async with asyncio.timeout(SLOW_S):
-                    await send(message)
-            except TimeoutError:
-                raise _TooSlowError from None
-
-        with contextlib.suppress(_TooSlowError):
-            await super().stream_response(send_in_time)
-        if isinstance(self.body_iterator, AsyncGenerator):
-            await self.body_iterator.aclose()
-
-
-class _TooSlowError(Exception):
-    """The reader took nothing for too long."""
 
 
 async def _kept_alive(messages: AsyncGenerator[bytes], context: Context) -> AsyncGenerator[bytes]:

@@ -34,15 +34,23 @@ async def wait_for(
     timeout: float,
 ) -> V:
     """What `look`, which reads by this access, gives once it is as asked, or at the end of the time, or when the server
-    stops. Raises as `rights.renew`, and as `look`."""
+    stops. Raises as `rights.renew`, and as `look`.
+
+    Raises:
+        ThrottledError: it is not as asked yet, and very much is waited for in this organization.
+    """
     clock = context.control.clock
     deadline = clock.monotonic() + timeout
-    async with contextlib.aclosing(
-        changes(context.control, subject, look_again_s=min(1.0, max(timeout, 0.01)))
-    ) as ticks:
-        async for _ in ticks:
-            await renew(context, access)
-            seen = await look()
-            if reached(seen) or clock.monotonic() >= deadline or context.stopping.is_set():
-                return seen
+    ticking = changes(context.control, subject, look_again_s=min(1.0, max(timeout, 0.01)))
+    with contextlib.ExitStack() as held:
+        first = True
+        async with contextlib.aclosing(ticking) as ticks:
+            async for _ in ticks:
+                await renew(context, access)
+                seen = await look()
+                if reached(seen) or clock.monotonic() >= deadline or context.stopping.is_set():
+                    return seen
+                if first:  # the look has found the organization
+                    held.enter_context(context.shares.lasting(access))
+                    first = False
     raise AssertionError("the ticks never end")

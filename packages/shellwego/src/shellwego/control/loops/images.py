@@ -26,8 +26,8 @@ from shellwego.control.images import asker_for, image_event
 from shellwego.control.imagework import ImageWork
 from shellwego.control.loops.lease import Leases, run_leased
 from shellwego.control.loops.tries import Tries
+from shellwego.control.places import Places
 from shellwego.control.scopes import organization_of
-from shellwego.control.turns import Turns
 from shellwego.control.unit import Control, Unit
 from shellwego.core.apps import App
 from shellwego.core.errors import NotFoundError, ShellWeGoError, StaleError
@@ -72,7 +72,7 @@ class ImagesLoop:
         self._control = control
         self._work = work
         self._fetching: dict[_Order, asyncio.Task[None]] = {}
-        self._turns = Turns(each=AT_ONCE_EACH, most=AT_ONCE)
+        self._places = Places(AT_ONCE, AT_ONCE_EACH)
         self._troubles = Troubles()
 
     async def run(self) -> None:
@@ -103,7 +103,7 @@ class ImagesLoop:
     async def _try_fetch(self, order: _Order, image: Image) -> None:
         """Fetch; where its end cannot be stored the row goes on to wait, and the next look begins again."""
         try:
-            async with self._turns.taken(order.organization_id):
+            async with self._places.turn(order.organization_id):
                 await self._fetch_in_time(order, image)
         except ShellWeGoError as error:
             if trouble := self._troubles.failed("fetch", error.message, self._control.clock.monotonic()):

@@ -2,7 +2,8 @@
 
 One control plane holds its lease, so an event is dispatched once and a delivery is tried by one server at a time. Who loses
 the lease, or dies, in the middle of an attempt leaves it unwritten, and it is tried again: at least once. Each webhook is
-served one attempt after another, so a receiver that hangs holds up itself alone; as many as `AT_ONCE` are served at a time.
+served one attempt after another, so a receiver that hangs holds up itself alone; as many as `AT_ONCE` are served at a time,
+and `SHARE` of one organization, whose slow receivers are else what everybody waits for. Organizations go in turn.
 """
 
 from __future__ import annotations
@@ -25,16 +26,20 @@ from shellwego.control.deliveries import (
 )
 from shellwego.control.events import changes
 from shellwego.control.loops.lease import Leases, run_leased
+from shellwego.control.places import Places
 from shellwego.control.scopes import Scope
 from shellwego.control.sealing import Sealer
 from shellwego.control.unit import Control
 from shellwego.control.webhooks import secret_label
 from shellwego.core.errors import ConflictError, ShellWeGoError
 from shellwego.core.troubles import Troubles
+from shellwego.core.webhooks import Webhook
 from shellwego.ports.webhooks import Outcome, Sender
 from shellwego.wire import subjects
 
 AT_ONCE = 16
+SHARE = 4
+"""Of one organization."""
 
 _log = structlog.get_logger(__name__)
 
@@ -55,7 +60,7 @@ class WebhooksLoop:
         self._sealer = sealer
         self._jitter = jitter
         self._busy: set[str] = set()
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._places = Places(AT_ONCE, SHARE)
         self._troubles = Troubles()
 
     async def run(self) -> None:
@@ -74,20 +79,24 @@ class WebhooksLoop:
         while await self._control.read(has_undispatched):
             await self._control.commit(dispatch)
         busy = frozenset(self._busy)
-        for webhook_id in await self._control.read(lambda tx: due_webhooks(tx, busy)):
-            self._busy.add(webhook_id)
-            serving.create_task(self._serve(webhook_id))
+        for webhook in await self._control.read(lambda tx: due_webhooks(tx, busy)):
+            self._busy.add(webhook.id)
+            serving.create_task(self._serve(webhook))
 
-    async def _serve(self, webhook_id: str) -> None:
-        """Try what is due for one webhook, until nothing is."""
+    async def _serve(self, webhook: Webhook) -> None:
+        """Try what is due for one webhook, until nothing is. What that is, is asked in its turn: it may wait long for it."""
         try:
-            while job := await self._control.read(lambda tx: next_job(tx, webhook_id)):
-                async with self._slots:
-                    await self._attempt(job)
+            due = True
+            while due:
+                async with self._places.turn(webhook.organization_id):
+                    job = await self._control.read(lambda tx: next_job(tx, webhook.id))
+                    if job is not None:
+                        await self._attempt(job)
+                due = job is not None
         except ShellWeGoError as error:
             self._tell(error)
         finally:
-            self._busy.discard(webhook_id)
+            self._busy.discard(webhook.id)
 
     async def _attempt(self, job: Job) -> None:
         outcome = await self._send(job)

@@ -6,11 +6,12 @@ from collections.abc import AsyncGenerator
 from typing import Annotated
 
 from fastapi import Query
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from shellwego.api.rest.answers import body_answer, read, respond
 from shellwego.api.rest.guard import Granted, operation
 from shellwego.api.rest.lists import Filter, Listing, Organization, Project, Since, Until, between, one_of
+from shellwego.api.rest.pieces import Pieces
 from shellwego.api.rest.routes.common import resource_router
 from shellwego.api.rest.schemas.audit import (
     AuditExportEnd,
@@ -88,7 +89,7 @@ async def export_audit(
             yield "".join(f"{audit_view(record).model_dump_json()}\n" for record in batch)
         yield f"{AuditExportEnd(complete=True, records=count).model_dump_json()}\n"
 
-    return StreamingResponse(lines(), media_type=NDJSON)
+    return Pieces(lines(), media_type=NDJSON)
 
 
 @operation(router, "GET", "/audit/verify", permission="audit:read", answer=AuditVerification, seconds=_VERIFY_S)

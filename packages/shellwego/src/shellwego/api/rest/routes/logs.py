@@ -105,9 +105,10 @@ async def exec_command(*, here: Here, access: Granted, app: Ref, body: ExecBody,
         lambda unit, row: reachable_instance(unit.tx, row, body.instance or "", body.process or ""),
     )
     try:
-        async with asyncio.timeout(body.timeout):
-            running = run_command(here.streams, instance, request, body.stdin.encode(), _MAX_OUTPUT)
-            result = await while_allowed(here, access, InstanceTarget(instance.id), running)
+        with here.shares.lasting(access):
+            async with asyncio.timeout(body.timeout):
+                running = run_command(here.streams, instance, request, body.stdin.encode(), _MAX_OUTPUT)
+                result = await while_allowed(here, access, InstanceTarget(instance.id), running)
     except TimeoutError:
         raise ConflictError(
             "exec-timeout",

@@ -55,7 +55,8 @@ class GuardedSocket:
         try:
             access = await admit_socket(socket, self.permission)
             check_parameters(socket, self.parameters, repeated=_COMMAND)
-            await self.serve(socket, context, access)
+            with context.shares.request(access.principal):
+                await self.serve(socket, context, access)
         except ShellWeGoError as error:
             await _refuse(socket, error)
 
@@ -135,7 +136,12 @@ async def _serve(
     socket: WebSocket, context: Context, access: Access, instance: Instance, request: StreamRequest
 ) -> None:
     """Carry bytes both ways until the stream ends, the client leaves, it may not have this any more, or the server stops."""
-    stream = await open_stream(context.streams, instance, request)
+    with context.shares.lasting(access):
+        stream = await open_stream(context.streams, instance, request)
+        await _carry(socket, context, access, instance, stream)
+
+
+async def _carry(socket: WebSocket, context: Context, access: Access, instance: Instance, stream: DuplexStream) -> None:
     try:
         await socket.accept()
         downwards = asyncio.ensure_future(_to_client(socket, stream))
