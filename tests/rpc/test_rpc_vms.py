@@ -25,7 +25,7 @@ from plasmavmc.rpc.client import EngineClient
 from plasmavmc.rpc.v1 import vm_pb2
 from plasmavmc.rpc.v1.vm_pb2_grpc import VmServiceStub
 from plasmavmc.states import VmState
-from plasmavmc.types import ExecSpec, FileSpec, ForkIdentity, NetworkSpec, Scope, Vm, VmResources, mac_of
+from plasmavmc.types import ExecSpec, FileSpec, ForkIdentity, NetworkSpec, PublishedPort, Scope, Vm, VmResources, mac_of
 from tests.rpc.rpc_rig import ACME, OTHER, TOKENS, RpcRig, running, until
 
 
@@ -230,6 +230,7 @@ async def test_an_error_carries_what_generic_clients_know(rig: RpcRig) -> None:
         ({"files": (FileSpec("relative", b""),)}, "spec.files[0].path"),
         ({"command": ("a\0b",)}, "spec.command[0]"),
         ({"labels": {"l": "x" * 300}}, "spec.labels['l']"),
+        ({"published": tuple(PublishedPort(20_000 + number, 80) for number in range(65))}, "spec.published"),
     ],
 )
 async def test_each_bad_field_is_named(rig: RpcRig, change: dict[str, object], field: str) -> None:

@@ -26,6 +26,7 @@ from plasmavmc.rpc.watch import KEPT_CHANGES, History
 from plasmavmc.server.catalogue import Catalogue
 from plasmavmc.server.node import EngineNode
 from plasmavmc.server.ports import PublishedPorts
+from plasmavmc.specs import check_spec
 from plasmavmc.states import ENDED, VmState
 from plasmavmc.types import (
     CopyTarget,
@@ -82,6 +83,7 @@ class EngineVms:
 
     async def create(self, spec: VmSpec, *, start: bool) -> Vm:
         inside = self._inside(spec)
+        check_spec(inside)  # before any port of it is opened
         async with self._locks.hold(spec.id):
             if not self._is_known(spec.id):
                 self._node.check_open()
