@@ -6,9 +6,10 @@ import asyncio
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -16,6 +17,16 @@ from shellwego.api.rest import spool
 from shellwego.api.rest.middleware import MAX_BODY
 from shellwego.drivers.clock.virtual import VirtualClock
 from tests.api.api_world import FOREIGN, VIEWER, Answer, World
+
+GIB = 1024**3
+
+
+class DiskUsage(NamedTuple):
+    """As `shutil.disk_usage` tells it."""
+
+    total: int
+    used: int
+    free: int
 
 
 def docker_save(*images: tuple[str, ...], content: bytes = b"layer") -> bytes:
@@ -210,6 +221,50 @@ async def test_a_project_has_few_uploads_at_a_time_and_old_ones_go(world: World,
     await world.clock.advance(spool.RESTS_S + 1)
     assert (await world.post("/v1/images/uploads")).status == 201
     assert len(list((tmp_path / "spool").iterdir())) == 1
+
+
+async def test_what_was_abandoned_goes_though_nobody_uploads_any_more(world: World, tmp_path: Path) -> None:
+    assert isinstance(world.clock, VirtualClock)
+    async with world.app.router.lifespan_context(world.app):
+        upload = (await world.made("/v1/images/uploads"))["id"]
+        await send_part(world, upload, b"abc", 0)
+        await world.clock.advance(spool.RESTS_S - 10)
+        assert len(list((tmp_path / "spool").iterdir())) == 1
+        await world.clock.advance(100)
+        assert list((tmp_path / "spool").iterdir()) == []
+        assert (await world.get(f"/v1/images/uploads/{upload}")).status == 404
+
+
+async def test_a_part_of_another_upload_removes_what_was_abandoned(world: World, tmp_path: Path) -> None:
+    assert isinstance(world.clock, VirtualClock)
+    old = (await world.made("/v1/images/uploads"))["id"]
+    await world.clock.advance(spool.RESTS_S / 2 + 1)
+    new = (await world.made("/v1/images/uploads"))["id"]
+    await world.clock.advance(spool.RESTS_S / 2 + 1)
+    assert (await send_part(world, new, b"abc", 0)).status == 200
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == [new] != [old]
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "status"),
+    [(100, 6, 200), (100, 4, 503), (8, 0.6, 200), (8, 0.4, 503), (10_000, 20, 200), (10_000, 15, 503)],
+    ids=str,
+)
+async def test_a_share_of_the_disk_stays_free_of_uploads(
+    world: World, monkeypatch: pytest.MonkeyPatch, total: int, free: float, status: int
+) -> None:
+    """In GiB: a twentieth, half a GiB at least, 16 at most."""
+    upload = (await world.made("/v1/images/uploads"))["id"]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(total * GIB, 0, int(free * GIB)))
+    assert (await send_part(world, upload, b"abc", 0)).status == status
+
+
+async def test_a_disk_that_fills_while_a_part_comes_ends_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload = (await world.made("/v1/images/uploads"))["id"]
+    looks = iter([50 * GIB, GIB])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(100 * GIB, 0, next(looks)))
+    assert (await send_part(world, upload, b"abc", 0)).code == "spool-full"
+    assert (await world.get(f"/v1/images/uploads/{upload}")).json["offset"] == 0
 
 
 async def test_a_cancelled_upload_leaves_no_file(world: World, tmp_path: Path) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import os
+import resource
 import socket
+import subprocess
+import sys
 import tarfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -249,3 +254,56 @@ async def test_a_vms_ports_are_taken_all_or_none() -> None:
             ports.open("vm_a", [good, PublishedPort(taken.getsockname()[1], 80)])
     ports.open("vm_b", [good])
     await until_closed(ports, good.host_port)
+
+
+@contextmanager
+def descriptors(limit: int) -> Iterator[None]:
+    """This process may have so many."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_who_connects_to_a_vm_leaves_descriptors_to_others_and_to_the_server() -> None:
+    """With 400 descriptors all ports have 200, and a VM a quarter of these: 25 connections."""
+    async with shouting_guest() as guest_port, AsyncExitStack() as stack:
+        stack.enter_context(descriptors(400))
+        crowded, other = (PublishedPort(free_port(), guest_port) for _ in range(2))
+        ports = PublishedPorts()
+        for vm_id, port in (("vm_a", crowded), ("vm_b", other)):
+            ports.open(vm_id, [port])
+        ports.follow([vm(VmState.RUNNING, crowded, "127.0.0.2"), replace_id(vm(VmState.RUNNING, other, "127.0.0.2"))])
+        readers = []
+        for _ in range(40):
+            reader, writer = await asyncio.open_connection("127.0.0.1", crowded.host_port)
+            stack.callback(writer.close)
+            readers.append(reader)
+        over = [asyncio.create_task(reader.read()) for reader in readers]
+        async with asyncio.timeout(10):
+            for ended in itertools.islice(asyncio.as_completed(over), 15):
+                with suppress(ConnectionError):
+                    assert await ended == b""
+        assert sum(task.done() for task in over) == 15
+        assert await ask(other.host_port, b"heard") == b"HEARD"
+        for task in over:
+            task.cancel()
+        await asyncio.gather(*over, return_exceptions=True)
+        await until_closed(ports, crowded.host_port, other.host_port)
+
+
+def replace_id(made: Vm) -> Vm:
+    return replace(made, spec=replace(made.spec, id="vm_b"))
+
+
+def test_the_server_lifts_the_soft_limit_of_descriptors_to_the_hard_one() -> None:
+    """In a process of its own: a limit that was lowered stays so for those who are not root."""
+    code = (
+        "import resource; from plasmavmc.host.descriptors import *;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (200, 400)); raise_descriptor_limit();"
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE), descriptor_limit())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["400"] * 3

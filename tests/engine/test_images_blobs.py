@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -330,3 +331,32 @@ async def test_a_file_that_goes_while_it_is_collected_is_nobodys_error(
     listed = (gone, store.path(REF.digest))
     monkeypatch.setattr(store, "_all_files", lambda: listed)
     assert await store.collect(frozenset()) == len(DATA)
+
+
+async def test_a_disk_that_comes_to_its_reserve_while_a_blob_comes_takes_no_more_of_it(
+    store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A twentieth of the disk is others'. Room is looked for before the blob, and again with each piece."""
+
+    def disk(free: int) -> os.statvfs_result:
+        return os.statvfs_result((4096, 4096, 1_000_000, free, free, 0, 0, 0, 0, 255))
+
+    monkeypatch.setattr(os, "statvfs", lambda _: disk(51_000))
+    monkeypatch.setattr(os, "fstatvfs", lambda _: disk(49_000))
+    with pytest.raises(CapacityError) as caught:
+        await store.fetch(REF, BreakingSource(DATA, len(DATA)))
+    assert caught.value.code == "disk-full"
+    assert files_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(("gib", "kept_mib"), [(1, 64), (100, 5 * 1024), (10_000, 10 * 1024)])
+async def test_a_share_of_the_disk_is_left_to_others(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch, gib: int, kept_mib: int
+) -> None:
+    for more_mib, fits in ((0, False), (1, True)):
+        pages = (kept_mib + more_mib) * 256
+        disk = os.statvfs_result((4096, 4096, gib << 18, pages, pages, 0, 0, 0, 0, 255))
+        for name in ("statvfs", "fstatvfs"):
+            monkeypatch.setattr(os, name, lambda _, disk=disk: disk)
+        with nullcontext() if fits else pytest.raises(CapacityError):
+            await store.fetch(REF, BreakingSource(DATA, len(DATA)))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import pytest
 
 from plasmavmc.backends import GuestKind
 from plasmavmc.errors import (
+    CapacityError,
     ConflictError,
     ForbiddenError,
     ImageError,
@@ -154,6 +158,7 @@ async def test_an_uploads_messages_are_bounded_and_in_order(rig: RpcRig, monkeyp
         ([image_pb2.RegisterImageRequest(chunk=b"x")], "start"),
         ([start, start], "chunk"),
         ([start, image_pb2.RegisterImageRequest(chunk=bytes((1 << 20) + 1))], "chunk"),
+        ([start, image_pb2.RegisterImageRequest(chunk=b"")], "chunk"),
         ([image_pb2.RegisterImageRequest(start=image_pb2.RegisterImageStart())], "start"),
     ]
     async with grpc.aio.insecure_channel(rig.address) as channel:
@@ -170,6 +175,85 @@ async def test_an_uploads_messages_are_bounded_and_in_order(rig: RpcRig, monkeyp
             [answer async for answer in stalls]
 
 
+async def test_an_upload_that_trickles_is_given_up(rig: RpcRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_service, "PATIENCE_S", 0.1)
+
+    async def drops() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+            await asyncio.sleep(0.01)
+
+    async with rig.client("operator") as client:
+        with pytest.raises(UnavailableError) as refused:
+            async with asyncio.timeout(10):
+                [told async for told in client.images.register(upload("app"), drops())]
+        assert refused.value.code == "upload-slow"
+
+
+@asynccontextmanager
+async def uploading(client: EngineClient) -> AsyncIterator[None]:
+    """An upload that has begun, and of which no more comes."""
+    never = asyncio.Event()
+
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"x"
+        await never.wait()
+
+    async with aclosing(cast("Any", client.images.register(upload("stalled"), stalled()))) as told:
+        await anext(told)
+        yield
+
+
+async def test_uploads_that_stall_keep_nobody_elses_image_out(rig: RpcRig) -> None:
+    async with AsyncExitStack() as stack:
+        for who in ("operator", "stranger"):
+            client = await stack.enter_async_context(rig.client(who))
+            for _ in range(2):
+                await stack.enter_async_context(uploading(client))
+        root = await stack.enter_async_context(rig.client())
+        async with asyncio.timeout(20):
+            assert (await register(root, upload("app", ACME), oci_layout(hello()))).digest == hello().digest
+
+
+async def test_a_principal_has_two_uploads_at_a_time(rig: RpcRig) -> None:
+    async with rig.client("operator") as client:
+        async with uploading(client), uploading(client):
+            with pytest.raises(CapacityError, match="2 uploads at once") as refused:
+                await register(client, upload("third"), oci_layout(hello()))
+            assert (refused.value.code, refused.value.temporary) == ("too-many", True)
+
+        async def room() -> bool:
+            try:
+                return bool(await register(client, upload("third"), oci_layout(hello())))
+            except CapacityError:
+                return False
+
+        await until(room, "those that were given up count no more")
+
+
+async def test_an_image_that_comes_while_another_is_collected_keeps_its_layers(
+    rig: RpcRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs, listing, came = rig.images._blobs, threading.Event(), threading.Event()
+    list_files = blobs._all_files
+
+    def late() -> tuple[Path, ...]:
+        """What is kept was looked up already; what is there is listed once another image came, or cannot come."""
+        listing.set()
+        came.wait(1.0)
+        return list_files()
+
+    async with rig.client("operator") as client:
+        await register(client, upload("old"), oci_layout(hello()))
+        monkeypatch.setattr(blobs, "_all_files", late)
+        removal = asyncio.create_task(client.images.delete("old"))
+        await asyncio.to_thread(listing.wait, 10.0)
+        image = await register(client, upload("new"), docker_save([layer(entry("new", b"new"))]))
+        came.set()
+        await removal
+        assert blobs.has_image(image.digest)
+
+
 async def test_an_upload_that_is_broken_off_leaves_nothing(rig: RpcRig) -> None:
     async def half() -> AsyncIterator[bytes]:
         yield oci_layout(hello())[:1000]
@@ -181,7 +265,7 @@ async def test_an_upload_that_is_broken_off_leaves_nothing(rig: RpcRig) -> None:
         await told.aclose()  # type: ignore[attr-defined]
 
         async def gone() -> bool:
-            return rig.images._intakes == 0
+            return all(task.get_name() != "register image" for task in asyncio.all_tasks())
 
         await until(gone, "the upload is given up")
         assert [image.names async for image in client.images.list_images()] == [("sample:latest",)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from ipaddress import IPv4Network
 
@@ -24,7 +25,7 @@ from plasmavmc.rpc.client import EngineClient
 from plasmavmc.rpc.v1 import vm_pb2
 from plasmavmc.rpc.v1.vm_pb2_grpc import VmServiceStub
 from plasmavmc.states import VmState
-from plasmavmc.types import ExecSpec, FileSpec, ForkIdentity, NetworkSpec, Scope, Vm, VmResources, mac_of
+from plasmavmc.types import ExecSpec, FileSpec, ForkIdentity, NetworkSpec, PublishedPort, Scope, Vm, VmResources, mac_of
 from tests.rpc.rpc_rig import ACME, OTHER, TOKENS, RpcRig, running, until
 
 
@@ -229,6 +230,7 @@ async def test_an_error_carries_what_generic_clients_know(rig: RpcRig) -> None:
         ({"files": (FileSpec("relative", b""),)}, "spec.files[0].path"),
         ({"command": ("a\0b",)}, "spec.command[0]"),
         ({"labels": {"l": "x" * 300}}, "spec.labels['l']"),
+        ({"published": tuple(PublishedPort(20_000 + number, 80) for number in range(65))}, "spec.published"),
     ],
 )
 async def test_each_bad_field_is_named(rig: RpcRig, change: dict[str, object], field: str) -> None:
@@ -249,6 +251,46 @@ async def test_more_memory_than_the_host_has_is_refused(rig: RpcRig) -> None:
         assert refused.value.temporary
         await client.vms.delete("vm_one")
         await client.vms.create(rig.spec("two"))
+
+
+async def room_for(rig: RpcRig, client: EngineClient, left_bytes: int) -> None:
+    """Promise all memory but so much to a VM that never starts."""
+    node = await rig.node.get_node("")
+    rest = node.capacity.memory_bytes - node.promised.memory_bytes - left_bytes
+    await client.vms.create(replace(rig.spec("rest"), resources=VmResources(memory_bytes=rest)))
+
+
+async def test_copies_are_promised_memory_as_any_vm_is(rig: RpcRig) -> None:
+    async with rig.client("operator") as client:
+        origin = await client.vms.create(replace(rig.spec(), snapshot_safe=True), start=True)
+        await reached(client, "vm_one", VmState.RUNNING)
+        await room_for(rig, client, 3 * origin.spec.resources.memory_bytes)
+        four, two = ([ForkIdentity("", f"copy{number}") for number in range(count)] for count in (4, 2))
+        with pytest.raises(CapacityError, match="MiB are left") as refused:
+            await client.vms.fork("vm_one", four)
+        assert refused.value.code == "no-memory"
+        assert [vm.spec.id async for vm in client.vms.list_vms()] == ["vm_one", "vm_rest"]
+        ends = await asyncio.gather(*(client.vms.fork("vm_one", two) for _ in range(2)), return_exceptions=True)
+        assert sum(isinstance(each, CapacityError) for each in ends) == 1, "copies under way are promised theirs"
+        assert len([vm async for vm in client.vms.list_vms()]) == 4
+
+
+async def test_a_vm_that_is_made_anew_keeps_the_memory_it_was_promised(rig: RpcRig) -> None:
+    async with rig.client("operator") as client:
+        made = await client.vms.create(rig.spec(), start=True)
+        await reached(client, "vm_one", VmState.RUNNING)
+        await room_for(rig, client, 0)
+        for ended in (False, True):
+            if ended:
+                await client.vms.stop("vm_one")
+            restart = asyncio.create_task(rig.vms.restart("vm_one"))
+            await asyncio.sleep(0)
+            while not restart.done():
+                with pytest.raises(CapacityError):
+                    await rig.vms.create(rig.spec("thief"), start=False)
+                await asyncio.sleep(0)
+            assert restart.result().spec.resources == made.spec.resources
+            await reached(client, "vm_one", VmState.RUNNING)
 
 
 async def test_networks_of_the_same_name_in_two_projects_are_two(rig: RpcRig) -> None:

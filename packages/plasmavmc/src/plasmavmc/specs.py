@@ -12,6 +12,8 @@ from plasmavmc.types import GIB, NO_LIMIT, RateLimit, VmResources, VmSpec, check
 
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,255}")
+MAX_PUBLISHED = 64
+"""Each takes a descriptor of the server for as long as the VM is there."""
 MAX_ENV_BYTES = 1024 * 1024
 MIN_RATE, MAX_RATE = 64 * 1024, 4_000_000_000
 """Bytes a second. With less no guest comes up in time; the most is what the kernel's token bucket takes in 32 bits."""
@@ -47,6 +49,8 @@ def check_spec(spec: VmSpec) -> None:
         check_ingress("networks[0].ingress", network.ingress)
     if spec.published and not spec.networks:
         raise InvalidSpecError("published", "a VM without a network has no ports to publish")
+    if len(spec.published) > MAX_PUBLISHED:
+        raise InvalidSpecError("published", f"a VM publishes {MAX_PUBLISHED} ports at most")
     for name, value in spec.env.items():
         if not _ENV_NAME.fullmatch(name) or "\0" in value:
             raise InvalidSpecError(

@@ -14,10 +14,13 @@ from io import RawIOBase
 from pathlib import Path
 
 from plasmavmc.errors import CapacityError, HostError
+from plasmavmc.types import GIB, MIB
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-RESERVE_BYTES = 64 * 1024 * 1024
-"""Room that images leave on their disk, so that a full store does not stop the host's other work."""
+_LEAST_RESERVE, _MOST_RESERVE = 64 * MIB, 10 * GIB
+_RESERVED_PART = 20
+"""Images leave a twentieth of their disk, within these bounds: what others write there (records, logs, a database, disks of
+VMs) goes on when the store is full."""
 
 
 @contextmanager
@@ -50,18 +53,24 @@ def check_room(directory: Path, wanted: int) -> None:
     Raises:
         CapacityError: `disk-full`.
     """
-    if free_bytes(directory) < wanted + RESERVE_BYTES:
+    if not _has_room(os.statvfs(directory), wanted):
         raise disk_full(directory)
 
 
-def free_bytes(directory: Path) -> int:
-    """What an unprivileged process may still write to the disk of `directory`."""
-    found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize
+def _has_room(disk: os.statvfs_result, wanted: int) -> bool:
+    """Whether the reserve stays when so much is written by an unprivileged process."""
+    reserve = min(max(disk.f_blocks * disk.f_frsize // _RESERVED_PART, _LEAST_RESERVE), _MOST_RESERVE)
+    return disk.f_bavail * disk.f_frsize >= wanted + reserve
 
 
 def write_all(file: RawIOBase, data: bytes) -> None:
-    """Write all of `data` to an unbuffered file. Unbuffered, for a buffer would fail once more when it is closed."""
+    """Write all of `data` to an unbuffered file. Unbuffered, for a buffer would fail once more when it is closed.
+
+    Raises:
+        OSError: of the kernel; `ENOSPC` also where the disk has come to its reserve meanwhile.
+    """
+    if not _has_room(os.fstatvfs(file.fileno()), len(data)):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) or 0 :]

@@ -213,6 +213,8 @@ class ImageOrder:
     name: str = ""
     """Under which name it is kept. Empty: the reference itself, or for an upload the digest alone."""
     login: RegistryLogin | None = None
+    principal: str = ""
+    """Who orders it: each may have so many under way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,11 @@ lists. A servicer that forgets to ask gets no answer out: the gate holds back wh
 Outside, a thing that the caller may not see is absent, in the same words. Errors of the engine become statuses
 (`errors.py`); anything else is a defect, of which the caller hears an opaque id, and the log the rest.
 
+Nobody takes what others need: calls count from their arrival, those of a principal against its share, those of the open
+services against that of their address, and all kinds together stay below what the listener takes (`opening.py`). So that
+a call counts before its request is here, each method is served as one with a stream of requests, of which a plain one
+reads the first; on the wire both are the same.
+
 Trap. Who is refused while his first message is still under way may hear of a broken stream in place of the refusal: gRPC's
 client gives the failed write precedence over the status. So a stream of requests is refused once its first one is here.
 """
@@ -19,16 +24,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol, TypeAlias, cast
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from plasmavmc.errors import ForbiddenError, InvalidSpecError, NotFoundError, PlasmaError
+from plasmavmc.errors import CapacityError, ForbiddenError, InvalidSpecError, NotFoundError, PlasmaError
 from plasmavmc.rpc.access import Action, Authorizer, Principal, Reach, Request
 from plasmavmc.rpc.actions import ACTIONS, OPEN_SERVICES, seeing
 from plasmavmc.rpc.errors import DETAILS_KEY, code_of, status_of
+from plasmavmc.rpc.shares import Shares
 from plasmavmc.types import Scope
 
 log = structlog.get_logger("plasmavmc.rpc")
@@ -37,7 +44,17 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 FIRST_S = 1.0
-"""A stream of requests that is to be refused is waited for so long to bring its first."""
+"""A call that is to be refused is waited for so long to bring its first request."""
+REQUEST_S = 30.0
+"""From the opening of a call to its request, where it has one."""
+CALLS_EACH, CALLS = 320, 640
+"""At once, with one answer: of one principal, and of all. A connection may have 256, so nobody who has one is refused."""
+STREAMS_EACH, STREAMS = 64, 1024
+"""The same with many answers, which may never end."""
+OPEN_EACH, OPEN = 32, 128
+"""Calls of the open services, from one address and from all; and the same of their streams."""
+REFUSALS = 128
+"""At once that are waited for as `FIRST_S` says; more are refused without."""
 
 
 class Identify(Protocol):
@@ -132,6 +149,11 @@ class Gate(grpc.aio.ServerInterceptor):
     def __init__(self, identify: Identify, authorizer: Authorizer) -> None:
         self._identify = identify
         self._authorizer = authorizer
+        self._calls = Shares("calls", each=CALLS_EACH, most=CALLS)
+        self._streams = Shares("streams", each=STREAMS_EACH, most=STREAMS)
+        self._open_calls = Shares("calls of open services", each=OPEN_EACH, most=OPEN)
+        self._open_streams = Shares("streams of open services", each=OPEN_EACH, most=OPEN)
+        self._refusals = Shares("refusals", each=REFUSALS, most=REFUSALS)
 
     async def intercept_service(
         self,
@@ -140,70 +162,28 @@ class Gate(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         method = str(handler_call_details.method)
         handler = await continuation(handler_call_details)
-        if handler is None or method.startswith(OPEN_SERVICES):
-            return handler
-        return self._guarded(handler, ACTIONS[method], method)
-
-    def _guarded(self, handler: Handler, action: Action, method: str) -> Handler:
-        """The same method behind the gate."""
-        if handler.unary_unary:
-            make: Any = grpc.unary_unary_rpc_method_handler
-            behaviour: Any = self._one(cast("Any", handler.unary_unary), action, method)
-        elif handler.unary_stream:
-            make = grpc.unary_stream_rpc_method_handler
-            behaviour = self._many(cast("Any", handler.unary_stream), action, method)
-        else:
-            make = grpc.stream_stream_rpc_method_handler
-            behaviour = self._many(cast("Any", handler.stream_stream), action, method)
-        decode = handler.request_deserializer
-        return cast(
-            "Handler",
-            make(
-                behaviour,
-                request_deserializer=_tolerant(decode),
-                response_serializer=handler.response_serializer,
-            ),
-        )
-
-    def _one(
-        self, inner: Callable[[Any, Context], Awaitable[Any]], action: Action, method: str
-    ) -> Callable[[Any, Context], Awaitable[Any]]:
-        async def guarded(request: Any, context: Context) -> Any:
-            async with self._passage(context, action, method) as call:
-                answer = await inner(_whole(request), context)
-                _hold_back(call, method)
-                return answer
-
-        return guarded
-
-    def _many(
-        self, inner: Callable[[Any, Context], AsyncIterator[Any]], action: Action, method: str
-    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
-        async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
-            requests = _Requests(request) if hasattr(request, "__aiter__") else None
-            async with self._passage(context, action, method, requests) as call:
-                answers = cast("Any", inner(_whole(request) if requests is None else requests, context))
-                async with aclosing(answers):
-                    async for answer in answers:
-                        _hold_back(call, method)
-                        yield answer
-
-        return guarded
+        if handler is None:
+            return None
+        if method.startswith(OPEN_SERVICES):
+            shares = self._open_streams if handler.response_streaming else self._open_calls
+            return _served(handler, partial(self._open_passage, shares=shares, method=method))
+        shares = self._streams if handler.response_streaming else self._calls
+        return _served(handler, partial(self._passage, shares=shares, action=ACTIONS[method], method=method))
 
     @asynccontextmanager
     async def _passage(
-        self, context: Context, action: Action, method: str, requests: _Requests | None = None
-    ) -> AsyncIterator[Call]:
-        """A call's way through: known, served, and its error told."""
+        self, context: Context, requests: _Requests, *, shares: Shares, action: Action, method: str
+    ) -> AsyncIterator[Callable[[], None]]:
+        """A call's way through: known, served, and its error told. Yields what is to be called before each answer."""
         call: Call | None = None
         try:
-            call = Call(await self._identify(context), action, self._authorizer)
+            principal = await self._identify(context)
+            call = Call(principal, action, self._authorizer)
+            _hold(context, shares, principal.id)
             _current.set(call)
-            yield call
+            yield partial(_hold_back, call, method)
         except PlasmaError as error:
-            if requests is not None:
-                await requests.first()
-            await _refuse(context, call, error, method)
+            await self._refuse(context, requests, call, error, method)
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # the last line of defence: a defect, of which nothing may get out
@@ -214,8 +194,73 @@ class Gate(grpc.aio.ServerInterceptor):
             if action is not seeing(action):
                 log.info("rpc.done", method=method, principal=call.principal.id, subject=call.subject)
 
+    @asynccontextmanager
+    async def _open_passage(
+        self, context: Context, requests: _Requests, *, shares: Shares, method: str
+    ) -> AsyncIterator[Callable[[], None]]:
+        """The way of a call that anybody may make."""
+        try:
+            _hold(context, shares, _address_of(context.peer()))
+            yield _no_check
+        except PlasmaError as error:
+            await self._refuse(context, requests, None, error, method)
 
-async def _refuse(context: Context, call: Call | None, error: PlasmaError, method: str) -> None:
+    async def _refuse(
+        self, context: Context, requests: _Requests, call: Call | None, error: PlasmaError, method: str
+    ) -> None:
+        with suppress(CapacityError), self._refusals.one(""):
+            await requests.first()
+        await _abort(context, call, error, method)
+
+
+def _served(handler: Handler, passage: Callable[[Context, _Requests], Any]) -> Handler:
+    """The same method behind a passage."""
+    plain = handler.unary_unary or handler.unary_stream
+
+    async def one(requests: Any, context: Context) -> Any:
+        coming = _Requests(requests)
+        async with passage(context, coming) as check:
+            answer = await cast("Any", handler.unary_unary)(await coming.only(), context)
+            check()
+            return answer
+
+    async def many(requests: Any, context: Context) -> AsyncIterator[Any]:
+        coming = _Requests(requests)
+        async with passage(context, coming) as check:
+            inner = cast("Any", handler.unary_stream or handler.stream_stream)
+            async with aclosing(inner(await coming.only() if plain else coming, context)) as answers:
+                async for answer in answers:
+                    check()
+                    yield answer
+
+    make: Any = grpc.stream_unary_rpc_method_handler if handler.unary_unary else grpc.stream_stream_rpc_method_handler
+    return cast(
+        "Handler",
+        make(
+            one if handler.unary_unary else many,
+            request_deserializer=_tolerant(handler.request_deserializer),
+            response_serializer=handler.response_serializer,
+        ),
+    )
+
+
+def _hold(context: Context, shares: Shares, who: str) -> None:
+    """Count a call until all of it was sent: one whose client takes nothing (a flow-control window of 0) lasts longer than
+    the work for it."""
+    give_back = shares.take(who)
+    context.add_done_callback(cast("Any", lambda _: give_back()))
+
+
+def _address_of(peer: str) -> str:
+    """Where a call comes from, without the port: `ipv4:192.0.2.1:4711` is `ipv4:192.0.2.1`."""
+    return peer.rpartition(":")[0] if peer.startswith("ip") else peer
+
+
+def _no_check() -> None:
+    """Whoever may connect may have the answer."""
+
+
+async def _abort(context: Context, call: Call | None, error: PlasmaError, method: str) -> None:
     code, state = code_of(error), ""
     if call is not None and call.state is not None and code is grpc.StatusCode.FAILED_PRECONDITION:
         with suppress(PlasmaError):
@@ -262,6 +307,14 @@ class _Requests:
         request = await anext(self._requests)
         self._begun = True
         return _whole(request)
+
+    async def only(self) -> Any:
+        """The one request of a plain call. Raises `InvalidSpecError`: none came in time, or none at all."""
+        try:
+            async with asyncio.timeout(REQUEST_S):
+                return await anext(self)
+        except (TimeoutError, StopAsyncIteration):
+            raise InvalidSpecError("request", f"none came within {REQUEST_S:g} s") from None
 
     async def first(self) -> None:
         """Return when the first has come, whatever it is; or when none comes."""

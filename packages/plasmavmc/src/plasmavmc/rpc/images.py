@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, cast
@@ -27,6 +28,10 @@ from plasmavmc.types import MIB, SYSTEM_SCOPE, Scope
 MAX_CHUNK = MIB
 CHUNK_DEADLINE_S = 60.0
 """Between two chunks of an upload: one that stalls holds room on the disk."""
+PATIENCE_S = 60.0
+"""After so long of waiting for chunks they must have come at the lowest pace."""
+_SLOWEST = 16 * 1024
+"""Bytes per second, as a registry must send at least."""
 
 
 def image_not_found(image: str) -> NotFoundError:
@@ -50,7 +55,7 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
         call, asked = current_call(), order_from_pb(first.start)
         scope = call.home(asked.scope, "start.scope")
         await call.admit(scope)
-        order = ImageOrder(scope, asked.source, asked.name, asked.login)
+        order = ImageOrder(scope, asked.source, asked.name, asked.login, call.principal.id)
         call.subject = order.name
         await context.send_initial_metadata((UPLOAD_WANTED,))
         events = self._api.register(order, _chunks(request_iterator))
@@ -109,8 +114,10 @@ def _checked_image(image: str) -> str:
 
 
 async def _chunks(messages: AsyncIterator[image_pb2.RegisterImageRequest]) -> AsyncIterator[bytes]:
-    """An upload's bytes. The next message is read when the last one was taken in."""
+    """An upload's bytes. The next message is read when the last one was taken in; only the client's time counts."""
+    count, waited = 0, 0.0
     while True:
+        asked = time.monotonic()
         try:
             async with asyncio.timeout(CHUNK_DEADLINE_S):
                 message = await anext(messages)
@@ -118,8 +125,17 @@ async def _chunks(messages: AsyncIterator[image_pb2.RegisterImageRequest]) -> As
             return
         except TimeoutError:
             raise UnavailableError("upload-stalled", f"no chunk came for {CHUNK_DEADLINE_S:g} s") from None
-        if message.WhichOneof("message") != "chunk":
-            raise InvalidSpecError("chunk", "only chunks follow the start")
-        if len(message.chunk) > MAX_CHUNK:
-            raise InvalidSpecError("chunk", f"it has {len(message.chunk)} bytes; at most {MAX_CHUNK} are taken")
-        yield message.chunk
+        waited += time.monotonic() - asked
+        chunk = _checked_chunk(message)
+        count += len(chunk)
+        if waited > PATIENCE_S + count / _SLOWEST:
+            raise UnavailableError("upload-slow", f"less than {_SLOWEST} bytes of it come per second")
+        yield chunk
+
+
+def _checked_chunk(message: image_pb2.RegisterImageRequest) -> bytes:
+    if message.WhichOneof("message") != "chunk":
+        raise InvalidSpecError("chunk", "only chunks follow the start")
+    if not 0 < len(message.chunk) <= MAX_CHUNK:
+        raise InvalidSpecError("chunk", f"it has {len(message.chunk)} bytes; 1 to {MAX_CHUNK} are taken")
+    return message.chunk

@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import Any, cast
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from plasmavmc.rpc.api import ImageApi, NodeApi, VmApi
+from plasmavmc.rpc.health import Health
 from plasmavmc.rpc.idempotency import Answers
 from plasmavmc.rpc.identifiers import ChooseId, choose_id
 from plasmavmc.rpc.images import ImageServicer
@@ -22,8 +22,6 @@ VM_SERVICE = vm_pb2.DESCRIPTOR.services_by_name["VmService"].full_name
 IMAGE_SERVICE = image_pb2.DESCRIPTOR.services_by_name["ImageService"].full_name
 NODE_SERVICE = node_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name
 OVERALL = ""
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Services:
@@ -35,7 +33,7 @@ class Services:
         self._vm_servicer = VmServicer(vms, self._answers, choose)
         self._image_servicer = ImageServicer(images, self._answers)
         self._node_servicer = NodeServicer(nodes, self._answers)
-        self._health: Any = health_aio.HealthServicer()
+        self._health = Health()
 
     def enter(self, server: grpc.aio.Server) -> None:
         """Offer all services on a server."""
@@ -48,16 +46,16 @@ class Services:
 
     async def tell_ready(self, *, ready: bool) -> None:
         """Health says from now on whether VMs can be made."""
-        await self._health.set(VM_SERVICE, _SERVING if ready else _NOT_SERVING)
+        self._health.tell(VM_SERVICE, serving=ready)
 
     async def tell_end(self) -> None:
         """Health says from now on that we do not serve any more."""
-        await self._health.enter_graceful_shutdown()
+        self._health.end()
 
     async def __aenter__(self) -> Services:
-        await self._health.set(VM_SERVICE, _NOT_SERVING)
+        self._health.tell(VM_SERVICE, serving=False)
         for service in (OVERALL, IMAGE_SERVICE, NODE_SERVICE):
-            await self._health.set(service, _SERVING)
+            self._health.tell(service, serving=True)
         return self
 
     async def __aexit__(

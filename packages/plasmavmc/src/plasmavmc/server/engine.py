@@ -26,6 +26,7 @@ from plasmavmc.rpc.watch import KEPT_CHANGES, History
 from plasmavmc.server.catalogue import Catalogue
 from plasmavmc.server.node import EngineNode
 from plasmavmc.server.ports import PublishedPorts
+from plasmavmc.specs import check_spec
 from plasmavmc.states import ENDED, VmState
 from plasmavmc.types import (
     CopyTarget,
@@ -82,12 +83,13 @@ class EngineVms:
 
     async def create(self, spec: VmSpec, *, start: bool) -> Vm:
         inside = self._inside(spec)
+        check_spec(inside)  # before any port of it is opened
         async with self._locks.hold(spec.id):
             if not self._is_known(spec.id):
                 self._node.check_open()
-                self._node.check_room(spec.resources)
-                self._check_macs(inside)
-                self._ports.open(spec.id, spec.published)
+                with self._node.promising({spec.id: spec.resources}):
+                    self._check_macs(inside)
+                    self._ports.open(spec.id, spec.published)
             try:
                 vm = self._manager.create(self._numbered(inside))
                 return self._outside(self._start(vm) if start else vm)
@@ -105,14 +107,14 @@ class EngineVms:
         self._node.check_open()
         async with self._locks.hold(vm_id):
             present = self._manager.get(vm_id)
-            if present.status.state in ENDED:
-                self._node.check_room(present.spec.resources)
-                self._check_macs(present.spec)
-                self._ports.open(vm_id, present.spec.published)
-            try:
-                return self._outside(await self._manager.restart(vm_id))
-            finally:
-                self._close_unused_ports(vm_id)
+            with self._node.promising({vm_id: present.spec.resources}):
+                if present.status.state in ENDED:
+                    self._check_macs(present.spec)
+                    self._ports.open(vm_id, present.spec.published)
+                try:
+                    return self._outside(await self._manager.restart(vm_id))
+                finally:
+                    self._close_unused_ports(vm_id)
 
     async def suspend(self, vm_id: str) -> Vm:
         return self._outside(await self._manager.suspend(vm_id))
@@ -128,7 +130,9 @@ class EngineVms:
 
     async def fork(self, vm_id: str, copies: Sequence[ForkIdentity]) -> tuple[Vm, ...]:
         self._node.check_open()
-        return tuple(self._outside(vm) for vm in await self._manager.fork(vm_id, copies))
+        needed = self._manager.get(vm_id).spec.resources
+        with self._node.promising({copy.vm_id: needed for copy in copies}):
+            return tuple(self._outside(vm) for vm in await self._manager.fork(vm_id, copies))
 
     async def delete(self, vm_id: str) -> None:
         async with self._locks.hold(vm_id):

@@ -3,7 +3,11 @@
 Theory. An image is brought into the blob store (from a registry, or from an uploaded tar), built, and entered in the
 catalogue; so what is registered boots without asking anybody. Blobs stay beside the built root file system, for a later
 builder makes it anew from them. A removed image takes its blobs along, unless another is being brought in: blobs without
-an entry are its own for that while, and go the next time.
+an entry are its own for that while, and go the next time. While blobs are collected, none begins to come in.
+
+Bytes come as slowly as who sends them likes, so nothing that others need is held meanwhile: an upload lies in a file of its
+own, without a name, and takes one of the few slots for reading and building only when it is whole; a pull takes one when
+all its blobs are here. Who has too many under way is refused.
 
 What a manifest names is no proof that its maker has it. So a blob of a pulled image is taken from the store only where
 the scope has it already, in an image of its own or of everybody's; else it comes from the registry, whole.
@@ -14,8 +18,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -44,13 +48,18 @@ from plasmavmc.images.store import BuiltImage, ImageStore
 from plasmavmc.images.wasm import is_wasm
 from plasmavmc.rpc.access import Reach
 from plasmavmc.rpc.api import Image, ImageOrder, ImageProgress, Upload, key_of_image
+from plasmavmc.rpc.shares import Shares
 from plasmavmc.server.catalogue import Catalogue
 from plasmavmc.types import SYSTEM_SCOPE, Scope, Vm
 
 RESOLVE_S = 10.0
 TOLD_EVERY_S = 0.2
 COLLECT_EVERY_S = 600.0
+UPLOADS_EACH, UPLOADS = 2, 16
+"""At once, of one principal and of all: each may take as much of the disk as an image may."""
+PULLS_EACH, PULLS = 4, 32
 _AT_ONCE = 4
+"""Images that are read and built: each takes a core."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 log = structlog.get_logger("plasmavmc.images")
@@ -109,31 +118,23 @@ class EngineImages:
         self._clock = clock
         self._platform = host_platform()
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._uploads = Shares("uploads", each=UPLOADS_EACH, most=UPLOADS)
+        self._pulls = Shares("pulls", each=PULLS_EACH, most=PULLS)
         self._intakes = 0
+        self._collecting = asyncio.Lock()
         self._disk_bytes: dict[str, int] = {}
         self._came = asyncio.Event()
 
     # ImageApi
 
     async def register(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> AsyncIterator[ImageProgress | Image]:
-        report = _Report(ImageProgress("upload" if isinstance(order.source, Upload) else "resolve"))
-        match order.source:
-            case Upload.TAR | Upload.WASM:
-                work = self._take_file(order, chunks, report)
-            case reference:
-                work = self._take_reference(order, reference, report)
-        task = asyncio.create_task(work, name="register image")
-        told: ImageProgress | None = None
-        try:
-            while not task.done():
-                if report.latest != told:
-                    told = report.latest
-                    yield told
-                await asyncio.wait({task}, timeout=TOLD_EVERY_S)
-            yield task.result()
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        """Raises besides `CapacityError`: `too-many`, the principal has as many under way as it may, or all have."""
+        is_upload = isinstance(order.source, Upload)
+        report = _Report(ImageProgress("upload" if is_upload else "resolve"))
+        with (self._uploads if is_upload else self._pulls).one(order.principal):
+            async with aclosing(_followed(self._take(order, chunks, report), report)) as told:
+                async for each in told:
+                    yield each
 
     async def get_image(self, scope: Scope, image: str) -> Image:
         return self._measured(self._catalogue.find(scope, image))
@@ -159,6 +160,13 @@ class EngineImages:
 
     # Bringing in
 
+    async def _take(self, order: ImageOrder, chunks: AsyncIterator[bytes], report: _Report) -> Image:
+        match order.source:
+            case Upload.TAR | Upload.WASM:
+                return await self._take_file(order, chunks, report)
+            case reference:
+                return await self._take_reference(order, reference, report)
+
     async def _take_reference(self, order: ImageOrder, reference: str, report: _Report) -> Image:
         if not names_registry(reference):
             raise InvalidSpecError(
@@ -169,8 +177,8 @@ class EngineImages:
         parsed = parse_reference(reference)
         name = _checked_name(order.name or str(parsed))
         login = None if order.login is None else Credentials(order.login.username, order.login.password)
-        with self._intake():
-            async with self._slots, Repository(parsed, self._policy, login) as source:
+        async with self._intake():
+            async with Repository(parsed, self._policy, login) as source:
                 try:
                     async with asyncio.timeout(RESOLVE_S):
                         manifest = await source.resolve(self._platform)
@@ -181,27 +189,31 @@ class EngineImages:
                 report.stage("fetch", manifest.config.size + sum(layer.size for layer in manifest.layers))
                 asker = await self._asker(order.scope)
                 await pull(manifest.digest, _Counted(source, report), self._blobs, self._limits, asker)
+            async with self._slots:
                 return await self._enter(order.scope, manifest.digest, name, report)
 
     async def _take_file(self, order: ImageOrder, chunks: AsyncIterator[bytes], report: _Report) -> Image:
         name = _checked_name(order.name) if order.name else ""
 
-        async def counted() -> AsyncIterator[bytes]:
-            async for chunk in chunks:
-                report.came(len(chunk))
-                yield chunk
+        async with AsyncExitStack() as held:
 
-        with self._intake():
-            async with self._slots:
-                found = await self._load(order, counted())
-                if len(found) != 1:
-                    raise ImageError(
-                        "image-archive",
-                        f"the archive holds {len(found)} images; one at a time is taken",
-                        resolution="Save one image: docker save NAME",
-                    )
-                _check_is(order.source, found[0])
-                return await self._enter(order.scope, found[0].manifest.digest, name, report)
+            async def whole() -> AsyncIterator[bytes]:
+                """The reader spools all of it before it looks at any; so what it needs then is taken at the end."""
+                async for chunk in chunks:
+                    report.came(len(chunk))
+                    yield chunk
+                await held.enter_async_context(self._slots)
+                await held.enter_async_context(self._intake())
+
+            found = await self._load(order, whole())
+            if len(found) != 1:
+                raise ImageError(
+                    "image-archive",
+                    f"the archive holds {len(found)} images; one at a time is taken",
+                    resolution="Save one image: docker save NAME",
+                )
+            _check_is(order.source, found[0])
+            return await self._enter(order.scope, found[0].manifest.digest, name, report)
 
     async def _load(self, order: ImageOrder, chunks: AsyncIterator[bytes]) -> tuple[ArchivedImage, ...]:
         """As `load_archive`; who said that it is a module is not told what is wrong with it as a tar."""
@@ -227,9 +239,11 @@ class EngineImages:
         usable = [image.digest for image in self._catalogue.all() if image.scope in (scope, SYSTEM_SCOPE)]
         return Asker(f"{scope.org}/{scope.project}", await self._blobs.parts(usable))
 
-    @contextmanager
-    def _intake(self) -> Iterator[None]:
-        self._intakes += 1
+    @asynccontextmanager
+    async def _intake(self) -> AsyncIterator[None]:
+        """Within it blobs without an entry stay."""
+        async with self._collecting:
+            self._intakes += 1
         try:
             yield
         finally:
@@ -295,8 +309,25 @@ class EngineImages:
         if digest not in self._catalogue.digests():
             self._disk_bytes.pop(digest, None)
             await self._store.remove(digest)
-        if not self._intakes:
-            await self._blobs.collect(self._catalogue.digests())
+        async with self._collecting:
+            if not self._intakes:
+                await self._blobs.collect(self._catalogue.digests())
+
+
+async def _followed(work: Coroutine[None, None, Image], report: _Report) -> AsyncGenerator[ImageProgress | Image, None]:
+    """Do the work, and tell how far it is, and last its result."""
+    task = asyncio.create_task(work, name="register image")
+    told: ImageProgress | None = None
+    try:
+        while not task.done():
+            if report.latest != told:
+                told = report.latest
+                yield told
+            await asyncio.wait({task}, timeout=TOLD_EVERY_S)
+        yield task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _checked_name(name: str) -> str:

@@ -7,7 +7,8 @@ included. `drained` is not kept: it is seen.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,7 @@ class EngineNode:
         self._capacity = Amount(
             capacity.cpu_milli(), capacity.memory_bytes(), capacity.disk_bytes(site.disk_dir), site.max_vms
         )
+        self._coming: list[Mapping[str, VmResources]] = []
         self._news = asyncio.Event()
         self._stops: set[asyncio.Task[Vm]] = set()
 
@@ -83,16 +85,29 @@ class EngineNode:
                 resolution="Uncordon it, or use another node.",
             )
 
-    def check_room(self, resources: VmResources) -> None:
-        """Raises `CapacityError`: `no-memory`, more would be promised than there is."""
-        left = self._capacity.memory_bytes - self._promised().memory_bytes
-        if resources.memory_bytes > left:
+    @contextmanager
+    def promising(self, wanted: Mapping[str, VmResources]) -> Iterator[None]:
+        """Within it these VMs, by id, have what they need: they are being made, or made anew, and what comes meanwhile finds
+        it promised. One that has not ended counts once.
+
+        Raises:
+            CapacityError: `no-memory`, more would be promised than there is.
+        """
+        before = self._promises()
+        more = sum(max(each.memory_bytes - _memory(before, vm_id), 0) for vm_id, each in wanted.items())
+        left = self._capacity.memory_bytes - _sum(before.values()).memory_bytes
+        if more > left:
             raise CapacityError(
                 "no-memory",
-                f"{resources.memory_bytes // MIB} MiB of memory are asked,"
+                f"{more // MIB} MiB of memory are asked,"
                 f" {max(left, 0) // MIB} of {self._capacity.memory_bytes // MIB} MiB are left",
                 resolution="Delete VMs that are not needed, or ask for less.",
             )
+        self._coming.append(wanted)
+        try:
+            yield
+        finally:
+            self._coming.remove(wanted)
 
     def tell_news(self) -> None:
         """Something changed that watchers may want to see."""
@@ -170,20 +185,35 @@ class EngineNode:
             name=self._site.name,
             scheduling=scheduling,
             capacity=self._capacity,
-            promised=self._promised(),
+            promised=_sum(self._promises().values()),
             backends=self._registry.statuses(),
             version=self._site.version,
             labels=self._site.labels,
         )
 
-    def _promised(self) -> Amount:
-        promised = [vm.spec.resources for vm in self._manager.list_vms() if vm.status.state not in ENDED]
-        return Amount(
-            sum(each.cpu_milli for each in promised),
-            sum(each.memory_bytes for each in promised),
-            sum(each.disk_bytes for each in promised),
-            len(promised),
-        )
+    def _promises(self) -> Mapping[str, VmResources]:
+        """What each VM was promised: those that have not ended, and those that are being made. Of several that are to be
+        made under one id only one can come to be; the largest counts."""
+        promises = {vm.spec.id: vm.spec.resources for vm in self._manager.list_vms() if vm.status.state not in ENDED}
+        for wanted in self._coming:
+            for vm_id, each in wanted.items():
+                if each.memory_bytes > _memory(promises, vm_id):
+                    promises[vm_id] = each
+        return promises
+
+
+def _memory(promises: Mapping[str, VmResources], vm_id: str) -> int:
+    found = promises.get(vm_id)
+    return 0 if found is None else found.memory_bytes
+
+
+def _sum(promised: Collection[VmResources]) -> Amount:
+    return Amount(
+        sum(each.cpu_milli for each in promised),
+        sum(each.memory_bytes for each in promised),
+        sum(each.disk_bytes for each in promised),
+        len(promised),
+    )
 
 
 def _read(path: Path) -> Scheduling:

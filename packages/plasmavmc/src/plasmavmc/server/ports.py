@@ -7,6 +7,9 @@ workload runs, or to a port that nobody listens on in the VM, is hung up on.
 
 A half-closed connection stays half open, as clients of old protocols want. Bytes wait nowhere but in the sockets'
 buffers and one chunk each way. A connection that says nothing is kept: the kernel's keep-alive finds peers that are gone.
+
+Who connects is a stranger, and each connection takes two descriptors of the server. So all ports together have half of its
+descriptors, and one VM a quarter of these; beyond it who connects is hung up on. The rest is the server's own.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import time
 from collections.abc import Coroutine, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -23,16 +27,21 @@ from pathlib import Path
 import structlog
 
 from plasmavmc.errors import CapacityError, ConflictError, HostError
+from plasmavmc.host.descriptors import descriptor_limit
 from plasmavmc.states import ENDED
 from plasmavmc.types import PublishedPort, Vm
 
 CONNECT_S = 10.0
 MAX_CONNECTIONS = 1024
-"""At once, over all ports of one VM."""
+"""At once, over all ports of one VM, however many descriptors there are."""
+_SHARE_OF_ALL, _SHARE_OF_ONE = 2, 4
+_PER_LISTENER, _PER_CONNECTION = 1, 2
+"""Descriptors."""
 _CHUNK = 64 * 1024
 _BACKLOG = 128
 _ACCEPT_PAUSE_S = 0.1
 """After an accept that failed: no descriptors are left, or no memory."""
+_WARN_EVERY_S = 60.0
 
 log = structlog.get_logger("plasmavmc.ports")
 
@@ -41,8 +50,12 @@ log = structlog.get_logger("plasmavmc.ports")
 class _Published:
     """The ports of one VM."""
 
+    most: int
+    """Descriptors that its ports and their connections may have."""
     target: IPv4Address | Path | None = None
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    taken: int = 0
+    """Descriptors."""
 
     def close(self) -> None:
         """Each task's socket is closed as it ends: a number that the loop still watches is not given away before."""
@@ -51,10 +64,14 @@ class _Published:
 
 
 class PublishedPorts:
-    """See the module's head. `follow` is told of every change of VMs."""
+    """See the module's head. `follow` is told of every change of VMs. `limit`: the descriptors of this process; None: asked
+    of the kernel."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None = None) -> None:
         self._by_vm: dict[str, _Published] = {}
+        self._left = (descriptor_limit() if limit is None else limit) // _SHARE_OF_ALL
+        self._most = min(MAX_CONNECTIONS * _PER_CONNECTION, self._left // _SHARE_OF_ONE)
+        self._warned = -_WARN_EVERY_S
 
     def open(self, vm_id: str, ports: Iterable[PublishedPort]) -> None:
         """Take the ports of a VM, all or none. Again for the same VM changes nothing.
@@ -67,12 +84,14 @@ class PublishedPorts:
         wanted = tuple(ports)
         if not wanted or vm_id in self._by_vm:
             return
+        if len(wanted) * _PER_LISTENER > self._left:
+            raise _no_descriptors(wanted[0])
         with ExitStack() as undo:
             listeners = [(port, undo.enter_context(_listen(port))) for port in wanted]
             undo.pop_all()
-        published = self._by_vm[vm_id] = _Published()
+        published = self._by_vm[vm_id] = _Published(self._most + len(wanted) * _PER_LISTENER)
         for port, listener in listeners:
-            self._spawn(published, self._accept(published, port, listener), listener)
+            self._spawn(published, self._accept(published, port, listener), listener, _PER_LISTENER)
 
     def close(self, vm_id: str) -> None:
         """Give them back; connections are cut."""
@@ -104,26 +123,50 @@ class PublishedPorts:
         for vm_id in list(self._by_vm):
             self.close(vm_id)
 
-    def _spawn(self, published: _Published, work: Coroutine[None, None, None], owned: socket.socket) -> None:
+    def _spawn(
+        self, published: _Published, work: Coroutine[None, None, None], owned: socket.socket, descriptors: int
+    ) -> None:
         """A task and the socket that ends with it, also where it never came to begin."""
         task = asyncio.create_task(work, name="published port")
+
+        def ended(_: asyncio.Task[None]) -> None:
+            owned.close()
+            published.tasks.discard(task)
+            published.taken -= descriptors
+            self._left += descriptors
+
         published.tasks.add(task)
-        task.add_done_callback(published.tasks.discard)
-        task.add_done_callback(lambda _: owned.close())
+        published.taken += descriptors
+        self._left -= descriptors
+        task.add_done_callback(ended)
 
     async def _accept(self, published: _Published, port: PublishedPort, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            await asyncio.sleep(0)  # an accept that finds somebody waiting lets nobody else go on
             try:
                 client, _ = await loop.sock_accept(listener)
             except OSError as error:
-                log.warning("port accept", port=port.host_port, error=str(error))
+                self._warn(f"port {port.host_port} takes no connection: {error.strerror}")
                 await asyncio.sleep(_ACCEPT_PAUSE_S)
                 continue
-            if published.target is None or len(published.tasks) >= MAX_CONNECTIONS:
+            if published.target is None:
                 client.close()
+            elif self._has_room(published):
+                self._spawn(published, _serve(client, published.target, port.guest_port), client, _PER_CONNECTION)
             else:
-                self._spawn(published, _serve(client, published.target, port.guest_port), client)
+                client.close()
+                self._warn(f"port {port.host_port} has no room for more connections")
+
+    def _has_room(self, published: _Published) -> bool:
+        return self._left >= _PER_CONNECTION and published.taken + _PER_CONNECTION <= published.most
+
+    def _warn(self, words: str) -> None:
+        """Into the log, from time to time: whoever connects could fill it."""
+        now = time.monotonic()
+        if now >= self._warned + _WARN_EVERY_S:
+            self._warned = now
+            log.warning("ports.refused", reason=words)
 
 
 def _listen(port: PublishedPort) -> socket.socket:
@@ -155,9 +198,17 @@ def _refusal(port: PublishedPort, error: OSError) -> ConflictError | HostError |
                 "no-such-address", f"{port.address} is no address of the host", resolution="Use 127.0.0.1 or 0.0.0.0."
             )
         case errno.EMFILE | errno.ENFILE:
-            return CapacityError("no-descriptors", f"{where}: no descriptors are left")
+            return _no_descriptors(port)
         case _:
             return HostError("port", f"{where} cannot be opened: {error.strerror}")
+
+
+def _no_descriptors(port: PublishedPort) -> CapacityError:
+    return CapacityError(
+        "no-descriptors",
+        f"{port.address}:{port.host_port}: no descriptors are left for published ports",
+        resolution="Publish fewer, or raise the server's limit: LimitNOFILE in its unit, or ulimit -Hn.",
+    )
 
 
 def _address(vm: Vm) -> IPv4Address | Path | None:
@@ -175,7 +226,7 @@ async def _serve(client: socket.socket, target: IPv4Address | Path, port: int) -
     """One connection, to its end."""
     loop = asyncio.get_running_loop()
     family = socket.AF_UNIX if isinstance(target, Path) else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as guest, suppress(OSError, TimeoutError):
+    with suppress(OSError, TimeoutError), socket.socket(family, socket.SOCK_STREAM) as guest:
         for end in (client, guest):
             end.setblocking(False)
             if end.family is socket.AF_INET:

@@ -17,6 +17,7 @@ from plasmavmc.errors import HostError
 from plasmavmc.guest.boot import load_assets
 from plasmavmc.host.architecture import EMULATOR
 from plasmavmc.host.configuration import HelperConfiguration
+from plasmavmc.host.descriptors import raise_descriptor_limit
 from plasmavmc.host.installation import (
     Installation,
     Product,
@@ -41,6 +42,7 @@ def serve(settings: ServeSettings) -> int:
         PlasmaError: it cannot start; what, and what to do.
     """
     check_root(PRODUCT)
+    raise_descriptor_limit()
     check_programs(PROGRAMS)
     load_assets(settings.cache)
     RegistryPolicy(settings.registries_allow)

@@ -128,6 +128,7 @@ class WasmBackend:
             await self._reap(handle)
         elif vm.worker is not None:
             vm.worker.close()
+            await vm.worker.handed_over()
         VmSockets(Path(handle.runtime_dir)).remove()
         await self._host.uid_free(handle.host_key)
 

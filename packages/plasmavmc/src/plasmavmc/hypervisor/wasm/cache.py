@@ -21,6 +21,7 @@ from plasmavmc.types import GIB, MIB, Scope
 
 MAX_CODE_BYTES = 256 * MIB
 BUDGET_BYTES = GIB
+_CHUNK = MIB
 
 
 class CodeCache:
@@ -44,7 +45,8 @@ class CodeCache:
         return fd
 
     def store(self, scope: Scope, image: str, fd: int) -> None:
-        """Keep what a worker compiled; `fd` is the caller's. Too large, or no room on the disk: it is not kept."""
+        """Keep what a worker compiled; `fd` is the caller's. Too large, or no room on the disk: it is not kept. Slow: for a
+        thread, of which there may be several at once."""
         path = self._path(scope, image)
         with suppress(OSError):
             size = os.fstat(fd).st_size
@@ -53,7 +55,10 @@ class CodeCache:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             with NamedTemporaryFile(dir=path.parent, delete=False) as file:
                 try:
-                    file.write(os.pread(fd, size, 0))
+                    at = 0
+                    while at < size and (chunk := os.pread(fd, min(_CHUNK, size - at), at)):
+                        file.write(chunk)
+                        at += len(chunk)
                     file.flush()
                     Path(file.name).rename(path)
                 except OSError:

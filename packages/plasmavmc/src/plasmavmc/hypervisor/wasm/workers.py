@@ -8,6 +8,7 @@ a node that never runs a module has none.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
 from collections import deque
@@ -22,6 +23,7 @@ from plasmavmc.host.configuration import WASM_WORKER
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import Host
 from plasmavmc.host.protocol import close_all
+from plasmavmc.host.threads import in_thread
 from plasmavmc.hypervisor.process import VmmProcess
 from plasmavmc.hypervisor.wasm import control
 from plasmavmc.hypervisor.wasm.limits import SPARE
@@ -42,6 +44,7 @@ class Worker:
     process: VmmProcess
     confinement: str
     link: socket.socket
+    _handing_over: asyncio.Task[None] | None = None
 
     def send(self, order: control.Assign | control.Start, fds: tuple[int, ...] = ()) -> None:
         """Raises `HostError`: `vmm-spawn`, it is gone."""
@@ -51,8 +54,8 @@ class Worker:
             raise HostError("vmm-spawn", f"the worker ended before its VM was started: {error.strerror}") from error
 
     def on_code(self, take: Callable[[int], None]) -> None:
-        """Call `take` with a descriptor of the native code, once, if the worker hands one over; it is closed after. It may
-        come before the VM is started."""
+        """Call `take` in a thread with a descriptor of the native code, once, if the worker hands one over; it is closed
+        after. It may come before the VM is started."""
         loop = asyncio.get_running_loop()
 
         def hear() -> None:
@@ -60,22 +63,41 @@ class Worker:
             fds: tuple[int, ...] = ()
             with suppress(OSError):
                 data, fds = control.receive(self.link)
-            with suppress(msgspec.MsgspecError):
-                if data and isinstance(control.decode_word(data), control.Compiled) and len(fds) == 1:
-                    take(fds[0])
-            close_all(fds)
             if data:
                 loop.remove_reader(self.link)
             else:
                 self.close()
+            if len(fds) == 1 and _is_code(data):
+                self._handing_over = loop.create_task(_hand_over(take, fds[0]), name="native code")
+            else:
+                close_all(fds)
 
         loop.add_reader(self.link, hear)
+
+    async def handed_over(self) -> None:
+        """Return when code that came was taken."""
+        if self._handing_over is not None:
+            await asyncio.wait([self._handing_over])
 
     def close(self) -> None:
         """Let go of the control socket: a worker without a VM then ends. Idempotent."""
         if self.link.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self.link)
             self.link.close()
+
+
+def _is_code(data: bytes) -> bool:
+    try:
+        return isinstance(control.decode_word(data), control.Compiled)
+    except msgspec.MsgspecError:
+        return False
+
+
+async def _hand_over(take: Callable[[int], None], fd: int) -> None:
+    try:
+        await in_thread(take, fd)
+    finally:
+        os.close(fd)
 
 
 class Workers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -154,7 +155,10 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         context.spool.open()
+        expiring = asyncio.create_task(context.spool.keep_expiring(), name="spool")
         yield
+        expiring.cancel()
+        await asyncio.wait([expiring])
         context.stopping.set()
         context.identity.passwords.close()
 

@@ -29,7 +29,10 @@ MAX_UPLOAD = 16 * 1024**3
 MAX_CHUNK = 32 * 1024**2
 MAX_PER_PROJECT = 4
 RESTS_S = 3600.0
-_KEEP_FREE = 512 * 1024**2
+EXPIRE_EVERY_S = 60.0
+_KEEP_FREE, _KEEP_FREE_AT_MOST = 512 * 1024**2, 16 * 1024**3
+_KEPT_PART = 20
+"""A twentieth of the disk stays free, within these bounds: the platform's database may lie on the same one."""
 _READ = 1024**2
 _RANGE = re.compile(r"(?:bytes )?(\d{1,15})-(\d{1,15})(?:/(?:\*|\d{1,15}))?", re.ASCII)
 
@@ -104,6 +107,12 @@ class Spool:
             raise missing("upload", id_)
         return upload
 
+    async def keep_expiring(self) -> None:
+        """Remove what rests too long, for ever."""
+        while True:
+            await self._clock.sleep(EXPIRE_EVERY_S)
+            self.expire()
+
     async def append(self, upload: Upload, first: int, last: int, chunks: AsyncIterator[bytes]) -> int:
         """Write one part; returns the new size. A part that breaks off leaves what was there before it.
 
@@ -117,15 +126,21 @@ class Spool:
             raise ConflictError("bad-offset", f"the upload has {upload.size} bytes, so a part begins there")
         if length > MAX_CHUNK or last >= MAX_UPLOAD:
             raise InvalidError("part-too-large", f"a part has at most {MAX_CHUNK} bytes, an upload {MAX_UPLOAD}")
-        if (free := shutil.disk_usage(self._directory).free) < length + _KEEP_FREE:
-            raise UnavailableError(
-                "spool-full",
-                f"the server's disk has no room for the upload: {free >> 20} MiB are free, and {_KEEP_FREE >> 20} stay so",
-                resolution="Free space on it: swg images rm removes images that no app needs.",
-            )
         async with self.claimed(upload):
+            self.expire()
+            self._check_room(length)
             await self._write(upload, length, chunks)
         return upload.size
+
+    def _check_room(self, length: int) -> None:
+        disk = shutil.disk_usage(self._directory)
+        kept = max(_KEEP_FREE, min(disk.total // _KEPT_PART, _KEEP_FREE_AT_MOST))
+        if disk.free < length + kept:
+            raise UnavailableError(
+                "spool-full",
+                f"the server's disk has no room for the upload: {disk.free >> 20} MiB are free, and {kept >> 20} stay so",
+                resolution="Free space on it: swg images rm removes images that no app needs.",
+            )
 
     async def _write(self, upload: Upload, length: int, chunks: AsyncIterator[bytes]) -> None:
         digest = upload.digest.copy()
@@ -136,6 +151,7 @@ class Spool:
                 written += len(chunk)
                 if written > length:
                     break
+                self._check_room(len(chunk))
                 await asyncio.to_thread(_write_and_hash, file, digest, chunk)
         if written != length:
             raise InvalidError("bad-length", f"the part has another length than the {length} bytes announced")
