@@ -250,8 +250,9 @@ class Machine:
         await self._keep_its_own()
         self._task = asyncio.create_task(self._watch_over(handle), name=f"vm {self.spec.id}")
         if self.state is VmState.STOPPING:
-            await self._parts.network.retire(self.key)
             self._begin_stop(self.spec.stop_grace_s)
+            with suppress(PlasmaError):  # it ends all the same
+                await self._parts.network.retire(self.key)
 
     async def disown(self, error: Exception) -> None:
         """End it: it cannot be taken over."""
