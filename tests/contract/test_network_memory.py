@@ -213,7 +213,10 @@ class RestlessNetwork(MemoryNetwork):
     """Wrong: gives a released address out at once, and the same VM a second place."""
 
     async def release(self, key: str) -> None:
-        self._members.remove(key, float("-inf"))
+        pool = self._members._pool
+        if (address := pool._held.get(key)) is not None:
+            pool._ahead.appendleft(address)
+        self._members.remove(key, 0.0)
         await self.settle()
 
     async def setup_tap(self, key: str, spec: NetworkSpec) -> Attachment:

@@ -11,10 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from plasmavmc.backends import Acceleration
+from plasmavmc.errors import HostError
+from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import Host, ProcessId, Spawned
+from plasmavmc.hypervisor.backend import HypervisorBackend
 from plasmavmc.hypervisor.console import RING_BYTES, Ring, Tail, connect_console
+from plasmavmc.hypervisor.firecracker.backend import FirecrackerBackend
 from plasmavmc.hypervisor.process import VmmProcess, usage_of
-from plasmavmc.types import VmUsage
+from plasmavmc.hypervisor.qemu.argv import QemuMachine
+from plasmavmc.hypervisor.qemu.backend import KvmBackend
+from plasmavmc.hypervisor.wasm.backend import WasmBackend
+from plasmavmc.hypervisor.wasm.cache import CodeCache
+from plasmavmc.types import VmHandle, VmUsage
 
 
 class ReapingHost:
@@ -177,3 +188,35 @@ async def test_a_console_is_connected_before_anybody_accepts(tmp_path: Path) -> 
             guest.sendall(b"Kernel panic\n")
         await tail.ended(5.0)
     assert tail.ring.lines() == ("Kernel panic",)
+
+
+class DeafHost(ReapingHost):
+    """Its signals reach nobody: the process waits for a disk."""
+
+    async def vm_signal(self, _key: str, process: ProcessId, signal: int) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("backend", ["kvm", "firecracker", "wasm"])
+async def test_a_vmm_of_an_earlier_life_that_does_not_end_can_be_tried_again_and_again(
+    backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("plasmavmc.hypervisor.process.KILL_DEADLINE_S", 0.01)
+    monkeypatch.setattr("plasmavmc.hypervisor.qemu.vm.QUIT_DEADLINE_S", 0.01)
+    host = DeafHost()
+    spawned = host.spawn("import time; time.sleep(60)")
+    os.close(spawned.pidfd)
+    os.close(spawned.stdout)
+    handle = VmHandle("vm_one", backend, str(tmp_path), spawned.pid, spawned.start_time, {})
+    backends: dict[str, HypervisorBackend] = {
+        "kvm": KvmBackend(as_port(host), QemuMachine("/qemu", "k1", Acceleration.TCG, 0)),
+        "firecracker": FirecrackerBackend(as_port(host), host),  # type: ignore[arg-type]  # no jail is asked for
+        "wasm": WasmBackend(as_port(host), HostNames.of("ins_a"), CodeCache(tmp_path / "code")),
+    }
+    before = open_descriptors()
+    for _ in range(3):
+        with pytest.raises(HostError, match="still there"):
+            await backends[backend].stop_vm(handle)
+    assert open_descriptors() == before
+    host.children[spawned.pid].kill()
+    host.children[spawned.pid].wait()

@@ -186,7 +186,7 @@ async def test_a_snapshot_counts_when_it_is_committed_and_until_it_is_used(tmp_p
     assert store.keys() == {KEY}
     with store.open(KEY) as stored:
         assert os.pread(stored.state, 5, 0) == b"state"
-        store.use(KEY)
+        await store.use(KEY)
     assert not store.has(KEY)
     assert SnapshotStore(tmp_path).keys() == frozenset()
     assert nothing_in(tmp_path)

@@ -153,6 +153,16 @@ def test_a_full_disk_loses_lines_and_says_so_but_never_fails(tmp_path: Path) -> 
     assert "were lost" in texts(log)[1]
 
 
+def test_a_log_for_which_there_is_no_place_yet_loses_lines_and_begins_when_there_is(tmp_path: Path) -> None:
+    (tmp_path / "vm").write_text("in the way")
+    log = make(tmp_path)
+    log.write(OUT, 0, b"lost\n")
+    assert log.acknowledged == 5
+    (tmp_path / "vm").unlink()
+    log.write(OUT, 5, b"after\n")
+    assert texts(log)[0] == "after"
+
+
 async def collect(log: VmLog, lines: list[LogLine]) -> None:
     async for line in log.follow(10):
         lines.append(line)

@@ -264,7 +264,7 @@ STEPS = (
     "plasmavmc.moving._check_room",
     "plasmavmc.moving._receive_memory",
     "plasmavmc.moving._receive_disk",
-    "plasmavmc.moving.make_durable",
+    "plasmavmc.storage.memory.MemoryStorage.make_durable",
     "plasmavmc.snapshots.files.SnapshotStore.commit",
     "plasmavmc.storage.memory.MemoryStorage.create",
     "plasmavmc.records.Records.save",

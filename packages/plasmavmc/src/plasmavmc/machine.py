@@ -8,8 +8,13 @@ stays until `delete`, the log for a day. What the guest says is a `guest.listene
 An end that was asked for is STOPPED with reason code `stopped`; one that was not is STOPPED with `exited` (the workload
 ended by itself, with its exit code) or FAILED (it could not start, or the VMM died under it).
 
+A VM's life goes on whatever its host refuses. What it has become is true here at once, and written as soon as the disk
+takes it (`Records.keep`). A VMM may outlive SIGKILL for as long as a disk hangs: its VM has not ended then, for it may still
+have its volumes; it is seen to be `stopping` with the reason, and is ended again and again. Who asked for its end is told,
+and nobody else waits for it.
+
 Trap: RUNNING is told only when the boot's undo stack is gone, so that whoever stops or leaves a running VM never meets a
-boot that would still undo it.
+boot that would still undo it. Trap: what is cancelled is cancelled once; a second time would cut short how it is undone.
 """
 
 from __future__ import annotations
@@ -17,28 +22,39 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
 import structlog
 
 from plasmavmc.booting import Boot, Booted
-from plasmavmc.errors import ConflictError, GuestError, ImageError, InvalidSpecError, PlasmaError, WorkloadError
+from plasmavmc.errors import (
+    ConflictError,
+    GuestError,
+    HostError,
+    ImageError,
+    InvalidSpecError,
+    PlasmaError,
+    WorkloadError,
+)
 from plasmavmc.guest.api import NOT_EXECUTED, ExecExit, ExecSession, GuestChannel, GuestEvent, GuestExited
 from plasmavmc.guest.boot import BootAssets
 from plasmavmc.guest.listener import Listener
 from plasmavmc.guest.logs import VmLog
 from plasmavmc.hypervisor.backend import HypervisorBackend, VmmExit
+from plasmavmc.hypervisor.process import UNKILLABLE
 from plasmavmc.parts import EngineParts
 from plasmavmc.policy import Egress, Ingress
 from plasmavmc.records import VmRecord
-from plasmavmc.states import ENDED, VmState, advance
+from plasmavmc.states import ENDED, MOVES, VmState, advance
+from plasmavmc.stopping import ASK_S, EXIT_GRACE_S, Stop
 from plasmavmc.types import Lease, NetworkSpec, NetworkUsage, TerminalSize, Vm, VmHandle, VmSpec, VmUsage, vm_key
 
-EXIT_GRACE_S = 5.0
-"""From the guest's last word (or its silence) to the end of the VMM."""
+RETRY_S = 5.0
+"""From an attempt to end a VMM that failed to the next."""
 TAIL_LINES = 50
+USUAL_STOP_SIGNAL = "SIGTERM"
 
 log = structlog.get_logger("plasmavmc.machine")
 
@@ -57,6 +73,14 @@ class Machine:
         self._listener = Listener(parts.logs, self.key, record.spec.stdio)
         self._ended = asyncio.Event()
         self._born = asyncio.Event()
+        self._stop: Stop | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        """Carries the stop out."""
+        self._doomed = asyncio.Event()
+        """Its time is over: its VMM is to end."""
+        self._hung = asyncio.Event()
+        self._trouble: PlasmaError | None = None
+        """Why its VMM does not end, while it is `_hung`."""
         if record.status.state in ENDED:
             self._ended.set()
 
@@ -127,7 +151,8 @@ class Machine:
         self._task = asyncio.create_task(self._run(birth), name=f"vm {self.spec.id}")
 
     async def restrict(self, egress: Egress) -> None:
-        """Change what it may open connections to. In force first: where that fails, it is seen to be as it was."""
+        """Change what it may open connections to. In force first: where that fails, or cannot be written down, it is seen to
+        be as it was."""
         if not self.spec.networks:
             return
         await self._parts.network.restrict(self.key, egress)
@@ -141,84 +166,156 @@ class Machine:
         self._note(replace(self.spec.networks[0], identity=identity, ingress=ingress))
 
     def _note(self, network: NetworkSpec) -> None:
-        self.record = replace(self.record, spec=replace(self.spec, networks=(network,)))
-        self._parts.records.save(self.record)
+        record = replace(self.record, spec=replace(self.spec, networks=(network,)))
+        self._parts.records.save(record)
+        self.record = record
         self._changed()
 
     async def stop(self, grace_s: float) -> None:
-        """End the workload gracefully, then the VM; returns when it has ended. Idempotent."""
+        """End the workload gracefully, then the VM; returns when it has ended. Idempotent: of several orders the nearest end
+        counts. Who gives up waiting does not take the order back.
+
+        Raises:
+            PlasmaError: why its VMM does not end. That is tried again, and the VM ends as soon as it does.
+        """
         if self._ended.is_set():
             return
         self.record = replace(self.record, asked=True)
-        channel = self.channel
-        if self.state is not VmState.PENDING:
-            self._move(VmState.STOPPING)
         if self._task is None or self.state is VmState.PENDING:
             if self._task is not None:
                 self._task.cancel()  # it has not come to its first step, and never will
             self._settle(VmState.STOPPED, "stopped", "stopped before it was started")
         elif self._booting:
-            self._task.cancel()
+            if self.state is not VmState.STOPPING:
+                self._move(VmState.STOPPING)
+                self._task.cancel()
         else:
-            await self._stop_guest(channel, grace_s)
-        await self._ended.wait()
+            self._move(VmState.STOPPING)
+            self._begin_stop(grace_s)
+        while not self._ended.is_set():
+            await self._or_hangs(self._ended.wait())
 
-    async def _stop_guest(self, channel: GuestChannel | None, grace_s: float) -> None:
+    def _begin_stop(self, grace_s: float) -> None:
+        if self._stop is not None:
+            self._stop.hurry(grace_s)
+            return
+        self._stop = Stop(grace_s)
+        self._stopping = asyncio.create_task(self._carry_out(self._stop), name=f"stop {self.spec.id}")
+
+    async def _carry_out(self, stop: Stop) -> None:
+        channel = self._listener.channel
         if channel is not None:
-            with suppress(PlasmaError, TimeoutError):
-                await channel.stop(await self._stop_signal(), grace_s)
-                async with asyncio.timeout(grace_s + EXIT_GRACE_S):
-                    await self._ended.wait()
-        if not self._ended.is_set() and self.record.handle is not None:
-            await self._backend(self.record.handle).stop_vm(self.record.handle)
+            try:
+                await stop.carry_out(channel, await self._stop_signal(), self._ended)
+            except Exception:
+                log.exception("vm stop broke", vm=self.spec.id)
+        self._doomed.set()
 
     async def _stop_signal(self) -> str:
         if self.spec.stop_signal is not None:
             return self.spec.stop_signal
-        return (await self._parts.images.ensure(self.spec.image, self._parts.source)).config.stop_signal
+        with suppress(PlasmaError, OSError):  # what its image says cannot be had; too long is an OSError too
+            async with asyncio.timeout(ASK_S):
+                return (await self._parts.images.ensure(self.spec.image, self._parts.source)).config.stop_signal
+        return USUAL_STOP_SIGNAL
+
+    async def _or_hangs(self, over: Coroutine[None, None, object]) -> None:
+        """Return when it is over.
+
+        Raises:
+            PlasmaError: the VMM of this VM does not end, so it may never be.
+        """
+        waiting = [asyncio.ensure_future(over), asyncio.ensure_future(self._hung.wait())]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
+        if self._trouble is not None and not waiting[0].done():
+            raise self._trouble
+
+    # After a restart of the engine
 
     async def adopt(self) -> None:
-        """Take over a VM that lived through a restart of the engine, or mark it ended where it did not."""
+        """Take over a VM that lived through a restart of the engine, or mark it ended where it did not. A stop that was cut
+        short begins anew, with its whole grace: nobody knows what its guest has heard of it."""
         handle = self.record.handle
         if handle is None or self.state not in (VmState.RUNNING, VmState.STOPPING):
-            await self._discard(handle)
+            await self._doom(VmState.FAILED, "engine-restarted", "the engine was restarted while this VM was starting")
             return
         channel = await self._recovered(handle)
         if channel is None:
             return
-        if self.record.ipv4 is not None:
-            await self._parts.network.adopt(self.key, self.spec.networks[0], self.record.ipv4)
-        self._hold()
         self._listener.opened(channel)
-        self._task = asyncio.create_task(self._supervise(handle), name=f"vm {self.spec.id}")
+        await self._keep_its_own()
+        self._task = asyncio.create_task(self._watch_over(handle), name=f"vm {self.spec.id}")
+        if self.state is VmState.STOPPING:
+            self._begin_stop(self.spec.stop_grace_s)
+            with suppress(PlasmaError):  # it ends all the same
+                await self._parts.network.retire(self.key)
+
+    async def disown(self, error: Exception) -> None:
+        """End it: it cannot be taken over."""
+        code = error.code if isinstance(error, PlasmaError) else "engine-defect"
+        told = str(error) if isinstance(error, PlasmaError) else f"internal error: {type(error).__name__}"
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._listener.aclose()
+        await self._doom(VmState.FAILED, code, f"it cannot be taken over after a restart of the engine: {told}")
 
     async def _recovered(self, handle: VmHandle) -> GuestChannel | None:
         """The way to the guest of a VM that lives; None where it does not any more, and is marked so."""
         try:
             channel = await self._backend(handle).recover(handle)
         except PlasmaError as error:
-            await self._backend(handle).stop_vm(handle)
-            await self._finish(VmState.FAILED, error.code, f"it did not answer after a restart of the engine: {error}")
+            words = f"it did not answer after a restart of the engine: {error}"
+            await self._doom(VmState.FAILED, error.code, words)
             return None
         if channel is None:
-            await self._finish(VmState.FAILED, "vmm-died", "the VMM ended while the engine was away")
+            await self._doom(VmState.FAILED, "vmm-died", "the VMM ended while the engine was away")
         return channel
 
-    async def _discard(self, handle: VmHandle | None) -> None:
-        """End a VM that cannot be adopted: its boot was cut short, and its configuration is gone with the engine."""
+    async def _doom(self, state: VmState, code: str, reason: str) -> None:
+        """End what cannot be adopted. A VMM that does not end at once is left to a task: the engine does not wait for it."""
+        if self.record.asked and VmState.STOPPED in MOVES[self.state]:
+            state, code = VmState.STOPPED, "stopped"
+        handle = self.record.handle
         if handle is not None:
-            with suppress(PlasmaError):
+            try:
                 await self._backend(handle).stop_vm(handle)
-        await self._finish(VmState.FAILED, "engine-restarted", "the engine was restarted while this VM was starting")
+            except (PlasmaError, OSError) as error:
+                self._hangs(error)
+                with suppress(PlasmaError):  # what it has is not anybody else's while it is there
+                    await self._keep_its_own()
+                self._task = asyncio.create_task(self._end(handle, state, code, reason), name=f"end {self.spec.id}")
+                return
+        await self._finish(state, code, reason)
+
+    async def _keep_its_own(self) -> None:
+        """What an adopted VM has is not anybody else's.
+
+        Raises:
+            ConflictError: it is another's already.
+        """
+        if self.record.ipv4 is not None:
+            await self._parts.network.adopt(self.key, self.spec.networks[0], self.record.ipv4)
+        self._hold()
+
+    # Letting go
 
     async def let_go(self) -> None:
         """Stop supervising without touching the VM: the engine ends, the VM stays. One that boots is stopped."""
         if self._booting:
-            await self.stop(0)
-        elif self._task is not None and not self._ended.is_set():
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            self._log.flush()
+            with suppress(PlasmaError):  # it does not end, and is the next engine's
+                await self.stop(0)
+        if self._task is None or self._ended.is_set():
+            return
+        for task in (self._stopping, self._task):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        self._log.flush()
 
     async def delete(self) -> None:
         """Remove what is left of an ended VM; its log stays until its day is over."""
@@ -232,23 +329,35 @@ class Machine:
         try:
             booted = await birth()
         except asyncio.CancelledError:
-            self._settle(VmState.STOPPED, "stopped", "stopped while it was starting")
+            await self._unborn(VmState.STOPPED, "stopped", "stopped while it was starting")
         except PlasmaError as error:
             permanent = isinstance(error, (ImageError, InvalidSpecError, WorkloadError))
             exit_code = NOT_EXECUTED.get(error.code) if isinstance(error, WorkloadError) else None
-            self._settle(VmState.FAILED, error.code, str(error), exit_code=exit_code, permanent=permanent)
+            await self._unborn(VmState.FAILED, error.code, str(error), exit_code=exit_code, permanent=permanent)
         except Exception as error:
             log.exception("vm boot broke", vm=self.spec.id)
-            self._settle(VmState.FAILED, "engine-defect", f"internal error: {type(error).__name__}")
+            await self._unborn(VmState.FAILED, "engine-defect", f"internal error: {type(error).__name__}")
         else:
             await self._live(booted)
+
+    async def _unborn(
+        self, state: VmState, code: str, reason: str, *, exit_code: int | None = None, permanent: bool = False
+    ) -> None:
+        """It never ran. Its boot has undone all but a VMM that would not end, which then is what it failed with."""
+        self._booting = False
+        self._born.set()
+        if self.record.handle is not None:
+            await self._clear_away(self.record.handle)
+        if self.record.asked and code == UNKILLABLE:
+            state, code, reason = VmState.STOPPED, "stopped", "stopped while it was starting"
+        self._settle(state, code, reason, exit_code=exit_code, permanent=permanent)
 
     async def _live(self, booted: Booted) -> None:
         self._booting = False
         self._born.set()
         self._listener.opened(booted.channel, booted.events)
         self._begin_running(booted.handle)
-        await self._supervise(booted.handle)
+        await self._watch_over(booted.handle)
 
     def step(self, name: str) -> None:
         self.record = replace(self.record, status=replace(self.record.status, reason_code=name))
@@ -264,7 +373,7 @@ class Machine:
 
     def spawned(self, handle: VmHandle, assets: BootAssets) -> None:
         self.record = replace(self.record, handle=handle, kernel=assets.kernel_hash, init=assets.initrd_hash)
-        self._parts.records.save(self.record)
+        self._parts.records.keep(self.record)
 
     def console(self, lines: tuple[str, ...]) -> None:
         self._listener.note(lines[-TAIL_LINES:])
@@ -274,22 +383,56 @@ class Machine:
 
     # Supervision
 
-    async def _supervise(self, handle: VmHandle) -> None:
+    async def _watch_over(self, handle: VmHandle) -> None:
+        try:
+            await self._conclude(await self._supervise(handle))
+        except Exception as error:
+            log.exception("vm supervision broke", vm=self.spec.id)
+            await self._end(handle, VmState.FAILED, "engine-defect", f"internal error: {type(error).__name__}")
+
+    async def _supervise(self, handle: VmHandle) -> VmmExit:
         watch = asyncio.create_task(self._backend(handle).wait_vm(handle))
         pump = asyncio.create_task(self._listener.listen())
         heard = asyncio.create_task(self._listener.exited())
+        doomed = asyncio.create_task(self._doomed.wait())
         try:
-            await asyncio.wait({watch, pump, heard}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({watch}, timeout=EXIT_GRACE_S)
-            if not watch.done():
-                await self._backend(handle).stop_vm(handle)
+            await asyncio.wait({watch, pump, heard, doomed}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({watch, doomed}, timeout=EXIT_GRACE_S, return_when=asyncio.FIRST_COMPLETED)
+            await self._kill(handle, watch)
             ended = await watch
             await asyncio.wait({pump}, timeout=1.0)
         finally:
-            for task in (watch, pump, heard):
+            for task in (watch, pump, heard, doomed):
                 task.cancel()
             await self._listener.aclose()
-        await self._conclude(ended)
+        return ended
+
+    async def _kill(self, handle: VmHandle, watch: asyncio.Task[VmmExit] | None = None) -> None:
+        """Return when its VMM has ended, however often that has to be tried. `watch` sees its end."""
+        while watch is None or not watch.done():
+            try:
+                await self._backend(handle).stop_vm(handle)
+                break
+            except (PlasmaError, OSError) as error:
+                self._hangs(error)
+            await (asyncio.sleep(RETRY_S) if watch is None else asyncio.wait({watch}, timeout=RETRY_S))
+        self._trouble = None
+        self._hung.clear()
+
+    def _hangs(self, error: PlasmaError | OSError) -> None:
+        """Its VMM was to end, and does not."""
+        trouble = error if isinstance(error, PlasmaError) else HostError(UNKILLABLE, str(error))
+        if self._trouble is None:
+            log.error("vm.does_not_end", vm=self.spec.id, reason=str(trouble))
+        self._trouble = trouble
+        if VmState.STOPPING in MOVES[self.state]:
+            self._move(VmState.STOPPING)
+        status = replace(self.record.status, reason=str(trouble), reason_code=trouble.code, guest_ready=False)
+        if status != self.record.status:
+            self.record = replace(self.record, status=status)
+            self._parts.records.keep(self.record)
+            self._changed()
+        self._hung.set()
 
     # End
 
@@ -315,6 +458,18 @@ class Machine:
             return "oom", f"the workload ran out of memory ({self.spec.resources.memory_bytes >> 20} MiB)"
         return "exited", f"the workload ended with exit code {ended.exit_code}"
 
+    async def _end(self, handle: VmHandle, state: VmState, code: str, reason: str) -> None:
+        await self._kill(handle)
+        await self._finish(state, code, reason)
+
+    async def _clear_away(self, handle: VmHandle) -> None:
+        """Return when nothing is left of a VMM whose start was undone, and which perhaps did not end."""
+        await self._kill(handle)
+        try:
+            await self._backend(handle).delete_vm(handle)
+        except (PlasmaError, OSError) as error:
+            log.warning("release failed", vm=self.spec.id, error=str(error))
+
     async def _finish(self, state: VmState, code: str, reason: str, *, exit_code: int | None = None) -> None:
         """The end of a VM that had a process: give back what the host lent, then tell."""
         await self._release()
@@ -326,7 +481,6 @@ class Machine:
         """Write the last status."""
         self._booting = False
         self._born.set()
-        self._log.close()
         status = replace(
             self.record.status,
             state=advance(self.state, state),
@@ -338,14 +492,22 @@ class Machine:
             guest_ready=False,
             endpoints=(),
             private_address="",
-            log_tail=tuple(line.text for line in self._log.tail(TAIL_LINES)),
+            log_tail=self._last_lines(),
         )
         self.record = replace(self.record, status=status)
-        self._parts.records.save(self.record)
+        self._parts.records.keep(self.record)
         self._ended.set()
         failed = state is VmState.FAILED or exit_code is None
         self._listener.ended(GuestError(code, reason) if failed else ExecExit(exit_code or 0))
         self._changed()
+
+    def _last_lines(self) -> tuple[str, ...]:
+        try:
+            self._log.close()
+            return tuple(line.text for line in self._log.tail(TAIL_LINES))
+        except OSError as error:
+            log.warning("log cannot be read", vm=self.spec.id, error=str(error))
+            return ()
 
     async def _release(self, *, suspended: bool = False) -> None:
         """Give back what the host lent to this VM; one that is suspended keeps what it goes on with. One part that fails
@@ -358,7 +520,7 @@ class Machine:
         for release in releases:
             try:
                 await release
-            except PlasmaError as error:
+            except (PlasmaError, OSError) as error:
                 log.warning("release failed", vm=self.spec.id, error=str(error))
         if not suspended:
             self._parts.images.release(self.key)
@@ -368,7 +530,6 @@ class Machine:
     # Small parts
 
     def _hold(self) -> None:
-        """What an adopted VM has is not anybody else's."""
         self._parts.images.hold(self.spec.image, self.key)
         self._parts.volumes.holdings.hold(self.spec.id, self.spec.volumes)
 
@@ -384,7 +545,7 @@ class Machine:
             return
         status = replace(self.record.status, state=advance(self.state, to), since=self._parts.clock(), reason_code=step)
         self.record = replace(self.record, status=status)
-        self._parts.records.save(self.record)
+        self._parts.records.keep(self.record)
         self._changed()
 
     def _begin_running(self, handle: VmHandle) -> None:

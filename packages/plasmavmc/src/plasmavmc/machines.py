@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from plasmavmc.errors import ConflictError, NotFoundError
 from plasmavmc.host.operations import ProcessId
@@ -107,10 +107,28 @@ class Machines:
             self._machines[record.spec.id] = SuspendableMachine(record, self._parts, self.notify)
 
     def add(self, spec: VmSpec) -> SuspendableMachine:
-        """A new VM, which has not begun."""
+        """A new VM, which has not begun.
+
+        Raises:
+            CapacityError, HostError: it cannot be written down.
+        """
         record = VmRecord(spec, VmStatus(VmState.PENDING, self._parts.clock()))
         self._parts.records.save(record)
         return self.enter(record)
+
+    def add_all(self, specs: Sequence[VmSpec]) -> list[SuspendableMachine]:
+        """New VMs, which have not begun, or none; raises as `add`."""
+        with ExitStack() as undo:
+            machines = []
+            for spec in specs:
+                machines.append(self.add(spec))
+                undo.callback(self._drop, spec.id)
+            undo.pop_all()
+        return machines
+
+    def _drop(self, vm_id: str) -> None:
+        self._parts.records.delete(vm_id)
+        self.remove(vm_id)
 
     def enter(self, record: VmRecord) -> SuspendableMachine:
         """A VM whose record is there."""

@@ -83,9 +83,11 @@ class VmManager:
         await self._parts.network.configure_bridge()
         self._machines.load()
         living = [machine for machine in self._machines if machine.state not in ENDED]
-        await asyncio.gather(*(machine.adopt() for machine in living))
+        await asyncio.gather(*(_adopted(machine) for machine in living))
         await self._parts.network.settle()
         swept = await self._host.sweep(Keep(vms=self._machines.living(), processes=processes))
+        if swept.left:
+            log.error("processes do not end", pids=swept.left)
         await self._drop_unknown(self._machines.keys())
         return swept
 
@@ -99,16 +101,17 @@ class VmManager:
         self._parts.logs.sweep(known)
 
     async def close(self, *, keep_vms: bool) -> None:
-        """End the engine. Without `keep_vms` all VMs are stopped gracefully first, and what waits for VMs ends."""
-        if keep_vms:
-            await asyncio.gather(*(machine.let_go() for machine in self._machines))
-        else:
-            await asyncio.gather(*(machine.stop(machine.spec.stop_grace_s) for machine in self._machines))
+        """End the engine. Without `keep_vms` all VMs are stopped gracefully first, and what waits for VMs ends. Where a VMM
+        does not end, its VM is left to the next engine."""
+        if not keep_vms:
+            await asyncio.gather(*(_stopped(machine) for machine in self._machines))
             for backend in self._parts.registry.backends():
                 if isinstance(backend, Reserving):
                     await backend.dismiss()
+        await asyncio.gather(*(machine.let_go() for machine in self._machines))
         await asyncio.gather(*self._templates)
         await self._parts.blanks.aclose()
+        self._parts.records.close()
 
     # VMs
 
@@ -260,7 +263,7 @@ class VmManager:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(template.aclose)
             self._machines.check_new(specs)  # others may have come meanwhile
-            machines = [self._machines.add(spec) for spec in specs]
+            machines = self._machines.add_all(specs)
             for machine in machines:
                 machine.start_as_copy(template)
             keeping = asyncio.create_task(self._keep(undo.pop_all(), machines), name=f"template of {vm_id}")
@@ -410,6 +413,22 @@ class VmManager:
         else:
             async for line in stored.read(tail, since):
                 yield line
+
+
+async def _adopted(machine: SuspendableMachine) -> None:
+    """Take a VM over. One with which that cannot be done ends; the engine begins all the same, for the others."""
+    try:
+        await machine.adopt()
+    except Exception as error:
+        log.exception("vm not adopted", vm=machine.spec.id)
+        await machine.disown(error)
+
+
+async def _stopped(machine: SuspendableMachine) -> None:
+    try:
+        await machine.stop(machine.spec.stop_grace_s)
+    except PlasmaError as error:
+        log.error("vm not stopped", vm=machine.spec.id, error=str(error))
 
 
 def _same(stored: VmRecord, given: VmSpec) -> bool:

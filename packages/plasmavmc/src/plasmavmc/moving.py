@@ -28,7 +28,7 @@ from plasmavmc.hypervisor.backend import HypervisorBackend
 from plasmavmc.images.store import BUILDER
 from plasmavmc.parts import EngineParts
 from plasmavmc.records import VmRecord
-from plasmavmc.snapshots.content import make_durable, pieces_of, read_piece, set_size, write_piece
+from plasmavmc.snapshots.content import pieces_of, read_piece, set_size, write_piece
 from plasmavmc.snapshots.files import Draft, Stored
 from plasmavmc.snapshots.manifest import Manifest, Piece, check
 from plasmavmc.snapshots.parcel import END, VERSION, Parcel, ParcelReader, encode_header, pack, unpack
@@ -203,7 +203,7 @@ async def _receive_disk(parcel: Parcel, reader: ParcelReader, key: str, parts: E
     try:
         await _fill(layer, parcel.layer, reader)
         await reader.end()
-        await in_thread(make_durable, layer)
+        await parts.storage.make_durable(key)
     finally:
         os.close(layer)
 

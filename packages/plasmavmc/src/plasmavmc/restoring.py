@@ -48,7 +48,7 @@ class Origin:
     """The disk that its own is a copy of; empty: its own is there."""
     renamed: bool = False
     """Its own disk is there, but the memory was another VM's."""
-    point_of_no_return: Callable[[], None] = lambda: None
+    point_of_no_return: Callable[[], Awaitable[None]] | None = None
     """Called when all is ready, before the guest runs."""
 
     @property
@@ -86,7 +86,8 @@ class Restore:
                     await self._parts.network.admit(self._key)
                 await content
                 await origin.backend.load_state(handle, origin.state)
-                origin.point_of_no_return()
+                if origin.point_of_no_return is not None:
+                    await origin.point_of_no_return()
                 channel = await origin.backend.wake_vm(handle, self._card(attachment))
                 undo.pop_all()
         return Booted(handle, channel, channel.events())

@@ -7,7 +7,7 @@ deletes a VM settles what is under way first, and then finds it running, suspend
 
 What a restart of the engine finds is settled by one question: does a snapshot of the VM count? If so it is suspended,
 and a process of it is not to run on. If not, its process lives (it stood still for a snapshot that never counted, or
-was just woken) and runs on, or it has ended.
+was just woken) and runs on, or it has ended. That its record says `running` changes nothing: it may be an older one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from plasmavmc.suspending import resume, take_snapshot
 from plasmavmc.types import VmHandle
 
 _BETWEEN = frozenset({VmState.SUSPENDING, VmState.RESUMING})
+_MAY_SLEEP = _BETWEEN | {VmState.RUNNING, VmState.SUSPENDED}
 
 
 class SuspendableMachine(Machine):
@@ -39,7 +40,9 @@ class SuspendableMachine(Machine):
     _clearing: asyncio.Task[None] | None = None
     """A snapshot that was used is being removed."""
     _certain = False
-    """It is done but for clearing up, and is not given up any more."""
+    """It is done but for clearing up, or was given up: it is not given up any more."""
+    _leaving: asyncio.Task[None] | None = None
+    """Its end, while it is suspended."""
 
     def guest(self) -> GuestChannel:
         """The way to its guest.
@@ -72,7 +75,7 @@ class SuspendableMachine(Machine):
             return
         channel, handle = self._running("suspended")
         suspendable(self._backend(handle))
-        await self._give_up_with_caller(self._pause(self._suspend(channel), VmState.SUSPENDING, "snapshot"))
+        await self._give_up_with_caller(self._pause(self._suspend(channel, handle), VmState.SUSPENDING, "snapshot"))
 
     async def resume(self) -> None:
         """Run again from the snapshot; returns when the workload does. All who ask share one resume.
@@ -84,7 +87,7 @@ class SuspendableMachine(Machine):
         if self.state is VmState.RUNNING:
             return
         resuming = self._pausing
-        if self.state is VmState.SUSPENDED:
+        if self.state is VmState.SUSPENDED and self._leaving is None:
             resuming = self._pause(self._resume(), VmState.RESUMING, "snapshot")
         if self.state is not VmState.RESUMING or resuming is None:
             raise self._forbidden("resumed")
@@ -131,17 +134,29 @@ class SuspendableMachine(Machine):
         await self._settle_pause()
         await self.cleared()
         if self.state is VmState.SUSPENDED:
-            self.record = replace(self.record, asked=True)
-            await self._parts.snapshots.delete(self.key)
-            await self._finish(VmState.STOPPED, "stopped", "stopped while it was suspended")
+            if self._leaving is None or self._leaving.done():
+                self._leaving = asyncio.create_task(self._leave(), name=f"end {self.spec.id}")
+            await asyncio.shield(self._leaving)
         else:
             await super().stop(grace_s)
 
+    async def _leave(self) -> None:
+        self.record = replace(self.record, asked=True)
+        await self._parts.snapshots.delete(self.key)
+        await self._finish(VmState.STOPPED, "stopped", "stopped while it was suspended")
+
     async def let_go(self) -> None:
-        """Stop supervising without touching the VM. A resume is waited for; a suspend or copy is given up."""
-        if self.state is VmState.RESUMING and self._pausing is not None:
-            await asyncio.wait({self._pausing})
-        await self._settle_pause()
+        """Stop supervising without touching the VM. A resume is waited for; a suspend or copy is given up. Where its VMM
+        does not end, it is left as it is."""
+        pausing = self._pausing
+        try:
+            if self.state is VmState.RESUMING and pausing is not None:
+                await self._or_hangs(asyncio.wait({pausing}))
+            await self._settle_pause()
+        except PlasmaError:
+            if pausing is not None:
+                pausing.cancel()
+                await asyncio.wait({pausing})
         await self.cleared()
         if self.state is not VmState.SUSPENDED:
             await super().let_go()
@@ -156,10 +171,10 @@ class SuspendableMachine(Machine):
     async def adopt(self) -> None:
         """Settle what a restart has left, by whether a snapshot counts."""
         handle = self.record.handle
-        if self.state is not VmState.SUSPENDED and self.state not in _BETWEEN:
-            await super().adopt()
-        elif self._parts.snapshots.has(self.key):
+        if self.state in _MAY_SLEEP and self._parts.snapshots.has(self.key):
             await self._adopt_suspended(handle)
+        elif self.state is not VmState.SUSPENDED and self.state not in _BETWEEN:
+            await super().adopt()
         elif handle is None:
             code = "snapshot-missing" if self.state is VmState.SUSPENDED else "engine-restarted"
             await self._finish(VmState.FAILED, code, "there is no snapshot of it, and no process")
@@ -167,11 +182,15 @@ class SuspendableMachine(Machine):
             await self._adopt_between(handle)
 
     async def _adopt_suspended(self, handle: VmHandle | None) -> None:
-        if handle is not None:
-            with suppress(PlasmaError):
-                await self._backend(handle).stop_vm(handle)
+        if self.state is VmState.RUNNING:
+            self._move(VmState.SUSPENDING)
         self._hold()
-        if self.state is not VmState.SUSPENDED:
+        if handle is not None:
+            self._certain = True
+            resting = self._begin_pause(self._end_and_rest(handle), "rest")
+            with suppress(PlasmaError):  # the engine does not wait for one that hangs
+                await self._or_hangs(asyncio.wait({resting}))
+        elif self.state is not VmState.SUSPENDED:
             await self._rest()
 
     async def _adopt_between(self, handle: VmHandle) -> None:
@@ -182,12 +201,12 @@ class SuspendableMachine(Machine):
             return
         try:
             await channel.thaw(await self._card_after_restart())
+            self._hold()
         except PlasmaError as error:
             await channel.aclose()
-            await self._backend(handle).stop_vm(handle)
-            await self._finish(VmState.FAILED, error.code, f"it did not run on after a restart of the engine: {error}")
+            words = f"it did not run on after a restart of the engine: {error}"
+            await self._doom(VmState.FAILED, error.code, words)
             return
-        self._hold()
         events = channel.events()
         self._task = asyncio.create_task(self._live(Booted(handle, channel, events)), name=f"vm {self.spec.id}")
 
@@ -222,37 +241,48 @@ class SuspendableMachine(Machine):
     def _pause(self, doing: Coroutine[None, None, None], state: VmState, step: str) -> asyncio.Task[None]:
         self._move(state, step)
         self._certain = False
-        self._pausing = asyncio.create_task(doing, name=f"{state.value} {self.spec.id}")
+        return self._begin_pause(doing, state.value)
+
+    def _begin_pause(self, doing: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        self._pausing = asyncio.create_task(doing, name=f"{name} {self.spec.id}")
         self._pausing.add_done_callback(self._paused)
         return self._pausing
 
     def _paused(self, pausing: asyncio.Task[None]) -> None:
-        """It is over, well or not; one that was given up or failed before it counted lets the VM be what it was."""
+        """It is over, well or not; one that was given up or failed before it counted lets the VM be what it was. One that
+        counts, and was let go of while its VMM did not end, is the next engine's."""
         self._pausing = None
         if not pausing.cancelled():
             pausing.exception()  # it may be that nobody waits for it any more
-        if self.state is VmState.SUSPENDING:
+        if self.state is VmState.SUSPENDING and not self._parts.snapshots.has(self.key):
             self._move(VmState.RUNNING)
 
     async def _give_up_with_caller(self, pausing: asyncio.Task[None]) -> None:
         try:
             await asyncio.shield(pausing)
         except asyncio.CancelledError:
-            await self._settle_pause()
+            with suppress(PlasmaError):
+                await self._settle_pause()
             raise
 
     async def _settle_pause(self) -> None:
-        """Give up what can still be given up, and wait until it is over either way."""
+        """Give up what can still be given up, and wait until it is over either way.
+
+        Raises:
+            PlasmaError: its VMM does not end, so it may never be.
+        """
         pausing = self._pausing
         if pausing is None:
             return
         if not self._certain:
+            self._certain = True
             pausing.cancel()
-        await asyncio.wait({pausing})
+        while not pausing.done():
+            await self._or_hangs(asyncio.wait({pausing}))
 
     # What is under way
 
-    async def _suspend(self, channel: GuestChannel) -> None:
+    async def _suspend(self, channel: GuestChannel, handle: VmHandle) -> None:
         await take_snapshot(self.record, self.key, channel, self._parts)
         self._certain = True
         if self._task is not None:
@@ -261,13 +291,18 @@ class SuspendableMachine(Machine):
         if self._ended.is_set():  # its VMM died just now, and that was told
             await self._parts.snapshots.delete(self.key)
             raise self._forbidden("suspended")
+        await self._end_and_rest(handle)
+
+    async def _end_and_rest(self, handle: VmHandle) -> None:
+        await self._kill(handle)
         await self._rest()
 
     async def _rest(self) -> None:
         """A suspended VM has no process: only its image, its disks and its snapshot."""
         await self._release(suspended=True)
-        self._log.flush()
-        status = replace(self.record.status, guest_ready=False, endpoints=(), private_address="")
+        with suppress(OSError):
+            self._log.flush()
+        status = replace(self.record.status, guest_ready=False, endpoints=(), private_address="", reason="")
         self.record = replace(self.record, handle=None, status=status)
         self._move(VmState.SUSPENDED)
 
@@ -289,8 +324,11 @@ class SuspendableMachine(Machine):
             await asyncio.wait({self._clearing})
 
     async def _not_resumed(self, before: VmRecord, error: BaseException) -> None:
+        self._certain = True  # from here on it is cleared up, and that must not be cut short
         code = error.code if isinstance(error, PlasmaError) else ""
         reason = str(error) if isinstance(error, PlasmaError) else ""
+        if self.record.handle is not None:
+            await self._clear_away(self.record.handle)
         if self._parts.snapshots.has(self.key):
             self.record = replace(before, status=replace(before.status, reason=reason))
             self._move(VmState.SUSPENDED, code)

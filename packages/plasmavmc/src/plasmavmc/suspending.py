@@ -1,10 +1,14 @@
 """A running VM to disk, and back from there.
 
 Theory. To suspend: the guest holds its workload with nothing unwritten, its vCPUs stop, the devices' state and the
-memory are copied with a digest of each piece, and the snapshot is named: that is the moment at which the VM is
-suspended and no longer running. Whatever fails or is cancelled before lets the guest go on, with the right time;
-nothing is left. Afterwards the VMM is ended and gives back what the host lent; the writable layer stays, for it is the
-snapshot's disk.
+memory are copied with a digest of each piece, the writable layer is brought to the host's disk, and the snapshot is named:
+that is the moment at which the VM is suspended and no longer running. Whatever fails or is cancelled before lets the guest
+go on, with the right time; nothing is left. Afterwards the VMM is ended and gives back what the host lent; the writable
+layer stays, for it is the snapshot's disk, and after a power cut it must be the one that the memory knows.
+
+That the guest has nothing unwritten says nothing of the host's cache: Firecracker passes no flush on. QEMU flushes all
+disks when it stops the vCPUs for good, volumes too, and does not save the state of a guest for which it could not; only
+its VMs have volumes.
 
 To resume: the manifest is held against this host, memory and state are verified as they are copied, and `restoring`
 does the rest. Nothing that is not what was written, or was taken elsewhere, is ever loaded.
@@ -54,6 +58,7 @@ async def take_snapshot(record: VmRecord, key: str, channel: GuestChannel, parts
                 state=await digest(draft.state),
                 memory=None if memory is None else await copy_out(memory, draft.memory),
             )
+            await parts.storage.make_durable(key)
             await parts.snapshots.commit(draft, manifest)
 
 

@@ -25,6 +25,7 @@ import re
 import shutil
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -138,7 +139,8 @@ class VmLog:
         self._lost_bytes = 0
         self._changed = asyncio.Event()
         self.closed = False
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with suppress(OSError):  # it is made with the first line that the disk takes
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._restore()
 
     def _restore(self) -> None:
@@ -239,21 +241,23 @@ class VmLog:
         """Fill segments one after the other."""
         start = 0
         while start < len(raws):
-            segment, size = self._writable(len(raws[start]))
-            end, total = start + 1, size + len(raws[start])
-            while end < len(raws) and total + len(raws[end]) <= self._segment_bytes:
-                total += len(raws[end])
-                end += 1
-            batch, start = b"".join(raws[start:end]), end
+            end = start + 1
             try:
+                segment, size = self._writable(len(raws[start]))
+                total = size + len(raws[start])
+                while end < len(raws) and total + len(raws[end]) <= self._segment_bytes:
+                    total += len(raws[end])
+                    end += 1
+                batch = b"".join(raws[start:end])
                 with segment.open("ab", buffering=0) as file:
                     if file.write(batch) != len(batch):
                         file.truncate(size)
                         raise OSError(errno.ENOSPC, "a short write")
             except OSError:
-                self._lost_bytes += len(batch)
+                self._lost_bytes += sum(map(len, raws[start:end]))
             else:
                 self._tell_followers()
+            start = end
 
     def _tell_followers(self) -> None:
         """Wake them by an event that none can clear before another has seen it: one of them may be slow."""
@@ -266,6 +270,8 @@ class VmLog:
     def _writable(self, room: int) -> tuple[Path, int]:
         """The segment to append to, and its size; begins a new one and drops the oldest where the budget asks for it."""
         segments = self._segments()
+        if not segments:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         size = segments[-1].stat().st_size if segments else 0
         if segments and size + room <= self._segment_bytes:
             return segments[-1], size

@@ -242,6 +242,8 @@ class Swept:
     taps: tuple[str, ...] = ()
     cgroups: tuple[str, ...] = ()
     uids: tuple[int, ...] = ()
+    left: tuple[int, ...] = ()
+    """Processes that are there still, seconds after SIGKILL (a disk hangs). What is theirs stays."""
 
 
 class Host(Protocol):

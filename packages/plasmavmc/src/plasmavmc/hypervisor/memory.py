@@ -2,7 +2,7 @@
 
 Theory. What a host keeps when the engine dies is `PretendedVmms`: the processes. A `MemoryBackend` is what dies with the
 engine; a second one over the same `PretendedVmms` adopts the VMs of the first. Faults are set on `PretendedVmms` (a VMM
-that cannot start, a guest that never comes up, a slow boot) or done to a VM (`kill`, as by SIGKILL).
+that cannot start, a guest that never comes up, a slow boot) or done to a VM (`kill`, as by SIGKILL; `hanging`).
 """
 
 from __future__ import annotations
@@ -118,6 +118,8 @@ class PretendedVmms:
     guests: Callable[[VmSpec], PretendedGuest]
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     faults: Faults = field(default_factory=Faults)
+    hanging: set[str] = field(default_factory=set)
+    """Ids of the VMs whose VMM waits for a disk, and survives being ended; only `kill` ends it."""
     states: dict[str, PretendedGuest] = field(default_factory=dict)
     """Guests as they were saved, by the words that their states and memories hold."""
     _vmms: dict[str, _Vmm] = field(default_factory=dict)
@@ -215,8 +217,11 @@ class MemoryBackend:
 
     async def stop_vm(self, handle: VmHandle) -> None:
         vmm = self._held.get(handle.vm_id) or self._vmms.find(handle)
-        if vmm is not None:
-            vmm.end(0)
+        if vmm is None:
+            return
+        if handle.vm_id in self._vmms.hanging and not vmm.exit.done():
+            raise HostError("vmm-unkillable", f"process {vmm.pid} is still there after SIGKILL")
+        vmm.end(0)
 
     async def wait_vm(self, handle: VmHandle) -> VmmExit:
         return await asyncio.shield(self._held.of(handle).exit)

@@ -25,6 +25,8 @@ from plasmavmc.types import VmHandle, VmUsage
 
 COMPLAINT_LINES = 10
 KILL_DEADLINE_S = 15.0
+UNKILLABLE = "vmm-unkillable"
+"""Code of the error of a VMM that is still there then."""
 LAST_WORDS_S = 0.05
 """How long after the end the rest of pipe and console may take to arrive; both end with the process."""
 REAP_S = 1.0
@@ -106,9 +108,7 @@ class VmmProcess:
         if self.alive:
             await self._host.vm_signal(self._key, self.id, signal.SIGKILL)
         if not await self.ended(KILL_DEADLINE_S):
-            raise HostError(
-                "vmm-unkillable", f"process {self.id.pid} is still there {KILL_DEADLINE_S:g} s after SIGKILL"
-            )
+            raise HostError(UNKILLABLE, f"process {self.id.pid} is still there {KILL_DEADLINE_S:g} s after SIGKILL")
 
     def complaint(self) -> str:
         """The last lines that the VMM itself printed."""

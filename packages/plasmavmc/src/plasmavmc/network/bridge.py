@@ -24,6 +24,7 @@ from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import PLAINLY, Guarding, Host, Peer, Reach, Routed, Source, TapRequest
 from plasmavmc.host.peace import PEACE_S, InPeace
 from plasmavmc.host.ports import NOTHING_PUBLISHED, PublishedPort, PublishSite
+from plasmavmc.network.addressbook import AddressBook
 from plasmavmc.network.backend import NO_NAMES, Attachment, NameService
 from plasmavmc.network.members import Members
 from plasmavmc.policy import Egress, Ingress
@@ -32,7 +33,8 @@ from plasmavmc.types import NO_LIMIT, NetworkSpec, NetworkUsage
 
 class BridgeNetwork:
     """`NetworkBackend` for Linux. `clock` is monotonic, in seconds; so long after the last VM a tap is made ahead. `publish`
-    is as the root helper was told. Each VM may have so many `connections` (`network.limits`); 0: any number."""
+    is as the root helper was told. Each VM may have so many `connections` (`network.limits`); 0: any number. `book`
+    remembers addresses over restarts."""
 
     def __init__(
         self,
@@ -46,13 +48,14 @@ class BridgeNetwork:
         publish: PublishSite = NOTHING_PUBLISHED,
         peace_s: float = PEACE_S,
         connections: int = 0,
+        book: AddressBook | None = None,
     ) -> None:
         self._host = host
         self._reach = reach
         self._publish = publish
         self._resolver = resolver
         self._clock = clock
-        self._members = Members(names, subnet)
+        self._members = Members(names, subnet, book)
         self._members.reach = reach
         self._routed = Routed()
         self._members.connections = connections

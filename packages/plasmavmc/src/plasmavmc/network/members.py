@@ -10,6 +10,7 @@ from plasmavmc.errors import ConflictError, HostError
 from plasmavmc.host.addresses import node_network, prefix_from, prefix_of, private_address
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import MAX_SOURCES, PLAINLY, Bridge, Member, Peer, RuleSet, Source
+from plasmavmc.network.addressbook import AddressBook
 from plasmavmc.network.ipam import AddressPool, gateway_of
 from plasmavmc.network.publishing import Publishing
 from plasmavmc.policy import ANYBODY, Egress, Ingress
@@ -19,10 +20,10 @@ from plasmavmc.types import Lease, NetworkSpec, mac_of
 class Members:
     """The VMs of an installation's subnet."""
 
-    def __init__(self, names: HostNames, subnet: IPv4Network) -> None:
+    def __init__(self, names: HostNames, subnet: IPv4Network, book: AddressBook | None = None) -> None:
         self.bridge = Bridge(names.bridge, gateway_of(subnet), subnet)
         self._names = names
-        self._pool = AddressPool(subnet)
+        self._pool = AddressPool(subnet, book)
         self._members: dict[str, Member] = {}
         self._own_prefix = prefix_from(names.key)
         self.lacks_ipv6 = ""

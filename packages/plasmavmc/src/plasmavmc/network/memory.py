@@ -10,6 +10,7 @@ from plasmavmc.errors import PlasmaError
 from plasmavmc.host.names import HostNames
 from plasmavmc.host.operations import Guarding, Peer, RuleSet, Source
 from plasmavmc.host.ports import NOTHING_PUBLISHED, PublishedPort, PublishSite
+from plasmavmc.network.addressbook import AddressBook
 from plasmavmc.network.backend import Attachment
 from plasmavmc.network.members import Members
 from plasmavmc.policy import Egress, Ingress
@@ -26,8 +27,9 @@ class MemoryNetwork:
         clock: Callable[[], float],
         *,
         publish: PublishSite = NOTHING_PUBLISHED,
+        book: AddressBook | None = None,
     ) -> None:
-        self._members = Members(names, subnet)
+        self._members = Members(names, subnet, book)
         self._publish = publish
         self._clock = clock
         self.rules: RuleSet | None = None

@@ -37,12 +37,13 @@ from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.source import BlobSource
 from plasmavmc.images.store import ImageStore
 from plasmavmc.manager import VmManager
+from plasmavmc.network.addressbook import AddressBook
 from plasmavmc.network.backend import NetworkBackend
 from plasmavmc.network.bridge import BridgeNetwork
 from plasmavmc.network.dns.keeper import ResolverKeeper
 from plasmavmc.network.dns.probing import answers
 from plasmavmc.network.dns.upstreams import guest_resolvers
-from plasmavmc.network.ipam import SUBNET_FILE, choose_subnet, gateway_of
+from plasmavmc.network.ipam import ADDRESSES_FILE, SUBNET_FILE, choose_subnet, gateway_of
 from plasmavmc.network.limits import connections_per_vm, tracked_connections
 from plasmavmc.network.members import Members
 from plasmavmc.parts import EngineParts
@@ -205,6 +206,7 @@ async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobSource | No
             reach=site.reach,
             publish=site.publish,
             connections=_connections(site),
+            book=AddressBook(subnet, site.data_dir / ADDRESSES_FILE),
         ),
         registry=registry,
         assets=assets,

@@ -106,12 +106,6 @@ def set_size(target: int, size: int) -> None:
         os.ftruncate(target, size)
 
 
-def make_durable(target: int) -> None:
-    """Return when all of a file is on the disk. Blocking; raises as `write_piece`."""
-    with _refusals():
-        os.fsync(target)
-
-
 async def copy_in(source: int, pieces: Sequence[Piece], target: int) -> None:
     """Give `target` the pieces of `source`, each verified.
 

@@ -108,8 +108,11 @@ class SnapshotStore:
             os.fsync(draft.state)
             os.fsync(written)
             os.fsync(_opened(place, os.O_RDONLY | os.O_DIRECTORY, stack))
-            place.rename(final)
-            os.fsync(_opened(self._directory, os.O_RDONLY | os.O_DIRECTORY, stack))
+            try:
+                self._rename(place, final)
+            except OSError:
+                if place.exists():
+                    raise  # else it has its name for good, so it counts, if perhaps not after a power cut
 
     @contextmanager
     def open(self, key: str) -> Iterator[Stored]:
@@ -128,11 +131,30 @@ class SnapshotStore:
                 memory = -1 if manifest.memory is None else _opened(place / "memory", os.O_RDONLY, stack)
             yield Stored(manifest, state, memory)
 
-    def use(self, key: str) -> None:
-        """From now on it does not count: its VM is about to run. What was used before must be cleared."""
+    async def use(self, key: str) -> None:
+        """From now on it does not count, also after a power cut: its VM is about to run. What was used before must be
+        cleared.
+
+        Raises:
+            HostError: `snapshot-error`; it counts as before.
+        """
+        await in_thread(self._use, key)
+
+    def _use(self, key: str) -> None:
         place = self._place(key)
         with _errors(place):
-            place.rename(self._place(key, _USED))
+            self._rename(place, self._place(key, _USED))
+
+    def _rename(self, place: Path, final: Path) -> None:
+        """Give a directory another name, which it has also after a power cut; or the one it had, and raise `OSError`."""
+        with ExitStack() as stack:
+            names = _opened(self._directory, os.O_RDONLY | os.O_DIRECTORY, stack)
+            place.rename(final)
+            try:
+                os.fsync(names)
+            except OSError:
+                final.rename(place)
+                raise
 
     async def clear(self, key: str) -> None:
         """Remove what was used. It may be large, and nobody needs to wait for it."""

@@ -41,6 +41,9 @@ class StorageBackend(Protocol):
     async def open(self, key: str) -> int:
         """A read-write descriptor of the disk, owned by the caller. `NotFoundError` where there is none."""
 
+    async def make_durable(self, key: str) -> None:
+        """Return when all of the disk is there also after a power cut of the host. `NotFoundError` where there is none."""
+
     async def delete(self, key: str) -> None:
         """Remove the disk. Unknown keys are fine."""
 

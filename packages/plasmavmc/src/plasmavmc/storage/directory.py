@@ -4,8 +4,8 @@
     <directory>/<key>.part           a clone under way; swept at start
 
 A clone gets its name by a link once it is whole, and a link fails where the name is taken: so a clone that fails or is
-cut off leaves nothing, and two clones of one key cannot both succeed. Nothing is synced: a writable layer does not
-outlive its VM, and no VM outlives its host.
+cut off leaves nothing, and two clones of one key cannot both succeed. Nothing is synced by itself: a writable layer does
+not outlive its VM, and no VM outlives its host but one that is suspended, whose layer is made durable then.
 """
 
 from __future__ import annotations
@@ -88,6 +88,20 @@ class DiskDirectory:
             return os.open(self._path(key), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             raise NotFoundError("disk-not-found", f"there is no disk {key}") from None
+
+    async def make_durable(self, key: str) -> None:
+        """Raises `NotFoundError`: `disk-not-found`; `CapacityError`: `disk-full`; `HostError`: `storage-error`."""
+        disk = await self.open(key)
+        try:
+            await in_thread(self._sync, disk, self._path(key))
+        finally:
+            os.close(disk)
+
+    def _sync(self, disk: int, path: Path) -> None:
+        with storage_errors(path):
+            os.fsync(disk)
+            with _descriptor(self._directory, os.O_RDONLY | os.O_DIRECTORY) as names:
+                os.fsync(names)
 
     async def delete(self, key: str) -> None:
         path = self._path(key)

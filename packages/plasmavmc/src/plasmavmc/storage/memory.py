@@ -63,6 +63,9 @@ class MemoryStorage:
             raise NotFoundError("disk-not-found", f"there is no disk {key}")
         return os.open(f"/proc/self/fd/{self._disks[key]}", os.O_RDWR | os.O_CLOEXEC)
 
+    async def make_durable(self, key: str) -> None:
+        os.close(await self.open(key))
+
     async def delete(self, key: str) -> None:
         descriptor = self._disks.pop(check_key(key), None)
         if descriptor is not None:

@@ -11,12 +11,11 @@ code; a cgroup by lying under our parent. Besides, links that follow our scheme 
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from time import monotonic
 
-from plasmavmc.errors import HostError
 from plasmavmc.host.helper.cgroups import NONE, Cgroups
 from plasmavmc.host.helper.links import Links
 from plasmavmc.host.helper.uids import Uids
@@ -58,19 +57,26 @@ class Sweeper:
     run_root: Path
 
     def sweep(self, keep: Keep, tunnels: frozenset[ProcessId] = frozenset()) -> Swept:
-        """Remove what is ours and not kept. `tunnels`: processes that hold ways to other nodes.
-
-        Raises:
-            HostError: `unkillable`, a process survived SIGKILL for 5 s; what comes after it was left as it is.
-        """
-        vms = {key: process for key, process in keep.vms.items() if is_alive(process)}
-        kept = frozenset((*vms.values(), *keep.processes)) | tunnels
-        killed = self._kill_all(self.living() - kept)
+        """Remove what is ours and not kept. `tunnels`: processes that hold ways to other nodes. A process that survives
+        SIGKILL for 5 s keeps what it has."""
+        vms = frozenset(key for key, process in keep.vms.items() if is_alive(process))
+        kept = frozenset((*(keep.vms[key] for key in vms), *keep.processes)) | tunnels
+        doomed = self.living() - kept
+        left = self._kill_all(doomed)
+        vms |= self.keys_of([process.pid for process in left])
         return Swept(
-            processes=killed,
-            taps=(*self._sweep_links(frozenset(vms)), *self._sweep_nobodys_links()),
-            cgroups=self._sweep_cgroups(frozenset(vms), kept),
-            uids=self._sweep_uids(frozenset(vms)),
+            processes=tuple(sorted(process.pid for process in doomed - left)),
+            taps=(*self._sweep_links(vms), *self._sweep_nobodys_links()),
+            cgroups=self._sweep_cgroups(vms, kept | left),
+            uids=self._sweep_uids(vms),
+            left=tuple(sorted(process.pid for process in left)),
+        )
+
+    def keys_of(self, pids: Collection[int]) -> frozenset[str]:
+        """The VMs that these processes are of, by their cgroups or their names."""
+        named = {vmm_key(self.names, argv_of(pid)) for pid in pids} - {None}
+        return frozenset(
+            {key for key in self.uids.keys if key in named or not self.groups.members(key).isdisjoint(pids)}
         )
 
     def living(self) -> frozenset[ProcessId]:
@@ -98,14 +104,12 @@ class Sweeper:
             if name.startswith(self.names.link_prefix):
                 self.links.delete(name)
 
-    def _kill_all(self, doomed: frozenset[ProcessId]) -> tuple[int, ...]:
+    def _kill_all(self, doomed: frozenset[ProcessId]) -> frozenset[ProcessId]:
+        """Those that are there still."""
         deadline = monotonic() + _KILL_WAIT_S
         for process in doomed:
             kill(process, timeout_s=0)
-        for process in doomed:
-            if not kill(process, timeout_s=max(0.0, deadline - monotonic())):
-                raise HostError("unkillable", f"process {process.pid} is still there {_KILL_WAIT_S:g} s after SIGKILL")
-        return tuple(sorted(process.pid for process in doomed))
+        return frozenset(each for each in doomed if not kill(each, timeout_s=max(0.0, deadline - monotonic())))
 
     def _sweep_links(self, vms: frozenset[str]) -> tuple[str, ...]:
         taps = {self.names.tap(key) for key in vms}

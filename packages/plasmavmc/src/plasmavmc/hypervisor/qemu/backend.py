@@ -138,8 +138,13 @@ class KvmBackend:
 
     async def stop_vm(self, handle: VmHandle) -> None:
         vm = self._find(handle)
-        if vm is not None:
+        if vm is None:
+            return
+        try:
             await vm.end()
+        finally:
+            if handle.vm_id not in self._vms:
+                vm.close()
 
     async def wait_vm(self, handle: VmHandle) -> VmmExit:
         return await self._vms.of(handle).process.wait()

@@ -114,8 +114,13 @@ class WasmBackend:
 
     async def stop_vm(self, handle: VmHandle) -> None:
         vm = self._find(handle)
-        if vm is not None:
+        if vm is None:
+            return
+        try:
             await vm.process.kill()
+        finally:
+            if handle.vm_id not in self._vms:
+                vm.process.close()
 
     async def wait_vm(self, handle: VmHandle) -> VmmExit:
         return await self._vms.of(handle).process.wait()

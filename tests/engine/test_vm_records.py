@@ -1,0 +1,222 @@
+"""A disk that takes no record: VMs go on, end and are deleted all the same, and what they became is written later."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from plasmavmc.errors import CapacityError, HostError
+from plasmavmc.policy import Opening
+from plasmavmc.records import Records
+from plasmavmc.states import VmState
+from plasmavmc.types import ForkIdentity
+from tests.engine.engine_rig import EngineRig
+from tests.engine.suspend_rig import S, guest, reaches, running, started
+from tests.engine.syncs import Syncs
+
+
+class Full:
+    """The disk of the records takes nothing, while it is on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patches = monkeypatch
+        self.asked = 0
+
+    def on(self) -> None:
+        def refuse(_self: Records, _record: object) -> NoReturn:
+            self.asked += 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        self._patches.setattr(Records, "_write", refuse)
+
+    def off(self) -> None:
+        self._patches.undo()
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> Full:
+    return Full(monkeypatch)
+
+
+def stored(rig: EngineRig, vm_id: str = "vm_one") -> VmState:
+    (record,) = [each for each in Records(rig.directory / "vms").load() if each.spec.id == vm_id]
+    return record.status.state
+
+
+async def test_a_vm_whose_record_cannot_be_written_is_stopped_and_deleted(rig: EngineRig, full: Full) -> None:
+    manager = await running(rig)
+    full.on()
+    async with asyncio.timeout(5.0):
+        vm = await manager.stop("vm_one")
+        assert (vm.status.state, vm.status.reason_code) == (S.STOPPED, "stopped")
+        await manager.delete("vm_one")
+    assert not rig.vmms.known()
+    assert manager.list_vms() == ()
+    full.off()
+    rig.parts.records.catch_up()
+    assert rig.parts.records.load() == [], "what is owed to nobody is not written"
+
+
+async def test_a_vm_whose_record_cannot_be_written_runs_and_its_end_is_seen(rig: EngineRig, full: Full) -> None:
+    manager = rig.manager()
+    manager.create(rig.spec("one", "serve"))
+    full.on()
+    manager.start("vm_one")
+    await reaches(manager, "vm_one", S.RUNNING)
+    rig.vmms.kill("vm_one")
+    await reaches(manager, "vm_one", S.FAILED)
+    assert manager.get("vm_one").status.reason_code == "vmm-died"
+
+
+async def test_what_could_not_be_written_is_told_once_and_written_later(
+    rig: EngineRig, full: Full, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manager = await running(rig)
+    monkeypatch.setattr("plasmavmc.records.RETRY_S", 0.001)
+    with monkeypatch.context() as patches:
+        full = Full(patches)
+        full.on()
+        await manager.stop("vm_one")
+        async with asyncio.timeout(5.0):
+            while full.asked < 10:  # noqa: ASYNC110 - a timer asks
+                await asyncio.sleep(0.001)
+    assert capsys.readouterr().out.count("record.not_written") == 1
+    async with asyncio.timeout(5.0):
+        while stored(rig) is not S.STOPPED:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def test_an_engine_that_ends_writes_what_it_owes(rig: EngineRig, full: Full) -> None:
+    manager = await running(rig)
+    full.on()
+    await manager.stop("vm_one")
+    full.off()
+    assert stored(rig) is S.RUNNING
+    await manager.close(keep_vms=True)
+    assert stored(rig) is S.STOPPED
+
+
+async def test_a_vm_that_cannot_be_written_down_is_not_made(rig: EngineRig, full: Full) -> None:
+    manager = rig.manager()
+    full.on()
+    with pytest.raises(CapacityError, match="no space") as raised:
+        manager.create(rig.spec("one", "serve"))
+    assert raised.value.code == "disk-full"
+    assert manager.list_vms() == ()
+
+
+async def test_of_copies_that_cannot_all_be_written_down_there_is_none(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig, safe=True)
+    write = Records._write
+
+    def first_only(self: Records, record: object) -> None:
+        if getattr(record, "spec").id == "vm_three":  # noqa: B009
+            raise OSError(errno.EIO, "Input/output error")
+        write(self, record)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Records, "_write", first_only)
+    with pytest.raises(HostError, match="vm_three"):
+        await manager.fork("vm_one", [ForkIdentity("vm_two", "two"), ForkIdentity("vm_three", "three")])
+    assert [vm.spec.id for vm in manager.list_vms()] == ["vm_one"]
+    assert [record.spec.id for record in rig.parts.records.load()] == ["vm_one"]
+
+
+async def test_what_a_vm_may_is_seen_as_it_was_where_the_new_cannot_be_written_down(rig: EngineRig, full: Full) -> None:
+    manager = await running(rig)
+    full.on()
+    with pytest.raises(CapacityError):
+        await manager.restrict("vm_one", ())
+    assert manager.get("vm_one").spec.networks[0].egress is None
+    full.off()
+    await manager.screen("vm_one", "db", (Opening("web"),))
+    assert manager.get("vm_one").spec.networks[0].identity == "db"
+
+
+# What a restart makes of an older record
+
+
+async def test_a_vm_that_slept_unwritten_sleeps_after_a_restart(rig: EngineRig, full: Full) -> None:
+    manager = await running(rig)
+    full.on()
+    await manager.suspend("vm_one")
+    full.off()
+    assert stored(rig) is S.RUNNING
+    again = rig.manager()
+    await again.recover()
+    assert again.get("vm_one").status.state is S.SUSPENDED
+    assert stored(rig) is S.SUSPENDED
+    assert (await again.resume("vm_one")).status.state is S.RUNNING
+    assert guest(rig).config is not None
+
+
+async def test_a_vm_that_woke_unwritten_has_failed_after_a_restart_and_its_process_is_not_kept(
+    rig: EngineRig, full: Full
+) -> None:
+    manager = await running(rig)
+    await manager.suspend("vm_one")
+    full.on()
+    await manager.resume("vm_one")
+    full.off()
+    await manager._machines.get("vm_one").cleared()
+    again = rig.manager()
+    await again.recover()
+    assert again.get("vm_one").status.state is S.FAILED
+    assert again._machines.living() == {}
+
+
+async def test_a_vm_that_ended_unwritten_has_ended_after_a_restart(rig: EngineRig, full: Full) -> None:
+    manager = await running(rig)
+    await started(manager, rig.spec("two", "serve"))
+    full.on()
+    await manager.stop("vm_one")
+    full.off()
+    again = rig.manager()
+    await again.recover()
+    assert again.get("vm_one").status.state is S.FAILED
+    assert again.get("vm_two").status.state is S.RUNNING
+    await again.delete("vm_one")
+
+
+# The file
+
+
+@pytest.mark.parametrize("state", [S.SUSPENDING, S.SUSPENDED, S.RESUMING])
+async def test_the_record_of_a_vm_that_outlives_its_host_is_on_the_disk_before_it_has_its_name(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch, state: VmState
+) -> None:
+    manager = await running(rig)
+    (record,) = rig.parts.records.load()
+    syncs = Syncs(monkeypatch)
+    rig.parts.records.save(replace(record, status=replace(record.status, state=S.STARTING)))
+    assert syncs.names == []
+    rig.parts.records.save(replace(record, status=replace(record.status, state=state)))
+    assert syncs.names[0].endswith(".new")
+    assert ("vms" in syncs.names) is (state is S.SUSPENDED)
+    await manager.close(keep_vms=True)
+
+
+async def test_a_write_that_fails_leaves_the_record_before_and_nothing_beside(
+    rig: EngineRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await running(rig)
+    (record,) = rig.parts.records.load()
+
+    def fails(_self: Path, _target: Path) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patches:
+        patches.setattr(Path, "replace", fails)
+        with pytest.raises(HostError) as raised:
+            rig.parts.records.save(replace(record, asked=True))
+    assert raised.value.code == "record-error"
+    assert rig.parts.records.load() == [record]
+    assert [path.suffix for path in (rig.directory / "vms").iterdir()] == [".json"]
+    await manager.close(keep_vms=True)
