@@ -24,7 +24,15 @@ from dataclasses import replace
 import structlog
 
 from plasmavmc.booting import Boot, Booted
-from plasmavmc.errors import ConflictError, GuestError, ImageError, InvalidSpecError, PlasmaError, WorkloadError
+from plasmavmc.errors import (
+    ConflictError,
+    GuestError,
+    ImageError,
+    InvalidSpecError,
+    PlasmaError,
+    UnavailableError,
+    WorkloadError,
+)
 from plasmavmc.guest.api import NOT_EXECUTED, ExecExit, ExecSession, GuestChannel, GuestEvent, GuestExited
 from plasmavmc.guest.boot import BootAssets
 from plasmavmc.guest.listener import Listener
@@ -234,6 +242,8 @@ class Machine:
         except asyncio.CancelledError:
             self._settle(VmState.STOPPED, "stopped", "stopped while it was starting")
         except PlasmaError as error:
+            if isinstance(error, UnavailableError) and self.state is VmState.PREPARING:
+                self.record = replace(self.record, status=replace(self.record.status, unavailable=True))
             permanent = isinstance(error, (ImageError, InvalidSpecError, WorkloadError))
             exit_code = NOT_EXECUTED.get(error.code) if isinstance(error, WorkloadError) else None
             self._settle(VmState.FAILED, error.code, str(error), exit_code=exit_code, permanent=permanent)
