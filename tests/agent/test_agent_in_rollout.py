@@ -15,6 +15,7 @@ from shellwego.drivers.engine.memory import MemoryEngine
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.drivers.uplink.memory import MemoryLink, MemoryNodeUplink
 from tests.agent.agent_world import FakeProber
+from tests.agent.kept import kept_in
 from tests.control.rollout_world import FakeEdge, World
 
 AWAY = "no answer from https://server:7081"
@@ -46,7 +47,7 @@ class Platform:
             bus=self.world.control.bus,
             clock=self.clock,
             name="one",
-            state_dir=self._state_dir,
+            state=kept_in(self._state_dir),
             prober=FakeProber(self.clock),
         )
         self._agent = asyncio.create_task(agent.run())

@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import structlog
 
@@ -80,7 +79,7 @@ class Agent:
         bus: Bus,
         clock: Clock,
         name: str,
-        state_dir: Path,
+        state: NodeState,
         prober: Prober | None = None,
         offer: Offer = WHOLE,
         address: str = "",
@@ -103,7 +102,7 @@ class Agent:
         self._clock = clock
         self._name = name
         self._waits = _Waits(clock, engine)
-        self._state = NodeState(state_dir)
+        self._state = state
         self._peers = Peers(engine, self._state, clock)
         self._names = Names(engine, uplink, self._state)
         self._ports = Ports(engine, uplink, self._state)
@@ -153,6 +152,7 @@ class Agent:
         finally:
             await self._checker.close()
             await self._reconciler.close()
+            await self._state.close()
             await self._waits.aclose()
 
     async def _serve(self) -> None:
@@ -195,13 +195,14 @@ class Agent:
         while True:
             try:
                 assignments = await self._uplink.register(await self._registration())
+                accepted = await self._accept(assignments)
             except ShellWeGoError as error:
                 self._failed("register", error)
                 if error.code == SHUT_OUT:
                     await self._end_all()
             else:
                 self._passed("register")
-                if self._accept(assignments):
+                if accepted:
                     self._known.set()
                     self._reports.start_over()
                     return
@@ -237,15 +238,15 @@ class Agent:
         await self._waits.fetch.wait(LOOK_AGAIN_S)
         self._waits.fetch.clear()
         assignments = await self._uplink.assignments(self.node_id)
-        if self._accept(assignments):
+        if await self._accept(assignments):
             await self._peers.follow(assignments.peers, assignments.key_step)
             await self._names.follow(assignments)
             await self._ports.follow(assignments)
 
-    def _accept(self, assignments: Assignments) -> bool:
+    async def _accept(self, assignments: Assignments) -> bool:
         """Take assignments over, unless they are of an older epoch: then somebody speaks who was judged lost."""
         known = self._state.epoch
-        if not self._state.accept(assignments.node_id, assignments.epoch):
+        if not await self._state.accept(assignments.node_id, assignments.epoch):
             _log.warning("agent.assignments_refused", epoch=assignments.epoch, known_epoch=known)
             return False
         if assignments.epoch > known:
@@ -273,11 +274,12 @@ class Agent:
     async def _report(self) -> None:
         asked_at = self._clock.monotonic()  # before all of it that takes time: leases of volumes count from then
         self._waits.report.clear()
+        sequence, facts = await self._state.next_sequence(), await self._facts()
         report = self._reports.build(
             node_id=self.node_id,
             epoch=self._state.epoch,
-            sequence=self._state.next_sequence(),
-            facts=await self._facts(),
+            sequence=sequence,
+            facts=facts,
             seen=self._sight(),
             traffic=self._traffic.news,
         )
