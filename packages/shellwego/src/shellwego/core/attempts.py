@@ -22,6 +22,7 @@ from shellwego.core.apps import RestartMode
 from shellwego.core.assignments import Assignment, Workload
 from shellwego.core.health import Health, Verdict
 from shellwego.core.instances import MEMORY_LOST, Phase
+from shellwego.core.logtails import log_tail
 from shellwego.core.vms import VmPhase, VmView
 
 BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
@@ -85,7 +86,7 @@ def end_of(vm: VmView) -> End:
         reason=vm.reason,
         reason_code=vm.reason_code,
         exit_code=vm.exit_code,
-        log_tail=vm.log_tail,
+        log_tail=log_tail(vm.log_tail),
         asked=vm.asked,
         permanent=vm.permanent,
     )
