@@ -21,6 +21,7 @@ import structlog
 from bench.measure import Result, median, percentile
 from shellwego.agent.daemon import Agent
 from shellwego.agent.probes import Target
+from shellwego.agent.state import NodeState
 from shellwego.control import scheduling
 from shellwego.control.bootstrap import bootstrap
 from shellwego.control.loops import drains, nodes, rollout, routes
@@ -77,7 +78,7 @@ class Fleet:
                 bus=self.control.bus,
                 clock=clock,
                 name=name,
-                state_dir=self.directory / name,
+                state=NodeState(self.directory / name),
                 prober=Passing(),
             )
             self.tasks.append(asyncio.ensure_future(agent.run()))

@@ -12,6 +12,7 @@ from shellwego.drivers.engine.memory import MemoryEngine
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.drivers.uplink.memory import MemoryLink, MemoryNodeUplink
 from tests.agent.agent_world import FakeProber
+from tests.agent.kept import kept_in
 from tests.control.rollout_world import World
 
 
@@ -39,7 +40,7 @@ class AgentHost:
             bus=self.world.control.bus,
             clock=self.world.clock,
             name=self.name,
-            state_dir=self._state_dir,
+            state=kept_in(self._state_dir),
             prober=FakeProber(self.world.clock),
             **self.further(),
         )

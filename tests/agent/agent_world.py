@@ -10,6 +10,7 @@ from pathlib import Path
 
 from shellwego.agent.daemon import Agent
 from shellwego.agent.probes import Target
+from shellwego.agent.state import NodeState
 from shellwego.core.apps import Check, RestartPolicy
 from shellwego.core.assignments import (
     Assignment,
@@ -38,6 +39,7 @@ from shellwego.drivers.engine.memory import MemoryEngine
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.drivers.uplink.memory import MemoryLink, MemoryNodeUplink
 from shellwego.wire import subjects
+from tests.agent.kept import kept_in
 
 NODE = "node_1"
 
@@ -224,6 +226,8 @@ class World:
         self.link = MemoryLink(self.clock)
         self.prober = FakeProber(self.clock)
         self.offer = WHOLE
+        self.keep: Callable[[Path], NodeState] = kept_in
+        """How what the agent keeps is kept."""
         self._state_dir = state_dir
         self._running: asyncio.Task[None] | None = None
 
@@ -236,7 +240,7 @@ class World:
             bus=self.bus,
             clock=self.clock,
             name="one",
-            state_dir=self._state_dir,
+            state=self.keep(self._state_dir),
             prober=self.prober,
             offer=self.offer,
         )

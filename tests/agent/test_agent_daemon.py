@@ -163,6 +163,26 @@ async def test_a_boot_that_fails_counts_as_an_end_and_heals(tmp_path: Path) -> N
         await one.clock.until(one.control.is_("healthy"), timeout=5)
 
 
+async def test_a_vm_that_the_engine_cannot_begin_yet_is_no_attempt(tmp_path: Path) -> None:
+    """Its hypervisor is still being probed, as after a boot of the host."""
+    async with world(tmp_path) as one:
+        ready = False
+        run = one.engine.run
+
+        async def probing(order: VmOrder) -> None:
+            if not ready:
+                raise UnavailableError("backend-probing", "the hypervisor is still being probed")
+            await run(order)
+
+        one.engine.run = probing  # type: ignore[method-assign]
+        await one.control.assign("ins_1", workload(restart=RestartPolicy(mode=RestartMode.NEVER)))
+        await one.clock.advance(30)
+        assert (one.control.phase("ins_1"), one.control.observed["ins_1"].ends) == ("starting", 0)
+        ready = True
+        await one.clock.until(one.control.is_("healthy"), timeout=5)
+        assert one.control.observed["ins_1"].attempt == 1
+
+
 async def test_an_order_that_the_engine_refuses_is_an_attempt_that_ended(tmp_path: Path) -> None:
     async with world(tmp_path) as one:
         refused: list[VmOrder] = []

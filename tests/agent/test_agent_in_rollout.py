@@ -15,8 +15,10 @@ from shellwego.drivers.engine.memory import MemoryEngine
 from shellwego.drivers.streams.memory import MemoryStreams
 from shellwego.drivers.uplink.memory import MemoryLink, MemoryNodeUplink
 from tests.agent.agent_world import FakeProber
+from tests.agent.kept import kept_in
 from tests.control.rollout_world import FakeEdge, World
 
+AWAY = "no answer from https://server:7081"
 LIVES = (VmPhase.PREPARING, VmPhase.STARTING, VmPhase.RUNNING)
 
 
@@ -45,7 +47,7 @@ class Platform:
             bus=self.world.control.bus,
             clock=self.clock,
             name="one",
-            state_dir=self._state_dir,
+            state=kept_in(self._state_dir),
             prober=FakeProber(self.clock),
         )
         self._agent = asyncio.create_task(agent.run())
@@ -96,3 +98,33 @@ async def test_a_rollout_survives_the_restart_of_its_agent(platform: Platform, m
     assert len(edge.endpoints()) == 2
     assert {i.observed.attempt for i in world.serving()} == {1}, "no VM was ended by the restart"
     assert {i.release_id for i in world.live()} == {world.deployment(newer).release_id}
+
+
+async def test_a_rollout_waits_for_a_server_that_is_away_while_its_node_pulls(platform: Platform) -> None:
+    world, engine = platform.world, platform.engine
+    engine.lacks = AWAY
+    deployment = await world.deploy("hello:v1")
+    await platform.clock.advance(20)
+    waiting = world.deployment(deployment)
+    assert waiting.state is DeploymentState.IN_PROGRESS
+    assert AWAY in waiting.reason
+    engine.lacks = ""
+    assert (await world.finished(deployment)).state is DeploymentState.SUCCEEDED
+    assert [i.observed.ends for i in world.serving()] == [0]
+
+
+async def test_a_rollout_waits_for_no_server_beyond_its_deadline(platform: Platform) -> None:
+    platform.engine.lacks = AWAY
+    done = await platform.world.finished(await platform.world.deploy("hello:v1", wait_timeout_s=30.0))
+    assert (done.state, done.reason_code) == (DeploymentState.FAILED, "timed-out")
+    assert AWAY in done.reason
+
+
+async def test_a_release_command_is_not_failed_by_a_server_that_is_away(platform: Platform) -> None:
+    world, engine = platform.world, platform.engine
+    engine.lacks = AWAY
+    deployment = await world.deploy("hello:v1", release_command=("exit", "0"))
+    await platform.clock.advance(20)
+    assert world.deployment(deployment).state is DeploymentState.PENDING
+    engine.lacks = ""
+    assert (await world.finished(deployment)).state is DeploymentState.SUCCEEDED

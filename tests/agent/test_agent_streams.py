@@ -27,8 +27,8 @@ def exec_request(*command: str, instance_id: str = "ins_1") -> StreamRequest:
     return StreamRequest(kind=StreamKind.EXEC, instance_id=instance_id, command=command)
 
 
-def logs_request(*, follow: bool = False, tail: int = 100) -> StreamRequest:
-    return StreamRequest(kind=StreamKind.LOGS, instance_id="ins_1", follow=follow, tail=tail)
+def logs_request(*, follow: bool = False, tail: int = 100, attempt: int = 0) -> StreamRequest:
+    return StreamRequest(kind=StreamKind.LOGS, instance_id="ins_1", follow=follow, tail=tail, attempt=attempt)
 
 
 async def records(stream: DuplexStream) -> list[Record]:
@@ -160,6 +160,35 @@ async def test_the_logs_of_an_instance_that_is_gone_are_told_while_they_are_kept
     streams = await serve(StreamServer(KeepsLogs({1: ["1a"], 2: ["2a"]}), lambda _: None, no_successor, no_volumes))
     found = await records(await streams.open(NODE, logs_request(follow=follow)))
     assert lines(found) == ["1a", "2a"]
+
+
+async def test_the_last_logs_of_an_instance_that_is_gone_are_told_after_those_of_its_first_attempts_went() -> None:
+    engine = KeepsLogs({907: ["907a"], 909: ["909a"]})
+    streams = await serve(StreamServer(engine, lambda _: None, no_successor, no_volumes))
+    for known in (907, 908, 909, 910):
+        found = await records(await streams.open(NODE, logs_request(attempt=known)))
+        assert lines(found) == ["907a", "909a"]
+
+
+async def test_an_older_server_names_no_attempt_and_a_lost_first_log_hides_no_other() -> None:
+    engine = KeepsLogs({2: ["2a"], 4: ["4a"]})
+    streams = await serve(StreamServer(engine, lambda _: None, no_successor, no_volumes))
+    assert lines(await records(await streams.open(NODE, logs_request()))) == ["2a", "4a"]
+
+
+@pytest.mark.parametrize("tail", [1, 100])
+async def test_attempts_that_left_no_log_hide_none_before_them(tail: int) -> None:
+    view = VmView(vm_id=vm_id("ins_1", 5), instance_id="ins_1", attempt=5, phase=VmPhase.RUNNING)
+    streams = await serve(StreamServer(KeepsLogs({2: ["2a"], 5: ["5a"]}), lambda _: view, no_successor, no_volumes))
+    assert lines(await records(await streams.open(NODE, logs_request(tail=tail)))) == ["2a", "5a"][-tail:]
+
+
+async def test_an_absurd_attempt_costs_no_endless_search() -> None:
+    streams = await serve(StreamServer(KeepsLogs({1: ["1a"]}), lambda _: None, no_successor, no_volumes))
+    for attempt in (10**15, -(10**15)):
+        async with asyncio.timeout(10):
+            found = await records(await streams.open(NODE, logs_request(attempt=attempt)))
+        assert (lines(found) == ["1a"]) is (attempt < 0)
 
 
 async def test_where_no_log_is_kept_that_is_told() -> None:

@@ -26,6 +26,7 @@ from shellwego.drivers.uplink.memory import MemoryLink, MemoryNodeUplink
 from shellwego.ports.store import Transaction
 from shellwego.wire import subjects
 from tests.agent.agent_world import FakeProber
+from tests.agent.kept import kept_in
 
 CONFIG = AppConfig(image="hello:v1", services=(Service(port=8080),))
 
@@ -55,7 +56,7 @@ class Platform:
             bus=self.bus,
             clock=self.clock,
             name="one",
-            state_dir=state_dir,
+            state=kept_in(state_dir),
             prober=FakeProber(self.clock),
         )
         self._tasks.append(asyncio.create_task(agent.run()))

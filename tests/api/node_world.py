@@ -39,6 +39,7 @@ from shellwego.edge import config
 from shellwego.edge.settings import EdgeSettings
 from shellwego.edge.targets import read_table, want
 from shellwego.ports.engine import VmOrder
+from tests.agent.kept import kept_in
 from tests.api.api_world import World
 from tests.engine.engine_rig import EngineRig
 
@@ -162,7 +163,7 @@ class NodeWorld:
             bus=control.bus,
             clock=clock,
             name="two",
-            state_dir=self.directory / "agent",
+            state=kept_in(self.directory / "agent"),
             prober=PassingProber(),
         )
 

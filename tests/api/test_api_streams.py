@@ -113,6 +113,20 @@ async def test_logs_of_what_runs_are_told_however_much_ended_or_waited_since(wor
     assert len(asked) == MAX_FOLLOWED, "the rest is of the newest that ended"
 
 
+async def test_a_node_is_told_which_attempt_of_an_instance_was_the_last(world: World) -> None:
+    await world.deployed()
+    ended = await world.running(phase=Phase.STOPPED)
+    observed = replace(ended.observed, attempt=907)
+    await world.commit(lambda unit: unit.tx.instances.update(replace(ended, observed=observed)))
+
+    async def handler(request: StreamRequest, stream: DuplexStream) -> None:
+        await stream.send(log(1.0, f"of attempt {request.attempt}"))
+
+    async with served(world, handler):
+        (line,) = (await world.get("/v1/apps/shop/logs")).json["data"]
+    assert line["text"] == "of attempt 907"
+
+
 async def test_instances_that_wait_for_a_node_hide_no_log(world: World) -> None:
     await world.deployed()
     ended = await world.running(phase=Phase.STOPPED)

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +24,7 @@ from shellwego.core.nodes import Backend, Underlay
 from shellwego.core.peers import PeerNode
 from shellwego.drivers.engine import warnings
 from shellwego.drivers.engine.assembly import HostLink
+from shellwego.drivers.engine.orders import to_view
 from shellwego.drivers.engine.plasmavmc import PlasmaEngine
 from shellwego.drivers.engine.words import to_network_usage, to_usage, to_words
 from shellwego.ports.engine import NetworkUsage
@@ -100,6 +102,16 @@ class TestPlasmaEngine(EngineContract, VolumeEngineContract, VolumeSendingContra
     async def test_the_images_that_are_built_here_are_told(self, make: MakeEngine) -> None:
         tested = await make()
         assert (await tested.engine.facts()).images == (tested.digest,)
+
+
+async def test_a_vm_that_did_not_begin_for_want_of_an_answer_is_seen_so(tmp_path: Path) -> None:
+    rig = EngineRig(tmp_path)
+    manager = rig.manager()
+    spec = rig.spec("a")
+    manager.create(spec)
+    vm = manager.get(spec.id)
+    for unavailable in (False, True):
+        assert to_view(replace(vm, status=replace(vm.status, unavailable=unavailable))).unavailable is unavailable
 
 
 async def test_an_engine_that_ends_waits_for_the_vm_of_its_probe(tmp_path: Path) -> None:

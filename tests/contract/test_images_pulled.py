@@ -27,7 +27,8 @@ from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.clock.system import SystemClock
 from shellwego.drivers.images.pulled import PulledBlobs
 from shellwego.drivers.store.memory import MemoryStore
-from shellwego.drivers.uplink.downloads import Downloads
+from shellwego.drivers.uplink import downloads
+from shellwego.drivers.uplink.downloads import ABSENT_S, Downloads
 from shellwego.drivers.uplink.tls import TlsNodeUplink
 from shellwego.ports.store import Transaction
 from tests.agent.test_agent_with_control import _INSTANCE, _insert_app
@@ -53,6 +54,7 @@ class Shelf:
         self.lies = False
 
     async def parts(self, digest: str) -> frozenset[str]:
+        self.content(digest)
         return frozenset(self.samples[digest].blobs)
 
     async def size(self, digest: str) -> int:
@@ -215,6 +217,33 @@ async def test_where_no_server_is_it_may_be_had_later(world: World) -> None:
         await anext(nobody.blob(world.mine))
     with pytest.raises(engine.UnavailableError):
         await pull(world.mine, PulledBlobs(nobody.blob), world.store, ImageLimits())
+
+
+async def test_a_blob_that_all_who_answer_lack_is_nowhere_after_a_while_though_one_does_not_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nobody would fetch its image again, as long as the server that died is remembered."""
+    now = [0.0]
+    monkeypatch.setattr(downloads, "_now", lambda: now[0])
+    urls = ["https://127.0.0.1:1", world.ports[0].url]
+    source = PulledBlobs(Downloads(lambda: urls, lambda: world.node, jitter=lambda: 0.5).blob)
+    shelf = world.shelves[0]
+    kept, shelf.samples = shelf.samples, {}
+    for now[0] in (0.0, ABSENT_S / 2, ABSENT_S - 1):
+        with pytest.raises(engine.UnavailableError):
+            await source.manifest(world.mine)
+    now[0] = ABSENT_S
+    with pytest.raises(engine.ImageError) as refused:
+        await source.manifest(world.mine)
+    assert refused.value.code == "image-not-found"
+    shelf.samples = kept
+    assert await source.manifest(world.mine) == MINE.manifest
+    shelf.samples = {}
+    with pytest.raises(engine.UnavailableError):
+        await source.manifest(world.mine)
+    now[0] = 1000 * ABSENT_S
+    with pytest.raises(engine.UnavailableError):
+        await source.manifest(world.mine)
 
 
 async def test_whose_key_is_retired_and_who_is_an_edge_pulls_nothing(world: World) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from shellwego.agent.daemon import Agent
+from shellwego.agent.state import NodeState
 from shellwego.control.nodes import Nodes
 from shellwego.control.sealing import Sealer
 from shellwego.control.streams import open_stream, records
@@ -77,7 +78,7 @@ class Cluster:
             bus=hints,
             clock=self._clock,
             name="says something else",
-            state_dir=self._state_dir,
+            state=NodeState(self._state_dir),
             prober=FakeProber(self._clock),  # type: ignore[arg-type]
         )
         self._rig.links.append(asyncio.ensure_future(agent.run()))

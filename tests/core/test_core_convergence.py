@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shellwego.core.apps import RestartMode, RestartPolicy
-from shellwego.core.attempts import BACKOFF_S, FORGET_S, End, refused
+from shellwego.core.attempts import BACKOFF_S, FORGET_S, PUT_OFF_S, End, refused
 from shellwego.core.convergence import DeleteVm, RestrictVm, ResumeVm, RunVm, ScreenVm, StopVm, converge, vm_id
 from shellwego.core.destinations import Destination
 from shellwego.core.health import Verdict
@@ -123,6 +123,44 @@ def test_five_minutes_of_health_make_earlier_ends_forgotten() -> None:
     host.now += FORGET_S
     host.act()
     assert host.seen.ends == 0
+
+
+@pytest.mark.parametrize("mode", RestartMode)
+def test_what_cannot_begin_because_something_does_not_answer_is_tried_until_it_does(mode: RestartMode) -> None:
+    host = Host(restart=RestartPolicy(mode=mode))
+    for _ in range(len(PUT_OFF_S) + 3):
+        host.act()
+        host.end(None, unavailable=True, reason="no answer from the server")
+        host.act()
+        assert (host.seen.phase, host.seen.detail, host.seen.ends) == (Phase.STARTING, "back-off", 0)
+        assert host.seen.reason == "no answer from the server"
+        assert host.wake_at is not None
+        host.now = host.wake_at
+    times = [time for time, _ in host.started]
+    assert [after - before for before, after in pairwise(times)] == pytest.approx([*PUT_OFF_S, *[PUT_OFF_S[-1]] * 2])
+    host.act()
+    host.end(1)
+    host.act()
+    assert host.seen.ends == 1, "an end of what began counts as ever"
+    assert (host.memories["ins"].outcome is Phase.FAILED) is (mode is RestartMode.NEVER)
+
+
+def test_the_pause_of_what_cannot_begin_is_short_again_once_it_has_run() -> None:
+    host = Host()
+    for _ in range(4):
+        host.act()
+        host.end(None, unavailable=True)
+        host.act()
+        host.now += PUT_OFF_S[-1]
+    host.act()
+    host.act()
+    host.end(1)
+    host.act()
+    host.now += BACKOFF_S[0]
+    host.act()
+    host.end(None, unavailable=True)
+    host.act()
+    assert host.wake_at == host.now + PUT_OFF_S[0]
 
 
 def test_a_permanent_fault_fails_at_once() -> None:

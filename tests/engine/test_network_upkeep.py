@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from plasmavmc.errors import HostError
 from plasmavmc.host.names import HostNames
 from plasmavmc.images.store import ImageStore
+from plasmavmc.manager import VmManager
 from plasmavmc.network.memory import MemoryNetwork
 from plasmavmc.parts import EngineParts
 from plasmavmc.server import assembly
@@ -61,7 +62,7 @@ async def test_images_that_cannot_be_collected_leave_the_rules_healed_and_are_tr
     network = MemoryNetwork(HostNames.of("ins_a"), IPv4Network("10.64.16.0/20"), lambda: 0.0)
     images = FailingImages(tmp_path, error)
     parts = cast(EngineParts, SimpleNamespace(network=network, images=images))
-    keeping = asyncio.create_task(assembly.keep_up(parts, 1))
+    keeping = asyncio.create_task(assembly.keep_up(cast(VmManager, SimpleNamespace()), parts, 1))
     await until(lambda: images.collected, keeping)
     network.wiped = "the table"
     await until(lambda: not network.wiped, keeping)

@@ -196,16 +196,84 @@ async def test_a_follower_that_reads_slowly_misses_no_end_beside_a_fast_one(tmp_
         assert [line async for line in slow] == []
 
 
-def test_logs_are_kept_for_a_day_after_their_vm(tmp_path: Path) -> None:
-    now = 2_000_000_000.0
-    store = LogStore(tmp_path, clock=lambda: now)
+def names(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
+class Days:
+    """A store whose clock is moved on; what is written has the time of the disk's."""
+
+    def __init__(self, root: Path) -> None:
+        self.now = time.time()
+        self.store = LogStore(root, clock=lambda: self.now)
+
+    async def swept(self, *kept: str) -> int:
+        return await self.store.sweep(lambda: frozenset(kept))
+
+
+async def test_logs_are_kept_for_a_day_after_their_vm(tmp_path: Path) -> None:
+    days = Days(tmp_path)
     for key in ("living", "ended"):
-        store.open(key).write(OUT, 0, b"line\n")
-    recent = LogStore(tmp_path, clock=lambda: max(path.stat().st_mtime for path in tmp_path.iterdir()) + 60)
-    assert recent.sweep(frozenset({"living"})) == 0
-    late = LogStore(tmp_path, clock=lambda: max(path.stat().st_mtime for path in tmp_path.iterdir()) + KEPT_S + 60)
-    assert late.sweep(frozenset({"living"})) == 1
-    assert late.find("ended") is None
+        days.store.open(key).write(OUT, 0, b"line\n")
+    days.now += KEPT_S - 60
+    assert await days.swept("living") == 0
+    days.now += 120
+    assert await days.swept("living") == 1
+    assert days.store.find("ended") is None
+    assert names(tmp_path) == ["living"]
+
+
+async def test_the_day_begins_with_the_end_of_a_vm_that_was_silent_for_long(tmp_path: Path) -> None:
+    days = Days(tmp_path)
+    days.store.open("quiet").write(OUT, 0, b"line\n")
+    days.now += 10 * KEPT_S
+    days.store.open("quiet").close()
+    days.now += KEPT_S - 60
+    assert await days.swept() == 0
+    found = days.store.find("quiet")
+    assert found is not None, "and who reads it"
+    days.now += 120
+    assert await days.swept() == 1, "does not prolong it"
+
+
+async def test_a_store_forgets_the_logs_of_vms_that_are_gone_and_finds_them_again(tmp_path: Path) -> None:
+    days = Days(tmp_path)
+    for key in ("ended", "living"):
+        days.store.open(key).write(OUT, 0, b"line\n")
+    before, living = days.store.open("ended"), days.store.open("living")
+    before.close()
+    assert await days.swept("living") == 0
+    again = days.store.find("ended")
+    assert again is not None
+    assert again is not before
+    assert texts(again) == ["line"]
+    assert days.store.find("living") is living
+
+
+async def test_a_vm_that_begins_while_its_keys_old_log_is_swept_has_a_log_of_its_own(tmp_path: Path) -> None:
+    days = Days(tmp_path)
+    days.store.open("key").write(OUT, 0, b"old\n")
+    days.now += KEPT_S + 60
+    asked = 0
+
+    def kept() -> frozenset[str]:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            return frozenset()
+        days.store.begin("key")
+        days.store.open("key").write(OUT, 0, b"new\n")
+        return frozenset({"key"})
+
+    assert await days.store.sweep(kept) == 0
+    assert texts(days.store.open("key"))[-1] == "new"
+
+
+async def test_what_a_sweep_left_behind_is_removed_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".half").mkdir()
+    (tmp_path / ".half" / "00000001.log").write_text("1.000 o 5 line\n")
+    await Days(tmp_path).swept()
+    assert names(tmp_path) == []
 
 
 async def test_following_the_log_of_an_ended_vm_ends(tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from plasmavmc.errors import CapacityError, ConflictError, HostError, InvalidSpecError, NotFoundError
+from plasmavmc.errors import (
+    CapacityError,
+    ConflictError,
+    HostError,
+    InvalidSpecError,
+    NotFoundError,
+    PlasmaError,
+    UnavailableError,
+)
 from plasmavmc.guest.api import GuestHello, GuestReady
 from plasmavmc.guest.memory import MemoryGuest
 from plasmavmc.host.operations import Swept
@@ -75,6 +83,30 @@ async def test_an_unknown_image_fails_with_its_reason(rig: EngineRig) -> None:
     manager.start(spec.id)
     vm = await see(manager, spec.id, in_state(VmState.FAILED))
     assert vm.status.reason != ""
+
+
+SILENT = UnavailableError("uplink-unavailable", "no server answers")
+
+
+async def test_a_vm_whose_image_cannot_be_had_now_is_told_from_one_that_failed(rig: EngineRig) -> None:
+    manager = rig.manager()
+
+    async def silent(digest: str) -> bytes:
+        raise SILENT
+
+    rig.parts.source.manifest = silent  # type: ignore[method-assign]  # a source that does not answer
+    vm = await run(manager, rig, "serve", until=VmState.FAILED)
+    assert (vm.status.reason_code, vm.status.unavailable) == ("uplink-unavailable", True)
+    again = rig.manager()
+    await again.recover()
+    assert again.get("vm_a").status.unavailable
+
+
+@pytest.mark.parametrize("error", [SILENT, HostError("no-vmm", "the VMM could not be started")])
+async def test_a_vm_whose_vmm_was_to_start_has_failed_whatever_the_reason(rig: EngineRig, error: PlasmaError) -> None:
+    manager = rig.manager()
+    rig.vmms.faults = Faults(create=error)
+    assert not (await run(manager, rig, "serve", until=VmState.FAILED)).status.unavailable
 
 
 async def test_a_full_disk_fails_the_vm_and_leaves_nothing(rig: EngineRig) -> None:

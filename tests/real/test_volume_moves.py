@@ -20,6 +20,7 @@ from plasmavmc.storage.volumes.choose import choose_volumes
 from plasmavmc.storage.volumes.memory import MemoryVolumes
 from plasmavmc.storage.volumes.zfs.driver import open_zfs_volumes
 from shellwego.agent.daemon import Agent
+from shellwego.agent.state import NodeState
 from shellwego.control import volumemoves, volumes
 from shellwego.control.edges import Edges
 from shellwego.control.nodes import Nodes
@@ -92,7 +93,7 @@ class RealHost:
             bus=world.control.bus,
             clock=world.clock,
             name=directory.name,
-            state_dir=directory / "agent",
+            state=NodeState(directory / "agent"),
             prober=FakeProber(world.clock),
             replicas=NodeReplicas(world.control, streams),
         )

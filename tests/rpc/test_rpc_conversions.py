@@ -139,6 +139,7 @@ STATUSES = st.builds(
     reason=TEXT,
     reason_code=TEXT,
     permanent=st.booleans(),
+    unavailable=st.booleans(),
     exit_code=st.none() | st.integers(-1, 255),
     guest_ready=st.booleans(),
     endpoints=st.lists(TEXT, max_size=2).map(tuple),

@@ -29,6 +29,7 @@ from shellwego.edge.ingress import Ingress
 from shellwego.edge.pool import Key, Operation, Pool, ServerState, instance_of
 from shellwego.edge.settings import EdgeSettings
 from shellwego.ports.engine import VmOrder
+from tests.agent.kept import at_once
 from tests.edge.fake_haproxy import FakeHaproxy, FakeMaster, FakeWorker, MemoryRoutes
 from tests.sim.timeline import Gate, HostClock, give_way
 from tests.sim.ways import BusWay, EdgeWire, MemoryWire, NodeWire, ReplicaWire, Wire, cancelled
@@ -211,17 +212,17 @@ class SimEngine(MemoryEngine):
 
 
 class _Disk(NodeState):
-    """`node.json` without a disk."""
+    """What an agent keeps, without a disk."""
 
-    def __init__(self, kept: dict[str, _Stored], directory: Path) -> None:
+    def __init__(self, kept: dict[str, _Stored]) -> None:
         self._kept = kept
-        super().__init__(directory)
+        super().__init__(_NOWHERE, at_once)
 
     def _load(self) -> _Stored:
         return self._kept.get("stored", _Stored())
 
-    def _save(self, stored: _Stored) -> None:
-        self._kept["stored"] = self._stored = stored
+    def _write(self, stored: _Stored) -> None:
+        self._kept["stored"] = stored
 
 
 class _Prober:
@@ -278,13 +279,11 @@ class NodeHost:
             bus=self.bus,
             clock=self._clock,
             name=self.name,
-            state_dir=self.world.scratch,
+            state=_Disk(self._disk),
             prober=_Prober(self),
             memories=MemoryWire(self.wire),
             replicas=ReplicaWire(self.wire),
         )
-        state = _Disk(self._disk, self.world.scratch)
-        self._agent._state = self._agent._peers._state = self._agent._ports._state = state
         self._task = asyncio.ensure_future(self._agent.run())
         self._task.add_done_callback(self._ended)
 

@@ -36,6 +36,7 @@ from plasmavmc.errors import (
     ImageError,
     InvalidSpecError,
     PlasmaError,
+    UnavailableError,
     WorkloadError,
 )
 from plasmavmc.guest.api import NOT_EXECUTED, ExecExit, ExecSession, GuestChannel, GuestEvent, GuestExited
@@ -331,6 +332,8 @@ class Machine:
         except asyncio.CancelledError:
             await self._unborn(VmState.STOPPED, "stopped", "stopped while it was starting")
         except PlasmaError as error:
+            if isinstance(error, UnavailableError) and self.state is VmState.PREPARING:
+                self.record = replace(self.record, status=replace(self.record.status, unavailable=True))
             permanent = isinstance(error, (ImageError, InvalidSpecError, WorkloadError))
             exit_code = NOT_EXECUTED.get(error.code) if isinstance(error, WorkloadError) else None
             await self._unborn(VmState.FAILED, error.code, str(error), exit_code=exit_code, permanent=permanent)

@@ -98,7 +98,15 @@ class VmManager:
                 await self._parts.storage.delete(disk.key)
         for key in self._parts.snapshots.keys() - known:
             await self._parts.snapshots.delete(key)
-        self._parts.logs.sweep(known)
+        await self.sweep_logs()
+
+    async def sweep_logs(self) -> int:
+        """Remove the logs of VMs that are gone and whose time is over; returns how many.
+
+        Raises:
+            OSError: the disk cannot be read.
+        """
+        return await self._parts.logs.sweep(self._machines.keys)
 
     async def close(self, *, keep_vms: bool) -> None:
         """End the engine. Without `keep_vms` all VMs are stopped gracefully first, and what waits for VMs ends. Where a VMM

@@ -304,6 +304,8 @@ class VmStatus:
     prepared, the step it is at: `image`, `disks` (and network), `boot`."""
     permanent: bool = False
     """It failed in a way that another attempt would fail too: unknown command, image refused."""
+    unavailable: bool = False
+    """It failed before it had a process, because something that it needs did not answer: nothing of it was run."""
     exit_code: int | None = None
     """Of the workload, 128 + signal for a death by signal; 127 or 126 where its command could not be executed."""
     guest_ready: bool = False

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
+import os
 import re
 import shutil
 import time
@@ -36,6 +38,8 @@ MAX_LINE = 16 * 1024
 SEGMENT_BYTES = 8 * MIB
 BUDGET_BYTES = 64 * MIB
 KEPT_S = 24 * 3600.0
+_ASIDE = "."
+"""Before the name of a directory that is being removed; no key begins so."""
 _NEW_RUN = -1
 _NEW_RUN_TEXT = "a new run of this VM begins"
 _MAX_RUNS_LOOKED_AT = 100
@@ -300,8 +304,12 @@ class VmLog:
         return begin
 
     def close(self) -> None:
-        """No more will be written; followers end."""
-        self.flush()
+        """No more will be written; followers end. From now on its time counts, also where nothing was written for long."""
+        if not self.closed:
+            self.flush()
+            now = self._clock()
+            with suppress(OSError):
+                os.utime(self._directory, (now, now))
         self.closed = True
         self._tell_followers()
 
@@ -384,20 +392,48 @@ class LogStore:
     def find(self, key: str) -> VmLog | None:
         """The log of a VM, if one exists; that of an ended VM is closed already."""
         if key not in self._logs and (self._root / key).is_dir():
-            self.open(key).close()
+            self.open(key).closed = True
         return self._logs.get(key)
 
-    def sweep(self, living: frozenset[str]) -> int:
-        """Remove the logs of VMs that ended long ago; returns how many."""
-        removed = 0
+    async def sweep(self, kept: Callable[[], frozenset[str]]) -> int:
+        """Remove the logs of VMs that ended long ago, and forget those that are over; returns how many were removed. `kept`
+        gives the keys of the VMs that there are.
+
+        Raises:
+            OSError: the disk cannot be read.
+        """
+        due = await asyncio.to_thread(self._due, kept())
+        known = kept()
+        aside = [key for key in due - known if self._set_aside(key)]
+        for key in [key for key, each in self._logs.items() if key not in known and each.closed]:
+            del self._logs[key]
+        await asyncio.to_thread(self._remove_aside)
+        return len(aside)
+
+    def _due(self, kept: frozenset[str]) -> set[str]:
+        """Keys of the logs whose time is over."""
+        now = self._clock()
+        names = {directory.name for directory in self._root.iterdir() if not directory.name.startswith(_ASIDE)}
+        return {name for name in names - kept if now - _last_change(self._root / name) >= KEPT_S}
+
+    def _set_aside(self, key: str) -> bool:
+        """Take a log out of the way in one step, so that a VM of its key that begins meanwhile gets one of its own."""
+        try:
+            (self._root / key).rename(self._root / f"{_ASIDE}{key}")
+        except OSError:
+            return False  # what an earlier sweep could not remove is in the way: it is tried again
+        self._logs.pop(key, None)
+        return True
+
+    def _remove_aside(self) -> None:
         for directory in self._root.iterdir():
-            if directory.name in living or self._clock() - _last_change(directory) < KEPT_S:
-                continue
-            shutil.rmtree(directory, ignore_errors=True)
-            self._logs.pop(directory.name, None)
-            removed += 1
-        return removed
+            if directory.name.startswith(_ASIDE):
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 def _last_change(directory: Path) -> float:
-    return max((path.stat().st_mtime for path in directory.iterdir()), default=directory.stat().st_mtime)
+    """When it was written to or closed; where it cannot be looked at, just now."""
+    try:
+        return max(path.stat().st_mtime for path in (directory, *directory.iterdir()))
+    except OSError:
+        return math.inf

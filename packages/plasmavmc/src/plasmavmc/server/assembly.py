@@ -67,6 +67,7 @@ Probe = Callable[[], Coroutine[None, None, None]]
 Upkeep = Callable[[], Coroutine[None, None, None]]
 """Does for ever what has to be done from time to time; to be run beside."""
 COLLECT_EVERY_S = 600.0
+SWEEP_EVERY_S = 600.0
 
 log = structlog.get_logger("plasmavmc.engine")
 
@@ -236,22 +237,24 @@ async def open_engine(host: EngineHost, site: EngineSite, blobs: BlobSource | No
     )
     probes = (*await _offer_qemu(registry, host, qemu), *_offer_firecracker(registry, host, firecracker))
     registry.register(WasmBackend(host, names, CodeCache(site.data_dir / "wasm-code")))
+    manager = VmManager(host, parts)
     return Engine(
-        manager=VmManager(host, parts),
+        manager=manager,
         parts=parts,
         resolver=resolver,
         probes=probes,
-        upkeep=partial(keep_up, parts, site.image_budget),
+        upkeep=partial(keep_up, manager, parts, site.image_budget),
         disk_dir=disk_dir,
         subnet=subnet,
         max_vms=subnet.num_addresses - _OWN_ADDRESSES,
     )
 
 
-async def keep_up(parts: EngineParts, image_budget: int) -> None:
+async def keep_up(manager: VmManager, parts: EngineParts, image_budget: int) -> None:
     """All that has to be done from time to time, for ever. Of one part's failure another hears nothing."""
     async with asyncio.TaskGroup() as group:
         group.create_task(_for_ever("rules", partial(keep_whole, parts.network)), name="rules")
+        group.create_task(_for_ever("logs", partial(keep_swept, manager)), name="logs")
         if image_budget:
             group.create_task(_for_ever("images", partial(keep_within, parts.images, image_budget)), name="images")
 
@@ -279,6 +282,23 @@ async def keep_whole(network: NetworkBackend) -> None:
             await network.heal_tunnels()
         except PlasmaError as error:
             log.error("network.tunnels_missing", reason=str(error))
+
+
+async def keep_swept(manager: VmManager) -> None:
+    """Remove the logs of VMs that ended long ago, for ever."""
+    told = False
+    while True:
+        await asyncio.sleep(SWEEP_EVERY_S)
+        try:
+            removed = await manager.sweep_logs()
+        except Exception as error:  # noqa: BLE001 - logs that stay are no reason to end what else is kept up
+            if not told:
+                log.warning("logs.not_swept", reason=str(error))
+            told = True
+        else:
+            told = False
+            if removed:
+                log.info("logs.swept", logs=removed)
 
 
 async def keep_within(images: ImageStore, budget_bytes: int) -> None:

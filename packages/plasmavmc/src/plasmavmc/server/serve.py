@@ -26,7 +26,7 @@ from plasmavmc.host.installation import Installation
 from plasmavmc.images.blobs import BlobStore
 from plasmavmc.images.policy import RegistryPolicy
 from plasmavmc.rpc.gate import Gate
-from plasmavmc.server.assembly import Engine, EngineSite, keep_whole, open_engine
+from plasmavmc.server.assembly import Engine, EngineSite, keep_swept, keep_whole, open_engine
 from plasmavmc.server.authorizer import PolicyAuthorizer, PolicyFile
 from plasmavmc.server.catalogue import Catalogue
 from plasmavmc.server.engine import EngineVms
@@ -114,6 +114,7 @@ class Serving:
             resolver = asyncio.create_task(engine.resolver.run(), name="resolver")
             naming = asyncio.create_task(name_vms(engine.manager, engine.resolver.name), name="names")
             tasks.add(asyncio.create_task(keep_whole(engine.parts.network), name="rules"))
+            tasks.add(asyncio.create_task(keep_swept(engine.manager), name="logs"))
             if self.settings.image_budget:
                 keeping = services.images.keep_within(self.settings.image_budget)
                 tasks.add(asyncio.create_task(keeping, name="image budget"))

@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import structlog
 
@@ -30,7 +29,7 @@ from shellwego.agent.state import NodeState
 from shellwego.agent.streams import StreamServer
 from shellwego.agent.traffic import COUNT_S, Traffic
 from shellwego.core.assignments import Assignments, Registration
-from shellwego.core.errors import ForbiddenError, ShellWeGoError
+from shellwego.core.errors import ForbiddenError, ShellWeGoError, ThrottledError
 from shellwego.core.nodecallers import SHUT_OUT
 from shellwego.core.nodes import WHOLE, NodeFacts, Offer
 from shellwego.core.troubles import Troubles
@@ -80,7 +79,7 @@ class Agent:
         bus: Bus,
         clock: Clock,
         name: str,
-        state_dir: Path,
+        state: NodeState,
         prober: Prober | None = None,
         offer: Offer = WHOLE,
         address: str = "",
@@ -103,7 +102,7 @@ class Agent:
         self._clock = clock
         self._name = name
         self._waits = _Waits(clock, engine)
-        self._state = NodeState(state_dir)
+        self._state = state
         self._peers = Peers(engine, self._state, clock)
         self._names = Names(engine, uplink, self._state)
         self._ports = Ports(engine, uplink, self._state)
@@ -120,6 +119,8 @@ class Agent:
             engine, clock, self._checker, secrets, self._waits.look.ring, backups=backups, replicas=kept, fetch=fetch
         )
         self._reports = Reports()
+        self._bare_until = 0.0
+        """Until then nothing but that the node lives is told, since more would be too much."""
         self._traffic = Traffic(engine, self._reconciler.apps)
         self._troubles = Troubles()
         self._streams = StreamServer(
@@ -153,6 +154,7 @@ class Agent:
         finally:
             await self._checker.close()
             await self._reconciler.close()
+            await self._state.close()
             await self._waits.aclose()
 
     async def _serve(self) -> None:
@@ -195,13 +197,14 @@ class Agent:
         while True:
             try:
                 assignments = await self._uplink.register(await self._registration())
+                accepted = await self._accept(assignments)
             except ShellWeGoError as error:
                 self._failed("register", error)
                 if error.code == SHUT_OUT:
                     await self._end_all()
             else:
                 self._passed("register")
-                if self._accept(assignments):
+                if accepted:
                     self._known.set()
                     self._reports.start_over()
                     return
@@ -237,15 +240,15 @@ class Agent:
         await self._waits.fetch.wait(LOOK_AGAIN_S)
         self._waits.fetch.clear()
         assignments = await self._uplink.assignments(self.node_id)
-        if self._accept(assignments):
+        if await self._accept(assignments):
             await self._peers.follow(assignments.peers, assignments.key_step)
             await self._names.follow(assignments)
             await self._ports.follow(assignments)
 
-    def _accept(self, assignments: Assignments) -> bool:
+    async def _accept(self, assignments: Assignments) -> bool:
         """Take assignments over, unless they are of an older epoch: then somebody speaks who was judged lost."""
         known = self._state.epoch
-        if not self._state.accept(assignments.node_id, assignments.epoch):
+        if not await self._state.accept(assignments.node_id, assignments.epoch):
             _log.warning("agent.assignments_refused", epoch=assignments.epoch, known_epoch=known)
             return False
         if assignments.epoch > known:
@@ -263,26 +266,38 @@ class Agent:
         self._waits.look.clear()
         wake_at = await self._reconciler.look()
         seen = self._sight()
-        if self._reports.is_urgent(seen):
+        now = self._clock.monotonic()
+        if self._reports.is_urgent(seen, now):
             self._waits.report.ring()
-        elif self._reports.has_news(seen):
+        elif self._reports.has_news(seen, now):
             self._waits.report.ring(DETAIL_S)
         pause = LOOK_AGAIN_S if wake_at is None else min(LOOK_AGAIN_S, wake_at - self._clock.monotonic())
         await self._waits.look.wait(pause)
 
     async def _report(self) -> None:
+        """Where the server says that this is too much, it is still told at once that the node lives, and the rest later."""
         asked_at = self._clock.monotonic()  # before all of it that takes time: leases of volumes count from then
         self._waits.report.clear()
+        bare = asked_at < self._bare_until
+        sequence, facts = await self._state.next_sequence(), await self._facts()
         report = self._reports.build(
             node_id=self.node_id,
             epoch=self._state.epoch,
-            sequence=self._state.next_sequence(),
-            facts=await self._facts(),
-            seen=self._sight(),
-            traffic=self._traffic.news,
+            sequence=sequence,
+            facts=facts,
+            seen=Sight() if bare else self._sight(),
+            now=asked_at,
+            traffic=None if bare else self._traffic.news,
         )
         try:
             current = await self._uplink.report(report)
+        except ThrottledError as error:
+            self._reports.unanswered(report)
+            if bare:
+                raise
+            self._bare_until = self._clock.monotonic() + max(error.retry_after_s, RETRY_S)
+            self._failed(self._report.__name__, error)
+            return
         except Exception:
             self._reports.unanswered(report)
             raise
@@ -294,7 +309,10 @@ class Agent:
             if self._reconciler.leases.renewed(asked_at):
                 self._waits.enforce.ring()
         await self._clock.sleep(COALESCE_S)
-        await self._waits.report.wait(HEARTBEAT_S)
+        if bare:
+            await self._clock.sleep(min(HEARTBEAT_S, self._bare_until - self._clock.monotonic()))
+        else:
+            await self._waits.report.wait(HEARTBEAT_S)
 
     async def _enforce(self) -> None:
         """Beside the reports, so that a host that is slow does not look like one that is silent."""

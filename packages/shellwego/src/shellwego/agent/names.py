@@ -40,4 +40,4 @@ class Names:
         known = {app_id: each for app_id, each in self._identities.items() if app_id in named}
         if known != self._state.known:
             await self._engine.recognize(known)
-            self._state.keep_known(known)
+            await self._state.keep_known(known)

@@ -38,7 +38,7 @@ class Peers:
         if (told, key_step) == (self._state.peers, self._state.key_step) and now < self._due:
             return
         lacking = await self._engine.connect(told, key_step)
-        self._state.keep_peers(told, key_step)
+        await self._state.keep_peers(told, key_step)
         self._due = now + TELL_AGAIN_S
         if lacking != self._lacking:
             self._lacking = lacking

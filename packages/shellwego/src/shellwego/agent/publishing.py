@@ -27,5 +27,5 @@ class Ports:
             return
         ports = await self._uplink.ports(assigned.node_id)
         await self._engine.publish(ports.ports)
-        self._state.keep_ports(ports.ports)
+        await self._state.keep_ports(ports.ports)
         self._told = ports.version

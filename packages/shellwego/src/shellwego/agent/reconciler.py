@@ -48,6 +48,8 @@ from shellwego.ports.engine import Engine, FencingEngine, VmOrder, VolumeEngine
 
 _CHECKED = (VmPhase.RUNNING, VmPhase.SUSPENDING)
 """One that falls asleep keeps its checks' word, in case that it does not."""
+_NOT_YET = frozenset({"backend-probing", "volume-fenced", "volume-held"})
+"""Codes by which the engine says that a VM cannot begin now, for no reason of its own."""
 _MEMORY_LOST = frozenset({"snapshot-damaged", "snapshot-foreign", "snapshot-missing", "snapshot-version"})
 """Codes by which the engine says that a VM's memory cannot be had any more."""
 
@@ -239,8 +241,8 @@ class Reconciler:
             return
         try:
             await self._engine.run(replace(_vm_order(order), secrets=secrets))
-        except ConflictError as error:
-            if error.code not in ("volume-held", "volume-fenced"):
+        except ShellWeGoError as error:
+            if error.code not in _NOT_YET:
                 raise
             self._delay(order, error)
 
@@ -260,7 +262,7 @@ class Reconciler:
             self._changed()
 
     def _delay(self, order: RunVm, error: ShellWeGoError) -> None:
-        """The VM begins when its secrets and volumes can be had; that they cannot is none of its own failures."""
+        """The VM begins when what it needs can be had; that it cannot is none of its own failures."""
         end = End(reason=error.message, reason_code=error.code)
         memory = self._memories.get(order.instance_id, Memory())
         self._memories = {**self._memories, order.instance_id: delayed(memory, end, self._clock.monotonic())}

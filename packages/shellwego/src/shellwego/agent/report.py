@@ -3,10 +3,14 @@
 A report that was lost, or whose answer was, is told again under a new sequence. Nobody knows which of the two it was. So
 what it told of counts as unknown to the control plane, also where it is again as it was confirmed last: a VM that slept and
 woke while an answer was lost would else be asleep there for good.
+
+The last lines of an instance that is not well change all the time. By themselves they are told seldom, since what a node may
+send is bounded, and who sends too much is not heard at all.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -19,6 +23,8 @@ from shellwego.core.replicas import ObservedReplica
 from shellwego.core.traffic import NodeTraffic
 from shellwego.core.volumes import ObservedVolume
 
+TAIL_AGAIN_S = 30.0
+"""Between two reports of an instance of which nothing but its last lines is new; the first ones are told at once."""
 T = TypeVar("T")
 
 
@@ -37,19 +43,21 @@ class Reports:
 
     def __init__(self) -> None:
         self._confirmed = Sight()
+        self._tails_at: dict[str, float] = {}
+        """When the last lines of an instance were told."""
 
     def start_over(self) -> None:
         """Tell everything again: the control plane may have forgotten, or began a new epoch."""
         self._confirmed = Sight()
 
-    def has_news(self, seen: Sight) -> bool:
-        """True where a report is worth sending before the next heart-beat."""
-        news = self._news(seen)
+    def has_news(self, seen: Sight, now: float) -> bool:
+        """True where a report is worth sending before the next heart-beat. `now` is monotonic, in seconds."""
+        news = self._news(seen, now)
         return bool(news.instances or news.volumes or news.backups or news.replicas)
 
-    def is_urgent(self, seen: Sight) -> bool:
+    def is_urgent(self, seen: Sight, now: float) -> bool:
         """True where it says more than how far a start has come, or how full a volume is, which nothing waits for."""
-        news, known = self._news(seen), self._confirmed
+        news, known = self._news(seen, now), self._confirmed
         return (
             any(_settled(each) != _settled(known.instances.get(id_)) for id_, each in news.instances.items())
             or any(_steady(each) != _steady(known.volumes.get(id_)) for id_, each in news.volumes.items())
@@ -65,10 +73,12 @@ class Reports:
         sequence: int,
         facts: NodeFacts,
         seen: Sight,
+        now: float,
         traffic: NodeTraffic | None = None,
     ) -> NodeReport:
         """The next report."""
-        told = self._news(seen)
+        told = self._news(seen, now)
+        self._tails_at |= dict.fromkeys(told.instances, now)
         return NodeReport(
             node_id=node_id,
             epoch=epoch,
@@ -86,6 +96,7 @@ class Reports:
         instances = {id_: replace(each, epoch=0, sequence=0) for id_, each in report.instances.items()}
         volumes = {id_: replace(each, epoch=0, sequence=0) for id_, each in report.volumes.items()}
         replicas = {id_: replace(each, epoch=0, sequence=0) for id_, each in report.replicas.items()}
+        self._tails_at = {id_: at for id_, at in self._tails_at.items() if id_ in seen.instances}
         known = self._confirmed
         self._confirmed = Sight(
             instances={id_: each for id_, each in {**known.instances, **instances}.items() if id_ in seen.instances},
@@ -104,15 +115,21 @@ class Reports:
             replicas=_without(known.replicas, report.replicas),
         )
 
-    def _news(self, seen: Sight) -> Sight:
+    def _news(self, seen: Sight, now: float) -> Sight:
         """What it does not know yet."""
         known = self._confirmed
         return Sight(
-            instances={id_: each for id_, each in seen.instances.items() if known.instances.get(id_) != each},
+            instances={id_: each for id_, each in seen.instances.items() if self._is_news(id_, each, now)},
             volumes={id_: each for id_, each in seen.volumes.items() if known.volumes.get(id_) != each},
             backups={id_: each for id_, each in seen.backups.items() if known.backups.get(id_) != each},
             replicas={id_: each for id_, each in seen.replicas.items() if known.replicas.get(id_) != each},
         )
+
+    def _is_news(self, id_: str, seen: Observed, now: float) -> bool:
+        known = self._confirmed.instances.get(id_)
+        if known is None or not known.log_tail or replace(known, log_tail=seen.log_tail) != seen:
+            return known != seen
+        return known != seen and now - self._tails_at.get(id_, -math.inf) >= TAIL_AGAIN_S
 
 
 def _without(known: Mapping[str, T], told: Collection[str]) -> Mapping[str, T]:

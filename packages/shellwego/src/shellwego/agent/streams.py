@@ -32,6 +32,8 @@ MAX_STREAMS = 256
 MAX_TAIL = 10_000
 MAX_ATTEMPTS = 10
 """Of one instance, told in one request for its log."""
+MAX_HOLES = 50
+"""Attempts in a row that left no log, or none any more, and are passed over."""
 _MAX_TEXT = 15_000
 """Characters of a log line, so that four bytes each fit a record."""
 _SIZE = struct.Struct("!HH")
@@ -133,7 +135,7 @@ class StreamServer:
         await stream.send(pack(Record(RecordKind.USAGE, encode(await self._engine.usage(vm.vm_id)))))
 
     async def _logs(self, vm: VmView | None, request: StreamRequest, stream: DuplexStream) -> None:
-        newest = vm.attempt if vm else await self._last_logged(request.instance_id)
+        newest = vm.attempt if vm else await self._last_logged(request)
         plan = await self._history(request, newest)
         for log_id, tail in plan[:-1]:
             await self._send_log(log_id, stream, tail=tail, since=request.since, follow=False)
@@ -151,32 +153,33 @@ class StreamServer:
 
     async def _history(self, request: StreamRequest, newest: int) -> list[tuple[str, int]]:
         """Which attempts to tell, oldest first, and how many last lines of each. Why an attempt ended stands in the log
-        of that attempt, so earlier ones are told as well while the wanted number of lines is not full."""
-        left = max(0, min(request.tail, MAX_TAIL))
-        plan: list[tuple[str, int]] = []
-        for attempt in range(newest, max(newest - MAX_ATTEMPTS, 0), -1):
-            log_id = vm_id(request.instance_id, attempt)
-            count = await self._count(log_id, left, request.since)
-            if count is None and plan:
-                break
-            plan.append((log_id, left))
-            left -= count or 0
-            if left <= 0:
-                break
-        return plan[::-1]
-
-    async def _last_logged(self, instance_id: str) -> int:
-        """The last attempt of an instance that is gone and whose log is still kept.
+        of that attempt, so earlier ones are told as well while the wanted number of lines is not full.
 
         Raises:
             NotFoundError: nothing is left of it here.
         """
-        attempt = 0
-        while await self._count(vm_id(instance_id, attempt + 1), 0, 0.0) is not None:
+        left = max(0, min(request.tail, MAX_TAIL))
+        plan: list[tuple[str, int]] = []
+        attempt, holes = newest, 0
+        while attempt > 0 and holes < MAX_HOLES and len(plan) < MAX_ATTEMPTS and (left > 0 or not plan):
+            log_id = vm_id(request.instance_id, attempt)
+            count = await self._count(log_id, left, request.since)
+            attempt, holes = attempt - 1, holes + 1
+            if count is not None:
+                plan.append((log_id, left))
+                left, holes = left - count, 0
+        if not plan:
+            raise _not_here(request.instance_id)
+        return plan[::-1]
+
+    async def _last_logged(self, request: StreamRequest) -> int:
+        """The last attempt of an instance that is gone, as far as it left a log: what is known elsewhere may be older."""
+        attempt = newest = max(request.attempt, 0)
+        while attempt - newest < MAX_HOLES:
             attempt += 1
-        if attempt == 0:
-            raise _not_here(instance_id)
-        return attempt
+            if await self._count(vm_id(request.instance_id, attempt), 0, 0.0) is not None:
+                newest = attempt
+        return newest
 
     async def _count(self, log_id: str, tail: int, since: float) -> int | None:
         """How many lines a log gives; None where there is no such log."""

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 
 from shellwego.core.errors import ShellWeGoError
 from shellwego.core.health import Health, Verdict
+from shellwego.core.logtails import LINES, log_tail
 from shellwego.ports.clock import Clock
 from shellwego.ports.engine import Engine
 
-LINES = 50
-LINE_LENGTH = 500
 EVERY_S = 2.0
 
 
@@ -50,4 +49,4 @@ class Tails:
             records = [record async for record in self._engine.logs(vm_id, follow=False, tail=LINES, since=0.0)]
         except ShellWeGoError:
             return _Tail((), now)
-        return _Tail(tuple(record.text[:LINE_LENGTH] for record in records), now)
+        return _Tail(log_tail([record.text for record in records]), now)

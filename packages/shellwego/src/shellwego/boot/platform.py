@@ -13,6 +13,7 @@ from functools import partial
 from importlib.metadata import version
 
 from shellwego.agent.daemon import Agent
+from shellwego.agent.state import NodeState
 from shellwego.boot.controlplane import Handover, open_base, open_control_plane
 from shellwego.boot.credentials import LOCAL
 from shellwego.boot.hosting import edge_processes, edge_settings, engine_site
@@ -95,7 +96,7 @@ class Platform:
                 bus=control.bus,
                 clock=control.clock,
                 name=NODE,
-                state_dir=directory(self.installation, "agent"),
+                state=NodeState(directory(self.installation, "agent")),
                 offer=self.settings.offer,
                 address=self.settings.host_address,
                 memories=NodeMemories(control, reach),

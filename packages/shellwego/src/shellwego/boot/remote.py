@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from shellwego.agent.daemon import Agent
+from shellwego.agent.state import NodeState
 from shellwego.boot.hintroad import HintRoad, enter_nats
 from shellwego.boot.hosting import address_towards, edge_settings, engine_site
 from shellwego.boot.membership import Membership
@@ -69,7 +70,7 @@ class Remote:
                 bus=wires.hints,
                 clock=wires.clock,
                 name=member.name,
-                state_dir=directory(self.installation, f"agent-{member.id}"),
+                state=NodeState(directory(self.installation, f"agent-{member.id}")),
                 offer=self.settings.offer,
                 address=address,
                 memories=downloads,

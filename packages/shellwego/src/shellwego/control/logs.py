@@ -66,7 +66,12 @@ class LogQuery:
 async def read_log(streams: Streams, instance: Instance, query: LogQuery, *, follow: bool) -> AsyncGenerator[LogLine]:
     """The lines of one instance, oldest first; raises as `streams.records`."""
     request = StreamRequest(
-        kind=StreamKind.LOGS, instance_id=instance.id, follow=follow, tail=query.tail, since=query.since
+        kind=StreamKind.LOGS,
+        instance_id=instance.id,
+        attempt=instance.observed.attempt,
+        follow=follow,
+        tail=query.tail,
+        since=query.since,
     )
     stream = await open_stream(streams, instance, request)
     try:

@@ -4,6 +4,9 @@ Theory. An instance is a row of attempts, each a one-shot VM that is never broug
 them between two looks at the host; each function gives the memory after something happened. Every end is weighed once: it
 brings another attempt after a pause, or the outcome.
 
+What never began because something that it needs did not answer, such as a server with its image, is no end of its workload:
+it is put off, counts for nothing, and is tried again until it begins, or is not wanted any more.
+
 Traps. An end is weighed by the number of its attempt, not by its VM, which is seen ended at many looks. A memory that is
 lost is made again from the attempts that are found, so nothing may hang on it but pauses and counts. What is said of an
 order that came to nothing (`stuck`) is forgotten as soon as the VM is as it should be; where it ended instead, and its
@@ -19,6 +22,7 @@ from shellwego.core.apps import RestartMode
 from shellwego.core.assignments import Assignment, Workload
 from shellwego.core.health import Health, Verdict
 from shellwego.core.instances import MEMORY_LOST, Phase
+from shellwego.core.logtails import log_tail
 from shellwego.core.vms import VmPhase, VmView
 
 BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
@@ -31,6 +35,9 @@ FETCH_AGAIN_S = (1.0, 3.0, 10.0)
 """Pauses after a memory that is elsewhere could not be had, as long as it might be later; then it is given up."""
 DELAY_S = 2.0
 """Until what a VM needs before it begins is asked for again."""
+PUT_OFF_S = (1.0, 2.0, 5.0, 10.0, 15.0, 30.0)
+"""Pause after the first VM in a row that did not begin because something did not answer, the second, …"""
+_NOT_BEGUN = (VmPhase.PREPARING, VmPhase.STARTING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +61,8 @@ class Memory:
     counted: int = 0
     """The highest attempt whose end was weighed; no end is weighed twice."""
     ends: int = 0
+    put_off: int = 0
+    """How many attempts in a row did not begin because something did not answer."""
     next_try: float = 0.0
     last: End | None = None
     outcome: Phase | None = None
@@ -77,7 +86,7 @@ def end_of(vm: VmView) -> End:
         reason=vm.reason,
         reason_code=vm.reason_code,
         exit_code=vm.exit_code,
-        log_tail=vm.log_tail,
+        log_tail=log_tail(vm.log_tail),
         asked=vm.asked,
         permanent=vm.permanent,
     )
@@ -96,14 +105,18 @@ def remember(
     memory = replace(memory, attempt=max(memory.attempt, current.attempt), stuck=stuck)
     if current.phase is not VmPhase.ENDED:
         verdict = health.get(current.vm_id)
+        memory = memory if current.phase in _NOT_BEGUN else replace(memory, put_off=0)
         forgiven = verdict is not None and verdict.verdict is Verdict.PASSING and now - verdict.since >= FORGET_S
         return replace(memory, ends=0) if forgiven else memory
     if current.attempt <= memory.counted or not assignment.present:
         return memory
-    end = end_of(current)
+    end, memory = end_of(current), replace(memory, counted=current.attempt)
+    if current.unavailable:
+        pause = PUT_OFF_S[min(memory.put_off, len(PUT_OFF_S) - 1)]
+        return replace(memory, last=end, put_off=memory.put_off + 1, next_try=now + pause)
     if lost is not None and lost.permanent:
         end = replace(end, reason=lost.reason, reason_code=MEMORY_LOST)
-    return _weigh(replace(memory, counted=current.attempt), end, assignment.workload, now)
+    return _weigh(memory, end, assignment.workload, now)
 
 
 def refused(memory: Memory, attempt: int, workload: Workload, end: End, now: float) -> Memory:

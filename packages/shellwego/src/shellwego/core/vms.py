@@ -66,6 +66,8 @@ class VmView:
     reason_code: str = ""
     permanent: bool = False
     """Another attempt would end the same way (unknown command, image refused)."""
+    unavailable: bool = False
+    """It ended before it began, because something that it needs did not answer: nothing of it was run."""
     log_tail: tuple[str, ...] = ()
     acceleration: str = ""
     egress: tuple[Destination, ...] | None = None

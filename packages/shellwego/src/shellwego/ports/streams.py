@@ -40,6 +40,8 @@ class StreamRequest:
     rows: int = 0
     """With columns: run with a pty of that size."""
     columns: int = 0
+    attempt: int = 0
+    """Of logs: the newest attempt that is known, for a node that has no VM of the instance any more; 0: none is."""
     follow: bool = False
     tail: int = 100
     since: float = 0.0

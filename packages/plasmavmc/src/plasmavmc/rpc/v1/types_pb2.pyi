@@ -784,6 +784,7 @@ class VmStatus(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     LOG_TAIL_FIELD_NUMBER: _builtins.int
     PRIVATE_ADDRESS_FIELD_NUMBER: _builtins.int
+    UNAVAILABLE_FIELD_NUMBER: _builtins.int
     state: Global___VmState.ValueType
     reason: _builtins.str
     """One line for people: why it failed or stopped."""
@@ -800,6 +801,8 @@ class VmStatus(_message.Message):
     """`cgroup-v2`, `cgroup-v1` or `rlimits`."""
     private_address: _builtins.str
     """Its IPv6 address, by which VMs of its network reach it from any node; empty where it has none."""
+    unavailable: _builtins.bool
+    """It failed before it had a process, because something that it needs did not answer: nothing of it was run."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -829,10 +832,11 @@ class VmStatus(_message.Message):
         usage: Global___VmUsage | None = ...,
         log_tail: _abc.Iterable[_builtins.str] | None = ...,
         private_address: _builtins.str = ...,
+        unavailable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code", "since", b"since", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "acceleration", b"acceleration", "backend", b"backend", "confinement", b"confinement", "endpoints", b"endpoints", "exit_code", b"exit_code", "guest_ready", b"guest_ready", "log_tail", b"log_tail", "permanent", b"permanent", "private_address", b"private_address", "reason", b"reason", "reason_code", b"reason_code", "since", b"since", "state", b"state", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "acceleration", b"acceleration", "backend", b"backend", "confinement", b"confinement", "endpoints", b"endpoints", "exit_code", b"exit_code", "guest_ready", b"guest_ready", "log_tail", b"log_tail", "permanent", b"permanent", "private_address", b"private_address", "reason", b"reason", "reason_code", b"reason_code", "since", b"since", "state", b"state", "unavailable", b"unavailable", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015

@@ -48,8 +48,8 @@ class _MemoryVm:
 
 
 class MemoryEngine:
-    """`ports.engine.Engine`, `VolumeEngine` and `FencingEngine` in memory. Faults: `boots_fail_with`, `sleep_fails_with`,
-    `die` (as a VMM killed), `disks.fails_with`."""
+    """`ports.engine.Engine`, `VolumeEngine` and `FencingEngine` in memory. Faults: `boots_fail_with`, `lacks`,
+    `sleep_fails_with`, `die` (as a VMM killed), `disks.fails_with`."""
 
     def __init__(self, clock: Clock, *, boot_s: float = 0.2, name: str = "memory") -> None:
         self._clock = clock
@@ -67,6 +67,8 @@ class MemoryEngine:
         """VMs of other nodes by the ids of their apps."""
         self.boots_fail_with = ""
         """While set, each boot fails with this reason."""
+        self.lacks = ""
+        """While set, no VM begins: this, which it needs, does not answer."""
         self.sleep_fails_with: ShellWeGoError | None = None
         """While set, each suspend and resume fails so."""
         self.disks = MemoryVolumes(DISK_BYTES, self._holders)
@@ -138,6 +140,9 @@ class MemoryEngine:
 
     async def _live(self, vm: _MemoryVm) -> None:
         await self._clock.sleep(self._boot_s)
+        if self.lacks:
+            self._end(vm, reason=self.lacks, reason_code="uplink-unavailable", unavailable=True)
+            return
         if self.boots_fail_with:
             self._end(vm, reason=self.boots_fail_with, reason_code="boot-failed")
             return

@@ -110,6 +110,7 @@ def to_view(vm: Vm) -> VmView:
         reason=status.reason,
         reason_code="" if preparing else status.reason_code,
         permanent=status.permanent,
+        unavailable=status.unavailable,
         log_tail=status.log_tail,
         acceleration=status.acceleration,
         egress=from_egress(network.egress) if network else None,

@@ -1,5 +1,8 @@
 """Downloads of blobs, memories and volumes over the uplink, from whichever server has them.
 
+A blob that each server that answers says it has not is told to be nowhere also where another does not answer, once that has
+lasted for a while: else nobody would fetch it again for as long as a server that died is remembered.
+
 They have connections of their own, so that a large image holds up no report. A download that breaks goes on at the next
 server, from the byte where it broke.
 
@@ -25,6 +28,12 @@ from shellwego.wire.tls import SERVER_NAME, Credentials, client_context
 CONNECT_S = 5.0
 STALL_S = 20.0
 """A server that sends nothing for so long is given up."""
+ABSENT_S = 30.0
+"""From the first time at which all that answered said that they have not a blob, which is longer than a server takes that is
+begun anew."""
+_FORGET_S = 120.0
+"""After so long without being asked for again, a blob is looked for as if for the first time."""
+_MOST_ABSENT = 1_000
 _AT_ONCE = 8
 _CHUNK = 256 * 1024
 
@@ -44,30 +53,48 @@ class Downloads:
         self._credentials = credentials
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=stall_s)
         self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._absent: dict[str, tuple[float, float]] = {}
+        """By digest: since when those that answer say that they have it not, and when they did last."""
 
     async def blob(self, digest: str, offset: int = 0) -> AsyncGenerator[bytes]:
         """The blob from an offset on. Its reader checks the digest.
 
         Raises:
-            NotFoundError: every server answers, and none has it for this node.
+            NotFoundError: every server answers, and none has it for this node; or, for a while, each that answers.
             UnavailableError: it cannot be had now; what came may be kept.
             ShellWeGoError: what a server refused it with.
         """
-        trouble: ShellWeGoError | None = None
+        absent: NotFoundError | None = None
+        trouble: UnavailableError | None = None
         for url in self._rota.order(_now()):
             try:
                 async with self._at_once, aclosing(self._from(url, f"{uplink.BLOBS}{digest}", offset)) as chunks:
                     async for chunk in chunks:
+                        self._absent.pop(digest, None)
                         offset += len(chunk)
                         yield chunk
-            except (NotFoundError, UnavailableError) as error:
+            except NotFoundError as error:
                 self._rota.failed(url, _now())
-                if not isinstance(trouble, UnavailableError):
-                    trouble = error
+                absent = error
+            except UnavailableError as error:
+                self._rota.failed(url, _now())
+                trouble = error
             else:
                 self._rota.answered(url, _now())
                 return
+        if absent is not None and (trouble is None or self._is_absent(digest, _now())):
+            raise absent
         raise trouble or UnavailableError("uplink-unavailable", "this node knows no server")
+
+    def _is_absent(self, digest: str, now: float) -> bool:
+        """Take note that those that answer have it not; True where that has lasted."""
+        since, last = self._absent.get(digest, (now, now))
+        if now - last > _FORGET_S:
+            since = now
+        if len(self._absent) >= _MOST_ABSENT:
+            self._absent.clear()
+        self._absent[digest] = since, now
+        return now - since >= ABSENT_S
 
     async def memory(self, node_id: str, instance_id: str) -> AsyncGenerator[bytes]:
         """See `ports.uplink.Memories`; the servers know by its key which node it is. One that broke off is not gone on
