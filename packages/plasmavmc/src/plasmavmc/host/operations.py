@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Protocol
 
-from plasmavmc.host.ports import OpenPort
+from plasmavmc.host.ports import OpenPort, PortName
 from plasmavmc.host.zfs import ZfsOrder
 from plasmavmc.policy import Egress, Ingress
 from plasmavmc.types import MIB, NetworkUsage
@@ -164,6 +164,8 @@ class RuleSet:
     """At which WireGuard listens: to them send hosts of peers only, and with peers nothing is exchanged but by it."""
     sources: tuple[Source, ...] = ()
     """VMs of other nodes with an identity that the ingress of some member names."""
+    published: tuple[PortName, ...] = ()
+    """At which hosts of peers answer for VMs, also where this host does not: of those hosts, members reach nothing else."""
 
 
 DROP_REASONS = (

@@ -19,11 +19,17 @@ Table `inet`:
   another tenant's VM while an old connection to it is still remembered.
 - the same by IPv6 (`private`): platform and network number of both addresses are the same, which the addresses say by
   themselves (`host.addresses`): a map from the source's to a mark, a set of (the destination's, mark), with an element for
-  each network that has a VM here. Asked of every packet too, and in both directions between nodes.
+  each network that has a VM here. Asked of every packet too, and in both directions between nodes. Where it is to stay here
+  there is besides a VM that has the address (`here6`): the host would ask for any other, of four thousand million in each
+  network, and its memory of neighbours, which it has for all of its links, is full after a thousand.
 - of both, where the VM that is opened to has rules for that: what those let in (`rules_groups`).
 - forward from a VM to elsewhere: not to link-local addresses (cloud metadata), not to what installations use, not to
   multicast, broadcast or reserved addresses, and where it has a list, to what is on that only (`rules_policy`); with source
-  NAT. To a peer's gateway only replies. By IPv6 to peers' VMs of its network, and nowhere else.
+  NAT. To a peer's gateway only replies, and to its host only at published ports. To the tunnel's port nowhere: with source
+  NAT it would speak in the name of its host, which is all that the tunnel asks for. By IPv6 to peers' VMs of its network,
+  and nowhere else.
+- source NAT: a VM's connections leave from ports where no service of a host listens by itself. From another one they would
+  take what somebody sends to that service for an answer to them, and have it.
 - forward from elsewhere to a VM: replies, what comes in at open ports (`rules_ports`), and what a peer (another node of the
   platform) opens. It speaks as its gateway, an address that no VM there can send from; that nobody else on the way does is
   the underlay's to see to. By IPv6 what comes from VMs of a peer, never what claims to be from here; and what the way says
@@ -67,6 +73,8 @@ CLOSED_TO_VMS = (
     "224.0.0.0/3",
 )
 """This network; all installations; loopback; link-local with the metadata service; multicast, reserved, broadcast."""
+OWN_PORTS = "32768-65535"
+"""Of the host's, from which connections of VMs leave: services are below by custom, tunnels and published ports too."""
 _DISCOVERY = "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect"
 _ON_THE_WAY = "destination-unreachable, packet-too-big, time-exceeded, parameter-problem"
 """What ICMPv6 says of a packet that did not arrive (RFC 4443, section 3)."""
@@ -180,7 +188,9 @@ def _inet_table(
     return Table(
         sets={**_inet_sets(rules, marks), **(port_sets or rules_ports.port_sets(rules.ports))},
         chains={
-            **rules_ports.port_chains(publish, rules_policy.held_at_ports(names.bridge)),
+            **rules_ports.port_chains(
+                publish, rules_policy.held_at_ports(names.bridge), (vxlan.PORT, *rules.tunnel_ports)
+            ),
             **rules_ports.woven(chains, rules.bridge),
         },
     )
@@ -199,8 +209,12 @@ def _inet_sets(rules: RuleSet, marks: Marks) -> dict[str, NamedSet]:
         "peers": NamedSet("set", "ipv4_addr", peers),
         "networks6": NamedSet("map", "ipv6_addr : mark", said.get("networks6", ())),
         "reachable6": NamedSet("set", "ipv6_addr . mark", said.get("reachable6", ())),
+        "here6": NamedSet("set", "ipv6_addr", said.get("here6", ())),
         "peers6": NamedSet("set", "ipv6_addr", peers6),
         "hosts": NamedSet("set", "ipv4_addr", tuple(str(host) for host in sorted({peer.via for peer in rules.peers}))),
+        "published": NamedSet(
+            "set", "inet_proto . inet_service", tuple(f"{each.transport} . {each.number}" for each in rules.published)
+        ),
         "egress_held": NamedSet("set", "ipv4_addr", said.get("egress_held", ())),
         "egress_lists": NamedSet("map", "ipv4_addr : mark", said.get("egress_lists", ())),
         "egress_open": NamedSet(
@@ -236,7 +250,7 @@ def _host_chains(names: HostNames, rules: RuleSet) -> dict[str, tuple[str, ...]]
 
 
 def _forward_chains(names: HostNames) -> dict[str, tuple[str, ...]]:
-    bridge = names.bridge
+    bridge, nobody_here = names.bridge, "ip6 daddr != @here6 drop"
     return {
         "private": (
             "meta mark set 0",
@@ -245,7 +259,7 @@ def _forward_chains(names: HostNames) -> dict[str, tuple[str, ...]]:
             "drop",
         ),
         "between": (
-            "meta nfproto ipv6 goto private",
+            "meta nfproto ipv6 goto between6",
             "meta mark set 0",
             "meta mark set ip saddr map @networks",
             "ip daddr . meta mark @reachable goto ingress",
@@ -253,14 +267,19 @@ def _forward_chains(names: HostNames) -> dict[str, tuple[str, ...]]:
         ),
         "leaving": (
             f"ip6 daddr & {_NODE_MASK} @peers6 goto private",
+            f"udp dport {vxlan.PORT} drop",
+            "ip daddr @hosts jump to_node",
             "ip daddr @peers ct state established ct direction reply accept",
             f"ip daddr {{ {', '.join(CLOSED_TO_VMS)} }} drop",
             "meta nfproto ipv4 goto egress",
             "drop",
         ),
+        "to_node": ("meta l4proto . th dport @published return", "drop"),
         "egress": rules_policy.egress_chain(),
         **rules_groups.group_chains(),
+        "between6": (nobody_here, "goto private"),
         "entering6": (
+            nobody_here,
             f"icmpv6 type {{ {_ON_THE_WAY} }} ct state related accept",
             f"ip6 saddr & {_NODE_MASK} @peers6 goto private",
             "drop",
@@ -307,8 +326,14 @@ def _sealed_chains(names: HostNames) -> dict[str, tuple[str, ...]]:
 
 
 def _leaving_chains(names: HostNames, rules: RuleSet) -> dict[str, tuple[str, ...]]:
-    masquerade = f'ip saddr {rules.bridge.network} ip daddr != {POOL} oifname != "{names.bridge}" masquerade'
-    return {"postrouting": ("type nat hook postrouting priority 100; policy accept;", masquerade)}
+    leaving = f'ip saddr {rules.bridge.network} ip daddr != {POOL} oifname != "{names.bridge}"'
+    return {
+        "postrouting": (
+            "type nat hook postrouting priority 100; policy accept;",
+            f"{leaving} meta l4proto {{ tcp, udp }} masquerade to :{OWN_PORTS}",
+            f"{leaving} masquerade",
+        )
+    }
 
 
 def _bridge_table(names: HostNames, rules: RuleSet) -> Table:
