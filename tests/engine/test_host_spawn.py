@@ -17,7 +17,7 @@ def test_what_is_told_of_a_failed_start_is_written_to_no_descriptor_of_the_vm(tm
     fd = os.open(disk, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     identity = Identity(os.getuid(), os.getgid(), tuple(os.getgroups()))
     try:
-        with pytest.raises(HostError, match="was not started: .*Error: ") as caught:
+        with pytest.raises(HostError, match=r"was not started: .*Error: ") as caught:
             start(Program((str(tmp_path / "nothing"),), identity, [fd] * 100, (), {}))
     finally:
         os.close(fd)

@@ -380,7 +380,8 @@ class Jails(Protocol):
 class Zfs(Protocol):
     """Port: datasets of this installation, below the one that the operator named at the start.
 
-    Errors as of `Host`; `zfs-failed` with what the program said in its details.
+    Errors as of `Host`; `zfs-failed` with what the program said in its details; `storage-slow`, which is temporary: it took
+    too long, and may have been done, or be done still.
     """
 
     async def zfs_open(self) -> Path:
