@@ -237,6 +237,15 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
+class Unkillable:
+    """A process that is still there long after SIGKILL, as one is that waits for a disk which does not answer."""
+
+    process: ProcessId
+    key: str = ""
+    """Of the VM whose it is, all of whose things on the host were left as they are; empty: of no VM."""
+
+
+@dataclass(frozen=True, slots=True)
 class Swept:
     """What a sweep removed, for the log and the events."""
 
@@ -244,6 +253,8 @@ class Swept:
     taps: tuple[str, ...] = ()
     cgroups: tuple[str, ...] = ()
     uids: tuple[int, ...] = ()
+    unkillable: tuple[Unkillable, ...] = ()
+    """What it could not remove. A later sweep does."""
 
 
 class Host(Protocol):
