@@ -189,6 +189,8 @@ def test_a_private_address_that_no_vm_here_has_is_not_looked_for() -> None:
     one = replace(member(0, "a"), ipv6=private_address(prefix_from("swg_rules"), BRIDGE.network, 1, BRIDGE.network[2]))
     text = lines(one, member(1, "b"))
     assert f"set here6 {{ type ipv6_addr; elements = {{ {one.ipv6} }}; }}" in text
+    known_before = f'iifname "{NAMES.bridge}" ip6 daddr & ff00:0:0:ffff:: == fd00:: ip6 daddr != @here6 drop'
+    assert chain("unknown", text)[1:] == [known_before]
     for name in ("between6", "entering6"):
         assert chain(name, text)[0] == "ip6 daddr != @here6 drop"
 

@@ -16,11 +16,9 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from plasmavmc.errors import HostError
-from plasmavmc.host.addresses import node_network, prefix_from
+from plasmavmc.host.addresses import node_mark
 from plasmavmc.host.helper import conntrack
 from plasmavmc.host.operations import Bridge, Member
-
-_ANY_PLATFORM = prefix_from("any")
 
 
 class _Holder(NamedTuple):
@@ -86,7 +84,7 @@ def _holder(member: Member) -> _Holder:
 def _of(bridge: Bridge, gone: Iterable[IPv4Address]) -> Doomed:
     """Whether an address is one of these, or a private one of this node that is made of it."""
     packed = frozenset(address.packed for address in gone)
-    node = node_network(_ANY_PLATFORM, bridge.network).network_address.packed
+    node = node_mark(bridge.network).packed
 
     def doomed(address: bytes) -> bool:
         if len(address) == len(node):

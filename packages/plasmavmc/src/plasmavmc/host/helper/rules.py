@@ -21,7 +21,8 @@ Table `inet`:
   themselves (`host.addresses`): a map from the source's to a mark, a set of (the destination's, mark), with an element for
   each network that has a VM here. Asked of every packet too, and in both directions between nodes. Where it is to stay here
   there is besides a VM that has the address (`here6`): the host would ask for any other, of four thousand million in each
-  network, and its memory of neighbours, which it has for all of its links, is full after a thousand.
+  network, and its memory of neighbours, which it has for all of its links, is full after a thousand. Of a VM here this is
+  asked before its packet finds its way (`unknown`), since the kernel makes a neighbour then to tell it of a shorter one.
 - of both, where the VM that is opened to has rules for that: what those let in (`rules_groups`).
 - forward from a VM to elsewhere: not to link-local addresses (cloud metadata), not to what installations use, not to
   multicast, broadcast or reserved addresses, and where it has a list, to what is on that only (`rules_policy`); with source
@@ -54,8 +55,9 @@ Source: nft(8); priorities: filter 0, srcnat 100, bridge filter -200.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Network
 
-from plasmavmc.host.addresses import NETWORK_MASK
+from plasmavmc.host.addresses import NETWORK_MASK, NODE_MASK, node_mark
 from plasmavmc.host.configuration import POOL
 from plasmavmc.host.helper import rules_groups, rules_members, rules_policy, rules_ports, vxlan
 from plasmavmc.host.helper.nft import NamedSet, Table
@@ -80,7 +82,7 @@ _ON_THE_WAY = "destination-unreachable, packet-too-big, time-exceeded, parameter
 """What ICMPv6 says of a packet that did not arrive (RFC 4443, section 3)."""
 FAMILIES = (INET, BRIDGE)
 
-_NODE_MASK = "ffff:ffff:ffff:ffff::"
+_PEER_MASK = "ffff:ffff:ffff:ffff::"
 _NETWORKS = "ipv4_addr; flags interval"
 
 
@@ -179,7 +181,7 @@ def _inet_table(
 ) -> Table:
     chains = {
         **_host_chains(names, rules),
-        **_forward_chains(names),
+        **_forward_chains(names, rules.bridge.network),
         **_leaving_chains(names, rules),
         **(_sealed_chains(names) if rules.tunnel_ports else {}),
     }
@@ -249,8 +251,9 @@ def _host_chains(names: HostNames, rules: RuleSet) -> dict[str, tuple[str, ...]]
     }
 
 
-def _forward_chains(names: HostNames) -> dict[str, tuple[str, ...]]:
+def _forward_chains(names: HostNames, network: IPv4Network) -> dict[str, tuple[str, ...]]:
     bridge, nobody_here = names.bridge, "ip6 daddr != @here6 drop"
+    of_here = f"ip6 daddr & {NODE_MASK} == {node_mark(network)}"
     return {
         "private": (
             "meta mark set 0",
@@ -266,7 +269,7 @@ def _forward_chains(names: HostNames) -> dict[str, tuple[str, ...]]:
             "drop",
         ),
         "leaving": (
-            f"ip6 daddr & {_NODE_MASK} @peers6 goto private",
+            f"ip6 daddr & {_PEER_MASK} @peers6 goto private",
             f"udp dport {vxlan.PORT} drop",
             "ip daddr @hosts jump to_node",
             "ip daddr @peers ct state established ct direction reply accept",
@@ -281,7 +284,7 @@ def _forward_chains(names: HostNames) -> dict[str, tuple[str, ...]]:
         "entering6": (
             nobody_here,
             f"icmpv6 type {{ {_ON_THE_WAY} }} ct state related accept",
-            f"ip6 saddr & {_NODE_MASK} @peers6 goto private",
+            f"ip6 saddr & {_PEER_MASK} @peers6 goto private",
             "drop",
         ),
         "entering": (
@@ -290,6 +293,10 @@ def _forward_chains(names: HostNames) -> dict[str, tuple[str, ...]]:
             "ct state established ct direction reply accept",
             "ip saddr @peers accept",
             "drop",
+        ),
+        "unknown": (
+            "type filter hook prerouting priority -290; policy accept;",
+            f'iifname "{bridge}" {of_here} {nobody_here}',
         ),
         "forward": (
             "type filter hook forward priority 0; policy accept;",
@@ -315,12 +322,12 @@ def _sealed_chains(names: HostNames) -> dict[str, tuple[str, ...]]:
         "sealed_in": (
             "type filter hook prerouting priority -300; policy accept;",
             f"iifname != {devices} ip saddr @sealed drop",
-            f"iifname != {devices} ip6 saddr & {_NODE_MASK} @peers6 drop",
+            f"iifname != {devices} ip6 saddr & {_PEER_MASK} @peers6 drop",
         ),
         "sealed_out": (
             "type filter hook postrouting priority 0; policy accept;",
             f"oifname != {devices} ip daddr @sealed drop",
-            f"oifname != {devices} ip6 daddr & {_NODE_MASK} @peers6 drop",
+            f"oifname != {devices} ip6 daddr & {_PEER_MASK} @peers6 drop",
         ),
     }
 
